@@ -1,0 +1,77 @@
+# certmond. `make help` lists what can be made.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+# The best interpreter here: 3.11 or newer, able to make a virtual environment and to compile against itself.
+# Say PYTHON=/path/to/python3 to choose another. Evaluated only when a recipe needs it.
+PYTHON = $(or $(shell for p in /usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import ensurepip, os, sys, sysconfig as s; \
+	sys.exit(sys.version_info < (3, 11) or not os.path.exists(os.path.join(s.get_path("include"), "Python.h")))' \
+	2>/dev/null && { echo "$$p"; break; }; done),$(error no Python >= 3.11 with venv and headers found; see .ci/packages))
+
+BIN := .venv/bin
+# Every build is made from the locked setuptools, so that no package brings a build tool of its own choice.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-build-isolation
+
+.PHONY: help demo test check bench fix lock clean packages-run packages-test
+
+help: ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
+
+demo: packages-run .venv/run ## a node's certificates going wrong and being put right, in a directory of its own
+	$(BIN)/certmond demo
+
+test: packages-test .venv/dev ## every test, with coverage: pki all of it, the whole 85 %
+	mkdir -p build
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m pytest --cov --cov-report= --junitxml=build/junit.xml
+	$(BIN)/coverage report --include='certmond/pki/*' --fail-under=100
+	$(BIN)/coverage report --fail-under=85
+
+check: packages-run .venv/dev ## lint, format, types, and the layers of the imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy certmond tests $(wildcard benchmarks)
+	$(BIN)/lint-imports
+
+bench: packages-run .venv/dev ## the figures that the README quotes
+	$(BIN)/python -m benchmarks
+
+fix: packages-run .venv/dev ## let ruff repair and format what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+packages-run packages-test: packages-%:
+	@.ci/packages $*
+
+# The stamps: an environment is as good as the files that it was made from.
+.venv/made:
+	$(PYTHON) -m venv --clear .venv
+	touch $@
+
+.venv/run: requirements-build.txt requirements.txt pyproject.toml | .venv/made
+	$(PIP) --require-hashes -r requirements-build.txt
+	$(PIP) --require-hashes -r requirements.txt
+	$(PIP) --no-deps --editable .
+	touch $@
+
+.venv/dev: requirements-dev.txt .venv/run
+	$(PIP) --require-hashes -r requirements-dev.txt
+	touch $@
+
+LOCK = build/lock/bin/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
+	--no-emit-index-url --custom-compile-command 'make lock'
+
+lock: ## resolve pyproject.toml afresh into the three lock files
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip --disable-pip-version-check install --quiet uv
+	$(LOCK) --group build -o requirements-build.txt
+	$(LOCK) pyproject.toml -c requirements-build.txt -o requirements.txt
+	$(LOCK) pyproject.toml --extra kubernetes --group dev -c requirements-build.txt -c requirements.txt -o requirements-dev.txt
+
+clean: ## all that was made here goes
+	rm -rf .venv build dist *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find certmond tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

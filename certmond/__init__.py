@@ -1,0 +1,1 @@
+"""certmond watches, proves and renews the certificates that a Kubernetes node lives by."""

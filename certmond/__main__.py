@@ -1,0 +1,5 @@
+"""`python -m certmond` is `certmond`."""
+
+from certmond.cli import main
+
+main()

@@ -1,0 +1,254 @@
+"""The loop: wait -> observe -> assess -> publish. Whatever wakes it, a pass reads the world afresh and decides from it.
+
+Owns when a pass happens and in which order its parts run. It knows no rule about certificates and touches no file of the
+node itself.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from certmond.config import Config
+from certmond.errors import ConfigError, RuntimeDirError
+from certmond.expose.render import HEARTBEAT, METRICS, STATUS, Renderer, heartbeat, summary, write
+from certmond.expose.telemetry import Telemetry
+from certmond.host.journal import Event, Journal
+from certmond.host.store import Store
+from certmond.host.systemd import Notifier
+from certmond.host.wake import Wake
+from certmond.host.watch import Watcher
+from certmond.pki.assess import Assessment, assess
+
+QUIET = 0.05
+"""Seconds without a further event after which a change counts as complete."""
+CEILING = 1.0
+"""Seconds after which a pass is made although events go on."""
+HEARTBEAT_INTERVAL = 10.0
+"""Seconds between signs of life to `serve`; the service manager's watchdog may ask for more."""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a pass is made, and what it has to look at: lookups ("directory/name"), or everything (None)."""
+
+    name: str
+    touched: frozenset[str] | None
+    since: float | None = None
+
+
+def utc_now() -> datetime:
+    """The clock of this host."""
+    return datetime.now(UTC)
+
+
+class Daemon:
+    """One node's daemon. `load` reads the configuration again; `clock` gives aware UTC instants."""
+
+    def __init__(
+        self,
+        load: Callable[[], Config],
+        *,
+        root: str,
+        runtime_dir: Path,
+        journal: Journal,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._load = load
+        self._config = load()
+        self._root = root
+        self._runtime_dir = runtime_dir
+        self._journal = journal
+        self._clock = clock
+        self._notifier = Notifier()
+        self._telemetry = Telemetry(self._config.mode)
+        self._renderer = Renderer()
+        self._store = self._new_store()
+        self._wake = Wake()
+        self._watcher = Watcher(self._wake.set)
+        self._assessment: Assessment | None = None
+        self._stopping = self._reload = self._settle = False
+        self._followed: Mapping[str, frozenset[str] | None] = {}
+        self._looked_at = 0.0
+        self._passed_at: float | None = None
+        self._degraded = self._publish_failed = False
+
+    def stop(self, *_: object) -> None:
+        """Ask the loop to end. Safe in a signal handler."""
+        self._stopping = True
+        self._wake.set()
+
+    def reload(self, *_: object) -> None:
+        """Ask the loop to read its configuration again. Safe in a signal handler."""
+        self._reload = True
+        self._wake.set()
+
+    def run(self) -> int:
+        """Run until stopped; 0. Raises RuntimeDirError where the runtime directory cannot be used."""
+        with _lock(self._runtime_dir), self._wake:
+            signal.signal(signal.SIGTERM, self.stop)
+            signal.signal(signal.SIGINT, self.stop)
+            signal.signal(signal.SIGHUP, self.reload)
+            try:
+                self._pass(Cause("start", None))
+                self._journal.tell(Event.STARTED, f"certmond watches this node: {self._summary()}")
+                self._notifier.ready(self._summary())
+                while not self._stopping:
+                    cause = self._next_cause()
+                    if cause:
+                        self._pass(cause)
+            finally:
+                self._notifier.stopping()
+                self._watcher.close()
+                (self._runtime_dir / HEARTBEAT).unlink(missing_ok=True)
+            self._journal.tell(Event.STOPPED, "certmond has stopped")
+        return 0
+
+    def _next_cause(self) -> Cause | None:
+        """Wait for the next reason to make a pass; None when there was only a sign of life to give."""
+        self._beat()
+        woken = self._wake.wait(self._patience())
+        if self._stopping:
+            return None
+        if self._reload:
+            return self._reloaded()
+        if woken:
+            return self._changed(time.monotonic())
+        if self._settle:
+            return Cause("settle", None)
+        now, looked = self._clock(), time.monotonic() - self._looked_at
+        if looked >= self._config.resync.total_seconds():
+            return Cause("resync", None)
+        if self._watcher.polled and looked >= self._config.poll.total_seconds():
+            return Cause("poll", None)
+        if self._assessment and now < self._assessment.taken_at:
+            return Cause("clock", None)
+        due = self._assessment and self._assessment.changes_at
+        return Cause("deadline", frozenset()) if due and now >= due else None
+
+    def _patience(self) -> float:
+        """Seconds until the loop has something to do by itself."""
+        if self._settle:
+            return 0
+        due = [HEARTBEAT_INTERVAL, self._looked_at + self._config.resync.total_seconds() - time.monotonic()]
+        if self._watcher.polled:
+            due.append(self._looked_at + self._config.poll.total_seconds() - time.monotonic())
+        if self._notifier.watchdog:
+            due.append(self._notifier.watchdog / 3)
+        if self._assessment and self._assessment.changes_at:
+            due.append((self._assessment.changes_at - self._clock()).total_seconds())
+        return max(0.0, min(due))
+
+    def _changed(self, since: float) -> Cause | None:
+        """Let a change come to rest, then say what it touched."""
+        while time.monotonic() - since < CEILING and self._wake.wait(QUIET) and not self._stopping:
+            pass
+        changes = self._watcher.take()
+        if changes is None:
+            return None
+        if changes.cause == "overflow":
+            self._journal.tell(Event.WATCH_OVERFLOW, "inotify lost events; everything is looked at again", "warning")
+        return Cause(changes.cause, None if changes.everything else changes.paths, since)
+
+    def _reloaded(self) -> Cause:
+        self._reload = False
+        self._notifier.reloading()
+        try:
+            self._config = self._load()
+        except ConfigError as error:
+            self._telemetry.config_ok.set(0)
+            for problem in error.problems:
+                self._journal.tell(Event.RELOAD_REFUSED, f"{problem} (the old configuration stays in force)", "error")
+        else:
+            self._telemetry.config_ok.set(1)
+            self._telemetry.set_mode(self._config.mode)
+            self._store = self._new_store()
+            self._journal.tell(Event.RELOADED, "the configuration was read again")
+        return Cause("reload", None)
+
+    def _new_store(self) -> Store:
+        given = {"node_name": self._config.node_name} if self._config.node_name else {}
+        return Store(self._config.certificates, self._root, given)
+
+    def _pass(self, cause: Cause) -> None:
+        started = time.monotonic()
+        if cause.touched is None:
+            self._looked_at = started
+        inventory = self._store.observe(cause.touched)
+        assessment = assess(inventory, self._clock(), self._assessment, self._config.renew_before)
+        self._follow()
+        before, self._assessment = self._assessment, assessment
+        self._telemetry.count_pass(cause.name, time.monotonic() - started, cause.since and time.monotonic() - cause.since)
+        self._publish(assessment)
+        self._passed_at = time.time()
+        self._journal.compare(before, assessment)
+        if cause.name == "reload":
+            self._notifier.ready(self._summary())
+        elif before:
+            self._notifier.status(self._summary())
+
+    def _follow(self) -> None:
+        """Watch what was looked up. What is watched from now on only is looked at once more: it may have changed since."""
+        interest = self._store.interest
+        self._settle = interest != self._followed
+        self._followed = interest
+        self._watcher.follow(interest)
+        degraded = bool(self._watcher.polled)
+        if degraded and not self._degraded:
+            where = ", ".join(sorted(self._watcher.polled)[:3])
+            self._journal.tell(Event.WATCH_DEGRADED, f"inotify cannot see {where}: looked at every so often", "warning")
+        self._degraded = degraded
+
+    def _publish(self, assessment: Assessment) -> None:
+        """Write what others read. A full or missing runtime directory is told once, and tried again at the next pass."""
+        self._telemetry.count_watch(self._watcher.events, self._watcher.overflows)
+        self._telemetry.watched.set(self._watcher.watched)
+        self._telemetry.polled.set(len(self._watcher.polled))
+        self._write(METRICS, self._renderer.metrics(assessment, self._telemetry.text()))
+        self._write(STATUS, self._renderer.status(assessment, self._config.mode))
+        self._renderer.forget(assessment)
+
+    def _write(self, name: str, text: str) -> None:
+        try:
+            write(self._runtime_dir, name, text)
+        except RuntimeDirError as error:
+            if not self._publish_failed:
+                self._journal.tell(Event.PUBLISH_FAILED, str(error), "error")
+            self._publish_failed = True
+        else:
+            self._publish_failed = False
+
+    def _beat(self) -> None:
+        """The sign of life, for the service manager and for `serve`: given by the loop itself, so it means something."""
+        self._notifier.alive()
+        resync = self._config.resync.total_seconds()
+        self._write(HEARTBEAT, heartbeat(time.time(), self._passed_at, resync, self._passed_at is not None))
+
+    def _summary(self) -> str:
+        return summary(self._assessment) if self._assessment else "looking for the first time"
+
+
+@contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    """One daemon for one runtime directory. Raises RuntimeDirError, also where the directory cannot be made."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        message = f"{directory} cannot be used as runtime directory ({error.strerror}); give another with --runtime-dir"
+        raise RuntimeDirError(message) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise RuntimeDirError(f"another certmond already runs with {directory}; stop it first") from error
+    else:
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,42 @@
+"""The exceptions of certmond, drawn as the tree that they are.
+
+    CertmondError                what a person can act on; the command line prints it and exits with 3
+    ├── ConfigError              the configuration: carries every problem at once
+    ├── MalformedError           bytes that are not what they claim to be; becomes a Reason, never a crash
+    ├── ListenError              the HTTP listener could not be opened
+    ├── RuntimeDirError          what the daemon rendered could not be written or read
+    └── NotRunningError          a verb needs a running daemon, and there is none
+
+A fact about the world (a missing file, a broken certificate) is a value with a Reason. Only our own failure to do
+what we were asked is an exception.
+"""
+
+from __future__ import annotations
+
+
+class CertmondError(Exception):
+    """A failure with one sentence that names the fact and the remedy."""
+
+
+class ConfigError(CertmondError):
+    """The configuration cannot be used. `problems` has one sentence for each thing that is wrong, none left out."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class MalformedError(CertmondError):
+    """Bytes that cannot be parsed as what they claim to be."""
+
+
+class ListenError(CertmondError):
+    """The HTTP listener could not be opened."""
+
+
+class RuntimeDirError(CertmondError):
+    """The runtime directory could not be written, or does not hold what it should."""
+
+
+class NotRunningError(CertmondError):
+    """There is no running daemon whose assessment could be shown."""

@@ -1,0 +1,1 @@
+"""What people and machines look at: rendered text, and the HTTP server that hands it out."""

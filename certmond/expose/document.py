@@ -1,0 +1,86 @@
+"""The JSON of `check` and `status`: one object for people, scripts and the page. Its shape is a contract (schema 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from certmond.pki.assess import Assessment, CertificateStatus
+from certmond.pki.catalog import Kind
+from certmond.pki.reason import Finding
+
+SCHEMA = 1
+
+
+def status_document(assessment: Assessment, mode: str) -> dict[str, Any]:
+    """The whole document, in plain types."""
+    return {
+        **header(assessment, mode),
+        "certificates": [certificate_entry(status) for status in assessment.certificates],
+        "trust_anchors": [anchor_entry(status) for status in assessment.trust_anchors],
+        "findings": _findings(assessment.loose_findings),
+    }
+
+
+def header(assessment: Assessment, mode: str) -> dict[str, Any]:
+    """What stands before the certificates."""
+    return {
+        "schema": SCHEMA,
+        "taken_at": _time(assessment.taken_at),
+        "node": assessment.facts.get("node_name", ""),
+        "mode": mode,
+    }
+
+
+def certificate_entry(status: CertificateStatus) -> dict[str, Any]:
+    """One certificate. Where its file is bad, the facts are those of the last good one (null if there was none)."""
+    certificate = status.certificate
+    return {
+        "name": status.seen.name,
+        "path": status.seen.path,
+        "kind": status.seen.spec.kind.value if status.seen.spec.kind is not Kind.KEY_PAIR else Kind.FILE.value,
+        "subject": certificate and certificate.subject,
+        "issuer": certificate and certificate.issuer,
+        "serial": str(certificate.serial) if certificate else None,
+        "sha256": certificate and certificate.sha256,
+        "key": str(certificate.key) if certificate else None,
+        "not_before": _time(certificate and certificate.not_before),
+        "not_after": _time(certificate and certificate.not_after),
+        "renew_at": _time(status.renew_at),
+        "authority": status.trust_anchor.subject if status.trust_anchor else None,
+        "trust_anchor": status.trust_anchor and status.trust_anchor.sha256,
+        "chain_valid": status.chain_valid,
+        "key_matches": status.key_matches,
+        "stale": status.stale,
+        "consumers": list(status.seen.spec.consumers),
+        "served": [],
+        "findings": _findings(status.findings),
+    }
+
+
+def anchor_entry(status: CertificateStatus) -> dict[str, Any]:
+    """One trust anchor, by the name of its entry in the catalogue."""
+    certificate = status.certificate
+    if certificate is None:
+        raise ValueError("a trust anchor without a certificate")
+    return {
+        "name": status.seen.name,
+        "path": status.seen.path,
+        "subject": certificate.subject,
+        "serial": str(certificate.serial),
+        "sha256": certificate.sha256,
+        "not_before": _time(certificate.not_before),
+        "not_after": _time(certificate.not_after),
+        "self_signed": certificate.self_issued and not any(f.reason == "ca_not_self_signed" for f in status.findings),
+        "findings": _findings(status.findings),
+    }
+
+
+def _findings(findings: Iterable[Finding]) -> list[dict[str, str]]:
+    return [{"reason": f.reason.value, "severity": f.severity.value, "message": f.message} for f in findings]
+
+
+def _time(instant: datetime | None) -> str | None:
+    """RFC 3339, UTC, with a fraction only where there is one."""
+    return instant.isoformat().replace("+00:00", "Z") if instant else None

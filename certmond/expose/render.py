@@ -1,0 +1,158 @@
+"""An assessment -> the texts that the runtime directory holds: metrics and status, written as one, atomically.
+
+Owns the exposition of everything about certificates and the writing of the runtime directory. What did not change since
+the last pass is not rendered again: the lines and the JSON of each certificate are kept with its verdict.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from certmond.errors import RuntimeDirError
+from certmond.expose.document import anchor_entry, certificate_entry, header
+from certmond.pki.assess import Assessment, CertificateStatus
+from certmond.pki.catalog import Kind
+from certmond.pki.reason import Severity
+
+METRICS, STATUS, HEARTBEAT = "metrics.prom", "status.json", "heartbeat.json"
+
+_FAMILIES = (
+    ("certmond_certificate_not_before_timestamp_seconds", "Start of validity, Unix time"),
+    ("certmond_certificate_not_after_timestamp_seconds", "End of validity, Unix time; of the last good file where it broke"),
+    ("certmond_certificate_renewal_timestamp_seconds", "From when on it is due for renewal, Unix time"),
+    ("certmond_certificate_chain_valid", "1 if a certification path to its trust anchor holds now"),
+    ("certmond_certificate_info", "1, with the certificate's facts as labels"),
+    ("certmond_finding", "1 while the finding stands"),
+    ("certmond_trust_anchor_not_after_timestamp_seconds", "End of validity of a trust anchor, Unix time"),
+)
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+
+_Lines = tuple[str, ...]
+"""The lines of one certificate, one text for each family (empty where it has none)."""
+
+
+class Renderer:
+    """Keeps what it rendered of each verdict, by the verdict's identity."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], tuple[CertificateStatus, _Lines, str]] = {}
+
+    def metrics(self, assessment: Assessment, own: str = "") -> str:
+        """The metrics text (format 0.0.4): the certificates' families, the counts of findings, then `own` as it stands."""
+        columns = list(zip(*(self._rendered(status)[1] for status in assessment.statuses), strict=True))
+        parts: list[str] = []
+        for (name, explanation), column in zip(_FAMILIES, columns or [()] * len(_FAMILIES), strict=True):
+            parts.append(f"# HELP {name} {explanation}\n# TYPE {name} gauge\n")
+            parts += column
+        counts = dict.fromkeys(Severity, 0)
+        for status in assessment.statuses:
+            for item in status.findings:
+                counts[item.severity] += 1
+        name = "certmond_findings"
+        parts.append(f"# HELP {name} How many findings stand\n# TYPE {name} gauge\n")
+        parts += [f'{name}{{severity="{severity}"}} {count}\n' for severity, count in counts.items()]
+        return "".join((*parts, own))
+
+    def status(self, assessment: Assessment, mode: str) -> str:
+        """The JSON of `status`."""
+        head = json.dumps(header(assessment, mode))[:-1]
+        entries = ",\n".join(self._rendered(status)[2] for status in assessment.certificates)
+        anchors = json.dumps([anchor_entry(status) for status in assessment.trust_anchors])
+        loose = json.dumps(
+            [{"reason": f.reason, "severity": f.severity, "message": f.message} for f in assessment.loose_findings]
+        )
+        return f'{head}, "certificates": [\n{entries}\n], "trust_anchors": {anchors}, "findings": {loose}}}\n'
+
+    def forget(self, assessment: Assessment) -> None:
+        """Drop what was kept of certificates that are no longer there."""
+        if len(self._kept) > len(assessment.statuses):
+            self._kept = {key: kept for key, kept in self._kept.items() if key in assessment.by_identity}
+
+    def _rendered(self, status: CertificateStatus) -> tuple[CertificateStatus, _Lines, str]:
+        kept = self._kept.get(status.seen.identity)
+        if kept is None or kept[0] is not status:
+            is_certificate = status.seen.spec.kind is not Kind.KEY_PAIR
+            entry = json.dumps(certificate_entry(status)) if is_certificate else ""
+            kept = self._kept[status.seen.identity] = (status, _lines(status), entry)
+        return kept
+
+
+def _lines(status: CertificateStatus) -> _Lines:
+    certificate, seen = status.certificate, status.seen
+    labels = f'certificate="{_escaped(seen.name)}",path="{_escaped(seen.path)}"'
+    kinds = dict.fromkeys((item.reason.value, item.severity.value) for item in status.findings)
+    findings = "".join(
+        f'certmond_finding{{{labels},reason="{reason}",severity="{severity}"}} 1\n' for reason, severity in kinds
+    )
+    if seen.spec.kind is Kind.KEY_PAIR:
+        return "", "", "", "", "", findings, ""
+    chain = f"{_FAMILIES[3][0]}{{{labels}}} {int(status.chain_valid)}\n"
+    if certificate is None:
+        return "", "", "", chain, "", findings, ""
+    end = int(certificate.not_after.timestamp())
+    facts = {
+        "subject": certificate.subject, "issuer": certificate.issuer, "serial": str(certificate.serial),
+        "sha256": certificate.sha256, "key": str(certificate.key),
+    }  # fmt: skip
+    info = ",".join(f'{name}="{_escaped(value)}"' for name, value in facts.items())
+    anchor = f'{_FAMILIES[6][0]}{{{labels},sha256="{certificate.sha256}"}} {end}\n' if seen.spec.authority else ""
+    return (
+        f"{_FAMILIES[0][0]}{{{labels}}} {int(certificate.not_before.timestamp())}\n",
+        f"{_FAMILIES[1][0]}{{{labels}}} {end}\n",
+        f"{_FAMILIES[2][0]}{{{labels}}} {int(status.renew_at.timestamp())}\n" if status.renew_at else "",
+        chain,
+        f"{_FAMILIES[4][0]}{{{labels},{info}}} 1\n",
+        findings,
+        anchor,
+    )
+
+
+def _escaped(value: str) -> str:
+    return value.translate(_ESCAPES)
+
+
+def summary(assessment: Assessment) -> str:
+    """One line for `systemctl status`: how many, how bad, what is next."""
+    certificates = [status for status in assessment.certificates if status.certificate]
+    worst = [status for status in assessment.statuses if status.severity is Severity.CRITICAL]
+    warned = [status for status in assessment.statuses if status.severity is Severity.WARNING]
+    state = f"{len(worst)} critical" if worst else f"{len(warned)} to look at" if warned else "all well"
+    due = min((s for s in certificates if s.renew_at), key=lambda s: s.renew_at or datetime.max, default=None)
+    following = f"; next due {due.seen.name} on {due.renew_at:%Y-%m-%d}" if due and due.renew_at else ""
+    about = next((f" ({s.seen.name}: {s.findings[0].reason})" for s in (*worst, *warned)), "")
+    return f"{len(certificates)} certificates, {state}{about}{following}"
+
+
+def write(directory: Path, name: str, text: str) -> None:
+    """Put `text` into the runtime directory so that a reader sees the old or the new, never half. Raises RuntimeDirError."""
+    target, staged = directory / name, directory / f".{name}.new"
+    try:
+        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            os.fchmod(file.fileno(), 0o644)  # the unit's umask is for everything else: this is for all to read
+            file.write(text)
+        staged.replace(target)
+    except OSError as error:
+        raise RuntimeDirError(f"{target} cannot be written ({error.strerror}); see that it is there and not full") from error
+
+
+def heartbeat(alive_at: float, pass_at: float | None, resync: float, ready: bool) -> str:
+    """What `serve` judges the daemon's health by."""
+    return json.dumps({"alive_at": alive_at, "pass_at": pass_at, "resync": resync, "ready": ready})
+
+
+def read_status(directory: Path) -> dict[str, Any]:
+    """The document that the daemon last rendered. Raises RuntimeDirError."""
+    path = directory / STATUS
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RuntimeDirError(f"{path} cannot be read ({error}); is `certmond run` running?") from error
+    return document
+
+

@@ -1,0 +1,72 @@
+"""The document of `check` and `status` as a table for people, who know that of `kubeadm certs check-expiration`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+_STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan", "ok": "green"}
+_RANKS = ("critical", "warning", "info")
+
+
+def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
+    """The certificates, the one line that sums them up, then every finding with its remedy, the worst first."""
+    now = datetime.fromisoformat(document["taken_at"])
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("CERTIFICATE", "EXPIRES", "RESIDUAL TIME", "CERTIFICATE AUTHORITY", "CHAIN", "KEY", "STATE"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("SERIAL", "SUBJECT", "PATH") if wide else ():
+        table.add_column(heading, overflow="fold")
+    anchors = {entry["sha256"]: entry["name"] for entry in document["trust_anchors"]}
+    for entry in document["certificates"]:
+        details = (entry["serial"] or "", entry["subject"] or "", entry["path"]) if wide else ()
+        table.add_row(*_cells(entry, anchors, now), *details)
+    return Group(table, *_explanations(document))
+
+
+def residual(end: str | None, now: datetime) -> str:
+    """The time left as kubeadm writes it: the largest unit that fits (y, d, h, m), or how long it is over."""
+    if end is None:
+        return ""
+    left = (datetime.fromisoformat(end) - now).total_seconds()
+    for unit, seconds in (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60)):
+        if abs(left) >= seconds:
+            break
+    amount = f"{int(abs(left) // seconds)}{unit}"
+    return f"-{amount}" if left < 0 else amount
+
+
+def _cells(entry: dict[str, Any], anchors: dict[str, str], now: datetime) -> Iterator[str | Text]:
+    state = _worst(entry)
+    yield Text(entry["name"])
+    yield f"{datetime.fromisoformat(entry['not_after']):%b %d, %Y %H:%M} UTC" if entry["not_after"] else "-"
+    yield residual(entry["not_after"], now)
+    yield Text(anchors.get(entry["trust_anchor"], "") if entry["trust_anchor"] != entry["sha256"] else "(itself)")
+    yield Text("valid") if entry["chain_valid"] else Text("no", style=_STYLES["critical"])
+    yield {True: "matches", False: Text("differs", style=_STYLES["critical"]), None: "-"}[entry["key_matches"]]
+    yield Text("ok" if state == "ok" else ", ".join(_reasons(entry)), style=_STYLES[state])
+
+
+def _explanations(document: dict[str, Any]) -> Iterator[RenderableType]:
+    found = [item for entry in document["certificates"] for item in entry["findings"]] + document["findings"]
+    found.sort(key=lambda item: _RANKS.index(item["severity"]))
+    if found:
+        yield Text()
+    for item in found:
+        yield Text.assemble((f"{item['severity']:<8}", _STYLES[item["severity"]]), " ", item["message"], f" [{item['reason']}]")
+
+
+def _worst(entry: dict[str, Any]) -> str:
+    severities = {item["severity"] for item in entry["findings"]}
+    return next((rank for rank in _RANKS if rank in severities), "ok")
+
+
+def _reasons(entry: dict[str, Any]) -> list[str]:
+    """The reasons that are worse than for information, or those where there is nothing worse."""
+    serious = [item["reason"] for item in entry["findings"] if item["severity"] != "info"]
+    return list(dict.fromkeys(serious or [item["reason"] for item in entry["findings"]]))

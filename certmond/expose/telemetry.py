@@ -1,0 +1,65 @@
+"""The daemon's counts and clocks about itself, in a registry of their own, so that nothing else joins them."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+_CAUSES = ("start", "inotify", "overflow", "mount", "resync", "poll", "deadline", "clock", "reload", "settle")
+_MODES = ("observe", "enforce")
+
+
+class Telemetry:
+    """What certmond exports of its own work; names and meanings are a contract."""
+
+    def __init__(self, mode: str) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.watch_events = Counter("certmond_watch_events", "Changes that inotify reported", registry=registry)
+        self.watch_overflows = Counter("certmond_watch_overflows", "Overflows of the inotify queue", registry=registry)
+        self.watched = Gauge("certmond_watched_directories", "Directories under inotify", registry=registry)
+        self.polled = Gauge("certmond_polled_directories", "Directories that inotify cannot see", registry=registry)
+        self.passes = Counter("certmond_passes", "Passes of the loop, by what caused them", ["cause"], registry=registry)
+        self.duration = Histogram(
+            "certmond_pass_duration_seconds", "Time from the look at the files to the published verdict",
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10), registry=registry,
+        )  # fmt: skip
+        self.latency = Histogram(
+            "certmond_change_to_publish_seconds", "Time from the first report of a change to the published verdict",
+            buckets=(0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5), registry=registry,
+        )  # fmt: skip
+        self.last_pass = Gauge("certmond_last_pass_timestamp_seconds", "When the last pass was done", registry=registry)
+        self.config_ok = Gauge(
+            "certmond_config_last_reload_successful", "Whether the configuration on disk is in force", registry=registry
+        )
+        self._mode = Gauge("certmond_mode", "1 for the mode in force", ["mode"], registry=registry)
+        info = Gauge("certmond_build_info", "1, with the version as label", ["version"], registry=registry)
+        info.labels(version("certmond")).set(1)
+        ProcessCollector(namespace="certmond", registry=registry)
+        for cause in _CAUSES:
+            self.passes.labels(cause)
+        self.config_ok.set(1)
+        self._events = self._overflows = 0
+        self.set_mode(mode)
+
+    def set_mode(self, mode: str) -> None:
+        for name in _MODES:
+            self._mode.labels(name).set(name == mode)
+
+    def count_pass(self, cause: str, duration: float, latency: float | None) -> None:
+        """A pass was made: why, how long it took, and how long after the first report of a change (seconds)."""
+        self.passes.labels(cause).inc()
+        self.duration.observe(duration)
+        self.last_pass.set_to_current_time()
+        if latency is not None:
+            self.latency.observe(latency)
+
+    def count_watch(self, events: int, overflows: int) -> None:
+        """The watcher's totals as of now."""
+        self.watch_events.inc(events - self._events)
+        self.watch_overflows.inc(overflows - self._overflows)
+        self._events, self._overflows = events, overflows
+
+    def text(self) -> str:
+        """The exposition text of all this (Prometheus text format 0.0.4)."""
+        return generate_latest(self.registry).decode()

@@ -1,0 +1,269 @@
+"""Reading this node's files: safely, consistently, and only when they changed.
+
+Owns the way from a path of the catalogue to its bytes: the root directory that every path (absolute symlinks included)
+lies below, the opening of nothing but regular files of a sane size, one consistent view of each, and the memory of what
+was parsed. A file is looked at again only if its directory reported a change, and parsed again only if its bytes are
+new. It keeps parsed values and digests, never the bytes: they may be a private key. Never writes, never judges.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from certmond.pki.reason import Fault, Reason
+
+MAX_SIZE = 1 << 20
+"""The largest file that is read, in bytes. Whatever is larger holds no certificate of a Kubernetes component."""
+
+_MAX_HOPS = 40  # as many symlinks as Linux follows (path_resolution(7))
+_OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
+_KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket",
+          stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}  # fmt: skip
+
+T = TypeVar("T")
+Parser = Callable[[bytes, str], T]
+"""(content, path for messages) -> value. Never raises: what is wrong with the content is part of the value."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a path leads: the file itself, and every (directory, name) that was looked up on the way."""
+
+    real: str
+    lookups: tuple[str, ...]
+    is_link: bool = False
+    fault: Fault | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Entry:
+    """What is known of one path. The same object is handed out until something about the file changes."""
+
+    path: str
+    fault: Fault | None = None
+    is_link: bool = False
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    key: tuple[int, ...] | None = None
+    digest: bytes | None = None
+    lookups: tuple[str, ...] = ()
+    values: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> bool:
+        return self.fault is not None and self.fault.reason is Reason.MISSING
+
+
+class Files:
+    """The files of a node whose root directory is `root` ("/" for this one). Not for more than one thread."""
+
+    def __init__(self, root: str = "/") -> None:
+        self._root = "" if root == "/" else os.path.realpath(root)
+        self._directories: dict[str, _Place] = {}
+        self._entries: dict[str, Entry] = {}
+        self._known: dict[str, Entry] = {}
+        self._listings: dict[str, tuple[str, ...]] = {}
+        self._by_lookup: dict[str, set[str]] = {}
+        self._interest: dict[str, frozenset[str] | None] | None = None
+
+    def refresh(self, touched: frozenset[str] | None) -> None:
+        """Forget what may have changed: the entries behind the `touched` lookups ("directory/name"), or all (None)."""
+        paths: set[str] | None = set()
+        for lookup in touched or ():
+            if lookup in self._directory_lookups():
+                touched = None  # a directory came, went or moved: every path below it leads elsewhere now
+                break
+            paths |= self._by_lookup.get(lookup, set())
+            self._listings.pop(os.path.dirname(lookup), None)
+        if touched is None:
+            self._directories.clear()
+            self._listings.clear()
+            paths = None
+        for path in tuple(self._entries) if paths is None else paths:
+            if entry := self._entries.pop(path, None):
+                self._known[path] = entry
+        self._interest = None
+
+    def entry(self, path: str) -> Entry:
+        """What is known of `path`, looked at if need be."""
+        entry = self._entries.get(path)
+        if entry is None:
+            entry = self._entries[path] = self._look(path, self._known.pop(path, None))
+            for lookup in entry.lookups:
+                self._by_lookup.setdefault(lookup, set()).add(path)
+            self._interest = None
+        return entry
+
+    def value(self, path: str, parse: Parser[T]) -> T | None:
+        """The parsed content of `path`; None where the entry has a fault."""
+        entry = self.entry(path)
+        if entry.fault is None and parse not in entry.values:
+            self._read(entry, parse)
+        found: T | None = entry.values.get(parse)
+        return found
+
+    def listing(self, directory: str) -> tuple[str, ...]:
+        """The names in a directory, sorted; none where it cannot be read. Every change in it is of interest from now on."""
+        place = self._directory(directory)
+        names = self._listings.get(place.real)
+        if names is None:
+            try:
+                names = tuple(sorted(os.listdir(place.real or "/"))) if place.fault is None else ()
+            except OSError:
+                names = ()
+            self._listings[place.real] = names
+            self._interest = None
+        return names
+
+    @property
+    def interest(self) -> Mapping[str, frozenset[str] | None]:
+        """Every directory in which something was looked up, with the names; None where all names are of interest."""
+        if self._interest is None:
+            names: dict[str, set[str]] = {}
+            lookups = [entry.lookups for entry in self._entries.values()]
+            lookups += [place.lookups for place in self._directories.values()]
+            for lookup in dict.fromkeys(lookup for some in lookups for lookup in some):
+                directory, _, name = lookup.rpartition("/")
+                names.setdefault(directory or "/", set()).add(name)
+            interest: dict[str, frozenset[str] | None] = {place: frozenset(found) for place, found in names.items()}
+            self._interest = interest | dict.fromkeys((place or "/" for place in self._listings), None)
+        return self._interest
+
+    def _directory_lookups(self) -> set[str]:
+        return {lookup for place in self._directories.values() for lookup in place.lookups}
+
+    def _directory(self, path: str) -> _Place:
+        place = self._directories.get(path)
+        if place is None:
+            place = self._directories[path] = self._resolve(path, _Place(self._root, ()))
+            self._interest = None
+        return place
+
+    def _resolve(self, path: str, start: _Place, hops: int = 0) -> _Place:
+        """Follow `path` from `start`, symlinks included, never above the root directory."""
+        current, lookups = start.real, list(start.lookups)
+        pending = [part for part in reversed(path.split("/")) if part not in {"", "."}]
+        is_link = False
+        while pending:
+            part = pending.pop()
+            if part == "..":
+                current = current.rpartition("/")[0] if current != self._root else current
+                continue
+            step = f"{current}/{part}"
+            lookups.append(step)
+            try:
+                target = os.readlink(step)
+            except OSError as error:
+                if error.errno == errno.EINVAL:  # no symlink
+                    current = step
+                    continue
+                return _Place(step, tuple(lookups), is_link, _fault_of(error, path))
+            hops += 1
+            if hops > _MAX_HOPS:
+                return _Place(step, tuple(lookups), True, Fault(Reason.UNREADABLE, f"{path} is a loop of symlinks"))
+            is_link = is_link or not pending
+            if target.startswith("/"):
+                current = self._root
+            pending += [piece for piece in reversed(target.split("/")) if piece not in {"", "."}]
+        return _Place(current, tuple(lookups), is_link)
+
+    def _look(self, path: str, known: Entry | None) -> Entry:
+        """Stat `path`; the known entry again where nothing changed, and its values where only the outside did."""
+        directory, _, name = path.rpartition("/")
+        place = self._directory(directory)
+        own: tuple[str, ...] = ()
+        if place.fault is None:
+            place = self._resolve(name, _Place(place.real, ()))
+            own = place.lookups
+        entry = Entry(path, fault=_renamed(place.fault, path), is_link=place.is_link, lookups=own)
+        if entry.fault is None:
+            try:
+                self._stat(entry, os.lstat(place.real or "/"))
+            except OSError as error:
+                entry.fault = _fault_of(error, path)
+        if known and known.lookups == entry.lookups and known.key == entry.key and known.fault == entry.fault:
+            return known
+        if known and known.digest and entry.fault is None:
+            self._take_over(entry, known, place.real)
+        return entry
+
+    def _stat(self, entry: Entry, status: os.stat_result) -> None:
+        entry.mode, entry.uid, entry.gid = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
+        entry.key = _key(status)
+        if not stat.S_ISREG(status.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no file")
+            entry.fault = Fault(Reason.UNREADABLE, f"{entry.path} is {kind}, not a file")
+        elif status.st_size > MAX_SIZE:
+            size = f"{status.st_size} bytes large, more than the {MAX_SIZE} that are read"
+            entry.fault = Fault(Reason.UNREADABLE, f"{entry.path} is {size}")
+
+    def _take_over(self, entry: Entry, known: Entry, real: str) -> None:
+        """Equal bytes keep their values: a touched or rewritten file is no news."""
+        try:
+            content = _content(real)
+        except OSError as error:
+            entry.fault = _fault_of(error, entry.path)
+            return
+        entry.digest = hashlib.sha256(content).digest()
+        if entry.digest == known.digest:
+            entry.values = known.values
+        else:
+            entry.values = {parse: parse(content, entry.path) for parse in known.values}
+
+    def _read(self, entry: Entry, parse: Parser[Any]) -> None:
+        directory, _, name = entry.path.rpartition("/")
+        real = self._resolve(name, _Place(self._directory(directory).real, ())).real
+        try:
+            content = _content(real)
+        except OSError as error:
+            entry.fault = _fault_of(error, entry.path)
+            return
+        entry.digest = hashlib.sha256(content).digest()
+        entry.values[parse] = parse(content, entry.path)
+
+
+def _content(real: str) -> bytes:
+    """The bytes of a regular file as they were at one moment, up to the size limit and one more. Raises OSError."""
+    descriptor = os.open(real, _OPEN)
+    try:
+        for _ in range(3):  # a writer in place is soon done, and its last event brings us back anyway
+            before = os.fstat(descriptor)
+            if not stat.S_ISREG(before.st_mode):
+                raise OSError(errno.EINVAL, "is not a regular file any more")
+            content = os.pread(descriptor, MAX_SIZE + 1, 0)
+            if len(content) > MAX_SIZE:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            if _key(os.fstat(descriptor)) == _key(before):
+                break
+        return content
+    finally:
+        os.close(descriptor)
+
+
+def _key(status: os.stat_result) -> tuple[int, ...]:
+    """What tells one state of a file from the next; ctime sees a chmod, and a rewrite that puts size and mtime back."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_mode)
+
+
+def _fault_of(error: OSError, path: str) -> Fault:
+    if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+        return Fault(Reason.MISSING, f"{path} is not there")
+    if error.errno == errno.ELOOP:
+        return Fault(Reason.UNREADABLE, f"{path} is a loop of symlinks")
+    return Fault(Reason.UNREADABLE, f"{path} cannot be read ({error.strerror or error})")
+
+
+def _renamed(fault: Fault | None, path: str) -> Fault | None:
+    """The fault of a directory or hop, said of the path that leads through it."""
+    if fault is None or fault.detail.startswith(path):
+        return fault
+    if fault.reason is Reason.MISSING:
+        return Fault(Reason.MISSING, f"{path} is not there")
+    return Fault(fault.reason, f"{path}: {fault.detail}")

@@ -1,0 +1,147 @@
+"""What the daemon tells its journal: one entry for each event, with structured fields and a MESSAGE_ID for its kind.
+
+Owns the kinds of events and the three ways to write them: the systemd journal, plain lines, JSON lines. An entry says what
+happened once: a finding raised, a finding cleared, never 'still so'. No entry holds a key or the content of a file.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, MutableMapping
+from enum import StrEnum
+from typing import Any
+
+import structlog
+
+from certmond.pki.assess import Assessment, CertificateStatus
+from certmond.pki.reason import Finding, Severity
+
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
+_LEVELS = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "critical"}
+
+
+class Event(StrEnum):
+    """The kinds of events. Each has a MESSAGE_ID that never changes: `journalctl MESSAGE_ID=…` finds them all."""
+
+    STARTED = "started"
+    STOPPED = "stopped"
+    RELOADED = "reloaded"
+    RELOAD_REFUSED = "reload_refused"
+    FINDING_RAISED = "finding_raised"
+    FINDING_CLEARED = "finding_cleared"
+    CERTIFICATE_CHANGED = "certificate_changed"
+    CERTIFICATE_GONE = "certificate_gone"
+    WATCH_OVERFLOW = "watch_overflow"
+    WATCH_DEGRADED = "watch_degraded"
+    PUBLISH_FAILED = "publish_failed"
+
+
+MESSAGE_IDS = {
+    Event.STARTED: "5e1c6f0a93f24b7c8a4f0d1e7b9a2c31",
+    Event.STOPPED: "a8b7d0c2f1e94d63b5a2c4e6f8091b23",
+    Event.RELOADED: "0f4d2b6c8e1a4c37957b3d5f7a9c1e42",
+    Event.RELOAD_REFUSED: "c3e5a7091b2d4f68a0c2e4f61830527d",
+    Event.FINDING_RAISED: "7d9f1b3c5e704a2896b8d0f2143658ae",
+    Event.FINDING_CLEARED: "91a3c5e7092b4d6f8193b5d7f91b3d5e",
+    Event.CERTIFICATE_CHANGED: "2b4d6f81a3c54e7096b8daf21c3e5072",
+    Event.CERTIFICATE_GONE: "d1f3a5b7c9e04826a4c6e8f0a1b3d5c7",
+    Event.WATCH_OVERFLOW: "64a6c8eaf0124b3597d9fb1d3f507192",
+    Event.WATCH_DEGRADED: "ba0c2e4f61734d95a7c9ebfd0f213465",
+    Event.PUBLISH_FAILED: "18395a7b9cbd4edf80a1c2e3f4051627",
+}
+
+
+class Journal:
+    """Writes events. `style` is "journal", "plain" or "json"; "auto" is the journal under systemd, else plain."""
+
+    def __init__(self, style: str = "auto", verbose: bool = False) -> None:
+        if style == "auto":
+            style = "journal" if "JOURNAL_STREAM" in os.environ else "plain"
+        level = logging.DEBUG if verbose else logging.INFO
+        self._logger = structlog.wrap_logger(
+            structlog.PrintLogger(sys.stderr),
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                _to_journal if style == "journal" else _renderer(style),
+            ],
+            wrapper_class=structlog.make_filtering_bound_logger(level),
+        )
+
+    def tell(self, event: Event, message: str, level: str = "info", **fields: object) -> None:
+        """One entry. `fields` become CERTMOND_… fields of the journal."""
+        getattr(self._logger, level)(message, kind=event.value, **fields)
+
+    def compare(self, before: Assessment | None, after: Assessment) -> None:
+        """Tell what changed from one assessment to the next: certificates, findings raised, findings cleared."""
+        known = before.by_identity if before else {}
+        for status in after.statuses:
+            previous = known.get(status.seen.identity)
+            if previous is not status:
+                self._tell_certificate(previous, status)
+                self._tell_findings(previous, status)
+        for identity, previous in known.items():
+            if identity not in after.by_identity:
+                self.tell(Event.CERTIFICATE_GONE, f"{previous.seen.path} is no longer there", **_fields(previous))
+                for item in previous.findings:
+                    self._cleared(previous, item)
+
+    def _tell_certificate(self, before: CertificateStatus | None, after: CertificateStatus) -> None:
+        old, new = before and before.certificate, after.certificate
+        if old and new and old != new:
+            message = f"{after.seen.path} has changed: serial {old.serial:x} is now {new.serial:x}"
+            self.tell(
+                Event.CERTIFICATE_CHANGED, message, **_fields(after), old_serial=f"{old.serial:x}",
+                new_serial=f"{new.serial:x}", not_after=new.not_after.isoformat(),
+            )  # fmt: skip
+
+    def _tell_findings(self, before: CertificateStatus | None, after: CertificateStatus) -> None:
+        old, new = _by_kind(before), _by_kind(after)
+        for kind, item in new.items():
+            if kind not in old:
+                fields = _fields(after) | {"reason": item.reason.value, "severity": item.severity.value}
+                self.tell(Event.FINDING_RAISED, item.message, _LEVELS[item.severity], **fields)
+        for kind, item in old.items():
+            if kind not in new:
+                self._cleared(after, item)
+
+    def _cleared(self, status: CertificateStatus, item: Finding) -> None:
+        fields = _fields(status) | {"reason": item.reason.value, "severity": item.severity.value}
+        self.tell(Event.FINDING_CLEARED, f"{status.seen.path}: no longer {item.reason}", **fields)
+
+
+def _by_kind(status: CertificateStatus | None) -> dict[tuple[str, str], Finding]:
+    return {(item.reason.value, item.severity.value): item for item in status.findings} if status else {}
+
+
+def _fields(status: CertificateStatus) -> dict[str, object]:
+    return {"certificate": status.seen.name, "path": status.seen.path}
+
+
+def _renderer(style: str) -> structlog.types.Processor:
+    if style == "json":
+        return structlog.processors.JSONRenderer()
+    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+
+
+def _to_journal(_: object, __: str, entry: MutableMapping[str, Any]) -> str:
+    """Hand the entry to journald; where that is gone, the line goes to stderr and nothing fails."""
+    from systemd import journal  # here: a laptop without libsystemd writes plain lines
+
+    message, level = str(entry.pop("event")), str(entry.pop("level"))
+    entry.pop("timestamp", None)
+    kind = Event(entry["kind"])
+    fields = dict(_journal_fields(entry))
+    try:
+        journal.send(message, MESSAGE_ID=MESSAGE_IDS[kind], PRIORITY=_PRIORITIES[level], **fields)
+    except OSError:
+        return message
+    raise structlog.DropEvent
+
+
+def _journal_fields(entry: MutableMapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "SYSLOG_IDENTIFIER", "certmond"
+    for name, value in entry.items():
+        yield f"CERTMOND_{name.upper()}", str(value)

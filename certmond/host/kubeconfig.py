@@ -1,0 +1,145 @@
+"""Kubeconfig text -> the credentials and trust in it (k8s.io/client-go, tools/clientcmd/api/v1/types.go).
+
+Owns the reading of the format: every user, every cluster, embedded data and file references. Reads no file itself:
+references are handed back as paths, relative ones resolved against the kubeconfig's directory as client-go does.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from certmond.errors import MalformedError
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """PEM that a kubeconfig embeds (`data`) or refers to (`path`); client-go prefers the data where both are given."""
+
+    data: bytes | None = None
+    path: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Material({'embedded' if self.data is not None else self.path})"  # it may be a private key
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user entry. One with a token, an exec plugin or a password has neither certificate nor key."""
+
+    name: str
+    certificate: Material | None
+    key: Material | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A cluster entry. `server_name` is the host that the server's certificate is checked against."""
+
+    name: str
+    server: str
+    server_name: str
+    ca: Material | None
+
+
+@dataclass(frozen=True, slots=True)
+class Kubeconfig:
+    """A whole file. `current_user` and `current_cluster` are those of the current context, where it names any."""
+
+    users: tuple[User, ...]
+    clusters: tuple[Cluster, ...]
+    current_user: str | None
+    current_cluster: str | None
+    problems: tuple[str, ...]
+
+
+def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
+    """The content of the kubeconfig that lies at `path`. Raises MalformedError where it is none at all; what is wrong
+    inside an entry is a problem beside the other entries."""
+    document = load_mapping(data)
+    if "users" not in document and "clusters" not in document:
+        raise MalformedError("is not a kubeconfig: it has neither users nor clusters")
+    directory = posixpath.dirname(path)
+    problems: list[str] = []
+    users = []
+    for name, fields in _entries(document, "users", "user", problems):
+        certificate = _material(fields, "client-certificate", directory, f"user {name!r}", problems)
+        key = _material(fields, "client-key", directory, f"user {name!r}", problems)
+        users.append(User(name, certificate, key))
+    clusters = []
+    for name, fields in _entries(document, "clusters", "cluster", problems):
+        server = str(fields.get("server") or "")
+        ca = _material(fields, "certificate-authority", directory, f"cluster {name!r}", problems)
+        clusters.append(Cluster(name, server, str(fields.get("tls-server-name") or _host(server)), ca))
+    context: Mapping[str, Any] = next(
+        (
+            fields
+            for name, fields in _entries(document, "contexts", "context", problems)
+            if name == document.get("current-context")
+        ),
+        {},
+    )
+    return Kubeconfig(
+        tuple(users), tuple(clusters), _text(context.get("user")), _text(context.get("cluster")), tuple(problems)
+    )
+
+
+def load_mapping(data: bytes) -> Mapping[str, Any]:
+    """A YAML document that is a mapping. Raises MalformedError, which never quotes the text: it may hold a key."""
+    try:
+        document = yaml.load(data, Loader=_Loader)  # noqa: S506 - CSafeLoader is the safe loader, in C
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise MalformedError(f"is not YAML{line}") from None
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError):
+        raise MalformedError("is not YAML") from None
+    if not isinstance(document, Mapping):
+        raise MalformedError("is not a YAML mapping")
+    return document
+
+
+def _entries(
+    document: Mapping[str, Any], plural: str, singular: str, problems: list[str]
+) -> list[tuple[str, Mapping[str, Any]]]:
+    entries = document.get(plural) or []
+    found = []
+    for number, entry in enumerate(entries if isinstance(entries, list) else [entries], start=1):
+        fields = entry.get(singular) if isinstance(entry, Mapping) else None
+        if isinstance(entry, Mapping) and (fields is None or isinstance(fields, Mapping)):
+            found.append((str(entry.get("name") or ""), fields or {}))
+        else:
+            problems.append(f"entry {number} of {plural} is not a {singular}")
+    return found
+
+
+def _material(
+    fields: Mapping[str, Any], field: str, directory: str, where: str, problems: list[str]
+) -> Material | None:
+    data, path = fields.get(f"{field}-data"), fields.get(field)
+    if data:
+        try:
+            return Material(data=base64.b64decode("".join(str(data).split()), validate=True))
+        except (binascii.Error, ValueError):
+            problems.append(f"{where}: {field}-data is not base64")
+            return None
+    return Material(path=posixpath.normpath(posixpath.join(directory, str(path)))) if path else None
+
+
+def _host(server: str) -> str:
+    try:
+        return urlsplit(server).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _text(value: Any) -> str | None:
+    return str(value) if value else None

@@ -1,0 +1,122 @@
+"""What a node's own files say of it: the flags of its static pods, the kubelet's configuration, its name.
+
+Owns the reading of static-pod manifests and the facts that the catalogue's `${…}` stand for. Judges nothing; a file that
+cannot be read gives no facts, and then nothing is demanded that depends on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from typing import Any
+from urllib.parse import urlsplit
+
+from certmond.errors import MalformedError
+from certmond.host.kubeconfig import Kubeconfig, load_mapping
+
+_NODE_USER = "system:node:"
+_ISSUER_PREFIX = "kubernetes.default.svc."
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A small text file of the node: its text, and for a static pod the flags of each container by container name."""
+
+    text: str
+    flags: Mapping[str, Mapping[str, str]]
+    fields: Mapping[str, Any]
+
+
+def parse_manifest(data: bytes, path: str) -> Manifest:
+    """The flags in a static-pod manifest or any other YAML; text that is no YAML has none. Never raises."""
+    text = data.decode("utf-8", "replace")
+    try:
+        document = load_mapping(data)
+    except MalformedError:
+        return Manifest(text, {}, {})
+    spec = document.get("spec")
+    containers = spec.get("containers") if isinstance(spec, Mapping) else None
+    flags = {}
+    for container in containers if isinstance(containers, list) else ():
+        if isinstance(container, Mapping):
+            words = [*_strings(container.get("command")), *_strings(container.get("args"))]
+            flags[str(container.get("name", ""))] = parse_flags(words)
+    return Manifest(text, flags, document)
+
+
+def parse_flags(words: Sequence[str]) -> Mapping[str, str]:
+    """`--name=value` and `--name value` -> {name: value}; a flag without a value is "true" (spf13/pflag)."""
+    flags: dict[str, str] = {}
+    for word, following in zip(words, [*words[1:], "--"], strict=True):
+        if word.startswith("--"):
+            name, given, value = word[2:].partition("=")
+            flags[name] = value if given else "true" if following.startswith("-") else following
+    return flags
+
+
+def node_facts(
+    apiserver: Manifest | None,
+    etcd: Manifest | None,
+    kubelet_conf: Kubeconfig | None,
+    admin_conf: Kubeconfig | None,
+    kubelet_config: Manifest | None,
+    kubelet_flags: Manifest | None,
+    hostname: str,
+) -> dict[str, str]:
+    """The facts that can be told: node_name, advertise_address, service_ip, dns_domain, control_plane_name."""
+    flags = apiserver.flags.get("kube-apiserver", {}) if apiserver else {}
+    names = etcd.flags.get("etcd", {}) if etcd else {}
+    words = kubelet_flags.text.replace('"', " ").split() if kubelet_flags else []
+    facts = {
+        "node_name": _node_user(kubelet_conf)
+        or parse_flags(words).get("hostname-override")
+        or names.get("name")
+        or hostname.lower(),
+        "advertise_address": flags.get("advertise-address"),
+        "service_ip": _first_address(flags.get("service-cluster-ip-range", "")),
+        "dns_domain": _dns_domain(flags.get("service-account-issuer", ""), kubelet_config),
+        "control_plane_name": _server_name(admin_conf) or _server_name(kubelet_conf),
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _node_user(kubeconfig: Kubeconfig | None) -> str | None:
+    user = kubeconfig.current_user if kubeconfig else None
+    return user.removeprefix(_NODE_USER) if user and user.startswith(_NODE_USER) else None
+
+
+def _first_address(ranges: str) -> str | None:
+    """The service IP of the API server: the first address of the first range (kubeadm, GetAPIServerVirtualIP)."""
+    try:
+        return str(ip_network(ranges.split(",")[0], strict=False)[1])
+    except (ValueError, IndexError):
+        return None
+
+
+def _dns_domain(issuer: str, kubelet_config: Manifest | None) -> str | None:
+    try:
+        host = urlsplit(issuer).hostname or ""
+    except ValueError:
+        host = ""
+    if host.startswith(_ISSUER_PREFIX):
+        return host.removeprefix(_ISSUER_PREFIX)
+    domain = kubelet_config.fields.get("clusterDomain") if kubelet_config else None
+    return str(domain) if domain else None
+
+
+def _server_name(kubeconfig: Kubeconfig | None) -> str | None:
+    """The name under which clients reach the API server, as "DNS:…" or "IP:…"."""
+    if kubeconfig is None:
+        return None
+    cluster = next((item for item in kubeconfig.clusters if item.name == kubeconfig.current_cluster), None)
+    if cluster is None or not cluster.server_name:
+        return None
+    try:
+        return f"IP:{ip_address(cluster.server_name)}"
+    except ValueError:
+        return f"DNS:{cluster.server_name}"
+
+
+def _strings(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else []

@@ -1,0 +1,360 @@
+"""The node's certificates as they are now: catalogue + files -> Inventory.
+
+Owns the joining of what a row of the catalogue names (files, keys, kubeconfigs, globs) with what the files hold. The same
+`Observation` object is handed out until one of the files behind it changes, so that later stages can skip it. Judges
+nothing: whatever is wrong with a file is a Fault in its observation.
+"""
+
+from __future__ import annotations
+
+import grp
+import pwd
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import lru_cache
+
+from certmond.errors import MalformedError
+from certmond.host.files import Entry, Files
+from certmond.host.kubeconfig import Kubeconfig, Material, parse_kubeconfig
+from certmond.host.manifest import Manifest, node_facts, parse_manifest
+from certmond.pki.catalog import CertificateSpec, Kind
+from certmond.pki.certificate import Certificate
+from certmond.pki.encoding import Document, decode
+from certmond.pki.inventory import Embedded, Inventory, Observation, Permissions
+from certmond.pki.reason import Fault, Reason
+
+_KUBERNETES = "/etc/kubernetes"
+_MAX_DEPTH = 16  # of directories that `**` descends
+
+
+@dataclass(frozen=True, slots=True)
+class _Credentials:
+    """A kubeconfig with its embedded PEM parsed and dropped: nothing of a private key stays in memory."""
+
+    config: Kubeconfig
+    documents: Mapping[tuple[str, str], Document]
+    fault: Fault | None = None
+
+
+class Store:
+    """What `specs` name on the node below `root`. `facts` override what the node says of itself."""
+
+    def __init__(
+        self, specs: Sequence[CertificateSpec], root: str = "/", facts: Mapping[str, str] | None = None
+    ) -> None:
+        self._specs = specs
+        self._files = Files(root)
+        self._own_root = root == "/"
+        self._given = dict(facts or {})
+        self._built: dict[tuple[str, str], tuple[tuple[Entry, ...], tuple[Observation, ...]]] = {}
+        self._used: dict[str, Entry] = {}
+
+    def observe(self, touched: frozenset[str] | None = None) -> Inventory:
+        """Look at everything again (None), or at what lies behind the `touched` lookups, and say what is there."""
+        self._files.refresh(touched)
+        observations: list[Observation] = []
+        for spec in self._specs:
+            paths = list(self._expand(spec.path, spec)) if spec.is_glob else [spec.path]
+            found = [seen for path in paths for seen in self._observed(spec, path)]
+            if spec.is_glob and not paths and not spec.optional:
+                found = [Observation(spec.name, spec, spec.path, faults=(_no_match(spec),))]
+            observations += found
+        return Inventory(tuple(observations), self._facts())
+
+    @property
+    def interest(self) -> Mapping[str, frozenset[str] | None]:
+        """The directories to watch, with the names that matter in each (None: all)."""
+        return self._files.interest
+
+    def _observed(self, spec: CertificateSpec, path: str) -> tuple[Observation, ...]:
+        known = self._built.get((spec.name, path))
+        if known and all(self._files.entry(entry.path) is entry for entry in known[0]):
+            return known[1]
+        self._used = {}
+        fresh = tuple(self._observe(spec, path))
+        used = tuple(self._files.entry(name) for name in self._used)
+        if known and known[1] == fresh:
+            fresh = known[1]  # nothing that is told of it changed: no news for anybody
+        self._built[spec.name, path] = used, fresh
+        return fresh
+
+    def _observe(self, spec: CertificateSpec, path: str) -> Iterator[Observation]:
+        entry = self._entry(path)
+        if entry.missing:
+            if spec.is_glob or not self._expected(spec):
+                return
+            yield Observation(spec.name, spec, path, faults=(self._missing(spec, path, entry),))
+        elif spec.kind is Kind.KUBECONFIG:
+            yield from self._from_kubeconfig(spec, path)
+        else:
+            document = self._document(path, spec)
+            if spec.is_glob and document.only_keys:
+                return
+            yield from self._from_document(spec, path, document, entry)
+
+    def _from_document(
+        self, spec: CertificateSpec, path: str, document: Document, entry: Entry
+    ) -> Iterator[Observation]:
+        key_path = spec.key or (path if document.key or document.encrypted_key else None)
+        key_document = document if key_path in {path, None} else self._document(str(key_path), spec)
+        faults = [*document.faults]
+        if not document.certificates and not faults and spec.kind is not Kind.KEY_PAIR:
+            faults.append(Fault(Reason.MALFORMED, f"{path} holds no certificate; put it back, or reissue it"))
+        if key_path and key_path != path:
+            faults += [fault for fault in key_document.faults if fault.reason is not Reason.MISSING]
+        if key_document.encrypted_key and not spec.key_optional:
+            detail = f"{key_path} is encrypted, which no component of Kubernetes can read; store it decrypted, mode 0600"
+            faults.append(Fault(Reason.UNREADABLE, detail))
+        whole = Observation(
+            name=spec.name,
+            spec=spec,
+            path=path,
+            key=key_document.key,
+            key_unknown=key_document.encrypted_key or any(f.reason is not Reason.MISSING for f in key_document.faults),
+            key_path=key_path,
+            public_key=document.public_key,
+            symlink=entry.is_link if spec.kind is Kind.KUBELET and spec.kubeconfig else None,
+            permissions=tuple(self._permissions(path, key_path)),
+            faults=tuple(faults),
+        )
+        if spec.kind is Kind.KUBELET and spec.kubeconfig:
+            whole = self._with_kubelet_conf(whole, spec.kubeconfig)
+        if spec.authority or spec.kind is Kind.BUNDLE:
+            yield from _one_each(whole, document.certificates)
+        else:
+            yield replace(whole, **_leaf(document))
+
+    def _with_kubelet_conf(self, seen: Observation, kubeconfig: str) -> Observation:
+        credentials = self._credentials(kubeconfig)
+        if credentials is None or credentials.fault:
+            fault = (credentials and credentials.fault) or self._entry(kubeconfig).fault
+            return replace(seen, faults=(*seen.faults, *((fault,) if fault else ())))
+        config = credentials.config
+        user = next((user for user in config.users if user.name == config.current_user), None)
+        refers_to = None
+        if user is not None and user.certificate is not None:
+            refers_to = user.certificate.path if user.certificate.data is None else ""
+        return replace(
+            seen, refers_to=refers_to, embedded=tuple(self._embedded(kubeconfig, credentials)),
+            permissions=(*seen.permissions, *self._permissions(kubeconfig, kubeconfig)),
+        )  # fmt: skip
+
+    def _from_kubeconfig(self, spec: CertificateSpec, path: str) -> Iterator[Observation]:
+        credentials = self._credentials(path)
+        permissions = tuple(self._permissions(path, path))
+        if credentials is None or credentials.fault:
+            fault = (credentials and credentials.fault) or self._entry(path).fault
+            yield Observation(spec.name, spec, path, permissions=permissions, faults=(fault,) if fault else ())
+            return
+        config = credentials.config
+        faults = [Fault(Reason.MALFORMED, f"{path}: {problem}") for problem in config.problems]
+        embedded = tuple(self._embedded(path, credentials))
+        users = sorted(config.users, key=lambda user: user.name != config.current_user)
+        holders = [user for user in users if user.certificate]
+        if spec.subject and not holders and not faults:
+            faults.append(Fault(Reason.MISSING, f"{path} holds no client certificate; issue it again"))
+        plain = spec.model_copy(update={"subject": (), "names": (), "usages": ("client auth",)})
+        for position, user in enumerate(holders):
+            certificate = self._material(credentials, user.name, "certificate", user.certificate)
+            key = self._material(credentials, user.name, "key", user.key)
+            first = position == 0
+            yield replace(
+                Observation(spec.name if first else f"{spec.name}#{user.name}", spec if first else plain, path),
+                **_leaf(certificate),
+                key=key.key,
+                key_unknown=key.encrypted_key or bool(key.faults),
+                key_path=(user.key.path if user.key else None) or path,
+                embedded=embedded if first else (),
+                permissions=permissions if first else (),
+                faults=(*(faults if first else ()), *certificate.faults, *_present(key.faults)),
+            )
+        if faults and not holders:
+            yield Observation(spec.name, spec, path, permissions=permissions, faults=tuple(faults))
+        if spec.embedded_ca is None:
+            yield from self._clusters(spec, path, credentials)
+
+    def _clusters(self, spec: CertificateSpec, path: str, credentials: _Credentials) -> Iterator[Observation]:
+        """The CA certificates in a kubeconfig that no CA file of the catalogue stands for: their ends matter as well."""
+        update = {"subject": (), "names": (), "usages": (), "ca": (), "key": None, "key_optional": True}
+        bare = spec.model_copy(update=update)
+        for cluster in credentials.config.clusters:
+            document = self._material(credentials, cluster.name, "ca", cluster.ca)
+            whole = Observation(f"{spec.name}#ca:{cluster.name}", bare, path, faults=document.faults)
+            yield from _one_each(whole, document.certificates) if document.certificates or document.faults else ()
+
+    def _embedded(self, path: str, credentials: _Credentials) -> Iterator[Embedded]:
+        config = credentials.config
+        for cluster in config.clusters:
+            if cluster.ca and (cluster.name == config.current_cluster or len(config.clusters) == 1):
+                document = self._material(credentials, cluster.name, "ca", cluster.ca)
+                yield Embedded(path, document.certificates)
+
+    def _material(self, credentials: _Credentials, owner: str, field: str, material: Material | None) -> Document:
+        if material is None:
+            return Document()
+        if material.path and material.data is None:
+            return self._document(material.path, None)
+        return credentials.documents.get((owner, field), Document())
+
+    def _document(self, path: str, spec: CertificateSpec | None) -> Document:
+        password = self._password(spec.password_file) if spec and spec.password_file else None
+        parse = decode if password is None else _decode_with(password)
+        entry = self._entry(path)
+        document = self._files.value(path, parse)
+        return document if document is not None else Document(faults=(entry.fault,) if entry.fault else ())
+
+    def _password(self, path: str) -> bytes | None:
+        self._entry(path)
+        return self._files.value(path, _first_line)
+
+    def _credentials(self, path: str) -> _Credentials | None:
+        self._entry(path)
+        return self._files.value(path, _parse_credentials)
+
+    def _manifest(self, path: str) -> Manifest | None:
+        self._entry(path)
+        return self._files.value(path, parse_manifest)
+
+    def _entry(self, path: str) -> Entry:
+        entry = self._used[path] = self._files.entry(path)
+        return entry
+
+    def _expected(self, spec: CertificateSpec) -> bool:
+        """The node should have it: unconditionally, or because one of its other files says so."""
+        if spec.optional or not spec.conditional:
+            return not spec.optional
+        mentioned = (self._manifest(path) for path in spec.mentioned_in)
+        return any(text and spec.path in text.text for text in mentioned) or any(
+            not self._entry(path).missing for path in spec.belongs_with
+        )
+
+    def _missing(self, spec: CertificateSpec, path: str, entry: Entry) -> Fault:
+        says = next((place for place in spec.mentioned_in if (text := self._manifest(place)) and path in text.text), None)
+        because = f", though {says} uses it" if says else ""
+        dangling = " (it is a symlink that leads nowhere)" if entry.is_link else ""
+        return Fault(Reason.MISSING, f"{path} is not there{dangling}{because}; restore it, or issue it again")
+
+    def _permissions(self, path: str, key_path: str | None) -> Iterator[Permissions]:
+        for place in dict.fromkeys(filter(None, (path, key_path))):
+            entry = self._entry(place)
+            if not entry.missing and entry.key is not None:
+                owner = _owner(entry.uid, entry.gid, self._own_root)
+                yield Permissions(place, entry.mode, owner, secret=place == key_path)
+
+    def _expand(self, pattern: str, spec: CertificateSpec) -> Iterator[str]:
+        """The paths that a glob stands for, in order; `**` is any number of directories."""
+        yield from dict.fromkeys(self._walk("", pattern.strip("/").split("/"), spec.exclude, 0))
+
+    def _walk(self, base: str, parts: list[str], exclude: Sequence[str], depth: int) -> Iterator[str]:
+        part, rest = parts[0], parts[1:]
+        if not any(character in part for character in "*?["):
+            yield from self._walk(f"{base}/{part}", rest, exclude, depth) if rest else [f"{base}/{part}"]
+            return
+        names = [name for name in self._files.listing(base) if not any(fnmatchcase(name, one) for one in exclude)]
+        if part == "**":
+            yield from self._walk(base, rest or ["*"], exclude, depth)
+            for name in names if depth < _MAX_DEPTH else ():
+                if self._is_directory(f"{base}/{name}"):
+                    yield from self._walk(f"{base}/{name}", parts, exclude, depth + 1)
+            return
+        for name in names:
+            if fnmatchcase(name, part):
+                yield from self._walk(f"{base}/{name}", rest, exclude, depth) if rest else [f"{base}/{name}"]
+
+    def _is_directory(self, path: str) -> bool:
+        entry = self._files.entry(path)
+        return entry.fault is not None and "a directory" in entry.fault.detail and not entry.is_link
+
+    def _facts(self) -> Mapping[str, str]:
+        self._used = {}
+        manifests = f"{_KUBERNETES}/manifests"
+        kubelet, admin = self._credentials(f"{_KUBERNETES}/kubelet.conf"), self._credentials(f"{_KUBERNETES}/admin.conf")
+        hostname = self._files.value("/etc/hostname", _first_line) or b""
+        return node_facts(
+            self._manifest(f"{manifests}/kube-apiserver.yaml"),
+            self._manifest(f"{manifests}/etcd.yaml"),
+            kubelet.config if kubelet else None,
+            admin.config if admin else None,
+            self._manifest("/var/lib/kubelet/config.yaml"),
+            self._manifest("/var/lib/kubelet/kubeadm-flags.env"),
+            hostname.decode("ascii", "replace"),
+        ) | self._given
+
+
+def _leaf(document: Document) -> dict[str, object]:
+    """The end entity first, whatever the order in the file: the one whose key is there, else the first that is no CA."""
+    certificates = document.certificates
+    if len(certificates) < 2:
+        return {"certificates": certificates}
+    own = [item for item in certificates if document.key and item.key.sha256 == document.key.sha256]
+    leaf = (own or [item for item in certificates if not item.is_ca] or list(certificates))[0]
+    rest = tuple(item for item in certificates if item != leaf)
+    return {"certificates": (leaf, *rest), "leaf_first": certificates[0] == leaf}
+
+
+def _one_each(whole: Observation, certificates: Sequence[Certificate]) -> Iterator[Observation]:
+    """A bundle: an observation for each certificate; what is said of the file, and its key, stays with the first."""
+    yield replace(whole, certificates=tuple(certificates[:1]))
+    for number, certificate in enumerate(dict.fromkeys(certificates[1:]), start=2):
+        yield Observation(f"{whole.name}#{number}", whole.spec, whole.path, certificates=(certificate,))
+
+
+def _present(faults: Sequence[Fault]) -> tuple[Fault, ...]:
+    return tuple(fault for fault in faults if fault.reason is not Reason.MISSING)
+
+
+def _parse_credentials(data: bytes, path: str) -> _Credentials:
+    try:
+        config = parse_kubeconfig(data, path)
+    except MalformedError as error:
+        empty = Kubeconfig((), (), None, None, ())
+        return _Credentials(empty, {}, Fault(Reason.MALFORMED, f"{path} {error}; restore it, or issue it again"))
+    materials = [(user.name, "certificate", user.certificate) for user in config.users]
+    materials += [(user.name, "key", user.key) for user in config.users]
+    materials += [(cluster.name, "ca", cluster.ca) for cluster in config.clusters]
+    documents = {
+        (owner, field): decode(material.data, f"{path}, {field} of {owner!r}")
+        for owner, field, material in materials
+        if material and material.data is not None
+    }
+    bare = replace(
+        config,
+        users=tuple(replace(user, key=_emptied(user.key), certificate=_emptied(user.certificate)) for user in config.users),
+        clusters=tuple(replace(cluster, ca=_emptied(cluster.ca)) for cluster in config.clusters),
+    )
+    return _Credentials(bare, documents)
+
+
+def _emptied(material: Material | None) -> Material | None:
+    """The same material without its bytes: that it was embedded is all that has to be remembered."""
+    return Material(data=b"") if material and material.data is not None else material
+
+
+def _first_line(data: bytes, path: str) -> bytes:
+    return data.split(b"\n", 1)[0].rstrip(b"\r")
+
+
+@lru_cache(maxsize=64)
+def _decode_with(password: bytes) -> object:
+    return lambda data, path: decode(data, path, password)
+
+
+@lru_cache(maxsize=256)
+def _owner(uid: int, gid: int, by_name: bool) -> str:
+    """ "user:group", by name on this node; below another root only 0 has a name that is sure."""
+    if not by_name:
+        return f"{'root' if uid == 0 else uid}:{'root' if gid == 0 else gid}"
+    try:
+        user = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        user = str(uid)
+    try:
+        group = grp.getgrgid(gid).gr_name
+    except KeyError:
+        group = str(gid)
+    return f"{user}:{group}"
+
+
+def _no_match(spec: CertificateSpec) -> Fault:
+    return Fault(Reason.MISSING, f"{spec.path} matches no file; correct the pattern, or put the files back")

@@ -1,0 +1,1 @@
+"""Pure knowledge of the PKI of a Kubernetes node: no file, clock, log, thread or environment."""

@@ -1,0 +1,268 @@
+"""What the node's certificates amount to at one instant: every verdict, and when the next one changes by itself.
+
+Owns the joining of observation, paths and policy into an `Assessment`. Pure: time is an argument, and the previous
+assessment is one too, so that nothing is judged again whose bytes, anchors and hour did not change, and so that a file
+that went bad keeps its last good certificate beside the finding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cached_property
+
+from certmond.pki.catalog import SELF, CertificateSpec, Kind
+from certmond.pki.certificate import Certificate
+from certmond.pki.checks import POLICY, Case, critical_point, finding, renewal_point
+from certmond.pki.inventory import Inventory, Observation, Permissions
+from certmond.pki.path import PathSearch, find_paths
+from certmond.pki.reason import Finding, Reason, Severity
+
+RENEW_BEFORE = timedelta(days=30)
+_TICK = timedelta(microseconds=1)  # notAfter itself is still valid (RFC 5280, 4.1.2.5)
+_EXTENDED = frozenset({"server auth", "client auth"})
+
+Anchors = tuple[Certificate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateStatus:
+    """The verdict on one certificate. `certificate` is the last good one where the file is bad now (`stale`)."""
+
+    seen: Observation
+    certificate: Certificate | None
+    stale: bool
+    renew_at: datetime | None
+    trust_anchor: Certificate | None
+    chain_valid: bool
+    key_matches: bool | None
+    findings: tuple[Finding, ...]
+    search: PathSearch
+    usages: frozenset[str]
+    anchors: Anchors
+    embeddable: Anchors
+    judged_at: datetime
+    changes_at: datetime | None
+
+    @property
+    def severity(self) -> Severity | None:
+        """The worst that stands, or None where nothing does."""
+        return worst(self.findings)
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """The verdicts of one pass, in the order of the catalogue."""
+
+    taken_at: datetime
+    statuses: tuple[CertificateStatus, ...]
+    facts: Mapping[str, str]
+
+    @cached_property
+    def by_identity(self) -> dict[tuple[str, str], CertificateStatus]:
+        return {status.seen.identity: status for status in self.statuses}
+
+    @cached_property
+    def changes_at(self) -> datetime | None:
+        """The next instant at which time alone changes a verdict; None where none ever does."""
+        return min((status.changes_at for status in self.statuses if status.changes_at), default=None)
+
+    @property
+    def certificates(self) -> Iterator[CertificateStatus]:
+        return (status for status in self.statuses if status.seen.spec.kind is not Kind.KEY_PAIR)
+
+    @property
+    def trust_anchors(self) -> Iterator[CertificateStatus]:
+        return (status for status in self.statuses if status.seen.spec.authority and status.certificate)
+
+    @property
+    def loose_findings(self) -> Iterator[Finding]:
+        """Findings that are about no certificate."""
+        return (item for status in self.statuses if status.seen.spec.kind is Kind.KEY_PAIR for item in status.findings)
+
+    @cached_property
+    def severity(self) -> Severity | None:
+        return worst(item for status in self.statuses for item in status.findings)
+
+
+def worst(findings: Iterable[Finding]) -> Severity | None:
+    """The highest severity among `findings`."""
+    return max((item.severity for item in findings), key=lambda severity: severity.rank, default=None)
+
+
+def assess(
+    inventory: Inventory,
+    now: datetime,
+    previous: Assessment | None = None,
+    renew_before: timedelta = RENEW_BEFORE,
+) -> Assessment:
+    """Judge everything in `inventory` at `now` (aware, UTC). `previous` saves work and remembers; it changes no verdict,
+    but for the last good certificate of a file that went bad."""
+    anchors = _anchors(inventory.observations)
+    same_facts = previous is not None and previous.facts == inventory.facts
+    known = previous.by_identity if previous else {}
+    statuses = tuple(
+        _judge(seen, anchors, inventory.facts, now, known.get(seen.identity), same_facts, renew_before)
+        for seen in inventory.observations
+    )
+    return Assessment(now, statuses, inventory.facts)
+
+
+def _anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
+    """The trust anchors that each authority of the catalogue holds, by its name."""
+    found: dict[str, list[Certificate]] = {}
+    for seen in observations:
+        if seen.spec.authority:
+            found.setdefault(seen.spec.name, []).extend(seen.certificates[:1])
+    return {name: tuple(dict.fromkeys(certificates)) for name, certificates in found.items()}
+
+
+def _judge(
+    seen: Observation,
+    anchors: Mapping[str, Anchors],
+    facts: Mapping[str, str],
+    now: datetime,
+    before: CertificateStatus | None,
+    same_facts: bool,
+    renew_before: timedelta,
+) -> CertificateStatus:
+    own = _anchors_of(seen, anchors)
+    embeddable = anchors.get(seen.spec.embedded_ca, ()) if seen.spec.embedded_ca else ()
+    if before and same_facts and _still_holds(before, seen, own, embeddable, now):
+        return before
+    if not seen.certificates:
+        return _absent(seen, before, own, embeddable, now)
+    certificate = seen.certificates[0]
+    usages = _EXTENDED.intersection(seen.spec.usages)
+    if before and before.seen.certificates == seen.certificates and before.anchors == own and before.usages == usages:
+        search = before.search
+    else:
+        search = find_paths(certificate, own, seen.certificates[1:], usages)
+    renew_at = renewal_point(certificate, seen.spec, renew_before)
+    case = Case(seen, certificate, search, own, embeddable, facts, renew_at, now)
+    path = search.valid_at(now)
+    return CertificateStatus(
+        seen=seen,
+        certificate=certificate,
+        stale=False,
+        renew_at=renew_at,
+        trust_anchor=(path or search.best or _NOWHERE).anchor if seen.spec.ca or seen.spec.authority else None,
+        chain_valid=path is not None,
+        key_matches=None if seen.key is None else seen.key.sha256 == certificate.key.sha256,
+        findings=(*_of_files(seen), *(item for check in POLICY for item in check(case))),
+        search=search,
+        usages=usages,
+        anchors=own,
+        embeddable=embeddable,
+        judged_at=now,
+        changes_at=_next_change(case),
+    )
+
+
+class _NoPath:
+    anchor: Certificate | None = None
+
+
+_NOWHERE = _NoPath()
+
+
+def _still_holds(
+    before: CertificateStatus, seen: Observation, anchors: Anchors, embeddable: Anchors, now: datetime
+) -> bool:
+    """Nothing that the verdict came from has changed, and the hour has not come either. `is` costs nothing, and is
+    enough: the store hands out the same observation until its file changes."""
+    return (
+        before.seen is seen
+        and before.anchors == anchors
+        and before.embeddable == embeddable
+        and before.judged_at <= now
+        and (before.changes_at is None or now < before.changes_at)
+    )
+
+
+def _anchors_of(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
+    """The anchors that the certificate may chain to. An authority is its own; with no `ca` named, the file proves itself."""
+    if seen.spec.authority:
+        return seen.certificates[:1]
+    found: list[Certificate] = []
+    for name in seen.spec.ca or (SELF,):
+        found += anchors.get(name, ()) if name != SELF else _own_anchors(seen)
+    return tuple(dict.fromkeys(found))
+
+
+def _own_anchors(seen: Observation) -> Anchors:
+    return tuple(certificate for certificate in seen.certificates if certificate.self_issued) or seen.certificates[-1:]
+
+
+def _absent(
+    seen: Observation, before: CertificateStatus | None, anchors: Anchors, embeddable: Anchors, now: datetime
+) -> CertificateStatus:
+    """There is no certificate to judge: the faults speak, and the last good one is kept for its dates."""
+    last = before.certificate if before else None
+    return CertificateStatus(
+        seen=seen,
+        certificate=last,
+        stale=last is not None,
+        renew_at=before.renew_at if before else None,
+        trust_anchor=None,
+        chain_valid=False,
+        key_matches=None,
+        findings=(*_of_files(seen), *_of_key_pair(seen)),
+        search=PathSearch((), ()),
+        usages=frozenset(),
+        anchors=anchors,
+        embeddable=embeddable,
+        judged_at=now,
+        changes_at=None,
+    )
+
+
+def _of_files(seen: Observation) -> Iterator[Finding]:
+    """Findings about the files themselves: what reading them met, and who may read or write them."""
+    for fault in seen.faults:
+        yield finding(fault.reason, fault.detail)
+    for permissions in seen.permissions:
+        yield from _too_open(permissions, seen.spec)
+        owner = seen.spec.owner
+        if owner and permissions.owner not in {owner, f"{owner}:{owner}"} and permissions.owner.split(":")[0] != owner:
+            yield finding(
+                Reason.WRONG_OWNER,
+                f"{permissions.path} belongs to {permissions.owner}, expected {owner}; chown {owner} {permissions.path}",
+            )
+
+
+def _too_open(permissions: Permissions, spec: CertificateSpec) -> Iterator[Finding]:
+    # Where the catalogue names no mode for a certificate, only writing by others is too much: it is public.
+    allowed = spec.key_mode if permissions.secret else 0o755 if spec.mode is None else spec.mode
+    if excess := permissions.mode & ~allowed & 0o777:
+        readable = permissions.secret and excess & 0o004
+        yield finding(
+            Reason.TOO_OPEN,
+            f"{permissions.path} has mode {permissions.mode:04o}, {allowed:04o} at most is right; "
+            f"chmod {permissions.mode & allowed:04o} {permissions.path}",
+            Severity.CRITICAL if readable else None,
+        )
+
+
+def _of_key_pair(seen: Observation) -> Iterator[Finding]:
+    """The service-account keys: every API server must verify what every controller manager signs."""
+    if seen.spec.kind is not Kind.KEY_PAIR or seen.public_key is None:
+        return
+    if seen.key is None and not seen.key_unknown and not seen.spec.key_optional:
+        yield finding(Reason.KEY_MISSING, f"{seen.key_path} is not there, the private key of {seen.path}; put it back")
+    elif seen.key is not None and seen.key.sha256 != seen.public_key.sha256:
+        yield finding(
+            Reason.SERVICE_ACCOUNT_KEY_MISMATCH,
+            f"{seen.path} is not the public key of {seen.key_path}, so tokens signed here are refused; "
+            "put back the pair that all control-plane nodes share",
+        )
+
+
+def _next_change(case: Case) -> datetime | None:
+    """The first instant after now at which time alone may change what is said of this certificate."""
+    certificate, paths = case.certificate, case.search.paths
+    instants = [certificate.not_before, case.renew_at, critical_point(certificate), certificate.not_after + _TICK]
+    for path in paths:
+        instants += [path.since, path.until + _TICK]
+    return min((instant for instant in instants if instant > case.now), default=None)

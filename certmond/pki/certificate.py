@@ -1,0 +1,297 @@
+"""One X.509 certificate as facts: parsed once, then compared, judged and shown without its encoding.
+
+Owns the translation from DER to `Certificate`, and the public half of a key as `PublicKey`. Never judges: a
+serial number of zero, a SHA-1 signature and a CA without CA:TRUE are facts here and findings elsewhere.
+Never holds a private key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import lru_cache
+from sys import intern
+from typing import Any, TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.utils import CryptographyDeprecationWarning
+from cryptography.x509.oid import ExtendedKeyUsageOID as EKU
+from cryptography.x509.oid import NameOID
+
+from certmond.errors import MalformedError
+
+# Every kubeadm CA before v1.27 has serial number 0. That is a finding of ours (nonpositive_serial), not a warning to print.
+warnings.filterwarnings("ignore", message="Parsed a serial number", category=CryptographyDeprecationWarning)
+
+# Kubernetes' own names of usages (certificates.k8s.io/v1, KeyUsage), which operators know from CSRs.
+EXTENDED_USAGES = {
+    EKU.ANY_EXTENDED_KEY_USAGE: "any",
+    EKU.SERVER_AUTH: "server auth",
+    EKU.CLIENT_AUTH: "client auth",
+    EKU.CODE_SIGNING: "code signing",
+    EKU.EMAIL_PROTECTION: "email protection",
+    EKU.TIME_STAMPING: "timestamping",
+    EKU.OCSP_SIGNING: "ocsp signing",
+}
+KEY_USAGES = {
+    "digital_signature": "digital signature",
+    "content_commitment": "content commitment",
+    "key_encipherment": "key encipherment",
+    "data_encipherment": "data encipherment",
+    "key_agreement": "key agreement",
+    "key_cert_sign": "cert sign",
+    "crl_sign": "crl sign",
+}
+# Critical extensions that Go's crypto/x509 understands (parser.go, processExtensions); any other one makes it refuse.
+# A key identifier must not be critical (RFC 5280, 4.2.1.1 and 4.2.1.2): Go does not even read such a certificate.
+_UNDERSTOOD = frozenset(
+    {
+        x509.KeyUsage.oid,
+        x509.BasicConstraints.oid,
+        x509.SubjectAlternativeName.oid,
+        x509.NameConstraints.oid,
+        x509.ExtendedKeyUsage.oid,
+        x509.CRLDistributionPoints.oid,
+        x509.CertificatePolicies.oid,
+        x509.ObjectIdentifier("2.5.29.33"),  # policyMappings
+        x509.PolicyConstraints.oid,
+        x509.InhibitAnyPolicy.oid,
+    }
+)
+# The curves of Go's crypto/elliptic. A key on any other is called by its curve, for it is not "ECDSA" to Kubernetes.
+_CURVES = (ec.SECP224R1, ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """The public half of a key. Two keys are the same key exactly if `sha256` (of the SubjectPublicKeyInfo) is."""
+
+    algorithm: str
+    bits: int
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}-{self.bits}" if self.algorithm in {"RSA", "ECDSA", "DSA"} else self.algorithm
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Certificate:
+    """The facts of one certificate (RFC 5280, section 4). Times are UTC. Equal exactly if the DER is.
+
+    `usages` is None where the certificate has no keyUsage extension, `extended_usages` where it has no extendedKeyUsage:
+    both then restrict nothing. `names` are the subjectAltName entries as "DNS:…", "IP:…", "email:…" or "URI:…".
+    `is_ca` is None where there are no basicConstraints.
+    """
+
+    der: bytes = field(repr=False)
+    sha256: str
+    version: int
+    serial: int
+    subject: str
+    issuer: str
+    subject_der: bytes = field(repr=False)
+    issuer_der: bytes = field(repr=False)
+    attributes: frozenset[str]
+    not_before: datetime
+    not_after: datetime
+    key: PublicKey
+    signature_hash: str | None
+    is_ca: bool | None
+    path_length: int | None
+    usages: frozenset[str] | None
+    extended_usages: frozenset[str] | None
+    names: frozenset[str]
+    subject_key_id: bytes | None = field(repr=False)
+    authority_key_id: bytes | None = field(repr=False)
+    unknown_critical: tuple[str, ...]
+    constrains_names: bool
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Certificate) and self.sha256 == other.sha256
+
+    def __hash__(self) -> int:
+        return hash(self.sha256)
+
+    @property
+    def common_name(self) -> str | None:
+        """The subject's CN, where it has one."""
+        return next((text[3:] for text in sorted(self.attributes) if text.startswith("CN=")), None)
+
+    @property
+    def self_issued(self) -> bool:
+        """Subject and issuer are the same name (RFC 5280, section 3.2); says nothing of the signature."""
+        return self.subject_der == self.issuer_der
+
+    def has_usage(self, usage: str) -> bool:
+        """The certificate may be used for `usage`, a Kubernetes name; an absent extension permits everything."""
+        if usage in _KEY_USAGE_NAMES:
+            return self.usages is None or usage in self.usages
+        return self.extended_usages is None or "any" in self.extended_usages or usage in self.extended_usages
+
+
+_KEY_USAGE_NAMES = frozenset(KEY_USAGES.values())
+
+
+def parse_certificate(der: bytes) -> Certificate:
+    """The facts of a DER certificate. Raises MalformedError for anything that is not exactly one certificate."""
+    try:
+        parsed = load(der)
+        extensions = _Extensions.of(parsed)
+        return Certificate(
+            der=der,
+            sha256=hashlib.sha256(der).hexdigest(),
+            version=parsed.version.value + 1,
+            serial=parsed.serial_number,
+            subject=intern(parsed.subject.rfc4514_string()),
+            issuer=intern(parsed.issuer.rfc4514_string()),
+            subject_der=_shared(parsed.subject.public_bytes()),
+            issuer_der=_shared(parsed.issuer.public_bytes()),
+            attributes=attributes_of(parsed.subject),
+            not_before=parsed.not_valid_before_utc,
+            not_after=parsed.not_valid_after_utc,
+            key=public_key_of(parsed),
+            signature_hash=_signature_hash(parsed),
+            is_ca=extensions.is_ca,
+            path_length=extensions.path_length,
+            usages=extensions.usages,
+            extended_usages=extensions.extended_usages,
+            names=extensions.names,
+            subject_key_id=extensions.subject_key_id,
+            authority_key_id=extensions.authority_key_id,
+            unknown_critical=extensions.unknown_critical,
+            constrains_names=extensions.constrains_names,
+        )
+    # cryptography parses lazily and raises many types (ValueError, TypeError, UnsupportedAlgorithm, its own); whatever
+    # it cannot read is one fact to us: these bytes are not a certificate that we can judge.
+    except Exception as error:
+        raise MalformedError(f"not a usable certificate ({error})") from error
+
+
+def load(der: bytes) -> x509.Certificate:
+    """cryptography's own object for a DER certificate. Raises MalformedError."""
+    try:
+        return x509.load_der_x509_certificate(der)
+    except ValueError as error:
+        raise MalformedError(f"not a certificate ({error})") from error
+
+
+def public_key_of(holder: x509.Certificate | PrivateKeyTypes) -> PublicKey:
+    """The public half of a certificate's or a private key's key. Raises MalformedError for an algorithm unknown here."""
+    try:
+        return describe_key(holder.public_key())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise MalformedError(f"its public key cannot be used ({error})") from error
+
+
+def describe_key(key: PublicKeyTypes) -> PublicKey:
+    """Algorithm, size and fingerprint of a public key."""
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    match key:
+        case rsa.RSAPublicKey():
+            algorithm, bits = "RSA", key.key_size
+        case ec.EllipticCurvePublicKey():
+            algorithm, bits = "ECDSA" if isinstance(key.curve, _CURVES) else key.curve.name, key.key_size
+        case ed25519.Ed25519PublicKey():
+            algorithm, bits = "Ed25519", 256
+        case _:
+            algorithm, bits = type(key).__name__.strip("_").removesuffix("PublicKey"), getattr(key, "key_size", 0)
+    return PublicKey(algorithm, bits, hashlib.sha256(spki).hexdigest())
+
+
+def attributes_of(name: x509.Name) -> frozenset[str]:
+    """The attributes of a name as "CN=…", "O=…", whatever their order and grouping."""
+    return frozenset(attribute.rfc4514_string() for attribute in name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Extensions:
+    """The extensions of a certificate that Kubernetes' components look at."""
+
+    is_ca: bool | None = None
+    path_length: int | None = None
+    usages: frozenset[str] | None = None
+    extended_usages: frozenset[str] | None = None
+    names: frozenset[str] = frozenset()
+    subject_key_id: bytes | None = None
+    authority_key_id: bytes | None = None
+    unknown_critical: tuple[str, ...] = ()
+    constrains_names: bool = False
+
+    @classmethod
+    def of(cls, parsed: x509.Certificate) -> _Extensions:
+        found: dict[str, Any] = {}
+        unknown = []
+        for extension in parsed.extensions:
+            match extension.value:
+                case x509.BasicConstraints(ca=ca, path_length=path_length):
+                    found |= {"is_ca": ca, "path_length": path_length}
+                case x509.KeyUsage() as usage:
+                    found["usages"] = _shared(_key_usages(usage))
+                case x509.ExtendedKeyUsage() as usages:
+                    found["extended_usages"] = _shared(
+                        frozenset(EXTENDED_USAGES.get(oid, oid.dotted_string) for oid in usages)
+                    )
+                case x509.SubjectAlternativeName() as names:
+                    found["names"] = _shared(frozenset(filter(None, map(_name, names))))
+                case x509.SubjectKeyIdentifier(digest=digest):
+                    found["subject_key_id"] = digest
+                case x509.AuthorityKeyIdentifier(key_identifier=key_identifier):
+                    found["authority_key_id"] = _shared(key_identifier)
+                case x509.NameConstraints():
+                    found["constrains_names"] = True
+            if extension.critical and not _understood(extension):
+                unknown.append(extension.oid.dotted_string)
+        return cls(**found, unknown_critical=tuple(unknown))
+
+
+def _understood(extension: x509.Extension[x509.ExtensionType]) -> bool:
+    """Go reads all of it that matters: of names, it knows the four kinds of `_name` and no other."""
+    match extension.value:
+        case x509.SubjectAlternativeName() as names:
+            return any(map(_name, names))
+        case x509.NameConstraints(permitted_subtrees=permitted, excluded_subtrees=excluded):
+            return all(map(_name, (*(permitted or ()), *(excluded or ()))))
+        case _:
+            return extension.oid in _UNDERSTOOD
+
+
+def _key_usages(usage: x509.KeyUsage) -> frozenset[str]:
+    return frozenset(name for attribute, name in KEY_USAGES.items() if getattr(usage, attribute))
+
+
+def _name(name: x509.GeneralName) -> str | None:
+    match name:
+        case x509.DNSName(value=value):
+            return f"DNS:{value}"
+        case x509.IPAddress(value=address):
+            return f"IP:{address}"
+        case x509.RFC822Name(value=value):
+            return f"email:{value}"
+        case x509.UniformResourceIdentifier(value=value):
+            return f"URI:{value}"
+        case _:
+            return None
+
+
+def _signature_hash(parsed: x509.Certificate) -> str | None:
+    """The digest that the signature is made over; None for Ed25519, which has none of its own."""
+    try:
+        algorithm = parsed.signature_hash_algorithm
+    except UnsupportedAlgorithm:
+        return parsed.signature_algorithm_oid.dotted_string
+    return None if algorithm is None else algorithm.name
+
+
+@lru_cache(maxsize=1024)
+def _shared(value: T) -> T:
+    """One object for equal values: ten thousand leaves of one CA hold its name and identifier once."""
+    return value

@@ -1,0 +1,352 @@
+"""The policy: what a certificate of a Kubernetes node must fulfil, as a list that can be read aloud.
+
+Owns each rule and the sentence that it says. A check gets one `Case` and yields findings; it never looks at another
+certificate's verdict. A fault is told once, where it is: a leaf is not blamed for what its CA's own entry reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from ipaddress import ip_address
+
+from certmond.pki.catalog import CertificateSpec, Kind, expand, subject_attributes
+from certmond.pki.certificate import Certificate
+from certmond.pki.inventory import Observation
+from certmond.pki.path import WEAK_HASHES, PathSearch, Refusal, Rejection, signed_by
+from certmond.pki.reason import Finding, Reason, Severity
+
+CRITICAL_WINDOW = timedelta(days=7)
+ROOT_CA_ONLY = "Kubernetes supports a Root CA only, no intermediate"
+
+_SEVERITIES = {
+    Reason.TRAILING_DATA: Severity.INFO,
+    Reason.NONPOSITIVE_SERIAL: Severity.INFO,
+    Reason.UNEXPECTED_CHAIN: Severity.WARNING,
+    Reason.NEARING_EXPIRY: Severity.WARNING,
+    Reason.OUTLIVES_CA: Severity.WARNING,
+    Reason.MISSING_NAME: Severity.WARNING,
+    Reason.TOO_OPEN: Severity.WARNING,
+    Reason.WRONG_OWNER: Severity.WARNING,
+    Reason.EMBEDDED_CA_DIFFERS: Severity.WARNING,
+    Reason.NOT_ROTATING_PEM: Severity.WARNING,
+    Reason.NOT_A_SYMLINK: Severity.WARNING,
+    Reason.WEAK_KEY: Severity.WARNING,
+}
+"""Whatever is not listed is critical: it stops a component, now or at its next start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """All that a check may look at: one certificate, where it was seen, its paths, its anchors, the node, the time."""
+
+    seen: Observation
+    certificate: Certificate
+    search: PathSearch
+    anchors: Sequence[Certificate]
+    embeddable: Sequence[Certificate]
+    facts: Mapping[str, str]
+    renew_at: datetime
+    now: datetime
+
+    @property
+    def spec(self) -> CertificateSpec:
+        return self.seen.spec
+
+    @property
+    def where(self) -> str:
+        return self.seen.path
+
+
+Check = Callable[[Case], Iterator[Finding]]
+
+
+def finding(reason: Reason, message: str, severity: Severity | None = None) -> Finding:
+    """A finding with the severity that its reason usually has."""
+    return Finding(reason, severity or _SEVERITIES.get(reason, Severity.CRITICAL), message)
+
+
+def renewal_point(certificate: Certificate, spec: CertificateSpec, default: timedelta) -> datetime:
+    """The instant from which the certificate is due: `renew_before` its end, or a third of its life where that is
+    shorter. The kubelet renews its own at 70 to 90 % of the life, so that one is due only when the kubelet has failed."""
+    life = certificate.not_after - certificate.not_before
+    share = life / 10 if spec.kind is Kind.KUBELET else life / 3
+    return certificate.not_after - min(spec.renew_before or default, share)
+
+
+def critical_point(certificate: Certificate) -> datetime:
+    """The instant from which nearing the end is critical: the last 7 days, or tenth of the life where that is shorter."""
+    return certificate.not_after - min(CRITICAL_WINDOW, (certificate.not_after - certificate.not_before) / 10)
+
+
+def expired(case: Case) -> Iterator[Finding]:
+    """The certificate, or an intermediate that its path needs, has ended (RFC 5280, 4.1.2.5: notAfter is included)."""
+    for link in _own_links(case):
+        if case.now > link.not_after:
+            yield finding(Reason.EXPIRED, f"{_called(case, link)} expired on {_day(link.not_after)}; renew it")
+
+
+def not_yet_valid(case: Case) -> Iterator[Finding]:
+    """The certificate, or an intermediate that its path needs, is not valid yet: a wrong clock here or at its issuer."""
+    for link in _own_links(case):
+        if case.now < link.not_before:
+            yield finding(
+                Reason.NOT_YET_VALID,
+                f"{_called(case, link)} is valid from {_day(link.not_before)} only; "
+                "check this host's clock, then the issuer's",
+            )
+
+
+def nearing_expiry(case: Case) -> Iterator[Finding]:
+    """The certificate has entered its renewal window."""
+    if case.renew_at <= case.now <= case.certificate.not_after:
+        late = case.now >= critical_point(case.certificate)
+        remedy = "the kubelet should have rotated it: see its log" if case.spec.kind is Kind.KUBELET else "renew it"
+        yield finding(
+            Reason.NEARING_EXPIRY,
+            f"{case.where} expires on {_day(case.certificate.not_after)} and is due since {_day(case.renew_at)}; {remedy}",
+            Severity.CRITICAL if late else None,
+        )
+
+
+def outlives_ca(case: Case) -> Iterator[Finding]:
+    """The certificate ends after a CA of its path, so it will fail before its own date says so."""
+    best = case.search.best
+    if best and len(best.certificates) > 1 and best.until < case.certificate.not_after and case.now <= best.until:
+        issuer = min(best.certificates[1:], key=lambda link: link.not_after)
+        yield finding(
+            Reason.OUTLIVES_CA,
+            f"{case.where} ends on {_day(case.certificate.not_after)}, but its issuer {issuer.subject} already on "
+            f"{_day(issuer.not_after)}; rotate the CA before that day",
+        )
+
+
+def no_path(case: Case) -> Iterator[Finding]:
+    """No certification path leads to the trust anchor, for a reason that no other entry reports."""
+    if case.search.paths or not case.anchors or any(_told_elsewhere(case, why) for why in case.search.rejections):
+        return
+    rank = {Refusal.BAD_SIGNATURE: 2, Refusal.NO_ISSUER: 1}  # the more a refusal knows, the more it tells
+    why = min(case.search.rejections, key=lambda why: rank.get(why.refusal, 0))
+    yield finding(
+        Reason.NO_PATH,
+        f"{case.where} has no certification path to {' or '.join(case.spec.ca)}: {why.certificate.subject} "
+        f"(issuer {why.certificate.issuer}): {why.refusal}; reissue it from the present CA, or put the CA back",
+    )
+
+
+def ca_not_self_signed(case: Case) -> Iterator[Finding]:
+    """A trust anchor is signed by another CA."""
+    if case.spec.authority and not (case.certificate.self_issued and signed_by(case.certificate, case.certificate)):
+        yield finding(
+            Reason.CA_NOT_SELF_SIGNED,
+            f"{case.where}: {case.certificate.subject} is not self-signed (issuer {case.certificate.issuer}); "
+            f"{ROOT_CA_ONLY}: install a self-signed CA",
+        )
+
+
+def ca_not_ca(case: Case) -> Iterator[Finding]:
+    """A trust anchor does not say that it is a CA (RFC 5280, 4.2.1.9). Version 1 has no way to say it."""
+    if case.spec.authority and not case.certificate.is_ca and case.certificate.version >= 3:
+        yield finding(
+            Reason.CA_NOT_CA,
+            f"{case.where}: {case.certificate.subject} lacks basicConstraints CA:TRUE, so nothing that it signed is "
+            "accepted; install a CA certificate",
+        )
+
+
+def ca_cannot_sign(case: Case) -> Iterator[Finding]:
+    """A trust anchor has a keyUsage without keyCertSign (RFC 5280, 4.2.1.3). No keyUsage at all permits it."""
+    if case.spec.authority and not case.certificate.has_usage("cert sign"):
+        yield finding(
+            Reason.CA_CANNOT_SIGN,
+            f"{case.where}: {case.certificate.subject} has a keyUsage without keyCertSign, so nothing that it signed is "
+            "accepted; reissue the CA with keyCertSign",
+        )
+
+
+def wrong_subject(case: Case) -> Iterator[Finding]:
+    """The subject is none of those that the catalogue accepts; to Kubernetes the subject is the identity."""
+    accepted = [text for text in (expand(subject, case.facts) for subject in case.spec.subject) if text]
+    if accepted and not any(subject_attributes(text) == case.certificate.attributes for text in accepted):
+        yield finding(
+            Reason.WRONG_SUBJECT,
+            f"{case.where} has the subject {case.certificate.subject}, expected {' or '.join(accepted)}; reissue it",
+        )
+
+
+def wrong_usage(case: Case) -> Iterator[Finding]:
+    """A usage that its consumers ask for is not permitted. Key encipherment is asked of RSA keys only."""
+    if case.spec.authority:
+        return
+    lacking = [usage for usage in case.spec.usages if not case.certificate.has_usage(usage)]
+    if case.certificate.key.algorithm != "RSA" and "key encipherment" in lacking:
+        lacking.remove("key encipherment")
+    if lacking:
+        yield finding(Reason.WRONG_USAGE, f"{case.where} may not be used for {', '.join(lacking)}; reissue it")
+
+
+def missing_name(case: Case) -> Iterator[Finding]:
+    """A DNS name or IP address under which it is reached is not among its subjectAltNames."""
+    wanted = [text for text in (expand(name, case.facts) for name in case.spec.names) if text]
+    present = set(map(_comparable, case.certificate.names))
+    if missing := [name for name in dict.fromkeys(wanted) if _comparable(name) not in present]:
+        yield finding(
+            Reason.MISSING_NAME,
+            f"{case.where} lacks the name {', '.join(missing)}; reissue it with all the names that it is reached by",
+        )
+
+
+def key_missing(case: Case) -> Iterator[Finding]:
+    """The private key that belongs to it is not there."""
+    seen = case.seen
+    if seen.key_path and seen.key is None and not seen.key_unknown and not seen.spec.key_optional:
+        yield finding(
+            Reason.KEY_MISSING,
+            f"{case.where} has no private key: {seen.key_path} holds none; put the key back or reissue the pair",
+        )
+
+
+def key_mismatch(case: Case) -> Iterator[Finding]:
+    """The private key beside it is another one."""
+    key = case.seen.key
+    if key is not None and key.sha256 != case.certificate.key.sha256:
+        yield finding(
+            Reason.KEY_MISMATCH,
+            f"{case.seen.key_path or case.where} is not the private key of {case.where}; "
+            "put back the pair that belongs together, or reissue it",
+        )
+
+
+def embedded_ca_differs(case: Case) -> Iterator[Finding]:
+    """A kubeconfig trusts other CA certificates than the CA file holds."""
+    wanted = frozenset(case.embeddable)
+    for embedded in case.seen.embedded if wanted else ():
+        given = frozenset(embedded.certificates)
+        if given != wanted:
+            differs = "none of" if not given & wanted else "not exactly"
+            yield finding(
+                Reason.EMBEDDED_CA_DIFFERS,
+                f"{embedded.path} trusts {differs} the CA certificates of {case.spec.embedded_ca}; "
+                "embed the present CA in it and restart what uses it",
+                None if given & wanted else Severity.CRITICAL,
+            )
+
+
+def not_rotating_pem(case: Case) -> Iterator[Finding]:
+    """kubelet.conf does not refer to the PEM that the kubelet rotates, so the kubelet will start with stale credentials."""
+    if case.spec.kind is Kind.KUBELET and case.seen.refers_to is not None and case.seen.refers_to != case.where:
+        instead = case.seen.refers_to or "embedded credentials"
+        yield finding(
+            Reason.NOT_ROTATING_PEM,
+            f"{case.spec.kubeconfig} uses {instead} in place of {case.where}; "
+            "let its client-certificate and client-key name that file",
+        )
+
+
+def not_a_symlink(case: Case) -> Iterator[Finding]:
+    """The kubelet's current PEM is a plain file: the kubelet cannot rotate it any more."""
+    if case.seen.symlink is False:
+        yield finding(
+            Reason.NOT_A_SYMLINK,
+            f"{case.where} is a plain file, not a symlink to a dated PEM, so the kubelet cannot rotate it; "
+            "move it to a dated name beside it and link to that",
+        )
+
+
+def unexpected_chain(case: Case) -> Iterator[Finding]:
+    """The file holds more than its one certificate, or the certificate is not the first in it."""
+    extra = len(case.seen.certificates) - 1
+    if extra and not case.seen.leaf_first:
+        yield finding(
+            Reason.UNEXPECTED_CHAIN, f"{case.where} does not begin with its own certificate; put the end entity first"
+        )
+    elif extra and not case.spec.chain and not case.spec.authority:
+        yield finding(
+            Reason.UNEXPECTED_CHAIN,
+            f"{case.where} holds {extra} more certificates, where its readers want exactly one; remove the others",
+        )
+
+
+def weak_key(case: Case) -> Iterator[Finding]:
+    """The key is shorter than RSA-2048 or P-256, or of a kind that Kubernetes' components do not take."""
+    key = case.certificate.key
+    least = {"RSA": 2048, "ECDSA": 256, "Ed25519": 256}.get(key.algorithm)
+    if least is None or key.bits < least:
+        yield finding(Reason.WEAK_KEY, f"{case.where} has the key {key}; use RSA-2048, ECDSA P-256, Ed25519 or better")
+
+
+def weak_signature(case: Case) -> Iterator[Finding]:
+    """Signed with MD5 or SHA-1, which Go refuses; on a trust anchor nobody checks it, so that is for information."""
+    if case.certificate.signature_hash in WEAK_HASHES:
+        yield finding(
+            Reason.WEAK_SIGNATURE,
+            f"{case.where} is signed with {case.certificate.signature_hash}; reissue it with SHA-256",
+            Severity.INFO if case.spec.authority else None,
+        )
+
+
+def nonpositive_serial(case: Case) -> Iterator[Finding]:
+    """The serial number is zero or negative (RFC 5280, 4.1.2.2 asks for a positive one); kubeadm did so before v1.27."""
+    if case.certificate.serial <= 0:
+        yield finding(
+            Reason.NONPOSITIVE_SERIAL,
+            f"{case.where} has the serial number {case.certificate.serial}, as kubeadm before v1.27 gave its CAs; "
+            "nothing to do until the CA is replaced",
+        )
+
+
+POLICY: tuple[Check, ...] = (
+    expired,
+    not_yet_valid,
+    no_path,
+    ca_not_self_signed,
+    ca_not_ca,
+    ca_cannot_sign,
+    key_missing,
+    key_mismatch,
+    wrong_subject,
+    wrong_usage,
+    missing_name,
+    weak_signature,
+    nearing_expiry,
+    outlives_ca,
+    embedded_ca_differs,
+    not_rotating_pem,
+    not_a_symlink,
+    unexpected_chain,
+    weak_key,
+    nonpositive_serial,
+)
+"""In the order in which a person should hear of them: what fails now, what will fail, what is untidy."""
+
+
+def _own_links(case: Case) -> tuple[Certificate, ...]:
+    """The certificate and the intermediates of its best path; the anchor has an entry of its own."""
+    best = case.search.best
+    return (case.certificate, *best.certificates[1:-1]) if best else (case.certificate,)
+
+
+def _told_elsewhere(case: Case, why: Rejection) -> bool:
+    """The rejection is what another check says of this certificate, or what its anchor's own entry says."""
+    if why.certificate == case.certificate:
+        return why.refusal in {Refusal.USAGE, Refusal.WEAK_SIGNATURE}
+    return why.certificate in case.anchors and why.refusal in {Refusal.NOT_CA, Refusal.CANNOT_SIGN}
+
+
+def _called(case: Case, link: Certificate) -> str:
+    return case.where if link is case.certificate else f"{case.where}: the intermediate {link.subject}"
+
+
+def _comparable(name: str) -> str:
+    kind, _, value = name.partition(":")
+    if kind == "IP":
+        try:
+            return f"IP:{ip_address(value)}"
+        except ValueError:
+            return name
+    return f"{kind}:{value.lower().rstrip('.')}"
+
+
+def _day(instant: datetime) -> str:
+    return f"{instant:%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,68 @@
+"""What was seen on the node at one moment: values, handed from `host` to `assess`. Judges nothing, reads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from certmond.pki.catalog import CertificateSpec
+from certmond.pki.certificate import Certificate, PublicKey
+from certmond.pki.reason import Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """Who may read a file. `secret` says that it holds a private key; `owner` is "user:group", by name where known."""
+
+    path: str
+    mode: int
+    owner: str
+    secret: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The CA certificates that a kubeconfig trusts, for the cluster of one context. `path` is the kubeconfig."""
+
+    path: str
+    certificates: tuple[Certificate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One certificate of the catalogue as found, or its absence.
+
+    `certificates` has the judged one first, then the rest of its file's chain. `name` with `path` is unique. `key` is None
+    where no private key was found, and `key_unknown` says that one is there whose public half cannot be told (encrypted,
+    unreadable). `refers_to` is the file that a kubeconfig names in place of embedding (for kind kubelet: what
+    kubelet.conf names). `symlink` is None where that does not matter.
+    """
+
+    name: str
+    spec: CertificateSpec
+    path: str
+    certificates: tuple[Certificate, ...] = ()
+    key: PublicKey | None = None
+    key_unknown: bool = False
+    key_path: str | None = None
+    public_key: PublicKey | None = None
+    expected: bool = True
+    leaf_first: bool = True
+    symlink: bool | None = None
+    embedded: tuple[Embedded, ...] = ()
+    refers_to: str | None = None
+    permissions: tuple[Permissions, ...] = ()
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What tells it from every other one, from pass to pass."""
+        return self.name, self.path
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """Everything seen in one look. `facts` are what the node says of itself: node_name, service_ip, …"""
+
+    observations: tuple[Observation, ...]
+    facts: Mapping[str, str] = field(default_factory=dict)

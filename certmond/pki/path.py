@@ -1,0 +1,230 @@
+"""Certification paths, as Go's crypto/x509 builds and judges them, which is what Kubernetes' components run.
+
+Owns the search for paths from a certificate to a trust anchor. Time is left out of the search: a path says from when
+until when it holds, so that a passing hour moves the verdict and nothing is verified again. The rules are those of Go
+1.24's Certificate.Verify (crypto/x509/verify.go): signature and name chaining by the issuer's raw subject, never by name
+alone; cA where the version is 3; keyCertSign where keyUsage is there; pathLenConstraint; no SHA-1 or MD5, and no other
+algorithm that Go does not know; no unknown critical extension; extended key usages nested from anchor to leaf; name
+constraints on every name below. Not asked for, as Go does not: a subjectAltName on clients, an authorityKeyIdentifier,
+keyUsage on the root, a serial number above zero. Not judged, as no PKI of Kubernetes has them: certificate policies.
+
+`cryptography.x509.verification` is not used: it judges at one instant, gives one sentence for every refusal, and knows
+neither Ed25519 nor the leaves that kubeadm writes without relaxing most of its rules; docs/decisions/0002 has the details.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from functools import lru_cache
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+
+from certmond.errors import MalformedError
+from certmond.pki.certificate import Certificate, load
+from certmond.pki.constraints import permitted
+
+WEAK_HASHES = frozenset({"md2", "md5", "sha1"})
+_HASHES = frozenset({"sha256", "sha384", "sha512", None})  # None: Ed25519 has none of its own
+_KEYS = frozenset({"RSA", "ECDSA", "Ed25519"})
+_MAX_SIGNATURE_CHECKS = 100  # Go's maxChainSignatureChecks: a hostile bundle must not cost more than this
+
+
+class Refusal(StrEnum):
+    """Why one step of a path was refused. The certificate it is about stands beside it."""
+
+    NO_ISSUER = "no certificate of its issuer's name"
+    BAD_SIGNATURE = "not signed by the certificate of its issuer's name"
+    NOT_CA = "the issuer is not a CA"
+    CANNOT_SIGN = "the issuer may not sign certificates"
+    WEAK_SIGNATURE = "signed with a broken digest"
+    UNSUPPORTED = "has an algorithm or a serial number that Go, and so Kubernetes, cannot use"
+    TOO_LONG = "more intermediates than the issuer allows"
+    UNKNOWN_CRITICAL = "has a critical extension that nobody understands"
+    NAME_CONSTRAINT = "has a name that the issuer may not certify"
+    USAGE = "the issuer may not certify this usage"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """One refused step: `refusal` is about `certificate` (the issuer, where it says so)."""
+
+    refusal: Refusal
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A certification path, leaf first, anchor last. It holds from `since` to `until`, both included (RFC 5280, 4.1.2.5)."""
+
+    certificates: tuple[Certificate, ...]
+
+    @property
+    def anchor(self) -> Certificate:
+        return self.certificates[-1]
+
+    @property
+    def since(self) -> datetime:
+        return max(certificate.not_before for certificate in self.certificates)
+
+    @property
+    def until(self) -> datetime:
+        return min(certificate.not_after for certificate in self.certificates)
+
+    def holds_at(self, now: datetime) -> bool:
+        return self.since <= now <= self.until
+
+
+@dataclass(frozen=True, slots=True)
+class PathSearch:
+    """Every path found, whatever the time, and why the others were refused (empty where there are none to speak of)."""
+
+    paths: tuple[Path, ...]
+    rejections: tuple[Rejection, ...]
+
+    def valid_at(self, now: datetime) -> Path | None:
+        """The path that holds at `now` and does so for longest."""
+        return max((path for path in self.paths if path.holds_at(now)), key=lambda path: path.until, default=None)
+
+    @property
+    def best(self) -> Path | None:
+        """The path that ends last, holding now or not."""
+        return max(self.paths, key=lambda path: path.until, default=None)
+
+
+def find_paths(
+    leaf: Certificate,
+    anchors: Sequence[Certificate],
+    intermediates: Sequence[Certificate] = (),
+    usages: Iterable[str] = (),
+) -> PathSearch:
+    """All certification paths from `leaf` to one of `anchors`, each good for every extended usage in `usages`.
+
+    A leaf that is itself an anchor is its own path. `usages` are Kubernetes' names ("server auth", "client auth"); the
+    leaf's own usages count too, as in Go. Never raises.
+    """
+    search = _Search(frozenset(anchors), tuple(anchors), tuple(intermediates), frozenset(usages))
+    return search.run(leaf)
+
+
+class _Search:
+    def __init__(
+        self,
+        anchor_set: frozenset[Certificate],
+        anchors: tuple[Certificate, ...],
+        intermediates: tuple[Certificate, ...],
+        usages: frozenset[str],
+    ) -> None:
+        self._anchor_set = anchor_set
+        self._anchors = anchors
+        self._intermediates = intermediates
+        self._usages = usages
+        self._paths: list[Path] = []
+        self._rejections: list[Rejection] = []
+        self._checks = 0
+
+    def run(self, leaf: Certificate) -> PathSearch:
+        if refusal := _unusable(leaf):
+            self._reject(refusal, leaf)
+        elif leaf in self._anchor_set:
+            self._accept((leaf,))
+        else:
+            self._extend((leaf,))
+        return PathSearch(tuple(self._paths), tuple(dict.fromkeys(self._rejections)))
+
+    def _extend(self, chain: tuple[Certificate, ...]) -> None:
+        child = chain[-1]
+        candidates = [
+            candidate
+            for candidate in dict.fromkeys((*self._anchors, *self._intermediates))
+            if candidate.subject_der == child.issuer_der and not any(_same_entity(candidate, seen) for seen in chain)
+        ]
+        if not candidates:
+            self._reject(Refusal.NO_ISSUER, child)
+        candidates.sort(key=lambda candidate: _distance(child, candidate))
+        for issuer in candidates:
+            if self._checks >= _MAX_SIGNATURE_CHECKS:
+                return
+            if rejection := self._refuse(chain, issuer):
+                self._rejections.append(rejection)
+            elif issuer in self._anchor_set:
+                self._accept((*chain, issuer))
+            else:
+                self._extend((*chain, issuer))
+
+    def _refuse(self, chain: tuple[Certificate, ...], issuer: Certificate) -> Rejection | None:
+        """Why `issuer` cannot follow `chain`, with the signature first: nothing else matters of a stranger."""
+        child = chain[-1]
+        self._checks += 1
+        if child.signature_hash not in _HASHES:
+            weak = child.signature_hash in WEAK_HASHES
+            return Rejection(Refusal.WEAK_SIGNATURE if weak else Refusal.UNSUPPORTED, child)
+        if not signed_by(child, issuer):
+            return Rejection(Refusal.BAD_SIGNATURE, child)
+        is_anchor = issuer in self._anchor_set
+        if issuer.is_ca is False or (issuer.is_ca is None and (issuer.version == 3 or not is_anchor)):
+            return Rejection(Refusal.NOT_CA, issuer)
+        if issuer.usages and "cert sign" not in issuer.usages:
+            return Rejection(Refusal.CANNOT_SIGN, issuer)
+        if unusable := _unusable(issuer):
+            return Rejection(unusable, issuer)
+        if issuer.path_length is not None and len(chain) - 1 > issuer.path_length:
+            return Rejection(Refusal.TOO_LONG, issuer)
+        if issuer.constrains_names and not all(permitted(issuer, link) for link in chain):
+            return Rejection(Refusal.NAME_CONSTRAINT, issuer)
+        return None
+
+    def _accept(self, chain: tuple[Certificate, ...]) -> None:
+        unfit = next((link for link in reversed(chain) if not all(map(link.has_usage, self._usages))), None)
+        if unfit is None:
+            self._paths.append(Path(chain))
+        else:
+            self._reject(Refusal.USAGE, unfit)
+
+    def _reject(self, refusal: Refusal, certificate: Certificate) -> None:
+        self._rejections.append(Rejection(refusal, certificate))
+
+
+def _unusable(certificate: Certificate) -> Refusal | None:
+    """Why Go would have nothing to do with `certificate`, whoever signed it."""
+    if certificate.unknown_critical:
+        return Refusal.UNKNOWN_CRITICAL
+    if certificate.serial < 0 or certificate.key.algorithm not in _KEYS:
+        return Refusal.UNSUPPORTED
+    return None
+
+
+def _distance(child: Certificate, issuer: Certificate) -> int:
+    """Go's findPotentialParents: an issuer whose key identifier fits is tried first. A hint, which decides nothing."""
+    if child.authority_key_id == issuer.subject_key_id:
+        return 0
+    return 2 if child.authority_key_id and issuer.subject_key_id else 1
+
+
+def _same_entity(one: Certificate, other: Certificate) -> bool:
+    """Go's alreadyInChain: subject, key and names are the same, so the one adds nothing to a path with the other."""
+    same_key = one.subject_der == other.subject_der and one.key.sha256 == other.key.sha256
+    return same_key and _alternative_names(one) == _alternative_names(other)
+
+
+def _alternative_names(certificate: Certificate) -> list[x509.GeneralName] | None:
+    """In their order, and with an empty list told from none: Go compares the extension's bytes."""
+    try:
+        return list(load(certificate.der).extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        return None
+
+
+def signed_by(certificate: Certificate, issuer: Certificate) -> bool:
+    """The signature of `certificate` verifies with the key of `issuer`, and the names chain. The digest is not judged."""
+    try:
+        load(certificate.der).verify_directly_issued_by(_loaded_issuer(issuer.der))
+    except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm, MalformedError):
+        return False
+    return True
+
+
+_loaded_issuer = lru_cache(maxsize=256)(load)

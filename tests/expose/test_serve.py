@@ -1,0 +1,699 @@
+"""The process that listens, on real sockets of the loopback."""
+
+import gzip
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from certmond.errors import ListenError
+from certmond.expose import serve
+from certmond.expose.serve import Heartbeat, Server, make_server, not_alive, not_ready, prefers_gzip
+
+METRICS = b'# TYPE certmond_findings gauge\ncertmond_findings{severity="critical"} 0.0\n'
+STATUS = b'{"schema": 1, "certificates": []}'
+PATHS = ("/", "/metrics", "/healthz", "/readyz", "/api/v1/status")
+RESYNC = 300
+
+
+def put(path: Path, content: bytes) -> None:
+    """As the daemon does it: written beside, then renamed into place."""
+    beside = path.with_name(f".{path.name}.{threading.get_ident()}")
+    beside.write_bytes(content)
+    beside.rename(path)
+
+
+def beat(alive: float = 0, passed: float | None = 0, **other: object) -> bytes:
+    """A heartbeat whose loop was alive, and whose pass was completed, so many seconds ago."""
+    now = time.time()
+    pass_at = None if passed is None else now - passed
+    return json.dumps({"alive_at": now - alive, "pass_at": pass_at, "resync": RESYNC, "ready": True, **other}).encode()
+
+
+@pytest.fixture
+def runtime_dir(tmp_path: Path) -> Path:
+    put(tmp_path / "metrics.prom", METRICS)
+    put(tmp_path / "status.json", STATUS)
+    put(tmp_path / "page.html", b"<!doctype html><title>the chain</title>")
+    put(tmp_path / "heartbeat.json", beat())
+    return tmp_path
+
+
+@contextmanager
+def running(runtime_dir: Path, listen: str = "127.0.0.1:0", patience: float | None = None) -> Iterator[Server]:
+    with make_server(runtime_dir, listen) as server:
+        server.patience = patience or server.patience
+        loop = threading.Thread(target=server.serve_forever)
+        loop.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+            loop.join()
+
+
+@pytest.fixture
+def server(runtime_dir: Path) -> Iterator[Server]:
+    with running(runtime_dir) as server:
+        yield server
+
+
+def ask(server: Server, path: str, method: str = "GET", **headers: str) -> tuple[HTTPResponse, bytes]:
+    """One request on a connection of its own; header names are written with underscores."""
+    with closing(HTTPConnection(*server.address)) as client:
+        client.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        response = client.getresponse()
+        return response, response.read()
+
+
+def say(server: Server, request: bytes) -> bytes:
+    """All that the server answers to these bytes, up to its end of the connection."""
+    with socket.create_connection(server.address) as client:
+        client.sendall(request)
+        client.shutdown(socket.SHUT_WR)
+        return hear(client)
+
+
+def hear(client: socket.socket) -> bytes:
+    return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def await_connections(server: Server, most: int) -> None:
+    with server.changed:
+        assert server.changed.wait_for(lambda: len(server.connections) <= most, timeout=60)
+
+
+class TestEndpoints:
+    def test_metrics(self, server: Server) -> None:
+        """`/metrics` is the file that the daemon rendered, byte for byte, in the Prometheus text format 0.0.4."""
+        response, body = ask(server, "/metrics")
+        assert (response.status, body) == (200, METRICS)
+        assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+        assert response.headers["Content-Encoding"] is None
+
+    def test_status(self, server: Server) -> None:
+        """`/api/v1/status` is the daemon's JSON."""
+        response, body = ask(server, "/api/v1/status")
+        assert (response.status, body) == (200, STATUS)
+        assert response.headers["Content-Type"] == "application/json"
+
+    def test_page(self, server: Server) -> None:
+        """`/` is the daemon's page; it may load nothing, run nothing, and be framed by nobody."""
+        response, body = ask(server, "/")
+        assert (response.status, body) == (200, b"<!doctype html><title>the chain</title>")
+        assert response.headers["Content-Type"] == "text/html; charset=utf-8"
+        policy = response.headers["Content-Security-Policy"]
+        assert {"default-src 'none'", "style-src 'unsafe-inline'", "frame-ancestors 'none'"} <= set(policy.split("; "))
+
+    def test_built_in_page(self, server: Server, runtime_dir: Path) -> None:
+        """As long as the daemon has rendered no page, `/` links the other endpoints, under the same policy."""
+        policy = ask(server, "/")[0].headers["Content-Security-Policy"]
+        (runtime_dir / "page.html").unlink()
+        response, body = ask(server, "/")
+        assert response.status == 200
+        assert response.headers["Content-Security-Policy"] == policy
+        assert {f"{path}" for path in re.findall(r'href="([^"]+)"', body.decode())} == set(PATHS) - {"/"}
+
+    @pytest.mark.parametrize("path", PATHS)
+    def test_common_headers(self, server: Server, path: str) -> None:
+        """Nothing is to be stored or to have its type guessed, and the server tells its name without a version."""
+        response, _ = ask(server, path)
+        assert response.headers["Cache-Control"] == "no-store"
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Server"] == "certmond"
+        assert response.headers["Date"].endswith(" GMT")
+
+    @pytest.mark.parametrize("path", [*PATHS, "/nothing"])
+    def test_head(self, server: Server, path: str) -> None:
+        """HEAD answers as GET does, without the body; the connection stays usable."""
+        with closing(HTTPConnection(*server.address)) as client:
+            seen = []
+            for method in ("GET", "HEAD", "GET"):
+                client.request(method, path)
+                response = client.getresponse()
+                body = response.read()
+                headers = {name: value for name, value in response.getheaders() if name != "Date"}
+                seen.append((response.status, headers, body))
+            assert seen[0] == seen[2]
+            assert seen[1] == (*seen[0][:2], b"")
+
+    @pytest.mark.parametrize("target", ["/metrics?x=1", "http://host.example:9964/metrics", "http://[::1]/metrics?"])
+    def test_other_forms_of_a_target(self, server: Server, target: str) -> None:
+        """A query changes nothing, and a target in absolute form is understood."""
+        assert say(server, f"GET {target} HTTP/1.0\r\n\r\n".encode()).endswith(METRICS)
+
+    def test_unknown_path(self, server: Server) -> None:
+        """An unknown path is 404, and the answer names those that exist."""
+        response, body = ask(server, "/metric")
+        assert response.status == 404
+        assert all(path in body.decode() for path in PATHS)
+
+    @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "BREW"])
+    def test_other_methods(self, server: Server, method: str) -> None:
+        """Any method but GET and HEAD is 405, with what is allowed."""
+        response, _ = ask(server, "/metrics", method)
+        assert response.status == 405
+        assert response.headers["Allow"] == "GET, HEAD"
+
+    def test_body_is_no_request(self, server: Server) -> None:
+        """What follows a request that announces a body is never taken for another request."""
+        smuggled = b"GET /api/v1/status HTTP/1.1\r\nHost: x\r\n\r\n"
+        head = b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(smuggled)
+        answer = say(server, head + smuggled)
+        assert answer.startswith(b"HTTP/1.1 405 ")
+        assert answer.count(b"HTTP/1.1 ") == 1
+
+    def test_large_body(self, server: Server) -> None:
+        """A client that sends more than it was asked for still hears the answer."""
+        head = b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 262144\r\n\r\n"
+        assert say(server, head + bytes(262144)).startswith(b"HTTP/1.1 405 ")
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/../../../../etc/passwd",
+            "/%2e%2e/%2e%2e/etc/passwd",
+            "//etc/passwd",
+            "/metrics/../secret",
+            "/metrics.prom",
+            "/secret",
+            "/./secret",
+            "/secret%00.html",
+            "secret",
+            "*",
+            "file:///etc/passwd",
+        ],
+    )
+    def test_no_path_reaches_the_file_system(self, server: Server, runtime_dir: Path, path: str) -> None:
+        """No file is served but those of the daemon, whatever the path."""
+        put(runtime_dir / "secret", b"secret bytes")
+        answer = say(server, f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        assert answer.startswith(b"HTTP/1.1 404 ")
+        assert b"root:" not in answer
+        assert b"secret bytes" not in answer
+
+    @pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
+    def test_only_regular_files(self, server: Server, runtime_dir: Path, kind: str) -> None:
+        """A link, a pipe or a directory in the place of a rendering is not followed, waited for or listed."""
+        metrics = runtime_dir / "metrics.prom"
+        metrics.unlink()
+        make: dict[str, Callable[[], None]] = {
+            "link": lambda: metrics.symlink_to("/etc/passwd"),
+            "fifo": lambda: os.mkfifo(metrics),
+            "directory": metrics.mkdir,
+        }
+        make[kind]()
+        assert ask(server, "/metrics")[0].status == 503
+
+
+class TestEncodings:
+    def test_gzip_equals_plain(self, server: Server) -> None:
+        """The gzip form is the plain form, compressed."""
+        response, body = ask(server, "/metrics", Accept_Encoding="gzip")
+        assert response.headers["Content-Encoding"] == "gzip"
+        assert gzip.decompress(body) == METRICS
+
+    @pytest.mark.parametrize("coding", ["gzip", "identity"])
+    @pytest.mark.parametrize("path", ["/", "/metrics", "/api/v1/status"])
+    def test_vary(self, server: Server, path: str, coding: str) -> None:
+        """Both forms say that they depend on what the client accepts."""
+        assert ask(server, path, Accept_Encoding=coding)[0].headers["Vary"] == "Accept-Encoding"
+
+    @pytest.mark.parametrize(
+        "accepted",
+        ["gzip", "GZIP", "deflate, gzip;q=1.0", "gzip;q=0.001", "*", "gzip; q=0.5, br", "identity;q=0.5, gzip;q=0.5"],
+    )
+    def test_gzip_accepted(self, accepted: str) -> None:
+        """A client that accepts gzip gets it, unless it likes the plain form better."""
+        assert prefers_gzip(accepted)
+
+    @pytest.mark.parametrize(
+        "accepted",
+        [
+            "",
+            "identity",
+            "deflate, br",
+            "gzip;q=0",
+            "gzip; q=0.000",
+            "*;q=0",
+            "gzip;q=0, *",
+            "gzip;q=0.5, identity",
+            "gzip;q=0.2, *;q=0.9",
+            "gzip;q=much",
+            "gzip;q=-1",
+            "gzip;q=nan",
+        ],
+    )
+    def test_gzip_not_accepted(self, accepted: str) -> None:
+        """q=0 refuses a coding, a smaller weight ranks it lower, and a weight that is no number counts as none."""
+        assert not prefers_gzip(accepted)
+
+    def test_refusal_is_honoured(self, server: Server) -> None:
+        """A client that refuses gzip gets the plain form."""
+        response, body = ask(server, "/metrics", Accept_Encoding="gzip;q=0")
+        assert response.headers["Content-Encoding"] is None
+        assert body == METRICS
+
+    def test_compressed_once(self, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However many ask at once, a rendering is compressed once; the next rendering is compressed again."""
+        made: list[int] = []
+        copies: list[bytes] = []
+        together = threading.Barrier(8)
+        document = serve.Document(runtime_dir / "metrics.prom", "text/plain")
+        compressobj = zlib.compressobj
+
+        def counted(level: int, method: int, window: int) -> object:
+            made.append(level)
+            return compressobj(level, method, window)
+
+        monkeypatch.setattr(zlib, "compressobj", counted)
+
+        def scrape() -> None:
+            together.wait()
+            copies.append(document.compressed()[1])
+
+        for content in (METRICS * 1000, METRICS * 2000):
+            put(document.path, content)
+            copies.clear()
+            made.clear()
+            threads = [threading.Thread(target=scrape) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert made == [1]
+            assert len({id(copy) for copy in copies}) == 1
+            assert gzip.decompress(copies[0]) == content
+
+    @pytest.mark.parametrize("coding", ["gzip", "identity"])
+    def test_not_modified(self, server: Server, runtime_dir: Path, coding: str) -> None:
+        """A client that shows the tag of the present rendering is told that it has it; the next one is sent."""
+        first, _ = ask(server, "/api/v1/status", Accept_Encoding=coding)
+        tag = first.headers["ETag"]
+        for shown in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+            again, body = ask(server, "/api/v1/status", Accept_Encoding=coding, If_None_Match=shown)
+            assert (again.status, body) == (304, b"")
+            assert again.headers["ETag"] == tag
+        put(runtime_dir / "status.json", STATUS + b" ")
+        changed, _ = ask(server, "/api/v1/status", Accept_Encoding=coding, If_None_Match=tag)
+        assert changed.status == 200
+        assert changed.headers["ETag"] != tag
+
+    def test_forms_have_tags_of_their_own(self, server: Server) -> None:
+        """The plain form and the gzip form are told apart by their tags."""
+        tags = {ask(server, "/metrics", Accept_Encoding=coding)[0].headers["ETag"] for coding in ("gzip", "identity")}
+        assert len(tags) == 2
+
+
+class TestHealth:
+    def test_alive(self, server: Server) -> None:
+        """`/healthz` is 200 and "ok" while the daemon's loop gives signs of life."""
+        response, body = ask(server, "/healthz")
+        assert (response.status, body) == (200, b"ok\n")
+
+    def test_ready(self, server: Server) -> None:
+        """`/readyz` is 200 and "ok" when a pass has been completed and is recent."""
+        response, body = ask(server, "/readyz")
+        assert (response.status, body) == (200, b"ok\n")
+
+    @pytest.mark.parametrize(("age", "alive"), [(0, True), (29, True), (31, False), (-29, True), (-3600, False)])
+    def test_signs_of_life(self, age: float, alive: bool) -> None:
+        """A sign of life counts for 30 s; one that lies further ahead of the clock does not count either."""
+        heartbeat = Heartbeat(alive_at=1e9 - age, pass_at=None, resync=60, ready=False)
+        assert (not_alive(heartbeat, 1e9) is None) is alive
+
+    @pytest.mark.parametrize(("age", "ready"), [(0, True), (659, True), (661, False), (-3600, False)])
+    def test_last_pass(self, age: float, ready: bool) -> None:
+        """A pass counts for twice the resync interval and a minute."""
+        heartbeat = Heartbeat(alive_at=0, pass_at=1e9 - age, resync=300, ready=True)
+        assert (not_ready(heartbeat, 1e9) is None) is ready
+
+    @pytest.mark.parametrize(
+        ("path", "content", "reason"),
+        [
+            ("/healthz", lambda: beat(alive=1000), r"last sign of life is 10\d\d s old"),
+            ("/healthz", lambda: beat(alive=float("nan")), "last sign of life"),
+            ("/readyz", lambda: beat(passed=None), "first pass"),
+            ("/readyz", lambda: beat(ready=False), "first pass"),
+            ("/readyz", lambda: beat(passed=86400), r"last pass is 864\d\d s old, and 660 s is the limit"),
+            ("/healthz", lambda: b"", "no heartbeat"),
+            ("/readyz", lambda: b"[]", "no heartbeat"),
+            ("/readyz", lambda: b"{}", "no heartbeat"),
+            ("/healthz", lambda: b"\xff", "no heartbeat"),
+            ("/healthz", lambda: beat(resync=None), "no heartbeat"),
+            ("/healthz", lambda: beat(resync=10**400), "no heartbeat"),
+        ],
+    )
+    def test_bad_heartbeat(
+        self, server: Server, runtime_dir: Path, path: str, content: Callable[[], bytes], reason: str
+    ) -> None:
+        """A stale or unintelligible heartbeat is 503, with the reason and where to look, in one line."""
+        put(runtime_dir / "heartbeat.json", content())
+        response, body = ask(server, path)
+        assert response.status == 503
+        assert re.search(reason, body.decode())
+        assert "journalctl -u certmond" in body.decode()
+        assert body.endswith(b"\n")
+        assert body.count(b"\n") == 1
+
+    def test_stale_pass_is_still_alive(self, server: Server, runtime_dir: Path) -> None:
+        """Readiness and life are told apart."""
+        put(runtime_dir / "heartbeat.json", beat(passed=86400))
+        assert [ask(server, path)[0].status for path in ("/healthz", "/readyz")] == [200, 503]
+
+    @pytest.mark.parametrize("path", sorted(set(PATHS) - {"/"}))
+    def test_daemon_never_ran(self, tmp_path: Path, path: str) -> None:
+        """Before the daemon has rendered anything, the answer is 503 and says what is missing and what to do."""
+        with running(tmp_path) as server:
+            response, body = ask(server, path)
+        assert response.status == 503
+        assert str(tmp_path) in body.decode()
+        assert "systemctl start certmond" in body.decode()
+
+
+class TestManyClients:
+    def test_swap_during_scrapes(self, server: Server, runtime_dir: Path) -> None:
+        """A scrape is the old rendering or the new one, whole, while the daemon replaces it."""
+        whole = {bytes([65 + turn]) * (200_000 + turn) for turn in range(10)}
+        put(runtime_dir / "metrics.prom", min(whole))
+        done = threading.Event()
+
+        def render() -> None:
+            while not done.is_set():
+                for content in whole:
+                    put(runtime_dir / "metrics.prom", content)
+
+        writer = threading.Thread(target=render)
+        writer.start()
+        try:
+            bodies = [ask(server, "/metrics")[1] for _ in range(100)]
+            bodies += [gzip.decompress(ask(server, "/metrics", Accept_Encoding="gzip")[1]) for _ in range(100)]
+        finally:
+            done.set()
+            writer.join()
+        assert whole.issuperset(bodies)
+        assert len(set(bodies)) > 1
+
+    def test_swap_while_a_client_reads(self, server: Server, runtime_dir: Path) -> None:
+        """A rendering that is being sent is sent to its end, though another has taken its place."""
+        old = os.urandom(14_000_000)
+        put(runtime_dir / "metrics.prom", old)
+        with closing(HTTPConnection(*server.address)) as client:
+            client.request("GET", "/metrics")
+            response = client.getresponse()
+            put(runtime_dir / "metrics.prom", b"new")
+            assert response.read() == old
+        assert ask(server, "/metrics")[1] == b"new"
+
+    def test_large_file(self, server: Server, runtime_dir: Path) -> None:
+        """The metrics of 10,000 certificates arrive whole in both forms, several times on one connection."""
+        content = b"".join(b'certmond_certificate_info{certificate="%d"} 1.0\n' % number for number in range(300_000))
+        assert len(content) > 14_000_000
+        put(runtime_dir / "metrics.prom", content)
+        with closing(HTTPConnection(*server.address)) as client:
+            for coding, decode in (("identity", bytes), ("gzip", gzip.decompress)) * 2:
+                client.request("GET", "/metrics", headers={"Accept-Encoding": coding})
+                assert decode(client.getresponse().read()) == content
+
+    def test_parallel_scrapes(self, server: Server, runtime_dir: Path) -> None:
+        """Many clients are served at once, each the whole."""
+        content = os.urandom(1_000_000)
+        put(runtime_dir / "metrics.prom", content)
+        bodies: list[bytes] = []
+
+        def scrape(coding: str) -> None:
+            for _ in range(3):
+                response, body = ask(server, "/metrics", Accept_Encoding=coding)
+                bodies.append(gzip.decompress(body) if response.headers["Content-Encoding"] else body)
+
+        threads = [threading.Thread(target=scrape, args=(["gzip", "identity"][turn % 2],)) for turn in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(bodies) == 60
+        assert set(bodies) == {content}
+
+    def test_pipelined_requests(self, server: Server) -> None:
+        """Requests that arrive together are answered in their order."""
+        answer = say(server, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+        assert answer.count(b"HTTP/1.1 200 OK") == 4
+        assert answer.count(METRICS) == 2
+        assert answer.endswith(METRICS)
+
+    def test_connection_limit(self, server: Server) -> None:
+        """The 65th connection is told 503 and closed; when one of the others has gone, there is room again."""
+        with ExitStack() as stack:
+            others = [stack.enter_context(socket.create_connection(server.address)) for _ in range(serve.CONNECTIONS)]
+            with socket.create_connection(server.address) as client:
+                assert hear(client).startswith(b"HTTP/1.1 503 ")
+            others[0].sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert hear(others[0]).startswith(b"HTTP/1.1 200 ")
+            others[0].close()
+            await_connections(server, serve.CONNECTIONS - 1)
+            assert ask(server, "/healthz")[0].status == 200
+
+
+class TestBadClients:
+    def test_slow_request(self, runtime_dir: Path) -> None:
+        """A client that feeds its request byte by byte is cut when its time is up, however busy it keeps."""
+        with running(runtime_dir, patience=0.3) as server, socket.create_connection(server.address) as client:
+            client.settimeout(0.02)
+            client.sendall(b"GET /metrics HTTP/1.1\r\nX-Slow: ")
+            answer = None
+            while answer is None:
+                try:
+                    client.sendall(b"z")
+                    answer = client.recv(1)
+                except TimeoutError:
+                    pass
+                except ConnectionError:
+                    answer = b""
+            assert answer == b""
+
+    def test_idle_connection(self, runtime_dir: Path) -> None:
+        """A connection on which nothing more is asked is closed when its time is up."""
+        with running(runtime_dir, patience=0.3) as server, socket.create_connection(server.address) as client:
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert hear(client).endswith(METRICS)
+
+    def test_client_that_does_not_read(self, runtime_dir: Path) -> None:
+        """A client that takes no more of its answer is cut when its time is up, and holds no thread."""
+        put(runtime_dir / "metrics.prom", os.urandom(50_000_000))
+        with running(runtime_dir, patience=0.3) as server, socket.create_connection(server.address) as client:
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.recv(1)
+            await_connections(server, 0)
+            assert ask(server, "/healthz")[0].status == 200
+
+    def test_client_that_goes_away(
+        self, server: Server, runtime_dir: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A client that leaves in the middle of its answer is no event: no traceback, no word in the log."""
+        put(runtime_dir / "metrics.prom", os.urandom(50_000_000))
+        for reset in (True, False):
+            with socket.create_connection(server.address) as client:
+                if reset:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+                client.recv(1)
+        await_connections(server, 0)
+        assert capfd.readouterr() == ("", "")
+        assert caplog.records == []
+
+    def test_shortened_file(self, server: Server, runtime_dir: Path) -> None:
+        """A file that is shortened in its place, which the daemon never does, ends the connection, not the server."""
+        content = os.urandom(50_000_000)
+        put(runtime_dir / "metrics.prom", content)
+        with socket.create_connection(server.address) as client:
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.recv(1)
+            os.truncate(runtime_dir / "metrics.prom", 10)
+            assert len(hear(client)) < len(content)
+        assert ask(server, "/metrics")[1] == content[:10]
+
+    @pytest.mark.parametrize(
+        ("request_bytes", "status"),
+        [
+            (b"GET /metrics\r\n\r\n", 400),
+            (b"GET /metrics HTTP/2.0\r\n\r\n", 400),
+            (b"GET  /metrics HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+            (b"GET /metrics HTTP/1.1\r\n\r\n", 400),
+            (b"GET /metrics HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n", 400),
+            (b"GET /metrics HTTP/1.1\r\nHost: x\r\n folded: line\r\n\r\n", 400),
+            (b"GET /metrics HTTP/1.1\r\nHost : x\r\n\r\n", 400),
+            (b"GET /metrics HTTP/1.1\r\nHost: x\r\nA:" + b"\t" * 16000 + b"\0\r\n\r\n", 400),
+            (b"GET /" + b"x" * 20000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+            (b"GET /metrics HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 20000 + b"\r\n\r\n", 431),
+            (b"GET /metrics HTTP/1.1\r\n" + b"A: b\r\n" * 5000 + b"\r\n", 431),
+        ],
+    )
+    def test_malformed_requests(self, server: Server, request_bytes: bytes, status: int) -> None:
+        """What is no HTTP/1 request, or is too long for one, is told so, and the connection is closed."""
+        answer = say(server, request_bytes)
+        assert answer.startswith(b"HTTP/1.1 %d " % status)
+        assert b"\r\nConnection: close\r\n" in answer
+
+    def test_http_1_0(self, server: Server) -> None:
+        """An HTTP/1.0 client has its connection closed after the answer, unless it asks to keep it."""
+        assert b"Connection: close" in say(server, b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert b"Connection: keep-alive" in say(server, b"GET /healthz HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n")
+
+    @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @example(b"\r\n\r\n\r\n")
+    @example(b"\0")
+    @example(b"GET / HTTP/1.1\r\nHost: \xff\r\nContent-Length: \xff\r\n\r\n")
+    @example(b"GET http://[ HTTP/1.0\r\nAccept-Encoding: ;;,;q=,gzip;q\r\n\r\n")
+    @given(
+        st.binary(max_size=400)
+        | st.lists(
+            st.sampled_from([b"GET ", b"HEAD ", b"/metrics", b" HTTP/1.1", b"\r\n", b"\n", b"Host:", b":", b"\0"])
+            | st.binary(max_size=5)
+        ).map(b"".join)
+    )
+    def test_arbitrary_bytes(self, server: Server, caplog: pytest.LogCaptureFixture, request_bytes: bytes) -> None:
+        """No bytes bring the server down, or a traceback out of it: whoever comes next is served."""
+        answer = say(server, request_bytes)
+        assert answer == b"" or re.match(rb"HTTP/1\.1 [2-5][0-9][0-9] ", answer)
+        assert ask(server, "/healthz")[0].status == 200
+        assert caplog.records == []
+
+
+class TestListening:
+    def test_ipv6(self, runtime_dir: Path) -> None:
+        """An IPv6 address is written in brackets."""
+        with running(runtime_dir, "[::1]:0") as server:
+            assert server.address[0] == "::1"
+            assert ask(server, "/metrics")[1] == METRICS
+
+    @pytest.mark.parametrize(
+        "listen",
+        ["", "9964", ":9964", "127.0.0.1", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:65536", "::1:9964", "[::1]"],
+    )
+    def test_bad_address(self, runtime_dir: Path, listen: str) -> None:
+        """What is no listen address is named, beside one that is right."""
+        with pytest.raises(ListenError) as caught:
+            make_server(runtime_dir, listen)
+        assert repr(listen) in str(caught.value)
+        assert "127.0.0.1:9964" in str(caught.value)
+
+    def test_port_taken(self, server: Server, runtime_dir: Path) -> None:
+        """A port that another process has is named, with the way to find that process."""
+        listen = f"127.0.0.1:{server.address[1]}"
+        with pytest.raises(ListenError, match=rf"{listen} \(Address already in use\).*ss -ltnp"):
+            make_server(runtime_dir, listen)
+
+    def test_foreign_address(self, runtime_dir: Path) -> None:
+        """An address that this host does not have is named, with the way to see those that it has."""
+        with pytest.raises(ListenError, match=r"192\.0\.2\.1:9964 \(.*ip address"):
+            make_server(runtime_dir, "192.0.2.1:9964")
+
+    def test_imports(self) -> None:
+        """The process that listens loads nothing that handles keys, and nothing beyond the standard library."""
+        code = (
+            "import sys, certmond.expose.serve\n"
+            "loaded = {name.partition('.')[0] for name in sys.modules}\n"
+            "print(*sorted(name for name in sys.modules if name.startswith('certmond')))\n"
+            "print(*sorted(loaded - sys.stdlib_module_names - {'certmond'}))\n"
+        )
+        root = Path(serve.__file__).parents[2]
+        run = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=root)
+        ours, foreign = run.stdout.splitlines()
+        assert set(ours.split()) == {"certmond", "certmond.errors", "certmond.expose", "certmond.expose.serve"}
+        assert set(foreign.split()) <= {"__main__"}
+
+
+class TestProcess:
+    """The whole process, as systemd runs it: `serve` on a socket that was opened for it."""
+
+    CODE = """
+import os, sys
+from pathlib import Path
+from certmond.expose.serve import serve
+os.dup2(int(sys.argv[2]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+sys.exit(serve(Path(sys.argv[1]), "an address that is not used"))
+"""
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_life_under_systemd(self, runtime_dir: Path, number: signal.Signals) -> None:
+        """It serves on the socket passed to it, says READY, pings the watchdog, says STOPPING and exits with 0."""
+        with (
+            socket.create_server(("127.0.0.1", 0)) as listener,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+        ):
+            manager.bind(str(runtime_dir / "notify"))
+            manager.settimeout(60)
+            child = subprocess.Popen(
+                [sys.executable, "-c", self.CODE, str(runtime_dir), str(listener.fileno())],
+                pass_fds=[listener.fileno()],
+                env={**os.environ, "NOTIFY_SOCKET": str(runtime_dir / "notify"), "WATCHDOG_USEC": "100000"},
+                cwd=Path(serve.__file__).parents[2],
+                stderr=subprocess.PIPE,
+            )
+            with child:
+                assert [manager.recv(100) for _ in range(3)] == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"]
+                with closing(HTTPConnection(*listener.getsockname())) as client:
+                    client.request("GET", "/metrics")
+                    assert client.getresponse().read() == METRICS
+                    child.send_signal(number)
+                    assert b"STOPPING=1" in iter(lambda: manager.recv(100), b"")
+                assert child.stderr
+                assert (child.wait(), child.stderr.read()) == (0, b"")
+
+    def test_socket_that_does_not_listen(self, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A socket unit with Accept=yes passes a connection: that is refused, with the setting to change."""
+        import systemd.daemon
+
+        with socket.socket() as connection:
+            monkeypatch.setenv("LISTEN_FDS", "1")
+            monkeypatch.setattr(systemd.daemon, "listen_fds", lambda: [connection.fileno()])
+            with pytest.raises(ListenError, match="Accept=no"):
+                make_server(runtime_dir, "127.0.0.1:0")
+
+    def test_answer_under_way(self, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An answer under way when the server is told to stop is finished; a new connection is refused."""
+        monkeypatch.setattr(serve, "STOP_SECONDS", 1000)
+        content = os.urandom(50_000_000)
+        put(runtime_dir / "metrics.prom", content)
+        with running(runtime_dir, patience=1000) as server, socket.create_connection(server.address) as client:
+            address = server.address
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.recv(1)
+            server.stop()
+            assert hear(client).endswith(content)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
+
+    def test_idle_connection_at_the_end(self, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A connection on which nothing is asked does not hold up the end."""
+        monkeypatch.setattr(serve, "STOP_SECONDS", 1000)
+        with running(runtime_dir, patience=1000) as server, socket.create_connection(server.address) as client:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.recv(1)
+            server.stop()
+            assert hear(client).endswith(b"ok\n")
+
+    def test_stuck_client_at_the_end(self, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nor does a client that takes no more of its answer."""
+        monkeypatch.setattr(serve, "STOP_SECONDS", 0.1)
+        put(runtime_dir / "metrics.prom", os.urandom(50_000_000))
+        with running(runtime_dir, patience=1000) as server, socket.create_connection(server.address) as client:
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.recv(1)
+            server.stop()
+            await_connections(server, 0)
