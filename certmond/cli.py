@@ -56,8 +56,12 @@ def _remember(context: click.Context, parameter: click.Parameter, value: Any) ->
 def global_options(function: F) -> F:
     """The same options on the group and on each verb; what stands after the verb wins."""
     options = (
-        click.option("--config", type=click.Path(path_type=Path), help="Configuration file [/etc/certmond/config.yaml]"),
-        click.option("--root", type=click.Path(exists=True, file_okay=False), help="Read every path of the node below DIR"),
+        click.option(
+            "--config", type=click.Path(path_type=Path), help="Configuration file [/etc/certmond/config.yaml]"
+        ),
+        click.option(
+            "--root", type=click.Path(exists=True, file_okay=False), help="Read every path of the node below DIR"
+        ),
         click.option("--state-dir", type=click.Path(path_type=Path), help="Own state [/var/lib/certmond]"),
         click.option("--profile", help="Profile in place of the configured one: kubeadm, none"),
         click.option("-v", "--verbose", is_flag=True, default=None, help="Tell more"),
@@ -93,7 +97,11 @@ def _instant(_: click.Context, __: click.Parameter, value: str | None) -> dateti
 
 output_option = click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", help="How to print it")
 runtime_option = click.option(
-    "--runtime-dir", type=click.Path(path_type=Path), default=RUNTIME_DIR, show_default=True, help="Where the daemon renders"
+    "--runtime-dir",
+    type=click.Path(path_type=Path),
+    default=RUNTIME_DIR,
+    show_default=True,
+    help="Where the daemon renders",
 )
 
 
@@ -106,7 +114,9 @@ def cli() -> None:
 @cli.command()
 @global_options
 @runtime_option
-@click.option("--log", type=click.Choice(("auto", "journal", "plain", "json")), default="auto", help="How to write events")
+@click.option(
+    "--log", type=click.Choice(("auto", "journal", "plain", "json")), default="auto", help="How to write events"
+)
 @click.pass_context
 def run(context: click.Context, runtime_dir: Path, log: str) -> None:
     """The daemon: watch, judge, and render what `serve` and `status` show."""
@@ -191,7 +201,9 @@ def config() -> None:
 def validate(context: click.Context) -> None:
     """Say everything that is wrong with the configuration. Exit: 0 nothing, 3 something."""
     found = _globals(context).load()
-    click.echo(f"the configuration is good: profile {found.profile}, {len(found.certificates)} entries, mode {found.mode}")
+    click.echo(
+        f"the configuration is good: profile {found.profile}, {len(found.certificates)} entries, mode {found.mode}"
+    )
 
 
 @config.command()

@@ -1,7 +1,7 @@
-"""The loop: wait -> observe -> assess -> publish. Whatever wakes it, a pass reads the world afresh and decides from it.
+"""The loop: wait -> observe -> assess -> publish. Whatever woke it, a pass reads the world afresh and decides from it.
 
-Owns when a pass happens and in which order its parts run. It knows no rule about certificates and touches no file of the
-node itself.
+Owns when a pass happens and in which order its parts run. It knows no rule about certificates and touches no file of
+the node itself.
 """
 
 from __future__ import annotations
@@ -137,7 +137,10 @@ class Daemon:
         """Seconds until the loop has something to do by itself."""
         if self._settle:
             return 0
-        due = [HEARTBEAT_INTERVAL, self._looked_at + self._config.resync.total_seconds() - time.monotonic()]
+        due: list[float] = [
+            HEARTBEAT_INTERVAL,
+            self._looked_at + self._config.resync.total_seconds() - time.monotonic(),
+        ]
         if self._watcher.polled:
             due.append(self._looked_at + self._config.poll.total_seconds() - time.monotonic())
         if self._notifier.watchdog:
@@ -185,7 +188,8 @@ class Daemon:
         assessment = assess(inventory, self._clock(), self._assessment, self._config.renew_before)
         self._follow()
         before, self._assessment = self._assessment, assessment
-        self._telemetry.count_pass(cause.name, time.monotonic() - started, cause.since and time.monotonic() - cause.since)
+        done = time.monotonic()
+        self._telemetry.count_pass(cause.name, done - started, None if cause.since is None else done - cause.since)
         self._publish(assessment)
         self._passed_at = time.time()
         self._journal.compare(before, assessment)
@@ -195,7 +199,7 @@ class Daemon:
             self._notifier.status(self._summary())
 
     def _follow(self) -> None:
-        """Watch what was looked up. What is watched from now on only is looked at once more: it may have changed since."""
+        """Watch what was looked up. What was not watched before is looked at once more: it may have changed since."""
         interest = self._store.interest
         self._settle = interest != self._followed
         self._followed = interest
@@ -207,7 +211,7 @@ class Daemon:
         self._degraded = degraded
 
     def _publish(self, assessment: Assessment) -> None:
-        """Write what others read. A full or missing runtime directory is told once, and tried again at the next pass."""
+        """Write what others read. A full or missing runtime directory is told once; the next pass tries again."""
         self._telemetry.count_watch(self._watcher.events, self._watcher.overflows)
         self._telemetry.watched.set(self._watcher.watched)
         self._telemetry.polled.set(len(self._watcher.polled))
@@ -226,7 +230,7 @@ class Daemon:
             self._publish_failed = False
 
     def _beat(self) -> None:
-        """The sign of life, for the service manager and for `serve`: given by the loop itself, so it means something."""
+        """The sign of life, for the service manager and for `serve`: given by the loop itself, so it is true."""
         self._notifier.alive()
         resync = self._config.resync.total_seconds()
         self._write(HEARTBEAT, heartbeat(time.time(), self._passed_at, resync, self._passed_at is not None))

@@ -8,7 +8,7 @@ and durations, which mean the same with quotes and without. Any text gives a tre
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -21,6 +21,7 @@ MAX_DEPTH = 32
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _RESOLVER = yaml.resolver.Resolver()
+_BOOLEANS = yaml.constructor.SafeConstructor.bool_values
 _TAG = "tag:yaml.org,2002:"
 _AS_TEXT = {"str", "int", "float", "timestamp", "value", "merge"}
 
@@ -37,7 +38,7 @@ class Place(NamedTuple):
         return f"{place}: {self.path}" if self.path else place
 
     def below(self, key: str | int) -> Place:
-        """The place of an item or a key that is (or should be) in the value here."""
+        """The place of an item or a key that is, or should be, in the value here."""
         if isinstance(key, int):
             return self._replace(path=f"{self.path}[{key}]")
         name = key if re.fullmatch(r"[\w-]{1,64}", key) else shown(key)
@@ -64,11 +65,46 @@ class Node:
     value: Value
     place: Place
 
+    @property
+    def fields(self) -> dict[str, Node]:
+        """What it has by key; nothing where it is no mapping."""
+        return self.value if isinstance(self.value, dict) else {}
+
+    @property
+    def items(self) -> list[Node]:
+        """What it has by number; nothing where it is no list."""
+        return self.value if isinstance(self.value, list) else []
+
+    @property
+    def name(self) -> str:
+        """The text in its field `name`, by which entries of lists are known; else empty."""
+        node = self.fields.get("name")
+        return node.value if node and isinstance(node.value, str) else ""
+
+    def texts(self, field: str) -> Iterator[tuple[str, Node]]:
+        """The text in a field, or each text of the list there."""
+        node = self.fields.get(field)
+        for each in (node.items or [node]) if node else ():
+            if isinstance(each.value, str):
+                yield each.value, each
+
+    def find(self, location: Iterable[str | int]) -> Place:
+        """The place that a location below this node has, or would have."""
+        node = self
+        for step in location:
+            if isinstance(step, str) and step in node.fields:
+                node = node.fields[step]
+            elif isinstance(step, int) and step < len(node.items):
+                node = node.items[step]
+            elif isinstance(node.value, dict):
+                return node.place.below(step)
+        return node.place  # one text may stand for a list of one
+
     def plain(self) -> Any:
-        """The value alone."""
+        """The value alone; a list becomes a tuple."""
         match self.value:
             case list():
-                return [node.plain() for node in self.value]
+                return tuple(node.plain() for node in self.value)
             case dict():
                 return {key: node.plain() for key, node in self.value.items()}
             case _:
@@ -81,30 +117,25 @@ def shown(text: object) -> str:
     return whole if len(whole) <= 64 else f"{whole[:60]}…{whole[-1]}"
 
 
-def read(file: str, text: str) -> tuple[Node, list[Problem]]:
-    """The document in `text` (an empty mapping where there is none, or none that can be used) and all its problems."""
+def read(file: str, text: str | bytes) -> tuple[Node | None, list[Problem]]:
+    """The mapping that the document in `text` is, None where it cannot be used, and all that is wrong with it."""
     reader = _Reader(file)
-    node = empty = Node({}, Place(file, 1))
     try:
-        node = reader.document(text)
+        return reader.document(text), reader.problems
     except _UnusableError as unusable:
-        reader.problems.append(Problem(*unusable.args))
+        problem = Problem(*unusable.args)
+    except UnicodeError as error:
+        head = error.object[: error.start] if isinstance(error, UnicodeDecodeError) else b""
+        problem = Problem(Place(file, head.count(b"\n") + 1), "is not UTF-8; save it as UTF-8")
+    except yaml.reader.ReaderError as error:
+        head = text if isinstance(text, bytes) else text.encode()
+        line = head[: error.position].count(b"\n") + 1
+        problem = Problem(Place(file, line), f"is not YAML: {error.reason}; remove the character")
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         what = ", ".join(part for part in (error.context, error.problem) if part)
-        reader.problems.append(Problem(Place(file, line), f"is not YAML: {what}"))
-    except yaml.reader.ReaderError as error:
-        line = text.encode(errors="replace")[: error.position].count(b"\n") + 1
-        reader.problems.append(Problem(Place(file, line), f"is not YAML: it has a control character, {error.reason}"))
-    except UnicodeEncodeError as error:
-        reader.problems.append(
-            Problem(Place(file, text[: error.start].count("\n") + 1), "is not UTF-8; save it as UTF-8")
-        )
-    if not isinstance(node.value, dict):
-        if node.value is not None:
-            reader.problems.append(Problem(node.place, "must be a mapping, with lines such as `profile: kubeadm`"))
-        node = empty
-    return node, reader.problems
+        problem = Problem(Place(file, line), f"is not YAML: {what}")
+    return None, [*reader.problems, problem]
 
 
 class _UnusableError(Exception):
@@ -119,24 +150,23 @@ class _Reader:
         self._anchors: dict[str, tuple[Node, int]] = {}
         self._events: Iterator[events.Event] = iter(())
 
-    def document(self, text: str) -> Node:
-        if len(text) > MAX_BYTES:
-            raise _UnusableError(
-                Place(self.file), f"is larger than {MAX_BYTES // 1024} KiB; split it into files in conf.d/"
-            )
-        self._events = iter(yaml.parse(text, Loader=_LOADER))
-        node = Node(None, Place(self.file, 1))
-        documents = 0
+    def document(self, text: str | bytes) -> Node:
+        whole = text if isinstance(text, bytes) else text.encode()
+        if len(whole) > MAX_BYTES:
+            raise _UnusableError(Place(self.file), "is larger than 1 MiB; split it into files in conf.d/")
+        self._events = iter(yaml.parse(whole.decode(), Loader=_LOADER))
+        root = None
         for event in self._events:
             if isinstance(event, events.DocumentStartEvent):
-                documents += 1
-                if documents > 1:
-                    raise _UnusableError(
-                        self._at(event), "begins a second document; remove the line ---, or use a file in conf.d/"
-                    )
+                if root:
+                    raise _UnusableError(self._at(event), "begins a second document; remove the line ---")
                 first = next(self._events)
-                node = self._node(first, self._at(first), 0)
-        return node
+                root = self._node(first, self._at(first), 0)
+        if root is None or root.value is None:  # a file may be all comments
+            return Node({}, Place(self.file, 1))
+        if not isinstance(root.value, dict):
+            raise _UnusableError(root.place, "must be a mapping, with lines such as `profile: kubeadm`")
+        return root
 
     def _at(self, event: events.Event, path: str = "") -> Place:
         return Place(self.file, event.start_mark.line + 1 if event.start_mark else 0, path)
@@ -145,21 +175,19 @@ class _Reader:
         before = self._values
         self._count(place, 1)
         if depth > MAX_DEPTH:
-            raise _UnusableError(
-                place._replace(path=""), f"is nested more than {MAX_DEPTH} levels deep; make it flatter"
-            )
+            raise _UnusableError(place._replace(path=""), f"is nested more than {MAX_DEPTH} deep; make it flatter")
         match event:
             case events.AliasEvent():
                 return self._alias(event.anchor or "", place)
             case events.ScalarEvent():
                 node = Node(self._scalar(event, place), place)
-            case events.SequenceStartEvent():
-                self._refuse_tag(event.tag, place)
-                node = Node(list(self._items(place, depth)), place)
             case events.MappingStartEvent():
-                self._refuse_tag(event.tag, place)
                 node = Node(self._mapping(place, depth), place)
-            case _:  # pragma: no cover  # the parser's grammar has no other event here
+                self._refuse_tag(event.tag, place)
+            case events.CollectionStartEvent():
+                node = Node(list(self._items(place, depth)), place)
+                self._refuse_tag(event.tag, place)
+            case _:  # pragma: no cover  # the parser has no other event here
                 raise _UnusableError(place, "is not YAML")
         if event.anchor:
             self._anchors[event.anchor] = node, self._values - before
@@ -174,9 +202,7 @@ class _Reader:
 
     def _alias(self, anchor: str, place: Place) -> Node:
         if anchor not in self._anchors:
-            raise _UnusableError(
-                place, f"*{anchor} has no complete &{anchor} before it; write one, or the value itself"
-            )
+            raise _UnusableError(place, f"*{anchor} has no whole &{anchor} before it; write one, or the value itself")
         node, size = self._anchors[anchor]
         self._count(place, size)
         return replace(node, place=place)
@@ -194,41 +220,40 @@ class _Reader:
             if isinstance(event, events.MappingEndEvent):
                 break
             at = self._at(event, place.path)
-            key = self._node(event, at, depth + 1)
-            name = key.value if isinstance(key.value, str) else ""
-            value = self._node(next(self._events), at.below(name) if name else at, depth + 1)
-            if not isinstance(key.value, str):
+            key = self._node(event, at, depth + 1).value
+            value = self._node(next(self._events), at.below(key) if isinstance(key, str) else at, depth + 1)
+            if not isinstance(key, str):
                 self.problems.append(Problem(at, "has a key that is not text; put it in quotes"))
-            elif name == "<<" and isinstance(event, events.ScalarEvent) and event.implicit[0]:
+            elif key == "<<" and isinstance(event, events.ScalarEvent) and event.implicit[0]:
                 merged = self._merged(value) | merged
-            elif name in own:
-                first = own[name].place.line
-                self.problems.append(
-                    Problem(value.place, f"is given a second time, after line {first}; keep one of them")
-                )
+            elif key in own:
+                text = f"is given a second time, after line {own[key].place.line}; keep one of them"
+                self.problems.append(Problem(value.place, text))
             else:
-                own[name] = value
+                own[key] = value
         return merged | own
 
     def _merged(self, node: Node) -> dict[str, Node]:
         found: dict[str, Node] = {}
         for each in node.value if isinstance(node.value, list) else [node]:
-            if isinstance(each.value, dict):
-                found = each.value | found
-            else:
+            found = each.fields | found
+            if not isinstance(each.value, dict):
                 self.problems.append(Problem(node.place, "must merge a mapping, or a list of them"))
         return found
 
     def _scalar(self, event: events.ScalarEvent, place: Place) -> str | bool | None:
-        tag = event.tag if event.tag and event.tag != "!" else None
-        resolved: str = tag or _RESOLVER.resolve(yaml.ScalarNode, event.value, event.implicit)  # type: ignore[no-untyped-call]
-        kind = resolved.removeprefix(_TAG)
+        tag = event.tag if event.tag != "!" else None
+        if tag is None:
+            resolved: str = _RESOLVER.resolve(yaml.ScalarNode, event.value, event.implicit)  # type: ignore[no-untyped-call]
+            kind = resolved.removeprefix(_TAG)
+        else:
+            kind = tag.removeprefix(_TAG)
         if kind == "null":
             return None
-        if kind == "bool" and event.value.lower() in yaml.constructor.SafeConstructor.bool_values:
-            return yaml.constructor.SafeConstructor.bool_values[event.value.lower()]
+        if kind == "bool" and event.value.lower() in _BOOLEANS:
+            return _BOOLEANS[event.value.lower()]
         if kind not in _AS_TEXT:
-            self.problems.append(Problem(place, f"has the tag {shown(tag)}, which means nothing here; remove it"))
+            self._refuse_tag(tag, place)
         return event.value
 
     def _refuse_tag(self, tag: str | None, place: Place) -> None:

@@ -57,7 +57,7 @@ class Modifiers(TypedDict, total=False):
     not_before: datetime
     not_after: datetime
     subject: str | x509.Name  # a common name, or a whole name
-    issuer: x509.Name  # the name written into it, where that is not the signer's
+    issuer_name: x509.Name  # the name written into it, where that is not the signer's
     is_ca: bool | None  # None: no basicConstraints
     path_length: int | None
     usages: Sequence[str] | None  # Kubernetes' names, as in certificate.KEY_USAGES
@@ -76,10 +76,13 @@ class Modifiers(TypedDict, total=False):
 
 @dataclass(frozen=True, eq=False)
 class Issued:
-    """A certificate with its key."""
+    """A certificate with its key, and what its maker was told of it."""
 
     der: bytes = field(repr=False)
     key: Key = field(repr=False)
+    subject: x509.Name
+    subject_key_id: bytes | None
+    names: tuple[str, ...] | None
 
     @cached_property
     def cert(self) -> x509.Certificate:
@@ -130,13 +133,16 @@ def make_server(issuer: Issued, cn: str = "kube-apiserver", **modifiers: Unpack[
 
 def cross_sign(ca: Issued, by: Issued, **modifiers: Unpack[Modifiers]) -> Issued:
     """The name, key and identifier of `ca` in a certificate signed by another: what bridges a rotation."""
-    same = {
-        "key": ca.key,
-        "subject": ca.cert.subject,
-        "subject_key_id": ca.facts.subject_key_id,
-        "names": sorted(ca.facts.names) or None,
-    }
-    return _make(by, _CA | same | modifiers)
+    return _make(by, _CA | _identity(ca) | modifiers)
+
+
+def reissue(ca: Issued, **modifiers: Unpack[Modifiers]) -> Issued:
+    """The name, key and identifier of `ca`, self-signed afresh: a Root CA that was renewed with its key."""
+    return _make(None, _CA | _identity(ca) | modifiers)
+
+
+def _identity(ca: Issued) -> dict[str, Any]:
+    return {"key": ca.key, "subject": ca.subject, "subject_key_id": ca.subject_key_id, "names": ca.names}
 
 
 def bundle(*certificates: Issued) -> bytes:
@@ -250,8 +256,8 @@ def _make(issuer: Issued | None, wanted: dict[str, Any]) -> Issued:
     subject = _as_name(wanted["subject"])
     defaults = {
         "subject_key_id": own_id if wanted["is_ca"] else None,
-        "authority_key_id": own_id if issuer is None else issuer.facts.subject_key_id,
-        "issuer": subject if issuer is None else issuer.cert.subject,
+        "authority_key_id": own_id if issuer is None else issuer.subject_key_id,
+        "issuer_name": subject if issuer is None else issuer.subject,
         "version": 3,
         "hash": "sha256",
     }
@@ -262,7 +268,7 @@ def _make(issuer: Issued | None, wanted: dict[str, Any]) -> Issued:
         tlv(0xA0, integer(wanted["version"] - 1)) if wanted["version"] > 1 else b"",
         integer(wanted.get("serial", next(_serials))),
         algorithm,
-        wanted["issuer"].public_bytes(),
+        wanted["issuer_name"].public_bytes(),
         tlv(0x30, _time(wanted["not_before"]), _time(wanted["not_after"])),
         subject.public_bytes(),
         spki,
@@ -270,7 +276,8 @@ def _make(issuer: Issued | None, wanted: dict[str, Any]) -> Issued:
     ]
     body = tlv(0x30, *fields)
     signature = tlv(0x03, b"\x00", _sign(signing_key, body, wanted["hash"]))
-    return Issued(tlv(0x30, body, algorithm, signature), key)
+    names = None if wanted["names"] is None else tuple(wanted["names"])
+    return Issued(tlv(0x30, body, algorithm, signature), key, subject, wanted["subject_key_id"], names)
 
 
 def tlv(tag: int, *content: bytes) -> bytes:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,10 @@ METRICS, STATUS, HEARTBEAT = "metrics.prom", "status.json", "heartbeat.json"
 
 _FAMILIES = (
     ("certmond_certificate_not_before_timestamp_seconds", "Start of validity, Unix time"),
-    ("certmond_certificate_not_after_timestamp_seconds", "End of validity, Unix time; of the last good file where it broke"),
+    (
+        "certmond_certificate_not_after_timestamp_seconds",
+        "End of validity, Unix time; of the last good file where it broke",
+    ),
     ("certmond_certificate_renewal_timestamp_seconds", "From when on it is due for renewal, Unix time"),
     ("certmond_certificate_chain_valid", "1 if a certification path to its trust anchor holds now"),
     ("certmond_certificate_info", "1, with the certificate's facts as labels"),
@@ -43,7 +44,7 @@ class Renderer:
         self._kept: dict[tuple[str, str], tuple[CertificateStatus, _Lines, str]] = {}
 
     def metrics(self, assessment: Assessment, own: str = "") -> str:
-        """The metrics text (format 0.0.4): the certificates' families, the counts of findings, then `own` as it stands."""
+        """The metrics text (format 0.0.4): the certificates' families, the counts of findings, `own` as it stands."""
         columns = list(zip(*(self._rendered(status)[1] for status in assessment.statuses), strict=True))
         parts: list[str] = []
         for (name, explanation), column in zip(_FAMILIES, columns or [()] * len(_FAMILIES), strict=True):
@@ -122,14 +123,14 @@ def summary(assessment: Assessment) -> str:
     worst = [status for status in assessment.statuses if status.severity is Severity.CRITICAL]
     warned = [status for status in assessment.statuses if status.severity is Severity.WARNING]
     state = f"{len(worst)} critical" if worst else f"{len(warned)} to look at" if warned else "all well"
-    due = min((s for s in certificates if s.renew_at), key=lambda s: s.renew_at or datetime.max, default=None)
-    following = f"; next due {due.seen.name} on {due.renew_at:%Y-%m-%d}" if due and due.renew_at else ""
+    due = min(((s.renew_at, s.seen.name) for s in certificates if s.renew_at), default=None)
+    following = f"; next due {due[1]} on {due[0]:%Y-%m-%d}" if due else ""
     about = next((f" ({s.seen.name}: {s.findings[0].reason})" for s in (*worst, *warned)), "")
     return f"{len(certificates)} certificates, {state}{about}{following}"
 
 
 def write(directory: Path, name: str, text: str) -> None:
-    """Put `text` into the runtime directory so that a reader sees the old or the new, never half. Raises RuntimeDirError."""
+    """Put `text` into the runtime directory: a reader sees the old or the new, never half. Raises RuntimeDirError."""
     target, staged = directory / name, directory / f".{name}.new"
     try:
         descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
@@ -138,7 +139,9 @@ def write(directory: Path, name: str, text: str) -> None:
             file.write(text)
         staged.replace(target)
     except OSError as error:
-        raise RuntimeDirError(f"{target} cannot be written ({error.strerror}); see that it is there and not full") from error
+        raise RuntimeDirError(
+            f"{target} cannot be written ({error.strerror}); see that it is there and not full"
+        ) from error
 
 
 def heartbeat(alive_at: float, pass_at: float | None, resync: float, ready: bool) -> str:
@@ -154,5 +157,3 @@ def read_status(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise RuntimeDirError(f"{path} cannot be read ({error}); is `certmond run` running?") from error
     return document
-
-

@@ -355,7 +355,6 @@ class Server:
             connection.setblocking(False)
             self._send(connection, answer, keep_alive=False)
             connection.shutdown(socket.SHUT_WR)
-            connection.recv(HEAD_BYTES)  # closing over unread bytes would reset the connection, and lose the answer
 
     def _converse(self, connection: socket.socket) -> None:
         """A connection from its first request to its end."""
@@ -368,7 +367,7 @@ class Server:
                 connection.shutdown(socket.SHUT_WR)
                 self._grant(connection, min(1.0, self.patience))
                 while connection.recv(HEAD_BYTES):
-                    pass  # what was sent beyond the answered request: as above
+                    pass  # closing over unread bytes would reset the connection, and the answer might be lost
         except OSError:
             pass  # the client went away, or its time was up
         except Exception:

@@ -12,6 +12,8 @@ from rich.text import Text
 
 _STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan", "ok": "green"}
 _RANKS = ("critical", "warning", "info")
+_KEYS = {True: "matches", None: "-"}
+_UNITS = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60))
 
 
 def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
@@ -34,9 +36,7 @@ def residual(end: str | None, now: datetime) -> str:
     if end is None:
         return ""
     left = (datetime.fromisoformat(end) - now).total_seconds()
-    for unit, seconds in (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60)):
-        if abs(left) >= seconds:
-            break
+    unit, seconds = next((item for item in _UNITS if abs(left) >= item[1]), _UNITS[-1])
     amount = f"{int(abs(left) // seconds)}{unit}"
     return f"-{amount}" if left < 0 else amount
 
@@ -48,7 +48,7 @@ def _cells(entry: dict[str, Any], anchors: dict[str, str], now: datetime) -> Ite
     yield residual(entry["not_after"], now)
     yield Text(anchors.get(entry["trust_anchor"], "") if entry["trust_anchor"] != entry["sha256"] else "(itself)")
     yield Text("valid") if entry["chain_valid"] else Text("no", style=_STYLES["critical"])
-    yield {True: "matches", False: Text("differs", style=_STYLES["critical"]), None: "-"}[entry["key_matches"]]
+    yield Text("differs", style=_STYLES["critical"]) if entry["key_matches"] is False else _KEYS[entry["key_matches"]]
     yield Text("ok" if state == "ok" else ", ".join(_reasons(entry)), style=_STYLES[state])
 
 
@@ -58,7 +58,9 @@ def _explanations(document: dict[str, Any]) -> Iterator[RenderableType]:
     if found:
         yield Text()
     for item in found:
-        yield Text.assemble((f"{item['severity']:<8}", _STYLES[item["severity"]]), " ", item["message"], f" [{item['reason']}]")
+        yield Text.assemble(
+            (f"{item['severity']:<8}", _STYLES[item["severity"]]), " ", item["message"], f" [{item['reason']}]"
+        )
 
 
 def _worst(entry: dict[str, Any]) -> str:

@@ -19,7 +19,9 @@ class Telemetry:
         self.watch_overflows = Counter("certmond_watch_overflows", "Overflows of the inotify queue", registry=registry)
         self.watched = Gauge("certmond_watched_directories", "Directories under inotify", registry=registry)
         self.polled = Gauge("certmond_polled_directories", "Directories that inotify cannot see", registry=registry)
-        self.passes = Counter("certmond_passes", "Passes of the loop, by what caused them", ["cause"], registry=registry)
+        self.passes = Counter(
+            "certmond_passes", "Passes of the loop, by what caused them", ["cause"], registry=registry
+        )
         self.duration = Histogram(
             "certmond_pass_duration_seconds", "Time from the look at the files to the published verdict",
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10), registry=registry,

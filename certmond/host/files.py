@@ -75,18 +75,17 @@ class Files:
 
     def refresh(self, touched: frozenset[str] | None) -> None:
         """Forget what may have changed: the entries behind the `touched` lookups ("directory/name"), or all (None)."""
-        paths: set[str] | None = set()
-        for lookup in touched or ():
-            if lookup in self._directory_lookups():
-                touched = None  # a directory came, went or moved: every path below it leads elsewhere now
-                break
-            paths |= self._by_lookup.get(lookup, set())
-            self._listings.pop(os.path.dirname(lookup), None)
-        if touched is None:
+        paths: set[str] = set()
+        # A directory that came, went or moved leads every path below it elsewhere: then all is looked at.
+        if touched is None or not touched.isdisjoint(self._directory_lookups()):
             self._directories.clear()
             self._listings.clear()
-            paths = None
-        for path in tuple(self._entries) if paths is None else paths:
+            paths.update(self._entries)
+        else:
+            for lookup in touched:
+                paths |= self._by_lookup.get(lookup, set())
+                self._listings.pop(os.path.dirname(lookup), None)
+        for path in paths:
             if entry := self._entries.pop(path, None):
                 self._known[path] = entry
         self._interest = None
@@ -110,7 +109,7 @@ class Files:
         return found
 
     def listing(self, directory: str) -> tuple[str, ...]:
-        """The names in a directory, sorted; none where it cannot be read. Every change in it is of interest from now on."""
+        """The names in a directory, sorted; none where it cannot be read. Any change in it is of interest from now."""
         place = self._directory(directory)
         names = self._listings.get(place.real)
         if names is None:
@@ -233,6 +232,7 @@ def _content(real: str) -> bytes:
     """The bytes of a regular file as they were at one moment, up to the size limit and one more. Raises OSError."""
     descriptor = os.open(real, _OPEN)
     try:
+        content = b""
         for _ in range(3):  # a writer in place is soon done, and its last event brings us back anyway
             before = os.fstat(descriptor)
             if not stat.S_ISREG(before.st_mode):

@@ -1,7 +1,7 @@
 """What the daemon tells its journal: one entry for each event, with structured fields and a MESSAGE_ID for its kind.
 
-Owns the kinds of events and the three ways to write them: the systemd journal, plain lines, JSON lines. An entry says what
-happened once: a finding raised, a finding cleared, never 'still so'. No entry holds a key or the content of a file.
+Owns the kinds of events and the three ways to write them: the systemd journal, plain lines, JSON lines. An entry says
+what happened once: a finding raised, a finding cleared, never 'still so'. No entry holds a key or a file's content.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _by_kind(status: CertificateStatus | None) -> dict[tuple[str, str], Finding]
     return {(item.reason.value, item.severity.value): item for item in status.findings} if status else {}
 
 
-def _fields(status: CertificateStatus) -> dict[str, object]:
+def _fields(status: CertificateStatus) -> dict[str, Any]:
     return {"certificate": status.seen.name, "path": status.seen.path}
 
 
@@ -128,7 +128,7 @@ def _renderer(style: str) -> structlog.types.Processor:
 
 def _to_journal(_: object, __: str, entry: MutableMapping[str, Any]) -> str:
     """Hand the entry to journald; where that is gone, the line goes to stderr and nothing fails."""
-    from systemd import journal  # here: a laptop without libsystemd writes plain lines
+    from systemd import journal  # noqa: PLC0415 - a laptop without libsystemd writes plain lines
 
     message, level = str(entry.pop("event")), str(entry.pop("level"))
     entry.pop("timestamp", None)

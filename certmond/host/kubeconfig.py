@@ -64,7 +64,8 @@ class Kubeconfig:
 
 def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
     """The content of the kubeconfig that lies at `path`. Raises MalformedError where it is none at all; what is wrong
-    inside an entry is a problem beside the other entries."""
+    inside an entry is a problem beside the other entries.
+    """
     document = load_mapping(data)
     if "users" not in document and "clusters" not in document:
         raise MalformedError("is not a kubeconfig: it has neither users nor clusters")

@@ -1,12 +1,12 @@
 """What a node's own files say of it: the flags of its static pods, the kubelet's configuration, its name.
 
-Owns the reading of static-pod manifests and the facts that the catalogue's `${…}` stand for. Judges nothing; a file that
-cannot be read gives no facts, and then nothing is demanded that depends on them.
+Owns the reading of static-pod manifests and the facts that the catalogue's `${…}` stand for. Judges nothing; a file
+that cannot be read gives no facts, and then nothing is demanded that depends on them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -28,7 +28,7 @@ class Manifest:
     fields: Mapping[str, Any]
 
 
-def parse_manifest(data: bytes, path: str) -> Manifest:
+def parse_manifest(data: bytes, _path: str) -> Manifest:
     """The flags in a static-pod manifest or any other YAML; text that is no YAML has none. Never raises."""
     text = data.decode("utf-8", "replace")
     try:
@@ -46,16 +46,20 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
 
 
 def parse_flags(words: Sequence[str]) -> Mapping[str, str]:
-    """`--name=value` and `--name value` -> {name: value}; a flag without a value is "true" (spf13/pflag)."""
-    flags: dict[str, str] = {}
-    for word, following in zip(words, [*words[1:], "--"], strict=True):
+    """`--name=value` and `--name value` -> {name: value}; of a flag that is given twice, the last (spf13/pflag)."""
+    return dict(flag_values(words))
+
+
+def flag_values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(name, value) of every flag, in order, repeated ones too; a flag without a value is "true"."""
+    for word, following in zip(words, [*words[1:], "--"], strict=False):  # the sentinel of an empty list is one too many
         if word.startswith("--"):
             name, given, value = word[2:].partition("=")
-            flags[name] = value if given else "true" if following.startswith("-") else following
-    return flags
+            yield name, value if given else "true" if following.startswith("-") else following
 
 
 def node_facts(
+    *,
     apiserver: Manifest | None,
     etcd: Manifest | None,
     kubelet_conf: Kubeconfig | None,
@@ -89,7 +93,7 @@ def _node_user(kubeconfig: Kubeconfig | None) -> str | None:
 def _first_address(ranges: str) -> str | None:
     """The service IP of the API server: the first address of the first range (kubeadm, GetAPIServerVirtualIP)."""
     try:
-        return str(ip_network(ranges.split(",")[0], strict=False)[1])
+        return str(ip_network(ranges.partition(",")[0], strict=False)[1])
     except (ValueError, IndexError):
         return None
 

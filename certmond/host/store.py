@@ -1,8 +1,8 @@
 """The node's certificates as they are now: catalogue + files -> Inventory.
 
-Owns the joining of what a row of the catalogue names (files, keys, kubeconfigs, globs) with what the files hold. The same
-`Observation` object is handed out until one of the files behind it changes, so that later stages can skip it. Judges
-nothing: whatever is wrong with a file is a Fault in its observation.
+Owns the joining of what a row of the catalogue names (files, keys, kubeconfigs, globs) with what the files hold. The
+same `Observation` object is handed out until one of the files behind it changes, so that later stages can skip it.
+Judges nothing: whatever is wrong with a file is a Fault in its observation.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from typing import Any
 
 from certmond.errors import MalformedError
-from certmond.host.files import Entry, Files
+from certmond.host.files import Entry, Files, Parser
 from certmond.host.kubeconfig import Kubeconfig, Material, parse_kubeconfig
 from certmond.host.manifest import Manifest, node_facts, parse_manifest
 from certmond.pki.catalog import CertificateSpec, Kind
@@ -104,7 +105,9 @@ class Store:
         if key_path and key_path != path:
             faults += [fault for fault in key_document.faults if fault.reason is not Reason.MISSING]
         if key_document.encrypted_key and not spec.key_optional:
-            detail = f"{key_path} is encrypted, which no component of Kubernetes can read; store it decrypted, mode 0600"
+            detail = (
+                f"{key_path} is encrypted, which no component of Kubernetes can read; store it decrypted, mode 0600"
+            )
             faults.append(Fault(Reason.UNREADABLE, detail))
         whole = Observation(
             name=spec.name,
@@ -175,8 +178,8 @@ class Store:
             yield from self._clusters(spec, path, credentials)
 
     def _clusters(self, spec: CertificateSpec, path: str, credentials: _Credentials) -> Iterator[Observation]:
-        """The CA certificates in a kubeconfig that no CA file of the catalogue stands for: their ends matter as well."""
-        update = {"subject": (), "names": (), "usages": (), "ca": (), "key": None, "key_optional": True}
+        """The CA certificates in a kubeconfig that no row of the catalogue stands for: their ends matter as well."""
+        update: dict[str, Any] = {"subject": (), "names": (), "usages": (), "ca": (), "key": None, "key_optional": True}
         bare = spec.model_copy(update=update)
         for cluster in credentials.config.clusters:
             document = self._material(credentials, cluster.name, "ca", cluster.ca)
@@ -230,7 +233,9 @@ class Store:
         )
 
     def _missing(self, spec: CertificateSpec, path: str, entry: Entry) -> Fault:
-        says = next((place for place in spec.mentioned_in if (text := self._manifest(place)) and path in text.text), None)
+        says = next(
+            (place for place in spec.mentioned_in if (text := self._manifest(place)) and path in text.text), None
+        )
         because = f", though {says} uses it" if says else ""
         dangling = " (it is a symlink that leads nowhere)" if entry.is_link else ""
         return Fault(Reason.MISSING, f"{path} is not there{dangling}{because}; restore it, or issue it again")
@@ -238,7 +243,7 @@ class Store:
     def _permissions(self, path: str, key_path: str | None) -> Iterator[Permissions]:
         for place in dict.fromkeys(filter(None, (path, key_path))):
             entry = self._entry(place)
-            if not entry.missing and entry.key is not None:
+            if entry.fault is None:
                 owner = _owner(entry.uid, entry.gid, self._own_root)
                 yield Permissions(place, entry.mode, owner, secret=place == key_path)
 
@@ -269,21 +274,27 @@ class Store:
     def _facts(self) -> Mapping[str, str]:
         self._used = {}
         manifests = f"{_KUBERNETES}/manifests"
-        kubelet, admin = self._credentials(f"{_KUBERNETES}/kubelet.conf"), self._credentials(f"{_KUBERNETES}/admin.conf")
+        kubelet, admin = (
+            self._credentials(f"{_KUBERNETES}/kubelet.conf"),
+            self._credentials(f"{_KUBERNETES}/admin.conf"),
+        )
         hostname = self._files.value("/etc/hostname", _first_line) or b""
-        return node_facts(
-            self._manifest(f"{manifests}/kube-apiserver.yaml"),
-            self._manifest(f"{manifests}/etcd.yaml"),
-            kubelet.config if kubelet else None,
-            admin.config if admin else None,
-            self._manifest("/var/lib/kubelet/config.yaml"),
-            self._manifest("/var/lib/kubelet/kubeadm-flags.env"),
-            hostname.decode("ascii", "replace"),
-        ) | self._given
+        return (
+            node_facts(
+                apiserver=self._manifest(f"{manifests}/kube-apiserver.yaml"),
+                etcd=self._manifest(f"{manifests}/etcd.yaml"),
+                kubelet_conf=kubelet.config if kubelet else None,
+                admin_conf=admin.config if admin else None,
+                kubelet_config=self._manifest("/var/lib/kubelet/config.yaml"),
+                kubelet_flags=self._manifest("/var/lib/kubelet/kubeadm-flags.env"),
+                hostname=hostname.decode("ascii", "replace"),
+            )
+            | self._given
+        )
 
 
-def _leaf(document: Document) -> dict[str, object]:
-    """The end entity first, whatever the order in the file: the one whose key is there, else the first that is no CA."""
+def _leaf(document: Document) -> dict[str, Any]:
+    """The end entity first, whatever the order in the file: the one whose key is there, else the first non-CA."""
     certificates = document.certificates
     if len(certificates) < 2:
         return {"certificates": certificates}
@@ -320,7 +331,9 @@ def _parse_credentials(data: bytes, path: str) -> _Credentials:
     }
     bare = replace(
         config,
-        users=tuple(replace(user, key=_emptied(user.key), certificate=_emptied(user.certificate)) for user in config.users),
+        users=tuple(
+            replace(user, key=_emptied(user.key), certificate=_emptied(user.certificate)) for user in config.users
+        ),
         clusters=tuple(replace(cluster, ca=_emptied(cluster.ca)) for cluster in config.clusters),
     )
     return _Credentials(bare, documents)
@@ -331,18 +344,18 @@ def _emptied(material: Material | None) -> Material | None:
     return Material(data=b"") if material and material.data is not None else material
 
 
-def _first_line(data: bytes, path: str) -> bytes:
+def _first_line(data: bytes, _path: str) -> bytes:
     return data.split(b"\n", 1)[0].rstrip(b"\r")
 
 
 @lru_cache(maxsize=64)
-def _decode_with(password: bytes) -> object:
+def _decode_with(password: bytes) -> Parser[Document]:
     return lambda data, path: decode(data, path, password)
 
 
 @lru_cache(maxsize=256)
 def _owner(uid: int, gid: int, by_name: bool) -> str:
-    """ "user:group", by name on this node; below another root only 0 has a name that is sure."""
+    """`user:group`, by name on this node; below another root only 0 has a name that is sure."""
     if not by_name:
         return f"{'root' if uid == 0 else uid}:{'root' if gid == 0 else gid}"
     try:

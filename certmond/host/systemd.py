@@ -36,6 +36,6 @@ class Notifier:
 
     def _tell(self, message: str) -> None:
         if self._wanted:
-            from systemd.daemon import notify  # here: a laptop without libsystemd runs every verb but this
+            from systemd.daemon import notify  # noqa: PLC0415 - a laptop without libsystemd has nobody to tell
 
             notify(message)

@@ -1,6 +1,6 @@
 """The one wake-up of the daemon: events, signals and deadlines all end here.
 
-Owns an eventfd, because a signal handler may interrupt the very thread that waits: `threading.Event` would deadlock there.
+Owns an eventfd, because a signal handler may interrupt the very thread that waits: `threading.Event` could deadlock.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ class Watcher:
         for path, names in interest.items():
             directory = self._directories.setdefault(path, _Directory(path, names))
             asked, directory.names = directory.names, names
-            if directory.watch is not None and asked is not None and asked != names:
+            if directory.watch is not None and asked is not None:
                 self._report([path] if names is None else directory.entries(names - asked))
             trouble = self._watch(directory, inotify, full=full, doubt=doubt)
             full = full or trouble == errno.ENOSPC

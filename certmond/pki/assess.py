@@ -97,13 +97,23 @@ def assess(
     previous: Assessment | None = None,
     renew_before: timedelta = RENEW_BEFORE,
 ) -> Assessment:
-    """Judge everything in `inventory` at `now` (aware, UTC). `previous` saves work and remembers; it changes no verdict,
-    but for the last good certificate of a file that went bad."""
+    """Judge everything in `inventory` at `now` (aware, UTC).
+
+    `previous` saves work and remembers the last good certificate of a file that went bad; it changes no other verdict.
+    """
     anchors = _anchors(inventory.observations)
     same_facts = previous is not None and previous.facts == inventory.facts
     known = previous.by_identity if previous else {}
     statuses = tuple(
-        _judge(seen, anchors, inventory.facts, now, known.get(seen.identity), same_facts, renew_before)
+        _judge(
+            seen,
+            anchors,
+            inventory.facts,
+            now,
+            before=known.get(seen.identity),
+            same_facts=same_facts,
+            renew_before=renew_before,
+        )
         for seen in inventory.observations
     )
     return Assessment(now, statuses, inventory.facts)
@@ -123,6 +133,7 @@ def _judge(
     anchors: Mapping[str, Anchors],
     facts: Mapping[str, str],
     now: datetime,
+    *,
     before: CertificateStatus | None,
     same_facts: bool,
     renew_before: timedelta,
@@ -170,8 +181,10 @@ _NOWHERE = _NoPath()
 def _still_holds(
     before: CertificateStatus, seen: Observation, anchors: Anchors, embeddable: Anchors, now: datetime
 ) -> bool:
-    """Nothing that the verdict came from has changed, and the hour has not come either. `is` costs nothing, and is
-    enough: the store hands out the same observation until its file changes."""
+    """Nothing that the verdict came from has changed, and the hour has not come either.
+
+    `is` costs nothing and is enough: the store hands out the same observation until its file changes.
+    """
     return (
         before.seen is seen
         and before.anchors == anchors
@@ -182,7 +195,7 @@ def _still_holds(
 
 
 def _anchors_of(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
-    """The anchors that the certificate may chain to. An authority is its own; with no `ca` named, the file proves itself."""
+    """The anchors that it may chain to. An authority is its own; with no `ca` named, the file proves itself."""
     if seen.spec.authority:
         return seen.certificates[:1]
     found: list[Certificate] = []
@@ -225,11 +238,9 @@ def _of_files(seen: Observation) -> Iterator[Finding]:
     for permissions in seen.permissions:
         yield from _too_open(permissions, seen.spec)
         owner = seen.spec.owner
-        if owner and permissions.owner not in {owner, f"{owner}:{owner}"} and permissions.owner.split(":")[0] != owner:
-            yield finding(
-                Reason.WRONG_OWNER,
-                f"{permissions.path} belongs to {permissions.owner}, expected {owner}; chown {owner} {permissions.path}",
-            )
+        if owner and owner not in {permissions.owner, permissions.owner.partition(":")[0]}:
+            fact = f"{permissions.path} belongs to {permissions.owner}, expected {owner}"
+            yield finding(Reason.WRONG_OWNER, f"{fact}; chown {owner} {permissions.path}")
 
 
 def _too_open(permissions: Permissions, spec: CertificateSpec) -> Iterator[Finding]:

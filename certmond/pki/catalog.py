@@ -80,10 +80,10 @@ def format_duration(value: timedelta) -> str:
 
 def _parse_mode(value: Any) -> Any:
     # Always octal, whether it is written 0600, "0600", 600 or 0o600: that is what a mode means to a person.
-    if isinstance(value, str):
-        if not re.fullmatch(r"(0o?)?[0-7]{3}", value):
-            raise ValueError("must be a file mode such as 0600")
+    if isinstance(value, str) and re.fullmatch(r"(0o?)?[0-7]{3}", value):
         return int(value[-3:], 8)
+    if type(value) is not int:
+        raise ValueError("must be a file mode such as 0600")
     return value
 
 
@@ -95,7 +95,7 @@ def _usage(text: str) -> str:
 
 def _with_facts(text: str) -> str:
     if unknown := [fact for fact in _VARIABLE.findall(text) if fact not in FACTS]:
-        raise ValueError(f"must use no other facts than {', '.join(FACTS)}: there is no ${{{unknown[0]}}}")
+        raise ValueError(f"there is no fact ${{{unknown[0]}}}; known are {', '.join(FACTS)}")
     if "$" in _VARIABLE.sub("", text).replace("$$", ""):
         raise ValueError("must write a fact as ${node_name}, and a dollar sign as $$")
     return text
@@ -123,6 +123,10 @@ def _owner(text: str) -> str:
     if not re.fullmatch(r"[^:\s]+(:[^:\s]+)?", text):
         raise ValueError("must be user or user:group")
     return text
+
+
+def _octal(mode: int) -> str:
+    return f"{mode:04o}"
 
 
 def _absolute(path: str) -> str:
@@ -161,7 +165,7 @@ Mode = Annotated[
     int,
     BeforeValidator(_parse_mode),
     Field(ge=0, le=0o777),
-    PlainSerializer("{:04o}".format, when_used="json"),
+    PlainSerializer(_octal),
     WithJsonSchema({"type": ["integer", "string"], "pattern": "^(0o?)?[0-7]{3}$"}),
 ]
 AbsolutePath = Annotated[str, AfterValidator(_absolute), Field(json_schema_extra={"pattern": "^/"})]

@@ -143,8 +143,8 @@ _KEY_USAGE_NAMES = frozenset(KEY_USAGES.values())
 
 def parse_certificate(der: bytes) -> Certificate:
     """The facts of a DER certificate. Raises MalformedError for anything that is not exactly one certificate."""
+    parsed = load(der)
     try:
-        parsed = load(der)
         extensions = _Extensions.of(parsed)
         return Certificate(
             der=der,

@@ -68,15 +68,17 @@ def finding(reason: Reason, message: str, severity: Severity | None = None) -> F
 
 
 def renewal_point(certificate: Certificate, spec: CertificateSpec, default: timedelta) -> datetime:
-    """The instant from which the certificate is due: `renew_before` its end, or a third of its life where that is
-    shorter. The kubelet renews its own at 70 to 90 % of the life, so that one is due only when the kubelet has failed."""
+    """The instant from which the certificate is due: `renew_before` its end, or a third of its life if that is shorter.
+
+    The kubelet renews its own at 70 to 90 % of the life, so that one is due only when the kubelet has failed.
+    """
     life = certificate.not_after - certificate.not_before
     share = life / 10 if spec.kind is Kind.KUBELET else life / 3
     return certificate.not_after - min(spec.renew_before or default, share)
 
 
 def critical_point(certificate: Certificate) -> datetime:
-    """The instant from which nearing the end is critical: the last 7 days, or tenth of the life where that is shorter."""
+    """The instant from which nearing the end is critical: the last 7 days, or tenth of the life if that is shorter."""
     return certificate.not_after - min(CRITICAL_WINDOW, (certificate.not_after - certificate.not_before) / 10)
 
 
@@ -88,7 +90,7 @@ def expired(case: Case) -> Iterator[Finding]:
 
 
 def not_yet_valid(case: Case) -> Iterator[Finding]:
-    """The certificate, or an intermediate that its path needs, is not valid yet: a wrong clock here or at its issuer."""
+    """The certificate, or an intermediate that its path needs, is not valid yet: a clock is wrong, here or there."""
     for link in _own_links(case):
         if case.now < link.not_before:
             yield finding(
@@ -105,7 +107,7 @@ def nearing_expiry(case: Case) -> Iterator[Finding]:
         remedy = "the kubelet should have rotated it: see its log" if case.spec.kind is Kind.KUBELET else "renew it"
         yield finding(
             Reason.NEARING_EXPIRY,
-            f"{case.where} expires on {_day(case.certificate.not_after)} and is due since {_day(case.renew_at)}; {remedy}",
+            f"{case.where} expires on {_day(case.certificate.not_after)}, is due since {_day(case.renew_at)}; {remedy}",
             Severity.CRITICAL if late else None,
         )
 
@@ -160,8 +162,8 @@ def ca_cannot_sign(case: Case) -> Iterator[Finding]:
     if case.spec.authority and not case.certificate.has_usage("cert sign"):
         yield finding(
             Reason.CA_CANNOT_SIGN,
-            f"{case.where}: {case.certificate.subject} has a keyUsage without keyCertSign, so nothing that it signed is "
-            "accepted; reissue the CA with keyCertSign",
+            f"{case.where}: {case.certificate.subject} has a keyUsage without keyCertSign, so nothing that it signed "
+            "is accepted; reissue the CA with keyCertSign",
         )
 
 
@@ -234,7 +236,7 @@ def embedded_ca_differs(case: Case) -> Iterator[Finding]:
 
 
 def not_rotating_pem(case: Case) -> Iterator[Finding]:
-    """kubelet.conf does not refer to the PEM that the kubelet rotates, so the kubelet will start with stale credentials."""
+    """kubelet.conf does not refer to the PEM that the kubelet rotates: the next start will use stale credentials."""
     if case.spec.kind is Kind.KUBELET and case.seen.refers_to is not None and case.seen.refers_to != case.where:
         instead = case.seen.refers_to or "embedded credentials"
         yield finding(
@@ -287,7 +289,7 @@ def weak_signature(case: Case) -> Iterator[Finding]:
 
 
 def nonpositive_serial(case: Case) -> Iterator[Finding]:
-    """The serial number is zero or negative (RFC 5280, 4.1.2.2 asks for a positive one); kubeadm did so before v1.27."""
+    """The serial number is zero or negative (RFC 5280, 4.1.2.2 forbids it); kubeadm gave its CAs 0 before v1.27."""
     if case.certificate.serial <= 0:
         yield finding(
             Reason.NONPOSITIVE_SERIAL,

@@ -9,9 +9,10 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -27,13 +28,16 @@ from certmond.errors import MalformedError
 from certmond.pki.certificate import Certificate, PublicKey, describe_key, parse_certificate, public_key_of
 from certmond.pki.reason import Fault, Reason
 
-MAX_CERTIFICATES = 512
-"""More certificates than this in one file are not read: no component of Kubernetes has use for them."""
+MAX_BLOCKS = 512
+"""More PEM blocks than this in one file are not read: no component of Kubernetes has use for them."""
 
 _CERTIFICATE_LABELS = frozenset({"CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE"})
 _IGNORED_LABELS = frozenset({"EC PARAMETERS", "DH PARAMETERS", "DSA PARAMETERS", "CERTIFICATE REQUEST",
                              "NEW CERTIFICATE REQUEST", "X509 CRL"})  # fmt: skip
 _BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----")
+_BLANK = b" \t\r\n"
+_OWN_LINES = re.compile(rb"-----BEGIN [^\n]*-----[ \t]*\r?\n(?:.*\n)?-----END [^\n]*", re.DOTALL)
+_END_OF_LINE = re.compile(rb"[ \t]*(?:\r?\n|\Z)")
 _PKCS12_START = re.compile(rb"\x30[\x80-\x84].{0,4}\x02\x01\x03\x30", re.DOTALL)
 
 
@@ -70,58 +74,81 @@ def _decode_pem(data: bytes, path: str) -> Document:
     faults: list[Fault] = []
     key = public_key = None
     encrypted = False
-    for number, (label, block, rest) in enumerate(_blocks(data), start=1):
+    end = 0
+    for number, block in enumerate(_blocks(data), start=1):
+        if number > MAX_BLOCKS:
+            faults.append(Fault(Reason.MALFORMED, f"{path} has more than {MAX_BLOCKS} PEM blocks; the others are not read"))
+            break
+        end = block.stop
         try:
-            if label in _CERTIFICATE_LABELS:
-                if len(certificates) == MAX_CERTIFICATES:
-                    faults.append(Fault(Reason.MALFORMED, f"{path} holds more than {MAX_CERTIFICATES} certificates"))
-                    break
+            if block.label in _CERTIFICATE_LABELS:
                 der = _body(block)
                 head = _leading_value(der)
                 certificates.append(_certificate(head))
-                if head != der and not label.startswith("TRUSTED"):  # a TRUSTED block has OpenSSL's settings behind it
+                if head != der and not block.label.startswith("TRUSTED"):  # which has OpenSSL's settings behind it
                     detail = f"{path}, PEM block {number}: {len(der) - len(head)} bytes after the certificate"
                     faults.append(Fault(Reason.TRAILING_DATA, detail))
-            elif label.endswith("PRIVATE KEY"):
-                if label.startswith("ENCRYPTED") or b"ENCRYPTED" in block[:200]:
-                    encrypted = True
-                elif key is None:
-                    key = _private_key(block)
-            elif label.endswith("PUBLIC KEY"):
-                public_key = public_key or _public_key(block)
-            elif label not in _IGNORED_LABELS:
-                raise MalformedError(f"has the label {label!r}, which is no certificate and no key")
+            elif block.label.endswith("PRIVATE KEY"):
+                if key is None:
+                    key = _private_key(block.text)
+                    encrypted = encrypted or key is None
+            elif block.label.endswith("PUBLIC KEY"):
+                public_key = public_key or _public_key(block.text)
+            elif block.label in _IGNORED_LABELS:
+                continue
+            else:
+                raise MalformedError(f"has the label {block.label!r}, which is no certificate and no key")
+            if overlooked := _overlooked(data, block):
+                raise MalformedError(overlooked)
         except MalformedError as error:
             faults.append(Fault(Reason.MALFORMED, f"{path}, PEM block {number}: {error}"))
-        if rest.strip(b"\x00 \t\r\n") and not _BEGIN.search(rest):
-            faults.append(Fault(Reason.TRAILING_DATA, f"{path} has {len(rest.strip())} bytes of text after the last PEM block"))
+    else:
+        if rest := data[end:].strip(b"\x00" + _BLANK):
+            faults.append(Fault(Reason.TRAILING_DATA, f"{path} has {len(rest)} bytes of text after the last PEM block"))
     return Document(tuple(certificates), key, public_key, encrypted, tuple(faults))
 
 
-def _blocks(data: bytes) -> Iterator[tuple[str, bytes, bytes]]:
-    """(label, the whole block, what follows it) of each PEM block; a block without an end ends where the next begins."""
+class _Block(NamedTuple):
+    """A PEM block and where it stands; without an end of its own it goes on to the next one."""
+
+    label: str
+    text: bytes
+    start: int
+    stop: int
+
+
+def _blocks(data: bytes) -> Iterator[_Block]:
     begin = _BEGIN.search(data)
     while begin:
-        label = begin[1].decode("ascii")
         following = _BEGIN.search(data, begin.end())
         limit = following.start() if following else len(data)
         marker = b"-----END " + begin[1] + b"-----"
         end = data.find(marker, begin.end(), limit)
         stop = limit if end < 0 else end + len(marker)
-        yield label, data[begin.start() : stop], data[stop:]
+        yield _Block(begin[1].decode("ascii"), data[begin.start() : stop], begin.start(), stop)
         begin = following
 
 
-def _body(block: bytes) -> bytes:
+def _overlooked(data: bytes, block: _Block) -> str | None:
+    """Why Go's encoding/pem passes over a block that is legible here: to Kubernetes it is then not there at all."""
+    begins_line = data[block.start - 1 : block.start] in {b"", b"\n"}
+    if not (begins_line and _OWN_LINES.fullmatch(block.text) and _END_OF_LINE.match(data, block.stop)):
+        return "its BEGIN and END are not lines of their own, so Kubernetes does not see it"
+    if block.label in _CERTIFICATE_LABELS and b":" in block.text:
+        return "it has headers, so Kubernetes does not see it"
+    return None
+
+
+def _body(block: _Block) -> bytes:
     """The decoded content of a PEM block (RFC 7468, lax: any white space, headers skipped)."""
-    start, end = block.find(b"-----", 11) + 5, block.rfind(b"-----END ")
-    if end < start:
-        raise MalformedError("is cut off: its END line is missing")
-    text = block[start:end]
+    frame = len("-----BEGIN -----") + len(block.label)
+    text, end, _ = block.text[frame:].partition(b"-----END " + block.label.encode("ascii") + b"-----")
+    if not end:
+        raise MalformedError(f"is cut off: its END {block.label} line is missing")
     if b":" in text:  # RFC 1421 headers, as OpenSSL writes them before an encrypted key
         text = text.replace(b"\r\n", b"\n").rpartition(b"\n\n")[2]
     try:
-        return base64.b64decode(b"".join(text.split()), validate=True)
+        return base64.b64decode(text.translate(None, _BLANK), validate=True)
     except binascii.Error as error:
         raise MalformedError(f"is not base64 ({error})") from error
 
@@ -132,11 +159,14 @@ def _certificate(der: bytes) -> Certificate:
     return parse_certificate(der)
 
 
-def _private_key(data: bytes) -> PublicKey:
+def _private_key(data: bytes) -> PublicKey | None:
+    """The public half of a private key; None where it takes a passphrase to learn it."""
     # The consistency check of an RSA key takes 36 ms; a key that is inconsistent does not match its certificate either.
     try:
         return public_key_of(_load_private(data))
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except TypeError:  # cryptography's way to say that a password is missing
+        return None
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise MalformedError("is not a usable private key") from error  # `error` may quote the key: it is not shown
 
 
@@ -168,7 +198,8 @@ def _decode_der(data: bytes, path: str) -> Document:
             detail = f"{path} has {len(data) - len(head)} bytes after its DER certificate"
             return Document(certificates=(certificate,), faults=(Fault(Reason.TRAILING_DATA, detail),))
     try:
-        return Document(key=_private_key(data))
+        key = _private_key(data)
+        return Document(key=key, encrypted_key=key is None)
     except MalformedError:
         return Document(faults=(Fault(Reason.MALFORMED, f"{path} is neither PEM nor DER nor PKCS#12: {malformed}"),))
 
@@ -179,13 +210,18 @@ def _decode_pkcs12(data: bytes, path: str, password: bytes | None) -> Document:
             store = pkcs12.load_pkcs12(data, attempt)
         except (ValueError, TypeError, UnsupportedAlgorithm):
             continue
-        ders = [entry.certificate.public_bytes(Encoding.DER) for entry in (store.cert, *store.additional_certs) if entry]
-        try:
-            key = None if store.key is None else public_key_of(store.key)
-            return Document(certificates=tuple(map(_certificate, ders)), key=key)
-        except MalformedError as error:
-            return Document(faults=(Fault(Reason.MALFORMED, f"{path}: {error}"),))
-    return Document(faults=(Fault(Reason.UNREADABLE, f"{path} is a PKCS#12 file that the given password does not open"),))
+        certificates: list[Certificate] = []
+        faults: list[Fault] = []
+        for number, entry in enumerate(filter(None, (store.cert, *store.additional_certs)), start=1):
+            try:
+                certificates.append(_certificate(entry.certificate.public_bytes(Encoding.DER)))
+            except MalformedError as error:
+                faults.append(Fault(Reason.MALFORMED, f"{path}, certificate {number}: {error}"))
+        key = None if store.key is None else public_key_of(store.key)
+        return Document(tuple(certificates), key, faults=tuple(faults))
+    return Document(
+        faults=(Fault(Reason.UNREADABLE, f"{path} is a PKCS#12 file that the given password does not open"),)
+    )
 
 
 def _leading_value(data: bytes) -> bytes:

@@ -32,10 +32,10 @@ class Embedded:
 class Observation:
     """One certificate of the catalogue as found, or its absence.
 
-    `certificates` has the judged one first, then the rest of its file's chain. `name` with `path` is unique. `key` is None
-    where no private key was found, and `key_unknown` says that one is there whose public half cannot be told (encrypted,
-    unreadable). `refers_to` is the file that a kubeconfig names in place of embedding (for kind kubelet: what
-    kubelet.conf names). `symlink` is None where that does not matter.
+    `certificates` has the judged one first, then the rest of its file's chain. `name` with `path` is unique. `key` is
+    None where no private key was found, and `key_unknown` says that one is there whose public half cannot be told
+    (encrypted, unreadable). `refers_to` is the file that kubelet.conf names as client certificate, "" where it embeds
+    one. `symlink` is None where that does not matter.
     """
 
     name: str

@@ -504,6 +504,8 @@ def test_overflow(tmp_path: Path, pki: str) -> None:
             reported.clear()
             changes = merged(changes, watcher.take() or changes)
         assert watcher.watched == kernel_watches() == 2
+        watcher.follow({})
+        assert watcher.watched == kernel_watches() == 0
     finally:
         go_on.set()
         watcher.close()
@@ -697,6 +699,8 @@ def one_directory_twice(home: Path) -> None:
     eyes.follow({two: None})
     put(one, "ca.key")
     assert eyes.reported().paths == {f"{two}/ca.key", f"{two}/.ca.key.new"}
+    eyes.follow({})
+    assert kernel_watches() == 1
     eyes.watcher.close()
 
 
@@ -745,6 +749,15 @@ def few_watches(home: Path) -> None:
     eyes.watcher.follow(dict.fromkeys([eyes.yard, *directories[1:]]))
     assert eyes.watcher.watched == kernel_watches() == 3
     assert eyes.watcher.polled == set(directories[3:]), "and so does one that led to a directory which was replaced"
+    assert eyes.reported().paths >= {directories[1]}
+
+    os.rename(directories[1], home / "older")
+    os.mkdir(directories[1])
+    for _ in range(2):
+        eyes.watcher.follow(dict.fromkeys([eyes.yard, *reversed(directories[1:])]))
+    eyes.reported()
+    put(str(home / "older"), "ca.crt")
+    assert eyes.reported().paths == frozenset(), "and it is given back even where others wait for one"
 
     limit.write_text("100")
     eyes.follow(dict.fromkeys(directories))
@@ -821,6 +834,7 @@ def forbidden_directories(home: Path) -> None:
     os.chmod(closed, 0o000)
     eyes.look_at(interest)
     assert eyes.watcher.polled == {unreadable, closed, etcd}
+    assert -1 not in vars(eyes.watcher._inotify)["_watch_for_wd"], "where watchdog keeps what it was refused"
     assert eyes.watcher.watched == 2
     os.chmod(unreadable, 0o700)
     os.chmod(closed, 0o700)

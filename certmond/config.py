@@ -1,0 +1,328 @@
+"""YAML text -> a frozen Config, or every problem at once, each with its file, line and path and the remedy.
+
+Owns the joining of profile, configuration file and conf.d/, and the rules between entries; what one entry may hold is
+the catalogue's. `parse` opens nothing but the shipped profiles; `load` only reads files for it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from importlib.resources import files
+from ipaddress import ip_address
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import yaml
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from certmond.errors import ConfigError
+from certmond.pki.catalog import SELF, CertificateSpec, Duration, Model, ServiceSpec, parse_duration
+from certmond.yaml_source import MAX_BYTES, Node, Place, Problem, read, shown
+
+DEFAULT_PATH = Path("/etc/certmond/config.yaml")
+DEFAULT_PROFILE = "kubeadm"
+NO_PROFILE = "none"
+
+_SECTIONS: Mapping[str, type[BaseModel]] = {"certificates": CertificateSpec, "services": ServiceSpec}
+_REFERENCES = (  # section and field -> the section that it names an entry of
+    ("certificates", "ca", "certificates"),
+    ("certificates", "embedded_ca", "certificates"),
+    ("certificates", "consumers", "services"),
+    ("services", "reloads", "certificates"),
+    ("services", "after", "services"),
+)
+
+
+class Source(NamedTuple):
+    """A text, and the name that its problems are told under."""
+
+    name: str
+    text: str | bytes
+
+
+@cache
+def profiles() -> Mapping[str, str]:
+    """The shipped profiles: name -> YAML text."""
+    shipped = sorted((files("certmond") / "profiles").iterdir(), key=lambda file: file.name)
+    return {file.name[:-5]: file.read_text("utf-8") for file in shipped if file.name.endswith(".yaml")}
+
+
+def _mode(mode: str) -> str:
+    if mode == "enforce":
+        raise ValueError("enforce mode is not part of this version; write observe, or leave `mode` out")
+    return mode
+
+
+def _profile(name: str) -> str:
+    if name not in (known := (*profiles(), NO_PROFILE)):
+        raise ValueError(f"must be one of {', '.join(known)}")
+    return name
+
+
+def _node_name(name: str) -> str:
+    if not re.fullmatch(r"(?=.{1,253}$)[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name):
+        raise ValueError("must be the node's name in Kubernetes, of lower-case letters, digits, '-' and '.'")
+    return name
+
+
+def _listen(listen: str) -> str:
+    host, _, port = listen.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        fits = host == "localhost" or ip_address(host[1:-1] if bracketed else host).version == (6 if bracketed else 4)
+    except ValueError:
+        fits = False
+    if not fits or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        raise ValueError("must be ADDRESS:PORT such as 127.0.0.1:9964 or [::1]:9964")
+    return listen
+
+
+def _within(least: str, most: str) -> AfterValidator:
+    def check(value: timedelta) -> timedelta:
+        if not parse_duration(least) <= value <= parse_duration(most):
+            raise ValueError(f"must be from {least} to {most}")
+        return value
+
+    return AfterValidator(check)
+
+
+class Config(Model):
+    """What certmond is to do on this node: profile, configuration file and conf.d/ joined."""
+
+    mode: Annotated[Literal["observe", "enforce"], AfterValidator(_mode)] = Field(
+        default="observe", description="`observe` watches and reports; `enforce` is not part of this version"
+    )
+    profile: Annotated[str, AfterValidator(_profile)] = Field(
+        default=DEFAULT_PROFILE, description="the shipped catalogue to begin from; `none` for an empty one"
+    )
+    node_name: Annotated[str, AfterValidator(_node_name)] | None = Field(
+        default=None, description="the node's name in Kubernetes; by default what its files say"
+    )
+    certificates: tuple[CertificateSpec, ...] = Field(
+        default=(), description="added to the profile's, or overriding them"
+    )
+    services: tuple[ServiceSpec, ...] = Field(default=(), description="added to the profile's, or overriding them")
+    renew_before: Duration = Field(
+        default=timedelta(days=30), description="a certificate is due so long before its end, or a third of its life"
+    )
+    resync: Annotated[Duration, _within("10s", "24h")] = Field(
+        default=timedelta(minutes=5), description="how often everything is looked at again, events or not: 10s to 24h"
+    )
+    poll: Annotated[Duration, _within("1s", "1h")] = Field(
+        default=timedelta(seconds=10), description="how often to look where the system reports no events: 1s to 1h"
+    )
+    listen: Annotated[str, AfterValidator(_listen)] = Field(
+        default="127.0.0.1:9964", description="where `certmond serve` listens"
+    )
+
+
+def load(path: Path | None = None, *, profile: str | None = None, explicit: bool = False) -> Config:
+    """The configuration in `path` and conf.d/*.yaml beside it, later files over earlier ones, on top of the profile.
+
+    That `path` is not there is a problem only if it was asked for (`explicit`). Raises ConfigError.
+    """
+    main = path or DEFAULT_PATH
+    sources: list[Source] = []
+    unread: list[Problem] = []
+    for file in (main, *_drop_ins(main.parent / "conf.d", unread)):
+        try:
+            with file.open("rb") as stream:
+                sources.append(Source(str(file), stream.read(MAX_BYTES + 1)))
+        except OSError as error:
+            if explicit or file != main or not isinstance(error, FileNotFoundError):
+                unread.append(_unreadable(file, error))
+    return parse(sources, profile=profile, unread=unread)
+
+
+def _drop_ins(directory: Path, unread: list[Problem]) -> list[Path]:
+    try:
+        return sorted(file for file in directory.iterdir() if file.match("[!.]*.yaml"))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        unread.append(_unreadable(directory, error))
+        return []
+
+
+def _unreadable(path: Path, error: OSError) -> Problem:
+    return Problem(Place(str(path)), f"cannot be read ({error.strerror}); correct its path or permissions")
+
+
+def parse(sources: Sequence[Source], *, profile: str | None = None, unread: Sequence[Problem] = ()) -> Config:
+    """`sources` joined, later over earlier, on top of the profile: `profile`, else the one that they name.
+
+    `unread` is what has gone wrong before, on the way to the sources. Raises ConfigError with everything that is wrong.
+    """
+    problems = list(unread)
+    documents = []
+    for source in sources:
+        document, found = read(*source)
+        documents += [document] if document else []
+        problems += found
+    whole = not unread and len(documents) == len(sources)  # else what seems to be missing may be in the rest
+    if profile is not None:
+        place = Place("--profile")
+        documents.append(Node({"profile": Node(profile, place)}, place))
+    tree = _join((_base(documents), *documents), problems)
+    config = Config()
+    try:
+        config = Config.model_validate(tree.plain())
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        problems += [_told(each, tree) for each in details if whole or each["type"] != "missing"]
+    order = {source.name: number for number, source in enumerate(sources)}
+    if whole:
+        problems += [*_references(tree), *_circles(tree, order)]
+    if problems:
+        problems.sort(key=lambda problem: (order.get(problem.place.file, -1), problem.place.line))
+        raise ConfigError(tuple(dict.fromkeys(map(str, problems))))
+    return config
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a configuration file, for editors."""
+    whole = Config.model_json_schema()
+    for model in _SECTIONS.values():
+        whole["$defs"][model.__name__]["required"] = ["name"]  # the profile's entry of that name may have the rest
+    whole["properties"]["profile"]["enum"] = [*profiles(), NO_PROFILE]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole, "title": "certmond configuration"}
+
+
+def dump(config: Config) -> str:
+    """The effective configuration as YAML, with each field that somebody gave; `parse` makes the same of it."""
+    whole = config.model_dump(mode="json")
+    for section in _SECTIONS:
+        whole[section] = [entry.model_dump(mode="json", exclude_unset=True) for entry in getattr(config, section)]
+    return yaml.dump(whole, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Short lists of text on one line, and what occurs twice written twice."""
+
+    def represent_sequence(
+        self, tag: str, sequence: Iterable[Any], flow_style: bool | None = None
+    ) -> yaml.SequenceNode:
+        flow_style = all(isinstance(item, str) for item in sequence) and len(", ".join(sequence)) < 80
+        return super().represent_sequence(tag, sequence, flow_style)
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002  # the name is PyYAML's
+        return True
+
+
+def _base(documents: Sequence[Node]) -> Node:
+    """The profile that they name last. The default one stands in for one unknown, so that the rest can be judged."""
+    named = [node.value for document in documents if (node := document.fields.get("profile")) and node.value]
+    name = named[-1] if named else DEFAULT_PROFILE
+    text = "" if name == NO_PROFILE else profiles().get(str(name), profiles()[DEFAULT_PROFILE])
+    return read(f"profile {name}", text)[0] or Node({}, Place(""))
+
+
+def _join(documents: Iterable[Node], problems: list[Problem]) -> Node:
+    """Later documents over earlier ones. A known key with nothing behind it is as if it were not there."""
+    joined: dict[str, Node] = {}
+    for document in documents:
+        for key, node in document.fields.items():
+            if node.value is None and key in Config.model_fields:
+                continue
+            if key in _SECTIONS and not isinstance(node.value, list):
+                problems.append(Problem(node.place, "must be a list, with lines such as `- name: …`"))
+                continue
+            earlier = joined[key].items if key in joined else []
+            joined[key] = replace(node, value=_overlay(earlier, node.items, problems)) if key in _SECTIONS else node
+    return Node(joined, Place(""))
+
+
+def _overlay(earlier: list[Node], entries: list[Node], problems: list[Problem]) -> list[Node]:
+    """`earlier` with each entry laid over the one of its name, or added behind."""
+    result = list(earlier)
+    number = {entry.name: number for number, entry in enumerate(result) if entry.name}
+    lines: dict[str, int] = {}
+    for entry in entries:
+        if entry.name in lines:
+            text = f"has the name of line {lines[entry.name]}, {shown(entry.name)}; join the two, or rename one"
+            problems.append(Problem(entry.place, text))
+            continue
+        if entry.name in number:
+            result[number[entry.name]] = replace(entry, value=result[number[entry.name]].fields | entry.fields)
+        else:
+            result.append(entry)
+        if entry.name:
+            lines[entry.name] = entry.place.line
+    return result
+
+
+_SENTENCES = {
+    "bool_type": "must be true or false",
+    "model_type": "must be a mapping, with lines such as `name: apiserver`",
+    "string_pattern_mismatch": "must be a name of letters, digits, '.', '_' and '-', 63 at most",
+    "string_type": "must be text; put it in quotes if it reads as something else",
+    "tuple_type": "must be text or a list",
+}
+
+
+def _told(error: ErrorDetails, tree: Node) -> Problem:
+    """What pydantic found wrong, in our words and in its place."""
+    location, given = error["loc"], error["input"]
+    match error["type"]:
+        case "extra_forbidden":
+            model = Config if len(location) == 1 else _SECTIONS[str(location[0])]
+            known = model.model_fields
+            text = "unknown key" + (_meant(location[-1], known) or f"; this version knows {', '.join(known)}")
+        case "missing":
+            names = [entry.name for entry in tree.fields[str(location[0])].items if entry.name != given.get("name")]
+            text = "must be given" + _meant(given.get("name"), names)
+        case "enum" | "literal_error":
+            text = f"must be {error['ctx']['expected']}"
+        case "value_error":
+            text = str(error["ctx"]["error"])
+        case kind:
+            text = _SENTENCES.get(kind, error["msg"])
+    if isinstance(given, str) and text.startswith("must "):
+        text += f", not {shown(given)}"
+    return Problem(tree.find(location), text)
+
+
+def _meant(word: object, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(word)[:64], known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _references(tree: Node) -> Iterator[Problem]:
+    """Names of entries that are not there, and `ca` and `embedded_ca` that are no authority."""
+    entries = {section: tree.fields[section].items if section in tree.fields else [] for section in _SECTIONS}
+    named = {section: {entry.name: entry for entry in found if entry.name} for section, found in entries.items()}
+    for section, field, target in _REFERENCES:
+        for name, node in (text for entry in entries[section] for text in entry.texts(field)):
+            if field == "ca" and name == SELF:
+                continue
+            found = named[target].get(name)
+            if found is None:
+                meant = _meant(name, named[target]) or f"; add it to `{target}`, or take it away here"
+                yield Problem(node.place, f"there is no {target.removesuffix('s')} {shown(name)}{meant}")
+            elif field.endswith("ca") and not ((flag := found.fields.get("authority")) and flag.value):
+                yield Problem(node.place, f"{name} is no authority; name one that is, or give it `authority: true`")
+
+
+def _circles(tree: Node, order: Mapping[str, int]) -> Iterator[Problem]:
+    """Services that wait for each other, each circle once."""
+    services = tree.fields["services"].items if "services" in tree.fields else []
+    waits = {entry.name: dict(entry.texts("after")) for entry in services}
+    while True:
+        try:
+            TopologicalSorter(waits).prepare()
+        except CycleError as error:
+            circle = error.args[1][::-1]  # each waits for the next, and the last is the first
+            # Told where the latest file closes it: the rest may be as old as the profile.
+            later, earlier = max(pairwise(circle), key=lambda step: order.get(waits[step[0]][step[1]].place.file, -1))
+            node = waits[later].pop(earlier)
+            yield Problem(node.place, f"closes a circle: {' after '.join(circle)}; take one of these steps away")
+        else:
+            return

@@ -1,0 +1,171 @@
+"""The daemon and the server of the demo, run as an operator runs them, and seen only through what they serve.
+
+Owns the two processes, the HTTP requests and the waiting: by asking again every so often, never beyond a deadline.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any, TypeVar
+
+from certmond.errors import CertmondError
+
+PATIENCE = 10.0
+"""Seconds within which whatever is waited for has to be seen."""
+INTERVAL = 0.01
+STOP_SECONDS = 5.0
+
+_END = "certmond_certificate_not_after_timestamp_seconds"
+_NOT_OURS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+
+Document = dict[str, Any]
+T = TypeVar("T")
+
+
+class StageError(CertmondError):
+    """A stage of the demo did not show what it should."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """All that is to be seen of one certificate: its serial number, and its findings with their severities."""
+
+    name: str
+    serial: str
+    findings: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        findings = ", ".join(f"{reason} ({severity})" for reason, severity in self.findings)
+        return f"{self.name} with serial {self.serial} and {findings or 'no finding'}"
+
+    def in_metrics(self, text: str) -> bool:
+        lines = [line for line in text.splitlines() if f'{{certificate="{self.name}",' in line]
+        findings = re.findall(r'reason="(\w+)",severity="(\w+)"} 1$', "\n".join(lines), re.MULTILINE)
+        return any(f'serial="{self.serial}"' in line for line in lines) and tuple(findings) == self.findings
+
+    def in_status(self, document: Document) -> bool:
+        entry = entry_of(document, self.name)
+        findings = tuple((item["reason"], item["severity"]) for item in entry["findings"])
+        return bool(entry["serial"] == self.serial and findings == self.findings)
+
+
+class Running:
+    """The processes by name, and the address on the loopback where the server listens."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._programs: dict[str, subprocess.Popen[bytes]] = {}
+        # Bound and not listening: the server may listen on the same port, and nobody else is given it meanwhile.
+        self._port = socket.socket()
+        self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._port.bind(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._port.getsockname()[1]}"
+
+    def start(self, name: str, arguments: Sequence[str]) -> None:
+        """Run `certmond` with these, in a session of its own: Ctrl-C is for the demo to handle."""
+        environment = {key: value for key, value in os.environ.items() if key not in _NOT_OURS}
+        with self._log(name).open("wb") as log:
+            self._programs[name] = subprocess.Popen(
+                [sys.executable, "-m", "certmond", *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                cwd=self._place, env=environment, start_new_session=True,
+            )  # fmt: skip
+
+    def stop(self) -> None:
+        """End every process; what they wrote stays."""
+        for program in self._programs.values():
+            program.terminate()
+        for program in self._programs.values():
+            try:
+                program.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                program.kill()
+                program.wait()
+        self._port.close()
+
+    def logs(self) -> Iterator[str]:
+        """What the processes had to say."""
+        for name in self._programs:
+            text = self._log(name).read_text(errors="replace").rstrip()
+            yield f"--- the {name} said:\n{text or '(nothing)'}"
+
+    def metrics(self) -> str:
+        """What /metrics says now; nothing where there is no answer."""
+        return self._get("/metrics") or ""
+
+    def end_of(self, name: str) -> str:
+        """The line of /metrics that gives a certificate's end."""
+        found = re.search(rf'^{_END}\{{certificate="{re.escape(name)}",.*', self.metrics(), re.MULTILINE)
+        if not found:
+            raise StageError(f"/metrics has no {_END} for {name}")
+        return found[0]
+
+    def document(self, good: Callable[[Document], bool] = bool) -> Document:
+        """What /api/v1/status says, as soon as `good` likes it: it is rendered right after the metrics."""
+
+        def look() -> Document | None:
+            document: Document = json.loads(self._get("/api/v1/status") or "{}")
+            return document if document and good(document) else None
+
+        return self.wait("/api/v1/status that says what /metrics says", look)
+
+    def wait_all_well(self) -> Document:
+        """Wait until no finding is worse than for information; the status document that says so too."""
+
+        def look() -> bool:
+            text = self.metrics()
+            return all(f'\ncertmond_findings{{severity="{worse}"}} 0\n' in text for worse in ("warning", "critical"))
+
+        self.wait("/metrics with no warning and no critical finding", look)
+        return self.document(lambda document: not any(item["severity"] != "info" for item in _findings(document)))
+
+    def wait(self, what: str, look: Callable[[], T | None]) -> T:
+        """The first thing that `look` finds. Raises StageError when its time is over, or when a process has ended."""
+        deadline = time.monotonic() + PATIENCE
+        while not (found := look()):
+            for name, program in self._programs.items():
+                if program.poll() is not None:
+                    raise StageError(f"the {name} ended by itself, with exit code {program.returncode}")
+            if time.monotonic() > deadline:
+                stand = re.findall(r"^certmond_finding\{.*", self.metrics(), re.MULTILINE)
+                raise StageError("\n".join((f"not seen within {PATIENCE:.0f} s: {what}", *stand)))
+            time.sleep(INTERVAL)
+        return found
+
+    def _get(self, path: str) -> str | None:
+        """The body of the server's answer; None where there is none, or none with status 200."""
+        connection = HTTPConnection(self.address, timeout=PATIENCE)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.read().decode() if answer.status == 200 else None
+        except (OSError, HTTPException):
+            return None
+        finally:
+            connection.close()
+
+    def _log(self, name: str) -> Path:
+        return self._place / f"{name}.log"
+
+
+def entry_of(document: Document, name: str) -> Document:
+    """The status document's entry for one certificate. Raises StageError where it has none."""
+    entry: Document | None = next((entry for entry in document["certificates"] if entry["name"] == name), None)
+    if entry is None:
+        raise StageError(f"/api/v1/status has no entry {name}")
+    return entry
+
+
+def _findings(document: Document) -> Iterator[Document]:
+    for entry in document["certificates"]:
+        yield from entry["findings"]
+    yield from document["findings"]

@@ -1,0 +1,19 @@
+"""What every test module shares."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+
+def real_part(command: str) -> str:
+    """The path of a real peer such as openssl or go. Skips the test where it is not installed; fails in CI, which has all."""
+    path = shutil.which(command)
+    if path is None:
+        reason = f"{command} not installed"
+        if os.environ.get("CERTMOND_REQUIRE_REAL") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path

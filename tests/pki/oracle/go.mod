@@ -1,0 +1,3 @@
+module certmond/tests/pki/oracle
+
+go 1.24

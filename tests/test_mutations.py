@@ -1,0 +1,318 @@
+"""One thing goes wrong on a real kubeadm node, and exactly that is said of it."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from certmond.config import load
+from certmond.host.store import Store
+from certmond.pki.assess import assess
+from certmond.pki.reason import Severity
+from tests.conftest import real_part
+from tests.node import KUBELET_PEM, NOW, PKI, Node, ca_like, key_pem, pem, public_pem, sha1_signed
+
+API, ETCD, FRONT = f"{PKI}/apiserver", f"{PKI}/etcd/server", f"{PKI}/front-proxy-client"
+CONF = "etc/kubernetes"
+LATER = datetime(2027, 8, 15, tzinfo=UTC)
+
+Mutation = Callable[[Node], object]
+
+
+def other_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def fifo(node: Node) -> None:
+    node.path(f"{API}.crt").unlink()
+    os.mkfifo(node.path(f"{API}.crt"))
+
+
+def device(node: Node) -> None:
+    node.path(f"{API}.crt").unlink()
+    os.mknod(node.path(f"{API}.crt"), 0o020644, os.makedev(1, 5))
+
+
+def directory(node: Node) -> None:
+    node.path(f"{API}.crt").unlink()
+    node.path(f"{API}.crt").mkdir()
+
+
+def link(target: str, name: str = f"{API}.crt") -> Mutation:
+    def mutate(node: Node) -> None:
+        node.path(name).unlink()
+        node.path(name).symlink_to(target)
+
+    return mutate
+
+
+def huge(node: Node) -> None:
+    with node.path(f"{API}.crt").open("r+b") as file:
+        file.truncate(600 << 20)
+
+
+def intermediate(node: Node) -> None:
+    node.new_ca(issuer="CN=corporate-root", signer=other_key())
+
+
+def stranger_ca_for_leaf(node: Node) -> None:
+    node.reissue(API, signer=other_key())
+
+
+def as_der_with_tail(node: Node) -> None:
+    node.write(f"{API}.crt", base64.b64decode("".join(node.read(f"{API}.crt").decode().split("\n")[1:-2])) + b"tail")
+
+
+def plain_kubelet_pem(node: Node) -> None:
+    current = node.path("var/lib/kubelet/pki/kubelet-client-current.pem")
+    content = node.read(KUBELET_PEM)
+    current.unlink()
+    current.write_bytes(content)
+    current.chmod(0o600)
+
+
+def kubelet_pem(node: Node, **changes: object) -> None:
+    certificate, key = node.mint(node.certificate(KUBELET_PEM), **changes)  # type: ignore[arg-type]
+    node.write(KUBELET_PEM, pem(certificate) + key_pem(key))
+
+
+def kubelet_embeds(node: Node) -> None:
+    content = node.read(KUBELET_PEM)
+    node.edit_kubeconfig(f"{CONF}/kubelet.conf", client_certificate_data=content, client_key_data=content)
+
+
+def embed(name: str, **changes: object) -> Mutation:
+    def mutate(node: Node) -> None:
+        user = node.kubeconfig(f"{CONF}/{name}")["users"][0]["user"]
+        old = x509.load_pem_x509_certificate(base64.b64decode(user["client-certificate-data"]))
+        certificate, key = node.mint(old, **changes)  # type: ignore[arg-type]
+        node.edit_kubeconfig(
+            f"{CONF}/{name}", client_certificate_data=pem(certificate), client_key_data=key_pem(key)
+        )
+
+    return mutate
+
+
+def other_embedded_ca(name: str) -> Mutation:
+    def mutate(node: Node) -> None:
+        key = other_key()
+        foreign = ca_like(node.certificate(f"{PKI}/ca.crt"), key)
+        node.edit_kubeconfig(f"{CONF}/{name}", certificate_authority_data=pem(foreign))
+
+    return mutate
+
+
+def one_more_embedded_ca(node: Node) -> None:
+    foreign = pem(ca_like(node.certificate(f"{PKI}/ca.crt"), other_key()))
+    node.edit_kubeconfig(f"{CONF}/admin.conf", certificate_authority_data=node.read(f"{PKI}/ca.crt") + foreign)
+
+
+def bad_block_between(node: Node) -> None:
+    good = node.read(f"{PKI}/ca.crt")
+    node.write(f"{PKI}/ca.crt", good + b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n" + good)
+
+
+def token_only(node: Node) -> None:
+    document = node.kubeconfig(f"{CONF}/admin.conf")
+    document["users"][0]["user"] = {"token": "abc"}
+    node.write(f"{CONF}/admin.conf", yaml.safe_dump(document))
+
+
+def leaf_not_first(node: Node) -> None:
+    node.write(f"{API}.crt", node.read(f"{PKI}/ca.crt") + node.read(f"{API}.crt"))
+
+
+def sha1(node: Node) -> None:
+    real_part("openssl")
+    node.write(f"{API}.crt", sha1_signed(node, API, f"{PKI}/ca", node.root))
+
+
+def unknown_extension() -> x509.UnrecognizedExtension:
+    return x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00")
+
+
+def chmod(name: str, mode: int) -> Mutation:
+    return lambda node: node.path(name).chmod(mode)
+
+
+def remove(name: str) -> Mutation:
+    return lambda node: node.path(name).unlink()
+
+
+def write(name: str, content: bytes) -> Mutation:
+    return lambda node: node.write(name, content)
+
+
+def cut(name: str) -> Mutation:
+    return lambda node: node.write(name, node.read(name)[:500])
+
+
+def reissue(name: str, ca: str = f"{PKI}/ca", **changes: object) -> Mutation:
+    return lambda node: node.reissue(name, ca, **changes)
+
+
+DAY = timedelta(days=1)
+ETCD_CA, FRONT_CA = f"{PKI}/etcd/ca", f"{PKI}/front-proxy-ca"
+
+MUTATIONS: dict[str, tuple[Mutation, str, str]] = {
+    "certificate cut off": (cut(f"{API}.crt"), "apiserver", "malformed"),
+    "certificate empty": (write(f"{API}.crt", b""), "apiserver", "malformed"),
+    "certificate only zero bytes": (write(f"{API}.crt", bytes(4096)), "apiserver", "malformed"),
+    "certificate binary junk": (write(f"{API}.crt", bytes(range(256)) * 8), "apiserver", "malformed"),
+    "certificate with a wrong label": (
+        lambda node: node.write(f"{API}.crt", node.read(f"{API}.crt").replace(b"CERTIFICATE", b"CERTIFICATION")),
+        "apiserver",
+        "malformed",
+    ),
+    "a key where the certificate should be": (
+        lambda node: node.write(f"{API}.crt", node.read(f"{API}.key")), "apiserver", "malformed"
+    ),
+    "a directory in its place": (directory, "apiserver", "unreadable"),
+    "a FIFO in its place": (fifo, "apiserver", "unreadable"),
+    "a device in its place": (device, "apiserver", "unreadable"),
+    "a loop of symlinks": (link("apiserver.crt"), "apiserver", "unreadable"),
+    "600 MB": (huge, "apiserver", "unreadable"),
+    "certificate removed": (remove(f"{API}.crt"), "apiserver", "missing"),
+    "a symlink that leads nowhere": (link("/nowhere/apiserver.crt"), "apiserver", "missing"),
+    "scheduler.conf removed": (remove(f"{CONF}/scheduler.conf"), "scheduler.conf", "missing"),
+    "admin.conf removed": (remove(f"{CONF}/admin.conf"), "admin.conf", "missing"),
+    "kubelet's PEM removed": (remove(KUBELET_PEM), "kubelet-client", "missing"),
+    "kubelet.conf removed": (remove(f"{CONF}/kubelet.conf"), "kubelet-client", "missing"),
+    "kubeconfig without a client certificate": (token_only, "admin.conf", "missing"),
+    "key removed": (remove(f"{API}.key"), "apiserver", "key_missing"),
+    "service-account key removed": (remove(f"{PKI}/sa.key"), "sa", "key_missing"),
+    "key of another": (lambda node: node.write(f"{API}.key", key_pem(other_key())), "apiserver", "key_mismatch"),
+    "ca.key of another": (lambda node: node.write(f"{PKI}/ca.key", key_pem(other_key())), "ca", "key_mismatch"),
+    "key in a kubeconfig of another": (
+        lambda node: node.edit_kubeconfig(f"{CONF}/scheduler.conf", client_key_data=key_pem(other_key())),
+        "scheduler.conf",
+        "key_mismatch",
+    ),
+    "key cut off": (cut(f"{API}.key"), "apiserver", "malformed"),
+    "key encrypted": (
+        lambda node: node.write(f"{API}.key", key_pem(node.key(f"{API}.key"), b"secret")), "apiserver", "unreadable"
+    ),
+    "key readable by all": (chmod(f"{API}.key", 0o644), "apiserver", "too_open"),
+    "key readable by its group": (chmod(f"{API}.key", 0o640), "apiserver", "too_open"),
+    "certificate writable by all": (chmod(f"{API}.crt", 0o666), "apiserver", "too_open"),
+    "kubeconfig readable by all": (chmod(f"{CONF}/admin.conf", 0o644), "admin.conf", "too_open"),
+    "service-account key readable by all": (chmod(f"{PKI}/sa.key", 0o604), "sa", "too_open"),
+    "key of another owner": (lambda node: os.chown(node.path(f"{API}.key"), 1234, 0), "apiserver", "wrong_owner"),
+    "text after the certificate": (
+        lambda node: node.write(f"{API}.crt", node.read(f"{API}.crt") + b"# a note\n"), "apiserver", "trailing_data"
+    ),
+    "bytes after the DER": (as_der_with_tail, "apiserver", "trailing_data"),
+    "a chain in the leaf's file": (
+        lambda node: node.write(f"{API}.crt", node.read(f"{API}.crt") + node.read(f"{PKI}/ca.crt")),
+        "apiserver",
+        "unexpected_chain",
+    ),
+    "leaf not first in its file": (leaf_not_first, "apiserver", "unexpected_chain"),
+    "leaf expired": (reissue(API, end=NOW - DAY), "apiserver", "expired"),
+    "leaf not yet valid": (reissue(API, start=NOW + DAY), "apiserver", "not_yet_valid"),
+    "leaf near its end": (reissue(API, end=NOW + 20 * DAY, start=NOW - 345 * DAY), "apiserver", "nearing_expiry"),
+    "leaf outlives its CA": (reissue(API, end=datetime(2037, 1, 1, tzinfo=UTC)), "apiserver", "outlives_ca"),
+    "leaf of a CA of the same name": (stranger_ca_for_leaf, "apiserver", "no_path"),
+    "leaf of another CA": (reissue(API, ca=ETCD_CA), "apiserver", "no_path"),
+    "leaf with an unknown critical extension": (reissue(API, extra=unknown_extension()), "apiserver", "no_path"),
+    "kubeconfig's leaf of a stranger": (embed("controller-manager.conf", signer=other_key()),
+                                        "controller-manager.conf", "no_path"),
+    "wrong subject": (reissue(FRONT, ca=FRONT_CA, subject="CN=somebody"), "front-proxy-client", "wrong_subject"),
+    "a group too many": (embed("scheduler.conf", subject="CN=system:kube-scheduler,O=system:masters"),
+                         "scheduler.conf", "wrong_subject"),
+    "kubelet PEM of another node": (
+        lambda node: kubelet_pem(node, subject="CN=system:node:worker-9,O=system:nodes"),
+        "kubelet-client",
+        "wrong_subject",
+    ),
+    "server without server auth": (reissue(API, usages=("client",)), "apiserver", "wrong_usage"),
+    "client without client auth": (reissue(FRONT, ca=FRONT_CA, usages=("server",)), "front-proxy-client",
+                                   "wrong_usage"),
+    "etcd server without client auth": (reissue(ETCD, ca=ETCD_CA, usages=("server",)), "etcd-server", "wrong_usage"),
+    "no digital signature": (reissue(API, digital_signature=False), "apiserver", "wrong_usage"),
+    "service DNS name missing": (reissue(API, drop="DNS:kubernetes.default.svc"), "apiserver", "missing_name"),
+    "service IP missing": (reissue(API, drop="IP:10.96.0.1"), "apiserver", "missing_name"),
+    "control-plane endpoint missing": (reissue(API, drop="DNS:k8s.example.com"), "apiserver", "missing_name"),
+    "etcd without localhost": (reissue(ETCD, ca=ETCD_CA, drop="IP:127.0.0.1"), "etcd-server", "missing_name"),
+    "signed with SHA-1": (sha1, "apiserver", "weak_signature"),
+    "key of 1024 bits": (
+        reissue(API, key=rsa.generate_private_key(65537, 1024)),  # noqa: S505 - weak on purpose
+        "apiserver",
+        "weak_key",
+    ),
+    "key on P-224": (reissue(API, key=ec.generate_private_key(ec.SECP224R1())), "apiserver", "weak_key"),
+    "admin.conf trusts another CA": (other_embedded_ca("admin.conf"), "admin.conf", "embedded_ca_differs"),
+    "admin.conf trusts one CA more": (one_more_embedded_ca, "admin.conf", "embedded_ca_differs"),
+    "kubelet.conf trusts another CA": (other_embedded_ca("kubelet.conf"), "kubelet-client", "embedded_ca_differs"),
+    "kubelet.conf embeds its credentials": (kubelet_embeds, "kubelet-client", "not_rotating_pem"),
+    "kubelet.conf names a dated PEM": (
+        lambda node: node.edit_kubeconfig(f"{CONF}/kubelet.conf", client_certificate=f"/{KUBELET_PEM}"),
+        "kubelet-client",
+        "not_rotating_pem",
+    ),
+    "kubelet's current PEM a plain file": (plain_kubelet_pem, "kubelet-client", "not_a_symlink"),
+    "sa.pub of another": (
+        lambda node: node.write(f"{PKI}/sa.pub", public_pem(other_key())),
+        "sa",
+        "service_account_key_mismatch",
+    ),
+    "the CA an intermediate": (intermediate, "ca", "ca_not_self_signed"),
+    "the CA no CA": (lambda node: node.new_ca(is_ca=False), "ca", "ca_not_ca"),
+    "the CA without keyCertSign": (lambda node: node.new_ca(cert_sign=False), "ca", "ca_cannot_sign"),
+    "the CA expired": (lambda node: node.new_ca(end=NOW - DAY), "ca", "expired"),
+    "the CA not yet valid": (lambda node: node.new_ca(start=NOW + DAY), "ca", "not_yet_valid"),
+    "the CA cut off": (cut(f"{PKI}/ca.crt"), "ca", "malformed"),
+    "a bad block in the CA bundle": (bad_block_between, "ca", "malformed"),
+    "kubeconfig no YAML": (write(f"{CONF}/admin.conf", b"{{{{"), "admin.conf", "malformed"),
+    "kubeconfig no kubeconfig": (write(f"{CONF}/admin.conf", b"a: 1\n"), "admin.conf", "malformed"),
+    "kubeconfig with broken base64": (
+        lambda node: node.edit_kubeconfig(f"{CONF}/admin.conf", client_certificate_data="%%%"),
+        "admin.conf",
+        "malformed",
+    ),
+}  # fmt: skip
+
+
+def judge(root: Path, now: datetime = NOW) -> dict[tuple[str, str], Severity]:
+    assessment = assess(Store(load(None).certificates, str(root)).observe(), now)
+    return {(s.seen.name, item.reason.value): item.severity for s in assessment.statuses for item in s.findings}
+
+
+@pytest.mark.parametrize(("mutate", "name", "reason"), MUTATIONS.values(), ids=MUTATIONS)
+def test_each_fault_raises_its_reason_and_no_other(
+    tmp_path: Path, mutate: Mutation, name: str, reason: str
+) -> None:
+    """One thing that is wrong raises exactly its reason, at the certificate that it is about, and nothing else."""
+    node = Node(tmp_path)
+    mutate(node)
+    found = judge(tmp_path)
+    assert (name, reason) in found
+    others = {key for key, severity in found.items() if severity is not Severity.INFO} - {(name, reason)}
+    assert not others
+
+
+def test_a_ca_near_its_end_is_found_before_its_leaves_are_due(tmp_path: Path) -> None:
+    """A CA is due earlier than its leaves: replacing it takes longer."""
+    node = Node(tmp_path)
+    node.new_ca(end=datetime(2027, 12, 1, tzinfo=UTC))
+    found = {key for key, severity in judge(tmp_path, LATER).items() if severity is not Severity.INFO}
+    assert found == {("ca", "nearing_expiry")}
+
+
+def test_the_table_covers_every_reason_that_observation_can_raise() -> None:
+    """Each Reason that this version can find stands in the table of mutations, which has at least forty."""
+    from certmond.pki.reason import Reason
+
+    later = {Reason.SERVED_DIFFERS, Reason.RESTART_PENDING}
+    assert {reason for _, _, reason in MUTATIONS.values()} | {"nonpositive_serial"} == {
+        reason.value for reason in Reason if reason not in later
+    }
+    assert len(MUTATIONS) >= 40
