@@ -205,16 +205,17 @@ def dump(config: Config) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Short lists of text on one line, and what occurs twice written twice."""
-
-    def represent_sequence(
-        self, tag: str, sequence: Iterable[Any], flow_style: bool | None = None
-    ) -> yaml.SequenceNode:
-        flow_style = all(isinstance(item, str) for item in sequence) and len(", ".join(sequence)) < 80
-        return super().represent_sequence(tag, sequence, flow_style)
+    """Short lists of text on one line, what occurs twice written twice, and odd characters escaped."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002  # the name is PyYAML's
         return True
+
+    def represent_sequence(self, tag: str, sequence: Iterable[Any], flow_style: bool | None = None) -> yaml.SequenceNode:
+        flow_style = all(isinstance(item, str) for item in sequence) and len(", ".join(sequence)) < 80
+        return super().represent_sequence(tag, sequence, flow_style)
+
+    def represent_scalar(self, tag: str, value: str, style: str | None = None) -> yaml.ScalarNode:
+        return super().represent_scalar(tag, value, style if value.isprintable() else '"')
 
 
 def _base(documents: Sequence[Node]) -> Node:

@@ -114,15 +114,15 @@ class Daemon:
     def _next_cause(self) -> Cause | None:
         """Wait for the next reason to make a pass; None when there was only a sign of life to give."""
         self._beat()
-        woken = self._wake.wait(self._patience())
+        woken = self._wake.wait(0 if self._settle else self._patience())
         if self._stopping:
             return None
         if self._reload:
             return self._reloaded()
-        if woken:
-            return self._changed(time.monotonic())
         if self._settle:
             return Cause("settle", None)
+        if woken:
+            return self._changed(time.monotonic())
         now, looked = self._clock(), time.monotonic() - self._looked_at
         if looked >= self._config.resync.total_seconds():
             return Cause("resync", None)
@@ -135,14 +135,10 @@ class Daemon:
 
     def _patience(self) -> float:
         """Seconds until the loop has something to do by itself."""
-        if self._settle:
-            return 0
-        due: list[float] = [
-            HEARTBEAT_INTERVAL,
-            self._looked_at + self._config.resync.total_seconds() - time.monotonic(),
-        ]
+        looked = time.monotonic() - self._looked_at
+        due: list[float] = [HEARTBEAT_INTERVAL, self._config.resync.total_seconds() - looked]
         if self._watcher.polled:
-            due.append(self._looked_at + self._config.poll.total_seconds() - time.monotonic())
+            due.append(self._config.poll.total_seconds() - looked)
         if self._notifier.watchdog:
             due.append(self._notifier.watchdog / 3)
         if self._assessment and self._assessment.changes_at:

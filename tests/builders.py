@@ -1,13 +1,13 @@
 """Certificates for tests: a sane default plus what is different this time.
 
-    ca = make_ca()                                             # as kubeadm makes one: CN=kubernetes, RSA-2048, ten years
+    ca = make_ca()                                             # as kubeadm makes one: CN=kubernetes, ten years
     leaf = make_leaf(ca, "kube-apiserver", extended_usages=["server auth"], names=["DNS:kubernetes", "IP:10.96.0.1"])
     old = make_leaf(ca, "etcd", not_after=NOW - DAY, authority_key_id=None)
     twin = make_ca()                                           # the same name, another key: a rotation
     bridge = cross_sign(twin, by=ca)                           # the twin's name and key, signed by the first
 
 What comes back is an `Issued`: `.der`, `.pem`, `.key_pem` (unencrypted PKCS#8), `.key`, `.cert` (cryptography's object)
-and `.facts` (certmond's). Modifiers that are lists take None for "no such extension". Everything is encoded here, byte
+and `.facts` (certmond's). Every call makes another key, on P-256 because that is quick. Modifiers that are lists take None for "no such extension". Everything is encoded here, byte
 by byte, because a test needs what no library agrees to make: serial number 0, version 1, MD5, a wrong signature.
 
 Times count from `NOW`, which is a constant: no test here depends on the day it is run.
@@ -70,7 +70,7 @@ class Modifiers(TypedDict, total=False):
     excluded: Sequence[str]
     constraints_critical: bool
     extra: Sequence[RawExtension]
-    hash: str  # of the signature: "md5", "sha1", "sha224", "sha256", …, "sha256-pss"
+    hash: str  # of the signature: "sha1", "sha224", "sha256", …; with an RSA signer also "md5" and "sha256-pss"
     signing_key: Key  # in place of the issuer's: the signature is then bad
 
 
@@ -172,11 +172,11 @@ _CURVES: dict[str, type[ec.EllipticCurve]] = {
 _POOL = 16
 
 
-def new_key(kind: str = "rsa") -> Key:
-    """A key: "rsa" (2048), "rsa-<bits>", "ec" (P-256), "ec-p384", "ec-secp256k1", …, "ed25519", "ed448", "dsa".
+def new_key(kind: str = "ec") -> Key:
+    """A key: "ec" (P-256), "ec-p384", "ec-secp256k1", …, "rsa" (2048), "rsa-<bits>", "ed25519", "ed448", "dsa".
 
-    RSA keys come from a pool of sixteen, each made when it is first needed, and go round: use "ec" where a test needs
-    more different keys than that.
+    RSA keys are slow to make, so they come from a pool of sixteen and go round: the seventeenth is the first again.
+    There is one DSA key.
     """
     match kind.split("-"):
         case ["rsa", *bits]:
@@ -249,7 +249,7 @@ _serials = itertools.count(1000)
 
 
 def _make(issuer: Issued | None, wanted: dict[str, Any]) -> Issued:
-    kind = wanted.get("key", "rsa")
+    kind = wanted.get("key", "ec")
     key: Key = new_key(kind) if isinstance(kind, str) else kind
     spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     own_id = x509.SubjectKeyIdentifier.from_public_key(key.public_key()).digest

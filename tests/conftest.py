@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
+
+from tests.node import Node
 
 
 def real_part(command: str) -> str:
@@ -17,3 +20,11 @@ def real_part(command: str) -> str:
             pytest.fail(reason)
         pytest.skip(reason)
     return path
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    """A control-plane node as a real kubeadm v1.24 wrote it."""
+    root = tmp_path / "node"
+    root.mkdir()
+    return Node(root)

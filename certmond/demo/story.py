@@ -1,4 +1,5 @@
-"""The story of the demo: a node's certificates are renewed, broken, and put right, and each time it is shown what is seen.
+"""The story of the demo: a node's certificates are renewed, broken and put right, and after each change it is shown
+what the daemon saw.
 
 Owns the directory that everything lies in, the order of the stages and what is printed. Nothing is written outside that
 directory, and nobody beyond the loopback is spoken to.
@@ -27,14 +28,15 @@ from certmond.demo.node import AUTHORITIES, DAY, LEAVES, NODE, Node
 from certmond.demo.running import Document, Expected, Running, StageError, entry_of
 from certmond.expose.table import status_table
 
+WIDTH = 400
+"""Wider than any line: a terminal that is narrower breaks lines, but no column of the table is cut short."""
 _ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(keep: bool) -> int:
     """The demo from beginning to end: 0, or 1 where a stage failed, or 130 where it was interrupted."""
-    # As the command line prints `status`: as wide as the terminal, or as it takes.
-    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 400, highlight=False)
-    place = Path(tempfile.mkdtemp(prefix="certmond-demo-"))
+    console = Console(soft_wrap=True, width=WIDTH, highlight=False)
+    place = Path(tempfile.mkdtemp(prefix="certmond-demo-")).resolve()
     running = Running(place)
     code = 0
     with _interruptible():
@@ -153,7 +155,7 @@ class Demo:
         self._show(status_table(document))
 
     def _change(self, change: Callable[[], None], *expected: Expected) -> Document:
-        """Make a change, wait until /metrics shows it, say how long that took. The status document that shows it too."""
+        """Make a change, wait until /metrics shows it, say how long it took. The status document that shows it too."""
 
         def look() -> bool:
             text = self._running.metrics()

@@ -6,6 +6,7 @@ that cannot be read gives no facts, and then nothing is demanded that depends on
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
@@ -28,6 +29,15 @@ class Manifest:
     fields: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container of a static pod: its flags, repeated ones too, and its mounts: path inside -> path on the host."""
+
+    name: str
+    flags: tuple[tuple[str, str], ...]
+    mounts: Mapping[str, str | None]
+
+
 def parse_manifest(data: bytes, _path: str) -> Manifest:
     """The flags in a static-pod manifest or any other YAML; text that is no YAML has none. Never raises."""
     text = data.decode("utf-8", "replace")
@@ -35,14 +45,22 @@ def parse_manifest(data: bytes, _path: str) -> Manifest:
         document = load_mapping(data)
     except MalformedError:
         return Manifest(text, {}, {})
-    spec = document.get("spec")
-    containers = spec.get("containers") if isinstance(spec, Mapping) else None
-    flags = {}
-    for container in containers if isinstance(containers, list) else ():
-        if isinstance(container, Mapping):
-            words = [*_strings(container.get("command")), *_strings(container.get("args"))]
-            flags[str(container.get("name", ""))] = parse_flags(words)
-    return Manifest(text, flags, document)
+    return Manifest(text, {each.name: dict(each.flags) for each in containers(document)}, document)
+
+
+def containers(fields: Mapping[str, Any]) -> Iterator[Container]:
+    """Those of the pod whose manifest has `fields`; whatever has not the shape of a pod is passed over."""
+    spec = fields.get("spec")
+    hosts = {str(volume.get("name")): volume.get("hostPath") for volume in _mappings(spec, "volumes")}
+    for container in _mappings(spec, "containers"):
+        mounts = {}
+        for mount in _mappings(container, "volumeMounts"):
+            volume = hosts.get(str(mount.get("name")))
+            host = volume.get("path") if isinstance(volume, Mapping) else None
+            place = posixpath.join(str(host), str(mount.get("subPath") or "")).rstrip("/") if host else None
+            mounts[str(mount.get("mountPath")).rstrip("/")] = place
+        words = [*_strings(container.get("command")), *_strings(container.get("args"))]
+        yield Container(str(container.get("name", "")), tuple(flag_values(words)), mounts)
 
 
 def parse_flags(words: Sequence[str]) -> Mapping[str, str]:
@@ -120,6 +138,11 @@ def _server_name(kubeconfig: Kubeconfig | None) -> str | None:
         return f"IP:{ip_address(cluster.server_name)}"
     except ValueError:
         return f"DNS:{cluster.server_name}"
+
+
+def _mappings(value: Any, key: str) -> list[Mapping[str, Any]]:
+    items = value.get(key) if isinstance(value, Mapping) else None
+    return [item for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
 
 
 def _strings(value: Any) -> list[str]:

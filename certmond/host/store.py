@@ -306,8 +306,9 @@ def _leaf(document: Document) -> dict[str, Any]:
 
 def _one_each(whole: Observation, certificates: Sequence[Certificate]) -> Iterator[Observation]:
     """A bundle: an observation for each certificate; what is said of the file, and its key, stays with the first."""
-    yield replace(whole, certificates=tuple(certificates[:1]))
-    for number, certificate in enumerate(dict.fromkeys(certificates[1:]), start=2):
+    distinct = tuple(dict.fromkeys(certificates))
+    yield replace(whole, certificates=distinct[:1])
+    for number, certificate in enumerate(distinct[1:], start=2):
         yield Observation(f"{whole.name}#{number}", whole.spec, whole.path, certificates=(certificate,))
 
 

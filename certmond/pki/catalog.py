@@ -143,6 +143,12 @@ def _many(value: Any) -> Any:
     return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
+def _words(value: Any) -> Any:
+    if isinstance(value, str):  # split by nobody: there is no shell
+        raise ValueError("must be a list of the program and its arguments")
+    return _many(value)
+
+
 class _OneOrMany:
     """To an editor: one value, or a list of them."""
 
@@ -237,7 +243,7 @@ class ServiceSpec(Model):
     kind: Literal["systemd", "static-pod", "command"] = Field(description="what restarts it")
     unit: str | None = Field(default=None, description="for kind systemd: the unit")
     pod: str | None = Field(default=None, description="for kind static-pod: the container")
-    command: Annotated[tuple[str, ...], BeforeValidator(_many)] = Field(
+    command: Annotated[tuple[str, ...], BeforeValidator(_words)] = Field(
         default=(), description="for kind command: a program and its arguments"
     )
     reloads: Many[str] = Field(default=(), description="names of certificates that it reads again without a restart")

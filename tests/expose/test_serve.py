@@ -636,25 +636,28 @@ sys.exit(serve(Path(sys.argv[1]), "an address that is not used"))
         with (
             socket.create_server(("127.0.0.1", 0)) as listener,
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+            ExitStack() as stack,
         ):
             manager.bind(str(runtime_dir / "notify"))
             manager.settimeout(60)
-            child = subprocess.Popen(
-                [sys.executable, "-c", self.CODE, str(runtime_dir), str(listener.fileno())],
-                pass_fds=[listener.fileno()],
-                env={**os.environ, "NOTIFY_SOCKET": str(runtime_dir / "notify"), "WATCHDOG_USEC": "100000"},
-                cwd=Path(serve.__file__).parents[2],
-                stderr=subprocess.PIPE,
+            child = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", self.CODE, str(runtime_dir), str(listener.fileno())],
+                    pass_fds=[listener.fileno()],
+                    env={**os.environ, "NOTIFY_SOCKET": str(runtime_dir / "notify"), "WATCHDOG_USEC": "100000"},
+                    cwd=Path(serve.__file__).parents[2],
+                    stderr=subprocess.PIPE,
+                )
             )
-            with child:
-                assert [manager.recv(100) for _ in range(3)] == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"]
-                with closing(HTTPConnection(*listener.getsockname())) as client:
-                    client.request("GET", "/metrics")
-                    assert client.getresponse().read() == METRICS
-                    child.send_signal(number)
-                    assert b"STOPPING=1" in iter(lambda: manager.recv(100), b"")
-                assert child.stderr
-                assert (child.wait(), child.stderr.read()) == (0, b"")
+            stack.callback(child.kill)  # should anything below fail
+            assert [manager.recv(100) for _ in range(3)] == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"]
+            with closing(HTTPConnection(*listener.getsockname())) as client:
+                client.request("GET", "/metrics")
+                assert client.getresponse().read() == METRICS
+                child.send_signal(number)
+                assert b"STOPPING=1" in iter(lambda: manager.recv(100), b"")
+            assert child.stderr
+            assert (child.wait(), child.stderr.read()) == (0, b"")
 
     def test_socket_that_does_not_listen(self, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A socket unit with Accept=yes passes a connection: that is refused, with the setting to change."""

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from watchdog.observers.inotify_c import InotifyFD
+from watchdog.observers.inotify_c import CallbackId, InotifyFD, Mask, WatchDescriptor
 
 from certmond.host import watch
 from certmond.host.watch import Changes, Interest, Watcher, concerns, eventless, filesystem, parse_mounts
@@ -352,6 +352,29 @@ def test_directory_removed_and_back_at_once(eyes: Eyes, pki: str) -> None:
         assert eyes.reported().paths == {path}
         os.unlink(path)
         eyes.reported()
+
+
+def test_directory_removed_while_it_is_followed(eyes: Eyes, pki: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watch that is lost in the very moment in which it is had is known to be lost."""
+    eyes.follow({})
+    heard = threading.Event()
+    add, hear = InotifyFD.add_callback, Watcher.on_watch_deleted
+
+    def add_too_late(inotify: InotifyFD, path: bytes, mask: Mask, callback: Watcher, number: CallbackId) -> int:
+        watch = add(inotify, path, mask, callback, number)
+        os.rmdir(path)
+        assert heard.wait(GENEROUS)
+        return watch
+
+    def hears(watcher: Watcher, watch: WatchDescriptor) -> None:
+        heard.set()
+        hear(watcher, watch)
+
+    monkeypatch.setattr(InotifyFD, "add_callback", add_too_late)
+    monkeypatch.setattr(Watcher, "on_watch_deleted", hears)
+    eyes.look_at({pki: None})
+    assert eyes.reported().paths == {pki}
+    assert eyes.watcher.watched == 1
 
 
 def test_directory_moved_away(eyes: Eyes, pki: str) -> None:

@@ -57,7 +57,7 @@ from tests.conftest import real_part
 
 SEED = 20261124
 CHAINS = 2000
-DOCUMENTS = 600
+DOCUMENTS = 3000
 
 # --- the questions ----------------------------------------------------------------------------------------------------
 
@@ -879,7 +879,7 @@ def some_documents() -> list[bytes]:
     documents = []
     for _ in range(DOCUMENTS):
         text = b"".join(rng.choices(blocks, [4, 4, 4, 4, 1, 1, 1, 1, 1], k=rng.randrange(1, 6)))
-        for damage in rng.choices(DAMAGES, k=rng.randrange(3)):
+        for damage in rng.choices(DAMAGES, k=rng.randrange(4)):
             text = damage(rng, text)
         documents.append(text)
     return documents
@@ -889,7 +889,8 @@ def some_documents() -> list[bytes]:
 def test_a_pem_file_without_a_fault_holds_for_kubernetes_exactly_the_certificates_that_it_holds_for_certmond(
     oracle: Oracle,
 ) -> None:
-    """And whatever Kubernetes does read of a file with faults, certmond reads as well."""
+    """And whatever Kubernetes does read of a file with faults, certmond reads as well. The one exception are several
+    certificates in one block: it has a fault, client-go reads them all, crypto/tls none, and certmond the first."""
     documents = some_documents()
     answers = oracle.ask(documents=documents)["documents"]
     faultless = 0
@@ -899,6 +900,7 @@ def test_a_pem_file_without_a_fault_holds_for_kubernetes_exactly_the_certificate
         if not document.faults:
             faultless += 1
             assert (mine, "") == (answer["certificates"], answer["error"]), (text, document.faults)
-        assert set(answer["certificates"]) <= set(mine), (text, document.faults)
+        more_in_a_block = any("after the certificate" in fault.detail for fault in document.faults)
+        assert more_in_a_block or set(answer["certificates"]) <= set(mine), (text, document.faults)
     print(f"\n{len(documents)} documents, {faultless} without a fault")
     assert 0.3 < faultless / len(documents) < 0.7

@@ -1,0 +1,99 @@
+"""A real daemon on a tree of the test's own, and the waiting for what it renders."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+DEADLINE = 20.0
+"""Seconds that a test waits for what must come. Nothing is asserted about how soon it does."""
+
+_SERIES = re.compile(r'^(\w+)\{certificate="([^"]*)",path="([^"]*)"(?:,(.*))?\} (\S+)$')
+
+
+class Running:
+    """A daemon that runs, and the directory that it renders into."""
+
+    def __init__(self, process: subprocess.Popen[str], runtime: Path, log: Path) -> None:
+        self.process = process
+        self.runtime = runtime
+        self.log = log
+
+    def metrics(self) -> str:
+        return (self.runtime / "metrics.prom").read_text()
+
+    def status(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads((self.runtime / "status.json").read_text())
+        return document
+
+    def entry(self, name: str) -> dict[str, Any] | None:
+        return next((entry for entry in self.status()["certificates"] if entry["name"] == name), None)
+
+    def reasons(self, name: str) -> set[str]:
+        entry = self.entry(name)
+        return {item["reason"] for item in entry["findings"]} if entry else set()
+
+    def series(self, family: str, name: str) -> list[float]:
+        """The values of a family for one certificate."""
+        found = (_SERIES.match(line) for line in self.metrics().splitlines())
+        return [float(match[5]) for match in found if match and match[1] == family and match[2] == name]
+
+    def number(self, name: str) -> float:
+        """The value of a series that is named in full."""
+        return next(float(line.rsplit(" ", 1)[1]) for line in self.metrics().splitlines() if line.startswith(name + " "))
+
+    def until(self, holds: Callable[[], Any], what: str) -> Any:
+        """Wait until `holds`, looking again whenever something was rendered; fail after the deadline."""
+        end = time.monotonic() + DEADLINE
+        while True:
+            try:
+                if found := holds():
+                    return found
+            except (OSError, ValueError, StopIteration):
+                pass
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise AssertionError(f"{what}: never so\n{self.log.read_text()}")
+            select.select([], [], [], 0.02)
+
+    def passes(self) -> float:
+        return sum(
+            float(line.rsplit(" ", 1)[1]) for line in self.metrics().splitlines() if line.startswith("certmond_passes_")
+        )
+
+    def stop(self, how: int = signal.SIGTERM) -> int:
+        self.process.send_signal(how)
+        return self.process.wait(DEADLINE)
+
+
+@contextmanager
+def running(root: Path, work: Path, *options: str, **environment: str) -> Iterator[Running]:
+    """`certmond run` below `root` until the block ends; it has rendered for the first time when the block begins."""
+    runtime, log = work / "run", work / "log"
+    runtime.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "certmond", "--root", str(root), "run", "--runtime-dir", str(runtime)]
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [*command, "--log", "json", *options],
+            stdout=output,
+            stderr=output,
+            text=True,
+            env={**os.environ, "PYTHONWARNINGS": "error", **environment},
+        )
+    daemon = Running(process, runtime, log)
+    try:
+        daemon.until(lambda: (runtime / "heartbeat.json").exists() and daemon.status(), "rendered for the first time")
+        daemon.until(lambda: '"started"' in log.read_text(), "started")
+        yield daemon
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,232 @@
+"""The command line on a real kubeadm node's tree: what it prints, and how it exits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.daemon_harness import running
+from tests.node import DATA, PKI, Node, pem
+
+AT = "2026-12-01T00:00:00Z"
+NAMES = {
+    "ca", "apiserver", "apiserver-kubelet-client", "front-proxy-ca", "front-proxy-client", "etcd-ca", "etcd-server",
+    "etcd-peer", "etcd-healthcheck-client", "apiserver-etcd-client", "admin.conf", "controller-manager.conf",
+    "scheduler.conf", "kubelet-client",
+}  # fmt: skip
+
+
+def certmond(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "certmond", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def check(root: Path, at: str = AT, *more: str | Path) -> tuple[int, dict[str, Any]]:
+    done = certmond("check", "--root", root, "--at", at, "-o", "json", *more)
+    assert not done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def kubeadms_view() -> dict[str, str]:
+    """name -> EXPIRES, as `kubeadm certs check-expiration` printed it of the same tree."""
+    lines = (DATA / "kubeadm-1.24.check-expiration.txt").read_text().splitlines()
+    rows = [line.split("  ") for line in lines if " UTC " in line]
+    return {row[0].strip(): next(cell.strip() for cell in row if "UTC" in cell) for row in rows}
+
+
+def test_a_healthy_node_is_well(node: Node) -> None:
+    """A real kubeadm node exits 0, with every certificate proven, and only the serial numbers of its CAs noted."""
+    code, document = check(node.root)
+    assert code == 0
+    assert {entry["name"] for entry in document["certificates"]} == NAMES
+    assert all(entry["chain_valid"] and entry["key_matches"] for entry in document["certificates"])
+    findings = [item for entry in document["certificates"] for item in entry["findings"]] + document["findings"]
+    assert {(item["reason"], item["severity"]) for item in findings} == {("nonpositive_serial", "info")}
+    assert document["schema"] == 1
+    assert document["taken_at"] == AT
+    assert document["node"] == "controller-0"
+    assert document["mode"] == "observe"
+
+
+def test_it_agrees_with_kubeadm(node: Node) -> None:
+    """Every expiry date is the one that `kubeadm certs check-expiration` prints."""
+    _, document = check(node.root)
+    ours = {
+        entry["name"]: datetime.fromisoformat(entry["not_after"]).strftime("%b %d, %Y %H:%M UTC")
+        for entry in document["certificates"]
+    }
+    theirs = kubeadms_view()
+    assert len(theirs) == 13
+    assert {name: ours[name] for name in theirs} == theirs
+
+
+def test_openssl_agrees(node: Node) -> None:
+    """Subject, serial number, dates and fingerprint are those that openssl reads."""
+    _, document = check(node.root)
+    entry = next(entry for entry in document["certificates"] if entry["name"] == "apiserver")
+    shown = subprocess.run(
+        ["openssl", "x509", "-in", node.path(f"{PKI}/apiserver.crt"), "-noout", "-serial", "-fingerprint", "-sha256"],
+        capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    assert int(shown[0].partition("=")[2], 16) == int(entry["serial"])
+    assert shown[1].partition("=")[2].replace(":", "").lower() == entry["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("at", "code", "reason"),
+    [("2027-11-10T00:00:00Z", 1, "nearing_expiry"), ("2027-11-25T00:00:00Z", 2, "expired")],
+)
+def test_the_exit_code_is_the_worst_severity(node: Node, at: str, code: int, reason: str) -> None:
+    """A warning exits 1, a critical finding 2, as monitoring plugins do."""
+    found, document = check(node.root, at)
+    assert found == code
+    leaf = next(entry for entry in document["certificates"] if entry["name"] == "apiserver")
+    assert [item["reason"] for item in leaf["findings"]] == [reason]
+
+
+def test_trust_anchors_are_listed(node: Node) -> None:
+    """Each trust anchor has its own entry, and every leaf names the one that it chains to."""
+    _, document = check(node.root)
+    anchors = {entry["name"]: entry for entry in document["trust_anchors"]}
+    assert set(anchors) == {"ca", "etcd-ca", "front-proxy-ca"}
+    assert all(entry["self_signed"] for entry in anchors.values())
+    used = {entry["name"]: entry["trust_anchor"] for entry in document["certificates"]}
+    assert used["apiserver"] == anchors["ca"]["sha256"]
+    assert used["etcd-peer"] == anchors["etcd-ca"]["sha256"]
+
+
+def test_json_has_exactly_the_promised_fields(node: Node) -> None:
+    """The JSON has the fields that others build on."""
+    _, document = check(node.root)
+    assert set(document) == {"schema", "taken_at", "node", "mode", "certificates", "trust_anchors", "findings"}
+    promised = {"name", "path", "kind", "subject", "issuer", "serial", "sha256", "not_before", "not_after", "renew_at",
+                "trust_anchor", "chain_valid", "key_matches", "served", "findings"}  # fmt: skip
+    for entry in document["certificates"]:
+        assert promised <= set(entry)
+        assert entry["kind"] in {"file", "kubeconfig", "bundle", "kubelet"}
+    assert {"name", "path", "subject", "serial", "sha256", "not_before", "not_after", "self_signed", "findings"} == set(
+        document["trust_anchors"][0]
+    )
+
+
+def test_yaml_is_the_same_document(node: Node) -> None:
+    """`-o yaml` says what `-o json` says."""
+    _, document = check(node.root)
+    done = certmond("check", "--root", node.root, "--at", AT, "-o", "yaml")
+    assert yaml.safe_load(done.stdout) == document
+
+
+@pytest.mark.parametrize("output", ["table", "wide"])
+def test_the_table_shows_each_certificate_and_each_remedy(node: Node, output: str) -> None:
+    """The table has a line for each certificate, and below it every finding with its remedy."""
+    node.path(f"{PKI}/apiserver.key").chmod(0o644)
+    done = certmond("check", "--root", node.root, "--at", AT, "-o", output)
+    assert done.returncode == 2
+    assert all(any(line.startswith(name) for line in done.stdout.splitlines()) for name in NAMES)
+    assert "chmod 0600 /etc/kubernetes/pki/apiserver.key" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_global_options_stand_before_or_after_the_verb(node: Node) -> None:
+    """`certmond --root T check` and `certmond check --root T` are the same."""
+    before = certmond("--root", node.root, "check", "--at", AT, "-o", "json")
+    after = certmond("check", "--root", node.root, "--at", AT, "-o", "json")
+    assert before.returncode == after.returncode == 0
+    assert before.stdout == after.stdout
+
+
+def test_what_stands_after_the_verb_wins(node: Node, tmp_path: Path) -> None:
+    """Where a global option is given twice, the one after the verb counts."""
+    assert certmond("--root", tmp_path, "check", "--root", node.root, "--at", AT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "--nonsense"),
+        ("check", "--at", "tomorrow"),
+        ("check", "--at", "2026-12-01T00:00:00"),
+        ("check", "--root", "/nowhere"),
+        ("check", "--profile", "nonsense"),
+        ("check", "--config", "/nowhere.yaml"),
+        ("check", "-o", "xml"),
+        ("status", "--runtime-dir", "/nowhere"),
+        ("serve", "--listen", "nonsense"),
+        ("explain", "nonsense"),
+        ("nonsense",),
+        ("config", "validate", "--config", "/nowhere.yaml"),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_told_exits_3(arguments: tuple[str, ...]) -> None:
+    """A wrong option, time, root, profile, configuration or runtime directory exits 3, with one clear text."""
+    done = certmond(*arguments)
+    assert done.returncode == 3
+    assert done.stderr.strip()
+    assert "Traceback" not in done.stderr
+
+
+def test_nothing_to_look_at_is_no_good_news(tmp_path: Path) -> None:
+    """A root without a single certificate of the profile exits 3: silence must not look like health."""
+    done = certmond("check", "--root", tmp_path)
+    assert done.returncode == 3
+    assert "discover" in done.stderr
+
+
+def test_status_shows_what_the_daemon_rendered(node: Node, tmp_path: Path) -> None:
+    """`status` prints the running daemon's last assessment, and exits as `check` does."""
+    work = tmp_path / "work"
+    work.mkdir()
+    certificate, _ = node.mint(node.certificate(f"{PKI}/apiserver.crt"), usages=("client",))
+    node.write(f"{PKI}/apiserver.crt", pem(certificate))
+    with running(node.root, work) as daemon:
+        done = certmond("status", "--runtime-dir", daemon.runtime, "-o", "json")
+        assert done.returncode == 2
+        assert json.loads(done.stdout) == daemon.status()
+
+
+def test_metrics_prints_one_pass(node: Node) -> None:
+    """`metrics` prints the exposition text of one look, for a textfile collector."""
+    done = certmond("metrics", "--root", node.root, "--at", AT)
+    assert done.returncode == 0
+    assert done.stdout.count("certmond_certificate_chain_valid{") == len(NAMES)
+    assert 'certmond_findings{severity="critical"} 0' in done.stdout
+
+
+def test_config_verbs(tmp_path: Path) -> None:
+    """`config validate` says that all is good, `show` prints what validates again, `schema` is a JSON Schema."""
+    assert certmond("config", "validate").returncode == 0
+    shown = certmond("config", "show")
+    path = tmp_path / "shown.yaml"
+    path.write_text(shown.stdout)
+    assert certmond("config", "validate", "--config", path).returncode == 0
+    schema = json.loads(certmond("config", "schema").stdout)
+    assert "certificates" in schema["properties"]
+
+
+def test_every_verb_has_help() -> None:
+    """Each verb explains itself."""
+    listed = certmond("--help").stdout
+    for verb in ("run", "serve", "check", "status", "metrics", "config", "discover", "explain", "demo", "version"):
+        assert f"\n  {verb}" in listed
+        assert certmond(verb, "--help").returncode == 0
+
+
+def test_a_time_with_a_zone_is_taken_as_it_is(node: Node) -> None:
+    """`--at` with an offset means that instant."""
+    done = certmond("check", "--root", node.root, "--at", "2026-12-01T02:00:00+02:00", "-o", "json")
+    assert json.loads(done.stdout)["taken_at"] == AT
+
+
+def test_a_reader_that_goes_is_no_traceback(node: Node) -> None:
+    """`certmond check | head -1` ends quietly."""
+    command = f"{sys.executable} -m certmond check --root {node.root} --at {AT} -o json | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in done.stderr

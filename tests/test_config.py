@@ -1,0 +1,586 @@
+"""The configuration: one text or many, a frozen value or every problem at once, each where it stands."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import timedelta
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from certmond import config, yaml_source
+from certmond.config import Config, Source, dump, load, parse, schema
+from certmond.errors import ConfigError
+from certmond.pki.catalog import (
+    FACTS,
+    SELF,
+    USAGES,
+    CertificateSpec,
+    Kind,
+    ServiceSpec,
+    format_duration,
+    parse_duration,
+)
+
+ROOT = Path(__file__).parents[1]
+
+
+def read(*texts: str, profile: str | None = "none") -> Config:
+    """The configuration that the texts make, as files a.yaml, b.yaml, …"""
+    names = (f"{letter}.yaml" for letter in "abcdef")
+    return parse([Source(name, dedent(text)) for name, text in zip(names, texts, strict=False)], profile=profile)
+
+
+def problems(*texts: str, profile: str | None = "none") -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        read(*texts, profile=profile)
+    return list(caught.value.problems)
+
+
+def certificate(body: str) -> str:
+    """An entry that is right but for `body`, whose first line is line 3."""
+    return "certificates:\n- {name: x, path: /x, ca: self}\n" + body
+
+
+# --- what is read -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "certificates:\nservices:\nprofile:\n", "\ufeff{}"])
+def test_nothing_is_the_default_configuration(text: str) -> None:
+    """An empty file, comments alone and keys with nothing behind them all mean: the kubeadm profile, observed."""
+    assert read(text, profile=None) == parse([])
+    found = parse([])
+    assert (found.mode, found.profile, found.node_name) == ("observe", "kubeadm", None)
+    assert found.renew_before == timedelta(days=30)
+    assert (found.resync, found.poll) == (timedelta(minutes=5), timedelta(seconds=10))
+    assert found.listen == "127.0.0.1:9964"
+    assert found.certificates
+
+
+def test_the_profile_none_has_only_what_is_listed() -> None:
+    assert read("profile: none", profile=None) == Config(profile="none")
+    assert [spec.name for spec in read(certificate("")).certificates] == ["x"]
+
+
+def test_the_command_line_chooses_the_profile_over_the_configuration() -> None:
+    assert read("profile: kubeadm", profile="none").certificates == ()
+
+
+def test_a_later_file_overrides_a_scalar() -> None:
+    found = read("resync: 1m\nlisten: '[::1]:9964'", "resync: 1h", "poll: 1m")
+    assert (found.resync, found.poll) == (timedelta(hours=1), timedelta(minutes=1))
+    assert found.listen == "[::1]:9964"
+
+
+def test_an_entry_of_a_known_name_overrides_only_what_it_gives_and_stays_in_its_place() -> None:
+    ours = """
+        certificates:
+          - {name: extra, path: /extra.pem}
+          - {name: etcd-ca, renew_before: 1y, mode: null}
+        services:
+          - {name: kubelet, unit: kubelet-wrapper.service}
+    """
+    plain, found = parse([]), read(ours, profile="kubeadm")
+    assert [spec.name for spec in found.certificates] == [*(spec.name for spec in plain.certificates), "extra"]
+    before = {spec.name: spec for spec in plain.certificates}
+    for spec in found.certificates[:-1]:
+        update = {"renew_before": timedelta(days=365), "mode": None} if spec.name == "etcd-ca" else {}
+        assert spec == before[spec.name].model_copy(update=update)
+    assert [spec.unit for spec in found.services if spec.name == "kubelet"] == ["kubelet-wrapper.service"]
+
+
+def test_entries_of_several_files_merge_by_name() -> None:
+    found = read("certificates: [{name: x, path: /a, optional: true}]", "certificates: [{name: x, path: /b}]")
+    assert found.certificates == (CertificateSpec(name="x", path="/b", optional=True),)
+
+
+def test_a_list_of_one_may_be_written_as_text() -> None:
+    (spec,) = read("certificates: [{name: x, path: /x, names: DNS:a, usages: server auth, subject: CN=a}]").certificates
+    assert (spec.names, spec.usages, spec.subject) == (("DNS:a",), ("server auth",), ("CN=a",))
+
+
+@pytest.mark.parametrize("mode", ["0640", "640", "'0640'", "'640'", "0o640"])
+def test_a_mode_is_octal_however_it_is_written(mode: str) -> None:
+    (spec,) = read(f"certificates: [{{name: x, path: /x, key_mode: {mode}}}]").certificates
+    assert spec.key_mode == 0o640
+
+
+@pytest.mark.parametrize("name", ["007", "1_000", "2026-11-24", "1.5", "1e3", "0x10"])
+def test_text_that_looks_like_a_number_or_a_date_stays_text(name: str) -> None:
+    assert read(f"certificates: [{{name: {name}, path: /x}}]").certificates[0].name == name
+
+
+def test_anchors_aliases_and_merge_keys_are_understood() -> None:
+    text = """
+        certificates:
+          - &base {name: a, path: /a, mode: 0600, owner: &who root:root}
+          - {<<: *base, name: b}
+          - {<<: [{path: /c}, *base], name: c, owner: *who, mode: 0640}
+    """
+    a, b, c = read(text).certificates
+    assert (a.name, b.name, c.name) == ("a", "b", "c")
+    assert (b.path, b.mode, b.owner) == ("/a", 0o600, "root:root")
+    assert (c.path, c.mode, c.owner) == ("/c", 0o640, "root:root")
+
+
+# --- what is refused, and how it is said ------------------------------------------------------------------------------
+
+REFUSED = [
+    ("mode: enforce", "a.yaml:1: mode: enforce mode is not part of this version; write observe, or leave `mode` out"),
+    ("mode: watch", "a.yaml:1: mode: must be 'observe' or 'enforce', not 'watch'"),
+    ("mode: on", "a.yaml:1: mode: must be 'observe' or 'enforce'"),
+    ("node_name: yes", "a.yaml:1: node_name: must be text; put it in quotes if it reads as something else"),
+    (
+        "node_name: Node_1",
+        "a.yaml:1: node_name: must be the node's name in Kubernetes, of lower-case letters, digits, '-' and '.', "
+        "not 'Node_1'",
+    ),
+    ("resync: 9s", "a.yaml:1: resync: must be from 10s to 24h, not '9s'"),
+    ("resync: 25h", "a.yaml:1: resync: must be from 10s to 24h, not '25h'"),
+    ("poll: 2h", "a.yaml:1: poll: must be from 1s to 1h, not '2h'"),
+    ("poll: 10", "a.yaml:1: poll: must be a duration such as 30d, 12h or 90s, not '10'"),
+    ("poll: []", "a.yaml:1: poll: must be a duration such as 30d, 12h or 90s"),
+    ("renew_before: 0d", "a.yaml:1: renew_before: must be longer than nothing, not '0d'"),
+    ("listen: 9964", "a.yaml:1: listen: must be ADDRESS:PORT such as 127.0.0.1:9964 or [::1]:9964, not '9964'"),
+    ("renew_befor: 3d", "a.yaml:1: renew_befor: unknown key; did you mean renew_before?"),
+    ("certificates: {}", "a.yaml:1: certificates: must be a list, with lines such as `- name: …`"),
+    ("certificates: [x]", "a.yaml:1: certificates[0]: must be a mapping, with lines such as `name: apiserver`, not 'x'"),
+    ("certificates: [{path: /x}]", "a.yaml:1: certificates[0].name: must be given"),
+    (certificate("- {name: y}"), "a.yaml:3: certificates[1].path: must be given"),
+    (certificate("- name: y\n  path: y"), "a.yaml:4: certificates[1].path: must be an absolute path, not 'y'"),
+    (
+        certificate("- {name: 'a b', path: /y}"),
+        "a.yaml:3: certificates[1].name: must be a name of letters, digits, '.', '_' and '-', 63 at most, not 'a b'",
+    ),
+    (certificate("- {name: y, path: /y, usage: x}"), "a.yaml:3: certificates[1].usage: unknown key; did you mean usages?"),
+    (
+        certificate("- name: y\n  path: /y\n  usages:\n  - server auth\n  - serve"),
+        f"a.yaml:7: certificates[1].usages[1]: must be one of {', '.join(sorted(USAGES))}, not 'serve'",
+    ),
+    (certificate("- {name: y, path: /y, usages: {}}"), "a.yaml:3: certificates[1].usages: must be text or a list"),
+    (certificate("- {name: y, path: /y, optional: 1}"), "a.yaml:3: certificates[1].optional: must be true or false, not '1'"),
+    (certificate("- {name: y, path: /y, mode: 888}"), "a.yaml:3: certificates[1].mode: must be a file mode such as 0600, not '888'"),
+    (certificate("- {name: y, path: /y, mode: true}"), "a.yaml:3: certificates[1].mode: must be a file mode such as 0600"),
+    (certificate("- {name: y, path: /y, owner: 'a:b:c'}"), "a.yaml:3: certificates[1].owner: must be user or user:group, not 'a:b:c'"),
+    (
+        certificate("- {name: y, path: /y, kind: pem}"),
+        "a.yaml:3: certificates[1].kind: must be 'file', 'kubeconfig', 'bundle', 'kubelet' or 'key-pair', not 'pem'",
+    ),
+    (certificate("- {name: y, path: /y, kind: key-pair}"), "a.yaml:3: certificates[1].key: must be given for kind key-pair"),
+    (
+        certificate("- {name: y, path: '/y/*.pem', key: /y.key}"),
+        "a.yaml:3: certificates[1].key: must be left out, or repeat the path, where that is a glob, not '/y.key'",
+    ),
+    (
+        certificate("- {name: y, path: /y, names: example.com}"),
+        "a.yaml:3: certificates[1].names: must begin with DNS: or IP:, or be ${control_plane_name}, not 'example.com'",
+    ),
+    (
+        certificate("- {name: y, path: /y, names: IP:10.0.0.300}"),
+        "a.yaml:3: certificates[1].names: must have an IP address after IP:, not 'IP:10.0.0.300'",
+    ),
+    (
+        certificate("- {name: y, path: /y, names: ['DNS:${node}']}"),
+        f"a.yaml:3: certificates[1].names[0]: there is no fact ${{node}}; known are {', '.join(FACTS)}",
+    ),
+    (
+        certificate("- {name: y, path: /y, subject: CN=$node_name}"),
+        "a.yaml:3: certificates[1].subject: must write a fact as ${node_name}, and a dollar sign as $$, not 'CN=$node_name'",
+    ),
+    (
+        certificate("- {name: y, path: /y, subject: admin}"),
+        "a.yaml:3: certificates[1].subject: must be a subject such as CN=kubernetes-admin,O=system:masters, not 'admin'",
+    ),
+    ("services: [{name: s, kind: systemd}]", "a.yaml:1: services[0].unit: must be given for kind systemd"),
+    ("services: [{name: s, kind: static-pod}]", "a.yaml:1: services[0].pod: must be given for kind static-pod"),
+    ("services: [{name: s, kind: command}]", "a.yaml:1: services[0].command: must be given for kind command"),
+    ("services: [{name: s, kind: x}]", "a.yaml:1: services[0].kind: must be 'systemd', 'static-pod' or 'command', not 'x'"),
+    (
+        "services: [{name: s, kind: command, command: a b}]",
+        "a.yaml:1: services[0].command: must be a list of the program and its arguments, not 'a b'",
+    ),
+    # references
+    (certificate("- {name: y, path: /y, ca: z}"), "a.yaml:3: certificates[1].ca: there is no certificate 'z'; add it to `certificates`, or take it away here"),
+    (certificate("- {name: y, path: /y, ca: [self, x]}"), "a.yaml:3: certificates[1].ca[1]: x is no authority; name one that is, or give it `authority: true`"),
+    (certificate("- {name: y, path: /y, embedded_ca: self}"), "a.yaml:3: certificates[1].embedded_ca: there is no certificate 'self'; add it to `certificates`, or take it away here"),
+    (certificate("- {name: y, path: /y, embedded_ca: x}"), "a.yaml:3: certificates[1].embedded_ca: x is no authority; name one that is, or give it `authority: true`"),
+    (certificate("- {name: y, path: /y, consumers: nginx}"), "a.yaml:3: certificates[1].consumers: there is no service 'nginx'; add it to `services`, or take it away here"),
+    ("services: [{name: nginx, kind: command, command: [x], after: [ngin]}]", "a.yaml:1: services[0].after[0]: there is no service 'ngin'; did you mean nginx?"),
+    ("services: [{name: s, kind: command, command: [x], reloads: y}]", "a.yaml:1: services[0].reloads: there is no certificate 'y'; add it to `certificates`, or take it away here"),
+    (certificate("- {name: y, path: /y}\n- {name: x, path: /z}"), "a.yaml:4: certificates[2]: has the name of line 2, 'x'; join the two, or rename one"),
+    # YAML
+    ("a: [", "a.yaml:2: is not YAML: while parsing a flow node, did not find expected node content"),
+    ("resync: 1m\n\tpoll: 1m", "a.yaml:2: is not YAML: while scanning a plain scalar, found a tab character that violates indentation"),
+    ("- a", "a.yaml:1: must be a mapping, with lines such as `profile: kubeadm`"),
+    ("\nmode", "a.yaml:2: must be a mapping, with lines such as `profile: kubeadm`"),
+    ("poll: 1m\n---\npoll: 2m", "a.yaml:2: begins a second document; remove the line ---"),
+    ("poll: 1m\n\npoll: 2m", "a.yaml:3: poll: is given a second time, after line 1; keep one of them"),
+    ("true: 1", "a.yaml:1: has a key that is not text; put it in quotes"),
+    ("[a]: 1", "a.yaml:1: has a key that is not text; put it in quotes"),
+    ("poll: !!binary aGk=", "a.yaml:1: poll: has the tag 'tag:yaml.org,2002:binary', which means nothing here; remove it"),
+    ("poll: *gone", "a.yaml:1: poll: *gone has no whole &gone before it; write one, or the value itself"),
+    ("poll: &own [*own]", "a.yaml:1: poll[0]: *own has no whole &own before it; write one, or the value itself"),
+    ("<<: 5m", "a.yaml:1: '<<': must merge a mapping, or a list of them"),
+    ("poll: 1m # \x07", "a.yaml:1: is not YAML: control characters are not allowed; remove the character"),
+    ("poll: 1m\n# \ud800", "a.yaml:1: is not UTF-8; save it as UTF-8"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "said"), REFUSED)
+def test_a_problem_is_told_with_its_file_line_and_path_and_the_remedy(text: str, said: str) -> None:
+    assert problems(text)[0] == said
+
+
+def test_everything_wrong_is_told_at_once_in_the_order_of_files_and_lines() -> None:
+    first = """
+        mode: enforce
+        certificates:
+          - name: apisever
+            names: [DNS:a]
+          - name: x
+            path: x
+            ca: [gone, apiserver]
+        signers: []
+        poll: 1s
+        poll: 2s
+    """
+    second = "resync: never\nservices:\n- name: etcd\n  after: [kubelet]\n- 5\n"
+    assert [problem.split(": ")[:2] for problem in problems(first, second, profile="kubeadmm")] == [
+        ["--profile", "must be one of kubeadm, none, not 'kubeadmm'"],
+        ["a.yaml:2", "mode"],
+        ["a.yaml:4", "certificates[0].path"],
+        ["a.yaml:6", "certificates[1].path"],
+        ["a.yaml:8", "certificates[1].ca[0]"],
+        ["a.yaml:8", "certificates[1].ca[1]"],
+        ["a.yaml:9", "signers"],
+        ["a.yaml:11", "poll"],
+        ["b.yaml:1", "resync"],
+        ["b.yaml:4", "services[0].after[0]"],
+        ["b.yaml:5", "services[1]"],
+    ]
+
+
+def test_a_mistaken_name_is_met_with_the_one_that_was_meant() -> None:
+    (said,) = problems("certificates: [{name: apisever, chain: true}]", profile="kubeadm")
+    assert said == "a.yaml:1: certificates[0].path: must be given; did you mean apiserver?"
+
+
+def test_a_key_of_another_version_is_told_from_a_mistake() -> None:
+    (said,) = problems("hooks: {}")
+    assert said == f"a.yaml:1: hooks: unknown key; this version knows {', '.join(Config.model_fields)}"
+
+
+def test_a_problem_in_an_overriding_entry_is_told_where_the_field_stands() -> None:
+    """Merging moves entries; a sentence still points to the file, line and number where somebody wrote the field."""
+    first = "certificates:\n- {name: a, path: /a}\n- name: b\n  path: b\n"
+    second = "certificates:\n- name: b\n  mode: 9\n"
+    assert [said.partition(": must")[0] for said in problems(first, second)] == [
+        "a.yaml:4: certificates[1].path",
+        "b.yaml:3: certificates[0].mode",
+    ]
+
+
+def test_services_that_wait_for_each_other_are_told_once_a_circle_where_the_last_file_closes_it() -> None:
+    services = """
+        services:
+          - {name: one, kind: command, command: [/one], after: [two, alone]}
+          - {name: two, kind: command, command: [/two], after: one}
+          - {name: alone, kind: command, command: [/alone], after: alone}
+    """
+    assert problems(services) == [
+        "a.yaml:4: services[1].after: closes a circle: two after one after two; take one of these steps away",
+        "a.yaml:5: services[2].after: closes a circle: alone after alone; take one of these steps away",
+    ] or problems(services)[0].startswith("a.yaml:3: services[0].after[0]: closes a circle")
+    (said,) = problems("services: [{name: etcd, after: kubelet}]", profile="kubeadm")
+    assert said.startswith("a.yaml:1: services[0].after: closes a circle: ")
+
+
+def test_what_may_stand_in_an_unusable_file_is_not_held_against_the_others() -> None:
+    """No reference is called unknown, and no field missing, while a part of the configuration cannot be read."""
+    said = problems("services: [", "certificates: [{name: x, consumers: s}]\npoll: 0s")
+    assert [each.partition(": ")[0] for each in said] == ["a.yaml:2", "b.yaml:2"]
+
+
+def test_hostile_words_are_shown_on_one_short_line() -> None:
+    (said,) = problems('"a\\nb\\e[31m": 1')
+    assert said.startswith("a.yaml:1: 'a\\nb\\x1b[31m': unknown key")
+    (said,) = problems(f"profile: {'x' * 1000}", profile=None)
+    assert len(said) < 200
+
+
+# --- what must not eat memory -----------------------------------------------------------------------------------------
+
+
+def test_a_document_of_more_than_a_mebibyte_is_refused() -> None:
+    (said,) = problems("#" * (2**20 + 1))
+    assert said == "a.yaml: is larger than 1 MiB; split it into files in conf.d/"
+    assert read("#" * 2**20) == Config(profile="none")
+
+
+def test_aliases_that_would_unfold_without_end_are_refused() -> None:
+    bomb = "a0: &a0 [" + "x," * 9 + "x]\n"
+    bomb += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10))
+    (said,) = problems(bomb)
+    assert said == "a.yaml:5: has more than 100000 values, aliases counted; shorten it"
+
+
+@pytest.mark.parametrize("text", ["[" * 900, "- " * 5000, "{a: " * 300, "? " * 5000])
+def test_deep_nesting_is_refused(text: str) -> None:
+    (said,) = problems(text)
+    assert said == "a.yaml:1: is nested more than 32 deep; make it flatter"
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_drop_ins_are_read_in_the_order_of_their_names_after_the_main_file(tmp_path: Path) -> None:
+    (tmp_path / "conf.d").mkdir()
+    for name, text in {
+        "config.yaml": "profile: none\npoll: 1s\nresync: 1m",
+        "conf.d/20-b.yaml": "poll: 20s",
+        "conf.d/10-a.yaml": "poll: 10s\nresync: 10m",
+        "conf.d/.30-hidden.yaml": "poll: 30s",
+        "conf.d/40-other.yml": "poll: 40s",
+    }.items():
+        (tmp_path / name).write_text(text)
+    found = load(tmp_path / "config.yaml")
+    assert (found.poll, found.resync) == (timedelta(seconds=20), timedelta(minutes=10))
+
+
+def test_the_default_file_may_be_missing_and_one_that_was_asked_for_may_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "config.yaml"
+    monkeypatch.setattr(config, "DEFAULT_PATH", gone)
+    assert load() == load(gone) == parse([])
+    with pytest.raises(ConfigError) as caught:
+        load(gone, explicit=True)
+    assert caught.value.problems == (
+        f"{gone}: cannot be read (No such file or directory); correct its path or permissions",
+    )
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d/a.yaml").write_text("profile: none")
+    assert load() == Config(profile="none")
+
+
+def test_files_that_cannot_be_read_are_told_together_with_the_rest(tmp_path: Path) -> None:
+    main, drop_ins = tmp_path / "config.yaml", tmp_path / "conf.d"
+    main.write_bytes(b"poll: 1s\n# \xff\n")
+    (drop_ins / "a.yaml").mkdir(parents=True)
+    (drop_ins / "b.yaml").write_bytes(b"# " + "é".encode() * 2**20)
+    (drop_ins / "c.yaml").write_text("polls: 1s")
+    (drop_ins / "d.yaml").symlink_to("nowhere")
+    with pytest.raises(ConfigError) as caught:
+        load(main)
+    assert set(caught.value.problems) == {
+        f"{main}:2: is not UTF-8; save it as UTF-8",
+        f"{drop_ins}/a.yaml: cannot be read (Is a directory); correct its path or permissions",
+        f"{drop_ins}/b.yaml: is larger than 1 MiB; split it into files in conf.d/",
+        f"{drop_ins}/c.yaml:1: polls: unknown key; did you mean poll?",
+        f"{drop_ins}/d.yaml: cannot be read (No such file or directory); correct its path or permissions",
+    }
+
+
+def test_a_drop_in_directory_that_cannot_be_listed_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "config.yaml").write_text("profile: none")
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(ConfigError, match=r"conf\.d: cannot be read \(Permission denied\)"):
+        load(tmp_path / "config.yaml")
+
+
+# --- any text, any configuration --------------------------------------------------------------------------------------
+
+_words = st.sampled_from(
+    ["certificates", "services", "name", "path", "ca", "self", "x", "- ", ": ", "\n", "\n  ", "&a ", "*a", "<<", "[", "]",
+     "{", "}", "'", '"', "!", "!!int ", "|", ">", "?", "~", "true", "5m", "/x", ",", "#", "---\n", "${node_name}", "\t"]
+)  # fmt: skip
+
+
+@given(st.one_of(st.text(), st.binary(), st.lists(_words).map("".join)), st.sampled_from(["none", "kubeadm", None]))
+@example("a: &a\n- *a", None)
+@example("=: 1", None)
+@example("? {a: b}\n: c", None)
+@example("certificates: [{name: [x], consumers: {a: b}}]", None)
+@example("services: [{kind: command}, {after: x, name: [y]}]", None)
+@example("renew_before: 999999999999d", None)
+@example("renew_before: 999999y999999d", None)
+def test_any_text_is_a_configuration_or_a_list_of_problems(text: str | bytes, profile: str | None) -> None:
+    try:
+        parse([Source("any", text)], profile=profile)
+    except ConfigError as error:
+        assert error.problems
+        for problem in error.problems:
+            assert re.match(r"any(:\d+)?: |profile kubeadm:\d+: ", problem)
+            assert "\n" not in problem
+
+
+@given(st.one_of(st.text(), st.lists(_words).map("".join)))
+@settings(max_examples=50)
+def test_the_reader_in_pure_python_refuses_and_accepts_the_same(text: str) -> None:
+    """Where PyYAML was built without libyaml."""
+
+    def outcome() -> Any:
+        node, found = yaml_source.read("any", text)
+        return node.plain() if node and not found else None
+
+    fast = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yaml_source, "_LOADER", yaml.SafeLoader)
+        slow = outcome()
+    assert fast == slow or None in (fast, slow)  # they differ in what is YAML at its edges, never in what it means
+
+
+_names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
+_text = st.text(st.characters(codec="utf-8", exclude_characters="\x00$"), min_size=1, max_size=12)
+_paths = _text.map(lambda text: "/" + "/".join(part for part in text.split("/") if part not in {"", "."}))
+_plain_paths = _paths.filter(lambda path: not any(character in path for character in "*?["))
+_durations = st.integers(1, 10**8).map(lambda seconds: timedelta(seconds=seconds))
+_san = st.one_of(
+    st.ip_addresses().map(lambda address: f"IP:{address}"),
+    st.sampled_from(["DNS:a.example", "DNS:${node_name}", "${control_plane_name}"]),
+)
+_subjects = st.sampled_from(["CN=a", "CN=a,O=b+OU=c", r"CN=a\,b", "CN=system:node:${node_name},O=system:nodes"])
+
+
+def _maybe(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+@st.composite
+def configurations(draw: st.DrawFn) -> Config:
+    names = draw(st.lists(_names.filter(lambda name: name != SELF), unique=True, max_size=5))
+    service_names = draw(st.lists(_names, unique=True, max_size=4))
+    authorities = draw(st.lists(st.booleans(), min_size=len(names), max_size=len(names)))
+    anchors = [name for name, authority in zip(names, authorities, strict=True) if authority]
+    some = st.lists(st.sampled_from([*anchors, SELF]), max_size=2).map(tuple)
+    certificates = [
+        CertificateSpec(
+            name=name,
+            authority=authority,
+            **draw(st.fixed_dictionaries({"path": _plain_paths}, optional={"key": _plain_paths})),
+            **draw(
+                _maybe(
+                    kind=st.sampled_from([Kind.FILE, Kind.KUBECONFIG, Kind.BUNDLE, Kind.KUBELET]),
+                    ca=some,
+                    subject=st.lists(_subjects, max_size=2).map(tuple),
+                    usages=st.lists(st.sampled_from(sorted(USAGES)), max_size=2).map(tuple),
+                    names=st.lists(_san, max_size=3).map(tuple),
+                    mode=st.none() | st.integers(0, 0o777),
+                    key_mode=st.integers(0, 0o777),
+                    owner=st.sampled_from([None, "root", "root:root", "1000:50"]),
+                    renew_before=st.none() | _durations,
+                    embedded_ca=st.sampled_from([None, *anchors]),
+                    optional=st.booleans(),
+                    mentioned_in=st.lists(_paths, max_size=2).map(tuple),
+                    exclude=st.lists(st.text(st.characters(codec="utf-8")), max_size=2).map(tuple),
+                    consumers=st.lists(st.sampled_from(service_names), max_size=2).map(tuple)
+                    if service_names
+                    else st.just(()),
+                )
+            ),
+        )
+        for name, authority in zip(names, authorities, strict=True)
+    ]
+    services = [
+        ServiceSpec(
+            name=name,
+            after=tuple(draw(st.lists(st.sampled_from(service_names[:number]), max_size=2)) if number else ()),
+            reloads=tuple(draw(st.lists(st.sampled_from(names), max_size=2)) if names else ()),
+            **draw(
+                st.one_of(
+                    st.fixed_dictionaries({"kind": st.just("systemd"), "unit": _text}),
+                    st.fixed_dictionaries({"kind": st.just("static-pod"), "pod": _text}),
+                    st.fixed_dictionaries({"kind": st.just("command"), "command": st.tuples(_text, _text)}),
+                )
+            ),
+        )
+        for number, name in enumerate(service_names)
+    ]
+    return Config(
+        profile="none",
+        certificates=tuple(certificates),
+        services=tuple(services),
+        **draw(
+            _maybe(
+                node_name=st.sampled_from([None, "node-1", "007", "on", "null"]),
+                renew_before=_durations,
+                resync=st.integers(10, 86400).map(lambda seconds: timedelta(seconds=seconds)),
+                poll=st.integers(1, 3600).map(lambda seconds: timedelta(seconds=seconds)),
+                listen=st.sampled_from(
+                    ["127.0.0.1:9964", "[::1]:1", "localhost:65535", "0.0.0.0:80", "[fe80::1%eth0]:99"]
+                ),
+            )
+        ),
+    )
+
+
+@given(configurations())
+@settings(max_examples=200)
+def test_what_is_shown_is_what_is_in_force(found: Config) -> None:
+    """`config show` prints a configuration that means the same."""
+    assert parse([Source("shown", dump(found))]) == found
+
+
+def test_what_is_shown_of_a_profile_with_changes_can_be_put_in_their_place() -> None:
+    found = read("certificates: [{name: admin.conf, owner: null, subject: [], mode: 0640}]", profile=None)
+    assert parse([Source("shown", dump(found))]) == found
+    assert found.certificates != parse([]).certificates
+
+
+@given(st.integers(1, 10**9))
+def test_a_duration_is_written_as_it_is_read(seconds: int) -> None:
+    assert parse_duration(format_duration(timedelta(seconds=seconds))) == timedelta(seconds=seconds)
+
+
+# --- the schema, the example, the documentation -----------------------------------------------------------------------
+
+
+def test_the_schema_knows_each_key_and_asks_of_an_entry_no_more_than_its_name() -> None:
+    whole = json.loads(json.dumps(schema()))
+    assert list(whole["properties"]) == list(Config.model_fields)
+    assert whole["additionalProperties"] is False
+    assert whole["properties"]["profile"]["enum"] == ["kubeadm", "none"]
+    for name in ("CertificateSpec", "ServiceSpec"):
+        assert whole["$defs"][name]["required"] == ["name"]
+        assert whole["$defs"][name]["additionalProperties"] is False
+
+
+def test_the_example_is_all_comments_and_right_without_them() -> None:
+    text = (ROOT / "config/certmond.yaml").read_text()
+    assert parse([Source("as it is", text)]) == parse([])
+    found = parse([Source("uncommented", re.sub(r"(?m)^#(?=\S|  )", "", text))])
+    plain = parse([])
+    assert {spec.name for spec in found.certificates} - {spec.name for spec in plain.certificates} == {
+        "nginx", "company-ca", "billing", "backup.conf"
+    }  # fmt: skip
+    assert found.model_copy(update={"certificates": (), "services": (), "node_name": None}) == Config()
+    assert [spec.names for spec in found.certificates if spec.name == "apiserver"][0][-1] == "DNS:lb.example.com"
+
+
+def test_the_reference_has_every_key_with_its_default_and_no_other() -> None:
+    """docs/configuration.md: a table for each part, a row for each key, in the order of the schema."""
+    text = (ROOT / "docs/configuration.md").read_text()
+    tables = re.findall(r"(?m)^\| key \|.*\n(?:\|.*\n)+", text)
+    for model, table in zip((Config, CertificateSpec, ServiceSpec), tables, strict=True):
+        rows = re.findall(r"(?m)^\| `(\w+)` \| (.*?) \| (.*?) \|", table)
+        assert [name for name, _, _ in rows] == list(model.model_fields)
+        shown = json.loads(model.model_construct(name="x", path="/x", kind="command").model_dump_json())
+        for name, _, default in rows:
+            value = shown[name]
+            if model.model_fields[name].is_required():
+                assert default == "required", name
+            elif value in (None, [], ""):
+                assert not default.startswith("`"), name
+            elif name != "exclude":
+                assert default == f"`{json.dumps(value) if isinstance(value, bool) else value}`", name

@@ -1,0 +1,355 @@
+"""The daemon on real files: what caught others does not catch it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.daemon_harness import Running, running
+from tests.node import KUBELET_PEM, PKI, Node, key_pem, pem
+
+API = f"{PKI}/apiserver"
+NOT_AFTER = "certmond_certificate_not_after_timestamp_seconds"
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    directory = tmp_path / "work"
+    directory.mkdir()
+    return directory
+
+
+def config(work: Path, certificates: list[dict[str, object]], **more: object) -> list[str]:
+    """The options for a configuration of its own, without a profile."""
+    path = work / "config.yaml"
+    path.write_text(yaml.safe_dump({"profile": "none", "certificates": certificates, **more}))
+    return ["--config", str(path)]
+
+
+def healthy(daemon: Running, name: str) -> bool:
+    entry = daemon.entry(name)
+    return bool(entry and entry["chain_valid"] and not entry["findings"])
+
+
+def test_a_replaced_leaf_is_seen(node: Node, work: Path) -> None:
+    """A leaf replaced by rename shows its new serial number and end."""
+    with running(node.root, work) as daemon:
+        before = daemon.entry("apiserver")
+        certificate, key = node.mint(node.certificate(f"{API}.crt"), end=datetime(2027, 12, 24, tzinfo=UTC))
+        node.replace(f"{API}.key", key_pem(key))
+        node.replace(f"{API}.crt", pem(certificate))
+        daemon.until(lambda: (e := daemon.entry("apiserver")) and e["serial"] == str(certificate.serial_number), "new serial")
+        assert before is not None
+        assert daemon.series(NOT_AFTER, "apiserver") == [certificate.not_valid_after_utc.timestamp()]
+        daemon.until(lambda: healthy(daemon, "apiserver"), "healthy")
+
+
+def test_a_file_that_goes_bad_keeps_its_last_expiry(node: Node, work: Path) -> None:
+    """A file that breaks or vanishes raises a finding, and its last good expiry series stays beside it."""
+    with running(node.root, work) as daemon:
+        good = node.read(f"{API}.crt")
+        end = daemon.series(NOT_AFTER, "apiserver")
+        node.write(f"{API}.crt", good[:300])
+        daemon.until(lambda: daemon.reasons("apiserver") == {"malformed"}, "malformed")
+        assert daemon.series(NOT_AFTER, "apiserver") == end
+        node.path(f"{API}.crt").unlink()
+        daemon.until(lambda: daemon.reasons("apiserver") == {"missing"}, "missing")
+        assert daemon.series(NOT_AFTER, "apiserver") == end
+        node.write(f"{API}.crt", good)
+        daemon.until(lambda: healthy(daemon, "apiserver"), "healthy again")
+
+
+def test_a_certificate_that_goes_takes_its_series_along(node: Node, work: Path) -> None:
+    """A certificate that nothing on the node expects leaves no series behind when its file is removed."""
+    node.write("etc/kubernetes/super-admin.conf", node.read("etc/kubernetes/admin.conf"))
+    with running(node.root, work) as daemon:
+        assert daemon.series(NOT_AFTER, "super-admin.conf")
+        node.path("etc/kubernetes/super-admin.conf").unlink()
+        daemon.until(lambda: not daemon.series(NOT_AFTER, "super-admin.conf"), "series gone")
+        assert daemon.entry("super-admin.conf") is None
+
+
+def test_a_fifo_does_not_hang(node: Node, work: Path) -> None:
+    """A FIFO in a certificate's place is a finding, and everything else goes on."""
+    with running(node.root, work) as daemon:
+        node.path(f"{API}.crt").unlink()
+        os.mkfifo(node.path(f"{API}.crt"))
+        daemon.until(lambda: daemon.reasons("apiserver") == {"unreadable"}, "unreadable")
+        node.path(f"{PKI}/front-proxy-client.key").chmod(0o644)
+        daemon.until(lambda: daemon.reasons("front-proxy-client") == {"too_open"}, "chmod seen")
+
+
+def test_600_megabytes_are_not_read(node: Node, work: Path) -> None:
+    """600 MB of junk are a finding; the daemon stays small."""
+    with running(node.root, work) as daemon:
+        with node.path(f"{API}.crt").open("r+b") as file:
+            file.truncate(600 << 20)
+        daemon.until(lambda: daemon.reasons("apiserver") == {"unreadable"}, "unreadable")
+        peak = Path(f"/proc/{daemon.process.pid}/status").read_text().split("VmHWM:")[1].split()[0]
+        assert int(peak) < 150_000
+
+
+def test_a_target_rewritten_behind_a_symlink_is_seen(node: Node, work: Path) -> None:
+    """The file behind the kubelet's symlink is rewritten in place, and the new certificate shows."""
+    with running(node.root, work) as daemon:
+        certificate, key = node.mint(node.certificate(KUBELET_PEM))
+        node.write(KUBELET_PEM, pem(certificate) + key_pem(key))
+        daemon.until(lambda: (daemon.entry("kubelet-client") or {})["serial"] == str(certificate.serial_number), "new serial")
+
+
+def test_the_kubelets_own_rotation_is_seen(node: Node, work: Path) -> None:
+    """The kubelet writes a new dated PEM and moves its symlink; the retired PEM is no finding."""
+    with running(node.root, work) as daemon:
+        certificate, key = node.mint(node.certificate(KUBELET_PEM))
+        dated = "var/lib/kubelet/pki/kubelet-client-2026-11-25-10-00-00.pem"
+        node.write(dated, pem(certificate) + key_pem(key))
+        node.path(dated).chmod(0o600)
+        updated = node.path("var/lib/kubelet/pki/kubelet-client-updated.pem")
+        updated.symlink_to(f"/{dated}")
+        updated.rename(node.path("var/lib/kubelet/pki/kubelet-client-current.pem"))
+        daemon.until(lambda: (daemon.entry("kubelet-client") or {})["serial"] == str(certificate.serial_number), "new serial")
+        assert healthy(daemon, "kubelet-client")
+        assert daemon.number('certmond_findings{severity="critical"}') == 0
+
+
+def test_a_projected_volume_swaps_its_data(node: Node, work: Path) -> None:
+    """Files behind a `..data` symlink, as in a projected volume, are seen when the symlink is swapped."""
+    volume = node.path("volume")
+    one, two = volume / "..one", volume / "..two"
+    for place in (one, two):
+        place.mkdir(parents=True)
+    first, _ = node.mint(node.certificate(f"{API}.crt"))
+    second, _ = node.mint(node.certificate(f"{API}.crt"))
+    (one / "tls.crt").write_bytes(pem(first))
+    (two / "tls.crt").write_bytes(pem(second))
+    (volume / "..data").symlink_to("..one")
+    (volume / "tls.crt").symlink_to("..data/tls.crt")
+    options = config(work, [{"name": "projected", "path": "/volume/tls.crt"}])
+    with running(node.root, work, *options) as daemon:
+        assert (daemon.entry("projected") or {})["serial"] == str(first.serial_number)
+        (volume / "..data_tmp").symlink_to("..two")
+        (volume / "..data_tmp").rename(volume / "..data")
+        daemon.until(lambda: (daemon.entry("projected") or {})["serial"] == str(second.serial_number), "swap seen")
+
+
+def test_same_size_and_mtime_are_no_disguise(node: Node, work: Path) -> None:
+    """A file replaced by one of the same size and mtime is seen."""
+    old = node.read(f"{API}.crt")
+    status = node.path(f"{API}.crt").stat()
+    with running(node.root, work) as daemon:
+        node.write(f"{API}.crt", old[:400] + bytes([old[400] ^ 1]) + old[401:])
+        os.utime(node.path(f"{API}.crt"), ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert node.path(f"{API}.crt").stat().st_size == status.st_size
+        daemon.until(lambda: daemon.reasons("apiserver") >= {"no_path"} or daemon.reasons("apiserver"), "seen")
+
+
+def test_a_bad_block_hides_no_good_one(node: Node, work: Path) -> None:
+    """In a bundle, the certificates around a bad block are shown, and the block is named by its number."""
+    good = node.read(f"{PKI}/ca.crt")
+    other = node.read(f"{PKI}/etcd/ca.crt")
+    bundle = good + b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n" + other + b"some text\n"
+    node.write("bundle.pem", bundle)
+    options = config(work, [{"name": "bundle", "path": "/bundle.pem", "kind": "bundle"}])
+    with running(node.root, work, *options) as daemon:
+        assert daemon.reasons("bundle") == {"malformed", "trailing_data", "nonpositive_serial"}
+        assert (daemon.entry("bundle#2") or {})["subject"] == "CN=etcd-ca"
+        assert "block 2" in json.dumps(daemon.entry("bundle"))
+
+
+def test_a_token_user_hides_no_certificate(node: Node, work: Path) -> None:
+    """In a kubeconfig, users with a token or an exec plugin stand beside those with certificates and hide none."""
+    document = node.kubeconfig("etc/kubernetes/admin.conf")
+    document["users"] = [
+        {"name": "robot", "user": {"token": "abc"}},
+        {"name": "plugin", "user": {"exec": {"command": "aws"}}},
+        *document["users"],
+        {"name": "second", "user": node.kubeconfig("etc/kubernetes/scheduler.conf")["users"][0]["user"]},
+    ]
+    node.write("etc/kubernetes/admin.conf", yaml.safe_dump(document))
+    with running(node.root, work) as daemon:
+        assert healthy(daemon, "admin.conf")
+        assert (daemon.entry("admin.conf#second") or {})["subject"] == "CN=system:kube-scheduler"
+
+
+def test_duplicates_are_told_apart(node: Node, work: Path) -> None:
+    """Two entries for one file, and one certificate twice in a bundle, give no series twice."""
+    node.write("bundle.pem", node.read(f"{PKI}/ca.crt") * 3)
+    rows: list[dict[str, object]] = [
+        {"name": "one", "path": "/bundle.pem", "kind": "bundle"},
+        {"name": "two", "path": "/bundle.pem", "kind": "bundle"},
+        {"name": "glob", "path": "/*.pem"},
+    ]
+    with running(node.root, work, *config(work, rows)) as daemon:
+        series = [line.rsplit(" ", 1)[0] for line in daemon.metrics().splitlines() if not line.startswith("#")]
+        assert len(series) == len(set(series))
+        assert {entry["name"] for entry in daemon.status()["certificates"]} == {"one", "two", "glob"}
+
+
+def test_a_directory_that_comes_later_is_seen(node: Node, work: Path) -> None:
+    """A directory that is not there yet, or goes and comes back, is picked up when it comes."""
+    options = config(work, [{"name": "later", "path": "/a/b/c/tls.crt"}])
+    with running(node.root, work, *options) as daemon:
+        assert daemon.reasons("later") == {"missing"}
+        node.path("a/b/c").mkdir(parents=True)
+        node.write("a/b/c/tls.crt", node.read(f"{API}.crt"))
+        daemon.until(lambda: healthy(daemon, "later"), "picked up")
+        node.path("a").rename(node.path("gone"))
+        daemon.until(lambda: daemon.reasons("later") == {"missing"}, "missing again")
+        node.path("gone").rename(node.path("a"))
+        daemon.until(lambda: healthy(daemon, "later"), "picked up again")
+        certificate, _ = node.mint(node.certificate(f"{API}.crt"))
+        node.write("a/b/c/tls.crt", pem(certificate))
+        daemon.until(lambda: (daemon.entry("later") or {})["serial"] == str(certificate.serial_number), "still watched")
+
+
+def test_permissions_are_watched(node: Node, work: Path) -> None:
+    """A chmod alone, with the bytes as they were, is seen at once and cleared at once."""
+    with running(node.root, work) as daemon:
+        node.path(f"{API}.key").chmod(0o644)
+        daemon.until(lambda: daemon.reasons("apiserver") == {"too_open"}, "too open")
+        node.path(f"{API}.key").chmod(0o600)
+        daemon.until(lambda: healthy(daemon, "apiserver"), "healthy")
+
+
+def test_a_scrape_never_sees_half_a_pass(node: Node, work: Path) -> None:
+    """Whoever reads the metrics while passes are made sees every certificate each time."""
+    with running(node.root, work) as daemon:
+        counts: set[int] = set()
+        stop = threading.Event()
+
+        def scrape() -> None:
+            while not stop.is_set():
+                counts.add(sum(line.startswith(NOT_AFTER) for line in daemon.metrics().splitlines()))
+
+        reader = threading.Thread(target=scrape)
+        reader.start()
+        before, content = daemon.passes(), node.read(f"{API}.crt")
+        for turn in range(400):
+            node.replace(f"{API}.crt", content if turn % 2 else content[:200])
+        node.replace(f"{API}.crt", content)
+        daemon.until(lambda: healthy(daemon, "apiserver") and daemon.passes() > before, "settled")
+        stop.set()
+        reader.join()
+        assert counts == {14}
+
+
+def test_a_storm_ends_in_the_truth(node: Node, work: Path) -> None:
+    """After 10,000 renames the last state of the file is what shows."""
+    with running(node.root, work) as daemon:
+        content = node.read(f"{API}.crt")
+        certificate, key = node.mint(node.certificate(f"{API}.crt"))
+        for _ in range(10_000):
+            node.path(f"{API}.new").write_bytes(content)
+            node.path(f"{API}.new").rename(node.path(f"{API}.crt"))
+        node.replace(f"{API}.crt", pem(certificate))
+        node.replace(f"{API}.key", key_pem(key))
+        daemon.until(lambda: (daemon.entry("apiserver") or {})["serial"] == str(certificate.serial_number), "the last state")
+
+
+def test_time_alone_moves_the_verdict(node: Node, work: Path) -> None:
+    """A certificate's end comes without any event, and the finding with it: no resync is needed."""
+    now = datetime.now(UTC)
+    node.reissue(API, start=now - timedelta(minutes=5), end=(now + timedelta(seconds=3)).replace(microsecond=0))
+    with running(node.root, work) as daemon:
+        assert "expired" not in daemon.reasons("apiserver")
+        daemon.until(lambda: "expired" in daemon.reasons("apiserver"), "expired")
+        assert daemon.number('certmond_passes_total{cause="deadline"}') >= 1
+        assert daemon.number('certmond_passes_total{cause="resync"}') == 0
+
+
+def test_a_mount_over_the_directory_is_seen(node: Node, work: Path) -> None:
+    """A file system mounted over a watched directory shows what is in it, and what was there when it is gone."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    with running(node.root, work) as daemon:
+        pki = node.path(PKI)
+        subprocess.run(["mount", "-t", "tmpfs", "none", str(pki)], check=True)
+        try:
+            daemon.until(lambda: "missing" in daemon.reasons("apiserver"), "an empty directory")
+        finally:
+            subprocess.run(["umount", str(pki)], check=True)
+        daemon.until(lambda: healthy(daemon, "apiserver"), "the old directory")
+
+
+def test_a_broken_configuration_is_refused_on_reload(node: Node, work: Path) -> None:
+    """On SIGHUP a broken configuration is refused with its problems, the old one stays, and a good one is taken."""
+    options = config(work, [{"name": "one", "path": f"/{API}.crt"}])
+    with running(node.root, work, *options) as daemon:
+        config(work, [{"name": "two", "path": "relative", "colour": "red"}])
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.until(lambda: daemon.log.read_text().count("reload_refused") == 2, "refused, each problem told")
+        daemon.until(lambda: daemon.number("certmond_config_last_reload_successful") == 0, "metric says so")
+        assert healthy(daemon, "one")
+        config(work, [{"name": "two", "path": f"/{API}.crt"}])
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.until(lambda: healthy(daemon, "two") and daemon.entry("one") is None, "taken")
+        assert daemon.number("certmond_config_last_reload_successful") == 1
+
+
+def test_it_stops_when_asked(node: Node, work: Path) -> None:
+    """SIGTERM ends it with 0 and takes the heartbeat away; what it rendered last stays readable."""
+    with running(node.root, work) as daemon:
+        assert daemon.stop() == 0
+        assert not (daemon.runtime / "heartbeat.json").exists()
+        assert daemon.status()["certificates"]
+
+
+def test_only_one_for_a_runtime_directory(node: Node, work: Path) -> None:
+    """A second daemon with the same runtime directory says so and exits with 3."""
+    with running(node.root, work) as daemon:
+        command = ["-m", "certmond", "--root", str(node.root), "run", "--runtime-dir", str(daemon.runtime)]
+        second = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=20)
+        assert second.returncode == 3
+        assert "already runs" in second.stderr
+        assert "Traceback" not in second.stderr
+
+
+def test_a_full_runtime_directory_is_told_once(node: Node, work: Path) -> None:
+    """A full runtime directory is one journal entry, no crash, and over when there is room again."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    (work / "run").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "none", str(work / "run")], check=True)
+    try:
+        with running(node.root, work) as daemon:
+            ballast = daemon.runtime / "ballast"
+            with pytest.raises(OSError, match="No space"), ballast.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+            node.path(f"{API}.key").chmod(0o644)
+            daemon.until(lambda: "publish_failed" in daemon.log.read_text(), "told")
+            ballast.unlink()
+            node.path(f"{API}.key").chmod(0o640)
+            daemon.until(lambda: daemon.reasons("apiserver") == {"too_open"}, "rendered again")
+            assert daemon.log.read_text().count("publish_failed") == 1
+    finally:
+        subprocess.run(["umount", str(work / "run")], check=True)
+
+
+def test_no_key_leaves_the_files(node: Node, work: Path) -> None:
+    """No line of a private key is in the log, the metrics or the status, whatever is broken."""
+    secrets = [
+        line
+        for path in node.path(PKI).rglob("*.key")
+        for line in path.read_text().splitlines()
+        if len(line) == 64
+    ]
+    assert secrets
+    with running(node.root, work, "-v") as daemon:
+        node.write(f"{API}.crt", node.read(f"{API}.key"))
+        node.write(f"{PKI}/front-proxy-client.key", node.read(f"{PKI}/front-proxy-client.key")[:900])
+        node.write("etc/kubernetes/admin.conf", node.read("etc/kubernetes/admin.conf")[:-700] + b"\n  - {")
+        daemon.until(lambda: "malformed" in daemon.reasons("admin.conf"), "malformed")
+        daemon.until(lambda: "malformed" in daemon.reasons("apiserver"), "malformed")
+        told = daemon.log.read_text() + daemon.metrics() + json.dumps(daemon.status())
+        assert not [line for line in secrets if line in told]
+        assert "PRIVATE" not in told
