@@ -44,7 +44,7 @@ class Globals:
         """The configuration in force. Raises ConfigError."""
         from certmond.config import load
 
-        return load(self.config, profile=self.profile)
+        return load(self.config, profile=self.profile, explicit=self.config is not None)
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:

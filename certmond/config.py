@@ -210,9 +210,9 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002  # the name is PyYAML's
         return True
 
-    def represent_sequence(self, tag: str, sequence: Iterable[Any], flow_style: bool | None = None) -> yaml.SequenceNode:
-        flow_style = all(isinstance(item, str) for item in sequence) and len(", ".join(sequence)) < 80
-        return super().represent_sequence(tag, sequence, flow_style)
+    def represent_sequence(self, tag: str, items: Iterable[Any], flow_style: bool | None = None) -> yaml.SequenceNode:
+        flow_style = all(isinstance(item, str) for item in items) and len(", ".join(items)) < 80
+        return super().represent_sequence(tag, items, flow_style)
 
     def represent_scalar(self, tag: str, value: str, style: str | None = None) -> yaml.ScalarNode:
         return super().represent_scalar(tag, value, style if value.isprintable() else '"')

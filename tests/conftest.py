@@ -12,7 +12,7 @@ from tests.node import Node
 
 
 def real_part(command: str) -> str:
-    """The path of a real peer such as openssl or go. Skips the test where it is not installed; fails in CI, which has all."""
+    """The path of a real peer such as openssl. Without it the test is skipped, or fails where all are required."""
     path = shutil.which(command)
     if path is None:
         reason = f"{command} not installed"

@@ -50,7 +50,9 @@ class Running:
 
     def number(self, name: str) -> float:
         """The value of a series that is named in full."""
-        return next(float(line.rsplit(" ", 1)[1]) for line in self.metrics().splitlines() if line.startswith(name + " "))
+        return next(
+            float(line.rsplit(" ", 1)[1]) for line in self.metrics().splitlines() if line.startswith(name + " ")
+        )
 
     def until(self, holds: Callable[[], Any], what: str) -> Any:
         """Wait until `holds`, looking again whenever something was rendered; fail after the deadline."""
@@ -67,7 +69,9 @@ class Running:
 
     def passes(self) -> float:
         return sum(
-            float(line.rsplit(" ", 1)[1]) for line in self.metrics().splitlines() if line.startswith("certmond_passes_")
+            float(line.rsplit(" ", 1)[1])
+            for line in self.metrics().splitlines()
+            if line.startswith("certmond_passes_t")
         )
 
     def stop(self, how: int = signal.SIGTERM) -> int:

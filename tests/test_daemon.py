@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import yaml
+from cryptography import x509
 
 from tests.daemon_harness import Running, running
 from tests.node import KUBELET_PEM, PKI, Node, key_pem, pem
@@ -35,9 +37,22 @@ def config(work: Path, certificates: list[dict[str, object]], **more: object) ->
     return ["--config", str(path)]
 
 
+def fill(path: Path) -> None:
+    """Write until the file system is full."""
+    with suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
 def healthy(daemon: Running, name: str) -> bool:
     entry = daemon.entry(name)
     return bool(entry and entry["chain_valid"] and not entry["findings"])
+
+
+def shows(daemon: Running, name: str, certificate: x509.Certificate) -> None:
+    """Wait until the daemon shows this certificate under this name."""
+    serial = str(certificate.serial_number)
+    daemon.until(lambda: (daemon.entry(name) or {})["serial"] == serial, f"{name} with serial {serial}")
 
 
 def test_a_replaced_leaf_is_seen(node: Node, work: Path) -> None:
@@ -47,7 +62,7 @@ def test_a_replaced_leaf_is_seen(node: Node, work: Path) -> None:
         certificate, key = node.mint(node.certificate(f"{API}.crt"), end=datetime(2027, 12, 24, tzinfo=UTC))
         node.replace(f"{API}.key", key_pem(key))
         node.replace(f"{API}.crt", pem(certificate))
-        daemon.until(lambda: (e := daemon.entry("apiserver")) and e["serial"] == str(certificate.serial_number), "new serial")
+        shows(daemon, "apiserver", certificate)
         assert before is not None
         assert daemon.series(NOT_AFTER, "apiserver") == [certificate.not_valid_after_utc.timestamp()]
         daemon.until(lambda: healthy(daemon, "apiserver"), "healthy")
@@ -103,7 +118,7 @@ def test_a_target_rewritten_behind_a_symlink_is_seen(node: Node, work: Path) -> 
     with running(node.root, work) as daemon:
         certificate, key = node.mint(node.certificate(KUBELET_PEM))
         node.write(KUBELET_PEM, pem(certificate) + key_pem(key))
-        daemon.until(lambda: (daemon.entry("kubelet-client") or {})["serial"] == str(certificate.serial_number), "new serial")
+        shows(daemon, "kubelet-client", certificate)
 
 
 def test_the_kubelets_own_rotation_is_seen(node: Node, work: Path) -> None:
@@ -116,7 +131,7 @@ def test_the_kubelets_own_rotation_is_seen(node: Node, work: Path) -> None:
         updated = node.path("var/lib/kubelet/pki/kubelet-client-updated.pem")
         updated.symlink_to(f"/{dated}")
         updated.rename(node.path("var/lib/kubelet/pki/kubelet-client-current.pem"))
-        daemon.until(lambda: (daemon.entry("kubelet-client") or {})["serial"] == str(certificate.serial_number), "new serial")
+        shows(daemon, "kubelet-client", certificate)
         assert healthy(daemon, "kubelet-client")
         assert daemon.number('certmond_findings{severity="critical"}') == 0
 
@@ -208,7 +223,7 @@ def test_a_directory_that_comes_later_is_seen(node: Node, work: Path) -> None:
         daemon.until(lambda: healthy(daemon, "later"), "picked up again")
         certificate, _ = node.mint(node.certificate(f"{API}.crt"))
         node.write("a/b/c/tls.crt", pem(certificate))
-        daemon.until(lambda: (daemon.entry("later") or {})["serial"] == str(certificate.serial_number), "still watched")
+        shows(daemon, "later", certificate)
 
 
 def test_permissions_are_watched(node: Node, work: Path) -> None:
@@ -252,7 +267,7 @@ def test_a_storm_ends_in_the_truth(node: Node, work: Path) -> None:
             node.path(f"{API}.new").rename(node.path(f"{API}.crt"))
         node.replace(f"{API}.crt", pem(certificate))
         node.replace(f"{API}.key", key_pem(key))
-        daemon.until(lambda: (daemon.entry("apiserver") or {})["serial"] == str(certificate.serial_number), "the last state")
+        shows(daemon, "apiserver", certificate)
 
 
 def test_time_alone_moves_the_verdict(node: Node, work: Path) -> None:
@@ -307,7 +322,7 @@ def test_only_one_for_a_runtime_directory(node: Node, work: Path) -> None:
     """A second daemon with the same runtime directory says so and exits with 3."""
     with running(node.root, work) as daemon:
         command = ["-m", "certmond", "--root", str(node.root), "run", "--runtime-dir", str(daemon.runtime)]
-        second = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=20)
+        second = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=20, check=False)
         assert second.returncode == 3
         assert "already runs" in second.stderr
         assert "Traceback" not in second.stderr
@@ -322,9 +337,7 @@ def test_a_full_runtime_directory_is_told_once(node: Node, work: Path) -> None:
     try:
         with running(node.root, work) as daemon:
             ballast = daemon.runtime / "ballast"
-            with pytest.raises(OSError, match="No space"), ballast.open("wb", buffering=0) as file:
-                while True:
-                    file.write(bytes(4096))
+            fill(ballast)
             node.path(f"{API}.key").chmod(0o644)
             daemon.until(lambda: "publish_failed" in daemon.log.read_text(), "told")
             ballast.unlink()
@@ -338,10 +351,7 @@ def test_a_full_runtime_directory_is_told_once(node: Node, work: Path) -> None:
 def test_no_key_leaves_the_files(node: Node, work: Path) -> None:
     """No line of a private key is in the log, the metrics or the status, whatever is broken."""
     secrets = [
-        line
-        for path in node.path(PKI).rglob("*.key")
-        for line in path.read_text().splitlines()
-        if len(line) == 64
+        line for path in node.path(PKI).rglob("*.key") for line in path.read_text().splitlines() if len(line) == 64
     ]
     assert secrets
     with running(node.root, work, "-v") as daemon:

@@ -94,9 +94,7 @@ def embed(name: str, **changes: object) -> Mutation:
         user = node.kubeconfig(f"{CONF}/{name}")["users"][0]["user"]
         old = x509.load_pem_x509_certificate(base64.b64decode(user["client-certificate-data"]))
         certificate, key = node.mint(old, **changes)  # type: ignore[arg-type]
-        node.edit_kubeconfig(
-            f"{CONF}/{name}", client_certificate_data=pem(certificate), client_key_data=key_pem(key)
-        )
+        node.edit_kubeconfig(f"{CONF}/{name}", client_certificate_data=pem(certificate), client_key_data=key_pem(key))
 
     return mutate
 
@@ -287,9 +285,7 @@ def judge(root: Path, now: datetime = NOW) -> dict[tuple[str, str], Severity]:
 
 
 @pytest.mark.parametrize(("mutate", "name", "reason"), MUTATIONS.values(), ids=MUTATIONS)
-def test_each_fault_raises_its_reason_and_no_other(
-    tmp_path: Path, mutate: Mutation, name: str, reason: str
-) -> None:
+def test_each_fault_raises_its_reason_and_no_other(tmp_path: Path, mutate: Mutation, name: str, reason: str) -> None:
     """One thing that is wrong raises exactly its reason, at the certificate that it is about, and nothing else."""
     node = Node(tmp_path)
     mutate(node)

@@ -60,10 +60,14 @@ class Expected:
 
 
 class Running:
-    """The processes by name, and the address on the loopback where the server listens."""
+    """The processes by name, and the address on the loopback where the server listens.
 
-    def __init__(self, place: Path) -> None:
+    `interrupted` is asked at every step of the waiting, so that no signal comes between a process and its being known.
+    """
+
+    def __init__(self, place: Path, interrupted: Callable[[], bool] = bool) -> None:
         self._place = place
+        self._interrupted = interrupted
         self._programs: dict[str, subprocess.Popen[bytes]] = {}
         # Bound and not listening: the server may listen on the same port, and nobody else is given it meanwhile.
         self._port = socket.socket()
@@ -129,15 +133,19 @@ class Running:
         return self.document(lambda document: not any(item["severity"] != "info" for item in _findings(document)))
 
     def wait(self, what: str, look: Callable[[], T | None]) -> T:
-        """The first thing that `look` finds. Raises StageError when its time is over, or when a process has ended."""
+        """The first thing that `look` finds. Raises StageError when its time is over or a process has ended, and
+        KeyboardInterrupt.
+        """
         deadline = time.monotonic() + PATIENCE
         while not (found := look()):
+            if self._interrupted():
+                raise KeyboardInterrupt
             for name, program in self._programs.items():
                 if program.poll() is not None:
                     raise StageError(f"the {name} ended by itself, with exit code {program.returncode}")
             if time.monotonic() > deadline:
                 stand = re.findall(r"^certmond_finding\{.*", self.metrics(), re.MULTILINE)
-                raise StageError("\n".join((f"not seen within {PATIENCE:.0f} s: {what}", *stand)))
+                raise StageError("\n".join((f"not seen within {PATIENCE:g} s: {what}", *stand)))
             time.sleep(INTERVAL)
         return found
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event
 
 import yaml
 from rich.console import Console, RenderableType
@@ -26,31 +27,35 @@ from rich.text import Text
 from certmond.config import parse
 from certmond.demo.node import AUTHORITIES, DAY, LEAVES, NODE, Node
 from certmond.demo.running import Document, Expected, Running, StageError, entry_of
+from certmond.errors import CertmondError
 from certmond.expose.table import status_table
 
 WIDTH = 400
 """Wider than any line: a terminal that is narrower breaks lines, but no column of the table is cut short."""
-_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(keep: bool) -> int:
-    """The demo from beginning to end: 0, or 1 where a stage failed, or 130 where it was interrupted."""
+    """The demo from beginning to end: 0, or 1 where a stage failed, or 130 where it was interrupted.
+
+    Raises CertmondError where there is no place for its directory.
+    """
     console = Console(soft_wrap=True, width=WIDTH, highlight=False)
-    place = Path(tempfile.mkdtemp(prefix="certmond-demo-")).resolve()
-    running = Running(place)
     code = 0
-    with _interruptible():
+    with _interruptible() as interrupted:
+        try:
+            place = Path(tempfile.mkdtemp(prefix="certmond-demo-")).resolve()
+        except OSError as error:
+            raise CertmondError(f"no temporary directory can be made ({error}); name one in TMPDIR") from error
+        running = Running(place, interrupted.is_set)
         try:
             Demo(place, running, console).play()
-        except StageError as error:
+        except (StageError, OSError) as error:
             code = 1
             console.print(Text("\n".join((f"\nThe demo failed: {error}", *running.logs()))))
         except KeyboardInterrupt:
             code = 130
             console.print(Text("\nInterrupted."))
         finally:
-            for number in _ENDINGS:
-                signal.signal(number, signal.SIG_IGN)  # what is being cleaned up is cleaned up to its end
             running.stop()
             if not keep:
                 shutil.rmtree(place)
@@ -96,8 +101,8 @@ class Demo:
         # Below another root a file's owner is a number, unless it is 0. Whoever runs the demo is the right owner in it.
         owner = "root" if os.geteuid() == 0 else str(os.geteuid())
         entries = [{"name": spec.name, "owner": owner} for spec in parse([]).certificates if spec.owner]
-        settings = yaml.safe_dump({"profile": "kubeadm", "certificates": entries}, sort_keys=False)
-        (self._place / "config.yaml").write_text(settings)
+        settings = {"profile": "kubeadm", "poll": "1s", "certificates": entries}  # where inotify sees nothing, it polls
+        (self._place / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
         self._say(
             f"{NODE}, below {self._place}/node: {len(AUTHORITIES)} CAs, {len(LEAVES)} certificates from them, and the "
             f"kubelet's two, made in {time.monotonic() - began:.2f} s"
@@ -206,18 +211,15 @@ def _advice(place: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the demo as Ctrl-C does, so that it cleans up after itself."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.getsignal(number) for number in _ENDINGS}
+def _interruptible() -> Iterator[Event]:
+    """Ctrl-C, SIGTERM or a closed terminal sets the event, and interrupts nothing that is under way."""
+    event = Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:  # as nohup leaves it
-            signal.signal(number, interrupt)
+            signal.signal(number, lambda *_: event.set())
     try:
-        yield
+        yield event
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

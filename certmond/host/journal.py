@@ -128,14 +128,14 @@ def _renderer(style: str) -> structlog.types.Processor:
 
 def _to_journal(_: object, __: str, entry: MutableMapping[str, Any]) -> str:
     """Hand the entry to journald; where that is gone, the line goes to stderr and nothing fails."""
-    from systemd import journal  # noqa: PLC0415 - a laptop without libsystemd writes plain lines
+    import systemd.journal  # noqa: PLC0415 - a laptop without libsystemd writes plain lines
 
     message, level = str(entry.pop("event")), str(entry.pop("level"))
     entry.pop("timestamp", None)
     kind = Event(entry["kind"])
     fields = dict(_journal_fields(entry))
     try:
-        journal.send(message, MESSAGE_ID=MESSAGE_IDS[kind], PRIORITY=_PRIORITIES[level], **fields)
+        systemd.journal.send(message, MESSAGE_ID=MESSAGE_IDS[kind], PRIORITY=_PRIORITIES[level], **fields)
     except OSError:
         return message
     raise structlog.DropEvent

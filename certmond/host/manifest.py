@@ -70,7 +70,9 @@ def parse_flags(words: Sequence[str]) -> Mapping[str, str]:
 
 def flag_values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(name, value) of every flag, in order, repeated ones too; a flag without a value is "true"."""
-    for word, following in zip(words, [*words[1:], "--"], strict=False):  # the sentinel of an empty list is one too many
+    for word, following in zip(
+        words, [*words[1:], "--"], strict=False
+    ):  # the sentinel of an empty list is one too many
         if word.startswith("--"):
             name, given, value = word[2:].partition("=")
             yield name, value if given else "true" if following.startswith("-") else following

@@ -131,7 +131,7 @@ class _Directory:
 
 class Watcher:
     def __init__(self, wake: Callable[[], None]) -> None:
-        """`wake` is called once for each change, by the threads in here: it must be quick and must not raise."""
+        """`wake` is called for each change, by the threads in here and by `follow`: it is quick and does not raise."""
         self.events = 0
         """Events that concerned a name or directory which somebody asked for."""
         self.overflows = 0
@@ -274,6 +274,7 @@ class Watcher:
 
     def _watch(self, directory: _Directory, inotify: InotifyFD | None, *, full: bool, doubt: bool) -> int:
         """See to it that a directory is watched; 0, or the errno that tells why it is not."""
+        trouble = 0
         try:
             status = os.stat(directory.path)
             identity = (status.st_dev, status.st_ino)
@@ -287,12 +288,12 @@ class Watcher:
         except ValueError:  # no path at all, for example one with a NUL in it
             return errno.ENOENT
         except OSError as problem:
+            trouble = problem.errno or errno.EIO
             with self._lock:
                 renewed = self._release(directory)
-            self._report([directory.path] if renewed else ())
-            return problem.errno or errno.EIO
-        self._report([directory.path] if renewed else ())
-        return 0
+        if renewed:
+            self._report([directory.path])
+        return trouble
 
     def _attach(self, inotify: InotifyFD, directory: _Directory, identity: tuple[int, int]) -> bool:
         """Ask the kernel for the watch; whether it is another than before. No event passes while the lock is held."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -70,42 +71,21 @@ def decode(data: bytes, path: str, password: bytes | None = None) -> Document:
 
 
 def _decode_pem(data: bytes, path: str) -> Document:
-    certificates: list[Certificate] = []
-    faults: list[Fault] = []
-    key = public_key = None
-    encrypted = False
-    end = 0
-    for number, block in enumerate(_blocks(data), start=1):
-        if number > MAX_BLOCKS:
-            faults.append(Fault(Reason.MALFORMED, f"{path} has more than {MAX_BLOCKS} PEM blocks; the others are not read"))
-            break
-        end = block.stop
-        try:
-            if block.label in _CERTIFICATE_LABELS:
-                der = _body(block)
-                head = _leading_value(der)
-                certificates.append(_certificate(head))
-                if head != der and not block.label.startswith("TRUSTED"):  # which has OpenSSL's settings behind it
-                    detail = f"{path}, PEM block {number}: {len(der) - len(head)} bytes after the certificate"
-                    faults.append(Fault(Reason.TRAILING_DATA, detail))
-            elif block.label.endswith("PRIVATE KEY"):
-                if key is None:
-                    key = _private_key(block.text)
-                    encrypted = encrypted or key is None
-            elif block.label.endswith("PUBLIC KEY"):
-                public_key = public_key or _public_key(block.text)
-            elif block.label in _IGNORED_LABELS:
-                continue
-            else:
-                raise MalformedError(f"has the label {block.label!r}, which is no certificate and no key")
-            if overlooked := _overlooked(data, block):
-                raise MalformedError(overlooked)
-        except MalformedError as error:
-            faults.append(Fault(Reason.MALFORMED, f"{path}, PEM block {number}: {error}"))
-    else:
-        if rest := data[end:].strip(b"\x00" + _BLANK):
-            faults.append(Fault(Reason.TRAILING_DATA, f"{path} has {len(rest)} bytes of text after the last PEM block"))
-    return Document(tuple(certificates), key, public_key, encrypted, tuple(faults))
+    blocks = list(islice(_blocks(data), MAX_BLOCKS + 1))
+    parts = [_read(block, data, f"{path}, PEM block {number}") for number, block in enumerate(blocks[:MAX_BLOCKS], start=1)]
+    if len(blocks) > MAX_BLOCKS:
+        detail = f"{path} has more than {MAX_BLOCKS} PEM blocks; the others are not read"
+        parts.append(Document(faults=(Fault(Reason.MALFORMED, detail),)))
+    elif rest := data[blocks[-1].stop :].strip(b"\x00" + _BLANK):
+        detail = f"{path} has {len(rest)} bytes of text after the last PEM block"
+        parts.append(Document(faults=(Fault(Reason.TRAILING_DATA, detail),)))
+    return Document(
+        certificates=tuple(certificate for part in parts for certificate in part.certificates),
+        key=next((part.key for part in parts if part.key), None),
+        public_key=next((part.public_key for part in parts if part.public_key), None),
+        encrypted_key=any(part.encrypted_key for part in parts),
+        faults=tuple(fault for part in parts for fault in part.faults),
+    )
 
 
 class _Block(NamedTuple):
@@ -129,7 +109,35 @@ def _blocks(data: bytes) -> Iterator[_Block]:
         begin = following
 
 
-def _overlooked(data: bytes, block: _Block) -> str | None:
+def _read(block: _Block, data: bytes, where: str) -> Document:
+    """What one block holds; `where` names it in faults."""
+    try:
+        document = _contents(block, where)
+    except MalformedError as error:
+        return Document(faults=(Fault(Reason.MALFORMED, f"{where}: {error}"),))
+    if block.label not in _IGNORED_LABELS and (overlooked := _overlooked(block, data)):
+        return replace(document, faults=(*document.faults, Fault(Reason.MALFORMED, f"{where}: {overlooked}")))
+    return document
+
+
+def _contents(block: _Block, where: str) -> Document:
+    if block.label in _CERTIFICATE_LABELS:
+        der = _body(block)
+        head = _leading_value(der)
+        surplus = Fault(Reason.TRAILING_DATA, f"{where}: {len(der) - len(head)} bytes after the certificate")
+        trusted = block.label.startswith("TRUSTED")  # it has OpenSSL's settings behind it
+        return Document((_certificate(head),), faults=() if head == der or trusted else (surplus,))
+    if block.label.endswith("PRIVATE KEY"):
+        key = _private_key(block.text)
+        return Document(key=key, encrypted_key=key is None)
+    if block.label.endswith("PUBLIC KEY"):
+        return Document(public_key=_public_key(block.text))
+    if block.label in _IGNORED_LABELS:
+        return Document()
+    raise MalformedError(f"has the label {block.label!r}, which is no certificate and no key")
+
+
+def _overlooked(block: _Block, data: bytes) -> str | None:
     """Why Go's encoding/pem passes over a block that is legible here: to Kubernetes it is then not there at all."""
     begins_line = data[block.start - 1 : block.start] in {b"", b"\n"}
     if not (begins_line and _OWN_LINES.fullmatch(block.text) and _END_OF_LINE.match(data, block.stop)):

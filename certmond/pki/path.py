@@ -45,6 +45,7 @@ class Refusal(StrEnum):
     TOO_LONG = "more intermediates than the issuer allows"
     UNKNOWN_CRITICAL = "has a critical extension that nobody understands"
     NAME_CONSTRAINT = "has a name that the issuer may not certify"
+    TOO_MANY = "more certificates could have issued it than Go would try"
     USAGE = "the issuer may not certify this usage"
 
 
@@ -144,9 +145,10 @@ class _Search:
         ]
         if not candidates:
             self._reject(Refusal.NO_ISSUER, child)
-        candidates.sort(key=lambda candidate: _distance(child, candidate))
+        candidates.sort(key=lambda candidate: (candidate not in self._anchor_set, _distance(child, candidate)))
         for issuer in candidates:
             if self._checks >= _MAX_SIGNATURE_CHECKS:
+                self._reject(Refusal.TOO_MANY, child)
                 return
             if rejection := self._refuse(chain, issuer):
                 self._rejections.append(rejection)
@@ -198,7 +200,7 @@ def _unusable(certificate: Certificate) -> Refusal | None:
 
 
 def _distance(child: Certificate, issuer: Certificate) -> int:
-    """Go's findPotentialParents: an issuer whose key identifier fits is tried first. A hint, which decides nothing."""
+    """Go's findPotentialParents: an issuer whose key identifier fits is tried sooner. A hint, which decides nothing."""
     if child.authority_key_id == issuer.subject_key_id:
         return 0
     return 2 if child.authority_key_id and issuer.subject_key_id else 1

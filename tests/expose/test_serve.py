@@ -21,8 +21,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from certmond.errors import ListenError
-from certmond.expose import serve
-from certmond.expose.serve import Heartbeat, Server, make_server, not_alive, not_ready, prefers_gzip
+from certmond.expose import serve, site
+from certmond.expose.serve import Server, make_server
+from certmond.expose.site import Heartbeat, not_alive, not_ready, prefers_gzip
 
 METRICS = b'# TYPE certmond_findings gauge\ncertmond_findings{severity="critical"} 0.0\n'
 STATUS = b'{"schema": 1, "certificates": []}'
@@ -273,7 +274,7 @@ class TestEncodings:
         made: list[int] = []
         copies: list[bytes] = []
         together = threading.Barrier(8)
-        document = serve.Document(runtime_dir / "metrics.prom", "text/plain")
+        document = site.Document(runtime_dir / "metrics.prom", "text/plain")
         compressobj = zlib.compressobj
 
         def counted(level: int, method: int, window: int) -> object:
@@ -614,7 +615,7 @@ class TestListening:
         root = Path(serve.__file__).parents[2]
         run = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=root)
         ours, foreign = run.stdout.splitlines()
-        assert set(ours.split()) == {"certmond", "certmond.errors", "certmond.expose", "certmond.expose.serve"}
+        assert {name.rpartition(".")[2] for name in ours.split()} == {"certmond", "errors", "expose", "serve", "site"}
         assert set(foreign.split()) <= {"__main__"}
 
 

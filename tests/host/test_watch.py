@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from watchdog.observers.inotify_c import CallbackId, InotifyFD, Mask, WatchDescriptor
+from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyFD, Mask, WatchDescriptor
 
 from certmond.host import watch
 from certmond.host.watch import Changes, Interest, Watcher, concerns, eventless, filesystem, parse_mounts
@@ -361,7 +361,7 @@ def test_directory_removed_while_it_is_followed(eyes: Eyes, pki: str, monkeypatc
     add, hear = InotifyFD.add_callback, Watcher.on_watch_deleted
 
     def add_too_late(inotify: InotifyFD, path: bytes, mask: Mask, callback: Watcher, number: CallbackId) -> int:
-        watch = add(inotify, path, mask, callback, number)
+        watch = add(inotify, path, Mask(mask & ~InotifyConstants.IN_DELETE_SELF), callback, number)
         os.rmdir(path)
         assert heard.wait(GENEROUS)
         return watch
@@ -707,6 +707,30 @@ def pods_come_and_go(home: Path) -> None:
 def test_mounts_of_others_are_silent(tmp_path: Path) -> None:
     """A node mounts and unmounts for each of its pods; where nothing followed is concerned, nobody is woken."""
     apart(pods_come_and_go, tmp_path, *OWN_MOUNTS)
+
+
+def idling(home: Path) -> None:
+    eyes = Eyes(home / "eyes")
+    eyes.follow({})
+    sleeper = next(thread for thread in own_threads() if thread.name == "certmond-mounts")
+
+    def switches() -> list[str]:
+        status = Path(f"/proc/self/task/{sleeper.native_id}/status").read_text()
+        return re.findall(r"ctxt_switches:\s*(\d+)", status)
+
+    def rests() -> bool:
+        before = switches()
+        for _ in range(100):
+            eyes.reported()
+        return switches() == before
+
+    assert any(rests() for _ in range(5))  # it may have to come to rest first
+    eyes.watcher.close()
+
+
+def test_idle(tmp_path: Path) -> None:
+    """Whoever waits for mounts does not run while there are none."""
+    apart(idling, tmp_path, *OWN_MOUNTS)
 
 
 def one_directory_twice(home: Path) -> None:

@@ -1,0 +1,306 @@
+"""`certmond demo`: what a newcomer sees first. It runs the real daemon and the real server, so this is end to end."""
+
+import os
+import pwd
+import re
+import shlex
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from certmond.demo import running, story
+from certmond.demo.node import AUTHORITIES, LEAVES, Node
+from certmond.demo.running import Expected, Running, StageError, entry_of
+from certmond.errors import CertmondError
+from tests.conftest import real_part
+
+DEMO = [sys.executable, "-m", "certmond", "demo"]
+USERS = ("whoever runs the tests", "nobody") if os.geteuid() == 0 else ("whoever runs the tests",)
+NEAR = 30.0  # seconds: the most that the demo may take
+BROKEN = "/etc/kubernetes/pki/apiserver-kubelet-client.crt"
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A directory for temporary files alone that every user can reach: pytest's own is closed to others."""
+    with tempfile.TemporaryDirectory(prefix="certmond-test-", dir="/tmp") as name:
+        yield Path(name)
+
+
+def environment(scratch: Path) -> dict[str, str]:
+    """No HOME, no settings of whoever runs the tests; but coverage finds its way."""
+    kept = {key: value for key, value in os.environ.items() if key == "PATH" or key.startswith("COVERAGE_")}
+    return {**kept, "TMPDIR": str(scratch)}
+
+
+def demo_as(user: str, scratch: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    setting: dict[str, Any] = {"env": environment(scratch), "cwd": "/", "timeout": 2 * NEAR, "check": False}
+    if user == "nobody":
+        account = pwd.getpwnam(user)
+        os.chown(scratch, account.pw_uid, account.pw_gid)
+        setting |= {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": ()}
+        setting["env"] = {"PATH": os.environ["PATH"], "TMPDIR": str(scratch)}  # coverage's file is closed to nobody
+        probe = subprocess.run([sys.executable, "-c", "import certmond.cli"], **setting)  # noqa: PLW1510  # it has check
+        if probe.returncode:
+            pytest.skip("nobody may not read this checkout or its interpreter")
+    return subprocess.run([*DEMO, *options], capture_output=True, text=True, **setting)  # noqa: PLW1510  # the same
+
+
+def processes(mentioning: Path) -> list[str]:
+    """The command lines of the processes that have to do with a directory."""
+    lines = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            lines.append(entry.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except OSError:
+            continue  # it has ended meanwhile
+    return [line for line in lines if str(mentioning) in line]
+
+
+def stages(output: str) -> Mapping[int, str]:
+    parts = re.split(r"^(\d)\. ", output, flags=re.MULTILINE)
+    return {int(number): text for number, text in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_demo_shows_every_stage_and_leaves_nothing_behind(user: str, scratch: Path) -> None:
+    """As root and as an ordinary user without a home, the demo shows each change in the metrics and in the table,
+    ends with exit code 0 in less than half a minute, and leaves neither a file nor a process."""
+    began = time.monotonic()
+    ended = demo_as(user, scratch)
+    took = time.monotonic() - began
+    assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout + ended.stderr
+    assert took < NEAR
+    assert list(scratch.iterdir()) == []
+    assert processes(scratch) == []
+
+    told = stages(ended.stdout)
+    assert sorted(told) == list(range(1, 9))
+    assert "3 CAs, 11 certificates" in told[1]
+    assert "certmond run --config" in told[2]
+    assert "certmond serve --runtime-dir" in told[2]
+    rows = re.findall(r"^(\S+) +\w{3} \d\d, \d{4} \d\d:\d\d UTC .* ok *$", told[3], re.MULTILINE)
+    assert {*AUTHORITIES, *LEAVES, "kubelet-client", "kubelet-server-self"} == set(rows)
+
+    series = "certmond_certificate_not_after_timestamp_seconds"
+    before, after = re.findall(
+        rf'^(?:before|after) +{series}{{certificate="apiserver",.*}} (\d+)$', told[4], re.MULTILINE
+    )
+    assert int(after) - int(before) == pytest.approx(100 * 86400, abs=600)
+    serials = re.search(r"serial (\d+) -> (\d+)$", told[4], re.MULTILINE)
+    assert serials
+    assert serials[1] != serials[2]
+    assert re.search(r"^apiserver, before .* 264d ", told[4], re.MULTILINE)
+    assert re.search(r"^apiserver, after .* 364d ", told[4], re.MULTILINE)
+
+    assert re.search(r"^apiserver-kubelet-client .* 264d .* malformed *$", told[5], re.MULTILINE)
+    assert f"critical {BROKEN}" in told[5]
+    assert re.search(rf'^{series}{{.*"{BROKEN}"}} {before}$', told[5], re.MULTILINE)
+    assert re.search(r"^front-proxy-client .* 3d .* nearing_expiry *$", told[6], re.MULTILINE)
+    assert re.search(r"^critical .*\[nearing_expiry\]$", told[6], re.MULTILINE)
+    assert re.search(r"^apiserver-etcd-client .* differs +key_mismatch *$", told[7], re.MULTILINE)
+    assert "all well" in told[8]
+    assert not re.search("critical|warning", told[8])
+    assert len(re.findall(r"^visible in /metrics \d+ ms after the write began$", ended.stdout, re.MULTILINE)) == 5
+
+
+def test_demo_that_is_piped_prints_plain_text_and_no_key(scratch: Path) -> None:
+    """What the demo prints into a pipe is plain text without control characters, and never holds a private key."""
+    output = demo_as("whoever runs the tests", scratch).stdout
+    assert all(character.isprintable() or character == "\n" for character in output)
+    assert "PRIVATE KEY" not in output
+
+
+def test_kept_demo_can_be_looked_at_with_the_commands_that_it_prints(scratch: Path) -> None:
+    """--keep leaves the directory, closed to others, and prints commands that work on it; the processes are ended."""
+    ended = demo_as("whoever runs the tests", scratch, "--keep")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert processes(scratch) == []
+    [kept] = scratch.iterdir()
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o700
+    assert f"{kept} is kept" in ended.stdout
+    commands = dict(re.findall(r"^  (\S[^:]+): +(.+)$", ended.stdout, re.MULTILINE))
+    for purpose in ("look at it once more", "what the daemon last saw"):
+        command = shlex.split(commands[purpose])
+        looked = subprocess.run(command, capture_output=True, text=True, check=True, timeout=NEAR)
+        assert re.search(r"^apiserver .* ok *$", looked.stdout, re.MULTILINE)
+    subprocess.run(shlex.split(commands["remove it"]), check=True)
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupted_demo_cleans_up(number: signal.Signals, scratch: Path) -> None:
+    """Ctrl-C, SIGTERM or a closed terminal ends both processes and removes the directory; the exit code is 130."""
+    ours = signal.signal(number, signal.SIG_DFL)  # under nohup, or in the background, it would be ignored
+    try:
+        demo = subprocess.Popen(DEMO, env=environment(scratch), stdout=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(number, ours)
+    with demo:
+        assert demo.stdout
+        seen = iter(demo.stdout)
+        while not next(seen).startswith("$ certmond serve"):
+            pass
+        demo.send_signal(number)
+        rest = "".join(seen)
+    assert demo.returncode == 130
+    assert "Interrupted." in rest
+    assert list(scratch.iterdir()) == []
+    assert processes(scratch) == []
+
+
+def test_reader_of_the_pipe_that_goes_away_is_no_reason_to_leave_anything(scratch: Path) -> None:
+    """`certmond demo | head -1` cleans up as well."""
+    line = f"{shlex.join(DEMO)} | head -1"
+    subprocess.run(["/bin/sh", "-c", line], env=environment(scratch), capture_output=True, check=True, timeout=NEAR)
+    deadline = time.monotonic() + NEAR
+    while (list(scratch.iterdir()) or processes(scratch)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert list(scratch.iterdir()) == []
+    assert processes(scratch) == []
+
+
+@pytest.fixture
+def impatient(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The demo in this process, which waits for less than a second once all is well."""
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    well = Running.wait_all_well
+
+    def wait_all_well(self: Running) -> running.Document:
+        document = well(self)
+        monkeypatch.setattr(running, "PATIENCE", 0.3)
+        return document
+
+    monkeypatch.setattr(Running, "wait_all_well", wait_all_well)
+    return scratch
+
+
+def test_stage_that_does_not_show_what_it_should_fails_the_demo(
+    impatient: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A change that is not seen in time ends the demo with exit code 1, what was expected, and the processes' logs."""
+    monkeypatch.setattr(Node, "cut_off", lambda self, path: None)
+    assert story.run(keep=False) == 1
+    output = capsys.readouterr().out
+    assert "The demo failed: not seen within 0.3 s: /metrics that has apiserver-kubelet-client with serial" in output
+    assert "malformed (critical)" in output
+    assert "--- the daemon said:" in output
+    assert "certmond watches this node: 16 certificates, all well" in output
+    assert "--- the server said:\n(nothing)" in output
+    assert list(impatient.iterdir()) == []
+
+
+def test_findings_that_stand_are_told_when_a_stage_fails(
+    impatient: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A demo that fails says what /metrics finds instead of what it should."""
+    monkeypatch.setattr(Node, "cut_off", lambda self, path: self.place(path).unlink())
+    assert story.run(keep=False) == 1
+    assert f'certmond_finding{{certificate="apiserver-kubelet-client",path="{BROKEN}",reason="missing"' in (
+        capsys.readouterr().out
+    )
+
+
+def test_process_that_ends_fails_the_demo_at_once(
+    impatient: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A daemon that ends by itself is not waited for: the demo names it, prints what it said, and cleans up."""
+    monkeypatch.setattr(running, "PATIENCE", NEAR)
+    monkeypatch.setattr(Node, "make", lambda self: self.put({}))
+    monkeypatch.setattr(story, "_options", lambda place, **_: ["--root", f"{place}/nowhere"])
+    assert story.run(keep=False) == 1
+    output = capsys.readouterr().out
+    assert "The demo failed: the daemon ended by itself, with exit code 3" in output
+    assert "nowhere" in output.partition("--- the daemon said:")[2]
+    assert list(impatient.iterdir()) == []
+
+
+def test_no_place_for_a_directory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no temporary directory can be made, the demo says so and how to name another."""
+    monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
+    with pytest.raises(CertmondError, match=r"no temporary directory can be made .* name one in TMPDIR"):
+        story.run(keep=False)
+
+
+def test_process_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that ignores SIGTERM does not keep the demo from ending."""
+    stubborn = tmp_path / "python"
+    stubborn.write_text("#!/bin/sh\ntrap '' TERM\necho ready\nwhile :; do sleep 0.1; done\n")
+    stubborn.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(stubborn))
+    monkeypatch.setattr(running, "STOP_SECONDS", 0.2)
+    started = Running(tmp_path)
+    started.start("daemon", [str(tmp_path)])
+    started.wait("the trap", lambda: "ready" in "".join(started.logs()))
+    started.stop()
+    assert processes(tmp_path) == []
+
+
+def test_certificate_that_is_not_served_is_told(tmp_path: Path) -> None:
+    """A certificate that the server does not show is a failed stage, not a crash."""
+    with pytest.raises(StageError, match="has no entry apiserver"):
+        entry_of({"certificates": []}, "apiserver")
+    started = Running(tmp_path)
+    with pytest.raises(StageError, match="timestamp_seconds for apiserver"):
+        started.end_of("apiserver")
+    started.stop()
+
+
+def test_expectation_names_what_is_missing() -> None:
+    """What a failed stage was waiting for is told in words."""
+    assert str(Expected("apiserver", "1")) == "apiserver with serial 1 and no finding"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    Node(tmp_path, datetime.now(UTC)).make()
+    return tmp_path
+
+
+def test_node_is_as_closed_as_kubeadm_makes_it(tree: Path) -> None:
+    """In the demo's node, certificates are for all to read, and keys, kubeconfigs and manifests for their owner."""
+    public = {"config.yaml", "hostname"}
+    for path in (path for path in tree.rglob("*") if path.is_file()):
+        expected = 0o644 if path.suffix == ".crt" or path.name in public else 0o600
+        assert stat.S_IMODE(path.stat().st_mode) == expected, path
+
+
+def test_kubelet_link_is_absolute(tree: Path) -> None:
+    """As the kubelet makes it, the link to its current certificate names a path of the node, not of the demo."""
+    target = os.readlink(tree / "var/lib/kubelet/pki/kubelet-client-current.pem")
+    assert re.fullmatch(r"/var/lib/kubelet/pki/kubelet-client-\d{4}(-\d\d){5}\.pem", target)
+
+
+@pytest.mark.real("openssl")
+@pytest.mark.parametrize(
+    ("anchor", "leaf", "purpose"),
+    [
+        ("ca", "apiserver", "sslserver"),
+        ("ca", "apiserver-kubelet-client", "sslclient"),
+        ("etcd/ca", "etcd/peer", "sslserver"),
+        ("etcd/ca", "etcd/peer", "sslclient"),
+        ("front-proxy-ca", "front-proxy-client", "sslclient"),
+    ],
+)
+def test_chains_of_the_node_satisfy_openssl(tree: Path, anchor: str, leaf: str, purpose: str) -> None:
+    """What the demo's CAs sign is accepted by openssl for its purpose."""
+    pki = tree / "etc/kubernetes/pki"
+    command = [
+        real_part("openssl"),
+        "verify",
+        "-purpose",
+        purpose,
+        "-CAfile",
+        f"{pki}/{anchor}.crt",
+        f"{pki}/{leaf}.crt",
+    ]
+    subprocess.run(command, check=True, capture_output=True)
