@@ -10,7 +10,7 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -74,8 +74,7 @@ class Daemon:
         self._wake = Wake()
         self._watcher = Watcher(self._wake.set)
         self._assessment: Assessment | None = None
-        self._stopping = self._reload = self._settle = False
-        self._followed: Mapping[str, frozenset[str] | None] = {}
+        self._stopping = self._reload = False
         self._looked_at = 0.0
         self._passed_at: float | None = None
         self._degraded = self._publish_failed = False
@@ -114,13 +113,11 @@ class Daemon:
     def _next_cause(self) -> Cause | None:
         """Wait for the next reason to make a pass; None when there was only a sign of life to give."""
         self._beat()
-        woken = self._wake.wait(0 if self._settle else self._patience())
+        woken = self._wake.wait(self._patience())
         if self._stopping:
             return None
         if self._reload:
             return self._reloaded()
-        if self._settle:
-            return Cause("settle", None)
         if woken:
             return self._changed(time.monotonic())
         now, looked = self._clock(), time.monotonic() - self._looked_at
@@ -195,11 +192,8 @@ class Daemon:
             self._notifier.status(self._summary())
 
     def _follow(self) -> None:
-        """Watch what was looked up. What was not watched before is looked at once more: it may have changed since."""
-        interest = self._store.interest
-        self._settle = interest != self._followed
-        self._followed = interest
-        self._watcher.follow(interest)
+        """Watch what was looked up. The watcher reports what it did not watch before: it may have changed since."""
+        self._watcher.follow(self._store.interest)
         degraded = bool(self._watcher.polled)
         if degraded and not self._degraded:
             where = ", ".join(sorted(self._watcher.polled)[:3])

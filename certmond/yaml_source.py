@@ -208,17 +208,15 @@ class _Reader:
         return replace(node, place=place)
 
     def _items(self, place: Place, depth: int) -> Iterator[Node]:
-        for number, event in enumerate(self._events):
-            if isinstance(event, events.SequenceEndEvent):
-                return
+        number = 0
+        while not isinstance(event := next(self._events), events.SequenceEndEvent):
             yield self._node(event, self._at(event, place.below(number).path), depth + 1)
+            number += 1
 
     def _mapping(self, place: Place, depth: int) -> dict[str, Node]:
         merged: dict[str, Node] = {}
         own: dict[str, Node] = {}
-        for event in self._events:
-            if isinstance(event, events.MappingEndEvent):
-                break
+        while not isinstance(event := next(self._events), events.MappingEndEvent):
             at = self._at(event, place.path)
             key = self._node(event, at, depth + 1).value
             value = self._node(next(self._events), at.below(key) if isinstance(key, str) else at, depth + 1)

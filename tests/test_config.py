@@ -411,8 +411,9 @@ def test_a_directory_of_drop_ins_that_cannot_be_listed_is_a_problem(
 # --- any text, any configuration --------------------------------------------------------------------------------------
 
 _words = st.sampled_from(
-    ["certificates", "services", "name", "path", "ca", "self", "x", "- ", ": ", "\n", "\n  ", "&a ", "*a", "<<", "[", "]",
-     "{", "}", "'", '"', "!", "!!int ", "|", ">", "?", "~", "true", "5m", "/x", ",", "#", "---\n", "${node_name}", "\t"]
+    ["certificates", "services", "name", "path", "ca", "self", "x", "- ", ": ", "\n", "\n  ", "&a ", "*a", "<<", "[",
+     "]", "{", "}", "'", '"', "!", "!!int ", "|", ">", "?", "~", "true", "5m", "/x", ",", "#", "---\n", "${node_name}",
+     "\t"]
 )  # fmt: skip
 
 
@@ -494,9 +495,7 @@ def configurations(draw: st.DrawFn) -> Config:
                     optional=st.booleans(),
                     mentioned_in=st.lists(_paths, max_size=2).map(tuple),
                     exclude=st.lists(st.text(st.characters(codec="utf-8")), max_size=2).map(tuple),
-                    consumers=st.lists(st.sampled_from(services or [""]), max_size=min(2, len(service_names))).map(
-                        tuple
-                    ),
+                    consumers=st.lists(st.sampled_from(services or [""]), max_size=min(2, len(services))).map(tuple),
                 )
             ),
         )

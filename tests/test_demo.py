@@ -158,6 +158,15 @@ def test_interrupted_demo_cleans_up(number: signal.Signals, scratch: Path) -> No
     assert processes(scratch) == []
 
 
+def test_demo_under_nohup_outlives_its_terminal(scratch: Path) -> None:
+    """A signal that the demo was started to ignore, as SIGHUP under nohup, does not end it."""
+    line = f'trap "" HUP; {shlex.join(DEMO)} & sleep 0.5; kill -HUP $!; wait $!'
+    shell = subprocess.run(
+        ["/bin/sh", "-c", line], env=environment(scratch), capture_output=True, check=True, text=True, timeout=NEAR
+    )
+    assert "5 changes" in shell.stdout
+
+
 def test_reader_of_the_pipe_that_goes_away_is_no_reason_to_leave_anything(scratch: Path) -> None:
     """`certmond demo | head -1` cleans up as well."""
     line = f"{shlex.join(DEMO)} | head -1"

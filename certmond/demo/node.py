@@ -201,8 +201,11 @@ class Node:
         serving = Row("", "", f"{NODE}@{stamp}", usages=_SERVER, names=(f"DNS:{NODE}",))
         server = _issue(serving, own_ca, start, LEAF_LIFE)
         user = {"client-certificate": current, "client-key": current}
-        settings = {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
-                    "clusterDomain": "cluster.local", "rotateCertificates": True}  # fmt: skip
+        settings = {
+            "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
+            "authentication": {"x509": {"clientCAFile": f"{KUBERNETES}/pki/ca.crt"}},
+            "clusterDomain": "cluster.local", "rotateCertificates": True,
+        }  # fmt: skip
         self.put({
             dated: File(client.pem + client.key_pem),
             f"{KUBELET}/pki/kubelet.crt": File(server.pem + own_ca.pem, 0o644),

@@ -17,7 +17,7 @@ from prometheus_client import (
 # One series more for each counter and histogram, which nothing of ours needs. (The function has no annotations.)
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-_CAUSES = ("start", "inotify", "overflow", "mount", "resync", "poll", "deadline", "clock", "reload", "settle")
+_CAUSES = ("start", "inotify", "overflow", "mount", "resync", "poll", "deadline", "clock", "reload")
 _MODES = ("observe", "enforce")
 
 

@@ -145,7 +145,7 @@ def _many(value: Any) -> Any:
 
 def _words(value: Any) -> Any:
     if isinstance(value, str):  # split by nobody: there is no shell
-        raise ValueError("must be a list of the program and its arguments")
+        raise ValueError("must be a list of the program and its arguments")  # noqa: TRY004  # pydantic takes no other
     return _many(value)
 
 

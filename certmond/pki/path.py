@@ -22,6 +22,7 @@ from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from certmond.errors import MalformedError
 from certmond.pki.certificate import Certificate, load
@@ -223,10 +224,25 @@ def _alternative_names(certificate: Certificate) -> list[x509.GeneralName] | Non
 def signed_by(certificate: Certificate, issuer: Certificate) -> bool:
     """The signature of `certificate` verifies with the key of `issuer`, and the names chain. The digest is not judged."""
     try:
-        load(certificate.der).verify_directly_issued_by(_loaded_issuer(issuer.der))
+        child, parent = load(certificate.der), _loaded_issuer(issuer.der)
+        if certificate.signature_hash in WEAK_HASHES:
+            return certificate.issuer_der == issuer.subject_der and _verifies_weakly(child, parent)
+        child.verify_directly_issued_by(parent)
     except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm, MalformedError):
         return False
     return True
+
+
+def _verifies_weakly(child: x509.Certificate, parent: x509.Certificate) -> bool:
+    """A signature over SHA-1 or MD5, which cryptography would not look at: a root may well bear one. Raises if it is bad."""
+    key, digest = parent.public_key(), child.signature_hash_algorithm
+    if digest and isinstance(key, rsa.RSAPublicKey):
+        key.verify(child.signature, child.tbs_certificate_bytes, padding.PKCS1v15(), digest)
+        return True
+    if digest and isinstance(key, ec.EllipticCurvePublicKey):
+        key.verify(child.signature, child.tbs_certificate_bytes, ec.ECDSA(digest))
+        return True
+    return False
 
 
 _loaded_issuer = lru_cache(maxsize=256)(load)

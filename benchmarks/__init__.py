@@ -1,0 +1,1 @@
+"""The figures of certmond, measured: `python -m benchmarks`."""

@@ -1,0 +1,126 @@
+"""Measure certmond on this machine and print one table: `make bench`, or `python -m benchmarks --count 1000 --rounds 3`.
+
+Owns the fixture (a directory of PEM files signed by one CA), the processes that are measured, and the arithmetic. Every
+figure is of the real daemon and the real server as processes of their own, read from outside: their HTTP answers and
+/proc. Nothing here is a test; tests assert no time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.fixture import Leaves, kubeadm_node, parse_loop
+from benchmarks.processes import Pair, free_port
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row: what was measured, the samples in the unit, and what is wanted."""
+
+    what: str
+    unit: str
+    samples: list[float]
+    wanted: str
+
+    def row(self) -> str:
+        ordered = sorted(self.samples)
+        middle, low, high = statistics.median(ordered), ordered[0], ordered[-1]
+        return f"| {self.what} | {middle:.3g} {self.unit} | {low:.3g} … {high:.3g} ({len(ordered)}) | {self.wanted} |"
+
+
+def percentile(samples: list[float], share: float) -> float:
+    """The sample below which `share` of all lie."""
+    ordered = sorted(samples)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that `work` takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A directory in memory where there is one: disks are not what is measured."""
+    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a place, not a file
+    with tempfile.TemporaryDirectory(prefix="certmond-bench-", dir=base) as directory:
+        yield Path(directory)
+
+
+def measure_many(count: int, rounds: int, seconds: float) -> Iterator[Figure]:
+    """The rows about `count` certificates."""
+    with scratch() as work:
+        leaves = Leaves.make(work / "node", count)
+        cold, loop = [], []
+        for turn in range(rounds):
+            loop.append(timed(lambda: parse_loop(leaves.directory)))
+            with Pair(work / f"cold{turn}", leaves.root, leaves.config, free_port()) as pair:
+                cold.append(pair.until(lambda: pair.expiries() == count + 1))
+        yield Figure(f"{count} files: cold start to complete /metrics, chains verified", "s", cold, "≤ 1.5 s")
+        yield Figure("  beside it: a plain loop over load_pem_x509_certificate", "s", loop, "")
+        with Pair(work / "warm", leaves.root, leaves.config, free_port()) as pair:
+            pair.until(lambda: pair.expiries() == count + 1)
+            yield from _scrapes(pair)
+            seen = [leaves.replace_one(pair, number) for number in range(30 * rounds)]
+            yield Figure("file replaced to visible in /metrics, median", "ms", [1000 * s for s in seen], "")
+            yield Figure("  p99", "ms", [1000 * percentile(seen, 0.99)], "≤ 150 ms")
+            yield Figure(f"resident memory, both processes, {count}", "MB", [pair.resident()], "≤ 140 MB")
+            yield from _idle(pair, seconds)
+
+
+def measure_node(seconds: float) -> Iterator[Figure]:
+    """The rows about a kubeadm node."""
+    with scratch() as work:
+        root = kubeadm_node(work / "node")
+        with Pair(work / "small", root, None, free_port()) as pair:
+            cold = pair.until(lambda: pair.expiries() == 14)
+            yield Figure("kubeadm node: cold start to complete /metrics", "s", [cold], "")
+            pair.get("/metrics", gzip=True)
+            yield Figure("resident memory, both processes, kubeadm node", "MB", [pair.resident()], "≤ 80 MB")
+            yield from _idle(pair, seconds)
+
+
+def _scrapes(pair: Pair) -> Iterator[Figure]:
+    for name, gzip in (("plain", False), ("gzip", True)):
+        pair.get("/metrics", gzip=gzip)
+        samples = [1000 * timed(lambda gzip=gzip: pair.get("/metrics", gzip=gzip)) for _ in range(50)]
+        yield Figure(f"/metrics {name}, p50", "ms", samples, "≤ 10 ms")
+
+
+def _idle(pair: Pair, seconds: float) -> Iterator[Figure]:
+    share, wakeups = pair.idle(seconds)
+    yield Figure("idle, both processes", "% of a core", [100 * share], "< 0.2 %")
+    yield Figure("idle, wake-ups of both", "/s", [wakeups], "≤ 2 /s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=10_000, help="certificates in the large case")
+    parser.add_argument("--rounds", type=int, default=5, help="repetitions of what is short")
+    parser.add_argument("--seconds", type=float, default=20, help="how long idleness is watched")
+    options = parser.parse_args()
+    print(
+        f"certmond {version('certmond')}, cryptography {version('cryptography')}, Python {platform.python_version()},"
+    )
+    print(f"{os.cpu_count()} CPUs, Linux {platform.release()}, {time.strftime('%Y-%m-%d')}\n")
+    print("| what | median | spread (samples) | wanted |\n|---|---|---|---|")
+    for figures in (measure_many(options.count, options.rounds, options.seconds), measure_node(options.seconds)):
+        for figure in figures:
+            print(figure.row(), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""What is measured on: a directory of leaves of one CA, and a kubeadm node's tree."""
+
+from __future__ import annotations
+
+import tarfile
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+if TYPE_CHECKING:
+    from benchmarks.processes import Pair
+
+TREE = Path(__file__).parents[1] / "tests" / "data" / "kubeadm-1.24.tar"
+START = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
+
+
+@dataclass
+class Leaves:
+    """`count` leaves below one CA (RSA-2048, as kubeadm's), each in its file, and a configuration that finds them."""
+
+    root: Path
+    directory: Path
+    config: Path
+    key: rsa.RSAPrivateKey
+    leaf_key: ec.EllipticCurvePrivateKey
+    count: int
+
+    @classmethod
+    def make(cls, root: Path, count: int) -> Leaves:
+        directory = root / "certs"
+        directory.mkdir(parents=True)
+        config = root.parent / "config.yaml"
+        config.write_text(
+            "profile: none\ncertificates:\n"
+            "  - {name: ca, path: /ca.crt, authority: true, key_optional: true}\n"
+            "  - {name: leaf, path: '/certs/*.crt', ca: ca, usages: [server auth]}\n"
+        )
+        key = rsa.generate_private_key(65537, 2048)
+        leaves = cls(root, directory, config, key, ec.generate_private_key(ec.SECP256R1()), count)
+        (root / "ca.crt").write_bytes(leaves._signed("bench-ca", None))
+        for number in range(count):
+            (directory / f"{number:06d}.crt").write_bytes(leaves._signed(f"leaf-{number}", START + timedelta(days=365)))
+        return leaves
+
+    def _signed(self, name: str, end: datetime | None) -> bytes:
+        authority = end is None
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "bench-ca")])
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(START)
+            .not_valid_after(end or START + timedelta(days=3650))
+            .public_key(self.key.public_key() if authority else self.leaf_key.public_key())
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(f"{name}.example")]), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
+        )
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+    def replace_one(self, pair: Pair, number: int) -> float:
+        """Seconds from the rename of one file until its new end is in /metrics."""
+        end = START + timedelta(days=364, seconds=number)
+        target = self.directory / f"{number * 7919 % self.count:06d}.crt"
+        staged = self.root / "staged"
+        staged.write_bytes(self._signed(f"again-{number}", end))
+        wanted = f'path="/certs/{target.name}"}} {int(end.timestamp())}\n'.encode()
+        staged.rename(target)
+        start = time.perf_counter()
+        pair.until(lambda: wanted in pair.get("/metrics"))
+        return time.perf_counter() - start
+
+
+def parse_loop(directory: Path) -> int:
+    """What anybody would write first: read and parse every file, verify nothing."""
+    return sum(1 for path in directory.iterdir() if x509.load_pem_x509_certificate(path.read_bytes()).serial_number)
+
+
+def kubeadm_node(root: Path) -> Path:
+    """The tree of a real kubeadm node."""
+    root.mkdir()
+    with tarfile.open(TREE) as archive:
+        archive.extractall(root, filter="fully_trusted")  # noqa: S202 - our own data, whose modes and links matter
+    return root

@@ -1,0 +1,97 @@
+"""The daemon and the server as processes of their own, watched from outside."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+EXPIRY = b"\ncertmond_certificate_not_after_timestamp_seconds{"
+PATIENCE = 120.0
+
+
+def free_port() -> int:
+    """A port on the loopback that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Pair:
+    """`certmond run` and `certmond serve` on one tree."""
+
+    def __init__(self, work: Path, root: Path, config: Path | None, port: int) -> None:
+        work.mkdir()
+        runtime, options = work / "run", ["--config", str(config)] if config else []
+        runtime.mkdir()
+        self._port = port
+        self._started = time.perf_counter()
+        common = [sys.executable, "-m", "certmond"]
+        serve = [*common, "serve", "--runtime-dir", str(runtime), "--listen", f"127.0.0.1:{port}"]
+        run = [*common, "run", "--root", str(root), "--runtime-dir", str(runtime), "--log", "json", *options]
+        with (work / "log").open("w") as log:
+            self._processes = [subprocess.Popen(command, stdout=log, stderr=log) for command in (run, serve)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.wait()
+
+    def get(self, path: str, *, gzip: bool = False) -> bytes:
+        """The body of an answer with status 200; empty where there is none yet."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
+        try:
+            connection.request("GET", path, headers={"Accept-Encoding": "gzip" if gzip else "identity"})
+            response = connection.getresponse()
+            body = response.read()
+        except OSError:
+            return b""
+        finally:
+            connection.close()
+        return body if response.status == http.HTTPStatus.OK else b""
+
+    def expiries(self) -> int:
+        """How many certificates /metrics has the end of."""
+        return self.get("/metrics").count(EXPIRY)
+
+    def until(self, holds: Callable[[], bool]) -> float:
+        """Seconds from the start of the processes until it `holds`."""
+        while not holds():
+            if time.perf_counter() - self._started > PATIENCE or any(p.poll() is not None for p in self._processes):
+                raise SystemExit("certmond did not get there; see its log")
+            time.sleep(0.002)
+        return time.perf_counter() - self._started
+
+    def resident(self) -> float:
+        """Resident memory of both, in MB."""
+        pages = [int(Path(f"/proc/{p.pid}/statm").read_text().split()[1]) for p in self._processes]
+        return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    def idle(self, seconds: float) -> tuple[float, float]:
+        """(share of a core, voluntary wake-ups a second) of both while nothing happens for `seconds`."""
+        time.sleep(2)  # what the last request began comes to its end
+        before, start = self._usage(), time.perf_counter()
+        time.sleep(seconds)
+        after, elapsed = self._usage(), time.perf_counter() - start
+        return (after[0] - before[0]) / elapsed, (after[1] - before[1]) / elapsed
+
+    def _usage(self) -> tuple[float, int]:
+        ticks = switches = 0
+        for process in self._processes:
+            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+            for task in Path(f"/proc/{process.pid}/task").iterdir():
+                line = next(x for x in (task / "status").read_text().splitlines() if x.startswith("voluntary"))
+                switches += int(line.split()[1])
+        return ticks / os.sysconf("SC_CLK_TCK"), switches
