@@ -288,7 +288,8 @@ def _print(document: dict[str, Any], output: str) -> None:
 
         from certmond.expose.table import status_table
 
-        console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 400, highlight=False)
+        # Wide enough for every row: a narrow terminal wraps lines, where rich would cut columns away.
+        console = Console(soft_wrap=True, width=400, highlight=False)
         console.print(status_table(document, wide=output == "wide"))
 
 

@@ -46,10 +46,15 @@ def _cells(entry: dict[str, Any], anchors: dict[str, str], now: datetime) -> Ite
     yield Text(entry["name"])
     yield f"{datetime.fromisoformat(entry['not_after']):%b %d, %Y %H:%M} UTC" if entry["not_after"] else "-"
     yield residual(entry["not_after"], now)
-    yield Text(anchors.get(entry["trust_anchor"], "") if entry["trust_anchor"] != entry["sha256"] else "(itself)")
+    yield Text("(itself)" if entry["trust_anchor"] == entry["sha256"] else _authority(entry, anchors))
     yield Text("valid") if entry["chain_valid"] else Text("no", style=_STYLES["critical"])
     yield Text("differs", style=_STYLES["critical"]) if entry["key_matches"] is False else _KEYS[entry["key_matches"]]
     yield Text("ok" if state == "ok" else ", ".join(_reasons(entry)), style=_STYLES[state])
+
+
+def _authority(entry: dict[str, Any], anchors: dict[str, str]) -> str:
+    """The entry that it chains to; an anchor inside its own file has none, and is called by its subject."""
+    return anchors.get(entry["trust_anchor"]) or entry["authority"] or ""
 
 
 def _explanations(document: dict[str, Any]) -> Iterator[RenderableType]:

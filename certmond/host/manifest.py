@@ -37,6 +37,12 @@ class Container:
     flags: tuple[tuple[str, str], ...]
     mounts: Mapping[str, str | None]
 
+    def on_host(self, path: str) -> str | None:
+        """Where the host has what the container knows as `path`: there too where nothing is mounted; None if nowhere."""
+        inside = max((mount for mount in self.mounts if f"{path}/".startswith(f"{mount}/")), key=len, default=None)
+        host = self.mounts[inside] if inside is not None else ""
+        return None if host is None else host + path[len(inside or "") :]
+
 
 def parse_manifest(data: bytes, _path: str) -> Manifest:
     """The flags in a static-pod manifest or any other YAML; text that is no YAML has none. Never raises."""
