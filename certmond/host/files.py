@@ -12,6 +12,7 @@ import errno
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from certmond.pki.reason import Fault, Reason
 MAX_SIZE = 1 << 20
 """The largest file that is read, in bytes. Whatever is larger holds no certificate of a Kubernetes component."""
 
+_TICK = 20_000_000  # ns: two changes within one tick of the kernel's clock have the same time stamps
 _MAX_HOPS = 40  # as many symlinks as Linux follows (path_resolution(7))
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
 _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket",
@@ -52,6 +54,7 @@ class Entry:
     uid: int = 0
     gid: int = 0
     key: tuple[int, ...] | None = None
+    settled: bool = True
     digest: bytes | None = None
     lookups: tuple[str, ...] = ()
     values: dict[Any, Any] = field(default_factory=dict)
@@ -59,6 +62,10 @@ class Entry:
     @property
     def missing(self) -> bool:
         return self.fault is not None and self.fault.reason is Reason.MISSING
+
+    @property
+    def is_directory(self) -> bool:
+        return self.key is not None and stat.S_ISDIR(self.key[-1])
 
 
 class Files:
@@ -74,20 +81,22 @@ class Files:
         self._interest: dict[str, frozenset[str] | None] | None = None
 
     def refresh(self, touched: frozenset[str] | None) -> None:
-        """Forget what may have changed: the entries behind the `touched` lookups ("directory/name"), or all (None)."""
-        paths: set[str] = set()
+        """Forget what may have changed: the entries behind the `touched` lookups ("directory/name"), or all (None).
+
+        What nobody asked for since the last time is forgotten for good.
+        """
         # A directory that came, went or moved leads every path below it elsewhere: then all is looked at.
         if touched is None or not touched.isdisjoint(self._directory_lookups()):
             self._directories.clear()
             self._listings.clear()
-            paths.update(self._entries)
+            self._by_lookup.clear()
+            self._known, self._entries = self._entries, {}
         else:
+            paths: set[str] = set()
             for lookup in touched:
-                paths |= self._by_lookup.get(lookup, set())
-                self._listings.pop(os.path.dirname(lookup), None)
-        for path in paths:
-            if entry := self._entries.pop(path, None):
-                self._known[path] = entry
+                paths |= self._by_lookup.pop(lookup, set())
+                self._listings.pop(lookup.rpartition("/")[0], None)
+            self._known = {path: self._entries.pop(path) for path in paths if path in self._entries}
         self._interest = None
 
     def entry(self, path: str) -> Entry:
@@ -136,7 +145,8 @@ class Files:
         return self._interest
 
     def _directory_lookups(self) -> set[str]:
-        return {lookup for place in self._directories.values() for lookup in place.lookups}
+        lookups = {lookup for place in self._directories.values() for lookup in place.lookups}
+        return lookups | {self._root or "/"}
 
     def _directory(self, path: str) -> _Place:
         place = self._directories.get(path)
@@ -187,7 +197,8 @@ class Files:
                 self._stat(entry, os.lstat(place.real or "/"))
             except OSError as error:
                 entry.fault = _fault_of(error, path)
-        if known and known.lookups == entry.lookups and known.key == entry.key and known.fault == entry.fault:
+        same = known and (known.lookups, known.key, known.fault) == (entry.lookups, entry.key, entry.fault)
+        if known and same and (known.settled or known.digest is None):
             return known
         if known and known.digest and entry.fault is None:
             self._take_over(entry, known, place.real)
@@ -196,6 +207,7 @@ class Files:
     def _stat(self, entry: Entry, status: os.stat_result) -> None:
         entry.mode, entry.uid, entry.gid = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
         entry.key = _key(status)
+        entry.settled = status.st_ctime_ns < time.time_ns() - _TICK
         if not stat.S_ISREG(status.st_mode):
             kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no file")
             entry.fault = Fault(Reason.UNREADABLE, f"{entry.path} is {kind}, not a file")
@@ -229,20 +241,19 @@ class Files:
 
 
 def _content(real: str) -> bytes:
-    """The bytes of a regular file as they were at one moment, up to the size limit and one more. Raises OSError."""
+    """The bytes of a regular file as they were at one moment. Raises OSError, also where there is no such moment."""
     descriptor = os.open(real, _OPEN)
     try:
-        content = b""
-        for _ in range(3):  # a writer in place is soon done, and its last event brings us back anyway
+        for _ in range(3):
             before = os.fstat(descriptor)
             if not stat.S_ISREG(before.st_mode):
-                raise OSError(errno.EINVAL, "is not a regular file any more")
+                raise OSError(errno.EINVAL, "it is no regular file any more")
             content = os.pread(descriptor, MAX_SIZE + 1, 0)
             if len(content) > MAX_SIZE:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-            if _key(os.fstat(descriptor)) == _key(before):
-                break
-        return content
+            if _key(os.fstat(descriptor)) == _key(before) and len(content) == before.st_size:
+                return content
+        raise OSError(errno.EBUSY, "it is being written")  # and the writer's last event brings us back
     finally:
         os.close(descriptor)
 

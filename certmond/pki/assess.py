@@ -14,7 +14,7 @@ from functools import cached_property
 
 from certmond.pki.catalog import SELF, CertificateSpec, Kind
 from certmond.pki.certificate import Certificate
-from certmond.pki.checks import POLICY, Case, critical_point, finding, renewal_point
+from certmond.pki.checks import POLICY, Case, critical_point, finding, found_in, renewal_point
 from certmond.pki.inventory import Inventory, Observation, Permissions
 from certmond.pki.path import PathSearch, find_paths
 from certmond.pki.reason import Finding, Reason, Severity
@@ -58,6 +58,7 @@ class Assessment:
     taken_at: datetime
     statuses: tuple[CertificateStatus, ...]
     facts: Mapping[str, str]
+    renew_before: timedelta = RENEW_BEFORE
 
     @cached_property
     def by_identity(self) -> dict[tuple[str, str], CertificateStatus]:
@@ -102,7 +103,7 @@ def assess(
     `previous` saves work and remembers the last good certificate of a file that went bad; it changes no other verdict.
     """
     anchors = _anchors(inventory.observations)
-    same_facts = previous is not None and previous.facts == inventory.facts
+    same_terms = previous is not None and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
     known = previous.by_identity if previous else {}
     statuses = tuple(
         _judge(
@@ -111,12 +112,12 @@ def assess(
             inventory.facts,
             now,
             before=known.get(seen.identity),
-            same_facts=same_facts,
+            same_terms=same_terms,
             renew_before=renew_before,
         )
         for seen in inventory.observations
     )
-    return Assessment(now, statuses, inventory.facts)
+    return Assessment(now, statuses, inventory.facts, renew_before)
 
 
 def _anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
@@ -135,12 +136,12 @@ def _judge(
     now: datetime,
     *,
     before: CertificateStatus | None,
-    same_facts: bool,
+    same_terms: bool,
     renew_before: timedelta,
 ) -> CertificateStatus:
     own = _anchors_of(seen, anchors)
     embeddable = anchors.get(seen.spec.embedded_ca, ()) if seen.spec.embedded_ca else ()
-    if before and same_facts and _still_holds(before, seen, own, embeddable, now):
+    if before and same_terms and _still_holds(before, seen, own, embeddable, now):
         return before
     if not seen.certificates:
         return _absent(seen, before, own, embeddable, now)
@@ -153,12 +154,13 @@ def _judge(
     renew_at = renewal_point(certificate, seen.spec, renew_before)
     case = Case(seen, certificate, search, own, embeddable, facts, renew_at, now)
     path = search.valid_at(now)
+    shown = path or search.best
     return CertificateStatus(
         seen=seen,
         certificate=certificate,
         stale=False,
         renew_at=renew_at,
-        trust_anchor=(path or search.best or _NOWHERE).anchor if seen.spec.ca or seen.spec.authority else None,
+        trust_anchor=shown.anchor if shown and (seen.spec.ca or seen.spec.authority) else None,
         chain_valid=path is not None,
         key_matches=None if seen.key is None else seen.key.sha256 == certificate.key.sha256,
         findings=(*_of_files(seen), *(item for check in POLICY for item in check(case))),
@@ -169,13 +171,6 @@ def _judge(
         judged_at=now,
         changes_at=_next_change(case),
     )
-
-
-class _NoPath:
-    anchor: Certificate | None = None
-
-
-_NOWHERE = _NoPath()
 
 
 def _still_holds(
@@ -198,14 +193,11 @@ def _anchors_of(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
     """The anchors that it may chain to. An authority is its own; with no `ca` named, the file proves itself."""
     if seen.spec.authority:
         return seen.certificates[:1]
-    found: list[Certificate] = []
-    for name in seen.spec.ca or (SELF,):
-        found += anchors.get(name, ()) if name != SELF else _own_anchors(seen)
-    return tuple(dict.fromkeys(found))
-
-
-def _own_anchors(seen: Observation) -> Anchors:
-    return tuple(certificate for certificate in seen.certificates if certificate.self_issued) or seen.certificates[-1:]
+    own = tuple(certificate for certificate in seen.certificates if certificate.self_issued)
+    if not seen.spec.ca:
+        return own or seen.certificates[-1:]
+    named = (own if name == SELF else anchors.get(name, ()) for name in seen.spec.ca)
+    return tuple(dict.fromkeys(certificate for some in named for certificate in some))
 
 
 def _absent(
@@ -234,7 +226,7 @@ def _absent(
 def _of_files(seen: Observation) -> Iterator[Finding]:
     """Findings about the files themselves: what reading them met, and who may read or write them."""
     for fault in seen.faults:
-        yield finding(fault.reason, fault.detail)
+        yield found_in(fault)
     for permissions in seen.permissions:
         yield from _too_open(permissions, seen.spec)
         owner = seen.spec.owner
@@ -274,6 +266,6 @@ def _next_change(case: Case) -> datetime | None:
     """The first instant after now at which time alone may change what is said of this certificate."""
     certificate, paths = case.certificate, case.search.paths
     instants = [certificate.not_before, case.renew_at, critical_point(certificate), certificate.not_after + _TICK]
-    for path in paths:
-        instants += [path.since, path.until + _TICK]
+    for link in {link for path in paths for link in path.certificates}:
+        instants += [link.not_before, link.not_after + _TICK]
     return min((instant for instant in instants if instant > case.now), default=None)

@@ -180,7 +180,7 @@ def load(der: bytes) -> x509.Certificate:
     """cryptography's own object for a DER certificate. Raises MalformedError."""
     try:
         return x509.load_der_x509_certificate(der)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise MalformedError(f"not a certificate ({error})") from error
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import ip_address
 
-from certmond.pki.catalog import CertificateSpec, Kind, expand, subject_attributes
+from certmond.pki.catalog import SELF, CertificateSpec, Kind, expand, subject_attributes
 from certmond.pki.certificate import Certificate
 from certmond.pki.inventory import Observation
 from certmond.pki.path import WEAK_HASHES, PathSearch, Refusal, Rejection, signed_by
-from certmond.pki.reason import Finding, Reason, Severity
+from certmond.pki.reason import Fault, Finding, Reason, Severity
 
 CRITICAL_WINDOW = timedelta(days=7)
 ROOT_CA_ONLY = "Kubernetes supports a Root CA only, no intermediate"
@@ -35,6 +35,14 @@ _SEVERITIES = {
     Reason.WEAK_KEY: Severity.WARNING,
 }
 """Whatever is not listed is critical: it stops a component, now or at its next start."""
+
+_REMEDIES = {
+    Reason.UNREADABLE: "make it readable for root, or put the right file in its place",
+    Reason.MISSING: "put it back, or issue it again",
+    Reason.MALFORMED: "put it back from a backup, or issue it again",
+    Reason.TRAILING_DATA: "it does no harm, but remove it",
+}
+"""What to do about a fault that does not say it itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,11 @@ Check = Callable[[Case], Iterator[Finding]]
 def finding(reason: Reason, message: str, severity: Severity | None = None) -> Finding:
     """A finding with the severity that its reason usually has."""
     return Finding(reason, severity or _SEVERITIES.get(reason, Severity.CRITICAL), message)
+
+
+def found_in(fault: Fault) -> Finding:
+    """The finding that a fault of a file amounts to."""
+    return finding(fault.reason, f"{fault.detail}; {fault.remedy or _REMEDIES[fault.reason]}")
 
 
 def renewal_point(certificate: Certificate, spec: CertificateSpec, default: timedelta) -> datetime:
@@ -126,13 +139,16 @@ def outlives_ca(case: Case) -> Iterator[Finding]:
 
 def no_path(case: Case) -> Iterator[Finding]:
     """No certification path leads to the trust anchor, for a reason that no other entry reports."""
-    if case.search.paths or not case.anchors or any(_told_elsewhere(case, why) for why in case.search.rejections):
+    anchored = case.anchors or case.spec.ca == (SELF,)  # any other entry tells itself that it has no certificate
+    if case.search.paths or not anchored:
+        return
+    if any(_told_elsewhere(case, why) for why in case.search.rejections):
         return
     rank = {Refusal.BAD_SIGNATURE: 2, Refusal.NO_ISSUER: 1}  # the more a refusal knows, the more it tells
     why = min(case.search.rejections, key=lambda why: rank.get(why.refusal, 0))
     yield finding(
         Reason.NO_PATH,
-        f"{case.where} has no certification path to {' or '.join(case.spec.ca)}: {why.certificate.subject} "
+        f"{case.where} has no certification path to {' or '.join(case.spec.ca) or SELF}: {why.certificate.subject} "
         f"(issuer {why.certificate.issuer}): {why.refusal}; reissue it from the present CA, or put the CA back",
     )
 
@@ -170,7 +186,8 @@ def ca_cannot_sign(case: Case) -> Iterator[Finding]:
 def wrong_subject(case: Case) -> Iterator[Finding]:
     """The subject is none of those that the catalogue accepts; to Kubernetes the subject is the identity."""
     accepted = [text for text in (expand(subject, case.facts) for subject in case.spec.subject) if text]
-    if accepted and not any(subject_attributes(text) == case.certificate.attributes for text in accepted):
+    known = len(accepted) == len(case.spec.subject)  # else it may be just the one whose fact cannot be told
+    if accepted and known and not any(subject_attributes(text) == case.certificate.attributes for text in accepted):
         yield finding(
             Reason.WRONG_SUBJECT,
             f"{case.where} has the subject {case.certificate.subject}, expected {' or '.join(accepted)}; reissue it",
@@ -323,17 +340,29 @@ POLICY: tuple[Check, ...] = (
 """In the order in which a person should hear of them: what fails now, what will fail, what is untidy."""
 
 
+_OF_THE_ANCHOR = frozenset({Refusal.NOT_CA, Refusal.CANNOT_SIGN, Refusal.UNSUPPORTED, Refusal.UNKNOWN_CRITICAL})
+"""What an anchor is refused for by itself, whoever's path it ends."""
+
+
 def _own_links(case: Case) -> tuple[Certificate, ...]:
-    """The certificate and the intermediates of its best path; the anchor has an entry of its own."""
-    best = case.search.best
-    return (case.certificate, *best.certificates[1:-1]) if best else (case.certificate,)
+    """The certificate and the rest of the path that counts, but for an anchor that has an entry of its own."""
+    best = case.search.valid_at(case.now) or case.search.best
+    if best is None:
+        return (case.certificate,)
+    return (case.certificate, *(best.certificates[1:-1] if _has_entry(case, best.anchor) else best.certificates[1:]))
+
+
+def _has_entry(case: Case, anchor: Certificate) -> bool:
+    """The anchor is another entry's; for one that only this file holds, nobody else speaks."""
+    return SELF not in (case.spec.ca or (SELF,)) or anchor not in case.seen.certificates
 
 
 def _told_elsewhere(case: Case, why: Rejection) -> bool:
     """The rejection is what another check says of this certificate, or what its anchor's own entry says."""
     if why.certificate == case.certificate:
         return why.refusal in {Refusal.USAGE, Refusal.WEAK_SIGNATURE}
-    return why.certificate in case.anchors and why.refusal in {Refusal.NOT_CA, Refusal.CANNOT_SIGN}
+    is_entry = why.certificate in case.anchors and _has_entry(case, why.certificate)
+    return is_entry and why.refusal in _OF_THE_ANCHOR
 
 
 def _called(case: Case, link: Certificate) -> str:

@@ -71,7 +71,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What reading a file found wrong with it, before anything is judged. `detail` names the file and the fact."""
+    """What reading a file found wrong with it, before anything is judged. `detail` names the file and the fact;
+    `remedy` is what to do about it, where that is not the usual thing for its reason.
+    """
 
     reason: Reason
     detail: str
+    remedy: str | None = None
