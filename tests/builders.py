@@ -7,8 +7,9 @@
     bridge = cross_sign(twin, by=ca)                           # the twin's name and key, signed by the first
 
 What comes back is an `Issued`: `.der`, `.pem`, `.key_pem` (unencrypted PKCS#8), `.key`, `.cert` (cryptography's object)
-and `.facts` (certmond's). Every call makes another key, on P-256 because that is quick. Modifiers that are lists take None for "no such extension". Everything is encoded here, byte
-by byte, because a test needs what no library agrees to make: serial number 0, version 1, MD5, a wrong signature.
+and `.facts` (certmond's). Every call makes another key, on P-256 because that is quick. Modifiers that are lists take
+None for "no such extension". Everything is encoded here, byte by byte, because a test needs what no library agrees to
+make: serial number 0, version 1, MD5, a wrong signature.
 
 Times count from `NOW`, which is a constant: no test here depends on the day it is run.
 """
@@ -41,7 +42,13 @@ from certmond.pki.certificate import EXTENDED_USAGES, KEY_USAGES, Certificate, p
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 SECOND, HOUR, DAY, YEAR = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1), timedelta(days=365)
 
-Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey | dsa.DSAPrivateKey
+Key = (
+    rsa.RSAPrivateKey
+    | ec.EllipticCurvePrivateKey
+    | ed25519.Ed25519PrivateKey
+    | ed448.Ed448PrivateKey
+    | dsa.DSAPrivateKey
+)
 RawExtension = tuple[str, bool, bytes]
 """An extension as it stands in the certificate: its OID, whether it is critical, and the DER inside."""
 
@@ -304,7 +311,7 @@ def oid(dotted: str) -> bytes:
 
 
 def general_name(text: str) -> bytes:
-    """"DNS:…", "IP:…" (an address or a network), "email:…", "URI:…" or "dirName:<common name>" as DER."""
+    """ "DNS:…", "IP:…" (an address or a network), "email:…", "URI:…" or "dirName:<common name>" as DER."""
     kind, _, value = text.partition(":")
     match kind:
         case "email" | "DNS" | "URI":
@@ -372,7 +379,9 @@ def _extensions(wanted: dict[str, Any]) -> Iterable[bytes]:
     if wanted["authority_key_id"] is not None:
         yield _extension("2.5.29.35", False, tlv(0x30, tlv(0x80, wanted["authority_key_id"])))
     if wanted["names"] is not None:
-        yield _extension("2.5.29.17", wanted.get("names_critical", False), tlv(0x30, *map(general_name, wanted["names"])))
+        yield _extension(
+            "2.5.29.17", wanted.get("names_critical", False), tlv(0x30, *map(general_name, wanted["names"]))
+        )
     if "permitted" in wanted or "excluded" in wanted:
         subtrees = [
             tlv(tag, *(tlv(0x30, general_name(name)) for name in wanted[field]))

@@ -15,7 +15,7 @@ from certmond.errors import RuntimeDirError
 from certmond.expose.document import anchor_entry, certificate_entry, header
 from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import Kind
-from certmond.pki.reason import Severity
+from certmond.pki.reason import Finding, Severity
 
 METRICS, STATUS, HEARTBEAT = "metrics.prom", "status.json", "heartbeat.json"
 
@@ -45,7 +45,8 @@ class Renderer:
 
     def metrics(self, assessment: Assessment, own: str = "") -> str:
         """The metrics text (format 0.0.4): the certificates' families, the counts of findings, `own` as it stands."""
-        columns = list(zip(*(self._rendered(status)[1] for status in assessment.statuses), strict=True))
+        # By identity, because that is what the labels are: a series that stands there twice spoils the whole text.
+        columns = list(zip(*(self._rendered(status)[1] for status in assessment.by_identity.values()), strict=True))
         parts: list[str] = []
         for (name, explanation), column in zip(_FAMILIES, columns or [()] * len(_FAMILIES), strict=True):
             parts.append(f"# HELP {name} {explanation}\n# TYPE {name} gauge\n")
@@ -114,6 +115,8 @@ def _lines(status: CertificateStatus) -> _Lines:
 
 
 def _escaped(value: str) -> str:
+    if not value.isascii():  # a file's name may be any bytes; one that is no UTF-8 must not cost everybody the scrape
+        value = value.encode("utf-8", "backslashreplace").decode("utf-8")
     return value.translate(_ESCAPES)
 
 
@@ -125,8 +128,12 @@ def summary(assessment: Assessment) -> str:
     state = f"{len(worst)} critical" if worst else f"{len(warned)} to look at" if warned else "all well"
     due = min(((s.renew_at, s.seen.name) for s in certificates if s.renew_at), default=None)
     following = f"; next due {due[1]} on {due[0]:%Y-%m-%d}" if due else ""
-    about = next((f" ({s.seen.name}: {s.findings[0].reason})" for s in (*worst, *warned)), "")
+    about = next((f" ({s.seen.name}: {_gravest(s).reason})" for s in (*worst, *warned)), "")
     return f"{len(certificates)} certificates, {state}{about}{following}"
+
+
+def _gravest(status: CertificateStatus) -> Finding:
+    return max(status.findings, key=lambda item: item.severity.rank)
 
 
 def write(directory: Path, name: str, text: str) -> None:

@@ -52,6 +52,7 @@ class Telemetry:
         for cause in _CAUSES:
             self.passes.labels(cause)
         self.config_ok.set(1)
+        self.last_pass.set_to_current_time()  # `certmond metrics` looks once and counts no pass: 0 would read as 1970
         self._events = self._overflows = 0
         self.set_mode(mode)
 

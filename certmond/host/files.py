@@ -151,13 +151,14 @@ class Files:
     def _directory(self, path: str) -> _Place:
         place = self._directories.get(path)
         if place is None:
-            place = self._directories[path] = self._resolve(path, _Place(self._root, ()))
+            place = self._directories[path] = self._resolve(path, self._root, path)
             self._interest = None
         return place
 
-    def _resolve(self, path: str, start: _Place, hops: int = 0) -> _Place:
-        """Follow `path` from `start`, symlinks included, never above the root directory."""
-        current, lookups = start.real, list(start.lookups)
+    def _resolve(self, path: str, start: str, called: str) -> _Place:
+        """Follow `path` from the directory `start`, symlinks included, never above the root; faults say `called`."""
+        current, hops = start, 0
+        lookups: list[str] = []
         pending = [part for part in reversed(path.split("/")) if part not in {"", "."}]
         is_link = False
         while pending:
@@ -173,10 +174,10 @@ class Files:
                 if error.errno == errno.EINVAL:  # no symlink
                     current = step
                     continue
-                return _Place(step, tuple(lookups), is_link, _fault_of(error, path))
+                return _Place(step, tuple(lookups), is_link, _fault_of(error, called))
             hops += 1
             if hops > _MAX_HOPS:
-                return _Place(step, tuple(lookups), True, Fault(Reason.UNREADABLE, f"{path} is a loop of symlinks"))
+                return _Place(step, tuple(lookups), True, _fault_of(OSError(errno.ELOOP, ""), called))
             is_link = is_link or not pending
             if target.startswith("/"):
                 current = self._root
@@ -189,7 +190,7 @@ class Files:
         place = self._directory(directory)
         own: tuple[str, ...] = ()
         if place.fault is None:
-            place = self._resolve(name, _Place(place.real, ()))
+            place = self._resolve(name, place.real, path)
             own = place.lookups
         entry = Entry(path, fault=_renamed(place.fault, path), is_link=place.is_link, lookups=own)
         if entry.fault is None:
@@ -197,12 +198,15 @@ class Files:
                 self._stat(entry, os.lstat(place.real or "/"))
             except OSError as error:
                 entry.fault = _fault_of(error, path)
-        same = known and (known.lookups, known.key, known.fault) == (entry.lookups, entry.key, entry.fault)
-        if known and same and (known.settled or known.digest is None):
-            return known
-        if known and known.digest and entry.fault is None:
+        if known is None:
+            return entry
+        same = (known.lookups, known.key, known.fault) == (entry.lookups, entry.key, entry.fault)
+        if known.digest and entry.fault is None and not (same and known.settled):
             self._take_over(entry, known, place.real)
-        return entry
+            same = same and entry.digest == known.digest
+        if same:
+            known.settled = entry.settled
+        return known if same else entry
 
     def _stat(self, entry: Entry, status: os.stat_result) -> None:
         entry.mode, entry.uid, entry.gid = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
@@ -230,7 +234,7 @@ class Files:
 
     def _read(self, entry: Entry, parse: Parser[Any]) -> None:
         directory, _, name = entry.path.rpartition("/")
-        real = self._resolve(name, _Place(self._directory(directory).real, ())).real
+        real = self._resolve(name, self._directory(directory).real, entry.path).real
         try:
             content = _content(real)
         except OSError as error:
@@ -272,7 +276,7 @@ def _fault_of(error: OSError, path: str) -> Fault:
 
 
 def _renamed(fault: Fault | None, path: str) -> Fault | None:
-    """The fault of a directory or hop, said of the path that leads through it."""
+    """The fault of a directory, said of the path that leads through it."""
     if fault is None or fault.detail.startswith(path):
         return fault
     if fault.reason is Reason.MISSING:

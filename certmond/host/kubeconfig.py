@@ -7,9 +7,9 @@ references are handed back as paths, relative ones resolved against the kubeconf
 from __future__ import annotations
 
 import base64
-import binascii
 import posixpath
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ import yaml
 
 from certmond.errors import MalformedError
 
+_PEM_IN_BASE64 = base64.b64encode(b"-----BEGIN").decode()[:-3]
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -78,9 +79,9 @@ def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
         users.append(User(name, certificate, key))
     clusters = []
     for name, fields in _entries(document, "clusters", "cluster", problems):
-        server = str(fields.get("server") or "")
+        server = as_text(fields.get("server"))
         ca = _material(fields, "certificate-authority", directory, f"cluster {name!r}", problems)
-        clusters.append(Cluster(name, server, str(fields.get("tls-server-name") or _host(server)), ca))
+        clusters.append(Cluster(name, server, as_text(fields.get("tls-server-name")) or _host(server), ca))
     context: Mapping[str, Any] = next(
         (
             fields
@@ -89,9 +90,8 @@ def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
         ),
         {},
     )
-    return Kubeconfig(
-        tuple(users), tuple(clusters), _text(context.get("user")), _text(context.get("cluster")), tuple(problems)
-    )
+    user, cluster = as_text(context.get("user")) or None, as_text(context.get("cluster")) or None
+    return Kubeconfig(tuple(users), tuple(clusters), user, cluster, tuple(problems))
 
 
 def load_mapping(data: bytes) -> Mapping[str, Any]:
@@ -101,7 +101,7 @@ def load_mapping(data: bytes) -> Mapping[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise MalformedError(f"is not YAML{line}") from None
-    except (yaml.YAMLError, ValueError, RecursionError, OverflowError):
+    except Exception:  # noqa: BLE001 - PyYAML lets through what it meets inside: a KeyError for `!!bool x`, and more
         raise MalformedError("is not YAML") from None
     if not isinstance(document, Mapping):
         raise MalformedError("is not a YAML mapping")
@@ -112,14 +112,16 @@ def _entries(
     document: Mapping[str, Any], plural: str, singular: str, problems: list[str]
 ) -> list[tuple[str, Mapping[str, Any]]]:
     entries = document.get(plural) or []
-    found = []
+    found: dict[str, Mapping[str, Any]] = {}
     for number, entry in enumerate(entries if isinstance(entries, list) else [entries], start=1):
         fields = entry.get(singular) if isinstance(entry, Mapping) else None
-        if isinstance(entry, Mapping) and (fields is None or isinstance(fields, Mapping)):
-            found.append((str(entry.get("name") or ""), fields or {}))
-        else:
+        if not isinstance(entry, Mapping) or not (fields is None or isinstance(fields, Mapping)):
             problems.append(f"entry {number} of {plural} is not a {singular}")
-    return found
+        elif (name := as_text(entry.get("name"))) in found:
+            problems.append(f"entry {number} of {plural} has the name {name!r} of another, which client-go refuses")
+        else:
+            found[name] = fields or {}
+    return list(found.items())
 
 
 def _material(
@@ -127,12 +129,20 @@ def _material(
 ) -> Material | None:
     data, path = fields.get(f"{field}-data"), fields.get(field)
     if data:
-        try:
-            return Material(data=base64.b64decode("".join(str(data).split()), validate=True))
-        except (binascii.Error, ValueError):
-            problems.append(f"{where}: {field}-data is not base64")
-            return None
-    return Material(path=posixpath.normpath(posixpath.join(directory, str(path)))) if path else None
+        with suppress(ValueError):
+            if text := "".join(as_text(data).split()):
+                return Material(data=base64.b64decode(text, validate=True))
+        problems.append(f"{where}: {field}-data is not base64")
+    elif path:
+        if _is_path(text := as_text(path)):
+            return Material(path=posixpath.normpath(posixpath.join(directory, text)))
+        problems.append(f"{where}: {field} is not a path")
+    return None
+
+
+def _is_path(text: str) -> bool:
+    """It can be a path. PEM in the wrong field is none: it may be a private key, and paths are told to everybody."""
+    return bool(text) and not any(part in text for part in ("\x00", "-----BEGIN", _PEM_IN_BASE64))
 
 
 def _host(server: str) -> str:
@@ -142,5 +152,6 @@ def _host(server: str) -> str:
         return ""
 
 
-def _text(value: Any) -> str | None:
-    return str(value) if value else None
+def as_text(value: Any) -> str:
+    """The text that a YAML value is, "" where it is none: one made of a list could be endless, by its aliases."""
+    return value if isinstance(value, str) else ""

@@ -7,14 +7,16 @@ that cannot be read gives no facts, and then nothing is demanded that depends on
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
 from certmond.errors import MalformedError
-from certmond.host.kubeconfig import Kubeconfig, load_mapping
+from certmond.host.kubeconfig import Kubeconfig, as_text, load_mapping
 
 _NODE_USER = "system:node:"
 _ISSUER_PREFIX = "kubernetes.default.svc."
@@ -37,11 +39,18 @@ class Container:
     flags: tuple[tuple[str, str], ...]
     mounts: Mapping[str, str | None]
 
+    def values(self, flag: str) -> list[str]:
+        """What the flag is given, each time that it is given anything."""
+        return [value for name, value in self.flags if name == flag and value]
+
     def on_host(self, path: str) -> str | None:
-        """Where the host has what the container knows as `path`: there too where nothing is mounted; None if nowhere."""
-        inside = max((mount for mount in self.mounts if f"{path}/".startswith(f"{mount}/")), key=len, default=None)
-        host = self.mounts[inside] if inside is not None else ""
-        return None if host is None else host + path[len(inside or "") :]
+        """Where the host has what the container knows as `path`, mounted or not; None where it has no such file."""
+        if not path.startswith("/"):
+            return None
+        path = "/" + posixpath.normpath(path).lstrip("/")
+        inside = max((mount for mount in self.mounts if f"{path}/".startswith(f"{mount}/")), key=len, default="")
+        host = self.mounts.get(inside, "")
+        return None if host is None else host + path[len(inside) :]
 
 
 def parse_manifest(data: bytes, _path: str) -> Manifest:
@@ -57,28 +66,38 @@ def parse_manifest(data: bytes, _path: str) -> Manifest:
 def containers(fields: Mapping[str, Any]) -> Iterator[Container]:
     """Those of the pod whose manifest has `fields`; whatever has not the shape of a pod is passed over."""
     spec = fields.get("spec")
-    hosts = {str(volume.get("name")): volume.get("hostPath") for volume in _mappings(spec, "volumes")}
+    hosts = {as_text(volume.get("name")): volume.get("hostPath") for volume in _mappings(spec, "volumes")}
     for container in _mappings(spec, "containers"):
         mounts = {}
         for mount in _mappings(container, "volumeMounts"):
-            volume = hosts.get(str(mount.get("name")))
-            host = volume.get("path") if isinstance(volume, Mapping) else None
-            place = posixpath.join(str(host), str(mount.get("subPath") or "")).rstrip("/") if host else None
-            mounts[str(mount.get("mountPath")).rstrip("/")] = place
+            volume = hosts.get(as_text(mount.get("name")))
+            host = as_text(volume.get("path")) if isinstance(volume, Mapping) else ""
+            place = posixpath.join(host, as_text(mount.get("subPath"))).rstrip("/") if host else None
+            if inside := as_text(mount.get("mountPath")):
+                mounts[inside.rstrip("/")] = place
         words = [*_strings(container.get("command")), *_strings(container.get("args"))]
-        yield Container(str(container.get("name", "")), tuple(flag_values(words)), mounts)
+        yield Container(as_text(container.get("name")), tuple(flag_values(words)), mounts)
 
 
-def parse_flags(words: Sequence[str]) -> Mapping[str, str]:
-    """`--name=value` and `--name value` -> {name: value}; of a flag that is given twice, the last (spf13/pflag)."""
-    return dict(flag_values(words))
+def kubelet_environment(text: str) -> Container:
+    """The kubelet with the flags in an environment file of its unit, comments left out."""
+    return Container("kubelet", tuple(flag_values(re.sub(r"(?m)^\s*#.*|^\s*\w+=|[\"']", " ", text).split())), {})
+
+
+def kubelet_fields(fields: Mapping[str, Any], path: str) -> Container:
+    """The kubelet with the text in its configuration as flags, which is taken as paths, and what is switched on."""
+    authentication = fields.get("authentication")
+    x509 = authentication.get("x509") if isinstance(authentication, Mapping) else None
+    given = {**(x509 if isinstance(x509, Mapping) else {}), **fields}.items()
+    base = posixpath.dirname(path)
+    texts = [(as_text(name), posixpath.join(base, value)) for name, value in given if isinstance(value, str) and value]
+    switches = [(as_text(name), "true") for name, value in given if value is True]
+    return Container("kubelet", (*texts, *switches), {})
 
 
 def flag_values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(name, value) of every flag, in order, repeated ones too; a flag without a value is "true"."""
-    for word, following in zip(
-        words, [*words[1:], "--"], strict=False
-    ):  # the sentinel of an empty list is one too many
+    """(name, value) of `--name=value` and `--name value`, in order; a flag without a value is "true" (spf13/pflag)."""
+    for word, following in pairwise([*words, "--"]):
         if word.startswith("--"):
             name, given, value = word[2:].partition("=")
             yield name, value if given else "true" if following.startswith("-") else following
@@ -97,10 +116,10 @@ def node_facts(
     """The facts that can be told: node_name, advertise_address, service_ip, dns_domain, control_plane_name."""
     flags = apiserver.flags.get("kube-apiserver", {}) if apiserver else {}
     names = etcd.flags.get("etcd", {}) if etcd else {}
-    words = kubelet_flags.text.replace('"', " ").split() if kubelet_flags else []
+    kubelet = dict(kubelet_environment(kubelet_flags.text).flags) if kubelet_flags else {}
     facts = {
         "node_name": _node_user(kubelet_conf)
-        or parse_flags(words).get("hostname-override")
+        or kubelet.get("hostname-override")
         or names.get("name")
         or hostname.lower(),
         "advertise_address": flags.get("advertise-address"),
@@ -131,8 +150,7 @@ def _dns_domain(issuer: str, kubelet_config: Manifest | None) -> str | None:
         host = ""
     if host.startswith(_ISSUER_PREFIX):
         return host.removeprefix(_ISSUER_PREFIX)
-    domain = kubelet_config.fields.get("clusterDomain") if kubelet_config else None
-    return str(domain) if domain else None
+    return as_text(kubelet_config.fields.get("clusterDomain")) if kubelet_config else None
 
 
 def _server_name(kubeconfig: Kubeconfig | None) -> str | None:
@@ -154,4 +172,4 @@ def _mappings(value: Any, key: str) -> list[Mapping[str, Any]]:
 
 
 def _strings(value: Any) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, list) else []
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []

@@ -10,14 +10,14 @@ from __future__ import annotations
 import grp
 import pwd
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any
 
 from certmond.errors import MalformedError
 from certmond.host.files import Entry, Files, Parser
-from certmond.host.kubeconfig import Kubeconfig, Material, parse_kubeconfig
+from certmond.host.kubeconfig import Kubeconfig, Material, User, parse_kubeconfig
 from certmond.host.manifest import Manifest, node_facts, parse_manifest
 from certmond.pki.catalog import CertificateSpec, Kind
 from certmond.pki.certificate import Certificate
@@ -26,6 +26,7 @@ from certmond.pki.inventory import Embedded, Inventory, Observation, Permissions
 from certmond.pki.reason import Fault, Reason
 
 _KUBERNETES = "/etc/kubernetes"
+_NO_KUBECONFIG = Kubeconfig((), (), None, None, ())
 _MAX_DEPTH = 16  # of directories that `**` descends
 
 
@@ -33,9 +34,13 @@ _MAX_DEPTH = 16  # of directories that `**` descends
 class _Credentials:
     """A kubeconfig with its embedded PEM parsed and dropped: nothing of a private key stays in memory."""
 
-    config: Kubeconfig
-    documents: Mapping[tuple[str, str], Document]
-    fault: Fault | None = None
+    config: Kubeconfig = _NO_KUBECONFIG
+    documents: Mapping[tuple[str, str], Document] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
+
+
+_Built = tuple[tuple[Entry, ...], tuple[Observation, ...]]
+"""What was seen, and the entries of the files that it was seen in."""
 
 
 class Store:
@@ -48,18 +53,21 @@ class Store:
         self._files = Files(root)
         self._own_root = root == "/"
         self._given = dict(facts or {})
-        self._built: dict[tuple[str, str], tuple[tuple[Entry, ...], tuple[Observation, ...]]] = {}
+        self._before: dict[tuple[str, str], _Built] = {}
+        self._built: dict[tuple[str, str], _Built] = {}
         self._used: dict[str, Entry] = {}
 
     def observe(self, touched: frozenset[str] | None = None) -> Inventory:
         """Look at everything again (None), or at what lies behind the `touched` lookups, and say what is there."""
         self._files.refresh(touched)
+        self._before, self._built = self._built, {}
         observations: list[Observation] = []
         for spec in self._specs:
             paths = list(self._expand(spec.path, spec)) if spec.is_glob else [spec.path]
             found = [seen for path in paths for seen in self._observed(spec, path)]
-            if spec.is_glob and not paths and not spec.optional:
-                found = [Observation(spec.name, spec, spec.path, faults=(_no_match(spec),))]
+            if spec.is_glob and not found and self._expected(spec):
+                nothing = Observation(spec.name, spec, spec.path, faults=(_no_match(spec),))
+                found = [*self._kept(spec, spec.path, (), (nothing,))]
             observations += found
         return Inventory(tuple(observations), self._facts())
 
@@ -69,16 +77,20 @@ class Store:
         return self._files.interest
 
     def _observed(self, spec: CertificateSpec, path: str) -> tuple[Observation, ...]:
-        known = self._built.get((spec.name, path))
-        if known and all(self._files.entry(entry.path) is entry for entry in known[0]):
-            return known[1]
-        self._used = {}
-        fresh = tuple(self._observe(spec, path))
-        used = tuple(self._files.entry(name) for name in self._used)
-        if known and known[1] == fresh:
-            fresh = known[1]  # nothing that is told of it changed: no news for anybody
-        self._built[spec.name, path] = used, fresh
-        return fresh
+        used, seen = self._before.get((spec.name, path), ((), ()))
+        if not used or any(self._files.entry(entry.path) is not entry for entry in used):
+            self._used = {}
+            seen = tuple(self._observe(spec, path))
+            used = tuple(self._files.entry(name) for name in self._used)
+        return self._kept(spec, path, used, seen)
+
+    def _kept(
+        self, spec: CertificateSpec, path: str, used: tuple[Entry, ...], seen: tuple[Observation, ...]
+    ) -> tuple[Observation, ...]:
+        """What was seen, as the objects of last time where nothing that they tell has changed: no news for anybody."""
+        _, before = self._before.get((spec.name, path), ((), ()))
+        self._built[spec.name, path] = used, before if before == seen else seen
+        return self._built[spec.name, path][1]
 
     def _observe(self, spec: CertificateSpec, path: str) -> Iterator[Observation]:
         entry = self._entry(path)
@@ -90,92 +102,92 @@ class Store:
             yield from self._from_kubeconfig(spec, path)
         else:
             document = self._document(path, spec)
-            if spec.is_glob and document.only_keys:
+            if spec.is_glob and (entry.is_directory or document.only_keys or document == Document()):
                 return
             yield from self._from_document(spec, path, document, entry)
 
     def _from_document(
         self, spec: CertificateSpec, path: str, document: Document, entry: Entry
     ) -> Iterator[Observation]:
-        key_path = spec.key or (path if document.key or document.encrypted_key else None)
-        key_document = document if key_path in {path, None} else self._document(str(key_path), spec)
-        faults = [*document.faults]
-        if not document.certificates and not faults and spec.kind is not Kind.KEY_PAIR:
-            faults.append(Fault(Reason.MALFORMED, f"{path} holds no certificate; put it back, or reissue it"))
-        if key_path and key_path != path:
-            faults += [fault for fault in key_document.faults if fault.reason is not Reason.MISSING]
-        if key_document.encrypted_key and not spec.key_optional:
-            detail = (
-                f"{key_path} is encrypted, which no component of Kubernetes can read; store it decrypted, mode 0600"
-            )
-            faults.append(Fault(Reason.UNREADABLE, detail))
+        is_pair = spec.kind is Kind.KEY_PAIR
+        kubelet_conf = spec.kubeconfig if spec.kind is Kind.KUBELET else None
+        key_path = spec.key or (path if _has_key(document) else None)
+        key_document = self._document(key_path, spec) if key_path and key_path != path else document
+        public_key = document.public_key or document.key or next((item.key for item in document.certificates), None)
+        is_secret = _has_key(document) and bool(is_pair or document.certificates)  # else what it holds is misplaced
+        faults = [*self._password_faults(spec), *document.faults]
+        if not (_is_broken(document) or (public_key if is_pair else document.certificates)):
+            faults.append(Fault(Reason.MALFORMED, f"{path} holds no {'public key' if is_pair else 'certificate'}"))
+        if key_document is not document:
+            faults += _present(key_document.faults)
+        if key_path and not spec.key_optional:
+            faults += _encrypted(key_document, key_path)
         whole = Observation(
             name=spec.name,
             spec=spec,
             path=path,
             key=key_document.key,
-            key_unknown=key_document.encrypted_key or any(f.reason is not Reason.MISSING for f in key_document.faults),
+            key_unknown=_may_hide_key(key_document),
             key_path=key_path,
-            public_key=document.public_key,
-            symlink=entry.is_link if spec.kind is Kind.KUBELET and spec.kubeconfig else None,
-            permissions=tuple(self._permissions(path, key_path)),
+            public_key=public_key if is_pair else None,
+            symlink=entry.is_link if kubelet_conf else None,
+            permissions=tuple(self._permissions({path: is_secret} | ({key_path: True} if key_path else {}))),
             faults=tuple(faults),
         )
-        if spec.kind is Kind.KUBELET and spec.kubeconfig:
-            whole = self._with_kubelet_conf(whole, spec.kubeconfig)
-        if spec.authority or spec.kind is Kind.BUNDLE:
+        if is_pair:
+            yield whole
+        elif spec.authority or spec.kind is Kind.BUNDLE:
             yield from _one_each(whole, document.certificates)
         else:
-            yield replace(whole, **_leaf(document))
+            whole = replace(whole, **_leaf(document))
+            yield self._with_kubelet_conf(whole, kubelet_conf) if kubelet_conf else whole
 
     def _with_kubelet_conf(self, seen: Observation, kubeconfig: str) -> Observation:
         credentials = self._credentials(kubeconfig)
-        if credentials is None or credentials.fault:
-            fault = (credentials and credentials.fault) or self._entry(kubeconfig).fault
-            return replace(seen, faults=(*seen.faults, *((fault,) if fault else ())))
         config = credentials.config
         user = next((user for user in config.users if user.name == config.current_user), None)
         refers_to = None
         if user is not None and user.certificate is not None:
             refers_to = user.certificate.path if user.certificate.data is None else ""
+        embedded, faults = self._trust(kubeconfig, credentials)
         return replace(
-            seen, refers_to=refers_to, embedded=tuple(self._embedded(kubeconfig, credentials)),
-            permissions=(*seen.permissions, *self._permissions(kubeconfig, kubeconfig)),
+            seen, refers_to=refers_to, embedded=embedded, faults=(*seen.faults, *credentials.faults, *faults),
+            permissions=(*seen.permissions, *self._permissions({kubeconfig: True})),
         )  # fmt: skip
 
     def _from_kubeconfig(self, spec: CertificateSpec, path: str) -> Iterator[Observation]:
         credentials = self._credentials(path)
-        permissions = tuple(self._permissions(path, path))
-        if credentials is None or credentials.fault:
-            fault = (credentials and credentials.fault) or self._entry(path).fault
-            yield Observation(spec.name, spec, path, permissions=permissions, faults=(fault,) if fault else ())
-            return
         config = credentials.config
-        faults = [Fault(Reason.MALFORMED, f"{path}: {problem}") for problem in config.problems]
-        embedded = tuple(self._embedded(path, credentials))
+        embedded, about_trust = self._trust(path, credentials)
         users = sorted(config.users, key=lambda user: user.name != config.current_user)
         holders = [user for user in users if user.certificate]
-        if spec.subject and not holders and not faults:
-            faults.append(Fault(Reason.MISSING, f"{path} holds no client certificate; issue it again"))
+        faults = [*credentials.faults, *(about_trust if spec.embedded_ca else ())]
+        if spec.subject and not holders and not credentials.faults:
+            faults.append(Fault(Reason.MISSING, f"{path} holds no client certificate", "issue it again"))
+        permissions = tuple(self._permissions({path: True}))
+        whole = Observation(spec.name, spec, path, embedded=embedded, permissions=permissions, faults=tuple(faults))
         plain = spec.model_copy(update={"subject": (), "names": (), "usages": ("client auth",)})
-        for position, user in enumerate(holders):
-            certificate = self._material(credentials, user.name, "certificate", user.certificate)
-            key = self._material(credentials, user.name, "key", user.key)
-            first = position == 0
-            yield replace(
-                Observation(spec.name if first else f"{spec.name}#{user.name}", spec if first else plain, path),
-                **_leaf(certificate),
-                key=key.key,
-                key_unknown=key.encrypted_key or bool(key.faults),
-                key_path=(user.key.path if user.key else None) or path,
-                embedded=embedded if first else (),
-                permissions=permissions if first else (),
-                faults=(*(faults if first else ()), *certificate.faults, *_present(key.faults)),
-            )
+        for user in holders:
+            bare = Observation(f"{spec.name}#{user.name}", plain, path)
+            yield self._with_user(whole if user is holders[0] else bare, credentials, user)
         if faults and not holders:
-            yield Observation(spec.name, spec, path, permissions=permissions, faults=tuple(faults))
+            yield whole
         if spec.embedded_ca is None:
             yield from self._clusters(spec, path, credentials)
+
+    def _with_user(self, seen: Observation, credentials: _Credentials, user: User) -> Observation:
+        certificate = self._material(credentials, user.name, "certificate", user.certificate)
+        key = self._material(credentials, user.name, "key", user.key)
+        key_path = (user.key and user.key.path) or seen.path
+        faults = [*seen.faults, *certificate.faults, *_present(key.faults), *_encrypted(key, key_path)]
+        if not (_is_broken(certificate) or certificate.certificates):
+            held_in = (user.certificate and user.certificate.path) or f"{seen.path}, certificate of {user.name!r},"
+            faults.append(Fault(Reason.MALFORMED, f"{held_in} holds no certificate"))
+        secret = {key_path: True} if key_path != seen.path else {}
+        return replace(
+            seen, **_leaf(certificate), key=key.key, key_unknown=_may_hide_key(key), key_path=key_path,
+            permissions=(*seen.permissions, *self._permissions(secret)), faults=tuple(dict.fromkeys(faults)),
+        )  # fmt: skip
 
     def _clusters(self, spec: CertificateSpec, path: str, credentials: _Credentials) -> Iterator[Observation]:
         """The CA certificates in a kubeconfig that no row of the catalogue stands for: their ends matter as well."""
@@ -186,12 +198,17 @@ class Store:
             whole = Observation(f"{spec.name}#ca:{cluster.name}", bare, path, faults=document.faults)
             yield from _one_each(whole, document.certificates) if document.certificates or document.faults else ()
 
-    def _embedded(self, path: str, credentials: _Credentials) -> Iterator[Embedded]:
+    def _trust(self, path: str, credentials: _Credentials) -> tuple[tuple[Embedded, ...], tuple[Fault, ...]]:
+        """The CA certificates that a kubeconfig embeds for the cluster of its context, and what is wrong with them."""
         config = credentials.config
-        for cluster in config.clusters:
-            if cluster.ca and (cluster.name == config.current_cluster or len(config.clusters) == 1):
-                document = self._material(credentials, cluster.name, "ca", cluster.ca)
-                yield Embedded(path, document.certificates)
+        current = [cluster for cluster in config.clusters if cluster.name == config.current_cluster]
+        if not current and len(config.clusters) != 1:
+            return (), ()
+        cluster = (current or config.clusters)[0]
+        document = self._material(credentials, cluster.name, "ca", cluster.ca)
+        faults = document.faults if cluster.ca and cluster.ca.data is not None else ()
+        told = not document.certificates and (faults or credentials.faults)
+        return () if told else (Embedded(path, document.certificates),), faults
 
     def _material(self, credentials: _Credentials, owner: str, field: str, material: Material | None) -> Document:
         if material is None:
@@ -211,9 +228,14 @@ class Store:
         self._entry(path)
         return self._files.value(path, _first_line)
 
-    def _credentials(self, path: str) -> _Credentials | None:
-        self._entry(path)
-        return self._files.value(path, _parse_credentials)
+    def _password_faults(self, spec: CertificateSpec) -> tuple[Fault, ...]:
+        fault = self._entry(spec.password_file).fault if spec.password_file else None
+        return (fault,) if fault else ()
+
+    def _credentials(self, path: str) -> _Credentials:
+        entry = self._entry(path)
+        credentials = self._files.value(path, _parse_credentials)
+        return credentials or _Credentials(faults=(entry.fault,) if entry.fault else ())
 
     def _manifest(self, path: str) -> Manifest | None:
         self._entry(path)
@@ -238,14 +260,14 @@ class Store:
         )
         because = f", though {says} uses it" if says else ""
         dangling = " (it is a symlink that leads nowhere)" if entry.is_link else ""
-        return Fault(Reason.MISSING, f"{path} is not there{dangling}{because}; restore it, or issue it again")
+        return Fault(Reason.MISSING, f"{path} is not there{dangling}{because}")
 
-    def _permissions(self, path: str, key_path: str | None) -> Iterator[Permissions]:
-        for place in dict.fromkeys(filter(None, (path, key_path))):
-            entry = self._entry(place)
+    def _permissions(self, secret: Mapping[str, bool]) -> Iterator[Permissions]:
+        """Of the given files, each with whether it holds a private key."""
+        for path, is_secret in secret.items():
+            entry = self._entry(path)
             if entry.fault is None:
-                owner = _owner(entry.uid, entry.gid, self._own_root)
-                yield Permissions(place, entry.mode, owner, secret=place == key_path)
+                yield Permissions(path, entry.mode, _owner(entry.uid, entry.gid, self._own_root), is_secret)
 
     def _expand(self, pattern: str, spec: CertificateSpec) -> Iterator[str]:
         """The paths that a glob stands for, in order; `**` is any number of directories."""
@@ -269,22 +291,18 @@ class Store:
 
     def _is_directory(self, path: str) -> bool:
         entry = self._files.entry(path)
-        return entry.fault is not None and "a directory" in entry.fault.detail and not entry.is_link
+        return entry.is_directory and not entry.is_link
 
     def _facts(self) -> Mapping[str, str]:
         self._used = {}
         manifests = f"{_KUBERNETES}/manifests"
-        kubelet, admin = (
-            self._credentials(f"{_KUBERNETES}/kubelet.conf"),
-            self._credentials(f"{_KUBERNETES}/admin.conf"),
-        )
         hostname = self._files.value("/etc/hostname", _first_line) or b""
         return (
             node_facts(
                 apiserver=self._manifest(f"{manifests}/kube-apiserver.yaml"),
                 etcd=self._manifest(f"{manifests}/etcd.yaml"),
-                kubelet_conf=kubelet.config if kubelet else None,
-                admin_conf=admin.config if admin else None,
+                kubelet_conf=self._credentials(f"{_KUBERNETES}/kubelet.conf").config,
+                admin_conf=self._credentials(f"{_KUBERNETES}/admin.conf").config,
                 kubelet_config=self._manifest("/var/lib/kubelet/config.yaml"),
                 kubelet_flags=self._manifest("/var/lib/kubelet/kubeadm-flags.env"),
                 hostname=hostname.decode("ascii", "replace"),
@@ -312,6 +330,26 @@ def _one_each(whole: Observation, certificates: Sequence[Certificate]) -> Iterat
         yield Observation(f"{whole.name}#{number}", whole.spec, whole.path, certificates=(certificate,))
 
 
+def _has_key(document: Document) -> bool:
+    return document.key is not None or document.encrypted_key
+
+
+def _may_hide_key(document: Document) -> bool:
+    """There is, or may be, a private key in it whose public half cannot be told."""
+    return document.encrypted_key or any(f.reason in {Reason.UNREADABLE, Reason.MALFORMED} for f in document.faults)
+
+
+def _is_broken(document: Document) -> bool:
+    """That something is not in it says nothing: a fault is told already."""
+    return any(fault.reason is not Reason.TRAILING_DATA for fault in document.faults)
+
+
+def _encrypted(document: Document, path: str) -> Iterator[Fault]:
+    if document.encrypted_key:
+        fact = f"the private key in {path} is encrypted, which no component of Kubernetes can read"
+        yield Fault(Reason.UNREADABLE, fact, "store it decrypted, mode 0600")
+
+
 def _present(faults: Sequence[Fault]) -> tuple[Fault, ...]:
     return tuple(fault for fault in faults if fault.reason is not Reason.MISSING)
 
@@ -320,8 +358,7 @@ def _parse_credentials(data: bytes, path: str) -> _Credentials:
     try:
         config = parse_kubeconfig(data, path)
     except MalformedError as error:
-        empty = Kubeconfig((), (), None, None, ())
-        return _Credentials(empty, {}, Fault(Reason.MALFORMED, f"{path} {error}; restore it, or issue it again"))
+        return _Credentials(faults=(Fault(Reason.MALFORMED, f"{path} {error}"),))
     materials = [(user.name, "certificate", user.certificate) for user in config.users]
     materials += [(user.name, "key", user.key) for user in config.users]
     materials += [(cluster.name, "ca", cluster.ca) for cluster in config.clusters]
@@ -337,7 +374,8 @@ def _parse_credentials(data: bytes, path: str) -> _Credentials:
         ),
         clusters=tuple(replace(cluster, ca=_emptied(cluster.ca)) for cluster in config.clusters),
     )
-    return _Credentials(bare, documents)
+    faults = tuple(Fault(Reason.MALFORMED, f"{path}: {problem}") for problem in config.problems)
+    return _Credentials(bare, documents, faults)
 
 
 def _emptied(material: Material | None) -> Material | None:
@@ -371,4 +409,4 @@ def _owner(uid: int, gid: int, by_name: bool) -> str:
 
 
 def _no_match(spec: CertificateSpec) -> Fault:
-    return Fault(Reason.MISSING, f"{spec.path} matches no file; correct the pattern, or put the files back")
+    return Fault(Reason.MISSING, f"{spec.path} matches no certificate", "correct the pattern, or put the files back")

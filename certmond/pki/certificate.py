@@ -22,11 +22,10 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, Pub
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID as EKU
-from cryptography.x509.oid import NameOID
 
 from certmond.errors import MalformedError
 
-# Every kubeadm CA before v1.27 has serial number 0. That is a finding of ours (nonpositive_serial), not a warning to print.
+# Every kubeadm CA before v1.27 has serial number 0. That is a finding (nonpositive_serial), not a warning to print.
 warnings.filterwarnings("ignore", message="Parsed a serial number", category=CryptographyDeprecationWarning)
 
 # Kubernetes' own names of usages (certificates.k8s.io/v1, KeyUsage), which operators know from CSRs.
@@ -87,9 +86,9 @@ class PublicKey:
 class Certificate:
     """The facts of one certificate (RFC 5280, section 4). Times are UTC. Equal exactly if the DER is.
 
-    `usages` is None where the certificate has no keyUsage extension, `extended_usages` where it has no extendedKeyUsage:
-    both then restrict nothing. `names` are the subjectAltName entries as "DNS:…", "IP:…", "email:…" or "URI:…".
-    `is_ca` is None where there are no basicConstraints.
+    `usages` is None where the certificate has no keyUsage extension, `extended_usages` where it has no
+    extendedKeyUsage: both then restrict nothing. `names` are the subjectAltName entries as "DNS:…", "IP:…", "email:…"
+    or "URI:…". `is_ca` is None where there are no basicConstraints.
     """
 
     der: bytes = field(repr=False)
@@ -185,7 +184,7 @@ def load(der: bytes) -> x509.Certificate:
 
 
 def public_key_of(holder: x509.Certificate | PrivateKeyTypes) -> PublicKey:
-    """The public half of a certificate's or a private key's key. Raises MalformedError for an algorithm unknown here."""
+    """The public half of a certificate's or a private key's key. Raises MalformedError for an unknown algorithm."""
     try:
         return describe_key(holder.public_key())
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -248,6 +247,8 @@ class _Extensions:
                     found["authority_key_id"] = _shared(key_identifier)
                 case x509.NameConstraints():
                     found["constrains_names"] = True
+                case _:
+                    pass
             if extension.critical and not _understood(extension):
                 unknown.append(extension.oid.dotted_string)
         return cls(**found, unknown_critical=tuple(unknown))

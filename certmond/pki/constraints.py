@@ -1,13 +1,14 @@
 """Name constraints of a CA (RFC 5280, section 4.2.1.10), as Go's crypto/x509 applies them to a certificate's names.
 
-Owns one question: may this CA certify these names? Knows DNS names, IP addresses, email addresses and URIs. What cannot
-be parsed, name or constraint, is not permitted. A CA that constrains any other kind of name does not get here: that is
-a critical extension which Go does not understand.
+Owns one question: may this CA certify these names? Knows DNS names, IP addresses, email addresses and URIs. A name that
+cannot be parsed is not permitted. A CA that constrains any other kind of name does not get here: that is a critical
+extension which Go does not understand.
 """
 
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from itertools import chain
 from urllib.parse import urlsplit
 
 from cryptography import x509
@@ -19,14 +20,26 @@ Subtrees = tuple[x509.GeneralName, ...]
 
 def permitted(issuer: Certificate, certificate: Certificate) -> bool:
     """Every name of `certificate` is within the permitted and outside the excluded subtrees of `issuer`."""
-    constraints = load(issuer.der).extensions.get_extension_for_class(x509.NameConstraints).value
-    allowed, excluded = tuple(constraints.permitted_subtrees or ()), tuple(constraints.excluded_subtrees or ())
+    allowed, excluded = _subtrees(issuer)
     try:
-        for subtree in (*allowed, *excluded):
-            _require_domain(subtree)
         return all(_permits(name, allowed, excluded) for name in certificate.names)
     except ValueError:
         return False
+
+
+def readable(issuer: Certificate) -> bool:
+    """The constraints of `issuer` can be parsed. Go does not read a certificate of which they cannot."""
+    try:
+        for subtree in chain(*_subtrees(issuer)):
+            _require_domain(subtree)
+    except ValueError:
+        return False
+    return True
+
+
+def _subtrees(issuer: Certificate) -> tuple[Subtrees, Subtrees]:
+    constraints = load(issuer.der).extensions.get_extension_for_class(x509.NameConstraints).value
+    return tuple(constraints.permitted_subtrees or ()), tuple(constraints.excluded_subtrees or ())
 
 
 def _permits(name: str, allowed: Subtrees, excluded: Subtrees) -> bool:
@@ -68,13 +81,13 @@ def _in_network(address: IPv4Address | IPv6Address, network: object) -> bool:
 
 
 def _require_domain(subtree: x509.GeneralName) -> None:
-    if not isinstance(subtree, x509.IPAddress):
-        value = str(subtree.value)
+    if isinstance(subtree, x509.DNSName | x509.RFC822Name | x509.UniformResourceIdentifier):
+        value = subtree.value
         _labels(_mailbox(value)[1] if "@" in value else value.removeprefix("."))
 
 
 def _labels(domain: str) -> list[str]:
-    """The labels of a domain, last one first. Raises ValueError for an empty label (so for a final dot) and for blanks."""
+    """The labels of a domain, last one first. Raises ValueError for an empty one (as after a final dot) or a blank."""
     labels = domain.lower().split(".")[::-1] if domain else []
     if not all(label and all("!" <= character <= "~" for character in label) for label in labels):
         raise ValueError(domain)

@@ -1,7 +1,7 @@
 """Bytes of a file -> the certificates and the key in them: PEM, DER and PKCS#12, as operators' tools write them.
 
 Every certificate that can be read is read: a bad block becomes a Fault with its number and hides no other. A private
-key is parsed only to learn its public half and is dropped at once. Any bytes whatever give a `Document`, never an error.
+key is parsed only to learn its public half and is dropped at once. Any bytes give a `Document`, never an error.
 """
 
 from __future__ import annotations
@@ -44,8 +44,11 @@ _PKCS12_START = re.compile(rb"\x30[\x80-\x84].{0,4}\x02\x01\x03\x30", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What the bytes of one file hold, in their order. `key` is the public half of the (first) private key, `public_key`
-    that of a bare public key; `encrypted_key` says that there is a key which needs a passphrase."""
+    """What the bytes of one file hold, in their order.
+
+    `key` is the public half of the (first) private key, `public_key` is a bare public key; `encrypted_key` says that
+    there is a key which needs a passphrase.
+    """
 
     certificates: tuple[Certificate, ...] = ()
     key: PublicKey | None = None
@@ -72,7 +75,9 @@ def decode(data: bytes, path: str, password: bytes | None = None) -> Document:
 
 def _decode_pem(data: bytes, path: str) -> Document:
     blocks = list(islice(_blocks(data), MAX_BLOCKS + 1))
-    parts = [_read(block, data, f"{path}, PEM block {number}") for number, block in enumerate(blocks[:MAX_BLOCKS], start=1)]
+    parts = [
+        _read(block, data, f"{path}, PEM block {number}") for number, block in enumerate(blocks[:MAX_BLOCKS], start=1)
+    ]
     if len(blocks) > MAX_BLOCKS:
         detail = f"{path} has more than {MAX_BLOCKS} PEM blocks; the others are not read"
         parts.append(Document(faults=(Fault(Reason.MALFORMED, detail),)))
@@ -213,23 +218,20 @@ def _decode_der(data: bytes, path: str) -> Document:
 
 
 def _decode_pkcs12(data: bytes, path: str, password: bytes | None) -> Document:
-    for attempt in (password,) if password is not None else (None, b""):
+    try:
+        store = pkcs12.load_pkcs12(data, password)  # None opens a file with an empty password, too
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        detail = f"{path} is a PKCS#12 file that the given password does not open"
+        return Document(faults=(Fault(Reason.UNREADABLE, detail),))
+    certificates: list[Certificate] = []
+    faults: list[Fault] = []
+    for number, entry in enumerate(filter(None, (store.cert, *store.additional_certs)), start=1):
         try:
-            store = pkcs12.load_pkcs12(data, attempt)
-        except (ValueError, TypeError, UnsupportedAlgorithm):
-            continue
-        certificates: list[Certificate] = []
-        faults: list[Fault] = []
-        for number, entry in enumerate(filter(None, (store.cert, *store.additional_certs)), start=1):
-            try:
-                certificates.append(_certificate(entry.certificate.public_bytes(Encoding.DER)))
-            except MalformedError as error:
-                faults.append(Fault(Reason.MALFORMED, f"{path}, certificate {number}: {error}"))
-        key = None if store.key is None else public_key_of(store.key)
-        return Document(tuple(certificates), key, faults=tuple(faults))
-    return Document(
-        faults=(Fault(Reason.UNREADABLE, f"{path} is a PKCS#12 file that the given password does not open"),)
-    )
+            certificates.append(_certificate(entry.certificate.public_bytes(Encoding.DER)))
+        except MalformedError as error:
+            faults.append(Fault(Reason.MALFORMED, f"{path}, certificate {number}: {error}"))
+    key = None if store.key is None else public_key_of(store.key)
+    return Document(tuple(certificates), key, faults=tuple(faults))
 
 
 def _leading_value(data: bytes) -> bytes:

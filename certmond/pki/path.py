@@ -2,14 +2,15 @@
 
 Owns the search for paths from a certificate to a trust anchor. Time is left out of the search: a path says from when
 until when it holds, so that a passing hour moves the verdict and nothing is verified again. The rules are those of Go
-1.24's Certificate.Verify (crypto/x509/verify.go): signature and name chaining by the issuer's raw subject, never by name
-alone; cA where the version is 3; keyCertSign where keyUsage is there; pathLenConstraint; no SHA-1 or MD5, and no other
-algorithm that Go does not know; no unknown critical extension; extended key usages nested from anchor to leaf; name
-constraints on every name below. Not asked for, as Go does not: a subjectAltName on clients, an authorityKeyIdentifier,
-keyUsage on the root, a serial number above zero. Not judged, as no PKI of Kubernetes has them: certificate policies.
+1.24's Certificate.Verify (crypto/x509/verify.go): signature and name chaining by the issuer's raw subject, never by
+name alone; cA where the version is 3; keyCertSign where keyUsage is there; pathLenConstraint; no SHA-1 or MD5, and no
+other algorithm that Go does not know; no unknown critical extension; extended key usages nested from anchor to leaf;
+name constraints on every name below. Not asked for, as Go does not: a subjectAltName on clients, an
+authorityKeyIdentifier, keyUsage on the root, a serial number above zero. Not judged, as no PKI of Kubernetes has them:
+certificate policies.
 
-`cryptography.x509.verification` is not used: it judges at one instant, gives one sentence for every refusal, and knows
-neither Ed25519 nor the leaves that kubeadm writes without relaxing most of its rules; docs/decisions/0002 has the details.
+`cryptography.x509.verification` is not used: it judges at one instant, gives one sentence for every refusal, takes no
+Ed25519 key of a CA, and refuses what kubeadm writes unless most of its rules are relaxed; docs/decisions/0002 has more.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from certmond.errors import MalformedError
 from certmond.pki.certificate import Certificate, load
-from certmond.pki.constraints import permitted
+from certmond.pki.constraints import permitted, readable
 
 WEAK_HASHES = frozenset({"md2", "md5", "sha1"})
 _HASHES = frozenset({"sha256", "sha384", "sha512", None})  # None: Ed25519 has none of its own
@@ -42,7 +43,7 @@ class Refusal(StrEnum):
     NOT_CA = "the issuer is not a CA"
     CANNOT_SIGN = "the issuer may not sign certificates"
     WEAK_SIGNATURE = "signed with a broken digest"
-    UNSUPPORTED = "has an algorithm or a serial number that Go, and so Kubernetes, cannot use"
+    UNSUPPORTED = "has an algorithm, serial number or name constraint that Go, and so Kubernetes, cannot use"
     TOO_LONG = "more intermediates than the issuer allows"
     UNKNOWN_CRITICAL = "has a critical extension that nobody understands"
     NAME_CONSTRAINT = "has a name that the issuer may not certify"
@@ -60,7 +61,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """A certification path, leaf first, anchor last. It holds from `since` to `until`, both included (RFC 5280, 4.1.2.5)."""
+    """A certification path, leaf first, anchor last. It holds from `since` to `until`, both ends included."""
 
     certificates: tuple[Certificate, ...]
 
@@ -197,6 +198,8 @@ def _unusable(certificate: Certificate) -> Refusal | None:
         return Refusal.UNKNOWN_CRITICAL
     if certificate.serial < 0 or certificate.key.algorithm not in _KEYS:
         return Refusal.UNSUPPORTED
+    if certificate.constrains_names and not readable(certificate):
+        return Refusal.UNSUPPORTED
     return None
 
 
@@ -222,7 +225,7 @@ def _alternative_names(certificate: Certificate) -> list[x509.GeneralName] | Non
 
 
 def signed_by(certificate: Certificate, issuer: Certificate) -> bool:
-    """The signature of `certificate` verifies with the key of `issuer`, and the names chain. The digest is not judged."""
+    """The signature of `certificate` verifies with the key of `issuer`, and the names chain. No digest is too weak."""
     try:
         child, parent = load(certificate.der), _loaded_issuer(issuer.der)
         if certificate.signature_hash in WEAK_HASHES:
@@ -234,7 +237,7 @@ def signed_by(certificate: Certificate, issuer: Certificate) -> bool:
 
 
 def _verifies_weakly(child: x509.Certificate, parent: x509.Certificate) -> bool:
-    """A signature over SHA-1 or MD5, which cryptography would not look at: a root may well bear one. Raises if it is bad."""
+    """For SHA-1 and MD5, which cryptography does not look at: an old root may well bear one. Raises if it is bad."""
     key, digest = parent.public_key(), child.signature_hash_algorithm
     if digest and isinstance(key, rsa.RSAPublicKey):
         key.verify(child.signature, child.tbs_certificate_bytes, padding.PKCS1v15(), digest)

@@ -1,10 +1,10 @@
-"""May this CA certify these names? Every answer here is Go's: test_differential.py holds the rules against the original."""
+"""May this CA certify these names? The answers here are Go's: test_differential.py holds them against the original."""
 
 from __future__ import annotations
 
 import pytest
 
-from certmond.pki.constraints import permitted
+from certmond.pki.constraints import permitted, readable
 from tests.builders import make_ca, make_server
 
 
@@ -76,14 +76,18 @@ def test_every_name_must_be_permitted() -> None:
     assert allowed([], permit=["DNS:example.com"])
 
 
-@pytest.mark.parametrize("name", ["DNS:example.com.", "DNS:a..b", "DNS:.a", "DNS:a b", "email:a", "email:@b", "email:a@b."])
+@pytest.mark.parametrize(
+    "name", ["DNS:example.com.", "DNS:a..b", "DNS:.a", "DNS:a b", "email:a", "email:@b", "email:a@b."]
+)
 def test_a_malformed_name_is_not_permitted_by_any_ca_that_constrains_names(name: str) -> None:
     """Go refuses what it cannot parse as soon as there are constraints, even on another kind of name."""
     assert not allowed(name, permit=["IP:10.0.0.0/8"])
     assert not allowed(name, exclude=["IP:10.0.0.0/8"])
 
 
-@pytest.mark.parametrize("uri", ["URI:urn:uuid:1", "URI:https://10.0.0.1/", "URI:https://[::1]:6443/", "URI:http://[::1"])
+@pytest.mark.parametrize(
+    "uri", ["URI:urn:uuid:1", "URI:https://10.0.0.1/", "URI:https://[::1]:6443/", "URI:http://[::1"]
+)
 def test_a_uri_without_a_host_name_is_refused_where_uris_are_constrained(uri: str) -> None:
     """RFC 5280 demands it (4.2.1.10); where only other names are constrained, such a URI is let through."""
     assert not allowed(uri, permit=["URI:example.com"])
@@ -92,10 +96,19 @@ def test_a_uri_without_a_host_name_is_refused_where_uris_are_constrained(uri: st
 
 
 @pytest.mark.parametrize("constraint", ["DNS:example.com.", "DNS:a..b", "email:a@b.", "email:@example.com", "URI:a b"])
-def test_a_ca_with_a_malformed_constraint_may_certify_nothing(constraint: str) -> None:
+def test_a_malformed_constraint_makes_a_ca_unreadable(constraint: str) -> None:
     """Go does not read such a CA at all, so it has signed nothing, as far as Kubernetes is concerned."""
-    assert not allowed([], permit=[constraint])
-    assert not allowed("IP:10.0.0.1", exclude=[constraint])
+    assert not readable(make_ca(permitted=[constraint]).facts)
+    assert not readable(make_ca(permitted=["DNS:a"], excluded=[constraint]).facts)
+
+
+@pytest.mark.parametrize(
+    "constraint", ["DNS:", "DNS:.a", "IP:10.0.0.0/8", "email:a@b", "email:.b", "URI:a", "dirName:a b"]
+)
+def test_a_proper_constraint_is_readable(constraint: str) -> None:
+    """Empty, with a leading dot, an address range, a mailbox; and nobody reads directory names."""
+    assert readable(make_ca(permitted=[constraint]).facts)
+    assert readable(make_ca(excluded=[constraint]).facts)
 
 
 def test_a_constraint_on_directory_names_is_passed_over() -> None:

@@ -1,4 +1,4 @@
-"""Bytes of a file, as tools and accidents leave them -> what is in them. Nothing raises, nothing hides, no key leaks."""
+"""Bytes of a file, as tools and accidents leave them, and what is in them. Nothing raises, nothing hides, no leaks."""
 
 from __future__ import annotations
 
@@ -100,7 +100,9 @@ def test_the_curve_that_openssl_writes_before_an_ec_key_is_no_news() -> None:
 @pytest.mark.parametrize("label", ["DH PARAMETERS", "CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST", "X509 CRL"])
 def test_what_is_no_certificate_and_no_key_but_belongs_to_them_is_passed_over(label: str) -> None:
     """Requests, revocation lists and parameters are other people's business."""
-    assert read(CA.pem + pem_block(label, b"whatever")) == read(CA.pem)
+    block = pem_block(label, b"whatever")
+    assert read(CA.pem + block) == read(block + CA.pem) == read(CA.pem)
+    assert read(b"  " + block + CA.pem) == read(CA.pem)
 
 
 def test_a_public_key_alone() -> None:
@@ -334,7 +336,7 @@ def test_a_plain_key_beside_an_encrypted_one_counts() -> None:
 
 def pkcs12_file(lock: KeySerializationEncryption, *more: Issued, leaf: Issued = LEAF) -> bytes:
     key = leaf.key
-    return pkcs12.serialize_key_and_certificates(b"a", key, leaf.cert, [issued.cert for issued in more], lock)  # type: ignore[arg-type]
+    return pkcs12.serialize_key_and_certificates(b"a", key, leaf.cert, [issued.cert for issued in more], lock)
 
 
 @pytest.mark.parametrize(

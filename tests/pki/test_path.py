@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import NamedTuple
+from random import Random
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -60,18 +61,18 @@ def refusals(scene: Scene) -> set[Refusal]:
     return {rejection.refusal for rejection in search(scene).rejections}
 
 
-def under(root: Issued, **leaf: object) -> Scene:
-    return Scene(make_leaf(root, **leaf), [root])  # type: ignore[arg-type] - any modifier
+def under(root: Issued, **leaf: Any) -> Scene:
+    return Scene(make_leaf(root, **leaf), [root])
 
 
-def between(root: Issued, **intermediate: object) -> Scene:
-    issuer = make_intermediate(root, **intermediate)  # type: ignore[arg-type] - any modifier
+def between(root: Issued, **intermediate: Any) -> Scene:
+    issuer = make_intermediate(root, **intermediate)
     return Scene(make_leaf(issuer), [root], [issuer])
 
 
-def below(depth: int, **root: object) -> Scene:
+def below(depth: int, **root: Any) -> Scene:
     """A leaf with `depth` intermediates between it and its root."""
-    chain = [make_ca(**root)]  # type: ignore[arg-type] - any modifier
+    chain = [make_ca(**root)]
     for number in range(depth):
         chain.append(make_intermediate(chain[-1], f"intermediate {number}"))
     return Scene(make_leaf(chain[-1]), chain[:1], chain[1:])
@@ -81,13 +82,13 @@ def named(constrained: Issued, *names: str) -> Scene:
     return Scene(make_server(constrained, names=names), [constrained], usages=(SERVER,))
 
 
-def critical(dotted: str, der: bytes) -> dict[str, object]:
+def critical(dotted: str, der: bytes) -> dict[str, Any]:
     return {"extra": [(dotted, True, der)]}
 
 
 DISTRIBUTION_POINTS = tlv(0x30, tlv(0x30, tlv(0xA0, tlv(0xA0, general_name("URI:http://a/crl")))))
 POLICY_MAPPINGS = tlv(0x30, tlv(0x30, oid("1.2.3"), oid("1.2.4")))
-EMPTY_CA = {"usages": None, "subject_key_id": None, "authority_key_id": None, "names": None}
+EMPTY_CA: dict[str, Any] = {"usages": None, "subject_key_id": None, "authority_key_id": None, "names": None}
 
 
 class Pair(NamedTuple):
@@ -279,6 +280,18 @@ PAIRS = [
         Refusal.NAME_CONSTRAINT,
     ),
     Pair(
+        "a name constraint can be parsed",
+        lambda: named(make_ca(permitted=["DNS:example.com"]), "DNS:example.com"),
+        lambda: named(make_ca(permitted=["DNS:example.com."]), "DNS:example.com"),
+        Refusal.UNSUPPORTED,
+    ),
+    Pair(
+        "also where the certificate is its own anchor",
+        lambda: Scene(alone := make_ca(permitted=["DNS:example.com"]), [alone]),
+        lambda: Scene(alone := make_ca(permitted=["DNS:example.com."]), [alone]),
+        Refusal.UNSUPPORTED,
+    ),
+    Pair(
         "an intermediate's names, too, are within what the root permits",
         lambda: between(make_ca(permitted=["DNS:example.com"]), names=["DNS:ca.example.com"]),
         lambda: between(make_ca(permitted=["DNS:example.com"]), names=["DNS:ca.example.org"]),
@@ -305,7 +318,7 @@ FORGIVEN = {
     "a leaf without an authorityKeyIdentifier": lambda: under(make_ca(), authority_key_id=None),
     "an authorityKeyIdentifier that fits nothing": lambda: under(make_ca(), authority_key_id=b"stranger"),
     "a root as plain `openssl req -x509` makes it": lambda: under(make_ca(usages=None, names=None)),
-    "a root with basicConstraints and nothing else": lambda: under(make_ca(**EMPTY_CA)),  # type: ignore[arg-type]
+    "a root with basicConstraints and nothing else": lambda: under(make_ca(**EMPTY_CA)),
     "a root that is signed with SHA-1": lambda: under(make_ca(hash="sha1")),
     "a keyUsage without any usage": lambda: under(make_ca(usages=[])),
     "a leaf of version 1": lambda: under(make_ca(), version=1),
@@ -439,7 +452,7 @@ def test_an_endless_chain_of_intermediates_is_given_up_with_a_reason() -> None:
 
 
 def test_signed_by_asks_for_the_name_and_the_signature_and_for_nothing_else() -> None:
-    """It tells a self-signed root whatever its rights and its digest; MD5 and SHA-1 are weak, but they are signatures."""
+    """It tells a self-signed root whatever its rights and its digest; MD5 and SHA-1 are weak, but signatures."""
     for key, digest in (("ec", "sha256"), ("ec", "sha1"), ("rsa", "sha256-pss"), ("rsa", "sha1"), ("rsa", "md5")):
         root = make_ca(is_ca=False, key=key, hash=digest)
         leaf = make_leaf(root, hash=digest)
@@ -467,7 +480,7 @@ def test_a_path_holds_from_its_latest_beginning_to_its_earliest_end_both_include
 @pytest.mark.parametrize("dates", [{"not_after": NOW - SECOND}, {"not_before": NOW + SECOND}])
 def test_every_certificate_of_a_path_must_be_in_its_time(role: str, dates: dict[str, datetime]) -> None:
     """An expired or future certificate spoils the path it is in, root included; the path itself is still known."""
-    given_dates = {"root": {}, "intermediate": {}, "leaf": {}, role: dates}
+    given_dates: dict[str, Any] = {"root": {}, "intermediate": {}, "leaf": {}, role: dates}
     root = make_ca(**given_dates["root"])
     issuer = make_intermediate(root, **given_dates["intermediate"])
     scene = Scene(make_leaf(issuer, **given_dates["leaf"]), [root], [issuer])
@@ -519,13 +532,13 @@ def bundles(draw: st.DrawFn) -> tuple[int, list[int], list[int]]:
 @settings(deadline=None, max_examples=200)
 @given(choice=bundles(), shuffle=st.randoms(use_true_random=False))
 def test_the_order_of_a_bundle_never_changes_what_is_found(
-    family: Family, choice: tuple[int, list[int], list[int]], shuffle: object
+    family: Family, choice: tuple[int, list[int], list[int]], shuffle: Random
 ) -> None:
     """Anchors and intermediates are sets: any order gives the same paths, the same rejections and the same verdict."""
     leaf, anchors, intermediates = choice
     first = Scene(family.leaves[leaf], [family.cas[i] for i in anchors], [family.cas[i] for i in intermediates])
-    shuffle.shuffle(anchors)  # type: ignore[attr-defined] - Hypothesis' Random
-    shuffle.shuffle(intermediates)  # type: ignore[attr-defined]
+    shuffle.shuffle(anchors)
+    shuffle.shuffle(intermediates)
     second = Scene(family.leaves[leaf], [family.cas[i] for i in anchors], [family.cas[i] for i in intermediates])
     one, other = search(first), search(second)
     assert set(one.paths) == set(other.paths)
@@ -539,7 +552,7 @@ def test_the_order_of_a_bundle_never_changes_what_is_found(
 def test_a_paths_window_is_exactly_where_valid_at_answers(
     family: Family, choice: tuple[int, list[int], list[int]], seconds: int
 ) -> None:
-    """`valid_at` gives a path exactly while one holds; and each path it gives is signed link by link up to an anchor."""
+    """`valid_at` gives a path exactly while one holds; and each path is signed, link by link, up to an anchor."""
     leaf, anchors, intermediates = choice
     found = search(Scene(family.leaves[leaf], [family.cas[i] for i in anchors], [family.cas[i] for i in intermediates]))
     moments = {NOW + timedelta(seconds=seconds)}

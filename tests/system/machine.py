@@ -1,0 +1,275 @@
+"""A machine of the tests' own: a real systemd as PID 1, over a copy of this machine's root that is made by writing to it.
+
+Nothing has to be downloaded, and nothing is left behind. `systemd-nspawn --volatile=overlay` lays a tmpfs over `/`; it
+runs in mount and process namespaces that end with this process, even when that is killed. Services that happen to be
+installed here do not start: the machine goes no further than basic.target, and its /etc/systemd/system is empty.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from packaging.requirements import Requirement
+
+from tests.conftest import real_part
+from tests.daemon_harness import DEADLINE
+
+REPOSITORY = Path(__file__).parents[2]
+PYTHON = "/usr/bin/python3"
+PREFIX = "/usr/lib/certmond"
+UNITS = "/usr/lib/systemd/system"
+SERVICES = ("certmond.service", "certmond-web.service")
+TARGET = "certmond-test.target"
+BOOT_DEADLINE = 60.0
+
+HIDDEN = (str(REPOSITORY), "/etc/systemd/system", "/etc/certmond", "/etc/kubernetes", "/var/lib/kubelet", PREFIX)
+"""Empty in the machine, whatever is there on this one: it does not need the work tree, and gets a node's tree of its own."""
+
+GET = """
+import http.client, json, sys
+connection = http.client.HTTPConnection("127.0.0.1", 9964, timeout=5)
+connection.request("GET", sys.argv[1])
+answer = connection.getresponse()
+print(json.dumps([answer.status, answer.headers["Content-Type"], answer.read().decode()]))
+"""
+
+
+class Machine:
+    """A machine that runs. `leader` is its PID 1 as this machine numbers it; below `root` are its files."""
+
+    def __init__(self, leader: str) -> None:
+        self._leader = leader
+        self.root = Path(f"/proc/{leader}/root")
+
+    def path(self, name: str) -> Path:
+        return self.root / name.lstrip("/")
+
+    def attempt(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in there, as root and outside of every unit."""
+        return subprocess.run(
+            ["nsenter", "-t", self._leader, "-m", "-u", "-i", "-n", "-p", "-C", "--", *command],
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=BOOT_DEADLINE,
+            check=False,
+        )
+
+    def run(self, *command: str) -> str:
+        """The output of a command, which has to succeed."""
+        done = self.attempt(*command)
+        assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}\n{self.tail()}"
+        return done.stdout
+
+    def systemctl(self, *command: str) -> str:
+        return self.run("systemctl", *command)
+
+    def show(self, unit: str, *names: str) -> list[str]:
+        """Properties of a unit, in the order asked for."""
+        lines = self.systemctl("show", "-p", ",".join(names), unit).splitlines()
+        properties = dict(line.split("=", 1) for line in lines)
+        return [properties[name] for name in names]
+
+    def property(self, unit: str, name: str) -> str:
+        return self.show(unit, name)[0]
+
+    def entries(self, unit: str, *fields: str, since: float = 0.0) -> list[dict[str, Any]]:
+        """Journal entries of and about a unit: those that have all of the fields, later than an instant of time.time()."""
+        self.run("journalctl", "--sync")
+        lines = self.run("journalctl", "--unit", unit, "--output", "json").splitlines()
+        wanted = dict(field.split("=", 1) for field in fields)
+        return [
+            entry
+            for entry in map(json.loads, lines)
+            if wanted.items() <= entry.items() and int(entry["__REALTIME_TIMESTAMP"]) > since * 1e6
+        ]
+
+    def get(self, path: str) -> tuple[int, str, str]:
+        """Status, content type and body of what certmond-web answers to somebody on the machine."""
+        status, content_type, body = json.loads(self.run(PYTHON, "-I", "-c", GET, path))
+        return status, content_type, body
+
+    def until(self, holds: Callable[[], Any], what: str, deadline: float = DEADLINE) -> Any:
+        """Wait until `holds`; fail after the deadline."""
+        end = time.monotonic() + deadline
+        while not (found := holds()):
+            assert time.monotonic() < end, f"{what}: never so\n{self.tail()}"
+            time.sleep(0.05)
+        return found
+
+    def tail(self) -> str:
+        """For a failure: the last of what the machine had to say."""
+        return self.attempt("journalctl", "--lines", "40", "--no-hostname").stdout
+
+    @contextmanager
+    def drop_in(self, unit: str, *settings: str) -> Iterator[None]:
+        """A unit with settings of the test's own until the block ends. Neither end of the block restarts anything."""
+        file = self.path(f"/run/systemd/system/{unit}.d/test.conf")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n".join(["[Service]", *settings, ""]))
+        self.systemctl("daemon-reload")
+        try:
+            yield
+        finally:
+            file.unlink()
+            self.systemctl("daemon-reload")
+
+    @contextmanager
+    def held(self, process: int) -> Iterator[None]:
+        """The first thread of a process is held in its next system call; the others go on."""
+        strace = real_part("strace")
+        command = ["nsenter", "-t", self._leader, "-m", "-p", strace, "-qq", "-o", "/dev/null"]
+        tracer = subprocess.Popen(
+            [*command, "-p", str(process), "--inject=all:delay_enter=1000s"], stderr=subprocess.DEVNULL
+        )
+        try:
+            yield
+        finally:
+            tracer.kill()
+            tracer.wait()
+
+    def threads(self, process: int) -> dict[int, str]:
+        """The state of each thread of a process (proc_pid_stat(5)), by its number in there."""
+        tasks = self.path(f"/proc/{process}/task").iterdir()
+        return {int(task.name): (task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks}
+
+
+@contextmanager
+def booted(work: Path) -> Iterator[Machine]:
+    """A machine from its boot to its end. Skips the test, or fails it in CI, where none can be had."""
+    setpriv, unshare, nspawn = map(real_part, ("setpriv", "unshare", "systemd-nspawn"))
+    if os.geteuid() != 0:
+        _unavailable("only root can boot a machine with systemd-nspawn")
+    if subprocess.run([unshare, "--mount", "--pid", "--fork", "true"], capture_output=True, check=False).returncode:
+        _unavailable("no namespaces can be made here")
+    lower = work / "lower"
+    lower.mkdir()
+    command = [
+        # The process namespace, and with it everything in the machine, ends when `unshare` ends, and that when we do.
+        setpriv, "--pdeathsig", "KILL", unshare, "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+        # nspawn will not have "/" itself.
+        "sh", "-euc", 'mount --bind / "$0"; exec "$@"', str(lower),
+        nspawn, f"--directory={lower}", "--volatile=overlay", "--boot", "--machine=certmond-test", "--register=no",
+        "--keep-unit", "--link-journal=no", "--resolv-conf=off", "--timezone=off", "--private-network", "--quiet",
+        "--console=passive", "--notify-ready=yes",
+        # Calls that set the clock reach the kernel, which finds no privilege: so a unit's own refusal can be told.
+        "--system-call-filter=@clock",
+        *(f"--tmpfs={path}" for path in HIDDEN),
+        "systemd.unit=basic.target",
+    ]  # fmt: skip
+    console, address = work / "console", f"certmond-test-{os.getpid()}"
+    environment = {**os.environ, "NOTIFY_SOCKET": f"@{address}", "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
+    with _one_at_a_time(), console.open("wb") as output, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+        ready.bind(f"\0{address}")
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
+        try:
+            _await_boot(ready, console)
+            ready.close()  # nspawn goes on to tell what nobody reads, and would wait for room in the end
+            machine = Machine(_only_child(_only_child(process.pid)))
+            yield machine
+            machine.attempt("systemctl", "poweroff", "--no-block")
+            process.wait(DEADLINE)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _unavailable(reason: str) -> NoReturn:
+    """As `real_part`, for what is no command."""
+    if os.environ.get("CERTMOND_REQUIRE_REAL") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """On a host without systemd, two machines would share a control group."""
+    with (Path(tempfile.gettempdir()) / "certmond-test-machine.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _await_boot(ready: socket.socket, console: Path) -> None:
+    """Until systemd has told nspawn, and nspawn us, that it has reached its target (sd_notify(3))."""
+    ready.settimeout(BOOT_DEADLINE)
+    lines: list[str] = []
+    try:
+        while "READY=1" not in lines:
+            lines = ready.recv(4096).decode().splitlines()
+            assert not any(line.startswith("EXIT_STATUS=") for line in lines), console.read_text(errors="replace")
+    except TimeoutError:
+        raise AssertionError(f"the machine did not come up\n{console.read_text(errors='replace')}") from None
+
+
+def _only_child(process: int | str) -> str:
+    (child,) = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return child
+
+
+def install(machine: Machine) -> None:
+    """As a package would: an environment under /usr/lib, a command, a user, and the units as they are shipped."""
+    tag = subprocess.run(
+        [PYTHON, "-c", "import sysconfig; print(sysconfig.get_config_var('SOABI'))"],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    if tag != sysconfig.get_config_var("SOABI"):
+        _unavailable(f"{PYTHON} is not the interpreter of these tests, whose packages it is to run with")
+    machine.run(PYTHON, "-m", "venv", "--without-pip", PREFIX)
+    (site,) = machine.path(PREFIX).glob("lib/python3*/site-packages")
+    for package in _needed():
+        for file in package.files or ():
+            source, target = Path(str(package.locate_file(file))), site / file
+            if ".." not in file.parts and not file.name.startswith("__editable__") and source.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, target)
+    shutil.copytree(REPOSITORY / "certmond", site / "certmond", ignore=shutil.ignore_patterns("__pycache__"))
+    machine.run(
+        f"{PREFIX}/bin/python3",
+        "-m",
+        "compileall",
+        "-q",
+        f"{PREFIX}/{(site / 'certmond').relative_to(machine.path(PREFIX))}",
+    )
+    (entry,) = distribution("certmond").entry_points.select(group="console_scripts", name="certmond")
+    command = machine.path(f"{PREFIX}/bin/certmond")
+    command.write_text(f"#!{PREFIX}/bin/python3\nfrom {entry.module} import {entry.attr}\n\n{entry.attr}()\n")
+    command.chmod(0o755)
+    machine.path("/usr/bin/certmond").unlink(missing_ok=True)
+    machine.path("/usr/bin/certmond").symlink_to(f"{PREFIX}/bin/certmond")
+    for name in SERVICES:
+        shutil.copy(REPOSITORY / "systemd" / name, machine.path(UNITS))
+    shutil.copy(REPOSITORY / "systemd/certmond.sysusers", machine.path("/usr/lib/sysusers.d/certmond.conf"))
+    machine.run("systemd-sysusers", "certmond.conf")
+    # What multi-user.target would be to them. A unit that nothing wants is forgotten when it stops, with its results.
+    machine.path(f"{UNITS}/{TARGET}").write_text(f"[Unit]\nWants={' '.join(SERVICES)}\n")
+    machine.systemctl("daemon-reload")
+
+
+def _needed() -> list[Distribution]:
+    """certmond, and what it needs to run: what each package says that it requires, but for extras."""
+    found = {"certmond": distribution("certmond")}
+    waiting = list(found.values())
+    while waiting:
+        for requirement in map(Requirement, waiting.pop().requires or ()):
+            wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            if wanted and requirement.name not in found:
+                found[requirement.name] = distribution(requirement.name)
+                waiting.append(found[requirement.name])
+    return list(found.values())

@@ -1,0 +1,469 @@
+"""The units as they are shipped, under a real systemd: they start, reload, stop and survive as their comments say."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from certmond.host.journal import MESSAGE_IDS, Event
+from tests.node import PKI, Node
+from tests.system.machine import PREFIX, SERVICES, TARGET, UNITS, Machine, booted, install
+
+BOTH = DAEMON, WEB = SERVICES
+STATUS = "/run/certmond/status.json"
+CONFIG = "/etc/certmond/config.yaml"
+PROBE = "/usr/lib/certmond-probe.py"
+REPORT = "/run/certmond-probe.json"
+API = f"{PKI}/apiserver.crt"
+
+RAISED, CLEARED = (f"MESSAGE_ID={MESSAGE_IDS[kind]}" for kind in (Event.FINDING_RAISED, Event.FINDING_CLEARED))
+RELOADED, REFUSED = (f"MESSAGE_ID={MESSAGE_IDS[kind]}" for kind in (Event.RELOADED, Event.RELOAD_REFUSED))
+PROCESS_EXITED = "MESSAGE_ID=98e322203f7a4ed290d09fe03c09fe15"  # systemd's own, as are EXIT_STATUS and UNIT_RESULT
+UNIT_FAILED = "MESSAGE_ID=d9b373ed55a64feb8242e02dbe79a49c"
+PRIORITIES = {"info": "6", "warning": "4", "critical": "2"}
+
+DAC_READ_SEARCH = 1 << 2
+
+pytestmark = [pytest.mark.real("systemd"), pytest.mark.timeout(300)]  # the machine may have to wait for another's end
+
+
+@pytest.fixture(scope="module")
+def booted_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    with booted(tmp_path_factory.mktemp("machine")) as machine:
+        install(machine)
+        Node(machine.root)
+        machine.path(PROBE).write_bytes(Path(__file__).with_name("probe.py").read_bytes())
+        yield machine
+
+
+@pytest.fixture
+def machine(booted_machine: Machine) -> Machine:
+    """Both units are active, each as it is shipped."""
+    booted_machine.systemctl("reset-failed")
+    booted_machine.systemctl("start", TARGET, *BOTH)
+    return booted_machine
+
+
+@pytest.fixture
+def node(machine: Machine) -> Node:
+    """The tree of the machine, which is the same for all tests: who breaks it puts it back."""
+    there = Node.__new__(Node)
+    there.root = machine.root
+    return there
+
+
+def status(machine: Machine) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(machine.path(STATUS).read_text())
+    return document
+
+
+def passes(machine: Machine) -> float:
+    lines = machine.path("/run/certmond/metrics.prom").read_text().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("certmond_passes_total"))
+
+
+def another_pass(machine: Machine) -> None:
+    before = passes(machine)
+    machine.systemctl("reload", DAEMON)
+    machine.until(lambda: passes(machine) > before, "another pass")
+
+
+def main_pid(machine: Machine, unit: str) -> int:
+    return int(machine.property(unit, "MainPID"))
+
+
+# --- Life -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_daemon_is_ready_when_it_has_rendered(machine: Machine) -> None:
+    """READY comes after the first rendered pass: who starts the unit finds status.json as soon as it has started."""
+    machine.systemctl("stop", DAEMON)
+    assert not machine.path(STATUS).exists()
+    document = json.loads(machine.run("sh", "-c", f"systemctl start {DAEMON} && cat {STATUS}"))
+    assert len(document["certificates"]) + len(document["trust_anchors"]) >= 14
+    assert machine.show(DAEMON, "Type", "ActiveState", "NRestarts") == ["notify", "active", "0"]
+
+
+def test_the_state_is_told_in_one_line(machine: Machine) -> None:
+    """`systemctl status` shows how many certificates there are, and which is due next."""
+    text = machine.property(DAEMON, "StatusText")
+    assert re.fullmatch(r"14 certificates, .*; next due \S+ on \d{4}-\d\d-\d\d", text)
+
+
+def test_the_daemon_is_not_root(machine: Machine) -> None:
+    """The daemon runs as its own user; all may read what it renders, nobody what it keeps."""
+    process = machine.path(f"/proc/{main_pid(machine, DAEMON)}")
+    user = int(machine.run("id", "-u", "certmond"))
+    assert process.stat().st_uid == user != 0
+    for name, mode in (("/run/certmond", 0o40755), (STATUS, 0o100644), ("/var/lib/certmond", 0o40700)):
+        found = machine.path(name).stat()
+        assert (found.st_uid, found.st_mode) == (user, mode), name
+
+
+def test_the_work_tree_is_not_needed(machine: Machine) -> None:
+    """What was installed stands by itself."""
+    assert not list(machine.path(str(Path(__file__).parents[2])).iterdir())
+    assert machine.run("certmond", "version")
+
+
+@pytest.mark.parametrize("unit", BOTH)
+def test_a_stop_takes_less_than_two_seconds(machine: Machine, unit: str) -> None:
+    """SIGTERM ends the process within 2 s, and that is a success."""
+    asked = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    machine.systemctl("stop", unit)
+    ended, result, state = machine.show(unit, "ExecMainExitTimestampMonotonic", "Result", "ActiveState")
+    assert 0 < int(ended) - asked < 2_000_000
+    assert (result, state) == ("success", "inactive")
+
+
+# --- The journal ------------------------------------------------------------------------------------------------------
+
+
+def test_a_finding_is_told_once(machine: Machine) -> None:
+    """Each finding that stands is one entry with its fields, and further passes do not repeat it."""
+    since = time.time()
+    machine.systemctl("restart", DAEMON)
+    for _ in range(3):
+        another_pass(machine)
+    document = status(machine)
+    expected = Counter(
+        (item["reason"], PRIORITIES[item["severity"]], item["message"])
+        for owner in (*document["certificates"], *document["trust_anchors"], document)
+        for item in owner["findings"]
+    )
+    entries = machine.entries(DAEMON, RAISED, since=since)
+    assert expected  # a CA of kubeadm before 1.27 has serial number 0
+    assert Counter((entry["CERTMOND_REASON"], entry["PRIORITY"], entry["MESSAGE"]) for entry in entries) == expected
+    for entry in entries:
+        assert entry["CERTMOND_KIND"] == Event.FINDING_RAISED
+        assert entry["SYSLOG_IDENTIFIER"] == "certmond"
+        assert entry["CERTMOND_CERTIFICATE"]
+        assert machine.path(entry["CERTMOND_PATH"]).exists()
+
+
+def test_a_broken_file_is_told_once_and_so_is_its_repair(machine: Machine, node: Node) -> None:
+    """A file that breaks is one finding raised; put back, it is one finding cleared."""
+    since, good = time.time(), node.read(API)
+
+    def told(kind: str) -> list[dict[str, Any]]:
+        return machine.entries(DAEMON, kind, "CERTMOND_REASON=malformed", since=since)
+
+    try:
+        node.replace(API, good[:300])
+        machine.until(lambda: told(RAISED), "raised")
+        another_pass(machine)
+        (raised,) = told(RAISED)
+        assert (raised["CERTMOND_CERTIFICATE"], raised["CERTMOND_PATH"]) == ("apiserver", f"/{API}")
+        assert raised["PRIORITY"] == PRIORITIES["critical"]
+        assert not told(CLEARED)
+    finally:
+        node.replace(API, good)
+    machine.until(lambda: told(CLEARED), "cleared")
+    another_pass(machine)
+    (cleared,) = told(CLEARED)
+    assert cleared["CERTMOND_CERTIFICATE"] == "apiserver"
+    assert told(RAISED) == [raised]
+
+
+def test_a_mount_of_the_host_is_seen_inside(machine: Machine) -> None:
+    """A file system that is mounted later over what is watched is seen through the sandbox, and so is its end."""
+    missing = (RAISED, "CERTMOND_REASON=missing", "CERTMOND_CERTIFICATE=etcd-server")
+    since = time.time()
+    machine.run("mount", "-t", "tmpfs", "-o", "mode=755", "test", f"/{PKI}/etcd")
+    try:
+        machine.until(lambda: machine.entries(DAEMON, *missing, since=since), "missing")
+    finally:
+        machine.run("umount", f"/{PKI}/etcd")
+    machine.until(lambda: machine.entries(DAEMON, CLEARED, *missing[1:], since=since), "there again")
+
+
+# --- The configuration ------------------------------------------------------------------------------------------------
+
+
+def test_a_reload_takes_a_good_configuration_and_refuses_a_broken_one(machine: Machine) -> None:
+    """SIGHUP reads the configuration again; a broken one is refused with an entry, and the old one stays in force."""
+    process = main_pid(machine, DAEMON)
+    since, config = time.time(), machine.path(CONFIG)
+
+    def names() -> set[str]:
+        return {entry["name"] for entry in status(machine)["certificates"]}
+
+    try:
+        config.write_text(f"certificates: [{{name: mine, path: /{API}}}]\n")
+        machine.systemctl("reload", DAEMON)
+        machine.until(lambda: "mine" in names(), "the new configuration in force")
+        machine.until(lambda: machine.entries(DAEMON, RELOADED, since=since), "reloaded")
+        config.write_text("certificates: [{name: yours, path: relative}]\nresynch: 5m\n")
+        before = passes(machine)
+        machine.systemctl("reload", DAEMON)
+        refusals = machine.until(lambda: machine.entries(DAEMON, REFUSED, since=since), "refused")
+        machine.until(lambda: passes(machine) > before, "the pass after it")
+        assert "mine" in names()
+        assert {entry["PRIORITY"] for entry in refusals} == {"3"}
+        assert any(CONFIG in entry["MESSAGE"] and "resynch" in entry["MESSAGE"] for entry in refusals)
+        assert len(machine.entries(DAEMON, RELOADED, since=since)) == 1
+    finally:
+        config.unlink()
+        machine.systemctl("reload", DAEMON)
+    machine.until(lambda: "mine" not in names(), "the first configuration in force again")
+    assert machine.property(DAEMON, "ActiveState") == "active"
+    assert main_pid(machine, DAEMON) == process
+
+
+# --- HTTP -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_web_unit_answers_on_loopback(machine: Machine) -> None:
+    """certmond-web serves what certmond rendered, on 127.0.0.1:9964."""
+    assert machine.show(WEB, "ActiveState", "SubState") == ["active", "running"]
+    for path, kind, contains in (
+        (
+            "/metrics",
+            "text/plain; version=0.0.4; charset=utf-8",
+            'certmond_certificate_chain_valid{certificate="apiserver"',
+        ),
+        ("/healthz", "text/plain; charset=utf-8", "ok"),
+        ("/readyz", "text/plain; charset=utf-8", "ok"),
+        ("/", "text/html; charset=utf-8", "<title>"),
+    ):
+        code, content_type, body = machine.get(path)
+        assert (code, content_type) == (200, kind), path
+        assert contains in body, path
+    code, content_type, body = machine.get("/api/v1/status")
+    assert (code, content_type) == (200, "application/json")
+    assert {"apiserver", "kubelet-client"} <= {entry["name"] for entry in json.loads(body)["certificates"]}
+
+
+def test_a_daemon_that_is_stopped_is_reported(machine: Machine) -> None:
+    """While the daemon is stopped /healthz is 503 and says what to do; once it is started again, 200."""
+    process = main_pid(machine, WEB)
+    assert machine.get("/healthz")[0] == 200
+    machine.systemctl("stop", DAEMON)
+    for path in ("/healthz", "/readyz", "/metrics"):
+        code, _, body = machine.get(path)
+        assert code == 503, path
+        assert "systemctl start certmond" in body
+    machine.systemctl("start", DAEMON)
+    machine.until(lambda: machine.get("/healthz")[0] == machine.get("/readyz")[0] == 200, "healthy again")
+    assert machine.get("/metrics")[0] == 200
+    assert main_pid(machine, WEB) == process
+
+
+# --- The watchdog -----------------------------------------------------------------------------------------------------
+
+WATCHED = 3
+"""Seconds. The units have 30, which is long to wait for: these tests change WatchdogSec= and RestartSec=, and no more."""
+
+
+@contextmanager
+def watched(machine: Machine) -> Iterator[None]:
+    with ExitStack() as stack:
+        for unit in BOTH:
+            stack.enter_context(machine.drop_in(unit, f"WatchdogSec={WATCHED}", "RestartSec=100ms"))
+        machine.systemctl("restart", *BOTH)
+        yield
+    machine.systemctl("restart", *BOTH)
+
+
+def restarted(machine: Machine, unit: str) -> bool:
+    return machine.show(unit, "NRestarts", "ActiveState") == ["1", "active"]
+
+
+def killed_by_watchdog(machine: Machine, since: float) -> None:
+    for unit in BOTH:
+        machine.until(partial(restarted, machine, unit), f"{unit} started again")
+        (exit_,) = machine.entries(unit, PROCESS_EXITED, since=since)
+        assert exit_["EXIT_STATUS"] == "ABRT"
+        (failure,) = machine.entries(unit, UNIT_FAILED, since=since)
+        assert failure["UNIT_RESULT"] == "watchdog"
+        assert any(
+            entry["MESSAGE"].startswith(f"{unit}: Watchdog timeout (limit {WATCHED}s)")
+            for entry in machine.entries(unit, "_PID=1", since=since)
+        )
+
+
+def test_a_healthy_process_is_left_alone_by_the_watchdog(machine: Machine) -> None:
+    """Over three timeouts with nothing to do, the loops go on to give signs of life and are not killed."""
+    with watched(machine):
+        processes = [main_pid(machine, unit) for unit in BOTH]
+
+        def last_pings() -> list[int]:
+            return [int(machine.property(unit, "WatchdogTimestampMonotonic")) for unit in BOTH]
+
+        end = max(last_pings()) + 3 * WATCHED * 1_000_000
+        machine.until(lambda: min(last_pings()) > end, "signs of life after three timeouts")
+        assert [main_pid(machine, unit) for unit in BOTH] == processes
+        assert {machine.property(unit, "NRestarts") for unit in BOTH} == {"0"}
+
+
+def test_a_process_that_is_stopped_is_killed_and_started_again(machine: Machine) -> None:
+    """A process that stands still is killed with SIGABRT after WatchdogSec, and started again."""
+    with watched(machine):
+        since = time.time()
+        for unit in BOTH:
+            machine.run("kill", "-STOP", str(main_pid(machine, unit)))
+        killed_by_watchdog(machine, since)
+
+
+def held(machine: Machine, process: int) -> bool:
+    return machine.threads(process)[process] == "t"
+
+
+def test_it_is_the_loop_that_gives_the_signs_of_life(machine: Machine) -> None:
+    """While only the loop's thread is held in a system call, no other gives its signs of life: the watchdog acts."""
+    with watched(machine), ExitStack() as stack:
+        since = time.time()
+        for unit in BOTH:
+            process = main_pid(machine, unit)
+            stack.enter_context(machine.held(process))
+            machine.until(partial(held, machine, process), f"{unit} held")
+            others = [state for thread, state in machine.threads(process).items() if thread != process]
+            assert set(others) <= {"S", "R"}
+            assert others or unit == WEB  # which has a thread for each connection, and now none
+        killed_by_watchdog(machine, since)
+
+
+# --- The sandbox ------------------------------------------------------------------------------------------------------
+
+OWN = {"/tmp", "/var/tmp", "/dev/mqueue"}
+"""Writable, but the unit's own: nobody else sees what is in them, and they end with the process."""
+
+NEVER = {
+    "netlink socket": "EAFNOSUPPORT",
+    "packet socket": "EAFNOSUPPORT",
+    "see process 1": "ENOENT",
+    "signal process 1": "EPERM",
+    "trace process 1": "EPERM",
+    "read the memory of process 1": "ENOENT",
+    "mount": "EPERM",
+    "make a mount namespace": "EPERM",
+    "make a user namespace": "EPERM",
+    "change the root": "EPERM",
+    "set the clock": "EPERM",
+    "load a module": "EPERM",
+    "make a device": "EPERM",
+    "give a file away": "EPERM",
+    "become another user": "EPERM",
+    "set-user-ID on a file": "EPERM",
+    "real-time priority": "EPERM",
+    "memory that is written and executed": "EACCES",
+    "change the personality": "EPERM",
+    "write a key of root's": "EACCES",
+}
+"""What neither unit can do, and the error that it is refused with."""
+
+TCP = {"listen on TCP", "listen on TCP over IPv6", "listen on our port", "connect over TCP"}
+
+
+def probe(machine: Machine, unit: str) -> dict[str, Any]:
+    """What the probe reports from within the sandbox of a unit, of which nothing else is changed than what it runs."""
+    machine.systemctl("stop", unit)
+    instead = (
+        "Type=oneshot", "ExecStart=", f"ExecStart={PREFIX}/bin/python3 -B {PROBE}", "Restart=no", "WatchdogSec=0",
+        f"StandardOutput=truncate:{REPORT}",
+    )  # fmt: skip
+    with machine.drop_in(unit, *instead):
+        machine.systemctl("start", unit)
+    report: dict[str, Any] = json.loads(machine.path(REPORT).read_text())
+    return report
+
+
+def outcomes(report: dict[str, Any], names: Iterable[str]) -> dict[str, str]:
+    return {name: report["attempts"][name] for name in names}
+
+
+def own_namespaces(machine: Machine, report: dict[str, Any]) -> set[str]:
+    return {
+        name
+        for name, found in report["namespaces"].items()
+        if found != machine.run("readlink", f"/proc/1/ns/{name}").strip()
+    }
+
+
+def writable(machine: Machine, report: dict[str, Any]) -> set[str]:
+    """Where the unit can write, but for places of its own."""
+    found: dict[str, list[int]] = report["writable"]
+    for place in OWN:
+        there = machine.path(place).stat()
+        assert found.pop(place) != [there.st_dev, there.st_ino], place
+    return set(found)
+
+
+def test_the_probe_can_do_all_that_where_nothing_forbids_it(machine: Machine) -> None:
+    """Without a sandbox nothing is refused to the probe: what is refused in one is refused by it."""
+    command = ("systemd-run", "--wait", "--pipe", "--quiet", f"{PREFIX}/bin/python3", "-B", PROBE)
+    report = json.loads(machine.run(*command))
+    refused = {name: outcome for name, outcome in report["attempts"].items() if outcome != "done"}
+    # The clock is set to what is no time, which the kernel refuses; our port is in use; the machine itself, being a
+    # container, may load no module.
+    assert refused == {"set the clock": "EINVAL", "listen on our port": "EADDRINUSE", "load a module": "EPERM"}
+    assert {"/", "/dev/shm", "/etc/kubernetes/pki", "/run", "/run/lock", "/usr/bin", "/var/log"} <= report[
+        "writable"
+    ].keys()
+    assert "1" in report["processes"]
+    assert not own_namespaces(machine, report)
+
+
+def test_what_the_daemon_can_do(machine: Machine) -> None:
+    """The daemon reads every key, and that is all: it writes to two directories, has one capability and no network."""
+    report = probe(machine, DAEMON)
+    assert writable(machine, report) == {"/run/certmond", "/var/lib/certmond"}
+    assert set(report["capabilities"].values()) == {DAC_READ_SEARCH}
+    assert report["user"] == int(machine.run("id", "-u", "certmond"))
+    assert report["no_new_privileges"]
+    assert report["processes"] == []
+    assert report["homes"] == ["ENOENT", "ENOENT"]  # empty
+    assert own_namespaces(machine, report) == {"ipc", "mnt", "net"}
+    assert outcomes(report, NEVER) == NEVER
+    assert outcomes(report, TCP) == dict.fromkeys(TCP, "EAFNOSUPPORT")
+    readable = (
+        "read a key of root's",
+        "read the kubelet's key",
+        "look into /etc/kubernetes",
+        "look into /var/lib/kubelet",
+    )
+    assert outcomes(report, readable) == dict.fromkeys(readable, "done")
+
+
+def test_what_the_web_unit_can_do(machine: Machine) -> None:
+    """certmond-web listens and reads what was rendered, and that is all: it writes nowhere and can reach no key."""
+    report = probe(machine, WEB)
+    assert writable(machine, report) == set()
+    assert set(report["capabilities"].values()) == {0}
+    assert report["user"] not in (0, int(machine.run("id", "-u", "certmond")))
+    assert report["no_new_privileges"]
+    assert report["processes"] == []
+    assert report["homes"] == ["EACCES", "EACCES"]
+    assert own_namespaces(machine, report) == {"ipc", "mnt", "user"}
+    assert outcomes(report, NEVER) == NEVER
+    possible = ("listen on our port", "read what was rendered")
+    assert outcomes(report, possible) == dict.fromkeys(possible, "done")
+    hidden = (
+        "read a key of root's", "read the kubelet's key", "look into /etc/kubernetes", "look into /var/lib/kubelet",
+        "look into /var/lib/certmond",
+    )  # fmt: skip
+    assert outcomes(report, hidden) == dict.fromkeys(hidden, "EACCES")
+    if "+BPF_FRAMEWORK" in machine.systemctl("--version"):  # Debian's is without, and cannot hold a unit to its ports
+        ports = ("listen on TCP", "listen on TCP over IPv6")
+        assert outcomes(report, ports) == dict.fromkeys(ports, "EPERM")
+
+
+# --- What systemd itself says -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit", BOTH)
+def test_systemd_finds_nothing_to_say_about_a_unit(machine: Machine, unit: str) -> None:
+    """`systemd-analyze verify` has no remark, and the exposure that it computes is at most 1.5 of 10."""
+    done = machine.attempt("systemd-analyze", "verify", f"{UNITS}/{unit}")
+    assert done.returncode == 0
+    assert "certmond" not in done.stdout + done.stderr
+    machine.run("systemd-analyze", "security", "--offline=yes", "--threshold=15", f"{UNITS}/{unit}")
