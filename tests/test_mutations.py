@@ -312,3 +312,17 @@ def test_the_table_covers_every_reason_that_observation_can_raise() -> None:
         reason.value for reason in Reason if reason not in later
     }
     assert len(MUTATIONS) >= 40
+
+
+def test_a_row_can_limit_how_severe_its_findings_are(node: Node) -> None:
+    """`at_most` lowers what is more severe, and leaves the rest as it is."""
+    specs = tuple(
+        spec.model_copy(update={"at_most": Severity.WARNING}) if spec.name == "apiserver" else spec
+        for spec in load().certificates
+    )
+    node.path(f"{API}.key").write_bytes(b"junk")
+    node.path(f"{PKI}/ca.key").write_bytes(b"junk")
+    assessment = assess(Store(specs, str(node.root)).observe(), NOW)
+    found = {status.seen.name: status.severity for status in assessment.statuses if status.severity}
+    assert found["apiserver"] is Severity.WARNING
+    assert found["ca"] is Severity.CRITICAL

@@ -45,7 +45,10 @@ class _Place:
 
 @dataclass(eq=False, slots=True)
 class Entry:
-    """What is known of one path. The same object is handed out until something about the file changes."""
+    """What is known of one path. The same object is handed out until something about the file changes.
+
+    `settled` says that whatever is done to the file afterwards will show in `key`.
+    """
 
     path: str
     fault: Fault | None = None
@@ -188,11 +191,10 @@ class Files:
         """Stat `path`; the known entry again where nothing changed, and its values where only the outside did."""
         directory, _, name = path.rpartition("/")
         place = self._directory(directory)
-        own: tuple[str, ...] = ()
-        if place.fault is None:
+        entry = Entry(path, fault=_renamed(place.fault, path))
+        if entry.fault is None:
             place = self._resolve(name, place.real, path)
-            own = place.lookups
-        entry = Entry(path, fault=_renamed(place.fault, path), is_link=place.is_link, lookups=own)
+            entry.fault, entry.is_link, entry.lookups = place.fault, place.is_link, place.lookups
         if entry.fault is None:
             try:
                 self._stat(entry, os.lstat(place.real or "/"))
@@ -240,7 +242,10 @@ class Files:
         except OSError as error:
             entry.fault = _fault_of(error, entry.path)
             return
-        entry.digest = hashlib.sha256(content).digest()
+        digest = hashlib.sha256(content).digest()
+        if digest != entry.digest:  # it is another content than was parsed in another way a moment ago
+            entry.values = {other: other(content, entry.path) for other in entry.values}
+        entry.digest = digest
         entry.values[parse] = parse(content, entry.path)
 
 
@@ -252,10 +257,11 @@ def _content(real: str) -> bytes:
             before = os.fstat(descriptor)
             if not stat.S_ISREG(before.st_mode):
                 raise OSError(errno.EINVAL, "it is no regular file any more")
-            content = os.pread(descriptor, MAX_SIZE + 1, 0)
-            if len(content) > MAX_SIZE:
+            if before.st_size > MAX_SIZE:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-            if _key(os.fstat(descriptor)) == _key(before) and len(content) == before.st_size:
+            # A write stamps the time before it copies: that the stamps are equal does not say that it is done.
+            content, again = (os.pread(descriptor, before.st_size + 1, 0) for _ in range(2))
+            if content == again and len(content) == before.st_size and _key(os.fstat(descriptor)) == _key(before):
                 return content
         raise OSError(errno.EBUSY, "it is being written")  # and the writer's last event brings us back
     finally:
@@ -277,8 +283,6 @@ def _fault_of(error: OSError, path: str) -> Fault:
 
 def _renamed(fault: Fault | None, path: str) -> Fault | None:
     """The fault of a directory, said of the path that leads through it."""
-    if fault is None or fault.detail.startswith(path):
-        return fault
-    if fault.reason is Reason.MISSING:
-        return Fault(Reason.MISSING, f"{path} is not there")
+    if fault is None or fault.reason is Reason.MISSING:
+        return fault and Fault(Reason.MISSING, f"{path} is not there")
     return Fault(fault.reason, f"{path}: {fault.detail}")

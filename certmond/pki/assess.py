@@ -163,7 +163,7 @@ def _judge(
         trust_anchor=shown.anchor if shown and (seen.spec.ca or seen.spec.authority) else None,
         chain_valid=path is not None,
         key_matches=None if seen.key is None else seen.key.sha256 == certificate.key.sha256,
-        findings=(*_of_files(seen), *(item for check in POLICY for item in check(case))),
+        findings=_capped(seen, (*_of_files(seen), *(item for check in POLICY for item in check(case)))),
         search=search,
         usages=usages,
         anchors=own,
@@ -213,7 +213,7 @@ def _absent(
         trust_anchor=None,
         chain_valid=False,
         key_matches=None,
-        findings=(*_of_files(seen), *_of_key_pair(seen)),
+        findings=_capped(seen, (*_of_files(seen), *_of_key_pair(seen))),
         search=PathSearch((), ()),
         usages=frozenset(),
         anchors=anchors,
@@ -221,6 +221,10 @@ def _absent(
         judged_at=now,
         changes_at=None,
     )
+
+
+def _capped(seen: Observation, findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    return tuple(item.capped(seen.spec.at_most) for item in findings)
 
 
 def _of_files(seen: Observation) -> Iterator[Finding]:

@@ -29,6 +29,8 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from certmond.pki.reason import Severity
+
 _DURATION = re.compile("".join(f"(?:([0-9]{{1,6}}){unit})?" for unit in "ydhms"))
 _UNITS = (timedelta(days=365), timedelta(days=1), timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1))
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -209,6 +211,9 @@ class CertificateSpec(Model):
     kubeconfig: AbsolutePath | None = Field(default=None, description="for the kubelet: what refers to it")
     embedded_ca: Name | None = Field(default=None, description="the entry whose certificates a kubeconfig must embed")
     optional: bool = Field(default=False, description="its absence is no finding")
+    at_most: Severity | None = Field(
+        default=None, strict=False, description="the most severe that its findings can be, where little depends on it"
+    )
     mentioned_in: Many[AbsolutePath] = Field(default=(), description="missing only if one of these files names it")
     belongs_with: Many[AbsolutePath] = Field(default=(), description="missing only if one of these files is there")
     exclude: Many[str] = Field(default=DEFAULT_EXCLUDE, description="names that a glob in `path` passes over")

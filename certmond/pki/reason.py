@@ -6,7 +6,7 @@ contract: more may join, none changes its meaning. This module decides nothing; 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -67,6 +67,10 @@ class Finding:
     reason: Reason
     severity: Severity
     message: str
+
+    def capped(self, most: Severity | None) -> Finding:
+        """The same finding, no more severe than `most`."""
+        return replace(self, severity=most) if most and self.severity.rank > most.rank else self
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,7 +226,8 @@ def test_a_server_that_is_gone_is_told_until_it_is_back(stack: Stack) -> None:
     stack.until_value(f'{CHAIN_VALID}{{certificate="ca"}}', {"ca": 1.0})
     stack.server.send_signal(signal.SIGTERM)
     stack.server.wait()
-    stack.until_fires(("CertmondDown", "critical"))
+    stack.until_fires(("CertmondDown", "critical"), instance=f"127.0.0.1:{stack.port}")
+    assert stack.firing() == {("CertmondDown", "critical")}
     stack.serve()
     stack.until_value(f'{CHAIN_VALID}{{certificate="ca"}}', {"ca": 1.0})
     until("down", lambda: "CertmondDown" in dict(stack.firing()), False)

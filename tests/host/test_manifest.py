@@ -117,10 +117,7 @@ def test_any_bytes_are_a_manifest(data: bytes) -> None:
     for text in (data, b"spec:\n  containers:\n" + data, b"spec: {containers: [{name: a, command: [" + data + b"]}]}"):
         found = parse_manifest(text, "/m.yaml")
         assert all(isinstance(value, str) for flags in found.flags.values() for value in flags.values())
-        assert all(
-            fact(name, **dict.fromkeys(FILES, found)) is None or fact(name, **dict.fromkeys(FILES, found))
-            for name in FACTS
-        )
+        assert all(fact(name, **dict.fromkeys(FILES, found)) != "" for name in FACTS)
 
 
 # --- facts ------------------------------------------------------------------------------------------------------------

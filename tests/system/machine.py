@@ -1,4 +1,4 @@
-"""A machine of the tests' own: a real systemd as PID 1, over a copy of this machine's root that is made by writing to it.
+"""A machine of the tests' own: a real systemd as PID 1, over this machine's own root, of which it changes nothing.
 
 Nothing has to be downloaded, and nothing is left behind. `systemd-nspawn --volatile=overlay` lays a tmpfs over `/`; it
 runs in mount and process namespaces that end with this process, even when that is killed. Services that happen to be
@@ -37,7 +37,7 @@ TARGET = "certmond-test.target"
 BOOT_DEADLINE = 60.0
 
 HIDDEN = (str(REPOSITORY), "/etc/systemd/system", "/etc/certmond", "/etc/kubernetes", "/var/lib/kubelet", PREFIX)
-"""Empty in the machine, whatever is there on this one: it does not need the work tree, and gets a node's tree of its own."""
+"""Empty in the machine, whatever they are on this one: it needs no work tree, and gets a node's tree of its own."""
 
 GET = """
 import http.client, json, sys
@@ -89,7 +89,7 @@ class Machine:
         return self.show(unit, name)[0]
 
     def entries(self, unit: str, *fields: str, since: float = 0.0) -> list[dict[str, Any]]:
-        """Journal entries of and about a unit: those that have all of the fields, later than an instant of time.time()."""
+        """Journal entries of and about a unit: those with all of the fields, later than an instant of time.time()."""
         self.run("journalctl", "--sync")
         lines = self.run("journalctl", "--unit", unit, "--output", "json").splitlines()
         wanted = dict(field.split("=", 1) for field in fields)
