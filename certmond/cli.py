@@ -7,6 +7,7 @@ without cryptography and `version` is quick.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -301,6 +302,8 @@ def _exit_code(document: dict[str, Any]) -> int:
 
 def main() -> None:
     """The console script: every failure is one clear text on stderr and exit code 3, never a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:

@@ -326,3 +326,15 @@ def test_a_row_can_limit_how_severe_its_findings_are(node: Node) -> None:
     found = {status.seen.name: status.severity for status in assessment.statuses if status.severity}
     assert found["apiserver"] is Severity.WARNING
     assert found["ca"] is Severity.CRITICAL
+
+
+def test_a_leaf_whose_ca_is_nowhere_is_not_well(node: Node) -> None:
+    """Where the CA's own entry has nothing to say because the CA is not expected, the leaf says that it is unproven."""
+    specs = tuple(
+        spec.model_copy(update={"optional": True}) if spec.name == "front-proxy-ca" else spec
+        for spec in load().certificates
+    )
+    node.path(f"{PKI}/front-proxy-ca.crt").unlink()
+    assessment = assess(Store(specs, str(node.root)).observe(), NOW)
+    found = {(s.seen.name, item.reason) for s in assessment.statuses for item in s.findings}
+    assert ("front-proxy-client", "no_path") in found

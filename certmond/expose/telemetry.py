@@ -34,11 +34,11 @@ class Telemetry:
             "certmond_passes", "Passes of the loop, by what caused them", ["cause"], registry=registry
         )
         self.duration = Histogram(
-            "certmond_pass_duration_seconds", "Time from the look at the files to the published verdict",
+            "certmond_pass_duration_seconds", "Time from the look at the files to the verdicts",
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10), registry=registry,
         )  # fmt: skip
         self.latency = Histogram(
-            "certmond_change_to_publish_seconds", "Time from the first report of a change to the published verdict",
+            "certmond_change_to_publish_seconds", "Time from the first report of a change to its verdict",
             buckets=(0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5), registry=registry,
         )  # fmt: skip
         self.last_pass = Gauge("certmond_last_pass_timestamp_seconds", "When the last pass was done", registry=registry)

@@ -41,6 +41,7 @@ class CertificateStatus:
     search: PathSearch
     usages: frozenset[str]
     anchors: Anchors
+    anchors_told: bool
     embeddable: Anchors
     judged_at: datetime
     changes_at: datetime | None
@@ -140,8 +141,9 @@ def _judge(
     renew_before: timedelta,
 ) -> CertificateStatus:
     own = _anchors_of(seen, anchors)
+    told = not own and any(name in anchors for name in seen.spec.ca)  # those entries say why they have no certificate
     embeddable = anchors.get(seen.spec.embedded_ca, ()) if seen.spec.embedded_ca else ()
-    if before and same_terms and _still_holds(before, seen, own, embeddable, now):
+    if before and same_terms and before.anchors_told == told and _still_holds(before, seen, own, embeddable, now):
         return before
     if not seen.certificates:
         return _absent(seen, before, own, embeddable, now)
@@ -152,7 +154,7 @@ def _judge(
     else:
         search = find_paths(certificate, own, seen.certificates[1:], usages)
     renew_at = renewal_point(certificate, seen.spec, renew_before)
-    case = Case(seen, certificate, search, own, embeddable, facts, renew_at, now)
+    case = Case(seen, certificate, search, own, told, embeddable, facts, renew_at, now)
     path = search.valid_at(now)
     shown = path or search.best
     return CertificateStatus(
@@ -167,6 +169,7 @@ def _judge(
         search=search,
         usages=usages,
         anchors=own,
+        anchors_told=told,
         embeddable=embeddable,
         judged_at=now,
         changes_at=_next_change(case),
@@ -217,6 +220,7 @@ def _absent(
         search=PathSearch((), ()),
         usages=frozenset(),
         anchors=anchors,
+        anchors_told=False,
         embeddable=embeddable,
         judged_at=now,
         changes_at=None,

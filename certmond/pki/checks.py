@@ -53,6 +53,7 @@ class Case:
     certificate: Certificate
     search: PathSearch
     anchors: Sequence[Certificate]
+    anchors_told: bool
     embeddable: Sequence[Certificate]
     facts: Mapping[str, str]
     renew_at: datetime
@@ -139,8 +140,11 @@ def outlives_ca(case: Case) -> Iterator[Finding]:
 
 def no_path(case: Case) -> Iterator[Finding]:
     """No certification path leads to the trust anchor, for a reason that no other entry reports."""
-    anchored = case.anchors or case.spec.ca == (SELF,)  # any other entry tells itself that it has no certificate
-    if case.search.paths or not anchored:
+    if case.search.paths or case.anchors_told:
+        return
+    if not case.anchors and case.spec.ca != (SELF,):
+        absent = " or ".join(case.spec.ca)
+        yield finding(Reason.NO_PATH, f"{case.where} cannot be proven: {absent} is not on this node; put that CA there")
         return
     if any(_told_elsewhere(case, why) for why in case.search.rejections):
         return

@@ -490,6 +490,29 @@ def test_a_file_may_be_read_in_several_ways(tree: Tree) -> None:
     assert (first.seen, second.seen) == ([b"one", b"two", b"three"], [b"two", b"three"])
 
 
+def test_two_ways_of_reading_the_same_content_leave_each_other_alone(tree: Tree) -> None:
+    """The second does not make the first do its work again."""
+    tree.write("/a.crt", b"one")
+    first, second = Reader(), Reader()
+    value = tree.files.value("/a.crt", first)
+    assert tree.files.value("/a.crt", second) == value
+    assert tree.files.value("/a.crt", first) is value
+    assert (first.seen, second.seen) == ([b"one"], [b"one"])
+
+
+def test_a_file_that_goes_while_it_is_looked_at_is_missing(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between following the path and asking for its state."""
+    path = tree.write("/a.crt")
+    lstat = os.lstat
+
+    def late(place: str) -> os.stat_result:
+        path.unlink(missing_ok=True)
+        return lstat(place)
+
+    monkeypatch.setattr(os, "lstat", late)
+    assert tree.fault("/a.crt") == "missing: … is not there"
+
+
 def test_a_directory_that_comes_later_is_found(tree: Tree) -> None:
     """Its nearest parent tells; so it does when one goes and comes back as another."""
     assert tree.fault("/var/lib/kubelet/pki/a.pem").startswith("missing")
