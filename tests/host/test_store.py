@@ -172,7 +172,7 @@ def test_an_encrypted_key_is_of_no_use_to_kubernetes(tree: Tree, place: str) -> 
     elif place == "in the same file":
         tree.write("/x.crt", LEAF.pem + key)
     else:
-        fields = {"client_key_data": b64(key)} if place == "embedded" else {"client_key": "x.key"}
+        fields: dict[str, Any] = {"client_key_data": b64(key)} if place == "embedded" else {"client_key": "x.key"}
         tree.write("/x.key", key)
         tree.write("/x.crt", kubeconfig([user("u", client_certificate_data=b64(LEAF.pem), **fields)]))
         spec = row(kind="kubeconfig", embedded_ca="ca")
@@ -261,7 +261,7 @@ def test_what_is_said_of_a_bundles_file_is_said_once(tree: Tree) -> None:
 def test_pkcs12_is_opened_with_the_password_in_a_file(tree: Tree) -> None:
     """Its first line. Without the right one, that is told, and so is a file that is not there."""
     lock = BestAvailableEncryption(b"secret")
-    store = pkcs12.serialize_key_and_certificates(b"x", LEAF.key, LEAF.cert, [ROOT.cert], lock)  # type: ignore[arg-type]
+    store = pkcs12.serialize_key_and_certificates(b"x", LEAF.key, LEAF.cert, [ROOT.cert], lock)
     tree.write("/x.p12", store)
     spec = row("p12", "/x.p12", password_file="/password")
     assert [fault.reason for fault in tree.one(spec).faults] == [Reason.MISSING, Reason.UNREADABLE]
@@ -374,7 +374,7 @@ def test_a_broken_entry_hides_no_good_one(tree: Tree) -> None:
 @pytest.mark.parametrize(
     ("content", "fact"),
     [
-        (b"{{{{", "malformed: /x.conf is not YAML in line 1"),
+        (b"a: 1\nb: [}\n", "malformed: /x.conf is not YAML in line 2"),
         (b"a: 1", "malformed: /x.conf is not a kubeconfig: it has neither users nor clusters"),
         (kubeconfig(), "missing: /x.conf holds no client certificate"),
         (kubeconfig([user("t", token="t")]), "missing: /x.conf holds no client certificate"),
@@ -471,7 +471,7 @@ def test_what_kubelet_conf_refers_to(tree: Tree, users: list[Any], refers_to: st
     ("content", "fact"),
     [
         (None, "missing: /kubelet.conf is not there"),
-        (b"{{{{", "malformed: /kubelet.conf is not YAML in line 1"),
+        (b"a: 1\nb: [}\n", "malformed: /kubelet.conf is not YAML in line 2"),
         (kubeconfig(["x"]), "malformed: /kubelet.conf: entry 1 of users is not a user"),
     ],
 )
@@ -532,7 +532,7 @@ def test_the_files_that_decide_are_watched(tree: Tree) -> None:
     """A manifest that comes, or changes what it names, changes what is missing."""
     store = Store([row(mentioned_in="/a.yaml", belongs_with="/c.yaml")], str(tree.root))
     assert store.observe().observations == ()
-    assert store.interest[str(tree.root)] == {"x.crt", "a.yaml", "c.yaml", "etc", "var"}
+    assert store.interest[str(tree.root)] == frozenset({"x.crt", "a.yaml", "c.yaml", "etc", "var"})
     tree.write("/a.yaml", "/x.crt")
     assert len(store.observe(tree.touched("/a.yaml")).observations) == 1
     tree.write("/a.yaml", "/y.crt")
@@ -748,7 +748,7 @@ def test_every_file_that_was_looked_at_is_of_interest(node: Node) -> None:
     )
     assert {"kube-apiserver.yaml", "etcd.yaml"} <= (interest["/etc/kubernetes/manifests"] or set())
     assert {"config.yaml", "kubeadm-flags.env", "pki"} <= (interest["/var/lib/kubelet"] or set())
-    assert interest[""] == {"etc", "var"}
+    assert interest[""] == frozenset({"etc", "var"})
 
 
 def test_the_kubelets_renewal_is_seen(node: Node) -> None:
@@ -817,7 +817,7 @@ def test_without_privileges_what_may_not_be_read_is_unreadable() -> None:
 
 
 def test_two_hundred_looks_beside_a_writer_in_place(tree: Tree) -> None:
-    """A certificate that is seen is one that was written, to the last byte; or else there is a fault. Never a mixture."""
+    """A certificate that is seen was written so, to the last byte, or else there is a fault: never a mixture."""
     # Ed25519 signatures have one length, so that the files do, and a mixture would parse.
     ca = make_ca(key="ed25519")
     issued = [make_server(ca, f"server-{number}", key="ed25519") for number in range(4)]
@@ -861,38 +861,44 @@ def reachable(start: object) -> Iterator[object]:
 
 
 def secrets(tree: Path) -> set[bytes]:
-    """The bodies of all private keys below a directory: the base64 lines, embedded ones decoded first, and the DER."""
+    """Pieces of the private parts of every key below a directory: in DER, PEM and the base64 of kubeconfigs."""
     found: set[bytes] = set()
     for path in tree.rglob("*"):
         if path.is_file() and not path.is_symlink():
             data = path.read_bytes()
-            data += b"".join(base64.b64decode(each) for each in re.findall(rb"client-key-data: (\S+)", data))
+            for embedded in re.findall(rb"client-key-data: (\S+)", data):
+                found |= {embedded[1000:1060], embedded[-200:-140]}
+                data += base64.b64decode(embedded)
             for body in re.findall(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----(.*?)-----END", data, re.DOTALL):
-                lines = [line for line in body.split() if len(line) > 40]
-                found |= {*lines[1:-1], base64.b64decode("".join(map(bytes.decode, body.split())))[40:100]}
+                lines, der = body.split(), base64.b64decode(b"".join(body.split()))
+                is_rsa = len(lines) > 8  # whose modulus, which is public, comes first
+                found |= {*lines[8:-1], der[400:460]} if is_rsa else {lines[0], der[7:39]}
     return found
 
 
+def kept(secret: set[bytes], *things: object) -> list[bytes]:
+    """Which of them are in memory behind `things`, as text or as bytes."""
+    held = [each for each in reachable(things) if isinstance(each, str | bytes)]
+    text = b"\0".join(each.encode(errors="replace") if isinstance(each, str) else each for each in held)
+    return [each for each in secret if each in text]
+
+
 def test_no_private_key_is_kept(node: Node) -> None:
-    """Of keys, what stays in memory is the public half: neither PEM nor DER, neither of files nor of what is embedded."""
+    """Of a key, what stays in memory is the public half: neither PEM nor DER, neither of a file nor of a kubeconfig."""
     wanted = secrets(node.root)
-    assert len(wanted) > 100
+    assert len(wanted) > 200
     store = Store(load(None).certificates, str(node.root))
     inventory = store.observe()
+    first = assess(inventory, real.NOW)
+    assert not kept(wanted, store, inventory, first)
     node.write("etc/kubernetes/admin.conf", node.read("etc/kubernetes/admin.conf") + b"{")
     node.write(f"{PKI}/apiserver.key", node.read(f"{PKI}/apiserver.key")[:-300])
     broken = store.observe()
-    assessment = assess(broken, real.NOW, assess(inventory, real.NOW))
-    embedded = {base64.b64encode(each) for each in wanted}
-    held = [
-        each.encode(errors="replace") if isinstance(each, str) else each
-        for each in reachable((store, inventory, assessment))
-        if isinstance(each, str | bytes)
-    ]
-    assert any(LEAF.facts.sha256 != each for each in held)
-    text = b"\0".join(held)
-    assert not [secret for secret in wanted | embedded if secret in text]
-    assert any(isinstance(each, Files) for each in reachable(store)), "the walk goes everywhere"
+    assert not kept(wanted, store, broken, assess(broken, real.NOW, first))
+    # The walk goes everywhere, and finds what is there.
+    assert any(isinstance(each, Files) for each in reachable(store))
+    for path, least in (("etc/kubernetes/scheduler.conf", 2), (f"{PKI}/ca.key", 10), (KUBELET_PEM, 1)):
+        assert len(kept(wanted, store, {"somewhere": [node.read(path)]})) >= least
 
 
 def test_no_fault_reveals_what_is_embedded(tree: Tree) -> None:

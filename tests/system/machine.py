@@ -34,7 +34,7 @@ PREFIX = "/usr/lib/certmond"
 UNITS = "/usr/lib/systemd/system"
 SERVICES = ("certmond.service", "certmond-web.service")
 TARGET = "certmond-test.target"
-BOOT_DEADLINE = 60.0
+BOOT_DEADLINE, COMMAND_DEADLINE = 60.0, 30.0
 
 HIDDEN = (str(REPOSITORY), "/etc/systemd/system", "/etc/certmond", "/etc/kubernetes", "/var/lib/kubelet", PREFIX)
 """Empty in the machine, whatever they are on this one: it needs no work tree, and gets a node's tree of its own."""
@@ -66,7 +66,7 @@ class Machine:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=BOOT_DEADLINE,
+            timeout=COMMAND_DEADLINE,
             check=False,
         )
 
@@ -132,11 +132,9 @@ class Machine:
     @contextmanager
     def held(self, process: int) -> Iterator[None]:
         """The first thread of a process is held in its next system call; the others go on."""
-        strace = real_part("strace")
-        command = ["nsenter", "-t", self._leader, "-m", "-p", strace, "-qq", "-o", "/dev/null"]
-        tracer = subprocess.Popen(
-            [*command, "-p", str(process), "--inject=all:delay_enter=1000s"], stderr=subprocess.DEVNULL
-        )
+        command = ["nsenter", "-t", self._leader, "-m", "-p", "setpriv", "--pdeathsig", "KILL", real_part("strace")]
+        options = ["-qq", "-o", "/dev/null", "-p", str(process), "--inject=all:delay_enter=1000s"]
+        tracer = subprocess.Popen([*command, *options], stderr=subprocess.DEVNULL)
         try:
             yield
         finally:
