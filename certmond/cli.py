@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from certmond.errors import CertmondError
+from certmond.errors import CertmondError, NotRunningError
 
 if TYPE_CHECKING:
     from certmond.config import Config
@@ -89,11 +90,11 @@ def _instant(_: click.Context, __: click.Parameter, value: str | None) -> dateti
         return None
     try:
         instant = datetime.fromisoformat(value)
-    except ValueError:
+        if instant.tzinfo is None:
+            raise click.BadParameter("must have a time zone, as in 2027-11-10T00:00:00Z")
+        return instant.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise click.BadParameter("must be an RFC 3339 time such as 2027-11-10T00:00:00Z") from None
-    if instant.tzinfo is None:
-        raise click.BadParameter("must have a time zone, as in 2027-11-10T00:00:00Z")
-    return instant.astimezone(UTC)
 
 
 output_option = click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", help="How to print it")
@@ -170,9 +171,12 @@ def check(context: click.Context, at: datetime | None, output: str) -> None:
 def status(runtime_dir: Path, output: str) -> None:
     """What the running daemon last found."""
     from certmond.expose.render import read_status
+    from certmond.expose.site import silence
 
     document = read_status(runtime_dir)
     _print(document, output)
+    if reason := silence(runtime_dir):
+        raise NotRunningError(f"this is what the daemon found at {document['taken_at']}, but {reason}")
     sys.exit(_exit_code(document))
 
 
@@ -317,3 +321,6 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe has gone: nobody is left to be told
         sys.exit(COULD_NOT_TELL)
+    except OSError as error:
+        click.echo(f"certmond: the output could not be written ({error})", err=True)
+        os._exit(COULD_NOT_TELL)  # not sys.exit: what is still buffered would fail once more on the way out

@@ -113,7 +113,7 @@ class Daemon:
     def _next_cause(self) -> Cause | None:
         """Wait for the next reason to make a pass; None when there was only a sign of life to give."""
         self._beat()
-        woken = self._wake.wait(self._patience())
+        woken = self._wake.wait(0 if self._reload else self._patience())
         if self._stopping:
             return None
         if self._reload:
@@ -144,7 +144,7 @@ class Daemon:
 
     def _changed(self, since: float) -> Cause | None:
         """Let a change come to rest, then say what it touched."""
-        while time.monotonic() - since < CEILING and self._wake.wait(QUIET) and not self._stopping:
+        while time.monotonic() - since < CEILING and self._wake.wait(QUIET) and not (self._stopping or self._reload):
             pass
         changes = self._watcher.take()
         if changes is None:

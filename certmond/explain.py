@@ -25,7 +25,7 @@ def explain(name: str) -> str:
     headings = {_key(heading): heading for heading in sections()}
     close = difflib.get_close_matches(_key(name)[:64], headings, n=1)
     meant = f"did you mean {headings[close[0]]}? " if close else ""
-    raise CertmondError(f"the runbook has no section {name[:64]!r}; {meant}It has {', '.join(sections())}")
+    raise CertmondError(f"the runbook has no section {name[:64]!r}; {meant}there are {', '.join(sections())}")
 
 
 @cache

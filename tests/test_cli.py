@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from tests.daemon_harness import running
-from tests.node import DATA, PKI, Node, pem
+from tests.node import DATA, PKI, Node, key_pem, pem
 
 AT = "2026-12-01T00:00:00Z"
 NAMES = {
@@ -230,3 +230,51 @@ def test_a_reader_that_goes_is_no_traceback(node: Node) -> None:
     command = f"{sys.executable} -m certmond check --root {node.root} --at {AT} -o json | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert "Traceback" not in done.stderr
+
+
+def test_a_dead_daemons_last_word_is_no_answer(node: Node, tmp_path: Path) -> None:
+    """`status` exits 3 when the daemon that rendered it no longer lives, whatever it last said."""
+    work = tmp_path / "work"
+    work.mkdir()
+    with running(node.root, work) as daemon:
+        assert certmond("status", "--runtime-dir", daemon.runtime).returncode == 0
+        daemon.stop()
+        done = certmond("status", "--runtime-dir", daemon.runtime)
+    assert done.returncode == 3
+    assert "sign of life" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"schema": 2}', '{"schema": 1, "taken_at": "x"}', "[" * 100_000])
+def test_a_broken_status_file_is_no_traceback(tmp_path: Path, text: str) -> None:
+    """What is no status document exits 3 with one clear text."""
+    (tmp_path / "status.json").write_text(text)
+    done = certmond("status", "--runtime-dir", tmp_path)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00"])
+def test_a_time_beyond_the_calendar_is_refused(at: str) -> None:
+    """A time that no calendar has in UTC exits 3."""
+    done = certmond("check", "--at", at)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_is_not_a_warning(node: Node) -> None:
+    """Output that cannot be written exits 3."""
+    command = f"{sys.executable} -m certmond check --root {node.root} --at {AT} > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+
+
+def test_no_name_reaches_the_terminal_as_a_command(node: Node) -> None:
+    """Control characters in a subject are shown as escapes."""
+    certificate, key = node.mint(node.certificate(f"{PKI}/apiserver.crt"), subject="CN=evil\x1b[2J\x07")
+    node.write(f"{PKI}/apiserver.crt", pem(certificate))
+    node.write(f"{PKI}/apiserver.key", key_pem(key))
+    done = certmond("check", "--root", node.root, "--at", AT, "-o", "wide")
+    assert done.returncode == 2
+    assert "\x1b" not in done.stdout
+    assert r"evil\x1b[2J" in done.stdout

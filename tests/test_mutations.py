@@ -338,3 +338,52 @@ def test_a_leaf_whose_ca_is_nowhere_is_not_well(node: Node) -> None:
     assessment = assess(Store(specs, str(node.root)).observe(), NOW)
     found = {(s.seen.name, item.reason) for s in assessment.statuses for item in s.findings}
     assert ("front-proxy-client", "no_path") in found
+
+
+def kubelet_key(path: str) -> Mutation:
+    return lambda node: node.edit_kubeconfig(f"{CONF}/kubelet.conf", client_key=path)
+
+
+def test_the_kubelets_key_must_be_the_rotating_one_too(node: Node) -> None:
+    """A kubelet.conf whose client-key names another file than the rotating PEM is found."""
+    kubelet_key(f"/{API}.key")(node)
+    assert ("kubelet-client", "not_rotating_pem") in judge(node.root)
+
+
+def test_a_manifest_that_cannot_be_read_excuses_nothing(node: Node) -> None:
+    """While a manifest cannot be read, what it may mention is expected."""
+    node.path(f"{CONF}/manifests/kube-apiserver.yaml").unlink()
+    node.path(f"{CONF}/manifests/kube-apiserver.yaml").mkdir()
+    node.path(f"{API}.crt").unlink()
+    assert ("apiserver", "missing") in judge(node.root)
+
+
+def test_a_link_that_leads_nowhere_is_missing_even_where_it_is_optional(node: Node) -> None:
+    """A dangling symlink says that something should be there."""
+    node.path("var/lib/kubelet/pki/kubelet-server-current.pem").symlink_to("/var/lib/kubelet/pki/gone.pem")
+    assert ("kubelet-server", "missing") in judge(node.root)
+
+
+def test_service_account_keys_may_be_several(node: Node) -> None:
+    """While service-account keys are changed, sa.pub holds several; one of them must be that of sa.key."""
+    node.write(f"{PKI}/sa.pub", public_pem(other_key()) + node.read(f"{PKI}/sa.pub"))
+    assert not [key for key in judge(node.root) if key[0] == "sa"]
+
+
+def test_an_expired_further_root_is_to_be_removed_not_renewed(node: Node) -> None:
+    """A root behind the first of a bundle that has expired is a warning: the others do without it."""
+    old = ca_like(node.certificate(f"{PKI}/ca.crt"), other_key(), end=NOW - DAY)
+    bundle = node.read(f"{PKI}/ca.crt") + pem(old)
+    node.write(f"{PKI}/ca.crt", bundle)
+    for name in ("admin", "controller-manager", "scheduler", "kubelet"):
+        node.edit_kubeconfig(f"{CONF}/{name}.conf", certificate_authority_data=bundle)
+    serious = {key: severity for key, severity in judge(node.root).items() if severity is not Severity.INFO}
+    assert serious == {("ca#2", "expired"): Severity.WARNING}
+
+
+def test_a_tunnel_demands_no_name(node: Node) -> None:
+    """A kubeconfig that goes through a port of this host does not ask the API server for a loopback name."""
+    document = node.kubeconfig(f"{CONF}/kubelet.conf")
+    document["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:6443"
+    node.write(f"{CONF}/kubelet.conf", yaml.safe_dump(document))
+    assert not [key for key in judge(node.root) if key[1] == "missing_name"]

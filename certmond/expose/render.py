@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from certmond.errors import RuntimeDirError
-from certmond.expose.document import anchor_entry, certificate_entry, header
+from certmond.expose.document import SCHEMA, anchor_entry, certificate_entry, header
 from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import Kind
 from certmond.pki.reason import Finding, Severity
@@ -161,6 +162,9 @@ def read_status(directory: Path) -> dict[str, Any]:
     path = directory / STATUS
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        known = document["schema"] == SCHEMA and datetime.fromisoformat(document["taken_at"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise RuntimeDirError(f"{path} cannot be read ({error}); is `certmond run` running?") from error
+    if not known:
+        raise RuntimeDirError(f"{path} has another schema than {SCHEMA}; is the daemon of another version?")
     return document

@@ -160,6 +160,15 @@ def not_alive(beat: Heartbeat, now: float) -> str | None:
     return f"the daemon's last sign of life is {age:.0f} s old; it gives one every 10 s: {SEE_JOURNAL}"
 
 
+def silence(runtime_dir: Path) -> str | None:
+    """Why the daemon that renders into `runtime_dir` cannot be called alive; None where it can."""
+    path = runtime_dir / "heartbeat.json"
+    try:
+        return not_alive(Heartbeat.parse(path.read_bytes()), time.time())
+    except (OSError, KeyError, OverflowError, TypeError, ValueError) as error:
+        return f"{path} is no sign of life ({error!r}): {SEE_JOURNAL}"
+
+
 def not_ready(beat: Heartbeat, now: float) -> str | None:
     """Why what the daemon rendered should not be relied on."""
     if beat.pass_at is None or not beat.ready:

@@ -10,6 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from certmond.pki.reason import printable
+
 _STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan", "ok": "green"}
 _RANKS = ("critical", "warning", "info")
 _KEYS = {True: "matches", None: "-"}
@@ -26,7 +28,7 @@ def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType
         table.add_column(heading, overflow="fold")
     anchors = {entry["sha256"]: entry["name"] for entry in document["trust_anchors"]}
     for entry in document["certificates"]:
-        details = (entry["serial"] or "", entry["subject"] or "", entry["path"]) if wide else ()
+        details = [Text(printable(entry[name] or "")) for name in ("serial", "subject", "path")] if wide else []
         table.add_row(*_cells(entry, anchors, now), *details)
     return Group(table, *_explanations(document))
 
@@ -43,10 +45,11 @@ def residual(end: str | None, now: datetime) -> str:
 
 def _cells(entry: dict[str, Any], anchors: dict[str, str], now: datetime) -> Iterator[str | Text]:
     state = _worst(entry)
-    yield Text(entry["name"])
+    yield Text(printable(entry["name"]))
     yield f"{datetime.fromisoformat(entry['not_after']):%b %d, %Y %H:%M} UTC" if entry["not_after"] else "-"
     yield residual(entry["not_after"], now)
-    yield Text("(itself)" if entry["trust_anchor"] == entry["sha256"] else _authority(entry, anchors))
+    itself = entry["sha256"] and entry["trust_anchor"] == entry["sha256"]
+    yield Text("(itself)" if itself else printable(_authority(entry, anchors)))
     yield Text("valid") if entry["chain_valid"] else Text("no", style=_STYLES["critical"])
     yield Text("differs", style=_STYLES["critical"]) if entry["key_matches"] is False else _KEYS[entry["key_matches"]]
     yield Text("ok" if state == "ok" else ", ".join(_reasons(entry)), style=_STYLES[state])

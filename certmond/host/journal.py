@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from certmond.pki.assess import Assessment, CertificateStatus
-from certmond.pki.reason import Finding, Severity
+from certmond.pki.reason import Finding, Severity, printable
 
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
 _LEVELS = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "critical"}
@@ -72,7 +72,8 @@ class Journal:
 
     def tell(self, event: Event, message: str, level: str = "info", **fields: object) -> None:
         """One entry. `fields` become CERTMOND_… fields of the journal."""
-        getattr(self._logger, level)(message, kind=event.value, **fields)
+        shown = {name: printable(value) if isinstance(value, str) else value for name, value in fields.items()}
+        getattr(self._logger, level)(printable(message), kind=event.value, **shown)
 
     def compare(self, before: Assessment | None, after: Assessment) -> None:
         """Tell what changed from one assessment to the next: certificates, findings raised, findings cleared."""

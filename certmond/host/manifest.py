@@ -125,7 +125,7 @@ def node_facts(
         "advertise_address": flags.get("advertise-address"),
         "service_ip": _first_address(flags.get("service-cluster-ip-range", "")),
         "dns_domain": _dns_domain(flags.get("service-account-issuer", ""), kubelet_config),
-        "control_plane_name": _server_name(admin_conf) or _server_name(kubelet_conf),
+        "control_plane_name": _server_name(kubelet_conf) or _server_name(admin_conf),
     }
     return {name: value for name, value in facts.items() if value}
 
@@ -158,12 +158,13 @@ def _server_name(kubeconfig: Kubeconfig | None) -> str | None:
     if kubeconfig is None:
         return None
     cluster = next((item for item in kubeconfig.clusters if item.name == kubeconfig.current_cluster), None)
-    if cluster is None or not cluster.server_name:
+    if cluster is None or cluster.server_name in {"", "localhost"}:
         return None
     try:
-        return f"IP:{ip_address(cluster.server_name)}"
+        address = ip_address(cluster.server_name)
     except ValueError:
         return f"DNS:{cluster.server_name}"
+    return None if address.is_loopback else f"IP:{address}"  # a tunnel or proxy of this host's own demands no name
 
 
 def _mappings(value: Any, key: str) -> list[Mapping[str, Any]]:

@@ -20,7 +20,7 @@ from certmond.host.files import Entry, Files, Parser
 from certmond.host.kubeconfig import Kubeconfig, Material, User, parse_kubeconfig
 from certmond.host.manifest import Manifest, node_facts, parse_manifest
 from certmond.pki.catalog import CertificateSpec, Kind
-from certmond.pki.certificate import Certificate
+from certmond.pki.certificate import Certificate, PublicKey
 from certmond.pki.encoding import Document, decode
 from certmond.pki.inventory import Embedded, Inventory, Observation, Permissions
 from certmond.pki.reason import Fault, Reason
@@ -95,7 +95,7 @@ class Store:
     def _observe(self, spec: CertificateSpec, path: str) -> Iterator[Observation]:
         entry = self._entry(path)
         if entry.missing:
-            if spec.is_glob or not self._expected(spec):
+            if not entry.is_link and (spec.is_glob or not self._expected(spec)):
                 return
             yield Observation(spec.name, spec, path, faults=(self._missing(spec, path, entry),))
         elif spec.kind is Kind.KUBECONFIG:
@@ -113,7 +113,7 @@ class Store:
         kubelet_conf = spec.kubeconfig if spec.kind is Kind.KUBELET else None
         key_path = spec.key or (path if _has_key(document) else None)
         key_document = self._document(key_path, spec) if key_path and key_path != path else document
-        public_key = document.public_key or document.key or next((item.key for item in document.certificates), None)
+        public_key = _public_key(document, key_document.key)
         is_secret = _has_key(document) and bool(is_pair or document.certificates)  # else what it holds is misplaced
         faults = [*self._password_faults(spec), *document.faults]
         if not (_is_broken(document) or (public_key if is_pair else document.certificates)):
@@ -147,8 +147,9 @@ class Store:
         config = credentials.config
         user = next((user for user in config.users if user.name == config.current_user), None)
         refers_to = None
-        if user is not None and user.certificate is not None:
-            refers_to = user.certificate.path if user.certificate.data is None else ""
+        for material in (user.certificate, user.key) if user else ():
+            if material and refers_to in {None, seen.path}:  # the first that is not the rotating PEM is what is told
+                refers_to = material.path if material.data is None else ""
         embedded, faults = self._trust(kubeconfig, credentials)
         return replace(
             seen, refers_to=refers_to, embedded=embedded, faults=(*seen.faults, *credentials.faults, *faults),
@@ -250,8 +251,11 @@ class Store:
         if spec.optional or not spec.conditional:
             return not spec.optional
         mentioned = (self._manifest(path) for path in spec.mentioned_in)
-        return any(text and spec.path in text.text for text in mentioned) or any(
-            not self._entry(path).missing for path in spec.belongs_with
+        unread = any(self._entry(path).fault and not self._entry(path).missing for path in spec.mentioned_in)
+        return (
+            unread
+            or any(text and spec.path in text.text for text in mentioned)
+            or any(not self._entry(path).missing for path in spec.belongs_with)
         )
 
     def _missing(self, spec: CertificateSpec, path: str, entry: Entry) -> Fault:
@@ -328,6 +332,12 @@ def _one_each(whole: Observation, certificates: Sequence[Certificate]) -> Iterat
     yield replace(whole, certificates=distinct[:1])
     for number, certificate in enumerate(distinct[1:], start=2):
         yield Observation(f"{whole.name}#{number}", whole.spec, whole.path, certificates=(certificate,))
+
+
+def _public_key(document: Document, key: PublicKey | None) -> PublicKey | None:
+    """The public key in a file; of several (service-account keys while they change), the one that belongs to `key`."""
+    found = (*document.public_keys, *filter(None, (document.key,)), *(item.key for item in document.certificates))
+    return next((one for one in found if key and one.sha256 == key.sha256), next(iter(found), None))
 
 
 def _has_key(document: Document) -> bool:

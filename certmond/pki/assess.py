@@ -127,7 +127,7 @@ def _anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
     for seen in observations:
         if seen.spec.authority:
             found.setdefault(seen.spec.name, []).extend(seen.certificates[:1])
-    return {name: tuple(dict.fromkeys(certificates)) for name, certificates in found.items()}
+    return {name: tuple(certificates) for name, certificates in found.items()}
 
 
 def _judge(
@@ -146,7 +146,7 @@ def _judge(
     if before and same_terms and before.anchors_told == told and _still_holds(before, seen, own, embeddable, now):
         return before
     if not seen.certificates:
-        return _absent(seen, before, own, embeddable, now)
+        return _absent(seen, before, own, embeddable, now, anchors_told=told)
     certificate = seen.certificates[0]
     usages = _EXTENDED.intersection(seen.spec.usages)
     if before and before.seen.certificates == seen.certificates and before.anchors == own and before.usages == usages:
@@ -196,15 +196,26 @@ def _anchors_of(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
     """The anchors that it may chain to. An authority is its own; with no `ca` named, the file proves itself."""
     if seen.spec.authority:
         return seen.certificates[:1]
-    own = tuple(certificate for certificate in seen.certificates if certificate.self_issued)
     if not seen.spec.ca:
-        return own or seen.certificates[-1:]
-    named = (own if name == SELF else anchors.get(name, ()) for name in seen.spec.ca)
-    return tuple(dict.fromkeys(certificate for some in named for certificate in some))
+        return _self_issued(seen) or seen.certificates[-1:]
+    found: list[Certificate] = []
+    for name in seen.spec.ca:
+        found += _self_issued(seen) if name == SELF else anchors.get(name, ())
+    return tuple(dict.fromkeys(found))
+
+
+def _self_issued(seen: Observation) -> Anchors:
+    return tuple(certificate for certificate in seen.certificates if certificate.self_issued)
 
 
 def _absent(
-    seen: Observation, before: CertificateStatus | None, anchors: Anchors, embeddable: Anchors, now: datetime
+    seen: Observation,
+    before: CertificateStatus | None,
+    anchors: Anchors,
+    embeddable: Anchors,
+    now: datetime,
+    *,
+    anchors_told: bool,
 ) -> CertificateStatus:
     """There is no certificate to judge: the faults speak, and the last good one is kept for its dates."""
     last = before.certificate if before else None
@@ -220,7 +231,7 @@ def _absent(
         search=PathSearch((), ()),
         usages=frozenset(),
         anchors=anchors,
-        anchors_told=False,
+        anchors_told=anchors_told,
         embeddable=embeddable,
         judged_at=now,
         changes_at=None,

@@ -15,7 +15,7 @@ from certmond.pki.catalog import SELF, CertificateSpec, Kind, expand, subject_at
 from certmond.pki.certificate import Certificate
 from certmond.pki.inventory import Observation
 from certmond.pki.path import WEAK_HASHES, PathSearch, Refusal, Rejection, signed_by
-from certmond.pki.reason import Fault, Finding, Reason, Severity
+from certmond.pki.reason import Fault, Finding, Reason, Severity, printable
 
 CRITICAL_WINDOW = timedelta(days=7)
 ROOT_CA_ONLY = "Kubernetes supports a Root CA only, no intermediate"
@@ -67,13 +67,18 @@ class Case:
     def where(self) -> str:
         return self.seen.path
 
+    @property
+    def further_anchor(self) -> bool:
+        """It stands behind the first certificate of a bundle of trust anchors: the others do without it."""
+        return self.spec.authority and self.seen.name != self.spec.name
+
 
 Check = Callable[[Case], Iterator[Finding]]
 
 
 def finding(reason: Reason, message: str, severity: Severity | None = None) -> Finding:
     """A finding with the severity that its reason usually has."""
-    return Finding(reason, severity or _SEVERITIES.get(reason, Severity.CRITICAL), message)
+    return Finding(reason, severity or _SEVERITIES.get(reason, Severity.CRITICAL), printable(message))
 
 
 def found_in(fault: Fault) -> Finding:
@@ -99,7 +104,12 @@ def critical_point(certificate: Certificate) -> datetime:
 def expired(case: Case) -> Iterator[Finding]:
     """The certificate, or an intermediate that its path needs, has ended (RFC 5280, 4.1.2.5: notAfter is included)."""
     for link in _own_links(case):
-        if case.now > link.not_after:
+        if case.now > link.not_after and case.further_anchor:
+            message = (
+                f"{case.where}: its further CA {link.subject} (serial {link.serial}) expired on {_day(link.not_after)}"
+            )
+            yield finding(Reason.EXPIRED, f"{message}; remove it from the bundle", Severity.WARNING)
+        elif case.now > link.not_after:
             yield finding(Reason.EXPIRED, f"{_called(case, link)} expired on {_day(link.not_after)}; renew it")
 
 
@@ -282,7 +292,10 @@ def unexpected_chain(case: Case) -> Iterator[Finding]:
     extra = len(case.seen.certificates) - 1
     if extra and not case.seen.leaf_first:
         yield finding(
-            Reason.UNEXPECTED_CHAIN, f"{case.where} does not begin with its own certificate; put the end entity first"
+            Reason.UNEXPECTED_CHAIN,
+            f"{case.where} does not begin with its own certificate, which is the one that Go's TLS takes for it; "
+            "put the end entity first",
+            Severity.CRITICAL,
         )
     elif extra and not case.spec.chain and not case.spec.authority:
         yield finding(

@@ -46,20 +46,20 @@ _PKCS12_START = re.compile(rb"\x30[\x80-\x84].{0,4}\x02\x01\x03\x30", re.DOTALL)
 class Document:
     """What the bytes of one file hold, in their order.
 
-    `key` is the public half of the (first) private key, `public_key` is a bare public key; `encrypted_key` says that
-    there is a key which needs a passphrase.
+    `key` is the public half of the (first) private key, `public_keys` are the bare public keys; `encrypted_key` says
+    that there is a key which needs a passphrase.
     """
 
     certificates: tuple[Certificate, ...] = ()
     key: PublicKey | None = None
-    public_key: PublicKey | None = None
+    public_keys: tuple[PublicKey, ...] = ()
     encrypted_key: bool = False
     faults: tuple[Fault, ...] = ()
 
     @property
     def only_keys(self) -> bool:
         """It holds a key and no certificate: good as a key file, and no news in a directory of certificates."""
-        return not self.certificates and (self.key is not None or self.public_key is not None or self.encrypted_key)
+        return not self.certificates and bool(self.key or self.public_keys or self.encrypted_key)
 
 
 def decode(data: bytes, path: str, password: bytes | None = None) -> Document:
@@ -87,7 +87,7 @@ def _decode_pem(data: bytes, path: str) -> Document:
     return Document(
         certificates=tuple(certificate for part in parts for certificate in part.certificates),
         key=next((part.key for part in parts if part.key), None),
-        public_key=next((part.public_key for part in parts if part.public_key), None),
+        public_keys=tuple(key for part in parts for key in part.public_keys),
         encrypted_key=any(part.encrypted_key for part in parts),
         faults=tuple(fault for part in parts for fault in part.faults),
     )
@@ -136,7 +136,7 @@ def _contents(block: _Block, where: str) -> Document:
         key = _private_key(block.text)
         return Document(key=key, encrypted_key=key is None)
     if block.label.endswith("PUBLIC KEY"):
-        return Document(public_key=_public_key(block.text))
+        return Document(public_keys=(_public_key(block.text),))
     if block.label in _IGNORED_LABELS:
         return Document()
     raise MalformedError(f"has the label {block.label!r}, which is no certificate and no key")

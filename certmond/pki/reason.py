@@ -60,6 +60,11 @@ class Reason(StrEnum):
     NONPOSITIVE_SERIAL = "nonpositive_serial"
 
 
+def printable(text: str) -> str:
+    """`text` on one line, with what a terminal would obey or hide written as an escape: names are anybody's choice."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that is wrong. `message` is one sentence: the file, the fact, the remedy."""

@@ -530,6 +530,7 @@ def test_a_kubelet_whose_kubeconfig_embeds_its_credentials(node: Node) -> None:
 def test_a_kubelet_without_certificates(node: Node) -> None:
     """A kubelet that has a token has no PEM, and is not asked for one."""
     node.path(KUBELET_PEM).unlink()
+    node.path("var/lib/kubelet/pki/kubelet-client-current.pem").unlink()
     document = node.kubeconfig("etc/kubernetes/kubelet.conf")
     document["users"][0]["user"] = {"token": "abc"}
     node.write("etc/kubernetes/kubelet.conf", yaml.safe_dump(document))

@@ -182,12 +182,17 @@ def test_the_dns_domain_is_in_the_issuer_of_tokens(issuer: str, domain: str) -> 
         ("https://[fd00:0::1]:6443", {}, "IP:fd00::1"),
         ("https://10.0.0.1:6443", {"tls-server-name": "api"}, "DNS:api"),
         ("", {}, None),
+        ("https://localhost:6443", {}, None),
+        ("https://127.0.0.1:6443", {}, None),
+        ("https://[::1]:6443", {}, None),
     ],
 )
 def test_the_control_plane_has_the_name_by_which_clients_reach_it(server: str, more: Any, name: str | None) -> None:
-    """As the administrator's kubeconfig has it, or else the kubelet's."""
+    """As the kubelet's kubeconfig has it, or else the administrator's. A tunnel or proxy of this host demands none."""
     assert fact("control_plane_name", admin_conf=conf("a", server, **more), kubelet_conf=conf("b", "")) == name
     assert fact("control_plane_name", kubelet_conf=conf("b", server, **more)) == name
+    both = {"admin_conf": conf("a", "https://other"), "kubelet_conf": conf("b", server, **more)}
+    assert fact("control_plane_name", **both) == (name or "DNS:other")
     assert fact("control_plane_name", admin_conf=Kubeconfig((), (), None, None, ())) is None
 
 

@@ -204,6 +204,15 @@ def test_service_account_keys_are_seen_as_kubernetes_reads_them(tree: Tree, key:
     assert (seen.public_key, seen.key, seen.certificates, seen.faults) == (LEAF.facts.key, LEAF.facts.key, (), ())
 
 
+def test_of_several_public_keys_the_one_that_belongs_to_the_key_counts(tree: Tree) -> None:
+    """While service-account keys are changed, the API server verifies with both. Where none fits, the first is told."""
+    tree.write("/sa.pub", OTHER.public_pem + LEAF.public_pem)
+    spec = row("sa", "/sa.pub", kind="key-pair", key="/sa.key")
+    for key, counts in ((LEAF, LEAF), (OTHER, OTHER), (ROOT, OTHER)):
+        tree.write("/sa.key", key.key_pem)
+        assert tree.one(spec).public_key == counts.facts.key
+
+
 @pytest.mark.parametrize(
     ("content", "fact"),
     [(b"", "/sa.pub is empty"), (pem_block("X509 CRL", b"\x30\x00"), "/sa.pub holds no public key")],
@@ -412,6 +421,8 @@ def test_ca_data_that_no_row_stands_for_is_seen_by_itself(tree: Tree) -> None:
     assert all((each.spec.subject, each.spec.usages, each.spec.ca) == ((), (), ()) for each in seen[1:])
     tree.write("/x.conf", kubeconfig([user("t", token="t")], [cluster("c", ROOT)]))
     assert names(tree.look(row("conf", "/x.conf", kind="kubeconfig"))) == ["conf#ca:c"]
+    tree.write("/x.conf", kubeconfig([user("a", LEAF)], [cluster("c", certificate_authority_data=b64(b"junk"))]))
+    assert [len(each.faults) for each in tree.look(row("conf", "/x.conf", kind="kubeconfig"))] == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -452,6 +463,10 @@ KUBELET = row("k", "/pki/current.pem", kind="kubelet", key="/pki/current.pem", k
     ("users", "refers_to"),
     [
         ([user("a", client_certificate="pki/current.pem")], "/pki/current.pem"),
+        ([user("a", client_certificate="pki/current.pem", client_key="pki/current.pem")], "/pki/current.pem"),
+        ([user("a", client_certificate="pki/current.pem", client_key="/dated.pem")], "/dated.pem"),
+        ([user("a", client_certificate="/dated.pem", client_key="pki/current.pem")], "/dated.pem"),
+        ([user("a", client_certificate="pki/current.pem", client_key_data=b64(LEAF.key_pem))], ""),
         ([user("a", LEAF)], ""),
         ([user("a", token="t")], None),
         ([user("b", LEAF)], None),
@@ -496,12 +511,13 @@ def test_whether_it_is_a_link_matters_for_the_rotating_pem_alone(tree: Tree) -> 
 
 
 def test_what_is_always_expected_is_missing(tree: Tree) -> None:
-    """What is optional is not; a link that leads nowhere is told as such."""
+    """What is optional is not. A link that leads nowhere is told as such, whatever the row says."""
     assert told(tree.one(row())) == ["missing: /x.crt is not there"]
-    assert tree.look(row(optional=True)) == ()
+    for spec in (row(optional=True), row(belongs_with="/none"), row(path="/*.crt", optional=True)):
+        assert tree.look(spec) == ()
     tree.link("/x.crt", "/nowhere")
-    assert told(tree.one(row())) == ["missing: /x.crt is not there (it is a symlink that leads nowhere)"]
-    assert tree.look(row(optional=True)) == ()
+    for spec in (row(), row(optional=True), row(belongs_with="/none"), row(path="/*.crt")):
+        assert told(tree.one(spec)) == ["missing: /x.crt is not there (it is a symlink that leads nowhere)"]
 
 
 def test_what_is_optional_is_judged_where_it_is(tree: Tree) -> None:
@@ -517,6 +533,12 @@ def test_a_file_may_be_expected_because_another_names_it(tree: Tree) -> None:
     tree.write("/a.yaml", "command: [--cert=/y.crt]")
     tree.write("/b.yaml", "command: [--cert=/x.crt]")
     assert told(tree.one(spec)) == ["missing: /x.crt is not there, though /b.yaml uses it"]
+
+
+def test_a_file_is_expected_where_what_may_name_it_cannot_be_read(tree: Tree) -> None:
+    """Rather one finding too many than a silence that nobody can explain."""
+    tree.at("/a.yaml").mkdir()
+    assert told(tree.one(row(mentioned_in="/a.yaml"))) == ["missing: /x.crt is not there"]
 
 
 def test_a_file_may_be_expected_because_another_is_there(tree: Tree) -> None:
@@ -632,15 +654,16 @@ def test_a_pattern_passes_over_what_is_in_no_use(tree: Tree) -> None:
 
 
 def test_a_pattern_takes_what_is_broken_for_a_fault(tree: Tree) -> None:
-    """A file of that name is there and cannot be read. What is gone, or a link that leads nowhere, is not there."""
+    """A file of that name is there and cannot be read, or a link that leads nowhere. Directories are passed over."""
     tree.write("/c/a.crt", LEAF.pem)
     tree.write("/c/b.crt", "junk")
     os.mkfifo(tree.at("/c/c.crt"))
     tree.link("/c/d.crt", "nowhere")
     tree.at("/c/e.crt").mkdir()
     seen = tree.look(row(path="/c/*.crt"))
-    assert [each.path for each in seen] == ["/c/a.crt", "/c/b.crt", "/c/c.crt"]
-    assert [[fault.reason for fault in each.faults] for each in seen] == [[], [Reason.MALFORMED], [Reason.UNREADABLE]]
+    assert {each.path: [fault.reason for fault in each.faults] for each in seen} == {
+        "/c/a.crt": [], "/c/b.crt": [Reason.MALFORMED], "/c/c.crt": [Reason.UNREADABLE], "/c/d.crt": [Reason.MISSING],
+    }  # fmt: skip
 
 
 def test_links_to_directories_are_not_descended(tree: Tree) -> None:
@@ -683,6 +706,11 @@ def test_files_come_and_go_from_a_pattern(tree: Tree) -> None:
     assert store.observe(tree.touched("/c/a/tls.crt")).observations[0] is second
     tree.write("/c/a/tls.crt", LEAF.pem)
     assert store.observe(tree.touched("/c/a/tls.crt")).observations == (first, second)
+    tree.at("/c/a/tls.crt").unlink()
+    for _ in range(2):
+        store.observe()
+    kept = {each.path for each in reachable(store) if isinstance(each, Observation)}
+    assert kept == {"/c/b/tls.crt"}, "what is gone for good is forgotten"
 
 
 # --- the same objects until something changes -------------------------------------------------------------------------
@@ -849,13 +877,14 @@ def test_two_hundred_looks_beside_a_writer_in_place(tree: Tree) -> None:
 
 
 def reachable(start: object) -> Iterator[object]:
-    """Every object that can be reached from one through containers and attributes, types and modules left out."""
+    """Every object that can be reached from one, also through the globals and caches of certmond's own modules."""
     seen, pending = {id(start)}, [start]
     while pending:
         current = pending.pop()
         yield current
         for other in gc.get_referents(current):
-            if id(other) not in seen and not isinstance(other, type | type(os)):
+            is_foreign = isinstance(other, dict) and "__builtins__" in other and "certmond." not in other["__name__"]
+            if id(other) not in seen and not is_foreign and not isinstance(other, type | type(os)):
                 seen.add(id(other))
                 pending.append(other)
 

@@ -616,7 +616,8 @@ def apart(scene: Callable[[Path], None], home: Path, *wrapper: str) -> None:
         pytest.skip(f"namespaces are not to be had here: {refusal.strip()}")
     result = subprocess.run(
         [*wrapper, sys.executable, "-W", "error", __file__, scene.__name__, str(home)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        # Not measured: a scene that gives up its rights could not write its coverage.
+        env={key: value for key, value in os.environ.items() if not key.startswith("COV")} | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=100,

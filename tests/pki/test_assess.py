@@ -35,7 +35,7 @@ def see(spec: CertificateSpec, *issued: Issued, **fields: Any) -> Observation:
 AUTHORITY = row("ca", authority=True, ca=[], usages=["cert sign"])
 LEAF = row("leaf", subject="CN=${node_name}", usages=["client auth"], key="/pki/leaf.key")
 CHAINED = row("chained", names="DNS:${node_name}")
-CONF = row("admin.conf", kind="kubeconfig", embedded_ca="ca")
+CONF = row("admin.conf", kind="kubeconfig", ca=[], embedded_ca="ca")
 KUBELET = row("kubelet-client", kind="kubelet", kubeconfig="/etc/kubelet.conf", renew_before="5d")
 SELF_MADE = row("self-made", ca=["self", "ca"])
 PAIR = row("sa", kind="key-pair", ca=[], key="/pki/sa.key")
@@ -228,7 +228,10 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> list[Certificate]:
 
 def test_a_verdict_is_the_same_object_until_something_changes() -> None:
     """Later stages skip what they know: renderer and journal go by identity."""
-    seen = inventory(CA_GOOD, LEAF_GOOD, replace(LEAF_BAD, name="bad"), see(PAIR, public_key=MINE.facts.key))
+    lost = see(row("lost", ca="etcd-ca"), faults=(Fault(Reason.MISSING, "/pki/lost is not there"),))
+    no_ca = see(row("etcd-ca", authority=True, ca=[]), faults=(Fault(Reason.MISSING, "/pki/etcd-ca is not there"),))
+    bad = replace(LEAF_BAD, name="bad")
+    seen = inventory(CA_GOOD, LEAF_GOOD, bad, lost, no_ca, see(PAIR, public_key=MINE.facts.key))
     first = assess(seen, NOW)
     again = assess(seen, NOW + DAY, first)
     assert all(one is two for one, two in zip(first.statuses, again.statuses, strict=True))
@@ -268,10 +271,10 @@ def test_new_bytes_are_searched_and_old_ones_are_not(searches: list[Certificate]
     """Equal certificates have equal paths, whichever object holds them."""
     first = assess(inventory(CA_GOOD, LEAF_GOOD), NOW)
     assert searches == [ROOT.facts, MINE.facts]
-    second = assess(inventory(replace(CA_GOOD), see(LEAF, OLD)), NOW, first)
+    assess(inventory(replace(CA_GOOD), see(LEAF, OLD)), NOW, first)
     assert searches == [ROOT.facts, MINE.facts, OLD.facts]
     wider = replace(LEAF_GOOD, spec=LEAF.model_copy(update={"usages": ("client auth", "server auth")}))
-    assess(inventory(CA_GOOD, wider), NOW, second)
+    assess(inventory(CA_GOOD, wider), NOW, first)
     assert searches[3:] == [MINE.facts]
 
 
@@ -314,6 +317,15 @@ def test_a_ca_file_that_goes_bad_is_no_trust_anchor_any_more() -> None:
     bad = assess(inventory(see(AUTHORITY, faults=(Fault(Reason.MALFORMED, "/pki/ca is junk"),)), LEAF_GOOD), NOW, good)
     assert [(status.certificate, status.stale) for status in bad.trust_anchors] == [(ROOT.facts, True)]
     assert not by_name(bad)["leaf"].chain_valid
+
+
+def test_a_ca_that_is_on_no_row_any_more_is_said_to_be_missing_at_once() -> None:
+    """As long as its row tells what is wrong with it, its leaves say nothing; without one, they do."""
+    told = assess(inventory(see(AUTHORITY, faults=(Fault(Reason.MISSING, "/pki/ca is not there"),)), LEAF_GOOD), NOW)
+    untold = assess(inventory(LEAF_GOOD), NOW, told)
+    again = assess(inventory(CA_GOOD, LEAF_GOOD), NOW, untold)
+    found = [{item.reason for item in by_name(each)["leaf"].findings} for each in (told, untold, again)]
+    assert found == [set(), {Reason.NO_PATH}, set()]
 
 
 # --- anchors ----------------------------------------------------------------------------------------------------------

@@ -170,6 +170,16 @@ def test_an_anchor_that_has_ended_is_told_once_at_its_own_entry() -> None:
     assert not verdicts["leaf"].chain_valid
 
 
+def test_a_further_ca_of_a_bundle_that_has_ended_is_a_leftover() -> None:
+    """The first one is what the file stands for; the others do without it once they were rotated away from it."""
+    old = make_ca(not_after=NOW - DAY)
+    seen = see(AUTHORITY, ROOT), replace(see(AUTHORITY, old), name="ca#2")
+    found = findings(*seen, about="ca#2")["expired"]
+    assert (found.severity, "remove it from the bundle" in found.message) == (Severity.WARNING, True)
+    assert not findings(*seen, about="ca")
+    assert of_ca(old)["expired"].severity is Severity.CRITICAL
+
+
 @pytest.mark.parametrize("ca", [[], "self"])
 def test_an_anchor_in_the_same_file_speaks_through_that_file(ca: Any) -> None:
     """The kubelet's own CA has no entry: where it has ended, its certificate's entry says so."""
@@ -180,7 +190,7 @@ def test_an_anchor_in_the_same_file_speaks_through_that_file(ca: Any) -> None:
 def test_the_path_that_holds_now_counts_not_the_one_that_will_last_longest() -> None:
     """In a rotation, a bridge that becomes valid tomorrow is no fault of today."""
     new = make_ca(not_before=NOW + DAY, not_after=NOW + 20 * YEAR)
-    middle = make_intermediate(ROOT)
+    middle = make_intermediate(ROOT, not_after=NOW + 100 * DAY)
     later = cross_sign(middle, by=new, not_before=NOW + DAY, not_after=NOW + 15 * YEAR)
     leaf = make_leaf(middle)
     both = replace(see(AUTHORITY, new), name="new")
@@ -213,10 +223,13 @@ def test_a_stranger_of_the_same_name_is_no_ca_of_ours() -> None:
 
 def test_the_refusal_that_knows_most_is_told() -> None:
     """That some intermediate fits nowhere says less than that the one that fits is no CA."""
-    bad = make_intermediate(ROOT, "bad", is_ca=False)
-    found = of_leaf(make_leaf(bad), bad, make_intermediate(make_ca("elsewhere"), "stray"))["no_path"]
-    assert "CN=bad" in found.message
-    assert "the issuer is not a CA" in found.message
+    stranger = make_intermediate(ROOT, "middle")
+    for middle, fact in (
+        (make_intermediate(ROOT, "middle", is_ca=False), "CN=middle (issuer CN=kubernetes): the issuer is not a CA"),
+        (make_intermediate(make_ca("far"), "middle"), "CN=middle (issuer CN=far): no certificate of its issuer's name"),
+    ):
+        for chain in ((middle, stranger), (stranger, middle)):
+            assert fact in of_leaf(make_leaf(middle), *chain)["no_path"].message
 
 
 @pytest.mark.parametrize(
@@ -284,6 +297,31 @@ def test_self_or_the_root_ca_takes_whichever_signed_it() -> None:
     assert (by_itself.findings, by_itself.trust_anchor) == ((), own.facts)
     assert of_leaf(make_leaf(make_ca()), ca=["self", "ca"]).keys() == {"no_path"}
     assert not findings(see(AUTHORITY), see(spec, leaf)), "that the CA is absent is told at the CA"
+
+
+def test_a_ca_that_is_nowhere_leaves_its_leaves_unproven() -> None:
+    """Where no entry of that name was seen, there is nobody else to tell."""
+    found = findings(see(row(ca=["etcd-ca", "ca"]), make_leaf(ROOT)))["no_path"]
+    assert "cannot be proven: etcd-ca or ca is not on this node" in found.message
+    assert not findings(see(AUTHORITY, ROOT), see(row(ca=["etcd-ca", "ca"]), make_leaf(ROOT)))
+    assert not findings(see(AUTHORITY), see(row(ca=["etcd-ca", "ca"]), make_leaf(ROOT)))
+
+
+@pytest.mark.parametrize(
+    ("most", "severities"),
+    [
+        (None, {"critical", "warning", "info"}),
+        ("critical", {"critical", "warning", "info"}),
+        ("warning", {"warning", "info"}),
+        ("info", {"info"}),
+    ],
+)
+def test_a_row_says_how_bad_its_findings_can_be(most: str | None, severities: set[str]) -> None:
+    """What is less severe stays as it is."""
+    leaf = make_leaf(ROOT, serial=0, key="rsa-1024", not_after=NOW - DAY)
+    assert {item.severity.value for item in of_leaf(leaf, at_most=most).values()} == severities
+    absent = see(row(at_most=most), faults=(Fault(Reason.MISSING, "/pki/leaf.crt is not there"),))
+    assert findings(absent)["missing"].severity.value == (most or "critical")
 
 
 # --- trust anchors ----------------------------------------------------------------------------------------------------
@@ -510,8 +548,9 @@ def test_a_chain_belongs_where_its_readers_take_one() -> None:
     leaf = make_leaf(middle)
     assert not of_leaf(leaf, middle)
     assert "holds 1 more certificates" in of_leaf(leaf, middle, chain=False)["unexpected_chain"].message
-    turned = findings(see(AUTHORITY, ROOT), see(row(), leaf, middle, leaf_first=False))
-    assert "does not begin with its own certificate" in turned["unexpected_chain"].message
+    turned = findings(see(AUTHORITY, ROOT), see(row(), leaf, middle, leaf_first=False))["unexpected_chain"]
+    assert "does not begin with its own certificate" in turned.message
+    assert turned.severity is Severity.CRITICAL, "Go's TLS takes the first"
     assert not findings(see(AUTHORITY, ROOT, middle), about="ca")
 
 
@@ -565,6 +604,14 @@ def test_a_fault_of_a_file_is_a_finding_with_a_remedy(reason: Reason) -> None:
     assert verdict.findings[1].message.endswith("; stand on one leg")
     assert verdict.findings[0].severity is (Severity.INFO if reason is Reason.TRAILING_DATA else Severity.CRITICAL)
     assert verdict.chain_valid
+
+
+def test_a_message_holds_nothing_that_a_terminal_would_obey() -> None:
+    """A subject is whatever somebody had signed."""
+    evil = make_leaf(ROOT, "a\x1b[31m\nb\u202e")
+    message = of_leaf(evil, subject="CN=good")["wrong_subject"].message
+    assert message.isprintable()
+    assert r"CN=a\x1b[31m\nb\u202e" in message
 
 
 def test_what_fails_now_is_told_before_what_is_untidy() -> None:

@@ -108,7 +108,7 @@ def test_what_is_no_certificate_and_no_key_but_belongs_to_them_is_passed_over(la
 def test_a_public_key_alone() -> None:
     """`sa.pub` holds one."""
     document = read(LEAF.public_pem)
-    assert document == Document(public_key=LEAF.facts.key)
+    assert document == Document(public_keys=(LEAF.facts.key,))
     assert document.only_keys
     assert not read(CA.pem + LEAF.public_pem).only_keys
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from certmond.pki.reason import Fault, Finding, Reason, Severity
+from certmond.pki.reason import Fault, Finding, Reason, Severity, printable
 
 
 def test_the_severities_rank_as_the_exit_codes_of_a_monitoring_plugin() -> None:
@@ -24,6 +26,15 @@ def test_every_reason_is_a_label_that_the_design_promises() -> None:
     assert set(promised.split()) <= {reason.value for reason in Reason}
     assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", reason) for reason in Reason)
     assert all(reason.name.lower() == reason.value for reason in Reason)
+
+
+@given(st.text())
+def test_text_is_made_fit_for_one_line_of_a_terminal(text: str) -> None:
+    """What can be printed stays as it is, in any script; the rest becomes an escape."""
+    assert printable(text).isprintable()
+    assert printable(printable(text)) == printable(text)
+    assert (printable(text) == text) == text.isprintable()
+    assert printable("/pki/größe\t\x1b[0m\ud800") == r"/pki/größe\t\x1b[0m\ud800"
 
 
 def test_findings_and_faults_are_values() -> None:
