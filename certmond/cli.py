@@ -169,7 +169,7 @@ def check(context: click.Context, at: datetime | None, output: str) -> None:
 @runtime_option
 @output_option
 def status(runtime_dir: Path, output: str) -> None:
-    """What the running daemon last found."""
+    """What the running daemon last found; exit 3 where none runs, else as `check`."""
     from certmond.expose.render import read_status
     from certmond.expose.site import silence
 

@@ -202,7 +202,6 @@ def _advice(place: Path) -> Iterator[str]:
     certmond = ["certmond"] if shutil.which("certmond") else [sys.executable, "-m", "certmond"]
     for purpose, command in (
         ("look at it once more", [*certmond, "check", *_options(place, rendering=False)]),
-        ("what the daemon last saw", [*certmond, "status", "--runtime-dir", f"{place}/run"]),
         ("run the daemon again", [*certmond, "run", *_options(place)]),
         ("serve what it renders", [*certmond, "serve", "--runtime-dir", f"{place}/run"]),
         ("remove it", ["rm", "-r", str(place)]),
