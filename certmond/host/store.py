@@ -10,15 +10,15 @@ from __future__ import annotations
 import grp
 import pwd
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from certmond.errors import MalformedError
+from certmond.host.credentials import Credentials, parse_credentials
 from certmond.host.files import Entry, Files, Parser
-from certmond.host.kubeconfig import Kubeconfig, Material, User, parse_kubeconfig
+from certmond.host.kubeconfig import Material, User
 from certmond.host.manifest import Manifest, node_facts, parse_manifest
+from certmond.host.pattern import expand
 from certmond.pki.catalog import CertificateSpec, Kind
 from certmond.pki.certificate import Certificate, PublicKey
 from certmond.pki.encoding import Document, decode
@@ -26,17 +26,6 @@ from certmond.pki.inventory import Embedded, Inventory, Observation, Permissions
 from certmond.pki.reason import Fault, Reason
 
 _KUBERNETES = "/etc/kubernetes"
-_NO_KUBECONFIG = Kubeconfig((), (), None, None, ())
-_MAX_DEPTH = 16  # of directories that `**` descends
-
-
-@dataclass(frozen=True, slots=True)
-class _Credentials:
-    """A kubeconfig with its embedded PEM parsed and dropped: nothing of a private key stays in memory."""
-
-    config: Kubeconfig = _NO_KUBECONFIG
-    documents: Mapping[tuple[str, str], Document] = field(default_factory=dict)
-    faults: tuple[Fault, ...] = ()
 
 
 _Built = tuple[tuple[Entry, ...], tuple[Observation, ...]]
@@ -63,7 +52,7 @@ class Store:
         self._before, self._built = self._built, {}
         observations: list[Observation] = []
         for spec in self._specs:
-            paths = list(self._expand(spec.path, spec)) if spec.is_glob else [spec.path]
+            paths = expand(self._files, spec.path, spec.exclude) if spec.is_glob else [spec.path]
             found = [seen for path in paths for seen in self._observed(spec, path)]
             if spec.is_glob and not found and self._expected(spec):
                 nothing = Observation(spec.name, spec, spec.path, faults=(_no_match(spec),))
@@ -176,7 +165,7 @@ class Store:
         if spec.embedded_ca is None:
             yield from self._clusters(spec, path, credentials)
 
-    def _with_user(self, seen: Observation, credentials: _Credentials, user: User) -> Observation:
+    def _with_user(self, seen: Observation, credentials: Credentials, user: User) -> Observation:
         certificate = self._material(credentials, user.name, "certificate", user.certificate)
         key = self._material(credentials, user.name, "key", user.key)
         key_path = (user.key and user.key.path) or seen.path
@@ -190,7 +179,7 @@ class Store:
             permissions=(*seen.permissions, *self._permissions(secret)), faults=tuple(dict.fromkeys(faults)),
         )  # fmt: skip
 
-    def _clusters(self, spec: CertificateSpec, path: str, credentials: _Credentials) -> Iterator[Observation]:
+    def _clusters(self, spec: CertificateSpec, path: str, credentials: Credentials) -> Iterator[Observation]:
         """The CA certificates in a kubeconfig that no row of the catalogue stands for: their ends matter as well."""
         update: dict[str, Any] = {"subject": (), "names": (), "usages": (), "ca": (), "key": None, "key_optional": True}
         bare = spec.model_copy(update=update)
@@ -199,7 +188,7 @@ class Store:
             whole = Observation(f"{spec.name}#ca:{cluster.name}", bare, path, faults=document.faults)
             yield from _one_each(whole, document.certificates) if document.certificates or document.faults else ()
 
-    def _trust(self, path: str, credentials: _Credentials) -> tuple[tuple[Embedded, ...], tuple[Fault, ...]]:
+    def _trust(self, path: str, credentials: Credentials) -> tuple[tuple[Embedded, ...], tuple[Fault, ...]]:
         """The CA certificates that a kubeconfig embeds for the cluster of its context, and what is wrong with them."""
         config = credentials.config
         current = [cluster for cluster in config.clusters if cluster.name == config.current_cluster]
@@ -211,7 +200,7 @@ class Store:
         told = not document.certificates and (faults or credentials.faults)
         return () if told else (Embedded(path, document.certificates),), faults
 
-    def _material(self, credentials: _Credentials, owner: str, field: str, material: Material | None) -> Document:
+    def _material(self, credentials: Credentials, owner: str, field: str, material: Material | None) -> Document:
         if material is None:
             return Document()
         if material.path and material.data is None:
@@ -233,10 +222,10 @@ class Store:
         fault = self._entry(spec.password_file).fault if spec.password_file else None
         return (fault,) if fault else ()
 
-    def _credentials(self, path: str) -> _Credentials:
+    def _credentials(self, path: str) -> Credentials:
         entry = self._entry(path)
-        credentials = self._files.value(path, _parse_credentials)
-        return credentials or _Credentials(faults=(entry.fault,) if entry.fault else ())
+        credentials = self._files.value(path, parse_credentials)
+        return credentials or Credentials(faults=(entry.fault,) if entry.fault else ())
 
     def _manifest(self, path: str) -> Manifest | None:
         self._entry(path)
@@ -272,30 +261,6 @@ class Store:
             entry = self._entry(path)
             if entry.fault is None:
                 yield Permissions(path, entry.mode, _owner(entry.uid, entry.gid, self._own_root), is_secret)
-
-    def _expand(self, pattern: str, spec: CertificateSpec) -> Iterator[str]:
-        """The paths that a glob stands for, in order; `**` is any number of directories."""
-        yield from dict.fromkeys(self._walk("", pattern.strip("/").split("/"), spec.exclude, 0))
-
-    def _walk(self, base: str, parts: list[str], exclude: Sequence[str], depth: int) -> Iterator[str]:
-        part, rest = parts[0], parts[1:]
-        if not any(character in part for character in "*?["):
-            yield from self._walk(f"{base}/{part}", rest, exclude, depth) if rest else [f"{base}/{part}"]
-            return
-        names = [name for name in self._files.listing(base) if not any(fnmatchcase(name, one) for one in exclude)]
-        if part == "**":
-            yield from self._walk(base, rest or ["*"], exclude, depth)
-            for name in names if depth < _MAX_DEPTH else ():
-                if self._is_directory(f"{base}/{name}"):
-                    yield from self._walk(f"{base}/{name}", parts, exclude, depth + 1)
-            return
-        for name in names:
-            if fnmatchcase(name, part):
-                yield from self._walk(f"{base}/{name}", rest, exclude, depth) if rest else [f"{base}/{name}"]
-
-    def _is_directory(self, path: str) -> bool:
-        entry = self._files.entry(path)
-        return entry.is_directory and not entry.is_link
 
     def _facts(self) -> Mapping[str, str]:
         self._used = {}
@@ -362,35 +327,6 @@ def _encrypted(document: Document, path: str) -> Iterator[Fault]:
 
 def _present(faults: Sequence[Fault]) -> tuple[Fault, ...]:
     return tuple(fault for fault in faults if fault.reason is not Reason.MISSING)
-
-
-def _parse_credentials(data: bytes, path: str) -> _Credentials:
-    try:
-        config = parse_kubeconfig(data, path)
-    except MalformedError as error:
-        return _Credentials(faults=(Fault(Reason.MALFORMED, f"{path} {error}"),))
-    materials = [(user.name, "certificate", user.certificate) for user in config.users]
-    materials += [(user.name, "key", user.key) for user in config.users]
-    materials += [(cluster.name, "ca", cluster.ca) for cluster in config.clusters]
-    documents = {
-        (owner, field): decode(material.data, f"{path}, {field} of {owner!r}")
-        for owner, field, material in materials
-        if material and material.data is not None
-    }
-    bare = replace(
-        config,
-        users=tuple(
-            replace(user, key=_emptied(user.key), certificate=_emptied(user.certificate)) for user in config.users
-        ),
-        clusters=tuple(replace(cluster, ca=_emptied(cluster.ca)) for cluster in config.clusters),
-    )
-    faults = tuple(Fault(Reason.MALFORMED, f"{path}: {problem}") for problem in config.problems)
-    return _Credentials(bare, documents, faults)
-
-
-def _emptied(material: Material | None) -> Material | None:
-    """The same material without its bytes: that it was embedded is all that has to be remembered."""
-    return Material(data=b"") if material and material.data is not None else material
 
 
 def _first_line(data: bytes, _path: str) -> bytes:

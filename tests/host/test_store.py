@@ -707,6 +707,7 @@ def test_files_come_and_go_from_a_pattern(tree: Tree) -> None:
     tree.write("/c/a/tls.crt", LEAF.pem)
     assert store.observe(tree.touched("/c/a/tls.crt")).observations == (first, second)
     tree.at("/c/a/tls.crt").unlink()
+    tree.at("/c/a").rmdir()
     for _ in range(2):
         store.observe()
     kept = {each.path for each in reachable(store) if isinstance(each, Observation)}

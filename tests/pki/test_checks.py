@@ -180,6 +180,13 @@ def test_a_further_ca_of_a_bundle_that_has_ended_is_a_leftover() -> None:
     assert of_ca(old)["expired"].severity is Severity.CRITICAL
 
 
+def test_a_further_user_of_a_kubeconfig_that_has_ended_is_as_bad_as_the_first() -> None:
+    """It is somebody's credential, not a leftover."""
+    second = replace(see(row(kind="kubeconfig"), make_leaf(ROOT, not_after=NOW - DAY)), name="leaf#b")
+    found = findings(see(AUTHORITY, ROOT), second, about="leaf#b")["expired"]
+    assert (found.severity, "renew it" in found.message) == (Severity.CRITICAL, True)
+
+
 @pytest.mark.parametrize("ca", [[], "self"])
 def test_an_anchor_in_the_same_file_speaks_through_that_file(ca: Any) -> None:
     """The kubelet's own CA has no entry: where it has ended, its certificate's entry says so."""
@@ -279,6 +286,15 @@ def test_a_ca_that_may_not_certify_the_usage_is_a_matter_of_the_path() -> None:
     narrow = make_ca(extended_usages=["server auth"])
     found = of_leaf(make_leaf(narrow), by=narrow, usages=["client auth"])
     assert "the issuer may not certify this usage" in found["no_path"].message
+
+
+def test_a_file_does_not_prove_itself_where_a_ca_is_named() -> None:
+    """Whatever it brings along: its own CA, or a certificate that signed itself."""
+    own = make_ca("own")
+    assert of_leaf(make_leaf(own), own).keys() == {"no_path"}
+    assert of_leaf(own).keys() == {"no_path"}
+    twin = make_ca()
+    assert of_leaf(make_leaf(twin), twin).keys() == {"no_path"}
 
 
 def test_self_means_the_self_signed_certificate_in_the_file() -> None:

@@ -1,0 +1,55 @@
+"""A kubeconfig as the store looks at it: its PEM parsed to public facts, its bytes dropped.
+
+Owns that nothing of a private key stays in memory once a kubeconfig was read. Reads no file and judges nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from certmond.errors import MalformedError
+from certmond.host.kubeconfig import Kubeconfig, Material, parse_kubeconfig
+from certmond.pki.encoding import Document, decode
+from certmond.pki.reason import Fault, Reason
+
+_NO_KUBECONFIG = Kubeconfig((), (), None, None, ())
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A kubeconfig with its embedded PEM parsed and dropped: nothing of a private key stays in memory."""
+
+    config: Kubeconfig = _NO_KUBECONFIG
+    documents: Mapping[tuple[str, str], Document] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
+
+
+def parse_credentials(data: bytes, path: str) -> Credentials:
+    """The users and clusters of the kubeconfig at `path`, with what is wrong in it as faults. Never raises."""
+    try:
+        config = parse_kubeconfig(data, path)
+    except MalformedError as error:
+        return Credentials(faults=(Fault(Reason.MALFORMED, f"{path} {error}"),))
+    materials = [(user.name, "certificate", user.certificate) for user in config.users]
+    materials += [(user.name, "key", user.key) for user in config.users]
+    materials += [(cluster.name, "ca", cluster.ca) for cluster in config.clusters]
+    documents = {
+        (owner, field): decode(material.data, f"{path}, {field} of {owner!r}")
+        for owner, field, material in materials
+        if material and material.data is not None
+    }
+    bare = replace(
+        config,
+        users=tuple(
+            replace(user, key=_emptied(user.key), certificate=_emptied(user.certificate)) for user in config.users
+        ),
+        clusters=tuple(replace(cluster, ca=_emptied(cluster.ca)) for cluster in config.clusters),
+    )
+    faults = tuple(Fault(Reason.MALFORMED, f"{path}: {problem}") for problem in config.problems)
+    return Credentials(bare, documents, faults)
+
+
+def _emptied(material: Material | None) -> Material | None:
+    """The same material without its bytes: that it was embedded is all that has to be remembered."""
+    return Material(data=b"") if material and material.data is not None else material
