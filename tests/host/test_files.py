@@ -552,6 +552,7 @@ def test_what_nobody_asks_for_any_more_is_forgotten(tree: Tree) -> None:
     for number in range(50):
         tree.write(f"/pods/{number}/tls.crt")
         tree.value(f"/pods/{number}/tls.crt")
+    kept = set()
     for touched in (None, None, tree.touched("/pods/7/tls.crt")):
         kept = {entry.path for entry in reachable(tree.files) if isinstance(entry, Entry)}
         tree.files.refresh(touched)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import gc
+import grp
 import os
+import pwd
 import re
 import tempfile
 import threading
@@ -795,17 +797,19 @@ def test_the_kubelets_renewal_is_seen(node: Node) -> None:
     assert after["kubelet-client"].symlink
 
 
-def test_owners_have_names_on_this_node_and_numbers_elsewhere(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_owners_have_names_on_this_node_and_numbers_elsewhere(tree: Tree) -> None:
     """The users of a mounted disk are not this node's; 0 is root everywhere. Whoever has no name is a number."""
     path = tree.write("/x.crt", LEAF.pem)
     if os.geteuid() != 0:
         pytest.skip("only root can give files away")
-    for owner, here, elsewhere in (
-        ((0, 0), "root:root", "root:root"),
-        ((1, 1), "daemon:daemon", "1:1"),
-        ((61234, 61235), "61234:61235", "61234:61235"),
+    somebody = next(each for each in pwd.getpwall() if each.pw_uid and each.pw_gid)
+    name = f"{somebody.pw_name}:{grp.getgrgid(somebody.pw_gid).gr_name}"
+    for uid, gid, here, elsewhere in (
+        (0, 0, "root:root", "root:root"),
+        (somebody.pw_uid, somebody.pw_gid, name, f"{somebody.pw_uid}:{somebody.pw_gid}"),
+        (61234, 61235, "61234:61235", "61234:61235"),
     ):
-        os.chown(path, *owner)
+        os.chown(path, uid, gid)
         assert tree.one(row()).permissions[0].owner == elsewhere
         (seen,) = Store([row(path=str(path))], "/").observe().observations
         assert seen.permissions[0].owner == here

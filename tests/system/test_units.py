@@ -314,7 +314,7 @@ def test_a_process_that_is_stopped_is_killed_and_started_again(machine: Machine)
     with watched(machine):
         since = time.time()
         for unit in BOTH:
-            machine.run("kill", "-STOP", str(main_pid(machine, unit)))
+            machine.systemctl("kill", "--signal=STOP", "--kill-whom=main", unit)
         killed_by_watchdog(machine, since)
 
 
@@ -362,7 +362,6 @@ NEVER = {
     "become another user": "EPERM",
     "set-user-ID on a file": "EPERM",
     "real-time priority": "EPERM",
-    "memory that is written and executed": "EACCES",
     "change the personality": "EPERM",
     "write a key of root's": "EACCES",
 }
@@ -382,6 +381,13 @@ def probe(machine: Machine, unit: str) -> dict[str, Any]:
         machine.systemctl("start", unit)
     report: dict[str, Any] = json.loads(machine.path(REPORT).read_text())
     return report
+
+
+def refused(report: dict[str, Any]) -> dict[str, str]:
+    """What came of everything that neither unit can do."""
+    # EACCES is the kernel's answer; the systemd of Debian 12 leaves it to the filter of calls, whose answer is EPERM.
+    assert report["attempts"]["memory that is written and executed"] in {"EACCES", "EPERM"}
+    return outcomes(report, NEVER)
 
 
 def outcomes(report: dict[str, Any], names: Iterable[str]) -> dict[str, str]:
@@ -409,10 +415,10 @@ def test_the_probe_can_do_all_that_where_nothing_forbids_it(machine: Machine) ->
     """Without a sandbox nothing is refused to the probe: what is refused in one is refused by it."""
     command = ("systemd-run", "--wait", "--pipe", "--quiet", f"{PREFIX}/bin/python3", "-B", PROBE)
     report = json.loads(machine.run(*command))
-    refused = {name: outcome for name, outcome in report["attempts"].items() if outcome != "done"}
+    failed = {name: outcome for name, outcome in report["attempts"].items() if outcome != "done"}
     # The clock is set to what is no time, which the kernel refuses; our port is in use; the machine itself, being a
     # container, may load no module.
-    assert refused == {"set the clock": "EINVAL", "listen on our port": "EADDRINUSE", "load a module": "EPERM"}
+    assert failed == {"set the clock": "EINVAL", "listen on our port": "EADDRINUSE", "load a module": "EPERM"}
     assert {"/", "/dev/shm", "/etc/kubernetes/pki", "/run", "/run/lock", "/usr/bin", "/var/log"} <= report[
         "writable"
     ].keys()
@@ -430,7 +436,7 @@ def test_what_the_daemon_can_do(machine: Machine) -> None:
     assert report["processes"] == []
     assert report["homes"] == ["ENOENT", "ENOENT"]  # empty
     assert own_namespaces(machine, report) == {"ipc", "mnt", "net"}
-    assert outcomes(report, NEVER) == NEVER
+    assert refused(report) == NEVER
     assert outcomes(report, TCP) == dict.fromkeys(TCP, "EAFNOSUPPORT")
     readable = (
         "read a key of root's",
@@ -451,7 +457,7 @@ def test_what_the_web_unit_can_do(machine: Machine) -> None:
     assert report["processes"] == []
     assert report["homes"] == ["EACCES", "EACCES"]
     assert own_namespaces(machine, report) == {"ipc", "mnt", "user"}
-    assert outcomes(report, NEVER) == NEVER
+    assert refused(report) == NEVER
     possible = ("listen on our port", "read what was rendered")
     assert outcomes(report, possible) == dict.fromkeys(possible, "done")
     hidden = (
