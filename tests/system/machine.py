@@ -14,10 +14,9 @@ import shutil
 import socket
 import subprocess
 import sysconfig
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from typing import Any, NoReturn
@@ -161,7 +160,7 @@ def booted(work: Path) -> Iterator[Machine]:
         # The process namespace, and with it everything in the machine, ends when `unshare` ends, and that when we do.
         setpriv, "--pdeathsig", "KILL", unshare, "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
         # nspawn will not have "/" itself.
-        "sh", "-euc", 'mount --bind / "$0"; exec "$@"', str(lower),
+        "sh", "-euc", 'echo 0 >"$GROUP/cgroup.procs"; mount --bind / "$0"; exec "$@"', str(lower),
         nspawn, f"--directory={lower}", "--volatile=overlay", "--boot", "--machine=certmond-test", "--register=no",
         "--keep-unit", "--link-journal=no", "--resolv-conf=off", "--timezone=off", "--private-network", "--quiet",
         "--console=passive", "--notify-ready=yes",
@@ -171,9 +170,17 @@ def booted(work: Path) -> Iterator[Machine]:
         "systemd.unit=basic.target",
     ]  # fmt: skip
     console, address = work / "console", f"certmond-test-{os.getpid()}"
-    environment = {**os.environ, "NOTIFY_SOCKET": f"@{address}", "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
-    with _one_at_a_time(), console.open("wb") as output, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+    with ExitStack() as stack:
+        stack.enter_context(_one_at_a_time())
+        ready = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         ready.bind(f"\0{address}")
+        environment = {
+            **os.environ,
+            "GROUP": str(stack.enter_context(_control_group())),
+            "NOTIFY_SOCKET": f"@{address}",
+            "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
+        }
+        output = stack.enter_context(console.open("wb"))
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
@@ -198,10 +205,28 @@ def _unavailable(reason: str) -> NoReturn:
 
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
-    """On a host without systemd, two machines would share a control group."""
-    with (Path(tempfile.gettempdir()) / "certmond-test-machine.lock").open("w") as file:
+    """nspawn will not boot two machines from the same directory, and "/" is the same under every name."""
+    with Path("/tmp/certmond-test-machine.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def _control_group() -> Iterator[Path]:
+    """One for this machine alone: where two share one, as they would without, each removes what is the other's."""
+    mounts = map(str.split, Path("/proc/self/mountinfo").read_text().splitlines())
+    mount = next((fields[4] for fields in mounts if fields[fields.index("-") + 1] == "cgroup2"), None)
+    groups = dict(line.split(":", 1) for line in Path("/proc/self/cgroup").read_text().splitlines())
+    if mount is None or "0" not in groups:
+        _unavailable("no control groups of version 2 here")
+    group = Path(mount, groups["0"].lstrip(":/"), f"certmond-test-{os.getpid()}")
+    group.mkdir(exist_ok=True)
+    try:
+        yield group
+    finally:
+        for directory, _, _ in os.walk(group, topdown=False):
+            with suppress(OSError):  # the last process may still be on its way out; an empty group is no burden
+                os.rmdir(directory)
 
 
 def _await_boot(ready: socket.socket, console: Path) -> None:
