@@ -305,7 +305,7 @@ def _exit_code(document: dict[str, Any]) -> int:
 
 
 def main() -> None:
-    """The console script: every failure is one clear text on stderr and exit code 3, never a traceback."""
+    """The console script: every failure that is not a bug is one clear text on stderr and exit code 3."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
     try:

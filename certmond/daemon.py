@@ -77,7 +77,8 @@ class Daemon:
         self._stopping = self._reload = False
         self._looked_at = 0.0
         self._passed_at: float | None = None
-        self._degraded = self._publish_failed = False
+        self._degraded = False
+        self._unwritten: set[str] = set()
 
     def stop(self, *_: object) -> None:
         """Ask the loop to end. Safe in a signal handler."""
@@ -213,11 +214,11 @@ class Daemon:
         try:
             write(self._runtime_dir, name, text)
         except RuntimeDirError as error:
-            if not self._publish_failed:
+            if not self._unwritten:
                 self._journal.tell(Event.PUBLISH_FAILED, str(error), "error")
-            self._publish_failed = True
+            self._unwritten.add(name)
         else:
-            self._publish_failed = False
+            self._unwritten.discard(name)
 
     def _beat(self) -> None:
         """The sign of life, for the service manager and for `serve`: given by the loop itself, so it is true."""

@@ -19,7 +19,7 @@ _UNITS = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60))
 
 
 def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
-    """The certificates, the one line that sums them up, then every finding with its remedy, the worst first."""
+    """The certificates, then every finding with its remedy, the worst first."""
     now = datetime.fromisoformat(document["taken_at"])
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("CERTIFICATE", "EXPIRES", "RESIDUAL TIME", "CERTIFICATE AUTHORITY", "CHAIN", "KEY", "STATE"):
