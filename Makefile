@@ -14,7 +14,7 @@ PYTHON = $(or $(shell for p in /usr/bin/python3 python3 python3.14 python3.13 py
 
 BIN := .venv/bin
 # Every build is made from the locked setuptools, so that no package brings a build tool of its own choice.
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-build-isolation
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-build-isolation --use-pep517
 
 .PHONY: help demo test check bench fix lock clean packages-run packages-test
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -13,13 +14,14 @@ from tests.node import Node
 
 def real_part(command: str) -> str:
     """The path of a real peer such as openssl. Without it the test is skipped, or fails where all are required."""
-    path = shutil.which(command)
-    if path is None:
-        reason = f"{command} not installed"
-        if os.environ.get("CERTMOND_REQUIRE_REAL") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return path
+    return shutil.which(command) or unavailable(f"{command} not installed")
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip the test for this reason, or fail it where every real part is required."""
+    if os.environ.get("CERTMOND_REQUIRE_REAL") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.fixture

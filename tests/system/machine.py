@@ -19,12 +19,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import pytest
 from packaging.requirements import Requirement
 
-from tests.conftest import real_part
+from tests.conftest import real_part, unavailable
 from tests.daemon_harness import DEADLINE
 
 REPOSITORY = Path(__file__).parents[2]
@@ -151,9 +150,9 @@ def booted(work: Path) -> Iterator[Machine]:
     """A machine from its boot to its end. Skips the test, or fails it in CI, where none can be had."""
     setpriv, unshare, nspawn = map(real_part, ("setpriv", "unshare", "systemd-nspawn"))
     if os.geteuid() != 0:
-        _unavailable("only root can boot a machine with systemd-nspawn")
+        unavailable("only root can boot a machine with systemd-nspawn")
     if subprocess.run([unshare, "--mount", "--pid", "--fork", "true"], capture_output=True, check=False).returncode:
-        _unavailable("no namespaces can be made here")
+        unavailable("no namespaces can be made here")
     lower = work / "lower"
     lower.mkdir()
     command = [
@@ -196,13 +195,6 @@ def booted(work: Path) -> Iterator[Machine]:
             process.wait()
 
 
-def _unavailable(reason: str) -> NoReturn:
-    """As `real_part`, for what is no command."""
-    if os.environ.get("CERTMOND_REQUIRE_REAL") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
     """nspawn will not boot two machines from the same directory, and "/" is the same under every name."""
@@ -218,7 +210,7 @@ def _control_group() -> Iterator[Path]:
     mount = next((fields[4] for fields in mounts if fields[fields.index("-") + 1] == "cgroup2"), None)
     groups = dict(line.split(":", 1) for line in Path("/proc/self/cgroup").read_text().splitlines())
     if mount is None or "0" not in groups:
-        _unavailable("no control groups of version 2 here")
+        unavailable("no control groups of version 2 here")
     group = Path(mount, groups["0"].lstrip(":/"), f"certmond-test-{os.getpid()}")
     group.mkdir(exist_ok=True)
     try:
@@ -253,7 +245,7 @@ def install(machine: Machine) -> None:
         capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
     if tag != sysconfig.get_config_var("SOABI"):
-        _unavailable(f"{PYTHON} is not the interpreter of these tests, whose packages it is to run with")
+        unavailable(f"{PYTHON} is not the interpreter of these tests, whose packages it is to run with")
     machine.run(PYTHON, "-m", "venv", "--without-pip", PREFIX)
     (site,) = machine.path(PREFIX).glob("lib/python3*/site-packages")
     for package in _needed():
