@@ -24,21 +24,31 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from certmond.errors import ConfigError
-from certmond.pki.catalog import SELF, CertificateSpec, Duration, Model, ServiceSpec, parse_duration
+from certmond.pki.catalog import SELF, CertificateSpec, KeyAlgorithm, ServiceSpec
+from certmond.pki.fields import Duration, Model, parse_duration
+from certmond.pki.settings import LOCAL, NOBODY, DerivedSpec, HoldSpec, SignerSpec
 from certmond.yaml_source import MAX_BYTES, Node, Place, Problem, read, shown
 
 DEFAULT_PATH = Path("/etc/certmond/config.yaml")
 DEFAULT_PROFILE = "kubeadm"
 NO_PROFILE = "none"
 
-_SECTIONS: Mapping[str, type[BaseModel]] = {"certificates": CertificateSpec, "services": ServiceSpec}
+_SECTIONS: Mapping[str, type[BaseModel]] = {
+    "certificates": CertificateSpec,
+    "services": ServiceSpec,
+    "signers": SignerSpec,
+    "derived": DerivedSpec,
+}
 _REFERENCES = (  # section and field -> the section that it names an entry of
     ("certificates", "ca", "certificates"),
     ("certificates", "embedded_ca", "certificates"),
     ("certificates", "consumers", "services"),
     ("services", "reloads", "certificates"),
     ("services", "after", "services"),
+    ("certificates", "signer", "signers"),
+    ("derived", "source", "certificates"),
 )
+_RESERVED = {"ca": {SELF}, "signer": {LOCAL, NOBODY}}
 
 
 class Source(NamedTuple):
@@ -53,12 +63,6 @@ def profiles() -> Mapping[str, str]:
     """The shipped profiles: name -> YAML text."""
     shipped = sorted((files("certmond") / "profiles").iterdir(), key=lambda file: file.name)
     return {file.name[:-5]: file.read_text("utf-8") for file in shipped if file.name.endswith(".yaml")}
-
-
-def _mode(mode: str) -> str:
-    if mode == "enforce":
-        raise ValueError("enforce mode is not part of this version; write observe, or leave `mode` out")
-    return mode
 
 
 def _profile(name: str) -> str:
@@ -97,8 +101,8 @@ def _within(least: str, most: str) -> AfterValidator:
 class Config(Model):
     """What certmond is to do on this node: profile, configuration file and conf.d/ joined."""
 
-    mode: Annotated[Literal["observe", "enforce"], AfterValidator(_mode)] = Field(
-        default="observe", description="`observe` watches and reports; `enforce` is not part of this version"
+    mode: Literal["observe", "enforce"] = Field(
+        default="observe", description="`observe` watches and reports; `enforce` renews what is due as well"
     )
     profile: Annotated[str, AfterValidator(_profile)] = Field(
         default=DEFAULT_PROFILE, description="the shipped catalogue to begin from; `none` for an empty one"
@@ -110,8 +114,21 @@ class Config(Model):
         default=(), description="added to the profile's, or overriding them"
     )
     services: tuple[ServiceSpec, ...] = Field(default=(), description="added to the profile's, or overriding them")
+    signers: tuple[SignerSpec, ...] = Field(default=(), description="who else signs than a CA's key on this node")
+    derived: tuple[DerivedSpec, ...] = Field(default=(), description="files that are made from certificates")
     renew_before: Duration = Field(
         default=timedelta(days=30), description="a certificate is due so long before its end, or a third of its life"
+    )
+    validity: Duration = Field(default=timedelta(days=365), description="how long a new certificate is good for")
+    key_algorithm: KeyAlgorithm = Field(
+        default=KeyAlgorithm.RSA_2048, strict=False, description="of a new key where there was none like it before"
+    )
+    spread: Duration = Field(
+        default=timedelta(days=3), description="nodes renew up to so long before a certificate is due, each in its turn"
+    )
+    hold: HoldSpec = Field(default=HoldSpec(), description="when what is due is not renewed yet")
+    archive: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=3, description="how many former generations of a certificate are kept"
     )
     resync: Annotated[Duration, _within("10s", "24h")] = Field(
         default=timedelta(minutes=5), description="how often everything is looked at again, events or not: 10s to 24h"
@@ -302,7 +319,7 @@ def _references(tree: Node) -> Iterator[Problem]:
     named = {section: {entry.name: entry for entry in found if entry.name} for section, found in entries.items()}
     for section, field, target in _REFERENCES:
         for name, node in (text for entry in entries[section] for text in entry.texts(field)):
-            if field == "ca" and name == SELF:
+            if name in _RESERVED.get(field, ()):
                 continue
             found = named[target].get(name)
             if found is None:

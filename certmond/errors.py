@@ -5,7 +5,12 @@
     ├── MalformedError           bytes that are not what they claim to be; becomes a Reason, never a crash
     ├── ListenError              the HTTP listener could not be opened
     ├── RuntimeDirError          what the daemon rendered could not be written or read
-    └── NotRunningError          a verb needs a running daemon, and there is none
+    ├── NotRunningError          a verb needs a running daemon, and there is none
+    ├── KeyUnusableError         a private key could not be read or used
+    └── SigningError             a certificate was not issued, and the old one is still in place
+        ├── RefusedError         the signer will not; the same question gets the same answer
+        ├── UnreachableError     the signer could not be asked; later it may answer
+        └── WaitingError         the signer has not decided yet; carries what to ask it with, and when
 
 A fact about the world (a missing file, a broken certificate) is a value with a Reason. Only our own failure to do
 what we were asked is an exception.
@@ -40,3 +45,28 @@ class RuntimeDirError(CertmondError):
 
 class NotRunningError(CertmondError):
     """There is no running daemon whose assessment could be shown."""
+
+
+class KeyUnusableError(CertmondError):
+    """A private key could not be read or used. The message never quotes it."""
+
+
+class SigningError(CertmondError):
+    """A certificate was not issued. Nothing was written."""
+
+
+class RefusedError(SigningError):
+    """The signer will not issue this certificate, or what it issued is not what was asked for."""
+
+
+class UnreachableError(SigningError):
+    """The signer could not be asked, or did not answer in time."""
+
+
+class WaitingError(SigningError):
+    """The signer has not decided yet: ask again after `seconds`, with its `cookie`."""
+
+    def __init__(self, message: str, seconds: float, cookie: str) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+        self.cookie = cookie

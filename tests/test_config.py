@@ -17,16 +17,8 @@ from hypothesis import strategies as st
 from certmond import config, yaml_source
 from certmond.config import Config, Source, dump, load, parse, schema
 from certmond.errors import ConfigError
-from certmond.pki.catalog import (
-    FACTS,
-    SELF,
-    USAGES,
-    CertificateSpec,
-    Kind,
-    ServiceSpec,
-    format_duration,
-    parse_duration,
-)
+from certmond.pki.catalog import SELF, CertificateSpec, Kind, ServiceSpec
+from certmond.pki.fields import FACTS, USAGES, format_duration, parse_duration
 
 ROOT = Path(__file__).parents[1]
 

@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from certmond.config import Source, parse, profiles
-from certmond.pki.catalog import SELF, CertificateSpec, Kind, expand, subject_attributes
+from certmond.pki.catalog import SELF, CertificateSpec, Kind
 from certmond.pki.certificate import Certificate, parse_certificate
+from certmond.pki.fields import expand, subject_attributes
 
 FACTS = {
     "node_name": "controller-0",

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from ipaddress import ip_address
 
-from certmond.pki.catalog import SELF, CertificateSpec, Kind, expand, subject_attributes
+from certmond.pki.catalog import SELF, CertificateSpec, Kind
 from certmond.pki.certificate import Certificate
+from certmond.pki.demand import accepted_subjects, has_accepted_subject, lacking_usages, missing_names
 from certmond.pki.inventory import Observation
 from certmond.pki.path import WEAK_HASHES, PathSearch, Refusal, Rejection, signed_by
 from certmond.pki.reason import Fault, Finding, Reason, Severity, printable
@@ -199,9 +199,8 @@ def ca_cannot_sign(case: Case) -> Iterator[Finding]:
 
 def wrong_subject(case: Case) -> Iterator[Finding]:
     """The subject is none of those that the catalogue accepts; to Kubernetes the subject is the identity."""
-    accepted = [text for text in (expand(subject, case.facts) for subject in case.spec.subject) if text]
-    known = len(accepted) == len(case.spec.subject)  # else it may be just the one whose fact cannot be told
-    if accepted and known and not any(subject_attributes(text) == case.certificate.attributes for text in accepted):
+    accepted = accepted_subjects(case.spec, case.facts)
+    if accepted and not has_accepted_subject(case.certificate, accepted):
         yield finding(
             Reason.WRONG_SUBJECT,
             f"{case.where} has the subject {case.certificate.subject}, expected {' or '.join(accepted)}; reissue it",
@@ -209,21 +208,15 @@ def wrong_subject(case: Case) -> Iterator[Finding]:
 
 
 def wrong_usage(case: Case) -> Iterator[Finding]:
-    """A usage that its consumers ask for is not permitted. Key encipherment is asked of RSA keys only."""
-    if case.spec.authority:
-        return
-    lacking = [usage for usage in case.spec.usages if not case.certificate.has_usage(usage)]
-    if case.certificate.key.algorithm != "RSA" and "key encipherment" in lacking:
-        lacking.remove("key encipherment")
+    """A usage that its consumers ask for is not permitted."""
+    lacking = () if case.spec.authority else lacking_usages(case.spec, case.certificate)
     if lacking:
         yield finding(Reason.WRONG_USAGE, f"{case.where} may not be used for {', '.join(lacking)}; reissue it")
 
 
 def missing_name(case: Case) -> Iterator[Finding]:
     """A DNS name or IP address under which it is reached is not among its subjectAltNames."""
-    wanted = [text for text in (expand(name, case.facts) for name in case.spec.names) if text]
-    present = set(map(_comparable, case.certificate.names))
-    if missing := [name for name in dict.fromkeys(wanted) if _comparable(name) not in present]:
+    if missing := missing_names(case.spec, case.facts, case.certificate.names):
         yield finding(
             Reason.MISSING_NAME,
             f"{case.where} lacks the name {', '.join(missing)}; reissue it with all the names that it is reached by",
@@ -384,16 +377,6 @@ def _told_elsewhere(case: Case, why: Rejection) -> bool:
 
 def _called(case: Case, link: Certificate) -> str:
     return case.where if link is case.certificate else f"{case.where}: the intermediate {link.subject}"
-
-
-def _comparable(name: str) -> str:
-    kind, _, value = name.partition(":")
-    if kind == "IP":
-        try:
-            return f"IP:{ip_address(value)}"
-        except ValueError:
-            return name
-    return f"{kind}:{value.lower().rstrip('.')}"
 
 
 def _day(instant: datetime) -> str:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from certmond.host.kubeconfig import Kubeconfig, parse_kubeconfig
 from certmond.host.manifest import Manifest, flag_values, node_facts, parse_manifest
-from certmond.pki.catalog import FACTS
+from certmond.pki.fields import FACTS
 from tests.node import Node
 
 MANIFESTS = "etc/kubernetes/manifests"

@@ -11,18 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from certmond.pki.catalog import (
-    DEFAULT_EXCLUDE,
-    FACTS,
-    CertificateSpec,
-    Kind,
-    ServiceSpec,
-    anchors_first,
-    expand,
-    format_duration,
-    parse_duration,
-    subject_attributes,
-)
+from certmond.pki.catalog import DEFAULT_EXCLUDE, CertificateSpec, Kind, ServiceSpec, anchors_first
+from certmond.pki.fields import FACTS, expand, format_duration, parse_duration, subject_attributes
 
 BASE = {"name": "x", "path": "/x.crt"}
 

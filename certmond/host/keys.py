@@ -1,0 +1,72 @@
+"""Private keys: made, read and written as kubeadm and the kubelet do, and never kept.
+
+Owns the encodings of a key and the messages about one, which never quote it. The public half is `pki.certificate`'s.
+"""
+
+from __future__ import annotations
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_private_key,
+    load_pem_private_key,
+)
+
+from certmond.errors import KeyUnusableError
+from certmond.pki.catalog import KeyAlgorithm
+
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+"""The keys that Kubernetes' components can use."""
+
+
+def make_key(algorithm: KeyAlgorithm) -> PrivateKey:
+    """A new key from the kernel's random numbers (by OpenSSL)."""
+    match algorithm:
+        case KeyAlgorithm.RSA_2048 | KeyAlgorithm.RSA_3072 | KeyAlgorithm.RSA_4096:
+            return rsa.generate_private_key(public_exponent=65537, key_size=int(algorithm.value.partition("-")[2]))
+        case KeyAlgorithm.ECDSA_P256:
+            return ec.generate_private_key(ec.SECP256R1())
+        case KeyAlgorithm.ECDSA_P384:
+            return ec.generate_private_key(ec.SECP384R1())
+        case KeyAlgorithm.ED25519:
+            return ed25519.Ed25519PrivateKey.generate()
+
+
+def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> PrivateKey:
+    """The private key in PEM or DER; `where` names its file in messages. A passphrase is used only if one is needed.
+
+    Raises KeyUnusableError, which never quotes the key.
+    """
+    load = load_pem_private_key if b"-----BEGIN " in data else load_der_private_key
+    try:
+        try:
+            key = load(data, None)
+        except TypeError:  # cryptography's way to say that it is encrypted
+            if passphrase is None:
+                remedy = "give its passphrase as a systemd credential, or store it decrypted"
+                raise KeyUnusableError(f"the private key in {where} is encrypted; {remedy}") from None
+            key = load(data, passphrase)
+    except (ValueError, UnsupportedAlgorithm):
+        # `from None`: the library's message may quote what it could not read.
+        raise KeyUnusableError(f"{where} holds no private key that can be used; put the right one there") from None
+    if not isinstance(key, PrivateKey):
+        raise KeyUnusableError(f"the private key in {where} is neither RSA nor ECDSA nor Ed25519; use one of these")
+    return key
+
+
+def key_pem(key: PrivateKey) -> bytes:
+    """PKCS#1 or SEC1, as client-go's keyutil writes them (MarshalPrivateKeyToPEM); PKCS#8 for Ed25519, which has no
+    other form.
+    """
+    is_ed25519 = isinstance(key, ed25519.Ed25519PrivateKey)
+    form = PrivateFormat.PKCS8 if is_ed25519 else PrivateFormat.TraditionalOpenSSL
+    return key.private_bytes(Encoding.PEM, form, NoEncryption())
+
+
+def public_pem(key: PrivateKey) -> bytes:
+    """The public half, as `sa.pub` has it."""
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -1,0 +1,58 @@
+"""The protocol that every signer follows, and the request that it is given. A signer writes nothing on the node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from certmond.host.keys import PrivateKey
+from certmond.pki.certificate import Certificate
+from certmond.pki.issuance import Template, extensions
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One certificate that is asked for. `key` is the key that it is to certify; `old` is what it replaces.
+
+    `authority` is the entry of the CA, None where the signer alone knows it. `cookie` is what the signer said when it
+    was asked before, None the first time. `alive` is called every second at least while the signer waits for something.
+    """
+
+    name: str
+    template: Template
+    key: PrivateKey = field(repr=False)
+    node_name: str
+    old: Certificate | None = None
+    authority: str | None = None
+    cookie: str | None = None
+    alive: Callable[[], None] = field(default=lambda: None, repr=False)
+
+    def pem(self) -> bytes:
+        """The request as PKCS#10 (RFC 2986), signed with its key."""
+        builder = x509.CertificateSigningRequestBuilder(self.template.subject)
+        for extension, critical in extensions(self.template):
+            builder = builder.add_extension(extension, critical)
+        digest = None if isinstance(self.key, ed25519.Ed25519PrivateKey) else SHA256()
+        return builder.sign(self.key, digest).public_bytes(Encoding.PEM)
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """What a signer gave: PEM, the certificate first, then its chain. `key` is None unless it made its own."""
+
+    pem: bytes
+    key: PrivateKey | None = field(default=None, repr=False)
+
+
+class Signer(Protocol):
+    """Something that signs. What it gives is not trusted: the caller verifies it before use."""
+
+    def sign(self, request: Request) -> Issued:
+        """The certificate. Raises RefusedError, UnreachableError, or WaitingError where it must be asked again."""
+        ...

@@ -1,0 +1,236 @@
+"""What a new certificate is to say: a template, drawn up from the catalogue and the old certificate.
+
+Owns the rules of issuance (RFC 5280, sections 4.1 and 4.2, and what kubeadm and the kubelet write). Pure: keys, random
+numbers and the time are arguments; this module signs nothing and reads no key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from ipaddress import ip_address
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes, CertificatePublicKeyTypes
+
+from certmond.pki.catalog import CertificateSpec, KeyAlgorithm
+from certmond.pki.certificate import EXTENDED_USAGES, KEY_USAGES, Certificate, PublicKey, load
+from certmond.pki.demand import accepted_subjects, has_accepted_subject, missing_names
+from certmond.pki.fields import expand
+
+BACKDATE = timedelta(minutes=5)
+"""A new certificate is valid from so long ago, for hosts whose clocks are behind: as Kubernetes' own signers do
+(pkg/controller/certificates/authority/policies.go)."""
+
+_OIDS = {name: oid for oid, name in EXTENDED_USAGES.items()}
+_KEY_USAGES = frozenset(KEY_USAGES.values())
+_OF_A_CA = frozenset({"cert sign", "crl sign"})
+_OF_RSA = frozenset({"key encipherment", "data encipherment"})  # RFC 5480, section 3, and RFC 8410, section 5
+_MADE_ANEW = frozenset(
+    {
+        x509.BasicConstraints.oid, x509.KeyUsage.oid, x509.ExtendedKeyUsage.oid, x509.SubjectAlternativeName.oid,
+        x509.SubjectKeyIdentifier.oid, x509.AuthorityKeyIdentifier.oid,
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A certificate to be (RFC 4211, CertTemplate). Times are UTC. `usages` and `extended_usages` have Kubernetes'
+    names; an extended usage without one is its dotted OID. `changes` says in words how it will differ from the
+    certificate that it replaces, but for dates and serial number.
+    """
+
+    subject: x509.Name
+    not_before: datetime
+    not_after: datetime
+    key: KeyAlgorithm
+    usages: frozenset[str]
+    extended_usages: tuple[str, ...] = ()
+    names: tuple[x509.GeneralName, ...] = ()
+    is_ca: bool = False
+    changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which terms something is issued here and now: `facts` are the node's, `now` is UTC, `issuer_end` is the end of
+    the CA that signs (None: a Root CA is made). `validity` and `key` apply where an entry says nothing else.
+    """
+
+    now: datetime
+    issuer_end: datetime | None
+    facts: Mapping[str, str]
+    validity: timedelta = timedelta(days=365)
+    key: KeyAlgorithm = KeyAlgorithm.RSA_2048
+
+    def dates(self, spec: CertificateSpec) -> tuple[datetime, datetime]:
+        """From five minutes ago for the entry's validity, but no longer than the CA that signs."""
+        end = self.now + (spec.validity or self.validity)
+        return _whole(self.now - BACKDATE), _whole(min(end, self.issuer_end or end))
+
+
+def successor(old: Certificate, spec: CertificateSpec, terms: Terms) -> Template:
+    """The certificate to replace `old`: its subject, names and usages, brought up to what the catalogue demands."""
+    parsed = load(old.der)
+    key = spec.key_algorithm or algorithm_of(old.key) or terms.key
+    present = tuple(_oids(parsed))
+    lacking = [usage for usage in spec.usages if usage in _OIDS and usage not in present]
+    missing = missing_names(spec, terms.facts, old.names)
+    changes = [f"adds the usage {usage}" for usage in lacking]
+    changes += [f"adds the name {name}" for name in missing]
+    changes += [f"drops the extension {oid.dotted_string}" for oid in _not_taken_over(parsed)]
+    subject, accepted = parsed.subject, accepted_subjects(spec, terms.facts)
+    if accepted and not has_accepted_subject(old, accepted):
+        subject = x509.Name.from_rfc4514_string(accepted[0])
+        changes.append(f"has the subject {accepted[0]} in place of {old.subject}")
+    if key != algorithm_of(old.key):
+        changes.append(f"has a key {key.value} in place of {old.key}")
+    start, end = terms.dates(spec)
+    return Template(
+        subject=subject,
+        not_before=start,
+        not_after=end,
+        key=key,
+        usages=_usages(spec, key) | _fitting((old.usages or frozenset()) - _OF_A_CA, key),
+        extended_usages=(*present, *lacking),
+        names=(*_alternative_names(parsed), *map(general_name, missing)),
+        changes=tuple(changes),
+    )
+
+
+def first(spec: CertificateSpec, subject: str, names: tuple[str, ...], terms: Terms) -> Template:
+    """The first certificate of an entry, with these names (DNS:…, IP:…); a Root CA where no issuer has an end."""
+    is_ca, key = terms.issuer_end is None, spec.key_algorithm or terms.key
+    start, end = terms.dates(spec)
+    own = _fitting(frozenset({"key encipherment", "cert sign"}), key) if is_ca else frozenset()  # as kubeadm's CAs
+    return Template(
+        subject=x509.Name.from_rfc4514_string(subject),
+        not_before=start,
+        not_after=end,
+        key=key,
+        usages=_usages(spec, key) | own,
+        extended_usages=tuple(usage for usage in spec.usages if usage in _OIDS),
+        names=tuple(map(general_name, names)),
+        is_ca=is_ca,
+    )
+
+
+def builder(
+    template: Template, public_key: CertificatePublicKeyTypes, serial: int, issuer: x509.Certificate | None
+) -> x509.CertificateBuilder:
+    """The certificate, ready for the key of `issuer` to be signed, or for its own where that is None."""
+    key_id = x509.SubjectKeyIdentifier.from_public_key(public_key)
+    made = x509.CertificateBuilder(
+        issuer_name=issuer.subject if issuer else template.subject,
+        subject_name=template.subject,
+        public_key=public_key,
+        serial_number=serial,
+        not_valid_before=template.not_before,
+        not_valid_after=template.not_after,
+    )
+    for extension, critical in extensions(template):
+        made = made.add_extension(extension, critical)
+    return made.add_extension(key_id, critical=False).add_extension(_issuer_key_id(issuer, key_id), critical=False)
+
+
+def extensions(template: Template) -> Iterator[tuple[x509.ExtensionType, bool]]:
+    """What a request asks for, each with whether it is critical; the order is that of Go's x509.CreateCertificate."""
+    given = {field: name in template.usages for field, name in KEY_USAGES.items()}
+    yield x509.KeyUsage(**given, encipher_only=False, decipher_only=False), True
+    if template.extended_usages:
+        oids = [_OIDS.get(usage) or x509.ObjectIdentifier(usage) for usage in template.extended_usages]
+        yield x509.ExtendedKeyUsage(oids), False
+    yield x509.BasicConstraints(ca=template.is_ca, path_length=None), True
+    if template.names:
+        yield x509.SubjectAlternativeName(template.names), not list(template.subject)  # RFC 5280, 4.2.1.6
+
+
+def algorithm_of(key: PublicKey) -> KeyAlgorithm | None:
+    """The kind of key that a new one is made as, to be like `key`; None where certmond makes none like it.
+
+    An RSA key is not made shorter than it was, nor than 2048 bits.
+    """
+    match key.algorithm, key.bits:
+        case "RSA", bits:
+            sizes = {2048: KeyAlgorithm.RSA_2048, 3072: KeyAlgorithm.RSA_3072}
+            return next((made for size, made in sizes.items() if bits <= size), KeyAlgorithm.RSA_4096)
+        case "ECDSA", 256:
+            return KeyAlgorithm.ECDSA_P256
+        case "ECDSA", 384:
+            return KeyAlgorithm.ECDSA_P384
+        case "Ed25519", _:
+            return KeyAlgorithm.ED25519
+        case _:
+            return None
+
+
+def general_name(text: str) -> x509.GeneralName:
+    """The subjectAltName entry that "DNS:…" or "IP:…" stands for. Raises ValueError for what is neither."""
+    kind, _, value = text.partition(":")
+    match kind:
+        case "DNS":
+            return x509.DNSName(value)
+        case "IP":
+            return x509.IPAddress(ip_address(value))
+        case _:
+            raise ValueError(f"{text} is neither DNS:… nor IP:…")
+
+
+def names_of(spec: CertificateSpec, facts: Mapping[str, str]) -> tuple[str, ...]:
+    """All the names that an entry asks for on this node, each once."""
+    return missing_names(spec, facts, ())
+
+
+def subject_of(spec: CertificateSpec, facts: Mapping[str, str]) -> str | None:
+    """The subject that a new certificate of this entry gets; None where a fact of the node is lacking."""
+    return expand(spec.subject[0], facts) if spec.subject else None
+
+
+def _usages(spec: CertificateSpec, key: KeyAlgorithm) -> frozenset[str]:
+    return _fitting(_KEY_USAGES.intersection(spec.usages) | {"digital signature"}, key)
+
+
+def _fitting(usages: frozenset[str], key: KeyAlgorithm) -> frozenset[str]:
+    return usages if key.value.startswith("RSA") else usages - _OF_RSA
+
+
+def _oids(parsed: x509.Certificate) -> Iterator[str]:
+    try:
+        usages = parsed.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return
+    for oid in usages:
+        yield EXTENDED_USAGES.get(oid, oid.dotted_string)
+
+
+def _alternative_names(parsed: x509.Certificate) -> tuple[x509.GeneralName, ...]:
+    try:
+        return tuple(parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        return ()
+
+
+def _not_taken_over(parsed: x509.Certificate) -> Iterator[x509.ObjectIdentifier]:
+    return (extension.oid for extension in parsed.extensions if extension.oid not in _MADE_ANEW)
+
+
+def _issuer_key_id(issuer: x509.Certificate | None, own: x509.SubjectKeyIdentifier) -> x509.AuthorityKeyIdentifier:
+    """The issuer's own identifier, byte for byte: OpenSSL compares it (RFC 5280, 4.2.1.1)."""
+    if issuer is None:
+        return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
+    try:
+        known = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        key = issuer.public_key()
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(_issuing(key))
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(known)
+
+
+def _issuing(key: CertificatePublicKeyTypes) -> CertificateIssuerPublicKeyTypes:
+    return key  # type: ignore[return-value]  # a key that cannot sign has signed nothing, and is refused before
+
+
+def _whole(instant: datetime) -> datetime:
+    return instant.replace(microsecond=0)
