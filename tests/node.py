@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import subprocess
 import tarfile
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -16,6 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID as EKU
 from cryptography.x509.oid import NameOID
+
+from tests.builders import Issued, make_server
 
 DATA = Path(__file__).parent / "data"
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
@@ -190,19 +191,14 @@ def common_name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def sha1_signed(node: Node, name: str, ca: str, work: Path) -> bytes:
-    """The certificate of `name` signed anew with SHA-1, which only openssl still does."""
-    extensions = work / "ext"
-    sans = ",".join(sans_of(node.certificate(f"{name}.crt")))
-    extensions.write_text(
-        f"basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature,keyEncipherment\n"
-        f"extendedKeyUsage=serverAuth\nsubjectAltName={sans}\n"
+def sha1_signed(node: Node, name: str, ca: str) -> bytes:
+    """The certificate of `name` signed anew with SHA-1, which no library still does."""
+    authority, old = node.certificate(f"{ca}.crt"), node.certificate(f"{name}.crt")
+    key_id = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    issuer = Issued(
+        authority.public_bytes(serialization.Encoding.DER), node.key(f"{ca}.key"), authority.subject, key_id, None
     )
-    request = x509.CertificateSigningRequestBuilder().subject_name(node.certificate(f"{name}.crt").subject)
-    (work / "csr").write_bytes(
-        request.sign(node.key(f"{name}.key"), hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-    )
-    command = ["openssl", "x509", "-req", "-sha1", "-in", work / "csr", "-extfile", extensions,
-               "-CA", node.path(f"{ca}.crt"), "-CAkey", node.path(f"{ca}.key"), "-set_serial", "77",
-               "-not_before", "20261124000000Z", "-not_after", "20271120000000Z"]  # fmt: skip
-    return subprocess.run(list(map(str, command)), check=True, capture_output=True).stdout
+    return make_server(
+        issuer, key=node.key(f"{name}.key"), subject=old.subject, names=sans_of(old), hash="sha1",
+        not_before=old.not_valid_before_utc, not_after=old.not_valid_after_utc,
+    ).pem  # fmt: skip

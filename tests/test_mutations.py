@@ -130,7 +130,7 @@ def leaf_not_first(node: Node) -> None:
 
 def sha1(node: Node) -> None:
     real_part("openssl")
-    node.write(f"{API}.crt", sha1_signed(node, API, f"{PKI}/ca", node.root))
+    node.write(f"{API}.crt", sha1_signed(node, API, f"{PKI}/ca"))
 
 
 def unknown_extension() -> x509.UnrecognizedExtension:
