@@ -6,6 +6,8 @@
     ├── ListenError              the HTTP listener could not be opened
     ├── RuntimeDirError          what the daemon rendered could not be written or read
     ├── NotRunningError          a verb needs a running daemon, and there is none
+    ├── WriteError               a file could not be written; the old one is still in place
+    ├── BusyError                another certmond is writing on this node
     ├── KeyUnusableError         a private key could not be read or used
     └── SigningError             a certificate was not issued, and the old one is still in place
         ├── RefusedError         the signer will not; the same question gets the same answer
@@ -45,6 +47,21 @@ class RuntimeDirError(CertmondError):
 
 class NotRunningError(CertmondError):
     """There is no running daemon whose assessment could be shown."""
+
+
+class WriteError(CertmondError):
+    """Files could not be replaced, and the old ones are in place, unless a sentence says otherwise.
+
+    `problems` has one sentence for each thing that stood in the way.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class BusyError(CertmondError):
+    """Another process of certmond is writing on this node; later it will be done."""
 
 
 class KeyUnusableError(CertmondError):

@@ -1,0 +1,161 @@
+"""The files that were replaced, kept byte for byte, so that they can be put back.
+
+Owns `<state directory>/archive/<certificate>/<generation>/`: directories that only we may enter, files that only we may
+read, and beside them a description without any content. A generation is complete, or it is not there. Never writes
+outside the archive: what puts a generation back is a transaction like any other. Whoever stores holds its lock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from certmond.errors import MalformedError, WriteError
+from certmond.host.place import Place, blaming, digest, opened
+from certmond.host.staging import make_directory, new_file
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_GENERATION = re.compile(r"(\d{6,})-\d{8}T\d{6}Z")
+_DESCRIPTION = "description.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What was replaced at one time. `id` names it in the archive; `description` is what the caller gave with it."""
+
+    name: str
+    id: str
+    when: datetime
+    description: Mapping[str, str]
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedFile:
+    path: str
+    content: bytes = field(repr=False)
+    mode: int
+    owner: tuple[int, int]
+
+
+class Archive:
+    """The last `keep` generations of each certificate."""
+
+    def __init__(self, state_dir: Path, keep: int = 3) -> None:
+        self._state_dir = state_dir
+        self._directory = state_dir / "archive"
+        self._keep = max(keep, 1)
+
+    def store(self, name: str, files: Mapping[str, Path], when: datetime, description: Mapping[str, str]) -> Generation:
+        """Keep `files`, each as the node calls it and where it really is. On the disk when this returns."""
+        home = self._home(name)
+        with blaming(str(home)):
+            for own in (self._state_dir, self._directory, home):
+                make_directory(own)
+            _sweep(home)
+            last = max((_number(other) for other in self._ids(name)), default=0)
+            generation = f"{last + 1:06d}-{when.astimezone(UTC):%Y%m%dT%H%M%SZ}"
+            draft = home / f".{secrets.token_hex(8)}"
+            make_directory(draft)
+        facts = {"when": when.isoformat(), "description": dict(description), "files": list(_copy(files, draft))}
+        with blaming(str(home)), opened(draft) as directory, opened(home) as parent:
+            with new_file(Place(directory, _DESCRIPTION), json.dumps(facts, indent=1).encode()):
+                pass
+            os.fsync(directory)
+            os.rename(draft.name, generation, src_dir_fd=parent, dst_dir_fd=parent)
+            os.fsync(parent)
+            for old in self._ids(name)[: -self._keep]:
+                # Out of sight first: what is half removed is no generation any more.
+                os.rename(old, f".{old}", src_dir_fd=parent, dst_dir_fd=parent)
+            _sweep(home)
+        return Generation(name, generation, when, dict(description), tuple(files))
+
+    def names(self) -> tuple[str, ...]:
+        """Every certificate of which something is kept."""
+        return tuple(name for name in _listing(self._directory) if _NAME.fullmatch(name) and self._ids(name))
+
+    def generations(self, name: str) -> tuple[Generation, ...]:
+        """Oldest first. Raises MalformedError where a description was damaged."""
+        return tuple(self._described(name, generation)[0] for generation in self._ids(name))
+
+    def load(self, name: str, generation: str) -> tuple[ArchivedFile, ...]:
+        """The files as they were, in the order in which they were stored. Raises MalformedError where one is not."""
+        if generation not in self._ids(name):
+            raise MalformedError(f"the archive has no generation {generation!r} of {name}; look for those it has")
+        _, files = self._described(name, generation)
+        return tuple(_load(self._home(name) / generation, facts) for facts in files)
+
+    def _home(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise WriteError(f"{name!r} cannot be a name in the archive; use letters, digits, dot, hyphen, underscore")
+        return self._directory / name
+
+    def _ids(self, name: str) -> list[str]:
+        return sorted(filter(_GENERATION.fullmatch, _listing(self._home(name))), key=_number)
+
+    def _described(self, name: str, generation: str) -> tuple[Generation, list[dict[str, Any]]]:
+        where = self._home(name) / generation
+        try:
+            with opened(where) as directory:
+                facts = json.loads(Place(directory, _DESCRIPTION).read())
+            files = [dict(file) for file in facts["files"]]
+            paths, when = tuple(str(file["path"]) for file in files), datetime.fromisoformat(facts["when"])
+            return Generation(name, generation, when, dict(facts["description"]), paths), files
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise _damaged(where / _DESCRIPTION) from error
+
+
+def _copy(files: Mapping[str, Path], draft: Path) -> Iterator[dict[str, Any]]:
+    for number, (path, real) in enumerate(files.items()):
+        with blaming(path), opened(real.parent) as source, opened(draft) as target:
+            with open(Place(source, real.name).open(), "rb") as file:
+                status, content = os.fstat(file.fileno()), file.read()
+            stored = f"{number}-{Path(path).name}"
+            with new_file(Place(target, stored), content):
+                pass
+        yield {"path": path, "stored": stored, "mode": stat.S_IMODE(status.st_mode),
+               "uid": status.st_uid, "gid": status.st_gid, "sha256": digest(content)}  # fmt: skip
+
+
+def _load(where: Path, facts: Mapping[str, Any]) -> ArchivedFile:
+    try:
+        with opened(where) as directory:
+            content = Place(directory, Path(facts["stored"]).name).read()
+        whole = digest(content) == facts["sha256"]
+        file = ArchivedFile(facts["path"], content, int(facts["mode"]), (int(facts["uid"]), int(facts["gid"])))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise _damaged(where) from error
+    if not whole:
+        raise _damaged(where)
+    return file
+
+
+def _damaged(where: Path) -> MalformedError:
+    return MalformedError(f"{where} is damaged; it cannot be put back as a whole")
+
+
+def _number(generation: str) -> int:
+    return int(generation.partition("-")[0])
+
+
+def _listing(directory: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return []
+
+
+def _sweep(home: Path) -> None:
+    """What a killed `store` left."""
+    for name in _listing(home):
+        if name.startswith(".") and (home / name).is_dir():
+            shutil.rmtree(home / name)

@@ -1,0 +1,239 @@
+"""Names on the node that something is to be written to, each held by the descriptor of its directory.
+
+Owns the way from a path to an open directory and a last name below the root: from then on nothing is looked up by path
+again, so that nobody can lead a write elsewhere by swapping a symlink. Knows what is at a name, whether it could be
+replaced, and the sentence that says why not. Never writes a file, never decides.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from certmond.errors import WriteError
+from certmond.host.files import MAX_SIZE
+from certmond.pki.reason import printable
+
+_MAX_HOPS = 40  # as many symlinks as Linux follows (path_resolution(7))
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
+NO_FILE = "neither a file nor a symlink"
+"""What `Place.look` says of a directory or a device."""
+
+_REMEDIES = {
+    errno.ENOSPC: "make room on its file system",
+    errno.EDQUOT: "raise the disk quota, or make room",
+    errno.EROFS: "mount its file system writable",
+    errno.EACCES: "run certmond as root, and see that its unit may write there",
+    errno.EPERM: "run certmond as root, and take the immutable attribute away (lsattr, chattr -i)",
+    errno.ENOENT: "create the directory",
+    errno.ENOTDIR: "a part of its path is no directory: put that right",
+    errno.ELOOP: "its path is a loop of symlinks: put that right",
+    errno.EBUSY: "it is a mount point of its own: unmount it, or mount its directory instead",
+    errno.EIO: "the disk fails: look at the kernel's messages before trying again",
+    errno.EFBIG: "no file of a Kubernetes component is that large: look at it",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One name in a directory that is held open."""
+
+    directory: int
+    name: str
+
+    def beside(self, name: str) -> Place:
+        return replace(self, name=name)
+
+    def status(self) -> os.stat_result | None:
+        """What lstat says; None where nothing is."""
+        try:
+            return os.lstat(self.name, dir_fd=self.directory)
+        except FileNotFoundError:
+            return None
+
+    def look(self) -> str | None:
+        """What is here, in one comparable line: SHA-256 of a file, target of a symlink; None where nothing is."""
+        status = self.status()
+        if status is None:
+            return None
+        if stat.S_ISLNK(status.st_mode):
+            return link_mark(os.readlink(self.name, dir_fd=self.directory))
+        return digest(self.read()) if stat.S_ISREG(status.st_mode) else NO_FILE
+
+    def open(self) -> int:
+        """A descriptor of the regular file here, for reading."""
+        descriptor = os.open(self.name, _READ, dir_fd=self.directory)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return descriptor
+
+    def read(self) -> bytes:
+        with open(self.open(), "rb") as file:
+            content = file.read(MAX_SIZE + 1)
+        if len(content) > MAX_SIZE:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        return content
+
+    def check_replaceable(self) -> None:
+        """Raise the OSError with which a rename onto this name would fail, as far as that can be known beforehand."""
+        if not os.access(".", os.W_OK | os.X_OK, dir_fd=self.directory):
+            read_only = os.fstatvfs(self.directory).f_flag & os.ST_RDONLY
+            raise (
+                OSError(errno.EROFS, os.strerror(errno.EROFS))
+                if read_only
+                else PermissionError(errno.EACCES, "its directory cannot be written: not permitted, or immutable")
+            )
+        status = self.status()
+        if status is None:
+            return
+        # rmdir is asked what rename would be: all that forbids to take the name away (immutable, append-only, sticky,
+        # read-only) is said before it sees that this is no directory, and then it has done nothing.
+        if not stat.S_ISDIR(status.st_mode):
+            with suppress(NotADirectoryError):
+                os.rmdir(self.name, dir_fd=self.directory)
+        descriptor = os.open(self.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory)
+        try:
+            if _mount(descriptor) != _mount(self.directory):
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        finally:
+            os.close(descriptor)
+
+
+class Directories:
+    """The directories below `root` that were asked for, each opened once and held until the end of the `with`."""
+
+    def __init__(self, root: str) -> None:
+        self._root = os.path.realpath(root)
+        self._open: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def resolve(self, path: str, *, follow: bool = True) -> str:
+        """Where `path` really leads, never above the root. `follow` says whether its last name may be a symlink."""
+        real: list[str] = []
+        pending = [part for part in reversed(path.split("/")) if part not in {"", "."}]
+        hops = 0
+        while pending:
+            part = pending.pop()
+            if part == "..":
+                del real[-1:]
+                continue
+            target = self._link("/".join((self._root, *real, part))) if pending or follow else None
+            if target is None:
+                real.append(part)
+                continue
+            hops += 1
+            if hops > _MAX_HOPS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            if target.startswith("/"):
+                real.clear()
+            pending += [piece for piece in reversed(target.split("/")) if piece not in {"", "."}]
+        return "/" + "/".join(real)
+
+    def place(self, real: str) -> Place:
+        """The place of a path without symlinks, as `resolve` gives it."""
+        directory, _, name = real.rpartition("/")
+        if not name:
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        return Place(self._descriptor(directory), name)
+
+    def sync(self) -> None:
+        for directory, descriptor in self._open.items():
+            with _naming(directory):
+                os.fsync(descriptor)
+
+    @staticmethod
+    def _link(step: str) -> str | None:
+        try:
+            return os.readlink(step)
+        except OSError as error:
+            if error.errno in {errno.EINVAL, errno.ENOENT, errno.ENOTDIR}:  # what is missing is told where it is opened
+                return None
+            raise
+
+    def _descriptor(self, directory: str) -> int:
+        if directory not in self._open:
+            descriptor = os.open(self._root, _DIRECTORY)
+            for part in directory.split("/")[1:]:
+                try:
+                    with _naming(directory):
+                        deeper = os.open(part, _DIRECTORY, dir_fd=descriptor)
+                finally:
+                    os.close(descriptor)
+                descriptor = deeper
+            self._open[directory] = descriptor
+        return self._open[directory]
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def link_mark(target: str) -> str:
+    """What `Place.look` says of a symlink; it can be no SHA-256."""
+    return f"-> {target}"
+
+
+def is_link_mark(seen: str) -> bool:
+    return seen.startswith(link_mark(""))
+
+
+def sentence(path: str, error: OSError) -> str:
+    """The file, the fact, the remedy."""
+    return printable(f"{path} could not be written {reason(error)}")
+
+
+def reason(error: OSError) -> str:
+    """The fact and the remedy."""
+    remedy = _REMEDIES.get(error.errno or 0, "look at the kernel's messages")
+    return f"({error.strerror or error}): {remedy}"
+
+
+@contextmanager
+def blaming(path: str) -> Iterator[None]:
+    """An OSError inside becomes the WriteError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(sentence(path, error)) from error
+
+
+@contextmanager
+def opened(directory: Path) -> Iterator[int]:
+    """The descriptor of a directory of our own, for as long as the `with` lasts."""
+    descriptor = os.open(directory, _DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _naming(directory: str) -> Iterator[None]:
+    """An OSError inside says which directory it is about, too."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{directory}: {error.strerror}") from None
+
+
+def _mount(descriptor: int) -> str:
+    with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as lines:
+        return next(line for line in lines if line.startswith("mnt_id:"))

@@ -1,0 +1,119 @@
+"""What a transaction remembers of itself, so that the next process can finish it or undo it.
+
+Owns the records: one file for each transaction that is under way, with the paths and SHA-256 of what is written, never
+with content. It is written once and complete; what was decided is in its name (`….intent.json`, `….commit.json`), so
+that the decision is one rename, which needs no room on the disk. Knows nothing of the node's files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from certmond.host.place import Place
+from certmond.host.staging import new_file, remove
+
+_NAME = re.compile(r"([0-9a-f]{16})\.(intent|commit)\.json")
+
+
+class State(StrEnum):
+    """What was decided. Until COMMIT every trace is taken away again; from then on the new files are put in place."""
+
+    INTENT = "intent"
+    COMMIT = "commit"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name that is replaced: as it is called, and where that really is. `old`, `new`: what `Place.look` says."""
+
+    path: str
+    real: str
+    staged: str
+    old: str | None
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    id: str
+    state: State
+    entries: tuple[Entry, ...]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(entry.path for entry in self.entries)
+
+
+class Records:
+    """The records in one directory, whose open descriptor this is. One process at a time: the lock's holder."""
+
+    def __init__(self, directory: int) -> None:
+        self._directory = directory
+
+    def write(self, record: Record) -> None:
+        """Under another name first: what has the name of a record is complete."""
+        draft = f".{record.id}"
+        text = json.dumps({"entries": [asdict(entry) for entry in record.entries]}, indent=1)
+        with new_file(Place(self._directory, draft), text.encode()):
+            pass
+        self._rename(draft, _name(record))
+
+    def become(self, record: Record, state: State) -> Record:
+        """Decide, or take the decision back; also where that is done already, or there is no record any more."""
+        changed = replace(record, state=state)
+        with suppress(FileNotFoundError):
+            self._rename(_name(record), _name(changed))
+        return changed
+
+    def remove(self, record: Record) -> None:
+        remove(Place(self._directory, _name(record)))
+        remove(Place(self._directory, f".{record.id}"))
+        os.fsync(self._directory)
+
+    def left(self) -> Iterator[Record | str]:
+        """Every record that is there; of one that cannot be understood, the name under which it is kept aside."""
+        for name in sorted(os.listdir(self._directory)):
+            if name.startswith("."):  # it was being written: nothing had been done yet
+                remove(Place(self._directory, name))
+            elif found := _NAME.fullmatch(name):
+                try:
+                    content = Place(self._directory, name).read()
+                    yield Record(found[1], State(found[2]), _entries(found[1], content))
+                except ValueError:
+                    self._rename(name, f"{name}.damaged")
+                    yield f"{name}.damaged"
+
+    def _rename(self, old: str, new: str) -> None:
+        os.rename(old, new, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        os.fsync(self._directory)
+
+
+def staged_name(identity: str, number: int) -> str:
+    return f".certmond-{identity}-{number}"
+
+
+def _name(record: Record) -> str:
+    return f"{record.id}.{record.state}.json"
+
+
+def _entries(identity: str, content: bytes) -> tuple[Entry, ...]:
+    """Raises ValueError for whatever no transaction of this identity can have written: nothing else is ever removed."""
+    document: Any = json.loads(content)
+    try:
+        entries = tuple(Entry(**item) for item in document["entries"])
+    except (TypeError, KeyError) as error:
+        raise ValueError("it has not the fields of a record") from error
+    for number, entry in enumerate(entries):
+        texts = [entry.path, entry.real, entry.new, *([] if entry.old is None else [entry.old])]
+        if not all(isinstance(text, str) for text in texts) or entry.staged != staged_name(identity, number):
+            raise ValueError("it is not what was written")
+        if not entry.real.startswith("/") or not {"", ".", ".."}.isdisjoint(entry.real.split("/")[1:]):
+            raise ValueError("a path of it leads elsewhere")
+    return entries

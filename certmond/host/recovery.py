@@ -1,0 +1,111 @@
+"""The end of a transaction: the new files are put in place, or every trace is taken away, whatever was done before.
+
+Owns both ways out, for the process that began and for any that comes after a crash: they are the same code, may be
+killed at any moment, and may be repeated. What somebody else has written meanwhile is kept. Never stages anything, and
+never decides.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from certmond.host.place import Directories, Place, reason
+from certmond.host.record import Entry, Record, Records, State
+from certmond.host.staging import remove
+from certmond.pki.reason import printable
+
+
+class Outcome(StrEnum):
+    """What became of a transaction."""
+
+    FINISHED = "finished"  # every new file is in place
+    UNDONE = "undone"  # every old file is in place
+    FROZEN = "frozen"  # somebody else has written meanwhile; theirs was kept
+    PENDING = "pending"  # it can be neither finished nor undone now; its record is kept
+    DAMAGED = "damaged"  # its record cannot be understood; it was put aside
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """`paths` are all that the transaction was to write; `message` is one printable sentence."""
+
+    outcome: Outcome
+    paths: tuple[str, ...]
+    message: str
+
+
+def settle(record: Record, records: Records, directories: Directories) -> Recovery:
+    """Bring a transaction that was decided upon to its end, whatever part of that is already done."""
+    try:
+        places = [directories.place(entry.real) for entry in record.entries]
+        steps = list(zip(record.entries, places, strict=True))
+        ready = [step for step in steps if _is_ready(*step)]
+        begun = any(_is_done(*step) for step in steps)
+        if not begun and len(ready) < len(steps):
+            changed = [entry.path for entry, place in steps if (entry, place) not in ready]
+            undo(record, records, directories)
+            return _frozen(record, changed)
+        for entry, place in ready:
+            try:
+                os.rename(entry.staged, place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
+            except OSError as error:
+                if begun:  # there is only forward: the next process tries again
+                    raise
+                undo(record, records, directories)
+                return _recovery(Outcome.UNDONE, record, f"could not be replaced {reason(error)}; the old files stay")
+            begun = True
+        directories.sync()
+        changed = [entry.path for entry, place in steps if place.look() != entry.new]
+        _clear(record, records, directories)
+    except OSError as error:
+        return pending(record, error)
+    if changed:
+        return _frozen(record, changed)
+    return _recovery(Outcome.FINISHED, record, "an interrupted replacement was finished; the new files are in place")
+
+
+def undo(record: Record, records: Records, directories: Directories) -> Recovery:
+    """Take away whatever was written, but for what has been renamed. Raises OSError where that cannot be done now."""
+    # First the decision: staged files that vanish one by one would make half a transaction of one that is decided.
+    records.become(record, State.INTENT)
+    _clear(record, records, directories)
+    return _recovery(Outcome.UNDONE, record, "an interrupted replacement was undone; the old files are in place")
+
+
+def pending(record: Record, error: OSError) -> Recovery:
+    doing = "a replacement could neither be finished nor undone"
+    return _recovery(Outcome.PENDING, record, f"{doing} {reason(error)}; the next start of certmond tries again")
+
+
+def damaged(where: str) -> Recovery:
+    message = f"{where}: the record of an interrupted replacement cannot be understood, and was put aside; "
+    return Recovery(Outcome.DAMAGED, (), printable(f"{message}remove the files .certmond-* beside the certificates"))
+
+
+def _is_ready(entry: Entry, place: Place) -> bool:
+    return place.beside(entry.staged).look() == entry.new and place.look() in {entry.old, entry.new}
+
+
+def _is_done(entry: Entry, place: Place) -> bool:
+    return place.beside(entry.staged).look() is None and place.look() == entry.new
+
+
+def _clear(record: Record, records: Records, directories: Directories) -> None:
+    """No staged file, then no record: in this order on the disk, too."""
+    for entry in record.entries:
+        remove(directories.place(entry.real).beside(entry.staged))
+    directories.sync()
+    records.remove(record)
+
+
+def _frozen(record: Record, changed: Sequence[str]) -> Recovery:
+    others = "".join(f", and {path} is new" for path in record.paths if path not in changed)
+    happened = "was written by somebody else while certmond replaced it, and is left as it is"
+    return Recovery(Outcome.FROZEN, record.paths, printable(f"{', '.join(changed)} {happened}{others}; look at it"))
+
+
+def _recovery(outcome: Outcome, record: Record, what: str) -> Recovery:
+    return Recovery(outcome, record.paths, printable(f"{', '.join(record.paths)}: {what}"))

@@ -1,0 +1,232 @@
+"""Files of the node replaced together: after any crash either all of them are the old ones, or all are the new ones.
+
+Owns the one order in which anything is written on a node: announced, staged, verified, decided, renamed. Until the
+decision every failure leaves the old files untouched and nothing beside them; from then on the next process finishes
+what this one could not. What somebody else has written meanwhile is never overwritten. It creates no directory, puts
+nothing where the kubelet would start it, and does not know what a certificate is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from certmond.errors import BusyError, WriteError
+from certmond.host.place import NO_FILE, Directories, Place, blaming, digest, is_link_mark, link_mark, opened, sentence
+from certmond.host.record import Entry, Record, Records, State, staged_name
+from certmond.host.recovery import Outcome, Recovery, damaged, pending, settle, undo
+from certmond.host.staging import make_directory, stage
+from certmond.pki.reason import printable
+
+__all__ = ["Change", "NewFile", "NewLink", "Outcome", "Recovery", "Transactions", "Writer"]
+
+_MARGIN = 64 << 10  # bytes left free on each file system: for the record, and for those who write at the same time
+_MARGIN_INODES = 8
+_STATIC_PODS = re.compile(r"/etc/kubernetes/(.*/)?manifests/")  # whatever is put there is started
+_POLL = 0.05  # seconds between two attempts to take the lock
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file's new content.
+
+    `mode` and `owner` (uid, gid; None: our own) are for a file that is not there yet; one that is there keeps its own.
+    `expected` is the SHA-256 of the content that the decision was made upon; None: nothing was there.
+    """
+
+    path: str
+    content: bytes = field(repr=False)
+    mode: int = 0o600
+    owner: tuple[int, int] | None = None
+    expected: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewLink:
+    """A symlink's new target; only a symlink is replaced by one."""
+
+    path: str
+    target: str
+
+
+Change = NewFile | NewLink
+
+
+class Transactions:
+    """The way to write below `root`, which one process at a time may go."""
+
+    def __init__(self, root: str, state_dir: Path) -> None:
+        self._root = root
+        self._state_dir = state_dir
+
+    def real(self, path: str) -> Path:
+        """The file that a `NewFile` of this path replaces, as this process can open it."""
+        with Directories(self._root) as directories, blaming(path):
+            return Path(os.path.realpath(self._root) + directories.resolve(path))
+
+    @contextmanager
+    def lock(self, timeout: float = 0) -> Iterator[Writer]:
+        """Wait at most `timeout` seconds for whoever is writing, and keep others out until the end of the `with`."""
+        records = self._state_dir / "transactions"
+        with blaming(str(self._state_dir)):
+            make_directory(self._state_dir)
+            make_directory(records)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            lock = os.open(self._state_dir / ".lock", flags, 0o600)
+        try:
+            self._take(lock, timeout)
+            with opened(records) as directory:
+                yield Writer(self._root, records, directory)
+        finally:
+            os.close(lock)
+
+    @staticmethod
+    def _take(lock: int, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise BusyError("another certmond is writing on this node; try again when it is done") from None
+            time.sleep(_POLL)
+
+
+class Writer:
+    """Who holds the lock. `Transactions.lock` makes it, and it is of no use after that."""
+
+    def __init__(self, root: str, where: Path, directory: int) -> None:
+        self._root = root
+        self._where = where
+        self._directory = directory
+        self._records = Records(directory)
+
+    def commit(
+        self,
+        changes: Sequence[Change],
+        *,
+        verify: Callable[[Mapping[str, bytes]], None],
+        before_rename: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make all changes, in this order, or none. `verify` is given what was read back of each new file, and raises.
+
+        `before_rename` is called when all is well, and nothing has been replaced yet.
+        """
+        with Directories(self._root) as directories:
+            record, places = self._plan(changes, directories)
+            try:
+                with blaming(str(self._where)):
+                    self._records.write(record)
+                staged = dict[str, bytes]()
+                for change, entry, place in zip(changes, record.entries, places, strict=True):
+                    with blaming(change.path):
+                        staged |= _stage(change, place.beside(entry.staged), place)
+                with blaming(", ".join(record.paths)):
+                    directories.sync()
+                verify(staged)
+                before_rename()
+                with blaming(str(self._where)):
+                    record = self._records.become(record, State.COMMIT)
+            except BaseException:
+                with suppress(OSError):  # then the next recovery does it, and tells it
+                    undo(record, self._records, directories)
+                raise
+            result = settle(record, self._records, directories)
+            if result.outcome is Outcome.PENDING:  # half-way there is only forward: once more, should it have passed
+                result = settle(record, self._records, directories)
+        if result.outcome is not Outcome.FINISHED:
+            raise WriteError(result.message)
+
+    def recover(self) -> tuple[Recovery, ...]:
+        """Finish or undo what an earlier process left, and tell it. To be called at each start, and before a commit."""
+        with blaming(str(self._where)):
+            return tuple(self._recover(record) for record in list(self._records.left()))
+
+    def _recover(self, record: Record | str) -> Recovery:
+        if isinstance(record, str):
+            return damaged(str(self._where / record))
+        with Directories(self._root) as directories:
+            if record.state is State.COMMIT:
+                return settle(record, self._records, directories)
+            try:
+                return undo(record, self._records, directories)
+            except OSError as error:
+                return pending(record, error)
+
+    def _plan(self, changes: Sequence[Change], directories: Directories) -> tuple[Record, list[Place]]:
+        """Where everything goes. Raises one WriteError with everything that stands in the way."""
+        identity = secrets.token_hex(8)
+        entries, places, problems = list[Entry](), list[Place](), list[str]()
+        with blaming(str(self._where)):
+            left = [record for record in self._records.left() if isinstance(record, Record)]
+        taken = {entry.real for record in left for entry in record.entries}
+        for number, change in enumerate(changes):
+            try:
+                real = directories.resolve(change.path, follow=isinstance(change, NewFile))
+                place = directories.place(real)
+                old = place.look()
+                place.check_replaceable()
+                watched = directories.resolve("/etc/kubernetes/manifests")
+            except OSError as error:
+                problems.append(sentence(change.path, error))
+                continue
+            if any(map(_STATIC_PODS.match, (change.path, real))) or real.startswith(f"{watched}/"):
+                problems.append(f"{change.path} is among the static Pods, where certmond writes nothing; move it")
+            if real in taken:
+                problems.append(f"{change.path} is part of a replacement that is not finished; that has to end first")
+            problems += _objections(change, old)
+            taken.add(real)
+            new = digest(change.content) if isinstance(change, NewFile) else link_mark(change.target)
+            entries.append(Entry(change.path, real, staged_name(identity, number), old, new))
+            places.append(place)
+        sizes = [(place, change.path, _size(change)) for change, place in zip(changes, places, strict=False)]
+        problems += _shortages([(Place(self._directory, ""), str(self._where), 0), *sizes])
+        if problems:
+            raise WriteError(*map(printable, problems))
+        return Record(identity, State.INTENT, tuple(entries)), places
+
+
+def _stage(change: Change, staged: Place, target: Place) -> dict[str, bytes]:
+    if isinstance(change, NewLink):
+        os.symlink(change.target, staged.name, dir_fd=staged.directory)
+        return {}
+    return {change.path: stage(staged, target, change.content, change.mode, change.owner)}
+
+
+def _objections(change: Change, old: str | None) -> Iterator[str]:
+    """What speaks against replacing what is there, as `Place.look` told it."""
+    if isinstance(change, NewLink):
+        if old is not None and not is_link_mark(old):
+            yield f"{change.path} is no symlink, and no other is replaced by one; look at it"
+    elif old == NO_FILE:
+        yield f"{change.path} is no regular file; look at it"
+    elif old != change.expected:
+        yield f"{change.path} was changed by someone else since it was looked at; try again"
+
+
+def _shortages(wanted: Sequence[tuple[Place, str, int]]) -> Iterator[str]:
+    """What does not fit, file system by file system, of (place, path, bytes)."""
+    by_device: dict[int, list[tuple[Place, str, int]]] = {}
+    for item in wanted:
+        by_device.setdefault(os.fstat(item[0].directory).st_dev, []).append(item)
+    for items in by_device.values():
+        place, path, _ = items[0]
+        free = os.fstatvfs(place.directory)
+        needed = _MARGIN + sum(-(-size // free.f_frsize) * free.f_frsize for _, _, size in items)
+        # A file system that counts no blocks or inodes has no end of them.
+        if free.f_blocks and free.f_bavail * free.f_frsize < needed:
+            yield f"{path} could not be written (less than {needed} bytes are free); make room on its file system"
+        if free.f_files and free.f_favail < len(items) + _MARGIN_INODES:
+            yield f"{path} could not be written (its file system has no inodes left); remove files from it"
+
+
+def _size(change: Change) -> int:
+    return len(change.content) if isinstance(change, NewFile) else len(change.target)
