@@ -25,7 +25,7 @@ from pydantic_core import ErrorDetails
 
 from certmond.errors import ConfigError
 from certmond.pki.catalog import SELF, CertificateSpec, KeyAlgorithm, ServiceSpec
-from certmond.pki.fields import Duration, Model, parse_duration
+from certmond.pki.fields import Count, Duration, Model, parse_duration
 from certmond.pki.settings import LOCAL, NOBODY, DerivedSpec, HoldSpec, SignerSpec
 from certmond.yaml_source import MAX_BYTES, Node, Place, Problem, read, shown
 
@@ -39,6 +39,7 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "signers": SignerSpec,
     "derived": DerivedSpec,
 }
+_PARTS: Mapping[str, type[BaseModel]] = {**_SECTIONS, "hold": HoldSpec}
 _REFERENCES = (  # section and field -> the section that it names an entry of
     ("certificates", "ca", "certificates"),
     ("certificates", "embedded_ca", "certificates"),
@@ -127,7 +128,7 @@ class Config(Model):
         default=timedelta(days=3), description="nodes renew up to so long before a certificate is due, each in its turn"
     )
     hold: HoldSpec = Field(default=HoldSpec(), description="when what is due is not renewed yet")
-    archive: Annotated[int, Field(ge=1, le=100)] = Field(
+    archive: Annotated[Count, Field(ge=1, le=100)] = Field(
         default=3, description="how many former generations of a certificate are kept"
     )
     resync: Annotated[Duration, _within("10s", "24h")] = Field(
@@ -278,6 +279,9 @@ def _overlay(earlier: list[Node], entries: list[Node], problems: list[Problem]) 
 
 
 _SENTENCES = {
+    "int_type": "must be a whole number",
+    "greater_than_equal": "must be 1 or more",
+    "less_than_equal": "must be 100 or less",
     "bool_type": "must be true or false",
     "model_type": "must be a mapping, with lines such as `name: apiserver`",
     "string_pattern_mismatch": "must be a name of letters, digits, '.', '_' and '-', 63 at most",
@@ -291,7 +295,7 @@ def _told(error: ErrorDetails, tree: Node) -> Problem:
     location, given = error["loc"], error["input"]
     match error["type"]:
         case "extra_forbidden":
-            model = Config if len(location) == 1 else _SECTIONS[str(location[0])]
+            model = Config if len(location) == 1 else _PARTS[str(location[0])]
             known = model.model_fields
             text = "unknown key" + (_meant(location[-1], known) or f"; this version knows {', '.join(known)}")
         case "missing":

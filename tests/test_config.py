@@ -19,6 +19,7 @@ from certmond.config import Config, Source, dump, load, parse, schema
 from certmond.errors import ConfigError
 from certmond.pki.catalog import SELF, CertificateSpec, Kind, ServiceSpec
 from certmond.pki.fields import FACTS, USAGES, format_duration, parse_duration
+from certmond.pki.settings import DerivedSpec, HoldSpec, SignerSpec
 
 ROOT = Path(__file__).parents[1]
 
@@ -119,7 +120,31 @@ def test_anchors_aliases_and_merge_keys_are_understood() -> None:
 # --- what is refused, and how it is said ------------------------------------------------------------------------------
 
 IN_FILE = [
-    ("mode: enforce", ":1: mode: enforce mode is not part of this version; write observe, or leave `mode` out"),
+    ("archive: many", ":1: archive: must be a whole number, not 'many'"),
+    ("archive: 0", ":1: archive: must be 1 or more, not '0'"),
+    ("archive: 101", ":1: archive: must be 100 or less, not '101'"),
+    ("hold: {fiel: /x}", ":1: hold.fiel: unknown key; did you mean file?"),
+    ("hold: later", ":1: hold: must be a mapping, with lines such as `name: apiserver`, not 'later'"),
+    (
+        "key_algorithm: RSA-1024",
+        (
+            ":1: key_algorithm: must be 'RSA-2048', 'RSA-3072', 'RSA-4096', 'ECDSA-P256', 'ECDSA-P384' or 'Ed25519', "
+            "not 'RSA-1024'"
+        ),
+    ),
+    (
+        "signers: [{name: x, kind: vault}]",
+        ":1: signers[0].kind: must be 'local', 'kubeadm', 'csr' or 'command', not 'vault'",
+    ),
+    ("signers: [{name: x, kind: command}]", ":1: signers[0].command: must be given for kind command"),
+    (
+        "certificates: [{name: x, path: /x, signer: y}]",
+        ":1: certificates[0].signer: there is no signer 'y'; add it to `signers`, or take it away here",
+    ),
+    (
+        "derived: [{name: x, kind: pem-bundle, source: y, path: /x}]",
+        ":1: derived[0].source: there is no certificate 'y'; add it to `certificates`, or take it away here",
+    ),
     ("mode: watch", ":1: mode: must be 'observe' or 'enforce', not 'watch'"),
     ("mode: on", ":1: mode: must be 'observe' or 'enforce'"),
     ("node_name: yes", ":1: node_name: must be text; put it in quotes if it reads as something else"),
@@ -240,14 +265,14 @@ def test_a_name_is_given_once_in_a_file() -> None:
 
 def test_everything_wrong_is_told_at_once_in_the_order_of_files_and_lines() -> None:
     first = """
-        mode: enforce
+        mode: renew
         certificates:
           - name: apisever
             names: [DNS:a]
           - name: x
             path: x
             ca: [gone, apiserver]
-        signers: []
+        hooks: []
         poll: 1s
         poll: 2s
     """
@@ -259,7 +284,7 @@ def test_everything_wrong_is_told_at_once_in_the_order_of_files_and_lines() -> N
         ["a.yaml:7", "certificates[1].path"],
         ["a.yaml:8", "certificates[1].ca[0]"],
         ["a.yaml:8", "certificates[1].ca[1]"],
-        ["a.yaml:9", "signers"],
+        ["a.yaml:9", "hooks"],
         ["a.yaml:11", "poll"],
         ["b.yaml:1", "resync"],
         ["b.yaml:4", "services[0].after[0]"],
@@ -552,7 +577,7 @@ def test_the_schema_knows_each_key_and_asks_of_an_entry_no_more_than_its_name() 
     assert list(whole["properties"]) == list(Config.model_fields)
     assert whole["additionalProperties"] is False
     assert whole["properties"]["profile"]["enum"] == ["kubeadm", "none"]
-    for name in ("CertificateSpec", "ServiceSpec"):
+    for name in ("CertificateSpec", "ServiceSpec", "SignerSpec", "DerivedSpec"):
         assert whole["$defs"][name]["required"] == ["name"]
         assert whole["$defs"][name]["additionalProperties"] is False
 
@@ -574,9 +599,17 @@ def test_the_reference_has_every_key_with_its_default_and_no_other() -> None:
     text = (ROOT / "docs/configuration.md").read_text()
     tables = re.findall(r"(?m)^\| key \|.*\n(?:\|.*\n)+", text)
     whole = schema()
-    parts = (whole, whole["$defs"]["CertificateSpec"], whole["$defs"]["ServiceSpec"])
-    required = ("name", "path", "kind")
-    entries = (Config(), CertificateSpec(name="x", path="/x"), ServiceSpec(name="x", kind="command", command=("/x",)))
+    models = ("CertificateSpec", "ServiceSpec", "SignerSpec", "DerivedSpec", "HoldSpec")
+    parts = (whole, *(whole["$defs"][name] for name in models))
+    required = ("name", "path", "kind", "source")
+    entries = (
+        Config(),
+        CertificateSpec(name="x", path="/x"),
+        ServiceSpec(name="x", kind="command", command=("/x",)),
+        SignerSpec(name="x", kind="local"),
+        DerivedSpec(name="x", kind="kubeconfig", source="x", path="/x"),
+        HoldSpec(),
+    )
     for part, entry, table in zip(parts, entries, tables, strict=True):
         rows = re.findall(r"(?m)^\| `(\w+)` \|(.*?)\|", table)
         assert [name for name, _ in rows] == list(part["properties"])
@@ -586,7 +619,7 @@ def test_the_reference_has_every_key_with_its_default_and_no_other() -> None:
                 assert default.strip() == "see below"
             elif "default" not in part["properties"][name]:
                 assert (name in required, default.strip()) == (True, "required")
-            elif part["properties"][name]["default"] is None:
+            elif part["properties"][name]["default"] is None or name == "hold":
                 assert not default.strip()
             elif name != "command":
                 assert default.strip() == f"`{json.dumps(values[name])}`".replace('"', "")

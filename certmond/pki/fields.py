@@ -121,6 +121,10 @@ def _many(value: Any) -> Any:
     return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
+def _count(value: Any) -> Any:
+    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,6}", value) else value
+
+
 def words(value: Any) -> Any:
     if isinstance(value, str):  # split by nobody: there is no shell
         raise ValueError("must be a list of the program and its arguments")  # noqa: TRY004  # pydantic takes no other
@@ -152,6 +156,7 @@ Mode = Annotated[
     PlainSerializer(_octal),
     WithJsonSchema({"type": ["integer", "string"], "pattern": "^(0o?)?[0-7]{3}$"}),
 ]
+Count = Annotated[int, BeforeValidator(_count)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute), Field(json_schema_extra={"pattern": "^/"})]
 Subject = Annotated[str, AfterValidator(_subject)]
 Usage = Annotated[str, AfterValidator(_usage), Field(json_schema_extra={"enum": sorted(USAGES)})]
