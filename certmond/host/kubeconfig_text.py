@@ -1,0 +1,230 @@
+"""The text of a kubeconfig -> the same text with other credentials; and the text of a new one, as kubeadm writes it.
+
+Owns the editing in place: the base64 of one user's certificate and key, and of its cluster's CA, is exchanged where it
+stands; comments, order, quotes and whatever others keep in the file stay byte for byte, and the result is read again to
+prove it. Never reads or writes a file, and never quotes the text: it holds a private key.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, assert_never
+
+import yaml
+
+from certmond.errors import MalformedError, WriteError
+from certmond.host.kubeconfig import as_text, load_mapping
+from certmond.pki.certificate import Certificate
+from certmond.pki.encoding import decode
+
+_CERTIFICATE, _KEY, _TRUST = "client-certificate-data", "client-key-data", "certificate-authority-data"
+
+_Place = tuple[str | int, ...]
+"""Where a value stands in a document: keys and numbers, from the outside in."""
+
+# What stands before a value: anchor and tag, then a quote, or the head of a block with its first indentation.
+_HEAD = re.compile(r"""(?:[&!]\S*\s+)*(?:["']|[|>][^\n]*\n\s*|)""")
+_TAIL = "\"' \t\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A client certificate and its key, to be held by the kubeconfig itself."""
+
+    certificate_pem: bytes = field(repr=False)
+    key_pem: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The absolute paths of a client certificate and its key, as kubelet.conf has them."""
+
+    certificate_path: str
+    key_path: str
+
+
+class _Entry(NamedTuple):
+    name: str
+    place: _Place
+    fields: Mapping[str, Any]
+
+
+def with_credentials(
+    data: bytes,
+    path: str,
+    *,
+    old: Certificate | None,
+    certificate_pem: bytes,
+    key_pem: bytes,
+    trust_pem: bytes | None,
+) -> bytes:
+    """The kubeconfig `data` with a new certificate and key for the user that embeds `old` (None: the current context's
+    user), and with the bundle `trust_pem` for the cluster of its context, where that embeds its CA.
+
+    Raises WriteError where that is not possible, or not without changing anything else; `path` names the file in it.
+    """
+    try:
+        document = load_mapping(data)
+    except MalformedError as error:
+        raise WriteError(f"{path} {error}; correct it, or issue it again") from None
+    contexts = sorted(
+        _entries(document, "contexts", "context"), key=lambda entry: entry.name != document.get("current-context")
+    )
+    user = _user(document, contexts, path, old)
+    wanted = {
+        (*user.place, _CERTIFICATE): certificate_pem,
+        (*user.place, _KEY): key_pem,
+    }
+    cluster = _cluster(document, contexts, user.name)
+    if trust_pem is not None and cluster and cluster.fields.get(_TRUST):
+        wanted[*cluster.place, _TRUST] = trust_pem
+    # What is there already stays as it is written: nothing changes, then, in a file that needs no change.
+    edits = {place: content for place, content in wanted.items() if _decoded(_value(document, place)) != content}
+    try:
+        result = _spliced(data.decode("utf-8"), edits).encode("utf-8")
+        proven = _proves(document, load_mapping(result), wanted)
+    except Exception:  # noqa: BLE001 - whatever PyYAML or the proof stumbles over: then it is not proven
+        proven, result = False, b""
+    if not proven:
+        fact = f"the credentials of user {user.name!r} in {path} cannot be exchanged without changing more than them"
+        raise WriteError(f"{fact}; write them as plain values, in UTF-8, each once and shared by no anchor")
+    return result
+
+
+def new_kubeconfig(*, cluster: str, server: str, user: str, trust_pem: bytes, credentials: Embedded | Files) -> bytes:
+    """A kubeconfig with one context, byte for byte as kubeadm's (client-go, tools/clientcmd, WriteToFile)."""
+    match credentials:
+        case Embedded(certificate_pem, key_pem):
+            fields = {_CERTIFICATE: _encoded(certificate_pem), _KEY: _encoded(key_pem)}
+        case Files(certificate_path, key_path):
+            fields = {"client-certificate": certificate_path, "client-key": key_path}
+        case _:
+            assert_never(credentials)
+    context = f"{user}@{cluster}"
+    document = {
+        "apiVersion": "v1",
+        "clusters": [{"cluster": {_TRUST: _encoded(trust_pem), "server": server}, "name": cluster}],
+        "contexts": [{"context": {"cluster": cluster, "user": user}, "name": context}],
+        "current-context": context,
+        "kind": "Config",
+        "preferences": {},
+        "users": [{"name": user, "user": fields}],
+    }
+    text: str = yaml.safe_dump(document, width=math.inf)
+    return text.encode("utf-8")
+
+
+def _user(document: Mapping[str, Any], contexts: list[_Entry], path: str, old: Certificate | None) -> _Entry:
+    """The user whose credentials are to change: one that embeds both a certificate and a key."""
+    is_current = bool(contexts) and contexts[0].name == document.get("current-context")
+    current = is_current and as_text(contexts[0].fields.get("user"))
+    users = sorted(_entries(document, "users", "user"), key=lambda entry: entry.name != current)
+    if old is None:
+        users = [entry for entry in users if entry.name == current]
+        absent = f"{path} has no current context with a user; set it with `kubectl config use-context`"
+    else:
+        referring = [entry for entry in users if entry.name == current and not entry.fields.get(_CERTIFICATE)]
+        users = [entry for entry in users if _embeds(entry, old)] or referring
+        absent = f"{path} embeds no longer the certificate that is to be renewed; look at what it holds now"
+    if not users:
+        raise WriteError(absent)
+    for field_name in (_CERTIFICATE, _KEY):
+        if not users[0].fields.get(field_name):
+            name = field_name.removesuffix("-data")
+            where = f"user {users[0].name!r} in {path}"
+            if users[0].fields.get(name):
+                raise WriteError(f"{where} refers to a file with its {name}; renew that file, not this one")
+            raise WriteError(f"{where} has no {name}; issue the file again")
+    return users[0]
+
+
+def _embeds(entry: _Entry, certificate: Certificate) -> bool:
+    data = _decoded(entry.fields.get(_CERTIFICATE))
+    return data is not None and certificate in decode(data, "").certificates
+
+
+def _cluster(document: Mapping[str, Any], contexts: list[_Entry], user: str) -> _Entry | None:
+    """The cluster that the user is for: of the current context, or else of the first that names the user."""
+    names = [context.fields.get("cluster") for context in contexts if context.fields.get("user") == user]
+    return next((entry for entry in _entries(document, "clusters", "cluster") if entry.name in names[:1]), None)
+
+
+def _entries(document: Mapping[str, Any], plural: str, singular: str) -> Iterator[_Entry]:
+    entries = document.get(plural)
+    for number, entry in enumerate(entries if isinstance(entries, list) else ()):
+        fields = entry.get(singular) if isinstance(entry, Mapping) else None
+        if isinstance(fields, Mapping):
+            yield _Entry(as_text(entry.get("name")), (plural, number, singular), fields)
+
+
+def _spliced(text: str, edits: Mapping[_Place, bytes]) -> str:
+    """The text with other values at some places. Raises ValueError where one of them is not a single scalar."""
+    # The loader written in Python: its marks count characters, from a BOM on.
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    nodes = [(_node(root, place), content) for place, content in edits.items()]
+    for node, content in sorted(nodes, key=lambda pair: -pair[0].start_mark.index):
+        start, stop = node.start_mark.index, node.end_mark.index
+        if head := _HEAD.match(text, start, stop):
+            start = head.end()
+        stop = start + len(text[start:stop].rstrip(_TAIL))
+        text = f"{text[:start]}{_encoded(content)}{text[stop:]}"
+    return text
+
+
+def _node(node: Any, place: _Place) -> yaml.ScalarNode:
+    for step in place:
+        if isinstance(step, str):
+            (node,) = [value for key, value in node.value if key.value == step]
+        else:
+            node = node.value[step]
+    if not isinstance(node, yaml.ScalarNode):
+        raise ValueError("is no scalar")  # noqa: TRY004 - what is wrong is the text, not a type of ours
+    return node
+
+
+def _proves(before: Mapping[str, Any], after: Mapping[str, Any], wanted: Mapping[_Place, bytes]) -> bool:
+    """The new document has exactly what is wanted, and all else as it was, down to types and order."""
+    if any(_decoded(_value(after, place)) != content for place, content in wanted.items()):
+        return False
+    # As text, since that is quick with aliases in it, and tells 1 from true and not .nan from itself.
+    bare = [yaml.safe_dump(_without(document, list(wanted)), sort_keys=False) for document in (before, after)]
+    return bare[0] == bare[1]
+
+
+def _without(document: Any, places: list[_Place]) -> Any:
+    """A copy in which the values at `places` are None. It shares nothing on the way there: an alias of such a value, or
+    of what holds it, still shows it.
+    """
+    for place in places:
+        document = _blanked(document, place)
+    return document
+
+
+def _blanked(value: Any, place: _Place) -> Any:
+    if not place:
+        return None
+    copy = value.copy()
+    copy[place[0]] = _blanked(value[place[0]], place[1:])
+    return copy
+
+
+def _value(document: Any, place: _Place) -> Any:
+    for step in place:
+        document = document[step]
+    return document
+
+
+def _encoded(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
+
+
+def _decoded(value: Any) -> bytes | None:
+    """The bytes behind base64, which may be broken into lines; None where it is none."""
+    try:
+        return base64.b64decode("".join(as_text(value).split()), validate=True)
+    except ValueError:
+        return None
