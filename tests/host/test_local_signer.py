@@ -139,9 +139,10 @@ def test_of_one_key_the_certificate_that_lasts_signs(signer: Any) -> None:
 
 def test_a_certificate_that_may_sign_is_preferred(signer: Any) -> None:
     """A certificate of the CA's key that may not sign stands in nobody's way."""
-    ca = make_ca()
+    ca = make_ca(not_after=NOW + 30 * DAY)
     useless = make_leaf(ca, key=ca.key, not_after=NOW + 20 * YEAR)
-    assert signer(bundle(useless, ca), ca.key_pem).sign(request()).pem
+    issued = signer(bundle(useless, ca), ca.key_pem).sign(request())
+    assert facts(issued.pem).not_after == NOW + 30 * DAY
 
 
 def test_an_intermediate_brings_its_chain(signer: Any, tmp_path: Path) -> None:
@@ -282,7 +283,8 @@ def test_an_encrypted_key_without_credential_is_said(signer: Any, monkeypatch: p
 @pytest.mark.parametrize("algorithm", KeyAlgorithm)
 def test_a_root_ca_signs_itself(tmp_path: Path, signer: Any, algorithm: KeyAlgorithm) -> None:
     """A new Root CA of any kind of key is self-signed, and OpenSSL verifies what it then signs."""
-    template = wanted(algorithm, issuer_end=None)
+    usages = frozenset({"digital signature", "cert sign"})
+    template = replace(wanted(algorithm), is_ca=True, usages=usages, extended_usages=(), names=())
     key = make_key(algorithm)
     root = self_signed(template, key)
     made = facts(root)

@@ -1,0 +1,133 @@
+"""One run of a signer's program, as a child that can neither hang, nor flood, nor outlive the call.
+
+Owns the child: an argument list and no shell, a session of its own, nothing on standard input, an environment of four
+words and what the caller adds, a limit for its output and for its time, and the end of everything that it started. What
+its exit status means is the caller's. No message quotes its arguments or its output: both may be secrets.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from io import RawIOBase
+from typing import Self
+
+from certmond.errors import RefusedError, UnreachableError
+from certmond.pki.reason import printable
+
+MAX_OUTPUT = 1 << 20
+"""Bytes of standard output that are taken. No certificate with its chain is larger."""
+
+_GRACE = 2.0  # seconds between SIGTERM and SIGKILL
+_TURN = 0.5  # seconds; `alive` is due every second
+_CHUNK, _PIPE = 1 << 16, 1 << 20  # bytes; the second is the most that a pipe holds (pipe(7))
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a program ended. A negative status is the signal that ended it; `said` is what it wrote to stderr."""
+
+    status: int
+    output: bytes = field(repr=False)
+    said: bytes = field(repr=False)
+
+
+def run(
+    command: Sequence[str], environment: Mapping[str, str], time_limit: timedelta, alive: Callable[[], None]
+) -> Ended:
+    """Run `command` to its end, calling `alive` every second at least.
+
+    Raises UnreachableError where it cannot be run or takes too long, RefusedError where it writes too much.
+    """
+    program = command[0]
+    try:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, cwd="/",
+            env={**_surroundings(), **environment}, umask=0o077, start_new_session=True,
+        )  # fmt: skip
+    except OSError as error:
+        remedy = "install it, and see that it is executable"
+        raise UnreachableError(f"{program} cannot be run ({error.strerror}); {remedy}") from error
+    with child:
+        try:
+            with _Ear(child, program, alive) as ear:
+                ended = ear.listen(time_limit.total_seconds())
+                if not ended:
+                    os.killpg(child.pid, signal.SIGTERM)
+                    ear.listen(_GRACE)
+        finally:
+            # Its id is taken until it is waited for: this reaches what it started and left behind, and no other.
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    if not ended:
+        detail = f"{program} did not end within {time_limit.total_seconds():g} s"
+        raise UnreachableError(f"{detail}; see what it waits for, or give its signer a longer time_limit")
+    return Ended(child.returncode, bytes(ear.output), bytes(ear.said))
+
+
+def first_line(text: bytes) -> str:
+    """The first line with something on it, fit to be shown: at most 200 characters, none that a terminal obeys."""
+    lines = text.decode("utf-8", "replace").splitlines()
+    return printable(next(filter(None, map(str.strip, lines)), ""))[:200]
+
+
+class _Ear:
+    """Listens to a child's output and for its end."""
+
+    def __init__(self, child: subprocess.Popen[bytes], program: str, alive: Callable[[], None]) -> None:
+        self.output, self.said = bytearray(), bytearray()
+        self._program = program
+        self._alive = alive
+        self._end = os.pidfd_open(child.pid)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._end, selectors.EVENT_READ)
+        for stream, heard in ((child.stdout, self.output), (child.stderr, self.said)):
+            if stream is not None:  # never: both are pipes
+                os.set_blocking(stream.fileno(), False)
+                self._selector.register(stream, selectors.EVENT_READ, heard)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._selector.close()
+        os.close(self._end)
+
+    def listen(self, seconds: float) -> bool:
+        """Until the child ended (True) or the time is up (False). Its end counts, not that of what holds its pipes."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            ready = [key for key, _ in self._selector.select(min(left, _TURN))]
+            self._alive()
+            for key in ready:
+                if key.data is not None:
+                    self._take(key.fileobj, key.data)  # type: ignore[arg-type]  # only pipes are registered with data
+            if any(key.data is None for key in ready):
+                return True
+        return False
+
+    def _take(self, stream: RawIOBase, heard: bytearray) -> None:
+        """What is there to be read now; of one that writes faster than this reads, no more than a pipe can hold."""
+        for _ in range(_PIPE // _CHUNK + 1):
+            chunk: bytes | None = stream.read(_CHUNK)
+            if chunk is None:  # nothing more for now
+                return
+            if not chunk:  # the end of the file: it would be ready for ever
+                self._selector.unregister(stream)
+                return
+            heard += chunk[: MAX_OUTPUT + 1 - len(heard)]
+            if len(self.output) > MAX_OUTPUT:
+                detail = f"{self._program} wrote more than {MAX_OUTPUT} bytes"
+                raise RefusedError(f"{detail}; it has to write a certificate and its chain, and nothing else")
+
+
+def _surroundings() -> dict[str, str]:
+    """What every program gets; nothing of certmond's own environment is anybody else's business."""
+    path = os.environ.get("PATH", os.defpath)
+    return {"PATH": path, "HOME": os.path.expanduser("~"), "LANG": "C.UTF-8"}

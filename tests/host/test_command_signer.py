@@ -1,0 +1,432 @@
+"""A helper that follows certmonger's contract signs, refuses, waits or cannot be reached, and never hangs us."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+
+from certmond.errors import RefusedError, SigningError, UnreachableError, WaitingError
+from certmond.host.keys import key_pem, make_key
+from certmond.host.signers.command import ASK_AGAIN, CommandSigner
+from certmond.host.signers.program import MAX_OUTPUT
+from certmond.host.signers.signer import Request
+from certmond.pki.catalog import CertificateSpec, KeyAlgorithm
+from certmond.pki.issuance import Template, Terms, first, general_name
+from tests.builders import NOW, YEAR, Issued, bundle, make_ca, make_intermediate, make_leaf
+from tests.conftest import real_part
+
+SPEC = CertificateSpec(name="front", path="/front.crt", key="/front.key", usages=("server auth",))
+NAMES = ("DNS:front", "DNS:front.example", "IP:10.0.0.1", "IP:fd00::1")
+Ask = Callable[..., Any]
+
+
+def template() -> Template:
+    terms = Terms(now=NOW, issuer_end=NOW + 10 * YEAR, facts={}, key=KeyAlgorithm.ECDSA_P256)
+    made = first(SPEC, "CN=front,O=shop", NAMES, terms)
+    return replace(made, names=(*made.names, x509.RFC822Name("web@front.example")))
+
+
+def request(**changes: Any) -> Request:
+    made = template()
+    return replace(Request("front", made, make_key(made.key), "node-1"), **changes)
+
+
+@pytest.fixture
+def helper(tmp_path: Path) -> Callable[..., tuple[str, ...]]:
+    """Makes a helper of a Python script; answers its argument list."""
+
+    def make(script: str, *arguments: str) -> tuple[str, ...]:
+        path = tmp_path / "helper"
+        path.write_text(f"#!{sys.executable} -IS\nimport os, sys, time\n{textwrap.dedent(script)}")
+        path.chmod(0o700)
+        return (str(path), *arguments)
+
+    return make
+
+
+def signer(command: tuple[str, ...], seconds: float = 20, profile: str | None = None) -> CommandSigner:
+    return CommandSigner("shop-ca", command, time_limit=timedelta(seconds=seconds), ca_profile=profile)
+
+
+def answer(output: bytes, status: int = 0, said: str = "") -> str:
+    """A script that answers so."""
+    return f"sys.stdout.buffer.write({output!r}); sys.stderr.write({said!r}); sys.exit({status})"
+
+
+def certificates(pem: bytes) -> list[x509.Certificate]:
+    return x509.load_pem_x509_certificates(pem)
+
+
+# --- what the helper is told ------------------------------------------------------------------------------------------
+
+
+def told(helper: Ask, asked: Request, profile: str | None = None) -> dict[str, str]:
+    """The environment that the helper saw, as it says itself."""
+    command = helper("import json; print(1); print(json.dumps(dict(os.environ))); sys.exit(5)")
+    with pytest.raises(WaitingError) as raised:
+        signer(command, profile=profile).sign(asked)
+    return dict(json.loads(raised.value.cookie))
+
+
+def test_a_first_request_is_submitted(helper: Ask) -> None:
+    """The first time the operation is SUBMIT, with the request in PEM and its parts, names one to a line."""
+    asked = request()
+    words = told(helper, asked)
+    csr = x509.load_pem_x509_csr(words.pop("CERTMONGER_CSR").encode())
+    assert csr.is_signature_valid
+    assert csr.public_key() == asked.key.public_key()
+    assert {word: value for word, value in words.items() if word.startswith("CERTMONGER")} == {
+        "CERTMONGER_OPERATION": "SUBMIT",
+        "CERTMONGER_REQ_SUBJECT": "CN=front,O=shop",
+        "CERTMONGER_REQ_HOSTNAME": "front\nfront.example",
+        "CERTMONGER_REQ_IP_ADDRESS": "10.0.0.1\nfd00::1",
+        "CERTMONGER_REQ_EMAIL": "web@front.example",
+        "CERTMONGER_CA_NICKNAME": "shop-ca",
+    }
+
+
+def test_a_waiting_request_is_polled(helper: Ask) -> None:
+    """With a cookie the operation is POLL, with the cookie and everything else as before."""
+    old = make_leaf(make_ca())
+    words = told(helper, request(cookie="step 2\nof 3", old=old.facts), profile="servers")
+    assert words["CERTMONGER_OPERATION"] == "POLL"
+    assert words["CERTMONGER_CA_COOKIE"] == "step 2\nof 3"
+    assert words["CERTMONGER_CA_PROFILE"] == "servers"
+    assert words["CERTMONGER_CERTIFICATE"] == old.pem.decode()
+    assert "CERTMONGER_CSR" in words
+
+
+def test_what_would_be_empty_is_not_told(helper: Ask) -> None:
+    """A request without names, old certificate, profile or cookie has no words for them."""
+    words = told(helper, request(template=replace(template(), names=())))
+    assert {word for word in words if word.startswith("CERTMONGER")} == {
+        "CERTMONGER_OPERATION", "CERTMONGER_CSR", "CERTMONGER_REQ_SUBJECT", "CERTMONGER_CA_NICKNAME",
+    }  # fmt: skip
+
+
+def test_nothing_of_our_own_environment_is_told(helper: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the contract a helper gets PATH, HOME and LANG, and nothing that certmond was started with."""
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/secret")
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
+    words = told(helper, request())
+    rest = {word for word in words if not word.startswith("CERTMONGER")} - {"LC_CTYPE"}  # Python's own
+    assert rest == {"PATH", "HOME", "LANG"}
+
+
+def test_a_helper_stands_alone(helper: Ask) -> None:
+    """A helper has a session of its own, nothing to read, no descriptor of ours, and makes private files."""
+    inherited = os.open("/dev/null", os.O_RDONLY)
+    os.set_inheritable(inherited, True)
+    script = f"""
+        print(1)
+        fds = sorted(map(int, os.listdir("/proc/self/fd")))
+        mask = os.umask(0)
+        print(os.getsid(0) == os.getpid(), repr(sys.stdin.read()), {inherited} in fds, oct(mask), os.getcwd())
+        sys.exit(5)
+    """
+    try:
+        with pytest.raises(WaitingError) as raised:
+            signer(helper(script)).sign(request())
+    finally:
+        os.close(inherited)
+    assert raised.value.cookie == "True '' False 0o77 /"
+
+
+def test_arguments_are_passed_as_they_are(helper: Ask) -> None:
+    """The arguments reach the helper word by word: there is no shell to read them."""
+    command = helper("print(1); print(repr(sys.argv[1:])); sys.exit(5)", "--url", "$HOME; rm *", "")
+    with pytest.raises(WaitingError) as raised:
+        signer(command).sign(request())
+    assert raised.value.cookie == "['--url', '$HOME; rm *', '']"
+
+
+# --- what its answer means --------------------------------------------------------------------------------------------
+
+
+def issue(asked: Request, ca: Issued) -> Issued:
+    return make_leaf(ca, "front", key=asked.key)
+
+
+@pytest.mark.parametrize("form", ["pem", "chain first", "json", "pkcs7", "der"])
+def test_an_issued_certificate_comes_first(helper: Ask, form: str) -> None:
+    """Status 0: the certificate, as PEM, JSON, PKCS#7 or DER; it comes first, its chain after it, and nothing twice."""
+    asked = request()
+    root = make_ca("root")
+    ca = make_intermediate(root)
+    leaf = issue(asked, ca)
+    chain = [] if form == "der" else [ca.cert]
+    objects = {"certificate": leaf.pem.decode(), "chain": [{"nickname": "ca", "certificate": ca.pem.decode()}]}
+    output = {
+        "pem": b"issued:\n" + bundle(leaf, ca, leaf),
+        "chain first": bundle(ca, leaf).replace(b"\n", b"\r\n"),
+        "json": json.dumps(objects).encode(),
+        "pkcs7": pkcs7.serialize_certificates([ca.cert, leaf.cert], Encoding.PEM),
+        "der": leaf.der,
+    }[form]
+    issued = signer(helper(answer(output, said="a word of warning"))).sign(asked)
+    assert certificates(issued.pem) == [leaf.cert, *chain]
+    assert issued.key is None
+
+
+def test_only_certificates_are_taken(helper: Ask) -> None:
+    """What a helper writes beside certificates, even a key, is left behind."""
+    asked = request()
+    leaf = issue(asked, make_ca())
+    issued = signer(helper(answer(make_ca().key_pem + leaf.pem))).sign(asked)
+    assert issued.pem == leaf.pem
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        (b"", "nothing that could be read as a certificate; it has to write PEM"),
+        (b"Signature ok\n", "nothing that could be read as a certificate"),
+        (b'{"certificate": 1}', "nothing that could be read as a certificate"),
+        (b'{"chain": ["x"]}', "nothing that could be read as a certificate"),
+        (b"{", "nothing that could be read as a certificate"),
+        (b"[" * 100000, "nothing that could be read as a certificate"),
+        (b'{"a":' * 100000, "nothing that could be read as a certificate"),
+        (b"-----BEGIN PKCS7-----\nMAA=\n-----END PKCS7-----\n", "nothing that could be read as a certificate"),
+        (make_leaf(make_ca()).pem, "no certificate for the key of front; it has to sign its request"),
+    ],
+)
+def test_what_is_no_certificate_of_ours_is_refused(helper: Ask, output: bytes, reason: str) -> None:
+    """Status 0 with anything but a certificate for our key is a refusal that names helper, fact and remedy."""
+    command = helper(answer(output))
+    with pytest.raises(RefusedError, match=f"^the helper {command[0]} of signer shop-ca issued {reason}"):
+        signer(command).sign(request())
+
+
+@pytest.mark.parametrize(
+    ("status", "output", "error", "expected"),
+    [
+        (2, b"policy says no\n", RefusedError, "was refused front: policy says no"),
+        (2, b"", RefusedError, "was refused front"),
+        (3, b"no route to ca.example\nat all\n", UnreachableError, "cannot reach its CA: no route to ca.example"),
+        (4, b"no token\n", RefusedError, "is not configured: no token; configure it, and run it by hand to see"),
+        (6, b"", RefusedError, "does not support SUBMIT; use one that does"),
+        (16, b"", RefusedError, "asks for SCEP messages, which certmond has none of; use another helper"),
+        (17, b"", RefusedError, "asks for a new key; let front have no keep_key"),
+        (7, b"Secret output\n", UnreachableError, "ended with status 7; run it by hand to see why"),
+        (127, b"", UnreachableError, "ended with status 127; run it by hand to see why"),
+    ],
+)
+def test_every_other_status_has_its_meaning(
+    helper: Ask, status: int, output: bytes, error: type[SigningError], expected: str
+) -> None:
+    """Status 2, 4, 6, 16 and 17 are refusals, 3 and all that the contract does not know may be better later."""
+    command = helper(answer(output, status))
+    with pytest.raises(error) as raised:
+        signer(command).sign(request())
+    assert str(raised.value) == f"the helper {command[0]} of signer shop-ca {expected}"
+
+
+def test_its_stderr_speaks_where_its_output_is_silent(helper: Ask) -> None:
+    """The first line of stderr is in the error: one line, printable, 200 characters at most."""
+    with pytest.raises(RefusedError) as raised:
+        signer(helper(answer(b"", 2, said="\n  \x1b[31mno\x07 " + "x" * 500 + "\nsecond"))).sign(request())
+    reason = str(raised.value).partition("was refused front: ")[2]
+    assert reason.startswith("\\x1b[31mno\\x07 xxx")
+    assert len(reason) == 200
+    with pytest.raises(UnreachableError, match=r"ended with status 9 \(Traceback\); run it by hand"):
+        signer(helper(answer(b"", 9, said="Traceback\n"))).sign(request())
+
+
+def test_a_helper_that_dies_may_do_better_later(helper: Ask) -> None:
+    """A helper that a signal ends has not decided anything."""
+    with pytest.raises(UnreachableError, match="was ended by signal 9; run it by hand"):
+        signer(helper("os.kill(os.getpid(), 9)")).sign(request())
+
+
+@pytest.mark.parametrize(
+    ("status", "output", "seconds", "cookie"),
+    [
+        (1, b"request-17\n", ASK_AGAIN, "request-17"),
+        (1, b"two\nlines\r\n", ASK_AGAIN, "two\nlines"),
+        (5, b"30\nrequest-17\n", 30, "request-17"),
+        (5, b"30\r\ntwo\nlines", 30, "two\nlines"),
+        (5, b"0\nx", 1, "x"),
+        (5, b"99999999999\nx", 7 * 86400, "x"),
+    ],
+)
+def test_waiting_carries_cookie_and_seconds(
+    helper: Ask, status: int, output: bytes, seconds: float, cookie: str
+) -> None:
+    """Status 1 waits with a cookie, status 5 as many seconds as its first line says, within a second and a week."""
+    with pytest.raises(WaitingError, match="waits for its CA's decision") as raised:
+        signer(helper(answer(output, status))).sign(request())
+    assert (raised.value.seconds, raised.value.cookie) == (seconds, cookie)
+
+
+@pytest.mark.parametrize(
+    ("status", "output", "reason"),
+    [
+        (1, b"", "without a cookie that can be handed back; it has to write one"),
+        (1, b"\n", "without a cookie"),
+        (1, b"a\0b", "without a cookie"),
+        (1, b"\xff\xfe", "without a cookie"),
+        (1, b"x" * 70000, "without a cookie"),
+        (5, b"30", "without a cookie"),
+        (5, b"soon\nx", "not for how many seconds; they have to be its first line"),
+        (5, b"-1\nx", "not for how many seconds"),
+        (5, b"", "not for how many seconds"),
+    ],
+)
+def test_waiting_without_a_cookie_is_refused(helper: Ask, status: int, output: bytes, reason: str) -> None:
+    """A helper that waits without a cookie, or without saying how long, cannot be asked again."""
+    with pytest.raises(RefusedError, match=reason):
+        signer(helper(answer(output, status))).sign(request())
+
+
+# --- what it cannot do to us ------------------------------------------------------------------------------------------
+
+
+def test_a_missing_program_is_said(tmp_path: Path) -> None:
+    """A program that is missing, or not executable, could not be asked; it is named, with the remedy."""
+    path = tmp_path / "helper"
+    with pytest.raises(UnreachableError, match=rf"^{path} cannot be run \(No such file.*; install it, and see that"):
+        signer((str(path), "--token", "hunter2")).sign(request())
+    path.write_text("#!/bin/sh\n")
+    with pytest.raises(UnreachableError, match=rf"^{path} cannot be run \(Permission denied\); .*executable"):
+        signer((str(path),)).sign(request())
+
+
+def test_no_error_quotes_arguments_or_the_key(helper: Ask) -> None:
+    """Arguments may hold a token: they are in no error, and the key is in no word that the helper gets."""
+    asked = request()
+    secret = key_pem(asked.key).decode().splitlines()[1]
+    assert secret not in str(told(helper, asked))
+    for script in (answer(b"", 9), answer(b"", 2), "time.sleep(60)", answer(b"x" * (MAX_OUTPUT + 1))):
+        with pytest.raises(SigningError) as raised:
+            signer(helper(script, "--token=hunter2"), seconds=0.3).sign(asked)
+        assert "hunter2" not in str(raised.value)
+
+
+def alive_processes(marker: str) -> list[str]:
+    found = subprocess.run(["pgrep", "-f", marker], capture_output=True, text=True, check=False)
+    return found.stdout.split()
+
+
+def wait_for(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_a_helper_that_hangs_is_ended_with_all_it_started(helper: Ask, tmp_path: Path, deaf: bool) -> None:
+    """After the time limit the whole group gets SIGTERM, then SIGKILL; none of it is left."""
+    marker = f"sleep-{os.getpid()}-{deaf}"
+    script = f"""
+        import signal, subprocess
+        if {deaf}:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "{marker}"])
+        open({str(tmp_path / "started")!r}, "w").close()
+        time.sleep(60)
+    """
+    started = time.monotonic()
+    with pytest.raises(UnreachableError, match=r"did not end within 1\.5 s; see what it waits for, or give its signer"):
+        signer(helper(script), seconds=1.5).sign(request())
+    took = time.monotonic() - started
+    assert (tmp_path / "started").exists()
+    assert 1.5 <= took < (6 if deaf else 3)
+    assert took > (3.4 if deaf else 0)
+    assert wait_for(lambda: not alive_processes(marker))
+
+
+def test_what_a_helper_leaves_behind_is_not_waited_for(helper: Ask) -> None:
+    """A process that a helper leaves in its group, with its pipes, neither delays the answer nor lives on."""
+    marker = f"left-{os.getpid()}"
+    script = f"""
+        import subprocess
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "{marker}"])
+        print("request-17")
+        sys.exit(1)
+    """
+    started = time.monotonic()
+    with pytest.raises(WaitingError):
+        signer(helper(script)).sign(request())
+    assert time.monotonic() - started < 10
+    assert wait_for(lambda: not alive_processes(marker))
+
+
+def test_alive_is_called_every_second(helper: Ask) -> None:
+    """While a helper works, `alive` is called every second at least."""
+    calls = [time.monotonic()]
+    asked = request(alive=lambda: calls.append(time.monotonic()))
+    with pytest.raises(WaitingError):
+        signer(helper("time.sleep(2.5); print('x'); sys.exit(1)")).sign(asked)
+    calls.append(time.monotonic())
+    assert max(after - before for before, after in itertools.pairwise(calls)) <= 1
+    assert len(calls) < 50  # and nothing spins meanwhile
+
+
+def test_who_is_no_longer_alive_ends_the_helper(helper: Ask) -> None:
+    """Where `alive` raises, because the daemon is told to stop, the helper is ended and the error goes on up."""
+    marker = f"stop-{os.getpid()}"
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        signer(helper(f"time.sleep(60) # {marker}")).sign(request(alive=stop))
+    assert wait_for(lambda: not alive_processes(marker))
+
+
+def test_too_much_output_ends_it(helper: Ask) -> None:
+    """More than 1 MiB of output is no certificate: the helper is ended at once. Of stderr the rest is dropped."""
+    started = time.monotonic()
+    with pytest.raises(RefusedError, match="wrote more than 1048576 bytes; it has to write a certificate"):
+        signer(helper("while True: sys.stdout.write('x' * 65536)"), seconds=30).sign(request())
+    assert time.monotonic() - started < 10
+    with pytest.raises(RefusedError, match="was refused front: x"):
+        signer(helper("for _ in range(99): sys.stderr.write('x' * 65536)\nsys.exit(2)")).sign(request())
+    with pytest.raises(UnreachableError, match="did not end within 1 s"):
+        signer(helper("while True: sys.stderr.write('x' * 65536)"), seconds=1).sign(request())
+
+
+def test_a_large_answer_arrives_whole(helper: Ask) -> None:
+    """An answer that is larger than a pipe arrives whole, also where the helper ends right after it."""
+    asked = request()
+    leaf = issue(asked, make_ca())
+    padding = b"# " + b"x" * 900_000 + b"\n"
+    assert signer(helper(answer(padding + leaf.pem))).sign(asked).pem == leaf.pem
+
+
+@pytest.mark.real("openssl")
+def test_a_helper_in_shell_signs_with_openssl(tmp_path: Path) -> None:
+    """A real CA behind a real helper: what OpenSSL signed from the request carries its subject and its names."""
+    openssl = real_part("openssl")
+    ca = make_ca()
+    (tmp_path / "ca.crt").write_bytes(ca.pem)
+    (tmp_path / "ca.key").write_bytes(ca.key_pem)
+    script = tmp_path / "helper"
+    script.write_text(
+        f"#!/bin/sh -eu\nprintf '%s\\n' \"$CERTMONGER_CSR\" | {openssl} x509 -req -CA {tmp_path}/ca.crt "
+        f"-CAkey {tmp_path}/ca.key -copy_extensions copy -days 30\n"
+    )
+    script.chmod(0o700)
+    asked = request(template=replace(template(), names=(general_name("DNS:front"),)))
+    issued = certificates(signer((str(script),)).sign(asked).pem)
+    assert issued[0].subject == asked.template.subject
+    assert issued[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(
+        x509.DNSName
+    ) == ["front"]
