@@ -65,12 +65,18 @@ class Records:
             pass
         self._rename(draft, _name(record))
 
-    def become(self, record: Record, state: State) -> Record:
-        """Decide, or take the decision back; also where that is done already, or there is no record any more."""
-        changed = replace(record, state=state)
+    def decide(self, record: Record) -> Record:
+        """From here on it is to be finished."""
+        decided = replace(record, state=State.COMMIT)
+        self._rename(_name(record), _name(decided))
+        return decided
+
+    def take_back(self, record: Record) -> Record:
+        """From here on it is to be undone, whether it was decided upon or not, or was never written."""
+        undecided = replace(record, state=State.INTENT)
         with suppress(FileNotFoundError):
-            self._rename(_name(record), _name(changed))
-        return changed
+            self._rename(_name(replace(record, state=State.COMMIT)), _name(undecided))
+        return undecided
 
     def remove(self, record: Record) -> None:
         remove(Place(self._directory, _name(record)))
@@ -105,10 +111,10 @@ def _name(record: Record) -> str:
 
 def _entries(identity: str, content: bytes) -> tuple[Entry, ...]:
     """Raises ValueError for whatever no transaction of this identity can have written: nothing else is ever removed."""
-    document: Any = json.loads(content)
     try:
+        document: Any = json.loads(content)
         entries = tuple(Entry(**item) for item in document["entries"])
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, RecursionError) as error:
         raise ValueError("it has not the fields of a record") from error
     for number, entry in enumerate(entries):
         texts = [entry.path, entry.real, entry.new, *([] if entry.old is None else [entry.old])]

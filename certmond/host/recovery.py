@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from certmond.host.place import Directories, Place, reason
-from certmond.host.record import Entry, Record, Records, State
+from certmond.host.record import Entry, Record, Records
 from certmond.host.staging import remove
 from certmond.pki.reason import printable
 
@@ -70,7 +70,7 @@ def settle(record: Record, records: Records, directories: Directories) -> Recove
 def undo(record: Record, records: Records, directories: Directories) -> Recovery:
     """Take away whatever was written, but for what has been renamed. Raises OSError where that cannot be done now."""
     # First the decision: staged files that vanish one by one would make half a transaction of one that is decided.
-    records.become(record, State.INTENT)
+    record = records.take_back(record)
     _clear(record, records, directories)
     return _recovery(Outcome.UNDONE, record, "an interrupted replacement was undone; the old files are in place")
 

@@ -134,7 +134,7 @@ class Writer:
                 verify(staged)
                 before_rename()
                 with blaming(str(self._where)):
-                    record = self._records.become(record, State.COMMIT)
+                    record = self._records.decide(record)
             except BaseException:
                 with suppress(OSError):  # then the next recovery does it, and tells it
                     undo(record, self._records, directories)

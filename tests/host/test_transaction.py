@@ -1,0 +1,958 @@
+"""Writing on a real file system: all or nothing, whatever is killed, full, forbidden, or written by somebody else."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from certmond.errors import BusyError, CertmondError, WriteError
+from certmond.host.archive import Archive
+from certmond.host.transaction import Change, NewFile, NewLink, Outcome, Recovery, Transactions
+from tests.conftest import real_part, unavailable
+from tests.tracing import kill_at, record
+
+PKI = "/etc/kubernetes/pki"
+KEY, CRT = f"{PKI}/apiserver.key", f"{PKI}/apiserver.crt"
+KUBELET = "/var/lib/kubelet/pki"
+CURRENT, DATED = f"{KUBELET}/kubelet-client-current.pem", f"{KUBELET}/kubelet-client-2026-12-01.pem"
+SECRET = b"-----BEGIN PRIVATE KEY-----\n%s\n-----END PRIVATE KEY-----\n"
+OLD, NEW = {KEY: SECRET % b"old", CRT: b"old certificate"}, {KEY: SECRET % b"new", CRT: b"new certificate"}
+WHEN = datetime(2026, 12, 1, tzinfo=UTC)
+
+Snapshot = Mapping[str, tuple[object, ...]]
+
+
+class Host:
+    """A node's files below `root`, and what certmond keeps of them."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.root, self.state = place / "root", place / "state"
+        for directory in (f"{PKI}/etcd", "/etc/kubernetes/manifests", KUBELET):
+            self.at(directory).mkdir(parents=True)
+        for path, content in OLD.items():
+            self.at(path).write_bytes(content)
+        self.at(KEY).chmod(0o600)
+        self.at(CRT).chmod(0o644)
+        self.at(f"{KUBELET}/kubelet-client-2026-06-01.pem").write_bytes(SECRET % b"old kubelet")
+        self.at(f"{KUBELET}/kubelet-client-2026-06-01.pem").chmod(0o600)
+        self.at(CURRENT).symlink_to("kubelet-client-2026-06-01.pem")
+        self.transactions = Transactions(str(self.root), self.state)
+        self.archive = Archive(self.state)
+
+    def at(self, path: str) -> Path:
+        return self.root / path.lstrip("/")
+
+    def new(self, path: str, content: bytes, mode: int = 0o600, owner: tuple[int, int] | None = None) -> NewFile:
+        """To be written in the place of what is there now."""
+        real = self.transactions.real(path)
+        expected = hashlib.sha256(real.read_bytes()).hexdigest() if real.is_file() else None
+        return NewFile(path, content, mode, owner, expected)
+
+    def pair(self) -> list[Change]:
+        return [self.new(path, content) for path, content in NEW.items()]
+
+    def commit(
+        self,
+        changes: Sequence[Change],
+        verify: Callable[[Mapping[str, bytes]], None] = lambda _: None,
+        before_rename: Callable[[], object] = lambda: None,
+    ) -> None:
+        with self.transactions.lock() as writer:
+            writer.commit(changes, verify=verify, before_rename=lambda: void(before_rename()))
+
+    def renew(self, changes: Sequence[Change]) -> None:
+        """As a renewal does it: recovery first, and what is replaced goes to the archive."""
+
+        def keep() -> None:
+            files = {change.path: self.transactions.real(change.path) for change in changes}
+            there = {path: real for path, real in files.items() if real.is_file()}
+            self.archive.store("apiserver", there, WHEN, {"why": "it is a test"})
+
+        with self.transactions.lock() as writer:
+            writer.recover()
+            writer.commit(changes, verify=lambda _: None, before_rename=keep)
+
+    def recover(self) -> tuple[Recovery, ...]:
+        with self.transactions.lock() as writer:
+            found = writer.recover()
+        assert all(recovery.message.isprintable() and recovery.message for recovery in found)
+        return found
+
+    def error(self, changes: Sequence[Change], **hooks: Callable[..., None]) -> str:
+        """What committing is refused with; it left the world as it was."""
+        before = self.snapshot()
+        with pytest.raises(WriteError) as raised:
+            self.commit(changes, **hooks)
+        assert self.snapshot() == before
+        assert self.records() == []
+        return str(raised.value)
+
+    def snapshot(self) -> Snapshot:
+        """Every name below the root, with all that is to be kept of it."""
+        found = {}
+        for path in sorted(self.root.rglob("*")):
+            status = path.lstat()
+            content: object = path.readlink() if path.is_symlink() else path.read_bytes() if path.is_file() else None
+            found[str(path.relative_to(self.root))] = (status.st_mode, status.st_uid, status.st_gid, content)
+        return found
+
+    def records(self) -> list[str]:
+        return sorted(path.name for path in self.state.glob("transactions/*"))
+
+    def write_record(self, state: str, staged: Mapping[str, bytes], new: Mapping[str, bytes] = NEW) -> None:
+        """What a process left that was killed in this state, with these of the staged files."""
+        identity = "0123456789abcdef"
+        entries = []
+        for number, (path, content) in enumerate(new.items()):
+            name = f".certmond-{identity}-{number}"
+            old = hashlib.sha256(OLD[path]).hexdigest() if path in OLD else None
+            digest = hashlib.sha256(content).hexdigest()
+            entries.append({"path": path, "real": path, "staged": name, "old": old, "new": digest})
+            if path in staged:
+                self.at(path).with_name(name).write_bytes(staged[path])
+        self.put_record(f"{identity}.{state}.json", json.dumps({"entries": entries}).encode())
+
+    def put_record(self, name: str, content: bytes) -> None:
+        (self.state / "transactions").mkdir(parents=True, exist_ok=True, mode=0o700)
+        (self.state / "transactions" / name).write_bytes(content)
+
+
+def void(_: object) -> None:
+    """Tests do with expressions what a hook does with statements."""
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path / "host")
+
+
+@pytest.fixture
+def root() -> None:
+    if os.geteuid() != 0:
+        unavailable("only root can give files away and mount")
+
+
+# What is written
+
+
+def test_replaced(host: Host) -> None:
+    """The new content is where the old was, and nothing else is left of it: no file beside it, no record."""
+    before = host.snapshot()
+    host.commit(host.pair())
+    after = host.snapshot()
+    assert {path: host.at(path).read_bytes() for path in NEW} == NEW
+    assert after.keys() == before.keys()
+    assert {name for name in before if before[name] != after[name]} == {KEY[1:], CRT[1:]}
+    assert host.records() == []
+
+
+def test_verify_sees_what_was_read_back(host: Host) -> None:
+    """`verify` is given every new file's content, by the path that the caller used, before anything is replaced."""
+    seen: list[Mapping[str, bytes]] = []
+
+    def verify(staged: Mapping[str, bytes]) -> None:
+        assert host.at(KEY).read_bytes() == OLD[KEY]
+        seen.append(staged)
+
+    host.commit([*host.pair(), NewLink(f"{PKI}/link", "apiserver.crt")], verify=verify)
+    assert seen == [NEW]
+
+
+def test_order_of_the_hooks(host: Host) -> None:
+    """`before_rename` comes after `verify`, and sees the old files."""
+    calls: list[object] = []
+    host.commit(
+        host.pair(),
+        verify=lambda _: calls.append("verify"),
+        before_rename=lambda: calls.append(host.at(KEY).read_bytes()),
+    )
+    assert calls == ["verify", OLD[KEY]]
+
+
+def acl(*entries: tuple[int, int, int]) -> bytes:
+    """A POSIX ACL (tag, permissions, id) as the kernel takes it."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def set_attribute(path: Path, name: str, value: bytes) -> None:
+    try:
+        os.setxattr(path, name, value)
+    except OSError as error:
+        unavailable(f"{name} cannot be set here: {error}")
+
+
+NOBODY = (65534, 65534)
+READABLE_BY_1234 = acl((1, 6, 2**32 - 1), (2, 4, 1234), (4, 0, 2**32 - 1), (16, 4, 2**32 - 1), (32, 0, 2**32 - 1))
+
+
+@pytest.mark.usefixtures("root")
+def test_attributes_are_kept(host: Host) -> None:
+    """A replaced file keeps mode, owner, ACL, SELinux label and other extended attributes, whatever was asked for."""
+    attributes = {"user.note": b"mine", "security.selinux": b"system_u:object_r:cert_t:s0\0",
+                  "system.posix_acl_access": READABLE_BY_1234}  # fmt: skip
+    os.chown(host.at(KEY), *NOBODY)
+    for name, value in attributes.items():
+        set_attribute(host.at(KEY), name, value)
+    before = host.at(KEY).stat()
+    host.commit([host.new(KEY, NEW[KEY], mode=0o777, owner=(1, 1))])
+    after = host.at(KEY).stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, *NOBODY)
+    assert {name: os.getxattr(host.at(KEY), name) for name in os.listxattr(host.at(KEY))} == attributes
+
+
+def test_hash_of_the_old_content_is_not_kept(host: Host) -> None:
+    """A signature that the kernel keeps of the old content is not carried over to the new."""
+    set_attribute(host.at(KEY), "security.ima", b"\x04\x04" + bytes(32))
+    host.commit(host.pair())
+    assert "security.ima" not in os.listxattr(host.at(KEY))
+
+
+def test_default_acl_gives_nothing_to_a_replaced_file(host: Host) -> None:
+    """A directory's default ACL opens no file to anybody who could not read the old one."""
+    set_attribute(host.at(PKI), "system.posix_acl_default", READABLE_BY_1234)
+    host.at(KEY).chmod(0o640)
+    host.commit(host.pair())
+    assert "system.posix_acl_access" not in os.listxattr(host.at(KEY))
+    assert stat.S_IMODE(host.at(KEY).stat().st_mode) == 0o640
+
+
+@pytest.mark.usefixtures("root")
+def test_new_file_is_as_told(host: Host) -> None:
+    """A file that was not there gets the mode and owner that it was asked for; without any, only we can read it."""
+    told, untold = f"{PKI}/told.crt", f"{PKI}/untold.key"
+    host.commit([NewFile(told, b"crt", 0o644, NOBODY), NewFile(untold, NEW[KEY])])
+    found = [host.at(path).stat() for path in (told, untold)]
+    assert [(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) for status in found] == [
+        (0o644, *NOBODY), (0o600, 0, 0),
+    ]  # fmt: skip
+
+
+def test_content_is_not_shown() -> None:
+    """The content of a new file is in no representation of it."""
+    assert "PRIVATE" not in repr(NewFile(KEY, NEW[KEY]))
+
+
+# Where it is written
+
+
+@pytest.mark.parametrize("target", ["../../../data/real.key", "/data/real.key", "/../../data/./real.key"])
+def test_symlink_stays(host: Host, target: str) -> None:
+    """A symlink is followed, below the root, and stays; what it leads to is replaced."""
+    host.at("/data").mkdir()
+    host.at(KEY).rename(host.at("/data/real.key"))
+    host.at(KEY).symlink_to(target)
+    host.commit(host.pair())
+    assert host.at(KEY).readlink() == Path(target)
+    assert host.at("/data/real.key").read_bytes() == NEW[KEY]
+    assert os.listdir(host.at("/data")) == ["real.key"]
+
+
+def test_symlinked_directory(host: Host) -> None:
+    """So is a symlink on the way."""
+    host.at(PKI).rename(host.at("/pki"))
+    host.at(PKI).symlink_to("/pki")
+    host.commit(host.pair())
+    assert host.at("/pki/apiserver.key").read_bytes() == NEW[KEY]
+
+
+def test_dangling_symlink(host: Host) -> None:
+    """A symlink to nothing is a name for the file that is created there."""
+    host.at(f"{PKI}/front.key").symlink_to("etcd/back.key")
+    host.commit([NewFile(f"{PKI}/front.key", NEW[KEY])])
+    assert host.at(f"{PKI}/etcd/back.key").read_bytes() == NEW[KEY]
+    assert host.at(f"{PKI}/front.key").is_symlink()
+
+
+def test_link_is_replaced(host: Host) -> None:
+    """A new link takes the place of the old one, and the file that it led to stays."""
+    host.commit([NewFile(DATED, NEW[KEY]), NewLink(CURRENT, os.path.basename(DATED))])
+    assert host.at(CURRENT).readlink() == Path(os.path.basename(DATED))
+    assert host.at(CURRENT).read_bytes() == NEW[KEY]
+    assert host.at(f"{KUBELET}/kubelet-client-2026-06-01.pem").read_bytes() == SECRET % b"old kubelet"
+
+
+# What is refused
+
+
+def test_all_problems_at_once(host: Host) -> None:
+    """Every obstacle is told in one error, with file, fact and remedy, before anything is written."""
+    host.at(f"{PKI}/loop").symlink_to("loop")
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.bind(str(host.at(f"{PKI}/socket")))
+    stale = hashlib.sha256(b"something else").hexdigest()
+    changes: list[Change] = [
+        NewFile(KEY, NEW[KEY], expected=stale), NewFile(CRT, b"new"), NewFile(f"{PKI}/gone.crt", b"", expected=stale),
+        NewFile("/etc/nowhere/deep/a.key", b""), NewFile(f"{PKI}/etcd", b""), NewFile(f"{PKI}/socket", b""),
+        NewFile(f"{PKI}/loop", b""), NewLink(CRT, "target"), NewFile(f"{CRT}/below", b""), NewFile("/", b""),
+    ]  # fmt: skip
+    problems = host.error(changes).split("\n")
+    facts = [
+        (KEY, "was changed by someone else"), (CRT, "was changed by someone else"),
+        (f"{PKI}/gone.crt", "was changed by someone else"),
+        ("/etc/nowhere/deep/a.key", "(/etc/nowhere/deep: No such file or directory): create the directory"),
+        (f"{PKI}/etcd", "is no regular file"), (f"{PKI}/socket", "is no regular file"),
+        (f"{PKI}/loop", "Too many levels of symbolic links"), (CRT, "is part of a replacement"),
+        (CRT, "is no symlink"), (f"{CRT}/below", "Not a directory"), ("/", "Is a directory"),
+    ]  # fmt: skip
+    assert [(line.split(" ", 1)[0], fact in line) for line, (_, fact) in zip(problems, facts, strict=True)] == [
+        (path, True) for path, _ in facts
+    ]
+    assert os.listdir(host.state) == [".lock", "transactions"] or set(os.listdir(host.state)) == {
+        ".lock",
+        "transactions",
+    }
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/kubernetes/manifests/a.yaml",
+        "/etc/kubernetes/pki/manifests/a.yaml",
+        "/etc/./kubernetes/pki/../manifests/a.yaml",
+        "/pods/a.yaml",
+        f"{PKI}/a.yaml",
+    ],
+)
+def test_static_pods(host: Host, path: str) -> None:
+    """Nothing is ever put where the kubelet would start it, whatever the way there is called."""
+    host.at(f"{PKI}/manifests").mkdir()
+    if path == "/pods/a.yaml":
+        host.at("/etc/kubernetes/manifests").rmdir()
+        host.at("/pods").mkdir()
+        host.at("/etc/kubernetes/manifests").symlink_to("/pods")
+    host.at(f"{PKI}/a.yaml").symlink_to("../manifests/a.yaml")
+    assert "is among the static Pods" in host.error([NewFile(path, b"kind: Pod")])
+
+
+def test_same_file_twice(host: Host) -> None:
+    """One file under two names is not replaced twice."""
+    host.at(f"{PKI}/other.key").symlink_to("apiserver.key")
+    assert "part of a replacement" in host.error([host.new(KEY, b"a"), host.new(f"{PKI}/other.key", b"b")])
+
+
+class RefusedError(CertmondError):
+    pass
+
+
+def refuse(*_: object) -> None:
+    raise RefusedError("no")
+
+
+@pytest.mark.parametrize("hook", ["verify", "before_rename"])
+@pytest.mark.parametrize("failure", [RefusedError("no"), KeyboardInterrupt()])
+def test_hook_that_raises(host: Host, hook: str, failure: BaseException) -> None:
+    """What a hook raises passes through, and everything is as it was."""
+
+    def fail(*_: object) -> None:
+        raise failure
+
+    before = host.snapshot()
+    with pytest.raises(type(failure)):
+        host.commit(host.pair(), **{hook: fail})
+    assert host.snapshot() == before
+    assert host.records() == []
+
+
+def test_message_is_printable(host: Host) -> None:
+    """A name that a terminal would obey is told with escapes."""
+    assert host.error([NewFile("/etc/\x1b[2J/a.key", b"")]).isprintable()
+
+
+# Somebody else
+
+
+@pytest.mark.parametrize("path", [KEY, CRT])
+def test_changed_between_staging_and_renaming(host: Host, path: str) -> None:
+    """A file that somebody else writes while ours is staged stays theirs, and the rest of the pair stays old."""
+    with pytest.raises(WriteError, match=f"^{path} was written by somebody else"):
+        host.commit(host.pair(), before_rename=lambda: host.at(path).write_bytes(b"theirs"))
+    assert {p: host.at(p).read_bytes() for p in NEW} == {**OLD, path: b"theirs"}
+    assert sorted(os.listdir(host.at(PKI))) == ["apiserver.crt", "apiserver.key", "etcd"]
+    assert host.records() == []
+
+
+def test_created_between_staging_and_renaming(host: Host) -> None:
+    """So does a file that somebody else creates where there was none."""
+    path = f"{PKI}/etcd/server.key"
+    with pytest.raises(WriteError, match="written by somebody else"):
+        host.commit([NewFile(path, NEW[KEY])], before_rename=lambda: host.at(path).write_bytes(b"theirs"))
+    assert host.at(path).read_bytes() == b"theirs"
+    assert os.listdir(host.at(f"{PKI}/etcd")) == ["server.key"]
+    assert host.records() == []
+
+
+def test_directory_swapped_for_a_symlink(host: Host) -> None:
+    """Who swaps the directory for a symlink after the look gets no file: it goes where it was looked at."""
+
+    def swap() -> None:
+        host.at(PKI).rename(host.at("/etc/kubernetes/moved"))
+        host.at(PKI).symlink_to("/var/lib/kubelet")
+
+    host.commit(host.pair(), before_rename=swap)
+    assert host.at("/etc/kubernetes/moved/apiserver.key").read_bytes() == NEW[KEY]
+    assert os.listdir(host.at("/var/lib/kubelet")) == ["pki"]
+
+
+def test_busy(host: Host) -> None:
+    """While one writes, another is told so after the time it was ready to wait, and nobody after that."""
+    with host.transactions.lock():
+        with pytest.raises(BusyError, match="another certmond is writing"), host.transactions.lock(0.1):
+            pass
+        with pytest.raises(BusyError), Transactions(str(host.root), host.state).lock():
+            pass
+    with host.transactions.lock():
+        assert stat.S_IMODE((host.state / ".lock").stat().st_mode) == 0o600
+
+
+def test_waits_for_its_turn(host: Host) -> None:
+    """Who is ready to wait gets its turn when the other is done."""
+    with ExitStack() as first:
+        first.enter_context(host.transactions.lock())
+        threading.Timer(0.15, first.pop_all().close).start()
+        with host.transactions.lock(30) as writer:
+            writer.commit(host.pair(), verify=lambda _: None)
+    assert host.at(KEY).read_bytes() == NEW[KEY]
+
+
+def test_state_is_ours_alone(host: Host) -> None:
+    """Nobody else may enter the state directory or read a record; a record holds no content."""
+    seen: list[tuple[int, bytes]] = []
+
+    def look() -> None:
+        for path in (host.state, host.state / "transactions"):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o700
+        seen.extend((path.stat().st_mode, path.read_bytes()) for path in (host.state / "transactions").iterdir())
+
+    host.commit(host.pair(), before_rename=look)
+    [(mode, content)] = seen
+    assert stat.S_IMODE(mode) == 0o600
+    assert not any(word in content for word in (b"PRIVATE", b"new certificate"))
+
+
+def test_state_directory_without_a_parent(host: Host) -> None:
+    """Where the state directory cannot be made, the error names it."""
+    transactions = Transactions(str(host.root), host.place / "no" / "state")
+    with pytest.raises(WriteError, match="/no/state could not be written"), transactions.lock():
+        pass
+
+
+# Killed
+
+
+def changes_of(host: Host, scenario: str) -> list[Change]:
+    """What a renewal changes."""
+    if scenario == "pair":
+        return host.pair()
+    if scenario == "kubelet":
+        return [host.new(DATED, SECRET % b"new kubelet"), NewLink(CURRENT, os.path.basename(DATED))]
+    created = {f"{PKI}/etcd/server.key": NEW[KEY], f"{PKI}/etcd/server.crt": NEW[CRT]}
+    return [host.new(path, content) for path, content in created.items()]
+
+
+class Watcher:
+    """Looks at everything while the writer stands still."""
+
+    def __init__(self, host: Host, changes: Sequence[Change]) -> None:
+        self.host = host
+        self.old = [self._content(change.path) for change in changes]
+        self.new = [link_or_content(change) for change in changes]
+        self.paths = [change.path for change in changes]
+
+    def __call__(self, stop: str) -> None:
+        everything = list(self._files())
+        for path, content in everything:
+            closed = stat.S_IMODE(path.lstat().st_mode) & 0o077 == 0
+            assert closed or b"PRIVATE KEY" not in content, f"{path} can be read by others at {stop}"
+        contents = {content for _, content in everything}
+        for old, new, name in zip(self.old, self.new, self.paths, strict=True):
+            assert self._content(name) in {old, new}, f"{name} is neither old nor new at {stop}"
+            if old is not None and name != CURRENT:
+                assert old in contents, f"the old {name} is nowhere at {stop}"
+        if any(name.endswith(".commit.json") for name in self.host.records()):
+            lost = [name for new, name in zip(self.new, self.paths, strict=True) if new not in contents]
+            assert lost in ([], [CURRENT]), f"the new content is nowhere at {stop}"
+
+    def _content(self, path: str) -> bytes | None:
+        there = self.host.at(path)
+        if there.is_symlink():
+            return os.fsencode(there.readlink())
+        return there.read_bytes() if there.exists() else None
+
+    def _files(self) -> Iterator[tuple[Path, bytes]]:
+        for path in self.host.place.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                yield path, path.read_bytes()
+
+
+def link_or_content(change: Change) -> bytes:
+    return change.content if isinstance(change, NewFile) else os.fsencode(change.target)
+
+
+def fresh_hosts(place: Path) -> Iterator[Host]:
+    return (Host(place / str(number)) for number in itertools.count())
+
+
+SCENARIOS = ["pair", "kubelet", "created"]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_killed_anywhere(tmp_path: Path, scenario: str) -> None:
+    """Killed at any system call, a renewal is found whole after recovery: all old or all new, and nothing beside it.
+
+    At no moment can others read a private key, is a file half written, or is the old or the new content lost.
+    """
+    hosts = fresh_hosts(tmp_path)
+    host = next(hosts)
+    before, changes = host.snapshot(), changes_of(host, scenario)
+    stops = record(lambda: host.renew(changes), Watcher(host, changes))
+    after = host.snapshot()
+    assert after != before
+    ends = {False: 0, True: 0}
+    for n in range(len(stops)):
+        host = next(hosts)
+        changes = changes_of(host, scenario)
+        stop = kill_at(lambda: host.renew(changes), n)  # noqa: B023 - it is called at once
+        Watcher(host, changes)(stop)
+        outcomes = [recovery.outcome for recovery in host.recover()]
+        found = host.snapshot()
+        assert found in (before, after), f"after {n}: {stop}"
+        assert host.records() == []
+        assert outcomes in ([], [Outcome.FINISHED if found == after else Outcome.UNDONE])
+        assert host.recover() == ()
+        ends[found == after] += 1
+        if found == before:
+            host.renew(changes)
+            assert host.snapshot() == after
+            assert not [name for name in os.listdir(host.state / "archive/apiserver") if name.startswith(".")]
+    assert min(ends.values()) > 10
+
+
+def test_recovery_killed_anywhere(tmp_path: Path) -> None:
+    """Recovery, too, may be killed at any system call; the next one ends what it began."""
+    hosts = fresh_hosts(tmp_path)
+    host = next(hosts)
+    before = host.snapshot()
+    renames = [n for n, stop in enumerate(record(lambda: host.renew(host.pair()))) if stop == "exit renameat"]
+    after = host.snapshot()
+
+    def interrupted(n: int) -> Host:
+        host = next(hosts)
+        kill_at(lambda: host.renew(host.pair()), n)
+        return host
+
+    # announced; staged and archived; decided; key renamed; certificate renamed
+    announced, archived, decided, key, certificate = renames
+    for n, end in ((announced, before), (archived, before), (decided, after), (key, after), (certificate, after)):
+        host = interrupted(n)
+        for m in range(len(record(host.recover, Watcher(host, host.pair())))):
+            host = interrupted(n)
+            watch = Watcher(host, host.pair())
+            watch(kill_at(host.recover, m))
+            host.recover()
+            assert host.snapshot() == end
+            assert host.records() == []
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.data())
+def test_killed_with_any_files(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Whatever files there are, old or new, and wherever writer and recovery are killed: all or none."""
+    hosts = fresh_hosts(tmp_path_factory.mktemp("any"))
+    sizes = data.draw(st.lists(st.tuples(st.booleans(), st.integers(0, 9000)), min_size=1, max_size=4))
+
+    def prepared() -> tuple[Host, list[Change]]:
+        host = next(hosts)
+        paths = [f"{PKI if number % 2 else KUBELET}/{number}.key" for number in range(len(sizes))]
+        for path, (exists, _) in zip(paths, sizes, strict=True):
+            if exists:
+                host.at(path).write_bytes(SECRET % b"old")
+                host.at(path).chmod(0o600)
+        changes = [host.new(path, SECRET * size) for path, (_, size) in zip(paths, sizes, strict=True)]
+        return host, [*changes, NewLink(f"{PKI}/a link", "0.key")]
+
+    def interrupted(n: int) -> Host:
+        host, changes = prepared()
+        kill_at(lambda: host.renew(changes), n)
+        return host
+
+    host, changes = prepared()
+    before = host.snapshot()
+    stops = record(lambda: host.renew(changes))
+    after = host.snapshot()
+    n = data.draw(st.integers(0, len(stops) - 1))
+    stops = record(interrupted(n).recover)
+    host = interrupted(n)
+    kill_at(host.recover, data.draw(st.integers(0, len(stops) - 1)))
+    host.recover()
+    assert host.snapshot() in (before, after)
+    assert host.records() == []
+
+
+def test_order_on_the_disk(host: Host) -> None:
+    """Every step is on the disk before the next: this is the order of all calls that change anything."""
+    with host.transactions.lock():
+        pass
+
+    def commit() -> None:
+        with host.transactions.lock() as writer:
+            writer.commit(changes, verify=lambda _: None)
+
+    changes = host.pair()
+    calls = [stop.removeprefix("entry ") for stop in record(commit) if stop.startswith("entry ")]
+    staging = ["openat", "write", "fchown", "fsync", "fchmod", "fsync"]
+    assert calls == [
+        "mkdir", "mkdir", "openat",  # the state directory is there; the lock
+        "unlinkat", "unlinkat",  # may these be replaced? Asked as rmdir, which no file obeys
+        "openat", "write", "fsync", "renameat", "fsync",  # announced
+        *staging, *staging, "fsync",  # staged, and their directory
+        "renameat", "fsync",  # decided
+        "renameat", "renameat", "fsync",  # replaced, in this order
+        "unlinkat", "unlinkat", "fsync",  # nothing staged is left
+        "unlinkat", "unlinkat", "fsync",  # nor a record, nor a draft of one
+        "exit_group",
+    ]  # fmt: skip
+
+
+# Found by the next process
+
+
+def test_nothing_to_recover(host: Host) -> None:
+    """Where nothing was left, recovery changes nothing and has nothing to say."""
+    before = host.snapshot()
+    assert host.recover() == ()
+    assert host.snapshot() == before
+
+
+@pytest.mark.parametrize("path", [KEY, CRT])
+def test_recovery_keeps_what_somebody_else_wrote(host: Host, path: str) -> None:
+    """Before anything was replaced, a file of somebody else stops the whole: theirs is kept, the others stay old."""
+    host.write_record("commit", staged=NEW)
+    host.at(path).write_bytes(b"theirs")
+    [found] = host.recover()
+    assert (found.outcome, found.paths) == (Outcome.FROZEN, (KEY, CRT))
+    assert found.message.startswith(f"{path} was written by somebody else")
+    assert {p: host.at(p).read_bytes() for p in NEW} == {**OLD, path: b"theirs"}
+    assert sorted(os.listdir(host.at(PKI))) == ["apiserver.crt", "apiserver.key", "etcd"]
+    assert host.records() == []
+
+
+def test_recovery_half_way_keeps_what_somebody_else_wrote(host: Host) -> None:
+    """Half-way, theirs is kept, and all the others become new; the message tells which are."""
+    extra = f"{PKI}/etcd/extra.crt"
+    host.write_record("commit", {CRT: NEW[CRT], extra: b"extra"}, {**NEW, extra: b"extra"})
+    host.at(KEY).write_bytes(NEW[KEY])  # renamed before the crash
+    host.at(CRT).write_bytes(b"theirs")
+    [found] = host.recover()
+    assert found.outcome is Outcome.FROZEN
+    assert found.message.startswith(f"{CRT} was written by somebody else")
+    assert f"and {KEY} is new, and {extra} is new" in found.message
+    contents = [host.at(path).read_bytes() for path in (KEY, CRT, extra)]
+    assert contents == [NEW[KEY], b"theirs", b"extra"]
+    assert len(os.listdir(host.at(PKI))) + len(os.listdir(host.at(f"{PKI}/etcd"))) == 4
+    assert host.records() == []
+
+
+def test_staged_file_that_is_not_whole(host: Host) -> None:
+    """A staged file that is not what was verified is never put in place."""
+    host.write_record("commit", staged={KEY: NEW[KEY], CRT: NEW[CRT][:-1]})
+    assert [recovery.outcome for recovery in host.recover()] == [Outcome.FROZEN]
+    assert {path: host.at(path).read_bytes() for path in NEW} == OLD
+    assert host.records() == []
+
+
+def test_undecided_is_undone(host: Host) -> None:
+    """What was only announced is taken away, however much of it is there."""
+    before = host.snapshot()
+    host.write_record("intent", staged={KEY: NEW[KEY][:5]})
+    [found] = host.recover()
+    assert (found.outcome, found.paths) == (Outcome.UNDONE, (KEY, CRT))
+    assert host.snapshot() == before
+    assert host.records() == []
+
+
+ENTRY = {"path": KEY, "real": KEY, "staged": ".certmond-0123456789abcdef-0", "old": None, "new": "00"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{", b"\xff\xfe", b"[]", b"null", b"{}", b'{"entries": 1}', b'{"entries": [{}]}',
+        json.dumps({"entries": [ENTRY | {"staged": "apiserver.key"}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"staged": "../../.certmond-0123456789abcdef-0"}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"real": "/etc/../../../apiserver.key"}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"real": "apiserver.key"}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"old": 5}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"more": "fields"}]}).encode(),
+        json.dumps({"entries": [ENTRY]}).encode()[:-20],
+        b"[" * 100_000,
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("state", ["intent", "commit"])
+def test_damaged_record(host: Host, content: bytes, state: str) -> None:
+    """A record that cannot be ours is put aside and told once; no file is touched for it, and writing goes on."""
+    before = host.snapshot()
+    host.put_record(f"0123456789abcdef.{state}.json", content)
+    [found] = host.recover()
+    assert found.outcome is Outcome.DAMAGED
+    assert f"0123456789abcdef.{state}.json.damaged" in found.message
+    assert host.records() == [f"0123456789abcdef.{state}.json.damaged"]
+    assert host.snapshot() == before
+    assert host.recover() == ()
+    host.commit(host.pair())
+
+
+def test_other_files_among_the_records(host: Host) -> None:
+    """Whatever else lies among the records is left there, but for the draft of one."""
+    host.put_record("notes.txt", b"mine")
+    host.put_record(".0123456789abcdef", b"{")
+    assert host.recover() == ()
+    assert host.records() == ["notes.txt"]
+
+
+@pytest.mark.parametrize("state", ["intent", "commit"])
+def test_directory_is_away(host: Host, state: str) -> None:
+    """While a directory is away, such as a disk that is not mounted yet, its transaction waits; then it ends."""
+    host.write_record(state, staged=NEW)
+    host.at(PKI).rename(host.at("/away"))
+    assert [recovery.outcome for recovery in host.recover()] == [Outcome.PENDING]
+    assert len(host.records()) == 1
+    host.at("/away").rename(host.at(PKI))
+    assert [recovery.outcome for recovery in host.recover()] == [
+        Outcome.FINISHED if state == "commit" else Outcome.UNDONE
+    ]
+    assert {path: host.at(path).read_bytes() for path in NEW} == (NEW if state == "commit" else OLD)
+
+
+def test_pending_files_are_not_written_again(host: Host) -> None:
+    """What waits for its end is not begun again; other files may be replaced."""
+    host.write_record("commit", staged=NEW)
+    with pytest.raises(WriteError, match=f"{KEY} is part of a replacement that is not finished"):
+        host.commit(host.pair()[:1])
+    host.commit([NewFile(f"{PKI}/etcd/server.key", NEW[KEY])])
+    host.recover()
+    assert {path: host.at(path).read_bytes() for path in NEW} == NEW
+
+
+# Failing disks
+
+
+@pytest.fixture
+def mount(root: None) -> Iterator[Callable[..., None]]:
+    """Mounts what is asked for, until the end of the test."""
+    with ExitStack() as mounted:
+
+        def make(*arguments: str, on: Path) -> None:
+            done = subprocess.run(["mount", *arguments, on], capture_output=True, text=True, check=False)
+            if done.returncode:
+                unavailable(f"nothing can be mounted here: {done.stderr}")
+            mounted.callback(lambda: subprocess.run(["umount", on], check=True))
+
+        yield make
+
+
+Mount = Callable[..., None]
+
+
+def fill(directory: Path, leave: int) -> None:
+    """Leave so many bytes free."""
+    (directory / "filler").unlink(missing_ok=True)
+    free = os.statvfs(directory)
+    with (directory / "filler").open("wb") as filler:
+        filler.write(bytes(free.f_bavail * free.f_frsize - leave))
+
+
+def test_full_disk_is_seen_beforehand(host: Host, mount: Mount) -> None:
+    """On a full disk nothing is begun, on a disk that has room all is done: the error says where and how much."""
+    mount("-t", "tmpfs", "-o", "size=512k", "tmpfs", on=host.at(KUBELET))
+    key, crt = f"{KUBELET}/a.key", f"{KUBELET}/a.crt"
+    host.commit([NewFile(key, SECRET), NewFile(crt, b"old")])
+    changes = [host.new(key, SECRET * 200), host.new(crt, b"new" * 2000)]
+    for free in range(0, 64 << 10, 8 << 10):
+        fill(host.at(KUBELET), leave=free)
+        message = host.error([*host.pair(), *changes])
+        assert message == f"{key} could not be written (less than 86016 bytes are free); make room on its file system"
+    fill(host.at(KUBELET), leave=88 << 10)
+    host.commit(changes)
+    assert host.at(crt).read_bytes() == b"new" * 2000
+
+
+@pytest.mark.parametrize("leave", [0, 4096, 8192, 12288, 16384, 20480])
+def test_disk_that_fills_up_meanwhile(host: Host, mount: Mount, leave: int) -> None:
+    """Whenever the disk with certmond's own state fills up, all is done or nothing is; the decision needs no room."""
+    host.state.mkdir()
+    mount("-t", "tmpfs", "-o", "size=512k,mode=700", "tmpfs", on=host.state)
+    before = host.snapshot()
+
+    def keep() -> None:
+        fill(host.state, leave)
+        host.archive.store("apiserver", {path: host.at(path) for path in OLD}, WHEN, {})
+
+    if leave > 8192:
+        host.commit(host.pair(), before_rename=keep)
+        assert {path: host.at(path).read_bytes() for path in NEW} == NEW
+    else:
+        with pytest.raises(WriteError, match=r"\(No space left on device\): make room on its file system"):
+            host.commit(host.pair(), before_rename=keep)
+        assert host.snapshot() == before
+    assert host.records() == []
+    (host.state / "filler").unlink()
+    fill(host.state, 0)
+    assert host.recover() == ()
+
+
+def test_no_inodes(host: Host, mount: Mount) -> None:
+    """A file system without free inodes is told as such, and nothing is begun."""
+    mount("-t", "tmpfs", "-o", "nr_inodes=20", "tmpfs", on=host.at(KUBELET))
+    for number in range(11):
+        host.at(f"{KUBELET}/{number}").touch()
+    message = host.error([NewFile(f"{KUBELET}/a.key", SECRET)])
+    assert message == f"{KUBELET}/a.key could not be written (its file system has no inodes left); remove files from it"
+    host.at(f"{KUBELET}/0").unlink()
+    host.at(f"{KUBELET}/1").unlink()
+    host.commit([NewFile(f"{KUBELET}/a.key", SECRET)])
+
+
+def test_read_only(host: Host, mount: Mount) -> None:
+    """On a read-only file system nothing is begun, and other files are no exception."""
+    mount("-o", "bind,ro", str(host.at(PKI)), on=host.at(PKI))
+    problems = host.error([*host.pair(), NewFile(f"{PKI}/a.key", b"")]).split("\n")
+    assert problems == [
+        f"{path} could not be written (Read-only file system): mount its file system writable"
+        for path in (KEY, CRT, f"{PKI}/a.key")
+    ]
+
+
+def test_read_only_state(host: Host, mount: Mount) -> None:
+    """Where certmond cannot keep its record, it writes nothing."""
+    host.commit([])
+    mount("-o", "bind,ro", str(host.state), on=host.state)
+    with pytest.raises(WriteError, match=r"state could not be written \(Read-only file system\)"):
+        host.commit(host.pair())
+
+
+def test_file_that_is_a_mount_point(host: Host, mount: Mount) -> None:
+    """A file that is mounted cannot be replaced: that is said beforehand, not between key and certificate."""
+    (host.place / "other").write_bytes(OLD[CRT])
+    mount("--bind", str(host.place / "other"), on=host.at(CRT))
+    assert "it is a mount point of its own" in host.error(host.pair())
+
+
+@pytest.mark.real("chattr")
+@pytest.mark.parametrize("attribute", ["i", "a"])
+@pytest.mark.parametrize("path", [CRT, PKI])
+def test_immutable(host: Host, attribute: str, path: str) -> None:
+    """A file or directory that is immutable or append-only is told beforehand, with the way to change that."""
+    chattr = real_part("chattr")
+    done = subprocess.run([chattr, f"+{attribute}", host.at(path)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        unavailable(f"no file can be made immutable here: {done.stderr}")
+    try:
+        message = host.error(host.pair())
+    finally:
+        subprocess.run([chattr, f"-{attribute}", host.at(path)], check=True)
+    assert f"{CRT} could not be written" in message
+    assert "immutable" in message
+
+
+WRITER = """
+import hashlib, sys
+from pathlib import Path
+from certmond.errors import WriteError
+from certmond.host.transaction import NewFile, Transactions
+
+root, state, *pairs = sys.argv[1:]
+changes = []
+for path, content in zip(pairs[::2], pairs[1::2]):
+    expected = hashlib.sha256(Path(root + path).read_bytes()).hexdigest()
+    changes.append(NewFile(path, content.encode(), expected=expected))
+try:
+    with Transactions(root, Path(state)).lock() as writer:
+        writer.commit(changes, verify=lambda _: None)
+except WriteError as error:
+    print(error)
+    sys.exit(3)
+"""
+
+
+def inject(host: Host, call: str, fault: str) -> subprocess.CompletedProcess[str]:
+    """Replace the pair in a process of its own, whose system calls fail as told."""
+    words = [word for path, content in NEW.items() for word in (path, content.decode())]
+    command = [real_part("strace"), "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:{fault}",
+               sys.executable, "-c", WRITER, str(host.root), str(host.state), *words]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={"PYTHONDONTWRITEBYTECODE": "1"},
+                          cwd=Path(__file__).parents[2])  # fmt: skip
+
+
+def calls_of_a_commit(host: Host) -> Mapping[str, int]:
+    """How often each system call is made that an error can be injected into."""
+    changes = host.pair()
+    stops = [stop.removeprefix("entry ") for stop in record(lambda: host.commit(changes)) if stop.startswith("entry ")]
+    return {call: stops.count(call) for call in stops if call not in {"exit_group", "openat"}}
+
+
+@pytest.mark.real("strace")
+@pytest.mark.parametrize("error", ["EIO", "EDQUOT"])
+def test_any_call_fails_once(tmp_path: Path, error: str) -> None:
+    """Whichever call fails, and with whatever: all is new, or all is old and a sentence says why; nothing is left."""
+    hosts = fresh_hosts(tmp_path)
+    host = next(hosts)
+    before = host.snapshot()
+    calls = calls_of_a_commit(host)
+    after = host.snapshot()
+    failed = 0
+    kinds = {"EIO": calls.keys(), "EDQUOT": {"write", "mkdir", "fsync"}}[error]
+    for call, n in [(kind, n + 1) for kind in kinds for n in range(calls[kind])]:
+        host = next(hosts)
+        done = inject(host, call, f"error={error}:when={n}")
+        assert done.returncode in {0, 3}, done.stderr
+        found = host.snapshot()
+        left = len(host.records())
+        assert (found == after) is (done.returncode == 0), f"{call} {n}: {done.stdout}"
+        if done.returncode:
+            assert found == before, f"{call} {n}"
+            assert {"EIO": "Input/output error", "EDQUOT": "Disk quota exceeded"}[error] in done.stdout
+            failed += 1
+        assert left == 0, f"{call} {n}"
+    assert failed > len(kinds)
+
+
+@pytest.mark.real("strace")
+def test_disk_that_fails_for_good(tmp_path: Path) -> None:
+    """A disk that fails for good leaves the old files, or what the next start finishes; the error says which."""
+    hosts = fresh_hosts(tmp_path)
+    host = next(hosts)
+    before = host.snapshot()
+    calls = calls_of_a_commit(host)
+    after = host.snapshot()
+    waiting = 0
+    for call, n in [(kind, n + 1) for kind in ("renameat", "fsync", "unlinkat") for n in range(calls[kind])]:
+        host = next(hosts)
+        done = inject(host, call, f"error=EROFS:when={n}+")
+        assert done.returncode == 3, done.stderr
+        if "the next start of certmond tries again" in done.stdout:
+            waiting += 1
+            host.recover()
+            assert host.snapshot() in (before, after)
+        else:
+            assert {path: host.at(path).read_bytes() for path in NEW} == OLD
+            host.recover()
+            assert host.snapshot() == before
+        assert host.records() == []
+    assert waiting >= 3

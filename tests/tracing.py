@@ -1,0 +1,152 @@
+"""A process stopped at every system call that changes something, looked at there, and killed there.
+
+Owns the tracing of one Python callable in a forked child by ptrace(2): nothing of the child is replaced or told. From
+one stop to the next the world changes by one system call at most: what holds at each of them held always. Threads and
+children of the callable are not traced. The numbers of the calls are this machine's own, from its headers; the rest is
+the same on every architecture (Linux 5.3).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import re
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from ctypes import Structure, c_int64, c_uint8, c_uint32, c_uint64
+from typing import NoReturn
+
+from tests.conftest import real_part
+
+Observer = Callable[[str], object]
+"""Called at each stop with its name, such as "entry renameat" or "exit renameat", while the child stands still."""
+
+_CHANGING = re.compile(
+    r"open(at2?)?|creat|p?writev?(64|2)?|sendfile(64)?|copy_file_range|rename(at2?)?|link(at)?|symlink(at)?|unlink(at)?"
+    r"|mkdir(at)?|rmdir|mknod(at)?|fsync|fdatasync|f?chmod(at2?)?|[fl]?chown(32)?|fchownat|l?f?(set|remove)xattr"
+    r"|f?truncate(64)?|fallocate|exit_group"
+)
+_FLAGS_AT = {"open": 1, "openat": 2}  # the argument that tells whether an open only reads; openat2 hides its own
+_WRITING = os.O_CREAT | os.O_WRONLY | os.O_RDWR | os.O_TRUNC
+
+# linux/ptrace.h
+_TRACEME, _SYSCALL, _SETOPTIONS, _GET_SYSCALL_INFO = 0, 24, 0x4200, 0x420E
+_TRACESYSGOOD, _EXITKILL = 1, 1 << 20
+_ENTRY, _EXIT = 1, 2
+_WALL = 0x40000000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+_libc.ptrace.restype = ctypes.c_long
+
+
+class _SyscallInfo(Structure):
+    """The head of struct ptrace_syscall_info, with what it holds at an entry."""
+
+    _fields_ = [
+        ("op", c_uint8), ("pad", c_uint8 * 3), ("arch", c_uint32), ("ip", c_uint64), ("sp", c_uint64),
+        ("number", c_uint64), ("arguments", c_uint64 * 6), ("more", c_int64 * 4),
+    ]  # fmt: skip
+
+
+def record(function: Callable[[], object], observer: Observer = lambda _: None) -> list[str]:
+    """Run `function` to its end in a child. The names of all stops, in their order."""
+    stops: list[str] = []
+
+    def note(stop: str) -> bool:
+        stops.append(stop)
+        observer(stop)
+        return True
+
+    status = _run(function, note)
+    assert os.WIFEXITED(status), f"the child was ended by signal {os.WTERMSIG(status)}"
+    assert os.WEXITSTATUS(status) == 0, "the child failed; its traceback is on standard error"
+    return stops
+
+
+def kill_at(function: Callable[[], object], n: int, observer: Observer = lambda _: None) -> str:
+    """Run `function` in a child up to its n-th stop (from 0), and kill it there. The name of that stop.
+
+    A call at whose entry it is killed is not made; one at whose exit it is killed has been.
+    """
+    stops: list[str] = []
+
+    def note(stop: str) -> bool:
+        stops.append(stop)
+        observer(stop)
+        return len(stops) <= n
+
+    status = _run(function, note)
+    assert os.WIFSIGNALED(status), f"there are only {len(stops)} stops"
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    return stops[-1]
+
+
+def _run(function: Callable[[], object], go_on: Callable[[str], bool]) -> int:
+    """The child's wait status. It is killed as soon as `go_on` says no or raises."""
+    names = _changing_calls()
+    child = os.fork()
+    if child == 0:
+        _be_traced(function)
+    status = None
+    try:
+        os.waitpid(child, _WALL)
+        _ptrace(_SETOPTIONS, child, 0, _TRACESYSGOOD | _EXITKILL)
+        name, pending = None, 0
+        while status is None:
+            _ptrace(_SYSCALL, child, 0, pending)
+            seen = os.waitpid(child, _WALL)[1]
+            if not os.WIFSTOPPED(seen):
+                status = seen
+                break
+            pending = os.WSTOPSIG(seen)
+            if pending == signal.SIGTRAP | 0x80:
+                pending = 0
+                info = _SyscallInfo()
+                _ptrace(_GET_SYSCALL_INFO, child, ctypes.sizeof(info), ctypes.addressof(info))
+                if info.op == _ENTRY:
+                    name = _name(names, info)
+                if name and not go_on(f"{'entry' if info.op == _ENTRY else 'exit'} {name}"):
+                    break
+    finally:
+        if status is None:
+            os.kill(child, signal.SIGKILL)
+            status = os.waitpid(child, _WALL)[1]
+    return status
+
+
+def _be_traced(function: Callable[[], object]) -> NoReturn:
+    outcome = 1
+    try:
+        _ptrace(_TRACEME, 0, 0, 0)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        function()
+        outcome = 0
+    except BaseException:  # noqa: BLE001 - whatever it is, it must not go on into the tests of the parent
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(outcome)
+
+
+def _name(names: dict[int, str], info: _SyscallInfo) -> str | None:
+    name = names.get(info.number)
+    flags = _FLAGS_AT.get(name or "")
+    return None if flags is not None and not info.arguments[flags] & _WRITING else name
+
+
+def _ptrace(request: int, pid: int, address: int, data: int) -> None:
+    if _libc.ptrace(request, pid, address, data) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+@functools.cache
+def _changing_calls() -> dict[int, str]:
+    command = [real_part("gcc"), "-E", "-dM", "-include", "sys/syscall.h", "-x", "c", "/dev/null"]
+    macros = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    numbers = re.findall(r"^#define __NR_(\w+) (\d+)$", macros, re.MULTILINE)
+    return {int(number): name for name, number in numbers if _CHANGING.fullmatch(name)}
