@@ -22,6 +22,7 @@ from typing import Any
 from certmond.errors import MalformedError, WriteError
 from certmond.host.place import Place, blaming, digest, opened
 from certmond.host.staging import make_directory, new_file
+from certmond.pki.reason import printable
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _GENERATION = re.compile(r"(\d{6,})-\d{8}T\d{6}Z")
@@ -116,12 +117,15 @@ class Archive:
 
 def _copy(files: Mapping[str, Path], draft: Path) -> Iterator[dict[str, Any]]:
     for number, (path, real) in enumerate(files.items()):
-        with blaming(path), opened(real.parent) as source, opened(draft) as target:
-            with open(Place(source, real.name).open(), "rb") as file:
+        try:
+            with opened(real.parent) as source, open(Place(source, real.name).open(), "rb") as file:
                 status, content = os.fstat(file.fileno()), file.read()
-            stored = f"{number}-{Path(path).name}"
-            with new_file(Place(target, stored), content):
-                pass
+        except OSError as error:
+            fact = f"cannot be read ({error.strerror or error}), and is not replaced before it is kept"
+            raise WriteError(printable(f"{path} {fact}; look at it")) from error
+        stored = f"{number}-{Path(path).name}"
+        with blaming(str(draft)), opened(draft) as target, new_file(Place(target, stored), content):
+            pass
         yield {"path": path, "stored": stored, "mode": stat.S_IMODE(status.st_mode),
                "uid": status.st_uid, "gid": status.st_gid, "sha256": digest(content)}  # fmt: skip
 

@@ -456,6 +456,39 @@ def test_state_directory_without_a_parent(host: Host) -> None:
 # Killed
 
 
+def test_stop_is_before_or_after_the_call(tmp_path: Path) -> None:
+    """The harness: killed at the entry of a call, a process has not made it; killed at its exit, it has."""
+    reading = tmp_path / "read"
+    reading.touch()
+
+    def change() -> None:
+        reading.read_bytes()  # which is no change
+        (tmp_path / "a").mkdir()
+        (tmp_path / "b").touch()
+
+    names = ["entry mkdir", "exit mkdir", "entry openat", "exit openat", "entry exit_group"]
+    seen: list[tuple[str, int]] = []
+    assert record(change, lambda stop: seen.append((stop, len(os.listdir(tmp_path))))) == names
+    assert seen == list(zip(names, [1, 2, 2, 3, 3], strict=True))
+    for n, left in enumerate([["read"], ["a", "read"], ["a", "read"], ["a", "b", "read"], ["a", "b", "read"]]):
+        for name in ("a", "b"):
+            subprocess.run(["rm", "-rf", tmp_path / name], check=True)
+        assert kill_at(change, n) == names[n]
+        assert sorted(os.listdir(tmp_path)) == left
+
+
+def test_harness_tells_what_went_wrong(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The harness: a child that fails, a stop that is not reached and an observer that objects are no success."""
+    with pytest.raises(AssertionError, match="the child failed"):
+        record(refuse)
+    assert "RefusedError: no" in capfd.readouterr().err
+    with pytest.raises(AssertionError, match="there are only 3 stops"):
+        kill_at((tmp_path / "a").mkdir, 3)
+    with pytest.raises(RefusedError):
+        record((tmp_path / "b").mkdir, refuse)
+    assert not (tmp_path / "b").exists()
+
+
 def changes_of(host: Host, scenario: str) -> list[Change]:
     """What a renewal changes."""
     if scenario == "pair":
@@ -956,3 +989,14 @@ def test_disk_that_fails_for_good(tmp_path: Path) -> None:
             assert host.snapshot() == before
         assert host.records() == []
     assert waiting >= 3
+
+
+@pytest.mark.real("strace")
+def test_disk_that_lies(host: Host) -> None:
+    """What does not read back as it was written is never put in place, though every call said that all was well."""
+    host.commit([])  # the state directory is there
+    before = host.snapshot()
+    done = inject(host, "write", f"retval={len(NEW[KEY])}:when=2")
+    assert (done.returncode, done.stdout.count("does not read back as it was written")) == (3, 1)
+    assert host.snapshot() == before
+    assert host.records() == []

@@ -1,0 +1,211 @@
+"""The archive on a real file system: what goes in comes out, complete or not at all, and nobody else sees it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import stat
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from certmond.errors import MalformedError, WriteError
+from certmond.host.archive import Archive, Generation
+from tests.conftest import unavailable
+from tests.tracing import kill_at, record
+
+KEY, CRT = "/etc/kubernetes/pki/apiserver.key", "/etc/kubernetes/pki/apiserver.crt"
+SECRET = b"-----BEGIN PRIVATE KEY-----\n\x00\xff\n-----END PRIVATE KEY-----"
+WHEN = datetime(2026, 12, 1, 12, 30, 15, 123456, tzinfo=UTC)
+
+
+class Host:
+    def __init__(self, place: Path) -> None:
+        self.state = place / "state"
+        self.archive = Archive(self.state)
+        self.files = {KEY: place / "apiserver.key", CRT: place / "apiserver.crt"}
+        place.mkdir()
+        self.files[KEY].write_bytes(SECRET)
+        self.files[KEY].chmod(0o640)
+        self.files[CRT].write_bytes(b"certificate")
+        self.files[CRT].chmod(0o644)
+
+    def store(self, why: str = "it is due", when: datetime = WHEN, name: str = "apiserver") -> Generation:
+        return self.archive.store(name, self.files, when, {"serial": "1f", "why": why})
+
+    def reasons(self, name: str = "apiserver") -> list[str]:
+        return [generation.description["why"] for generation in self.archive.generations(name)]
+
+    def directory(self, generation: Generation) -> Path:
+        return self.state / "archive" / generation.name / generation.id
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path / "host")
+
+
+def test_what_goes_in_comes_out(host: Host) -> None:
+    """Every file comes back byte for byte, with the mode and owner that it had, in the order of storing."""
+    if os.geteuid() != 0:
+        unavailable("only root can give files away")
+    os.chown(host.files[KEY], 12, 34)
+    generation = host.store()
+    for real in host.files.values():
+        real.unlink()
+    found = host.archive.load("apiserver", generation.id)
+    assert [(file.path, file.content, file.mode, file.owner) for file in found] == [
+        (KEY, SECRET, 0o640, (12, 34)),
+        (CRT, b"certificate", 0o644, (0, 0)),
+    ]
+    assert "PRIVATE" not in repr(found)
+
+
+def test_description(host: Host) -> None:
+    """A generation tells when, why and what; its description holds digests, and nothing of the content."""
+    generation = host.store(when=WHEN.astimezone(timezone(timedelta(hours=5))))
+    assert host.archive.generations("apiserver") == (generation,)
+    assert generation.id == "000001-20261201T123015Z"
+    assert generation.when == WHEN
+    assert generation.description == {"serial": "1f", "why": "it is due"}
+    assert generation.paths == (KEY, CRT)
+    text = (host.directory(generation) / "description.json").read_text()
+    key = {"path": KEY, "stored": "0-apiserver.key", "mode": 0o640, "uid": os.getuid(), "gid": os.getgid(),
+           "sha256": hashlib.sha256(SECRET).hexdigest()}  # fmt: skip
+    assert json.loads(text)["files"][0] == key
+    assert "PRIVATE" not in text
+
+
+def test_ours_alone(host: Host) -> None:
+    """Nobody else may enter a directory of the archive or read a file in it, whatever could read the original."""
+    host.store()
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in host.state.rglob("*") if path.is_dir()}
+    assert modes == {0o700}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in host.state.rglob("*") if path.is_file()} == {0o600}
+
+
+def test_only_the_last_are_kept(host: Host) -> None:
+    """The last `keep` generations of each certificate stay, in the order of storing, whatever the clock said."""
+    host.store("another", name="etcd-server")
+    for number in range(5):
+        host.store(str(number), when=WHEN - timedelta(days=number))
+    assert host.reasons() == ["2", "3", "4"]
+    assert host.reasons("etcd-server") == ["another"]
+    assert len(os.listdir(host.state / "archive/apiserver")) == 3
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+def test_the_one_just_stored_is_kept(host: Host, keep: int) -> None:
+    """Whatever `keep` says, what was just stored stays."""
+    host.archive = Archive(host.state, keep=keep)
+    host.store("first")
+    host.store("second")
+    assert host.reasons() == ["second"]
+
+
+def test_names(host: Host) -> None:
+    """Every certificate of which something is kept is named; where nothing is, there is nothing to tell."""
+    assert host.archive.names() == ()
+    assert host.archive.generations("apiserver") == ()
+    host.store(name="etcd-server")
+    host.store()
+    (host.state / "archive" / "empty").mkdir()
+    assert host.archive.names() == ("apiserver", "etcd-server")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../etc", "a/b", ".hidden", "-x", "a" * 64, "a\n", "Ärger", "a b"])
+def test_unsafe_name(host: Host, name: str) -> None:
+    """What is no safe name of a file is refused, and nothing is written."""
+    with pytest.raises(WriteError, match="cannot be a name in the archive"):
+        host.store(name=name)
+    with pytest.raises(WriteError):
+        host.archive.load(name, "000001-20261201T123015Z")
+    assert not host.state.exists()
+
+
+def test_file_that_cannot_be_kept(host: Host) -> None:
+    """Where one file cannot be read, nothing is stored, and the error names it as the node does."""
+    host.files[CRT].unlink()
+    with pytest.raises(WriteError, match=rf"^{CRT} cannot be read \(No such file or directory\)"):
+        host.store()
+    assert host.archive.generations("apiserver") == ()
+
+
+def test_symlink_is_not_kept(host: Host) -> None:
+    """A symlink in the place of the real file is refused: nobody leads the copy elsewhere."""
+    host.files[CRT].unlink()
+    host.files[CRT].symlink_to(host.files[KEY])
+    with pytest.raises(WriteError, match="is not replaced before it is kept"):
+        host.store()
+
+
+@pytest.mark.parametrize("generation", ["..", "", "000009-20261201T123015Z", "../apiserver/000001-20261201T123015Z"])
+def test_no_such_generation(host: Host, generation: str) -> None:
+    """Only what is listed can be loaded."""
+    host.store()
+    with pytest.raises(MalformedError, match="has no generation"):
+        host.archive.load("apiserver", generation)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"files": [{}], "when": 1}', b"\xff"])
+def test_damaged_description(host: Host, content: bytes) -> None:
+    """A damaged description is told as such, and the next generations are stored all the same."""
+    (host.directory(host.store()) / "description.json").write_bytes(content)
+    with pytest.raises(MalformedError, match=r"description\.json is damaged"):
+        host.archive.generations("apiserver")
+    for _ in range(3):
+        host.store("later")
+    assert host.reasons() == ["later"] * 3
+
+
+@pytest.mark.parametrize("damage", ["content", "missing", "link"])
+def test_damaged_file(host: Host, damage: str) -> None:
+    """What is not byte for byte what was stored is never handed out."""
+    generation = host.store()
+    stored = host.directory(generation) / "0-apiserver.key"
+    if damage == "content":
+        stored.write_bytes(SECRET[:-1])
+    else:
+        stored.unlink()
+    if damage == "link":
+        stored.symlink_to(host.files[KEY])
+    with pytest.raises(MalformedError, match=f"{generation.id} is damaged"):
+        host.archive.load("apiserver", generation.id)
+
+
+def test_killed_anywhere(tmp_path: Path) -> None:
+    """Killed at any system call, the archive holds the old generations or the new one as well, each complete.
+
+    What was being built or removed is swept away by the next `store`; at no moment could others read a key.
+    """
+    numbers = itertools.count()
+
+    def prepared() -> Host:
+        host = Host(tmp_path / str(next(numbers)))
+        for why in ("1", "2", "3"):
+            host.store(why)
+        return host
+
+    first = prepared()
+
+    def watch(stop: str) -> None:
+        for path in first.state.rglob("*"):
+            assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, f"{path} at {stop}"
+
+    stops = record(lambda: first.store("4"), watch)
+    assert first.reasons() == ["2", "3", "4"]
+    seen = set()
+    for n in range(len(stops)):
+        host = prepared()
+        kill_at(lambda: host.store("4"), n)  # noqa: B023 - it is called at once
+        reasons = host.reasons()
+        seen.add("".join(reasons))
+        for generation in host.archive.generations("apiserver"):
+            assert [file.content for file in host.archive.load("apiserver", generation.id)] == [SECRET, b"certificate"]
+        host.store("5")
+        assert host.reasons() == [*reasons, "5"][-3:]
+        assert len(os.listdir(host.state / "archive/apiserver")) == 3
+    assert seen == {"123", "1234", "234"}
