@@ -47,7 +47,9 @@ class Files:
     key_path: str
 
 
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
+    """One of the users, clusters or contexts: its name, the place of its fields, and these."""
+
     name: str
     place: _Place
     fields: Mapping[str, Any]
@@ -72,7 +74,7 @@ def with_credentials(
     except MalformedError as error:
         raise WriteError(f"{path} {error}; correct it, or issue it again") from None
     contexts = sorted(
-        _entries(document, "contexts", "context"), key=lambda entry: entry.name != document.get("current-context")
+        entries(document, "contexts", "context"), key=lambda entry: entry.name != document.get("current-context")
     )
     user = _user(document, contexts, path, old)
     wanted = {
@@ -118,11 +120,20 @@ def new_kubeconfig(*, cluster: str, server: str, user: str, trust_pem: bytes, cr
     return text.encode("utf-8")
 
 
-def _user(document: Mapping[str, Any], contexts: list[_Entry], path: str, old: Certificate | None) -> _Entry:
+def entries(document: Mapping[str, Any], plural: str, singular: str) -> Iterator[Entry]:
+    """Those that can be read at all."""
+    entries = document.get(plural)
+    for number, entry in enumerate(entries if isinstance(entries, list) else ()):
+        fields = entry.get(singular) if isinstance(entry, Mapping) else None
+        if isinstance(fields, Mapping):
+            yield Entry(as_text(entry.get("name")), (plural, number, singular), fields)
+
+
+def _user(document: Mapping[str, Any], contexts: list[Entry], path: str, old: Certificate | None) -> Entry:
     """The user whose credentials are to change: one that embeds both a certificate and a key."""
     is_current = bool(contexts) and contexts[0].name == document.get("current-context")
     current = is_current and as_text(contexts[0].fields.get("user"))
-    users = sorted(_entries(document, "users", "user"), key=lambda entry: entry.name != current)
+    users = sorted(entries(document, "users", "user"), key=lambda entry: entry.name != current)
     if old is None:
         users = [entry for entry in users if entry.name == current]
         absent = f"{path} has no current context with a user; set it with `kubectl config use-context`"
@@ -142,23 +153,15 @@ def _user(document: Mapping[str, Any], contexts: list[_Entry], path: str, old: C
     return users[0]
 
 
-def _embeds(entry: _Entry, certificate: Certificate) -> bool:
+def _embeds(entry: Entry, certificate: Certificate) -> bool:
     data = _decoded(entry.fields.get(_CERTIFICATE))
     return data is not None and certificate in decode(data, "").certificates
 
 
-def _cluster(document: Mapping[str, Any], contexts: list[_Entry], user: str) -> _Entry | None:
+def _cluster(document: Mapping[str, Any], contexts: list[Entry], user: str) -> Entry | None:
     """The cluster that the user is for: of the current context, or else of the first that names the user."""
     names = [context.fields.get("cluster") for context in contexts if context.fields.get("user") == user]
-    return next((entry for entry in _entries(document, "clusters", "cluster") if entry.name in names[:1]), None)
-
-
-def _entries(document: Mapping[str, Any], plural: str, singular: str) -> Iterator[_Entry]:
-    entries = document.get(plural)
-    for number, entry in enumerate(entries if isinstance(entries, list) else ()):
-        fields = entry.get(singular) if isinstance(entry, Mapping) else None
-        if isinstance(fields, Mapping):
-            yield _Entry(as_text(entry.get("name")), (plural, number, singular), fields)
+    return next((entry for entry in entries(document, "clusters", "cluster") if entry.name in names[:1]), None)
 
 
 def _spliced(text: str, edits: Mapping[_Place, bytes]) -> str:
