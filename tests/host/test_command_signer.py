@@ -129,7 +129,11 @@ def test_nothing_of_our_own_environment_is_told(helper: Ask, monkeypatch: pytest
 
 def test_a_helper_stands_alone(helper: Ask) -> None:
     """A helper has a session of its own, nothing to read, no descriptor of ours, and makes private files."""
-    inherited = os.open("/dev/null", os.O_RDONLY)
+    inherited, writing = os.pipe()
+    os.write(writing, b"not for helpers")
+    os.close(writing)
+    ours = os.dup(0)
+    os.dup2(inherited, 0)
     os.set_inheritable(inherited, True)
     script = f"""
         print(1)
@@ -142,6 +146,8 @@ def test_a_helper_stands_alone(helper: Ask) -> None:
         with pytest.raises(WaitingError) as raised:
             signer(helper(script)).sign(request())
     finally:
+        os.dup2(ours, 0)
+        os.close(ours)
         os.close(inherited)
     assert raised.value.cookie == "True '' False 0o77 /"
 
@@ -197,6 +203,7 @@ def test_only_certificates_are_taken(helper: Ask) -> None:
         (b"Signature ok\n", "nothing that could be read as a certificate"),
         (b'{"certificate": 1}', "nothing that could be read as a certificate"),
         (b'{"chain": ["x"]}', "nothing that could be read as a certificate"),
+        (b'{"pem": ""}', "nothing that could be read as a certificate"),
         (b"{", "nothing that could be read as a certificate"),
         (b"[" * 100000, "nothing that could be read as a certificate"),
         (b'{"a":' * 100000, "nothing that could be read as a certificate"),
