@@ -108,10 +108,10 @@ def _bundle(spec: DerivedSpec, source: bytes, key: bytes | None, present: bytes 
     chain = (leaf, *(each for each in held.certificates if each != leaf))
     if present is not None and present.strip():
         found = decode(present, spec.path)
-        if (found.certificates, found.key, found.faults) == (chain, keys.key, ()):
-            return Current()
         if why := _not_ours(present, found, chain):
             return Foreign(f"{spec.path} {why}, so it is not replaced; {_YIELD}")
+        if (found.certificates, found.key) == (chain, keys.key):
+            return Current()
     try:
         private = key_pem(load_key(source if key is None else key, f"the {where}"))
     except KeyUnusableError as error:
@@ -229,9 +229,8 @@ def _trust(credentials: Credentials) -> frozenset[Certificate | str]:
 
 
 def _leaf(document: Document) -> Certificate:
-    """The one whose key is there, else the first that is no CA's, else the first. There is one."""
-    own = [each for each in document.certificates if document.key and each.key.sha256 == document.key.sha256]
-    return (own or [each for each in document.certificates if not each.is_ca] or list(document.certificates))[0]
+    """The first that is no CA's, else the first. There is one."""
+    return next((each for each in document.certificates if not each.is_ca), document.certificates[0])
 
 
 def _is_broken(document: Document) -> bool:

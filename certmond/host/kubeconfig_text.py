@@ -8,7 +8,6 @@ prove it. Never reads or writes a file, and never quotes the text: it holds a pr
 from __future__ import annotations
 
 import base64
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -116,7 +115,7 @@ def new_kubeconfig(*, cluster: str, server: str, user: str, trust_pem: bytes, cr
         "preferences": {},
         "users": [{"name": user, "user": fields}],
     }
-    text: str = yaml.safe_dump(document, width=math.inf)
+    text: str = yaml.safe_dump(document)
     return text.encode("utf-8")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import PrivateFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -114,6 +115,8 @@ def test_what_was_made_is_current(new: Issued) -> None:
         (OLD.key_pem, "is not a certificate with its key"),
         (OLD.pem + OLD.key_pem[:-40], "is not a certificate with its key"),
         (OLD.pem + OLD.key_pem + b"# ours\n", "is not a certificate with its key"),
+        (NEW.pem + NEW.key_pem + b"# ours\n", "is not a certificate with its key"),  # told before it is out of date
+        (OLD.pem + OLD.key_as(PrivateFormat.TraditionalOpenSSL, b"x"), "is not a certificate with its key"),
         (OLD.pem + pem_block("ENCRYPTED PRIVATE KEY", b"0\0"), "holds a block ENCRYPTED PRIVATE KEY"),
     ],
 )
@@ -134,6 +137,8 @@ def test_a_bundle_with_anything_else_is_not_ours(present: bytes, fact: str) -> N
         (NEW.pem, OLD.key_pem),
         (NEW.pem, NEW.key_pem[:-40]),
         (NEW.pem[:-40], NEW.key_pem),
+        (NEW.pem + CA.pem[:-40], NEW.key_pem),
+        (NEW.pem, NEW.key_pem + OLD.key_pem[:-40]),
         (b"", NEW.key_pem),
         (b"\xff", b"\xff"),
         (CA.pem, NEW.key_pem),
@@ -145,6 +150,14 @@ def test_from_a_broken_source_nothing_is_made(source: bytes | None, key: bytes |
     assert isinstance(found, Unready)
     assert BUNDLE.path in found.message
     assert "apiserver" in found.message
+
+
+def test_what_a_source_holds_beside_its_certificate_does_no_harm() -> None:
+    """Text after the last block, and a certificate that is neither a CA's nor the key's."""
+    assert state(BUNDLE, NEW.pem + b"# ours\n", NEW.key_pem, None) == bundled(None)
+    found = bundled(OLD.pem + OTHER.pem + OLD.key_pem, chain=(OTHER,))
+    assert isinstance(found, Stale)
+    assert decode(found.content, "").certificates == (NEW.facts, OTHER.facts)
 
 
 def test_a_key_that_kubernetes_cannot_use_is_not_handed_on() -> None:
@@ -297,6 +310,7 @@ def test_a_copy_may_refer_to_files() -> None:
         swapped("client-key-data", "client-certificate-data"),
         swapped("client-certificate-data", "client-key-data"),
         edited(lambda d: d["users"].append(d["users"][0])),
+        edited(lambda d: d["clusters"][0]["cluster"].update({"certificate-authority-data": "QQ=="})),
     ],
 )  # fmt: skip
 def test_a_broken_kubeconfig_is_not_handed_on(source: bytes | None, present: bytes | None) -> None:
@@ -307,7 +321,9 @@ def test_a_broken_kubeconfig_is_not_handed_on(source: bytes | None, present: byt
 
 
 def test_a_kubeconfig_without_certificates_is_copied_too() -> None:
-    """One with a token; and one whose key is in a file of its own."""
+    """One with a token; one that trusts what the host trusts; and one whose key is in a file of its own."""
+    public = edited(lambda d: d["clusters"][0].update(cluster={"server": "https://a"}))
+    assert state(COPY, public, None, public + b"# mine\n") == Stale(public)
     token = edited(lambda d: d["users"][0].update(user={"token": "abc"}))
     assert state(COPY, token, None, None) == Absent(token)
     assert state(COPY, token, None, token + b"# mine\n") == Stale(token)

@@ -16,6 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from certmond.errors import WriteError
+from certmond.host import kubeconfig_text
 from certmond.host.kubeconfig import parse_kubeconfig
 from certmond.host.kubeconfig_text import Embedded, Files, new_kubeconfig, with_credentials
 from certmond.pki.certificate import Certificate
@@ -327,6 +328,40 @@ def test_what_cannot_change_alone_is_refused(what: str) -> None:
     """A value or mapping that stands for others as well, or twice, or in another encoding."""
     assert yaml.safe_load(SHARED[what])["users"][0]["user"]["client-key-data"] == b64(OLD.key_pem)
     assert "cannot be exchanged without changing more than them" in refusal(SHARED[what])
+
+
+@pytest.mark.parametrize(
+    ("part", "instead"),
+    [
+        (b64(NEW.key_pem).encode(), b64(OLD.key_pem).encode()),
+        (b64(NEW.pem).encode(), b64(NEW.pem + b"\n").encode()),
+        (b64(TRUST).encode(), b64(CA.pem).encode()),
+        (b"10.0.0.1", b"10.0.0.2"),
+        (b"token: ", b"tokenFile: "),
+        (b'token: "x"', b""),
+        (b"apiVersion: v1\n", b""),
+        (b"user: admin", b"user: other"),
+        (b"server: ", b"a: 1\n    server: "),
+        (b"v1\n", b"v1\nkind: Config\n"),
+        (b"apiVersion: v1\nclusters:", b"clusters:"),
+        (b"current-context: c\nusers:", b"users:"),
+        (b"users:", b"users: {"),
+    ],
+)
+def test_what_cannot_be_proven_is_refused(monkeypatch: pytest.MonkeyPatch, part: bytes, instead: bytes) -> None:
+    """However it came about: every field of the result is compared, its type and its place."""
+    right = exchange(PLAIN)
+    assert right.count(part) >= 1
+    monkeypatch.setattr(kubeconfig_text, "_spliced", lambda *_: right.replace(part, instead).decode())
+    assert "cannot be exchanged without changing more than them" in refusal(PLAIN)
+
+
+def test_a_mapping_in_another_order_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is lost by it, but somebody wrote it as it was."""
+    version = b"apiVersion: v1\n"
+    moved = exchange(PLAIN).replace(version, b"") + version
+    monkeypatch.setattr(kubeconfig_text, "_spliced", lambda *_: moved.decode())
+    refusal(PLAIN)
 
 
 def test_aliases_elsewhere_are_nobodys_business() -> None:
