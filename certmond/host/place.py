@@ -197,7 +197,7 @@ def is_link_mark(seen: str) -> bool:
 
 def sentence(path: str, error: OSError) -> str:
     """The file, the fact, the remedy."""
-    return printable(f"{path} could not be written {reason(error)}")
+    return f"{path} could not be written {reason(error)}"
 
 
 def reason(error: OSError) -> str:
@@ -212,7 +212,7 @@ def blaming(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise WriteError(sentence(path, error)) from error
+        raise WriteError(printable(sentence(path, error))) from error
 
 
 @contextmanager

@@ -50,10 +50,11 @@ class NewFile:
 
 @dataclass(frozen=True, slots=True)
 class NewLink:
-    """A symlink's new target; only a symlink is replaced by one."""
+    """A symlink's new target. It replaces a symlink, or the file whose content has the SHA-256 `expected`."""
 
     path: str
     target: str
+    expected: str | None = None
 
 
 Change = NewFile | NewLink
@@ -166,8 +167,9 @@ class Writer:
         identity = secrets.token_hex(8)
         entries, places, problems = list[Entry](), list[Place](), list[str]()
         with blaming(str(self._where)):
-            left = [record for record in self._records.left() if isinstance(record, Record)]
-        taken = {entry.real for record in left for entry in record.entries}
+            left = list(self._records.left())
+        problems += [damaged(str(self._where / record)).message for record in left if isinstance(record, str)]
+        taken = {entry.real for record in left if isinstance(record, Record) for entry in record.entries}
         for number, change in enumerate(changes):
             try:
                 real = directories.resolve(change.path, follow=isinstance(change, NewFile))
@@ -204,7 +206,7 @@ def _stage(change: Change, staged: Place, target: Place) -> dict[str, bytes]:
 def _objections(change: Change, old: str | None) -> Iterator[str]:
     """What speaks against replacing what is there, as `Place.look` told it."""
     if isinstance(change, NewLink):
-        if old is not None and not is_link_mark(old):
+        if old not in {None, change.expected} and not is_link_mark(str(old)):
             yield f"{change.path} is no symlink, and no other is replaced by one; look at it"
     elif old == NO_FILE:
         yield f"{change.path} is no regular file; look at it"
@@ -221,10 +223,11 @@ def _shortages(wanted: Sequence[tuple[Place, str, int]]) -> Iterator[str]:
         place, path, _ = items[0]
         free = os.fstatvfs(place.directory)
         needed = _MARGIN + sum(-(-size // free.f_frsize) * free.f_frsize for _, _, size in items)
-        # A file system that counts no blocks or inodes has no end of them.
-        if free.f_blocks and free.f_bavail * free.f_frsize < needed:
+        # A file system that counts no blocks or inodes has no end of them; root may use the part that is reserved, and
+        # who may not is told when the file is staged.
+        if free.f_blocks and free.f_bfree * free.f_frsize < needed:
             yield f"{path} could not be written (less than {needed} bytes are free); make room on its file system"
-        if free.f_files and free.f_favail < len(items) + _MARGIN_INODES:
+        if free.f_files and free.f_ffree < len(items) + _MARGIN_INODES:
             yield f"{path} could not be written (its file system has no inodes left); remove files from it"
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -373,6 +373,9 @@ def test_hook_that_raises(host: Host, hook: str, failure: BaseException) -> None
 def test_message_is_printable(host: Host) -> None:
     """A name that a terminal would obey is told with escapes."""
     assert host.error([NewFile("/etc/\x1b[2J/a.key", b"")]).isprintable()
+    with pytest.raises(WriteError) as raised, Transactions("/", host.place / "\x1b[2J" / "state").lock():
+        pass
+    assert str(raised.value).isprintable()
 
 
 # Somebody else
@@ -751,6 +754,15 @@ def test_damaged_record(host: Host, content: bytes, state: str) -> None:
     host.commit(host.pair())
 
 
+def test_damaged_record_is_never_passed_over(host: Host) -> None:
+    """Who writes without having recovered is told of a damaged record, too, once."""
+    host.put_record("0123456789abcdef.commit.json", b"{")
+    with pytest.raises(WriteError, match="cannot be understood, and was put aside"):
+        host.commit(host.pair())
+    assert {path: host.at(path).read_bytes() for path in NEW} == OLD
+    host.commit(host.pair())
+
+
 def test_other_files_among_the_records(host: Host) -> None:
     """Whatever else lies among the records is left there, but for the draft of one."""
     host.put_record("notes.txt", b"mine")
@@ -887,21 +899,72 @@ def test_file_that_is_a_mount_point(host: Host, mount: Mount) -> None:
     assert "it is a mount point of its own" in host.error(host.pair())
 
 
-@pytest.mark.real("chattr")
-@pytest.mark.parametrize("attribute", ["i", "a"])
-@pytest.mark.parametrize("path", [CRT, PKI])
-def test_immutable(host: Host, attribute: str, path: str) -> None:
-    """A file or directory that is immutable or append-only is told beforehand, with the way to change that."""
+@contextmanager
+def attribute(letter: str, path: Path) -> Iterator[Callable[[], None]]:
+    """What gives the file this attribute (chattr), which is taken away again in the end."""
     chattr = real_part("chattr")
-    done = subprocess.run([chattr, f"+{attribute}", host.at(path)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        unavailable(f"no file can be made immutable here: {done.stderr}")
+
+    def give() -> None:
+        done = subprocess.run([chattr, f"+{letter}", path], capture_output=True, text=True, check=False)
+        if done.returncode:
+            unavailable(f"no file can be made immutable here: {done.stderr}")
+
     try:
-        message = host.error(host.pair())
+        yield give
     finally:
-        subprocess.run([chattr, f"-{attribute}", host.at(path)], check=True)
+        subprocess.run([chattr, f"-{letter}", path], check=True)
+
+
+@pytest.mark.real("chattr")
+@pytest.mark.parametrize("letter", ["i", "a"])
+@pytest.mark.parametrize("path", [CRT, PKI])
+def test_immutable(host: Host, letter: str, path: str) -> None:
+    """A file or directory that is immutable or append-only is told beforehand, with the way to change that."""
+    with attribute(letter, host.at(path)) as give:
+        give()
+        message = host.error(host.pair())
     assert f"{CRT} could not be written" in message
     assert "immutable" in message
+
+
+@pytest.mark.real("chattr")
+def test_first_rename_fails(host: Host) -> None:
+    """Where the first file cannot be replaced after all, everything is undone at once, and the old files stay."""
+    before = host.snapshot()
+    with (
+        attribute("i", host.at(KEY)) as give,
+        pytest.raises(WriteError, match=r"could not be replaced \(Operation not permitted\): .*; the old files stay"),
+    ):
+        host.commit(host.pair(), before_rename=give)
+    assert host.snapshot() == before
+    assert host.records() == []
+
+
+@pytest.mark.real("chattr")
+def test_second_rename_fails(host: Host) -> None:
+    """Where the second cannot, there is only forward: the error says so, and the next start finishes it."""
+    with attribute("i", host.at(CRT)) as give:
+        with pytest.raises(WriteError, match="the next start of certmond tries again"):
+            host.commit(host.pair(), before_rename=give)
+        assert [recovery.outcome for recovery in host.recover()] == [Outcome.PENDING]
+        assert {path: host.at(path).read_bytes() for path in NEW} == {**OLD, KEY: NEW[KEY]}
+    assert [recovery.outcome for recovery in host.recover()] == [Outcome.FINISHED]
+    assert {path: host.at(path).read_bytes() for path in NEW} == NEW
+    assert host.records() == []
+
+
+def test_file_system_that_knows_little(host: Host, mount: Mount) -> None:
+    """A file system without extended attributes, and without an end of blocks and inodes, is as good as any."""
+    mount("-t", "ramfs", "ramfs", on=host.at(KUBELET))
+    host.commit([NewFile(f"{KUBELET}/a.key", b"old")])
+    host.commit([host.new(f"{KUBELET}/a.key", NEW[KEY])])
+    assert host.at(f"{KUBELET}/a.key").read_bytes() == NEW[KEY]
+
+
+def test_too_large(host: Host) -> None:
+    """What is too large to be a certificate is not replaced."""
+    host.at(CRT).write_bytes(bytes(2 << 20))
+    assert f"{CRT} could not be written (File too large)" in host.error(host.pair())
 
 
 WRITER = """
@@ -1000,3 +1063,11 @@ def test_disk_that_lies(host: Host) -> None:
     assert (done.returncode, done.stdout.count("does not read back as it was written")) == (3, 1)
     assert host.snapshot() == before
     assert host.records() == []
+
+
+@pytest.mark.real("strace")
+def test_no_extended_attributes(host: Host) -> None:
+    """A file system that has no extended attributes, and says so, is written to all the same."""
+    done = inject(host, "flistxattr", "error=EOPNOTSUPP")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path: host.at(path).read_bytes() for path in NEW} == NEW
