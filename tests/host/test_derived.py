@@ -79,6 +79,7 @@ def test_the_certificate_of_the_key_goes_first_and_its_chain_follows() -> None:
     [
         OLD.pem + OLD.key_pem,
         OLD.key_pem + OLD.pem,
+        CA.pem + OLD.pem + OLD.key_pem,
         OLD.pem + NEW.key_pem,
         NEW.pem + OLD.key_pem,
         NEW.pem,
