@@ -11,100 +11,24 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
 from certmond.errors import CertmondError, NotRunningError
-
-if TYPE_CHECKING:
-    from certmond.config import Config
-    from certmond.pki.assess import Assessment
-
-COULD_NOT_TELL = 3
-OUTPUTS = ("table", "wide", "json", "yaml")
-RUNTIME_DIR = Path("/run/certmond")
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True)
-class Globals:
-    """The options that every verb takes, before or after its name."""
-
-    config: Path | None = None
-    root: str = "/"
-    state_dir: Path = Path("/var/lib/certmond")
-    profile: str | None = None
-    verbose: bool = False
-
-    def load(self) -> Config:
-        """The configuration in force. Raises ConfigError."""
-        from certmond.config import load
-
-        return load(self.config, profile=self.profile, explicit=self.config is not None)
-
-
-def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    if value is not None and parameter.name:
-        known = context.find_object(Globals) or Globals()
-        context.obj = replace(known, **{parameter.name: value})
-
-
-def global_options(function: F) -> F:
-    """The same options on the group and on each verb; what stands after the verb wins."""
-    options = (
-        click.option(
-            "--config", type=click.Path(path_type=Path), help="Configuration file [/etc/certmond/config.yaml]"
-        ),
-        click.option(
-            "--root", type=click.Path(exists=True, file_okay=False), help="Read every path of the node below DIR"
-        ),
-        click.option("--state-dir", type=click.Path(path_type=Path), help="Own state [/var/lib/certmond]"),
-        click.option("--profile", help="Profile in place of the configured one: kubeadm, none"),
-        click.option("-v", "--verbose", is_flag=True, default=None, help="Tell more"),
-    )
-    for option in reversed(options):
-        function = _hidden_value(option)(function)
-    return function
-
-
-def _hidden_value(option: Callable[[F], F]) -> Callable[[F], F]:
-    def decorate(function: F) -> F:
-        decorated = option(function)
-        parameters: list[click.Parameter] = (
-            decorated.params if isinstance(decorated, click.Command) else decorated.__click_params__  # type: ignore[attr-defined]
-        )
-        parameters[-1].callback, parameters[-1].expose_value = _remember, False
-        return decorated
-
-    return decorate
-
-
-def _instant(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:
-    if value is None:
-        return None
-    try:
-        instant = datetime.fromisoformat(value)
-        if instant.tzinfo is None:
-            raise click.BadParameter("must have a time zone, as in 2027-11-10T00:00:00Z")
-        return instant.astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise click.BadParameter("must be an RFC 3339 time such as 2027-11-10T00:00:00Z") from None
-
-
-output_option = click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", help="How to print it")
-runtime_option = click.option(
-    "--runtime-dir",
-    type=click.Path(path_type=Path),
-    default=RUNTIME_DIR,
-    show_default=True,
-    help="Where the daemon renders",
+from certmond.options import (
+    COULD_NOT_TELL,
+    at_option,
+    display,
+    global_options,
+    globals_of,
+    look,
+    output_option,
+    runtime_option,
 )
+from certmond.writing import archive, forecast, plan, renew
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -121,14 +45,15 @@ def cli() -> None:
 )
 @click.pass_context
 def run(context: click.Context, runtime_dir: Path, log: str) -> None:
-    """The daemon: watch, judge, and render what `serve` and `status` show."""
+    """The daemon: watch, judge, render what `serve` and `status` show; in enforce mode renew what is due."""
     from certmond.daemon import Daemon
     from certmond.host.journal import Journal
 
-    options = _globals(context)
+    options = globals_of(context)
     daemon = Daemon(
-        options.load, root=options.root, runtime_dir=runtime_dir, journal=Journal(log, verbose=options.verbose)
-    )
+        options.load, root=options.root, runtime_dir=runtime_dir, state_dir=options.state_dir,
+        journal=Journal(log, verbose=options.verbose),
+    )  # fmt: skip
     sys.exit(daemon.run())
 
 
@@ -145,17 +70,18 @@ def serve(runtime_dir: Path, listen: str) -> None:
 
 @cli.command()
 @global_options
-@click.option("--at", callback=_instant, help="Judge as of this RFC 3339 time in place of now")
+@at_option
 @output_option
 @click.pass_context
 def check(context: click.Context, at: datetime | None, output: str) -> None:
     """Look once, without a daemon. Exit: 0 all well, 1 a warning, 2 a critical finding, 3 could not tell."""
     from certmond.expose.document import status_document
+    from certmond.expose.table import status_table
 
-    options = _globals(context)
+    options = globals_of(context)
     config = options.load()
-    assessment = _look(config, options.root, at)
-    _print(status_document(assessment, config.mode), output)
+    assessment = look(config, options.root, at)
+    display(status_document(assessment, config.mode), output, status_table)
     if not assessment.statuses:
         raise CertmondError(
             f"there is no certificate of the profile {config.profile!r} below {options.root}; "
@@ -172,9 +98,10 @@ def status(runtime_dir: Path, output: str) -> None:
     """What the running daemon last found; exit 3 where none runs, else as `check`."""
     from certmond.expose.render import read_status
     from certmond.expose.site import silence
+    from certmond.expose.table import status_table
 
     document = read_status(runtime_dir)
-    _print(document, output)
+    display(document, output, status_table)
     if reason := silence(runtime_dir):
         raise NotRunningError(f"this is what the daemon found at {document['taken_at']}, but {reason}")
     sys.exit(_exit_code(document))
@@ -182,16 +109,16 @@ def status(runtime_dir: Path, output: str) -> None:
 
 @cli.command()
 @global_options
-@click.option("--at", callback=_instant, help="Judge as of this RFC 3339 time in place of now")
+@at_option
 @click.pass_context
 def metrics(context: click.Context, at: datetime | None) -> None:
     """Look once and print the metrics: for node_exporter's textfile collector, from a timer."""
     from certmond.expose.render import Renderer
     from certmond.expose.telemetry import Telemetry
 
-    options = _globals(context)
+    options = globals_of(context)
     config = options.load()
-    click.echo(Renderer().metrics(_look(config, options.root, at), Telemetry(config.mode).text()), nl=False)
+    click.echo(Renderer().metrics(look(config, options.root, at), Telemetry(config.mode).text()), nl=False)
 
 
 @cli.group()
@@ -205,7 +132,7 @@ def config() -> None:
 @click.pass_context
 def validate(context: click.Context) -> None:
     """Say everything that is wrong with the configuration. Exit: 0 nothing, 3 something."""
-    found = _globals(context).load()
+    found = globals_of(context).load()
     click.echo(
         f"the configuration is good: profile {found.profile}, {len(found.certificates)} entries, mode {found.mode}"
     )
@@ -218,7 +145,7 @@ def show(context: click.Context) -> None:
     """The configuration in force: profile, files and options joined."""
     from certmond.config import dump
 
-    click.echo(dump(_globals(context).load()), nl=False)
+    click.echo(dump(globals_of(context).load()), nl=False)
 
 
 @config.command()
@@ -237,7 +164,7 @@ def discover(context: click.Context) -> None:
     """Print the configuration that fits this node, marking where it differs from the profile."""
     from certmond.host.discover import discover as look
 
-    options = _globals(context)
+    options = globals_of(context)
     click.echo(look(options.load(), options.root), nl=False)
 
 
@@ -267,35 +194,10 @@ def version() -> None:
     click.echo(f"certmond {of('certmond')}")
 
 
-def _globals(context: click.Context) -> Globals:
-    return context.find_object(Globals) or Globals()
-
-
-def _look(config: Config, root: str, at: datetime | None) -> Assessment:
-    """One pass, as of `at` or of now."""
-    from certmond.host.store import Store
-    from certmond.pki.assess import assess
-
-    given = {"node_name": config.node_name} if config.node_name else {}
-    inventory = Store(config.certificates, root, given).observe()
-    return assess(inventory, at or datetime.now(UTC), renew_before=config.renew_before)
-
-
-def _print(document: dict[str, Any], output: str) -> None:
-    if output == "json":
-        click.echo(json.dumps(document, indent=2))
-    elif output == "yaml":
-        import yaml
-
-        click.echo(yaml.safe_dump(document, sort_keys=False), nl=False)
-    else:
-        from rich.console import Console
-
-        from certmond.expose.table import status_table
-
-        # Wide enough for every row: a narrow terminal wraps lines, where rich would cut columns away.
-        console = Console(soft_wrap=True, width=400, highlight=False)
-        console.print(status_table(document, wide=output == "wide"))
+cli.add_command(plan)
+cli.add_command(forecast)
+cli.add_command(renew)
+cli.add_command(archive)
 
 
 def _exit_code(document: dict[str, Any]) -> int:

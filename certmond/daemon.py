@@ -1,7 +1,7 @@
-"""The loop: wait -> observe -> assess -> publish. Whatever woke it, a pass reads the world afresh and decides from it.
+"""The loop: wait -> observe -> assess -> plan -> publish -> execute. A pass reads the world afresh, whatever woke it.
 
 Owns when a pass happens and in which order its parts run. It knows no rule about certificates and touches no file of
-the node itself.
+the node itself. In observe mode nothing is carried out.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import fcntl
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,20 +18,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from certmond.config import Config
-from certmond.errors import ConfigError, RuntimeDirError
+from certmond.enforce import Enforcer
+from certmond.errors import BusyError, CertmondError, ConfigError, RuntimeDirError, WriteError
 from certmond.expose.render import HEARTBEAT, METRICS, STATUS, Renderer, heartbeat, summary, write
 from certmond.expose.telemetry import Telemetry
+from certmond.expose.timeline import step_name
+from certmond.host.audit import DAEMON, Audit
 from certmond.host.journal import Event, Journal
 from certmond.host.store import Store
 from certmond.host.systemd import Notifier
 from certmond.host.wake import Wake
 from certmond.host.watch import Watcher
 from certmond.pki.assess import Assessment, assess
+from certmond.pki.plan import Circumstances, Issue, Plan
 
 QUIET = 0.05
 """Seconds without a further event after which a change counts as complete."""
 CEILING = 1.0
 """Seconds after which a pass is made although events go on."""
+BUSY_INTERVAL, FAILURE_INTERVAL = 2.0, 60.0
+"""Seconds until a plan is tried again while somebody else is writing, and where the state directory cannot be used."""
+RECOVERY_PATIENCE = 5.0
+"""Seconds to wait at the start for somebody else who is writing."""
 HEARTBEAT_INTERVAL = 10.0
 """Seconds between signs of life to `serve`; the service manager's watchdog may ask for more."""
 
@@ -58,6 +67,7 @@ class Daemon:
         *,
         root: str,
         runtime_dir: Path,
+        state_dir: Path,
         journal: Journal,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -65,12 +75,18 @@ class Daemon:
         self._config = load()
         self._root = root
         self._runtime_dir = runtime_dir
+        self._state_dir = state_dir
         self._journal = journal
         self._clock = clock
         self._notifier = Notifier()
         self._telemetry = Telemetry(self._config.mode)
         self._renderer = Renderer()
         self._store = self._new_store()
+        self._enforcer = self._new_enforcer()
+        self._plan = Plan()
+        self._told: frozenset[tuple[Event, str, str]] = frozenset()
+        self._busy_until = 0.0
+        self._acted = False
         self._wake = Wake()
         self._watcher = Watcher(self._wake.set)
         self._assessment: Assessment | None = None
@@ -97,6 +113,7 @@ class Daemon:
             signal.signal(signal.SIGINT, self.stop)
             signal.signal(signal.SIGHUP, self.reload)
             try:
+                self._recover()
                 self._pass(Cause("start", None))
                 self._journal.tell(Event.STARTED, f"certmond watches this node: {self._summary()}")
                 self._notifier.ready(self._summary())
@@ -114,11 +131,14 @@ class Daemon:
     def _next_cause(self) -> Cause | None:
         """Wait for the next reason to make a pass; None when there was only a sign of life to give."""
         self._beat()
-        woken = self._wake.wait(0 if self._reload else self._patience())
+        woken = self._wake.wait(0 if self._reload or self._acted else self._patience())
         if self._stopping:
             return None
         if self._reload:
             return self._reloaded()
+        if self._acted:
+            self._acted = False
+            return Cause("step", None)
         if woken:
             return self._changed(time.monotonic())
         now, looked = self._clock(), time.monotonic() - self._looked_at
@@ -128,8 +148,9 @@ class Daemon:
             return Cause("poll", None)
         if self._assessment and now < self._assessment.taken_at:
             return Cause("clock", None)
-        due = self._assessment and self._assessment.changes_at
-        return Cause("deadline", frozenset()) if due and now >= due else None
+        if self._busy_until and time.monotonic() >= self._busy_until:
+            return Cause("retry", frozenset())
+        return Cause("deadline", frozenset()) if any(now >= due for due in self._deadlines()) else None
 
     def _patience(self) -> float:
         """Seconds until the loop has something to do by itself."""
@@ -139,9 +160,16 @@ class Daemon:
             due.append(self._config.poll.total_seconds() - looked)
         if self._notifier.watchdog:
             due.append(self._notifier.watchdog / 3)
-        if self._assessment and self._assessment.changes_at:
-            due.append((self._assessment.changes_at - self._clock()).total_seconds())
+        if self._busy_until:
+            due.append(self._busy_until - time.monotonic())
+        now = self._clock()
+        due += [(deadline - now).total_seconds() for deadline in self._deadlines()]
         return max(0.0, min(due))
+
+    def _deadlines(self) -> list[datetime]:
+        """When time alone changes a verdict, or what is to be done."""
+        instants = (self._assessment and self._assessment.changes_at, self._plan.changes_at)
+        return [instant for instant in instants if instant]
 
     def _changed(self, since: float) -> Cause | None:
         """Let a change come to rest, then say what it touched."""
@@ -167,30 +195,102 @@ class Daemon:
             self._telemetry.config_ok.set(1)
             self._telemetry.set_mode(self._config.mode)
             self._store = self._new_store()
+            self._enforcer = self._new_enforcer()
+            self._recover()
             self._journal.tell(Event.RELOADED, "the configuration was read again")
         return Cause("reload", None)
 
     def _new_store(self) -> Store:
         given = {"node_name": self._config.node_name} if self._config.node_name else {}
-        return Store(self._config.certificates, self._root, given)
+        derived = tuple(spec.path for spec in self._config.derived)
+        held = (self._config.hold.file,) if self._config.hold.file else ()
+        return Store(self._config.certificates, self._root, given, also=(*derived, *held))
+
+    def _new_enforcer(self) -> Enforcer:
+        audit = Audit(self._journal, self._state_dir, DAEMON)
+        return Enforcer(
+            self._config, root=self._root, state_dir=self._state_dir, audit=audit, clock=self._clock, alive=self._live
+        )
 
     def _pass(self, cause: Cause) -> None:
         started = time.monotonic()
         if cause.touched is None:
             self._looked_at = started
         inventory = self._store.observe(cause.touched)
-        assessment = assess(inventory, self._clock(), self._assessment, self._config.renew_before)
+        assessment = assess(
+            inventory, self._clock(), self._assessment, self._config.renew_before, self._enforcer.renewed()
+        )
         self._follow()
+        self._plan = self._new_plan(assessment)
         before, self._assessment = self._assessment, assessment
         done = time.monotonic()
         self._telemetry.count_pass(cause.name, done - started, None if cause.since is None else done - cause.since)
         self._publish(assessment)
         self._passed_at = time.time()
         self._journal.compare(before, assessment)
+        self._tell_plan()
         if cause.name == "reload":
             self._notifier.ready(self._summary())
         elif before:
             self._notifier.status(self._summary())
+        self._execute()
+
+    def _new_plan(self, assessment: Assessment) -> Plan:
+        """What is to be done; in observe mode what would be, as far as the certificates alone tell it."""
+        circumstances = None if self._enforcing else Circumstances()
+        return self._enforcer.plan(assessment, circumstances=circumstances)
+
+    @property
+    def _enforcing(self) -> bool:
+        return self._config.mode == "enforce"
+
+    def _tell_plan(self) -> None:
+        """Note in the trail what is planned or held and was not before."""
+        if not self._enforcing:
+            return
+        now = self._assessment.taken_at if self._assessment else self._clock()
+        current = {(Event.STEP_PLANNED, step.target, step.path): step.detail for step in self._plan.steps}
+        current |= {(Event.STEP_HELD, held.target, held.path): held.because for held in self._plan.held}
+        for (event, target, path), why in current.items():
+            if (event, target, path) not in self._told:
+                self._note(event, now, f"{path}: {why}", {"target": target, "path": path})
+        self._told = frozenset(current)
+
+    def _note(self, event: Event, now: datetime, message: str, fields: dict[str, str | None]) -> None:
+        try:
+            self._enforcer.audit.note(event, now, message, fields=fields)
+        except WriteError as error:
+            self._journal.tell(Event.STEP_FAILED, str(error), "error")
+
+    def _execute(self) -> None:
+        """Carry out the plan. What became of it is for the next pass to see, which then begins at once."""
+        self._busy_until = 0.0
+        if not (self._enforcing and self._plan.steps) or self._stopping:
+            return
+        try:
+            outcomes = self._enforcer.executor.execute(self._plan)
+        except BusyError:
+            self._busy_until = time.monotonic() + BUSY_INTERVAL
+            return
+        except CertmondError as error:  # the state directory cannot be used: nothing was begun
+            self._busy_until = time.monotonic() + FAILURE_INTERVAL
+            self._journal.tell(Event.STEP_FAILED, str(error), "error")
+            return
+        for outcome in outcomes:
+            if isinstance(outcome.step, Issue):
+                self._telemetry.renewals.labels(outcome.step.target, outcome.result).inc()
+        self._acted = any(outcome.result == "done" for outcome in outcomes)
+        if any(outcome.result == "failed" for outcome in outcomes):
+            self._busy_until = time.monotonic() + FAILURE_INTERVAL
+
+    def _recover(self) -> None:
+        """Finish what a process that was killed has left, before anything else is looked at."""
+        if not self._enforcing:
+            return
+        try:
+            self._enforcer.executor.recover(RECOVERY_PATIENCE)
+        except CertmondError as error:
+            self._journal.tell(Event.STEP_FAILED, str(error), "error")
 
     def _follow(self) -> None:
         """Watch what was looked up. The watcher reports what it did not watch before: it may have changed since."""
@@ -206,6 +306,7 @@ class Daemon:
         self._telemetry.count_watch(self._watcher.events, self._watcher.overflows)
         self._telemetry.watched.set(self._watcher.watched)
         self._telemetry.polled.set(len(self._watcher.polled))
+        self._telemetry.set_planned(Counter(step_name(step) for step in self._plan.steps))
         self._write(METRICS, self._renderer.metrics(assessment, self._telemetry.text()))
         self._write(STATUS, self._renderer.status(assessment, self._config.mode))
         self._renderer.forget(assessment)
@@ -225,6 +326,10 @@ class Daemon:
         self._notifier.alive()
         resync = self._config.resync.total_seconds()
         self._write(HEARTBEAT, heartbeat(time.time(), self._passed_at, resync, self._passed_at is not None))
+
+    def _live(self) -> None:
+        """Signs of life while a step takes its time."""
+        self._notifier.alive()
 
     def _summary(self) -> str:
         return summary(self._assessment) if self._assessment else "looking for the first time"

@@ -303,11 +303,23 @@ def test_a_ca_near_its_end_is_found_before_its_leaves_are_due(tmp_path: Path) ->
     assert found == {("ca", "nearing_expiry")}
 
 
+def test_a_leaf_that_is_due_with_its_ca_is_told_that_renewing_it_is_of_no_use(tmp_path: Path) -> None:
+    """A leaf that is due and ends on the same second as its CA is `still_due` beside `nearing_expiry`."""
+    node = Node(tmp_path)
+    end = datetime(2026, 12, 20, tzinfo=UTC)
+    node.new_ca(end=end)
+    node.reissue(API, f"{PKI}/ca", end=end, start=end - 100 * DAY)
+    found = judge(tmp_path)
+    assert found["apiserver", "still_due"] is Severity.WARNING
+    assert ("apiserver", "nearing_expiry") in found
+    assert {name for name, reason in found if reason == "still_due"} == {"apiserver"}
+
+
 def test_the_table_covers_every_reason_that_observation_can_raise() -> None:
     """Each Reason that this version can find stands in the table of mutations, which has at least forty."""
     from certmond.pki.reason import Reason
 
-    later = {Reason.SERVED_DIFFERS, Reason.RESTART_PENDING}
+    later = {Reason.SERVED_DIFFERS, Reason.RESTART_PENDING, Reason.STILL_DUE}  # the last never comes alone: below
     assert {reason for _, _, reason in MUTATIONS.values()} | {"nonpositive_serial"} == {
         reason.value for reason in Reason if reason not in later
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
 
 from prometheus_client import (
@@ -17,7 +18,9 @@ from prometheus_client import (
 # One series more for each counter and histogram, which nothing of ours needs. (The function has no annotations.)
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-_CAUSES = ("start", "inotify", "overflow", "mount", "resync", "poll", "deadline", "clock", "reload")
+_CAUSES = ("start", "inotify", "overflow", "mount", "resync", "poll", "deadline", "clock", "reload",
+           "retry", "step")  # fmt: skip
+_STEPS = ("issue", "derive")
 _MODES = ("observe", "enforce")
 
 
@@ -45,12 +48,19 @@ class Telemetry:
         self.config_ok = Gauge(
             "certmond_config_last_reload_successful", "Whether the configuration on disk is in force", registry=registry
         )
+        self.renewals = Counter(
+            "certmond_renewals", "Renewals that were tried", ["certificate", "result"], registry=registry
+        )
+        self._planned = Gauge(
+            "certmond_planned_steps", "Steps that enforce mode would carry out now", ["step"], registry=registry
+        )
         self._mode = Gauge("certmond_mode", "1 for the mode in force", ["mode"], registry=registry)
         info = Gauge("certmond_build_info", "1, with the version as label", ["version"], registry=registry)
         info.labels(version("certmond")).set(1)
         ProcessCollector(namespace="certmond", registry=registry)
         for cause in _CAUSES:
             self.passes.labels(cause)
+        self.set_planned({})
         self.config_ok.set(1)
         self.last_pass.set_to_current_time()  # `certmond metrics` looks once and counts no pass: 0 would read as 1970
         self._events = self._overflows = 0
@@ -59,6 +69,11 @@ class Telemetry:
     def set_mode(self, mode: str) -> None:
         for name in _MODES:
             self._mode.labels(name).set(name == mode)
+
+    def set_planned(self, steps: Mapping[str, int]) -> None:
+        """How many steps of each kind are planned."""
+        for name in _STEPS:
+            self._planned.labels(name).set(steps.get(name, 0))
 
     def count_pass(self, cause: str, duration: float, latency: float | None) -> None:
         """A pass was made: why, how long it took, and how long after the first report of a change (seconds)."""

@@ -19,6 +19,7 @@ from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.reason import Finding, Severity, printable
 
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
+_SOCKET = "/run/systemd/journal/socket"  # systemd-journald.service(8)
 _LEVELS = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "critical"}
 
 
@@ -36,6 +37,12 @@ class Event(StrEnum):
     WATCH_OVERFLOW = "watch_overflow"
     WATCH_DEGRADED = "watch_degraded"
     PUBLISH_FAILED = "publish_failed"
+    STEP_PLANNED = "step_planned"
+    STEP_HELD = "step_held"
+    STEP_BEGUN = "step_begun"
+    STEP_DONE = "step_done"
+    STEP_FAILED = "step_failed"
+    RECOVERED = "recovered"
 
 
 MESSAGE_IDS = {
@@ -50,15 +57,25 @@ MESSAGE_IDS = {
     Event.WATCH_OVERFLOW: "64a6c8eaf0124b3597d9fb1d3f507192",
     Event.WATCH_DEGRADED: "ba0c2e4f61734d95a7c9ebfd0f213465",
     Event.PUBLISH_FAILED: "18395a7b9cbd4edf80a1c2e3f4051627",
+    Event.STEP_PLANNED: "3f6a1c8e5d0b4927a8e4c2f19b7d6035",
+    Event.STEP_HELD: "6de1f5a90b374c28b9f2d04c7a81e36f",
+    Event.STEP_BEGUN: "e9b27d4f60c84a1db35f8e0a1c794d62",
+    Event.STEP_DONE: "57c0e8a3d19f4b6ea2d47f30b85c9e14",
+    Event.STEP_FAILED: "b48d1f6e2a7c4059916e3dc70f82ab5d",
+    Event.RECOVERED: "0c95e7b2f84d4a3f8d61ba20e37f5c98",
 }
 
 
 class Journal:
-    """Writes events. `style` is "journal", "plain" or "json"; "auto" is the journal under systemd, else plain."""
+    """Writes events. `style` is "journal", "plain", "json" or "none"; "auto" is the journal under systemd, else plain;
+    "command", for a verb that tells its caller by itself, is the journal where this host has one, else none.
+    """
 
     def __init__(self, style: str = "auto", verbose: bool = False) -> None:
         if style == "auto":
             style = "journal" if "JOURNAL_STREAM" in os.environ else "plain"
+        if style == "command":
+            style = "journal" if os.path.exists(_SOCKET) else "none"
         level = logging.DEBUG if verbose else logging.INFO
         self._logger = structlog.wrap_logger(
             structlog.PrintLogger(sys.stderr),
@@ -121,7 +138,13 @@ def _fields(status: CertificateStatus) -> dict[str, Any]:
     return {"certificate": status.seen.name, "path": status.seen.path}
 
 
+def _drop(_: object, __: str, ___: MutableMapping[str, Any]) -> str:
+    raise structlog.DropEvent
+
+
 def _renderer(style: str) -> structlog.types.Processor:
+    if style == "none":
+        return _drop
     if style == "json":
         return structlog.processors.JSONRenderer()
     return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)

@@ -33,15 +33,22 @@ _Built = tuple[tuple[Entry, ...], tuple[Observation, ...]]
 
 
 class Store:
-    """What `specs` name on the node below `root`. `facts` override what the node says of itself."""
+    """What `specs` name on the node below `root`. `facts` override what the node says of itself; `also` are paths of
+    which changes are of interest, too.
+    """
 
     def __init__(
-        self, specs: Sequence[CertificateSpec], root: str = "/", facts: Mapping[str, str] | None = None
+        self,
+        specs: Sequence[CertificateSpec],
+        root: str = "/",
+        facts: Mapping[str, str] | None = None,
+        also: Sequence[str] = (),
     ) -> None:
         self._specs = specs
         self._files = Files(root)
         self._own_root = root == "/"
         self._given = dict(facts or {})
+        self._also = also
         self._before: dict[tuple[str, str], _Built] = {}
         self._built: dict[tuple[str, str], _Built] = {}
         self._used: dict[str, Entry] = {}
@@ -58,6 +65,8 @@ class Store:
                 nothing = Observation(spec.name, spec, spec.path, faults=(_no_match(spec),))
                 found = [*self._kept(spec, spec.path, (), (nothing,))]
             observations += found
+        for path in self._also:
+            self._files.entry(path)
         return Inventory(tuple(observations), self._facts())
 
     @property
@@ -122,6 +131,7 @@ class Store:
             symlink=entry.is_link if kubelet_conf else None,
             permissions=tuple(self._permissions({path: is_secret} | ({key_path: True} if key_path else {}))),
             faults=tuple(faults),
+            renewable=document.pem and key_document.pem,
         )
         if is_pair:
             yield whole
@@ -177,6 +187,7 @@ class Store:
         return replace(
             seen, **_leaf(certificate), key=key.key, key_unknown=_may_hide_key(key), key_path=key_path,
             permissions=(*seen.permissions, *self._permissions(secret)), faults=tuple(dict.fromkeys(faults)),
+            renewable=_is_embedded(user.certificate) and _is_embedded(user.key),
         )  # fmt: skip
 
     def _clusters(self, spec: CertificateSpec, path: str, credentials: Credentials) -> Iterator[Observation]:
@@ -297,6 +308,10 @@ def _one_each(whole: Observation, certificates: Sequence[Certificate]) -> Iterat
     yield replace(whole, certificates=distinct[:1])
     for number, certificate in enumerate(distinct[1:], start=2):
         yield Observation(f"{whole.name}#{number}", whole.spec, whole.path, certificates=(certificate,))
+
+
+def _is_embedded(material: Material | None) -> bool:
+    return material is not None and material.data is not None
 
 
 def _public_key(document: Document, key: PublicKey | None) -> PublicKey | None:

@@ -45,6 +45,7 @@ class CertificateStatus:
     embeddable: Anchors
     judged_at: datetime
     changes_at: datetime | None
+    renewed_at: datetime | None = None
 
     @property
     def severity(self) -> Severity | None:
@@ -98,10 +99,12 @@ def assess(
     now: datetime,
     previous: Assessment | None = None,
     renew_before: timedelta = RENEW_BEFORE,
+    renewed: Mapping[str, datetime] | None = None,
 ) -> Assessment:
     """Judge everything in `inventory` at `now` (aware, UTC).
 
     `previous` saves work and remembers the last good certificate of a file that went bad; it changes no other verdict.
+    `renewed` says when certmond itself has put a certificate in place, by its SHA-256.
     """
     anchors = _anchors(inventory.observations)
     same_terms = previous is not None and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
@@ -115,6 +118,7 @@ def assess(
             before=known.get(seen.identity),
             same_terms=same_terms,
             renew_before=renew_before,
+            renewed=renewed or {},
         )
         for seen in inventory.observations
     )
@@ -139,11 +143,14 @@ def _judge(
     before: CertificateStatus | None,
     same_terms: bool,
     renew_before: timedelta,
+    renewed: Mapping[str, datetime],
 ) -> CertificateStatus:
     own = _anchors_of(seen, anchors)
     told = not own and any(name in anchors for name in seen.spec.ca)  # those entries say why they have no certificate
     embeddable = anchors.get(seen.spec.embedded_ca, ()) if seen.spec.embedded_ca else ()
-    if before and same_terms and before.anchors_told == told and _still_holds(before, seen, own, embeddable, now):
+    renewed_at = renewed.get(seen.certificates[0].sha256) if seen.certificates else None
+    same_terms = same_terms and before is not None and (before.anchors_told, before.renewed_at) == (told, renewed_at)
+    if before and same_terms and _still_holds(before, seen, own, embeddable, now):
         return before
     if not seen.certificates:
         return _absent(seen, before, own, embeddable, now, anchors_told=told)
@@ -154,7 +161,7 @@ def _judge(
     else:
         search = find_paths(certificate, own, seen.certificates[1:], usages)
     renew_at = renewal_point(certificate, seen.spec, renew_before)
-    case = Case(seen, certificate, search, own, told, embeddable, facts, renew_at, now)
+    case = Case(seen, certificate, search, own, told, embeddable, facts, renew_at, now, renewed_at)
     path = search.valid_at(now)
     shown = path or search.best
     return CertificateStatus(
@@ -173,6 +180,7 @@ def _judge(
         embeddable=embeddable,
         judged_at=now,
         changes_at=_next_change(case),
+        renewed_at=renewed_at,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -175,6 +176,16 @@ def parse_certificate(der: bytes) -> Certificate:
         raise MalformedError(f"not a usable certificate ({error})") from error
 
 
+def to_pem(certificate: Certificate) -> bytes:
+    """PEM with the label CERTIFICATE (RFC 7468)."""
+    return load(certificate.der).public_bytes(Encoding.PEM)
+
+
+def names_in(names: Iterable[x509.GeneralName]) -> frozenset[str]:
+    """subjectAltName entries as "DNS:…", "IP:…", "email:…" and "URI:…"; what is of another kind is left out."""
+    return frozenset(filter(None, map(_name, names)))
+
+
 def load(der: bytes) -> x509.Certificate:
     """cryptography's own object for a DER certificate. Raises MalformedError."""
     try:
@@ -240,7 +251,7 @@ class _Extensions:
                         frozenset(EXTENDED_USAGES.get(oid, oid.dotted_string) for oid in usages)
                     )
                 case x509.SubjectAlternativeName() as names:
-                    found["names"] = _shared(frozenset(filter(None, map(_name, names))))
+                    found["names"] = _shared(names_in(names))
                 case x509.SubjectKeyIdentifier(digest=digest):
                     found["subject_key_id"] = digest
                 case x509.AuthorityKeyIdentifier(key_identifier=key_identifier):

@@ -25,6 +25,7 @@ _SEVERITIES = {
     Reason.NONPOSITIVE_SERIAL: Severity.INFO,
     Reason.UNEXPECTED_CHAIN: Severity.WARNING,
     Reason.NEARING_EXPIRY: Severity.WARNING,
+    Reason.STILL_DUE: Severity.WARNING,
     Reason.OUTLIVES_CA: Severity.WARNING,
     Reason.MISSING_NAME: Severity.WARNING,
     Reason.TOO_OPEN: Severity.WARNING,
@@ -58,6 +59,7 @@ class Case:
     facts: Mapping[str, str]
     renew_at: datetime
     now: datetime
+    renewed_at: datetime | None = None
 
     @property
     def spec(self) -> CertificateSpec:
@@ -133,6 +135,25 @@ def nearing_expiry(case: Case) -> Iterator[Finding]:
             Reason.NEARING_EXPIRY,
             f"{case.where} expires on {_day(case.certificate.not_after)}, is due since {_day(case.renew_at)}; {remedy}",
             Severity.CRITICAL if late else None,
+        )
+
+
+def still_due(case: Case) -> Iterator[Finding]:
+    """It is due, and renewing it is of no use: it just was renewed, or a new one would end with its CA as well."""
+    if not case.renew_at <= case.now <= case.certificate.not_after:
+        return
+    best = case.search.best
+    if case.renewed_at is not None and case.renew_at <= case.renewed_at:
+        yield finding(
+            Reason.STILL_DUE,
+            f"{case.where} was renewed on {_day(case.renewed_at)}, and its successor was due from the start, ending on "
+            f"{_day(case.certificate.not_after)}; let its signer issue for longer, or set a shorter renew_before",
+        )
+    elif best and len(best.certificates) > 1 and best.certificates[1].not_after == case.certificate.not_after:
+        yield finding(
+            Reason.STILL_DUE,
+            f"{case.where} is due, but ends on the same day as its CA {best.certificates[1].subject}, "
+            f"{_day(case.certificate.not_after)}, which no renewal changes; rotate the CA before that day",
         )
 
 
@@ -339,6 +360,7 @@ POLICY: tuple[Check, ...] = (
     missing_name,
     weak_signature,
     nearing_expiry,
+    still_due,
     outlives_ca,
     embedded_ca_differs,
     not_rotating_pem,

@@ -10,7 +10,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
@@ -47,7 +47,7 @@ class Document:
     """What the bytes of one file hold, in their order.
 
     `key` is the public half of the (first) private key, `public_keys` are the bare public keys; `encrypted_key` says
-    that there is a key which needs a passphrase.
+    that there is a key which needs a passphrase, `pem` that the file is PEM.
     """
 
     certificates: tuple[Certificate, ...] = ()
@@ -55,6 +55,7 @@ class Document:
     public_keys: tuple[PublicKey, ...] = ()
     encrypted_key: bool = False
     faults: tuple[Fault, ...] = ()
+    pem: bool = field(default=True, compare=False)
 
     @property
     def only_keys(self) -> bool:
@@ -69,8 +70,8 @@ def decode(data: bytes, path: str, password: bytes | None = None) -> Document:
     if _BEGIN.search(data):
         return _decode_pem(data, path)
     if _PKCS12_START.match(data):
-        return _decode_pkcs12(data, path, password)
-    return _decode_der(data, path)
+        return replace(_decode_pkcs12(data, path, password), pem=False)
+    return replace(_decode_der(data, path), pem=False)
 
 
 def _decode_pem(data: bytes, path: str) -> Document:

@@ -35,7 +35,8 @@ class Observation:
     `certificates` has the judged one first, then the rest of its file's chain. `name` with `path` is unique. `key` is
     None where no private key was found, and `key_unknown` says that one is there whose public half cannot be told
     (encrypted, unreadable). `refers_to` is the file that kubelet.conf names as client certificate, "" where it embeds
-    one. `symlink` is None where that does not matter.
+    one. `symlink` is None where that does not matter. `renewable` says that certmond can write such a file: PEM, or a
+    kubeconfig with its credentials embedded.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Observation:
     refers_to: str | None = None
     permissions: tuple[Permissions, ...] = ()
     faults: tuple[Fault, ...] = ()
+    renewable: bool = True
 
     @property
     def identity(self) -> tuple[str, str]:

@@ -6,7 +6,7 @@ numbers and the time are arguments; this module signs nothing and reads no key.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import ip_address
@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPub
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm
 from certmond.pki.certificate import EXTENDED_USAGES, KEY_USAGES, Certificate, PublicKey, load
 from certmond.pki.demand import accepted_subjects, has_accepted_subject, missing_names
-from certmond.pki.fields import expand
 
 BACKDATE = timedelta(minutes=5)
 """A new certificate is valid from so long ago, for hosts whose clocks are behind: as Kubernetes' own signers do
@@ -56,7 +55,7 @@ class Template:
 @dataclass(frozen=True, slots=True)
 class Terms:
     """On which terms something is issued here and now: `facts` are the node's, `now` is UTC, `issuer_end` is the end of
-    the CA that signs (None: a Root CA is made). `validity` and `key` apply where an entry says nothing else.
+    the CA that signs, where it is known. `validity` and `key` apply where an entry says nothing else.
     """
 
     now: datetime
@@ -100,11 +99,11 @@ def successor(old: Certificate, spec: CertificateSpec, terms: Terms) -> Template
     )
 
 
-def first(spec: CertificateSpec, subject: str, names: tuple[str, ...], terms: Terms) -> Template:
-    """The first certificate of an entry, with these names (DNS:…, IP:…); a Root CA where no issuer has an end."""
-    is_ca, key = terms.issuer_end is None, spec.key_algorithm or terms.key
+def first(spec: CertificateSpec, subject: str, names: Iterable[str], terms: Terms, *, is_ca: bool = False) -> Template:
+    """The first certificate of an entry, with these names (DNS:…, IP:…), or a Root CA as kubeadm makes it."""
+    key = spec.key_algorithm or terms.key
     start, end = terms.dates(spec)
-    own = _fitting(frozenset({"key encipherment", "cert sign"}), key) if is_ca else frozenset()  # as kubeadm's CAs
+    own = _fitting(frozenset({"key encipherment", "cert sign"}), key) if is_ca else frozenset()
     return Template(
         subject=x509.Name.from_rfc4514_string(subject),
         not_before=start,
@@ -176,16 +175,6 @@ def general_name(text: str) -> x509.GeneralName:
             return x509.IPAddress(ip_address(value))
         case _:
             raise ValueError(f"{text} is neither DNS:… nor IP:…")
-
-
-def names_of(spec: CertificateSpec, facts: Mapping[str, str]) -> tuple[str, ...]:
-    """All the names that an entry asks for on this node, each once."""
-    return missing_names(spec, facts, ())
-
-
-def subject_of(spec: CertificateSpec, facts: Mapping[str, str]) -> str | None:
-    """The subject that a new certificate of this entry gets; None where a fact of the node is lacking."""
-    return expand(spec.subject[0], facts) if spec.subject else None
 
 
 def _usages(spec: CertificateSpec, key: KeyAlgorithm) -> frozenset[str]:

@@ -37,6 +37,7 @@ class Reason(StrEnum):
     EXPIRED = "expired"
     NOT_YET_VALID = "not_yet_valid"
     NEARING_EXPIRY = "nearing_expiry"
+    STILL_DUE = "still_due"
     OUTLIVES_CA = "outlives_ca"
     NO_PATH = "no_path"
     CA_NOT_SELF_SIGNED = "ca_not_self_signed"

@@ -55,6 +55,8 @@ FAMILIES = {
     "certmond_finding": "gauge",
     "certmond_findings": "gauge",
     "certmond_trust_anchor_not_after_timestamp_seconds": "gauge",
+    "certmond_renewals": "counter",
+    "certmond_planned_steps": "gauge",
     "certmond_mode": "gauge",
     "certmond_passes": "counter",
     "certmond_pass_duration_seconds": "histogram",

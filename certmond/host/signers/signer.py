@@ -20,8 +20,9 @@ from certmond.pki.issuance import Template, extensions
 class Request:
     """One certificate that is asked for. `key` is the key that it is to certify; `old` is what it replaces.
 
-    `authority` is the entry of the CA, None where the signer alone knows it. `cookie` is what the signer said when it
-    was asked before, None the first time. `alive` is called every second at least while the signer waits for something.
+    `authority` is the entry of the CA, None where the signer alone knows it. A signer that was asked before is given
+    the `cookie` that it answered with, and the request as it was sent then (`csr`). `alive` is called every second at
+    least while the signer waits for something.
     """
 
     name: str
@@ -31,10 +32,13 @@ class Request:
     old: Certificate | None = None
     authority: str | None = None
     cookie: str | None = None
+    csr: bytes | None = None
     alive: Callable[[], None] = field(default=lambda: None, repr=False)
 
     def pem(self) -> bytes:
-        """The request as PKCS#10 (RFC 2986), signed with its key."""
+        """The request as PKCS#10 (RFC 2986), signed with its key: the one that was sent before, if any."""
+        if self.csr is not None:
+            return self.csr
         builder = x509.CertificateSigningRequestBuilder(self.template.subject)
         for extension, critical in extensions(self.template):
             builder = builder.add_extension(extension, critical)

@@ -1,0 +1,107 @@
+"""What renewing is made of on this node: policy, circumstances, plan and signers, put together from a configuration.
+
+Owns the wiring that the daemon and the command line share. It decides nothing: when a certificate is renewed is
+`pki.plan`'s, and how is `host.execute`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+
+from certmond.config import Config
+from certmond.errors import RefusedError
+from certmond.host.audit import Audit
+from certmond.host.circumstances import reason_to_wait
+from certmond.host.derivation import Derivations
+from certmond.host.derived import Absent, Stale
+from certmond.host.execute import Executor
+from certmond.host.ledger import Ledger
+from certmond.host.node_files import NodeFiles
+from certmond.host.signers.command import CommandSigner
+from certmond.host.signers.local import LocalSigner
+from certmond.host.signers.signer import Signer
+from certmond.host.transaction import Transactions
+from certmond.pki.assess import Assessment
+from certmond.pki.plan import Circumstances, Issue, Plan, Policy, plan
+from certmond.pki.settings import LOCAL, SignerSpec
+
+
+def policy_of(config: Config) -> Policy:
+    """What the configuration says of renewing."""
+    return Policy(
+        validity=config.validity,
+        key=config.key_algorithm,
+        spread=config.spread,
+        signers={spec.name: spec.kind for spec in config.signers},
+        services=config.services,
+    )
+
+
+class Enforcer:
+    """Plans and carries out, for one configuration and one node."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        root: str,
+        state_dir: Path,
+        audit: Audit,
+        clock: Callable[[], datetime],
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._config, self._root, self._state_dir, self._clock = config, root, state_dir, clock
+        self._alive = alive
+        self.audit = audit
+        self._files = NodeFiles(root)
+        self._ledger = Ledger(state_dir)
+        self._derivations = Derivations(config.derived, config.certificates, self._files)
+        self.executor = Executor(
+            config, root=root, state_dir=state_dir, audit=audit, signer=self._signer_of, clock=clock, alive=alive
+        )
+
+    def renewed(self) -> dict[str, datetime]:
+        """When certmond put a certificate in place, by its SHA-256."""
+        return self._ledger.renewed()
+
+    def circumstances(self) -> Circumstances:
+        """What the host says at this moment."""
+        paths = {spec.name: (spec.path, spec.source) for spec in self._config.derived}
+        stale = {}
+        for name, found in self._derivations.states().items():
+            if isinstance(found, Stale | Absent):
+                path, source = paths[name]
+                stale[name] = f"{path} is not there" if isinstance(found, Absent) else f"{path} is not as {source} is"
+        return Circumstances(reason_to_wait(self._config.hold, self._root, self._alive), stale, paths)
+
+    def plan(
+        self, assessment: Assessment, asked: frozenset[str] | None = None, circumstances: Circumstances | None = None
+    ) -> Plan:
+        """The steps for what was seen; `asked` as for `pki.plan.plan`."""
+        now = circumstances or self.circumstances()
+        return plan(assessment, policy_of(self._config), self._ledger.attempts(), now, asked)
+
+    def _signer_of(self, step: Issue) -> Signer:
+        spec = next((spec for spec in self._config.signers if spec.name == step.signer), None)
+        match spec.kind if spec else LOCAL:
+            case "local":
+                return self._local(step, spec)
+            case "command" if spec:
+                return CommandSigner(spec.name, spec.command, time_limit=spec.time_limit, ca_profile=spec.ca_profile)
+            case kind:
+                raise RefusedError(f"{step.target} names the signer {step.signer}, of the unknown kind {kind}")
+
+    def _local(self, step: Issue, spec: SignerSpec | None) -> Signer:
+        certificate, key = self._authority(step)
+        return LocalSigner(certificate, key, spec.passphrase if spec else None, clock=self._clock)
+
+    def _authority(self, step: Issue) -> tuple[str, str]:
+        """Where certificate and key of the CA really are."""
+        entries: Mapping[str, tuple[str, str | None]] = {s.name: (s.path, s.key) for s in self._config.certificates}
+        path, key = entries.get(step.authority or "", ("", None))
+        if not key:
+            raise RefusedError(f"{step.target} has no CA with a key in the catalogue; name its `ca`, or a `signer`")
+        transactions = Transactions(self._root, self._state_dir)
+        return str(transactions.real(path)), str(transactions.real(key))

@@ -1,0 +1,76 @@
+"""The audit trail: every step that was planned, begun, done or failed, in the journal and in a log of its own.
+
+Owns `<state directory>/audit.log`: one JSON object a line, only ever appended to, on the disk before the step goes on.
+It says what, why, from which serial number to which, and by whom. No entry holds a key or a file's content.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType
+
+from certmond.host.journal import Event, Journal
+from certmond.host.place import blaming, opened
+from certmond.host.staging import make_directory
+from certmond.pki.reason import printable
+
+LOG = "audit.log"
+DAEMON = "daemon"
+
+_APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_NONE: Mapping[str, str | None] = MappingProxyType({})
+_NOBODY = 0xFFFFFFFF  # the login UID of a process that nobody logged in for (proc_pid_loginuid(5))
+
+
+class Audit:
+    """Writes the trail. `actor` is "daemon", or who gave the command (`caller`)."""
+
+    def __init__(self, journal: Journal, state_dir: Path, actor: str) -> None:
+        self._journal = journal
+        self._state_dir = state_dir
+        self._actor = actor
+
+    def note(
+        self, event: Event, at: datetime, message: str, level: str = "info", fields: Mapping[str, str | None] = _NONE
+    ) -> None:
+        """One entry in both. Raises WriteError where the log cannot be written: then the step must not go on."""
+        given = {name: printable(value) for name, value in fields.items() if value is not None}
+        line = {"at": at.isoformat(), "event": event.value, "by": self._actor, **given, "message": printable(message)}
+        with blaming(str(self._state_dir / LOG)):
+            make_directory(self._state_dir)
+            with opened(self._state_dir) as directory:
+                log = os.open(LOG, _APPEND, 0o600, dir_fd=directory)
+                try:
+                    size = os.fstat(log).st_size
+                    torn = size > 0 and os.pread(log, 1, size - 1) != b"\n"  # power was cut in the middle of a line
+                    os.write(log, b"\n" * torn + json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                    os.fsync(log)
+                    if size == 0:
+                        os.fsync(directory)
+                finally:
+                    os.close(log)
+        self._journal.tell(event, message, level, by=self._actor, **given)
+
+
+def caller() -> str:
+    """Who gave this command: who logged in, as the kernel knows it, and whose rights they used."""
+    name = _user(os.geteuid())
+    with suppress(OSError, ValueError):
+        login = int(Path("/proc/self/loginuid").read_text("ascii"))
+        if login != _NOBODY:
+            return name if _user(login) == name else f"{_user(login)} as {name}"
+    sudo = os.environ.get("SUDO_USER")
+    return f"{sudo} as {name}" if sudo and sudo != name else name
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

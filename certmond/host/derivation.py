@@ -1,0 +1,80 @@
+"""The derived files of this node: how each stands, and made anew by a transaction.
+
+Owns the way from a derived file's source on the node to its content; `host/derived` knows what that has to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from certmond.errors import MalformedError, WriteError
+from certmond.host.derived import Absent, Foreign, Stale, State, Unready, owner_ids, state
+from certmond.host.kubeconfig import parse_kubeconfig
+from certmond.host.node_files import NodeFiles
+from certmond.host.place import digest
+from certmond.host.transaction import NewFile, Writer
+from certmond.pki.catalog import CertificateSpec, Kind
+from certmond.pki.settings import DerivedSpec
+
+
+class Derivations:
+    """Those that `specs` name, made from `certificates`."""
+
+    def __init__(self, specs: Sequence[DerivedSpec], certificates: Sequence[CertificateSpec], files: NodeFiles) -> None:
+        self._specs = {spec.name: spec for spec in specs}
+        self._sources: Mapping[str, CertificateSpec] = {spec.name: spec for spec in certificates}
+        self._files = files
+
+    def states(self) -> dict[str, State]:
+        """How each stands; one that cannot be read is not ready."""
+        return {name: self._look(spec)[0] for name, spec in self._specs.items()}
+
+    def make(self, name: str, writer: Writer) -> str:
+        """Make it as its source is, and say so. Raises WriteError where that is not to be, and for one not ours."""
+        spec = self._specs[name]
+        found, present = self._look(spec)
+        match found:
+            case Foreign(message) | Unready(message):
+                raise WriteError(message)
+            case Stale(content) | Absent(content):
+                owner = owner_ids(spec.owner) if spec.owner else None
+                expected = None if present is None else digest(present)
+                change = NewFile(spec.path, content, spec.mode, owner, expected)
+                writer.commit([change], verify=lambda written: self._prove(spec, written[spec.path]))
+                return f"{spec.path} is made from {spec.source}"
+            case _:
+                return f"{spec.path} is as {spec.source} is"
+
+    def _look(self, spec: DerivedSpec) -> tuple[State, bytes | None]:
+        try:
+            source, key = self._source(spec)
+            present = self._files.read(spec.path)
+        except WriteError as error:
+            return Unready(f"{spec.path} is not made: {error}"), None
+        return state(spec, source, key, present), present
+
+    def _source(self, spec: DerivedSpec) -> tuple[bytes | None, bytes | None]:
+        source = self._sources[spec.source]
+        content = self._files.read(source.path)
+        if source.kind is Kind.KUBECONFIG and spec.kind == "pem-bundle":
+            return _credentials(content, source.path) if content is not None else (None, None)
+        key = self._files.read(source.key) if source.key and source.key != source.path else None
+        return content, key
+
+    def _prove(self, spec: DerivedSpec, written: bytes) -> None:
+        source, key = self._source(spec)
+        found = state(spec, source, key, written)
+        if isinstance(found, Stale | Absent | Foreign | Unready):
+            raise WriteError(f"{spec.path} was not made: {spec.source} changed meanwhile; it is looked at again")
+
+
+def _credentials(content: bytes, path: str) -> tuple[bytes | None, bytes | None]:
+    """Certificate and key of the current user of a kubeconfig that embeds them."""
+    try:
+        config = parse_kubeconfig(content, path)
+    except MalformedError as error:
+        raise WriteError(f"{path} {error}") from error
+    user = next((user for user in config.users if user.name == config.current_user), None)
+    if user is None or user.certificate is None or user.key is None:
+        return None, None
+    return user.certificate.data, user.key.data

@@ -1,0 +1,211 @@
+"""The plan carried out: each step begun, done or failed, noted in the audit trail, and independent of the others.
+
+Owns the order of one step: key, signer, proof, archive, replacement, memory. What is decided is the plan's, what a
+signer does is the signer's, and how files are replaced is the transaction's. A failed step leaves the old files in
+place and does not stop the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import assert_never
+
+from certmond.config import Config
+from certmond.errors import CertmondError, WaitingError, WriteError
+from certmond.host.archive import Archive
+from certmond.host.audit import Audit
+from certmond.host.derivation import Derivations
+from certmond.host.journal import Event
+from certmond.host.keys import PrivateKey, load_key, make_key
+from certmond.host.ledger import Ledger
+from certmond.host.node_files import NodeFiles
+from certmond.host.pending import Pending
+from certmond.host.place import digest
+from certmond.host.renewal import Renewal, archive_name, archived
+from certmond.host.signers.signer import Request, Signer
+from certmond.host.transaction import NewFile, Recovery, Transactions, Writer
+from certmond.pki.certificate import Certificate
+from certmond.pki.plan import Attempt, Derive, Issue, Plan, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a step: "done", "failed" or "waiting". `issued` is the certificate that is in place now."""
+
+    step: Step
+    result: str
+    message: str
+    issued: Certificate | None = None
+
+
+class Executor:
+    """Carries out plans on the node below `root`. `signer` finds what signs a step; `alive` is called often enough for
+    any watchdog.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        root: str,
+        state_dir: Path,
+        audit: Audit,
+        signer: Callable[[Issue], Signer],
+        clock: Callable[[], datetime],
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._audit, self._signer, self._clock, self._alive = audit, signer, clock, alive
+        self._files = NodeFiles(root)
+        self._transactions = Transactions(root, state_dir)
+        self._archive = Archive(state_dir, config.archive)
+        self._ledger = Ledger(state_dir)
+        self._pending = Pending(state_dir)
+        self._derivations = Derivations(config.derived, config.certificates, self._files)
+
+    def recover(self, patience: float = 0) -> tuple[Recovery, ...]:
+        """Finish or undo what a killed process left, and note it. Raises BusyError while somebody else is writing."""
+        with self._transactions.lock(patience) as writer:
+            return self._recover(writer)
+
+    def execute(
+        self, plan: Plan, patience: float = 0, tell: Callable[[Step], None] = lambda _: None
+    ) -> tuple[Outcome, ...]:
+        """Carry out the steps in their order; `tell` is given each before it begins. Raises BusyError."""
+        with self._transactions.lock(patience) as writer:
+            self._recover(writer)
+            outcomes = []
+            for step in plan.steps:
+                tell(step)
+                self._alive()
+                outcomes.append(self._carry_out(step, writer))
+            return tuple(outcomes)
+
+    def restore(self, name: str, generation: str | None, patience: float, *, dry_run: bool) -> list[str]:
+        """Put a generation of the archive back, the newest if None; a sentence for each file. Raises CertmondError."""
+        kept = self._archive.generations(name)
+        chosen = next((each for each in reversed(kept) if generation in {None, each.id}), None)
+        if chosen is None:
+            have = ", ".join(each.id for each in kept) or "none"
+            raise WriteError(f"the archive has no such generation of {name}; there are: {have}")
+        files = self._archive.load(name, chosen.id)
+        present = {file.path: self._files.read(file.path) for file in files}
+        changed = [file for file in files if present[file.path] != file.content]
+        said = [f"{file.path} is put back as it was before {chosen.when:%Y-%m-%d %H:%M} UTC" for file in changed]
+        if dry_run or not changed:
+            return said or [f"{name} is as in {chosen.id} already"]
+        changes = [NewFile(f.path, f.content, f.mode, f.owner, _digest(present[f.path])) for f in changed]
+        fields = {"step": "restore", "target": name, "generation": chosen.id}
+        with self._transactions.lock(patience) as writer:
+            self._recover(writer)
+            self._audit.note(Event.STEP_BEGUN, self._clock(), f"{name}: {chosen.id} is put back", fields=fields)
+            replaced = {path: self._transactions.real(path) for path, content in present.items() if content is not None}
+            description = {"detail": f"replaced by {chosen.id}"}
+            writer.commit(
+                changes,
+                verify=lambda _: None,  # byte for byte what it was: not for us to object to
+                before_rename=lambda: self._keep(name, replaced, description),
+            )
+            self._audit.note(Event.STEP_DONE, self._clock(), f"{name}: {chosen.id} was put back", fields=fields)
+        return said
+
+    def _recover(self, writer: Writer) -> tuple[Recovery, ...]:
+        found = writer.recover()
+        self._ledger.tidy()
+        for recovery in found:
+            self._audit.note(Event.RECOVERED, self._clock(), recovery.message, "warning")
+        return found
+
+    def _carry_out(self, step: Step, writer: Writer) -> Outcome:
+        fields = _fields(step)
+        try:
+            self._audit.note(Event.STEP_BEGUN, self._clock(), f"{step.path}: {step.detail}", fields=fields)
+            match step:
+                case Issue():
+                    outcome = self._issue(step, writer)
+                case Derive():
+                    outcome = Outcome(step, "done", self._derivations.make(step.target, writer))
+                case _:
+                    assert_never(step)
+        except WaitingError as error:
+            outcome = Outcome(step, "waiting", str(error))
+        except CertmondError as error:
+            outcome = Outcome(step, "failed", str(error))
+            self._remember_failure(step, str(error))
+        self._note(outcome, fields)
+        return outcome
+
+    def _issue(self, step: Issue, writer: Writer) -> Outcome:
+        attempt = self._ledger.attempts().get(step.identity)
+        cookie, key, csr = self._pending.take_up(step.identity, attempt.cookie if attempt else None)
+        key = key or self._key(step)
+        request = Request(
+            name=step.target, template=step.template, key=key, node_name=step.node, old=step.status.certificate,
+            authority=step.authority, cookie=cookie, csr=csr, alive=self._alive,
+        )  # fmt: skip
+        try:
+            given = self._signer(step).sign(request)
+        except WaitingError as error:
+            now = self._clock()
+            self._pending.keep(step.identity, key, request.pem())
+            waiting = Attempt(
+                now, message=str(error), wait_until=now + timedelta(seconds=error.seconds), cookie=error.cookie
+            )
+            self._ledger.remember(step.identity, waiting)
+            raise
+        renewal = Renewal(step, given.key or key, given.pem, self._clock())
+        changes = renewal.changes(self._files)
+        issued = renewal.issued()
+        writer.commit(changes, verify=renewal.verify, before_rename=lambda: self._keep_old(step))
+        self._ledger.remember(step.identity, Attempt(renewal.now, sha256=issued.sha256))
+        self._pending.drop(step.identity)
+        return Outcome(step, "done", f"{step.path} is renewed until {issued.not_after:%Y-%m-%d %H:%M} UTC", issued)
+
+    def _key(self, step: Issue) -> PrivateKey:
+        if not step.keep_key:
+            return make_key(step.template.key)
+        path = step.status.seen.key_path or step.path
+        return load_key(self._files.read(path) or b"", path)
+
+    def _keep_old(self, step: Issue) -> None:
+        old = step.status.certificate
+        files = {path: self._transactions.real(path) for path in archived(step) if self._files.read(path) is not None}
+        description = {"serial": f"{old.serial:x}" if old else "", "cause": step.cause.value, "detail": step.detail}
+        self._keep(archive_name(step), files, description)
+
+    def _keep(self, name: str, files: Mapping[str, Path], description: Mapping[str, str]) -> None:
+        self._archive.store(name, files, self._clock(), description)
+
+    def _remember_failure(self, step: Step, message: str) -> None:
+        if isinstance(step, Issue):
+            before = self._ledger.attempts().get(step.identity)
+            failures = before.failures + 1 if before else 1
+            with suppress(WriteError):  # the disk may be what failed
+                self._ledger.remember(step.identity, Attempt(self._clock(), failures, message))
+            self._pending.drop(step.identity)
+
+    def _note(self, outcome: Outcome, fields: Mapping[str, str | None]) -> None:
+        event = Event.STEP_FAILED if outcome.result == "failed" else Event.STEP_DONE
+        level = {"failed": "error", "waiting": "info"}.get(outcome.result, "info")
+        new = {"new_serial": f"{outcome.issued.serial:x}"} if outcome.issued else {}
+        with suppress(WriteError):
+            self._audit.note(event, self._clock(), outcome.message, level, {**fields, **new, "result": outcome.result})
+
+
+def _fields(step: Step) -> dict[str, str | None]:
+    match step:
+        case Issue():
+            old = step.status.certificate
+            return {"step": "issue", "target": step.target, "path": step.path, "cause": step.cause.value,
+                    "old_serial": f"{old.serial:x}" if old else None, "signer": step.signer}  # fmt: skip
+        case Derive():
+            return {"step": "derive", "target": step.target, "path": step.path, "cause": step.cause.value}
+        case _:
+            assert_never(step)
+
+
+def _digest(content: bytes | None) -> str | None:
+    return None if content is None else digest(content)

@@ -1,0 +1,41 @@
+"""The node's files as they are at this moment, read once and not remembered: for what is about to be written.
+
+Owns nothing but the way below the root; `host/files` is for what is watched. Never writes.
+"""
+
+from __future__ import annotations
+
+import os
+
+from certmond.host.place import Directories, blaming
+
+
+class NodeFiles:
+    """The node below `root`."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+
+    def read(self, path: str) -> bytes | None:
+        """The bytes of a file; None where it is not there. Raises WriteError where it cannot be read."""
+        with Directories(self._root) as directories, blaming(path):
+            try:
+                return directories.place(directories.resolve(path)).read()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def exists(self, path: str) -> bool:
+        """Whether anything is there."""
+        with Directories(self._root) as directories:
+            try:
+                return directories.place(directories.resolve(path)).status() is not None
+            except OSError:
+                return False
+
+    def names(self, directory: str) -> frozenset[str]:
+        """What is in a directory; nothing where it cannot be read."""
+        with Directories(self._root) as directories:
+            try:
+                return frozenset(os.listdir(os.path.realpath(self._root) + directories.resolve(directory)))
+            except OSError:
+                return frozenset()

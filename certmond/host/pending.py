@@ -1,0 +1,66 @@
+"""Keys whose certificate a signer has not issued yet: kept until it has, so that the answer still has its key.
+
+Owns `<state directory>/pending/`, a directory that only we may enter: for each certificate the key, and the request
+that was sent with it. Both go when the certificate is in place, or was refused.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from certmond.errors import KeyUnusableError
+from certmond.host.keys import PrivateKey, key_pem, load_key
+from certmond.host.place import Place, blaming, digest, opened
+from certmond.host.staging import make_directory, new_file, remove
+from certmond.pki.plan import Identity
+
+_Found = tuple[str | None, PrivateKey | None, bytes | None]
+
+
+class Pending:
+    """By name and path of the certificate. Who writes holds the lock of the transactions."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+        self._directory = state_dir / "pending"
+
+    def keep(self, identity: Identity, key: PrivateKey, csr: bytes) -> None:
+        """Keep a key and its request. Raises WriteError."""
+        with blaming(str(self._directory)):
+            make_directory(self._state_dir)
+            make_directory(self._directory)
+            with opened(self._directory) as directory:
+                # The request last: where it is, the key is there as well.
+                for suffix, content in ((".key", key_pem(key)), (".csr", csr)):
+                    name = _stem(identity) + suffix
+                    draft = Place(directory, f".{name}")
+                    remove(draft)
+                    with new_file(draft, content):
+                        pass
+                    os.rename(draft.name, name, src_dir_fd=directory, dst_dir_fd=directory)
+                os.fsync(directory)
+
+    def take_up(self, identity: Identity, cookie: str | None) -> _Found:
+        """The cookie, key and request to ask again with; nothing where there is none, or the key is lost."""
+        if cookie is None:
+            return None, None, None
+        try:
+            with opened(self._directory) as directory:
+                key = Place(directory, f"{_stem(identity)}.key").read()
+                csr = Place(directory, f"{_stem(identity)}.csr").read()
+            return cookie, load_key(key, str(self._directory)), csr
+        except (OSError, KeyUnusableError):
+            return None, None, None
+
+    def drop(self, identity: Identity) -> None:
+        """Forget them, if there are any."""
+        with suppress(OSError), opened(self._directory) as directory:
+            for suffix in (".csr", ".key"):
+                remove(Place(directory, _stem(identity) + suffix))
+                remove(Place(directory, f".{_stem(identity)}{suffix}"))
+
+
+def _stem(identity: Identity) -> str:
+    return digest("\0".join(identity).encode())[:32]

@@ -1,0 +1,179 @@
+"""One renewal, from what is on the node and what the signer gave to the files that replace the old ones.
+
+Owns the forms that a certificate has on a node: a pair of files, one PEM with both, a kubeconfig, the kubelet's dated
+PEM behind its symlink; and the proof that what was written is right, before anything is replaced. Reads through a
+`View`, writes nothing.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from certmond.errors import RefusedError, WriteError
+from certmond.host import kubelet_pem
+from certmond.host.credentials import parse_credentials
+from certmond.host.keys import PrivateKey, key_pem
+from certmond.host.kubeconfig_text import with_credentials
+from certmond.host.place import digest
+from certmond.host.transaction import Change, NewFile, NewLink
+from certmond.pki.catalog import Kind
+from certmond.pki.certificate import Certificate, PublicKey, attributes_of, describe_key, names_in, to_pem
+from certmond.pki.encoding import Document, decode
+from certmond.pki.path import find_paths
+from certmond.pki.plan import Issue
+
+
+class View(Protocol):
+    """The files of the node, as they are at this moment."""
+
+    def read(self, path: str) -> bytes | None:
+        """The bytes of a file; None where it is not there. Raises WriteError where it cannot be read."""
+        ...
+
+    def names(self, directory: str) -> frozenset[str]:
+        """What is in a directory; nothing where it cannot be read."""
+        ...
+
+
+_EXTENDED = frozenset({"server auth", "client auth"})
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """A step under way: the key that is certified, and the PEM that the signer gave."""
+
+    step: Issue
+    key: PrivateKey = field(repr=False)
+    pem: bytes
+    now: datetime
+
+    def changes(self, view: View) -> list[Change]:
+        """What to write, the key before the certificate. Raises WriteError where the node is no longer as planned."""
+        spec, path = self.step.status.seen.spec, self.step.path
+        present = view.read(path)
+        self._check_unchanged(present)
+        if spec.kind is Kind.KUBECONFIG:
+            return [NewFile(path, self._kubeconfig(present or b""), expected=_expected(present))]
+        if spec.kind is Kind.KUBELET and self.step.status.seen.symlink is not None:
+            return list(self._kubelet(view))
+        key_path = self.step.status.seen.key_path or path
+        if key_path == path:
+            return [NewFile(path, self._combined(present or b""), expected=_expected(present))]
+        certificate = NewFile(path, self._chain(present or b""), 0o644, expected=_expected(present))
+        if self.step.keep_key:
+            return [certificate]
+        return [NewFile(key_path, key_pem(self.key), expected=_expected(view.read(key_path))), certificate]
+
+    def verify(self, written: Mapping[str, bytes]) -> None:
+        """Prove what was written. Raises RefusedError with everything that is not as it was asked for."""
+        certificates, key = self._read_back(written)
+        if problems := list(self._problems(certificates, key)):
+            raise RefusedError(f"what {self.step.signer} issued for {self.step.target} {'; '.join(problems)}")
+
+    def issued(self) -> Certificate:
+        """The certificate that the signer gave for our key. Raises RefusedError."""
+        found = decode(self.pem, self.step.signer).certificates
+        own = describe_key(self.key.public_key())
+        leaf = next((each for each in found if each.key == own), None)
+        if leaf is None:
+            raise RefusedError(f"{self.step.signer} gave no certificate of the key that it was asked to certify")
+        return leaf
+
+    def _check_unchanged(self, present: bytes | None) -> None:
+        old = self.step.status.certificate
+        if old is None or present is None:
+            return
+        if self.step.status.seen.spec.kind is Kind.KUBECONFIG:
+            documents = parse_credentials(present, self.step.path).documents.values()
+            found = [certificate for document in documents for certificate in document.certificates]
+        else:
+            found = list(decode(present, self.step.path).certificates)
+        if old not in found:
+            raise WriteError(f"{self.step.path} was changed by someone else since it was looked at; look at it again")
+
+    def _kubeconfig(self, present: bytes) -> bytes:
+        trust = b"".join(map(to_pem, self.step.trust)) or None
+        return with_credentials(
+            present, self.step.path, old=self.step.status.certificate, certificate_pem=to_pem(self.issued()),
+            key_pem=key_pem(self.key), trust_pem=trust,
+        )  # fmt: skip
+
+    def _kubelet(self, view: View) -> Iterator[Change]:
+        """A dated file, and the symlink moved to it, as the kubelet would; what is no symlink yet becomes one."""
+        path = self.step.path
+        dated = kubelet_pem.successor(path, self.now, view.names(posixpath.dirname(path)))
+        yield NewFile(dated, kubelet_pem.content(to_pem(self.issued()), key_pem(self.key)))
+        yield NewLink(path, dated, expected=_expected(view.read(path)))
+
+    def _combined(self, present: bytes) -> bytes:
+        """Key and certificate in the order that the file had: its readers may insist on it."""
+        chain, key = self._chain(present), key_pem(self.key)
+        return key + chain if 0 <= present.find(b"PRIVATE KEY") < present.find(b"BEGIN CERTIFICATE") else chain + key
+
+    def _chain(self, present: bytes) -> bytes:
+        """The certificate, and behind it what the signer gave, else what the file had if the issuer is the same."""
+        leaf, old = self.issued(), self.step.status.certificate
+        if not self.step.status.seen.spec.chain:
+            return to_pem(leaf)
+        rest = [each for each in decode(self.pem, self.step.signer).certificates if each != leaf]
+        if not rest and old and old.issuer_der == leaf.issuer_der:
+            rest = [each for each in decode(present, self.step.path).certificates if each != old]
+        return b"".join(map(to_pem, (leaf, *rest)))
+
+    def _read_back(self, written: Mapping[str, bytes]) -> tuple[tuple[Certificate, ...], PublicKey | None]:
+        own = describe_key(self.key.public_key())
+        documents: list[Document] = []
+        for path, content in written.items():
+            if self.step.status.seen.spec.kind is Kind.KUBECONFIG:
+                documents += parse_credentials(content, path).documents.values()
+            else:
+                documents.append(decode(content, path))
+        chain = next((found.certificates for found in documents if any(c.key == own for c in found.certificates)), ())
+        key = next((found.key for found in documents if found.key == own), None)
+        return chain, own if self.step.keep_key else key
+
+    def _problems(self, certificates: Sequence[Certificate], key: PublicKey | None) -> Iterator[str]:
+        own = describe_key(self.key.public_key())
+        leaf = next((each for each in certificates if each.key == own), None)
+        if leaf is None:
+            yield "is not for the key that was asked for"
+            return
+        if key != own:
+            yield "does not belong to the key that was written"
+        template, status = self.step.template, self.step.status
+        if leaf.attributes != attributes_of(template.subject):
+            yield f"has the subject {leaf.subject}, asked was {template.subject.rfc4514_string()}"
+        if lacking := sorted(names_in(template.names) - leaf.names):
+            yield f"lacks the name {', '.join(lacking)}"
+        if lacking := sorted(usage for usage in template.extended_usages if not leaf.has_usage(usage)):
+            yield f"may not be used for {', '.join(lacking)}"
+        if leaf.is_ca:
+            yield "is a CA"
+        if not leaf.not_before <= self.now < leaf.not_after:
+            yield f"is valid from {leaf.not_before:%Y-%m-%d %H:%M} to {leaf.not_after:%Y-%m-%d %H:%M} UTC, and not now"
+        elif status.seen.spec.ca:
+            rest = [each for each in certificates if each != leaf]
+            usages = _EXTENDED.intersection(status.seen.spec.usages)
+            if find_paths(leaf, status.anchors, rest, usages).valid_at(self.now) is None:
+                yield f"has no certification path to {' or '.join(status.seen.spec.ca)} on this node"
+
+
+def archived(step: Issue) -> tuple[str, ...]:
+    """The files whose old content is kept before they are replaced."""
+    seen = step.status.seen
+    keys = {seen.key_path} if seen.key_path and seen.spec.kind is not Kind.KUBECONFIG else set()
+    return tuple(dict.fromkeys((*sorted(keys), seen.path)))
+
+
+def archive_name(step: Issue) -> str:
+    """Where the archive keeps them: by the entry's name, and for one of many files also by its path."""
+    name = step.status.seen.spec.name
+    return f"{name[:40]}-{digest(step.path.encode())[:12]}" if step.status.seen.spec.is_glob else name
+
+
+def _expected(present: bytes | None) -> str | None:
+    return None if present is None else digest(present)

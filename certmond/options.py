@@ -1,0 +1,133 @@
+"""What the verbs of the command line share: the global options, how a time is given, how a document is printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from certmond.config import Config
+    from certmond.pki.assess import Assessment
+
+COULD_NOT_TELL = 3
+OUTPUTS = ("table", "wide", "json", "yaml")
+RUNTIME_DIR = Path("/run/certmond")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Globals:
+    """The options that every verb takes, before or after its name."""
+
+    config: Path | None = None
+    root: str = "/"
+    state_dir: Path = Path("/var/lib/certmond")
+    profile: str | None = None
+    verbose: bool = False
+
+    def load(self) -> Config:
+        """The configuration in force. Raises ConfigError."""
+        from certmond.config import load
+
+        return load(self.config, profile=self.profile, explicit=self.config is not None)
+
+
+def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if value is not None and parameter.name:
+        known = context.find_object(Globals) or Globals()
+        context.obj = replace(known, **{parameter.name: value})
+
+
+def global_options(function: F) -> F:
+    """The same options on the group and on each verb; what stands after the verb wins."""
+    options = (
+        click.option(
+            "--config", type=click.Path(path_type=Path), help="Configuration file [/etc/certmond/config.yaml]"
+        ),
+        click.option(
+            "--root", type=click.Path(exists=True, file_okay=False), help="Read every path of the node below DIR"
+        ),
+        click.option("--state-dir", type=click.Path(path_type=Path), help="Own state [/var/lib/certmond]"),
+        click.option("--profile", help="Profile in place of the configured one: kubeadm, none"),
+        click.option("-v", "--verbose", is_flag=True, default=None, help="Tell more"),
+    )
+    for option in reversed(options):
+        function = _hidden_value(option)(function)
+    return function
+
+
+def _hidden_value(option: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        decorated = option(function)
+        parameters: list[click.Parameter] = (
+            decorated.params if isinstance(decorated, click.Command) else decorated.__click_params__  # type: ignore[attr-defined]
+        )
+        parameters[-1].callback, parameters[-1].expose_value = _remember, False
+        return decorated
+
+    return decorate
+
+
+def instant(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        instant = datetime.fromisoformat(value)
+        if instant.tzinfo is None:
+            raise click.BadParameter("must have a time zone, as in 2027-11-10T00:00:00Z")
+        return instant.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise click.BadParameter("must be an RFC 3339 time such as 2027-11-10T00:00:00Z") from None
+
+
+output_option = click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", help="How to print it")
+runtime_option = click.option(
+    "--runtime-dir",
+    type=click.Path(path_type=Path),
+    default=RUNTIME_DIR,
+    show_default=True,
+    help="Where the daemon renders",
+)
+
+
+at_option = click.option("--at", callback=instant, help="As of this RFC 3339 time in place of now")
+
+
+def globals_of(context: click.Context) -> Globals:
+    """The global options of this call."""
+    return context.find_object(Globals) or Globals()
+
+
+def look(config: Config, root: str, at: datetime | None, renewed: dict[str, datetime] | None = None) -> Assessment:
+    """One pass, as of `at` or of now."""
+    from certmond.host.store import Store
+    from certmond.pki.assess import assess
+
+    given = {"node_name": config.node_name} if config.node_name else {}
+    inventory = Store(config.certificates, root, given).observe()
+    return assess(inventory, at or datetime.now(UTC), renew_before=config.renew_before, renewed=renewed)
+
+
+def display(document: dict[str, Any], output: str, table: Callable[[dict[str, Any], bool], RenderableType]) -> None:
+    """Print a document: as it is, or as the table that `table` makes of it."""
+    if output == "json":
+        click.echo(json.dumps(document, indent=2))
+    elif output == "yaml":
+        import yaml
+
+        click.echo(yaml.safe_dump(document, sort_keys=False), nl=False)
+    else:
+        from rich.console import Console
+
+        # Wide enough for every row: a narrow terminal wraps lines, where rich would cut columns away.
+        console = Console(soft_wrap=True, width=400, highlight=False)
+        console.print(table(document, output == "wide"))

@@ -1,0 +1,152 @@
+"""The plan run forward in time: what renews and restarts when, and what goes wrong if nobody acts.
+
+Owns the simulation. It carries nothing out and knows no rule of its own: each instant's steps are `plan`'s, and a
+renewed certificate is the old one with the dates of the step's template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from certmond.pki.assess import Assessment, CertificateStatus
+from certmond.pki.catalog import Kind
+from certmond.pki.checks import renewal_point
+from certmond.pki.plan import Attempt, Circumstances, Derive, Held, Identity, Issue, Policy, plan, unable
+
+MAX_EVENTS = 5000
+"""A forecast ends after so many: certificates of minutes' life would fill years with them."""
+
+_TICK = timedelta(microseconds=1)
+
+
+class What(StrEnum):
+    """What happens."""
+
+    RENEW = "renew"
+    RESTART = "restart"
+    DERIVE = "derive"
+    CLAMP = "clamp"
+    HOLD = "hold"
+    DUE = "due"
+    EXPIRE = "expire"
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastEvent:
+    """One line of the timeline. `bad` says that it hurts if nobody acts before."""
+
+    at: datetime
+    what: What
+    target: str
+    detail: str
+    bad: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """The timeline until `until`; `complete` says that it was not cut off."""
+
+    since: datetime
+    until: datetime
+    events: tuple[ForecastEvent, ...]
+    complete: bool = True
+
+
+def forecast(
+    assessment: Assessment, policy: Policy, until: datetime, circumstances: Circumstances | None = None
+) -> Forecast:
+    """What happens from the instant of `assessment` to `until`, if all steps succeed and nobody does more."""
+    return _Simulation(assessment, policy, until, circumstances or Circumstances()).run()
+
+
+class _Simulation:
+    def __init__(self, assessment: Assessment, policy: Policy, until: datetime, circumstances: Circumstances) -> None:
+        self._assessment, self._policy, self._until = assessment, policy, until
+        self._circumstances = replace(circumstances, hold=None)
+        self._past: dict[Identity, Attempt] = {}
+        self._events: list[ForecastEvent] = []
+        self._told: set[tuple[What, str]] = set()
+
+    def run(self) -> Forecast:
+        since = now = self._assessment.taken_at
+        fates = sorted(self._fates(), key=lambda event: event.at)
+        while now <= self._until and len(self._events) < MAX_EVENTS:
+            self._assessment = replace(self._assessment, taken_at=now)
+            made = plan(self._assessment, self._policy, self._past, self._circumstances)
+            self._carry_out([step for step in made.steps if isinstance(step, Issue)], now)
+            self._events += [
+                ForecastEvent(now, What.DERIVE, step.target, step.detail)
+                for step in made.steps
+                if isinstance(step, Derive)
+            ]
+            self._circumstances = replace(self._circumstances, stale={})
+            for held in made.held:
+                self._tell_once(now, held)
+            # After a step, the same instant is planned again: what was renewed has another turn.
+            again = plan(self._assessment, self._policy, self._past, self._circumstances)
+            if again.changes_at is None:
+                break
+            now = again.changes_at
+        complete = len(self._events) < MAX_EVENTS
+        end = self._until if complete else now
+        told = [event for event in (*self._events, *fates) if since <= event.at <= end]
+        return Forecast(since, self._until, tuple(sorted(told, key=lambda event: event.at)), complete)
+
+    def _carry_out(self, issues: list[Issue], now: datetime) -> None:
+        renewed = {}
+        for step in issues:
+            detail = step.detail
+            full = now + (step.status.seen.spec.validity or self._policy.validity)
+            if step.template.not_after < full.replace(microsecond=0):
+                self._clamped(step, now)
+            self._events.append(ForecastEvent(now, What.RENEW, step.target, detail))
+            self._past[step.identity] = Attempt(now)
+            renewed[step.identity] = self._renewed(step)
+        services = dict.fromkeys(service for step in issues for service in step.restarts)
+        for service in services:
+            why = ", ".join(step.target for step in issues if service in step.restarts)
+            self._events.append(ForecastEvent(now, What.RESTART, service, f"it holds {why}"))
+        statuses = tuple(renewed.get(status.seen.identity, status) for status in self._assessment.statuses)
+        self._assessment = replace(self._assessment, statuses=statuses)
+
+    def _renewed(self, step: Issue) -> CertificateStatus:
+        status, template = step.status, step.template
+        old = status.certificate
+        if old is None:
+            return status
+        number = len(self._events)
+        new = replace(old, sha256=f"forecast-{number}", not_before=template.not_before, not_after=template.not_after)
+        seen = replace(status.seen, symlink=True if status.seen.symlink is False else status.seen.symlink)
+        due = renewal_point(new, seen.spec, self._assessment.renew_before)
+        return replace(status, seen=seen, certificate=new, renew_at=due)
+
+    def _clamped(self, step: Issue, now: datetime) -> None:
+        authority = step.authority or step.signer
+        if (What.CLAMP, authority) not in self._told:
+            self._told.add((What.CLAMP, authority))
+            detail = f"ends on {step.template.not_after:%Y-%m-%d}: from now on it cuts the life of what it signs short"
+            self._events.append(ForecastEvent(now, What.CLAMP, authority, f"{detail}; rotate it", bad=True))
+
+    def _tell_once(self, now: datetime, held: Held) -> None:
+        key = (What.HOLD, f"{held.target} {held.path} {held.because}")
+        if held.until is None and key not in self._told:
+            self._told.add(key)
+            self._events.append(ForecastEvent(now, What.HOLD, held.target, held.because, bad=True))
+
+    def _fates(self) -> Iterator[ForecastEvent]:
+        """What comes to those that certmond does not renew: the CAs, and what it cannot sign."""
+        authorities = {status.seen.name: status for status in self._assessment.trust_anchors}
+        for status in self._assessment.certificates:
+            certificate = status.certificate
+            why = unable(status, authorities, self._policy)
+            if certificate is None or status.stale or why is None:
+                continue
+            name = status.seen.name
+            if status.seen.spec.kind is not Kind.KUBELET and status.renew_at:
+                yield ForecastEvent(
+                    status.renew_at, What.DUE, name, f"due, and not renewed by certmond: {why}", bad=True
+                )
+            yield ForecastEvent(certificate.not_after + _TICK, What.EXPIRE, name, f"expires: {why}", bad=True)

@@ -1,0 +1,329 @@
+"""What enforce mode would do now, what it waits for, and when that changes: assessment -> plan.
+
+Owns when a certificate is renewed, and when it is not although it is due. Decisions are data: `certmond plan` prints
+the steps that `host/execute` would carry out, no others. Time, the past and the state of the host are arguments; the
+same arguments give the same plan, here and when `forecast` runs it forward in time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from certmond.pki.assess import Assessment, CertificateStatus
+from certmond.pki.catalog import SELF, KeyAlgorithm, Kind, ServiceSpec
+from certmond.pki.certificate import Certificate
+from certmond.pki.checks import critical_point
+from certmond.pki.issuance import Template, Terms, algorithm_of, successor
+from certmond.pki.settings import LOCAL, NOBODY
+
+MIN_INTERVAL = timedelta(hours=1)
+"""A certificate is not renewed again by itself so soon after it was."""
+_FIRST_RETRY, _LAST_RETRY = timedelta(minutes=1), timedelta(hours=1)
+_SPREAD_SHARE = 20  # nodes renew at most a twentieth of the life before the certificate is due
+
+Identity = tuple[str, str]
+"""Name and path of an observation."""
+
+
+class Cause(StrEnum):
+    """Why something is done."""
+
+    DUE = "due"
+    EXPIRED = "expired"
+    NOT_A_SYMLINK = "not_a_symlink"
+    ASKED = "asked"
+    MISSING = "missing"
+    SOURCE_CHANGED = "source_changed"
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """A new certificate of an entry in the place of `old`. `restarts` are the consumers that do not reload it."""
+
+    status: CertificateStatus
+    cause: Cause
+    detail: str
+    template: Template
+    signer: str
+    authority: str | None
+    keep_key: bool
+    restarts: tuple[str, ...]
+    node: str
+    trust: tuple[Certificate, ...] = field(default=(), repr=False)
+
+    @property
+    def target(self) -> str:
+        return self.status.seen.name
+
+    @property
+    def path(self) -> str:
+        return self.status.seen.path
+
+    @property
+    def identity(self) -> Identity:
+        return self.status.seen.identity
+
+
+@dataclass(frozen=True, slots=True)
+class Derive:
+    """A derived file is made again from the entry `source`."""
+
+    target: str
+    path: str
+    source: str
+    cause: Cause
+    detail: str
+
+
+Step = Issue | Derive
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What would be a step, and why it is none; `until` where the time alone will tell."""
+
+    target: str
+    path: str
+    because: str
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do now, in this order; what is held; and the next instant at which time alone changes either."""
+
+    steps: tuple[Step, ...] = ()
+    held: tuple[Held, ...] = ()
+    changes_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """The last renewal of a certificate that was tried: when, and with what outcome (`failures` in a row since)."""
+
+    at: datetime
+    failures: int = 0
+    message: str = ""
+    sha256: str | None = None
+    wait_until: datetime | None = None
+    cookie: str | None = None
+
+    @property
+    def retry_at(self) -> datetime:
+        """The earliest instant for the next one."""
+        if self.wait_until is not None:
+            return self.wait_until
+        if self.failures:
+            return self.at + min(_FIRST_RETRY * (1 << min(self.failures - 1, 16)), _LAST_RETRY)
+        return self.at + MIN_INTERVAL
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the configuration says of renewing. `signers` has the kind of each by its name."""
+
+    validity: timedelta = timedelta(days=365)
+    key: KeyAlgorithm = KeyAlgorithm.RSA_2048
+    spread: timedelta = timedelta(days=3)
+    signers: Mapping[str, str] = field(default_factory=dict)
+    services: Sequence[ServiceSpec] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What the host says at this moment: why to wait (an upgrade, an unsynchronised clock), and which derived files
+    are to be made again, by name with the reason; `derived` gives their paths and sources.
+    """
+
+    hold: str | None = None
+    stale: Mapping[str, str] = field(default_factory=dict)
+    derived: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+
+def plan(
+    assessment: Assessment,
+    policy: Policy,
+    past: Mapping[Identity, Attempt],
+    circumstances: Circumstances,
+    asked: frozenset[str] | None = None,
+) -> Plan:
+    """The steps for `assessment`, at the instant that it was taken.
+
+    `asked` names the entries to renew now whatever their dates: by hand. None is the daemon's own plan.
+    """
+    return _Planner(assessment, policy, past, circumstances, asked).plan()
+
+
+def turn(status: CertificateStatus, policy: Policy, node: str) -> datetime | None:
+    """The instant at which this node renews the certificate by itself: its renewal point, or up to `spread` before it,
+    by a stable hash of the node's name, so that not all nodes do so in the same hour.
+    """
+    certificate, due = status.certificate, status.renew_at
+    if certificate is None or due is None:
+        return None
+    if status.seen.spec.kind is Kind.KUBELET:
+        return due  # the kubelet's own turn comes before
+    life = certificate.not_after - certificate.not_before
+    number = int.from_bytes(hashlib.sha256(node.encode()).digest()[:8])
+    return due - min(policy.spread, life / _SPREAD_SHARE) * (number / 2**64)
+
+
+def unable(status: CertificateStatus, authorities: Mapping[str, CertificateStatus], policy: Policy) -> str | None:
+    """Why certmond cannot renew this certificate, whatever the date; None where it can."""
+    spec, certificate = status.seen.spec, status.certificate
+    signer = spec.signer or LOCAL
+    if spec.authority:
+        return "it is a CA, which is rotated, not renewed"
+    if spec.kind in {Kind.BUNDLE, Kind.KEY_PAIR} or status.seen.name != spec.name:
+        return "it is not an entry of its own"
+    if signer == NOBODY:
+        return "its entry says that nobody signs it"
+    if certificate is None or status.stale:
+        return "there is no certificate to renew: put it back first, from the archive or by `certmond init`"
+    if not status.seen.renewable:
+        files = "it refers to files: list those as an entry of kind file"
+        return files if spec.kind is Kind.KUBECONFIG else "its file is not PEM, and certmond writes nothing else"
+    if policy.signers.get(signer, LOCAL) != LOCAL:
+        return None
+    authority = _authority(status, authorities)
+    if authority is None:
+        return "no CA of the catalogue signs it: name its `ca`, or a `signer`"
+    if not (authority.key_matches or authority.seen.key_unknown):
+        return f"the key of its CA, {authority.seen.key_path or authority.seen.path}, is not on this node"
+    return None
+
+
+def _authority(status: CertificateStatus, authorities: Mapping[str, CertificateStatus]) -> CertificateStatus | None:
+    """The entry of the CA that would sign it: the first named one."""
+    return next((authorities[name] for name in status.seen.spec.ca if name != SELF and name in authorities), None)
+
+
+class _Planner:
+    def __init__(
+        self,
+        assessment: Assessment,
+        policy: Policy,
+        past: Mapping[Identity, Attempt],
+        circumstances: Circumstances,
+        asked: frozenset[str] | None,
+    ) -> None:
+        self._assessment, self._policy, self._past = assessment, policy, past
+        self._circumstances, self._asked = circumstances, asked
+        self._now = assessment.taken_at
+        self._node = assessment.facts.get("node_name", "")
+        self._authorities = {status.seen.name: status for status in assessment.trust_anchors}
+        self._steps: list[Step] = []
+        self._held: list[Held] = []
+        self._instants: list[datetime] = []
+
+    def plan(self) -> Plan:
+        for status in self._assessment.certificates:
+            cause = self._cause(status)
+            if cause is not None:
+                self._consider(status, cause)
+        self._steps += self._derivations()
+        return Plan(
+            tuple(self._steps), tuple(self._held), min((at for at in self._instants if at > self._now), default=None)
+        )
+
+    def _cause(self, status: CertificateStatus) -> Cause | None:
+        """Why the certificate would be renewed now; None where nothing asks for it."""
+        if self._asked is not None:
+            return Cause.ASKED if status.seen.name in self._asked else None
+        certificate, due = status.certificate, turn(status, self._policy, self._node)
+        if certificate is None or due is None or unable(status, self._authorities, self._policy):
+            return None
+        self._instants += [due, critical_point(certificate), certificate.not_after]
+        if self._now > certificate.not_after:
+            return Cause.EXPIRED
+        if self._now >= due:
+            return Cause.DUE
+        return Cause.NOT_A_SYMLINK if status.seen.symlink is False else None
+
+    def _consider(self, status: CertificateStatus, cause: Cause) -> None:
+        why = unable(status, self._authorities, self._policy)
+        if why or status.certificate is None:
+            self._hold(status, why or "there is no certificate")
+            return
+        issue = self._issue(status, status.certificate, cause)
+        if cause is Cause.ASKED:
+            self._steps.append(issue)
+            return
+        attempt = self._past.get(status.seen.identity)
+        if attempt and attempt.retry_at > self._now >= attempt.at:
+            self._instants.append(attempt.retry_at)
+            self._hold(status, _why_wait(attempt), attempt.retry_at)
+        elif issue.template.not_after <= status.certificate.not_after:
+            self._hold(
+                status, f"a new one would end on {_day(issue.template.not_after)} as well, with its CA: rotate the CA"
+            )
+        elif self._circumstances.hold and self._now < critical_point(status.certificate):
+            self._hold(status, self._circumstances.hold, critical_point(status.certificate))
+        else:
+            self._steps.append(issue)
+
+    def _issue(self, status: CertificateStatus, old: Certificate, cause: Cause) -> Issue:
+        spec = status.seen.spec
+        signer = spec.signer or LOCAL
+        authority = _authority(status, self._authorities)
+        end = authority.certificate.not_after if authority and authority.certificate else None
+        terms = Terms(self._now, end, self._assessment.facts, self._policy.validity, self._policy.key)
+        template = successor(old, spec, terms)
+        restarts = tuple(
+            service.name
+            for service in self._policy.services
+            if service.name in spec.consumers and (spec.name not in service.reloads or spec.kind is Kind.KUBELET)
+        )
+        keep = spec.keep_key and bool(status.key_matches) and template.key == algorithm_of(old.key)
+        said = [f"{_SAID[cause]}, signed by {signer}, until {_day(template.not_after)}", *template.changes]
+        said += ["keeps its key"] if keep else []
+        return Issue(
+            status=status,
+            cause=cause,
+            detail="; ".join(said),
+            template=template,
+            signer=signer,
+            authority=authority.seen.name if authority else None,
+            keep_key=keep,
+            restarts=restarts,
+            node=self._node,
+            trust=status.embeddable,
+        )
+
+    def _derivations(self) -> Iterator[Derive]:
+        """Files made from others: those that are out of date, and those whose source is about to change."""
+        renewed = {step.target for step in self._steps if isinstance(step, Issue)}
+        for name, (path, source) in self._circumstances.derived.items():
+            if source in renewed:
+                yield Derive(name, path, source, Cause.SOURCE_CHANGED, f"{source} is renewed")
+            elif self._asked is None and name in self._circumstances.stale:
+                yield Derive(name, path, source, Cause.SOURCE_CHANGED, self._circumstances.stale[name])
+
+    def _hold(self, status: CertificateStatus, because: str, until: datetime | None = None) -> None:
+        self._held.append(Held(status.seen.name, status.seen.path, because, until))
+
+
+_SAID = {
+    Cause.DUE: "is due",
+    Cause.EXPIRED: "has expired",
+    Cause.NOT_A_SYMLINK: "the kubelet cannot rotate a file that is no symlink",
+    Cause.ASKED: "asked for",
+    Cause.MISSING: "is not there",
+    Cause.SOURCE_CHANGED: "its source has changed",
+}
+
+
+def _why_wait(attempt: Attempt) -> str:
+    if attempt.wait_until is not None:
+        return f"its signer has not decided yet: {attempt.message}"
+    if attempt.failures:
+        return f"it failed {attempt.failures} times, last: {attempt.message}"
+    return f"it was renewed on {_day(attempt.at)}, and is still due: see still_due"
+
+
+def _day(instant: datetime) -> str:
+    return f"{instant:%Y-%m-%d %H:%M} UTC"
