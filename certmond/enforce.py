@@ -20,12 +20,16 @@ from certmond.host.execute import Executor
 from certmond.host.ledger import Ledger
 from certmond.host.node_files import NodeFiles
 from certmond.host.signers.command import CommandSigner
+from certmond.host.signers.kubeadm import KubeadmSigner
 from certmond.host.signers.local import LocalSigner
 from certmond.host.signers.signer import Signer
 from certmond.host.transaction import Transactions
 from certmond.pki.assess import Assessment
 from certmond.pki.plan import Circumstances, Issue, Plan, Policy, plan
 from certmond.pki.settings import LOCAL, SignerSpec
+
+KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
+"""With whose rights the Kubernetes API is asked, where the configuration does not say."""
 
 
 def policy_of(config: Config) -> Policy:
@@ -56,6 +60,7 @@ class Enforcer:
         self._alive = alive
         self.audit = audit
         self._files = NodeFiles(root)
+        self._transactions = Transactions(root, state_dir)
         self._ledger = Ledger(state_dir)
         self._derivations = Derivations(config.derived, config.certificates, self._files)
         self.executor = Executor(
@@ -90,6 +95,16 @@ class Enforcer:
                 return self._local(step, spec)
             case "command" if spec:
                 return CommandSigner(spec.name, spec.command, time_limit=spec.time_limit, ca_profile=spec.ca_profile)
+            case "kubeadm" if spec:
+                certificate, key = self._authority(step)
+                return KubeadmSigner(
+                    spec.command, certificate, key, directory=str(self._state_dir), time_limit=spec.time_limit
+                )
+            case "csr" if spec:
+                from certmond.cluster.csr import CsrSigner  # noqa: PLC0415 - only where a configuration asks for it
+
+                kubeconfig = self._transactions.real(spec.kubeconfig or KUBELET_CONF)
+                return CsrSigner(str(kubeconfig), time_limit=spec.time_limit, approve=spec.approve)
             case kind:
                 raise RefusedError(f"{step.target} names the signer {step.signer}, of the unknown kind {kind}")
 
@@ -103,5 +118,4 @@ class Enforcer:
         path, key = entries.get(step.authority or "", ("", None))
         if not key:
             raise RefusedError(f"{step.target} has no CA with a key in the catalogue; name its `ca`, or a `signer`")
-        transactions = Transactions(self._root, self._state_dir)
-        return str(transactions.real(path)), str(transactions.real(key))
+        return str(self._transactions.real(path)), str(self._transactions.real(key))
