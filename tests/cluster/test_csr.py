@@ -223,7 +223,7 @@ def test_a_verdict_is_told_in_its_own_words(api: ApiServer, kind: str) -> None:
 
 
 def test_a_request_that_was_cleaned_up_is_filed_again(api: ApiServer) -> None:
-    """Kubernetes removes old requests: one that is gone, or has another uid, is filed anew and waits from the start."""
+    """Kubernetes removes old requests: one that is gone is filed anew, and waits from the start."""
     asked = request()
     waiting = waits(signer(api), replace(asked, cookie=waits(signer(api), asked).cookie))
     api.objects.clear()
@@ -292,6 +292,16 @@ def test_our_own_identity_is_approved(api: ApiServer, made: Template) -> None:
     assert (condition["type"], condition["reason"]) == ("Approved", "CertmondApproved")
     assert condition["message"] == "certmond on node-1 renews its own kubelet-client"
     assert signer(api, approve=True).sign(replace(asked, cookie=cookie)).pem
+
+
+def test_what_is_decided_is_not_decided_again(api: ApiServer) -> None:
+    """Once a request is approved it is only looked at."""
+    api.signs = False
+    asked = request(SERVING)
+    cookie = waits(signer(api, approve=True), asked).cookie
+    api.calls.clear()
+    waits(signer(api, approve=True), replace(asked, cookie=cookie))
+    assert api.calls == [f"GET /{api.only['metadata']['name']}"]
 
 
 def test_nothing_is_approved_unless_configured(api: ApiServer) -> None:
