@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Filed:
-    """A CertificateSigningRequest as the API has it: PEM, and the conditions that are true, with their messages."""
+    """A CertificateSigningRequest as the API has it: PEM, and its conditions with their messages."""
 
     name: str
     uid: str
@@ -183,11 +183,8 @@ class Api:
             usages=frozenset(found.spec.usages or ()),
             request=base64.b64decode(found.spec.request),
             certificate=base64.b64decode(status.certificate or ""),
-            conditions={
-                each.type: each.message or each.reason or ""
-                for each in status.conditions or ()
-                if each.status == "True"
-            },
+            # The API takes no other status than True for the conditions that it knows.
+            conditions={each.type: each.message or each.reason or "" for each in status.conditions or ()},
         )
 
     async def _call(self, doing: str, call: Callable[[], Awaitable[T]]) -> T:

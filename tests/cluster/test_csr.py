@@ -414,6 +414,7 @@ def test_a_missing_right_is_told_with_the_rule(
         (Fault(410, "Gone"), UnreachableError, r"is not able to \(410: Gone\)"),
         (Fault(429, "slow down"), UnreachableError, r"is not able to \(429: slow down\)"),
         (Fault(429, "later", {"Retry-After": "3600"}), UnreachableError, r"is not able to \(429: later\)"),
+        (Fault(503, "x", {"Retry-After": "Wed, 25 Nov 2026 00:00:00 GMT"}), UnreachableError, r"\(503: x\)"),
         (Fault(500, "etcdserver: request timed out"), UnreachableError, r"\(500: etcdserver: request timed out\)"),
         (Fault(503, body=b"<html>", content_type="text/html"), UnreachableError, r"\(503: Service Unavailable\)"),
         (Fault(503, body=b"", content_type=None), UnreachableError, "is no Kubernetes API; see what listens there"),
