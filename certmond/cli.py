@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from certmond.errors import CertmondError, NotRunningError
+from certmond.initial import init
 from certmond.options import (
     COULD_NOT_TELL,
     at_option,
@@ -198,6 +199,7 @@ cli.add_command(plan)
 cli.add_command(forecast)
 cli.add_command(renew)
 cli.add_command(archive)
+cli.add_command(init)
 
 
 def _exit_code(document: dict[str, Any]) -> int:

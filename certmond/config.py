@@ -26,7 +26,7 @@ from pydantic_core import ErrorDetails
 from certmond.errors import ConfigError
 from certmond.pki.catalog import SELF, CertificateSpec, KeyAlgorithm, ServiceSpec
 from certmond.pki.fields import Count, Duration, Model, parse_duration
-from certmond.pki.settings import LOCAL, NOBODY, DerivedSpec, HoldSpec, SignerSpec
+from certmond.pki.settings import LOCAL, NOBODY, DerivedSpec, HoldSpec, InitSpec, SignerSpec
 from certmond.yaml_source import MAX_BYTES, Node, Place, Problem, read, shown
 
 DEFAULT_PATH = Path("/etc/certmond/config.yaml")
@@ -39,7 +39,7 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "signers": SignerSpec,
     "derived": DerivedSpec,
 }
-_PARTS: Mapping[str, type[BaseModel]] = {**_SECTIONS, "hold": HoldSpec}
+_PARTS: Mapping[str, type[BaseModel]] = {**_SECTIONS, "hold": HoldSpec, "init": InitSpec}
 _REFERENCES = (  # section and field -> the section that it names an entry of
     ("certificates", "ca", "certificates"),
     ("certificates", "embedded_ca", "certificates"),
@@ -128,6 +128,7 @@ class Config(Model):
         default=timedelta(days=3), description="nodes renew up to so long before a certificate is due, each in its turn"
     )
     hold: HoldSpec = Field(default=HoldSpec(), description="when what is due is not renewed yet")
+    init: InitSpec = Field(default=InitSpec(), description="the cluster that `certmond init` makes a PKI for")
     archive: Annotated[Count, Field(ge=1, le=100)] = Field(
         default=3, description="how many former generations of a certificate are kept"
     )
@@ -280,8 +281,6 @@ def _overlay(earlier: list[Node], entries: list[Node], problems: list[Problem]) 
 
 _SENTENCES = {
     "int_type": "must be a whole number",
-    "greater_than_equal": "must be 1 or more",
-    "less_than_equal": "must be 100 or less",
     "bool_type": "must be true or false",
     "model_type": "must be a mapping, with lines such as `name: apiserver`",
     "string_pattern_mismatch": "must be a name of letters, digits, '.', '_' and '-', 63 at most",
@@ -305,6 +304,10 @@ def _told(error: ErrorDetails, tree: Node) -> Problem:
             text = f"must be {error['ctx']['expected']}"
         case "value_error":
             text = str(error["ctx"]["error"])
+        case "greater_than_equal":
+            text = f"must be {error['ctx']['ge']} or more"
+        case "less_than_equal":
+            text = f"must be {error['ctx']['le']} or less"
         case kind:
             text = _SENTENCES.get(kind, error["msg"])
     if isinstance(given, str) and text.startswith("must "):

@@ -19,7 +19,7 @@ from certmond.config import Config, Source, dump, load, parse, schema
 from certmond.errors import ConfigError
 from certmond.pki.catalog import SELF, CertificateSpec, Kind, ServiceSpec
 from certmond.pki.fields import FACTS, USAGES, format_duration, parse_duration
-from certmond.pki.settings import DerivedSpec, HoldSpec, SignerSpec
+from certmond.pki.settings import DerivedSpec, HoldSpec, InitSpec, SignerSpec
 
 ROOT = Path(__file__).parents[1]
 
@@ -599,7 +599,7 @@ def test_the_reference_has_every_key_with_its_default_and_no_other() -> None:
     text = (ROOT / "docs/configuration.md").read_text()
     tables = re.findall(r"(?m)^\| key \|.*\n(?:\|.*\n)+", text)
     whole = schema()
-    models = ("CertificateSpec", "ServiceSpec", "SignerSpec", "DerivedSpec", "HoldSpec")
+    models = ("CertificateSpec", "ServiceSpec", "SignerSpec", "DerivedSpec", "HoldSpec", "InitSpec")
     parts = (whole, *(whole["$defs"][name] for name in models))
     required = ("name", "path", "kind", "source")
     entries = (
@@ -609,6 +609,7 @@ def test_the_reference_has_every_key_with_its_default_and_no_other() -> None:
         SignerSpec(name="x", kind="local"),
         DerivedSpec(name="x", kind="kubeconfig", source="x", path="/x"),
         HoldSpec(),
+        InitSpec(),
     )
     for part, entry, table in zip(parts, entries, tables, strict=True):
         rows = re.findall(r"(?m)^\| `(\w+)` \|(.*?)\|", table)
@@ -619,7 +620,7 @@ def test_the_reference_has_every_key_with_its_default_and_no_other() -> None:
                 assert default.strip() == "see below"
             elif "default" not in part["properties"][name]:
                 assert (name in required, default.strip()) == (True, "required")
-            elif part["properties"][name]["default"] is None or name == "hold":
+            elif part["properties"][name]["default"] is None or name in {"hold", "init"}:
                 assert not default.strip()
             elif name != "command":
                 assert default.strip() == f"`{json.dumps(values[name])}`".replace('"', "")

@@ -6,15 +6,75 @@ node.
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
+from ipaddress import ip_address, ip_network
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
-from certmond.pki.fields import AbsolutePath, Duration, Mode, Model, Name, Owner, words
+from certmond.pki.fields import AbsolutePath, Count, Duration, Many, Mode, Model, Name, Owner, words
 
 LOCAL, NOBODY = "local", "none"
 """In `signer`: the key of the certificate's CA on this node, which needs no entry; and that nothing is signed."""
+
+_DNS_NAME = re.compile(r"(\*\.)?(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise ValueError("must be an IP address") from None
+
+
+def _dns_name(text: str) -> str:
+    if not _DNS_NAME.fullmatch(text):
+        raise ValueError("must be a DNS name of lower-case letters, digits, '-' and '.'")
+    return text
+
+
+def _host(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        pass
+    if not _DNS_NAME.fullmatch(text):
+        raise ValueError("must be an IP address, or a DNS name of lower-case letters, digits, '-' and '.'")
+    return text
+
+
+def _endpoint(text: str) -> str:
+    host, port = split_endpoint(text)
+    if port is not None and not 0 < port < 65536:
+        raise ValueError("must have a port from 1 to 65535 behind the colon")
+    _host(host)
+    return text
+
+
+def split_endpoint(text: str) -> tuple[str, int | None]:
+    """The host and the port, if there is one, of HOST, HOST:PORT, [IPv6] or [IPv6]:PORT. Raises ValueError."""
+    match = re.fullmatch(r"\[([^]]+)\](?::([0-9]{1,5}))?|([^:]+)(?::([0-9]{1,5}))?", text)
+    if not match:
+        raise ValueError("must be HOST or HOST:PORT, an IPv6 address in brackets")
+    port = match[2] or match[4]
+    return match[1] or match[3], int(port) if port else None
+
+
+def _networks(text: str) -> str:
+    try:
+        networks = [ip_network(part, strict=False) for part in text.split(",")]
+    except ValueError:
+        raise ValueError("must be a network such as 10.96.0.0/12") from None
+    if any(network.num_addresses < 2 for network in networks):
+        raise ValueError("must have room for at least one Service")
+    return text
+
+
+def _version(text: str) -> str:
+    if not re.match(r"v?1\.[0-9]{1,3}(\.|$)", text):
+        raise ValueError("must be a version such as v1.34.0")
+    return text
 
 
 class SignerSpec(Model):
@@ -68,3 +128,45 @@ class HoldSpec(Model):
         default=(), description="while this program and its arguments exit with 0"
     )
     unsynchronised_clock: bool = Field(default=True, description="while this host's clock is not synchronised")
+
+
+class InitSpec(Model):
+    """The cluster that `certmond init` makes a node's PKI for: what kubeadm has in its configuration."""
+
+    advertise_address: Annotated[str, AfterValidator(_address)] | None = Field(
+        default=None, description="of this node's API server; by default that of the interface with the default route"
+    )
+    bind_port: Annotated[Count, Field(ge=1, le=65535)] = Field(default=6443, description="of this node's API server")
+    control_plane_endpoint: Annotated[str, AfterValidator(_endpoint)] | None = Field(
+        default=None, description="HOST or HOST:PORT under which clients reach the API servers"
+    )
+    service_subnet: Annotated[str, AfterValidator(_networks)] = Field(
+        default="10.96.0.0/12", description="the range of the Services, or two of them with a comma"
+    )
+    dns_domain: Annotated[str, AfterValidator(_dns_name)] = Field(
+        default="cluster.local", description="of the Services"
+    )
+    cluster_name: str = Field(default="kubernetes", description="in kubeconfigs")
+    kubernetes_version: Annotated[str, AfterValidator(_version)] | None = Field(
+        default=None, description="such as v1.34.0; by default a current one. Before v1.29, admins were system:masters."
+    )
+    cert_sans: Many[Annotated[str, AfterValidator(_host)]] = Field(
+        default=(), description="further names and addresses of the API server"
+    )
+    etcd_server_cert_sans: Many[Annotated[str, AfterValidator(_host)]] = Field(
+        default=(), description="further names and addresses of etcd for clients"
+    )
+    etcd_peer_cert_sans: Many[Annotated[str, AfterValidator(_host)]] = Field(
+        default=(), description="further names and addresses of etcd for its peers"
+    )
+    external_etcd: bool = Field(default=False, description="etcd is elsewhere, and so are its certificates")
+    certificates_dir: AbsolutePath = Field(default="/etc/kubernetes/pki", description="where pki/ is")
+    ca_validity: Duration | None = Field(default=None, description="of a new CA; by default that of its entry")
+
+
+def subject_alternative_name(host: str) -> str:
+    """A name or an address as "DNS:…" or "IP:…"."""
+    try:
+        return f"IP:{ip_address(host)}"
+    except ValueError:
+        return f"DNS:{host}"

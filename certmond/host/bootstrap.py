@@ -1,0 +1,192 @@
+"""The steps of `certmond init` carried out: keys and certificates made, signed, proven and written, step by step.
+
+Owns the making of the first files of a node, and of the directories that they lie in. What exists is never written
+over: a step whose files are there meanwhile fails. A run that was killed is gone on with by the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import assert_never
+
+from certmond.errors import RefusedError
+from certmond.host import kubelet_pem
+from certmond.host.audit import Audit
+from certmond.host.journal import Event
+from certmond.host.keys import PrivateKey, key_pem, make_key, public_pem
+from certmond.host.kubeconfig_text import Embedded, Files, new_kubeconfig
+from certmond.host.node_files import NodeFiles
+from certmond.host.place import Directories, blaming
+from certmond.host.signers.local import LocalSigner, self_signed
+from certmond.host.signers.signer import Request
+from certmond.host.transaction import Change, NewFile, NewLink, Transactions, Writer
+from certmond.pki.bootstrap import InitStep, IssueFirst, MakeAuthority, MakeKeyPair, NewKubeconfig, WriteKubeconfig
+from certmond.pki.catalog import CertificateSpec, Kind
+from certmond.pki.certificate import attributes_of, describe_key, names_in, to_pem
+from certmond.pki.encoding import decode
+from certmond.pki.issuance import Template
+from certmond.pki.path import find_paths
+
+_PUBLIC, _SECRET = 0o644, 0o600
+_EXTENDED = frozenset({"server auth", "client auth"})
+
+
+class Bootstrapper:
+    """Makes what is missing on the node below `root`. `given` is the key of the Root CA that the operator brought."""
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        state_dir: Path,
+        audit: Audit,
+        clock: Callable[[], datetime],
+        given: PrivateKey | None = None,
+        node_name: str = "",
+    ) -> None:
+        self._root, self._audit, self._clock, self._given, self._node = root, audit, clock, given, node_name
+        self._transactions = Transactions(root, state_dir)
+        self._files = NodeFiles(root)
+
+    def carry_out(
+        self, steps: tuple[InitStep, ...], patience: float, tell: Callable[[InitStep], None] = lambda _: None
+    ) -> None:
+        """All steps in their order; the first that fails ends it. Raises CertmondError; the next run goes on there."""
+        with self._transactions.lock(patience) as writer:
+            for recovery in writer.recover():
+                self._audit.note(Event.RECOVERED, self._clock(), recovery.message, "warning")
+            for step in steps:
+                tell(step)
+                fields = {"step": "init", "target": step.spec.name, "path": path_of(step)}
+                self._audit.note(Event.STEP_BEGUN, self._clock(), f"{path_of(step)}: {step.detail}", fields=fields)
+                serial = self._make(step, writer)
+                done = {**fields, "new_serial": serial, "result": "done"}
+                self._audit.note(Event.STEP_DONE, self._clock(), f"{path_of(step)} is made", fields=done)
+
+    def _make(self, step: InitStep, writer: Writer) -> str | None:
+        """Make one step's files; the serial number of a certificate among them."""
+        match step:
+            case MakeAuthority():
+                return self._authority(step, writer)
+            case MakeKeyPair():
+                key = make_key(step.key)
+                # kubeadm writes both for root alone (util/pkiutil, WritePublicKey).
+                pair = [NewFile(_key_path(step.spec), key_pem(key)), NewFile(step.spec.path, public_pem(key))]
+                self._write(writer, pair, lambda _: None)
+            case IssueFirst():
+                return self._issue(step, writer)
+            case WriteKubeconfig():
+                files = Files(step.spec.path, step.spec.path)
+                content = self._kubeconfig(step.kubeconfig, step.authority, files)
+                self._write(writer, [NewFile(step.kubeconfig.path, content)], lambda _: None)
+            case _:
+                assert_never(step)
+        return None
+
+    def _authority(self, step: MakeAuthority, writer: Writer) -> str:
+        if step.template is not None:
+            key = make_key(step.template.key)
+            certificate = self_signed(step.template, key)
+        elif step.given is not None and self._given is not None:
+            key, certificate = self._given, to_pem(step.given)
+        else:
+            raise RefusedError(f"the key of the given CA {step.spec.path} is not at hand")
+        made = decode(certificate, step.spec.path).certificates[0]
+
+        def verify(written: Mapping[str, bytes]) -> None:
+            if step.template is not None:
+                _prove(step.spec.name, written, key, step.template, find_paths(made, [made]).valid_at(self._clock()))
+
+        pair = [NewFile(_key_path(step.spec), key_pem(key)), NewFile(step.spec.path, certificate, _PUBLIC)]
+        self._write(writer, pair, verify)
+        return f"{made.serial:x}"
+
+    def _issue(self, step: IssueFirst, writer: Writer) -> str:
+        key = make_key(step.template.key)
+        authority = [str(self._transactions.real(path)) for path in (step.authority.path, _key_path(step.authority))]
+        signer = LocalSigner(authority[0], authority[1], clock=self._clock)
+        name = step.spec.name
+        pem = signer.sign(Request(name=name, template=step.template, key=key, node_name=self._node)).pem
+        issued = decode(pem, name).certificates[0]
+        anchors = decode(self._files.read(step.authority.path) or b"", step.authority.path).certificates
+        usages = _EXTENDED.intersection(step.spec.usages)
+
+        def verify(written: Mapping[str, bytes]) -> None:
+            path = find_paths(issued, anchors, (), usages).valid_at(self._clock())
+            if step.spec.kind is Kind.KUBECONFIG:
+                return _prove(name, {name: pem + key_pem(key)}, key, step.template, path)
+            return _prove(name, written, key, step.template, path)
+
+        self._write(writer, list(self._forms(step, pem, key)), verify)
+        return f"{issued.serial:x}"
+
+    def _forms(self, step: IssueFirst, pem: bytes, key: PrivateKey) -> Iterator[Change]:
+        """The files in which the certificate is kept, the key first."""
+        spec = step.spec
+        if step.kubeconfig is not None:
+            yield NewFile(spec.path, self._kubeconfig(step.kubeconfig, step.authority, Embedded(pem, key_pem(key))))
+        elif spec.kind is Kind.KUBELET:
+            taken = self._files.names(posixpath.dirname(spec.path))
+            dated = kubelet_pem.successor(spec.path, self._clock(), taken)
+            yield NewFile(dated, kubelet_pem.content(pem, key_pem(key)))
+            yield NewLink(spec.path, dated)
+        else:
+            yield NewFile(_key_path(spec), key_pem(key))
+            yield NewFile(spec.path, pem, _PUBLIC)
+
+    def _kubeconfig(self, new: NewKubeconfig, authority: CertificateSpec, credentials: Embedded | Files) -> bytes:
+        trust = decode(self._files.read(authority.path) or b"", authority.path).certificates
+        return new_kubeconfig(
+            cluster=new.cluster, server=new.server, user=new.user, trust_pem=b"".join(map(to_pem, trust)),
+            credentials=credentials,
+        )  # fmt: skip
+
+    def _write(self, writer: Writer, changes: Sequence[Change], verify: Callable[[Mapping[str, bytes]], None]) -> None:
+        for directory in dict.fromkeys(posixpath.dirname(change.path) for change in changes):
+            self._make_directory(directory)
+        writer.commit(changes, verify=verify)
+
+    def _make_directory(self, directory: str) -> None:
+        """As kubeadm makes them: everybody may look, only root may write."""
+        with Directories(self._root) as directories, blaming(directory):
+            where = os.path.realpath(self._root) + directories.resolve(directory)
+        missing = []
+        while not os.path.isdir(where):
+            missing.append(where)
+            where = os.path.dirname(where)
+        for each in reversed(missing):
+            with blaming(directory):
+                os.mkdir(each, 0o755)
+                os.chmod(each, 0o755)  # noqa: S103 - as kubeadm does, whatever our umask is
+                parent = os.open(os.path.dirname(each), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    os.fsync(parent)
+                finally:
+                    os.close(parent)
+
+
+def path_of(step: InitStep) -> str:
+    """The file that a step is told by."""
+    return step.kubeconfig.path if isinstance(step, WriteKubeconfig) else step.spec.path
+
+
+def _key_path(spec: CertificateSpec) -> str:
+    if spec.key is None:
+        raise RefusedError(f"the entry {spec.name} has no `key`; give it one")
+    return spec.key
+
+
+def _prove(name: str, written: Mapping[str, bytes], key: PrivateKey, template: Template, path: object) -> None:
+    """What was read back is a certificate of this key, as asked for, with a path. Raises RefusedError."""
+    documents = [decode(content, where) for where, content in written.items()]
+    own = describe_key(key.public_key())
+    leaf = next((each for found in documents for each in found.certificates if each.key == own), None)
+    if leaf is None or not any(found.key == own for found in documents):
+        raise RefusedError(f"what was made for {name} is no pair; look at the disk")
+    wanted = (attributes_of(template.subject), names_in(template.names), template.not_after, template.is_ca)
+    if path is None or (leaf.attributes, leaf.names, leaf.not_after, bool(leaf.is_ca)) != wanted:
+        raise RefusedError(f"what was made for {name} is not what was asked for; look at the CA and the clock")

@@ -1,0 +1,181 @@
+"""A kubeadm configuration file (kubeadm.k8s.io, v1beta3 or v1beta4) -> what `certmond init` has to know of the cluster.
+
+Owns the names and defaults of that format (cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go, defaults.go). What does not
+concern certificates is passed over. Everything wrong is told at once; nothing is quoted that may be a secret, as the
+file can hold tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from certmond.errors import ConfigError
+from certmond.pki.catalog import KeyAlgorithm
+from certmond.pki.fields import parse_duration
+from certmond.pki.settings import InitSpec
+
+_GROUP, _VERSIONS = "kubeadm.k8s.io", ("v1beta3", "v1beta4")
+_KINDS = ("InitConfiguration", "ClusterConfiguration", "JoinConfiguration")
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_SENTENCES = {"string_type": "must be text", "tuple_type": "must be a list", "int_type": "must be a number"}
+
+# Our field -> kind and path of theirs.
+_FIELDS = {
+    "advertise_address": ("InitConfiguration", "localAPIEndpoint.advertiseAddress"),
+    "bind_port": ("InitConfiguration", "localAPIEndpoint.bindPort"),
+    "control_plane_endpoint": ("ClusterConfiguration", "controlPlaneEndpoint"),
+    "service_subnet": ("ClusterConfiguration", "networking.serviceSubnet"),
+    "dns_domain": ("ClusterConfiguration", "networking.dnsDomain"),
+    "cluster_name": ("ClusterConfiguration", "clusterName"),
+    "kubernetes_version": ("ClusterConfiguration", "kubernetesVersion"),
+    "cert_sans": ("ClusterConfiguration", "apiServer.certSANs"),
+    "etcd_server_cert_sans": ("ClusterConfiguration", "etcd.local.serverCertSANs"),
+    "etcd_peer_cert_sans": ("ClusterConfiguration", "etcd.local.peerCertSANs"),
+    "certificates_dir": ("ClusterConfiguration", "certificatesDir"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class KubeadmConfig:
+    """What the file says; None where it says nothing, and certmond's own configuration applies."""
+
+    init: InitSpec
+    node_name: str | None = None
+    validity: timedelta | None = None
+    key_algorithm: KeyAlgorithm | None = None
+
+
+def parse_kubeadm_config(data: bytes, path: str) -> KubeadmConfig:
+    """The configuration in `data`; `path` names the file in problems. Raises ConfigError with all of them."""
+    return _Reader(path).read(data)
+
+
+class _Reader:
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._documents: dict[str, Mapping[str, Any]] = {}
+        self._problems: list[str] = []
+
+    def read(self, data: bytes) -> KubeadmConfig:
+        self._load(data)
+        given = {
+            field: value for field, (kind, place) in _FIELDS.items() if (value := self._get(kind, place)) is not None
+        }
+        if isinstance(port := given.get("bind_port"), bool):
+            given["bind_port"] = str(port)  # YAML's `yes` is no port
+        if self._get("ClusterConfiguration", "etcd.external") is not None:
+            given["external_etcd"] = True
+        given |= {"ca_validity": self._duration("caCertificateValidityPeriod")}
+        found = KubeadmConfig(
+            init=self._spec({field: value for field, value in given.items() if value is not None}),
+            node_name=self._node_name(),
+            validity=self._duration("certificateValidityPeriod"),
+            key_algorithm=self._algorithm(),
+        )
+        if self._problems:
+            raise ConfigError(tuple(dict.fromkeys(self._problems)))
+        return found
+
+    def _load(self, data: bytes) -> None:
+        try:
+            documents = list(yaml.load_all(data, Loader=_Loader))
+        except yaml.MarkedYAMLError as error:
+            line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+            raise ConfigError((f"{self._path}{line}: is not YAML; correct it",)) from None
+        except Exception:  # noqa: BLE001 - PyYAML lets through what it meets inside
+            raise ConfigError((f"{self._path}: is not YAML; correct it",)) from None
+        for number, document in enumerate(documents, start=1):
+            self._take(number, document)
+        if not (self._documents or self._problems):
+            self._tell(
+                "", f"holds no {_KINDS[0]} and no {_KINDS[1]} of {_GROUP}; give the file of `kubeadm init --config`"
+            )
+
+    def _take(self, number: int, document: object) -> None:
+        if document is None:
+            return
+        if not isinstance(document, Mapping):
+            self._tell(f"document {number}", "is no mapping; correct it")
+            return
+        group, _, version = str(document.get("apiVersion", "")).partition("/")
+        kind = document.get("kind")
+        if group != _GROUP:
+            return  # the configuration of the kubelet, of kube-proxy
+        if version not in _VERSIONS:
+            known = " and ".join(_VERSIONS)
+            self._tell(
+                f"document {number}", f"has a version of {_GROUP} other than {known}; `kubeadm config migrate` helps"
+            )
+        elif kind in self._documents:
+            self._tell(f"document {number}", f"is a second {kind}; remove one")
+        elif kind in _KINDS:
+            self._documents[str(kind)] = document
+
+    def _get(self, kind: str, place: str) -> Any:
+        """What is at a place; None where it is not given. A node that joins says where it is in other words."""
+        if kind == "InitConfiguration" and kind not in self._documents:
+            kind, place = "JoinConfiguration", place.replace("localAPIEndpoint", "controlPlane.localAPIEndpoint")
+        value: Any = self._documents.get(kind, {})
+        walked: list[str] = []
+        for part in place.split("."):
+            if value is None:
+                return None
+            if not isinstance(value, Mapping):
+                self._tell(f"{kind}: {'.'.join(walked)}", "must be a mapping")
+                return None
+            walked.append(part)
+            value = value.get(part)
+        return value if value not in ("", [], {}) else None
+
+    def _spec(self, given: dict[str, Any]) -> InitSpec:
+        lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+        try:
+            return InitSpec.model_validate({**given, **lists})
+        except ValidationError as error:
+            for each in error.errors(include_url=False, include_input=False):
+                field, *rest = each["loc"]
+                kind, place = _FIELDS.get(str(field), ("ClusterConfiguration", str(field)))
+                index = "".join(f"[{part}]" for part in rest if isinstance(part, int))
+                text = (
+                    str(each["ctx"]["error"])
+                    if each["type"] == "value_error"
+                    else _SENTENCES.get(each["type"], each["msg"])
+                )
+                self._tell(f"{kind}: {place}{index}", text)
+        return InitSpec()
+
+    def _node_name(self) -> str | None:
+        name = self._get("InitConfiguration", "nodeRegistration.name")
+        if name is not None and not isinstance(name, str):
+            self._tell("InitConfiguration: nodeRegistration.name", "must be text")
+            return None
+        return name.strip().lower() if name else None
+
+    def _duration(self, field: str) -> timedelta | None:
+        value = self._get("ClusterConfiguration", field)
+        if value is None:
+            return None
+        try:
+            found: timedelta = parse_duration(value)
+        except ValueError:
+            self._tell(f"ClusterConfiguration: {field}", "must be a duration such as 8760h0m0s")
+            return None
+        return found
+
+    def _algorithm(self) -> KeyAlgorithm | None:
+        value = self._get("ClusterConfiguration", "encryptionAlgorithm")
+        names = [each.value for each in KeyAlgorithm if each is not KeyAlgorithm.ED25519]
+        if value is None or value in names:
+            return KeyAlgorithm(value) if value else None
+        self._tell("ClusterConfiguration: encryptionAlgorithm", f"must be one of {', '.join(names)}")
+        return None
+
+    def _tell(self, place: str, text: str) -> None:
+        self._problems.append(f"{self._path}: {place + ': ' if place else ''}{text}")

@@ -1,0 +1,181 @@
+"""The verb `init`: the whole PKI of a control-plane node, from a kubeadm configuration or certmond's own.
+
+Owns its options, what it prints and its exit codes, and the putting together of what it needs; what is to be made is
+`pki.bootstrap`'s, the making `host.bootstrap`'s.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from certmond.errors import CertmondError, ConfigError
+from certmond.options import Globals, display, global_options, globals_of, output_option
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from certmond.config import Config
+    from certmond.host.given_authority import GivenAuthority
+    from certmond.pki.bootstrap import Bootstrap, Ground, InitStep
+    from certmond.pki.catalog import CertificateSpec
+
+PATIENCE = 30.0
+"""Seconds that the verb waits for another certmond that is writing."""
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command()
+@global_options
+@click.option("--kubeadm-config", type=_FILE, help="The configuration of kubeadm (v1beta3, v1beta4) for this node")
+@click.option("--root-ca-cert", type=_FILE, help="Your own Root CA, in place of a new one")
+@click.option("--root-ca-key", type=_FILE, help="Its private key")
+@click.option("--dry-run", is_flag=True, help="Only show what would be made")
+@output_option
+@click.pass_context
+def init(
+    context: click.Context,
+    *,
+    kubeadm_config: Path | None,
+    root_ca_cert: Path | None,
+    root_ca_key: Path | None,
+    dry_run: bool,
+    output: str,
+) -> None:
+    """Make the whole PKI of a control-plane node. What exists is kept and checked, never overwritten."""
+    from certmond.enforce import policy_of
+    from certmond.expose.timeline import plan_table
+    from certmond.pki.bootstrap import bootstrap, relocated
+
+    if (root_ca_cert is None) != (root_ca_key is None):
+        raise click.UsageError("Give --root-ca-cert and --root-ca-key together.")
+    options = globals_of(context)
+    config = _config(options, kubeadm_config)
+    now = datetime.now(UTC)
+    given = _given(root_ca_cert, root_ca_key, now)
+    specs = relocated(config.certificates, config.init)
+    ground = _ground(options, config, specs, given, now)
+    made = bootstrap(specs, ground, config.init, policy_of(config))
+    if made.problems:
+        raise ConfigError(made.problems)
+    if dry_run:
+        display(_document(made, ground), output, plan_table)
+        return
+    _carry_out(options, ground, made, given, quiet=output in {"json", "yaml"})
+    if output in {"json", "yaml"}:
+        display(_document(made, ground), output, plan_table)
+
+
+def _config(options: Globals, kubeadm_config: Path | None) -> Config:
+    """The configuration, with what kubeadm's says laid over it."""
+    from certmond.host.kubeadm_config import parse_kubeadm_config
+
+    config = options.load()
+    if kubeadm_config is None:
+        return config
+    try:
+        said = parse_kubeadm_config(kubeadm_config.read_bytes(), str(kubeadm_config))
+    except OSError as error:
+        raise CertmondError(f"{kubeadm_config} cannot be read ({error.strerror}); give another file") from error
+    given = {
+        "init": said.init, "node_name": said.node_name, "validity": said.validity, "key_algorithm": said.key_algorithm,
+    }  # fmt: skip
+    return config.model_copy(update={name: value for name, value in given.items() if value is not None})
+
+
+def _given(certificate: Path | None, key: Path | None, now: datetime) -> GivenAuthority | None:
+    from certmond.host.given_authority import read_authority
+
+    return read_authority(str(certificate), str(key), now) if certificate and key else None
+
+
+def _ground(
+    options: Globals, config: Config, specs: Sequence[CertificateSpec], given: GivenAuthority | None, now: datetime
+) -> Ground:
+    """What is on the node already, judged with the facts of the cluster that is to be."""
+    from certmond.host.node_files import NodeFiles
+    from certmond.host.store import Store
+    from certmond.pki.assess import assess
+    from certmond.pki.bootstrap import Ground, facts_of
+
+    facts = facts_of(
+        config.init, config.node_name or _host_name(options.root), config.init.advertise_address or _address()
+    )
+    inventory = Store(specs, options.root, facts).observe()
+    present = assess(replace(inventory, facts=facts), now, renew_before=config.renew_before)
+    files = NodeFiles(options.root)
+    wanted = {path for spec in specs for path in (spec.path, spec.key, spec.kubeconfig) if path}
+    paths = frozenset(path for path in wanted if files.exists(path))
+    return Ground(present, paths, given.certificate if given else None)
+
+
+def _host_name(root: str) -> str:
+    """As kubeadm names a node: the host's name in lower case."""
+    from certmond.host.node_files import NodeFiles
+
+    written = (NodeFiles(root).read("/etc/hostname") or b"").decode("ascii", "replace").strip()
+    return (written or socket.gethostname()).lower()
+
+
+def _address() -> str:
+    """The address of the interface with the default route. No packet is sent: the kernel only chooses."""
+    for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((target, 9))
+                return str(probe.getsockname()[0])
+        except OSError:
+            continue
+    raise CertmondError("this host has no default route, so its address cannot be told; give `advertise_address`")
+
+
+def _carry_out(options: Globals, ground: Ground, made: Bootstrap, given: GivenAuthority | None, *, quiet: bool) -> None:
+    from certmond.host.audit import Audit, caller
+    from certmond.host.bootstrap import Bootstrapper, path_of
+    from certmond.host.journal import Journal
+
+    total, number = len(made.steps), 0
+
+    def tell(step: InitStep) -> None:
+        nonlocal number
+        number += 1
+        if not quiet:
+            click.echo(f"[{number}/{total}] {path_of(step)}: {step.detail}")
+
+    if not made.steps:
+        if not quiet:
+            click.echo("nothing to do: everything is there")
+        return
+    maker = Bootstrapper(
+        root=options.root,
+        state_dir=options.state_dir,
+        audit=Audit(Journal("command" if options.root == "/" else "none"), options.state_dir, caller()),
+        clock=lambda: datetime.now(UTC),
+        given=given.key if given else None,
+        node_name=ground.present.facts["node_name"],
+    )
+    maker.carry_out(made.steps, PATIENCE, tell)
+    if not quiet:
+        kept = f"; kept as they are: {', '.join(made.kept)}" if made.kept else ""
+        click.echo(f"{total} made{kept}")
+
+
+def _document(made: Bootstrap, ground: Ground) -> dict[str, Any]:
+    """The steps in the shape of `plan`."""
+    from certmond.host.bootstrap import path_of
+
+    steps = [
+        {
+            "step": "init", "target": step.spec.name, "path": path_of(step), "reason": "missing", "detail": step.detail,
+            "restarts": [],
+        }
+        for step in made.steps
+    ]  # fmt: skip
+    taken_at = ground.present.taken_at.isoformat().replace("+00:00", "Z")
+    return {"schema": 1, "taken_at": taken_at, "steps": steps, "held": [], "kept": list(made.kept), "changes_at": None}
