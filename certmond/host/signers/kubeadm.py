@@ -194,15 +194,13 @@ def _made(path: Path) -> bytes:
 
 
 def _from_kubeconfig(output: bytes) -> Issued:
-    """The credentials of the current user. No message says what could not be read: it holds a private key."""
+    """The credentials of its one user. No message says what could not be read: it holds a private key."""
     try:
-        config = parse_kubeconfig(output, "/")
+        users = parse_kubeconfig(output, "/").users
     except MalformedError:
-        config = None
-    users = config.users if config else ()
-    user = next((user for user in users if config and user.name == config.current_user), None)
-    match user and (user.certificate, user.key):
-        case (Material(data=bytes(certificate)), Material(data=bytes(key))):
+        users = ()
+    match [(user.certificate, user.key) for user in users]:
+        case [(Material(data=bytes(certificate)), Material(data=bytes(key)))]:
             return _issued(certificate, key)
         case _:
             raise RefusedError("kubeadm wrote no kubeconfig with a certificate and its key; run it by hand to see why")
