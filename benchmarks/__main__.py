@@ -21,7 +21,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.fixture import Leaves, kubeadm_node, parse_loop
+from benchmarks.issuing import reissue_node
 from benchmarks.processes import Pair, free_port
+from certmond.pki.catalog import KeyAlgorithm
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,17 @@ def measure_node(seconds: float) -> Iterator[Figure]:
             yield from _idle(pair, seconds)
 
 
+def measure_issuing(rounds: int) -> Iterator[Figure]:
+    """The rows about reissuing every leaf of a kubeadm node."""
+    rsa = [reissue_node(KeyAlgorithm.RSA_2048) for _ in range(rounds)]
+    count = rsa[0].certificates
+    yield Figure(f"reissue of a whole node, {count} certificates, RSA-2048", "s", [run.total for run in rsa], "")
+    yield Figure("  the key generations in it", "s", [run.keys for run in rsa], "")
+    yield Figure("  ratio", "x", [run.total / run.keys for run in rsa], "≤ 1.5 x")
+    ecdsa = [reissue_node(KeyAlgorithm.ECDSA_P256) for _ in range(rounds)]
+    yield Figure("  the same with ECDSA P-256", "s", [run.total for run in ecdsa], "")
+
+
 def _scrapes(pair: Pair) -> Iterator[Figure]:
     for name, gzip in (("plain", False), ("gzip", True)):
         pair.get("/metrics", gzip=gzip)
@@ -111,13 +124,19 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10_000, help="certificates in the large case")
     parser.add_argument("--rounds", type=int, default=5, help="repetitions of what is short")
     parser.add_argument("--seconds", type=float, default=20, help="how long idleness is watched")
+    parser.add_argument("parts", nargs="*", help="which: issuing, many, node; all of them where none is named")
     options = parser.parse_args()
     print(
         f"certmond {version('certmond')}, cryptography {version('cryptography')}, Python {platform.python_version()},"
     )
     print(f"{os.cpu_count()} CPUs, Linux {platform.release()}, {time.strftime('%Y-%m-%d')}\n")
     print("| what | median | spread (samples) | wanted |\n|---|---|---|---|")
-    for figures in (measure_many(options.count, options.rounds, options.seconds), measure_node(options.seconds)):
+    parts: dict[str, Callable[[], Iterator[Figure]]] = {
+        "issuing": lambda: measure_issuing(2 * options.rounds),
+        "many": lambda: measure_many(options.count, options.rounds, options.seconds),
+        "node": lambda: measure_node(options.seconds),
+    }
+    for figures in (part() for name, part in parts.items() if name in (options.parts or parts)):
         for figure in figures:
             print(figure.row(), flush=True)
 

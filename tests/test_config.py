@@ -590,7 +590,9 @@ def test_the_example_is_all_comments_and_right_without_them() -> None:
     assert {spec.name for spec in found.certificates} - {spec.name for spec in plain.certificates} == {
         "nginx", "company-ca", "billing", "backup.conf"
     }  # fmt: skip
-    assert found.model_copy(update={"certificates": (), "services": (), "node_name": None}) == Config()
+    examples = {"certificates": (), "services": (), "node_name": None, "signers": (), "derived": (), "init": InitSpec()}
+    assert found.hold.file == "/run/upgrade-in-progress"
+    assert found.model_copy(update={**examples, "hold": HoldSpec()}) == Config()
     assert next(spec.names for spec in found.certificates if spec.name == "apiserver")[-1] == "DNS:lb.example.com"
 
 

@@ -1,0 +1,87 @@
+"""How long it takes to reissue a whole control-plane node, beside what its keys alone take.
+
+Owns the node that is reissued and the clock around it. The work is the Enforcer's own, in this process, on files of a
+real file system; the time of the key generations is taken inside the very same run.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks.fixture import kubeadm_node
+from certmond.config import Config, Source, parse
+from certmond.enforce import Enforcer
+from certmond.host import execute, keys
+from certmond.host.audit import Audit
+from certmond.host.journal import Journal
+from certmond.host.keys import PrivateKey
+from certmond.host.store import Store
+from certmond.pki.assess import assess
+from certmond.pki.catalog import KeyAlgorithm
+
+
+@dataclass(frozen=True)
+class Reissue:
+    """One run: all of it, and the key generations in it (seconds)."""
+
+    certificates: int
+    total: float
+    keys: float
+
+
+def reissue_node(algorithm: KeyAlgorithm) -> Reissue:
+    """Renew every leaf of a kubeadm node, each with a new key of this kind."""
+    with tempfile.TemporaryDirectory(prefix="certmond-bench-") as directory:
+        root = kubeadm_node(Path(directory) / "node")
+        config = _configuration(algorithm)
+        state = Path(directory) / "state"
+        enforcer = Enforcer(
+            config, root=str(root), state_dir=state, audit=Audit(Journal("none"), state, "benchmark"), clock=_now
+        )
+        assessment = assess(Store(config.certificates, str(root)).observe(), _now())
+        names = frozenset(s.seen.name for s in assessment.certificates if not s.seen.spec.authority)
+        with _key_time() as spent:
+            start = time.perf_counter()
+            outcomes = enforcer.executor.execute(enforcer.plan(assessment, names))
+            total = time.perf_counter() - start
+        assert all(outcome.result == "done" for outcome in outcomes)
+        return Reissue(len(outcomes), total, sum(spent))
+
+
+def _configuration(algorithm: KeyAlgorithm) -> Config:
+    plain = parse(())
+    entries = "".join(
+        f"- {{name: {spec.name}, key_algorithm: {algorithm.value}, keep_key: false}}\n"
+        for spec in plain.certificates
+        if not spec.authority and spec.kind.value != "key-pair"
+    )
+    return parse([Source("benchmark", f"certificates:\n{entries}")])
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@contextmanager
+def _key_time() -> Iterator[list[float]]:
+    """The seconds of each key that is made meanwhile."""
+    spent: list[float] = []
+    make = keys.make_key
+
+    def timed(algorithm: KeyAlgorithm) -> PrivateKey:
+        start = time.perf_counter()
+        key = make(algorithm)
+        spent.append(time.perf_counter() - start)
+        return key
+
+    execute.make_key = timed  # type: ignore[attr-defined]  # where the executor finds it
+    try:
+        yield spent
+    finally:
+        execute.make_key = make  # type: ignore[attr-defined]  # as it was
