@@ -134,6 +134,15 @@ def test_file_that_cannot_be_kept(host: Host) -> None:
     assert host.archive.generations("apiserver") == ()
 
 
+def test_attempts_that_fail_do_not_pile_up(host: Host) -> None:
+    """However often storing fails, what is left of it is never more than one attempt."""
+    host.files[CRT].unlink()
+    for _ in range(3):
+        with pytest.raises(WriteError):
+            host.store()
+    assert len(os.listdir(host.state / "archive/apiserver")) == 1
+
+
 def test_symlink_is_not_kept(host: Host) -> None:
     """A symlink in the place of the real file is refused: nobody leads the copy elsewhere."""
     host.files[CRT].unlink()

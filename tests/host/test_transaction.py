@@ -288,6 +288,15 @@ def test_link_is_replaced(host: Host) -> None:
     assert host.at(f"{KUBELET}/kubelet-client-2026-06-01.pem").read_bytes() == SECRET % b"old kubelet"
 
 
+def test_file_becomes_a_link(host: Host) -> None:
+    """A file makes way for a link only if it is the one that the decision was made upon."""
+    expected = hashlib.sha256(OLD[CRT]).hexdigest()
+    for wrong in (None, hashlib.sha256(b"something else").hexdigest()):
+        assert f"{CRT} is no symlink" in host.error([NewLink(CRT, "etcd/a.crt", wrong)])
+    host.commit([NewLink(CRT, "etcd/a.crt", expected)])
+    assert host.at(CRT).readlink() == Path("etcd/a.crt")
+
+
 # What is refused
 
 
@@ -321,23 +330,25 @@ def test_all_problems_at_once(host: Host) -> None:
 
 
 @pytest.mark.parametrize(
-    "path",
+    ("path", "link", "target"),
     [
-        "/etc/kubernetes/manifests/a.yaml",
-        "/etc/kubernetes/pki/manifests/a.yaml",
-        "/etc/./kubernetes/pki/../manifests/a.yaml",
-        "/pods/a.yaml",
-        f"{PKI}/a.yaml",
+        ("/etc/kubernetes/manifests/a.yaml", None, ""),
+        ("/etc/kubernetes/pki/manifests/a.yaml", None, ""),
+        ("/etc/./kubernetes/pki/../manifests/a.yaml", None, ""),
+        (f"{PKI}/a.yaml", f"{PKI}/a.yaml", "../manifests/a.yaml"),
+        (f"{PKI}/a.yaml", f"{PKI}/a.yaml", "manifests/a.yaml"),
+        ("/pods/a.yaml", "/etc/kubernetes/manifests", "/pods"),
+        ("/etc/kubernetes/pki/manifests/a.yaml", PKI, "/pods"),
     ],
 )
-def test_static_pods(host: Host, path: str) -> None:
+def test_static_pods(host: Host, path: str, link: str | None, target: str) -> None:
     """Nothing is ever put where the kubelet would start it, whatever the way there is called."""
-    host.at(f"{PKI}/manifests").mkdir()
-    if path == "/pods/a.yaml":
-        host.at("/etc/kubernetes/manifests").rmdir()
-        host.at("/pods").mkdir()
-        host.at("/etc/kubernetes/manifests").symlink_to("/pods")
-    host.at(f"{PKI}/a.yaml").symlink_to("../manifests/a.yaml")
+    for directory in (f"{PKI}/manifests", "/pods/manifests"):
+        host.at(directory).mkdir(parents=True)
+    if link:
+        if host.at(link).is_dir():
+            host.at(link).rename(host.at("/away"))
+        host.at(link).symlink_to(target)
     assert "is among the static Pods" in host.error([NewFile(path, b"kind: Pod")])
 
 
