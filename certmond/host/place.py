@@ -86,7 +86,7 @@ class Place:
 
     def check_replaceable(self) -> None:
         """Raise the OSError with which a rename onto this name would fail, as far as that can be known beforehand."""
-        if not os.access(".", os.W_OK | os.X_OK, dir_fd=self.directory):
+        if not os.access(".", os.W_OK | os.X_OK, dir_fd=self.directory, effective_ids=True):
             read_only = os.fstatvfs(self.directory).f_flag & os.ST_RDONLY
             raise (
                 OSError(errno.EROFS, os.strerror(errno.EROFS))

@@ -38,8 +38,7 @@ def stage(staged: Place, target: Place, content: bytes, mode: int, owner: tuple[
     """Write `content` to `staged`, like `target` where that exists, else as told; what was read back is returned."""
     with new_file(staged, content) as descriptor:
         if target.status() is None:
-            if owner is not None:
-                os.fchown(descriptor, *owner)
+            os.fchown(descriptor, *(owner or _owner_of(target.directory)))
         else:
             mode = _take_over(descriptor, target)
         os.fsync(descriptor)
@@ -64,6 +63,12 @@ def make_directory(path: Path) -> None:
 def remove(place: Place) -> None:
     with suppress(FileNotFoundError):
         os.unlink(place.name, dir_fd=place.directory)
+
+
+def _owner_of(directory: int) -> tuple[int, int]:
+    """Whose a new file in there is: not ours, where we write with another's rights."""
+    status = os.fstat(directory)
+    return status.st_uid, status.st_gid
 
 
 def _take_over(descriptor: int, target: Place) -> int:

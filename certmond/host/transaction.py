@@ -37,7 +37,7 @@ _POLL = 0.05  # seconds between two attempts to take the lock
 class NewFile:
     """A file's new content.
 
-    `mode` and `owner` (uid, gid; None: our own) are for a file that is not there yet; one that is there keeps its own.
+    `mode` and `owner` (uid, gid; None: its directory's) are for a file that is not there yet; another keeps its own.
     `expected` is the SHA-256 of the content that the decision was made upon; None: nothing was there.
     """
 

@@ -244,6 +244,16 @@ def test_new_file_is_as_told(host: Host) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("root")
+def test_a_new_file_belongs_to_whom_its_directory_belongs_to(host: Host) -> None:
+    """Where no owner is asked for, a new file gets that of its directory, not that of the process."""
+    os.chown(host.at(KEY).parent, 12, 34)
+    path = f"{os.path.dirname(KEY)}/another.key"
+    host.commit([host.new(path, b"content")])
+    found = host.at(path).stat()
+    assert (found.st_uid, found.st_gid) == (12, 34)
+
+
 def test_content_is_not_shown() -> None:
     """The content of a new file is in no representation of it."""
     assert "PRIVATE" not in repr(NewFile(KEY, NEW[KEY]))

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -475,6 +476,79 @@ def test_what_the_web_unit_can_do(machine: Machine) -> None:
     if not can_listen_though_denied(machine):
         ports = ("listen on TCP", "listen on TCP over IPv6")
         assert outcomes(report, ports) == dict.fromkeys(ports, "EPERM")
+
+
+# --- Enforce mode -----------------------------------------------------------------------------------------------------
+
+ENFORCE = Path(__file__).parents[2] / "systemd/certmond-enforce.conf"
+OVERRIDE, CHOWN, FOWNER = 1 << 1, 1 << 0, 1 << 3
+
+
+@contextmanager
+def enforcing(machine: Machine) -> Iterator[None]:
+    """The daemon with the drop-in as it is shipped, stopped; at the end it is as it was, and so is its state."""
+    file = machine.path(f"/run/systemd/system/{DAEMON}.d/enforce.conf")
+    machine.systemctl("stop", DAEMON)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(ENFORCE.read_text())
+    machine.systemctl("daemon-reload")
+    try:
+        yield
+    finally:
+        machine.systemctl("stop", DAEMON)
+        file.unlink()
+        machine.run("rm", "-rf", "/var/lib/certmond", "/var/lib/private/certmond")
+        machine.systemctl("daemon-reload")
+
+
+def test_in_enforce_mode_all_that_is_due_is_renewed(machine: Machine, node: Node) -> None:
+    """With the shipped drop-in the daemon renews every leaf that is due by itself; owners and modes stay root's."""
+    machine.run("cp", "-a", "/etc/kubernetes", "/etc/kubernetes.before")
+    start, end = (datetime.now(UTC) + timedelta(days=days) for days in (-345, 20))
+    for name, ca in ((f"{PKI}/apiserver", f"{PKI}/ca"), (f"{PKI}/front-proxy-client", f"{PKI}/front-proxy-ca")):
+        node.reissue(name, ca, start=start, end=end)
+    files = [f"/{PKI}/{name}" for name in ("apiserver.crt", "apiserver.key", "front-proxy-client.crt")]
+    before = {name: machine.path(name).read_bytes() for name in files}
+    machine.path(CONFIG).parent.mkdir(exist_ok=True)
+    machine.path(CONFIG).write_text("mode: enforce\nhold: {unsynchronised_clock: false}\n")
+    try:
+        with enforcing(machine):
+            since = time.time()
+            machine.systemctl("start", DAEMON)
+            kind = f"MESSAGE_ID={MESSAGE_IDS[Event.STEP_DONE]}"
+            done = machine.until(lambda: machine.entries(DAEMON, kind, since=since)[1:], "both are renewed")
+            machine.until(lambda: 'certmond_planned_steps{step="issue"} 0.0' in metrics(machine), "nothing is planned")
+            assert {entry["CERTMOND_BY"] for entry in done} == {"daemon"}
+            trail = machine.path("/var/lib/certmond/audit.log").read_text().splitlines()
+        found = {json.loads(line)["target"] for line in trail if "step_done" in line}
+        assert found == {"apiserver", "front-proxy-client"}
+        for name in files:
+            assert machine.path(name).read_bytes() != before[name], name
+            status = machine.path(name).stat()
+            assert (status.st_uid, status.st_mode & 0o777) == (0, 0o600 if name.endswith("key") else 0o644), name
+        assert not list(machine.path("/etc/kubernetes").rglob(".certmond-*"))
+    finally:
+        machine.path(CONFIG).unlink()
+        machine.run("sh", "-c", "cp -a /etc/kubernetes.before/. /etc/kubernetes/ && rm -r /etc/kubernetes.before")
+
+
+def metrics(machine: Machine) -> str:
+    return machine.path("/run/certmond/metrics.prom").read_text()
+
+
+def test_what_the_daemon_can_do_in_enforce_mode(machine: Machine) -> None:
+    """In enforce mode the daemon writes below /etc and /var/lib, too, has three capabilities, and still no network."""
+    with enforcing(machine):
+        report = probe(machine, DAEMON)
+        assert set(report["capabilities"].values()) == {OVERRIDE | CHOWN | FOWNER}
+        assert writable(machine, report) >= {"/run/certmond", "/var/lib/certmond", "/etc/kubernetes/pki"}
+        assert not any(
+            place.startswith(("/usr", "/boot", "/root", "/home", "/var/log")) for place in report["writable"]
+        )
+        permitted = {"give a file away": "done", "write a key of root's": "done"}
+        assert report["user"] == int(machine.run("id", "-u", "certmond"))
+        assert refused(report) == NEVER | permitted
+        assert outcomes(report, TCP) == dict.fromkeys(TCP, "EAFNOSUPPORT")
 
 
 # --- What systemd itself says -----------------------------------------------------------------------------------------
