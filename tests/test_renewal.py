@@ -1,0 +1,360 @@
+"""Whole renewals on real files, killed anywhere: planned, carried out, and begun again until nothing is to be done."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import random
+import shutil
+import stat
+import subprocess
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from certmond.config import Config, Source, parse
+from certmond.enforce import Enforcer
+from certmond.host.audit import Audit
+from certmond.host.execute import Outcome
+from certmond.host.journal import Journal
+from certmond.host.transaction import Transactions
+from certmond.options import look
+from certmond.pki.assess import Assessment
+from tests.builders import DAY, NOW, YEAR, Issued, make_ca, make_leaf, make_server
+from tests.conftest import real_part
+from tests.tracing import kill_at, record
+
+PKI = "/etc/kubernetes/pki"
+KUBELET = "/var/lib/kubelet/pki"
+CURRENT = f"{KUBELET}/kubelet-client-current.pem"
+DATED = f"{KUBELET}/kubelet-client-2025-12-09-12-00-00.pem"
+
+CA: dict[str, Any] = {"name": "ca", "path": f"{PKI}/ca.crt", "key": f"{PKI}/ca.key", "authority": True}
+ENTRIES: dict[str, dict[str, Any]] = {
+    "apiserver": {"path": f"{PKI}/apiserver.crt", "key": f"{PKI}/apiserver.key", "subject": "CN=kube-apiserver",
+                  "usages": ["server auth"], "names": ["DNS:kube-apiserver", "IP:10.96.0.1"], "mode": "0644"},
+    "etcd-server": {"path": f"{PKI}/etcd/server.crt", "key": f"{PKI}/etcd/server.key", "keep_key": True,
+                    "subject": "CN=etcd", "usages": ["server auth", "client auth"], "mode": "0644"},
+    "admin.conf": {"kind": "kubeconfig", "path": "/etc/kubernetes/admin.conf", "embedded_ca": "ca", "mode": "0600",
+                   "subject": "CN=kubernetes-admin", "usages": ["client auth"]},
+    "kubelet-client": {"kind": "kubelet", "path": CURRENT, "key": CURRENT, "subject": "CN=system:node:controller-0",
+                       "usages": ["client auth"], "mode": "0600"},
+}  # fmt: skip
+"""The catalogue of the small node."""
+
+
+def kubeconfig(ca: Issued, user: Issued, key_pem: bytes | None = None) -> bytes:
+    """As kubeadm writes it: everything embedded."""
+
+    def text(data: bytes) -> str:
+        return base64.b64encode(data).decode()
+
+    cluster = {"server": "https://10.0.0.1:6443", "certificate-authority-data": text(ca.pem)}
+    credentials = {"client-certificate-data": text(user.pem), "client-key-data": text(key_pem or user.key_pem)}
+    document = {
+        "apiVersion": "v1", "kind": "Config", "preferences": {}, "current-context": "admin@kubernetes",
+        "clusters": [{"name": "kubernetes", "cluster": cluster}],
+        "contexts": [{"name": "admin@kubernetes", "context": {"cluster": "kubernetes", "user": "admin"}}],
+        "users": [{"name": "admin", "user": credentials}],
+    }  # fmt: skip
+    return yaml.safe_dump(document).encode()
+
+
+class Host:
+    """A small node below `place`, and certmond's state: every certificate is due at NOW, and quick to sign anew."""
+
+    def __init__(self, place: Path, *names: str, plain: bool = False, key: str = "ec", **more: Any) -> None:
+        self.place = place
+        self.root, self.state = place / "root", place / "state"
+        self.names = names or tuple(ENTRIES)
+        self.settings = more
+        self.ca = make_ca(key=key, not_before=NOW - 2 * YEAR)
+        self.keys: list[Any] = [self.ca.key]
+        self.put(CA["path"], self.ca.pem)
+        self.put(CA["key"], self.ca.key_pem, 0o600)
+        for name in self.names:
+            self._install(name, plain, key)
+
+    def _install(self, name: str, plain: bool, key: str) -> None:
+        entry = ENTRIES[name]
+        subject = entry["subject"].removeprefix("CN=")
+        dates: Any = {"not_before": NOW - YEAR + 10 * DAY, "not_after": NOW + 10 * DAY, "key": key}
+        if name == "kubelet-client":
+            dates |= {"not_after": NOW + DAY}  # the kubelet's own turn comes before
+        make = make_server if "server auth" in entry["usages"] else make_leaf
+        extended = {"extended_usages": entry["usages"]}
+        leaf = make(self.ca, subject, **dates, **extended)
+        self.keys.append(leaf.key)
+        match entry.get("kind"):
+            case "kubeconfig":
+                self.put(entry["path"], kubeconfig(self.ca, leaf), 0o600)
+            case "kubelet" if plain:
+                self.put(CURRENT, leaf.pem + leaf.key_pem, 0o600)
+            case "kubelet":
+                self.put(DATED, leaf.pem + leaf.key_pem, 0o600)
+                self.at(CURRENT).symlink_to(DATED)
+            case _:
+                self.put(entry["path"], leaf.pem)
+                self.put(entry["key"], leaf.key_pem, 0o600)
+
+    def at(self, path: str) -> Path:
+        return self.root / path.lstrip("/")
+
+    def put(self, path: str, content: bytes, mode: int = 0o644) -> None:
+        self.at(path).parent.mkdir(parents=True, exist_ok=True)
+        self.at(path).write_bytes(content)
+        self.at(path).chmod(mode)
+
+    def copy(self, place: Path) -> Host:
+        """The same node, elsewhere."""
+        twin = object.__new__(Host)
+        twin.__dict__ |= self.__dict__ | {"place": place, "root": place / "root", "state": place / "state"}
+        shutil.copytree(self.place, place, symlinks=True)
+        return twin
+
+    def document(self) -> dict[str, Any]:
+        """The configuration file."""
+        entries = [{"name": name, "ca": "ca", **ENTRIES[name]} for name in self.names]
+        settings = {"mode": "enforce", "hold": {"unsynchronised_clock": False}, **self.settings}
+        return {"profile": "none", "certificates": [CA, *entries], **settings}
+
+    @property
+    def config(self) -> Config:
+        return parse([Source("test", yaml.safe_dump(self.document()))])
+
+    def enforcer(self, now: datetime = NOW) -> Enforcer:
+        audit = Audit(Journal("none"), self.state, "daemon")
+        return Enforcer(self.config, root=str(self.root), state_dir=self.state, audit=audit, clock=lambda: now)
+
+    def look(self, now: datetime = NOW) -> Assessment:
+        return look(self.config, str(self.root), now, self.enforcer(now).renewed())
+
+    def start(self, now: datetime = NOW) -> list[Outcome]:
+        """As a start of certmond: recover, then plan and carry out until nothing is to be done."""
+        outcomes: list[Outcome] = []
+        enforcer = self.enforcer(now)
+        enforcer.executor.recover()
+        for _ in range(5):
+            plan = enforcer.plan(look(self.config, str(self.root), now, enforcer.renewed()))
+            if not plan.steps:
+                return outcomes
+            outcomes += enforcer.executor.execute(plan)
+        raise AssertionError(f"it does not come to rest: {outcomes}")
+
+    def files(self) -> Iterator[Path]:
+        """Every file of the node and of certmond's state."""
+        return (path for path in self.place.rglob("*") if path.is_file() and not path.is_symlink())
+
+    def serials(self) -> dict[str, int]:
+        """The certificate that is in place, of each entry."""
+        found = {each.seen.name: each.certificate for each in self.look().statuses}
+        return {name: certificate.serial for name, certificate in found.items() if certificate and name != "ca"}
+
+    def temporary(self) -> list[str]:
+        """Whatever a process left that was interrupted."""
+        odd = [path for path in self.place.rglob("*") if path.name.startswith(".") and path.name != ".lock"]
+        for directory in ("transactions", "pending"):
+            odd += (self.state / directory).glob("*")
+        return [str(path.relative_to(self.place)) for path in odd]
+
+    def unwell(self) -> list[str]:
+        """Everything that is not as it has to be when all is done: findings, steps, leftovers, modes."""
+        seen = self.look()
+        problems = [f"{item.reason}: {item.message}" for status in seen.statuses for item in status.findings]
+        problems += [f"{status.seen.name} has no path" for status in seen.statuses if not status.chain_valid]
+        problems += [f"{status.seen.name}: key" for status in seen.certificates if status.key_matches is False]
+        problems += [f"{step.target} is still to be done" for step in self.enforcer().plan(seen).steps]
+        return problems + self.temporary() + readable(self)
+
+
+def readable(host: Host) -> list[str]:
+    """What others could read that holds a private key, and what they could enter or read of the state directory."""
+    problems = []
+    for path in host.files():
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            content = path.read_bytes()
+            problems += [f"{path} can be read"] * (b"PRIVATE KEY" in content or b"client-key-data" in content)
+    for path in (host.state, *host.state.rglob("*")):
+        if path.exists() and stat.S_IMODE(path.lstat().st_mode) != (0o700 if path.is_dir() else 0o600):
+            problems.append(f"{path} has mode {path.stat().st_mode:o}")
+    return problems
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Iterator[Path]:
+    """A directory in memory where there is one: what is killed a thousand times need not wait for a disk."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir():
+        yield tmp_path
+        return
+    place = memory / f"certmond-test-{tmp_path.parent.name}-{tmp_path.name}"
+    place.mkdir()
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place)
+
+
+# Killed
+
+
+def copies(host: Host, place: Path) -> Iterator[Host]:
+    """Any number of twins, each gone when the next is asked for."""
+    for number in itertools.count():
+        twin = host.copy(place / str(number))
+        yield twin
+        shutil.rmtree(twin.place)
+
+
+FORMS = {
+    "pair": ["apiserver"],
+    "keep_key": ["etcd-server"],
+    "kubeconfig": ["admin.conf"],
+    "kubelet": ["kubelet-client"],
+    "plain": ["kubelet-client"],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_killed_anywhere(quick: Path, form: str) -> None:
+    """Killed at the entry or the exit of any system call that changes something, a renewal is whole after the next
+    start: one new certificate, nothing left beside it, and never a private key that others could read.
+    """
+    host = Host(quick / "original", *FORMS[form], plain=form == "plain")
+    before = host.serials()
+    twins = copies(host, quick)
+    twin = next(twins)
+    problems: list[str] = []
+    stops = record(twin.start, lambda stop: problems.extend(f"{stop}: {p}" for p in readable(twin)))
+    assert problems == []
+    assert twin.unwell() == []
+    assert before.items().isdisjoint(twin.serials().items())
+    found_new = 0
+    for n in range(len(stops)):
+        twin = next(twins)
+        stop = kill_at(twin.start, n)
+        where = f"killed at {n}, {stop}"
+        assert readable(twin) == [], where
+        outcomes = twin.start()
+        assert [outcome.result for outcome in outcomes] in ([], ["done"]), f"{where}: {outcomes}"
+        found_new += not outcomes
+        assert twin.unwell() == [], where
+        assert before.items().isdisjoint(twin.serials().items()), where
+    assert 10 < found_new < len(stops) - 10
+
+
+def test_killed_with_everything_on_rsa(quick: Path) -> None:
+    """So it is with all forms at once and RSA keys, at a sample of the calls; openssl accepts what is there then."""
+    bundle = {"name": "haproxy", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/haproxy/apiserver.pem"}
+    host = Host(quick / "original", key="rsa", derived=[bundle])
+    host.at("/etc/haproxy").mkdir()
+    before = host.serials()
+    twins = copies(host, quick)
+    stops = record(next(twins).start)
+    for n in range(7, len(stops), len(stops) // 12):
+        twin = next(twins)
+        where = f"killed at {n}, {kill_at(twin.start, n)}"
+        twin.start()
+        assert twin.unwell() == [], where
+        assert before.items().isdisjoint(twin.serials().items()), where
+        accepted_by_openssl(twin)
+
+
+def accepted_by_openssl(host: Host) -> None:
+    """Each certificate verifies up to the CA, and belongs to the key beside it."""
+    ca, openssl = host.at(CA["path"]), real_part("openssl")
+
+    def output(*arguments: object) -> bytes:
+        return subprocess.run([openssl, *map(str, arguments)], capture_output=True, check=True).stdout
+
+    user = yaml.safe_load(host.at("/etc/kubernetes/admin.conf").read_bytes())["users"][0]["user"]
+    real = Transactions(str(host.root), host.state).real
+    pairs = [(real(ENTRIES[name]["path"]), real(ENTRIES[name]["key"]))
+             for name in ("apiserver", "etcd-server", "kubelet-client")]  # fmt: skip
+    pairs.append((host.at("/etc/haproxy/apiserver.pem"),) * 2)
+    pairs.append((host.place / "crt", host.place / "key"))
+    for path, field in zip(pairs[-1], ("client-certificate-data", "client-key-data"), strict=True):
+        path.write_bytes(base64.b64decode(user[field]))
+    for certificate, key in pairs:
+        output("verify", "-attime", int(NOW.timestamp()), "-CAfile", ca, certificate)
+        assert output("x509", "-in", certificate, "-noout", "-pubkey") == output("pkey", "-in", key, "-pubout")
+
+
+class Story:
+    """A renewal that is killed again and again, and at last left alone; what was seen on the way."""
+
+    def __init__(self, host: Host, kills: Sequence[int]) -> None:
+        self.kills = 0
+        self.problems: list[str] = []
+        seen = {name: {serial} for name, serial in host.serials().items()}
+        for n in kills:
+            if self._killed(host, n):
+                self.kills += 1
+                self.problems += readable(host)
+            for name, serial in host.serials().items():
+                seen[name].add(serial)
+        outcomes = host.start()
+        for name, serial in host.serials().items():
+            seen[name].add(serial)
+        self.problems += [f"{outcome.step.target} {outcome.result}" for outcome in outcomes if outcome.result != "done"]
+        self.problems += [f"{name} was there as {serials}" for name, serials in seen.items() if len(serials) != 2]
+        self.problems += host.unwell()
+        told = [json.loads(line) for line in (host.state / "audit.log").read_text().splitlines()]
+        ended = Counter((entry["event"], entry["target"]) for entry in told if entry.get("step") == "issue")
+        self.problems += [f"{name} was renewed {ended['step_done', name]} times" for name in seen
+                          if ended["step_done", name] > 1 or ended["step_failed", name]]  # fmt: skip
+
+    def _killed(self, host: Host, n: int) -> bool:
+        """Whether it came so far."""
+        failed = host.place / "failed"
+
+        def run() -> None:
+            failed.touch()
+            host.start()
+            failed.unlink()
+
+        try:
+            kill_at(run, n + 4)
+        except AssertionError:  # it has come to its end before
+            self.problems += ["a start failed by itself"] * failed.exists()
+            return False
+        finally:
+            failed.unlink(missing_ok=True)
+        return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_again_and_again(quick: Path, seed: int) -> None:
+    """Killed at random, and again while it recovers, as often as it happens: the end is always the same, with every
+    due certificate renewed once.
+    """
+    bundle = {"name": "haproxy", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/haproxy/apiserver.pem"}
+    host = Host(quick / "original", "apiserver", derived=[bundle])
+    host.at("/etc/haproxy").mkdir()
+    twins = copies(host, quick)
+    last = len(record(next(twins).start)) - 1
+    chosen = random.Random(seed)  # noqa: S311 - which of the stops is no secret
+    kills = 0
+    while kills < 250:
+        plan = [chosen.randrange(last >> turn // 2) for turn in range(chosen.randint(1, 6))]
+        story = Story(next(twins), plan)
+        if story.problems:
+            plan, story = smallest(plan, story, twins)
+            pytest.fail(f"killed at {plan}: {story.problems}")
+        kills += story.kills
+
+
+def smallest(plan: list[int], story: Story, twins: Iterator[Host]) -> tuple[list[int], Story]:
+    """The same failure with fewer kills, if it can be had."""
+    for number in range(len(plan)):
+        shorter = plan[:number] + plan[number + 1 :]
+        if (again := Story(next(twins), shorter)).problems:
+            return smallest(shorter, again, twins)
+    return plan, story
