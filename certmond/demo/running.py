@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -83,6 +84,10 @@ class Running:
                 [sys.executable, "-m", "certmond", *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 cwd=self._place, env=environment, start_new_session=True,
             )  # fmt: skip
+
+    def reload(self, name: str) -> None:
+        """Have a process read its configuration again."""
+        self._programs[name].send_signal(signal.SIGHUP)
 
     def stop(self) -> None:
         """End every process; what they wrote stays."""
