@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -210,6 +211,7 @@ def _exit_code(document: dict[str, Any]) -> int:
 
 def main() -> None:
     """The console script: every failure that is not a bug is one clear text on stderr and exit code 3."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # private keys pass through this memory: no core file gets them
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
     try:

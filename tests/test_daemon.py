@@ -363,3 +363,11 @@ def test_no_key_leaves_the_files(node: Node, work: Path) -> None:
         told = daemon.log.read_text() + daemon.metrics() + json.dumps(daemon.status())
         assert not [line for line in secrets if line in told]
         assert "PRIVATE" not in told
+
+
+def test_no_core_file_gets_a_key(node: Node, work: Path) -> None:
+    """Whatever the limits are that it is started with, certmond leaves no core file when it is aborted."""
+    with running(node.root, work) as daemon:
+        limits = Path(f"/proc/{daemon.process.pid}/limits").read_text().splitlines()
+        (core,) = (line for line in limits if line.startswith("Max core file size"))
+        assert core.split()[4:6] == ["0", "0"]
