@@ -7,6 +7,7 @@ the catalogue's. `parse` opens nothing but the shipped profiles; `load` only rea
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -142,6 +143,12 @@ class Config(Model):
         default="127.0.0.1:9964", description="where `certmond serve` listens"
     )
 
+    @property
+    def acts(self) -> bool:
+        """It has certmond change the node, or run a program: then who writes the configuration has its rights."""
+        commands = (self.hold.command, *(signer.command for signer in self.signers))
+        return self.mode == "enforce" or any(commands)
+
 
 def load(path: Path | None = None, *, profile: str | None = None, explicit: bool = False) -> Config:
     """The configuration in `path` and conf.d/*.yaml beside it, later files over earlier ones, on top of the profile.
@@ -151,14 +158,29 @@ def load(path: Path | None = None, *, profile: str | None = None, explicit: bool
     main = path or DEFAULT_PATH
     sources: list[Source] = []
     unread: list[Problem] = []
+    open_to_others: list[Problem] = []
     for file in (main, *_drop_ins(main.parent / "conf.d", unread)):
         try:
             with file.open("rb") as stream:
                 sources.append(Source(str(file), stream.read(MAX_BYTES + 1)))
+                open_to_others += _open_to_others(file, os.fstat(stream.fileno()))
         except OSError as error:
             if explicit or file != main or not isinstance(error, FileNotFoundError):
                 unread.append(_unreadable(file, error))
-    return parse(sources, profile=profile, unread=unread)
+    config = parse(sources, profile=profile, unread=unread)
+    if open_to_others and config.acts:
+        raise ConfigError(tuple(map(str, open_to_others)))
+    return config
+
+
+def _open_to_others(file: Path, status: os.stat_result) -> Iterator[Problem]:
+    """That somebody else can write what says which programs are run, and who signs."""
+    if status.st_mode & 0o022:
+        yield Problem(
+            Place(str(file)), f"can be written by others (mode {status.st_mode & 0o777:04o}); chmod go-w {file}"
+        )
+    if status.st_uid not in {0, os.geteuid()}:
+        yield Problem(Place(str(file)), f"belongs to user {status.st_uid}; chown root {file}")
 
 
 def _drop_ins(directory: Path, unread: list[Problem]) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -626,3 +627,32 @@ def test_the_reference_has_every_key_with_its_default_and_no_other() -> None:
                 assert not default.strip()
             elif name != "command":
                 assert default.strip() == f"`{json.dumps(values[name])}`".replace('"', "")
+
+
+@pytest.mark.parametrize(
+    "text", ["mode: enforce", "hold: {command: [/x]}", "signers: [{name: s, kind: command, command: [/x]}]"]
+)
+def test_a_configuration_that_others_can_write_may_not_have_certmond_act(tmp_path: Path, text: str) -> None:
+    """Where certmond changes the node or runs a program, a file that group or others can write is refused by name."""
+    main, more = tmp_path / "config.yaml", tmp_path / "conf.d/more.yaml"
+    more.parent.mkdir()
+    more.write_text("resync: 1m\n")
+    main.write_text(text)
+    main.chmod(0o644)
+    more.chmod(0o664)
+    with pytest.raises(ConfigError) as refused:
+        load(main)
+    assert refused.value.problems == (f"{more}: can be written by others (mode 0664); chmod go-w {more}",)
+    main.write_text("mode: observe")
+    assert load(main).resync == timedelta(minutes=1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_configuration_of_another_user_may_not_have_certmond_act(tmp_path: Path) -> None:
+    """A file that belongs to neither root nor whoever runs certmond is refused in enforce mode."""
+    main = tmp_path / "config.yaml"
+    main.write_text("mode: enforce")
+    main.chmod(0o600)
+    os.chown(main, 1234, 0)
+    with pytest.raises(ConfigError, match=r"belongs to user 1234; chown root"):
+        load(main)

@@ -179,7 +179,9 @@ class Demo:
 
     def _configure(self, mode: str) -> None:
         text = yaml.safe_dump({"mode": mode, **self._settings}, sort_keys=False)
-        (self._place / "config.yaml").write_text(text)
+        file = self._place / "config.yaml"
+        file.write_text(text)
+        file.chmod(0o600)  # whatever our umask is: a configuration that others can write is refused
 
     def _put_right(self, *names: str) -> None:
         self._heading(f"All is put right: {', '.join(names)} are issued again")
