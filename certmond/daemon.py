@@ -30,7 +30,7 @@ from certmond.host.systemd import Notifier
 from certmond.host.wake import Wake
 from certmond.host.watch import Watcher
 from certmond.pki.assess import Assessment, assess
-from certmond.pki.plan import Circumstances, Issue, Plan
+from certmond.pki.plan import Issue, Plan
 
 QUIET = 0.05
 """Seconds without a further event after which a change counts as complete."""
@@ -87,6 +87,8 @@ class Daemon:
         self._told: frozenset[tuple[Event, str, str]] = frozenset()
         self._busy_until = 0.0
         self._acted = False
+        self._interrupted: frozenset[str] = frozenset()
+        self._beat_at = 0.0
         self._wake = Wake()
         self._watcher = Watcher(self._wake.set)
         self._assessment: Assessment | None = None
@@ -237,8 +239,7 @@ class Daemon:
 
     def _new_plan(self, assessment: Assessment) -> Plan:
         """What is to be done; in observe mode what would be, as far as the certificates alone tell it."""
-        circumstances = None if self._enforcing else Circumstances()
-        return self._enforcer.plan(assessment, circumstances=circumstances)
+        return self._enforcer.plan(assessment) if self._enforcing else self._enforcer.foresee(assessment)
 
     @property
     def _enforcing(self) -> bool:
@@ -265,10 +266,16 @@ class Daemon:
     def _execute(self) -> None:
         """Carry out the plan. What became of it is for the next pass to see, which then begins at once."""
         self._busy_until = 0.0
-        if not (self._enforcing and self._plan.steps) or self._stopping:
+        if not self._enforcing or self._stopping:
+            return
+        executor = self._enforcer.executor
+        # Half done, and not by us: whoever began it was killed, or is at it and holds the lock.
+        begun = executor.interrupted() - self._interrupted
+        if not (self._plan.steps or begun):
             return
         try:
-            outcomes = self._enforcer.executor.execute(self._plan)
+            outcomes = executor.execute(self._plan, stopping=lambda: self._stopping)
+            self._interrupted = executor.interrupted()
         except BusyError:
             self._busy_until = time.monotonic() + BUSY_INTERVAL
             return
@@ -279,7 +286,7 @@ class Daemon:
         for outcome in outcomes:
             if isinstance(outcome.step, Issue):
                 self._telemetry.renewals.labels(outcome.step.target, outcome.result).inc()
-        self._acted = any(outcome.result == "done" for outcome in outcomes)
+        self._acted = bool(begun) or any(outcome.result == "done" for outcome in outcomes)
         if any(outcome.result == "failed" for outcome in outcomes):
             self._busy_until = time.monotonic() + FAILURE_INTERVAL
 
@@ -324,12 +331,16 @@ class Daemon:
     def _beat(self) -> None:
         """The sign of life, for the service manager and for `serve`: given by the loop itself, so it is true."""
         self._notifier.alive()
+        self._beat_at = time.monotonic()
         resync = self._config.resync.total_seconds()
         self._write(HEARTBEAT, heartbeat(time.time(), self._passed_at, resync, self._passed_at is not None))
 
     def _live(self) -> None:
         """Signs of life while a step takes its time."""
-        self._notifier.alive()
+        if time.monotonic() - self._beat_at < HEARTBEAT_INTERVAL:
+            self._notifier.alive()
+        else:
+            self._beat()
 
     def _summary(self) -> str:
         return summary(self._assessment) if self._assessment else "looking for the first time"

@@ -6,7 +6,8 @@ Owns the wiring that the daemon and the command line share. It decides nothing: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from certmond.errors import RefusedError
 from certmond.host.audit import Audit
 from certmond.host.circumstances import reason_to_wait
 from certmond.host.derivation import Derivations
-from certmond.host.derived import Absent, Stale
+from certmond.host.derived import Absent, Current, Foreign, Stale, Unready
 from certmond.host.execute import Executor
 from certmond.host.ledger import Ledger
 from certmond.host.node_files import NodeFiles
@@ -25,7 +26,7 @@ from certmond.host.signers.local import LocalSigner
 from certmond.host.signers.signer import Signer
 from certmond.host.transaction import Transactions
 from certmond.pki.assess import Assessment
-from certmond.pki.plan import Circumstances, Issue, Plan, Policy, plan
+from certmond.pki.plan import Circumstances, Held, Issue, Plan, Policy, plan
 from certmond.pki.settings import LOCAL, SignerSpec
 
 KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
@@ -72,21 +73,45 @@ class Enforcer:
         return self._ledger.renewed()
 
     def circumstances(self) -> Circumstances:
-        """What the host says at this moment."""
-        paths = {spec.name: (spec.path, spec.source) for spec in self._config.derived}
-        stale = {}
-        for name, found in self._derivations.states().items():
-            if isinstance(found, Stale | Absent):
-                path, source = paths[name]
-                stale[name] = f"{path} is not there" if isinstance(found, Absent) else f"{path} is not as {source} is"
-        return Circumstances(reason_to_wait(self._config.hold, self._root, self._alive), stale, paths)
+        """Which derived files there are, and which of them are to be made again. One that is not ours is in neither."""
+        paths, stale = {}, {}
+        found = self._derivations.states()
+        for spec in self._config.derived:
+            match found[spec.name]:
+                case Foreign():
+                    continue
+                case Absent():
+                    stale[spec.name] = f"{spec.path} is not there"
+                case Stale():
+                    stale[spec.name] = f"{spec.path} is not as {spec.source} is"
+                case Current() | Unready():
+                    pass
+            paths[spec.name] = (spec.path, spec.source)
+        return Circumstances(None, stale, paths)
 
-    def plan(
-        self, assessment: Assessment, asked: frozenset[str] | None = None, circumstances: Circumstances | None = None
-    ) -> Plan:
-        """The steps for what was seen; `asked` as for `pki.plan.plan`."""
-        now = circumstances or self.circumstances()
-        return plan(assessment, policy_of(self._config), self._ledger.attempts(), now, asked)
+    def plan(self, assessment: Assessment, asked: frozenset[str] | None = None) -> Plan:
+        """The steps for what was seen, and what is left alone; `asked` as for `pki.plan.plan`.
+
+        Whether to wait is asked of the host only where something is due: a program may have to be run for that.
+        """
+        policy, past, now = policy_of(self._config), self._ledger.attempts(), self.circumstances()
+        made = plan(assessment, policy, past, now, asked)
+        if asked is None and any(isinstance(step, Issue) for step in made.steps):
+            hold = reason_to_wait(self._config.hold, self._root, self._alive)
+            made = plan(assessment, policy, past, replace(now, hold=hold), asked) if hold else made
+        return replace(made, held=(*made.held, *self._left_alone()))
+
+    def foresee(self, assessment: Assessment) -> Plan:
+        """The steps as far as the certificates alone tell them: for who only observes."""
+        return plan(assessment, policy_of(self._config), self._ledger.attempts(), Circumstances())
+
+    def _left_alone(self) -> Iterator[Held]:
+        """The derived files that are not made, and why."""
+        states = self._derivations.states()
+        for spec in self._config.derived:
+            state = states[spec.name]
+            if isinstance(state, Foreign | Unready):
+                yield Held(spec.name, spec.path, state.message)
 
     def _signer_of(self, step: Issue) -> Signer:
         spec = next((spec for spec in self._config.signers if spec.name == step.signer), None)

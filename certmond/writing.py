@@ -97,11 +97,14 @@ def renew(
     options = globals_of(context)
     config = options.load()
     enforcer = _enforcer(options, config)
+    if not dry_run:
+        enforcer.executor.recover(PATIENCE)  # what is half done is no ground to plan on
     assessment = _seen(options, config, enforcer)
     asked = _all_of(assessment) if everything else _known(names, assessment)
     made = enforcer.plan(assessment, asked)
-    if made.held and not everything:
-        raise CertmondError("\n".join(f"{held.target} cannot be renewed: {held.because}" for held in made.held))
+    unable = [held for held in made.held if held.target in asked]
+    if unable and not everything:
+        raise CertmondError("\n".join(f"{held.target} cannot be renewed: {held.because}" for held in unable))
     if dry_run:
         display(plan_document(made, assessment.taken_at), output, plan_table)
         return

@@ -11,7 +11,7 @@ import stat
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,11 @@ from certmond.enforce import Enforcer
 from certmond.host.audit import Audit
 from certmond.host.execute import Outcome
 from certmond.host.journal import Journal
+from certmond.host.ledger import Ledger
 from certmond.host.transaction import Transactions
 from certmond.options import look
 from certmond.pki.assess import Assessment
+from certmond.pki.plan import Attempt, Plan
 from tests.builders import DAY, NOW, YEAR, Issued, make_ca, make_leaf, make_server
 from tests.conftest import real_part
 from tests.tracing import kill_at, record
@@ -67,26 +69,28 @@ def kubeconfig(ca: Issued, user: Issued, key_pem: bytes | None = None) -> bytes:
 
 
 class Host:
-    """A small node below `place`, and certmond's state: every certificate is due at NOW, and quick to sign anew."""
+    """A small node below `place`, and certmond's state: every certificate is due at `now`, and quick to sign anew."""
 
-    def __init__(self, place: Path, *names: str, plain: bool = False, key: str = "ec", **more: Any) -> None:
-        self.place = place
+    def __init__(
+        self, place: Path, *names: str, plain: bool = False, key: str = "ec", now: datetime = NOW, **more: Any
+    ) -> None:
+        self.place, self.now = place, now
         self.root, self.state = place / "root", place / "state"
-        self.names = names or tuple(ENTRIES)
+        self.entries = {name: dict(ENTRIES[name]) for name in names or ENTRIES}
         self.settings = more
-        self.ca = make_ca(key=key, not_before=NOW - 2 * YEAR)
+        self.ca = make_ca(key=key, not_before=now - 2 * YEAR, not_after=now + 9 * YEAR)
         self.keys: list[Any] = [self.ca.key]
         self.put(CA["path"], self.ca.pem)
         self.put(CA["key"], self.ca.key_pem, 0o600)
-        for name in self.names:
+        for name in self.entries:
             self._install(name, plain, key)
 
     def _install(self, name: str, plain: bool, key: str) -> None:
         entry = ENTRIES[name]
         subject = entry["subject"].removeprefix("CN=")
-        dates: Any = {"not_before": NOW - YEAR + 10 * DAY, "not_after": NOW + 10 * DAY, "key": key}
+        dates: Any = {"not_before": self.now - YEAR, "not_after": self.now + 10 * DAY, "key": key}
         if name == "kubelet-client":
-            dates |= {"not_after": NOW + DAY}  # the kubelet's own turn comes before
+            dates |= {"not_after": self.now + DAY}  # the kubelet's own turn comes before
         make = make_server if "server auth" in entry["usages"] else make_leaf
         extended = {"extended_usages": entry["usages"]}
         leaf = make(self.ca, subject, **dates, **extended)
@@ -120,7 +124,7 @@ class Host:
 
     def document(self) -> dict[str, Any]:
         """The configuration file."""
-        entries = [{"name": name, "ca": "ca", **ENTRIES[name]} for name in self.names]
+        entries = [{"name": name, "ca": "ca", **entry} for name, entry in self.entries.items()]
         settings = {"mode": "enforce", "hold": {"unsynchronised_clock": False}, **self.settings}
         return {"profile": "none", "certificates": [CA, *entries], **settings}
 
@@ -128,24 +132,35 @@ class Host:
     def config(self) -> Config:
         return parse([Source("test", yaml.safe_dump(self.document()))])
 
-    def enforcer(self, now: datetime = NOW) -> Enforcer:
+    def enforcer(self) -> Enforcer:
         audit = Audit(Journal("none"), self.state, "daemon")
-        return Enforcer(self.config, root=str(self.root), state_dir=self.state, audit=audit, clock=lambda: now)
+        return Enforcer(self.config, root=str(self.root), state_dir=self.state, audit=audit, clock=lambda: self.now)
 
-    def look(self, now: datetime = NOW) -> Assessment:
-        return look(self.config, str(self.root), now, self.enforcer(now).renewed())
+    def look(self) -> Assessment:
+        return look(self.config, str(self.root), self.now, self.enforcer().renewed())
 
-    def start(self, now: datetime = NOW) -> list[Outcome]:
+    def plan(self) -> Plan:
+        return self.enforcer().plan(self.look())
+
+    def start(self) -> list[Outcome]:
         """As a start of certmond: recover, then plan and carry out until nothing is to be done."""
         outcomes: list[Outcome] = []
-        enforcer = self.enforcer(now)
+        enforcer = self.enforcer()
         enforcer.executor.recover()
         for _ in range(5):
-            plan = enforcer.plan(look(self.config, str(self.root), now, enforcer.renewed()))
+            plan = enforcer.plan(look(self.config, str(self.root), self.now, enforcer.renewed()))
             if not plan.steps:
                 return outcomes
             outcomes += enforcer.executor.execute(plan)
         raise AssertionError(f"it does not come to rest: {outcomes}")
+
+    def audit(self) -> list[dict[str, Any]]:
+        """The trail."""
+        return [json.loads(line) for line in (self.state / "audit.log").read_text().splitlines()]
+
+    def attempts(self) -> dict[str, Attempt]:
+        """What is remembered, by name."""
+        return {name: attempt for (name, _), attempt in Ledger(self.state).attempts().items()}
 
     def files(self) -> Iterator[Path]:
         """Every file of the node and of certmond's state."""
@@ -305,8 +320,7 @@ class Story:
         self.problems += [f"{outcome.step.target} {outcome.result}" for outcome in outcomes if outcome.result != "done"]
         self.problems += [f"{name} was there as {serials}" for name, serials in seen.items() if len(serials) != 2]
         self.problems += host.unwell()
-        told = [json.loads(line) for line in (host.state / "audit.log").read_text().splitlines()]
-        ended = Counter((entry["event"], entry["target"]) for entry in told if entry.get("step") == "issue")
+        ended = Counter((entry["event"], entry["target"]) for entry in host.audit() if entry.get("step") == "issue")
         self.problems += [f"{name} was renewed {ended['step_done', name]} times" for name in seen
                           if ended["step_done", name] > 1 or ended["step_failed", name]]  # fmt: skip
 
@@ -358,3 +372,161 @@ def smallest(plan: list[int], story: Story, twins: Iterator[Host]) -> tuple[list
         if (again := Story(next(twins), shorter)).problems:
             return smallest(shorter, again, twins)
     return plan, story
+
+
+# A signer that waits
+
+
+class Helper:
+    """A CA's helper in shell: for each call what it was told is kept, and it answers as the test says."""
+
+    def __init__(self, place: Path, ca: Issued) -> None:
+        self.place = place
+        place.mkdir()
+        (place / "ca.crt").write_bytes(ca.pem)
+        (place / "ca.key").write_bytes(ca.key_pem)
+        self.script = place / "helper"
+        self.script.write_text(
+            f"#!/bin/sh -eu\ncd {place}\nenv > new\nprintf '%s\\n' \"$CERTMONGER_CSR\" > csr\n"
+            "mv new call.$(ls | grep -c call)\n"
+            "head -c -0 answer\nread status < status\n[ $status = 0 ] || exit $status\n"
+            f"{real_part('openssl')} x509 -req -in csr -CA ca.crt -CAkey ca.key -copy_extensions copy -days 90\n"
+        )
+        self.script.chmod(0o700)
+
+    def answers(self, status: int, said: str = "") -> None:
+        (self.place / "status").write_text(f"{status}\n")
+        (self.place / "answer").write_text(said)
+
+    def calls(self) -> list[dict[str, str]]:
+        """The environment of each call, multi-line values by their first line but the request, in their order."""
+        paths = sorted(self.place.glob("call.*"), key=lambda path: int(path.suffix[1:]))
+        return [dict(line.split("=", 1) for line in text.splitlines() if line.startswith("CERTMONGER_"))
+                | {"csr": text.partition("-----BEGIN CERTIFICATE REQUEST-----")[2].partition("-----END")[0]}
+                for text in (path.read_text() for path in paths)]  # fmt: skip
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> tuple[Host, Helper]:
+    """A node whose one certificate is signed by a helper: by the real clock, which openssl has."""
+    signer = {"name": "site", "kind": "command", "command": [str(tmp_path / "helper" / "helper")]}
+    host = Host(tmp_path / "host", "apiserver", now=now(), signers=[signer])
+    host.entries["apiserver"] |= {"signer": "site"}
+    return host, Helper(tmp_path / "helper", host.ca)
+
+
+def now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+@pytest.mark.real("openssl")
+def test_a_signer_that_waits_is_asked_again(waiting: tuple[Host, Helper]) -> None:
+    """A signer that has not decided is asked again at its time and not before, by whatever process, with its cookie,
+    the same key and the same request; the key is nobody's to read, and gone when the certificate is in place.
+    """
+    host, helper = waiting
+    before = host.serials()
+    helper.answers(5, "600\ncookie-1\n")
+    assert [outcome.result for outcome in host.start()] == ["waiting"]
+    assert host.start() == []
+    assert host.plan().changes_at == host.now + timedelta(seconds=600)
+    assert len(list((host.state / "pending").iterdir())) == 3
+    assert readable(host) == []
+    host.now += timedelta(seconds=601)
+    helper.answers(1, "cookie-2\n")
+    assert [outcome.result for outcome in host.start()] == ["waiting"]
+    assert host.serials() == before
+    host.now += timedelta(seconds=301)
+    helper.answers(0)
+    assert [outcome.result for outcome in host.start()] == ["done"]
+    calls = helper.calls()
+    assert [call["CERTMONGER_OPERATION"] for call in calls] == ["SUBMIT", "POLL", "POLL"]
+    assert [call.get("CERTMONGER_CA_COOKIE") for call in calls] == [None, "cookie-1", "cookie-2"]
+    assert len({call["csr"] for call in calls}) == 1
+    assert host.unwell() == []
+    assert host.attempts()["apiserver"].cookie is None
+    assert host.serials() != before
+
+
+@pytest.mark.real("openssl")
+def test_a_promise_outlives_a_failure(waiting: tuple[Host, Helper]) -> None:
+    """Where the signer cannot be reached meanwhile, or its answer not be written, it is asked again for the same."""
+    host, helper = waiting
+    helper.answers(5, "60\ncookie\n")
+    host.start()
+    host.now += timedelta(seconds=61)
+    helper.answers(3, "the CA is away")
+    assert [outcome.result for outcome in host.start()] == ["failed"]
+    host.now += timedelta(seconds=61)
+    helper.answers(0)
+    manifests = host.at("/etc/kubernetes/manifests")
+    manifests.symlink_to("manifests")  # a loop: nothing can be told to be outside of it
+    assert [outcome.result for outcome in host.start()] == ["failed"]
+    manifests.unlink()
+    host.now += timedelta(hours=1)
+    assert [outcome.result for outcome in host.start()] == ["done"]
+    assert [call["CERTMONGER_OPERATION"] for call in helper.calls()] == ["SUBMIT", "POLL", "POLL", "POLL"]
+    assert len({call["csr"] for call in helper.calls()}) == 1
+    assert host.unwell() == []
+
+
+@pytest.mark.real("openssl")
+def test_a_refusal_ends_a_promise(waiting: tuple[Host, Helper]) -> None:
+    """What a signer has refused is asked for anew, with a new key; the refused one is gone."""
+    host, helper = waiting
+    helper.answers(5, "60\ncookie\n")
+    host.start()
+    host.now += timedelta(seconds=61)
+    helper.answers(2, "no")
+    assert [outcome.result for outcome in host.start()] == ["failed"]
+    assert host.temporary() == []
+    host.now += timedelta(seconds=61)
+    helper.answers(0)
+    assert [outcome.result for outcome in host.start()] == ["done"]
+    calls = helper.calls()
+    assert [call["CERTMONGER_OPERATION"] for call in calls] == ["SUBMIT", "POLL", "SUBMIT"]
+    assert calls[2]["csr"] != calls[0]["csr"]
+
+
+@pytest.mark.real("openssl")
+def test_what_somebody_else_renewed_is_not_waited_for(waiting: tuple[Host, Helper]) -> None:
+    """When somebody else has renewed the certificate, the key that waited for its own is forgotten."""
+    host, helper = waiting
+    helper.answers(5, "60\ncookie\n")
+    host.start()
+    leaf = make_server(host.ca, "kube-apiserver", not_before=host.now - DAY, not_after=host.now + YEAR)
+    host.put(ENTRIES["apiserver"]["path"], leaf.pem)
+    host.put(ENTRIES["apiserver"]["key"], leaf.key_pem, 0o600)
+    host.start()
+    assert host.unwell() == []
+    assert host.attempts() == {}
+
+
+@pytest.mark.real("openssl")
+def test_killed_while_a_signer_waits(waiting: tuple[Host, Helper], quick: Path) -> None:
+    """Killed anywhere between the first question and the last, nothing is left but what the next start goes on with."""
+    host, helper = waiting
+
+    def ask(status: int, said: str = "") -> None:
+        helper.answers(status, said)
+        twin.start()
+
+    twins = copies(host, quick)
+    twin = next(twins)
+    first = len(record(lambda: ask(5, "60\ncookie\n")))
+    twin.now += timedelta(seconds=61)
+    stops = first + len(record(lambda: ask(0)))
+    for n in range(0, stops, 5):
+        twin = next(twins)
+        twin.now = host.now
+        if n < first:
+            kill_at(lambda: ask(5, "60\ncookie\n"), n)
+            assert readable(twin) == []
+        ask(5, "60\ncookie\n")
+        twin.now += timedelta(seconds=61)
+        if n >= first:
+            kill_at(lambda: ask(0), n - first)
+            assert readable(twin) == []
+        ask(0)
+        assert twin.unwell() == [], f"killed at {n} of {stops}"
+        assert {attempt.cookie for attempt in twin.attempts().values()} <= {None}, f"killed at {n} of {stops}"

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 
+from certmond.errors import WriteError
 from certmond.host.journal import Event, Journal
 from certmond.host.place import blaming, opened
 from certmond.host.staging import make_directory
@@ -40,8 +41,22 @@ class Audit:
         self, event: Event, at: datetime, message: str, level: str = "info", fields: Mapping[str, str | None] = _NONE
     ) -> None:
         """One entry in both. Raises WriteError where the log cannot be written: then the step must not go on."""
-        given = {name: printable(value) for name, value in fields.items() if value is not None}
-        line = {"at": at.isoformat(), "event": event.value, "by": self._actor, **given, "message": printable(message)}
+        self._log(event, at, message, fields)
+        self._tell(event, message, level, fields)
+
+    def conclude(
+        self, event: Event, at: datetime, message: str, level: str = "info", fields: Mapping[str, str | None] = _NONE
+    ) -> None:
+        """One entry about what is over. Where the log cannot be written, the journal has it, and why."""
+        try:
+            self._log(event, at, message, fields)
+        except WriteError as error:
+            self._journal.tell(Event.STEP_FAILED, str(error), "error")
+        self._tell(event, message, level, fields)
+
+    def _log(self, event: Event, at: datetime, message: str, fields: Mapping[str, str | None]) -> None:
+        line = {"at": at.isoformat(), "event": event.value, "by": self._actor, **_given(fields),
+                "message": printable(message)}  # fmt: skip
         with blaming(str(self._state_dir / LOG)):
             make_directory(self._state_dir)
             with opened(self._state_dir) as directory:
@@ -55,7 +70,13 @@ class Audit:
                         os.fsync(directory)
                 finally:
                     os.close(log)
-        self._journal.tell(event, message, level, by=self._actor, **given)
+
+    def _tell(self, event: Event, message: str, level: str, fields: Mapping[str, str | None]) -> None:
+        self._journal.tell(event, message, level, by=self._actor, **_given(fields))
+
+
+def _given(fields: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: printable(value) for name, value in fields.items() if value is not None}
 
 
 def caller() -> str:

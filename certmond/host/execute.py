@@ -7,15 +7,16 @@ place and does not stop the next one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import assert_never
 
 from certmond.config import Config
-from certmond.errors import CertmondError, WaitingError, WriteError
+from certmond.errors import CertmondError, UnreachableError, WaitingError, WriteError
 from certmond.host.archive import Archive
 from certmond.host.audit import Audit
 from certmond.host.derivation import Derivations
@@ -25,11 +26,11 @@ from certmond.host.ledger import Ledger
 from certmond.host.node_files import NodeFiles
 from certmond.host.pending import Pending
 from certmond.host.place import digest
-from certmond.host.renewal import Renewal, archive_name, archived
+from certmond.host.renewal import Renewal, archive_name, archived, certificates_in, overtaken
 from certmond.host.signers.signer import Request, Signer
 from certmond.host.transaction import NewFile, Recovery, Transactions, Writer
 from certmond.pki.certificate import Certificate
-from certmond.pki.plan import Attempt, Derive, Issue, Plan, Step
+from certmond.pki.plan import Attempt, Derive, Identity, Issue, Plan, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ class Executor:
         alive: Callable[[], None] = lambda: None,
     ) -> None:
         self._audit, self._signer, self._clock, self._alive = audit, signer, clock, alive
+        self._kinds = {spec.name: spec.kind for spec in config.certificates}
+        self._records = state_dir / "transactions"
         self._files = NodeFiles(root)
         self._transactions = Transactions(root, state_dir)
         self._archive = Archive(state_dir, config.archive)
@@ -66,19 +69,34 @@ class Executor:
         self._pending = Pending(state_dir)
         self._derivations = Derivations(config.derived, config.certificates, self._files)
 
+    def interrupted(self) -> frozenset[str]:
+        """The records of replacements that are under way, or were left half done."""
+        with suppress(OSError):
+            return frozenset(name for name in os.listdir(self._records) if name.endswith(".json"))
+        return frozenset()
+
     def recover(self, patience: float = 0) -> tuple[Recovery, ...]:
         """Finish or undo what a killed process left, and note it. Raises BusyError while somebody else is writing."""
         with self._transactions.lock(patience) as writer:
             return self._recover(writer)
 
     def execute(
-        self, plan: Plan, patience: float = 0, tell: Callable[[Step], None] = lambda _: None
+        self,
+        plan: Plan,
+        patience: float = 0,
+        tell: Callable[[Step], None] = lambda _: None,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> tuple[Outcome, ...]:
-        """Carry out the steps in their order; `tell` is given each before it begins. Raises BusyError."""
+        """Carry out the steps in their order; `tell` is given each before it begins, and none begins when `stopping`.
+
+        Raises BusyError while somebody else is writing, WriteError where the state directory cannot be used.
+        """
         with self._transactions.lock(patience) as writer:
             self._recover(writer)
-            outcomes = []
+            outcomes = list[Outcome]()
             for step in plan.steps:
+                if stopping():
+                    break
                 tell(step)
                 self._alive()
                 outcomes.append(self._carry_out(step, writer))
@@ -104,20 +122,47 @@ class Executor:
             self._audit.note(Event.STEP_BEGUN, self._clock(), f"{name}: {chosen.id} is put back", fields=fields)
             replaced = {path: self._transactions.real(path) for path, content in present.items() if content is not None}
             description = {"detail": f"replaced by {chosen.id}"}
-            writer.commit(
-                changes,
-                verify=lambda _: None,  # byte for byte what it was: not for us to object to
-                before_rename=lambda: self._keep(name, replaced, description),
-            )
-            self._audit.note(Event.STEP_DONE, self._clock(), f"{name}: {chosen.id} was put back", fields=fields)
+            try:
+                writer.commit(
+                    changes,
+                    verify=lambda _: None,  # byte for byte what it was: not for us to object to
+                    before_rename=lambda: self._keep(name, replaced, description),
+                )
+            except CertmondError as error:
+                self._audit.conclude(Event.STEP_FAILED, self._clock(), str(error), "error", fields)
+                raise
+            self._audit.conclude(Event.STEP_DONE, self._clock(), f"{name}: {chosen.id} was put back", fields=fields)
         return said
 
     def _recover(self, writer: Writer) -> tuple[Recovery, ...]:
         found = writer.recover()
         self._ledger.tidy()
+        self._pending.tidy(list(self._waiting()))
         for recovery in found:
-            self._audit.note(Event.RECOVERED, self._clock(), recovery.message, "warning")
+            self._audit.conclude(Event.RECOVERED, self._clock(), recovery.message, "warning")
         return found
+
+    def _waiting(self) -> Iterator[Identity]:
+        """The certificates that a signer is still to be asked for again: in the place of those that it was asked for.
+
+        The others were renewed meanwhile, by a process that was killed before it noted so, or by somebody else.
+        """
+        for identity, attempt in self._ledger.attempts().items():
+            if attempt.cookie is not None:
+                if self._pending.replaces(identity) in self._in_place(*identity):
+                    yield identity
+                else:
+                    with suppress(WriteError):  # then it is forgotten next time
+                        self._ledger.forget(identity)
+
+    def _in_place(self, name: str, path: str) -> frozenset[str]:
+        """The SHA-256 of each certificate in a file; none where it cannot be read, or has no entry any more."""
+        try:
+            content = self._files.read(path)
+            found = certificates_in(content or b"", path, self._kinds[name])
+        except (KeyError, CertmondError):
+            return frozenset()
+        return frozenset(certificate.sha256 for certificate in found)
 
     def _carry_out(self, step: Step, writer: Writer) -> Outcome:
         fields = _fields(step)
@@ -134,11 +179,13 @@ class Executor:
             outcome = Outcome(step, "waiting", str(error))
         except CertmondError as error:
             outcome = Outcome(step, "failed", str(error))
-            self._remember_failure(step, str(error))
+            self._remember_failure(step, error)
         self._note(outcome, fields)
         return outcome
 
     def _issue(self, step: Issue, writer: Writer) -> Outcome:
+        if why := overtaken(step, self._files):  # no failure to be remembered: what is there now is another matter
+            return Outcome(step, "failed", why)
         attempt = self._ledger.attempts().get(step.identity)
         cookie, key, csr = self._pending.take_up(step.identity, attempt.cookie if attempt else None)
         key = key or self._key(step)
@@ -146,11 +193,13 @@ class Executor:
             name=step.target, template=step.template, key=key, node_name=step.node, old=step.status.certificate,
             authority=step.authority, cookie=cookie, csr=csr, alive=self._alive,
         )  # fmt: skip
+        request = replace(request, csr=request.pem())  # once: a signature by ECDSA is another each time
         try:
             given = self._signer(step).sign(request)
         except WaitingError as error:
             now = self._clock()
-            self._pending.keep(step.identity, key, request.pem())
+            old = step.status.certificate
+            self._pending.keep(step.identity, key, request.pem(), old.sha256 if old else "")
             waiting = Attempt(
                 now, message=str(error), wait_until=now + timedelta(seconds=error.seconds), cookie=error.cookie
             )
@@ -160,7 +209,8 @@ class Executor:
         changes = renewal.changes(self._files)
         issued = renewal.issued()
         writer.commit(changes, verify=renewal.verify, before_rename=lambda: self._keep_old(step))
-        self._ledger.remember(step.identity, Attempt(renewal.now, sha256=issued.sha256))
+        with suppress(WriteError):  # it is a memory only, and the certificate is in place
+            self._ledger.remember(step.identity, Attempt(renewal.now, sha256=issued.sha256))
         self._pending.drop(step.identity)
         return Outcome(step, "done", f"{step.path} is renewed until {issued.not_after:%Y-%m-%d %H:%M} UTC", issued)
 
@@ -179,20 +229,23 @@ class Executor:
     def _keep(self, name: str, files: Mapping[str, Path], description: Mapping[str, str]) -> None:
         self._archive.store(name, files, self._clock(), description)
 
-    def _remember_failure(self, step: Step, message: str) -> None:
+    def _remember_failure(self, step: Step, error: CertmondError) -> None:
         if isinstance(step, Issue):
             before = self._ledger.attempts().get(step.identity)
             failures = before.failures + 1 if before else 1
+            # What a signer has promised is still to be had from it where it could not be asked, or its answer could not
+            # be written.
+            promised = before.cookie if before and isinstance(error, UnreachableError | WriteError) else None
             with suppress(WriteError):  # the disk may be what failed
-                self._ledger.remember(step.identity, Attempt(self._clock(), failures, message))
-            self._pending.drop(step.identity)
+                self._ledger.remember(step.identity, Attempt(self._clock(), failures, str(error), cookie=promised))
+            if promised is None:
+                self._pending.drop(step.identity)
 
     def _note(self, outcome: Outcome, fields: Mapping[str, str | None]) -> None:
         event = Event.STEP_FAILED if outcome.result == "failed" else Event.STEP_DONE
         level = {"failed": "error", "waiting": "info"}.get(outcome.result, "info")
         new = {"new_serial": f"{outcome.issued.serial:x}"} if outcome.issued else {}
-        with suppress(WriteError):
-            self._audit.note(event, self._clock(), outcome.message, level, {**fields, **new, "result": outcome.result})
+        self._audit.conclude(event, self._clock(), outcome.message, level, {**fields, **new, "result": outcome.result})
 
 
 def _fields(step: Step) -> dict[str, str | None]:

@@ -43,10 +43,14 @@ class Ledger:
 
     def remember(self, identity: Identity, attempt: Attempt) -> None:
         """Note the last attempt for a certificate. Raises WriteError."""
-        entries = [
-            {"name": name, "path": path, **_plain(each)}
-            for (name, path), each in {**self.attempts(), identity: attempt}.items()
-        ]
+        self._write({**self.attempts(), identity: attempt})
+
+    def forget(self, identity: Identity) -> None:
+        """As if it had never been tried. Raises WriteError."""
+        self._write({other: attempt for other, attempt in self.attempts().items() if other != identity})
+
+    def _write(self, attempts: Mapping[Identity, Attempt]) -> None:
+        entries = [{"name": name, "path": path, **_plain(each)} for (name, path), each in attempts.items()]
         with blaming(str(self._state_dir)):
             make_directory(self._state_dir)
             with opened(self._state_dir) as directory:

@@ -1,12 +1,14 @@
 """Keys whose certificate a signer has not issued yet: kept until it has, so that the answer still has its key.
 
-Owns `<state directory>/pending/`, a directory that only we may enter: for each certificate the key, and the request
-that was sent with it. Both go when the certificate is in place, or was refused.
+Owns `<state directory>/pending/`, a directory that only we may enter: for each certificate the key, the request that
+was sent with it, and the SHA-256 of the certificate that it shall replace. All go when that one is no longer in place,
+or the signer has refused.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,14 +28,14 @@ class Pending:
         self._state_dir = state_dir
         self._directory = state_dir / "pending"
 
-    def keep(self, identity: Identity, key: PrivateKey, csr: bytes) -> None:
-        """Keep a key and its request. Raises WriteError."""
+    def keep(self, identity: Identity, key: PrivateKey, csr: bytes, replaces: str) -> None:
+        """Keep a key, its request, and the SHA-256 of the certificate that it is to replace. Raises WriteError."""
         with blaming(str(self._directory)):
             make_directory(self._state_dir)
             make_directory(self._directory)
             with opened(self._directory) as directory:
                 # The request last: where it is, the key is there as well.
-                for suffix, content in ((".key", key_pem(key)), (".csr", csr)):
+                for suffix, content in ((".key", key_pem(key)), (".for", replaces.encode()), (".csr", csr)):
                     name = _stem(identity) + suffix
                     draft = Place(directory, f".{name}")
                     remove(draft)
@@ -54,12 +56,28 @@ class Pending:
         except (OSError, KeyUnusableError):
             return None, None, None
 
+    def replaces(self, identity: Identity) -> str | None:
+        """The SHA-256 of the certificate that is to be replaced; None where nothing is kept, or it is damaged."""
+        try:
+            with opened(self._directory) as directory:
+                return Place(directory, f"{_stem(identity)}.for").read().decode("ascii")
+        except (OSError, ValueError):
+            return None
+
     def drop(self, identity: Identity) -> None:
         """Forget them, if there are any."""
+        self._remove(lambda stem: stem == _stem(identity))
+
+    def tidy(self, waiting: Iterable[Identity]) -> None:
+        """Forget all but these, and what a process left that was killed meanwhile."""
+        stems = {_stem(identity) for identity in waiting}
+        self._remove(lambda stem: stem not in stems)
+
+    def _remove(self, unwanted: Callable[[str], bool]) -> None:
         with suppress(OSError), opened(self._directory) as directory:
-            for suffix in (".csr", ".key"):
-                remove(Place(directory, _stem(identity) + suffix))
-                remove(Place(directory, f".{_stem(identity)}{suffix}"))
+            for name in sorted(os.listdir(directory)):  # drafts first, then the request, then the key
+                if unwanted(name.partition(".")[0]):
+                    remove(Place(directory, name))
 
 
 def _stem(identity: Identity) -> str:

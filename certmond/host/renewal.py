@@ -54,8 +54,9 @@ class Renewal:
     def changes(self, view: View) -> list[Change]:
         """What to write, the key before the certificate. Raises WriteError where the node is no longer as planned."""
         spec, path = self.step.status.seen.spec, self.step.path
+        if why := overtaken(self.step, view):
+            raise WriteError(why)
         present = view.read(path)
-        self._check_unchanged(present)
         if spec.kind is Kind.KUBECONFIG:
             return [NewFile(path, self._kubeconfig(present or b""), expected=_expected(present))]
         if spec.kind is Kind.KUBELET and self.step.status.seen.symlink is not None:
@@ -82,18 +83,6 @@ class Renewal:
         if leaf is None:
             raise RefusedError(f"{self.step.signer} gave no certificate of the key that it was asked to certify")
         return leaf
-
-    def _check_unchanged(self, present: bytes | None) -> None:
-        old = self.step.status.certificate
-        if old is None or present is None:
-            return
-        if self.step.status.seen.spec.kind is Kind.KUBECONFIG:
-            documents = parse_credentials(present, self.step.path).documents.values()
-            found = [certificate for document in documents for certificate in document.certificates]
-        else:
-            found = list(decode(present, self.step.path).certificates)
-        if old not in found:
-            raise WriteError(f"{self.step.path} was changed by someone else since it was looked at; look at it again")
 
     def _kubeconfig(self, present: bytes) -> bytes:
         trust = b"".join(map(to_pem, self.step.trust)) or None
@@ -160,6 +149,27 @@ class Renewal:
             usages = _EXTENDED.intersection(status.seen.spec.usages)
             if find_paths(leaf, status.anchors, rest, usages).valid_at(self.now) is None:
                 yield f"has no certification path to {' or '.join(status.seen.spec.ca)} on this node"
+
+
+def overtaken(step: Issue, view: View) -> str | None:
+    """Why the files are no longer those that the step was planned for; None where they are."""
+    seen, old = step.status.seen, step.status.certificate
+    present = view.read(step.path)
+    if old and present is not None and old not in certificates_in(present, step.path, seen.spec.kind):
+        return f"{step.path} was changed by someone else since it was looked at; look at it again"
+    if seen.key and seen.key_path and seen.key_path != step.path:
+        key = view.read(seen.key_path)
+        if key is None or decode(key, seen.key_path).key != seen.key:
+            return f"{seen.key_path} was changed by someone else since it was looked at; look at it again"
+    return None
+
+
+def certificates_in(content: bytes, path: str, kind: Kind) -> tuple[Certificate, ...]:
+    """Every certificate that a file of this kind holds."""
+    if kind is not Kind.KUBECONFIG:
+        return decode(content, path).certificates
+    documents = parse_credentials(content, path).documents.values()
+    return tuple(certificate for document in documents for certificate in document.certificates)
 
 
 def archived(step: Issue) -> tuple[str, ...]:
