@@ -35,9 +35,9 @@ def lacking_usages(spec: CertificateSpec, certificate: Certificate) -> tuple[str
 
 def missing_names(spec: CertificateSpec, facts: Mapping[str, str], names: Iterable[str]) -> tuple[str, ...]:
     """Names that are asked for and not among `names`, each once."""
-    wanted = [text for text in (expand(name, facts) for name in spec.names) if text]
+    wanted = {_comparable(text): text for text in (expand(name, facts) for name in spec.names) if text}
     present = set(map(_comparable, names))
-    return tuple(name for name in dict.fromkeys(wanted) if _comparable(name) not in present)
+    return tuple(text for name, text in wanted.items() if name not in present)
 
 
 def _comparable(name: str) -> str:

@@ -68,7 +68,7 @@ class _Simulation:
         self._circumstances = replace(circumstances, hold=None)
         self._past: dict[Identity, Attempt] = {}
         self._events: list[ForecastEvent] = []
-        self._told: set[tuple[What, str]] = set()
+        self._told: set[tuple[What, str, str]] = set()
 
     def run(self) -> Forecast:
         since = now = self._assessment.taken_at
@@ -84,12 +84,12 @@ class _Simulation:
             ]
             self._circumstances = replace(self._circumstances, stale={})
             for held in made.held:
-                self._tell_once(now, held)
-            # After a step, the same instant is planned again: what was renewed has another turn.
-            again = plan(self._assessment, self._policy, self._past, self._circumstances)
-            if again.changes_at is None:
+                self._tell_held(now, held)
+            if made.steps:  # the same instant is planned again: what was renewed has another turn
+                made = plan(self._assessment, self._policy, self._past, self._circumstances)
+            if made.changes_at is None:
                 break
-            now = again.changes_at
+            now = made.changes_at
         complete = len(self._events) < MAX_EVENTS
         end = self._until if complete else now
         told = [event for event in (*self._events, *fates) if since <= event.at <= end]
@@ -98,13 +98,11 @@ class _Simulation:
     def _carry_out(self, issues: list[Issue], now: datetime) -> None:
         renewed = {}
         for step in issues:
-            detail = step.detail
-            full = now + (step.status.seen.spec.validity or self._policy.validity)
-            if step.template.not_after < full.replace(microsecond=0):
-                self._clamped(step, now)
-            self._events.append(ForecastEvent(now, What.RENEW, step.target, detail))
-            self._past[step.identity] = Attempt(now)
-            renewed[step.identity] = self._renewed(step)
+            self._tell_clamped(now, step)
+            self._events.append(ForecastEvent(now, What.RENEW, step.target, self._detail(step)))
+            sha256 = f"forecast-{len(self._events)}"
+            renewed[step.identity] = self._renewed(step, sha256)
+            self._past[step.identity] = Attempt(now, sha256=sha256)
         services = dict.fromkeys(service for step in issues for service in step.restarts)
         for service in services:
             why = ", ".join(step.target for step in issues if service in step.restarts)
@@ -112,41 +110,57 @@ class _Simulation:
         statuses = tuple(renewed.get(status.seen.identity, status) for status in self._assessment.statuses)
         self._assessment = replace(self._assessment, statuses=statuses)
 
-    def _renewed(self, step: Issue) -> CertificateStatus:
+    def _renewed(self, step: Issue, sha256: str) -> CertificateStatus:
         status, template = step.status, step.template
-        old = status.certificate
-        if old is None:
-            return status
-        number = len(self._events)
-        new = replace(old, sha256=f"forecast-{number}", not_before=template.not_before, not_after=template.not_after)
+        new = replace(step.old, sha256=sha256, not_before=template.not_before, not_after=template.not_after)
         seen = replace(status.seen, symlink=True if status.seen.symlink is False else status.seen.symlink)
         due = renewal_point(new, seen.spec, self._assessment.renew_before)
-        return replace(status, seen=seen, certificate=new, renew_at=due)
+        return replace(status, seen=seen, certificate=new, renew_at=due, key_matches=True)
 
-    def _clamped(self, step: Issue, now: datetime) -> None:
-        authority = step.authority or step.signer
-        if (What.CLAMP, authority) not in self._told:
-            self._told.add((What.CLAMP, authority))
-            detail = f"ends on {step.template.not_after:%Y-%m-%d}: from now on it cuts the life of what it signs short"
-            self._events.append(ForecastEvent(now, What.CLAMP, authority, f"{detail}; rotate it", bad=True))
+    def _detail(self, step: Issue) -> str:
+        """What the plan says; but what changes does so once, the first time."""
+        if step.identity not in self._past:
+            return step.detail
+        return "; ".join(part for part in step.detail.split("; ") if part not in step.template.changes)
 
-    def _tell_once(self, now: datetime, held: Held) -> None:
-        key = (What.HOLD, f"{held.target} {held.path} {held.because}")
-        if held.until is None and key not in self._told:
+    def _tell_clamped(self, now: datetime, step: Issue) -> None:
+        end = step.template.not_after
+        for ca in self._assessment.trust_anchors:
+            if ca.seen.name == step.authority and ca.certificate and ca.certificate.not_after == end:
+                detail = f"ends on {end:%Y-%m-%d}: from now on it cuts the life of what it signs short; rotate it"
+                self._tell_once(ForecastEvent(now, What.CLAMP, ca.seen.name, detail, bad=True))
+
+    def _tell_held(self, now: datetime, held: Held) -> None:
+        if held.until is None:
+            self._tell_once(ForecastEvent(now, What.HOLD, held.target, held.because, bad=True), held.path)
+        certificate = self._assessment.by_identity[held.target, held.path].certificate
+        if certificate and certificate.not_after < now:
+            self._tell_once(
+                ForecastEvent(now, What.EXPIRE, held.target, f"expires: {held.because}", bad=True), held.path
+            )
+
+    def _tell_once(self, event: ForecastEvent, path: str = "") -> None:
+        """The first of its kind about this target."""
+        key = (event.what, event.target, path)
+        if key not in self._told:
             self._told.add(key)
-            self._events.append(ForecastEvent(now, What.HOLD, held.target, held.because, bad=True))
+            self._events.append(event)
 
     def _fates(self) -> Iterator[ForecastEvent]:
-        """What comes to those that certmond does not renew: the CAs, and what it cannot sign."""
+        """What comes to those that certmond does not renew: the CAs, and what it cannot sign. The past comes first."""
+        since = self._assessment.taken_at
         authorities = {status.seen.name: status for status in self._assessment.trust_anchors}
         for status in self._assessment.certificates:
             certificate = status.certificate
             why = unable(status, authorities, self._policy)
             if certificate is None or status.stale or why is None:
                 continue
-            name = status.seen.name
-            if status.seen.spec.kind is not Kind.KUBELET and status.renew_at:
-                yield ForecastEvent(
-                    status.renew_at, What.DUE, name, f"due, and not renewed by certmond: {why}", bad=True
-                )
-            yield ForecastEvent(certificate.not_after + _TICK, What.EXPIRE, name, f"expires: {why}", bad=True)
+            name, end = status.seen.name, certificate.not_after + _TICK
+            over = end < since
+            rotates = status.seen.spec.kind is Kind.KUBELET and status.seen.symlink is not False and not over
+            if status.renew_at and not over and not rotates:
+                detail = f"due, and not renewed by certmond: {why}"
+                yield ForecastEvent(max(status.renew_at, since), What.DUE, name, detail, bad=True)
+            said = f"expired on {certificate.not_after:%Y-%m-%d}" if over else "expires"
+            said += ", unless the kubelet rotates it before" if rotates else ""
+            yield ForecastEvent(max(end, since), What.EXPIRE, name, f"{said}: {why}", bad=not rotates)

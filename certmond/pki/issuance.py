@@ -6,10 +6,12 @@ numbers and the time are arguments; this module signs nothing and reads no key.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes, CertificatePublicKeyTypes
@@ -25,13 +27,19 @@ BACKDATE = timedelta(minutes=5)
 _OIDS = {name: oid for oid, name in EXTENDED_USAGES.items()}
 _KEY_USAGES = frozenset(KEY_USAGES.values())
 _OF_A_CA = frozenset({"cert sign", "crl sign"})
-_OF_RSA = frozenset({"key encipherment", "data encipherment"})  # RFC 5480, section 3, and RFC 8410, section 5
+_OF_A_ROOT = frozenset({"key encipherment", "cert sign"})  # besides digital signature, as kubeadm makes one
+_ENCIPHERING = frozenset({"key encipherment", "data encipherment"})
+_UNFIT = {"ECDSA": _ENCIPHERING, "Ed25519": _ENCIPHERING | {"key agreement"}}
+"""Usages that a key cannot have (RFC 8813, section 3; RFC 9295, section 3). For RSA, what there was is taken over."""
+_FOREVER = datetime.max.replace(tzinfo=UTC)  # RFC 5280, 4.1.2.5: 99991231235959Z
 _MADE_ANEW = frozenset(
     {
         x509.BasicConstraints.oid, x509.KeyUsage.oid, x509.ExtendedKeyUsage.oid, x509.SubjectAlternativeName.oid,
         x509.SubjectKeyIdentifier.oid, x509.AuthorityKeyIdentifier.oid,
     }
 )  # fmt: skip
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,25 +74,36 @@ class Terms:
 
     def dates(self, spec: CertificateSpec) -> tuple[datetime, datetime]:
         """From five minutes ago for the entry's validity, but no longer than the CA that signs."""
-        end = self.now + (spec.validity or self.validity)
+        try:
+            end = self.now + (spec.validity or self.validity)
+        except OverflowError:
+            end = _FOREVER
         return _whole(self.now - BACKDATE), _whole(min(end, self.issuer_end or end))
 
 
 def successor(old: Certificate, spec: CertificateSpec, terms: Terms) -> Template:
-    """The certificate to replace `old`: its subject, names and usages, brought up to what the catalogue demands."""
+    """The certificate to replace `old`: its subject, names and usages, brought up to what the catalogue demands.
+
+    A demand that no certificate can meet, such as a name that is none, is not made. Never raises.
+    """
     parsed = load(old.der)
     key = spec.key_algorithm or algorithm_of(old.key) or terms.key
+    had = old.usages or frozenset()
+    usages = _usages((*spec.usages, *had), key)
     present = tuple(_oids(parsed))
-    lacking = [usage for usage in spec.usages if usage in _OIDS and usage not in present]
-    missing = missing_names(spec, terms.facts, old.names)
-    changes = [f"adds the usage {usage}" for usage in lacking]
-    changes += [f"adds the name {name}" for name in missing]
+    lacking = tuple(usage for usage in spec.usages if usage in _OIDS and usage not in present)
+    names = {text: _possible(general_name, text) for text in missing_names(spec, terms.facts, old.names)}
+    missing = {text: name for text, name in names.items() if name}
+    changes = [f"adds the usage {usage}" for usage in (*sorted(usages - had), *lacking)]
+    changes += [f"drops the usage {usage}" for usage in sorted(had - usages)]
+    changes += [f"adds the name {text}" for text in missing]
     changes += [f"drops the extension {oid.dotted_string}" for oid in _not_taken_over(parsed)]
+    changes += ["is no CA"] if old.is_ca else []
     subject, accepted = parsed.subject, accepted_subjects(spec, terms.facts)
-    if accepted and not has_accepted_subject(old, accepted):
-        subject = x509.Name.from_rfc4514_string(accepted[0])
+    if accepted and not has_accepted_subject(old, accepted) and (wanted := _possible(_name, accepted[0])):
+        subject = wanted
         changes.append(f"has the subject {accepted[0]} in place of {old.subject}")
-    if key != algorithm_of(old.key):
+    if not is_a(old.key, key):
         changes.append(f"has a key {key.value} in place of {old.key}")
     start, end = terms.dates(spec)
     return Template(
@@ -92,24 +111,27 @@ def successor(old: Certificate, spec: CertificateSpec, terms: Terms) -> Template
         not_before=start,
         not_after=end,
         key=key,
-        usages=_usages(spec, key) | _fitting((old.usages or frozenset()) - _OF_A_CA, key),
+        usages=usages,
         extended_usages=(*present, *lacking),
-        names=(*_alternative_names(parsed), *map(general_name, missing)),
+        names=(*_alternative_names(parsed), *missing.values()),
         changes=tuple(changes),
     )
 
 
 def first(spec: CertificateSpec, subject: str, names: Iterable[str], terms: Terms, *, is_ca: bool = False) -> Template:
-    """The first certificate of an entry, with these names (DNS:…, IP:…), or a Root CA as kubeadm makes it."""
+    """The first certificate of an entry, with these names (DNS:…, IP:…), or a Root CA as kubeadm makes it.
+
+    Raises ValueError for a subject or a name that is none.
+    """
     key = spec.key_algorithm or terms.key
     start, end = terms.dates(spec)
-    own = _fitting(frozenset({"key encipherment", "cert sign"}), key) if is_ca else frozenset()
+    asked = (*spec.usages, *_OF_A_ROOT) if is_ca else spec.usages
     return Template(
-        subject=x509.Name.from_rfc4514_string(subject),
+        subject=_name(subject),
         not_before=start,
         not_after=end,
         key=key,
-        usages=_usages(spec, key) | own,
+        usages=_usages(asked, key, is_ca=is_ca),
         extended_usages=tuple(usage for usage in spec.usages if usage in _OIDS),
         names=tuple(map(general_name, names)),
         is_ca=is_ca,
@@ -149,7 +171,7 @@ def extensions(template: Template) -> Iterator[tuple[x509.ExtensionType, bool]]:
 def algorithm_of(key: PublicKey) -> KeyAlgorithm | None:
     """The kind of key that a new one is made as, to be like `key`; None where certmond makes none like it.
 
-    An RSA key is not made shorter than it was, nor than 2048 bits.
+    An RSA key is made no shorter than it was, but for 2048 bits at least and 4096 at most.
     """
     match key.algorithm, key.bits:
         case "RSA", bits:
@@ -165,6 +187,11 @@ def algorithm_of(key: PublicKey) -> KeyAlgorithm | None:
             return None
 
 
+def is_a(key: PublicKey, algorithm: KeyAlgorithm) -> bool:
+    """`key` is of exactly this kind and size."""
+    return str(key) == algorithm.value.replace("-P", "-")
+
+
 def general_name(text: str) -> x509.GeneralName:
     """The subjectAltName entry that "DNS:…" or "IP:…" stands for. Raises ValueError for what is neither."""
     kind, _, value = text.partition(":")
@@ -177,12 +204,23 @@ def general_name(text: str) -> x509.GeneralName:
             raise ValueError(f"{text} is neither DNS:… nor IP:…")
 
 
-def _usages(spec: CertificateSpec, key: KeyAlgorithm) -> frozenset[str]:
-    return _fitting(_KEY_USAGES.intersection(spec.usages) | {"digital signature"}, key)
+def _possible(make: Callable[[str], T], text: str) -> T | None:
+    try:
+        return make(text)
+    except ValueError:
+        return None
 
 
-def _fitting(usages: frozenset[str], key: KeyAlgorithm) -> frozenset[str]:
-    return usages if key.value.startswith("RSA") else usages - _OF_RSA
+def _name(text: str) -> x509.Name:
+    """RFC 4514, where spaces around a separator mean nothing, as when subjects are compared. Raises ValueError."""
+    return x509.Name.from_rfc4514_string("".join(part.strip() for part in re.split(r"(?<!\\)([,+])", text)))
+
+
+def _usages(asked: Iterable[str], key: KeyAlgorithm, *, is_ca: bool = False) -> frozenset[str]:
+    """The key usages among `asked` that such a key can have, with digital signature; to sign certificates is a CA's."""
+    usages = _KEY_USAGES.intersection(asked) | {"digital signature"}
+    unfit = _UNFIT.get(key.value.partition("-")[0], frozenset())
+    return usages - unfit - (frozenset() if is_ca else _OF_A_CA)
 
 
 def _oids(parsed: x509.Certificate) -> Iterator[str]:

@@ -17,13 +17,16 @@ from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import SELF, KeyAlgorithm, Kind, ServiceSpec
 from certmond.pki.certificate import Certificate
 from certmond.pki.checks import critical_point
-from certmond.pki.issuance import Template, Terms, algorithm_of, successor
+from certmond.pki.issuance import Template, Terms, is_a, successor
 from certmond.pki.settings import LOCAL, NOBODY
 
 MIN_INTERVAL = timedelta(hours=1)
 """A certificate is not renewed again by itself so soon after it was."""
 _FIRST_RETRY, _LAST_RETRY = timedelta(minutes=1), timedelta(hours=1)
+_TICK = timedelta(microseconds=1)  # notAfter itself is still valid (RFC 5280, 4.1.2.5)
 _SPREAD_SHARE = 20  # nodes renew at most a twentieth of the life before the certificate is due
+
+_WITH_A_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the key of the CA on this node
 
 Identity = tuple[str, str]
 """Name and path of an observation."""
@@ -45,6 +48,7 @@ class Issue:
     """A new certificate of an entry in the place of `old`. `restarts` are the consumers that do not reload it."""
 
     status: CertificateStatus
+    old: Certificate
     cause: Cause
     detail: str
     template: Template
@@ -94,7 +98,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do now, in this order; what is held; and the next instant at which time alone changes either."""
+    """What to do now, in this order; what is held; and the instant until which time alone changes neither."""
 
     steps: tuple[Step, ...] = ()
     held: tuple[Held, ...] = ()
@@ -187,13 +191,15 @@ def unable(status: CertificateStatus, authorities: Mapping[str, CertificateStatu
     if not status.seen.renewable:
         files = "it refers to files: list those as an entry of kind file"
         return files if spec.kind is Kind.KUBECONFIG else "its file is not PEM, and certmond writes nothing else"
-    if policy.signers.get(signer, LOCAL) != LOCAL:
+    if status.seen.key_path is None and spec.kind is not Kind.KUBELET:
+        return "its entry does not say where its key is: give it a `key`"
+    if policy.signers.get(signer, LOCAL) not in _WITH_A_KEY:
         return None
     authority = _authority(status, authorities)
     if authority is None:
         return "no CA of the catalogue signs it: name its `ca`, or a `signer`"
     if not (authority.key_matches or authority.seen.key_unknown):
-        return f"the key of its CA, {authority.seen.key_path or authority.seen.path}, is not on this node"
+        return f"the key of its CA, {authority.seen.key_path or authority.seen.path}, is not on this node, or another's"
     return None
 
 
@@ -237,7 +243,7 @@ class _Planner:
         certificate, due = status.certificate, turn(status, self._policy, self._node)
         if certificate is None or due is None or unable(status, self._authorities, self._policy):
             return None
-        self._instants += [due, critical_point(certificate), certificate.not_after]
+        self._instants += [due, certificate.not_after + _TICK]
         if self._now > certificate.not_after:
             return Cause.EXPIRED
         if self._now >= due:
@@ -245,32 +251,54 @@ class _Planner:
         return Cause.NOT_A_SYMLINK if status.seen.symlink is False else None
 
     def _consider(self, status: CertificateStatus, cause: Cause) -> None:
-        why = unable(status, self._authorities, self._policy)
-        if why or status.certificate is None:
+        old, why = status.certificate, unable(status, self._authorities, self._policy)
+        if why or old is None:
             self._hold(status, why or "there is no certificate")
             return
-        issue = self._issue(status, status.certificate, cause)
-        if cause is Cause.ASKED:
-            self._steps.append(issue)
-            return
-        attempt = self._past.get(status.seen.identity)
-        if attempt and attempt.retry_at > self._now >= attempt.at:
-            self._instants.append(attempt.retry_at)
-            self._hold(status, _why_wait(attempt), attempt.retry_at)
-        elif issue.template.not_after <= status.certificate.not_after:
-            self._hold(
-                status, f"a new one would end on {_day(issue.template.not_after)} as well, with its CA: rotate the CA"
-            )
-        elif self._circumstances.hold and self._now < critical_point(status.certificate):
-            self._hold(status, self._circumstances.hold, critical_point(status.certificate))
-        else:
-            self._steps.append(issue)
-
-    def _issue(self, status: CertificateStatus, old: Certificate, cause: Cause) -> Issue:
-        spec = status.seen.spec
-        signer = spec.signer or LOCAL
         authority = _authority(status, self._authorities)
         end = authority.certificate.not_after if authority and authority.certificate else None
+        if end is not None:
+            self._instants.append(end)
+            if end <= (max(self._now, old.not_after) if cause in _FOR_A_LATER_END else self._now):
+                self._hold(status, f"no new one can last beyond {_day(end)}, the end of its CA: rotate the CA")
+                return
+        if cause is not Cause.ASKED and (waiting := self._waiting(status, old, cause)):
+            self._held.append(waiting)
+        else:
+            self._steps.append(self._issue(status, old, cause, authority, end))
+
+    def _waiting(self, status: CertificateStatus, old: Certificate, cause: Cause) -> Held | None:
+        """Why it is too early, and until when: it was tried a short while ago, or the host says so."""
+        attempt = self._past.get(status.seen.identity)
+        if attempt:
+            since, until = attempt.at, attempt.retry_at
+            if cause is Cause.DUE and self._was_due_from_the_start(status, old, attempt):
+                # Whatever the clock says: as long as two thirds of the time that it then had left.
+                since, until = self._now, max(until, old.not_after - (old.not_after - attempt.at) / 3)
+            self._instants += [since, until]
+            if since <= self._now < until:
+                return Held(status.seen.name, status.seen.path, _why_wait(attempt), until)
+        late = critical_point(old)
+        if self._circumstances.hold and self._now < late:
+            self._instants.append(late)
+            return Held(status.seen.name, status.seen.path, self._circumstances.hold, late)
+        return None
+
+    def _was_due_from_the_start(self, status: CertificateStatus, old: Certificate, attempt: Attempt) -> bool:
+        """It is what that attempt brought, and was due already then."""
+        due = turn(status, self._policy, self._node)
+        return old.sha256 == attempt.sha256 and due is not None and due <= attempt.at
+
+    def _issue(
+        self,
+        status: CertificateStatus,
+        old: Certificate,
+        cause: Cause,
+        authority: CertificateStatus | None,
+        end: datetime | None,
+    ) -> Issue:
+        spec = status.seen.spec
+        signer = spec.signer or LOCAL
         terms = Terms(self._now, end, self._assessment.facts, self._policy.validity, self._policy.key)
         template = successor(old, spec, terms)
         restarts = tuple(
@@ -278,11 +306,12 @@ class _Planner:
             for service in self._policy.services
             if service.name in spec.consumers and (spec.name not in service.reloads or spec.kind is Kind.KUBELET)
         )
-        keep = spec.keep_key and bool(status.key_matches) and template.key == algorithm_of(old.key)
+        keep = spec.keep_key and bool(status.key_matches) and is_a(old.key, template.key)
         said = [f"{_SAID[cause]}, signed by {signer}, until {_day(template.not_after)}", *template.changes]
         said += ["keeps its key"] if keep else []
         return Issue(
             status=status,
+            old=old,
             cause=cause,
             detail="; ".join(said),
             template=template,
@@ -303,10 +332,11 @@ class _Planner:
             elif self._asked is None and name in self._circumstances.stale:
                 yield Derive(name, path, source, Cause.SOURCE_CHANGED, self._circumstances.stale[name])
 
-    def _hold(self, status: CertificateStatus, because: str, until: datetime | None = None) -> None:
-        self._held.append(Held(status.seen.name, status.seen.path, because, until))
+    def _hold(self, status: CertificateStatus, because: str) -> None:
+        self._held.append(Held(status.seen.name, status.seen.path, because))
 
 
+_FOR_A_LATER_END = frozenset({Cause.DUE, Cause.EXPIRED})
 _SAID = {
     Cause.DUE: "is due",
     Cause.EXPIRED: "has expired",
