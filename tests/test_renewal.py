@@ -5,12 +5,16 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import os
+import pwd
 import random
+import re
 import shutil
 import stat
 import subprocess
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,7 @@ import yaml
 
 from certmond.config import Config, Source, parse
 from certmond.enforce import Enforcer
+from certmond.errors import WriteError
 from certmond.host.audit import Audit
 from certmond.host.execute import Outcome
 from certmond.host.journal import Journal
@@ -29,7 +34,7 @@ from certmond.options import look
 from certmond.pki.assess import Assessment
 from certmond.pki.plan import Attempt, Plan
 from tests.builders import DAY, NOW, YEAR, Issued, make_ca, make_leaf, make_server
-from tests.conftest import real_part
+from tests.conftest import real_part, unavailable
 from tests.tracing import kill_at, record
 
 PKI = "/etc/kubernetes/pki"
@@ -153,6 +158,11 @@ class Host:
                 return outcomes
             outcomes += enforcer.executor.execute(plan)
         raise AssertionError(f"it does not come to rest: {outcomes}")
+
+    def start_once(self) -> tuple[Outcome, ...]:
+        """As one pass."""
+        enforcer = self.enforcer()
+        return enforcer.executor.execute(enforcer.plan(self.look()))
 
     def audit(self) -> list[dict[str, Any]]:
         """The trail."""
@@ -530,3 +540,286 @@ def test_killed_while_a_signer_waits(waiting: tuple[Host, Helper], quick: Path) 
         ask(0)
         assert twin.unwell() == [], f"killed at {n} of {stops}"
         assert {attempt.cookie for attempt in twin.attempts().values()} <= {None}, f"killed at {n} of {stops}"
+
+
+# What stands in the way
+
+
+@pytest.fixture
+def mount() -> Iterator[Callable[..., None]]:
+    """Mounts what is asked for, until the end of the test."""
+    if os.geteuid() != 0:
+        unavailable("only root can mount")
+    with ExitStack() as mounted:
+
+        def make(*arguments: str, on: Path) -> None:
+            done = subprocess.run(["mount", *arguments, on], capture_output=True, text=True, check=False)
+            if done.returncode:
+                unavailable(f"nothing can be mounted here: {done.stderr}")
+            mounted.callback(lambda: subprocess.run(["umount", on], check=False))
+
+        yield make
+
+
+Mount = Callable[..., None]
+
+
+def full(host: Host, mount: Mount, path: str) -> None:
+    """The directory is on a file system of 64 KiB of its own, with what was in it."""
+    content = {file.name: file.read_bytes() for file in host.at(path).iterdir() if file.is_file()}
+    mount("-t", "tmpfs", "-o", "size=64k,mode=755", "tmpfs", on=host.at(path))
+    for name, data in content.items():
+        host.put(f"{path}/{name}", data, 0o600 if name.endswith(".key") else 0o644)
+
+
+def read_only(host: Host, mount: Mount, path: str) -> None:
+    mount("-o", "bind,ro", str(host.at(path)), on=host.at(path))
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "fact"),
+    [(full, r"less than \d+ bytes are free.*make room"), (read_only, r"Read-only file system.*mount its file system")],
+)
+def test_what_cannot_be_written_is_tried_again(tmp_path: Path, mount: Mount, obstacle: Any, fact: str) -> None:
+    """A full disk or a read-only directory leaves the old pair; a clear message is in the outcome, in the trail and
+    remembered; the next attempts come after one, two, four minutes, and none before; the last succeeds.
+    """
+    host = Host(tmp_path / "host", "apiserver")
+    before = host.serials()
+    obstacle(host, mount, PKI)
+    for failures in (1, 2, 3):
+        [outcome] = host.start()
+        assert outcome.result == "failed"
+        assert re.search(fact, outcome.message), outcome.message
+        assert "/etc/kubernetes/pki/apiserver" in outcome.message
+        assert host.serials() == before
+        assert host.temporary() == []
+        assert host.audit()[-1]["event"] == "step_failed"
+        assert re.search(fact, host.audit()[-1]["message"])
+        attempt = host.attempts()["apiserver"]
+        assert attempt.failures == failures
+        assert re.search(fact, attempt.message)
+        retry = host.now + timedelta(minutes=2 ** (failures - 1))
+        assert [held.until for held in host.plan().held] == [retry]
+        assert host.plan().changes_at == retry
+        assert host.start() == []
+        host.now = retry
+    subprocess.run(["umount", host.at(PKI)], check=True)
+    assert [outcome.result for outcome in host.start()] == ["done"]
+    assert host.unwell() == []
+    assert host.attempts()["apiserver"].failures == 0
+
+
+def test_other_steps_go_on(tmp_path: Path, mount: Mount) -> None:
+    """What cannot be written does not stop the rest."""
+    host = Host(tmp_path / "host")
+    read_only(host, mount, PKI)
+    results = {outcome.step.target: outcome.result for outcome in host.start()}
+    assert results == {"apiserver": "failed", "etcd-server": "failed", "admin.conf": "done", "kubelet-client": "done"}
+
+
+@pytest.mark.parametrize("obstacle", [full, read_only])
+def test_state_that_cannot_be_written(tmp_path: Path, mount: Mount, obstacle: Any) -> None:
+    """Where certmond cannot note what it does, it does nothing, says so, and leaves nothing behind."""
+    host = Host(tmp_path / "host", "apiserver")
+    before = host.serials()
+    host.enforcer().executor.recover()  # the state directory is there
+    if obstacle is full:
+        mount("-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", on=host.state)
+        (host.state / "transactions").mkdir(mode=0o700)
+        (host.state / ".lock").touch(0o600)
+        with suppress(OSError), (host.state / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(512))
+        [outcome] = host.start_once()
+        assert outcome.result == "failed"
+        assert re.search(r"audit.log could not be written \(No space left on device\): make room", outcome.message)
+    else:
+        mount("-o", "bind,ro", str(host.state), on=host.state)
+        with pytest.raises(WriteError, match=r"\(Read-only file system\): mount its file system writable"):
+            host.start()
+    assert host.serials() == before
+    assert not [path for path in host.at(PKI).rglob("*") if path.name.startswith(".")]
+
+
+def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
+    """A derived file whose directory is missing is told with the remedy, and made when the directory is there."""
+    bundle = {"name": "haproxy", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/haproxy/apiserver.pem"}
+    host = Host(tmp_path / "host", "apiserver", derived=[bundle])
+    issued, derived = host.start_once()
+    assert issued.result == "done"
+    assert derived.result == "failed"
+    assert re.search(r"/etc/haproxy: No such file or directory\): create the directory", derived.message)
+    host.at("/etc/haproxy").mkdir()
+    assert [outcome.result for outcome in host.start()] == ["done"]
+    assert host.unwell() == []
+
+
+def test_overtaken_between_look_and_step(tmp_path: Path) -> None:
+    """What somebody else renewed after the look is left as it is, and is no failure to be remembered."""
+    host = Host(tmp_path / "host", "apiserver", "admin.conf")
+    enforcer = host.enforcer()
+    plan = enforcer.plan(host.look())
+    leaf = make_server(host.ca, "kube-apiserver")
+    host.put(ENTRIES["apiserver"]["path"], leaf.pem)
+    host.put(ENTRIES["apiserver"]["key"], leaf.key_pem, 0o600)
+    overtaken, other = enforcer.executor.execute(plan)
+    assert overtaken.message.endswith(
+        "apiserver.crt was changed by someone else since it was looked at; look at it again"
+    )
+    assert other.result == "done"
+    assert set(host.attempts()) == {"admin.conf"}
+    assert host.unwell() == []
+    assert host.serials()["apiserver"] == leaf.facts.serial
+
+
+def test_a_key_that_somebody_else_has_just_written(tmp_path: Path) -> None:
+    """A key that was replaced after the look, its certificate not yet, is left to whoever is at it."""
+    host = Host(tmp_path / "host", "apiserver")
+    plan = host.plan()
+    theirs = make_server(host.ca, "kube-apiserver")
+    host.put(ENTRIES["apiserver"]["key"], theirs.key_pem, 0o600)
+    [outcome] = host.enforcer().executor.execute(plan)
+    assert outcome.message.startswith("/etc/kubernetes/pki/apiserver.key was changed by someone else")
+    host.put(ENTRIES["apiserver"]["path"], theirs.pem)
+    assert host.start() == []
+    assert host.unwell() == []
+
+
+@pytest.mark.real("openssl")
+def test_overtaken_while_the_signer_signs(waiting: tuple[Host, Helper]) -> None:
+    """What somebody else renewed while the signer was at it stays; what was signed is not put there."""
+    host, helper = waiting
+    theirs = make_server(host.ca, "kube-apiserver", not_before=host.now - DAY, not_after=host.now + YEAR)
+    (helper.place / "theirs.crt").write_bytes(theirs.pem)
+    (helper.place / "theirs.key").write_bytes(theirs.key_pem)
+    helper.answers(0)
+    copying = [f"cp {helper.place}/theirs.{suffix} {host.at(ENTRIES['apiserver'][field])}"
+               for field, suffix in (("key", "key"), ("path", "crt"))]  # fmt: skip
+    helper.script.write_text(helper.script.read_text() + "\n".join(copying) + "\n")
+    [outcome] = host.start()
+    assert "was changed by someone else" in outcome.message
+    assert host.serials()["apiserver"] == theirs.facts.serial
+    assert host.unwell() == []
+
+
+# Derived files
+
+
+def test_bundles_and_copies_follow_their_source(tmp_path: Path) -> None:
+    """A bundle for HAProxy from a pair and one from admin.conf, and a copy of a kubeconfig for somebody else, are made
+    and made again with their source, with the mode and owner that they were given; openssl accepts them.
+    """
+    derived = [
+        {"name": "front", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/haproxy/front.pem"},
+        {"name": "back", "kind": "pem-bundle", "source": "admin.conf", "path": "/etc/haproxy/back.pem"},
+        {"name": "copy", "kind": "kubeconfig", "source": "admin.conf", "path": "/home/op/config", "mode": "0640",
+         "owner": "daemon:mail"},
+    ]  # fmt: skip
+    host = Host(tmp_path / "host", "apiserver", "admin.conf", derived=derived)
+    host.at("/etc/haproxy").mkdir()
+    host.at("/home/op").mkdir(parents=True)
+    assert {outcome.step.target: outcome.result for outcome in host.start()} == dict.fromkeys(
+        ("apiserver", "admin.conf", "front", "back", "copy"), "done"
+    )
+    for turn in range(2):
+        pem = host.at("/etc/haproxy/front.pem").read_bytes()
+        pair = [host.at(ENTRIES["apiserver"][field]).read_bytes() for field in ("path", "key")]
+        assert pem == b"".join(pair)
+        user = yaml.safe_load(host.at("/etc/kubernetes/admin.conf").read_bytes())["users"][0]["user"]
+        embedded = [base64.b64decode(user[field]) for field in ("client-certificate-data", "client-key-data")]
+        assert host.at("/etc/haproxy/back.pem").read_bytes() == b"".join(embedded)
+        assert host.at("/home/op/config").read_bytes() == host.at("/etc/kubernetes/admin.conf").read_bytes()
+        status = host.at("/home/op/config").stat()
+        assert (stat.S_IMODE(status.st_mode), pwd.getpwuid(status.st_uid).pw_name) == (0o640, "daemon")
+        assert stat.S_IMODE(host.at("/etc/haproxy/front.pem").stat().st_mode) == 0o600
+        assert host.plan().steps == ()
+        if turn == 0:
+            enforcer = host.enforcer()
+            plan = enforcer.plan(host.look(), frozenset({"apiserver", "admin.conf"}))
+            assert [outcome.result for outcome in enforcer.executor.execute(plan)] == ["done"] * 5
+
+
+def test_a_foreign_file_is_left_alone_and_told(tmp_path: Path) -> None:
+    """Where a derived file should be, somebody else's is left as it is; the plan says so, and it stops nothing."""
+    bundle = {"name": "haproxy", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/haproxy/apiserver.pem"}
+    host = Host(tmp_path / "host", "apiserver", derived=[bundle])
+    theirs = make_server(make_ca(), "another")
+    host.put("/etc/haproxy/apiserver.pem", theirs.pem + theirs.key_pem, 0o600)
+    for _ in range(2):
+        [held] = host.plan().held
+        assert held.target == "haproxy"
+        assert re.search("/etc/haproxy/apiserver.pem holds a certificate of CN=another.* is not replaced", held.because)
+        assert {outcome.result for outcome in host.start()} <= {"done"}
+    assert host.at("/etc/haproxy/apiserver.pem").read_bytes() == theirs.pem + theirs.key_pem
+    host.at("/etc/haproxy/apiserver.pem").unlink()
+    assert [outcome.step.target for outcome in host.start()] == ["haproxy"]
+    assert host.unwell() == []
+
+
+# When to wait
+
+
+def test_the_host_is_asked_only_where_something_is_due(tmp_path: Path) -> None:
+    """The program that says whether to wait is run where something is due, and at no other look; while it says so,
+    nothing is renewed, up to the critical point.
+    """
+    asked = tmp_path / "asked"
+    host = Host(tmp_path / "host", "apiserver")
+    host.settings["hold"] = {"unsynchronised_clock": False, "command": ["sh", "-c", f"echo >> {asked}"]}
+    host.now -= 100 * DAY
+    assert host.plan().steps == ()
+    assert not asked.exists()
+    host.now = NOW
+    [held] = host.plan().held
+    assert (held.target, held.because) == ("apiserver", "held while sh says so")
+    assert asked.read_text() == "\n"
+    host.now = NOW + 4 * DAY
+    assert [outcome.result for outcome in host.start()] == ["done"]
+
+
+# What is told
+
+
+def test_every_step_is_in_the_trail(tmp_path: Path) -> None:
+    """For each certificate the trail has what was begun and what became of it: why, by whom, from which serial number
+    to which.
+    """
+    host = Host(tmp_path / "host")
+    before = host.serials()
+    host.start()
+    after = host.serials()
+    for name in ENTRIES:
+        begun, done = (entry for entry in host.audit() if entry["target"] == name)
+        assert (begun["event"], done["event"], done["result"]) == ("step_begun", "step_done", "done")
+        assert begun["by"] == done["by"] == "daemon"
+        assert begun["cause"] == "due"
+        assert begun["old_serial"] == done["old_serial"] == f"{before[name]:x}"
+        assert done["new_serial"] == f"{after[name]:x}"
+        assert datetime.fromisoformat(done["at"]) == NOW
+
+
+def test_what_was_replaced_can_be_put_back(tmp_path: Path, mount: Mount) -> None:
+    """A restored generation is what it was, byte for byte; what it replaced is kept as a new one; a failure is in the
+    trail.
+    """
+    host = Host(tmp_path / "host", "apiserver")
+    files = [host.at(ENTRIES["apiserver"][field]) for field in ("path", "key")]
+    old = [file.read_bytes() for file in files]
+    host.start()
+    new = [file.read_bytes() for file in files]
+    executor = host.enforcer().executor
+    said = executor.restore("apiserver", None, 0, dry_run=True)
+    assert len(said) == 2
+    assert [file.read_bytes() for file in files] == new
+    read_only(host, mount, PKI)
+    with pytest.raises(WriteError, match="Read-only file system"):
+        executor.restore("apiserver", None, 0, dry_run=False)
+    assert [entry["event"] for entry in host.audit()][-2:] == ["step_begun", "step_failed"]
+    subprocess.run(["umount", host.at(PKI)], check=True)
+    assert executor.restore("apiserver", None, 0, dry_run=False) == said
+    assert [file.read_bytes() for file in files] == old
+    assert [entry["event"] for entry in host.audit()][-2:] == ["step_begun", "step_done"]
+    executor.restore("apiserver", None, 0, dry_run=False)
+    assert [file.read_bytes() for file in files] == new
+    assert readable(host) == []
