@@ -12,6 +12,7 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -822,4 +823,228 @@ def test_what_was_replaced_can_be_put_back(tmp_path: Path, mount: Mount) -> None
     assert [entry["event"] for entry in host.audit()][-2:] == ["step_begun", "step_done"]
     executor.restore("apiserver", None, 0, dry_run=False)
     assert [file.read_bytes() for file in files] == new
+    assert readable(host) == []
+
+
+# By hand
+
+
+def certmond(host: Host, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command line on this node, by the real clock."""
+    path = host.place / "config.yaml"
+    path.write_text(yaml.safe_dump(host.document()))
+    options = ["--config", path, "--root", host.root, "--state-dir", host.state]
+    command = [sys.executable, "-m", "certmond", *map(str, options), *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment}
+    )
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    """All of its certificates are due now, by the real clock."""
+    return Host(tmp_path / "host", now=now())
+
+
+def test_plan_shows_what_renew_does(host: Host) -> None:
+    """`plan` exits 1 with the steps in the promised form, writes nothing, and exits 0 when there is nothing to do."""
+    before = host.serials()
+    done = certmond(host, "plan", "-o", "json")
+    document = json.loads(done.stdout)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert document["schema"] == 1
+    assert datetime.fromisoformat(document["taken_at"]) >= host.now
+    assert [step["target"] for step in document["steps"]] == list(ENTRIES)
+    for step in document["steps"]:
+        assert {"step", "target", "reason", "detail"} <= step.keys()
+        assert (step["step"], step["reason"]) == ("issue", "due")
+    assert yaml.safe_load(certmond(host, "plan", "-o", "yaml").stdout)["steps"] == document["steps"]
+    table = certmond(host, "plan")
+    assert table.returncode == 1
+    assert all(name in table.stdout for name in ENTRIES)
+    assert host.serials() == before
+    assert not host.state.exists()
+    host.start()
+    done = certmond(host, "plan", "-o", "json")
+    assert (done.returncode, json.loads(done.stdout)["steps"]) == (0, [])
+    assert certmond(host, "plan").stdout.startswith("nothing to do now; time alone changes that on ")
+
+
+def test_plan_at_another_time(host: Host) -> None:
+    """`--at` shows the plan of that time."""
+    early = (host.now - 300 * DAY).isoformat()
+    assert certmond(host, "plan", "--at", early).returncode == 0
+    late = certmond(host, "plan", "--at", (host.now + 11 * DAY).isoformat(), "-o", "json")
+    assert {step["reason"] for step in json.loads(late.stdout)["steps"]} == {"expired"}
+    assert certmond(host, "plan", "--at", "tomorrow").returncode == 3
+
+
+def test_renew_by_name(host: Host) -> None:
+    """`renew NAME` renews that one, whatever its dates, and the others stay; each step is told, and its end."""
+    host.start()
+    before = host.serials()
+    done = certmond(host, "renew", "apiserver", "admin.conf")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "[1/2] apiserver: asked for" in done.stdout
+    assert done.stdout.endswith("2 of 2 done\n")
+    changed = {name for name, serial in host.serials().items() if serial != before[name]}
+    assert changed == {"apiserver", "admin.conf"}
+    host.now = now()
+    assert host.unwell() == []
+
+
+def test_renew_everything(host: Host) -> None:
+    """`renew --all` renews what can be renewed, as JSON if asked for; certificates, keys and modes are right then."""
+    before = host.serials()
+    done = certmond(host, "renew", "--all", "-o", "json")
+    assert (done.returncode, done.stderr) == (0, "")
+    outcomes = json.loads(done.stdout)["outcomes"]
+    host.now = now()
+    assert {outcome["target"]: int(outcome["serial"]) for outcome in outcomes} == host.serials()
+    assert {outcome["result"] for outcome in outcomes} == {"done"}
+    assert before.items().isdisjoint(host.serials().items())
+    assert host.unwell() == []
+    assert all(entry["by"] != "daemon" for entry in host.audit())
+
+
+def test_dry_run_writes_nothing(host: Host) -> None:
+    """`renew --dry-run` shows the steps and leaves every byte as it is."""
+    content = {path: path.read_bytes() for path in host.files()}
+    done = certmond(host, "renew", "--all", "--dry-run", "-o", "json")
+    assert done.returncode == 0
+    assert [step["target"] for step in json.loads(done.stdout)["steps"]] == list(ENTRIES)
+    content[host.place / "config.yaml"] = (host.place / "config.yaml").read_bytes()
+    assert {path: path.read_bytes() for path in host.files()} == content
+
+
+def test_unknown_names_are_told_at_once(host: Host) -> None:
+    """Every unknown name is told, with the one that was meant, and nothing is renewed."""
+    before = host.serials()
+    done = certmond(host, "renew", "apiservr", "admin.conf", "nonsense")
+    assert done.returncode == 3
+    assert done.stderr.splitlines() == [
+        "certmond: there is no certificate apiservr on this node; did you mean apiserver?",
+        "there is no certificate nonsense on this node; `certmond check` shows those that there are",
+    ]
+    assert host.serials() == before
+
+
+def test_those_that_cannot_be_renewed_are_told_at_once(host: Host) -> None:
+    """Every one that cannot be renewed is told with the reason, and none of the others is; `--all` leaves them out."""
+    before = host.serials()
+    host.entries["etcd-server"]["signer"] = "none"
+    done = certmond(host, "renew", "ca", "apiserver", "etcd-server")
+    assert done.returncode == 3
+    assert done.stderr.splitlines() == [
+        "certmond: ca cannot be renewed: it is a CA, which is rotated, not renewed",
+        "etcd-server cannot be renewed: its entry says that nobody signs it",
+    ]
+    assert host.serials() == before
+    done = certmond(host, "renew", "--all")
+    assert done.returncode == 0
+    assert "left alone: etcd-server: its entry says that nobody signs it" in done.stdout
+    assert {name for name, serial in host.serials().items() if serial == before[name]} == {"etcd-server"}
+
+
+@pytest.mark.parametrize("arguments", [("renew",), ("renew", "--all", "apiserver"), ("renew", "--al")])
+def test_renew_has_to_be_told_what(host: Host, arguments: tuple[str, ...]) -> None:
+    """Without a name, with both, or with a wrong option nothing is done, and it exits 3."""
+    assert certmond(host, *arguments).returncode == 3
+    assert not host.state.exists()
+
+
+@pytest.mark.real("openssl")
+def test_renew_exits_by_what_became_of_it(waiting: tuple[Host, Helper]) -> None:
+    """Exit 2 where something failed, 1 where a signer is waited for, 0 when all is done: with the reason on stderr."""
+    host, helper = waiting
+    helper.answers(2, "you are not known here")
+    done = certmond(host, "renew", "apiserver")
+    assert done.returncode == 2
+    assert re.search("^failed: apiserver: .*you are not known here", done.stderr)
+    helper.answers(5, "1\ncookie\n")
+    done = certmond(host, "renew", "apiserver")
+    assert done.returncode == 1
+    assert done.stderr.startswith("waiting: apiserver: the helper")
+    helper.answers(0)
+    assert certmond(host, "renew", "apiserver").returncode == 0
+    assert [call["CERTMONGER_OPERATION"] for call in helper.calls()] == ["SUBMIT", "SUBMIT", "POLL"]
+
+
+def test_sudo_is_named(host: Host) -> None:
+    """Who gave the command is in the trail: the user behind sudo, too."""
+    if Path("/proc/self/loginuid").read_text() != str(2**32 - 1):
+        pytest.skip("somebody logged in here, and the kernel's word goes before sudo's")
+    certmond(host, "renew", "apiserver", SUDO_USER="alice")
+    assert {entry["by"] for entry in host.audit()} == {"alice as root"}
+
+
+def test_what_was_interrupted_is_finished_first(host: Host, quick: Path) -> None:
+    """A renewal that was killed between key and certificate is finished before the next is planned, and that is told
+    in the trail.
+    """
+    twins = copies(host, quick)
+    stops = record(next(twins).start)
+    renames = [n for n, stop in enumerate(stops) if stop == "exit renameat"]
+    twin = next(twins)
+    kill_at(twin.start, renames[3])
+    [key] = (status.key_matches for status in twin.look().certificates if status.seen.name == "apiserver")
+    assert key is False
+    done = certmond(twin, "renew", "apiserver")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "recovered" in {entry["event"] for entry in twin.audit()}
+    assert twin.temporary() == []
+
+
+def test_forecast(host: Host) -> None:
+    """`forecast` tells what is renewed when until then, as JSON, as a table with a chart; a shorter time tells less."""
+    done = certmond(host, "forecast", "--for", "3y", "-o", "json")
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    assert (document["schema"], document["complete"]) == (1, True)
+    renewed = Counter(event["target"] for event in document["events"] if event["what"] == "renew")
+    assert set(renewed) == set(ENTRIES)
+    assert min(renewed.values()) >= 3
+    instants = [event["at"] for event in document["events"]]
+    assert instants == sorted(instants)
+    table = certmond(host, "forecast", "--for", "3y")
+    assert table.returncode == 0
+    assert "● renew  ! due  ✗ expire" in table.stdout
+    assert any(line.startswith("apiserver ") and "●" in line for line in table.stdout.splitlines())
+    shorter = json.loads(certmond(host, "forecast", "--for", "30d", "-o", "json").stdout)
+    assert {event["target"] for event in shorter["events"] if event["what"] == "renew"} == set(ENTRIES)
+    assert len(shorter["events"]) < len(document["events"])
+    assert certmond(host, "forecast", "--for", "nonsense").returncode == 3
+    assert not host.state.exists()
+
+
+def test_archive_is_listed_and_restored(host: Host) -> None:
+    """`archive list` shows every generation, `archive restore` puts one back and keeps what it replaced; `--dry-run`
+    only says so; who did it is in the trail.
+    """
+    pair = [host.at(ENTRIES["apiserver"][field]) for field in ("path", "key")]
+    old = [path.read_bytes() for path in pair]
+    assert certmond(host, "archive", "list").stdout == ""
+    certmond(host, "renew", "--all")
+    new = [path.read_bytes() for path in pair]
+    lines = certmond(host, "archive", "list").stdout.splitlines()
+    assert sorted(line.split()[0] for line in lines) == sorted(ENTRIES)
+    [line] = certmond(host, "archive", "list", "apiserver").stdout.splitlines()
+    generation = line.split()[1]
+    assert all(ENTRIES["apiserver"][field] in line for field in ("path", "key"))
+    dry = certmond(host, "archive", "restore", "apiserver", generation, "--dry-run")
+    assert dry.returncode == 0
+    assert dry.stdout.count("is put back as it was before") == 2
+    assert [path.read_bytes() for path in pair] == new
+    done = certmond(host, "archive", "restore", "apiserver", generation)
+    assert (done.returncode, done.stdout) == (0, dry.stdout)
+    assert [path.read_bytes() for path in pair] == old
+    assert f"replaced by {generation}" in certmond(host, "archive", "list", "apiserver").stdout
+    assert host.audit()[-1]["event"] == "step_done"
+    assert host.audit()[-1]["by"] != "daemon"
+    again = certmond(host, "archive", "restore", "apiserver", generation)
+    assert (again.returncode, again.stdout) == (0, f"apiserver is as in {generation} already\n")
+    unknown = certmond(host, "archive", "restore", "apiserver", "000009-20260101T000000Z")
+    assert unknown.returncode == 3
+    assert generation in unknown.stderr
+    assert certmond(host, "archive", "restore", "nonsense").returncode == 3
     assert readable(host) == []
