@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from certmond.config import Config
+    from certmond.host.bootstrap import Bootstrapper
     from certmond.host.given_authority import GivenAuthority
-    from certmond.pki.bootstrap import Bootstrap, Ground, InitStep
+    from certmond.pki.bootstrap import Bootstrap, Ground
     from certmond.pki.catalog import CertificateSpec
+    from certmond.pki.init_steps import InitStep
 
 PATIENCE = 30.0
 """Seconds that the verb waits for another certmond that is writing."""
@@ -51,42 +53,63 @@ def init(
     """Make the whole PKI of a control-plane node. What exists is kept and checked, never overwritten."""
     from certmond.enforce import policy_of
     from certmond.expose.timeline import plan_table
-    from certmond.pki.bootstrap import bootstrap, relocated
+    from certmond.pki.bootstrap import bootstrap
+    from certmond.pki.init_steps import relocated
 
     if (root_ca_cert is None) != (root_ca_key is None):
         raise click.UsageError("Give --root-ca-cert and --root-ca-key together.")
     options = globals_of(context)
-    config = _config(options, kubeadm_config)
+    config, joins = _config(options, kubeadm_config)
+    facts = _facts(options, config)
     now = datetime.now(UTC)
     given = _given(root_ca_cert, root_ca_key, now)
     specs = relocated(config.certificates, config.init)
-    ground = _ground(options, config, specs, given, now)
+    maker = _maker(options, facts["node_name"], given)
+    if not dry_run:
+        maker.recover(PATIENCE)
+    elif maker.unfinished():
+        raise CertmondError("an earlier run was killed half-way; run `certmond init`, which goes on with it")
+    ground = replace(
+        _ground(options, config, specs, facts, now), given=given.certificate if given else None, joins=joins
+    )
     made = bootstrap(specs, ground, config.init, policy_of(config))
     if made.problems:
         raise ConfigError(made.problems)
     if dry_run:
         display(_document(made, ground), output, plan_table)
         return
-    _carry_out(options, ground, made, given, quiet=output in {"json", "yaml"})
+    _carry_out(maker, made, quiet=output in {"json", "yaml"})
     if output in {"json", "yaml"}:
         display(_document(made, ground), output, plan_table)
 
 
-def _config(options: Globals, kubeadm_config: Path | None) -> Config:
-    """The configuration, with what kubeadm's says laid over it."""
+def _config(options: Globals, kubeadm_config: Path | None) -> tuple[Config, bool]:
+    """The configuration, with what kubeadm's says laid over it; and whether that one is of a node that joins."""
     from certmond.host.kubeadm_config import parse_kubeadm_config
+    from certmond.host.signers.local import read_file
 
     config = options.load()
     if kubeadm_config is None:
-        return config
+        return config, False
     try:
-        said = parse_kubeadm_config(kubeadm_config.read_bytes(), str(kubeadm_config))
+        said = parse_kubeadm_config(read_file(str(kubeadm_config)), str(kubeadm_config))
     except OSError as error:
         raise CertmondError(f"{kubeadm_config} cannot be read ({error.strerror}); give another file") from error
-    given = {
-        "init": said.init, "node_name": said.node_name, "validity": said.validity, "key_algorithm": said.key_algorithm,
-    }  # fmt: skip
-    return config.model_copy(update={name: value for name, value in given.items() if value is not None})
+    given = {"node_name": said.node_name, "validity": said.validity, "key_algorithm": said.key_algorithm}
+    update: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    update["init"] = config.init.model_copy(
+        update={name: getattr(said.init, name) for name in said.init.model_fields_set}
+    )
+    return config.model_copy(update=update), said.joins
+
+
+def _facts(options: Globals, config: Config) -> dict[str, str]:
+    """The facts of the cluster and of the node that are to be."""
+    from certmond.pki.init_steps import facts_of, is_usable_address
+
+    given = config.init.advertise_address
+    address = given if given and is_usable_address(given) else _address()
+    return facts_of(config.init, config.node_name or _host_name(options.root), address)
 
 
 def _given(certificate: Path | None, key: Path | None, now: datetime) -> GivenAuthority | None:
@@ -95,32 +118,48 @@ def _given(certificate: Path | None, key: Path | None, now: datetime) -> GivenAu
     return read_authority(str(certificate), str(key), now) if certificate and key else None
 
 
+def _maker(options: Globals, node_name: str, given: GivenAuthority | None) -> Bootstrapper:
+    from certmond.host.audit import Audit, caller
+    from certmond.host.bootstrap import Bootstrapper
+    from certmond.host.journal import Journal
+
+    return Bootstrapper(
+        root=options.root,
+        state_dir=options.state_dir,
+        audit=Audit(Journal("command" if options.root == "/" else "none"), options.state_dir, caller()),
+        clock=lambda: datetime.now(UTC),
+        given=given.key if given else None,
+        node_name=node_name,
+    )
+
+
 def _ground(
-    options: Globals, config: Config, specs: Sequence[CertificateSpec], given: GivenAuthority | None, now: datetime
+    options: Globals, config: Config, specs: Sequence[CertificateSpec], facts: dict[str, str], now: datetime
 ) -> Ground:
     """What is on the node already, judged with the facts of the cluster that is to be."""
     from certmond.host.node_files import NodeFiles
     from certmond.host.store import Store
     from certmond.pki.assess import assess
-    from certmond.pki.bootstrap import Ground, facts_of
+    from certmond.pki.bootstrap import Ground
 
-    facts = facts_of(
-        config.init, config.node_name or _host_name(options.root), config.init.advertise_address or _address()
-    )
     inventory = Store(specs, options.root, facts).observe()
     present = assess(replace(inventory, facts=facts), now, renew_before=config.renew_before)
     files = NodeFiles(options.root)
     wanted = {path for spec in specs for path in (spec.path, spec.key, spec.kubeconfig) if path}
-    paths = frozenset(path for path in wanted if files.exists(path))
-    return Ground(present, paths, given.certificate if given else None)
+    return Ground(present, frozenset(path for path in wanted if files.exists(path)))
 
 
 def _host_name(root: str) -> str:
     """As kubeadm names a node: the host's name in lower case."""
+    from certmond.host.kubeadm_config import is_node_name
     from certmond.host.node_files import NodeFiles
 
-    written = (NodeFiles(root).read("/etc/hostname") or b"").decode("ascii", "replace").strip()
-    return (written or socket.gethostname()).lower()
+    written = (NodeFiles(root).read("/etc/hostname") or b"").decode("ascii", "replace").splitlines()
+    lines = (line.strip() for line in written)  # hostname(5): comments, and one name
+    name = next((line for line in lines if line and not line.startswith("#")), "") or socket.gethostname()
+    if not is_node_name(name.lower()):
+        raise CertmondError(f"this host's name {name!r} is none that a node can have; give `node_name`")
+    return name.lower()
 
 
 def _address() -> str:
@@ -135,10 +174,8 @@ def _address() -> str:
     raise CertmondError("this host has no default route, so its address cannot be told; give `advertise_address`")
 
 
-def _carry_out(options: Globals, ground: Ground, made: Bootstrap, given: GivenAuthority | None, *, quiet: bool) -> None:
-    from certmond.host.audit import Audit, caller
-    from certmond.host.bootstrap import Bootstrapper, path_of
-    from certmond.host.journal import Journal
+def _carry_out(maker: Bootstrapper, made: Bootstrap, *, quiet: bool) -> None:
+    from certmond.host.bootstrap import path_of
 
     total, number = len(made.steps), 0
 
@@ -148,22 +185,11 @@ def _carry_out(options: Globals, ground: Ground, made: Bootstrap, given: GivenAu
         if not quiet:
             click.echo(f"[{number}/{total}] {path_of(step)}: {step.detail}")
 
-    if not made.steps:
-        if not quiet:
-            click.echo("nothing to do: everything is there")
-        return
-    maker = Bootstrapper(
-        root=options.root,
-        state_dir=options.state_dir,
-        audit=Audit(Journal("command" if options.root == "/" else "none"), options.state_dir, caller()),
-        clock=lambda: datetime.now(UTC),
-        given=given.key if given else None,
-        node_name=ground.present.facts["node_name"],
-    )
-    maker.carry_out(made.steps, PATIENCE, tell)
+    if made.steps:
+        maker.carry_out(made.steps, PATIENCE, tell)
     if not quiet:
         kept = f"; kept as they are: {', '.join(made.kept)}" if made.kept else ""
-        click.echo(f"{total} made{kept}")
+        click.echo(f"{total} made{kept}" if total else "nothing to do: everything is there")
 
 
 def _document(made: Bootstrap, ground: Ground) -> dict[str, Any]:

@@ -24,10 +24,10 @@ from certmond.host.place import Directories, blaming
 from certmond.host.signers.local import LocalSigner, self_signed
 from certmond.host.signers.signer import Request
 from certmond.host.transaction import Change, NewFile, NewLink, Transactions, Writer
-from certmond.pki.bootstrap import InitStep, IssueFirst, MakeAuthority, MakeKeyPair, NewKubeconfig, WriteKubeconfig
 from certmond.pki.catalog import CertificateSpec, Kind
 from certmond.pki.certificate import attributes_of, describe_key, names_in, to_pem
 from certmond.pki.encoding import decode
+from certmond.pki.init_steps import InitStep, IssueFirst, MakeAuthority, MakeKeyPair, NewKubeconfig, WriteKubeconfig
 from certmond.pki.issuance import Template
 from certmond.pki.path import find_paths
 
@@ -49,16 +49,26 @@ class Bootstrapper:
         node_name: str = "",
     ) -> None:
         self._root, self._audit, self._clock, self._given, self._node = root, audit, clock, given, node_name
+        self._records = state_dir / "transactions"
         self._transactions = Transactions(root, state_dir)
         self._files = NodeFiles(root)
+
+    def unfinished(self) -> bool:
+        """A run that was killed, or somebody who writes at this moment, has left files half-way."""
+        return self._records.is_dir() and any(self._records.iterdir())
+
+    def recover(self, patience: float) -> None:
+        """Finish or undo what was left half-way, before anything is looked at. Nothing is written where nothing was."""
+        if self.unfinished():
+            with self._transactions.lock(patience) as writer:
+                self._settle(writer)
 
     def carry_out(
         self, steps: tuple[InitStep, ...], patience: float, tell: Callable[[InitStep], None] = lambda _: None
     ) -> None:
         """All steps in their order; the first that fails ends it. Raises CertmondError; the next run goes on there."""
         with self._transactions.lock(patience) as writer:
-            for recovery in writer.recover():
-                self._audit.note(Event.RECOVERED, self._clock(), recovery.message, "warning")
+            self._settle(writer)
             for step in steps:
                 tell(step)
                 fields = {"step": "init", "target": step.spec.name, "path": path_of(step)}
@@ -66,6 +76,10 @@ class Bootstrapper:
                 serial = self._make(step, writer)
                 done = {**fields, "new_serial": serial, "result": "done"}
                 self._audit.note(Event.STEP_DONE, self._clock(), f"{path_of(step)} is made", fields=done)
+
+    def _settle(self, writer: Writer) -> None:
+        for recovery in writer.recover():
+            self._audit.note(Event.RECOVERED, self._clock(), recovery.message, "warning")
 
     def _make(self, step: InitStep, writer: Writer) -> str | None:
         """Make one step's files; the serial number of a certificate among them."""

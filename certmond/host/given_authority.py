@@ -1,6 +1,7 @@
 """The Root CA that an operator brings: read, and found to be one that Kubernetes can live with, or refused by name.
 
-Owns the reading of the two files. The rules are those of `pki.assess`: what would be a finding later is refused now.
+Owns the reading of the two files. The rules are those of `pki.assess`: what would be critical later is refused now, and
+so is a weak key. A weak signature is not, as nobody verifies it on a trust anchor.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from certmond.pki.certificate import Certificate, describe_key
 from certmond.pki.encoding import decode
 from certmond.pki.inventory import Inventory, Observation
 from certmond.pki.reason import Reason, Severity
-
-_TOO_WEAK = frozenset({Reason.WEAK_KEY, Reason.WEAK_SIGNATURE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ def read_authority(certificate_path: str, key_path: str, now: datetime) -> Given
         problems += [
             found.message
             for found in status.findings
-            if found.severity is Severity.CRITICAL or found.reason in _TOO_WEAK
+            if found.severity is Severity.CRITICAL or found.reason is Reason.WEAK_KEY
         ]
     if problems or certificate is None or key is None:
         raise ConfigError(tuple(problems))
