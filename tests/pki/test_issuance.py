@@ -253,6 +253,14 @@ def test_what_differs_from_the_old_certificate_is_said(old: Any, fields: Any, sa
     assert template.changes == (said,)
 
 
+def test_what_is_added_comes_behind_what_was_there() -> None:
+    """As a person would write it."""
+    old = make_leaf(ROOT, extended_usages=["client auth"], names=["DNS:b"])
+    template = following(old, usages="server auth", names=["DNS:a", "IP:10.0.0.1"])
+    assert template.extended_usages == ("client auth", "server auth")
+    assert template.names == tuple(map(general_name, ["DNS:b", "DNS:a", "IP:10.0.0.1"]))
+
+
 def test_the_first_of_the_accepted_subjects_is_the_one_that_is_issued() -> None:
     """Another accepted one stays as it is, and so does any where the node cannot tell whether it is right."""
     accepted: dict[str, Any] = {"subject": ["CN=admin,O=kubeadm:cluster-admins", "CN=admin,O=system:masters"]}

@@ -248,10 +248,12 @@ def test_what_was_due_from_the_start_is_renewed_when_two_thirds_of_what_it_had_l
         held(brief.plan(NOW + HOUR)).because
         == "it was renewed on 2026-11-24 12:00 UTC, and is still due: see still_due"
     )
-    for now in (NOW, again - TICK):
+    for now in (NOW - MINUTE, NOW, again - TICK):  # also where the clock jumps back
         assert held(brief.plan(now)).until == brief.plan(now).changes_at == again
     assert steps(brief.plan(again)) == [("leaf", Cause.DUE)]
     assert Reason.STILL_DUE in reasons(brief)
+    just = made.after(made.plan(NOW), NOW, not_before=NOW - YEAR, not_after=NOW + 30 * DAY)
+    assert held(just.plan(NOW + HOUR)).until == NOW + 20 * DAY
 
 
 def reasons(made: World, now: datetime = NOW, name: str = "leaf") -> set[Reason]:
