@@ -1,0 +1,90 @@
+"""Where a certificate is served, and what was seen there: values, handed from `host` to whoever compares.
+
+Owns the text form of an endpoint, which is also its identity: `192.0.2.10:6443`, `[2001:db8::1]:2379`, and
+`api.example.com@192.0.2.10:6443` where the server is asked by a name. Never connects, and judges nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from ipaddress import ip_address
+
+from certmond.errors import MalformedError
+
+_LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
+_TEXT = re.compile(r"(?:([^@]+)@)?(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):([0-9]{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address and port to connect to, and the name that the server is asked by (SNI), if any.
+
+    However they are written, two endpoints that are the same are equal. Raises MalformedError for what nobody can
+    connect to: a name in place of the address, for then it is not sure whose certificate is seen; no address at all
+    ("0.0.0.0", "::"); a zone; a port out of range; and for an address as `server_name` (RFC 6066, section 3).
+    """
+
+    address: str
+    port: int
+    server_name: str | None = None
+
+    def __post_init__(self) -> None:
+        name = self.server_name and self.server_name.lower().removesuffix(".")
+        object.__setattr__(self, "address", _canonical(self.address))
+        object.__setattr__(self, "server_name", name)
+        if not 0 < self.port < 1 << 16:
+            raise MalformedError(f"{self.port} is no port")
+        if name is not None and (not _NAME.fullmatch(name) or name.rpartition(".")[2].isdigit()):
+            raise MalformedError(f"{name!r} is no DNS name")
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """The endpoint that `text` stands for. Raises MalformedError."""
+        match = _TEXT.fullmatch(text)
+        if not match:
+            raise MalformedError(f"{text!r} is not an endpoint such as 192.0.2.10:6443 or [2001:db8::1]:6443")
+        name, bracketed, plain, port = match.groups()
+        return cls(bracketed or plain, int(port), name)
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{self.server_name}@{host}:{self.port}" if self.server_name else f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The server's own certificate as it was presented, whatever it is worth: DER, the version of TLS, and when."""
+
+    der: bytes = field(repr=False)
+    version: str
+    at: datetime
+
+    @property
+    def sha256(self) -> str:
+        """What to compare with `Certificate.sha256`."""
+        return hashlib.sha256(self.der).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Unserved:
+    """No certificate was presented. `reason` says what happened instead: "the connection was refused"."""
+
+    reason: str
+    at: datetime
+
+
+Seen = Served | Unserved
+
+
+def _canonical(text: str) -> str:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise MalformedError(f"{text!r} is no IP address") from None
+    if address.is_unspecified or "%" in text:
+        raise MalformedError(f"{text} is no address to connect to")
+    return address.compressed
