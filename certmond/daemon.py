@@ -20,9 +20,9 @@ from pathlib import Path
 from certmond.config import Config
 from certmond.enforce import Enforcer
 from certmond.errors import BusyError, CertmondError, ConfigError, RuntimeDirError, WriteError
+from certmond.expose.plan_document import step_name
 from certmond.expose.render import HEARTBEAT, METRICS, STATUS, Renderer, heartbeat, summary, write
 from certmond.expose.telemetry import Telemetry
-from certmond.expose.timeline import step_name
 from certmond.host.audit import DAEMON, Audit
 from certmond.host.journal import Event, Journal
 from certmond.host.store import Store
@@ -119,10 +119,13 @@ class Daemon:
                 self._pass(Cause("start", None))
                 self._journal.tell(Event.STARTED, f"certmond watches this node: {self._summary()}")
                 self._notifier.ready(self._summary())
+                self._beat()
+                self._execute()  # what is due may take longer than a service manager waits for a start
                 while not self._stopping:
                     cause = self._next_cause()
                     if cause:
                         self._pass(cause)
+                        self._execute()
             finally:
                 self._notifier.stopping()
                 self._watcher.close()
@@ -235,7 +238,6 @@ class Daemon:
             self._notifier.ready(self._summary())
         elif before:
             self._notifier.status(self._summary())
-        self._execute()
 
     def _new_plan(self, assessment: Assessment) -> Plan:
         """What is to be done; in observe mode what would be, as far as the certificates alone tell it."""
