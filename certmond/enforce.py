@@ -20,8 +20,6 @@ from certmond.host.derived import Absent, Current, Foreign, Stale, Unready
 from certmond.host.execute import Executor
 from certmond.host.ledger import Ledger
 from certmond.host.node_files import NodeFiles
-from certmond.host.signers.command import CommandSigner
-from certmond.host.signers.kubeadm import KubeadmSigner
 from certmond.host.signers.local import LocalSigner
 from certmond.host.signers.signer import Signer
 from certmond.host.transaction import Transactions
@@ -119,14 +117,18 @@ class Enforcer:
             case "local":
                 return self._local(step, spec)
             case "command" if spec:
+                from certmond.host.signers.command import CommandSigner
+
                 return CommandSigner(spec.name, spec.command, time_limit=spec.time_limit, ca_profile=spec.ca_profile)
             case "kubeadm" if spec:
+                from certmond.host.signers.kubeadm import KubeadmSigner
+
                 certificate, key = self._authority(step)
                 return KubeadmSigner(
                     spec.command, certificate, key, directory=str(self._state_dir), time_limit=spec.time_limit
                 )
             case "csr" if spec:
-                from certmond.cluster.csr import CsrSigner  # noqa: PLC0415 - only where a configuration asks for it
+                from certmond.cluster.csr import CsrSigner
 
                 kubeconfig = self._transactions.real(spec.kubeconfig or KUBELET_CONF)
                 return CsrSigner(str(kubeconfig), time_limit=spec.time_limit, approve=spec.approve)

@@ -35,7 +35,8 @@ WAITING, FAILED = 1, 2
 @click.pass_context
 def plan(context: click.Context, at: datetime | None, output: str) -> None:
     """The steps that enforce mode would carry out now, and why. Exit: 0 none, 1 some, 3 could not tell."""
-    from certmond.expose.timeline import plan_document, plan_table
+    from certmond.expose.plan_document import plan_document
+    from certmond.expose.timeline import plan_table
 
     options = globals_of(context)
     config = _at(options.load(), at)
@@ -67,7 +68,8 @@ def _length(_: click.Context, __: click.Parameter, value: str) -> timedelta:
 def forecast(context: click.Context, length: timedelta, at: datetime | None, output: str) -> None:
     """The same planner run forward in time: what renews and restarts when, and what goes wrong if nobody acts."""
     from certmond.enforce import policy_of
-    from certmond.expose.timeline import forecast_document, forecast_table
+    from certmond.expose.plan_document import forecast_document
+    from certmond.expose.timeline import forecast_table
     from certmond.pki.forecast import forecast as foresee
 
     options = globals_of(context)
@@ -90,7 +92,8 @@ def renew(
     context: click.Context, names: tuple[str, ...], *, everything: bool, dry_run: bool, no_restart: bool, output: str
 ) -> None:
     """Reissue certificates now, whatever their dates. Exit: 0 done, 1 a signer is waited for, 2 something failed."""
-    from certmond.expose.timeline import plan_document, plan_table
+    from certmond.expose.plan_document import plan_document
+    from certmond.expose.timeline import plan_table
 
     if everything == bool(names):
         raise click.UsageError("Say which certificates: NAME…, or --all.")
@@ -238,7 +241,7 @@ def _tell_restarts(outcomes: Iterable[Outcome], no_restart: bool) -> None:
 
 
 def _entry(outcome: Outcome) -> dict[str, Any]:
-    from certmond.expose.timeline import step_entry
+    from certmond.expose.plan_document import step_entry
 
     serial = str(outcome.issued.serial) if outcome.issued else None
     return {**step_entry(outcome.step), "result": outcome.result, "message": outcome.message, "serial": serial}

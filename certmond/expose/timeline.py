@@ -1,7 +1,4 @@
-"""A plan and a forecast for people and scripts: as a document, as a table, and the forecast as a chart.
-
-Owns their shapes; the document of a plan is a contract (schema 1). It decides nothing.
-"""
+"""The documents of a plan and a forecast for people: tables, and the forecast as a chart. It decides nothing."""
 
 from __future__ import annotations
 
@@ -12,11 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from certmond.pki.forecast import Forecast, What
-from certmond.pki.plan import Derive, Issue, Plan, Step
 from certmond.pki.reason import printable
 
-SCHEMA = 1
 _WIDTH = 72  # columns of the chart
 _MARKS = {"renew": ("●", "green"), "due": ("!", "yellow"), "expire": ("✗", "bold red")}
 _STYLES = {
@@ -27,41 +21,6 @@ _STYLES = {
     "hold": "yellow",
     "expire": "bold red",
 }
-
-
-def plan_document(plan: Plan, taken_at: datetime) -> dict[str, Any]:
-    """The steps in their order, and what is held."""
-    return {
-        "schema": SCHEMA,
-        "taken_at": _time(taken_at),
-        "steps": [step_entry(step) for step in plan.steps],
-        "held": [
-            {"target": held.target, "path": held.path, "because": held.because, "until": _time(held.until)}
-            for held in plan.held
-        ],
-        "changes_at": _time(plan.changes_at),
-    }
-
-
-def step_entry(step: Step) -> dict[str, Any]:
-    """One step, in plain types."""
-    return {
-        "step": step_name(step),
-        "target": step.target,
-        "path": step.path,
-        "reason": step.cause.value,
-        "detail": step.detail,
-        "restarts": list(step.restarts) if isinstance(step, Issue) else [],
-    }
-
-
-def step_name(step: Step) -> str:
-    """What kind of step it is."""
-    match step:
-        case Issue():
-            return "issue"
-        case Derive():
-            return "derive"
 
 
 def plan_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
@@ -83,20 +42,6 @@ def plan_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
 def _next(document: dict[str, Any]) -> str:
     at = document["changes_at"]
     return f"; time alone changes that on {datetime.fromisoformat(at):%Y-%m-%d %H:%M} UTC" if at else ""
-
-
-def forecast_document(forecast: Forecast) -> dict[str, Any]:
-    """The timeline."""
-    return {
-        "schema": SCHEMA,
-        "since": _time(forecast.since),
-        "until": _time(forecast.until),
-        "complete": forecast.complete,
-        "events": [
-            {"at": _time(e.at), "what": e.what.value, "target": e.target, "detail": e.detail, "bad": e.bad}
-            for e in forecast.events
-        ],
-    }
 
 
 def forecast_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
@@ -135,12 +80,8 @@ def _chart(document: dict[str, Any]) -> RenderableType:
         ended = False
         for column in range(_WIDTH):
             mark, style = _MARKS.get(by_column.get(column, ""), (" " if ended else "─", ""))
-            ended = ended or by_column.get(column) == What.EXPIRE.value
+            ended = ended or by_column.get(column) == "expire"
             line.append(mark, style=style)
         made.append(line)
     legend = "  ".join(f"{mark} {what}" for what, (mark, _) in _MARKS.items())
     return Group(*made, Text(f"{' ' * name_width}  {legend}", style="dim"))
-
-
-def _time(instant: datetime | None) -> str | None:
-    return instant.isoformat().replace("+00:00", "Z") if instant else None
