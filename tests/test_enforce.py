@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import re
 import select
 import signal
 import subprocess
@@ -16,6 +18,9 @@ from typing import Any
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 
 from certmond.config import Source, parse
 from certmond.daemon import Daemon
@@ -23,6 +28,7 @@ from certmond.errors import BusyError
 from certmond.host.journal import Journal
 from certmond.host.transaction import Transactions
 from tests.builders import DAY, YEAR, make_ca, make_leaf, make_server
+from tests.conftest import real_part
 from tests.daemon_harness import DEADLINE, Running, running
 from tests.node import Node
 from tests.test_renewal import (
@@ -529,3 +535,131 @@ def test_bundles_follow_what_others_do(host: Host) -> None:
     held = [entry for entry in host.audit() if entry["target"] == "back"]
     assert [entry["event"] for entry in held] == ["step_held"]
     assert "is not replaced" in held[0]["message"]
+
+
+# Secrets
+
+
+class Leaks:
+    """Looks for private keys in whatever was said or kept: as PEM, as base64 of that, and as the numbers themselves."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._known: dict[bytes, str] = {}
+        for key in host.keys:
+            self._learn(key)
+
+    def look_again(self) -> None:
+        """Learn every key that is on the node, in the archive, or waiting, now."""
+        for path in self._host.files():
+            content = path.read_bytes()
+            for encoded in re.findall(rb"client-key-data: (\S+)", content):
+                content += base64.b64decode(encoded)
+            for block in re.findall(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*-----", content, re.DOTALL):
+                self._learn(serialization.load_pem_private_key(block, None))
+
+    def _learn(self, key: Any) -> None:
+        numbers = key.private_numbers()
+        secret = [numbers.p, numbers.q, numbers.d] if isinstance(key, rsa.RSAPrivateKey) else [numbers.private_value]
+        texts = [form(number) for number in secret for form in ("{:x}".format, "{:X}".format, str)]
+        for encoding in (PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL):
+            pem = key.private_bytes(Encoding.PEM, encoding, serialization.NoEncryption())
+            texts += [line for line in pem.decode().splitlines() if len(line) > 8 and "-----" not in line]
+            whole = base64.b64encode(pem).decode()
+            texts += [whole[start : start + 48] for start in range(60, len(whole) - 60, 48)]
+        self._known |= {text.encode(): f"{text[:4]}…" for text in texts}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def found_in(self, content: bytes) -> list[str]:
+        seen = ["PRIVATE KEY"] if b"PRIVATE KEY" in content else []
+        return seen + [name for text, name in self._known.items() if text in content]
+
+
+def told(host: Host, work: Path) -> dict[str, bytes]:
+    """All that certmond wrote but certificates and keys: its state, what it renders, what children got."""
+    secret = re.compile(r"archive/[^/]+/[^/]+/\d+-.*|pending/.*\.key")
+    kept = {str(path.relative_to(host.state)): path for path in host.state.rglob("*") if path.is_file()}
+    said = {name: path.read_bytes() for name, path in kept.items() if not secret.fullmatch(name)}
+    for directory in (work / "run", work / "helper"):
+        said |= {str(path): path.read_bytes() for path in directory.glob("*") if path.name not in {"ca.key", "pipe"}}
+    return said
+
+
+@pytest.mark.real("openssl")
+def test_no_key_is_told(tmp_path: Path) -> None:
+    """No private key, old or new, is in anything that certmond says, notes, renders, or hands to a child: not by hand
+    with -v, not in a failure, not from the daemon, not when the disk fails at any moment; the state is ours alone.
+    """
+    host = Host(tmp_path / "host", now=now())
+    bundle = {"name": "haproxy", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/haproxy/apiserver.pem"}
+    host.at("/etc/haproxy").mkdir()
+    helper = Helper(tmp_path / "helper", host.ca)
+    script = helper.script.read_text().partition("\n")
+    helper.script.write_text(f"{script[0]}\ntr '\\0' '\\n' < /proc/$$/cmdline >> {helper.place}/arguments\n"
+                             f"tr '\\0' '\\n' < /proc/$$/environ >> {helper.place}/environ\n{script[2]}")  # fmt: skip
+    host.settings |= {
+        "derived": [bundle], "archive": 100,
+        "hold": {"unsynchronised_clock": False, "command": [str(helper.script)]},
+        "signers": [{"name": "site", "kind": "command", "command": [str(helper.script)]}],
+    }  # fmt: skip
+    host.entries["apiserver"] |= {"signer": "site"}
+    leaks = Leaks(host)
+    said: list[bytes] = []
+
+    def by_hand(*arguments: str, command: tuple[str, ...] = ()) -> int:
+        done = certmond(host, *arguments, before=command)
+        said.extend((done.stdout.encode(), done.stderr.encode()))
+        leaks.look_again()
+        return done.returncode
+
+    helper.answers(2, "no")
+    assert by_hand("-v", "renew", "--all") == 2
+    helper.answers(5, "1\ncookie\n")
+    assert by_hand("-v", "renew", "--all", "-o", "json") == 1
+    helper.answers(0)
+    assert by_hand("-v", "renew", "--all", "-o", "yaml") == 0
+    helper.script.chmod(0o600)
+    assert by_hand("-v", "renew", "apiserver") == 2
+    helper.script.chmod(0o700)
+    damaged = host.at(ENTRIES["etcd-server"]["key"])
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[: len(content) // 2])
+    by_hand("-v", "renew", "etcd-server")
+    damaged.write_bytes(content)
+    assert by_hand("archive", "list") == 0
+    assert by_hand("-v", "archive", "restore", "apiserver") == 0
+    assert by_hand("-v", "plan", "-o", "json") == 1
+    strace = real_part("strace")
+    results = set()
+    for call, last in (("fsync", 24), ("renameat", 6), ("write", 12)):
+        for n in range(1, last, 3):
+            inject = (strace, "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:error=EIO:when={n}")
+            results.add(by_hand("-v", "renew", "admin.conf", command=inject))
+    assert results == {0, 2, 3}
+    host.now = now()
+    for name in host.entries:
+        host.install(name)  # all are due once more
+    leaks.look_again()
+    (host.state / "renewals.json").unlink()
+    helper.answers(1, "cookie")
+    with enforcing(host, "-v") as daemon:
+        daemon.until(lambda: renewed(daemon, "apiserver", "waiting") or renewed(daemon, "kubelet-client"), "renewed")
+        daemon.until(lambda: "step_done" in daemon.log.read_text(), "told")
+        leaks.look_again()
+        work = daemon.runtime.parent
+        said.append(daemon.log.read_bytes())
+        said += [Path(f"/proc/{daemon.process.pid}/{place}").read_bytes() for place in ("cmdline", "environ")]
+        pieces = told(host, work) | told(host, tmp_path)
+        daemon.stop()
+    said.append(daemon.log.read_bytes())
+    pieces |= told(host, tmp_path) | {f"output {number}": text for number, text in enumerate(said)}
+    assert {name for name in ("audit.log", "renewals.json") if name in pieces} == {"audit.log", "renewals.json"}
+    assert any(name.endswith("description.json") for name in pieces)
+    assert any(name.endswith("metrics.prom") for name in pieces)
+    assert len(leaks) > 300
+    assert all(leaks.found_in(path.read_bytes()) for path in host.state.glob("archive/*/*/0-*"))  # it can find them
+    assert {name: found for name, text in pieces.items() if (found := leaks.found_in(text))} == {}
+    assert not [name for name, text in pieces.items() if b"Traceback" in text]
+    assert readable(host) == []

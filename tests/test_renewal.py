@@ -89,9 +89,10 @@ class Host:
         self.put(CA["path"], self.ca.pem)
         self.put(CA["key"], self.ca.key_pem, 0o600)
         for name in self.entries:
-            self._install(name, plain, key)
+            self.install(name, plain=plain, key=key)
 
-    def _install(self, name: str, plain: bool, key: str) -> None:
+    def install(self, name: str, *, plain: bool = False, key: str = "ec") -> None:
+        """A certificate that is due, by its entry."""
         entry = ENTRIES[name]
         subject = entry["subject"].removeprefix("CN=")
         dates: Any = {"not_before": self.now - YEAR, "not_after": self.now + 10 * DAY, "key": key}
@@ -108,6 +109,7 @@ class Host:
                 self.put(CURRENT, leaf.pem + leaf.key_pem, 0o600)
             case "kubelet":
                 self.put(DATED, leaf.pem + leaf.key_pem, 0o600)
+                self.at(CURRENT).unlink(missing_ok=True)
                 self.at(CURRENT).symlink_to(DATED)
             case _:
                 self.put(entry["path"], leaf.pem)
@@ -829,12 +831,14 @@ def test_what_was_replaced_can_be_put_back(tmp_path: Path, mount: Mount) -> None
 # By hand
 
 
-def certmond(host: Host, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command line on this node, by the real clock."""
+def certmond(
+    host: Host, *arguments: str, before: Sequence[str] = (), **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """The command line on this node, by the real clock; `before` is what runs it, such as strace."""
     path = host.place / "config.yaml"
     path.write_text(yaml.safe_dump(host.document()))
     options = ["--config", path, "--root", host.root, "--state-dir", host.state]
-    command = [sys.executable, "-m", "certmond", *map(str, options), *arguments]
+    command = [*before, sys.executable, "-m", "certmond", *map(str, options), *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **environment}
     )
