@@ -92,7 +92,7 @@ class _Simulation:
             now = made.changes_at
         complete = len(self._events) < MAX_EVENTS
         end = self._until if complete else now
-        told = [event for event in (*self._events, *fates) if since <= event.at <= end]
+        told = [event for event in (*self._events, *fates) if event.at <= end]
         return Forecast(since, self._until, tuple(sorted(told, key=lambda event: event.at)), complete)
 
     def _carry_out(self, issues: list[Issue], now: datetime) -> None:
@@ -100,9 +100,8 @@ class _Simulation:
         for step in issues:
             self._tell_clamped(now, step)
             self._events.append(ForecastEvent(now, What.RENEW, step.target, self._detail(step)))
-            sha256 = f"forecast-{len(self._events)}"
-            renewed[step.identity] = self._renewed(step, sha256)
-            self._past[step.identity] = Attempt(now, sha256=sha256)
+            renewed[step.identity] = self._renewed(step)
+            self._past[step.identity] = Attempt(now)
         services = dict.fromkeys(service for step in issues for service in step.restarts)
         for service in services:
             why = ", ".join(step.target for step in issues if service in step.restarts)
@@ -110,9 +109,9 @@ class _Simulation:
         statuses = tuple(renewed.get(status.seen.identity, status) for status in self._assessment.statuses)
         self._assessment = replace(self._assessment, statuses=statuses)
 
-    def _renewed(self, step: Issue, sha256: str) -> CertificateStatus:
+    def _renewed(self, step: Issue) -> CertificateStatus:
         status, template = step.status, step.template
-        new = replace(step.old, sha256=sha256, not_before=template.not_before, not_after=template.not_after)
+        new = replace(step.old, not_before=template.not_before, not_after=template.not_after)
         seen = replace(status.seen, symlink=True if status.seen.symlink is False else status.seen.symlink)
         due = renewal_point(new, seen.spec, self._assessment.renew_before)
         return replace(status, seen=seen, certificate=new, renew_at=due, key_matches=True)

@@ -11,15 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from certmond.pki.assess import assess
 from certmond.pki.catalog import CertificateSpec, ServiceSpec
 from certmond.pki.forecast import MAX_EVENTS, Forecast, What, forecast
-from certmond.pki.inventory import Observation
+from certmond.pki.inventory import Inventory, Observation
 from certmond.pki.plan import MIN_INTERVAL, Circumstances, Issue, Policy
 from tests.builders import DAY, HOUR, NOW, SECOND, YEAR, make_ca
 from tests.pki.test_plan import (
     AUTHORITY,
     CA,
     CA_KEY,
+    FACTS,
     INSTANTS,
     KUBELET,
     POLICY,
@@ -152,7 +154,8 @@ def test_the_first_time_that_a_ca_cuts_a_life_short_is_told_once_for_each_ca() -
     """Not for the lives that merely end before it, and not for a CA that is nobody's here."""
     made = world(leaf(NOW + DAY), leaf(NOW + 2 * DAY), ca=ending(NOW + 100 * DAY))
     other = row("other", ca=["second"])
-    made = replace(made, seen=(*made.seen, ending(NOW + 100 * YEAR, "second"), see(other, leaf(NOW + DAY))))
+    cas = ending(NOW + 100 * YEAR, "second"), ending(NOW + 100 * DAY, "idle")
+    made = replace(made, seen=(*made.seen, *cas, see(other, leaf(NOW + DAY))))
     found = foresee(made, 90 * DAY)
     assert told(found, What.CLAMP) == [(NOW, "ca")]
     assert "ends on 2027-03-04" in sentences(found, What.CLAMP)[0]
@@ -207,6 +210,8 @@ def test_the_end_of_what_is_not_renewed_is_told(
 def test_of_what_is_not_there_nothing_is_foretold() -> None:
     """A finding says so today."""
     assert foresee(World((see(row()),))).events == ()
+    remembered = assess(Inventory((CA, see(row()))), NOW, World((CA, see(row(), leaf(NOW + DAY)))).look(NOW))
+    assert forecast(remembered, POLICY, NOW + DAY).events == ()
 
 
 def test_a_certificate_that_has_to_wait_beyond_its_end_is_told_to_expire() -> None:
@@ -215,7 +220,7 @@ def test_a_certificate_that_has_to_wait_beyond_its_end_is_told_to_expire() -> No
     found = foresee(made, 10 * HOUR)
     renewals = told(found, What.RENEW)
     assert {later[0] - earlier[0] for earlier, later in pairwise(renewals)} == {MIN_INTERVAL}
-    assert told(found, What.EXPIRE) == [(renewals[0][0] + 90 * SECOND + TICK, "leaf")]
+    assert told(found, What.EXPIRE, What.HOLD) == [(renewals[0][0] + 90 * SECOND + TICK, "leaf")]
 
 
 def test_it_ends_after_so_many_events_and_says_so() -> None:
@@ -242,6 +247,19 @@ def test_what_changes_is_said_once() -> None:
     assert second == "is due, signed by local, until 2028-10-24 12:00 UTC; keeps its key"
 
 
+def test_a_key_that_was_another_certificates_is_kept_from_the_second_time_on() -> None:
+    """A renewal puts a pair there that belongs together."""
+    made = World((CA, see(row(keep_key=True), leaf(NOW + DAY), key=CA.key)))
+    assert ["keeps its key" in said for said in sentences(foresee(made, YEAR), What.RENEW)] == [False, True]
+
+
+def test_the_general_renew_before_counts_for_what_is_not_there_yet() -> None:
+    """As for what is."""
+    seen = Inventory((CA, see(row(), leaf(NOW + YEAR))), FACTS)
+    found = forecast(assess(seen, NOW, renew_before=60 * DAY), POLICY, NOW + 2 * YEAR)
+    assert [at - NOW for at, _ in told(found, What.RENEW)] == [305 * DAY, 610 * DAY]
+
+
 def test_a_pem_in_the_symlinks_place_is_put_right_once() -> None:
     """From then on the kubelet's symlink is there, and it is renewed by its dates."""
     made = world(leaf(NOW + YEAR), spec=KUBELET)
@@ -253,7 +271,7 @@ def test_a_pem_in_the_symlinks_place_is_put_right_once() -> None:
 def test_derived_files_are_made_when_they_are_old_and_after_their_source() -> None:
     """What is out of date today is made once."""
     around = Circumstances("an upgrade", {"b": "/b is not there"}, {"a": ("/a", "leaf"), "b": ("/b", "leaf")})
-    found = foresee(world(leaf(NOW + 31 * DAY), circumstances=around), 2 * DAY)
+    found = foresee(world(leaf(NOW + 31 * DAY), leaf(NOW + 30 * DAY + HOUR), circumstances=around), 2 * DAY)
     assert told(found, What.DERIVE) == [(NOW, "b"), (NOW + DAY, "a"), (NOW + DAY, "b")]
     assert sentences(found, What.DERIVE) == ["/b is not there", "leaf is renewed", "leaf is renewed"]
 
