@@ -73,8 +73,8 @@ def init(
         _ground(options, config, specs, facts, now), given=given.certificate if given else None, joins=joins
     )
     made = bootstrap(specs, ground, config.init, policy_of(config))
-    if made.problems:
-        raise ConfigError(made.problems)
+    if problems := made.problems or tuple(maker.objections(made.steps)):
+        raise ConfigError(problems)
     if dry_run:
         display(_document(made, ground), output, plan_table)
         return

@@ -13,6 +13,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import assert_never
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from certmond.errors import RefusedError
 from certmond.host import kubelet_pem
 from certmond.host.audit import Audit
@@ -24,11 +28,11 @@ from certmond.host.place import Directories, blaming
 from certmond.host.signers.local import LocalSigner, self_signed
 from certmond.host.signers.signer import Request
 from certmond.host.transaction import Change, NewFile, NewLink, Transactions, Writer
-from certmond.pki.catalog import CertificateSpec, Kind
-from certmond.pki.certificate import attributes_of, describe_key, names_in, to_pem
+from certmond.pki.catalog import CertificateSpec, KeyAlgorithm, Kind
+from certmond.pki.certificate import attributes_of, describe_key, load, names_in, parse_certificate, to_pem
 from certmond.pki.encoding import decode
 from certmond.pki.init_steps import InitStep, IssueFirst, MakeAuthority, MakeKeyPair, NewKubeconfig, WriteKubeconfig
-from certmond.pki.issuance import Template
+from certmond.pki.issuance import Template, builder
 from certmond.pki.path import find_paths
 
 _PUBLIC, _SECRET = 0o644, 0o600
@@ -62,6 +66,24 @@ class Bootstrapper:
         if self.unfinished():
             with self._transactions.lock(patience) as writer:
                 self._settle(writer)
+
+    def objections(self, steps: tuple[InitStep, ...]) -> Iterator[str]:
+        """Why the given CA cannot sign what it is to sign, tried out in memory: its constraints may forbid it."""
+        given = next((step.given for step in steps if isinstance(step, MakeAuthority) and step.given), None)
+        if given is None or self._given is None:
+            return
+        key = make_key(KeyAlgorithm.ECDSA_P256)
+        digest = None if isinstance(self._given, Ed25519PrivateKey) else SHA256()
+        for step in steps:
+            if isinstance(step, IssueFirst) and step.authority.name == "ca":
+                trial = builder(step.template, key.public_key(), 1, load(given.der)).sign(self._given, digest)
+                issued = parse_certificate(trial.public_bytes(Encoding.DER))
+                search = find_paths(issued, (given,), (), _EXTENDED.intersection(step.spec.usages))
+                if not search.paths:
+                    why = ", ".join(
+                        dict.fromkeys(f"{each.certificate.subject}: {each.refusal}" for each in search.rejections)
+                    )
+                    yield f"the given CA cannot sign {step.spec.path} ({why}); give another one"
 
     def carry_out(
         self, steps: tuple[InitStep, ...], patience: float, tell: Callable[[InitStep], None] = lambda _: None

@@ -45,6 +45,10 @@ def read_authority(certificate_path: str, key_path: str, now: datetime) -> Given
             for found in status.findings
             if found.severity is Severity.CRITICAL or found.reason is Reason.WEAK_KEY
         ]
+        if certificate.version < 3:  # what it lacks nobody finds, as it has no way to say it
+            problems.append(
+                f"{certificate_path} is of version {certificate.version}, which has no CA:TRUE; give another CA"
+            )
     if problems or certificate is None or key is None:
         raise ConfigError(tuple(problems))
     return GivenAuthority(certificate, key)

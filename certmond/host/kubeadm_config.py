@@ -232,13 +232,16 @@ class _Reader:
 
 def _address(value: Any) -> Any:
     """kubeadm takes 0.0.0.0 and :: for "choose one" (util/config, SetAPIEndpointDynamicDefaults)."""
-    return None if value in {"0.0.0.0", "::"} else value  # noqa: S104 - nothing is bound to it
+    try:
+        return None if isinstance(value, str) and ip_address(value).is_unspecified else value
+    except ValueError:
+        return value
 
 
 def _bracketed(value: Any) -> Any:
     """An IPv6 address is an endpoint without brackets, too (util/endpoint.go, ParseHostPort)."""
     try:
-        return f"[{value}]" if isinstance(ip_address(value), IPv6Address) else value
+        return f"[{value}]" if isinstance(value, str) and isinstance(ip_address(value), IPv6Address) else value
     except ValueError:
         return value
 

@@ -95,7 +95,11 @@ class _Bootstrapper:
     def _make(self, spec: CertificateSpec) -> None:
         """What is not there is made, unless something that belongs to it is there, or has to come from elsewhere."""
         beside = next((path for path in (spec.key, spec.kubeconfig) if path in self._paths), None)
-        if beside:
+        if signed := ", ".join(self._signed_by(spec)):
+            self._problems.append(
+                f"{spec.path} is not there, but what it signed is: {signed}; put the CA back, or that away"
+            )
+        elif beside:
             self._problems.append(f"{beside} is there without {spec.path}; put that back, or {beside} away")
         elif self._joins and (spec.authority or spec.kind is Kind.KEY_PAIR):
             self._problems.append(
@@ -103,27 +107,18 @@ class _Bootstrapper:
                 f"copy it and {spec.key} from another control-plane node"
             )
         elif spec.authority:
-            self._make_authority(spec)
+            step = self._drafts.authority(spec, self._given if spec.name == "ca" else None)
+            self._ends[spec.name] = step.not_after
+            self._steps.append(step)
         elif spec.kind is Kind.KEY_PAIR:
             self._steps.append(self._drafts.key_pair(spec))
         elif spec.name != SUPER_ADMIN or self._makes_super_admin():
             self._issue(spec)
 
-    def _make_authority(self, spec: CertificateSpec) -> None:
-        orphans = [
-            self._present[other.name].seen.path
-            for other in self._specs.values()
-            if spec.name in other.ca and other.name in self._present
-        ]
-        if orphans:
-            these = ", ".join(orphans)
-            self._problems.append(
-                f"{spec.path} is not there, but what it signed is: {these}; put the CA back, or that away"
-            )
-            return
-        step = self._drafts.authority(spec, self._given if spec.name == "ca" else None)
-        self._ends[spec.name] = step.not_after
-        self._steps.append(step)
+    def _signed_by(self, authority: CertificateSpec) -> Iterator[str]:
+        for spec in self._specs.values():
+            if authority.authority and authority.name in spec.ca and spec.name in self._present:
+                yield self._present[spec.name].seen.path
 
     def _issue(self, spec: CertificateSpec) -> None:
         authority = self._specs.get(spec.ca[0])

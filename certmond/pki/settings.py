@@ -23,9 +23,16 @@ _DNS_NAME = re.compile(r"(\*\.)?(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-
 
 def _address(text: str) -> str:
     try:
-        return str(ip_address(text))
+        return _canonical(text)
     except ValueError:
         raise ValueError("must be an IP address") from None
+
+
+def _canonical(text: str) -> str:
+    """An address as it can stand in a certificate: without the zone that means something on one host only."""
+    if "%" in text:
+        raise ValueError("must have no zone")
+    return str(ip_address(text))
 
 
 def _dns_name(text: str) -> str:
@@ -36,7 +43,7 @@ def _dns_name(text: str) -> str:
 
 def _host(text: str) -> str:
     try:
-        return str(ip_address(text))
+        return _canonical(text)
     except ValueError:
         pass
     if not _DNS_NAME.fullmatch(text):
