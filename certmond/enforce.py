@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from certmond.config import Config
@@ -24,9 +24,11 @@ from certmond.host.signers.local import LocalSigner
 from certmond.host.signers.signer import Signer
 from certmond.host.transaction import Transactions
 from certmond.pki.assess import Assessment
-from certmond.pki.plan import Circumstances, Held, Issue, Plan, Policy, plan
+from certmond.pki.plan import Circumstances, Derive, Held, Issue, Plan, Policy, Step, plan
 from certmond.pki.settings import LOCAL, SignerSpec
 
+LAST_RETRY = timedelta(minutes=10)
+"""A derived file that could not be made is tried again after that at the latest."""
 KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
 """With whose rights the Kubernetes API is asked, where the configuration does not say."""
 
@@ -97,11 +99,26 @@ class Enforcer:
         if asked is None and any(isinstance(step, Issue) for step in made.steps):
             hold = reason_to_wait(self._config.hold, self._root, self._alive)
             made = plan(assessment, policy, past, replace(now, hold=hold), asked) if hold else made
-        return replace(made, held=(*made.held, *self._left_alone()))
+        return self._without_hurry(replace(made, held=(*made.held, *self._left_alone())), assessment.taken_at)
 
     def foresee(self, assessment: Assessment) -> Plan:
         """The steps as far as the certificates alone tell them: for who only observes."""
         return plan(assessment, policy_of(self._config), self._ledger.attempts(), Circumstances())
+
+    def _without_hurry(self, made: Plan, now: datetime) -> Plan:
+        """The plan without the derived files whose making has failed not long ago, unless their source is renewed."""
+        past, renewed = self._ledger.attempts(), {step.target for step in made.steps if isinstance(step, Issue)}
+        steps, held, instants = list[Step](), list[Held](), [made.changes_at] if made.changes_at else []
+        for step in made.steps:
+            attempt = past.get((step.target, step.path))
+            if isinstance(step, Derive) and step.source not in renewed and attempt:
+                again = min(attempt.retry_at, attempt.at + LAST_RETRY)
+                if again > now >= attempt.at:
+                    held.append(Held(step.target, step.path, attempt.message, again))
+                    instants.append(again)
+                    continue
+            steps.append(step)
+        return replace(made, steps=tuple(steps), held=(*made.held, *held), changes_at=min(instants, default=None))
 
     def _left_alone(self) -> Iterator[Held]:
         """The derived files that are not made, and why."""

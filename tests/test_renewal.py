@@ -646,15 +646,24 @@ def test_state_that_cannot_be_written(tmp_path: Path, mount: Mount, obstacle: An
 
 
 def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
-    """A derived file whose directory is missing is told with the remedy, and made when the directory is there."""
+    """A derived file whose directory is missing is told with the remedy, tried again later and later, and made when the
+    directory is there.
+    """
     bundle = {"name": "haproxy", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/haproxy/apiserver.pem"}
     host = Host(tmp_path / "host", "apiserver", derived=[bundle])
     issued, derived = host.start_once()
     assert issued.result == "done"
     assert derived.result == "failed"
     assert re.search(r"/etc/haproxy: No such file or directory\): create the directory", derived.message)
+    [held] = host.plan().held
+    assert (held.target, held.until) == ("haproxy", host.now + timedelta(minutes=1))
+    assert "create the directory" in held.because
+    assert host.start() == []
+    assert host.plan().changes_at == held.until
     host.at("/etc/haproxy").mkdir()
+    host.now += timedelta(minutes=1)
     assert [outcome.result for outcome in host.start()] == ["done"]
+    assert set(host.attempts()) == {"apiserver"}
     assert host.unwell() == []
 
 

@@ -173,6 +173,7 @@ class Executor:
                     outcome = self._issue(step, writer)
                 case Derive():
                     outcome = Outcome(step, "done", self._derivations.make(step.target, writer))
+                    self._forget_failure(step)
                 case _:
                     assert_never(step)
         except WaitingError as error:
@@ -230,16 +231,21 @@ class Executor:
         self._archive.store(name, files, self._clock(), description)
 
     def _remember_failure(self, step: Step, error: CertmondError) -> None:
-        if isinstance(step, Issue):
-            before = self._ledger.attempts().get(step.identity)
-            failures = before.failures + 1 if before else 1
-            # What a signer has promised is still to be had from it where it could not be asked, or its answer could not
-            # be written.
-            promised = before.cookie if before and isinstance(error, UnreachableError | WriteError) else None
-            with suppress(WriteError):  # the disk may be what failed
-                self._ledger.remember(step.identity, Attempt(self._clock(), failures, str(error), cookie=promised))
-            if promised is None:
-                self._pending.drop(step.identity)
+        identity = (step.target, step.path)
+        before = self._ledger.attempts().get(identity)
+        failures = before.failures + 1 if before else 1
+        # What a signer has promised is still to be had from it where it could not be asked, or its answer could not be
+        # written.
+        promised = before.cookie if before and isinstance(error, UnreachableError | WriteError) else None
+        with suppress(WriteError):  # the disk may be what failed
+            self._ledger.remember(identity, Attempt(self._clock(), failures, str(error), cookie=promised))
+        if promised is None:
+            self._pending.drop(identity)
+
+    def _forget_failure(self, step: Derive) -> None:
+        if (step.target, step.path) in self._ledger.attempts():
+            with suppress(WriteError):
+                self._ledger.forget((step.target, step.path))
 
     def _note(self, outcome: Outcome, fields: Mapping[str, str | None]) -> None:
         event = Event.STEP_FAILED if outcome.result == "failed" else Event.STEP_DONE
