@@ -1061,3 +1061,40 @@ def test_archive_is_listed_and_restored(host: Host) -> None:
     assert generation in unknown.stderr
     assert certmond(host, "archive", "restore", "nonsense").returncode == 3
     assert readable(host) == []
+
+
+@pytest.mark.real("strace")
+@pytest.mark.parametrize("call", ["fsync", "renameat", "mkdir", "write"])
+def test_any_call_fails_once(quick: Path, call: str) -> None:
+    """Whichever call fails with an error of the disk, `renew` says truly what became of it: 0 with a new certificate,
+    else the old one and a sentence why; and the next start ends in the same place.
+    """
+    host = Host(quick / "original", "apiserver", now=now())
+    before = host.serials()
+    twins = copies(host, quick)
+    count = record(next(twins).start).count(f"entry {call}")
+    codes = Counter[int]()
+    for n in range(1, count + 1, 2):
+        twin = next(twins)
+        inject = (
+            real_part("strace"),
+            "-o",
+            "/dev/null",
+            "-e",
+            f"trace={call}",
+            "-e",
+            f"inject={call}:error=EIO:when={n}",
+        )
+        done = certmond(twin, "renew", "apiserver", before=inject, PYTHONDONTWRITEBYTECODE="1")
+        where = f"{call} {n}: {done}"
+        codes[done.returncode] += 1
+        assert "Traceback" not in done.stderr, where
+        assert (done.returncode == 0) == (twin.serials() != before), where
+        assert (done.returncode == 0) == (done.stderr == ""), where
+        assert done.returncode == 0 or "Input/output error" in done.stderr, where
+        assert readable(twin) == [], where
+        twin.now = now() + timedelta(minutes=2)
+        twin.start()
+        assert twin.unwell() == [], where
+        assert before.items().isdisjoint(twin.serials().items()), where
+    assert {0, 2} <= codes.keys() or call == "mkdir"
