@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from certmond.acting import Acting
 from certmond.config import Config
 from certmond.enforce import Enforcer
-from certmond.errors import BusyError, CertmondError, ConfigError, RuntimeDirError, WriteError
+from certmond.errors import ConfigError, RuntimeDirError
 from certmond.expose.plan_document import step_name
 from certmond.expose.render import HEARTBEAT, METRICS, STATUS, Renderer, heartbeat, summary, write
 from certmond.expose.telemetry import Telemetry
@@ -30,16 +31,11 @@ from certmond.host.systemd import Notifier
 from certmond.host.wake import Wake
 from certmond.host.watch import Watcher
 from certmond.pki.assess import Assessment, assess
-from certmond.pki.plan import Issue, Plan
 
 QUIET = 0.05
 """Seconds without a further event after which a change counts as complete."""
 CEILING = 1.0
 """Seconds after which a pass is made although events go on."""
-BUSY_INTERVAL, FAILURE_INTERVAL = 2.0, 60.0
-"""Seconds until a plan is tried again while somebody else is writing, and where the state directory cannot be used."""
-RECOVERY_PATIENCE = 5.0
-"""Seconds to wait at the start for somebody else who is writing."""
 HEARTBEAT_INTERVAL = 10.0
 """Seconds between signs of life to `serve`; the service manager's watchdog may ask for more."""
 
@@ -82,12 +78,8 @@ class Daemon:
         self._telemetry = Telemetry(self._config.mode)
         self._renderer = Renderer()
         self._store = self._new_store()
-        self._enforcer = self._new_enforcer()
-        self._plan = Plan()
-        self._told: frozenset[tuple[Event, str, str]] = frozenset()
-        self._busy_until = 0.0
+        self._enforcer, self._acting = self._new_hand()
         self._acted = False
-        self._interrupted: frozenset[str] = frozenset()
         self._beat_at = 0.0
         self._wake = Wake()
         self._watcher = Watcher(self._wake.set)
@@ -115,17 +107,17 @@ class Daemon:
             signal.signal(signal.SIGINT, self.stop)
             signal.signal(signal.SIGHUP, self.reload)
             try:
-                self._recover()
+                self._acting.recover()
                 self._pass(Cause("start", None))
                 self._journal.tell(Event.STARTED, f"certmond watches this node: {self._summary()}")
                 self._notifier.ready(self._summary())
                 self._beat()
-                self._execute()  # what is due may take longer than a service manager waits for a start
+                self._acted = self._acting.act()  # what is due may take longer than a service manager waits for a start
                 while not self._stopping:
                     cause = self._next_cause()
                     if cause:
                         self._pass(cause)
-                        self._execute()
+                        self._acted = self._acting.act()
             finally:
                 self._notifier.stopping()
                 self._watcher.close()
@@ -153,7 +145,7 @@ class Daemon:
             return Cause("poll", None)
         if self._assessment and now < self._assessment.taken_at:
             return Cause("clock", None)
-        if self._busy_until and time.monotonic() >= self._busy_until:
+        if self._acting.retry_at and time.monotonic() >= self._acting.retry_at:
             return Cause("retry", frozenset())
         return Cause("deadline", frozenset()) if any(now >= due for due in self._deadlines()) else None
 
@@ -165,15 +157,15 @@ class Daemon:
             due.append(self._config.poll.total_seconds() - looked)
         if self._notifier.watchdog:
             due.append(self._notifier.watchdog / 3)
-        if self._busy_until:
-            due.append(self._busy_until - time.monotonic())
+        if self._acting.retry_at:
+            due.append(self._acting.retry_at - time.monotonic())
         now = self._clock()
         due += [(deadline - now).total_seconds() for deadline in self._deadlines()]
         return max(0.0, min(due))
 
     def _deadlines(self) -> list[datetime]:
         """When time alone changes a verdict, or what is to be done."""
-        instants = (self._assessment and self._assessment.changes_at, self._plan.changes_at)
+        instants = (self._assessment and self._assessment.changes_at, self._acting.plan.changes_at)
         return [instant for instant in instants if instant]
 
     def _changed(self, since: float) -> Cause | None:
@@ -200,8 +192,8 @@ class Daemon:
             self._telemetry.config_ok.set(1)
             self._telemetry.set_mode(self._config.mode)
             self._store = self._new_store()
-            self._enforcer = self._new_enforcer()
-            self._recover()
+            self._enforcer, self._acting = self._new_hand()
+            self._acting.recover()
             self._journal.tell(Event.RELOADED, "the configuration was read again")
         return Cause("reload", None)
 
@@ -211,10 +203,14 @@ class Daemon:
         held = (self._config.hold.file,) if self._config.hold.file else ()
         return Store(self._config.certificates, self._root, given, also=(*derived, *held))
 
-    def _new_enforcer(self) -> Enforcer:
-        audit = Audit(self._journal, self._state_dir, DAEMON)
-        return Enforcer(
-            self._config, root=self._root, state_dir=self._state_dir, audit=audit, clock=self._clock, alive=self._live
+    def _new_hand(self) -> tuple[Enforcer, Acting]:
+        enforcer = Enforcer(
+            self._config, root=self._root, state_dir=self._state_dir, clock=self._clock, alive=self._live,
+            audit=Audit(self._journal, self._state_dir, DAEMON),
+        )  # fmt: skip
+        enforcing = self._config.mode == "enforce"
+        return enforcer, Acting(
+            enforcer, self._journal, self._telemetry, enforcing=enforcing, stopping=lambda: self._stopping
         )
 
     def _pass(self, cause: Cause) -> None:
@@ -226,80 +222,18 @@ class Daemon:
             inventory, self._clock(), self._assessment, self._config.renew_before, self._enforcer.renewed()
         )
         self._follow()
-        self._plan = self._new_plan(assessment)
+        self._acting.decide(assessment)
         before, self._assessment = self._assessment, assessment
         done = time.monotonic()
         self._telemetry.count_pass(cause.name, done - started, None if cause.since is None else done - cause.since)
         self._publish(assessment)
         self._passed_at = time.time()
         self._journal.compare(before, assessment)
-        self._tell_plan()
+        self._acting.tell(assessment)
         if cause.name == "reload":
             self._notifier.ready(self._summary())
         elif before:
             self._notifier.status(self._summary())
-
-    def _new_plan(self, assessment: Assessment) -> Plan:
-        """What is to be done; in observe mode what would be, as far as the certificates alone tell it."""
-        return self._enforcer.plan(assessment) if self._enforcing else self._enforcer.foresee(assessment)
-
-    @property
-    def _enforcing(self) -> bool:
-        return self._config.mode == "enforce"
-
-    def _tell_plan(self) -> None:
-        """Note in the trail what is planned or held and was not before."""
-        if not self._enforcing:
-            return
-        now = self._assessment.taken_at if self._assessment else self._clock()
-        current = {(Event.STEP_PLANNED, step.target, step.path): step.detail for step in self._plan.steps}
-        current |= {(Event.STEP_HELD, held.target, held.path): held.because for held in self._plan.held}
-        for (event, target, path), why in current.items():
-            if (event, target, path) not in self._told:
-                self._note(event, now, f"{path}: {why}", {"target": target, "path": path})
-        self._told = frozenset(current)
-
-    def _note(self, event: Event, now: datetime, message: str, fields: dict[str, str | None]) -> None:
-        try:
-            self._enforcer.audit.note(event, now, message, fields=fields)
-        except WriteError as error:
-            self._journal.tell(Event.STEP_FAILED, str(error), "error")
-
-    def _execute(self) -> None:
-        """Carry out the plan. What became of it is for the next pass to see, which then begins at once."""
-        self._busy_until = 0.0
-        if not self._enforcing or self._stopping:
-            return
-        executor = self._enforcer.executor
-        # Half done, and not by us: whoever began it was killed, or is at it and holds the lock.
-        begun = executor.interrupted() - self._interrupted
-        if not (self._plan.steps or begun):
-            return
-        try:
-            outcomes = executor.execute(self._plan, stopping=lambda: self._stopping)
-            self._interrupted = executor.interrupted()
-        except BusyError:
-            self._busy_until = time.monotonic() + BUSY_INTERVAL
-            return
-        except CertmondError as error:  # the state directory cannot be used: nothing was begun
-            self._busy_until = time.monotonic() + FAILURE_INTERVAL
-            self._journal.tell(Event.STEP_FAILED, str(error), "error")
-            return
-        for outcome in outcomes:
-            if isinstance(outcome.step, Issue):
-                self._telemetry.renewals.labels(outcome.step.target, outcome.result).inc()
-        self._acted = bool(begun) or any(outcome.result == "done" for outcome in outcomes)
-        if any(outcome.result == "failed" for outcome in outcomes):
-            self._busy_until = time.monotonic() + FAILURE_INTERVAL
-
-    def _recover(self) -> None:
-        """Finish what a process that was killed has left, before anything else is looked at."""
-        if not self._enforcing:
-            return
-        try:
-            self._enforcer.executor.recover(RECOVERY_PATIENCE)
-        except CertmondError as error:
-            self._journal.tell(Event.STEP_FAILED, str(error), "error")
 
     def _follow(self) -> None:
         """Watch what was looked up. The watcher reports what it did not watch before: it may have changed since."""
@@ -315,7 +249,7 @@ class Daemon:
         self._telemetry.count_watch(self._watcher.events, self._watcher.overflows)
         self._telemetry.watched.set(self._watcher.watched)
         self._telemetry.polled.set(len(self._watcher.polled))
-        self._telemetry.set_planned(Counter(step_name(step) for step in self._plan.steps))
+        self._telemetry.set_planned(Counter(step_name(step) for step in self._acting.plan.steps))
         self._write(METRICS, self._renderer.metrics(assessment, self._telemetry.text()))
         self._write(STATUS, self._renderer.status(assessment, self._config.mode))
         self._renderer.forget(assessment)

@@ -1,0 +1,98 @@
+"""The daemon's hand: the plan of each pass, told, and in enforce mode carried out.
+
+Owns what is remembered of that from pass to pass: what was told, whether somebody else is writing, when to try again.
+When a pass is made is the daemon's; what is planned and how it is done, `enforce`'s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from certmond.enforce import Enforcer
+from certmond.errors import BusyError, CertmondError, WriteError
+from certmond.expose.telemetry import Telemetry
+from certmond.host.journal import Event, Journal
+from certmond.pki.assess import Assessment
+from certmond.pki.plan import Issue, Plan
+
+BUSY_INTERVAL, FAILURE_INTERVAL = 2.0, 60.0
+"""Seconds until a plan is tried again while somebody else is writing, and where the state directory cannot be used."""
+RECOVERY_PATIENCE = 5.0
+"""Seconds to wait at the start for somebody else who is writing."""
+
+
+class Acting:
+    """Plans for one configuration, and acts on it if `enforcing`. No step begins once `stopping` says so."""
+
+    def __init__(
+        self,
+        enforcer: Enforcer,
+        journal: Journal,
+        telemetry: Telemetry,
+        *,
+        enforcing: bool,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._enforcer, self._journal, self._telemetry = enforcer, journal, telemetry
+        self._enforcing, self._stopping = enforcing, stopping
+        self._told: frozenset[tuple[Event, str, str]] = frozenset()
+        self._interrupted: frozenset[str] = frozenset()
+        self.plan = Plan()
+        self.retry_at: float | None = None
+        """When the plan is tried again, on the monotonic clock; None where nothing stands in its way."""
+
+    def recover(self) -> None:
+        """Finish what a process that was killed has left, before anything else is looked at."""
+        if not self._enforcing:
+            return
+        try:
+            self._enforcer.executor.recover(RECOVERY_PATIENCE)
+        except CertmondError as error:
+            self._journal.tell(Event.STEP_FAILED, str(error), "error")
+
+    def decide(self, assessment: Assessment) -> None:
+        """What is to be done; in observe mode what would be, as far as the certificates alone tell it."""
+        self.plan = self._enforcer.plan(assessment) if self._enforcing else self._enforcer.foresee(assessment)
+
+    def tell(self, assessment: Assessment) -> None:
+        """Note in the trail what is planned or held and was not before."""
+        if not self._enforcing:
+            return
+        current = {(Event.STEP_PLANNED, step.target, step.path): step.detail for step in self.plan.steps}
+        current |= {(Event.STEP_HELD, held.target, held.path): held.because for held in self.plan.held}
+        for (event, target, path), why in current.items():
+            if (event, target, path) not in self._told:
+                fields: Mapping[str, str | None] = {"target": target, "path": path}
+                try:
+                    self._enforcer.audit.note(event, assessment.taken_at, f"{path}: {why}", fields=fields)
+                except WriteError as error:
+                    self._journal.tell(Event.STEP_FAILED, str(error), "error")
+        self._told = frozenset(current)
+
+    def act(self) -> bool:
+        """Carry out the plan. Whether the node is to be looked at again at once."""
+        self.retry_at = None
+        if not self._enforcing or self._stopping():
+            return False
+        executor = self._enforcer.executor
+        # Half done, and not by us: whoever began it was killed, or is at it and holds the lock.
+        begun = executor.interrupted() - self._interrupted
+        if not (self.plan.steps or begun):
+            return False
+        try:
+            outcomes = executor.execute(self.plan, stopping=self._stopping)
+            self._interrupted = executor.interrupted()
+        except BusyError:
+            self.retry_at = time.monotonic() + BUSY_INTERVAL
+            return False
+        except CertmondError as error:  # the state directory cannot be used: nothing was begun
+            self.retry_at = time.monotonic() + FAILURE_INTERVAL
+            self._journal.tell(Event.STEP_FAILED, str(error), "error")
+            return False
+        for outcome in outcomes:
+            if isinstance(outcome.step, Issue):
+                self._telemetry.renewals.labels(outcome.step.target, outcome.result).inc()
+        if any(outcome.result == "failed" for outcome in outcomes):
+            self.retry_at = time.monotonic() + FAILURE_INTERVAL
+        return bool(begun) or any(outcome.result == "done" for outcome in outcomes)
