@@ -31,10 +31,7 @@ _AUTHORITIES = {
 }  # phases/certs/certlist.go
 _LOCAL = frozenset({"controller-manager.conf", "scheduler.conf"})  # reach this node's API server (kubeconfig.go)
 _ADMINS_CHANGED = (1, 29)  # kubernetes/kubernetes#121837: kubeadm:cluster-admins in place of system:masters
-_KUBELET_LOCAL = (
-    1,
-    33,
-)  # from then on the kubelet, too, reaches this node's (feature gate ControlPlaneKubeletLocalMode)
+_KUBELET_LOCAL = (1, 33)  # from then on the kubelet, too, reaches this node's (gate ControlPlaneKubeletLocalMode)
 _OLD_ADMINS = "O=system:masters"
 
 

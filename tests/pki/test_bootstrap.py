@@ -12,6 +12,7 @@ import pytest
 from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from certmond.config import load
 from certmond.pki.assess import Assessment, assess
@@ -473,6 +474,28 @@ def test_a_kubelet_of_another_ca() -> None:
     foreign = make_leaf(make_ca("company"), subject=named("system:node:node-1", "system:nodes"))
     made = bootstrap(specs, Ground(observed(there, {"kubelet-client": foreign}, specs), there), INIT, POLICY)
     assert (made.steps, made.problems) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"advertise_address": "host"}, "must be an IP address"),
+        ({"advertise_address": "fe80::1%eth0"}, "must be an IP address"),
+        ({"control_plane_endpoint": "k8s.example.com:0"}, "must have a port from 1 to 65535"),
+        ({"control_plane_endpoint": "a:b:c"}, "must be HOST or HOST:PORT"),
+        ({"control_plane_endpoint": "under_score:443"}, "must be an IP address, or a DNS name"),
+        ({"cert_sans": "fe80::1%eth0"}, "must be an IP address, or a DNS name"),
+        ({"dns_domain": "-"}, "must be a DNS name"),
+        ({"service_subnet": "10.96.0.0/12,"}, "must be a network such as"),
+        ({"service_subnet": "10.96.0.0/12,10.0.0.1/32"}, "must have room for at least one Service"),
+        ({"kubernetes_version": "latest"}, "must be a version such as"),
+        ({"bind_port": "0"}, "greater than or equal to 1"),
+    ],
+)
+def test_what_no_cluster_is(fields: Mapping[str, object], told: str) -> None:
+    """A cluster that cannot be is refused with a sentence."""
+    with pytest.raises(ValidationError, match=told):
+        InitSpec.model_validate(fields)
 
 
 def test_external_etcd() -> None:
