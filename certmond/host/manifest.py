@@ -125,7 +125,8 @@ def node_facts(
         "advertise_address": flags.get("advertise-address"),
         "service_ip": _first_address(flags.get("service-cluster-ip-range", "")),
         "dns_domain": _dns_domain(flags.get("service-account-issuer", ""), kubelet_config),
-        "control_plane_name": _server_name(kubelet_conf) or _server_name(admin_conf),
+        # A control plane's kubelet reaches the API server of its own node, from v1.33 on; admin.conf has the endpoint.
+        "control_plane_name": _server_name(admin_conf) or _server_name(kubelet_conf),
     }
     return {name: value for name, value in facts.items() if value}
 

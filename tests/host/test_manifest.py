@@ -188,10 +188,10 @@ def test_the_dns_domain_is_in_the_issuer_of_tokens(issuer: str, domain: str) -> 
     ],
 )
 def test_the_control_plane_has_the_name_by_which_clients_reach_it(server: str, more: Any, name: str | None) -> None:
-    """As the kubelet's kubeconfig has it, or else the administrator's. A tunnel or proxy of this host demands none."""
+    """As the administrator's kubeconfig has it, or else the kubelet's. A tunnel or proxy of this host demands none."""
     assert fact("control_plane_name", admin_conf=conf("a", server, **more), kubelet_conf=conf("b", "")) == name
     assert fact("control_plane_name", kubelet_conf=conf("b", server, **more)) == name
-    both = {"admin_conf": conf("a", "https://other"), "kubelet_conf": conf("b", server, **more)}
+    both = {"admin_conf": conf("a", server, **more), "kubelet_conf": conf("b", "https://other")}
     assert fact("control_plane_name", **both) == (name or "DNS:other")
     assert fact("control_plane_name", admin_conf=Kubeconfig((), (), None, None, ())) is None
 
