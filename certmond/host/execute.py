@@ -237,8 +237,10 @@ class Executor:
         # What a signer has promised is still to be had from it where it could not be asked, or its answer could not be
         # written.
         promised = before.cookie if before and isinstance(error, UnreachableError | WriteError) else None
+        sha256, issued_at = (before.sha256, before.put_in_place_at) if before and before.sha256 else (None, None)
+        failed = Attempt(self._clock(), failures, str(error), sha256, issued_at, cookie=promised)
         with suppress(WriteError):  # the disk may be what failed
-            self._ledger.remember(identity, Attempt(self._clock(), failures, str(error), cookie=promised))
+            self._ledger.remember(identity, failed)
         if promised is None:
             self._pending.drop(identity)
 

@@ -11,16 +11,35 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, NonNegativeInt, TypeAdapter
 
 from certmond.host.place import Place, blaming, opened
 from certmond.host.staging import make_directory, new_file, remove
 from certmond.pki.plan import Attempt, Identity
 
 _NAME, _DRAFT = "renewals.json", ".renewals.json.new"
-_TIMES = frozenset({"at", "wait_until"})
+
+
+class _Entry(BaseModel):
+    """An attempt in the file. What a later version adds is passed over."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    path: str
+    at: AwareDatetime
+    failures: NonNegativeInt = 0
+    message: str = ""
+    sha256: str | None = None
+    issued_at: AwareDatetime | None = None
+    wait_until: AwareDatetime | None = None
+    cookie: str | None = None
+
+
+_ENTRIES = TypeAdapter(tuple[_Entry, ...])
 
 
 class Ledger:
@@ -32,14 +51,14 @@ class Ledger:
     def attempts(self) -> dict[Identity, Attempt]:
         """What is remembered; nothing where the file is not there or cannot be used."""
         try:
-            entries = json.loads((self._state_dir / _NAME).read_bytes())
-            return {(str(entry["name"]), str(entry["path"])): _attempt(entry) for entry in entries}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            entries = _ENTRIES.validate_python(json.loads((self._state_dir / _NAME).read_bytes()))
+        except (OSError, ValueError, RecursionError):
             return {}
+        return {(entry.name, entry.path): Attempt(**entry.model_dump(exclude={"name", "path"})) for entry in entries}
 
     def renewed(self) -> dict[str, datetime]:
         """When certmond put a certificate in place, by its SHA-256."""
-        return {attempt.sha256: attempt.at for attempt in self.attempts().values() if attempt.sha256}
+        return {each.sha256: each.put_in_place_at for each in self.attempts().values() if each.sha256}
 
     def remember(self, identity: Identity, attempt: Attempt) -> None:
         """Note the last attempt for a certificate. Raises WriteError."""
@@ -66,15 +85,5 @@ class Ledger:
             remove(Place(directory, _DRAFT))
 
 
-def _plain(attempt: Attempt) -> Mapping[str, Any]:
+def _plain(attempt: Attempt) -> dict[str, object]:
     return {key: value.isoformat() if isinstance(value, datetime) else value for key, value in asdict(attempt).items()}
-
-
-def _attempt(entry: Mapping[str, Any]) -> Attempt:
-    fields = {key: value for key, value in entry.items() if key not in {"name", "path"}}
-    times = {key: _time(fields[key]) for key in _TIMES.intersection(fields) if fields[key]}
-    return Attempt(**{**fields, **times})
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)

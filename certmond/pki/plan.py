@@ -107,14 +107,23 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """The last renewal of a certificate that was tried: when, and with what outcome (`failures` in a row since)."""
+    """The last renewal of a certificate that was tried: when, and with what outcome (`failures` in a row since).
+
+    `sha256` is what the last successful one put in place, and `issued_at` when, where that was an earlier one.
+    """
 
     at: datetime
     failures: int = 0
     message: str = ""
     sha256: str | None = None
+    issued_at: datetime | None = None
     wait_until: datetime | None = None
     cookie: str | None = None
+
+    @property
+    def put_in_place_at(self) -> datetime:
+        """When the certificate `sha256` was."""
+        return self.issued_at or self.at
 
     @property
     def retry_at(self) -> datetime:
@@ -274,7 +283,7 @@ class _Planner:
             since, until = attempt.at, attempt.retry_at
             if cause is Cause.DUE and self._was_due_from_the_start(status, old, attempt):
                 # Whatever the clock says: as long as two thirds of the time that it then had left.
-                since, until = self._now, max(until, old.not_after - (old.not_after - attempt.at) / 3)
+                since, until = self._now, max(until, old.not_after - (old.not_after - attempt.put_in_place_at) / 3)
             self._instants += [since, until]
             if since <= self._now < until:
                 return Held(status.seen.name, status.seen.path, _why_wait(attempt), until)
@@ -287,7 +296,7 @@ class _Planner:
     def _was_due_from_the_start(self, status: CertificateStatus, old: Certificate, attempt: Attempt) -> bool:
         """It is what that attempt brought, and was due already then."""
         due = turn(status, self._policy, self._node)
-        return old.sha256 == attempt.sha256 and due is not None and due <= attempt.at
+        return old.sha256 == attempt.sha256 and due is not None and due <= attempt.put_in_place_at
 
     def _issue(
         self,

@@ -1,0 +1,84 @@
+"""The memory of renewals: what is noted is there again, and nothing in its file can harm."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from certmond.host.ledger import Ledger
+from certmond.pki.plan import Attempt
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+LEAF = ("apiserver", "/etc/kubernetes/pki/apiserver.crt")
+ATTEMPTS = st.builds(
+    Attempt,
+    at=st.datetimes(timezones=st.just(UTC)),
+    failures=st.integers(0, 50),
+    message=st.text(),
+    sha256=st.none() | st.text("0123456789abcdef", min_size=64, max_size=64),
+    issued_at=st.none() | st.datetimes(timezones=st.just(UTC)),
+    wait_until=st.none() | st.datetimes(timezones=st.just(UTC)),
+    cookie=st.none() | st.text(),
+)
+
+
+@given(ATTEMPTS)
+def test_an_attempt_is_remembered_as_it_was(tmp_path_factory: pytest.TempPathFactory, attempt: Attempt) -> None:
+    """Every field of an attempt is there again for the next process, whatever is in it."""
+    state = tmp_path_factory.mktemp("state")
+    Ledger(state).remember(LEAF, attempt)
+    assert Ledger(state).attempts() == {LEAF: attempt}
+
+
+def test_a_name_that_is_no_text_is_remembered(tmp_path: Path) -> None:
+    """A path with bytes that are no UTF-8 is told from others."""
+    odd = ("nginx", "/etc/nginx/\udcff.pem")
+    Ledger(tmp_path).remember(odd, Attempt(NOW))
+    Ledger(tmp_path).remember(LEAF, Attempt(NOW))
+    assert Ledger(tmp_path).attempts().keys() == {odd, LEAF}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{}", b"[1]", b'[{"name": "a"}]', b"\xff\xfe", b"[" * 100_000,
+        b'[{"name": "a", "path": "b", "at": "yesterday"}]',
+        b'[{"name": "a", "path": "b", "at": "2026-11-24T12:00:00"}]',
+        b'[{"name": "a", "path": "b", "at": "2026-11-24T12:00:00Z", "failures": "many"}]',
+        b'[{"name": "a", "path": "b", "at": "2026-11-24T12:00:00Z", "failures": -1}]',
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_used_is_no_memory(tmp_path: Path, content: bytes) -> None:
+    """What is not a list of attempts, each at an instant with a time zone, is as if it were not there."""
+    (tmp_path / "renewals.json").write_bytes(content)
+    assert Ledger(tmp_path).attempts() == {}
+    Ledger(tmp_path).remember(LEAF, Attempt(NOW))
+    assert Ledger(tmp_path).attempts() == {LEAF: Attempt(NOW)}
+
+
+@given(st.binary())
+def test_arbitrary_bytes_are_no_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    """Any bytes give a memory, if only an empty one."""
+    state = tmp_path_factory.mktemp("state")
+    (state / "renewals.json").write_bytes(content)
+    assert isinstance(Ledger(state).attempts(), dict)
+
+
+def test_what_a_later_version_adds_is_passed_over(tmp_path: Path) -> None:
+    """A field that this version does not know costs nothing."""
+    Ledger(tmp_path).remember(LEAF, Attempt(NOW, 2, "no"))
+    (entry,) = json.loads((tmp_path / "renewals.json").read_text())
+    (tmp_path / "renewals.json").write_text(json.dumps([{**entry, "colour": "blue"}]))
+    assert Ledger(tmp_path).attempts() == {LEAF: Attempt(NOW, 2, "no")}
+
+
+def test_a_failure_does_not_forget_when_the_certificate_was_put_in_place(tmp_path: Path) -> None:
+    """`renewed` has the instant at which a certificate was put in place, also after a later attempt has failed."""
+    later = NOW + timedelta(days=30)
+    Ledger(tmp_path).remember(LEAF, Attempt(later, 1, "no", sha256="ab", issued_at=NOW))
+    assert Ledger(tmp_path).renewed() == {"ab": NOW}
