@@ -25,7 +25,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from certmond.errors import ConfigError
-from certmond.pki.catalog import SELF, CertificateSpec, KeyAlgorithm, ServiceSpec
+from certmond.pki.catalog import SELF, CertificateSpec, KeyAlgorithm, Kind, ServiceSpec
 from certmond.pki.fields import Count, Duration, Model, parse_duration
 from certmond.pki.settings import LOCAL, NOBODY, DerivedSpec, HoldSpec, InitSpec, SignerSpec
 from certmond.yaml_source import MAX_BYTES, Node, Place, Problem, read, shown
@@ -40,6 +40,7 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "signers": SignerSpec,
     "derived": DerivedSpec,
 }
+_STATIC_PODS = re.compile(r"/etc/kubernetes/(.*/)?manifests/")
 _PARTS: Mapping[str, type[BaseModel]] = {**_SECTIONS, "hold": HoldSpec, "init": InitSpec}
 _REFERENCES = (  # section and field -> the section that it names an entry of
     ("certificates", "ca", "certificates"),
@@ -219,6 +220,8 @@ def parse(sources: Sequence[Source], *, profile: str | None = None, unread: Sequ
     except ValidationError as error:
         details = error.errors(include_url=False)
         problems += [_told(each, tree) for each in details if whole or each["type"] != "missing"]
+    else:
+        problems += _derived(config, tree) if whole else ()
     order = {source.name: number for number, source in enumerate(sources)}
     if whole:
         problems += [*_references(tree), *_circles(tree, order)]
@@ -356,6 +359,26 @@ def _references(tree: Node) -> Iterator[Problem]:
                 yield Problem(node.place, f"there is no {target.removesuffix('s')} {shown(name)}{meant}")
             elif field.endswith("ca") and not ((flag := found.fields.get("authority")) and flag.value):
                 yield Problem(node.place, f"{name} is no authority; name one that is, or give it `authority: true`")
+
+
+def _derived(config: Config, tree: Node) -> Iterator[Problem]:
+    """Derived files in the place of others, and those that cannot be made from their source."""
+    entries = {spec.name: spec for spec in config.certificates}
+    taken = {path: f"the entry {spec.name}" for spec in config.certificates for path in (spec.path, spec.key) if path}
+    for number, derived in enumerate(config.derived):
+        place = tree.find(("derived", number, "path"))
+        if derived.path in taken:
+            yield Problem(place, f"is the path of {taken[derived.path]}; give it another")
+        elif _STATIC_PODS.match(derived.path):
+            yield Problem(place, "is among the static Pods, of which the kubelet starts each file; give it another")
+        taken.setdefault(derived.path, f"the derived file {derived.name}")
+        source = entries.get(derived.source)
+        wanted = (Kind.KUBECONFIG,) if derived.kind == "kubeconfig" else (Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET)
+        if source and (source.kind not in wanted or source.authority or source.is_glob):
+            place = tree.find(("derived", number, "source"))
+            yield Problem(
+                place, f"{derived.source} is nothing to make a {derived.kind} from; name one with a key of its own"
+            )
 
 
 def _circles(tree: Node, order: Mapping[str, int]) -> Iterator[Problem]:

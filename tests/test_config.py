@@ -258,6 +258,28 @@ def test_a_service_says_what_is_wrong_with_which_of_its_fields(fields: str, said
     assert re.sub(r"^a.yaml:\d: services\[1\]\.", "", found) == said
 
 
+def test_a_derived_file_has_a_place_of_its_own_and_a_source_that_it_can_be_made_from() -> None:
+    """Not the path of an entry, a key, another derived file or a static Pod; made from a certificate with its key."""
+    text = """
+        derived:
+        - {name: a, kind: pem-bundle, source: apiserver, path: /etc/kubernetes/pki/ca.crt}
+        - {name: b, kind: pem-bundle, source: apiserver, path: /etc/kubernetes/pki/apiserver.key}
+        - {name: c, kind: pem-bundle, source: apiserver, path: /etc/kubernetes/manifests/x.pem}
+        - {name: d, kind: kubeconfig, source: apiserver, path: /d}
+        - {name: e, kind: pem-bundle, source: ca, path: /e}
+        - {name: f, kind: pem-bundle, source: admin.conf, path: /f}
+        - {name: g, kind: kubeconfig, source: admin.conf, path: /f}
+    """
+    assert problems(text, profile="kubeadm") == [
+        "a.yaml:3: derived[0].path: is the path of the entry ca; give it another",
+        "a.yaml:4: derived[1].path: is the path of the entry apiserver; give it another",
+        "a.yaml:5: derived[2].path: is among the static Pods, of which the kubelet starts each file; give it another",
+        "a.yaml:6: derived[3].source: apiserver is nothing to make a kubeconfig from; name one with a key of its own",
+        "a.yaml:7: derived[4].source: ca is nothing to make a pem-bundle from; name one with a key of its own",
+        "a.yaml:9: derived[6].path: is the path of the derived file f; give it another",
+    ]
+
+
 def test_a_name_is_given_once_in_a_file() -> None:
     text = "certificates:\n- {name: x, path: /x}\n- {name: y, path: /y}\n- {name: x, path: /z}\n"
     said = "certificates[2]: has the name of line 2, 'x'; join the two, or rename one"

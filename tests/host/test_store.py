@@ -151,7 +151,7 @@ def test_a_key_that_is_not_there_is_for_the_checks(tree: Tree) -> None:
     assert tree.one(row()).key_path is None
 
 
-@pytest.mark.parametrize("content", [b"", b"junk", LEAF.key_pem[:100]])
+@pytest.mark.parametrize("content", [b"", b"junk", LEAF.key_pem[:100]], ids=["empty", "junk", "cut off"])
 def test_a_key_that_cannot_be_read_is_a_fault_and_no_missing_key(tree: Tree, content: bytes) -> None:
     """One is there, but what it is cannot be told."""
     tree.write("/x.crt", LEAF.pem)
