@@ -7,8 +7,10 @@ must not, it is `GENEROUS`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
+import pty
 import re
 import socket
 import ssl
@@ -424,6 +426,33 @@ def test_etcd_with_mutual_tls_is_seen(
     assert look(clients, pairs[2]) == Served(renewed.der, version, NOW)
 
 
+ENCRYPTED = """
+import sys
+from datetime import UTC, datetime
+from certmond.host.probe import ClientPair, probe
+from certmond.pki.endpoint import Endpoint
+
+nobody = Endpoint("127.0.0.1", 1)
+probe([nobody], datetime.now(UTC), {nobody: ClientPair(*sys.argv[1:])})
+print("done")
+"""
+
+
+def test_nobody_is_asked_for_the_password_of_a_key(files: Files, ca: Issued) -> None:
+    """Not even where there is a terminal to ask at."""
+    client = make_leaf(ca, "client", **ALWAYS)
+    pair = files.pair(client)._replace(key=files.path("a.key", client.key_as(PrivateFormat.PKCS8, b"secret")))
+    master, terminal = pty.openpty()
+    with open(master, "rb", buffering=0) as screen:
+        child = subprocess.Popen(
+            [sys.executable, "-c", ENCRYPTED, *pair], stdin=terminal, stdout=terminal, stderr=terminal,
+            preexec_fn=lambda: os.login_tty(terminal),  # noqa: PLW1509 - a terminal of its own is had in no other way
+        )  # fmt: skip
+        os.close(terminal)
+        assert screen.read(1 << 10).startswith(b"done")
+        child.wait()
+
+
 # --- servers that serve nothing ---------------------------------------------------------------------------------------
 
 
@@ -435,8 +464,10 @@ def test_a_closed_port_refuses() -> None:
 
 
 def test_a_network_that_cannot_be_reached_is_a_reason() -> None:
-    """In the words of the kernel: nobody can connect to a multicast group."""
-    assert reason(look(Endpoint("224.0.0.1", 1), limit=SHORT)).startswith(("the connection failed (", "it did not"))
+    """In the words of the kernel, which lets nobody connect to a broadcast address without asking for it."""
+    assert reason(look(Endpoint("255.255.255.255", 1))) in {
+        f"the connection failed ({os.strerror(number)})" for number in (errno.EACCES, errno.ENETUNREACH)
+    }
 
 
 def test_a_server_that_takes_no_more_connections_does_not_answer() -> None:
@@ -505,7 +536,7 @@ def test_a_server_that_never_stops_is_left(serve: Serve) -> None:
         for _ in itertools.count():
             connection.sendall(b"\x16\x03\x03\x00\x04\x00\x00\x00\x00" * 4096)
 
-    assert reason(look(serve(answer).endpoint)) == "the connection failed (it sent more than a handshake has)"
+    assert reason(look(serve(answer).endpoint)) == "the handshake failed (more than a handshake was sent)"
 
 
 def server_flight(context: ssl.SSLContext, hello: bytes) -> bytes:
@@ -530,6 +561,18 @@ def test_a_certificate_that_was_presented_is_seen_though_nothing_follows(
         until_closed(connection)
 
     assert look(serve(answer).endpoint, limit=2) == Served(leaf.der, "TLSv1.2", NOW)
+
+
+def test_a_server_that_has_gone_has_served_what_it_presented(serve: Serve, files: Files, ca: Issued) -> None:
+    """It says all that a server says in TLS 1.3, and resets the connection."""
+    leaf = server_certificate(ca)
+    context = files.context(leaf, ssl.TLSVersion.TLSv1_3)
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(server_flight(context, connection.recv(1 << 16)))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    assert look(serve(answer).endpoint) == Served(leaf.der, "TLSv1.3", NOW)
 
 
 # --- reading a certificate that is in the clear -----------------------------------------------------------------------
@@ -589,11 +632,24 @@ def test_there_is_none_to_read_in_tls_1_3(files: Files, ca: Issued) -> None:
 
 @given(st.binary(max_size=60), st.binary(max_size=40))
 def test_any_bytes_can_be_read(tail: bytes, message: bytes) -> None:
-    """They hold a certificate, or none; an empty one is none."""
+    """They hold a certificate, or none."""
     record = b"\x16\x03\x03" + len(message).to_bytes(2) + message
     for received in (tail, record, record + tail, b"\x16\x03\x03\x00\x40" + b"\x0b" + tail):
         assert leaf_in_clear(received) != b""
-    assert leaf_in_clear(b"\x16\x03\x03\x00\x07\x0b\x00\x00\x03\x00\x00\x00" + record) is None
+
+
+@pytest.mark.parametrize(
+    "received",
+    [
+        b"\x16\x03\x03\x00\x07\x0b\x00\x00\x03\x00\x00\x00",  # no certificate in the list
+        b"\x16\x03\x03\x00\x0b\x0b\x00\x00\x03\x00\x00\x00\x00\x00\x01\x30",  # the same, and another message
+        b"\x16\x03\x03\x00\x0a\x0b\x00\x00\x06\x00\x00\x03\x00\x00\x00",  # an empty one
+        b"\x17\x03\x03\x00\x0b\x0b\x00\x00\x07\x00\x00\x04\x00\x00\x01\x30",  # what looks like it is encrypted
+    ],
+)
+def test_a_message_without_a_certificate_has_none(received: bytes) -> None:
+    """And what lies behind it, or is no handshake, is not taken for one."""
+    assert leaf_in_clear(received) is None
 
 
 # --- many at once -----------------------------------------------------------------------------------------------------
@@ -714,9 +770,14 @@ def test_a_look_wakes_whoever_asked_for_it(serve: Serve, files: Files, ca: Issue
 
 
 def test_results_do_not_change(daemon: Daemon) -> None:
-    """Nobody's copy is anybody else's."""
+    """They are handed to others: before the first look, and after it."""
+    anywhere = Endpoint("127.0.0.1", 1)
     with pytest.raises(TypeError):
-        daemon.prober.results[Endpoint("127.0.0.1", 1)] = Unserved("", NOW)  # type: ignore[index]
+        daemon.prober.results[anywhere] = Unserved("", NOW)  # type: ignore[index]
+    daemon.prober.look([anywhere], NOW)
+    daemon.woken()
+    with pytest.raises(TypeError):
+        daemon.prober.results[anywhere] = Unserved("", NOW)  # type: ignore[index]
 
 
 class Gate:
@@ -753,13 +814,14 @@ def test_what_was_asked_for_is_what_is_looked_at(serve: Serve, daemon: Daemon) -
     gate, closed = Gate(), Endpoint("127.0.0.1", 1)
     daemon.prober.look([serve(gate).endpoint], NOW)
     assert gate.reached.wait(GENEROUS)
-    endpoints = [closed]
-    daemon.prober.look(endpoints, NOW)
+    endpoints, mistake = [closed], dict[Endpoint, ClientPair]({closed: ClientPair(1.5, 2.5)})  # type: ignore[arg-type]
+    daemon.prober.look(endpoints, NOW, mistake)
     endpoints.clear()
+    mistake.clear()
     gate.opened.set()
     daemon.woken()
     daemon.woken()
-    assert list(daemon.prober.results) == [closed]
+    assert reason(daemon.prober.results[closed]).startswith("the look at it failed (TypeError: ")
 
 
 def test_after_a_look_that_saw_nothing_the_next_one_is_made(serve: Serve, files: Files, ca: Issued) -> None:
@@ -780,21 +842,25 @@ def test_after_a_look_that_saw_nothing_the_next_one_is_made(serve: Serve, files:
     daemon.prober.close()
 
 
+def looking() -> bool:
+    return "probe" in {thread.name for thread in threading.enumerate()}
+
+
 def test_closing_ends_the_thread(serve: Serve) -> None:
     """Idle or in the middle of a look; what still waits is not looked at, and to close twice is to close."""
-    before = threading.active_count()
     Daemon().prober.close()
-    assert threading.active_count() == before
+    assert not looking()
     gate, daemon, other = Gate(), Daemon(limit=SHORT), serve(until_closed)
     server = serve(gate)
     daemon.prober.look([server.endpoint], NOW)
     assert gate.reached.wait(GENEROUS)
     daemon.prober.look([other.endpoint], NOW)
+    assert looking()
     daemon.prober.close()
+    assert not looking()
     daemon.prober.close()
     daemon.prober.look([other.endpoint], NOW)
     gate.opened.set()
-    assert threading.active_count() == before + 2  # the two servers'
     assert other.asked == 0
 
 

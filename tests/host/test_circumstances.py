@@ -1,0 +1,55 @@
+"""Why nothing is renewed at this moment: what the host is asked, and what its answers are taken for."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from certmond.host.circumstances import clock_is_synchronised, reason_to_wait
+from certmond.pki.settings import HoldSpec
+from tests.conftest import real_part
+
+
+def reason(hold: HoldSpec, root: Path) -> str | None:
+    return reason_to_wait(hold, str(root), lambda: None)
+
+
+def hold(*, file: str | None = None, command: tuple[str, ...] = ()) -> HoldSpec:
+    return HoldSpec(file=file, command=command, unsynchronised_clock=False)
+
+
+def test_nothing_asked_is_no_reason(tmp_path: Path) -> None:
+    assert reason(hold(), tmp_path) is None
+
+
+def test_a_file_holds_while_it_is_there(tmp_path: Path) -> None:
+    """Whatever is at its path, below the root directory."""
+    spec = hold(file="/run/upgrade")
+    assert reason(spec, tmp_path) is None
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/upgrade").touch()
+    assert reason(spec, tmp_path) == "held while /run/upgrade is there"
+    (tmp_path / "run/upgrade").unlink()
+    assert reason(spec, tmp_path) is None
+    (tmp_path / "run/upgrade").mkdir()
+    assert reason(spec, tmp_path) == "held while /run/upgrade is there"
+
+
+@pytest.mark.parametrize(("command", "holds"), [(("/bin/true",), True), (("/bin/false",), False), (("/gone",), False)])
+def test_a_program_holds_while_it_exits_with_zero(tmp_path: Path, command: tuple[str, ...], holds: bool) -> None:
+    """Another exit status, and a program that is not there, hold nothing: a typing error must not stop renewals."""
+    assert reason(hold(command=command), tmp_path) == (f"held while {command[0]} says so" if holds else None)
+
+
+@pytest.mark.real("python3")
+def test_the_kernels_word_on_the_clock_is_taken(tmp_path: Path) -> None:
+    """What adjtimex(2) says to another program holds here; an unsynchronised clock is a reason where that is wanted."""
+    asked = "import ctypes; print(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512)))"
+    done = subprocess.run([real_part("python3"), "-c", asked], capture_output=True, text=True, check=True)
+    synchronised = done.stdout.strip() != "5"
+    assert clock_is_synchronised() is synchronised
+    assert reason(hold(), tmp_path) is None
+    said = reason(HoldSpec(), tmp_path)
+    assert said == (None if synchronised else "held until this host's clock is synchronised (timedatectl shows it)")
