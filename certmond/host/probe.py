@@ -1,7 +1,7 @@
 """What is served at this moment: a TLS handshake with each endpoint, and the certificate that its server presents.
 
 Owns the connection, from its first packet to the leaf's DER, and the thread in which the daemon has it made. A server
-is looked at, not trusted: nothing is verified, every cipher that OpenSSL knows by default will do, and nothing is sent
+is looked at, not trusted: nothing is verified, every cipher that OpenSSL has by default will do, and nothing is sent
 after the handshake. Opens no key, unless it is given the files of a client certificate. Judges nothing: that nobody
 answers is a value, too.
 
@@ -17,7 +17,7 @@ needed: a client certificate spares the server a line in its log, and one that c
 from __future__ import annotations
 
 import asyncio
-import errno
+import os
 import re
 import socket
 import ssl
@@ -33,7 +33,7 @@ from certmond.pki.endpoint import Endpoint, Seen, Served, Unserved
 _LIMIT = 1.0  # seconds, from the first packet to the certificate: whoever serves is on this node, or near it
 _MOST = 1 << 18  # bytes that are taken from a server; OpenSSL takes no chain of more than 100 KiB
 _PIECE = 1 << 14
-_CIPHERS = "DEFAULT:@SECLEVEL=0"  # with RSA key exchange, and for keys and digests that nobody should use any more
+_CIPHERS = "DEFAULT"  # OpenSSL's own, with RSA key exchange, where Python's are fewer
 _ALERT, _HANDSHAKE = 21, 22  # RFC 5246, 6.2.1
 _CERTIFICATE = 11  # RFC 5246, 7.4
 _AROUND = re.compile(r"^\[[^]]*\] | \(_ssl\.c:[0-9]+\)$")  # what Python writes around OpenSSL's words
@@ -143,12 +143,13 @@ async def _shake_hands(
         piece = await loop.sock_recv(connection, _PIECE)
         received += piece
         if len(received) > _MOST:  # nothing else stops a fast sender: the loop is not waited for while there is more
-            raise OSError(errno.EMSGSIZE, "it sent more than a handshake has")
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, "more than a handshake was sent")
         if piece:
             incoming.write(piece)
         else:
             incoming.write_eof()
-    await loop.sock_sendall(connection, outgoing.read())
+    with suppress(OSError):  # the certificate is here; a server that has gone has still served it
+        await loop.sock_sendall(connection, outgoing.read())
 
 
 def _context(pair: ClientPair | None) -> ssl.SSLContext:
@@ -202,7 +203,7 @@ def _reason(error: BaseException, received: bytes | bytearray) -> str:
             return "it closed the connection before the handshake had ended"
         case ssl.SSLError(strerror=str(text)):
             return f"the handshake failed ({_AROUND.sub('', text)})"
-        case OSError(strerror=str(text)):
-            return f"the connection failed ({text})"
+        case OSError(errno=int(number)):
+            return f"the connection failed ({os.strerror(number)})"
         case _:
             return f"the look at it failed ({type(error).__name__}: {error})"
