@@ -6,52 +6,30 @@ the catalogue's. `parse` opens nothing but the shipped profiles; `load` only rea
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
-from graphlib import CycleError, TopologicalSorter
 from importlib.resources import files
 from ipaddress import ip_address
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, Field, ValidationError
 
+from certmond.config_rules import SECTIONS, circles, derived_files, references, told
 from certmond.errors import ConfigError
-from certmond.pki.catalog import SELF, CertificateSpec, KeyAlgorithm, Kind, ServiceSpec
+from certmond.pki.catalog import CertificateSpec, KeyAlgorithm, ServiceSpec
 from certmond.pki.fields import Count, Duration, Model, parse_duration
-from certmond.pki.settings import LOCAL, NOBODY, DerivedSpec, HoldSpec, InitSpec, SignerSpec
+from certmond.pki.settings import DerivedSpec, HoldSpec, InitSpec, SignerSpec
 from certmond.yaml_source import MAX_BYTES, Node, Place, Problem, read, shown
 
 DEFAULT_PATH = Path("/etc/certmond/config.yaml")
 DEFAULT_PROFILE = "kubeadm"
 NO_PROFILE = "none"
-
-_SECTIONS: Mapping[str, type[BaseModel]] = {
-    "certificates": CertificateSpec,
-    "services": ServiceSpec,
-    "signers": SignerSpec,
-    "derived": DerivedSpec,
-}
-_STATIC_PODS = re.compile(r"/etc/kubernetes/(.*/)?manifests/")
-_PARTS: Mapping[str, type[BaseModel]] = {**_SECTIONS, "hold": HoldSpec, "init": InitSpec}
-_REFERENCES = (  # section and field -> the section that it names an entry of
-    ("certificates", "ca", "certificates"),
-    ("certificates", "embedded_ca", "certificates"),
-    ("certificates", "consumers", "services"),
-    ("services", "reloads", "certificates"),
-    ("services", "after", "services"),
-    ("certificates", "signer", "signers"),
-    ("derived", "source", "certificates"),
-)
-_RESERVED = {"ca": {SELF}, "signer": {LOCAL, NOBODY}}
 
 
 class Source(NamedTuple):
@@ -219,12 +197,12 @@ def parse(sources: Sequence[Source], *, profile: str | None = None, unread: Sequ
         config = Config.model_validate(tree.plain())
     except ValidationError as error:
         details = error.errors(include_url=False)
-        problems += [_told(each, tree) for each in details if whole or each["type"] != "missing"]
+        problems += [told(each, tree, Config) for each in details if whole or each["type"] != "missing"]
     else:
-        problems += _derived(config, tree) if whole else ()
+        problems += derived_files(config.certificates, config.derived, tree) if whole else ()
     order = {source.name: number for number, source in enumerate(sources)}
     if whole:
-        problems += [*_references(tree), *_circles(tree, order)]
+        problems += [*references(tree), *circles(tree, order)]
     if problems:
         problems.sort(key=lambda problem: (order.get(problem.place.file, -1), problem.place.line))
         raise ConfigError(tuple(dict.fromkeys(map(str, problems))))
@@ -234,7 +212,7 @@ def parse(sources: Sequence[Source], *, profile: str | None = None, unread: Sequ
 def schema() -> dict[str, Any]:
     """The JSON schema of a configuration file, for editors."""
     whole = Config.model_json_schema()
-    for model in _SECTIONS.values():
+    for model in SECTIONS.values():
         whole["$defs"][model.__name__]["required"] = ["name"]  # the profile's entry of that name may have the rest
     whole["properties"]["profile"]["enum"] = [*profiles(), NO_PROFILE]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole, "title": "certmond configuration"}
@@ -243,7 +221,7 @@ def schema() -> dict[str, Any]:
 def dump(config: Config) -> str:
     """The effective configuration as YAML, with each field that somebody gave; `parse` makes the same of it."""
     whole = config.model_dump(mode="json")
-    for section in _SECTIONS:
+    for section in SECTIONS:
         whole[section] = [entry.model_dump(mode="json", exclude_unset=True) for entry in getattr(config, section)]
     return yaml.dump(whole, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
@@ -277,11 +255,11 @@ def _join(documents: Iterable[Node], problems: list[Problem]) -> Node:
         for key, node in document.fields.items():
             if node.value is None and key in Config.model_fields:
                 continue
-            if key in _SECTIONS and not isinstance(node.value, list):
+            if key in SECTIONS and not isinstance(node.value, list):
                 problems.append(Problem(node.place, "must be a list, with lines such as `- name: …`"))
                 continue
             earlier = joined[key].items if key in joined else []
-            joined[key] = replace(node, value=_overlay(earlier, node.items, problems)) if key in _SECTIONS else node
+            joined[key] = replace(node, value=_overlay(earlier, node.items, problems)) if key in SECTIONS else node
     return Node(joined, Place(""))
 
 
@@ -302,97 +280,3 @@ def _overlay(earlier: list[Node], entries: list[Node], problems: list[Problem]) 
         if entry.name:
             lines[entry.name] = entry.place.line
     return result
-
-
-_SENTENCES = {
-    "int_type": "must be a whole number",
-    "bool_type": "must be true or false",
-    "model_type": "must be a mapping, with lines such as `name: apiserver`",
-    "string_pattern_mismatch": "must be a name of letters, digits, '.', '_' and '-', 63 at most",
-    "string_type": "must be text; put it in quotes if it reads as something else",
-    "tuple_type": "must be text or a list",
-}
-
-
-def _told(error: ErrorDetails, tree: Node) -> Problem:
-    """What pydantic found wrong, in our words and in its place."""
-    location, given = error["loc"], error["input"]
-    match error["type"]:
-        case "extra_forbidden":
-            model = Config if len(location) == 1 else _PARTS[str(location[0])]
-            known = model.model_fields
-            text = "unknown key" + (_meant(location[-1], known) or f"; this version knows {', '.join(known)}")
-        case "missing":
-            names = [entry.name for entry in tree.fields[str(location[0])].items if entry.name != given.get("name")]
-            text = "must be given" + _meant(given.get("name"), names)
-        case "enum" | "literal_error":
-            text = f"must be {error['ctx']['expected']}"
-        case "value_error":
-            text = str(error["ctx"]["error"])
-        case "greater_than_equal":
-            text = f"must be {error['ctx']['ge']} or more"
-        case "less_than_equal":
-            text = f"must be {error['ctx']['le']} or less"
-        case kind:
-            text = _SENTENCES.get(kind, error["msg"])
-    if isinstance(given, str) and text.startswith("must "):
-        text += f", not {shown(given)}"
-    return Problem(tree.find(location), text)
-
-
-def _meant(word: object, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(word)[:64], known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _references(tree: Node) -> Iterator[Problem]:
-    """Names of entries that are not there, and `ca` and `embedded_ca` that are no authority."""
-    entries = {section: tree.fields[section].items if section in tree.fields else [] for section in _SECTIONS}
-    named = {section: {entry.name: entry for entry in found if entry.name} for section, found in entries.items()}
-    for section, field, target in _REFERENCES:
-        for name, node in (text for entry in entries[section] for text in entry.texts(field)):
-            if name in _RESERVED.get(field, ()):
-                continue
-            found = named[target].get(name)
-            if found is None:
-                meant = _meant(name, named[target]) or f"; add it to `{target}`, or take it away here"
-                yield Problem(node.place, f"there is no {target.removesuffix('s')} {shown(name)}{meant}")
-            elif field.endswith("ca") and not ((flag := found.fields.get("authority")) and flag.value):
-                yield Problem(node.place, f"{name} is no authority; name one that is, or give it `authority: true`")
-
-
-def _derived(config: Config, tree: Node) -> Iterator[Problem]:
-    """Derived files in the place of others, and those that cannot be made from their source."""
-    entries = {spec.name: spec for spec in config.certificates}
-    taken = {path: f"the entry {spec.name}" for spec in config.certificates for path in (spec.path, spec.key) if path}
-    for number, derived in enumerate(config.derived):
-        place = tree.find(("derived", number, "path"))
-        if derived.path in taken:
-            yield Problem(place, f"is the path of {taken[derived.path]}; give it another")
-        elif _STATIC_PODS.match(derived.path):
-            yield Problem(place, "is among the static Pods, of which the kubelet starts each file; give it another")
-        taken.setdefault(derived.path, f"the derived file {derived.name}")
-        source = entries.get(derived.source)
-        wanted = (Kind.KUBECONFIG,) if derived.kind == "kubeconfig" else (Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET)
-        if source and (source.kind not in wanted or source.authority or source.is_glob):
-            place = tree.find(("derived", number, "source"))
-            yield Problem(
-                place, f"{derived.source} is nothing to make a {derived.kind} from; name one with a key of its own"
-            )
-
-
-def _circles(tree: Node, order: Mapping[str, int]) -> Iterator[Problem]:
-    """Services that wait for each other, each circle once."""
-    services = tree.fields["services"].items if "services" in tree.fields else []
-    waits = {entry.name: dict(entry.texts("after")) for entry in services}
-    while True:
-        try:
-            TopologicalSorter(waits).prepare()
-        except CycleError as error:
-            circle = error.args[1][::-1]  # each waits for the next, and the last is the first
-            # Told where the latest file closes it: the rest may be as old as the profile.
-            later, earlier = max(pairwise(circle), key=lambda step: order.get(waits[step[0]][step[1]].place.file, -1))
-            node = waits[later].pop(earlier)
-            yield Problem(node.place, f"closes a circle: {' after '.join(circle)}; take one of these steps away")
-        else:
-            return

@@ -1,0 +1,135 @@
+"""The rules between the entries of a configuration, and the sentences for what is wrong with one.
+
+Owns what refers to what, what may lie where, and who may wait for whom; what one entry may hold is the catalogue's and
+the settings'. Each problem is told where somebody wrote it. Reads nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from certmond.pki.catalog import SELF, CertificateSpec, Kind, ServiceSpec
+from certmond.pki.settings import LOCAL, NOBODY, DerivedSpec, HoldSpec, InitSpec, SignerSpec
+from certmond.yaml_source import Node, Problem, shown
+
+SECTIONS: Mapping[str, type[BaseModel]] = {
+    "certificates": CertificateSpec,
+    "services": ServiceSpec,
+    "signers": SignerSpec,
+    "derived": DerivedSpec,
+}
+_STATIC_PODS = re.compile(r"/etc/kubernetes/(.*/)?manifests/")
+_PARTS: Mapping[str, type[BaseModel]] = {**SECTIONS, "hold": HoldSpec, "init": InitSpec}
+_REFERENCES = (  # section and field -> the section that it names an entry of
+    ("certificates", "ca", "certificates"),
+    ("certificates", "embedded_ca", "certificates"),
+    ("certificates", "consumers", "services"),
+    ("services", "reloads", "certificates"),
+    ("services", "after", "services"),
+    ("certificates", "signer", "signers"),
+    ("derived", "source", "certificates"),
+)
+_RESERVED = {"ca": {SELF}, "signer": {LOCAL, NOBODY}}
+
+
+_SENTENCES = {
+    "int_type": "must be a whole number",
+    "bool_type": "must be true or false",
+    "model_type": "must be a mapping, with lines such as `name: apiserver`",
+    "string_pattern_mismatch": "must be a name of letters, digits, '.', '_' and '-', 63 at most",
+    "string_type": "must be text; put it in quotes if it reads as something else",
+    "tuple_type": "must be text or a list",
+}
+
+
+def told(error: ErrorDetails, tree: Node, whole: type[BaseModel]) -> Problem:
+    """What pydantic found wrong, in our words and in its place."""
+    location, given = error["loc"], error["input"]
+    match error["type"]:
+        case "extra_forbidden":
+            model = whole if len(location) == 1 else _PARTS[str(location[0])]
+            known = model.model_fields
+            text = "unknown key" + (_meant(location[-1], known) or f"; this version knows {', '.join(known)}")
+        case "missing":
+            names = [entry.name for entry in tree.fields[str(location[0])].items if entry.name != given.get("name")]
+            text = "must be given" + _meant(given.get("name"), names)
+        case "enum" | "literal_error":
+            text = f"must be {error['ctx']['expected']}"
+        case "value_error":
+            text = str(error["ctx"]["error"])
+        case "greater_than_equal":
+            text = f"must be {error['ctx']['ge']} or more"
+        case "less_than_equal":
+            text = f"must be {error['ctx']['le']} or less"
+        case kind:
+            text = _SENTENCES.get(kind, error["msg"])
+    if isinstance(given, str) and text.startswith("must "):
+        text += f", not {shown(given)}"
+    return Problem(tree.find(location), text)
+
+
+def _meant(word: object, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(word)[:64], known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def references(tree: Node) -> Iterator[Problem]:
+    """Names of entries that are not there, and `ca` and `embedded_ca` that are no authority."""
+    entries = {section: tree.fields[section].items if section in tree.fields else [] for section in SECTIONS}
+    named = {section: {entry.name: entry for entry in found if entry.name} for section, found in entries.items()}
+    for section, field, target in _REFERENCES:
+        for name, node in (text for entry in entries[section] for text in entry.texts(field)):
+            if name in _RESERVED.get(field, ()):
+                continue
+            found = named[target].get(name)
+            if found is None:
+                meant = _meant(name, named[target]) or f"; add it to `{target}`, or take it away here"
+                yield Problem(node.place, f"there is no {target.removesuffix('s')} {shown(name)}{meant}")
+            elif field.endswith("ca") and not ((flag := found.fields.get("authority")) and flag.value):
+                yield Problem(node.place, f"{name} is no authority; name one that is, or give it `authority: true`")
+
+
+def derived_files(
+    certificates: Iterable[CertificateSpec], derived_specs: Iterable[DerivedSpec], tree: Node
+) -> Iterator[Problem]:
+    """Derived files in the place of others, and those that cannot be made from their source."""
+    entries = {spec.name: spec for spec in certificates}
+    taken = {path: f"the entry {spec.name}" for spec in certificates for path in (spec.path, spec.key) if path}
+    for number, derived in enumerate(derived_specs):
+        place = tree.find(("derived", number, "path"))
+        if derived.path in taken:
+            yield Problem(place, f"is the path of {taken[derived.path]}; give it another")
+        elif _STATIC_PODS.match(derived.path):
+            yield Problem(place, "is among the static Pods, of which the kubelet starts each file; give it another")
+        taken.setdefault(derived.path, f"the derived file {derived.name}")
+        source = entries.get(derived.source)
+        wanted = (Kind.KUBECONFIG,) if derived.kind == "kubeconfig" else (Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET)
+        if source and (source.kind not in wanted or source.authority or source.is_glob):
+            place = tree.find(("derived", number, "source"))
+            yield Problem(
+                place, f"{derived.source} is nothing to make a {derived.kind} from; name one with a key of its own"
+            )
+
+
+def circles(tree: Node, order: Mapping[str, int]) -> Iterator[Problem]:
+    """Services that wait for each other, each circle once."""
+    services = tree.fields["services"].items if "services" in tree.fields else []
+    waits = {entry.name: dict(entry.texts("after")) for entry in services}
+    while True:
+        try:
+            TopologicalSorter(waits).prepare()
+        except CycleError as error:
+            circle = error.args[1][::-1]  # each waits for the next, and the last is the first
+            # Told where the latest file closes it: the rest may be as old as the profile.
+            later, earlier = max(pairwise(circle), key=lambda step: order.get(waits[step[0]][step[1]].place.file, -1))
+            node = waits[later].pop(earlier)
+            yield Problem(node.place, f"closes a circle: {' after '.join(circle)}; take one of these steps away")
+        else:
+            return
