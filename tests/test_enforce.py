@@ -6,6 +6,7 @@ import base64
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import threading
@@ -285,7 +286,8 @@ def test_a_hold_is_seen_to_end(host: Host) -> None:
 class Gate:
     """A signer that stands still in the middle of a step until the test lets it go on."""
 
-    def __init__(self, host: Host, *names: str) -> None:
+    def __init__(self, host: Host) -> None:
+        self._host = host
         place = host.place.parent / "gate"
         self.helper = Helper(place, host.ca)
         self.helper.answers(0)
@@ -299,10 +301,11 @@ class Gate:
         host.settings["signers"] = [
             {"name": "gate", "kind": "command", "command": [str(self.helper.script)], "time_limit": "60s"}
         ]
-        for name in names:
-            host.entries[name]["signer"] = "gate"
-
         self._held = os.open(self.pipe, os.O_RDWR)
+
+    def stand_before(self, name: str) -> None:
+        """This certificate is signed here."""
+        self._host.entries[name]["signer"] = "gate"
 
     def reached(self) -> bool:
         return self.asked.exists() and self.asked.read_text().endswith("\n")
@@ -310,6 +313,10 @@ class Gate:
     def open(self) -> None:
         """Let all go on, those that come later, too."""
         os.write(self._held, b"go\n" * 100)
+
+    def close(self) -> None:
+        """Whoever still stands there goes home."""
+        os.close(self._held)
 
     def dismiss(self) -> None:
         """Send home the one that stands there, for whom nobody waits any more."""
@@ -320,10 +327,19 @@ class Gate:
             os.close(end)
 
 
+@pytest.fixture
+def gate(host: Host) -> Iterator[Gate]:
+    gate = Gate(host)
+    try:
+        yield gate
+    finally:
+        gate.close()
+
+
 @pytest.mark.real("openssl")
-def test_killed_in_the_middle(host: Host) -> None:
+def test_killed_in_the_middle(host: Host, gate: Gate) -> None:
     """A daemon that is killed while a step is under way has done the ones before; the next goes on with the rest."""
-    gate = Gate(host, "etcd-server")
+    gate.stand_before("etcd-server")
     before = host.serials()
     with enforcing(host) as daemon:
         daemon.until(gate.reached, "in the middle")
@@ -339,42 +355,44 @@ def test_killed_in_the_middle(host: Host) -> None:
     well(host)
 
 
+class Reached(Exception):  # noqa: N818 - no error
+    """The moment has come."""
+
+
 @pytest.mark.parametrize(
-    "moment", ["audit.log", "transactions/*.intent.json", "archive/*/*", "transactions/*.commit.json"]
-)
+    "moment",
+    ["state/audit.log", "state/transactions/*.intent.json", "state/archive/*/0*", "state/transactions/*.commit.json",
+     "state/renewals.json", "root/etc/kubernetes/.certmond-*"],
+)  # fmt: skip
 def test_killed_whenever(host: Host, moment: str) -> None:
     """Wherever a daemon is killed while it writes, the next one comes to the same end."""
     before = host.serials()
-    work = host.place.parent / "work"
-    work.mkdir()
-    (work / "config.yaml").write_text(yaml.safe_dump(host.document()))
-    killed = threading.Event()
 
-    def kill(process: subprocess.Popen[str]) -> None:
-        while process.poll() is None and not any(host.state.glob(moment)):
-            pass
-        process.kill()
-        killed.set()
+    def run() -> None:
+        Daemon(
+            lambda: host.config, root=str(host.root), runtime_dir=host.place / "run", state_dir=host.state,
+            journal=Journal("none"),
+        ).run()  # fmt: skip
 
-    import sys
+    def look(stop: str) -> None:
+        if any(host.place.glob(moment)):
+            raise Reached(stop)
 
-    command = [sys.executable, "-m", "certmond", "--root", str(host.root), "--config", str(work / "config.yaml"),
-               "--state-dir", str(host.state), "run", "--runtime-dir", str(work / "run"), "--log", "json"]  # fmt: skip
-    with subprocess.Popen(command, text=True, stderr=subprocess.DEVNULL) as process:
-        kill(process)
-        assert process.wait(DEADLINE) == -signal.SIGKILL
+    with pytest.raises(Reached):
+        record(run, look)
     assert readable(host) == []
     with enforcing(host) as daemon:
         daemon.until(lambda: at_rest(daemon, host), "at rest")
         assert daemon.stop() == 0
+    shutil.rmtree(host.place / "run")
     well(host)
     assert before.items().isdisjoint(host.serials().items())
 
 
 @pytest.mark.real("openssl")
-def test_stopped_in_the_middle(host: Host) -> None:
+def test_stopped_in_the_middle(host: Host, gate: Gate) -> None:
     """A daemon that is told to stop ends the step that it is at, begins no other, and exits with 0."""
-    gate = Gate(host, "apiserver")
+    gate.stand_before("apiserver")
     before = host.serials()
     with enforcing(host) as daemon:
         daemon.until(gate.reached, "in the middle")
@@ -390,11 +408,11 @@ def test_stopped_in_the_middle(host: Host) -> None:
 
 
 @pytest.mark.real("openssl")
-def test_a_command_waits_for_the_daemon(host: Host) -> None:
+def test_a_command_waits_for_the_daemon(host: Host, gate: Gate) -> None:
     """`renew` beside a daemon that is writing is refused clearly if it may not wait, else waits until that is done:
     never are the steps of the two mixed.
     """
-    gate = Gate(host, "apiserver")
+    gate.stand_before("apiserver")
     with enforcing(host) as daemon:
         daemon.until(gate.reached, "in the middle")
         with pytest.raises(BusyError, match="another certmond is writing on this node; try again when it is done"):
