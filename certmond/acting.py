@@ -45,6 +45,9 @@ class Acting:
     def recover(self) -> None:
         """Finish what a process that was killed has left, before anything else is looked at."""
         if not self._enforcing:
+            if self._enforcer.executor.interrupted():
+                left = "a process that was killed left a replacement of files half done"
+                self._journal.tell(Event.RECOVERED, f"{left}; `certmond renew NAME` finishes it first", "warning")
             return
         try:
             self._enforcer.executor.recover(RECOVERY_PATIENCE)

@@ -39,7 +39,7 @@ class Derivations:
             case Stale(content) | Absent(content):
                 owner = owner_ids(spec.owner) if spec.owner else None
                 expected = None if present is None else digest(present)
-                change = NewFile(spec.path, content, spec.mode, owner, expected)
+                change = NewFile(spec.path, content, spec.mode, owner, expected, at_most=spec.mode)
                 writer.commit([change], verify=lambda written: self._prove(spec, written[spec.path]))
                 return f"{spec.path} is made from {spec.source}"
             case _:

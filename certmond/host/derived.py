@@ -129,7 +129,7 @@ def _not_ours(present: bytes, found: Document, chain: Sequence[Certificate]) -> 
         return f"holds a block {strange[0].decode('ascii')}"
     if sum(label.endswith(b"PRIVATE KEY") for label in labels) > 1:
         return "holds more than one private key"
-    if found.faults or found.encrypted_key or not found.certificates:
+    if found.faults or found.encrypted_key or found.key is None or not found.certificates:
         return "is not a certificate with its key"
     leaf = _leaf(found)
     if leaf.subject_der != chain[0].subject_der:

@@ -8,6 +8,7 @@ place and does not stop the next one.
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from certmond.host.renewal import Renewal, archive_name, archived, certificates_
 from certmond.host.signers.signer import Request, Signer
 from certmond.host.transaction import NewFile, Recovery, Transactions, Writer
 from certmond.pki.certificate import Certificate
+from certmond.pki.encoding import decode
 from certmond.pki.plan import Attempt, Derive, Identity, Issue, Plan, Step
 
 
@@ -61,6 +63,9 @@ class Executor:
     ) -> None:
         self._audit, self._signer, self._clock, self._alive = audit, signer, clock, alive
         self._kinds = {spec.name: spec.kind for spec in config.certificates}
+        self._authorities = {
+            spec.name: spec.path for spec in config.certificates if spec.authority and not spec.is_glob
+        }
         self._records = state_dir / "transactions"
         self._files = NodeFiles(root)
         self._transactions = Transactions(root, state_dir)
@@ -181,12 +186,20 @@ class Executor:
         except CertmondError as error:
             outcome = Outcome(step, "failed", str(error))
             self._remember_failure(step, error)
+        except Exception as error:  # noqa: BLE001 - a defect of ours in one step must not keep the others from their turn
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            what = (
+                f"an unexpected {type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}; please report it"
+            )
+            outcome = Outcome(step, "failed", f"{step.path}: {what}")
+            self._remember_failure(step, WriteError(outcome.message))
         self._note(outcome, fields)
         return outcome
 
     def _issue(self, step: Issue, writer: Writer) -> Outcome:
         if why := overtaken(step, self._files):  # no failure to be remembered: what is there now is another matter
             return Outcome(step, "failed", why)
+        self._ledger.check()  # without a memory of it, nothing would keep it from being renewed again and again
         attempt = self._ledger.attempts().get(step.identity)
         cookie, key, csr = self._pending.take_up(step.identity, attempt.cookie if attempt else None)
         key = key or self._key(step)
@@ -209,11 +222,23 @@ class Executor:
         renewal = Renewal(step, given.key or key, given.pem, self._clock())
         changes = renewal.changes(self._files)
         issued = renewal.issued()
-        writer.commit(changes, verify=renewal.verify, before_rename=lambda: self._keep_old(step))
+
+        def verify(written: Mapping[str, bytes]) -> None:
+            self._check_authorities(step)
+            renewal.verify(written)
+
+        writer.commit(changes, verify=verify, before_rename=lambda: self._keep_old(step))
         with suppress(WriteError):  # it is a memory only, and the certificate is in place
             self._ledger.remember(step.identity, Attempt(renewal.now, sha256=issued.sha256))
         self._pending.drop(step.identity)
         return Outcome(step, "done", f"{step.path} is renewed until {issued.not_after:%Y-%m-%d %H:%M} UTC", issued)
+
+    def _check_authorities(self, step: Issue) -> None:
+        """A signer may take its time. Raises WriteError where the CA on the node has become another meanwhile."""
+        paths = [self._authorities[name] for name in step.status.seen.spec.ca if name in self._authorities]
+        found = {each for path in paths for each in decode(self._files.read(path) or b"", path).certificates}
+        if paths and found != set(step.status.anchors) - set(step.status.seen.certificates):
+            raise WriteError(f"{', '.join(paths)} changed while {step.target} was signed; it is looked at again")
 
     def _key(self, step: Issue) -> PrivateKey:
         if not step.keep_key:

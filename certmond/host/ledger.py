@@ -64,6 +64,10 @@ class Ledger:
         """Note the last attempt for a certificate. Raises WriteError."""
         self._write({**self.attempts(), identity: attempt})
 
+    def check(self) -> None:
+        """Raise WriteError where nothing could be noted now."""
+        self._write(self.attempts())
+
     def forget(self, identity: Identity) -> None:
         """As if it had never been tried. Raises WriteError."""
         self._write({other: attempt for other, attempt in self.attempts().items() if other != identity})

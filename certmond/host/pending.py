@@ -81,4 +81,4 @@ class Pending:
 
 
 def _stem(identity: Identity) -> str:
-    return digest("\0".join(identity).encode())[:32]
+    return digest(os.fsencode("\0".join(identity)))[:32]

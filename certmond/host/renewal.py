@@ -7,6 +7,7 @@ PEM behind its symlink; and the proof that what was written is right, before any
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from certmond.pki.catalog import Kind
 from certmond.pki.certificate import Certificate, PublicKey, attributes_of, describe_key, names_in, to_pem
 from certmond.pki.encoding import Document, decode
 from certmond.pki.path import find_paths
-from certmond.pki.plan import Issue
+from certmond.pki.plan import Cause, Issue
 
 
 class View(Protocol):
@@ -58,16 +59,20 @@ class Renewal:
             raise WriteError(why)
         present = view.read(path)
         if spec.kind is Kind.KUBECONFIG:
-            return [NewFile(path, self._kubeconfig(present or b""), expected=_expected(present))]
+            return [self._secret(path, self._kubeconfig(present or b""), present)]
         if spec.kind is Kind.KUBELET and self.step.status.seen.symlink is not None:
             return list(self._kubelet(view))
         key_path = self.step.status.seen.key_path or path
         if key_path == path:
-            return [NewFile(path, self._combined(present or b""), expected=_expected(present))]
+            return [self._secret(path, self._combined(present or b""), present)]
         certificate = NewFile(path, self._chain(present or b""), 0o644, expected=_expected(present))
         if self.step.keep_key:
             return [certificate]
-        return [NewFile(key_path, key_pem(self.key), expected=_expected(view.read(key_path))), certificate]
+        return [self._secret(key_path, key_pem(self.key), view.read(key_path)), certificate]
+
+    def _secret(self, path: str, content: bytes, present: bytes | None) -> NewFile:
+        """A file with a key in it: no more open than its entry permits, whatever it was before."""
+        return NewFile(path, content, expected=_expected(present), at_most=self.step.status.seen.spec.key_mode)
 
     def verify(self, written: Mapping[str, bytes]) -> None:
         """Prove what was written. Raises RefusedError with everything that is not as it was asked for."""
@@ -142,6 +147,9 @@ class Renewal:
             yield f"may not be used for {', '.join(lacking)}"
         if leaf.is_ca:
             yield "is a CA"
+        old = status.certificate
+        if self.step.cause is Cause.DUE and old and leaf.not_after <= old.not_after:
+            yield f"ends at {leaf.not_after:%Y-%m-%d %H:%M} UTC, no later than the one that is there"
         if not leaf.not_before <= self.now < leaf.not_after:
             yield f"is valid from {leaf.not_before:%Y-%m-%d %H:%M} to {leaf.not_after:%Y-%m-%d %H:%M} UTC, and not now"
         elif status.seen.spec.ca:
@@ -182,7 +190,7 @@ def archived(step: Issue) -> tuple[str, ...]:
 def archive_name(step: Issue) -> str:
     """Where the archive keeps them: by the entry's name, and for one of many files also by its path."""
     name = step.status.seen.spec.name
-    return f"{name[:40]}-{digest(step.path.encode())[:12]}" if step.status.seen.spec.is_glob else name
+    return f"{name[:40]}-{digest(os.fsencode(step.path))[:12]}" if step.status.seen.spec.is_glob else name
 
 
 def _expected(present: bytes | None) -> str | None:

@@ -34,13 +34,18 @@ def new_file(place: Place, content: bytes) -> Iterator[int]:
         os.close(descriptor)
 
 
-def stage(staged: Place, target: Place, content: bytes, mode: int, owner: tuple[int, int] | None) -> bytes:
-    """Write `content` to `staged`, like `target` where that exists, else as told; what was read back is returned."""
+def stage(
+    staged: Place, target: Place, content: bytes, mode: int, owner: tuple[int, int] | None, *, at_most: int
+) -> bytes:
+    """Write `content` to `staged`, like `target` where that exists, but no more open than `at_most`; else as told.
+
+    What was read back is returned.
+    """
     with new_file(staged, content) as descriptor:
         if target.status() is None:
             os.fchown(descriptor, *(owner or _owner_of(target.directory)))
         else:
-            mode = _take_over(descriptor, target)
+            mode = _take_over(descriptor, target) & at_most
         os.fsync(descriptor)
         found = staged.read()
         if found != content:

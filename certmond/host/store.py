@@ -109,7 +109,9 @@ class Store:
     ) -> Iterator[Observation]:
         is_pair = spec.kind is Kind.KEY_PAIR
         kubelet_conf = spec.kubeconfig if spec.kind is Kind.KUBELET else None
-        key_path = spec.key or (path if _has_key(document) else None)
+        # The key of one of many files is in that file: a pattern is no path.
+        own_key = path if spec.is_glob and spec.key else spec.key
+        key_path = own_key or (path if _has_key(document) else None)
         key_document = self._document(key_path, spec) if key_path and key_path != path else document
         public_key = _public_key(document, key_document.key)
         is_secret = _has_key(document) and bool(is_pair or document.certificates)  # else what it holds is misplaced

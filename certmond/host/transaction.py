@@ -37,7 +37,8 @@ _POLL = 0.05  # seconds between two attempts to take the lock
 class NewFile:
     """A file's new content.
 
-    `mode` and `owner` (uid, gid; None: its directory's) are for a file that is not there yet; another keeps its own.
+    `mode` and `owner` (uid, gid; None: its directory's) are for a file that is not there yet; another keeps its own,
+    but for what `at_most` does not permit: for a key must not come into a file that others could read.
     `expected` is the SHA-256 of the content that the decision was made upon; None: nothing was there.
     """
 
@@ -46,6 +47,7 @@ class NewFile:
     mode: int = 0o600
     owner: tuple[int, int] | None = None
     expected: str | None = None
+    at_most: int = 0o7777
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,11 @@ def _stage(change: Change, staged: Place, target: Place) -> dict[str, bytes]:
     if isinstance(change, NewLink):
         os.symlink(change.target, staged.name, dir_fd=staged.directory)
         return {}
-    return {change.path: stage(staged, target, change.content, change.mode, change.owner)}
+    return {
+        change.path: stage(
+            staged, target, change.content, change.mode & change.at_most, change.owner, at_most=change.at_most
+        )
+    }
 
 
 def _objections(change: Change, old: str | None) -> Iterator[str]:

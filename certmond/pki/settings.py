@@ -123,7 +123,7 @@ class DerivedSpec(Model):
     )
     source: Name = Field(description="the entry of `certificates` that it is made from")
     path: AbsolutePath
-    mode: Mode = Field(default=0o600, description="the mode that it is made with")
+    mode: Mode = Field(default=0o600, description="the most that its mode permits, and the mode that it is made with")
     owner: Owner | None = Field(default=None, description="user, or user:group, that it is made to belong to")
 
 

@@ -1,0 +1,154 @@
+"""What could go wrong beside a renewal, and does not: keys keep to themselves, and nothing good gives way to worse."""
+
+from __future__ import annotations
+
+import os
+import stat
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from certmond.host.execute import Executor
+from tests.builders import DAY, YEAR, make_ca, make_leaf
+from tests.test_renewal import ENTRIES, Helper, Host, now
+
+GLOB = {"path": "/etc/app/*.pem", "ca": "ca", "usages": ["client auth"]}
+
+
+def combined(host: Host, path: str) -> None:
+    leaf = make_leaf(host.ca, "app", not_before=host.now - YEAR, not_after=host.now + 10 * DAY)
+    host.put(path, leaf.pem + leaf.key_pem, 0o600)
+
+
+def mode(host: Host, path: str) -> int:
+    return stat.S_IMODE(host.at(path).stat().st_mode)
+
+
+@pytest.mark.parametrize("key", [None, "/etc/app/*.pem"])
+def test_each_file_of_a_pattern_keeps_a_key_of_its_own(tmp_path: Path, key: str | None) -> None:
+    """Whether `key` is left out or repeats the pattern, each file is renewed with its key in it; no other is made."""
+    host = Host(tmp_path / "host", "apiserver")
+    host.entries["app"] = GLOB | ({"key": key} if key else {})
+    for number in (1, 2):
+        combined(host, f"/etc/app/{number}.pem")
+    assert {outcome.result for outcome in host.start()} == {"done"}
+    assert sorted(path.name for path in host.at("/etc/app").iterdir()) == ["1.pem", "2.pem"]
+    assert all(b"PRIVATE KEY" in path.read_bytes() for path in host.at("/etc/app").iterdir())
+    assert host.unwell() == []
+
+
+def test_a_name_that_is_no_text_is_renewed_as_any_other(tmp_path: Path) -> None:
+    """A file whose name is not UTF-8 is renewed, and keeps nobody else from it."""
+    host = Host(tmp_path / "host", "apiserver")
+    host.entries["app"] = dict(GLOB)
+    combined(host, "/etc/app/a\udcff.pem")
+    combined(host, "/etc/app/b.pem")
+    assert [outcome.result for outcome in host.start()] == ["done"] * 3
+    assert host.unwell() == []
+
+
+@pytest.mark.parametrize("present", [None, b"", b"\n"])
+def test_a_derived_file_is_no_more_open_than_its_entry_says(tmp_path: Path, present: bytes | None) -> None:
+    """A bundle, or a copy of a kubeconfig, does not get a key into a file that others can read, whoever made that."""
+    derived = [
+        {"name": "bundle", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/bundle.pem", "mode": "0640"},
+        {"name": "copy", "kind": "kubeconfig", "source": "admin.conf", "path": "/etc/copy.conf"},
+    ]
+    host = Host(tmp_path / "host", "apiserver", "admin.conf", derived=derived)
+    if present is not None:
+        host.put("/etc/bundle.pem", present, 0o644)
+        host.put("/etc/copy.conf", present, 0o666)
+    assert {outcome.result for outcome in host.start()} == {"done"}
+    assert (mode(host, "/etc/bundle.pem"), mode(host, "/etc/copy.conf")) == (0o640, 0o600)
+
+
+def test_a_certificate_alone_does_not_become_a_bundle(tmp_path: Path) -> None:
+    """A file with a certificate and no key was not made by certmond: no key is put into it."""
+    bundle = {"name": "bundle", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/bundle.pem"}
+    host = Host(tmp_path / "host", "apiserver", derived=[bundle])
+    host.put("/etc/bundle.pem", host.at(ENTRIES["apiserver"]["path"]).read_bytes())
+    host.start()
+    [held] = host.plan().held
+    assert "is not a certificate with its key" in held.because
+    assert b"PRIVATE KEY" not in host.at("/etc/bundle.pem").read_bytes()
+
+
+def test_a_renewed_key_is_no_more_open_than_its_entry_permits(tmp_path: Path) -> None:
+    """A key file, or a kubeconfig, that was readable by all is not so any more when it holds a new key."""
+    host = Host(tmp_path / "host", "apiserver", "admin.conf")
+    host.at(ENTRIES["apiserver"]["key"]).chmod(0o644)
+    host.at(ENTRIES["admin.conf"]["path"]).chmod(0o644)
+    assert {outcome.result for outcome in host.start()} == {"done"}
+    assert mode(host, ENTRIES["apiserver"]["key"]) == mode(host, ENTRIES["admin.conf"]["path"]) == 0o600
+    assert mode(host, ENTRIES["apiserver"]["path"]) == 0o644
+
+
+def helped(tmp_path: Path, days: int) -> tuple[Host, Helper]:
+    """A node whose one certificate, good for ten days more, is signed by a helper that issues for so many days."""
+    signer = {"name": "site", "kind": "command", "command": [str(tmp_path / "helper" / "helper")]}
+    host = Host(tmp_path / "host", "apiserver", now=now(), signers=[signer])
+    host.entries["apiserver"] |= {"signer": "site"}
+    helper = Helper(tmp_path / "helper", host.ca)
+    helper.script.write_text(helper.script.read_text().replace("-days 90", f"-days {days}"))
+    helper.answers(0)
+    return host, helper
+
+
+@pytest.mark.real("openssl")
+def test_a_certificate_that_ends_sooner_replaces_none(tmp_path: Path) -> None:
+    """What a signer gives has to end later than what is there; asked for by hand, it is taken nevertheless."""
+    host, _ = helped(tmp_path, 5)
+    before = host.serials()
+    [outcome] = host.start()
+    assert outcome.result == "failed"
+    assert "no later than the one that is there" in outcome.message
+    assert host.serials() == before
+    enforcer = host.enforcer()
+    [outcome] = enforcer.executor.execute(enforcer.plan(host.look(), frozenset({"apiserver"})))
+    assert (outcome.result, host.serials() == before) == ("done", False)
+
+
+@pytest.mark.real("openssl")
+def test_a_ca_that_is_replaced_meanwhile_is_looked_at_again(tmp_path: Path) -> None:
+    """Where the CA on the node became another while a signer was at it, what it signed is not put in place."""
+    host, helper = helped(tmp_path, 90)
+    before = host.at(ENTRIES["apiserver"]["path"]).read_bytes()
+    (helper.place / "other.crt").write_bytes(make_ca().pem)
+    ca = host.at("/etc/kubernetes/pki/ca.crt")
+    helper.script.write_text(helper.script.read_text() + f"cp {helper.place}/other.crt {ca}\n")
+    [outcome] = host.start_once()
+    assert outcome.result == "failed"
+    assert "changed while apiserver was signed" in outcome.message
+    assert host.at(ENTRIES["apiserver"]["path"]).read_bytes() == before
+
+
+def test_nothing_is_renewed_that_could_not_be_remembered(tmp_path: Path) -> None:
+    """Where the memory cannot be written, a renewal fails before anything is signed: else it would be made again."""
+    host = Host(tmp_path / "host", "apiserver")
+    before = host.serials()
+    (host.state / "renewals.json").mkdir(parents=True)
+    os.chmod(host.state, 0o700)
+    [outcome] = host.start_once()
+    assert outcome.result == "failed"
+    assert "renewals.json" in outcome.message or str(host.state) in outcome.message
+    assert host.serials() == before
+
+
+def test_a_defect_in_one_step_is_told_and_does_not_stop_the_next(tmp_path: Path, monkeypatch: Any) -> None:
+    """An error that nobody foresaw fails its own step, by its type and place alone: its words may hold a secret."""
+    host = Host(tmp_path / "host", "apiserver", "etcd-server")
+    make = Executor._key
+
+    def broken(self: Executor, step: Any) -> Any:
+        if step.target == "apiserver":
+            raise ZeroDivisionError("a secret")
+        return make(self, step)
+
+    monkeypatch.setattr(Executor, "_key", broken)
+    first, second = host.start_once()
+    assert (first.result, second.result) == ("failed", "done")
+    assert "an unexpected ZeroDivisionError in test_caution.py:" in first.message
+    assert "secret" not in (host.state / "audit.log").read_text()
+    assert host.attempts()["apiserver"].retry_at == host.now + timedelta(minutes=1)
