@@ -7,9 +7,13 @@ import shutil
 from pathlib import Path
 from typing import NoReturn
 
+import hypothesis
 import pytest
 
 from tests.node import Node
+
+hypothesis.settings.register_profile("certmond", deadline=None)  # how long an example takes is no test's business
+hypothesis.settings.load_profile("certmond")
 
 
 def real_part(command: str) -> str:
