@@ -460,7 +460,7 @@ def test_what_a_killed_command_left_is_finished(host: Host) -> None:
     host, twin = twin, host
     stops = record(renew)
     host, twin = twin, host
-    half = [n for n, stop in enumerate(stops) if stop == "exit renameat"][3]
+    half = [n for n, stop in enumerate(stops) if stop == "exit renameat"][4]  # the key
     with enforcing(host) as daemon:
         daemon.until(lambda: at_rest(daemon, host), "at rest")
         kill_at(renew, half)
@@ -662,7 +662,7 @@ def test_no_key_is_told(tmp_path: Path) -> None:
         for n in range(1, last, 3):
             inject = (strace, "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:error=EIO:when={n}")
             results.add(by_hand("-v", "renew", "admin.conf", command=inject))
-    assert results == {0, 2, 3}
+    assert {0, 2} <= results <= {0, 2, 3}
     host.now = now()
     for name in host.entries:
         host.install(name)  # all are due once more

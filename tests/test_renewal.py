@@ -999,7 +999,7 @@ def test_what_was_interrupted_is_finished_first(host: Host, quick: Path) -> None
     stops = record(next(twins).start)
     renames = [n for n, stop in enumerate(stops) if stop == "exit renameat"]
     twin = next(twins)
-    kill_at(twin.start, renames[3])
+    kill_at(twin.start, renames[4])  # after memory, intent, archive and decision: the key
     [key] = (status.key_matches for status in twin.look().certificates if status.seen.name == "apiserver")
     assert key is False
     done = certmond(twin, "renew", "apiserver")

@@ -82,7 +82,6 @@ def test_the_certificate_of_the_key_goes_first_and_its_chain_follows() -> None:
         CA.pem + OLD.pem + OLD.key_pem,
         OLD.pem + NEW.key_pem,
         NEW.pem + OLD.key_pem,
-        NEW.pem,
         OLD.pem + CA.pem + OLD.key_pem,
         NEW.pem + CA.pem + NEW.key_pem,
         b"subject=CN = api\n" + OLD.pem + pem_block("EC PARAMETERS", b"\x06\x00") + OLD.key_pem,
@@ -114,6 +113,7 @@ def test_what_was_made_is_current(new: Issued) -> None:
         (OLD.pem + OLD.key_pem + OTHER.key_pem, "holds more than one private key"),
         (OLD.pem + OLD.key_pem + pem_block("DH PARAMETERS", b"0\0"), "holds a block DH PARAMETERS"),
         (OLD.key_pem, "is not a certificate with its key"),
+        (NEW.pem, "is not a certificate with its key"),  # it is open to all, perhaps: no key is put into it
         (OLD.pem + OLD.key_pem[:-40], "is not a certificate with its key"),
         (OLD.pem + OLD.key_pem + b"# ours\n", "is not a certificate with its key"),
         (NEW.pem + NEW.key_pem + b"# ours\n", "is not a certificate with its key"),  # told before it is out of date
