@@ -65,7 +65,7 @@ def forecast(
 class _Simulation:
     def __init__(self, assessment: Assessment, policy: Policy, until: datetime, circumstances: Circumstances) -> None:
         self._assessment, self._policy, self._until = assessment, policy, until
-        self._circumstances = replace(circumstances, hold=None)
+        self._circumstances = replace(circumstances, hold=None, clock=None)
         self._past: dict[Identity, Attempt] = {}
         self._events: list[ForecastEvent] = []
         self._told: set[tuple[What, str, str]] = set()

@@ -37,6 +37,7 @@ class Cause(StrEnum):
 
     DUE = "due"
     EXPIRED = "expired"
+    NOT_YET_VALID = "not_yet_valid"
     NOT_A_SYMLINK = "not_a_symlink"
     ASKED = "asked"
     MISSING = "missing"
@@ -148,13 +149,14 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What the host says at this moment: why to wait (an upgrade, an unsynchronised clock), and which derived files
-    are to be made again, by name with the reason; `derived` gives their paths and sources.
+    """What the host says at this moment: why to wait (`hold`: an upgrade; `clock`: an unsynchronised one), and which
+    derived files are to be made again, by name with the reason; `derived` gives their paths and sources.
     """
 
     hold: str | None = None
     stale: Mapping[str, str] = field(default_factory=dict)
     derived: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    clock: str | None = None
 
 
 def plan(
@@ -252,9 +254,11 @@ class _Planner:
         certificate, due = status.certificate, turn(status, self._policy, self._node)
         if certificate is None or due is None or unable(status, self._authorities, self._policy):
             return None
-        self._instants += [due, certificate.not_after + _TICK]
+        self._instants += [certificate.not_before, due, certificate.not_after + _TICK]
         if self._now > certificate.not_after:
             return Cause.EXPIRED
+        if self._now < certificate.not_before:
+            return Cause.NOT_YET_VALID
         if self._now >= due:
             return Cause.DUE
         return Cause.NOT_A_SYMLINK if status.seen.symlink is False else None
@@ -286,11 +290,13 @@ class _Planner:
                 since, until = self._now, max(until, old.not_after - (old.not_after - attempt.put_in_place_at) / 3)
             self._instants += [since, until]
             if since <= self._now < until:
-                return Held(status.seen.name, status.seen.path, _why_wait(attempt), until)
-        late = critical_point(old)
-        if self._circumstances.hold and self._now < late:
+                return Held(status.seen.name, status.seen.path, _why_wait(attempt, cause), until)
+        hold, clock, late = self._circumstances.hold, self._circumstances.clock, critical_point(old)
+        if cause in _BEYOND_ITS_DATES:  # an upgrade would harm nothing more; but the clock itself is the suspect
+            return Held(status.seen.name, status.seen.path, clock) if clock else None
+        if (because := hold or clock) and self._now < late:
             self._instants.append(late)
-            return Held(status.seen.name, status.seen.path, self._circumstances.hold, late)
+            return Held(status.seen.name, status.seen.path, because, late)
         return None
 
     def _was_due_from_the_start(self, status: CertificateStatus, old: Certificate, attempt: Attempt) -> bool:
@@ -346,9 +352,11 @@ class _Planner:
 
 
 _FOR_A_LATER_END = frozenset({Cause.DUE, Cause.EXPIRED})
+_BEYOND_ITS_DATES = frozenset({Cause.EXPIRED, Cause.NOT_YET_VALID})
 _SAID = {
     Cause.DUE: "is due",
     Cause.EXPIRED: "has expired",
+    Cause.NOT_YET_VALID: "is not valid yet",
     Cause.NOT_A_SYMLINK: "the kubelet cannot rotate a file that is no symlink",
     Cause.ASKED: "asked for",
     Cause.MISSING: "is not there",
@@ -356,12 +364,13 @@ _SAID = {
 }
 
 
-def _why_wait(attempt: Attempt) -> str:
+def _why_wait(attempt: Attempt, cause: Cause) -> str:
     if attempt.wait_until is not None:
         return f"its signer has not decided yet: {attempt.message}"
     if attempt.failures:
         return f"it failed {attempt.failures} times, last: {attempt.message}"
-    return f"it was renewed on {_day(attempt.at)}, and is still due: see still_due"
+    still = _SAID[cause] if cause is Cause.NOT_YET_VALID else "is still due: see still_due"
+    return f"it was renewed on {_day(attempt.at)}, and {still}"
 
 
 def _day(instant: datetime) -> str:

@@ -198,6 +198,31 @@ def test_the_kubelets_pem_is_renewed_at_once_where_the_kubelet_cannot_rotate_it(
         assert steps(made.after(made.plan(NOW), NOW).plan(NOW)) == []
 
 
+def test_what_is_not_valid_yet_is_renewed_at_once_though_its_successor_ends_sooner() -> None:
+    """A clock that was far ahead made it; nothing else would put it right for years. From its first instant it is
+    like any other."""
+    start = NOW + 2 * YEAR
+    made = world(leaf(NOW + 9 * YEAR, 7 * YEAR))
+    assert steps(made.plan(start - TICK)) == [("leaf", Cause.NOT_YET_VALID)]
+    assert made.plan(start - TICK).changes_at == start
+    assert (made.plan(start).steps, made.plan(start).held) == ((), ())
+    step = issue(made.plan(NOW))
+    assert step.detail == "is not valid yet, signed by local, until 2027-11-24 12:00 UTC"
+    assert made.after(made.plan(NOW), NOW).plan(NOW).steps == ()
+
+
+def test_what_is_not_valid_yet_waits_after_an_attempt_like_any_other() -> None:
+    """Its signer's clock may be the wrong one: it is asked once an hour."""
+    ahead = {"not_before": NOW + DAY, "not_after": NOW + YEAR}
+    made = world(leaf(NOW + 2 * YEAR))
+    made = made.after(made.plan(NOW), NOW, **ahead)
+    assert held(made.plan(NOW + HOUR - TICK)).because == "it was renewed on 2026-11-24 12:00 UTC, and is not valid yet"
+    assert held(made.plan(NOW)).until == made.plan(NOW).changes_at == NOW + HOUR
+    assert steps(made.plan(NOW + HOUR)) == [("leaf", Cause.NOT_YET_VALID)]
+    failed = world(leaf(NOW + 2 * YEAR), past={("leaf", "/pki/leaf.crt"): Attempt(NOW, 3, "no such key")})
+    assert held(failed.plan(NOW)).until == NOW + 4 * MINUTE
+
+
 # --- when it waits ----------------------------------------------------------------------------------------------------
 
 
@@ -301,6 +326,31 @@ def test_a_hold_counts_until_the_certificate_gets_critical_and_not_longer(life: 
     assert steps(made.plan(late)) == [("leaf", Cause.DUE)]
     assert made.plan(NOW).held == ()
     assert critical_point(made.seen[1].certificates[0]) == late
+
+
+def test_a_clock_that_may_be_wrong_holds_what_seems_to_be_beyond_its_dates() -> None:
+    """Then the clock is the suspect. While the certificate is valid, it is a hold like any other."""
+    start, end, late = NOW, NOW + YEAR, NOW + YEAR - 7 * DAY
+    made = world(leaf(end), circumstances=Circumstances(clock="the clock"))
+    waits = Held("leaf", "/pki/leaf.crt", "the clock")
+    assert made.plan(start - TICK) == Plan((), (waits,), start)
+    assert made.plan(start).held == ()
+    assert made.plan(late - TICK) == Plan((), (replace(waits, until=late),), late)
+    assert steps(made.plan(late)) == steps(made.plan(end)) == [("leaf", Cause.DUE)]
+    assert made.plan(end).changes_at == end + TICK
+    assert held(made.plan(end + TICK)) == waits
+    for now in (start - TICK, end + TICK):
+        assert steps(made.plan(now, frozenset({"leaf"}))) == [("leaf", Cause.ASKED)]
+
+
+def test_an_upgrade_holds_nothing_that_is_beyond_its_dates() -> None:
+    """It does no harm to what is broken already. With a doubtful clock as well, only the clock counts there."""
+    made = world(leaf(NOW + YEAR), circumstances=Circumstances("an upgrade"))
+    assert steps(made.plan(NOW - TICK)) == [("leaf", Cause.NOT_YET_VALID)]
+    assert steps(made.plan(NOW + YEAR + TICK)) == [("leaf", Cause.EXPIRED)]
+    both = replace(made, circumstances=Circumstances("an upgrade", clock="the clock"))
+    assert held(both.plan(NOW + YEAR - 8 * DAY)).because == "an upgrade"
+    assert held(both.plan(NOW - TICK)).because == held(both.plan(NOW + YEAR + TICK)).because == "the clock"
 
 
 # --- what certmond cannot renew ---------------------------------------------------------------------------------------
@@ -511,7 +561,7 @@ def worlds(draw: st.DrawFn) -> World:
         tuple(seen),
         Policy(validity=draw(st.sampled_from([HOUR, 30 * DAY, YEAR])), spread=draw(SPANS)),
         past,
-        Circumstances(draw(st.none() | st.just("an upgrade"))),
+        Circumstances(draw(st.none() | st.just("an upgrade")), clock=draw(st.none() | st.just("the clock"))),
         {"node_name": draw(st.sampled_from(["a", "b", "c", "d"]))},
     )
 
@@ -541,7 +591,8 @@ def edges(made: World) -> list[datetime]:
     """Instants at which something might change."""
     found = [status.renew_at for status in made.look(NOW).statuses if status.renew_at]
     for certificate in (each.certificates[0] for each in made.seen):
-        found += [certificate.not_after, certificate.not_after + TICK, critical_point(certificate)]
+        found += [certificate.not_before, certificate.not_after, certificate.not_after + TICK]
+        found += [critical_point(certificate)]
     found += [instant for attempt in made.past.values() for instant in (attempt.at, attempt.retry_at)]
     return sorted(found)
 
@@ -551,8 +602,8 @@ def edges(made: World) -> list[datetime]:
 def test_what_was_renewed_is_not_renewed_again_whatever_the_clock_does(
     made: World, now: datetime, data: st.DataObject
 ) -> None:
-    """Not at the same instant, not within the hour, and not when the clock jumps back; even if its signer gave a life
-    that was nearly over, with a beginning of long ago."""
+    """Not at the same instant, not within the hour, and not when the clock jumps back, unless to where the new one is
+    not valid yet; even if its signer gave a life that was nearly over, with a beginning of long ago."""
     first = made.plan(now)
     given: dict[str, Any] = {}
     if data.draw(st.booleans()):
@@ -561,7 +612,9 @@ def test_what_was_renewed_is_not_renewed_again_whatever_the_clock_does(
     done = made.after(first, now, **given)
     targets = {step.target for step in first.steps}
     for later in (now, now + MIN_INTERVAL - TICK, now + min(data.draw(OFFSETS), MIN_INTERVAL - TICK)):
-        again = {step.target for step in done.plan(later).steps}
+        again = {
+            step.target for step in done.plan(later).steps if later >= now or step.cause is not Cause.NOT_YET_VALID
+        }
         assert not again & targets, later
 
 
