@@ -14,7 +14,7 @@ from pathlib import Path
 from certmond.config import Config
 from certmond.errors import RefusedError
 from certmond.host.audit import Audit
-from certmond.host.circumstances import reason_to_wait
+from certmond.host.circumstances import doubt_of_the_clock, reason_to_wait
 from certmond.host.derivation import Derivations
 from certmond.host.derived import Absent, Current, Foreign, Stale, Unready
 from certmond.host.execute import Executor
@@ -98,7 +98,8 @@ class Enforcer:
         made = plan(assessment, policy, past, now, asked)
         if asked is None and any(isinstance(step, Issue) for step in made.steps):
             hold = reason_to_wait(self._config.hold, self._root, self._alive)
-            made = plan(assessment, policy, past, replace(now, hold=hold), asked) if hold else made
+            doubt = doubt_of_the_clock(self._config.hold)
+            made = plan(assessment, policy, past, replace(now, hold=hold, clock=doubt), asked)
         return self._without_hurry(replace(made, held=(*made.held, *self._left_alone())), assessment.taken_at)
 
     def foresee(self, assessment: Assessment) -> Plan:

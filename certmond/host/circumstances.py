@@ -25,6 +25,11 @@ def reason_to_wait(hold: HoldSpec, root: str, alive: Callable[[], None]) -> str 
         return f"held while {hold.file} is there"
     if hold.command and _succeeds(hold.command, alive):
         return f"held while {hold.command[0]} says so"
+    return None
+
+
+def doubt_of_the_clock(hold: HoldSpec) -> str | None:
+    """Why this host's clock cannot be trusted, in words; None where it can, or that is not to be asked."""
     if hold.unsynchronised_clock and not clock_is_synchronised():
         return "held until this host's clock is synchronised (timedatectl shows it)"
     return None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from certmond.host.circumstances import clock_is_synchronised, reason_to_wait
+from certmond.host.circumstances import clock_is_synchronised, doubt_of_the_clock, reason_to_wait
 from certmond.pki.settings import HoldSpec
 from tests.conftest import real_part
 
@@ -44,12 +44,12 @@ def test_a_program_holds_while_it_exits_with_zero(tmp_path: Path, command: tuple
 
 
 @pytest.mark.real("python3")
-def test_the_kernels_word_on_the_clock_is_taken(tmp_path: Path) -> None:
+def test_the_kernels_word_on_the_clock_is_taken() -> None:
     """What adjtimex(2) says to another program holds here; an unsynchronised clock is a reason where that is wanted."""
     asked = "import ctypes; print(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512)))"
     done = subprocess.run([real_part("python3"), "-c", asked], capture_output=True, text=True, check=True)
     synchronised = done.stdout.strip() != "5"
     assert clock_is_synchronised() is synchronised
-    assert reason(hold(), tmp_path) is None
-    said = reason(HoldSpec(), tmp_path)
+    assert doubt_of_the_clock(hold()) is None
+    said = doubt_of_the_clock(HoldSpec())
     assert said == (None if synchronised else "held until this host's clock is synchronised (timedatectl shows it)")
