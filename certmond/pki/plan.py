@@ -17,6 +17,7 @@ from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import SELF, KeyAlgorithm, Kind, ServiceSpec
 from certmond.pki.certificate import Certificate
 from certmond.pki.checks import critical_point
+from certmond.pki.inventory import Observation
 from certmond.pki.issuance import Template, Terms, is_a, successor
 from certmond.pki.settings import LOCAL, NOBODY
 
@@ -233,6 +234,10 @@ class _Planner:
         self._now = assessment.taken_at
         self._node = assessment.facts.get("node_name", "")
         self._authorities = {status.seen.name: status for status in assessment.trust_anchors}
+        self._holders: dict[str, list[Observation]] = {}
+        for each in assessment.statuses:
+            if each.seen.key_path:
+                self._holders.setdefault(each.seen.key_path, []).append(each.seen)
         self._steps: list[Step] = []
         self._held: list[Held] = []
         self._instants: list[datetime] = []
@@ -275,10 +280,21 @@ class _Planner:
             if end <= (max(self._now, old.not_after) if cause in _FOR_A_LATER_END else self._now):
                 self._hold(status, f"no new one can last beyond {_day(end)}, the end of its CA: rotate the CA")
                 return
-        if cause is not Cause.ASKED and (waiting := self._waiting(status, old, cause)):
+        step = self._issue(status, old, cause, authority, end)
+        if not step.keep_key and (other := self._shares_its_key_with(status)):
+            kept = status.seen.spec.keep_key
+            remedy = "it cannot keep it, so give it a key of its own" if kept else "set keep_key on both"
+            self._hold(status, f"shares its key {status.seen.key_path} with {other}: {remedy}")
+        elif cause is not Cause.ASKED and (waiting := self._waiting(status, old, cause)):
             self._held.append(waiting)
         else:
-            self._steps.append(self._issue(status, old, cause, authority, end))
+            self._steps.append(step)
+
+    def _shares_its_key_with(self, status: CertificateStatus) -> str | None:
+        """Another entry with the same key file, whose certificate a new key would leave without its own."""
+        seen = status.seen
+        others = (each for each in self._holders.get(seen.key_path or "", ()) if each.path != seen.path)
+        return next((each.name for each in others if not _follows(each, seen)), None)
 
     def _waiting(self, status: CertificateStatus, old: Certificate, cause: Cause) -> Held | None:
         """Why it is too early, and until when: it was tried a short while ago, or the host says so."""
@@ -349,6 +365,12 @@ class _Planner:
 
     def _hold(self, status: CertificateStatus, because: str) -> None:
         self._held.append(Held(status.seen.name, status.seen.path, because))
+
+
+def _follows(other: Observation, seen: Observation) -> bool:
+    """It is a kubeconfig that refers to the files of `seen`, and so has the new pair when they do."""
+    refers = other.spec.kind is Kind.KUBECONFIG and not other.renewable
+    return refers and other.certificates[:1] == seen.certificates[:1]
 
 
 _FOR_A_LATER_END = frozenset({Cause.DUE, Cause.EXPIRED})

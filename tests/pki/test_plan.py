@@ -415,6 +415,49 @@ def test_a_file_that_went_bad_is_not_replaced_by_itself() -> None:
     assert turn(assess(Inventory((CA, LOST), FACTS), NOW).statuses[1], POLICY, "worker-1") is None
 
 
+@pytest.mark.parametrize(
+    ("mine", "other", "why"),
+    [
+        ({}, {}, "set keep_key on both"),
+        ({"keep_key": True}, {}, None),
+        ({"keep_key": True, "key_algorithm": "RSA-2048"}, {}, "it cannot keep it, so give it a key of its own"),
+        ({}, {"path": "/pki/leaf.crt"}, None),
+        ({}, {"key": "/pki/other.key"}, None),
+        ({}, {"kind": "key-pair", "path": "/pki/sa.pub", "usages": []}, "set keep_key on both"),
+    ],
+)
+def test_a_key_that_another_entry_has_as_well_is_not_replaced(
+    mine: dict[str, Any], other: dict[str, Any], why: str | None
+) -> None:
+    """The other's certificate would stay, without its key: by itself or for the asking."""
+    key = new_key("ec")
+    spec = row("other", **({"key": "/pki/leaf.key"} | other))
+    seen = (CA, see(row(**mine), leaf(NOW + DAY, key=key)), see(spec, leaf(NOW + YEAR, key=key)))
+    for asked in (None, frozenset({"leaf"})):
+        made = World(seen).plan(NOW, asked)
+        if why is None:
+            assert issue(made).keep_key is bool(mine)
+        else:
+            assert held(made).because == f"shares its key /pki/leaf.key with other: {why}"
+
+
+def test_what_refers_to_a_certificate_and_its_key_shares_neither() -> None:
+    """A kubeconfig that names both files has the new pair as soon as they do; one that embeds a certificate has not."""
+    conf = row("conf", kind="kubeconfig", key=None, path="/conf")
+    own = see(row(), leaf(NOW + DAY))
+    refers = replace(see(conf, key_path="/pki/leaf.key", renewable=False), certificates=own.certificates)
+    assert steps(World((CA, own, refers)).plan(NOW)) == [("leaf", Cause.DUE)]
+    apart = replace(refers, certificates=(leaf(NOW + YEAR).facts,))
+    assert "shares its key /pki/leaf.key with conf" in held(World((CA, own, apart)).plan(NOW)).because
+
+
+def test_files_of_one_glob_have_each_a_key_of_their_own() -> None:
+    """They have the name of their entry, and are told apart by their path."""
+    spec = row(path="/pki/*.pem", key="/pki/*.pem")
+    files = [replace(see(spec, leaf(NOW + DAY)), path=f"/pki/{n}.pem", key_path=f"/pki/{n}.pem") for n in "ab"]
+    assert steps(World((CA, *files)).plan(NOW)) == [("leaf", Cause.DUE)] * 2
+
+
 # --- asked for --------------------------------------------------------------------------------------------------------
 
 
