@@ -11,16 +11,28 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from datetime import datetime
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, NonNegativeInt, TypeAdapter
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, NonNegativeInt, TypeAdapter
 
 from certmond.host.place import Place, blaming, opened
 from certmond.host.staging import make_directory, new_file, remove
 from certmond.pki.plan import Attempt, Identity
 
 _NAME, _DRAFT = "renewals.json", ".renewals.json.new"
+
+
+def _usable(at: datetime) -> datetime:
+    """In UTC, and with a year to either end of the calendar: the planner counts on from it."""
+    at = at.astimezone(UTC)
+    if not MINYEAR < at.year < MAXYEAR:
+        raise ValueError("is no time at which anything was renewed")
+    return at
+
+
+_Instant = Annotated[AwareDatetime, AfterValidator(_usable)]
 
 
 class _Entry(BaseModel):
@@ -30,12 +42,12 @@ class _Entry(BaseModel):
 
     name: str
     path: str
-    at: AwareDatetime
+    at: _Instant
     failures: NonNegativeInt = 0
     message: str = ""
     sha256: str | None = None
-    issued_at: AwareDatetime | None = None
-    wait_until: AwareDatetime | None = None
+    issued_at: _Instant | None = None
+    wait_until: _Instant | None = None
     cookie: str | None = None
 
 
@@ -51,8 +63,9 @@ class Ledger:
     def attempts(self) -> dict[Identity, Attempt]:
         """What is remembered; nothing where the file is not there or cannot be used."""
         try:
-            entries = _ENTRIES.validate_python(json.loads((self._state_dir / _NAME).read_bytes()))
-        except (OSError, ValueError, RecursionError):
+            with opened(self._state_dir) as directory:
+                entries = _ENTRIES.validate_python(json.loads(Place(directory, _NAME).read()))
+        except (OSError, ValueError, OverflowError, RecursionError):
             return {}
         return {(entry.name, entry.path): Attempt(**entry.model_dump(exclude={"name", "path"})) for entry in entries}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,14 +16,15 @@ from certmond.pki.plan import Attempt
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 LEAF = ("apiserver", "/etc/kubernetes/pki/apiserver.crt")
+INSTANTS = st.datetimes(datetime(2, 1, 1), datetime(9998, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001 - naive, as hypothesis asks
 ATTEMPTS = st.builds(
     Attempt,
-    at=st.datetimes(timezones=st.just(UTC)),
+    at=INSTANTS,
     failures=st.integers(0, 50),
     message=st.text(),
     sha256=st.none() | st.text("0123456789abcdef", min_size=64, max_size=64),
-    issued_at=st.none() | st.datetimes(timezones=st.just(UTC)),
-    wait_until=st.none() | st.datetimes(timezones=st.just(UTC)),
+    issued_at=st.none() | INSTANTS,
+    wait_until=st.none() | INSTANTS,
     cookie=st.none() | st.text(),
 )
 
@@ -51,6 +53,10 @@ def test_a_name_that_is_no_text_is_remembered(tmp_path: Path) -> None:
         b'[{"name": "a", "path": "b", "at": "2026-11-24T12:00:00"}]',
         b'[{"name": "a", "path": "b", "at": "2026-11-24T12:00:00Z", "failures": "many"}]',
         b'[{"name": "a", "path": "b", "at": "2026-11-24T12:00:00Z", "failures": -1}]',
+        b'[{"name": "a", "path": "b", "at": "0001-01-01T00:00:00+05:00"}]',
+        b'[{"name": "a", "path": "b", "at": "0001-01-01T00:00:00Z"}]',
+        b'[{"name": "a", "path": "b", "at": "2026-11-24T12:00:00Z", "wait_until": "9999-12-31T23:59:59-05:00"}]',
+        b'[{"name": "a", "path": "b", "at": "2026-11-24T12:00:00Z", "issued_at": "9999-12-31T23:59:59Z"}]',
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_used_is_no_memory(tmp_path: Path, content: bytes) -> None:
@@ -59,6 +65,21 @@ def test_a_file_that_cannot_be_used_is_no_memory(tmp_path: Path, content: bytes)
     assert Ledger(tmp_path).attempts() == {}
     Ledger(tmp_path).remember(LEAF, Attempt(NOW))
     assert Ledger(tmp_path).attempts() == {LEAF: Attempt(NOW)}
+
+
+def test_a_pipe_is_no_memory(tmp_path: Path) -> None:
+    """Nobody is waited for who never writes into what stands in the file's place, and it is replaced."""
+    os.mkfifo(tmp_path / "renewals.json")
+    assert Ledger(tmp_path).attempts() == {}
+    Ledger(tmp_path).remember(LEAF, Attempt(NOW))
+    assert Ledger(tmp_path).attempts() == {LEAF: Attempt(NOW)}
+
+
+def test_an_instant_is_in_utc(tmp_path: Path) -> None:
+    """Whatever zone the file names, what is remembered of it is in UTC."""
+    (tmp_path / "renewals.json").write_text('[{"name": "a", "path": "b", "at": "2026-11-24T17:00:00+05:00"}]')
+    (attempt,) = Ledger(tmp_path).attempts().values()
+    assert (attempt.at, attempt.at.tzinfo) == (NOW, UTC)
 
 
 @given(st.binary())
