@@ -77,7 +77,7 @@ def forecast(context: click.Context, length: timedelta, at: datetime | None, out
     enforcer = _enforcer(options, config, at)
     assessment = _seen(options, config, enforcer, at)
     found = foresee(assessment, policy_of(config), assessment.taken_at + length, enforcer.circumstances())
-    display(forecast_document(found), output, forecast_table)
+    display(forecast_document(found, config.mode), output, forecast_table)
 
 
 @click.command()

@@ -1013,7 +1013,7 @@ def test_forecast(host: Host) -> None:
     done = certmond(host, "forecast", "--for", "3y", "-o", "json")
     assert (done.returncode, done.stderr) == (0, "")
     document = json.loads(done.stdout)
-    assert (document["schema"], document["complete"]) == (1, True)
+    assert (document["schema"], document["complete"], document["mode"]) == (1, True, "enforce")
     renewed = Counter(event["target"] for event in document["events"] if event["what"] == "renew")
     assert set(renewed) == set(ENTRIES)
     assert min(renewed.values()) >= 3
@@ -1027,6 +1027,9 @@ def test_forecast(host: Host) -> None:
     assert {event["target"] for event in shorter["events"] if event["what"] == "renew"} == set(ENTRIES)
     assert len(shorter["events"]) < len(document["events"])
     assert certmond(host, "forecast", "--for", "nonsense").returncode == 3
+    assert "observe" not in table.stdout
+    host.settings["mode"] = "observe"
+    assert "In observe mode, as here, nothing of it is done" in certmond(host, "forecast").stdout
     assert not host.state.exists()
 
 

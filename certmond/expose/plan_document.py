@@ -49,13 +49,14 @@ def step_name(step: Step) -> str:
             return "derive"
 
 
-def forecast_document(forecast: Forecast) -> dict[str, Any]:
-    """The timeline."""
+def forecast_document(forecast: Forecast, mode: str) -> dict[str, Any]:
+    """The timeline; what it tells of renewals is of enforce mode, whatever the mode is."""
     return {
         "schema": SCHEMA,
         "since": _time(forecast.since),
         "until": _time(forecast.until),
         "complete": forecast.complete,
+        "mode": mode,
         "events": [
             {"at": _time(e.at), "what": e.what.value, "target": e.target, "detail": e.detail, "bad": e.bad}
             for e in forecast.events

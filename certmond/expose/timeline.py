@@ -62,7 +62,9 @@ def forecast_table(document: dict[str, Any], wide: bool = False) -> RenderableTy
     cut = () if document["complete"] else (Text("There is more than this: ask for a shorter time.", style="yellow"),)
     if not document["events"]:
         return Text("Nothing happens until then.")
-    return Group(_chart(document), Text(), table, *cut)
+    observes = document["mode"] != "enforce"
+    note = "This is what enforce mode would do. In observe mode, as here, nothing of it is done by itself."
+    return Group(*((Text(note, style="yellow"), Text()) if observes else ()), _chart(document), Text(), table, *cut)
 
 
 def _chart(document: dict[str, Any]) -> RenderableType:
