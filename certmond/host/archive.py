@@ -17,7 +17,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from certmond.errors import MalformedError, WriteError
 from certmond.host.place import Place, blaming, digest, opened
@@ -46,6 +48,32 @@ class ArchivedFile:
     content: bytes = field(repr=False)
     mode: int
     owner: tuple[int, int]
+
+
+def _absolute(path: str) -> str:
+    if not path.startswith("/") or "\0" in path:
+        raise ValueError("is no path of the node")
+    return path
+
+
+_Id = Annotated[int, Field(ge=0, lt=(1 << 32) - 1)]  # the last one means "leave it" (chown(2))
+
+
+class _File(BaseModel):
+    """A file in a description: what the node calls it, and what it was like."""
+
+    path: Annotated[str, AfterValidator(_absolute)]
+    stored: str
+    mode: Annotated[int, Field(ge=0, le=0o7777)]
+    uid: _Id
+    gid: _Id
+    sha256: str
+
+
+class _Description(BaseModel):
+    when: AwareDatetime
+    description: dict[str, str]
+    files: tuple[_File, ...]
 
 
 class Archive:
@@ -103,19 +131,18 @@ class Archive:
     def _ids(self, name: str) -> list[str]:
         return sorted(filter(_GENERATION.fullmatch, _listing(self._home(name))), key=_number)
 
-    def _described(self, name: str, generation: str) -> tuple[Generation, list[dict[str, Any]]]:
+    def _described(self, name: str, generation: str) -> tuple[Generation, tuple[_File, ...]]:
         where = self._home(name) / generation
         try:
             with opened(where) as directory:
-                facts = json.loads(Place(directory, _DESCRIPTION).read())
-            files = [dict(file) for file in facts["files"]]
-            paths, when = tuple(str(file["path"]) for file in files), datetime.fromisoformat(facts["when"])
-            return Generation(name, generation, when, dict(facts["description"]), paths), files
-        except (OSError, ValueError, TypeError, KeyError) as error:
+                said = _Description.model_validate(json.loads(Place(directory, _DESCRIPTION).read()))
+            when = said.when.astimezone(UTC)
+        except (OSError, ValueError, OverflowError, RecursionError) as error:
             raise _damaged(where / _DESCRIPTION) from error
+        return Generation(name, generation, when, said.description, tuple(file.path for file in said.files)), said.files
 
 
-def _copy(files: Mapping[str, Path], draft: Path) -> Iterator[dict[str, Any]]:
+def _copy(files: Mapping[str, Path], draft: Path) -> Iterator[dict[str, str | int]]:
     for number, (path, real) in enumerate(files.items()):
         try:
             with opened(real.parent) as source, open(Place(source, real.name).open(), "rb") as file:
@@ -130,17 +157,15 @@ def _copy(files: Mapping[str, Path], draft: Path) -> Iterator[dict[str, Any]]:
                "uid": status.st_uid, "gid": status.st_gid, "sha256": digest(content)}  # fmt: skip
 
 
-def _load(where: Path, facts: Mapping[str, Any]) -> ArchivedFile:
+def _load(where: Path, file: _File) -> ArchivedFile:
     try:
         with opened(where) as directory:
-            content = Place(directory, Path(facts["stored"]).name).read()
-        whole = digest(content) == facts["sha256"]
-        file = ArchivedFile(facts["path"], content, int(facts["mode"]), (int(facts["uid"]), int(facts["gid"])))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+            content = Place(directory, Path(file.stored).name).read()
+    except (OSError, ValueError) as error:
         raise _damaged(where) from error
-    if not whole:
+    if digest(content) != file.sha256:
         raise _damaged(where)
-    return file
+    return ArchivedFile(file.path, content, file.mode, (file.uid, file.gid))
 
 
 def _damaged(where: Path) -> MalformedError:
@@ -154,7 +179,7 @@ def _number(generation: str) -> int:
 def _listing(directory: Path) -> list[str]:
     try:
         return sorted(os.listdir(directory))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

@@ -170,6 +170,59 @@ def test_damaged_description(host: Host, content: bytes) -> None:
     assert host.reasons() == ["later"] * 3
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"files": [5]}, {"files": 5}, {"files": {"a": 1}}, {"when": 5.5e300}, {"when": "2026-12-01T12:30:15"},
+        {"when": "0001-01-01T00:00:00+05:00"}, {"description": {"why": 5}}, {"description": [["why", ["x"]]]},
+    ],
+)  # fmt: skip
+def test_a_description_of_other_types(host: Host, facts: dict[str, object]) -> None:
+    """A description that is JSON, but not what was written, is damaged."""
+    where = host.directory(host.store()) / "description.json"
+    where.write_text(json.dumps(json.loads(where.read_text()) | facts))
+    with pytest.raises(MalformedError, match=r"description\.json is damaged"):
+        host.archive.generations("apiserver")
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        {"path": 5}, {"path": "etc/x"}, {"path": "/etc/\0"}, {"stored": 5}, {"stored": None}, {"mode": "rw"},
+        {"mode": 1e400}, {"mode": 0o10000}, {"mode": -1}, {"uid": -1}, {"uid": 1 << 32}, {"gid": []}, {"sha256": 5},
+    ],
+)  # fmt: skip
+def test_a_file_described_with_other_types(host: Host, fact: dict[str, object]) -> None:
+    """So is one that says of a file what none can have: it is neither listed nor handed out."""
+    generation = host.store()
+    where = host.directory(generation) / "description.json"
+    facts = json.loads(where.read_text())
+    where.write_text(json.dumps(facts | {"files": [facts["files"][0] | fact]}))
+    with pytest.raises(MalformedError, match=r"description\.json is damaged"):
+        host.archive.generations("apiserver")
+    with pytest.raises(MalformedError):
+        host.archive.load("apiserver", generation.id)
+
+
+def test_a_description_without_end(host: Host) -> None:
+    """Nor is one that nests deeper than can be read."""
+    (host.directory(host.store()) / "description.json").write_text("[" * 100_000)
+    with pytest.raises(MalformedError, match=r"description\.json is damaged"):
+        host.archive.generations("apiserver")
+
+
+def test_a_pipe_in_the_archive(host: Host) -> None:
+    """Nobody is waited for who never writes: a pipe in the place of a file is damage, and beside one it is nothing."""
+    generation = host.store()
+    os.mkfifo(host.state / "archive" / "pipe")
+    assert host.archive.names() == ("apiserver",)
+    for name in ("0-apiserver.key", "description.json"):
+        (host.directory(generation) / name).unlink()
+        os.mkfifo(host.directory(generation) / name)
+        with pytest.raises(MalformedError, match="is damaged"):
+            host.archive.load("apiserver", generation.id)
+
+
 @pytest.mark.parametrize("damage", ["content", "missing", "link"])
 def test_damaged_file(host: Host, damage: str) -> None:
     """What is not byte for byte what was stored is never handed out."""
