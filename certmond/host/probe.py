@@ -199,7 +199,7 @@ def _reason(error: BaseException, received: bytes | bytearray) -> str:
             return "the connection was refused"
         case ConnectionResetError() | BrokenPipeError():
             return "the connection was reset"
-        case ssl.SSLEOFError():
+        case ssl.SSLEOFError() | ssl.SSLZeroReturnError():  # the latter is older Pythons' word for it
             return "it closed the connection before the handshake had ended"
         case ssl.SSLError(strerror=str(text)):
             return f"the handshake failed ({_AROUND.sub('', text)})"
