@@ -75,12 +75,13 @@ class Acting:
 
     def act(self) -> bool:
         """Carry out the plan. Whether the node is to be looked at again at once."""
+        again = self.retry_at is not None and time.monotonic() >= self.retry_at
         self.retry_at = None
         if not self._enforcing or self._stopping():
             return False
         executor = self._enforcer.executor
         # Half done, and not by us: whoever began it was killed, or is at it and holds the lock.
-        begun = executor.interrupted() - self._interrupted
+        begun = executor.interrupted() - (frozenset() if again else self._interrupted)
         if not (self.plan.steps or begun):
             return False
         try:
@@ -96,6 +97,6 @@ class Acting:
         for outcome in outcomes:
             if isinstance(outcome.step, Issue):
                 self._telemetry.renewals.labels(outcome.step.target, outcome.result).inc()
-        if any(outcome.result == "failed" for outcome in outcomes):
+        if self._interrupted or any(outcome.result == "failed" for outcome in outcomes):
             self.retry_at = time.monotonic() + FAILURE_INTERVAL
         return bool(begun) or any(outcome.result == "done" for outcome in outcomes)

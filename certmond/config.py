@@ -6,9 +6,12 @@ the catalogue's. `parse` opens nothing but the shipped profiles; `load` only rea
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
@@ -129,32 +132,57 @@ class Config(Model):
         return self.mode == "enforce" or any(commands)
 
 
-def load(path: Path | None = None, *, profile: str | None = None, explicit: bool = False) -> Config:
+def load(
+    path: Path | None = None, *, profile: str | None = None, explicit: bool = False, acting: bool = False
+) -> Config:
     """The configuration in `path` and conf.d/*.yaml beside it, later files over earlier ones, on top of the profile.
 
-    That `path` is not there is a problem only if it was asked for (`explicit`). Raises ConfigError.
+    That `path` is not there is a problem only if it was asked for (`explicit`); that others can write what is read
+    is one only if the configuration has certmond act, or its caller is about to (`acting`). Raises ConfigError.
     """
     main = path or DEFAULT_PATH
     sources: list[Source] = []
     unread: list[Problem] = []
     open_to_others: list[Problem] = []
-    for file in (main, *_drop_ins(main.parent / "conf.d", unread)):
+    found = (main, *_drop_ins(main.parent / "conf.d", unread))
+    for directory in dict.fromkeys((main.parent, main.parent / "conf.d", *(_home(file) for file in found))):
+        with suppress(OSError):  # one that is not there is nobody's, and one that cannot be entered is told below
+            open_to_others += _open_to_others(directory, directory.stat())
+    for file in found:
         try:
-            with file.open("rb") as stream:
+            with open(_regular(file), "rb") as stream:
                 sources.append(Source(str(file), stream.read(MAX_BYTES + 1)))
                 open_to_others += _open_to_others(file, os.fstat(stream.fileno()))
         except OSError as error:
             if explicit or file != main or not isinstance(error, FileNotFoundError):
                 unread.append(_unreadable(file, error))
     config = parse(sources, profile=profile, unread=unread)
-    if open_to_others and config.acts:
+    if open_to_others and (acting or config.acts):
         raise ConfigError(tuple(map(str, open_to_others)))
     return config
 
 
+def _regular(file: Path) -> int:
+    """A descriptor of `file`, for reading: of nothing that has to be waited for, or that never ends."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    raise OSError(errno.EINVAL, "it is no regular file")
+
+
+def _home(file: Path) -> Path:
+    """The directory that a file is in; of a symlink, the one that it leads to."""
+    return Path(os.path.realpath(file)).parent if file.is_symlink() else file.parent
+
+
 def _open_to_others(file: Path, status: os.stat_result) -> Iterator[Problem]:
-    """That somebody else can write what says which programs are run, and who signs."""
-    if status.st_mode & 0o022:
+    """That somebody else can write what says which programs are run, and who signs; or put another in its place."""
+    sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX  # what is put there is refused
+    if status.st_mode & 0o022 and not sticky:
         yield Problem(
             Place(str(file)), f"can be written by others (mode {status.st_mode & 0o777:04o}); chmod go-w {file}"
         )

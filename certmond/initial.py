@@ -59,7 +59,7 @@ def init(
     if (root_ca_cert is None) != (root_ca_key is None):
         raise click.UsageError("Give --root-ca-cert and --root-ca-key together.")
     options = globals_of(context)
-    config, joins = _config(options, kubeadm_config)
+    config, joins = _config(options, kubeadm_config, acting=not dry_run)
     facts = _facts(options, config)
     now = datetime.now(UTC)
     given = _given(root_ca_cert, root_ca_key, now)
@@ -83,12 +83,12 @@ def init(
         display(_document(made, ground), output, plan_table)
 
 
-def _config(options: Globals, kubeadm_config: Path | None) -> tuple[Config, bool]:
+def _config(options: Globals, kubeadm_config: Path | None, *, acting: bool) -> tuple[Config, bool]:
     """The configuration, with what kubeadm's says laid over it; and whether that one is of a node that joins."""
     from certmond.host.kubeadm_config import parse_kubeadm_config
     from certmond.host.signers.local import read_file
 
-    config = options.load()
+    config = options.load(acting=acting)
     if kubeadm_config is None:
         return config, False
     try:

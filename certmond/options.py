@@ -34,11 +34,11 @@ class Globals:
     profile: str | None = None
     verbose: bool = False
 
-    def load(self) -> Config:
-        """The configuration in force. Raises ConfigError."""
+    def load(self, *, acting: bool = False) -> Config:
+        """The configuration in force; `acting` says that the verb writes on the node. Raises ConfigError."""
         from certmond.config import load
 
-        return load(self.config, profile=self.profile, explicit=self.config is not None)
+        return load(self.config, profile=self.profile, explicit=self.config is not None, acting=acting)
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,8 @@ def plan(context: click.Context, at: datetime | None, output: str) -> None:
     config = _at(options.load(), at)
     enforcer = _enforcer(options, config, at)
     assessment = _seen(options, config, enforcer, at)
-    made = enforcer.plan(assessment)
+    with _within_the_calendar():
+        made = enforcer.plan(assessment)
     display(plan_document(made, assessment.taken_at), output, plan_table)
     sys.exit(1 if made.steps else 0)
 
@@ -76,7 +78,8 @@ def forecast(context: click.Context, length: timedelta, at: datetime | None, out
     config = _at(options.load(), at)
     enforcer = _enforcer(options, config, at)
     assessment = _seen(options, config, enforcer, at)
-    found = foresee(assessment, policy_of(config), assessment.taken_at + length, enforcer.circumstances())
+    with _within_the_calendar():
+        found = foresee(assessment, policy_of(config), assessment.taken_at + length, enforcer.circumstances())
     display(forecast_document(found, config.mode), output, forecast_table)
 
 
@@ -98,7 +101,7 @@ def renew(
     if everything == bool(names):
         raise click.UsageError("Say which certificates: NAME…, or --all.")
     options = globals_of(context)
-    config = options.load()
+    config = options.load(acting=not dry_run)
     enforcer = _enforcer(options, config)
     if not dry_run:
         enforcer.executor.recover(PATIENCE)  # what is half done is no ground to plan on
@@ -152,9 +155,18 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
 def restore(context: click.Context, name: str, generation: str | None, dry_run: bool) -> None:
     """Put a generation back, by default the newest; what it replaces is kept as a new one."""
     options = globals_of(context)
-    enforcer = _enforcer(options, options.load())
+    enforcer = _enforcer(options, options.load(acting=not dry_run))
     for line in enforcer.executor.restore(name, generation, PATIENCE, dry_run=dry_run):
         click.echo(line)
+
+
+@contextmanager
+def _within_the_calendar() -> Iterator[None]:
+    try:
+        yield
+    except OverflowError as error:
+        fact = "the calendar ends with the year 9999, and begins with the year 1"
+        raise click.UsageError(f"{fact}: look less far, or give another time with --at.") from error
 
 
 def _at(config: Config, at: datetime | None) -> Config:

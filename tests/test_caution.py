@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
+from certmond.host.audit import Audit
 from certmond.host.execute import Executor
-from tests.builders import DAY, YEAR, make_ca, make_leaf
+from certmond.host.journal import Event, Journal
+from tests.builders import DAY, YEAR, integer, make_ca, make_leaf, pem_block, tlv
 from tests.test_renewal import ENTRIES, Helper, Host, now
 
 GLOB = {"path": "/etc/app/*.pem", "ca": "ca", "usages": ["client auth"]}
@@ -152,3 +156,42 @@ def test_a_defect_in_one_step_is_told_and_does_not_stop_the_next(tmp_path: Path,
     assert "an unexpected ZeroDivisionError in test_caution.py:" in first.message
     assert "secret" not in (host.state / "audit.log").read_text()
     assert host.attempts()["apiserver"].retry_at == host.now + timedelta(minutes=1)
+
+
+def test_two_derived_files_that_are_one_are_not_written_over_each_other(tmp_path: Path) -> None:
+    """Where a symlink makes two derived files one, the second is left alone and told, and all comes to rest."""
+    derived = [
+        {"name": name, "kind": "pem-bundle", "source": source, "path": f"/etc/{name}.pem"}
+        for name, source in (("one", "apiserver"), ("two", "etcd-server"))
+    ]
+    host = Host(tmp_path / "host", "apiserver", "etcd-server", derived=derived)
+    host.at("/etc/two.pem").symlink_to("one.pem")
+    host.start()
+    [held] = host.plan().held
+    assert (held.target, held.because) == (
+        "two", "/etc/two.pem leads to the file of the derived file one; give it another path",
+    )  # fmt: skip
+
+
+def test_a_damaged_key_of_a_ca_is_told_as_such(tmp_path: Path) -> None:
+    """A CA's RSA key whose numbers do not fit each other fails the renewal by its name, and with what to do."""
+    host = Host(tmp_path / "host", "apiserver", key="rsa")
+    assert isinstance(host.ca.key, rsa.RSAPrivateKey)
+    key = host.ca.key.private_numbers()
+    public = key.public_numbers
+    numbers = (0, public.n, public.e, key.d, key.p, key.q + 1, key.dmp1, key.dmq1, key.iqmp)  # RFC 8017, A.1.2
+    pem = pem_block("RSA PRIVATE KEY", tlv(0x30, *map(integer, numbers)))
+    host.put("/etc/kubernetes/pki/ca.key", pem, 0o600)
+    before = host.serials()
+    [outcome] = host.start_once()
+    assert outcome.result == "failed"
+    assert "ca.key is damaged: nothing can be signed with it" in outcome.message
+    assert host.serials() == before
+
+
+def test_whoever_gave_the_command_is_told_on_one_line(tmp_path: Path) -> None:
+    """An actor whose name is no text, or has control characters, is written as an escape."""
+    audit = Audit(Journal("none"), tmp_path / "state", "al\udcff\nice")
+    audit.note(Event.STEP_BEGUN, datetime(2026, 11, 24, tzinfo=UTC), "x")
+    (line,) = (tmp_path / "state/audit.log").read_text().splitlines()
+    assert json.loads(line)["by"] == r"al\udcff\nice"

@@ -261,6 +261,52 @@ def test_a_time_beyond_the_calendar_is_refused(at: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("forecast", "--at", "9999-12-31T23:59:59Z", "--for", "100y"),
+        ("forecast", "--at", "9000-01-01T00:00:00Z", "--for", "100y", "--profile", "none"),
+        ("forecast", "--at", "9998-12-31T23:59:59Z", "--for", "1y"),
+        ("forecast", "--at", "0001-01-01T00:00:00Z", "--for", "1y"),
+        ("plan", "--at", "9999-12-31T23:59:59Z"),
+        ("plan", "--at", "0001-01-01T00:00:00Z"),
+    ],
+)
+def test_no_verb_looks_beyond_the_calendar_with_a_traceback(node: Node, arguments: tuple[str, ...]) -> None:
+    """Where what would be done ends after the last year there is, or begins before the first, that is said."""
+    done = certmond(*arguments, "--root", node.root)
+    assert "Traceback" not in done.stderr
+    if arguments[:3:2] == ("forecast", "9999-12-31T23:59:59Z"):
+        assert done.returncode == 3
+        assert "the calendar ends with the year 9999" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("renew", "--all"), ("renew", "apiserver"), ("init",), ("archive", "restore", "apiserver")]
+)
+def test_a_verb_that_writes_obeys_no_configuration_that_others_can_write(
+    node: Node, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """In observe mode neither; to look at what it would do is allowed."""
+    config = tmp_path / "config.yaml"
+    config.write_text("mode: observe\n")
+    config.chmod(0o666)
+    given: tuple[str | Path, ...] = (
+        *arguments,
+        "--config",
+        config,
+        "--root",
+        node.root,
+        "--state-dir",
+        tmp_path / "state",
+    )
+    done = certmond(*given)
+    assert done.returncode == 3
+    assert "can be written by others" in done.stderr
+    assert "can be written by others" not in certmond(*given, "--dry-run").stderr
+    assert not (tmp_path / "state").exists()
+
+
 def test_a_full_disk_is_not_a_warning(node: Node) -> None:
     """Output that cannot be written exits 3."""
     command = f"{sys.executable} -m certmond check --root {node.root} --at {AT} > /dev/full"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 from datetime import timedelta
 from pathlib import Path
 from textwrap import dedent
@@ -667,6 +668,69 @@ def test_a_configuration_that_others_can_write_may_not_have_certmond_act(tmp_pat
     assert refused.value.problems == (f"{more}: can be written by others (mode 0664); chmod go-w {more}",)
     main.write_text("mode: observe")
     assert load(main).resync == timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "conf.d/a.yaml"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket", "link to a pipe"])
+def test_only_a_regular_file_is_a_configuration(tmp_path: Path, name: str, kind: str) -> None:
+    """What might never end, or never begin, is told as a problem and not waited for."""
+    path = tmp_path / name
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "config.yaml").write_text("profile: none")
+    path.unlink(missing_ok=True)
+    if kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        path.symlink_to(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match=rf"{name}: cannot be read \(.*\); correct its path or permissions"):
+        load(tmp_path / "config.yaml")
+
+
+def test_who_acts_by_hand_obeys_no_configuration_that_others_can_write(tmp_path: Path) -> None:
+    """A verb that writes is not led by it either, whatever its mode."""
+    main = tmp_path / "config.yaml"
+    main.write_text("mode: observe")
+    main.chmod(0o666)
+    assert load(main).mode == "observe"
+    with pytest.raises(ConfigError, match=rf"^{main}: can be written by others \(mode 0666\); chmod go-w {main}$"):
+        load(main, acting=True)
+
+
+@pytest.mark.parametrize("below", ["", "conf.d", "elsewhere"])
+def test_a_directory_that_others_can_write_is_as_bad_as_the_file(tmp_path: Path, below: str) -> None:
+    """Who may put a file in place of the one that is read may write it; where the sticky bit is set, nobody may."""
+    home = tmp_path / "home"
+    for name in ("conf.d", "elsewhere"):
+        (home / name).mkdir(parents=True)
+    (home / "elsewhere/real.yaml").write_text("mode: enforce")
+    (home / "elsewhere/real.yaml").chmod(0o644)
+    (home / "config.yaml").symlink_to("elsewhere/real.yaml")
+    assert load(home / "config.yaml").acts
+    where = home / below
+    where.chmod(0o775)
+    with pytest.raises(ConfigError) as refused:
+        load(home / "config.yaml")
+    assert refused.value.problems == (f"{where}: can be written by others (mode 0775); chmod go-w {where}",)
+    where.chmod(0o1777)
+    assert load(home / "config.yaml").acts
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("below", ["", "conf.d"])
+def test_a_directory_of_another_user_is_as_bad_as_the_file(tmp_path: Path, below: str) -> None:
+    """Who owns the directory can put what they like into it."""
+    home = tmp_path / "home"
+    (home / "conf.d").mkdir(parents=True)
+    os.chown(home / below, 1234, 0)
+    assert load(home / "config.yaml") == load(tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match=rf"^{home / below}: belongs to user 1234; chown root {home / below}$"):
+        load(home / "config.yaml", acting=True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")

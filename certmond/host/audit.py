@@ -35,7 +35,7 @@ class Audit:
     def __init__(self, journal: Journal, state_dir: Path, actor: str) -> None:
         self._journal = journal
         self._state_dir = state_dir
-        self._actor = actor
+        self._actor = printable(actor)
 
     def note(
         self, event: Event, at: datetime, message: str, level: str = "info", fields: Mapping[str, str | None] = _NONE

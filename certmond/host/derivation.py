@@ -27,7 +27,15 @@ class Derivations:
 
     def states(self) -> dict[str, State]:
         """How each stands; one that cannot be read is not ready."""
-        return {name: self._look(spec)[0] for name, spec in self._specs.items()}
+        taken = {self._files.leads_to(spec.path): f"the entry {name}" for name, spec in self._sources.items()}
+        found: dict[str, State] = {}
+        for name, spec in self._specs.items():
+            place = self._files.leads_to(spec.path)
+            found[name] = self._look(spec)[0]
+            if place in taken:  # by a symlink: each would be written over the other for ever
+                found[name] = Foreign(f"{spec.path} leads to the file of {taken[place]}; give it another path")
+            taken.setdefault(place, f"the derived file {name}")
+        return found
 
     def make(self, name: str, writer: Writer) -> str:
         """Make it as its source is, and say so. Raises WriteError where that is not to be, and for one not ours."""

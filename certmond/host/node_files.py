@@ -20,7 +20,7 @@ class NodeFiles:
         """The bytes of a file; None where it is not there. Raises WriteError where it cannot be read."""
         with Directories(self._root) as directories, blaming(path):
             try:
-                return directories.place(directories.resolve(path)).read()
+                return directories.place(directories.resolve(path, anyones=True)).read()
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
@@ -28,14 +28,23 @@ class NodeFiles:
         """Whether anything is there."""
         with Directories(self._root) as directories:
             try:
-                return directories.place(directories.resolve(path)).status() is not None
+                return directories.place(directories.resolve(path, anyones=True)).status() is not None
             except OSError:
                 return False
+
+    def leads_to(self, path: str) -> str:
+        """The path without its symlinks; itself where that cannot be told."""
+        with Directories(self._root) as directories:
+            try:
+                return directories.resolve(path, anyones=True)
+            except OSError:
+                return path
 
     def names(self, directory: str) -> frozenset[str]:
         """What is in a directory; nothing where it cannot be read."""
         with Directories(self._root) as directories:
             try:
-                return frozenset(os.listdir(os.path.realpath(self._root) + directories.resolve(directory)))
+                real = directories.resolve(directory, anyones=True)
+                return frozenset(os.listdir(os.path.realpath(self._root) + real))
             except OSError:
                 return frozenset()

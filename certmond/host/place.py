@@ -24,6 +24,7 @@ from certmond.pki.reason import printable
 
 _MAX_HOPS = 40  # as many symlinks as Linux follows (path_resolution(7))
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PASSING = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
 NO_FILE = "neither a file nor a symlink"
 """What `Place.look` says of a directory or a device."""
@@ -37,6 +38,7 @@ _REMEDIES = {
     errno.ENOENT: "create the directory",
     errno.ENOTDIR: "a part of its path is no directory: put that right",
     errno.ELOOP: "its path is a loop of symlinks: put that right",
+    errno.ENOLINK: "write its target's path, or let root own the link",  # as systemd's CHASE_SAFE has it
     errno.EBUSY: "it is a mount point of its own: unmount it, or mount its directory instead",
     errno.EIO: "the disk fails: look at the kernel's messages before trying again",
     errno.EFBIG: "no file of a Kubernetes component is that large: look at it",
@@ -125,8 +127,12 @@ class Directories:
         while self._open:
             os.close(self._open.popitem()[1])
 
-    def resolve(self, path: str, *, follow: bool = True) -> str:
-        """Where `path` really leads, never above the root. `follow` says whether its last name may be a symlink."""
+    def resolve(self, path: str, *, follow: bool = True, anyones: bool = False) -> str:
+        """Where `path` really leads, never above the root. `follow` says whether its last name may be a symlink.
+
+        A symlink is refused that is neither root's nor our own, for its owner would choose where we write with rights
+        that he has not; `anyones` follows it all the same, for who only reads.
+        """
         real: list[str] = []
         pending = [part for part in reversed(path.split("/")) if part not in {"", "."}]
         hops = 0
@@ -135,7 +141,7 @@ class Directories:
             if part == "..":
                 del real[-1:]
                 continue
-            target = self._link("/".join((self._root, *real, part))) if pending or follow else None
+            target = self._link("/".join(("", *real)), part, anyones) if pending or follow else None
             if target is None:
                 real.append(part)
                 continue
@@ -159,27 +165,42 @@ class Directories:
             with _naming(directory):
                 os.fsync(descriptor)
 
-    @staticmethod
-    def _link(step: str) -> str | None:
+    def _link(self, directory: str, name: str, anyones: bool) -> str | None:
+        """The target of a symlink; None of anything else. Owner and target are of one and the same link: it is held."""
         try:
-            return os.readlink(step)
-        except OSError as error:
-            if error.errno in {errno.EINVAL, errno.ENOENT, errno.ENOTDIR}:  # what is missing is told where it is opened
+            within = self._walk(directory, _PASSING)
+            try:
+                link = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
+            finally:
+                os.close(within)
+        except (FileNotFoundError, NotADirectoryError):  # what is missing is told where it is opened
+            return None
+        try:
+            status = os.fstat(link)
+            if not stat.S_ISLNK(status.st_mode):
                 return None
-            raise
+            if not anyones and status.st_uid not in {0, os.geteuid()}:
+                raise OSError(errno.ENOLINK, f"{directory}/{name} is a symlink of user {status.st_uid}")
+            return os.readlink("", dir_fd=link)
+        finally:
+            os.close(link)
 
     def _descriptor(self, directory: str) -> int:
         if directory not in self._open:
-            descriptor = os.open(self._root, _DIRECTORY)
-            for part in directory.split("/")[1:]:
-                try:
-                    with _naming(directory):
-                        deeper = os.open(part, _DIRECTORY, dir_fd=descriptor)
-                finally:
-                    os.close(descriptor)
-                descriptor = deeper
-            self._open[directory] = descriptor
+            self._open[directory] = self._walk(directory, _DIRECTORY)
         return self._open[directory]
+
+    def _walk(self, directory: str, flags: int) -> int:
+        """A descriptor of a directory, to which no symlink leads."""
+        descriptor = os.open(self._root, flags)
+        for part in directory.split("/")[1:]:
+            try:
+                with _naming(directory):
+                    deeper = os.open(part, flags, dir_fd=descriptor)
+            finally:
+                os.close(descriptor)
+            descriptor = deeper
+        return descriptor
 
 
 def digest(content: bytes) -> str:

@@ -178,7 +178,7 @@ class Writer:
                 place = directories.place(real)
                 old = place.look()
                 place.check_replaceable()
-                watched = directories.resolve("/etc/kubernetes/manifests")
+                watched = directories.resolve("/etc/kubernetes/manifests", anyones=True)
             except OSError as error:
                 problems.append(sentence(change.path, error))
                 continue

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from certmond.errors import BusyError, CertmondError, WriteError
 from certmond.host.archive import Archive
+from certmond.host.node_files import NodeFiles
 from certmond.host.transaction import Change, NewFile, NewLink, Outcome, Recovery, Transactions
 from tests.conftest import real_part, unavailable
 from tests.tracing import kill_at, record
@@ -288,6 +289,36 @@ def test_dangling_symlink(host: Host) -> None:
     host.commit([NewFile(f"{PKI}/front.key", NEW[KEY])])
     assert host.at(f"{PKI}/etcd/back.key").read_bytes() == NEW[KEY]
     assert host.at(f"{PKI}/front.key").is_symlink()
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("link", ["/home/ops/.kube", "/home/ops/.kube/config"])
+def test_symlink_of_another_user(host: Host, link: str) -> None:
+    """Where a user's symlink leads, nothing is written or archived: they may not write there. Root's are followed."""
+    path = "/home/ops/.kube/config"
+    host.at("/cron.d").mkdir()
+    host.at(link).parent.mkdir(parents=True)
+    host.at(link).symlink_to("/cron.d" if link != path else "/cron.d/config")
+    os.chown(host.at(link), 1000, 1000, follow_symlinks=False)
+    message = host.error([NewFile(path, b"evil")])
+    assert message == (
+        f"{path} could not be written ({link} is a symlink of user 1000): write its target's path, "
+        "or let root own the link"
+    )
+    with pytest.raises(WriteError, match="a symlink of user 1000"):
+        host.transactions.real(path)
+    assert NodeFiles(str(host.root)).read(path) is None
+    os.chown(host.at(link), 0, 0, follow_symlinks=False)
+    host.commit([NewFile(path, b"good")])
+    assert host.at("/cron.d/config").read_bytes() == b"good"
+
+
+@pytest.mark.usefixtures("root")
+def test_new_link_in_the_place_of_a_users(host: Host) -> None:
+    """A user's symlink that is replaced is not followed, and therefore in nobody's way."""
+    os.chown(host.at(CURRENT), 1000, 1000, follow_symlinks=False)
+    host.commit([NewLink(CURRENT, "new.pem")])
+    assert host.at(CURRENT).readlink() == Path("new.pem")
 
 
 def test_link_is_replaced(host: Host) -> None:
@@ -804,6 +835,17 @@ def test_directory_is_away(host: Host, state: str) -> None:
         Outcome.FINISHED if state == "commit" else Outcome.UNDONE
     ]
     assert {path: host.at(path).read_bytes() for path in NEW} == (NEW if state == "commit" else OLD)
+
+
+@pytest.mark.parametrize("state", ["commit", "intent"])
+def test_recovery_follows_no_symlink(host: Host, state: str) -> None:
+    """A directory that is a symlink since is as one that is away: where it leads nothing is replaced or removed."""
+    host.write_record(state, NEW)
+    host.at(PKI).rename(host.at("/elsewhere"))
+    host.at(PKI).symlink_to("/elsewhere")
+    before = host.snapshot()
+    assert [recovery.outcome for recovery in host.recover()] == [Outcome.PENDING]
+    assert host.snapshot() == before
 
 
 def test_pending_files_are_not_written_again(host: Host) -> None:

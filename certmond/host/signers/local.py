@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from cryptography import x509
+from cryptography.exceptions import InternalError
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -61,7 +62,11 @@ class LocalSigner:
         ca = self._issuer(known, key)
         template = replace(request.template, not_after=min(request.template.not_after, ca.not_after))
         made = builder(template, request.key.public_key(), x509.random_serial_number(), load(ca.der))
-        leaf = made.sign(key, _digest(key))
+        try:
+            leaf = made.sign(key, _digest(key))
+        except (ValueError, InternalError):  # OpenSSL's answer to a key whose numbers do not fit each other
+            fact = f"the CA's key {self._key} is damaged: nothing can be signed with it"
+            raise KeyUnusableError(f"{fact}; put it back from a backup") from None
         chain = (load(link.der) for link in _below_root(ca, known))
         return Issued(b"".join(each.public_bytes(Encoding.PEM) for each in (leaf, *chain)))
 
