@@ -12,9 +12,10 @@ import fcntl
 import os
 import re
 import secrets
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +31,7 @@ __all__ = ["Change", "NewFile", "NewLink", "Outcome", "Recovery", "Transactions"
 _MARGIN = 64 << 10  # bytes left free on each file system: for the record, and for those who write at the same time
 _MARGIN_INODES = 8
 _STATIC_PODS = re.compile(r"/etc/kubernetes/(.*/)?manifests/")  # whatever is put there is started
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL = 0.05  # seconds between two attempts to take the lock
 
 
@@ -123,7 +125,7 @@ class Writer:
 
         `before_rename` is called when all is well, and nothing has been replaced yet.
         """
-        with Directories(self._root) as directories:
+        with Directories(self._root) as directories, ExitStack() as uninterrupted:
             record, places = self._plan(changes, directories)
             try:
                 with blaming(str(self._where)):
@@ -136,6 +138,7 @@ class Writer:
                     directories.sync()
                 verify(staged)
                 before_rename()
+                uninterrupted.enter_context(_signals_wait())
                 with blaming(str(self._where)):
                     record = self._records.decide(record)
             except BaseException:
@@ -196,6 +199,17 @@ class Writer:
         if problems:
             raise WriteError(*map(printable, problems))
         return Record(identity, State.INTENT, tuple(entries)), places
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Whoever wants to end this process is heard at the end of the `with`: never between key and certificate."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:  # blocking, too, may raise what a handler does whose signal has just come
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _stage(change: Change, staged: Place, target: Place) -> dict[str, bytes]:

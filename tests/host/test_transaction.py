@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import signal
 import socket
 import stat
 import struct
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -24,6 +26,7 @@ from hypothesis import strategies as st
 from certmond.errors import BusyError, CertmondError, WriteError
 from certmond.host.archive import Archive
 from certmond.host.node_files import NodeFiles
+from certmond.host.record import Records
 from certmond.host.transaction import Change, NewFile, NewLink, Outcome, Recovery, Transactions
 from tests.conftest import real_part, unavailable
 from tests.tracing import kill_at, record
@@ -716,6 +719,48 @@ def test_order_on_the_disk(host: Host) -> None:
         "unlinkat", "unlinkat", "fsync",  # nor a record, nor a draft of one
         "exit_group",
     ]  # fmt: skip
+
+
+class Interruption(BaseException):
+    """What a handler raises, as Ctrl-C does."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("call", ["decide", "rename"])
+def test_signal_waits(host: Host, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, call: str) -> None:
+    """Who wants to end the process from the decision on is heard when all is in place; then no signal is held back."""
+
+    def interrupt(_: int, __: object) -> None:
+        raise Interruption
+
+    def interrupted(*arguments: Any, **names: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return original(*arguments, **names)
+
+    owner: Any = Records if call == "decide" else os
+    original = getattr(owner, call)
+    changes = host.pair()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    before = signal.signal(number, interrupt)
+    try:
+        with host.transactions.lock() as writer, pytest.raises(Interruption):
+            writer.commit(
+                changes, verify=lambda _: None, before_rename=lambda: monkeypatch.setattr(owner, call, interrupted)
+            )
+    finally:
+        signal.signal(number, before)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
+    assert {path: host.at(path).read_bytes() for path in NEW} == NEW
+    assert host.records() == []
+
+
+def test_signal_before_the_decision(host: Host) -> None:
+    """Until then it is heard at once, and the old files stay."""
+    changes = host.pair()
+    with pytest.raises(KeyboardInterrupt):
+        host.commit(changes, before_rename=lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert {path: host.at(path).read_bytes() for path in NEW} == OLD
+    assert host.records() == []
 
 
 # Found by the next process
