@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -203,13 +204,24 @@ class Writer:
 
 @contextmanager
 def _signals_wait() -> Iterator[None]:
-    """Whoever wants to end this process is heard at the end of the `with`: never between key and certificate."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    try:  # blocking, too, may raise what a handler does whose signal has just come
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    """Whoever wants to end this process is heard at the end of the `with`: never between key and certificate.
+
+    Handlers run in the main thread, whichever thread the kernel gave the signal to; in another nothing is interrupted.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = list[int]()
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    try:  # SIGINT goes first and comes back last: its handler is the one that raises
+        for number in before:
+            signal.signal(number, lambda number, _: heard.append(number))
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in reversed(before.items()):
+            signal.signal(number, handler)
+        for each in heard:
+            signal.raise_signal(each)
 
 
 def _stage(change: Change, staged: Place, target: Place) -> dict[str, bytes]:

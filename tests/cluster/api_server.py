@@ -12,6 +12,7 @@ import base64
 import copy
 import json
 import ssl
+import sys
 import threading
 import uuid
 from collections.abc import Callable
@@ -52,8 +53,20 @@ class Fault:
     content_type: str | None = "application/json"
 
 
+class _Server(ThreadingHTTPServer):
+    """Closing it waits for the calls that are under way; a caller that has gone away meanwhile is no news."""
+
+    daemon_threads = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError | ssl.SSLError):
+            super().handle_error(request, client_address)
+
+
 class ApiServer:
-    """Started by `with`. `before` is called with method and path before each call, outside of the lock."""
+    """Started by `with`. `before` is called with method and path before each call, outside of the lock; what it waits
+    for it must wait for no longer than until `closing`.
+    """
 
     def __init__(self, directory: Path, node: str = "node-1") -> None:
         self.objects: dict[str, Json] = {}
@@ -64,6 +77,7 @@ class ApiServer:
         self.signs = True
         self.approves: set[str] = set()
         self.before: Callable[[str, str], None] = lambda method, path: None
+        self.closing = threading.Event()
         self.ca = make_ca(not_before=_now(-1), not_after=_now(100))
         self._version = 100
         self._lock = threading.RLock()
@@ -75,8 +89,7 @@ class ApiServer:
         context.load_cert_chain(self._write("serving.pem", serving.pem + serving.key_pem))
         context.load_verify_locations(self._write("ca.crt", self.ca.pem))
         context.verify_mode = ssl.CERT_REQUIRED
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": self}))
-        self._http.daemon_threads = True
+        self._http = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": self}))
         self._http.socket = context.wrap_socket(self._http.socket, server_side=True, do_handshake_on_connect=False)
         self._write("kubelet.conf", self.kubeconfig_of(client))
 
@@ -99,6 +112,7 @@ class ApiServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.closing.set()
         self._http.shutdown()
         self._http.server_close()
 
@@ -254,6 +268,7 @@ def _now(days: int) -> datetime:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    timeout = 10  # seconds: closing does not wait for a caller that keeps its connection
     api: ApiServer
 
     def _serve(self) -> None:

@@ -450,9 +450,13 @@ def test_a_busy_api_is_asked_again_when_it_says(api: ApiServer) -> None:
         signer(api, seconds=2).sign(request())
 
 
+def silent(api: ApiServer) -> None:
+    api.closing.wait(60)
+
+
 def test_a_silent_api_is_given_up_and_alive_is_called_meanwhile(api: ApiServer) -> None:
     """A call takes no longer than the time limit, and `alive` is called every second at least until then."""
-    api.before = lambda method, path: time.sleep(6)
+    api.before = lambda method, path: silent(api)
     calls = [time.monotonic()]
     with pytest.raises(UnreachableError, match=r"kubelet\.conf cannot be reached \(no answer within 2\.5 s\)"):
         signer(api, seconds=2.5).sign(request(alive=lambda: calls.append(time.monotonic())))
@@ -463,7 +467,7 @@ def test_a_silent_api_is_given_up_and_alive_is_called_meanwhile(api: ApiServer) 
 
 def test_who_is_told_to_stop_stops(api: ApiServer) -> None:
     """Where `alive` raises, because the daemon is told to stop, the call is given up at once."""
-    api.before = lambda method, path: time.sleep(6)
+    api.before = lambda method, path: silent(api)
 
     def stop() -> None:
         raise KeyboardInterrupt
