@@ -16,7 +16,7 @@ from certmond.errors import RefusedError
 from certmond.host.audit import Audit
 from certmond.host.circumstances import doubt_of_the_clock, reason_to_wait
 from certmond.host.derivation import Derivations
-from certmond.host.derived import Absent, Current, Foreign, Stale, Unready
+from certmond.host.derived import Absent, Current, Foreign, Stale, State, Unready
 from certmond.host.execute import Executor
 from certmond.host.ledger import Ledger
 from certmond.host.node_files import NodeFiles
@@ -74,10 +74,12 @@ class Enforcer:
 
     def circumstances(self) -> Circumstances:
         """Which derived files there are, and which of them are to be made again. One that is not ours is in neither."""
+        return self._circumstances(self._derivations.states())
+
+    def _circumstances(self, states: Mapping[str, State]) -> Circumstances:
         paths, stale = {}, {}
-        found = self._derivations.states()
         for spec in self._config.derived:
-            match found[spec.name]:
+            match states[spec.name]:
                 case Foreign():
                     continue
                 case Absent():
@@ -94,13 +96,14 @@ class Enforcer:
 
         Whether to wait is asked of the host only where something is due: a program may have to be run for that.
         """
-        policy, past, now = policy_of(self._config), self._ledger.attempts(), self.circumstances()
+        states = self._derivations.states()
+        policy, past, now = policy_of(self._config), self._ledger.attempts(), self._circumstances(states)
         made = plan(assessment, policy, past, now, asked)
         if asked is None and any(isinstance(step, Issue) for step in made.steps):
             hold = reason_to_wait(self._config.hold, self._root, self._alive)
             doubt = doubt_of_the_clock(self._config.hold)
             made = plan(assessment, policy, past, replace(now, hold=hold, clock=doubt), asked)
-        return self._without_hurry(replace(made, held=(*made.held, *self._left_alone())), assessment.taken_at)
+        return self._without_hurry(replace(made, held=(*made.held, *self._left_alone(states))), assessment.taken_at)
 
     def foresee(self, assessment: Assessment) -> Plan:
         """The steps as far as the certificates alone tell them: for who only observes."""
@@ -121,9 +124,8 @@ class Enforcer:
             steps.append(step)
         return replace(made, steps=tuple(steps), held=(*made.held, *held), changes_at=min(instants, default=None))
 
-    def _left_alone(self) -> Iterator[Held]:
+    def _left_alone(self, states: Mapping[str, State]) -> Iterator[Held]:
         """The derived files that are not made, and why."""
-        states = self._derivations.states()
         for spec in self._config.derived:
             state = states[spec.name]
             if isinstance(state, Foreign | Unready):

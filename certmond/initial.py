@@ -195,11 +195,12 @@ def _carry_out(maker: Bootstrapper, made: Bootstrap, *, quiet: bool) -> None:
 def _document(made: Bootstrap, ground: Ground) -> dict[str, Any]:
     """The steps in the shape of `plan`."""
     from certmond.host.bootstrap import path_of
+    from certmond.pki.plan import Cause
 
     steps = [
         {
-            "step": "init", "target": step.spec.name, "path": path_of(step), "reason": "missing", "detail": step.detail,
-            "restarts": [],
+            "step": "init", "target": step.spec.name, "path": path_of(step), "reason": Cause.MISSING.value,
+            "detail": step.detail, "restarts": [],
         }
         for step in made.steps
     ]  # fmt: skip

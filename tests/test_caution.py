@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
+from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 
 from certmond.host.audit import Audit
 from certmond.host.execute import Executor
 from certmond.host.journal import Event, Journal
+from certmond.pki.encoding import decode
 from tests.builders import DAY, YEAR, integer, make_ca, make_leaf, pem_block, tlv
 from tests.test_renewal import ENTRIES, Helper, Host, now
 
@@ -126,6 +129,23 @@ def test_a_ca_that_is_replaced_meanwhile_is_looked_at_again(tmp_path: Path) -> N
     assert outcome.result == "failed"
     assert "changed while apiserver was signed" in outcome.message
     assert host.at(ENTRIES["apiserver"]["path"]).read_bytes() == before
+
+
+@pytest.mark.real("openssl")
+@pytest.mark.parametrize("other", [{"path": "/etc/site/*.crt"}, {"password_file": "/etc/site/password"}])
+def test_a_ca_that_no_plain_file_holds_is_no_obstacle(tmp_path: Path, other: dict[str, str]) -> None:
+    """Where the anchors are those of a pattern, or of a file with a password, what a signer gives is put in place."""
+    host, _ = helped(tmp_path, 90)
+    host.entries["site-ca"] = {"path": "/etc/site/ca.crt", "authority": True, "ca": []} | other
+    host.entries["apiserver"]["ca"] = "site-ca"
+    sealed = serialize_key_and_certificates(None, None, None, [host.ca.cert], BestAvailableEncryption(b"secret"))
+    host.at("/etc/site").mkdir()
+    host.put("/etc/site/password", b"secret\n", 0o600)
+    host.put("/etc/site/ca.crt", sealed if "password_file" in other else host.ca.pem)
+    [outcome] = host.start_once()
+    assert outcome.result == "done", outcome.message
+    in_place = decode(host.at(ENTRIES["apiserver"]["path"]).read_bytes(), "apiserver.crt")
+    assert in_place.certificates == (outcome.issued,)
 
 
 def test_nothing_is_renewed_that_could_not_be_remembered(tmp_path: Path) -> None:

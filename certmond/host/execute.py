@@ -30,6 +30,7 @@ from certmond.host.place import digest
 from certmond.host.renewal import Renewal, archive_name, archived, certificates_in, overtaken
 from certmond.host.signers.signer import Request, Signer
 from certmond.host.transaction import NewFile, Recovery, Transactions, Writer
+from certmond.pki.catalog import SELF
 from certmond.pki.certificate import Certificate
 from certmond.pki.encoding import decode
 from certmond.pki.plan import Attempt, Derive, Identity, Issue, Plan, Step
@@ -64,7 +65,9 @@ class Executor:
         self._audit, self._signer, self._clock, self._alive = audit, signer, clock, alive
         self._kinds = {spec.name: spec.kind for spec in config.certificates}
         self._authorities = {
-            spec.name: spec.path for spec in config.certificates if spec.authority and not spec.is_glob
+            spec.name: spec.path
+            for spec in config.certificates
+            if spec.authority and not spec.is_glob and spec.password_file is None
         }
         self._records = state_dir / "transactions"
         self._files = NodeFiles(root)
@@ -204,7 +207,7 @@ class Executor:
         cookie, key, csr = self._pending.take_up(step.identity, attempt.cookie if attempt else None)
         key = key or self._key(step)
         request = Request(
-            name=step.target, template=step.template, key=key, node_name=step.node, old=step.status.certificate,
+            name=step.target, template=step.template, key=key, node_name=step.node, old=step.old,
             authority=step.authority, cookie=cookie, csr=csr, alive=self._alive,
         )  # fmt: skip
         request = replace(request, csr=request.pem())  # once: a signature by ECDSA is another each time
@@ -212,8 +215,7 @@ class Executor:
             given = self._signer(step).sign(request)
         except WaitingError as error:
             now = self._clock()
-            old = step.status.certificate
-            self._pending.keep(step.identity, key, request.pem(), old.sha256 if old else "")
+            self._pending.keep(step.identity, key, request.pem(), step.old.sha256)
             waiting = Attempt(
                 now, message=str(error), wait_until=now + timedelta(seconds=error.seconds), cookie=error.cookie
             )
@@ -234,8 +236,14 @@ class Executor:
         return Outcome(step, "done", f"{step.path} is renewed until {issued.not_after:%Y-%m-%d %H:%M} UTC", issued)
 
     def _check_authorities(self, step: Issue) -> None:
-        """A signer may take its time. Raises WriteError where the CA on the node has become another meanwhile."""
-        paths = [self._authorities[name] for name in step.status.seen.spec.ca if name in self._authorities]
+        """A signer may take its time. Raises WriteError where the CA on the node has become another meanwhile.
+
+        Not asked of anchors that more than reading a file of PEM finds: those of a pattern, or below a password.
+        """
+        named = [name for name in step.status.seen.spec.ca if name != SELF]
+        if not self._authorities.keys() >= set(named):
+            return
+        paths = [self._authorities[name] for name in named]
         found = {each for path in paths for each in decode(self._files.read(path) or b"", path).certificates}
         if paths and found != set(step.status.anchors) - set(step.status.seen.certificates):
             raise WriteError(f"{', '.join(paths)} changed while {step.target} was signed; it is looked at again")
@@ -247,9 +255,8 @@ class Executor:
         return load_key(self._files.read(path) or b"", path)
 
     def _keep_old(self, step: Issue) -> None:
-        old = step.status.certificate
         files = {path: self._transactions.real(path) for path in archived(step) if self._files.read(path) is not None}
-        description = {"serial": f"{old.serial:x}" if old else "", "cause": step.cause.value, "detail": step.detail}
+        description = {"serial": f"{step.old.serial:x}", "cause": step.cause.value, "detail": step.detail}
         self._keep(archive_name(step), files, description)
 
     def _keep(self, name: str, files: Mapping[str, Path], description: Mapping[str, str]) -> None:
@@ -284,9 +291,8 @@ class Executor:
 def _fields(step: Step) -> dict[str, str | None]:
     match step:
         case Issue():
-            old = step.status.certificate
             return {"step": "issue", "target": step.target, "path": step.path, "cause": step.cause.value,
-                    "old_serial": f"{old.serial:x}" if old else None, "signer": step.signer}  # fmt: skip
+                    "old_serial": f"{step.old.serial:x}", "signer": step.signer}  # fmt: skip
         case Derive():
             return {"step": "derive", "target": step.target, "path": step.path, "cause": step.cause.value}
         case _:

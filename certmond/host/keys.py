@@ -43,8 +43,8 @@ def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> Privat
     """
     load = load_pem_private_key if b"-----BEGIN " in data else load_der_private_key
     try:
-        # Without OpenSSL's 36 ms of consistency checks for each RSA key: what a broken key signs does not verify, which
-        # is found before anything is written.
+        # Without OpenSSL's 36 ms of consistency checks for each RSA key: a broken key does not sign, or
+        # what it signs does not verify, and either is found before anything is written.
         try:
             key = load(data, None, unsafe_skip_rsa_key_validation=True)
         except TypeError:  # cryptography's way to say that it is encrypted

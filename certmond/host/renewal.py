@@ -92,7 +92,7 @@ class Renewal:
     def _kubeconfig(self, present: bytes) -> bytes:
         trust = b"".join(map(to_pem, self.step.trust)) or None
         return with_credentials(
-            present, self.step.path, old=self.step.status.certificate, certificate_pem=to_pem(self.issued()),
+            present, self.step.path, old=self.step.old, certificate_pem=to_pem(self.issued()),
             key_pem=key_pem(self.key), trust_pem=trust,
         )  # fmt: skip
 
@@ -110,11 +110,11 @@ class Renewal:
 
     def _chain(self, present: bytes) -> bytes:
         """The certificate, and behind it what the signer gave, else what the file had if the issuer is the same."""
-        leaf, old = self.issued(), self.step.status.certificate
+        leaf, old = self.issued(), self.step.old
         if not self.step.status.seen.spec.chain:
             return to_pem(leaf)
         rest = [each for each in decode(self.pem, self.step.signer).certificates if each != leaf]
-        if not rest and old and old.issuer_der == leaf.issuer_der:
+        if not rest and old.issuer_der == leaf.issuer_der:
             rest = [each for each in decode(present, self.step.path).certificates if each != old]
         return b"".join(map(to_pem, (leaf, *rest)))
 
@@ -147,8 +147,8 @@ class Renewal:
             yield f"may not be used for {', '.join(lacking)}"
         if leaf.is_ca:
             yield "is a CA"
-        old = status.certificate
-        if self.step.cause is Cause.DUE and old and leaf.not_after <= old.not_after:
+        old = self.step.old
+        if self.step.cause is Cause.DUE and leaf.not_after <= old.not_after:
             yield f"ends at {leaf.not_after:%Y-%m-%d %H:%M} UTC, no later than the one that is there"
         if not leaf.not_before <= self.now < leaf.not_after:
             yield f"is valid from {leaf.not_before:%Y-%m-%d %H:%M} to {leaf.not_after:%Y-%m-%d %H:%M} UTC, and not now"
@@ -161,9 +161,9 @@ class Renewal:
 
 def overtaken(step: Issue, view: View) -> str | None:
     """Why the files are no longer those that the step was planned for; None where they are."""
-    seen, old = step.status.seen, step.status.certificate
+    seen = step.status.seen
     present = view.read(step.path)
-    if old and present is not None and old not in certificates_in(present, step.path, seen.spec.kind):
+    if present is not None and step.old not in certificates_in(present, step.path, seen.spec.kind):
         return f"{step.path} was changed by someone else since it was looked at; look at it again"
     if seen.key and seen.key_path and seen.key_path != step.path:
         key = view.read(seen.key_path)

@@ -20,7 +20,6 @@ from certmond.pki.path import PathSearch, find_paths
 from certmond.pki.reason import Finding, Reason, Severity
 
 RENEW_BEFORE = timedelta(days=30)
-_TICK = timedelta(microseconds=1)  # notAfter itself is still valid (RFC 5280, 4.1.2.5)
 _EXTENDED = frozenset({"server auth", "client auth"})
 
 Anchors = tuple[Certificate, ...]
@@ -292,7 +291,7 @@ def _of_key_pair(seen: Observation) -> Iterator[Finding]:
 def _next_change(case: Case) -> datetime | None:
     """The first instant after now at which time alone may change what is said of this certificate."""
     certificate, paths = case.certificate, case.search.paths
-    instants = [certificate.not_before, case.renew_at, critical_point(certificate), certificate.not_after + _TICK]
+    instants = [certificate.not_before, case.renew_at, critical_point(certificate), certificate.expires_at]
     for link in {link for path in paths for link in path.certificates}:
-        instants += [link.not_before, link.not_after + _TICK]
+        instants += [link.not_before, link.expires_at]
     return min((instant for instant in instants if instant > case.now), default=None)

@@ -11,7 +11,7 @@ import hashlib
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from sys import intern
 from typing import Any, TypeVar
@@ -125,6 +125,11 @@ class Certificate:
     def common_name(self) -> str | None:
         """The subject's CN, where it has one."""
         return next((text[3:] for text in sorted(self.attributes) if text.startswith("CN=")), None)
+
+    @property
+    def expires_at(self) -> datetime:
+        """The first instant after its validity, of which notAfter itself is the last (RFC 5280, 4.1.2.5)."""
+        return self.not_after + timedelta(microseconds=1)
 
     @property
     def self_issued(self) -> bool:

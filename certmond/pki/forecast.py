@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 
 from certmond.pki.assess import Assessment, CertificateStatus
@@ -18,8 +18,6 @@ from certmond.pki.plan import Attempt, Circumstances, Derive, Held, Identity, Is
 
 MAX_EVENTS = 5000
 """A forecast ends after so many: certificates of minutes' life would fill years with them."""
-
-_TICK = timedelta(microseconds=1)
 
 
 class What(StrEnum):
@@ -154,7 +152,7 @@ class _Simulation:
             why = unable(status, authorities, self._policy)
             if certificate is None or status.stale or why is None:
                 continue
-            name, end = status.seen.name, certificate.not_after + _TICK
+            name, end = status.seen.name, certificate.expires_at
             over = end < since
             rotates = status.seen.spec.kind is Kind.KUBELET and status.seen.symlink is not False and not over
             if status.renew_at and not over and not rotates:

@@ -157,7 +157,7 @@ def builder(
 
 
 def extensions(template: Template) -> Iterator[tuple[x509.ExtensionType, bool]]:
-    """What a request asks for, each with whether it is critical; the order is that of Go's x509.CreateCertificate."""
+    """What a request asks for, each with whether it is critical, in the order of Go's x509.CreateCertificate."""
     given = {field: name in template.usages for field, name in KEY_USAGES.items()}
     yield x509.KeyUsage(**given, encipher_only=False, decipher_only=False), True
     if template.extended_usages:

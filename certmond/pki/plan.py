@@ -24,7 +24,6 @@ from certmond.pki.settings import LOCAL, NOBODY
 MIN_INTERVAL = timedelta(hours=1)
 """A certificate is not renewed again by itself so soon after it was."""
 _FIRST_RETRY, _LAST_RETRY = timedelta(minutes=1), timedelta(hours=1)
-_TICK = timedelta(microseconds=1)  # notAfter itself is still valid (RFC 5280, 4.1.2.5)
 _SPREAD_SHARE = 20  # nodes renew at most a twentieth of the life before the certificate is due
 
 _WITH_A_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the key of the CA on this node
@@ -259,7 +258,7 @@ class _Planner:
         certificate, due = status.certificate, turn(status, self._policy, self._node)
         if certificate is None or due is None or unable(status, self._authorities, self._policy):
             return None
-        self._instants += [certificate.not_before, due, certificate.not_after + _TICK]
+        self._instants += [certificate.not_before, due, certificate.expires_at]
         if self._now > certificate.not_after:
             return Cause.EXPIRED
         if self._now < certificate.not_before:
