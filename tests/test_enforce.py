@@ -144,11 +144,14 @@ def test_a_whole_node_is_renewed_when_it_is_due(node: Node, tmp_path: Path) -> N
         journal=Journal("none"), clock=clock,
     )  # fmt: skip
     seen = Running(subprocess.Popen(["sleep", "infinity"], text=True), runtime, Path(os.devnull))
-    before = {}
+    before: dict[str, str] = {}
+
+    def serials() -> dict[str, str]:
+        return {entry["name"]: entry["serial"] for entry in seen.status()["certificates"]}
 
     def script() -> None:
         seen.until(lambda: seen.number('certmond_planned_steps{step="issue"}') == 0, "looked")
-        before.update({entry["name"]: entry["serial"] for entry in seen.status()["certificates"]})
+        before.update(seen.until(serials, "told"))
         assert not (state / "audit.log").exists()
         clock.instant = datetime(2027, 10, 26, tzinfo=UTC)
         os.utime(node.path("etc/kubernetes/admin.conf"))  # so that it looks at its clock again
@@ -160,7 +163,7 @@ def test_a_whole_node_is_renewed_when_it_is_due(node: Node, tmp_path: Path) -> N
     finally:
         seen.process.kill()
         seen.process.wait()
-    after = {entry["name"]: entry["serial"] for entry in seen.status()["certificates"]}
+    after = serials()
     assert {name for name in after if after[name] != before[name]} == LEAVES
     assert seen.number('certmond_planned_steps{step="issue"}') == 0
     assert {item["reason"] for entry in seen.status()["certificates"] for item in entry["findings"]} == {

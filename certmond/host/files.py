@@ -23,6 +23,7 @@ MAX_SIZE = 1 << 20
 """The largest file that is read, in bytes. Whatever is larger holds no certificate of a Kubernetes component."""
 
 _TICK = 20_000_000  # ns: two changes within one tick of the kernel's clock have the same time stamps
+_HELD_UP = 0.005  # seconds in which the scheduler brings a writer back that it has interrupted
 _MAX_HOPS = 40  # as many symlinks as Linux follows (path_resolution(7))
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
 _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket",
@@ -259,8 +260,12 @@ def _content(real: str) -> bytes:
                 raise OSError(errno.EINVAL, "it is no regular file any more")
             if before.st_size > MAX_SIZE:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-            # A write stamps the time before it copies: that the stamps are equal does not say that it is done.
-            content, again = (os.pread(descriptor, before.st_size + 1, 0) for _ in range(2))
+            content = os.pread(descriptor, before.st_size + 1, 0)
+            # A write stamps the time before it copies, and may be held up while it does: that the stamps are equal does
+            # not say that it is done.
+            if abs(time.time_ns() - before.st_ctime_ns) < _TICK:
+                time.sleep(_HELD_UP)
+            again = os.pread(descriptor, before.st_size + 1, 0)
             if content == again and len(content) == before.st_size and _key(os.fstat(descriptor)) == _key(before):
                 return content
         raise OSError(errno.EBUSY, "it is being written")  # and the writer's last event brings us back

@@ -782,6 +782,17 @@ def test_a_file_that_becomes_readable_again_is_read() -> None:
 # --- writers ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_writer_that_is_held_up_half_way(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that changed just now is read again after a while: half of a write is not taken for a content."""
+    path = tree.write("/a.crt", b"A" * 3000)
+    with path.open("r+b") as half:
+        half.write(b"B" * 1500)
+    monkeypatch.setattr("certmond.host.files._TICK", 10**12)
+    rest = [b"B" * 3000]
+    monkeypatch.setattr("certmond.host.files.time.sleep", lambda _: rest and path.write_bytes(rest.pop()))
+    assert (tree.value("/a.crt") or b"")[1:-1] == b"B" * 3000
+
+
 def test_two_hundred_reads_beside_a_writer_in_place(tree: Tree) -> None:
     """Every value is one of the contents that were written, whole; else there is a fault, or nothing was there yet."""
     contents = [bytes([65 + number]) * 3000 for number in range(8)]
