@@ -14,7 +14,7 @@ from certmond.errors import BusyError, CertmondError, WriteError
 from certmond.expose.telemetry import Telemetry
 from certmond.host.journal import Event, Journal
 from certmond.pki.assess import Assessment
-from certmond.pki.plan import Issue, Plan
+from certmond.pki.steps import Issue, Plan
 
 BUSY_INTERVAL, FAILURE_INTERVAL = 2.0, 60.0
 """Seconds until a plan is tried again while somebody else is writing, and where the state directory cannot be used."""

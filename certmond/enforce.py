@@ -24,8 +24,9 @@ from certmond.host.signers.local import LocalSigner
 from certmond.host.signers.signer import Signer
 from certmond.host.transaction import Transactions
 from certmond.pki.assess import Assessment
-from certmond.pki.plan import Circumstances, Derive, Held, Issue, Plan, Policy, Step, plan
+from certmond.pki.plan import Circumstances, Policy, plan
 from certmond.pki.settings import LOCAL, SignerSpec
+from certmond.pki.steps import Derive, Held, Issue, Plan, Step
 
 LAST_RETRY = timedelta(minutes=10)
 """A derived file that could not be made is tried again after that at the latest."""

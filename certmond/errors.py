@@ -9,6 +9,7 @@
     ├── WriteError               a file could not be written; the old one is still in place
     ├── BusyError                another certmond is writing on this node
     ├── KeyUnusableError         a private key could not be read or used
+    ├── RestartError             a service could not be restarted, or be told apart from others: nothing was done to it
     └── SigningError             a certificate was not issued, and the old one is still in place
         ├── RefusedError         the signer will not; the same question gets the same answer
         ├── UnreachableError     the signer could not be asked; later it may answer
@@ -66,6 +67,10 @@ class BusyError(CertmondError):
 
 class KeyUnusableError(CertmondError):
     """A private key could not be read or used. The message never quotes it."""
+
+
+class RestartError(CertmondError):
+    """A service was not restarted: it cannot be reached, is not the one that was meant, or its manager refused."""
 
 
 class SigningError(CertmondError):

@@ -195,7 +195,7 @@ def _carry_out(maker: Bootstrapper, made: Bootstrap, *, quiet: bool) -> None:
 def _document(made: Bootstrap, ground: Ground) -> dict[str, Any]:
     """The steps in the shape of `plan`."""
     from certmond.host.bootstrap import path_of
-    from certmond.pki.plan import Cause
+    from certmond.pki.steps import Cause
 
     steps = [
         {

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from certmond.enforce import Enforcer
     from certmond.host.execute import Outcome
     from certmond.pki.assess import Assessment
-    from certmond.pki.plan import Plan, Step
+    from certmond.pki.steps import Plan, Step
 
 PATIENCE = 30.0
 """Seconds that a command waits for another certmond that is writing."""
@@ -240,7 +240,7 @@ def _carry_out(enforcer: Enforcer, made: Plan, *, quiet: bool) -> tuple[Outcome,
 
 
 def _tell_restarts(outcomes: Iterable[Outcome], no_restart: bool) -> None:
-    from certmond.pki.plan import Issue
+    from certmond.pki.steps import Issue
 
     holding: dict[str, list[str]] = {}
     for outcome in outcomes:

@@ -33,7 +33,8 @@ from certmond.host.ledger import Ledger
 from certmond.host.transaction import Transactions
 from certmond.options import look
 from certmond.pki.assess import Assessment
-from certmond.pki.plan import Attempt, Plan
+from certmond.pki.plan import Attempt
+from certmond.pki.steps import Plan
 from tests.builders import DAY, NOW, YEAR, Issued, make_ca, make_leaf, make_server
 from tests.conftest import real_part, unavailable
 from tests.tracing import kill_at, record

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from certmond.pki.forecast import Forecast
-from certmond.pki.plan import Derive, Issue, Plan, Step
+from certmond.pki.steps import Derive, Issue, Plan, Step
 
 SCHEMA = 1
 

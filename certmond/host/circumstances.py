@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from certmond.errors import SigningError
 from certmond.host.node_files import NodeFiles
-from certmond.host.signers.program import run
+from certmond.host.program import run
 from certmond.pki.settings import HoldSpec
 
 _TIME_LIMIT = timedelta(seconds=10)  # for the program that says whether an upgrade is under way

@@ -33,7 +33,8 @@ from certmond.host.transaction import NewFile, Recovery, Transactions, Writer
 from certmond.pki.catalog import SELF
 from certmond.pki.certificate import Certificate
 from certmond.pki.encoding import decode
-from certmond.pki.plan import Attempt, Derive, Identity, Issue, Plan, Step
+from certmond.pki.plan import Attempt
+from certmond.pki.steps import Derive, Identity, Issue, Plan, Step
 
 
 @dataclass(frozen=True, slots=True)

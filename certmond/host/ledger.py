@@ -19,7 +19,8 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, NonNe
 
 from certmond.host.place import Place, blaming, opened
 from certmond.host.staging import make_directory, new_file, remove
-from certmond.pki.plan import Attempt, Identity
+from certmond.pki.plan import Attempt
+from certmond.pki.steps import Identity
 
 _NAME, _DRAFT = "renewals.json", ".renewals.json.new"
 

@@ -16,7 +16,7 @@ from certmond.errors import KeyUnusableError
 from certmond.host.keys import PrivateKey, key_pem, load_key
 from certmond.host.place import Place, blaming, digest, opened
 from certmond.host.staging import make_directory, new_file, remove
-from certmond.pki.plan import Identity
+from certmond.pki.steps import Identity
 
 _Found = tuple[str | None, PrivateKey | None, bytes | None]
 

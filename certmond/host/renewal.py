@@ -25,7 +25,7 @@ from certmond.pki.catalog import Kind
 from certmond.pki.certificate import Certificate, PublicKey, attributes_of, describe_key, names_in, to_pem
 from certmond.pki.encoding import Document, decode
 from certmond.pki.path import find_paths
-from certmond.pki.plan import Cause, Issue
+from certmond.pki.steps import Cause, Issue
 
 
 class View(Protocol):

@@ -14,7 +14,8 @@ from enum import StrEnum
 from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import Kind
 from certmond.pki.checks import renewal_point
-from certmond.pki.plan import Attempt, Circumstances, Derive, Held, Identity, Issue, Policy, plan, unable
+from certmond.pki.plan import Attempt, Circumstances, Policy, plan, unable
+from certmond.pki.steps import Derive, Held, Identity, Issue
 
 MAX_EVENTS = 5000
 """A forecast ends after so many: certificates of minutes' life would fill years with them."""

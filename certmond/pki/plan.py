@@ -11,15 +11,15 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
 
 from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import SELF, KeyAlgorithm, Kind, ServiceSpec
 from certmond.pki.certificate import Certificate
 from certmond.pki.checks import critical_point
 from certmond.pki.inventory import Observation
-from certmond.pki.issuance import Template, Terms, is_a, successor
+from certmond.pki.issuance import Terms, is_a, successor
 from certmond.pki.settings import LOCAL, NOBODY
+from certmond.pki.steps import Cause, Derive, Held, Identity, Issue, Plan, Step
 
 MIN_INTERVAL = timedelta(hours=1)
 """A certificate is not renewed again by itself so soon after it was."""
@@ -27,83 +27,6 @@ _FIRST_RETRY, _LAST_RETRY = timedelta(minutes=1), timedelta(hours=1)
 _SPREAD_SHARE = 20  # nodes renew at most a twentieth of the life before the certificate is due
 
 _WITH_A_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the key of the CA on this node
-
-Identity = tuple[str, str]
-"""Name and path of an observation."""
-
-
-class Cause(StrEnum):
-    """Why something is done."""
-
-    DUE = "due"
-    EXPIRED = "expired"
-    NOT_YET_VALID = "not_yet_valid"
-    NOT_A_SYMLINK = "not_a_symlink"
-    ASKED = "asked"
-    MISSING = "missing"
-    SOURCE_CHANGED = "source_changed"
-
-
-@dataclass(frozen=True, slots=True)
-class Issue:
-    """A new certificate of an entry in the place of `old`. `restarts` are the consumers that do not reload it."""
-
-    status: CertificateStatus
-    old: Certificate
-    cause: Cause
-    detail: str
-    template: Template
-    signer: str
-    authority: str | None
-    keep_key: bool
-    restarts: tuple[str, ...]
-    node: str
-    trust: tuple[Certificate, ...] = field(default=(), repr=False)
-
-    @property
-    def target(self) -> str:
-        return self.status.seen.name
-
-    @property
-    def path(self) -> str:
-        return self.status.seen.path
-
-    @property
-    def identity(self) -> Identity:
-        return self.status.seen.identity
-
-
-@dataclass(frozen=True, slots=True)
-class Derive:
-    """A derived file is made again from the entry `source`."""
-
-    target: str
-    path: str
-    source: str
-    cause: Cause
-    detail: str
-
-
-Step = Issue | Derive
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What would be a step, and why it is none; `until` where the time alone will tell."""
-
-    target: str
-    path: str
-    because: str
-    until: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to do now, in this order; what is held; and the instant until which time alone changes neither."""
-
-    steps: tuple[Step, ...] = ()
-    held: tuple[Held, ...] = ()
-    changes_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

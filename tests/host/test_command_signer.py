@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
 from certmond.errors import RefusedError, SigningError, UnreachableError, WaitingError
 from certmond.host.keys import key_pem, make_key
+from certmond.host.program import MAX_OUTPUT
 from certmond.host.signers.command import ASK_AGAIN, CommandSigner
-from certmond.host.signers.program import MAX_OUTPUT
 from certmond.host.signers.signer import Request
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm
 from certmond.pki.issuance import Template, Terms, first, general_name

@@ -19,22 +19,9 @@ from certmond.pki.certificate import Certificate, parse_certificate
 from certmond.pki.checks import critical_point
 from certmond.pki.inventory import Embedded, Inventory, Observation
 from certmond.pki.issuance import builder
-from certmond.pki.plan import (
-    MIN_INTERVAL,
-    Attempt,
-    Cause,
-    Circumstances,
-    Derive,
-    Held,
-    Identity,
-    Issue,
-    Plan,
-    Policy,
-    plan,
-    turn,
-    unable,
-)
+from certmond.pki.plan import MIN_INTERVAL, Attempt, Circumstances, Policy, plan, turn, unable
 from certmond.pki.reason import Fault, Reason
+from certmond.pki.steps import Cause, Derive, Held, Identity, Issue, Plan
 from tests.builders import DAY, HOUR, NOW, SECOND, YEAR, Issued, make_ca, make_leaf, make_server, new_key
 
 TICK = timedelta(microseconds=1)

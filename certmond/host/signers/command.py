@@ -18,7 +18,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
 from certmond.errors import RefusedError, UnreachableError, WaitingError
-from certmond.host.signers.program import Ended, first_line, run
+from certmond.host.program import Ended, first_line, run
 from certmond.host.signers.signer import Issued, Request
 from certmond.pki.certificate import load, public_key_of
 from certmond.pki.encoding import decode

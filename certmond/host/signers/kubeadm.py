@@ -25,8 +25,8 @@ from cryptography.x509.oid import NameOID
 from certmond.errors import KeyUnusableError, MalformedError, RefusedError, UnreachableError
 from certmond.host.keys import PrivateKey, load_key
 from certmond.host.kubeconfig import Material, parse_kubeconfig
+from certmond.host.program import Ended, first_line, run
 from certmond.host.signers.local import read_file, self_signed
-from certmond.host.signers.program import Ended, first_line, run
 from certmond.host.signers.signer import Issued, Request
 from certmond.pki.catalog import KeyAlgorithm
 from certmond.pki.certificate import public_key_of

@@ -1,4 +1,4 @@
-"""One run of a signer's program, as a child that can neither hang, nor flood, nor outlive the call.
+"""One run of a program of the operator's, as a child that can neither hang, nor flood, nor outlive the call.
 
 Owns the child: an argument list and no shell, a session of its own, nothing on standard input, an environment of four
 words and what the caller adds, a limit for its output and for its time, and the end of everything that it started. What

@@ -1,0 +1,92 @@
+"""What can be done to a node, as values: the closed set of steps, the plan that they make, and what is held.
+
+Owns the shapes that the planner hands to whoever prints or carries out; a new thing to do is a class in the union
+`Step`, and mypy points at every `match` that lacks it. Decides nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from certmond.pki.assess import CertificateStatus
+from certmond.pki.certificate import Certificate
+from certmond.pki.issuance import Template
+
+Identity = tuple[str, str]
+"""Name and path of an observation."""
+
+
+class Cause(StrEnum):
+    """Why something is done."""
+
+    DUE = "due"
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not_yet_valid"
+    NOT_A_SYMLINK = "not_a_symlink"
+    ASKED = "asked"
+    MISSING = "missing"
+    SOURCE_CHANGED = "source_changed"
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """A new certificate of an entry in the place of `old`. `restarts` are the consumers that do not reload it."""
+
+    status: CertificateStatus
+    old: Certificate
+    cause: Cause
+    detail: str
+    template: Template
+    signer: str
+    authority: str | None
+    keep_key: bool
+    restarts: tuple[str, ...]
+    node: str
+    trust: tuple[Certificate, ...] = field(default=(), repr=False)
+
+    @property
+    def target(self) -> str:
+        return self.status.seen.name
+
+    @property
+    def path(self) -> str:
+        return self.status.seen.path
+
+    @property
+    def identity(self) -> Identity:
+        return self.status.seen.identity
+
+
+@dataclass(frozen=True, slots=True)
+class Derive:
+    """A derived file is made again from the entry `source`."""
+
+    target: str
+    path: str
+    source: str
+    cause: Cause
+    detail: str
+
+
+Step = Issue | Derive
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What would be a step, and why it is none; `until` where the time alone will tell."""
+
+    target: str
+    path: str
+    because: str
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do now, in this order; what is held; and the instant until which time alone changes neither."""
+
+    steps: tuple[Step, ...] = ()
+    held: tuple[Held, ...] = ()
+    changes_at: datetime | None = None
