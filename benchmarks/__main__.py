@@ -23,6 +23,7 @@ from pathlib import Path
 from benchmarks.fixture import Leaves, kubeadm_node, parse_loop
 from benchmarks.issuing import reissue_node
 from benchmarks.processes import Pair, free_port
+from benchmarks.torn_pair import Count, measure_torn_pair
 from certmond.pki.catalog import KeyAlgorithm
 
 
@@ -124,17 +125,19 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10_000, help="certificates in the large case")
     parser.add_argument("--rounds", type=int, default=5, help="repetitions of what is short")
     parser.add_argument("--seconds", type=float, default=20, help="how long idleness is watched")
-    parser.add_argument("parts", nargs="*", help="which: issuing, many, node; all of them where none is named")
+    parser.add_argument("--renewals", type=int, default=1000, help="of the pair of a live etcd")
+    parser.add_argument("parts", nargs="*", help="which: issuing, many, node, torn-pair; all where none is named")
     options = parser.parse_args()
     print(
         f"certmond {version('certmond')}, cryptography {version('cryptography')}, Python {platform.python_version()},"
     )
     print(f"{os.cpu_count()} CPUs, Linux {platform.release()}, {time.strftime('%Y-%m-%d')}\n")
     print("| what | median | spread (samples) | wanted |\n|---|---|---|---|")
-    parts: dict[str, Callable[[], Iterator[Figure]]] = {
+    parts: dict[str, Callable[[], Iterator[Figure | Count]]] = {
         "issuing": lambda: measure_issuing(2 * options.rounds),
         "many": lambda: measure_many(options.count, options.rounds, options.seconds),
         "node": lambda: measure_node(options.seconds),
+        "torn-pair": lambda: measure_torn_pair(options.renewals),
     }
     for figures in (part() for name, part in parts.items() if name in (options.parts or parts)):
         for figure in figures:
