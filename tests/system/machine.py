@@ -56,10 +56,14 @@ class Machine:
     def path(self, name: str) -> Path:
         return self.root / name.lstrip("/")
 
+    def command(self, *command: str) -> list[str]:
+        """What runs a command in there, as root and outside of every unit."""
+        return ["nsenter", "-t", self._leader, "-m", "-u", "-i", "-n", "-p", "-C", "--", *command]
+
     def attempt(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in there, as root and outside of every unit."""
+        """Run a command in there to its end."""
         return subprocess.run(
-            ["nsenter", "-t", self._leader, "-m", "-u", "-i", "-n", "-p", "-C", "--", *command],
+            self.command(*command),
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"},
             stdin=subprocess.DEVNULL,
             capture_output=True,

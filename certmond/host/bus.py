@@ -1,0 +1,135 @@
+"""A connection to a D-Bus message bus: one call after the other, and the signals that come meanwhile.
+
+Owns the socket, and that nobody waits longer than agreed: every wait, for a connection, an answer or a signal, ends at
+`deadline`, and calls `alive` on its way. jeepney knows the protocol and does no I/O here: its own connection says Hello
+to a bus without a limit. Knows no service on the bus.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any, Self
+
+from jeepney import DBusAddress, DBusErrorResponse, HeaderFields, MessageType, Parser, new_method_call
+from jeepney.auth import BEGIN, Authenticator
+from jeepney.bus import get_bus
+from jeepney.wrappers import unwrap_msg
+
+BUS_ITSELF = DBusAddress("/org/freedesktop/DBus", "org.freedesktop.DBus", "org.freedesktop.DBus")
+
+_TURN = 0.5  # seconds; `alive` is due every second
+_PIECE = 1 << 16
+_SHOWN = 200  # characters of what an impostor sent
+
+
+class Bus:
+    """A connection that is open, and is closed at the end of its `with` block.
+
+    Whoever has more time than was said at first moves `deadline`, an instant of time.monotonic(). All of it raises
+    OSError where the bus cannot be reached or has not answered by then.
+    """
+
+    def __init__(self, address: str, deadline: float, alive: Callable[[], None]) -> None:
+        self.deadline = deadline
+        self._alive = alive
+        self._serials = count(1)
+        self._parser = Parser()
+        self._signals: deque[Any] = deque()
+        with _only_os_errors():
+            place = get_bus(address)
+        self._socket = socket.socket(socket.AF_UNIX)
+        try:
+            self._socket.settimeout(self._left())
+            self._socket.connect(place)
+            self._authenticate()
+            self.call(BUS_ITSELF, "Hello")
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def call(self, to: DBusAddress, method: str, signature: str | None = None, *arguments: object) -> tuple[Any, ...]:
+        """What the method returns. Raises DBusErrorResponse where it, or the bus, refuses."""
+        serial = next(self._serials)
+        # No NO_AUTO_START: a bus that was just started holds what is for systemd until systemd has come to it, too.
+        self._send(new_method_call(to, method, signature, arguments).serialise(serial=serial))
+        while True:
+            message = self._receive()
+            if message.header.message_type is MessageType.signal:
+                self._signals.append(message)
+            elif message.header.fields.get(HeaderFields.reply_serial) == serial:
+                answer: tuple[Any, ...] = unwrap_msg(message)
+                return answer
+
+    def signal(self) -> Any:
+        """The next signal, first of those that came while an answer was waited for: none is lost in between."""
+        while not self._signals:
+            message = self._receive()
+            if message.header.message_type is MessageType.signal:
+                self._signals.append(message)
+        return self._signals.popleft()
+
+    def _authenticate(self) -> None:
+        """As the user that we are, which the kernel tells the bus."""
+        with _only_os_errors():
+            authenticator = Authenticator()
+            for line in authenticator:
+                self._send(line)
+                authenticator.feed(self._read())
+        self._send(BEGIN)
+
+    def _receive(self) -> Any:
+        with _only_os_errors():
+            while (message := self._parser.get_next_message()) is None:
+                self._parser.add_data(self._read())
+        return message
+
+    def _send(self, data: bytes) -> None:
+        self._socket.settimeout(self._left())
+        self._socket.sendall(data)
+
+    def _read(self) -> bytes:
+        while True:
+            self._alive()
+            self._socket.settimeout(min(self._left(), _TURN))
+            try:
+                data = self._socket.recv(_PIECE)
+            except TimeoutError:
+                continue
+            if not data:
+                raise ConnectionResetError("the bus ended the connection")
+            return data
+
+    def _left(self) -> float:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("no answer in time")
+        return left
+
+
+@contextmanager
+def _only_os_errors() -> Iterator[None]:
+    """Who does not speak D-Bus, or not with us, is as good as nobody."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        # jeepney raises whatever comes of it: AuthenticationError, struct.error, KeyError, AssertionError, ...
+        detail = f"{type(error).__name__}: {error}"[:_SHOWN]
+        raise ConnectionAbortedError(f"what is there is no bus, or does not let us in: {detail}") from error
+
+
+def said(error: DBusErrorResponse) -> str:
+    """The words of a refusal, or its name where it has none."""
+    return str(error.data[0] if error.data else error.name).rstrip(".")

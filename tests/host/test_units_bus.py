@@ -1,0 +1,339 @@
+"""systemd asked over D-Bus, where the bus or systemd behaves as a real one cannot be made to; any user can run it."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jeepney import DBusAddress, HeaderFields, Message, MessageType, new_error, new_method_return, new_signal
+from jeepney.bus_messages import message_bus
+from jeepney.io.blocking import DBusConnection, Proxy, open_dbus_connection
+
+from certmond.errors import RestartError
+from certmond.host.units import UnitResult, look, restart
+from certmond.pki.service import ServiceSeen
+from tests.conftest import real_part
+
+UNIT = "some.service"
+SYSTEMD = "org.freedesktop.systemd1"
+MANAGER = DBusAddress("/org/freedesktop/systemd1", SYSTEMD, f"{SYSTEMD}.Manager")
+OURS, ANOTHER = (f"/org/freedesktop/systemd1/job/{number}" for number in (7, 8))
+
+
+# --- No bus worth the name --------------------------------------------------------------------------------------------
+
+
+def silent(peer: socket.socket) -> None:
+    """Takes the connection, and that is all."""
+
+
+def deaf(peer: socket.socket) -> None:
+    """Lets everybody in, and answers nothing."""
+    peer.recv(1 << 10)
+    peer.sendall(b"OK 0123456789abcdef\r\n")
+
+
+def rejecting(peer: socket.socket) -> None:
+    peer.recv(1 << 10)
+    peer.sendall(b"REJECTED EXTERNAL\r\n")
+
+
+def hanging_up(peer: socket.socket) -> None:
+    peer.recv(1 << 10)
+    peer.shutdown(socket.SHUT_RDWR)
+
+
+def babbling(peer: socket.socket) -> None:
+    """Lets everybody in, and then speaks anything but D-Bus."""
+    deaf(peer)
+    peer.recv(1 << 10)
+    peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 9)
+
+
+@contextmanager
+def listening(place: Path, behave: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A socket on which somebody behaves so, with everybody who connects; its address."""
+    peers: list[socket.socket] = []
+
+    def serve() -> None:
+        with suppress(OSError):  # the end of the listener
+            while True:
+                peers.append(listener.accept()[0])
+                behave(peers[-1])
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place))
+        listener.listen()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"unix:path={place}"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            for peer in peers:
+                peer.close()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("behave", "words"),
+    [
+        (silent, "no answer in time"),
+        (deaf, "no answer in time"),
+        (rejecting, "what is there is no bus, or does not let us in: Authentication"),
+        (hanging_up, "the bus ended the connection"),
+        (babbling, "what is there is no bus, or does not let us in: KeyError"),
+    ],
+)
+def test_a_bus_that_is_none_is_not_waited_for(tmp_path: Path, behave: Callable[..., None], words: str) -> None:
+    """Whoever listens there and is no bus: a look says so of each unit, a restart is refused, and neither hangs."""
+    with listening(tmp_path / "bus", behave) as bus:
+        seen = look(["a.service", "b.service"], bus, 0.3)
+        with pytest.raises(RestartError) as refused:
+            restart(UNIT, reload=False, alive=lambda: None, bus=bus, limit=0.3)
+    assert list(seen) == ["a.service", "b.service"]
+    for found in seen.values():
+        assert found.running is None
+        assert (found.problem or "").startswith(f"systemd cannot be asked over {bus} ({words}")
+    assert str(refused.value).startswith(f"{UNIT} was not restarted: systemd cannot be asked over {bus} ({words}")
+
+
+@pytest.mark.parametrize("reload", [False, True])
+def test_without_a_bus_the_remedy_is_named(tmp_path: Path, reload: bool) -> None:
+    """Where nobody listens the reason is the kernel's word, and where to look is named."""
+    bus = f"unix:path={tmp_path}/none"
+    words = f"systemd cannot be asked over {bus} (No such file or directory); see systemctl status dbus.socket"
+    (seen,) = look([UNIT], bus).values()
+    assert (seen.problem or "").startswith(words)
+    with pytest.raises(RestartError, match=f"^{UNIT} was not {'reloaded' if reload else 'restarted'}: ") as refused:
+        restart(UNIT, reload=reload, alive=lambda: None, bus=bus)
+    assert words in str(refused.value)
+
+
+def test_an_address_that_is_none_is_a_problem() -> None:
+    """An address that is no D-Bus address raises nothing in a look."""
+    (seen,) = look([UNIT], "nowhere").values()
+    assert seen.running is None
+
+
+def test_nothing_is_asked_for_no_units(tmp_path: Path) -> None:
+    assert look([], f"unix:path={tmp_path}/none") == {}
+
+
+def test_who_waits_is_alive(tmp_path: Path) -> None:
+    """While it is waited for an answer `alive` is called, again and again."""
+    called: list[None] = []
+    with listening(tmp_path / "bus", silent) as bus, pytest.raises(RestartError):
+        restart(UNIT, reload=False, alive=lambda: called.append(None), bus=bus, limit=1.7)
+    assert len(called) > 2
+
+
+# --- A real bus, and a stand-in for systemd that answers as the test would have it ------------------------------------
+
+
+@pytest.fixture
+def bus(tmp_path: Path) -> Iterator[str]:
+    """A bus of the test's own."""
+    address = f"unix:path={tmp_path}/bus"
+    command = [real_part("dbus-daemon"), "--session", "--nofork", "--print-address", f"--address={address}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as daemon:
+        assert daemon.stdout is not None
+        try:
+            assert daemon.stdout.readline()
+            yield address
+        finally:
+            daemon.terminate()
+
+
+Act = Callable[["Manager", Message], None]
+
+
+class Manager:
+    """Stands in for systemd. `restarting` is what it does when a restart is asked for; `asked` is what it was."""
+
+    def __init__(self, address: str, restarting: Act) -> None:
+        self.address = address
+        self.asked: list[str] = []
+        self.invocation = b"\1" * 16
+        self._restarting = restarting
+        self.connection = self.connected()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def connected(self) -> DBusConnection:
+        """Another connection, which is systemd to all from now on."""
+        connection = open_dbus_connection(self.address)
+        Proxy(message_bus, connection).RequestName(SYSTEMD, 2 | 1)  # from whoever has it, and for whoever wants it
+        return connection
+
+    def removed(self, job: str, result: str, to: str | None = None, by: DBusConnection | None = None) -> None:
+        signal = new_signal(MANAGER, "JobRemoved", "uoss", (1, job, UNIT, result))
+        if to is not None:
+            signal.header.fields[HeaderFields.destination] = to
+        (by or self.connection).send(signal)
+
+    def reply(self, call: Message, signature: str | None = None, *values: object) -> None:
+        self.connection.send(new_method_return(call, signature, values))
+
+    def _serve(self) -> None:
+        with suppress(OSError), closing(self.connection):
+            while True:
+                self._answer(self.connection.receive())
+
+    def _answer(self, call: Message) -> None:
+        if call.header.message_type is not MessageType.method_call:
+            return
+        method = call.header.fields[HeaderFields.member]
+        self.asked.append(method)
+        match method:
+            case "LoadUnit" | "GetUnit":
+                self.reply(call, "o", "/unit")
+            case "GetAll":
+                self.reply(call, "a{sv}", self._properties())
+            case "TryRestartUnit" | "ReloadUnit":
+                self._restarting(self, call)
+            case _:
+                self.reply(call)
+
+    def _properties(self) -> dict[str, tuple[str, Any]]:
+        return {
+            "ActiveState": ("s", "active"), "SubState": ("s", "running"), "LoadState": ("s", "loaded"),
+            "InvocationID": ("ay", self.invocation), "ConditionResult": ("b", True), "Result": ("s", "success"),
+            "MainPID": ("u", 1), "ExecMainStartTimestamp": ("t", 1), "InactiveExitTimestamp": ("t", 1),
+        }  # fmt: skip
+
+
+@contextmanager
+def systemd(address: str, act: Act) -> Iterator[Manager]:
+    manager = Manager(address, act)
+    try:
+        yield manager
+    finally:
+        with suppress(OSError):
+            manager.connection.sock.shutdown(socket.SHUT_RDWR)
+        manager._thread.join()
+
+
+def restarted(manager: Manager, limit: float = 20.0) -> UnitResult:
+    return restart(UNIT, reload=False, alive=lambda: None, bus=manager.address, limit=limit)
+
+
+def sender(call: Message) -> str:
+    name: str = call.header.fields[HeaderFields.sender]
+    return name
+
+
+@pytest.mark.real("dbus-daemon")
+def test_a_job_that_ends_before_it_is_named_is_heard(bus: str) -> None:
+    """The end of the job may arrive before the answer that says which job it is, and after that of another."""
+
+    def act(manager: Manager, call: Message) -> None:
+        manager.invocation = b"\2" * 16
+        manager.removed(ANOTHER, "failed")
+        manager.removed(OURS, "done")
+        manager.reply(call, "o", OURS)
+
+    with systemd(bus, act) as manager:
+        assert restarted(manager) == UnitResult("done", f"{UNIT} was restarted (ActiveState active)")
+
+
+@pytest.mark.real("dbus-daemon")
+def test_nobody_else_says_how_a_job_ended(bus: str) -> None:
+    """The signal of whoever is not systemd is not believed, whether sent to all or to certmond alone."""
+
+    def act(manager: Manager, call: Message) -> None:
+        with open_dbus_connection(manager.address) as liar:
+            manager.removed(OURS, "done", by=liar)
+            manager.removed(OURS, "done", to=sender(call), by=liar)
+            Proxy(message_bus, liar).GetId()  # the bus has passed both on
+        manager.reply(call, "o", OURS)
+        manager.removed(OURS, "dependency")
+
+    with systemd(bus, act) as manager:
+        result = restarted(manager)
+    assert result.result == "dependency"
+    assert result.message.startswith(f"{UNIT}: the restart ended as dependency (ActiveState active, Result success)")
+
+
+@pytest.mark.real("dbus-daemon")
+def test_an_answer_that_does_not_come_is_no_refusal(bus: str) -> None:
+    """Where systemd was asked and has not answered, what it does is unknown: that is "timeout", and not a refusal."""
+    with systemd(bus, lambda manager, call: None) as manager:
+        result = restarted(manager, limit=0.5)
+    assert result.result == "timeout"
+    assert "and it may still be under way; see systemctl list-jobs" in result.message
+
+
+@pytest.mark.real("dbus-daemon")
+def test_a_connection_that_ends_leaves_the_end_unknown(bus: str) -> None:
+    """Where systemd leaves the bus after it was asked, what it did is unknown: that is "timeout", too."""
+
+    def act(manager: Manager, call: Message) -> None:
+        manager.connection.close()
+        raise ConnectionAbortedError
+
+    with systemd(bus, act) as manager:
+        assert restarted(manager).result == "timeout"
+
+
+@pytest.mark.real("dbus-daemon")
+def test_what_helps_a_restart_is_not_needed_for_it(bus: str) -> None:
+    """A refusal to clear the start limit, or to hold on to the unit, is no obstacle to the restart."""
+
+    class Strict(Manager):
+        def _answer(self, call: Message) -> None:
+            if call.header.fields.get(HeaderFields.member) in ("Ref", "ResetFailedUnit"):
+                self.asked.append("refused")
+                self.connection.send(new_error(call, "org.freedesktop.DBus.Error.AccessDenied", "s", ("No.",)))
+            else:
+                super()._answer(call)
+
+    def act(manager: Manager, call: Message) -> None:
+        manager.invocation = b"\2" * 16
+        manager.reply(call, "o", OURS)
+        manager.removed(OURS, "done")
+
+    manager = Strict(bus, act)
+    try:
+        assert restarted(manager).result == "done"
+        assert manager.asked.count("refused") == 2
+    finally:
+        manager.connection.sock.shutdown(socket.SHUT_RDWR)
+        manager._thread.join()
+
+
+@pytest.mark.real("dbus-daemon")
+def test_without_systemd_on_the_bus_nothing_is_known(bus: str) -> None:
+    """On a bus without systemd each unit is unknown, and a restart is refused, with what the bus said."""
+    (seen,) = look([UNIT], bus).values()
+    assert seen.running is None
+    assert re.match(rf"{UNIT} cannot be looked at \(.*{SYSTEMD}.*\); see systemctl status", seen.problem or "")
+    with pytest.raises(RestartError, match=rf"^{UNIT} was not restarted: it was refused \(.*{SYSTEMD}.*\); see "):
+        restart(UNIT, reload=False, alive=lambda: None, bus=bus)
+
+
+@pytest.mark.real("dbus-daemon")
+def test_what_was_seen_counts_though_the_rest_was_not(bus: str) -> None:
+    """Units that were seen before the time was up are seen; the others are unknown."""
+
+    class Slow(Manager):
+        def _answer(self, call: Message) -> None:
+            if self.asked.count("LoadUnit") < 2:
+                super()._answer(call)
+
+    manager = Slow(bus, lambda manager, call: None)
+    try:
+        first, second, third = look(["a.service", "b.service", "c.service"], bus, 1.0).values()
+    finally:
+        manager.connection.sock.shutdown(socket.SHUT_RDWR)
+        manager._thread.join()
+    assert first.running is True
+    assert (second.running, third) == (None, second)
+    assert isinstance(first, ServiceSeen)
