@@ -16,7 +16,7 @@ import subprocess
 import sysconfig
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from tests.conftest import real_part, unavailable
+from tests.control_group import control_group
 from tests.daemon_harness import DEADLINE
 
 REPOSITORY = Path(__file__).parents[2]
@@ -179,7 +180,7 @@ def booted(work: Path) -> Iterator[Machine]:
         ready.bind(f"\0{address}")
         environment = {
             **os.environ,
-            "GROUP": str(stack.enter_context(_control_group())),
+            "GROUP": str(stack.enter_context(control_group("machine"))),
             "NOTIFY_SOCKET": f"@{address}",
             "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
         }
@@ -205,24 +206,6 @@ def _one_at_a_time() -> Iterator[None]:
     with Path("/tmp/certmond-test-machine.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def _control_group() -> Iterator[Path]:
-    """One for this machine alone: where two share one, as they would without, each removes what is the other's."""
-    mounts = map(str.split, Path("/proc/self/mountinfo").read_text().splitlines())
-    mount = next((fields[4] for fields in mounts if fields[fields.index("-") + 1] == "cgroup2"), None)
-    groups = dict(line.split(":", 1) for line in Path("/proc/self/cgroup").read_text().splitlines())
-    if mount is None or "0" not in groups:
-        unavailable("no control groups of version 2 here")
-    group = Path(mount, groups["0"].lstrip(":/"), f"certmond-test-{os.getpid()}")
-    group.mkdir(exist_ok=True)
-    try:
-        yield group
-    finally:
-        for directory, _, _ in os.walk(group, topdown=False):
-            with suppress(OSError):  # the last process may still be on its way out; an empty group is no burden
-                os.rmdir(directory)
 
 
 def _await_boot(ready: socket.socket, console: Path) -> None:

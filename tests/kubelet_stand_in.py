@@ -1,0 +1,339 @@
+"""A stand-in for the kubelet and its container runtime: run as `kubelet_stand_in.py SETTINGS.json`, until stdin ends.
+
+It runs the static pods in a directory of manifests as real processes in real control groups, and starts each container
+again that ends. What it does, and after how long, was measured with kubelet v1.24 and containerd 1.7: the first restart
+comes at once, the next ones are backed off, whatever ended the container; when an API server ends, whoever holds a
+leader's lease ends a moment later; another text in a manifest is another pod. `factor` scales all of these times.
+It has no images, no mounts, no namespaces and no probes: a container sees the files of this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+BACK_OFF = (0.7, 20.0, 20.0, 45.0, 80.0, 160.0, 300.0)
+"""Seconds from the end of a container to its next start, by how often it was started again before."""
+
+FORGIVEN = 600.0  # seconds without an end, after which the first delay counts again
+DRAIN = 11.0  # seconds that an API server takes to end after SIGTERM; it is told them as STAND_IN_DRAIN
+LEASE_LOST = 1.0  # seconds from the end of an API server to that of those who hold a lease
+GRACE = 30.0  # seconds for the containers of a pod that is removed
+LOOK = 0.05  # seconds between two looks at the manifests, which are not scaled
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`apiservers` and `electing` are names of containers; all the others are paths but for `node` and `factor`."""
+
+    manifests: str
+    logs: str  # as /var/log/pods
+    tasks: str  # as /run/containerd/io.containerd.runtime.v2.task/k8s.io
+    group: str  # the control group to make kubepods in
+    socket: str  # where tests/crictl_stand_in.py asks
+    events: str  # a line of JSON for each start and end of a container
+    node: str = "node-1"
+    factor: float = 1.0
+    apiservers: tuple[str, ...] = ()
+    electing: tuple[str, ...] = ()
+
+
+@dataclass
+class Container:
+    """One run of a container."""
+
+    id: str
+    attempt: int
+    created: int
+    process: subprocess.Popen[bytes]
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    why: str = ""  # of an end that somebody here has caused
+
+    @property
+    def runs(self) -> bool:
+        return not self.ended.is_set()
+
+
+@dataclass
+class Place:
+    """A container in a manifest, and its runs."""
+
+    spec: dict[str, Any]
+    runs: list[Container] = field(default_factory=list)
+    restarts: int = 0
+    last_end: float = float("-inf")
+
+    @property
+    def name(self) -> str:
+        return str(self.spec["name"])
+
+    @property
+    def current(self) -> Container | None:
+        return self.runs[-1] if self.runs and self.runs[-1].runs else None
+
+
+@dataclass
+class Pod:
+    uid: str
+    name: str
+    namespace: str
+    group: Path
+    sandbox: str
+    pause: subprocess.Popen[bytes]
+    places: list[Place]
+    leaving: bool = False
+
+
+class Kubelet:
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.pods: dict[str, Pod] = {}
+        self.loop = asyncio.get_running_loop()
+        self.jobs: set[asyncio.Task[None]] = set()
+
+    def scaled(self, seconds: float) -> float:
+        return seconds * self.settings.factor
+
+    def tell(self, event: str, pod: Pod, place: Place, container: Container, why: str) -> None:
+        line = {
+            "event": event, "pod": pod.name, "uid": pod.uid, "container": place.name, "id": container.id,
+            "attempt": container.attempt, "pid": container.process.pid, "time": time.time(), "why": why,
+        }  # fmt: skip
+        with open(self.settings.events, "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    # --- the kubelet: from manifests to pods --------------------------------------------------------------------------
+
+    def look(self) -> None:
+        wanted = self.manifests()
+        for uid, pod in self.pods.items():
+            if uid not in wanted and not pod.leaving:
+                pod.leaving = True
+                self.job(self.remove(pod))
+        present = {(pod.namespace, pod.name) for pod in self.pods.values()}
+        for uid, manifest in wanted.items():
+            metadata = manifest["metadata"]
+            name, namespace = f"{metadata['name']}-{self.settings.node}", metadata.get("namespace", "default")
+            if uid not in self.pods and (namespace, name) not in present:
+                self.add(uid, name, namespace, manifest["spec"]["containers"])
+        self.loop.call_later(LOOK, self.look)
+
+    def manifests(self) -> dict[str, dict[str, Any]]:
+        """By uid, which depends on the node, the path and the text."""
+        found = {}
+        for path in Path(self.settings.manifests).iterdir():
+            with suppress(OSError, yaml.YAMLError, TypeError):
+                text = b"" if path.name.startswith(".") else path.read_bytes()
+                if (manifest := yaml.safe_load(text)) and manifest["kind"] == "Pod":
+                    key = f"{self.settings.node}\0{path}\0".encode() + text
+                    found[hashlib.md5(key, usedforsecurity=False).hexdigest()] = manifest
+        return found
+
+    def add(self, uid: str, name: str, namespace: str, specs: list[dict[str, Any]]) -> None:
+        group, sandbox = Path(self.settings.group, "kubepods/burstable", f"pod{uid}"), secrets.token_hex(32)
+        sleep = shutil.which("sleep") or "/bin/sleep"
+        pause = self.spawn(group / sandbox, ["/pause", "infinity"], None, executable=sleep)
+        pod = self.pods[uid] = Pod(uid, name, namespace, group, sandbox, pause, [Place(spec) for spec in specs])
+        self.task(sandbox, pause.pid, ["/pause"], pod, None)
+        for place in pod.places:
+            self.start(pod, place, "the pod is new")
+
+    async def remove(self, pod: Pod) -> None:
+        running = [container for place in pod.places if (container := place.current)]
+        for container in running:
+            await self.end(container, self.scaled(GRACE), "the pod was removed")
+        pod.pause.kill()
+        pod.pause.wait()
+        shutil.rmtree(Path(self.settings.tasks, pod.sandbox))
+        await self.clear(pod.group / pod.sandbox)
+        await self.clear(pod.group)
+        del self.pods[pod.uid]
+
+    def start(self, pod: Pod, place: Place, why: str) -> None:
+        if pod.leaving or place.current:
+            return
+        identifier, attempt = secrets.token_hex(32), len(place.runs)
+        log = Path(self.settings.logs, f"{pod.namespace}_{pod.name}_{pod.uid}", place.name, f"{attempt}.log")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        words = [*place.spec["command"], *place.spec.get("args", ())]
+        environment = {item["name"]: item["value"] for item in place.spec.get("env", ())}
+        if place.name in self.settings.apiservers:
+            environment["STAND_IN_DRAIN"] = str(self.scaled(DRAIN))
+        process = self.spawn(pod.group / identifier, words, log, environment=environment)
+        container = Container(identifier, attempt, time.time_ns(), process)
+        place.runs.append(container)
+        self.task(identifier, process.pid, words, pod, place)
+        self.tell("started", pod, place, container, why)
+        descriptor = os.pidfd_open(process.pid)
+        self.loop.add_reader(descriptor, self.has_ended, descriptor, pod, place, container)
+
+    def has_ended(self, descriptor: int, pod: Pod, place: Place, container: Container) -> None:
+        self.loop.remove_reader(descriptor)
+        os.close(descriptor)
+        status = container.process.wait()
+        container.ended.set()
+        self.job(self.clear(pod.group / container.id))
+        shutil.rmtree(Path(self.settings.tasks, container.id))
+        how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
+        self.tell("ended", pod, place, container, f"{container.why}: {how}" if container.why else how)
+        if place.name in self.settings.apiservers:
+            self.loop.call_later(self.scaled(LEASE_LOST), self.leases_are_lost)
+        if self.loop.time() - place.last_end > self.scaled(FORGIVEN):
+            place.restarts = 0
+        place.last_end = self.loop.time()
+        delay = BACK_OFF[min(place.restarts, len(BACK_OFF) - 1)]
+        place.restarts += 1
+        self.loop.call_later(self.scaled(delay), self.start, pod, place, f"restart after {delay:g} s")
+
+    def leases_are_lost(self) -> None:
+        for pod in self.pods.values():
+            for place in pod.places:
+                if place.name in self.settings.electing and (container := place.current):
+                    container.why = container.why or "leaderelection lost"
+                    container.process.kill()
+
+    # --- the runtime: from containers to processes --------------------------------------------------------------------
+
+    def spawn(
+        self,
+        group: Path,
+        words: list[str],
+        log: Path | None,
+        *,
+        environment: dict[str, str] | None = None,
+        executable: str | None = None,
+    ) -> subprocess.Popen[bytes]:
+        group.mkdir(parents=True)
+
+        def enter() -> None:
+            (group / "cgroup.procs").write_text("0")
+
+        with open(log or os.devnull, "ab") as output:
+            return subprocess.Popen(
+                words, executable=executable, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/",
+                env={"PATH": os.defpath, **(environment or {})}, start_new_session=True,
+                preexec_fn=enter,  # noqa: PLW1509 - this process has one thread
+            )  # fmt: skip
+
+    def task(self, identifier: str, pid: int, words: list[str], pod: Pod, place: Place | None) -> None:
+        """What containerd's shim keeps of a container, as far as anybody has ever read it."""
+        directory = Path(self.settings.tasks, identifier)
+        directory.mkdir(parents=True)
+        annotations = {
+            "io.kubernetes.cri.container-type": "container" if place else "sandbox",
+            "io.kubernetes.cri.sandbox-id": pod.sandbox,
+            "io.kubernetes.cri.sandbox-name": pod.name,
+            "io.kubernetes.cri.sandbox-namespace": pod.namespace,
+            "io.kubernetes.cri.sandbox-uid": pod.uid,
+            **({"io.kubernetes.cri.container-name": place.name} if place else {}),
+        }
+        (directory / "config.json").write_text(json.dumps({"process": {"args": words}, "annotations": annotations}))
+        (directory / "init.pid").write_text(str(pid))
+
+    async def end(self, container: Container, grace: float, why: str) -> None:
+        """SIGTERM and, after the grace, SIGKILL; without a grace the second at once."""
+        container.why = why
+        if grace > 0:
+            container.process.terminate()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(container.ended.wait(), grace)
+        if container.runs:
+            container.process.kill()
+        await container.ended.wait()
+
+    async def clear(self, group: Path) -> None:
+        """What a container has left behind ends with it, and its group goes."""
+        with suppress(FileNotFoundError):
+            (group / "cgroup.kill").write_text("1")
+            while True:
+                try:
+                    return group.rmdir()
+                except FileNotFoundError:
+                    return None
+                except OSError:  # the last process is on its way out
+                    await asyncio.sleep(0.01)
+
+    def job(self, work: Any) -> None:
+        task = self.loop.create_task(work)
+        self.jobs.add(task)
+        task.add_done_callback(self.jobs.discard)
+        task.add_done_callback(asyncio.Task.result)  # what goes wrong is told on stderr, by the loop
+
+    # --- what the client asks -----------------------------------------------------------------------------------------
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = json.loads(await reader.readline())
+        answer = self.containers() if asked["call"] == "list" else await self.stop(asked["id"], asked["timeout"])
+        with suppress(ConnectionError):  # the client may have given up
+            writer.write(json.dumps(answer).encode() + b"\n")
+            writer.close()
+            await writer.wait_closed()
+
+    def containers(self) -> dict[str, Any]:
+        """A ListContainersResponse, the newest first, those included that have ended."""
+        found = [
+            {
+                "id": run.id,
+                "podSandboxId": pod.sandbox,
+                "metadata": {"name": place.name, "attempt": run.attempt},
+                "image": {"image": "sha256:" + "0" * 64, "annotations": {}},
+                "imageRef": "sha256:" + "0" * 64,
+                "state": "CONTAINER_RUNNING" if run.runs else "CONTAINER_EXITED",
+                "createdAt": str(run.created),
+                "labels": {
+                    "io.kubernetes.container.name": place.name,
+                    "io.kubernetes.pod.name": pod.name,
+                    "io.kubernetes.pod.namespace": pod.namespace,
+                    "io.kubernetes.pod.uid": pod.uid,
+                },
+                "annotations": {"io.kubernetes.container.restartCount": str(run.attempt)},
+            }
+            for pod in self.pods.values()
+            for place in pod.places
+            for run in place.runs
+        ]
+        return {"containers": sorted(found, key=lambda each: str(each["createdAt"]), reverse=True)}
+
+    async def stop(self, identifier: str, timeout: int) -> dict[str, Any]:
+        for pod in self.pods.values():
+            for run in (run for place in pod.places for run in place.runs if run.id == identifier):
+                if run.runs:
+                    await self.end(run, timeout, "stopped through the runtime")
+                return {}
+        message = f'an error occurred when try to find container "{identifier}": not found'
+        return {"error": f"rpc error: code = NotFound desc = {message}"}
+
+
+async def main(settings: Settings) -> None:
+    kubelet = Kubelet(settings)
+    over = asyncio.Event()
+    kubelet.loop.add_reader(sys.stdin.fileno(), over.set)
+    kubelet.loop.add_signal_handler(signal.SIGTERM, over.set)
+    async with await asyncio.start_unix_server(kubelet.answer, settings.socket):
+        kubelet.look()
+        await over.wait()
+    Path(settings.group, "cgroup.kill").write_text("1")
+
+
+def stored(settings: Settings, path: Path) -> Path:
+    """The settings in a file, as they are read back below."""
+    path.write_text(json.dumps(asdict(settings)))
+    return path
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Settings(**json.loads(Path(sys.argv[1]).read_text()))))

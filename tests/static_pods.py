@@ -1,0 +1,166 @@
+"""Static pods of a test's own: a kubelet's stand-in that runs, its manifests, what it has told, and its client."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests import crictl_stand_in, kubelet_stand_in
+from tests.conftest import real_part
+from tests.control_group import control_group
+from tests.daemon_harness import DEADLINE
+from tests.kubelet_stand_in import Settings, stored
+
+PROGRAM = r"""
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void drain(int signal) {
+    const char *seconds = getenv("STAND_IN_DRAIN");
+    usleep(seconds ? (useconds_t)(atof(seconds) * 1e6) : 0);
+    _exit(0);
+}
+
+int main(int argc, char **argv) {
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--fork") && fork() == 0) for (;;) pause();
+        if (!strcmp(argv[i], "--nobody") && setuid(65534)) return 1;
+    }
+    signal(SIGTERM, argc > 1 && !strcmp(argv[1], "--deaf") ? SIG_IGN : drain);
+    puts("ready");
+    fflush(stdout);
+    for (;;) pause();
+}
+"""
+
+
+def compiled(directory: Path) -> Path:
+    """A program that waits, and after SIGTERM drains as long as it is told.
+
+    With --deaf (first) it ignores SIGTERM, with --fork it has a child, with --nobody it gives up being root. To run it
+    under a name, copy it there: its command line and its file have to say the same.
+    """
+    program = directory / "waiting"
+    command = [real_part("gcc"), "-x", "c", "-o", str(program), "-"]
+    subprocess.run(command, input=PROGRAM, text=True, check=True)
+    return program
+
+
+def interpreter(path: Path) -> dict[str, str]:
+    """Make a Python that is called as `path` says, in its command line and its file. The environment that it needs."""
+    shutil.copy2(os.path.realpath(sys.executable), path)
+    return {"PYTHONHOME": sys.base_prefix, "LD_LIBRARY_PATH": f"{sys.base_prefix}/lib"}
+
+
+class Pods:
+    """A kubelet that runs, with `node-1` for its node."""
+
+    def __init__(self, settings: Settings, work: Path, process: subprocess.Popen[bytes]) -> None:
+        self.settings = settings
+        self.logs = settings.logs
+        self.process = process
+        self.endpoint = f"unix://{settings.socket}"
+        self._work = work
+
+    def apply(
+        self, name: str, containers: Mapping[str, Sequence[str]], environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Write the manifest of a pod of the name: its containers, and the command of each."""
+        variables = [{"name": key, "value": value} for key, value in (environment or {}).items()]
+        manifest = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": "kube-system"},
+            "spec": {
+                "containers": [
+                    {"name": container, "command": list(command), "env": variables}
+                    for container, command in containers.items()
+                ]
+            },
+        }
+        temporary = self._work / "manifest"
+        temporary.write_text(yaml.safe_dump(manifest))
+        temporary.rename(Path(self.settings.manifests, f"{name}.yaml"))
+
+    def remove(self, name: str) -> None:
+        Path(self.settings.manifests, f"{name}.yaml").unlink()
+
+    def events(self, **fields: Any) -> list[dict[str, Any]]:
+        """What it has told, in order: the events with all of these fields."""
+        path = Path(self.settings.events)
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        events = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [event for event in events if fields.items() <= event.items()]
+
+    def until(self, holds: Callable[[], Any], what: str) -> Any:
+        """Wait until `holds`; fail after a deadline."""
+        end = time.monotonic() + DEADLINE
+        while not (found := holds()):
+            said = (self._work / "kubelet.log").read_text()
+            assert self.process.poll() is None, f"the kubelet has ended\n{said}"
+            assert time.monotonic() < end, f"{what}: never so\n{self.events()}\n{said}"
+            select.select([], [], [], 0.02)
+        return found
+
+    def event(self, event: str, **fields: Any) -> dict[str, Any]:
+        """The first such event, which is waited for."""
+        found: dict[str, Any] = self.until(lambda: self.events(event=event, **fields), f"{event} {fields}")[0]
+        return found
+
+    def ready(self, container: str, **fields: Any) -> dict[str, Any]:
+        """The start of a container, once it has said that it is ready."""
+        started = self.event("started", container=container, **fields)
+        pod = f"kube-system_{started['pod']}_{started['uid']}"
+        log = Path(self.logs, pod, container, f"{started['attempt']}.log")
+        self.until(lambda: "ready" in log.read_text(), f"{container} is ready")
+        return started
+
+
+@contextmanager
+def kubelet(
+    work: Path, factor: float, apiservers: tuple[str, ...] = (), electing: tuple[str, ...] = ()
+) -> Iterator[Pods]:
+    """A kubelet until the block ends; then all of its containers have ended as well."""
+    with control_group("kubelet") as group:
+        paths = {name: str(work / name) for name in ("manifests", "logs", "tasks")}
+        for path in paths.values():
+            Path(path).mkdir()
+        files = {"group": str(group), "socket": str(work / "cri.sock"), "events": str(work / "events")}
+        settings = Settings(**paths, **files, factor=factor, apiservers=apiservers, electing=electing)
+        command = [sys.executable, kubelet_stand_in.__file__, str(stored(settings, work / "settings.json"))]
+        with (work / "kubelet.log").open("wb") as log:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
+        pods = Pods(settings, work, process)
+        try:
+            pods.until(lambda: Path(settings.socket).exists(), "the kubelet listens")
+            yield pods
+        finally:
+            process.terminate()
+            process.communicate(timeout=DEADLINE)
+
+
+def installed_crictl(directory: Path) -> Path:
+    """The stand-in for crictl as an executable of that name, in a directory that may be on PATH."""
+    path = directory / "crictl"
+    script = f"""\
+        #!/bin/sh
+        exec {sys.executable} {crictl_stand_in.__file__} "$@"
+    """
+    path.write_text(textwrap.dedent(script))
+    path.chmod(0o755)
+    return path
