@@ -9,6 +9,7 @@
     ├── WriteError               a file could not be written; the old one is still in place
     ├── BusyError                another certmond is writing on this node
     ├── KeyUnusableError         a private key could not be read or used
+    ├── LostError                the turn to restart was lost; another node may have it by now
     ├── RestartError             a service could not be restarted, or be told apart from others: nothing was done to it
     └── SigningError             a certificate was not issued, and the old one is still in place
         ├── RefusedError         the signer will not; the same question gets the same answer
@@ -67,6 +68,10 @@ class BusyError(CertmondError):
 
 class KeyUnusableError(CertmondError):
     """A private key could not be read or used. The message never quotes it."""
+
+
+class LostError(CertmondError):
+    """The turn to restart was lost. What was begun may be finished; nothing more is begun."""
 
 
 class RestartError(CertmondError):

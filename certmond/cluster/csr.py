@@ -26,7 +26,7 @@ from certmond.pki.issuance import BACKDATE, Template
 from certmond.pki.reason import printable
 
 if TYPE_CHECKING:
-    from certmond.cluster.client import Api, Filed
+    from certmond.cluster.requests import Filed, Requests
 
 KUBELET_CLIENT, KUBELET_SERVING, API_CLIENT = (
     "kubernetes.io/kube-apiserver-client-kubelet",
@@ -63,9 +63,11 @@ class CsrSigner:
 
     async def _sign(self, request: Request, wanted: _Wanted) -> Issued:
         from certmond.cluster.client import connected  # noqa: PLC0415 - as above
+        from certmond.cluster.requests import Requests  # noqa: PLC0415 - as above
 
         asked_for = _Cookie.parse(request.cookie)
-        async with connected(self._kubeconfig, self._time_limit) as api:
+        async with connected(self._kubeconfig, self._time_limit) as connection:
+            api = Requests(connection)
             filed = await self._find(api, wanted, asked_for)
             unapproved = None
             if self._approve and not filed.conditions:
@@ -81,7 +83,7 @@ class CsrSigner:
                 raise RefusedError(f"{detail}; delete it to have {request.name} asked for again")
         raise self._waiting(filed, asked_for, unapproved)
 
-    async def _find(self, api: Api, wanted: _Wanted, asked_for: _Cookie | None) -> Filed:
+    async def _find(self, api: Requests, wanted: _Wanted, asked_for: _Cookie | None) -> Filed:
         """Our request in the API: the one that the cookie names, or a new one, or one that is there already."""
         filed = await api.read(asked_for.name) if asked_for else None
         if filed and wanted.is_same(filed):
@@ -181,7 +183,7 @@ def _signer_name(name: str, template: Template) -> str:
     raise RefusedError(f"{detail} by its subject, usages and names; choose another signer")
 
 
-async def _objection(api: Api, request: Request, wanted: _Wanted) -> str | None:
+async def _objection(api: Requests, request: Request, wanted: _Wanted) -> str | None:
     """Why certmond does not approve this request; None where it does.
 
     The rule: it is for one of the kubelet's two signers; its subject is CN=system:node:<this node>,O=system:nodes and

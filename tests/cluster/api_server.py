@@ -1,9 +1,9 @@
-"""A Kubernetes API server for tests, over TLS on loopback: certificates.k8s.io/v1 and Nodes by the API's own rules.
+"""A Kubernetes API server for tests, over TLS on loopback: requests, Nodes and Leases by the API's own rules.
 
 Follows pkg/apis/certificates/validation, pkg/registry/certificates and pkg/controller/certificates of Kubernetes:
 client certificates, names taken (409), resource versions (409), conditions that are never taken back, a signer that
-checks usages and names and signs what is approved. A test reads and changes `objects`, says in `faults` what the next
-calls are answered instead, and in `denied` what the user may not.
+checks usages and names and signs what is approved. A test reads and changes `objects` and `leases`, says in `faults`
+what the next calls are answered instead, and in `denied` what the user may not. Any number of processes may call.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from cryptography.x509.oid import NameOID
 
 from certmond.pki.certificate import EXTENDED_USAGES
 from tests.builders import Issued, make_ca, make_leaf, make_server
+from tests.cluster.lease_store import LEASES, Json, LeaseStore, status
 
 CSRS = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 _KUBELET = {
@@ -38,8 +39,6 @@ _KUBELET = {
     "kubernetes.io/kubelet-serving": "server auth",
 }
 _EKUS = {name: oid for oid, name in EXTENDED_USAGES.items()}
-
-Json = dict[str, Any]
 
 
 @dataclass
@@ -71,6 +70,7 @@ class ApiServer:
     def __init__(self, directory: Path, node: str = "node-1") -> None:
         self.objects: dict[str, Json] = {}
         self.nodes: dict[str, Json] = {node: {"addresses": [{"type": "InternalIP", "address": "10.0.0.5"}]}}
+        self.leases = LeaseStore(self._changed)
         self.calls: list[str] = []
         self.faults: list[Fault] = []
         self.denied: set[str] = set()
@@ -140,6 +140,8 @@ class ApiServer:
 
     def answer(self, method: str, path: str, body: bytes) -> tuple[int, Json]:
         with self._lock:
+            if path.startswith(LEASES):
+                return self.leases.answer(method, path, body)
             parts = path.removeprefix(CSRS).strip("/").split("/")
             match method, parts:
                 case "GET", ["api", "v1", "nodes", name]:
@@ -151,21 +153,21 @@ class ApiServer:
                 case "PUT", [name, "approval"]:
                     return self._approve(name, json.loads(body))
                 case _:
-                    return _status(405, "the server does not allow this method on the requested resource")
+                    return status(405, "the server does not allow this method on the requested resource")
 
     def _get(self, kind: str, name: str, found: Json | None) -> tuple[int, Json]:
-        return (200, found) if found else _status(404, f'{kind} "{name}" not found', "NotFound")
+        return (200, found) if found else status(404, f'{kind} "{name}" not found', "NotFound")
 
     def _create(self, made: Json) -> tuple[int, Json]:
         name, spec = made["metadata"]["name"], made["spec"]
         if name in self.objects:
             message = f'certificatesigningrequests.certificates.k8s.io "{name}" already exists'
-            return _status(409, message, "AlreadyExists")
+            return status(409, message, "AlreadyExists")
         csr = x509.load_pem_x509_csr(base64.b64decode(spec["request"]))
         if not (csr.is_signature_valid and spec["usages"] and "/" in spec["signerName"]):
-            return _status(422, "spec: Invalid value", "Invalid")
+            return status(422, "spec: Invalid value", "Invalid")
         if spec.get("expirationSeconds", 600) < 600:
-            return _status(
+            return status(
                 422, "spec.expirationSeconds: Invalid value: may not specify a duration less than 600 seconds"
             )
         made["metadata"] |= {"uid": str(uuid.uuid4()), "creationTimestamp": f"{_now(0):%Y-%m-%dT%H:%M:%SZ}"}
@@ -184,12 +186,12 @@ class ApiServer:
             return self._get("certificatesigningrequests", name, None)
         if given["metadata"].get("resourceVersion") != made["metadata"]["resourceVersion"]:
             message = "the object has been modified; please apply your changes to the latest version and try again"
-            return _status(409, f'Operation cannot be fulfilled on "{name}": {message}', "Conflict")
+            return status(409, f'Operation cannot be fulfilled on "{name}": {message}', "Conflict")
         conditions = given["status"].get("conditions") or []
         before = made["status"].get("conditions", [])
         kinds = {each["type"] for each in conditions}
         if {each["type"] for each in before} - kinds or {"Approved", "Denied"} <= kinds:
-            return _status(422, "status.conditions: Forbidden", "Invalid")
+            return status(422, "status.conditions: Forbidden", "Invalid")
         made["status"]["conditions"] = conditions
         self._changed(made)
         answer = copy.deepcopy(made)
@@ -257,11 +259,6 @@ def _unfit(csr: x509.CertificateSigningRequest, spec: Json) -> str | None:
     return None if usages in fitting else f"usages did not match {fitting[1]}"
 
 
-def _status(code: int, message: str, reason: str = "") -> tuple[int, Json]:
-    return code, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "reason": reason,
-                  "code": code}  # fmt: skip
-
-
 def _now(days: int) -> datetime:
     return datetime.now(UTC) + timedelta(days=days)
 
@@ -269,6 +266,7 @@ def _now(days: int) -> datetime:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 10  # seconds: closing does not wait for a caller that keeps its connection
+    disable_nagle_algorithm = True  # head and body are two writes: the second would wait for the caller's delayed ACK
     api: ApiServer
 
     def _serve(self) -> None:
@@ -280,7 +278,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.api.faults:
             self._fail(self.api.faults.pop(0))
         elif any(call.startswith(start) for start in self.api.denied):
-            self._send(*_status(403, 'User "system:node:node-1" cannot do this at the cluster scope', "Forbidden"))
+            self._send(*status(403, 'User "system:node:node-1" cannot do this at the cluster scope', "Forbidden"))
         else:
             self._send(*self.api.answer(self.command, path, body))
 
@@ -293,7 +291,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = fault.status == 0
         if fault.status == 0:
             return
-        body = json.dumps(_status(fault.status, fault.message)[1]).encode() if fault.body is None else fault.body
+        body = json.dumps(status(fault.status, fault.message)[1]).encode() if fault.body is None else fault.body
         self.send_response(fault.status)
         for name, value in fault.headers.items():
             self.send_header(name, value)
