@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 
 from certmond.enforce import Enforcer
 from certmond.errors import BusyError, CertmondError, WriteError
 from certmond.expose.telemetry import Telemetry
 from certmond.host.journal import Event, Journal
 from certmond.pki.assess import Assessment
+from certmond.pki.holding import Surroundings
 from certmond.pki.steps import Issue, Plan
 
 BUSY_INTERVAL, FAILURE_INTERVAL = 2.0, 60.0
@@ -38,7 +40,10 @@ class Acting:
         self._enforcing, self._stopping = enforcing, stopping
         self._told: frozenset[tuple[Event, str, str]] = frozenset()
         self._interrupted: frozenset[str] = frozenset()
+        self._seen: tuple[Assessment, Surroundings] | None = None
         self.plan = Plan()
+        self.look_at: datetime | None = None
+        """When what runs is to be looked at again for the sake of a restart."""
         self.retry_at: float | None = None
         """When the plan is tried again, on the monotonic clock; None where nothing stands in its way."""
 
@@ -54,9 +59,11 @@ class Acting:
         except CertmondError as error:
             self._journal.tell(Event.STEP_FAILED, str(error), "error")
 
-    def decide(self, assessment: Assessment) -> None:
-        """What is to be done; in observe mode what would be, as far as the certificates alone tell it."""
-        self.plan = self._enforcer.plan(assessment) if self._enforcing else self._enforcer.foresee(assessment)
+    def decide(self, assessment: Assessment, around: Surroundings) -> None:
+        """What is to be done; in observe mode what would be, as far as what is seen alone tells it."""
+        self._seen = assessment, around
+        planned = self._enforcer.plan if self._enforcing else self._enforcer.foresee
+        self.plan = planned(assessment, around=around)
 
     def tell(self, assessment: Assessment) -> None:
         """Note in the trail what is planned or held and was not before."""
@@ -82,9 +89,9 @@ class Acting:
         executor = self._enforcer.executor
         # Half done, and not by us: whoever began it was killed, or is at it and holds the lock.
         begun = executor.interrupted() - (frozenset() if again else self._interrupted)
-        if not (self.plan.steps or begun):
-            return False
         try:
+            if not (self.plan.writes or begun):
+                return self._restart()
             outcomes = executor.execute(self.plan, stopping=self._stopping)
             self._interrupted = executor.interrupted()
         except BusyError:
@@ -100,3 +107,17 @@ class Acting:
         if self._interrupted or any(outcome.result == "failed" for outcome in outcomes):
             self.retry_at = time.monotonic() + FAILURE_INTERVAL
         return bool(begun) or any(outcome.result == "done" for outcome in outcomes)
+
+    def _restart(self) -> bool:
+        """One step of a restart, now that the files are as they should be. Whether to look at everything again now."""
+        self.look_at = None
+        if self._seen is None:
+            return False
+        self._enforcer.keep_former(self._seen[0])
+        progress = self._enforcer.restart(self.plan, *self._seen)
+        if progress is None:
+            return False
+        if progress.result is not None:
+            self._telemetry.restarts.labels(progress.service, progress.result.value).inc()
+        self.look_at = progress.until
+        return progress.until is None

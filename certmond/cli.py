@@ -30,7 +30,8 @@ from certmond.options import (
     output_option,
     runtime_option,
 )
-from certmond.writing import archive, forecast, plan, renew
+from certmond.renewing import renew, restart
+from certmond.writing import archive, forecast, plan
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -82,7 +83,7 @@ def check(context: click.Context, at: datetime | None, output: str) -> None:
 
     options = globals_of(context)
     config = options.load()
-    assessment = look(config, options.root, at)
+    assessment = look(config, options.root, at, state_dir=options.state_dir)
     display(status_document(assessment, config.mode), output, status_table)
     if not assessment.statuses:
         raise CertmondError(
@@ -120,7 +121,10 @@ def metrics(context: click.Context, at: datetime | None) -> None:
 
     options = globals_of(context)
     config = options.load()
-    click.echo(Renderer().metrics(look(config, options.root, at), Telemetry(config.mode).text()), nl=False)
+    click.echo(
+        Renderer().metrics(look(config, options.root, at, state_dir=options.state_dir), Telemetry(config.mode).text()),
+        nl=False,
+    )
 
 
 @cli.group()
@@ -199,6 +203,7 @@ def version() -> None:
 cli.add_command(plan)
 cli.add_command(forecast)
 cli.add_command(renew)
+cli.add_command(restart)
 cli.add_command(archive)
 cli.add_command(init)
 

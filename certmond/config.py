@@ -27,7 +27,7 @@ from certmond.config_rules import SECTIONS, circles, derived_files, references, 
 from certmond.errors import ConfigError
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm, ServiceSpec
 from certmond.pki.fields import Count, Duration, Model, parse_duration
-from certmond.pki.settings import DerivedSpec, HoldSpec, InitSpec, SignerSpec
+from certmond.pki.settings import ClusterSpec, DerivedSpec, HoldSpec, InitSpec, RestartSpec, SignerSpec
 from certmond.yaml_source import MAX_BYTES, Node, Place, Problem, read, shown
 
 DEFAULT_PATH = Path("/etc/certmond/config.yaml")
@@ -111,6 +111,8 @@ class Config(Model):
         default=timedelta(days=3), description="nodes renew up to so long before a certificate is due, each in its turn"
     )
     hold: HoldSpec = Field(default=HoldSpec(), description="when what is due is not renewed yet")
+    restart: RestartSpec = Field(default=RestartSpec(), description="how services take up new certificates")
+    cluster: ClusterSpec = Field(default=ClusterSpec(), description="the turn that control-plane nodes take")
     init: InitSpec = Field(default=InitSpec(), description="the cluster that `certmond init` makes a PKI for")
     archive: Annotated[Count, Field(ge=1, le=100)] = Field(
         default=3, description="how many former generations of a certificate are kept"
@@ -126,9 +128,15 @@ class Config(Model):
     )
 
     @property
+    def given_facts(self) -> dict[str, str]:
+        """What is said here in the place of the node."""
+        return {"node_name": self.node_name} if self.node_name else {}
+
+    @property
     def acts(self) -> bool:
         """It has certmond change the node, or run a program: then who writes the configuration has its rights."""
-        commands = (self.hold.command, *(signer.command for signer in self.signers))
+        signers, services = (each.command for each in self.signers), (each.command for each in self.services)
+        commands = (self.hold.command, *signers, *services)
         return self.mode == "enforce" or any(commands)
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from certmond.pki.catalog import SELF, CertificateSpec, Kind, ServiceSpec
-from certmond.pki.settings import LOCAL, NOBODY, DerivedSpec, HoldSpec, InitSpec, SignerSpec
+from certmond.pki.settings import LOCAL, NOBODY, ClusterSpec, DerivedSpec, HoldSpec, InitSpec, RestartSpec, SignerSpec
 from certmond.yaml_source import Node, Problem, shown
 
 SECTIONS: Mapping[str, type[BaseModel]] = {
@@ -26,12 +26,15 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "derived": DerivedSpec,
 }
 _STATIC_PODS = re.compile(r"/etc/kubernetes/(.*/)?manifests/")
-_PARTS: Mapping[str, type[BaseModel]] = {**SECTIONS, "hold": HoldSpec, "init": InitSpec}
+_PARTS: Mapping[str, type[BaseModel]] = {
+    **SECTIONS, "hold": HoldSpec, "restart": RestartSpec, "cluster": ClusterSpec, "init": InitSpec,
+}  # fmt: skip
 _REFERENCES = (  # section and field -> the section that it names an entry of
     ("certificates", "ca", "certificates"),
     ("certificates", "embedded_ca", "certificates"),
     ("certificates", "consumers", "services"),
     ("services", "reloads", "certificates"),
+    ("services", "serves", "certificates"),
     ("services", "after", "services"),
     ("certificates", "signer", "signers"),
     ("derived", "source", "certificates"),

@@ -78,10 +78,12 @@ class Daemon:
         self._telemetry = Telemetry(self._config.mode)
         self._renderer = Renderer()
         self._store = self._new_store()
+        self._wake = Wake()
+        self._looked = False
+        self._look_due: float | None = None
         self._enforcer, self._acting = self._new_hand()
         self._acted = False
         self._beat_at = 0.0
-        self._wake = Wake()
         self._watcher = Watcher(self._wake.set)
         self._assessment: Assessment | None = None
         self._stopping = self._reload = False
@@ -112,15 +114,16 @@ class Daemon:
                 self._journal.tell(Event.STARTED, f"certmond watches this node: {self._summary()}")
                 self._notifier.ready(self._summary())
                 self._beat()
-                self._acted = self._acting.act()  # what is due may take longer than a service manager waits for a start
+                self._act()  # what is due may take longer than a service manager waits for a start
                 while not self._stopping:
                     cause = self._next_cause()
                     if cause:
                         self._pass(cause)
-                        self._acted = self._acting.act()
+                        self._act()
             finally:
                 self._notifier.stopping()
                 self._watcher.close()
+                self._enforcer.neighbourhood.close()
                 (self._runtime_dir / HEARTBEAT).unlink(missing_ok=True)
             self._journal.tell(Event.STOPPED, "certmond has stopped")
         return 0
@@ -138,6 +141,10 @@ class Daemon:
             return Cause("step", None)
         if woken:
             return self._changed(time.monotonic())
+        if self._look_due and time.monotonic() >= self._look_due:
+            self._look_due = None
+            self._enforcer.neighbourhood.ask()
+            return None
         now, looked = self._clock(), time.monotonic() - self._looked_at
         if looked >= self._config.resync.total_seconds():
             return Cause("resync", None)
@@ -155,6 +162,8 @@ class Daemon:
         due: list[float] = [HEARTBEAT_INTERVAL, self._config.resync.total_seconds() - looked]
         if self._watcher.polled:
             due.append(self._config.poll.total_seconds() - looked)
+        if self._look_due:
+            due.append(self._look_due - time.monotonic())
         if self._notifier.watchdog:
             due.append(self._notifier.watchdog / 3)
         if self._acting.retry_at:
@@ -172,9 +181,10 @@ class Daemon:
         """Let a change come to rest, then say what it touched."""
         while time.monotonic() - since < CEILING and self._wake.wait(QUIET) and not (self._stopping or self._reload):
             pass
+        looked, self._looked = self._looked, False
         changes = self._watcher.take()
         if changes is None:
-            return None
+            return Cause("look", frozenset()) if looked else None
         if changes.cause == "overflow":
             self._journal.tell(Event.WATCH_OVERFLOW, "inotify lost events; everything is looked at again", "warning")
         return Cause(changes.cause, None if changes.everything else changes.paths, since)
@@ -192,23 +202,23 @@ class Daemon:
             self._telemetry.config_ok.set(1)
             self._telemetry.set_mode(self._config.mode)
             self._store = self._new_store()
+            self._enforcer.neighbourhood.close()
             self._enforcer, self._acting = self._new_hand()
             self._acting.recover()
             self._journal.tell(Event.RELOADED, "the configuration was read again")
         return Cause("reload", None)
 
     def _new_store(self) -> Store:
-        given = {"node_name": self._config.node_name} if self._config.node_name else {}
         derived = tuple(spec.path for spec in self._config.derived)
         held = (self._config.hold.file,) if self._config.hold.file else ()
-        return Store(self._config.certificates, self._root, given, also=(*derived, *held))
+        return Store(self._config.certificates, self._root, self._config.given_facts, also=(*derived, *held))
 
     def _new_hand(self) -> tuple[Enforcer, Acting]:
+        enforcing = self._config.mode == "enforce"
         enforcer = Enforcer(
             self._config, root=self._root, state_dir=self._state_dir, clock=self._clock, alive=self._live,
-            audit=Audit(self._journal, self._state_dir, DAEMON),
+            audit=Audit(self._journal, self._state_dir, DAEMON), acting=enforcing, wake=self._look_ended,
         )  # fmt: skip
-        enforcing = self._config.mode == "enforce"
         return enforcer, Acting(
             enforcer, self._journal, self._telemetry, enforcing=enforcing, stopping=lambda: self._stopping
         )
@@ -219,10 +229,11 @@ class Daemon:
             self._looked_at = started
         inventory = self._store.observe(cause.touched)
         assessment = assess(
-            inventory, self._clock(), self._assessment, self._config.renew_before, self._enforcer.renewed()
-        )
+            inventory, self._clock(), self._assessment, self._config.renew_before,
+            renewed=self._enforcer.renewed(), around=(around := self._enforcer.around(self._store, inventory)),
+        )  # fmt: skip
         self._follow()
-        self._acting.decide(assessment)
+        self._acting.decide(assessment, around)
         before, self._assessment = self._assessment, assessment
         done = time.monotonic()
         self._telemetry.count_pass(cause.name, done - started, None if cause.since is None else done - cause.since)
@@ -230,10 +241,29 @@ class Daemon:
         self._passed_at = time.time()
         self._journal.compare(before, assessment)
         self._acting.tell(assessment)
+        self._look_out(cause, assessment)
         if cause.name == "reload":
             self._notifier.ready(self._summary())
         elif before:
             self._notifier.status(self._summary())
+
+    def _look_out(self, cause: Cause, assessment: Assessment) -> None:
+        """Have a look at what runs, wherever something may have changed; and again while something old is in use."""
+        if cause.name != "look" or self._enforcer.neighbourhood.has_news:
+            self._enforcer.neighbourhood.ask()
+        stale = any(status.presence.stale for status in assessment.statuses)
+        self._look_due = time.monotonic() + self._config.poll.total_seconds() if stale else None
+
+    def _look_ended(self) -> None:
+        """Called from the thread that looks."""
+        self._looked = True
+        self._wake.set()
+
+    def _act(self) -> None:
+        self._acted = self._acting.act()
+        if self._acting.look_at:
+            wait = (self._acting.look_at - utc_now()).total_seconds()
+            self._look_due = time.monotonic() + max(0.0, wait)
 
     def _follow(self) -> None:
         """Watch what was looked up. The watcher reports what it did not watch before: it may have changed since."""

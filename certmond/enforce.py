@@ -6,6 +6,7 @@ Owns the wiring that the daemon and the command line share. It decides nothing: 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -14,19 +15,28 @@ from pathlib import Path
 from certmond.config import Config
 from certmond.errors import RefusedError
 from certmond.host.audit import Audit
+from certmond.host.changes import Changes
 from certmond.host.circumstances import doubt_of_the_clock, reason_to_wait
 from certmond.host.derivation import Derivations
 from certmond.host.derived import Absent, Current, Foreign, Stale, State, Unready
 from certmond.host.execute import Executor
+from certmond.host.former import FormerFiles
+from certmond.host.history import History
 from certmond.host.ledger import Ledger
+from certmond.host.neighbourhood import Neighbourhood
 from certmond.host.node_files import NodeFiles
 from certmond.host.signers.local import LocalSigner
 from certmond.host.signers.signer import Signer
+from certmond.host.store import Store
 from certmond.host.transaction import Transactions
-from certmond.pki.assess import Assessment
+from certmond.pki.assess import Assessment, assess
+from certmond.pki.holding import Surroundings
+from certmond.pki.inventory import Inventory
 from certmond.pki.plan import Circumstances, Policy, plan
+from certmond.pki.restarts import Caution, restarts
 from certmond.pki.settings import LOCAL, SignerSpec
 from certmond.pki.steps import Derive, Held, Issue, Plan, Step
+from certmond.restarting import Alone, Progress, Restarting, Turn
 
 LAST_RETRY = timedelta(minutes=10)
 """A derived file that could not be made is tried again after that at the latest."""
@@ -45,6 +55,10 @@ def policy_of(config: Config) -> Policy:
     )
 
 
+def _holds_something(assessment: Assessment) -> bool:
+    return any(status.presence.stale for status in assessment.statuses)
+
+
 class Enforcer:
     """Plans and carries out, for one configuration and one node."""
 
@@ -56,7 +70,9 @@ class Enforcer:
         state_dir: Path,
         audit: Audit,
         clock: Callable[[], datetime],
+        acting: bool = False,
         alive: Callable[[], None] = lambda: None,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._config, self._root, self._state_dir, self._clock = config, root, state_dir, clock
         self._alive = alive
@@ -67,6 +83,11 @@ class Enforcer:
         self._derivations = Derivations(config.derived, config.certificates, self._files)
         self.executor = Executor(
             config, root=root, state_dir=state_dir, audit=audit, signer=self._signer_of, clock=clock, alive=alive
+        )
+        self.neighbourhood = Neighbourhood(config, root, Changes(state_dir, keeps=acting), acting=acting, wake=wake)
+        self._former = FormerFiles(config, root, state_dir, clock)
+        self.restarting = Restarting(
+            config, self.executor, History(state_dir), self._former, audit, turn=self._turn(), alive=alive
         )
 
     def renewed(self) -> dict[str, datetime]:
@@ -92,7 +113,32 @@ class Enforcer:
             paths[spec.name] = (spec.path, spec.source)
         return Circumstances(None, stale, paths)
 
-    def plan(self, assessment: Assessment, asked: frozenset[str] | None = None) -> Plan:
+    def see(self, at: datetime | None = None) -> tuple[Assessment, Surroundings]:
+        """One look at everything, waited for, and judged as of `at` or of now."""
+        store = Store(self._config.certificates, self._root, self._config.given_facts)
+        inventory = store.observe()
+        around = self.neighbourhood.view(store, inventory, self.restarting.past())
+        now = at or self._clock()
+        renew_before = self._config.renew_before
+        return assess(inventory, now, renew_before=renew_before, renewed=self.renewed(), around=around), around
+
+    def around(self, store: Store, inventory: Inventory) -> Surroundings:
+        """What is known of the node besides its certificates."""
+        return self.neighbourhood.around(store, inventory, self.restarting.past())
+
+    def restart(self, plan: Plan, assessment: Assessment, around: Surroundings, patience: float = 0) -> Progress | None:
+        """One step of a restart: see `Restarting.step`."""
+        return self.restarting.step(plan, assessment, around, self.neighbourhood, patience=patience)
+
+    def keep_former(self, assessment: Assessment) -> None:
+        """Store the files that services use and that are good, so that they can be put back. Raises BusyError."""
+        if unkept := self._former.unkept(assessment.certificates):
+            with self.executor.writing():
+                self._former.keep(unkept)
+
+    def plan(
+        self, assessment: Assessment, asked: frozenset[str] | None = None, around: Surroundings | None = None
+    ) -> Plan:
         """The steps for what was seen, and what is left alone; `asked` as for `pki.plan.plan`.
 
         Whether to wait is asked of the host only where something is due: a program may have to be run for that.
@@ -100,15 +146,42 @@ class Enforcer:
         states = self._derivations.states()
         policy, past, now = policy_of(self._config), self._ledger.attempts(), self._circumstances(states)
         made = plan(assessment, policy, past, now, asked)
-        if asked is None and any(isinstance(step, Issue) for step in made.steps):
+        hold = None
+        if asked is None and (any(isinstance(step, Issue) for step in made.steps) or _holds_something(assessment)):
             hold = reason_to_wait(self._config.hold, self._root, self._alive)
             doubt = doubt_of_the_clock(self._config.hold)
             made = plan(assessment, policy, past, replace(now, hold=hold, clock=doubt), asked)
-        return self._without_hurry(replace(made, held=(*made.held, *self._left_alone(states))), assessment.taken_at)
+        made = self._without_hurry(replace(made, held=(*made.held, *self._left_alone(states))), assessment.taken_at)
+        unmade = {spec.source: held.because for spec in self._config.derived for held in made.held
+                  if held.target == spec.name and isinstance(states[spec.name], Absent | Stale)}  # fmt: skip
+        return self._with_restarts(made, assessment, around, Caution(hold, unmade))
 
-    def foresee(self, assessment: Assessment) -> Plan:
-        """The steps as far as the certificates alone tell them: for who only observes."""
-        return plan(assessment, policy_of(self._config), self._ledger.attempts(), Circumstances())
+    def foresee(self, assessment: Assessment, around: Surroundings | None = None) -> Plan:
+        """The steps as far as what is seen alone tells them: for who only observes."""
+        made = plan(assessment, policy_of(self._config), self._ledger.attempts(), Circumstances())
+        return self._with_restarts(made, assessment, around, Caution())
+
+    def restarts(self, assessment: Assessment, around: Surroundings, asked: frozenset[str]) -> Plan:
+        """The restarts of these services, whatever they hold: by hand."""
+        return restarts(assessment, around, (), self.restarting.terms, caution=Caution(), asked=asked)
+
+    def _with_restarts(self, made: Plan, assessment: Assessment, around: Surroundings | None, caution: Caution) -> Plan:
+        """The plan with the restarts behind all that changes files."""
+        around = around or Surroundings(self._config.services)
+        after = restarts(assessment, around, made.steps, self.restarting.terms, caution=caution)
+        instants = [at for at in (made.changes_at, after.changes_at) if at]
+        return Plan((*made.steps, *after.steps), (*made.held, *after.held), min(instants, default=None))
+
+    def _turn(self) -> Turn:
+        if self._config.cluster.kubeconfig is None:
+            return Alone()
+        from certmond.cluster.lease import RestartLease
+
+        identity = self._config.node_name or os.uname().nodename.lower()
+        kubeconfig = str(self._transactions.real(self._config.cluster.kubeconfig))
+        return RestartLease(
+            kubeconfig, identity=identity, duration=self._config.cluster.lease_duration, alive=self._alive
+        )
 
     def _without_hurry(self, made: Plan, now: datetime) -> Plan:
         """The plan without the derived files whose making has failed not long ago, unless their source is renewed."""

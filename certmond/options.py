@@ -107,14 +107,26 @@ def globals_of(context: click.Context) -> Globals:
     return context.find_object(Globals) or Globals()
 
 
-def look(config: Config, root: str, at: datetime | None, renewed: dict[str, datetime] | None = None) -> Assessment:
-    """One pass, as of `at` or of now."""
+def look(
+    config: Config,
+    root: str,
+    at: datetime | None,
+    renewed: dict[str, datetime] | None = None,
+    *,
+    state_dir: Path = Path("/var/lib/certmond"),
+) -> Assessment:
+    """One look at files and at what runs, as of `at` or of now."""
+    from certmond.host.changes import Changes
+    from certmond.host.history import History
+    from certmond.host.neighbourhood import Neighbourhood
     from certmond.host.store import Store
     from certmond.pki.assess import assess
 
-    given = {"node_name": config.node_name} if config.node_name else {}
-    inventory = Store(config.certificates, root, given).observe()
-    return assess(inventory, at or datetime.now(UTC), renew_before=config.renew_before, renewed=renewed)
+    store = Store(config.certificates, root, config.given_facts)
+    inventory = store.observe()
+    there = Neighbourhood(config, root, Changes(state_dir, keeps=False), acting=False)
+    around = there.view(store, inventory, History(state_dir).all())
+    return assess(inventory, at or datetime.now(UTC), renew_before=config.renew_before, renewed=renewed, around=around)
 
 
 def display(document: dict[str, Any], output: str, table: Callable[[dict[str, Any], bool], RenderableType]) -> None:

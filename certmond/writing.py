@@ -1,32 +1,29 @@
-"""The verbs that write on the node, and those that show what would be written: plan, forecast, renew, archive.
+"""The verbs that show what would be done, and that put back what was: plan, forecast, archive.
 
 Owns their options, what they print and their exit codes; the work is `enforce`'s.
 """
 
 from __future__ import annotations
 
-import difflib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from certmond.errors import CertmondError
-from certmond.options import Globals, at_option, display, global_options, globals_of, look, output_option
+from certmond.options import Globals, at_option, display, global_options, globals_of, output_option
 
 if TYPE_CHECKING:
     from certmond.config import Config
     from certmond.enforce import Enforcer
-    from certmond.host.execute import Outcome
     from certmond.pki.assess import Assessment
-    from certmond.pki.steps import Plan, Step
+    from certmond.pki.holding import Surroundings
 
 PATIENCE = 30.0
 """Seconds that a command waits for another certmond that is writing."""
-WAITING, FAILED = 1, 2
 
 
 @click.command()
@@ -41,10 +38,10 @@ def plan(context: click.Context, at: datetime | None, output: str) -> None:
 
     options = globals_of(context)
     config = _at(options.load(), at)
-    enforcer = _enforcer(options, config, at)
-    assessment = _seen(options, config, enforcer, at)
+    enforcer = enforcer_for(options, config, at)
+    assessment, around = seen(options, config, enforcer, at)
     with _within_the_calendar():
-        made = enforcer.plan(assessment)
+        made = enforcer.plan(assessment, around=around)
     display(plan_document(made, assessment.taken_at), output, plan_table)
     sys.exit(1 if made.steps else 0)
 
@@ -76,53 +73,11 @@ def forecast(context: click.Context, length: timedelta, at: datetime | None, out
 
     options = globals_of(context)
     config = _at(options.load(), at)
-    enforcer = _enforcer(options, config, at)
-    assessment = _seen(options, config, enforcer, at)
+    enforcer = enforcer_for(options, config, at)
+    assessment, _ = seen(options, config, enforcer, at)
     with _within_the_calendar():
         found = foresee(assessment, policy_of(config), assessment.taken_at + length, enforcer.circumstances())
     display(forecast_document(found, config.mode), output, forecast_table)
-
-
-@click.command()
-@global_options
-@click.argument("names", nargs=-1, metavar="NAME…")
-@click.option("--all", "everything", is_flag=True, help="Everything that certmond can renew here")
-@click.option("--dry-run", is_flag=True, help="Only show what would be done")
-@click.option("--no-restart", is_flag=True, help="Restart nothing afterwards (this version restarts nothing by itself)")
-@output_option
-@click.pass_context
-def renew(
-    context: click.Context, names: tuple[str, ...], *, everything: bool, dry_run: bool, no_restart: bool, output: str
-) -> None:
-    """Reissue certificates now, whatever their dates. Exit: 0 done, 1 a signer is waited for, 2 something failed."""
-    from certmond.expose.plan_document import plan_document
-    from certmond.expose.timeline import plan_table
-
-    if everything == bool(names):
-        raise click.UsageError("Say which certificates: NAME…, or --all.")
-    options = globals_of(context)
-    config = options.load(acting=not dry_run)
-    enforcer = _enforcer(options, config)
-    if not dry_run:
-        enforcer.executor.recover(PATIENCE)  # what is half done is no ground to plan on
-    assessment = _seen(options, config, enforcer)
-    asked = _all_of(assessment) if everything else _known(names, assessment)
-    made = enforcer.plan(assessment, asked)
-    unable = [held for held in made.held if held.target in asked]
-    if unable and not everything:
-        raise CertmondError("\n".join(f"{held.target} cannot be renewed: {held.because}" for held in unable))
-    if dry_run:
-        display(plan_document(made, assessment.taken_at), output, plan_table)
-        return
-    outcomes = _carry_out(enforcer, made, quiet=output in {"json", "yaml"})
-    if output in {"json", "yaml"}:
-        display({"schema": 1, "outcomes": [_entry(outcome) for outcome in outcomes]}, output, plan_table)
-    else:
-        for held in made.held:
-            click.echo(f"left alone: {held.target}: {held.because}")
-        _tell_restarts(outcomes, no_restart)
-    results = {outcome.result for outcome in outcomes}
-    sys.exit(FAILED if "failed" in results else WAITING if "waiting" in results else 0)
 
 
 @click.group()
@@ -155,7 +110,7 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
 def restore(context: click.Context, name: str, generation: str | None, dry_run: bool) -> None:
     """Put a generation back, by default the newest; what it replaces is kept as a new one."""
     options = globals_of(context)
-    enforcer = _enforcer(options, options.load(acting=not dry_run))
+    enforcer = enforcer_for(options, options.load(acting=not dry_run))
     for line in enforcer.executor.restore(name, generation, PATIENCE, dry_run=dry_run):
         click.echo(line)
 
@@ -176,7 +131,8 @@ def _at(config: Config, at: datetime | None) -> Config:
     return config.model_copy(update={"hold": config.hold.model_copy(update={"unsynchronised_clock": False})})
 
 
-def _enforcer(options: Globals, config: Config, at: datetime | None = None) -> Enforcer:
+def enforcer_for(options: Globals, config: Config, at: datetime | None = None, *, acting: bool = False) -> Enforcer:
+    """What plans and carries out for a command; its entries of the journal say who gave it."""
     from certmond.enforce import Enforcer
     from certmond.host.audit import Audit, caller
     from certmond.host.journal import Journal
@@ -184,76 +140,19 @@ def _enforcer(options: Globals, config: Config, at: datetime | None = None) -> E
     journal = Journal("command" if options.root == "/" else "none")
     audit = Audit(journal, options.state_dir, caller())
     return Enforcer(
-        config, root=options.root, state_dir=options.state_dir, audit=audit, clock=lambda: at or datetime.now(UTC)
-    )
+        config, root=options.root, state_dir=options.state_dir, audit=audit, clock=lambda: at or datetime.now(UTC),
+        acting=acting,
+    )  # fmt: skip
 
 
-def _seen(options: Globals, config: Config, enforcer: Enforcer, at: datetime | None = None) -> Assessment:
-    assessment = look(config, options.root, at, enforcer.renewed())
+def seen(
+    options: Globals, config: Config, enforcer: Enforcer, at: datetime | None = None
+) -> tuple[Assessment, Surroundings]:
+    """One look at everything. Raises CertmondError where there is nothing to look at."""
+    assessment, around = enforcer.see(at)
     if not assessment.statuses:
         raise CertmondError(
             f"there is no certificate of the profile {config.profile!r} below {options.root}; "
             "name another with --profile, or list certificates in the configuration (`certmond discover` helps)"
         )
-    return assessment
-
-
-def _all_of(assessment: Assessment) -> frozenset[str]:
-    return frozenset(
-        status.seen.name
-        for status in assessment.certificates
-        if not status.seen.spec.authority and status.seen.name == status.seen.spec.name
-    )
-
-
-def _known(names: Sequence[str], assessment: Assessment) -> frozenset[str]:
-    known = {status.seen.name for status in assessment.certificates}
-    problems = []
-    for name in dict.fromkeys(names):
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            meant = f"did you mean {close[0]}?" if close else "`certmond check` shows those that there are"
-            problems.append(f"there is no certificate {name} on this node; {meant}")
-    if problems:
-        raise CertmondError("\n".join(problems))
-    return frozenset(names)
-
-
-def _carry_out(enforcer: Enforcer, made: Plan, *, quiet: bool) -> tuple[Outcome, ...]:
-    """Carry out a plan, telling each step and what became of it."""
-    total, number = len(made.steps), 0
-
-    def tell(step: Step) -> None:
-        nonlocal number
-        number += 1
-        if not quiet:
-            click.echo(f"[{number}/{total}] {step.target}: {step.detail}")
-
-    outcomes = enforcer.executor.execute(made, PATIENCE, tell)
-    for outcome in outcomes if not quiet else ():
-        if outcome.result != "done":
-            click.echo(f"{outcome.result}: {outcome.step.target}: {outcome.message}", err=True)
-    done = sum(outcome.result == "done" for outcome in outcomes)
-    if not quiet:
-        click.echo(f"{done} of {total} done" if total else "nothing to do")
-    return outcomes
-
-
-def _tell_restarts(outcomes: Iterable[Outcome], no_restart: bool) -> None:
-    from certmond.pki.steps import Issue
-
-    holding: dict[str, list[str]] = {}
-    for outcome in outcomes:
-        if outcome.result == "done" and isinstance(outcome.step, Issue):
-            for service in outcome.step.restarts:
-                holding.setdefault(service, []).append(outcome.step.target)
-    for service, targets in holding.items():
-        note = "" if no_restart else "; restart it"
-        click.echo(f"{service} still uses the old {', '.join(targets)}{note}")
-
-
-def _entry(outcome: Outcome) -> dict[str, Any]:
-    from certmond.expose.plan_document import step_entry
-
-    serial = str(outcome.issued.serial) if outcome.issued else None
-    return {**step_entry(outcome.step), "result": outcome.result, "message": outcome.message, "serial": serial}
+    return assessment, around

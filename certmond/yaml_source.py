@@ -82,8 +82,9 @@ class Node:
         return node.value if node and isinstance(node.value, str) else ""
 
     def texts(self, field: str) -> Iterator[tuple[str, Node]]:
-        """The text in a field, or each text of the list there."""
+        """The text in a field, or each text of the list there, or each key of the mapping."""
         node = self.fields.get(field)
+        yield from node.fields.items() if node else ()
         for each in (node.items or [node]) if node else ():
             if isinstance(each.value, str):
                 yield each.value, each

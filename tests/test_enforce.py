@@ -661,8 +661,8 @@ def test_no_key_is_told(tmp_path: Path) -> None:
     assert by_hand("-v", "plan", "-o", "json") == 1
     strace = real_part("strace")
     results = set()
-    for call, calls in (("fsync", range(1, 24, 3)), ("renameat", range(1, 6, 3)), ("write", range(2, 12, 3))):
-        for n in calls:  # of the writes, the 2nd and the 11th are of what is said
+    for call, calls in (("fsync", range(1, 24, 3)), ("renameat", range(1, 6, 3)), ("write", range(1, 13))):
+        for n in calls:  # of the writes, some are of what is said; which, differs from host to host
             inject = (strace, "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:error=EIO:when={n}")
             results.add(by_hand("-v", "renew", "admin.conf", command=inject))
     assert results == {0, 2, 3}

@@ -53,8 +53,26 @@ def certificate_entry(status: CertificateStatus) -> dict[str, Any]:
         "chain_valid": status.chain_valid,
         "key_matches": status.key_matches,
         "stale": status.stale,
-        "consumers": list(status.seen.spec.consumers),
-        "served": [],
+        "consumers": [each.service for each in status.presence.consumers] or list(status.seen.spec.consumers),
+        "used_by": [
+            {
+                "service": each.service,
+                "reloads": each.reloads,
+                "running": each.running,
+                "started_at": _time(each.started_at and each.started_at.replace(microsecond=0)),
+            }
+            for each in status.presence.consumers
+        ],
+        "served": [
+            {
+                "endpoint": str(each.endpoint),
+                "service": each.service,
+                "sha256": each.sha256,
+                "matches": each.matches,
+                "reason": each.reason or None,
+            }
+            for each in status.presence.served
+        ],
         "findings": _findings(status.findings),
     }
 

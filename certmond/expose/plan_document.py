@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from certmond.pki.forecast import Forecast
-from certmond.pki.steps import Derive, Issue, Plan, Step
+from certmond.pki.steps import Derive, Issue, Plan, Restart, Step
 
 SCHEMA = 1
 
@@ -47,6 +47,8 @@ def step_name(step: Step) -> str:
             return "issue"
         case Derive():
             return "derive"
+        case Restart():
+            return "restart"
 
 
 def forecast_document(forecast: Forecast, mode: str) -> dict[str, Any]:

@@ -31,6 +31,7 @@ _FAMILIES = (
     ("certmond_certificate_info", "1, with the certificate's facts as labels"),
     ("certmond_finding", "1 while the finding stands"),
     ("certmond_trust_anchor_not_after_timestamp_seconds", "End of validity of a trust anchor, Unix time"),
+    ("certmond_certificate_served_matches", "1 if what is served at the endpoint is what the file has"),
 )
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
@@ -93,10 +94,14 @@ def _lines(status: CertificateStatus) -> _Lines:
         f'certmond_finding{{{labels},reason="{reason}",severity="{severity}"}} 1\n' for reason, severity in kinds
     )
     if seen.spec.kind is Kind.KEY_PAIR:
-        return "", "", "", "", "", findings, ""
+        return "", "", "", "", "", findings, "", ""
+    served = "".join(
+        f'{_FAMILIES[7][0]}{{{labels},endpoint="{_escaped(str(at.endpoint))}"}} {int(at.matches)}\n'
+        for at in status.presence.served if at.matches is not None
+    )  # fmt: skip
     chain = f"{_FAMILIES[3][0]}{{{labels}}} {int(status.chain_valid)}\n"
     if certificate is None:
-        return "", "", "", chain, "", findings, ""
+        return "", "", "", chain, "", findings, "", ""
     end = int(certificate.not_after.timestamp())
     facts = {
         "subject": certificate.subject, "issuer": certificate.issuer, "serial": str(certificate.serial),
@@ -112,6 +117,7 @@ def _lines(status: CertificateStatus) -> _Lines:
         f"{_FAMILIES[4][0]}{{{labels},{info}}} 1\n",
         findings,
         anchor,
+        served,
     )
 
 

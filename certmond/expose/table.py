@@ -24,11 +24,12 @@ def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("CERTIFICATE", "EXPIRES", "RESIDUAL TIME", "CERTIFICATE AUTHORITY", "CHAIN", "KEY", "STATE"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("SERIAL", "SUBJECT", "PATH") if wide else ():
+    for heading in ("SERVED", "USED BY", "SERIAL", "SUBJECT", "PATH") if wide else ():
         table.add_column(heading, overflow="fold")
     anchors = {entry["sha256"]: entry["name"] for entry in document["trust_anchors"]}
     for entry in document["certificates"]:
-        details = [Text(printable(entry[name] or "")) for name in ("serial", "subject", "path")] if wide else []
+        details = [*_presence(entry), *(Text(printable(entry[name] or "")) for name in ("serial", "subject", "path"))]
+        details = details if wide else []
         table.add_row(*_cells(entry, anchors, now), *details)
     return Group(table, *_explanations(document))
 
@@ -53,6 +54,24 @@ def _cells(entry: dict[str, Any], anchors: dict[str, str], now: datetime) -> Ite
     yield Text("valid") if entry["chain_valid"] else Text("no", style=_STYLES["critical"])
     yield Text("differs", style=_STYLES["critical"]) if entry["key_matches"] is False else _KEYS[entry["key_matches"]]
     yield Text("ok" if state == "ok" else ", ".join(_reasons(entry)), style=_STYLES[state])
+
+
+def _presence(entry: dict[str, Any]) -> Iterator[Text]:
+    """Where it is served, and whether that is what the file has; who uses it, and since when that runs."""
+    words = {True: "is it", False: "DIFFERS", None: "no answer"}
+    served = [f"{at['endpoint']} {words[at['matches']]}" for at in entry["served"]]
+    differs = any(at["matches"] is False for at in entry["served"])
+    yield Text(printable(", ".join(served)) or "-", style=_STYLES["critical"] if differs else "")
+    used = [f"{each['service']}{_since(each)}" for each in entry["used_by"]]
+    yield Text(printable(", ".join(used or entry["consumers"])) or "-")
+
+
+def _since(used: dict[str, Any]) -> str:
+    if used["running"] is False:
+        return " (not running)"
+    how = "reloads" if used["reloads"] else "restart"
+    since = f", since {datetime.fromisoformat(used['started_at']):%b %d %H:%M}" if used["started_at"] else ""
+    return f" ({how}{since})"
 
 
 def _authority(entry: dict[str, Any], anchors: dict[str, str]) -> str:

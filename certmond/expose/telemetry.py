@@ -19,8 +19,8 @@ from prometheus_client import (
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _CAUSES = ("start", "inotify", "overflow", "mount", "resync", "poll", "deadline", "clock", "reload",
-           "retry", "step")  # fmt: skip
-_STEPS = ("issue", "derive")
+           "retry", "step", "look")  # fmt: skip
+_STEPS = ("issue", "derive", "restart")
 _MODES = ("observe", "enforce")
 
 
@@ -50,6 +50,9 @@ class Telemetry:
         )
         self.renewals = Counter(
             "certmond_renewals", "Renewals that were tried", ["certificate", "result"], registry=registry
+        )
+        self.restarts = Counter(
+            "certmond_restarts", "Restarts of services, by how they ended", ["service", "result"], registry=registry
         )
         self._planned = Gauge(
             "certmond_planned_steps", "Steps that enforce mode would carry out now", ["step"], registry=registry

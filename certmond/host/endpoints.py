@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from certmond.errors import MalformedError
 from certmond.host.kubeconfig import as_text
-from certmond.host.manifest import Container, Manifest, containers, kubelet_environment
+from certmond.host.manifest import Components, Container, containers, kubelet_environment
 from certmond.pki.endpoint import Endpoint
 
 _PORTS = {"kube-apiserver": "6443", "kube-controller-manager": "10257", "kube-scheduler": "10259"}
@@ -31,26 +31,29 @@ _KUBELET, _KUBELET_PKI = "/var/lib/kubelet", "/var/lib/kubelet/pki"
 class _Listener(NamedTuple):
     """What the flags say, as text; `path` is None where the file is not this host's."""
 
+    component: str
     address: str
     port: str
     path: str | None
     server_name: str | None = None
 
 
-def endpoints_of(
-    pods: Iterable[Manifest], kubelet_config: Manifest | None, kubelet_flags: Manifest | None
-) -> dict[Endpoint, str]:
-    """Each endpoint, with the path of the file whose certificate is served there. `pods` are the static pods."""
-    listeners = [listener for pod in pods if _on_host_network(pod.fields) for listener in _of_pod(pod.fields)]
-    if kubelet_config and kubelet_config.fields:
-        kubelet = kubelet_environment(kubelet_flags.text if kubelet_flags else "")
-        listeners.append(_of_kubelet(kubelet_config.fields, kubelet))
-    served: dict[Endpoint, str] = {}
-    for address, port, path, server_name in listeners:
+def endpoints_of(components: Components, outside: Iterable[Container] = ()) -> dict[Endpoint, tuple[str, str]]:
+    """Each endpoint, with the component that listens and the path of the file whose certificate is served there.
+
+    `outside` are components that run in no pod, with their flags.
+    """
+    listeners = [each for pod in components.pods if _on_host_network(pod.fields) for each in _of_pod(pod.fields)]
+    listeners += [each for container in outside for each in _of_container(container)]
+    if components.kubelet_config and components.kubelet_config.fields:
+        kubelet = kubelet_environment(components.kubelet_flags.text if components.kubelet_flags else "")
+        listeners.append(_of_kubelet(components.kubelet_config.fields, kubelet))
+    served: dict[Endpoint, tuple[str, str]] = {}
+    for component, address, port, path, server_name in listeners:
         with suppress(MalformedError, ValueError):  # a flag can say anything; with most of it, nothing serves
             endpoint = Endpoint(_EVERYWHERE.get(address, address), int(port), server_name)
             if path:
-                served.setdefault(endpoint, path)
+                served.setdefault(endpoint, (component, path))
     return served
 
 
@@ -62,21 +65,25 @@ def _on_host_network(fields: Mapping[str, Any]) -> bool:
 
 def _of_pod(fields: Mapping[str, Any]) -> Iterator[_Listener]:
     for container in containers(fields):
-        if container.name in _PORTS:
-            yield from _of_component(container)
-        elif container.name == "etcd":
-            yield from _of_etcd(container)
+        yield from _of_container(container)
+
+
+def _of_container(container: Container) -> Iterator[_Listener]:
+    if container.name in _PORTS:
+        yield from _of_component(container)
+    elif container.name == "etcd":
+        yield from _of_etcd(container)
 
 
 def _of_component(container: Container) -> Iterator[_Listener]:
     """The flags of k8s.io/apiserver (pkg/server/options/serving.go), which the three components share."""
     flags = dict(container.flags)
     address, port = flags.get("bind-address", ""), flags.get("secure-port", _PORTS[container.name])
-    yield _Listener(address, port, container.on_host(flags.get("tls-cert-file", "")))
+    yield _Listener(container.name, address, port, container.on_host(flags.get("tls-cert-file", "")))
     for value in container.values("tls-sni-cert-key"):  # certificate,key or certificate,key:name,name
         pair, _, names = value.partition(":")
         path = container.on_host(pair.partition(",")[0])
-        yield from (_Listener(address, port, path, name) for name in names.split(",") if name)
+        yield from (_Listener(container.name, address, port, path, name) for name in names.split(",") if name)
 
 
 def _of_etcd(container: Container) -> Iterator[_Listener]:
@@ -86,7 +93,8 @@ def _of_etcd(container: Container) -> Iterator[_Listener]:
         for url in [url for url in flags.get(urls, "").split(",") if url.startswith("https://")][:1]:
             with suppress(ValueError):
                 place = urlsplit(url)
-                yield _Listener(place.hostname or "", str(place.port), container.on_host(flags.get(certificate, "")))
+                path = container.on_host(flags.get(certificate, ""))
+                yield _Listener("etcd", place.hostname or "", str(place.port), path)
 
 
 def _of_kubelet(fields: Mapping[str, Any], kubelet: Container) -> _Listener:
@@ -98,4 +106,6 @@ def _of_kubelet(fields: Mapping[str, Any], kubelet: Container) -> _Listener:
     rotates = fields.get("serverTLSBootstrap") is True or flags.get("rotate-server-certificates") == "true"
     own = "kubelet-server-current.pem" if rotates else "kubelet.crt"
     path = posixpath.join(_KUBELET, given) if given else posixpath.join(flags.get("cert-dir", _KUBELET_PKI), own)
-    return _Listener(address, flags.get("port") or str(port if type(port) is int else 10250), kubelet.on_host(path))
+    return _Listener(
+        "kubelet", address, flags.get("port") or str(port if type(port) is int else 10250), kubelet.on_host(path)
+    )

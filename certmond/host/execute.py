@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -34,14 +34,14 @@ from certmond.pki.catalog import SELF
 from certmond.pki.certificate import Certificate
 from certmond.pki.encoding import decode
 from certmond.pki.plan import Attempt
-from certmond.pki.steps import Derive, Identity, Issue, Plan, Step
+from certmond.pki.steps import Derive, Identity, Issue, Plan, Write
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of a step: "done", "failed" or "waiting". `issued` is the certificate that is in place now."""
 
-    step: Step
+    step: Write
     result: str
     message: str
     issued: Certificate | None = None
@@ -89,21 +89,30 @@ class Executor:
         with self._transactions.lock(patience) as writer:
             return self._recover(writer)
 
+    @contextmanager
+    def writing(self, patience: float = 0) -> Iterator[Writer]:
+        """Keep others from writing, after what a killed process left is finished. Raises BusyError, WriteError."""
+        with self._transactions.lock(patience) as writer:
+            self._recover(writer)
+            yield writer
+
     def execute(
         self,
         plan: Plan,
         patience: float = 0,
-        tell: Callable[[Step], None] = lambda _: None,
+        tell: Callable[[Write], None] = lambda _: None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> tuple[Outcome, ...]:
-        """Carry out the steps in their order; `tell` is given each before it begins, and none begins when `stopping`.
+        """Carry out the steps in their order, but for restarts: those follow a new look at the node.
+
+        `tell` is given each before it begins, and none begins when `stopping`.
 
         Raises BusyError while somebody else is writing, WriteError where the state directory cannot be used.
         """
         with self._transactions.lock(patience) as writer:
             self._recover(writer)
             outcomes = list[Outcome]()
-            for step in plan.steps:
+            for step in plan.writes:
                 if stopping():
                     break
                 tell(step)
@@ -173,7 +182,7 @@ class Executor:
             return frozenset()
         return frozenset(certificate.sha256 for certificate in found)
 
-    def _carry_out(self, step: Step, writer: Writer) -> Outcome:
+    def _carry_out(self, step: Write, writer: Writer) -> Outcome:
         fields = _fields(step)
         try:
             self._audit.note(Event.STEP_BEGUN, self._clock(), f"{step.path}: {step.detail}", fields=fields)
@@ -256,14 +265,18 @@ class Executor:
         return load_key(self._files.read(path) or b"", path)
 
     def _keep_old(self, step: Issue) -> None:
-        files = {path: self._transactions.real(path) for path in archived(step) if self._files.read(path) is not None}
+        files = {
+            path: self._transactions.real(path)
+            for path in archived(step.status.seen)
+            if self._files.read(path) is not None
+        }
         description = {"serial": f"{step.old.serial:x}", "cause": step.cause.value, "detail": step.detail}
-        self._keep(archive_name(step), files, description)
+        self._keep(archive_name(step.status.seen.spec, step.path), files, description)
 
     def _keep(self, name: str, files: Mapping[str, Path], description: Mapping[str, str]) -> None:
         self._archive.store(name, files, self._clock(), description)
 
-    def _remember_failure(self, step: Step, error: CertmondError) -> None:
+    def _remember_failure(self, step: Write, error: CertmondError) -> None:
         identity = (step.target, step.path)
         before = self._ledger.attempts().get(identity)
         failures = before.failures + 1 if before else 1
@@ -289,7 +302,7 @@ class Executor:
         self._audit.conclude(event, self._clock(), outcome.message, level, {**fields, **new, "result": outcome.result})
 
 
-def _fields(step: Step) -> dict[str, str | None]:
+def _fields(step: Write) -> dict[str, str | None]:
     match step:
         case Issue():
             return {"step": "issue", "target": step.target, "path": step.path, "cause": step.cause.value,

@@ -32,6 +32,15 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True)
+class Components:
+    """What the node says of what runs on it: its static pods, and the kubelet's two files."""
+
+    pods: tuple[Manifest, ...] = ()
+    kubelet_config: Manifest | None = None
+    kubelet_flags: Manifest | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Container:
     """A container of a static pod: its flags, repeated ones too, and its mounts: path inside -> path on the host."""
 

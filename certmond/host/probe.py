@@ -1,11 +1,10 @@
 """What is served at this moment: a TLS handshake with each endpoint, and the certificate that its server presents.
 
-Owns the connection, from its first packet to the leaf's DER, and the thread in which the daemon has it made. A server
-is looked at, not trusted: nothing is verified, every cipher that OpenSSL has by default will do, and nothing is sent
-after the handshake. Opens no key, unless it is given the files of a client certificate. Judges nothing: that nobody
-answers is a value, too.
+Owns the connection, from its first packet to the leaf's DER. A server is looked at, not trusted:
+nothing is verified, every cipher that OpenSSL has by default will do, and nothing is sent after the handshake. Opens no
+key, unless it is given the files of a client certificate. Judges nothing: that nobody answers is a value, too.
 
-*asyncio, and a look is one thread*: every endpoint has the whole second at the same time, however many there are, where
+*asyncio*: every endpoint has the whole second at the same time, however many there are, where
 in a pool the ninth would wait for the first eight. Within it, a handshake reads as the sequence that it is.
 
 *A server that demands a client certificate* presents its own before. In TLS 1.3 the handshake has even ended for the
@@ -21,16 +20,15 @@ import os
 import re
 import socket
 import ssl
-import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import datetime
-from types import MappingProxyType
 from typing import NamedTuple
 
 from certmond.pki.endpoint import Endpoint, Seen, Served, Unserved
 
-_LIMIT = 1.0  # seconds, from the first packet to the certificate: whoever serves is on this node, or near it
+LIMIT = 1.0
+"""Seconds, from the first packet to the certificate: whoever serves is on this node, or near it."""
 _MOST = 1 << 18  # bytes that are taken from a server; OpenSSL takes no chain of more than 100 KiB
 _PIECE = 1 << 14
 _CIPHERS = "DEFAULT"  # OpenSSL's own, with RSA key exchange, where Python's are fewer
@@ -49,72 +47,18 @@ class ClientPair(NamedTuple):
 Pairs = Mapping[Endpoint, ClientPair]
 
 
-def probe(
-    endpoints: Collection[Endpoint], at: datetime, pairs: Pairs | None = None, limit: float = _LIMIT
+async def ask(
+    endpoints: Collection[Endpoint], at: datetime, pairs: Pairs | None = None, limit: float = LIMIT
 ) -> dict[Endpoint, Seen]:
     """What each of the endpoints serves, seen within `limit` seconds for all of them. `at` is the caller's time."""
-    try:
-        with asyncio.Runner() as runner:
-            seen = runner.run(_look_at_all(endpoints, at, pairs or {}, limit))
-    except OSError as error:  # not even a loop could be had, such as for want of descriptors
-        seen = [error] * len(endpoints)
+    deadline = asyncio.get_running_loop().time() + limit
+    looks = (_look(endpoint, at, (pairs or {}).get(endpoint), deadline) for endpoint in endpoints)
+    # What one of them meets is nothing to the others.
+    seen = await asyncio.gather(*looks, return_exceptions=True)
     return {
         endpoint: Unserved(_reason(found, b""), at) if isinstance(found, BaseException) else found
         for endpoint, found in zip(endpoints, seen, strict=True)
     }
-
-
-class Prober:
-    """Looks at endpoints in a thread of its own, so that nobody waits for a server.
-
-    `wake` is called from that thread after each look: it is quick and does not raise.
-    """
-
-    def __init__(self, wake: Callable[[], None], limit: float = _LIMIT) -> None:
-        self._wake = wake
-        self._limit = limit
-        self._changed = threading.Condition()
-        self._asked: tuple[tuple[Endpoint, ...], datetime, Pairs] | None = None
-        self._closed = False
-        self._results: Mapping[Endpoint, Seen] = MappingProxyType({})
-        self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
-        self._thread.start()
-
-    @property
-    def results(self) -> Mapping[Endpoint, Seen]:
-        """What the latest look has seen, all of it and nothing older; the mapping is replaced, never changed."""
-        return self._results
-
-    def look(self, endpoints: Collection[Endpoint], at: datetime, pairs: Pairs | None = None) -> None:
-        """Have these looked at, after a look that is under way; of several that wait, only the last is made."""
-        with self._changed:
-            self._asked = tuple(endpoints), at, dict(pairs or {})
-            self._changed.notify()
-
-    def close(self) -> None:
-        """Look no more. A look that is under way is waited for, which its limit makes short."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._asked)
-                asked, self._asked = self._asked, None
-                if self._closed or asked is None:
-                    return
-            self._results = MappingProxyType(probe(*asked, self._limit))
-            self._wake()
-
-
-async def _look_at_all(
-    endpoints: Collection[Endpoint], at: datetime, pairs: Pairs, limit: float
-) -> list[Seen | BaseException]:
-    deadline = asyncio.get_running_loop().time() + limit
-    looks = (_look(endpoint, at, pairs.get(endpoint), deadline) for endpoint in endpoints)
-    return await asyncio.gather(*looks, return_exceptions=True)  # what one of them meets is nothing to the others
 
 
 async def _look(endpoint: Endpoint, at: datetime, pair: ClientPair | None, deadline: float) -> Seen:

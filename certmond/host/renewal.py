@@ -21,9 +21,10 @@ from certmond.host.keys import PrivateKey, key_pem
 from certmond.host.kubeconfig_text import with_credentials
 from certmond.host.place import digest
 from certmond.host.transaction import Change, NewFile, NewLink
-from certmond.pki.catalog import Kind
+from certmond.pki.catalog import CertificateSpec, Kind
 from certmond.pki.certificate import Certificate, PublicKey, attributes_of, describe_key, names_in, to_pem
 from certmond.pki.encoding import Document, decode
+from certmond.pki.inventory import Observation
 from certmond.pki.path import find_paths
 from certmond.pki.steps import Cause, Issue
 
@@ -180,17 +181,15 @@ def certificates_in(content: bytes, path: str, kind: Kind) -> tuple[Certificate,
     return tuple(certificate for document in documents for certificate in document.certificates)
 
 
-def archived(step: Issue) -> tuple[str, ...]:
+def archived(seen: Observation) -> tuple[str, ...]:
     """The files whose old content is kept before they are replaced."""
-    seen = step.status.seen
     keys = {seen.key_path} if seen.key_path and seen.spec.kind is not Kind.KUBECONFIG else set()
     return tuple(dict.fromkeys((*sorted(keys), seen.path)))
 
 
-def archive_name(step: Issue) -> str:
+def archive_name(spec: CertificateSpec, path: str) -> str:
     """Where the archive keeps them: by the entry's name, and for one of many files also by its path."""
-    name = step.status.seen.spec.name
-    return f"{name[:40]}-{digest(os.fsencode(step.path))[:12]}" if step.status.seen.spec.is_glob else name
+    return f"{spec.name[:40]}-{digest(os.fsencode(path))[:12]}" if spec.is_glob else spec.name
 
 
 def _expected(present: bytes | None) -> str | None:

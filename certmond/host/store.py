@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import grp
 import pwd
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from certmond.host.credentials import Credentials, parse_credentials
 from certmond.host.files import Entry, Files, Parser
-from certmond.host.kubeconfig import Material, User
-from certmond.host.manifest import Manifest, node_facts, parse_manifest
+from certmond.host.kubeconfig import Material, User, as_text
+from certmond.host.manifest import Components, Manifest, node_facts, parse_manifest
 from certmond.host.pattern import expand
 from certmond.pki.catalog import CertificateSpec, Kind
 from certmond.pki.certificate import Certificate, PublicKey
@@ -26,6 +26,7 @@ from certmond.pki.inventory import Embedded, Inventory, Observation, Permissions
 from certmond.pki.reason import Fault, Reason
 
 _KUBERNETES = "/etc/kubernetes"
+_KUBELET_CONFIG, _KUBELET_FLAGS = "/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env"
 
 
 _Built = tuple[tuple[Entry, ...], tuple[Observation, ...]]
@@ -68,6 +69,22 @@ class Store:
         for path in self._also:
             self._files.entry(path)
         return Inventory(tuple(observations), self._facts())
+
+    def components(self) -> Components:
+        """What the node says of its static pods and its kubelet. To be asked after `observe`."""
+        config = self._manifest(_KUBELET_CONFIG)
+        directory = as_text(config.fields.get("staticPodPath")) if config else ""
+        directory = directory.rstrip("/") or f"{_KUBERNETES}/manifests"
+        names = [name for name in self._files.listing(directory) if not name.startswith(".")]  # as the kubelet has it
+        pods = [self._manifest(f"{directory}/{name}") for name in names if not self._entry(f"{directory}/{name}").fault]
+        return Components(tuple(pod for pod in pods if pod), config, self._manifest(_KUBELET_FLAGS))
+
+    def states(self, paths: Iterable[str]) -> Iterator[tuple[str, str, int]]:
+        """SHA-256 and time of the last change (ctime, nanoseconds) of each of `paths` that was read."""
+        for path in paths:
+            entry = self._files.entry(path)
+            if entry.fault is None and entry.digest and entry.key:
+                yield path, entry.digest.hex(), entry.key[4]
 
     @property
     def interest(self) -> Mapping[str, frozenset[str] | None]:
@@ -285,8 +302,8 @@ class Store:
                 etcd=self._manifest(f"{manifests}/etcd.yaml"),
                 kubelet_conf=self._credentials(f"{_KUBERNETES}/kubelet.conf").config,
                 admin_conf=self._credentials(f"{_KUBERNETES}/admin.conf").config,
-                kubelet_config=self._manifest("/var/lib/kubelet/config.yaml"),
-                kubelet_flags=self._manifest("/var/lib/kubelet/kubeadm-flags.env"),
+                kubelet_config=self._manifest(_KUBELET_CONFIG),
+                kubelet_flags=self._manifest(_KUBELET_FLAGS),
                 hostname=hostname.decode("ascii", "replace"),
             )
             | self._given

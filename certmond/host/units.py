@@ -79,11 +79,13 @@ def look(units: Collection[str], bus: str = BUS, limit: float = 2.0) -> dict[str
     return seen
 
 
-def restart(unit: str, *, reload: bool, alive: Callable[[], None], bus: str = BUS, limit: float = 120.0) -> UnitResult:
+def restart(
+    unit: str, *, reload: bool, alive: Callable[[], None], revive: bool = False, bus: str = BUS, limit: float = 120.0
+) -> UnitResult:
     """Restart a unit that runs, or reload it, and wait up to `limit` seconds for the end, calling `alive` each second.
 
-    That the unit was started too often of late is no obstacle. Raises RestartError where systemd cannot be asked or
-    refuses: then nothing was done.
+    `revive` has it started even where it does not run: for who has ended it before. That the unit was started too
+    often of late is no obstacle. Raises RestartError where systemd cannot be asked or refuses: then nothing was done.
     """
     started = time.monotonic()
     asked = queued = False
@@ -92,9 +94,10 @@ def restart(unit: str, *, reload: bool, alive: Callable[[], None], bus: str = BU
             connection.call(BUS_ITSELF, "AddMatch", "s", _REMOVED)
             connection.call(_MANAGER, "Subscribe")
             before = _properties(connection, unit)
-            _ease(connection, unit, before, reload)
+            reload = reload and not (revive and before["ActiveState"] in _DOWN)
+            _ease(connection, unit, before, reload=reload, revive=revive)
             asked = True
-            method = "ReloadUnit" if reload else "TryRestartUnit"
+            method = "ReloadUnit" if reload else "RestartUnit" if revive else "TryRestartUnit"
             (job,) = connection.call(_MANAGER, method, "ss", unit, "replace")
             queued = True
             connection.deadline = started + limit
@@ -154,13 +157,13 @@ def _command(process: int) -> tuple[str, ...]:
     return tuple(map(os.fsdecode, line.removesuffix(b"\0").split(b"\0"))) if line else ()
 
 
-def _ease(connection: Bus, unit: str, before: _Properties, reload: bool) -> None:
+def _ease(connection: Bus, unit: str, before: _Properties, *, reload: bool, revive: bool) -> None:
     """What makes for a better restart, but is not needed for one: a refusal is none of the restart."""
     with suppress(DBusErrorResponse):
         # Until we disconnect the unit is not forgotten when it stops, and its InvocationID not with it.
         (path,) = connection.call(_MANAGER, "GetUnit", "s", unit)
         connection.call(DBusAddress(path, _NAME, f"{_NAME}.Unit"), "Ref")
-    if not reload and before["ActiveState"] not in _DOWN:  # what has failed stays seen as failed
+    if revive or (not reload and before["ActiveState"] not in _DOWN):  # what has failed stays seen as failed
         with suppress(DBusErrorResponse):
             # Past its StartLimitBurst it would be stopped, and refused the start.
             connection.call(_MANAGER, "ResetFailedUnit", "s", unit)

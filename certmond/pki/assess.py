@@ -15,9 +15,11 @@ from functools import cached_property
 from certmond.pki.catalog import SELF, CertificateSpec, Kind
 from certmond.pki.certificate import Certificate
 from certmond.pki.checks import POLICY, Case, critical_point, finding, found_in, renewal_point
+from certmond.pki.holding import NOWHERE, Presence, Surroundings, files_of
 from certmond.pki.inventory import Inventory, Observation, Permissions
 from certmond.pki.path import PathSearch, find_paths
 from certmond.pki.reason import Finding, Reason, Severity
+from certmond.pki.service_checks import TORN, about_services
 
 RENEW_BEFORE = timedelta(days=30)
 _EXTENDED = frozenset({"server auth", "client auth"})
@@ -45,6 +47,7 @@ class CertificateStatus:
     judged_at: datetime
     changes_at: datetime | None
     renewed_at: datetime | None = None
+    presence: Presence = NOWHERE
 
     @property
     def severity(self) -> Severity | None:
@@ -98,12 +101,15 @@ def assess(
     now: datetime,
     previous: Assessment | None = None,
     renew_before: timedelta = RENEW_BEFORE,
+    *,
     renewed: Mapping[str, datetime] | None = None,
+    around: Surroundings | None = None,
 ) -> Assessment:
     """Judge everything in `inventory` at `now` (aware, UTC).
 
     `previous` saves work and remembers the last good certificate of a file that went bad; it changes no other verdict.
-    `renewed` says when certmond itself has put a certificate in place, by its SHA-256.
+    `renewed` says when certmond itself has put a certificate in place, by its SHA-256. `around` is what runs and is
+    served; None where nobody looked.
     """
     anchors = _anchors(inventory.observations)
     same_terms = previous is not None and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
@@ -118,6 +124,7 @@ def assess(
             same_terms=same_terms,
             renew_before=renew_before,
             renewed=renewed or {},
+            around=around,
         )
         for seen in inventory.observations
     )
@@ -143,16 +150,19 @@ def _judge(
     same_terms: bool,
     renew_before: timedelta,
     renewed: Mapping[str, datetime],
+    around: Surroundings | None,
 ) -> CertificateStatus:
     own = _anchors_of(seen, anchors)
     told = not own and any(name in anchors for name in seen.spec.ca)  # those entries say why they have no certificate
     embeddable = anchors.get(seen.spec.embedded_ca, ()) if seen.spec.embedded_ca else ()
     renewed_at = renewed.get(seen.certificates[0].sha256) if seen.certificates else None
-    same_terms = same_terms and before is not None and (before.anchors_told, before.renewed_at) == (told, renewed_at)
+    presence = around.presence(seen, renewed_at) if around else NOWHERE
+    news = told, renewed_at, presence
+    same_terms = same_terms and before is not None and _news_of(before) == news
     if before and same_terms and _still_holds(before, seen, own, embeddable, now):
         return before
     if not seen.certificates:
-        return _absent(seen, before, own, embeddable, now, anchors_told=told)
+        return _absent(seen, before, own, embeddable, now, anchors_told=told, presence=presence)
     certificate = seen.certificates[0]
     usages = _EXTENDED.intersection(seen.spec.usages)
     if before and before.seen.certificates == seen.certificates and before.anchors == own and before.usages == usages:
@@ -163,6 +173,8 @@ def _judge(
     case = Case(seen, certificate, search, own, told, embeddable, facts, renew_at, now, renewed_at)
     path = search.valid_at(now)
     shown = path or search.best
+    whole_at = _torn_until(seen, around, now)
+    said = (*_of_files(seen), *(item for check in POLICY for item in check(case)), *about_services(presence, now))
     return CertificateStatus(
         seen=seen,
         certificate=certificate,
@@ -171,16 +183,30 @@ def _judge(
         trust_anchor=shown.anchor if shown and (seen.spec.ca or seen.spec.authority) else None,
         chain_valid=path is not None,
         key_matches=None if seen.key is None else seen.key.sha256 == certificate.key.sha256,
-        findings=_capped(seen, (*_of_files(seen), *(item for check in POLICY for item in check(case)))),
+        findings=_capped(seen, tuple(item for item in said if not (whole_at and item.reason is Reason.KEY_MISMATCH))),
         search=search,
         usages=usages,
         anchors=own,
         anchors_told=told,
         embeddable=embeddable,
         judged_at=now,
-        changes_at=_next_change(case),
+        changes_at=min(filter(None, (_next_change(case), whole_at)), default=None),
         renewed_at=renewed_at,
+        presence=presence,
     )
+
+
+def _news_of(before: CertificateStatus) -> tuple[bool, datetime | None, Presence]:
+    return before.anchors_told, before.renewed_at, before.presence
+
+
+def _torn_until(seen: Observation, around: Surroundings | None, now: datetime) -> datetime | None:
+    """Until when a key that does not match is not told: somebody may be between the one file and the other."""
+    if around is None or seen.key is None or seen.key.sha256 == seen.certificates[0].key.sha256:
+        return None
+    changed = (around.contents[path].since for path in files_of(seen) if path in around.contents)
+    until = max((at + TORN for at in changed if at <= now), default=None)
+    return until if until and now < until else None
 
 
 def _still_holds(
@@ -223,6 +249,7 @@ def _absent(
     now: datetime,
     *,
     anchors_told: bool,
+    presence: Presence,
 ) -> CertificateStatus:
     """There is no certificate to judge: the faults speak, and the last good one is kept for its dates."""
     last = before.certificate if before else None
@@ -234,7 +261,7 @@ def _absent(
         trust_anchor=None,
         chain_valid=False,
         key_matches=None,
-        findings=_capped(seen, (*_of_files(seen), *_of_key_pair(seen))),
+        findings=_capped(seen, (*_of_files(seen), *_of_key_pair(seen), *about_services(presence, now))),
         search=PathSearch((), ()),
         usages=frozenset(),
         anchors=anchors,
@@ -242,6 +269,7 @@ def _absent(
         embeddable=embeddable,
         judged_at=now,
         changes_at=None,
+        presence=presence,
     )
 
 

@@ -6,7 +6,8 @@ hold within them; `config` reads them from YAML and joins profile and operator. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Literal, TypeVar
 
@@ -16,6 +17,8 @@ from certmond.pki.fields import (
     AbsolutePath,
     AlternativeName,
     Duration,
+    EndpointText,
+    HealthAddress,
     Many,
     Mode,
     Model,
@@ -131,8 +134,33 @@ class ServiceSpec(Model):
     command: Annotated[tuple[str, ...], BeforeValidator(words)] = Field(
         default=(), description="for kind command: a program and its arguments"
     )
+    environment: Mapping[str, str] = Field(default={}, description="for kind command: variables that it is given")
+    time_limit: Duration = Field(
+        default=timedelta(minutes=2), description="for the command, or for the unit's job, to end"
+    )
+    means: Literal["restart", "reload"] = Field(
+        default="restart", description="for kind systemd: how it takes up what is new: a restart, or the unit's reload"
+    )
     reloads: Many[str] = Field(default=(), description="names of certificates that it reads again without a restart")
+    serves: Mapping[str, Many[EndpointText]] = Field(
+        default={}, description="names of certificates, each with the ADDRESS:PORT or NAME@ADDRESS:PORT it is served at"
+    )
+    health: Many[HealthAddress] = Field(
+        default=(), description="what tells that it is well: http://, https:// or tcp://ADDRESS:PORT"
+    )
     after: Many[str] = Field(default=(), description="names of services that are restarted before it")
+
+    @property
+    def changes_instance(self) -> bool:
+        """A new process takes the place of the old one when it takes up what is new."""
+        return self.kind != "command" and self.means == "restart"
+
+    @field_validator("means")
+    @classmethod
+    def _reloads_a_unit(cls, means: str, info: ValidationInfo) -> str:
+        if means == "reload" and info.data.get("kind") != "systemd":
+            raise ValueError("must be restart where the kind is not systemd")
+        return means
 
     @field_validator("unit", "pod", "command")
     @classmethod

@@ -34,6 +34,7 @@ _SEVERITIES = {
     Reason.NOT_ROTATING_PEM: Severity.WARNING,
     Reason.NOT_A_SYMLINK: Severity.WARNING,
     Reason.WEAK_KEY: Severity.WARNING,
+    Reason.RESTART_PENDING: Severity.WARNING,
 }
 """Whatever is not listed is critical: it stops a component, now or at its next start."""
 

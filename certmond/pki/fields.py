@@ -26,8 +26,12 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from certmond.errors import MalformedError
+from certmond.pki.endpoint import Endpoint
+
 _DURATION = re.compile("".join(f"(?:([0-9]{{1,6}}){unit})?" for unit in "ydhms"))
 _UNITS = (timedelta(days=365), timedelta(days=1), timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1))
+_HEALTH = re.compile(r"(?:tcp:|https?:)//(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})(?:/[!-~]*)?")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 FACTS = ("node_name", "advertise_address", "service_ip", "dns_domain", "control_plane_name")
@@ -103,6 +107,20 @@ def _owner(text: str) -> str:
     return text
 
 
+def _endpoint(text: str) -> str:
+    try:
+        return str(Endpoint.parse(text))
+    except MalformedError as error:
+        raise ValueError(f"must be ADDRESS:PORT or NAME@ADDRESS:PORT: {error}") from None
+
+
+def _health_address(text: str) -> str:
+    match = _HEALTH.fullmatch(text)
+    if not match or not 0 < int(match[1]) < 65536:
+        raise ValueError("must be http://ADDRESS:PORT/PATH, https://ADDRESS:PORT/PATH or tcp://ADDRESS:PORT")
+    return text
+
+
 def _octal(mode: int) -> str:
     return f"{mode:04o}"
 
@@ -162,6 +180,8 @@ Subject = Annotated[str, AfterValidator(_subject)]
 Usage = Annotated[str, AfterValidator(_usage), Field(json_schema_extra={"enum": sorted(USAGES)})]
 AlternativeName = Annotated[str, AfterValidator(_alternative_name)]
 Owner = Annotated[str, AfterValidator(_owner)]
+EndpointText = Annotated[str, AfterValidator(_endpoint)]
+HealthAddress = Annotated[str, AfterValidator(_health_address)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 
 

@@ -220,6 +220,8 @@ class _Planner:
 
     def _waiting(self, status: CertificateStatus, old: Certificate, cause: Cause) -> Held | None:
         """Why it is too early, and until when: it was tried a short while ago, or the host says so."""
+        if status.presence.failures:  # a new one would bring the same again, and the service down once more
+            return Held(status.seen.name, status.seen.path, f"{status.presence.failures[0]}: see restart_failed")
         attempt = self._past.get(status.seen.identity)
         if attempt:
             since, until = attempt.at, attempt.retry_at
@@ -254,11 +256,7 @@ class _Planner:
         signer = spec.signer or LOCAL
         terms = Terms(self._now, end, self._assessment.facts, self._policy.validity, self._policy.key)
         template = successor(old, spec, terms)
-        restarts = tuple(
-            service.name
-            for service in self._policy.services
-            if service.name in spec.consumers and (spec.name not in service.reloads or spec.kind is Kind.KUBELET)
-        )
+        restarts = tuple(self._holders_of_the_old(status))
         keep = spec.keep_key and bool(status.key_matches) and is_a(old.key, template.key)
         said = [f"{_SAID[cause]}, signed by {signer}, until {_day(template.not_after)}", *template.changes]
         said += ["keeps its key"] if keep else []
@@ -275,6 +273,16 @@ class _Planner:
             node=self._node,
             trust=status.embeddable,
         )
+
+    def _holders_of_the_old(self, status: CertificateStatus) -> Iterator[str]:
+        """The services that do not read the new one by themselves, as the node shows it, else as the catalogue says."""
+        spec = status.seen.spec
+        known = {each.service: each.reloads for each in status.presence.consumers}
+        for service in self._policy.services:
+            uses = service.name in known if known else service.name in spec.consumers
+            reloads = known.get(service.name, spec.name in service.reloads)
+            if uses and (not reloads or spec.kind is Kind.KUBELET):
+                yield service.name
 
     def _derivations(self) -> Iterator[Derive]:
         """Files made from others: those that are out of date, and those whose source is about to change."""
@@ -305,6 +313,9 @@ _SAID = {
     Cause.ASKED: "asked for",
     Cause.MISSING: "is not there",
     Cause.SOURCE_CHANGED: "its source has changed",
+    Cause.RENEWED: "is renewed",
+    Cause.SERVED_DIFFERS: "another one is served",
+    Cause.RESTART_PENDING: "an older one is in memory",
 }
 
 

@@ -57,6 +57,7 @@ class Reason(StrEnum):
     WEAK_SIGNATURE = "weak_signature"
     SERVED_DIFFERS = "served_differs"
     RESTART_PENDING = "restart_pending"
+    RESTART_FAILED = "restart_failed"
     SERVICE_ACCOUNT_KEY_MISMATCH = "service_account_key_mismatch"
     NONPOSITIVE_SERIAL = "nonpositive_serial"
 

@@ -1,12 +1,15 @@
-"""A service of the node as it was seen at one moment: a value, handed from `host` to whoever judges and plans.
+"""What runs and serves on the node, as it was seen at one moment: values, handed from `host` to whoever judges.
 
 Owns what counts as "the same process as before": the instance, which is another one after each start. Judges nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
+
+from certmond.pki.endpoint import Endpoint, Seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +27,44 @@ class ServiceSeen:
     failed: bool = False
     command: tuple[str, ...] = ()
     problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The SHA-256 of a file's bytes, and since when it has them, by this host's clock (UTC)."""
+
+    sha256: str
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A service uses a file. `reloads`: it reads the file again by itself. `how` is the flag that says so."""
+
+    reloads: bool
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the node's own files and processes say of its services, by the service's name.
+
+    `uses` has, for those whose command line is understood, every file that they are told to use; `serving` the
+    service and the file behind each endpoint; `health` the addresses that tell whether a service is well.
+    """
+
+    uses: Mapping[str, Mapping[str, Use]] = field(default_factory=dict)
+    serving: Mapping[Endpoint, tuple[str, str]] = field(default_factory=dict)
+    health: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """One look at what runs: when it began (this host's clock), the services by name, what is served where, and for
+    each health address that was asked None where it is well, else what is wrong.
+    """
+
+    at: datetime
+    services: Mapping[str, ServiceSeen] = field(default_factory=dict)
+    served: Mapping[Endpoint, Seen] = field(default_factory=dict)
+    health: Mapping[str, str | None] = field(default_factory=dict)

@@ -137,6 +137,31 @@ class HoldSpec(Model):
     unsynchronised_clock: bool = Field(default=True, description="while this host's clock is not synchronised")
 
 
+class RestartSpec(Model):
+    """How a service is restarted that does not take up a new certificate by itself, and what counts as proof."""
+
+    reload_within: Duration = Field(
+        default=timedelta(seconds=90), description="a service that reads files again may serve the former one so long"
+    )
+    ready_within: Duration = Field(default=timedelta(minutes=4), description="a restarted service is well by then")
+    stable: Duration = Field(default=timedelta(seconds=30), description="so long it has to stay well")
+    spacing: Duration = Field(default=timedelta(minutes=10), description="between two restarts of one service")
+
+
+class ClusterSpec(Model):
+    """The turn that control-plane nodes take: a Lease of the Kubernetes API, held around a restart and its proof."""
+
+    kubeconfig: AbsolutePath | None = Field(
+        default=None, description="with whose rights; without it nobody is waited for"
+    )
+    without_api: Literal["hold", "go_on"] = Field(
+        default="hold", description="where the API cannot be asked: wait until it can, or restart all the same"
+    )
+    lease_duration: Duration = Field(
+        default=timedelta(minutes=4), description="after that without a sign of life another node may take over"
+    )
+
+
 class InitSpec(Model):
     """The cluster that `certmond init` makes a node's PKI for: what kubeadm has in its configuration."""
 

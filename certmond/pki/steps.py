@@ -11,8 +11,10 @@ from datetime import datetime
 from enum import StrEnum
 
 from certmond.pki.assess import CertificateStatus
+from certmond.pki.catalog import ServiceSpec
 from certmond.pki.certificate import Certificate
 from certmond.pki.issuance import Template
+from certmond.pki.restart import Target
 
 Identity = tuple[str, str]
 """Name and path of an observation."""
@@ -28,6 +30,9 @@ class Cause(StrEnum):
     ASKED = "asked"
     MISSING = "missing"
     SOURCE_CHANGED = "source_changed"
+    RENEWED = "renewed"
+    SERVED_DIFFERS = "served_differs"
+    RESTART_PENDING = "restart_pending"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,28 @@ class Derive:
     detail: str
 
 
-Step = Issue | Derive
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """A service takes up what is on disk. `instance` is what runs now; `targets` are for whose sake."""
+
+    service: ServiceSpec
+    targets: tuple[Target, ...]
+    cause: Cause
+    detail: str
+    instance: str = ""
+
+    @property
+    def target(self) -> str:
+        return self.service.name
+
+    @property
+    def path(self) -> str:
+        return self.targets[0].path if self.targets else ""
+
+
+Write = Issue | Derive
+"""What changes files."""
+Step = Write | Restart
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +116,8 @@ class Plan:
     steps: tuple[Step, ...] = ()
     held: tuple[Held, ...] = ()
     changes_at: datetime | None = None
+
+    @property
+    def writes(self) -> tuple[Write, ...]:
+        """The steps that change files: they come first, all of them."""
+        return tuple(step for step in self.steps if not isinstance(step, Restart))

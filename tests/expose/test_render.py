@@ -55,6 +55,8 @@ FAMILIES = {
     "certmond_finding": "gauge",
     "certmond_findings": "gauge",
     "certmond_trust_anchor_not_after_timestamp_seconds": "gauge",
+    "certmond_certificate_served_matches": "gauge",
+    "certmond_restarts": "counter",
     "certmond_renewals": "counter",
     "certmond_planned_steps": "gauge",
     "certmond_mode": "gauge",

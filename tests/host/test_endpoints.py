@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certmond.host.endpoints import endpoints_of
-from certmond.host.manifest import Manifest, parse_manifest
+from certmond.host.manifest import Components, Manifest, parse_manifest
 from tests.node import Node
 
 CRT, PEM = "/etc/kubernetes/pki/a.crt", "/var/lib/kubelet/pki/kubelet-server-current.pem"
@@ -33,7 +33,8 @@ def served(*pods: Manifest, kubelet: object = None, flags: str | None = None) ->
     """By the text of the endpoint."""
     config = None if kubelet is None else manifest(kubelet)
     environment = None if flags is None else parse_manifest(flags.encode(), "/flags.env")
-    return {str(endpoint): path for endpoint, path in endpoints_of(pods, config, environment).items()}
+    found = endpoints_of(Components(pods, config, environment))
+    return {str(endpoint): path for endpoint, (_, path) in found.items()}
 
 
 def test_a_real_control_plane_node_serves_in_three_places(node: Node) -> None:
@@ -145,7 +146,7 @@ def test_the_kubelet_serves_what_it_is_given_or_what_it_has_signed_or_what_it_si
 def test_without_its_configuration_nothing_is_known_of_a_kubelet() -> None:
     """It may not even run here."""
     assert served(flags="--port=10250") == {}
-    assert endpoints_of([], parse_manifest(b"{", "/config.yaml"), None) == {}
+    assert endpoints_of(Components((), parse_manifest(b"{", "/config.yaml"))) == {}
 
 
 def test_a_pod_with_a_network_of_its_own_is_passed_over() -> None:
@@ -172,5 +173,5 @@ def test_a_manifest_can_say_anything(document: object, flag: str, value: str) ->
     """Then there are fewer endpoints."""
     some = Manifest("", {}, document) if isinstance(document, dict) else manifest(document)
     words = [f"--tls-cert-file={CRT}", f"--listen-client-urls=https://{value}", f"--{flag}={value}"]
-    found = endpoints_of([some, pod("kube-apiserver", *words), pod("etcd", *words)], some, manifest({}))
-    assert all(path.startswith("/") for path in found.values())
+    found = endpoints_of(Components((some, pod("kube-apiserver", *words), pod("etcd", *words)), some, manifest({})))
+    assert all(path.startswith("/") for _, path in found.values())

@@ -6,6 +6,7 @@ must not, it is `GENEROUS`.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import itertools
@@ -18,7 +19,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certmond.host.probe import ClientPair, Pairs, Prober, leaf_in_clear, probe
+from certmond.host.probe import LIMIT, ClientPair, Pairs, ask, leaf_in_clear
 from certmond.pki.endpoint import Endpoint, Seen, Served, Unserved
 from tests.builders import Issued, Modifiers, make_ca, make_leaf
 from tests.conftest import real_part, unavailable
@@ -38,6 +39,12 @@ ALWAYS: Modifiers = {"not_before": NOW - timedelta(days=2000), "not_after": NOW 
 ANCIENT = "DEFAULT:@SECLEVEL=0"
 
 Answer = Callable[[socket.socket], object]
+
+
+def probe(
+    endpoints: Collection[Endpoint], at: datetime, pairs: Pairs | None = None, limit: float = LIMIT
+) -> dict[Endpoint, Seen]:
+    return asyncio.run(ask(endpoints, at, pairs, limit))
 
 
 class Server:
@@ -431,13 +438,13 @@ def test_etcd_with_mutual_tls_is_seen(
 
 
 ENCRYPTED = """
-import sys
+import asyncio, sys
 from datetime import UTC, datetime
-from certmond.host.probe import ClientPair, probe
+from certmond.host.probe import ClientPair, ask
 from certmond.pki.endpoint import Endpoint
 
 nobody = Endpoint("127.0.0.1", 1)
-probe([nobody], datetime.now(UTC), {nobody: ClientPair(*sys.argv[1:])})
+asyncio.run(ask([nobody], datetime.now(UTC), {nobody: ClientPair(*sys.argv[1:])}))
 print("done")
 """
 
@@ -693,8 +700,7 @@ def test_what_one_look_runs_into_is_nothing_to_the_others(serve: Serve, files: F
 
 DESTITUTE = """
 import gc, os, resource
-from datetime import UTC, datetime
-from certmond.host.probe import probe
+from certmond.host.look import Question, look
 from certmond.pki.endpoint import Endpoint
 
 free = os.dup(0)
@@ -702,7 +708,7 @@ os.close(free)
 for more in range(5):
     gc.collect()  # what asyncio has made of a loop
     resource.setrlimit(resource.RLIMIT_NOFILE, (free + more, 1024))
-    seen = probe([Endpoint("127.0.0.1", PORT)], datetime.now(UTC))
+    seen = look(Question(endpoints=(Endpoint("127.0.0.1", PORT),))).served
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
     print(*(each.reason for each in seen.values()))
 """
@@ -731,145 +737,3 @@ def test_no_descriptor_is_left_behind(serve: Serve, files: Files, ca: Issued) ->
     for _ in range(5):
         probe([good.endpoint, mute.endpoint, rude.endpoint, Endpoint("127.0.0.1", 1)], NOW, limit=SHORT)
     assert len(os.listdir("/proc/self/fd")) <= before + 3  # the servers' own ends, should they still be open
-
-
-# --- the thread that looks --------------------------------------------------------------------------------------------
-
-
-class Daemon:
-    """Whoever has looks made: woken once for each."""
-
-    def __init__(self, limit: float = GENEROUS) -> None:
-        self._woken = threading.Semaphore(0)
-        self.prober = Prober(self._woken.release, limit)
-
-    def woken(self) -> None:
-        assert self._woken.acquire(timeout=GENEROUS)
-
-    def idle(self) -> bool:
-        return not self._woken.acquire(blocking=False)
-
-
-@pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    daemon = Daemon()
-    yield daemon
-    daemon.prober.close()
-
-
-def test_a_look_wakes_whoever_asked_for_it(serve: Serve, files: Files, ca: Issued, daemon: Daemon) -> None:
-    """Then the results are there, and are those of that look alone."""
-    leaf = server_certificate(ca)
-    first, second = (serve(tls(files.context(leaf))).endpoint for _ in range(2))
-    assert daemon.prober.results == {}
-    daemon.prober.look([first], NOW)
-    daemon.woken()
-    assert daemon.prober.results == {first: Served(leaf.der, "TLSv1.3", NOW)}
-    before, later = daemon.prober.results, NOW + timedelta(minutes=1)
-    daemon.prober.look([second], later)
-    daemon.woken()
-    assert daemon.prober.results == {second: Served(leaf.der, "TLSv1.3", later)}
-    assert list(before) == [first]
-    assert daemon.idle()
-
-
-def test_results_do_not_change(daemon: Daemon) -> None:
-    """They are handed to others: before the first look, and after it."""
-    anywhere = Endpoint("127.0.0.1", 1)
-    with pytest.raises(TypeError):
-        daemon.prober.results[anywhere] = Unserved("", NOW)  # type: ignore[index]
-    daemon.prober.look([anywhere], NOW)
-    daemon.woken()
-    with pytest.raises(TypeError):
-        daemon.prober.results[anywhere] = Unserved("", NOW)  # type: ignore[index]
-
-
-class Gate:
-    """A server that keeps its client waiting, and says when it has one."""
-
-    def __init__(self) -> None:
-        self.reached, self.opened = threading.Event(), threading.Event()
-
-    def __call__(self, connection: socket.socket) -> None:
-        connection.recv(1 << 16)
-        self.reached.set()
-        self.opened.wait(GENEROUS)
-
-
-def test_nobody_waits_for_a_server(serve: Serve, files: Files, ca: Issued, daemon: Daemon) -> None:
-    """While one hangs, more can be asked for; of what waits, only the last is looked at."""
-    leaf, gate = server_certificate(ca), Gate()
-    passed_over, wanted = (serve(tls(files.context(leaf))) for _ in range(2))
-    daemon.prober.look([serve(gate).endpoint], NOW)
-    assert gate.reached.wait(GENEROUS)
-    daemon.prober.look([passed_over.endpoint], NOW)
-    daemon.prober.look([wanted.endpoint], NOW)
-    assert daemon.prober.results == {}
-    gate.opened.set()
-    daemon.woken()
-    daemon.woken()
-    assert daemon.prober.results == {wanted.endpoint: Served(leaf.der, "TLSv1.3", NOW)}
-    assert daemon.idle()
-    assert passed_over.asked == 0
-
-
-def test_what_was_asked_for_is_what_is_looked_at(serve: Serve, daemon: Daemon) -> None:
-    """Though the asker's own collections change meanwhile."""
-    gate, closed = Gate(), Endpoint("127.0.0.1", 1)
-    daemon.prober.look([serve(gate).endpoint], NOW)
-    assert gate.reached.wait(GENEROUS)
-    endpoints, mistake = [closed], dict[Endpoint, ClientPair]({closed: ClientPair(1.5, 2.5)})  # type: ignore[arg-type]
-    daemon.prober.look(endpoints, NOW, mistake)
-    endpoints.clear()
-    mistake.clear()
-    gate.opened.set()
-    daemon.woken()
-    daemon.woken()
-    assert reason(daemon.prober.results[closed]).startswith("the look at it failed (TypeError: ")
-
-
-def test_after_a_look_that_saw_nothing_the_next_one_is_made(serve: Serve, files: Files, ca: Issued) -> None:
-    """The thread lives on."""
-    leaf, daemon = server_certificate(ca), Daemon(limit=SHORT)
-    daemon.prober.look([serve(saying(b"")).endpoint], NOW)
-    daemon.woken()
-    assert {reason(seen) for seen in daemon.prober.results.values()} == {"it did not answer in time"}
-    daemon.prober.close()
-    daemon = Daemon()
-    mistake: Pairs = {Endpoint("127.0.0.1", 1): ClientPair(1.5, 2.5)}  # type: ignore[arg-type]
-    daemon.prober.look([*mistake], NOW, mistake)
-    daemon.woken()
-    server = serve(tls(files.context(leaf)))
-    daemon.prober.look([server.endpoint], NOW)
-    daemon.woken()
-    assert daemon.prober.results == {server.endpoint: Served(leaf.der, "TLSv1.3", NOW)}
-    daemon.prober.close()
-
-
-def looking() -> bool:
-    return "probe" in {thread.name for thread in threading.enumerate()}
-
-
-def test_closing_ends_the_thread(serve: Serve) -> None:
-    """Idle or in the middle of a look; what still waits is not looked at, and to close twice is to close."""
-    Daemon().prober.close()
-    assert not looking()
-    gate, daemon, other = Gate(), Daemon(limit=SHORT), serve(until_closed)
-    server = serve(gate)
-    daemon.prober.look([server.endpoint], NOW)
-    assert gate.reached.wait(GENEROUS)
-    daemon.prober.look([other.endpoint], NOW)
-    assert looking()
-    daemon.prober.close()
-    assert not looking()
-    daemon.prober.close()
-    daemon.prober.look([other.endpoint], NOW)
-    gate.opened.set()
-    assert other.asked == 0
-
-
-def test_a_process_ends_though_its_prober_was_not_closed() -> None:
-    """As when the daemon dies of something else."""
-    script = "from certmond.host.probe import Prober; Prober(print)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=GENEROUS, check=True)
-    assert done.stderr == b""

@@ -1,0 +1,55 @@
+"""Since when each file has the content that it has: `<state directory>/changes.json`.
+
+Owns that memory, because the time stamps of a file tell less: a chmod sets the one that cannot be forged, and a file
+that was touched would look newer than the process that holds just this content. It is a memory only: without it, a file
+is as old as its last change of any kind. Holds digests, no content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter
+
+from certmond.errors import WriteError
+from certmond.host.memory import Memory
+from certmond.pki.service import Content
+
+_NAME = "changes.json"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class _Known(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    sha256: str
+    since: AwareDatetime
+
+
+class Changes:
+    """What is remembered of files, by path. Who only looks (not `keeps`), or may not write there, remembers nothing for
+    the next process.
+    """
+
+    def __init__(self, state_dir: Path, *, keeps: bool) -> None:
+        self._keeps = keeps
+        self._memory = Memory(state_dir, _NAME, TypeAdapter(dict[str, _Known]))
+        self._known: dict[str, _Known] | None = None
+
+    def contents(self, files: Iterable[tuple[str, str, int]]) -> dict[str, Content]:
+        """Since when `files` have their content: (path, SHA-256, ctime in nanoseconds) -> by path."""
+        known = self._memory.read() or {} if self._known is None else self._known
+        found = dict[str, _Known]()
+        for path, sha256, ctime in files:
+            changed = _EPOCH + timedelta(microseconds=ctime // 1000)
+            before = known.get(path)
+            same = before and before.sha256 == sha256 and before.since <= changed
+            found[path] = before if before and same else _Known(sha256=sha256, since=changed)
+        if found != known and self._keeps:
+            with suppress(WriteError):
+                self._memory.write(found)
+        self._known = found
+        return {path: Content(each.sha256, each.since) for path, each in found.items()}

@@ -1,0 +1,138 @@
+"""The files that worked: kept when they are seen to be good, and put back when what came after them did not work.
+
+Owns which generation of the archive is a former one: another than what is there, whole, and still valid. CAs and their
+keys are never copied: a Root CA is not taken back by a daemon. What puts files in place is a transaction as any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from certmond.config import Config
+from certmond.errors import CertmondError, MalformedError, WriteError
+from certmond.host.archive import Archive, ArchivedFile
+from certmond.host.credentials import parse_credentials
+from certmond.host.node_files import NodeFiles
+from certmond.host.place import digest
+from certmond.host.renewal import archive_name, archived
+from certmond.host.transaction import NewFile, Transactions, Writer
+from certmond.pki.assess import CertificateStatus
+from certmond.pki.catalog import CertificateSpec, Kind
+from certmond.pki.encoding import Document, decode
+from certmond.pki.inventory import Observation
+from certmond.pki.restart import Target
+
+
+class FormerFiles:
+    """For one configuration and one node."""
+
+    def __init__(self, config: Config, root: str, state_dir: Path, clock: Callable[[], datetime]) -> None:
+        self._specs = {spec.name: spec for spec in config.certificates}
+        self._archive = Archive(state_dir, config.archive)
+        self._files, self._transactions = NodeFiles(root), Transactions(root, state_dir)
+        self._clock = clock
+        self._kept: dict[tuple[str, str], Observation] = {}
+
+    def unkept(self, statuses: Iterable[CertificateStatus]) -> list[CertificateStatus]:
+        """The certificates that services use, are good, and were not looked at by `keep` as they are now."""
+        return [s for s in statuses if _is_good(s) and self._kept.get(s.seen.identity) is not s.seen]
+
+    def keep(self, statuses: Iterable[CertificateStatus]) -> None:
+        """Store what is good and not in the archive yet. Whoever calls holds the lock. Raises WriteError."""
+        for status in statuses:
+            seen = status.seen
+            name = archive_name(seen.spec, seen.path)
+            present = self._present(archived(seen))
+            if not all(content is not None for content in present.values()) or not self._is_new(name, present):
+                self._kept[seen.identity] = seen
+                continue
+            files = {path: self._transactions.real(path) for path in present}
+            description = {
+                "serial": f"{status.certificate.serial:x}" if status.certificate else "",
+                "detail": "seen good",
+            }
+            self._archive.store(name, files, self._clock(), description)
+            self._kept[seen.identity] = seen
+
+    def put_back(self, writer: Writer, targets: Sequence[Target]) -> str:
+        """Put the newest former files of each target back, in the place of what it has; a sentence about it.
+
+        Raises WriteError where there are none, or somebody has changed the files meanwhile; nothing was changed then.
+        """
+        changes, kept, said = list[NewFile](), list[tuple[str, dict[str, Path]]](), list[str]()
+        for target in targets:
+            spec = self._specs.get(target.name)
+            if spec is None:
+                raise WriteError(f"{target.name} is not in the configuration any more")
+            name = archive_name(spec, target.path)
+            files, when = self._former(spec, name, target)
+            present = self._present(file.path for file in files)
+            for path, content in present.items():
+                if path in target.contents and content is not None and digest(content) != target.contents[path]:
+                    if all(present[file.path] == file.content for file in files):
+                        break  # they are back already: a process that did it was killed
+                    raise WriteError(f"{path} was changed by someone else meanwhile")
+            else:
+                changes += [_change(file, present[file.path]) for file in files if present[file.path] != file.content]
+                there = {
+                    path: self._transactions.real(path) for path, content in present.items() if content is not None
+                }
+                kept.append((name, there))
+            said.append(f"{target.path} is put back as it was on {when:%Y-%m-%d %H:%M} UTC")
+
+        def keep() -> None:
+            for name, there in kept:
+                self._archive.store(name, there, self._clock(), {"detail": "did not work, and was taken back"})
+
+        if changes:
+            writer.commit(changes, verify=lambda _: None, before_rename=keep)
+        return "; ".join(said)
+
+    def _former(self, spec: CertificateSpec, name: str, target: Target) -> tuple[tuple[ArchivedFile, ...], datetime]:
+        with suppress(MalformedError):
+            for generation in reversed(self._archive.generations(name)):
+                with suppress(MalformedError):
+                    files = self._archive.load(name, generation.id)
+                    differs = any(target.contents.get(file.path) not in {None, digest(file.content)} for file in files)
+                    if differs and _is_whole(spec, files, self._clock()):
+                        return files, generation.when
+        raise WriteError(f"the archive has no former {target.name} that is still valid")
+
+    def _present(self, paths: Iterable[str]) -> dict[str, bytes | None]:
+        return {path: self._files.read(path) for path in paths}
+
+    def _is_new(self, name: str, present: Mapping[str, bytes | None]) -> bool:
+        """The newest generation is another one."""
+        try:
+            kept = self._archive.generations(name)
+            newest = self._archive.load(name, kept[-1].id) if kept else ()
+        except CertmondError:
+            return True
+        return {file.path: file.content for file in newest} != present
+
+
+def _is_good(status: CertificateStatus) -> bool:
+    seen = status.seen
+    mine = bool(status.presence.consumers) and not seen.spec.authority and seen.spec.kind is not Kind.KEY_PAIR
+    return mine and status.chain_valid and status.key_matches is True and not status.stale
+
+
+def _is_whole(spec: CertificateSpec, files: Sequence[ArchivedFile], now: datetime) -> bool:
+    """There is a certificate in them that is valid now, with its key."""
+    documents = list[Document]()
+    for file in files:
+        if spec.kind is Kind.KUBECONFIG:
+            documents += parse_credentials(file.content, file.path).documents.values()
+        else:
+            documents.append(decode(file.content, file.path))
+    keys = {document.key.sha256 for document in documents if document.key}
+    leaves = [found for document in documents for found in document.certificates if found.key.sha256 in keys]
+    return any(leaf.not_before <= now <= leaf.not_after for leaf in leaves)
+
+
+def _change(file: ArchivedFile, present: bytes | None) -> NewFile:
+    expected = None if present is None else digest(present)
+    return NewFile(file.path, file.content, file.mode, file.owner, expected, at_most=file.mode)

@@ -1,0 +1,83 @@
+"""Whether services are well, as their probes would ask: an HTTP request or a TCP connection to each address.
+
+Owns the request and what its answer means: as for the kubelet (pkg/probe/http), 200 to 399 is well; 401 and 403 are,
+too, for who refuses strangers is up. The server of an https:// address is verified against the CAs that are given with
+it, by its chain and not by its name, for the way led to this node already; without CAs, as for a certificate that a
+component makes itself, it is only listened to. Follows no redirect, and sends nothing but the path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+LIMIT = 3.0
+"""Seconds for all addresses together: a probe of kubeadm has 15, but it asks a component that may be busy."""
+_HEAD = 1 << 12  # bytes of an answer that are read
+
+Anchors = str | None
+"""Certificates in PEM, one after another."""
+
+
+async def ask(addresses: Mapping[str, Anchors], limit: float = LIMIT) -> dict[str, str | None]:
+    """For each address what is wrong, in words; None where it is well. Never raises."""
+    deadline = asyncio.get_running_loop().time() + limit
+    looks = [_ask(address, anchors, deadline) for address, anchors in addresses.items()]
+    return dict(zip(addresses, await asyncio.gather(*looks), strict=True))
+
+
+async def _ask(address: str, anchors: Anchors, deadline: float) -> str | None:
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await _answer(address, anchors)
+    except TimeoutError:
+        return f"{address} does not answer in time"
+    except ssl.SSLCertVerificationError as error:
+        return f"{address} serves a certificate that its CA does not stand for ({error.verify_message})"
+    except ssl.SSLError as error:
+        return f"{address}: the handshake failed ({error.reason})"
+    except (OSError, ValueError) as error:
+        return f"{address} does not answer ({getattr(error, 'strerror', None) or error})"
+
+
+async def _answer(address: str, anchors: Anchors) -> str | None:
+    parts = urlsplit(address)
+    reader, writer = await asyncio.open_connection(
+        parts.hostname, parts.port, ssl=_context(anchors) if parts.scheme == "https" else None
+    )
+    try:
+        if parts.scheme == "tcp":
+            return None
+        place = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+        writer.write(f"GET {place} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n".encode())
+        await writer.drain()
+        line = await reader.readuntil(b"\n")
+        return _meaning(address, line[:_HEAD])
+    except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        return f"{address} gives no answer of HTTP"
+    finally:
+        writer.close()
+        with suppress(OSError, TimeoutError):
+            await writer.wait_closed()
+
+
+def _meaning(address: str, line: bytes) -> str | None:
+    words = line.split()
+    if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
+        return f"{address} gives no answer of HTTP"
+    status = int(words[1])
+    return None if 200 <= status < 400 or status in {401, 403} else f"{address} answers {status}"
+
+
+def _context(anchors: Anchors) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    if anchors:
+        context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)  # a kubeadm CA before v1.27 has the serial 0
+        context.load_verify_locations(cadata=anchors)
+    else:
+        context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,113 @@
+"""One look at what runs on this node and what it serves: units, containers, handshakes, health addresses -> `Live`.
+
+Owns what is asked in a look, that all of it is asked at the same time, and the thread in which the daemon has it done,
+so that no pass waits for a server. Trusts nobody: whoever does not answer is a value. Changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from certmond.errors import RestartError
+from certmond.host import containers, health, probe, units
+from certmond.host.containers import Pod
+from certmond.host.health import Anchors
+from certmond.pki.endpoint import Endpoint, Seen, Unserved
+from certmond.pki.service import Live, ServiceSeen
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What to look at: systemd units and pods by the name of the service, endpoints, and health addresses."""
+
+    units: Mapping[str, str] = field(default_factory=dict)
+    pods: Mapping[str, Pod] = field(default_factory=dict)
+    endpoints: tuple[Endpoint, ...] = ()
+    health: Mapping[str, Anchors] = field(default_factory=dict)
+
+
+def look(question: Question, before: Live | None = None, limit: float = probe.LIMIT) -> Live:
+    """What is to be seen within `limit` seconds. `before` is the look before this one."""
+    at = datetime.now(UTC)
+    by_unit = units.look(set(question.units.values())) if question.units else {}
+    services = {name: by_unit[unit] for name, unit in question.units.items()}
+    services |= _pods(question.pods) if question.pods else {}
+    served, ill = _ask(question, at, limit)
+    return Live(at, {name: _same(seen, name, before) for name, seen in services.items()}, served, ill)
+
+
+def _pods(pods: Mapping[str, Pod]) -> dict[str, ServiceSeen]:
+    try:
+        found = containers.find(set(pods.values()))
+    except RestartError as error:
+        return dict.fromkeys(pods, ServiceSeen(None, problem=str(error)))
+    return {name: containers.seen(found[pod]) for name, pod in pods.items()}
+
+
+def _ask(question: Question, at: datetime, limit: float) -> tuple[dict[Endpoint, Seen], dict[str, str | None]]:
+    async def ask() -> tuple[dict[Endpoint, Seen], dict[str, str | None]]:
+        return await asyncio.gather(probe.ask(question.endpoints, at, {}, limit), health.ask(question.health))
+
+    try:
+        with asyncio.Runner() as runner:
+            return runner.run(ask())
+    except OSError as error:  # not even a loop could be had, such as for want of descriptors
+        why = f"the connection failed ({error.strerror})"
+        return {each: Unserved(why, at) for each in question.endpoints}, dict.fromkeys(question.health, why)
+
+
+def _same(seen: ServiceSeen, name: str, before: Live | None) -> ServiceSeen:
+    """The start of an instance as it was reckoned first: each reckoning from the kernel's clock differs a little."""
+    known = before.services.get(name) if before else None
+    if known and known.instance and known.instance == seen.instance:
+        return replace(seen, started_at=known.started_at)
+    return seen
+
+
+class Lookout:
+    """Looks in a thread of its own. `wake` is called from there after each look: it is quick and does not raise."""
+
+    def __init__(self, wake: Callable[[], None], limit: float = probe.LIMIT) -> None:
+        self._wake = wake
+        self._limit = limit
+        self._changed = threading.Condition()
+        self._asked: Question | None = None
+        self._closed = False
+        self._seen: Live | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def seen(self) -> Live | None:
+        """What the latest look has seen, all of it and nothing older; None before the first has ended."""
+        return self._seen
+
+    def ask(self, question: Question) -> None:
+        """Have a look, after one that is under way; of several that wait, only the last is made."""
+        with self._changed:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="lookout", daemon=True)
+                self._thread.start()
+            self._asked = question
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Look no more. A look that is under way is waited for, which its limit makes short."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._asked)
+                question, self._asked = self._asked, None
+                if self._closed or question is None:
+                    return
+            self._seen = look(question, self._seen, self._limit)
+            self._wake()

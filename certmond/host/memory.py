@@ -1,0 +1,47 @@
+"""A small JSON document of the state directory, read with suspicion and replaced as a whole.
+
+Owns the two ends of such a memory: what cannot be read is as if it were not there, and what is written is on the disk,
+readable by its owner only, or the old one stays. What is in it is the caller's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from pydantic import TypeAdapter
+
+from certmond.host.place import Place, blaming, opened
+from certmond.host.staging import make_directory, new_file, remove
+
+T = TypeVar("T")
+
+
+class Memory(Generic[T]):
+    """The document `name` below `state_dir`, of the shape that `adapter` knows."""
+
+    def __init__(self, state_dir: Path, name: str, adapter: TypeAdapter[T]) -> None:
+        self._state_dir, self._name, self._adapter = state_dir, name, adapter
+
+    def read(self) -> T | None:
+        """What is remembered; None where there is nothing that can be used."""
+        try:
+            with opened(self._state_dir) as directory:
+                return self._adapter.validate_json(Place(directory, self._name).read())
+        except (OSError, ValueError, OverflowError, RecursionError):
+            return None
+
+    def write(self, value: T) -> None:
+        """Remember `value` in the place of what was remembered. Raises WriteError."""
+        draft = f".{self._name}.new"
+        content = json.dumps(self._adapter.dump_python(value, mode="json"), indent=1).encode()
+        with blaming(str(self._state_dir / self._name)):
+            make_directory(self._state_dir)
+            with opened(self._state_dir) as directory:
+                remove(Place(directory, draft))
+                with new_file(Place(directory, draft), content):
+                    pass
+                os.rename(draft, self._name, src_dir_fd=directory, dst_dir_fd=directory)
+                os.fsync(directory)

@@ -1,0 +1,125 @@
+"""What is around the certificates of this node, put together for a pass: files, flags, processes, what is served.
+
+Owns the question that a look asks, and what is known from pass to pass. Below another root than "/" nothing runs that
+could be looked at: there only the files tell. Judges nothing: `pki.holding` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from certmond.config import Config
+from certmond.errors import MalformedError
+from certmond.host.changes import Changes
+from certmond.host.containers import Pod
+from certmond.host.health import Anchors
+from certmond.host.look import Lookout, Question, look
+from certmond.host.manifest import Components
+from certmond.host.store import Store
+from certmond.host.survey import pod_name, runtime_endpoint, survey
+from certmond.pki.certificate import to_pem
+from certmond.pki.endpoint import Endpoint
+from certmond.pki.holding import Surroundings, files_of
+from certmond.pki.inventory import Inventory
+from certmond.pki.restart import Past
+from certmond.pki.service import Live, Survey
+
+
+class Neighbourhood:
+    """For one configuration. Whether services are well is asked for who is `acting`; who only looks has no use for it.
+    `wake` is called when a look that was asked for has ended.
+    """
+
+    def __init__(
+        self, config: Config, root: str, changes: Changes, *, acting: bool, wake: Callable[[], None] = lambda: None
+    ) -> None:
+        self._config, self._changes, self._acting = config, changes, acting
+        self._lookout = Lookout(wake)
+        self._visible = root == "/"
+        self._question = Question()
+        self._asked: Question | None = None
+        self._live: Live | None = None
+        self.pods: Mapping[str, Pod] = {}
+        self.runtime_endpoint: str | None = None
+
+    def around(self, store: Store, inventory: Inventory, past: Mapping[str, Past]) -> Surroundings:
+        """What is known at this moment; the latest look is in it, however old it is."""
+        live = self._live = self._lookout.seen or self._live
+        components = store.components()
+        commands = {name: seen.command for name, seen in live.services.items()} if live else {}
+        found = survey(components, self._config.services, commands)
+        found = self._with_configured(found)
+        told = {path for used in found.uses.values() for path in used} | {path for _, path in found.serving.values()}
+        seen = [each for each in inventory.observations if each.spec.consumers or each.path in told]
+        paths = sorted({path for each in seen for path in files_of(each)})
+        self._prepare(components, found, inventory)
+        return Surroundings(
+            self._config.services, found, live, self._changes.contents(store.states(paths)), past,
+            self._config.restart.reload_within,
+        )  # fmt: skip
+
+    @property
+    def has_news(self) -> bool:
+        """There is something to look at that the latest look was not asked for."""
+        return self._visible and self._question != self._asked
+
+    def ask(self) -> None:
+        """Have a look, without waiting for it."""
+        if self._visible:
+            self._asked = self._question
+            self._lookout.ask(self._question)
+
+    def view(self, store: Store, inventory: Inventory, past: Mapping[str, Past]) -> Surroundings:
+        """What is known after a look that is waited for; and another, where the first has shown what more to ask."""
+        around = self.around(store, inventory, past)
+        self._asked = None
+        while self.has_news:
+            self._asked = self._question
+            self._live = look(self._question, self._live)
+            around = self.around(store, inventory, past)
+        return around
+
+    def close(self) -> None:
+        self._lookout.close()
+
+    def _with_configured(self, found: Survey) -> Survey:
+        """What the configuration says of endpoints goes before what the flags say."""
+        entries = {spec.name: spec.path for spec in self._config.certificates}
+        serving = dict(found.serving)
+        for service in self._config.services:
+            for name, endpoints in service.serves.items():
+                for text in endpoints:
+                    serving[Endpoint.parse(text)] = service.name, entries[name]
+        return Survey(found.uses, serving, found.health)
+
+    def _prepare(self, components: Components, found: Survey, inventory: Inventory) -> None:
+        """What the next look is to ask."""
+        node = inventory.facts.get("node_name", "")
+        pods = {}
+        for service in self._config.services:
+            if service.kind == "static-pod" and (told := pod_name(service, components)):
+                namespace, name, executable = told
+                pods[service.name] = Pod(
+                    container=service.pod or "", name=f"{name}-{node}", executable=executable, namespace=namespace
+                )
+        self.pods, self.runtime_endpoint = pods, runtime_endpoint(components)
+        units = {service.name: service.unit or "" for service in self._config.services if service.kind == "systemd"}
+        health = {
+            address: self._anchors(address, found, inventory) for each in found.health.values() for address in each
+        }
+        self._question = Question(units, pods, tuple(found.serving), health if self._acting else {})
+
+    def _anchors(self, address: str, found: Survey, inventory: Inventory) -> Anchors:
+        """The CAs of the certificate that a file says is served there; None where no file does."""
+        if not address.startswith("https://"):
+            return None
+        place = address.removeprefix("https://").partition("/")[0]
+        try:
+            port = Endpoint.parse(place).port
+        except MalformedError:
+            return None
+        served = {path for endpoint, (_, path) in found.serving.items() if endpoint.port == port}
+        named = {name for seen in inventory.observations if seen.path in served for name in seen.spec.ca}
+        anchors = [seen.certificates[0] for seen in inventory.observations
+                   if seen.spec.authority and seen.spec.name in named and seen.certificates]  # fmt: skip
+        return "".join(to_pem(each).decode() for each in anchors) or None

@@ -1,0 +1,63 @@
+"""The one act of a restart, by the kind of the service: a unit, a static pod's container, a command.
+
+Owns which means belongs to which kind. When it is made, and whether it was of use, is decided by others. Never edits a
+manifest, never sends a signal by a name, and leaves alone what does not run, unless it is what we have ended ourselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from certmond.errors import RestartError, SigningError
+from certmond.host import crictl, static_pod, units
+from certmond.host.containers import Pod
+from certmond.host.program import first_line, run
+from certmond.pki.catalog import ServiceSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Restarter:
+    """Acts on this host. `alive` is called every second at least. `runtime` is where the container runtime listens, as
+    the kubelet was told.
+    """
+
+    alive: Callable[[], None] = lambda: None
+    runtime: str | None = None
+
+    def act(self, service: ServiceSpec, instance: str, pod: Pod | None, *, revive: bool) -> str:
+        """End `instance`, so that another one begins; a sentence of what was done.
+
+        `revive`: it is started even where it does not run any more, for we have ended it. Raises RestartError where
+        nothing was done.
+        """
+        match service.kind:
+            case "systemd":
+                return self._unit(service, revive=revive)
+            case "static-pod":
+                if pod is None:
+                    raise RestartError(
+                        f"no static pod on this node has a container {service.pod}; correct {service.name}"
+                    )
+                client = crictl.client(self.runtime)
+                return static_pod.stop(pod, instance, crictl=client, alive=self.alive)
+            case "command":
+                return self._command(service)
+
+    def _unit(self, service: ServiceSpec, *, revive: bool) -> str:
+        done = units.restart(
+            service.unit or "", reload=service.means == "reload", revive=revive, alive=self.alive,
+            limit=service.time_limit.total_seconds(),
+        )  # fmt: skip
+        return done.message
+
+    def _command(self, service: ServiceSpec) -> str:
+        try:
+            ended = run(service.command, service.environment, service.time_limit, self.alive)
+        except SigningError as error:
+            raise RestartError(str(error)) from error
+        program = service.command[0]
+        if ended.status:
+            said = first_line(ended.said)
+            raise RestartError(f"{program} ended with {ended.status}{f': {said}' if said else ''}; see what it needs")
+        return f"{program} was run"

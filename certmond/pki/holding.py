@@ -1,0 +1,218 @@
+"""Who holds what: which services use a certificate, and which of them still have an older one in memory.
+
+Owns two kinds of evidence. *Served*: a handshake showed another certificate than the file has. *Held*: the process is
+older than the file, and does not read it again by itself; where what it serves was seen to be right, that counts for
+more than its age. What cannot be seen is not claimed. Time comes with the look; nothing is read here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+
+from certmond.errors import MalformedError
+from certmond.pki.catalog import CertificateSpec, Kind, ServiceSpec
+from certmond.pki.certificate import parse_certificate
+from certmond.pki.endpoint import Endpoint, Served
+from certmond.pki.inventory import Observation
+from certmond.pki.reason import Reason
+from certmond.pki.restart import Past
+from certmond.pki.service import Content, Live, ServiceSeen, Survey
+
+RELOAD_WITHIN = timedelta(seconds=90)
+"""So long after a change a service that reads its files again may still serve the former certificate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """A service that uses a certificate. `reloads`: it picks a new one up by itself."""
+
+    service: str
+    reloads: bool
+    running: bool | None = None
+    started_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServedAt:
+    """What was seen at an endpoint. Nobody answered: `sha256` and `matches` are None, and `reason` says why."""
+
+    endpoint: Endpoint
+    service: str
+    sha256: str | None
+    matches: bool | None
+    reason: str = ""
+    der: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """A service that has an older certificate in memory than `path` holds since `since`.
+
+    It is not `due` where it still has time, until `due_at`, to read the file again. `ends_at` is when the certificate
+    ends that it serves, where that was seen.
+    """
+
+    service: str
+    reason: Reason
+    path: str
+    since: datetime
+    due_at: datetime
+    due: bool
+    detail: str
+    ends_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Everything about one certificate that is not in a file: who uses it, where it is served, who has an older one."""
+
+    consumers: tuple[Consumer, ...] = ()
+    served: tuple[ServedAt, ...] = ()
+    stale: tuple[Stale, ...] = ()
+    failures: tuple[str, ...] = ()
+
+
+NOWHERE = Presence()
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What is known of the node besides its certificates, at the time of a pass. `live` is None before a first look."""
+
+    services: Sequence[ServiceSpec] = ()
+    survey: Survey = field(default_factory=Survey)
+    live: Live | None = None
+    contents: Mapping[str, Content] = field(default_factory=dict)
+    past: Mapping[str, Past] = field(default_factory=dict)
+    reload_within: timedelta = RELOAD_WITHIN
+
+    def presence(self, seen: Observation, renewed_at: datetime | None = None) -> Presence:
+        """Who uses this certificate, and how it is served. `renewed_at` says that certmond put it in place itself."""
+        if seen.name != seen.spec.name or not (self._mentioned(seen) or seen.spec.consumers):
+            return NOWHERE
+        consumers = tuple(self._consumers(seen, renewed_at))
+        served = tuple(self._served(seen))
+        stale = tuple(self._stale(seen, consumers, served)) if self.live else ()
+        return Presence(consumers, served, stale, self.failures(seen))
+
+    def failures(self, seen: Observation) -> tuple[str, ...]:
+        """What went wrong with the last restart for this certificate's sake, for as long as its files are the same."""
+        contents = {path: content.sha256 for path, content in self.contents.items()}
+        said = (past.failure(contents) for past in self.past.values() if seen.name in past.targets)
+        return tuple(message for message in said if message)
+
+    @cached_property
+    def _paths(self) -> frozenset[str]:
+        """Every file of which something is told."""
+        used = {path for paths in self.survey.uses.values() for path in paths}
+        return frozenset(used | {path for _, path in self.survey.serving.values()})
+
+    def _mentioned(self, seen: Observation) -> bool:
+        return seen.path in self._paths or seen.key_path in self._paths
+
+    def _consumers(self, seen: Observation, renewed_at: datetime | None) -> Iterator[Consumer]:
+        for service in self.services:
+            reloads = self._reloads(service, seen, renewed_at)
+            if reloads is not None:
+                now = self._seen(service.name)
+                yield Consumer(service.name, reloads, now.running, now.started_at)
+
+    def _reloads(self, service: ServiceSpec, seen: Observation, renewed_at: datetime | None) -> bool | None:
+        """Whether it reads all files of this certificate again by itself; None where it uses none of them."""
+        known = self.survey.uses.get(service.name)
+        spec = seen.spec
+        if known is not None and spec.kind is not Kind.KUBELET:
+            found = [known[path].reloads for path in files_of(seen) if path in known]
+            if found or not _is_served_by(service, spec):
+                return all(found) if found else None
+        if service.name not in spec.consumers:
+            return None
+        if spec.kind is Kind.KUBELET and renewed_at is not None:
+            return False  # the kubelet knows of the certificates that it fetched itself, and of no other
+        return spec.name in service.reloads
+
+    def _served(self, seen: Observation) -> Iterator[ServedAt]:
+        own = seen.certificates[0].sha256 if seen.certificates else None
+        for endpoint, (service, path) in self.survey.serving.items():
+            if path != seen.path or self.live is None or endpoint not in self.live.served:
+                continue
+            found = self.live.served[endpoint]
+            if isinstance(found, Served):
+                matches = None if own is None else found.sha256 == own
+                yield ServedAt(endpoint, service, found.sha256, matches, der=found.der)
+            else:
+                yield ServedAt(endpoint, service, None, None, found.reason)
+
+    def _stale(self, seen: Observation, consumers: Sequence[Consumer], served: Sequence[ServedAt]) -> Iterator[Stale]:
+        changed = max((self.contents[path].since for path in files_of(seen) if path in self.contents), default=None)
+        if changed is None or self.live is None or self.live.at < changed or _is_broken(seen):
+            return
+        reloading = {consumer.service: consumer.reloads for consumer in consumers}
+        for at in served:
+            if at.matches is False:
+                due_at = changed + (self.reload_within if reloading.get(at.service) else timedelta())
+                detail = f"{at.service or 'what listens'} at {at.endpoint} serves another certificate than {seen.path}"
+                yield Stale(
+                    at.service, Reason.SERVED_DIFFERS, seen.path, changed, due_at, self.live.at >= due_at, detail,
+                    _end_of(at.der),
+                )  # fmt: skip
+        for consumer in consumers:
+            yield from self._held(seen, consumer, [at for at in served if at.service == consumer.service])
+
+    def _held(self, seen: Observation, consumer: Consumer, served: Sequence[ServedAt]) -> Iterator[Stale]:
+        now = self._seen(consumer.service)
+        if now.running is False or now.started_at is None:
+            return
+        if served and all(at.matches for at in served):
+            return
+        past = self.past.get(consumer.service)
+        for path in files_of(seen):
+            content = self.contents.get(path)
+            if content is None or now.started_at >= content.since:
+                continue
+            if self._reads_again(consumer, seen, path) or (past and past.has_read(path, content.sha256, now.instance)):
+                continue
+            since = content.since
+            detail = (
+                f"{consumer.service} runs since {now.started_at:%Y-%m-%d %H:%M:%S} UTC, "
+                f"and has not read {path} since that changed at {since:%Y-%m-%d %H:%M:%S} UTC"
+            )
+            yield Stale(consumer.service, Reason.RESTART_PENDING, path, since, since, True, detail)
+            return
+
+    def _reads_again(self, consumer: Consumer, seen: Observation, path: str) -> bool:
+        if path == seen.spec.kubeconfig:
+            return False  # no client reads its kubeconfig twice
+        use = self.survey.uses.get(consumer.service, {}).get(path)
+        return use.reloads if use and seen.spec.kind is not Kind.KUBELET else consumer.reloads
+
+    def _seen(self, service: str) -> ServiceSeen:
+        found = self.live.services.get(service) if self.live else None
+        past = self.past.get(service)
+        # Of what a command restarts nothing can be seen: it is as old as the last time.
+        return found or ServiceSeen(None, started_at=past.ended_at if past else None)
+
+
+def files_of(seen: Observation) -> tuple[str, ...]:
+    """The files that a new certificate of this entry changes, and those that lead its readers to it."""
+    kubeconfig = seen.spec.kubeconfig if seen.spec.kind is Kind.KUBELET else None
+    return tuple(dict.fromkeys(path for path in (seen.path, seen.key_path, kubeconfig) if path))
+
+
+def _is_broken(seen: Observation) -> bool:
+    """There is nothing in it that could be held."""
+    return not seen.certificates and (seen.spec.kind is not Kind.KEY_PAIR or seen.key is None)
+
+
+def _end_of(der: bytes) -> datetime | None:
+    try:
+        return parse_certificate(der).not_after
+    except MalformedError:
+        return None
+
+
+def _is_served_by(service: ServiceSpec, spec: CertificateSpec) -> bool:
+    return spec.name in service.serves

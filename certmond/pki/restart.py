@@ -1,0 +1,264 @@
+"""One restart, from the decision to its proof: the state machine, as values and one pure function.
+
+Owns what counts as proof (another instance, well three times in a row, serving what is on disk, and all that for a
+while), and what follows where it fails: one more try, then the former files, then a person. Every act is decided from
+the record and from what the node shows, so that a process that was killed anywhere goes on where it was. Acts on
+nothing.
+
+These hold at every step:
+  - A record says that an act is about to be made before it is made.
+  - An act is made at most three times in an episode, the third on the former files.
+  - An episode that has ended is not begun again for the same contents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from pydantic import AwareDatetime
+
+from certmond.pki.service import ServiceSeen
+
+LOOKS = 3
+"""So many looks in a row have to show that a service is well."""
+INTERVAL = timedelta(seconds=1)
+"""Between two looks that count."""
+
+
+class Stage(StrEnum):
+    """How far an episode is: the act is about to be made, or it was and is to be proven, or the former files come back
+    first.
+    """
+
+    ACT = "act"
+    PROVE = "prove"
+    PUT_BACK = "put_back"
+
+
+class Result(StrEnum):
+    """How an episode ended."""
+
+    PROVEN = "proven"
+    UNPROVEN = "unproven"  # restarted, and no better than before: it was not well then either
+    TAKEN_BACK = "taken_back"
+    FAILED = "failed"
+    REFUSED = "refused"  # nothing was done to it: it could not be reached, or told apart from others
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A certificate for whose sake a service is restarted: its entry, and what its files hold."""
+
+    name: str
+    path: str
+    contents: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One restart of one service, as it is recorded before and after each act.
+
+    `before` is the instance that the latest act was to end, `instances` are those seen since. `well_before` says which
+    health addresses were well when it began. `attempt` counts the acts; the third is on the former files.
+    """
+
+    service: str
+    targets: tuple[Target, ...]
+    why: str
+    begun_at: AwareDatetime
+    stage: Stage = Stage.ACT
+    attempt: int = 1
+    before: str = ""
+    acted_at: AwareDatetime | None = None
+    instances: tuple[str, ...] = ()
+    well_before: tuple[str, ...] = ()
+    good: int = 0
+    good_since: AwareDatetime | None = None
+    good_at: AwareDatetime | None = None
+    trouble: str = ""
+    put_back: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What is remembered of a service: the episode under way, and how the last one ended.
+
+    `contents` are the digests of the files when it ended, by path. `instance` is what ran then.
+    """
+
+    service: str
+    episode: Episode | None = None
+    ended_at: AwareDatetime | None = None
+    result: Result | None = None
+    message: str = ""
+    targets: tuple[str, ...] = ()
+    instance: str = ""
+    contents: Mapping[str, str] = field(default_factory=dict)
+
+    def has_read(self, path: str, sha256: str, instance: str) -> bool:
+        """The instance that runs has read this content: it was restarted, or told to reload, for its sake."""
+        same = self.instance == instance or not self.instance
+        return self.result not in {None, Result.REFUSED} and same and self.contents.get(path) == sha256
+
+    def failure(self, contents: Mapping[str, str]) -> str | None:
+        """What went wrong last, for as long as the files are as they were then: another certificate is another try."""
+        if self.result not in {Result.TAKEN_BACK, Result.FAILED, Result.UNPROVEN}:
+            return None
+        return self.message if all(contents.get(path) == sha for path, sha in self.contents.items()) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How long what may take: `ready_within` after an act, it has to be well; `stable` long it has to stay so."""
+
+    ready_within: timedelta = timedelta(minutes=4)
+    stable: timedelta = timedelta(seconds=30)
+    spacing: timedelta = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What one look shows of the service of an episode: begun `at`; `ill` has a sentence for each health address that
+    is not well, by address; `unproven` one for each endpoint that does not serve what is on disk.
+    """
+
+    at: datetime
+    service: ServiceSeen
+    ill: Mapping[str, str] = field(default_factory=dict)
+    unproven: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """End the instance `episode.before`, so that another one begins."""
+
+    episode: Episode
+
+
+@dataclass(frozen=True, slots=True)
+class PutBack:
+    """Put the former files back, in the place of those that `episode.targets` have; then it is restarted on them."""
+
+    episode: Episode
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing is to be done but to look again at `until`."""
+
+    episode: Episode
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """It is over."""
+
+    episode: Episode
+    result: Result
+    message: str
+
+
+Move = Act | PutBack | Wait | Ended
+
+
+def follow(episode: Episode, glance: Glance, terms: Terms, *, changes_instance: bool) -> Move:
+    """What is to be done next. `changes_instance`: the act brings another instance, as a restart does and a reload does
+    not.
+    """
+    if episode.stage is Stage.PUT_BACK:
+        return PutBack(episode)
+    if episode.stage is Stage.ACT:
+        return _resume(episode, glance, changes_instance=changes_instance)
+    acted_at = episode.acted_at or episode.begun_at
+    if glance.at <= acted_at:
+        return Wait(episode, acted_at + INTERVAL)
+    episode = _with_instance(episode, glance.service)
+    troubles = list(_troubles(episode, glance, changes_instance=changes_instance))
+    if not troubles:
+        return _good(episode, glance.at, terms)
+    episode = replace(episode, good=0, good_since=None, good_at=None, trouble=troubles[0])
+    if _is_over(episode, glance, acted_at, terms):
+        return _failed(episode, glance)
+    return Wait(episode, glance.at + INTERVAL)
+
+
+def acted(episode: Episode, at: datetime) -> Episode:
+    """The record after its act was made."""
+    return replace(
+        episode, stage=Stage.PROVE, acted_at=at, instances=(), good=0, good_since=None, good_at=None, trouble=""
+    )
+
+
+def _resume(episode: Episode, glance: Glance, *, changes_instance: bool) -> Move:
+    """An act is recorded: it is made, unless whoever recorded it has made it before it was killed."""
+    instance = glance.service.instance
+    if changes_instance and episode.before and instance and instance != episode.before:
+        return Wait(acted(episode, glance.at), glance.at + INTERVAL)
+    return Act(episode)
+
+
+def _with_instance(episode: Episode, seen: ServiceSeen) -> Episode:
+    if not seen.instance or seen.instance in {episode.before, *episode.instances[-1:]}:
+        return episode
+    return replace(episode, instances=(*episode.instances, seen.instance), good=0, good_since=None, good_at=None)
+
+
+def _troubles(episode: Episode, glance: Glance, *, changes_instance: bool) -> Sequence[str]:
+    seen, name = glance.service, episode.service
+    if seen.failed:
+        return [f"{name} does not start: its manager has given up"]
+    if seen.running is False:
+        return [f"{name} does not run"]
+    if changes_instance and seen.running and seen.instance == episode.before:
+        return [f"{name} has not been restarted yet"]
+    ill = [why for address, why in glance.ill.items() if address in episode.well_before or not episode.well_before]
+    return [*ill, *glance.unproven]
+
+
+def _good(episode: Episode, now: datetime, terms: Terms) -> Move:
+    if episode.good_at is not None and now - episode.good_at < INTERVAL:
+        return Wait(episode, episode.good_at + INTERVAL)
+    since = episode.good_since or now
+    episode = replace(episode, good=episode.good + 1, good_since=since, good_at=now, trouble="")
+    if episode.good < LOOKS or now - since < terms.stable:
+        return Wait(episode, now + INTERVAL if episode.good < LOOKS else max(now + INTERVAL, since + terms.stable))
+    name = episode.service
+    if episode.put_back:
+        return Ended(
+            episode, Result.TAKEN_BACK, f"{name} did not come up with the new files and runs on the former ones"
+        )
+    return Ended(episode, Result.PROVEN, f"{name} has taken up {_named(episode)}")
+
+
+def _is_over(episode: Episode, glance: Glance, acted_at: datetime, terms: Terms) -> bool:
+    """It will not get well by being waited for: given up by its manager, dying again and again, or out of time."""
+    return glance.service.failed or len(episode.instances) > LOOKS - 1 or glance.at >= acted_at + terms.ready_within
+
+
+def _failed(episode: Episode, glance: Glance) -> Move:
+    name, trouble = episode.service, episode.trouble
+    if episode.put_back:
+        said = f"{name} did not come up with the new files, nor with the former ones ({trouble})"
+        return Ended(episode, Result.FAILED, said)
+    if set(glance.ill) and not set(glance.ill) & set(episode.well_before) and glance.service.running:
+        return Ended(
+            episode, Result.UNPROVEN, f"{name} was restarted and is not well, as it was not before ({trouble})"
+        )
+    # One more try where that can bring anything: one whose instances die is being tried again already.
+    if episode.attempt == 1 and len(episode.instances) < LOOKS:
+        again = replace(episode, stage=Stage.ACT, attempt=2, before=glance.service.instance)
+        return Act(again)
+    return PutBack(replace(episode, stage=Stage.PUT_BACK, attempt=3, before=glance.service.instance))
+
+
+def put_back(episode: Episode) -> Episode:
+    """The record after the former files came back: the service is to take them up."""
+    return replace(episode, stage=Stage.ACT, put_back=True)
+
+
+def _named(episode: Episode) -> str:
+    return ", ".join(dict.fromkeys(target.name for target in episode.targets))

@@ -1,0 +1,54 @@
+"""The policy for what is not in a file: a certificate that is served, or held in memory, is the one on disk.
+
+Owns these rules and the sentence of each, as `checks` does for the files. What was seen, and what follows from it, is
+`holding`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from certmond.pki.checks import CRITICAL_WINDOW, finding
+from certmond.pki.holding import Presence, Stale
+from certmond.pki.reason import Finding, Reason, Severity
+
+TORN = timedelta(seconds=2)
+"""So long a certificate and a key that do not match may be two halves of one change."""
+
+
+def about_services(presence: Presence, now: datetime) -> Iterator[Finding]:
+    """What is wrong between the files of a certificate and those that use it."""
+    yield from served_differs(presence, now)
+    yield from restart_pending(presence)
+    yield from restart_failed(presence)
+
+
+def served_differs(presence: Presence, now: datetime) -> Iterator[Finding]:
+    """An endpoint serves another certificate than its file has, and has had the time to read it."""
+    for stale in presence.stale:
+        if stale.reason is Reason.SERVED_DIFFERS and stale.due:
+            soon = stale.ends_at is None or now >= stale.ends_at - CRITICAL_WINDOW
+            end = f", which ends on {stale.ends_at:%Y-%m-%d %H:%M} UTC" if stale.ends_at else ""
+            yield finding(
+                Reason.SERVED_DIFFERS,
+                f"{stale.detail}{end}; {_remedy(stale)}",
+                Severity.CRITICAL if soon else Severity.WARNING,
+            )
+
+
+def restart_pending(presence: Presence) -> Iterator[Finding]:
+    """A process is older than a file that it does not read again."""
+    for stale in presence.stale:
+        if stale.reason is Reason.RESTART_PENDING and stale.due:
+            yield finding(Reason.RESTART_PENDING, f"{stale.detail}; {_remedy(stale)}")
+
+
+def restart_failed(presence: Presence) -> Iterator[Finding]:
+    """A service was restarted for its sake and did not come up as it should."""
+    for message in presence.failures:
+        yield finding(Reason.RESTART_FAILED, f"{message}; see its log, put another certificate there, or restart it")
+
+
+def _remedy(stale: Stale) -> str:
+    return f"restart {stale.service}" if stale.service else "see what listens there"

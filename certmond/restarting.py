@@ -1,0 +1,306 @@
+"""Restarts carried out: one step of one episode at a time, noted before and after, so that any process can go on.
+
+Owns the joining of the pure state machine (`pki.restart`) with what acts: the record, the turn among nodes, the act,
+the former files. Waits for nothing: it says until when there is nothing to do. What is restarted, and when, is the
+plan's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from certmond.config import Config
+from certmond.errors import CertmondError, LostError, RestartError, UnreachableError
+from certmond.host.audit import Audit
+from certmond.host.containers import Pod
+from certmond.host.execute import Executor
+from certmond.host.former import FormerFiles
+from certmond.host.history import History
+from certmond.host.journal import Event
+from certmond.host.neighbourhood import Neighbourhood
+from certmond.host.restarter import Restarter
+from certmond.host.transaction import Writer
+from certmond.pki.assess import Assessment
+from certmond.pki.catalog import ServiceSpec
+from certmond.pki.holding import Surroundings
+from certmond.pki.restart import (
+    INTERVAL,
+    Act,
+    Ended,
+    Episode,
+    Glance,
+    Past,
+    PutBack,
+    Result,
+    Terms,
+    Wait,
+    acted,
+    follow,
+    put_back,
+)
+from certmond.pki.service import Live, ServiceSeen
+from certmond.pki.steps import Plan, Restart
+
+_FRESH = timedelta(seconds=5)
+"""Nothing is restarted for what was seen longer ago."""
+_OTHERS = timedelta(seconds=10)
+"""Until another node is asked again whether it has done."""
+
+
+class Turn(Protocol):
+    """Whose turn it is among control-plane nodes to restart something."""
+
+    def take(self) -> str | None:
+        """None where it is ours; else the sentence why not. Raises UnreachableError, RefusedError."""
+        ...
+
+    def keep(self) -> None:
+        """It is still ours. Raises LostError where it is another's, UnreachableError, RefusedError."""
+        ...
+
+    @property
+    def held(self) -> bool:
+        """It is ours by our own clock, at this moment."""
+        ...
+
+    def give_back(self) -> None:
+        """We have done. Never raises."""
+        ...
+
+
+class Alone:
+    """There are no others: it is always our turn."""
+
+    held = True
+
+    def take(self) -> str | None:
+        return None
+
+    def keep(self) -> None:
+        pass
+
+    def give_back(self) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What became of a step: a sentence about a service, and when to look again; `result` where its episode is over."""
+
+    service: str
+    message: str
+    until: datetime | None = None
+    result: Result | None = None
+
+
+class Restarting:
+    """Carries out the restarts of plans, for one configuration and one node."""
+
+    def __init__(
+        self,
+        config: Config,
+        executor: Executor,
+        history: History,
+        former: FormerFiles,
+        audit: Audit,
+        *,
+        turn: Turn,
+        alive: Callable[[], None],
+    ) -> None:
+        self._config, self._executor, self._history = config, executor, history
+        self._former, self._audit = former, audit
+        self._turn, self._alive = turn, alive
+        spec = config.restart
+        self._terms = Terms(spec.ready_within, spec.stable, spec.spacing)
+        self._services = {service.name: service for service in config.services}
+
+    @property
+    def terms(self) -> Terms:
+        return self._terms
+
+    def past(self) -> dict[str, Past]:
+        """What is remembered of each service."""
+        return self._history.all()
+
+    def under_way(self) -> Episode | None:
+        """The restart that is not over yet, whoever has begun it."""
+        return next((past.episode for past in self.past().values() if past.episode), None)
+
+    def step(
+        self, plan: Plan, assessment: Assessment, around: Surroundings, there: Neighbourhood, *, patience: float = 0
+    ) -> Progress | None:
+        """Go on with the restart that is under way, else begin the first of `plan`; None where there is nothing to do.
+
+        Raises BusyError while somebody else is writing, WriteError where the state directory cannot be used.
+        """
+        planned = next((each for each in plan.steps if isinstance(each, Restart)), None)
+        if around.live is None or (planned is None and self.under_way() is None):
+            return None
+        with self._executor.writing(patience) as writer:
+            hand = _Hand(
+                self,
+                writer,
+                assessment,
+                around,
+                around.live,
+                there.pods,
+                Restarter(self._alive, there.runtime_endpoint),
+            )
+            if episode := self.under_way():
+                return hand.go_on(episode)
+            return hand.begin(planned) if planned else None
+
+    def wait_for_others(self) -> str | None:
+        """Why it is not this node's turn; None where it is."""
+        try:
+            return self._turn.take()
+        except UnreachableError as error:
+            if self._config.cluster.without_api == "go_on":
+                return None
+            return f"{error}; it is waited for (`without_api: go_on` would not)"
+        except CertmondError as error:
+            return str(error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Hand:
+    """One step, with everything at hand that it takes."""
+
+    owner: Restarting
+    writer: Writer
+    assessment: Assessment
+    around: Surroundings
+    live: Live
+    pods: Mapping[str, Pod]
+    restarter: Restarter
+
+    def begin(self, step: Restart) -> Progress:
+        name = step.service.name
+        if self._now() - self.live.at > _FRESH:
+            return Progress(name, "is looked at once more", self._now())
+        if why := self.owner.wait_for_others():
+            return Progress(name, f"waits for its turn: {why}", self.live.at + _OTHERS)
+        health = self.around.survey.health.get(name, ())
+        well = tuple(address for address in health if self.live.health.get(address, "not asked") is None)
+        episode = Episode(name, step.targets, step.detail, self._now(), before=step.instance, well_before=well)
+        self._audit(Event.STEP_BEGUN, name, f"{name} is restarted: {step.detail}", cause=step.cause.value)
+        return self._act(episode)
+
+    def go_on(self, episode: Episode) -> Progress:
+        service = self.owner._services.get(episode.service)
+        if service is None:
+            return self._end(Ended(episode, Result.REFUSED, f"{episode.service} is not in the configuration any more"))
+        self._keep_turn(episode.service)
+        move = follow(episode, self._glance(service), self.owner._terms, changes_instance=service.changes_instance)
+        match move:
+            case Wait():
+                self._remember(move.episode)
+                return Progress(service.name, _state(move), move.until)
+            case Act():
+                return self._act(move.episode)
+            case PutBack():
+                return self._put_back(move.episode)
+            case Ended():
+                return self._end(move)
+
+    def _act(self, episode: Episode) -> Progress:
+        service = self.owner._services[episode.service]
+        self._remember(episode)
+        first = episode.attempt == 1
+        if first and not self.owner._turn.held and self.owner._config.cluster.without_api == "hold":
+            return self._end(
+                Ended(episode, Result.REFUSED, f"{service.name}: the turn was lost before anything was done")
+            )
+        try:
+            said = self.restarter.act(service, episode.before, self.pods.get(service.name), revive=not first)
+        except RestartError as error:
+            if first:
+                return self._end(Ended(episode, Result.REFUSED, f"{service.name} was not restarted: {error}"))
+            said = str(error)  # what is to be seen next decides
+        self._remember(acted(episode, self._now()))
+        return Progress(service.name, said, self._now() + INTERVAL)
+
+    def _put_back(self, episode: Episode) -> Progress:
+        self._remember(episode)
+        try:
+            said = self.owner._former.put_back(self.writer, episode.targets)
+        except CertmondError as error:
+            why = (
+                f"{episode.service} did not come up ({episode.trouble}), and the former files are not put back: {error}"
+            )
+            return self._end(Ended(episode, Result.FAILED, why))
+        self._audit(
+            Event.STEP_FAILED,
+            episode.service,
+            f"{episode.service} did not come up ({episode.trouble}): {said}",
+            level="error",
+        )
+        return self._act(put_back(episode))
+
+    def _end(self, ended: Ended) -> Progress:
+        episode, name = ended.episode, ended.episode.service
+        contents = {
+            path: self.around.contents[path].sha256
+            for target in episode.targets for path in target.contents if path in self.around.contents
+        }  # fmt: skip
+        self.owner._history.remember(
+            Past(
+                name, None, self._now(), ended.result, ended.message, tuple(target.name for target in episode.targets),
+                self._seen(name).instance, contents,
+            )
+        )  # fmt: skip
+        good = ended.result is Result.PROVEN
+        self._audit(
+            Event.STEP_DONE if good else Event.STEP_FAILED, name, ended.message, level="info" if good else "error",
+            result=ended.result.value, seconds=f"{(self._now() - episode.begun_at).total_seconds():.1f}",
+        )  # fmt: skip
+        self.owner._turn.give_back()
+        return Progress(name, ended.message, None, ended.result)
+
+    def _glance(self, service: ServiceSpec) -> Glance:
+        addresses = self.around.survey.health.get(service.name, ())
+        ill = {
+            address: why for address in addresses if (why := self.live.health.get(address, f"{address} was not asked"))
+        }
+        unproven = [
+            f"{at.endpoint} serves another certificate than {status.seen.path}" if at.matches is False
+            else f"{at.endpoint} serves none: {at.reason}"
+            for status in self.assessment.certificates for at in status.presence.served
+            if at.service == service.name and not at.matches
+        ]  # fmt: skip
+        return Glance(self.live.at, self._seen(service.name), ill, unproven)
+
+    def _keep_turn(self, name: str) -> None:
+        """An episode that has begun is brought to its end, whatever becomes of the turn: half-way is worse for all."""
+        try:
+            self.owner._turn.keep()
+        except LostError as error:
+            self._audit(Event.STEP_HELD, name, str(error), level="warning")
+        except CertmondError:
+            pass  # the API server may be what is being restarted
+
+    def _remember(self, episode: Episode) -> None:
+        known = self.owner.past().get(episode.service, Past(episode.service))
+        if known.episode != episode:
+            self.owner._history.remember(replace(known, episode=episode))
+
+    def _seen(self, name: str) -> ServiceSeen:
+        return self.live.services.get(name, ServiceSeen(None))
+
+    def _now(self) -> datetime:
+        return datetime.now(UTC)  # the clock of the processes and files that it is compared with
+
+    def _audit(self, event: Event, name: str, message: str, level: str = "info", **fields: str) -> None:
+        self.owner._audit.conclude(event, self._now(), message, level, {"step": "restart", "target": name, **fields})
+
+
+def _state(move: Wait) -> str:
+    episode = move.episode
+    if episode.trouble:
+        return f"is waited for: {episode.trouble}"
+    if episode.good:
+        return f"is well, {episode.good} times in a row"
+    return "is waited for"
