@@ -28,6 +28,7 @@ from certmond.pki.catalog import ServiceSpec
 from certmond.pki.holding import Surroundings
 from certmond.pki.restart import (
     INTERVAL,
+    LOOKS,
     Act,
     Ended,
     Episode,
@@ -302,5 +303,5 @@ def _state(move: Wait) -> str:
     if episode.trouble:
         return f"is waited for: {episode.trouble}"
     if episode.good:
-        return f"is well, {episode.good} times in a row"
+        return f"is well, {min(episode.good, LOOKS)} of {LOOKS}" if episode.good <= LOOKS else "is watched for a while"
     return "is waited for"

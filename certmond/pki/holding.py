@@ -166,8 +166,8 @@ class Surroundings:
         now = self._seen(consumer.service)
         if now.running is False or now.started_at is None:
             return
-        if served and all(at.matches for at in served):
-            return
+        if any(at.matches is not None for at in served):
+            return  # what was seen counts for more than any age
         past = self.past.get(consumer.service)
         for path in files_of(seen):
             content = self.contents.get(path)
