@@ -7,6 +7,7 @@ plan's.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -117,6 +118,9 @@ class Restarting:
         spec = config.restart
         self._terms = Terms(spec.ready_within, spec.stable, spec.spacing)
         self._services = {service.name: service for service in config.services}
+        self._fenced = True
+        self._asked_again_at = 0.0
+        self._lost: str | None = None
 
     @property
     def terms(self) -> Terms:
@@ -156,14 +160,43 @@ class Restarting:
 
     def wait_for_others(self) -> str | None:
         """Why it is not this node's turn; None where it is."""
+        self._fenced = True
         try:
             return self._turn.take()
         except UnreachableError as error:
             if self._config.cluster.without_api == "go_on":
+                self._fenced = False
                 return None
             return f"{error}; it is waited for (`without_api: go_on` would not)"
         except CertmondError as error:
             return str(error)
+
+    def may_begin(self) -> bool:
+        """It is still our turn, by our own clock: asked right before the first act."""
+        return self._turn.held or not self._fenced
+
+    def keep_turn(self) -> str | None:
+        """Stay in turn as long as a restart takes; a sentence where it was lost, once.
+
+        What has begun is brought to its end all the same: half-way is worse for all. And the API server may be what is
+        being restarted.
+        """
+        asked = time.monotonic()
+        if not self._turn.held and asked < self._asked_again_at:
+            return None
+        self._asked_again_at = asked + _OTHERS.total_seconds()
+        lost = None
+        try:
+            if self._turn.held:
+                self._turn.keep()
+            else:
+                lost = self._turn.take()
+        except LostError as error:
+            lost = str(error)
+        except CertmondError:
+            return None
+        news, self._lost = lost != self._lost, lost
+        return lost if news else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +227,8 @@ class _Hand:
         service = self.owner._services.get(episode.service)
         if service is None:
             return self._end(Ended(episode, Result.REFUSED, f"{episode.service} is not in the configuration any more"))
-        self._keep_turn(episode.service)
+        if lost := self.owner.keep_turn():
+            self._audit(Event.STEP_HELD, episode.service, lost, level="warning")
         move = follow(episode, self._glance(service), self.owner._terms, changes_instance=service.changes_instance)
         match move:
             case Wait():
@@ -211,7 +245,7 @@ class _Hand:
         service = self.owner._services[episode.service]
         self._remember(episode)
         first = episode.attempt == 1
-        if first and not self.owner._turn.held and self.owner._config.cluster.without_api == "hold":
+        if first and not self.owner.may_begin():
             return self._end(
                 Ended(episode, Result.REFUSED, f"{service.name}: the turn was lost before anything was done")
             )
@@ -273,15 +307,6 @@ class _Hand:
             if at.service == service.name and not at.matches
         ]  # fmt: skip
         return Glance(self.live.at, self._seen(service.name), ill, unproven)
-
-    def _keep_turn(self, name: str) -> None:
-        """An episode that has begun is brought to its end, whatever becomes of the turn: half-way is worse for all."""
-        try:
-            self.owner._turn.keep()
-        except LostError as error:
-            self._audit(Event.STEP_HELD, name, str(error), level="warning")
-        except CertmondError:
-            pass  # the API server may be what is being restarted
 
     def _remember(self, episode: Episode) -> None:
         known = self.owner.past().get(episode.service, Past(episode.service))

@@ -141,7 +141,7 @@ def enforcer_for(options: Globals, config: Config, at: datetime | None = None, *
     audit = Audit(journal, options.state_dir, caller())
     return Enforcer(
         config, root=options.root, state_dir=options.state_dir, audit=audit, clock=lambda: at or datetime.now(UTC),
-        acting=acting,
+        acting=acting, keeps=acting,
     )  # fmt: skip
 
 
