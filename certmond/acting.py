@@ -113,7 +113,7 @@ class Acting:
         self.look_at = None
         if self._seen is None:
             return False
-        self._enforcer.keep_former(self._seen[0])
+        self._enforcer.keep_former(*self._seen)
         progress = self._enforcer.restart(self.plan, *self._seen)
         if progress is None:
             return False

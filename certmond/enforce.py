@@ -132,8 +132,9 @@ class Enforcer:
         """One step of a restart: see `Restarting.step`."""
         return self.restarting.step(plan, assessment, around, self.neighbourhood, patience=patience)
 
-    def keep_former(self, assessment: Assessment) -> None:
-        """Store the files that services use and that are good, so that they can be put back. Raises BusyError."""
+    def keep_former(self, assessment: Assessment, around: Surroundings) -> None:
+        """Note what is good, and what services use, so that both are known later. Raises BusyError, WriteError."""
+        self.restarting.meet(assessment, around)
         if unkept := self._former.unkept(assessment.certificates):
             with self.executor.writing():
                 self._former.keep(unkept)

@@ -26,7 +26,7 @@ from certmond.host.restarter import Restarter
 from certmond.host.transaction import Writer
 from certmond.pki.assess import Assessment
 from certmond.pki.catalog import ServiceSpec
-from certmond.pki.holding import Surroundings
+from certmond.pki.holding import Surroundings, files_of
 from certmond.pki.restart import (
     INTERVAL,
     LOOKS,
@@ -48,8 +48,6 @@ from certmond.pki.steps import Plan, Restart
 
 _FRESH = timedelta(seconds=5)
 """Nothing is restarted for what was seen longer ago."""
-_OTHERS = timedelta(seconds=10)
-"""Until another node is asked again whether it has done."""
 
 
 class Turn(Protocol):
@@ -121,6 +119,7 @@ class Restarting:
         self._fenced = True
         self._asked_again_at = 0.0
         self._lost: str | None = None
+        self._waiting = ("", "")
 
     @property
     def terms(self) -> Terms:
@@ -158,6 +157,22 @@ class Restarting:
                 return hand.go_on(episode)
             return hand.begin(planned) if planned else None
 
+    def meet(self, assessment: Assessment, around: Surroundings) -> None:
+        """Note what the files hold that services use which only a command restarts, where nothing is known of them.
+
+        Raises BusyError, WriteError.
+        """
+        known = self.past()
+        for service in self._config.services:
+            if service.kind == "command" and service.name not in known and around.live:
+                mine = [s for s in assessment.statuses if service.name in s.seen.spec.consumers]
+                paths = {path for status in mine for path in files_of(status.seen) if path in around.contents}
+                contents = {path: around.contents[path].sha256 for path in sorted(paths)}
+                with self._executor.writing():
+                    self._history.remember(
+                        Past(service.name, None, around.live.at, Result.SEEN, "it was first seen", contents=contents)
+                    )
+
     def wait_for_others(self) -> str | None:
         """Why it is not this node's turn; None where it is."""
         self._fenced = True
@@ -170,6 +185,13 @@ class Restarting:
             return f"{error}; it is waited for (`without_api: go_on` would not)"
         except CertmondError as error:
             return str(error)
+
+    def tell_waiting(self, name: str, why: str) -> None:
+        """Note that it is not our turn, once for each service and reason."""
+        if self._waiting != (name, why):
+            self._waiting = name, why
+            fields = {"step": "restart", "target": name}
+            self._audit.conclude(Event.STEP_HELD, datetime.now(UTC), f"{name} waits for its turn: {why}", fields=fields)
 
     def may_begin(self) -> bool:
         """It is still our turn, by our own clock: asked right before the first act."""
@@ -184,7 +206,7 @@ class Restarting:
         asked = time.monotonic()
         if not self._turn.held and asked < self._asked_again_at:
             return None
-        self._asked_again_at = asked + _OTHERS.total_seconds()
+        self._asked_again_at = asked + self._config.poll.total_seconds()
         lost = None
         try:
             if self._turn.held:
@@ -216,7 +238,8 @@ class _Hand:
         if self._now() - self.live.at > _FRESH:
             return Progress(name, "is looked at once more", self._now())
         if why := self.owner.wait_for_others():
-            return Progress(name, f"waits for its turn: {why}", self.live.at + _OTHERS)
+            self.owner.tell_waiting(name, why)
+            return Progress(name, f"waits for its turn: {why}", self._now() + self.owner._config.poll)
         health = self.around.survey.health.get(name, ())
         well = tuple(address for address in health if self.live.health.get(address, "not asked") is None)
         episode = Episode(name, step.targets, step.detail, self._now(), before=step.instance, well_before=well)
