@@ -19,7 +19,7 @@ from certmond.host.execute import Executor
 from certmond.host.journal import Event, Journal
 from certmond.pki.encoding import decode
 from tests.builders import DAY, YEAR, integer, make_ca, make_leaf, pem_block, tlv
-from tests.test_renewal import ENTRIES, Helper, Host, now
+from tests.test_renewal import DATED, ENTRIES, Helper, Host, now
 
 GLOB = {"path": "/etc/app/*.pem", "ca": "ca", "usages": ["client auth"]}
 
@@ -147,6 +147,17 @@ def test_a_ca_that_no_plain_file_holds_is_no_obstacle(tmp_path: Path, other: dic
     assert outcome.result == "done", outcome.message
     in_place = decode(host.at(ENTRIES["apiserver"]["path"]).read_bytes(), "apiserver.crt")
     assert in_place.certificates == (outcome.issued,)
+
+
+@pytest.mark.parametrize("name", ["apiserver", "kubelet-client"])
+def test_an_anchor_beside_the_certificate_is_no_obstacle(tmp_path: Path, name: str) -> None:
+    """A certificate is renewed whose own file holds the CA as well, as the last of its chain."""
+    host = Host(tmp_path / "host", name)
+    path = host.at(DATED if name == "kubelet-client" else ENTRIES[name]["path"])
+    path.write_bytes(path.read_bytes() + host.ca.pem)
+    [outcome] = host.start()
+    assert outcome.result == "done", outcome.message
+    assert host.unwell() == []
 
 
 def test_nothing_is_renewed_that_could_not_be_remembered(tmp_path: Path) -> None:
