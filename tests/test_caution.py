@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import stat
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, load_pem_private_key
 from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 
 from certmond.host.audit import Audit
@@ -19,7 +21,7 @@ from certmond.host.execute import Executor
 from certmond.host.journal import Event, Journal
 from certmond.pki.encoding import decode
 from tests.builders import DAY, YEAR, integer, make_ca, make_leaf, pem_block, tlv
-from tests.test_renewal import DATED, ENTRIES, Helper, Host, now
+from tests.test_renewal import DATED, ENTRIES, Helper, Host, kubeconfig, now
 
 GLOB = {"path": "/etc/app/*.pem", "ca": "ca", "usages": ["client auth"]}
 
@@ -147,6 +149,43 @@ def test_a_ca_that_no_plain_file_holds_is_no_obstacle(tmp_path: Path, other: dic
     assert outcome.result == "done", outcome.message
     in_place = decode(host.at(ENTRIES["apiserver"]["path"]).read_bytes(), "apiserver.crt")
     assert in_place.certificates == (outcome.issued,)
+
+
+@pytest.mark.parametrize("called", ["/etc/link.key", "/etc/kubernetes/pki/../pki/apiserver.key"])
+def test_a_key_that_another_entry_reaches_by_another_way_is_not_replaced(tmp_path: Path, called: str) -> None:
+    """By a symlink or a detour: the other's certificate would be left without its key."""
+    host = Host(tmp_path / "host", "apiserver")
+    before, entry = host.serials(), ENTRIES["apiserver"]
+    key = load_pem_private_key(host.at(entry["key"]).read_bytes(), None)
+    other = make_leaf(host.ca, "app", not_before=host.now - DAY, not_after=host.now + YEAR, key=key)
+    host.put("/etc/app.crt", other.pem)
+    host.at("/etc/link.key").symlink_to(entry["key"])
+    host.entries["app"] = {"path": "/etc/app.crt", "key": called, "ca": "ca", "usages": ["client auth"]}
+    assert host.start() == []
+    [held] = host.plan().held
+    assert held.because == f"shares its key {entry['key']} with app: set keep_key on both"
+    assert host.serials() == before | {"app": other.facts.serial}
+
+
+def test_a_kubeconfig_that_embeds_a_certificate_and_refers_to_its_key_is_not_broken(tmp_path: Path) -> None:
+    """Its certificate would not follow; one that refers to both files does, and keeps nobody from being renewed."""
+    host = Host(tmp_path / "host", "apiserver")
+    entry = ENTRIES["apiserver"]
+    host.entries["kc"] = {"kind": "kubeconfig", "path": "/etc/u.conf", "ca": "ca"}
+    document = yaml.safe_load(kubeconfig(host.ca, make_leaf(host.ca, "user")))
+    user = document["users"][0]["user"]
+    del user["client-key-data"]
+    user["client-key"] = entry["key"]
+    user["client-certificate-data"] = base64.b64encode(host.at(entry["path"]).read_bytes()).decode()
+    host.put("/etc/u.conf", yaml.safe_dump(document).encode(), 0o600)
+    assert host.start() == []
+    assert [held.because for held in host.plan().held] == [
+        f"shares its key {entry['key']} with kc: set keep_key on both"
+    ]
+    del user["client-certificate-data"]
+    user["client-certificate"] = entry["path"]
+    host.put("/etc/u.conf", yaml.safe_dump(document).encode(), 0o600)
+    assert [outcome.result for outcome in host.start()] == ["done"]
 
 
 @pytest.mark.parametrize("name", ["apiserver", "kubelet-client"])

@@ -429,13 +429,28 @@ def test_a_key_that_another_entry_has_as_well_is_not_replaced(
 
 
 def test_what_refers_to_a_certificate_and_its_key_shares_neither() -> None:
-    """A kubeconfig that names both files has the new pair as soon as they do; one that embeds a certificate has not."""
+    """A kubeconfig that names both files has the new pair as soon as they do; one that embeds a certificate, even the
+    same one, or the key, has not, and its half would be left alone.
+    """
     conf = row("conf", kind="kubeconfig", key=None, path="/conf")
     own = see(row(), leaf(NOW + DAY))
-    refers = replace(see(conf, key_path="/pki/leaf.key", renewable=False), certificates=own.certificates)
+    refers = replace(
+        see(conf, key_path="/pki/leaf.key", renewable=False, certificate_file="/pki/leaf.crt"),
+        certificates=own.certificates,
+    )
     assert steps(World((CA, own, refers)).plan(NOW)) == [("leaf", Cause.DUE)]
-    apart = replace(refers, certificates=(leaf(NOW + YEAR).facts,))
-    assert "shares its key /pki/leaf.key with conf" in held(World((CA, own, apart)).plan(NOW)).because
+    for apart in (replace(refers, certificate_file="/conf"), replace(refers, certificate_file=None)):
+        assert "shares its key /pki/leaf.key with conf" in held(World((CA, own, apart)).plan(NOW)).because
+    apart = replace(refers, key_path="/conf")
+    assert "shares its certificate /pki/leaf.crt with conf" in held(World((CA, own, apart)).plan(NOW)).because
+
+
+def test_a_key_is_the_same_one_whatever_it_is_called() -> None:
+    """By another way to the same file a key is shared as well; two files are two keys, and nobody else is harmed."""
+    own = see(row(), leaf(NOW + DAY), key_file="/real/key")
+    other = see(row("other", key="/etc/link.key"), leaf(NOW + YEAR))
+    assert "with other" in held(World((CA, own, replace(other, key_file="/real/key"))).plan(NOW)).because
+    assert steps(World((CA, own, other)).plan(NOW)) == [("leaf", Cause.DUE)]
 
 
 def test_files_of_one_glob_have_each_a_key_of_their_own() -> None:
