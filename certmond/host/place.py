@@ -38,7 +38,7 @@ _REMEDIES = {
     errno.ENOENT: "create the directory",
     errno.ENOTDIR: "a part of its path is no directory: put that right",
     errno.ELOOP: "its path is a loop of symlinks: put that right",
-    errno.ENOLINK: "write its target's path, or let root own the link",  # as systemd's CHASE_SAFE has it
+    errno.ENOLINK: "give its target's path, or let root own the link",  # as systemd's CHASE_SAFE has it
     errno.EBUSY: "it is a mount point of its own: unmount it, or mount its directory instead",
     errno.EIO: "the disk fails: look at the kernel's messages before trying again",
     errno.EFBIG: "no file of a Kubernetes component is that large: look at it",
@@ -216,9 +216,9 @@ def is_link_mark(seen: str) -> bool:
     return seen.startswith(link_mark(""))
 
 
-def sentence(path: str, error: OSError) -> str:
+def sentence(path: str, error: OSError, done: str = "written") -> str:
     """The file, the fact, the remedy."""
-    return f"{path} could not be written {reason(error)}"
+    return f"{path} could not be {done} {reason(error)}"
 
 
 def reason(error: OSError) -> str:
@@ -228,12 +228,12 @@ def reason(error: OSError) -> str:
 
 
 @contextmanager
-def blaming(path: str) -> Iterator[None]:
-    """An OSError inside becomes the WriteError that names `path`."""
+def blaming(path: str, done: str = "written") -> Iterator[None]:
+    """An OSError inside becomes the WriteError that names `path`, and what could not be done to it."""
     try:
         yield
     except OSError as error:
-        raise WriteError(printable(sentence(path, error))) from error
+        raise WriteError(printable(sentence(path, error, done))) from error
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,27 @@ def test_attributes_are_kept(host: Host) -> None:
     assert {name: os.getxattr(host.at(KEY), name) for name in os.listxattr(host.at(KEY))} == attributes
 
 
+def test_an_acl_opens_nothing_before_its_time(host: Host) -> None:
+    """Where the old key could be read by its ACL, the new one can be read by nobody else at any moment before it is
+    complete, and then by those of the ACL alone whom its entry permits: here by no one.
+    """
+    open_to_all = (*READABLE_BY_1234[:-8], *acl((32, 4, 2**32 - 1))[4:])
+    set_attribute(host.at(KEY), "system.posix_acl_access", bytes(open_to_all))
+    change = replace(host.new(KEY, NEW[KEY]), at_most=0o600)
+    staged: list[str] = []
+
+    def look(stop: str) -> None:
+        found = host.at(PKI).glob(".certmond-*")
+        staged.extend(f"{path} has mode {stat.S_IMODE(path.stat().st_mode):o} at {stop}" for path in found)
+
+    record(lambda: host.commit([change]), look)
+    assert staged
+    assert [each for each in staged if "mode 600" not in each] == []
+    assert stat.S_IMODE(host.at(KEY).stat().st_mode) == 0o600
+    kept = os.getxattr(host.at(KEY), "system.posix_acl_access")
+    assert (2, 4, 1234) in list(struct.iter_unpack("<HHI", kept[4:]))
+
+
 def test_hash_of_the_old_content_is_not_kept(host: Host) -> None:
     """A signature that the kernel keeps of the old content is not carried over to the new."""
     set_attribute(host.at(KEY), "security.ima", b"\x04\x04" + bytes(32))
@@ -305,7 +327,7 @@ def test_symlink_of_another_user(host: Host, link: str) -> None:
     os.chown(host.at(link), 1000, 1000, follow_symlinks=False)
     message = host.error([NewFile(path, b"evil")])
     assert message == (
-        f"{path} could not be written ({link} is a symlink of user 1000): write its target's path, "
+        f"{path} could not be written ({link} is a symlink of user 1000): give its target's path, "
         "or let root own the link"
     )
     with pytest.raises(WriteError, match="a symlink of user 1000"):
