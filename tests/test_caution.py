@@ -13,15 +13,17 @@ from typing import Any
 import pytest
 import yaml
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 
+from certmond.errors import WriteError
 from certmond.host.audit import Audit
 from certmond.host.execute import Executor
 from certmond.host.journal import Event, Journal
 from certmond.pki.encoding import decode
 from tests.builders import DAY, YEAR, integer, make_ca, make_leaf, pem_block, tlv
-from tests.test_renewal import DATED, ENTRIES, Helper, Host, kubeconfig, now
+from tests.conftest import unavailable
+from tests.test_renewal import DATED, ENTRIES, PKI, Helper, Host, kubeconfig, now
 
 GLOB = {"path": "/etc/app/*.pem", "ca": "ca", "usages": ["client auth"]}
 
@@ -71,6 +73,75 @@ def test_a_derived_file_is_no_more_open_than_its_entry_says(tmp_path: Path, pres
         host.put("/etc/copy.conf", present, 0o666)
     assert {outcome.result for outcome in host.start()} == {"done"}
     assert (mode(host, "/etc/bundle.pem"), mode(host, "/etc/copy.conf")) == (0o640, 0o600)
+
+
+@pytest.mark.parametrize("owner", ["root", "root:root"])
+def test_a_derived_file_of_another_owner_is_left_alone(tmp_path: Path, owner: str) -> None:
+    """Where `owner` is given, no key is put into a file that belongs to somebody else, and that is told until it is his
+    whom the entry says.
+    """
+    if os.geteuid() != 0:
+        unavailable("only root can give files away")
+    bundle = {"name": "b", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/b.pem", "owner": owner}
+    host = Host(tmp_path / "host", "apiserver", derived=[bundle])
+    host.put("/etc/b.pem", b"", 0o600)
+    os.chown(host.at("/etc/b.pem"), 65534, 0)
+    assert [outcome.result for outcome in host.start()] == ["done"]
+    [held] = host.plan().held
+    assert held.because == (
+        f"/etc/b.pem does not belong to {owner}, as its entry says; chown it, or move it away, and it is made anew"
+    )
+    assert host.at("/etc/b.pem").read_bytes() == b""
+    os.chown(host.at("/etc/b.pem"), 0, 0)
+    assert [outcome.result for outcome in host.start()] == ["done"]
+    assert host.unwell() == []
+    os.chown(host.at("/etc/b.pem"), 65534, 0)
+    assert "does not belong" in host.plan().held[0].because
+
+
+@pytest.mark.parametrize("link", ["tls.crt", "tls.key"])
+def test_nobody_elses_symlink_says_what_a_derived_file_is_made_from(tmp_path: Path, link: str) -> None:
+    """A symlink that belongs neither to root nor to certmond is not followed to the source of a derived file: its owner
+    would have any key on the node copied to where he can read it.
+    """
+    if os.geteuid() != 0:
+        unavailable("only root can give files away")
+    bundle = {"name": "b", "kind": "pem-bundle", "source": "app", "path": "/srv/app/b.pem", "owner": "nobody"}
+    host = Host(tmp_path / "host", "apiserver", derived=[bundle])
+    host.entries["app"] = {"path": "/srv/app/tls.crt", "key": "/srv/app/tls.key", "ca": "ca", "signer": "none"}
+    host.at("/srv/app").mkdir(parents=True)
+    for name, secret in (("tls.crt", "ca.crt"), ("tls.key", "ca.key")):
+        host.at(f"/srv/app/{name}").symlink_to(f"/etc/kubernetes/pki/{secret}")
+    os.lchown(host.at(f"/srv/app/{link}"), 65534, 65534)
+    host.start()
+    [held] = host.plan().held
+    assert held.because == (
+        f"/srv/app/b.pem is not made: /srv/app/{link} could not be read (/srv/app/{link} is a symlink of user 65534): "
+        "give its target's path, or let root own the link"
+    )
+    assert not host.at("/srv/app/b.pem").exists()
+
+
+def test_a_restored_key_is_no_more_open_than_it_was(tmp_path: Path) -> None:
+    """What is put back from the archive has the mode that it had, whatever is in its place now; where that belongs to
+    somebody else, nothing is put back, and it is said what to do.
+    """
+    if os.geteuid() != 0:
+        unavailable("only root can give files away")
+    host = Host(tmp_path / "host", "apiserver")
+    before = host.at(ENTRIES["apiserver"]["key"]).read_bytes()
+    host.start()
+    key = host.at(ENTRIES["apiserver"]["key"])
+    key.write_bytes(b"")
+    key.chmod(0o666)
+    os.chown(key, 65534, 65534)
+    for dry_run in (True, False):
+        with pytest.raises(WriteError, match=f"kept as 0:0's, and belongs to others now; .*chown 0:0 {PKI}/apiserver"):
+            host.enforcer().executor.restore("apiserver", None, 0, dry_run=dry_run)
+    assert key.read_bytes() == b""
+    os.chown(key, 0, 0)
+    host.enforcer().executor.restore("apiserver", None, 0, dry_run=False)
+    assert (mode(host, ENTRIES["apiserver"]["key"]), key.read_bytes()) == (0o600, before)
 
 
 def test_a_certificate_alone_does_not_become_a_bundle(tmp_path: Path) -> None:
@@ -156,8 +227,7 @@ def test_a_key_that_another_entry_reaches_by_another_way_is_not_replaced(tmp_pat
     """By a symlink or a detour: the other's certificate would be left without its key."""
     host = Host(tmp_path / "host", "apiserver")
     before, entry = host.serials(), ENTRIES["apiserver"]
-    key = load_pem_private_key(host.at(entry["key"]).read_bytes(), None)
-    other = make_leaf(host.ca, "app", not_before=host.now - DAY, not_after=host.now + YEAR, key=key)
+    other = make_leaf(host.ca, "app", not_before=host.now - DAY, not_after=host.now + YEAR, key=host.keys[-1])
     host.put("/etc/app.crt", other.pem)
     host.at("/etc/link.key").symlink_to(entry["key"])
     host.entries["app"] = {"path": "/etc/app.crt", "key": called, "ca": "ca", "usages": ["client auth"]}

@@ -18,7 +18,7 @@ from typing import assert_never
 
 from certmond.config import Config
 from certmond.errors import CertmondError, UnreachableError, WaitingError, WriteError
-from certmond.host.archive import Archive
+from certmond.host.archive import Archive, ArchivedFile
 from certmond.host.audit import Audit
 from certmond.host.derivation import Derivations
 from certmond.host.journal import Event
@@ -34,6 +34,7 @@ from certmond.pki.catalog import SELF
 from certmond.pki.certificate import Certificate
 from certmond.pki.encoding import decode
 from certmond.pki.plan import Attempt
+from certmond.pki.reason import printable
 from certmond.pki.steps import Derive, Identity, Issue, Plan, Step
 
 
@@ -122,9 +123,13 @@ class Executor:
         present = {file.path: self._files.read(file.path) for file in files}
         changed = [file for file in files if present[file.path] != file.content]
         said = [f"{file.path} is put back as it was before {chosen.when:%Y-%m-%d %H:%M} UTC" for file in changed]
+        if others := [file for file in changed if self._files.owner(file.path) not in {None, file.owner}]:
+            raise WriteError(*(_not_its_owner(file) for file in others))
         if dry_run or not changed:
             return said or [f"{name} is as in {chosen.id} already"]
-        changes = [NewFile(f.path, f.content, f.mode, f.owner, _digest(present[f.path])) for f in changed]
+        changes = [
+            NewFile(f.path, f.content, f.mode, f.owner, _digest(present[f.path]), at_most=f.mode) for f in changed
+        ]
         fields = {"step": "restore", "target": name, "generation": chosen.id}
         with self._transactions.lock(patience) as writer:
             self._recover(writer)
@@ -299,6 +304,12 @@ def _fields(step: Step) -> dict[str, str | None]:
             return {"step": "derive", "target": step.target, "path": step.path, "cause": step.cause.value}
         case _:
             assert_never(step)
+
+
+def _not_its_owner(file: ArchivedFile) -> str:
+    uid, gid = file.owner
+    remedy = f"give it back first (chown {uid}:{gid} {file.path}), or move it away"
+    return printable(f"{file.path} was kept as {uid}:{gid}'s, and belongs to others now; {remedy}")
 
 
 def _digest(content: bytes | None) -> str | None:

@@ -74,7 +74,7 @@ class Transactions:
 
     def real(self, path: str) -> Path:
         """The file that a `NewFile` of this path replaces, as this process can open it."""
-        with Directories(self._root) as directories, blaming(path):
+        with Directories(self._root) as directories, blaming(path, "read"):
             return Path(os.path.realpath(self._root) + directories.resolve(path))
 
     @contextmanager

@@ -158,7 +158,7 @@ class _Planner:
         self._authorities = {status.seen.name: status for status in assessment.trust_anchors}
         self._holders: dict[str, list[Observation]] = {}
         for each in (status.seen for status in assessment.statuses if status.seen.key_path):
-            for file in {*each.pair} - {None}:
+            for file in filter(None, {*each.pair}):
                 self._holders.setdefault(file, []).append(each)
         self._steps: list[Step] = []
         self._held: list[Held] = []
