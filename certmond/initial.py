@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from certmond.errors import CertmondError, ConfigError
-from certmond.options import Globals, display, global_options, globals_of, output_option
+from certmond.options import STATE_DIR, Globals, display, global_options, globals_of, output_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,6 +78,8 @@ def init(
     if dry_run:
         display(_document(made, ground), output, plan_table)
         return
+    if made.steps and options.given_state_dir is None:
+        maker.make_directory(str(STATE_DIR.parent))
     _carry_out(maker, made, quiet=output in {"json", "yaml"})
     if output in {"json", "yaml"}:
         display(_document(made, ground), output, plan_table)

@@ -1144,3 +1144,21 @@ def test_the_configuration_of_the_real_tree_is_at_hand() -> None:
     with tarfile.open(DATA / "kubeadm-1.24.tar") as archive:
         assert f"{PKI}/apiserver.crt" in archive.getnames()
     assert "v1.24.0" in CONFIG.read_text()
+
+
+def test_the_state_lies_on_the_node_that_is_written_on(tmp_path: Path) -> None:
+    """Without `--state-dir` it is in `/var/lib/certmond` below `--root`; `init` makes the directories above it, unless
+    nothing is to be done.
+    """
+    host = Host(tmp_path)
+    options = ("--root", host.root, "--kubeadm-config", host.config)
+    assert certmond("init", *options, "--dry-run").code == 0
+    assert list(host.root.iterdir()) == []
+    done = certmond("init", *options)
+    assert (done.code, done.err) == (0, "")
+    state = host.at("/var/lib/certmond")
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+    assert (state / "audit.log").stat().st_size > 0
+    renewed = certmond("renew", "apiserver", "--root", host.root)
+    assert (renewed.code, renewed.err) == (0, "")
+    assert "apiserver" in certmond("archive", "list", "--root", host.root).out

@@ -183,11 +183,11 @@ class Bootstrapper:
 
     def _write(self, writer: Writer, changes: Sequence[Change], verify: Callable[[Mapping[str, bytes]], None]) -> None:
         for directory in dict.fromkeys(posixpath.dirname(change.path) for change in changes):
-            self._make_directory(directory)
+            self.make_directory(directory)
         writer.commit(changes, verify=verify)
 
-    def _make_directory(self, directory: str) -> None:
-        """As kubeadm makes them: everybody may look, only root may write."""
+    def make_directory(self, directory: str) -> None:
+        """One of the node, where it is not there, as kubeadm makes them: everybody may look, only root may write."""
         with Directories(self._root) as directories, blaming(directory):
             where = os.path.realpath(self._root) + directories.resolve(directory)
         missing = []

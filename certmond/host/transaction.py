@@ -23,7 +23,7 @@ from pathlib import Path
 from certmond.errors import BusyError, WriteError
 from certmond.host.place import NO_FILE, Directories, Place, blaming, digest, is_link_mark, link_mark, opened, sentence
 from certmond.host.record import Entry, Record, Records, State, staged_name
-from certmond.host.recovery import Outcome, Recovery, damaged, pending, settle, undo
+from certmond.host.recovery import Outcome, Recovery, damaged, elsewhere, pending, settle, undo
 from certmond.host.staging import make_directory, stage
 from certmond.pki.reason import printable
 
@@ -160,6 +160,8 @@ class Writer:
     def _recover(self, record: Record | str) -> Recovery:
         if isinstance(record, str):
             return damaged(str(self._where / record))
+        if not self._is_ours(record):
+            return elsewhere(record)
         with Directories(self._root) as directories:
             if record.state is State.COMMIT:
                 return settle(record, self._records, directories)
@@ -168,6 +170,9 @@ class Writer:
             except OSError as error:
                 return pending(record, error)
 
+    def _is_ours(self, record: Record) -> bool:
+        return record.root in {None, os.path.realpath(self._root)}
+
     def _plan(self, changes: Sequence[Change], directories: Directories) -> tuple[Record, list[Place]]:
         """Where everything goes. Raises one WriteError with everything that stands in the way."""
         identity = secrets.token_hex(8)
@@ -175,7 +180,8 @@ class Writer:
         with blaming(str(self._where)):
             left = list(self._records.left())
         problems += [damaged(str(self._where / record)).message for record in left if isinstance(record, str)]
-        taken = {entry.real for record in left if isinstance(record, Record) for entry in record.entries}
+        ours = [record for record in left if isinstance(record, Record) and self._is_ours(record)]
+        taken = {entry.real for record in ours for entry in record.entries}
         for number, change in enumerate(changes):
             try:
                 real = directories.resolve(change.path, follow=isinstance(change, NewFile))
@@ -199,7 +205,7 @@ class Writer:
         problems += _shortages([(Place(self._directory, ""), str(self._where), 0), *sizes])
         if problems:
             raise WriteError(*map(printable, problems))
-        return Record(identity, State.INTENT, tuple(entries)), places
+        return Record(identity, State.INTENT, tuple(entries), os.path.realpath(self._root)), places
 
 
 @contextmanager

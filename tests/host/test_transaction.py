@@ -860,6 +860,7 @@ ENTRY = {"path": KEY, "real": KEY, "staged": ".certmond-0123456789abcdef-0", "ol
         json.dumps({"entries": [ENTRY | {"more": "fields"}]}).encode(),
         json.dumps({"entries": [ENTRY]}).encode()[:-20],
         b"[" * 100_000,
+        json.dumps({"root": 5, "entries": [ENTRY]}).encode(),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("state", ["intent", "commit"])
@@ -883,6 +884,29 @@ def test_damaged_record_is_never_passed_over(host: Host) -> None:
         host.commit(host.pair())
     assert {path: host.at(path).read_bytes() for path in NEW} == OLD
     host.commit(host.pair())
+
+
+@pytest.mark.parametrize("decided", [False, True])
+def test_what_was_begun_below_another_root_is_left_to_it(host: Host, tmp_path: Path, decided: bool) -> None:
+    """A process with another root neither ends nor forgets it, says which root that is, and may write its own; whoever
+    has that root ends it.
+    """
+    before = host.snapshot()
+    renames = [n for n, stop in enumerate(record(lambda: host.commit(host.pair()))) if stop == "exit renameat"]
+    host = Host(tmp_path / "killed")
+    before = host.snapshot()
+    kill_at(lambda: host.commit(host.pair()), renames[1 if decided else 0])
+    half_done, kept = host.snapshot(), host.records()
+    other = Host(tmp_path / "other")
+    other.transactions = Transactions(str(other.root), host.state)
+    [found] = other.recover()
+    assert (found.outcome, found.paths) == (Outcome.PENDING, (KEY, CRT))
+    assert f"start certmond with `--root {host.root}`" in found.message
+    other.commit(other.pair())
+    assert (host.snapshot(), host.records()) == (half_done, kept)
+    [found] = host.recover()
+    assert found.outcome is (Outcome.FINISHED if decided else Outcome.UNDONE)
+    assert (host.snapshot() == before, host.records()) == (not decided, [])
 
 
 def test_other_files_among_the_records(host: Host) -> None:
