@@ -136,14 +136,21 @@ def archive() -> None:
 @click.argument("names", nargs=-1, metavar="[NAME…]")
 @click.pass_context
 def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
-    """The generations that are kept, oldest first."""
+    """The generations that are kept, oldest first. Exit: 0 all well, 2 one is damaged."""
+    from certmond.errors import MalformedError
     from certmond.host.archive import Archive
 
-    kept = Archive(globals_of(context).state_dir)
-    for name in names or kept.names():
-        for generation in kept.generations(name):
-            why = generation.description.get("detail", "")
-            click.echo(f"{name}  {generation.id}  {', '.join(generation.paths)}  {why}".rstrip())
+    kept, damaged = Archive(globals_of(context).state_dir), False
+    for name, number in [(each, number) for each in names or kept.names() for number in kept.ids(each)]:
+        try:
+            generation = kept.generation(name, number)
+        except MalformedError as error:
+            click.echo(f"certmond: {error}", err=True)
+            damaged = True
+            continue
+        why = generation.description.get("detail", "")
+        click.echo(f"{name}  {generation.id}  {', '.join(generation.paths)}  {why}".rstrip())
+    sys.exit(FAILED if damaged else 0)
 
 
 @archive.command()

@@ -1067,6 +1067,23 @@ def test_archive_is_listed_and_restored(host: Host) -> None:
     assert readable(host) == []
 
 
+def test_a_damaged_generation_is_told_and_blocks_no_other(tmp_path: Path) -> None:
+    """`archive list` tells it on standard error, goes on, and exits with 2; `archive restore` puts back the one that is
+    asked for.
+    """
+    host = Host(tmp_path / "host", "apiserver")
+    for name in ("first", "second"):
+        assert certmond(host, "renew", "apiserver").returncode == 0, name
+    damaged, good = sorted(os.listdir(host.state / "archive/apiserver"))
+    (host.state / "archive/apiserver" / damaged / "description.json").write_text("{}")
+    listed = certmond(host, "archive", "list")
+    assert listed.returncode == 2
+    assert [line.split()[1] for line in listed.stdout.splitlines()] == [good]
+    assert f"{damaged}/description.json is damaged" in listed.stderr
+    assert certmond(host, "archive", "restore", "apiserver", damaged).returncode == 3
+    assert certmond(host, "archive", "restore", "apiserver", good).returncode == 0
+
+
 @pytest.mark.real("strace")
 @pytest.mark.parametrize("call", ["fsync", "renameat", "mkdir", "write"])
 def test_any_call_fails_once(quick: Path, call: str) -> None:

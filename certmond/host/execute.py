@@ -114,11 +114,10 @@ class Executor:
 
     def restore(self, name: str, generation: str | None, patience: float, *, dry_run: bool) -> list[str]:
         """Put a generation of the archive back, the newest if None; a sentence for each file. Raises CertmondError."""
-        kept = self._archive.generations(name)
-        chosen = next((each for each in reversed(kept) if generation in {None, each.id}), None)
-        if chosen is None:
-            have = ", ".join(each.id for each in kept) or "none"
-            raise WriteError(f"the archive has no such generation of {name}; there are: {have}")
+        kept = self._archive.ids(name)
+        if not kept or generation not in {None, *kept}:
+            raise WriteError(f"the archive has no such generation of {name}; there are: {', '.join(kept) or 'none'}")
+        chosen = self._archive.generation(name, generation or kept[-1])
         files = self._archive.load(name, chosen.id)
         present = {file.path: self._files.read(file.path) for file in files}
         changed = [file for file in files if present[file.path] != file.content]
