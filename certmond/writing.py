@@ -139,6 +139,7 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
     """The generations that are kept, oldest first. Exit: 0 all well, 2 one is damaged."""
     from certmond.errors import MalformedError
     from certmond.host.archive import Archive
+    from certmond.pki.reason import printable
 
     kept, damaged = Archive(globals_of(context).state_dir), False
     for name, number in [(each, number) for each in names or kept.names() for number in kept.ids(each)]:
@@ -149,7 +150,7 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
             damaged = True
             continue
         why = generation.description.get("detail", "")
-        click.echo(f"{name}  {generation.id}  {', '.join(generation.paths)}  {why}".rstrip())
+        click.echo(printable(f"{name}  {generation.id}  {', '.join(generation.paths)}  {why}".rstrip()))
     sys.exit(FAILED if damaged else 0)
 
 

@@ -775,6 +775,17 @@ def test_killed_for_good(host: Host, n: int) -> None:
     assert host.check() == (0, [])
 
 
+def test_dry_run_beside_a_damaged_record(host: Host) -> None:
+    """A record that was put aside, and whatever else is no record, is no run to be gone on with."""
+    records = host.state / "transactions"
+    records.mkdir(mode=0o700, parents=True)
+    for name in ("0123456789abcdef.intent.json.damaged", "notes.txt", ".0123456789abcdef"):
+        (records / name).write_text("{")
+    assert host.init("--dry-run").code == 0
+    (records / "0123456789abcdef.intent.json").write_text("{")
+    assert "killed half-way" in host.init("--dry-run").err
+
+
 @pytest.mark.real("gcc")
 def test_dry_run_after_a_kill(host: Host) -> None:
     """What a killed run left half-way is finished by the next run; `--dry-run` leaves it alone and says so."""

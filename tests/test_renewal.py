@@ -434,6 +434,38 @@ def now() -> datetime:
 
 
 @pytest.mark.real("openssl")
+@pytest.mark.parametrize("damage", [b"", b"\0", b"\xff\xfe", b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n"])
+def test_a_request_that_was_damaged_is_lost(waiting: tuple[Host, Helper], damage: bytes) -> None:
+    """Where what was sent to a signer cannot be read any more, the certificate is asked for anew, and renewed."""
+    host, helper = waiting
+    helper.answers(5, "60\ncookie\n")
+    assert [outcome.result for outcome in host.start()] == ["waiting"]
+    [request] = (host.state / "pending").glob("*.csr")
+    request.write_bytes(damage)
+    host.now += timedelta(seconds=61)
+    helper.answers(0)
+    assert [(outcome.result, outcome.message[-3:]) for outcome in host.start()] == [("done", "UTC")]
+    assert [call["CERTMONGER_OPERATION"] for call in helper.calls()] == ["SUBMIT", "SUBMIT"]
+    assert host.unwell() == []
+
+
+@pytest.mark.real("openssl")
+def test_what_stands_beside_a_request_is_not_sent(waiting: tuple[Host, Helper]) -> None:
+    """Of a damaged file only the request itself goes to the signer, as it was sent before."""
+    host, helper = waiting
+    helper.answers(5, "60\ncookie\n")
+    host.start()
+    [request] = (host.state / "pending").glob("*.csr")
+    request.write_bytes(b"\0\xff\n" + request.read_bytes() + b"\0")
+    host.now += timedelta(seconds=61)
+    helper.answers(0)
+    assert [outcome.result for outcome in host.start()] == ["done"]
+    first, second = helper.calls()
+    assert second["CERTMONGER_OPERATION"] == "POLL"
+    assert first["csr"] == second["csr"]
+
+
+@pytest.mark.real("openssl")
 def test_a_signer_that_waits_is_asked_again(waiting: tuple[Host, Helper]) -> None:
     """A signer that has not decided is asked again at its time and not before, by whatever process, with its cookie,
     the same key and the same request; the key is nobody's to read, and gone when the certificate is in place.

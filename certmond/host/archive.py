@@ -22,7 +22,7 @@ from typing import Annotated
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from certmond.errors import MalformedError, WriteError
-from certmond.host.place import Place, blaming, digest, opened
+from certmond.host.place import Place, blaming, can_be_a_path, digest, opened
 from certmond.host.staging import make_directory, new_file
 from certmond.pki.reason import printable
 
@@ -52,7 +52,7 @@ class ArchivedFile:
 
 
 def _absolute(path: str) -> str:
-    if not path.startswith("/") or "\0" in path:
+    if not path.startswith("/") or not can_be_a_path(path):
         raise ValueError("is no path of the node")
     return path
 

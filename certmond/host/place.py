@@ -39,6 +39,7 @@ _REMEDIES = {
     errno.ENOTDIR: "a part of its path is no directory: put that right",
     errno.ELOOP: "its path is a loop of symlinks: put that right",
     errno.ENOLINK: "give its target's path, or let root own the link",  # as systemd's CHASE_SAFE has it
+    errno.EINVAL: "correct its path",
     errno.EBUSY: "it is a mount point of its own: unmount it, or mount its directory instead",
     errno.EIO: "the disk fails: look at the kernel's messages before trying again",
     errno.EFBIG: "no file of a Kubernetes component is that large: look at it",
@@ -133,6 +134,8 @@ class Directories:
         A symlink is refused that is neither root's nor our own, for its owner would choose where we write with rights
         that he has not; `anyones` follows it all the same, for who only reads.
         """
+        if not can_be_a_path(path):
+            raise OSError(errno.EINVAL, "no file can be called so")
         real: list[str] = []
         pending = [part for part in reversed(path.split("/")) if part not in {"", "."}]
         hops = 0
@@ -201,6 +204,14 @@ class Directories:
                 os.close(descriptor)
             descriptor = deeper
         return descriptor
+
+
+def can_be_a_path(text: str) -> bool:
+    """Whether the kernel could be asked for it: what a damaged file says may be anything."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def digest(content: bytes) -> str:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from certmond.host.place import Place
+from certmond.host.place import Place, can_be_a_path
 from certmond.host.staging import new_file, remove
 
 _NAME = re.compile(r"([0-9a-f]{16})\.(intent|commit)\.json")
@@ -104,6 +104,11 @@ class Records:
         os.fsync(self._directory)
 
 
+def is_record(name: str) -> bool:
+    """Whether a file among the records is one: of a replacement that is under way, or was left half done."""
+    return _NAME.fullmatch(name) is not None
+
+
 def staged_name(identity: str, number: int) -> str:
     return f".certmond-{identity}-{number}"
 
@@ -124,6 +129,8 @@ def _record(identity: str, state: State, content: bytes) -> Record:
         texts = [entry.path, entry.real, entry.new, *([] if entry.old is None else [entry.old])]
         if not all(isinstance(text, str) for text in texts) or entry.staged != staged_name(identity, number):
             raise ValueError("it is not what was written")
+        if not (can_be_a_path(entry.real) and can_be_a_path(entry.path)):
+            raise ValueError("a path of it is none")
         if not entry.real.startswith("/") or not {"", ".", ".."}.isdisjoint(entry.real.split("/")[1:]):
             raise ValueError("a path of it leads elsewhere")
     return Record(identity, state, entries, root)

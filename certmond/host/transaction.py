@@ -88,7 +88,9 @@ class Transactions:
             lock = os.open(self._state_dir / ".lock", flags, 0o600)
         try:
             self._take(lock, timeout)
-            with opened(records) as directory:
+            with ExitStack() as held:
+                with blaming(str(records)):
+                    directory = held.enter_context(opened(records))
                 yield Writer(self._root, records, directory)
         finally:
             os.close(lock)

@@ -526,6 +526,22 @@ def test_state_is_ours_alone(host: Host) -> None:
     assert not any(word in content for word in (b"PRIVATE", b"new certificate"))
 
 
+def test_records_that_are_no_directory(host: Host) -> None:
+    """Where something else has the name of the records' directory, the error names it, and what to do."""
+    host.state.mkdir(mode=0o700)
+    (host.state / "transactions").write_text("")
+    with pytest.raises(WriteError, match=r"/transactions could not be written \(Not a directory\): a part of its path"):
+        host.recover()
+
+
+@pytest.mark.parametrize("name", ["a\0", "\ud800"])
+def test_what_can_be_no_path_is_told_as_such(host: Host, name: str) -> None:
+    """A name that the kernel cannot be asked for is refused in words, whether it is to be read or written."""
+    with pytest.raises(WriteError, match=r"could not be read \(no file can be called so\): correct its path"):
+        NodeFiles(str(host.root)).read(f"/etc/{name}/b")
+    assert "no file can be called so" in host.error([NewFile(f"/etc/{name}", b"")])
+
+
 def test_state_directory_without_a_parent(host: Host) -> None:
     """Where the state directory cannot be made, the error names it."""
     transactions = Transactions(str(host.root), host.place / "no" / "state")
@@ -856,6 +872,10 @@ ENTRY = {"path": KEY, "real": KEY, "staged": ".certmond-0123456789abcdef-0", "ol
         json.dumps({"entries": [ENTRY | {"staged": "../../.certmond-0123456789abcdef-0"}]}).encode(),
         json.dumps({"entries": [ENTRY | {"real": "/etc/../../../apiserver.key"}]}).encode(),
         json.dumps({"entries": [ENTRY | {"real": "apiserver.key"}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"real": "/etc/a\0"}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"real": "/etc\0/a"}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"real": "/etc/\ud800"}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"path": "/etc/\ud800"}]}).encode(),
         json.dumps({"entries": [ENTRY | {"old": 5}]}).encode(),
         json.dumps({"entries": [ENTRY | {"more": "fields"}]}).encode(),
         json.dumps({"entries": [ENTRY]}).encode()[:-20],
