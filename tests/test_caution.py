@@ -144,6 +144,19 @@ def test_a_restored_key_is_no_more_open_than_it_was(tmp_path: Path) -> None:
     assert (mode(host, ENTRIES["apiserver"]["key"]), key.read_bytes()) == (0o600, before)
 
 
+def test_a_derived_file_among_those_of_a_pattern_is_made_from_its_source_alone(tmp_path: Path) -> None:
+    """It is not renewed by the entry of the pattern as well: each would be written over the other, hour after hour."""
+    bundle = {"name": "b", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/app/b.pem"}
+    host = Host(tmp_path / "host", "apiserver", derived=[bundle])
+    host.entries["app"] = GLOB | {"usages": ["server auth"]}
+    host.entries["apiserver"]["signer"] = "none"
+    host.at("/etc/app").mkdir()
+    assert [outcome.step.target for outcome in host.start()] == ["b"]
+    for _ in range(3):
+        host.now += timedelta(hours=2)
+        assert host.start() == []
+
+
 def test_a_certificate_alone_does_not_become_a_bundle(tmp_path: Path) -> None:
     """A file with a certificate and no key was not made by certmond: no key is put into it."""
     bundle = {"name": "bundle", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/bundle.pem"}

@@ -48,8 +48,8 @@ class _Place:
 class Entry:
     """What is known of one path. The same object is handed out until something about the file changes.
 
-    `real` is where the path leads, without a symlink; None where it leads nowhere. `settled` says that whatever is done
-    to the file afterwards will show in `key`.
+    `real` is where the path leads below the root, without symlinks; None where it leads nowhere. `settled` says that
+    whatever is done to the file afterwards will show in `key`.
     """
 
     path: str
@@ -199,7 +199,7 @@ class Files:
             place = self._resolve(name, place.real, path)
             entry.fault, entry.is_link, entry.lookups = place.fault, place.is_link, place.lookups
         if entry.fault is None:
-            entry.real = place.real
+            entry.real = place.real.removeprefix(self._root) or "/"
             try:
                 self._stat(entry, os.lstat(place.real or "/"))
             except OSError as error:

@@ -156,6 +156,7 @@ class _Planner:
         self._now = assessment.taken_at
         self._node = assessment.facts.get("node_name", "")
         self._authorities = {status.seen.name: status for status in assessment.trust_anchors}
+        self._derived = {path for path, _ in circumstances.derived.values()}
         self._holders: dict[str, list[Observation]] = {}
         for each in (status.seen for status in assessment.statuses if status.seen.key_path):
             for file in filter(None, {*each.pair}):
@@ -175,7 +176,12 @@ class _Planner:
         )
 
     def _cause(self, status: CertificateStatus) -> Cause | None:
-        """Why the certificate would be renewed now; None where nothing asks for it."""
+        """Why the certificate would be renewed now; None where nothing asks for it.
+
+        A derived file, which a pattern may match as well, has its turn with its source, and none of its own.
+        """
+        if not self._derived.isdisjoint({status.seen.path, status.seen.pair[0]}):
+            return None
         if self._asked is not None:
             return Cause.ASKED if status.seen.name in self._asked else None
         certificate, due = status.certificate, turn(status, self._policy, self._node)

@@ -550,6 +550,19 @@ def test_an_entry_that_names_several_cas_is_signed_by_the_first_that_is_there() 
     assert (step.authority, step.template.not_after) == ("other", NOW + 9 * DAY)
 
 
+@pytest.mark.parametrize("asked", [None, frozenset({"leaf", "bundles"})])
+def test_a_derived_file_that_a_pattern_matches_is_not_renewed_by_itself(asked: frozenset[str] | None) -> None:
+    """It is due when its source is, and made from that alone; by the way of a symlink neither."""
+    spec = row("bundles", path="/etc/app/*.pem", key=None)
+    bundle = replace(see(spec, leaf(NOW + DAY)), path="/etc/app/a.pem", key_path="/etc/app/a.pem")
+    link = replace(bundle, path="/etc/app/b.pem", certificate_file="/etc/app/a.pem")
+    derived = Circumstances(derived={"a": ("/etc/app/a.pem", "leaf")})
+    made = World((CA, see(row(), leaf(NOW + DAY)), bundle, link), circumstances=derived).plan(NOW, asked)
+    assert [step.target for step in made.steps] == ["leaf", "a"]
+    assert made.held == ()
+    assert len(World((CA, bundle)).plan(NOW).steps) == 1
+
+
 def test_derived_files_follow_what_they_are_made_from() -> None:
     """After their source is renewed, and where they are out of date by themselves; asked for the source, only then."""
     derived = {name: (f"/etc/{name}", source) for name, source in {"a": "leaf", "b": "leaf-1", "c": "leaf-1"}.items()}
