@@ -1125,6 +1125,20 @@ def test_a_kubeadm_configuration_that_is_no_file(host: Host) -> None:
     assert host.refused() == [f"{host.config}: is not YAML; correct it"]
 
 
+def test_a_kubeadm_configuration_that_others_can_write_is_not_obeyed(host: Host) -> None:
+    """Neither by the group nor by all; `--dry-run` may look at it."""
+    for mode in (0o664, 0o646):
+        host.config.chmod(mode)
+        done = host.init()
+        assert done.code == 3
+        assert f"{host.config} can be written by others (mode {mode:04o})" in done.err
+        assert done.err.endswith(f"; chmod go-w {host.config}\n")
+        assert not host.state.exists()
+        assert host.init("--dry-run").code == 0
+    host.config.chmod(0o644)
+    host.made()
+
+
 # The documentation
 
 
