@@ -157,6 +157,32 @@ def test_a_derived_file_among_those_of_a_pattern_is_made_from_its_source_alone(t
         assert host.start() == []
 
 
+def test_a_pair_that_is_one_file_is_renewed_as_one(tmp_path: Path) -> None:
+    """Where the names of certificate and key lead to one file, that gets both, is kept once, and can be put back."""
+    host = Host(tmp_path / "host", "apiserver")
+    pair = [host.at(ENTRIES["apiserver"][field]) for field in ("path", "key")]
+    host.put(f"{PKI}/both.pem", b"".join(path.read_bytes() for path in pair), 0o600)
+    for path in pair:
+        path.unlink()
+        path.symlink_to("both.pem")
+    before = pair[0].read_bytes()
+    [outcome] = host.start()
+    assert outcome.result == "done", outcome.message
+    assert [path.is_symlink() for path in pair] == [True, True]
+    assert host.unwell() == []
+    host.enforcer().executor.restore("apiserver", None, 0, dry_run=False)
+    assert pair[0].read_bytes() == before
+
+
+def test_a_certificate_with_two_names_is_renewed_once(tmp_path: Path) -> None:
+    """Two entries of one pair, one of them by the way of a symlink: one step, and none that fails."""
+    host = Host(tmp_path / "host", "apiserver")
+    host.at("/etc/alias").symlink_to("kubernetes/pki")
+    host.entries["two"] = ENTRIES["apiserver"] | {"path": "/etc/alias/apiserver.crt", "key": "/etc/alias/apiserver.key"}
+    assert [(outcome.step.target, outcome.result) for outcome in host.start()] == [("apiserver", "done")]
+    assert host.unwell() == []
+
+
 def test_a_certificate_alone_does_not_become_a_bundle(tmp_path: Path) -> None:
     """A file with a certificate and no key was not made by certmond: no key is put into it."""
     bundle = {"name": "bundle", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/bundle.pem"}

@@ -183,7 +183,8 @@ class Writer:
             left = list(self._records.left())
         problems += [damaged(str(self._where / record)).message for record in left if isinstance(record, str)]
         ours = [record for record in left if isinstance(record, Record) and self._is_ours(record)]
-        taken = {entry.real for record in ours for entry in record.entries}
+        left_over = {entry.real for record in ours for entry in record.entries}
+        taken = dict[str, str]()
         for number, change in enumerate(changes):
             try:
                 real = directories.resolve(change.path, follow=isinstance(change, NewFile))
@@ -196,10 +197,12 @@ class Writer:
                 continue
             if any(map(_STATIC_PODS.match, (change.path, real))) or real.startswith(f"{watched}/"):
                 problems.append(f"{change.path} is among the static Pods, where certmond writes nothing; move it")
-            if real in taken:
+            if real in left_over:
                 problems.append(f"{change.path} is part of a replacement that is not finished; that has to end first")
+            if real in taken:
+                problems.append(f"{change.path} and {taken[real]} are one file, {real}; give each a file of its own")
             problems += _objections(change, old)
-            taken.add(real)
+            taken[real] = change.path
             new = digest(change.content) if isinstance(change, NewFile) else link_mark(change.target)
             entries.append(Entry(change.path, real, staged_name(identity, number), old, new))
             places.append(place)

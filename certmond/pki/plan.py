@@ -163,6 +163,7 @@ class _Planner:
                 self._holders.setdefault(file, []).append(each)
         self._steps: list[Step] = []
         self._held: list[Held] = []
+        self._considered: set[str] = set()
         self._instants: list[datetime] = []
 
     def plan(self) -> Plan:
@@ -208,6 +209,9 @@ class _Planner:
             if end <= (max(self._now, old.not_after) if cause in _FOR_A_LATER_END else self._now):
                 self._hold(status, f"no new one can last beyond {_day(end)}, the end of its CA: rotate the CA")
                 return
+        if status.seen.pair[0] in self._considered:
+            return  # by another entry, or under another name: what is done to its file is done once
+        self._considered.add(status.seen.pair[0])
         step = self._issue(status, old, cause, authority, end)
         if not step.keep_key and (shared := self._shared(status.seen)):
             kept = status.seen.spec.keep_key

@@ -383,7 +383,7 @@ def test_all_problems_at_once(host: Host) -> None:
         (f"{PKI}/gone.crt", "was changed by someone else"),
         ("/etc/nowhere/deep/a.key", "(/etc/nowhere/deep: No such file or directory): create the directory"),
         (f"{PKI}/etcd", "is no regular file"), (f"{PKI}/socket", "is no regular file"),
-        (f"{PKI}/loop", "Too many levels of symbolic links"), (CRT, "is part of a replacement"),
+        (f"{PKI}/loop", "Too many levels of symbolic links"), (CRT, f"and {CRT} are one file"),
         (CRT, "is no symlink"), (f"{CRT}/below", "Not a directory"), ("/", "Is a directory"),
     ]  # fmt: skip
     assert [(line.split(" ", 1)[0], fact in line) for line, (_, fact) in zip(problems, facts, strict=True)] == [
@@ -419,9 +419,10 @@ def test_static_pods(host: Host, path: str, link: str | None, target: str) -> No
 
 
 def test_same_file_twice(host: Host) -> None:
-    """One file under two names is not replaced twice."""
+    """One file under two names is not replaced twice; that they are one is what is said."""
     host.at(f"{PKI}/other.key").symlink_to("apiserver.key")
-    assert "part of a replacement" in host.error([host.new(KEY, b"a"), host.new(f"{PKI}/other.key", b"b")])
+    said = f"{PKI}/other.key and {KEY} are one file, {KEY}; give each a file of its own"
+    assert host.error([host.new(KEY, b"a"), host.new(f"{PKI}/other.key", b"b")]) == said
 
 
 class RefusedError(CertmondError):

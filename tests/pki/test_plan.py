@@ -550,6 +550,19 @@ def test_an_entry_that_names_several_cas_is_signed_by_the_first_that_is_there() 
     assert (step.authority, step.template.not_after) == ("other", NOW + 9 * DAY)
 
 
+@pytest.mark.parametrize("asked", [None, frozenset({"leaf", "twin", "link"})])
+def test_what_is_done_to_a_file_is_done_once(asked: frozenset[str] | None) -> None:
+    """A certificate that several entries name, by one path or by a symlink, is renewed by the first that can."""
+    due = leaf(NOW + DAY)
+    own = see(row(signer="none"), due)
+    twin = see(row("twin", path="/pki/leaf.crt", key="/pki/leaf.key"), due)
+    link = see(row("link"), due, certificate_file="/pki/leaf.crt", key_file="/pki/leaf.key")
+    made = World((CA, own, twin, link)).plan(NOW, asked)
+    assert [step.target for step in made.steps] == ["twin"]
+    failed = {("twin", "/pki/leaf.crt"): Attempt(NOW, 1, "no")}
+    assert World((CA, own, twin, link), past=failed).plan(NOW).steps == ()
+
+
 @pytest.mark.parametrize("asked", [None, frozenset({"leaf", "bundles"})])
 def test_a_derived_file_that_a_pattern_matches_is_not_renewed_by_itself(asked: frozenset[str] | None) -> None:
     """It is due when its source is, and made from that alone; by the way of a symlink neither."""
