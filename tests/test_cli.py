@@ -315,6 +315,17 @@ def test_a_full_disk_is_not_a_warning(node: Node) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_file_that_cannot_be_read_is_no_failing_output(tmp_path: Path) -> None:
+    """An error of the system that nobody foresaw is told as what it is, and not as one of the output."""
+    (tmp_path / "archive").symlink_to("archive")
+    done = certmond("archive", "list", "--state-dir", tmp_path)
+    assert done.returncode == 3
+    assert done.stderr == (
+        f"certmond: something could not be read or written ([Errno 40] Too many levels of symbolic links: "
+        f"'{tmp_path}/archive'); see that certmond may\n"
+    )
+
+
 def test_no_name_reaches_the_terminal_as_a_command(node: Node) -> None:
     """Control characters in a subject are shown as escapes."""
     certificate, key = node.mint(node.certificate(f"{PKI}/apiserver.crt"), subject="CN=evil\x1b[2J\x07")

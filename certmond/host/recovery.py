@@ -80,6 +80,14 @@ def pending(record: Record, error: OSError) -> Recovery:
     return _recovery(Outcome.PENDING, record, f"{doing} {reason(error)}; the next start of certmond tries again")
 
 
+def elsewhere(record: Record) -> Recovery:
+    """It was begun on another node's files: what is said of paths there is not true here."""
+    what = (
+        f"a replacement below {record.root} is not finished; start certmond with `--root {record.root}`, which ends it"
+    )
+    return _recovery(Outcome.PENDING, record, what)
+
+
 def damaged(where: str) -> Recovery:
     message = f"{where}: the record of an interrupted replacement cannot be understood, and was put aside; "
     return Recovery(Outcome.DAMAGED, (), printable(f"{message}remove the files .certmond-* beside the certificates"))
