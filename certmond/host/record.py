@@ -42,7 +42,9 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A transaction on the node below `root`; None in a record of a version that did not note it."""
+    """A transaction on the node below `root`, as seen from the records: what is copied or mounted elsewhere as a whole
+    keeps it. None in a record of a version that did not note it.
+    """
 
     id: str
     state: State

@@ -80,11 +80,9 @@ def pending(record: Record, error: OSError) -> Recovery:
     return _recovery(Outcome.PENDING, record, f"{doing} {reason(error)}; the next start of certmond tries again")
 
 
-def elsewhere(record: Record) -> Recovery:
-    """It was begun on another node's files: what is said of paths there is not true here."""
-    what = (
-        f"a replacement below {record.root} is not finished; start certmond with `--root {record.root}`, which ends it"
-    )
+def elsewhere(record: Record, root: str) -> Recovery:
+    """It was begun on the files below another root: what is said of paths there is not true here."""
+    what = f"a replacement below {root} is not finished; start certmond with `--root {root}`, which ends it"
     return _recovery(Outcome.PENDING, record, what)
 
 

@@ -163,7 +163,7 @@ class Writer:
         if isinstance(record, str):
             return damaged(str(self._where / record))
         if not self._is_ours(record):
-            return elsewhere(record)
+            return elsewhere(record, os.path.normpath(os.path.join(os.path.realpath(self._where), record.root or "")))
         with Directories(self._root) as directories:
             if record.state is State.COMMIT:
                 return settle(record, self._records, directories)
@@ -173,7 +173,11 @@ class Writer:
                 return pending(record, error)
 
     def _is_ours(self, record: Record) -> bool:
-        return record.root in {None, os.path.realpath(self._root)}
+        return record.root in {None, self._below()}
+
+    def _below(self) -> str:
+        """The root, as seen from the records."""
+        return os.path.relpath(os.path.realpath(self._root), os.path.realpath(self._where))
 
     def _plan(self, changes: Sequence[Change], directories: Directories) -> tuple[Record, list[Place]]:
         """Where everything goes. Raises one WriteError with everything that stands in the way."""
@@ -210,7 +214,7 @@ class Writer:
         problems += _shortages([(Place(self._directory, ""), str(self._where), 0), *sizes])
         if problems:
             raise WriteError(*map(printable, problems))
-        return Record(identity, State.INTENT, tuple(entries), os.path.realpath(self._root)), places
+        return Record(identity, State.INTENT, tuple(entries), self._below()), places
 
 
 @contextmanager

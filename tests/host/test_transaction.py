@@ -930,6 +930,18 @@ def test_what_was_begun_below_another_root_is_left_to_it(host: Host, tmp_path: P
     assert (host.snapshot() == before, host.records()) == (not decided, [])
 
 
+def test_what_is_moved_as_a_whole_is_ended_there(host: Host) -> None:
+    """A node's files and its state that are found below another directory, as in a container, are one as before."""
+    renames = [n for n, stop in enumerate(record(lambda: host.commit(host.pair()))) if stop == "exit renameat"]
+    for path, content in OLD.items():
+        host.at(path).write_bytes(content)
+    kill_at(lambda: host.commit(host.pair()), renames[1])
+    moved = host.place.rename(f"{host.place}-moved")
+    with Transactions(str(moved / "root"), moved / "state").lock() as writer:
+        [found] = writer.recover()
+    assert found.outcome is Outcome.FINISHED
+
+
 def test_other_files_among_the_records(host: Host) -> None:
     """Whatever else lies among the records is left there, but for the draft of one."""
     host.put_record("notes.txt", b"mine")
