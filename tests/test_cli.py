@@ -187,6 +187,7 @@ def test_status_shows_what_the_daemon_rendered(node: Node, tmp_path: Path) -> No
     certificate, _ = node.mint(node.certificate(f"{PKI}/apiserver.crt"), usages=("client",))
     node.write(f"{PKI}/apiserver.crt", pem(certificate))
     with running(node.root, work) as daemon:
+        daemon.until(lambda: "key_mismatch" in daemon.reasons("apiserver"), "the pair is no longer given time")
         done = certmond("status", "--runtime-dir", daemon.runtime, "-o", "json")
         assert done.returncode == 2
         assert json.loads(done.stdout) == daemon.status()

@@ -122,7 +122,7 @@ class Executor:
             return tuple(outcomes)
 
     def restore(self, name: str, generation: str | None, patience: float, *, dry_run: bool) -> list[str]:
-        """Put a generation of the archive back, by default the newest that is not what is there; a sentence for each file.
+        """Put a generation of the archive back, by default the newest that is not there now; a sentence for each file.
 
         Raises CertmondError.
         """
