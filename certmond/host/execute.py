@@ -8,7 +8,6 @@ place and does not stop the next one.
 from __future__ import annotations
 
 import os
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import assert_never
 
 from certmond.config import Config
-from certmond.errors import CertmondError, UnreachableError, WaitingError, WriteError
+from certmond.errors import CertmondError, UnreachableError, WaitingError, WriteError, defect
 from certmond.host.archive import Archive, ArchivedFile
 from certmond.host.audit import Audit
 from certmond.host.derivation import Derivations
@@ -211,11 +210,7 @@ class Executor:
             outcome = Outcome(step, "failed", str(error))
             self._remember_failure(step, error)
         except Exception as error:  # noqa: BLE001 - a defect of ours in one step must not keep the others from their turn
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            what = (
-                f"an unexpected {type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}; please report it"
-            )
-            outcome = Outcome(step, "failed", f"{step.path}: {what}")
+            outcome = Outcome(step, "failed", f"{step.path}: {defect(error)}")
             self._remember_failure(step, WriteError(outcome.message))
         self._note(outcome, fields)
         return outcome
