@@ -75,7 +75,15 @@ def runtime_endpoint(components: Components) -> str | None:
 
 
 def _pod_of(service: ServiceSpec, pods: Iterable[Manifest]) -> Manifest | None:
-    return next((pod for pod in pods if any(each.name == service.pod for each in containers(pod.fields))), None)
+    """The pod with a container of that name; of several, the one that is called so itself."""
+    found = [pod for pod in pods if any(each.name == service.pod for each in containers(pod.fields))]
+    named = (pod for pod in found if _name(pod) == service.pod)
+    return next(named, found[0] if found else None)
+
+
+def _name(pod: Manifest) -> str:
+    metadata = pod.fields.get("metadata")
+    return as_text(metadata.get("name")) if isinstance(metadata, Mapping) else ""
 
 
 def _container(pod: Manifest, name: str) -> Container:
