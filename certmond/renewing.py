@@ -81,7 +81,7 @@ def renew(
             click.echo(f"left alone: {left.target}: {left.because}")
         for left in held:
             click.echo(f"not restarted: {left.target}: {left.because}")
-        _tell_holders(outcomes, set(results) if not no_restart else set())
+        _tell_holders(outcomes, {*results, *_up_to_date(enforcer)})
     failed = {each.result for each in outcomes} & {"failed"} or any(each != "proven" for each in results.values())
     waits = {each.result for each in outcomes} & {"waiting"} or held or stale
     sys.exit(FAILED if failed else WAITING if waits else 0)
@@ -228,6 +228,14 @@ def _carry_out(enforcer: Enforcer, made: Plan, *, quiet: bool) -> tuple[Outcome,
     if not quiet:
         click.echo(f"{done} of {total} done" if total else "nothing to do")
     return outcomes
+
+
+def _up_to_date(enforcer: Enforcer) -> frozenset[str]:
+    """The services that are seen to hold nothing old: some have ended with another one, and come back by themselves."""
+    assessment, around = enforcer.see()
+    seen_now = around.live.services if around.live else {}
+    behind = {stale.service for status in assessment.statuses for stale in status.presence.stale}
+    return frozenset(name for name, each in seen_now.items() if each.running is not None) - behind
 
 
 def _tell_holders(outcomes: Iterable[Outcome], restarted: set[str]) -> None:
