@@ -21,6 +21,7 @@ from certmond.options import display, global_options, globals_of, output_option
 from certmond.writing import PATIENCE, enforcer_for, seen
 
 if TYPE_CHECKING:
+    from certmond.config import Config
     from certmond.enforce import Enforcer
     from certmond.host.execute import Outcome
     from certmond.pki.assess import Assessment
@@ -108,7 +109,7 @@ def restart(context: click.Context, names: tuple[str, ...], *, stale: bool, dry_
     known = [service.name for service in config.services]
     if unknown := [name for name in names if name not in known]:
         raise CertmondError("\n".join(f"there is no service {name}; there are: {', '.join(known)}" for name in unknown))
-    _refuse_what_does_not_run(names, around)
+    _refuse_what_does_not_run(names, config, around)
     wanted = frozenset(names or known)
     if dry_run:
         display(plan_document(_planned(enforcer, assessment, around, wanted, by_hand=not stale), assessment.taken_at),
@@ -163,13 +164,17 @@ def _wait_for(progress: Progress) -> None:
         time.sleep(max(0.1, (progress.until - datetime.now(UTC)).total_seconds()))
 
 
-def _refuse_what_does_not_run(names: Iterable[str], around: Surroundings) -> None:
-    seen_now = around.live.services if around.live else {}
-    idle = [name for name in names if name in seen_now and seen_now[name].running is False]
-    if idle:
-        raise CertmondError(
-            "\n".join(f"{name} does not run, and is left so; start it by its own means" for name in idle)
-        )
+def _refuse_what_does_not_run(names: Iterable[str], config: Config, around: Surroundings) -> None:
+    if around.live is None:
+        raise CertmondError("what runs is that of this host alone: restart it there, without --root")
+    seen_now, problems = around.live.services, []
+    for service in (each for each in config.services if each.name in names):
+        if service.kind == "static-pod" and service.name not in seen_now:
+            problems.append(f"{service.name} is no static pod of this node: no manifest has a container {service.pod}")
+        elif service.name in seen_now and seen_now[service.name].running is False:
+            problems.append(f"{service.name} does not run, and is left so; start it by its own means")
+    if problems:
+        raise CertmondError("\n".join(problems))
 
 
 def _reloaded(enforcer: Enforcer, renewed: frozenset[str], *, quiet: bool) -> tuple[str, ...]:
