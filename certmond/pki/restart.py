@@ -231,7 +231,8 @@ def _good(episode: Episode, now: datetime, terms: Terms) -> Move:
         return Ended(
             episode, Result.TAKEN_BACK, f"{name} did not come up with the new files and runs on the former ones"
         )
-    return Ended(episode, Result.PROVEN, f"{name} has taken up {_named(episode)}")
+    done = f"has taken up {_named(episode)}" if episode.targets else "was restarted and is well"
+    return Ended(episode, Result.PROVEN, f"{name} {done}")
 
 
 def _is_over(episode: Episode, glance: Glance, acted_at: datetime, terms: Terms) -> bool:
