@@ -22,6 +22,7 @@ from certmond.host.history import History
 from certmond.host.journal import Event
 from certmond.host.neighbourhood import Neighbourhood
 from certmond.host.restarter import Restarter
+from certmond.host.survey import KUBELET
 from certmond.host.transaction import Writer
 from certmond.pki.assess import Assessment
 from certmond.pki.catalog import ServiceSpec
@@ -48,7 +49,7 @@ from certmond.pki.steps import Plan, Restart
 _FRESH = timedelta(seconds=5)
 """Nothing is restarted for what was seen longer ago."""
 _OTHERS = timedelta(seconds=10)
-"""Until another node is asked again whether it has done."""
+"""Until others that are waited for are looked at again: another node, the kubelet."""
 
 
 class Turn(Protocol):
@@ -182,6 +183,10 @@ class _Hand:
         name = step.service.name
         if self._now() - self.live.at > _FRESH:
             return Progress(name, "is looked at once more", self._now())
+        if step.service.kind == "static-pod" and (why := self._kubelet()):
+            return Progress(
+                name, f"waits for the kubelet, which alone would start it again: {why}", self._now() + _OTHERS
+            )
         if why := self.owner.wait_for_others():
             return Progress(name, f"waits for its turn: {why}", self.live.at + _OTHERS)
         health = self.around.survey.health.get(name, ())
@@ -273,6 +278,15 @@ class _Hand:
             if at.service == service.name and not at.matches
         ]  # fmt: skip
         return Glance(self.live.at, self._seen(service.name), ill, unproven)
+
+    def _kubelet(self) -> str | None:
+        """What is wrong with the kubelet, where something is seen of it at all."""
+        for service in self.owner._config.services:
+            if service.unit == KUBELET:
+                ill = map(self.live.health.get, self.around.survey.health.get(service.name, ()))
+                stopped = f"{service.name} does not run" if self._seen(service.name).running is False else None
+                return stopped or next(filter(None, ill), None)
+        return None
 
     def _keep_turn(self, name: str) -> None:
         """An episode that has begun is brought to its end, whatever becomes of the turn: half-way is worse for all."""
