@@ -194,6 +194,11 @@ class ControlPlane:
     def certmond(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self.run(sys.executable, "-m", "certmond", "--state-dir", str(self.state), *arguments)
 
+    def started(self, *arguments: str) -> subprocess.Popen[str]:
+        """A command of certmond that goes on meanwhile."""
+        command = [*self.inside, sys.executable, "-u", "-m", "certmond", "--state-dir", str(self.state), *arguments]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=self.environment)
+
     def json(self, *arguments: str) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(self.certmond(*arguments, "-o", "json").stdout)
         return document

@@ -7,12 +7,14 @@ import os
 import signal
 import ssl
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests import component_stand_in
 from tests.conftest import real_part
@@ -135,6 +137,16 @@ def whole_node_is_proven(node: ControlPlane) -> None:
     assert node.served("127.0.0.1:2379") == node.at(f"{PKI}/etcd/server.crt").read_bytes()
 
 
+def test_renewed_by_hand_beside_the_daemon(node: ControlPlane) -> None:
+    """The daemon and who gives a command bring one and the same restart to its end: nothing is restarted twice."""
+    with node.daemon() as daemon:
+        done = node.certmond("renew", "--all")
+        assert (done.returncode, done.stderr) == (0, "")
+        daemon.until(node.is_up_to_date, "all hold what is on disk")
+        settled(daemon)
+    whole_node_is_proven(node)
+
+
 def test_restarted_by_rote(node: ControlPlane) -> None:
     """The control: who restarts the three one after another has the kubelet back off."""
     for name, attempt in (("kube-apiserver", 1), ("kube-controller-manager", 2), ("kube-scheduler", 2)):
@@ -233,6 +245,45 @@ def test_taken_back(template: Path, tmp_path: Path) -> None:
         assert [each["why"] for each in ends if each["why"] == "exit status 0"] == ["exit status 0"] * 2
 
 
+def test_what_does_not_reload(template: Path, tmp_path: Path) -> None:
+    """A component that goes on serving the former certificate, although it should have read the new one, is restarted
+    after a while; what it serves then is the proof.
+    """
+    with control_plane(template, tmp_path, edit=keep_the_pair) as node, node.daemon() as daemon:
+        certificate, key = node.pair("etcd/server")
+        node.replace(f"{PKI}/etcd/server.key", key)
+        node.replace(f"{PKI}/etcd/server.crt", certificate)
+        daemon.until(lambda: restarts(daemon, "etcd") == 1, "etcd is restarted")
+        settled(daemon)
+        assert node.attempts() == {name: int(name == "etcd") for name in COMPONENTS}
+        assert node.served("127.0.0.1:2379") == certificate
+        (begun,) = (each for each in node.trail() if each["event"] == "step_begun")
+        assert begun["cause"] == "served_differs"
+
+
+def keep_the_pair(manifest: dict[str, Any]) -> None:
+    """The component does not read its pair again."""
+    manifest["spec"]["containers"][0]["env"].append({"name": "STAND_IN_KEEPS", "value": "1"})
+
+
+def test_without_a_kubelet(node: ControlPlane) -> None:
+    """Nothing is stopped while the kubelet is not well, which alone would start it again."""
+    config = {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "healthzPort": 10248}
+    node.at("/var/lib/kubelet/config.yaml").write_text(yaml.safe_dump(config))
+    node.replace(SCHEDULER_CONF, node.kubeconfig(SCHEDULER_CONF))
+    with node.started("restart", "--stale") as command:
+        assert command.stdout
+        assert "kube-scheduler: waits for the kubelet" in command.stdout.readline()
+        assert node.pods.events(event="ended") == []
+        server = [*node.inside, sys.executable, "-m", "http.server", "--directory", str(node.work), "10248"]
+        (node.work / "healthz").touch()
+        with subprocess.Popen(server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as healthz:
+            try:
+                assert "kube-scheduler has taken up scheduler.conf" in command.communicate(timeout=DEADLINE)[0]
+            finally:
+                healthz.kill()
+
+
 def test_another_root_ca(node: ControlPlane) -> None:
     """Another Root CA has nobody restarted: that is a rotation. That it is not in use yet stands as a finding."""
     with node.daemon() as daemon:
@@ -275,11 +326,11 @@ def test_killed_in_a_restart(node: ControlPlane, moment: str) -> None:
 
 def test_killed_in_a_take_back(template: Path, tmp_path: Path) -> None:
     """A daemon that is killed between the decision to take a file back and its being there does it when it is started
-    again, and ends the episode as it would have.
+    again, and ends the episode as it would have: the kubelet may back off longer than a component has to get well.
     """
     name, conf = "kube-controller-manager", os.path.basename(MANAGER_CONF)
-    terms = {**SETTINGS["restart"], "ready_within": "3s"}
-    with control_plane(template, tmp_path, factor=0.005, settings={"restart": terms}) as node:
+    terms = {**SETTINGS["restart"], "ready_within": "2s"}
+    with control_plane(template, tmp_path, factor=0.03, settings={"restart": terms}) as node:
         former = node.sha256(MANAGER_CONF)
         with node.daemon() as daemon:
             daemon.until(lambda: node.keeps(conf), "the former file is kept")
@@ -339,10 +390,6 @@ def test_observe_mode(template: Path, tmp_path: Path) -> None:
     """Who only observes tells what is not in use, as findings and as metrics. It restarts nothing, and writes nothing
     outside of its own directories.
     """
-
-    def keep_the_pair(manifest: dict[str, Any]) -> None:
-        manifest["spec"]["containers"][0]["env"].append({"name": "STAND_IN_KEEPS", "value": "1"})
-
     settings = {"mode": "observe"}
     with control_plane(template, tmp_path, edit=keep_the_pair, settings=settings) as node, node.daemon() as daemon:
         certificate, key = node.pair("apiserver")
