@@ -330,7 +330,7 @@ def test_killed_in_a_take_back(template: Path, tmp_path: Path) -> None:
     """
     name, conf = "kube-controller-manager", os.path.basename(MANAGER_CONF)
     terms = {**SETTINGS["restart"], "ready_within": "2s"}
-    with control_plane(template, tmp_path, factor=0.03, settings={"restart": terms}) as node:
+    with control_plane(template, tmp_path, settings={"restart": terms}) as node:
         former = node.sha256(MANAGER_CONF)
         with node.daemon() as daemon:
             daemon.until(lambda: node.keeps(conf), "the former file is kept")
