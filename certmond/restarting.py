@@ -23,6 +23,7 @@ from certmond.host.history import History
 from certmond.host.journal import Event
 from certmond.host.neighbourhood import Neighbourhood
 from certmond.host.restarter import Restarter
+from certmond.host.survey import KUBELET
 from certmond.host.transaction import Writer
 from certmond.pki.assess import Assessment
 from certmond.pki.catalog import ServiceSpec
@@ -186,12 +187,12 @@ class Restarting:
         except CertmondError as error:
             return str(error)
 
-    def tell_waiting(self, name: str, why: str) -> None:
-        """Note that it is not our turn, once for each service and reason."""
-        if self._waiting != (name, why):
-            self._waiting = name, why
+    def tell_waiting(self, name: str, what: str) -> None:
+        """Note what is waited for, once for each service and reason."""
+        if self._waiting != (name, what):
+            self._waiting = name, what
             fields = {"step": "restart", "target": name}
-            self._audit.conclude(Event.STEP_HELD, datetime.now(UTC), f"{name} waits for its turn: {why}", fields=fields)
+            self._audit.conclude(Event.STEP_HELD, datetime.now(UTC), f"{name} waits for {what}", fields=fields)
 
     def may_begin(self) -> bool:
         """It is still our turn, by our own clock: asked right before the first act."""
@@ -237,14 +238,19 @@ class _Hand:
         name = step.service.name
         if self._now() - self.live.at > _FRESH:
             return Progress(name, "is looked at once more", self._now())
+        if step.service.kind == "static-pod" and (why := self._kubelet()):
+            return self._wait(name, f"the kubelet, which alone would start it again: {why}")
         if why := self.owner.wait_for_others():
-            self.owner.tell_waiting(name, why)
-            return Progress(name, f"waits for its turn: {why}", self._now() + self.owner._config.poll)
+            return self._wait(name, f"its turn: {why}")
         health = self.around.survey.health.get(name, ())
         well = tuple(address for address in health if self.live.health.get(address, "not asked") is None)
         episode = Episode(name, step.targets, step.detail, self._now(), before=step.instance, well_before=well)
         self._audit(Event.STEP_BEGUN, name, f"{name} is restarted: {step.detail}", cause=step.cause.value)
         return self._act(episode)
+
+    def _wait(self, name: str, what: str) -> Progress:
+        self.owner.tell_waiting(name, what)
+        return Progress(name, f"waits for {what}", self._now() + self.owner._config.poll)
 
     def go_on(self, episode: Episode) -> Progress:
         service = self.owner._services.get(episode.service)
@@ -330,6 +336,15 @@ class _Hand:
             if at.service == service.name and not at.matches
         ]  # fmt: skip
         return Glance(self.live.at, self._seen(service.name), ill, unproven)
+
+    def _kubelet(self) -> str | None:
+        """What is wrong with the kubelet, where something is seen of it at all."""
+        for service in self.owner._config.services:
+            if service.unit == KUBELET:
+                ill = map(self.live.health.get, self.around.survey.health.get(service.name, ()))
+                stopped = f"{service.name} does not run" if self._seen(service.name).running is False else None
+                return stopped or next(filter(None, ill), None)
+        return None
 
     def _remember(self, episode: Episode) -> None:
         known = self.owner.past().get(episode.service, Past(episode.service))
