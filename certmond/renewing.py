@@ -18,7 +18,7 @@ import click
 
 from certmond.errors import CertmondError
 from certmond.options import display, global_options, globals_of, output_option
-from certmond.writing import PATIENCE, enforcer_for, seen
+from certmond.writing import FAILED, PATIENCE, WAITING, enforcer_for, seen
 
 if TYPE_CHECKING:
     from certmond.config import Config
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from certmond.pki.steps import Held, Plan, Write
     from certmond.restarting import Progress
 
-WAITING, FAILED = 1, 2
 _RELOADED_WITHIN = 15.0
 """Seconds in which those that read a certificate again by themselves are waited for."""
 

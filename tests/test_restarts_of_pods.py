@@ -414,7 +414,7 @@ def test_observe_mode(template: Path, tmp_path: Path) -> None:
         looks = number_of_looks(daemon)
         daemon.until(lambda: number_of_looks(daemon) >= looks + 2, "it looks again and again")
         assert tree(node.root) == before
-        assert not node.state.exists()
+        assert not (node.state / "restarts.json").exists()
         assert set(node.attempts().values()) == {0}
 
 

@@ -6,13 +6,13 @@ keys are never copied: a Root CA is not taken back by a daemon. What puts files 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 from certmond.config import Config
-from certmond.errors import CertmondError, MalformedError, WriteError
+from certmond.errors import MalformedError, WriteError
 from certmond.host.archive import Archive, ArchivedFile
 from certmond.host.credentials import parse_credentials
 from certmond.host.node_files import NodeFiles
@@ -46,9 +46,8 @@ class FormerFiles:
             seen = status.seen
             name = archive_name(seen.spec, seen.path)
             present = self._present(archived(seen))
-            if not all(content is not None for content in present.values()) or not self._is_new(name, present):
-                self._kept[seen.identity] = seen
-                continue
+            if any(content is None for content in present.values()):
+                continue  # it goes at this moment: the next pass sees to it
             files = {path: self._transactions.real(path) for path in present}
             description = {
                 "serial": f"{status.certificate.serial:x}" if status.certificate else "",
@@ -92,26 +91,16 @@ class FormerFiles:
         return "; ".join(said)
 
     def _former(self, spec: CertificateSpec, name: str, target: Target) -> tuple[tuple[ArchivedFile, ...], datetime]:
-        with suppress(MalformedError):
-            for generation in reversed(self._archive.generations(name)):
-                with suppress(MalformedError):
-                    files = self._archive.load(name, generation.id)
-                    differs = any(target.contents.get(file.path) not in {None, digest(file.content)} for file in files)
-                    if differs and _is_whole(spec, files, self._clock()):
-                        return files, generation.when
+        for number in reversed(self._archive.ids(name)):
+            with suppress(MalformedError):
+                files = self._archive.load(name, number)
+                differs = any(target.contents.get(file.path) not in {None, digest(file.content)} for file in files)
+                if differs and _is_whole(spec, files, self._clock()):
+                    return files, self._archive.generation(name, number).when
         raise WriteError(f"the archive has no former {target.name} that is still valid")
 
     def _present(self, paths: Iterable[str]) -> dict[str, bytes | None]:
         return {path: self._files.read(path) for path in paths}
-
-    def _is_new(self, name: str, present: Mapping[str, bytes | None]) -> bool:
-        """The newest generation is another one."""
-        try:
-            kept = self._archive.generations(name)
-            newest = self._archive.load(name, kept[-1].id) if kept else ()
-        except CertmondError:
-            return True
-        return {file.path: file.content for file in newest} != present
 
 
 def _is_good(status: CertificateStatus) -> bool:

@@ -15,9 +15,9 @@ from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, NonNegativeInt, TypeAdapter
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 
-from certmond.host.place import Place, blaming, opened
+from certmond.host.place import Place, blaming, can_be_a_path, opened
 from certmond.host.staging import make_directory, new_file, remove
 from certmond.pki.plan import Attempt
 from certmond.pki.steps import Identity
@@ -36,20 +36,29 @@ def _usable(at: datetime) -> datetime:
 _Instant = Annotated[AwareDatetime, AfterValidator(_usable)]
 
 
+def _nameable(text: str) -> str:
+    if not can_be_a_path(text):
+        raise ValueError("is nothing that a name, a path or a cookie could be")
+    return text
+
+
+_Text = Annotated[str, AfterValidator(_nameable)]
+
+
 class _Entry(BaseModel):
     """An attempt in the file. What a later version adds is passed over."""
 
     model_config = ConfigDict(frozen=True)
 
-    name: str
-    path: str
+    name: _Text
+    path: _Text
     at: _Instant
-    failures: NonNegativeInt = 0
+    failures: Annotated[int, Field(ge=0, le=1 << 31)] = 0
     message: str = ""
     sha256: str | None = None
     issued_at: _Instant | None = None
     wait_until: _Instant | None = None
-    cookie: str | None = None
+    cookie: _Text | None = None
 
 
 _ENTRIES = TypeAdapter(tuple[_Entry, ...])

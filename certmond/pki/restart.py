@@ -47,6 +47,7 @@ class Result(StrEnum):
     UNPROVEN = "unproven"  # restarted, and no better than before: it was not well then either
     TAKEN_BACK = "taken_back"
     FAILED = "failed"
+    SEEN = "seen"  # no restart: what a command restarts cannot be looked at, and counts from when it was first met
     REFUSED = "refused"  # nothing was done to it: it could not be reached, or told apart from others
 
 
