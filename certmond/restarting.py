@@ -187,12 +187,12 @@ class Restarting:
         except CertmondError as error:
             return str(error)
 
-    def tell_waiting(self, name: str, what: str) -> None:
-        """Note what is waited for, once for each service and reason."""
-        if self._waiting != (name, what):
-            self._waiting = name, what
+    def tell_waiting(self, name: str, why: str) -> None:
+        """Note that a service is not restarted yet, and why, once for each reason."""
+        if self._waiting != (name, why):
+            self._waiting = name, why
             fields = {"step": "restart", "target": name}
-            self._audit.conclude(Event.STEP_HELD, datetime.now(UTC), f"{name} waits for {what}", fields=fields)
+            self._audit.conclude(Event.STEP_HELD, datetime.now(UTC), f"{name} {why}", fields=fields)
 
     def may_begin(self) -> bool:
         """It is still our turn, by our own clock: asked right before the first act."""
@@ -239,18 +239,18 @@ class _Hand:
         if self._now() - self.live.at > _FRESH:
             return Progress(name, "is looked at once more", self._now())
         if step.service.kind == "static-pod" and (why := self._kubelet()):
-            return self._wait(name, f"the kubelet, which alone would start it again: {why}")
+            return self._wait(name, f"waits for the kubelet, which alone would start it again: {why}")
         if why := self.owner.wait_for_others():
-            return self._wait(name, f"its turn: {why}")
+            return self._wait(name, f"waits for its turn: {why}")
         health = self.around.survey.health.get(name, ())
         well = tuple(address for address in health if self.live.health.get(address, "not asked") is None)
         episode = Episode(name, step.targets, step.detail, self._now(), before=step.instance, well_before=well)
         self._audit(Event.STEP_BEGUN, name, f"{name} is restarted: {step.detail}", cause=step.cause.value)
         return self._act(episode)
 
-    def _wait(self, name: str, what: str) -> Progress:
-        self.owner.tell_waiting(name, what)
-        return Progress(name, f"waits for {what}", self._now() + self.owner._config.poll)
+    def _wait(self, name: str, why: str) -> Progress:
+        self.owner.tell_waiting(name, why)
+        return Progress(name, why, self._now() + self.owner._config.poll)
 
     def go_on(self, episode: Episode) -> Progress:
         service = self.owner._services.get(episode.service)
