@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -455,10 +456,8 @@ class Controller:
                 return move.until
             case Act():
                 self.remember(move.episode)
-                try:
+                with suppress(ActError):
                     self.act(move.episode)
-                except ActError:
-                    pass
                 return self.acted(move.episode)
             case PutBack():
                 self.remember(move.episode)
