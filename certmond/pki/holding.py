@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
 from certmond.errors import MalformedError
-from certmond.pki.catalog import CertificateSpec, Kind, ServiceSpec
+from certmond.pki.catalog import Kind, ServiceSpec
 from certmond.pki.certificate import parse_certificate
 from certmond.pki.endpoint import Endpoint, Served
 from certmond.pki.inventory import Observation

@@ -19,8 +19,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from pydantic import AwareDatetime
-
+from certmond.pki.fields import Instant
 from certmond.pki.service import ServiceSeen
 
 LOOKS = 3
@@ -70,18 +69,18 @@ class Episode:
     service: str
     targets: tuple[Target, ...]
     why: str
-    begun_at: AwareDatetime
+    begun_at: Instant
     stage: Stage = Stage.ACT
     attempt: int = 1
     before: str = ""
-    acted_at: AwareDatetime | None = None
+    acted_at: Instant | None = None
     instances: tuple[str, ...] = ()
     well_before: tuple[str, ...] = ()
     good: int = 0
-    good_since: AwareDatetime | None = None
-    good_at: AwareDatetime | None = None
+    good_since: Instant | None = None
+    good_at: Instant | None = None
     trouble: str = ""
-    put_back_at: AwareDatetime | None = None
+    put_back_at: Instant | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,7 @@ class Past:
 
     service: str
     episode: Episode | None = None
-    ended_at: AwareDatetime | None = None
+    ended_at: Instant | None = None
     result: Result | None = None
     message: str = ""
     targets: tuple[str, ...] = ()

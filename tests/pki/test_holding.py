@@ -246,7 +246,7 @@ def test_what_an_instance_was_restarted_for_it_has_read() -> None:
         ({"result": Result.REFUSED}, HELD),
         ({"result": Result.FAILED}, HELD),
     ):
-        known = around(uses(False), live(web=runs()), past={"web": replace(past, **changes)})  # type: ignore[arg-type]
+        known = around(uses(False), live(web=runs()), past={"web": replace(past, **changes)})
         assert stale(known.presence(see())) == expected
 
 

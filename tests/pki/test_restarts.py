@@ -60,7 +60,8 @@ def around(*seen: Observation, services: tuple[ServiceSpec, ...] = (), **fields:
     survey = Survey({each.name: {path: Use(False, "--x") for path in paths} for each in services})
     now = Live(NOW, {each.name: ServiceSeen(True, f"{each.name}-1", NOW - DAY) for each in services})
     contents = {path: Content(f"sha of {path}", CHANGED) for path in paths}
-    return Surroundings(**{"services": services, "survey": survey, "live": now, "contents": contents} | fields)
+    known: dict[str, Any] = {"services": services, "survey": survey, "live": now, "contents": contents}
+    return Surroundings(**known | fields)
 
 
 def judge(known: Surroundings, *seen: Observation, now: datetime = NOW) -> Assessment:
