@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from certmond.config import Config
-from certmond.errors import CertmondError, MalformedError, WriteError
+from certmond.errors import MalformedError, WriteError
 from certmond.host.archive import Archive, ArchivedFile
 from certmond.host.credentials import parse_credentials
 from certmond.host.node_files import NodeFiles
@@ -95,25 +95,19 @@ class FormerFiles:
         return "; ".join(said)
 
     def _former(self, spec: CertificateSpec, name: str, target: Target) -> tuple[tuple[ArchivedFile, ...], datetime]:
-        with suppress(MalformedError):
-            for generation in reversed(self._archive.generations(name)):
-                with suppress(MalformedError):
-                    files = self._archive.load(name, generation.id)
-                    differs = any(target.contents.get(file.path) not in {None, digest(file.content)} for file in files)
-                    if differs and _is_whole(spec, files, self._clock()):
-                        return files, generation.when
+        for generation, files in self._archive.whole(name):
+            differs = any(target.contents.get(file.path) not in {None, digest(file.content)} for file in files)
+            with suppress(MalformedError):
+                if differs and _is_whole(spec, files, self._clock()):
+                    return files, generation.when
         raise WriteError(f"the archive has no former {target.name} that is still valid")
 
     def _present(self, paths: Iterable[str]) -> dict[str, bytes | None]:
         return {path: self._files.read(path) for path in paths}
 
     def _is_new(self, name: str, present: Mapping[str, bytes | None]) -> bool:
-        """The newest generation is another one."""
-        try:
-            kept = self._archive.generations(name)
-            newest = self._archive.load(name, kept[-1].id) if kept else ()
-        except CertmondError:
-            return True
+        """The newest generation that is whole is another one."""
+        _, newest = next(self._archive.whole(name), (None, ()))
         return {file.path: file.content for file in newest} != present
 
 

@@ -69,7 +69,7 @@ def test_what_leaves_the_content_is_no_change(node: Node, looker: Looker, touch:
             node.write(KEY, content)
         case "rename":
             node.replace(KEY, content)
-        case "chown":
+        case _:
             os.chown(path, -1, os.getegid())
     assert changed_at(node) > before.since
     if again:
@@ -157,5 +157,7 @@ def test_a_path_may_be_anything(tmp_path: Path) -> None:
     """Bytes that are no UTF-8 among them."""
     odd = ("/nginx/\udcff.pem", "ab", 10**18)
     for _ in range(2):
-        assert Changes(tmp_path, keeps=True).contents([odd]) == {odd[0]: Content("ab", datetime.fromtimestamp(10**9, UTC))}
+        assert Changes(tmp_path, keeps=True).contents([odd]) == {
+            odd[0]: Content("ab", datetime.fromtimestamp(10**9, UTC))
+        }
     assert b"udcff" in (tmp_path / "changes.json").read_bytes()

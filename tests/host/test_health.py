@@ -186,7 +186,7 @@ def test_a_server_with_an_expired_certificate_is_not_well(serve: Serve, files: F
 
 def test_a_ca_of_an_old_kubeadm_will_do(serve: Serve, files: Files) -> None:
     """Its serial number is 0, which OpenSSL, told to be strict, refuses."""
-    old = make_ca(serial=0, **ALWAYS)
+    old = make_ca(**{**ALWAYS, "serial": 0})
     leaf = server_certificate(old)
     address = f"https://{serve(over_tls(files.context(leaf), status(200))).endpoint}/"
     assert wrong(address, anchors(old)) is None
@@ -213,9 +213,7 @@ def test_a_server_may_demand_a_client_certificate(serve: Serve, files: Files, ca
 # --- whatever is asked ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "address", ["http://127.0.0.1:99999/", "http://127.0.0.1/", "https://[::1/", "", "junk"]
-)
+@pytest.mark.parametrize("address", ["http://127.0.0.1:99999/", "http://127.0.0.1/", "https://[::1/", "", "junk"])
 def test_what_is_no_address_is_not_well(address: str) -> None:
     """A manifest may say anything."""
     assert asyncio.run(ask({address: None}, GENEROUS))[address]

@@ -57,7 +57,8 @@ def test_it_is_readable_by_its_owner_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        b"", b"[]", b"1", b"null", b"\xff\xfe", b"[" * 100_000, b'{"a": ' * 100_000, b'{"a": {}}', b'{"a": {"at": 1e400}}',
+        b"", b"[]", b"1", b"null", b"\xff\xfe", b"[" * 100_000, b'{"a": ' * 100_000, b'{"a": {}}',
+        b'{"a": {"at": 1e400}}',
         b'{"a": {"at": "2026-11-24T12:00:00"}}',
         b'{"a": {"at": "0001-01-01T00:00:00+05:00"}}',
         b'{"a": {"at": "9999-12-31T23:59:59Z"}}',

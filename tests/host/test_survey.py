@@ -55,7 +55,7 @@ def real(node: Node) -> Components:
 
 
 def test_a_real_control_plane_says_what_it_reads_again(real: Components) -> None:
-    """The API server its own pair and its clients' certificates; etcd both pairs; kubeconfigs and CAs of etcd nobody."""
+    """The API server its own pair and its clients' certificates; etcd both pairs; kubeconfigs and etcd's CA nobody."""
     uses = survey(real, PROFILE, {}).uses
     told = {name: {path.removeprefix("/etc/kubernetes/"): use.reloads for path, use in each.items()
                    if path.startswith("/etc/kubernetes/")} for name, each in uses.items()}  # fmt: skip
@@ -122,7 +122,8 @@ def test_a_unit_is_known_by_its_command_line() -> None:
         }
     }
     assert found.serving == {Endpoint("127.0.0.1", 2379): ("store", f"{PKI}/etcd/server.crt")}
-    for other in ({"store": ["/usr/sbin/nginx", "--cert-file=/a"]}, {"store": []}, {}):
+    others: tuple[dict[str, list[str]], ...] = ({"store": ["/usr/sbin/nginx", "--cert-file=/a"]}, {"store": []}, {})
+    for other in others:
         assert surveyed(services=[ETCD], commands=other) == Survey()
 
 
@@ -174,7 +175,7 @@ def test_what_the_configuration_says_goes_before_the_probes() -> None:
         ({"port": "2381", "path": "health?serializable=true"}, "http://127.0.0.1:2381/health?serializable=true"),
         ({"port": "probe", "path": "/livez", "scheme": "HTTPS"}, "https://127.0.0.1:8443/livez"),
         ({"port": 1, "host": "2001:db8::1", "scheme": "https"}, "https://[2001:db8::1]:1/"),
-        ({"port": 1, "host": "0.0.0.0"}, "http://127.0.0.1:1/"),
+        ({"port": 1, "host": "0.0.0.0"}, "http://127.0.0.1:1/"),  # noqa: S104 - nothing is bound
         ({"port": "nowhere"}, None),
         ({"port": None}, None),
         ({"port": [1]}, None),
@@ -260,19 +261,26 @@ def test_the_kubelet_says_where_the_runtime_listens(flags: Any, config: Any, end
 # --- garbage ----------------------------------------------------------------------------------------------------------
 
 KEYS = st.sampled_from(
-    ["spec", "containers", "name", "command", "args", "livenessProbe", "readinessProbe", "httpGet", "port", "path", "host",
-     "scheme", "ports", "containerPort", "volumes", "hostPath", "volumeMounts", "mountPath", "metadata", "namespace",
+    ["spec", "containers", "name", "command", "args", "livenessProbe", "readinessProbe", "httpGet", "port", "path",
+     "host", "scheme", "ports", "containerPort", "volumes", "hostPath", "volumeMounts", "mountPath", "metadata", "namespace",
      "healthzPort", "healthzBindAddress", "hostNetwork"]
 )  # fmt: skip
-LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8) | st.sampled_from(
-    ["etcd", "kube-apiserver", "/a", "--cert-file=/a", "--tls-cert-file=a:b,c", "::1", "[", "99999999"]
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=8)
+    | st.sampled_from(
+        ["etcd", "kube-apiserver", "/a", "--cert-file=/a", "--tls-cert-file=a:b,c", "::1", "[", "99999999"]
+    )
 )
 VALUES = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12
 )
 CONTAINERS = st.fixed_dictionaries(
     {"name": st.just("etcd")},
-    optional={key: VALUES for key in ("command", "args", "ports", "volumeMounts", "livenessProbe", "readinessProbe")},
+    optional=dict.fromkeys(("command", "args", "ports", "volumeMounts", "livenessProbe", "readinessProbe"), VALUES),
 )
 PODS = st.fixed_dictionaries(
     {"spec": st.fixed_dictionaries({"containers": st.lists(CONTAINERS | VALUES, max_size=3) | VALUES,
