@@ -262,8 +262,8 @@ def test_the_kubelet_says_where_the_runtime_listens(flags: Any, config: Any, end
 
 KEYS = st.sampled_from(
     ["spec", "containers", "name", "command", "args", "livenessProbe", "readinessProbe", "httpGet", "port", "path",
-     "host", "scheme", "ports", "containerPort", "volumes", "hostPath", "volumeMounts", "mountPath", "metadata", "namespace",
-     "healthzPort", "healthzBindAddress", "hostNetwork"]
+     "host", "scheme", "ports", "containerPort", "volumes", "hostPath", "volumeMounts", "mountPath", "metadata",
+     "namespace", "healthzPort", "healthzBindAddress", "hostNetwork"]
 )  # fmt: skip
 LEAVES = (
     st.none()
