@@ -71,7 +71,7 @@ def test_each_service_has_its_own(tmp_path: Path) -> None:
     [
         b"", b"[]", b'{"a": {}}', b'{"a": {"service": "a", "result": "no such"}}',
         b'{"a": {"service": "a", "ended_at": "2026-11-24T12:00:00"}}',
-        b'{"a": {"service": "a", "episode": {"service": "a", "targets": [], "why": "", "begun_at": "2026-11-24T12:00"}}}',
+        b'{"a":{"service": "a", "episode": {"service": "a", "targets": [], "why":"", "begun_at": "2026-11-24T12:00"}}}',
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_used_is_no_memory(tmp_path: Path, content: bytes) -> None:
