@@ -25,7 +25,7 @@ from certmond.host.restarter import Restarter
 from certmond.host.transaction import Writer
 from certmond.pki.assess import Assessment
 from certmond.pki.catalog import ServiceSpec
-from certmond.pki.holding import Surroundings
+from certmond.pki.holding import ServedAt, Surroundings
 from certmond.pki.restart import (
     INTERVAL,
     LOOKS,
@@ -283,11 +283,11 @@ class _Hand:
             address: why for address in addresses if (why := self.live.health.get(address, f"{address} was not asked"))
         }
         unproven = [
-            f"{at.endpoint} serves another certificate than {status.seen.path}" if at.matches is False
-            else f"{at.endpoint} serves none: {at.reason}"
-            for status in self.assessment.certificates for at in status.presence.served
+            _unproven(at, status.seen.path)
+            for status in self.assessment.certificates
+            for at in status.presence.served
             if at.service == service.name and not at.matches
-        ]  # fmt: skip
+        ]
         return Glance(self.live.at, self._seen(service.name), ill, unproven)
 
     def _keep_turn(self, name: str) -> None:
@@ -312,6 +312,14 @@ class _Hand:
 
     def _audit(self, event: Event, name: str, message: str, level: str = "info", **fields: str) -> None:
         self.owner._audit.conclude(event, self._now(), message, level, {"step": "restart", "target": name, **fields})
+
+
+def _unproven(at: ServedAt, path: str) -> str:
+    if at.matches is False:
+        return f"{at.endpoint} serves another certificate than {path}"
+    if at.sha256:
+        return f"{path} holds no certificate to compare with what {at.endpoint} serves"
+    return f"{at.endpoint} serves none: {at.reason}"
 
 
 def _state(move: Wait) -> str:
