@@ -25,7 +25,7 @@ from certmond.host.restarter import Restarter
 from certmond.host.transaction import Writer
 from certmond.pki.assess import Assessment
 from certmond.pki.catalog import ServiceSpec
-from certmond.pki.holding import Surroundings
+from certmond.pki.holding import ServedAt, Surroundings
 from certmond.pki.restart import (
     INTERVAL,
     LOOKS,
@@ -201,28 +201,43 @@ class _Hand:
                 self._remember(move.episode)
                 return Progress(service.name, _state(move), move.until)
             case Act():
-                return self._act(move.episode)
+                return self._act_again(move.episode)
             case PutBack():
                 return self._put_back(move.episode)
             case Ended():
                 return self._end(move)
 
     def _act(self, episode: Episode) -> Progress:
-        service = self.owner._services[episode.service]
+        """The first act. Where nothing comes of it, nothing has happened."""
+        name = episode.service
         self._remember(episode)
-        first = episode.attempt == 1
-        if first and not self.owner._turn.held and self.owner._config.cluster.without_api == "hold":
-            return self._end(
-                Ended(episode, Result.REFUSED, f"{service.name}: the turn was lost before anything was done")
-            )
+        if not self.owner._turn.held and self.owner._config.cluster.without_api == "hold":
+            return self._end(Ended(episode, Result.REFUSED, f"{name}: the turn was lost before anything was done"))
         try:
-            said = self.restarter.act(service, episode.before, self.pods.get(service.name), revive=not first)
+            said = self._made(episode)
         except RestartError as error:
-            if first:
-                return self._end(Ended(episode, Result.REFUSED, f"{service.name} was not restarted: {error}"))
+            return self._end(Ended(episode, Result.REFUSED, f"{name} was not restarted: {error}"))
+        return self._acted(episode, said)
+
+    def _act_again(self, episode: Episode) -> Progress:
+        """A further act, or the first by another process, which cannot know whether the one that was killed made it."""
+        if episode.attempt == 1 and (why := self.owner.wait_for_others()):
+            return Progress(episode.service, f"waits for its turn: {why}", self.live.at + _OTHERS)
+        self._remember(episode)
+        try:
+            said = self._made(episode)
+        except RestartError as error:
             said = str(error)  # what is to be seen next decides
+        return self._acted(episode, said)
+
+    def _made(self, episode: Episode) -> str:
+        service = self.owner._services[episode.service]
+        revive = episode.attempt > 1
+        return self.restarter.act(service, episode.before, self.pods.get(service.name), revive=revive)
+
+    def _acted(self, episode: Episode, said: str) -> Progress:
         self._remember(acted(episode, self._now()))
-        return Progress(service.name, said, self._now() + INTERVAL)
+        return Progress(episode.service, said, self._now() + INTERVAL)
 
     def _put_back(self, episode: Episode) -> Progress:
         self._remember(episode)
@@ -239,7 +254,8 @@ class _Hand:
             f"{episode.service} did not come up ({episode.trouble}): {said}",
             level="error",
         )
-        return self._act(put_back(episode))
+        self._remember(put_back(episode, self._now()))
+        return Progress(episode.service, said, self._now())  # what runs then is looked at first: that has to end
 
     def _end(self, ended: Ended) -> Progress:
         episode, name = ended.episode, ended.episode.service
@@ -267,11 +283,11 @@ class _Hand:
             address: why for address in addresses if (why := self.live.health.get(address, f"{address} was not asked"))
         }
         unproven = [
-            f"{at.endpoint} serves another certificate than {status.seen.path}" if at.matches is False
-            else f"{at.endpoint} serves none: {at.reason}"
-            for status in self.assessment.certificates for at in status.presence.served
+            _unproven(at, status.seen.path)
+            for status in self.assessment.certificates
+            for at in status.presence.served
             if at.service == service.name and not at.matches
-        ]  # fmt: skip
+        ]
         return Glance(self.live.at, self._seen(service.name), ill, unproven)
 
     def _keep_turn(self, name: str) -> None:
@@ -296,6 +312,14 @@ class _Hand:
 
     def _audit(self, event: Event, name: str, message: str, level: str = "info", **fields: str) -> None:
         self.owner._audit.conclude(event, self._now(), message, level, {"step": "restart", "target": name, **fields})
+
+
+def _unproven(at: ServedAt, path: str) -> str:
+    if at.matches is False:
+        return f"{at.endpoint} serves another certificate than {path}"
+    if at.sha256:
+        return f"{path} holds no certificate to compare with what {at.endpoint} serves"
+    return f"{at.endpoint} serves none: {at.reason}"
 
 
 def _state(move: Wait) -> str:
