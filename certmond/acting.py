@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from certmond.enforce import Enforcer
-from certmond.errors import BusyError, CertmondError, WriteError
+from certmond.errors import BusyError, CertmondError, WriteError, defect
 from certmond.expose.telemetry import Telemetry
 from certmond.host.journal import Event, Journal
 from certmond.pki.assess import Assessment
@@ -113,8 +113,15 @@ class Acting:
         self.look_at = None
         if self._seen is None:
             return False
-        self._enforcer.keep_former(self._seen[0])
-        progress = self._enforcer.restart(self.plan, *self._seen)
+        try:
+            self._enforcer.keep_former(*self._seen)
+            progress = self._enforcer.restart(self.plan, *self._seen)
+        except CertmondError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a defect of ours in a restart must not keep renewals from their turn
+            self._journal.tell(Event.STEP_FAILED, f"a restart: {defect(error)}", "error")
+            self.retry_at = time.monotonic() + FAILURE_INTERVAL
+            return False
         if progress is None:
             return False
         if progress.result is not None:

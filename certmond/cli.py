@@ -233,5 +233,17 @@ def main() -> None:
         sys.stderr.close()  # the reader of a pipe has gone: nobody is left to be told
         sys.exit(COULD_NOT_TELL)
     except OSError as error:
+        if not _output_fails():
+            click.echo(f"certmond: something could not be read or written ({error}); see that certmond may", err=True)
+            sys.exit(COULD_NOT_TELL)
         click.echo(f"certmond: the output could not be written ({error})", err=True)
         os._exit(COULD_NOT_TELL)  # not sys.exit: what is still buffered would fail once more on the way out
+
+
+def _output_fails() -> bool:
+    """What could not be written is still in the buffer, and fails once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False

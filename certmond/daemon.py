@@ -36,6 +36,7 @@ QUIET = 0.05
 """Seconds without a further event after which a change counts as complete."""
 CEILING = 1.0
 """Seconds after which a pass is made although events go on."""
+_LOOKS_AROUND = frozenset({"start", "reload", "resync", "step", "retry", "clock"})
 HEARTBEAT_INTERVAL = 10.0
 """Seconds between signs of life to `serve`; the service manager's watchdog may ask for more."""
 
@@ -217,7 +218,7 @@ class Daemon:
         enforcing = self._config.mode == "enforce"
         enforcer = Enforcer(
             self._config, root=self._root, state_dir=self._state_dir, clock=self._clock, alive=self._live,
-            audit=Audit(self._journal, self._state_dir, DAEMON), acting=enforcing, wake=self._look_ended,
+            audit=Audit(self._journal, self._state_dir, DAEMON), acting=enforcing, keeps=True, wake=self._look_ended,
         )  # fmt: skip
         return enforcer, Acting(
             enforcer, self._journal, self._telemetry, enforcing=enforcing, stopping=lambda: self._stopping
@@ -249,7 +250,7 @@ class Daemon:
 
     def _look_out(self, cause: Cause, assessment: Assessment) -> None:
         """Have a look at what runs, wherever something may have changed; and again while something old is in use."""
-        if cause.name != "look" or self._enforcer.neighbourhood.has_news:
+        if cause.name in _LOOKS_AROUND or self._enforcer.neighbourhood.has_news:
             self._enforcer.neighbourhood.ask()
         stale = any(status.presence.stale for status in assessment.statuses)
         self._look_due = time.monotonic() + self._config.poll.total_seconds() if stale else None

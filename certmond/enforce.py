@@ -7,6 +7,7 @@ Owns the wiring that the daemon and the command line share. It decides nothing: 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -71,6 +72,7 @@ class Enforcer:
         audit: Audit,
         clock: Callable[[], datetime],
         acting: bool = False,
+        keeps: bool = False,
         alive: Callable[[], None] = lambda: None,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
@@ -84,7 +86,7 @@ class Enforcer:
         self.executor = Executor(
             config, root=root, state_dir=state_dir, audit=audit, signer=self._signer_of, clock=clock, alive=alive
         )
-        self.neighbourhood = Neighbourhood(config, root, Changes(state_dir, keeps=acting), acting=acting, wake=wake)
+        self.neighbourhood = Neighbourhood(config, root, Changes(state_dir, keeps=keeps), acting=acting, wake=wake)
         self._former = FormerFiles(config, root, state_dir, clock)
         self.restarting = Restarting(
             config, self.executor, History(state_dir), self._former, audit, turn=self._turn(), alive=alive
@@ -130,8 +132,9 @@ class Enforcer:
         """One step of a restart: see `Restarting.step`."""
         return self.restarting.step(plan, assessment, around, self.neighbourhood, patience=patience)
 
-    def keep_former(self, assessment: Assessment) -> None:
-        """Store the files that services use and that are good, so that they can be put back. Raises BusyError."""
+    def keep_former(self, assessment: Assessment, around: Surroundings) -> None:
+        """Note what is good, and what services use, so that both are known later. Raises BusyError, WriteError."""
+        self.restarting.meet(assessment, around)
         if unkept := self._former.unkept(assessment.certificates):
             with self.executor.writing():
                 self._former.keep(unkept)
@@ -180,8 +183,9 @@ class Enforcer:
         identity = self._config.node_name or os.uname().nodename.lower()
         kubeconfig = str(self._transactions.real(self._config.cluster.kubeconfig))
         return RestartLease(
-            kubeconfig, identity=identity, duration=self._config.cluster.lease_duration, alive=self._alive
-        )
+            kubeconfig, identity=identity, duration=self._config.cluster.lease_duration, alive=self._alive,
+            monotonic=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),  # a host that sleeps does not hold its turn
+        )  # fmt: skip
 
     def _without_hurry(self, made: Plan, now: datetime) -> Plan:
         """The plan without the derived files whose making has failed not long ago, unless their source is renewed."""

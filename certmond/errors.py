@@ -97,3 +97,12 @@ class WaitingError(SigningError):
         super().__init__(message)
         self.seconds = seconds
         self.cookie = cookie
+
+
+def defect(error: Exception) -> str:
+    """What is told of an exception that nobody foresaw: its kind and its place, not its words: they may quote a key."""
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        place = f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return f"an unexpected {type(error).__name__} in {place}; please report it"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from certmond.errors import CertmondError, ConfigError
-from certmond.options import Globals, display, global_options, globals_of, output_option
+from certmond.options import STATE_DIR, Globals, display, global_options, globals_of, output_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,6 +78,8 @@ def init(
     if dry_run:
         display(_document(made, ground), output, plan_table)
         return
+    if made.steps and options.given_state_dir is None:
+        maker.make_directory(str(STATE_DIR.parent))
     _carry_out(maker, made, quiet=output in {"json", "yaml"})
     if output in {"json", "yaml"}:
         display(_document(made, ground), output, plan_table)
@@ -93,8 +95,12 @@ def _config(options: Globals, kubeadm_config: Path | None, *, acting: bool) -> t
         return config, False
     try:
         said = parse_kubeadm_config(read_file(str(kubeadm_config)), str(kubeadm_config))
+        mode = kubeadm_config.stat().st_mode & 0o777
     except OSError as error:
         raise CertmondError(f"{kubeadm_config} cannot be read ({error.strerror}); give another file") from error
+    if acting and mode & 0o022:  # whose it is, who gives it knows
+        fact = f"can be written by others (mode {mode:04o}), who would choose for whom certificates are made"
+        raise CertmondError(f"{kubeadm_config} {fact}; chmod go-w {kubeadm_config}")
     given = {"node_name": said.node_name, "validity": said.validity, "key_algorithm": said.key_algorithm}
     update: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     update["init"] = config.init.model_copy(

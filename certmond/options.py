@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 COULD_NOT_TELL = 3
 OUTPUTS = ("table", "wide", "json", "yaml")
 RUNTIME_DIR = Path("/run/certmond")
+STATE_DIR = Path("/var/lib/certmond")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,9 +31,14 @@ class Globals:
 
     config: Path | None = None
     root: str = "/"
-    state_dir: Path = Path("/var/lib/certmond")
+    given_state_dir: Path | None = None
     profile: str | None = None
     verbose: bool = False
+
+    @property
+    def state_dir(self) -> Path:
+        """Where certmond keeps its own state: by default on the node that it writes on, below the root as all of it."""
+        return self.given_state_dir or Path(self.root) / STATE_DIR.relative_to("/")
 
     def load(self, *, acting: bool = False) -> Config:
         """The configuration in force; `acting` says that the verb writes on the node. Raises ConfigError."""
@@ -56,7 +62,9 @@ def global_options(function: F) -> F:
         click.option(
             "--root", type=click.Path(exists=True, file_okay=False), help="Read every path of the node below DIR"
         ),
-        click.option("--state-dir", type=click.Path(path_type=Path), help="Own state [/var/lib/certmond]"),
+        click.option(
+            "--state-dir", "given_state_dir", type=click.Path(path_type=Path), help=f"Own state [{STATE_DIR} below DIR]"
+        ),
         click.option("--profile", help="Profile in place of the configured one: kubeadm, none"),
         click.option("-v", "--verbose", is_flag=True, default=None, help="Tell more"),
     )

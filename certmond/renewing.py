@@ -18,9 +18,10 @@ import click
 
 from certmond.errors import CertmondError
 from certmond.options import display, global_options, globals_of, output_option
-from certmond.writing import PATIENCE, enforcer_for, seen
+from certmond.writing import FAILED, PATIENCE, WAITING, enforcer_for, seen
 
 if TYPE_CHECKING:
+    from certmond.config import Config
     from certmond.enforce import Enforcer
     from certmond.host.execute import Outcome
     from certmond.pki.assess import Assessment
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from certmond.pki.steps import Held, Plan, Write
     from certmond.restarting import Progress
 
-WAITING, FAILED = 1, 2
 _RELOADED_WITHIN = 15.0
 """Seconds in which those that read a certificate again by themselves are waited for."""
 
@@ -81,7 +81,7 @@ def renew(
             click.echo(f"left alone: {left.target}: {left.because}")
         for left in held:
             click.echo(f"not restarted: {left.target}: {left.because}")
-        _tell_holders(outcomes, set(results) if not no_restart else set())
+        _tell_holders(outcomes, {*results, *_up_to_date(enforcer)})
     failed = {each.result for each in outcomes} & {"failed"} or any(each != "proven" for each in results.values())
     waits = {each.result for each in outcomes} & {"waiting"} or held or stale
     sys.exit(FAILED if failed else WAITING if waits else 0)
@@ -108,7 +108,7 @@ def restart(context: click.Context, names: tuple[str, ...], *, stale: bool, dry_
     known = [service.name for service in config.services]
     if unknown := [name for name in names if name not in known]:
         raise CertmondError("\n".join(f"there is no service {name}; there are: {', '.join(known)}" for name in unknown))
-    _refuse_what_does_not_run(names, around)
+    _refuse_what_does_not_run(names, config, around)
     wanted = frozenset(names or known)
     if dry_run:
         display(plan_document(_planned(enforcer, assessment, around, wanted, by_hand=not stale), assessment.taken_at),
@@ -163,13 +163,17 @@ def _wait_for(progress: Progress) -> None:
         time.sleep(max(0.1, (progress.until - datetime.now(UTC)).total_seconds()))
 
 
-def _refuse_what_does_not_run(names: Iterable[str], around: Surroundings) -> None:
-    seen_now = around.live.services if around.live else {}
-    idle = [name for name in names if name in seen_now and seen_now[name].running is False]
-    if idle:
-        raise CertmondError(
-            "\n".join(f"{name} does not run, and is left so; start it by its own means" for name in idle)
-        )
+def _refuse_what_does_not_run(names: Iterable[str], config: Config, around: Surroundings) -> None:
+    if around.live is None:
+        raise CertmondError("what runs is that of this host alone: restart it there, without --root")
+    seen_now, problems = around.live.services, []
+    for service in (each for each in config.services if each.name in names):
+        if service.kind == "static-pod" and service.name not in seen_now:
+            problems.append(f"{service.name} is no static pod of this node: no manifest has a container {service.pod}")
+        elif service.name in seen_now and seen_now[service.name].running is False:
+            problems.append(f"{service.name} does not run, and is left so; start it by its own means")
+    if problems:
+        raise CertmondError("\n".join(problems))
 
 
 def _reloaded(enforcer: Enforcer, renewed: frozenset[str], *, quiet: bool) -> tuple[str, ...]:
@@ -228,6 +232,14 @@ def _carry_out(enforcer: Enforcer, made: Plan, *, quiet: bool) -> tuple[Outcome,
     if not quiet:
         click.echo(f"{done} of {total} done" if total else "nothing to do")
     return outcomes
+
+
+def _up_to_date(enforcer: Enforcer) -> frozenset[str]:
+    """The services that are seen to hold nothing old: some have ended with another one, and come back by themselves."""
+    assessment, around = enforcer.see()
+    seen_now = around.live.services if around.live else {}
+    behind = {stale.service for status in assessment.statuses for stale in status.presence.stale}
+    return frozenset(name for name, each in seen_now.items() if each.running is not None) - behind
 
 
 def _tell_holders(outcomes: Iterable[Outcome], restarted: set[str]) -> None:

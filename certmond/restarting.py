@@ -7,6 +7,7 @@ plan's.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -22,10 +23,11 @@ from certmond.host.history import History
 from certmond.host.journal import Event
 from certmond.host.neighbourhood import Neighbourhood
 from certmond.host.restarter import Restarter
+from certmond.host.survey import KUBELET
 from certmond.host.transaction import Writer
 from certmond.pki.assess import Assessment
 from certmond.pki.catalog import ServiceSpec
-from certmond.pki.holding import ServedAt, Surroundings
+from certmond.pki.holding import ServedAt, Surroundings, files_of
 from certmond.pki.restart import (
     INTERVAL,
     LOOKS,
@@ -47,8 +49,6 @@ from certmond.pki.steps import Plan, Restart
 
 _FRESH = timedelta(seconds=5)
 """Nothing is restarted for what was seen longer ago."""
-_OTHERS = timedelta(seconds=10)
-"""Until another node is asked again whether it has done."""
 
 
 class Turn(Protocol):
@@ -117,6 +117,10 @@ class Restarting:
         spec = config.restart
         self._terms = Terms(spec.ready_within, spec.stable, spec.spacing)
         self._services = {service.name: service for service in config.services}
+        self._fenced = True
+        self._asked_again_at = 0.0
+        self._lost: str | None = None
+        self._waiting = ("", "")
 
     @property
     def terms(self) -> Terms:
@@ -154,16 +158,68 @@ class Restarting:
                 return hand.go_on(episode)
             return hand.begin(planned) if planned else None
 
+    def meet(self, assessment: Assessment, around: Surroundings) -> None:
+        """Note what the files hold that services use which only a command restarts, where nothing is known of them.
+
+        Raises BusyError, WriteError.
+        """
+        known = self.past()
+        for service in self._config.services:
+            if service.kind == "command" and service.name not in known and around.live:
+                mine = [s for s in assessment.statuses if service.name in s.seen.spec.consumers]
+                paths = {path for status in mine for path in files_of(status.seen) if path in around.contents}
+                contents = {path: around.contents[path].sha256 for path in sorted(paths)}
+                with self._executor.writing():
+                    self._history.remember(
+                        Past(service.name, None, around.live.at, Result.SEEN, "it was first seen", contents=contents)
+                    )
+
     def wait_for_others(self) -> str | None:
         """Why it is not this node's turn; None where it is."""
+        self._fenced = True
         try:
             return self._turn.take()
         except UnreachableError as error:
             if self._config.cluster.without_api == "go_on":
+                self._fenced = False
                 return None
             return f"{error}; it is waited for (`without_api: go_on` would not)"
         except CertmondError as error:
             return str(error)
+
+    def tell_waiting(self, name: str, why: str) -> None:
+        """Note that a service is not restarted yet, and why, once for each reason."""
+        if self._waiting != (name, why):
+            self._waiting = name, why
+            fields = {"step": "restart", "target": name}
+            self._audit.conclude(Event.STEP_HELD, datetime.now(UTC), f"{name} {why}", fields=fields)
+
+    def may_begin(self) -> bool:
+        """It is still our turn, by our own clock: asked right before the first act."""
+        return self._turn.held or not self._fenced
+
+    def keep_turn(self) -> str | None:
+        """Stay in turn as long as a restart takes; a sentence where it was lost, once.
+
+        What has begun is brought to its end all the same: half-way is worse for all. And the API server may be what is
+        being restarted.
+        """
+        asked = time.monotonic()
+        if not self._turn.held and asked < self._asked_again_at:
+            return None
+        self._asked_again_at = asked + self._config.poll.total_seconds()
+        lost = None
+        try:
+            if self._turn.held:
+                self._turn.keep()
+            else:
+                lost = self._turn.take()
+        except LostError as error:
+            lost = str(error)
+        except CertmondError:
+            return None
+        news, self._lost = lost != self._lost, lost
+        return lost if news else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,19 +238,26 @@ class _Hand:
         name = step.service.name
         if self._now() - self.live.at > _FRESH:
             return Progress(name, "is looked at once more", self._now())
+        if step.service.kind == "static-pod" and (why := self._kubelet()):
+            return self._wait(name, f"waits for the kubelet, which alone would start it again: {why}")
         if why := self.owner.wait_for_others():
-            return Progress(name, f"waits for its turn: {why}", self.live.at + _OTHERS)
+            return self._wait(name, f"waits for its turn: {why}")
         health = self.around.survey.health.get(name, ())
         well = tuple(address for address in health if self.live.health.get(address, "not asked") is None)
         episode = Episode(name, step.targets, step.detail, self._now(), before=step.instance, well_before=well)
         self._audit(Event.STEP_BEGUN, name, f"{name} is restarted: {step.detail}", cause=step.cause.value)
         return self._act(episode)
 
+    def _wait(self, name: str, why: str) -> Progress:
+        self.owner.tell_waiting(name, why)
+        return Progress(name, why, self._now() + self.owner._config.poll)
+
     def go_on(self, episode: Episode) -> Progress:
         service = self.owner._services.get(episode.service)
         if service is None:
             return self._end(Ended(episode, Result.REFUSED, f"{episode.service} is not in the configuration any more"))
-        self._keep_turn(episode.service)
+        if lost := self.owner.keep_turn():
+            self._audit(Event.STEP_HELD, episode.service, lost, level="warning")
         move = follow(episode, self._glance(service), self.owner._terms, changes_instance=service.changes_instance)
         match move:
             case Wait():
@@ -211,7 +274,7 @@ class _Hand:
         """The first act. Where nothing comes of it, nothing has happened."""
         name = episode.service
         self._remember(episode)
-        if not self.owner._turn.held and self.owner._config.cluster.without_api == "hold":
+        if not self.owner.may_begin():
             return self._end(Ended(episode, Result.REFUSED, f"{name}: the turn was lost before anything was done"))
         try:
             said = self._made(episode)
@@ -222,7 +285,7 @@ class _Hand:
     def _act_again(self, episode: Episode) -> Progress:
         """A further act, or the first by another process, which cannot know whether the one that was killed made it."""
         if episode.attempt == 1 and (why := self.owner.wait_for_others()):
-            return Progress(episode.service, f"waits for its turn: {why}", self.live.at + _OTHERS)
+            return self._wait(episode.service, f"waits for its turn: {why}")
         self._remember(episode)
         try:
             said = self._made(episode)
@@ -290,14 +353,14 @@ class _Hand:
         ]
         return Glance(self.live.at, self._seen(service.name), ill, unproven)
 
-    def _keep_turn(self, name: str) -> None:
-        """An episode that has begun is brought to its end, whatever becomes of the turn: half-way is worse for all."""
-        try:
-            self.owner._turn.keep()
-        except LostError as error:
-            self._audit(Event.STEP_HELD, name, str(error), level="warning")
-        except CertmondError:
-            pass  # the API server may be what is being restarted
+    def _kubelet(self) -> str | None:
+        """What is wrong with the kubelet, where something is seen of it at all."""
+        for service in self.owner._config.services:
+            if service.unit == KUBELET:
+                ill = map(self.live.health.get, self.around.survey.health.get(service.name, ()))
+                stopped = f"{service.name} does not run" if self._seen(service.name).running is False else None
+                return stopped or next(filter(None, ill), None)
+        return None
 
     def _remember(self, episode: Episode) -> None:
         known = self.owner.past().get(episode.service, Past(episode.service))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 30.0
 """Seconds that a command waits for another certmond that is writing."""
+WAITING, FAILED = 1, 2
 
 
 @click.command()
@@ -91,14 +92,22 @@ def archive() -> None:
 @click.argument("names", nargs=-1, metavar="[NAME…]")
 @click.pass_context
 def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
-    """The generations that are kept, oldest first."""
+    """The generations that are kept, oldest first. Exit: 0 all well, 2 one is damaged."""
+    from certmond.errors import MalformedError
     from certmond.host.archive import Archive
+    from certmond.pki.reason import printable
 
-    kept = Archive(globals_of(context).state_dir)
-    for name in names or kept.names():
-        for generation in kept.generations(name):
-            why = generation.description.get("detail", "")
-            click.echo(f"{name}  {generation.id}  {', '.join(generation.paths)}  {why}".rstrip())
+    kept, damaged = Archive(globals_of(context).state_dir), False
+    for name, number in [(each, number) for each in names or kept.names() for number in kept.ids(each)]:
+        try:
+            generation = kept.generation(name, number)
+        except MalformedError as error:
+            click.echo(f"certmond: {error}", err=True)
+            damaged = True
+            continue
+        why = generation.description.get("detail", "")
+        click.echo(printable(f"{name}  {generation.id}  {', '.join(generation.paths)}  {why}".rstrip()))
+    sys.exit(FAILED if damaged else 0)
 
 
 @archive.command()
@@ -108,7 +117,7 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
 @click.option("--dry-run", is_flag=True, help="Only show what would be done")
 @click.pass_context
 def restore(context: click.Context, name: str, generation: str | None, dry_run: bool) -> None:
-    """Put a generation back, by default the newest; what it replaces is kept as a new one."""
+    """Put a generation back, by default the newest that is not what is there; what it replaces is kept as a new one."""
     options = globals_of(context)
     enforcer = enforcer_for(options, options.load(acting=not dry_run))
     for line in enforcer.executor.restore(name, generation, PATIENCE, dry_run=dry_run):
@@ -141,7 +150,7 @@ def enforcer_for(options: Globals, config: Config, at: datetime | None = None, *
     audit = Audit(journal, options.state_dir, caller())
     return Enforcer(
         config, root=options.root, state_dir=options.state_dir, audit=audit, clock=lambda: at or datetime.now(UTC),
-        acting=acting,
+        acting=acting, keeps=acting,
     )  # fmt: skip
 
 

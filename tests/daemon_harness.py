@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,14 +80,17 @@ class Running:
 
 
 @contextmanager
-def running(root: Path, work: Path, *options: str, **environment: str) -> Iterator[Running]:
-    """`certmond run` below `root` until the block ends; it has rendered for the first time when the block begins."""
+def running(root: Path, work: Path, *options: str, before: Sequence[str] = (), **environment: str) -> Iterator[Running]:
+    """`certmond run` below `root` until the block ends; it has rendered for the first time when the block begins.
+
+    `before` is what runs it, and leaves it its own process.
+    """
     runtime, log = work / "run", work / "log"
     runtime.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "certmond", "--root", str(root), "run", "--runtime-dir", str(runtime)]
     with log.open("w") as output:
         process = subprocess.Popen(
-            [*command, "--log", "json", *options],
+            [*before, *command, "--log", "json", *options],
             stdout=output,
             stderr=output,
             text=True,

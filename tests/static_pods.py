@@ -133,16 +133,25 @@ class Pods:
 
 @contextmanager
 def kubelet(
-    work: Path, factor: float, apiservers: tuple[str, ...] = (), electing: tuple[str, ...] = ()
+    work: Path,
+    factor: float,
+    apiservers: tuple[str, ...] = (),
+    electing: tuple[str, ...] = (),
+    *,
+    before: Sequence[str] = (),
+    **elsewhere: str,
 ) -> Iterator[Pods]:
-    """A kubelet until the block ends; then all of its containers have ended as well."""
+    """A kubelet until the block ends; then all of its containers have ended as well.
+
+    `before` is what runs it, and leaves it its own process; `elsewhere` are directories that are not below `work`.
+    """
     with control_group("kubelet") as group:
-        paths = {name: str(work / name) for name in ("manifests", "logs", "tasks")}
+        paths = {name: elsewhere.get(name, str(work / name)) for name in ("manifests", "logs", "tasks")}
         for path in paths.values():
-            Path(path).mkdir()
+            Path(path).mkdir(parents=True, exist_ok=True)
         files = {"group": str(group), "socket": str(work / "cri.sock"), "events": str(work / "events")}
         settings = Settings(**paths, **files, factor=factor, apiservers=apiservers, electing=electing)
-        command = [sys.executable, kubelet_stand_in.__file__, str(stored(settings, work / "settings.json"))]
+        command = [*before, sys.executable, kubelet_stand_in.__file__, str(stored(settings, work / "settings.json"))]
         with (work / "kubelet.log").open("wb") as log:
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
         pods = Pods(settings, work, process)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import stat
@@ -10,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 
+from certmond.errors import WriteError
 from certmond.host.audit import Audit
 from certmond.host.execute import Executor
 from certmond.host.journal import Event, Journal
 from certmond.pki.encoding import decode
 from tests.builders import DAY, YEAR, integer, make_ca, make_leaf, pem_block, tlv
-from tests.test_renewal import ENTRIES, Helper, Host, now
+from tests.conftest import unavailable
+from tests.test_renewal import DATED, ENTRIES, PKI, Helper, Host, kubeconfig, now
 
 GLOB = {"path": "/etc/app/*.pem", "ca": "ca", "usages": ["client auth"]}
 
@@ -69,6 +73,114 @@ def test_a_derived_file_is_no_more_open_than_its_entry_says(tmp_path: Path, pres
         host.put("/etc/copy.conf", present, 0o666)
     assert {outcome.result for outcome in host.start()} == {"done"}
     assert (mode(host, "/etc/bundle.pem"), mode(host, "/etc/copy.conf")) == (0o640, 0o600)
+
+
+@pytest.mark.parametrize("owner", ["root", "root:root"])
+def test_a_derived_file_of_another_owner_is_left_alone(tmp_path: Path, owner: str) -> None:
+    """Where `owner` is given, no key is put into a file that belongs to somebody else, and that is told until it is his
+    whom the entry says.
+    """
+    if os.geteuid() != 0:
+        unavailable("only root can give files away")
+    bundle = {"name": "b", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/b.pem", "owner": owner}
+    host = Host(tmp_path / "host", "apiserver", derived=[bundle])
+    host.put("/etc/b.pem", b"", 0o600)
+    os.chown(host.at("/etc/b.pem"), 65534, 0)
+    assert [outcome.result for outcome in host.start()] == ["done"]
+    [held] = host.plan().held
+    assert held.because == (
+        f"/etc/b.pem does not belong to {owner}, as its entry says; chown it, or move it away, and it is made anew"
+    )
+    assert host.at("/etc/b.pem").read_bytes() == b""
+    os.chown(host.at("/etc/b.pem"), 0, 0)
+    assert [outcome.result for outcome in host.start()] == ["done"]
+    assert host.unwell() == []
+    os.chown(host.at("/etc/b.pem"), 65534, 0)
+    assert "does not belong" in host.plan().held[0].because
+
+
+@pytest.mark.parametrize("link", ["tls.crt", "tls.key"])
+def test_nobody_elses_symlink_says_what_a_derived_file_is_made_from(tmp_path: Path, link: str) -> None:
+    """A symlink that belongs neither to root nor to certmond is not followed to the source of a derived file: its owner
+    would have any key on the node copied to where he can read it.
+    """
+    if os.geteuid() != 0:
+        unavailable("only root can give files away")
+    bundle = {"name": "b", "kind": "pem-bundle", "source": "app", "path": "/srv/app/b.pem", "owner": "nobody"}
+    host = Host(tmp_path / "host", "apiserver", derived=[bundle])
+    host.entries["app"] = {"path": "/srv/app/tls.crt", "key": "/srv/app/tls.key", "ca": "ca", "signer": "none"}
+    host.at("/srv/app").mkdir(parents=True)
+    for name, secret in (("tls.crt", "ca.crt"), ("tls.key", "ca.key")):
+        host.at(f"/srv/app/{name}").symlink_to(f"/etc/kubernetes/pki/{secret}")
+    os.lchown(host.at(f"/srv/app/{link}"), 65534, 65534)
+    host.start()
+    [held] = host.plan().held
+    assert held.because == (
+        f"/srv/app/b.pem is not made: /srv/app/{link} could not be read (/srv/app/{link} is a symlink of user 65534): "
+        "give its target's path, or let root own the link"
+    )
+    assert not host.at("/srv/app/b.pem").exists()
+
+
+def test_a_restored_key_is_no_more_open_than_it_was(tmp_path: Path) -> None:
+    """What is put back from the archive has the mode that it had, whatever is in its place now; where that belongs to
+    somebody else, nothing is put back, and it is said what to do.
+    """
+    if os.geteuid() != 0:
+        unavailable("only root can give files away")
+    host = Host(tmp_path / "host", "apiserver")
+    before = host.at(ENTRIES["apiserver"]["key"]).read_bytes()
+    host.start()
+    key = host.at(ENTRIES["apiserver"]["key"])
+    key.write_bytes(b"")
+    key.chmod(0o666)
+    os.chown(key, 65534, 65534)
+    for dry_run in (True, False):
+        with pytest.raises(WriteError, match=f"kept as 0:0's, and belongs to others now; .*chown 0:0 {PKI}/apiserver"):
+            host.enforcer().executor.restore("apiserver", None, 0, dry_run=dry_run)
+    assert key.read_bytes() == b""
+    os.chown(key, 0, 0)
+    host.enforcer().executor.restore("apiserver", None, 0, dry_run=False)
+    assert (mode(host, ENTRIES["apiserver"]["key"]), key.read_bytes()) == (0o600, before)
+
+
+def test_a_derived_file_among_those_of_a_pattern_is_made_from_its_source_alone(tmp_path: Path) -> None:
+    """It is not renewed by the entry of the pattern as well: each would be written over the other, hour after hour."""
+    bundle = {"name": "b", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/app/b.pem"}
+    host = Host(tmp_path / "host", "apiserver", derived=[bundle])
+    host.entries["app"] = GLOB | {"usages": ["server auth"]}
+    host.entries["apiserver"]["signer"] = "none"
+    host.at("/etc/app").mkdir()
+    assert [outcome.step.target for outcome in host.start()] == ["b"]
+    for _ in range(3):
+        host.now += timedelta(hours=2)
+        assert host.start() == []
+
+
+def test_a_pair_that_is_one_file_is_renewed_as_one(tmp_path: Path) -> None:
+    """Where the names of certificate and key lead to one file, that gets both, is kept once, and can be put back."""
+    host = Host(tmp_path / "host", "apiserver")
+    pair = [host.at(ENTRIES["apiserver"][field]) for field in ("path", "key")]
+    host.put(f"{PKI}/both.pem", b"".join(path.read_bytes() for path in pair), 0o600)
+    for path in pair:
+        path.unlink()
+        path.symlink_to("both.pem")
+    before = pair[0].read_bytes()
+    [outcome] = host.start()
+    assert outcome.result == "done", outcome.message
+    assert [path.is_symlink() for path in pair] == [True, True]
+    assert host.unwell() == []
+    host.enforcer().executor.restore("apiserver", None, 0, dry_run=False)
+    assert pair[0].read_bytes() == before
+
+
+def test_a_certificate_with_two_names_is_renewed_once(tmp_path: Path) -> None:
+    """Two entries of one pair, one of them by the way of a symlink: one step, and none that fails."""
+    host = Host(tmp_path / "host", "apiserver")
+    host.at("/etc/alias").symlink_to("kubernetes/pki")
+    host.entries["two"] = ENTRIES["apiserver"] | {"path": "/etc/alias/apiserver.crt", "key": "/etc/alias/apiserver.key"}
+    assert [(outcome.step.target, outcome.result) for outcome in host.start()] == [("apiserver", "done")]
+    assert host.unwell() == []
 
 
 def test_a_certificate_alone_does_not_become_a_bundle(tmp_path: Path) -> None:
@@ -147,6 +259,53 @@ def test_a_ca_that_no_plain_file_holds_is_no_obstacle(tmp_path: Path, other: dic
     assert outcome.result == "done", outcome.message
     in_place = decode(host.at(ENTRIES["apiserver"]["path"]).read_bytes(), "apiserver.crt")
     assert in_place.certificates == (outcome.issued,)
+
+
+@pytest.mark.parametrize("called", ["/etc/link.key", "/etc/kubernetes/pki/../pki/apiserver.key"])
+def test_a_key_that_another_entry_reaches_by_another_way_is_not_replaced(tmp_path: Path, called: str) -> None:
+    """By a symlink or a detour: the other's certificate would be left without its key."""
+    host = Host(tmp_path / "host", "apiserver")
+    before, entry = host.serials(), ENTRIES["apiserver"]
+    other = make_leaf(host.ca, "app", not_before=host.now - DAY, not_after=host.now + YEAR, key=host.keys[-1])
+    host.put("/etc/app.crt", other.pem)
+    host.at("/etc/link.key").symlink_to(entry["key"])
+    host.entries["app"] = {"path": "/etc/app.crt", "key": called, "ca": "ca", "usages": ["client auth"]}
+    assert host.start() == []
+    [held] = host.plan().held
+    assert held.because == f"shares its key {entry['key']} with app: set keep_key on both"
+    assert host.serials() == before | {"app": other.facts.serial}
+
+
+def test_a_kubeconfig_that_embeds_a_certificate_and_refers_to_its_key_is_not_broken(tmp_path: Path) -> None:
+    """Its certificate would not follow; one that refers to both files does, and keeps nobody from being renewed."""
+    host = Host(tmp_path / "host", "apiserver")
+    entry = ENTRIES["apiserver"]
+    host.entries["kc"] = {"kind": "kubeconfig", "path": "/etc/u.conf", "ca": "ca"}
+    document = yaml.safe_load(kubeconfig(host.ca, make_leaf(host.ca, "user")))
+    user = document["users"][0]["user"]
+    del user["client-key-data"]
+    user["client-key"] = entry["key"]
+    user["client-certificate-data"] = base64.b64encode(host.at(entry["path"]).read_bytes()).decode()
+    host.put("/etc/u.conf", yaml.safe_dump(document).encode(), 0o600)
+    assert host.start() == []
+    assert [held.because for held in host.plan().held] == [
+        f"shares its key {entry['key']} with kc: set keep_key on both"
+    ]
+    del user["client-certificate-data"]
+    user["client-certificate"] = entry["path"]
+    host.put("/etc/u.conf", yaml.safe_dump(document).encode(), 0o600)
+    assert [outcome.result for outcome in host.start()] == ["done"]
+
+
+@pytest.mark.parametrize("name", ["apiserver", "kubelet-client"])
+def test_an_anchor_beside_the_certificate_is_no_obstacle(tmp_path: Path, name: str) -> None:
+    """A certificate is renewed whose own file holds the CA as well, as the last of its chain."""
+    host = Host(tmp_path / "host", name)
+    path = host.at(DATED if name == "kubelet-client" else ENTRIES[name]["path"])
+    path.write_bytes(path.read_bytes() + host.ca.pem)
+    [outcome] = host.start()
+    assert outcome.result == "done", outcome.message
+    assert host.unwell() == []
 
 
 def test_nothing_is_renewed_that_could_not_be_remembered(tmp_path: Path) -> None:

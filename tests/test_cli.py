@@ -187,6 +187,7 @@ def test_status_shows_what_the_daemon_rendered(node: Node, tmp_path: Path) -> No
     certificate, _ = node.mint(node.certificate(f"{PKI}/apiserver.crt"), usages=("client",))
     node.write(f"{PKI}/apiserver.crt", pem(certificate))
     with running(node.root, work) as daemon:
+        daemon.until(lambda: "key_mismatch" in daemon.reasons("apiserver"), "the pair is no longer given time")
         done = certmond("status", "--runtime-dir", daemon.runtime, "-o", "json")
         assert done.returncode == 2
         assert json.loads(done.stdout) == daemon.status()
@@ -313,6 +314,17 @@ def test_a_full_disk_is_not_a_warning(node: Node) -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
+
+
+def test_a_file_that_cannot_be_read_is_no_failing_output(tmp_path: Path) -> None:
+    """An error of the system that nobody foresaw is told as what it is, and not as one of the output."""
+    (tmp_path / "archive").symlink_to("archive")
+    done = certmond("archive", "list", "--state-dir", tmp_path)
+    assert done.returncode == 3
+    assert done.stderr == (
+        f"certmond: something could not be read or written ([Errno 40] Too many levels of symbolic links: "
+        f"'{tmp_path}/archive'); see that certmond may\n"
+    )
 
 
 def test_no_name_reaches_the_terminal_as_a_command(node: Node) -> None:

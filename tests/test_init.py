@@ -775,6 +775,17 @@ def test_killed_for_good(host: Host, n: int) -> None:
     assert host.check() == (0, [])
 
 
+def test_dry_run_beside_a_damaged_record(host: Host) -> None:
+    """A record that was put aside, and whatever else is no record, is no run to be gone on with."""
+    records = host.state / "transactions"
+    records.mkdir(mode=0o700, parents=True)
+    for name in ("0123456789abcdef.intent.json.damaged", "notes.txt", ".0123456789abcdef"):
+        (records / name).write_text("{")
+    assert host.init("--dry-run").code == 0
+    (records / "0123456789abcdef.intent.json").write_text("{")
+    assert "killed half-way" in host.init("--dry-run").err
+
+
 @pytest.mark.real("gcc")
 def test_dry_run_after_a_kill(host: Host) -> None:
     """What a killed run left half-way is finished by the next run; `--dry-run` leaves it alone and says so."""
@@ -1114,6 +1125,20 @@ def test_a_kubeadm_configuration_that_is_no_file(host: Host) -> None:
     assert host.refused() == [f"{host.config}: is not YAML; correct it"]
 
 
+def test_a_kubeadm_configuration_that_others_can_write_is_not_obeyed(host: Host) -> None:
+    """Neither by the group nor by all; `--dry-run` may look at it."""
+    for mode in (0o664, 0o646):
+        host.config.chmod(mode)
+        done = host.init()
+        assert done.code == 3
+        assert f"{host.config} can be written by others (mode {mode:04o})" in done.err
+        assert done.err.endswith(f"; chmod go-w {host.config}\n")
+        assert not host.state.exists()
+        assert host.init("--dry-run").code == 0
+    host.config.chmod(0o644)
+    host.made()
+
+
 # The documentation
 
 
@@ -1144,3 +1169,21 @@ def test_the_configuration_of_the_real_tree_is_at_hand() -> None:
     with tarfile.open(DATA / "kubeadm-1.24.tar") as archive:
         assert f"{PKI}/apiserver.crt" in archive.getnames()
     assert "v1.24.0" in CONFIG.read_text()
+
+
+def test_the_state_lies_on_the_node_that_is_written_on(tmp_path: Path) -> None:
+    """Without `--state-dir` it is in `/var/lib/certmond` below `--root`; `init` makes the directories above it, unless
+    nothing is to be done.
+    """
+    host = Host(tmp_path)
+    options = ("--root", host.root, "--kubeadm-config", host.config)
+    assert certmond("init", *options, "--dry-run").code == 0
+    assert list(host.root.iterdir()) == []
+    done = certmond("init", *options)
+    assert (done.code, done.err) == (0, "")
+    state = host.at("/var/lib/certmond")
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+    assert (state / "audit.log").stat().st_size > 0
+    renewed = certmond("renew", "apiserver", "--root", host.root)
+    assert (renewed.code, renewed.err) == (0, "")
+    assert "apiserver" in certmond("archive", "list", "--root", host.root).out

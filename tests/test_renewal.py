@@ -435,6 +435,38 @@ def now() -> datetime:
 
 
 @pytest.mark.real("openssl")
+@pytest.mark.parametrize("damage", [b"", b"\0", b"\xff\xfe", b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n"])
+def test_a_request_that_was_damaged_is_lost(waiting: tuple[Host, Helper], damage: bytes) -> None:
+    """Where what was sent to a signer cannot be read any more, the certificate is asked for anew, and renewed."""
+    host, helper = waiting
+    helper.answers(5, "60\ncookie\n")
+    assert [outcome.result for outcome in host.start()] == ["waiting"]
+    [request] = (host.state / "pending").glob("*.csr")
+    request.write_bytes(damage)
+    host.now += timedelta(seconds=61)
+    helper.answers(0)
+    assert [(outcome.result, outcome.message[-3:]) for outcome in host.start()] == [("done", "UTC")]
+    assert [call["CERTMONGER_OPERATION"] for call in helper.calls()] == ["SUBMIT", "SUBMIT"]
+    assert host.unwell() == []
+
+
+@pytest.mark.real("openssl")
+def test_what_stands_beside_a_request_is_not_sent(waiting: tuple[Host, Helper]) -> None:
+    """Of a damaged file only the request itself goes to the signer, as it was sent before."""
+    host, helper = waiting
+    helper.answers(5, "60\ncookie\n")
+    host.start()
+    [request] = (host.state / "pending").glob("*.csr")
+    request.write_bytes(b"\0\xff\n" + request.read_bytes() + b"\0")
+    host.now += timedelta(seconds=61)
+    helper.answers(0)
+    assert [outcome.result for outcome in host.start()] == ["done"]
+    first, second = helper.calls()
+    assert second["CERTMONGER_OPERATION"] == "POLL"
+    assert first["csr"] == second["csr"]
+
+
+@pytest.mark.real("openssl")
 def test_a_signer_that_waits_is_asked_again(waiting: tuple[Host, Helper]) -> None:
     """A signer that has not decided is asked again at its time and not before, by whatever process, with its cookie,
     the same key and the same request; the key is nobody's to read, and gone when the certificate is in place.
@@ -1066,6 +1098,23 @@ def test_archive_is_listed_and_restored(host: Host) -> None:
     assert generation in unknown.stderr
     assert certmond(host, "archive", "restore", "nonsense").returncode == 3
     assert readable(host) == []
+
+
+def test_a_damaged_generation_is_told_and_blocks_no_other(tmp_path: Path) -> None:
+    """`archive list` tells it on standard error, goes on, and exits with 2; `archive restore` puts back the one that is
+    asked for.
+    """
+    host = Host(tmp_path / "host", "apiserver")
+    for name in ("first", "second"):
+        assert certmond(host, "renew", "apiserver").returncode == 0, name
+    damaged, good = sorted(os.listdir(host.state / "archive/apiserver"))
+    (host.state / "archive/apiserver" / damaged / "description.json").write_text("{}")
+    listed = certmond(host, "archive", "list")
+    assert listed.returncode == 2
+    assert [line.split()[1] for line in listed.stdout.splitlines()] == [good]
+    assert f"{damaged}/description.json is damaged" in listed.stderr
+    assert certmond(host, "archive", "restore", "apiserver", damaged).returncode == 3
+    assert certmond(host, "archive", "restore", "apiserver", good).returncode == 0
 
 
 @pytest.mark.real("strace")

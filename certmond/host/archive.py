@@ -13,8 +13,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,13 +22,14 @@ from typing import Annotated
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from certmond.errors import MalformedError, WriteError
-from certmond.host.place import Place, blaming, digest, opened
+from certmond.host.place import Place, blaming, can_be_a_path, digest, opened
 from certmond.host.staging import make_directory, new_file
 from certmond.pki.reason import printable
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _GENERATION = re.compile(r"(\d{6,})-\d{8}T\d{6}Z")
 _DESCRIPTION = "description.json"
+_STORED = 200  # bytes of a file's name that are kept, for who looks into the archive: with a number it has to fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class ArchivedFile:
 
 
 def _absolute(path: str) -> str:
-    if not path.startswith("/") or "\0" in path:
+    if not path.startswith("/") or not can_be_a_path(path):
         raise ValueError("is no path of the node")
     return path
 
@@ -86,24 +86,32 @@ class Archive:
         self._keep = max(keep, 1)
 
     def store(self, name: str, files: Mapping[str, Path], when: datetime, description: Mapping[str, str]) -> Generation:
-        """Keep `files`, each as the node calls it and where it really is. On the disk when this returns."""
+        """Keep `files`, each as the node calls it and where it really is. On the disk when this returns.
+
+        What is as in the newest generation is that one: a replacement that fails again and again pushes none out.
+        """
         home = self._home(name)
         with blaming(str(home)):
             for own in (self._state_dir, self._directory, home):
                 make_directory(own)
             _sweep(home)
-            last = max((_number(other) for other in self._ids(name)), default=0)
+        found = [_found(path, real) for path, real in files.items()]
+        kept = self.ids(name)
+        if kept and self._holds(name, kept[-1], found):
+            return self.generation(name, kept[-1])
+        with blaming(str(home)):
+            last = max(map(_number, kept), default=0)
             generation = f"{last + 1:06d}-{when.astimezone(UTC):%Y%m%dT%H%M%SZ}"
             draft = home / f".{secrets.token_hex(8)}"
             make_directory(draft)
-        facts = {"when": when.isoformat(), "description": dict(description), "files": list(_copy(files, draft))}
+        facts = {"when": when.isoformat(), "description": dict(description), "files": list(_copy(found, draft))}
         with blaming(str(home)), opened(draft) as directory, opened(home) as parent:
             with new_file(Place(directory, _DESCRIPTION), json.dumps(facts, indent=1).encode()):
                 pass
             os.fsync(directory)
             os.rename(draft.name, generation, src_dir_fd=parent, dst_dir_fd=parent)
             os.fsync(parent)
-            for old in self._ids(name)[: -self._keep]:
+            for old in self.ids(name)[: -self._keep]:
                 # Out of sight first: what is half removed is no generation any more.
                 os.rename(old, f".{old}", src_dir_fd=parent, dst_dir_fd=parent)
             _sweep(home)
@@ -111,32 +119,33 @@ class Archive:
 
     def names(self) -> tuple[str, ...]:
         """Every certificate of which something is kept."""
-        return tuple(name for name in _listing(self._directory) if _NAME.fullmatch(name) and self._ids(name))
+        return tuple(name for name in _listing(self._directory) if _NAME.fullmatch(name) and self.ids(name))
 
-    def generations(self, name: str) -> tuple[Generation, ...]:
-        """Oldest first. Raises MalformedError where a description was damaged."""
-        return tuple(self._described(name, generation)[0] for generation in self._ids(name))
+    def ids(self, name: str) -> tuple[str, ...]:
+        """Of the generations of a certificate, oldest first."""
+        return tuple(sorted(filter(_GENERATION.fullmatch, _listing(self._home(name))), key=_number))
+
+    def generation(self, name: str, generation: str) -> Generation:
+        """One of them. Raises MalformedError where its own description was damaged."""
+        return self._described(name, generation)[0]
 
     def load(self, name: str, generation: str) -> tuple[ArchivedFile, ...]:
         """The files as they were, in the order in which they were stored. Raises MalformedError where one is not."""
-        if generation not in self._ids(name):
+        if generation not in self.ids(name):
             raise MalformedError(f"the archive has no generation {generation!r} of {name}; look for those it has")
         _, files = self._described(name, generation)
         return tuple(_load(self._home(name) / generation, facts) for facts in files)
-
-    def whole(self, name: str) -> Iterator[tuple[Generation, tuple[ArchivedFile, ...]]]:
-        """Newest first, with their files; what was damaged is passed over."""
-        for generation in reversed(self._ids(name)):
-            with suppress(MalformedError):
-                yield self._described(name, generation)[0], self.load(name, generation)
 
     def _home(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
             raise WriteError(f"{name!r} cannot be a name in the archive; use letters, digits, dot, hyphen, underscore")
         return self._directory / name
 
-    def _ids(self, name: str) -> list[str]:
-        return sorted(filter(_GENERATION.fullmatch, _listing(self._home(name))), key=_number)
+    def _holds(self, name: str, generation: str, files: Sequence[ArchivedFile]) -> bool:
+        try:
+            return self.load(name, generation) == tuple(files)
+        except MalformedError:
+            return False
 
     def _described(self, name: str, generation: str) -> tuple[Generation, tuple[_File, ...]]:
         where = self._home(name) / generation
@@ -149,19 +158,26 @@ class Archive:
         return Generation(name, generation, when, said.description, tuple(file.path for file in said.files)), said.files
 
 
-def _copy(files: Mapping[str, Path], draft: Path) -> Iterator[dict[str, str | int]]:
-    for number, (path, real) in enumerate(files.items()):
-        try:
-            with opened(real.parent) as source, open(Place(source, real.name).open(), "rb") as file:
-                status, content = os.fstat(file.fileno()), file.read()
-        except OSError as error:
-            fact = f"cannot be read ({error.strerror or error}), and is not replaced before it is kept"
-            raise WriteError(printable(f"{path} {fact}; look at it")) from error
-        stored = f"{number}-{Path(path).name}"
-        with blaming(str(draft)), opened(draft) as target, new_file(Place(target, stored), content):
+def _found(path: str, real: Path) -> ArchivedFile:
+    """A file as it is now. Raises WriteError where it cannot be read."""
+    try:
+        with opened(real.parent) as source, open(Place(source, real.name).open(), "rb") as file:
+            status, content = os.fstat(file.fileno()), file.read()
+    except OSError as error:
+        fact = f"cannot be read ({error.strerror or error}), and is not replaced before it is kept"
+        raise WriteError(printable(f"{path} {fact}; look at it")) from error
+    return ArchivedFile(path, content, stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid))
+
+
+def _copy(files: Sequence[ArchivedFile], draft: Path) -> Iterator[dict[str, str | int]]:
+    for number, file in enumerate(files):
+        name = os.fsdecode(os.fsencode(Path(file.path).name)[:_STORED])
+        stored = f"{number}-{name}"
+        with blaming(str(draft)), opened(draft) as target, new_file(Place(target, stored), file.content):
             pass
-        yield {"path": path, "stored": stored, "mode": stat.S_IMODE(status.st_mode),
-               "uid": status.st_uid, "gid": status.st_gid, "sha256": digest(content)}  # fmt: skip
+        uid, gid = file.owner
+        yield {"path": file.path, "stored": stored, "mode": file.mode, "uid": uid, "gid": gid,
+               "sha256": digest(file.content)}  # fmt: skip
 
 
 def _load(where: Path, file: _File) -> ArchivedFile:
@@ -176,7 +192,7 @@ def _load(where: Path, file: _File) -> ArchivedFile:
 
 
 def _damaged(where: Path) -> MalformedError:
-    return MalformedError(f"{where} is damaged; it cannot be put back as a whole")
+    return MalformedError(printable(f"{where} is damaged; it cannot be put back as a whole: name another generation"))
 
 
 def _number(generation: str) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import assert_never
@@ -25,6 +26,7 @@ from certmond.host.keys import PrivateKey, key_pem, make_key, public_pem
 from certmond.host.kubeconfig_text import Embedded, Files, new_kubeconfig
 from certmond.host.node_files import NodeFiles
 from certmond.host.place import Directories, blaming
+from certmond.host.record import is_record
 from certmond.host.signers.local import LocalSigner, self_signed
 from certmond.host.signers.signer import Request
 from certmond.host.transaction import Change, NewFile, NewLink, Transactions, Writer
@@ -59,7 +61,9 @@ class Bootstrapper:
 
     def unfinished(self) -> bool:
         """A run that was killed, or somebody who writes at this moment, has left files half-way."""
-        return self._records.is_dir() and any(self._records.iterdir())
+        with suppress(OSError):
+            return any(map(is_record, os.listdir(self._records)))
+        return False
 
     def recover(self, patience: float) -> None:
         """Finish or undo what was left half-way, before anything is looked at. Nothing is written where nothing was."""
@@ -183,11 +187,11 @@ class Bootstrapper:
 
     def _write(self, writer: Writer, changes: Sequence[Change], verify: Callable[[Mapping[str, bytes]], None]) -> None:
         for directory in dict.fromkeys(posixpath.dirname(change.path) for change in changes):
-            self._make_directory(directory)
+            self.make_directory(directory)
         writer.commit(changes, verify=verify)
 
-    def _make_directory(self, directory: str) -> None:
-        """As kubeadm makes them: everybody may look, only root may write."""
+    def make_directory(self, directory: str) -> None:
+        """One of the node, where it is not there, as kubeadm makes them: everybody may look, only root may write."""
         with Directories(self._root) as directories, blaming(directory):
             where = os.path.realpath(self._root) + directories.resolve(directory)
         missing = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from certmond.errors import MalformedError, WriteError
-from certmond.host.derived import Absent, Foreign, Stale, State, Unready, owner_ids, state
+from certmond.host.derived import Absent, Current, Foreign, Stale, State, Unready, owner_ids, state
 from certmond.host.kubeconfig import parse_kubeconfig
 from certmond.host.node_files import NodeFiles
 from certmond.host.place import digest
@@ -57,16 +57,29 @@ class Derivations:
         try:
             source, key = self._source(spec)
             present = self._files.read(spec.path)
+            others = self._is_of_others(spec)
         except WriteError as error:
             return Unready(f"{spec.path} is not made: {error}"), None
-        return state(spec, source, key, present), present
+        found = state(spec, source, key, present)
+        if others and isinstance(found, Current | Stale):
+            remedy = "chown it, or move it away, and it is made anew"
+            return Foreign(f"{spec.path} does not belong to {spec.owner}, as its entry says; {remedy}"), present
+        return found, present
+
+    def _is_of_others(self, spec: DerivedSpec) -> bool:
+        """The file that is there is not whose its entry says; when it is replaced, it would stay theirs."""
+        present = self._files.owner(spec.path) if spec.owner else None
+        if spec.owner is None or present is None:
+            return False
+        wanted = owner_ids(spec.owner)
+        return present != wanted if ":" in spec.owner else present[0] != wanted[0]
 
     def _source(self, spec: DerivedSpec) -> tuple[bytes | None, bytes | None]:
         source = self._sources[spec.source]
-        content = self._files.read(source.path)
+        content = self._files.read(source.path, anyones=False)
         if source.kind is Kind.KUBECONFIG and spec.kind == "pem-bundle":
             return _credentials(content, source.path) if content is not None else (None, None)
-        key = self._files.read(source.key) if source.key and source.key != source.path else None
+        key = self._files.read(source.key, anyones=False) if source.key and source.key != source.path else None
         return content, key
 
     def _prove(self, spec: DerivedSpec, written: bytes) -> None:

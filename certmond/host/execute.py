@@ -8,8 +8,7 @@ place and does not stop the next one.
 from __future__ import annotations
 
 import os
-import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import assert_never
 
 from certmond.config import Config
-from certmond.errors import CertmondError, UnreachableError, WaitingError, WriteError
-from certmond.host.archive import Archive
+from certmond.errors import CertmondError, UnreachableError, WaitingError, WriteError, defect
+from certmond.host.archive import Archive, ArchivedFile
 from certmond.host.audit import Audit
 from certmond.host.derivation import Derivations
 from certmond.host.journal import Event
@@ -34,6 +33,7 @@ from certmond.pki.catalog import SELF
 from certmond.pki.certificate import Certificate
 from certmond.pki.encoding import decode
 from certmond.pki.plan import Attempt
+from certmond.pki.reason import printable
 from certmond.pki.steps import Derive, Identity, Issue, Plan, Write
 
 
@@ -121,19 +121,26 @@ class Executor:
             return tuple(outcomes)
 
     def restore(self, name: str, generation: str | None, patience: float, *, dry_run: bool) -> list[str]:
-        """Put a generation of the archive back, the newest if None; a sentence for each file. Raises CertmondError."""
-        kept = self._archive.generations(name)
-        chosen = next((each for each in reversed(kept) if generation in {None, each.id}), None)
-        if chosen is None:
-            have = ", ".join(each.id for each in kept) or "none"
-            raise WriteError(f"the archive has no such generation of {name}; there are: {have}")
+        """Put a generation of the archive back, by default the newest that is not there now; a sentence for each file.
+
+        Raises CertmondError.
+        """
+        kept = self._archive.ids(name)
+        if not kept or generation not in {None, *kept}:
+            raise WriteError(f"the archive has no such generation of {name}; there are: {', '.join(kept) or 'none'}")
+        others = (each for each in reversed(kept) if not self._is_in_place(self._archive.load(name, each)))
+        chosen = self._archive.generation(name, generation or next(others, kept[-1]))
         files = self._archive.load(name, chosen.id)
         present = {file.path: self._files.read(file.path) for file in files}
         changed = [file for file in files if present[file.path] != file.content]
         said = [f"{file.path} is put back as it was before {chosen.when:%Y-%m-%d %H:%M} UTC" for file in changed]
+        if strangers := [file for file in changed if self._files.owner(file.path) not in {None, file.owner}]:
+            raise WriteError(*(_not_its_owner(file) for file in strangers))
         if dry_run or not changed:
             return said or [f"{name} is as in {chosen.id} already"]
-        changes = [NewFile(f.path, f.content, f.mode, f.owner, _digest(present[f.path])) for f in changed]
+        changes = [
+            NewFile(f.path, f.content, f.mode, f.owner, _digest(present[f.path]), at_most=f.mode) for f in changed
+        ]
         fields = {"step": "restore", "target": name, "generation": chosen.id}
         with self._transactions.lock(patience) as writer:
             self._recover(writer)
@@ -151,6 +158,9 @@ class Executor:
                 raise
             self._audit.conclude(Event.STEP_DONE, self._clock(), f"{name}: {chosen.id} was put back", fields=fields)
         return said
+
+    def _is_in_place(self, files: Sequence[ArchivedFile]) -> bool:
+        return all(self._files.read(file.path) == file.content for file in files)
 
     def _recover(self, writer: Writer) -> tuple[Recovery, ...]:
         found = writer.recover()
@@ -200,11 +210,7 @@ class Executor:
             outcome = Outcome(step, "failed", str(error))
             self._remember_failure(step, error)
         except Exception as error:  # noqa: BLE001 - a defect of ours in one step must not keep the others from their turn
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            what = (
-                f"an unexpected {type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}; please report it"
-            )
-            outcome = Outcome(step, "failed", f"{step.path}: {what}")
+            outcome = Outcome(step, "failed", f"{step.path}: {defect(error)}")
             self._remember_failure(step, WriteError(outcome.message))
         self._note(outcome, fields)
         return outcome
@@ -255,7 +261,8 @@ class Executor:
             return
         paths = [self._authorities[name] for name in named]
         found = {each for path in paths for each in decode(self._files.read(path) or b"", path).certificates}
-        if paths and found != set(step.status.anchors) - set(step.status.seen.certificates):
+        own = set(step.status.seen.certificates if SELF in step.status.seen.spec.ca else ())
+        if paths and found - own != set(step.status.anchors) - own:
             raise WriteError(f"{', '.join(paths)} changed while {step.target} was signed; it is looked at again")
 
     def _key(self, step: Issue) -> PrivateKey:
@@ -311,6 +318,12 @@ def _fields(step: Write) -> dict[str, str | None]:
             return {"step": "derive", "target": step.target, "path": step.path, "cause": step.cause.value}
         case _:
             assert_never(step)
+
+
+def _not_its_owner(file: ArchivedFile) -> str:
+    uid, gid = file.owner
+    remedy = f"give it back first (chown {uid}:{gid} {file.path}), or move it away"
+    return printable(f"{file.path} was kept as {uid}:{gid}'s, and belongs to others now; {remedy}")
 
 
 def _digest(content: bytes | None) -> str | None:

@@ -48,10 +48,12 @@ class _Place:
 class Entry:
     """What is known of one path. The same object is handed out until something about the file changes.
 
-    `settled` says that whatever is done to the file afterwards will show in `key`.
+    `real` is where the path leads below the root, without symlinks; None where it leads nowhere. `settled` says that
+    whatever is done to the file afterwards will show in `key`.
     """
 
     path: str
+    real: str | None = None
     fault: Fault | None = None
     is_link: bool = False
     mode: int = 0
@@ -197,6 +199,7 @@ class Files:
             place = self._resolve(name, place.real, path)
             entry.fault, entry.is_link, entry.lookups = place.fault, place.is_link, place.lookups
         if entry.fault is None:
+            entry.real = place.real.removeprefix(self._root) or "/"
             try:
                 self._stat(entry, os.lstat(place.real or "/"))
             except OSError as error:

@@ -6,7 +6,7 @@ keys are never copied: a Root CA is not taken back by a daemon. What puts files 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -48,9 +48,8 @@ class FormerFiles:
             seen = status.seen
             name = archive_name(seen.spec, seen.path)
             present = self._present(archived(seen))
-            if not all(content is not None for content in present.values()) or not self._is_new(name, present):
-                self._kept[seen.identity] = seen
-                continue
+            if any(content is None for content in present.values()):
+                continue  # it goes at this moment: the next pass sees to it
             files = {path: self._transactions.real(path) for path in present}
             description = {
                 "serial": f"{status.certificate.serial:x}" if status.certificate else "",
@@ -87,28 +86,23 @@ class FormerFiles:
 
         def keep() -> None:
             for name, there in kept:
-                if self._is_new(name, {path: self._files.read(path) for path in there}):
-                    self._taken_back.store(name, there, self._clock(), {"detail": "did not work, and was taken back"})
+                self._taken_back.store(name, there, self._clock(), {"detail": "did not work, and was taken back"})
 
         if changes:
             writer.commit(changes, verify=lambda _: None, before_rename=keep)
         return "; ".join(said)
 
     def _former(self, spec: CertificateSpec, name: str, target: Target) -> tuple[tuple[ArchivedFile, ...], datetime]:
-        for generation, files in self._archive.whole(name):
-            differs = any(target.contents.get(file.path) not in {None, digest(file.content)} for file in files)
+        for number in reversed(self._archive.ids(name)):
             with suppress(MalformedError):
+                files = self._archive.load(name, number)
+                differs = any(target.contents.get(file.path) not in {None, digest(file.content)} for file in files)
                 if differs and _is_whole(spec, files, self._clock()):
-                    return files, generation.when
+                    return files, self._archive.generation(name, number).when
         raise WriteError(f"the archive has no former {target.name} that is still valid")
 
     def _present(self, paths: Iterable[str]) -> dict[str, bytes | None]:
         return {path: self._files.read(path) for path in paths}
-
-    def _is_new(self, name: str, present: Mapping[str, bytes | None]) -> bool:
-        """The newest generation that is whole is another one."""
-        _, newest = next(self._archive.whole(name), (None, ()))
-        return {file.path: file.content for file in newest} != present
 
 
 def _is_good(status: CertificateStatus) -> bool:

@@ -10,13 +10,24 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from certmond.host.memory import Memory
+from certmond.host.place import can_be_a_path
 from certmond.pki.fields import Instant
 from certmond.pki.plan import Attempt
 from certmond.pki.steps import Identity
+
+
+def _nameable(text: str) -> str:
+    if not can_be_a_path(text):
+        raise ValueError("is nothing that a name, a path or a cookie could be")
+    return text
+
+
+_Text = Annotated[str, AfterValidator(_nameable)]
 
 
 class _Entry(BaseModel):
@@ -24,15 +35,15 @@ class _Entry(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    name: str
-    path: str
+    name: _Text
+    path: _Text
     at: Instant
-    failures: NonNegativeInt = 0
+    failures: Annotated[int, Field(ge=0, le=1 << 31)] = 0
     message: str = ""
     sha256: str | None = None
     issued_at: Instant | None = None
     wait_until: Instant | None = None
-    cookie: str | None = None
+    cookie: _Text | None = None
 
 
 class Ledger:

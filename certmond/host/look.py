@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from certmond.errors import RestartError
+from certmond.errors import RestartError, defect
 from certmond.host import containers, health, probe, units
 from certmond.host.containers import Pod
 from certmond.host.health import Anchors
@@ -109,5 +109,12 @@ class Lookout:
                 question, self._asked = self._asked, None
                 if self._closed or question is None:
                     return
-            self._seen = look(question, self._seen, self._limit)
+            self._seen = self._look(question)
             self._wake()
+
+    def _look(self, question: Question) -> Live:
+        try:
+            return look(question, self._seen, self._limit)
+        except Exception as error:  # noqa: BLE001 - a defect of ours in one look must not be the end of all looks
+            unknown = ServiceSeen(None, problem=defect(error))
+            return Live(datetime.now(UTC), dict.fromkeys((*question.units, *question.pods), unknown))

@@ -22,7 +22,7 @@ from certmond.pki.endpoint import Endpoint
 from certmond.pki.holding import Surroundings, files_of
 from certmond.pki.inventory import Inventory
 from certmond.pki.restart import Past
-from certmond.pki.service import Live, Survey
+from certmond.pki.service import Content, Live, Survey
 
 
 class Neighbourhood:
@@ -37,7 +37,8 @@ class Neighbourhood:
         self._lookout = Lookout(wake)
         self._visible = root == "/"
         self._question = Question()
-        self._asked: Question | None = None
+        self._contents: Mapping[str, Content] = {}
+        self._asked: tuple[Question, Mapping[str, Content]] | None = None
         self._live: Live | None = None
         self.pods: Mapping[str, Pod] = {}
         self.runtime_endpoint: str | None = None
@@ -53,20 +54,21 @@ class Neighbourhood:
         seen = [each for each in inventory.observations if each.spec.consumers or each.path in told]
         paths = sorted({path for each in seen for path in files_of(each)})
         self._prepare(components, found, inventory)
+        self._contents = self._changes.contents(store.states(paths))
         return Surroundings(
-            self._config.services, found, live, self._changes.contents(store.states(paths)), past,
+            self._config.services, found, live, self._contents, past,
             self._config.restart.reload_within,
         )  # fmt: skip
 
     @property
     def has_news(self) -> bool:
-        """There is something to look at that the latest look was not asked for."""
-        return self._visible and self._question != self._asked
+        """There is something to look at that the latest look was not asked for, or a file has changed since."""
+        return self._visible and (self._question, self._contents) != self._asked
 
     def ask(self) -> None:
         """Have a look, without waiting for it."""
         if self._visible:
-            self._asked = self._question
+            self._asked = self._question, self._contents
             self._lookout.ask(self._question)
 
     def view(self, store: Store, inventory: Inventory, past: Mapping[str, Past]) -> Surroundings:
@@ -74,7 +76,7 @@ class Neighbourhood:
         around = self.around(store, inventory, past)
         self._asked = None
         while self.has_news:
-            self._asked = self._question
+            self._asked = self._question, self._contents
             self._live = look(self._question, self._live)
             around = self.around(store, inventory, past)
         return around

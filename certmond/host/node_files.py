@@ -16,13 +16,25 @@ class NodeFiles:
     def __init__(self, root: str) -> None:
         self._root = root
 
-    def read(self, path: str) -> bytes | None:
-        """The bytes of a file; None where it is not there. Raises WriteError where it cannot be read."""
-        with Directories(self._root) as directories, blaming(path):
+    def read(self, path: str, *, anyones: bool = True) -> bytes | None:
+        """The bytes of a file; None where it is not there. Raises WriteError where it cannot be read.
+
+        What is copied elsewhere is read with `anyones` false: whoever owns a symlink would choose what is copied.
+        """
+        with Directories(self._root) as directories, blaming(path, "read"):
             try:
-                return directories.place(directories.resolve(path, anyones=True)).read()
+                return directories.place(directories.resolve(path, anyones=anyones)).read()
             except (FileNotFoundError, NotADirectoryError):
                 return None
+
+    def owner(self, path: str) -> tuple[int, int] | None:
+        """uid and gid of a file; None where it is not there. Raises WriteError where that cannot be told."""
+        with Directories(self._root) as directories, blaming(path, "read"):
+            try:
+                status = directories.place(directories.resolve(path, anyones=True)).status()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            return (status.st_uid, status.st_gid) if status else None
 
     def exists(self, path: str) -> bool:
         """Whether anything is there."""

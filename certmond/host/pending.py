@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import load_pem_x509_csr
+
 from certmond.errors import KeyUnusableError
 from certmond.host.keys import PrivateKey, key_pem, load_key
 from certmond.host.place import Place, blaming, digest, opened
@@ -45,15 +48,16 @@ class Pending:
                 os.fsync(directory)
 
     def take_up(self, identity: Identity, cookie: str | None) -> _Found:
-        """The cookie, key and request to ask again with; nothing where there is none, or the key is lost."""
+        """The cookie, key and request to ask again with; nothing where there is none, or one of them is lost."""
         if cookie is None:
             return None, None, None
         try:
             with opened(self._directory) as directory:
                 key = Place(directory, f"{_stem(identity)}.key").read()
-                csr = Place(directory, f"{_stem(identity)}.csr").read()
+                request = Place(directory, f"{_stem(identity)}.csr").read()
+            csr = load_pem_x509_csr(request).public_bytes(Encoding.PEM)  # as it was sent, without what got between
             return cookie, load_key(key, str(self._directory)), csr
-        except (OSError, KeyUnusableError):
+        except (OSError, ValueError, KeyUnusableError):
             return None, None, None
 
     def replaces(self, identity: Identity) -> str | None:

@@ -38,7 +38,8 @@ _REMEDIES = {
     errno.ENOENT: "create the directory",
     errno.ENOTDIR: "a part of its path is no directory: put that right",
     errno.ELOOP: "its path is a loop of symlinks: put that right",
-    errno.ENOLINK: "write its target's path, or let root own the link",  # as systemd's CHASE_SAFE has it
+    errno.ENOLINK: "give its target's path, or let root own the link",  # as systemd's CHASE_SAFE has it
+    errno.EINVAL: "correct its path",
     errno.EBUSY: "it is a mount point of its own: unmount it, or mount its directory instead",
     errno.EIO: "the disk fails: look at the kernel's messages before trying again",
     errno.EFBIG: "no file of a Kubernetes component is that large: look at it",
@@ -133,6 +134,8 @@ class Directories:
         A symlink is refused that is neither root's nor our own, for its owner would choose where we write with rights
         that he has not; `anyones` follows it all the same, for who only reads.
         """
+        if not can_be_a_path(path):
+            raise OSError(errno.EINVAL, "no file can be called so")
         real: list[str] = []
         pending = [part for part in reversed(path.split("/")) if part not in {"", "."}]
         hops = 0
@@ -203,6 +206,14 @@ class Directories:
         return descriptor
 
 
+def can_be_a_path(text: str) -> bool:
+    """Whether the kernel could be asked for it: what a damaged file says may be anything."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
 def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -216,9 +227,9 @@ def is_link_mark(seen: str) -> bool:
     return seen.startswith(link_mark(""))
 
 
-def sentence(path: str, error: OSError) -> str:
+def sentence(path: str, error: OSError, done: str = "written") -> str:
     """The file, the fact, the remedy."""
-    return f"{path} could not be written {reason(error)}"
+    return f"{path} could not be {done} {reason(error)}"
 
 
 def reason(error: OSError) -> str:
@@ -228,12 +239,12 @@ def reason(error: OSError) -> str:
 
 
 @contextmanager
-def blaming(path: str) -> Iterator[None]:
-    """An OSError inside becomes the WriteError that names `path`."""
+def blaming(path: str, done: str = "written") -> Iterator[None]:
+    """An OSError inside becomes the WriteError that names `path`, and what could not be done to it."""
     try:
         yield
     except OSError as error:
-        raise WriteError(printable(sentence(path, error))) from error
+        raise WriteError(printable(sentence(path, error, done))) from error
 
 
 @contextmanager

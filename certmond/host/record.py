@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from certmond.host.place import Place
+from certmond.host.place import Place, can_be_a_path
 from certmond.host.staging import new_file, remove
 
 _NAME = re.compile(r"([0-9a-f]{16})\.(intent|commit)\.json")
@@ -42,9 +42,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Record:
+    """A transaction on the node below `root`, as seen from the records: what is copied or mounted elsewhere as a whole
+    keeps it. None in a record of a version that did not note it.
+    """
+
     id: str
     state: State
     entries: tuple[Entry, ...]
+    root: str | None = None
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -60,7 +65,7 @@ class Records:
     def write(self, record: Record) -> None:
         """Under another name first: what has the name of a record is complete."""
         draft = f".{record.id}"
-        text = json.dumps({"entries": [asdict(entry) for entry in record.entries]}, indent=1)
+        text = json.dumps({"root": record.root, "entries": [asdict(entry) for entry in record.entries]}, indent=1)
         with new_file(Place(self._directory, draft), text.encode()):
             pass
         self._rename(draft, _name(record))
@@ -91,7 +96,7 @@ class Records:
             elif found := _NAME.fullmatch(name):
                 try:
                     content = Place(self._directory, name).read()
-                    yield Record(found[1], State(found[2]), _entries(found[1], content))
+                    yield _record(found[1], State(found[2]), content)
                 except ValueError:
                     self._rename(name, f"{name}.damaged")
                     yield f"{name}.damaged"
@@ -99,6 +104,11 @@ class Records:
     def _rename(self, old: str, new: str) -> None:
         os.rename(old, new, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         os.fsync(self._directory)
+
+
+def is_record(name: str) -> bool:
+    """Whether a file among the records is one: of a replacement that is under way, or was left half done."""
+    return _NAME.fullmatch(name) is not None
 
 
 def staged_name(identity: str, number: int) -> str:
@@ -109,17 +119,20 @@ def _name(record: Record) -> str:
     return f"{record.id}.{record.state}.json"
 
 
-def _entries(identity: str, content: bytes) -> tuple[Entry, ...]:
+def _record(identity: str, state: State, content: bytes) -> Record:
     """Raises ValueError for whatever no transaction of this identity can have written: nothing else is ever removed."""
     try:
         document: Any = json.loads(content)
         entries = tuple(Entry(**item) for item in document["entries"])
+        root = None if document.get("root") is None else os.fspath(document["root"])
     except (TypeError, KeyError, RecursionError) as error:
         raise ValueError("it has not the fields of a record") from error
     for number, entry in enumerate(entries):
         texts = [entry.path, entry.real, entry.new, *([] if entry.old is None else [entry.old])]
         if not all(isinstance(text, str) for text in texts) or entry.staged != staged_name(identity, number):
             raise ValueError("it is not what was written")
+        if not (can_be_a_path(entry.real) and can_be_a_path(entry.path)):
+            raise ValueError("a path of it is none")
         if not entry.real.startswith("/") or not {"", ".", ".."}.isdisjoint(entry.real.split("/")[1:]):
             raise ValueError("a path of it leads elsewhere")
-    return entries
+    return Record(identity, state, entries, root)

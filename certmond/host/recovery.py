@@ -8,7 +8,8 @@ never decides.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -48,15 +49,17 @@ def settle(record: Record, records: Records, directories: Directories) -> Recove
             changed = [entry.path for entry, place in steps if (entry, place) not in ready]
             undo(record, records, directories)
             return _frozen(record, changed)
-        for entry, place in ready:
-            try:
-                os.rename(entry.staged, place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
-            except OSError as error:
-                if begun:  # there is only forward: the next process tries again
-                    raise
-                undo(record, records, directories)
-                return _recovery(Outcome.UNDONE, record, f"could not be replaced {reason(error)}; the old files stay")
-            begun = True
+        with _held(place for _, place in ready):
+            for entry, place in ready:
+                try:
+                    os.rename(entry.staged, place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
+                except OSError as error:
+                    if begun:  # there is only forward: the next process tries again
+                        raise
+                    undo(record, records, directories)
+                    said = f"could not be replaced {reason(error)}; the old files stay"
+                    return _recovery(Outcome.UNDONE, record, said)
+                begun = True
         directories.sync()
         changed = [entry.path for entry, place in steps if place.look() != entry.new]
         _clear(record, records, directories)
@@ -80,9 +83,28 @@ def pending(record: Record, error: OSError) -> Recovery:
     return _recovery(Outcome.PENDING, record, f"{doing} {reason(error)}; the next start of certmond tries again")
 
 
+def elsewhere(record: Record, root: str) -> Recovery:
+    """It was begun on the files below another root: what is said of paths there is not true here."""
+    what = f"a replacement below {root} is not finished; start certmond with `--root {root}`, which ends it"
+    return _recovery(Outcome.PENDING, record, what)
+
+
 def damaged(where: str) -> Recovery:
     message = f"{where}: the record of an interrupted replacement cannot be understood, and was put aside; "
     return Recovery(Outcome.DAMAGED, (), printable(f"{message}remove the files .certmond-* beside the certificates"))
+
+
+@contextmanager
+def _held(places: Iterable[Place]) -> Iterator[None]:
+    """The old files are held until all are replaced: a rename that frees one takes twenty times as long, and between
+    two renames a key is not its certificate's.
+    """
+    with ExitStack() as held:
+        for place in places:
+            with suppress(OSError):  # there is none yet
+                old = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory)
+                held.callback(os.close, old)
+        yield
 
 
 def _is_ready(entry: Entry, place: Place) -> bool:

@@ -63,11 +63,11 @@ class Renewal:
             return [self._secret(path, self._kubeconfig(present or b""), present)]
         if spec.kind is Kind.KUBELET and self.step.status.seen.symlink is not None:
             return list(self._kubelet(view))
-        key_path = self.step.status.seen.key_path or path
-        if key_path == path:
+        if is_one_file(self.step.status.seen):
             return [self._secret(path, self._combined(present or b""), present)]
         certificate = NewFile(path, self._chain(present or b""), 0o644, expected=_expected(present))
-        if self.step.keep_key:
+        key_path = self.step.status.seen.key_path
+        if self.step.keep_key or key_path is None:
             return [certificate]
         return [self._secret(key_path, key_pem(self.key), view.read(key_path)), certificate]
 
@@ -160,6 +160,12 @@ class Renewal:
                 yield f"has no certification path to {' or '.join(status.seen.spec.ca)} on this node"
 
 
+def is_one_file(seen: Observation) -> bool:
+    """Certificate and key are in one file, whatever the two are called."""
+    certificate, key = seen.pair
+    return key in {None, certificate}
+
+
 def overtaken(step: Issue, view: View) -> str | None:
     """Why the files are no longer those that the step was planned for; None where they are."""
     seen = step.status.seen
@@ -183,8 +189,9 @@ def certificates_in(content: bytes, path: str, kind: Kind) -> tuple[Certificate,
 
 def archived(seen: Observation) -> tuple[str, ...]:
     """The files whose old content is kept before they are replaced."""
-    keys = {seen.key_path} if seen.key_path and seen.spec.kind is not Kind.KUBECONFIG else set()
-    return tuple(dict.fromkeys((*sorted(keys), seen.path)))
+    if seen.key_path is None or seen.spec.kind is Kind.KUBECONFIG or is_one_file(seen):
+        return (seen.path,)
+    return seen.key_path, seen.path
 
 
 def archive_name(spec: CertificateSpec, path: str) -> str:

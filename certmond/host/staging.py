@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,9 @@ from certmond.host.place import Place, opened
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
 _OF_THE_CONTENT = {"security.ima", "security.evm"}  # the kernel's own hashes of the old content
+_ACL = "system.posix_acl_access"
+_ACL_HEADER, _ACL_ENTRY = 4, struct.Struct("<HHI")  # linux/posix_acl_xattr.h: a version, then (tag, rights, id)
+_OF_THE_MODE = {0x10, 0x20}  # its mask and the others: what a mode has for them, they have
 
 
 @contextmanager
@@ -87,10 +91,17 @@ def _take_over(descriptor: int, target: Place) -> int:
             os.removexattr(descriptor, name)
         for name, value in wanted.items():
             if present.get(name) != value:
-                os.setxattr(descriptor, name, value)
+                os.setxattr(descriptor, name, _closed(value) if name == _ACL else value)
     finally:
         os.close(old)
     return stat.S_IMODE(status.st_mode)
+
+
+def _closed(acl: bytes) -> bytes:
+    """The ACL with nothing in force but the owner's part: setting one sets the mode, and the mode comes last."""
+    entries = list(_ACL_ENTRY.iter_unpack(acl[_ACL_HEADER:]))
+    closed = (_ACL_ENTRY.pack(tag, 0 if tag in _OF_THE_MODE else rights, who) for tag, rights, who in entries)
+    return acl[:_ACL_HEADER] + b"".join(closed)
 
 
 def _attributes(descriptor: int) -> dict[str, bytes]:

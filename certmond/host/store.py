@@ -151,6 +151,8 @@ class Store:
             permissions=tuple(self._permissions({path: is_secret} | ({key_path: True} if key_path else {}))),
             faults=tuple(faults),
             renewable=document.pem and key_document.pem,
+            certificate_file=entry.real,
+            key_file=self._entry(key_path).real if key_path else None,
         )
         if is_pair:
             yield whole
@@ -207,6 +209,8 @@ class Store:
             seen, **_leaf(certificate), key=key.key, key_unknown=_may_hide_key(key), key_path=key_path,
             permissions=(*seen.permissions, *self._permissions(secret)), faults=tuple(dict.fromkeys(faults)),
             renewable=_is_embedded(user.certificate) and _is_embedded(user.key),
+            certificate_file=self._entry((user.certificate and user.certificate.path) or seen.path).real,
+            key_file=self._entry(key_path).real,
         )  # fmt: skip
 
     def _clusters(self, spec: CertificateSpec, path: str, credentials: Credentials) -> Iterator[Observation]:

@@ -39,7 +39,9 @@ _RELOADED: Mapping[str, set[str]] = {
 }  # fmt: skip
 """Component -> the flags whose files it reads again without a restart. Files of all its other flags are read once."""
 
-_KUBELET = "kubelet.service"
+KUBELET = "kubelet.service"
+"""The unit of whose configuration and flags the node's files tell."""
+
 _HEALTHZ_PORT = 10248  # pkg/kubelet/apis/config/v1beta1/defaults.go
 
 
@@ -75,7 +77,15 @@ def runtime_endpoint(components: Components) -> str | None:
 
 
 def _pod_of(service: ServiceSpec, pods: Iterable[Manifest]) -> Manifest | None:
-    return next((pod for pod in pods if any(each.name == service.pod for each in containers(pod.fields))), None)
+    """The pod with a container of that name; of several, the one that is called so itself."""
+    found = [pod for pod in pods if any(each.name == service.pod for each in containers(pod.fields))]
+    named = (pod for pod in found if _name(pod) == service.pod)
+    return next(named, found[0] if found else None)
+
+
+def _name(pod: Manifest) -> str:
+    metadata = pod.fields.get("metadata")
+    return as_text(metadata.get("name")) if isinstance(metadata, Mapping) else ""
 
 
 def _container(pod: Manifest, name: str) -> Container:
@@ -110,7 +120,7 @@ def _serving(
 ) -> Iterator[tuple[Endpoint, tuple[str, str]]]:
     """What the flags say, by the name of the service whose container or unit it is."""
     names = {container.name: service for service, container in known.items()}
-    names["kubelet"] = next((service.name for service in services if service.unit == _KUBELET), "")
+    names["kubelet"] = next((service.name for service in services if service.unit == KUBELET), "")
     outside = [known[service.name] for service in services if service.kind == "systemd" and service.name in known]
     for endpoint, (component, path) in endpoints_of(components, outside).items():
         yield endpoint, (names.get(component, ""), path)
@@ -124,7 +134,7 @@ def _health(
             yield service.name, service.health
         elif pod := pods.get(service.name):
             yield service.name, tuple(_probes(pod.fields, service.pod or ""))
-        elif service.unit == _KUBELET and components.kubelet_config:
+        elif service.unit == KUBELET and components.kubelet_config:
             yield service.name, tuple(_of_kubelet(components.kubelet_config.fields))
 
 

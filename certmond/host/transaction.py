@@ -23,7 +23,7 @@ from pathlib import Path
 from certmond.errors import BusyError, WriteError
 from certmond.host.place import NO_FILE, Directories, Place, blaming, digest, is_link_mark, link_mark, opened, sentence
 from certmond.host.record import Entry, Record, Records, State, staged_name
-from certmond.host.recovery import Outcome, Recovery, damaged, pending, settle, undo
+from certmond.host.recovery import Outcome, Recovery, damaged, elsewhere, pending, settle, undo
 from certmond.host.staging import make_directory, stage
 from certmond.pki.reason import printable
 
@@ -74,7 +74,7 @@ class Transactions:
 
     def real(self, path: str) -> Path:
         """The file that a `NewFile` of this path replaces, as this process can open it."""
-        with Directories(self._root) as directories, blaming(path):
+        with Directories(self._root) as directories, blaming(path, "read"):
             return Path(os.path.realpath(self._root) + directories.resolve(path))
 
     @contextmanager
@@ -88,7 +88,9 @@ class Transactions:
             lock = os.open(self._state_dir / ".lock", flags, 0o600)
         try:
             self._take(lock, timeout)
-            with opened(records) as directory:
+            with ExitStack() as held:
+                with blaming(str(records)):
+                    directory = held.enter_context(opened(records))
                 yield Writer(self._root, records, directory)
         finally:
             os.close(lock)
@@ -160,6 +162,8 @@ class Writer:
     def _recover(self, record: Record | str) -> Recovery:
         if isinstance(record, str):
             return damaged(str(self._where / record))
+        if not self._is_ours(record):
+            return elsewhere(record, os.path.normpath(os.path.join(os.path.realpath(self._where), record.root or "")))
         with Directories(self._root) as directories:
             if record.state is State.COMMIT:
                 return settle(record, self._records, directories)
@@ -168,6 +172,13 @@ class Writer:
             except OSError as error:
                 return pending(record, error)
 
+    def _is_ours(self, record: Record) -> bool:
+        return record.root in {None, self._below()}
+
+    def _below(self) -> str:
+        """The root, as seen from the records."""
+        return os.path.relpath(os.path.realpath(self._root), os.path.realpath(self._where))
+
     def _plan(self, changes: Sequence[Change], directories: Directories) -> tuple[Record, list[Place]]:
         """Where everything goes. Raises one WriteError with everything that stands in the way."""
         identity = secrets.token_hex(8)
@@ -175,7 +186,9 @@ class Writer:
         with blaming(str(self._where)):
             left = list(self._records.left())
         problems += [damaged(str(self._where / record)).message for record in left if isinstance(record, str)]
-        taken = {entry.real for record in left if isinstance(record, Record) for entry in record.entries}
+        ours = [record for record in left if isinstance(record, Record) and self._is_ours(record)]
+        left_over = {entry.real for record in ours for entry in record.entries}
+        taken = dict[str, str]()
         for number, change in enumerate(changes):
             try:
                 real = directories.resolve(change.path, follow=isinstance(change, NewFile))
@@ -188,10 +201,12 @@ class Writer:
                 continue
             if any(map(_STATIC_PODS.match, (change.path, real))) or real.startswith(f"{watched}/"):
                 problems.append(f"{change.path} is among the static Pods, where certmond writes nothing; move it")
-            if real in taken:
+            if real in left_over:
                 problems.append(f"{change.path} is part of a replacement that is not finished; that has to end first")
+            if real in taken:
+                problems.append(f"{change.path} and {taken[real]} are one file, {real}; give each a file of its own")
             problems += _objections(change, old)
-            taken.add(real)
+            taken[real] = change.path
             new = digest(change.content) if isinstance(change, NewFile) else link_mark(change.target)
             entries.append(Entry(change.path, real, staged_name(identity, number), old, new))
             places.append(place)
@@ -199,7 +214,7 @@ class Writer:
         problems += _shortages([(Place(self._directory, ""), str(self._where), 0), *sizes])
         if problems:
             raise WriteError(*map(printable, problems))
-        return Record(identity, State.INTENT, tuple(entries)), places
+        return Record(identity, State.INTENT, tuple(entries), self._below()), places
 
 
 @contextmanager

@@ -36,7 +36,8 @@ class Observation:
     None where no private key was found, and `key_unknown` says that one is there whose public half cannot be told
     (encrypted, unreadable). `refers_to` is the file that kubelet.conf names as client certificate, "" where it embeds
     one. `symlink` is None where that does not matter. `renewable` says that certmond can write such a file: PEM, or a
-    kubeconfig with its credentials embedded.
+    kubeconfig with its credentials embedded. `certificate_file` and `key_file` are where the two really are, whatever
+    symlinks or references lead there; None where that is not known.
     """
 
     name: str
@@ -55,11 +56,18 @@ class Observation:
     permissions: tuple[Permissions, ...] = ()
     faults: tuple[Fault, ...] = ()
     renewable: bool = True
+    certificate_file: str | None = None
+    key_file: str | None = None
 
     @property
     def identity(self) -> tuple[str, str]:
         """What tells it from every other one, from pass to pass."""
         return self.name, self.path
+
+    @property
+    def pair(self) -> tuple[str, str | None]:
+        """The files of certificate and key, in the one form that tells whether two entries have the same."""
+        return self.certificate_file or self.path, self.key_file or self.key_path
 
 
 @dataclass(frozen=True, slots=True)

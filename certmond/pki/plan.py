@@ -156,12 +156,14 @@ class _Planner:
         self._now = assessment.taken_at
         self._node = assessment.facts.get("node_name", "")
         self._authorities = {status.seen.name: status for status in assessment.trust_anchors}
+        self._derived = {path for path, _ in circumstances.derived.values()}
         self._holders: dict[str, list[Observation]] = {}
-        for each in assessment.statuses:
-            if each.seen.key_path:
-                self._holders.setdefault(each.seen.key_path, []).append(each.seen)
+        for each in (status.seen for status in assessment.statuses if status.seen.key_path):
+            for file in filter(None, {*each.pair}):
+                self._holders.setdefault(file, []).append(each)
         self._steps: list[Step] = []
         self._held: list[Held] = []
+        self._considered: set[str] = set()
         self._instants: list[datetime] = []
 
     def plan(self) -> Plan:
@@ -175,7 +177,12 @@ class _Planner:
         )
 
     def _cause(self, status: CertificateStatus) -> Cause | None:
-        """Why the certificate would be renewed now; None where nothing asks for it."""
+        """Why the certificate would be renewed now; None where nothing asks for it.
+
+        A derived file, which a pattern may match as well, has its turn with its source, and none of its own.
+        """
+        if not self._derived.isdisjoint({status.seen.path, status.seen.pair[0]}):
+            return None
         if self._asked is not None:
             return Cause.ASKED if status.seen.name in self._asked else None
         certificate, due = status.certificate, turn(status, self._policy, self._node)
@@ -202,21 +209,30 @@ class _Planner:
             if end <= (max(self._now, old.not_after) if cause in _FOR_A_LATER_END else self._now):
                 self._hold(status, f"no new one can last beyond {_day(end)}, the end of its CA: rotate the CA")
                 return
+        if status.seen.pair[0] in self._considered:
+            return  # by another entry, or under another name: what is done to its file is done once
+        self._considered.add(status.seen.pair[0])
         step = self._issue(status, old, cause, authority, end)
-        if not step.keep_key and (other := self._shares_its_key_with(status)):
+        if not step.keep_key and (shared := self._shared(status.seen)):
             kept = status.seen.spec.keep_key
             remedy = "it cannot keep it, so give it a key of its own" if kept else "set keep_key on both"
-            self._hold(status, f"shares its key {status.seen.key_path} with {other}: {remedy}")
+            self._hold(status, f"shares its {shared}: {remedy}")
         elif cause is not Cause.ASKED and (waiting := self._waiting(status, old, cause)):
             self._held.append(waiting)
         else:
             self._steps.append(step)
 
-    def _shares_its_key_with(self, status: CertificateStatus) -> str | None:
-        """Another entry with the same key file, whose certificate a new key would leave without its own."""
-        seen = status.seen
-        others = (each for each in self._holders.get(seen.key_path or "", ()) if each.path != seen.path)
-        return next((each.name for each in others if not _follows(each, seen)), None)
+    def _shared(self, seen: Observation) -> str | None:
+        """What another entry has of this pair, and not all of it: with a new key, its half would have no other one."""
+        certificate, key = seen.pair
+        holders = (each for file in (key, certificate) if file for each in self._holders.get(file, ()))
+        for other in (each for each in holders if each.path != seen.path):
+            same_certificate, same_key = other.pair[0] == certificate, other.pair[1] == key
+            if same_key and not same_certificate:
+                return f"key {seen.key_path} with {other.name}"
+            if same_certificate and not same_key:
+                return f"certificate {seen.path} with {other.name}"
+        return None
 
     def _waiting(self, status: CertificateStatus, old: Certificate, cause: Cause) -> Held | None:
         """Why it is too early, and until when: it was tried a short while ago, or the host says so."""
@@ -295,12 +311,6 @@ class _Planner:
 
     def _hold(self, status: CertificateStatus, because: str) -> None:
         self._held.append(Held(status.seen.name, status.seen.path, because))
-
-
-def _follows(other: Observation, seen: Observation) -> bool:
-    """It is a kubeconfig that refers to the files of `seen`, and so has the new pair when they do."""
-    refers = other.spec.kind is Kind.KUBECONFIG and not other.renewable
-    return refers and other.certificates[:1] == seen.certificates[:1]
 
 
 _FOR_A_LATER_END = frozenset({Cause.DUE, Cause.EXPIRED})

@@ -24,6 +24,8 @@ from certmond.pki.service import ServiceSeen
 
 LOOKS = 3
 """So many looks in a row have to show that a service is well."""
+BACK_OFF = timedelta(minutes=5)
+"""So long the kubelet waits at most before it starts a container again that ended often (MaxContainerBackOff)."""
 INTERVAL = timedelta(seconds=1)
 """Between two looks that count."""
 
@@ -45,6 +47,7 @@ class Result(StrEnum):
     UNPROVEN = "unproven"  # restarted, and no better than before: it was not well then either
     TAKEN_BACK = "taken_back"
     FAILED = "failed"
+    SEEN = "seen"  # no restart: what a command restarts cannot be looked at, and counts from when it was first met
     REFUSED = "refused"  # nothing was done to it: it could not be reached, or told apart from others
 
 
@@ -101,7 +104,7 @@ class Past:
 
     def has_read(self, path: str, sha256: str, instance: str) -> bool:
         """The instance that runs has read this content: it was restarted, or told to reload, for its sake."""
-        taken_up = self.result in {Result.PROVEN, Result.UNPROVEN, Result.TAKEN_BACK}
+        taken_up = self.result in {Result.PROVEN, Result.UNPROVEN, Result.TAKEN_BACK, Result.SEEN}
         return taken_up and self.instance == instance and self.contents.get(path) == sha256
 
     def failure(self, contents: Mapping[str, str]) -> str | None:
@@ -243,12 +246,16 @@ def _good(episode: Episode, now: datetime, terms: Terms) -> Move:
         return Ended(
             episode, Result.TAKEN_BACK, f"{name} did not come up with the new files and runs on the former ones"
         )
-    return Ended(episode, Result.PROVEN, f"{name} has taken up {_named(episode)}")
+    done = f"has taken up {_named(episode)}" if episode.targets else "was restarted and is well"
+    return Ended(episode, Result.PROVEN, f"{name} {done}")
 
 
 def _is_over(episode: Episode, glance: Glance, acted_at: datetime, terms: Terms) -> bool:
     """It will not get well by being waited for: given up by its manager, dying again and again, or out of time."""
-    return glance.service.failed or len(episode.instances) > LOOKS - 1 or glance.at >= acted_at + terms.ready_within
+    patience = terms.ready_within
+    if episode.put_back_at and glance.service.running is False:
+        patience += BACK_OFF
+    return glance.service.failed or len(episode.instances) > LOOKS - 1 or glance.at >= acted_at + patience
 
 
 def _failed(episode: Episode, glance: Glance, *, changes_instance: bool) -> Move:

@@ -142,11 +142,12 @@ class _Planner:
         late = any(item.severity is Severity.CRITICAL for status, _ in found for item in status.findings)
         if self._caution.hold and not late:
             return Held(name, path, self._caution.hold)
-        until = past.ended_at + self._terms.spacing if past and past.ended_at else None
+        restarted_at = past.ended_at if past and past.result is not Result.SEEN else None
+        until = restarted_at + self._terms.spacing if restarted_at else None
         now = self._around.live.at if self._around.live else None
-        if past and past.ended_at and until and now and past.ended_at <= now < until:
+        if past and restarted_at and until and now and restarted_at <= now < until:
             self._instants.append(until)
-            return Held(name, path, f"not so soon after {past.ended_at:%Y-%m-%d %H:%M} UTC, when {past.message}", until)
+            return Held(name, path, f"not so soon after {restarted_at:%Y-%m-%d %H:%M} UTC, when {past.message}", until)
         return None
 
     def _deadly(self, service: str) -> Iterator[str]:
@@ -164,7 +165,11 @@ class _Planner:
         if failure := past.failure(contents):
             return f"{failure}; another certificate, or `certmond restart {past.service}`, tries it again"
         wanted = {path: sha256 for target in targets for path, sha256 in target.contents.items()}
-        if past.result in {None, Result.REFUSED} or not wanted or not wanted.items() <= past.contents.items():
+        if (
+            past.result in {None, Result.SEEN, Result.REFUSED}
+            or not wanted
+            or not wanted.items() <= past.contents.items()
+        ):
             return None
         return f"was restarted for this already, and it is still so: `certmond restart {past.service}` tries it again"
 

@@ -34,10 +34,17 @@ class Host:
         self.files[CRT].chmod(0o644)
 
     def store(self, why: str = "it is due", when: datetime = WHEN, name: str = "apiserver") -> Generation:
+        self.files[CRT].write_bytes(f"certificate: {why}".encode())  # a former one each time
+        return self.keep(why, when, name)
+
+    def keep(self, why: str = "it is due", when: datetime = WHEN, name: str = "apiserver") -> Generation:
         return self.archive.store(name, self.files, when, {"serial": "1f", "why": why})
 
+    def generations(self, name: str = "apiserver") -> tuple[Generation, ...]:
+        return tuple(self.archive.generation(name, each) for each in self.archive.ids(name))
+
     def reasons(self, name: str = "apiserver") -> list[str]:
-        return [generation.description["why"] for generation in self.archive.generations(name)]
+        return [generation.description["why"] for generation in self.generations(name)]
 
     def directory(self, generation: Generation) -> Path:
         return self.state / "archive" / generation.name / generation.id
@@ -59,7 +66,7 @@ def test_what_goes_in_comes_out(host: Host) -> None:
     found = host.archive.load("apiserver", generation.id)
     assert [(file.path, file.content, file.mode, file.owner) for file in found] == [
         (KEY, SECRET, 0o640, (12, 34)),
-        (CRT, b"certificate", 0o644, (0, 0)),
+        (CRT, b"certificate: it is due", 0o644, (0, 0)),
     ]
     assert "PRIVATE" not in repr(found)
 
@@ -67,7 +74,7 @@ def test_what_goes_in_comes_out(host: Host) -> None:
 def test_description(host: Host) -> None:
     """A generation tells when, why and what; its description holds digests, and nothing of the content."""
     generation = host.store(when=WHEN.astimezone(timezone(timedelta(hours=5))))
-    assert host.archive.generations("apiserver") == (generation,)
+    assert host.generations() == (generation,)
     assert generation.id == "000001-20261201T123015Z"
     assert generation.when == WHEN
     assert generation.description == {"serial": "1f", "why": "it is due"}
@@ -97,6 +104,36 @@ def test_only_the_last_are_kept(host: Host) -> None:
     assert len(os.listdir(host.state / "archive/apiserver")) == 3
 
 
+def test_what_is_kept_already_is_not_kept_again(host: Host) -> None:
+    """Files that are as in the newest generation push no older one out, however often they are stored; another mode is
+    another state, and so is what comes back after something else.
+    """
+    *_, last = [host.store(why) for why in ("1", "2", "3")]
+    for number in range(4):
+        assert host.keep(f"again {number}") == last
+    assert host.reasons() == ["1", "2", "3"]
+    host.files[CRT].chmod(0o600)
+    host.keep("closed")
+    host.store("2")
+    assert host.reasons() == ["3", "closed", "2"]
+
+
+def test_what_is_damaged_is_kept_again(host: Host) -> None:
+    """The newest generation does not stand for files that it would not give back."""
+    (host.directory(host.store("1")) / "0-apiserver.key").write_bytes(b"")
+    host.keep("2")
+    assert host.reasons() == ["1", "2"]
+
+
+def test_a_long_name_is_kept(host: Host) -> None:
+    """A file whose name is as long as a name can be is stored and loaded as any other, under the name that it has."""
+    path = "/etc/" + "\u00e4" * 125 + ".pem\udcff"
+    assert len(os.fsencode(path.rpartition("/")[2])) == 255
+    host.files = {path: host.files[CRT]}
+    generation = host.keep()
+    assert [file.path for file in host.archive.load("apiserver", generation.id)] == [path]
+
+
 @pytest.mark.parametrize("keep", [0, 1])
 def test_the_one_just_stored_is_kept(host: Host, keep: int) -> None:
     """Whatever `keep` says, what was just stored stays."""
@@ -109,7 +146,7 @@ def test_the_one_just_stored_is_kept(host: Host, keep: int) -> None:
 def test_names(host: Host) -> None:
     """Every certificate of which something is kept is named; where nothing is, there is nothing to tell."""
     assert host.archive.names() == ()
-    assert host.archive.generations("apiserver") == ()
+    assert host.generations() == ()
     host.store(name="etcd-server")
     host.store()
     (host.state / "archive" / "empty").mkdir()
@@ -130,17 +167,17 @@ def test_file_that_cannot_be_kept(host: Host) -> None:
     """Where one file cannot be read, nothing is stored, and the error names it as the node does."""
     host.files[CRT].unlink()
     with pytest.raises(WriteError, match=rf"^{CRT} cannot be read \(No such file or directory\)"):
-        host.store()
-    assert host.archive.generations("apiserver") == ()
+        host.keep()
+    assert host.generations() == ()
 
 
 def test_attempts_that_fail_do_not_pile_up(host: Host) -> None:
-    """However often storing fails, what is left of it is never more than one attempt."""
+    """However often a file cannot be read, nothing is left of the attempts to store it."""
     host.files[CRT].unlink()
     for _ in range(3):
         with pytest.raises(WriteError):
-            host.store()
-    assert len(os.listdir(host.state / "archive/apiserver")) == 1
+            host.keep()
+    assert os.listdir(host.state / "archive/apiserver") == []
 
 
 def test_symlink_is_not_kept(host: Host) -> None:
@@ -148,7 +185,7 @@ def test_symlink_is_not_kept(host: Host) -> None:
     host.files[CRT].unlink()
     host.files[CRT].symlink_to(host.files[KEY])
     with pytest.raises(WriteError, match="is not replaced before it is kept"):
-        host.store()
+        host.keep()
 
 
 @pytest.mark.parametrize("generation", ["..", "", "000009-20261201T123015Z", "../apiserver/000001-20261201T123015Z"])
@@ -164,10 +201,10 @@ def test_damaged_description(host: Host, content: bytes) -> None:
     """A damaged description is told as such, and the next generations are stored all the same."""
     (host.directory(host.store()) / "description.json").write_bytes(content)
     with pytest.raises(MalformedError, match=r"description\.json is damaged"):
-        host.archive.generations("apiserver")
-    for _ in range(3):
-        host.store("later")
-    assert host.reasons() == ["later"] * 3
+        host.generations()
+    for number in "123":
+        host.store(number)
+    assert host.reasons() == ["1", "2", "3"]
 
 
 @pytest.mark.parametrize(
@@ -182,14 +219,15 @@ def test_a_description_of_other_types(host: Host, facts: dict[str, object]) -> N
     where = host.directory(host.store()) / "description.json"
     where.write_text(json.dumps(json.loads(where.read_text()) | facts))
     with pytest.raises(MalformedError, match=r"description\.json is damaged"):
-        host.archive.generations("apiserver")
+        host.generations()
 
 
 @pytest.mark.parametrize(
     "fact",
     [
-        {"path": 5}, {"path": "etc/x"}, {"path": "/etc/\0"}, {"stored": 5}, {"stored": None}, {"mode": "rw"},
-        {"mode": 1e400}, {"mode": 0o10000}, {"mode": -1}, {"uid": -1}, {"uid": 1 << 32}, {"gid": []}, {"sha256": 5},
+        {"path": 5}, {"path": "etc/x"}, {"path": "/etc/\0"}, {"path": "/\ud800"}, {"stored": 5},
+        {"stored": None}, {"mode": "rw"}, {"mode": 1e400}, {"mode": 0o10000}, {"mode": -1}, {"uid": -1},
+        {"uid": 1 << 32}, {"gid": []}, {"sha256": 5},
     ],
 )  # fmt: skip
 def test_a_file_described_with_other_types(host: Host, fact: dict[str, object]) -> None:
@@ -199,16 +237,25 @@ def test_a_file_described_with_other_types(host: Host, fact: dict[str, object]) 
     facts = json.loads(where.read_text())
     where.write_text(json.dumps(facts | {"files": [facts["files"][0] | fact]}))
     with pytest.raises(MalformedError, match=r"description\.json is damaged"):
-        host.archive.generations("apiserver")
+        host.generations()
     with pytest.raises(MalformedError):
         host.archive.load("apiserver", generation.id)
+
+
+def test_one_damaged_generation_harms_no_other(host: Host) -> None:
+    """Beside it the others are listed, described and loaded."""
+    first, second = host.store("1"), host.store("2")
+    (host.directory(first) / "description.json").write_bytes(b"{}")
+    assert host.archive.ids("apiserver") == (first.id, second.id)
+    assert host.archive.generation("apiserver", second.id) == second
+    assert host.archive.load("apiserver", second.id)[0].content == SECRET
 
 
 def test_a_description_without_end(host: Host) -> None:
     """Nor is one that nests deeper than can be read."""
     (host.directory(host.store()) / "description.json").write_text("[" * 100_000)
     with pytest.raises(MalformedError, match=r"description\.json is damaged"):
-        host.archive.generations("apiserver")
+        host.generations()
 
 
 def test_a_pipe_in_the_archive(host: Host) -> None:
@@ -265,8 +312,9 @@ def test_killed_anywhere(tmp_path: Path) -> None:
         kill_at(lambda: host.store("4"), n)  # noqa: B023 - it is called at once
         reasons = host.reasons()
         seen.add("".join(reasons))
-        for generation in host.archive.generations("apiserver"):
-            assert [file.content for file in host.archive.load("apiserver", generation.id)] == [SECRET, b"certificate"]
+        for each in host.generations():
+            content = [file.content for file in host.archive.load("apiserver", each.id)]
+            assert content == [SECRET, f"certificate: {each.description['why']}".encode()]
         host.store("5")
         assert host.reasons() == [*reasons, "5"][-3:]
         assert len(os.listdir(host.state / "archive/apiserver")) == 3

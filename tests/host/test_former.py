@@ -62,8 +62,8 @@ class Keeper:
             self.former.keep(self.former.unkept(statuses))
 
     def generations(self, name: str) -> list[dict[str, bytes]]:
-        return [{file.path.lstrip("/"): file.content for file in self.archive.load(name, each.id)}
-                for each in self.archive.generations(name)]  # fmt: skip
+        return [{file.path.lstrip("/"): file.content for file in self.archive.load(name, each)}
+                for each in self.archive.ids(name)]  # fmt: skip
 
     def read(self, name: str) -> dict[str, bytes]:
         return {path: self.node.read(path) for path in FILES[name]}
@@ -155,8 +155,8 @@ def test_the_same_is_kept_once(keeper: Keeper) -> None:
 def test_a_damaged_archive_is_no_obstacle(keeper: Keeper) -> None:
     """What is good is kept again."""
     keeper.keep()
-    (generation,) = keeper.archive.generations(CONF)
-    (keeper.state / "archive" / CONF / generation.id / "description.json").write_text("junk")
+    (generation,) = keeper.archive.ids(CONF)
+    (keeper.state / "archive" / CONF / generation / "description.json").write_text("junk")
     keeper.again()
     keeper.keep()
     assert len(os.listdir(keeper.state / "archive" / CONF)) == 2
@@ -249,7 +249,7 @@ def test_one_that_is_not_whole_is_passed_over(keeper: Keeper, damage: str) -> No
         keeper.archive.store(PAIR, {f"/{name}": real}, NOW, {})
     else:
         keeper.keep()
-        newest = keeper.state / "archive" / PAIR / keeper.archive.generations(PAIR)[-1].id
+        newest = keeper.state / "archive" / PAIR / keeper.archive.ids(PAIR)[-1]
         if damage == "content":
             (newest / f"1-{PAIR}.crt").write_bytes(b"junk")
         else:

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,27 @@ def test_attributes_are_kept(host: Host) -> None:
     assert {name: os.getxattr(host.at(KEY), name) for name in os.listxattr(host.at(KEY))} == attributes
 
 
+def test_an_acl_opens_nothing_before_its_time(host: Host) -> None:
+    """Where the old key could be read by its ACL, the new one can be read by nobody else at any moment before it is
+    complete, and then by those of the ACL alone whom its entry permits: here by no one.
+    """
+    open_to_all = (*READABLE_BY_1234[:-8], *acl((32, 4, 2**32 - 1))[4:])
+    set_attribute(host.at(KEY), "system.posix_acl_access", bytes(open_to_all))
+    change = replace(host.new(KEY, NEW[KEY]), at_most=0o600)
+    staged: list[str] = []
+
+    def look(stop: str) -> None:
+        found = host.at(PKI).glob(".certmond-*")
+        staged.extend(f"{path} has mode {stat.S_IMODE(path.stat().st_mode):o} at {stop}" for path in found)
+
+    record(lambda: host.commit([change]), look)
+    assert staged
+    assert [each for each in staged if "mode 600" not in each] == []
+    assert stat.S_IMODE(host.at(KEY).stat().st_mode) == 0o600
+    kept = os.getxattr(host.at(KEY), "system.posix_acl_access")
+    assert (2, 4, 1234) in list(struct.iter_unpack("<HHI", kept[4:]))
+
+
 def test_hash_of_the_old_content_is_not_kept(host: Host) -> None:
     """A signature that the kernel keeps of the old content is not carried over to the new."""
     set_attribute(host.at(KEY), "security.ima", b"\x04\x04" + bytes(32))
@@ -305,7 +327,7 @@ def test_symlink_of_another_user(host: Host, link: str) -> None:
     os.chown(host.at(link), 1000, 1000, follow_symlinks=False)
     message = host.error([NewFile(path, b"evil")])
     assert message == (
-        f"{path} could not be written ({link} is a symlink of user 1000): write its target's path, "
+        f"{path} could not be written ({link} is a symlink of user 1000): give its target's path, "
         "or let root own the link"
     )
     with pytest.raises(WriteError, match="a symlink of user 1000"):
@@ -361,7 +383,7 @@ def test_all_problems_at_once(host: Host) -> None:
         (f"{PKI}/gone.crt", "was changed by someone else"),
         ("/etc/nowhere/deep/a.key", "(/etc/nowhere/deep: No such file or directory): create the directory"),
         (f"{PKI}/etcd", "is no regular file"), (f"{PKI}/socket", "is no regular file"),
-        (f"{PKI}/loop", "Too many levels of symbolic links"), (CRT, "is part of a replacement"),
+        (f"{PKI}/loop", "Too many levels of symbolic links"), (CRT, f"and {CRT} are one file"),
         (CRT, "is no symlink"), (f"{CRT}/below", "Not a directory"), ("/", "Is a directory"),
     ]  # fmt: skip
     assert [(line.split(" ", 1)[0], fact in line) for line, (_, fact) in zip(problems, facts, strict=True)] == [
@@ -397,9 +419,10 @@ def test_static_pods(host: Host, path: str, link: str | None, target: str) -> No
 
 
 def test_same_file_twice(host: Host) -> None:
-    """One file under two names is not replaced twice."""
+    """One file under two names is not replaced twice; that they are one is what is said."""
     host.at(f"{PKI}/other.key").symlink_to("apiserver.key")
-    assert "part of a replacement" in host.error([host.new(KEY, b"a"), host.new(f"{PKI}/other.key", b"b")])
+    said = f"{PKI}/other.key and {KEY} are one file, {KEY}; give each a file of its own"
+    assert host.error([host.new(KEY, b"a"), host.new(f"{PKI}/other.key", b"b")]) == said
 
 
 class RefusedError(CertmondError):
@@ -502,6 +525,22 @@ def test_state_is_ours_alone(host: Host) -> None:
     [(mode, content)] = seen
     assert stat.S_IMODE(mode) == 0o600
     assert not any(word in content for word in (b"PRIVATE", b"new certificate"))
+
+
+def test_records_that_are_no_directory(host: Host) -> None:
+    """Where something else has the name of the records' directory, the error names it, and what to do."""
+    host.state.mkdir(mode=0o700)
+    (host.state / "transactions").write_text("")
+    with pytest.raises(WriteError, match=r"/transactions could not be written \(Not a directory\): a part of its path"):
+        host.recover()
+
+
+@pytest.mark.parametrize("name", ["a\0", "\ud800"])
+def test_what_can_be_no_path_is_told_as_such(host: Host, name: str) -> None:
+    """A name that the kernel cannot be asked for is refused in words, whether it is to be read or written."""
+    with pytest.raises(WriteError, match=r"could not be read \(no file can be called so\): correct its path"):
+        NodeFiles(str(host.root)).read(f"/etc/{name}/b")
+    assert "no file can be called so" in host.error([NewFile(f"/etc/{name}", b"")])
 
 
 def test_state_directory_without_a_parent(host: Host) -> None:
@@ -834,10 +873,15 @@ ENTRY = {"path": KEY, "real": KEY, "staged": ".certmond-0123456789abcdef-0", "ol
         json.dumps({"entries": [ENTRY | {"staged": "../../.certmond-0123456789abcdef-0"}]}).encode(),
         json.dumps({"entries": [ENTRY | {"real": "/etc/../../../apiserver.key"}]}).encode(),
         json.dumps({"entries": [ENTRY | {"real": "apiserver.key"}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"real": "/etc/a\0"}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"real": "/etc\0/a"}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"real": "/etc/\ud800"}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"path": "/etc/\ud800"}]}).encode(),
         json.dumps({"entries": [ENTRY | {"old": 5}]}).encode(),
         json.dumps({"entries": [ENTRY | {"more": "fields"}]}).encode(),
         json.dumps({"entries": [ENTRY]}).encode()[:-20],
         b"[" * 100_000,
+        json.dumps({"root": 5, "entries": [ENTRY]}).encode(),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("state", ["intent", "commit"])
@@ -861,6 +905,41 @@ def test_damaged_record_is_never_passed_over(host: Host) -> None:
         host.commit(host.pair())
     assert {path: host.at(path).read_bytes() for path in NEW} == OLD
     host.commit(host.pair())
+
+
+@pytest.mark.parametrize("decided", [False, True])
+def test_what_was_begun_below_another_root_is_left_to_it(host: Host, tmp_path: Path, decided: bool) -> None:
+    """A process with another root neither ends nor forgets it, says which root that is, and may write its own; whoever
+    has that root ends it.
+    """
+    before = host.snapshot()
+    renames = [n for n, stop in enumerate(record(lambda: host.commit(host.pair()))) if stop == "exit renameat"]
+    host = Host(tmp_path / "killed")
+    before = host.snapshot()
+    kill_at(lambda: host.commit(host.pair()), renames[1 if decided else 0])
+    half_done, kept = host.snapshot(), host.records()
+    other = Host(tmp_path / "other")
+    other.transactions = Transactions(str(other.root), host.state)
+    [found] = other.recover()
+    assert (found.outcome, found.paths) == (Outcome.PENDING, (KEY, CRT))
+    assert f"start certmond with `--root {host.root}`" in found.message
+    other.commit(other.pair())
+    assert (host.snapshot(), host.records()) == (half_done, kept)
+    [found] = host.recover()
+    assert found.outcome is (Outcome.FINISHED if decided else Outcome.UNDONE)
+    assert (host.snapshot() == before, host.records()) == (not decided, [])
+
+
+def test_what_is_moved_as_a_whole_is_ended_there(host: Host) -> None:
+    """A node's files and its state that are found below another directory, as in a container, are one as before."""
+    renames = [n for n, stop in enumerate(record(lambda: host.commit(host.pair()))) if stop == "exit renameat"]
+    for path, content in OLD.items():
+        host.at(path).write_bytes(content)
+    kill_at(lambda: host.commit(host.pair()), renames[1])
+    moved = host.place.rename(f"{host.place}-moved")
+    with Transactions(str(moved / "root"), moved / "state").lock() as writer:
+        [found] = writer.recover()
+    assert found.outcome is Outcome.FINISHED
 
 
 def test_other_files_among_the_records(host: Host) -> None:

@@ -432,13 +432,28 @@ def test_a_key_that_another_entry_has_as_well_is_not_replaced(
 
 
 def test_what_refers_to_a_certificate_and_its_key_shares_neither() -> None:
-    """A kubeconfig that names both files has the new pair as soon as they do; one that embeds a certificate has not."""
+    """A kubeconfig that names both files has the new pair as soon as they do; one that embeds a certificate, even the
+    same one, or the key, has not, and its half would be left alone.
+    """
     conf = row("conf", kind="kubeconfig", key=None, path="/conf")
     own = see(row(), leaf(NOW + DAY))
-    refers = replace(see(conf, key_path="/pki/leaf.key", renewable=False), certificates=own.certificates)
+    refers = replace(
+        see(conf, key_path="/pki/leaf.key", renewable=False, certificate_file="/pki/leaf.crt"),
+        certificates=own.certificates,
+    )
     assert steps(World((CA, own, refers)).plan(NOW)) == [("leaf", Cause.DUE)]
-    apart = replace(refers, certificates=(leaf(NOW + YEAR).facts,))
-    assert "shares its key /pki/leaf.key with conf" in held(World((CA, own, apart)).plan(NOW)).because
+    for apart in (replace(refers, certificate_file="/conf"), replace(refers, certificate_file=None)):
+        assert "shares its key /pki/leaf.key with conf" in held(World((CA, own, apart)).plan(NOW)).because
+    apart = replace(refers, key_path="/conf")
+    assert "shares its certificate /pki/leaf.crt with conf" in held(World((CA, own, apart)).plan(NOW)).because
+
+
+def test_a_key_is_the_same_one_whatever_it_is_called() -> None:
+    """By another way to the same file a key is shared as well; two files are two keys, and nobody else is harmed."""
+    own = see(row(), leaf(NOW + DAY), key_file="/real/key")
+    other = see(row("other", key="/etc/link.key"), leaf(NOW + YEAR))
+    assert "with other" in held(World((CA, own, replace(other, key_file="/real/key"))).plan(NOW)).because
+    assert steps(World((CA, own, other)).plan(NOW)) == [("leaf", Cause.DUE)]
 
 
 def test_files_of_one_glob_have_each_a_key_of_their_own() -> None:
@@ -536,6 +551,32 @@ def test_an_entry_that_names_several_cas_is_signed_by_the_first_that_is_there() 
     seen = (CA, see(other, make_ca(not_after=NOW + 9 * DAY)), see(row(ca=["self", "absent", "other", "ca"]), leaf(NOW)))
     step = issue(World(seen).plan(NOW))
     assert (step.authority, step.template.not_after) == ("other", NOW + 9 * DAY)
+
+
+@pytest.mark.parametrize("asked", [None, frozenset({"leaf", "twin", "link"})])
+def test_what_is_done_to_a_file_is_done_once(asked: frozenset[str] | None) -> None:
+    """A certificate that several entries name, by one path or by a symlink, is renewed by the first that can."""
+    due = leaf(NOW + DAY)
+    own = see(row(signer="none"), due)
+    twin = see(row("twin", path="/pki/leaf.crt", key="/pki/leaf.key"), due)
+    link = see(row("link"), due, certificate_file="/pki/leaf.crt", key_file="/pki/leaf.key")
+    made = World((CA, own, twin, link)).plan(NOW, asked)
+    assert [step.target for step in made.steps] == ["twin"]
+    failed = {("twin", "/pki/leaf.crt"): Attempt(NOW, 1, "no")}
+    assert World((CA, own, twin, link), past=failed).plan(NOW).steps == ()
+
+
+@pytest.mark.parametrize("asked", [None, frozenset({"leaf", "bundles"})])
+def test_a_derived_file_that_a_pattern_matches_is_not_renewed_by_itself(asked: frozenset[str] | None) -> None:
+    """It is due when its source is, and made from that alone; by the way of a symlink neither."""
+    spec = row("bundles", path="/etc/app/*.pem", key=None)
+    bundle = replace(see(spec, leaf(NOW + DAY)), path="/etc/app/a.pem", key_path="/etc/app/a.pem")
+    link = replace(bundle, path="/etc/app/b.pem", certificate_file="/etc/app/a.pem")
+    derived = Circumstances(derived={"a": ("/etc/app/a.pem", "leaf")})
+    made = World((CA, see(row(), leaf(NOW + DAY)), bundle, link), circumstances=derived).plan(NOW, asked)
+    assert [step.target for step in made.steps] == ["leaf", "a"]
+    assert made.held == ()
+    assert len(World((CA, bundle)).plan(NOW).steps) == 1
 
 
 def test_derived_files_follow_what_they_are_made_from() -> None:

@@ -260,7 +260,7 @@ def tried(result: Result, ago: timedelta = DAY, contents: Mapping[str, str] = CO
 @pytest.mark.parametrize("result", Result)
 def test_what_has_ended_is_not_begun_again_for_the_same_contents(result: Result) -> None:
     """Whatever came of it, unless nothing was done. Another content is another try."""
-    if result is Result.REFUSED:
+    if result in {Result.REFUSED, Result.SEEN}:
         assert restart(tried(result)).target == "web"
     else:
         because = held(tried(result)).because
@@ -276,6 +276,7 @@ def test_it_is_not_restarted_twice_in_a_short_time() -> None:
         assert held(of).because == "not so soon after 2026-11-24 11:50 UTC, when it was so"
         assert held(of).until == of.changes_at == NOW + TICK
         assert restart(tried(result, TERMS.spacing, {"/leaf.crt": "former"})).target == "web"
+    assert restart(tried(Result.SEEN, TICK, {})).target == "web"
     assert restart(tried(Result.PROVEN, -TICK, {"/leaf.crt": "former"})).target == "web"  # the clock was set back
 
 

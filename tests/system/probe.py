@@ -62,10 +62,32 @@ def listen(family: socket.AddressFamily, address: tuple[str, int]) -> None:
         listener.listen()
 
 
+def listen_unbound(family: socket.AddressFamily) -> None:
+    """The kernel chooses the port, or for AF_UNIX none: no bind(2) is needed for that."""
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.listen()
+
+
+def listen_unix() -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind("\0certmond-probe")
+        listener.listen()
+
+
+def accept() -> None:
+    """Of a socket that does not listen: the kernel's own answer is EINVAL."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.accept()
+
+
 def connect() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
-        client.bind(("127.0.0.1", 0))
-        client.connect(client.getsockname())  # to itself: a simultaneous open, which needs no listener
+    """To where certmond-web listens, while that runs."""
+    socket.create_connection(("127.0.0.1", 9964), 5).close()
+
+
+def connect_unix(path: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.connect(path)
 
 
 def in_child(action: Callable[[], None]) -> None:
@@ -111,13 +133,19 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
     "listen on TCP": lambda: listen(socket.AF_INET, ("127.0.0.1", 0)),
     "listen on TCP over IPv6": lambda: listen(socket.AF_INET6, ("::1", 0)),
     "listen on our port": lambda: listen(socket.AF_INET, ("127.0.0.1", 9964)),
+    "listen on TCP, on whatever port": lambda: listen_unbound(socket.AF_INET),
+    "listen on a UNIX socket": listen_unix,
+    "accept a connection": accept,
     "connect over TCP": connect,
+    "connect to the system bus": lambda: connect_unix("/run/dbus/system_bus_socket"),
     "netlink socket": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW).close(),
     "packet socket": lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close(),
     "see process 1": lambda: os.stat("/proc/1"),
     "signal process 1": lambda: os.kill(1, 0),
     "trace process 1": lambda: in_child(lambda: call("ptrace", PTRACE_SEIZE, 1, None, None)),
     "read the memory of process 1": lambda: read("/proc/1/auxv"),
+    "read the command line of process 1": lambda: read("/proc/1/cmdline"),
+    "read the program of process 1": lambda: os.readlink("/proc/1/exe"),
     "mount": mount,
     "make a mount namespace": lambda: in_child(lambda: call("unshare", NEWNS)),
     "make a user namespace": lambda: in_child(lambda: call("unshare", NEWUSER)),

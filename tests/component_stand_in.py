@@ -1,0 +1,105 @@
+"""A stand-in for a component of the control plane: run as `component_stand_in.py FLAGS…` by a Python that is called
+kube-apiserver, kube-controller-manager, kube-scheduler or etcd.
+
+What counts is what it holds: the API server and etcd load the pair that they serve with for each handshake, and all of
+them read the files of the other flags once, at their start. Of these they tell: `holds PATH SHA-256` on stdout, `ready`
+when they listen, `draining` when they are told to end. With STAND_IN_KEEPS they keep the pair, too. It imports nothing
+of this repository, and nothing but Python.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import socket
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+READ_ONCE = {
+    "kubeconfig", "etcd-cafile", "etcd-certfile", "etcd-keyfile", "root-ca-file", "service-account-key-file",
+    "service-account-signing-key-file", "service-account-private-key-file", "trusted-ca-file", "peer-trusted-ca-file",
+}  # fmt: skip
+PORTS = {"kube-controller-manager": 10257, "kube-scheduler": 10259}
+UNUSABLE = b"# of another version"
+"""A kubeconfig with this in it makes its reader end at its start, and is good for everybody else."""
+
+draining = threading.Event()
+
+
+def place(url: str) -> tuple[str, int]:
+    host, _, port = url.rpartition("://")[2].rpartition(":")
+    return host, int(port)
+
+
+def loaded(pair: tuple[str, str]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*pair)
+    return context
+
+
+def answer(connection: socket.socket, load: Callable[[], ssl.SSLContext] | None) -> None:
+    """One request; over TLS, where there is something to `load` for the handshake."""
+    connection.settimeout(5)
+    with suppress(OSError, ssl.SSLError), connection:
+        if load:
+            connection = load().wrap_socket(connection, server_side=True)
+        with connection:
+            if b" " in (line := connection.recv(1 << 12)):
+                ill = draining.is_set() and line.split()[1] == b"/readyz"
+                said = b"503 Service Unavailable" if ill else b"200 OK"
+                connection.sendall(b"HTTP/1.1 " + said + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+
+def listen(address: tuple[str, int], pair: tuple[str, str] | None) -> None:
+    listener = socket.create_server(address)
+    load: Callable[[], ssl.SSLContext] | None = partial(loaded, pair) if pair else None
+    if load and "STAND_IN_KEEPS" in os.environ:
+        context = load()
+        load = lambda: context  # noqa: E731 - a component that does not do what it should
+
+    def serve() -> None:
+        while True:
+            threading.Thread(target=answer, args=(listener.accept()[0], load), daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+
+
+def main() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    name = os.path.basename(os.readlink("/proc/self/exe"))
+    flags = dict(word[2:].split("=", 1) for word in sys.argv[1:] if "=" in word)
+    for flag in sorted(flags.keys() & READ_ONCE):
+        with open(flags[flag], "rb") as file:
+            content = file.read()
+        sys.stdout.write(f"holds {flags[flag]} {hashlib.sha256(content).hexdigest()}\n")
+        if UNUSABLE in content:
+            sys.exit("this file is of another version")
+    match name:
+        case "etcd":
+            for urls, kind in (("listen-client-urls", ""), ("listen-peer-urls", "peer-")):
+                for url in flags[urls].split(","):
+                    listen(place(url), (flags[f"{kind}cert-file"], flags[f"{kind}key-file"]))
+            listen(place(flags["listen-metrics-urls"]), None)
+        case "kube-apiserver":
+            listen(("", int(flags["secure-port"])), (flags["tls-cert-file"], flags["tls-private-key-file"]))
+        case _:
+            own = os.environ["STAND_IN_PAIR"]  # it would make itself one in memory
+            listen((flags["bind-address"], PORTS[name]), (own, own))
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    signal.sigwait({signal.SIGTERM})
+    draining.set()
+    sys.stdout.write("draining\n")
+    sys.stdout.flush()
+    time.sleep(float(os.environ.get("STAND_IN_DRAIN", "0")))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,455 @@
+"""What holds an older certificate than its file has is restarted: on a node that runs, as kubeadm set it up."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests import component_stand_in
+from tests.conftest import real_part
+from tests.control_plane import (
+    COMPONENTS,
+    ELECTING,
+    KUBECONFIGS,
+    MANAGER_CONF,
+    PAIRS,
+    PKI,
+    SCHEDULER_CONF,
+    SETTINGS,
+    ControlPlane,
+    control_plane,
+    made,
+)
+from tests.daemon_harness import DEADLINE, Running
+from tests.node import ca_like, pem
+from tests.static_pods import interpreter
+
+pytestmark = [pytest.mark.real("cgroup"), pytest.mark.real("unshare")]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture
+def due(template: Path, tmp_path: Path) -> Iterator[ControlPlane]:
+    """All of its certificates are due."""
+    with control_plane(template, tmp_path, due=True) as node:
+        yield node
+
+
+@pytest.fixture
+def node(template: Path, tmp_path: Path) -> Iterator[ControlPlane]:
+    with control_plane(template, tmp_path) as node:
+        yield node
+
+
+@pytest.fixture(params=[False, True], ids=["signal", "crictl"])
+def crictl(request: pytest.FixtureRequest) -> bool:
+    """Whether there is a client of the container runtime."""
+    return bool(request.param)
+
+
+@pytest.fixture
+def either(crictl: bool, template: Path, tmp_path: Path) -> Iterator[ControlPlane]:
+    with control_plane(template, tmp_path, crictl=crictl) as node:
+        yield node
+
+
+def restarts(daemon: Running, service: str, result: str = "proven") -> float:
+    """How often, as the metrics say."""
+    try:
+        return daemon.number(f'certmond_restarts_total{{result="{result}",service="{service}"}}')
+    except StopIteration:
+        return 0
+
+
+def settled(daemon: Running) -> None:
+    """A whole look and a pass after it, and nothing is left to be done."""
+    looks = number_of_looks(daemon)
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.until(lambda: number_of_looks(daemon) >= looks + 1, "it looks again")
+    daemon.until(lambda: daemon.number('certmond_planned_steps{step="restart"}') == 0, "nothing is planned")
+
+
+def number_of_looks(daemon: Running) -> float:
+    return daemon.number('certmond_passes_total{cause="look"}')
+
+
+def matches(daemon: Running, name: str) -> set[tuple[str, bool]]:
+    """What is served of a certificate, and whether that is what its file has."""
+    entry = daemon.entry(name)
+    return {(at["sha256"], at["matches"]) for at in entry["served"]} if entry else set()
+
+
+def sha256(certificate: bytes) -> str:
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate.decode())).hexdigest()
+
+
+def test_renewed_by_hand(either: ControlPlane) -> None:
+    """`renew --all` writes every file first, and then restarts what does not read its files again. Who ends with the
+    API server comes back with the new files, and is not restarted once more.
+    """
+    node = either
+    done = node.certmond("renew", "--all")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines.index("12 of 12 done") < next(n for n, line in enumerate(lines) if line.startswith("kube-apiserver: "))
+    assert "kube-apiserver: kube-apiserver has taken up apiserver-etcd-client" in lines
+    assert [line for line in lines if "uses the old" in line] == [
+        "kubelet uses the old kubelet-client for as long as it is not restarted"  # of which nothing is seen here
+    ]
+    whole_node_is_proven(node)
+    assert [each["target"] for each in node.trail() if each.get("step") == "restart"] == ["kube-apiserver"] * 2
+    assert node.certmond("check").returncode == 0
+
+
+def test_renewed_by_the_daemon(due: ControlPlane) -> None:
+    """So does the daemon where everything is due, and each restart of it is in the metrics."""
+    with due.daemon() as daemon:
+        daemon.until(lambda: restarts(daemon, "kube-apiserver") == 1, "the API server is restarted")
+        daemon.until(due.is_up_to_date, "all hold what is on disk")
+        settled(daemon)
+        whole_node_is_proven(due)
+        assert [restarts(daemon, name) for name in COMPONENTS] == [0, 1, 0, 0]
+        done = [each["target"] for each in due.trail() if each["event"] == "step_done"]
+        assert done.index("kube-apiserver") == len(done) - 1 == len(PAIRS) + len(KUBECONFIGS)
+        assert due.certmond("status", "--runtime-dir", str(daemon.runtime)).returncode == 0
+
+
+def whole_node_is_proven(node: ControlPlane) -> None:
+    assert node.attempts() == {"etcd": 0, "kube-apiserver": 1, "kube-controller-manager": 1, "kube-scheduler": 1}
+    assert {start["why"] for start in node.pods.events(event="started", attempt=1)} == {"restart after 0.7 s"}
+    assert node.is_up_to_date()
+    assert node.served("127.0.0.1:6443") == node.at(f"{PKI}/apiserver.crt").read_bytes()
+    assert node.served("127.0.0.1:2379") == node.at(f"{PKI}/etcd/server.crt").read_bytes()
+
+
+def test_renewed_by_hand_beside_the_daemon(node: ControlPlane) -> None:
+    """The daemon and who gives a command bring one and the same restart to its end: nothing is restarted twice."""
+    with node.daemon() as daemon:
+        done = node.certmond("renew", "--all")
+        assert (done.returncode, done.stderr) == (0, "")
+        daemon.until(node.is_up_to_date, "all hold what is on disk")
+        settled(daemon)
+    whole_node_is_proven(node)
+
+
+def test_restarted_by_rote(node: ControlPlane) -> None:
+    """The control: who restarts the three one after another has the kubelet back off."""
+    for name, attempt in (("kube-apiserver", 1), ("kube-controller-manager", 2), ("kube-scheduler", 2)):
+        os.kill(node.starts(name)[-1]["pid"], signal.SIGTERM)
+        node.pods.ready(name, attempt=attempt)
+        for electing in ELECTING if name == "kube-apiserver" else ():
+            node.pods.ready(electing, attempt=1)
+    assert [node.starts(name)[-1]["why"] for name in ELECTING] == ["restart after 20 s"] * 2
+
+
+@pytest.mark.parametrize(("by", "crictl"), [("write", True), ("replace", False)])
+def test_one_kubeconfig(either: ControlPlane, by: str) -> None:
+    """A kubeconfig that somebody has written anew, in place as kubeadm or by a rename, has its one reader restarted
+    once, and nobody else.
+    """
+    node = either
+    with node.daemon() as daemon:
+        getattr(node, by)(SCHEDULER_CONF, node.kubeconfig(SCHEDULER_CONF))
+        daemon.until(lambda: restarts(daemon, "kube-scheduler") == 1, "the scheduler is restarted")
+        assert node.held("kube-scheduler") == {SCHEDULER_CONF: node.sha256(SCHEDULER_CONF)}
+        settled(daemon)
+    assert node.attempts() == {name: int(name == "kube-scheduler") for name in COMPONENTS}
+
+
+@pytest.mark.parametrize("by", ["write", "replace"])
+def test_what_is_reloaded(node: ControlPlane, by: str) -> None:
+    """A pair that is read for each handshake takes effect without a restart, and the moment in which its two files do
+    not match is no finding.
+    """
+    certificate, key = node.pair("apiserver")
+    with node.daemon() as daemon:
+        passes = daemon.passes()
+        getattr(node, by)(f"{PKI}/apiserver.key", key)
+        daemon.until(lambda: daemon.passes() > passes, "the key was seen")
+        getattr(node, by)(f"{PKI}/apiserver.crt", certificate)
+        daemon.until(lambda: matches(daemon, "apiserver") == {(sha256(certificate), True)}, "it is served")
+        settled(daemon)
+        assert "finding_raised" not in daemon.log.read_text()
+    assert set(node.attempts().values()) == {0}
+    assert node.trail() == []
+
+
+def test_decoys(template: Path, tmp_path: Path, crictl: bool) -> None:
+    """A process of the same name on the host, the same container in another pod, and another container in the same pod
+    live on.
+    """
+    idle = ["-S", "-c", "import signal; print('ready', flush=True); signal.pause()"]
+    environment = interpreter(tmp_path / "sidecar")
+    program = str(template / "bin/kube-scheduler")
+
+    def add_sidecar(manifest: dict[str, Any]) -> None:
+        (first,) = manifest["spec"]["containers"]
+        if first["name"] == "kube-scheduler":
+            command = [str(tmp_path / "sidecar"), *idle]
+            manifest["spec"]["containers"].append({"name": "sidecar", "command": command, "env": first["env"]})
+
+    with (
+        control_plane(template, tmp_path, crictl=crictl, edit=add_sidecar) as node,
+        subprocess.Popen([program, *idle], env=environment, stdout=subprocess.PIPE) as stranger,
+    ):
+        try:
+            node.pods.apply("another", {"kube-scheduler": [program, *idle]}, environment)
+            for name, pod in (("sidecar", "kube-scheduler-node-1"), ("kube-scheduler", "another-node-1")):
+                node.pods.ready(name, pod=pod)
+            node.replace(SCHEDULER_CONF, node.kubeconfig(SCHEDULER_CONF))
+            done = node.certmond("restart", "--stale")
+            assert done.returncode == 0, done.stdout + done.stderr
+            (ended,) = node.pods.events(event="ended")
+            assert (ended["pod"], ended["container"]) == ("kube-scheduler-node-1", "kube-scheduler")
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
+
+
+def test_taken_back(template: Path, tmp_path: Path) -> None:
+    """A component that does not come up with its new kubeconfig gets the former one back, once; that stands as
+    critical, and is not tried again until there is another one.
+    """
+    terms = {**SETTINGS["restart"], "ready_within": "3s", "spacing": "1s"}  # the kubelet backs off 1.5 s at most
+    with control_plane(template, tmp_path, factor=0.005, settings={"restart": terms}) as node:
+        former = node.sha256(MANAGER_CONF)
+        with node.daemon() as daemon:
+            daemon.until(lambda: node.keeps("controller-manager.conf"), "the former file is kept")
+            node.replace(MANAGER_CONF, node.kubeconfig(MANAGER_CONF, component_stand_in.UNUSABLE))
+            daemon.until(lambda: restarts(daemon, "kube-controller-manager", "taken_back") == 1, "it is taken back")
+            assert node.sha256(MANAGER_CONF) == node.held("kube-controller-manager")[MANAGER_CONF] == former
+            daemon.until(lambda: "restart_failed" in daemon.reasons("controller-manager.conf"), "it is told")
+            findings = node.findings(daemon, "controller-manager.conf")
+            assert findings["restart_failed"][0] == "critical"
+            settled(daemon)
+            attempts = node.attempts()
+            node.replace(MANAGER_CONF, node.kubeconfig(MANAGER_CONF))
+            daemon.until(lambda: restarts(daemon, "kube-controller-manager", "proven") == 1, "a good one is taken up")
+            daemon.until(lambda: not daemon.reasons("controller-manager.conf"), "nothing is left of it")
+            assert node.attempts() == {**attempts, "kube-controller-manager": attempts["kube-controller-manager"] + 1}
+        ends = node.pods.events(event="ended", container="kube-controller-manager")
+        assert [each["why"] for each in ends if each["why"] == "exit status 0"] == ["exit status 0"] * 2
+
+
+def test_what_does_not_reload(template: Path, tmp_path: Path) -> None:
+    """A component that goes on serving the former certificate, although it should have read the new one, is restarted
+    after a while; what it serves then is the proof.
+    """
+    with control_plane(template, tmp_path, edit=keep_the_pair) as node, node.daemon() as daemon:
+        certificate, key = node.pair("etcd/server")
+        node.replace(f"{PKI}/etcd/server.key", key)
+        node.replace(f"{PKI}/etcd/server.crt", certificate)
+        daemon.until(lambda: restarts(daemon, "etcd") == 1, "etcd is restarted")
+        settled(daemon)
+        assert node.attempts() == {name: int(name == "etcd") for name in COMPONENTS}
+        assert node.served("127.0.0.1:2379") == certificate
+        (begun,) = (each for each in node.trail() if each["event"] == "step_begun")
+        assert begun["cause"] == "served_differs"
+
+
+def keep_the_pair(manifest: dict[str, Any]) -> None:
+    """The component does not read its pair again."""
+    manifest["spec"]["containers"][0]["env"].append({"name": "STAND_IN_KEEPS", "value": "1"})
+
+
+def test_without_a_kubelet(node: ControlPlane) -> None:
+    """Nothing is stopped while the kubelet is not well, which alone would start it again."""
+    config = {"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "healthzPort": 10248}
+    node.at("/var/lib/kubelet/config.yaml").write_text(yaml.safe_dump(config))
+    node.replace(SCHEDULER_CONF, node.kubeconfig(SCHEDULER_CONF))
+    with node.started("restart", "--stale") as command:
+        assert command.stdout
+        assert "kube-scheduler: waits for the kubelet" in command.stdout.readline()
+        assert node.pods.events(event="ended") == []
+        server = [*node.inside, sys.executable, "-m", "http.server", "--directory", str(node.work), "10248"]
+        (node.work / "healthz").touch()
+        with subprocess.Popen(server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as healthz:
+            try:
+                assert "kube-scheduler has taken up scheduler.conf" in command.communicate(timeout=DEADLINE)[0]
+            finally:
+                healthz.kill()
+
+
+def test_another_root_ca(node: ControlPlane) -> None:
+    """Another Root CA has nobody restarted: that is a rotation. That it is not in use yet stands as a finding."""
+    with node.daemon() as daemon:
+        old = node.tree.certificate(f"{PKI[1:]}/ca.crt")
+        node.replace(f"{PKI}/ca.crt", pem(ca_like(old, node.tree.key(f"{PKI[1:]}/ca.key"))))
+        daemon.until(lambda: "restart_pending" in daemon.reasons("ca"), "it is told")
+        settled(daemon)
+        held = [each for each in node.json("plan")["held"] if each["target"] == "kube-controller-manager"]
+        assert "that is a rotation, not a restart" in held[0]["because"]
+    assert set(node.attempts().values()) == {0}
+
+
+MOMENTS = [
+    ("signal", "before the stop"), ("signal", "while it drains"), ("crictl", "while it drains"),
+    ("crictl", "in the proof"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("means", "moment"), MOMENTS)
+def test_killed_in_a_restart(template: Path, tmp_path: Path, means: str, moment: str) -> None:
+    """A daemon that is killed goes on where it was when it is started again, and stops nothing twice."""
+    with control_plane(template, tmp_path, crictl=means == "crictl") as node:
+        name = "kube-apiserver"
+        certificate, key = node.pair("apiserver-etcd-client")
+        with ExitStack() as traced, node.daemon() as daemon:
+            daemon.until(lambda: node.keeps("apiserver-etcd-client"), "the former files are kept")
+            if moment == "before the stop":
+                traced.enter_context(killing(daemon, "pidfd_send_signal"))
+            node.replace(f"{PKI}/apiserver-etcd-client.key", key)
+            node.replace(f"{PKI}/apiserver-etcd-client.crt", certificate)
+            if moment == "while it drains":
+                daemon.until(lambda: "draining" in node.log(node.starts(name)[0]), "it is told to end")
+                daemon.process.kill()
+            elif moment == "in the proof":
+                node.pods.ready(name, attempt=1)
+                daemon.until(lambda: stage(node, name) == "prove", "it is being proven")
+                daemon.process.kill()
+            assert daemon.process.wait(DEADLINE) == -signal.SIGKILL
+        assert stage(node, name) == ("prove" if moment == "in the proof" else "act")
+        assert ("draining" in node.log(node.starts(name)[0])) == (moment != "before the stop")
+        with node.daemon() as daemon:
+            daemon.until(lambda: restarts(daemon, name) == 1, "the restart is brought to its end")
+            daemon.until(node.is_up_to_date, "all hold what is on disk")
+            settled(daemon)
+        assert node.attempts() == {"etcd": 0, name: 1, "kube-controller-manager": 1, "kube-scheduler": 1}
+
+
+def test_killed_in_a_take_back(template: Path, tmp_path: Path) -> None:
+    """A daemon that is killed between the decision to take a file back and its being there does it when it is started
+    again, and ends the episode as it would have: the kubelet may back off longer than a component has to get well.
+    """
+    name, conf = "kube-controller-manager", os.path.basename(MANAGER_CONF)
+    terms = {**SETTINGS["restart"], "ready_within": "2s"}
+    with control_plane(template, tmp_path, settings={"restart": terms}) as node:
+        former = node.sha256(MANAGER_CONF)
+        with node.daemon() as daemon:
+            daemon.until(lambda: node.keeps(conf), "the former file is kept")
+            with killing(daemon, "rename", "renameat", "renameat2", path=conf):
+                node.replace(MANAGER_CONF, node.kubeconfig(MANAGER_CONF, component_stand_in.UNUSABLE))
+                assert daemon.process.wait(DEADLINE) == -signal.SIGKILL
+        assert stage(node, name) == "put_back"
+        assert node.sha256(MANAGER_CONF) != former
+        with node.daemon() as daemon:
+            daemon.until(lambda: restarts(daemon, name, "taken_back") == 1, "it is taken back")
+            assert node.sha256(MANAGER_CONF) == node.held(name)[MANAGER_CONF] == former
+            settled(daemon)
+        ends = node.pods.events(event="ended", container=name)
+        assert [each["why"] for each in ends].count("exit status 0") == 1
+
+
+@contextmanager
+def killing(daemon: Running, *calls: str, path: str = "") -> Iterator[None]:
+    """Kill the daemon as it makes the first of these system calls, with `path` in it: the call itself is not made."""
+    named = ",".join(calls)
+    only = ("-P", path) if path else ()
+    words = (real_part("strace"), "-f", "-p", str(daemon.process.pid), *only, "-e", f"trace={named}")
+    with subprocess.Popen((*words, "-e", f"inject={named}:signal=KILL:when=1"), stderr=subprocess.PIPE) as tracer:
+        assert tracer.stderr
+        try:
+            said = tracer.stderr.readline()
+            assert b"attached" in said, said
+            yield
+        finally:
+            tracer.kill()
+
+
+def stage(node: ControlPlane, service: str) -> str:
+    """What the record says of the restart under way."""
+    episode = node.past(service).get("episode")
+    return str(episode["stage"]) if episode else ""
+
+
+def test_what_does_not_run(template: Path, tmp_path: Path) -> None:
+    """A component that has no manifest is left alone, whatever becomes of its files; so is all of a worker's."""
+    with control_plane(template, tmp_path, components=COMPONENTS[:3]) as node:
+        node.replace(SCHEDULER_CONF, node.kubeconfig(SCHEDULER_CONF))
+        assert node.json("plan")["steps"] == []
+        done = node.certmond("restart", "--stale")
+        assert (done.returncode, done.stdout) == (0, "nothing to restart\n")
+        for name in ("etcd", "kube-apiserver", "kube-controller-manager"):
+            node.pods.remove(name)
+        for path in (*KUBECONFIGS, *(f"{PKI}/{name}.crt" for name in PAIRS)):
+            node.at(path).unlink()
+        node.pods.until(lambda: len(node.pods.events(event="ended")) == 3, "all have ended")
+        assert node.json("plan")["steps"] == []
+        assert node.certmond("restart", "--stale").returncode == 0
+        assert len(node.pods.events(event="started")) == 3
+
+
+def test_observe_mode(template: Path, tmp_path: Path) -> None:
+    """Who only observes tells what is not in use, as findings and as metrics. It restarts nothing, and writes nothing
+    outside of its own directories.
+    """
+    settings = {"mode": "observe"}
+    with control_plane(template, tmp_path, edit=keep_the_pair, settings=settings) as node, node.daemon() as daemon:
+        certificate, key = node.pair("apiserver")
+        node.replace(SCHEDULER_CONF, node.kubeconfig(SCHEDULER_CONF))
+        node.replace(f"{PKI}/apiserver.key", key)
+        node.replace(f"{PKI}/apiserver.crt", certificate)
+        before = tree(node.root)
+        daemon.until(lambda: "restart_pending" in daemon.reasons("scheduler.conf"), "one is older than its file")
+        daemon.until(lambda: "served_differs" in daemon.reasons("apiserver"), "another certificate is served")
+        assert daemon.series("certmond_certificate_served_matches", "apiserver") == [0]
+        assert daemon.series("certmond_certificate_served_matches", "etcd-server") == [1]
+        assert "kube-scheduler" in node.findings(daemon, "scheduler.conf")["restart_pending"][1]
+        daemon.until(lambda: daemon.number('certmond_planned_steps{step="restart"}') == 2, "they are planned")
+        looks = number_of_looks(daemon)
+        daemon.until(lambda: number_of_looks(daemon) >= looks + 2, "it looks again and again")
+        assert tree(node.root) == before
+        assert [file.name for file in node.state.iterdir()] == ["changes.json"]
+        assert set(node.attempts().values()) == {0}
+
+
+def tree(root: Path) -> dict[str, tuple[int, int]]:
+    """Every file that is not a log: which one it is, and when it was changed."""
+    found = (Path(top, name) for top, _, names in os.walk(root) for name in names if "log" not in top)
+    return {str(path): (path.lstat().st_ino, path.lstat().st_ctime_ns) for path in found}
+
+
+def test_the_verbs(node: ControlPlane) -> None:
+    """`plan` names each restart with its reason, `check -o wide` what is served and used by whom, and `restart` goes
+    the daemon's way, with a line for each step of it. A service that there is not, or that does not run, is refused.
+    """
+    node.replace(SCHEDULER_CONF, node.kubeconfig(SCHEDULER_CONF))
+    (step,) = node.json("plan")["steps"]
+    assert (step["step"], step["target"], step["reason"]) == ("restart", "kube-scheduler", "restart_pending")
+    assert f"has not read {SCHEDULER_CONF} since that changed at" in step["detail"]
+    wide = node.certmond("check", "-o", "wide").stdout
+    assert "127.0.0.1:6443 is it" in wide
+    assert "192.0.2.10:2380 is it" in wide
+    assert "kube-scheduler (restart, since" in wide
+    done = node.certmond("restart", "kube-scheduler")
+    lines = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "was ended by SIGTERM" in lines[0]
+    assert lines[1:] == [
+        "kube-scheduler: is well, 1 of 3", "kube-scheduler: is well, 2 of 3",
+        "kube-scheduler: kube-scheduler has taken up scheduler.conf",
+    ]  # fmt: skip
+    assert node.attempts() == {name: int(name == "kube-scheduler") for name in COMPONENTS}
+    unknown = node.certmond("restart", "nonsense")
+    assert unknown.returncode == 3
+    assert "there is no service nonsense; there are: etcd, kube-apiserver" in unknown.stderr
+    node.pods.remove("kube-scheduler")
+    node.pods.event("ended", container="kube-scheduler", attempt=1)
+    stopped = node.certmond("restart", "kube-scheduler")
+    assert (stopped.returncode, stopped.stdout) == (3, "")
+    assert "kube-scheduler is no static pod of this node" in stopped.stderr
