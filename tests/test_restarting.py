@@ -1,4 +1,4 @@
-"""Restarts carried out step by step, on a real tree, with a real program as the act: noted, in turn, gone on with."""
+"""Restarts carried out step by step, by a real program on a real tree: noted, in its turn, and gone on with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from certmond.config import Config, Source, parse
 from certmond.enforce import Enforcer
-from certmond.errors import BusyError, LostError, UnreachableError
+from certmond.errors import BusyError, UnreachableError
 from certmond.host.audit import Audit
 from certmond.host.former import FormerFiles
 from certmond.host.history import History
@@ -55,7 +55,6 @@ class Turns(Alone):
         self.because: str | None = None
         self.away = False
         self.ours = True
-        self.lost = False
         self.given_back = 0
 
     def take(self) -> str | None:
@@ -64,8 +63,6 @@ class Turns(Alone):
         return self.because
 
     def keep(self) -> None:
-        if self.lost:
-            raise LostError("the turn was lost")
         if self.away:
             raise UnreachableError("the API does not answer")
 
@@ -285,7 +282,7 @@ def test_a_turn_that_is_lost_stops_the_first_act_and_no_later_one(bench: Bench) 
     assert bench.runs == []
     bench.turn.ours = True
     bench.step()
-    bench.turn.ours, bench.turn.because = False, "node-2 holds it"
+    bench.turn.ours, bench.turn.because = False, "controller-1 holds it"
     bench.step(300, ill="it is ill")
     assert len(bench.runs) == 2
     assert ("step_held", "") in bench.trail()

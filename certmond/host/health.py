@@ -76,7 +76,6 @@ def _context(anchors: Anchors) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     if anchors:
-        context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)  # a kubeadm CA before v1.27 has the serial 0
         context.load_verify_locations(cadata=anchors)
     else:
         context.verify_mode = ssl.CERT_NONE

@@ -104,7 +104,7 @@ class Past:
 
     def has_read(self, path: str, sha256: str, instance: str) -> bool:
         """The instance that runs has read this content: it was restarted, or told to reload, for its sake."""
-        taken_up = self.result in {Result.SEEN, Result.PROVEN, Result.UNPROVEN, Result.TAKEN_BACK}
+        taken_up = self.result in {Result.PROVEN, Result.UNPROVEN, Result.TAKEN_BACK, Result.SEEN}
         return taken_up and self.instance == instance and self.contents.get(path) == sha256
 
     def failure(self, contents: Mapping[str, str]) -> str | None:

@@ -185,7 +185,7 @@ def test_a_server_with_an_expired_certificate_is_not_well(serve: Serve, files: F
 
 
 def test_a_ca_of_an_old_kubeadm_will_do(serve: Serve, files: Files) -> None:
-    """Its serial number is 0, which OpenSSL, told to be strict, refuses."""
+    """Before v1.27 it has the serial number 0, which OpenSSL refuses when it is told to be strict."""
     old = make_ca(serial=0, not_before=ALWAYS["not_before"], not_after=ALWAYS["not_after"])
     leaf = server_certificate(old)
     address = f"https://{serve(over_tls(files.context(leaf), status(200))).endpoint}/"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from certmond.pki.restart import (
+    BACK_OFF,
     INTERVAL,
     LOOKS,
     Act,
@@ -134,6 +135,12 @@ def test_an_address_that_was_not_well_before_is_not_waited_for() -> None:
     assert trouble(after(replace(ACTED, well_before=()), look(1, ill=[ILL]))) == f"{ILL} answers 500"
 
 
+def test_what_was_restarted_for_no_certificate_is_well() -> None:
+    """Nothing is said to have been taken up."""
+    done = ended(after(replace(ACTED, targets=()), look(1), look(2), look(3), look(6)))
+    assert done == (Result.PROVEN, "s was restarted and is well")
+
+
 def test_a_reload_is_proven_by_the_same_instance() -> None:
     """It is told to read its files again, and lives on; of a command nothing is seen but what it serves."""
     for service in (seen("1"), ServiceSeen(None)):
@@ -206,6 +213,14 @@ def test_on_the_former_files_it_has_to_begin_anew() -> None:
     )  # fmt: skip
 
 
+def test_on_the_former_files_it_is_waited_for_as_long_as_a_kubelet_backs_off() -> None:
+    """A container that has ended often is not started again at once, though nothing is wrong any more."""
+    end = 60 * SECOND + TERMS.ready_within + BACK_OFF
+    late = [Glance(NOW + end + shift, ServiceSeen(False)) for shift in (-SECOND, 0 * SECOND)]
+    assert trouble(after(THIRD, late[0])) == "s does not run"
+    assert ended(after(THIRD, late[1]))[0] is Result.FAILED
+
+
 @pytest.mark.parametrize(
     "last", [look(80, ill=[WELL]), look(80, ServiceSeen(None)), look(61, ServiceSeen(False, failed=True))]
 )
@@ -263,7 +278,9 @@ def test_a_failure_stands_for_as_long_as_the_files_are_the_same(result: Result) 
 def test_only_the_instance_that_took_it_up_has_read_a_content(result: Result | None) -> None:
     """Of what did not come up, its age tells more."""
     past = replace(PAST, result=result)
-    assert past.has_read("/a", "new", "2") is (result not in {None, Result.REFUSED, Result.FAILED})
+    assert past.has_read("/a", "new", "2") is (
+        result in {Result.PROVEN, Result.UNPROVEN, Result.TAKEN_BACK, Result.SEEN}
+    )
     assert not past.has_read("/a", "newer", "2")
     assert not past.has_read("/a", "new", "3")
     assert not past.has_read("/c", "new", "2")
@@ -517,7 +534,7 @@ def test_whatever_happens_a_restart_keeps_its_word(fate: Fate) -> None:
     world = World(fate)
     controller = Controller(world)
     truth: list[tuple[datetime, str, bool]] = []
-    bound = NOW + (3 + len(fate.kills)) * (TERMS.ready_within + TERMS.stable + (fate.pause + 10) * SECOND)
+    bound = NOW + (3 + len(fate.kills)) * (TERMS.ready_within + TERMS.stable + (fate.pause + 10) * SECOND) + BACK_OFF
     while True:
         world.advance(world.now + TICK)
         glance = world.look()
