@@ -132,9 +132,13 @@ def bring_into_use(
     and what is held.
     """
     results, told = dict[str, str](), ""
+    first: dict[str, str] | None = None
     while True:
         assessment, around = enforcer.see()
-        made = _planned(enforcer, assessment, around, wanted - results.keys(), by_hand=by_hand)
+        running = {name: each.instance for name, each in around.live.services.items()} if around.live else {}
+        first = running if first is None else first
+        along = {name for name in wanted if by_hand and running.get(name) and running[name] != first.get(name)}
+        made = _planned(enforcer, assessment, around, wanted - along - results.keys(), by_hand=by_hand)
         progress = enforcer.restart(made, assessment, around, PATIENCE)
         if progress is None:
             return results, tuple(held for held in made.held if held.target in wanted)

@@ -32,6 +32,7 @@ from certmond.pki.restart import (
     INTERVAL,
     LOOKS,
     Act,
+    Bystander,
     Ended,
     Episode,
     Glance,
@@ -43,12 +44,15 @@ from certmond.pki.restart import (
     acted,
     follow,
     put_back,
+    taken_along,
 )
 from certmond.pki.service import Live, ServiceSeen
 from certmond.pki.steps import Plan, Restart
 
 _FRESH = timedelta(seconds=5)
 """Nothing is restarted for what was seen longer ago."""
+_REST, _AT_MOST = timedelta(seconds=3), timedelta(minutes=1)
+"""So long no file has changed before a service is restarted for one: whoever writes several has done by then."""
 
 
 class Turn(Protocol):
@@ -156,7 +160,7 @@ class Restarting:
             )
             if episode := self.under_way():
                 return hand.go_on(episode)
-            return hand.begin(planned) if planned else None
+            return hand.begin(planned, plan) if planned else None
 
     def meet(self, assessment: Assessment, around: Surroundings) -> None:
         """Note what the files hold that services use which only a command restarts, where nothing is known of them.
@@ -234,19 +238,43 @@ class _Hand:
     pods: Mapping[str, Pod]
     restarter: Restarter
 
-    def begin(self, step: Restart) -> Progress:
+    def begin(self, step: Restart, plan: Plan) -> Progress:
         name = step.service.name
         if self._now() - self.live.at > _FRESH:
             return Progress(name, "is looked at once more", self._now())
+        if rest_at := self._at_rest():
+            return Progress(name, "waits for the files to come to rest", rest_at)
         if step.service.kind == "static-pod" and (why := self._kubelet()):
             return self._wait(name, f"waits for the kubelet, which alone would start it again: {why}")
         if why := self.owner.wait_for_others():
             return self._wait(name, f"waits for its turn: {why}")
-        health = self.around.survey.health.get(name, ())
-        well = tuple(address for address in health if self.live.health.get(address, "not asked") is None)
-        episode = Episode(name, step.targets, step.detail, self._now(), before=step.instance, well_before=well)
+        others = (each for each in plan.steps if isinstance(each, Restart) and each.target != name and each.instance)
+        bystanders = tuple(
+            Bystander(each.target, each.instance, each.targets, each.detail, self._well(each.target)) for each in others
+        )
+        episode = Episode(
+            name, step.targets, step.detail, self._now(), before=step.instance, well_before=self._well(name),
+            bystanders=bystanders,
+        )  # fmt: skip
         self._audit(Event.STEP_BEGUN, name, f"{name} is restarted: {step.detail}", cause=step.cause.value)
         return self._act(episode)
+
+    def _well(self, name: str) -> tuple[str, ...]:
+        """The addresses at which it is seen to be well."""
+        health = self.around.survey.health.get(name, ())
+        return tuple(address for address in health if self.live.health.get(address, "not asked") is None)
+
+    def _at_rest(self) -> datetime | None:
+        """Until when it is to be waited, because somebody may be in the middle of writing; None where nobody is.
+
+        Not for ever: who writes on and on is at rest when the first of it is a minute old.
+        """
+        now = self._now()
+        stale = [stale.since for status in self.assessment.statuses for stale in status.presence.stale]
+        newest = max((content.since for content in self.around.contents.values() if content.since <= now), default=now)
+        if now < newest + _REST and min(stale, default=now) > now - _AT_MOST:
+            return newest + _REST
+        return None
 
     def _wait(self, name: str, why: str) -> Progress:
         self.owner.tell_waiting(name, why)
@@ -258,7 +286,10 @@ class _Hand:
             return self._end(Ended(episode, Result.REFUSED, f"{episode.service} is not in the configuration any more"))
         if lost := self.owner.keep_turn():
             self._audit(Event.STEP_HELD, episode.service, lost, level="warning")
-        move = follow(episode, self._glance(service), self.owner._terms, changes_instance=service.changes_instance)
+        move = follow(
+            episode, self._glance(service), self.owner._terms,
+            changes_instance=service.changes_instance, starts=service.kind != "static-pod",
+        )  # fmt: skip
         match move:
             case Wait():
                 self._remember(move.episode)
@@ -337,8 +368,19 @@ class _Hand:
             Event.STEP_DONE if good else Event.STEP_FAILED, name, ended.message, level="info" if good else "error",
             result=ended.result.value, seconds=f"{(self._now() - episode.begun_at).total_seconds():.1f}",
         )  # fmt: skip
-        self.owner._turn.give_back()
+        if not self._taken_along(episode):
+            self.owner._turn.give_back()
         return Progress(name, ended.message, None, ended.result)
+
+    def _taken_along(self, episode: Episode) -> bool:
+        """See to those that ended with it: they are proven as if we had restarted them. Whether there are any."""
+        known, found = self.owner.past(), False
+        for bystander in episode.bystanders:
+            if along := taken_along(bystander, self._seen(bystander.service), self._now()):
+                past = known.get(bystander.service, Past(bystander.service))
+                self.owner._history.remember(replace(past, episode=along))
+                found = True
+        return found or self.owner.under_way() is not None
 
     def _glance(self, service: ServiceSpec) -> Glance:
         addresses = self.around.survey.health.get(service.name, ())

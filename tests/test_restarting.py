@@ -28,7 +28,7 @@ from certmond.pki.catalog import ServiceSpec
 from certmond.pki.endpoint import Endpoint, Seen, Served, Unserved
 from certmond.pki.holding import Surroundings
 from certmond.pki.restart import Episode, Past, Result, Stage, Target
-from certmond.pki.service import Content, Live, Survey
+from certmond.pki.service import Content, Live, ServiceSeen, Survey
 from certmond.pki.steps import Cause, Plan, Restart
 from certmond.restarting import Alone, Progress, Restarting, Turn
 from tests.conftest import unavailable
@@ -88,6 +88,8 @@ class Bench:
             {"name": "front-proxy-client", "consumers": "hook"}]}  # fmt: skip
         self.config: Config = parse([Source("test", yaml.safe_dump(document))])
         self.turn = Turns()
+        self.age = 10 * SECOND
+        self.pods: dict[str, ServiceSeen] = {}
         self.again()
 
     def again(self) -> Restarting:
@@ -112,7 +114,8 @@ class Bench:
         return next(each for each in self.config.services if each.name == "hook")
 
     def contents(self) -> dict[str, Content]:
-        return {path: Content(digest(self.node.read(path[1:])), datetime.now(UTC)) for path in (CRT, KEY)}
+        since = datetime.now(UTC) - self.age
+        return {path: Content(digest(self.node.read(path[1:])), since) for path in (CRT, KEY)}
 
     def target(self) -> Target:
         return Target("front-proxy-client", CRT, {path: each.sha256 for path, each in self.contents().items()})
@@ -127,7 +130,7 @@ class Bench:
         at = datetime.now(UTC) + after * SECOND
         there = {AT: served} if served else {}
         survey = Survey(serving={AT: ("hook", CRT)} if served else {}, health={"hook": (HEALTH,)})
-        live = Live(at, {}, there, {HEALTH: ill})
+        live = Live(at, self.pods, there, {HEALTH: ill})
         around = Surroundings(self.config.services, survey, live, self.contents(), self.restarting.past())
         return self.restarting.step(
             self.planned() if plan is None else plan, self.assessment(around), around, self.enforcer.neighbourhood
@@ -188,6 +191,39 @@ def test_a_restart_is_noted_made_and_proven(bench: Bench) -> None:
     assert len(bench.runs) == 1
     assert [event for event, _ in bench.trail()] == ["step_begun", "step_done"]
     assert bench.step(plan=Plan()) is None
+
+
+def test_nothing_is_begun_while_files_change(bench: Bench) -> None:
+    """Whoever writes several files has done when none has changed for three seconds: one restart then serves all."""
+    bench.age = SECOND
+    first = told(bench.step())
+    assert (first.message, first.result) == ("waits for the files to come to rest", None)
+    assert first.until
+    assert bench.runs == []
+    bench.age = 4 * SECOND
+    bench.step()
+    assert len(bench.runs) == 1
+
+
+def test_what_ended_with_another_is_proven_as_well(bench: Bench) -> None:
+    """The API server takes the scheduler with it: that is not restarted again, and not left to itself either."""
+    scheduler = next(each for each in bench.config.services if each.name == "kube-scheduler")
+    other = Restart(scheduler, (bench.target(),), Cause.RESTART_PENDING, "it is older, too", "scheduler-1")
+    plan = Plan((*bench.planned().steps, other))
+    bench.pods = {"kube-scheduler": ServiceSeen(True, "scheduler-1")}
+    bench.step(plan=plan)
+    bench.pods = {"kube-scheduler": ServiceSeen(running=False)}
+    for seconds in (2, 4, 6):
+        bench.step(seconds, plan=plan)
+    assert told(bench.step(40, plan=plan)).result is Result.PROVEN
+    assert bench.turn.given_back == 0
+    waiting = told(bench.step(41, plan=plan))
+    assert (waiting.service, waiting.message) == ("kube-scheduler", "is waited for: kube-scheduler does not run")
+    bench.pods = {"kube-scheduler": ServiceSeen(True, "scheduler-2")}
+    ends = [told(bench.step(seconds, plan=plan)).result for seconds in (42, 44, 46, 80)]
+    assert ends == [None, None, None, Result.PROVEN]
+    assert bench.turn.given_back == 1
+    assert len(bench.runs) == 1
 
 
 def test_what_does_not_come_up_is_tried_again_and_then_on_the_former_files(bench: Bench) -> None:

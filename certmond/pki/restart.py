@@ -61,6 +61,19 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Bystander:
+    """Another service that holds something old while one is restarted, and may well end with it, as the
+    controller-manager and the scheduler do when the API server goes. `instance` is what runs of it before that.
+    """
+
+    service: str
+    instance: str
+    targets: tuple[Target, ...]
+    why: str
+    well_before: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Episode:
     """One restart of one service, as it is recorded before and after each act.
 
@@ -84,6 +97,7 @@ class Episode:
     good_at: Instant | None = None
     trouble: str = ""
     put_back_at: Instant | None = None
+    bystanders: tuple[Bystander, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +183,9 @@ class Ended:
 Move = Act | PutBack | Wait | Ended
 
 
-def follow(episode: Episode, glance: Glance, terms: Terms, *, changes_instance: bool) -> Move:
+def follow(episode: Episode, glance: Glance, terms: Terms, *, changes_instance: bool, starts: bool = True) -> Move:
     """What is to be done next. `changes_instance`: the act brings another instance, as a restart does and a reload does
-    not.
+    not. `starts`: it starts what does not run; of a static pod only the kubelet does.
     """
     if episode.stage is Stage.PUT_BACK:
         return PutBack(episode)
@@ -186,8 +200,24 @@ def follow(episode: Episode, glance: Glance, terms: Terms, *, changes_instance: 
         return _good(episode, glance.at, terms)
     episode = replace(episode, good=0, good_since=None, good_at=None, trouble=troubles[0])
     if _is_over(episode, glance, acted_at, terms):
-        return _failed(episode, glance, changes_instance=changes_instance)
+        return _failed(episode, glance, changes_instance=changes_instance, starts=starts)
     return Wait(episode, glance.at + INTERVAL)
+
+
+def taken_along(bystander: Bystander, seen: ServiceSeen, at: datetime) -> Episode | None:
+    """The episode of a service that ended with another one: restarted already, and to be proven as if by us.
+
+    None where it has not ended, or nothing is known of it.
+    """
+    if seen.running is None or (seen.running and seen.instance == bystander.instance):
+        return None
+    return acted(
+        Episode(
+            bystander.service, bystander.targets, bystander.why, at, before=bystander.instance,
+            well_before=bystander.well_before,
+        ),
+        at,
+    )  # fmt: skip
 
 
 def acted(episode: Episode, at: datetime) -> Episode:
@@ -258,7 +288,7 @@ def _is_over(episode: Episode, glance: Glance, acted_at: datetime, terms: Terms)
     return glance.service.failed or len(episode.instances) > LOOKS - 1 or glance.at >= acted_at + patience
 
 
-def _failed(episode: Episode, glance: Glance, *, changes_instance: bool) -> Move:
+def _failed(episode: Episode, glance: Glance, *, changes_instance: bool, starts: bool) -> Move:
     name, trouble, seen = episode.service, episode.trouble, glance.service
     dies = len(episode.instances) >= LOOKS
     if episode.put_back_at:
@@ -273,8 +303,8 @@ def _failed(episode: Episode, glance: Glance, *, changes_instance: bool) -> Move
         return Ended(episode, Result.UNPROVEN, said)
     if episode.attempt == 1 and changes_instance and seen.instance and seen.instance == episode.before:
         return Ended(episode, Result.FAILED, f"{name} was told to restart, and runs on as it did")  # no fault of files
-    # One more try where that can bring anything: one whose instances die is being tried again already.
-    if episode.attempt == 1 and not dies:
+    # One more try where that can bring anything: what dies, or others start, is being tried again already.
+    if episode.attempt == 1 and not dies and (starts or seen.running is not False):
         return Act(replace(episode, stage=Stage.ACT, attempt=2, before=seen.instance))
     if not episode.targets:  # asked for by hand: there is nothing to take back
         return Ended(episode, Result.FAILED, f"{name} was restarted and did not come up ({trouble})")

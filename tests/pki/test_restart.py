@@ -18,6 +18,7 @@ from certmond.pki.restart import (
     INTERVAL,
     LOOKS,
     Act,
+    Bystander,
     Ended,
     Episode,
     Glance,
@@ -32,6 +33,7 @@ from certmond.pki.restart import (
     acted,
     follow,
     put_back,
+    taken_along,
 )
 from certmond.pki.service import ServiceSeen
 from tests.builders import NOW, SECOND
@@ -41,6 +43,7 @@ TARGET = Target("admin.conf", "/etc/admin.conf", {"/etc/admin.conf": "new"})
 WELL, ILL = "http://127.0.0.1:1/", "https://127.0.0.1:2/"
 BEGUN = Episode("s", (TARGET,), "it is older", NOW, before="1", well_before=(WELL,))
 ACTED = acted(BEGUN, NOW)
+BYSTANDER = Bystander("s", "1", (TARGET,), "it is older, too", (WELL,))
 PUT_BACK_AT = NOW + 60 * SECOND
 THIRD = acted(put_back(replace(BEGUN, attempt=3, before="3"), PUT_BACK_AT), PUT_BACK_AT)
 
@@ -167,6 +170,28 @@ def test_one_that_dies_again_and_again_is_not_tried_once_more() -> None:
     assert isinstance(move, PutBack)
     never_well = after(replace(ACTED, well_before=()), look(1), look(2, seen("3")), look(3, seen("4"), ill=[ILL]))
     assert isinstance(never_well, PutBack)
+
+
+def test_what_only_others_start_is_not_tried_once_more_where_it_does_not_run() -> None:
+    """There is nothing to stop, and the kubelet tries it again and again already."""
+    gone = Glance(NOW + 20 * SECOND, ServiceSeen(running=False))
+    assert isinstance(follow(ACTED, gone, TERMS, changes_instance=True, starts=False), PutBack)
+    assert isinstance(follow(ACTED, gone, TERMS, changes_instance=True, starts=True), Act)
+    runs = look(20, ill=(WELL,))
+    assert isinstance(follow(ACTED, runs, TERMS, changes_instance=True, starts=False), Act)
+
+
+@pytest.mark.parametrize("now", [seen("2"), ServiceSeen(running=False)])
+def test_what_has_ended_with_another_is_proven_as_if_by_us(now: ServiceSeen) -> None:
+    """It was restarted already, or is about to be: where it does not come up, its former files come back as well."""
+    episode = taken_along(BYSTANDER, now, NOW)
+    assert episode == acted(replace(BEGUN, why="it is older, too"), NOW)
+
+
+@pytest.mark.parametrize("now", [seen("1"), ServiceSeen(None)])
+def test_what_goes_on_or_cannot_be_seen_has_not_ended_with_another(now: ServiceSeen) -> None:
+    """It has its own turn."""
+    assert taken_along(BYSTANDER, now, NOW) is None
 
 
 def test_one_that_was_not_well_before_is_left_with_its_new_files() -> None:
