@@ -45,6 +45,7 @@ _RESERVED = {"ca": {SELF}, "signer": {LOCAL, NOBODY}}
 _SENTENCES = {
     "int_type": "must be a whole number",
     "bool_type": "must be true or false",
+    "dict_type": "must be a mapping, with lines such as `KEY: value`",
     "model_type": "must be a mapping, with lines such as `name: apiserver`",
     "string_pattern_mismatch": "must be a name of letters, digits, '.', '_' and '-', 63 at most",
     "string_type": "must be text; put it in quotes if it reads as something else",

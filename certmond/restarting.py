@@ -27,7 +27,7 @@ from certmond.host.survey import KUBELET
 from certmond.host.transaction import Writer
 from certmond.pki.assess import Assessment
 from certmond.pki.catalog import ServiceSpec
-from certmond.pki.holding import Surroundings, files_of
+from certmond.pki.holding import ServedAt, Surroundings, files_of
 from certmond.pki.restart import (
     INTERVAL,
     LOOKS,
@@ -187,12 +187,12 @@ class Restarting:
         except CertmondError as error:
             return str(error)
 
-    def tell_waiting(self, name: str, what: str) -> None:
-        """Note what is waited for, once for each service and reason."""
-        if self._waiting != (name, what):
-            self._waiting = name, what
+    def tell_waiting(self, name: str, why: str) -> None:
+        """Note that a service is not restarted yet, and why, once for each reason."""
+        if self._waiting != (name, why):
+            self._waiting = name, why
             fields = {"step": "restart", "target": name}
-            self._audit.conclude(Event.STEP_HELD, datetime.now(UTC), f"{name} waits for {what}", fields=fields)
+            self._audit.conclude(Event.STEP_HELD, datetime.now(UTC), f"{name} {why}", fields=fields)
 
     def may_begin(self) -> bool:
         """It is still our turn, by our own clock: asked right before the first act."""
@@ -239,18 +239,18 @@ class _Hand:
         if self._now() - self.live.at > _FRESH:
             return Progress(name, "is looked at once more", self._now())
         if step.service.kind == "static-pod" and (why := self._kubelet()):
-            return self._wait(name, f"the kubelet, which alone would start it again: {why}")
+            return self._wait(name, f"waits for the kubelet, which alone would start it again: {why}")
         if why := self.owner.wait_for_others():
-            return self._wait(name, f"its turn: {why}")
+            return self._wait(name, f"waits for its turn: {why}")
         health = self.around.survey.health.get(name, ())
         well = tuple(address for address in health if self.live.health.get(address, "not asked") is None)
         episode = Episode(name, step.targets, step.detail, self._now(), before=step.instance, well_before=well)
         self._audit(Event.STEP_BEGUN, name, f"{name} is restarted: {step.detail}", cause=step.cause.value)
         return self._act(episode)
 
-    def _wait(self, name: str, what: str) -> Progress:
-        self.owner.tell_waiting(name, what)
-        return Progress(name, f"waits for {what}", self._now() + self.owner._config.poll)
+    def _wait(self, name: str, why: str) -> Progress:
+        self.owner.tell_waiting(name, why)
+        return Progress(name, why, self._now() + self.owner._config.poll)
 
     def go_on(self, episode: Episode) -> Progress:
         service = self.owner._services.get(episode.service)
@@ -264,28 +264,43 @@ class _Hand:
                 self._remember(move.episode)
                 return Progress(service.name, _state(move), move.until)
             case Act():
-                return self._act(move.episode)
+                return self._act_again(move.episode)
             case PutBack():
                 return self._put_back(move.episode)
             case Ended():
                 return self._end(move)
 
     def _act(self, episode: Episode) -> Progress:
-        service = self.owner._services[episode.service]
+        """The first act. Where nothing comes of it, nothing has happened."""
+        name = episode.service
         self._remember(episode)
-        first = episode.attempt == 1
-        if first and not self.owner.may_begin():
-            return self._end(
-                Ended(episode, Result.REFUSED, f"{service.name}: the turn was lost before anything was done")
-            )
+        if not self.owner.may_begin():
+            return self._end(Ended(episode, Result.REFUSED, f"{name}: the turn was lost before anything was done"))
         try:
-            said = self.restarter.act(service, episode.before, self.pods.get(service.name), revive=not first)
+            said = self._made(episode)
         except RestartError as error:
-            if first:
-                return self._end(Ended(episode, Result.REFUSED, f"{service.name} was not restarted: {error}"))
+            return self._end(Ended(episode, Result.REFUSED, f"{name} was not restarted: {error}"))
+        return self._acted(episode, said)
+
+    def _act_again(self, episode: Episode) -> Progress:
+        """A further act, or the first by another process, which cannot know whether the one that was killed made it."""
+        if episode.attempt == 1 and (why := self.owner.wait_for_others()):
+            return self._wait(episode.service, f"waits for its turn: {why}")
+        self._remember(episode)
+        try:
+            said = self._made(episode)
+        except RestartError as error:
             said = str(error)  # what is to be seen next decides
+        return self._acted(episode, said)
+
+    def _made(self, episode: Episode) -> str:
+        service = self.owner._services[episode.service]
+        revive = episode.attempt > 1
+        return self.restarter.act(service, episode.before, self.pods.get(service.name), revive=revive)
+
+    def _acted(self, episode: Episode, said: str) -> Progress:
         self._remember(acted(episode, self._now()))
-        return Progress(service.name, said, self._now() + INTERVAL)
+        return Progress(episode.service, said, self._now() + INTERVAL)
 
     def _put_back(self, episode: Episode) -> Progress:
         self._remember(episode)
@@ -302,7 +317,8 @@ class _Hand:
             f"{episode.service} did not come up ({episode.trouble}): {said}",
             level="error",
         )
-        return self._act(put_back(episode))
+        self._remember(put_back(episode, self._now()))
+        return Progress(episode.service, said, self._now())  # what runs then is looked at first: that has to end
 
     def _end(self, ended: Ended) -> Progress:
         episode, name = ended.episode, ended.episode.service
@@ -330,11 +346,11 @@ class _Hand:
             address: why for address in addresses if (why := self.live.health.get(address, f"{address} was not asked"))
         }
         unproven = [
-            f"{at.endpoint} serves another certificate than {status.seen.path}" if at.matches is False
-            else f"{at.endpoint} serves none: {at.reason}"
-            for status in self.assessment.certificates for at in status.presence.served
+            _unproven(at, status.seen.path)
+            for status in self.assessment.certificates
+            for at in status.presence.served
             if at.service == service.name and not at.matches
-        ]  # fmt: skip
+        ]
         return Glance(self.live.at, self._seen(service.name), ill, unproven)
 
     def _kubelet(self) -> str | None:
@@ -359,6 +375,14 @@ class _Hand:
 
     def _audit(self, event: Event, name: str, message: str, level: str = "info", **fields: str) -> None:
         self.owner._audit.conclude(event, self._now(), message, level, {"step": "restart", "target": name, **fields})
+
+
+def _unproven(at: ServedAt, path: str) -> str:
+    if at.matches is False:
+        return f"{at.endpoint} serves another certificate than {path}"
+    if at.sha256:
+        return f"{path} holds no certificate to compare with what {at.endpoint} serves"
+    return f"{at.endpoint} serves none: {at.reason}"
 
 
 def _state(move: Wait) -> str:

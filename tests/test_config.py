@@ -21,7 +21,7 @@ from certmond.config import Config, Source, dump, load, parse, schema
 from certmond.errors import ConfigError
 from certmond.pki.catalog import SELF, CertificateSpec, Kind, ServiceSpec
 from certmond.pki.fields import FACTS, USAGES, format_duration, parse_duration
-from certmond.pki.settings import DerivedSpec, HoldSpec, InitSpec, SignerSpec
+from certmond.pki.settings import ClusterSpec, DerivedSpec, HoldSpec, InitSpec, RestartSpec, SignerSpec
 
 ROOT = Path(__file__).parents[1]
 
@@ -126,6 +126,14 @@ IN_FILE = [
     ("archive: 0", ":1: archive: must be 1 or more, not '0'"),
     ("archive: 101", ":1: archive: must be 100 or less, not '101'"),
     ("hold: {fiel: /x}", ":1: hold.fiel: unknown key; did you mean file?"),
+    ("restart: {ready_withn: 4m}", ":1: restart.ready_withn: unknown key; did you mean ready_within?"),
+    ("restart: {stable: 0s}", ":1: restart.stable: must be longer than nothing, not '0s'"),
+    (
+        "cluster: {api: hold}",
+        ":1: cluster.api: unknown key; this version knows kubeconfig, without_api, lease_duration",
+    ),
+    ("cluster: {without_api: wait}", ":1: cluster.without_api: must be 'hold' or 'go_on', not 'wait'"),
+    ("cluster: {kubeconfig: x}", ":1: cluster.kubeconfig: must be an absolute path, not 'x'"),
     ("hold: later", ":1: hold: must be a mapping, with lines such as `name: apiserver`, not 'later'"),
     (
         "key_algorithm: RSA-1024",
@@ -216,6 +224,22 @@ IN_SERVICE = [
     ("kind: x", "kind: must be 'systemd', 'static-pod' or 'command', not 'x'"),
     ("reloads: [y]", "reloads[0]: there is no certificate 'y'; add it to `certificates`, or take it away here"),
     ("after: otter", "after: there is no service 'otter'; did you mean other?"),
+    ("means: reload", "means: must be restart where the kind is not systemd, not 'reload'"),
+    ("means: kill", "means: must be 'restart' or 'reload', not 'kill'"),
+    ("time_limit: soon", "time_limit: must be a duration such as 30d, 12h or 90s, not 'soon'"),
+    ("environment: [A=b]", "environment: must be a mapping, with lines such as `KEY: value`"),
+    ("environment: {A: [b]}", "environment.A: must be text; put it in quotes if it reads as something else"),
+    (
+        "serves: {y: '127.0.0.1:1'}",
+        "serves.y: there is no certificate 'y'; add it to `certificates`, or take it away here",
+    ),
+    (
+        "health: [http://127.0.0.1:1/, 127.0.0.1:1]",
+        (
+            "health[1]: must be http://ADDRESS:PORT/PATH, https://ADDRESS:PORT/PATH or tcp://ADDRESS:PORT, "
+            "not '127.0.0.1:1'"
+        ),
+    ),
 ]
 
 
@@ -232,6 +256,26 @@ def test_a_certificate_says_what_is_wrong_with_which_of_its_fields(field: str, s
     assert re.sub(r"^a.yaml:\d: certificates\[1\]\.", "", found) == said
     if "must be given" not in said:
         assert found.startswith("a.yaml:6:" if rest else "a.yaml:5:")
+
+
+def test_what_is_served_is_a_certificate_of_the_configuration() -> None:
+    """Each name that is none is told in its place, and so is each endpoint that nobody can connect to."""
+    text = """\
+certificates: [{name: web, path: /web}]
+services:
+- name: s
+  kind: command
+  command: [/s]
+  serves:
+    web: ["127.0.0.1:1", "localhost:1"]
+    wed: "127.0.0.1:2"
+"""
+    endpoint = "services[0].serves.web[1]: must be ADDRESS:PORT or NAME@ADDRESS:PORT: "
+    assert problems(text)[0].startswith(f"a.yaml:7: {endpoint}")
+    named = text.replace('"localhost:1"', '"a.example@[::1]:1"')
+    assert problems(named) == ["a.yaml:8: services[0].serves.wed: there is no certificate 'wed'; did you mean web?"]
+    (service,) = read(named.replace("wed", "web").replace('    web: "127.0.0.1:2"\n', "")).services
+    assert service.serves == {"web": ("127.0.0.1:1", "a.example@[::1]:1")}
 
 
 def test_a_pattern_has_no_one_key() -> None:
@@ -501,6 +545,7 @@ _san = st.one_of(
     st.ip_addresses().map(lambda address: f"IP:{address}"),
     st.sampled_from(["DNS:a.example", "DNS:${node_name}", "${control_plane_name}"]),
 )
+_endpoints = st.lists(st.sampled_from(["127.0.0.1:1", "a.example@[::1]:443"]), max_size=2).map(tuple)
 _subjects = st.sampled_from(["CN=a", "CN=a,O=b+OU=c", r"CN=a\,b", "CN=system:node:${node_name},O=system:nodes"])
 
 
@@ -547,6 +592,10 @@ def configurations(draw: st.DrawFn) -> Config:
             name=name,
             after=tuple(draw(st.lists(st.sampled_from(services[:number]), max_size=2)) if number else ()),
             reloads=tuple(draw(st.lists(st.sampled_from(names), max_size=2)) if names else ()),
+            serves=draw(st.dictionaries(st.sampled_from(names), _endpoints, max_size=2)) if names else {},
+            health=tuple(draw(st.lists(st.sampled_from(["tcp://[::1]:1", "http://127.0.0.1:1/a?b"]), max_size=2))),
+            time_limit=draw(_durations),
+            environment=draw(st.dictionaries(_text, _text, max_size=2)),
             **draw(
                 st.one_of(
                     st.fixed_dictionaries({"kind": st.just("systemd"), "unit": _text}),
@@ -565,6 +614,10 @@ def configurations(draw: st.DrawFn) -> Config:
             _maybe(
                 node_name=st.sampled_from([None, "node-1", "007", "on", "null"]),
                 renew_before=_durations,
+                restart=st.builds(RestartSpec, ready_within=_durations, stable=_durations),
+                cluster=st.builds(
+                    ClusterSpec, kubeconfig=st.none() | _paths, without_api=st.sampled_from(["hold", "go_on"])
+                ),
                 resync=st.integers(10, 86400).map(lambda seconds: timedelta(seconds=seconds)),
                 poll=st.integers(1, 3600).map(lambda seconds: timedelta(seconds=seconds)),
                 listen=st.sampled_from(
@@ -614,7 +667,10 @@ def test_the_example_is_all_comments_and_right_without_them() -> None:
     assert {spec.name for spec in found.certificates} - {spec.name for spec in plain.certificates} == {
         "nginx", "company-ca", "billing", "backup.conf"
     }  # fmt: skip
-    examples = {"certificates": (), "services": (), "node_name": None, "signers": (), "derived": (), "init": InitSpec()}
+    examples = {"certificates": (), "services": (), "node_name": None, "signers": (), "derived": (), "init": InitSpec(),
+                "cluster": ClusterSpec()}  # fmt: skip
+    assert found.cluster.kubeconfig == "/etc/kubernetes/certmond.conf"
+    assert found.cluster.model_copy(update={"kubeconfig": None}) == ClusterSpec()
     assert found.hold.file == "/run/upgrade-in-progress"
     assert found.model_copy(update={**examples, "hold": HoldSpec()}) == Config()
     assert next(spec.names for spec in found.certificates if spec.name == "apiserver")[-1] == "DNS:lb.example.com"
@@ -625,7 +681,8 @@ def test_the_reference_has_every_key_with_its_default_and_no_other() -> None:
     text = (ROOT / "docs/configuration.md").read_text()
     tables = re.findall(r"(?m)^\| key \|.*\n(?:\|.*\n)+", text)
     whole = schema()
-    models = ("CertificateSpec", "ServiceSpec", "SignerSpec", "DerivedSpec", "HoldSpec", "InitSpec")
+    models = ("CertificateSpec", "ServiceSpec", "SignerSpec", "DerivedSpec", "HoldSpec", "RestartSpec", "ClusterSpec",
+              "InitSpec")  # fmt: skip
     parts = (whole, *(whole["$defs"][name] for name in models))
     required = ("name", "path", "kind", "source")
     entries = (
@@ -635,6 +692,8 @@ def test_the_reference_has_every_key_with_its_default_and_no_other() -> None:
         SignerSpec(name="x", kind="local"),
         DerivedSpec(name="x", kind="kubeconfig", source="x", path="/x"),
         HoldSpec(),
+        RestartSpec(),
+        ClusterSpec(),
         InitSpec(),
     )
     for part, entry, table in zip(parts, entries, tables, strict=True):
@@ -646,7 +705,7 @@ def test_the_reference_has_every_key_with_its_default_and_no_other() -> None:
                 assert default.strip() == "see below"
             elif "default" not in part["properties"][name]:
                 assert (name in required, default.strip()) == (True, "required")
-            elif part["properties"][name]["default"] is None or name in {"hold", "init"}:
+            elif part["properties"][name]["default"] is None or name in {"hold", "restart", "cluster", "init"}:
                 assert not default.strip()
             elif name != "command":
                 assert default.strip() == f"`{json.dumps(values[name])}`".replace('"', "")

@@ -157,11 +157,12 @@ def test_restarted_by_rote(node: ControlPlane) -> None:
     assert [node.starts(name)[-1]["why"] for name in ELECTING] == ["restart after 20 s"] * 2
 
 
-@pytest.mark.parametrize("by", ["write", "replace"])
-def test_one_kubeconfig(node: ControlPlane, by: str) -> None:
+@pytest.mark.parametrize(("by", "crictl"), [("write", True), ("replace", False)])
+def test_one_kubeconfig(either: ControlPlane, by: str) -> None:
     """A kubeconfig that somebody has written anew, in place as kubeadm or by a rename, has its one reader restarted
     once, and nobody else.
     """
+    node = either
     with node.daemon() as daemon:
         getattr(node, by)(SCHEDULER_CONF, node.kubeconfig(SCHEDULER_CONF))
         daemon.until(lambda: restarts(daemon, "kube-scheduler") == 1, "the scheduler is restarted")
@@ -296,32 +297,39 @@ def test_another_root_ca(node: ControlPlane) -> None:
     assert set(node.attempts().values()) == {0}
 
 
-@pytest.mark.parametrize("moment", ["before the stop", "while it drains", "in the proof"])
-def test_killed_in_a_restart(node: ControlPlane, moment: str) -> None:
+MOMENTS = [
+    ("signal", "before the stop"), ("signal", "while it drains"), ("crictl", "while it drains"),
+    ("crictl", "in the proof"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("means", "moment"), MOMENTS)
+def test_killed_in_a_restart(template: Path, tmp_path: Path, means: str, moment: str) -> None:
     """A daemon that is killed goes on where it was when it is started again, and stops nothing twice."""
-    name = "kube-apiserver"
-    certificate, key = node.pair("apiserver-etcd-client")
-    with ExitStack() as traced, node.daemon() as daemon:
-        daemon.until(lambda: node.keeps("apiserver-etcd-client"), "the former files are kept")
-        if moment == "before the stop":
-            traced.enter_context(killing(daemon, "pidfd_send_signal"))
-        node.replace(f"{PKI}/apiserver-etcd-client.key", key)
-        node.replace(f"{PKI}/apiserver-etcd-client.crt", certificate)
-        if moment == "while it drains":
-            daemon.until(lambda: "draining" in node.log(node.starts(name)[0]), "it is told to end")
-            daemon.process.kill()
-        elif moment == "in the proof":
-            node.pods.ready(name, attempt=1)
-            daemon.until(lambda: stage(node, name) == "prove", "it is being proven")
-            daemon.process.kill()
-        assert daemon.process.wait(DEADLINE) == -signal.SIGKILL
-    assert stage(node, name) == ("prove" if moment == "in the proof" else "act")
-    assert ("draining" in node.log(node.starts(name)[0])) == (moment != "before the stop")
-    with node.daemon() as daemon:
-        daemon.until(lambda: restarts(daemon, name) == 1, "the restart is brought to its end")
-        daemon.until(node.is_up_to_date, "all hold what is on disk")
-        settled(daemon)
-    assert node.attempts() == {"etcd": 0, name: 1, "kube-controller-manager": 1, "kube-scheduler": 1}
+    with control_plane(template, tmp_path, crictl=means == "crictl") as node:
+        name = "kube-apiserver"
+        certificate, key = node.pair("apiserver-etcd-client")
+        with ExitStack() as traced, node.daemon() as daemon:
+            daemon.until(lambda: node.keeps("apiserver-etcd-client"), "the former files are kept")
+            if moment == "before the stop":
+                traced.enter_context(killing(daemon, "pidfd_send_signal"))
+            node.replace(f"{PKI}/apiserver-etcd-client.key", key)
+            node.replace(f"{PKI}/apiserver-etcd-client.crt", certificate)
+            if moment == "while it drains":
+                daemon.until(lambda: "draining" in node.log(node.starts(name)[0]), "it is told to end")
+                daemon.process.kill()
+            elif moment == "in the proof":
+                node.pods.ready(name, attempt=1)
+                daemon.until(lambda: stage(node, name) == "prove", "it is being proven")
+                daemon.process.kill()
+            assert daemon.process.wait(DEADLINE) == -signal.SIGKILL
+        assert stage(node, name) == ("prove" if moment == "in the proof" else "act")
+        assert ("draining" in node.log(node.starts(name)[0])) == (moment != "before the stop")
+        with node.daemon() as daemon:
+            daemon.until(lambda: restarts(daemon, name) == 1, "the restart is brought to its end")
+            daemon.until(node.is_up_to_date, "all hold what is on disk")
+            settled(daemon)
+        assert node.attempts() == {"etcd": 0, name: 1, "kube-controller-manager": 1, "kube-scheduler": 1}
 
 
 def test_killed_in_a_take_back(template: Path, tmp_path: Path) -> None:
@@ -406,7 +414,7 @@ def test_observe_mode(template: Path, tmp_path: Path) -> None:
         looks = number_of_looks(daemon)
         daemon.until(lambda: number_of_looks(daemon) >= looks + 2, "it looks again and again")
         assert tree(node.root) == before
-        assert not node.state.exists()
+        assert [file.name for file in node.state.iterdir()] == ["changes.json"]
         assert set(node.attempts().values()) == {0}
 
 

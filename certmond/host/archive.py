@@ -14,6 +14,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -135,6 +136,12 @@ class Archive:
             raise MalformedError(f"the archive has no generation {generation!r} of {name}; look for those it has")
         _, files = self._described(name, generation)
         return tuple(_load(self._home(name) / generation, facts) for facts in files)
+
+    def whole(self, name: str) -> Iterator[tuple[Generation, tuple[ArchivedFile, ...]]]:
+        """Newest first, with their files; what was damaged is passed over."""
+        for generation in reversed(self.ids(name)):
+            with suppress(MalformedError):
+                yield self._described(name, generation)[0], self.load(name, generation)
 
     def _home(self, name: str) -> Path:
         if not _NAME.fullmatch(name):

@@ -12,10 +12,11 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from certmond.errors import WriteError
 from certmond.host.memory import Memory
+from certmond.pki.fields import Instant
 from certmond.pki.service import Content
 
 _NAME = "changes.json"
@@ -26,7 +27,7 @@ class _Known(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     sha256: str
-    since: AwareDatetime
+    since: Instant
 
 
 class Changes:

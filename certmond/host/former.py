@@ -32,6 +32,8 @@ class FormerFiles:
     def __init__(self, config: Config, root: str, state_dir: Path, clock: Callable[[], datetime]) -> None:
         self._specs = {spec.name: spec for spec in config.certificates}
         self._archive = Archive(state_dir, config.archive)
+        # One more for what did not work: it must not push out what it is replaced by.
+        self._taken_back = Archive(state_dir, config.archive + 1)
         self._files, self._transactions = NodeFiles(root), Transactions(root, state_dir)
         self._clock = clock
         self._kept: dict[tuple[str, str], Observation] = {}
@@ -84,19 +86,18 @@ class FormerFiles:
 
         def keep() -> None:
             for name, there in kept:
-                self._archive.store(name, there, self._clock(), {"detail": "did not work, and was taken back"})
+                self._taken_back.store(name, there, self._clock(), {"detail": "did not work, and was taken back"})
 
         if changes:
             writer.commit(changes, verify=lambda _: None, before_rename=keep)
         return "; ".join(said)
 
     def _former(self, spec: CertificateSpec, name: str, target: Target) -> tuple[tuple[ArchivedFile, ...], datetime]:
-        for number in reversed(self._archive.ids(name)):
+        for generation, files in self._archive.whole(name):
+            differs = any(target.contents.get(file.path) not in {None, digest(file.content)} for file in files)
             with suppress(MalformedError):
-                files = self._archive.load(name, number)
-                differs = any(target.contents.get(file.path) not in {None, digest(file.content)} for file in files)
                 if differs and _is_whole(spec, files, self._clock()):
-                    return files, self._archive.generation(name, number).when
+                    return files, generation.when
         raise WriteError(f"the archive has no former {target.name} that is still valid")
 
     def _present(self, paths: Iterable[str]) -> dict[str, bytes | None]:
@@ -106,7 +107,8 @@ class FormerFiles:
 def _is_good(status: CertificateStatus) -> bool:
     seen = status.seen
     mine = bool(status.presence.consumers) and not seen.spec.authority and seen.spec.kind is not Kind.KEY_PAIR
-    return mine and status.chain_valid and status.key_matches is True and not status.stale
+    in_use = not status.presence.stale  # otherwise nobody knows yet whether it works
+    return mine and in_use and status.chain_valid and status.key_matches is True and not status.stale
 
 
 def _is_whole(spec: CertificateSpec, files: Sequence[ArchivedFile], now: datetime) -> bool:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -24,24 +26,30 @@ class Memory(Generic[T]):
 
     def __init__(self, state_dir: Path, name: str, adapter: TypeAdapter[T]) -> None:
         self._state_dir, self._name, self._adapter = state_dir, name, adapter
+        self._draft = f".{name}.new"
 
     def read(self) -> T | None:
         """What is remembered; None where there is nothing that can be used."""
         try:
             with opened(self._state_dir) as directory:
-                return self._adapter.validate_json(Place(directory, self._name).read())
+                return self._adapter.validate_python(json.loads(Place(directory, self._name).read()))
         except (OSError, ValueError, OverflowError, RecursionError):
             return None
 
     def write(self, value: T) -> None:
         """Remember `value` in the place of what was remembered. Raises WriteError."""
-        draft = f".{self._name}.new"
-        content = json.dumps(self._adapter.dump_python(value, mode="json"), indent=1).encode()
+        # By hand, because pydantic's own JSON has no place for a path that is no UTF-8.
+        content = json.dumps(self._adapter.dump_python(value), indent=1, default=datetime.isoformat).encode()
         with blaming(str(self._state_dir / self._name)):
             make_directory(self._state_dir)
             with opened(self._state_dir) as directory:
-                remove(Place(directory, draft))
-                with new_file(Place(directory, draft), content):
+                remove(Place(directory, self._draft))
+                with new_file(Place(directory, self._draft), content):
                     pass
-                os.rename(draft, self._name, src_dir_fd=directory, dst_dir_fd=directory)
+                os.rename(self._draft, self._name, src_dir_fd=directory, dst_dir_fd=directory)
                 os.fsync(directory)
+
+    def tidy(self) -> None:
+        """Remove what a process left that was killed while it wrote."""
+        with suppress(OSError), opened(self._state_dir) as directory:
+            remove(Place(directory, self._draft))

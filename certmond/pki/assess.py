@@ -19,7 +19,7 @@ from certmond.pki.holding import NOWHERE, Presence, Surroundings, files_of
 from certmond.pki.inventory import Inventory, Observation, Permissions
 from certmond.pki.path import PathSearch, find_paths
 from certmond.pki.reason import Finding, Reason, Severity
-from certmond.pki.service_checks import TORN, about_services
+from certmond.pki.service_checks import TORN, about_services, turning_points
 
 RENEW_BEFORE = timedelta(days=30)
 _EXTENDED = frozenset({"server auth", "client auth"})
@@ -190,7 +190,7 @@ def _judge(
         anchors_told=told,
         embeddable=embeddable,
         judged_at=now,
-        changes_at=min(filter(None, (_next_change(case), whole_at)), default=None),
+        changes_at=_next_change(case, [*turning_points(presence), *([whole_at] if whole_at else ())]),
         renewed_at=renewed_at,
         presence=presence,
     )
@@ -316,10 +316,10 @@ def _of_key_pair(seen: Observation) -> Iterator[Finding]:
         )
 
 
-def _next_change(case: Case) -> datetime | None:
+def _next_change(case: Case, others: Iterable[datetime]) -> datetime | None:
     """The first instant after now at which time alone may change what is said of this certificate."""
     certificate, paths = case.certificate, case.search.paths
-    instants = [certificate.not_before, case.renew_at, critical_point(certificate), certificate.expires_at]
+    instants = [certificate.not_before, case.renew_at, critical_point(certificate), certificate.expires_at, *others]
     for link in {link for path in paths for link in path.certificates}:
         instants += [link.not_before, link.expires_at]
     return min((instant for instant in instants if instant > case.now), default=None)

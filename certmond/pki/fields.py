@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
 from ipaddress import ip_address
 from string import Template
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -121,6 +122,14 @@ def _health_address(text: str) -> str:
     return text
 
 
+def _usable(at: datetime) -> datetime:
+    """In UTC, and with a year to either end of the calendar: others count on from it."""
+    at = at.astimezone(UTC)
+    if not MINYEAR < at.year < MAXYEAR:
+        raise ValueError("is no time at which anything was done")
+    return at
+
+
 def _octal(mode: int) -> str:
     return f"{mode:04o}"
 
@@ -160,6 +169,7 @@ class _OneOrMany:
 USAGES = frozenset({"digital signature", "key encipherment", "cert sign", "crl sign", "server auth", "client auth"})
 
 T = TypeVar("T")
+Instant = Annotated[AwareDatetime, AfterValidator(_usable)]
 Many = Annotated[tuple[T, ...], BeforeValidator(_many), _OneOrMany()]
 Duration = Annotated[
     timedelta,

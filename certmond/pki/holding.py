@@ -9,20 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
 from certmond.errors import MalformedError
-from certmond.pki.catalog import CertificateSpec, Kind, ServiceSpec
+from certmond.pki.catalog import Kind, ServiceSpec
 from certmond.pki.certificate import parse_certificate
 from certmond.pki.endpoint import Endpoint, Served
 from certmond.pki.inventory import Observation
 from certmond.pki.reason import Reason
-from certmond.pki.restart import Past
+from certmond.pki.restart import Past, Result
 from certmond.pki.service import Content, Live, ServiceSeen, Survey
 
 RELOAD_WITHIN = timedelta(seconds=90)
 """So long after a change a service that reads its files again may still serve the former certificate."""
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ class Surroundings:
             return NOWHERE
         consumers = tuple(self._consumers(seen, renewed_at))
         served = tuple(self._served(seen))
-        stale = tuple(self._stale(seen, consumers, served)) if self.live else ()
+        stale = tuple(self._stale(seen, consumers, served, renewed_at, self.live)) if self.live else ()
         return Presence(consumers, served, stale, self.failures(seen))
 
     def failures(self, seen: Observation) -> tuple[str, ...]:
@@ -126,7 +128,7 @@ class Surroundings:
         spec = seen.spec
         if known is not None and spec.kind is not Kind.KUBELET:
             found = [known[path].reloads for path in files_of(seen) if path in known]
-            if found or not _is_served_by(service, spec):
+            if found or spec.name not in service.serves:
                 return all(found) if found else None
         if service.name not in spec.consumers:
             return None
@@ -146,9 +148,16 @@ class Surroundings:
             else:
                 yield ServedAt(endpoint, service, None, None, found.reason)
 
-    def _stale(self, seen: Observation, consumers: Sequence[Consumer], served: Sequence[ServedAt]) -> Iterator[Stale]:
+    def _stale(
+        self,
+        seen: Observation,
+        consumers: Sequence[Consumer],
+        served: Sequence[ServedAt],
+        renewed_at: datetime | None,
+        live: Live,
+    ) -> Iterator[Stale]:
         changed = max((self.contents[path].since for path in files_of(seen) if path in self.contents), default=None)
-        if changed is None or self.live is None or self.live.at < changed or _is_broken(seen):
+        if changed is None or live.at < changed or _is_broken(seen):
             return
         reloading = {consumer.service: consumer.reloads for consumer in consumers}
         for at in served:
@@ -156,32 +165,48 @@ class Surroundings:
                 due_at = changed + (self.reload_within if reloading.get(at.service) else timedelta())
                 detail = f"{at.service or 'what listens'} at {at.endpoint} serves another certificate than {seen.path}"
                 yield Stale(
-                    at.service, Reason.SERVED_DIFFERS, seen.path, changed, due_at, self.live.at >= due_at, detail,
+                    at.service, Reason.SERVED_DIFFERS, seen.path, changed, due_at, live.at >= due_at, detail,
                     _end_of(at.der),
                 )  # fmt: skip
         for consumer in consumers:
-            yield from self._held(seen, consumer, [at for at in served if at.service == consumer.service])
+            if any(at.service == consumer.service and at.matches is not None for at in served):
+                continue  # what was seen counts for more than any age
+            yield from self._held(seen, consumer, renewed_at)
 
-    def _held(self, seen: Observation, consumer: Consumer, served: Sequence[ServedAt]) -> Iterator[Stale]:
-        now = self._seen(consumer.service)
-        if now.running is False or now.started_at is None:
+    def _held(self, seen: Observation, consumer: Consumer, renewed_at: datetime | None) -> Iterator[Stale]:
+        """The first of its files that a consumer has read before it changed, and will not read again."""
+        name = consumer.service
+        now, past = self._seen(name), self.past.get(name)
+        began = self._last_run(seen.name, past, renewed_at) if name in self._commands else now.started_at
+        if now.running is False or began is None:
             return
-        if any(at.matches is not None for at in served):
-            return  # what was seen counts for more than any age
-        past = self.past.get(consumer.service)
         for path in files_of(seen):
             content = self.contents.get(path)
-            if content is None or now.started_at >= content.since:
+            if content is None or began >= content.since or self._reads_again(consumer, seen, path):
                 continue
-            if self._reads_again(consumer, seen, path) or (past and past.has_read(path, content.sha256, now.instance)):
+            if past and past.has_read(path, content.sha256, now.instance):
                 continue
             since = content.since
+            changed = f"changed at {_second(since)}"
             detail = (
-                f"{consumer.service} runs since {now.started_at:%Y-%m-%d %H:%M:%S} UTC, "
-                f"and has not read {path} since that changed at {since:%Y-%m-%d %H:%M:%S} UTC"
-            )
-            yield Stale(consumer.service, Reason.RESTART_PENDING, path, since, since, True, detail)
+                f"{name} was not restarted since {path} {changed}" if name in self._commands
+                else f"{name} runs since {_second(began)}, and has not read {path} since that {changed}"
+            )  # fmt: skip
+            yield Stale(name, Reason.RESTART_PENDING, path, since, since, True, detail)
             return
+
+    @cached_property
+    def _commands(self) -> frozenset[str]:
+        """The services that a command restarts: of their processes nothing can be seen."""
+        return frozenset(service.name for service in self.services if service.kind == "command")
+
+    def _last_run(self, target: str, past: Past | None, renewed_at: datetime | None) -> datetime | None:
+        """Since when such a service has what it has: since the command was run last. Where it never was, only that
+        certmond has renewed `target` itself tells that it has to be, or that it was tried for its sake.
+        """
+        if past and past.ended_at and past.result is not Result.REFUSED:
+            return past.ended_at
+        return _LONG_AGO if renewed_at or (past and target in past.targets) else None
 
     def _reads_again(self, consumer: Consumer, seen: Observation, path: str) -> bool:
         if path == seen.spec.kubeconfig:
@@ -190,10 +215,7 @@ class Surroundings:
         return use.reloads if use and seen.spec.kind is not Kind.KUBELET else consumer.reloads
 
     def _seen(self, service: str) -> ServiceSeen:
-        found = self.live.services.get(service) if self.live else None
-        past = self.past.get(service)
-        # Of what a command restarts nothing can be seen: it is as old as the last time.
-        return found or ServiceSeen(None, started_at=past.ended_at if past else None)
+        return (self.live.services.get(service) if self.live else None) or ServiceSeen(None)
 
 
 def files_of(seen: Observation) -> tuple[str, ...]:
@@ -214,5 +236,5 @@ def _end_of(der: bytes) -> datetime | None:
         return None
 
 
-def _is_served_by(service: ServiceSpec, spec: CertificateSpec) -> bool:
-    return spec.name in service.serves
+def _second(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"

@@ -7,8 +7,9 @@ nothing.
 
 These hold at every step:
   - A record says that an act is about to be made before it is made.
-  - An act is made at most three times in an episode, the third on the former files.
-  - An episode that has ended is not begun again for the same contents.
+  - An act is made at most three times in an episode, and once more for each time that the process is killed; the third
+    is on the former files.
+  - An episode that has acted and ended is not begun again for the same contents.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from pydantic import AwareDatetime
-
+from certmond.pki.fields import Instant
 from certmond.pki.service import ServiceSeen
 
 LOOKS = 3
@@ -65,24 +65,25 @@ class Episode:
     """One restart of one service, as it is recorded before and after each act.
 
     `before` is the instance that the latest act was to end, `instances` are those seen since. `well_before` says which
-    health addresses were well when it began. `attempt` counts the acts; the third is on the former files.
+    health addresses were well when it began. `attempt` counts the acts; the third is on the former files, which are
+    there since `put_back_at`.
     """
 
     service: str
     targets: tuple[Target, ...]
     why: str
-    begun_at: AwareDatetime
+    begun_at: Instant
     stage: Stage = Stage.ACT
     attempt: int = 1
     before: str = ""
-    acted_at: AwareDatetime | None = None
+    acted_at: Instant | None = None
     instances: tuple[str, ...] = ()
     well_before: tuple[str, ...] = ()
     good: int = 0
-    good_since: AwareDatetime | None = None
-    good_at: AwareDatetime | None = None
+    good_since: Instant | None = None
+    good_at: Instant | None = None
     trouble: str = ""
-    put_back: bool = False
+    put_back_at: Instant | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class Past:
 
     service: str
     episode: Episode | None = None
-    ended_at: AwareDatetime | None = None
+    ended_at: Instant | None = None
     result: Result | None = None
     message: str = ""
     targets: tuple[str, ...] = ()
@@ -103,12 +104,12 @@ class Past:
 
     def has_read(self, path: str, sha256: str, instance: str) -> bool:
         """The instance that runs has read this content: it was restarted, or told to reload, for its sake."""
-        same = self.instance == instance or not self.instance
-        return self.result not in {None, Result.REFUSED} and same and self.contents.get(path) == sha256
+        taken_up = self.result in {Result.SEEN, Result.PROVEN, Result.UNPROVEN, Result.TAKEN_BACK}
+        return taken_up and self.instance == instance and self.contents.get(path) == sha256
 
     def failure(self, contents: Mapping[str, str]) -> str | None:
         """What went wrong last, for as long as the files are as they were then: another certificate is another try."""
-        if self.result not in {Result.TAKEN_BACK, Result.FAILED, Result.UNPROVEN}:
+        if self.result not in {Result.TAKEN_BACK, Result.FAILED, Result.UNPROVEN} or not self.contents:
             return None
         return self.message if all(contents.get(path) == sha for path, sha in self.contents.items()) else None
 
@@ -185,7 +186,7 @@ def follow(episode: Episode, glance: Glance, terms: Terms, *, changes_instance: 
         return _good(episode, glance.at, terms)
     episode = replace(episode, good=0, good_since=None, good_at=None, trouble=troubles[0])
     if _is_over(episode, glance, acted_at, terms):
-        return _failed(episode, glance)
+        return _failed(episode, glance, changes_instance=changes_instance)
     return Wait(episode, glance.at + INTERVAL)
 
 
@@ -199,6 +200,8 @@ def acted(episode: Episode, at: datetime) -> Episode:
 def _resume(episode: Episode, glance: Glance, *, changes_instance: bool) -> Move:
     """An act is recorded: it is made, unless whoever recorded it has made it before it was killed."""
     instance = glance.service.instance
+    if episode.put_back_at:  # what runs may have begun before the former files were back: it is that which has to end
+        return Act(replace(episode, before=instance))
     if changes_instance and episode.before and instance and instance != episode.before:
         return Wait(acted(episode, glance.at), glance.at + INTERVAL)
     return Act(episode)
@@ -216,10 +219,19 @@ def _troubles(episode: Episode, glance: Glance, *, changes_instance: bool) -> Se
         return [f"{name} does not start: its manager has given up"]
     if seen.running is False:
         return [f"{name} does not run"]
-    if changes_instance and seen.running and seen.instance == episode.before:
+    if _is_unseen(seen, changes_instance=changes_instance):
+        return [f"{name} cannot be seen: {seen.problem or 'nothing is known of it'}"]
+    if changes_instance and seen.instance == episode.before:
         return [f"{name} has not been restarted yet"]
+    if changes_instance and episode.put_back_at and seen.started_at and seen.started_at < episode.put_back_at:
+        return [f"{name} has not been restarted since the former files are back"]
     ill = [why for address, why in glance.ill.items() if address in episode.well_before or not episode.well_before]
     return [*ill, *glance.unproven]
+
+
+def _is_unseen(seen: ServiceSeen, *, changes_instance: bool) -> bool:
+    """It should be seen whether it runs, as of a command it is not, and it is not."""
+    return seen.running is None and (changes_instance or seen.problem is not None)
 
 
 def _good(episode: Episode, now: datetime, terms: Terms) -> Move:
@@ -230,7 +242,7 @@ def _good(episode: Episode, now: datetime, terms: Terms) -> Move:
     if episode.good < LOOKS or now - since < terms.stable:
         return Wait(episode, now + INTERVAL if episode.good < LOOKS else max(now + INTERVAL, since + terms.stable))
     name = episode.service
-    if episode.put_back:
+    if episode.put_back_at:
         return Ended(
             episode, Result.TAKEN_BACK, f"{name} did not come up with the new files and runs on the former ones"
         )
@@ -241,30 +253,37 @@ def _good(episode: Episode, now: datetime, terms: Terms) -> Move:
 def _is_over(episode: Episode, glance: Glance, acted_at: datetime, terms: Terms) -> bool:
     """It will not get well by being waited for: given up by its manager, dying again and again, or out of time."""
     patience = terms.ready_within
-    if episode.put_back and glance.service.running is False:
+    if episode.put_back_at and glance.service.running is False:
         patience += BACK_OFF
     return glance.service.failed or len(episode.instances) > LOOKS - 1 or glance.at >= acted_at + patience
 
 
-def _failed(episode: Episode, glance: Glance) -> Move:
-    name, trouble = episode.service, episode.trouble
-    if episode.put_back:
+def _failed(episode: Episode, glance: Glance, *, changes_instance: bool) -> Move:
+    name, trouble, seen = episode.service, episode.trouble, glance.service
+    dies = len(episode.instances) >= LOOKS
+    if episode.put_back_at:
         said = f"{name} did not come up with the new files, nor with the former ones ({trouble})"
         return Ended(episode, Result.FAILED, said)
-    if set(glance.ill) and not set(glance.ill) & set(episode.well_before) and glance.service.running:
+    if _is_unseen(seen, changes_instance=changes_instance):  # to act blindly would be a guess
         return Ended(
-            episode, Result.UNPROVEN, f"{name} was restarted and is not well, as it was not before ({trouble})"
+            episode, Result.UNPROVEN, f"{name} was restarted, and what became of it cannot be told ({trouble})"
         )
+    if glance.ill and not set(glance.ill) & set(episode.well_before) and seen.running is not False and not dies:
+        said = f"{name} was restarted and is not well, as it was not before ({trouble})"
+        return Ended(episode, Result.UNPROVEN, said)
+    if episode.attempt == 1 and changes_instance and seen.instance and seen.instance == episode.before:
+        return Ended(episode, Result.FAILED, f"{name} was told to restart, and runs on as it did")  # no fault of files
     # One more try where that can bring anything: one whose instances die is being tried again already.
-    if episode.attempt == 1 and len(episode.instances) < LOOKS:
-        again = replace(episode, stage=Stage.ACT, attempt=2, before=glance.service.instance)
-        return Act(again)
-    return PutBack(replace(episode, stage=Stage.PUT_BACK, attempt=3, before=glance.service.instance))
+    if episode.attempt == 1 and not dies:
+        return Act(replace(episode, stage=Stage.ACT, attempt=2, before=seen.instance))
+    if not episode.targets:  # asked for by hand: there is nothing to take back
+        return Ended(episode, Result.FAILED, f"{name} was restarted and did not come up ({trouble})")
+    return PutBack(replace(episode, stage=Stage.PUT_BACK, attempt=3, before=seen.instance))
 
 
-def put_back(episode: Episode) -> Episode:
+def put_back(episode: Episode, at: datetime) -> Episode:
     """The record after the former files came back: the service is to take them up."""
-    return replace(episode, stage=Stage.ACT, put_back=True)
+    return replace(episode, stage=Stage.ACT, put_back_at=at)
 
 
 def _named(episode: Episode) -> str:

@@ -21,6 +21,9 @@ from certmond.pki.steps import Cause, Held, Issue, Plan, Restart, Step
 _UNFIT = frozenset(
     {Reason.WRONG_USAGE, Reason.UNEXPECTED_CHAIN, Reason.UNREADABLE, Reason.MALFORMED, Reason.KEY_MISSING}
 )
+_DEADLY = frozenset(
+    {Reason.UNREADABLE, Reason.MISSING, Reason.MALFORMED, Reason.KEY_MISSING, Reason.KEY_MISMATCH}
+)  # a process lives on with such a file, and the next one does not start with it
 _CAUSES = {Reason.SERVED_DIFFERS: Cause.SERVED_DIFFERS, Reason.RESTART_PENDING: Cause.RESTART_PENDING}
 
 
@@ -45,7 +48,7 @@ def restarts(
 ) -> Plan:
     """The restarts that follow the steps `before`, those for what is to be renewed included, in their order.
 
-    `asked` names services to restart by hand, whatever they hold and whatever was tried before.
+    `asked` names the services to restart by hand, these only, whatever they hold and whatever was tried before.
     """
     return _Planner(assessment, around, before, terms, caution=caution, asked=asked).plan()
 
@@ -84,8 +87,10 @@ class _Planner:
         return Plan(tuple(self._steps), tuple(self._held), min(later, default=None))
 
     def _consider(self, service: ServiceSpec) -> None:
-        found = list(self._stale(service.name))
         asked = self._asked is not None and service.name in self._asked
+        if self._asked is not None and not asked:
+            return
+        found = list(self._stale(service.name))
         renewed = [step for step in self._renewed if service.name in step.restarts]
         if not (found or renewed or asked):
             return
@@ -128,6 +133,8 @@ class _Planner:
             )
         if unfit := next((why for status, _ in found if (why := _unfit(status))), None):
             return Held(name, path, f"is not restarted on what is not good: {unfit}")
+        if deadly := next(self._deadly(name), None):
+            return Held(name, path, f"would not come up again: {deadly}")
         if unmade := next((self._caution.unmade[t.name] for t in targets if t.name in self._caution.unmade), None):
             return Held(name, path, f"a file that it may read could not be made: {unmade}")
         if past and (tried := self._tried(past, targets)):
@@ -142,6 +149,15 @@ class _Planner:
             self._instants.append(until)
             return Held(name, path, f"not so soon after {restarted_at:%Y-%m-%d %H:%M} UTC, when {past.message}", until)
         return None
+
+    def _deadly(self, service: str) -> Iterator[str]:
+        """What is wrong with any of its files that it needs to start."""
+        for status in self._statuses:
+            reads = any(consumer.service == service for consumer in status.presence.consumers)
+            for item in status.findings if reads else ():
+                of_a_ca = status.seen.spec.authority and item.reason in {Reason.KEY_MISSING, Reason.KEY_MISMATCH}
+                if item.severity is Severity.CRITICAL and item.reason in _DEADLY and not of_a_ca:
+                    yield item.message
 
     def _tried(self, past: Past, targets: Sequence[Target]) -> str | None:
         """It was restarted for the very same files, and to what effect: the daemon does not do that again."""

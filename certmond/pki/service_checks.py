@@ -24,6 +24,13 @@ def about_services(presence: Presence, now: datetime) -> Iterator[Finding]:
     yield from restart_failed(presence)
 
 
+def turning_points(presence: Presence) -> Iterator[datetime]:
+    """The instants at which time alone makes it worse."""
+    for stale in presence.stale:
+        if stale.ends_at:
+            yield stale.ends_at - CRITICAL_WINDOW
+
+
 def served_differs(presence: Presence, now: datetime) -> Iterator[Finding]:
     """An endpoint serves another certificate than its file has, and has had the time to read it."""
     for stale in presence.stale:

@@ -13,11 +13,15 @@ from hypothesis import strategies as st
 
 from certmond.pki import assess as module
 from certmond.pki.assess import Assessment, CertificateStatus, assess, worst
-from certmond.pki.catalog import CertificateSpec
+from certmond.pki.catalog import CertificateSpec, ServiceSpec
 from certmond.pki.certificate import Certificate
+from certmond.pki.endpoint import Endpoint, Served
+from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Embedded, Inventory, Observation, Permissions
 from certmond.pki.path import find_paths
 from certmond.pki.reason import Fault, Reason, Severity
+from certmond.pki.service import Content, Live, ServiceSeen, Survey, Use
+from certmond.pki.service_checks import TORN
 from tests.builders import DAY, NOW, YEAR, Issued, cross_sign, make_ca, make_intermediate, make_leaf, new_key, reissue
 
 TICK = timedelta(microseconds=1)
@@ -284,6 +288,74 @@ def test_other_terms_of_renewal_are_applied_at_once() -> None:
     second = assess(inventory(CA_GOOD, LEAF_GOOD), NOW, first, 10 * DAY)
     ends = MINE.facts.not_after
     assert [by_name(each)["leaf"].renew_at for each in (first, second)] == [ends - 30 * DAY, ends - 10 * DAY]
+
+
+# --- what runs and is served ------------------------------------------------------------------------------------------
+
+ENDPOINT = Endpoint.parse("127.0.0.1:1")
+WEB = ServiceSpec(name="web", kind="systemd", unit="web.service")
+SERVED_LEAF = see(row("leaf", key="/pki/leaf.key"), MINE, key=MINE.facts.key, key_path="/pki/leaf.key")
+
+
+def serving(issued: Issued, changed: datetime, at: datetime = NOW, reloads: bool = True) -> Surroundings:
+    """A service that serves this, and the file of the leaf, which has changed."""
+    return Surroundings(
+        (WEB,),
+        Survey({"web": {"/pki/leaf": Use(reloads, "--x")}}, {ENDPOINT: ("web", "/pki/leaf")}),
+        Live(at, {"web": ServiceSeen(True, "1", NOW - DAY)}, {ENDPOINT: Served(issued.der, "TLSv1.3", at)}),
+        {"/pki/leaf": Content("x", changed)},
+    )
+
+
+def test_what_is_seen_around_a_certificate_is_judged_with_it() -> None:
+    """And where nobody looked, nothing is said of it."""
+    seen = inventory(CA_GOOD, SERVED_LEAF)
+    looked = by_name(assess(seen, NOW, around=serving(OLD, NOW - DAY)))["leaf"]
+    assert [item.reason for item in looked.findings] == [Reason.SERVED_DIFFERS]
+    assert [at.matches for at in looked.presence.served] == [False]
+    assert by_name(assess(seen, NOW))["leaf"].findings == ()
+    gone = by_name(assess(inventory(CA_GOOD, see(LEAF)), NOW, around=serving(OLD, NOW - DAY)))["leaf"]
+    assert [each.service for each in gone.presence.consumers] == ["web"]
+
+
+def test_what_is_seen_anew_is_judged_anew() -> None:
+    """The verdict stays the same object while the same is seen, and no longer."""
+    seen = inventory(CA_GOOD, SERVED_LEAF)
+    first = assess(seen, NOW, around=serving(MINE, NOW - DAY))
+    same = assess(seen, NOW + DAY, first, around=serving(MINE, NOW - DAY, NOW + DAY))
+    assert by_name(same)["leaf"] is by_name(first)["leaf"]
+    other = assess(seen, NOW + DAY, same, around=serving(OLD, NOW - DAY, NOW + DAY))
+    assert [item.reason for item in by_name(other)["leaf"].findings] == [Reason.SERVED_DIFFERS]
+
+
+def test_what_is_served_gets_worse_at_the_announced_instant() -> None:
+    """It nears its end in memory, while that of the file is far."""
+    ending = make_leaf(ROOT, not_after=NOW + 10 * DAY)
+    known = serving(ending, NOW - DAY)
+    first = assess(inventory(CA_GOOD, SERVED_LEAF), NOW, around=known)
+    assert first.changes_at == NOW + 3 * DAY
+    at = first.changes_at
+    later = [assess(inventory(CA_GOOD, SERVED_LEAF), now, first, around=known) for now in (at - TICK, at)]
+    assert [by_name(each)["leaf"].severity for each in later] == [Severity.WARNING, Severity.CRITICAL]
+
+
+def test_between_the_two_files_of_a_pair_it_is_not_told_that_they_do_not_match() -> None:
+    """Whoever writes them one after the other has two seconds; then it is told, at the instant that was announced.
+    Whoever does not remember since when the files are so tells it at once, and so with a change in the future."""
+    torn = replace(SERVED_LEAF, key=OLD.facts.key)
+    for since, expected in ((NOW, False), (NOW - TORN + TICK, False), (NOW - TORN, True), (NOW + TICK, True)):
+        known = Surroundings(contents={"/pki/leaf": Content("x", since)})
+        first = assess(inventory(CA_GOOD, torn), NOW, around=known)
+        status = by_name(first)["leaf"]
+        assert ([item.reason for item in status.findings] == [Reason.KEY_MISMATCH]) is expected
+        assert status.key_matches is False
+        if not expected:
+            assert first.changes_at == since + TORN
+            late = by_name(assess(inventory(CA_GOOD, torn), first.changes_at, first, around=known))["leaf"]
+            assert [item.reason for item in late.findings] == [Reason.KEY_MISMATCH]
+    for nothing in (None, Surroundings()):
+        status = by_name(assess(inventory(CA_GOOD, torn), NOW, around=nothing))["leaf"]
+        assert [item.reason for item in status.findings] == [Reason.KEY_MISMATCH]
 
 
 # --- what went bad keeps its dates ------------------------------------------------------------------------------------

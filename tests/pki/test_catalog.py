@@ -197,6 +197,52 @@ def test_a_command_is_a_list() -> None:
         ServiceSpec.model_validate({"name": "s", "kind": "command", "command": "systemctl restart x"})
 
 
+def service(**fields: Any) -> ServiceSpec:
+    return ServiceSpec.model_validate({"name": "s", "kind": "systemd", "unit": "s.service"} | fields)
+
+
+def test_only_a_unit_can_be_told_to_reload() -> None:
+    """What a restart leaves as the process that it was is no other instance; nor is what a command does."""
+    assert service().changes_instance
+    assert not service(means="reload").changes_instance
+    assert service(kind="static-pod", pod="etcd").changes_instance
+    assert not service(kind="command", command=["/x"]).changes_instance
+    with pytest.raises(ValidationError, match="must be restart where the kind is not systemd"):
+        service(kind="command", command=["/x"], means="reload")
+
+
+def test_where_something_is_served_is_an_address_that_can_be_connected_to() -> None:
+    """Written in one way; with a name where the server is asked by one."""
+    served = service(
+        serves={"apiserver": ["[2001:DB8:0::1]:6443", "API.example.com@192.0.2.1:443"], "b": "127.0.0.1:1"}
+    )
+    assert served.serves == {
+        "apiserver": ("[2001:db8::1]:6443", "api.example.com@192.0.2.1:443"), "b": ("127.0.0.1:1",)
+    }  # fmt: skip
+    for text in ("localhost:6443", "127.0.0.1", "0.0.0.0:1", "127.0.0.1:0", "https://127.0.0.1:1"):
+        with pytest.raises(ValidationError, match="must be ADDRESS:PORT or NAME@ADDRESS:PORT: "):
+            service(serves={"a": text})
+
+
+@pytest.mark.parametrize(
+    "text", ["http://127.0.0.1:2381/health?serializable=true", "https://[::1]:6443/readyz", "tcp://localhost:80"]
+)
+def test_where_a_service_says_that_it_is_well_is_an_address_with_a_port(text: str) -> None:
+    """A name will do: whoever answers there is asked, and not believed to be another."""
+    assert service(health=text).health == (text,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["127.0.0.1:80", "http://127.0.0.1/", "http://:80/", "tcp://a:0", "tcp://a:65536", "http://a:1/a b", "http://a:1/\r\nX",
+     "ftp://a:1", "https://u@a:1/", ""],
+)  # fmt: skip
+def test_other_health_addresses_are_refused(text: str) -> None:
+    """The sentence says the forms."""
+    with pytest.raises(ValidationError, match="must be http://ADDRESS:PORT/PATH, https://"):
+        service(health=text)
+
+
 # --- around them ------------------------------------------------------------------------------------------------------
 
 

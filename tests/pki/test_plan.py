@@ -17,11 +17,14 @@ from certmond.pki.assess import Assessment, CertificateStatus, assess
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm, ServiceSpec
 from certmond.pki.certificate import Certificate, parse_certificate
 from certmond.pki.checks import critical_point
+from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Embedded, Inventory, Observation
 from certmond.pki.issuance import builder
 from certmond.pki.plan import MIN_INTERVAL, Attempt, Circumstances, Policy, plan, turn, unable
 from certmond.pki.reason import Fault, Reason
-from certmond.pki.steps import Cause, Derive, Held, Identity, Issue, Plan
+from certmond.pki.restart import Past, Result
+from certmond.pki.service import Content, Survey, Use
+from certmond.pki.steps import Cause, Derive, Held, Identity, Issue, Plan, Restart
 from tests.builders import DAY, HOUR, NOW, SECOND, YEAR, Issued, make_ca, make_leaf, make_server, new_key
 
 TICK = timedelta(microseconds=1)
@@ -714,3 +717,45 @@ def test_a_server_certificate_is_planned_like_any_other() -> None:
     """What a certificate is good for has nothing to do with when it is renewed."""
     server = make_server(ROOT, key=KEY, not_before=NOW - YEAR, not_after=NOW + DAY)
     assert steps(World((CA, see(row(usages="server auth"), server))).plan(NOW)) == [("leaf", Cause.DUE)]
+
+
+# --- who holds the old one --------------------------------------------------------------------------------------------
+
+
+def test_who_has_to_be_restarted_is_told_by_the_node_before_the_catalogue() -> None:
+    """Flags that were seen count for more than what the configuration lists; the kubelet takes up nothing of others."""
+    spec = row(consumers=["listed", "reloading"])
+    services = tuple(
+        ServiceSpec(name=name, kind="systemd", unit=f"{name}.service", reloads=("leaf",) if name == "reloading" else ())
+        for name in ("listed", "reloading", "flagged")
+    )
+    policy = replace(POLICY, services=services)
+    made = world(leaf(NOW), spec=spec, policy=policy)
+    assert issue(made.plan(NOW)).restarts == ("listed",)
+    survey = Survey({"flagged": {"/pki/leaf.crt": Use(False, "--x")}, "listed": {}, "reloading": {}})
+    around = Surroundings(services, survey)
+    seen = assess(Inventory(made.seen, FACTS), NOW, around=around)
+    assert issue(plan(seen, policy, {}, Circumstances())).restarts == ("flagged",)
+    kubelet = row("leaf", kind="kubelet", key=None, path="/kubelet/current.pem", consumers="reloading")
+    assert issue(world(leaf(NOW), spec=kubelet, policy=policy).plan(NOW)).restarts == ("reloading",)
+
+
+def test_after_a_restart_that_failed_nothing_new_is_issued_by_itself() -> None:
+    """A new certificate would bring the same again. Asked for by hand, it is issued: that is another try."""
+    services = (ServiceSpec(name="web", kind="systemd", unit="web.service"),)
+    made = world(leaf(NOW), spec=row(consumers="web"))
+    past = Past("web", None, NOW, Result.TAKEN_BACK, "web did not come up", ("leaf",), "2", {"/pki/leaf.crt": "x"})
+    contents = {"/pki/leaf.crt": Content("x", NOW)}
+    seen = assess(
+        Inventory(made.seen, FACTS), NOW, around=Surroundings(services, contents=contents, past={"web": past})
+    )
+    assert held(plan(seen, POLICY, {}, Circumstances())).because == "web did not come up: see restart_failed"
+    asked = plan(seen, POLICY, {}, Circumstances(), frozenset({"leaf"}))
+    assert steps(asked) == [("leaf", Cause.ASKED)]
+
+
+def test_what_changes_files_is_told_from_what_restarts() -> None:
+    """So that all of the first are done before any of the second."""
+    write = issue(world(leaf(NOW)).plan(NOW))
+    restart = Restart(ServiceSpec(name="web", kind="systemd", unit="web.service"), (), Cause.RENEWED, "")
+    assert Plan((write, restart)).writes == (write,)
