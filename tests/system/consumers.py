@@ -20,7 +20,6 @@ from typing import Any
 
 from tests.builders import DAY, Issued, Modifiers, make_ca, make_server
 from tests.conftest import real_part
-from tests.daemon_harness import DEADLINE
 from tests.system.machine import PYTHON, REPOSITORY, Machine
 
 DAEMON = "certmond.service"
@@ -287,7 +286,7 @@ class Consumers:
         self.machine.until(lambda: "TracerPid:\t0\n" not in status.read_text(), "it is traced")
         try:
             yield
-            tracer.wait(DEADLINE)
+            self.machine.until(lambda: tracer.poll() is not None, "the daemon has died")
         finally:
             tracer.kill()
             tracer.wait()

@@ -206,16 +206,41 @@ def test_a_daemon_that_is_killed_in_a_restart_goes_on_with_it(
     assert consumers.count("app", STARTED, change.at) == 1
 
 
-@pytest.mark.parametrize(("path", "when"), [(FILES, 2), (STATE, 7)])
-def test_a_daemon_that_is_killed_as_it_takes_back_goes_on_with_it(consumers: Consumers, path: str, when: int) -> None:
-    """Killed when the former key is in its place and the certificate is not, or before it is recorded that both are:
-    the next one puts both back, and restarts the service on them once.
+@pytest.mark.parametrize(
+    ("path", "when", "stage"),
+    [
+        (STATE, 3, "act"),  # of the record that it was restarted, which it was in vain
+        (FILES, 2, "put_back"),  # the former key is in its place, the certificate is not
+        (STATE, 7, "put_back"),  # of the record that both are
+    ],
+)
+def test_a_daemon_that_is_killed_as_it_takes_back_goes_on_with_it(
+    consumers: Consumers, path: str, when: int, stage: str
+) -> None:
+    """Killed when a service is down that does not take the new certificate, or as the former one is put back: the next
+    one puts both files back, and restarts the service on them once.
     """
     before = consumers.on_disk("fussy")
     with consumers.daemon_dies("renameat", path, when):
         change = consumers.rename("fussy", consumers.mint("fussy", needed=False))
-    assert consumers.episode("fussy")["stage"] == "put_back"
+    assert consumers.episode("fussy")["stage"] == stage
     assert consumers.ended("fussy", change.at)["result"] == "taken_back"
     consumers.passes(2)
     assert consumers.served("fussy") == consumers.on_disk("fussy") == before
     assert (consumers.count("fussy", STARTED, change.at), consumers.count("fussy", FAILED, change.at)) == (1, 2)
+
+
+def test_what_somebody_stops_before_it_is_restarted_stays_stopped(consumers: Consumers) -> None:
+    """Between the decision and the act a service can be stopped by people: then it is left to them, in the end, too."""
+    machine = consumers.machine
+    with consumers.daemon_dies("fsync", STATE, 2):
+        change = consumers.rename("app", consumers.mint("app"))
+    assert consumers.episode("reader")["stage"] == "act"
+    machine.systemctl("stop", DAEMON, UNITS["app"])
+    machine.systemctl("start", DAEMON)
+    ended = consumers.ended("reader", change.at)
+    assert ended["result"] == "refused"
+    assert "is not running" in ended["message"]
+    consumers.passes(2)
+    assert machine.property(UNITS["app"], "ActiveState") == "inactive"
+    assert consumers.count("app", STARTED, change.at) == 0
