@@ -253,7 +253,9 @@ class Daemon:
         if cause.name in _LOOKS_AROUND or self._enforcer.neighbourhood.has_news:
             self._enforcer.neighbourhood.ask()
         stale = any(status.presence.stale for status in assessment.statuses)
-        self._look_due = time.monotonic() + self._config.poll.total_seconds() if stale else None
+        due = time.monotonic() + self._config.poll.total_seconds()
+        # No pass puts a look off: where files are polled, one pass after the other would.
+        self._look_due = min(self._look_due or due, due) if stale else None
 
     def _look_ended(self) -> None:
         """Called from the thread that looks."""

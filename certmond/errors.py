@@ -11,6 +11,7 @@
     ├── KeyUnusableError         a private key could not be read or used
     ├── LostError                the turn to restart was lost; another node may have it by now
     ├── RestartError             a service could not be restarted, or be told apart from others: nothing was done to it
+    │   └── IdleError            it does not run, so that there is nothing to restart
     └── SigningError             a certificate was not issued, and the old one is still in place
         ├── RefusedError         the signer will not; the same question gets the same answer
         ├── UnreachableError     the signer could not be asked; later it may answer
@@ -76,6 +77,10 @@ class LostError(CertmondError):
 
 class RestartError(CertmondError):
     """A service was not restarted: it cannot be reached, is not the one that was meant, or its manager refused."""
+
+
+class IdleError(RestartError):
+    """A service does not run, so that there is nothing to restart: whoever stopped it is who starts it."""
 
 
 class SigningError(CertmondError):

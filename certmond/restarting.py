@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from certmond.config import Config
-from certmond.errors import CertmondError, LostError, RestartError, UnreachableError
+from certmond.errors import CertmondError, IdleError, LostError, RestartError, UnreachableError
 from certmond.host.audit import Audit
 from certmond.host.containers import Pod
 from certmond.host.execute import Executor
@@ -320,6 +320,8 @@ class _Hand:
         self._remember(episode)
         try:
             said = self._made(episode)
+        except IdleError as error:  # nor has it failed: somebody has stopped it meanwhile
+            return self._end(Ended(episode, Result.REFUSED, f"{episode.service} was not restarted: {error}"))
         except RestartError as error:
             said = str(error)  # what is to be seen next decides
         return self._acted(episode, said)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from certmond.errors import RestartError, SigningError
+from certmond.errors import IdleError, RestartError, SigningError
 from certmond.host import crictl, static_pod, units
 from certmond.host.containers import Pod
 from certmond.host.program import first_line, run
@@ -29,7 +29,7 @@ class Restarter:
         """End `instance`, so that another one begins; a sentence of what was done.
 
         `revive`: it is started even where it does not run any more, for we have ended it. Raises RestartError where
-        nothing was done.
+        nothing was done, IdleError where that is because it does not run.
         """
         match service.kind:
             case "systemd":
@@ -49,6 +49,8 @@ class Restarter:
             service.unit or "", reload=service.means == "reload", revive=revive, alive=self.alive,
             limit=service.time_limit.total_seconds(),
         )  # fmt: skip
+        if done.result == "not running" and not revive:
+            raise IdleError(done.message)
         return done.message
 
     def _command(self, service: ServiceSpec) -> str:

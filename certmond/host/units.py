@@ -54,8 +54,9 @@ _Properties = dict[str, Any]
 class UnitResult:
     """How a restart or reload ended, in one word and in one sentence.
 
-    "done"; "not running", and nothing was done; "skipped", and it was stopped, but its conditions forbade the start;
-    "timeout", and it may still be under way; or what else systemd says of a job: "failed", "canceled", "dependency".
+    "done"; "not running", and nothing was done; "stopping", which it was before already, and nothing was done;
+    "skipped", and it was stopped, but its conditions forbade the start; "timeout", and it may still be under way; or
+    what else systemd says of a job: "failed", "canceled", "dependency".
     """
 
     result: str
@@ -189,7 +190,10 @@ def _told(unit: str, result: str, reload: bool, before: _Properties, after: _Pro
     """The result of a job as the unit's own state bears it out."""
     see = f"see journalctl -u {unit}"
     state = f"ActiveState {after['ActiveState']}"
-    idle = UnitResult("not running", f"{unit} is not running ({state}), and was left as it is")
+    stopping = after["ActiveState"] == "deactivating"  # it may be the first half of a restart that others asked for
+    idle = UnitResult(
+        "stopping" if stopping else "not running", f"{unit} is not running ({state}), and was left as it is"
+    )
     if reload and result == "invalid":
         return idle
     if result != "done":

@@ -229,10 +229,10 @@ def acted(episode: Episode, at: datetime) -> Episode:
 
 def _resume(episode: Episode, glance: Glance, *, changes_instance: bool) -> Move:
     """An act is recorded: it is made, unless whoever recorded it has made it before it was killed."""
-    instance = glance.service.instance
+    instance, failed = glance.service.instance, glance.service.failed
     if episode.put_back_at:  # what runs may have begun before the former files were back: it is that which has to end
         return Act(replace(episode, before=instance))
-    if changes_instance and episode.before and instance and instance != episode.before:
+    if changes_instance and episode.before and (failed or (instance and instance != episode.before)):
         return Wait(acted(episode, glance.at), glance.at + INTERVAL)
     return Act(episode)
 

@@ -149,7 +149,7 @@ class Consumers:
         drop_in = machine.path(f"/etc/systemd/system/{DAEMON}.d/enforce.conf")
         drop_in.parent.mkdir(exist_ok=True)
         drop_in.write_bytes((REPOSITORY / "systemd/certmond-enforce.conf").read_bytes())
-        drop_in.with_name("test.conf").write_text("[Service]\nRestartSec=500ms\n")  # for those that kill it
+        drop_in.with_name("kills.conf").write_text("[Service]\nRestartSec=500ms\n")  # for those that kill it
         state = machine.path("/var/lib/certmond")
         machine.run("rm", "-rf", "/var/lib/certmond")  # whatever this machine has there
         state.mkdir(0o700)

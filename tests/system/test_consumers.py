@@ -233,10 +233,11 @@ def test_a_daemon_that_is_killed_as_it_takes_back_goes_on_with_it(
 def test_what_somebody_stops_before_it_is_restarted_stays_stopped(consumers: Consumers) -> None:
     """Between the decision and the act a service can be stopped by people: then it is left to them, in the end, too."""
     machine = consumers.machine
-    with consumers.daemon_dies("fsync", STATE, 2):
-        change = consumers.rename("app", consumers.mint("app"))
-    assert consumers.episode("reader")["stage"] == "act"
-    machine.systemctl("stop", DAEMON, UNITS["app"])
+    with machine.drop_in(DAEMON, "Restart=no"):
+        with consumers.daemon_dies("fsync", STATE, 2):
+            change = consumers.rename("app", consumers.mint("app"))
+        assert consumers.episode("reader")["stage"] == "act"
+        machine.systemctl("stop", UNITS["app"])
     machine.systemctl("start", DAEMON)
     ended = consumers.ended("reader", change.at)
     assert ended["result"] == "refused"
