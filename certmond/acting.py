@@ -41,6 +41,7 @@ class Acting:
         self._told: frozenset[tuple[Event, str, str]] = frozenset()
         self._interrupted: frozenset[str] = frozenset()
         self._seen: tuple[Assessment, Surroundings] | None = None
+        self._no_restart_before = 0.0
         self.plan = Plan()
         self.look_at: datetime | None = None
         """When what runs is to be looked at again for the sake of a restart."""
@@ -98,7 +99,7 @@ class Acting:
             self.retry_at = time.monotonic() + BUSY_INTERVAL
             return False
         except CertmondError as error:  # the state directory cannot be used: nothing was begun
-            self.retry_at = time.monotonic() + FAILURE_INTERVAL
+            self.retry_at = self._no_restart_before = time.monotonic() + FAILURE_INTERVAL
             self._journal.tell(Event.STEP_FAILED, str(error), "error")
             return False
         for outcome in outcomes:
@@ -111,7 +112,7 @@ class Acting:
     def _restart(self) -> bool:
         """One step of a restart, now that the files are as they should be. Whether to look at everything again now."""
         self.look_at = None
-        if self._seen is None:
+        if self._seen is None or time.monotonic() < self._no_restart_before:
             return False
         try:
             self._enforcer.keep_former(*self._seen)
@@ -120,7 +121,7 @@ class Acting:
             raise
         except Exception as error:  # noqa: BLE001 - a defect of ours in a restart must not keep renewals from their turn
             self._journal.tell(Event.STEP_FAILED, f"a restart: {defect(error)}", "error")
-            self.retry_at = time.monotonic() + FAILURE_INTERVAL
+            self.retry_at = self._no_restart_before = time.monotonic() + FAILURE_INTERVAL
             return False
         if progress is None:
             return False

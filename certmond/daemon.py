@@ -266,7 +266,7 @@ class Daemon:
         self._acted = self._acting.act()
         if self._acting.look_at:
             wait = (self._acting.look_at - utc_now()).total_seconds()
-            self._look_due = time.monotonic() + max(0.0, wait)
+            self._look_due = time.monotonic() + min(max(0.0, wait), HEARTBEAT_INTERVAL)
 
     def _follow(self) -> None:
         """Watch what was looked up. The watcher reports what it did not watch before: it may have changed since."""

@@ -11,7 +11,8 @@
     ├── KeyUnusableError         a private key could not be read or used
     ├── LostError                the turn to restart was lost; another node may have it by now
     ├── RestartError             a service could not be restarted, or be told apart from others: nothing was done to it
-    │   └── IdleError            it does not run, so that there is nothing to restart
+    │   ├── IdleError            it does not run, so that there is nothing to restart
+    │   └── TriedError           it was tried, and something may have come of it
     └── SigningError             a certificate was not issued, and the old one is still in place
         ├── RefusedError         the signer will not; the same question gets the same answer
         ├── UnreachableError     the signer could not be asked; later it may answer
@@ -81,6 +82,10 @@ class RestartError(CertmondError):
 
 class IdleError(RestartError):
     """A service does not run, so that there is nothing to restart: whoever stopped it is who starts it."""
+
+
+class TriedError(RestartError):
+    """What was to restart a service was begun and did not end well: something may have come of it, or nothing."""
 
 
 class SigningError(CertmondError):

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from certmond.pki.steps import Held, Plan, Write
     from certmond.restarting import Progress
 
+_PATIENT = 30.0
+"""Seconds after which it is looked again, whatever the clock says."""
 _RELOADED_WITHIN = 15.0
 """Seconds in which those that read a certificate again by themselves are waited for."""
 
@@ -131,10 +133,14 @@ def bring_into_use(
     """Restart those of the `wanted` services that hold something old, or all of them `by_hand`: what became of each,
     and what is held.
     """
+    from certmond.pki.restart import Result
+
     results, told = dict[str, str](), ""
     first: dict[str, str] | None = None
+    since = datetime.now(UTC)
     while True:
         assessment, around = enforcer.see()
+        results |= _ended_meanwhile(enforcer, wanted, since)  # the daemon may be the one who brings it to its end
         running = {name: each.instance for name, each in around.live.services.items()} if around.live else {}
         first = running if first is None else first
         along = {name for name in wanted if by_hand and running.get(name) and running[name] != first.get(name)}
@@ -145,9 +151,22 @@ def bring_into_use(
         if (said := f"{progress.service}: {progress.message}") != told and not quiet:
             click.echo(said)
         told = said
-        if progress.result is not None:
-            results[progress.service] = progress.result.value
+        if progress.result not in {None, Result.SUPERSEDED}:
+            results[progress.service] = str(progress.result)
         _wait_for(progress)
+
+
+def _ended_meanwhile(enforcer: Enforcer, wanted: frozenset[str], since: datetime) -> dict[str, str]:
+    """What became of restarts that were over after `since`, whoever made them."""
+    from certmond.pki.restart import Result
+
+    past = enforcer.restarting.past()
+    return {
+        name: str(found.result)
+        for name, found in past.items()
+        if name in wanted and found.result not in {None, Result.SEEN, Result.SUPERSEDED}
+        and found.episode is None and found.ended_at and found.ended_at >= since
+    }  # fmt: skip
 
 
 def _planned(
@@ -164,7 +183,7 @@ def _planned(
 
 def _wait_for(progress: Progress) -> None:
     if progress.until is not None:
-        time.sleep(max(0.1, (progress.until - datetime.now(UTC)).total_seconds()))
+        time.sleep(min(max(0.1, (progress.until - datetime.now(UTC)).total_seconds()), _PATIENT))
 
 
 def _refuse_what_does_not_run(names: Iterable[str], config: Config, around: Surroundings) -> None:

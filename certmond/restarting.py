@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from certmond.config import Config
-from certmond.errors import CertmondError, IdleError, LostError, RestartError, UnreachableError
+from certmond.errors import CertmondError, IdleError, LostError, RestartError, TriedError, UnreachableError
 from certmond.host.audit import Audit
 from certmond.host.containers import Pod
 from certmond.host.execute import Executor
@@ -39,8 +39,10 @@ from certmond.pki.restart import (
     Past,
     PutBack,
     Result,
+    Stage,
     Terms,
     Wait,
+    about_to_act,
     acted,
     follow,
     put_back,
@@ -133,6 +135,10 @@ class Restarting:
     def past(self) -> dict[str, Past]:
         """What is remembered of each service."""
         return self._history.all()
+
+    def restarted_now(self) -> frozenset[str]:
+        """The services whose restart is not over yet."""
+        return frozenset(name for name, past in self.past().items() if past.episode)
 
     def under_way(self) -> Episode | None:
         """The restart that is not over yet, whoever has begun it."""
@@ -240,7 +246,9 @@ class _Hand:
 
     def begin(self, step: Restart, plan: Plan) -> Progress:
         name = step.service.name
-        if self._now() - self.live.at > _FRESH:
+        past = self.owner.past().get(name)
+        since = past.ended_at if past and past.ended_at and past.ended_at <= self._now() else None
+        if self._now() - self.live.at > _FRESH or (since and self.live.at <= since):
             return Progress(name, "is looked at once more", self._now())
         if rest_at := self._at_rest():
             return Progress(name, "waits for the files to come to rest", rest_at)
@@ -286,6 +294,9 @@ class _Hand:
             return self._end(Ended(episode, Result.REFUSED, f"{episode.service} is not in the configuration any more"))
         if lost := self.owner.keep_turn():
             self._audit(Event.STEP_HELD, episode.service, lost, level="warning")
+        if self._is_superseded(episode):
+            said = f"{episode.service}: the files that it was restarted for have changed again, and are looked at anew"
+            return self._end(Ended(episode, Result.SUPERSEDED, said))
         move = follow(
             episode, self._glance(service), self.owner._terms,
             changes_instance=service.changes_instance, starts=service.kind != "static-pod",
@@ -303,23 +314,36 @@ class _Hand:
 
     def _act(self, episode: Episode) -> Progress:
         """The first act. Where nothing comes of it, nothing has happened."""
-        name = episode.service
+        name, episode = episode.service, about_to_act(episode)
         self._remember(episode)
         if not self.owner.may_begin():
             return self._end(Ended(episode, Result.REFUSED, f"{name}: the turn was lost before anything was done"))
         try:
             said = self._made(episode)
+        except TriedError as error:
+            return self._tried(episode, error)
         except RestartError as error:
             return self._end(Ended(episode, Result.REFUSED, f"{name} was not restarted: {error}"))
         return self._acted(episode, said)
+
+    def _tried(self, episode: Episode, error: TriedError) -> Progress:
+        """What came of it is to be seen, where anything is to be seen of this service."""
+        name = episode.service
+        served = any(service == name for service, _ in self.around.survey.serving.values())
+        if served or self.around.survey.health.get(name):
+            return self._acted(episode, str(error))
+        return self._end(Ended(episode, Result.FAILED, f"{name} was not restarted: {error}"))
 
     def _act_again(self, episode: Episode) -> Progress:
         """A further act, or the first by another process, which cannot know whether the one that was killed made it."""
         if episode.attempt == 1 and (why := self.owner.wait_for_others()):
             return self._wait(episode.service, f"waits for its turn: {why}")
+        episode = about_to_act(episode)
         self._remember(episode)
         try:
             said = self._made(episode)
+        except TriedError as error:
+            return self._tried(episode, error)
         except IdleError as error:  # nor has it failed: somebody has stopped it meanwhile
             return self._end(Ended(episode, Result.REFUSED, f"{episode.service} was not restarted: {error}"))
         except RestartError as error:
@@ -338,7 +362,7 @@ class _Hand:
     def _put_back(self, episode: Episode) -> Progress:
         self._remember(episode)
         try:
-            said = self.owner._former.put_back(self.writer, episode.targets)
+            said = self.owner._former.put_back(self.writer, episode.targets, self.assessment.statuses)
         except CertmondError as error:
             why = (
                 f"{episode.service} did not come up ({episode.trouble}), and the former files are not put back: {error}"
@@ -359,6 +383,7 @@ class _Hand:
             path: self.around.contents[path].sha256
             for target in episode.targets for path in target.contents if path in self.around.contents
         }  # fmt: skip
+        contents = {} if ended.result is Result.SUPERSEDED else contents
         self.owner._history.remember(
             Past(
                 name, None, self._now(), ended.result, ended.message, tuple(target.name for target in episode.targets),
@@ -373,6 +398,14 @@ class _Hand:
         if not self._taken_along(episode):
             self.owner._turn.give_back()
         return Progress(name, ended.message, None, ended.result)
+
+    def _is_superseded(self, episode: Episode) -> bool:
+        """Somebody has changed the files once more, before the former ones had to come back."""
+        if episode.stage is Stage.PUT_BACK or episode.put_back_at:
+            return False
+        now = self.around.contents
+        wanted = {path: sha256 for target in episode.targets for path, sha256 in target.contents.items()}
+        return any(path in now and now[path].sha256 != sha256 for path, sha256 in wanted.items())
 
     def _taken_along(self, episode: Episode) -> bool:
         """See to those that ended with it: they are proven as if we had restarted them. Whether there are any."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from certmond.config import Config, Source, parse
 from certmond.enforce import Enforcer
-from certmond.errors import BusyError, UnreachableError
+from certmond.errors import BusyError, UnreachableError, WriteError
 from certmond.host.audit import Audit
 from certmond.host.former import FormerFiles
 from certmond.host.history import History
@@ -124,12 +125,18 @@ class Bench:
         return Plan((Restart(self.service, (self.target(),), Cause.RESTART_PENDING, "it is older"),))
 
     def step(
-        self, after: float = 0, *, ill: str | None = None, plan: Plan | None = None, served: Seen | None = None
+        self,
+        after: float = 0,
+        *,
+        ill: str | None = None,
+        plan: Plan | None = None,
+        served: Seen | None = None,
+        seen: bool = True,
     ) -> Progress | None:
         """One step, on a look that began so many seconds from now."""
         at = datetime.now(UTC) + after * SECOND
         there = {AT: served} if served else {}
-        survey = Survey(serving={AT: ("hook", CRT)} if served else {}, health={"hook": (HEALTH,)})
+        survey = Survey(serving={AT: ("hook", CRT)} if served else {}, health={"hook": (HEALTH,)} if seen else {})
         live = Live(at, self.pods, there, {HEALTH: ill})
         around = Surroundings(self.config.services, survey, live, self.contents(), self.restarting.past())
         return self.restarting.step(
@@ -229,7 +236,8 @@ def test_what_ended_with_another_is_proven_as_well(bench: Bench) -> None:
 def test_what_does_not_come_up_is_tried_again_and_then_on_the_former_files(bench: Bench) -> None:
     """The third act is made only when they are there; then the failure is told of the certificate that it was for."""
     with Transactions(str(bench.node.root), bench.state).lock():
-        bench.former.keep(bench.former.unkept(bench.assessment(Surroundings(bench.config.services)).statuses))
+        known = Surroundings(bench.config.services, Survey(), Live(datetime.now(UTC)), bench.contents())
+        bench.former.keep(bench.former.unkept(bench.assessment(known).statuses))
     former = bench.node.read(CRT[1:])
     bench.node.reissue(f"{PKI}/front-proxy-client", f"{PKI}/front-proxy-ca")
     bad = bench.node.read(CRT[1:])
@@ -265,15 +273,60 @@ def test_without_former_files_a_person_has_to_look(bench: Bench) -> None:
     assert len(bench.runs) == 2
 
 
-def test_where_the_act_fails_nothing_has_happened(bench: Bench) -> None:
-    """The first time. It is told, and tried again when it may be."""
+def test_of_an_act_that_fails_it_is_seen_what_came(bench: Bench) -> None:
+    """It may have done all of it, or nothing. Its words are not repeated: they may be a secret."""
     (bench.place / "broken").touch()
     done = told(bench.step())
-    assert done.result is Result.REFUSED
-    assert done.message == (
-        f"hook was not restarted: {bench.place}/act ended with 3: it is broken; see what it needs"
-    )  # fmt: skip
-    assert (bench.past.episode, bench.past.failure(bench.target().contents)) == (None, None)
+    assert (done.result, done.message) == (None, f"{bench.place}/act ended with 3; run it by hand to see why")
+    assert bench.past.episode
+    assert bench.past.episode.stage is Stage.PROVE
+
+
+def test_of_an_act_that_fails_and_of_which_nothing_can_be_seen_it_is_told(bench: Bench) -> None:
+    """It is not made again by itself for the same files."""
+    (bench.place / "broken").touch()
+    done = told(bench.step(seen=False))
+    message = f"hook was not restarted: {bench.place}/act ended with 3; run it by hand to see why"
+    assert (done.result, done.message) == (Result.FAILED, message)
+    assert bench.past.failure(bench.target().contents) == message
+
+
+def test_files_that_change_again_end_the_restart_for_what_they_were(bench: Bench) -> None:
+    """The new ones are another matter, and nothing of theirs is taken back."""
+    bench.step()
+    plan = bench.planned()
+    bench.node.reissue(f"{PKI}/front-proxy-client", f"{PKI}/front-proxy-ca")
+    done = told(bench.step(2, ill="it is ill", plan=plan))
+    assert done.result is Result.SUPERSEDED
+    assert bench.past.contents == {}
+    bench.step(3)
+    assert len(bench.runs) == 2
+
+
+def test_an_act_that_cannot_be_recorded_is_made_a_few_times_only(bench: Bench) -> None:
+    """Whoever finds the record of an act again and again makes it again, but not for ever."""
+    begun = Episode("hook", (bench.target(),), "it is older", datetime.now(UTC), well_before=(HEALTH,))
+    results = []
+    for acts in range(6):
+        History(bench.state).remember(Past("hook", replace(begun, acts=acts)))
+        results.append(told(bench.step(1, plan=Plan())).result)
+    assert results == [None] * 4 + [Result.FAILED] * 2
+
+
+def test_where_nothing_can_be_recorded_nothing_is_done(bench: Bench) -> None:
+    """A full disk: the act would be made again and again."""
+    bench.state.mkdir(exist_ok=True)
+    (bench.state / "restarts.json").mkdir()
+    with pytest.raises(WriteError):
+        bench.step()
+    assert bench.runs == []
+
+
+def test_a_look_that_began_before_the_last_restart_ended_shows_nothing(bench: Bench) -> None:
+    """It may show what was before that."""
+    History(bench.state).remember(Past("hook", None, datetime.now(UTC), Result.SUPERSEDED))
+    first = told(bench.step(-1))
+    assert (first.message, bench.runs) == ("is looked at once more", [])
 
 
 def test_whoever_goes_on_for_one_that_was_killed_does_not_know_whether_it_acted(bench: Bench) -> None:
@@ -346,7 +399,7 @@ def test_where_the_api_is_away_the_configuration_says_what_to_do(
 
 
 def test_what_it_serves_has_to_be_what_is_on_disk(bench: Bench) -> None:
-    """Another certificate, and none at all, are no proof; where the file holds none, there is nothing to go by."""
+    """Another certificate, and none at all, are no proof."""
     bench.step()
     own = bench.node.certificate(CRT[1:]).public_bytes(Encoding.DER)
     other = bench.node.certificate(f"{PKI}/apiserver.crt").public_bytes(Encoding.DER)
@@ -358,9 +411,6 @@ def test_what_it_serves_has_to_be_what_is_on_disk(bench: Bench) -> None:
     }
     for seconds, (message, served) in enumerate(said.items(), 2):
         assert told(bench.step(seconds, served=served)).message == message
-    bench.node.write(CRT[1:], b"junk")
-    junk = told(bench.step(9, served=Served(own, "TLSv1.3", now)))
-    assert junk.message == f"is waited for: {CRT} holds no certificate to compare with what {AT} serves"
 
 
 def test_a_service_that_has_left_the_configuration_is_left_alone(bench: Bench) -> None:

@@ -6,7 +6,7 @@ keys are never copied: a Root CA is not taken back by a daemon. What puts files 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from certmond.pki.assess import CertificateStatus
 from certmond.pki.catalog import CertificateSpec, Kind
 from certmond.pki.encoding import Document, decode
 from certmond.pki.inventory import Observation
+from certmond.pki.path import find_paths
 from certmond.pki.restart import Target
 
 
@@ -38,9 +39,18 @@ class FormerFiles:
         self._clock = clock
         self._kept: dict[tuple[str, str], Observation] = {}
 
-    def unkept(self, statuses: Iterable[CertificateStatus]) -> list[CertificateStatus]:
-        """The certificates that services use, are good, and were not looked at by `keep` as they are now."""
-        return [s for s in statuses if _is_good(s) and self._kept.get(s.seen.identity) is not s.seen]
+    def unkept(self, statuses: Iterable[CertificateStatus], restarting: Container[str] = ()) -> list[CertificateStatus]:
+        """The certificates that services use, are good, and were not looked at by `keep` as they are now.
+
+        Of those that `restarting` services use nobody knows yet.
+        """
+        return [
+            status
+            for status in statuses
+            if _is_good(status)
+            and self._kept.get(status.seen.identity) is not status.seen
+            and not any(consumer.service in restarting for consumer in status.presence.consumers)
+        ]
 
     def keep(self, statuses: Iterable[CertificateStatus]) -> None:
         """Store what is good and not in the archive yet. Whoever calls holds the lock. Raises WriteError."""
@@ -58,18 +68,20 @@ class FormerFiles:
             self._archive.store(name, files, self._clock(), description)
             self._kept[seen.identity] = seen
 
-    def put_back(self, writer: Writer, targets: Sequence[Target]) -> str:
+    def put_back(self, writer: Writer, targets: Sequence[Target], statuses: Iterable[CertificateStatus]) -> str:
         """Put the newest former files of each target back, in the place of what it has; a sentence about it.
 
-        Raises WriteError where there are none, or somebody has changed the files meanwhile; nothing was changed then.
+        `statuses` are the verdicts of now: they have the CAs to which former certificates have to lead. Raises
+        WriteError where there are none, or somebody has changed the files meanwhile; nothing was changed then.
         """
+        known = {status.seen.identity: status for status in statuses}
         changes, kept, said = list[NewFile](), list[tuple[str, dict[str, Path]]](), list[str]()
         for target in targets:
             spec = self._specs.get(target.name)
             if spec is None:
                 raise WriteError(f"{target.name} is not in the configuration any more")
             name = archive_name(spec, target.path)
-            files, when = self._former(spec, name, target)
+            files, when = self._former(spec, name, target, known.get((target.name, target.path)))
             present = self._present(file.path for file in files)
             for path, content in present.items():
                 if path in target.contents and content is not None and digest(content) != target.contents[path]:
@@ -92,11 +104,13 @@ class FormerFiles:
             writer.commit(changes, verify=lambda _: None, before_rename=keep)
         return "; ".join(said)
 
-    def _former(self, spec: CertificateSpec, name: str, target: Target) -> tuple[tuple[ArchivedFile, ...], datetime]:
+    def _former(
+        self, spec: CertificateSpec, name: str, target: Target, status: CertificateStatus | None
+    ) -> tuple[tuple[ArchivedFile, ...], datetime]:
         for generation, files in self._archive.whole(name):
             differs = any(target.contents.get(file.path) not in {None, digest(file.content)} for file in files)
             with suppress(MalformedError):
-                if differs and _is_whole(spec, files, self._clock()):
+                if differs and status and _is_whole(spec, files, status, self._clock()):
                     return files, generation.when
         raise WriteError(f"the archive has no former {target.name} that is still valid")
 
@@ -107,12 +121,13 @@ class FormerFiles:
 def _is_good(status: CertificateStatus) -> bool:
     seen = status.seen
     mine = bool(status.presence.consumers) and not seen.spec.authority and seen.spec.kind is not Kind.KEY_PAIR
-    in_use = not status.presence.stale  # otherwise nobody knows yet whether it works
+    # Otherwise nobody knows yet whether it works.
+    in_use = status.presence.judged and not (status.presence.stale or status.presence.failures)
     return mine and in_use and status.chain_valid and status.key_matches is True and not status.stale
 
 
-def _is_whole(spec: CertificateSpec, files: Sequence[ArchivedFile], now: datetime) -> bool:
-    """There is a certificate in them that is valid now, with its key."""
+def _is_whole(spec: CertificateSpec, files: Sequence[ArchivedFile], status: CertificateStatus, now: datetime) -> bool:
+    """There is a certificate in them with its key, and with a path to the CAs of now that holds now."""
     documents = list[Document]()
     for file in files:
         if spec.kind is Kind.KUBECONFIG:
@@ -121,7 +136,9 @@ def _is_whole(spec: CertificateSpec, files: Sequence[ArchivedFile], now: datetim
             documents.append(decode(file.content, file.path))
     keys = {document.key.sha256 for document in documents if document.key}
     leaves = [found for document in documents for found in document.certificates if found.key.sha256 in keys]
-    return any(leaf.not_before <= now <= leaf.not_after for leaf in leaves)
+    rest = [found for document in documents for found in document.certificates if found not in leaves]
+    anchors = status.anchors if spec.ca else (*leaves, *rest)
+    return any(find_paths(leaf, anchors, rest, status.usages).valid_at(now) for leaf in leaves)
 
 
 def _change(file: ArchivedFile, present: bytes | None) -> NewFile:

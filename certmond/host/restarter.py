@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from certmond.errors import IdleError, RestartError, SigningError
+from certmond.errors import IdleError, RestartError, SigningError, TriedError
 from certmond.host import crictl, static_pod, units
 from certmond.host.containers import Pod
-from certmond.host.program import first_line, run
+from certmond.host.program import run
 from certmond.pki.catalog import ServiceSpec
 
 
@@ -57,9 +57,8 @@ class Restarter:
         try:
             ended = run(service.command, service.environment, service.time_limit, self.alive)
         except SigningError as error:
-            raise RestartError(str(error)) from error
+            raise TriedError(f"{service.command[0]} was not run to its end ({error})") from error
         program = service.command[0]
         if ended.status:
-            said = first_line(ended.said)
-            raise RestartError(f"{program} ended with {ended.status}{f': {said}' if said else ''}; see what it needs")
+            raise TriedError(f"{program} ended with {ended.status}; run it by hand to see why")
         return f"{program} was run"

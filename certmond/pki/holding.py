@@ -69,12 +69,16 @@ class Stale:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """Everything about one certificate that is not in a file: who uses it, where it is served, who has an older one."""
+    """Everything about one certificate that is not in a file: who uses it, where it is served, who has an older one.
+
+    It is `judged` where a look has begun since its files changed; before, that nobody is stale says nothing.
+    """
 
     consumers: tuple[Consumer, ...] = ()
     served: tuple[ServedAt, ...] = ()
     stale: tuple[Stale, ...] = ()
     failures: tuple[str, ...] = ()
+    judged: bool = False
 
 
 NOWHERE = Presence()
@@ -98,7 +102,12 @@ class Surroundings:
         consumers = tuple(self._consumers(seen, renewed_at))
         served = tuple(self._served(seen))
         stale = tuple(self._stale(seen, consumers, served, renewed_at, self.live)) if self.live else ()
-        return Presence(consumers, served, stale, self.failures(seen))
+        changed = self._changed(seen)
+        judged = self.live is not None and changed is not None and self.live.at >= changed
+        return Presence(consumers, served, stale, self.failures(seen), judged)
+
+    def _changed(self, seen: Observation) -> datetime | None:
+        return max((self.contents[path].since for path in files_of(seen) if path in self.contents), default=None)
 
     def failures(self, seen: Observation) -> tuple[str, ...]:
         """What went wrong with the last restart for this certificate's sake, for as long as its files are the same."""
@@ -156,7 +165,7 @@ class Surroundings:
         renewed_at: datetime | None,
         live: Live,
     ) -> Iterator[Stale]:
-        changed = max((self.contents[path].since for path in files_of(seen) if path in self.contents), default=None)
+        changed = self._changed(seen)
         if changed is None or live.at < changed or _is_broken(seen):
             return
         reloading = {consumer.service: consumer.reloads for consumer in consumers}

@@ -24,6 +24,8 @@ from certmond.pki.service import ServiceSeen
 
 LOOKS = 3
 """So many looks in a row have to show that a service is well."""
+_BLIND_ACTS = 3
+"""So many acts more than tries are made where it could not be recorded that they were."""
 BACK_OFF = timedelta(minutes=5)
 """So long the kubelet waits at most before it starts a container again that ended often (MaxContainerBackOff)."""
 INTERVAL = timedelta(seconds=1)
@@ -48,6 +50,7 @@ class Result(StrEnum):
     TAKEN_BACK = "taken_back"
     FAILED = "failed"
     SEEN = "seen"  # no restart: what a command restarts cannot be looked at, and counts from when it was first met
+    SUPERSEDED = "superseded"  # the files that it was for have changed again: those are another matter
     REFUSED = "refused"  # nothing was done to it: it could not be reached, or told apart from others
 
 
@@ -78,8 +81,9 @@ class Episode:
     """One restart of one service, as it is recorded before and after each act.
 
     `before` is the instance that the latest act was to end, `instances` are those seen since. `well_before` says which
-    health addresses were well when it began. `attempt` counts the acts; the third is on the former files, which are
-    there since `put_back_at`.
+    health addresses were well when it began. `attempt` counts the tries; the third is on the former files, which are
+    there since `put_back_at`. `acts` counts what was recorded to be made: more than the tries where processes were
+    killed, or could not record that they had.
     """
 
     service: str
@@ -98,6 +102,7 @@ class Episode:
     trouble: str = ""
     put_back_at: Instant | None = None
     bystanders: tuple[Bystander, ...] = ()
+    acts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +192,12 @@ def follow(episode: Episode, glance: Glance, terms: Terms, *, changes_instance: 
     """What is to be done next. `changes_instance`: the act brings another instance, as a restart does and a reload does
     not. `starts`: it starts what does not run; of a static pod only the kubelet does.
     """
+    episode = _not_in_the_future(episode, glance.at)
     if episode.stage is Stage.PUT_BACK:
         return PutBack(episode)
+    if episode.stage is Stage.ACT and episode.acts >= episode.attempt + _BLIND_ACTS:
+        said = f"{episode.service} was restarted {episode.acts} times, and that could not be recorded"
+        return Ended(episode, Result.FAILED, said)
     if episode.stage is Stage.ACT:
         return _resume(episode, glance, changes_instance=changes_instance)
     acted_at = episode.acted_at or episode.begun_at
@@ -202,6 +211,23 @@ def follow(episode: Episode, glance: Glance, terms: Terms, *, changes_instance: 
     if _is_over(episode, glance, acted_at, terms):
         return _failed(episode, glance, changes_instance=changes_instance, starts=starts)
     return Wait(episode, glance.at + INTERVAL)
+
+
+def about_to_act(episode: Episode) -> Episode:
+    """The record before its act is made: another one each time, so that it has to be written."""
+    return replace(episode, stage=Stage.ACT, acts=episode.acts + 1)
+
+
+def _not_in_the_future(episode: Episode, now: datetime) -> Episode:
+    """What was noted before the clock was set back counts from now."""
+
+    def at_most(at: datetime | None) -> datetime | None:
+        return now if at is not None and at > now + 5 * INTERVAL else at
+
+    return replace(
+        episode, acted_at=at_most(episode.acted_at), good_since=at_most(episode.good_since),
+        good_at=at_most(episode.good_at), put_back_at=at_most(episode.put_back_at),
+    )  # fmt: skip
 
 
 def taken_along(bystander: Bystander, seen: ServiceSeen, at: datetime) -> Episode | None:

@@ -142,10 +142,11 @@ class _Planner:
         late = any(item.severity is Severity.CRITICAL for status, _ in found for item in status.findings)
         if self._caution.hold and not late:
             return Held(name, path, self._caution.hold)
-        restarted_at = past.ended_at if past and past.result is not Result.SEEN else None
+        restarted_at = past.ended_at if past and past.result not in {Result.SEEN, Result.SUPERSEDED} else None
         until = restarted_at + self._terms.spacing if restarted_at else None
         now = self._around.live.at if self._around.live else None
-        if past and restarted_at and until and now and restarted_at <= now < until:
+        # A look begins before what it leads to has ended; but a clock may have been set back.
+        if past and restarted_at and until and now and restarted_at - self._terms.spacing < now < until:
             self._instants.append(until)
             return Held(name, path, f"not so soon after {restarted_at:%Y-%m-%d %H:%M} UTC, when {past.message}", until)
         return None
@@ -166,7 +167,7 @@ class _Planner:
             return f"{failure}; another certificate, or `certmond restart {past.service}`, tries it again"
         wanted = {path: sha256 for target in targets for path, sha256 in target.contents.items()}
         if (
-            past.result in {None, Result.SEEN, Result.REFUSED}
+            past.result in {None, Result.SEEN, Result.SUPERSEDED, Result.REFUSED}
             or not wanted
             or not wanted.items() <= past.contents.items()
         ):

@@ -21,7 +21,7 @@ from certmond.host.place import digest
 from certmond.host.store import Store
 from certmond.host.transaction import Transactions
 from certmond.pki.assess import CertificateStatus, assess
-from certmond.pki.holding import Surroundings
+from certmond.pki.holding import Surroundings, files_of
 from certmond.pki.restart import Target
 from certmond.pki.service import Content, Live, ServiceSeen
 from tests.conftest import unavailable
@@ -49,8 +49,11 @@ class Keeper:
         return self.former
 
     def statuses(self, **around: Any) -> dict[str, CertificateStatus]:
-        inventory = Store(self.config.certificates, str(self.node.root)).observe()
-        known = Surroundings(self.config.services, **around)
+        store = Store(self.config.certificates, str(self.node.root))
+        inventory = store.observe()
+        paths = {path for each in inventory.observations for path in files_of(each)}
+        contents = {path: Content(sha256, NOW - DAY) for path, sha256, _ in store.states(paths)}
+        known = Surroundings(self.config.services, **{"live": Live(NOW), "contents": contents, **around})
         return {each.seen.name: each for each in assess(inventory, self.now, around=known).statuses}
 
     def unkept(self, **around: Any) -> set[str]:
@@ -84,7 +87,7 @@ class Keeper:
 
     def put_back(self, *targets: Target) -> str:
         with Transactions(str(self.node.root), self.state).lock() as writer:
-            return self.former.put_back(writer, targets)
+            return self.former.put_back(writer, targets, self.statuses().values())
 
 
 @pytest.fixture
@@ -301,7 +304,9 @@ from datetime import datetime
 from pathlib import Path
 from certmond.config import load
 from certmond.host.former import FormerFiles
+from certmond.host.store import Store
 from certmond.host.transaction import Transactions
+from certmond.pki.assess import assess
 from certmond.pki.restart import Target
 root, state, name, path, number, now = sys.argv[1:7]
 contents = dict(zip(sys.argv[7::2], sys.argv[8::2]))
@@ -317,7 +322,8 @@ with Transactions(root, Path(state)).lock() as writer:
             os._exit(9)
         return rename(*arguments, **keywords)
     os.rename = os.replace = killing
-    former.put_back(writer, (Target(name, path, contents),))
+    seen = assess(Store(config.certificates, root).observe(), datetime.fromisoformat(now))
+    former.put_back(writer, (Target(name, path, contents),), seen.statuses)
 """
 
 

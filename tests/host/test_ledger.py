@@ -17,6 +17,7 @@ from certmond.pki.plan import Attempt
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 LEAF = ("apiserver", "/etc/kubernetes/pki/apiserver.crt")
 INSTANTS = st.datetimes(datetime(2, 1, 1), datetime(9998, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001 - naive, as hypothesis asks
+NAMEABLE = st.text(st.characters(codec="utf-8", exclude_characters="\0"))  # what a name or a cookie can be
 ATTEMPTS = st.builds(
     Attempt,
     at=INSTANTS,
@@ -25,7 +26,7 @@ ATTEMPTS = st.builds(
     sha256=st.none() | st.text("0123456789abcdef", min_size=64, max_size=64),
     issued_at=st.none() | INSTANTS,
     wait_until=st.none() | INSTANTS,
-    cookie=st.none() | st.text(),
+    cookie=st.none() | NAMEABLE,
 )
 
 
