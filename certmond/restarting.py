@@ -413,6 +413,8 @@ class _Hand:
         for bystander in episode.bystanders:
             if along := taken_along(bystander, self._seen(bystander.service), self._now()):
                 past = known.get(bystander.service, Past(bystander.service))
+                said = f"{bystander.service} has ended with {episode.service}, and is to be proven: {bystander.why}"
+                self._audit(Event.STEP_BEGUN, bystander.service, said)
                 self.owner._history.remember(replace(past, episode=along))
                 found = True
         return found or self.owner.under_way() is not None

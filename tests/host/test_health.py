@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -245,3 +246,35 @@ def test_without_descriptors_nothing_is_well_and_nothing_raised() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=GENEROUS, check=True,
                           env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
     assert done.stdout.count(b"does not answer") == 2
+
+
+def silent_after(context: ssl.SSLContext, words: bytes, end: threading.Event) -> Answer:
+    """Whatever the other side does, this one says no more, and does not close."""
+
+    def answer(connection: socket.socket) -> None:
+        shaken = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=True)
+        shaken.recv(1 << 12)
+        if words:
+            shaken.sendall(words)
+        end.wait(GENEROUS)
+        shaken.close()
+
+    return answer
+
+
+@pytest.mark.parametrize(("words", "well"), [(b"", False), (b"HTTP/1.1 200 OK\r\n\r\n", True)])
+def test_a_server_that_says_no_more_is_not_waited_for(
+    serve: Serve, files: Files, ca: Issued, words: bytes, well: bool
+) -> None:
+    """Not for its answer longer than the limit, and not at all for an orderly end of TLS."""
+    end = threading.Event()
+    server = serve(silent_after(files.context(server_certificate(ca)), words, end))
+    address = f"https://127.0.0.1:{server.endpoint.port}/"
+
+    async def within() -> str | None:
+        async with asyncio.timeout(GENEROUS / 4):
+            return (await ask({address: None}, GENEROUS / 20))[address]
+
+    said = asyncio.run(within())
+    end.set()
+    assert said == (None if well else f"{address} does not answer in time")
