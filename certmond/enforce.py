@@ -89,7 +89,13 @@ class Enforcer:
         self.neighbourhood = Neighbourhood(config, root, Changes(state_dir, keeps=keeps), acting=acting, wake=wake)
         self._former = FormerFiles(config, root, state_dir, clock)
         self.restarting = Restarting(
-            config, self.executor, History(state_dir), self._former, audit, turn=self._turn(), alive=alive
+            config,
+            self.executor,
+            History(state_dir),
+            self._former,
+            audit,
+            turn=self._turn() if acting else Alone(),
+            alive=alive,
         )
 
     def renewed(self) -> dict[str, datetime]:

@@ -63,7 +63,10 @@ def global_options(function: F) -> F:
             "--root", type=click.Path(exists=True, file_okay=False), help="Read every path of the node below DIR"
         ),
         click.option(
-            "--state-dir", "given_state_dir", type=click.Path(path_type=Path), help=f"Own state [{STATE_DIR} below DIR]"
+            "--state-dir",
+            "given_state_dir",
+            type=click.Path(path_type=Path, readable=False),
+            help=f"Own state [{STATE_DIR} below DIR]",
         ),
         click.option("--profile", help="Profile in place of the configured one: kubeadm, none"),
         click.option("-v", "--verbose", is_flag=True, default=None, help="Tell more"),

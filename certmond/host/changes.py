@@ -20,6 +20,7 @@ from certmond.pki.fields import Instant
 from certmond.pki.service import Content
 
 _NAME = "changes.json"
+_ABSENT = 100  # files that are not there now, of which it is remembered what they were
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -49,8 +50,10 @@ class Changes:
             before = known.get(path)
             same = before and before.sha256 == sha256 and before.since <= changed
             found[path] = before if before and same else _Known(sha256=sha256, since=changed)
-        if found != known and self._keeps:
+        absent = [path for path in known if path not in found]  # a file that is moved away may come back as it was
+        absent = sorted(absent, key=lambda path: known[path].since)[-_ABSENT:]
+        self._known = {path: known[path] for path in absent} | found
+        if self._known != known and self._keeps:
             with suppress(WriteError):
-                self._memory.write(found)
-        self._known = found
+                self._memory.write(self._known)
         return {path: Content(each.sha256, each.since) for path, each in found.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -128,12 +129,21 @@ def test_what_is_written_is_written_once(looker: Looker) -> None:
     assert path.stat().st_ino == written
 
 
-def test_what_is_not_looked_at_any_more_is_forgotten(tmp_path: Path) -> None:
-    """The memory does not grow."""
+def test_a_file_that_was_away_and_is_back_as_it_was_has_not_changed(tmp_path: Path) -> None:
+    """Somebody has moved it out of the way, and back."""
     changes = Changes(tmp_path, keeps=True)
-    for number in range(9):
-        changes.contents([(f"/{number}", "ab", number)])
-    assert (tmp_path / "changes.json").read_text().count("sha256") == 1
+    first = changes.contents([("/a", "1", 5_000_000_000)])
+    assert changes.contents([]) == {}
+    assert changes.contents([("/a", "1", 9_000_000_000)]) == first
+    assert Changes(tmp_path, keeps=True).contents([("/a", "1", 9_000_000_000)]) == first
+
+
+def test_of_many_files_that_are_gone_the_oldest_are_forgotten(tmp_path: Path) -> None:
+    """Names that come and go do not fill the disk."""
+    changes = Changes(tmp_path, keeps=True)
+    changes.contents([(f"/{number}", "1", number * 1_000_000_000) for number in range(1000)])
+    changes.contents([])
+    assert len(json.loads((tmp_path / "changes.json").read_text())) == 100
 
 
 def test_a_clock_that_was_wrong_is_not_believed_for_ever(tmp_path: Path) -> None:
