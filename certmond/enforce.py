@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from certmond.config import Config
-from certmond.errors import RefusedError
+from certmond.errors import RefusedError, WriteError
 from certmond.host.audit import Audit
 from certmond.host.changes import Changes
 from certmond.host.circumstances import doubt_of_the_clock, reason_to_wait
@@ -182,16 +183,23 @@ class Enforcer:
         return Plan((*made.steps, *after.steps), (*made.held, *after.held), min(instants, default=None))
 
     def _turn(self) -> Turn:
-        if self._config.cluster.kubeconfig is None:
+        kubeconfig = self._config.cluster.kubeconfig
+        if kubeconfig is None:
             return Alone()
         from certmond.cluster.lease import RestartLease
 
         identity = self._config.node_name or os.uname().nodename.lower()
-        kubeconfig = str(self._transactions.real(self._config.cluster.kubeconfig))
         return RestartLease(
-            kubeconfig, identity=identity, duration=self._config.cluster.lease_duration, alive=self._alive,
+            partial(self._real_kubeconfig, kubeconfig),  # who only plans may not even be able to look for it
+            identity=identity, duration=self._config.cluster.lease_duration, alive=self._alive,
             monotonic=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),  # a host that sleeps does not hold its turn
         )  # fmt: skip
+
+    def _real_kubeconfig(self, path: str) -> str:
+        try:
+            return str(self._transactions.real(path))
+        except WriteError as error:
+            raise RefusedError(str(error)) from error
 
     def _without_hurry(self, made: Plan, now: datetime) -> Plan:
         """The plan without the derived files whose making has failed not long ago, unless their source is renewed."""

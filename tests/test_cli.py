@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from certmond.options import COULD_NOT_TELL
 from tests.daemon_harness import running
 from tests.node import DATA, PKI, Node, key_pem, pem
 
@@ -210,6 +211,18 @@ def test_config_verbs(tmp_path: Path) -> None:
     assert certmond("config", "validate", "--config", path).returncode == 0
     schema = json.loads(certmond("config", "schema").stdout)
     assert "certificates" in schema["properties"]
+
+
+@pytest.mark.parametrize("arguments", ["check", "plan", "forecast --for 1y", "renew apiserver --dry-run"])
+def test_who_only_looks_needs_no_kubeconfig(node: Node, tmp_path: Path, arguments: str) -> None:
+    """What is configured for the turn among nodes is not even looked for, and may be where the caller may not look."""
+    node.path("closed").symlink_to("closed")  # which is closed to root, too
+    own = tmp_path / "config.yaml"
+    own.write_text("cluster: {kubeconfig: /closed/certmond.conf}\n")
+    told = [certmond(*arguments.split(), "--root", node.root, *more) for more in ((), ("--config", own))]
+    assert [done.returncode for done in told] == [told[0].returncode] * 2
+    assert [done.stderr for done in told] == ["", ""]
+    assert told[0].returncode != COULD_NOT_TELL
 
 
 def test_every_verb_has_help() -> None:

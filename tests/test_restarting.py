@@ -32,6 +32,7 @@ from certmond.pki.restart import Episode, Past, Result, Stage, Target
 from certmond.pki.service import Content, Live, ServiceSeen, Survey
 from certmond.pki.steps import Cause, Plan, Restart
 from certmond.restarting import Alone, Progress, Restarting, Turn
+from tests.cluster.api_server import ApiServer
 from tests.conftest import unavailable
 from tests.node import PKI, Node
 
@@ -375,6 +376,31 @@ def test_a_turn_that_is_lost_stops_the_first_act_and_no_later_one(bench: Bench) 
     bench.step(300, ill="it is ill")
     assert len(bench.runs) == 2
     assert ("step_held", "") in bench.trail()
+
+
+def test_the_turn_looks_for_its_kubeconfig_when_it_is_asked_for(
+    node: Node, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Each time anew: where the file cannot be looked for, nothing is begun, and it is told why; the turn that was held
+    is given back without a word. Once it can be, it is asked.
+    """
+    if os.geteuid():
+        unavailable("root, whose files a node's are")
+    bench = Bench(node, tmp_path_factory.mktemp("bench"), kubeconfig="/closed/certmond.conf")
+    closed = node.path("closed")
+    closed.symlink_to("closed")
+    turn = bench.enforcer.restarting
+    assert str(turn.wait_for_others()).startswith("/closed/certmond.conf could not be read (")
+    closed.unlink()
+    with ApiServer(bench.place) as api:
+        closed.mkdir()
+        (closed / "certmond.conf").write_bytes(Path(api.kubeconfig).read_bytes())
+        assert turn.wait_for_others() is None
+        (closed / "certmond.conf").unlink()
+        closed.rmdir()
+        closed.symlink_to("closed")
+        turn._turn.give_back()
+    assert str(turn.wait_for_others()).startswith("/closed/certmond.conf could not be read (")
 
 
 @pytest.mark.parametrize(("without_api", "runs"), [("hold", 0), ("go_on", 1)])

@@ -84,6 +84,7 @@ class Leases(Protocol):
 class RestartLease:
     """The turn of this node to restart things, held by a Lease.
 
+    `kubeconfig` tells the path of one, at each call of the API and not before; it may raise RefusedError.
     `identity` is the node's name: no two nodes may have the same. `duration` is how long a node that has gone silent
     is waited for; the Lease says it in whole seconds, at least one. A call of the API takes `time_limit` at most, and
     `alive` is called every second at least meanwhile; what it raises passes through. `monotonic` is a clock, in
@@ -92,7 +93,7 @@ class RestartLease:
 
     def __init__(
         self,
-        kubeconfig: str,
+        kubeconfig: Callable[[], str],
         *,
         identity: str,
         name: str = "certmond-restart",
@@ -195,7 +196,7 @@ class RestartLease:
             ) from None
 
         async def call() -> T:
-            async with connected(self._kubeconfig, self._time_limit) as connection:
+            async with connected(self._kubeconfig(), self._time_limit) as connection:
                 return await work(LeaseApi(connection, self._namespace, self._name))
 
         return attended(call(), self._alive)

@@ -23,7 +23,7 @@ DICE = random.SystemRandom()
 class Process:
     def __init__(self, kubeconfig: str, identity: str, journal: str, seconds: str, events: str) -> None:
         duration = timedelta(seconds=float(seconds))
-        self.lease = RestartLease(kubeconfig, identity=identity, duration=duration, alive=lambda: None)
+        self.lease = RestartLease(lambda: kubeconfig, identity=identity, duration=duration, alive=lambda: None)
         self.identity = identity
         self.outputs = (os.open(journal, os.O_WRONLY | os.O_APPEND), int(events))
 

@@ -45,7 +45,9 @@ def clock() -> Clock:
 
 def lease(api: ApiServer, clock: Clock, identity: str = "node-1", seconds: float = 60, **more: Any) -> RestartLease:
     duration, alive = timedelta(seconds=seconds), more.pop("alive", lambda: None)
-    return RestartLease(api.kubeconfig, identity=identity, duration=duration, alive=alive, monotonic=clock, **more)
+    return RestartLease(
+        lambda: api.kubeconfig, identity=identity, duration=duration, alive=alive, monotonic=clock, **more
+    )
 
 
 def held(ours: RestartLease) -> bool:

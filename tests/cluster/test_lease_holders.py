@@ -82,7 +82,7 @@ class Holder(RestartLease):
 
     def __init__(self, world: World, identity: str, rate: float, offset: float) -> None:
         super().__init__(
-            "", identity=identity, duration=timedelta(seconds=10), alive=lambda: None,
+            lambda: "", identity=identity, duration=timedelta(seconds=10), alive=lambda: None,
             monotonic=lambda: offset + rate * world.now,
         )  # fmt: skip
         self.wire = Wire(world)
@@ -265,7 +265,9 @@ def test_who_was_stopped_finds_its_turn_over_before_it_acts(tmp_path: Path) -> N
         process = processes.start("node-1", "-c", ACTS_WHILE_HELD)
         next(processes.moments())
         process.send_signal(signal.SIGSTOP)
-        other = RestartLease(api.kubeconfig, identity="node-2", duration=timedelta(seconds=1), alive=lambda: None)
+        other = RestartLease(
+            lambda: api.kubeconfig, identity="node-2", duration=timedelta(seconds=1), alive=lambda: None
+        )
         while other.take():
             api.closing.wait(0.05)
         woken = time.clock_gettime(time.CLOCK_MONOTONIC)
