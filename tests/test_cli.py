@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,13 @@ NAMES = {
     "etcd-peer", "etcd-healthcheck-client", "apiserver-etcd-client", "admin.conf", "controller-manager.conf",
     "scheduler.conf", "kubelet-client",
 }  # fmt: skip
+LOOKS = ("check", "plan", "forecast --for 1y", "renew apiserver --dry-run")
+UNPRIVILEGED = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all")
+"""What makes root subject to the modes of files, as everybody is."""
 
 
-def certmond(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "certmond", *map(str, arguments)]
+def certmond(*arguments: str | Path, before: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    command = [*before, sys.executable, "-m", "certmond", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -213,7 +218,7 @@ def test_config_verbs(tmp_path: Path) -> None:
     assert "certificates" in schema["properties"]
 
 
-@pytest.mark.parametrize("arguments", ["check", "plan", "forecast --for 1y", "renew apiserver --dry-run"])
+@pytest.mark.parametrize("arguments", LOOKS)
 def test_who_only_looks_needs_no_kubeconfig(node: Node, tmp_path: Path, arguments: str) -> None:
     """What is configured for the turn among nodes is not even looked for, and may be where the caller may not look."""
     node.path("closed").symlink_to("closed")  # which is closed to root, too
@@ -223,6 +228,18 @@ def test_who_only_looks_needs_no_kubeconfig(node: Node, tmp_path: Path, argument
     assert [done.returncode for done in told] == [told[0].returncode] * 2
     assert [done.stderr for done in told] == ["", ""]
     assert told[0].returncode != COULD_NOT_TELL
+
+
+def test_who_only_looks_may_be_anybody(node: Node, tmp_path: Path) -> None:
+    """A state directory that the caller may not read is as one where nothing is remembered, also where it is named."""
+    closed = tmp_path / "state"
+    closed.mkdir(mode=0)
+    with running(node.root, tmp_path) as daemon:
+        for verb in (*LOOKS, f"status --runtime-dir {daemon.runtime}"):
+            given: list[str | Path] = [*verb.split(), "--root", node.root, "--state-dir", closed]
+            done = certmond(*given, before=UNPRIVILEGED if os.geteuid() == 0 else ())
+            assert (verb, done.stderr) == (verb, "")
+            assert done.returncode != COULD_NOT_TELL
 
 
 def test_every_verb_has_help() -> None:
