@@ -1,8 +1,9 @@
 """Since when each file has the content that it has: `<state directory>/changes.json`.
 
 Owns that memory, because the time stamps of a file tell less: a chmod sets the one that cannot be forged, and a file
-that was touched would look newer than the process that holds just this content. It is a memory only: without it, a file
-is as old as its last change of any kind. Holds digests, no content.
+that was touched would look newer than the process that holds just this content. A file that is not there keeps its
+place for a while, because who moves it away and back has changed nothing. It is a memory only: without it, a file is as
+old as its last change of any kind. Holds digests, no content.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
@@ -20,7 +22,7 @@ from certmond.pki.fields import Instant
 from certmond.pki.service import Content
 
 _NAME = "changes.json"
-_ABSENT = 100  # files that are not there now, of which it is remembered what they were
+_ABSENT = 100  # files that are not there any more, or not asked for, and are remembered: those that were seen last
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -46,14 +48,14 @@ class Changes:
         known = self._memory.read() or {} if self._known is None else self._known
         found = dict[str, _Known]()
         for path, sha256, ctime in files:
-            changed = _EPOCH + timedelta(microseconds=ctime // 1000)
-            before = known.get(path)
-            same = before and before.sha256 == sha256 and before.since <= changed
-            found[path] = before if before and same else _Known(sha256=sha256, since=changed)
-        absent = [path for path in known if path not in found]  # a file that is moved away may come back as it was
-        absent = sorted(absent, key=lambda path: known[path].since)[-_ABSENT:]
-        self._known = {path: known[path] for path in absent} | found
-        if self._known != known and self._keeps:
+            changed, before = _EPOCH + timedelta(microseconds=ctime // 1000), known.get(path)
+            same = before is not None and before.sha256 == sha256
+            found[path] = _Known(sha256=sha256, since=min(before.since, changed) if before and same else changed)
+        # In the order in which they were last seen, over processes: a JSON object keeps it.
+        gone = ((path, each) for path, each in known.items() if path not in found)
+        kept = {**found, **dict(islice(gone, _ABSENT))}
+        if kept != known and self._keeps:
             with suppress(WriteError):
-                self._memory.write(self._known)
+                self._memory.write(kept)
+        self._known = kept
         return {path: Content(each.sha256, each.since) for path, each in found.items()}

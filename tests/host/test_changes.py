@@ -138,6 +138,16 @@ def test_a_file_that_was_away_and_is_back_as_it_was_has_not_changed(tmp_path: Pa
     assert Changes(tmp_path, keeps=True).contents([("/a", "1", 9_000_000_000)]) == first
 
 
+def test_what_was_seen_last_is_remembered_though_its_content_is_old(tmp_path: Path) -> None:
+    """Names that come with each rotation, and go for ever, do not make a CA of years ago forgotten that is away."""
+    ca = ("/ca", "1", 1_000_000_000)
+    for number in range(150):
+        Changes(tmp_path, keeps=True).contents([ca, (f"/{number}", "2", (number + 5) * 1_000_000_000)])
+    first = Changes(tmp_path, keeps=True).contents([ca])
+    assert Changes(tmp_path, keeps=True).contents([]) == {}
+    assert Changes(tmp_path, keeps=True).contents([("/ca", "1", 900_000_000_000)]) == first
+
+
 def test_of_many_files_that_are_gone_the_oldest_are_forgotten(tmp_path: Path) -> None:
     """Names that come and go do not fill the disk."""
     changes = Changes(tmp_path, keeps=True)
