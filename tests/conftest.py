@@ -16,6 +16,23 @@ hypothesis.settings.register_profile("certmond", deadline=None)  # how long an e
 hypothesis.settings.load_profile("certmond")
 
 
+SPREAD = ("tests.test_renewal", "tests.test_restarts_of_pods")
+"""Modules of long tests that share nothing: they begin first, each test wherever there is room."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of any other module stay together, for the sake of what they share: a machine, a CA, a server."""
+    items.sort(key=lambda item: not _module(item).endswith(SPREAD))
+    for item in items:
+        if not _module(item).endswith(SPREAD):
+            item.add_marker(pytest.mark.xdist_group(_module(item)))
+
+
+def _module(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0].removesuffix(".py").replace("/", ".")
+
+
 def real_part(command: str) -> str:
     """The path of a real peer such as openssl. Without it the test is skipped, or fails where all are required."""
     return shutil.which(command) or unavailable(f"{command} not installed")
