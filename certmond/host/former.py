@@ -27,6 +27,9 @@ from certmond.pki.path import find_paths
 from certmond.pki.restart import Target
 
 
+_DID_NOT_WORK = "did not work, and was taken back"
+
+
 class FormerFiles:
     """For one configuration and one node."""
 
@@ -98,7 +101,7 @@ class FormerFiles:
 
         def keep() -> None:
             for name, there in kept:
-                self._taken_back.store(name, there, self._clock(), {"detail": "did not work, and was taken back"})
+                self._taken_back.store(name, there, self._clock(), {"detail": _DID_NOT_WORK})
 
         if changes:
             writer.commit(changes, verify=lambda _: None, before_rename=keep)
@@ -108,6 +111,8 @@ class FormerFiles:
         self, spec: CertificateSpec, name: str, target: Target, status: CertificateStatus | None
     ) -> tuple[tuple[ArchivedFile, ...], datetime]:
         for generation, files in self._archive.whole(name):
+            if generation.description.get("detail") == _DID_NOT_WORK:
+                continue
             differs = any(target.contents.get(file.path) not in {None, digest(file.content)} for file in files)
             with suppress(MalformedError):
                 if differs and status and _is_whole(spec, files, status, self._clock()):

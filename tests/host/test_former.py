@@ -352,3 +352,13 @@ def test_wherever_it_is_killed_the_former_files_come_back_in_the_end(keeper: Kee
         assert keeper.read(PAIR) == before
     assert killed > 3
     assert keeper.read(PAIR) == before
+
+
+def test_what_did_not_work_once_is_not_put_back_for_what_does_not_either(keeper: Keeper) -> None:
+    """Two bad ones after each other: it is the one before both that comes back."""
+    keeper.keep()
+    good = keeper.read(PAIR)
+    for _ in range(2):
+        keeper.renew(PAIR)
+        keeper.put_back(keeper.target(PAIR))
+        assert keeper.read(PAIR) == good
