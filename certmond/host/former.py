@@ -26,7 +26,6 @@ from certmond.pki.inventory import Observation
 from certmond.pki.path import find_paths
 from certmond.pki.restart import Target
 
-
 _DID_NOT_WORK = "did not work, and was taken back"
 
 
