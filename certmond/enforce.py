@@ -38,7 +38,8 @@ from certmond.pki.plan import Circumstances, Policy, plan
 from certmond.pki.restarts import Caution, restarts
 from certmond.pki.settings import LOCAL, SignerSpec
 from certmond.pki.steps import Derive, Held, Issue, Plan, Step
-from certmond.restarting import Alone, Progress, Restarting, Turn
+from certmond.restarting import Progress, Restarting
+from certmond.turns import Alone, Turn
 
 LAST_RETRY = timedelta(minutes=10)
 """A derived file that could not be made is tried again after that at the latest."""

@@ -1,20 +1,18 @@
 """Restarts carried out: one step of one episode at a time, noted before and after, so that any process can go on.
 
-Owns the joining of the pure state machine (`pki.restart`) with what acts: the record, the turn among nodes, the act,
-the former files. Waits for nothing: it says until when there is nothing to do. What is restarted, and when, is the
-plan's.
+Owns the joining of the pure state machine (`pki.restart`) with what acts: the record, the act, the former files. Waits
+for nothing: it says until when there is nothing to do. What is restarted, and when, is the plan's; whose turn it is
+among nodes, `turns`'s.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
 
 from certmond.config import Config
-from certmond.errors import CertmondError, IdleError, LostError, RestartError, TriedError, UnreachableError
+from certmond.errors import CertmondError, IdleError, RestartError, TriedError
 from certmond.host.audit import Audit
 from certmond.host.containers import Pod
 from certmond.host.execute import Executor
@@ -50,47 +48,12 @@ from certmond.pki.restart import (
 )
 from certmond.pki.service import Live, ServiceSeen
 from certmond.pki.steps import Plan, Restart
+from certmond.turns import Turn, TurnTaking
 
 _FRESH = timedelta(seconds=5)
 """Nothing is restarted for what was seen longer ago."""
 _REST, _AT_MOST = timedelta(seconds=3), timedelta(minutes=1)
 """So long no file has changed before a service is restarted for one: whoever writes several has done by then."""
-
-
-class Turn(Protocol):
-    """Whose turn it is among control-plane nodes to restart something."""
-
-    def take(self) -> str | None:
-        """None where it is ours; else the sentence why not. Raises UnreachableError, RefusedError."""
-        ...
-
-    def keep(self) -> None:
-        """It is still ours. Raises LostError where it is another's, UnreachableError, RefusedError."""
-        ...
-
-    @property
-    def held(self) -> bool:
-        """It is ours by our own clock, at this moment."""
-        ...
-
-    def give_back(self) -> None:
-        """We have done. Never raises."""
-        ...
-
-
-class Alone:
-    """There are no others: it is always our turn."""
-
-    held = True
-
-    def take(self) -> str | None:
-        return None
-
-    def keep(self) -> None:
-        pass
-
-    def give_back(self) -> None:
-        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +82,10 @@ class Restarting:
     ) -> None:
         self._config, self._executor, self._history = config, executor, history
         self._former, self._audit = former, audit
-        self._turn, self._alive = turn, alive
+        self.turn, self._alive = TurnTaking(turn, config), alive
         spec = config.restart
         self._terms = Terms(spec.ready_within, spec.stable, spec.spacing)
         self._services = {service.name: service for service in config.services}
-        self._fenced = True
-        self._asked_again_at = 0.0
-        self._lost: str | None = None
         self._waiting = ("", "")
 
     @property
@@ -184,52 +144,12 @@ class Restarting:
                         Past(service.name, None, around.live.at, Result.SEEN, "it was first seen", contents=contents)
                     )
 
-    def wait_for_others(self) -> str | None:
-        """Why it is not this node's turn; None where it is."""
-        self._fenced = True
-        try:
-            return self._turn.take()
-        except UnreachableError as error:
-            if self._config.cluster.without_api == "go_on":
-                self._fenced = False
-                return None
-            return f"{error}; it is waited for (`without_api: go_on` would not)"
-        except CertmondError as error:
-            return str(error)
-
     def tell_waiting(self, name: str, why: str) -> None:
         """Note that a service is not restarted yet, and why, once for each reason."""
         if self._waiting != (name, why):
             self._waiting = name, why
             fields = {"step": "restart", "target": name}
             self._audit.conclude(Event.STEP_HELD, datetime.now(UTC), f"{name} {why}", fields=fields)
-
-    def may_begin(self) -> bool:
-        """It is still our turn, by our own clock: asked right before the first act."""
-        return self._turn.held or not self._fenced
-
-    def keep_turn(self) -> str | None:
-        """Stay in turn as long as a restart takes; a sentence where it was lost, once.
-
-        What has begun is brought to its end all the same: half-way is worse for all. And the API server may be what is
-        being restarted.
-        """
-        asked = time.monotonic()
-        if not self._turn.held and asked < self._asked_again_at:
-            return None
-        self._asked_again_at = asked + self._config.poll.total_seconds()
-        lost = None
-        try:
-            if self._turn.held:
-                self._turn.keep()
-            else:
-                lost = self._turn.take()
-        except LostError as error:
-            lost = str(error)
-        except CertmondError:
-            return None
-        news, self._lost = lost != self._lost, lost
-        return lost if news else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +174,7 @@ class _Hand:
             return Progress(name, "waits for the files to come to rest", rest_at)
         if step.service.kind == "static-pod" and (why := self._kubelet()):
             return self._wait(name, f"waits for the kubelet, which alone would start it again: {why}")
-        if why := self.owner.wait_for_others():
+        if why := self.owner.turn.wait_for_others():
             return self._wait(name, f"waits for its turn: {why}")
         others = (each for each in plan.steps if isinstance(each, Restart) and each.target != name and each.instance)
         bystanders = tuple(
@@ -292,7 +212,7 @@ class _Hand:
         service = self.owner._services.get(episode.service)
         if service is None:
             return self._end(Ended(episode, Result.REFUSED, f"{episode.service} is not in the configuration any more"))
-        if lost := self.owner.keep_turn():
+        if lost := self.owner.turn.keep():
             self._audit(Event.STEP_HELD, episode.service, lost, level="warning")
         if self._is_superseded(episode):
             said = f"{episode.service}: the files that it was restarted for have changed again, and are looked at anew"
@@ -316,7 +236,7 @@ class _Hand:
         """The first act. Where nothing comes of it, nothing has happened."""
         name, episode = episode.service, about_to_act(episode)
         self._remember(episode)
-        if not self.owner.may_begin():
+        if not self.owner.turn.may_begin():
             return self._end(Ended(episode, Result.REFUSED, f"{name}: the turn was lost before anything was done"))
         try:
             said = self._made(episode)
@@ -336,7 +256,7 @@ class _Hand:
 
     def _act_again(self, episode: Episode) -> Progress:
         """A further act, or the first by another process, which cannot know whether the one that was killed made it."""
-        if episode.attempt == 1 and (why := self.owner.wait_for_others()):
+        if episode.attempt == 1 and (why := self.owner.turn.wait_for_others()):
             return self._wait(episode.service, f"waits for its turn: {why}")
         episode = about_to_act(episode)
         self._remember(episode)
@@ -396,7 +316,7 @@ class _Hand:
             result=ended.result.value, seconds=f"{(self._now() - episode.begun_at).total_seconds():.1f}",
         )  # fmt: skip
         if not self._taken_along(episode):
-            self.owner._turn.give_back()
+            self.owner.turn.give_back()
         return Progress(name, ended.message, None, ended.result)
 
     def _is_superseded(self, episode: Episode) -> bool:

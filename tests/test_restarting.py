@@ -31,7 +31,8 @@ from certmond.pki.holding import Surroundings
 from certmond.pki.restart import Episode, Past, Result, Stage, Target
 from certmond.pki.service import Content, Live, ServiceSeen, Survey
 from certmond.pki.steps import Cause, Plan, Restart
-from certmond.restarting import Alone, Progress, Restarting, Turn
+from certmond.restarting import Progress, Restarting
+from certmond.turns import Alone, Turn
 from tests.cluster.api_server import ApiServer
 from tests.conftest import unavailable
 from tests.node import PKI, Node
@@ -389,7 +390,7 @@ def test_the_turn_looks_for_its_kubeconfig_when_it_is_asked_for(
     bench = Bench(node, tmp_path_factory.mktemp("bench"), kubeconfig="/closed/certmond.conf")
     closed = node.path("closed")
     closed.symlink_to("closed")
-    turn = bench.enforcer.restarting
+    turn = bench.enforcer.restarting.turn
     assert str(turn.wait_for_others()).startswith("/closed/certmond.conf could not be read (")
     closed.unlink()
     with ApiServer(bench.place) as api:
@@ -399,7 +400,7 @@ def test_the_turn_looks_for_its_kubeconfig_when_it_is_asked_for(
         (closed / "certmond.conf").unlink()
         closed.rmdir()
         closed.symlink_to("closed")
-        turn._turn.give_back()
+        turn.give_back()
     assert str(turn.wait_for_others()).startswith("/closed/certmond.conf could not be read (")
 
 

@@ -1,0 +1,103 @@
+"""Whose turn it is among control-plane nodes to restart something, and what that means for a restart.
+
+Owns when the turn is asked for, kept and given back, and what follows where nobody can be asked. Who has it is decided
+by the Lease (`cluster.lease`); a node by itself is always in turn. Restarts nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from certmond.config import Config
+from certmond.errors import CertmondError, LostError, UnreachableError
+
+
+class Turn(Protocol):
+    """Whose turn it is among control-plane nodes to restart something."""
+
+    def take(self) -> str | None:
+        """None where it is ours; else the sentence why not. Raises UnreachableError, RefusedError."""
+        ...
+
+    def keep(self) -> None:
+        """It is still ours. Raises LostError where it is another's, UnreachableError, RefusedError."""
+        ...
+
+    @property
+    def held(self) -> bool:
+        """It is ours by our own clock, at this moment."""
+        ...
+
+    def give_back(self) -> None:
+        """We have done. Never raises."""
+        ...
+
+
+class Alone:
+    """There are no others: it is always our turn."""
+
+    held = True
+
+    def take(self) -> str | None:
+        return None
+
+    def keep(self) -> None:
+        pass
+
+    def give_back(self) -> None:
+        pass
+
+
+class TurnTaking:
+    """The turn, as a restart needs it: taken before the first act, kept to the end, given back."""
+
+    def __init__(self, turn: Turn, config: Config) -> None:
+        self._turn, self._config = turn, config
+        self._fenced = True
+        self._asked_again_at = 0.0
+        self._lost: str | None = None
+
+    def wait_for_others(self) -> str | None:
+        """Why it is not this node's turn; None where it is."""
+        self._fenced = True
+        try:
+            return self._turn.take()
+        except UnreachableError as error:
+            if self._config.cluster.without_api == "go_on":
+                self._fenced = False
+                return None
+            return f"{error}; it is waited for (`without_api: go_on` would not)"
+        except CertmondError as error:
+            return str(error)
+
+    def may_begin(self) -> bool:
+        """It is still our turn, by our own clock: asked right before the first act."""
+        return self._turn.held or not self._fenced
+
+    def keep(self) -> str | None:
+        """Stay in turn as long as a restart takes; a sentence where it was lost, once.
+
+        What has begun is brought to its end all the same: half-way is worse for all. And the API server may be what is
+        being restarted.
+        """
+        asked = time.monotonic()
+        if not self._turn.held and asked < self._asked_again_at:
+            return None
+        self._asked_again_at = asked + self._config.poll.total_seconds()
+        lost = None
+        try:
+            if self._turn.held:
+                self._turn.keep()
+            else:
+                lost = self._turn.take()
+        except LostError as error:
+            lost = str(error)
+        except CertmondError:
+            return None
+        news, self._lost = lost != self._lost, lost
+        return lost if news else None
+
+    def give_back(self) -> None:
+        """We have done. Never raises."""
+        self._turn.give_back()
