@@ -619,3 +619,12 @@ def test_a_wait_is_never_for_the_past(seconds: int) -> None:
         assert isinstance(move, Wait)
         assert move.until > glance.at
         assert move.until - glance.at <= max(TERMS.stable, timedelta(seconds=1))
+
+
+def test_what_was_noted_before_the_clock_was_set_back_counts_from_now() -> None:
+    """Otherwise it would be waited for until that day, and every other service with it."""
+    future = replace(ACTED, acted_at=NOW + timedelta(days=30), good=1, good_at=NOW + timedelta(days=30))
+    move = after(future, look(1))
+    assert isinstance(move, Wait)
+    assert move.until <= look(1).at + INTERVAL
+    assert move.episode.acted_at == look(1).at
