@@ -92,7 +92,7 @@ class Acting:
         begun = executor.interrupted() - (frozenset() if again else self._interrupted)
         try:
             if not (self.plan.writes or begun):
-                return self._restart()
+                return self._restart() or self._rotate()
             outcomes = executor.execute(self.plan, stopping=self._stopping)
             self._interrupted = executor.interrupted()
         except BusyError:
@@ -129,3 +129,16 @@ class Acting:
             self._telemetry.restarts.labels(progress.service, progress.result.value).inc()
         self.look_at = progress.until
         return progress.until is None
+
+    def _rotate(self) -> bool:
+        """Bring a rotation on. Whether to look at everything again now."""
+        if self._seen is None:
+            return False
+        try:
+            return self._enforcer.rotate(*self._seen) is not None
+        except CertmondError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a defect of ours in a rotation must not keep renewals from their turn
+            self._journal.tell(Event.STEP_FAILED, f"a rotation: {defect(error)}", "error")
+            self.retry_at = time.monotonic() + FAILURE_INTERVAL
+            return False

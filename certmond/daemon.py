@@ -175,7 +175,8 @@ class Daemon:
 
     def _deadlines(self) -> list[datetime]:
         """When time alone changes a verdict, or what is to be done."""
-        instants = (self._assessment and self._assessment.changes_at, self._acting.plan.changes_at)
+        rotation = self._enforcer.rotating.until
+        instants = (self._assessment and self._assessment.changes_at, self._acting.plan.changes_at, rotation)
         return [instant for instant in instants if instant]
 
     def _changed(self, since: float) -> Cause | None:
@@ -282,6 +283,7 @@ class Daemon:
         self._telemetry.count_watch(self._watcher.events, self._watcher.overflows)
         self._telemetry.watched.set(self._watcher.watched)
         self._telemetry.polled.set(len(self._watcher.polled))
+        self._telemetry.set_phase(self._enforcer.rotating.phase)
         self._telemetry.set_planned(Counter(step_name(step) for step in self._acting.plan.steps))
         self._write(METRICS, self._renderer.metrics(assessment, self._telemetry.text()))
         self._write(STATUS, self._renderer.status(assessment, self._config.mode))

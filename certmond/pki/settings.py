@@ -148,6 +148,20 @@ class RestartSpec(Model):
     spacing: Duration = Field(default=timedelta(minutes=10), description="between two restarts of one service")
 
 
+class RootCaSpec(Model):
+    """What follows where a trust anchor of the node is to change, or was changed."""
+
+    on_change: Literal["rotate", "replace", "alarm"] = Field(
+        default="rotate",
+        description="a CA that was put in the place of another, with its key: `rotate` without an outage, `replace` at "
+        "once, for one that is lost or compromised, or only `alarm`",
+    )
+    overlap: Duration = Field(
+        default=timedelta(minutes=10),
+        description="both CAs are trusted at least so long before the new one is used, and before the former one goes",
+    )
+
+
 class ClusterSpec(Model):
     """The turn that control-plane nodes take: a Lease of the Kubernetes API, held around a restart and its proof."""
 
