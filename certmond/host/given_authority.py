@@ -7,6 +7,7 @@ them, as nobody verifies it on a trust anchor.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -17,8 +18,6 @@ from certmond.pki.candidate import unfit
 from certmond.pki.certificate import Certificate, describe_key
 from certmond.pki.encoding import decode
 from certmond.pki.reason import printable
-
-_OTHERS = 0o077
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +30,15 @@ class GivenAuthority:
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """What the files hold. `unread` says which could not be read at all, `problems` what is wrong with what could."""
+    """What the files hold. `unread` says which could not be read at all, `problems` what is wrong with what could, and
+    `warnings` who else may read the key.
+    """
 
     certificate: Certificate | None
-    key: PrivateKey | None = field(repr=False)
+    key: PrivateKey | None = field(default=None, repr=False)
     unread: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def read_authority(certificate_path: str, key_path: str, now: datetime) -> GivenAuthority:
@@ -58,19 +60,8 @@ def read_brought(certificate_path: str, key_path: str | None) -> Brought:
     unread, problems = list[str](), list[str]()
     certificate = _certificate(certificate_path, unread, problems)
     key = _key(key_path, unread, problems) if key_path is not None else None
-    return Brought(certificate, key, tuple(map(printable, unread)), tuple(map(printable, problems)))
-
-
-def open_to_others(key_path: str) -> str | None:
-    """The sentence about a key's file that others than its owner may read or write; None where they may not."""
-    try:
-        mode = os.stat(key_path).st_mode & 0o777
-    except OSError:
-        return None  # told by whoever reads it
-    if not mode & _OTHERS:
-        return None
-    fact = f"{key_path} can be read or written by others (mode {mode:04o})"
-    return printable(f"{fact}; chmod 0600 {key_path}, and take another key if anybody may have seen this one")
+    warnings = _open_to_others(key_path) if key is not None else ()
+    return Brought(certificate, key, *(tuple(map(printable, said)) for said in (unread, problems, warnings)))
 
 
 def _certificate(path: str, unread: list[str], problems: list[str]) -> Certificate | None:
@@ -94,3 +85,10 @@ def _key(path: str, unread: list[str], problems: list[str]) -> PrivateKey | None
     except KeyUnusableError as error:
         problems.append(str(error))
     return None
+
+
+def _open_to_others(path: str | None) -> Iterator[str]:
+    mode = os.stat(path).st_mode & 0o777 if path else 0
+    if mode & 0o077:
+        fact = f"{path} can be read or written by others (mode {mode:04o})"
+        yield f"{fact}; chmod 0600 {path}, and take another key if anybody may have seen this one"

@@ -1,8 +1,8 @@
 """A Root CA that is to be: whether Kubernetes can live with it, and whether it can follow the one that is in place.
 
 Owns the judgement, and its sentences where no check of `pki.checks` has them already: what would be critical once the
-CA is in place is refused before. What is refused has to be put right; what is only warned of goes through. Pure: it reads
-no file, and whoever has the key proves it by its public half.
+CA is in place is refused before. What is refused has to be put right; what is only warned of goes through. Pure: it
+reads no file, and whoever has the key proves it by its public half.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from certmond.pki.assess import assess
+from certmond.pki.assess import CertificateStatus, assess
 from certmond.pki.catalog import CertificateSpec
 from certmond.pki.certificate import Certificate, PublicKey
 from certmond.pki.family import Leaf
@@ -56,9 +56,10 @@ def judge(
     `leaves_end` is when a certificate would end that is issued now, `leaves` are those that are to be issued anew.
     `where` and `key_where` name the files in messages; with `key_where` None no key is asked for, as on a worker.
     """
+    status = _assessed(candidate, key, now, where, key_where)
     problems = (
-        *unfit(candidate, key, now, where=where, key_where=key_where),
-        *_weak_signature(candidate, where),
+        *_fatal(status),
+        *(found.message for found in status.findings if found.reason is Reason.WEAK_SIGNATURE),
         *_too_young(candidate, now, where),
         *_unidentified(candidate, where),
         *_confusable(candidate, present, where),
@@ -77,8 +78,20 @@ def unfit(
     certificate: Certificate, key: PublicKey | None, now: datetime, *, where: str, key_where: str | None
 ) -> tuple[str, ...]:
     """Why no cluster could live with this Root CA at `now`, be it the first one or a later one: each a sentence."""
+    return tuple(map(printable, _fatal(_assessed(certificate, key, now, where, key_where))))
+
+
+def _assessed(
+    certificate: Certificate, key: PublicKey | None, now: datetime, where: str, key_where: str | None
+) -> CertificateStatus:
+    """What every later look would say of it, were it in place."""
     seen = Observation(_ANY_CA.name, _ANY_CA, where, (certificate,), key=key, key_path=key_where)
     (status,) = assess(Inventory((seen,)), now).statuses
+    return status
+
+
+def _fatal(status: CertificateStatus) -> list[str]:
+    where, (certificate, *_) = status.seen.path, status.seen.certificates
     told = [
         found.message
         for found in status.findings
@@ -92,14 +105,7 @@ def unfit(
         for why in status.search.rejections
         if why.refusal is not Refusal.UNSUPPORTED or certificate.key.algorithm in KEYS  # else its key was told
     ]
-    return tuple(map(printable, told))
-
-
-def _weak_signature(candidate: Certificate, where: str) -> Iterator[str]:
-    """Nobody verifies it on a trust anchor, but a CA that is made today has no reason for it, and scanners complain."""
-    seen = Observation(_ANY_CA.name, _ANY_CA, where, (candidate,))
-    (status,) = assess(Inventory((seen,)), candidate.not_before).statuses
-    yield from (found.message for found in status.findings if found.reason is Reason.WEAK_SIGNATURE)
+    return told
 
 
 def _too_young(candidate: Certificate, now: datetime, where: str) -> Iterator[str]:
@@ -127,7 +133,7 @@ def _confusable(candidate: Certificate, present: Sequence[Certificate], where: s
         called = f"the present CA {other.subject} (serial {other.serial})"
         if same_key and candidate.subject_der != other.subject_der:
             fact = f"{where} has the key of {called}, but another name, {candidate.subject}"
-            yield f"{fact}: it can follow neither with that key nor beside it; keep the name, or take another key"
+            yield f"{fact}, so that it is neither that one again nor another; keep the name, or take another key"
         elif same_key and candidate.subject_key_id and not same_id:
             fact = f"{where} has the key of {called}, but another subject key identifier, so that OpenSSL accepts"
             yield f"{fact} nothing that was signed before (error 20); keep the identifier, or take another key"

@@ -6,15 +6,12 @@ Owns which certificate belongs to which CA, by proof and never by name. Judges n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from certmond.pki.assess import Assessment
 from certmond.pki.catalog import CertificateSpec
-from certmond.pki.certificate import Certificate
+from certmond.pki.certificate import Certificate, PublicKey
 from certmond.pki.path import find_paths
-
-FAMILIES = ("ca", "etcd-ca", "front-proxy-ca")
-"""The entries of the profile that are trust anchors, by their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +31,14 @@ class Leaf:
 @dataclass(frozen=True, slots=True)
 class Family:
     """`present` are the trusted certificates in the order of their file, but the one whose key is here first; `trusted`
-    are they in the very order of the file.
+    are they in the very order of the file. `key` is the public half of the key on this node; None with `holds_key`
+    where it cannot be told, such as of one with a passphrase.
     """
 
     spec: CertificateSpec
     trusted: tuple[Certificate, ...]
     present: tuple[Certificate, ...]
+    key: PublicKey | None
     holds_key: bool
     leaves: tuple[Leaf, ...]
 
@@ -55,7 +54,10 @@ class Family:
         """When the longest of its leaves would end if it was issued at `now`; `validity` is for those that have none
         of their own.
         """
-        return now + max((leaf.validity or validity for leaf in self.leaves), default=validity)
+        try:
+            return now + max((leaf.validity or validity for leaf in self.leaves), default=validity)
+        except OverflowError:
+            return datetime.max.replace(tzinfo=UTC)
 
 
 def family_of(assessment: Assessment, name: str) -> Family | None:
@@ -78,6 +80,7 @@ def family_of(assessment: Assessment, name: str) -> Family | None:
         spec=seen.spec,
         trusted=trusted,
         present=tuple(sorted(trusted, key=lambda certificate: certificate.key.sha256 != own)),
+        key=seen.key,
         holds_key=seen.key is not None or seen.key_unknown,
         leaves=leaves,
     )
