@@ -25,7 +25,7 @@ Mode = Literal["overlap", "reissue"]
 """How a candidate can follow: beside the present CA, or in its place with the same key, so that leaves stay."""
 
 _ANY_CA = CertificateSpec(name="ca", path="/ca.crt", key="/ca.key", authority=True, usages=("cert sign",))
-_OF_LEAVES = frozenset({Refusal.NAME_CONSTRAINT, Refusal.USAGE, Refusal.TOO_LONG})
+_OF_LEAVES = frozenset({Refusal.NAME_CONSTRAINT, Refusal.USAGE})
 """What a CA is refused for only because of what it is to sign."""
 _SAME_LIFE = timedelta(days=1)
 """By so much a life may be shorter without being called so: nobody counts a CA's life in hours."""
@@ -117,9 +117,14 @@ def _too_young(candidate: Certificate, now: datetime, where: str) -> Iterator[st
 
 def _unidentified(candidate: Certificate, where: str) -> Iterator[str]:
     """Of what is no CA, or has no extensions at all, that is told, and not also this."""
-    if candidate.subject_key_id is None and candidate.is_ca:
+    if not candidate.is_ca:
+        return
+    if candidate.subject_key_id is None:
         fact = f"{where} has no subject key identifier, by which OpenSSL tells two CAs of one name apart"
         yield f"{fact}; have it issued with one"
+    elif candidate.authority_key_id not in {None, candidate.subject_key_id} and candidate.self_issued:
+        fact = f"{where} has an authority key identifier that is not its own, so that OpenSSL looks for another issuer"
+        yield f"{fact}, and accepts nothing that it signs; have it issued with its own, or with none"
 
 
 def _confusable(candidate: Certificate, present: Sequence[Certificate], where: str) -> Iterator[str]:
