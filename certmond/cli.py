@@ -31,6 +31,7 @@ from certmond.options import (
     runtime_option,
 )
 from certmond.renewing import renew, restart
+from certmond.rooting import root_ca
 from certmond.writing import archive, forecast, plan
 
 
@@ -206,6 +207,7 @@ cli.add_command(renew)
 cli.add_command(restart)
 cli.add_command(archive)
 cli.add_command(init)
+cli.add_command(root_ca)
 
 
 def _exit_code(document: dict[str, Any]) -> int:

@@ -106,8 +106,17 @@ class LocalSigner:
 
 def self_signed(template: Template, key: PrivateKey) -> bytes:
     """The PEM of a certificate that is signed with its own key: a Root CA."""
-    made = builder(template, key.public_key(), x509.random_serial_number(), None)
-    return made.sign(key, _digest(key)).public_bytes(Encoding.PEM)
+    return sealed(builder(template, key.public_key(), x509.random_serial_number(), None), key)
+
+
+def sealed(made: x509.CertificateBuilder, key: PrivateKey) -> bytes:
+    """The PEM of what `made` says, signed with `key`. Raises KeyUnusableError for a key that cannot sign."""
+    try:
+        return made.sign(key, _digest(key)).public_bytes(Encoding.PEM)
+    except (ValueError, InternalError):  # OpenSSL's answer to a key whose numbers do not fit each other
+        raise KeyUnusableError(
+            "the CA's key is damaged: nothing can be signed with it; put it back from a backup"
+        ) from None
 
 
 def read_file(path: str) -> bytes:
