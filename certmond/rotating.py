@@ -133,18 +133,20 @@ class Rotating:
         if standing is None:
             return self._begin_found(assessment.taken_at) or self._accept()
         if standing.waits:
-            return self._wait(standing.waits, standing.until)
+            self._waits, self.until = standing.waits, standing.until
+            return None
         rotation, now = standing.rotation, assessment.taken_at
         if rotation.over:
             return self._end(rotation)
         with self._executor.writing():
             gate = self._conductor.gate(rotation, self._report(rotation, assessment), now)
         if gate.waits:
-            return self._wait(gate.waits, gate.until)
+            self._waits, self.until = gate.waits, gate.until
+            return None
         return self._go_on(rotation, following(rotation, now))
 
     def start(self, rotation: Rotation) -> None:
-        """Note a rotation that somebody has asked for. Raises RotationError where there is one, BusyError, WriteError."""
+        """Note a rotation that is asked for. Raises RotationError where there is one already, BusyError, WriteError."""
         with self._executor.writing(5):
             if (other := self._record.load()) is not None and not other.over:
                 raise RotationError(f"{other.name} is under way, in the phase {other.phase}; one at a time")
@@ -174,14 +176,10 @@ class Rotating:
             self._record.accept({**self._record.anchors(), rotation.family: (rotation.new,)})
             self._staging.destroy(*Part)
             self._record.close(rotation)
-        said = (
-            f"{rotation.name} is done: {'the former CA is back' if rotation.aborted else 'the new CA is the only one'}"
-        )
+        outcome = "the former CA is back" if rotation.aborted else "the new CA is the only one"
+        said = f"{rotation.name} is done: {outcome}"
         self._note(said, rotation)
         return said
-
-    def _wait(self, waits: tuple[str, ...], until: datetime | None) -> None:
-        self._waits, self.until = waits, until
 
     def _begin_found(self, now: datetime) -> str | None:
         """Somebody has put another anchor in place, with its key: from there on it is a rotation."""
@@ -251,12 +249,9 @@ class Rotating:
 
     def _report(self, rotation: Rotation, assessment: Assessment) -> Report:
         """What this node says of itself, now that it has come so far."""
-        ground = self._ground
-        issuers = {
-            status.trust_anchor.sha256
-            for status in concerned(rotation.family, assessment)
-            if status.trust_anchor and not status.seen.spec.authority and status.trust_anchor in {*rotation.old, rotation.new}
-        }  # fmt: skip
+        ground, known = self._ground, {*rotation.old, rotation.new}
+        leaves = [each for each in concerned(rotation.family, assessment) if not each.seen.spec.authority]
+        issuers = {each.trust_anchor.sha256 for each in leaves if each.trust_anchor and each.trust_anchor in known}
         staged = self._staging.read(Part.NEW)
         ready = staged is not None and staged.certificate == rotation.new and staged.key is not None
         return Report(

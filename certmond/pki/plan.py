@@ -96,7 +96,7 @@ def plan(
     `asked` names the entries to renew now whatever their dates: by hand. None is the daemon's own plan, in which those
     of `reissue` are renewed because their CA is on its way out, each under the anchor that it has there.
     """
-    return _Planner(assessment, policy, past, circumstances, asked, reissue or {}).plan()
+    return _Planner(assessment, policy, past, circumstances, asked, reissue=reissue or {}).plan()
 
 
 def turn(status: CertificateStatus, policy: Policy, node: str) -> datetime | None:
@@ -153,6 +153,7 @@ class _Planner:
         past: Mapping[Identity, Attempt],
         circumstances: Circumstances,
         asked: frozenset[str] | None,
+        *,
         reissue: Mapping[Identity, Certificate],
     ) -> None:
         self._assessment, self._policy, self._past = assessment, policy, past

@@ -45,7 +45,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Why the phase cannot be left yet, and when that is to be asked again, where that is known. Open without `waits`."""
+    """Why the phase cannot be left yet, and when to ask again, where that is known. It is open without `waits`."""
 
     waits: tuple[str, ...] = ()
     until: datetime | None = None
