@@ -135,7 +135,7 @@ class Acting:
         if self._seen is None:
             return False
         try:
-            return self._enforcer.rotate(*self._seen) is not None
+            return self._enforcer.rotate(*self._seen, self.plan) is not None
         except CertmondError:
             raise
         except Exception as error:  # noqa: BLE001 - a defect of ours in a rotation must not keep renewals from their turn

@@ -157,9 +157,9 @@ class Enforcer:
         """One step of a restart: see `Restarting.step`."""
         return self.restarting.step(plan, assessment, around, self.neighbourhood, patience=patience)
 
-    def rotate(self, assessment: Assessment, around: Surroundings) -> str | None:
+    def rotate(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
         """Bring a rotation on: see `Rotating.advance`."""
-        return self.rotating.advance(assessment, around)
+        return self.rotating.advance(assessment, around, plan)
 
     def keep_former(self, assessment: Assessment, around: Surroundings) -> None:
         """Note what is good, and what services use, so that both are known later. Raises BusyError, WriteError."""

@@ -8,8 +8,8 @@ whether a phase may be left is asked of the `conductor`, who speaks for all node
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from certmond.conducting import Conductor
@@ -32,15 +32,16 @@ from certmond.pki.reason import Finding, Reason
 from certmond.pki.rotation import Mode, Phase, Rotation, begin, following
 from certmond.pki.rotation_found import Change, changed
 from certmond.pki.rotation_gates import Report, digest_of
+from certmond.pki.rotation_preview import Preview, preview
 from certmond.pki.rotation_steps import Ground, Lacks, concerned, lacks, settles_at, unsettled
+from certmond.pki.steps import Plan
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a rotation stands on this node: what it lacks, what is waited for, and until when where time alone tells."""
+    """How a rotation stands on this node: what is waited for, and until when where time alone tells."""
 
     rotation: Rotation
-    left: Lacks = field(default_factory=Lacks)
     waits: tuple[str, ...] = ()
     until: datetime | None = None
 
@@ -67,7 +68,8 @@ class Rotating:
         self._rotation: Rotation | None = None
         self._ground: Ground | None = None
         self._change: tuple[Change, Verdict, Ground] | None = None
-        self._trusted: dict[str, tuple[Ground, bool]] = {}
+        self._grounds: dict[str, Ground] = {}
+        self._calm: frozenset[str] = frozenset()
         self._objection: str | None = None
         self._broken: str | None = None
         self._waits: tuple[str, ...] = ()
@@ -78,15 +80,17 @@ class Rotating:
         """See how the node stands, and what is to be told of its anchors, by the name of the entry."""
         self._rotation = self._ground = self._change = self._broken = None
         self._objection = self._conductor.objection(components)
+        found = {family: ground_of(family, inventory, components, self._files) for family in self._families}
+        self._grounds = {family: ground for family, ground in found.items() if ground}
         try:
             self._rotation = self._conductor.follow(self._record.load())
         except RotationError as error:
             self._broken = str(error)
             return {self._families[0]: (finding(Reason.ROTATION_FROZEN, self._broken),)} if self._families else {}
         if self._rotation:
-            self._ground = ground_of(self._rotation.family, inventory, components, self._files)
+            self._ground = self._grounds.get(self._rotation.family)
             return self._told(self._rotation)
-        return dict(self._changes(inventory, components, now))
+        return dict(self._changes(inventory, now))
 
     @property
     def family(self) -> str | None:
@@ -102,26 +106,42 @@ class Rotating:
         """The one that is under way."""
         return self._rotation
 
+    @property
+    def broken(self) -> str | None:
+        """Why nobody can tell how far a rotation is; None where that is known."""
+        return self._broken
+
+    @property
+    def waits(self) -> tuple[str, ...]:
+        """What the phase waits for, as it was found last."""
+        return self._waits
+
+    def preview(self, rotation: Rotation, assessment: Assessment, order: Sequence[str]) -> tuple[Preview, ...]:
+        """What `rotation` would do on this node, from its phase on. Raises RotationError where it cannot begin."""
+        ground = self._grounds.get(rotation.family)
+        if ground is None:
+            raise RotationError(f"the catalogue has no trust anchor {rotation.family}; name it among `certificates`")
+        return preview(rotation, ground, assessment, order)
+
     def lacks(self, assessment: Assessment) -> Lacks:
         """What this node lacks of the phase; nothing where no rotation is under way."""
         if self._rotation is None or self._ground is None:
             return Lacks()
         return lacks(self._rotation, self._ground, assessment)
 
-    def standing(self, assessment: Assessment, around: Surroundings) -> Standing | None:
+    def standing(self, assessment: Assessment, around: Surroundings, plan: Plan) -> Standing | None:
         """How far this node is in its phase; None where no rotation is under way."""
         rotation, ground = self._rotation, self._ground
         if rotation is None or ground is None:
             return None
-        left = lacks(rotation, ground, assessment)
-        waits = tuple(unsettled(rotation, ground, assessment, around, left))
+        waits = tuple(unsettled(rotation, ground, assessment, around, plan))
         at = settles_at(rotation, assessment, around)
         if not waits and assessment.taken_at < at and rotation.phase is not Phase.PREPARE:
             said = f"those that read files again by themselves have time until {at:%Y-%m-%d %H:%M:%S} UTC"
-            return Standing(rotation, left, (said,), at)
-        return Standing(rotation, left, waits)
+            return Standing(rotation, (said,), at)
+        return Standing(rotation, waits)
 
-    def advance(self, assessment: Assessment, around: Surroundings) -> str | None:
+    def advance(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
         """Bring the rotation on by what can be done now; the sentence about it, None where nothing has changed.
 
         Raises BusyError, WriteError.
@@ -129,7 +149,7 @@ class Rotating:
         self.until = None
         if self._broken:
             return None
-        standing = self.standing(assessment, around)
+        standing = self.standing(assessment, around, plan)
         if standing is None:
             return self._begin_found(assessment.taken_at) or self._accept()
         if standing.waits:
@@ -199,31 +219,25 @@ class Rotating:
         if self._change is not None:
             return None
         known = self._record.anchors()
-        present = {family: ground.trust for family, (ground, calm) in self._trusted.items() if calm and ground.trust}
+        present = {family: self._grounds[family].trust for family in self._calm if self._grounds[family].trust}
         if any(known.get(family) != trust for family, trust in present.items()):
             with self._executor.writing():
                 self._record.accept(known | present)
         return None
 
-    def _changes(
-        self, inventory: Inventory, components: Components, now: datetime
-    ) -> Iterator[tuple[str, tuple[Finding, ...]]]:
+    def _changes(self, inventory: Inventory, now: datetime) -> Iterator[tuple[str, tuple[Finding, ...]]]:
         """What became of each anchor without a rotation."""
-        known = self._record.anchors()
-        self._trusted = {}
-        for family in self._families:
-            ground = ground_of(family, inventory, components, self._files)
-            if ground is None:
-                continue
+        known, calm = self._record.anchors(), set[str]()
+        for family, ground in self._grounds.items():
             change = changed(family, ground, known.get(family, ()), inventory)
-            self._trusted[family] = ground, change is None
             if change is None:
+                calm.add(family)
                 continue
-            key_where = ground.key_path or None
-            verdict = judge(change.new, ground.key, change.old, None, now, where=ground.path, key_where=key_where)
+            verdict = judge(change.new, ground.key, change.old, None, now, where=ground.path, key_where=ground.key_path)
             if self._change is None:
                 self._change = change, verdict, ground
             yield family, (finding(Reason.ROOT_CA_CHANGED, self._remedy(change, verdict, ground)),)
+        self._calm = frozenset(calm)
 
     def _remedy(self, change: Change, verdict: Verdict, ground: Ground) -> str:
         fact = f"{ground.path} holds another CA than this node lives by ({change.because})"

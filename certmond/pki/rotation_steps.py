@@ -17,7 +17,7 @@ from certmond.pki.holding import Surroundings, files_of
 from certmond.pki.inventory import Embedded
 from certmond.pki.path import find_paths
 from certmond.pki.rotation import Desired, Rotation, desired
-from certmond.pki.steps import Bundle, Flags, Gone, Identity, KeyOf, Rotate, Trusting, Want
+from certmond.pki.steps import Bundle, Flags, Gone, Identity, KeyOf, Plan, Rotate, Trusting, Want
 
 SIGNING_FLAGS = ("cluster-signing-cert-file", "cluster-signing-key-file")
 """What tells kube-controller-manager its signer (cmd/kube-controller-manager/app/options/csrsigningcontroller.go)."""
@@ -96,19 +96,23 @@ def concerned(family: str, assessment: Assessment) -> Iterator[CertificateStatus
 
 
 def unsettled(
-    rotation: Rotation, ground: Ground, assessment: Assessment, around: Surroundings, left: Lacks
+    rotation: Rotation, ground: Ground, assessment: Assessment, around: Surroundings, plan: Plan
 ) -> Iterator[str]:
-    """What keeps the phase from being reached on this node, a sentence each; none where it is reached.
+    """What keeps the phase from being reached on this node, a sentence each; none where it is reached. `plan` says why
+    what is lacking is not done at once.
 
     Time alone may settle the rest: `settles_at` says when.
     """
+    left, held = lacks(rotation, ground, assessment), {each.target: each.because for each in plan.held}
     if left.frozen:
         yield left.frozen
         return
     for step in left.steps:
         yield step.detail
     statuses = list(concerned(rotation.family, assessment))
-    yield from (f"{s.seen.path} is still of the former CA" for s in statuses if s.seen.identity in left.reissue)
+    for status in (each for each in statuses if each.seen.identity in left.reissue):
+        why = f" ({held[status.seen.name]})" if status.seen.name in held else ""
+        yield f"{status.seen.path} is still of the former CA{why}"
     if around.live is None:
         yield "nothing is known yet of what runs here"
         return
@@ -118,7 +122,8 @@ def unsettled(
             yield f"{embedded.path} trusts what is in {embedded.file}, which is not {_named(rotation, wanted.trust)}"
     for status in statuses:
         yield from status.presence.failures
-        yield from (stale.detail for stale in status.presence.stale)
+        for stale in status.presence.stale:
+            yield f"{stale.detail} ({held[stale.service]})" if stale.service in held else stale.detail
         users = [use for use in status.presence.consumers if (seen := running.get(use.service)) and seen.running]
         if users and not status.presence.judged:
             yield f"{', '.join(use.service for use in users)} was not looked at since {status.seen.path} changed"
