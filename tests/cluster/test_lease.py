@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.cluster.lease import Record, RestartLease, Waits, decide
+from certmond.cluster.lease import RESTART, ROTATION, ClusterLease, Record, Waits, decide
 from certmond.errors import LostError, RefusedError, SigningError, UnreachableError
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.lease_store import LEASES, MICRO_TIME
@@ -43,14 +43,12 @@ def clock() -> Clock:
     return Clock()
 
 
-def lease(api: ApiServer, clock: Clock, identity: str = "node-1", seconds: float = 60, **more: Any) -> RestartLease:
-    duration, alive = timedelta(seconds=seconds), more.pop("alive", lambda: None)
-    return RestartLease(
-        lambda: api.kubeconfig, identity=identity, duration=duration, alive=alive, monotonic=clock, **more
-    )
+def lease(api: ApiServer, clock: Clock, identity: str = "node-1", seconds: float = 60, **given: Any) -> ClusterLease:
+    more: dict[str, Any] = {"name": RESTART, "duration": timedelta(seconds=seconds), "alive": lambda: None} | given
+    return ClusterLease(lambda: api.kubeconfig, identity=identity, monotonic=clock, **more)
 
 
-def held(ours: RestartLease) -> bool:
+def held(ours: ClusterLease) -> bool:
     """Asked anew each time, which a property does not say."""
     return ours.held
 
@@ -398,6 +396,16 @@ def test_a_missing_right_is_told_with_the_rule(api: ApiServer, clock: Clock, cal
     with pytest.raises(RefusedError, match=re.escape(f"{rule} [get, create, update]")) as raised:
         ours.take()
     assert f"kubelet.conf may not {doing} the Lease kube-system/certmond-restart (" in str(raised.value)
+
+
+def test_leases_of_two_names_are_two_turns(api: ApiServer, clock: Clock) -> None:
+    """Who leads a rotation and whose turn it is to restart are two Leases, each held by whoever has that one."""
+    leads, restarts = lease(api, clock, name=ROTATION), lease(api, Clock(), "node-2")
+    assert leads.take() is None
+    assert restarts.take() is None
+    assert (held(leads), held(restarts)) == (True, True)
+    holders = {name: made["spec"]["holderIdentity"] for (_, name), made in api.leases.objects.items()}
+    assert holders == {"certmond-rotation": "node-1", "certmond-restart": "node-2"}
 
 
 def test_a_namespace_that_is_not_there_is_named(api: ApiServer, clock: Clock) -> None:
