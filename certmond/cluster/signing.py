@@ -1,0 +1,117 @@
+"""Whether the cluster signs, and with which CA: a certificate is asked for, looked at, and thrown away.
+
+Owns the request of the check: for the signer kubernetes.io/kube-apiserver-client, with a key that is never written
+anywhere, for a user who may do nothing, for the shortest time that the API takes. Whatever comes of it, the request is
+deleted. Imports lightkube.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from contextlib import suppress
+from datetime import datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from certmond.cluster.access import Access
+from certmond.cluster.canary import LIMIT, Canary, checked
+from certmond.cluster.client import Connection
+from certmond.cluster.csr import API_CLIENT
+from certmond.cluster.requests import Filed, Requests
+from certmond.errors import RefusedError, SigningError, UnreachableError
+from certmond.pki.certificate import Certificate, public_key_of
+from certmond.pki.encoding import decode
+from certmond.pki.path import find_paths
+from certmond.pki.reason import printable
+
+NAME = "signing"
+USER = "certmond:canary"
+"""The common name that is asked for. It is in no group, and nothing is to be bound to it."""
+
+_SECONDS = 600  # the API's least
+_LOOK_AGAIN = 0.5  # seconds
+_CONTROLLER = "see that a kube-controller-manager leads, and what its log says of certificate signing"
+
+
+def signing(access: Access, expected: Certificate, now: datetime, limit: timedelta = LIMIT) -> Canary:
+    """A certificate that the cluster signs now verifies with the CA `expected` at `now`.
+
+    Takes `limit` at most, and the time of one call of the API to clean up. Where certmond may not approve its request,
+    somebody else may within `limit`.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, USER)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    name = f"certmond-canary-{secrets.token_hex(8)}"
+
+    async def work(connection: Connection) -> Canary:
+        api = Requests(connection)
+        pem, usages = request.public_bytes(Encoding.PEM), ("digital signature", "client auth")
+        try:
+            filed = await api.create(name, pem, API_CLIENT, usages, _SECONDS)
+            if filed is None:
+                raise UnreachableError(f"the name {name} was taken; another is tried next time")
+            return _verdict(await _decided(api, filed, limit.total_seconds()), key, expected, now)
+        except _StillWaitingError as waiting:
+            return waiting.canary
+        finally:
+            with suppress(SigningError):  # what cannot be deleted now, the cluster cleans up within a day
+                await api.delete(name)
+
+    return checked(access, NAME, work, limit=None)
+
+
+class _StillWaitingError(Exception):
+    """The time is up, and nothing was issued."""
+
+    def __init__(self, fact: str, remedy: str) -> None:
+        super().__init__(fact)
+        self.canary = Canary(NAME, False, fact, remedy)
+
+
+async def _decided(api: Requests, filed: Filed, seconds: float) -> Filed:
+    """The request as it is once it has a certificate, or will never have one."""
+    forbidden = ""
+    try:
+        async with asyncio.timeout(seconds):
+            try:
+                found = await api.approve(filed, "CertmondCanary", "certmond checks which CA the cluster signs with")
+            except RefusedError as error:
+                forbidden, found = str(error), filed
+            while found and not (found.certificate or {"Denied", "Failed"} & found.conditions.keys()):
+                filed = found
+                await asyncio.sleep(_LOOK_AGAIN)
+                found = await api.read(filed.name)
+    except TimeoutError:
+        if "Approved" in filed.conditions:
+            fact = f"the request {filed.name} was approved, and not signed within {seconds:g} s"
+            raise _StillWaitingError(fact, _CONTROLLER) from None
+        fact = f"the request {filed.name} was not approved within {seconds:g} s"
+        fact += f": {forbidden}" if forbidden else ""
+        raise _StillWaitingError(fact, f"permit certmond to approve for {API_CLIENT}, or approve it in time") from None
+    if found is None:
+        raise UnreachableError(f"the request {filed.name} was deleted by somebody else; it is filed again")
+    return found
+
+
+def _verdict(filed: Filed, key: ec.EllipticCurvePrivateKey, expected: Certificate, now: datetime) -> Canary:
+    for verdict in ("Denied", "Failed"):
+        if verdict in filed.conditions:
+            said = printable(filed.conditions[verdict])[:300]
+            return Canary(NAME, False, f"the request {filed.name} was {verdict.lower()} ({said})", _CONTROLLER)
+    issued = decode(filed.certificate, filed.name).certificates
+    if not issued or issued[0].key != public_key_of(key):
+        fact = f"what was issued for the request {filed.name} is no certificate of its key"
+        return Canary(NAME, False, fact, f"see what signs {API_CLIENT}")
+    search = find_paths(issued[0], [expected], issued[1:], ["client auth"])
+    if search.valid_at(now) is None:
+        by = printable(issued[0].issuer)
+        fact = f"the cluster signs with a CA (of the name {by}) that is not {expected.sha256[:12]}, or not valid now"
+        remedy = "see which pair each kube-controller-manager has for --cluster-signing-cert-file, and restart it"
+        return Canary(NAME, False, fact, remedy)
+    return Canary(NAME, True, f"the cluster signs with {expected.sha256[:12]}")
