@@ -94,8 +94,8 @@ async def _finished(connection: Connection, begun: list[Rollout], seconds: float
                 for number, each in enumerate(begun):
                     if each.outcome is Outcome.UNDER_WAY:
                         begun[number] = await _seen(connection, each)
-                        if begun[number].outcome is Outcome.UNDER_WAY:
-                            await asyncio.sleep(_LOOK_AGAIN)
+                if any(each.outcome is Outcome.UNDER_WAY for each in begun):
+                    await asyncio.sleep(_LOOK_AGAIN)
     return begun
 
 

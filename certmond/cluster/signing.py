@@ -8,7 +8,6 @@ deleted. Imports lightkube.
 from __future__ import annotations
 
 import asyncio
-import secrets
 from contextlib import suppress
 from datetime import datetime, timedelta
 
@@ -30,6 +29,8 @@ from certmond.pki.path import find_paths
 from certmond.pki.reason import printable
 
 NAME = "signing"
+REQUEST = "certmond-canary"
+"""The name of the request: always the same, so that a role can permit this one and no other."""
 USER = "certmond:canary"
 """The common name that is asked for. It is in no group, and nothing is to be bound to it."""
 
@@ -47,21 +48,21 @@ def signing(access: Access, expected: Certificate, now: datetime, limit: timedel
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, USER)])
     request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
-    name = f"certmond-canary-{secrets.token_hex(8)}"
 
     async def work(connection: Connection) -> Canary:
         api = Requests(connection)
         pem, usages = request.public_bytes(Encoding.PEM), ("digital signature", "client auth")
         try:
-            filed = await api.create(name, pem, API_CLIENT, usages, _SECONDS)
+            await api.delete(REQUEST)  # of a check that was cut off
+            filed = await api.create(REQUEST, pem, API_CLIENT, usages, _SECONDS)
             if filed is None:
-                raise UnreachableError(f"the name {name} was taken; another is tried next time")
+                raise UnreachableError(f"the request {REQUEST} was filed by another, too; it is filed again later")
             return _verdict(await _decided(api, filed, limit.total_seconds()), key, expected, now)
         except _StillWaitingError as waiting:
             return waiting.canary
         finally:
             with suppress(SigningError):  # what cannot be deleted now, the cluster cleans up within a day
-                await api.delete(name)
+                await api.delete(REQUEST)
 
     return checked(access, NAME, work, limit=None)
 

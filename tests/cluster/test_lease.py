@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from certmond.cluster.lease import RESTART, ROTATION, ClusterLease, Record, Waits, decide
 from certmond.errors import LostError, RefusedError, SigningError, UnreachableError
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.lease_store import LEASES, MICRO_TIME
 
-ROOT = Path(__file__).parents[2]
 LEASE = f"{LEASES}/kube-system/leases/certmond-restart"
 AT = datetime(2026, 11, 24, 12, tzinfo=UTC)
 OTHERS = Record("node-2", 60, AT, AT, 3, "7")
@@ -467,13 +465,3 @@ def test_a_put_makes_what_is_not_there(api: ApiServer) -> None:
     given = b'{"metadata": {"name": "certmond-restart", "resourceVersion": "5"}, "spec": {}}'
     assert api.leases.answer("PUT", LEASE, given.replace(b'"resourceVersion"', b'"uid"'))[0] == 409
     assert api.leases.answer("PUT", LEASE, given)[0] == 201
-
-
-def test_the_manifest_grants_what_is_needed_and_no_more() -> None:
-    """config/rbac.yaml lets its group create Leases in kube-system, and read and update this one; nothing else."""
-    role, binding = yaml.safe_load_all((ROOT / "config/rbac.yaml").read_text())
-    granted = [(rule["resources"], rule.get("resourceNames"), rule["verbs"]) for rule in role["rules"]]
-    assert granted == [(["leases"], None, ["create"]), (["leases"], ["certmond-restart"], ["get", "update"])]
-    assert {group for rule in role["rules"] for group in rule["apiGroups"]} == {"coordination.k8s.io"}
-    assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) == ("Role", role["metadata"]["name"])
-    assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == "kube-system"
