@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
@@ -50,53 +51,55 @@ def signing(access: Access, expected: Certificate, now: datetime, limit: timedel
     request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
 
     async def work(connection: Connection) -> Canary:
-        api = Requests(connection)
-        pem, usages = request.public_bytes(Encoding.PEM), ("digital signature", "client auth")
+        api, progress = Requests(connection), _Progress()
         try:
-            await api.delete(REQUEST)  # of a check that was cut off
-            filed = await api.create(REQUEST, pem, API_CLIENT, usages, _SECONDS)
-            if filed is None:
-                raise UnreachableError(f"the request {REQUEST} was filed by another, too; it is filed again later")
-            return _verdict(await _decided(api, filed, limit.total_seconds()), key, expected, now)
-        except _StillWaitingError as waiting:
-            return waiting.canary
+            async with asyncio.timeout(limit.total_seconds()):
+                await api.delete(REQUEST)  # of a check that was cut off
+                progress.filed = True
+                pem, usages = request.public_bytes(Encoding.PEM), ("digital signature", "client auth")
+                filed = await api.create(REQUEST, pem, API_CLIENT, usages, _SECONDS)
+                if filed is None:
+                    raise UnreachableError(f"the request {REQUEST} was filed by another, too; it is filed again later")
+                return _verdict(await _decided(api, filed, progress), key, expected, now)
+        except TimeoutError:
+            return progress.canary(limit)
         finally:
-            with suppress(SigningError):  # what cannot be deleted now, the cluster cleans up within a day
-                await api.delete(REQUEST)
+            if progress.filed:
+                with suppress(SigningError):  # what cannot be deleted now, the cluster cleans up within a day
+                    await api.delete(REQUEST)
 
     return checked(access, NAME, work, limit=None)
 
 
-class _StillWaitingError(Exception):
-    """The time is up, and nothing was issued."""
+@dataclass(slots=True)
+class _Progress:
+    """How far the request came, for when the time is up."""
 
-    def __init__(self, fact: str, remedy: str) -> None:
-        super().__init__(fact)
-        self.canary = Canary(NAME, False, fact, remedy)
+    filed: bool = False
+    approved: bool = False
+    forbidden: str = ""
+
+    def canary(self, limit: timedelta) -> Canary:
+        within = f"within {limit.total_seconds():g} s"
+        if self.approved:
+            return Canary(NAME, False, f"the request {REQUEST} was approved, and not signed {within}", _CONTROLLER)
+        fact = f"the request {REQUEST} was not approved {within}{f': {self.forbidden}' if self.forbidden else ''}"
+        return Canary(NAME, False, fact, f"permit certmond to approve for {API_CLIENT}, or approve it in time")
 
 
-async def _decided(api: Requests, filed: Filed, seconds: float) -> Filed:
+async def _decided(api: Requests, filed: Filed, progress: _Progress) -> Filed:
     """The request as it is once it has a certificate, or will never have one."""
-    forbidden = ""
+    found: Filed | None = filed
     try:
-        async with asyncio.timeout(seconds):
-            try:
-                found = await api.approve(filed, "CertmondCanary", "certmond checks which CA the cluster signs with")
-            except RefusedError as error:
-                forbidden, found = str(error), filed
-            while found and not (found.certificate or {"Denied", "Failed"} & found.conditions.keys()):
-                filed = found
-                await asyncio.sleep(_LOOK_AGAIN)
-                found = await api.read(filed.name)
-    except TimeoutError:
-        if "Approved" in filed.conditions:
-            fact = f"the request {filed.name} was approved, and not signed within {seconds:g} s"
-            raise _StillWaitingError(fact, _CONTROLLER) from None
-        fact = f"the request {filed.name} was not approved within {seconds:g} s"
-        fact += f": {forbidden}" if forbidden else ""
-        raise _StillWaitingError(fact, f"permit certmond to approve for {API_CLIENT}, or approve it in time") from None
+        found = await api.approve(filed, "CertmondCanary", "certmond checks which CA the cluster signs with")
+    except RefusedError as error:
+        progress.forbidden = str(error)
+    while found and not (found.certificate or {"Denied", "Failed"} & found.conditions.keys()):
+        progress.approved = "Approved" in found.conditions
+        await asyncio.sleep(_LOOK_AGAIN)
+        found = await api.read(REQUEST)
     if found is None:
-        raise UnreachableError(f"the request {filed.name} was deleted by somebody else; it is filed again")
+        raise UnreachableError(f"the request {REQUEST} was deleted by somebody else; it is filed again")
     return found
 
 

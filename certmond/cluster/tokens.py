@@ -11,6 +11,7 @@ import json
 from datetime import timedelta
 
 from lightkube.models.authentication_v1 import TokenRequestSpec, TokenReviewSpec, TokenReviewStatus
+from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.authentication_v1 import TokenReview
 from lightkube.resources.core_v1 import ServiceAccount, ServiceAccountToken
 
@@ -53,7 +54,9 @@ def tokens(
                 f"ask for a token of {who}",
                 f"{rule} resources [serviceaccounts/token], verbs [create]",
                 lambda: client.create(
-                    ServiceAccountToken(spec=TokenRequestSpec(audiences=[], expirationSeconds=_SECONDS)),
+                    ServiceAccountToken(
+                        metadata=ObjectMeta(), spec=TokenRequestSpec(audiences=[], expirationSeconds=_SECONDS)
+                    ),
                     service_account,
                     namespace=namespace,
                 ),
