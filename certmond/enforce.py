@@ -215,12 +215,12 @@ class Enforcer:
         kubeconfig = self._config.cluster.kubeconfig
         if kubeconfig is None:
             return Alone()
-        from certmond.cluster.lease import RestartLease
+        from certmond.cluster.lease import RESTART, ClusterLease
 
         identity = self._config.node_name or os.uname().nodename.lower()
-        return RestartLease(
+        return ClusterLease(
             partial(self._real_kubeconfig, kubeconfig),  # who only plans may not even be able to look for it
-            identity=identity, duration=self._config.cluster.lease_duration, alive=self._alive,
+            identity=identity, name=RESTART, duration=self._config.cluster.lease_duration, alive=self._alive,
             monotonic=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),  # a host that sleeps does not hold its turn
         )  # fmt: skip
 
