@@ -65,6 +65,7 @@ class Rotating:
         self._record, self._staging, self._conductor = record, staging, conductor
         self._audit, self._clock = audit, clock
         self._families = [spec.name for spec in config.certificates if spec.authority and not spec.is_glob]
+        self._own: Rotation | None = None
         self._rotation: Rotation | None = None
         self._ground: Ground | None = None
         self._change: tuple[Change, Verdict, Ground] | None = None
@@ -83,7 +84,8 @@ class Rotating:
         found = {family: ground_of(family, inventory, components, self._files) for family in self._families}
         self._grounds = {family: ground for family, ground in found.items() if ground}
         try:
-            self._rotation = self._conductor.follow(self._record.load())
+            self._own = self._record.load()
+            self._rotation = self._conductor.follow(self._own, self._record.last())
         except RotationError as error:
             self._broken = str(error)
             return {self._families[0]: (finding(Reason.ROTATION_FROZEN, self._broken),)} if self._families else {}
@@ -146,20 +148,28 @@ class Rotating:
 
         Raises BusyError, WriteError.
         """
-        self.until = None
+        wait = self._conductor.ask()
+        self.until = None if wait is None else self._clock() + wait
         if self._broken:
             return None
+        if self._rotation != self._own and self._rotation is not None:
+            with self._executor.writing():
+                self._record.save(self._rotation)
+            self._note(f"{self._rotation.name} is in the phase {self._rotation.phase}", self._rotation)
+            return f"{self._rotation.name} is in the phase {self._rotation.phase}"
+        if self._conductor.follow(self._own, self._record.last()) != self._rotation:
+            return "the cluster has another record"  # it is taken over with the next look
         standing = self.standing(assessment, around, plan)
         if standing is None:
             return self._begin_found(assessment.taken_at) or self._accept()
         if standing.waits:
-            self._waits, self.until = standing.waits, standing.until
+            self._waits = standing.waits
+            self.until = min((at for at in (self.until, standing.until) if at), default=None)
             return None
         rotation, now = standing.rotation, assessment.taken_at
         if rotation.over:
             return self._end(rotation)
-        with self._executor.writing():
-            gate = self._conductor.gate(rotation, self._report(rotation, assessment), now)
+        gate = self._conductor.gate(rotation, self._report(rotation, assessment), now)
         if gate.waits:
             self._waits, self.until = gate.waits, gate.until
             return None
@@ -196,6 +206,7 @@ class Rotating:
             self._record.accept({**self._record.anchors(), rotation.family: (rotation.new,)})
             self._staging.destroy(*Part)
             self._record.close(rotation)
+        self._conductor.end()
         outcome = "the former CA is back" if rotation.aborted else "the new CA is the only one"
         said = f"{rotation.name} is done: {outcome}"
         self._note(said, rotation)

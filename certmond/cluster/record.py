@@ -38,7 +38,8 @@ class ClusterRecord(BaseModel):
 
     `phase` has lasted since `since`. `old` are the PEMs of what is rotated away, `new` of what takes its place; for a
     pair of service account keys they are the public keys. `excluded` are the nodes that nobody waits for. `coordinator`
-    is the node that wrote the record last. Fields that a later certmond adds are passed over.
+    is the node that wrote the record last, `published` when both CAs were first seen to be published to workloads.
+    Fields that a later certmond adds are passed over.
     """
 
     model_config = ConfigDict(
@@ -61,6 +62,7 @@ class ClusterRecord(BaseModel):
     excluded: tuple[_NodeName, ...] = ()
     aborted: bool = False
     coordinator: _NodeName
+    published: AwareDatetime | None = None
 
     @model_validator(mode="after")
     def _nothing_secret(self) -> Self:
