@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from certmond.config import Config, Source, parse
 from certmond.enforce import Enforcer
 from certmond.errors import BusyError, UnreachableError, WriteError
+from certmond.host.archive import Archive
 from certmond.host.audit import Audit
 from certmond.host.former import FormerFiles
 from certmond.host.history import History
@@ -260,6 +261,25 @@ def test_what_does_not_come_up_is_tried_again_and_then_on_the_former_files(bench
     assert done.result is Result.TAKEN_BACK
     assert bench.past.failure({path: each.sha256 for path, each in bench.contents().items()}) == done.message
     assert ("step_failed", "taken_back") in bench.trail()
+
+
+def test_what_is_being_restarted_is_a_former_file_once_it_is_proven(bench: Bench) -> None:
+    """The daemon keeps nothing of it before: it may be what does not work."""
+
+    def kept() -> tuple[str, ...]:
+        known = Surroundings(
+            bench.config.services, Survey(), Live(datetime.now(UTC)), bench.contents(), bench.restarting.past()
+        )
+        bench.enforcer.keep_former(bench.assessment(known), known)
+        return Archive(bench.state).names()
+
+    bench.step()
+    assert kept() == ()
+    for seconds in (2, 4, 6):
+        bench.step(seconds)
+    assert kept() == ()
+    assert told(bench.step(40)).result is Result.PROVEN
+    assert kept() == ("front-proxy-client",)
 
 
 def test_without_former_files_a_person_has_to_look(bench: Bench) -> None:

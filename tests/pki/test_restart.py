@@ -621,10 +621,22 @@ def test_a_wait_is_never_for_the_past(seconds: int) -> None:
         assert move.until - glance.at <= max(TERMS.stable, timedelta(seconds=1))
 
 
-def test_what_was_noted_before_the_clock_was_set_back_counts_from_now() -> None:
+MONTH = NOW + timedelta(days=30)
+
+
+@pytest.mark.parametrize("noted", [{"acted_at": MONTH}, {"good": 1, "good_at": MONTH, "instances": ("2",)}])
+def test_what_was_noted_before_the_clock_was_set_back_counts_from_now(noted: dict[str, Any]) -> None:
     """Otherwise it would be waited for until that day, and every other service with it."""
-    future = replace(ACTED, acted_at=NOW + timedelta(days=30), good=1, good_at=NOW + timedelta(days=30))
-    move = after(future, look(1))
+    move = after(replace(ACTED, **noted), look(1))
     assert isinstance(move, Wait)
-    assert move.until <= look(1).at + INTERVAL
-    assert move.episode.acted_at == look(1).at
+    assert look(1).at < move.until <= look(1).at + INTERVAL
+    assert ended(after(move.episode, *(look(seconds) for seconds in (2, 3, 4, 7))))[0] is Result.PROVEN
+
+
+def test_how_long_it_was_well_before_the_clock_was_set_back_is_not_counted() -> None:
+    """Nor would it ever be long enough: what was well since then is well since now."""
+    future = replace(ACTED, good=LOOKS, good_since=MONTH, good_at=MONTH, instances=("2",))
+    move = after(future, look(1), look(2))
+    assert isinstance(move, Wait)
+    assert move.until == look(1).at + TERMS.stable
+    assert ended(after(move.episode, look(6)))[0] is Result.PROVEN
