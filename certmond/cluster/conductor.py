@@ -120,10 +120,9 @@ class ClusterConductor:
             return Gate(("the coordinator leads it on when all nodes have come so far",), now + INTERVAL)
         members = {node.name: _member(node) for node in list_nodes(self._access)}
         unknown = unknown_exclusions(rotation, members)
-        waits = [f"the cluster has no Node {name}, which is excluded; correct it" for name in unknown]
-        waits += closed(rotation, members.values())
-        if waits:
-            return Gate(tuple(waits), now + INTERVAL)
+        strangers = (f"the cluster has no Node {name}, which is excluded; correct it" for name in unknown)
+        if waits := (*strangers, *closed(rotation, members.values())):
+            return Gate(waits, now + INTERVAL)
         if why := self._lead.take():
             return Gate((why,), now + INTERVAL)
         held = held_until(rotation, self._overlap)
