@@ -44,9 +44,7 @@ def published_trust(access: Access, wanted: Iterable[Certificate], limit: timede
             # With this selector the API server asks for the right to this one name only.
             lambda: client.list(ConfigMap, namespace="*", fields={"metadata.name": _CONFIG_MAP}, chunk_size=PAGE),
         )
-        data = {
-            str(each.metadata.namespace): (each.data or {}).get(_KEY, "").encode() for each in maps if each.metadata
-        }
+        found = {str(each.metadata.namespace): (each.data or {}).get(_KEY, "") for each in maps if each.metadata}
         live = sorted(str(each.metadata.name) for each in spaces if each.metadata and not _terminating(each))
         facts = {space: _fact(found.get(space, "").encode(), trust) for space in live}
         behind = [f"{space} {fact}" for space, fact in facts.items() if fact is not None]
