@@ -20,6 +20,7 @@ from certmond.host.transaction import Transactions
 from certmond.pki.certificate import parse_certificate
 from tests.builders import DAY, YEAR, Issued, bundle, make_ca, make_intermediate, make_leaf
 from tests.conftest import real_part, unavailable
+from tests.host.test_given_authority import damaged
 from tests.node import PKI, Node, key_pem
 from tests.test_cli import UNPRIVILEGED
 from tests.test_cli import certmond as separate
@@ -139,6 +140,22 @@ def test_a_key_with_a_passphrase(host: Host) -> None:
     done = host.run("stage", "--reuse-key")
     assert done.code == 3
     assert "/etc/kubernetes/pki/ca.key is encrypted" in done.err
+
+
+def test_a_damaged_key(host: Host) -> None:
+    """A key whose numbers do not fit each other is not staged; and the CA of such a one is not made anew."""
+    new = ca(key="rsa")
+    given = host.give(new)
+    host.key.write_bytes(damaged(new))
+    for verb, code in (("verify", 2), ("stage", 2)):
+        done = host.run(verb, *given)
+        assert done.code == code
+        assert f"the private key in {host.key} is damaged" in done.out + done.err
+    host.node.write(f"{PKI}/ca.crt", new.pem)
+    host.node.write(f"{PKI}/ca.key", damaged(new))
+    done = host.run("stage", "--reuse-key")
+    assert done.code == 3
+    assert "the CA's key /etc/kubernetes/pki/ca.key is damaged: nothing can be signed with it" in done.err
 
 
 def test_verify(host: Host) -> None:
@@ -450,6 +467,9 @@ def test_with_the_key_of_the_present_one(host: Host) -> None:
     done = host.run("stage", host.certificate)
     assert done.code == 2
     assert "give the private key" in done.err
+    host.give(ca(hash="sha1"))
+    assert host.run("stage", host.certificate).err.count("refused: ") == 2
+    assert not host.state.exists()
 
 
 @pytest.mark.parametrize(
@@ -519,7 +539,8 @@ def test_who_only_looks_may_be_anybody(host: Host) -> None:
     host.staging.directory.chmod(0)
     done = separate("root-ca", "show", "--root", host.node.root, "--state-dir", host.state, before=UNPRIVILEGED)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "rotation could not be read (Permission denied)" in done.stdout
+    assert done.stdout.count("rotation could not be read (Permission denied)") == 1
+    assert "the record of a rotation cannot be read" in done.stdout
     assert "CN=kubernetes" in done.stdout
 
 

@@ -146,6 +146,18 @@ def test_the_key() -> None:
     assert judge(ca.facts, None, [OLD.facts], None, NOW, where="new.crt", key_where=None) == Verdict("overlap")
 
 
+@pytest.mark.parametrize("candidate", ["another key", "the same key"])
+def test_where_no_identifier_is_known(candidate: str) -> None:
+    """Of a candidate without a key identifier only that is told, also where the present CA has none either."""
+    present = make_ca(subject_key_id=None, authority_key_id=None)
+    key = present.key if candidate == "the same key" else make_ca().key
+    for other in (present, reissue(present, subject_key_id=b"one", authority_key_id=b"one")):
+        verdict = judged(make_ca(key=key, subject_key_id=None, authority_key_id=None), [other])
+        (problem,) = verdict.problems
+        assert problem.startswith("new.crt has no subject key identifier")
+        assert verdict.mode == "overlap"
+
+
 def test_all_at_once() -> None:
     """Everything that speaks against a candidate is told at once."""
     ca = make_ca(key="rsa-1024", hash="sha1", not_after=NOW - DAY, usages=["digital signature"])
