@@ -158,6 +158,11 @@ def test_where_no_identifier_is_known(candidate: str) -> None:
         assert verdict.mode == "overlap"
 
 
+def test_a_negative_serial_number_is_told_once() -> None:
+    """A serial number that Go refuses is no warning as well."""
+    assert judged(make_ca(serial=-1)).warnings == ()
+
+
 def test_all_at_once() -> None:
     """Everything that speaks against a candidate is told at once."""
     ca = make_ca(key="rsa-1024", hash="sha1", not_after=NOW - DAY, usages=["digital signature"])
@@ -224,8 +229,9 @@ def test_nothing_is_in_place() -> None:
 def test_control_characters_do_not_get_through() -> None:
     """A sentence shows a subject, whatever is in it, on one line."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "evil\x1b[2J\n")])
-    (problem,) = judged(make_ca(subject=name, is_ca=False)).problems
-    assert "\x1b" not in problem
+    for ca in (make_ca(subject=name, is_ca=False), reissue(OLD, subject=name)):
+        (problem,) = judged(ca).problems
+        assert "\x1b" not in problem
 
 
 @given(st.integers(-600, 600), st.integers(1, 4000), st.tuples(st.booleans(), st.booleans(), st.booleans()),
