@@ -32,6 +32,7 @@ from certmond.options import (
 )
 from certmond.renewing import renew, restart
 from certmond.rooting import root_ca
+from certmond.staging import stage
 from certmond.writing import archive, forecast, plan
 
 
@@ -208,6 +209,7 @@ cli.add_command(restart)
 cli.add_command(archive)
 cli.add_command(init)
 cli.add_command(root_ca)
+root_ca.add_command(stage)
 
 
 def _exit_code(document: dict[str, Any]) -> int:

@@ -376,7 +376,7 @@ def test_not_while_a_rotation_is_under_way(host: Host, record: str) -> None:
 
 def test_somebody_else_writes(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another certmond is writing nothing is staged, and that is exit 3."""
-    monkeypatch.setattr("certmond.rooting.PATIENCE", 0.0)
+    monkeypatch.setattr("certmond.staging.PATIENCE", 0.0)
     with Transactions(str(host.node.root), host.state).lock():
         done = host.stage(ca())
     assert done.code == 3
