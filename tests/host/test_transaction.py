@@ -30,7 +30,7 @@ from certmond.host.node_files import NodeFiles
 from certmond.host.record import Records
 from certmond.host.transaction import Change, NewFile, NewLink, Outcome, Recovery, Transactions
 from tests.conftest import real_part, unavailable
-from tests.tracing import kill_at, record
+from tests.tracing import distinct, kill_at, record
 
 PKI = "/etc/kubernetes/pki"
 KEY, CRT = f"{PKI}/apiserver.key", f"{PKI}/apiserver.crt"
@@ -655,7 +655,8 @@ def test_killed_anywhere(tmp_path: Path, scenario: str) -> None:
     after = host.snapshot()
     assert after != before
     ends = {False: 0, True: 0}
-    for n in range(len(stops)):
+    chosen = distinct(stops)
+    for n in chosen:
         host = next(hosts)
         changes = changes_of(host, scenario)
         stop = kill_at(lambda: host.renew(changes), n)  # noqa: B023 - it is called at once
@@ -671,7 +672,7 @@ def test_killed_anywhere(tmp_path: Path, scenario: str) -> None:
             host.renew(changes)
             assert host.snapshot() == after
             assert not [name for name in os.listdir(host.state / "archive/apiserver") if name.startswith(".")]
-    assert min(ends.values()) > 10
+    assert min(ends.values()) > 5
 
 
 def test_recovery_killed_anywhere(tmp_path: Path) -> None:
@@ -691,7 +692,7 @@ def test_recovery_killed_anywhere(tmp_path: Path) -> None:
     announced, archived, decided, key, certificate = renames
     for n, end in ((announced, before), (archived, before), (decided, after), (key, after), (certificate, after)):
         host = interrupted(n)
-        for m in range(len(record(host.recover, Watcher(host, host.pair())))):
+        for m in distinct(record(host.recover, Watcher(host, host.pair()))):
             host = interrupted(n)
             watch = Watcher(host, host.pair())
             watch(kill_at(host.recover, m))
@@ -1180,7 +1181,8 @@ except WriteError as error:
 def inject(host: Host, call: str, fault: str) -> subprocess.CompletedProcess[str]:
     """Replace the pair in a process of its own, whose system calls fail as told."""
     words = [word for path, content in NEW.items() for word in (path, content.decode())]
-    command = [real_part("strace"), "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:{fault}",
+    quickly = [real_part("strace"), "-f", "--seccomp-bpf", "-o", "/dev/null"]  # of the other calls it hears nothing
+    command = [*quickly, "-e", f"trace={call}", "-e", f"inject={call}:{fault}",
                sys.executable, "-c", WRITER, str(host.root), str(host.state), *words]  # fmt: skip
     return subprocess.run(command, capture_output=True, text=True, check=False, env={"PYTHONDONTWRITEBYTECODE": "1"},
                           cwd=Path(__file__).parents[2])  # fmt: skip
