@@ -16,17 +16,41 @@ hypothesis.settings.register_profile("certmond", deadline=None)  # how long an e
 hypothesis.settings.load_profile("certmond")
 
 
-SPREAD = ("tests.test_renewal", "tests.test_restarts_of_pods")
-"""Modules of long tests that share nothing: they begin first, each test wherever there is room."""
+MACHINE = "tests.system."
+"""Below it all want the one machine that can be booted at a time: they stay together, and begin before all else."""
+
+FIRST = (
+    "tests.test_turns",
+    "tests.cluster.test_lease_holders",
+    "tests.test_enforce",
+    "tests.test_cli",
+    "tests.test_init",
+    "tests.test_restarts_of_pods",
+)
+"""Modules that wait for much, or take long: others have to be there that work meanwhile."""
+
+LAST = "tests.test_renewal"
+"""What there is left to do where a worker has nothing else."""
+
+SPREAD = ("tests.test_restarts_of_pods", LAST)
+"""Modules of long tests that share little: each test is done wherever there is room."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of any other module stay together, for the sake of what they share: a machine, a CA, a server."""
-    items.sort(key=lambda item: not _module(item).endswith(SPREAD))
+    """The tests of any other module stay together, for the sake of what they share: a CA, a server."""
+    items.sort(key=_turn)
     for item in items:
-        if not _module(item).endswith(SPREAD):
-            item.add_marker(pytest.mark.xdist_group(_module(item)))
+        module = _module(item)
+        if MACHINE in module:
+            item.add_marker(pytest.mark.xdist_group("machine"))
+        elif not module.endswith(SPREAD):
+            item.add_marker(pytest.mark.xdist_group(module))
+
+
+def _turn(item: pytest.Item) -> int:
+    module = _module(item)
+    return (MACHINE in module, module.endswith(FIRST), not module.endswith(LAST), True).index(True)
 
 
 def _module(item: pytest.Item) -> str:
