@@ -5,56 +5,28 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hypothesis
 import pytest
 
 from tests.node import Node
+from tests.sharing_out import Scheduling, turn
 
 hypothesis.settings.register_profile("certmond", deadline=None)  # how long an example takes is no test's business
 hypothesis.settings.load_profile("certmond")
 
 
-MACHINE = "tests.system."
-"""Below it all want the one machine that can be booted at a time: they stay together, and begin before all else."""
-
-FIRST = (
-    "tests.test_turns",
-    "tests.cluster.test_lease_holders",
-    "tests.test_enforce",
-    "tests.test_cli",
-    "tests.test_init",
-    "tests.test_restarts_of_pods",
-)
-"""Modules that wait for much, or take long: others have to be there that work meanwhile."""
-
-LAST = "tests.test_renewal"
-"""What there is left to do where a worker has nothing else."""
-
-SPREAD = ("tests.test_restarts_of_pods", LAST)
-"""Modules of long tests that share little: each test is done wherever there is room."""
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Whatever `--dist` says: so that never two workers want the one machine, nor make what one could have shared."""
+    config.option.loadscopereorder = False  # else those of one test, which may be long, would be the last
+    return Scheduling(config, log)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of any other module stay together, for the sake of what they share: a CA, a server."""
-    items.sort(key=_turn)
-    for item in items:
-        module = _module(item)
-        if MACHINE in module:
-            item.add_marker(pytest.mark.xdist_group("machine"))
-        elif not module.endswith(SPREAD):
-            item.add_marker(pytest.mark.xdist_group(module))
-
-
-def _turn(item: pytest.Item) -> int:
-    module = _module(item)
-    return (MACHINE in module, module.endswith(FIRST), not module.endswith(LAST), True).index(True)
-
-
-def _module(item: pytest.Item) -> str:
-    return item.nodeid.partition("::")[0].removesuffix(".py").replace("/", ".")
+    """What takes long begins first, as it is shared out."""
+    items.sort(key=lambda item: turn(item.nodeid))
 
 
 def real_part(command: str) -> str:
