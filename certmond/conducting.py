@@ -6,7 +6,7 @@ Owns the protocol between a node and whoever speaks for all, and the conductor o
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from certmond.config import Config
@@ -18,10 +18,14 @@ from certmond.pki.rotation_gates import Gate, Report, held_until
 class Conductor(Protocol):
     """Who speaks for all the nodes that a rotation concerns."""
 
-    def follow(self, own: Rotation | None) -> Rotation | None:
-        """The rotation that this node is to carry on, where its own record has `own`. Asks nobody, and waits for
-        nothing. Raises RotationError where the two cannot be of one rotation.
+    def follow(self, own: Rotation | None, last: str | None) -> Rotation | None:
+        """The rotation that this node is to carry on, where its own record has `own`, and has closed the one with the
+        id `last`. Asks nobody, and waits for nothing. Raises RotationError where the two cannot be of one rotation.
         """
+        ...
+
+    def ask(self) -> timedelta | None:
+        """Ask what others have decided, unless that was done a moment ago; and in how long it is time again."""
         ...
 
     def objection(self, components: Components) -> str | None:
@@ -33,7 +37,11 @@ class Conductor(Protocol):
         ...
 
     def gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
-        """This node has reached the phase, and reports so: may it be left? Raises CertmondError."""
+        """This node has reached the phase, and reports so: may it be left? Never raises CertmondError."""
+        ...
+
+    def end(self) -> None:
+        """This node has ended the rotation. Never raises."""
         ...
 
 
@@ -43,8 +51,14 @@ class SingleNode:
     def __init__(self, config: Config) -> None:
         self._overlap = config.root_ca.overlap
 
-    def follow(self, own: Rotation | None) -> Rotation | None:
+    def follow(self, own: Rotation | None, last: str | None) -> Rotation | None:  # noqa: ARG002 - there are no others
         return own
+
+    def ask(self) -> timedelta | None:
+        return None
+
+    def end(self) -> None:
+        """There is nobody to tell."""
 
     def objection(self, components: Components) -> str | None:
         members = _members(components)

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from certmond.conducting import SingleNode
+from certmond.conducting import Conductor, SingleNode
 from certmond.config import Config
 from certmond.errors import RefusedError, WriteError
 from certmond.host.audit import Audit
@@ -63,6 +63,11 @@ def policy_of(config: Config) -> Policy:
     )
 
 
+def _awake() -> float:
+    """Seconds, those that the host sleeps included: a host that sleeps does not hold its turn."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def _holds_something(assessment: Assessment) -> bool:
     return any(status.presence.stale for status in assessment.statuses)
 
@@ -100,7 +105,7 @@ class Enforcer:
             files=self._files,
             record=RotationRecord(state_dir),
             staging=Staging(state_dir),
-            conductor=SingleNode(config),
+            conductor=self._conductor() if acting else SingleNode(config),
             audit=audit,
             clock=clock,
         )
@@ -211,17 +216,33 @@ class Enforcer:
         instants = [at for at in (made.changes_at, after.changes_at) if at]
         return Plan((*made.steps, *after.steps), (*made.held, *after.held), min(instants, default=None))
 
+    def _conductor(self) -> Conductor:
+        kubeconfig = self._config.cluster.kubeconfig
+        if kubeconfig is None:
+            return SingleNode(self._config)
+        from certmond.cluster.access import Access
+        from certmond.cluster.conductor import ClusterConductor
+        from certmond.cluster.lease import ROTATION, ClusterLease
+
+        identity, find = self._identity, partial(self._real_kubeconfig, kubeconfig)
+        lead = ClusterLease(find, identity=identity, name=ROTATION, alive=self._alive, monotonic=_awake)
+        access = Access(find, timedelta(seconds=5), self._alive)
+        return ClusterConductor(access, lead, self._config, node=identity, clock=self._clock)
+
+    @property
+    def _identity(self) -> str:
+        return self._config.node_name or os.uname().nodename.lower()
+
     def _turn(self) -> Turn:
         kubeconfig = self._config.cluster.kubeconfig
         if kubeconfig is None:
             return Alone()
-        from certmond.cluster.lease import RestartLease
+        from certmond.cluster.lease import RESTART, ClusterLease
 
-        identity = self._config.node_name or os.uname().nodename.lower()
-        return RestartLease(
+        return ClusterLease(
             partial(self._real_kubeconfig, kubeconfig),  # who only plans may not even be able to look for it
-            identity=identity, duration=self._config.cluster.lease_duration, alive=self._alive,
-            monotonic=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),  # a host that sleeps does not hold its turn
+            identity=self._identity, name=RESTART, duration=self._config.cluster.lease_duration, alive=self._alive,
+            monotonic=_awake,
         )  # fmt: skip
 
     def _real_kubeconfig(self, path: str) -> str:

@@ -11,6 +11,7 @@
     ├── KeyUnusableError         a private key could not be read or used
     ├── RotationError            a rotation cannot be begun, go on or be aborted as asked; it stays as it is
     ├── LostError                the turn to restart was lost; another node may have it by now
+    ├── OvertakenError           somebody else changed the cluster's record first: it is to be read again
     ├── RestartError             a service could not be restarted, or be told apart from others: nothing was done to it
     │   ├── IdleError            it does not run, so that there is nothing to restart
     │   └── TriedError           it was tried, and something may have come of it
@@ -79,6 +80,10 @@ class RotationError(CertmondError):
 
 class LostError(CertmondError):
     """The turn to restart was lost. What was begun may be finished; nothing more is begun."""
+
+
+class OvertakenError(CertmondError):
+    """Somebody else wrote first, and nothing was written here: what was decided from the older state is void."""
 
 
 class RestartError(CertmondError):

@@ -65,6 +65,7 @@ class Rotating:
         self._record, self._staging, self._conductor = record, staging, conductor
         self._audit, self._clock = audit, clock
         self._families = [spec.name for spec in config.certificates if spec.authority and not spec.is_glob]
+        self._own: Rotation | None = None
         self._rotation: Rotation | None = None
         self._ground: Ground | None = None
         self._change: tuple[Change, Verdict, Ground] | None = None
@@ -72,6 +73,7 @@ class Rotating:
         self._calm: frozenset[str] = frozenset()
         self._objection: str | None = None
         self._broken: str | None = None
+        self._elsewhere = False
         self._waits: tuple[str, ...] = ()
         self.until: datetime | None = None
         """When time alone may bring it on."""
@@ -79,16 +81,21 @@ class Rotating:
     def look(self, inventory: Inventory, components: Components, now: datetime) -> dict[str, tuple[Finding, ...]]:
         """See how the node stands, and what is to be told of its anchors, by the name of the entry."""
         self._rotation = self._ground = self._change = self._broken = None
+        self._elsewhere = False
         self._objection = self._conductor.objection(components)
         found = {family: ground_of(family, inventory, components, self._files) for family in self._families}
         self._grounds = {family: ground for family, ground in found.items() if ground}
         try:
-            self._rotation = self._conductor.follow(self._record.load())
+            self._own = self._record.load()
+            self._rotation = self._conductor.follow(self._own, self._record.last())
         except RotationError as error:
             self._broken = str(error)
             return {self._families[0]: (finding(Reason.ROTATION_FROZEN, self._broken),)} if self._families else {}
         if self._rotation:
             self._ground = self._grounds.get(self._rotation.family)
+            if self._ground is None or not self._concerns(self._ground):
+                self._rotation, self._elsewhere = None, True  # a worker has no etcd
+                return {}
             return self._told(self._rotation)
         return dict(self._changes(inventory, now))
 
@@ -146,20 +153,28 @@ class Rotating:
 
         Raises BusyError, WriteError.
         """
-        self.until = None
-        if self._broken:
+        wait = self._conductor.ask()
+        self.until = None if wait is None else self._clock() + wait
+        if self._broken or self._elsewhere:
             return None
+        if self._rotation != self._own and self._rotation is not None:
+            with self._executor.writing():
+                self._record.save(self._rotation)
+            self._note(f"{self._rotation.name} is in the phase {self._rotation.phase}", self._rotation)
+            return f"{self._rotation.name} is in the phase {self._rotation.phase}"
+        if self._conductor.follow(self._own, self._record.last()) != self._rotation:
+            return "the cluster has another record"  # it is taken over with the next look
         standing = self.standing(assessment, around, plan)
         if standing is None:
             return self._begin_found(assessment.taken_at) or self._accept()
         if standing.waits:
-            self._waits, self.until = standing.waits, standing.until
+            self._waits = standing.waits
+            self.until = min((at for at in (self.until, standing.until) if at), default=None)
             return None
         rotation, now = standing.rotation, assessment.taken_at
         if rotation.over:
             return self._end(rotation)
-        with self._executor.writing():
-            gate = self._conductor.gate(rotation, self._report(rotation, assessment), now)
+        gate = self._conductor.gate(rotation, self._report(rotation, assessment), now)
         if gate.waits:
             self._waits, self.until = gate.waits, gate.until
             return None
@@ -196,6 +211,7 @@ class Rotating:
             self._record.accept({**self._record.anchors(), rotation.family: (rotation.new,)})
             self._staging.destroy(*Part)
             self._record.close(rotation)
+        self._conductor.end()
         outcome = "the former CA is back" if rotation.aborted else "the new CA is the only one"
         said = f"{rotation.name} is done: {outcome}"
         self._note(said, rotation)
@@ -250,6 +266,10 @@ class Rotating:
         if self._objection:
             return f"{fact}, and nothing is touched: {self._objection}; put the former CA back"
         return f"{fact}; it is rotated"
+
+    def _concerns(self, ground: Ground) -> bool:
+        """The node lives by that anchor, or has lived by it."""
+        return bool(ground.trust or ground.holds_key) or ground.family in self._record.anchors()
 
     def _told(self, rotation: Rotation) -> dict[str, tuple[Finding, ...]]:
         frozen = next((why for why in self._waits if "stands still" in why), None)

@@ -27,6 +27,11 @@ DIRECTORY = "rotation"
 _RECORD, _LAST, _ANCHORS = "record.json", "last.json", "anchors.json"
 
 
+def record_path(state_dir: Path) -> Path:
+    """Where the record is, for who wants to know that it has changed."""
+    return (state_dir / DIRECTORY / _RECORD).absolute()
+
+
 def _certificate(text: str) -> str:
     if len(decode(text.encode(), "").certificates) != 1:
         raise ValueError("is not one certificate as PEM")
@@ -51,14 +56,16 @@ class _Entry(BaseModel):
     aborted: bool = False
     found: bool = False
     excluded: tuple[str, ...] = ()
+    published: Instant | None = None
 
 
 class RotationRecord:
     """The rotation of this node, and the anchors that the node has lived by."""
 
     def __init__(self, state_dir: Path) -> None:
-        self._path = state_dir / DIRECTORY / _RECORD
+        self._path = record_path(state_dir)
         self._memory = Memory(state_dir / DIRECTORY, _RECORD, TypeAdapter(_Entry))
+        self._closed = Memory(state_dir / DIRECTORY, _LAST, TypeAdapter(_Entry))
         self._anchors = Memory(state_dir, _ANCHORS, TypeAdapter(dict[str, tuple[_Pem, ...]]))
 
     def load(self) -> Rotation | None:
@@ -71,7 +78,7 @@ class RotationRecord:
             return None
         return Rotation(
             entry.id, entry.family, entry.mode, tuple(map(_parsed, entry.old)), _parsed(entry.new), entry.phase,
-            entry.since, entry.aborted, entry.found, entry.excluded,
+            entry.since, entry.aborted, entry.found, entry.excluded, entry.published,
         )  # fmt: skip
 
     def save(self, rotation: Rotation) -> None:
@@ -80,7 +87,7 @@ class RotationRecord:
             _Entry(
                 id=rotation.id, family=rotation.family, mode=rotation.mode, old=tuple(map(_text, rotation.old)),
                 new=_text(rotation.new), phase=rotation.phase, since=rotation.since, aborted=rotation.aborted,
-                found=rotation.found, excluded=rotation.excluded,
+                found=rotation.found, excluded=rotation.excluded, published=rotation.published,
             )
         )  # fmt: skip
 
@@ -89,6 +96,11 @@ class RotationRecord:
         self.save(rotation)
         with blaming(str(self._path)):
             os.rename(self._path, self._path.with_name(_LAST))
+
+    def last(self) -> str | None:
+        """The id of the rotation that was closed last; a memory only."""
+        entry = self._closed.read()
+        return entry.id if entry else None
 
     def anchors(self) -> dict[str, tuple[Certificate, ...]]:
         """The anchors that this node has lived by, by family; a memory only."""

@@ -68,7 +68,8 @@ class Rotation:
     """One rotation: `old` is to be followed by `new`, and `phase` is to be reached `since` then (UTC).
 
     `found` says that somebody had put the new anchor in place before anything was prepared, so that it signs from the
-    start. `aborted` says that old and new were exchanged. `excluded` are nodes that are not waited for.
+    start. `aborted` says that old and new were exchanged. `excluded` are nodes that are not waited for, `published`
+    is when all namespaces of the cluster were first seen to have what the phase publishes.
     """
 
     id: str
@@ -81,6 +82,7 @@ class Rotation:
     aborted: bool = False
     found: bool = False
     excluded: tuple[str, ...] = ()
+    published: Instant | None = None
 
     @property
     def over(self) -> bool:
@@ -129,7 +131,7 @@ def following(rotation: Rotation, now: datetime) -> Rotation:
     """The rotation in its next phase; itself where it is over."""
     phases = sequence(rotation)
     later = phases[phases.index(rotation.phase) + 1 :]
-    return replace(rotation, phase=later[0], since=now) if later else rotation
+    return replace(rotation, phase=later[0], since=now, published=None) if later else rotation
 
 
 def desired(rotation: Rotation) -> Desired | None:
@@ -188,4 +190,6 @@ def abort(rotation: Rotation, now: datetime) -> Rotation:
         phase = Phase.DONE
     (old,) = rotation.old
     identity = f"{rotation.id}-back"  # what nodes have said of it on the way there counts no more
-    return replace(rotation, id=identity, old=(rotation.new,), new=old, phase=phase, since=now, aborted=True)
+    return replace(
+        rotation, id=identity, old=(rotation.new,), new=old, phase=phase, since=now, aborted=True, published=None
+    )

@@ -171,6 +171,14 @@ class ClusterSpec(Model):
     without_api: Literal["hold", "go_on"] = Field(
         default="hold", description="where the API cannot be asked: wait until it can, or restart all the same"
     )
+    workloads: Literal["wait", "restart", "ignore"] = Field(
+        default="wait",
+        description="pods that were started before a new CA was published: a rotation waits until somebody has "
+        "restarted them, restarts them in batches, or does not look at them",
+    )
+    token_secrets: bool = Field(
+        default=False, description="a rotation also looks at token Secrets, which takes the right to list Secrets"
+    )
     lease_duration: Duration = Field(
         default=timedelta(minutes=4), description="after that without a sign of life another node may take over"
     )
