@@ -33,7 +33,7 @@ from certmond.pki.rotation import Mode, Phase, Rotation, begin, following
 from certmond.pki.rotation_found import Change, changed
 from certmond.pki.rotation_gates import Report, digest_of
 from certmond.pki.rotation_preview import Preview, preview
-from certmond.pki.rotation_steps import Ground, Lacks, concerned, lacks, settles_at, unsettled
+from certmond.pki.rotation_steps import Ground, Lacks, concerned, lacks, settles_at, standstill, unsettled
 from certmond.pki.steps import Plan
 
 
@@ -96,7 +96,7 @@ class Rotating:
             if self._ground is None or not self._concerns(self._ground):
                 self._rotation, self._elsewhere = None, True  # a worker has no etcd
                 return {}
-            return self._told(self._rotation)
+            return self._told(self._rotation, self._ground)
         return dict(self._changes(inventory, now))
 
     @property
@@ -271,9 +271,8 @@ class Rotating:
         """The node lives by that anchor, or has lived by it."""
         return bool(ground.trust or ground.holds_key) or ground.family in self._record.anchors()
 
-    def _told(self, rotation: Rotation) -> dict[str, tuple[Finding, ...]]:
-        frozen = next((why for why in self._waits if "stands still" in why), None)
-        if frozen:
+    def _told(self, rotation: Rotation, ground: Ground) -> dict[str, tuple[Finding, ...]]:
+        if frozen := standstill(rotation, ground):
             return {rotation.family: (finding(Reason.ROTATION_FROZEN, frozen),)}
         waits = f"; it waits: {self._waits[0]}" if self._waits else ""
         if len(self._waits) > 1:

@@ -146,10 +146,8 @@ def test_at_once(quick: Path) -> None:
     """Without an overlap the new CA stands alone from the first change of files on."""
     node, new = RotatingNode(quick / "place"), root_ca()
     node.stage(new)
-    seen = set[tuple[Any, ...]]()
     done = node.hurry("root-ca", "rotate", "--at-once")
     assert (done.code, done.err) == (0, "")
-    seen.add(node.trust())
     assert node.unwell(new) == []
     assert node.phases() == ["prepare", "issue", "done", "done"]
     assert "and the former CA" not in done.out
@@ -273,3 +271,69 @@ def test_a_ca_that_somebody_put_there_is_rotated(quick: Path, how: str) -> None:
     log = daemon.log.read_text()
     assert "holds another CA than this node lives by" in log
     assert "Traceback" not in log
+
+
+# Disturbed
+
+
+DISTURBED = {
+    "a stranger in the bundle": ("ca.crt", lambda content: content + root_ca().pem, "is neither the former nor the new"),
+    "a third key": ("ca.key", lambda _: root_ca().key_pem, "is the key of neither the former nor the new CA"),
+    "no certificate": ("ca.crt", lambda _: b"", "ca.crt holds no CA certificate"),
+    "a damaged key": ("ca.key", lambda _: b"-----BEGIN PRIVATE KEY-----\n", "cannot be read as a key"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_what_is_strange_stops_it(quick: Path, phase: Phase) -> None:
+    """In any phase, somebody else's certificate or key in the place of the CA's is told as critical at the first look,
+    and nothing is touched; put right, the rotation goes on to its end.
+    """
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.begin(new)
+    walk_into(node, phase, reached=False)
+    for what, (name, spoil, sentence) in DISTURBED.items():
+        good = node.read(name)
+        node.put(name, spoil(good))
+        before, rotation = node.tree(), node.record
+        assert sentence in node.findings().get("rotation_frozen", ""), what
+        assert [node.step() for _ in range(3)] == [None, None, None], what
+        stopped = node.hurry("root-ca", "rotate")
+        assert stopped.code == 2, what
+        assert sentence in stopped.out + stopped.err, what
+        assert (node.tree(), node.record) == (before, rotation), what
+        node.put(name, good)
+        assert "rotation_frozen" not in node.findings(), what
+    node.walk()
+    assert node.unwell(new) == []
+    assert node.findings() == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\x00garbage", b'{"id": 1}', None], ids=repr)
+def test_a_record_that_cannot_be_read_stops_it(quick: Path, content: bytes | None) -> None:
+    """Where nobody can tell how far a rotation is, that is critical, and nothing is touched until it can be told."""
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.begin(new)
+    walk_into(node, Phase.ISSUE, reached=False)
+    path = node.state / "rotation/record.json"
+    good = path.read_bytes()
+    if content is None:
+        path.unlink()
+        path.mkdir(mode=0o700)
+    else:
+        path.write_bytes(content)
+    before = node.tree()
+    told = node.findings()["rotation_frozen"]
+    assert f"{path} cannot be read, so that nobody knows how far a rotation is; put it back from a backup" in told
+    assert [node.step() for _ in range(3)] == [None, None, None]
+    for words in (("rotate",), ("abort",), ("stage", "--generate", "--force")):
+        refused = node.hurry("root-ca", *words)
+        assert refused.code in {2, 3}, words
+        assert refused.err, words
+    assert node.tree() == before
+    assert node.staged
+    if content is None:
+        path.rmdir()
+    path.write_bytes(good)
+    node.walk()
+    assert node.unwell(new) == []
