@@ -22,7 +22,7 @@ from certmond.errors import WriteError
 from certmond.host.staged import Part, Staging
 from certmond.pki.encoding import decode
 from certmond.pki.rotation import Mode, Phase
-from tests.builders import DAY, HOUR, Issued, bundle, make_ca, make_intermediate, make_leaf, reissue
+from tests.builders import DAY, HOUR, Issued, bundle, make_ca, make_intermediate, make_leaf, make_server, reissue
 from tests.conftest import unavailable
 from tests.rotating_node import RotatingNode, hurried, root_ca, secret_lines
 from tests.tracing import kill_at, record
@@ -335,5 +335,67 @@ def test_a_record_that_cannot_be_read_stops_it(quick: Path, content: bytes | Non
     if content is None:
         path.rmdir()
     path.write_bytes(good)
+    node.walk()
+    assert node.unwell(new) == []
+
+
+def make_due(node: RotatingNode) -> None:
+    """The leaf is due for its renewal, whatever becomes of its CA."""
+    now = node.clock()
+    leaf = make_server(node.old, "web", names=["DNS:web"], not_before=now - 80 * DAY, not_after=now + 2 * DAY)
+    node.put("web.key", leaf.key_pem)
+    node.put("web.crt", leaf.pem)
+
+
+@pytest.mark.parametrize("what", ["alarm", "unfit", "frozen", "a broken record"])
+def test_nothing_is_signed_that_nobody_may_trust(quick: Path, what: str) -> None:
+    """A certificate that is due stays as it is while the CA in place is not known to be trusted, and the plan says
+    why; the daemon renews it when that is settled.
+    """
+    node = RotatingNode(quick / "place", root_ca={"overlap": "1s", "on_change": "alarm"})
+    good = node.read("ca.crt"), node.read("ca.key")
+    node.step()
+    record = node.state / "rotation/record.json"
+    noted = b""
+    if what == "alarm":
+        cat(node, root_ca())
+    elif what == "unfit":
+        cat(node, root_ca(key="rsa-1024"))
+    else:
+        node.begin(root_ca())
+        walk_into(node, Phase.TRUST, reached=True)
+        good, noted = (node.read("ca.crt"), node.read("ca.key")), record.read_bytes()
+        if what == "frozen":
+            node.put("ca.crt", good[0] + root_ca().pem)
+        else:
+            record.write_bytes(b"{}")
+    make_due(node)
+    before = node.tree()
+    assert [node.step() for _ in range(3)] == [None, None, None]
+    assert node.tree() == before
+    enforcer = node.enforcer()
+    (held,) = (each for each in enforcer.plan(enforcer.see()[0]).held if each.target == "web")
+    assert re.search("nothing is touched|is alarm|stands still|cannot be read", held.because)
+    node.put("ca.crt", good[0])
+    node.put("ca.key", good[1])
+    if noted:
+        record.write_bytes(noted)
+    node.step()
+    assert node.read("web.crt") and node.tree()["web.crt"] != before["web.crt"]
+
+
+def test_a_found_ca_signs_nothing_before_it_is_trusted(quick: Path) -> None:
+    """A certificate that is due when somebody replaces the CA is not issued from the new one until both are trusted."""
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.step()
+    cat(node, new)
+    make_due(node)
+    before = node.tree()["web.crt"]
+    seen = set[Phase]()
+    while node.tree()["web.crt"] == before:
+        node.step()
+        seen |= {node.phase} if node.phase else set()
+        assert len(seen) < len(Phase)
+    assert seen == {Phase.TRUST, Phase.ISSUE}
     node.walk()
     assert node.unwell(new) == []
