@@ -26,6 +26,7 @@ from certmond.expose.render import HEARTBEAT, METRICS, STATUS, Renderer, heartbe
 from certmond.expose.telemetry import Telemetry
 from certmond.host.audit import DAEMON, Audit
 from certmond.host.journal import Event, Journal
+from certmond.host.rotation_record import record_path
 from certmond.host.store import Store
 from certmond.host.systemd import Notifier
 from certmond.host.wake import Wake
@@ -175,7 +176,8 @@ class Daemon:
 
     def _deadlines(self) -> list[datetime]:
         """When time alone changes a verdict, or what is to be done."""
-        instants = (self._assessment and self._assessment.changes_at, self._acting.plan.changes_at)
+        rotation = self._enforcer.rotating.until
+        instants = (self._assessment and self._assessment.changes_at, self._acting.plan.changes_at, rotation)
         return [instant for instant in instants if instant]
 
     def _changed(self, since: float) -> Cause | None:
@@ -212,7 +214,10 @@ class Daemon:
     def _new_store(self) -> Store:
         derived = tuple(spec.path for spec in self._config.derived)
         held = (self._config.hold.file,) if self._config.hold.file else ()
-        return Store(self._config.certificates, self._root, self._config.given_facts, also=(*derived, *held))
+        # Another root than this host's has no daemon whose commands would be waited for.
+        record = (str(record_path(self._state_dir)),) if self._root == "/" else ()
+        also = (*derived, *held, *record)
+        return Store(self._config.certificates, self._root, self._config.given_facts, also=also)
 
     def _new_hand(self) -> tuple[Enforcer, Acting]:
         enforcing = self._config.mode == "enforce"
@@ -282,6 +287,7 @@ class Daemon:
         self._telemetry.count_watch(self._watcher.events, self._watcher.overflows)
         self._telemetry.watched.set(self._watcher.watched)
         self._telemetry.polled.set(len(self._watcher.polled))
+        self._telemetry.set_phase(self._enforcer.rotating.phase)
         self._telemetry.set_planned(Counter(step_name(step) for step in self._acting.plan.steps))
         self._write(METRICS, self._renderer.metrics(assessment, self._telemetry.text()))
         self._write(STATUS, self._renderer.status(assessment, self._config.mode))

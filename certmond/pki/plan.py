@@ -88,12 +88,15 @@ def plan(
     past: Mapping[Identity, Attempt],
     circumstances: Circumstances,
     asked: frozenset[str] | None = None,
+    *,
+    reissue: Mapping[Identity, Certificate] | None = None,
 ) -> Plan:
     """The steps for `assessment`, at the instant that it was taken.
 
-    `asked` names the entries to renew now whatever their dates: by hand. None is the daemon's own plan.
+    `asked` names the entries to renew now whatever their dates: by hand. None is the daemon's own plan, in which those
+    of `reissue` are renewed because their CA is on its way out, each under the anchor that it has there.
     """
-    return _Planner(assessment, policy, past, circumstances, asked).plan()
+    return _Planner(assessment, policy, past, circumstances, asked, reissue=reissue or {}).plan()
 
 
 def turn(status: CertificateStatus, policy: Policy, node: str) -> datetime | None:
@@ -150,9 +153,11 @@ class _Planner:
         past: Mapping[Identity, Attempt],
         circumstances: Circumstances,
         asked: frozenset[str] | None,
+        *,
+        reissue: Mapping[Identity, Certificate],
     ) -> None:
         self._assessment, self._policy, self._past = assessment, policy, past
-        self._circumstances, self._asked = circumstances, asked
+        self._circumstances, self._asked, self._reissue = circumstances, asked, reissue
         self._now = assessment.taken_at
         self._node = assessment.facts.get("node_name", "")
         self._authorities = {status.seen.name: status for status in assessment.trust_anchors}
@@ -185,6 +190,8 @@ class _Planner:
             return None
         if self._asked is not None:
             return Cause.ASKED if status.seen.name in self._asked else None
+        if status.seen.identity in self._reissue:
+            return Cause.ROTATION
         certificate, due = status.certificate, turn(status, self._policy, self._node)
         if certificate is None or due is None or unable(status, self._authorities, self._policy):
             return None
@@ -241,6 +248,8 @@ class _Planner:
         attempt = self._past.get(status.seen.identity)
         if attempt:
             since, until = attempt.at, attempt.retry_at
+            if cause is Cause.ROTATION and not attempt.failures and attempt.wait_until is None:
+                until = attempt.put_in_place_at + _FIRST_RETRY  # what it brought then was of the former CA
             if cause is Cause.DUE and self._was_due_from_the_start(status, old, attempt):
                 # Whatever the clock says: as long as two thirds of the time that it then had left.
                 since, until = self._now, max(until, old.not_after - (old.not_after - attempt.put_in_place_at) / 3)
@@ -288,6 +297,7 @@ class _Planner:
             restarts=restarts,
             node=self._node,
             trust=status.embeddable,
+            under=self._reissue.get(status.seen.identity) if cause is Cause.ROTATION else None,
         )
 
     def _holders_of_the_old(self, status: CertificateStatus) -> Iterator[str]:
@@ -320,6 +330,7 @@ _SAID = {
     Cause.EXPIRED: "has expired",
     Cause.NOT_YET_VALID: "is not valid yet",
     Cause.NOT_A_SYMLINK: "the kubelet cannot rotate a file that is no symlink",
+    Cause.ROTATION: "is of the former CA",
     Cause.ASKED: "asked for",
     Cause.MISSING: "is not there",
     Cause.SOURCE_CHANGED: "its source has changed",
