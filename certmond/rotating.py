@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from certmond.conducting import Conductor
@@ -258,7 +258,10 @@ class Rotating:
             if change is None:
                 calm.add(family)
                 continue
-            verdict = judge(change.new, ground.key, change.old, None, now, where=ground.path, key_where=ground.key_path)
+            unusable = tuple(_unusable(ground))
+            where = None if unusable else ground.key_path
+            verdict = judge(change.new, ground.key, change.old, None, now, where=ground.path, key_where=where)
+            verdict = replace(verdict, problems=unusable + verdict.problems)
             if self._change is None:
                 self._change = change, verdict, ground
             yield family, (finding(Reason.ROOT_CA_CHANGED, self._remedy(change, verdict, ground)),)
@@ -309,6 +312,11 @@ class Rotating:
             "step": "rotation", "target": rotation.family, "rotation": rotation.id, "phase": rotation.phase.value
         }  # fmt: skip
         self._audit.conclude(Event.ROTATION, self._clock(), message, fields=fields)
+
+
+def _unusable(ground: Ground) -> Iterator[str]:
+    if ground.key_unknown and ground.key is None:
+        yield f"{ground.key_path} cannot be read as a key; put the CA's key there without a passphrase"
 
 
 def _names(rotation: Rotation) -> str:
