@@ -174,6 +174,7 @@ class Rotating:
         if self._conductor.follow(self._own, self._record.last()) != self._rotation:
             return "the cluster has another record"  # it is taken over with the next look
         standing = self.standing(assessment, around, plan)
+        self._waits = ()
         if standing is None:
             return self._begin_found(assessment.taken_at) or self._accept()
         if standing.waits:
@@ -211,7 +212,6 @@ class Rotating:
             self._record.save(after)
         said = f"{before.name}: {before.phase} is reached, {after.phase} begins"
         self._note(said, after)
-        self._waits = ()
         return said
 
     def _end(self, rotation: Rotation) -> str:
