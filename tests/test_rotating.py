@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from certmond.errors import WriteError
 from certmond.host.staged import Part, Staging
@@ -399,3 +400,120 @@ def test_a_found_ca_signs_nothing_before_it_is_trusted(quick: Path) -> None:
     assert seen == {Phase.TRUST, Phase.ISSUE}
     node.walk()
     assert node.unwell(new) == []
+
+
+# Refused
+
+
+Unfit = tuple[bytes, bytes | None, str]
+"""The certificate, the key beside it, and what is said of them."""
+
+
+def _intermediate() -> Unfit:
+    other, now = root_ca(), hurried()
+    made = make_intermediate(other, "kubernetes", not_before=now - 10 * DAY, not_after=now + 800 * DAY)
+    return made.pem, made.key_pem, "is not self-signed"
+
+
+def _leaf() -> Unfit:
+    now = hurried()
+    made = make_server(root_ca(), "web", not_before=now - DAY, not_after=now + 90 * DAY)
+    return made.pem, made.key_pem, "lacks basicConstraints CA:TRUE"
+
+
+def _another_key() -> Unfit:
+    return root_ca().pem, root_ca().key_pem, "ca.key is not the private key of"
+
+
+def _no_key() -> Unfit:
+    return root_ca().pem, None, "has no private key"
+
+
+def _encrypted() -> Unfit:
+    made = root_ca()
+    locked = made.key_as(PrivateFormat.PKCS8, b"secret")
+    return made.pem, locked, "ca.key cannot be read as a key; put the CA's key there without a passphrase"
+
+
+def _made(sentence: str, **modifiers: Any) -> Callable[[], Unfit]:
+    def make() -> Unfit:
+        dates = {name: hurried() + value for name, value in modifiers.items() if name.startswith("not_")}
+        made = root_ca(**modifiers | dates)
+        return made.pem, made.key_pem, sentence
+
+    return make
+
+
+UNFIT: dict[str, Callable[[], Unfit]] = {
+    "an intermediate": _intermediate,
+    "a leaf": _leaf,
+    "another's key": _another_key,
+    "no key": _no_key,
+    "an encrypted key": _encrypted,
+    "expired": _made("expired on", not_after=-DAY),
+    "not valid yet": _made("is valid from", not_before=5 * DAY),
+    "a weak key": _made("has the key RSA-1024", key="rsa-1024"),
+    "no keyCertSign": _made("has a keyUsage without keyCertSign", usages=["digital signature"]),
+}
+
+
+@pytest.mark.parametrize("what", UNFIT)
+def test_what_is_unfit_is_not_rotated(quick: Path, what: str) -> None:
+    """A CA that no cluster could live with, put in the place of the node's: critical, with all that is wrong, by the
+    daemon's look as by `check`, and nothing is written; put back, all is well.
+    """
+    node = RotatingNode(quick / "place")
+    node.step()
+    certificate, key, sentence = UNFIT[what]()
+    good = node.read("ca.crt"), node.read("ca.key")
+    node.put("ca.crt", certificate)
+    if key is None:
+        (node.files / "ca.key").unlink()
+    else:
+        node.put("ca.key", key)
+    before = node.tree()
+    told = node.findings()["root_ca_changed"]
+    assert re.search(f"holds another CA than this node lives by .*, and nothing is touched: .*{sentence}", told), told
+    assert told.endswith("; or put the former CA back")
+    assert [node.step() for _ in range(3)] == [None, None, None]
+    checked = node.hurry("check")
+    assert checked.code == 2
+    assert "[root_ca_changed]" in checked.out
+    assert (node.tree(), node.record, node.staged) == (before, None, [])
+    node.put("ca.crt", good[0])
+    node.put("ca.key", good[1])
+    node.step()
+    assert (node.findings(), node.hurry("check").code) == ({}, 0)
+    assert node.unwell(node.old) == []
+
+
+@pytest.mark.parametrize("what", UNFIT)
+def test_what_is_unfit_is_not_staged(quick: Path, what: str) -> None:
+    """Brought by an operator, the same is refused, and neither kept nor rotated to."""
+    node = RotatingNode(quick / "place")
+    certificate, key, sentence = UNFIT[what]()
+    paths = node.place / "ca.crt", node.place / "ca.key"
+    for path, content in zip(paths, (certificate, key or b""), strict=True):
+        path.touch(0o600)
+        path.write_bytes(content)
+    before = node.tree()
+    refused = node.hurry("root-ca", "stage", *map(str, paths[: 1 if key is None else 2]))
+    assert refused.code == 2
+    sentence = {"no key": "give the private key of", "an encrypted key": "ca.key is encrypted"}.get(what, sentence)
+    assert re.search(f"^refused: .*{sentence}", refused.err, re.MULTILINE), refused.err
+    assert (node.tree(), node.staged) == (before, [])
+    assert node.hurry("root-ca", "rotate").code == 3
+    assert (node.tree(), node.record) == (before, None)
+
+
+@pytest.mark.parametrize("place", ["certificate", "key"])
+def test_what_is_staged_and_spoilt_is_not_begun(quick: Path, place: str) -> None:
+    """A staged CA whose files were damaged meanwhile is told so, and no rotation to it begins."""
+    node = RotatingNode(quick / "place")
+    node.stage(root_ca())
+    path = node.state / "rotation" / f"new.{'crt' if place == 'certificate' else 'key'}"
+    path.write_bytes(root_ca().pem if place == "certificate" else root_ca().key_pem)
+    refused = node.hurry("root-ca", "rotate")
+    assert refused.code == 3
+    assert "new.key is not the key of" in refused.err
+    assert node.record is None
