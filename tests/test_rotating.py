@@ -274,6 +274,122 @@ def test_a_ca_that_somebody_put_there_is_rotated(quick: Path, how: str) -> None:
     assert "Traceback" not in log
 
 
+@pytest.mark.slow
+def test_a_wrong_key_is_waited_for(quick: Path) -> None:
+    """A certificate whose key has not come, or is another one's, is told as critical and changes nothing, however long
+    it lasts; as soon as the right key is there it is rotated.
+    """
+    node, new = RotatingNode(quick / "place", clock=real_time), root_ca()
+    with node.daemon() as daemon:
+        node.put("ca.crt", new.pem)
+        daemon.until(lambda: "root_ca_changed" in daemon.reasons("ca"), "told")
+        node.put("ca.key", root_ca().key_pem)
+        before = node.tree()
+        for _ in range(3):
+            passes = daemon.passes()
+            node.put("ca.crt", new.pem)  # written once more, so that it is looked at
+            daemon.until(lambda passes=passes: daemon.passes() > passes, "looked again")
+        assert (node.tree(), node.phases()) == (before, [])
+        assert "ca.key is not the private key of" in daemon.log.read_text()
+        node.put("ca.key", new.key_pem)
+        daemon.until(lambda: node.phases()[-2:] == ["done", "done"], "done")
+    assert node.unwell(new) == []
+
+
+@pytest.mark.slow
+def test_replaced_at_once(quick: Path) -> None:
+    """With `on_change: replace` the former CA is trusted no more from the first change of files on."""
+    node, new = RotatingNode(quick / "place", clock=real_time, root_ca={"on_change": "replace"}), root_ca(subject="site")
+    with node.daemon() as daemon:
+        cat(node, new)
+        daemon.until(lambda: node.phases()[-2:] == ["done", "done"], "done")
+    assert node.unwell(new) == []
+    assert node.phases() == ["issue", "done", "done"]
+
+
+@pytest.mark.slow
+def test_only_an_alarm(quick: Path) -> None:
+    """With `on_change: alarm` it is told with both ways out, and nothing is touched; put back, it is told no more."""
+    node, new = RotatingNode(quick / "place", clock=real_time, root_ca={"on_change": "alarm"}), root_ca()
+    with node.daemon() as daemon:
+        cat(node, new)
+        before = node.tree()
+        daemon.until(lambda: "root_ca_changed" in daemon.reasons("ca"), "told")
+        daemon.until(lambda: "`root_ca.on_change` is alarm: put it back, or" in daemon.log.read_text(), "logged")
+        passes = daemon.passes()
+        node.put("ca.crt", new.pem)
+        daemon.until(lambda: daemon.passes() > passes, "looked again")
+        assert (node.tree(), node.phases()) == (before, [])
+        cat(node, node.old)
+        daemon.until(lambda: not daemon.reasons("ca"), "told no more")
+    assert node.unwell(node.old) == []
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_after_an_alarm_it_is_begun_by_hand(quick: Path, at_once: bool) -> None:
+    """As the alarm says: `root-ca rotate` goes on from the CA that somebody has put in place, with or without overlap."""
+    node, new = RotatingNode(quick / "place", root_ca={"overlap": "1s", "on_change": "alarm"}), root_ca()
+    node.step()
+    cat(node, new)
+    assert "or begin with `certmond root-ca rotate`" in node.findings()["root_ca_changed"]
+    before = node.tree()
+    planned = node.hurry("root-ca", "rotate", "--plan", *["--at-once"] * at_once)
+    assert (planned.code, node.tree(), node.record) == (0, before, None)
+    done = node.hurry("root-ca", "rotate", *["--at-once"] * at_once)
+    assert (done.code, done.err) == (0, ""), done.out
+    assert node.unwell(new) == []
+    assert node.phases()[0] == ("issue" if at_once else "trust")
+
+
+@pytest.mark.slow
+def test_who_observes_touches_nothing(quick: Path) -> None:
+    """In observe mode a changed CA is told as critical, and neither the node nor the state directory changes."""
+    node = RotatingNode(quick / "place", clock=real_time, mode="observe")
+    with node.daemon() as daemon:
+        cat(node, root_ca())
+        before = node.tree()
+        daemon.until(lambda: "root_ca_changed" in daemon.reasons("ca"), "told")
+        remedy = "put the former one back and rotate with `certmond root-ca`, or let certmond enforce"
+        daemon.until(lambda: remedy in daemon.log.read_text(), "logged")
+        passes = daemon.passes()
+        node.put("web.crt", node.read("web.crt"))
+        daemon.until(lambda: daemon.passes() > passes, "looked again")
+    assert {name: entry for name, entry in node.tree().items() if before[name] != entry} == {}
+    assert not (node.state / "rotation").exists()
+
+
+def test_a_ca_that_ends_before_its_leaves(quick: Path) -> None:
+    """What it signs ends with it at the latest; by hand that is warned of before, and goes through."""
+    now = hurried()
+    node, short = RotatingNode(quick / "place"), root_ca(not_after=now + 60 * DAY)
+    staged = node.hurry("root-ca", "stage", *brought(node, short))
+    assert staged.code == 0
+    assert re.search("^warning: .* sooner than what is issued from it would", staged.err, re.MULTILINE)
+    done = node.hurry("root-ca", "rotate")
+    assert done.code == 0
+    assert re.search("^warning: the staged CA ends on .* which is cut to that day", done.err, re.MULTILINE)
+    assert node.unwell(short) == []
+    assert [leaf.not_after for leaf in node.trust("web.crt")] == [short.facts.not_after]
+
+
+@pytest.mark.slow
+def test_a_daemon_tells_of_a_rotation_that_stands_still(quick: Path) -> None:
+    """A stranger in the bundle is told as critical with the first look, and no more when it is taken out."""
+    node, new = RotatingNode(quick / "place", clock=real_time, root_ca={"overlap": "1h"}), root_ca()
+    with node.daemon() as daemon:
+        cat(node, new)
+        daemon.until(lambda: len(node.trust()) == 2 == len(node.embedded()), "both are trusted")
+        good = node.read("ca.crt")
+        node.put("ca.crt", good + root_ca().pem)
+        daemon.until(lambda: "rotation_frozen" in daemon.reasons("ca"), "told")
+        assert "rotation_under_way" not in daemon.reasons("ca")
+        node.put("ca.crt", good)
+        daemon.until(lambda: "rotation_under_way" in daemon.reasons("ca"), "under way")
+        assert "rotation_frozen" not in daemon.reasons("ca")
+    assert node.phase is Phase.TRUST
+
+
+
 # Disturbed
 
 
