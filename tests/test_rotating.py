@@ -28,8 +28,8 @@ from tests.conftest import unavailable
 from tests.rotating_node import RotatingNode, hurried, root_ca, secret_lines
 from tests.tracing import kill_at, record
 
-STOPS = 40
-"""Of more than a thousand system calls in a rotation at which it could be killed, so many are tried."""
+STOPS, SHARES = 24, 2
+"""At so many of the more than a thousand stops in a rotation it is killed, in so many tests."""
 
 pytestmark = pytest.mark.real("openssl")
 
@@ -633,3 +633,93 @@ def test_what_is_staged_and_spoilt_is_not_begun(quick: Path, place: str) -> None
     assert refused.code == 3
     assert "new.key is not the key of" in refused.err
     assert node.record is None
+
+
+# Killed
+
+
+class Watched:
+    """What has to hold of a node at every moment of a rotation, looked at from outside."""
+
+    def __init__(self, node: RotatingNode, new: Issued) -> None:
+        self._node, self._old, self._new = node, node.old, new
+        self.problems: list[str] = []
+        self.looks = 0
+
+    def look(self, stop: str) -> None:
+        """Where a call has changed something: at the entry of the next, and after a sync, all is as it was then."""
+        if stop.startswith("exit") and stop != "exit fsync":
+            self.looks += 1
+            self.problems += [f"{self.looks}, {stop}: {problem}" for problem in self._wrong()]
+
+    def _wrong(self) -> Iterator[str]:
+        node = self._node
+        yield from node.readable()
+        trust, key = node.trust(), decode(node.read("ca.key"), "ca.key").key
+        whole = bool(trust) and trust[0].key == key
+        if not whole and not list((node.state / "transactions").glob("*.commit.json")):
+            yield "ca.crt and ca.key do not belong together, and nothing says how to go on"
+        kept = {each.certificate for part in Part if (each := Staging(node.state).read(part)) and each.key}
+        kept |= {trust[0]} if whole else set()
+        kept |= {each.facts for each in (self._old, self._new) if each.facts.key == key}
+        if self._new.facts not in kept and self._new.facts in trust:
+            yield "the new CA is trusted, and its key is nowhere"
+        if self._old.facts not in kept and trust != (self._new.facts,):
+            yield "the former CA is not gone, and its key is"
+        for name in ("web.crt", "user.conf"):
+            if not node.belongs(name) and not list((node.state / "transactions").glob("*.commit.json")):
+                yield f"{name} does not belong to its key"
+
+
+def rotates(node: RotatingNode) -> None:
+    """The command, from its beginning to its end, in this process."""
+    done = node.hurry("root-ca", "rotate")
+    assert done.code == 0, done
+
+
+@pytest.fixture
+def staged(quick: Path) -> tuple[RotatingNode, Issued]:
+    """A node with a CA that is to follow."""
+    node, new = RotatingNode(quick / "original"), root_ca()
+    node.stage(new)
+    node.step()
+    return node, new
+
+
+@pytest.mark.slow
+def test_whole_at_every_moment(staged: tuple[RotatingNode, Issued]) -> None:
+    """From the first system call of a rotation to its last, pairs are whole or will be made whole, no CA's key is lost
+    while it is wanted, and none can be read by others.
+    """
+    node, new = staged
+    watched = Watched(node, new)
+    record(partial(rotates, node), watched.look)
+    assert watched.problems == []
+    assert watched.looks > 200
+    assert node.unwell(new) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", range(SHARES))
+def test_killed_anywhere(quick: Path, staged: tuple[RotatingNode, Issued], share: int) -> None:
+    """Killed at any system call that changes something, the command begun again finishes the rotation, and leaves
+    nothing behind.
+    """
+    original, new = staged
+    stops = record(partial(rotates, original.copy(quick / "whole")))
+    step = len(stops) / STOPS
+    seen = set[str]()
+    for number in range(share, STOPS, SHARES):
+        node = original.copy(quick / "twin")
+        where = f"killed at {(n := int(number * step))}, {kill_at(partial(rotates, node), n)}"
+        watched = Watched(node, new)
+        watched.look("exit")
+        seen.add(str(node.phase))
+        again = node.hurry("root-ca", "rotate")
+        over = again.code == 3 and "no CA is staged" in again.err  # it was killed on its way out
+        assert again.code == 0 or over, (where, again)
+        assert watched.problems == [], where
+        assert node.unwell(new) == [], where
+        assert node.findings() == {}, where
+        shutil.rmtree(node.place)
+    assert seen >= {"issue", "distrust", "done"}
