@@ -6,9 +6,10 @@ nor as it should be is *frozen*: somebody else changes the same files, and nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 
 from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import Kind
@@ -83,7 +84,7 @@ def lacks(rotation: Rotation, ground: Ground, assessment: Assessment) -> Lacks:
     anchor = tuple(_of_anchor(wanted, ground))
     steps = [Rotate(rotation.family, ground.path, _told(rotation, anchor), anchor)] if anchor else []
     steps += _of_kubeconfigs(rotation, wanted, assessment)
-    reissue = () if anchor or wanted.leaves is None else _of_old(rotation, assessment)
+    reissue = () if anchor or wanted.leaves is None else of_former(rotation, assessment)
     return Lacks(tuple(steps), frozenset(status.seen.identity for status in reissue))
 
 
@@ -195,8 +196,8 @@ def _differing(rotation: Rotation, wanted: Desired, status: CertificateStatus) -
             yield embedded
 
 
-def _of_old(rotation: Rotation, assessment: Assessment) -> Iterator[CertificateStatus]:
-    """The end entities that the former anchor has signed, and the new one has not."""
+def of_former(rotation: Rotation, assessment: Assessment) -> Iterator[CertificateStatus]:
+    """The end entities that the former anchor has signed, and the new one has not, whatever the node trusts now."""
     for status in assessment.certificates:
         certificate, spec = status.certificate, status.seen.spec
         if certificate is None or status.stale or spec.authority or rotation.family not in spec.ca:
@@ -218,14 +219,21 @@ def _signs_otherwise(ground: Ground, around: Surroundings) -> Iterator[str]:
     for service in around.services:
         seen = around.live.services.get(service.name)
         if service.pod == signer.container and seen and seen.running:
-            given = dict(word.removeprefix("--").partition("=")[::2] for word in seen.command if word.startswith("--"))
-            if (
-                tuple(given.get(flag, value) for flag, value in zip(SIGNING_FLAGS, signer.now, strict=True))
-                != signer.now
-            ):
+            given = (_given(seen.command, flag) for flag in SIGNING_FLAGS)
+            if any(value not in {None, wanted} for value, wanted in zip(given, signer.now, strict=True)):
                 yield f"{service.name} does not run with the signer that {signer.manifest} names yet"
         elif service.pod == signer.container and seen and seen.running is False:
             yield f"{service.name} does not run"
+
+
+def _given(command: Sequence[str], flag: str) -> str | None:
+    """The value of a flag as components take it: `--flag=value` or `--flag value`, `_` for `-`, and the last counts."""
+    found = None
+    for word, following in pairwise((*command, "")):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == f"--{flag}":
+            found = value if equals else following
+    return found
 
 
 def _told(rotation: Rotation, wants: tuple[Want, ...]) -> str:
