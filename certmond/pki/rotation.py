@@ -185,11 +185,14 @@ def abort(rotation: Rotation, now: datetime) -> Rotation:
             f"{rotation.name} has begun with a CA that was put in place without one; put the former certificate and "
             "key back yourself, which is a rotation back, or let it go on to its end"
         )
-    phase = _MIRRORED[rotation.phase]
-    if phase not in sequence(rotation):  # no signer to attach, or nothing to distrust: the files are as they were
-        phase = Phase.DONE
     (old,) = rotation.old
-    identity = f"{rotation.id}-back"  # what nodes have said of it on the way there counts no more
     return replace(
-        rotation, id=identity, old=(rotation.new,), new=old, phase=phase, since=now, aborted=True, published=None
+        rotation,
+        id=f"{rotation.id}-back",  # what nodes have said of it on the way there counts no more
+        old=(rotation.new,),
+        new=old,
+        phase=_MIRRORED[rotation.phase],
+        since=now,
+        aborted=True,
+        published=None,
     )
