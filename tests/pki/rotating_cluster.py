@@ -161,6 +161,8 @@ class Node:
                 self.restart(name)
             case "kubelet":
                 self.processes[name].accepts = self.trust
+            case _:
+                pass  # it reads nothing twice
 
     def stale(self) -> list[str]:
         """The processes that have something older than the files in memory."""
@@ -196,11 +198,11 @@ class Node:
             self.known = shown, judged(rotation, self.ground(), pairs, confs)
         return self.known[1]
 
-    def carry_out(self, step: Rotate, *, whole: bool = True) -> None:
-        """All that the step wants, or nothing where a key is missing; with `whole` not set, the first of it only."""
+    def carry_out(self, step: Rotate, parts: int | None = None) -> None:
+        """All that the step wants, or nothing where a key is missing; with `parts`, no more of it than so many."""
         if any(isinstance(want, KeyOf) and want.certificate not in self.keys for want in step.wants):
             return
-        for want in step.wants if whole else step.wants[:1]:
+        for want in step.wants[:parts]:
             match want:
                 case Bundle(path, certificates) if path == SHARED[0]:
                     self.trust = certificates

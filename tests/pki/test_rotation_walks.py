@@ -32,7 +32,8 @@ def step(cluster: Cluster, action: int, which: int) -> bool:
         case 1:  # a node writes, or has a certificate issued
             left = node.lacks()
             if left.steps:
-                node.carry_out(left.steps[which % len(left.steps)], whole=cluster.whole or which % 4 > 0)
+                parts = None if cluster.whole else which % 5
+                node.carry_out(left.steps[which % len(left.steps)], parts)
             elif left.reissue:
                 cluster.issue(node, sorted(left.reissue)[which % len(left.reissue)])
             return bool(left.steps or left.reissue)
