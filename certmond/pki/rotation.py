@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import assert_never
 
 from certmond.errors import RotationError
 from certmond.pki.certificate import Certificate
@@ -159,6 +160,8 @@ def desired(rotation: Rotation) -> Desired | None:
             return Desired((new,), leaves=new)
         case Phase.DONE:
             return Desired((new,), leaves=None if rotation.mode is Mode.REISSUE else new, tidy=True)
+        case _:
+            assert_never(rotation.phase)
 
 
 def begin(rotation: Rotation) -> Rotation:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from certmond.pki.assess import Assessment
-from certmond.pki.rotation import Phase, Rotation, desired, sequence
+from certmond.pki.rotation import Desired, Phase, Rotation, desired, sequence
 from certmond.pki.rotation_steps import Ground, concerned, lacks, of_former
 
 
@@ -51,7 +51,7 @@ def preview(rotation: Rotation, ground: Ground, assessment: Assessment, order: S
         restarts = [*_restarted(touched, assessment), *([ground.signer.container] if moved and ground.signer else [])]
         found.append(Preview(phase, tuple(dict.fromkeys(steps)), tuple(name for name in order if name in restarts)))
         if wanted:
-            trust_before, ground = wanted.trust, _after(ground, here)
+            trust_before, ground = wanted.trust, _after(ground, wanted)
     return tuple(found)
 
 
@@ -62,11 +62,8 @@ def _restarted(touched: set[str], assessment: Assessment) -> Iterator[str]:
             yield from (each.service for each in status.presence.consumers if status.seen.embedded)
 
 
-def _after(ground: Ground, rotation: Rotation) -> Ground:
+def _after(ground: Ground, wanted: Desired) -> Ground:
     """The node with the files that the phase asks for."""
-    wanted = desired(rotation)
-    if wanted is None:
-        return ground
     signer = ground.signer
     if signer and wanted.detached:
         signer = replace(

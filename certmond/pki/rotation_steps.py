@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
+from typing import assert_never
 
 from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import Kind
@@ -186,8 +187,8 @@ def _of_kubeconfigs(rotation: Rotation, wanted: Desired, assessment: Assessment)
             if embedded.file is None:
                 found.setdefault(embedded.path, status.seen.name)
     for path, name in found.items():
-        detail = f"{path} is to trust {_named(rotation, wanted.trust)}"
-        yield Rotate(name, path, detail, (Trusting(path, wanted.trust),))
+        trusting = (Trusting(path, wanted.trust),)
+        yield Rotate(name, path, _told(rotation, trusting), trusting)
 
 
 def _differing(rotation: Rotation, wanted: Desired, status: CertificateStatus) -> Iterator[Embedded]:
@@ -250,6 +251,8 @@ def _told(rotation: Rotation, wants: tuple[Want, ...]) -> str:
                 said.append(f"{want.container} is to sign with {want.flags[0][1]}")
             case Gone():
                 said.append(f"{want.path} is to go")
+            case _:
+                assert_never(want)
     return "; ".join(said)
 
 
