@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -43,7 +44,7 @@ def test_each_mode_has_its_phases_and_only_the_signers_family_a_signer(
     phases follow each other from then on; the last one has none behind it.
     """
     assert sequence(given) == phases
-    for number, (here, later) in enumerate(zip(phases, phases[1:], strict=False), 1):
+    for number, (here, later) in enumerate(pairwise(phases), 1):
         now = NOW + number * HOUR
         assert following(replace(given, phase=here, published=NOW), now) == replace(given, phase=later, since=now)
     last = replace(given, phase=P.DONE)

@@ -14,7 +14,9 @@ from tests.builders import Issued, make_intermediate, make_leaf
 from tests.pki.rotation_node import AFRESH, ANCHOR, CA, NEW, OLD, STRANGER, anchors, conf, ground, leaf, row, see
 
 
-def seen(*observations: Observation, trust: tuple[Issued, ...] = (NEW,), known: tuple[Issued, ...] = ()) -> Change | None:
+def seen(
+    *observations: Observation, trust: tuple[Issued, ...] = (NEW,), known: tuple[Issued, ...] = ()
+) -> Change | None:
     """What is found where `trust` is in the anchor's file."""
     remembered = tuple(each.facts for each in known)
     return changed("ca", ground(*trust, key=NEW), remembered, Inventory((*anchors(*trust), *observations)))
