@@ -7,9 +7,10 @@ kept by `host.staged`. Nothing here changes what the node uses, and no key is ev
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -161,14 +162,13 @@ def stage(
         made = _made(options, config, found, now, reuse_key=reuse_key, algorithm=key_algorithm, validity=validity)
         verdict = _judged(made, found, config, now, where="the CA to be made", key_where="its key")
     else:
-        _refuse(_misplaced_key(found, certificate, key))
         made = _read(certificate, key)
         verdict = _judged(made, found, config, now, where=str(certificate), key_where=str(key) if key else None)
     for warning in verdict.warnings:
         click.echo(f"warning: {warning}", err=True)
-    _refuse(verdict.problems)
-    if made.certificate is None:
-        raise CertmondError("there is no certificate to stage")
+    problems = [*_misplaced_key(found, certificate, key), *verdict.problems]
+    if made.certificate is None or problems:
+        _refuse(problems)
     _keep(options, found, made.certificate, made.key, now, force=force)
     click.echo(_told(made.certificate, verdict, found))
 
@@ -222,14 +222,13 @@ def _judged(
     return Verdict(verdict.mode, (*brought.problems, *verdict.problems), (*brought.warnings, *verdict.warnings))
 
 
-def _misplaced_key(family: Family, certificate: Path, key: Path | None) -> tuple[str, ...]:
+def _misplaced_key(family: Family, certificate: Path | None, key: Path | None) -> Iterator[str]:
     """A CA comes with its key exactly where the present one has its own."""
-    if family.holds_key and key is None:
-        return (f"this node signs with {family.spec.key}: give the private key of {certificate} as well",)
-    if not family.holds_key and key is not None:
+    if family.holds_key and certificate and key is None:
+        yield f"this node signs with {family.spec.key}: give the private key of {certificate} as well"
+    elif not family.holds_key and key is not None:
         fact = f"this node holds no {family.spec.key or 'key of its CA'}, and a CA's key belongs where it signs only"
-        return (f"{fact}; leave {key} out",)
-    return ()
+        yield f"{fact}; leave {key} out"
 
 
 def _made(
@@ -250,7 +249,7 @@ def _made(
 
     if not family.holds_key:
         fact = f"this node holds no {family.spec.key or 'key of its CA'}, and a CA's key is made where it signs only"
-        _refuse((f"{fact}; make the CA there, and stage its certificate here",))
+        _refuse([f"{fact}; make the CA there, and stage its certificate here"])
     given: dict[str, Any] = {"key_algorithm": KeyAlgorithm(algorithm) if algorithm else None, "validity": validity}
     spec = family.spec.model_copy(update={name: value for name, value in given.items() if value is not None})
     terms = Terms(now, None, {}, config.validity, config.key_algorithm)
@@ -278,13 +277,13 @@ def _keep(
         recorded, staged = staging.recorded(), staging.read(Part.NEW)
         if recorded and recorded.under_way:
             fact = f"a rotation is under way ({recorded.family or 'unknown'}, {recorded.phase or 'unknown phase'})"
-            _refuse((f"{fact}, which needs what is staged; let it end, or abort it",))
+            _refuse([f"{fact}, which needs what is staged; let it end, or abort it"])
         if staged and not staged.fault and not force:
             already = staged.certificate == certificate and staged.family == family.spec.name
             if already and (staged.key is None) == (key is None):
                 return
             fact = f"{where} is staged already for {staged.family}"
-            _refuse((f"{fact}; give --force to replace it, which destroys its key",))
+            _refuse([f"{fact}; give --force to replace it, which destroys its key"])
         audit.note(Event.STEP_BEGUN, now, f"{where}: {certificate.subject} is staged", fields=fields)
         try:
             staging.put(Part.NEW, family.spec.name, certificate, key)
@@ -303,8 +302,7 @@ def _told(certificate: Certificate, verdict: Verdict, family: Family) -> str:
     return printable(name) + f"\nserial {certificate.serial}\nsha256 {certificate.sha256}\npin {pin(certificate)}"
 
 
-def _refuse(problems: tuple[str, ...]) -> None:
-    """Where there are any, tell them all and end."""
-    if problems:
-        click.echo("\n".join(f"refused: {problem}" for problem in problems), err=True)
-        sys.exit(REFUSED)
+def _refuse(problems: Iterable[str]) -> NoReturn:
+    """Tell them all, and end."""
+    click.echo("\n".join(f"refused: {problem}" for problem in problems), err=True)
+    sys.exit(REFUSED)

@@ -124,17 +124,18 @@ def _below(document: dict[str, Any]) -> Iterator[RenderableType]:
     for each in document["present"]:
         if each["signs"]:
             yield Text(printable(f"serial {each['serial']} signed {', '.join(each['signs'])}"))
+    for fault in dict.fromkeys(each["fault"] for each in document["staged"] if each["fault"]):
+        yield Text(printable(fault), style=_STYLES["refused"])
     for each in document["staged"]:
-        if each["fault"]:
-            yield Text(printable(each["fault"]), style=_STYLES["refused"])
-        elif each["family"] != document["family"]:
+        if not each["fault"] and each["family"] != document["family"]:
             yield Text(printable(f"what is staged ({each['part']}) is for {each['family']}"))
     rotation = document["rotation"]
     if rotation is None:
         yield Text("no rotation is under way")
+    elif not rotation["phase"]:
+        yield Text("the record of a rotation cannot be read", style=_STYLES["refused"])
     else:
-        known = rotation["phase"] or "in a phase that its record does not tell"
-        yield Text(printable(f"rotation {rotation['id']} of {rotation['family']}: {known}".replace("  ", " ")))
+        yield Text(printable(f"rotation {rotation['id']} of {rotation['family']}: phase {rotation['phase']}"))
 
 
 def verify_table(document: dict[str, Any], wide: bool = False) -> RenderableType:

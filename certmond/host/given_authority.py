@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from certmond.errors import ConfigError, KeyUnusableError
-from certmond.host.keys import PrivateKey, load_key
+from certmond.host.keys import PrivateKey, can_sign, load_key
 from certmond.host.signers.local import read_file
 from certmond.pki.candidate import unfit
 from certmond.pki.certificate import Certificate, describe_key
@@ -79,7 +79,10 @@ def _certificate(path: str, unread: list[str], problems: list[str]) -> Certifica
 
 def _key(path: str, unread: list[str], problems: list[str]) -> PrivateKey | None:
     try:
-        return load_key(read_file(path), path)
+        key = load_key(read_file(path), path)
+        if can_sign(key):
+            return key
+        problems.append(f"the private key in {path} is damaged: what it signs does not verify; give an intact one")
     except OSError as error:
         unread.append(f"{path} cannot be read ({error.strerror}); give the CA's private key")
     except KeyUnusableError as error:

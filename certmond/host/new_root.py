@@ -7,12 +7,13 @@ operator brings. Writes nothing; a key lives as long as the caller keeps it.
 from __future__ import annotations
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from certmond.errors import KeyUnusableError
 from certmond.host.given_authority import GivenAuthority
 from certmond.host.keys import PrivateKey, load_key, make_key
 from certmond.host.place import blaming
-from certmond.host.signers.local import read_file, sealed, self_signed
+from certmond.host.signers.local import read_file, self_signed, signed
 from certmond.host.transaction import Transactions
 from certmond.pki.catalog import CertificateSpec
 from certmond.pki.certificate import Certificate, describe_key
@@ -36,7 +37,8 @@ def reissue(present: Certificate, key: PrivateKey, spec: CertificateSpec, terms:
     if describe_key(key.public_key()) != present.key:
         fact = f"{spec.key} is not the private key of {present.subject} (serial {present.serial})"
         raise KeyUnusableError(f"{fact}; put back the pair that belongs together")
-    return GivenAuthority(_only(sealed(reissued(present, spec, terms, x509.random_serial_number()), key)), key)
+    made = signed(reissued(present, spec, terms, x509.random_serial_number()), key, spec.key or "")
+    return GivenAuthority(_only(made.public_bytes(Encoding.PEM)), key)
 
 
 def present_key(spec: CertificateSpec, transactions: Transactions) -> PrivateKey:
