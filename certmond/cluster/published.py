@@ -44,11 +44,10 @@ def published_trust(access: Access, wanted: Iterable[Certificate], limit: timede
             # With this selector the API server asks for the right to this one name only.
             lambda: client.list(ConfigMap, namespace="*", fields={"metadata.name": _CONFIG_MAP}, chunk_size=PAGE),
         )
-        data = {str(each.metadata.namespace): (each.data or {}).get(_KEY, "") for each in maps if each.metadata}
+        found = {str(each.metadata.namespace): (each.data or {}).get(_KEY, "") for each in maps if each.metadata}
         live = sorted(str(each.metadata.name) for each in spaces if each.metadata and not _terminating(each))
-        behind = [
-            f"{space} {_fact(data.get(space), trust)}" for space in live if _fact(data.get(space), trust) is not None
-        ]
+        facts = {space: _fact(found.get(space, "").encode(), trust) for space in live}
+        behind = [f"{space} {fact}" for space, fact in facts.items() if fact is not None]
         if behind:
             return Canary(PUBLISHED, False, f"{_CONFIG_MAP} of {named(behind)}", _REMEDY)
         return Canary(PUBLISHED, True, f"{_CONFIG_MAP} is as wanted in {len(live)} namespaces")
@@ -91,9 +90,12 @@ def _terminating(space: Any) -> bool:
     return bool(space.metadata.deletionTimestamp or (space.status and space.status.phase == "Terminating"))
 
 
-def _fact(pem: str | None, wanted: tuple[Certificate, ...]) -> str | None:
-    return "has none" if not pem else differs(pem.encode("utf-8", "replace"), wanted, "it")
+def _fact(pem: bytes, wanted: tuple[Certificate, ...]) -> str | None:
+    return differs(pem, wanted, "it") if pem else "has none"
 
 
-def _decoded(data: str | None) -> str | None:
-    return data and base64.b64decode(data).decode("utf-8", "replace")
+def _decoded(data: str | None) -> bytes:
+    try:
+        return base64.b64decode(data or "")
+    except ValueError:
+        return b"no base64"
