@@ -26,6 +26,7 @@ from certmond.expose.render import HEARTBEAT, METRICS, STATUS, Renderer, heartbe
 from certmond.expose.telemetry import Telemetry
 from certmond.host.audit import DAEMON, Audit
 from certmond.host.journal import Event, Journal
+from certmond.host.rotation_record import record_path
 from certmond.host.store import Store
 from certmond.host.systemd import Notifier
 from certmond.host.wake import Wake
@@ -213,7 +214,10 @@ class Daemon:
     def _new_store(self) -> Store:
         derived = tuple(spec.path for spec in self._config.derived)
         held = (self._config.hold.file,) if self._config.hold.file else ()
-        return Store(self._config.certificates, self._root, self._config.given_facts, also=(*derived, *held))
+        # Another root than this host's has no daemon whose commands would be waited for.
+        record = (str(record_path(self._state_dir)),) if self._root == "/" else ()
+        also = (*derived, *held, *record)
+        return Store(self._config.certificates, self._root, self._config.given_facts, also=also)
 
     def _new_hand(self) -> tuple[Enforcer, Acting]:
         enforcing = self._config.mode == "enforce"

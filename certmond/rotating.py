@@ -73,6 +73,7 @@ class Rotating:
         self._calm: frozenset[str] = frozenset()
         self._objection: str | None = None
         self._broken: str | None = None
+        self._elsewhere = False
         self._waits: tuple[str, ...] = ()
         self.until: datetime | None = None
         """When time alone may bring it on."""
@@ -80,6 +81,7 @@ class Rotating:
     def look(self, inventory: Inventory, components: Components, now: datetime) -> dict[str, tuple[Finding, ...]]:
         """See how the node stands, and what is to be told of its anchors, by the name of the entry."""
         self._rotation = self._ground = self._change = self._broken = None
+        self._elsewhere = False
         self._objection = self._conductor.objection(components)
         found = {family: ground_of(family, inventory, components, self._files) for family in self._families}
         self._grounds = {family: ground for family, ground in found.items() if ground}
@@ -91,6 +93,9 @@ class Rotating:
             return {self._families[0]: (finding(Reason.ROTATION_FROZEN, self._broken),)} if self._families else {}
         if self._rotation:
             self._ground = self._grounds.get(self._rotation.family)
+            if self._ground is None or not self._concerns(self._ground):
+                self._rotation, self._elsewhere = None, True  # a worker has no etcd
+                return {}
             return self._told(self._rotation)
         return dict(self._changes(inventory, now))
 
@@ -150,7 +155,7 @@ class Rotating:
         """
         wait = self._conductor.ask()
         self.until = None if wait is None else self._clock() + wait
-        if self._broken:
+        if self._broken or self._elsewhere:
             return None
         if self._rotation != self._own and self._rotation is not None:
             with self._executor.writing():
@@ -261,6 +266,10 @@ class Rotating:
         if self._objection:
             return f"{fact}, and nothing is touched: {self._objection}; put the former CA back"
         return f"{fact}; it is rotated"
+
+    def _concerns(self, ground: Ground) -> bool:
+        """The node lives by that anchor, or has lived by it."""
+        return bool(ground.trust or ground.holds_key) or ground.family in self._record.anchors()
 
     def _told(self, rotation: Rotation) -> dict[str, tuple[Finding, ...]]:
         frozen = next((why for why in self._waits if "stands still" in why), None)

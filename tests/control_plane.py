@@ -293,8 +293,11 @@ def control_plane(
         edit(manifest)
         path.write_text(yaml.safe_dump(manifest))
     with namespaces(work) as node.inside:
-        places = {"manifests": str(manifests), "logs": str(node.at("/var/log/pods"))}
-        with kubelet(work, factor, ("kube-apiserver",), ELECTING, before=node.inside, **places) as node.pods:
+        logs = str(node.at("/var/log/pods"))
+        started = kubelet(
+            work, factor, ("kube-apiserver",), ELECTING, before=node.inside, manifests=str(manifests), logs=logs
+        )
+        with started as node.pods:
             if crictl:
                 node.path = f"{work}:{node.path}"
                 installed_crictl(work)
@@ -306,7 +309,7 @@ def control_plane(
 
 
 @contextmanager
-def namespaces(work: Path) -> Iterator[list[str]]:
+def namespaces(work: Path, address: str = ADDRESS) -> Iterator[list[str]]:
     """Namespaces in which what is below `work`/node is the machine's own: the words that run a command there."""
     for directory in ("etc", "var/lib", "var/log/pods"):
         (work / "node" / directory).mkdir(parents=True, exist_ok=True)
@@ -314,7 +317,7 @@ def namespaces(work: Path) -> Iterator[list[str]]:
         if name not in {"kubernetes", "certmond", "crictl.yaml"}:
             (work / "node/etc" / name).symlink_to(work / "of-the-host" / name)
     unshare, nsenter, _ = map(real_part, ("unshare", "nsenter", "ip"))
-    command = [unshare, "--mount", "--net", "--propagation", "private", "sh", "-c", _INSIDE, "sh", work, ADDRESS]
+    command = [unshare, "--mount", "--net", "--propagation", "private", "sh", "-c", _INSIDE, "sh", work, address]
     with subprocess.Popen(
         list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as holder:

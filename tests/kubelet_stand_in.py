@@ -4,7 +4,8 @@ It runs the static pods in a directory of manifests as real processes in real co
 again that ends. What it does, and after how long, was measured with kubelet v1.24 and containerd 1.7: the first restart
 comes at once, the next ones are backed off, whatever ended the container; when an API server ends, whoever holds a
 leader's lease ends a moment later; another text in a manifest is another pod. `factor` scales all of these times.
-It has no images, no mounts, no namespaces and no probes: a container sees the files of this machine.
+It has no images, no namespaces and no probes: a container sees the files of this machine. With `mounts`, it sees of
+/etc/kubernetes what its manifest mounts, and of a file that is mounted by itself the inode of its own start.
 """
 
 from __future__ import annotations
@@ -35,10 +36,27 @@ LEASE_LOST = 1.0  # seconds from the end of an API server to that of those who h
 GRACE = 30.0  # seconds for the containers of a pod that is removed
 LOOK = 0.05  # seconds between two looks at the manifests, which are not scaled
 
+MOUNTED = "/etc/kubernetes"
+_MOUNT = """
+set -e
+mkdir -p /run/rootfs
+mount -t tmpfs tmpfs /run/rootfs
+while [ "$1" != -- ]; do
+    if [ -d "$1" ]; then mkdir -p "/run/rootfs$2"; else mkdir -p "/run/rootfs${2%/*}"; : >"/run/rootfs$2"; fi
+    mount --bind "$1" "/run/rootfs$2"
+    shift 2
+done
+shift
+mount --rbind "/run/rootfs$0" "$0"
+exec "$@"
+"""
+"""In a tree of its own, as in a container's: a mount on the very file would go when another is renamed there."""
+MOUNTING = ("unshare", "--mount", "--propagation", "private", "sh", "-c", _MOUNT, MOUNTED)
+
 
 @dataclass(frozen=True)
 class Settings:
-    """`apiservers` and `electing` are names of containers; all the others are paths but for `node` and `factor`."""
+    """`apiservers` and `electing` are names of containers; all that have no default are paths."""
 
     manifests: str
     logs: str  # as /var/log/pods
@@ -50,6 +68,7 @@ class Settings:
     factor: float = 1.0
     apiservers: tuple[str, ...] = ()
     electing: tuple[str, ...] = ()
+    mounts: bool = False
 
 
 @dataclass
@@ -70,9 +89,10 @@ class Container:
 
 @dataclass
 class Place:
-    """A container in a manifest, and its runs."""
+    """A container in a manifest, what it mounts of this machine, and its runs."""
 
     spec: dict[str, Any]
+    mounts: list[str] = field(default_factory=list)  # a path here, and where it is in the container; the next one
     runs: list[Container] = field(default_factory=list)
     restarts: int = 0
     last_end: float = float("-inf")
@@ -96,6 +116,13 @@ class Pod:
     pause: subprocess.Popen[bytes]
     places: list[Place]
     leaving: bool = False
+
+
+def mounts_of(container: dict[str, Any], pod: dict[str, Any]) -> list[str]:
+    """What it mounts below MOUNTED, path by path."""
+    paths = {each["name"]: each["hostPath"]["path"] for each in pod.get("volumes", ()) if "hostPath" in each}
+    mounted = {each["mountPath"]: paths.get(each["name"], "") for each in container.get("volumeMounts", ())}
+    return [word for path, here in mounted.items() if path.startswith(f"{MOUNTED}/") for word in (here, path)]
 
 
 class Kubelet:
@@ -129,7 +156,7 @@ class Kubelet:
             metadata = manifest["metadata"]
             name, namespace = f"{metadata['name']}-{self.settings.node}", metadata.get("namespace", "default")
             if uid not in self.pods and (namespace, name) not in present:
-                self.add(uid, name, namespace, manifest["spec"]["containers"])
+                self.add(uid, name, namespace, manifest["spec"])
         self.loop.call_later(LOOK, self.look)
 
     def manifests(self) -> dict[str, dict[str, Any]]:
@@ -143,11 +170,12 @@ class Kubelet:
                     found[hashlib.md5(key, usedforsecurity=False).hexdigest()] = manifest
         return found
 
-    def add(self, uid: str, name: str, namespace: str, specs: list[dict[str, Any]]) -> None:
+    def add(self, uid: str, name: str, namespace: str, spec: dict[str, Any]) -> None:
         group, sandbox = Path(self.settings.group, "kubepods/burstable", f"pod{uid}"), secrets.token_hex(32)
         sleep = shutil.which("sleep") or "/bin/sleep"
         pause = self.spawn(group / sandbox, ["/pause", "infinity"], None, executable=sleep)
-        pod = self.pods[uid] = Pod(uid, name, namespace, group, sandbox, pause, [Place(spec) for spec in specs])
+        places = [Place(each, mounts_of(each, spec)) for each in spec["containers"]]
+        pod = self.pods[uid] = Pod(uid, name, namespace, group, sandbox, pause, places)
         self.task(sandbox, pause.pid, ["/pause"], pod, None)
         for place in pod.places:
             self.start(pod, place, "the pod is new")
@@ -166,14 +194,17 @@ class Kubelet:
     def start(self, pod: Pod, place: Place, why: str) -> None:
         if pod.leaving or place.current:
             return
-        identifier, attempt = secrets.token_hex(32), len(place.runs)
-        log = Path(self.settings.logs, f"{pod.namespace}_{pod.name}_{pod.uid}", place.name, f"{attempt}.log")
-        log.parent.mkdir(parents=True, exist_ok=True)
+        identifier = secrets.token_hex(32)
+        logs = Path(self.settings.logs, f"{pod.namespace}_{pod.name}_{pod.uid}", place.name)
+        logs.mkdir(parents=True, exist_ok=True)
+        attempt = len(list(logs.iterdir()))  # for a manifest that is put back, too: that is the same pod again
+        log = logs / f"{attempt}.log"
         words = [*place.spec["command"], *place.spec.get("args", ())]
         environment = {item["name"]: item["value"] for item in place.spec.get("env", ())}
         if place.name in self.settings.apiservers:
             environment["STAND_IN_DRAIN"] = str(self.scaled(DRAIN))
-        process = self.spawn(pod.group / identifier, words, log, environment=environment)
+        mounting = [*MOUNTING, *place.mounts, "--"] if self.settings.mounts and place.mounts else []
+        process = self.spawn(pod.group / identifier, [*mounting, *words], log, environment=environment)
         container = Container(identifier, attempt, time.time_ns(), process)
         place.runs.append(container)
         self.task(identifier, process.pid, words, pod, place)

@@ -139,18 +139,23 @@ def kubelet(
     electing: tuple[str, ...] = (),
     *,
     before: Sequence[str] = (),
+    node: str = "node-1",
+    mounts: bool = False,
     **elsewhere: str,
 ) -> Iterator[Pods]:
     """A kubelet until the block ends; then all of its containers have ended as well.
 
-    `before` is what runs it, and leaves it its own process; `elsewhere` are directories that are not below `work`.
+    `before` is what runs it, and leaves it its own process; with `mounts`, containers see what they mount;
+    `elsewhere` are directories that are not below `work`.
     """
-    with control_group("kubelet") as group:
+    with control_group(f"kubelet-{node}") as group:
         paths = {name: elsewhere.get(name, str(work / name)) for name in ("manifests", "logs", "tasks")}
         for path in paths.values():
             Path(path).mkdir(parents=True, exist_ok=True)
         files = {"group": str(group), "socket": str(work / "cri.sock"), "events": str(work / "events")}
-        settings = Settings(**paths, **files, factor=factor, apiservers=apiservers, electing=electing)
+        settings = Settings(
+            **paths, **files, factor=factor, node=node, mounts=mounts, apiservers=apiservers, electing=electing
+        )
         command = [*before, sys.executable, kubelet_stand_in.__file__, str(stored(settings, work / "settings.json"))]
         with (work / "kubelet.log").open("wb") as log:
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)

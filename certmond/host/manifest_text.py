@@ -18,7 +18,7 @@ from certmond.host.kubeconfig import as_text, load_mapping
 from certmond.host.manifest import Container, containers
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_QUOTES = frozenset("\"'")
+_BLOCKS = frozenset("|>")
 
 
 _Place = tuple[str | int, ...]
@@ -80,8 +80,8 @@ def _document(data: bytes, path: str) -> Mapping[str, Any]:
             shared |= isinstance(event, yaml.NodeEvent) and event.anchor is not None
     except UnicodeDecodeError:
         raise WriteError(f"{path} is not UTF-8; write it anew in that encoding") from None
-    except Exception:  # noqa: BLE001, S110 - whatever it is, the loader says where
-        pass
+    except yaml.YAMLError:
+        pass  # the loader says where
     if documents > 1:
         raise WriteError(f"{path} holds several documents; leave in it the one that the kubelet runs")
     if shared:
@@ -144,10 +144,10 @@ def _spliced(text: str, edits: Mapping[_Place, str]) -> str:
     nodes = [(_node(root, place), word) for place, word in edits.items()]
     for node, word in sorted(nodes, key=lambda pair: -pair[0].start_mark.index):
         start, stop = node.start_mark.index, node.end_mark.index
-        if node.style in _QUOTES and text[start] == text[stop - 1] == node.style:
-            start, stop = start + 1, stop - 1
-        elif node.style is not None or text[start] == "!":
+        if text[start] == "!" or node.style in _BLOCKS:
             raise ValueError("is tagged, or a block")
+        if node.style:  # a quote
+            start, stop = start + 1, stop - 1
         text = f"{text[:start]}{word}{text[stop:]}"
     return text
 

@@ -27,6 +27,11 @@ DIRECTORY = "rotation"
 _RECORD, _LAST, _ANCHORS = "record.json", "last.json", "anchors.json"
 
 
+def record_path(state_dir: Path) -> Path:
+    """Where the record is, for who wants to know that it has changed."""
+    return (state_dir / DIRECTORY / _RECORD).absolute()
+
+
 def _certificate(text: str) -> str:
     if len(decode(text.encode(), "").certificates) != 1:
         raise ValueError("is not one certificate as PEM")
@@ -58,7 +63,7 @@ class RotationRecord:
     """The rotation of this node, and the anchors that the node has lived by."""
 
     def __init__(self, state_dir: Path) -> None:
-        self._path = state_dir / DIRECTORY / _RECORD
+        self._path = record_path(state_dir)
         self._memory = Memory(state_dir / DIRECTORY, _RECORD, TypeAdapter(_Entry))
         self._closed = Memory(state_dir / DIRECTORY, _LAST, TypeAdapter(_Entry))
         self._anchors = Memory(state_dir, _ANCHORS, TypeAdapter(dict[str, tuple[_Pem, ...]]))

@@ -34,7 +34,7 @@ def ground_of(family: str, inventory: Inventory, components: Components, files: 
     if family == SIGNER_FAMILY and first.key_path:
         found = (_signer(pod, first.path, first.key_path, files) for pod in components.pods)
         signer = next(filter(None, found), None)
-    return Ground(first.path, first.key_path, trust, first.key, first.key_unknown, signer)
+    return Ground(family, first.path, first.key_path, trust, first.key, first.key_unknown, signer)
 
 
 def own_files(path: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from certmond.pki.certificate import Certificate
-from certmond.pki.rotation import Mode, Phase, Rotation, desired
+from certmond.pki.rotation import SIGNER_FAMILY, Mode, Phase, Rotation, desired
 
 _HELD = {Phase.TRUST: "before the new CA is used", Phase.ISSUE: "before the former CA is distrusted"}
 """The phases that last for a while although all nodes are ready: others, which nobody reports of, need the time."""
@@ -60,7 +60,7 @@ def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
     """Why the phase cannot be left, a sentence for each node that keeps it; none where it can."""
     wanted = desired(rotation)
     for member in members:
-        if member.name in rotation.excluded:
+        if member.name in rotation.excluded or not _concerns(rotation, member):
             continue
         report = member.report
         if report is None or report.rotation != rotation.id:
@@ -76,6 +76,11 @@ def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
             yield f"{member.name} says that it is in {report.phase}, and trusts other CAs"
         elif wanted and wanted.leaves and report.issuer not in {"", wanted.leaves.sha256}:
             yield f"{member.name} says that it is in {report.phase}, and has certificates of another CA"
+
+
+def _concerns(rotation: Rotation, member: Member) -> bool:
+    """Every node lives by the Root CA; by any other, control planes alone."""
+    return rotation.family == SIGNER_FAMILY or member.control_plane
 
 
 def held_until(rotation: Rotation, overlap: timedelta) -> tuple[datetime, str] | None:

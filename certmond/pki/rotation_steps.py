@@ -48,6 +48,7 @@ class Signer:
 class Ground:
     """What a node shows of a family: the anchor's file and key (`key_unknown`: one is there that cannot be told)."""
 
+    family: str
     path: str
     key_path: str | None
     trust: tuple[Certificate, ...] = ()

@@ -62,6 +62,9 @@ spec:
 """.encode()
 
 
+LAST = f"spec:\n  containers:\n  - name: {NAME}\n    command:\n".encode()
+
+
 def replaced(data: bytes, *pairs: tuple[str, str]) -> bytes:
     """The text with each first one, which is there once, in the place of the second."""
     for old, new in pairs:
@@ -189,6 +192,9 @@ def test_a_quoted_word_may_be_written_with_escapes() -> None:
         (manifest(f"command: [--{CERT}=/a]", f"command: [{', '.join(PLAIN)}]"), "without changing more than them"),
         (manifest("command:", f"- >-\n      --{CERT}=/a", f"- --{KEY}=/b"), "without changing more than them"),
         (manifest("command:", f"- !!str '--{CERT}=/a'", f"- --{KEY}=/b"), "without changing more than them"),
+        (manifest("command:", f"- !!str --{CERT}=/a", f"- --{KEY}=/b"), "without changing more than them"),
+        (LAST + f"    - --{KEY}=/b\n    - |-\n      --{CERT}=/a\n".encode(), "without changing more than them"),
+        (LAST + f"    - --{KEY}=/b\n    - >-\n      --{CERT}=/a".encode(), "without changing more than them"),
     ],
 )  # fmt: skip
 def test_refused(data: bytes, fact: str) -> None:

@@ -680,9 +680,11 @@ def test_removed_that_somebody_else_wrote_meanwhile(host: Host, undone: bool) ->
     assert host.at(CRT).read_bytes() == b"theirs"
 
 
-def test_what_somebody_else_removed_is_no_beginning(host: Host) -> None:
-    """Where the file that was to be removed last is gone, and the first was changed, the others are left as they are."""
-    changes = host.signing()
+@pytest.mark.parametrize("first", [MANIFEST, SIGNING_KEY])
+def test_what_somebody_else_removed_is_no_beginning(host: Host, first: str) -> None:
+    """Where a file that was to be removed is gone, though its turn comes later, the others are left as they are."""
+    manifest, key, crt = host.signing()
+    changes = [manifest, key, crt] if first == MANIFEST else [key, crt, manifest]
 
     def meddle() -> None:
         host.at(MANIFEST).write_bytes(b"theirs")
@@ -850,10 +852,9 @@ def changes_of(host: Host, scenario: str) -> list[Change]:
     """What a renewal changes."""
     if scenario == "pair":
         return host.pair()
-    if scenario == "manifest":
-        return [*host.pair(), host.manifest()]
-    if scenario == "removed":
-        return host.signing()
+    if scenario == "pod":
+        manifest, key, _ = host.signing()
+        return [*host.pair(), manifest, key]
     if scenario == "kubelet":
         return [host.new(DATED, SECRET % b"new kubelet"), NewLink(CURRENT, os.path.basename(DATED))]
     created = {f"{PKI}/etcd/server.key": NEW[KEY], f"{PKI}/etcd/server.crt": NEW[CRT]}
@@ -940,7 +941,7 @@ def fresh_hosts(place: Path) -> Iterator[Host]:
     return (Host(place / str(number)) for number in itertools.count())
 
 
-SCENARIOS = ["pair", "kubelet", "created", "manifest", "removed"]
+SCENARIOS = ["pair", "kubelet", "created", "pod"]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -956,25 +957,25 @@ def test_killed_anywhere(tmp_path: Path, scenario: str) -> None:
     before = host.snapshot()
     with closing(Notices(host.at(PODS))) as notices:
         stops = record(lambda: host.renew(changes), Watcher(host, changes))
-        assert notices.told() == [REPLACED] * (scenario in {"manifest", "removed"})
+        assert notices.told() == [REPLACED] * (scenario == "pod")
     after = host.snapshot()
     assert after != before
     ends = {False: 0, True: 0}
     for n in range(len(stops)):
         host = next(hosts)
         changes = changes_of(host, scenario)
+        watch = Watcher(host, changes)
         with closing(Notices(host.at(PODS))) as notices:
-            stop = kill_at(lambda: host.renew(changes), n)  # noqa: B023 - it is called at once
-            Watcher(host, changes)(stop)
+            watch(kill_at(lambda: host.renew(changes), n))  # noqa: B023 - it is called at once
             outcomes = [recovery.outcome for recovery in host.recover()]
             found = host.snapshot()
             told = notices.told()
-        assert found in (before, after), f"after {n}: {stop}"
+        assert found in (before, after), f"after {n}: {stops[n]}"
         assert host.records() == []
         assert outcomes in ([], [Outcome.FINISHED if found == after else Outcome.UNDONE])
         assert host.recover() == ()
         manifest_replaced = before[MANIFEST[1:]] != found[MANIFEST[1:]]
-        assert told == [REPLACED] * manifest_replaced, f"the kubelet was told otherwise after {n}: {stop}"
+        assert told == [REPLACED] * manifest_replaced, f"the kubelet was told otherwise after {n}: {stops[n]}"
         ends[found == after] += 1
         if found == before:
             host.renew(changes)
@@ -983,7 +984,7 @@ def test_killed_anywhere(tmp_path: Path, scenario: str) -> None:
     assert min(ends.values()) > 10
 
 
-@pytest.mark.parametrize("scenario", ["pair", "removed"])
+@pytest.mark.parametrize("scenario", ["pair", "pod"])
 def test_recovery_killed_anywhere(tmp_path: Path, scenario: str) -> None:
     """Recovery, too, may be killed at any system call; the next one ends what it began."""
     hosts = fresh_hosts(tmp_path)
@@ -992,10 +993,11 @@ def test_recovery_killed_anywhere(tmp_path: Path, scenario: str) -> None:
     before = host.snapshot()
     stops = record(lambda: host.renew(changes))
     after = host.snapshot()
-    renames = [n for n, stop in enumerate(stops) if stop == "exit renameat"]
-    announced, archived, decided, *replaced = renames
-    if scenario == "removed":
-        replaced += [n for n, stop in enumerate(stops) if stop == "exit unlinkat" and n > replaced[-1]][:2]
+    announced, archived, decided, *replaced = [n for n, stop in enumerate(stops) if stop == "exit renameat"]
+    ends = {announced: before, archived: before, decided: after, **dict.fromkeys(replaced, after)}
+    if scenario == "pod":  # what comes before the manifest is as with a pair
+        removed = stops.index("exit unlinkat", replaced[-1])
+        ends = {decided: after, replaced[-1]: after, removed: after}
 
     def interrupted(n: int) -> tuple[Host, Watcher]:
         host = next(hosts)
@@ -1004,7 +1006,7 @@ def test_recovery_killed_anywhere(tmp_path: Path, scenario: str) -> None:
         kill_at(lambda: host.renew(changes), n)
         return host, watch
 
-    for n, end in [(announced, before), (archived, before), *((n, after) for n in (decided, *replaced))]:
+    for n, end in ends.items():
         host, watch = interrupted(n)
         for m in range(len(record(host.recover, watch))):
             host, watch = interrupted(n)

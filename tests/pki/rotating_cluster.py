@@ -144,7 +144,7 @@ class Node:
                 "/m/kcm.yaml", "kube-controller-manager", self.flags, SHARED, APART, APART, holds,
                 self.own_key.key if self.own_key else None, present,
             )  # fmt: skip
-        return Ground(SHARED[0], SHARED[1], self.trust, self.key.key if self.key else None, signer=signer)
+        return Ground("ca", SHARED[0], SHARED[1], self.trust, self.key.key if self.key else None, signer=signer)
 
     def assessment(self) -> Assessment:
         seen = [

@@ -1,0 +1,70 @@
+"""The one API behind all API servers of a bed: they authenticate, and forward what is below /api and /apis to it.
+
+Owns its socket, and that what it signs is signed by the controller-manager of a node, with the CA that this has.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from tests.cluster.api_server import ApiServer, _Handler
+from tests.cluster.lease_store import Json
+
+
+class SigningError(Exception):
+    """What the controller-manager says."""
+
+
+class _Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+
+
+class Backend(ApiServer):
+    """`signers` tells the sockets of the controller-managers."""
+
+    def __init__(self, directory: Path, nodes: Sequence[str], signers: Callable[[], list[Path]]) -> None:
+        super().__init__(directory)
+        self.socket = directory / "api.sock"
+        self._signers = signers
+        self.nodes = {node: {"addresses": []} for node in nodes}
+        handler = type("Handler", (_Handler,), {"api": self, "disable_nagle_algorithm": False})
+        self._unix = _Server(str(self.socket), handler)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        threading.Thread(target=self._unix.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._unix.shutdown()
+        self._unix.server_close()
+        super().__exit__(*exception)
+
+    def sign(self, csr: x509.CertificateSigningRequest, spec: Json) -> bytes:
+        return signed(self._signers(), csr.public_bytes(Encoding.PEM), spec["usages"])
+
+
+def signed(signers: Sequence[Path], csr: bytes, usages: Sequence[str]) -> bytes:
+    """A certificate (PEM) by the first controller-manager that runs. Raises SigningError with what it says instead."""
+    for path in signers:
+        with socket.socket(socket.AF_UNIX) as connection:
+            try:
+                connection.connect(str(path))
+            except (FileNotFoundError, ConnectionRefusedError):
+                continue
+            connection.sendall(json.dumps({"csr": csr.decode(), "usages": list(usages)}).encode())
+            with connection.makefile() as answers:
+                answer: dict[str, Any] = json.loads(answers.readline())
+            if "error" in answer:
+                raise SigningError(answer["error"])
+            return str(answer["certificate"]).encode()
+    raise SigningError("no controller-manager runs")

@@ -1,0 +1,216 @@
+"""A cluster of up to three nodes on this machine, in which everybody connects to everybody else all the time.
+
+    with Bed(tmp_path, programs, control_planes=2, workers=1) as bed:
+        bed.start()
+        mark = bed.settled()
+        bed.node("node-1").replace("/etc/kubernetes/pki/ca.crt", both)
+        bed.node("node-1").restart("kube-scheduler")
+        bed.settled()
+        assert bed.failures(mark) == []
+
+Each node has namespaces of mounts and of the network, its tree at "/", kubeadm's manifests, and stand-ins that read
+their files again, or once, as the real components do (components/main.go). Each stand-in is the client that the real
+one is, with the credentials that it has in memory: a new connection every `interval` milliseconds in each direction,
+all of which are recorded. Owns the namespaces, the processes and the question whether all is well.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from tests.conftest import real_part, unavailable
+from tests.control_plane import ELECTING, namespaces
+from tests.daemon_harness import DEADLINE
+from tests.rotation import making
+from tests.rotation.backend import Backend
+from tests.rotation.node import BedNode
+from tests.rotation.record import Direction, Failure, Record, Tally, summary
+from tests.static_pods import kubelet
+
+ENOUGH = 5
+"""Good connections in each direction, after which the bed is settled."""
+
+
+class Bed:
+    """Made by `with`; `start` has it run. `factor` scales the kubelet's times. With `verified`, API servers verify the
+    kubelets. `settings` change certmond's configuration on each node.
+    """
+
+    def __init__(
+        self,
+        work: Path,
+        programs: Path,
+        *,
+        control_planes: int = 2,
+        workers: int = 0,
+        interval: float = 10.0,
+        factor: float = 0.02,
+        verified: bool = False,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._programs = programs
+        self._interval, self._factor = interval, factor
+        self.work = work
+        self.nodes = [
+            BedNode(
+                work / f"node-{number}", f"node-{number}", f"192.0.2.{10 + number}",
+                worker=number > control_planes, verified=verified,
+            )
+            for number in range(1, control_planes + workers + 1)
+        ]  # fmt: skip
+        for node in self.nodes:
+            node.settings = {**node.settings, **(settings or {})}
+        self.control_planes = [node for node in self.nodes if not node.worker]
+        self.record = Record(work / "record")
+        self.backend: Backend
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        (self.work / "bin").symlink_to(self._programs)
+        making.make(self.nodes)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._open.close()
+
+    def node(self, name: str) -> BedNode:
+        return next(node for node in self.nodes if node.name == name)
+
+    # --- what runs ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Until everybody has reached everybody."""
+        enter = self._open.enter_context
+        signers = [node.signer for node in self.control_planes]
+        self.backend = enter(Backend(self.work, [node.name for node in self.nodes], lambda: signers))
+        hub = enter(switch())
+        for number, node in enumerate(self.nodes):
+            node.inside = enter(namespaces(node.work, node.address))
+            link(hub, node.inside, number)
+        for node in self.control_planes:
+            environments = {name: self._environment(node, name) for name in node.components}
+            making.put_manifests(node, self.control_planes, environments)
+            started = kubelet(
+                node.work, self._factor, ("kube-apiserver",), ELECTING, before=node.inside, node=node.name, mounts=True,
+                manifests=str(node.at("/etc/kubernetes/manifests")), logs=str(node.at("/var/log/pods")),
+            )  # fmt: skip
+            node.pods = enter(started)
+        for node in self.nodes:
+            command = ("--config=/var/lib/kubelet/config.yaml", "--kubeconfig=/etc/kubernetes/kubelet.conf")
+            enter(node.unit(self._environment(node, "kubelet"), str(self.work / "bin/kubelet"), *command))
+        for node in self.control_planes:
+            for name in node.components:
+                node.pods.ready(name)
+            enter(self._kubectl(node))
+        self.settled()
+
+    def _environment(self, node: BedNode, component: str) -> dict[str, str]:
+        """What a stand-in is told, who it is and whom it asks."""
+        everyone, servers = self.nodes, self.control_planes
+        return {
+            "STAND_IN_NAME": f"{node.name}/{component}",
+            "STAND_IN_RECORD": str(self.record.path),
+            "STAND_IN_INTERVAL": str(self._interval),
+            "STAND_IN_SIGNER": str(node.signer),
+            "STAND_IN_BACKEND": str(self.backend.socket),
+            "STAND_IN_SERVER": f"{node.name}/kube-apiserver",
+            "STAND_IN_ETCDS": ",".join(f"{each.name}/etcd={each.address}:2379" for each in servers),
+            "STAND_IN_APISERVERS": ",".join(f"{each.name}/kube-apiserver={each.address}:6443" for each in servers),
+            "STAND_IN_KUBELETS": ",".join(f"{each.name}/kubelet={each.address}:10250" for each in everyone),
+            "GOGC": "400",
+        }
+
+    @contextmanager
+    def _kubectl(self, node: BedNode) -> Iterator[None]:
+        """A person with admin.conf."""
+        command = [*node.inside, str(self.work / "bin/kubectl"), "--kubeconfig=/etc/kubernetes/admin.conf"]
+        environment = os.environ | self._environment(node, "kubectl")
+        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+            try:
+                yield
+            finally:
+                process.kill()
+
+    # --- how it goes --------------------------------------------------------------------------------------------------
+
+    def directions(self) -> set[Direction]:
+        """All that there are."""
+        servers = [node.name for node in self.control_planes]
+        found = {Direction(f"{one}/kube-apiserver", f"{two}/etcd") for one in servers for two in servers}
+        found |= {Direction(f"{one}/etcd", f"{two}/etcd") for one in servers for two in servers if one != two}
+        for node in self.nodes:
+            found |= {Direction(f"{one}/kube-apiserver", f"{node.name}/kubelet") for one in servers}
+            found |= {Direction(f"{node.name}/kubelet", f"{one}/kube-apiserver") for one in servers}
+        own = (*ELECTING, "kubectl")
+        return found | {Direction(f"{one}/{name}", f"{one}/kube-apiserver") for one in servers for name in own}
+
+    def tallies(self, since: float = 0.0) -> dict[Direction, Tally]:
+        return self.record.tallies(since)
+
+    def failures(self, since: float = 0.0, by: str = "", to: str = "") -> list[Failure]:
+        """Since then, in the directions whose client and server end so: "" for any."""
+        found = self.record.failures(since)
+        return [each for each in found if each.direction.by.endswith(by) and each.direction.to.endswith(to)]
+
+    def failing(self, since: float) -> set[tuple[str, str]]:
+        """The components, client and server, between which there were failures since then."""
+        return {(by.partition("/")[2], to.partition("/")[2]) for _, (by, to), _, _ in self.record.failures(since)}
+
+    def settled(self) -> float:
+        """Wait until everybody has tried to reach everybody some times more. The time at which that began."""
+        mark = time.time()
+
+        def tried(tally: Tally | None) -> bool:
+            return tally is not None and tally.good + len(tally.failures) >= ENOUGH
+
+        def all_tried() -> bool:
+            found = self.tallies(mark)
+            return all(tried(found.get(direction)) for direction in self.directions())
+
+        self.until(all_tried, "everybody is tried")
+        return mark
+
+    def until(self, holds: Callable[[], Any], what: str) -> Any:
+        end = time.monotonic() + DEADLINE
+        while not (found := holds()):
+            tallies = self.tallies()
+            missing = sorted(map(str, self.directions() - tallies.keys()))
+            assert time.monotonic() < end, f"{what}: never so\n{summary(self.failures())}\nnever tried: {missing}"
+            select.select([], [], [], 0.05)
+        return found
+
+    def rates(self, since: float) -> dict[Direction, float]:
+        """Connections a second."""
+        return {direction: tally.rate for direction, tally in self.tallies(since).items()}
+
+
+@contextmanager
+def switch() -> Iterator[int]:
+    """A network namespace with a bridge, for the nodes to be linked to: its process."""
+    script = "ip link add bridge0 type bridge && ip link set bridge0 up && echo ready && exec cat"
+    command = [real_part("unshare"), "--net", "sh", "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as holder:
+        assert holder.stdout
+        try:
+            if holder.stdout.readline() != b"ready\n":
+                unavailable(f"no bridge can be had here: {holder.communicate()[1].decode()}")
+            yield holder.pid
+        finally:
+            holder.communicate(timeout=DEADLINE)
+
+
+def link(hub: int, inside: Sequence[str], number: int) -> None:
+    """A cable from a node to the bridge. Its address is on its loopback, which answers for it on every interface."""
+    there = f"ip link add port{number} type veth peer name eth0 netns $1 && ip link set port{number} master bridge0 up"
+    script = "ip link set eth0 up && ip route add 192.0.2.0/24 dev eth0"
+    net = next(word for word in inside if word.startswith("--net="))
+    holder = net.split("/")[2]
+    subprocess.run([real_part("nsenter"), f"--net=/proc/{hub}/ns/net", "sh", "-c", there, "sh", holder], check=True)
+    subprocess.run([*inside, "sh", "-c", script], check=True)

@@ -1,0 +1,3 @@
+module certmond/tests/rotation/components
+
+go 1.24

@@ -1,0 +1,121 @@
+"""What the clients of a bed have recorded: how often who reached whom, when not, and why not.
+
+A connection that was refused or broke while the server's process ended or was not up yet is `down`: it says nothing of
+certificates. Everything else that is no answer of 200 is a failure. Owns the reading of the record, and that rule.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_UNORDERED = 1.0
+"""Seconds by which a line may come before another that was written later by another process."""
+LATE = 0.3
+"""Seconds after a server is ready again in which a connection may still tell of the time before."""
+
+
+class Direction(NamedTuple):
+    """NODE/COMPONENT each, of the client and of the server."""
+
+    by: str
+    to: str
+
+
+class Failure(NamedTuple):
+    """One attempt: `at` is seconds of time.time(); `kind` is "trust" where a side refused the other in the handshake,
+    "answer" for a status that is not 200, "network", or "file" where the client's own could not be read.
+    """
+
+    at: float
+    direction: Direction
+    kind: str
+    reason: str
+
+
+@dataclass
+class Tally:
+    """Of one direction. Good ones come in lots, each some 100 ms long."""
+
+    good: int = 0
+    down: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    first: float = 0.0
+    last: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Connections a second, of all that were tried."""
+        return (self.good + self.down + len(self.failures)) / max(self.last - self.first, 0.001)
+
+
+class Record:
+    """The file that all processes of a bed add lines to; what is new in it is read for each question."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+        self._lines: list[dict[str, Any]] = []
+        self._down = _Down()
+
+    def _read(self) -> None:
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            whole = file.read()
+        whole = whole[: whole.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in map(json.loads, whole.splitlines()):
+            if "event" in line:
+                self._down.add(line["by"], line["at"], line["event"] == "ready")
+            else:
+                self._lines.append(line)
+
+    def tallies(self, since: float = 0.0) -> dict[Direction, Tally]:
+        """Of what was recorded since then."""
+        self._read()
+        found = defaultdict[Direction, Tally](Tally)
+        for line in reversed(self._lines):
+            if (at := line["at"]) < since - _UNORDERED:
+                break
+            if at < since:
+                continue
+            tally = found[direction := Direction(line["by"], line["to"])]
+            tally.first, tally.last = min(tally.first or at, at), max(tally.last, at)
+            if "good" in line:
+                tally.good += line["good"]
+            elif line["kind"] == "network" and self._down.covers(direction.to, at):
+                tally.down += 1
+            else:
+                tally.failures.append(Failure(at, direction, line["kind"], line["reason"]))
+        return dict(found)
+
+    def failures(self, since: float = 0.0) -> list[Failure]:
+        """In the order of time."""
+        return sorted(each for tally in self.tallies(since).values() for each in tally.failures)
+
+
+class _Down:
+    """When each server was not up."""
+
+    def __init__(self) -> None:
+        self._turns = defaultdict[str, list[tuple[float, bool]]](list)
+
+    def add(self, server: str, at: float, ready: bool) -> None:
+        self._turns[server].append((at + LATE if ready else at, ready))
+
+    def covers(self, server: str, at: float) -> bool:
+        turns = sorted(self._turns[server])
+        position = bisect_right(turns, (at, True))
+        return position == 0 or not turns[position - 1][1]
+
+
+def summary(failures: list[Failure]) -> str:
+    """How often each reason came up in each direction, for who reads a test that failed."""
+    counted = Counter((*each.direction, each.kind, each.reason) for each in failures)
+    return "\n".join(f"{count} x {by} -> {to}: {kind}: {why}" for (by, to, kind, why), count in counted.most_common())
