@@ -33,6 +33,7 @@ from certmond.options import (
 from certmond.renewing import renew, restart
 from certmond.root_rotation import abort, rotate
 from certmond.rooting import root_ca
+from certmond.staging import stage
 from certmond.writing import archive, forecast, plan
 
 
@@ -209,8 +210,8 @@ cli.add_command(restart)
 cli.add_command(archive)
 cli.add_command(init)
 cli.add_command(root_ca)
-root_ca.add_command(rotate)
-root_ca.add_command(abort)
+for verb in (stage, rotate, abort):
+    root_ca.add_command(verb)
 
 
 def _exit_code(document: dict[str, Any]) -> int:

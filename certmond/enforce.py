@@ -182,6 +182,7 @@ class Enforcer:
         """
         states = self._derivations.states()
         policy, past, now = policy_of(self._config), self._ledger.attempts(), self._circumstances(states)
+        now = replace(now, unsure=self.rotating.unsure)
         left = self.rotating.lacks(assessment) if asked is None else Lacks()
         if left.steps:  # the anchors change first: whatever else there is comes after a new look
             return Plan((*left.steps, *plan(assessment, policy, past, now, frozenset()).steps))

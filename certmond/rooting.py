@@ -1,37 +1,33 @@
-"""The verbs about Root CAs: `root-ca show`, `verify`, `export` and `stage`, all that comes before a rotation.
+"""The verbs that look at Root CAs: `root-ca show`, `verify` and `export`; and how a CA is judged against this node.
 
-Owns their options, what they print and their exit codes. A CA is judged by `pki.candidate`, made by `host.new_root` and
-kept by `host.staged`. Nothing here changes what the node uses, and no key is ever printed.
+Owns the group, their options, what they print and their exit codes. What a CA has to be is `pki.candidate`'s. Nothing
+here writes on the node, and no key is ever printed.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
 from certmond.errors import CertmondError
 from certmond.options import Globals, display, global_options, globals_of, output_option
-from certmond.writing import PATIENCE
 
 if TYPE_CHECKING:
     from certmond.config import Config
     from certmond.host.given_authority import Brought
-    from certmond.host.keys import PrivateKey
     from certmond.pki.candidate import Verdict
-    from certmond.pki.certificate import Certificate
     from certmond.pki.family import Family
 
 FAMILIES = ("ca", "etcd-ca", "front-proxy-ca")
 """The entries of the profile that are trust anchors, by their names."""
 WARNED, REFUSED = 1, 2
 
-_FILE = click.Path(path_type=Path)
-_family = click.option(
+FILE = click.Path(path_type=Path)
+family_option = click.option(
     "--family", type=click.Choice(FAMILIES), default="ca", show_default=True, help="Which of the node's Root CAs"
 )
 
@@ -44,7 +40,7 @@ def root_ca() -> None:
 
 @root_ca.command()
 @global_options
-@_family
+@family_option
 @output_option
 @click.pass_context
 def show(context: click.Context, family: str, output: str) -> None:
@@ -55,7 +51,7 @@ def show(context: click.Context, family: str, output: str) -> None:
     from certmond.host.staged import Part, Staging
 
     options = globals_of(context)
-    found, now = _family_here(options, options.load(), family)
+    found, now = family_here(options, options.load(), family)
     staging = Staging(options.state_dir)
     staged = [
         StagedFacts(each.part.value, each.family, each.certificate, each.key is not None, each.fault)
@@ -69,10 +65,10 @@ def show(context: click.Context, family: str, output: str) -> None:
 
 @root_ca.command()
 @global_options
-@_family
+@family_option
 @output_option
-@click.argument("certificate", type=_FILE, metavar="CERT")
-@click.argument("key", type=_FILE, metavar="[KEY]", required=False)
+@click.argument("certificate", type=FILE, metavar="CERT")
+@click.argument("key", type=FILE, metavar="[KEY]", required=False)
 @click.pass_context
 def verify(context: click.Context, family: str, output: str, certificate: Path, key: Path | None) -> None:
     """Judge CERT as the next Root CA of this node. Exit: 0 it is fit, 1 with warnings, 2 not, 3 could not tell."""
@@ -80,24 +76,24 @@ def verify(context: click.Context, family: str, output: str, certificate: Path, 
 
     options = globals_of(context)
     config = options.load()
-    found, now = _family_here(options, config, family)
-    brought = _read(certificate, key)
-    verdict = _judged(brought, found, config, now, where=str(certificate), key_where=str(key) if key else None)
+    found, now = family_here(options, config, family)
+    brought = read_pair(certificate, key)
+    verdict = judged(brought, found, config, now, where=str(certificate), key_where=str(key) if key else None)
     display(verify_document(str(certificate), found, brought.certificate, verdict, now), output, verify_table)
     sys.exit(REFUSED if verdict.problems else WARNED if verdict.warnings else 0)
 
 
 @root_ca.command()
 @global_options
-@_family
-@click.option("-o", "--output", type=_FILE, help="Replace this FILE of this host in place of printing")
+@family_option
+@click.option("-o", "--output", type=FILE, help="Replace this FILE of this host in place of printing")
 @click.pass_context
 def export(context: click.Context, family: str, output: Path | None) -> None:
     """The certificates that this node trusts, as PEM: what others need to trust it. Never a key."""
     from certmond.host.export import replace_file, trust_bundle
 
     options = globals_of(context)
-    found, _ = _family_here(options, options.load(), family)
+    found, _ = family_here(options, options.load(), family)
     content = trust_bundle(options.root, found.spec.path)
     if output is None:
         click.echo(content.decode("ascii"), nl=False)
@@ -105,75 +101,7 @@ def export(context: click.Context, family: str, output: Path | None) -> None:
         replace_file(output, content)
 
 
-def _validity(_: click.Context, __: click.Parameter, value: str | None) -> timedelta | None:
-    from certmond.pki.fields import parse_duration
-
-    try:
-        length: timedelta | None = None if value is None else parse_duration(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-    return length
-
-
-def _algorithm(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    from certmond.pki.catalog import KeyAlgorithm
-
-    if value is not None and value not in {each.value for each in KeyAlgorithm}:
-        raise click.BadParameter(f"must be one of {', '.join(each.value for each in KeyAlgorithm)}")
-    return value
-
-
-@root_ca.command()
-@global_options
-@_family
-@click.argument("certificate", type=_FILE, metavar="[CERT", required=False)
-@click.argument("key", type=_FILE, metavar="KEY]", required=False)
-@click.option("--generate", is_flag=True, help="Make one, with the name of the present one and a new key")
-@click.option("--reuse-key", is_flag=True, help="Make the present one anew, with its key: only dates change")
-@click.option(
-    "--key-algorithm", callback=_algorithm, help="With --generate: RSA-2048, …, by default that of the present"
-)
-@click.option("--validity", callback=_validity, help="Of one that is made, as in 10y, by default the entry's")
-@click.option("--force", is_flag=True, help="Replace what is staged; refused while a rotation is under way")
-@click.pass_context
-def stage(
-    context: click.Context,
-    *,
-    family: str,
-    certificate: Path | None,
-    key: Path | None,
-    generate: bool,
-    reuse_key: bool,
-    key_algorithm: str | None,
-    validity: timedelta | None,
-    force: bool,
-) -> None:
-    """Keep CERT and KEY, or one that is made, for a rotation. Exit: 0 done, 2 refused, 3 could not tell."""
-    if (certificate is not None) + generate + reuse_key != 1:
-        raise click.UsageError("Give CERT and KEY, or --generate, or --reuse-key.")
-    if key_algorithm and not generate:
-        raise click.UsageError("--key-algorithm is for --generate: any other CA has its key already.")
-    if validity and certificate is not None:
-        raise click.UsageError("--validity is for a CA that is made: one that you bring has its dates already.")
-    options = globals_of(context)
-    config = options.load(acting=True)
-    found, now = _family_here(options, config, family)
-    if certificate is None:
-        made = _made(options, config, found, now, reuse_key=reuse_key, algorithm=key_algorithm, validity=validity)
-        verdict = _judged(made, found, config, now, where="the CA to be made", key_where="its key")
-    else:
-        made = _read(certificate, key)
-        verdict = _judged(made, found, config, now, where=str(certificate), key_where=str(key) if key else None)
-    for warning in verdict.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    problems = [*_misplaced_key(found, certificate, key), *verdict.problems]
-    if made.certificate is None or problems:
-        _refuse(problems)
-    _keep(options, found, made.certificate, made.key, now, force=force)
-    click.echo(_told(made.certificate, verdict, found))
-
-
-def _family_here(options: Globals, config: Config, name: str) -> tuple[Family, datetime]:
+def family_here(options: Globals, config: Config, name: str) -> tuple[Family, datetime]:
     """The family as this node has it now. Raises CertmondError where it has none."""
     from certmond.host.store import Store
     from certmond.pki.assess import assess
@@ -190,7 +118,7 @@ def _family_here(options: Globals, config: Config, name: str) -> tuple[Family, d
     return found, now
 
 
-def _read(certificate: Path, key: Path | None) -> Brought:
+def read_pair(certificate: Path, key: Path | None) -> Brought:
     """What the operator's files hold. Raises CertmondError where one cannot be read."""
     from certmond.host.given_authority import read_brought
 
@@ -200,7 +128,7 @@ def _read(certificate: Path, key: Path | None) -> Brought:
     return found
 
 
-def _judged(
+def judged(
     brought: Brought, family: Family, config: Config, now: datetime, *, where: str, key_where: str | None
 ) -> Verdict:
     """Everything that speaks against it, what is wrong with the files included."""
@@ -220,89 +148,3 @@ def _judged(
         leaves=family.leaves,
     )
     return Verdict(verdict.mode, (*brought.problems, *verdict.problems), (*brought.warnings, *verdict.warnings))
-
-
-def _misplaced_key(family: Family, certificate: Path | None, key: Path | None) -> Iterator[str]:
-    """A CA comes with its key exactly where the present one has its own."""
-    if family.holds_key and certificate and key is None:
-        yield f"this node signs with {family.spec.key}: give the private key of {certificate} as well"
-    elif not family.holds_key and key is not None:
-        fact = f"this node holds no {family.spec.key or 'key of its CA'}, and a CA's key belongs where it signs only"
-        yield f"{fact}; leave {key} out"
-
-
-def _made(
-    options: Globals,
-    config: Config,
-    family: Family,
-    now: datetime,
-    *,
-    reuse_key: bool,
-    algorithm: str | None,
-    validity: timedelta | None,
-) -> Brought:
-    from certmond.host.given_authority import Brought
-    from certmond.host.new_root import generate, present_key, reissue
-    from certmond.host.transaction import Transactions
-    from certmond.pki.catalog import KeyAlgorithm
-    from certmond.pki.issuance import Terms
-
-    if not family.holds_key:
-        fact = f"this node holds no {family.spec.key or 'key of its CA'}, and a CA's key is made where it signs only"
-        _refuse([f"{fact}; make the CA there, and stage its certificate here"])
-    given: dict[str, Any] = {"key_algorithm": KeyAlgorithm(algorithm) if algorithm else None, "validity": validity}
-    spec = family.spec.model_copy(update={name: value for name, value in given.items() if value is not None})
-    terms = Terms(now, None, {}, config.validity, config.key_algorithm)
-    present = family.present[0]
-    if reuse_key:
-        made = reissue(present, present_key(spec, Transactions(options.root, options.state_dir)), spec, terms)
-    else:
-        made = generate(present, spec, terms)
-    return Brought(made.certificate, made.key)
-
-
-def _keep(
-    options: Globals, family: Family, certificate: Certificate, key: PrivateKey | None, now: datetime, *, force: bool
-) -> None:
-    from certmond.host.audit import Audit, caller
-    from certmond.host.journal import Event, Journal
-    from certmond.host.staged import Part, Staging
-    from certmond.host.transaction import Transactions
-
-    staging = Staging(options.state_dir)
-    audit = Audit(Journal("command" if options.root == "/" else "none"), options.state_dir, caller())
-    where = str(staging.directory / f"{Part.NEW}.crt")
-    fields = {"step": "stage", "target": family.spec.name, "path": where, "new_serial": f"{certificate.serial:x}"}
-    with Transactions(options.root, options.state_dir).lock(PATIENCE):
-        recorded, staged = staging.recorded(), staging.read(Part.NEW)
-        if recorded and recorded.under_way:
-            fact = f"a rotation is under way ({recorded.family or 'unknown'}, {recorded.phase or 'unknown phase'})"
-            _refuse([f"{fact}, which needs what is staged; let it end, or abort it"])
-        if staged and not staged.fault and not force:
-            already = staged.certificate == certificate and staged.family == family.spec.name
-            if already and (staged.key is None) == (key is None):
-                return
-            fact = f"{where} is staged already for {staged.family}"
-            _refuse([f"{fact}; give --force to replace it, which destroys its key"])
-        audit.note(Event.STEP_BEGUN, now, f"{where}: {certificate.subject} is staged", fields=fields)
-        try:
-            staging.put(Part.NEW, family.spec.name, certificate, key)
-        except CertmondError as error:
-            audit.conclude(Event.STEP_FAILED, now, str(error), "error", fields={**fields, "result": "failed"})
-            raise
-        audit.note(Event.STEP_DONE, now, f"{where} is staged", fields={**fields, "result": "done"})
-
-
-def _told(certificate: Certificate, verdict: Verdict, family: Family) -> str:
-    from certmond.expose.root_document import pin
-    from certmond.pki.reason import printable
-
-    until = f"{certificate.not_before:%Y-%m-%d} to {certificate.not_after:%Y-%m-%d}"
-    name = f"staged for {family.spec.name}: {certificate.subject}, {certificate.key}, {until}, mode {verdict.mode}"
-    return printable(name) + f"\nserial {certificate.serial}\nsha256 {certificate.sha256}\npin {pin(certificate)}"
-
-
-def _refuse(problems: Iterable[str]) -> NoReturn:
-    """Tell them all, and end."""
-    click.echo("\n".join(f"refused: {problem}" for problem in problems), err=True)
-    sys.exit(REFUSED)

@@ -33,7 +33,7 @@ from certmond.pki.rotation import Mode, Phase, Rotation, begin, following
 from certmond.pki.rotation_found import Change, changed
 from certmond.pki.rotation_gates import Report, digest_of
 from certmond.pki.rotation_preview import Preview, preview
-from certmond.pki.rotation_steps import Ground, Lacks, concerned, lacks, settles_at, unsettled
+from certmond.pki.rotation_steps import Ground, Lacks, concerned, lacks, settles_at, standstill, unsettled
 from certmond.pki.steps import Plan
 
 
@@ -74,6 +74,7 @@ class Rotating:
         self._objection: str | None = None
         self._broken: str | None = None
         self._elsewhere = False
+        self._unsure: Mapping[str, str] = {}
         self._waits: tuple[str, ...] = ()
         self.until: datetime | None = None
         """When time alone may bring it on."""
@@ -81,7 +82,7 @@ class Rotating:
     def look(self, inventory: Inventory, components: Components, now: datetime) -> dict[str, tuple[Finding, ...]]:
         """See how the node stands, and what is to be told of its anchors, by the name of the entry."""
         self._rotation = self._ground = self._change = self._broken = None
-        self._elsewhere = False
+        self._elsewhere, self._unsure = False, {}
         self._objection = self._conductor.objection(components)
         found = {family: ground_of(family, inventory, components, self._files) for family in self._families}
         self._grounds = {family: ground for family, ground in found.items() if ground}
@@ -90,14 +91,17 @@ class Rotating:
             self._rotation = self._conductor.follow(self._own, self._record.last())
         except RotationError as error:
             self._broken = str(error)
+            self._unsure = dict.fromkeys(self._families, self._broken)
             return {self._families[0]: (finding(Reason.ROTATION_FROZEN, self._broken),)} if self._families else {}
         if self._rotation:
             self._ground = self._grounds.get(self._rotation.family)
             if self._ground is None or not self._concerns(self._ground):
                 self._rotation, self._elsewhere = None, True  # a worker has no etcd
                 return {}
-            return self._told(self._rotation)
-        return dict(self._changes(inventory, now))
+            return self._told(self._rotation, self._ground)
+        told = dict(self._changes(inventory, now))
+        self._unsure = {family: found[0].message for family, found in told.items()}
+        return told
 
     @property
     def family(self) -> str | None:
@@ -117,6 +121,11 @@ class Rotating:
     def broken(self) -> str | None:
         """Why nobody can tell how far a rotation is; None where that is known."""
         return self._broken
+
+    @property
+    def unsure(self) -> Mapping[str, str]:
+        """The anchors with which nothing is to be signed now, as not everyone may trust it, and why."""
+        return self._unsure
 
     @property
     def waits(self) -> tuple[str, ...]:
@@ -165,6 +174,7 @@ class Rotating:
         if self._conductor.follow(self._own, self._record.last()) != self._rotation:
             return "the cluster has another record"  # it is taken over with the next look
         standing = self.standing(assessment, around, plan)
+        self._waits = ()
         if standing is None:
             return self._begin_found(assessment.taken_at) or self._accept()
         if standing.waits:
@@ -202,7 +212,6 @@ class Rotating:
             self._record.save(after)
         said = f"{before.name}: {before.phase} is reached, {after.phase} begins"
         self._note(said, after)
-        self._waits = ()
         return said
 
     def _end(self, rotation: Rotation) -> str:
@@ -271,10 +280,12 @@ class Rotating:
         """The node lives by that anchor, or has lived by it."""
         return bool(ground.trust or ground.holds_key) or ground.family in self._record.anchors()
 
-    def _told(self, rotation: Rotation) -> dict[str, tuple[Finding, ...]]:
-        frozen = next((why for why in self._waits if "stands still" in why), None)
-        if frozen:
+    def _told(self, rotation: Rotation, ground: Ground) -> dict[str, tuple[Finding, ...]]:
+        if frozen := standstill(rotation, ground):
+            self._unsure = {rotation.family: frozen}
             return {rotation.family: (finding(Reason.ROTATION_FROZEN, frozen),)}
+        if rotation.found and rotation.phase is Phase.TRUST:
+            self._unsure = {rotation.family: f"{rotation.name} has not reached the phase {Phase.ISSUE} yet"}
         waits = f"; it waits: {self._waits[0]}" if self._waits else ""
         if len(self._waits) > 1:
             waits += f" (and {len(self._waits) - 1} more)"

@@ -212,7 +212,7 @@ def test_what_cannot_be_read(host: Host, verb: str) -> None:
     assert "(File too large)" in host.run(verb, host.certificate, host.key).err
 
 
-@pytest.mark.parametrize("verb", [("show",), ("export",), ("stage", "--generate"), ("verify", "/dev/null")])
+@pytest.mark.parametrize("verb", [("show",), ("export",), ("stage", "--generate"), ("verify", "own.crt")])
 def test_nothing_is_in_place(tmp_path: Path, verb: tuple[str, ...]) -> None:
     """Where the node has no CA of the family, that is told, and nothing is made."""
     done = here("root-ca", *verb, "--root", tmp_path)
@@ -250,14 +250,16 @@ def test_export_into_a_file(host: Host, tmp_path: Path) -> None:
     assert {each.name for each in tmp_path.iterdir()} == {"node", "trust.pem", "link.pem"}
 
 
-@pytest.mark.parametrize("target", ["/dev/null", "/proc/trust.pem", "nowhere/trust.pem", "directory"])
+@pytest.mark.parametrize("target", ["fifo", "nowhere/trust.pem", "directory"])  # none of the machine's own
 def test_export_where_no_file_can_be(host: Host, tmp_path: Path, target: str) -> None:
     """What is no file, or cannot be written, exits 3 with its name, and stays as it is."""
     (tmp_path / "directory").mkdir()
+    os.mkfifo(tmp_path / "fifo")
     done = host.run("export", "-o", tmp_path / target)
     assert done.code == 3
     assert str(tmp_path / target) in done.err
-    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+    assert stat.S_ISFIFO((tmp_path / "fifo").stat().st_mode)
+    assert {each.name for each in tmp_path.iterdir()} == {"node", "directory", "fifo"}
 
 
 def test_export_of_what_is_damaged(host: Host) -> None:
@@ -365,7 +367,8 @@ def test_not_while_a_rotation_is_under_way(host: Host, record: str) -> None:
     assert "a rotation is under way" in done.err
     rotation = host.document("show")["rotation"]
     assert rotation["phase"] == ("trust" if "trust" in record else "")
-    assert "rotation" in host.run("show").out
+    told = "rotation r1 of ca: phase trust" if "trust" in record else "the record of a rotation cannot be read"
+    assert told in host.run("show").out
     (host.staging.directory / "record.json").write_text('{"phase": "done"}')
     assert host.stage(ca(), "--force").code == 0
     assert host.document("show")["rotation"] is None
@@ -373,12 +376,24 @@ def test_not_while_a_rotation_is_under_way(host: Host, record: str) -> None:
 
 def test_somebody_else_writes(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another certmond is writing nothing is staged, and that is exit 3."""
-    monkeypatch.setattr("certmond.rooting.PATIENCE", 0.0)
+    monkeypatch.setattr("certmond.staging.PATIENCE", 0.0)
     with Transactions(str(host.node.root), host.state).lock():
         done = host.stage(ca())
     assert done.code == 3
     assert "another certmond is writing" in done.err
     assert not host.staging.directory.exists()
+
+
+def test_where_nothing_can_be_written(host: Host, tmp_path: Path) -> None:
+    """A directory that leads elsewhere is not written into: exit 3, and the trail has that it failed."""
+    host.state.mkdir(mode=0o700)
+    host.staging.directory.symlink_to(tmp_path)
+    done = host.stage(ca())
+    assert done.code == 3
+    assert "rotation could not be written" in done.err
+    assert not list(tmp_path.glob("new.*"))
+    trail = [json.loads(line) for line in (host.state / "audit.log").read_text().splitlines()]
+    assert [entry["event"] for entry in trail] == ["step_begun", "step_failed"]
 
 
 @pytest.mark.real("openssl")
@@ -540,7 +555,7 @@ def test_who_only_looks_may_be_anybody(host: Host) -> None:
     done = separate("root-ca", "show", "--root", host.node.root, "--state-dir", host.state, before=UNPRIVILEGED)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("rotation could not be read (Permission denied)") == 1
-    assert "the record of a rotation cannot be read" in done.stdout
+    assert "no rotation is under way" not in done.stdout
     assert "CN=kubernetes" in done.stdout
 
 

@@ -131,7 +131,8 @@ def _below(document: dict[str, Any]) -> Iterator[RenderableType]:
             yield Text(printable(f"what is staged ({each['part']}) is for {each['family']}"))
     rotation = document["rotation"]
     if rotation is None:
-        yield Text("no rotation is under way")
+        faults = any(each["fault"] for each in document["staged"])
+        yield from () if faults else (Text("no rotation is under way"),)  # else that cannot be said
     elif not rotation["phase"]:
         yield Text("the record of a rotation cannot be read", style=_STYLES["refused"])
     else:

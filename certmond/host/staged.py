@@ -132,19 +132,12 @@ class Staging:
                     _sync_after(directory, partial(remove, names.place))
 
     def recorded(self) -> Recorded | None:
-        """What the record says; None where there is none."""
+        """What the record says; None where there is none, or where `read` tells that nothing here can be read."""
         try:
             with opened(self.directory) as directory:
-                said = json.loads(Place(directory, _RECORD).read())
-        except FileNotFoundError:
+                return _said(Place(directory, _RECORD))
+        except OSError:
             return None
-        except (OSError, ValueError, RecursionError):
-            return Recorded()
-        said = said if isinstance(said, Mapping) else {}
-        texts = {
-            name: printable(str(said[name])) for name in ("id", "family", "phase") if isinstance(said.get(name), str)
-        }
-        return Recorded(**texts)
 
     def _understood(self, part: Part, found: Mapping[str, bytes | None]) -> StagedCA:
         family = (found.get(_FAMILY) or b"").decode("ascii", "replace").strip()
@@ -211,3 +204,14 @@ def _contents(directory: int, part: Part) -> Iterator[tuple[str, bytes | None]]:
         yield names.kind, names.place.read()
     if not present and any(names.draft.status() is not None for names in all_of_it):
         yield _CERTIFICATE, None
+
+
+def _said(record: Place) -> Recorded | None:
+    try:
+        said = json.loads(record.read())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        return Recorded()
+    texts = [said.get(name) for name in ("id", "family", "phase")] if isinstance(said, Mapping) else []
+    return Recorded(*(printable(text) if isinstance(text, str) else "" for text in texts))

@@ -73,13 +73,15 @@ class Policy:
 @dataclass(frozen=True, slots=True)
 class Circumstances:
     """What the host says at this moment: why to wait (`hold`: an upgrade; `clock`: an unsynchronised one), and which
-    derived files are to be made again, by name with the reason; `derived` gives their paths and sources.
+    derived files are to be made again, by name with the reason; `derived` gives their paths and sources. `unsure` are
+    the anchors, by name with the reason, of which it is not known that others trust what is signed with them.
     """
 
     hold: str | None = None
     stale: Mapping[str, str] = field(default_factory=dict)
     derived: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     clock: str | None = None
+    unsure: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan(
@@ -243,6 +245,8 @@ class _Planner:
 
     def _waiting(self, status: CertificateStatus, old: Certificate, cause: Cause) -> Held | None:
         """Why it is too early, and until when: it was tried a short while ago, or the host says so."""
+        if unsure := next(filter(None, map(self._circumstances.unsure.get, status.seen.spec.ca)), None):
+            return Held(status.seen.name, status.seen.path, unsure)
         if status.presence.failures:  # a new one would bring the same again, and the service down once more
             return Held(status.seen.name, status.seen.path, f"{status.presence.failures[0]}: see restart_failed")
         attempt = self._past.get(status.seen.identity)

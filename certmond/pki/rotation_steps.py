@@ -77,8 +77,8 @@ class Lacks:
 def lacks(rotation: Rotation, ground: Ground, assessment: Assessment) -> Lacks:
     """What this node lacks of the phase."""
     wanted = desired(rotation)
-    if why := next(_strange(rotation, ground), None):
-        return Lacks(frozen=f"{rotation.name} stands still: {why}")
+    if why := standstill(rotation, ground):
+        return Lacks(frozen=why)
     if wanted is None:
         return Lacks()
     anchor = tuple(_of_anchor(wanted, ground))
@@ -86,6 +86,12 @@ def lacks(rotation: Rotation, ground: Ground, assessment: Assessment) -> Lacks:
     steps += _of_kubeconfigs(rotation, wanted, assessment)
     reissue = () if anchor or wanted.leaves is None else _of_old(rotation, assessment)
     return Lacks(tuple(steps), frozenset(status.seen.identity for status in reissue))
+
+
+def standstill(rotation: Rotation, ground: Ground) -> str | None:
+    """Why nothing is touched on this node, a sentence; None where it is as the rotation has left it."""
+    why = next(_strange(rotation, ground), None)
+    return f"{rotation.name} stands still: {why}" if why else None
 
 
 def concerned(family: str, assessment: Assessment) -> Iterator[CertificateStatus]:

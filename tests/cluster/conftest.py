@@ -41,3 +41,13 @@ def access_of(cluster: ApiServer) -> Callable[..., Access]:
 def access(access_of: Callable[..., Access]) -> Access:
     """That of a node that may lead: the group of config/rbac.yaml."""
     return access_of("certmond", "certmond")
+
+
+@pytest.fixture
+def time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever waits between two looks finds its time up then, however long that is."""
+
+    async def sleep(_: float) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr("asyncio.sleep", sleep)

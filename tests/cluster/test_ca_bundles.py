@@ -68,7 +68,7 @@ def test_a_bundle_with_our_ca_is_told_until_it_is_as_wanted(cluster: ApiServer, 
 @pytest.mark.parametrize("resource", RESOURCES)
 def test_the_bundles_of_others_are_no_news(cluster: ApiServer, access: Access, resource: str) -> None:
     """Another's CA, no bundle at all, and what is no certificate, are somebody else's."""
-    for number, each in enumerate((b64(STRANGE), None, "", base64.b64encode(b"x").decode(), "%")):
+    for number, each in enumerate((b64(STRANGE), None, "", base64.b64encode(b"x").decode(), "%", "abcde")):
         add(cluster, resource, f"it-{number}", each)
     assert look(access).ok
 

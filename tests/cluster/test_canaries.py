@@ -24,7 +24,6 @@ from tests.cluster.api_server import ApiServer, Fault
 
 OLD, NEW = make_ca(), make_ca()
 BOTH = (OLD.facts, NEW.facts)
-BRIEF = timedelta(milliseconds=200)
 
 
 def says(canary: Canary, *words: str) -> None:
@@ -75,11 +74,12 @@ def test_a_certificate_of_another_ca_is_told(cluster: ApiServer, access: Access)
     assert cluster.objects == {}
 
 
+@pytest.mark.usefixtures("time_is_up")
 def test_a_request_that_nobody_signs_is_told(cluster: ApiServer, access: Access) -> None:
     """Approved, and without a certificate within the limit: kube-controller-manager is what to look at."""
     cluster.signs = False
-    canary = sign(access, cluster.ca, BRIEF)
-    says(canary, "the request certmond-canary was approved, and not signed within 0.2 s")
+    canary = sign(access, cluster.ca)
+    says(canary, "the request certmond-canary was approved, and not signed within 5 s")
     assert "kube-controller-manager" in canary.remedy
     assert cluster.objects == {}
 
@@ -97,16 +97,25 @@ def test_a_certificate_that_comes_later_is_waited_for(cluster: ApiServer, access
     known(sign(access, cluster.ca))
 
 
-def test_who_may_not_approve_waits_for_somebody_who_may(
-    cluster: ApiServer, access_of: Callable[..., Access], access: Access
-) -> None:
-    """Without the right, somebody else may approve within the limit; if nobody does, the missing right is told."""
+@pytest.fixture
+def looker(cluster: ApiServer, access_of: Callable[..., Access]) -> Access:
+    """One who may look, and approve nothing."""
     assert cluster.rbac
     cluster.rbac.bind("certmond-rotation", "lookers")
-    looker = access_of("looker", "lookers")
-    canary = sign(looker, cluster.ca, BRIEF)
-    says(canary, "certmond-canary was not approved within 0.2 s: the user of", "may not approve", "signers")
+    return access_of("looker", "lookers")
+
+
+@pytest.mark.usefixtures("time_is_up")
+def test_who_may_not_approve_is_told_which_right_is_missing(cluster: ApiServer, looker: Access) -> None:
+    """If nobody else approves in time."""
+    canary = sign(looker, cluster.ca)
+    says(canary, "certmond-canary was not approved within 5 s: the user of", "may not approve", "signers")
+    assert "approve it in time" in canary.remedy
     assert cluster.objects == {}
+
+
+def test_who_may_not_approve_waits_for_somebody_who_may(cluster: ApiServer, looker: Access) -> None:
+    """Without the right, somebody else may approve within the limit."""
 
     def approve(method: str, path: str) -> None:
         if cluster.objects and not cluster.only["status"]:
@@ -142,11 +151,10 @@ def test_a_request_that_was_left_is_cleared_first(cluster: ApiServer, access: Ac
     def cut_off(method: str, path: str) -> None:
         cluster.denied = {"DELETE"} if method == "POST" else cluster.denied
 
-    cluster.before, cluster.signs = cut_off, False
-    sign(access, cluster.ca, BRIEF)
+    cluster.before = cut_off
+    sign(access, cluster.ca)
     left = cluster.only
-    cluster.before, cluster.signs, cluster.denied = lambda method, path: None, True, set()
-    cluster.decide("Denied")
+    cluster.before, cluster.denied = lambda method, path: None, set()
     known(sign(access, cluster.ca))
     assert left["metadata"]["name"] == "certmond-canary"
     assert cluster.objects == {}
@@ -162,6 +170,17 @@ def test_a_request_that_somebody_deletes_is_filed_again(cluster: ApiServer, acce
 
     cluster.before = delete
     says(sign(access, cluster.ca), "was deleted by somebody else; it is filed again")
+
+
+def test_a_request_that_another_files_at_the_same_time_is_not_looked_at(cluster: ApiServer, access: Access) -> None:
+    """Whose it is nobody knows: it is filed again later."""
+
+    def other(method: str, path: str) -> None:
+        if method == "POST":
+            cluster.faults = [Fault(409)]
+
+    cluster.before = other
+    says(sign(access, cluster.ca), "the request certmond-canary was filed by another, too; it is filed again later")
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------
@@ -221,6 +240,31 @@ def test_another_service_account_takes_another_right(cluster: ApiServer, access:
     cluster.store.add("serviceaccounts", "admin", "default")
     says(tokens(access, namespace="default", service_account="admin"), "may not", "default", "serviceaccounts")
     assert cluster.tokens.issued == []
+
+
+@pytest.mark.usefixtures("account")
+@pytest.mark.parametrize("head", ["", "%", "e30"])
+def test_a_token_that_does_not_say_its_key_is_of_another(cluster: ApiServer, access: Access, head: str) -> None:
+    """Where a key is asked for, a token that names none, or is none, is not signed with it."""
+    cluster.tokens.request = lambda namespace, name, asked: (  # type: ignore[method-assign]
+        201, asked | {"status": {"token": f"{head}.x.y", "expirationTimestamp": "2026-11-24T12:00:00Z"}},
+    )  # fmt: skip
+    user = {"username": "system:serviceaccount:kube-system:certmond"}
+    cluster.tokens.review = lambda asked: (  # type: ignore[method-assign]
+        201, asked | {"status": {"authenticated": True, "user": user}},
+    )  # fmt: skip
+    known(tokens(access))
+    says(tokens(access, signed_by=OLD.facts.key), "is not signed with the key")
+
+
+@pytest.mark.usefixtures("account")
+def test_an_api_that_gives_or_reviews_no_token_is_told(cluster: ApiServer, access: Access) -> None:
+    """Neither is a token that is taken."""
+    request = cluster.tokens.request
+    cluster.tokens.review = lambda asked: (404, {})  # type: ignore[method-assign]
+    says(tokens(access), "the Kubernetes API reviews no tokens")
+    cluster.tokens.request = lambda *given: (201, request(*given)[1] | {"status": {}})  # type: ignore[method-assign]
+    says(tokens(access), "the Kubernetes API gave no token for kube-system/certmond")
 
 
 # --- what is published ------------------------------------------------------------------------------------------------
@@ -319,7 +363,9 @@ def test_the_ca_in_secrets_with_tokens_is_compared_where_it_is_asked_for(cluster
     known(token_secrets(access, BOTH, look=True))
     cluster.store.add("secrets", "old", "kube-system", type=kind, data={"ca.crt": b64(OLD.pem)})
     cluster.store.add("secrets", "bare", "kube-system", type=kind)
-    says(token_secrets(access, BOTH, look=True), "kube-system/old lacks", "kube-system/bare has none")
+    cluster.store.add("secrets", "odd", "kube-system", type=kind, data={"ca.crt": "abcde"})
+    canary = token_secrets(access, BOTH, look=True)
+    says(canary, "kube-system/old lacks", "kube-system/bare has none", "kube-system/odd cannot be read (")
 
 
 # --- cluster-info -----------------------------------------------------------------------------------------------------
@@ -340,6 +386,21 @@ def test_cluster_info_has_the_wanted_ca_or_that_is_told(cluster: ApiServer, acce
     before = made["metadata"]["resourceVersion"]
     says(cluster_info(access, [NEW.facts]), "kube-public/cluster-info still has", OLD.facts.sha256[:12])
     assert cluster.store.get("configmaps", "cluster-info", "kube-public")["metadata"]["resourceVersion"] == before
+
+
+def test_a_ca_that_cannot_be_read_is_exchanged_as_well(cluster: ApiServer, access: Access) -> None:
+    """Whatever stood there."""
+    info(cluster, b"", **{"certificate-authority-data": "abcde"})
+    says(cluster_info(access, BOTH), "cannot be read")
+    assert cluster_info(access, BOTH, update=True).ok
+    known(cluster_info(access, BOTH))
+
+
+def test_cluster_info_without_a_version_is_nothing_to_write_over(cluster: ApiServer, access: Access) -> None:
+    """Where the API gives no resource version, a change would be blind: it is taken for no API at all."""
+    del info(cluster, OLD.pem)["metadata"]["resourceVersion"]
+    says(cluster_info(access, BOTH, update=True), "is no Kubernetes API")
+    assert not [call for call in cluster.calls if call.startswith("PATCH")]
 
 
 def test_cluster_info_is_updated_where_it_is_asked_for(cluster: ApiServer, access: Access) -> None:

@@ -67,6 +67,7 @@ def test_a_schema_of_a_later_certmond_is_refused() -> None:
         {"new": NEW.pem.decode() + NEW.key_pem.decode()},
         {"new": NEW.pem.decode() + NEW.key_as(PrivateFormat.PKCS8, b"secret").decode()},
         {"coordinator": NEW.key_pem.decode()},
+        {"new": f"# PRIVATE KEY\n{NEW.pem.decode()}"},
         {"new": f"-----BEGIN RSA PRIVATE KEY-----\n{NEW.pem.decode()}"},
     ],
 )

@@ -99,6 +99,7 @@ def test_without_an_identifier_it_cannot_be_reissued() -> None:
     """A present CA without a key identifier is reissued as it is, and that is refused by who judges it."""
     old = make_ca(subject_key_id=None, authority_key_id=None)
     new = reissue(old.facts, old.key, SPEC, TERMS).certificate  # type: ignore[arg-type]
+    assert extensions(new) == extensions(old.facts)
     (problem,) = judge(new, new.key, [old.facts], None, NOW).problems
     assert "no subject key identifier" in problem
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import stat
@@ -150,25 +149,42 @@ def test_a_damaged_key_is_not_quoted(staging: Staging) -> None:
     assert not any(line in str(caught.value) for line in FIRST.key_pem.decode().splitlines()[1:-1])
 
 
-def states(staging: Staging) -> Iterator[str]:
-    """What is wrong with the state directory as it is at this instant."""
+def states(staging: Staging, *wholes: StagedCA) -> Iterator[str]:
+    """What is wrong with the state directory as it is at this instant, where it can be one of `wholes`, or a half."""
     for path in [each for each in (staging.directory, *files(staging).values()) if each.exists()]:
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
             yield f"{path.name} is open to others"
     found = staging.read(Part.NEW)
-    if found and not found.fault and found not in (whole(FIRST), whole(SECOND)):
+    if found and not found.fault and found not in wholes:
         yield f"{found} is taken for whole"
 
 
+def test_a_draft_alone_is_a_half(staging: Staging) -> None:
+    """Where nothing but a draft of the key was left, it is told, so that no key lies there unknown."""
+    put(staging)
+    files(staging)["new.key"].rename(staging.directory / ".new.key")
+    for name in ("new.crt", "new.family"):
+        files(staging)[name].unlink()
+    found = staging.read(Part.NEW)
+    assert found
+    assert found.fault
+    staging.destroy(Part.NEW)
+    assert not files(staging)
+
+
 @pytest.mark.real("ptrace")
-@pytest.mark.parametrize("before", [None, FIRST], ids=["nothing", "another"])
-def test_killed_at_every_system_call(tmp_path: Path, before: Issued | None) -> None:
+@pytest.mark.parametrize(
+    ("before", "key"), [(None, True), (FIRST, True), (FIRST, False)], ids=["nothing", "another", "without its key"]
+)
+def test_killed_at_every_system_call(tmp_path: Path, before: Issued | None, key: bool) -> None:
     """At every instant of staging what is there is nothing, whole, or told as a half, and no key is open to others; and
     wherever it is killed, staging again works and destroying leaves nothing.
     """
     work = Path("/dev/shm") if Path("/dev/shm").is_dir() else tmp_path
     place = work / f"certmond-staged-{os.getpid()}"
     staging = Staging(place)
+    after = StagedCA(Part.NEW, "ca", SECOND.facts, SECOND.facts.key if key else None)
+    wholes = (whole(FIRST), after)
 
     def prepare() -> None:
         shutil.rmtree(place, ignore_errors=True)
@@ -176,19 +192,20 @@ def test_killed_at_every_system_call(tmp_path: Path, before: Issued | None) -> N
         if before:
             put(staging, before)
 
+    def act() -> None:
+        put(staging, SECOND, key=key)
+
     try:
         prepare()
         problems = list[str]()
-        stops = record(
-            lambda: put(staging, SECOND), lambda stop: problems.extend(f"{stop}: {p}" for p in states(staging))
-        )
+        stops = record(act, lambda stop: problems.extend(f"{stop}: {p}" for p in states(staging, *wholes)))
         assert not problems
-        assert staging.read(Part.NEW) == whole(SECOND)
+        assert staging.read(Part.NEW) == after
         halves = 0
         for n in range(len(stops) - 1):
             prepare()
-            stop = kill_at(lambda: put(staging, SECOND), n)
-            assert not list(states(staging)), (n, stop)
+            stop = kill_at(act, n)
+            assert not list(states(staging, *wholes)), (n, stop)
             found = staging.read(Part.NEW)
             halves += bool(found and found.fault)
             if n % 2:
@@ -276,4 +293,3 @@ def test_the_record(staging: Staging, text: str | None, said: Recorded | None, u
     found = staging.recorded()
     assert found == said
     assert bool(found and found.under_way) is under_way
-    assert json.dumps(str(found))

@@ -31,7 +31,7 @@ from certmond.host.node_files import NodeFiles
 from certmond.host.record import Records
 from certmond.host.transaction import Change, NewFile, NewLink, Outcome, Recovery, Removed, Transactions
 from tests.conftest import real_part, unavailable
-from tests.tracing import kill_at, record
+from tests.tracing import distinct, kill_at, record
 
 PKI = "/etc/kubernetes/pki"
 KEY, CRT = f"{PKI}/apiserver.key", f"{PKI}/apiserver.crt"
@@ -961,7 +961,8 @@ def test_killed_anywhere(tmp_path: Path, scenario: str) -> None:
     after = host.snapshot()
     assert after != before
     ends = {False: 0, True: 0}
-    for n in range(len(stops)):
+    chosen = distinct(stops)
+    for n in chosen:
         host = next(hosts)
         changes = changes_of(host, scenario)
         watch = Watcher(host, changes)
@@ -981,7 +982,7 @@ def test_killed_anywhere(tmp_path: Path, scenario: str) -> None:
             host.renew(changes)
             assert host.snapshot() == after
             assert not [name for name in os.listdir(host.state / "archive/apiserver") if name.startswith(".")]
-    assert min(ends.values()) > 10
+    assert min(ends.values()) > 5
 
 
 @pytest.mark.parametrize("scenario", ["pair", "pod"])
@@ -1008,7 +1009,7 @@ def test_recovery_killed_anywhere(tmp_path: Path, scenario: str) -> None:
 
     for n, end in ends.items():
         host, watch = interrupted(n)
-        for m in range(len(record(host.recover, watch))):
+        for m in distinct(record(host.recover, watch)):
             host, watch = interrupted(n)
             with closing(Notices(host.at(PODS))) as notices:
                 watch(kill_at(host.recover, m))
@@ -1522,7 +1523,8 @@ except WriteError as error:
 def inject(host: Host, call: str, fault: str) -> subprocess.CompletedProcess[str]:
     """Replace the pair in a process of its own, whose system calls fail as told."""
     words = [word for path, content in NEW.items() for word in (path, content.decode())]
-    command = [real_part("strace"), "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:{fault}",
+    quickly = [real_part("strace"), "-f", "--seccomp-bpf", "-o", "/dev/null"]  # of the other calls it hears nothing
+    command = [*quickly, "-e", f"trace={call}", "-e", f"inject={call}:{fault}",
                sys.executable, "-c", WRITER, str(host.root), str(host.state), *words]  # fmt: skip
     return subprocess.run(command, capture_output=True, text=True, check=False, env={"PYTHONDONTWRITEBYTECODE": "1"},
                           cwd=Path(__file__).parents[2])  # fmt: skip

@@ -40,7 +40,7 @@ ENOUGH = 5
 
 class Bed:
     """Made by `with`; `start` has it run. `factor` scales the kubelet's times. With `verified`, API servers verify the
-    kubelets. `settings` change certmond's configuration on each node.
+    kubelets. `settings` change certmond's configuration on each node. What is made for it is kept among the `programs`.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Bed:
         control_planes: int = 2,
         workers: int = 0,
         interval: float = 10.0,
-        factor: float = 0.02,
+        factor: float = 0.01,
         verified: bool = False,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
@@ -74,7 +74,7 @@ class Bed:
 
     def __enter__(self) -> Self:
         (self.work / "bin").symlink_to(self._programs)
-        making.make(self.nodes)
+        making.make(self.nodes, self._programs)
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -56,25 +56,30 @@ def built(directory: Path) -> Path:
     return directory
 
 
-def make(nodes: Sequence[BedNode]) -> None:
-    """The PKI of each of them; the first is a control plane."""
+def make(nodes: Sequence[BedNode], kept: Path) -> None:
+    """The files of each of them; the first is a control plane. What was made once is `kept` there, to be copied."""
     first = nodes[0]
     for node in nodes:
-        node.root.mkdir(parents=True)
-        if node.worker:
-            _join(node, first)
-        else:
-            if node is not first:
-                _share(node, first)
-            node.configure()
-            config = node.at("/etc/certmond/config.yaml")
-            options = ("--root", str(node.root), "--config", str(config), "--state-dir", str(node.state))
-            subprocess.run([sys.executable, "-m", "certmond", "init", *options], check=True, capture_output=True)
-            shutil.rmtree(node.state)
-            if node is not first:
-                node.at("/etc/kubernetes/super-admin.conf").unlink()  # kubeadm has it on the node of `kubeadm init`
+        template = kept / f"{node.name}-{'worker' if node.worker else 'control-plane'}{'-verified' * node.verified}"
+        if not template.exists():
+            node.root.mkdir(parents=True)
+            (_join if node.worker else _init)(node, first)
+            _kubelet(node, first)
+            node.root.rename(template)
+        shutil.copytree(template, node.root, symlinks=True)
         node.configure()
-        _kubelet(node, first)
+
+
+def _init(node: BedNode, first: BedNode) -> None:
+    if node is not first:
+        _share(node, first)
+    node.configure()
+    config = node.at("/etc/certmond/config.yaml")
+    options = ("--root", str(node.root), "--config", str(config), "--state-dir", str(node.state))
+    subprocess.run([sys.executable, "-m", "certmond", "init", *options], check=True, capture_output=True)
+    shutil.rmtree(node.state)
+    if node is not first:
+        node.at("/etc/kubernetes/super-admin.conf").unlink()  # kubeadm has it on the node of `kubeadm init` alone
 
 
 def _share(node: BedNode, first: BedNode) -> None:

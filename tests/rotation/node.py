@@ -21,6 +21,8 @@ from typing import Any
 
 import yaml
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certmond.host import units
@@ -28,7 +30,7 @@ from certmond.pki.certificate import EXTENDED_USAGES
 from tests.builders import HOUR, YEAR, Issued, make_leaf
 from tests.control_plane import COMPONENTS, ELECTING, KUBECONFIGS, PKI, SETTINGS, ControlPlane
 from tests.daemon_harness import DEADLINE
-from tests.node import sans_of
+from tests.node import common_name, sans_of
 from tests.rotation import unit_stand_in
 from tests.rotation.backend import signed
 
@@ -108,14 +110,15 @@ class BedNode(ControlPlane):
 
     # --- its components -----------------------------------------------------------------------------------------------
 
-    def restart(self, name: str) -> None:
-        """Until it is ready again, and with the API server those who end with it."""
-        if name == "kubelet":
-            done = units.restart("kubelet.service", reload=False, alive=lambda: None, bus=f"unix:path={self.bus}")
-            assert done.result == "done", done.message
-            return
-        with self.again(name, *(ELECTING if name == "kube-apiserver" else ())):
-            self.stop(name)
+    def restart(self, *names: str) -> None:
+        """All of these at once, until they are ready again, and with the API server those who end with it."""
+        containers = [name for name in names if name != "kubelet"]
+        with self.again(*{*containers, *(ELECTING if "kube-apiserver" in names else ())}):
+            for name in containers:
+                self.stop(name)
+            if "kubelet" in names:
+                done = units.restart("kubelet.service", reload=False, alive=lambda: None, bus=f"unix:path={self.bus}")
+                assert done.result == "done", done.message
 
     def stop(self, name: str) -> None:
         """And do not wait for what comes of it."""
@@ -145,11 +148,9 @@ class BedNode(ControlPlane):
 
     def canary(self) -> x509.Certificate:
         """A client certificate that its controller-manager signs, with the CA that this has. Raises SigningError."""
-        request = self.run("openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                           "-keyout", "/dev/null", "-subj", "/CN=canary", check=True).stdout  # fmt: skip
-        return x509.load_pem_x509_certificate(
-            signed([self.signer], request.encode(), ["digital signature", "client auth"])
-        )
+        builder = x509.CertificateSigningRequestBuilder(common_name("canary"))
+        request = builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(Encoding.PEM)
+        return x509.load_pem_x509_certificate(signed([self.signer], request, ["digital signature", "client auth"]))
 
     def asked(self, to: str, client: Issued, trusted: Path | str = "") -> str:
         """How it goes to connect from here with this client certificate: "" or what there is to say."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from tests.builders import HOUR, YEAR, Issued, make_ca
-from tests.control_plane import KUBECONFIGS, PKI
+from tests.control_plane import ELECTING, KUBECONFIGS, PKI
 from tests.rotation.bed import Bed
 from tests.rotation.node import CURRENT, SERVER_CURRENT, BedNode, like
 
@@ -110,12 +110,12 @@ class RootCA(Scripted):
     def recreate(self) -> None:
         """Whoever does not read again: one node after the other."""
         for node in self.bed.nodes:
-            if node.verified and not node.worker:
-                node.restart("kube-apiserver")  # and the other two with it
-            elif not node.worker:
-                node.restart("kube-controller-manager")
-                node.restart("kube-scheduler")
-            node.restart("kubelet")
+            if node.worker:
+                node.restart("kubelet")
+            elif node.verified:
+                node.restart("kubelet", "kube-apiserver")  # and the other two with it
+            else:
+                node.restart("kubelet", *ELECTING)
 
     def _signing(self, node: BedNode, by: Issued) -> None:
         node.replace(f"{SIGNING}.key", by.key_pem)
