@@ -186,7 +186,7 @@ class Bed:
             select.select([], [], [], 0.05)
         return found
 
-    def rates(self, since: float) -> dict[Direction, float]:
+    def rates(self, since: float = 0.0) -> dict[Direction, float]:
         """Connections a second."""
         return {direction: tally.rate for direction, tally in self.tallies(since).items()}
 
