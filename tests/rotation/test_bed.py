@@ -21,7 +21,10 @@ from tests.rotation.node import SERVER_CURRENT, like
 from tests.rotation.record import LATE, Record, summary
 from tests.rotation.scripted import EtcdCA, RootCA
 
-pytestmark = [pytest.mark.real(part) for part in ("cgroup", "go", "unshare")]
+pytestmark = [
+    *(pytest.mark.real(part) for part in ("cgroup", "go", "unshare")),
+    pytest.mark.timeout(300),  # a machine that has much else to do makes few connections
+]
 
 API = "kube-apiserver"
 CLIENTS = {(name, API) for name in (*ELECTING, "kubelet", "kubectl")}
