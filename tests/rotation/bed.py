@@ -27,7 +27,7 @@ from typing import Any, Self
 
 from tests.conftest import real_part, unavailable
 from tests.control_plane import ELECTING, namespaces
-from tests.daemon_harness import DEADLINE
+from tests.daemon_harness import DEADLINE, Running
 from tests.rotation import making
 from tests.rotation.backend import Backend
 from tests.rotation.node import BedNode
@@ -137,6 +137,14 @@ class Bed:
                 yield
             finally:
                 process.kill()
+
+    @contextmanager
+    def daemons(self) -> Iterator[dict[str, Running]]:
+        """`certmond run` on every node, by the node's name: each has rendered for the first time. What is configured is
+        `settings`, or what a node was told with `configure` since.
+        """
+        with ExitStack() as running:
+            yield {node.name: running.enter_context(node.daemon()) for node in self.nodes}
 
     # --- how it goes --------------------------------------------------------------------------------------------------
 

@@ -315,8 +315,8 @@ def test_daemons(make: Make) -> None:
     settings = {"cluster": {"kubeconfig": "/etc/kubernetes/kubelet.conf"}}
     bed = make(control_planes=2, workers=1, settings=settings)
     script, node = RootCA(bed), bed.nodes[0]
-    with no_outage(bed), ExitStack() as running:
-        first, *_ = [running.enter_context(each.daemon()) for each in bed.nodes]
+    with no_outage(bed), bed.daemons() as daemons:
+        first = daemons[node.name]
         node.edit_kubeconfig(SCHEDULER_CONF, client=like(node.client_of(SCHEDULER_CONF), script.old))
         proven = 'certmond_restarts_total{result="proven",service="kube-scheduler"}'
         first.until(lambda: first.number(proven) == 1, "the scheduler is restarted")
