@@ -27,7 +27,7 @@ demo: packages-run .venv/run ## a node's certificates going wrong and being put 
 test: packages-test .venv/dev ## every test, with coverage: pki all of it, the whole 85 %
 	mkdir -p build
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest -n 4 --dist loadgroup --cov --cov-report= --junitxml=build/junit.xml
+	$(BIN)/python -m pytest -n 5 --cov --cov-report= --junitxml=build/junit.xml
 	$(BIN)/coverage report --include='certmond/pki/*' --fail-under=100
 	$(BIN)/coverage report --fail-under=85
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from certmond.enforce import Enforcer
 from certmond.errors import BusyError, CertmondError, WriteError, defect
@@ -20,6 +20,8 @@ from certmond.pki.steps import Issue, Plan
 
 BUSY_INTERVAL, FAILURE_INTERVAL = 2.0, 60.0
 """Seconds until a plan is tried again while somebody else is writing, and where the state directory cannot be used."""
+LOOK_INTERVAL = timedelta(seconds=2)
+"""Between two looks at what runs, while a rotation waits for it."""
 RECOVERY_PATIENCE = 5.0
 """Seconds to wait at the start for somebody else who is writing."""
 
@@ -92,7 +94,7 @@ class Acting:
         begun = executor.interrupted() - (frozenset() if again else self._interrupted)
         try:
             if not (self.plan.writes or begun):
-                return self._restart()
+                return self._restart() or self._rotate()
             outcomes = executor.execute(self.plan, stopping=self._stopping)
             self._interrupted = executor.interrupted()
         except BusyError:
@@ -129,3 +131,20 @@ class Acting:
             self._telemetry.restarts.labels(progress.service, progress.result.value).inc()
         self.look_at = progress.until
         return progress.until is None
+
+    def _rotate(self) -> bool:
+        """Bring a rotation on. Whether to look at everything again now."""
+        if self._seen is None:
+            return False
+        rotating = self._enforcer.rotating
+        try:
+            said = self._enforcer.rotate(*self._seen, self.plan)
+            if said is None and rotating.waits and self.look_at is None:
+                self.look_at = datetime.now(UTC) + LOOK_INTERVAL  # whatever it waits for, nobody may tell us of it
+            return said is not None
+        except CertmondError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a defect of ours in a rotation must not keep renewals from their turn
+            self._journal.tell(Event.STEP_FAILED, f"a rotation: {defect(error)}", "error")
+            self.retry_at = time.monotonic() + FAILURE_INTERVAL
+            return False

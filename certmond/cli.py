@@ -31,6 +31,9 @@ from certmond.options import (
     runtime_option,
 )
 from certmond.renewing import renew, restart
+from certmond.root_rotation import abort, rotate
+from certmond.rooting import root_ca
+from certmond.staging import stage
 from certmond.writing import archive, forecast, plan
 
 
@@ -206,6 +209,9 @@ cli.add_command(renew)
 cli.add_command(restart)
 cli.add_command(archive)
 cli.add_command(init)
+cli.add_command(root_ca)
+for verb in (stage, rotate, abort):
+    root_ca.add_command(verb)
 
 
 def _exit_code(document: dict[str, Any]) -> int:

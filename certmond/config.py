@@ -27,7 +27,7 @@ from certmond.config_rules import SECTIONS, circles, derived_files, references, 
 from certmond.errors import ConfigError
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm, ServiceSpec
 from certmond.pki.fields import Count, Duration, Model, parse_duration
-from certmond.pki.settings import ClusterSpec, DerivedSpec, HoldSpec, InitSpec, RestartSpec, SignerSpec
+from certmond.pki.settings import ClusterSpec, DerivedSpec, HoldSpec, InitSpec, RestartSpec, RootCaSpec, SignerSpec
 from certmond.yaml_source import MAX_BYTES, Node, Place, Problem, read, shown
 
 DEFAULT_PATH = Path("/etc/certmond/config.yaml")
@@ -112,6 +112,7 @@ class Config(Model):
     )
     hold: HoldSpec = Field(default=HoldSpec(), description="when what is due is not renewed yet")
     restart: RestartSpec = Field(default=RestartSpec(), description="how services take up new certificates")
+    root_ca: RootCaSpec = Field(default=RootCaSpec(), description="how a Root CA follows another")
     cluster: ClusterSpec = Field(default=ClusterSpec(), description="the turn that control-plane nodes take")
     init: InitSpec = Field(default=InitSpec(), description="the cluster that `certmond init` makes a PKI for")
     archive: Annotated[Count, Field(ge=1, le=100)] = Field(

@@ -39,6 +39,7 @@ _REFERENCES = (  # section and field -> the section that it names an entry of
     ("certificates", "signer", "signers"),
     ("derived", "source", "certificates"),
 )
+_MAPPINGS = {"serves"}  # their keys are the names
 _RESERVED = {"ca": {SELF}, "signer": {LOCAL, NOBODY}}
 
 
@@ -89,7 +90,8 @@ def references(tree: Node) -> Iterator[Problem]:
     entries = {section: tree.fields[section].items if section in tree.fields else [] for section in SECTIONS}
     named = {section: {entry.name: entry for entry in found if entry.name} for section, found in entries.items()}
     for section, field, target in _REFERENCES:
-        for name, node in (text for entry in entries[section] for text in entry.texts(field)):
+        given = Node.keys if field in _MAPPINGS else Node.texts
+        for name, node in (text for entry in entries[section] for text in given(entry, field)):
             if name in _RESERVED.get(field, ()):
                 continue
             found = named[target].get(name)

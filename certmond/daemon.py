@@ -26,6 +26,7 @@ from certmond.expose.render import HEARTBEAT, METRICS, STATUS, Renderer, heartbe
 from certmond.expose.telemetry import Telemetry
 from certmond.host.audit import DAEMON, Audit
 from certmond.host.journal import Event, Journal
+from certmond.host.rotation_record import record_path
 from certmond.host.store import Store
 from certmond.host.systemd import Notifier
 from certmond.host.wake import Wake
@@ -175,7 +176,8 @@ class Daemon:
 
     def _deadlines(self) -> list[datetime]:
         """When time alone changes a verdict, or what is to be done."""
-        instants = (self._assessment and self._assessment.changes_at, self._acting.plan.changes_at)
+        rotation = self._enforcer.rotating.until
+        instants = (self._assessment and self._assessment.changes_at, self._acting.plan.changes_at, rotation)
         return [instant for instant in instants if instant]
 
     def _changed(self, since: float) -> Cause | None:
@@ -212,7 +214,10 @@ class Daemon:
     def _new_store(self) -> Store:
         derived = tuple(spec.path for spec in self._config.derived)
         held = (self._config.hold.file,) if self._config.hold.file else ()
-        return Store(self._config.certificates, self._root, self._config.given_facts, also=(*derived, *held))
+        # Another root than this host's has no daemon whose commands would be waited for.
+        record = (str(record_path(self._state_dir)),) if self._root == "/" else ()
+        also = (*derived, *held, *record)
+        return Store(self._config.certificates, self._root, self._config.given_facts, also=also)
 
     def _new_hand(self) -> tuple[Enforcer, Acting]:
         enforcing = self._config.mode == "enforce"
@@ -254,8 +259,8 @@ class Daemon:
             self._enforcer.neighbourhood.ask()
         stale = any(status.presence.stale for status in assessment.statuses)
         due = time.monotonic() + self._config.poll.total_seconds()
-        # No pass puts a look off: where files are polled, one pass after the other would.
-        self._look_due = min(self._look_due or due, due) if stale else None
+        if stale:  # no pass puts a look off: where files are polled, one pass after the other would
+            self._look_due = min(self._look_due or due, due)
 
     def _look_ended(self) -> None:
         """Called from the thread that looks."""
@@ -266,7 +271,8 @@ class Daemon:
         self._acted = self._acting.act()
         if self._acting.look_at:
             wait = (self._acting.look_at - utc_now()).total_seconds()
-            self._look_due = time.monotonic() + min(max(0.0, wait), HEARTBEAT_INTERVAL)
+            due = time.monotonic() + min(max(0.0, wait), HEARTBEAT_INTERVAL)
+            self._look_due = min(self._look_due or due, due)  # no pass puts a look off
 
     def _follow(self) -> None:
         """Watch what was looked up. The watcher reports what it did not watch before: it may have changed since."""
@@ -282,6 +288,7 @@ class Daemon:
         self._telemetry.count_watch(self._watcher.events, self._watcher.overflows)
         self._telemetry.watched.set(self._watcher.watched)
         self._telemetry.polled.set(len(self._watcher.polled))
+        self._telemetry.set_phase(self._enforcer.rotating.phase)
         self._telemetry.set_planned(Counter(step_name(step) for step in self._acting.plan.steps))
         self._write(METRICS, self._renderer.metrics(assessment, self._telemetry.text()))
         self._write(STATUS, self._renderer.status(assessment, self._config.mode))

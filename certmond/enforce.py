@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+from certmond.conducting import Conductor, SingleNode
 from certmond.config import Config
 from certmond.errors import RefusedError, WriteError
 from certmond.host.audit import Audit
@@ -27,8 +28,10 @@ from certmond.host.history import History
 from certmond.host.ledger import Ledger
 from certmond.host.neighbourhood import Neighbourhood
 from certmond.host.node_files import NodeFiles
+from certmond.host.rotation_record import RotationRecord
 from certmond.host.signers.local import LocalSigner
 from certmond.host.signers.signer import Signer
+from certmond.host.staged import Staging
 from certmond.host.store import Store
 from certmond.host.transaction import Transactions
 from certmond.pki.assess import Assessment, assess
@@ -36,9 +39,11 @@ from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Inventory
 from certmond.pki.plan import Circumstances, Policy, plan
 from certmond.pki.restarts import Caution, restarts
+from certmond.pki.rotation_steps import Lacks
 from certmond.pki.settings import LOCAL, SignerSpec
 from certmond.pki.steps import Derive, Held, Issue, Plan, Step
 from certmond.restarting import Progress, Restarting
+from certmond.rotating import Rotating
 from certmond.turns import Alone, Turn
 
 LAST_RETRY = timedelta(minutes=10)
@@ -56,6 +61,11 @@ def policy_of(config: Config) -> Policy:
         signers={spec.name: spec.kind for spec in config.signers},
         services=config.services,
     )
+
+
+def _awake() -> float:
+    """Seconds, those that the host sleeps included: a host that sleeps does not hold its turn."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _holds_something(assessment: Assessment) -> bool:
@@ -89,6 +99,16 @@ class Enforcer:
             config, root=root, state_dir=state_dir, audit=audit, signer=self._signer_of, clock=clock, alive=alive
         )
         self.neighbourhood = Neighbourhood(config, root, Changes(state_dir, keeps=keeps), acting=acting, wake=wake)
+        self.rotating = Rotating(
+            config,
+            self.executor,
+            files=self._files,
+            record=RotationRecord(state_dir),
+            staging=Staging(state_dir),
+            conductor=self._conductor() if acting else SingleNode(config),
+            audit=audit,
+            clock=clock,
+        )
         self._former = FormerFiles(config, root, state_dir, clock)
         self.restarting = Restarting(
             config,
@@ -127,18 +147,24 @@ class Enforcer:
         """One look at everything, waited for, and judged as of `at` or of now."""
         store = Store(self._config.certificates, self._root, self._config.given_facts)
         inventory = store.observe()
-        around = self.neighbourhood.view(store, inventory, self.restarting.past())
         now = at or self._clock()
+        told = self.rotating.look(inventory, store.components(), now)
+        around = replace(self.neighbourhood.view(store, inventory, self.restarting.past()), told=told)
         renew_before = self._config.renew_before
         return assess(inventory, now, renew_before=renew_before, renewed=self.renewed(), around=around), around
 
     def around(self, store: Store, inventory: Inventory) -> Surroundings:
         """What is known of the node besides its certificates."""
-        return self.neighbourhood.around(store, inventory, self.restarting.past())
+        told = self.rotating.look(inventory, store.components(), self._clock())
+        return replace(self.neighbourhood.around(store, inventory, self.restarting.past()), told=told)
 
     def restart(self, plan: Plan, assessment: Assessment, around: Surroundings, patience: float = 0) -> Progress | None:
         """One step of a restart: see `Restarting.step`."""
         return self.restarting.step(plan, assessment, around, self.neighbourhood, patience=patience)
+
+    def rotate(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
+        """Bring a rotation on: see `Rotating.advance`."""
+        return self.rotating.advance(assessment, around, plan)
 
     def keep_former(self, assessment: Assessment, around: Surroundings) -> None:
         """Note what is good, and what services use, so that both are known later. Raises BusyError, WriteError."""
@@ -156,16 +182,24 @@ class Enforcer:
         """
         states = self._derivations.states()
         policy, past, now = policy_of(self._config), self._ledger.attempts(), self._circumstances(states)
-        made = plan(assessment, policy, past, now, asked)
+        now = replace(now, unsure=self.rotating.unsure)
+        left = self.rotating.lacks(assessment) if asked is None else Lacks()
+        if left.steps:  # the anchors change first: whatever else there is comes after a new look
+            return Plan((*left.steps, *plan(assessment, policy, past, now, frozenset()).steps))
+        under = self.rotating.rotation.new if self.rotating.rotation else None
+        reissue = dict.fromkeys(left.reissue, under) if under else {}
+        made = plan(assessment, policy, past, now, asked, reissue=reissue)
         hold = None
         if asked is None and (any(isinstance(step, Issue) for step in made.steps) or _holds_something(assessment)):
             hold = reason_to_wait(self._config.hold, self._root, self._alive)
             doubt = doubt_of_the_clock(self._config.hold)
-            made = plan(assessment, policy, past, replace(now, hold=hold, clock=doubt), asked)
+            made = plan(assessment, policy, past, replace(now, hold=hold, clock=doubt), asked, reissue=reissue)
         made = self._without_hurry(replace(made, held=(*made.held, *self._left_alone(states))), assessment.taken_at)
         unmade = {spec.source: held.because for spec in self._config.derived for held in made.held
                   if held.target == spec.name and isinstance(states[spec.name], Absent | Stale)}  # fmt: skip
-        return self._with_restarts(made, assessment, around, Caution(hold, unmade))
+        family = self.rotating.family
+        rotating = frozenset([family]) if family and not left.frozen else frozenset[str]()
+        return self._with_restarts(made, assessment, around, Caution(hold, unmade, rotating))
 
     def foresee(self, assessment: Assessment, around: Surroundings | None = None) -> Plan:
         """The steps as far as what is seen alone tells them: for who only observes."""
@@ -183,17 +217,33 @@ class Enforcer:
         instants = [at for at in (made.changes_at, after.changes_at) if at]
         return Plan((*made.steps, *after.steps), (*made.held, *after.held), min(instants, default=None))
 
+    def _conductor(self) -> Conductor:
+        kubeconfig = self._config.cluster.kubeconfig
+        if kubeconfig is None:
+            return SingleNode(self._config)
+        from certmond.cluster.access import Access
+        from certmond.cluster.conductor import ClusterConductor
+        from certmond.cluster.lease import ROTATION, ClusterLease
+
+        identity, find = self._identity, partial(self._real_kubeconfig, kubeconfig)
+        lead = ClusterLease(find, identity=identity, name=ROTATION, alive=self._alive, monotonic=_awake)
+        access = Access(find, timedelta(seconds=5), self._alive)
+        return ClusterConductor(access, lead, self._config, node=identity, clock=self._clock)
+
+    @property
+    def _identity(self) -> str:
+        return self._config.node_name or os.uname().nodename.lower()
+
     def _turn(self) -> Turn:
         kubeconfig = self._config.cluster.kubeconfig
         if kubeconfig is None:
             return Alone()
-        from certmond.cluster.lease import RestartLease
+        from certmond.cluster.lease import RESTART, ClusterLease
 
-        identity = self._config.node_name or os.uname().nodename.lower()
-        return RestartLease(
+        return ClusterLease(
             partial(self._real_kubeconfig, kubeconfig),  # who only plans may not even be able to look for it
-            identity=identity, duration=self._config.cluster.lease_duration, alive=self._alive,
-            monotonic=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),  # a host that sleeps does not hold its turn
+            identity=self._identity, name=RESTART, duration=self._config.cluster.lease_duration, alive=self._alive,
+            monotonic=_awake,
         )  # fmt: skip
 
     def _real_kubeconfig(self, path: str) -> str:

@@ -9,7 +9,9 @@
     ├── WriteError               a file could not be written; the old one is still in place
     ├── BusyError                another certmond is writing on this node
     ├── KeyUnusableError         a private key could not be read or used
+    ├── RotationError            a rotation cannot be begun, go on or be aborted as asked; it stays as it is
     ├── LostError                the turn to restart was lost; another node may have it by now
+    ├── OvertakenError           somebody else changed the cluster's record first: it is to be read again
     ├── RestartError             a service could not be restarted, or be told apart from others: nothing was done to it
     │   ├── IdleError            it does not run, so that there is nothing to restart
     │   └── TriedError           it was tried, and something may have come of it
@@ -72,8 +74,16 @@ class KeyUnusableError(CertmondError):
     """A private key could not be read or used. The message never quotes it."""
 
 
+class RotationError(CertmondError):
+    """A rotation of a trust anchor cannot do what it was asked to. It stays where it is."""
+
+
 class LostError(CertmondError):
     """The turn to restart was lost. What was begun may be finished; nothing more is begun."""
+
+
+class OvertakenError(CertmondError):
+    """Somebody else wrote first, and nothing was written here: what was decided from the older state is void."""
 
 
 class RestartError(CertmondError):

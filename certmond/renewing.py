@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from certmond.host.execute import Outcome
     from certmond.pki.assess import Assessment
     from certmond.pki.holding import Surroundings
+    from certmond.pki.restart import Past
     from certmond.pki.steps import Held, Plan, Write
     from certmond.restarting import Progress
 
@@ -140,7 +141,10 @@ def bring_into_use(
     since = datetime.now(UTC)
     while True:
         assessment, around = enforcer.see()
-        results |= _ended_meanwhile(enforcer, wanted, since)  # the daemon may be the one who brings it to its end
+        for past in _ended_meanwhile(enforcer, wanted - results.keys(), since):
+            results[past.service] = str(past.result)
+            if not quiet:
+                click.echo(f"{past.service}: {past.message}")
         running = {name: each.instance for name, each in around.live.services.items()} if around.live else {}
         first = running if first is None else first
         along = {name for name in wanted if by_hand and running.get(name) and running[name] != first.get(name)}
@@ -156,17 +160,16 @@ def bring_into_use(
         _wait_for(progress)
 
 
-def _ended_meanwhile(enforcer: Enforcer, wanted: frozenset[str], since: datetime) -> dict[str, str]:
-    """What became of restarts that were over after `since`, whoever made them."""
+def _ended_meanwhile(enforcer: Enforcer, wanted: Container[str], since: datetime) -> list[Past]:
+    """The restarts that were over after `since` without us: the daemon may be who brings one to its end."""
     from certmond.pki.restart import Result
 
-    past = enforcer.restarting.past()
-    return {
-        name: str(found.result)
-        for name, found in past.items()
-        if name in wanted and found.result not in {None, Result.SEEN, Result.SUPERSEDED}
-        and found.episode is None and found.ended_at and found.ended_at >= since
-    }  # fmt: skip
+    return [
+        past
+        for name, past in enforcer.restarting.past().items()
+        if name in wanted and past.result not in {None, Result.SEEN, Result.SUPERSEDED}
+        and past.episode is None and past.ended_at and past.ended_at >= since
+    ]  # fmt: skip
 
 
 def _planned(

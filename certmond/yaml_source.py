@@ -82,12 +82,16 @@ class Node:
         return node.value if node and isinstance(node.value, str) else ""
 
     def texts(self, field: str) -> Iterator[tuple[str, Node]]:
-        """The text in a field, or each text of the list there, or each key of the mapping."""
+        """The text in a field, or each text of the list there."""
         node = self.fields.get(field)
-        yield from node.fields.items() if node else ()
         for each in (node.items or [node]) if node else ():
             if isinstance(each.value, str):
                 yield each.value, each
+
+    def keys(self, field: str) -> Iterator[tuple[str, Node]]:
+        """Each key of the mapping in a field."""
+        node = self.fields.get(field)
+        yield from node.fields.items() if node else ()
 
     def find(self, location: Iterable[str | int]) -> Place:
         """The place that a location below this node has, or would have."""

@@ -5,32 +5,28 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hypothesis
 import pytest
 
 from tests.node import Node
+from tests.sharing_out import Scheduling, turn
 
 hypothesis.settings.register_profile("certmond", deadline=None)  # how long an example takes is no test's business
 hypothesis.settings.load_profile("certmond")
 
 
-SPREAD = ("tests.test_renewal", "tests.test_restarts_of_pods")
-"""Modules of long tests that share nothing: they begin first, each test wherever there is room."""
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Whatever `--dist` says: so that never two workers want the one machine, nor make what one could have shared."""
+    config.option.loadscopereorder = False  # else those of one test, which may be long, would be the last
+    return Scheduling(config, log)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of any other module stay together, for the sake of what they share: a machine, a CA, a server."""
-    items.sort(key=lambda item: not _module(item).endswith(SPREAD))
-    for item in items:
-        if not _module(item).endswith(SPREAD):
-            item.add_marker(pytest.mark.xdist_group(_module(item)))
-
-
-def _module(item: pytest.Item) -> str:
-    return item.nodeid.partition("::")[0].removesuffix(".py").replace("/", ".")
+    """What takes long begins first, as it is shared out."""
+    items.sort(key=lambda item: turn(item.nodeid))
 
 
 def real_part(command: str) -> str:

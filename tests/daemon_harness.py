@@ -54,9 +54,9 @@ class Running:
             float(line.rsplit(" ", 1)[1]) for line in self.metrics().splitlines() if line.startswith(name + " ")
         )
 
-    def until(self, holds: Callable[[], Any], what: str) -> Any:
-        """Wait until `holds`, looking again whenever something was rendered; fail after the deadline."""
-        end = time.monotonic() + DEADLINE
+    def until(self, holds: Callable[[], Any], what: str, within: float = DEADLINE) -> Any:
+        """Wait until `holds`, looking again every so often; fail after `within` seconds."""
+        end = time.monotonic() + within
         while True:
             try:
                 if found := holds():

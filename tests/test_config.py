@@ -243,6 +243,13 @@ IN_SERVICE = [
 ]
 
 
+@pytest.mark.parametrize("field", ["serves: text", "serves: [text]", "reloads: {x: y}", "after: {s: s}"])
+def test_what_is_of_the_wrong_form_is_told_once(field: str) -> None:
+    """What it would mean if it were another form is nobody's question."""
+    (found,) = problems(f"services: [{{name: s, kind: command, command: [/s], {field}}}]\n")
+    assert ": must be " in found
+
+
 @pytest.mark.parametrize(("text", "said"), IN_FILE)
 def test_a_problem_is_told_with_its_file_line_and_path_and_the_remedy(text: str, said: str) -> None:
     assert problems(text)[0] == f"a.yaml{said}"

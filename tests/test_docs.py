@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import click
+from click.testing import CliRunner
+
+from certmond.cli import cli
 from certmond.expose.render import Renderer
 from certmond.expose.telemetry import Telemetry
 from certmond.host.journal import MESSAGE_IDS
@@ -31,3 +36,39 @@ def test_every_message_id_is_documented() -> None:
     documented = (DOCS / "monitoring.md").read_text()
     assert not [kind for kind, identifier in MESSAGE_IDS.items() if identifier not in documented]
     assert len(set(MESSAGE_IDS.values())) == len(MESSAGE_IDS)
+
+
+def test_every_option_of_a_root_ca_is_documented() -> None:
+    """Each verb of `root-ca` stands in docs/rotation.md with each of its own options, and README has each verb."""
+    documented, readme = (DOCS / "rotation.md").read_text(), (DOCS.parent / "README.md").read_text()
+    shared = {option for parameter in cli.params for option in parameter.opts}
+    group = cli.commands["root-ca"]
+    assert isinstance(group, click.Group)
+    for name, verb in group.commands.items():
+        assert f"certmond root-ca {name}" in documented
+        assert f"certmond root-ca {name}" in readme
+        own = {option for parameter in verb.params for option in parameter.opts if option.startswith("--")} - shared
+        assert not [option for option in own - {"--output"} if option not in documented]
+
+
+def test_every_command_of_the_rotation_is_one() -> None:
+    """Each command line in docs/rotation.md has a verb and options that there are."""
+    lines = re.findall(r"^ +certmond (root-ca .*?)(?: +#.*)?$", (DOCS / "rotation.md").read_text(), re.MULTILINE)
+    assert lines
+    for line in lines:
+        _, verb, *arguments = line.split()
+        group = cli.commands["root-ca"]
+        assert isinstance(group, click.Group)
+        group.commands[verb].make_context(verb, arguments)  # raises for an option that there is not
+
+
+def test_every_field_of_a_root_ca_is_documented(node: Node) -> None:
+    """Each field in the JSON of `root-ca show` and `verify` stands in docs/rotation.md."""
+    documented = (DOCS / "rotation.md").read_text()
+    runner = CliRunner()
+    runner.invoke(cli, ["root-ca", "stage", "--generate", "--key-algorithm", "Ed25519", "--root", str(node.root)])
+    for verb in (["show"], ["verify", str(node.path("etc/kubernetes/pki/ca.crt"))]):
+        done = runner.invoke(cli, ["root-ca", *verb, "--root", str(node.root), "-o", "json"])
+        assert not [
+            field for field in re.findall(r'"(\w+)":', done.stdout) if not re.search(rf"`{field}(\[\])?`", documented)
+        ]

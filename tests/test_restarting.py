@@ -15,12 +15,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from certmond.config import Config, Source, parse
 from certmond.enforce import Enforcer
-from certmond.errors import BusyError, UnreachableError, WriteError
+from certmond.errors import BusyError, TriedError, UnreachableError, WriteError
+from certmond.host.archive import Archive
 from certmond.host.audit import Audit
 from certmond.host.former import FormerFiles
 from certmond.host.history import History
 from certmond.host.journal import Journal
 from certmond.host.place import digest
+from certmond.host.restarter import Restarter
 from certmond.host.store import Store
 from certmond.host.transaction import Transactions
 from certmond.options import look
@@ -262,6 +264,25 @@ def test_what_does_not_come_up_is_tried_again_and_then_on_the_former_files(bench
     assert ("step_failed", "taken_back") in bench.trail()
 
 
+def test_what_is_being_restarted_is_a_former_file_once_it_is_proven(bench: Bench) -> None:
+    """The daemon keeps nothing of it before: it may be what does not work."""
+
+    def kept() -> tuple[str, ...]:
+        known = Surroundings(
+            bench.config.services, Survey(), Live(datetime.now(UTC)), bench.contents(), bench.restarting.past()
+        )
+        bench.enforcer.keep_former(bench.assessment(known), known)
+        return Archive(bench.state).names()
+
+    bench.step()
+    assert kept() == ()
+    for seconds in (2, 4, 6):
+        bench.step(seconds)
+    assert kept() == ()
+    assert told(bench.step(40)).result is Result.PROVEN
+    assert kept() == ("front-proxy-client",)
+
+
 def test_without_former_files_a_person_has_to_look(bench: Bench) -> None:
     """It is said why."""
     bench.step()
@@ -291,6 +312,22 @@ def test_of_an_act_that_fails_and_of_which_nothing_can_be_seen_it_is_told(bench:
     message = f"hook was not restarted: {bench.place}/act ended with 3; run it by hand to see why"
     assert (done.result, done.message) == (Result.FAILED, message)
     assert bench.past.failure(bench.target().contents) == message
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("sleep", "did not end within 0.5 s; see what it waits for, or give it a longer time_limit"),
+        ("yes", "wrote more than 1048576 bytes; have it write less"),
+    ],
+)
+def test_of_a_program_that_is_ended_it_is_told_what_would_help(bench: Bench, program: str, said: str) -> None:
+    """In words that fit a program that restarts something, too."""
+    command = f"/usr/bin/{program}"
+    service = bench.service.model_copy(update={"command": (command, "60"), "time_limit": SECOND / 2})
+    with pytest.raises(TriedError) as tried:
+        Restarter().act(service, "", None, revive=False)
+    assert str(tried.value) == f"{command} was not run to its end ({command} {said})"
 
 
 def test_files_that_change_again_end_the_restart_for_what_they_were(bench: Bench) -> None:

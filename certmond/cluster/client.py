@@ -8,7 +8,7 @@ lightkube is an extra.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -22,6 +22,8 @@ from certmond.errors import RefusedError, UnreachableError
 from certmond.pki.reason import printable
 
 FIELD_MANAGER = "certmond"
+PAGE = 250
+"""Objects in one page of a listing; a pod is some ten kilobytes."""
 
 _TURN = 0.5  # seconds; `alive` is due every second
 
@@ -107,6 +109,19 @@ class Connection:
         except _LAX:
             detail = f"what answers at the server of {self._kubeconfig} is no Kubernetes API"
             raise UnreachableError(f"{detail}; see what listens there") from None
+
+    async def listed(self, doing: str, rule: str, items: Callable[[], AsyncIterable[T]]) -> list[T]:
+        """All that a listing has, whatever its pages, as one call. A kind that the API does not know is refused."""
+
+        async def every() -> list[T]:
+            return [item async for item in items()]
+
+        try:
+            return await self.call(doing, rule, every)
+        except GoneError:
+            raise RefusedError(
+                f"the Kubernetes API of {self._kubeconfig} cannot {doing}: it has no such kind; see its version"
+            ) from None
 
     def _translated(self, doing: str, rule: str, error: httpx2.HTTPStatusError) -> Exception:
         said = error.status.message if isinstance(error, ApiError) else error.response.reason_phrase

@@ -1,4 +1,4 @@
-"""One restart at a time among the control-plane nodes of a cluster: a Lease of coordination.k8s.io/v1.
+"""One at a time among the nodes of a cluster: a Lease of coordination.k8s.io/v1, by its name.
 
 Owns whose turn it is: the rules of client-go's leader election, applied to the Lease as it was read, and the fence by
 which this node knows, from its own clock alone, that the turn is still its own. No time in the Lease is ever compared
@@ -14,14 +14,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from certmond.errors import LostError, RefusedError, SigningError, UnreachableError
+from certmond.cluster.access import Access
+from certmond.errors import LostError, SigningError, UnreachableError
 from certmond.pki.reason import printable
+
+if TYPE_CHECKING:
+    from certmond.cluster.client import Connection
 
 _RENEWED_AFTER = 1 / 3  # of the duration: a renewal that fails is tried again, and again, before the turn is over
 _HELD_FOR = 5 / 6  # of the duration: clocks may differ in speed by a fifth, and still no two nodes hold it
 _CONFLICTS = 5  # as many times as client-go's retry.DefaultRetry tries
+
+RESTART, ROTATION = "certmond-restart", "certmond-rotation"
+"""The Leases of certmond: whose turn it is to restart something, and who leads a rotation."""
 
 T = TypeVar("T")
 
@@ -81,8 +88,8 @@ class Leases(Protocol):
         """The Lease as it was written; None where it is not any more what `record.version` says, or is gone."""
 
 
-class RestartLease:
-    """The turn of this node to restart things, held by a Lease.
+class ClusterLease:
+    """The turn of this node at one thing, held by the Lease `name`: to restart things, or to lead a rotation.
 
     `kubeconfig` tells the path of one, at each call of the API and not before; it may raise RefusedError.
     `identity` is the node's name: no two nodes may have the same. `duration` is how long a node that has gone silent
@@ -96,14 +103,14 @@ class RestartLease:
         kubeconfig: Callable[[], str],
         *,
         identity: str,
-        name: str = "certmond-restart",
+        name: str,
         namespace: str = "kube-system",
         duration: timedelta = timedelta(seconds=60),
         time_limit: timedelta = timedelta(seconds=5),
         alive: Callable[[], None],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._kubeconfig, self._time_limit, self._alive = kubeconfig, time_limit, alive
+        self._access = Access(kubeconfig, time_limit, alive)
         self._identity, self._name, self._namespace = identity, name, namespace
         self._duration, self._monotonic = duration.total_seconds(), monotonic
         self._seconds = max(math.ceil(self._duration), 1)
@@ -186,20 +193,12 @@ class RestartLease:
         return decide(found, self._identity, self._seconds, seen=self._seen[1], now=now, at=at)
 
     def _run(self, work: Callable[[Leases], Awaitable[T]]) -> T:
-        try:
-            from certmond.cluster.client import attended, connected  # noqa: PLC0415 - needs the extra
-            from certmond.cluster.lease_api import LeaseApi  # noqa: PLC0415 - as above
-        except ImportError:
-            remedy = "pip install certmond[kubernetes], or configure no cluster"
-            raise RefusedError(
-                f"the package lightkube, which speaks to the Kubernetes API, is missing; {remedy}"
-            ) from None
+        async def call(connection: Connection) -> T:
+            from certmond.cluster.lease_api import LeaseApi  # noqa: PLC0415 - needs lightkube, which may not be there
 
-        async def call() -> T:
-            async with connected(self._kubeconfig(), self._time_limit) as connection:
-                return await work(LeaseApi(connection, self._namespace, self._name))
+            return await work(LeaseApi(connection, self._namespace, self._name))
 
-        return attended(call(), self._alive)
+        return self._access.run(call)
 
     def __str__(self) -> str:
         return f"the Lease {self._namespace}/{self._name}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -30,6 +31,7 @@ _RULES = {
     "read": "resources [certificatesigningrequests], verbs [get]",
     "approve": "resources [certificatesigningrequests/approval], verbs [update], and for resources [signers] with the"
     " signer's name, verbs [approve]",
+    "delete": "resources [certificatesigningrequests], verbs [delete]",
     "read the Node": "resources [nodes], verbs [get], in apiGroups ['']",
 }
 """What a cluster role has to permit for each of the calls, in apiGroups [certificates.k8s.io] where not said."""
@@ -90,6 +92,11 @@ class Requests:
             except GoneError:
                 return None
         raise UnreachableError(f"{filed.name} is being changed all the time; certmond approves it later")
+
+    async def delete(self, name: str) -> None:
+        """The request is not there afterwards, whoever took it away."""
+        with suppress(GoneError):
+            await self._call("delete", lambda: self._client.delete(CertificateSigningRequest, name))
 
     async def addresses(self, node_name: str) -> frozenset[str]:
         """The IP addresses that the cluster knows this Node by."""

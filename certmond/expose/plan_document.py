@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from certmond.pki.forecast import Forecast
-from certmond.pki.steps import Derive, Issue, Plan, Restart, Step
+from certmond.pki.steps import Derive, Issue, Plan, Restart, Rotate, Step
 
 SCHEMA = 1
 
@@ -49,6 +49,8 @@ def step_name(step: Step) -> str:
             return "derive"
         case Restart():
             return "restart"
+        case Rotate():
+            return "rotate"
 
 
 def forecast_document(forecast: Forecast, mode: str) -> dict[str, Any]:

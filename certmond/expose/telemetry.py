@@ -15,12 +15,15 @@ from prometheus_client import (
     generate_latest,
 )
 
+from certmond.pki.rotation import Phase
+
 # One series more for each counter and histogram, which nothing of ours needs. (The function has no annotations.)
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _CAUSES = ("start", "inotify", "overflow", "mount", "resync", "poll", "deadline", "clock", "reload",
            "retry", "step", "look")  # fmt: skip
-_STEPS = ("issue", "derive", "restart")
+_STEPS = ("rotate", "issue", "derive", "restart")
+_PHASES = ("idle", *Phase)
 _MODES = ("observe", "enforce")
 
 
@@ -57,6 +60,9 @@ class Telemetry:
         self._planned = Gauge(
             "certmond_planned_steps", "Steps that enforce mode would carry out now", ["step"], registry=registry
         )
+        self._phase = Gauge(
+            "certmond_rotation_phase", "1 for the phase of the rotation that is under way", ["phase"], registry=registry
+        )
         self._mode = Gauge("certmond_mode", "1 for the mode in force", ["mode"], registry=registry)
         info = Gauge("certmond_build_info", "1, with the version as label", ["version"], registry=registry)
         info.labels(version("certmond")).set(1)
@@ -64,6 +70,7 @@ class Telemetry:
         for cause in _CAUSES:
             self.passes.labels(cause)
         self.set_planned({})
+        self.set_phase(None)
         self.config_ok.set(1)
         self.last_pass.set_to_current_time()  # `certmond metrics` looks once and counts no pass: 0 would read as 1970
         self._events = self._overflows = 0
@@ -77,6 +84,11 @@ class Telemetry:
         """How many steps of each kind are planned."""
         for name in _STEPS:
             self._planned.labels(name).set(steps.get(name, 0))
+
+    def set_phase(self, phase: Phase | None) -> None:
+        """The phase of the rotation under way; None where there is none."""
+        for name in _PHASES:
+            self._phase.labels(str(name)).set(name == (phase or "idle"))
 
     def count_pass(self, cause: str, duration: float, latency: float | None) -> None:
         """A pass was made: why, how long it took, and how long after the first report of a change (seconds)."""

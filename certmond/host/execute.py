@@ -18,6 +18,7 @@ from typing import assert_never
 from certmond.config import Config
 from certmond.errors import CertmondError, UnreachableError, WaitingError, WriteError, defect
 from certmond.host.archive import Archive, ArchivedFile
+from certmond.host.arrangement import Arrangement
 from certmond.host.audit import Audit
 from certmond.host.derivation import Derivations
 from certmond.host.journal import Event
@@ -28,13 +29,14 @@ from certmond.host.pending import Pending
 from certmond.host.place import digest
 from certmond.host.renewal import Renewal, archive_name, archived, certificates_in, overtaken
 from certmond.host.signers.signer import Request, Signer
+from certmond.host.staged import Staging
 from certmond.host.transaction import NewFile, Recovery, Transactions, Writer
 from certmond.pki.catalog import SELF
 from certmond.pki.certificate import Certificate
 from certmond.pki.encoding import decode
 from certmond.pki.plan import Attempt
 from certmond.pki.reason import printable
-from certmond.pki.steps import Derive, Identity, Issue, Plan, Write
+from certmond.pki.steps import Derive, Identity, Issue, Plan, Rotate, Write
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class Executor:
         self._ledger = Ledger(state_dir)
         self._pending = Pending(state_dir)
         self._derivations = Derivations(config.derived, config.certificates, self._files)
+        self._arrangement = Arrangement(config.certificates, self._files, Staging(state_dir), self._archive)
 
     def interrupted(self) -> frozenset[str]:
         """The records of replacements that are under way, or were left half done."""
@@ -202,6 +205,10 @@ class Executor:
                 case Derive():
                     outcome = Outcome(step, "done", self._derivations.make(step.target, writer))
                     self._forget_failure(step)
+                case Rotate():
+                    done = self._arrangement.make(step, writer, self._clock(), self._transactions.real)
+                    outcome = Outcome(step, "done", done)
+                    self._forget_failure(step)
                 case _:
                     assert_never(step)
         except WaitingError as error:
@@ -297,7 +304,7 @@ class Executor:
         if promised is None:
             self._pending.drop(identity)
 
-    def _forget_failure(self, step: Derive) -> None:
+    def _forget_failure(self, step: Derive | Rotate) -> None:
         if (step.target, step.path) in self._ledger.attempts():
             with suppress(WriteError):
                 self._ledger.forget((step.target, step.path))
@@ -316,6 +323,8 @@ def _fields(step: Write) -> dict[str, str | None]:
                     "old_serial": f"{step.old.serial:x}", "signer": step.signer}  # fmt: skip
         case Derive():
             return {"step": "derive", "target": step.target, "path": step.path, "cause": step.cause.value}
+        case Rotate():
+            return {"step": "rotate", "target": step.target, "path": step.path, "cause": step.cause.value}
         case _:
             assert_never(step)
 

@@ -1,23 +1,23 @@
 """The Root CA that an operator brings: read, and found to be one that Kubernetes can live with, or refused by name.
 
-Owns the reading of the two files. The rules are those of `pki.assess`: what would be critical later is refused now, and
-so is a weak key. A weak signature is not, as nobody verifies it on a trust anchor.
+Owns the reading of the two files of this host. The rules are those of `pki.candidate`; a weak signature is none of
+them, as nobody verifies it on a trust anchor.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from certmond.errors import ConfigError, KeyUnusableError
-from certmond.host.keys import PrivateKey, load_key
+from certmond.host.keys import PrivateKey, can_sign, load_key
 from certmond.host.signers.local import read_file
-from certmond.pki.assess import assess
-from certmond.pki.catalog import CertificateSpec
+from certmond.pki.candidate import unfit
 from certmond.pki.certificate import Certificate, describe_key
 from certmond.pki.encoding import decode
-from certmond.pki.inventory import Inventory, Observation
-from certmond.pki.reason import Reason, Severity
+from certmond.pki.reason import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,37 +28,47 @@ class GivenAuthority:
     key: PrivateKey = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What the files hold. `unread` says which could not be read at all, `problems` what is wrong with what could, and
+    `warnings` who else may read the key.
+    """
+
+    certificate: Certificate | None
+    key: PrivateKey | None = field(default=None, repr=False)
+    unread: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
 def read_authority(certificate_path: str, key_path: str, now: datetime) -> GivenAuthority:
     """The CA in these two files of this host. Raises ConfigError with everything that speaks against it."""
-    problems: list[str] = []
-    certificate = _certificate(certificate_path, problems)
-    key = _key(key_path, problems)
-    if certificate is not None:
-        spec = CertificateSpec(name="ca", path="/ca.crt", key="/ca.key", authority=True, usages=("cert sign",))
-        seen = Observation(
-            name="ca", spec=spec, path=certificate_path, certificates=(certificate,), key_path=key_path,
-            key=describe_key(key.public_key()) if key else None, key_unknown=key is None,
-        )  # fmt: skip
-        (status,) = assess(Inventory((seen,)), now).statuses
-        problems += [
-            found.message
-            for found in status.findings
-            if found.severity is Severity.CRITICAL or found.reason is Reason.WEAK_KEY
-        ]
-        if certificate.version < 3:  # what it lacks nobody finds, as it has no way to say it
-            problems.append(
-                f"{certificate_path} is of version {certificate.version}, which has no CA:TRUE; give another CA"
-            )
-    if problems or certificate is None or key is None:
+    found = read_brought(certificate_path, key_path)
+    problems = [*found.unread, *found.problems]
+    if found.certificate is not None:
+        key = describe_key(found.key.public_key()) if found.key else None
+        problems += unfit(
+            found.certificate, key, now, where=certificate_path, key_where=key_path if key is not None else None
+        )
+    if problems or found.certificate is None or found.key is None:
         raise ConfigError(tuple(problems))
-    return GivenAuthority(certificate, key)
+    return GivenAuthority(found.certificate, found.key)
 
 
-def _certificate(path: str, problems: list[str]) -> Certificate | None:
+def read_brought(certificate_path: str, key_path: str | None) -> Brought:
+    """The certificate, and the key where one is asked for. What is wrong is part of what is returned: never raises."""
+    unread, problems = list[str](), list[str]()
+    certificate = _certificate(certificate_path, unread, problems)
+    key = _key(key_path, unread, problems) if key_path is not None else None
+    warnings = _open_to_others(key_path) if key is not None else ()
+    return Brought(certificate, key, *(tuple(map(printable, said)) for said in (unread, problems, warnings)))
+
+
+def _certificate(path: str, unread: list[str], problems: list[str]) -> Certificate | None:
     try:
         document = decode(read_file(path), path)
     except OSError as error:
-        problems.append(f"{path} cannot be read ({error.strerror}); give the CA's certificate")
+        unread.append(f"{path} cannot be read ({error.strerror}); give the CA's certificate")
         return None
     problems += [f"{fault.detail}; give the CA's certificate alone, as PEM" for fault in document.faults]
     if len(document.certificates) != 1 and not document.faults:
@@ -67,11 +77,21 @@ def _certificate(path: str, problems: list[str]) -> Certificate | None:
     return next(iter(document.certificates), None)
 
 
-def _key(path: str, problems: list[str]) -> PrivateKey | None:
+def _key(path: str, unread: list[str], problems: list[str]) -> PrivateKey | None:
     try:
-        return load_key(read_file(path), path)
+        key = load_key(read_file(path), path)
+        if can_sign(key):
+            return key
+        problems.append(f"the private key in {path} is damaged: what it signs does not verify; give an intact one")
     except OSError as error:
-        problems.append(f"{path} cannot be read ({error.strerror}); give the CA's private key")
+        unread.append(f"{path} cannot be read ({error.strerror}); give the CA's private key")
     except KeyUnusableError as error:
         problems.append(str(error))
     return None
+
+
+def _open_to_others(path: str | None) -> Iterator[str]:
+    mode = os.stat(path).st_mode & 0o777 if path else 0
+    if mode & 0o077:
+        fact = f"{path} can be read or written by others (mode {mode:04o})"
+        yield f"{fact}; chmod 0600 {path}, and take another key if anybody may have seen this one"

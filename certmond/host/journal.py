@@ -43,6 +43,7 @@ class Event(StrEnum):
     STEP_DONE = "step_done"
     STEP_FAILED = "step_failed"
     RECOVERED = "recovered"
+    ROTATION = "rotation"
 
 
 MESSAGE_IDS = {
@@ -63,6 +64,7 @@ MESSAGE_IDS = {
     Event.STEP_DONE: "57c0e8a3d19f4b6ea2d47f30b85c9e14",
     Event.STEP_FAILED: "b48d1f6e2a7c4059916e3dc70f82ab5d",
     Event.RECOVERED: "0c95e7b2f84d4a3f8d61ba20e37f5c98",
+    Event.ROTATION: "8e3a5b1d7c904f26ad58e1f3b6c27094",
 }
 
 

@@ -5,8 +5,9 @@ Owns the encodings of a key and the messages about one, which never quote it. Th
 
 from __future__ import annotations
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -21,6 +22,7 @@ from certmond.pki.catalog import KeyAlgorithm
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 """The keys that Kubernetes' components can use."""
+_TRIAL = b"certmond"
 
 
 def make_key(algorithm: KeyAlgorithm) -> PrivateKey:
@@ -58,6 +60,22 @@ def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> Privat
     if not isinstance(key, PrivateKey):
         raise KeyUnusableError(f"the private key in {where} is neither RSA nor ECDSA nor Ed25519; use one of these")
     return key
+
+
+def can_sign(key: PrivateKey) -> bool:
+    """What it signs verifies: a key whose numbers do not fit each other loads, and fails here."""
+    try:
+        match key:
+            case rsa.RSAPrivateKey():
+                signature = key.sign(_TRIAL, padding.PKCS1v15(), SHA256())
+                key.public_key().verify(signature, _TRIAL, padding.PKCS1v15(), SHA256())
+            case ec.EllipticCurvePrivateKey():
+                key.public_key().verify(key.sign(_TRIAL, ec.ECDSA(SHA256())), _TRIAL, ec.ECDSA(SHA256()))
+            case ed25519.Ed25519PrivateKey():
+                key.public_key().verify(key.sign(_TRIAL), _TRIAL)
+    except (ValueError, InternalError, InvalidSignature):  # OpenSSL's answers to such a key
+        return False
+    return True
 
 
 def key_pem(key: PrivateKey) -> bytes:

@@ -68,13 +68,8 @@ def with_credentials(
 
     Raises WriteError where that is not possible, or not without changing anything else; `path` names the file in it.
     """
-    try:
-        document = load_mapping(data)
-    except MalformedError as error:
-        raise WriteError(f"{path} {error}; correct it, or issue it again") from None
-    contexts = sorted(
-        entries(document, "contexts", "context"), key=lambda entry: entry.name != document.get("current-context")
-    )
+    document = _loaded(data, path)
+    contexts = _contexts(document)
     user = _user(document, contexts, path, old)
     wanted = {
         (*user.place, _CERTIFICATE): certificate_pem,
@@ -83,6 +78,47 @@ def with_credentials(
     cluster = _cluster(document, contexts, user.name)
     if trust_pem is not None and cluster and cluster.fields.get(_TRUST):
         wanted[*cluster.place, _TRUST] = trust_pem
+    return _exchanged(data, document, wanted, f"the credentials of user {user.name!r} in {path}")
+
+
+def with_trust(data: bytes, path: str, trust_pem: bytes) -> bytes:
+    """The kubeconfig `data` with the bundle `trust_pem` for the cluster of its current context, which embeds its CA.
+
+    Raises WriteError where that is not possible, or not without changing anything else; `path` names the file in it.
+    """
+    document = _loaded(data, path)
+    clusters = list(entries(document, "clusters", "cluster"))
+    names = [context.fields.get("cluster") for context in _contexts(document) if _is_current(document, context)]
+    chosen = [entry for entry in clusters if entry.name in names] or (clusters if len(clusters) == 1 else [])
+    if not chosen:
+        raise WriteError(f"{path} has no current context with a cluster; set it with `kubectl config use-context`")
+    cluster = chosen[0]
+    if not cluster.fields.get(_TRUST):
+        raise WriteError(
+            f"{path} embeds no CA for the cluster {cluster.name!r}; embed it, or correct the file it names"
+        )
+    wanted = {(*cluster.place, _TRUST): trust_pem}
+    return _exchanged(data, document, wanted, f"the CA of cluster {cluster.name!r} in {path}")
+
+
+def _loaded(data: bytes, path: str) -> Mapping[str, Any]:
+    try:
+        return load_mapping(data)
+    except MalformedError as error:
+        raise WriteError(f"{path} {error}; correct it, or issue it again") from None
+
+
+def _contexts(document: Mapping[str, Any]) -> list[Entry]:
+    """The current one first."""
+    return sorted(entries(document, "contexts", "context"), key=lambda entry: not _is_current(document, entry))
+
+
+def _is_current(document: Mapping[str, Any], context: Entry) -> bool:
+    return context.name == document.get("current-context")
+
+
+def _exchanged(data: bytes, document: Mapping[str, Any], wanted: Mapping[_Place, bytes], what: str) -> bytes:
+    """The text with the values of `wanted`, proven to be the same but for them. Raises WriteError."""
     # What is there already stays as it is written: nothing changes, then, in a file that needs no change.
     edits = {place: content for place, content in wanted.items() if _decoded(_value(document, place)) != content}
     try:
@@ -91,7 +127,7 @@ def with_credentials(
     except Exception:  # noqa: BLE001 - whatever PyYAML or the proof stumbles over: then it is not proven
         proven, result = False, b""
     if not proven:
-        fact = f"the credentials of user {user.name!r} in {path} cannot be exchanged without changing more than them"
+        fact = f"{what} cannot be exchanged without changing more than that"
         raise WriteError(f"{fact}; write them as plain values, in UTF-8, each once and shared by no anchor")
     return result
 
@@ -130,7 +166,7 @@ def entries(document: Mapping[str, Any], plural: str, singular: str) -> Iterator
 
 def _user(document: Mapping[str, Any], contexts: list[Entry], path: str, old: Certificate | None) -> Entry:
     """The user whose credentials are to change: one that embeds both a certificate and a key."""
-    is_current = bool(contexts) and contexts[0].name == document.get("current-context")
+    is_current = bool(contexts) and _is_current(document, contexts[0])
     current = is_current and as_text(contexts[0].fields.get("user"))
     users = sorted(entries(document, "users", "user"), key=lambda entry: entry.name != current)
     if old is None:

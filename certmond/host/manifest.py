@@ -29,6 +29,7 @@ class Manifest:
     text: str
     flags: Mapping[str, Mapping[str, str]]
     fields: Mapping[str, Any]
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +63,14 @@ class Container:
         return None if host is None else host + path[len(inside) :]
 
 
-def parse_manifest(data: bytes, _path: str) -> Manifest:
+def parse_manifest(data: bytes, path: str) -> Manifest:
     """The flags in a static-pod manifest or any other YAML; text that is no YAML has none. Never raises."""
     text = data.decode("utf-8", "replace")
     try:
         document = load_mapping(data)
     except MalformedError:
-        return Manifest(text, {}, {})
-    return Manifest(text, {each.name: dict(each.flags) for each in containers(document)}, document)
+        return Manifest(text, {}, {}, path)
+    return Manifest(text, {each.name: dict(each.flags) for each in containers(document)}, document, path)
 
 
 def containers(fields: Mapping[str, Any]) -> Iterator[Container]:

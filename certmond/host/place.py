@@ -56,6 +56,11 @@ class Place:
     def beside(self, name: str) -> Place:
         return replace(self, name=name)
 
+    def shares_mount(self, other: Place) -> bool:
+        """Whether a name can be renamed from here to there: one file system is not enough, under two mounts."""
+        same_device = os.fstat(self.directory).st_dev == os.fstat(other.directory).st_dev
+        return same_device and _mount(self.directory) == _mount(other.directory)
+
     def status(self) -> os.stat_result | None:
         """What lstat says; None where nothing is."""
         try:

@@ -67,7 +67,7 @@ def run(
             child.wait()
     if not ended:
         detail = f"{program} did not end within {time_limit.total_seconds():g} s"
-        raise UnreachableError(f"{detail}; see what it waits for, or give its signer a longer time_limit")
+        raise UnreachableError(f"{detail}; see what it waits for, or give it a longer time_limit")
     return Ended(child.returncode, bytes(ear.output), bytes(ear.said))
 
 
@@ -123,8 +123,7 @@ class _Ear:
                 return
             heard += chunk[: MAX_OUTPUT + 1 - len(heard)]
             if len(self.output) > MAX_OUTPUT:
-                detail = f"{self._program} wrote more than {MAX_OUTPUT} bytes"
-                raise RefusedError(f"{detail}; it has to write a certificate and its chain, and nothing else")
+                raise RefusedError(f"{self._program} wrote more than {MAX_OUTPUT} bytes; have it write less")
 
 
 def _surroundings() -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -31,13 +32,22 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One name that is replaced: as it is called, and where that really is. `old`, `new`: what `Place.look` says."""
+    """One name that is replaced: as it is called, and where that really is. `old`, `new`: what `Place.look` says; where
+    the file is removed nothing is new. What is new waits under the name `staged`: beside the old, but for a `manifest`.
+    """
 
     path: str
     real: str
     staged: str
     old: str | None
-    new: str
+    new: str | None
+    manifest: bool = False
+
+    @property
+    def staging(self) -> str:
+        """Where it waits. A manifest does so above its directory: in there the kubelet would see it come and go."""
+        directory = posixpath.dirname(self.real)
+        return posixpath.join(posixpath.dirname(directory) if self.manifest else directory, self.staged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +138,9 @@ def _record(identity: str, state: State, content: bytes) -> Record:
     except (TypeError, KeyError, RecursionError) as error:
         raise ValueError("it has not the fields of a record") from error
     for number, entry in enumerate(entries):
-        texts = [entry.path, entry.real, entry.new, *([] if entry.old is None else [entry.old])]
-        if not all(isinstance(text, str) for text in texts) or entry.staged != staged_name(identity, number):
+        texts = [entry.path, entry.real, *(text for text in (entry.old, entry.new) if text is not None)]
+        typed = all(isinstance(text, str) for text in texts) and isinstance(entry.manifest, bool)
+        if not typed or entry.staged != staged_name(identity, number):
             raise ValueError("it is not what was written")
         if not (can_be_a_path(entry.real) and can_be_a_path(entry.path)):
             raise ValueError("a path of it is none")

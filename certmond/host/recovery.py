@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import takewhile
 
 from certmond.host.place import Directories, Place, reason
 from certmond.host.record import Entry, Record, Records
@@ -41,18 +42,17 @@ class Recovery:
 def settle(record: Record, records: Records, directories: Directories) -> Recovery:
     """Bring a transaction that was decided upon to its end, whatever part of that is already done."""
     try:
-        places = [directories.place(entry.real) for entry in record.entries]
-        steps = list(zip(record.entries, places, strict=True))
-        ready = [step for step in steps if _is_ready(*step)]
-        begun = any(_is_done(*step) for step in steps)
+        steps = [_Step.of(entry, directories) for entry in record.entries]
+        ready = [step for step in steps if step.is_ready()]
+        # In their order: that a file is gone which was to be removed says nothing where an earlier one still waits.
+        begun = any(step.is_done() for step in takewhile(lambda step: not step.is_waiting(), steps))
         if not begun and len(ready) < len(steps):
-            changed = [entry.path for entry, place in steps if (entry, place) not in ready]
             undo(record, records, directories)
-            return _frozen(record, changed)
-        with _held(place for _, place in ready):
-            for entry, place in ready:
+            return _frozen(record, [step for step in steps if step not in ready])
+        with _held(step.place for step in ready):
+            for step in ready:
                 try:
-                    os.rename(entry.staged, place.name, src_dir_fd=place.directory, dst_dir_fd=place.directory)
+                    step.take()
                 except OSError as error:
                     if begun:  # there is only forward: the next process tries again
                         raise
@@ -61,12 +61,12 @@ def settle(record: Record, records: Records, directories: Directories) -> Recove
                     return _recovery(Outcome.UNDONE, record, said)
                 begun = True
         directories.sync()
-        changed = [entry.path for entry, place in steps if place.look() != entry.new]
+        changed = [step for step in steps if step.place.look() != step.entry.new]
         _clear(record, records, directories)
     except OSError as error:
         return pending(record, error)
     if changed:
-        return _frozen(record, changed)
+        return _frozen(record, changed, [step for step in steps if step not in changed])
     return _recovery(Outcome.FINISHED, record, "an interrupted replacement was finished; the new files are in place")
 
 
@@ -91,7 +91,13 @@ def elsewhere(record: Record, root: str) -> Recovery:
 
 def damaged(where: str) -> Recovery:
     message = f"{where}: the record of an interrupted replacement cannot be understood, and was put aside; "
-    return Recovery(Outcome.DAMAGED, (), printable(f"{message}remove the files .certmond-* beside the certificates"))
+    return Recovery(
+        Outcome.DAMAGED,
+        (),
+        printable(
+            f"{message}remove the files .certmond-* beside the certificates, and beside the manifests' directory"
+        ),
+    )
 
 
 @contextmanager
@@ -107,26 +113,49 @@ def _held(places: Iterable[Place]) -> Iterator[None]:
         yield
 
 
-def _is_ready(entry: Entry, place: Place) -> bool:
-    return place.beside(entry.staged).look() == entry.new and place.look() in {entry.old, entry.new}
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One file of the transaction, and the place where what is new waits."""
 
+    entry: Entry
+    staged: Place
+    place: Place
 
-def _is_done(entry: Entry, place: Place) -> bool:
-    return place.beside(entry.staged).look() is None and place.look() == entry.new
+    @classmethod
+    def of(cls, entry: Entry, directories: Directories) -> _Step:
+        return cls(entry, directories.place(entry.staging), directories.place(entry.real))
+
+    def is_ready(self) -> bool:
+        return self.staged.look() == self.entry.new and self.place.look() in {self.entry.old, self.entry.new}
+
+    def is_waiting(self) -> bool:
+        """Whether it has certainly not been taken."""
+        return self.place.look() == self.entry.old if self.entry.new is None else self.staged.look() is not None
+
+    def is_done(self) -> bool:
+        return self.staged.look() is None and self.place.look() == self.entry.new
+
+    def take(self) -> None:
+        if self.entry.new is None:
+            remove(self.place)
+        else:
+            source, target = self.staged, self.place
+            os.rename(source.name, target.name, src_dir_fd=source.directory, dst_dir_fd=target.directory)
 
 
 def _clear(record: Record, records: Records, directories: Directories) -> None:
     """No staged file, then no record: in this order on the disk, too."""
     for entry in record.entries:
-        remove(directories.place(entry.real).beside(entry.staged))
+        remove(directories.place(entry.staging))
     directories.sync()
     records.remove(record)
 
 
-def _frozen(record: Record, changed: Sequence[str]) -> Recovery:
-    others = "".join(f", and {path} is new" for path in record.paths if path not in changed)
+def _frozen(record: Record, changed: Sequence[_Step], done: Sequence[_Step] = ()) -> Recovery:
+    theirs = ", ".join(step.entry.path for step in changed)
+    others = "".join(f", and {step.entry.path} is {'removed' if step.entry.new is None else 'new'}" for step in done)
     happened = "was written by somebody else while certmond replaced it, and is left as it is"
-    return Recovery(Outcome.FROZEN, record.paths, printable(f"{', '.join(changed)} {happened}{others}; look at it"))
+    return Recovery(Outcome.FROZEN, record.paths, printable(f"{theirs} {happened}{others}; look at it"))
 
 
 def _recovery(outcome: Outcome, record: Record, what: str) -> Recovery:

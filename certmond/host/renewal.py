@@ -156,8 +156,14 @@ class Renewal:
         elif status.seen.spec.ca:
             rest = [each for each in certificates if each != leaf]
             usages = _EXTENDED.intersection(status.seen.spec.usages)
-            if find_paths(leaf, status.anchors, rest, usages).valid_at(self.now) is None:
-                yield f"has no certification path to {' or '.join(status.seen.spec.ca)} on this node"
+            anchors = (self.step.under,) if self.step.under else status.anchors
+            if find_paths(leaf, anchors, rest, usages).valid_at(self.now) is None:
+                former = find_paths(leaf, status.anchors, rest, usages).valid_at(self.now)
+                yield (
+                    "is of the CA that is on its way out"
+                    if former
+                    else f"has no certification path to {' or '.join(status.seen.spec.ca)} on this node"
+                )
 
 
 def is_one_file(seen: Observation) -> bool:

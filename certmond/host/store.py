@@ -232,7 +232,8 @@ class Store:
         document = self._material(credentials, cluster.name, "ca", cluster.ca)
         faults = document.faults if cluster.ca and cluster.ca.data is not None else ()
         told = not document.certificates and (faults or credentials.faults)
-        return () if told else (Embedded(path, document.certificates),), faults
+        file = cluster.ca.path if cluster.ca and cluster.ca.data is None else None
+        return () if told else (Embedded(path, document.certificates, file),), faults
 
     def _material(self, credentials: Credentials, owner: str, field: str, material: Material | None) -> Document:
         if material is None:

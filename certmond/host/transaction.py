@@ -1,68 +1,49 @@
 """Files of the node replaced together: after any crash either all of them are the old ones, or all are the new ones.
 
-Owns the one order in which anything is written on a node: announced, staged, verified, decided, renamed. Until the
-decision every failure leaves the old files untouched and nothing beside them; from then on the next process finishes
-what this one could not. What somebody else has written meanwhile is never overwritten. It creates no directory, puts
-nothing where the kubelet would start it, and does not know what a certificate is.
+Owns the one order in which anything is written on a node: announced, staged, verified, decided, renamed or removed.
+Until the decision every failure leaves the old files untouched and nothing beside them; from then on the next process
+finishes what this one could not. What somebody else has written meanwhile is never overwritten. It creates no
+directory, puts nothing where the kubelet would start it, but for a manifest in the place of one, and does not know what
+a certificate is.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import re
 import secrets
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from certmond.errors import BusyError, WriteError
-from certmond.host.place import NO_FILE, Directories, Place, blaming, digest, is_link_mark, link_mark, opened, sentence
+from certmond.host.change import (
+    Change,
+    NewFile,
+    NewLink,
+    Removed,
+    aim,
+    divided,
+    is_followed,
+    is_manifest,
+    objections,
+    shortages,
+    size,
+    started,
+)
+from certmond.host.place import Directories, Place, blaming, opened, sentence
 from certmond.host.record import Entry, Record, Records, State, staged_name
 from certmond.host.recovery import Outcome, Recovery, damaged, elsewhere, pending, settle, undo
 from certmond.host.staging import make_directory, stage
 from certmond.pki.reason import printable
 
-__all__ = ["Change", "NewFile", "NewLink", "Outcome", "Recovery", "Transactions", "Writer"]
+__all__ = ["Change", "NewFile", "NewLink", "Outcome", "Recovery", "Removed", "Transactions", "Writer"]
 
-_MARGIN = 64 << 10  # bytes left free on each file system: for the record, and for those who write at the same time
-_MARGIN_INODES = 8
-_STATIC_PODS = re.compile(r"/etc/kubernetes/(.*/)?manifests/")  # whatever is put there is started
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _POLL = 0.05  # seconds between two attempts to take the lock
-
-
-@dataclass(frozen=True, slots=True)
-class NewFile:
-    """A file's new content.
-
-    `mode` and `owner` (uid, gid; None: its directory's) are for a file that is not there yet; another keeps its own,
-    but for what `at_most` does not permit: for a key must not come into a file that others could read.
-    `expected` is the SHA-256 of the content that the decision was made upon; None: nothing was there.
-    """
-
-    path: str
-    content: bytes = field(repr=False)
-    mode: int = 0o600
-    owner: tuple[int, int] | None = None
-    expected: str | None = None
-    at_most: int = 0o7777
-
-
-@dataclass(frozen=True, slots=True)
-class NewLink:
-    """A symlink's new target. It replaces a symlink, or the file whose content has the SHA-256 `expected`."""
-
-    path: str
-    target: str
-    expected: str | None = None
-
-
-Change = NewFile | NewLink
 
 
 class Transactions:
@@ -136,7 +117,7 @@ class Writer:
                 staged = dict[str, bytes]()
                 for change, entry, place in zip(changes, record.entries, places, strict=True):
                     with blaming(change.path):
-                        staged |= _stage(change, place.beside(entry.staged), place)
+                        staged |= _stage(change, directories.place(entry.staging), place)
                 with blaming(", ".join(record.paths)):
                     directories.sync()
                 verify(staged)
@@ -189,29 +170,37 @@ class Writer:
         ours = [record for record in left if isinstance(record, Record) and self._is_ours(record)]
         left_over = {entry.real for record in ours for entry in record.entries}
         taken = dict[str, str]()
+        sizes = [(Place(self._directory, ""), str(self._where), 0)]
+        with blaming("/etc/kubernetes/manifests", "read"):
+            watched = directories.resolve("/etc/kubernetes/manifests", anyones=True)
         for number, change in enumerate(changes):
             try:
-                real = directories.resolve(change.path, follow=isinstance(change, NewFile))
+                real = directories.resolve(change.path, follow=is_followed(change))
                 place = directories.place(real)
                 old = place.look()
                 place.check_replaceable()
-                watched = directories.resolve("/etc/kubernetes/manifests", anyones=True)
+                entry = Entry(
+                    change.path, real, staged_name(identity, number), old, aim(change), manifest=is_manifest(change)
+                )
+                if entry.manifest:
+                    staging = directories.place(entry.staging)
+                    staging.check_replaceable()
+                    problems += divided(entry, staging, place)
             except OSError as error:
                 problems.append(sentence(change.path, error))
                 continue
-            if any(map(_STATIC_PODS.match, (change.path, real))) or real.startswith(f"{watched}/"):
-                problems.append(f"{change.path} is among the static Pods, where certmond writes nothing; move it")
             if real in left_over:
                 problems.append(f"{change.path} is part of a replacement that is not finished; that has to end first")
             if real in taken:
                 problems.append(f"{change.path} and {taken[real]} are one file, {real}; give each a file of its own")
-            problems += _objections(change, old)
+            problems += objections(change, old)
             taken[real] = change.path
-            new = digest(change.content) if isinstance(change, NewFile) else link_mark(change.target)
-            entries.append(Entry(change.path, real, staged_name(identity, number), old, new))
+            if not isinstance(change, Removed):
+                sizes.append((place, change.path, size(change)))
+            entries.append(entry)
             places.append(place)
-        sizes = [(place, change.path, _size(change)) for change, place in zip(changes, places, strict=False)]
-        problems += _shortages([(Place(self._directory, ""), str(self._where), 0), *sizes])
+        problems += started(entries, watched)
+        problems += shortages(sizes)
         if problems:
             raise WriteError(*map(printable, problems))
         return Record(identity, State.INTENT, tuple(entries), self._below()), places
@@ -240,43 +229,13 @@ def _signals_wait() -> Iterator[None]:
 
 
 def _stage(change: Change, staged: Place, target: Place) -> dict[str, bytes]:
-    if isinstance(change, NewLink):
-        os.symlink(change.target, staged.name, dir_fd=staged.directory)
-        return {}
-    return {
-        change.path: stage(
-            staged, target, change.content, change.mode & change.at_most, change.owner, at_most=change.at_most
-        )
-    }
-
-
-def _objections(change: Change, old: str | None) -> Iterator[str]:
-    """What speaks against replacing what is there, as `Place.look` told it."""
-    if isinstance(change, NewLink):
-        if old not in {None, change.expected} and not is_link_mark(str(old)):
-            yield f"{change.path} is no symlink, and no other is replaced by one; look at it"
-    elif old == NO_FILE:
-        yield f"{change.path} is no regular file; look at it"
-    elif old != change.expected:
-        yield f"{change.path} was changed by someone else since it was looked at; try again"
-
-
-def _shortages(wanted: Sequence[tuple[Place, str, int]]) -> Iterator[str]:
-    """What does not fit, file system by file system, of (place, path, bytes)."""
-    by_device: dict[int, list[tuple[Place, str, int]]] = {}
-    for item in wanted:
-        by_device.setdefault(os.fstat(item[0].directory).st_dev, []).append(item)
-    for items in by_device.values():
-        place, path, _ = items[0]
-        free = os.fstatvfs(place.directory)
-        needed = _MARGIN + sum(-(-size // free.f_frsize) * free.f_frsize for _, _, size in items)
-        # A file system that counts no blocks or inodes has no end of them; root may use the part that is reserved, and
-        # who may not is told when the file is staged.
-        if free.f_blocks and free.f_bfree * free.f_frsize < needed:
-            yield f"{path} could not be written (less than {needed} bytes are free); make room on its file system"
-        if free.f_files and free.f_ffree < len(items) + _MARGIN_INODES:
-            yield f"{path} could not be written (its file system has no inodes left); remove files from it"
-
-
-def _size(change: Change) -> int:
-    return len(change.content) if isinstance(change, NewFile) else len(change.target)
+    match change:
+        case NewLink():
+            os.symlink(change.target, staged.name, dir_fd=staged.directory)
+            return {}
+        case Removed():
+            return {}
+        case NewFile():
+            mode = change.mode & change.at_most
+            content = stage(staged, target, change.content, mode, change.owner, at_most=change.at_most)
+            return {change.path: content}

@@ -126,7 +126,7 @@ def _look_at(connection: Bus, unit: str) -> ServiceSeen:
     if not _runs(found):
         if found["LoadState"] == "not-found" and not failed:
             return ServiceSeen(None, problem=f"there is no unit {unit}: correct its name in the configuration")
-        return ServiceSeen(running=False, failed=failed)
+        return ServiceSeen(running=False, failed=failed, stopped=_was_stopped(found))
     since = found["ExecMainStartTimestamp"] or found["InactiveExitTimestamp"]
     started_at = _EPOCH + timedelta(microseconds=since)
     return ServiceSeen(True, bytes(found["InvocationID"]).hex(), started_at, failed, _command(found["MainPID"]))
@@ -147,6 +147,15 @@ def _runs(found: _Properties) -> bool:
     control group has others. Only services have the property.
     """
     return "MainPID" in found and (found["MainPID"] > 0 or found["SubState"] == "running")
+
+
+def _was_stopped(found: _Properties) -> bool:
+    """Whether it was told to stop, did, and nothing more is to come. What ends by itself has ended before systemd has
+    it leave the state "active". Of a unit that systemd has forgotten since, only that it has not failed is known.
+    """
+    by_itself = 0 < found.get("ExecMainExitTimestampMonotonic", 0) <= found["ActiveExitTimestampMonotonic"]
+    (job, _) = found["Job"]
+    return found["ActiveState"] == "inactive" and found.get("Result") == "success" and not job and not by_itself
 
 
 def _command(process: int) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ _SEVERITIES = {
     Reason.NOT_A_SYMLINK: Severity.WARNING,
     Reason.WEAK_KEY: Severity.WARNING,
     Reason.RESTART_PENDING: Severity.WARNING,
+    Reason.ROTATION_UNDER_WAY: Severity.INFO,
 }
 """Whatever is not listed is critical: it stops a component, now or at its next start."""
 

@@ -17,7 +17,7 @@ from certmond.pki.catalog import Kind, ServiceSpec
 from certmond.pki.certificate import parse_certificate
 from certmond.pki.endpoint import Endpoint, Served
 from certmond.pki.inventory import Observation
-from certmond.pki.reason import Reason
+from certmond.pki.reason import Finding, Reason
 from certmond.pki.restart import Past, Result
 from certmond.pki.service import Content, Live, ServiceSeen, Survey
 
@@ -71,7 +71,8 @@ class Stale:
 class Presence:
     """Everything about one certificate that is not in a file: who uses it, where it is served, who has an older one.
 
-    It is `judged` where a look has begun since its files changed; before, that nobody is stale says nothing.
+    It is `judged` where a look has begun since its files changed; before, that nobody is stale says nothing. `told` is
+    what is said of it as a trust anchor that changes.
     """
 
     consumers: tuple[Consumer, ...] = ()
@@ -79,6 +80,7 @@ class Presence:
     stale: tuple[Stale, ...] = ()
     failures: tuple[str, ...] = ()
     judged: bool = False
+    told: tuple[Finding, ...] = ()
 
 
 NOWHERE = Presence()
@@ -94,17 +96,19 @@ class Surroundings:
     contents: Mapping[str, Content] = field(default_factory=dict)
     past: Mapping[str, Past] = field(default_factory=dict)
     reload_within: timedelta = RELOAD_WITHIN
+    told: Mapping[str, tuple[Finding, ...]] = field(default_factory=dict)
 
     def presence(self, seen: Observation, renewed_at: datetime | None = None) -> Presence:
         """Who uses this certificate, and how it is served. `renewed_at` says that certmond put it in place itself."""
+        told = self.told.get(seen.name, ())
         if seen.name != seen.spec.name or not (self._mentioned(seen) or seen.spec.consumers):
-            return NOWHERE
+            return Presence(told=told) if told else NOWHERE
         consumers = tuple(self._consumers(seen, renewed_at))
         served = tuple(self._served(seen))
         stale = tuple(self._stale(seen, consumers, served, renewed_at, self.live)) if self.live else ()
         changed = self._changed(seen)
         judged = self.live is not None and changed is not None and self.live.at >= changed
-        return Presence(consumers, served, stale, self.failures(seen), judged)
+        return Presence(consumers, served, stale, self.failures(seen), judged, told)
 
     def _changed(self, seen: Observation) -> datetime | None:
         return max((self.contents[path].since for path in files_of(seen) if path in self.contents), default=None)

@@ -22,10 +22,13 @@ class Permissions:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The CA certificates that a kubeconfig trusts, for the cluster of one context. `path` is the kubeconfig."""
+    """The CA certificates that a kubeconfig trusts, for the cluster of one context. `path` is the kubeconfig, and
+    `file` the one that it refers to, None where it has them itself.
+    """
 
     path: str
     certificates: tuple[Certificate, ...]
+    file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,8 @@ from certmond.pki.constraints import permitted, readable
 
 WEAK_HASHES = frozenset({"md2", "md5", "sha1"})
 _HASHES = frozenset({"sha256", "sha384", "sha512", None})  # None: Ed25519 has none of its own
-_KEYS = frozenset({"RSA", "ECDSA", "Ed25519"})
+KEYS = frozenset({"RSA", "ECDSA", "Ed25519"})
+"""The kinds of keys that Go, and so Kubernetes, can verify with."""
 _MAX_SIGNATURE_CHECKS = 100  # Go's maxChainSignatureChecks: a hostile bundle must not cost more than this
 
 
@@ -168,18 +169,8 @@ class _Search:
             return Rejection(Refusal.WEAK_SIGNATURE if weak else Refusal.UNSUPPORTED, child)
         if not signed_by(child, issuer):
             return Rejection(Refusal.BAD_SIGNATURE, child)
-        is_anchor = issuer in self._anchor_set
-        if issuer.is_ca is False or (issuer.is_ca is None and (issuer.version == 3 or not is_anchor)):
-            return Rejection(Refusal.NOT_CA, issuer)
-        if issuer.usages and "cert sign" not in issuer.usages:
-            return Rejection(Refusal.CANNOT_SIGN, issuer)
-        if unusable := _unusable(issuer):
-            return Rejection(unusable, issuer)
-        if issuer.path_length is not None and len(chain) - 1 > issuer.path_length:
-            return Rejection(Refusal.TOO_LONG, issuer)
-        if issuer.constrains_names and not all(permitted(issuer, link) for link in chain):
-            return Rejection(Refusal.NAME_CONSTRAINT, issuer)
-        return None
+        refusal = _forbidden(issuer, chain, is_anchor=issuer in self._anchor_set)
+        return Rejection(refusal, issuer) if refusal else None
 
     def _accept(self, chain: tuple[Certificate, ...]) -> None:
         unfit = next((link for link in reversed(chain) if not all(map(link.has_usage, self._usages))), None)
@@ -192,11 +183,33 @@ class _Search:
         self._rejections.append(Rejection(refusal, certificate))
 
 
+def objection(anchor: Certificate, leaf: Certificate, usages: Iterable[str] = ()) -> Refusal | None:
+    """Why the trust anchor `anchor` could not certify what `leaf` says, were it to sign that; None where it could."""
+    if refusal := _forbidden(anchor, (leaf,), is_anchor=True):
+        return refusal
+    return None if all(map(anchor.has_usage, usages)) else Refusal.USAGE
+
+
+def _forbidden(issuer: Certificate, chain: Sequence[Certificate], *, is_anchor: bool) -> Refusal | None:
+    """Why `issuer` may not have signed the last of `chain`, whatever the signature says."""
+    if issuer.is_ca is False or (issuer.is_ca is None and (issuer.version == 3 or not is_anchor)):
+        return Refusal.NOT_CA
+    if issuer.usages and "cert sign" not in issuer.usages:
+        return Refusal.CANNOT_SIGN
+    if unusable := _unusable(issuer):
+        return unusable
+    if issuer.path_length is not None and len(chain) - 1 > issuer.path_length:
+        return Refusal.TOO_LONG
+    if issuer.constrains_names and not all(permitted(issuer, link) for link in chain):
+        return Refusal.NAME_CONSTRAINT
+    return None
+
+
 def _unusable(certificate: Certificate) -> Refusal | None:
     """Why Go would have nothing to do with `certificate`, whoever signed it."""
     if certificate.unknown_critical:
         return Refusal.UNKNOWN_CRITICAL
-    if certificate.serial < 0 or certificate.key.algorithm not in _KEYS:
+    if certificate.serial < 0 or certificate.key.algorithm not in KEYS:
         return Refusal.UNSUPPORTED
     if certificate.constrains_names and not readable(certificate):
         return Refusal.UNSUPPORTED

@@ -73,13 +73,15 @@ class Policy:
 @dataclass(frozen=True, slots=True)
 class Circumstances:
     """What the host says at this moment: why to wait (`hold`: an upgrade; `clock`: an unsynchronised one), and which
-    derived files are to be made again, by name with the reason; `derived` gives their paths and sources.
+    derived files are to be made again, by name with the reason; `derived` gives their paths and sources. `unsure` are
+    the anchors, by name with the reason, of which it is not known that others trust what is signed with them.
     """
 
     hold: str | None = None
     stale: Mapping[str, str] = field(default_factory=dict)
     derived: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     clock: str | None = None
+    unsure: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan(
@@ -88,12 +90,15 @@ def plan(
     past: Mapping[Identity, Attempt],
     circumstances: Circumstances,
     asked: frozenset[str] | None = None,
+    *,
+    reissue: Mapping[Identity, Certificate] | None = None,
 ) -> Plan:
     """The steps for `assessment`, at the instant that it was taken.
 
-    `asked` names the entries to renew now whatever their dates: by hand. None is the daemon's own plan.
+    `asked` names the entries to renew now whatever their dates: by hand. None is the daemon's own plan, in which those
+    of `reissue` are renewed because their CA is on its way out, each under the anchor that it has there.
     """
-    return _Planner(assessment, policy, past, circumstances, asked).plan()
+    return _Planner(assessment, policy, past, circumstances, asked, reissue=reissue or {}).plan()
 
 
 def turn(status: CertificateStatus, policy: Policy, node: str) -> datetime | None:
@@ -150,9 +155,11 @@ class _Planner:
         past: Mapping[Identity, Attempt],
         circumstances: Circumstances,
         asked: frozenset[str] | None,
+        *,
+        reissue: Mapping[Identity, Certificate],
     ) -> None:
         self._assessment, self._policy, self._past = assessment, policy, past
-        self._circumstances, self._asked = circumstances, asked
+        self._circumstances, self._asked, self._reissue = circumstances, asked, reissue
         self._now = assessment.taken_at
         self._node = assessment.facts.get("node_name", "")
         self._authorities = {status.seen.name: status for status in assessment.trust_anchors}
@@ -185,6 +192,8 @@ class _Planner:
             return None
         if self._asked is not None:
             return Cause.ASKED if status.seen.name in self._asked else None
+        if status.seen.identity in self._reissue:
+            return Cause.ROTATION
         certificate, due = status.certificate, turn(status, self._policy, self._node)
         if certificate is None or due is None or unable(status, self._authorities, self._policy):
             return None
@@ -236,11 +245,15 @@ class _Planner:
 
     def _waiting(self, status: CertificateStatus, old: Certificate, cause: Cause) -> Held | None:
         """Why it is too early, and until when: it was tried a short while ago, or the host says so."""
+        if unsure := next(filter(None, map(self._circumstances.unsure.get, status.seen.spec.ca)), None):
+            return Held(status.seen.name, status.seen.path, unsure)
         if status.presence.failures:  # a new one would bring the same again, and the service down once more
             return Held(status.seen.name, status.seen.path, f"{status.presence.failures[0]}: see restart_failed")
         attempt = self._past.get(status.seen.identity)
         if attempt:
             since, until = attempt.at, attempt.retry_at
+            if cause is Cause.ROTATION and not attempt.failures and attempt.wait_until is None:
+                until = attempt.put_in_place_at + _FIRST_RETRY  # what it brought then was of the former CA
             if cause is Cause.DUE and self._was_due_from_the_start(status, old, attempt):
                 # Whatever the clock says: as long as two thirds of the time that it then had left.
                 since, until = self._now, max(until, old.not_after - (old.not_after - attempt.put_in_place_at) / 3)
@@ -288,6 +301,7 @@ class _Planner:
             restarts=restarts,
             node=self._node,
             trust=status.embeddable,
+            under=self._reissue.get(status.seen.identity) if cause is Cause.ROTATION else None,
         )
 
     def _holders_of_the_old(self, status: CertificateStatus) -> Iterator[str]:
@@ -320,6 +334,7 @@ _SAID = {
     Cause.EXPIRED: "has expired",
     Cause.NOT_YET_VALID: "is not valid yet",
     Cause.NOT_A_SYMLINK: "the kubelet cannot rotate a file that is no symlink",
+    Cause.ROTATION: "is of the former CA",
     Cause.ASKED: "asked for",
     Cause.MISSING: "is not there",
     Cause.SOURCE_CHANGED: "its source has changed",

@@ -59,6 +59,9 @@ class Reason(StrEnum):
     RESTART_PENDING = "restart_pending"
     RESTART_FAILED = "restart_failed"
     SERVICE_ACCOUNT_KEY_MISMATCH = "service_account_key_mismatch"
+    ROOT_CA_CHANGED = "root_ca_changed"
+    ROTATION_UNDER_WAY = "rotation_under_way"
+    ROTATION_FROZEN = "rotation_frozen"
     NONPOSITIVE_SERIAL = "nonpositive_serial"
 
 

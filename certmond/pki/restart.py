@@ -51,7 +51,7 @@ class Result(StrEnum):
     FAILED = "failed"
     SEEN = "seen"  # no restart: what a command restarts cannot be looked at, and counts from when it was first met
     SUPERSEDED = "superseded"  # the files that it was for have changed again: those are another matter
-    REFUSED = "refused"  # nothing was done to it: it could not be reached, or told apart from others
+    REFUSED = "refused"  # it could not be reached, or told apart from others, or was stopped by someone else
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +204,9 @@ def follow(episode: Episode, glance: Glance, terms: Terms, *, changes_instance: 
     if glance.at <= acted_at:
         return Wait(episode, acted_at + INTERVAL)
     episode = _with_instance(episode, glance.service)
+    # What is stopped before anything of it was seen since the act may have been stopped by the act.
+    if glance.service.stopped and (episode.instances or not changes_instance):
+        return _left_stopped(episode)
     troubles = list(_troubles(episode, glance, changes_instance=changes_instance))
     if not troubles:
         return _good(episode, glance.at, terms)
@@ -340,6 +343,14 @@ def _failed(episode: Episode, glance: Glance, *, changes_instance: bool, starts:
 def put_back(episode: Episode, at: datetime) -> Episode:
     """The record after the former files came back: the service is to take them up."""
     return replace(episode, stage=Stage.ACT, put_back_at=at)
+
+
+def _left_stopped(episode: Episode) -> Ended:
+    """Whoever stops a service means it, a restart or not."""
+    name, left = episode.service, "was stopped meanwhile, and not by certmond: it is left so"
+    if episode.put_back_at:
+        return Ended(episode, Result.FAILED, f"{name} did not come up with the new files; on the former ones it {left}")
+    return Ended(episode, Result.REFUSED, f"{name} {left}")
 
 
 def _named(episode: Episode) -> str:

@@ -30,11 +30,12 @@ _CAUSES = {Reason.SERVED_DIFFERS: Cause.SERVED_DIFFERS, Reason.RESTART_PENDING: 
 @dataclass(frozen=True, slots=True)
 class Caution:
     """What speaks for waiting: an upgrade is under way; files made from a certificate that could not be made yet, by
-    the name of that certificate, with the reason.
+    the name of that certificate, with the reason. `rotating` are the trust anchors that are changing as they should.
     """
 
     hold: str | None = None
     unmade: Mapping[str, str] = field(default_factory=dict)
+    rotating: frozenset[str] = frozenset()
 
 
 def restarts(
@@ -125,7 +126,7 @@ class _Planner:
         """Why it is not restarted now, and until when."""
         name, path = service.name, found[0][1].path
         past = self._around.past.get(name)
-        trusted = [status.seen.name for status, _ in found if _is_trust(status)]
+        trusted = [s.seen.name for s, _ in found if _is_trust(s) and s.seen.name not in self._caution.rotating]
         if trusted:
             anchors = ", ".join(dict.fromkeys(trusted))
             return Held(

@@ -18,7 +18,8 @@ class ServiceSeen:
 
     `running` is None where that could not be told, and `problem` then says why. `instance` is systemd's InvocationID
     or the id of a container: another one after each start, "" where it does not run or has none. `started_at` is by
-    this host's clock (UTC). `failed` says that its manager has given up starting it. `command` is its command line.
+    this host's clock (UTC). `failed` says that its manager has given up starting it, `stopped` that nothing is wrong
+    with it but that it was told to stop. `command` is its command line.
     """
 
     running: bool | None
@@ -27,6 +28,7 @@ class ServiceSeen:
     failed: bool = False
     command: tuple[str, ...] = ()
     problem: str | None = None
+    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ def about_services(presence: Presence, now: datetime) -> Iterator[Finding]:
     yield from served_differs(presence, now)
     yield from restart_pending(presence)
     yield from restart_failed(presence)
+    yield from presence.told
 
 
 def turning_points(presence: Presence) -> Iterator[datetime]:

@@ -148,6 +148,20 @@ class RestartSpec(Model):
     spacing: Duration = Field(default=timedelta(minutes=10), description="between two restarts of one service")
 
 
+class RootCaSpec(Model):
+    """What follows where a trust anchor of the node is to change, or was changed."""
+
+    on_change: Literal["rotate", "replace", "alarm"] = Field(
+        default="rotate",
+        description="a CA that was put in the place of another, with its key: `rotate` without an outage, `replace` at "
+        "once, for one that is lost or compromised, or only `alarm`",
+    )
+    overlap: Duration = Field(
+        default=timedelta(minutes=10),
+        description="both CAs are trusted at least so long before the new one is used, and before the former one goes",
+    )
+
+
 class ClusterSpec(Model):
     """The turn that control-plane nodes take: a Lease of the Kubernetes API, held around a restart and its proof."""
 
@@ -156,6 +170,14 @@ class ClusterSpec(Model):
     )
     without_api: Literal["hold", "go_on"] = Field(
         default="hold", description="where the API cannot be asked: wait until it can, or restart all the same"
+    )
+    workloads: Literal["wait", "restart", "ignore"] = Field(
+        default="wait",
+        description="pods that were started before a new CA was published: a rotation waits until somebody has "
+        "restarted them, restarts them in batches, or does not look at them",
+    )
+    token_secrets: bool = Field(
+        default=False, description="a rotation also looks at token Secrets, which takes the right to list Secrets"
     )
     lease_duration: Duration = Field(
         default=timedelta(minutes=4), description="after that without a sign of life another node may take over"

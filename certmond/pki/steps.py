@@ -31,13 +31,16 @@ class Cause(StrEnum):
     MISSING = "missing"
     SOURCE_CHANGED = "source_changed"
     RENEWED = "renewed"
+    ROTATION = "rotation"
     SERVED_DIFFERS = "served_differs"
     RESTART_PENDING = "restart_pending"
 
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """A new certificate of an entry in the place of `old`. `restarts` are the consumers that do not reload it."""
+    """A new certificate of an entry in the place of `old`. `restarts` are the consumers that do not reload it. `under`
+    is the anchor that it has to have, where it is not any of its entry's.
+    """
 
     status: CertificateStatus
     old: Certificate
@@ -50,6 +53,7 @@ class Issue:
     restarts: tuple[str, ...]
     node: str
     trust: tuple[Certificate, ...] = field(default=(), repr=False)
+    under: Certificate | None = field(default=None, repr=False)
 
     @property
     def target(self) -> str:
@@ -94,7 +98,61 @@ class Restart:
         return self.targets[0].path if self.targets else ""
 
 
-Write = Issue | Derive
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """The file `path` holds these certificates, in this order, and nothing else."""
+
+    path: str
+    certificates: tuple[Certificate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyOf:
+    """The file `path` holds the private key of this certificate, which the state directory or the node has."""
+
+    path: str
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Trusting:
+    """The kubeconfig `path` embeds these CA certificates for the cluster of its context."""
+
+    path: str
+    certificates: tuple[Certificate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """The static-pod manifest `path` gives its `container` these flags, which it has already, with these values."""
+
+    path: str
+    container: str
+    flags: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """There is no file `path`."""
+
+    path: str
+
+
+Want = Bundle | KeyOf | Trusting | Flags | Gone
+
+
+@dataclass(frozen=True, slots=True)
+class Rotate:
+    """What a phase of a rotation asks of files that belong together: all of it is so, or nothing has changed."""
+
+    target: str
+    path: str
+    detail: str
+    wants: tuple[Want, ...]
+    cause: Cause = Cause.ROTATION
+
+
+Write = Issue | Derive | Rotate
 """What changes files."""
 Step = Write | Restart
 

@@ -1,9 +1,10 @@
-"""A Kubernetes API server for tests, over TLS on loopback: requests, Nodes and Leases by the API's own rules.
+"""A Kubernetes API server for tests, over TLS on loopback: requests, Leases and other objects by the API's own rules.
 
 Follows pkg/apis/certificates/validation, pkg/registry/certificates and pkg/controller/certificates of Kubernetes:
 client certificates, names taken (409), resource versions (409), conditions that are never taken back, a signer that
 checks usages and names and signs what is approved. A test reads and changes `objects` and `leases`, says in `faults`
-what the next calls are answered instead, and in `denied` what the user may not. Any number of processes may call.
+what the next calls are answered instead, and in `denied` what the user may not; with `rbac`, nobody may what that does
+not grant. `received` has every byte that was sent to it inside TLS. Any number of processes may call.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import parse_qsl, urlsplit
 
 import yaml
 from cryptography import x509
@@ -32,6 +34,9 @@ from cryptography.x509.oid import NameOID
 from certmond.pki.certificate import EXTENDED_USAGES
 from tests.builders import Issued, make_ca, make_leaf, make_server
 from tests.cluster.lease_store import LEASES, Json, LeaseStore, status
+from tests.cluster.object_store import ObjectStore
+from tests.cluster.rbac import Asked, Rbac
+from tests.cluster.token_store import TokenStore
 
 CSRS = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 _KUBELET = {
@@ -71,6 +76,9 @@ class ApiServer:
         self.objects: dict[str, Json] = {}
         self.nodes: dict[str, Json] = {node: {"addresses": [{"type": "InternalIP", "address": "10.0.0.5"}]}}
         self.leases = LeaseStore(self._changed)
+        self.tokens = TokenStore()
+        self.rbac: Rbac | None = None
+        self.received = bytearray()
         self.calls: list[str] = []
         self.faults: list[Fault] = []
         self.denied: set[str] = set()
@@ -80,7 +88,8 @@ class ApiServer:
         self.closing = threading.Event()
         self.ca = make_ca(not_before=_now(-1), not_after=_now(100))
         self._version = 100
-        self._lock = threading.RLock()
+        self.store = ObjectStore(self._changed)
+        self.lock = threading.RLock()
         self._directory = directory
         serving = make_server(self.ca, "kube-apiserver", names=["IP:127.0.0.1"], not_before=_now(-1), not_after=_now(1))
         client = make_leaf(self.ca, f"system:node:{node}", not_before=_now(-1), not_after=_now(1))
@@ -93,8 +102,16 @@ class ApiServer:
         self._http.socket = context.wrap_socket(self._http.socket, server_side=True, do_handshake_on_connect=False)
         self._write("kubelet.conf", self.kubeconfig_of(client))
 
-    def kubeconfig_of(self, client: Issued, port: int | None = None) -> bytes:
-        pem = self._write("client.pem", client.pem + client.key_pem)
+    def user(self, name: str, *groups: str) -> str:
+        """The path of a kubeconfig for a user of these groups."""
+        attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
+        subject = x509.Name([*attributes, x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        client = make_leaf(self.ca, subject=subject, not_before=_now(-1), not_after=_now(1))
+        file_name = name.replace(":", "-")
+        return self._write(f"{file_name}.conf", self.kubeconfig_of(client, pem_name=f"{file_name}.pem"))
+
+    def kubeconfig_of(self, client: Issued, port: int | None = None, pem_name: str = "client.pem") -> bytes:
+        pem = self._write(pem_name, client.pem + client.key_pem)
         user = {"client-certificate": pem, "client-key": pem}  # as the kubelet's, which refers to its rotating file
         cluster = {
             "server": f"https://127.0.0.1:{port or self._http.server_port}",
@@ -124,7 +141,7 @@ class ApiServer:
 
     def decide(self, kind: str, message: str = "", name: str | None = None) -> None:
         """Approve, deny or fail a request, as people and controllers do."""
-        with self._lock:
+        with self.lock:
             made = self.objects[name] if name else self.only
             condition = {"type": kind, "status": "True", "reason": "Decided", "message": message}
             made["status"].setdefault("conditions", []).append(condition)
@@ -133,27 +150,58 @@ class ApiServer:
 
     def touch(self) -> None:
         """Change every request a little, so that its resource version is another."""
-        with self._lock:
+        with self.lock:
             for made in self.objects.values():
                 made["metadata"].setdefault("labels", {})["touched"] = str(self._version)
                 self._changed(made)
 
-    def answer(self, method: str, path: str, body: bytes) -> tuple[int, Json]:
-        with self._lock:
+    def answer(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        *,
+        query: dict[str, str] | None = None,
+        content_type: str = "",
+        user: str = "",
+    ) -> tuple[int, Json]:
+        with self.lock:
             if path.startswith(LEASES):
                 return self.leases.answer(method, path, body)
             parts = path.removeprefix(CSRS).strip("/").split("/")
             match method, parts:
-                case "GET", ["api", "v1", "nodes", name]:
-                    return self._get("nodes", name, self.nodes.get(name) and {"status": self.nodes[name]})
+                case "GET", ["api", "v1", "nodes", name] if name in self.nodes:
+                    return self._get("nodes", name, {"status": self.nodes[name]})
+                case "POST", ["api", "v1", "namespaces", namespace, "serviceaccounts", name, "token"]:
+                    found = self.store.answer("GET", path.removesuffix("/token"), b"")
+                    return self.tokens.request(namespace, name, json.loads(body)) if found[0] == 200 else found
+                case "POST", ["apis", "authentication.k8s.io", "v1", "tokenreviews"]:
+                    return self.tokens.review(json.loads(body))
+                case _, ["api" | "apis", *_]:
+                    return self.store.answer(method, path, body, query=query, content_type=content_type, user=user)
                 case "GET", [name]:
                     return self._get("certificatesigningrequests", name, self.objects.get(name))
                 case "POST", [""]:
                     return self._create(json.loads(body))
                 case "PUT", [name, "approval"]:
                     return self._approve(name, json.loads(body))
+                case "DELETE", [name]:
+                    return self._get("certificatesigningrequests", name, self.objects.pop(name, None))
                 case _:
                     return status(405, "the server does not allow this method on the requested resource")
+
+    def refusal(self, method: str, path: str, query: dict[str, str], user: str, groups: list[str]) -> str | None:
+        """Why the user may not do so; None where it may. To approve takes a right for the signer, too."""
+        if self.rbac is None:
+            return None
+        asked = [Asked.of(method, path, query)]
+        if path.endswith("/approval") and (made := self.objects.get(asked[0].name)):
+            asked.append(Asked("approve", "certificates.k8s.io", "signers", name=made["spec"]["signerName"]))
+        for each in asked:
+            if not self.rbac.allows(user, groups, each):
+                what = f'cannot {each.verb} resource "{each.resource}" in API group "{each.group}"'
+                return f'{each.resource} "{each.name}" is forbidden: User "{user}" {what}'
+        return None
 
     def _get(self, kind: str, name: str, found: Json | None) -> tuple[int, Json]:
         return (200, found) if found else status(404, f'{kind} "{name}" not found', "NotFound")
@@ -270,19 +318,34 @@ class _Handler(BaseHTTPRequestHandler):
     api: ApiServer
 
     def _serve(self) -> None:
-        path = self.path.partition("?")[0]
+        url = urlsplit(self.path)
+        path, query = url.path, dict(parse_qsl(url.query))
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        with self.api.lock:
+            self.api.received += b"\n".join((self.requestline.encode(), bytes(self.headers), body, b""))
         call = f"{self.command} {path.removeprefix(CSRS) or '/'}"
         self.api.calls.append(call)
         self.api.before(self.command, path)
+        user, groups = self._identity()
         if self.api.faults:
             self._fail(self.api.faults.pop(0))
         elif any(call.startswith(start) for start in self.api.denied):
             self._send(*status(403, 'User "system:node:node-1" cannot do this at the cluster scope', "Forbidden"))
+        elif (refusal := self.api.refusal(self.command, path, query, user, groups)) is not None:
+            self._send(*status(403, refusal, "Forbidden"))
         else:
-            self._send(*self.api.answer(self.command, path, body))
+            content_type = self.headers.get("Content-Type", "")
+            self._send(*self.api.answer(self.command, path, body, query=query, content_type=content_type, user=user))
 
-    do_GET = do_POST = do_PUT = _serve  # noqa: N815 - http.server's names
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815 - http.server's names
+
+    def _identity(self) -> tuple[str, list[str]]:
+        """Who calls, by the client certificate."""
+        assert isinstance(self.connection, ssl.SSLSocket)
+        shown: Any = self.connection.getpeercert() or {}
+        fields = [(key, value) for part in shown.get("subject", ()) for key, value in part]
+        user = next((value for key, value in fields if key == "commonName"), "")
+        return user, [value for key, value in fields if key == "organizationName"]
 
     def _send(self, status: int, value: Json) -> None:
         self._fail(Fault(status, body=json.dumps(value).encode()))

@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from datetime import timedelta
 
-from certmond.cluster.lease import RestartLease
+from certmond.cluster.lease import RESTART, ClusterLease
 from certmond.errors import LostError, UnreachableError
 
 DICE = random.SystemRandom()
@@ -23,7 +23,9 @@ DICE = random.SystemRandom()
 class Process:
     def __init__(self, kubeconfig: str, identity: str, journal: str, seconds: str, events: str) -> None:
         duration = timedelta(seconds=float(seconds))
-        self.lease = RestartLease(lambda: kubeconfig, identity=identity, duration=duration, alive=lambda: None)
+        self.lease = ClusterLease(
+            lambda: kubeconfig, identity=identity, name=RESTART, duration=duration, alive=lambda: None
+        )
         self.identity = identity
         self.outputs = (os.open(journal, os.O_WRONLY | os.O_APPEND), int(events))
 

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from certmond.cluster.lease import Record, RestartLease, Waits, decide
+from certmond.cluster.lease import RESTART, ROTATION, ClusterLease, Record, Waits, decide
 from certmond.errors import LostError, RefusedError, SigningError, UnreachableError
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.lease_store import LEASES, MICRO_TIME
 
-ROOT = Path(__file__).parents[2]
 LEASE = f"{LEASES}/kube-system/leases/certmond-restart"
 AT = datetime(2026, 11, 24, 12, tzinfo=UTC)
 OTHERS = Record("node-2", 60, AT, AT, 3, "7")
@@ -43,14 +41,12 @@ def clock() -> Clock:
     return Clock()
 
 
-def lease(api: ApiServer, clock: Clock, identity: str = "node-1", seconds: float = 60, **more: Any) -> RestartLease:
-    duration, alive = timedelta(seconds=seconds), more.pop("alive", lambda: None)
-    return RestartLease(
-        lambda: api.kubeconfig, identity=identity, duration=duration, alive=alive, monotonic=clock, **more
-    )
+def lease(api: ApiServer, clock: Clock, identity: str = "node-1", seconds: float = 60, **given: Any) -> ClusterLease:
+    more: dict[str, Any] = {"name": RESTART, "duration": timedelta(seconds=seconds), "alive": lambda: None} | given
+    return ClusterLease(lambda: api.kubeconfig, identity=identity, monotonic=clock, **more)
 
 
-def held(ours: RestartLease) -> bool:
+def held(ours: ClusterLease) -> bool:
     """Asked anew each time, which a property does not say."""
     return ours.held
 
@@ -400,6 +396,16 @@ def test_a_missing_right_is_told_with_the_rule(api: ApiServer, clock: Clock, cal
     assert f"kubelet.conf may not {doing} the Lease kube-system/certmond-restart (" in str(raised.value)
 
 
+def test_leases_of_two_names_are_two_turns(api: ApiServer, clock: Clock) -> None:
+    """Who leads a rotation and whose turn it is to restart are two Leases, each held by whoever has that one."""
+    leads, restarts = lease(api, clock, name=ROTATION), lease(api, Clock(), "node-2")
+    assert leads.take() is None
+    assert restarts.take() is None
+    assert (held(leads), held(restarts)) == (True, True)
+    holders = {name: made["spec"]["holderIdentity"] for (_, name), made in api.leases.objects.items()}
+    assert holders == {"certmond-rotation": "node-1", "certmond-restart": "node-2"}
+
+
 def test_a_namespace_that_is_not_there_is_named(api: ApiServer, clock: Clock) -> None:
     """Without its namespace a Lease cannot be made, and that is told."""
     with pytest.raises(RefusedError, match="the cluster has no namespace ops; make it, or name another for the Lease"):
@@ -459,13 +465,3 @@ def test_a_put_makes_what_is_not_there(api: ApiServer) -> None:
     given = b'{"metadata": {"name": "certmond-restart", "resourceVersion": "5"}, "spec": {}}'
     assert api.leases.answer("PUT", LEASE, given.replace(b'"resourceVersion"', b'"uid"'))[0] == 409
     assert api.leases.answer("PUT", LEASE, given)[0] == 201
-
-
-def test_the_manifest_grants_what_is_needed_and_no_more() -> None:
-    """config/rbac.yaml lets its group create Leases in kube-system, and read and update this one; nothing else."""
-    role, binding = yaml.safe_load_all((ROOT / "config/rbac.yaml").read_text())
-    granted = [(rule["resources"], rule.get("resourceNames"), rule["verbs"]) for rule in role["rules"]]
-    assert granted == [(["leases"], None, ["create"]), (["leases"], ["certmond-restart"], ["get", "update"])]
-    assert {group for rule in role["rules"] for group in rule["apiGroups"]} == {"coordination.k8s.io"}
-    assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) == ("Role", role["metadata"]["name"])
-    assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == "kube-system"

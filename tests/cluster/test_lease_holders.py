@@ -24,7 +24,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from certmond.cluster.lease import Leases, Record, RestartLease
+from certmond.cluster.lease import RESTART, ClusterLease, Leases, Record
 from certmond.errors import LostError, UnreachableError
 from tests.cluster.api_server import ApiServer
 
@@ -77,12 +77,12 @@ class Wire:
     create = replace
 
 
-class Holder(RestartLease):
+class Holder(ClusterLease):
     """What runs is the real thing, but a call waits at each step until the test lets it go on."""
 
     def __init__(self, world: World, identity: str, rate: float, offset: float) -> None:
         super().__init__(
-            lambda: "", identity=identity, duration=timedelta(seconds=10), alive=lambda: None,
+            lambda: "", identity=identity, name=RESTART, duration=timedelta(seconds=10), alive=lambda: None,
             monotonic=lambda: offset + rate * world.now,
         )  # fmt: skip
         self.wire = Wire(world)
@@ -265,8 +265,12 @@ def test_who_was_stopped_finds_its_turn_over_before_it_acts(tmp_path: Path) -> N
         process = processes.start("node-1", "-c", ACTS_WHILE_HELD)
         next(processes.moments())
         process.send_signal(signal.SIGSTOP)
-        other = RestartLease(
-            lambda: api.kubeconfig, identity="node-2", duration=timedelta(seconds=1), alive=lambda: None
+        other = ClusterLease(
+            lambda: api.kubeconfig,
+            identity="node-2",
+            name=RESTART,
+            duration=timedelta(seconds=1),
+            alive=lambda: None,
         )
         while other.take():
             api.closing.wait(0.05)

@@ -15,7 +15,7 @@ import pytest
 from certmond.errors import MalformedError, WriteError
 from certmond.host.archive import Archive, Generation
 from tests.conftest import unavailable
-from tests.tracing import kill_at, record
+from tests.tracing import distinct, kill_at, record
 
 KEY, CRT = "/etc/kubernetes/pki/apiserver.key", "/etc/kubernetes/pki/apiserver.crt"
 SECRET = b"-----BEGIN PRIVATE KEY-----\n\x00\xff\n-----END PRIVATE KEY-----"
@@ -307,7 +307,7 @@ def test_killed_anywhere(tmp_path: Path) -> None:
     stops = record(lambda: first.store("4"), watch)
     assert first.reasons() == ["2", "3", "4"]
     seen = set()
-    for n in range(len(stops)):
+    for n in distinct(stops):
         host = prepared()
         kill_at(lambda: host.store("4"), n)  # noqa: B023 - it is called at once
         reasons = host.reasons()

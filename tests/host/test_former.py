@@ -22,8 +22,9 @@ from certmond.host.store import Store
 from certmond.host.transaction import Transactions
 from certmond.pki.assess import CertificateStatus, assess
 from certmond.pki.holding import Surroundings, files_of
-from certmond.pki.restart import Target
+from certmond.pki.restart import Past, Result, Target
 from certmond.pki.service import Content, Live, ServiceSeen
+from tests.builders import make_ca
 from tests.conftest import unavailable
 from tests.node import NOW, PKI, Node, key_pem
 from tests.test_mutations import other_key
@@ -139,6 +140,32 @@ def test_what_nobody_has_taken_up_yet_is_not_kept(keeper: Keeper) -> None:
     assert CONF in keeper.unkept(live=newer, contents=contents)
 
 
+def test_what_was_not_looked_at_since_it_changed_is_not_kept(keeper: Keeper) -> None:
+    """That nobody is seen to hold something older says nothing before a look."""
+    for unseen in (None, Live(NOW - 2 * DAY)):
+        assert keeper.unkept(live=unseen) == set()
+    assert {PAIR, CONF} <= keeper.unkept(live=Live(NOW - DAY / 2))
+
+
+def test_what_a_restart_has_failed_with_is_not_kept(keeper: Keeper) -> None:
+    """It would be put back for the next that does not work. Another certificate is another matter."""
+    (path,) = FILES[CONF]
+    sha256 = digest(keeper.node.read(path))
+    for result in (Result.FAILED, Result.UNPROVEN, Result.TAKEN_BACK):
+        for content, kept in ((sha256, False), ("another", True)):
+            past = Past("kube-scheduler", None, NOW, result, "it did not come up", (CONF,), "2", {f"/{path}": content})
+            found = keeper.unkept(past={"kube-scheduler": past})
+            assert (CONF in found, PAIR in found) == (kept, True)
+
+
+def test_what_a_service_uses_that_is_being_restarted_is_not_kept(keeper: Keeper) -> None:
+    """Whether it works is what the restart is to show. What others use is kept meanwhile."""
+    statuses = list(keeper.statuses().values())
+    found = {status.seen.name for status in keeper.former.unkept(statuses, {"kube-scheduler"})}
+    assert CONF not in found
+    assert PAIR in found
+
+
 def test_the_same_is_kept_once(keeper: Keeper) -> None:
     """Neither in one process nor by the next; what is looked at once is not read again."""
     statuses = list(keeper.statuses().values())
@@ -241,6 +268,23 @@ def test_one_that_has_expired_does_not_come_back(keeper: Keeper) -> None:
         assert refused(keeper, keeper.target(PAIR)) == expected
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_one_that_does_not_lead_to_the_cas_of_now_does_not_come_back(keeper: Keeper, beside: bool) -> None:
+    """Everybody would refuse it, however long it is valid. It does where the former CA is still trusted beside."""
+    keeper.keep()
+    before, former_ca = keeper.read(PAIR), keeper.node.read(f"{FRONT_CA}.crt")
+    other = make_ca("front-proxy-ca", not_before=NOW - DAY, not_after=NOW + 900 * DAY)
+    keeper.node.write(f"{FRONT_CA}.crt", other.pem)
+    keeper.node.write(f"{FRONT_CA}.key", other.key_pem)
+    keeper.node.reissue(f"{PKI}/{PAIR}", FRONT_CA)
+    keeper.node.write(f"{FRONT_CA}.crt", other.pem + former_ca * beside)
+    if not beside:
+        assert refused(keeper, keeper.target(PAIR)) == NONE
+    else:
+        keeper.put_back(keeper.target(PAIR))
+        assert keeper.read(PAIR) == before
+
+
 @pytest.mark.parametrize("damage", ["description", "content", "half"])
 def test_one_that_is_not_whole_is_passed_over(keeper: Keeper, damage: str) -> None:
     """The one before it comes back then; where there is none, nothing does."""
@@ -307,7 +351,7 @@ from certmond.host.former import FormerFiles
 from certmond.host.store import Store
 from certmond.host.transaction import Transactions
 from certmond.pki.assess import assess
-from certmond.pki.restart import Target
+from certmond.pki.restart import Past, Result, Target
 root, state, name, path, number, now = sys.argv[1:7]
 contents = dict(zip(sys.argv[7::2], sys.argv[8::2]))
 config = load(None).model_copy(update={"archive": 1})

@@ -8,12 +8,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 
 from certmond.errors import ConfigError
 from certmond.host.given_authority import GivenAuthority, read_authority
 from certmond.pki.checks import ROOT_CA_ONLY
-from tests.builders import DAY, NOW, Issued, bundle, make_ca, make_intermediate, make_leaf, reissue
+from tests.builders import (
+    DAY,
+    NOW,
+    Issued,
+    bundle,
+    integer,
+    make_ca,
+    make_intermediate,
+    make_leaf,
+    pem_block,
+    reissue,
+    tlv,
+)
 from tests.conftest import real_part
 
 
@@ -36,6 +49,15 @@ class Files:
         )
         assert all(line not in str(caught.value) for line in key.decode("latin-1").splitlines()[1:-1])
         return [problem.replace(f"{self.certificate.parent}/", "") for problem in caught.value.problems]
+
+
+def damaged(ca: Issued) -> bytes:
+    """The RSA key of `ca` with one number changed."""
+    assert isinstance(ca.key, rsa.RSAPrivateKey)
+    key = ca.key.private_numbers()
+    public = key.public_numbers
+    numbers = (0, public.n, public.e, key.d, key.p, key.q + 1, key.dmp1, key.dmq1, key.iqmp)  # RFC 8017, A.1.2
+    return pem_block("RSA PRIVATE KEY", tlv(0x30, *map(integer, numbers)))
 
 
 @pytest.fixture
@@ -115,6 +137,14 @@ def test_another_key(files: Files) -> None:
     """The key has to be that of the certificate."""
     (problem,) = files.refused(ROOT.pem, make_ca().key_pem)
     assert problem.startswith("own.key is not the private key of ")
+
+
+def test_a_damaged_key(files: Files) -> None:
+    """A key whose numbers do not fit each other is refused before anything depends on it."""
+    ca = make_ca(key="rsa")
+    assert files.refused(ca.pem, damaged(ca)) == [
+        "the private key in own.key is damaged: what it signs does not verify; give an intact one"
+    ]
 
 
 def test_several_certificates(files: Files) -> None:

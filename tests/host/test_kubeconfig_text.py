@@ -327,7 +327,7 @@ SHARED = {
 def test_what_cannot_change_alone_is_refused(what: str) -> None:
     """A value or mapping that stands for others as well, or twice, or in another encoding."""
     assert yaml.safe_load(SHARED[what])["users"][0]["user"]["client-key-data"] == b64(OLD.key_pem)
-    assert "cannot be exchanged without changing more than them" in refusal(SHARED[what])
+    assert "cannot be exchanged without changing more than that" in refusal(SHARED[what])
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ def test_what_cannot_be_proven_is_refused(monkeypatch: pytest.MonkeyPatch, part:
     right = exchange(PLAIN)
     assert right.count(part) >= 1
     monkeypatch.setattr(kubeconfig_text, "_spliced", lambda *_: right.replace(part, instead).decode())
-    assert "cannot be exchanged without changing more than them" in refusal(PLAIN)
+    assert "cannot be exchanged without changing more than that" in refusal(PLAIN)
 
 
 def test_a_mapping_in_another_order_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import itertools
 import json
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,14 +29,18 @@ from certmond.errors import BusyError, CertmondError, WriteError
 from certmond.host.archive import Archive
 from certmond.host.node_files import NodeFiles
 from certmond.host.record import Records
-from certmond.host.transaction import Change, NewFile, NewLink, Outcome, Recovery, Transactions
+from certmond.host.transaction import Change, NewFile, NewLink, Outcome, Recovery, Removed, Transactions
 from tests.conftest import real_part, unavailable
-from tests.tracing import kill_at, record
+from tests.tracing import distinct, kill_at, record
 
 PKI = "/etc/kubernetes/pki"
 KEY, CRT = f"{PKI}/apiserver.key", f"{PKI}/apiserver.crt"
 KUBELET = "/var/lib/kubelet/pki"
 CURRENT, DATED = f"{KUBELET}/kubelet-client-current.pem", f"{KUBELET}/kubelet-client-2026-12-01.pem"
+PODS = "/etc/kubernetes/manifests"
+MANIFEST = f"{PODS}/kube-controller-manager.yaml"
+POD, NEW_POD = b"kind: Pod # old\n", b"kind: Pod # new\n"
+SIGNING_KEY, SIGNING_CRT = f"{PKI}/signing-ca.key", f"{PKI}/signing-ca.crt"
 SECRET = b"-----BEGIN PRIVATE KEY-----\n%s\n-----END PRIVATE KEY-----\n"
 OLD, NEW = {KEY: SECRET % b"old", CRT: b"old certificate"}, {KEY: SECRET % b"new", CRT: b"new certificate"}
 WHEN = datetime(2026, 12, 1, tzinfo=UTC)
@@ -49,8 +54,10 @@ class Host:
     def __init__(self, place: Path) -> None:
         self.place = place
         self.root, self.state = place / "root", place / "state"
-        for directory in (f"{PKI}/etcd", "/etc/kubernetes/manifests", KUBELET):
+        for directory in (f"{PKI}/etcd", PODS, KUBELET):
             self.at(directory).mkdir(parents=True)
+        self.at(MANIFEST).write_bytes(POD)
+        self.at(MANIFEST).chmod(0o600)
         for path, content in OLD.items():
             self.at(path).write_bytes(content)
         self.at(KEY).chmod(0o600)
@@ -73,6 +80,19 @@ class Host:
     def pair(self) -> list[Change]:
         return [self.new(path, content) for path, content in NEW.items()]
 
+    def manifest(self, path: str = MANIFEST, content: bytes = NEW_POD) -> NewFile:
+        return replace(self.new(path, content), manifest=True)
+
+    def removed(self, path: str) -> Removed:
+        return Removed(path, hashlib.sha256(self.at(path).read_bytes()).hexdigest())
+
+    def signing(self) -> list[Change]:
+        """The end of a signing CA of its own: the flags go back, then its two files are gone."""
+        for path, content in ((SIGNING_KEY, SECRET % b"signing"), (SIGNING_CRT, b"signing certificate")):
+            self.at(path).write_bytes(content)
+            self.at(path).chmod(0o600)
+        return [self.manifest(), self.removed(SIGNING_KEY), self.removed(SIGNING_CRT)]
+
     def commit(
         self,
         changes: Sequence[Change],
@@ -83,10 +103,11 @@ class Host:
             writer.commit(changes, verify=verify, before_rename=lambda: void(before_rename()))
 
     def renew(self, changes: Sequence[Change]) -> None:
-        """As a renewal does it: recovery first, and what is replaced goes to the archive."""
+        """As a renewal does it: recovery first, and what is replaced goes to the archive; not so what is removed."""
 
         def keep() -> None:
-            files = {change.path: self.transactions.real(change.path) for change in changes}
+            replaced = [change.path for change in changes if not isinstance(change, Removed)]
+            files = {path: self.transactions.real(path) for path in replaced}
             there = {path: real for path, real in files.items() if real.is_file()}
             self.archive.store("apiserver", there, WHEN, {"why": "it is a test"})
 
@@ -418,6 +439,14 @@ def test_static_pods(host: Host, path: str, link: str | None, target: str) -> No
     assert "is among the static Pods" in host.error([NewFile(path, b"kind: Pod")])
 
 
+@pytest.mark.parametrize("path", [MANIFEST, "/etc/kubernetes/pki/manifests/etcd.yaml"])
+def test_no_static_pod_is_removed(host: Host, path: str) -> None:
+    """Nor is anything taken away from where the kubelet would stop it."""
+    host.at(path).parent.mkdir(exist_ok=True)
+    host.at(path).write_bytes(POD)
+    assert "is among the static Pods" in host.error([host.removed(path)])
+
+
 def test_same_file_twice(host: Host) -> None:
     """One file under two names is not replaced twice; that they are one is what is said."""
     host.at(f"{PKI}/other.key").symlink_to("apiserver.key")
@@ -454,6 +483,239 @@ def test_message_is_printable(host: Host) -> None:
     with pytest.raises(WriteError) as raised, Transactions("/", host.place / "\x1b[2J" / "state").lock():
         pass
     assert str(raised.value).isprintable()
+
+
+# The manifest of a static pod
+
+RKE2 = "/var/lib/rancher/rke2/agent/pod-manifests"
+
+
+def test_a_manifest_is_replaced(host: Host) -> None:
+    """Where that is asked for: with owner and mode of the old one, from above its directory, where nothing is left."""
+    above = sorted(os.listdir(host.at("/etc/kubernetes")))
+    before = host.at(MANIFEST).stat()
+    waiting: list[bytes] = []
+
+    def look() -> None:
+        waiting.extend(path.read_bytes() for path in host.at("/etc/kubernetes").glob(".certmond-*"))
+
+    with closing(Notices(host.at(PODS))) as notices:
+        host.commit([replace(host.manifest(), mode=0o644)], before_rename=look)
+        assert notices.told() == [REPLACED]
+    after = host.at(MANIFEST).stat()
+    assert (host.at(MANIFEST).read_bytes(), waiting) == (NEW_POD, [NEW_POD])
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert sorted(os.listdir(host.at("/etc/kubernetes"))) == above
+
+
+@pytest.mark.parametrize(("link", "target"), [(None, ""), (RKE2, "/data"), (os.path.dirname(RKE2), "/data")])
+def test_wherever_the_kubelet_has_its_manifests(host: Host, link: str | None, target: str) -> None:
+    """That it is one is what the caller says, not its path; of a directory behind a symlink it is the real one."""
+    directory = host.at(RKE2 if link is None else RKE2.replace(link, target))
+    directory.mkdir(parents=True)
+    if link:
+        host.at(link).parent.mkdir(parents=True)
+        host.at(link).symlink_to(target)
+    (directory / os.path.basename(MANIFEST)).write_bytes(POD)
+    with closing(Notices(directory)) as notices:
+        path = f"{RKE2}/{os.path.basename(MANIFEST)}"
+        host.commit([NewFile(path, NEW_POD, expected=hashlib.sha256(POD).hexdigest(), manifest=True)])
+        assert notices.told() == [REPLACED]
+    assert (directory / os.path.basename(MANIFEST)).read_bytes() == NEW_POD
+    assert list(host.root.rglob(".certmond-*")) == []
+
+
+def test_a_manifest_is_never_created(host: Host) -> None:
+    """Where none is, whoever stopped the pod is who starts it."""
+    host.at(MANIFEST).unlink()
+    assert f"{MANIFEST} is not there, and certmond starts no pod" in host.error([host.manifest()])
+    message = host.error([replace(host.manifest(), expected=hashlib.sha256(POD).hexdigest())])
+    assert f"{MANIFEST} is not there, and certmond starts no pod" in message
+
+
+@pytest.mark.parametrize("decided", [False, True])
+def test_a_manifest_that_is_taken_away_meanwhile_stays_away(host: Host, decided: bool) -> None:
+    """However far certmond was, and the other files are as the transaction ended: old, or new if it was half done."""
+    changes: list[Change] = [*host.pair(), host.manifest()]
+    if decided:
+        renames = [n for n, stop in enumerate(record(lambda: host.commit(changes))) if stop == "exit renameat"]
+        host = Host(host.place / "killed")
+        changes = [*host.pair(), host.manifest()]
+        kill_at(lambda: host.commit(changes), renames[2])  # announced, decided, the key
+        host.at(MANIFEST).unlink()
+        [found] = host.recover()
+        assert found.outcome is Outcome.FROZEN
+        assert found.message.startswith(f"{MANIFEST} was written by somebody else")
+        assert {path: host.at(path).read_bytes() for path in NEW} == NEW
+    else:
+        with pytest.raises(WriteError, match=f"^{MANIFEST} was written by somebody else"):
+            host.commit(changes, before_rename=lambda: host.at(MANIFEST).unlink())
+        assert {path: host.at(path).read_bytes() for path in NEW} == OLD
+    assert os.listdir(host.at(PODS)) == []
+    assert list(host.root.rglob(".certmond-*")) == []
+    assert host.records() == []
+
+
+def test_a_manifest_changed_meanwhile_is_theirs(host: Host) -> None:
+    """As any other file, before the decision upon it and after."""
+    stale = host.manifest()
+    host.at(MANIFEST).write_bytes(b"theirs")
+    assert "was changed by someone else since it was looked at" in host.error([stale])
+    with pytest.raises(WriteError, match="written by somebody else"):
+        host.commit([host.manifest()], before_rename=lambda: host.at(MANIFEST).write_bytes(b"theirs, too"))
+    assert host.at(MANIFEST).read_bytes() == b"theirs, too"
+
+
+@pytest.mark.parametrize("target", ["other.yaml", "/data/pod.yaml", "../pod.yaml"])
+def test_a_manifest_that_is_a_symlink(host: Host, target: str) -> None:
+    """It is not followed out of the directory, nor within, and stays: the kubelet would be told of nothing there."""
+    host.at("/data").mkdir()
+    host.at(MANIFEST).unlink()
+    host.at(MANIFEST).symlink_to(target)
+    led_to = host.at(target if target.startswith("/") else f"{PODS}/{target}")
+    led_to.write_bytes(POD)
+    expected = hashlib.sha256(POD).hexdigest()
+    message = host.error([NewFile(MANIFEST, NEW_POD, expected=expected, manifest=True)])
+    assert message == f"{MANIFEST} is a symlink, and what it leads to is not touched; put the file itself there"
+
+
+@pytest.mark.parametrize("kind", ["tmpfs", "bind"])
+def test_a_manifests_directory_of_its_own_mount(host: Host, mount: Mount, kind: str) -> None:
+    """Nothing can be renamed into it, though it were the same file system: that is said before anything is written."""
+    if kind == "tmpfs":
+        mount("-t", "tmpfs", "tmpfs", on=host.at(PODS))
+        host.at(MANIFEST).write_bytes(POD)
+    else:
+        mount("--bind", str(host.at(PODS)), on=host.at(PODS))
+    assert host.error([*host.pair(), host.manifest()]) == (
+        f"{MANIFEST} could not be replaced in one step ({PODS} is mounted apart from /etc/kubernetes): "
+        "have both on one file system, under one mount"
+    )
+
+
+@pytest.mark.parametrize("path", [f"{PODS}/deep/a.yaml", "/etc/kubernetes/x/manifests/deep/a.yaml", "/a.yaml"])
+def test_a_manifest_never_waits_among_static_pods(host: Host, path: str) -> None:
+    """Where above its directory pods are started as well, or nothing is above, it is refused."""
+    host.at(path).parent.mkdir(parents=True, exist_ok=True)
+    host.at(path).write_bytes(POD)
+    assert "where it would wait, is among the static Pods" in host.error([host.manifest(path)])
+
+
+def test_no_other_file_comes_beside_a_manifest(host: Host) -> None:
+    """A directory with a manifest is one of static pods, whatever it is called."""
+    host.at(RKE2).mkdir(parents=True)
+    for name in ("a.yaml", "b.yaml"):
+        host.at(f"{RKE2}/{name}").write_bytes(POD)
+    manifest = host.manifest(f"{RKE2}/a.yaml")
+    others: list[Change] = [
+        host.new(f"{RKE2}/b.yaml", b"b"), host.removed(f"{RKE2}/b.yaml"), NewLink(f"{RKE2}/c", "a.yaml"),
+        host.new(f"{RKE2}/c", b"c"),
+    ]  # fmt: skip
+    for other in others:
+        assert host.error([other, manifest]).startswith(f"{other.path} is among the static Pods")
+    host.commit([manifest, host.manifest(f"{RKE2}/b.yaml", b"b")])
+    assert host.at(f"{RKE2}/b.yaml").read_bytes() == b"b"
+
+
+# What is removed
+
+
+def test_removed(host: Host) -> None:
+    """The file is gone, and no copy of it is left; all else is as before."""
+    *_, key, crt = host.signing()
+    before = host.snapshot()
+    host.commit([key, crt])
+    after = host.snapshot()
+    assert before.keys() - after.keys() == {SIGNING_KEY[1:], SIGNING_CRT[1:]}
+    assert after.items() <= before.items()
+    assert host.records() == []
+    assert not any(b"signing" in path.read_bytes() for path in host.place.rglob("*") if path.is_file())
+
+
+def test_verify_is_given_nothing_of_what_is_removed(host: Host) -> None:
+    """Only what is new was read back; until then the old file is there."""
+    seen: list[Mapping[str, bytes]] = []
+    changes = host.signing()
+    host.commit(changes, verify=seen.append, before_rename=lambda: host.at(SIGNING_KEY).stat())
+    assert seen == [{MANIFEST: NEW_POD}]
+
+
+def test_only_the_expected_file_is_removed(host: Host) -> None:
+    """One that was changed, is gone, is a symlink or no file is left alone; so are the others."""
+    key = host.removed(KEY)
+    host.at("/data").mkdir()
+    for make, fact in (
+        (lambda: host.at(KEY).write_bytes(b"theirs"), "was changed by someone else"),
+        (lambda: host.at(KEY).unlink(), "was changed by someone else"),
+        (lambda: host.at(KEY).mkdir(), "is no regular file"),
+        (lambda: host.at(KEY).rmdir(), "was changed by someone else"),
+        (lambda: host.at(KEY).symlink_to("/data/key"), "is a symlink, and what it leads to is not touched"),
+        (lambda: host.at("/data/key").write_bytes(OLD[KEY]), "is a symlink, and what it leads to is not touched"),
+    ):
+        make()
+        assert f"{KEY} {fact}" in host.error([host.removed(CRT), key])
+
+
+@pytest.mark.parametrize("undone", [False, True])
+def test_removed_that_somebody_else_wrote_meanwhile(host: Host, undone: bool) -> None:
+    """Theirs stays. Where nothing had been done yet nothing is; half-way, the rest is, and that is said."""
+    changes = [host.removed(KEY), host.removed(CRT)]
+    if undone:
+        with pytest.raises(
+            WriteError, match=f"^{CRT} was written by somebody else while .* left as it is; look at it$"
+        ):
+            host.commit(changes, before_rename=lambda: host.at(CRT).write_bytes(b"theirs"))
+        assert {path: host.at(path).read_bytes() for path in NEW} == {**OLD, CRT: b"theirs"}
+        return
+    decided = [n for n, stop in enumerate(record(lambda: host.commit(changes))) if stop == "exit renameat"][1]
+    host = Host(host.place / "killed")
+    changes = [host.removed(KEY), host.removed(CRT)]
+    kill_at(lambda: host.commit(changes), decided + 2 + 2)  # its fsync, then the first file
+    assert (host.at(KEY).exists(), host.at(CRT).exists()) == (False, True)
+    host.at(CRT).write_bytes(b"theirs")
+    [found] = host.recover()
+    assert found.outcome is Outcome.FROZEN
+    assert found.message.startswith(f"{CRT} was written by somebody else")
+    assert f"and {KEY} is removed" in found.message
+    assert host.at(CRT).read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("first", [MANIFEST, SIGNING_KEY])
+def test_what_somebody_else_removed_is_no_beginning(host: Host, first: str) -> None:
+    """Where a file that was to be removed is gone, though its turn comes later, the others are left as they are."""
+    manifest, key, crt = host.signing()
+    changes = [manifest, key, crt] if first == MANIFEST else [key, crt, manifest]
+
+    def meddle() -> None:
+        host.at(MANIFEST).write_bytes(b"theirs")
+        host.at(SIGNING_CRT).unlink()
+
+    with pytest.raises(WriteError, match=f"^{MANIFEST} was written by somebody else"):
+        host.commit(changes, before_rename=meddle)
+    assert host.at(SIGNING_KEY).exists()
+    assert host.at(MANIFEST).read_bytes() == b"theirs"
+    assert host.records() == []
+
+
+def test_what_is_removed_needs_no_room(host: Host, mount: Mount) -> None:
+    """A full disk, or one without inodes, is the last to be in the way."""
+    mount("-t", "tmpfs", "-o", "size=512k,nr_inodes=20", "tmpfs", on=host.at(KUBELET))
+    host.at(f"{KUBELET}/a.key").write_bytes(SECRET)
+    for number in range(17):
+        host.at(f"{KUBELET}/{number}").touch()
+    fill(host.at(KUBELET), leave=0)
+    host.commit([host.removed(f"{KUBELET}/a.key")])
+    assert not host.at(f"{KUBELET}/a.key").exists()
+
+
+@pytest.mark.real("chattr")
+def test_removed_that_is_immutable(host: Host) -> None:
+    """It is told beforehand; where it became so since, nothing else is done, or it is finished later."""
+    with attribute("i", host.at(CRT)) as give:
+        with pytest.raises(WriteError, match="the old files stay"):
+            host.commit([host.removed(CRT), host.removed(KEY)], before_rename=give)
+        assert "immutable" in host.error([host.removed(KEY), host.removed(CRT)])
+        assert host.at(KEY).exists()
 
 
 # Somebody else
@@ -590,6 +852,9 @@ def changes_of(host: Host, scenario: str) -> list[Change]:
     """What a renewal changes."""
     if scenario == "pair":
         return host.pair()
+    if scenario == "pod":
+        manifest, key, _ = host.signing()
+        return [*host.pair(), manifest, key]
     if scenario == "kubelet":
         return [host.new(DATED, SECRET % b"new kubelet"), NewLink(CURRENT, os.path.basename(DATED))]
     created = {f"{PKI}/etcd/server.key": NEW[KEY], f"{PKI}/etcd/server.crt": NEW[CRT]}
@@ -604,19 +869,23 @@ class Watcher:
         self.old = [self._content(change.path) for change in changes]
         self.new = [link_or_content(change) for change in changes]
         self.paths = [change.path for change in changes]
+        self.removed = [isinstance(change, Removed) for change in changes]
 
     def __call__(self, stop: str) -> None:
         everything = list(self._files())
         for path, content in everything:
             closed = stat.S_IMODE(path.lstat().st_mode) & 0o077 == 0
             assert closed or b"PRIVATE KEY" not in content, f"{path} can be read by others at {stop}"
-        contents = {content for _, content in everything}
-        for old, new, name in zip(self.old, self.new, self.paths, strict=True):
+        contents = [content for _, content in everything]
+        for old, new, name, removed in zip(self.old, self.new, self.paths, self.removed, strict=True):
             assert self._content(name) in {old, new}, f"{name} is neither old nor new at {stop}"
-            if old is not None and name != CURRENT:
+            if removed:
+                assert contents.count(old or b"") == (self._content(name) is not None), f"{name} has a copy at {stop}"
+            elif old is not None and name != CURRENT:
                 assert old in contents, f"the old {name} is nowhere at {stop}"
+        assert os.listdir(self.host.at(PODS)) == [os.path.basename(MANIFEST)], f"the kubelet finds more at {stop}"
         if any(name.endswith(".commit.json") for name in self.host.records()):
-            lost = [name for new, name in zip(self.new, self.paths, strict=True) if new not in contents]
+            lost = [name for new, name in zip(self.new, self.paths, strict=True) if new not in {*contents, None}]
             assert lost in ([], [CURRENT]), f"the new content is nowhere at {stop}"
 
     def _content(self, path: str) -> bytes | None:
@@ -631,71 +900,121 @@ class Watcher:
                 yield path, path.read_bytes()
 
 
-def link_or_content(change: Change) -> bytes:
+def link_or_content(change: Change) -> bytes | None:
+    if isinstance(change, Removed):
+        return None
     return change.content if isinstance(change, NewFile) else os.fsencode(change.target)
+
+
+class Notices:
+    """What inotify(7) tells of a directory, to whoever watches it as the kubelet does: all but who opens and reads."""
+
+    MOVED_TO = 0x80
+    _READING = 0x1 | 0x10 | 0x20  # IN_ACCESS, IN_CLOSE_NOWRITE, IN_OPEN
+    _ALL = 0xFFF
+
+    def __init__(self, directory: Path) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        watch = libc.inotify_add_watch(self._descriptor, os.fsencode(directory), self._ALL & ~self._READING)
+        assert watch >= 0, os.strerror(ctypes.get_errno())
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def told(self) -> list[tuple[int, str]]:
+        """(what, name) of each notice since it was last asked, in their order. The kernel queues them at once."""
+        found = []
+        with suppress(BlockingIOError):
+            while data := os.read(self._descriptor, 1 << 16):
+                while data:
+                    _, mask, _, length = struct.unpack_from("iIII", data)
+                    found.append((mask, data[16 : 16 + length].rstrip(b"\0").decode()))
+                    data = data[16 + length :]
+        return found
+
+
+REPLACED = (Notices.MOVED_TO, os.path.basename(MANIFEST))
 
 
 def fresh_hosts(place: Path) -> Iterator[Host]:
     return (Host(place / str(number)) for number in itertools.count())
 
 
-SCENARIOS = ["pair", "kubelet", "created"]
+SCENARIOS = ["pair", "kubelet", "created", "pod"]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_killed_anywhere(tmp_path: Path, scenario: str) -> None:
     """Killed at any system call, a renewal is found whole after recovery: all old or all new, and nothing beside it.
 
-    At no moment can others read a private key, is a file half written, or is the old or the new content lost.
+    At no moment can others read a private key, is a file half written, or is the old or the new content lost, but for
+    what is removed: that has no copy. Whoever watches the static pods sees a manifest replaced, once, and nothing else.
     """
     hosts = fresh_hosts(tmp_path)
     host = next(hosts)
-    before, changes = host.snapshot(), changes_of(host, scenario)
-    stops = record(lambda: host.renew(changes), Watcher(host, changes))
+    changes = changes_of(host, scenario)
+    before = host.snapshot()
+    with closing(Notices(host.at(PODS))) as notices:
+        stops = record(lambda: host.renew(changes), Watcher(host, changes))
+        assert notices.told() == [REPLACED] * (scenario == "pod")
     after = host.snapshot()
     assert after != before
     ends = {False: 0, True: 0}
-    for n in range(len(stops)):
+    chosen = distinct(stops)
+    for n in chosen:
         host = next(hosts)
         changes = changes_of(host, scenario)
-        stop = kill_at(lambda: host.renew(changes), n)  # noqa: B023 - it is called at once
-        Watcher(host, changes)(stop)
-        outcomes = [recovery.outcome for recovery in host.recover()]
-        found = host.snapshot()
-        assert found in (before, after), f"after {n}: {stop}"
+        watch = Watcher(host, changes)
+        with closing(Notices(host.at(PODS))) as notices:
+            watch(kill_at(lambda: host.renew(changes), n))  # noqa: B023 - it is called at once
+            outcomes = [recovery.outcome for recovery in host.recover()]
+            found = host.snapshot()
+            told = notices.told()
+        assert found in (before, after), f"after {n}: {stops[n]}"
         assert host.records() == []
         assert outcomes in ([], [Outcome.FINISHED if found == after else Outcome.UNDONE])
         assert host.recover() == ()
+        manifest_replaced = before[MANIFEST[1:]] != found[MANIFEST[1:]]
+        assert told == [REPLACED] * manifest_replaced, f"the kubelet was told otherwise after {n}: {stops[n]}"
         ends[found == after] += 1
         if found == before:
             host.renew(changes)
             assert host.snapshot() == after
             assert not [name for name in os.listdir(host.state / "archive/apiserver") if name.startswith(".")]
-    assert min(ends.values()) > 10
+    assert min(ends.values()) > 5
 
 
-def test_recovery_killed_anywhere(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scenario", ["pair", "pod"])
+def test_recovery_killed_anywhere(tmp_path: Path, scenario: str) -> None:
     """Recovery, too, may be killed at any system call; the next one ends what it began."""
     hosts = fresh_hosts(tmp_path)
     host = next(hosts)
+    changes = changes_of(host, scenario)
     before = host.snapshot()
-    renames = [n for n, stop in enumerate(record(lambda: host.renew(host.pair()))) if stop == "exit renameat"]
+    stops = record(lambda: host.renew(changes))
     after = host.snapshot()
+    announced, archived, decided, *replaced = [n for n, stop in enumerate(stops) if stop == "exit renameat"]
+    ends = {announced: before, archived: before, decided: after, **dict.fromkeys(replaced, after)}
+    if scenario == "pod":  # what comes before the manifest is as with a pair
+        removed = stops.index("exit unlinkat", replaced[-1])
+        ends = {decided: after, replaced[-1]: after, removed: after}
 
-    def interrupted(n: int) -> Host:
+    def interrupted(n: int) -> tuple[Host, Watcher]:
         host = next(hosts)
-        kill_at(lambda: host.renew(host.pair()), n)
-        return host
+        changes = changes_of(host, scenario)
+        watch = Watcher(host, changes)
+        kill_at(lambda: host.renew(changes), n)
+        return host, watch
 
-    # announced; staged and archived; decided; key renamed; certificate renamed
-    announced, archived, decided, key, certificate = renames
-    for n, end in ((announced, before), (archived, before), (decided, after), (key, after), (certificate, after)):
-        host = interrupted(n)
-        for m in range(len(record(host.recover, Watcher(host, host.pair())))):
-            host = interrupted(n)
-            watch = Watcher(host, host.pair())
-            watch(kill_at(host.recover, m))
-            host.recover()
+    for n, end in ends.items():
+        host, watch = interrupted(n)
+        for m in distinct(record(host.recover, watch)):
+            host, watch = interrupted(n)
+            with closing(Notices(host.at(PODS))) as notices:
+                watch(kill_at(host.recover, m))
+                host.recover()
+                assert notices.told() in ([], [REPLACED])
             assert host.snapshot() == end
             assert host.records() == []
 
@@ -706,6 +1025,7 @@ def test_killed_with_any_files(tmp_path_factory: pytest.TempPathFactory, data: s
     """Whatever files there are, old or new, and wherever writer and recovery are killed: all or none."""
     hosts = fresh_hosts(tmp_path_factory.mktemp("any"))
     sizes = data.draw(st.lists(st.tuples(st.booleans(), st.integers(0, 9000)), min_size=1, max_size=4))
+    at = data.draw(st.integers(0, len(sizes)))
 
     def prepared() -> tuple[Host, list[Change]]:
         host = next(hosts)
@@ -714,7 +1034,11 @@ def test_killed_with_any_files(tmp_path_factory: pytest.TempPathFactory, data: s
             if exists:
                 host.at(path).write_bytes(SECRET % b"old")
                 host.at(path).chmod(0o600)
-        changes = [host.new(path, SECRET * size) for path, (_, size) in zip(paths, sizes, strict=True)]
+        changes = [
+            host.removed(path) if size % 3 == 0 and exists else host.new(path, SECRET * size)
+            for path, (exists, size) in zip(paths, sizes, strict=True)
+        ]
+        changes.insert(at, host.manifest())
         return host, [*changes, NewLink(f"{PKI}/a link", "0.key")]
 
     def interrupted(n: int) -> Host:
@@ -755,6 +1079,22 @@ def test_order_on_the_disk(host: Host) -> None:
         "renameat", "fsync",  # decided
         "renameat", "renameat", "fsync",  # replaced, in this order
         "unlinkat", "unlinkat", "fsync",  # nothing staged is left
+        "unlinkat", "unlinkat", "fsync",  # nor a record, nor a draft of one
+        "exit_group",
+    ]  # fmt: skip
+
+
+def test_order_on_the_disk_of_a_manifest_and_a_removal(host: Host) -> None:
+    """Both directories, where the manifest waited and where it is, reach the disk before the record is forgotten."""
+    changes = host.signing()[:2]
+    with host.transactions.lock():
+        pass
+    calls = [stop.removeprefix("entry ") for stop in record(lambda: host.commit(changes)) if stop.startswith("entry ")]
+    decided = calls.index("renameat", calls.index("renameat") + 1)
+    assert calls[decided:] == [
+        "renameat", "fsync",  # decided
+        "renameat", "unlinkat", "fsync", "fsync", "fsync",  # replaced and removed; manifests/, /etc/kubernetes and pki/
+        "unlinkat", "unlinkat", "fsync", "fsync", "fsync",  # nothing staged is left
         "unlinkat", "unlinkat", "fsync",  # nor a record, nor a draft of one
         "exit_group",
     ]  # fmt: skip
@@ -823,6 +1163,7 @@ def test_recovery_keeps_what_somebody_else_wrote(host: Host, path: str) -> None:
     [found] = host.recover()
     assert (found.outcome, found.paths) == (Outcome.FROZEN, (KEY, CRT))
     assert found.message.startswith(f"{path} was written by somebody else")
+    assert "is new" not in found.message
     assert {p: host.at(p).read_bytes() for p in NEW} == {**OLD, path: b"theirs"}
     assert sorted(os.listdir(host.at(PKI))) == ["apiserver.crt", "apiserver.key", "etcd"]
     assert host.records() == []
@@ -878,6 +1219,8 @@ ENTRY = {"path": KEY, "real": KEY, "staged": ".certmond-0123456789abcdef-0", "ol
         json.dumps({"entries": [ENTRY | {"real": "/etc/\ud800"}]}).encode(),
         json.dumps({"entries": [ENTRY | {"path": "/etc/\ud800"}]}).encode(),
         json.dumps({"entries": [ENTRY | {"old": 5}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"new": 5}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"manifest": "no"}]}).encode(),
         json.dumps({"entries": [ENTRY | {"more": "fields"}]}).encode(),
         json.dumps({"entries": [ENTRY]}).encode()[:-20],
         b"[" * 100_000,
@@ -1180,7 +1523,8 @@ except WriteError as error:
 def inject(host: Host, call: str, fault: str) -> subprocess.CompletedProcess[str]:
     """Replace the pair in a process of its own, whose system calls fail as told."""
     words = [word for path, content in NEW.items() for word in (path, content.decode())]
-    command = [real_part("strace"), "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:{fault}",
+    quickly = [real_part("strace"), "-f", "--seccomp-bpf", "-o", "/dev/null"]  # of the other calls it hears nothing
+    command = [*quickly, "-e", f"trace={call}", "-e", f"inject={call}:{fault}",
                sys.executable, "-c", WRITER, str(host.root), str(host.state), *words]  # fmt: skip
     return subprocess.run(command, capture_output=True, text=True, check=False, env={"PYTHONDONTWRITEBYTECODE": "1"},
                           cwd=Path(__file__).parents[2])  # fmt: skip

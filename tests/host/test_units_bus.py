@@ -320,6 +320,37 @@ def test_without_systemd_on_the_bus_nothing_is_known(bus: str) -> None:
 
 
 @pytest.mark.real("dbus-daemon")
+@pytest.mark.parametrize(
+    ("job", "result", "left_active", "stopped"),
+    [
+        (0, "success", 5, True),
+        (7, "success", 5, False),  # the second half of a restart that others asked for
+        (0, "timeout", 5, False),
+        (0, "success", 7, False),  # its process ended before that
+    ],
+)
+def test_a_unit_was_told_to_stop_where_nothing_else_explains_it(
+    bus: str, job: int, result: str, left_active: int, stopped: bool
+) -> None:
+    """It is inactive and well, ended after it was no longer active, and no job for it is there."""
+
+    class Inactive(Manager):
+        def _properties(self) -> dict[str, tuple[str, Any]]:
+            return super()._properties() | {
+                "ActiveState": ("s", "inactive"), "SubState": ("s", "dead"), "Result": ("s", result),
+                "MainPID": ("u", 0), "Job": ("(uo)", (job, "/")), "ExecMainExitTimestampMonotonic": ("t", 6),
+                "ActiveExitTimestampMonotonic": ("t", left_active),
+            }  # fmt: skip
+
+    manager = Inactive(bus, lambda manager, call: None)
+    try:
+        assert look([UNIT], bus) == {UNIT: ServiceSeen(running=False, stopped=stopped)}
+    finally:
+        manager.connection.sock.shutdown(socket.SHUT_RDWR)
+        manager._thread.join()
+
+
+@pytest.mark.real("dbus-daemon")
 def test_what_was_seen_counts_though_the_rest_was_not(bus: str) -> None:
     """Units that were seen before the time was up are seen; the others are unknown."""
 

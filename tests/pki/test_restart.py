@@ -194,6 +194,31 @@ def test_what_goes_on_or_cannot_be_seen_has_not_ended_with_another(now: ServiceS
     assert taken_along(BYSTANDER, now, NOW) is None
 
 
+STOPPED = ServiceSeen(running=False, stopped=True)
+
+
+@pytest.mark.parametrize("changes_instance", [True, False])
+def test_what_somebody_stops_during_its_proof_stays_stopped(changes_instance: bool) -> None:
+    """It is over at once, nothing is tried again, and nothing is blamed on the certificate."""
+    looks = look(1, seen("2" if changes_instance else "1")), look(2, STOPPED)
+    done = ended(after(ACTED, *looks, changes_instance=changes_instance))
+    assert done == (Result.REFUSED, "s was stopped meanwhile, and not by certmond: it is left so")
+
+
+def test_what_somebody_stops_on_its_former_files_has_not_come_up_with_the_new_ones() -> None:
+    """That stands, and it stays stopped."""
+    told = "s did not come up with the new files; on the former ones it was stopped meanwhile, and not by certmond: "
+    later = (replace(look(60 + n, service), unproven=()) for n, service in ((1, seen("4")), (2, STOPPED)))
+    assert ended(after(THIRD, *later)) == (Result.FAILED, f"{told}it is left so")
+
+
+def test_what_is_stopped_before_it_was_seen_to_run_again_may_have_been_stopped_by_us() -> None:
+    """As where what it depends on did not start: it is tried once more."""
+    move = after(ACTED, look(1, STOPPED), look(20, STOPPED))
+    assert isinstance(move, Act)
+    assert move.episode.attempt == 2
+
+
 def test_one_that_was_not_well_before_is_left_with_its_new_files() -> None:
     """Nothing has become worse, and the former files are no cure."""
     result, said = ended(after(replace(ACTED, well_before=()), look(20, ill=[ILL])))
@@ -621,10 +646,22 @@ def test_a_wait_is_never_for_the_past(seconds: int) -> None:
         assert move.until - glance.at <= max(TERMS.stable, timedelta(seconds=1))
 
 
-def test_what_was_noted_before_the_clock_was_set_back_counts_from_now() -> None:
+MONTH = NOW + timedelta(days=30)
+
+
+@pytest.mark.parametrize("noted", [{"acted_at": MONTH}, {"good": 1, "good_at": MONTH, "instances": ("2",)}])
+def test_what_was_noted_before_the_clock_was_set_back_counts_from_now(noted: dict[str, Any]) -> None:
     """Otherwise it would be waited for until that day, and every other service with it."""
-    future = replace(ACTED, acted_at=NOW + timedelta(days=30), good=1, good_at=NOW + timedelta(days=30))
-    move = after(future, look(1))
+    move = after(replace(ACTED, **noted), look(1))
     assert isinstance(move, Wait)
-    assert move.until <= look(1).at + INTERVAL
-    assert move.episode.acted_at == look(1).at
+    assert look(1).at < move.until <= look(1).at + INTERVAL
+    assert ended(after(move.episode, *(look(seconds) for seconds in (2, 3, 4, 7))))[0] is Result.PROVEN
+
+
+def test_how_long_it_was_well_before_the_clock_was_set_back_is_not_counted() -> None:
+    """Nor would it ever be long enough: what was well since then is well since now."""
+    future = replace(ACTED, good=LOOKS, good_since=MONTH, good_at=MONTH, instances=("2",))
+    move = after(future, look(1), look(2))
+    assert isinstance(move, Wait)
+    assert move.until == look(1).at + TERMS.stable
+    assert ended(after(move.episode, look(6)))[0] is Result.PROVEN

@@ -254,8 +254,10 @@ class Consumers:
         return sum(float(each.rpartition(" ")[2]) for each in lines if each.startswith(line))
 
     def episode(self, service: str) -> dict[str, Any]:
-        """What is recorded of a restart that is not over."""
-        found: dict[str, Any] = json.loads(self.machine.path(RECORD).read_text())[service]["episode"] or {}
+        """What is recorded of a restart that is not over; nothing where there is none."""
+        record = self.machine.path(RECORD)
+        known: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
+        found: dict[str, Any] = known.get(service, {}).get("episode") or {}
         return found
 
     def passes(self, number: int) -> None:

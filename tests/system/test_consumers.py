@@ -245,3 +245,17 @@ def test_what_somebody_stops_before_it_is_restarted_stays_stopped(consumers: Con
     consumers.passes(2)
     assert machine.property(UNITS["app"], "ActiveState") == "inactive"
     assert consumers.count("app", STARTED, change.at) == 0
+
+
+def test_what_somebody_stops_while_it_is_proven_stays_stopped(consumers: Consumers) -> None:
+    """It is not started again as if its new certificate were to blame: that is told, and it is left to people."""
+    machine = consumers.machine
+    change = consumers.rename("app", consumers.mint("app"))
+    machine.until(lambda: consumers.episode("reader").get("instances"), "it was seen to run again")
+    machine.systemctl("stop", UNITS["app"])
+    ended = consumers.ended("reader", change.at)
+    assert (ended["result"], "was stopped meanwhile" in ended["message"]) == ("refused", True)
+    consumers.passes(2)
+    assert machine.property(UNITS["app"], "ActiveState") == "inactive"
+    assert consumers.count("app", STARTED, change.at) == 1
+    assert "restart_failed" not in consumers.findings("app")

@@ -47,6 +47,8 @@ UNITS = {
         f"[Service]\nType=notify\nNotifyAccess=all\nTimeoutStartSec=1h\n"
         f"ExecStart=/bin/sh -c 'test -e {FLAG} && systemd-notify --ready; exec {SLEEP}'\n"
     ),
+    "brief.service": f"[Service]\nExecStart=/bin/sh -c 'while test -e {FLAG}; do sleep .1; done'\n",
+    "wanting.target": "[Unit]\nWants=brief.service\n",
     "over.service": "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/bin/true\n",
     # No PID file, and two processes that are left: systemd does not know which of them is the main one.
     "forking.service": f"[Service]\nType=forking\nGuessMainPID=no\nExecStart=/bin/sh -c '{SLEEP} & {SLEEP} &'\n",
@@ -134,7 +136,7 @@ def test_a_unit_without_processes_does_not_run(machine: Machine) -> None:
     """What never ran, what is masked, a oneshot that is over, a target and a listening socket hold no certificate."""
     machine.systemctl("start", "over.service")
     units = ("plain.service", "masked.service", "over.service", "basic.target", "dbus.socket")
-    assert look(machine, *units) == [ServiceSeen(running=False)] * 5
+    assert [(seen.running, seen.failed, seen.problem) for seen in look(machine, *units)] == [(False, False, None)] * 5
 
 
 def test_a_service_that_forked_runs_without_a_main_process(machine: Machine) -> None:
@@ -160,12 +162,31 @@ def test_what_is_on_its_way_up_or_down_still_runs(machine: Machine) -> None:
     assert [seen.running for seen in look(machine, "mute.service", "slow-end.service")] == [True, True]
 
 
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("how", ["stop", "kill", "term", "end"])
+def test_a_unit_that_was_told_to_stop_is_told_from_one_that_ended(machine: Machine, how: str, kept: bool) -> None:
+    """Whether it has failed, or ended by itself and well; the latter where systemd keeps it in mind, as it does what
+    another unit wants.
+    """
+    machine.systemctl("start", "wanting.target" if kept else "brief.service")
+    match how:
+        case "stop":
+            machine.systemctl("stop", "brief.service")
+        case "kill" | "term":
+            machine.systemctl("kill", f"--signal={how.upper()}", "brief.service")
+        case _:
+            machine.path(FLAG).unlink()
+    machine.until(lambda: not look(machine, "brief.service")[0].running, "it does not run")
+    (seen,) = look(machine, "brief.service")
+    assert (seen.failed, seen.stopped) == (how == "kill", how == "stop" or (not kept and how != "kill"))
+
+
 def test_a_unit_that_does_not_exist_is_a_problem(machine: Machine) -> None:
     """Of a unit that there is not nothing can be told, and the problem names it; the others are seen."""
     missing, other = look(machine, "missing.service", "plain.service")
     assert missing.running is None
     assert missing.problem == "there is no unit missing.service: correct its name in the configuration"
-    assert other == ServiceSeen(running=False)
+    assert other.running is False
 
 
 def test_a_unit_whose_file_is_gone_is_seen_to_run(machine: Machine) -> None:
@@ -224,7 +245,8 @@ def test_what_does_not_run_stays_as_it_is(machine: Machine, before: str, reload:
     result, message = restart(machine, "plain.service", reload=reload)
     assert result == "not running"
     assert message == f"plain.service is not running (ActiveState {state}), and was left as it is"
-    assert look(machine, "plain.service") == [ServiceSeen(running=False, failed=before == "failed")]
+    (seen,) = look(machine, "plain.service")
+    assert (seen.running, seen.failed) == (False, before == "failed")
 
 
 def test_what_stops_between_look_and_restart_stays_stopped(machine: Machine) -> None:
@@ -258,7 +280,7 @@ def test_a_condition_that_no_longer_holds_is_told(machine: Machine) -> None:
     result, message = restart(machine, "conditional.service")
     assert result == "skipped"
     assert "a condition of its unit does not hold (ActiveState inactive)" in message
-    assert look(machine, "conditional.service") == [ServiceSeen(running=False)]
+    assert [seen.running for seen in look(machine, "conditional.service")] == [False]
 
 
 def test_a_start_limit_is_no_obstacle(machine: Machine) -> None:

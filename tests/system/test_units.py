@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from certmond.host.journal import MESSAGE_IDS, Event
+from certmond.pki.catalog import ServiceSpec
 from tests.node import PKI, Node
 from tests.system.machine import PREFIX, PYTHON, SERVICES, TARGET, UNITS, Machine, booted, install
 
@@ -551,6 +552,48 @@ def test_in_enforce_mode_all_that_is_due_is_renewed(machine: Machine, node: Node
     finally:
         machine.path(CONFIG).unlink()
         machine.run("sh", "-c", "cp -a /etc/kubernetes.before/. /etc/kubernetes/ && rm -r /etc/kubernetes.before")
+
+
+def test_a_stop_waits_for_the_restart_that_is_under_way(machine: Machine, node: Node) -> None:
+    """Its program is not told to end, and the daemon notes that the act was made. There is time for the longest act, by
+    the default of its time limit.
+    """
+    program, log, flag = (machine.path(f"/var/lib/certmond-test-{name}") for name in ("act", "log", "flag"))
+    inside = {path: f"/var/lib/{path.name}" for path in (program, log, flag)}
+    program.write_text(
+        f"#!/bin/sh\necho begun >>{inside[log]}\nwhile test -e {inside[flag]}; do sleep .1; done\n"
+        f"echo done >>{inside[log]}\n"
+    )
+    program.chmod(0o755)
+    flag.touch()
+    record = machine.path("/var/lib/certmond/restarts.json")
+    machine.path(CONFIG).parent.mkdir(exist_ok=True)
+    machine.path(CONFIG).write_text(
+        "mode: enforce\nhold: {unsynchronised_clock: false}\n"
+        f"services: [{{name: hook, kind: command, command: [{inside[program]}]}}]\n"
+        "certificates: [{name: front-proxy-client, consumers: hook}]\n"
+    )
+    before = {name: node.read(name) for name in (f"{PKI}/front-proxy-client.crt", f"{PKI}/front-proxy-client.key")}
+    try:
+        with enforcing(machine):
+            (allowed,) = re.findall(r"^TimeoutStopSec=(\d+)$", ENFORCE.read_text(), re.MULTILINE)
+            assert timedelta(seconds=int(allowed)) > ServiceSpec.model_fields["time_limit"].default
+            machine.systemctl("start", DAEMON)
+            machine.until(record.exists, "it has met the service")
+            node.reissue(f"{PKI}/front-proxy-client", f"{PKI}/front-proxy-ca")
+            machine.until(log.exists, "the act has begun")
+            machine.systemctl("stop", "--no-block", DAEMON)
+            machine.until(lambda: machine.property(DAEMON, "ActiveState") == "deactivating", "it is stopping")
+            flag.unlink()
+            machine.until(lambda: machine.property(DAEMON, "ActiveState") == "inactive", "it has stopped")
+            assert log.read_text().split() == ["begun", "done"]
+            assert json.loads(record.read_text())["hook"]["episode"]["stage"] == "prove"
+    finally:
+        machine.path(CONFIG).unlink()
+        for name, content in before.items():
+            node.write(name, content)
+        for path in (program, log, flag):
+            path.unlink(missing_ok=True)
 
 
 def metrics(machine: Machine) -> str:

@@ -62,11 +62,7 @@ class LocalSigner:
         ca = self._issuer(known, key)
         template = replace(request.template, not_after=min(request.template.not_after, ca.not_after))
         made = builder(template, request.key.public_key(), x509.random_serial_number(), load(ca.der))
-        try:
-            leaf = made.sign(key, _digest(key))
-        except (ValueError, InternalError):  # OpenSSL's answer to a key whose numbers do not fit each other
-            fact = f"the CA's key {self._key} is damaged: nothing can be signed with it"
-            raise KeyUnusableError(f"{fact}; put it back from a backup") from None
+        leaf = signed(made, key, self._key)
         chain = (load(link.der) for link in _below_root(ca, known))
         return Issued(b"".join(each.public_bytes(Encoding.PEM) for each in (leaf, *chain)))
 
@@ -108,6 +104,15 @@ def self_signed(template: Template, key: PrivateKey) -> bytes:
     """The PEM of a certificate that is signed with its own key: a Root CA."""
     made = builder(template, key.public_key(), x509.random_serial_number(), None)
     return made.sign(key, _digest(key)).public_bytes(Encoding.PEM)
+
+
+def signed(made: x509.CertificateBuilder, key: PrivateKey, where: str) -> x509.Certificate:
+    """What `made` says, signed with the CA's key in the file `where`. Raises KeyUnusableError if that cannot sign."""
+    try:
+        return made.sign(key, _digest(key))
+    except (ValueError, InternalError):  # OpenSSL's answer to a key whose numbers do not fit each other
+        fact = f"the CA's key {where} is damaged: nothing can be signed with it"
+        raise KeyUnusableError(f"{fact}; put it back from a backup") from None
 
 
 def read_file(path: str) -> bytes:

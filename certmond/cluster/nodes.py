@@ -1,0 +1,118 @@
+"""The Nodes of the cluster as a rotation needs them: who there is, and what each one says of itself.
+
+Owns the annotation `certmond.io/rotation`: its text, and setting this node's own without touching anything else. What
+a node says is a claim of that node, to be judged elsewhere. Imports lightkube.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from lightkube.resources.core_v1 import Node
+from lightkube.types import PatchType
+
+from certmond.cluster.access import Access
+from certmond.cluster.client import PAGE, Connection, GoneError, TakenError
+from certmond.errors import RefusedError, UnreachableError
+
+ANNOTATION = "certmond.io/rotation"
+
+_CONTROL_PLANE = frozenset({"node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"})
+_NONE = "-"
+_SAID = re.compile(
+    r"([A-Za-z0-9][A-Za-z0-9._-]{0,62})/([A-Za-z0-9][A-Za-z0-9._-]{0,62})/([0-9a-f]{64}|-)/([0-9a-f]{64}|-)/(key|nokey)"
+)
+_READ = "a cluster role of its user has to have apiGroups [''], resources [nodes], verbs [list]"
+_WRITE = "its user has to be this node's (kubelet.conf), or a cluster role has to permit [patch] of [nodes]"
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """What a node says of itself: in which phase of which rotation it is settled.
+
+    `trust` is the SHA-256 of the set that it trusts, `issuer` that of the CA of its oldest leaf, both in hexadecimal;
+    empty where it has none. `holds_key`: the new CA's key is on it.
+    """
+
+    id: str
+    phase: str
+    trust: str
+    issuer: str
+    holds_key: bool
+
+    def __str__(self) -> str:
+        """The value of the annotation."""
+        key = "key" if self.holds_key else "nokey"
+        return f"{self.id}/{self.phase}/{self.trust or _NONE}/{self.issuer or _NONE}/{key}"
+
+    @classmethod
+    def parse(cls, text: str) -> Acknowledgement | None:
+        """None for anything that is not exactly such a value."""
+        found = _SAID.fullmatch(text)
+        if found is None:
+            return None
+        trust, issuer = (each.removeprefix(_NONE) for each in found.group(3, 4))
+        return cls(found[1], found[2], trust, issuer, found[5] == "key")
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterNode:
+    """One Node. `said` is None where it said nothing that can be read; `uid` tells a Node from its namesake later."""
+
+    name: str
+    uid: str
+    control_plane: bool
+    ready: bool
+    unschedulable: bool
+    kubelet_version: str
+    said: Acknowledgement | None
+
+
+def list_nodes(access: Access) -> tuple[ClusterNode, ...]:
+    """Every Node, by name. Raises RefusedError, UnreachableError."""
+
+    async def work(connection: Connection) -> tuple[ClusterNode, ...]:
+        found = await connection.listed("list the Nodes", _READ, lambda: connection.client.list(Node, chunk_size=PAGE))
+        return tuple(sorted(map(_node, found), key=lambda node: node.name))
+
+    return access.run(work)
+
+
+def acknowledge(access: Access, name: str, said: Acknowledgement | None) -> None:
+    """Annotate the Node `name` with what it says; None takes the annotation away. Nothing else of it is changed.
+
+    Raises RefusedError where there is no such Node or it may not be written, UnreachableError.
+    """
+    text = None if said is None else str(said)
+    if text is not None and Acknowledgement.parse(text) != said:
+        raise RefusedError(f"{text!r} cannot be the annotation {ANNOTATION}; see the id and phase of the rotation")
+    patch = {"metadata": {"annotations": {ANNOTATION: text}}}
+
+    async def work(connection: Connection) -> None:
+        doing = f"annotate the Node {name}"
+        try:
+            await connection.call(
+                doing, _WRITE, lambda: connection.client.patch(Node, name, patch, patch_type=PatchType.MERGE)
+            )
+        except GoneError:
+            raise RefusedError(f"the cluster has no Node {name}; see `node_name` in the configuration") from None
+        except TakenError:  # the API server tries a patch several times before it says so
+            raise UnreachableError(f"the Node {name} is being changed all the time; it is annotated later") from None
+
+    access.run(work)
+
+
+def _node(found: Any) -> ClusterNode:
+    metadata, spec, status = found.metadata, found.spec, found.status
+    conditions = (status and status.conditions) or ()
+    return ClusterNode(
+        name=metadata.name,
+        uid=metadata.uid,
+        control_plane=bool(_CONTROL_PLANE & (metadata.labels or {}).keys()),
+        ready=any(each.type == "Ready" and each.status == "True" for each in conditions),
+        unschedulable=bool(spec and spec.unschedulable),
+        kubelet_version=(status and status.nodeInfo and status.nodeInfo.kubeletVersion) or "",
+        said=Acknowledgement.parse((metadata.annotations or {}).get(ANNOTATION, "")),
+    )

@@ -1,0 +1,110 @@
+"""The public record of a rotation, as every node of the cluster may read it: a value, and its text.
+
+Owns the schema of the record, and the rule that nothing secret is ever part of it. Where it is kept is `record_api`'s;
+what a phase means, and which one follows, is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from certmond.errors import MalformedError
+from certmond.pki.certificate import Certificate
+from certmond.pki.encoding import Document, decode
+from certmond.pki.reason import printable
+
+SCHEMA = 1
+_NEVER, _REFUSED = "PRIVATE KEY", "holds a private key, which is never part of a record"
+
+
+def _public(pem: str) -> str:
+    """PEM of certificates or bare public keys (a rotation of sa.key has no certificates), and nothing else."""
+    found = decode(pem.encode(), "it")
+    holds_private = found.key or found.encrypted_key
+    if found.faults or not found.pem or holds_private or not (found.certificates or found.public_keys):
+        raise ValueError("is no PEM of certificates or public keys")
+    return pem
+
+
+_Pem = Annotated[str, AfterValidator(_public)]
+_Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+_NodeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$")]
+
+
+class ClusterRecord(BaseModel):
+    """A rotation: which, of what, how far. Public data only.
+
+    `phase` has lasted since `since`. `old` are the PEMs of what is rotated away, `new` of what takes its place; for a
+    pair of service account keys they are the public keys. `excluded` are the nodes that nobody waits for. `coordinator`
+    is the node that wrote the record last, `published` when both CAs were first seen to be published to workloads.
+    Fields that a later certmond adds are passed over.
+    """
+
+    model_config = ConfigDict(
+        strict=True,
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+    )
+
+    version: Literal[1] = Field(default=1, alias="schema")
+    id: _Word
+    family: _Word
+    mode: _Word
+    phase: _Word
+    since: AwareDatetime
+    old: tuple[_Pem, ...] = ()
+    new: _Pem
+    excluded: tuple[_NodeName, ...] = ()
+    aborted: bool = False
+    coordinator: _NodeName
+    published: AwareDatetime | None = None
+
+    @model_validator(mode="after")
+    def _nothing_secret(self) -> Self:
+        if _NEVER in repr(self):
+            raise ValueError(_REFUSED)
+        return self
+
+    @property
+    def old_certificates(self) -> tuple[Certificate, ...]:
+        """Those of `old`, in their order."""
+        return tuple(each for pem in self.old for each in _read(pem).certificates)
+
+    @property
+    def new_certificates(self) -> tuple[Certificate, ...]:
+        """That of `new`; empty where it is a public key."""
+        return _read(self.new).certificates
+
+    def text(self) -> str:
+        """The record as JSON."""
+        return self.model_dump_json(by_alias=True, indent=1)
+
+
+def parse(text: str, where: str) -> ClusterRecord:
+    """The record in `text`; `where` names its place. Raises MalformedError, which never quotes the text."""
+    if _NEVER in text:  # in a field that is passed over, too: whoever put it there has to learn of it
+        raise _not_understood(where, _REFUSED)
+    try:
+        return ClusterRecord.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        at, said = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        if at == "schema":
+            fact = f"has a record of a schema that this certmond does not know (it knows {SCHEMA})"
+            raise MalformedError(f"{where} {fact}; install the certmond that wrote it on this node, too") from None
+        detail = printable(f"{at} {said}" if at else said)[:200]
+        raise _not_understood(where, detail) from None
+
+
+def _not_understood(where: str, detail: str) -> MalformedError:
+    remedy = "see who wrote it, and delete it if no rotation is under way"
+    return MalformedError(f"{where} has a record that is not to be understood ({detail}); {remedy}")
+
+
+def _read(pem: str) -> Document:
+    return decode(pem.encode(), "it")

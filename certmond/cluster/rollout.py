@@ -1,0 +1,176 @@
+"""Restarting workloads as `kubectl rollout restart` does, some at a time, and waiting until their pods are replaced.
+
+Owns the annotation of the pod template and what counts as done, which are kubectl's. The API server's controllers
+replace the pods, with the care that each workload asks for. Which ones are to be restarted is `workloads`'. What was
+restarted since the given instant, by whomever, is not restarted again, only waited for. Imports lightkube.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from itertools import islice
+from typing import Any
+
+from lightkube.types import PatchType
+
+from certmond.cluster.access import Access
+from certmond.cluster.client import Connection, GoneError, TakenError
+from certmond.cluster.workloads import KINDS, Workload, why_not_restarted
+from certmond.errors import UnreachableError
+
+RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
+
+_LOOK_AGAIN = 0.5  # seconds
+
+
+class Outcome(StrEnum):
+    """What came of one restart."""
+
+    DONE = "done"
+    UNDER_WAY = "under way"
+    FAILED = "failed"
+    NOT_RESTARTED = "not restarted"
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One restart. `fact` says what it waits for, or why it was not made or failed; it follows the workload's name."""
+
+    workload: Workload
+    outcome: Outcome
+    fact: str
+
+
+def restart_workloads(
+    access: Access,
+    workloads: Sequence[Workload],
+    since: datetime,
+    at: datetime,
+    *,
+    batch: int = 5,
+    limit: timedelta = timedelta(minutes=10),
+) -> tuple[Rollout, ...]:
+    """Restart the workloads, `batch` at a time, unless they were since `since`; `at` is now.
+
+    A batch is waited for until all of it is done, for `limit` at most; where one of it fails or is not done then, those
+    behind it are not touched, and have no Rollout. An API that does not answer meanwhile is waited for, too. Raises
+    RefusedError, and UnreachableError where a restart could not be begun.
+    """
+
+    async def work(connection: Connection) -> tuple[Rollout, ...]:
+        rest, made = iter(workloads), list[Rollout]()
+        while some := tuple(islice(rest, max(batch, 1))):
+            begun = [await _begun(connection, each, since.replace(microsecond=0), at) for each in some]
+            made += await _finished(connection, begun, limit.total_seconds())
+            if any(each.outcome in {Outcome.UNDER_WAY, Outcome.FAILED} for each in made):
+                break
+        return tuple(made)
+
+    return access.run(work)
+
+
+async def _begun(connection: Connection, workload: Workload, since: datetime, at: datetime) -> Rollout:
+    try:
+        found = await _get(connection, workload)
+        if reason := why_not_restarted(workload.kind, found.spec):
+            return Rollout(workload, Outcome.NOT_RESTARTED, reason)
+        if _restarted(found) < since:
+            await _patch(connection, workload, max(at, since))
+    except GoneError:
+        return Rollout(workload, Outcome.DONE, "was deleted")
+    return Rollout(workload, Outcome.UNDER_WAY, "was not looked at since it was restarted")
+
+
+async def _finished(connection: Connection, begun: list[Rollout], seconds: float) -> list[Rollout]:
+    """The rollouts as they are when none is under way any more, or the time is up."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while any(each.outcome is Outcome.UNDER_WAY for each in begun):
+                for number, each in enumerate(begun):
+                    if each.outcome is Outcome.UNDER_WAY:
+                        begun[number] = await _seen(connection, each)
+                if any(each.outcome is Outcome.UNDER_WAY for each in begun):
+                    await asyncio.sleep(_LOOK_AGAIN)
+    return begun
+
+
+async def _seen(connection: Connection, rollout: Rollout) -> Rollout:
+    workload = rollout.workload
+    try:
+        found = await _get(connection, workload)
+    except GoneError:
+        return Rollout(workload, Outcome.DONE, "was deleted")
+    except UnreachableError:
+        return rollout
+    if found.status is None or (found.status.observedGeneration or 0) < found.metadata.generation:
+        return Rollout(workload, Outcome.UNDER_WAY, "was not noticed yet by its controller")
+    conditions = getattr(found.status, "conditions", None) or ()
+    if any(each.type == "Progressing" and each.reason == "ProgressDeadlineExceeded" for each in conditions):
+        return Rollout(workload, Outcome.FAILED, "makes no progress (ProgressDeadlineExceeded)")
+    if missing := _missing(workload.kind, found):
+        return Rollout(workload, Outcome.UNDER_WAY, missing)
+    return Rollout(workload, Outcome.DONE, "has only new pods")
+
+
+def _missing(kind: str, found: Any) -> str:
+    """What the rollout waits for by kubectl's rules (polymorphichelpers/rollout_status.go); empty where it is over."""
+    status = found.status
+    if kind == "DaemonSet":
+        wanted = status.desiredNumberScheduled
+        updated, available = status.updatedNumberScheduled or 0, status.numberAvailable or 0
+    else:
+        wanted = 1 if found.spec.replicas is None else found.spec.replicas
+        updated, available = status.updatedReplicas or 0, status.availableReplicas or 0
+    if updated < wanted:
+        return f"has {updated} new pods of {wanted}"
+    if kind == "Deployment" and (status.replicas or 0) > updated:
+        return f"still has {status.replicas - updated} old pods"
+    if available < wanted:
+        return f"has {available} pods available of {wanted}"
+    if kind == "StatefulSet" and status.updateRevision != status.currentRevision:
+        return "still has pods of the old revision"
+    return ""
+
+
+def _restarted(found: Any) -> datetime:
+    template = found.spec.template.metadata
+    text = ((template and template.annotations) or {}).get(RESTARTED_AT, "")
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
+
+
+async def _get(connection: Connection, workload: Workload) -> Any:
+    resource: Any = KINDS[workload.kind]
+    return await connection.call(
+        f"read the {workload}",
+        _rule(workload, "get"),
+        lambda: connection.client.get(resource, workload.name, namespace=workload.namespace),
+    )
+
+
+async def _patch(connection: Connection, workload: Workload, at: datetime) -> None:
+    resource: Any = KINDS[workload.kind]
+    text = f"{(at + timedelta(microseconds=999_999)).astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"  # not before `at`
+    patch = {"spec": {"template": {"metadata": {"annotations": {RESTARTED_AT: text}}}}}
+    try:
+        await connection.call(
+            f"restart the {workload}",
+            _rule(workload, "patch"),
+            lambda: connection.client.patch(
+                resource, workload.name, patch, namespace=workload.namespace, patch_type=PatchType.MERGE
+            ),
+        )
+    except TakenError:  # the API server tries a patch several times before it says so
+        raise UnreachableError(f"the {workload} is being changed all the time; it is restarted later") from None
+
+
+def _rule(workload: Workload, verb: str) -> str:
+    plural = f"{workload.kind.lower()}s"
+    return f"a cluster role of its user has to have apiGroups [apps], resources [{plural}], verbs [{verb}]"

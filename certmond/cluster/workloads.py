@@ -1,0 +1,172 @@
+"""Which workloads have pods that started before the cluster published a CA, so that they may not trust it yet.
+
+Owns the look: pods that are given a service account's token or `kube-root-ca.crt`, and who made them. A process reads
+both when it starts, as a rule, so what began earlier is taken for one that does not know of the CA. Restarts nothing
+(`rollout` does), and looks at no Secret: a pod with an old Secret as its only token is not seen. Imports lightkube.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from lightkube.models.meta_v1 import OwnerReference
+from lightkube.resources.apps_v1 import DaemonSet, Deployment, ReplicaSet, StatefulSet
+from lightkube.resources.core_v1 import Pod
+
+from certmond.cluster.access import Access
+from certmond.cluster.canary import LIMIT, Canary, checked, named
+from certmond.cluster.client import PAGE, Connection
+
+NAME = "workloads"
+KINDS: dict[str, Any] = {"Deployment": Deployment, "DaemonSet": DaemonSet, "StatefulSet": StatefulSet}
+
+_MIRROR, _PUBLISHED = "kubernetes.io/config.mirror", "kube-root-ca.crt"
+
+
+class Workload(NamedTuple):
+    """What makes pods, or a pod by itself."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class StaleWorkloads:
+    """`restartable` can be restarted by certmond; `by_hand`, each with the reason, cannot; `bare` are pods that nothing
+    would make again.
+    """
+
+    restartable: tuple[Workload, ...] = ()
+    by_hand: tuple[tuple[Workload, str], ...] = ()
+    bare: tuple[Workload, ...] = ()
+
+
+def stale_workloads(access: Access, since: datetime) -> StaleWorkloads:
+    """Those with a pod that runs since before the whole second of `since`. Raises RefusedError, UnreachableError."""
+    return access.run(lambda connection: _stale(connection, since))
+
+
+def workloads(access: Access, since: datetime, limit: timedelta = LIMIT) -> Canary:
+    """No pod that is given a token or the published CA runs since before `since`."""
+
+    async def work(connection: Connection) -> Canary:
+        found = await _stale(connection, since)
+        everything = [
+            *map(str, found.restartable),
+            *(f"{each} ({reason})" for each, reason in found.by_hand),
+            *(f"{each} (nothing makes it again)" for each in found.bare),
+        ]
+        if everything:
+            fact = f"started before {since:%Y-%m-%dT%H:%M:%SZ}: {named(everything)}"
+            return Canary(NAME, False, fact, "let certmond restart what it can, and restart the others by hand")
+        return Canary(NAME, True, f"every workload started after {since:%Y-%m-%dT%H:%M:%SZ}")
+
+    return checked(access, NAME, work, limit)
+
+
+def why_not_restarted(kind: str, spec: Any) -> str | None:
+    """Why a restart of the pod template would not replace all the pods; None where it does."""
+    strategy = getattr(spec, "updateStrategy", None)
+    if kind == "Deployment" and spec.paused:
+        return "is paused"
+    if strategy and strategy.type == "OnDelete":
+        return "replaces its pods only when they are deleted (OnDelete)"
+    if kind == "StatefulSet" and strategy and strategy.rollingUpdate and strategy.rollingUpdate.partition:
+        return f"replaces only the pods from number {strategy.rollingUpdate.partition} on (partition)"
+    return None
+
+
+async def _stale(connection: Connection, since: datetime) -> StaleWorkloads:
+    client, since = connection.client, since.replace(microsecond=0)  # the API has no finer times for containers
+
+    async def old_pods() -> AsyncIterator[tuple[Workload, OwnerReference | None]]:
+        # Told to the last field right here: of ten thousand pods no more is kept than that.
+        async for pod in client.list(Pod, namespace="*", fields={"status.phase": "Running"}, chunk_size=PAGE):
+            if _concerned(pod) and _began(pod) < since:
+                yield _as_workload("Pod", pod), _controller(pod)
+
+    pods = await connection.listed("list the pods", _rule("", "pods"), old_pods)
+    sets = {owner.uid for _, owner in pods if owner and owner.kind == "ReplicaSet"}
+
+    async def owners() -> AsyncIterator[tuple[str, OwnerReference]]:
+        async for each in client.list(ReplicaSet, namespace="*", chunk_size=PAGE):
+            if each.metadata and each.metadata.uid in sets and (owner := _controller(each)):
+                yield each.metadata.uid, owner
+
+    above = dict(await connection.listed("list the replicasets", _rule("apps", "replicasets"), owners)) if sets else {}
+    by_kind = {kind: set[Workload]() for kind in KINDS}
+    by_hand, bare = dict[Workload, str](), list[Workload]()
+    for pod, owner in pods:
+        made_by = above.get(owner.uid, owner) if owner else None
+        if made_by is None:
+            bare.append(pod)
+        elif made_by.kind in KINDS and made_by.apiVersion.startswith("apps/"):
+            by_kind[made_by.kind].add(Workload(made_by.kind, pod.namespace, made_by.name))
+        else:
+            by_hand[Workload(made_by.kind, pod.namespace, made_by.name)] = "is of a kind that certmond does not restart"
+    restartable = []
+    for kind, old in by_kind.items():
+        held = await _held(connection, kind) if old else {}
+        restartable += [each for each in old if each not in held]
+        by_hand |= {each: held[each] for each in old if each in held}
+    return StaleWorkloads(tuple(sorted(restartable)), tuple(sorted(by_hand.items())), tuple(sorted(bare)))
+
+
+async def _held(connection: Connection, kind: str) -> dict[Workload, str]:
+    """Those of a kind that a new pod template does not restart, and why."""
+
+    async def held() -> AsyncIterator[tuple[Workload, str]]:
+        async for each in connection.client.list(KINDS[kind], namespace="*", chunk_size=PAGE):
+            if reason := why_not_restarted(kind, each.spec):
+                yield _as_workload(kind, each), reason
+
+    plural = f"{kind.lower()}s"
+    return dict(await connection.listed(f"list the {plural}", _rule("apps", plural), held))
+
+
+def _as_workload(kind: str, found: Any) -> Workload:
+    return Workload(kind, found.metadata.namespace, found.metadata.name)
+
+
+def _controller(found: Any) -> OwnerReference | None:
+    return next((each for each in found.metadata.ownerReferences or () if each.controller), None)
+
+
+def _concerned(pod: Any) -> bool:
+    """It is given a token or the published CA, is no static pod's image, and is not about to go anyway."""
+    metadata = pod.metadata
+    if metadata.deletionTimestamp or _MIRROR in (metadata.annotations or {}):
+        return False
+    return any(_holds(volume) for volume in pod.spec.volumes or ())
+
+
+def _holds(volume: Any) -> bool:
+    """A projected volume is what the API server adds where automounting is not switched off."""
+    sources: Iterable[Any] = (volume.projected and volume.projected.sources) or ()
+    projected = any(
+        each.serviceAccountToken or (each.configMap and each.configMap.name == _PUBLISHED) for each in sources
+    )
+    return projected or bool(volume.configMap and volume.configMap.name == _PUBLISHED)
+
+
+def _began(pod: Any) -> datetime:
+    """When its oldest container that runs now was started: one that the kubelet restarts has read its files again."""
+    status = pod.status
+    running = [
+        each.state.running.startedAt
+        for each in (*(status.initContainerStatuses or ()), *(status.containerStatuses or ()))
+        if each.state and each.state.running and each.state.running.startedAt
+    ]
+    began: datetime = min(running, default=status.startTime or pod.metadata.creationTimestamp)
+    return began.astimezone(UTC)
+
+
+def _rule(group: str, plural: str) -> str:
+    return f"a cluster role of its user has to have apiGroups [{group or repr('')}], resources [{plural}], verbs [list]"

@@ -1,0 +1,86 @@
+"""Who decides when a phase of a rotation is over: a node by itself where it is alone, the cluster where it is not.
+
+Owns the protocol between a node and whoever speaks for all, and the conductor of a single node. The cluster's is
+`cluster.conductor`. Changes no file of the node.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from certmond.config import Config
+from certmond.host.manifest import Components
+from certmond.pki.rotation import Phase, Rotation
+from certmond.pki.rotation_gates import Gate, Report, held_until
+
+
+class Conductor(Protocol):
+    """Who speaks for all the nodes that a rotation concerns."""
+
+    def follow(self, own: Rotation | None, last: str | None) -> Rotation | None:
+        """The rotation that this node is to carry on, where its own record has `own`, and has closed the one with the
+        id `last`. Asks nobody, and waits for nothing. Raises RotationError where the two cannot be of one rotation.
+        """
+        ...
+
+    def ask(self) -> timedelta | None:
+        """Ask what others have decided, unless that was done a moment ago; and in how long it is time again."""
+        ...
+
+    def objection(self, components: Components) -> str | None:
+        """Why a rotation may not begin by itself on this node; None where it may."""
+        ...
+
+    def publish(self, rotation: Rotation) -> None:
+        """What this node has decided is for all to know. Raises CertmondError where nobody could be told."""
+        ...
+
+    def gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
+        """This node has reached the phase, and reports so: may it be left? Never raises CertmondError."""
+        ...
+
+    def end(self) -> None:
+        """This node has ended the rotation. Never raises."""
+        ...
+
+
+class SingleNode:
+    """A node that is all there is: what it has reached, everybody has."""
+
+    def __init__(self, config: Config) -> None:
+        self._overlap = config.root_ca.overlap
+
+    def follow(self, own: Rotation | None, last: str | None) -> Rotation | None:  # noqa: ARG002 - there are no others
+        return own
+
+    def ask(self) -> timedelta | None:
+        return None
+
+    def end(self) -> None:
+        """There is nobody to tell."""
+
+    def objection(self, components: Components) -> str | None:
+        members = _members(components)
+        if members > 1:
+            fact = f"etcd has {members} members, so that this is not the only control-plane node"
+            return f"{fact}, and without `cluster:` in the configuration it cannot know of the others"
+        return None
+
+    def publish(self, rotation: Rotation) -> None:
+        """There is nobody to tell."""
+
+    def gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
+        if rotation.phase is Phase.PREPARE and report.signs and not report.ready:
+            return Gate(("the new CA's key is not on this node; give it with `certmond root-ca stage`",))
+        held = held_until(rotation, self._overlap)
+        if held and now < held[0]:
+            until, why = held
+            return Gate((f"both CAs are trusted until {until:%Y-%m-%d %H:%M:%S} UTC, {why}",), until)
+        return Gate()
+
+
+def _members(components: Components) -> int:
+    """How many members etcd's manifest names (phases/etcd/local.go: those that it joined, and itself)."""
+    flags = (pod.flags.get("etcd", {}) for pod in components.pods)
+    return max((len(found.get("initial-cluster", "").split(",")) for found in flags), default=0)

@@ -1,0 +1,135 @@
+"""One step of a rotation on this node: what a phase wants of some files -> their content, replaced together.
+
+Owns the way from a `Rotate` to the bytes of each file, where a CA's private key is found, and the proof that what was
+written is what was wanted. A key that is about to be replaced is kept with the rotation first, because it is the way
+back. What is wanted is decided by `pki.rotation_steps`; how files are replaced is the transaction's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from certmond.errors import CertmondError, KeyUnusableError, RefusedError, WriteError
+from certmond.host.archive import Archive
+from certmond.host.credentials import parse_credentials
+from certmond.host.keys import PrivateKey, key_pem, load_key
+from certmond.host.kubeconfig import load_mapping
+from certmond.host.kubeconfig_text import with_trust
+from certmond.host.manifest import containers
+from certmond.host.manifest_text import with_flags
+from certmond.host.node_files import NodeFiles
+from certmond.host.place import digest
+from certmond.host.rotation_view import own_files
+from certmond.host.staged import Part, Staging
+from certmond.host.transaction import Change, NewFile, Removed, Writer
+from certmond.pki.catalog import CertificateSpec
+from certmond.pki.certificate import Certificate, describe_key, to_pem
+from certmond.pki.encoding import decode
+from certmond.pki.steps import Bundle, Flags, Gone, KeyOf, Rotate, Trusting, Want
+
+
+class Arrangement:
+    """The files of rotations, for the entries `certificates` of one node."""
+
+    def __init__(
+        self, certificates: tuple[CertificateSpec, ...], files: NodeFiles, staging: Staging, archive: Archive
+    ) -> None:
+        self._authorities = {spec.name: spec for spec in certificates if spec.authority}
+        self._files, self._staging, self._archive = files, staging, archive
+
+    def make(self, step: Rotate, writer: Writer, now: datetime, real: Callable[[str], Path]) -> str:
+        """Do all that the step wants, or nothing, and say so. Raises CertmondError."""
+        self._keep_key(step)
+        changes = [change for want in step.wants for change in self._change(want, step.target)]
+
+        def verify(written: Mapping[str, bytes]) -> None:
+            if problems := list(self._problems(step, written)):
+                raise RefusedError(f"what was written for {step.target} {'; '.join(problems)}")
+
+        writer.commit(changes, verify=verify, before_rename=lambda: self._archive_anchor(step, now, real))
+        return step.detail.replace(" is to ", " does now ") if not changes else f"{step.path}: done: {step.detail}"
+
+    def _change(self, want: Want, family: str) -> Iterator[Change]:
+        present = self._files.read(want.path)
+        expected = None if present is None else digest(present)
+        match want:
+            case Bundle(path, certificates):
+                yield NewFile(path, b"".join(map(to_pem, certificates)), 0o644, expected=expected)
+            case KeyOf(path, certificate):
+                yield NewFile(path, key_pem(self._key_of(certificate, family)), 0o600, expected=expected, at_most=0o600)
+            case Trusting(path, certificates):
+                content = with_trust(present or b"", path, b"".join(map(to_pem, certificates)))
+                yield NewFile(path, content, expected=expected)
+            case Flags(path, container, flags):
+                content = with_flags(present or b"", path, container, dict(flags))
+                yield NewFile(path, content, expected=expected, manifest=True)
+            case Gone(path):
+                if expected is not None:
+                    yield Removed(path, expected)
+
+    def _keep_key(self, step: Rotate) -> None:
+        """The anchor's key that is about to be replaced goes to the rotation's own files, where it is not yet."""
+        spec = self._authorities.get(step.target)
+        if spec is None or spec.key is None or not any(isinstance(w, KeyOf) and w.path == spec.key for w in step.wants):
+            return
+        content, anchors = (
+            self._files.read(spec.key),
+            decode(self._files.read(spec.path) or b"", spec.path).certificates,
+        )
+        if content is None:
+            return
+        key = load_key(content, spec.key)
+        own = next((each for each in anchors if each.key == describe_key(key.public_key())), None)
+        if own is None:
+            raise WriteError(f"{spec.key} is the key of no certificate in {spec.path}; put back the pair")
+        if not any(found and found.certificate == own and found.key for found in map(self._staging.read, Part)):
+            self._staging.put(Part.OLD, step.target, own, key)
+
+    def _key_of(self, certificate: Certificate, family: str) -> PrivateKey:
+        """The private key of a CA, wherever on this node it is. Raises KeyUnusableError."""
+        for part in Part:
+            staged = self._staging.read(part)
+            if staged and staged.key == certificate.key:
+                return self._staging.key(part)
+        spec = self._authorities[family]
+        for path in filter(None, (spec.key, own_files(spec.path)[1])):
+            with suppress(CertmondError):
+                key = load_key(self._files.read(path) or b"", path)
+                if describe_key(key.public_key()) == certificate.key:
+                    return key
+        fact = f"the key of {certificate.subject} (serial {certificate.serial:x}) is nowhere on this node"
+        raise KeyUnusableError(f"{fact}; give it with `certmond root-ca stage`")
+
+    def _archive_anchor(self, step: Rotate, now: datetime, real: Callable[[str], Path]) -> None:
+        """The certificates that are replaced are kept; keys are not, as the rotation has them for as long as it may
+        want them.
+        """
+        spec = self._authorities.get(step.target)
+        if spec and any(isinstance(want, Bundle) and want.path == spec.path for want in step.wants):
+            self._archive.store(step.target, {spec.path: real(spec.path)}, now, {"cause": step.cause.value})
+
+    def _problems(self, step: Rotate, written: Mapping[str, bytes]) -> Iterator[str]:
+        """What is in the new files, and should not be."""
+        for want in step.wants:
+            content = written.get(want.path, b"")
+            match want:
+                case Bundle(path, certificates):
+                    if decode(content, path).certificates != certificates:
+                        yield f"does not read back as the certificates of {path}"
+                case KeyOf(path, certificate):
+                    if decode(content, path).key != certificate.key:
+                        yield f"does not read back as the key of {path}"
+                case Trusting(path, certificates):
+                    embedded = parse_credentials(content, path).documents.values()
+                    if not any(document.certificates == certificates for document in embedded):
+                        yield f"does not read back as what {path} trusts"
+                case Flags(path, container, flags):
+                    found = (each for each in containers(load_mapping(content)) if each.name == container)
+                    given = next(found, None)
+                    if given is None or any(given.values(flag) != [value] for flag, value in flags):
+                        yield f"does not read back as the flags in {path}"
+                case Gone():
+                    pass

@@ -1,0 +1,128 @@
+"""What a node has to know of a rotation from one process to the next: the record, and the anchors accepted so far.
+
+Owns `<state directory>/rotation/record.json` and `anchors.json`. All of it is public. Unlike a memory, a record that is
+there and cannot be read is not as if it were absent: a rotation that is forgotten half-way would be the outage that it
+is to prevent. Whoever writes holds the lock of the transactions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+
+from certmond.errors import RotationError
+from certmond.host.memory import Memory
+from certmond.host.place import blaming
+from certmond.pki.certificate import Certificate, to_pem
+from certmond.pki.encoding import decode
+from certmond.pki.fields import Instant
+from certmond.pki.rotation import Mode, Phase, Rotation
+
+DIRECTORY = "rotation"
+"""Below the state directory: where everything of a rotation is."""
+_RECORD, _LAST, _ANCHORS = "record.json", "last.json", "anchors.json"
+
+
+def record_path(state_dir: Path) -> Path:
+    """Where the record is, for who wants to know that it has changed."""
+    return (state_dir / DIRECTORY / _RECORD).absolute()
+
+
+def _certificate(text: str) -> str:
+    if len(decode(text.encode(), "").certificates) != 1:
+        raise ValueError("is not one certificate as PEM")
+    return text
+
+
+_Pem = Annotated[str, AfterValidator(_certificate)]
+
+
+class _Entry(BaseModel):
+    """The record in the file. What a later version adds is passed over."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    family: str
+    mode: Mode
+    old: Annotated[tuple[_Pem, ...], Field(min_length=1)]
+    new: _Pem
+    phase: Phase
+    since: Instant
+    aborted: bool = False
+    found: bool = False
+    excluded: tuple[str, ...] = ()
+    published: Instant | None = None
+
+
+class RotationRecord:
+    """The rotation of this node, and the anchors that the node has lived by."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = record_path(state_dir)
+        self._memory = Memory(state_dir / DIRECTORY, _RECORD, TypeAdapter(_Entry))
+        self._closed = Memory(state_dir / DIRECTORY, _LAST, TypeAdapter(_Entry))
+        self._anchors = Memory(state_dir, _ANCHORS, TypeAdapter(dict[str, tuple[_Pem, ...]]))
+
+    def load(self) -> Rotation | None:
+        """The rotation under way; None where there is none. Raises RotationError where that cannot be told."""
+        entry = self._memory.read()
+        if entry is None:
+            if self._is_there():
+                fact = f"{self._path} cannot be read, so that nobody knows how far a rotation is"
+                raise RotationError(f"{fact}; put it back from a backup, or take it away if no rotation is under way")
+            return None
+        return Rotation(
+            entry.id, entry.family, entry.mode, tuple(map(_parsed, entry.old)), _parsed(entry.new), entry.phase,
+            entry.since, entry.aborted, entry.found, entry.excluded, entry.published,
+        )  # fmt: skip
+
+    def save(self, rotation: Rotation) -> None:
+        """Note how far it is. Raises WriteError."""
+        self._memory.write(
+            _Entry(
+                id=rotation.id, family=rotation.family, mode=rotation.mode, old=tuple(map(_text, rotation.old)),
+                new=_text(rotation.new), phase=rotation.phase, since=rotation.since, aborted=rotation.aborted,
+                found=rotation.found, excluded=rotation.excluded, published=rotation.published,
+            )
+        )  # fmt: skip
+
+    def close(self, rotation: Rotation) -> None:
+        """It is over, and nothing of it is under way any more. Raises WriteError."""
+        self.save(rotation)
+        with blaming(str(self._path)):
+            os.rename(self._path, self._path.with_name(_LAST))
+
+    def last(self) -> str | None:
+        """The id of the rotation that was closed last; a memory only."""
+        entry = self._closed.read()
+        return entry.id if entry else None
+
+    def anchors(self) -> dict[str, tuple[Certificate, ...]]:
+        """The anchors that this node has lived by, by family; a memory only."""
+        return {family: tuple(map(_parsed, texts)) for family, texts in (self._anchors.read() or {}).items()}
+
+    def accept(self, anchors: Mapping[str, Sequence[Certificate]]) -> None:
+        """Remember what the node lives by now. Raises WriteError."""
+        self._anchors.write({family: tuple(map(_text, certificates)) for family, certificates in anchors.items()})
+
+    def _is_there(self) -> bool:
+        try:
+            self._path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            pass
+        return True
+
+
+def _text(certificate: Certificate) -> str:
+    return to_pem(certificate).decode("ascii")
+
+
+def _parsed(text: str) -> Certificate:
+    return decode(text.encode(), "").certificates[0]

@@ -1,0 +1,64 @@
+"""The trust anchor on disk is another one than the node lives by: whether that is so, and which one was before.
+
+Owns the evidence: what the node is known to have lived by, what its kubeconfigs embed, what its leaves are signed with.
+A name proves nothing, because every CA of a cluster has the same. Whether the new one is any good is `candidate`'s to
+judge. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from certmond.pki.certificate import Certificate
+from certmond.pki.inventory import Inventory, Observation
+from certmond.pki.path import find_paths
+from certmond.pki.rotation_steps import Ground
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """`new` stands where `old` stood, and something on the node is still of the old."""
+
+    family: str
+    old: tuple[Certificate, ...]
+    new: Certificate
+    because: str
+
+
+def changed(family: str, ground: Ground, known: Sequence[Certificate], inventory: Inventory) -> Change | None:
+    """The change of an anchor that was not a rotation of ours; None where there is none, or nothing is left of it.
+
+    `known` are the anchors that the node has lived by, as far as that is remembered.
+    """
+    if not ground.trust or ground.trust[0] in known:
+        return None
+    new, evidence = ground.trust[0], dict[Certificate, str]()
+    mine = [seen for seen in inventory.observations if seen.name == seen.spec.name and not seen.spec.authority]
+    candidates = [*known, *ground.trust[1:]]
+    for seen in mine:
+        for embedded in seen.embedded if seen.spec.embedded_ca == family else ():
+            candidates += embedded.certificates
+            if new not in embedded.certificates:
+                evidence |= dict.fromkeys(embedded.certificates, f"{embedded.path} trusts the former one")
+    for seen in mine:
+        for former in _signers(seen, family, new, candidates):
+            evidence.setdefault(former, f"{seen.path} is of the former one")
+    evidence.pop(new, None)
+    if not evidence:
+        return None
+    return Change(family, tuple(evidence), new, next(iter(evidence.values())))
+
+
+def _signers(
+    seen: Observation, family: str, new: Certificate, candidates: Sequence[Certificate]
+) -> Iterator[Certificate]:
+    """Those of the candidates that have signed an end entity which the new anchor has not."""
+    if family not in seen.spec.ca or not seen.certificates:
+        return
+    leaf, rest = seen.certificates[0], seen.certificates[1:]
+    if find_paths(leaf, (new,), rest).paths:
+        return
+    for candidate in dict.fromkeys(candidates):
+        if candidate != new and find_paths(leaf, (candidate,), rest).paths:
+            yield candidate

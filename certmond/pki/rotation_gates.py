@@ -1,0 +1,95 @@
+"""When a phase may be left: only when every node has said, of what it sees of itself, that it has come so far.
+
+Owns what a node reports and what is asked of the reports. A node that has not answered is not presumed to agree: the
+phase stays, until it answers or a person leaves it out. Pure; who carries the reports is `cluster`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from certmond.pki.certificate import Certificate
+from certmond.pki.rotation import SIGNER_FAMILY, Mode, Phase, Rotation, desired
+
+_HELD = {Phase.TRUST: "before the new CA is used", Phase.ISSUE: "before the former CA is distrusted"}
+"""The phases that last for a while although all nodes are ready: others, which nobody reports of, need the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a node says of itself when it has reached a phase.
+
+    `trust` is the digest of the anchors that it observes, `issuer` the SHA-256 of the anchor of its leaves ("" where it
+    has none, or they differ). `signs` says that it has the key of a CA, and then `ready` that the new one's is there.
+    """
+
+    rotation: str
+    phase: Phase
+    trust: str
+    issuer: str = ""
+    signs: bool = False
+    ready: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node of the cluster, and what it has said last; None where it has said nothing."""
+
+    name: str
+    control_plane: bool
+    report: Report | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Why the phase cannot be left yet, and when to ask again, where that is known. It is open without `waits`."""
+
+    waits: tuple[str, ...] = ()
+    until: datetime | None = None
+
+
+def digest_of(trust: Iterable[Certificate]) -> str:
+    """The SHA-256 of a set of anchors, whatever their order."""
+    return hashlib.sha256("\n".join(sorted({each.sha256 for each in trust})).encode()).hexdigest()
+
+
+def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
+    """Why the phase cannot be left, a sentence for each node that keeps it; none where it can."""
+    wanted = desired(rotation)
+    for member in members:
+        if member.name in rotation.excluded or not _concerns(rotation, member):
+            continue
+        report = member.report
+        if report is None or report.rotation != rotation.id:
+            yield f"{member.name} has not answered"
+        elif report.phase is not rotation.phase:
+            yield f"{member.name} has reached {report.phase}, and not {rotation.phase} yet"
+        elif rotation.phase is Phase.PREPARE and member.control_plane and not (report.signs and report.ready):
+            yield (
+                f"{member.name} is a control-plane node without the new CA's key; run `certmond root-ca stage` there "
+                "with the same certificate and key"
+            )
+        elif wanted and report.trust != digest_of(wanted.trust):
+            yield f"{member.name} says that it is in {report.phase}, and trusts other CAs"
+        elif wanted and wanted.leaves and report.issuer not in {"", wanted.leaves.sha256}:
+            yield f"{member.name} says that it is in {report.phase}, and has certificates of another CA"
+
+
+def _concerns(rotation: Rotation, member: Member) -> bool:
+    """Every node lives by the Root CA; by any other, control planes alone."""
+    return rotation.family == SIGNER_FAMILY or member.control_plane
+
+
+def held_until(rotation: Rotation, overlap: timedelta) -> tuple[datetime, str] | None:
+    """Until when the phase lasts at least, and for what; None where it may end at once."""
+    if rotation.mode is not Mode.OVERLAP or rotation.phase not in _HELD:
+        return None
+    return rotation.since + overlap, _HELD[rotation.phase]
+
+
+def unknown_exclusions(rotation: Rotation, members: Mapping[str, Member]) -> tuple[str, ...]:
+    """The excluded nodes that the cluster does not have: most likely a slip of the pen."""
+    return tuple(name for name in rotation.excluded if name not in members)

@@ -1,0 +1,85 @@
+"""What a rotation would do on a node from its first phase to its last, before anything is begun.
+
+Owns the forecast: the same comparison as `pki.rotation_steps` makes, phase after phase, each on the node as the one
+before would have left it. Pure; it promises nothing of how long a phase takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from certmond.pki.assess import Assessment, CertificateStatus
+from certmond.pki.catalog import Kind
+from certmond.pki.rotation import Phase, Rotation, desired, sequence
+from certmond.pki.rotation_steps import Ground, concerned, lacks
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """One phase: a sentence for each change of files, and the services that are restarted for them."""
+
+    phase: Phase
+    steps: tuple[str, ...]
+    restarts: tuple[str, ...]
+
+
+def preview(rotation: Rotation, ground: Ground, assessment: Assessment, order: Sequence[str]) -> tuple[Preview, ...]:
+    """The phases from the present one on. `order` has the services in the order of their restarts."""
+    phases, found = sequence(rotation), list[Preview]()
+    trust_before = ground.trust
+    for phase in phases[phases.index(rotation.phase) :]:
+        here = replace(rotation, phase=phase)
+        wanted = desired(here)
+        steps = [step.detail for step in lacks(here, ground, assessment).steps if step.target == rotation.family]
+        touched = set[str]()
+        if wanted and frozenset(wanted.trust) != frozenset(trust_before):
+            for status in concerned(rotation.family, assessment):
+                for embedded in status.seen.embedded if status.seen.spec.embedded_ca == rotation.family else ():
+                    steps.append(f"{embedded.path} is to trust the same")
+                    touched.add(status.seen.name)
+            touched.add(rotation.family)
+        if wanted and wanted.leaves and phase is Phase.ISSUE:
+            for status in _leaves(rotation, assessment):
+                steps.append(f"{status.seen.path} is issued anew from the new CA")
+                touched.add(status.seen.name)
+        moved = ground.signer and any("sign with" in step for step in steps)
+        restarts = [*_restarted(touched, assessment), *([ground.signer.container] if moved and ground.signer else [])]
+        found.append(Preview(phase, tuple(steps), tuple(name for name in order if name in restarts)))
+        if wanted:
+            trust_before, ground = wanted.trust, _after(ground, here)
+    return tuple(found)
+
+
+def _leaves(rotation: Rotation, assessment: Assessment) -> Iterator[CertificateStatus]:
+    for status in assessment.certificates:
+        spec = status.seen.spec
+        if (
+            rotation.family in spec.ca
+            and status.seen.name == spec.name
+            and spec.kind is not Kind.BUNDLE
+            and status.trust_anchor in rotation.old
+        ):
+            yield status
+
+
+def _restarted(touched: set[str], assessment: Assessment) -> Iterator[str]:
+    for status in assessment.statuses:
+        if status.seen.name in touched:
+            yield from (each.service for each in status.presence.consumers if not each.reloads)
+            yield from (each.service for each in status.presence.consumers if status.seen.embedded)
+
+
+def _after(ground: Ground, rotation: Rotation) -> Ground:
+    """The node with the files that the phase asks for."""
+    wanted = desired(rotation)
+    if wanted is None:
+        return ground
+    signer = ground.signer
+    if signer and wanted.detached:
+        signer = replace(
+            signer, now=signer.apart, holds=(wanted.detached,), key=wanted.detached.key, present=signer.files
+        )
+    elif signer:
+        signer = replace(signer, now=signer.shared)
+    return replace(ground, trust=wanted.trust, key=wanted.signing.key if ground.holds_key else None, signer=signer)

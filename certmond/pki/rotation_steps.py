@@ -1,0 +1,259 @@
+"""What a node lacks of what a phase of a rotation asks, as steps; and what keeps the phase from being reached there.
+
+Owns the comparison of one node, as it was seen, with `pki.rotation.desired`. A node that is neither as it was before
+nor as it should be is *frozen*: somebody else changes the same files, and nothing is touched. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from certmond.pki.assess import Assessment, CertificateStatus
+from certmond.pki.catalog import Kind
+from certmond.pki.certificate import Certificate, PublicKey
+from certmond.pki.holding import Surroundings, files_of
+from certmond.pki.inventory import Embedded
+from certmond.pki.path import find_paths
+from certmond.pki.rotation import Desired, Rotation, desired
+from certmond.pki.steps import Bundle, Flags, Gone, Identity, KeyOf, Plan, Rotate, Trusting, Want
+
+SIGNING_FLAGS = ("cluster-signing-cert-file", "cluster-signing-key-file")
+"""What tells kube-controller-manager its signer (cmd/kube-controller-manager/app/options/csrsigningcontroller.go)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """The controller-manager of this node, and what it signs with.
+
+    `now`, `shared` and `apart` are values of its two flags: those in its manifest, those that name the anchor's files,
+    and those that name files of its own, which the host has as `files`. `holds` and `key` are what is in these;
+    `present` are those that are there at all. `problem` says why it cannot be moved.
+    """
+
+    manifest: str
+    container: str
+    now: tuple[str, str]
+    shared: tuple[str, str]
+    apart: tuple[str, str]
+    files: tuple[str, str]
+    holds: tuple[Certificate, ...] = ()
+    key: PublicKey | None = None
+    present: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a node shows of a family: the anchor's file and key (`key_unknown`: one is there that cannot be told)."""
+
+    family: str
+    path: str
+    key_path: str | None
+    trust: tuple[Certificate, ...] = ()
+    key: PublicKey | None = None
+    key_unknown: bool = False
+    signer: Signer | None = None
+
+    @property
+    def holds_key(self) -> bool:
+        """It is a node that signs: a control plane."""
+        return self.key is not None or self.key_unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Lacks:
+    """What is to be done on a node for its phase: files first, then certificates to be issued again, by identity.
+
+    Where it is `frozen`, the sentence says why, and there is nothing else.
+    """
+
+    steps: tuple[Rotate, ...] = ()
+    reissue: frozenset[Identity] = field(default_factory=frozenset)
+    frozen: str | None = None
+
+
+def lacks(rotation: Rotation, ground: Ground, assessment: Assessment) -> Lacks:
+    """What this node lacks of the phase."""
+    wanted = desired(rotation)
+    if why := standstill(rotation, ground):
+        return Lacks(frozen=why)
+    if wanted is None:
+        return Lacks()
+    anchor = tuple(_of_anchor(wanted, ground))
+    steps = [Rotate(rotation.family, ground.path, _told(rotation, anchor), anchor)] if anchor else []
+    steps += _of_kubeconfigs(rotation, wanted, assessment)
+    reissue = () if anchor or wanted.leaves is None else _of_old(rotation, assessment)
+    return Lacks(tuple(steps), frozenset(status.seen.identity for status in reissue))
+
+
+def standstill(rotation: Rotation, ground: Ground) -> str | None:
+    """Why nothing is touched on this node, a sentence; None where it is as the rotation has left it."""
+    why = next(_strange(rotation, ground), None)
+    return f"{rotation.name} stands still: {why}" if why else None
+
+
+def concerned(family: str, assessment: Assessment) -> Iterator[CertificateStatus]:
+    """The anchor itself, all that it signs, and all that trusts it."""
+    for status in assessment.statuses:
+        spec = status.seen.spec
+        if spec.name == family or family in spec.ca or spec.embedded_ca == family:
+            yield status
+
+
+def unsettled(
+    rotation: Rotation, ground: Ground, assessment: Assessment, around: Surroundings, plan: Plan
+) -> Iterator[str]:
+    """What keeps the phase from being reached on this node, a sentence each; none where it is reached. `plan` says why
+    what is lacking is not done at once.
+
+    Time alone may settle the rest: `settles_at` says when.
+    """
+    left, held = lacks(rotation, ground, assessment), {each.target: each.because for each in plan.held}
+    if left.frozen:
+        yield left.frozen
+        return
+    for step in left.steps:
+        yield step.detail
+    statuses = list(concerned(rotation.family, assessment))
+    for status in (each for each in statuses if each.seen.identity in left.reissue):
+        why = f" ({held[status.seen.name]})" if status.seen.name in held else ""
+        yield f"{status.seen.path} is still of the former CA{why}"
+    if around.live is None:
+        yield "nothing is known yet of what runs here"
+        return
+    running = {service.name: around.live.services.get(service.name) for service in around.services}
+    if wanted := desired(rotation):
+        for embedded in (each for status in statuses for each in _differing(rotation, wanted, status) if each.file):
+            yield f"{embedded.path} trusts what is in {embedded.file}, which is not {_named(rotation, wanted.trust)}"
+    for status in statuses:
+        yield from status.presence.failures
+        for stale in status.presence.stale:
+            yield f"{stale.detail} ({held[stale.service]})" if stale.service in held else stale.detail
+        users = [use for use in status.presence.consumers if (seen := running.get(use.service)) and seen.running]
+        if users and not status.presence.judged:
+            yield f"{', '.join(use.service for use in users)} was not looked at since {status.seen.path} changed"
+    yield from (f"the restart of {name} is not over" for name, past in around.past.items() if past.episode)
+    yield from _signs_otherwise(ground, around)
+
+
+def settles_at(rotation: Rotation, assessment: Assessment, around: Surroundings) -> datetime:
+    """When those that read files again by themselves have had the time to do so, as far as files are watched."""
+    paths = {path for status in concerned(rotation.family, assessment) for path in files_of(status.seen)}
+    since = [content.since for path, content in around.contents.items() if path in paths]
+    newest = max((at for at in since if at <= assessment.taken_at), default=rotation.since)
+    return max(newest, rotation.since) + around.reload_within if since else rotation.since
+
+
+def _strange(rotation: Rotation, ground: Ground) -> Iterator[str]:
+    """What is on the node that is neither of before nor of after."""
+    known = {*rotation.old, rotation.new}
+    if not ground.trust:
+        yield f"{ground.path} holds no CA certificate; put back what it held"
+    for certificate in ground.trust:
+        if certificate not in known:
+            yield (
+                f"{ground.path} holds {certificate.subject} (SHA-256 {certificate.sha256[:16]}…), which is neither the "
+                "former nor the new CA; take it out, or put back what it held"
+            )
+    if ground.key_unknown and ground.key is None:
+        yield f"{ground.key_path} cannot be read as a key; put the CA's key there without a passphrase"
+    elif ground.key and ground.key not in {each.key for each in known}:
+        yield f"{ground.key_path} is the key of neither the former nor the new CA; put back the key of {ground.path}"
+    if ground.signer and ground.signer.problem:
+        yield ground.signer.problem
+
+
+def _of_anchor(wanted: Desired, ground: Ground) -> Iterator[Want]:
+    """The anchor's own files, and those of the signer: keys before certificates, files before who is told of them."""
+    signer = ground.signer
+    if signer and wanted.detached:
+        if signer.holds != (wanted.detached,) or signer.key != wanted.detached.key:
+            yield KeyOf(signer.files[1], wanted.detached)
+            yield Bundle(signer.files[0], (wanted.detached,))
+        if signer.now != signer.apart:
+            yield Flags(signer.manifest, signer.container, tuple(zip(SIGNING_FLAGS, signer.apart, strict=True)))
+    elif signer and signer.now != signer.shared:
+        yield Flags(signer.manifest, signer.container, tuple(zip(SIGNING_FLAGS, signer.shared, strict=True)))
+    elif signer and wanted.tidy:
+        yield from map(Gone, signer.present)
+    if ground.holds_key and ground.key_path and ground.key != wanted.signing.key:
+        yield KeyOf(ground.key_path, wanted.signing)
+    if ground.trust != wanted.trust:
+        yield Bundle(ground.path, wanted.trust)
+
+
+def _of_kubeconfigs(rotation: Rotation, wanted: Desired, assessment: Assessment) -> Iterator[Rotate]:
+    """As sets: in which order a kubeconfig trusts does not matter."""
+    found = dict[str, str]()
+    for status in assessment.statuses:
+        for embedded in _differing(rotation, wanted, status):
+            if embedded.file is None:
+                found.setdefault(embedded.path, status.seen.name)
+    for path, name in found.items():
+        detail = f"{path} is to trust {_named(rotation, wanted.trust)}"
+        yield Rotate(name, path, detail, (Trusting(path, wanted.trust),))
+
+
+def _differing(rotation: Rotation, wanted: Desired, status: CertificateStatus) -> Iterator[Embedded]:
+    for embedded in status.seen.embedded if status.seen.spec.embedded_ca == rotation.family else ():
+        if frozenset(embedded.certificates) != frozenset(wanted.trust):
+            yield embedded
+
+
+def _of_old(rotation: Rotation, assessment: Assessment) -> Iterator[CertificateStatus]:
+    """The end entities that the former anchor has signed, and the new one has not."""
+    for status in assessment.certificates:
+        certificate, spec = status.certificate, status.seen.spec
+        if certificate is None or status.stale or spec.authority or rotation.family not in spec.ca:
+            continue
+        if status.seen.name != spec.name or spec.kind is Kind.BUNDLE:
+            continue
+        rest = status.seen.certificates[1:]
+        if find_paths(certificate, (rotation.new,), rest, status.usages).paths:
+            continue
+        if find_paths(certificate, rotation.old, rest, status.usages).paths:
+            yield status
+
+
+def _signs_otherwise(ground: Ground, around: Surroundings) -> Iterator[str]:
+    """The controller-manager runs with other flags than its manifest has: the kubelet has not restarted it yet."""
+    signer = ground.signer
+    if signer is None or around.live is None:
+        return
+    for service in around.services:
+        seen = around.live.services.get(service.name)
+        if service.pod == signer.container and seen and seen.running:
+            given = dict(word.removeprefix("--").partition("=")[::2] for word in seen.command if word.startswith("--"))
+            if (
+                tuple(given.get(flag, value) for flag, value in zip(SIGNING_FLAGS, signer.now, strict=True))
+                != signer.now
+            ):
+                yield f"{service.name} does not run with the signer that {signer.manifest} names yet"
+        elif service.pod == signer.container and seen and seen.running is False:
+            yield f"{service.name} does not run"
+
+
+def _told(rotation: Rotation, wants: tuple[Want, ...]) -> str:
+    said = list[str]()
+    for want in wants:
+        match want:
+            case Bundle():
+                said.append(f"{want.path} is to hold {_named(rotation, want.certificates)}")
+            case KeyOf():
+                said.append(f"{want.path} is to be the key of {_named(rotation, (want.certificate,))}")
+            case Trusting():
+                said.append(f"{want.path} is to trust {_named(rotation, want.certificates)}")
+            case Flags():
+                said.append(f"{want.container} is to sign with {want.flags[0][1]}")
+            case Gone():
+                said.append(f"{want.path} is to go")
+    return "; ".join(said)
+
+
+def _named(rotation: Rotation, certificates: tuple[Certificate, ...]) -> str:
+    """By what they are to this rotation: all of them may well have the same subject."""
+    former, later = ("the abandoned CA", "the CA of before") if rotation.aborted else ("the former CA", "the new CA")
+    names: Mapping[Certificate, str] = dict.fromkeys(rotation.old, former) | {rotation.new: later}
+    return " and ".join(names.get(each, each.subject) for each in certificates)

@@ -1,0 +1,316 @@
+"""A rotation carried on by one node: what it sees of it, when its phase is reached, and on to the next.
+
+Owns the joining of the pure machine (`pki.rotation`) with this node: the record, the view, the beginning where somebody
+has put another CA in place, the end. The files of a phase are steps of the plan, which `host.execute` carries out;
+whether a phase may be left is asked of the `conductor`, who speaks for all nodes. Waits for nothing.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from certmond.conducting import Conductor
+from certmond.config import Config
+from certmond.errors import RotationError
+from certmond.host.audit import Audit
+from certmond.host.execute import Executor
+from certmond.host.journal import Event
+from certmond.host.manifest import Components
+from certmond.host.node_files import NodeFiles
+from certmond.host.rotation_record import RotationRecord
+from certmond.host.rotation_view import ground_of
+from certmond.host.staged import Part, Staging
+from certmond.pki.assess import Assessment
+from certmond.pki.candidate import Verdict, judge
+from certmond.pki.checks import finding
+from certmond.pki.holding import Surroundings
+from certmond.pki.inventory import Inventory
+from certmond.pki.reason import Finding, Reason
+from certmond.pki.rotation import Mode, Phase, Rotation, begin, following
+from certmond.pki.rotation_found import Change, changed
+from certmond.pki.rotation_gates import Report, digest_of
+from certmond.pki.rotation_preview import Preview, preview
+from certmond.pki.rotation_steps import Ground, Lacks, concerned, lacks, settles_at, standstill, unsettled
+from certmond.pki.steps import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a rotation stands on this node: what is waited for, and until when where time alone tells."""
+
+    rotation: Rotation
+    waits: tuple[str, ...] = ()
+    until: datetime | None = None
+
+
+class Rotating:
+    """The rotations of one node, for one configuration."""
+
+    def __init__(
+        self,
+        config: Config,
+        executor: Executor,
+        *,
+        files: NodeFiles,
+        record: RotationRecord,
+        staging: Staging,
+        conductor: Conductor,
+        audit: Audit,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._config, self._executor, self._files = config, executor, files
+        self._record, self._staging, self._conductor = record, staging, conductor
+        self._audit, self._clock = audit, clock
+        self._families = [spec.name for spec in config.certificates if spec.authority and not spec.is_glob]
+        self._own: Rotation | None = None
+        self._rotation: Rotation | None = None
+        self._ground: Ground | None = None
+        self._change: tuple[Change, Verdict, Ground] | None = None
+        self._grounds: dict[str, Ground] = {}
+        self._calm: frozenset[str] = frozenset()
+        self._objection: str | None = None
+        self._broken: str | None = None
+        self._elsewhere = False
+        self._unsure: Mapping[str, str] = {}
+        self._waits: tuple[str, ...] = ()
+        self.until: datetime | None = None
+        """When time alone may bring it on."""
+
+    def look(self, inventory: Inventory, components: Components, now: datetime) -> dict[str, tuple[Finding, ...]]:
+        """See how the node stands, and what is to be told of its anchors, by the name of the entry."""
+        self._rotation = self._ground = self._change = self._broken = None
+        self._elsewhere, self._unsure = False, {}
+        self._objection = self._conductor.objection(components)
+        found = {family: ground_of(family, inventory, components, self._files) for family in self._families}
+        self._grounds = {family: ground for family, ground in found.items() if ground}
+        try:
+            self._own = self._record.load()
+            self._rotation = self._conductor.follow(self._own, self._record.last())
+        except RotationError as error:
+            self._broken = str(error)
+            self._unsure = dict.fromkeys(self._families, self._broken)
+            return {self._families[0]: (finding(Reason.ROTATION_FROZEN, self._broken),)} if self._families else {}
+        if self._rotation:
+            self._ground = self._grounds.get(self._rotation.family)
+            if self._ground is None or not self._concerns(self._ground):
+                self._rotation, self._elsewhere = None, True  # a worker has no etcd
+                return {}
+            return self._told(self._rotation, self._ground)
+        told = dict(self._changes(inventory, now))
+        self._unsure = {family: found[0].message for family, found in told.items()}
+        return told
+
+    @property
+    def family(self) -> str | None:
+        """The anchor that is being changed."""
+        return self._rotation.family if self._rotation else None
+
+    @property
+    def phase(self) -> Phase | None:
+        return self._rotation.phase if self._rotation else None
+
+    @property
+    def rotation(self) -> Rotation | None:
+        """The one that is under way."""
+        return self._rotation
+
+    @property
+    def broken(self) -> str | None:
+        """Why nobody can tell how far a rotation is; None where that is known."""
+        return self._broken
+
+    @property
+    def unsure(self) -> Mapping[str, str]:
+        """The anchors with which nothing is to be signed now, as not everyone may trust it, and why."""
+        return self._unsure
+
+    @property
+    def waits(self) -> tuple[str, ...]:
+        """What the phase waits for, as it was found last."""
+        return self._waits
+
+    def preview(self, rotation: Rotation, assessment: Assessment, order: Sequence[str]) -> tuple[Preview, ...]:
+        """What `rotation` would do on this node, from its phase on. Raises RotationError where it cannot begin."""
+        ground = self._grounds.get(rotation.family)
+        if ground is None:
+            raise RotationError(f"the catalogue has no trust anchor {rotation.family}; name it among `certificates`")
+        return preview(rotation, ground, assessment, order)
+
+    def lacks(self, assessment: Assessment) -> Lacks:
+        """What this node lacks of the phase; nothing where no rotation is under way."""
+        if self._rotation is None or self._ground is None:
+            return Lacks()
+        return lacks(self._rotation, self._ground, assessment)
+
+    def standing(self, assessment: Assessment, around: Surroundings, plan: Plan) -> Standing | None:
+        """How far this node is in its phase; None where no rotation is under way."""
+        rotation, ground = self._rotation, self._ground
+        if rotation is None or ground is None:
+            return None
+        waits = tuple(unsettled(rotation, ground, assessment, around, plan))
+        at = settles_at(rotation, assessment, around)
+        if not waits and assessment.taken_at < at and rotation.phase is not Phase.PREPARE:
+            said = f"those that read files again by themselves have time until {at:%Y-%m-%d %H:%M:%S} UTC"
+            return Standing(rotation, (said,), at)
+        return Standing(rotation, waits)
+
+    def advance(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
+        """Bring the rotation on by what can be done now; the sentence about it, None where nothing has changed.
+
+        Raises BusyError, WriteError.
+        """
+        wait = self._conductor.ask()
+        self.until = None if wait is None else self._clock() + wait
+        if self._broken or self._elsewhere:
+            return None
+        if self._rotation != self._own and self._rotation is not None:
+            with self._executor.writing():
+                self._record.save(self._rotation)
+            self._note(f"{self._rotation.name} is in the phase {self._rotation.phase}", self._rotation)
+            return f"{self._rotation.name} is in the phase {self._rotation.phase}"
+        if self._conductor.follow(self._own, self._record.last()) != self._rotation:
+            return "the cluster has another record"  # it is taken over with the next look
+        standing = self.standing(assessment, around, plan)
+        self._waits = ()
+        if standing is None:
+            return self._begin_found(assessment.taken_at) or self._accept()
+        if standing.waits:
+            self._waits = standing.waits
+            self.until = min((at for at in (self.until, standing.until) if at), default=None)
+            return None
+        rotation, now = standing.rotation, assessment.taken_at
+        if rotation.over:
+            return self._end(rotation)
+        gate = self._conductor.gate(rotation, self._report(rotation, assessment), now)
+        if gate.waits:
+            self._waits, self.until = gate.waits, gate.until
+            return None
+        return self._go_on(rotation, following(rotation, now))
+
+    def start(self, rotation: Rotation) -> None:
+        """Note a rotation that is asked for. Raises RotationError where there is one already, BusyError, WriteError."""
+        with self._executor.writing(5):
+            if (other := self._record.load()) is not None and not other.over:
+                raise RotationError(f"{other.name} is under way, in the phase {other.phase}; one at a time")
+            self._conductor.publish(rotation)
+            self._record.save(rotation)
+        self._note(f"{rotation.name} begins, by {rotation.mode}: {_names(rotation)}", rotation)
+
+    def change(self, rotation: Rotation) -> None:
+        """Note what somebody has decided of the rotation under way: that it goes back, or that nodes are left out."""
+        with self._executor.writing(5):
+            self._conductor.publish(rotation)
+            self._record.save(rotation)
+        self._note(f"{rotation.name} goes on in the phase {rotation.phase}", rotation)
+
+    def _go_on(self, before: Rotation, after: Rotation) -> str:
+        with self._executor.writing():
+            self._conductor.publish(after)
+            self._record.save(after)
+        said = f"{before.name}: {before.phase} is reached, {after.phase} begins"
+        self._note(said, after)
+        return said
+
+    def _end(self, rotation: Rotation) -> str:
+        """All is as it should be: what was kept for the way back goes, and the node lives by the new anchor."""
+        with self._executor.writing():
+            self._record.accept({**self._record.anchors(), rotation.family: (rotation.new,)})
+            self._staging.destroy(*Part)
+            self._record.close(rotation)
+        self._conductor.end()
+        outcome = "the former CA is back" if rotation.aborted else "the new CA is the only one"
+        said = f"{rotation.name} is done: {outcome}"
+        self._note(said, rotation)
+        return said
+
+    def _begin_found(self, now: datetime) -> str | None:
+        """Somebody has put another anchor in place, with its key: from there on it is a rotation."""
+        if self._change is None or self._config.root_ca.on_change == "alarm":
+            return None
+        change, verdict, ground = self._change
+        if verdict.problems or self._objection:
+            return None
+        mode = Mode.REPLACE if self._config.root_ca.on_change == "replace" else Mode(verdict.mode)
+        identity = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+        made = begin(Rotation(identity, change.family, mode, change.old, change.new, Phase.PREPARE, now, found=True))
+        self.start(made)
+        return f"{ground.path} was replaced: {made.name} begins in the phase {made.phase}"
+
+    def _accept(self) -> str | None:
+        """Remember the anchors that the node lives by, where nothing speaks against them."""
+        if self._change is not None:
+            return None
+        known = self._record.anchors()
+        present = {family: self._grounds[family].trust for family in self._calm if self._grounds[family].trust}
+        if any(known.get(family) != trust for family, trust in present.items()):
+            with self._executor.writing():
+                self._record.accept(known | present)
+        return None
+
+    def _changes(self, inventory: Inventory, now: datetime) -> Iterator[tuple[str, tuple[Finding, ...]]]:
+        """What became of each anchor without a rotation."""
+        known, calm = self._record.anchors(), set[str]()
+        for family, ground in self._grounds.items():
+            change = changed(family, ground, known.get(family, ()), inventory)
+            if change is None:
+                calm.add(family)
+                continue
+            verdict = judge(change.new, ground.key, change.old, None, now, where=ground.path, key_where=ground.key_path)
+            if self._change is None:
+                self._change = change, verdict, ground
+            yield family, (finding(Reason.ROOT_CA_CHANGED, self._remedy(change, verdict, ground)),)
+        self._calm = frozenset(calm)
+
+    def _remedy(self, change: Change, verdict: Verdict, ground: Ground) -> str:
+        fact = f"{ground.path} holds another CA than this node lives by ({change.because})"
+        if verdict.problems:
+            return f"{fact}, and nothing is touched: {'; '.join(verdict.problems)}; or put the former CA back"
+        if self._config.mode == "observe":
+            return f"{fact}; put the former one back and rotate with `certmond root-ca`, or let certmond enforce"
+        if self._config.root_ca.on_change == "alarm":
+            return f"{fact}, and `root_ca.on_change` is alarm: put it back, or begin with `certmond root-ca rotate`"
+        if self._objection:
+            return f"{fact}, and nothing is touched: {self._objection}; put the former CA back"
+        return f"{fact}; it is rotated"
+
+    def _concerns(self, ground: Ground) -> bool:
+        """The node lives by that anchor, or has lived by it."""
+        return bool(ground.trust or ground.holds_key) or ground.family in self._record.anchors()
+
+    def _told(self, rotation: Rotation, ground: Ground) -> dict[str, tuple[Finding, ...]]:
+        if frozen := standstill(rotation, ground):
+            self._unsure = {rotation.family: frozen}
+            return {rotation.family: (finding(Reason.ROTATION_FROZEN, frozen),)}
+        if rotation.found and rotation.phase is Phase.TRUST:
+            self._unsure = {rotation.family: f"{rotation.name} has not reached the phase {Phase.ISSUE} yet"}
+        waits = f"; it waits: {self._waits[0]}" if self._waits else ""
+        if len(self._waits) > 1:
+            waits += f" (and {len(self._waits) - 1} more)"
+        said = f"{rotation.name} is in the phase {rotation.phase} since {rotation.since:%Y-%m-%d %H:%M} UTC{waits}"
+        return {rotation.family: (finding(Reason.ROTATION_UNDER_WAY, said),)}
+
+    def _report(self, rotation: Rotation, assessment: Assessment) -> Report:
+        """What this node says of itself, now that it has come so far."""
+        ground, known = self._ground, {*rotation.old, rotation.new}
+        leaves = [each for each in concerned(rotation.family, assessment) if not each.seen.spec.authority]
+        issuers = {each.trust_anchor.sha256 for each in leaves if each.trust_anchor and each.trust_anchor in known}
+        staged = self._staging.read(Part.NEW)
+        ready = staged is not None and staged.certificate == rotation.new and staged.key is not None
+        return Report(
+            rotation.id, rotation.phase, digest_of(ground.trust if ground else ()),
+            next(iter(issuers)) if len(issuers) == 1 else "", ground.holds_key if ground else False, ready,
+        )  # fmt: skip
+
+    def _note(self, message: str, rotation: Rotation) -> None:
+        fields: Mapping[str, str | None] = {
+            "step": "rotation", "target": rotation.family, "rotation": rotation.id, "phase": rotation.phase.value
+        }  # fmt: skip
+        self._audit.conclude(Event.ROTATION, self._clock(), message, fields=fields)
+
+
+def _names(rotation: Rotation) -> str:
+    old = ", ".join(f"{each.subject} (serial {each.serial:x})" for each in rotation.old)
+    return f"{old} is followed by {rotation.new.subject} (serial {rotation.new.serial:x})"

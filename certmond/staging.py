@@ -1,0 +1,182 @@
+"""The verb `root-ca stage`: a new Root CA, brought or made, is kept for a rotation.
+
+Owns its options, what it prints and its exit codes, and that nothing takes the place of what a rotation needs. A CA is
+judged as by `verify`, made by `host.new_root` and kept by `host.staged`. What the node uses stays as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from certmond.errors import CertmondError
+from certmond.options import Globals, global_options, globals_of
+from certmond.rooting import FILE, REFUSED, family_here, family_option, judged, read_pair
+from certmond.writing import PATIENCE
+
+if TYPE_CHECKING:
+    from certmond.config import Config
+    from certmond.host.given_authority import Brought
+    from certmond.host.keys import PrivateKey
+    from certmond.pki.candidate import Verdict
+    from certmond.pki.certificate import Certificate
+    from certmond.pki.family import Family
+
+
+def _validity(_: click.Context, __: click.Parameter, value: str | None) -> timedelta | None:
+    from certmond.pki.fields import parse_duration
+
+    try:
+        length: timedelta | None = None if value is None else parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    return length
+
+
+def _algorithm(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    from certmond.pki.catalog import KeyAlgorithm
+
+    if value is not None and value not in {each.value for each in KeyAlgorithm}:
+        raise click.BadParameter(f"must be one of {', '.join(each.value for each in KeyAlgorithm)}")
+    return value
+
+
+@click.command()
+@global_options
+@family_option
+@click.argument("certificate", type=FILE, metavar="[CERT", required=False)
+@click.argument("key", type=FILE, metavar="KEY]", required=False)
+@click.option("--generate", is_flag=True, help="Make one, with the name of the present one and a new key")
+@click.option("--reuse-key", is_flag=True, help="Make the present one anew, with its key: only dates change")
+@click.option(
+    "--key-algorithm", callback=_algorithm, help="With --generate: RSA-2048, …, by default that of the present"
+)
+@click.option("--validity", callback=_validity, help="Of one that is made, as in 10y, by default the entry's")
+@click.option("--force", is_flag=True, help="Replace what is staged; refused while a rotation is under way")
+@click.pass_context
+def stage(
+    context: click.Context,
+    *,
+    family: str,
+    certificate: Path | None,
+    key: Path | None,
+    generate: bool,
+    reuse_key: bool,
+    key_algorithm: str | None,
+    validity: timedelta | None,
+    force: bool,
+) -> None:
+    """Keep CERT and KEY, or one that is made, for a rotation. Exit: 0 done, 2 refused, 3 could not tell."""
+    if (certificate is not None) + generate + reuse_key != 1:
+        raise click.UsageError("Give CERT and KEY, or --generate, or --reuse-key.")
+    if key_algorithm and not generate:
+        raise click.UsageError("--key-algorithm is for --generate: any other CA has its key already.")
+    if validity and certificate is not None:
+        raise click.UsageError("--validity is for a CA that is made: one that you bring has its dates already.")
+    options = globals_of(context)
+    config = options.load(acting=True)
+    found, now = family_here(options, config, family)
+    if certificate is None:
+        made = _made(options, config, found, now, reuse_key=reuse_key, algorithm=key_algorithm, validity=validity)
+        verdict = judged(made, found, config, now, where="the CA to be made", key_where="its key")
+    else:
+        made = read_pair(certificate, key)
+        verdict = judged(made, found, config, now, where=str(certificate), key_where=str(key) if key else None)
+    for warning in verdict.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    problems = [*_misplaced_key(found, certificate, key), *verdict.problems]
+    if made.certificate is None or problems:
+        _refuse(problems)
+    _keep(options, found, made.certificate, made.key, now, force=force)
+    click.echo(_told(made.certificate, verdict, found))
+
+
+def _misplaced_key(family: Family, certificate: Path | None, key: Path | None) -> Iterator[str]:
+    """A CA comes with its key exactly where the present one has its own."""
+    if family.holds_key and certificate and key is None:
+        yield f"this node signs with {family.spec.key}: give the private key of {certificate} as well"
+    elif not family.holds_key and key is not None:
+        fact = f"this node holds no {family.spec.key or 'key of its CA'}, and a CA's key belongs where it signs only"
+        yield f"{fact}; leave {key} out"
+
+
+def _made(
+    options: Globals,
+    config: Config,
+    family: Family,
+    now: datetime,
+    *,
+    reuse_key: bool,
+    algorithm: str | None,
+    validity: timedelta | None,
+) -> Brought:
+    from certmond.host.given_authority import Brought
+    from certmond.host.new_root import generate, present_key, reissue
+    from certmond.host.transaction import Transactions
+    from certmond.pki.catalog import KeyAlgorithm
+    from certmond.pki.issuance import Terms
+
+    if not family.holds_key:
+        fact = f"this node holds no {family.spec.key or 'key of its CA'}, and a CA's key is made where it signs only"
+        _refuse([f"{fact}; make the CA there, and stage its certificate here"])
+    given: dict[str, Any] = {"key_algorithm": KeyAlgorithm(algorithm) if algorithm else None, "validity": validity}
+    spec = family.spec.model_copy(update={name: value for name, value in given.items() if value is not None})
+    terms = Terms(now, None, {}, config.validity, config.key_algorithm)
+    present = family.present[0]
+    if reuse_key:
+        made = reissue(present, present_key(spec, Transactions(options.root, options.state_dir)), spec, terms)
+    else:
+        made = generate(present, spec, terms)
+    return Brought(made.certificate, made.key)
+
+
+def _keep(
+    options: Globals, family: Family, certificate: Certificate, key: PrivateKey | None, now: datetime, *, force: bool
+) -> None:
+    from certmond.host.audit import Audit, caller
+    from certmond.host.journal import Event, Journal
+    from certmond.host.staged import Part, Staging
+    from certmond.host.transaction import Transactions
+
+    staging = Staging(options.state_dir)
+    audit = Audit(Journal("command" if options.root == "/" else "none"), options.state_dir, caller())
+    where = str(staging.directory / f"{Part.NEW}.crt")
+    fields = {"step": "stage", "target": family.spec.name, "path": where, "new_serial": f"{certificate.serial:x}"}
+    with Transactions(options.root, options.state_dir).lock(PATIENCE):
+        recorded, staged = staging.recorded(), staging.read(Part.NEW)
+        if recorded and recorded.under_way:
+            fact = f"a rotation is under way ({recorded.family or 'unknown'}, {recorded.phase or 'unknown phase'})"
+            _refuse([f"{fact}, which needs what is staged; let it end, or abort it"])
+        if staged and not staged.fault and not force:
+            already = staged.certificate == certificate and staged.family == family.spec.name
+            if already and (staged.key is None) == (key is None):
+                return
+            fact = f"{where} is staged already for {staged.family}"
+            _refuse([f"{fact}; give --force to replace it, which destroys its key"])
+        audit.note(Event.STEP_BEGUN, now, f"{where}: {certificate.subject} is staged", fields=fields)
+        try:
+            staging.put(Part.NEW, family.spec.name, certificate, key)
+        except CertmondError as error:
+            audit.conclude(Event.STEP_FAILED, now, str(error), "error", fields={**fields, "result": "failed"})
+            raise
+        audit.note(Event.STEP_DONE, now, f"{where} is staged", fields={**fields, "result": "done"})
+
+
+def _told(certificate: Certificate, verdict: Verdict, family: Family) -> str:
+    from certmond.expose.root_document import pin
+    from certmond.pki.reason import printable
+
+    until = f"{certificate.not_before:%Y-%m-%d} to {certificate.not_after:%Y-%m-%d}"
+    name = f"staged for {family.spec.name}: {certificate.subject}, {certificate.key}, {until}, mode {verdict.mode}"
+    return printable(name) + f"\nserial {certificate.serial}\nsha256 {certificate.sha256}\npin {pin(certificate)}"
+
+
+def _refuse(problems: Iterable[str]) -> NoReturn:
+    """Tell them all, and end."""
+    click.echo("\n".join(f"refused: {problem}" for problem in problems), err=True)
+    sys.exit(REFUSED)

@@ -1,0 +1,39 @@
+"""Whether a private key is in bytes that were sent: as PEM, as its number, in hexadecimal or base64, broken or not."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.builders import Issued
+
+
+def leaks(sent: bytes, *holders: Issued) -> list[str]:
+    """What of the keys of `holders`, or of any key in PEM, is in `sent`; empty where nothing is."""
+    flat = sent
+    for gap in (b"\\n", b"\\r", b"\n", b"\r", b" "):
+        flat = flat.replace(gap, b"")
+    found = [f"{form!r}" for form in _forms(b"PRIVATE KEY") if form in sent or form in flat]
+    for holder in holders:
+        assert isinstance(holder.key, ec.EllipticCurvePrivateKey)
+        secret = holder.key.private_numbers().private_value.to_bytes(holder.key.key_size // 8)
+        if any(form in sent or form in flat for form in _forms(secret)):
+            found.append(f"the key of {holder.facts.subject}")
+    return found
+
+
+def _forms(secret: bytes) -> Iterator[bytes]:
+    yield secret
+    yield secret.hex().encode()
+    for once in _in_base64(secret):
+        yield once
+        yield from _in_base64(once)  # as PEM that a kubeconfig or a Secret embeds
+
+
+def _in_base64(secret: bytes) -> Iterable[bytes]:
+    """The middle of its base64, for each of the three places where it may begin in a group of three."""
+    for offset in range(3):
+        text = base64.b64encode(b"\0" * offset + secret)
+        yield text[4 if offset else 0 : -4]

@@ -1,0 +1,490 @@
+"""What is checked in the cluster before a rotation goes on: signing, tokens, and the CA as it is published."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import yaml
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from certmond.cluster.access import Access
+from certmond.cluster.canary import Canary, named
+from certmond.cluster.cluster_info import cluster_info
+from certmond.cluster.published import published_trust, token_secrets
+from certmond.cluster.signing import signing
+from certmond.cluster.tokens import tokens
+from certmond.pki.certificate import describe_key
+from tests.builders import Issued, bundle, make_ca
+from tests.cluster.api_server import ApiServer, Fault
+
+OLD, NEW = make_ca(), make_ca()
+BOTH = (OLD.facts, NEW.facts)
+
+
+def says(canary: Canary, *words: str) -> None:
+    """It is not ok, has a remedy, and its fact has these words."""
+    assert not canary.ok
+    assert canary.remedy
+    for word in words:
+        assert word in canary.fact, canary
+
+
+def b64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def known(canary: Canary) -> None:
+    assert (canary.ok, canary.remedy) == (True, ""), canary
+
+
+# --- signing ----------------------------------------------------------------------------------------------------------
+
+
+def sign(access: Access, expected: Issued, limit: timedelta = timedelta(seconds=5)) -> Canary:
+    return signing(access, expected.facts, datetime.now(UTC), limit)
+
+
+def test_a_certificate_that_the_cluster_signs_is_of_the_expected_ca(cluster: ApiServer, access: Access) -> None:
+    """The request is for a user that may do nothing, for ten minutes; it is approved, looked at, and deleted."""
+    filed = []
+    create = cluster._create
+
+    def spy(made: dict[str, Any]) -> Any:
+        filed.append(made["spec"])
+        return create(made)
+
+    cluster._create = spy  # type: ignore[method-assign]
+    known(sign(access, cluster.ca))
+    (spec,) = filed
+    assert (spec["signerName"], spec["expirationSeconds"]) == ("kubernetes.io/kube-apiserver-client", 600)
+    assert spec["usages"] == ["digital signature", "client auth"]
+    assert cluster.objects == {}
+
+
+def test_a_certificate_of_another_ca_is_told(cluster: ApiServer, access: Access) -> None:
+    """Though the name is the same: by its signature. Afterwards the request is gone."""
+    says(
+        sign(access, NEW), "the cluster signs with a CA (of the name CN=kubernetes) that is not", NEW.facts.sha256[:12]
+    )
+    assert cluster.objects == {}
+
+
+@pytest.mark.usefixtures("time_is_up")
+def test_a_request_that_nobody_signs_is_told(cluster: ApiServer, access: Access) -> None:
+    """Approved, and without a certificate within the limit: kube-controller-manager is what to look at."""
+    cluster.signs = False
+    canary = sign(access, cluster.ca)
+    says(canary, "the request certmond-canary was approved, and not signed within 5 s")
+    assert "kube-controller-manager" in canary.remedy
+    assert cluster.objects == {}
+
+
+def test_a_certificate_that_comes_later_is_waited_for(cluster: ApiServer, access: Access) -> None:
+    """The controller may take its time, within the limit."""
+    cluster.signs = False
+
+    def later(method: str, path: str) -> None:
+        if method == "GET" and cluster.calls.count("GET /certmond-canary") == 3:
+            cluster.signs = True
+            cluster._control(cluster.only)
+
+    cluster.before = later
+    known(sign(access, cluster.ca))
+
+
+@pytest.fixture
+def looker(cluster: ApiServer, access_of: Callable[..., Access]) -> Access:
+    """One who may look, and approve nothing."""
+    assert cluster.rbac
+    cluster.rbac.bind("certmond-rotation", "lookers")
+    return access_of("looker", "lookers")
+
+
+@pytest.mark.usefixtures("time_is_up")
+def test_who_may_not_approve_is_told_which_right_is_missing(cluster: ApiServer, looker: Access) -> None:
+    """If nobody else approves in time."""
+    canary = sign(looker, cluster.ca)
+    says(canary, "certmond-canary was not approved within 5 s: the user of", "may not approve", "signers")
+    assert "approve it in time" in canary.remedy
+    assert cluster.objects == {}
+
+
+def test_who_may_not_approve_waits_for_somebody_who_may(cluster: ApiServer, looker: Access) -> None:
+    """Without the right, somebody else may approve within the limit."""
+
+    def approve(method: str, path: str) -> None:
+        if cluster.objects and not cluster.only["status"]:
+            cluster.decide("Approved")
+
+    cluster.before = approve
+    known(sign(looker, cluster.ca))
+
+
+@pytest.mark.parametrize("verdict", ["Denied", "Failed"])
+def test_a_request_that_was_decided_against_is_told(cluster: ApiServer, access: Access, verdict: str) -> None:
+    """With what was said of it."""
+    cluster.signs = False
+
+    def decide(method: str, path: str) -> None:
+        if cluster.objects and not cluster.only["status"]:
+            cluster.decide(verdict, "by hand")
+
+    cluster.before = decide
+    says(sign(access, cluster.ca), f"certmond-canary was {verdict.lower()} (by hand)")
+    assert cluster.objects == {}
+
+
+def test_what_is_no_certificate_of_its_key_is_told(cluster: ApiServer, access: Access) -> None:
+    """Whatever signed something else."""
+    cluster.sign = lambda csr, spec: NEW.pem  # type: ignore[method-assign]
+    says(sign(access, cluster.ca), "is no certificate of its key")
+
+
+def test_a_request_that_was_left_is_cleared_first(cluster: ApiServer, access: Access) -> None:
+    """A check that was cut off leaves its request; the next one is not answered with that."""
+
+    def cut_off(method: str, path: str) -> None:
+        cluster.denied = {"DELETE"} if method == "POST" else cluster.denied
+
+    cluster.before = cut_off
+    sign(access, cluster.ca)
+    left = cluster.only
+    cluster.before, cluster.denied = lambda method, path: None, set()
+    known(sign(access, cluster.ca))
+    assert left["metadata"]["name"] == "certmond-canary"
+    assert cluster.objects == {}
+
+
+def test_a_request_that_somebody_deletes_is_filed_again(cluster: ApiServer, access: Access) -> None:
+    """It is not taken for an answer."""
+    cluster.signs = False
+
+    def delete(method: str, path: str) -> None:
+        if method == "GET":
+            cluster.objects.clear()
+
+    cluster.before = delete
+    says(sign(access, cluster.ca), "was deleted by somebody else; it is filed again")
+
+
+def test_a_request_that_another_files_at_the_same_time_is_not_looked_at(cluster: ApiServer, access: Access) -> None:
+    """Whose it is nobody knows: it is filed again later."""
+
+    def other(method: str, path: str) -> None:
+        if method == "POST":
+            cluster.faults = [Fault(409)]
+
+    cluster.before = other
+    says(sign(access, cluster.ca), "the request certmond-canary was filed by another, too; it is filed again later")
+
+
+# --- tokens -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def account(cluster: ApiServer) -> None:
+    cluster.store.add("serviceaccounts", "certmond", "kube-system")
+
+
+@pytest.mark.usefixtures("account")
+def test_a_fresh_token_is_taken(cluster: ApiServer, access: Access) -> None:
+    """It is made for ten minutes, and reviewed; where a key is given, it is that one which signed it."""
+    known(tokens(access))
+    known(tokens(access, signed_by=describe_key(cluster.tokens.key.public_key())))
+    assert len(cluster.tokens.issued) == 2
+
+
+@pytest.mark.usefixtures("account")
+def test_a_token_that_is_not_taken_is_told_without_it(cluster: ApiServer, access: Access) -> None:
+    """The API server's reason is told, though it quotes the token, and the token is not."""
+    cluster.tokens.known = []
+    canary = tokens(access)
+    says(canary, "a fresh token of kube-system/certmond is not taken ([invalid bearer token it, ")
+    (token,) = cluster.tokens.issued
+    assert token not in repr(canary)
+
+
+@pytest.mark.usefixtures("account")
+def test_a_token_of_another_key_is_told(access: Access) -> None:
+    """A token that is taken, and that the old key signed, is not what was asked for."""
+    expected = describe_key(ec.generate_private_key(ec.SECP256R1()).public_key())
+    says(tokens(access, signed_by=expected), f"is not signed with the key {expected.sha256[:12]}")
+
+
+@pytest.mark.usefixtures("account")
+def test_a_token_that_is_taken_for_another_is_told(cluster: ApiServer, access: Access) -> None:
+    """Who the token is has to be the service account."""
+    review = cluster.tokens.review
+    cluster.tokens.review = lambda asked: (  # type: ignore[method-assign]
+        201, review(asked)[1] | {"status": {"authenticated": True, "user": {"username": "admin"}}},
+    )  # fmt: skip
+    says(tokens(access), "is taken for admin")
+
+
+def test_without_the_service_account_it_is_not_looked_at(cluster: ApiServer, access: Access) -> None:
+    """That is ok, and said, with what to do about it."""
+    canary = tokens(access)
+    assert canary.ok
+    assert canary.fact == "not looked at: the cluster has no ServiceAccount kube-system/certmond"
+    assert "config/rbac.yaml" in canary.remedy
+    assert cluster.tokens.issued == []
+
+
+def test_another_service_account_takes_another_right(cluster: ApiServer, access: Access) -> None:
+    """The role grants tokens of one service account only, and what is missing for another is named."""
+    cluster.store.add("serviceaccounts", "admin", "default")
+    says(tokens(access, namespace="default", service_account="admin"), "may not", "default", "serviceaccounts")
+    assert cluster.tokens.issued == []
+
+
+@pytest.mark.usefixtures("account")
+@pytest.mark.parametrize("head", ["", "%", "e30"])
+def test_a_token_that_does_not_say_its_key_is_of_another(cluster: ApiServer, access: Access, head: str) -> None:
+    """Where a key is asked for, a token that names none, or is none, is not signed with it."""
+    cluster.tokens.request = lambda namespace, name, asked: (  # type: ignore[method-assign]
+        201, asked | {"status": {"token": f"{head}.x.y", "expirationTimestamp": "2026-11-24T12:00:00Z"}},
+    )  # fmt: skip
+    user = {"username": "system:serviceaccount:kube-system:certmond"}
+    cluster.tokens.review = lambda asked: (  # type: ignore[method-assign]
+        201, asked | {"status": {"authenticated": True, "user": user}},
+    )  # fmt: skip
+    known(tokens(access))
+    says(tokens(access, signed_by=OLD.facts.key), "is not signed with the key")
+
+
+@pytest.mark.usefixtures("account")
+def test_an_api_that_gives_or_reviews_no_token_is_told(cluster: ApiServer, access: Access) -> None:
+    """Neither is a token that is taken."""
+    request = cluster.tokens.request
+    cluster.tokens.review = lambda asked: (404, {})  # type: ignore[method-assign]
+    says(tokens(access), "the Kubernetes API reviews no tokens")
+    cluster.tokens.request = lambda *given: (201, request(*given)[1] | {"status": {}})  # type: ignore[method-assign]
+    says(tokens(access), "the Kubernetes API gave no token for kube-system/certmond")
+
+
+# --- what is published ------------------------------------------------------------------------------------------------
+
+
+def publish(cluster: ApiServer, namespace: str, pem: bytes | None) -> None:
+    data = {} if pem is None else {"ca.crt": pem.decode()}
+    cluster.store.add("configmaps", "kube-root-ca.crt", namespace, data=data)
+
+
+def test_the_published_ca_is_compared_as_a_set(
+    cluster: ApiServer, access: Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every namespace exactly the wanted certificates, in whatever order, however often, on however many pages."""
+    monkeypatch.setattr("certmond.cluster.published.PAGE", 2)
+    for namespace, pem in (
+        ("default", bundle(NEW, OLD)),
+        ("kube-public", bundle(OLD, NEW, OLD)),
+        ("kube-system", b"# a comment\n" + bundle(OLD, NEW)),
+    ):
+        publish(cluster, namespace, pem)
+    cluster.store.add("configmaps", "another", "default", data={"ca.crt": OLD.pem.decode()})
+    known(published_trust(access, BOTH))
+    assert cluster.store.pages == 4
+
+
+@pytest.mark.parametrize(
+    ("pem", "wanted", "said"),
+    [
+        (OLD.pem, BOTH, "default lacks NEW"),
+        (bundle(OLD, NEW), (NEW.facts,), "default still has OLD"),
+        (OLD.pem, (NEW.facts,), "default lacks NEW and still has OLD"),
+        (None, BOTH, "default has none"),
+        (b"", BOTH, "default has none"),
+        (NEW.pem + b"-----BEGIN CERTIFICATE-----\n", (NEW.facts,), "default cannot be read ("),
+    ],
+)
+def test_namespaces_that_lag_are_named(
+    cluster: ApiServer, access: Access, pem: bytes | None, wanted: Any, said: str
+) -> None:
+    """With what they lack, or have too much."""
+    right = b"".join(each.pem for each in (OLD, NEW) if each.facts in wanted)
+    publish(cluster, "default", pem)
+    for namespace in ("kube-public", "kube-system"):
+        publish(cluster, namespace, right)
+    canary = published_trust(access, wanted)
+    said = said.replace("NEW", NEW.facts.sha256[:12]).replace("OLD", OLD.facts.sha256[:12])
+    says(canary, f"kube-root-ca.crt of {said}")
+    assert "kube-" not in canary.fact.replace("kube-root-ca.crt", "")
+
+
+def test_a_namespace_without_the_map_lags_and_one_that_ends_does_not(cluster: ApiServer, access: Access) -> None:
+    """No ConfigMap at all is told; a namespace that is being deleted gets none, and is passed over."""
+    for namespace in ("default", "kube-public", "kube-system"):
+        publish(cluster, namespace, OLD.pem)
+    cluster.store.add("namespaces", "ending", status={"phase": "Terminating"})
+    cluster.store.add("namespaces", "deleted", metadata={"deletionTimestamp": "2026-11-24T12:00:00Z"})
+    known(published_trust(access, [OLD.facts]))
+    cluster.store.add("namespaces", "new")
+    says(published_trust(access, [OLD.facts]), "of new has none")
+
+
+def test_many_namespaces_are_counted() -> None:
+    """A sentence names ten, and says how many there are more."""
+    assert named(f"n{number}" for number in range(12)) == "n0, n1, n2, n3, n4, n5, n6, n7, n8, n9 and 2 more"
+
+
+def test_a_page_that_is_gone_is_no_answer(cluster: ApiServer, access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the API server has forgotten the next page, nothing is concluded from those before."""
+    monkeypatch.setattr("certmond.cluster.published.PAGE", 1)
+    for namespace in ("default", "kube-public", "kube-system"):
+        publish(cluster, namespace, OLD.pem)
+    cluster.store.forgets_pages = True
+    says(published_trust(access, [OLD.facts]), "too old to display a consistent list")
+
+
+def test_secrets_are_not_looked_at_unless_asked_for(cluster: ApiServer, access: Access) -> None:
+    """That is ok, and said; nothing is asked, and without the right it is a refusal."""
+    canary = token_secrets(access, BOTH)
+    assert canary.ok
+    assert canary.fact.startswith("not looked at: ")
+    assert cluster.calls == []
+    says(token_secrets(access, BOTH, look=True), "may not list the Secrets", "resources [secrets]")
+
+
+def test_the_ca_in_secrets_with_tokens_is_compared_where_it_is_asked_for(cluster: ApiServer, access: Access) -> None:
+    """Those of that type only, in every namespace, with the right that is bound to nobody by itself."""
+    assert cluster.rbac
+    cluster.rbac.bind("certmond-rotation-secrets", "certmond")
+    kind = "kubernetes.io/service-account-token"
+    right = {"ca.crt": b64(bundle(OLD, NEW)), "token": b64(b"x")}
+    cluster.store.add("secrets", "right", "default", type=kind, data=right)
+    cluster.store.add("secrets", "other", "default", type="Opaque", data={"ca.crt": b64(OLD.pem)})
+    gone = {"deletionTimestamp": "2026-11-24T12:00:00Z"}
+    cluster.store.add("secrets", "gone", "default", type=kind, data={"ca.crt": b64(OLD.pem)}, metadata=gone)
+    known(token_secrets(access, BOTH, look=True))
+    cluster.store.add("secrets", "old", "kube-system", type=kind, data={"ca.crt": b64(OLD.pem)})
+    cluster.store.add("secrets", "bare", "kube-system", type=kind)
+    cluster.store.add("secrets", "odd", "kube-system", type=kind, data={"ca.crt": "abcde"})
+    canary = token_secrets(access, BOTH, look=True)
+    says(canary, "kube-system/old lacks", "kube-system/bare has none", "kube-system/odd cannot be read (")
+
+
+# --- cluster-info -----------------------------------------------------------------------------------------------------
+
+
+def info(cluster: ApiServer, pem: bytes, **changes: Any) -> dict[str, Any]:
+    fields = {"certificate-authority-data": b64(pem), "server": "https://10.0.0.1:6443"} | changes
+    document = {"apiVersion": "v1", "clusters": [{"cluster": fields, "name": ""}], "contexts": None,
+                "current-context": "", "kind": "Config", "users": None}  # fmt: skip
+    data = {"kubeconfig": yaml.safe_dump(document), "jws-kubeconfig-abcdef": "x..y"}
+    return cluster.store.add("configmaps", "cluster-info", "kube-public", data=data)
+
+
+def test_cluster_info_has_the_wanted_ca_or_that_is_told(cluster: ApiServer, access: Access) -> None:
+    """As a set; and unless it is asked for, nothing is changed."""
+    made = info(cluster, bundle(NEW, OLD))
+    known(cluster_info(access, BOTH))
+    before = made["metadata"]["resourceVersion"]
+    says(cluster_info(access, [NEW.facts]), "kube-public/cluster-info still has", OLD.facts.sha256[:12])
+    assert cluster.store.get("configmaps", "cluster-info", "kube-public")["metadata"]["resourceVersion"] == before
+
+
+def test_a_ca_that_cannot_be_read_is_exchanged_as_well(cluster: ApiServer, access: Access) -> None:
+    """Whatever stood there."""
+    info(cluster, b"", **{"certificate-authority-data": "abcde"})
+    says(cluster_info(access, BOTH), "cannot be read")
+    assert cluster_info(access, BOTH, update=True).ok
+    known(cluster_info(access, BOTH))
+
+
+def test_cluster_info_without_a_version_is_nothing_to_write_over(cluster: ApiServer, access: Access) -> None:
+    """Where the API gives no resource version, a change would be blind: it is taken for no API at all."""
+    del info(cluster, OLD.pem)["metadata"]["resourceVersion"]
+    says(cluster_info(access, BOTH, update=True), "is no Kubernetes API")
+    assert not [call for call in cluster.calls if call.startswith("PATCH")]
+
+
+def test_cluster_info_is_updated_where_it_is_asked_for(cluster: ApiServer, access: Access) -> None:
+    """The CA is exchanged, in the order given; server, signatures and all else stay. Twice is once."""
+    before = info(cluster, OLD.pem)["data"]
+    canary = cluster_info(access, BOTH, update=True)
+    assert canary.ok
+    assert f"was updated: before, its CA lacks {NEW.facts.sha256[:12]}" in canary.fact
+    found = cluster.store.get("configmaps", "cluster-info", "kube-public")
+    old, new = (yaml.safe_load(data["kubeconfig"]) for data in (before, found["data"]))
+    cluster_fields = new["clusters"][0]["cluster"]
+    assert base64.b64decode(cluster_fields.pop("certificate-authority-data")) == bundle(OLD, NEW)
+    del old["clusters"][0]["cluster"]["certificate-authority-data"]
+    assert new == old
+    assert found["data"]["jws-kubeconfig-abcdef"] == "x..y"
+    version = found["metadata"]["resourceVersion"]
+    known(cluster_info(access, BOTH, update=True))
+    assert cluster.store.get("configmaps", "cluster-info", "kube-public")["metadata"]["resourceVersion"] == version
+
+
+def test_cluster_info_is_changed_only_as_it_was_read(cluster: ApiServer, access: Access) -> None:
+    """What somebody else writes meanwhile is not overwritten: it is looked at again."""
+    info(cluster, OLD.pem)
+
+    def other() -> None:
+        held = cluster.store.get("configmaps", "cluster-info", "kube-public")
+        held["data"]["kubeconfig"] += "# by hand\n"
+        cluster.store.change(held)
+
+    cluster.store.before_write = other
+    says(cluster_info(access, BOTH, update=True), "was changed by somebody else meanwhile; it is updated later")
+    assert "# by hand" in cluster.store.get("configmaps", "cluster-info", "kube-public")["data"]["kubeconfig"]
+
+
+def test_without_cluster_info_nothing_joins_by_it(access: Access) -> None:
+    """Some clusters have none, which is ok, and said."""
+    canary = cluster_info(access, BOTH, update=True)
+    assert canary.ok
+    assert canary.fact.startswith("not looked at: the cluster has not the ConfigMap kube-public/cluster-info")
+
+
+@pytest.mark.parametrize("text", ["", "[", "clusters: []", "clusters: [{cluster: 5}]", "users: []"])
+def test_a_cluster_info_that_is_no_kubeconfig_is_told(cluster: ApiServer, access: Access, text: str) -> None:
+    """And never written over."""
+    cluster.store.add("configmaps", "cluster-info", "kube-public", data={"kubeconfig": text})
+    says(cluster_info(access, BOTH, update=True), "the kubeconfig in the ConfigMap kube-public/cluster-info ")
+    assert cluster.store.get("configmaps", "cluster-info", "kube-public")["data"] == {"kubeconfig": text}
+
+
+# --- what every check has in common -----------------------------------------------------------------------------------
+
+CHECKS: dict[str, Callable[[Access, timedelta], Canary]] = {
+    "signing": lambda access, limit: signing(access, OLD.facts, datetime.now(UTC), limit),
+    "tokens": lambda access, limit: tokens(access, limit=limit),
+    "published_trust": lambda access, limit: published_trust(access, BOTH, limit),
+    "token_secrets": lambda access, limit: token_secrets(access, BOTH, look=True, limit=limit),
+    "cluster_info": lambda access, limit: cluster_info(access, BOTH, limit=limit),
+}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_cluster_that_does_not_answer_has_not_passed(cluster: ApiServer, access: Access, name: str) -> None:
+    """Whatever ends first, the limit of the check or that of a call: it is not ok, and says that nobody answered."""
+
+    def silent(method: str, path: str) -> None:
+        cluster.closing.wait(30)
+
+    cluster.before = silent
+    for brief in (access, replace(access, time_limit=timedelta(milliseconds=50))):
+        canary = CHECKS[name](brief, timedelta(milliseconds=100))
+        assert canary.name == name
+        says(canary)
+        assert "within" in canary.fact or "cannot be reached" in canary.fact
+
+
+@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize("fault", [401, 403, 500])
+def test_a_cluster_that_refuses_has_not_passed(cluster: ApiServer, access: Access, name: str, fault: int) -> None:
+    """A refusal is told as one."""
+    cluster.faults = [Fault(fault)] * 3
+    says(CHECKS[name](access, timedelta(seconds=5)))
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_kubeconfig_that_is_not_there_has_not_passed(access: Access, name: str) -> None:
+    """Nobody could be asked."""
+    says(CHECKS[name](replace(access, kubeconfig=lambda: "/nowhere"), timedelta(seconds=5)), "/nowhere")

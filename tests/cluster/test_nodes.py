@@ -1,0 +1,144 @@
+"""The Nodes of the cluster, and what each says of a rotation in its annotation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from certmond.cluster.access import Access
+from certmond.cluster.nodes import ANNOTATION, Acknowledgement, ClusterNode, acknowledge, list_nodes
+from certmond.errors import RefusedError, UnreachableError
+from tests.cluster.api_server import ApiServer, Fault
+
+TRUST, ISSUER = "a" * 64, "b" * 64
+INFO = dict.fromkeys(
+    ("architecture", "bootID", "containerRuntimeVersion", "kernelVersion", "kubeProxyVersion", "machineID",
+     "operatingSystem", "osImage", "systemUUID"), "x"
+) | {"kubeletVersion": "v1.34.2"}  # fmt: skip
+SAID = Acknowledgement("20261124-ca", "trust", TRUST, ISSUER, holds_key=True)
+
+
+def add(cluster: ApiServer, name: str, **content: Any) -> dict[str, Any]:
+    return cluster.store.add("nodes", name, **content)
+
+
+def kubelet(access_of: Callable[..., Access], node: str) -> Access:
+    return access_of(f"system:node:{node}", "system:nodes")
+
+
+def test_what_a_node_says_is_read_as_it_was_written() -> None:
+    """The text of an acknowledgement gives it again; what a node has not is empty."""
+    assert str(SAID) == f"20261124-ca/trust/{TRUST}/{ISSUER}/key"
+    for said in (SAID, replace(SAID, issuer="", holds_key=False), replace(SAID, trust="")):
+        assert Acknowledgement.parse(str(said)) == said
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a/b", f"{SAID}/more", f"{SAID}\n", str(SAID).upper(), str(SAID).replace(TRUST, "a"), f"/{SAID}",
+     str(SAID).replace("/key", "/yes")],
+)  # fmt: skip
+def test_what_is_not_exactly_an_acknowledgement_is_none(text: str) -> None:
+    """A node that says anything else has said nothing."""
+    assert Acknowledgement.parse(text) is None
+
+
+def test_nodes_are_listed_with_what_they_are_and_say(
+    cluster: ApiServer, access: Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Role, readiness, cordon, version and annotation of every Node, however many pages that takes."""
+    monkeypatch.setattr("certmond.cluster.nodes.PAGE", 2)
+    ready = {"conditions": [{"type": "Ready", "status": "True"}], "nodeInfo": INFO}
+    for name in ("worker-2", "worker-1"):
+        add(cluster, name, spec={"unschedulable": name == "worker-2"}, status={})
+    labels = {"node-role.kubernetes.io/control-plane": ""}
+    add(cluster, "master-1", metadata={"labels": labels, "annotations": {ANNOTATION: str(SAID)}}, status=ready)
+    old = {"labels": {"node-role.kubernetes.io/master": ""}, "annotations": {ANNOTATION: "hello"}}
+    unknown = {"conditions": [{"type": "Ready", "status": "Unknown"}]}
+    add(cluster, "master-2", metadata=old, status=unknown)
+    found = list_nodes(access)
+    assert [replace(each, uid="") for each in found] == [
+        ClusterNode("master-1", "", True, True, False, "v1.34.2", SAID),
+        ClusterNode("master-2", "", True, False, False, "", None),
+        ClusterNode("worker-1", "", False, False, False, "", None),
+        ClusterNode("worker-2", "", False, False, True, "", None),
+    ]
+    assert found[0].uid == cluster.store.get("nodes", "master-1")["metadata"]["uid"]
+    assert cluster.store.pages == 2
+
+
+def test_a_node_says_so_on_its_own_node_and_changes_nothing_else(
+    cluster: ApiServer, access_of: Callable[..., Access]
+) -> None:
+    """With its kubelet's rights it sets the one annotation, though others write the Node, and takes it away."""
+    node = add(
+        cluster,
+        "node-1",
+        metadata={"annotations": {"other": "x"}, "labels": {"kubernetes.io/hostname": "node-1"}},
+        spec={"taints": [{"key": "a", "effect": "NoSchedule"}]},
+    )
+    before = {"annotations": dict(node["metadata"]["annotations"]), "labels": node["metadata"]["labels"]}
+    cluster.store.before_write = lambda: cluster.store.change(cluster.store.get("nodes", "node-1"))
+    own = kubelet(access_of, "node-1")
+    acknowledge(own, "node-1", SAID)
+    after = cluster.store.get("nodes", "node-1")
+    assert after["metadata"]["annotations"] == before["annotations"] | {ANNOTATION: str(SAID)}
+    assert (after["metadata"]["labels"], after["spec"]) == (before["labels"], node["spec"])
+    acknowledge(own, "node-1", None)
+    assert cluster.store.get("nodes", "node-1")["metadata"]["annotations"] == before["annotations"]
+
+
+def test_a_node_says_nothing_for_another(cluster: ApiServer, access_of: Callable[..., Access], access: Access) -> None:
+    """Neither a kubelet's user nor a leader may annotate any Node but the kubelet's own."""
+    add(cluster, "node-2")
+    for who in (kubelet(access_of, "node-1"), access):
+        with pytest.raises(RefusedError, match=r"may not annotate the Node node-2 .* has to be this node's"):
+            acknowledge(who, "node-2", SAID)
+    assert ANNOTATION not in cluster.store.get("nodes", "node-2")["metadata"].get("annotations", {})
+
+
+def test_a_node_that_is_not_there_is_named(access_of: Callable[..., Access]) -> None:
+    """Where the cluster knows no such Node, `node_name` is what to look at."""
+    with pytest.raises(RefusedError, match="has no Node node-1; see `node_name`"):
+        acknowledge(kubelet(access_of, "node-1"), "node-1", SAID)
+
+
+def test_what_could_not_be_read_again_is_not_said(cluster: ApiServer, access_of: Callable[..., Access]) -> None:
+    """An acknowledgement that would not be understood is refused before anything is sent."""
+    with pytest.raises(RefusedError, match=r"cannot be the annotation certmond\.io/rotation"):
+        acknowledge(kubelet(access_of, "node-1"), "node-1", replace(SAID, phase="a/b"))
+    assert cluster.calls == []
+
+
+def test_a_node_that_is_changed_all_the_time_is_annotated_later(
+    cluster: ApiServer, access_of: Callable[..., Access]
+) -> None:
+    """A conflict is no refusal."""
+    add(cluster, "node-1")
+    cluster.faults = [Fault(409)]
+    with pytest.raises(UnreachableError, match="the Node node-1 is being changed all the time"):
+        acknowledge(kubelet(access_of, "node-1"), "node-1", SAID)
+
+
+def test_who_may_not_list_nodes_is_told_what_is_missing(access_of: Callable[..., Access]) -> None:
+    """The right is named."""
+    with pytest.raises(RefusedError, match=r"may not list the Nodes .* resources \[nodes\], verbs \[list\]"):
+        list_nodes(access_of("nobody"))
+
+
+# --- what stands in for Kubernetes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "patch", [b'{"spec": {"taints": []}}', b'{"metadata": {"labels": {"node.kubernetes.io/a": "b"}}}']
+)
+def test_the_api_server_of_these_tests_restricts_nodes(cluster: ApiServer, patch: bytes) -> None:
+    """As NodeRestriction does: a kubelet's user may not change taints, nor labels of Kubernetes."""
+    add(cluster, "node-1", spec={"taints": [{"key": "a", "effect": "NoSchedule"}]})
+    kind = "application/merge-patch+json"
+    for user, status in (("system:node:node-1", 403), ("admin", 200)):
+        path = "/api/v1/nodes/node-1"
+        assert cluster.answer("PATCH", path, patch, content_type=kind, user=user)[0] == status

@@ -1,0 +1,231 @@
+"""config/rbac.yaml grants what certmond does in the cluster, and no more; and no private key is ever sent there."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import yaml
+from cryptography.hazmat.primitives.serialization import PrivateFormat
+
+from certmond.cluster.access import Access
+from certmond.cluster.ca_bundles import ca_bundles
+from certmond.cluster.cluster_info import cluster_info
+from certmond.cluster.lease import RESTART, ROTATION, ClusterLease
+from certmond.cluster.nodes import Acknowledgement, acknowledge, list_nodes
+from certmond.cluster.published import published_trust, token_secrets
+from certmond.cluster.record import ClusterRecord
+from certmond.cluster.record_api import create_record, read_record, replace_record
+from certmond.cluster.rollout import Outcome, restart_workloads
+from certmond.cluster.signing import signing
+from certmond.cluster.tokens import tokens
+from certmond.cluster.workloads import stale_workloads, workloads
+from tests.builders import NOW, bundle, make_ca
+from tests.cluster.api_server import ApiServer
+from tests.cluster.conftest import MANIFEST
+from tests.cluster.leaks import leaks
+from tests.cluster.rbac import Asked, Rbac
+from tests.cluster.test_workloads import PLURALS, add, finish, pod, replica_set
+
+OLD, NEW = make_ca(), make_ca()
+BOTH = (OLD.facts, NEW.facts)
+OPTIONAL = ("certmond-rotation-ca-bundles", "certmond-rotation-secrets")
+BUNDLED = ("validatingwebhookconfigurations", "mutatingwebhookconfigurations", "apiservices",
+           "customresourcedefinitions")  # fmt: skip
+
+
+def furnish(cluster: ApiServer) -> None:
+    """A cluster in which each check has something to look at, and each change something to change."""
+    old = base64.b64encode(OLD.pem).decode()
+    for namespace in ("default", "kube-public", "kube-system"):
+        cluster.store.add("configmaps", "kube-root-ca.crt", namespace, data={"ca.crt": bundle(OLD, NEW).decode()})
+    fields = {"certificate-authority-data": old}
+    info = yaml.safe_dump({"clusters": [{"name": "", "cluster": fields}]})
+    cluster.store.add("configmaps", "cluster-info", "kube-public", data={"kubeconfig": info})
+    cluster.store.add("serviceaccounts", "certmond", "kube-system")
+    cluster.store.add("nodes", "node-1")
+    cluster.store.add("secrets", "it", "default", type="kubernetes.io/service-account-token", data={"ca.crt": old})
+    annotated = {"annotations": {"certmond.io/ca-bundle": "ca"}}
+    config = {"caBundle": old}
+    for resource in BUNDLED:
+        conversion = {"webhook": {"clientConfig": config}}
+        webhooks = [{"clientConfig": config}]
+        cluster.store.add(
+            resource, "it", metadata=annotated, spec={**config, "conversion": conversion}, webhooks=webhooks
+        )
+    for kind in PLURALS:
+        made = add(cluster, kind)
+        pod(cluster, kind.lower(), replica_set(cluster, "web-1", made) if kind == "Deployment" else made)
+    finish(cluster)
+
+
+def lead(access: Access) -> list[Any]:
+    """All that a leader asks of the cluster and tells it, once."""
+    record = ClusterRecord(
+        id="r", family="ca", mode="overlap", phase="trust", since=NOW, old=(OLD.pem.decode(),),
+        new=NEW.pem.decode(), coordinator="node-1",
+    )  # fmt: skip
+    turns = [
+        ClusterLease(access.kubeconfig, identity="node-1", name=name, alive=access.alive)
+        for name in (RESTART, ROTATION)
+    ]
+    said: list[Any] = [each.take() for each in (*turns, *turns)]
+    replace_record(access, create_record(access, record), record.model_copy(update={"phase": "issue"}))
+    read_record(access)
+    list_nodes(access)
+    now = datetime.now(UTC)
+    canaries = [
+        tokens(access),
+        published_trust(access, BOTH),
+        token_secrets(access, BOTH, look=True),
+        cluster_info(access, BOTH, update=True),
+        ca_bundles(access, "ca", BOTH, BOTH, update=True),
+        workloads(access, now),
+    ]
+    said += [each for each in canaries if " may not " in each.fact]
+    signed = signing(access, OLD.facts, now)
+    said += [] if "the cluster signs with" in signed.fact else [signed]
+    stale = stale_workloads(access, now).restartable
+    said += [each for each in restart_workloads(access, stale, now, now) if each.outcome is not Outcome.DONE]
+    return [each for each in said if each]
+
+
+def granted(rbac: Rbac) -> set[tuple[str, str, str]]:
+    """Every right of a leader, as verb, group and resource."""
+    return {
+        (verb, group, resource)
+        for role in rbac.objects
+        if role["kind"] in {"Role", "ClusterRole"} and role["metadata"]["name"] != "certmond-rotation-node"
+        for rule in role["rules"]
+        for verb in rule["verbs"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+
+
+def test_the_manifest_grants_what_is_needed_and_no_more(cluster: ApiServer, access: Access) -> None:
+    """A leader with every role can do all that it may have to, and each of its rights is used for something."""
+    furnish(cluster)
+    assert cluster.rbac
+    for role in OPTIONAL:
+        cluster.rbac.bind(role, "certmond")
+    assert lead(access) == []
+    assert cluster.rbac.used == granted(cluster.rbac)
+
+
+def test_what_is_bound_to_nobody_is_asked_for_in_vain(cluster: ApiServer, access: Access) -> None:
+    """By itself the manifest gives no right to Secrets, nor to change webhooks: just these two things are missing."""
+    furnish(cluster)
+    refused = lead(access)
+    assert [each.name for each in refused] == ["token_secrets", "ca_bundles"]
+
+
+def test_every_right_that_can_have_names_has_them(cluster: ApiServer) -> None:
+    """What is read or changed by its name is permitted by its name only; who lists or creates has none to give.
+
+    Workloads, webhooks and their like are anybody's, so that their names cannot be known here.
+    """
+    anybodys = {*PLURALS.values(), *BUNDLED}
+    assert cluster.rbac
+    for role in cluster.rbac.objects:
+        for rule in role.get("rules", ()):
+            if not set(rule["resources"]) <= anybodys and set(rule["verbs"]) & {"get", "update", "patch", "delete"}:
+                assert rule["resourceNames"], rule
+    assert not [rule for role in cluster.rbac.objects for rule in role.get("rules", ()) if "*" in str(rule)]
+
+
+def test_a_node_may_read_the_record_and_say_something_of_itself(
+    cluster: ApiServer, access: Access, access_of: Callable[..., Access]
+) -> None:
+    """With its kubelet.conf, and nothing else: it leads no rotation, and looks at nothing."""
+    furnish(cluster)
+    kubelet = access_of("system:node:node-1", "system:nodes")
+    read_record(kubelet)
+    acknowledge(kubelet, "node-1", Acknowledgement("r", "trust", "a" * 64, "", holds_key=False))
+    assert cluster.rbac
+    cluster.rbac.used.clear()
+    for canary in (
+        signing(kubelet, OLD.facts, datetime.now(UTC), timedelta(seconds=1)),
+        tokens(kubelet),
+        published_trust(kubelet, BOTH),
+        cluster_info(kubelet, BOTH),
+        ca_bundles(kubelet, "ca", BOTH, BOTH),
+        workloads(kubelet, datetime.now(UTC)),
+    ):
+        assert " may not " in canary.fact
+    assert not cluster.rbac.used
+
+
+def test_no_private_key_is_ever_sent(cluster: ApiServer, access: Access, access_of: Callable[..., Access]) -> None:
+    """Of every byte that the API server received while a rotation was led, none is of a CA's key, or of any in PEM."""
+    furnish(cluster)
+    assert cluster.rbac
+    for role in OPTIONAL:
+        cluster.rbac.bind(role, "certmond")
+    lead(access)
+    acknowledge(
+        access_of("system:node:node-1", "system:nodes"), "node-1", Acknowledgement("r", "trust", "", "", holds_key=True)
+    )
+    assert len(cluster.received) > 10_000
+    assert OLD.pem.split(b"\n")[1] in cluster.received  # what is public is there: it is the right place to look at
+    assert leaks(bytes(cluster.received), OLD, NEW, cluster.ca) == []
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        NEW.key_pem,
+        NEW.key_as(PrivateFormat.TraditionalOpenSSL),
+        repr(NEW.key_pem).encode(),
+        b"".join(NEW.key_pem.splitlines()[1:-1]),
+        base64.b64encode(NEW.key_pem),
+        base64.encodebytes(b"12" + NEW.key_pem),
+        repr(base64.encodebytes(NEW.key_pem)).encode(),
+        NEW.key_as(PrivateFormat.PKCS8, b"password"),
+    ],
+    ids=range(8),
+)
+def test_a_private_key_that_was_sent_would_be_found(sent: bytes) -> None:
+    """In PEM, without its frame, in JSON, in base64 as a Secret has it: whatever stands around it."""
+    assert leaks(b'{"data": "' + sent + b'"}', NEW)
+    assert not leaks(b'{"data": "' + bundle(OLD, NEW) + NEW.public_pem + b'"}', OLD, NEW)
+
+
+# --- what stands in for Kubernetes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "allowed"),
+    [
+        (Asked("get", "", "configmaps", "kube-system", "certmond-rotation"), True),
+        (Asked("get", "", "configmaps", "default", "certmond-rotation"), False),
+        (Asked("get", "", "configmaps", "kube-system", "other"), False),
+        (Asked("create", "", "configmaps", "kube-system"), True),
+        (Asked("list", "", "configmaps"), False),
+        (Asked("list", "", "configmaps", name="kube-root-ca.crt"), True),
+        (Asked("create", "", "serviceaccounts/token", "kube-system", "certmond"), True),
+        (Asked("create", "", "serviceaccounts", "kube-system", "certmond"), False),
+        (Asked("update", "coordination.k8s.io", "leases", "kube-system", "certmond-restart"), True),
+        (Asked("list", "", "secrets"), False),
+    ],
+)
+def test_the_api_server_of_these_tests_grants_as_kubernetes_does(asked: Asked, allowed: bool) -> None:
+    """By verb, group, resource, namespace and name, to the groups of a binding, and to nobody else."""
+    rbac = Rbac(MANIFEST.read_text())
+    assert rbac.allows("x", ["certmond", "system:authenticated"], asked) == allowed
+    assert not rbac.allows("certmond", ["system:authenticated"], asked)
+
+
+def test_the_api_server_of_these_tests_reads_a_url_as_kubernetes_does() -> None:
+    """Namespaces, names, subresources, and the name in a field selector."""
+    assert Asked.of("GET", "/api/v1/namespaces", {}) == Asked("list", "", "namespaces")
+    assert Asked.of("GET", "/api/v1/namespaces/a", {}) == Asked("get", "", "namespaces", "", "a")
+    assert Asked.of("POST", "/api/v1/namespaces/a/serviceaccounts/b/token", {}) == Asked(
+        "create", "", "serviceaccounts/token", "a", "b"
+    )
+    assert Asked.of("GET", "/apis/apps/v1/deployments", {"fieldSelector": "metadata.name=x"}) == Asked(
+        "list", "apps", "deployments", "", "x"
+    )

@@ -1,0 +1,235 @@
+"""The record of a rotation in the cluster: public data, one writer at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import PrivateFormat
+from pydantic import ValidationError
+
+from certmond.cluster.access import Access
+from certmond.cluster.record import ClusterRecord, parse
+from certmond.cluster.record_api import create_record, read_record, replace_record
+from certmond.errors import MalformedError, OvertakenError, RefusedError, UnreachableError
+from tests.builders import NOW, bundle, make_ca
+from tests.cluster.api_server import ApiServer, Fault
+
+OLD, NEW = make_ca(), make_ca()
+PATH = "/api/v1/namespaces/kube-system/configmaps"
+
+
+def record(**changes: Any) -> ClusterRecord:
+    given = {
+        "id": "20261124-ca", "family": "ca", "mode": "overlap", "phase": "trust", "since": NOW,
+        "old": (OLD.pem.decode(),), "new": NEW.pem.decode(), "excluded": ("node-9",), "coordinator": "node-1",
+    } | changes  # fmt: skip
+    return ClusterRecord.model_validate(given)
+
+
+# --- the value --------------------------------------------------------------------------------------------------------
+
+
+def test_a_record_is_read_as_it_was_written() -> None:
+    """Its text gives the same record, and its certificates as facts."""
+    again = parse(record().text(), "it")
+    assert again == record()
+    assert (again.old_certificates, again.new_certificates) == ((OLD.facts,), (NEW.facts,))
+
+
+def test_public_keys_are_recorded_where_there_are_no_certificates() -> None:
+    """A rotation of the service account key has public keys, and no certificates."""
+    made = record(family="sa", old=(OLD.public_pem.decode(),), new=NEW.public_pem.decode())
+    assert parse(made.text(), "it").new_certificates == ()
+
+
+def test_fields_of_a_later_certmond_are_passed_over() -> None:
+    """What this certmond does not know does not keep it from reading the rest."""
+    assert parse(json.dumps(json.loads(record().text()) | {"later": {"a": 1}}), "it") == record()
+
+
+def test_a_schema_of_a_later_certmond_is_refused() -> None:
+    """Another schema is not guessed at, however it looks, and the remedy is told."""
+    text = json.dumps({"schema": 2, "id": 5})
+    with pytest.raises(
+        MalformedError, match=r"^the map has a record of a schema that .* \(it knows 1\); install the certmond"
+    ):
+        parse(text, "the map")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"old": (OLD.key_pem.decode(),)},
+        {"new": NEW.pem.decode() + NEW.key_pem.decode()},
+        {"new": NEW.pem.decode() + NEW.key_as(PrivateFormat.PKCS8, b"secret").decode()},
+        {"coordinator": NEW.key_pem.decode()},
+        {"new": f"# PRIVATE KEY\n{NEW.pem.decode()}"},
+        {"new": f"-----BEGIN RSA PRIVATE KEY-----\n{NEW.pem.decode()}"},
+    ],
+)
+def test_a_private_key_is_never_part_of_a_record(changes: dict[str, Any]) -> None:
+    """A record with a private key in any of its fields is not made, and the refusal does not quote it."""
+    with pytest.raises(ValidationError) as raised:
+        record(**changes)
+    assert "PRIVATE KEY" not in str(raised.value).replace("holds a private key", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"new": "x"}, "new is no PEM of certificates or public keys"),
+        ({"since": "yesterday"}, "since Input should be a valid datetime"),
+        ({"since": "2026-11-24T12:00:00"}, "since Input should have timezone info"),
+        ({"excluded": "node-1"}, "excluded Input should be a valid array"),
+        ({"phase": "a b"}, "phase String should match pattern"),
+        ({"later": NEW.key_pem.decode()}, "holds a private key, which is never part of a record"),
+    ],
+)
+def test_a_record_that_is_not_to_be_understood_is_told(changes: dict[str, Any], said: str) -> None:
+    """Where it is, the fact, and the remedy; and never what is written there."""
+    with pytest.raises(MalformedError) as raised:
+        parse(json.dumps(json.loads(record().text()) | changes), "the ConfigMap it")
+    message = str(raised.value)
+    assert message.startswith(f"the ConfigMap it has a record that is not to be understood ({said}")
+    assert message.endswith("; see who wrote it, and delete it if no rotation is under way")
+
+
+# --- in the cluster ---------------------------------------------------------------------------------------------------
+
+
+def test_a_record_is_made_read_and_replaced(cluster: ApiServer, access: Access) -> None:
+    """First there is none, then what was made, then what it was replaced with; other content of the map stays."""
+    assert read_record(access) is None
+    made = create_record(access, record())
+    found = cluster.store.get("configmaps", "certmond-rotation", "kube-system")
+    found["data"]["notes"] = "of a person"
+    found["metadata"]["labels"] = {"a": "b"}
+    cluster.store.change(found)
+    again = read_record(access)
+    assert again is not None
+    assert again.record == made.record == record()
+    written = replace_record(access, again, record(phase="issue"))
+    assert written.record.phase == "issue"
+    assert read_record(access) == written
+    after = cluster.store.get("configmaps", "certmond-rotation", "kube-system")
+    assert (after["data"]["notes"], after["metadata"]["labels"]) == ("of a person", {"a": "b"})
+
+
+def test_who_comes_second_to_make_it_is_told(access: Access) -> None:
+    """Where there is a record already, none is made."""
+    create_record(access, record())
+    with pytest.raises(OvertakenError, match=r"kube-system/certmond-rotation is there already, .*; read it again"):
+        create_record(access, record(id="other"))
+    found = read_record(access)
+    assert found
+    assert found.record == record()
+
+
+@pytest.mark.parametrize("moment", ["before", "meanwhile"])
+def test_who_comes_second_to_replace_it_is_told(cluster: ApiServer, access: Access, moment: str) -> None:
+    """What somebody else wrote since it was read is never overwritten, be it before the call or during it."""
+    found = create_record(access, record())
+
+    def other() -> None:
+        held = cluster.store.get("configmaps", "certmond-rotation", "kube-system")
+        held["data"]["record"] = record(phase="distrust", coordinator="node-2").text()
+        cluster.store.change(held)
+
+    if moment == "before":
+        other()
+    else:
+        cluster.store.before_write = other
+    with pytest.raises(OvertakenError, match="was changed by somebody else since it was read; read it again"):
+        replace_record(access, found, record(phase="issue"))
+    now = read_record(access)
+    assert now
+    assert (now.record.phase, now.record.coordinator) == ("distrust", "node-2")
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_record_that_was_deleted_is_not_replaced(cluster: ApiServer, access: Access, again: bool) -> None:
+    """What was deleted since it was read is not brought back, nor is what was made anew under its name overwritten."""
+    found = create_record(access, record())
+    cluster.store.remove("configmaps", "certmond-rotation", "kube-system")
+    if again:
+        create_record(access, record(id="other"))
+    with pytest.raises(OvertakenError):
+        replace_record(access, found, record(phase="issue"))
+    now = read_record(access)
+    assert (now and now.record.id) == ("other" if again else None)
+
+
+def test_an_answer_without_a_version_is_nothing_to_write_over(cluster: ApiServer, access: Access) -> None:
+    """Where the API gives no resource version, a replacement would be blind: it is taken for no API at all."""
+    create_record(access, record())
+    del cluster.store.get("configmaps", "certmond-rotation", "kube-system")["metadata"]["resourceVersion"]
+    with pytest.raises(UnreachableError, match="is no Kubernetes API"):
+        read_record(access)
+
+
+@pytest.mark.parametrize("data", [{"record": "[1"}, {"other": "x"}, None])
+def test_a_map_that_holds_no_record_is_told(cluster: ApiServer, access: Access, data: Any) -> None:
+    """The ConfigMap is named, with the fact and the remedy."""
+    cluster.store.add("configmaps", "certmond-rotation", "kube-system", data=data)
+    with pytest.raises(
+        MalformedError, match=r"^the ConfigMap kube-system/certmond-rotation has .*; see who (wrote|made) it"
+    ):
+        read_record(access)
+
+
+def test_every_node_reads_the_record_and_only_leaders_write_it(
+    cluster: ApiServer, access: Access, access_of: Callable[..., Access]
+) -> None:
+    """A kubelet's user may read it, as config/rbac.yaml grants; it may not write it, and the missing right is named."""
+    create_record(access, record())
+    kubelet = access_of("system:node:node-1", "system:nodes")
+    found = read_record(kubelet)
+    assert found
+    assert found.record == record()
+    with pytest.raises(RefusedError, match=r"may not update the ConfigMap .*resources \[configmaps\]"):
+        replace_record(kubelet, found, record(phase="issue"))
+
+
+def test_without_its_namespace_it_is_refused(cluster: ApiServer, access: Access) -> None:
+    """A cluster without kube-system is none that a rotation could be recorded in."""
+    cluster.store.remove("namespaces", "kube-system")
+    with pytest.raises(RefusedError, match="has no namespace kube-system"):
+        create_record(access, record())
+
+
+@pytest.mark.parametrize(("fault", "error"), [(401, RefusedError), (403, RefusedError), (500, UnreachableError)])
+def test_refusals_and_absences_are_told_apart(
+    cluster: ApiServer, access: Access, fault: int, error: type[Exception]
+) -> None:
+    """What the API will not do is refused; what it cannot do now is asked for later."""
+    found = create_record(access, record())
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: read_record(access),
+        lambda: create_record(access, record()),
+        lambda: replace_record(access, found, record()),
+    )
+    for call in calls:
+        cluster.faults = [Fault(fault)]
+        with pytest.raises(error):
+            call()
+
+
+def test_an_api_that_is_silent_is_unreachable(cluster: ApiServer, access: Access) -> None:
+    """A call ends with its time limit."""
+
+    def silent(method: str, path: str) -> None:
+        cluster.closing.wait(30)
+
+    cluster.before = silent
+    brief = replace(access, time_limit=access.time_limit / 50)
+    with pytest.raises(UnreachableError, match=r"cannot be reached"):
+        read_record(brief)
+
+
+def test_a_bundle_is_recorded_as_one() -> None:
+    """Several certificates in one PEM are all there."""
+    assert record(old=(bundle(OLD, NEW).decode(),)).old_certificates == (OLD.facts, NEW.facts)

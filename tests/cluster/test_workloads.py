@@ -1,0 +1,401 @@
+"""Workloads that started before a CA was published: found, restarted in batches, and waited for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from certmond.cluster.access import Access
+from certmond.cluster.canary import Canary
+from certmond.cluster.rollout import Outcome, Rollout, restart_workloads
+from certmond.cluster.workloads import StaleWorkloads, Workload, stale_workloads, workloads
+from certmond.errors import RefusedError, UnreachableError
+from tests.cluster.api_server import ApiServer, Fault
+
+SINCE = datetime(2026, 11, 24, 12, tzinfo=UTC)
+AT = SINCE + timedelta(minutes=5)
+BEFORE, AFTER = "2026-11-24T11:59:59Z", "2026-11-24T12:00:00Z"
+PLURALS = {"Deployment": "deployments", "DaemonSet": "daemonsets", "StatefulSet": "statefulsets"}
+TOKEN = {"name": "kube-api-access", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}
+WEB = Workload("Deployment", "default", "web")
+ANNOTATION = "kubectl.kubernetes.io/restartedAt"
+
+
+def spec(**more: Any) -> dict[str, Any]:
+    template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": []}}
+    return {"selector": {"matchLabels": {"a": "b"}}, "serviceName": "it", "template": template, **more}
+
+
+def add(cluster: ApiServer, kind: str, name: str = "web", namespace: str = "default", **more: Any) -> dict[str, Any]:
+    return cluster.store.add(PLURALS[kind], name, namespace, spec=spec(**more))
+
+
+def owner(made: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "apiVersion": made["apiVersion"],
+        "kind": made["kind"],
+        "name": made["metadata"]["name"],
+        "uid": made["metadata"]["uid"],
+        "controller": True,
+    }
+
+
+def replica_set(cluster: ApiServer, name: str, owned_by: dict[str, Any] | None = None) -> dict[str, Any]:
+    metadata = {"ownerReferences": [owner(owned_by)]} if owned_by else {}
+    content = {"metadata": metadata, "spec": {"selector": {}}}
+    return cluster.store.add("replicasets", name, "default", **content)
+
+
+def container(started: str | None) -> dict[str, Any]:
+    state: dict[str, Any] = {"running": {"startedAt": started}} if started else {"terminated": {"exitCode": 0}}
+    return {"name": "c", "ready": True, "restartCount": 0, "image": "i", "imageID": "i", "state": state}
+
+
+def pod(
+    cluster: ApiServer,
+    name: str,
+    owned_by: dict[str, Any] | None = None,
+    *started: str | None,
+    volumes: Any = (TOKEN,),
+    phase: str = "Running",
+    namespace: str = "default",
+    status: dict[str, Any] | None = None,
+    **metadata: Any,
+) -> None:
+    if owned_by:
+        metadata["ownerReferences"] = [{**owner(owned_by), "controller": False, "uid": "x"}, owner(owned_by)]
+    more = {"containerStatuses": list(map(container, started or (BEFORE,)))} if status is None else status
+    content = {"spec": {"containers": [], "volumes": list(volumes)}, "status": {"phase": phase, **more}}
+    cluster.store.add("pods", name, namespace, metadata=metadata, **content)
+
+
+# --- who is stale -----------------------------------------------------------------------------------------------------
+
+
+def test_workloads_are_found_by_their_old_pods(
+    cluster: ApiServer, access: Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each kind, each once, through its ReplicaSet, however many pages; one whose pods are all new is not."""
+    monkeypatch.setattr("certmond.cluster.workloads.PAGE", 1)
+    for kind in PLURALS:
+        made = add(cluster, kind)
+        made = replica_set(cluster, "web-1", made) if kind == "Deployment" else made
+        for number in range(2):
+            pod(cluster, f"{kind.lower()}-{number}", made, BEFORE if number else AFTER)
+        pod(cluster, f"{kind.lower()}-new", add(cluster, kind, "new"), AFTER)
+    found = stale_workloads(access, SINCE)
+    assert found == StaleWorkloads(tuple(sorted(Workload(kind, "default", "web") for kind in PLURALS)))
+
+
+def test_the_oldest_container_counts(cluster: ApiServer, access: Access) -> None:
+    """One that was restarted in its pod has read its files again; all that run have to have been, sidecars as well."""
+    started = {"startTime": BEFORE}
+    cases: list[tuple[str, dict[str, Any], bool]] = [
+        ("all-restarted", started | {"containerStatuses": [container(AFTER), container(AFTER)]}, False),
+        ("one-not", started | {"containerStatuses": [container(AFTER), container(BEFORE)]}, True),
+        ("ended", started | {"initContainerStatuses": [container(None)],
+                             "containerStatuses": [container(AFTER)]}, False),
+        ("sidecar", started | {"initContainerStatuses": [container(BEFORE)],
+                               "containerStatuses": [container(AFTER)]}, True),
+        ("unknown", started, True),
+        ("unknown-new", {"startTime": AFTER}, False),
+    ]  # fmt: skip
+    for name, status, _ in cases:
+        pod(cluster, name, status=status)
+    assert [each.name for each in stale_workloads(access, SINCE).bare] == sorted(
+        name for name, _, stale in cases if stale
+    )
+    assert stale_workloads(access, SINCE + timedelta(microseconds=900)) == stale_workloads(access, SINCE)
+
+
+def test_only_pods_that_are_given_a_token_or_the_ca_count(cluster: ApiServer, access: Access) -> None:
+    """As the API server adds it where automounting is on, or as somebody wrote it; and only while they run."""
+    published = {"configMap": {"name": "kube-root-ca.crt"}}
+    other = {"configMap": {"name": "other"}}
+    counted: dict[str, Any] = {
+        "token": [TOKEN],
+        "projected-ca": [{"name": "v", "projected": {"sources": [{"secret": {"name": "x"}}, published]}}],
+        "plain-ca": [{"name": "v", "emptyDir": {}}, {"name": "w", **published}],
+    }
+    for name, volumes in counted.items():
+        pod(cluster, name, volumes=volumes)
+    pod(cluster, "none", volumes=[])
+    pod(cluster, "other", volumes=[{"name": "v", **other}, {"name": "w", "projected": {"sources": [other]}}])
+    pod(cluster, "ended", phase="Succeeded")
+    pod(cluster, "begins", phase="Pending")
+    pod(cluster, "goes", deletionTimestamp=AFTER)
+    pod(cluster, "static", annotations={"kubernetes.io/config.mirror": "x"})
+    assert {each.name for each in stale_workloads(access, SINCE).bare} == set(counted)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "reason"),
+    [
+        ("Deployment", {"paused": True}, "is paused"),
+        ("DaemonSet", {"updateStrategy": {"type": "OnDelete"}},
+         "replaces its pods only when they are deleted (OnDelete)"),
+        ("StatefulSet", {"updateStrategy": {"type": "OnDelete"}},
+         "replaces its pods only when they are deleted (OnDelete)"),
+        ("StatefulSet", {"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}},
+         "replaces only the pods from number 2 on (partition)"),
+    ],
+)  # fmt: skip
+def test_what_a_new_template_does_not_restart_is_listed_and_left(
+    cluster: ApiServer, access: Access, kind: str, more: dict[str, Any], reason: str
+) -> None:
+    """With its reason; and it is not restarted where somebody asks for it, while the others are."""
+    held = add(cluster, kind, "held", **more)
+    pod(cluster, "it", replica_set(cluster, "held-1", held) if kind == "Deployment" else held)
+    which = Workload(kind, "default", "held")
+    assert stale_workloads(access, SINCE) == StaleWorkloads(by_hand=((which, reason),))
+    add(cluster, "Deployment")
+    finish(cluster)
+    done = restart_workloads(access, [which, WEB], SINCE, AT, batch=1)
+    assert done == (Rollout(which, Outcome.NOT_RESTARTED, reason), Rollout(WEB, Outcome.DONE, "has only new pods"))
+    assert restarted_at(cluster.store.get(PLURALS[kind], "held", "default")) is None
+
+
+def test_pods_of_other_makers_and_of_none_are_listed_apart(cluster: ApiServer, access: Access) -> None:
+    """A pod by itself is bare; what another kind makes is by hand, once; the sentence tells them all."""
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job", "uid": "j"}}
+    rollout = {"apiVersion": "example.com/v1", "kind": "Deployment", "metadata": {"name": "odd", "uid": "o"}}
+    for number in range(2):
+        pod(cluster, f"job-{number}", job)
+    pod(cluster, "odd", rollout)
+    pod(cluster, "single", replica_set(cluster, "alone"))
+    pod(cluster, "bare")
+    reason = "is of a kind that certmond does not restart"
+    assert stale_workloads(access, SINCE) == StaleWorkloads(
+        (),
+        tuple((Workload(kind, "default", name), reason) for kind, name in (
+            ("Deployment", "odd"), ("Job", "job"), ("ReplicaSet", "alone"))),
+        (Workload("Pod", "default", "bare"),),
+    )  # fmt: skip
+    canary = workloads(access, SINCE)
+    assert not canary.ok
+    assert canary.remedy
+    for said in ("Job default/job (is of a kind", "Pod default/bare (nothing makes it again)", "2026-11-24T12:00:00Z"):
+        assert said in canary.fact
+
+
+def test_where_nothing_is_stale_that_is_said(access: Access) -> None:
+    """An instant after which everything started."""
+    assert workloads(access, SINCE) == Canary("workloads", True, "every workload started after 2026-11-24T12:00:00Z")
+
+
+# --- restarting -------------------------------------------------------------------------------------------------------
+
+
+def restarted_at(made: dict[str, Any]) -> str | None:
+    found: str | None = made["spec"]["template"]["metadata"].get("annotations", {}).get(ANNOTATION)
+    return found
+
+
+def settled(resource: str, made: dict[str, Any], wanted: int = 1) -> dict[str, Any]:
+    """The status of a workload whose rollout is over."""
+    seen = {"observedGeneration": made["metadata"]["generation"]}
+    if resource == "daemonsets":
+        return seen | {"desiredNumberScheduled": wanted, "updatedNumberScheduled": wanted, "numberAvailable": wanted,
+                       "currentNumberScheduled": wanted, "numberMisscheduled": 0, "numberReady": wanted}  # fmt: skip
+    counts = dict.fromkeys(("replicas", "updatedReplicas", "availableReplicas", "readyReplicas"), wanted)
+    return seen | counts | {"currentRevision": "2", "updateRevision": "2"}
+
+
+def finish(cluster: ApiServer) -> None:
+    """Every rollout from here on is over at once."""
+
+    def controller(resource: str, made: dict[str, Any]) -> None:
+        if resource in PLURALS.values():
+            made["status"] = settled(resource, made)
+
+    cluster.store.controllers.append(controller)
+
+
+@pytest.mark.parametrize("kind", PLURALS)
+def test_a_workload_is_restarted_as_kubectl_does(cluster: ApiServer, access: Access, kind: str) -> None:
+    """By the one annotation of its pod template, and nothing else of it."""
+    before = add(cluster, kind, later={"x": 1})
+    finish(cluster)
+    which = Workload(kind, "default", "web")
+    at = AT + timedelta(microseconds=1)
+    assert restart_workloads(access, [which], SINCE, at) == (Rollout(which, Outcome.DONE, "has only new pods"),)
+    after = cluster.store.get(PLURALS[kind], "web", "default")
+    assert restarted_at(after) == "2026-11-24T12:05:01Z"
+    del after["spec"]["template"]["metadata"]["annotations"]
+    assert after["spec"] == before["spec"]
+
+
+def test_what_was_restarted_since_is_only_waited_for(cluster: ApiServer, access: Access) -> None:
+    """By a call before this one, or by a person: once is enough. What was restarted before the instant is again."""
+    add(cluster, "Deployment")
+    finish(cluster)
+    since = SINCE + timedelta(milliseconds=600)
+    restart_workloads(access, [WEB], since, since)
+    first = restarted_at(cluster.store.get("deployments", "web", "default"))
+    assert restart_workloads(access, [WEB], since, AT)[0].outcome is Outcome.DONE
+    assert restarted_at(cluster.store.get("deployments", "web", "default")) == first
+    assert len([call for call in cluster.calls if call.startswith("PATCH")]) == 1
+    restart_workloads(access, [WEB], AT, AT)
+    assert restarted_at(cluster.store.get("deployments", "web", "default")) == "2026-11-24T12:05:00Z"
+
+
+def test_a_restart_by_hand_in_the_same_second_counts(cluster: ApiServer, access: Access) -> None:
+    """kubectl writes whole seconds, in its own time zone: what it restarted then is not restarted again."""
+    made = add(cluster, "Deployment")
+    finish(cluster)
+    made["spec"]["template"]["metadata"]["annotations"] = {ANNOTATION: "2026-11-24T14:00:00+02:00"}
+    cluster.store.change(made)
+    made["status"] = settled("deployments", made)
+    assert restart_workloads(access, [WEB], SINCE + timedelta(seconds=0.6), AT)[0].outcome is Outcome.DONE
+    assert not [call for call in cluster.calls if call.startswith("PATCH")]
+
+
+UNFINISHED = [
+    ("Deployment", {"observedGeneration": 1}, "was not noticed yet by its controller"),
+    ("Deployment", {"updatedReplicas": 2}, "has 2 new pods of 3"),
+    ("Deployment", {"replicas": 4}, "still has 1 old pods"),
+    ("Deployment", {"availableReplicas": 2}, "has 2 pods available of 3"),
+    ("DaemonSet", {"observedGeneration": 1}, "was not noticed yet by its controller"),
+    ("DaemonSet", {"updatedNumberScheduled": 2}, "has 2 new pods of 3"),
+    ("DaemonSet", {"numberAvailable": 2}, "has 2 pods available of 3"),
+    ("StatefulSet", {"updatedReplicas": 2}, "has 2 new pods of 3"),
+    ("StatefulSet", {"availableReplicas": 0}, "has 0 pods available of 3"),
+    ("StatefulSet", {"currentRevision": "1"}, "still has pods of the old revision"),
+]
+
+
+@pytest.mark.usefixtures("time_is_up")
+@pytest.mark.parametrize(("kind", "status", "fact"), UNFINISHED)
+def test_what_is_not_rolled_out_in_time_is_told_and_stops_the_next_batch(
+    cluster: ApiServer, access: Access, kind: str, status: dict[str, Any], fact: str
+) -> None:
+    """Each thing that a rollout waits for, by kubectl's rules; those behind it are not touched."""
+    slow, behind = Workload(kind, "default", "slow"), Workload(kind, "default", "behind")
+    for each in (slow, behind):
+        add(cluster, kind, each.name, replicas=3)
+
+    def controller(resource: str, made: dict[str, Any]) -> None:
+        made["status"] = settled(resource, made, 3) | status
+
+    cluster.store.controllers.append(controller)
+    done = restart_workloads(access, [slow, behind], SINCE, AT, batch=1)
+    assert done == (Rollout(slow, Outcome.UNDER_WAY, fact),)
+    assert restarted_at(cluster.store.get(PLURALS[kind], "behind", "default")) is None
+
+
+@pytest.mark.usefixtures("time_is_up")
+def test_a_rollout_that_makes_no_progress_is_not_waited_for(cluster: ApiServer, access: Access) -> None:
+    """Once its controller has given it up, for this template and not for the one before."""
+    add(cluster, "Deployment")
+    add(cluster, "Deployment", "behind")
+    gave_up = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}
+
+    def controller(resource: str, made: dict[str, Any]) -> None:
+        made["status"] = settled(resource, made) | {"conditions": [gave_up]}
+
+    cluster.store.controllers.append(controller)
+    done = restart_workloads(access, [WEB, Workload("Deployment", "default", "behind")], SINCE, AT, batch=1)
+    assert done == (Rollout(WEB, Outcome.FAILED, "makes no progress (ProgressDeadlineExceeded)"),)
+    cluster.store.controllers = [
+        lambda resource, made: made.update(status={"observedGeneration": 1, "conditions": [gave_up]})
+    ]
+    at = AT + timedelta(minutes=1)
+    assert restart_workloads(access, [WEB], at, at)[0].outcome is Outcome.UNDER_WAY
+
+
+def test_a_batch_is_done_before_the_next_begins(
+    cluster: ApiServer, access: Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more than a batch is under way at any time, and all get their turn."""
+    monkeypatch.setattr("certmond.cluster.rollout._LOOK_AGAIN", 0.01)
+    several = [Workload("Deployment", "default", f"web-{number}") for number in range(5)]
+    for each in several:
+        add(cluster, "Deployment", each.name)
+    looks = dict[str, int]()  # of those under way
+    most = 0
+
+    def begins(resource: str, made: dict[str, Any]) -> None:
+        nonlocal most
+        looks[made["metadata"]["name"]] = 0
+        most = max(most, len(looks))
+
+    def looked_at(method: str, path: str) -> None:
+        name = path.rpartition("/")[2]
+        if method == "GET" and name in looks:
+            looks[name] += 1
+            if looks[name] == 2:
+                made = cluster.store.get("deployments", name, "default")
+                made["status"] = settled("deployments", made)
+                del looks[name]
+
+    cluster.store.controllers.append(begins)
+    cluster.before = looked_at
+    done = restart_workloads(access, several, SINCE, AT, batch=2)
+    assert [each.outcome for each in done] == [Outcome.DONE] * 5
+    assert most == 2
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_what_was_deleted_has_no_old_pods(cluster: ApiServer, access: Access, moment: str) -> None:
+    """A workload that goes away is done with."""
+    if moment == "after":
+        add(cluster, "Deployment")
+
+        def gone(method: str, path: str) -> None:
+            if method == "GET" and any(call.startswith("PATCH") for call in cluster.calls):
+                cluster.before = lambda method, path: None
+                cluster.store.remove("deployments", "web", "default")
+
+        cluster.before = gone
+    assert restart_workloads(access, [WEB], SINCE, AT) == (Rollout(WEB, Outcome.DONE, "was deleted"),)
+
+
+def test_an_api_that_fails_meanwhile_is_waited_for(cluster: ApiServer, access: Access) -> None:
+    """Its server may be restarted by the same rotation."""
+    add(cluster, "Deployment")
+    finish(cluster)
+
+    def fails(method: str, path: str) -> None:
+        if cluster.calls[-2:-1] and cluster.calls[-2].startswith("PATCH"):
+            cluster.faults = [Fault(500)]
+
+    cluster.before = fails
+    assert restart_workloads(access, [WEB], SINCE, AT)[0].outcome is Outcome.DONE
+    assert [call.partition(" ")[0] for call in cluster.calls] == ["GET", "PATCH", "GET", "GET"]
+
+
+def test_without_the_right_nothing_is_restarted(cluster: ApiServer, access: Access, access_of: Any) -> None:
+    """Who may only look is told which right is missing."""
+    add(cluster, "Deployment")
+    assert cluster.rbac
+    cluster.rbac.bind("certmond-rotation", "lookers")
+    with pytest.raises(RefusedError, match=r"may not restart the Deployment default/web .* verbs \[patch\]"):
+        restart_workloads(access_of("looker", "lookers"), [WEB], SINCE, AT)
+
+
+@pytest.mark.parametrize("fault", [409, 500])
+def test_what_cannot_be_begun_is_begun_later(cluster: ApiServer, access: Access, fault: int) -> None:
+    """Neither a conflict nor an absence is a refusal."""
+    add(cluster, "Deployment")
+
+    def fails(method: str, path: str) -> None:
+        cluster.faults = [Fault(fault)] if method == "PATCH" else []
+
+    cluster.before = fails
+    with pytest.raises(UnreachableError):
+        restart_workloads(access, [WEB], SINCE, AT)
+
+
+def test_silence_is_not_ok(cluster: ApiServer, access: Access) -> None:
+    """Nothing is concluded from an API that does not answer, or not to the end."""
+
+    def silent(method: str, path: str) -> None:
+        cluster.closing.wait(30)
+
+    cluster.before = silent
+    assert "within 0.1 s" in workloads(access, SINCE, limit=timedelta(seconds=0.1)).fact
+    with pytest.raises(UnreachableError):
+        stale_workloads(replace(access, time_limit=timedelta(seconds=0.1)), SINCE)

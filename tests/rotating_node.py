@@ -1,0 +1,357 @@
+"""A small node whose Root CA is to be followed by another: its files, its configuration, and what openssl says of it.
+
+Everything lies below a directory of the test's own, and is named by absolute paths, so that the real program does to it
+what it would do to a node. The one service is a command that notes when it was run.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from certmond import root_rotation
+from certmond.cli import main
+from certmond.config import Config, Source, parse
+from certmond.enforce import Enforcer
+from certmond.host.audit import Audit
+from certmond.host.journal import Journal
+from certmond.host.kubeconfig_text import Embedded, new_kubeconfig
+from certmond.host.rotation_record import RotationRecord
+from certmond.host.staged import Part, Staging
+from certmond.pki.certificate import Certificate
+from certmond.pki.encoding import decode
+from certmond.pki.rotation import Mode, Phase, Rotation
+from tests.builders import DAY, HOUR, Issued, make_ca, make_leaf, make_server
+from tests.conftest import real_part
+from tests.daemon_harness import Running
+
+_KEYS = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*-----", re.DOTALL)
+_STARTED = datetime.now(UTC)
+
+
+def root_ca(**modifiers: Any) -> Issued:
+    """One that has been valid for ten days, and will be for more than two years."""
+    now = datetime.now(UTC)
+    return make_ca(**{"not_before": now - 10 * DAY, "not_after": now + 900 * DAY} | modifiers)
+
+
+def hurried() -> datetime:
+    """A clock by which an hour passes in a second, the same one in every process of the test."""
+    return _STARTED + (datetime.now(UTC) - _STARTED) * 3600
+
+
+class Said(NamedTuple):
+    """What a command ended with, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+class RotatingNode:
+    """The node below `place`. `served` says whether a service uses its files; `more` goes into the configuration."""
+
+    def __init__(
+        self, place: Path, *, served: bool = False, clock: Callable[[], datetime] = hurried, **more: Any
+    ) -> None:
+        self.place, self.files, self.state = place, place / "node", place / "state"
+        self.clock = clock
+        self.files.mkdir(parents=True)
+        self.old = root_ca()
+        now = datetime.now(UTC)
+        self.put("ca.crt", self.old.pem)
+        self.put("ca.key", self.old.key_pem)
+        dates: Any = {"not_before": now - HOUR, "not_after": now + 90 * DAY}
+        web = make_server(self.old, "web", names=["DNS:web"], **dates)
+        self.put("web.crt", web.pem)
+        self.put("web.key", web.key_pem)
+        user = make_leaf(self.old, "user", **dates)
+        self.put("user.conf", kubeconfig(self.old, user))
+        self._program = place / "restart"
+        self._program.write_text(
+            f"#!/bin/sh\necho run >>{place}/restarts\n"
+            f"cat /proc/$$/cmdline /proc/$$/environ /proc/$PPID/cmdline /proc/$PPID/environ >>{place}/processes\n"
+        )
+        self._program.chmod(0o755)
+        self.settings: dict[str, Any] = {
+            "mode": "enforce", "profile": "none", "node_name": "node-1", "poll": "1s", "validity": "90d",
+            "hold": {"unsynchronised_clock": False}, "root_ca": {"overlap": "1s"},
+            "restart": {"stable": "1s", "spacing": "1s", "reload_within": "1s"}, **more,
+        }  # fmt: skip
+        self._served = served
+        self.configure()
+
+    def configure(self, **more: Any) -> None:
+        """Write the configuration, with `more` settings from now on."""
+        self.settings |= more
+        used = {"consumers": ["web"]} if self._served else {}
+        entries: list[dict[str, Any]] = [
+            {"name": "ca", "path": str(self.files / "ca.crt"), "key": str(self.files / "ca.key"), "authority": True,
+             "validity": "2y"},
+            {"name": "web", "path": str(self.files / "web.crt"), "key": str(self.files / "web.key"), "ca": "ca",
+             "usages": ["server auth"]},
+            {"name": "user.conf", "kind": "kubeconfig", "path": str(self.files / "user.conf"), "ca": "ca",
+             "embedded_ca": "ca", "usages": ["client auth"]},
+        ]  # fmt: skip
+        services = [{"name": "web", "kind": "command", "command": [str(self._program)]}] if self._served else []
+        document = {**self.settings, "certificates": [entry | used for entry in entries], "services": services}
+        (self.place / "config.yaml").write_text(yaml.safe_dump(document))
+
+    def put(self, name: str, content: bytes) -> None:
+        """A file of the node, written in place as `cat >` does."""
+        path = self.files / name
+        path.touch(0o644 if name.endswith(".crt") else 0o600)
+        with path.open("r+b") as file:
+            file.truncate()
+            file.write(content)
+
+    def rename(self, name: str, content: bytes) -> None:
+        """A file of the node, replaced by another."""
+        draft = self.place / f"draft-{name}"
+        draft.write_bytes(content)
+        draft.chmod(0o644 if name.endswith(".crt") else 0o600)
+        draft.rename(self.files / name)
+
+    def read(self, name: str) -> bytes:
+        return (self.files / name).read_bytes()
+
+    def copy(self, place: Path) -> RotatingNode:
+        """The same node elsewhere, configured so."""
+        twin = object.__new__(RotatingNode)
+        twin.__dict__ |= self.__dict__ | {"place": place, "files": place / "node", "state": place / "state"}
+        shutil.copytree(self.place, place, symlinks=True)
+        twin.configure()
+        return twin
+
+    # The program
+
+    @property
+    def options(self) -> list[str]:
+        return ["--config", str(self.place / "config.yaml"), "--state-dir", str(self.state)]
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "certmond", *self.options, *words]
+
+    def certmond(self, *words: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONWARNINGS": "error"}
+        return subprocess.run(self.command(*words), capture_output=True, text=True, check=False, env=environment)
+
+    @contextmanager
+    def daemon(self, *options: str) -> Iterator[Running]:
+        """The real daemon, which has made its first pass, and in enforce mode knows its anchor."""
+        runtime, log = self.place / "run", self.place / "log"
+        runtime.mkdir(exist_ok=True)
+        command = self.command("run", "--runtime-dir", str(runtime), "--log", "json", *options)
+        with log.open("w") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output, text=True)
+        running = Running(process, runtime, log)
+        try:
+            running.until(lambda: '"started"' in log.read_text(), "started")
+            if self.settings["mode"] == "enforce":
+                running.until((self.state / "anchors.json").exists, "knows its anchor")
+            yield running
+        finally:
+            process.kill()
+            process.wait()
+
+    def hurry(self, *words: str) -> Said:
+        """The command in this process, by this node's clock: it waits for nobody."""
+        said, told = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patched, redirect_stdout(said), redirect_stderr(told):
+            patched.setattr(root_rotation, "_POLL", 0.0)
+            patched.setattr(root_rotation, "enforcer_for", lambda *_, **__: self.enforcer())
+            patched.setattr(sys, "argv", ["certmond", *self.options, *words])
+            try:
+                code = main() or 0
+            except SystemExit as end:
+                code = int(end.code or 0)
+        return Said(code, said.getvalue(), told.getvalue())
+
+    # The same parts without a process
+
+    @property
+    def config(self) -> Config:
+        return parse([Source("test", (self.place / "config.yaml").read_text())])
+
+    def enforcer(self) -> Enforcer:
+        audit = Audit(Journal("none"), self.state, "test")
+        return Enforcer(self.config, root="/", state_dir=self.state, audit=audit, clock=self.clock, acting=True, keeps=True)
+
+    def stage(self, new: Issued) -> None:
+        Staging(self.state).put(Part.NEW, "ca", new.facts, new.key)  # type: ignore[arg-type]
+
+    def begin(self, new: Issued, mode: Mode = Mode.OVERLAP) -> Rotation:
+        """Stage `new`, and note a rotation to it."""
+        self.stage(new)
+        made = Rotation("20261124T120000Z-abcdef", "ca", mode, (self.old.facts,), new.facts, Phase.PREPARE, self.clock())
+        self.enforcer().rotating.start(made)
+        return made
+
+    def step(self) -> str | None:
+        """One pass of a process that has just begun; what it says of the rotation."""
+        enforcer = self.enforcer()
+        assessment, around = enforcer.see()
+        made = enforcer.plan(assessment, around=around)
+        if made.writes:
+            outcomes = enforcer.executor.execute(made)
+            return "; ".join(f"{each.result}: {each.message}" for each in outcomes)
+        return enforcer.rotate(assessment, around, made)
+
+    def walk(self, until: Callable[[], bool] = lambda: False, passes: int = 200) -> None:
+        """Pass after pass, until so or at the end of the rotation."""
+        for _ in range(passes):
+            if until() or (self.record is None and self.staged == []):
+                return
+            self.step()
+        raise AssertionError(f"it does not come to rest: {self.record}")
+
+    def findings(self) -> dict[str, str]:
+        """What is told of the CA, by reason."""
+        assessment, _ = self.enforcer().see()
+        return {each.reason.value: each.message for status in assessment.statuses for each in status.findings}
+
+    # What is there
+
+    @property
+    def record(self) -> Rotation | None:
+        return RotationRecord(self.state).load()
+
+    @property
+    def phase(self) -> Phase | None:
+        return self.record.phase if self.record else None
+
+    @property
+    def staged(self) -> list[str]:
+        """The files of CAs that are kept for the rotation."""
+        directory = self.state / "rotation"
+        found = (path.name for path in directory.iterdir()) if directory.is_dir() else iter(())
+        return sorted(name for name in found if name.startswith(("new.", "old.", ".new", ".old")))
+
+    def trust(self, name: str = "ca.crt") -> tuple[Certificate, ...]:
+        return decode(self.read(name), name).certificates
+
+    def embedded(self) -> tuple[Certificate, ...]:
+        """Whom the kubeconfig trusts."""
+        found = yaml.safe_load(self.read("user.conf"))["clusters"][0]["cluster"]["certificate-authority-data"]
+        return decode(base64.b64decode(found), "user.conf").certificates
+
+    def user(self) -> bytes:
+        """The kubeconfig's certificate, as PEM."""
+        data = yaml.safe_load(self.read("user.conf"))["users"][0]["user"]["client-certificate-data"]
+        return base64.b64decode(data)
+
+    def restarts(self) -> int:
+        path = self.place / "restarts"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    def audit(self) -> list[dict[str, Any]]:
+        path = self.state / "audit.log"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def phases(self) -> list[str]:
+        """The phases in the trail, in their order."""
+        return [entry["phase"] for entry in self.audit() if entry["event"] == "rotation"]
+
+    def tree(self) -> dict[str, str]:
+        """Every file of the node, by its name: inode, mode and content."""
+        found = dict[str, str]()
+        for path in sorted(self.files.rglob("*")):
+            status = path.lstat()
+            content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+            found[str(path.relative_to(self.files))] = f"{status.st_ino} {status.st_mode:o} {content}"
+        return found
+
+    def verifies(self, leaf: bytes, *trust: Issued, usage: str = "any") -> bool:
+        """Whether openssl accepts a certificate, strictly, where nothing but `trust` is trusted."""
+        anchors, certificate = self.place / "anchors.pem", self.place / "leaf.pem"
+        anchors.write_bytes(b"".join(each.pem for each in trust))
+        certificate.write_bytes(leaf)
+        at = str(int(self.clock().timestamp()) + 1)  # what was issued within this second is valid
+        command = [real_part("openssl"), "verify", "-x509_strict", "-attime", at, "-purpose", usage, "-CAfile", anchors,
+                   certificate]  # fmt: skip
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def unwell(self, ca: Issued) -> list[str]:
+        """All that is not as it has to be where `ca` is the only one, and nothing is under way."""
+        problems = [f"{name} trusts others" for name, trust in (("ca.crt", self.trust()), ("user.conf", self.embedded()))
+                    if trust != (ca.facts,)]  # fmt: skip
+        key = decode(self.read("ca.key"), "ca.key").key
+        problems += ["ca.key is another one's"] * (key != ca.facts.key)
+        problems += ["web.crt does not verify"] * (not self.verifies(self.read("web.crt"), ca, usage="sslserver"))
+        problems += ["user.conf does not verify"] * (not self.verifies(self.user(), ca, usage="sslclient"))
+        for name in ("web.crt", "user.conf"):
+            problems += [f"{name}: key"] * (not self.belongs(name))
+        problems += [f"{name} is staged" for name in self.staged] + ["a rotation is under way"] * (self.record is not None)
+        problems += [f"{each} is left" for each in (self.state / "transactions").glob("*")]
+        problems += [f"{path} is left" for path in self.files.iterdir() if path.name.startswith(".")]
+        return problems + self.readable()
+
+    def belongs(self, name: str) -> bool:
+        """Whether a leaf belongs to its key."""
+        if name == "user.conf":
+            data = yaml.safe_load(self.read(name))["users"][0]["user"]["client-key-data"]
+            leaf, key = self.user(), base64.b64decode(data)
+        else:
+            leaf, key = self.read(name), self.read(name.replace(".crt", ".key"))
+        return decode(leaf, "").certificates[0].key == decode(key, "").key
+
+    def readable(self) -> list[str]:
+        """What others could read of a key, and what they could enter or read of the state directory."""
+        problems = list[str]()
+        for path in self.files.iterdir():
+            if path.is_file() and path.stat().st_mode & 0o077:
+                content = path.read_bytes()
+                problems += [f"{path} can be read"] * (b"PRIVATE KEY" in content or b"client-key-data" in content)
+        for path in (self.state, *self.state.rglob("*")):
+            try:
+                mode = path.lstat().st_mode
+            except FileNotFoundError:
+                continue
+            if stat.S_IMODE(mode) != (0o700 if stat.S_ISDIR(mode) else 0o600):
+                problems.append(f"{path} has mode {mode:o}")
+        return problems
+
+    def secrets(self) -> dict[str, bytes]:
+        """Every private key that is anywhere on the node or in the state directory, by its content."""
+        found = dict[str, bytes]()
+        for path in (*self.files.rglob("*"), *self.state.rglob("*")):
+            if not path.is_file():
+                continue
+            content = path.read_bytes()
+            for data in re.findall(rb"client-key-data: (\S+)", content):
+                content += base64.b64decode(data)
+            found |= {hashlib.sha256(block).hexdigest(): block for block in _KEYS.findall(content)}
+        return found
+
+
+def kubeconfig(ca: Issued, user: Issued) -> bytes:
+    return new_kubeconfig(
+        cluster="kubernetes", server="https://127.0.0.1:6443", user="user", trust_pem=ca.pem,
+        credentials=Embedded(user.pem, user.key_pem),
+    )  # fmt: skip
+
+
+def secret_lines(keys: Mapping[str, bytes]) -> set[bytes]:
+    """The lines that make keys secret, as PEM and as kubeconfigs have them."""
+    found = set[bytes]()
+    for pem in keys.values():
+        lines = [line for line in pem.splitlines() if len(line) > 20 and not line.startswith(b"-----")]
+        whole = base64.b64encode(pem + b"\n")
+        found |= {*lines, *(whole[at : at + 40] for at in range(60, len(whole) - 60, 40))}
+    return found
