@@ -48,6 +48,7 @@ def test_a_leaf_alone_does_not_tell_whose_it_was() -> None:
 def test_the_former_one_may_still_be_in_the_bundle() -> None:
     """Then its leaves tell, though every kubeconfig trusts both."""
     assert seen(leaf(OLD), conf(OLD, NEW), trust=(NEW, OLD)) == change("/pki/leaf.crt is of the former one", OLD)
+    assert seen(leaf(OLD), trust=(NEW, OLD)) == change("/pki/leaf.crt is of the former one", OLD)
     assert seen(conf(OLD, NEW), trust=(NEW, OLD)) is None
 
 
