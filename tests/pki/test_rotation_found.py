@@ -89,7 +89,7 @@ def test_the_same_key_again_is_told_by_kubeconfigs_only() -> None:
         leaf(OLD, ca="etcd-ca"),
         see(row("leaf")),
         see(CA, OLD),
-        replace(conf(OLD), spec=row("admin.conf", embedded_ca="front-proxy-ca", ca="etcd-ca", kind="kubeconfig", key=None)),
+        replace(conf(OLD), spec=row("admin.conf", embedded_ca="other", ca="etcd-ca", kind="kubeconfig", key=None)),
     ],
 )  # fmt: skip
 def test_what_does_not_hang_on_the_family_is_no_evidence(other: Observation) -> None:
