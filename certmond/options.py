@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -127,17 +128,35 @@ def look(
     state_dir: Path = Path("/var/lib/certmond"),
 ) -> Assessment:
     """One look at files and at what runs, as of `at` or of now."""
+    from certmond.enforce import Enforcer
+    from certmond.host.audit import Audit, caller
     from certmond.host.changes import Changes
     from certmond.host.history import History
+    from certmond.host.journal import Journal
     from certmond.host.neighbourhood import Neighbourhood
     from certmond.host.store import Store
     from certmond.pki.assess import assess
 
     store = Store(config.certificates, root, config.given_facts)
-    inventory = store.observe()
+    inventory, now = store.observe(), at or datetime.now(UTC)
     there = Neighbourhood(config, root, Changes(state_dir, keeps=False), acting=False)
     around = there.view(store, inventory, History(state_dir).all())
-    return assess(inventory, at or datetime.now(UTC), renew_before=config.renew_before, renewed=renewed, around=around)
+    if _may_enter(state_dir):
+        audit = Audit(Journal("none"), state_dir, caller())
+        enforcer = Enforcer(config, root=root, state_dir=state_dir, audit=audit, clock=lambda: now)
+        around = replace(around, told=enforcer.rotating.look(inventory, store.components(), now))
+    return assess(inventory, now, renew_before=config.renew_before, renewed=renewed, around=around)
+
+
+def _may_enter(state_dir: Path) -> bool:
+    """Who may not cannot know whether a rotation is under way, which is not to be told as if it could not be read."""
+    try:
+        os.stat(state_dir / "rotation")
+    except PermissionError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def display(document: dict[str, Any], output: str, table: Callable[[dict[str, Any], bool], RenderableType]) -> None:

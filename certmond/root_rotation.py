@@ -54,7 +54,11 @@ def rotate(
     rotation = enforcer.rotating.rotation
     begins = rotation is None
     if rotation is None:
-        rotation = _new(options, config, assessment, family, exclude, at_once=at_once)
+        rotation = enforcer.rotating.found(assessment.taken_at, at_once=at_once)
+        if rotation is None or rotation.family != family:
+            rotation = _new(options, config, assessment, family, exclude, at_once=at_once)
+        elif exclude:
+            rotation = replace(rotation, excluded=exclude)
     elif exclude:
         rotation = replace(rotation, excluded=tuple(dict.fromkeys((*rotation.excluded, *exclude))))
     if dry_run:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from certmond.conducting import Conductor
@@ -190,6 +190,17 @@ class Rotating:
             return None
         return self._go_on(rotation, following(rotation, now))
 
+    def found(self, now: datetime, *, at_once: bool) -> Rotation | None:
+        """The rotation, not begun, to the anchor that somebody has put in place; None where nobody has, or nothing could
+        be done with it.
+        """
+        if self._change is None or self._objection or self._change[1].problems:
+            return None
+        change, verdict, _ = self._change
+        mode = Mode.REPLACE if at_once else Mode(verdict.mode)
+        identity = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+        return begin(Rotation(identity, change.family, mode, change.old, change.new, Phase.PREPARE, now, found=True))
+
     def start(self, rotation: Rotation) -> None:
         """Note a rotation that is asked for. Raises RotationError where there is one already, BusyError, WriteError."""
         with self._executor.writing(5):
@@ -228,16 +239,12 @@ class Rotating:
 
     def _begin_found(self, now: datetime) -> str | None:
         """Somebody has put another anchor in place, with its key: from there on it is a rotation."""
-        if self._change is None or self._config.root_ca.on_change == "alarm":
+        wanted = self._config.root_ca.on_change
+        made = self.found(now, at_once=wanted == "replace") if wanted != "alarm" else None
+        if made is None:
             return None
-        change, verdict, ground = self._change
-        if verdict.problems or self._objection:
-            return None
-        mode = Mode.REPLACE if self._config.root_ca.on_change == "replace" else Mode(verdict.mode)
-        identity = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-        made = begin(Rotation(identity, change.family, mode, change.old, change.new, Phase.PREPARE, now, found=True))
         self.start(made)
-        return f"{ground.path} was replaced: {made.name} begins in the phase {made.phase}"
+        return f"the CA of {made.family} was replaced: {made.name} begins in the phase {made.phase}"
 
     def _accept(self) -> str | None:
         """Remember the anchors that the node lives by, where nothing speaks against them."""
@@ -258,7 +265,10 @@ class Rotating:
             if change is None:
                 calm.add(family)
                 continue
-            verdict = judge(change.new, ground.key, change.old, None, now, where=ground.path, key_where=ground.key_path)
+            unusable = tuple(_unusable(ground))
+            where = None if unusable else ground.key_path
+            verdict = judge(change.new, ground.key, change.old, None, now, where=ground.path, key_where=where)
+            verdict = replace(verdict, problems=unusable + verdict.problems)
             if self._change is None:
                 self._change = change, verdict, ground
             yield family, (finding(Reason.ROOT_CA_CHANGED, self._remedy(change, verdict, ground)),)
@@ -309,6 +319,11 @@ class Rotating:
             "step": "rotation", "target": rotation.family, "rotation": rotation.id, "phase": rotation.phase.value
         }  # fmt: skip
         self._audit.conclude(Event.ROTATION, self._clock(), message, fields=fields)
+
+
+def _unusable(ground: Ground) -> Iterator[str]:
+    if ground.key_unknown and ground.key is None:
+        yield f"{ground.key_path} cannot be read as a key; put the CA's key there without a passphrase"
 
 
 def _names(rotation: Rotation) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from certmond.errors import WriteError
 from certmond.host.staged import Part, Staging
@@ -27,8 +28,8 @@ from tests.conftest import unavailable
 from tests.rotating_node import RotatingNode, hurried, root_ca, secret_lines
 from tests.tracing import kill_at, record
 
-STOPS = 40
-"""Of more than a thousand system calls in a rotation at which it could be killed, so many are tried."""
+STOPS, SHARES = 24, 2
+"""At so many of the more than a thousand stops in a rotation it is killed, in so many tests."""
 
 pytestmark = pytest.mark.real("openssl")
 
@@ -273,6 +274,122 @@ def test_a_ca_that_somebody_put_there_is_rotated(quick: Path, how: str) -> None:
     assert "Traceback" not in log
 
 
+@pytest.mark.slow
+def test_a_wrong_key_is_waited_for(quick: Path) -> None:
+    """A certificate whose key has not come, or is another one's, is told as critical and changes nothing, however long
+    it lasts; as soon as the right key is there it is rotated.
+    """
+    node, new = RotatingNode(quick / "place", clock=real_time), root_ca()
+    with node.daemon() as daemon:
+        node.put("ca.crt", new.pem)
+        daemon.until(lambda: "root_ca_changed" in daemon.reasons("ca"), "told")
+        node.put("ca.key", root_ca().key_pem)
+        before = node.tree()
+        for _ in range(3):
+            passes = daemon.passes()
+            node.put("ca.crt", new.pem)  # written once more, so that it is looked at
+            daemon.until(lambda passes=passes: daemon.passes() > passes, "looked again")
+        assert (node.tree(), node.phases()) == (before, [])
+        assert "ca.key is not the private key of" in daemon.log.read_text()
+        node.put("ca.key", new.key_pem)
+        daemon.until(lambda: node.phases()[-2:] == ["done", "done"], "done")
+    assert node.unwell(new) == []
+
+
+@pytest.mark.slow
+def test_replaced_at_once(quick: Path) -> None:
+    """With `on_change: replace` the former CA is trusted no more from the first change of files on."""
+    node, new = RotatingNode(quick / "place", clock=real_time, root_ca={"on_change": "replace"}), root_ca(subject="site")
+    with node.daemon() as daemon:
+        cat(node, new)
+        daemon.until(lambda: node.phases()[-2:] == ["done", "done"], "done")
+    assert node.unwell(new) == []
+    assert node.phases() == ["issue", "done", "done"]
+
+
+@pytest.mark.slow
+def test_only_an_alarm(quick: Path) -> None:
+    """With `on_change: alarm` it is told with both ways out, and nothing is touched; put back, it is told no more."""
+    node, new = RotatingNode(quick / "place", clock=real_time, root_ca={"on_change": "alarm"}), root_ca()
+    with node.daemon() as daemon:
+        cat(node, new)
+        before = node.tree()
+        daemon.until(lambda: "root_ca_changed" in daemon.reasons("ca"), "told")
+        daemon.until(lambda: "`root_ca.on_change` is alarm: put it back, or" in daemon.log.read_text(), "logged")
+        passes = daemon.passes()
+        node.put("ca.crt", new.pem)
+        daemon.until(lambda: daemon.passes() > passes, "looked again")
+        assert (node.tree(), node.phases()) == (before, [])
+        cat(node, node.old)
+        daemon.until(lambda: not daemon.reasons("ca"), "told no more")
+    assert node.unwell(node.old) == []
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_after_an_alarm_it_is_begun_by_hand(quick: Path, at_once: bool) -> None:
+    """As the alarm says: `root-ca rotate` goes on from the CA that somebody has put in place, with or without overlap."""
+    node, new = RotatingNode(quick / "place", root_ca={"overlap": "1s", "on_change": "alarm"}), root_ca()
+    node.step()
+    cat(node, new)
+    assert "or begin with `certmond root-ca rotate`" in node.findings()["root_ca_changed"]
+    before = node.tree()
+    planned = node.hurry("root-ca", "rotate", "--plan", *["--at-once"] * at_once)
+    assert (planned.code, node.tree(), node.record) == (0, before, None)
+    done = node.hurry("root-ca", "rotate", *["--at-once"] * at_once)
+    assert (done.code, done.err) == (0, ""), done.out
+    assert node.unwell(new) == []
+    assert node.phases()[0] == ("issue" if at_once else "trust")
+
+
+@pytest.mark.slow
+def test_who_observes_touches_nothing(quick: Path) -> None:
+    """In observe mode a changed CA is told as critical, and neither the node nor the state directory changes."""
+    node = RotatingNode(quick / "place", clock=real_time, mode="observe")
+    with node.daemon() as daemon:
+        cat(node, root_ca())
+        before = node.tree()
+        daemon.until(lambda: "root_ca_changed" in daemon.reasons("ca"), "told")
+        remedy = "put the former one back and rotate with `certmond root-ca`, or let certmond enforce"
+        daemon.until(lambda: remedy in daemon.log.read_text(), "logged")
+        passes = daemon.passes()
+        node.put("web.crt", node.read("web.crt"))
+        daemon.until(lambda: daemon.passes() > passes, "looked again")
+    assert {name: entry for name, entry in node.tree().items() if before[name] != entry} == {}
+    assert not (node.state / "rotation").exists()
+
+
+def test_a_ca_that_ends_before_its_leaves(quick: Path) -> None:
+    """What it signs ends with it at the latest; by hand that is warned of before, and goes through."""
+    now = hurried()
+    node, short = RotatingNode(quick / "place"), root_ca(not_after=now + 60 * DAY)
+    staged = node.hurry("root-ca", "stage", *brought(node, short))
+    assert staged.code == 0
+    assert re.search("^warning: .* sooner than what is issued from it would", staged.err, re.MULTILINE)
+    done = node.hurry("root-ca", "rotate")
+    assert done.code == 0
+    assert re.search("^warning: the staged CA ends on .* which is cut to that day", done.err, re.MULTILINE)
+    assert node.unwell(short) == []
+    assert [leaf.not_after for leaf in node.trust("web.crt")] == [short.facts.not_after]
+
+
+@pytest.mark.slow
+def test_a_daemon_tells_of_a_rotation_that_stands_still(quick: Path) -> None:
+    """A stranger in the bundle is told as critical with the first look, and no more when it is taken out."""
+    node, new = RotatingNode(quick / "place", clock=real_time, root_ca={"overlap": "1h"}), root_ca()
+    with node.daemon() as daemon:
+        cat(node, new)
+        daemon.until(lambda: len(node.trust()) == 2 == len(node.embedded()), "both are trusted")
+        good = node.read("ca.crt")
+        node.put("ca.crt", good + root_ca().pem)
+        daemon.until(lambda: "rotation_frozen" in daemon.reasons("ca"), "told")
+        assert "rotation_under_way" not in daemon.reasons("ca")
+        node.put("ca.crt", good)
+        daemon.until(lambda: "rotation_under_way" in daemon.reasons("ca"), "under way")
+        assert "rotation_frozen" not in daemon.reasons("ca")
+    assert node.phase is Phase.TRUST
+
+
+
 # Disturbed
 
 
@@ -399,3 +516,210 @@ def test_a_found_ca_signs_nothing_before_it_is_trusted(quick: Path) -> None:
     assert seen == {Phase.TRUST, Phase.ISSUE}
     node.walk()
     assert node.unwell(new) == []
+
+
+# Refused
+
+
+Unfit = tuple[bytes, bytes | None, str]
+"""The certificate, the key beside it, and what is said of them."""
+
+
+def _intermediate() -> Unfit:
+    other, now = root_ca(), hurried()
+    made = make_intermediate(other, "kubernetes", not_before=now - 10 * DAY, not_after=now + 800 * DAY)
+    return made.pem, made.key_pem, "is not self-signed"
+
+
+def _leaf() -> Unfit:
+    now = hurried()
+    made = make_server(root_ca(), "web", not_before=now - DAY, not_after=now + 90 * DAY)
+    return made.pem, made.key_pem, "lacks basicConstraints CA:TRUE"
+
+
+def _another_key() -> Unfit:
+    return root_ca().pem, root_ca().key_pem, "ca.key is not the private key of"
+
+
+def _no_key() -> Unfit:
+    return root_ca().pem, None, "has no private key"
+
+
+def _encrypted() -> Unfit:
+    made = root_ca()
+    locked = made.key_as(PrivateFormat.PKCS8, b"secret")
+    return made.pem, locked, "ca.key cannot be read as a key; put the CA's key there without a passphrase"
+
+
+def _made(sentence: str, **modifiers: Any) -> Callable[[], Unfit]:
+    def make() -> Unfit:
+        dates = {name: hurried() + value for name, value in modifiers.items() if name.startswith("not_")}
+        made = root_ca(**modifiers | dates)
+        return made.pem, made.key_pem, sentence
+
+    return make
+
+
+UNFIT: dict[str, Callable[[], Unfit]] = {
+    "an intermediate": _intermediate,
+    "a leaf": _leaf,
+    "another's key": _another_key,
+    "no key": _no_key,
+    "an encrypted key": _encrypted,
+    "expired": _made("expired on", not_after=-DAY),
+    "not valid yet": _made("is valid from", not_before=5 * DAY),
+    "a weak key": _made("has the key RSA-1024", key="rsa-1024"),
+    "no keyCertSign": _made("has a keyUsage without keyCertSign", usages=["digital signature"]),
+}
+
+
+@pytest.mark.parametrize("what", UNFIT)
+def test_what_is_unfit_is_not_rotated(quick: Path, what: str) -> None:
+    """A CA that no cluster could live with, put in the place of the node's: critical, with all that is wrong, by the
+    daemon's look as by `check`, and nothing is written; put back, all is well.
+    """
+    node = RotatingNode(quick / "place")
+    node.step()
+    certificate, key, sentence = UNFIT[what]()
+    good = node.read("ca.crt"), node.read("ca.key")
+    node.put("ca.crt", certificate)
+    if key is None:
+        (node.files / "ca.key").unlink()
+    else:
+        node.put("ca.key", key)
+    before = node.tree()
+    told = node.findings()["root_ca_changed"]
+    assert re.search(f"holds another CA than this node lives by .*, and nothing is touched: .*{sentence}", told), told
+    assert told.endswith("; or put the former CA back")
+    assert [node.step() for _ in range(3)] == [None, None, None]
+    checked = node.hurry("check")
+    assert checked.code == 2
+    assert "[root_ca_changed]" in checked.out
+    assert (node.tree(), node.record, node.staged) == (before, None, [])
+    node.put("ca.crt", good[0])
+    node.put("ca.key", good[1])
+    node.step()
+    assert (node.findings(), node.hurry("check").code) == ({}, 0)
+    assert node.unwell(node.old) == []
+
+
+@pytest.mark.parametrize("what", UNFIT)
+def test_what_is_unfit_is_not_staged(quick: Path, what: str) -> None:
+    """Brought by an operator, the same is refused, and neither kept nor rotated to."""
+    node = RotatingNode(quick / "place")
+    certificate, key, sentence = UNFIT[what]()
+    paths = node.place / "ca.crt", node.place / "ca.key"
+    for path, content in zip(paths, (certificate, key or b""), strict=True):
+        path.touch(0o600)
+        path.write_bytes(content)
+    before = node.tree()
+    refused = node.hurry("root-ca", "stage", *map(str, paths[: 1 if key is None else 2]))
+    assert refused.code == 2
+    sentence = {"no key": "give the private key of", "an encrypted key": "ca.key is encrypted"}.get(what, sentence)
+    assert re.search(f"^refused: .*{sentence}", refused.err, re.MULTILINE), refused.err
+    assert (node.tree(), node.staged) == (before, [])
+    assert node.hurry("root-ca", "rotate").code == 3
+    assert (node.tree(), node.record) == (before, None)
+
+
+@pytest.mark.parametrize("place", ["certificate", "key"])
+def test_what_is_staged_and_spoilt_is_not_begun(quick: Path, place: str) -> None:
+    """A staged CA whose files were damaged meanwhile is told so, and no rotation to it begins."""
+    node = RotatingNode(quick / "place")
+    node.stage(root_ca())
+    path = node.state / "rotation" / f"new.{'crt' if place == 'certificate' else 'key'}"
+    path.write_bytes(root_ca().pem if place == "certificate" else root_ca().key_pem)
+    refused = node.hurry("root-ca", "rotate")
+    assert refused.code == 3
+    assert "new.key is not the key of" in refused.err
+    assert node.record is None
+
+
+# Killed
+
+
+class Watched:
+    """What has to hold of a node at every moment of a rotation, looked at from outside."""
+
+    def __init__(self, node: RotatingNode, new: Issued) -> None:
+        self._node, self._old, self._new = node, node.old, new
+        self.problems: list[str] = []
+        self.looks = 0
+
+    def look(self, stop: str) -> None:
+        """Where a call has changed something: at the entry of the next, and after a sync, all is as it was then."""
+        if stop.startswith("exit") and stop != "exit fsync":
+            self.looks += 1
+            self.problems += [f"{self.looks}, {stop}: {problem}" for problem in self._wrong()]
+
+    def _wrong(self) -> Iterator[str]:
+        node = self._node
+        yield from node.readable()
+        trust, key = node.trust(), decode(node.read("ca.key"), "ca.key").key
+        whole = bool(trust) and trust[0].key == key
+        if not whole and not list((node.state / "transactions").glob("*.commit.json")):
+            yield "ca.crt and ca.key do not belong together, and nothing says how to go on"
+        kept = {each.certificate for part in Part if (each := Staging(node.state).read(part)) and each.key}
+        kept |= {trust[0]} if whole else set()
+        kept |= {each.facts for each in (self._old, self._new) if each.facts.key == key}
+        if self._new.facts not in kept and self._new.facts in trust:
+            yield "the new CA is trusted, and its key is nowhere"
+        if self._old.facts not in kept and trust != (self._new.facts,):
+            yield "the former CA is not gone, and its key is"
+        for name in ("web.crt", "user.conf"):
+            if not node.belongs(name) and not list((node.state / "transactions").glob("*.commit.json")):
+                yield f"{name} does not belong to its key"
+
+
+def rotates(node: RotatingNode) -> None:
+    """The command, from its beginning to its end, in this process."""
+    done = node.hurry("root-ca", "rotate")
+    assert done.code == 0, done
+
+
+@pytest.fixture
+def staged(quick: Path) -> tuple[RotatingNode, Issued]:
+    """A node with a CA that is to follow."""
+    node, new = RotatingNode(quick / "original"), root_ca()
+    node.stage(new)
+    node.step()
+    return node, new
+
+
+@pytest.mark.slow
+def test_whole_at_every_moment(staged: tuple[RotatingNode, Issued]) -> None:
+    """From the first system call of a rotation to its last, pairs are whole or will be made whole, no CA's key is lost
+    while it is wanted, and none can be read by others.
+    """
+    node, new = staged
+    watched = Watched(node, new)
+    record(partial(rotates, node), watched.look)
+    assert watched.problems == []
+    assert watched.looks > 200
+    assert node.unwell(new) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", range(SHARES))
+def test_killed_anywhere(quick: Path, staged: tuple[RotatingNode, Issued], share: int) -> None:
+    """Killed at any system call that changes something, the command begun again finishes the rotation, and leaves
+    nothing behind.
+    """
+    original, new = staged
+    stops = record(partial(rotates, original.copy(quick / "whole")))
+    step = len(stops) / STOPS
+    seen = set[str]()
+    for number in range(share, STOPS, SHARES):
+        node = original.copy(quick / "twin")
+        where = f"killed at {(n := int(number * step))}, {kill_at(partial(rotates, node), n)}"
+        watched = Watched(node, new)
+        watched.look("exit")
+        seen.add(str(node.phase))
+        again = node.hurry("root-ca", "rotate")
+        over = again.code == 3 and "no CA is staged" in again.err  # it was killed on its way out
+        assert again.code == 0 or over, (where, again)
+        assert watched.problems == [], where
+        assert node.unwell(new) == [], where
+        assert node.findings() == {}, where
+        shutil.rmtree(node.place)
+    assert seen >= {"issue", "distrust", "done"}

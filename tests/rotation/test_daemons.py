@@ -28,7 +28,7 @@ QUICK: dict[str, Any] = {
     "restart": {"reload_within": "3s", "ready_within": "20s", "stable": "1s", "spacing": "1s"},
     "root_ca": {"overlap": "1s"},
 }
-WITHIN = 240
+WITHIN = 420
 """Seconds for a rotation: its phases last as long as services take to come up again, one after the other."""
 
 
@@ -125,7 +125,7 @@ def test_a_ca_that_somebody_replaced(programs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(600)
 def test_a_cluster(programs: Path, tmp_path: Path) -> None:
     """Two control planes and a worker."""
     with Bed(tmp_path, programs, control_planes=2, workers=1, interval=100.0, settings=QUICK) as bed, ExitStack() as stack:
