@@ -259,8 +259,8 @@ class Daemon:
             self._enforcer.neighbourhood.ask()
         stale = any(status.presence.stale for status in assessment.statuses)
         due = time.monotonic() + self._config.poll.total_seconds()
-        # No pass puts a look off: where files are polled, one pass after the other would.
-        self._look_due = min(self._look_due or due, due) if stale else None
+        if stale:  # no pass puts a look off: where files are polled, one pass after the other would
+            self._look_due = min(self._look_due or due, due)
 
     def _look_ended(self) -> None:
         """Called from the thread that looks."""
@@ -271,7 +271,8 @@ class Daemon:
         self._acted = self._acting.act()
         if self._acting.look_at:
             wait = (self._acting.look_at - utc_now()).total_seconds()
-            self._look_due = time.monotonic() + min(max(0.0, wait), HEARTBEAT_INTERVAL)
+            due = time.monotonic() + min(max(0.0, wait), HEARTBEAT_INTERVAL)
+            self._look_due = min(self._look_due or due, due)  # no pass puts a look off
 
     def _follow(self) -> None:
         """Watch what was looked up. The watcher reports what it did not watch before: it may have changed since."""

@@ -13,6 +13,8 @@ MACHINE = "tests/system/"
 """Below it all want the one machine that can be booted at a time: they stay together, and begin before all else."""
 
 FIRST = (
+    "tests/rotation/test_daemons.py",
+    "tests/rotation/test_bed.py",
     "tests/test_turns.py",
     "tests/cluster/test_lease_holders.py",
     "tests/test_enforce.py",

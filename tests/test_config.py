@@ -21,7 +21,7 @@ from certmond.config import Config, Source, dump, load, parse, schema
 from certmond.errors import ConfigError
 from certmond.pki.catalog import SELF, CertificateSpec, Kind, ServiceSpec
 from certmond.pki.fields import FACTS, USAGES, format_duration, parse_duration
-from certmond.pki.settings import ClusterSpec, DerivedSpec, HoldSpec, InitSpec, RestartSpec, SignerSpec
+from certmond.pki.settings import ClusterSpec, DerivedSpec, HoldSpec, InitSpec, RestartSpec, RootCaSpec, SignerSpec
 
 ROOT = Path(__file__).parents[1]
 
@@ -130,7 +130,8 @@ IN_FILE = [
     ("restart: {stable: 0s}", ":1: restart.stable: must be longer than nothing, not '0s'"),
     (
         "cluster: {api: hold}",
-        ":1: cluster.api: unknown key; this version knows kubeconfig, without_api, lease_duration",
+        ":1: cluster.api: unknown key; this version knows kubeconfig, without_api, workloads, token_secrets, "
+        "lease_duration",
     ),
     ("cluster: {without_api: wait}", ":1: cluster.without_api: must be 'hold' or 'go_on', not 'wait'"),
     ("cluster: {kubeconfig: x}", ":1: cluster.kubeconfig: must be an absolute path, not 'x'"),
@@ -688,8 +689,8 @@ def test_the_reference_has_every_key_with_its_default_and_no_other() -> None:
     text = (ROOT / "docs/configuration.md").read_text()
     tables = re.findall(r"(?m)^\| key \|.*\n(?:\|.*\n)+", text)
     whole = schema()
-    models = ("CertificateSpec", "ServiceSpec", "SignerSpec", "DerivedSpec", "HoldSpec", "RestartSpec", "ClusterSpec",
-              "InitSpec")  # fmt: skip
+    models = ("CertificateSpec", "ServiceSpec", "SignerSpec", "DerivedSpec", "HoldSpec", "RestartSpec", "RootCaSpec",
+              "ClusterSpec", "InitSpec")  # fmt: skip
     parts = (whole, *(whole["$defs"][name] for name in models))
     required = ("name", "path", "kind", "source")
     entries = (
@@ -700,6 +701,7 @@ def test_the_reference_has_every_key_with_its_default_and_no_other() -> None:
         DerivedSpec(name="x", kind="kubeconfig", source="x", path="/x"),
         HoldSpec(),
         RestartSpec(),
+        RootCaSpec(),
         ClusterSpec(),
         InitSpec(),
     )
@@ -712,7 +714,7 @@ def test_the_reference_has_every_key_with_its_default_and_no_other() -> None:
                 assert default.strip() == "see below"
             elif "default" not in part["properties"][name]:
                 assert (name in required, default.strip()) == (True, "required")
-            elif part["properties"][name]["default"] is None or name in {"hold", "restart", "cluster", "init"}:
+            elif part["properties"][name]["default"] is None or name in {"hold", "restart", "root_ca", "cluster", "init"}:
                 assert not default.strip()
             elif name != "command":
                 assert default.strip() == f"`{json.dumps(values[name])}`".replace('"', "")

@@ -7,16 +7,26 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from certmond.config import load
+from certmond.config import Config, Source, load, parse
+from certmond.enforce import Enforcer
+from certmond.host.audit import DAEMON, Audit
+from certmond.host.journal import Journal
+from certmond.host.rotation_record import RotationRecord
 from certmond.host.store import Store
-from certmond.pki.assess import assess
-from certmond.pki.reason import Severity
+from certmond.pki.assess import Assessment, assess
+from certmond.pki.encoding import decode
+from certmond.pki.holding import Surroundings
+from certmond.pki.reason import Reason, Severity
+from certmond.pki.rotation import Mode, Phase, Rotation
+from certmond.pki.steps import Plan
+from tests.builders import make_ca, make_intermediate
 from tests.conftest import real_part
 from tests.node import KUBELET_PEM, NOW, PKI, Node, ca_like, key_pem, pem, public_pem, sha1_signed
 
@@ -279,6 +289,88 @@ MUTATIONS: dict[str, tuple[Mutation, str, str]] = {
 }  # fmt: skip
 
 
+CA = f"{PKI}/ca"
+
+
+def put_ca(beside: Any = None, **modifiers: Any) -> Mutation:
+    """Somebody puts another CA in place, with its key or that one beside it, and does nothing else."""
+
+    def mutate(node: Node) -> None:
+        ca = make_ca(**modifiers)
+        node.write(f"{CA}.crt", ca.pem)
+        node.write(f"{CA}.key", key_pem(beside or ca.key))
+
+    return mutate
+
+
+def put_intermediate(node: Node) -> None:
+    root = make_ca("corporate-root")
+    ca = make_intermediate(root, "kubernetes")
+    node.write(f"{CA}.crt", ca.pem)
+    node.write(f"{CA}.key", key_pem(ca.key))
+
+
+def follow(change: Mutation = lambda _: None) -> Mutation:
+    """A rotation is in the phase trust, and then `change` happens."""
+
+    def mutate(node: Node) -> None:
+        state, old = node.path("state"), decode(node.read(f"{CA}.crt"), "").certificates
+        new = decode(make_ca().pem, "").certificates[0]
+        node.path("state/rotation").mkdir(parents=True)
+        RotationRecord(state).save(Rotation("r-1", "ca", Mode.OVERLAP, old, new, Phase.TRUST, NOW))
+        change(node)
+
+    return mutate
+
+
+def record_damaged(node: Node) -> None:
+    node.write("state/rotation/record.json", b"{")
+
+
+Told = tuple[Mutation, dict[str, Any], str, Severity, str]
+
+ROTATIONS: dict[str, Told] = {
+    "another CA with its key, in observe mode": (
+        put_ca(), {}, "root_ca_changed", Severity.CRITICAL, "or let certmond enforce"
+    ),
+    "another CA with its key, where it is only to be told": (
+        put_ca(), {"mode": "enforce", "root_ca": {"on_change": "alarm"}}, "root_ca_changed", Severity.CRITICAL,
+        "`root_ca.on_change` is alarm",
+    ),
+    "another CA with its key, which is rotated": (
+        put_ca(), {"mode": "enforce"}, "root_ca_changed", Severity.CRITICAL, "; it is rotated"
+    ),
+    "another CA with the key of a third": (
+        put_ca(other_key()), {"mode": "enforce"}, "root_ca_changed", Severity.CRITICAL, "is not the private key of"
+    ),
+    "an intermediate with its key": (
+        put_intermediate, {"mode": "enforce"}, "root_ca_changed", Severity.CRITICAL, "supports a Root CA only"
+    ),
+    "another CA that has expired": (
+        put_ca(not_before=NOW - 9 * DAY, not_after=NOW - DAY), {"mode": "enforce"}, "root_ca_changed",
+        Severity.CRITICAL, "expired",
+    ),
+    "another CA that is not valid yet": (
+        put_ca(not_before=NOW + DAY), {"mode": "enforce"}, "root_ca_changed", Severity.CRITICAL, "is valid from"
+    ),
+    "another CA with a weak key": (
+        put_ca(key="rsa-1024"), {"mode": "enforce"}, "root_ca_changed", Severity.CRITICAL, "1024"
+    ),
+    "a rotation": (follow(), {}, "rotation_under_way", Severity.INFO, "is in the phase trust since"),
+    "a third CA during a rotation": (
+        follow(put_ca()), {"mode": "enforce"}, "rotation_frozen", Severity.CRITICAL, "neither the former nor the new CA"
+    ),
+    "the key of a third CA during a rotation": (
+        follow(lambda node: node.write(f"{CA}.key", key_pem(other_key()))), {"mode": "enforce"}, "rotation_frozen",
+        Severity.CRITICAL, "is the key of neither",
+    ),
+    "a record of a rotation that cannot be read": (
+        follow(record_damaged), {"mode": "enforce"}, "rotation_frozen", Severity.CRITICAL, "nobody knows how far"
+    ),
+}  # fmt: skip
+"""What goes wrong, settings, and of the Root CA's entry the reason, how bad it is, and what its message says."""
+
+
 def judge(root: Path, now: datetime = NOW) -> dict[tuple[str, str], Severity]:
     assessment = assess(Store(load(None).certificates, str(root)).observe(), now)
     return {(s.seen.name, item.reason.value): item.severity for s in assessment.statuses for item in s.findings}
@@ -293,6 +385,44 @@ def test_each_fault_raises_its_reason_and_no_other(tmp_path: Path, mutate: Mutat
     assert (name, reason) in found
     others = {key for key, severity in found.items() if severity is not Severity.INFO} - {(name, reason)}
     assert not others
+
+
+@pytest.mark.parametrize("row", ROTATIONS.values(), ids=ROTATIONS)
+def test_what_becomes_of_a_ca_is_told_with_what_speaks_against_it(node: Node, row: Told) -> None:
+    """A CA that somebody put in place, a rotation, and one that stands still: one of them is told, at the CA alone."""
+    mutate, settings, reason, severity, said = row
+    mutate(node)
+    found = {
+        (status.seen.name, item.reason): item
+        for status in rotating(node, settings).statuses
+        for item in status.findings
+        if item.reason in TOLD_BY_ROTATIONS
+    }
+    assert found.keys() == {("ca", reason)}
+    (item,) = found.values()
+    assert item.severity is severity
+    assert said in item.message
+
+
+TOLD_BY_ROTATIONS = {Reason.ROOT_CA_CHANGED, Reason.ROTATION_UNDER_WAY, Reason.ROTATION_FROZEN}
+
+
+def rotating(node: Node, settings: dict[str, Any]) -> Assessment:
+    """What is seen of the node once it was tried to bring its rotation on."""
+    given = parse([Source("test", yaml.safe_dump(settings))])
+    assert isinstance(given, Config)
+    state = node.path("state")
+    audit = Audit(Journal("none"), state, DAEMON)
+    enforcer = Enforcer(given, root=str(node.root), state_dir=state, audit=audit, clock=lambda: NOW)
+    store = Store(given.certificates, str(node.root))
+    inventory = store.observe()
+    for _ in range(2):
+        told = enforcer.rotating.look(inventory, store.components(), NOW)
+        around = Surroundings(given.services, told=told)
+        assessment = assess(inventory, NOW, around=around)
+        if enforcer.rotating.rotation:
+            enforcer.rotating.advance(assessment, around, Plan())
+    return assessment
 
 
 def test_a_ca_near_its_end_is_found_before_its_leaves_are_due(tmp_path: Path) -> None:
@@ -317,14 +447,11 @@ def test_a_leaf_that_is_due_with_its_ca_is_told_that_renewing_it_is_of_no_use(tm
 
 def test_the_table_covers_every_reason_that_observation_can_raise() -> None:
     """Each Reason that files alone can give stands in the table of mutations, which has at least forty."""
-    from certmond.pki.reason import Reason
-
     # About what runs, of which no file tells anything: tests/pki/test_holding.py and test_service_checks.py.
     running = {Reason.SERVED_DIFFERS, Reason.RESTART_PENDING, Reason.RESTART_FAILED}
     later = {*running, Reason.STILL_DUE}  # the last never comes alone: above
-    assert {reason for _, _, reason in MUTATIONS.values()} | {"nonpositive_serial"} == {
-        reason.value for reason in Reason if reason not in later
-    }
+    covered = {row[2] for row in (*MUTATIONS.values(), *ROTATIONS.values())}
+    assert covered | {"nonpositive_serial"} == {reason.value for reason in Reason if reason not in later}
     assert len(MUTATIONS) >= 40
 
 

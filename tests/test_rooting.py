@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from certmond.host.staged import Part, Staging
 from certmond.host.transaction import Transactions
@@ -312,6 +313,23 @@ def test_an_intermediate_is_refused(host: Host) -> None:
     done = host.stage(make_intermediate(ca(), not_before=NOW - DAY, not_after=NOW + 10 * YEAR))
     assert done.code == 2
     assert "Kubernetes supports a Root CA only, no intermediate" in done.err
+
+
+def test_constraints_are_held_against_the_nodes_own_leaves(host: Host) -> None:
+    """A CA that may not sign what this node has is refused, with the files that it may not sign."""
+    done = host.stage(ca(permitted=["DNS:example.com"]))
+    assert done.code == 2
+    assert "cannot sign /etc/kubernetes/pki/apiserver.crt (has a name that" in done.err
+
+
+def test_a_key_that_cannot_be_used_is_told_once(host: Host) -> None:
+    """Of a key with a passphrase it is not told as well that there is none."""
+    new = ca()
+    host.give(new)
+    host.key.write_bytes(new.key_as(PrivateFormat.PKCS8, b"secret"))
+    done = host.run("stage", host.certificate, host.key)
+    assert (done.code, done.err.count("refused: ")) == (2, 1)
+    assert f"the private key in {host.key} is encrypted" in done.err
 
 
 def test_warnings_go_through(host: Host) -> None:

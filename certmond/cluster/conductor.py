@@ -27,10 +27,8 @@ if TYPE_CHECKING:
     from certmond.cluster.record_api import Recorded
     from certmond.host.manifest import Components
 
-INTERVAL = timedelta(seconds=10)
-"""Between two questions to the API while a rotation is under way."""
-IDLE_INTERVAL = timedelta(minutes=1)
-"""The same while none is."""
+IDLE = 6
+"""So many times as long as the configuration's `poll` are the pauses between two questions, while nothing goes on."""
 _A_WHILE = timedelta(seconds=20)
 """What is asked of the cluster takes so long at most: it is asked again, and the node has more to do meanwhile."""
 
@@ -48,7 +46,7 @@ class ClusterConductor:
 
     def __init__(self, access: Access, lead: Lead, config: Config, *, node: str, clock: Callable[[], datetime]) -> None:
         self._access, self._lead, self._node, self._clock = access, lead, node, clock
-        self._overlap, self._spec = config.root_ca.overlap, config.cluster
+        self._overlap, self._spec, self._pause = config.root_ca.overlap, config.cluster, config.poll
         self._found: Recorded | None = None
         self._silent: str | None = None
         self._ask_again = 0.0
@@ -84,7 +82,7 @@ class ClusterConductor:
             self._read()
             under_way = self._found is not None and self._found.record.phase != Phase.DONE
             self._ask_again = (
-                time.monotonic() + (INTERVAL if under_way or self._silent else IDLE_INTERVAL).total_seconds()
+                time.monotonic() + (self._pause if under_way or self._silent else self._pause * IDLE).total_seconds()
             )
         return timedelta(seconds=max(0.0, self._ask_again - time.monotonic()))
 
@@ -110,29 +108,29 @@ class ClusterConductor:
             self._ask_again = 0.0
             return Gate(("another node was faster; the record is read again",), now)
         except CertmondError as error:
-            return Gate((f"{error}; this node holds its phase until then",), now + INTERVAL)
+            return Gate((f"{error}; this node holds its phase until then",), now + self._pause)
 
     def _gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
         from certmond.cluster.nodes import list_nodes  # noqa: PLC0415 - needs the extra
 
         self._say(report)
         if not report.signs:
-            return Gate(("the coordinator leads it on when all nodes have come so far",), now + INTERVAL)
+            return Gate(("the coordinator leads it on when all nodes have come so far",), now + self._pause)
         members = {node.name: _member(node) for node in list_nodes(self._access)}
         unknown = unknown_exclusions(rotation, members)
         strangers = (f"the cluster has no Node {name}, which is excluded; correct it" for name in unknown)
         if waits := (*strangers, *closed(rotation, members.values())):
-            return Gate(waits, now + INTERVAL)
+            return Gate(waits, now + self._pause)
         if why := self._lead.take():
-            return Gate((why,), now + INTERVAL)
+            return Gate((why,), now + self._pause)
         held = held_until(rotation, self._overlap)
         if held and now < held[0]:
             return Gate(
                 (f"both CAs are trusted until {held[0]:%Y-%m-%d %H:%M:%S} UTC, {held[1]}",),
-                min(held[0], now + INTERVAL),
+                min(held[0], now + self._pause),
             )
         if waits := _amiss(self._canaries(rotation, now)):
-            return Gate(waits, now + INTERVAL)
+            return Gate(waits, now + self._pause)
         return self._workloads(rotation, now) if rotation.phase is Phase.TRUST else Gate()
 
     def end(self) -> None:
@@ -185,7 +183,7 @@ class ClusterConductor:
             stale = stale_workloads(self._access, since).restartable
             restart_workloads(self._access, stale, since, now, limit=_A_WHILE)
         waits = _amiss([workloads(self._access, since, _A_WHILE)])
-        return Gate(waits, now + INTERVAL) if waits else Gate()
+        return Gate(waits, now + self._pause) if waits else Gate()
 
     def _read(self) -> None:
         from certmond.cluster.record_api import read_record  # noqa: PLC0415 - needs the extra

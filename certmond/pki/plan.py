@@ -349,7 +349,7 @@ def _why_wait(attempt: Attempt, cause: Cause) -> str:
         return f"its signer has not decided yet: {attempt.message}"
     if attempt.failures:
         return f"it failed {attempt.failures} times, last: {attempt.message}"
-    still = _SAID[cause] if cause is Cause.NOT_YET_VALID else "is still due: see still_due"
+    still = _SAID[cause] if cause in {Cause.NOT_YET_VALID, Cause.ROTATION} else "is still due: see still_due"
     return f"it was renewed on {_day(attempt.at)}, and {still}"
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import assert_never
 
 from certmond.errors import RotationError
 from certmond.pki.certificate import Certificate
@@ -159,6 +160,8 @@ def desired(rotation: Rotation) -> Desired | None:
             return Desired((new,), leaves=new)
         case Phase.DONE:
             return Desired((new,), leaves=None if rotation.mode is Mode.REISSUE else new, tidy=True)
+        case _:
+            assert_never(rotation.phase)
 
 
 def begin(rotation: Rotation) -> Rotation:
@@ -185,11 +188,14 @@ def abort(rotation: Rotation, now: datetime) -> Rotation:
             f"{rotation.name} has begun with a CA that was put in place without one; put the former certificate and "
             "key back yourself, which is a rotation back, or let it go on to its end"
         )
-    phase = _MIRRORED[rotation.phase]
-    if phase not in sequence(rotation):  # no signer to attach, or nothing to distrust: the files are as they were
-        phase = Phase.DONE
     (old,) = rotation.old
-    identity = f"{rotation.id}-back"  # what nodes have said of it on the way there counts no more
     return replace(
-        rotation, id=identity, old=(rotation.new,), new=old, phase=phase, since=now, aborted=True, published=None
+        rotation,
+        id=f"{rotation.id}-back",  # what nodes have said of it on the way there counts no more
+        old=(rotation.new,),
+        new=old,
+        phase=_MIRRORED[rotation.phase],
+        since=now,
+        aborted=True,
+        published=None,
     )

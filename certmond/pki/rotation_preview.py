@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from certmond.pki.assess import Assessment, CertificateStatus
-from certmond.pki.catalog import Kind
-from certmond.pki.rotation import Phase, Rotation, desired, sequence
-from certmond.pki.rotation_steps import Ground, concerned, lacks
+from certmond.pki.assess import Assessment
+from certmond.pki.rotation import Desired, Phase, Rotation, desired, sequence
+from certmond.pki.rotation_steps import Ground, concerned, lacks, of_former
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,42 +24,35 @@ class Preview:
 
 
 def preview(rotation: Rotation, ground: Ground, assessment: Assessment, order: Sequence[str]) -> tuple[Preview, ...]:
-    """The phases from the present one on. `order` has the services in the order of their restarts."""
+    """The phases from the present one on, up to one in which the node would stand still, which says why. `order` has
+    the services in the order of their restarts.
+    """
     phases, found = sequence(rotation), list[Preview]()
     trust_before = ground.trust
     for phase in phases[phases.index(rotation.phase) :]:
         here = replace(rotation, phase=phase)
-        wanted = desired(here)
-        steps = [step.detail for step in lacks(here, ground, assessment).steps if step.target == rotation.family]
+        left, wanted = lacks(here, ground, assessment), desired(here)
+        if left.frozen:
+            return (*found, Preview(phase, (left.frozen,), ()))
+        steps = [step.detail for step in left.steps if step.target == rotation.family]
         touched = set[str]()
         if wanted and frozenset(wanted.trust) != frozenset(trust_before):
             for status in concerned(rotation.family, assessment):
                 for embedded in status.seen.embedded if status.seen.spec.embedded_ca == rotation.family else ():
-                    steps.append(f"{embedded.path} is to trust the same")
+                    if embedded.file is None:
+                        steps.append(f"{embedded.path} is to trust the same")
                     touched.add(status.seen.name)
             touched.add(rotation.family)
         if wanted and wanted.leaves and phase is Phase.ISSUE:
-            for status in _leaves(rotation, assessment):
+            for status in of_former(rotation, assessment):
                 steps.append(f"{status.seen.path} is issued anew from the new CA")
                 touched.add(status.seen.name)
         moved = ground.signer and any("sign with" in step for step in steps)
         restarts = [*_restarted(touched, assessment), *([ground.signer.container] if moved and ground.signer else [])]
-        found.append(Preview(phase, tuple(steps), tuple(name for name in order if name in restarts)))
+        found.append(Preview(phase, tuple(dict.fromkeys(steps)), tuple(name for name in order if name in restarts)))
         if wanted:
-            trust_before, ground = wanted.trust, _after(ground, here)
+            trust_before, ground = wanted.trust, _after(ground, wanted)
     return tuple(found)
-
-
-def _leaves(rotation: Rotation, assessment: Assessment) -> Iterator[CertificateStatus]:
-    for status in assessment.certificates:
-        spec = status.seen.spec
-        if (
-            rotation.family in spec.ca
-            and status.seen.name == spec.name
-            and spec.kind is not Kind.BUNDLE
-            and status.trust_anchor in rotation.old
-        ):
-            yield status
 
 
 def _restarted(touched: set[str], assessment: Assessment) -> Iterator[str]:
@@ -70,11 +62,8 @@ def _restarted(touched: set[str], assessment: Assessment) -> Iterator[str]:
             yield from (each.service for each in status.presence.consumers if status.seen.embedded)
 
 
-def _after(ground: Ground, rotation: Rotation) -> Ground:
+def _after(ground: Ground, wanted: Desired) -> Ground:
     """The node with the files that the phase asks for."""
-    wanted = desired(rotation)
-    if wanted is None:
-        return ground
     signer = ground.signer
     if signer and wanted.detached:
         signer = replace(

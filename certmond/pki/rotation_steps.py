@@ -6,9 +6,11 @@ nor as it should be is *frozen*: somebody else changes the same files, and nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
+from typing import assert_never
 
 from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import Kind
@@ -84,7 +86,7 @@ def lacks(rotation: Rotation, ground: Ground, assessment: Assessment) -> Lacks:
     anchor = tuple(_of_anchor(wanted, ground))
     steps = [Rotate(rotation.family, ground.path, _told(rotation, anchor), anchor)] if anchor else []
     steps += _of_kubeconfigs(rotation, wanted, assessment)
-    reissue = () if anchor or wanted.leaves is None else _of_old(rotation, assessment)
+    reissue = () if anchor or wanted.leaves is None else of_former(rotation, assessment)
     return Lacks(tuple(steps), frozenset(status.seen.identity for status in reissue))
 
 
@@ -192,8 +194,8 @@ def _of_kubeconfigs(rotation: Rotation, wanted: Desired, assessment: Assessment)
             if embedded.file is None:
                 found.setdefault(embedded.path, status.seen.name)
     for path, name in found.items():
-        detail = f"{path} is to trust {_named(rotation, wanted.trust)}"
-        yield Rotate(name, path, detail, (Trusting(path, wanted.trust),))
+        trusting = (Trusting(path, wanted.trust),)
+        yield Rotate(name, path, _told(rotation, trusting), trusting)
 
 
 def _differing(rotation: Rotation, wanted: Desired, status: CertificateStatus) -> Iterator[Embedded]:
@@ -202,8 +204,8 @@ def _differing(rotation: Rotation, wanted: Desired, status: CertificateStatus) -
             yield embedded
 
 
-def _of_old(rotation: Rotation, assessment: Assessment) -> Iterator[CertificateStatus]:
-    """The end entities that the former anchor has signed, and the new one has not."""
+def of_former(rotation: Rotation, assessment: Assessment) -> Iterator[CertificateStatus]:
+    """The end entities that the former anchor has signed, and the new one has not, whatever the node trusts now."""
     for status in assessment.certificates:
         certificate, spec = status.certificate, status.seen.spec
         if certificate is None or status.stale or spec.authority or rotation.family not in spec.ca:
@@ -225,14 +227,21 @@ def _signs_otherwise(ground: Ground, around: Surroundings) -> Iterator[str]:
     for service in around.services:
         seen = around.live.services.get(service.name)
         if service.pod == signer.container and seen and seen.running:
-            given = dict(word.removeprefix("--").partition("=")[::2] for word in seen.command if word.startswith("--"))
-            if (
-                tuple(given.get(flag, value) for flag, value in zip(SIGNING_FLAGS, signer.now, strict=True))
-                != signer.now
-            ):
+            given = (_given(seen.command, flag) for flag in SIGNING_FLAGS)
+            if any(value not in {None, wanted} for value, wanted in zip(given, signer.now, strict=True)):
                 yield f"{service.name} does not run with the signer that {signer.manifest} names yet"
         elif service.pod == signer.container and seen and seen.running is False:
             yield f"{service.name} does not run"
+
+
+def _given(command: Sequence[str], flag: str) -> str | None:
+    """The value of a flag as components take it: `--flag=value` or `--flag value`, `_` for `-`, and the last counts."""
+    found = None
+    for word, following in pairwise((*command, "")):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == f"--{flag}":
+            found = value if equals else following
+    return found
 
 
 def _told(rotation: Rotation, wants: tuple[Want, ...]) -> str:
@@ -249,6 +258,8 @@ def _told(rotation: Rotation, wants: tuple[Want, ...]) -> str:
                 said.append(f"{want.container} is to sign with {want.flags[0][1]}")
             case Gone():
                 said.append(f"{want.path} is to go")
+            case _:
+                assert_never(want)
     return "; ".join(said)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -51,3 +53,41 @@ def time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
         raise TimeoutError
 
     monkeypatch.setattr("asyncio.sleep", sleep)
+
+
+Silence = Callable[[str], None]
+
+
+@pytest.fixture
+def silence(cluster: ApiServer, monkeypatch: pytest.MonkeyPatch) -> Silence:
+    """The API server answers nothing from then on, and the time of the check, or of each call, is up once it was asked.
+
+    However long that time is: a limit that ends by the clock may end before there is a connection.
+    """
+    limits: list[tuple[asyncio.Timeout, asyncio.AbstractEventLoop]] = []
+    real = asyncio.timeout
+
+    def timeout(seconds: float | None) -> asyncio.Timeout:
+        limit = real(seconds)
+        if seconds is not None:
+            limits.append((limit, asyncio.get_running_loop()))
+        return limit
+
+    def up(limit: asyncio.Timeout, loop: asyncio.AbstractEventLoop) -> None:
+        with suppress(RuntimeError):  # it is over already
+            limit.reschedule(loop.time())
+
+    def begin(whose: str) -> None:
+        asked: list[str] = []
+
+        def silent(method: str, path: str) -> None:
+            limit, loop = limits[0] if whose == "check" and not asked else limits[-1]
+            asked.append(path)
+            loop.call_soon_threadsafe(up, limit, loop)
+            cluster.closing.wait(30)
+
+        limits.clear()
+        cluster.before = silent
+
+    monkeypatch.setattr("asyncio.timeout", timeout)
+    return begin

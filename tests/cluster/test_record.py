@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from certmond.cluster.record_api import create_record, read_record, replace_reco
 from certmond.errors import MalformedError, OvertakenError, RefusedError, UnreachableError
 from tests.builders import NOW, bundle, make_ca
 from tests.cluster.api_server import ApiServer, Fault
+from tests.cluster.conftest import Silence
 
 OLD, NEW = make_ca(), make_ca()
 PATH = "/api/v1/namespaces/kube-system/configmaps"
@@ -218,16 +218,11 @@ def test_refusals_and_absences_are_told_apart(
             call()
 
 
-def test_an_api_that_is_silent_is_unreachable(cluster: ApiServer, access: Access) -> None:
+def test_an_api_that_is_silent_is_unreachable(access: Access, silence: Silence) -> None:
     """A call ends with its time limit."""
-
-    def silent(method: str, path: str) -> None:
-        cluster.closing.wait(30)
-
-    cluster.before = silent
-    brief = replace(access, time_limit=access.time_limit / 50)
-    with pytest.raises(UnreachableError, match=r"cannot be reached"):
-        read_record(brief)
+    silence("call")
+    with pytest.raises(UnreachableError, match=r"cannot be reached \(no answer within 5 s\)"):
+        read_record(access)
 
 
 def test_a_bundle_is_recorded_as_one() -> None:

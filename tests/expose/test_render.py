@@ -59,6 +59,7 @@ FAMILIES = {
     "certmond_restarts": "counter",
     "certmond_renewals": "counter",
     "certmond_planned_steps": "gauge",
+    "certmond_rotation_phase": "gauge",
     "certmond_mode": "gauge",
     "certmond_passes": "counter",
     "certmond_pass_duration_seconds": "histogram",

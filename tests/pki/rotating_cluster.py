@@ -1,18 +1,19 @@
-"""A small cluster as far as trust goes: files on three nodes, what each process has read of them, who talks to whom.
+"""A small cluster as far as trust goes: files on its nodes, what each process has read of them, who talks to whom.
 
 Every process has its true reload behaviour: kube-apiserver and the kubelet follow client CA and pairs after a while,
-kube-controller-manager and kube-scheduler read their kubeconfig once, the kubelet its identity. What a node does is
-decided by `pki.rotation_steps` alone, from observations made of the files; nothing here knows an order.
+kube-controller-manager and kube-scheduler read their kubeconfig once, the kubelet its identity; flags are those of the
+start. What a node does is decided by `pki.rotation_steps` alone, from observations made of the files; nothing here
+knows an order. What has to hold at every point is in `rotation_invariants`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cache
 
-from certmond.pki.assess import Assessment, assess
+from certmond.pki.assess import assess
 from certmond.pki.catalog import CertificateSpec, Kind
 from certmond.pki.certificate import Certificate
 from certmond.pki.inventory import Embedded, Inventory, Observation
@@ -20,13 +21,15 @@ from certmond.pki.rotation import Rotation, desired, following
 from certmond.pki.rotation_gates import Member, Report, closed, digest_of
 from certmond.pki.rotation_steps import Ground, Lacks, Signer, lacks
 from certmond.pki.steps import Bundle, Flags, Gone, Identity, KeyOf, Rotate, Trusting
-from tests.builders import NOW, YEAR, make_ca, make_leaf
+from tests.builders import NOW, YEAR, make_ca, make_leaf, reissue
 
 PKI = "/etc/kubernetes/pki"
 SHARED, APART = (f"{PKI}/ca.crt", f"{PKI}/ca.key"), (f"{PKI}/signing-ca.crt", f"{PKI}/signing-ca.key")
 
 OLD, NEW = make_ca(not_before=NOW - YEAR), make_ca(not_before=NOW - YEAR)
-ISSUERS = {OLD.facts: OLD, NEW.facts: NEW}
+AFRESH = reissue(OLD, not_before=NOW - YEAR, not_after=NOW + 20 * YEAR)
+"""OLD with its key, and other dates."""
+ISSUERS = {OLD.facts: OLD, NEW.facts: NEW, AFRESH.facts: AFRESH}
 _CA = CertificateSpec(
     name="ca", path=SHARED[0], key=SHARED[1], key_optional=True, authority=True, usages=("cert sign",)
 )
@@ -47,6 +50,14 @@ _CONFS = {
 }
 
 Trust = tuple[Certificate, ...]
+Pair = tuple[str, Certificate]
+Conf = tuple[str, tuple[Trust, Certificate]]
+
+
+@cache
+def verifies(issuer: Certificate | None, trust: Trust) -> bool:
+    """What `issuer` has signed is accepted by who trusts these: a signature proves a key, and no dates."""
+    return issuer is None or issuer.key in {each.key for each in trust}
 
 
 @cache
@@ -68,23 +79,41 @@ def observation(
 
 @dataclass
 class Process:
-    """What it has in memory: the issuer of what it serves and presents, whom it trusts as server and as client."""
+    """What it has in memory: the issuer of what it serves and presents, whom it trusts as server and as client (None
+    where it is none), what it publishes and by which flags it signs.
+    """
 
     serves: Certificate | None = None
     presents: Certificate | None = None
-    accepts: Trust = ()
-    trusts: Trust = ()
+    accepts: Trust | None = None
+    trusts: Trust | None = None
     publishes: Trust = ()
+    flags: tuple[str, str] | None = None
+
+
+@cache
+def judged(rotation: Rotation, ground: Ground, pairs: Sequence[Pair], confs: Sequence[Conf]) -> Lacks:
+    """What a node lacks that shows this: the same whenever it does, and so worked out once."""
+    seen = [
+        observation(_CA, "ca" if n == 1 else f"ca#{n}", each, (), each if n == 1 and ground.key == each.key else None)
+        for n, each in enumerate(ground.trust, 1)
+    ]
+    seen += [observation(_PAIRS[name], name, leaf(name, issuer), (), None) for name, issuer in pairs]
+    seen += [observation(_CONFS[name], name, leaf(name, issuer), trust, None) for name, (trust, issuer) in confs]
+    return lacks(rotation, ground, assess(Inventory(tuple(seen)), NOW))
 
 
 @dataclass
 class Node:
-    """One node. `rotation` is what it has heard of the cluster's, which may be late."""
+    """One node. `rotation` is what it has heard of the cluster's, which may be late; `keys` are the CAs whose key it
+    has somewhere; `sent` are the reports that have not arrived yet, `said` is the last one that has.
+    """
 
     name: str
     control_plane: bool
     rotation: Rotation
     trust: Trust = (OLD.facts,)
+    keys: set[Certificate] = field(default_factory=set)
     key: Certificate | None = None
     own: Certificate | None = None
     own_key: Certificate | None = None
@@ -92,14 +121,16 @@ class Node:
     pairs: dict[str, Certificate] = field(default_factory=dict)
     confs: dict[str, tuple[Trust, Certificate]] = field(default_factory=dict)
     processes: dict[str, Process] = field(default_factory=dict)
+    sent: list[Report] = field(default_factory=list)
     said: Report | None = None
-    before: Assessment | None = None
+    known: tuple[object, Lacks] | None = None
 
     def __post_init__(self) -> None:
         confs = tuple(_CONFS) if self.control_plane else ("kubelet.conf",)
         self.confs = dict.fromkeys(confs, (self.trust, OLD.facts))
         self.pairs = dict.fromkeys(_PAIRS, OLD.facts) if self.control_plane else {}
         self.key = OLD.facts if self.control_plane else None
+        self.keys = {OLD.facts} if self.control_plane else set()
         names = ("apiserver", "controller-manager", "scheduler", "kubelet") if self.control_plane else ("kubelet",)
         self.processes = {name: Process() for name in names}
         for name in names:
@@ -107,13 +138,13 @@ class Node:
 
     def fresh(self, name: str) -> Process:
         """What the process would have in memory if it began now."""
-        trusts, presents = self.confs.get(f"{name}.conf", ((), None))
+        trusts, presents = self.confs.get(f"{name}.conf", (None, None))
         match name:
             case "apiserver":
                 pairs = self.pairs
                 return Process(pairs["apiserver"], pairs["apiserver-kubelet-client"], accepts=self.trust)
             case "controller-manager":
-                return Process(None, presents, trusts=trusts, publishes=self.trust)
+                return Process(None, presents, trusts=trusts, publishes=self.trust, flags=self.flags)
             case "kubelet":
                 return Process(None, presents, accepts=self.trust, trusts=trusts)
             case _:
@@ -130,10 +161,23 @@ class Node:
                 self.restart(name)
             case "kubelet":
                 self.processes[name].accepts = self.trust
+            case _:
+                pass  # it reads nothing twice
 
     def stale(self) -> list[str]:
         """The processes that have something older than the files in memory."""
         return [name for name, process in self.processes.items() if self.fresh(name) != process]
+
+    def replace_anchor(self, by: Certificate) -> None:
+        """Somebody puts another CA in place, with its key, and takes the former key away."""
+        self.trust, self.key, self.keys = (by,), by, {by}
+
+    def signer(self) -> Certificate | None:
+        """What the controller-manager signs with, None where it does not: files are followed, flags are not."""
+        flags = self.processes["controller-manager"].flags if self.control_plane else None
+        if flags == APART:
+            return self.own
+        return self.trust[0] if flags == SHARED and len(self.trust) == 1 else None
 
     def ground(self) -> Ground:
         signer = None
@@ -146,25 +190,19 @@ class Node:
             )  # fmt: skip
         return Ground("ca", SHARED[0], SHARED[1], self.trust, self.key.key if self.key else None, signer=signer)
 
-    def assessment(self) -> Assessment:
-        seen = [
-            observation(_CA, "ca" if n == 1 else f"ca#{n}", each, (), self.key if n == 1 else None)
-            for n, each in enumerate(self.trust, 1)
-        ]
-        seen += [observation(_PAIRS[name], name, leaf(name, issuer), (), None) for name, issuer in self.pairs.items()]
-        seen += [
-            observation(_CONFS[name], name, leaf(name, issuer), trust, None)
-            for name, (trust, issuer) in self.confs.items()
-        ]
-        self.before = assess(Inventory(tuple(seen)), NOW, self.before)
-        return self.before
-
     def lacks(self) -> Lacks:
-        return lacks(self.rotation, self.ground(), self.assessment())
+        pairs, confs = tuple(self.pairs.items()), tuple(self.confs.items())
+        shown = self.rotation, self.trust, self.key, self.own, self.own_key, self.flags, pairs, confs
+        if self.known is None or self.known[0] != shown:
+            rotation = replace(self.rotation, since=NOW)  # which hour it is makes no difference
+            self.known = shown, judged(rotation, self.ground(), pairs, confs)
+        return self.known[1]
 
-    def carry_out(self, step: Rotate) -> None:
-        """All that the step wants."""
-        for want in step.wants:
+    def carry_out(self, step: Rotate, parts: int | None = None) -> None:
+        """All that the step wants, or nothing where a key is missing; with `parts`, no more of it than so many."""
+        if any(isinstance(want, KeyOf) and want.certificate not in self.keys for want in step.wants):
+            return
+        for want in step.wants[:parts]:
             match want:
                 case Bundle(path, certificates) if path == SHARED[0]:
                     self.trust = certificates
@@ -176,7 +214,6 @@ class Node:
                     self.own_key = certificate
                 case Flags():
                     self.flags = (want.flags[0][1], want.flags[1][1])
-                    self.restart("controller-manager")  # the kubelet does, for another manifest is another pod
                 case Trusting(path, certificates):
                     name = path.rpartition("/")[2]
                     self.confs[name] = certificates, self.confs[name][1]
@@ -192,33 +229,56 @@ class Node:
             self.confs[name] = self.confs[name][0], by
 
     def report(self) -> None:
-        """Say that the phase is reached, if it is."""
+        """Say that the phase is reached, if it is; when that arrives is another matter."""
         left = self.lacks()
         if left.frozen or left.steps or left.reissue or self.stale():
             return
         issuers = {*self.pairs.values(), *(issuer for _, issuer in self.confs.values())}
         issuer = issuers.pop().sha256 if len(issuers) == 1 else ""
-        self.said = Report(self.rotation.id, self.rotation.phase, digest_of(self.trust), issuer, self.control_plane)
+        ready = self.rotation.new in self.keys
+        self.sent.append(
+            Report(self.rotation.id, self.rotation.phase, digest_of(self.trust), issuer, self.control_plane, ready)
+        )
+
+    def leaves(self) -> Iterator[Certificate]:
+        """The issuers of all certificates in its files."""
+        yield from self.pairs.values()
+        yield from (issuer for _, issuer in self.confs.values())
+
+    def anchors(self) -> Iterator[tuple[str, Trust]]:
+        """Whom its files trust."""
+        yield f"ca.crt of {self.name}", self.trust
+        yield from ((f"{name} of {self.name}", trust) for name, (trust, _) in self.confs.items())
 
 
 @dataclass
 class Cluster:
-    """The nodes, the record that the API holds, and a workload that trusts what it was given when it began."""
+    """The nodes, the record that the API holds, and a workload that trusts what it was given when it began.
+
+    With `gated` not set nobody is waited for, and with `whole` not set a step is done by halves.
+    """
 
     rotation: Rotation
+    kinds: Mapping[str, bool] = field(default_factory=lambda: {"cp-1": True, "cp-2": True, "worker": False})
     nodes: list[Node] = field(default_factory=list)
     workload: Trust = (OLD.facts,)
     gated: bool = True
+    whole: bool = True
 
     def __post_init__(self) -> None:
-        kinds = (("cp-1", True), ("cp-2", True), ("worker", False))
-        self.nodes = [Node(name, control_plane, self.rotation) for name, control_plane in kinds]
+        self.nodes = [Node(name, control_plane, self.rotation) for name, control_plane in self.kinds.items()]
+        if self.rotation.found:
+            self.nodes[0].replace_anchor(self.rotation.new)
 
     def issue(self, node: Node, identity: Identity) -> None:
-        """A worker asks the API for it, and some controller-manager signs."""
-        leader = self.nodes[0]
-        remote = leader.own if leader.flags == APART and leader.own else leader.trust[0]
-        node.issue(identity, node.trust[0] if node.control_plane else remote)
+        """Another certificate: from the CA whose key the node has, else a worker asks the API, and some
+        controller-manager signs, if it does.
+        """
+        by = node.trust[0] if node.control_plane else self.nodes[0].signer()
+        if by and identity[0] in node.pairs:
+            node.pairs[identity[0]] = by
+        elif by:
+            node.confs[identity[0]] = node.confs[identity[0]][0], by
 
     def published(self) -> Trust:
         return self.nodes[0].processes["controller-manager"].publishes
@@ -232,30 +292,12 @@ class Cluster:
             return
         self.rotation = following(self.rotation, self.rotation.since + timedelta(minutes=1))
 
-    def refusals(self) -> Iterator[str]:
-        """Every connection that should be served, and is not: I1 and I2, both ways."""
-        for node in self.nodes:
-            if node.control_plane:
-                server = node.processes["apiserver"]
-                for who, presents, trusts in self._clients():
-                    if server.serves not in trusts:
-                        yield f"{who} refuses the API server of {node.name}"
-                    if presents is not None and presents not in server.accepts:
-                        yield f"the API server of {node.name} refuses {who}"
-        for node in self.nodes:
-            for other in self.nodes:
-                if (
-                    other.control_plane
-                    and other.processes["apiserver"].presents not in node.processes["kubelet"].accepts
-                ):
-                    yield f"the kubelet of {node.name} refuses the API server of {other.name}"
-
-    def _clients(self) -> Iterator[tuple[str, Certificate | None, Trust]]:
-        yield "a workload", None, self.workload
+    def trusting(self) -> Iterator[tuple[str, Trust]]:
+        """Everybody who trusts anything now, as a server or as a client."""
+        yield "a workload", self.workload
         for node in self.nodes:
             for name, process in node.processes.items():
-                if name != "apiserver":
-                    yield f"the {name} of {node.name}", process.presents, process.trusts
-            if node.control_plane:
-                trust, issuer = node.confs["admin.conf"]
-                yield f"kubectl on {node.name}", issuer, trust
+                for trust in (process.accepts, process.trusts):
+                    if trust is not None:
+                        yield f"the {name} of {node.name}", trust
+            yield from node.anchors()

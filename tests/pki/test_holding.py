@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from certmond.pki.assess import assess
 from certmond.pki.catalog import CertificateSpec, ServiceSpec
+from certmond.pki.checks import finding
 from certmond.pki.endpoint import Endpoint, Seen, Served, Unserved
 from certmond.pki.holding import NOWHERE, RELOAD_WITHIN, Consumer, Presence, Stale, Surroundings, files_of
-from certmond.pki.inventory import Observation
+from certmond.pki.inventory import Inventory, Observation
 from certmond.pki.reason import Reason
 from certmond.pki.restart import Past, Result
 from certmond.pki.service import Content, Live, ServiceSeen, Survey, Use
@@ -293,3 +295,13 @@ def test_a_failed_restart_is_told_of_what_it_was_for_while_the_files_are_the_sam
     assert known.presence(see(row(name="b", path="/leaf.key", key=None))).failures == ()
     newer = replace(known, contents=content(NOW, "newer"))
     assert newer.presence(see()).failures == ()
+
+
+def test_what_is_told_of_an_anchor_that_changes_is_told_of_that_entry() -> None:
+    """Whether or not anybody uses its file."""
+    said = (finding(Reason.ROTATION_UNDER_WAY, "it is in the phase trust"),)
+    assert around(told={"leaf": said}, contents={}).presence(see()) == Presence(told=said)
+    assert around(uses(True), live(web=runs()), told={"leaf": said}).presence(see()).told == said
+    assert around(uses(True), live(web=runs()), told={"other": said}).presence(see()).told == ()
+    judged = assess(Inventory((see(),)), NOW, around=around(told={"leaf": said}))
+    assert said[0] in judged.statuses[0].findings

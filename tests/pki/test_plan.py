@@ -759,3 +759,73 @@ def test_what_changes_files_is_told_from_what_restarts() -> None:
     write = issue(world(leaf(NOW)).plan(NOW))
     restart = Restart(ServiceSpec(name="web", kind="systemd", unit="web.service"), (), Cause.RENEWED, "")
     assert Plan((write, restart)).writes == (write,)
+
+
+# --- a CA that is on its way out --------------------------------------------------------------------------------------
+
+OUT = {("leaf", "/pki/leaf.crt"): ROOT.facts}
+"""What is to be issued again, under which anchor."""
+LASTING = leaf(NOW + 300 * DAY)
+NOTHING = Circumstances()
+
+
+def rotated(
+    now: datetime = NOW, past: Attempt | None = None, of: World | None = None, around: Circumstances = NOTHING
+) -> Plan:
+    """The plan for a certificate that is of the former CA, and otherwise good."""
+    of = of or world(LASTING)
+    attempts = {("leaf", "/pki/leaf.crt"): past} if past else {}
+    return plan(of.look(now), of.policy, attempts, around, reissue=OUT)
+
+
+def test_what_is_of_the_former_ca_is_issued_again_whatever_its_dates() -> None:
+    """And has to be of the new one then. Others are left alone, and who asks by hand gets what is right now."""
+    made = rotated(of=world(LASTING, leaf(NOW + 300 * DAY, key=new_key())))
+    step = issue(made)
+    assert (step.target, step.cause, step.under) == ("leaf", Cause.ROTATION, ROOT.facts)
+    assert step.detail.startswith("is of the former CA, signed by local, until ")
+    of = world(LASTING)
+    by_hand = issue(plan(of.look(NOW), of.policy, {}, Circumstances(), frozenset({"leaf"}), reissue=OUT))
+    assert (by_hand.cause, by_hand.under) == (Cause.ASKED, None)
+    assert issue(world(leaf(NOW + DAY)).plan(NOW)).under is None
+
+
+def test_a_renewal_of_a_minute_ago_does_not_hold_up_a_rotation_for_an_hour() -> None:
+    """What it brought was of the former CA; but a minute goes by, lest a signer that knows no better is overrun."""
+    for past in (Attempt(NOW, sha256="x"), Attempt(NOW + 30 * SECOND, sha256="x", issued_at=NOW)):
+        waiting = held(rotated(NOW + MINUTE - TICK, past))
+        assert waiting.until == NOW + MINUTE
+        assert waiting.because.endswith(", and is of the former CA")
+        assert steps(rotated(NOW + MINUTE, past)) == [("leaf", Cause.ROTATION)]
+    assert rotated(NOW + SECOND, Attempt(NOW)).changes_at == NOW + MINUTE
+
+
+def test_what_fails_in_a_rotation_backs_off_as_ever() -> None:
+    """Twice as long each time; and what the signer has not decided is asked for when it said."""
+    failing = Attempt(NOW, failures=3, message="no")
+    assert held(rotated(NOW + MINUTE, failing)).until == NOW + 4 * MINUTE
+    assert steps(rotated(NOW + 4 * MINUTE, failing)) == [("leaf", Cause.ROTATION)]
+    pending = Attempt(NOW, message="pending", wait_until=NOW + HOUR)
+    assert held(rotated(NOW + 2 * MINUTE, pending)).until == NOW + HOUR
+
+
+@pytest.mark.parametrize("around", [Circumstances(hold="not now"), Circumstances(clock="not now")])
+def test_a_rotation_waits_for_the_host_until_the_certificate_gets_critical(around: Circumstances) -> None:
+    """As every renewal does."""
+    late = critical_point(LASTING.facts)
+    waiting = held(rotated(late - TICK, around=around))
+    assert (waiting.because, waiting.until) == ("not now", late)
+    assert steps(rotated(late, around=around)) == [("leaf", Cause.ROTATION)]
+
+
+def test_a_rotation_needs_no_later_end_but_a_ca_that_has_not_ended() -> None:
+    """The new CA may well end before the certificate that it replaces would have."""
+    short = make_ca(key=CA_KEY, not_before=NOW - DAY, not_after=NOW + 30 * DAY)
+    assert steps(rotated(of=world(LASTING, ca=see(AUTHORITY, short)))) == [("leaf", Cause.ROTATION)]
+    ended = make_ca(key=CA_KEY, not_before=NOW - DAY, not_after=NOW - HOUR)
+    assert "the end of its CA: rotate the CA" in held(rotated(of=world(LASTING, ca=see(AUTHORITY, ended)))).because
+
+
+def test_what_cannot_be_issued_again_holds_the_rotation_with_its_reason() -> None:
+    """So that somebody does it."""
+    assert held(rotated(of=world(LASTING, spec=row(signer="none")))).because == "its entry says that nobody signs it"

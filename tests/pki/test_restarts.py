@@ -196,6 +196,18 @@ def test_a_ca_is_rotated_and_not_brought_into_use_on_one_node() -> None:
         assert held(of).because.startswith(f"{name} changed, which all nodes must know first")
 
 
+def test_an_anchor_that_changes_as_it_should_is_brought_into_use() -> None:
+    """In a rotation it is known when all nodes have heard of it; and of this anchor only, another one is still held."""
+    rotating = Caution(rotating=frozenset({"ca"}))
+    known = around(CA)
+    found = restarts(assess(Inventory((CA,)), NOW, around=known), known, (), TERMS, caution=rotating)
+    assert restart(found).targets[0].name == "ca"
+    other = see(row("etcd-ca", ca=[], authority=True, usages="cert sign"), ROOT)
+    known = around(CA, other)
+    found = restarts(assess(Inventory((CA, other)), NOW, around=known), known, (), TERMS, caution=rotating)
+    assert held(found).because.startswith("etcd-ca changed, which all nodes must know first")
+
+
 @pytest.mark.parametrize(
     ("seen", "said"),
     [

@@ -1,173 +1,172 @@
-"""A rotation from beginning to end: the phases alone, and on nodes that come along at their own pace."""
+"""The phases of a rotation alone: their sequence, what each asks of files, the beginning, and the way back."""
 
 from __future__ import annotations
 
-import random
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
-from hypothesis import event, given, settings
-from hypothesis import strategies as st
 
 from certmond.errors import RotationError
-from certmond.pki import rotation as machine
-from certmond.pki.rotation import Mode, Phase, Rotation, abort, begin, sequence
-from tests.builders import NOW
-from tests.pki.rotating_cluster import NEW, OLD, SHARED, Cluster, Node
+from certmond.pki.rotation import Desired, Mode, Phase, Rotation, abort, begin, desired, following, sequence
+from tests.builders import HOUR, NOW
+from tests.pki.rotation_node import NEW, OLD, PLANNED, STRANGER, at
 
-PLANNED = Rotation("r1", "ca", Mode.OVERLAP, (OLD.facts,), NEW.facts, Phase.PREPARE, NOW)
-
-
-def step(cluster: Cluster, action: int, which: int) -> str:
-    """One thing that happens somewhere."""
-    node = cluster.nodes[which % len(cluster.nodes)]
-    match action:
-        case 0:
-            node.rotation = cluster.rotation
-            return "a node hears of the phase"
-        case 1 | 2:
-            left = node.lacks()
-            if left.steps:
-                node.carry_out(left.steps[which % len(left.steps)])
-                return "a node writes"
-            if left.reissue:
-                cluster.issue(node, sorted(left.reissue)[which % len(left.reissue)])
-                return "a node issues"
-        case 3:
-            if stale := node.stale():
-                node.restart(stale[which % len(stale)])
-                return "a stale process is restarted"
-        case 4:
-            name = sorted(node.processes)[which % len(node.processes)]
-            node.restart(name)
-            return "a process ends by itself"
-        case 5:
-            for name in node.processes:
-                node.reload(name)
-            return "files are followed"
-        case 6:
-            node.report()
-            return "a node reports"
-        case 7:
-            cluster.advance()
-            return "the coordinator looks"
-        case 8:
-            cluster.workload = cluster.published()
-            return "a workload is restarted"
-    return "nothing"
+P = Phase
+O, N = OLD.facts, NEW.facts  # noqa: E741 - as the plan on paper calls them
+SHORT = (P.PREPARE, P.DISTRUST, P.DONE)
+AT_ONCE = (P.PREPARE, P.ISSUE, P.DONE)
 
 
-OFTEN = (0, 1, 1, 1, 3, 3, 4, 5, 6, 7, 8)
-ACTIONS = st.lists(st.tuples(st.sampled_from(OFTEN), st.integers(0, 11)), max_size=60)
-
-
-def wander(cluster: Cluster, seed: int, until: Phase, steps: int = 4000) -> None:
-    """Whatever may happen, by chance, until the cluster's record is in that phase."""
-    chosen = random.Random(seed)  # noqa: S311 - a walk, no secret
-    for _ in range(steps):
-        if cluster.rotation.phase is until:
-            return
-        step(cluster, chosen.choice(OFTEN), chosen.randrange(12))
-        check_now(cluster)
-    pytest.fail(f"{until} is not reached in {steps} steps, but {cluster.rotation.phase}")
-
-
-def check_now(cluster: Cluster) -> None:
-    """What holds at every point."""
-    assert not list(cluster.refusals())  # I1 and I2
-    for node in cluster.nodes:
-        assert node.key is None or node.trust[0] == node.key  # I4: kubeadm signs with the first one
-        assert not (node.flags == SHARED and node.control_plane and len(node.trust) > 1)  # no bundle signs
-
-
-def finish(cluster: Cluster, rounds: int = 60) -> None:
-    """Everything that can happen happens again and again, in an order that is nobody's plan."""
-    for _ in range(rounds):
-        for action in (7, 0, 1, 1, 1, 1, 1, 1, 5, 3, 3, 3, 8, 6):
-            for which in range(len(cluster.nodes)):
-                step(cluster, action, which)
-                check_now(cluster)
-        if cluster.rotation.over and all(node.rotation.over and node.said for node in cluster.nodes):
-            return
-    pytest.fail(f"it does not come to an end: {cluster.rotation.phase}")
-
-
-def check_end(cluster: Cluster, anchor: Node | None = None) -> None:
-    """Nothing is left of it but its outcome."""
-    only = (cluster.rotation.new,)
-    for node in cluster.nodes:
-        assert node.trust == only
-        assert (node.flags, node.own, node.own_key) == (SHARED, None, None)
-        assert node.key == (only[0] if node.control_plane else None)
-        assert all(conf == (only, only[0]) for conf in node.confs.values())
-        assert set(node.pairs.values()) <= set(only)
-        assert not node.stale()
-
-
-@settings(max_examples=60)
-@given(st.integers(0, 9999), st.sampled_from(Phase), ACTIONS)
-def test_whoever_should_be_served_is_served_at_every_point(
-    seed: int, phase: Phase, actions: list[tuple[int, int]]
-) -> None:
-    """Nodes come along at their own pace, hear late, report late, write one file and not the other, processes end and
-    begin as they like: every client verifies every server that it talks to, and the other way round, at every point;
-    and in the end the former CA is trusted nowhere.
-    """
-    cluster = Cluster(begin(PLANNED))
-    wander(cluster, seed, phase)
-    for action, which in actions:
-        step(cluster, action, which)
-        check_now(cluster)
-    event(f"left in {cluster.rotation.phase}")
-    finish(cluster)
-    check_end(cluster)
-    assert cluster.rotation.new == NEW.facts
-
-
-@settings(max_examples=60)
-@given(st.integers(0, 9999), st.sampled_from(sequence(PLANNED)[:4]), ACTIONS, ACTIONS)
-def test_an_abort_leads_back_without_an_outage(
-    seed: int, phase: Phase, before: list[tuple[int, int]], after: list[tuple[int, int]]
-) -> None:
-    """Up to the phase from which there is no way back, a rotation that is aborted ends with the former CA, and nobody
-    who should be served was refused on the way.
-    """
-    cluster = Cluster(begin(PLANNED))
-    wander(cluster, seed, phase)
-    for action, which in before:
-        step(cluster, action, which)
-    event(f"aborted in {cluster.rotation.phase}")
-    try:
-        cluster.rotation = abort(cluster.rotation, NOW)
-    except RotationError:
-        assert cluster.rotation.phase in {Phase.DISTRUST, Phase.ATTACH, Phase.DONE}
-        return
-    for action, which in after:
-        step(cluster, action, which)
-        check_now(cluster)
-    finish(cluster)
-    check_end(cluster)
-    assert cluster.rotation.new == OLD.facts
+def rotation(mode: Mode = Mode.OVERLAP, family: str = "ca", *, found: bool = False) -> Rotation:
+    return replace(PLANNED, mode=mode, family=family, found=found)
 
 
 @pytest.mark.parametrize(
-    ("what", "phases", "gated"),
+    ("given", "phases"),
     [
-        ("use before trust", (Phase.PREPARE, Phase.DETACH, Phase.ISSUE, Phase.TRUST, Phase.DISTRUST, Phase.DONE), True),
-        ("distrust before use", (Phase.PREPARE, Phase.TRUST, Phase.DISTRUST, Phase.ISSUE, Phase.DONE), True),
-        ("at once", (Phase.PREPARE, Phase.DISTRUST, Phase.DONE), True),
-        ("nobody is waited for", tuple(Phase), False),
+        (rotation(), (P.PREPARE, P.DETACH, P.TRUST, P.ISSUE, P.DISTRUST, P.ATTACH, P.DONE)),
+        (rotation(family="etcd-ca"), (P.PREPARE, P.TRUST, P.ISSUE, P.DISTRUST, P.DONE)),
+        (rotation(found=True), (P.PREPARE, P.TRUST, P.ISSUE, P.DISTRUST, P.ATTACH, P.DONE)),
+        (rotation(family="front-proxy-ca", found=True), (P.PREPARE, P.TRUST, P.ISSUE, P.DISTRUST, P.DONE)),
+        (rotation(Mode.REISSUE), SHORT),
+        (rotation(Mode.REISSUE, "etcd-ca"), SHORT),
+        (rotation(Mode.REISSUE, found=True), SHORT),
+        (rotation(Mode.REPLACE), AT_ONCE),
+        (rotation(Mode.REPLACE, "etcd-ca"), AT_ONCE),
+        (rotation(Mode.REPLACE, found=True), AT_ONCE),
     ],
 )
-def test_a_wrong_order_is_caught(
-    monkeypatch: pytest.MonkeyPatch, what: str, phases: tuple[Phase, ...], gated: bool
+def test_each_mode_has_its_phases_and_only_the_signers_family_a_signer(
+    given: Rotation, phases: tuple[Phase, ...]
 ) -> None:
-    """The same walks find a refusal in any order but the right one, and where nodes are not waited for."""
-    monkeypatch.setattr(machine, "_SEQUENCES", {Mode.OVERLAP: phases})
-    for seed in range(40):
-        chosen = random.Random(seed)  # noqa: S311 - a walk, no secret
-        cluster = Cluster(begin(PLANNED), gated=gated)
-        for _ in range(600):
-            step(cluster, chosen.choice((0, 1, 1, 1, 3, 5, 6, 7, 8)), chosen.randrange(12))
-            if list(cluster.refusals()):
-                return
-    pytest.fail(f"{what}: nobody was refused")
+    """Another anchor has nothing to detach, and where the new one was found it is too late to: it signs already. The
+    phases follow each other from then on; the last one has none behind it.
+    """
+    assert sequence(given) == phases
+    for number, (here, later) in enumerate(pairwise(phases), 1):
+        now = NOW + number * HOUR
+        assert following(replace(given, phase=here, published=NOW), now) == replace(given, phase=later, since=now)
+    last = replace(given, phase=P.DONE)
+    assert following(last, NOW + HOUR) is last
+    assert last.over
+    assert not given.over
+
+
+@pytest.mark.parametrize(
+    ("phase", "wanted"),
+    [
+        (P.PREPARE, None),
+        (P.DETACH, Desired((O,), detached=O)),
+        (P.TRUST, Desired((O, N), detached=O)),
+        (P.ISSUE, Desired((N, O), detached=N, leaves=N)),
+        (P.DISTRUST, Desired((N,), detached=N, leaves=N)),
+        (P.ATTACH, Desired((N,), leaves=N)),
+        (P.DONE, Desired((N,), leaves=N, tidy=True)),
+    ],
+)
+def test_with_an_overlap_each_phase_asks_for_its_files(phase: Phase, wanted: Desired | None) -> None:
+    """The old one signs until all trust the new one; the new one alone is trusted when it has signed everything."""
+    assert desired(at(phase)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("phase", "wanted"),
+    [
+        (P.TRUST, Desired((O, N))),
+        (P.ISSUE, Desired((N, O), leaves=N)),
+        (P.DISTRUST, Desired((N,), leaves=N)),
+        (P.DONE, Desired((N,), leaves=N, tidy=True)),
+    ],
+)
+def test_another_family_asks_nothing_of_the_controller_manager(phase: Phase, wanted: Desired) -> None:
+    """It signs with none of them."""
+    assert desired(at(phase, family="etcd-ca")) == wanted
+
+
+def test_what_was_found_signs_already_and_is_trusted_beside_the_former_one() -> None:
+    """The key that is there belongs to the new one, which therefore comes first, and all that went before follows."""
+    old = (O, STRANGER.facts)
+    assert desired(at(P.TRUST, found=True, old=old)) == Desired((N, *old), detached=N)
+    assert desired(at(P.TRUST, found=True, old=old, family="etcd-ca")) == Desired((N, *old))
+    assert desired(at(P.ISSUE, found=True, old=old)) == Desired((N, *old), detached=N, leaves=N)
+    assert desired(at(P.DISTRUST, found=True, old=old)) == desired(at(P.DISTRUST))
+
+
+def test_other_dates_ask_for_no_leaf() -> None:
+    """Every leaf verifies under either certificate, and the signer stays where it is."""
+    assert desired(at(P.DISTRUST, mode=Mode.REISSUE)) == Desired((N,))
+    assert desired(at(P.DONE, mode=Mode.REISSUE)) == Desired((N,), tidy=True)
+
+
+def test_at_once_means_that_only_the_new_one_is_trusted_when_it_signs() -> None:
+    """There is no overlap, and nothing is detached for it."""
+    assert desired(at(P.ISSUE, mode=Mode.REPLACE)) == Desired((N,), leaves=N)
+    assert desired(at(P.DONE, mode=Mode.REPLACE)) == Desired((N,), leaves=N, tidy=True)
+
+
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("found", [False, True])
+def test_the_first_that_is_trusted_belongs_to_the_key(phase: Phase, found: bool) -> None:
+    """It is the one that signs from the anchor's files, and never the other one while it is not trusted by all."""
+    wanted = desired(at(phase, found=found))
+    if wanted:
+        assert wanted.signing == wanted.trust[0]
+        assert wanted.leaves in {None, wanted.signing}
+        assert wanted.detached in {None, wanted.signing}
+
+
+@pytest.mark.parametrize(
+    ("given", "first"),
+    [
+        (rotation(), P.PREPARE), (rotation(Mode.REISSUE), P.PREPARE), (rotation(Mode.REPLACE), P.PREPARE),
+        (rotation(found=True), P.TRUST), (rotation(family="etcd-ca", found=True), P.TRUST),
+        (rotation(Mode.REISSUE, found=True), P.DISTRUST), (rotation(Mode.REPLACE, found=True), P.ISSUE),
+    ],
+)  # fmt: skip
+def test_what_is_asked_for_begins_with_nothing_and_what_was_found_with_trust(given: Rotation, first: Phase) -> None:
+    """Where the new anchor is in place already, there is nothing to prepare and no time to lose."""
+    assert begin(given) == replace(given, phase=first)
+
+
+@pytest.mark.parametrize(
+    ("given", "phase"),
+    [
+        (at(P.PREPARE), P.DONE), (at(P.DETACH), P.ATTACH), (at(P.TRUST), P.DISTRUST), (at(P.ISSUE), P.ISSUE),
+        (at(P.PREPARE, family="etcd-ca"), P.DONE), (at(P.TRUST, family="etcd-ca"), P.DISTRUST),
+        (at(P.ISSUE, family="etcd-ca"), P.ISSUE), (at(P.PREPARE, mode=Mode.REISSUE), P.DONE),
+        (at(P.PREPARE, mode=Mode.REPLACE), P.DONE),
+    ],
+)  # fmt: skip
+def test_the_way_back_is_the_same_machine_with_old_and_new_exchanged(given: Rotation, phase: Phase) -> None:
+    """It begins in the mirrored phase, now, as a rotation of which nobody has said anything yet; and it is a phase of
+    its sequence, so that it goes on from there to the end.
+    """
+    now = NOW + HOUR
+    back = abort(replace(given, published=NOW, excluded=("gone",)), now)
+    assert back == replace(
+        given, id="r1-back", old=(N,), new=O, phase=phase, since=now, aborted=True, excluded=("gone",)
+    )
+    assert phase in sequence(back)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (at(P.DONE), "the rotation r1 of ca is over; there is nothing to abort"),
+        (at(P.ISSUE, aborted=True), "the rotation r1 of ca is on its way back already"),
+        *(
+            (each, f"in the phase {each.phase}, from which there is no way back: the former CA is distrusted already")
+            for each in (
+                at(P.DISTRUST), at(P.ATTACH), at(P.DISTRUST, mode=Mode.REISSUE), at(P.ISSUE, mode=Mode.REPLACE),
+                at(P.DISTRUST, found=True),
+            )
+        ),
+        (at(P.TRUST, found=True), "has begun with a CA that was put in place without one; put the former certificate"),
+        (at(P.ISSUE, found=True, old=(O, STRANGER.facts)), "put the former certificate and key back yourself"),
+    ],
+)  # fmt: skip
+def test_where_there_is_no_way_back_it_is_said_why(given: Rotation, said: str) -> None:
+    """And what to do instead."""
+    with pytest.raises(RotationError, match=said):
+        abort(given, NOW)

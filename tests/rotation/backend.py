@@ -28,6 +28,13 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
 
 
+class _Behind(_Handler):
+    """Behind an API server that has seen who calls (authenticating proxy, k8s.io/apiserver, headerrequest)."""
+
+    def _identity(self) -> tuple[str, list[str]]:
+        return self.headers["X-Remote-User"] or "", self.headers.get_all("X-Remote-Group") or []
+
+
 class Backend(ApiServer):
     """`signers` tells the sockets of the controller-managers."""
 
@@ -36,7 +43,7 @@ class Backend(ApiServer):
         self.socket = directory / "api.sock"
         self._signers = signers
         self.nodes = {node: {"addresses": []} for node in nodes}
-        handler = type("Handler", (_Handler,), {"api": self, "disable_nagle_algorithm": False})
+        handler = type("Handler", (_Behind,), {"api": self, "disable_nagle_algorithm": False})
         self._unix = _Server(str(self.socket), handler)
 
     def __enter__(self) -> Self:

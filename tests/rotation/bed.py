@@ -27,7 +27,7 @@ from typing import Any, Self
 
 from tests.conftest import real_part, unavailable
 from tests.control_plane import ELECTING, namespaces
-from tests.daemon_harness import DEADLINE
+from tests.daemon_harness import DEADLINE, Running
 from tests.rotation import making
 from tests.rotation.backend import Backend
 from tests.rotation.node import BedNode
@@ -138,6 +138,14 @@ class Bed:
             finally:
                 process.kill()
 
+    @contextmanager
+    def daemons(self) -> Iterator[dict[str, Running]]:
+        """`certmond run` on every node, by the node's name: each has rendered for the first time. What is configured is
+        `settings`, or what a node was told with `configure` since.
+        """
+        with ExitStack() as running:
+            yield {node.name: running.enter_context(node.daemon()) for node in self.nodes}
+
     # --- how it goes --------------------------------------------------------------------------------------------------
 
     def directions(self) -> set[Direction]:
@@ -186,7 +194,7 @@ class Bed:
             select.select([], [], [], 0.05)
         return found
 
-    def rates(self, since: float) -> dict[Direction, float]:
+    def rates(self, since: float = 0.0) -> dict[Direction, float]:
         """Connections a second."""
         return {direction: tally.rate for direction, tally in self.tallies(since).items()}
 

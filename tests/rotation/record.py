@@ -39,7 +39,7 @@ class Failure(NamedTuple):
 
 @dataclass
 class Tally:
-    """Of one direction. Good ones come in lots, each some 100 ms long."""
+    """Of one direction; the newest failure first. Good ones come in lots, each some 100 ms long."""
 
     good: int = 0
     down: int = 0

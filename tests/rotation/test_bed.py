@@ -5,6 +5,7 @@ What a stand-in reads again, and what once, is that of the real component; the p
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,10 +18,13 @@ from tests.rotation.backend import SigningError
 from tests.rotation.bed import Bed
 from tests.rotation.making import built
 from tests.rotation.node import SERVER_CURRENT, like
-from tests.rotation.record import summary
+from tests.rotation.record import LATE, Record, summary
 from tests.rotation.scripted import EtcdCA, RootCA
 
-pytestmark = [pytest.mark.real(part) for part in ("cgroup", "go", "unshare")]
+pytestmark = [
+    *(pytest.mark.real(part) for part in ("cgroup", "go", "unshare")),
+    pytest.mark.timeout(300),  # a machine that has much else to do makes few connections
+]
 
 API = "kube-apiserver"
 CLIENTS = {(name, API) for name in (*ELECTING, "kubelet", "kubectl")}
@@ -70,7 +74,7 @@ def reasons(bed: Bed, since: float, by: str = "", to: str = "") -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("verified", [False, True], ids=["by-default", "kubelets-verified"])
-def test_root_ca(make: Make, verified: bool) -> None:
+def test_root_ca(make: Make, verified: bool, record_property: Callable[[str, object], None]) -> None:
     """All phases of a rotation of the Root CA in their order: nobody ever fails to reach anybody, whether or not API
     servers verify the kubelets, and CSRs are signed all the time. At the end, whoever shows a certificate of the old CA
     is refused by each server.
@@ -91,7 +95,8 @@ def test_root_ca(make: Make, verified: bool) -> None:
         assert bed.nodes[-1].asked(f"{node.address}:6443", admin) == f"answer {UNAUTHORIZED}"
     for node in bed.nodes:
         assert bed.nodes[0].asked(f"{node.address}:10250", api) == f"answer {UNAUTHORIZED}"
-    assert all(tally.good for tally in bed.tallies().values())
+    for direction, rate in sorted(bed.rates().items()):
+        record_property(f"{direction.by} -> {direction.to}, connections a second", round(rate, 1))
 
 
 @pytest.mark.slow
@@ -270,6 +275,26 @@ def test_a_file_that_is_mounted_by_itself(make: Make) -> None:
     assert seen("kube-scheduler", SCHEDULER_CONF) == node.read(SCHEDULER_CONF)
 
 
+def test_what_is_down(tmp_path: Path) -> None:
+    """Only a connection that breaks while the server's process is away tells nothing: not one that breaks without that,
+    and not a refusal, whenever it is.
+    """
+    record = Record(tmp_path / "record")
+    lines: list[dict[str, Any]] = [
+        {"by": "n/server", "at": at, "event": event} for at, event in ((10, "ready"), (20, "ends"), (30, "ready"))
+    ]
+    for at in (5, 15, 25, 30 + LATE / 2, 35):
+        ends = ("network", "trust")
+        lines += [{"by": "n/it", "to": "n/server", "at": at, "kind": kind, "reason": ""} for kind in ends]
+    lines.append({"by": "n/it", "to": "n/server", "at": 36, "good": 7})
+    record.path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"half": a line')
+    (tally,) = record.tallies().values()
+    assert [each.at for each in record.failures() if each.kind == "network"] == [15, 35]
+    assert [each.at for each in record.failures() if each.kind == "trust"] == [5, 15, 25, 30 + LATE / 2, 35]
+    assert (tally.good, tally.down) == (7, 3)
+    assert [each.at for each in record.failures(since=35)] == [35, 35]
+
+
 def test_a_restart_is_no_failure(make: Make) -> None:
     """While a server's process is away, connections to it are counted as down; what ends with it is seen again."""
     bed = make(workers=1)
@@ -290,10 +315,14 @@ def test_daemons(make: Make) -> None:
     settings = {"cluster": {"kubeconfig": "/etc/kubernetes/kubelet.conf"}}
     bed = make(control_planes=2, workers=1, settings=settings)
     script, node = RootCA(bed), bed.nodes[0]
-    with no_outage(bed), ExitStack() as running:
-        first, *_ = [running.enter_context(each.daemon()) for each in bed.nodes]
+    with no_outage(bed), bed.daemons() as daemons:
+        first = daemons[node.name]
         node.edit_kubeconfig(SCHEDULER_CONF, client=like(node.client_of(SCHEDULER_CONF), script.old))
         proven = 'certmond_restarts_total{result="proven",service="kube-scheduler"}'
         first.until(lambda: first.number(proven) == 1, "the scheduler is restarted")
+        restarted = bed.nodes[-1].certmond("restart", "kubelet")
+        assert (restarted.returncode, restarted.stderr) == (0, ""), restarted.stdout
+        assert "kubelet.service was restarted" in restarted.stdout
     assert any("leases" in call for call in bed.backend.calls)
     assert node.attempts() == {name: int(name == "kube-scheduler") for name in node.components}
+    assert (bed.nodes[-1].work / "kubelet-unit.log").read_text().count("ready\n") == 2

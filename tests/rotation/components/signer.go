@@ -66,14 +66,14 @@ func (a authority) usable(path string) error {
 }
 
 func sign(connection net.Conn, by authority, path string) ([]byte, error) {
-	if err := by.usable(path); err != nil {
-		return nil, err
-	}
 	var asked struct {
 		CSR    string
 		Usages []string
 	}
 	if err := json.NewDecoder(connection).Decode(&asked); err != nil {
+		return nil, err
+	}
+	if err := by.usable(path); err != nil {
 		return nil, err
 	}
 	block, _ := pem.Decode([]byte(asked.CSR))

@@ -1,0 +1,102 @@
+"""Another anchor stands where the node's own one stood: by which evidence that is told, and what is none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from certmond.pki.certificate import Certificate
+from certmond.pki.inventory import Inventory, Observation
+from certmond.pki.rotation_found import Change, changed
+from certmond.pki.rotation_steps import Ground
+from tests.builders import Issued, make_intermediate, make_leaf
+from tests.pki.rotation_node import AFRESH, ANCHOR, CA, NEW, OLD, STRANGER, anchors, conf, ground, leaf, row, see
+
+
+def seen(
+    *observations: Observation, trust: tuple[Issued, ...] = (NEW,), known: tuple[Issued, ...] = ()
+) -> Change | None:
+    """What is found where `trust` is in the anchor's file."""
+    remembered = tuple(each.facts for each in known)
+    return changed("ca", ground(*trust, key=NEW), remembered, Inventory((*anchors(*trust), *observations)))
+
+
+def change(because: str, *old: Issued, new: Issued = NEW) -> Change:
+    return Change("ca", tuple(each.facts for each in old), new.facts, because)
+
+
+def test_a_kubeconfig_that_trusts_another_one_is_evidence() -> None:
+    """No memory is needed: what it embeds is what the node has lived by."""
+    assert seen(conf(OLD)) == change("/admin.conf trusts the former one", OLD)
+    assert seen(conf(OLD, file=ANCHOR)) == change("/admin.conf trusts the former one", OLD)
+
+
+def test_a_leaf_that_a_remembered_one_has_signed_is_evidence() -> None:
+    """And the new one has not."""
+    assert seen(leaf(OLD), known=(OLD,)) == change("/pki/leaf.crt is of the former one", OLD)
+    below = make_intermediate(OLD)
+    assert seen(see(row(), make_leaf(below), below), known=(OLD,)) == change("/pki/leaf.crt is of the former one", OLD)
+
+
+def test_a_leaf_alone_does_not_tell_whose_it_was() -> None:
+    """Where nobody remembers the former one, there is nothing to go back to or to trust beside."""
+    assert seen(leaf(OLD)) is None
+    assert seen(leaf(OLD), known=(STRANGER,)) is None
+
+
+def test_the_former_one_may_still_be_in_the_bundle() -> None:
+    """Then its leaves tell, though every kubeconfig trusts both."""
+    assert seen(leaf(OLD), conf(OLD, NEW), trust=(NEW, OLD)) == change("/pki/leaf.crt is of the former one", OLD)
+    assert seen(conf(OLD, NEW), trust=(NEW, OLD)) is None
+
+
+def test_the_former_one_may_be_known_from_a_kubeconfig_that_trusts_both() -> None:
+    """It is no evidence by itself, but says who has signed the leaves."""
+    assert seen(leaf(OLD), conf(NEW, OLD)) == change("/pki/leaf.crt is of the former one", OLD)
+
+
+def test_several_that_went_before_are_all_told() -> None:
+    """Each is needed until all that hangs on it is of the new one. The first evidence is the one that is said."""
+    found = seen(conf(OLD), leaf(STRANGER), known=(STRANGER,))
+    assert found == change("/admin.conf trusts the former one", OLD, STRANGER)
+
+
+def test_an_anchor_that_the_node_has_lived_by_is_no_change() -> None:
+    """Whatever else is still there: that is a rotation of ours, or its end."""
+    assert seen(conf(OLD), leaf(OLD), known=(NEW, OLD)) is None
+    assert seen(conf(OLD), trust=(OLD, NEW), known=(OLD,)) is None
+
+
+def test_where_nothing_is_left_of_the_former_one_there_is_nothing_to_rotate() -> None:
+    """Somebody has done it all."""
+    assert seen(conf(NEW), leaf(NEW), known=(OLD,)) is None
+
+
+def test_the_same_key_again_is_told_by_kubeconfigs_only() -> None:
+    """Every leaf verifies under either certificate."""
+    assert seen(conf(OLD), leaf(OLD), trust=(AFRESH,), known=(OLD,)) == change(
+        "/admin.conf trusts the former one", OLD, new=AFRESH
+    )
+    assert seen(conf(AFRESH), leaf(OLD), trust=(AFRESH,), known=(OLD,)) is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(conf(OLD), name="admin.conf#2"),
+        leaf(OLD, ca="etcd-ca"),
+        see(row("leaf")),
+        see(CA, OLD),
+        replace(conf(OLD), spec=row("x", embedded_ca="front-proxy-ca", ca="etcd-ca", kind="kubeconfig", key=None)),
+    ],
+)  # fmt: skip
+def test_what_does_not_hang_on_the_family_is_no_evidence(other: Observation) -> None:
+    """Nor is what stands behind another in its file, nor an entry without a certificate, nor an anchor itself."""
+    assert seen(other, known=(OLD,)) is None
+
+
+def test_a_file_without_a_ca_is_not_another_ca() -> None:
+    """That is told as what it is."""
+    none: tuple[Certificate, ...] = ()
+    assert changed("ca", Ground(ANCHOR, None, none), (OLD.facts,), Inventory((conf(OLD),))) is None

@@ -1,0 +1,110 @@
+"""When a phase may be left: what each node has to have said, and how long it lasts at least."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from certmond.pki.rotation import Mode, Phase, Rotation
+from certmond.pki.rotation_gates import Member, Report, closed, digest_of, held_until, unknown_exclusions
+from tests.builders import HOUR, NOW
+from tests.pki.rotation_node import NEW, OLD, STRANGER, at
+
+P = Phase
+TRUSTED = {
+    P.TRUST: (OLD.facts, NEW.facts), P.ISSUE: (NEW.facts, OLD.facts), P.DISTRUST: (NEW.facts,), P.DETACH: (OLD.facts,)
+}  # fmt: skip
+
+
+def says(phase: Phase, **fields: Any) -> Report:
+    """What a control-plane node says that is in `phase`."""
+    good = Report("r1", phase, digest_of(TRUSTED.get(phase, ())), "", signs=True, ready=True)
+    return replace(good, **fields)
+
+
+def why(rotation: Rotation, report: Report | None, *, control_plane: bool = True) -> list[str]:
+    """What `cp-2` keeps, where `cp-1` has said all that is asked."""
+    return list(
+        closed(rotation, [Member("cp-1", True, says(rotation.phase)), Member("cp-2", control_plane, report)])
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("phase", [P.PREPARE, P.DETACH, P.TRUST, P.ISSUE, P.DISTRUST])
+def test_a_phase_may_be_left_when_every_node_has_said_so(phase: Phase) -> None:
+    """And then nothing keeps it."""
+    assert why(at(phase), says(phase)) == []
+
+
+@pytest.mark.parametrize("report", [None, says(P.TRUST, rotation="r0"), says(P.TRUST, rotation="r1-back")])
+def test_who_has_not_answered_is_not_presumed_to_agree(report: Report | None) -> None:
+    """What was said of another rotation is no answer, be it this one on its way back."""
+    assert why(at(P.TRUST), report) == ["cp-2 has not answered"]
+
+
+def test_another_phase_is_another_answer() -> None:
+    """Be it an earlier one or a later one."""
+    assert why(at(P.TRUST), says(P.DETACH)) == ["cp-2 has reached detach, and not trust yet"]
+    assert why(at(P.TRUST), says(P.ISSUE)) == ["cp-2 has reached issue, and not trust yet"]
+
+
+@pytest.mark.parametrize("lack", [{"signs": False}, {"ready": False}])
+def test_nothing_begins_while_a_control_plane_could_not_sign_with_the_new_ca(lack: dict[str, bool]) -> None:
+    """It is told where to put the key. A worker needs none, and later phases do not ask again."""
+    (said,) = why(at(P.PREPARE), says(P.PREPARE, **lack))
+    assert said.startswith("cp-2 is a control-plane node without the new CA's key; run `certmond root-ca stage` there")
+    assert why(at(P.PREPARE), says(P.PREPARE, **lack), control_plane=False) == []
+    assert why(at(P.TRUST), says(P.TRUST, **lack)) == []
+
+
+def test_who_says_that_it_is_so_far_and_trusts_others_is_not() -> None:
+    """What it sees counts for more than what it says."""
+    for trust in ((OLD.facts,), (OLD.facts, NEW.facts, STRANGER.facts), ()):
+        said = why(at(P.TRUST), says(P.TRUST, trust=digest_of(trust)))
+        assert said == ["cp-2 says that it is in trust, and trusts other CAs"]
+    assert why(at(P.PREPARE), says(P.PREPARE, trust="whatever")) == []  # nothing is asked of files yet
+
+
+def test_who_has_certificates_of_the_former_ca_keeps_it_trusted() -> None:
+    """Where leaves matter, that is; a node that has none, or several, says nothing of their CA."""
+    said = why(at(P.ISSUE), says(P.ISSUE, issuer=OLD.facts.sha256))
+    assert said == ["cp-2 says that it is in issue, and has certificates of another CA"]
+    assert why(at(P.ISSUE), says(P.ISSUE, issuer=NEW.facts.sha256)) == []
+    assert why(at(P.TRUST), says(P.TRUST, issuer=OLD.facts.sha256)) == []
+
+
+def test_every_node_that_keeps_it_is_named() -> None:
+    """But for those that a person has left out."""
+    members = [Member(name, True) for name in ("a", "b", "c")]
+    assert list(closed(at(P.TRUST), members)) == [f"{name} has not answered" for name in ("a", "b", "c")]
+    assert list(closed(at(P.TRUST, excluded=("a", "c")), members)) == ["b has not answered"]
+
+
+def test_a_name_that_no_node_has_excludes_nothing() -> None:
+    """It is most likely a slip of the pen, and told as such."""
+    members = {name: Member(name, True) for name in ("a", "b")}
+    assert unknown_exclusions(at(P.TRUST, excluded=("a", "bb", "c")), members) == ("bb", "c")
+    assert unknown_exclusions(at(P.TRUST), members) == ()
+
+
+def test_both_are_trusted_for_a_while_before_either_step_that_needs_it() -> None:
+    """Counted from when the phase began. What has no overlap has no time for it either."""
+    assert held_until(at(P.TRUST), HOUR) == (NOW + HOUR, "before the new CA is used")
+    assert held_until(at(P.ISSUE), HOUR) == (NOW + HOUR, "before the former CA is distrusted")
+    for phase in set(Phase) - {P.TRUST, P.ISSUE}:
+        assert held_until(at(phase), HOUR) is None
+    for mode in (Mode.REISSUE, Mode.REPLACE):
+        assert held_until(at(P.ISSUE, mode=mode), HOUR) is None
+    assert held_until(at(P.TRUST), timedelta()) == (NOW, "before the new CA is used")
+
+
+@given(st.permutations([OLD, NEW, STRANGER]), st.lists(st.sampled_from([OLD, NEW, STRANGER]), max_size=3))
+def test_a_set_of_anchors_has_one_digest(order: list[Any], again: list[Any]) -> None:
+    """Whatever their order, and however often each is there; any other set has another one."""
+    same = digest_of(each.facts for each in (*order, *again))
+    assert same == digest_of([OLD.facts, NEW.facts, STRANGER.facts])
+    assert same != digest_of([each.facts for each in order[:2]])

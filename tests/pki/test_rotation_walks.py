@@ -1,0 +1,258 @@
+"""A rotation from beginning to end on nodes that come along at their own pace: what holds at every point."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from certmond.errors import RotationError
+from certmond.pki import rotation as machine
+from certmond.pki.rotation import Mode, Phase, Rotation, abort, begin, sequence
+from tests.builders import NOW
+from tests.pki import rotation_invariants as invariants
+from tests.pki.rotating_cluster import AFRESH, NEW, OLD, SHARED, Cluster, verifies
+from tests.pki.rotation_invariants import ALL, AT_ONCE, SAME_KEY, Invariant, violated
+
+PLANNED = Rotation("r1", "ca", Mode.OVERLAP, (OLD.facts,), NEW.facts, Phase.PREPARE, NOW)
+DATES_ONLY = replace(PLANNED, mode=Mode.REISSUE, new=AFRESH.facts)
+AT_ONE_BLOW = replace(PLANNED, mode=Mode.REPLACE)
+FOUND = replace(PLANNED, found=True)
+
+
+def step(cluster: Cluster, action: int, which: int) -> bool:
+    """One thing that happens somewhere; whether that may have changed any file, anybody's memory, or the phase."""
+    node = cluster.nodes[which % len(cluster.nodes)]
+    match action:
+        case 0:  # a node hears of the phase
+            node.rotation = cluster.rotation
+        case 1:  # a node writes, or has a certificate issued
+            left = node.lacks()
+            if left.steps:
+                parts = None if cluster.whole else which % 5
+                node.carry_out(left.steps[which % len(left.steps)], parts)
+            elif left.reissue:
+                cluster.issue(node, sorted(left.reissue)[which % len(left.reissue)])
+            return bool(left.steps or left.reissue)
+        case 2 | 3 if stale := node.stale():  # a process is restarted, or ends by itself
+            node.restart(stale[which % len(stale)])
+            return True
+        case 4 if node.stale():  # files are followed
+            for name in node.processes:
+                node.reload(name)
+            return True
+        case 5:  # a node reports
+            node.report()
+        case 6 if node.sent:  # a report arrives, be it late
+            node.said = node.sent.pop(0)
+        case 7:  # the coordinator looks
+            before = cluster.rotation
+            cluster.advance()
+            return cluster.rotation is not before
+        case 8:  # a workload is restarted
+            cluster.workload = cluster.published()
+            return True
+        case 9 if node.control_plane:  # somebody stages the new key
+            node.keys.add(cluster.rotation.new)
+    return False
+
+
+OFTEN = (0, 1, 1, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9)
+ACTIONS = st.lists(st.tuples(st.sampled_from(OFTEN), st.integers(0, 11)), max_size=60)
+SEEDS = st.integers(0, 9999)
+
+
+def expected(cluster: Cluster) -> tuple[Invariant, ...]:
+    """What has to hold now. Of an anchor that was found, not before it is trusted: that is what begins with it."""
+    if cluster.rotation.mode is Mode.REPLACE:
+        return AT_ONCE
+    if cluster.rotation.found and cluster.rotation.phase in {Phase.PREPARE, Phase.TRUST}:
+        return (invariants.anchor_fits_key,)
+    return SAME_KEY if cluster.rotation.mode is Mode.REISSUE else ALL
+
+
+def go(cluster: Cluster, action: int, which: int) -> None:
+    if step(cluster, action, which):
+        assert not violated(cluster, expected(cluster))
+
+
+def wander(cluster: Cluster, seed: int, until: Phase, steps: int = 6000) -> None:
+    """Whatever may happen, by chance, until the cluster's record is in that phase."""
+    chosen = random.Random(seed)  # noqa: S311 - a walk, no secret
+    for _ in range(steps):
+        if cluster.rotation.phase is until:
+            return
+        go(cluster, chosen.choice(OFTEN), chosen.randrange(12))
+    pytest.fail(f"{until} is not reached in {steps} steps, but {cluster.rotation.phase}")
+
+
+def finish(cluster: Cluster, rounds: int = 80) -> None:
+    """Everything that can happen happens again and again, in an order that is nobody's plan; then it is over."""
+    for _ in range(rounds):
+        for action in (7, 0, 9, 1, 1, 1, 1, 1, 1, 4, 2, 2, 2, 8, 6, 5):
+            for which in range(len(cluster.nodes)):
+                go(cluster, action, which)
+        if cluster.rotation.over and all(node.rotation.over and node.said for node in cluster.nodes):
+            break
+    else:
+        pytest.fail(f"it does not come to an end: {cluster.rotation.phase}")
+    only = (cluster.rotation.new,)
+    for node in cluster.nodes:
+        assert node.trust == only
+        assert (node.flags, node.own, node.own_key) == (SHARED, None, None)
+        assert (node.key.key if node.key else None) == (only[0].key if node.control_plane else None)
+        assert all(trust == only for trust, _ in node.confs.values())
+        leaves = set(node.leaves())
+        assert leaves == set(only) or cluster.rotation.mode is Mode.REISSUE
+        assert all(verifies(issuer, only) for issuer in leaves)
+        assert not node.stale()
+
+
+@settings(max_examples=25)
+@given(SEEDS, st.sampled_from(sequence(PLANNED)), ACTIONS)
+def test_whoever_should_be_served_is_served_at_every_point(
+    seed: int, phase: Phase, actions: list[tuple[int, int]]
+) -> None:
+    """Nodes come along at their own pace, hear late, report late, write one file and not the other, processes end and
+    begin as they like: I1 to I7 hold at every point, and in the end nothing is left of the rotation but its outcome.
+    """
+    cluster = Cluster(begin(PLANNED))
+    wander(cluster, seed, phase)
+    for action, which in actions:
+        go(cluster, action, which)
+    event(f"left in {cluster.rotation.phase}")
+    finish(cluster)
+
+
+@settings(max_examples=10)
+@given(SEEDS, st.sampled_from(sequence(DATES_ONLY)), ACTIONS)
+def test_the_same_key_with_other_dates_costs_nobody_a_connection(
+    seed: int, phase: Phase, actions: list[tuple[int, int]]
+) -> None:
+    """Every leaf verifies under either certificate, so that they are exchanged without a phase of both, and no leaf is
+    issued again.
+    """
+    cluster = Cluster(begin(DATES_ONLY))
+    wander(cluster, seed, phase)
+    for action, which in actions:
+        go(cluster, action, which)
+    finish(cluster)
+    assert {issuer for node in cluster.nodes for issuer in node.leaves()} == {OLD.facts}
+
+
+def test_at_once_is_an_outage_and_comes_to_its_end_all_the_same() -> None:
+    """Without an overlap somebody is refused on the way, whatever the pace; and in the end everyone has the new CA."""
+    for seed in range(8):
+        cluster, refused = Cluster(begin(AT_ONE_BLOW)), False
+        chosen = random.Random(seed)  # noqa: S311 - a walk, no secret
+        for _ in range(1500):
+            go(cluster, chosen.choice(OFTEN), chosen.randrange(12))
+            refused |= bool(violated(cluster, (invariants.servers_accept, invariants.clients_accept)))
+        assert refused
+        finish(cluster)
+
+
+@pytest.mark.parametrize("kinds", [{"cp-1": True}, {"cp-1": True, "cp-2": True, "worker": False}])
+@settings(max_examples=10)
+@given(SEEDS, st.sampled_from(sequence(FOUND)[1:]), ACTIONS)
+def test_a_ca_that_was_put_in_place_by_hand_is_trusted_by_all_before_anything_else(
+    kinds: dict[str, bool], seed: int, phase: Phase, actions: list[tuple[int, int]]
+) -> None:
+    """One node has another CA and no longer the former key: both are trusted everywhere first, and from then on I1 to
+    I7 hold; other control planes come along as soon as somebody has given them the key.
+    """
+    cluster = Cluster(begin(FOUND), kinds)
+    wander(cluster, seed, phase)
+    for action, which in actions:
+        go(cluster, action, which)
+    finish(cluster)
+
+
+@settings(max_examples=25)
+@given(SEEDS, st.sampled_from(sequence(PLANNED)[:4]), ACTIONS, ACTIONS)
+def test_an_abort_leads_back_without_an_outage(
+    seed: int, phase: Phase, before: list[tuple[int, int]], after: list[tuple[int, int]]
+) -> None:
+    """Up to the phase from which there is no way back, a rotation that is aborted ends with the former CA, and I1 to I7
+    hold on the way, whatever is late.
+    """
+    cluster = Cluster(begin(PLANNED))
+    wander(cluster, seed, phase)
+    for action, which in before:
+        go(cluster, action, which)
+    event(f"aborted in {cluster.rotation.phase}")
+    try:
+        cluster.rotation = abort(cluster.rotation, NOW)
+    except RotationError:
+        assert cluster.rotation.phase in {Phase.DISTRUST, Phase.ATTACH, Phase.DONE}
+        return
+    for action, which in after:
+        go(cluster, action, which)
+    finish(cluster)
+    assert cluster.rotation.new == OLD.facts
+
+
+def test_a_control_plane_without_the_new_key_holds_up_the_preparation() -> None:
+    """However often all else happens: nothing is changed before every control plane could sign with the new CA."""
+    cluster = Cluster(begin(PLANNED))
+    cluster.nodes[0].keys.add(NEW.facts)
+    for number in range(600):
+        go(cluster, (0, 1, 5, 6, 7)[number % 5], number)
+    assert cluster.rotation.phase is Phase.PREPARE
+    assert {node.name: bool(node.said and node.said.ready) for node in cluster.nodes if node.control_plane} == {
+        "cp-1": True, "cp-2": False
+    }  # fmt: skip
+
+
+P = Phase
+WRONG: dict[str, tuple[Invariant, tuple[Phase, ...]]] = {
+    "use before trust": (invariants.signers_are_trusted, (P.PREPARE, P.DETACH, P.ISSUE, P.TRUST, P.DISTRUST, P.DONE)),
+    "issue before trust": (invariants.leaves_are_trusted, (P.PREPARE, P.DETACH, P.ISSUE, P.TRUST, P.DISTRUST, P.DONE)),
+    "distrust before use": (
+        invariants.distrusted_has_no_leaves, (P.PREPARE, P.DETACH, P.TRUST, P.DISTRUST, P.ISSUE, P.DONE)
+    ),
+    "at once, for servers": (invariants.servers_accept, (P.PREPARE, P.DISTRUST, P.DONE)),
+    "at once, for clients": (invariants.clients_accept, (P.PREPARE, P.DISTRUST, P.DONE)),
+    "never distrust": (invariants.former_is_gone, (P.PREPARE, P.DETACH, P.TRUST, P.ISSUE, P.DONE)),
+    "never detach": (invariants.no_bundle_signs, (P.PREPARE, P.TRUST, P.ISSUE, P.DISTRUST, P.ATTACH, P.DONE)),
+    "attach too soon": (invariants.no_bundle_signs, (P.PREPARE, P.DETACH, P.ATTACH, P.TRUST, P.ISSUE, P.DONE)),
+}  # fmt: skip
+
+
+def caught(cluster: Cluster, by: Invariant) -> bool:
+    """Some walk finds that `by` does not hold."""
+    for seed in range(20):
+        chosen = random.Random(seed)  # noqa: S311 - a walk, no secret
+        here = Cluster(cluster.rotation, gated=cluster.gated, whole=cluster.whole)
+        for _ in range(3000):
+            if step(here, chosen.choice(OFTEN), chosen.randrange(12)) and violated(here, (by,)):
+                return True
+    return False
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_order_is_caught(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """The same walks find in any order but the right one what does not hold in it."""
+    by, phases = WRONG[what]
+    monkeypatch.setattr(machine, "_SEQUENCES", {Mode.OVERLAP: phases})
+    assert caught(Cluster(begin(PLANNED)), by)
+
+
+@pytest.mark.parametrize("by", [each for each in ALL if each is not invariants.anchor_fits_key])
+def test_who_is_not_waited_for_is_refused_or_refuses(by: Invariant) -> None:
+    """The right order is not enough: where phases follow each other while nodes lag behind, nothing holds."""
+    assert caught(Cluster(begin(PLANNED), gated=False), by)
+
+
+def test_what_is_done_by_halves_is_caught() -> None:
+    """The files of a step belong together: a certificate beside another's key is what nobody may find."""
+    assert caught(Cluster(begin(PLANNED), whole=False), invariants.anchor_fits_key)
+
+
+@pytest.mark.parametrize("by", [invariants.servers_accept, invariants.clients_accept, invariants.signers_verify])
+def test_another_key_is_no_matter_of_dates(by: Invariant) -> None:
+    """Had the new certificate another key, the short way would refuse what is served now."""
+    assert caught(Cluster(begin(replace(DATES_ONLY, new=NEW.facts))), by)
