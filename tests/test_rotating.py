@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import shutil
@@ -22,9 +21,10 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat
 from certmond.errors import WriteError
 from certmond.host.staged import Part, Staging
 from certmond.pki.encoding import decode
-from certmond.pki.rotation import Mode, Phase
-from tests.builders import DAY, HOUR, Issued, bundle, make_ca, make_intermediate, make_leaf, make_server, reissue
+from certmond.pki.rotation import Phase
+from tests.builders import DAY, Issued, make_intermediate, make_server
 from tests.conftest import unavailable
+from tests.daemon_harness import Running
 from tests.rotating_node import RotatingNode, hurried, root_ca, secret_lines
 from tests.tracing import kill_at, record
 
@@ -176,9 +176,10 @@ def test_a_rotation_goes_back(quick: Path, phase: Phase, reached: bool) -> None:
 def walk_into(node: RotatingNode, phase: Phase, *, reached: bool) -> None:
     """To the first moment of a phase, or to where its files are written."""
     node.walk(lambda: node.phase is phase)
-    while reached and (assessed := node.enforcer()):
-        assessment, around = assessed.see()
-        if not assessed.plan(assessment, around=around).writes:
+    while reached:
+        enforcer = node.enforcer()
+        assessment, around = enforcer.see()
+        if not enforcer.plan(assessment, around=around).writes:
             return
         node.step()
 
@@ -242,6 +243,11 @@ def cat(node: RotatingNode, new: Issued) -> None:
     node.put("ca.crt", new.pem)
 
 
+def has_looked(daemon: Running, since: float) -> bool:
+    """It has made a pass."""
+    return daemon.passes() > since
+
+
 def in_place(node: RotatingNode, new: Issued, _: Callable[[], None]) -> None:
     cat(node, new)
 
@@ -271,11 +277,13 @@ PUT: dict[str, Callable[[RotatingNode, Issued, Callable[[], None]], None]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("how", PUT)
 def test_a_ca_that_somebody_put_there_is_rotated(quick: Path, how: str) -> None:
-    """However its certificate and key came, and though a half of it is seen first: it is noticed, trusted beside the former one, and is alone in the end."""
+    """However its certificate and key came, and though a half of it is seen first: it is noticed, trusted beside the
+    former one, and is alone in the end.
+    """
     node, new = RotatingNode(quick / "place", clock=real_time), root_ca()
     with node.daemon() as daemon:
         before = daemon.passes()
-        PUT[how](node, new, lambda: daemon.until(lambda: daemon.passes() > before, "the first half is seen"))
+        PUT[how](node, new, partial(daemon.until, lambda: daemon.passes() > before, "the first half is seen"))
         daemon.until(lambda: len(node.trust()) == 2 or "distrust" in node.phases(), "both are trusted")
         daemon.until(lambda: node.phases()[-2:] == ["done", "done"], "done")
         daemon.until(lambda: not daemon.reasons("ca"), "nothing is told any more")
@@ -300,7 +308,7 @@ def test_a_wrong_key_is_waited_for(quick: Path) -> None:
         for _ in range(3):
             passes = daemon.passes()
             node.put("ca.crt", new.pem)  # written once more, so that it is looked at
-            daemon.until(lambda passes=passes: daemon.passes() > passes, "looked again")
+            daemon.until(partial(has_looked, daemon, passes), "looked again")
         assert (node.tree(), node.phases()) == (before, [])
         assert "ca.key is not the private key of" in daemon.log.read_text()
         node.put("ca.key", new.key_pem)
@@ -311,7 +319,10 @@ def test_a_wrong_key_is_waited_for(quick: Path) -> None:
 @pytest.mark.slow
 def test_replaced_at_once(quick: Path) -> None:
     """With `on_change: replace` the former CA is trusted no more from the first change of files on."""
-    node, new = RotatingNode(quick / "place", clock=real_time, root_ca={"on_change": "replace"}), root_ca(subject="site")
+    node, new = (
+        RotatingNode(quick / "place", clock=real_time, root_ca={"on_change": "replace"}),
+        root_ca(subject="site"),
+    )
     with node.daemon() as daemon:
         cat(node, new)
         daemon.until(lambda: node.phases()[-2:] == ["done", "done"], "done")
@@ -339,7 +350,7 @@ def test_only_an_alarm(quick: Path) -> None:
 
 @pytest.mark.parametrize("at_once", [False, True])
 def test_after_an_alarm_it_is_begun_by_hand(quick: Path, at_once: bool) -> None:
-    """As the alarm says: `root-ca rotate` goes on from the CA that somebody has put in place, with or without overlap."""
+    """As the alarm says: `root-ca rotate` goes on from the CA that somebody has put in place, whatever the mode."""
     node, new = RotatingNode(quick / "place", root_ca={"overlap": "1s", "on_change": "alarm"}), root_ca()
     node.step()
     cat(node, new)
@@ -401,12 +412,11 @@ def test_a_daemon_tells_of_a_rotation_that_stands_still(quick: Path) -> None:
     assert node.phase is Phase.TRUST
 
 
-
 # Disturbed
 
 
-DISTURBED = {
-    "a stranger in the bundle": ("ca.crt", lambda content: content + root_ca().pem, "is neither the former nor the new"),
+DISTURBED: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
+    "a stranger in the bundle": ("ca.crt", lambda old: old + root_ca().pem, "is neither the former nor the new CA"),
     "a third key": ("ca.key", lambda _: root_ca().key_pem, "is the key of neither the former nor the new CA"),
     "no certificate": ("ca.crt", lambda _: b"", "ca.crt holds no CA certificate"),
     "a damaged key": ("ca.key", lambda _: b"-----BEGIN PRIVATE KEY-----\n", "cannot be read as a key"),
@@ -510,7 +520,7 @@ def test_nothing_is_signed_that_nobody_may_trust(quick: Path, what: str) -> None
     if noted:
         record.write_bytes(noted)
     node.step()
-    assert node.read("web.crt") and node.tree()["web.crt"] != before["web.crt"]
+    assert node.tree()["web.crt"] != before["web.crt"]
 
 
 def test_a_found_ca_signs_nothing_before_it_is_trusted(quick: Path) -> None:
@@ -844,8 +854,8 @@ def test_no_key_is_told(quick: Path) -> None:
 
     def noted() -> Iterator[tuple[str, bytes]]:
         for path in (*node.state.rglob("*"), *(node.place / "run").rglob("*"), node.place / "processes"):
-            secret = re.fullmatch(r"(rotation/\.?(new|old)\.key|(former|archive|pending|transactions)/.*)",
-                                  str(path.relative_to(node.state)) if path.is_relative_to(node.state) else "")  # fmt: skip
+            name = str(path.relative_to(node.state)) if path.is_relative_to(node.state) else ""
+            secret = re.fullmatch(r"(rotation/\.?(new|old)\.key|(former|archive|pending|transactions)/.*)", name)
             with suppress(FileNotFoundError):
                 if path.is_file() and not secret:
                     yield f"{path} {node.phase}", path.read_bytes()
@@ -875,5 +885,7 @@ def test_no_key_is_told(quick: Path) -> None:
     assert any(line in node.read("ca.key") for line in secrets)  # it can find them
     for kind in ("metrics.prom", "status.json", "audit.log", "record.json", "anchors.json", "processes", "last.json"):
         assert any(kind in name for name in said), kind
-    assert {name for name, text in said.items() if b"PRIVATE KEY" in text or any(line in text for line in secrets)} == set()
+    assert {
+        name for name, text in said.items() if b"PRIVATE KEY" in text or any(line in text for line in secrets)
+    } == set()
     assert not [name for name, text in said.items() if b"Traceback" in text]

@@ -94,8 +94,8 @@ def test_what_cannot_be_read_is_not_as_if_it_were_absent(tmp_path: Path, damage:
     with pytest.raises(RotationError) as caught:
         RotationRecord(tmp_path).load()
     assert str(caught.value) == (
-        f"{path} cannot be read, so that nobody knows how far a rotation is; put it back from a backup, or take it away "
-        "if no rotation is under way"
+        f"{path} cannot be read, so that nobody knows how far a rotation is; put it back from a backup, or take it "
+        "away if no rotation is under way"
     )
 
 

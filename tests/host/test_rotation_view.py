@@ -127,7 +127,7 @@ def test_a_controller_manager_that_does_not_sign(node: Node, flag: str) -> None:
 PROBLEMS: dict[str, tuple[tuple[str, str], str]] = {
     "one signer for each usage": (
         ("--controllers=", "--cluster-signing-kubelet-client-cert-file=/x.crt\n    - --controllers="),
-        "by --cluster-signing-kubelet-client-cert-file, which certmond does not move; give it one signer for all usages",
+        "by --cluster-signing-kubelet-client-cert-file, which certmond does not move; give it one signer for all",
     ),
     "files of another directory": (
         ("cert-file=/etc/kubernetes/pki/ca.crt", "cert-file=/elsewhere/ca.crt"),
