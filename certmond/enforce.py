@@ -185,7 +185,11 @@ class Enforcer:
         now = replace(now, unsure=self.rotating.unsure)
         left = self.rotating.lacks(assessment) if asked is None else Lacks()
         if left.steps:  # the anchors change first: whatever else there is comes after a new look
-            return Plan((*left.steps, *plan(assessment, policy, past, now, frozenset()).steps))
+            failed = (past.get((step.target, step.path)) for step in left.steps)
+            held = (
+                Held(s.target, s.path, a.message) for s, a in zip(left.steps, failed, strict=True) if a and a.failures
+            )
+            return Plan((*left.steps, *plan(assessment, policy, past, now, frozenset()).steps), tuple(held))
         under = self.rotating.rotation.new if self.rotating.rotation else None
         reissue = dict.fromkeys(left.reissue, under) if under else {}
         made = plan(assessment, policy, past, now, asked, reissue=reissue)

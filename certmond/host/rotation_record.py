@@ -115,6 +115,8 @@ class RotationRecord:
             self._path.lstat()
         except (FileNotFoundError, NotADirectoryError):
             return False
+        except PermissionError:
+            return False  # who may not look there only shows what the node's files tell
         except OSError:
             pass
         return True

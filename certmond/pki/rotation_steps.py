@@ -79,7 +79,7 @@ class Lacks:
 def lacks(rotation: Rotation, ground: Ground, assessment: Assessment) -> Lacks:
     """What this node lacks of the phase."""
     wanted = desired(rotation)
-    if why := standstill(rotation, ground):
+    if why := standstill(rotation, ground) or _failed(rotation, assessment):
         return Lacks(frozen=why)
     if wanted is None:
         return Lacks()
@@ -94,6 +94,12 @@ def standstill(rotation: Rotation, ground: Ground) -> str | None:
     """Why nothing is touched on this node, a sentence; None where it is as the rotation has left it."""
     why = next(_strange(rotation, ground), None)
     return f"{rotation.name} stands still: {why}" if why else None
+
+
+def _failed(rotation: Rotation, assessment: Assessment) -> str | None:
+    """A service did not come up with what the phase asks for: to write the same again would bring it down again."""
+    failures = (why for status in concerned(rotation.family, assessment) for why in status.presence.failures)
+    return next((f"{rotation.name} stands still: {why}; see restart_failed" for why in failures), None)
 
 
 def concerned(family: str, assessment: Assessment) -> Iterator[CertificateStatus]:
@@ -117,7 +123,7 @@ def unsettled(
         yield left.frozen
         return
     for step in left.steps:
-        yield step.detail
+        yield f"{step.detail} ({held[step.target]})" if step.target in held else step.detail
     statuses = list(concerned(rotation.family, assessment))
     for status in (each for each in statuses if each.seen.identity in left.reissue):
         why = f" ({held[status.seen.name]})" if status.seen.name in held else ""
@@ -130,7 +136,6 @@ def unsettled(
         for embedded in (each for status in statuses for each in _differing(rotation, wanted, status) if each.file):
             yield f"{embedded.path} trusts what is in {embedded.file}, which is not {_named(rotation, wanted.trust)}"
     for status in statuses:
-        yield from status.presence.failures
         for stale in status.presence.stale:
             yield f"{stale.detail} ({held[stale.service]})" if stale.service in held else stale.detail
         users = [use for use in status.presence.consumers if (seen := running.get(use.service)) and seen.running]

@@ -67,7 +67,7 @@ def judged(
 
 def ground(*trust: Issued, key: Issued | None = OLD, **fields: Any) -> Ground:
     found = {"trust": tuple(each.facts for each in trust), "key": key.facts.key if key else None} | fields
-    return Ground(ANCHOR, ANCHOR_KEY, **found)
+    return Ground("ca", ANCHOR, ANCHOR_KEY, **found)
 
 
 def signer(holds: Issued | None = None, **fields: Any) -> Signer:

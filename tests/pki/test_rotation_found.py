@@ -99,4 +99,4 @@ def test_what_does_not_hang_on_the_family_is_no_evidence(other: Observation) -> 
 def test_a_file_without_a_ca_is_not_another_ca() -> None:
     """That is told as what it is."""
     none: tuple[Certificate, ...] = ()
-    assert changed("ca", Ground(ANCHOR, None, none), (OLD.facts,), Inventory((conf(OLD),))) is None
+    assert changed("ca", Ground("ca", ANCHOR, None, none), (OLD.facts,), Inventory((conf(OLD),))) is None

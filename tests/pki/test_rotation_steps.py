@@ -314,6 +314,8 @@ def test_each_step_that_is_left_keeps_it() -> None:
     assert said == [
         f"{ANCHOR} is to hold the former CA and the new CA", "/admin.conf is to trust the former CA and the new CA"
     ]  # fmt: skip
+    full = Plan(held=(Held("ca", ANCHOR, "no space is left"),))
+    assert next(unsettled(at(P.TRUST), ground(OLD), seen, around(), full)) == f"{said[0]} (no space is left)"
     held = Plan(held=(Held("leaf", "/pki/leaf.crt", "an upgrade is under way"),))
     here = ground(NEW, OLD, key=NEW, signer=signer(NEW))
     assert kept(around(), here, phase=P.ISSUE) == ["/pki/leaf.crt is still of the former CA"]
@@ -342,12 +344,23 @@ def test_who_holds_an_older_file_keeps_it() -> None:
     assert kept(old, plan=held) == [f"{said} (it is another node's turn)"]
 
 
+def test_nothing_is_written_for_a_service_that_did_not_come_up() -> None:
+    """The former files are back: to write the new ones again would bring it down again, and again."""
+    failed = Past("web", None, NOW, Result.TAKEN_BACK, "web did not come up", ("leaf",), "1", {"/pki/leaf.crt": "x"})
+    here = ground(OLD, signer=signer(OLD))
+    assert lacks(at(P.TRUST), here, judged(leaf(OLD), around=around())).steps
+    left = lacks(at(P.TRUST), here, judged(leaf(OLD), around=around(past={"web": failed})))
+    assert (left.steps, left.reissue) == ((), frozenset())
+    assert left.frozen == "the rotation r1 of ca stands still: web did not come up; see restart_failed"
+
+
 def test_a_restart_that_is_under_way_or_has_failed_keeps_it() -> None:
     """Until it is over, or somebody has put it right."""
     under_way = Past("web", episode=Episode("web", (), "x", NOW))
     assert kept(around(past={"web": under_way})) == ["the restart of web is not over"]
     failed = Past("web", None, NOW, Result.FAILED, "web does not come up", ("leaf",), "1", {"/pki/leaf.crt": "x"})
-    assert kept(around(past={"web": failed})) == ["web does not come up"]
+    (why,) = kept(around(past={"web": failed}))
+    assert why.endswith("stands still: web does not come up; see restart_failed")
 
 
 GOOD_FLAGS = tuple(f"--{flag}={value}" for flag, value in zip(SIGNING_FLAGS, APART, strict=True))
