@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -151,7 +150,7 @@ def look(
 def _may_enter(state_dir: Path) -> bool:
     """Who may not cannot know whether a rotation is under way, which is not to be told as if it could not be read."""
     try:
-        os.stat(state_dir / "rotation")
+        (state_dir / "rotation").stat()
     except PermissionError:
         return False
     except OSError:

@@ -191,9 +191,7 @@ class Rotating:
         return self._go_on(rotation, following(rotation, now))
 
     def found(self, now: datetime, *, at_once: bool) -> Rotation | None:
-        """The rotation, not begun, to the anchor that somebody has put in place; None where nobody has, or nothing could
-        be done with it.
-        """
+        """A rotation, not begun, to the anchor that somebody has put in place; None where nobody has, or one unfit."""
         if self._change is None or self._objection or self._change[1].problems:
             return None
         change, verdict, _ = self._change

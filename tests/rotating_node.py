@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -178,7 +178,8 @@ class RotatingNode:
             patched.setattr(root_rotation, "enforcer_for", lambda *_, **__: self.enforcer())
             patched.setattr(sys, "argv", ["certmond", *self.options, *words])
             try:
-                code = main() or 0
+                main()
+                code = 0
             except SystemExit as end:
                 code = int(end.code or 0)
         return Said(code, said.getvalue(), told.getvalue())
@@ -191,7 +192,9 @@ class RotatingNode:
 
     def enforcer(self) -> Enforcer:
         audit = Audit(Journal("none"), self.state, "test")
-        return Enforcer(self.config, root="/", state_dir=self.state, audit=audit, clock=self.clock, acting=True, keeps=True)
+        return Enforcer(
+            self.config, root="/", state_dir=self.state, audit=audit, clock=self.clock, acting=True, keeps=True
+        )
 
     def stage(self, new: Issued) -> None:
         Staging(self.state).put(Part.NEW, "ca", new.facts, new.key)  # type: ignore[arg-type]
@@ -199,7 +202,9 @@ class RotatingNode:
     def begin(self, new: Issued, mode: Mode = Mode.OVERLAP) -> Rotation:
         """Stage `new`, and note a rotation to it."""
         self.stage(new)
-        made = Rotation("20261124T120000Z-abcdef", "ca", mode, (self.old.facts,), new.facts, Phase.PREPARE, self.clock())
+        made = Rotation(
+            "20261124T120000Z-abcdef", "ca", mode, (self.old.facts,), new.facts, Phase.PREPARE, self.clock()
+        )
         self.enforcer().rotating.start(made)
         return made
 
@@ -283,21 +288,23 @@ class RotatingNode:
         anchors.write_bytes(b"".join(each.pem for each in trust))
         certificate.write_bytes(leaf)
         at = str(int(self.clock().timestamp()) + 1)  # what was issued within this second is valid
-        command = [real_part("openssl"), "verify", "-x509_strict", "-attime", at, "-purpose", usage, "-CAfile", anchors,
-                   certificate]  # fmt: skip
+        options = ["-x509_strict", "-attime", at, "-purpose", usage, "-CAfile", str(anchors)]
+        command = [real_part("openssl"), "verify", *options, str(certificate)]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     def unwell(self, ca: Issued) -> list[str]:
         """All that is not as it has to be where `ca` is the only one, and nothing is under way."""
-        problems = [f"{name} trusts others" for name, trust in (("ca.crt", self.trust()), ("user.conf", self.embedded()))
-                    if trust != (ca.facts,)]  # fmt: skip
+        trusted = {"ca.crt": self.trust(), "user.conf": self.embedded()}
+        problems = [f"{name} trusts others" for name, trust in trusted.items() if trust != (ca.facts,)]
         key = decode(self.read("ca.key"), "ca.key").key
         problems += ["ca.key is another one's"] * (key != ca.facts.key)
         problems += ["web.crt does not verify"] * (not self.verifies(self.read("web.crt"), ca, usage="sslserver"))
         problems += ["user.conf does not verify"] * (not self.verifies(self.user(), ca, usage="sslclient"))
         for name in ("web.crt", "user.conf"):
             problems += [f"{name}: key"] * (not self.belongs(name))
-        problems += [f"{name} is staged" for name in self.staged] + ["a rotation is under way"] * (self.record is not None)
+        problems += [f"{name} is staged" for name in self.staged] + ["a rotation is under way"] * (
+            self.record is not None
+        )
         problems += [f"{each} is left" for each in (self.state / "transactions").glob("*")]
         problems += [f"{path} is left" for path in self.files.iterdir() if path.name.startswith(".")]
         return problems + self.readable()

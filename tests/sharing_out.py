@@ -21,13 +21,14 @@ FIRST = (
     "tests/test_cli.py",
     "tests/test_init.py",
     "tests/test_restarts_of_pods.py",
+    "tests/test_rotating.py",
 )
 """Modules that wait for much, or take long: others have to be there that work meanwhile."""
 
 LAST = "tests/test_renewal.py"
 """What there is left to do where a worker has nothing else."""
 
-SPREAD = ("tests/test_restarts_of_pods.py", LAST)
+SPREAD = ("tests/test_restarts_of_pods.py", "tests/test_rotating.py", LAST)
 """Modules of long tests that share little: each test is done wherever there is room."""
 
 

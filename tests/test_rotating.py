@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import shutil
@@ -10,7 +9,7 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,9 +21,10 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat
 from certmond.errors import WriteError
 from certmond.host.staged import Part, Staging
 from certmond.pki.encoding import decode
-from certmond.pki.rotation import Mode, Phase
-from tests.builders import DAY, HOUR, Issued, bundle, make_ca, make_intermediate, make_leaf, make_server, reissue
+from certmond.pki.rotation import Phase
+from tests.builders import DAY, Issued, make_intermediate, make_server
 from tests.conftest import unavailable
+from tests.daemon_harness import Running
 from tests.rotating_node import RotatingNode, hurried, root_ca, secret_lines
 from tests.tracing import kill_at, record
 
@@ -176,9 +176,10 @@ def test_a_rotation_goes_back(quick: Path, phase: Phase, reached: bool) -> None:
 def walk_into(node: RotatingNode, phase: Phase, *, reached: bool) -> None:
     """To the first moment of a phase, or to where its files are written."""
     node.walk(lambda: node.phase is phase)
-    while reached and (assessed := node.enforcer()):
-        assessment, around = assessed.see()
-        if not assessed.plan(assessment, around=around).writes:
+    while reached:
+        enforcer = node.enforcer()
+        assessment, around = enforcer.see()
+        if not enforcer.plan(assessment, around=around).writes:
             return
         node.step()
 
@@ -214,17 +215,17 @@ def test_what_goes_back_goes_back_once(quick: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_command_that_is_ended_goes_on(quick: Path, how: signal.Signals) -> None:
-    """Ended in the middle, by a key or a kill, and begun again, the command finishes what it found."""
-    node, new = RotatingNode(quick / "place", clock=real_time, root_ca={"overlap": "2s"}), root_ca()
+def test_a_command_that_is_ended_goes_on(quick: Path) -> None:
+    """Ended in the middle by Ctrl-C, and begun again, the command finishes what it found."""
+    node, new = RotatingNode(quick / "place", clock=real_time), root_ca()
     node.stage(new)
-    process = subprocess.Popen(node.command("root-ca", "rotate"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout
-    assert any("trust is reached" in line or "both CAs are trusted" in line for line in process.stdout)
-    process.send_signal(how)
-    said = process.communicate()[0]
-    assert process.returncode == (130 if how is signal.SIGINT else -how)
+    command = node.command("root-ca", "rotate")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout
+        assert any("detach is reached" in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        said = process.stdout.read()
+    assert process.returncode == 130
     assert "Traceback" not in said
     rotation = node.record
     assert rotation is not None
@@ -242,28 +243,47 @@ def cat(node: RotatingNode, new: Issued) -> None:
     node.put("ca.crt", new.pem)
 
 
-def renamed(node: RotatingNode, new: Issued) -> None:
+def has_looked(daemon: Running, since: float) -> bool:
+    """It has made a pass."""
+    return daemon.passes() > since
+
+
+def in_place(node: RotatingNode, new: Issued, _: Callable[[], None]) -> None:
+    cat(node, new)
+
+
+def renamed(node: RotatingNode, new: Issued, _: Callable[[], None]) -> None:
     node.rename("ca.key", new.key_pem)
     node.rename("ca.crt", new.pem)
 
 
-def certificate_first(node: RotatingNode, new: Issued) -> None:
-    node.put("ca.crt", new.pem)
+def key_first(node: RotatingNode, new: Issued, meanwhile: Callable[[], None]) -> None:
     node.put("ca.key", new.key_pem)
+    meanwhile()
+    node.put("ca.crt", new.pem)
 
 
-PUT: dict[str, Callable[[RotatingNode, Issued], None]] = {
-    "cat": cat, "rename": renamed, "certificate first": certificate_first,
+def certificate_first(node: RotatingNode, new: Issued, meanwhile: Callable[[], None]) -> None:
+    node.rename("ca.crt", new.pem)
+    meanwhile()
+    node.rename("ca.key", new.key_pem)
+
+
+PUT: dict[str, Callable[[RotatingNode, Issued, Callable[[], None]], None]] = {
+    "in place": in_place, "renamed": renamed, "key first": key_first, "certificate first": certificate_first,
 }  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", PUT)
 def test_a_ca_that_somebody_put_there_is_rotated(quick: Path, how: str) -> None:
-    """However its certificate and key came: it is noticed, trusted beside the former one, and is alone in the end."""
+    """However its certificate and key came, and though a half of it is seen first: it is noticed, trusted beside the
+    former one, and is alone in the end.
+    """
     node, new = RotatingNode(quick / "place", clock=real_time), root_ca()
     with node.daemon() as daemon:
-        PUT[how](node, new)
+        before = daemon.passes()
+        PUT[how](node, new, partial(daemon.until, lambda: daemon.passes() > before, "the first half is seen"))
         daemon.until(lambda: len(node.trust()) == 2 or "distrust" in node.phases(), "both are trusted")
         daemon.until(lambda: node.phases()[-2:] == ["done", "done"], "done")
         daemon.until(lambda: not daemon.reasons("ca"), "nothing is told any more")
@@ -288,7 +308,7 @@ def test_a_wrong_key_is_waited_for(quick: Path) -> None:
         for _ in range(3):
             passes = daemon.passes()
             node.put("ca.crt", new.pem)  # written once more, so that it is looked at
-            daemon.until(lambda passes=passes: daemon.passes() > passes, "looked again")
+            daemon.until(partial(has_looked, daemon, passes), "looked again")
         assert (node.tree(), node.phases()) == (before, [])
         assert "ca.key is not the private key of" in daemon.log.read_text()
         node.put("ca.key", new.key_pem)
@@ -299,7 +319,10 @@ def test_a_wrong_key_is_waited_for(quick: Path) -> None:
 @pytest.mark.slow
 def test_replaced_at_once(quick: Path) -> None:
     """With `on_change: replace` the former CA is trusted no more from the first change of files on."""
-    node, new = RotatingNode(quick / "place", clock=real_time, root_ca={"on_change": "replace"}), root_ca(subject="site")
+    node, new = (
+        RotatingNode(quick / "place", clock=real_time, root_ca={"on_change": "replace"}),
+        root_ca(subject="site"),
+    )
     with node.daemon() as daemon:
         cat(node, new)
         daemon.until(lambda: node.phases()[-2:] == ["done", "done"], "done")
@@ -327,7 +350,7 @@ def test_only_an_alarm(quick: Path) -> None:
 
 @pytest.mark.parametrize("at_once", [False, True])
 def test_after_an_alarm_it_is_begun_by_hand(quick: Path, at_once: bool) -> None:
-    """As the alarm says: `root-ca rotate` goes on from the CA that somebody has put in place, with or without overlap."""
+    """As the alarm says: `root-ca rotate` goes on from the CA that somebody has put in place, whatever the mode."""
     node, new = RotatingNode(quick / "place", root_ca={"overlap": "1s", "on_change": "alarm"}), root_ca()
     node.step()
     cat(node, new)
@@ -389,12 +412,11 @@ def test_a_daemon_tells_of_a_rotation_that_stands_still(quick: Path) -> None:
     assert node.phase is Phase.TRUST
 
 
-
 # Disturbed
 
 
-DISTURBED = {
-    "a stranger in the bundle": ("ca.crt", lambda content: content + root_ca().pem, "is neither the former nor the new"),
+DISTURBED: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
+    "a stranger in the bundle": ("ca.crt", lambda old: old + root_ca().pem, "is neither the former nor the new CA"),
     "a third key": ("ca.key", lambda _: root_ca().key_pem, "is the key of neither the former nor the new CA"),
     "no certificate": ("ca.crt", lambda _: b"", "ca.crt holds no CA certificate"),
     "a damaged key": ("ca.key", lambda _: b"-----BEGIN PRIVATE KEY-----\n", "cannot be read as a key"),
@@ -498,7 +520,7 @@ def test_nothing_is_signed_that_nobody_may_trust(quick: Path, what: str) -> None
     if noted:
         record.write_bytes(noted)
     node.step()
-    assert node.read("web.crt") and node.tree()["web.crt"] != before["web.crt"]
+    assert node.tree()["web.crt"] != before["web.crt"]
 
 
 def test_a_found_ca_signs_nothing_before_it_is_trusted(quick: Path) -> None:
@@ -723,3 +745,147 @@ def test_killed_anywhere(quick: Path, staged: tuple[RotatingNode, Issued], share
         assert node.findings() == {}, where
         shutil.rmtree(node.place)
     assert seen >= {"issue", "distrust", "done"}
+
+
+# No room
+
+
+@pytest.fixture
+def mount() -> Iterator[Callable[..., None]]:
+    """Mounts a small file system, until the end of the test."""
+    if os.geteuid() != 0:
+        unavailable("only root can mount")
+    with ExitStack() as mounted:
+
+        def make(size: str, mode: int, on: Path) -> None:
+            options = f"size={size},mode={mode:o}"
+            command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(on)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                unavailable(f"nothing can be mounted here: {done.stderr}")
+            mounted.callback(lambda: subprocess.run(["umount", on], check=False))
+
+        yield make
+
+
+def on_a_small_disk(directory: Path, mount: Callable[..., None]) -> None:
+    """What is in the directory is on a file system of 512 KiB of its own."""
+    kept = directory.with_name(f"{directory.name}.kept")
+    mode = directory.stat().st_mode & 0o777
+    directory.rename(kept)
+    directory.mkdir(mode=mode)
+    mount("512k", mode, directory)
+    shutil.copytree(kept, directory, symlinks=True, dirs_exist_ok=True)
+    directory.chmod(mode)
+    shutil.rmtree(kept)
+
+
+def fill(directory: Path) -> Path:
+    filler = directory / "filler"
+    filler.touch(0o600)
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(512))
+    return filler
+
+
+@pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.TRUST, Phase.ISSUE, Phase.DISTRUST, Phase.DONE])
+@pytest.mark.parametrize("place", ["node", "state"])
+def test_a_full_disk_loses_nothing(quick: Path, mount: Callable[..., None], place: str, phase: Phase) -> None:
+    """Where there is no room, for the node's files or for what certmond notes, nothing is lost and it is told; where
+    there is again, the rotation goes on.
+    """
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.begin(new)
+    walk_into(node, phase, reached=False)
+    directory = node.files if place == "node" else node.state
+    on_a_small_disk(directory, mount)
+    filler = fill(directory)
+    before, kept, rotation = node.tree(), node.staged, node.record
+    if place == "state" or phase in {Phase.TRUST, Phase.ISSUE, Phase.DISTRUST}:
+        told = list[str]()
+        for _ in range(2):
+            try:
+                told.append(node.step() or "")
+            except WriteError as error:
+                told.append(str(error))
+        assert re.search("make room", told[0]), told
+        assert (node.tree(), node.record) == (before, rotation)
+        assert set(node.staged) >= set(kept)
+        assert [path for path in node.files.iterdir() if path.name.startswith(".")] == []
+    filler.unlink()
+    node.walk()
+    assert node.unwell(new) == []
+    assert node.readable() == []
+
+
+def test_a_command_on_a_full_disk(quick: Path, mount: Callable[..., None]) -> None:
+    """It ends, and says where there is no room; begun again, it goes on."""
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.stage(new)
+    on_a_small_disk(node.state, mount)
+    filler = fill(node.state)
+    refused = node.hurry("root-ca", "rotate")
+    assert refused.code == 3
+    assert "make room" in refused.err
+    assert node.record is None
+    filler.unlink()
+    assert node.hurry("root-ca", "rotate").code == 0
+    assert node.unwell(new) == []
+
+
+# Secrets
+
+
+@pytest.mark.slow
+def test_no_key_is_told(quick: Path) -> None:
+    """No line of any private key, old or new, is in what the daemon or a command says, renders, notes or hands to a
+    child, whatever the phase; the state directory is ours alone at every look.
+    """
+    node, new = RotatingNode(quick / "place", served=True, clock=real_time), root_ca()
+    said = dict[str, bytes]()
+    keys = node.secrets() | {"new": new.key_pem}
+    problems = list[str]()
+
+    def note(name: str, *told: str | bytes) -> None:
+        said[name] = b"".join(each.encode() if isinstance(each, str) else each for each in told)
+        keys.update(node.secrets())
+        problems.extend(node.readable())
+
+    def noted() -> Iterator[tuple[str, bytes]]:
+        for path in (*node.state.rglob("*"), *(node.place / "run").rglob("*"), node.place / "processes"):
+            name = str(path.relative_to(node.state)) if path.is_relative_to(node.state) else ""
+            secret = re.fullmatch(r"(rotation/\.?(new|old)\.key|(former|archive|pending|transactions)/.*)", name)
+            with suppress(FileNotFoundError):
+                if path.is_file() and not secret:
+                    yield f"{path} {node.phase}", path.read_bytes()
+
+    staged = node.certmond("-v", "root-ca", "stage", *brought(node, new))
+    note("stage", staged.stdout, staged.stderr)
+    with node.daemon("-v") as daemon:
+        command = node.command("-v", "root-ca", "rotate", "--at-once")
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            assert process.stdout
+            for number, line in enumerate(process.stdout):
+                note(f"rotate {number}", line, Path(f"/proc/{process.pid}/cmdline").read_bytes(),
+                     Path(f"/proc/{process.pid}/environ").read_bytes())  # fmt: skip
+                for name, content in noted():
+                    note(name, content)
+        assert process.returncode == 0
+        for words in (("root-ca", "show", "-o", "json"), ("check", "-o", "json"), ("status",), ("metrics",)):
+            runtime = ("--runtime-dir", str(node.place / "run")) if words == ("status",) else ()
+            done = node.certmond("-v", *words, *runtime)
+            note(words[0], done.stdout, done.stderr)
+        note("daemon", Path(f"/proc/{daemon.process.pid}/cmdline").read_bytes())
+    note("log", daemon.log.read_bytes())
+    assert node.unwell(new) == []
+    assert problems == []
+    secrets = secret_lines(keys)
+    assert len(keys) >= 6
+    assert any(line in node.read("ca.key") for line in secrets)  # it can find them
+    for kind in ("metrics.prom", "status.json", "audit.log", "record.json", "anchors.json", "processes", "last.json"):
+        assert any(kind in name for name in said), kind
+    assert {
+        name for name, text in said.items() if b"PRIVATE KEY" in text or any(line in text for line in secrets)
+    } == set()
+    assert not [name for name, text in said.items() if b"Traceback" in text]

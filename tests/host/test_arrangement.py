@@ -1,0 +1,221 @@
+"""The files of one step of a rotation, on a real kubeadm node: all as they are wanted, or all as they were."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import yaml
+
+from certmond.config import Source, parse
+from certmond.errors import CertmondError, KeyUnusableError, WriteError
+from certmond.host.archive import Archive
+from certmond.host.arrangement import Arrangement
+from certmond.host.keys import load_key
+from certmond.host.node_files import NodeFiles
+from certmond.host.staged import Part, Staging
+from certmond.host.transaction import Transactions
+from certmond.pki.certificate import Certificate
+from certmond.pki.encoding import decode
+from certmond.pki.rotation_steps import SIGNING_FLAGS
+from certmond.pki.steps import Bundle, Flags, Gone, KeyOf, Rotate, Trusting, Want
+from tests.builders import Issued, make_ca
+from tests.node import Node
+
+PKI = "/etc/kubernetes/pki"
+CRT, KEY = f"{PKI}/ca.crt", f"{PKI}/ca.key"
+APART = (f"{PKI}/signing-ca.crt", f"{PKI}/signing-ca.key")
+MANIFEST = "/etc/kubernetes/manifests/kube-controller-manager.yaml"
+ADMIN = "/etc/kubernetes/admin.conf"
+
+
+class Arranged:
+    """A node, its state directory, and what makes the files of a step there."""
+
+    def __init__(self, node: Node, state: Path) -> None:
+        state.mkdir()
+        self.node, self.state, self.new = node, state, make_ca()
+        self.staging = Staging(state)
+        self._files, self._archive = NodeFiles(str(node.root)), Archive(state)
+        entries = parse([Source("test", "profile: kubeadm")]).certificates
+        self._arrangement = Arrangement(entries, self._files, self.staging, self._archive)
+        (self.old,) = self.certificates(CRT)
+
+    def stage(self, ca: Issued | None = None) -> None:
+        ca = ca or self.new
+        self.staging.put(Part.NEW, "ca", ca.facts, load_key(ca.key_pem, ""))
+
+    def make(self, *wants: Want, meanwhile: Callable[[], object] = lambda: None) -> str:
+        """Carry out one step; `meanwhile` is called when all is written beside what it is to replace."""
+        transactions = Transactions(str(self.node.root), self.state)
+
+        def real(path: str) -> Path:
+            found = transactions.real(path)
+            meanwhile()
+            return found
+
+        with transactions.lock() as writer:
+            return self._arrangement.make(Rotate("ca", CRT, "all is to be so", wants), writer, datetime.now(UTC), real)
+
+    def read(self, path: str) -> bytes:
+        return self.node.read(path[1:])
+
+    def mode(self, path: str) -> int:
+        return self.node.path(path[1:]).stat().st_mode & 0o777
+
+    def certificates(self, path: str) -> tuple[Certificate, ...]:
+        return decode(self.read(path), path).certificates
+
+    def tree(self) -> dict[Path, str]:
+        """Everything below /etc/kubernetes, drafts of ours too."""
+        root = self.node.path("etc/kubernetes")
+        return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*") if path.is_file()}
+
+    def archived(self) -> list[Path]:
+        return sorted(path for path in (self.state / "archive").rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def arranged(node: Node, tmp_path: Path) -> Arranged:
+    return Arranged(node, tmp_path / "state")
+
+
+def test_everything_at_once(arranged: Arranged) -> None:
+    """Key, certificates, and the flags that name them are as they are wanted; keys are closed to others; the manifest
+    is the same but for the flags; the certificate that was replaced is kept, and its key with the rotation only.
+    """
+    arranged.stage()
+    old, new = arranged.old, arranged.new.facts
+    manifest = yaml.safe_load(arranged.read(MANIFEST))
+    said = arranged.make(
+        KeyOf(APART[1], new), Bundle(APART[0], (new,)), KeyOf(KEY, new), Bundle(CRT, (new, old)),
+        Flags(MANIFEST, "kube-controller-manager", tuple(zip(SIGNING_FLAGS, APART, strict=True))),
+    )  # fmt: skip
+    assert "done" in said
+    assert arranged.certificates(CRT) == (new, old)
+    assert arranged.certificates(APART[0]) == (new,)
+    assert [decode(arranged.read(path), path).key for path in (KEY, APART[1])] == [new.key, new.key]
+    assert [arranged.mode(path) for path in (KEY, APART[1], CRT, APART[0])] == [0o600, 0o600, 0o644, 0o644]
+    command = manifest["spec"]["containers"][0]["command"]
+    for flag, before, after in zip(SIGNING_FLAGS, (CRT, KEY), APART, strict=True):
+        command[command.index(f"--{flag}={before}")] = f"--{flag}={after}"
+    assert yaml.safe_load(arranged.read(MANIFEST)) == manifest
+    kept = arranged.staging.read(Part.OLD)
+    assert kept is not None
+    assert (kept.certificate, kept.key, kept.fault) == (old, old.key, None)
+    assert any(decode(path.read_bytes(), "").certificates == (old,) for path in arranged.archived())
+    assert not [path for path in arranged.archived() if b"PRIVATE KEY" in path.read_bytes()]
+    assert list((arranged.state / "transactions").glob("*")) == []
+
+
+def test_the_key_goes_back(arranged: Arranged) -> None:
+    """On the way back the former key is put in place from the rotation's own files, and the new one is kept there."""
+    arranged.stage()
+    old, new = arranged.old, arranged.new.facts
+    before = decode(arranged.read(KEY), KEY).key
+    arranged.make(KeyOf(KEY, new), Bundle(CRT, (new, old)))
+    arranged.make(KeyOf(KEY, old), Bundle(CRT, (old, new)))
+    assert decode(arranged.read(KEY), KEY).key == before
+    assert arranged.certificates(CRT) == (old, new)
+    kept = [arranged.staging.read(part) for part in Part]
+    assert [each.certificate for each in kept if each] == [new, old]
+
+
+def test_a_kubeconfig_trusts_both(arranged: Arranged) -> None:
+    """What it trusts is replaced, and all else in it stays, its mode too."""
+    before = yaml.safe_load(arranged.read(ADMIN))
+    mode = arranged.mode(ADMIN)
+    arranged.make(Trusting(ADMIN, (arranged.old, arranged.new.facts)))
+    after = yaml.safe_load(arranged.read(ADMIN))
+    (cluster,) = after["clusters"]
+    trusted = base64.b64decode(cluster["cluster"].pop("certificate-authority-data"))
+    before["clusters"][0]["cluster"].pop("certificate-authority-data")
+    assert decode(trusted, "").certificates == (arranged.old, arranged.new.facts)
+    assert (after, arranged.mode(ADMIN)) == (before, mode)
+
+
+def test_what_is_to_go_is_gone(arranged: Arranged) -> None:
+    """A file that is not wanted any more is removed; one that is not there is none."""
+    for path in APART:
+        arranged.node.write(path[1:], b"former")
+    arranged.make(*map(Gone, APART))
+    assert not [path for path in APART if arranged.node.path(path[1:]).exists()]
+    before = arranged.tree()
+    arranged.make(*map(Gone, APART))
+    assert arranged.tree() == before
+
+
+def test_the_same_once_more_changes_nothing_that_can_be_read(arranged: Arranged) -> None:
+    """A step that is done again leaves the same files."""
+    arranged.stage()
+    wants = KeyOf(KEY, arranged.new.facts), Bundle(CRT, (arranged.new.facts, arranged.old))
+    arranged.make(*wants)
+    before, kept = arranged.tree(), arranged.staging.read(Part.OLD)
+    arranged.make(*wants)
+    assert (arranged.tree(), arranged.staging.read(Part.OLD)) == (before, kept)
+
+
+def spoil_nothing(_: Arranged) -> None:
+    """The new key is nowhere."""
+
+
+def another_key_in_place(arranged: Arranged) -> None:
+    arranged.stage()
+    arranged.node.write(KEY[1:], make_ca().key_pem)
+
+
+def a_damaged_key_in_place(arranged: Arranged) -> None:
+    arranged.stage()
+    arranged.node.write(KEY[1:], b"-----BEGIN PRIVATE KEY-----\n")
+
+
+def no_directory(arranged: Arranged) -> None:
+    arranged.stage()
+    arranged.node.path(MANIFEST[1:]).unlink()
+
+
+REFUSED: dict[str, tuple[Callable[[Arranged], None], type[CertmondError], str]] = {
+    "the key is nowhere": (
+        spoil_nothing, KeyUnusableError, "is nowhere on this node; give it with `certmond root-ca stage`"
+    ),
+    "the key in place is another one's": (
+        another_key_in_place, WriteError, f"{KEY} is the key of no certificate in {CRT}; put back the pair"
+    ),
+    "the key in place is damaged": (a_damaged_key_in_place, CertmondError, KEY),
+    "there is no manifest": (no_directory, CertmondError, MANIFEST),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_made_is_not_begun(arranged: Arranged, what: str) -> None:
+    """With one want that cannot be had, no file changes, and it is told with its remedy."""
+    spoil, kind, sentence = REFUSED[what]
+    spoil(arranged)
+    before = arranged.tree()
+    new = arranged.new.facts
+    with pytest.raises(kind) as caught:
+        arranged.make(
+            Bundle(APART[0], (new,)), KeyOf(KEY, new), Bundle(CRT, (new, arranged.old)),
+            Flags(MANIFEST, "kube-controller-manager", tuple(zip(SIGNING_FLAGS, APART, strict=True))),
+        )  # fmt: skip
+    assert sentence in str(caught.value)
+    assert arranged.tree() == before
+    assert list((arranged.state / "transactions").glob("*")) == []
+
+
+@pytest.mark.parametrize("path", [CRT, KEY])
+def test_what_somebody_else_writes_meanwhile_stays(arranged: Arranged, path: str) -> None:
+    """A file that is another than was looked at is not overwritten, whichever of them it is."""
+    arranged.stage()
+    new, theirs = arranged.new.facts, make_ca()
+    content = theirs.pem if path == CRT else theirs.key_pem
+    with pytest.raises(WriteError, match=path):
+        arranged.make(
+            KeyOf(KEY, new), Bundle(CRT, (new, arranged.old)),
+            meanwhile=lambda: arranged.node.replace(path[1:], content),
+        )  # fmt: skip
+    assert arranged.read(path) == content

@@ -1,0 +1,151 @@
+"""The record of a rotation: there, not there, or told as what cannot be read; and the anchors that were lived by."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from certmond.errors import RotationError
+from certmond.host.rotation_record import RotationRecord
+from certmond.pki.certificate import to_pem
+from certmond.pki.rotation import Mode, Phase, Rotation
+from tests.builders import DAY, NOW, bundle, make_ca
+from tests.tracing import kill_at, record
+
+OLD, OTHER, NEW = make_ca(), make_ca(), make_ca()
+BEGUN = Rotation("20261124T120000Z-abcdef", "ca", Mode.OVERLAP, (OLD.facts,), NEW.facts, Phase.TRUST, NOW)
+
+
+@pytest.mark.parametrize(
+    "rotation",
+    [BEGUN, replace(BEGUN, old=(OLD.facts, OTHER.facts), mode=Mode.REPLACE, phase=Phase.DISTRUST, aborted=True,
+                    found=True, excluded=("node-2", "node-3"), published=NOW + DAY)],
+    ids=["plain", "with everything"],
+)  # fmt: skip
+def test_what_is_noted_is_there_for_the_next_process(tmp_path: Path, rotation: Rotation) -> None:
+    """All of it, in a file that only we may read."""
+    assert RotationRecord(tmp_path / "state").load() is None
+    (tmp_path / "state").mkdir()
+    RotationRecord(tmp_path / "state").save(rotation)
+    assert RotationRecord(tmp_path / "state").load() == rotation
+    path = tmp_path / "state/rotation/record.json"
+    assert [each.stat().st_mode & 0o777 for each in (path, path.parent)] == [0o600, 0o700]
+    assert b"PRIVATE" not in path.read_bytes()
+
+
+def test_what_a_later_version_adds_is_passed_over(tmp_path: Path) -> None:
+    """An older certmond goes on with the record of a newer one."""
+    RotationRecord(tmp_path).save(BEGUN)
+    path = tmp_path / "rotation/record.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"later": {"a": 1}}))
+    assert RotationRecord(tmp_path).load() == BEGUN
+
+
+def damaged(**fields: object) -> Callable[[Path], object]:
+    def write(path: Path) -> None:
+        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+    return write
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def leads_nowhere(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "cut": cut,
+    "rubbish": lambda path: path.write_bytes(b"\xff\x00"),
+    "a list": lambda path: path.write_bytes(b"[]"),
+    "an unknown phase": damaged(phase="later"),
+    "an unknown mode": damaged(mode="slowly"),
+    "no old": damaged(old=[]),
+    "no PEM": damaged(new="rubbish"),
+    "two certificates": damaged(new=bundle(OLD, NEW).decode()),
+    "no date": damaged(since="yesterday"),
+    "a directory": directory,
+    "a symlink that leads nowhere": leads_nowhere,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_cannot_be_read_is_not_as_if_it_were_absent(tmp_path: Path, damage: str) -> None:
+    """Then nobody knows how far the rotation is, which is said with both ways out."""
+    RotationRecord(tmp_path).save(BEGUN)
+    path = tmp_path / "rotation/record.json"
+    DAMAGES[damage](path)
+    with pytest.raises(RotationError) as caught:
+        RotationRecord(tmp_path).load()
+    assert str(caught.value) == (
+        f"{path} cannot be read, so that nobody knows how far a rotation is; put it back from a backup, or take it "
+        "away if no rotation is under way"
+    )
+
+
+def test_a_rotation_that_is_over(tmp_path: Path) -> None:
+    """It is under way no more, and its id is remembered; where that cannot be read, there is none."""
+    noted = RotationRecord(tmp_path)
+    assert noted.last() is None
+    noted.save(BEGUN)
+    noted.close(replace(BEGUN, phase=Phase.DONE))
+    assert (noted.load(), noted.last()) == (None, BEGUN.id)
+    (tmp_path / "rotation/last.json").write_bytes(b"rubbish")
+    assert (noted.load(), noted.last()) == (None, None)
+
+
+def test_the_anchors_that_were_lived_by(tmp_path: Path) -> None:
+    """Each family's come back in their order; what cannot be read is as if nothing were remembered."""
+    noted = RotationRecord(tmp_path)
+    assert noted.anchors() == {}
+    noted.accept({"ca": (NEW.facts, OLD.facts), "etcd-ca": (OTHER.facts,)})
+    assert noted.anchors() == {"ca": (NEW.facts, OLD.facts), "etcd-ca": (OTHER.facts,)}
+    assert (tmp_path / "anchors.json").stat().st_mode & 0o777 == 0o600
+    for content in (b"", b"rubbish", json.dumps({"ca": ["rubbish"]}).encode(),
+                    json.dumps({"ca": to_pem(OLD.facts).decode()}).encode()):  # fmt: skip
+        (tmp_path / "anchors.json").write_bytes(content)
+        assert noted.anchors() == {}
+
+
+@pytest.mark.parametrize("act", ["save", "close"])
+def test_killed_anywhere(tmp_path: Path, act: str) -> None:
+    """Killed at any system call, the record says the former phase or the later one, and never that it cannot be read;
+    done again, it is done.
+    """
+    later = replace(BEGUN, phase=Phase.DONE)
+    original = tmp_path / "original"
+    original.mkdir()
+    RotationRecord(original).save(BEGUN)
+
+    def run(state: Path) -> None:
+        getattr(RotationRecord(state), act)(later)
+
+    shutil.copytree(original, tmp_path / "whole")
+    stops = record(partial(run, tmp_path / "whole"))
+    end = None if act == "close" else later
+    seen = set[Phase | None]()
+    for n in range(len(stops)):
+        state = tmp_path / str(n)
+        shutil.copytree(original, state)
+        kill_at(partial(run, state), n)
+        found = RotationRecord(state).load()
+        seen.add(found.phase if found else None)
+        run(state)
+        assert RotationRecord(state).load() == end
+    assert seen == {Phase.TRUST, Phase.DONE, *({None} if act == "close" else ())}
