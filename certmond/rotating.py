@@ -30,7 +30,7 @@ from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Inventory
 from certmond.pki.reason import Finding, Reason
 from certmond.pki.rotation import Mode, Phase, Rotation, begin, following
-from certmond.pki.rotation_found import Change, changed
+from certmond.pki.rotation_found import Change, changed, put_back
 from certmond.pki.rotation_gates import Report, digest_of
 from certmond.pki.rotation_preview import Preview, preview
 from certmond.pki.rotation_steps import Ground, Lacks, concerned, lacks, settles_at, standstill, unsettled
@@ -74,6 +74,7 @@ class Rotating:
         self._objection: str | None = None
         self._broken: str | None = None
         self._elsewhere = False
+        self._back: Rotation | None = None
         self._unsure: Mapping[str, str] = {}
         self._waits: tuple[str, ...] = ()
         self.until: datetime | None = None
@@ -81,7 +82,7 @@ class Rotating:
 
     def look(self, inventory: Inventory, components: Components, now: datetime) -> dict[str, tuple[Finding, ...]]:
         """See how the node stands, and what is to be told of its anchors, by the name of the entry."""
-        self._rotation = self._ground = self._change = self._broken = None
+        self._rotation = self._ground = self._change = self._broken = self._back = None
         self._elsewhere, self._unsure = False, {}
         self._objection = self._conductor.objection(components)
         found = {family: ground_of(family, inventory, components, self._files) for family in self._families}
@@ -98,6 +99,8 @@ class Rotating:
             if self._ground is None or not self._concerns(self._ground):
                 self._rotation, self._elsewhere = None, True  # a worker has no etcd
                 return {}
+            if self._config.cluster.kubeconfig is None:  # of several nodes, one may not have had the new key yet
+                self._back = put_back(self._rotation, self._ground, now)
             return self._told(self._rotation, self._ground)
         told = dict(self._changes(inventory, now))
         self._unsure = {family: found[0].message for family, found in told.items()}
@@ -141,7 +144,7 @@ class Rotating:
 
     def lacks(self, assessment: Assessment) -> Lacks:
         """What this node lacks of the phase; nothing where no rotation is under way."""
-        if self._rotation is None or self._ground is None:
+        if self._rotation is None or self._ground is None or self._back:
             return Lacks()
         return lacks(self._rotation, self._ground, assessment)
 
@@ -173,6 +176,9 @@ class Rotating:
             return f"{self._rotation.name} is in the phase {self._rotation.phase}"
         if self._conductor.follow(self._own, self._record.last()) != self._rotation:
             return "the cluster has another record"  # it is taken over with the next look
+        if self._back:
+            self.change(self._back)
+            return f"the former CA of {self._back.family} was put back: {self._back.name} begins"
         standing = self.standing(assessment, around, plan)
         self._waits = ()
         if standing is None:
@@ -292,7 +298,7 @@ class Rotating:
         if frozen := standstill(rotation, ground):
             self._unsure = {rotation.family: frozen}
             return {rotation.family: (finding(Reason.ROTATION_FROZEN, frozen),)}
-        if rotation.found and rotation.phase is Phase.TRUST:
+        if (rotation.found and rotation.phase is Phase.TRUST) or self._back:
             self._unsure = {rotation.family: f"{rotation.name} has not reached the phase {Phase.ISSUE} yet"}
         waits = f"; it waits: {self._waits[0]}" if self._waits else ""
         if len(self._waits) > 1:

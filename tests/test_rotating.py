@@ -364,6 +364,29 @@ def test_after_an_alarm_it_is_begun_by_hand(quick: Path, at_once: bool) -> None:
     assert node.phases()[0] == ("issue" if at_once else "trust")
 
 
+@pytest.mark.parametrize("reached", [False, True], ids=["begun", "reached"])
+@pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE, Phase.DISTRUST, Phase.DONE])
+@pytest.mark.parametrize("first", ["ca.crt", "ca.key"])
+def test_a_found_ca_that_is_taken_back(quick: Path, phase: Phase, first: str, reached: bool) -> None:
+    """Who puts the former pair back, in whatever phase and order, and though it is looked at in between, has begun a
+    rotation back: the former CA is alone in the end, and what the other one has signed meanwhile is issued again.
+    """
+    node = RotatingNode(quick / "place")
+    node.step()
+    cat(node, root_ca())
+    node.step()
+    walk_into(node, phase, reached=reached)
+    files = {"ca.crt": node.old.pem, "ca.key": node.old.key_pem}
+    node.put(first, files.pop(first))
+    node.step()
+    for name, content in files.items():
+        node.put(name, content)
+    node.walk()
+    assert node.unwell(node.old) == []
+    assert node.findings() == {}
+    assert {entry["rotation"].endswith("-back") for entry in node.audit() if entry["event"] == "rotation"} == {True, False}
+
+
 @pytest.mark.slow
 def test_who_observes_touches_nothing(quick: Path) -> None:
     """In observe mode a changed CA is told as critical, and neither the node nor the state directory changes."""
