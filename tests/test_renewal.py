@@ -941,6 +941,15 @@ def test_renew_by_name(host: Host) -> None:
     assert host.unwell() == []
 
 
+def test_nothing_is_restarted_where_that_is_asked_for(host: Host) -> None:
+    """`renew --no-restart` renews, restarts nothing, and says who uses the old one for as long."""
+    host.start()
+    done = certmond(host, "renew", "controller-manager.conf", "--no-restart")
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 done" in done.stdout
+    assert "kube-controller-manager uses the old controller-manager.conf" in done.stdout
+
+
 def test_renew_everything(host: Host) -> None:
     """`renew --all` renews what can be renewed, as JSON if asked for; certificates, keys and modes are right then."""
     before = host.serials()

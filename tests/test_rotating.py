@@ -384,7 +384,10 @@ def test_a_found_ca_that_is_taken_back(quick: Path, phase: Phase, first: str, re
     node.walk()
     assert node.unwell(node.old) == []
     assert node.findings() == {}
-    assert {entry["rotation"].endswith("-back") for entry in node.audit() if entry["event"] == "rotation"} == {True, False}
+    assert {entry["rotation"].endswith("-back") for entry in node.audit() if entry["event"] == "rotation"} == {
+        True,
+        False,
+    }
 
 
 @pytest.mark.slow
