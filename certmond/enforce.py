@@ -44,7 +44,7 @@ from certmond.pki.settings import LOCAL, SignerSpec
 from certmond.pki.steps import Derive, Held, Issue, Plan, Step
 from certmond.restarting import Progress, Restarting
 from certmond.rotating import Rotating
-from certmond.turns import Alone, Turn
+from certmond.turns import Alone, Scattered, Turn
 
 LAST_RETRY = timedelta(minutes=10)
 """A derived file that could not be made is tried again after that at the latest."""
@@ -240,8 +240,10 @@ class Enforcer:
 
     def _turn(self) -> Turn:
         kubeconfig = self._config.cluster.kubeconfig
-        if kubeconfig in {None, KUBELET_CONF}:  # a kubelet may hold no Lease of ours, and a worker keeps nobody waiting
+        if kubeconfig is None:
             return Alone()
+        if kubeconfig == KUBELET_CONF:  # a kubelet may hold no Lease of ours, and a worker keeps nobody waiting
+            return Scattered(self._identity, self._config.cluster.spread)
         from certmond.cluster.lease import RESTART, ClusterLease
 
         return ClusterLease(

@@ -146,7 +146,7 @@ def publish(bed: Bed, authorities: Sequence[Issued]) -> None:
 def settings(node: BedNode) -> dict[str, Any]:
     """Control planes ask the API as administrators, a worker as its kubelet, and has its certificate from there."""
     kubeconfig = "/etc/kubernetes/kubelet.conf" if node.worker else "/etc/kubernetes/admin.conf"
-    found: dict[str, Any] = {"cluster": {"kubeconfig": kubeconfig, "lease_duration": "6s"}}
+    found: dict[str, Any] = {"cluster": {"kubeconfig": kubeconfig, "lease_duration": "6s", "spread": "2s"}}
     if node.worker:
         found |= {
             "signers": [{"name": "api", "kind": "csr"}],
