@@ -384,7 +384,8 @@ def test_a_found_ca_that_is_taken_back(quick: Path, phase: Phase, first: str, re
     node.walk()
     assert node.unwell(node.old) == []
     assert node.findings() == {}
-    assert {entry["rotation"].endswith("-back") for entry in node.audit() if entry["event"] == "rotation"} == {True, False}
+    rotations = {entry["rotation"] for entry in node.audit() if entry["event"] == "rotation"}
+    assert {each.endswith("-back") for each in rotations} == {True, False}
 
 
 @pytest.mark.slow
@@ -433,6 +434,26 @@ def test_a_daemon_tells_of_a_rotation_that_stands_still(quick: Path) -> None:
         daemon.until(lambda: "rotation_under_way" in daemon.reasons("ca"), "under way")
         assert "rotation_frozen" not in daemon.reasons("ca")
     assert node.phase is Phase.TRUST
+
+
+def test_a_key_that_is_waited_for_can_be_given(quick: Path) -> None:
+    """A rotation that waits for the new CA's key says what to do, and goes on when that is done; any other CA is not
+    staged in its middle.
+    """
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.begin(new)
+    Staging(node.state).put(Part.NEW, "ca", new.facts, None)
+    enforcer = node.enforcer()
+    assessment, around = enforcer.see()
+    assert enforcer.rotate(assessment, around, enforcer.plan(assessment, around=around)) is None
+    assert "give it with `certmond root-ca stage`" in enforcer.rotating.waits[0]
+    other = node.hurry("root-ca", "stage", *brought(node, root_ca()), "--force")
+    assert other.code == 2
+    assert "a rotation is under way (ca, prepare), which needs what is staged" in other.err
+    given = node.hurry("root-ca", "stage", *brought(node, new))
+    assert given.code == 0, given.err
+    node.walk()
+    assert node.unwell(new) == []
 
 
 # Disturbed
