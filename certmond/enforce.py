@@ -240,7 +240,7 @@ class Enforcer:
 
     def _turn(self) -> Turn:
         kubeconfig = self._config.cluster.kubeconfig
-        if kubeconfig is None:
+        if kubeconfig in {None, KUBELET_CONF}:  # a kubelet may hold no Lease of ours, and a worker keeps nobody waiting
             return Alone()
         from certmond.cluster.lease import RESTART, ClusterLease
 

@@ -44,7 +44,7 @@ def rotate(
     context: click.Context, *, family: str, dry_run: bool, at_once: bool, exclude: tuple[str, ...], no_wait: bool,
     output: str,
 ) -> None:  # fmt: skip
-    """Let the staged CA follow the present one, or go on with that. Exit: 0 done, 1 it waits, 2 refused or failed."""
+    """Let the staged CA follow the present one, or go on with that. Exit: 0 done, 2 refused or failed."""
     options = globals_of(context)
     config = options.load(acting=not dry_run)
     enforcer = enforcer_for(options, config, acting=not dry_run)
@@ -79,7 +79,7 @@ def rotate(
 @click.option("--no-wait", is_flag=True, help="Only turn it round, and leave the rest to the daemons")
 @click.pass_context
 def abort(context: click.Context, *, no_wait: bool) -> None:
-    """Lead the rotation that is under way back to the former CA. Exit: 0 done, 1 it waits, 2 refused or failed."""
+    """Lead the rotation that is under way back to the former CA. Exit: 0 done, 2 refused or failed."""
     from certmond.pki.rotation import abort as turned_round
 
     options = globals_of(context)

@@ -149,11 +149,10 @@ def _keep(
     fields = {"step": "stage", "target": family.spec.name, "path": where, "new_serial": f"{certificate.serial:x}"}
     with Transactions(options.root, options.state_dir).lock(PATIENCE):
         recorded, staged = staging.recorded(), staging.read(Part.NEW)
-        awaited = _is_awaited(options.state_dir, certificate) and (staged is None or staged.key is None)
-        if recorded and recorded.under_way and not awaited:
+        if recorded and recorded.under_way and not _is_awaited(options, family, certificate):
             fact = f"a rotation is under way ({recorded.family or 'unknown'}, {recorded.phase or 'unknown phase'})"
             _refuse([f"{fact}, which needs what is staged; let it end, or abort it"])
-        if staged and not staged.fault and not force and not awaited:
+        if staged and not staged.fault and not force:
             already = staged.certificate == certificate and staged.family == family.spec.name
             if already and (staged.key is None) == (key is None):
                 return
@@ -168,16 +167,16 @@ def _keep(
         audit.note(Event.STEP_DONE, now, f"{where} is staged", fields={**fields, "result": "done"})
 
 
-def _is_awaited(state_dir: Path, certificate: Certificate) -> bool:
-    """It is the very CA of the rotation under way, whose key this node may lack."""
+def _is_awaited(options: Globals, family: Family, certificate: Certificate) -> bool:
+    """It is the very CA that the rotation under way is for, which a node may have heard of before it was staged."""
     from certmond.errors import RotationError
     from certmond.host.rotation_record import RotationRecord
 
     try:
-        rotation = RotationRecord(state_dir).load()
+        rotation = RotationRecord(options.state_dir).load()
     except RotationError:
         return False
-    return rotation is not None and not rotation.aborted and certificate == rotation.new
+    return rotation is not None and (rotation.family, rotation.new) == (family.spec.name, certificate)
 
 
 def _told(certificate: Certificate, verdict: Verdict, family: Family) -> str:

@@ -25,7 +25,6 @@ from certmond.pki.encoding import decode
 from certmond.pki.holding import Surroundings
 from certmond.pki.reason import Reason, Severity
 from certmond.pki.rotation import Mode, Phase, Rotation
-from certmond.pki.steps import Plan
 from tests.builders import make_ca, make_intermediate
 from tests.conftest import real_part
 from tests.node import KUBELET_PEM, NOW, PKI, Node, ca_like, key_pem, pem, public_pem, sha1_signed
@@ -408,7 +407,7 @@ TOLD_BY_ROTATIONS = {Reason.ROOT_CA_CHANGED, Reason.ROTATION_UNDER_WAY, Reason.R
 
 
 def rotating(node: Node, settings: dict[str, Any]) -> Assessment:
-    """What is seen of the node once it was tried to bring its rotation on."""
+    """One look at the node, with what it knows of a rotation."""
     given = parse([Source("test", yaml.safe_dump(settings))])
     assert isinstance(given, Config)
     state = node.path("state")
@@ -416,13 +415,8 @@ def rotating(node: Node, settings: dict[str, Any]) -> Assessment:
     enforcer = Enforcer(given, root=str(node.root), state_dir=state, audit=audit, clock=lambda: NOW)
     store = Store(given.certificates, str(node.root))
     inventory = store.observe()
-    for _ in range(2):
-        told = enforcer.rotating.look(inventory, store.components(), NOW)
-        around = Surroundings(given.services, told=told)
-        assessment = assess(inventory, NOW, around=around)
-        if enforcer.rotating.rotation:
-            enforcer.rotating.advance(assessment, around, Plan())
-    return assessment
+    told = enforcer.rotating.look(inventory, store.components(), NOW)
+    return assess(inventory, NOW, around=Surroundings(given.services, told=told))
 
 
 def test_a_ca_near_its_end_is_found_before_its_leaves_are_due(tmp_path: Path) -> None:

@@ -16,9 +16,11 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 
+from certmond.host.rotation_record import RotationRecord
 from certmond.host.staged import Part, Staging
 from certmond.host.transaction import Transactions
 from certmond.pki.certificate import parse_certificate
+from certmond.pki.rotation import Mode, Phase, Rotation
 from tests.builders import DAY, YEAR, Issued, bundle, make_ca, make_intermediate, make_leaf
 from tests.conftest import real_part, unavailable
 from tests.host.test_given_authority import damaged
@@ -373,6 +375,19 @@ def test_a_half_is_put_right(host: Host) -> None:
     assert host.stage(new := ca()).code == 0
     assert (found := host.staging.read(Part.NEW))
     assert (found.certificate, found.fault) == (new.facts, None)
+
+
+def test_the_ca_of_the_rotation_is_staged_while_it_is_under_way(host: Host) -> None:
+    """A node may hear of a rotation before its CA is staged there, or have lost it: that one is taken, and no other."""
+    new, now = ca(), datetime.now(UTC)
+    under_way = Rotation("r1", "ca", Mode.OVERLAP, (ca().facts,), new.facts, Phase.PREPARE, now)
+    with Transactions(str(host.node.root), host.state).lock():
+        RotationRecord(host.state).save(under_way)
+    done = host.stage(ca())
+    assert (done.code, host.staging.read(Part.NEW)) == (2, None)
+    assert host.stage(new).code == 0
+    assert (found := host.staging.read(Part.NEW))
+    assert found.certificate == new.facts
 
 
 @pytest.mark.parametrize("record", ['{"id": "r1", "family": "ca", "phase": "trust"}', "{"])

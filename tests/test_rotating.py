@@ -446,7 +446,7 @@ def test_a_key_that_is_waited_for_can_be_given(quick: Path) -> None:
     other = node.hurry("root-ca", "stage", *brought(node, root_ca()), "--force")
     assert other.code == 2
     assert "a rotation is under way (ca, prepare), which needs what is staged" in other.err
-    given = node.hurry("root-ca", "stage", *brought(node, new))
+    given = node.hurry("root-ca", "stage", *brought(node, new), "--force")
     assert given.code == 0, given.err
     node.walk()
     assert node.unwell(new) == []

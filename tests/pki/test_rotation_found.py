@@ -48,6 +48,7 @@ def test_a_leaf_alone_does_not_tell_whose_it_was() -> None:
 def test_the_former_one_may_still_be_in_the_bundle() -> None:
     """Then its leaves tell, though every kubeconfig trusts both."""
     assert seen(leaf(OLD), conf(OLD, NEW), trust=(NEW, OLD)) == change("/pki/leaf.crt is of the former one", OLD)
+    assert seen(leaf(OLD), trust=(NEW, OLD)) == change("/pki/leaf.crt is of the former one", OLD)
     assert seen(conf(OLD, NEW), trust=(NEW, OLD)) is None
 
 
@@ -88,7 +89,7 @@ def test_the_same_key_again_is_told_by_kubeconfigs_only() -> None:
         leaf(OLD, ca="etcd-ca"),
         see(row("leaf")),
         see(CA, OLD),
-        replace(conf(OLD), spec=row("x", embedded_ca="front-proxy-ca", ca="etcd-ca", kind="kubeconfig", key=None)),
+        replace(conf(OLD), spec=row("admin.conf", embedded_ca="other", ca="etcd-ca", kind="kubeconfig", key=None)),
     ],
 )  # fmt: skip
 def test_what_does_not_hang_on_the_family_is_no_evidence(other: Observation) -> None:

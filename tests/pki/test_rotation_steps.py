@@ -17,7 +17,7 @@ from certmond.pki.rotation import Mode, Phase, Rotation
 from certmond.pki.rotation_steps import SIGNING_FLAGS, Ground, Lacks, concerned, lacks, settles_at, unsettled
 from certmond.pki.service import Content, Live, ServiceSeen, Survey, Use
 from certmond.pki.steps import Bundle, Flags, Gone, Held, KeyOf, Plan, Rotate, Trusting, Want
-from tests.builders import DAY, HOUR, NOW, make_intermediate, make_leaf
+from tests.builders import DAY, HOUR, NOW, cross_sign, make_intermediate, make_leaf
 from tests.pki.rotation_node import (
     AFRESH,
     ANCHOR,
@@ -239,6 +239,7 @@ def self_signed() -> Observation:
         (see(row(), make_leaf(BELOW_OLD), BELOW_OLD), True),
         (leaf(NEW), False),
         (see(row(), make_leaf(BELOW_NEW), BELOW_NEW), False),
+        (see(row(), make_leaf(BELOW_OLD), BELOW_OLD, cross_sign(BELOW_OLD, by=NEW)), False),
         (leaf(STRANGER), False),
         (self_signed(), False),
         (leaf(OLD, ca="etcd-ca"), False),

@@ -74,7 +74,7 @@ def reasons(bed: Bed, since: float, by: str = "", to: str = "") -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("verified", [False, True], ids=["by-default", "kubelets-verified"])
-def test_root_ca(make: Make, verified: bool, record_property: Callable[[str, object], None]) -> None:
+def test_root_ca(make: Make, verified: bool) -> None:
     """All phases of a rotation of the Root CA in their order: nobody ever fails to reach anybody, whether or not API
     servers verify the kubelets, and CSRs are signed all the time. At the end, whoever shows a certificate of the old CA
     is refused by each server.
@@ -95,8 +95,6 @@ def test_root_ca(make: Make, verified: bool, record_property: Callable[[str, obj
         assert bed.nodes[-1].asked(f"{node.address}:6443", admin) == f"answer {UNAUTHORIZED}"
     for node in bed.nodes:
         assert bed.nodes[0].asked(f"{node.address}:10250", api) == f"answer {UNAUTHORIZED}"
-    for direction, rate in sorted(bed.rates().items()):
-        record_property(f"{direction.by} -> {direction.to}, connections a second", round(rate, 1))
 
 
 @pytest.mark.slow
