@@ -604,7 +604,7 @@ def _another_key() -> Unfit:
 
 
 def _no_key() -> Unfit:
-    return root_ca().pem, None, "has no private key"
+    return root_ca().pem, None, "its key is not on this node"
 
 
 def _encrypted() -> Unfit:
