@@ -252,7 +252,7 @@ def test_a_cluster(programs: Path, tmp_path: Path) -> None:
         made.check(mark)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_bad_luck_in_each_phase(programs: Path, tmp_path: Path) -> None:
     """Whatever the phase: all daemons are killed in it, the API is gone for a while, in which every node holds, and a
