@@ -14,7 +14,7 @@ from datetime import datetime
 
 from certmond.conducting import Conductor
 from certmond.config import Config
-from certmond.errors import RotationError
+from certmond.errors import MalformedError, OvertakenError, RotationError, SigningError
 from certmond.host.audit import Audit
 from certmond.host.execute import Executor
 from certmond.host.journal import Event
@@ -174,8 +174,12 @@ class Rotating:
                 self._record.save(self._rotation)
             self._note(f"{self._rotation.name} is in the phase {self._rotation.phase}", self._rotation)
             return f"{self._rotation.name} is in the phase {self._rotation.phase}"
-        if self._conductor.follow(self._own, self._record.last()) != self._rotation:
-            return "the cluster has another record"  # it is taken over with the next look
+        try:
+            if self._conductor.follow(self._own, self._record.last()) != self._rotation:
+                return "the cluster has another record"  # it is taken over with the next look
+        except RotationError as error:
+            self._waits = (str(error),)  # the next look tells it as what it is
+            return None
         if self._back:
             self.change(self._back)
             return f"the former CA of {self._back.family} was put back: {self._back.name} begins"
@@ -184,6 +188,7 @@ class Rotating:
         if standing is None:
             return self._begin_found(assessment.taken_at) or self._accept()
         if standing.waits:
+            self._conductor.unsettled(standing.rotation)
             self._waits = standing.waits
             self.until = min((at for at in (self.until, standing.until) if at), default=None)
             return None
@@ -221,9 +226,13 @@ class Rotating:
             self._record.save(rotation)
         self._note(f"{rotation.name} goes on in the phase {rotation.phase}", rotation)
 
-    def _go_on(self, before: Rotation, after: Rotation) -> str:
+    def _go_on(self, before: Rotation, after: Rotation) -> str | None:
         with self._executor.writing():
-            self._conductor.publish(after)
+            try:
+                self._conductor.publish(after)
+            except (SigningError, OvertakenError, RotationError, MalformedError) as error:
+                self._waits = (f"{before.phase} is reached, and that could not be recorded: {error}",)
+                return None
             self._record.save(after)
         said = f"{before.name}: {before.phase} is reached, {after.phase} begins"
         self._note(said, after)
