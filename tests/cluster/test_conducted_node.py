@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def node(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rotat
     monkeypatch.setattr("certmond.enforce.KUBELET_CONF", world.api.user(f"system:node:{NODE}", "system:nodes"))
     rights = world.api.user("certmond", "certmond")
     settings: Any = {"kubeconfig": rights, "workloads": "ignore"}
-    made = RotatingNode(tmp_path / "place", clock=lambda: datetime.now(UTC), cluster=settings)
+    made = RotatingNode(tmp_path / "place", hurried=False, cluster=settings)
     world.old, world.new = made.old, root_ca()
     labels = {"node-role.kubernetes.io/control-plane": ""}
     world.api.store.add("nodes", NODE, metadata={"labels": labels})
