@@ -18,7 +18,7 @@ from certmond.cluster.access import Access
 from certmond.cluster.recorded import admit, record_of, rotation_of
 from certmond.config import Config
 from certmond.errors import CertmondError, MalformedError, OvertakenError, RotationError
-from certmond.pki.rotation import Mode, Phase, Rotation, desired, sequence
+from certmond.pki.rotation import Phase, Rotation, desired, sequence
 from certmond.pki.rotation_gates import Gate, Member, Report, closed, held_until, unknown_exclusions
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class ClusterConductor:
         from certmond.cluster.workloads import stale_workloads, workloads  # noqa: PLC0415
 
         since = rotation.published
-        if self._spec.workloads == "ignore" or rotation.family != "ca" or rotation.mode is not Mode.OVERLAP:
+        if self._spec.workloads == "ignore" or rotation.family != "ca":
             return Gate()
         if since is None:
             # Not `now`: what was started between that and the check may have been given the former CA only.
