@@ -50,8 +50,11 @@ def rotate(
     enforcer = enforcer_for(options, config, acting=not dry_run)
     if not dry_run:
         enforcer.executor.recover(PATIENCE)
+        enforcer.rotating.ask()  # what is decided here is decided of what the cluster has, not of what this node had
     assessment, around = seen(options, config, enforcer)
     rotation = enforcer.rotating.rotation
+    if enforcer.rotating.broken and not dry_run:
+        raise RotationError(enforcer.rotating.broken)
     begins = rotation is None
     if rotation is None:
         rotation = enforcer.rotating.found(assessment.taken_at, at_once=at_once)
@@ -86,8 +89,11 @@ def abort(context: click.Context, *, no_wait: bool) -> None:
     config = options.load(acting=True)
     enforcer = enforcer_for(options, config, acting=True)
     enforcer.executor.recover(PATIENCE)
+    enforcer.rotating.ask()
     seen(options, config, enforcer)
     rotation = enforcer.rotating.rotation
+    if enforcer.rotating.broken:
+        raise RotationError(enforcer.rotating.broken)
     if rotation is None:
         raise CertmondError("no rotation is under way; there is nothing to abort")
     try:

@@ -80,6 +80,10 @@ class Rotating:
         self.until: datetime | None = None
         """When time alone may bring it on."""
 
+    def ask(self) -> None:
+        """Ask the others how far they are, before the look from which a person decides."""
+        self._conductor.ask()
+
     def look(self, inventory: Inventory, components: Components, now: datetime) -> dict[str, tuple[Finding, ...]]:
         """See how the node stands, and what is to be told of its anchors, by the name of the entry."""
         self._rotation = self._ground = self._change = self._broken = self._back = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from certmond.cluster.access import Access
 from certmond.cluster.nodes import ANNOTATION
 from certmond.enforce import Enforcer
-from certmond.pki.rotation import Phase
+from certmond.errors import OvertakenError
+from certmond.host.rotation_record import RotationRecord
+from certmond.pki.rotation import Phase, Rotation, abort
 from tests.cluster.api_server import ApiServer
 from tests.cluster.conducting import World
 from tests.cluster.leaks import leaks
@@ -125,3 +128,60 @@ def test_what_a_node_has_said_holds_while_it_is_so(world: World, node: RotatingN
     node.put("ca.crt", node.old.pem)
     assert one_pass(world, node, enforcer) is None
     assert annotation(world) is not None
+
+
+def lags(world: World, node: RotatingNode, own: Phase, cluster: Phase) -> None:
+    """The node is in one phase, and does not know yet that the cluster has come to a later one."""
+    made = replace(recorded(node), phase=own)
+    RotationRecord(node.state).save(made)
+    world.record(replace(made, phase=cluster))
+
+
+def recorded(node: RotatingNode) -> Rotation:
+    assert node.record
+    return node.record
+
+
+def test_no_way_back_is_found_by_who_lags(world: World, node: RotatingNode) -> None:
+    """Past the point of no return it is refused on a node, too, that has not come there itself, and nothing changes."""
+    lags(world, node, Phase.ISSUE, Phase.DISTRUST)
+    before, own = world.recorded, node.record
+    said = node.hurry("root-ca", "abort", "--no-wait")
+    assert said.code == 2
+    assert "is in the phase distrust, from which there is no way back" in said.err
+    assert (world.recorded, node.record) == (before, own)
+
+
+def test_who_lags_turns_round_where_the_cluster_is(world: World, node: RotatingNode) -> None:
+    """Leaves of the new CA, which other nodes have already, are issued again before it is distrusted."""
+    lags(world, node, Phase.TRUST, Phase.ISSUE)
+    said = node.hurry("root-ca", "abort", "--no-wait")
+    assert said.code == 0, said.err
+    assert world.recorded
+    assert (world.recorded.id[-5:], world.phase) == ("-back", Phase.ISSUE)
+
+
+def test_who_lags_excludes_in_the_phase_of_the_cluster(world: World, node: RotatingNode) -> None:
+    """A node is left out of the phase that the others are in, and those stay out that others have left out."""
+    lags(world, node, Phase.TRUST, Phase.ISSUE)
+    world.record(replace(recorded(node), phase=Phase.ISSUE, excluded=("w-1",)))
+    said = node.hurry("root-ca", "rotate", "--exclude", "w-2", "--no-wait")
+    assert said.code == 0, said.err
+    assert world.recorded
+    assert (world.recorded.excluded, world.phase) == (("w-1", "w-2"), Phase.ISSUE)
+
+
+def test_what_changes_while_a_person_decides_is_decided_anew(world: World, node: RotatingNode) -> None:
+    """Between the look and the word of a person the cluster went on: neither a way back nor an exclusion is written."""
+    lags(world, node, Phase.TRUST, Phase.TRUST)
+    enforcer = node.enforcer()
+    enforcer.rotating.ask()
+    enforcer.see()
+    decided = enforcer.rotating.rotation
+    assert decided
+    world.record(replace(decided, phase=Phase.ISSUE))
+    for each in (abort(decided, node.clock()), replace(decided, excluded=("w-2",))):
+        with pytest.raises(OvertakenError):
+            enforcer.rotating.change(each)
+    assert world.phase is Phase.ISSUE
+    assert node.record == decided
