@@ -8,16 +8,18 @@ whether a phase may be left is asked of the `conductor`, who speaks for all node
 from __future__ import annotations
 
 import secrets
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from certmond.conducting import Conductor
 from certmond.config import Config
-from certmond.errors import MalformedError, OvertakenError, RotationError, SigningError
+from certmond.errors import CertmondError, MalformedError, OvertakenError, RotationError, SigningError, defect
 from certmond.host.audit import Audit
 from certmond.host.execute import Executor
 from certmond.host.journal import Event
+from certmond.host.keys import load_key, sign
 from certmond.host.manifest import Components
 from certmond.host.node_files import NodeFiles
 from certmond.host.rotation_record import RotationRecord
@@ -25,11 +27,13 @@ from certmond.host.rotation_view import ground_of
 from certmond.host.staged import Part, Staging
 from certmond.pki.assess import Assessment
 from certmond.pki.candidate import Verdict, judge
+from certmond.pki.certificate import describe_key
 from certmond.pki.checks import finding
 from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Inventory
 from certmond.pki.reason import Finding, Reason
 from certmond.pki.rotation import Mode, Phase, Rotation, begin, following
+from certmond.pki.rotation_consent import refusal, statement
 from certmond.pki.rotation_found import Change, changed, put_back
 from certmond.pki.rotation_gates import Report, digest_of
 from certmond.pki.rotation_preview import Preview, preview
@@ -88,27 +92,47 @@ class Rotating:
         """See how the node stands, and what is to be told of its anchors, by the name of the entry."""
         self._rotation = self._ground = self._change = self._broken = self._back = None
         self._elsewhere, self._unsure = False, {}
+        try:
+            return self._look(inventory, components, now)
+        except CertmondError as error:
+            return self._freeze(str(error))
+        except Exception as error:  # noqa: BLE001 - what is not understood freezes it: nothing is done, and it is told
+            return self._freeze(defect(error))
+
+    def _look(self, inventory: Inventory, components: Components, now: datetime) -> dict[str, tuple[Finding, ...]]:
         self._objection = self._conductor.objection(components)
         found = {family: ground_of(family, inventory, components, self._files) for family in self._families}
         self._grounds = {family: ground for family, ground in found.items() if ground}
-        try:
-            self._own = self._record.load()
-            self._rotation = self._conductor.follow(self._own, self._record.last())
-        except RotationError as error:
-            self._broken = str(error)
-            self._unsure = dict.fromkeys(self._families, self._broken)
-            return {self._families[0]: (finding(Reason.ROTATION_FROZEN, self._broken),)} if self._families else {}
+        self._own = self._record.load()
+        self._rotation = self._conductor.follow(self._own, self._record.last())
         if self._rotation:
             self._ground = self._grounds.get(self._rotation.family)
             if self._ground is None or not self._concerns(self._ground):
                 self._rotation, self._elsewhere = None, True  # a worker has no etcd
                 return {}
+            if why := self._refusal(self._rotation, self._ground, now):
+                return self._freeze(why)
             if self._config.cluster.kubeconfig is None:  # of several nodes, one may not have had the new key yet
                 self._back = put_back(self._rotation, self._ground, now)
             return self._told(self._rotation, self._ground)
         told = dict(self._changes(inventory, now))
         self._unsure = {family: found[0].message for family, found in told.items()}
         return told
+
+    def _freeze(self, why: str) -> dict[str, tuple[Finding, ...]]:
+        """Nobody can tell what is to be done, so that nothing is."""
+        self._rotation = self._ground = self._change = self._back = None
+        self._calm, self._broken = frozenset(), why
+        self._unsure = dict.fromkeys(self._families, why)
+        return {self._families[0]: (finding(Reason.ROTATION_FROZEN, why),)} if self._families else {}
+
+    def _refusal(self, rotation: Rotation, ground: Ground, now: datetime) -> str | None:
+        """Why what others tell of a rotation is not followed; what this node has noted itself was judged before."""
+        if rotation == self._own:
+            return None
+        given = (self._staging.read(part) for part in Part)
+        staged = any(each and not each.fault and each.key and each.certificate == rotation.new for each in given)
+        return refusal(self._own, rotation, ground, staged=staged, now=now)
 
     @property
     def family(self) -> str | None:
@@ -216,12 +240,25 @@ class Rotating:
 
     def start(self, rotation: Rotation) -> None:
         """Note a rotation that is asked for. Raises RotationError where there is one already, BusyError, WriteError."""
+        rotation = self._signed(rotation)
         with self._executor.writing(5):
             if (other := self._record.load()) is not None and not other.over:
                 raise RotationError(f"{other.name} is under way, in the phase {other.phase}; one at a time")
             self._conductor.publish(rotation)
             self._record.save(rotation)
         self._note(f"{rotation.name} begins, by {rotation.mode}: {_names(rotation)}", rotation)
+
+    def _signed(self, rotation: Rotation) -> Rotation:
+        """With the former CA's word for it, where other nodes are to follow. Raises RotationError, KeyUnusableError."""
+        if self._config.cluster.kubeconfig is None or rotation.found:
+            return rotation
+        path = next((spec.key for spec in self._config.certificates if spec.name == rotation.family), None)
+        content = self._files.read(path) if path else None
+        key = load_key(content, path) if path and content else None
+        if key is None or describe_key(key.public_key()) != rotation.old[0].key:
+            fact = f"{path} is not the key of the CA that is to be followed" if content else "its key is not here"
+            raise RotationError(f"{rotation.name} cannot begin on this node: {fact}; begin it on a control-plane node")
+        return replace(rotation, signature=b64encode(sign(key, statement(rotation))).decode("ascii"))
 
     def change(self, rotation: Rotation) -> None:
         """Note what somebody has decided of the rotation under way: that it goes back, or that nodes are left out."""

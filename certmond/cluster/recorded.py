@@ -21,7 +21,7 @@ def rotation_of(record: ClusterRecord) -> Rotation:
         (new,), old = record.new_certificates, record.old_certificates
         made = Rotation(
             record.id, record.family, Mode(record.mode), old, new, Phase(record.phase), record.since, record.aborted,
-            excluded=record.excluded, published=record.published,
+            excluded=record.excluded, published=record.published, signature=record.signature,
         )  # fmt: skip
     except ValueError:
         made = None
@@ -45,7 +45,7 @@ def record_of(rotation: Rotation, coordinator: str) -> ClusterRecord:
             id=rotation.id, family=rotation.family, mode=rotation.mode.value, phase=rotation.phase.value,
             since=rotation.since, old=tuple(to_pem(each).decode("ascii") for each in rotation.old),
             new=to_pem(rotation.new).decode("ascii"), excluded=rotation.excluded, aborted=rotation.aborted,
-            coordinator=coordinator, published=rotation.published,
+            coordinator=coordinator, published=rotation.published, signature=rotation.signature,
         )  # fmt: skip
     except ValidationError as error:
         wrong = ", ".join(sorted({str(each["loc"][0]) for each in error.errors(include_input=False) if each["loc"]}))

@@ -62,6 +62,20 @@ def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> Privat
     return key
 
 
+def sign(key: PrivateKey, data: bytes) -> bytes:
+    """The signature of `data`, with SHA-256 where the algorithm has no digest of its own. Raises KeyUnusableError."""
+    try:
+        match key:
+            case rsa.RSAPrivateKey():
+                return key.sign(data, padding.PKCS1v15(), SHA256())
+            case ec.EllipticCurvePrivateKey():
+                return key.sign(data, ec.ECDSA(SHA256()))
+            case ed25519.Ed25519PrivateKey():
+                return key.sign(data)
+    except (ValueError, InternalError):
+        raise KeyUnusableError("the private key does not sign; put the right one there") from None
+
+
 def can_sign(key: PrivateKey) -> bool:
     """What it signs verifies: a key whose numbers do not fit each other loads, and fails here."""
     try:

@@ -57,6 +57,7 @@ class _Entry(BaseModel):
     found: bool = False
     excluded: tuple[str, ...] = ()
     published: Instant | None = None
+    signature: str = ""
 
 
 class RotationRecord:
@@ -78,7 +79,7 @@ class RotationRecord:
             return None
         return Rotation(
             entry.id, entry.family, entry.mode, tuple(map(_parsed, entry.old)), _parsed(entry.new), entry.phase,
-            entry.since, entry.aborted, entry.found, entry.excluded, entry.published,
+            entry.since, entry.aborted, entry.found, entry.excluded, entry.published, entry.signature,
         )  # fmt: skip
 
     def save(self, rotation: Rotation) -> None:
@@ -88,6 +89,7 @@ class RotationRecord:
                 id=rotation.id, family=rotation.family, mode=rotation.mode, old=tuple(map(_text, rotation.old)),
                 new=_text(rotation.new), phase=rotation.phase, since=rotation.since, aborted=rotation.aborted,
                 found=rotation.found, excluded=rotation.excluded, published=rotation.published,
+                signature=rotation.signature,
             )
         )  # fmt: skip
 

@@ -70,7 +70,8 @@ class Rotation:
 
     `found` says that somebody had put the new anchor in place before anything was prepared, so that it signs from the
     start. `aborted` says that old and new were exchanged. `excluded` are nodes that are not waited for, `published`
-    is when all namespaces of the cluster were first seen to have what the phase publishes.
+    is when all namespaces of the cluster were first seen to have what the phase publishes. `signature` is the former
+    CA's, over what `rotation_consent` says, as base64; empty where the node is alone.
     """
 
     id: str
@@ -84,6 +85,7 @@ class Rotation:
     found: bool = False
     excluded: tuple[str, ...] = ()
     published: Instant | None = None
+    signature: str = ""
 
     @property
     def over(self) -> bool:

@@ -11,8 +11,9 @@ import pytest
 
 from certmond.cluster.access import Access
 from certmond.cluster.nodes import ANNOTATION
+from certmond.cluster.recorded import rotation_of
 from certmond.enforce import Enforcer
-from certmond.errors import OvertakenError
+from certmond.errors import OvertakenError, RotationError
 from certmond.host.rotation_record import RotationRecord
 from certmond.pki.rotation import Phase, Rotation, abort
 from tests.cluster.api_server import ApiServer
@@ -33,10 +34,8 @@ def world(cluster: ApiServer, access_of: Callable[..., Access], monkeypatch: pyt
 
 
 @pytest.fixture
-def node(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RotatingNode:
-    """The only node, a control plane with the rotation to another CA begun. It has its kubelet's kubeconfig, and that
-    of config/rbac.yaml's group.
-    """
+def calm(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RotatingNode:
+    """The only node, a control plane. It has its kubelet's kubeconfig, and that of config/rbac.yaml's group."""
     monkeypatch.setattr("certmond.enforce.KUBELET_CONF", world.api.user(f"system:node:{NODE}", "system:nodes"))
     rights = world.api.user("certmond", "certmond")
     settings: Any = {"kubeconfig": rights, "workloads": "ignore"}
@@ -44,8 +43,14 @@ def node(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rotat
     world.old, world.new = made.old, root_ca()
     labels = {"node-role.kubernetes.io/control-plane": ""}
     world.api.store.add("nodes", NODE, metadata={"labels": labels})
-    made.begin(world.new)
     return made
+
+
+@pytest.fixture
+def node(world: World, calm: RotatingNode) -> RotatingNode:
+    """The same with the rotation to another CA begun."""
+    calm.begin(world.new)
+    return calm
 
 
 def one_pass(world: World, node: RotatingNode, enforcer: Enforcer) -> str | None:
@@ -185,3 +190,74 @@ def test_what_changes_while_a_person_decides_is_decided_anew(world: World, node:
             enforcer.rotating.change(each)
     assert world.phase is Phase.ISSUE
     assert node.record == decided
+
+
+def told(node: RotatingNode, *, worker: bool) -> list[dict[str, str]]:
+    """What the node tells of its CA in some passes, as a worker without the CA's key or as a control plane."""
+    if worker:
+        (node.files / "ca.key").unlink()
+    enforcer, found = node.enforcer(), list[dict[str, str]]()
+    for _ in range(4):
+        assessment, around = enforcer.see()
+        found.append({f.reason.value: f.message for each in assessment.statuses for f in each.findings})
+        made = enforcer.plan(assessment, around=around)
+        enforcer.executor.execute(made)
+        enforcer.rotate(assessment, around, made)
+    return found
+
+
+@pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.TRUST, Phase.DISTRUST])
+@pytest.mark.parametrize("worker", [False, True], ids=["control plane", "worker"])
+def test_a_forged_record_is_not_followed(world: World, calm: RotatingNode, phase: Phase, worker: bool) -> None:
+    """Whoever can write the record can make no node trust another CA: nothing is touched, nothing noted, and it is
+    told.
+    """
+    world.record(world.rotation(phase))
+    before = calm.tree()
+    last = told(calm, worker=worker)[-1]
+    assert "is not signed with the key of the CA that it is to follow" in last["rotation_frozen"]
+    assert calm.record is None
+    assert {name: found for name, found in before.items() if name != "ca.key"}.items() <= calm.tree().items()
+
+
+def test_a_worker_follows_what_a_control_plane_has_begun(world: World, calm: RotatingNode, tmp_path: Path) -> None:
+    """Be it that it hears of it late: the former CA's signature is in the record."""
+    calm.copy(tmp_path / "other").begin(world.new)
+    assert world.recorded
+    assert world.recorded.signature
+    world.record(replace(rotation_of(world.recorded), phase=Phase.TRUST))
+    assert "rotation_frozen" not in told(calm, worker=True)[-1]
+    assert set(calm.trust()) == {world.old.facts, world.new.facts}
+
+
+def test_a_control_plane_goes_on_with_what_is_staged_there(world: World, calm: RotatingNode, tmp_path: Path) -> None:
+    """Until then it holds, and says what to do."""
+    calm.copy(tmp_path / "other").begin(world.new)
+    assert world.recorded
+    world.record(replace(rotation_of(world.recorded), phase=Phase.TRUST))
+    assert "(`certmond root-ca stage`)" in told(calm, worker=False)[-1]["rotation_frozen"]
+    assert calm.trust() == (world.old.facts,)
+    calm.stage(world.new)
+    assert "rotation_frozen" not in told(calm, worker=False)[-1]
+    assert calm.trust() == (world.old.facts, world.new.facts)
+
+
+@pytest.mark.parametrize("key", [None, root_ca().key_pem], ids=["none", "another's"])
+def test_who_has_no_key_begins_nothing(world: World, calm: RotatingNode, key: bytes | None) -> None:
+    """Without the former CA's word for it no node would follow: it is refused, and nothing is recorded."""
+    (calm.files / "ca.key").unlink()
+    if key is not None:
+        calm.put("ca.key", key)
+    with pytest.raises(RotationError, match=r"cannot begin on this node: .*; begin it on a control-plane node$"):
+        calm.begin(world.new)
+    assert (world.recorded, calm.record) == (None, None)
+
+
+def test_a_forged_record_is_told_to_who_decides(world: World, calm: RotatingNode) -> None:
+    """Neither verb does anything about it."""
+    world.record(world.rotation(Phase.TRUST))
+    calm.stage(world.new)
+    for verb in ("abort", "rotate"):
+        said = calm.hurry("root-ca", verb, "--no-wait")
+        assert (said.code, "is not followed: it is not signed with" in said.err) == (3, True)
+    assert calm.record is None

@@ -63,6 +63,7 @@ def _rotations(draw: st.DrawFn) -> Rotation:
         draw(st.booleans()),
         excluded=tuple(draw(st.lists(_names, max_size=3))),
         published=draw(st.none() | _instants),
+        signature=draw(st.binary(max_size=60).map(lambda made: base64.b64encode(made).decode())),
     )
     return replace(made, phase=draw(st.sampled_from(sequence(made))))
 

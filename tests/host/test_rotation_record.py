@@ -26,7 +26,7 @@ BEGUN = Rotation("20261124T120000Z-abcdef", "ca", Mode.OVERLAP, (OLD.facts,), NE
 @pytest.mark.parametrize(
     "rotation",
     [BEGUN, replace(BEGUN, old=(OLD.facts, OTHER.facts), mode=Mode.REPLACE, phase=Phase.DISTRUST, aborted=True,
-                    found=True, excluded=("node-2", "node-3"), published=NOW + DAY)],
+                    found=True, excluded=("node-2", "node-3"), published=NOW + DAY, signature="c2lnbmVk")],
     ids=["plain", "with everything"],
 )  # fmt: skip
 def test_what_is_noted_is_there_for_the_next_process(tmp_path: Path, rotation: Rotation) -> None:
