@@ -1,0 +1,59 @@
+"""What a node tells, and leaves alone, where it cannot tell how a rotation stands; on the files of a kubeadm node."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from certmond.config import Source, parse
+from certmond.enforce import Enforcer
+from certmond.host.audit import Audit
+from certmond.host.journal import Journal
+from certmond.pki.reason import Severity
+from tests.node import Node
+
+
+@pytest.fixture
+def enforcer(node: Node, tmp_path: Path) -> Enforcer:
+    config = parse([Source("test", "{profile: kubeadm, mode: enforce}")])
+    state = tmp_path / "state"
+    return Enforcer(
+        config, root=str(node.root), state_dir=state, audit=Audit(Journal("none"), state, "test"),
+        clock=lambda: datetime.now(UTC), acting=True,
+    )  # fmt: skip
+
+
+def frozen(enforcer: Enforcer) -> str:
+    """The sentence with which it is told; a pass of the daemon does not end by it, and changes nothing."""
+    assessment, around = enforcer.see()
+    (found,) = [f for each in assessment.statuses for f in each.findings if f.reason.value == "rotation_frozen"]
+    assert found.severity is Severity.CRITICAL
+    made = enforcer.plan(assessment, around=around)
+    assert not made.writes
+    assert enforcer.rotate(assessment, around, made) is None
+    assert enforcer.rotating.broken == found.message
+    return found.message
+
+
+def test_a_file_that_cannot_be_read(node: Node, enforcer: Enforcer) -> None:
+    """What stands where a signer's own file would be is told; once it is away, the node goes on."""
+    place = node.root / "etc/kubernetes/pki/signing-ca.crt"
+    place.mkdir()
+    assert "/etc/kubernetes/pki/signing-ca.crt" in frozen(enforcer)
+    place.rmdir()
+    enforcer.see()
+    assert enforcer.rotating.broken is None
+
+
+def test_what_nobody_foresaw(enforcer: Enforcer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A defect of certmond's own freezes it, too: its place is told, and not its words."""
+
+    def fail(*_: object) -> None:
+        raise ValueError("secret")
+
+    monkeypatch.setattr("certmond.rotating.ground_of", fail)
+    told = frozen(enforcer)
+    assert "an unexpected ValueError in test_frozen_rotation.py:" in told
+    assert "secret" not in told
