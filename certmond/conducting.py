@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from certmond.config import Config
+from certmond.errors import RotationError
 from certmond.host.manifest import Components
 from certmond.pki.rotation import Phase, Rotation
 from certmond.pki.rotation_gates import Gate, Report, held_until
@@ -54,8 +55,14 @@ class SingleNode:
 
     def __init__(self, config: Config) -> None:
         self._overlap = config.root_ca.overlap
+        self._of_several = config.cluster.kubeconfig is not None  # which who only looks does not ask
 
     def follow(self, own: Rotation | None, last: str | None) -> Rotation | None:  # noqa: ARG002 - there are no others
+        if own and own.shared and not self._of_several:
+            raise RotationError(
+                f"{own.name} is one of several nodes, and `cluster:` is in the configuration no more, so that nobody "
+                "knows how far they are; put it back until the rotation is over"
+            )
         return own
 
     def ask(self) -> timedelta | None:

@@ -93,6 +93,11 @@ class Rotation:
         return self.phase is Phase.DONE
 
     @property
+    def shared(self) -> bool:
+        """Other nodes carry it on, too: it was signed for them."""
+        return bool(self.signature)
+
+    @property
     def name(self) -> str:
         """For people."""
         return f"the rotation {self.id} of {self.family}"

@@ -261,3 +261,18 @@ def test_a_forged_record_is_told_to_who_decides(world: World, calm: RotatingNode
         said = calm.hurry("root-ca", verb, "--no-wait")
         assert (said.code, "is not followed: it is not signed with" in said.err) == (3, True)
     assert calm.record is None
+
+
+def test_what_several_nodes_have_begun_is_not_ended_alone(world: World, node: RotatingNode) -> None:
+    """Without `cluster:` in the configuration it stands still, and is told; with it, it goes on."""
+    cluster = node.settings["cluster"]
+    come_to(Phase.TRUST, world, node, node.enforcer())
+    node.configure(cluster={})
+    before, own = node.tree(), node.record
+    assert "put it back until the rotation is over" in node.findings()["rotation_frozen"]
+    assert [node.step() for _ in range(3)] == [None, None, None]
+    for verb in ("rotate", "abort"):
+        assert node.hurry("root-ca", verb, "--no-wait").code == 3
+    assert (node.tree(), node.record) == (before, own)
+    node.configure(cluster=cluster)
+    come_to(Phase.ISSUE, world, node, node.enforcer())
