@@ -6,6 +6,7 @@ Owns the protocol between a node and whoever speaks for all, and the conductor o
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -19,9 +20,9 @@ from certmond.pki.rotation_gates import Gate, Report, held_until
 class Conductor(Protocol):
     """Who speaks for all the nodes that a rotation concerns."""
 
-    def follow(self, own: Rotation | None, last: str | None) -> Rotation | None:
-        """The rotation that this node is to carry on, where its own record has `own`, and has closed the one with the
-        id `last`. Asks nobody, and waits for nothing. Raises RotationError where the two cannot be of one rotation.
+    def follow(self, own: Rotation | None, closed: Collection[str]) -> Rotation | None:
+        """The rotation that this node is to carry on, where its own record has `own`, and has closed those with the
+        ids `closed`. Asks nobody, and waits for nothing. Raises RotationError where the two cannot be of one rotation.
         """
         ...
 
@@ -57,7 +58,7 @@ class SingleNode:
         self._overlap = config.root_ca.overlap
         self._of_several = config.cluster.kubeconfig is not None  # which who only looks does not ask
 
-    def follow(self, own: Rotation | None, last: str | None) -> Rotation | None:  # noqa: ARG002 - there are no others
+    def follow(self, own: Rotation | None, closed: Collection[str]) -> Rotation | None:  # noqa: ARG002 - there are no others
         if own and own.shared and not self._of_several:
             raise RotationError(
                 f"{own.name} is one of several nodes, and `cluster:` is in the configuration no more, so that nobody "

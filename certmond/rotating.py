@@ -104,7 +104,7 @@ class Rotating:
         found = {family: ground_of(family, inventory, components, self._files) for family in self._families}
         self._grounds = {family: ground for family, ground in found.items() if ground}
         self._own = self._record.load()
-        self._rotation = self._conductor.follow(self._own, self._record.last())
+        self._rotation = self._conductor.follow(self._own, self._record.closed())
         if self._rotation:
             self._ground = self._grounds.get(self._rotation.family)
             if self._ground is None or not self._concerns(self._ground):
@@ -203,7 +203,7 @@ class Rotating:
             self._note(f"{self._rotation.name} is in the phase {self._rotation.phase}", self._rotation)
             return f"{self._rotation.name} is in the phase {self._rotation.phase}"
         try:
-            if self._conductor.follow(self._own, self._record.last()) != self._rotation:
+            if self._conductor.follow(self._own, self._record.closed()) != self._rotation:
                 return "the cluster has another record"  # it is taken over with the next look
         except RotationError as error:
             self._waits = (str(error),)  # the next look tells it as what it is

@@ -8,7 +8,7 @@ by the API holds where it is. Changes no file of the node; keys are never part o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -18,7 +18,7 @@ from certmond.cluster.access import Access
 from certmond.cluster.recorded import admit, record_of, rotation_of
 from certmond.config import Config
 from certmond.errors import CertmondError, MalformedError, OvertakenError, RotationError
-from certmond.pki.rotation import Phase, Rotation, desired, sequence
+from certmond.pki.rotation import Phase, Rotation, desired, forth, sequence
 from certmond.pki.rotation_gates import Gate, Member, Report, closed, held_until, unknown_exclusions
 
 if TYPE_CHECKING:
@@ -71,15 +71,17 @@ class ClusterConductor:
         self._known = False  # whether `_said` is what the Node says: not in a process that has just begun
         self._say_again = self._withdraw_again = 0.0
 
-    def follow(self, own: Rotation | None, last: str | None) -> Rotation | None:
-        """The cluster's, where it is known and this node has not ended it; never an earlier phase of its own."""
+    def follow(self, own: Rotation | None, closed: Collection[str]) -> Rotation | None:
+        """The cluster's, where it is known and this node has never ended it; not an earlier phase of its own."""
         if self._unread:
             raise RotationError(self._unread)
         shared = rotation_of(self._found.record) if self._found else None
         if shared is None or shared == own:
             return own
+        if forth(shared.id) in closed:
+            return own  # an older record is back, of an etcd that was restored perhaps
         if own is None:
-            return None if shared.id == last or (shared.over and last is None) else shared
+            return None if shared.over and not closed else shared
         if shared.id == own.id:
             phases = sequence(shared)
             behind = own.phase in phases and phases.index(shared.phase) < phases.index(own.phase)

@@ -20,11 +20,13 @@ from certmond.host.place import blaming
 from certmond.pki.certificate import Certificate, to_pem
 from certmond.pki.encoding import decode
 from certmond.pki.fields import Instant
-from certmond.pki.rotation import Mode, Phase, Rotation
+from certmond.pki.rotation import Mode, Phase, Rotation, forth
 
 DIRECTORY = "rotation"
 """Below the state directory: where everything of a rotation is."""
-_RECORD, _LAST, _ANCHORS = "record.json", "last.json", "anchors.json"
+_RECORD, _LAST, _CLOSED, _ANCHORS = "record.json", "last.json", "closed.json", "anchors.json"
+_REMEMBERED = 100
+"""So many rotations are known as closed: more than the backup of any etcd reaches back."""
 
 
 def record_path(state_dir: Path) -> Path:
@@ -66,7 +68,8 @@ class RotationRecord:
     def __init__(self, state_dir: Path) -> None:
         self._path = record_path(state_dir)
         self._memory = Memory(state_dir / DIRECTORY, _RECORD, TypeAdapter(_Entry))
-        self._closed = Memory(state_dir / DIRECTORY, _LAST, TypeAdapter(_Entry))
+        self._last = Memory(state_dir / DIRECTORY, _LAST, TypeAdapter(_Entry))
+        self._closed = Memory(state_dir / DIRECTORY, _CLOSED, TypeAdapter(tuple[str, ...]))
         self._anchors = Memory(state_dir, _ANCHORS, TypeAdapter(dict[str, tuple[_Pem, ...]]))
 
     def load(self) -> Rotation | None:
@@ -96,13 +99,15 @@ class RotationRecord:
     def close(self, rotation: Rotation) -> None:
         """It is over, and nothing of it is under way any more. Raises WriteError."""
         self.save(rotation)
+        ids = dict.fromkeys((*(self._closed.read() or ()), forth(rotation.id), rotation.id))
+        self._closed.write(tuple(ids)[-_REMEMBERED:])
         with blaming(str(self._path)):
             os.rename(self._path, self._path.with_name(_LAST))
 
-    def last(self) -> str | None:
-        """The id of the rotation that was closed last; a memory only."""
-        entry = self._closed.read()
-        return entry.id if entry else None
+    def closed(self) -> frozenset[str]:
+        """The ids of the rotations that were closed, and of the way there of those that went back; a memory only."""
+        entry = self._last.read()
+        return frozenset((*(self._closed.read() or ()), *([entry.id, forth(entry.id)] if entry else ())))
 
     def anchors(self) -> dict[str, tuple[Certificate, ...]]:
         """The anchors that this node has lived by, by family; a memory only."""

@@ -30,6 +30,9 @@ SIGNER_FAMILY = "ca"
 """The anchor with which the controller-manager signs."""
 
 
+_BACK = "-back"
+
+
 class Mode(StrEnum):
     """How the anchor changes: with an overlap and no outage; the same key with other dates; at once, with an outage."""
 
@@ -179,6 +182,11 @@ def begin(rotation: Rotation) -> Rotation:
     return replace(rotation, phase=phases[1] if rotation.found else phases[0])
 
 
+def forth(identity: str) -> str:
+    """The id of the way there, of that or of the way back."""
+    return identity.removesuffix(_BACK)
+
+
 def abort(rotation: Rotation, now: datetime) -> Rotation:
     """The way back: the same machine with old and new exchanged. Raises RotationError where there is none any more."""
     if rotation.over:
@@ -198,7 +206,7 @@ def abort(rotation: Rotation, now: datetime) -> Rotation:
     (old,) = rotation.old
     return replace(
         rotation,
-        id=f"{rotation.id}-back",  # what nodes have said of it on the way there counts no more
+        id=f"{rotation.id}{_BACK}",  # what nodes have said of it on the way there counts no more
         old=(rotation.new,),
         new=old,
         phase=_MIRRORED[rotation.phase],

@@ -20,18 +20,16 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from certmond.errors import MalformedError, RotationError
 from certmond.pki.candidate import judge
 from certmond.pki.certificate import Certificate, load
-from certmond.pki.rotation import Phase, Rotation, abort, desired
+from certmond.pki.rotation import Phase, Rotation, abort, desired, forth
 from certmond.pki.rotation_steps import Ground
-
-_BACK = "-back"
 
 
 def statement(rotation: Rotation) -> bytes:
     """What is signed, with the key of `old`, when a rotation begins; on its way back it is the same."""
-    forth = _forth(rotation)
+    there = _forth(rotation)
     lines = (
-        "certmond rotation", forth.id, forth.family, forth.mode.value,
-        *(f"old {each.sha256}" for each in forth.old), f"new {forth.new.sha256}",
+        "certmond rotation", there.id, there.family, there.mode.value,
+        *(f"old {each.sha256}" for each in there.old), f"new {there.new.sha256}",
     )  # fmt: skip
     return "\n".join(lines).encode()
 
@@ -80,11 +78,11 @@ def _not_the_way_back(own: Rotation, told: Rotation, now: datetime) -> Iterator[
 
 def _not_continuous(told: Rotation, ground: Ground) -> Iterator[str]:
     """This node hears of it for the first time."""
-    forth, trust, wanted = _forth(told), set(ground.trust), desired(told)
-    signers = {each for each in forth.old if _consents(each, statement(told), told.signature)}
+    there, trust, wanted = _forth(told), set(ground.trust), desired(told)
+    signers = {each for each in there.old if _consents(each, statement(told), told.signature)}
     # A node that joined when only the new CA was left has nothing to be changed any more, and that stays so.
     joined = trust == {told.new} and wanted is not None and set(wanted.trust) == trust
-    if told.aborted and told.id == forth.id:
+    if told.aborted and told.id == there.id:
         yield "it is a way back without a way there"
     elif not signers:
         yield "it is not signed with the key of the CA that it is to follow"
@@ -98,7 +96,7 @@ def _forth(rotation: Rotation) -> Rotation:
     """The rotation as it was when it began."""
     if not rotation.aborted:
         return rotation
-    return replace(rotation, id=rotation.id.removesuffix(_BACK), old=(rotation.new,), new=rotation.old[0])
+    return replace(rotation, id=forth(rotation.id), old=(rotation.new,), new=rotation.old[0])
 
 
 def _what(rotation: Rotation) -> tuple[object, ...]:

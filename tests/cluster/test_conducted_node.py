@@ -276,3 +276,17 @@ def test_what_several_nodes_have_begun_is_not_ended_alone(world: World, node: Ro
     assert (node.tree(), node.record) == (before, own)
     node.configure(cluster=cluster)
     come_to(Phase.ISSUE, world, node, node.enforcer())
+
+
+@pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE])
+def test_an_older_record_that_comes_back_is_not_followed(world: World, node: RotatingNode, phase: Phase) -> None:
+    """Of an etcd that was restored: what went back and was closed is neither begun again nor turned round again."""
+    come_to(Phase.DETACH, world, node, node.enforcer())
+    forth = recorded(node)
+    assert node.hurry("root-ca", "abort", "--no-wait").code == 0
+    come_to(None, world, node, node.enforcer())
+    before = node.tree()
+    for older in (replace(forth, phase=phase), replace(abort(forth, node.clock()), phase=phase)):
+        world.record(older)
+        assert "rotation_frozen" not in told(node, worker=False)[-1]
+        assert (node.record, node.tree()) == (None, before)

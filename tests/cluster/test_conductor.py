@@ -107,6 +107,8 @@ def test_what_has_no_record_is_told() -> None:
         pytest.param(None, None, ROTATION, "shared", id="taken over by who has none"),
         pytest.param(None, "r-0", ROTATION, "shared", id="taken over by who has ended another"),
         pytest.param(None, "r-1", ROTATION, None, id="not begun again by who has ended it"),
+        pytest.param(None, "r-1", BACK, None, id="nor back from where it has ended"),
+        pytest.param(replace(ROTATION, id="r-2"), "r-1", ROTATION, "own", id="an older one is no other one"),
         pytest.param(None, None, at(ROTATION, Phase.DONE), None, id="over before this node came"),
         pytest.param(None, "r-0", at(ROTATION, Phase.DONE), "shared", id="ended while this node was away"),
         pytest.param(ROTATION, None, at(ROTATION, Phase.ISSUE), "shared", id="a later phase"),
@@ -126,7 +128,7 @@ def test_what_the_cluster_has_is_followed(
     if shared:
         world.record(shared)
     node.conductor.ask()
-    assert node.conductor.follow(own, last) == {"own": own, "shared": shared, None: None}[followed]
+    assert node.conductor.follow(own, {last} if last else ()) == {"own": own, "shared": shared, None: None}[followed]
 
 
 def test_two_rotations_at_once_are_for_a_person(world: World) -> None:
@@ -135,7 +137,7 @@ def test_two_rotations_at_once_are_for_a_person(world: World) -> None:
     world.record(replace(ROTATION, id="r-2"))
     node.conductor.ask()
     with pytest.raises(RotationError, match="is in the rotation r-1 of ca, and the cluster in the rotation r-2"):
-        node.conductor.follow(ROTATION, None)
+        node.conductor.follow(ROTATION, ())
 
 
 def test_a_record_that_cannot_be_understood_stops_every_node(world: World) -> None:
@@ -144,17 +146,17 @@ def test_a_record_that_cannot_be_understood_stops_every_node(world: World) -> No
     world.record(ROTATION, phase="later")
     node.conductor.ask()
     with pytest.raises(RotationError, match="none that this certmond knows"):
-        node.conductor.follow(None, None)
+        node.conductor.follow(None, ())
     for text, said in (('{"schema": 2}', "a schema that this certmond does not know"), ("[", "not to be understood")):
         world.put("configmaps", "certmond-rotation", "kube-system", data={"record": text})
         world.passes(POLL)
         node.conductor.ask()
         with pytest.raises(RotationError, match=said):
-            node.conductor.follow(ROTATION, None)
+            node.conductor.follow(ROTATION, ())
     world.record(ROTATION)
     world.passes(POLL)
     node.conductor.ask()
-    assert node.conductor.follow(None, None) == ROTATION
+    assert node.conductor.follow(None, ()) == ROTATION
 
 
 @pytest.mark.parametrize("fault", [0, 403, 500])
@@ -167,10 +169,10 @@ def test_an_api_that_does_not_answer_changes_nothing(world: World, fault: int) -
     world.passes(POLL)
     world.api.faults = [Fault(fault)]
     assert node.conductor.ask() == POLL
-    assert node.conductor.follow(None, None) == ROTATION
+    assert node.conductor.follow(None, ()) == ROTATION
     world.passes(POLL)
     node.conductor.ask()
-    assert node.conductor.follow(None, None) == at(ROTATION, Phase.ISSUE)
+    assert node.conductor.follow(None, ()) == at(ROTATION, Phase.ISSUE)
 
 
 def test_the_record_is_asked_for_now_and_then(world: World) -> None:
@@ -198,7 +200,7 @@ def test_a_rotation_is_recorded_and_led_on(world: World) -> None:
     for each in (*steps, at(steps[-1], Phase.DONE), replace(first, id="r-2")):
         node.conductor.publish(each)
         assert world.recorded == record_of(each, "node-1")
-        assert node.conductor.follow(None, None) == (None if each.over else each)
+        assert node.conductor.follow(None, ()) == (None if each.over else each)
 
 
 def test_one_rotation_at_a_time(world: World) -> None:
@@ -245,7 +247,7 @@ def test_what_was_decided_from_an_older_record_is_decided_anew(world: World, mom
     else:
         assert world.recorded == record_of(changed, "node-9")
     node.conductor.ask()
-    assert node.conductor.follow(None, None) == (None if moment == "deleted" else changed)
+    assert node.conductor.follow(None, ()) == (None if moment == "deleted" else changed)
     node.conductor.publish(following(changed, world.now))
     assert world.phase is Phase.ISSUE
 
@@ -267,7 +269,7 @@ def test_who_could_tell_nobody_is_told(world: World, call: int, fault: int, erro
     world.api.before = fail
     with pytest.raises(error):
         node.conductor.publish(following(ROTATION, world.now))
-    assert node.conductor.follow(None, None) == ROTATION
+    assert node.conductor.follow(None, ()) == ROTATION
     node.conductor.publish(following(ROTATION, world.now))
     assert world.phase is Phase.ISSUE
 
@@ -285,7 +287,7 @@ def test_a_write_whose_answer_is_lost_is_seen_later(world: World) -> None:
     with pytest.raises(OvertakenError):
         node.conductor.publish(at(ROTATION, Phase.ISSUE))
     node.conductor.ask()
-    assert node.conductor.follow(ROTATION, None) == at(ROTATION, Phase.ISSUE)
+    assert node.conductor.follow(ROTATION, ()) == at(ROTATION, Phase.ISSUE)
 
 
 def test_a_record_of_others_is_not_overwritten(world: World) -> None:
@@ -516,7 +518,7 @@ def test_both_cas_are_published_from_when_that_was_seen(world: World) -> None:
     world.passes(30 * SECOND)  # while the cluster was looked at
     gate = one.conductor.gate(rotation, report, began)
     assert gate.waits == ("both CAs are published now; workloads are looked at next",)
-    published = one.conductor.follow(rotation, None)
+    published = one.conductor.follow(rotation, ())
     assert published
     assert published == replace(rotation, published=began + 30 * SECOND)
     world.passes(POLL)
@@ -758,7 +760,7 @@ def test_three_nodes_come_to_the_end(world: World) -> None:
     for _ in range(30):
         for place in reversed(places):
             place.conductor.ask()
-            rotation = place.conductor.follow(None, None)
+            rotation = place.conductor.follow(None, ())
             if rotation is None or rotation.over:
                 continue
             fit(world, rotation)

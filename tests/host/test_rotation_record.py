@@ -100,14 +100,20 @@ def test_what_cannot_be_read_is_not_as_if_it_were_absent(tmp_path: Path, damage:
 
 
 def test_a_rotation_that_is_over(tmp_path: Path) -> None:
-    """It is under way no more, and its id is remembered; where that cannot be read, there is none."""
+    """It is under way no more, and its id is remembered, beside those before and that of the way there of one that went
+    back; where that cannot be read, it is as if there had been none.
+    """
     noted = RotationRecord(tmp_path)
-    assert noted.last() is None
-    noted.save(BEGUN)
-    noted.close(replace(BEGUN, phase=Phase.DONE))
-    assert (noted.load(), noted.last()) == (None, BEGUN.id)
+    assert noted.closed() == set()
+    back = replace(BEGUN, id="r-2-back", phase=Phase.DONE, aborted=True)
+    for each in (replace(BEGUN, phase=Phase.DONE), back):
+        noted.save(each)
+        noted.close(each)
+    assert (noted.load(), noted.closed()) == (None, frozenset({BEGUN.id, "r-2", "r-2-back"}))
+    (tmp_path / "rotation/closed.json").write_bytes(b"rubbish")
+    assert (noted.load(), noted.closed()) == (None, frozenset({"r-2", "r-2-back"}))
     (tmp_path / "rotation/last.json").write_bytes(b"rubbish")
-    assert (noted.load(), noted.last()) == (None, None)
+    assert (noted.load(), noted.closed()) == (None, frozenset())
 
 
 def test_the_anchors_that_were_lived_by(tmp_path: Path) -> None:
