@@ -67,6 +67,7 @@ class ClusterConductor:
         self._unread: str | None = None
         self._silent = False
         self._ask_again = 0.0
+        self._signers = set[str]()  # once known as one with a CA key, a node is asked, whatever becomes of its label
         self._said: Report | None = None
         self._known = False  # whether `_said` is what the Node says: not in a process that has just begun
         self._say_again = self._withdraw_again = 0.0
@@ -138,7 +139,9 @@ class ClusterConductor:
         self._say(report)
         if not report.signs:
             return Gate(("the coordinator leads it on when all nodes have come so far",), now + self._pause)
-        members = {node.name: _member(node) for node in list_nodes(self._access)}
+        found = list_nodes(self._access)
+        self._signers |= {node.name for node in found if node.control_plane or (node.said and node.said.holds_key)}
+        members = {node.name: _member(node, node.name in self._signers) for node in found}
         unknown = unknown_exclusions(rotation, members)
         strangers = (f"the cluster has no Node {name}, which is excluded; correct it" for name in unknown)
         if waits := (*strangers, *closed(rotation, members.values())):
@@ -252,9 +255,9 @@ def _amiss(canaries: Iterable[Canary]) -> tuple[str, ...]:
     return tuple(f"{each.fact}; {each.remedy}" for each in canaries if not each.ok)
 
 
-def _member(node: ClusterNode) -> Member:
+def _member(node: ClusterNode, signs: bool) -> Member:
     said, report = node.said, None
     if said and said.phase in tuple(Phase):
         phase = Phase(said.phase)
-        report = Report(said.id, phase, said.trust, said.issuer, node.control_plane, said.holds_key)
-    return Member(node.name, node.control_plane, report)
+        report = Report(said.id, phase, said.trust, said.issuer, signs, said.holds_key)
+    return Member(node.name, signs, report)

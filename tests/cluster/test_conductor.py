@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certmond.cluster.access import Access
+from certmond.cluster.nodes import ANNOTATION
 from certmond.cluster.record import parse
 from certmond.cluster.recorded import record_of, rotation_of
 from certmond.errors import MalformedError, OvertakenError, RefusedError, RotationError, UnreachableError
@@ -475,6 +476,30 @@ def test_another_ca_asks_nothing_of_the_cluster_but_its_nodes(world: World, fami
     assert one.gate(rotation).waits == ()
     asked = {call.split("/")[-1] for call in world.api.calls}
     assert asked == {"control-1", "control-2", "nodes", "leases", "certmond-rotation"}
+
+
+@pytest.mark.parametrize("family", ["etcd-ca", "front-proxy-ca"])
+@pytest.mark.parametrize("known", ["by its label", "by what it said", "by what it said of another one"])
+def test_who_was_known_to_hold_a_ca_key_is_asked(world: World, family: str, known: str) -> None:
+    """A control plane whose label was taken off lives by etcd's CA as before, be it that it says nothing more."""
+    one, two, _ = nodes(world)
+    rotation = world.rotation(Phase.TRUST, family=family)
+    unlabelled: dict[str, Any] = {"labels": {}, "annotations": {}}
+    if known == "by its label":
+        assert one.gate(rotation).waits == ("control-2 has not answered",)
+    elif known == "by what it said":
+        two.gate(rotation)
+        world.put("nodes", "control-2", metadata=unlabelled | {"annotations": {ANNOTATION: two.says}})
+        assert one.gate(rotation).waits == ()
+    else:
+        two.gate(replace(rotation, id="r-0"))
+        world.put("nodes", "control-2", metadata=unlabelled | {"annotations": {ANNOTATION: two.says}})
+        assert one.gate(rotation).waits == ("control-2 has not answered",)
+    world.put("nodes", "control-2", metadata=unlabelled)
+    assert one.gate(rotation).waits == ("control-2 has not answered",)
+    two.conductor.unsettled(rotation)
+    two.gate(rotation)
+    assert "control-2 has not answered" not in one.gate(rotation).waits
 
 
 # Workloads
