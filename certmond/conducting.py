@@ -12,7 +12,7 @@ from typing import Protocol
 from certmond.config import Config
 from certmond.host.manifest import Components
 from certmond.pki.rotation import Phase, Rotation
-from certmond.pki.rotation_gates import Gate, Report, held_until
+from certmond.pki.rotation_gates import Gate, Report, lasting
 
 
 class Conductor(Protocol):
@@ -49,7 +49,7 @@ class SingleNode:
     """A node that is all there is: what it has reached, everybody has."""
 
     def __init__(self, config: Config) -> None:
-        self._overlap = config.root_ca.overlap
+        self._spec = config.root_ca
 
     def follow(self, own: Rotation | None, last: str | None) -> Rotation | None:  # noqa: ARG002 - there are no others
         return own
@@ -72,12 +72,9 @@ class SingleNode:
 
     def gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
         if rotation.phase is Phase.PREPARE and report.signs and not report.ready:
-            return Gate(("the new CA's key is not on this node; give it with `certmond root-ca stage`",))
-        held = held_until(rotation, self._overlap)
-        if held and now < held[0]:
-            until, why = held
-            return Gate((f"both CAs are trusted until {until:%Y-%m-%d %H:%M:%S} UTC, {why}",), until)
-        return Gate()
+            said = f"the new {rotation.noun}'s key is not on this node; give it with `certmond root-ca stage`"
+            return Gate((said,))
+        return lasting(rotation, self._spec, now)
 
 
 def _members(components: Components) -> int:

@@ -64,7 +64,7 @@ class Rotating:
         self._config, self._executor, self._files = config, executor, files
         self._record, self._staging, self._conductor = record, staging, conductor
         self._audit, self._clock = audit, clock
-        self._families = [spec.name for spec in config.certificates if spec.authority and not spec.is_glob]
+        self._families = [spec.name for spec in config.certificates if spec.is_trust and not spec.is_glob]
         self._own: Rotation | None = None
         self._rotation: Rotation | None = None
         self._ground: Ground | None = None
@@ -185,6 +185,9 @@ class Rotating:
         if rotation.over:
             return self._end(rotation)
         gate = self._conductor.gate(rotation, self._report(rotation, assessment), now)
+        if gate.noted:
+            self._decide(gate.noted)
+            return f"{rotation.name}: {gate.waits[0]}"
         if gate.waits:
             self._waits, self.until = gate.waits, gate.until
             return None
@@ -215,10 +218,13 @@ class Rotating:
             self._record.save(rotation)
         self._note(f"{rotation.name} goes on in the phase {rotation.phase}", rotation)
 
-    def _go_on(self, before: Rotation, after: Rotation) -> str:
+    def _decide(self, rotation: Rotation) -> None:
         with self._executor.writing():
-            self._conductor.publish(after)
-            self._record.save(after)
+            self._conductor.publish(rotation)
+            self._record.save(rotation)
+
+    def _go_on(self, before: Rotation, after: Rotation) -> str:
+        self._decide(after)
         said = f"{before.name}: {before.phase} is reached, {after.phase} begins"
         self._note(said, after)
         return said
@@ -230,7 +236,8 @@ class Rotating:
             self._staging.destroy(*Part)
             self._record.close(rotation)
         self._conductor.end()
-        outcome = "the former CA is back" if rotation.aborted else "the new CA is the only one"
+        noun = rotation.noun
+        outcome = f"the former {noun} is back" if rotation.aborted else f"the new {noun} is the only one"
         said = f"{rotation.name} is done: {outcome}"
         self._note(said, rotation)
         return said
@@ -303,10 +310,10 @@ class Rotating:
     def _report(self, rotation: Rotation, assessment: Assessment) -> Report:
         """What this node says of itself, now that it has come so far."""
         ground, known = self._ground, {*rotation.old, rotation.new}
-        leaves = [each for each in concerned(rotation.family, assessment) if not each.seen.spec.authority]
+        leaves = [each for each in concerned(rotation.family, assessment) if not each.seen.spec.is_trust]
         issuers = {each.trust_anchor.sha256 for each in leaves if each.trust_anchor and each.trust_anchor in known}
         staged = self._staging.read(Part.NEW)
-        ready = staged is not None and staged.certificate == rotation.new and staged.key is not None
+        ready = staged is not None and staged.anchor == rotation.new and staged.key is not None
         return Report(
             rotation.id, rotation.phase, digest_of(ground.trust if ground else ()),
             next(iter(issuers)) if len(issuers) == 1 else "", ground.holds_key if ground else False, ready,
@@ -325,5 +332,4 @@ def _unusable(ground: Ground) -> Iterator[str]:
 
 
 def _names(rotation: Rotation) -> str:
-    old = ", ".join(f"{each.subject} (serial {each.serial:x})" for each in rotation.old)
-    return f"{old} is followed by {rotation.new.subject} (serial {rotation.new.serial:x})"
+    return f"{', '.join(each.called for each in rotation.old)} is followed by {rotation.new.called}"

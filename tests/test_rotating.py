@@ -418,7 +418,7 @@ def test_a_daemon_tells_of_a_rotation_that_stands_still(quick: Path) -> None:
 DISTURBED: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
     "a stranger in the bundle": ("ca.crt", lambda old: old + root_ca().pem, "is neither the former nor the new CA"),
     "a third key": ("ca.key", lambda _: root_ca().key_pem, "is the key of neither the former nor the new CA"),
-    "no certificate": ("ca.crt", lambda _: b"", "ca.crt holds no CA certificate"),
+    "no certificate": ("ca.crt", lambda _: b"", "ca.crt holds no CA"),
     "a damaged key": ("ca.key", lambda _: b"-----BEGIN PRIVATE KEY-----\n", "cannot be read as a key"),
 }  # fmt: skip
 
@@ -681,7 +681,7 @@ class Watched:
         whole = bool(trust) and trust[0].key == key
         if not whole and not list((node.state / "transactions").glob("*.commit.json")):
             yield "ca.crt and ca.key do not belong together, and nothing says how to go on"
-        kept = {each.certificate for part in Part if (each := Staging(node.state).read(part)) and each.key}
+        kept = {each.anchor for part in Part if (each := Staging(node.state).read(part)) and each.key}
         kept |= {trust[0]} if whole else set()
         kept |= {each.facts for each in (self._old, self._new) if each.facts.key == key}
         if self._new.facts not in kept and self._new.facts in trust:

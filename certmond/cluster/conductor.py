@@ -17,9 +17,9 @@ from certmond.cluster.access import Access
 from certmond.cluster.record import ClusterRecord
 from certmond.config import Config
 from certmond.errors import CertmondError, OvertakenError, RotationError
-from certmond.pki.certificate import to_pem
+from certmond.pki.certificate import PublicKey, certificates_of, to_pem
 from certmond.pki.rotation import Mode, Phase, Rotation, desired, sequence
-from certmond.pki.rotation_gates import Gate, Member, Report, closed, held_until, unknown_exclusions
+from certmond.pki.rotation_gates import Gate, Member, Report, closed, lasting, unknown_exclusions
 
 if TYPE_CHECKING:
     from certmond.cluster.canary import Canary
@@ -46,7 +46,7 @@ class ClusterConductor:
 
     def __init__(self, access: Access, lead: Lead, config: Config, *, node: str, clock: Callable[[], datetime]) -> None:
         self._access, self._lead, self._node, self._clock = access, lead, node, clock
-        self._overlap, self._spec, self._pause = config.root_ca.overlap, config.cluster, config.poll
+        self._root_ca, self._spec, self._pause = config.root_ca, config.cluster, config.poll
         self._found: Recorded | None = None
         self._silent: str | None = None
         self._ask_again = 0.0
@@ -123,12 +123,9 @@ class ClusterConductor:
             return Gate(waits, now + self._pause)
         if why := self._lead.take():
             return Gate((why,), now + self._pause)
-        held = held_until(rotation, self._overlap)
-        if held and now < held[0]:
-            return Gate(
-                (f"both CAs are trusted until {held[0]:%Y-%m-%d %H:%M:%S} UTC, {held[1]}",),
-                min(held[0], now + self._pause),
-            )
+        held = lasting(rotation, self._root_ca, now)
+        if held.waits:
+            return replace(held, until=min(held.until or now, now + self._pause))
         if waits := _amiss(self._canaries(rotation, now)):
             return Gate(waits, now + self._pause)
         return self._workloads(rotation, now) if rotation.phase is Phase.TRUST else Gate()
@@ -154,19 +151,22 @@ class ClusterConductor:
         from certmond.cluster.signing import signing  # noqa: PLC0415
         from certmond.cluster.tokens import tokens  # noqa: PLC0415
 
+        wanted, access = desired(rotation), self._access
+        if isinstance(rotation.new, PublicKey):
+            yield tokens(access, signed_by=wanted.signing.key if wanted else None, limit=_A_WHILE)
         if rotation.family != "ca":
             return
-        wanted, access = desired(rotation), self._access
         signer = wanted.detached or wanted.signing if wanted else rotation.old[0]
-        yield signing(access, signer, now, _A_WHILE)
+        for each in certificates_of((signer,)):
+            yield signing(access, each, now, _A_WHILE)
         yield tokens(access, limit=_A_WHILE)
         if wanted and rotation.phase in {Phase.TRUST, Phase.ISSUE, Phase.DISTRUST}:
-            ours = (*rotation.old, rotation.new)
-            yield published_trust(access, wanted.trust, _A_WHILE)
-            yield cluster_info(access, wanted.trust, update=True, limit=_A_WHILE)
-            yield ca_bundles(access, rotation.family, ours, wanted.trust, update=True, limit=_A_WHILE)
+            ours, trust = certificates_of((*rotation.old, rotation.new)), certificates_of(wanted.trust)
+            yield published_trust(access, trust, _A_WHILE)
+            yield cluster_info(access, trust, update=True, limit=_A_WHILE)
+            yield ca_bundles(access, rotation.family, ours, trust, update=True, limit=_A_WHILE)
             if self._spec.token_secrets:
-                yield token_secrets(access, wanted.trust, limit=_A_WHILE)
+                yield token_secrets(access, trust, limit=_A_WHILE)
 
     def _workloads(self, rotation: Rotation, now: datetime) -> Gate:
         """Whoever was started before both CAs were published trusts the former one only."""
@@ -177,8 +177,8 @@ class ClusterConductor:
         if self._spec.workloads == "ignore" or rotation.family != "ca" or rotation.mode is not Mode.OVERLAP:
             return Gate()
         if since is None:
-            self.publish(replace(rotation, published=now))
-            return Gate(("both CAs are published now; workloads are looked at next",), now)
+            noted = replace(rotation, published=now)
+            return Gate(("both CAs are published now; workloads are looked at next",), now, noted)
         if self._spec.workloads == "restart":
             stale = stale_workloads(self._access, since).restartable
             restart_workloads(self._access, stale, since, now, limit=_A_WHILE)
@@ -197,7 +197,7 @@ class ClusterConductor:
 def rotation_of(record: ClusterRecord) -> Rotation:
     """The rotation in a record. Raises RotationError where it is none that this certmond knows."""
     try:
-        (new,), old = record.new_certificates, record.old_certificates
+        (new,), old = record.new_anchors, record.old_anchors
         mode, phase = Mode(record.mode), Phase(record.phase)
     except ValueError:
         raise RotationError(

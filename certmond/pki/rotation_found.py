@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from certmond.pki.certificate import Certificate
+from certmond.pki.certificate import Anchor, Certificate, certificates_of
 from certmond.pki.inventory import Inventory, Observation
 from certmond.pki.path import find_paths
 from certmond.pki.rotation_steps import Ground
@@ -26,16 +26,17 @@ class Change:
     because: str
 
 
-def changed(family: str, ground: Ground, known: Sequence[Certificate], inventory: Inventory) -> Change | None:
+def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inventory) -> Change | None:
     """The change of an anchor that was not a rotation of ours; None where there is none, or nothing is left of it.
 
     `known` are the anchors that the node has lived by, as far as that is remembered.
     """
-    if not ground.trust or ground.trust[0] in known:
-        return None
-    new, evidence = ground.trust[0], dict[Certificate, str]()
+    trust = certificates_of(ground.trust)
+    if not trust or trust[0] in known:
+        return None  # nothing on a node is evidence of a former key of tokens
+    new, evidence = trust[0], dict[Certificate, str]()
     mine = [seen for seen in inventory.observations if seen.name == seen.spec.name and not seen.spec.authority]
-    candidates = [*known, *ground.trust[1:]]
+    candidates = [*certificates_of(known), *trust[1:]]
     for seen in mine:
         for embedded in seen.embedded if seen.spec.embedded_ca == family else ():
             candidates += embedded.certificates

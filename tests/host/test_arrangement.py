@@ -106,7 +106,7 @@ def test_everything_at_once(arranged: Arranged) -> None:
     assert yaml.safe_load(arranged.read(MANIFEST)) == manifest
     kept = arranged.staging.read(Part.OLD)
     assert kept is not None
-    assert (kept.certificate, kept.key, kept.fault) == (old, old.key, None)
+    assert (kept.anchor, kept.key, kept.fault) == (old, old.key, None)
     assert any(decode(path.read_bytes(), "").certificates == (old,) for path in arranged.archived())
     assert not [path for path in arranged.archived() if b"PRIVATE KEY" in path.read_bytes()]
     assert list((arranged.state / "transactions").glob("*")) == []
@@ -122,7 +122,7 @@ def test_the_key_goes_back(arranged: Arranged) -> None:
     assert decode(arranged.read(KEY), KEY).key == before
     assert arranged.certificates(CRT) == (old, new)
     kept = [arranged.staging.read(part) for part in Part]
-    assert [each.certificate for each in kept if each] == [new, old]
+    assert [each.anchor for each in kept if each] == [new, old]
 
 
 def test_a_kubeconfig_trusts_both(arranged: Arranged) -> None:
@@ -183,7 +183,7 @@ REFUSED: dict[str, tuple[Callable[[Arranged], None], type[CertmondError], str]] 
         spoil_nothing, KeyUnusableError, "is nowhere on this node; give it with `certmond root-ca stage`"
     ),
     "the key in place is another one's": (
-        another_key_in_place, WriteError, f"{KEY} is the key of no certificate in {CRT}; put back the pair"
+        another_key_in_place, WriteError, f"{KEY} is the key of nothing in {CRT}; put back the pair"
     ),
     "the key in place is damaged": (a_damaged_key_in_place, CertmondError, KEY),
     "there is no manifest": (no_directory, CertmondError, MANIFEST),

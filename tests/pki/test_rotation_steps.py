@@ -65,9 +65,9 @@ def wants(rotation: Rotation, of: Ground) -> list[Want]:
     ("of", "said"),
     [
         (ground(OLD, STRANGER), f"{ANCHOR} holds CN=kubernetes (SHA-256 {STRANGER.facts.sha256[:16]}…), which is"),
-        (ground(), f"{ANCHOR} holds no CA certificate; put back what it held"),
+        (ground(), f"{ANCHOR} holds no CA; put back what it held"),
         (ground(OLD, key=STRANGER), f"{ANCHOR_KEY} is the key of neither the former nor the new CA; put back"),
-        (ground(OLD, key=None, key_unknown=True), f"{ANCHOR_KEY} cannot be read as a key; put the CA's key there"),
+        (ground(OLD, key=None, key_unknown=True), f"{ANCHOR_KEY} cannot be read as a key; put the right key there"),
         (ground(OLD, signer=signer(problem="it signs elsewhere; let it not")), "it signs elsewhere; let it not"),
     ],
     ids=["a stranger", "no CA", "another key", "an unreadable key", "a signer that cannot be moved"],
