@@ -49,7 +49,9 @@ class Arranged:
         ca = ca or self.new
         self.staging.put(Part.NEW, "ca", ca.facts, load_key(ca.key_pem, ""))
 
-    def make(self, *wants: Want, meanwhile: Callable[[], object] = lambda: None) -> str:
+    def make(
+        self, *wants: Want, meanwhile: Callable[[], object] = lambda: None, target: tuple[str, str] = ("ca", CRT)
+    ) -> str:
         """Carry out one step; `meanwhile` is called when all is written beside what it is to replace."""
         transactions = Transactions(str(self.node.root), self.state)
 
@@ -59,7 +61,8 @@ class Arranged:
             return found
 
         with transactions.lock() as writer:
-            return self._arrangement.make(Rotate("ca", CRT, "all is to be so", wants), writer, datetime.now(UTC), real)
+            step = Rotate(*target, "all is to be so", wants)
+            return self._arrangement.make(step, writer, datetime.now(UTC), real)
 
     def read(self, path: str) -> bytes:
         return self.node.read(path[1:])
@@ -82,6 +85,23 @@ class Arranged:
 @pytest.fixture
 def arranged(node: Node, tmp_path: Path) -> Arranged:
     return Arranged(node, tmp_path / "state")
+
+
+def test_the_keys_of_tokens(arranged: Arranged) -> None:
+    """The key and the public keys are as they are wanted, the key closed to others; the former key is kept with the
+    rotation, and its public half in the archive.
+    """
+    pub, key, new = f"{PKI}/sa.pub", f"{PKI}/sa.key", arranged.new.facts.key
+    (old,), mode = decode(arranged.read(pub), pub).public_keys, arranged.mode(pub)
+    arranged.staging.put(Part.NEW, "sa", new, load_key(arranged.new.key_pem, ""))
+    arranged.make(KeyOf(key, new), Bundle(pub, (new, old)), target=("sa", pub))
+    assert decode(arranged.read(pub), pub).public_keys == (new, old)
+    assert decode(arranged.read(key), key).key == new
+    assert [arranged.mode(path) for path in (key, pub)] == [0o600, mode]
+    assert (kept := arranged.staging.read(Part.OLD))
+    assert (kept.family, kept.anchor, kept.key, kept.fault) == ("sa", old, old, None)
+    assert any(decode(path.read_bytes(), "").public_keys == (old,) for path in arranged.archived())
+    assert not any(b"PRIVATE" in path.read_bytes() for path in arranged.archived())
 
 
 def test_everything_at_once(arranged: Arranged) -> None:

@@ -221,6 +221,18 @@ def test_nothing_is_held_of_a_file_that_holds_nothing() -> None:
     assert stale(known.presence(see(pair, None, key=NEW.facts.key))) == HELD
 
 
+def test_who_reads_one_of_two_files_holds_nothing_of_the_other() -> None:
+    """Such as kube-controller-manager, which signs tokens with a key whose public half it never reads."""
+    survey = uses(False, "/leaf.key")
+    public = {**content(NOW - 2 * DAY, "new", "/leaf.key"), **content(CHANGED, "new", "/leaf.crt")}
+    private = {**content(NOW - 2 * DAY, "new", "/leaf.crt"), **content(CHANGED, "new", "/leaf.key")}
+    pair = see(row(kind="key-pair", path="/leaf.crt"), None, key=NEW.facts.key)
+    assert stale(around(survey, live(web=runs()), contents=public).presence(pair)) == []
+    assert stale(around(survey, live(web=runs()), contents=private).presence(pair)) == [
+        ("web", Reason.RESTART_PENDING, "/leaf.key")
+    ]
+
+
 def test_only_the_file_that_is_read_once_counts() -> None:
     """A pair of which the key alone is read again, and a file that did not change."""
     half = Survey({"web": {"/leaf.crt": Use(True, "--a"), "/leaf.key": Use(False, "--b")}})
