@@ -124,6 +124,8 @@ class ClusterConductor:
         if why := self._lead.take():
             return Gate((why,), now + self._pause)
         held = lasting(rotation, self._root_ca, now)
+        if held.noted and (waits := _amiss(self._canaries(rotation, now))):
+            return Gate(waits, now + self._pause)  # what is not so yet counts from no instant
         if held.waits:
             return replace(held, until=min(held.until or now, now + self._pause))
         if waits := _amiss(self._canaries(rotation, now)):
