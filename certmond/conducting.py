@@ -40,6 +40,10 @@ class Conductor(Protocol):
         """This node has reached the phase, and reports so: may it be left? Never raises CertmondError."""
         ...
 
+    def unsettled(self, rotation: Rotation) -> None:
+        """This node has not reached the phase, whatever it has reported before. Never raises CertmondError."""
+        ...
+
     def end(self) -> None:
         """This node has ended the rotation. Never raises."""
         ...
@@ -56,6 +60,9 @@ class SingleNode:
 
     def ask(self) -> timedelta | None:
         return None
+
+    def unsettled(self, rotation: Rotation) -> None:
+        """There is nobody to tell."""
 
     def end(self) -> None:
         """There is nobody to tell."""

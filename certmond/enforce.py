@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -45,12 +46,12 @@ from certmond.pki.settings import LOCAL, SignerSpec
 from certmond.pki.steps import Derive, Held, Issue, Plan, Step
 from certmond.restarting import Progress, Restarting
 from certmond.rotating import Rotating
-from certmond.turns import Alone, Turn
+from certmond.turns import Alone, Scattered, Turn
 
 LAST_RETRY = timedelta(minutes=10)
 """A derived file that could not be made is tried again after that at the latest."""
 KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
-"""With whose rights the Kubernetes API is asked, where the configuration does not say."""
+"""With whose rights the Kubernetes API is asked where the configuration does not say, and a node writes to its Node."""
 
 
 def policy_of(config: Config) -> Policy:
@@ -232,8 +233,17 @@ class Enforcer:
 
         identity, find = self._identity, partial(self._real_kubeconfig, kubeconfig)
         lead = ClusterLease(find, identity=identity, name=ROTATION, alive=self._alive, monotonic=_awake)
-        access = Access(find, timedelta(seconds=5), self._alive)
-        return ClusterConductor(access, lead, self._config, node=identity, clock=self._clock)
+        access, own = (
+            Access(rights, timedelta(seconds=5), self._alive) for rights in (find, partial(self._as_itself, kubeconfig))
+        )
+        return ClusterConductor(access, lead, self._config, node=identity, own=own, clock=self._clock, monotonic=_awake)
+
+    def _as_itself(self, otherwise: str) -> str:
+        """With whose rights the node writes to its own Node: the kubelet's, where it has one in the usual place."""
+        with suppress(RefusedError):
+            if Path(own := self._real_kubeconfig(KUBELET_CONF)).exists():
+                return own
+        return self._real_kubeconfig(otherwise)
 
     @property
     def _identity(self) -> str:
@@ -241,8 +251,10 @@ class Enforcer:
 
     def _turn(self) -> Turn:
         kubeconfig = self._config.cluster.kubeconfig
-        if kubeconfig in {None, KUBELET_CONF}:  # a kubelet may hold no Lease of ours, and a worker keeps nobody waiting
+        if kubeconfig is None:
             return Alone()
+        if kubeconfig == KUBELET_CONF:  # a kubelet may hold no Lease of ours, and a worker keeps nobody waiting
+            return Scattered(self._identity, self._config.cluster.spread)
         from certmond.cluster.lease import RESTART, ClusterLease
 
         return ClusterLease(

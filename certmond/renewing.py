@@ -71,7 +71,8 @@ def renew(
     outcomes = _carry_out(enforcer, made, quiet=quiet)
     wanted = {service for each in outcomes if each.result == "done" for service in getattr(each.step, "restarts", ())}
     if no_restart:
-        results, held = dict[str, str](), tuple[Held, ...]()
+        results: dict[str, str] = {}
+        held: tuple[Held, ...] = ()
     else:
         results, held = bring_into_use(enforcer, frozenset(wanted), by_hand=False, quiet=quiet)
     renewed = [each.step.target for each in outcomes if each.result == "done"]

@@ -14,7 +14,7 @@ from datetime import datetime
 
 from certmond.conducting import Conductor
 from certmond.config import Config
-from certmond.errors import RotationError
+from certmond.errors import MalformedError, OvertakenError, RotationError, SigningError
 from certmond.host.audit import Audit
 from certmond.host.execute import Executor
 from certmond.host.journal import Event
@@ -30,7 +30,7 @@ from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Inventory
 from certmond.pki.reason import Finding, Reason
 from certmond.pki.rotation import Mode, Phase, Rotation, begin, following
-from certmond.pki.rotation_found import Change, changed
+from certmond.pki.rotation_found import Change, changed, put_back
 from certmond.pki.rotation_gates import Report, digest_of
 from certmond.pki.rotation_preview import Preview, preview
 from certmond.pki.rotation_steps import Ground, Lacks, concerned, lacks, settles_at, standstill, unsettled
@@ -74,6 +74,7 @@ class Rotating:
         self._objection: str | None = None
         self._broken: str | None = None
         self._elsewhere = False
+        self._back: Rotation | None = None
         self._unsure: Mapping[str, str] = {}
         self._waits: tuple[str, ...] = ()
         self.until: datetime | None = None
@@ -81,7 +82,7 @@ class Rotating:
 
     def look(self, inventory: Inventory, components: Components, now: datetime) -> dict[str, tuple[Finding, ...]]:
         """See how the node stands, and what is to be told of its anchors, by the name of the entry."""
-        self._rotation = self._ground = self._change = self._broken = None
+        self._rotation = self._ground = self._change = self._broken = self._back = None
         self._elsewhere, self._unsure = False, {}
         self._objection = self._conductor.objection(components)
         found = {family: ground_of(family, inventory, components, self._files) for family in self._families}
@@ -98,6 +99,8 @@ class Rotating:
             if self._ground is None or not self._concerns(self._ground):
                 self._rotation, self._elsewhere = None, True  # a worker has no etcd
                 return {}
+            if self._config.cluster.kubeconfig is None:  # of several nodes, one may not have had the new key yet
+                self._back = put_back(self._rotation, self._ground, now)
             return self._told(self._rotation, self._ground)
         told = dict(self._changes(inventory, now))
         self._unsure = {family: found[0].message for family, found in told.items()}
@@ -141,7 +144,7 @@ class Rotating:
 
     def lacks(self, assessment: Assessment) -> Lacks:
         """What this node lacks of the phase; nothing where no rotation is under way."""
-        if self._rotation is None or self._ground is None:
+        if self._rotation is None or self._ground is None or self._back:
             return Lacks()
         return lacks(self._rotation, self._ground, assessment)
 
@@ -171,13 +174,21 @@ class Rotating:
                 self._record.save(self._rotation)
             self._note(f"{self._rotation.name} is in the phase {self._rotation.phase}", self._rotation)
             return f"{self._rotation.name} is in the phase {self._rotation.phase}"
-        if self._conductor.follow(self._own, self._record.last()) != self._rotation:
-            return "the cluster has another record"  # it is taken over with the next look
+        try:
+            if self._conductor.follow(self._own, self._record.last()) != self._rotation:
+                return "the cluster has another record"  # it is taken over with the next look
+        except RotationError as error:
+            self._waits = (str(error),)  # the next look tells it as what it is
+            return None
+        if self._back:
+            self.change(self._back)
+            return f"the former CA of {self._back.family} was put back: {self._back.name} begins"
         standing = self.standing(assessment, around, plan)
         self._waits = ()
         if standing is None:
             return self._begin_found(assessment.taken_at) or self._accept()
         if standing.waits:
+            self._conductor.unsettled(standing.rotation)
             self._waits = standing.waits
             self.until = min((at for at in (self.until, standing.until) if at), default=None)
             return None
@@ -186,8 +197,7 @@ class Rotating:
             return self._end(rotation)
         gate = self._conductor.gate(rotation, self._report(rotation, assessment), now)
         if gate.noted:
-            self._decide(gate.noted)
-            return f"{rotation.name}: {gate.waits[0]}"
+            return f"{rotation.name}: {gate.waits[0]}" if self._decided(gate.noted, gate.waits[0]) else None
         if gate.waits:
             self._waits, self.until = gate.waits, gate.until
             return None
@@ -218,13 +228,20 @@ class Rotating:
             self._record.save(rotation)
         self._note(f"{rotation.name} goes on in the phase {rotation.phase}", rotation)
 
-    def _decide(self, rotation: Rotation) -> None:
+    def _decided(self, rotation: Rotation, said: str) -> bool:
+        """Whether it could be recorded that the phase is reached, as is `said`."""
         with self._executor.writing():
-            self._conductor.publish(rotation)
+            try:
+                self._conductor.publish(rotation)
+            except (SigningError, OvertakenError, RotationError, MalformedError) as error:
+                self._waits = (f"{said}, and that could not be recorded: {error}",)
+                return False
             self._record.save(rotation)
+        return True
 
-    def _go_on(self, before: Rotation, after: Rotation) -> str:
-        self._decide(after)
+    def _go_on(self, before: Rotation, after: Rotation) -> str | None:
+        if not self._decided(after, f"{before.phase} is reached"):
+            return None
         said = f"{before.name}: {before.phase} is reached, {after.phase} begins"
         self._note(said, after)
         return said
@@ -299,7 +316,7 @@ class Rotating:
         if frozen := standstill(rotation, ground):
             self._unsure = {rotation.family: frozen}
             return {rotation.family: (finding(Reason.ROTATION_FROZEN, frozen),)}
-        if rotation.found and rotation.phase is Phase.TRUST:
+        if (rotation.found and rotation.phase is Phase.TRUST) or self._back:
             self._unsure = {rotation.family: f"{rotation.name} has not reached the phase {Phase.ISSUE} yet"}
         waits = f"; it waits: {self._waits[0]}" if self._waits else ""
         if len(self._waits) > 1:
@@ -329,6 +346,11 @@ class Rotating:
 def _unusable(ground: Ground) -> Iterator[str]:
     if ground.key_unknown and ground.key is None:
         yield f"{ground.key_path} cannot be read as a key; put the CA's key there without a passphrase"
+    elif ground.key is None:
+        yield (
+            "its key is not on this node, which therefore cannot go on with it: a control-plane node needs the key as "
+            "well, and to a worker a rotation of the cluster brings the CA"
+        )
 
 
 def _names(rotation: Rotation) -> str:

@@ -1,12 +1,16 @@
 """Whose turn it is among control-plane nodes to restart something, and what that means for a restart.
 
 Owns when the turn is asked for, kept and given back, and what follows where nobody can be asked. Who has it is decided
-by the Lease (`cluster.lease`); a node by itself is always in turn. Restarts nothing.
+by the Lease (`cluster.lease`); a node by itself is always in turn, and a worker when its moment has come. Restarts
+nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Protocol
 
 from certmond.config import Config
@@ -47,6 +51,33 @@ class Alone:
 
     def give_back(self) -> None:
         pass
+
+
+class Scattered:
+    """A worker asks nobody, and lets its own moment come: among a thousand, not all begin at once.
+
+    The moment lies within `spread` of when it first asks, at a place that its name decides. `monotonic` is a clock, in
+    seconds, that nobody sets.
+    """
+
+    held = True
+
+    def __init__(self, identity: str, spread: timedelta, monotonic: Callable[[], float] = time.monotonic) -> None:
+        share = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8]) / 2**64
+        self._wait, self._monotonic = spread.total_seconds() * share, monotonic
+        self._since: float | None = None
+
+    def take(self) -> str | None:
+        now = self._monotonic()
+        self._since = now if self._since is None else self._since
+        left = self._since + self._wait - now
+        return f"the moment of this node among the workers comes in {left:.0f} s" if left > 0 else None
+
+    def keep(self) -> None:
+        pass
+
+    def give_back(self) -> None:
+        self._since = None
 
 
 class TurnTaking:

@@ -24,9 +24,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     return Scheduling(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long begins first, as it is shared out."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes long begins first, as it is shared out; what takes minutes only where that is asked for."""
     items.sort(key=lambda item: turn(item.nodeid))
+    if os.environ.get("CERTMOND_LONG") != "1":
+        left = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
 
 
 def real_part(command: str) -> str:

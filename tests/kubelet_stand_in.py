@@ -357,6 +357,8 @@ async def main(settings: Settings) -> None:
     async with await asyncio.start_unix_server(kubelet.answer, settings.socket):
         kubelet.look()
         await over.wait()
+    for pod in kubelet.pods.values():
+        pod.leaving = True  # nothing begins again that ends now
     Path(settings.group, "cgroup.kill").write_text("1")
 
 

@@ -42,18 +42,12 @@ from tests.conftest import real_part
 from tests.daemon_harness import Running
 
 _KEYS = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*-----", re.DOTALL)
-_STARTED = datetime.now(UTC)
 
 
 def root_ca(**modifiers: Any) -> Issued:
     """One that has been valid for ten days, and will be for more than two years."""
     now = datetime.now(UTC)
     return make_ca(**{"not_before": now - 10 * DAY, "not_after": now + 900 * DAY} | modifiers)
-
-
-def hurried() -> datetime:
-    """A clock by which an hour passes in a second, the same one in every process of the test."""
-    return _STARTED + (datetime.now(UTC) - _STARTED) * 3600
 
 
 class Said(NamedTuple):
@@ -65,13 +59,15 @@ class Said(NamedTuple):
 
 
 class RotatingNode:
-    """The node below `place`. `served` says whether a service uses its files; `more` goes into the configuration."""
+    """The node below `place`. `served` says whether a service uses its files; `more` goes into the configuration.
 
-    def __init__(
-        self, place: Path, *, served: bool = False, clock: Callable[[], datetime] = hurried, **more: Any
-    ) -> None:
+    By its clock an hour passes in a second, in every process that is forked from this one, so that nobody has to wait;
+    or, where it is not `hurried`, as by that of the real program.
+    """
+
+    def __init__(self, place: Path, *, served: bool = False, hurried: bool = True, **more: Any) -> None:
         self.place, self.files, self.state = place, place / "node", place / "state"
-        self.clock = clock
+        self._began, self._pace = datetime.now(UTC), 3600 if hurried else 1
         self.files.mkdir(parents=True)
         self.old = root_ca()
         now = datetime.now(UTC)
@@ -96,6 +92,9 @@ class RotatingNode:
         }  # fmt: skip
         self._served = served
         self.configure()
+
+    def clock(self) -> datetime:
+        return self._began + (datetime.now(UTC) - self._began) * self._pace
 
     def configure(self, **more: Any) -> None:
         """Write the configuration, with `more` settings from now on."""

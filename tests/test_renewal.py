@@ -941,6 +941,14 @@ def test_renew_by_name(host: Host) -> None:
     assert host.unwell() == []
 
 
+def test_nothing_is_restarted_where_that_is_asked_for(host: Host) -> None:
+    """`renew --no-restart` renews, and that is all."""
+    host.start()
+    done = certmond(host, "renew", "admin.conf", "--no-restart")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("1 of 1 done\n")
+
+
 def test_renew_everything(host: Host) -> None:
     """`renew --all` renews what can be renewed, as JSON if asked for; certificates, keys and modes are right then."""
     before = host.serials()

@@ -25,17 +25,13 @@ from certmond.pki.rotation import Phase
 from tests.builders import DAY, Issued, make_intermediate, make_server
 from tests.conftest import unavailable
 from tests.daemon_harness import Running
-from tests.rotating_node import RotatingNode, hurried, root_ca, secret_lines
+from tests.rotating_node import RotatingNode, root_ca, secret_lines
 from tests.tracing import kill_at, record
 
 STOPS, SHARES = 24, 2
 """At so many of the more than a thousand stops in a rotation it is killed, in so many tests."""
 
 pytestmark = pytest.mark.real("openssl")
-
-
-def real_time() -> datetime:
-    return datetime.now(UTC)
 
 
 @pytest.fixture
@@ -81,7 +77,7 @@ def test_a_ca_follows_another(quick: Path) -> None:
     """Staged and rotated by hand, the new CA is the only one that is trusted, what the old one signed is accepted no
     more, each phase that concerns a service has restarted it once, and no CA's key is left but the one in its place.
     """
-    node, new = RotatingNode(quick / "place", served=True, clock=real_time), root_ca()
+    node, new = RotatingNode(quick / "place", served=True, hurried=False), root_ca()
     old_leaf, old_user = node.read("web.crt"), node.user()
     staged = node.certmond("root-ca", "stage", *brought(node, new))
     assert staged.returncode == 0, staged.stderr
@@ -119,7 +115,7 @@ def test_a_plan_changes_nothing(quick: Path) -> None:
 @pytest.mark.slow
 def test_the_same_key_with_other_dates(quick: Path) -> None:
     """Where only dates change, leaves and keys stay as they are, and one restart does."""
-    node = RotatingNode(quick / "place", served=True, clock=real_time)
+    node = RotatingNode(quick / "place", served=True, hurried=False)
     before, user = node.tree(), node.user()
     staged = node.certmond("root-ca", "stage", "--reuse-key", "--validity", "3y")
     assert staged.returncode == 0, staged.stderr
@@ -217,7 +213,7 @@ def test_what_goes_back_goes_back_once(quick: Path) -> None:
 @pytest.mark.slow
 def test_a_command_that_is_ended_goes_on(quick: Path) -> None:
     """Ended in the middle by Ctrl-C, and begun again, the command finishes what it found."""
-    node, new = RotatingNode(quick / "place", clock=real_time), root_ca()
+    node, new = RotatingNode(quick / "place", hurried=False), root_ca()
     node.stage(new)
     command = node.command("root-ca", "rotate")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -280,7 +276,7 @@ def test_a_ca_that_somebody_put_there_is_rotated(quick: Path, how: str) -> None:
     """However its certificate and key came, and though a half of it is seen first: it is noticed, trusted beside the
     former one, and is alone in the end.
     """
-    node, new = RotatingNode(quick / "place", clock=real_time), root_ca()
+    node, new = RotatingNode(quick / "place", hurried=False), root_ca()
     with node.daemon() as daemon:
         before = daemon.passes()
         PUT[how](node, new, partial(daemon.until, lambda: daemon.passes() > before, "the first half is seen"))
@@ -299,7 +295,7 @@ def test_a_wrong_key_is_waited_for(quick: Path) -> None:
     """A certificate whose key has not come, or is another one's, is told as critical and changes nothing, however long
     it lasts; as soon as the right key is there it is rotated.
     """
-    node, new = RotatingNode(quick / "place", clock=real_time), root_ca()
+    node, new = RotatingNode(quick / "place", hurried=False), root_ca()
     with node.daemon() as daemon:
         node.put("ca.crt", new.pem)
         daemon.until(lambda: "root_ca_changed" in daemon.reasons("ca"), "told")
@@ -320,7 +316,7 @@ def test_a_wrong_key_is_waited_for(quick: Path) -> None:
 def test_replaced_at_once(quick: Path) -> None:
     """With `on_change: replace` the former CA is trusted no more from the first change of files on."""
     node, new = (
-        RotatingNode(quick / "place", clock=real_time, root_ca={"on_change": "replace"}),
+        RotatingNode(quick / "place", hurried=False, root_ca={"on_change": "replace"}),
         root_ca(subject="site"),
     )
     with node.daemon() as daemon:
@@ -333,7 +329,7 @@ def test_replaced_at_once(quick: Path) -> None:
 @pytest.mark.slow
 def test_only_an_alarm(quick: Path) -> None:
     """With `on_change: alarm` it is told with both ways out, and nothing is touched; put back, it is told no more."""
-    node, new = RotatingNode(quick / "place", clock=real_time, root_ca={"on_change": "alarm"}), root_ca()
+    node, new = RotatingNode(quick / "place", hurried=False, root_ca={"on_change": "alarm"}), root_ca()
     with node.daemon() as daemon:
         cat(node, new)
         before = node.tree()
@@ -364,10 +360,34 @@ def test_after_an_alarm_it_is_begun_by_hand(quick: Path, at_once: bool) -> None:
     assert node.phases()[0] == ("issue" if at_once else "trust")
 
 
+@pytest.mark.parametrize("reached", [False, True], ids=["begun", "reached"])
+@pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE, Phase.DISTRUST, Phase.DONE])
+@pytest.mark.parametrize("first", ["ca.crt", "ca.key"])
+def test_a_found_ca_that_is_taken_back(quick: Path, phase: Phase, first: str, reached: bool) -> None:
+    """Who puts the former pair back, in whatever phase and order, and though it is looked at in between, has begun a
+    rotation back: the former CA is alone in the end, and what the other one has signed meanwhile is issued again.
+    """
+    node = RotatingNode(quick / "place")
+    node.step()
+    cat(node, root_ca())
+    node.step()
+    walk_into(node, phase, reached=reached)
+    files = {"ca.crt": node.old.pem, "ca.key": node.old.key_pem}
+    node.put(first, files.pop(first))
+    node.step()
+    for name, content in files.items():
+        node.put(name, content)
+    node.walk()
+    assert node.unwell(node.old) == []
+    assert node.findings() == {}
+    rotations = {entry["rotation"] for entry in node.audit() if entry["event"] == "rotation"}
+    assert {each.endswith("-back") for each in rotations} == {True, False}
+
+
 @pytest.mark.slow
 def test_who_observes_touches_nothing(quick: Path) -> None:
     """In observe mode a changed CA is told as critical, and neither the node nor the state directory changes."""
-    node = RotatingNode(quick / "place", clock=real_time, mode="observe")
+    node = RotatingNode(quick / "place", hurried=False, mode="observe")
     with node.daemon() as daemon:
         cat(node, root_ca())
         before = node.tree()
@@ -383,7 +403,7 @@ def test_who_observes_touches_nothing(quick: Path) -> None:
 
 def test_a_ca_that_ends_before_its_leaves(quick: Path) -> None:
     """What it signs ends with it at the latest; by hand that is warned of before, and goes through."""
-    now = hurried()
+    now = datetime.now(UTC)
     node, short = RotatingNode(quick / "place"), root_ca(not_after=now + 60 * DAY)
     staged = node.hurry("root-ca", "stage", *brought(node, short))
     assert staged.code == 0
@@ -398,7 +418,7 @@ def test_a_ca_that_ends_before_its_leaves(quick: Path) -> None:
 @pytest.mark.slow
 def test_a_daemon_tells_of_a_rotation_that_stands_still(quick: Path) -> None:
     """A stranger in the bundle is told as critical with the first look, and no more when it is taken out."""
-    node, new = RotatingNode(quick / "place", clock=real_time, root_ca={"overlap": "1h"}), root_ca()
+    node, new = RotatingNode(quick / "place", hurried=False, root_ca={"overlap": "1h"}), root_ca()
     with node.daemon() as daemon:
         cat(node, new)
         daemon.until(lambda: len(node.trust()) == 2 == len(node.embedded()), "both are trusted")
@@ -410,6 +430,26 @@ def test_a_daemon_tells_of_a_rotation_that_stands_still(quick: Path) -> None:
         daemon.until(lambda: "rotation_under_way" in daemon.reasons("ca"), "under way")
         assert "rotation_frozen" not in daemon.reasons("ca")
     assert node.phase is Phase.TRUST
+
+
+def test_a_key_that_is_waited_for_can_be_given(quick: Path) -> None:
+    """A rotation that waits for the new CA's key says what to do, and goes on when that is done; any other CA is not
+    staged in its middle.
+    """
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.begin(new)
+    Staging(node.state).put(Part.NEW, "ca", new.facts, None)
+    enforcer = node.enforcer()
+    assessment, around = enforcer.see()
+    assert enforcer.rotate(assessment, around, enforcer.plan(assessment, around=around)) is None
+    assert "give it with `certmond root-ca stage`" in enforcer.rotating.waits[0]
+    other = node.hurry("root-ca", "stage", *brought(node, root_ca()), "--force")
+    assert other.code == 2
+    assert "a rotation is under way (ca, prepare), which needs what is staged" in other.err
+    given = node.hurry("root-ca", "stage", *brought(node, new), "--force")
+    assert given.code == 0, given.err
+    node.walk()
+    assert node.unwell(new) == []
 
 
 # Disturbed
@@ -548,13 +588,13 @@ Unfit = tuple[bytes, bytes | None, str]
 
 
 def _intermediate() -> Unfit:
-    other, now = root_ca(), hurried()
+    other, now = root_ca(), datetime.now(UTC)
     made = make_intermediate(other, "kubernetes", not_before=now - 10 * DAY, not_after=now + 800 * DAY)
     return made.pem, made.key_pem, "is not self-signed"
 
 
 def _leaf() -> Unfit:
-    now = hurried()
+    now = datetime.now(UTC)
     made = make_server(root_ca(), "web", not_before=now - DAY, not_after=now + 90 * DAY)
     return made.pem, made.key_pem, "lacks basicConstraints CA:TRUE"
 
@@ -564,7 +604,7 @@ def _another_key() -> Unfit:
 
 
 def _no_key() -> Unfit:
-    return root_ca().pem, None, "has no private key"
+    return root_ca().pem, None, "its key is not on this node"
 
 
 def _encrypted() -> Unfit:
@@ -575,7 +615,7 @@ def _encrypted() -> Unfit:
 
 def _made(sentence: str, **modifiers: Any) -> Callable[[], Unfit]:
     def make() -> Unfit:
-        dates = {name: hurried() + value for name, value in modifiers.items() if name.startswith("not_")}
+        dates = {name: datetime.now(UTC) + value for name, value in modifiers.items() if name.startswith("not_")}
         made = root_ca(**modifiers | dates)
         return made.pem, made.key_pem, sentence
 
@@ -589,7 +629,7 @@ UNFIT: dict[str, Callable[[], Unfit]] = {
     "no key": _no_key,
     "an encrypted key": _encrypted,
     "expired": _made("expired on", not_after=-DAY),
-    "not valid yet": _made("is valid from", not_before=5 * DAY),
+    "not valid yet": _made("is valid from", not_before=60 * DAY),
     "a weak key": _made("has the key RSA-1024", key="rsa-1024"),
     "no keyCertSign": _made("has a keyUsage without keyCertSign", usages=["digital signature"]),
 }
@@ -842,7 +882,7 @@ def test_no_key_is_told(quick: Path) -> None:
     """No line of any private key, old or new, is in what the daemon or a command says, renders, notes or hands to a
     child, whatever the phase; the state directory is ours alone at every look.
     """
-    node, new = RotatingNode(quick / "place", served=True, clock=real_time), root_ca()
+    node, new = RotatingNode(quick / "place", served=True, hurried=False), root_ca()
     said = dict[str, bytes]()
     keys = node.secrets() | {"new": new.key_pem}
     problems = list[str]()

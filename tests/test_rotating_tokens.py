@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,20 +29,13 @@ SA = ("--family", "sa")
 FILES = {"sa.pub", "sa.key"}
 
 
-_STARTED = datetime.now(UTC)
-
-
-def rushed() -> datetime:
-    """A clock by which a day passes in a second or two, the same one in every process of the test."""
-    return _STARTED + (datetime.now(UTC) - _STARTED) * 50_000
-
-
 class TokenNode(RotatingNode):
     """A node that signs and verifies tokens, too; `served` says whether a service reads the keys."""
 
     def __init__(self, place: Path, *, served: bool = False) -> None:
         self.pair = make_ca(key="ec")
-        super().__init__(place, served=served, clock=rushed, root_ca={"overlap": "1s", "token_overlap": "3h"})
+        super().__init__(place, served=served, root_ca={"overlap": "1s", "token_overlap": "3h"})
+        self._pace = 50_000  # a day passes in a second or two
         self.put("sa.key", self.pair.key_pem)
         self.put("sa.pub", self.pair.public_pem)
         (self.files / "sa.pub").chmod(0o644)

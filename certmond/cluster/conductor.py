@@ -9,28 +9,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from certmond.cluster.access import Access
-from certmond.cluster.record import ClusterRecord
+from certmond.cluster.recorded import admit, record_of, rotation_of
 from certmond.config import Config
-from certmond.errors import CertmondError, OvertakenError, RotationError
-from certmond.pki.certificate import PublicKey, certificates_of, to_pem
-from certmond.pki.rotation import Mode, Phase, Rotation, desired, sequence
+from certmond.errors import CertmondError, MalformedError, OvertakenError, RotationError
+from certmond.pki.certificate import PublicKey, certificates_of
+from certmond.pki.rotation import Phase, Rotation, desired, sequence
 from certmond.pki.rotation_gates import Gate, Member, Report, closed, lasting, unknown_exclusions
 
 if TYPE_CHECKING:
     from certmond.cluster.canary import Canary
     from certmond.cluster.nodes import ClusterNode
     from certmond.cluster.record_api import Recorded
+    from certmond.cluster.rollout import Rollout
     from certmond.host.manifest import Components
 
 IDLE = 6
 """So many times as long as the configuration's `poll` are the pauses between two questions, while nothing goes on."""
 _A_WHILE = timedelta(seconds=20)
 """What is asked of the cluster takes so long at most: it is asked again, and the node has more to do meanwhile."""
+_BATCH = 5
+"""So many workloads are restarted before the node looks after itself again."""
 
 
 class Lead(Protocol):
@@ -42,18 +46,36 @@ class Lead(Protocol):
 
 
 class ClusterConductor:
-    """For the node `node`. `clock` gives aware UTC instants."""
+    """For the node `node`. `own` is the access as that node itself: nobody else may annotate it. `clock` gives aware
+    UTC instants, `monotonic` seconds of a clock that nobody sets.
+    """
 
-    def __init__(self, access: Access, lead: Lead, config: Config, *, node: str, clock: Callable[[], datetime]) -> None:
-        self._access, self._lead, self._node, self._clock = access, lead, node, clock
+    def __init__(
+        self,
+        access: Access,
+        lead: Lead,
+        config: Config,
+        *,
+        node: str,
+        own: Access,
+        clock: Callable[[], datetime],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._access, self._own, self._lead, self._node = access, own, lead, node
+        self._clock, self._monotonic = clock, monotonic
         self._root_ca, self._spec, self._pause = config.root_ca, config.cluster, config.poll
         self._found: Recorded | None = None
-        self._silent: str | None = None
+        self._unread: str | None = None
+        self._silent = False
         self._ask_again = 0.0
         self._said: Report | None = None
+        self._known = False  # whether `_said` is what the Node says: not in a process that has just begun
+        self._say_again = self._withdraw_again = 0.0
 
     def follow(self, own: Rotation | None, last: str | None) -> Rotation | None:
         """The cluster's, where it is known and this node has not ended it; never an earlier phase of its own."""
+        if self._unread:
+            raise RotationError(self._unread)
         shared = rotation_of(self._found.record) if self._found else None
         if shared is None or shared == own:
             return own
@@ -77,35 +99,34 @@ class ClusterConductor:
 
     def ask(self) -> timedelta:
         """Read the record again, where it is time for that; and in how long it is time again."""
-        now = time.monotonic()
-        if now >= self._ask_again:
+        if self._monotonic() >= self._ask_again:
             self._read()
             under_way = self._found is not None and self._found.record.phase != Phase.DONE
-            self._ask_again = (
-                time.monotonic() + (self._pause if under_way or self._silent else self._pause * IDLE).total_seconds()
-            )
-        return timedelta(seconds=max(0.0, self._ask_again - time.monotonic()))
+            soon = under_way or self._silent or self._unread
+            self._ask_again = self._in(self._pause if soon else self._pause * IDLE)
+        return timedelta(seconds=max(0.0, self._ask_again - self._monotonic()))
 
     def publish(self, rotation: Rotation) -> None:
-        """Raises RotationError where the cluster is in another one, CertmondError where the API does not do it."""
+        """Raises RotationError where the cluster is in another one, or this one cannot be recorded; OvertakenError
+        where it was decided from what is not so any more; CertmondError where the API does not do it.
+        """
         from certmond.cluster.record_api import create_record, read_record, replace_record  # noqa: PLC0415 - the extra
 
-        found = read_record(self._access)
         record = record_of(rotation, self._node)
-        if found is None:
-            self._found = create_record(self._access, record)
-            return
-        there = rotation_of(found.record)
-        ours = rotation.id in {there.id, f"{there.id}-back"}
-        if not ours and not there.over:
-            raise RotationError(f"the cluster is in {there.name}, in the phase {there.phase}; one at a time")
-        self._found = replace_record(self._access, found, record)
+        found = read_record(self._access)
+        before, self._found = self._found, found
+        try:
+            admit(rotation, found.record if found else None, before.record if before else None)
+            written = replace_record(self._access, found, record) if found else create_record(self._access, record)
+        except OvertakenError:
+            self._ask_again = 0.0
+            raise
+        self._found = written
 
     def gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
         try:
             return self._gate(rotation, report, now)
         except OvertakenError:
-            self._ask_again = 0.0
             return Gate(("another node was faster; the record is read again",), now)
         except CertmondError as error:
             return Gate((f"{error}; this node holds its phase until then",), now + self._pause)
@@ -124,26 +145,45 @@ class ClusterConductor:
         if why := self._lead.take():
             return Gate((why,), now + self._pause)
         held = lasting(rotation, self._root_ca, now)
-        if held.noted and (waits := _amiss(self._canaries(rotation, now))):
-            return Gate(waits, now + self._pause)  # what is not so yet counts from no instant
+        if held.noted:
+            if waits := _amiss(self._canaries(rotation, now)):
+                return Gate(waits, now + self._pause)  # what is not so yet counts from no instant
+            # Not `now`: a node may have come so far, and have said it, after this one's look began.
+            return replace(held, noted=replace(rotation, published=self._clock()))
         if held.waits:
             return replace(held, until=min(held.until or now, now + self._pause))
         if waits := _amiss(self._canaries(rotation, now)):
             return Gate(waits, now + self._pause)
         return self._workloads(rotation, now) if rotation.phase is Phase.TRUST else Gate()
 
+    def unsettled(self, rotation: Rotation) -> None:
+        said = self._said
+        if self._known and (said is None or (said.rotation, said.phase) != (rotation.id, rotation.phase)):
+            return
+        if self._monotonic() >= self._withdraw_again:
+            self._withdraw_again = self._in(self._pause)
+            with suppress(CertmondError):
+                self._annotate(None)
+
     def end(self) -> None:
         self._lead.give_back()
 
     def _say(self, report: Report) -> None:
-        """Tell the cluster what this node has come to, once for each report."""
+        """Tell the cluster what this node has come to: once, and now and then again."""
+        if not self._known or report != self._said or self._monotonic() >= self._say_again:
+            self._annotate(report)
+
+    def _annotate(self, report: Report | None) -> None:
         from certmond.cluster.nodes import Acknowledgement, acknowledge  # noqa: PLC0415 - needs the extra
 
-        if report != self._said:
+        said = None
+        if report is not None:
             holds = report.signs and report.ready
             said = Acknowledgement(report.rotation, report.phase.value, report.trust, report.issuer, holds)
-            acknowledge(self._access, self._node, said)
-            self._said = report
+        self._known = False  # what the Node says if the answer never comes
+        acknowledge(self._own, self._node, said)
+        self._said, self._known = report, True
+        self._say_again, self._withdraw_again = self._in(self._pause * IDLE), 0.0
 
     def _canaries(self, rotation: Rotation, now: datetime) -> Iterator[Canary]:
         """What is to be seen of the cluster itself before the phase is left. Needs the extra."""
@@ -168,58 +208,48 @@ class ClusterConductor:
             yield cluster_info(access, trust, update=True, limit=_A_WHILE)
             yield ca_bundles(access, rotation.family, ours, trust, update=True, limit=_A_WHILE)
             if self._spec.token_secrets:
-                yield token_secrets(access, trust, limit=_A_WHILE)
+                yield token_secrets(access, trust, look=True, limit=_A_WHILE)
 
     def _workloads(self, rotation: Rotation, now: datetime) -> Gate:
         """Whoever was started before both CAs were published trusts the former one only."""
-        from certmond.cluster.rollout import restart_workloads  # noqa: PLC0415 - needs the extra
+        from certmond.cluster.rollout import Outcome, restart_workloads  # noqa: PLC0415 - needs the extra
         from certmond.cluster.workloads import stale_workloads, workloads  # noqa: PLC0415
 
         since = rotation.published
-        if self._spec.workloads == "ignore" or rotation.family != "ca" or rotation.mode is not Mode.OVERLAP:
+        if self._spec.workloads == "ignore" or rotation.family != "ca":
             return Gate()
         if since is None:
-            noted = replace(rotation, published=now)
-            return Gate(("both CAs are published now; workloads are looked at next",), now, noted)
+            # Not `now`: what was started between that and the check may have been given the former CA only.
+            self.publish(replace(rotation, published=self._clock()))
+            return Gate(("both CAs are published now; workloads are looked at next",), now)
+        rollouts: tuple[Rollout, ...] = ()
         if self._spec.workloads == "restart":
-            stale = stale_workloads(self._access, since).restartable
-            restart_workloads(self._access, stale, since, now, limit=_A_WHILE)
-        waits = _amiss([workloads(self._access, since, _A_WHILE)])
+            stale = stale_workloads(self._access, since).restartable[:_BATCH]
+            rollouts = restart_workloads(self._access, stale, since, now, batch=_BATCH, limit=_A_WHILE)
+        waits = (
+            *(
+                f"{each.workload} was restarted, and {each.fact}; see its pods if that stays so"
+                for each in rollouts
+                if each.outcome in {Outcome.UNDER_WAY, Outcome.FAILED}
+            ),
+            *_amiss([workloads(self._access, since, _A_WHILE)]),
+        )
         return Gate(waits, now + self._pause) if waits else Gate()
 
     def _read(self) -> None:
         from certmond.cluster.record_api import read_record  # noqa: PLC0415 - needs the extra
 
         try:
-            self._found, self._silent = read_record(self._access), None
-        except CertmondError as error:
-            self._silent = str(error)
+            self._found = read_record(self._access)
+        except MalformedError as error:
+            self._unread = str(error)
+        except CertmondError:
+            self._silent = True
+        else:
+            self._unread, self._silent = None, False
 
-
-def rotation_of(record: ClusterRecord) -> Rotation:
-    """The rotation in a record. Raises RotationError where it is none that this certmond knows."""
-    try:
-        (new,), old = record.new_anchors, record.old_anchors
-        mode, phase = Mode(record.mode), Phase(record.phase)
-    except ValueError:
-        raise RotationError(
-            f"the cluster's record of the rotation {record.id} is none that this certmond knows; install the one that "
-            f"wrote it, on {record.coordinator}, on this node, too"
-        ) from None
-    return Rotation(
-        record.id, record.family, mode, old, new, phase, record.since, record.aborted, excluded=record.excluded,
-        published=record.published,
-    )  # fmt: skip
-
-
-def record_of(rotation: Rotation, coordinator: str) -> ClusterRecord:
-    """The public record of a rotation."""
-    return ClusterRecord(
-        id=rotation.id, family=rotation.family, mode=rotation.mode.value, phase=rotation.phase.value,
-        since=rotation.since, old=tuple(to_pem(each).decode("ascii") for each in rotation.old),
-        new=to_pem(rotation.new).decode("ascii"), excluded=rotation.excluded, aborted=rotation.aborted,
-        coordinator=coordinator, published=rotation.published,
-    )  # fmt: skip
+    def _in(self, span: timedelta) -> float:
+        return self._monotonic() + span.total_seconds()
 
 
 def _amiss(canaries: Iterable[Canary]) -> tuple[str, ...]:

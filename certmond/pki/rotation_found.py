@@ -8,11 +8,13 @@ judge. Pure.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 from certmond.pki.certificate import Anchor, Certificate, certificates_of
 from certmond.pki.inventory import Inventory, Observation
 from certmond.pki.path import find_paths
+from certmond.pki.rotation import Phase, Rotation, begin
 from certmond.pki.rotation_steps import Ground
 
 
@@ -49,6 +51,23 @@ def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inv
     if not evidence:
         return None
     return Change(family, tuple(evidence), new, next(iter(evidence.values())))
+
+
+def put_back(rotation: Rotation, ground: Ground, now: datetime) -> Rotation | None:
+    """The rotation back, where somebody has put the former key in the place of the one that was found there: nobody but
+    they had that, so that it cannot go on. None where they have not.
+    """
+    if not rotation.found:
+        return None
+    for old in rotation.old:
+        theirs = ground.trust == (old,) if old.key == rotation.new.key else ground.key == old.key
+        if theirs:
+            others = tuple(each for each in (rotation.new, *rotation.old) if each != old)
+            identity, back = f"{rotation.id}-back", not rotation.aborted
+            return begin(
+                replace(rotation, id=identity, old=others, new=old, phase=Phase.PREPARE, since=now, aborted=back)
+            )
+    return None
 
 
 def _signers(

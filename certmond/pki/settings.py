@@ -176,6 +176,10 @@ class ClusterSpec(Model):
     without_api: Literal["hold", "go_on"] = Field(
         default="hold", description="where the API cannot be asked: wait until it can, or restart all the same"
     )
+    spread: Duration = Field(
+        default=timedelta(minutes=2),
+        description="nodes whose kubeconfig is the kubelet's take no turn, but restart it so far apart at most",
+    )
     workloads: Literal["wait", "restart", "ignore"] = Field(
         default="wait",
         description="pods that were started before a new CA was published: a rotation waits until somebody has "

@@ -12,8 +12,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from certmond.cluster.access import Access
-from certmond.cluster.conductor import ClusterConductor, record_of, rotation_of
+from certmond.cluster.conductor import ClusterConductor
 from certmond.cluster.record import parse as parse_record
+from certmond.cluster.recorded import record_of, rotation_of
 from certmond.config import Source, parse
 from certmond.pki.certificate import describe_key
 from certmond.pki.rotation import Mode, Phase, Rotation
@@ -46,7 +47,7 @@ def conductor(cluster: ApiServer, access_of: Callable[..., Access]) -> ClusterCo
     cluster.tokens.key, cluster.tokens.known = KEYS[0], KEYS
     config = parse([Source("test", "{cluster: {kubeconfig: /x}, root_ca: {token_overlap: 1d}}")])
     access = access_of("system:node:cp-1", "system:nodes", "certmond")
-    return ClusterConductor(access, Leading(), config, node="cp-1", clock=lambda: NOW)
+    return ClusterConductor(access, Leading(), config, node="cp-1", own=access, clock=lambda: NOW)
 
 
 def test_the_record_has_public_keys() -> None:

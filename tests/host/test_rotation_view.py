@@ -147,10 +147,6 @@ PROBLEMS: dict[str, tuple[tuple[str, str], str]] = {
         ("key-file=/etc/kubernetes/pki/ca.key", "key-file=/etc/kubernetes/pki/other.key"),
         "let it sign with the CA's own files",
     ),
-    "a directory that is not mounted": (
-        ("mountPath: /etc/kubernetes/pki", "mountPath: /certs"),
-        "nor in its directory as the container has it mounted",
-    ),
 }  # fmt: skip
 
 

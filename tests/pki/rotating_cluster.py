@@ -236,9 +236,10 @@ class Node:
         issuers = {*self.pairs.values(), *(issuer for _, issuer in self.confs.values())}
         issuer = issuers.pop().sha256 if len(issuers) == 1 else ""
         ready = self.rotation.new in self.keys
-        self.sent.append(
-            Report(self.rotation.id, self.rotation.phase, digest_of(self.trust), issuer, self.control_plane, ready)
-        )
+        trust, signs = digest_of(self.trust), self.control_plane
+        made = Report(self.rotation.id, self.rotation.phase, trust, issuer, signs, ready)
+        if made != (self.sent[-1] if self.sent else self.said):  # what was said already is not said again
+            self.sent.append(made)
 
     def leaves(self) -> Iterator[Certificate]:
         """The issuers of all certificates in its files."""

@@ -318,6 +318,16 @@ def test_a_hold_counts_until_the_certificate_gets_critical_and_not_longer(life: 
     assert critical_point(made.seen[1].certificates[0]) == late
 
 
+def test_what_may_be_trusted_by_nobody_is_not_issued() -> None:
+    """As long as that is so, whatever the date; what another CA signs is, and so is what is asked for by hand."""
+    made = world(leaf(NOW), circumstances=Circumstances(unsure={"ca": "the CA was replaced"}))
+    for now in (NOW, NOW + YEAR):
+        assert held(made.plan(now)) == Held("leaf", "/pki/leaf.crt", "the CA was replaced")
+    assert steps(made.plan(NOW, frozenset({"leaf"}))) == [("leaf", Cause.ASKED)]
+    elsewhere = replace(made, circumstances=Circumstances(unsure={"etcd-ca": "the CA was replaced"}))
+    assert steps(elsewhere.plan(NOW)) == [("leaf", Cause.DUE)]
+
+
 def test_a_clock_that_may_be_wrong_holds_what_seems_to_be_beyond_its_dates() -> None:
     """Then the clock is the suspect. While the certificate is valid, it is a hold like any other."""
     start, end, late = NOW, NOW + YEAR, NOW + YEAR - 7 * DAY

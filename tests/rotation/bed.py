@@ -132,7 +132,7 @@ class Bed:
         """A person with admin.conf."""
         command = [*node.inside, str(self.work / "bin/kubectl"), "--kubeconfig=/etc/kubernetes/admin.conf"]
         environment = os.environ | self._environment(node, "kubectl")
-        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
             try:
                 yield
             finally:

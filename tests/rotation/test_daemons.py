@@ -146,7 +146,7 @@ def publish(bed: Bed, authorities: Sequence[Issued]) -> None:
 def settings(node: BedNode) -> dict[str, Any]:
     """Control planes ask the API as administrators, a worker as its kubelet, and has its certificate from there."""
     kubeconfig = "/etc/kubernetes/kubelet.conf" if node.worker else "/etc/kubernetes/admin.conf"
-    found: dict[str, Any] = {"cluster": {"kubeconfig": kubeconfig, "lease_duration": "6s"}}
+    found: dict[str, Any] = {"cluster": {"kubeconfig": kubeconfig, "lease_duration": "6s", "spread": "2s"}}
     if node.worker:
         found |= {
             "signers": [{"name": "api", "kind": "csr"}],
@@ -252,7 +252,7 @@ def test_a_cluster(programs: Path, tmp_path: Path) -> None:
         made.check(mark)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_bad_luck_in_each_phase(programs: Path, tmp_path: Path) -> None:
     """Whatever the phase: all daemons are killed in it, the API is gone for a while, in which every node holds, and a

@@ -1,0 +1,76 @@
+"""A rotation as the cluster's record has it: to and fro, and which one may take the place of another.
+
+Owns what this certmond understands of a record, and the rule that a record never goes back: to an earlier phase, to
+another rotation while one is under way, or to what was decided from a state that has passed. Pure; where the record is
+kept is `record_api`'s.
+"""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from certmond.cluster.record import ClusterRecord
+from certmond.errors import OvertakenError, RotationError
+from certmond.pki.certificate import to_pem
+from certmond.pki.rotation import Mode, Phase, Rotation, abort, sequence
+
+
+def rotation_of(record: ClusterRecord) -> Rotation:
+    """The rotation in a record. Raises RotationError where it is none that this certmond knows."""
+    try:
+        (new,), old = record.new_anchors, record.old_anchors
+        made = Rotation(
+            record.id, record.family, Mode(record.mode), old, new, Phase(record.phase), record.since, record.aborted,
+            excluded=record.excluded, published=record.published,
+        )  # fmt: skip
+    except ValueError:
+        made = None
+    kinds = {type(each) for each in (made.new, *made.old)} if made else set()
+    if made is None or not made.old or len(kinds) != 1 or made.phase not in sequence(made):
+        raise RotationError(
+            f"the cluster's record of the rotation {record.id} is none that this certmond knows; install the one that "
+            f"wrote it, on {record.coordinator}, on this node, too"
+        )
+    return made
+
+
+def record_of(rotation: Rotation, coordinator: str) -> ClusterRecord:
+    """The public record of a rotation. Raises RotationError where it has none."""
+    if rotation.found:
+        raise RotationError(
+            f"{rotation.name} was begun by this node alone, which has found another CA in place; let it end there, "
+            "without `cluster:` in the configuration"
+        )
+    try:
+        return ClusterRecord(
+            id=rotation.id, family=rotation.family, mode=rotation.mode.value, phase=rotation.phase.value,
+            since=rotation.since, old=tuple(to_pem(each).decode("ascii") for each in rotation.old),
+            new=to_pem(rotation.new).decode("ascii"), excluded=rotation.excluded, aborted=rotation.aborted,
+            coordinator=coordinator, published=rotation.published,
+        )  # fmt: skip
+    except ValidationError as error:
+        wrong = ", ".join(sorted({str(each["loc"][0]) for each in error.errors(include_input=False) if each["loc"]}))
+        raise RotationError(
+            f"{rotation.name} cannot be recorded ({wrong}); nodes are named as `kubectl get nodes` shows them"
+        ) from None
+
+
+def admit(rotation: Rotation, found: ClusterRecord | None, known: ClusterRecord | None) -> None:
+    """Whether `rotation`, decided while the record was `known` (None where it was not asked for), may take the place of
+    `found`. Raises RotationError where it may not, OvertakenError where it is to be decided anew.
+    """
+    if known is not None and found != known:
+        raise OvertakenError("the cluster's record of the rotation was changed by another node; look again")
+    if found is None:
+        return
+    there = rotation_of(found)
+    if rotation.id == f"{there.id}-back":
+        if abort(there, rotation.since).phase is rotation.phase:
+            return
+    elif rotation.id != there.id:
+        if there.over:
+            return
+        raise RotationError(f"the cluster is in {there.name}, in the phase {there.phase}; one at a time")
+    elif (phases := sequence(there)).index(rotation.phase) >= phases.index(there.phase):
+        return
+    raise OvertakenError(f"{there.name} has gone on to {there.phase} meanwhile; look at it again, and decide anew")

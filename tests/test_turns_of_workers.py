@@ -1,0 +1,61 @@
+"""When a worker restarts its kubelet: at a moment of its own, so that not all do at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import count
+
+import pytest
+
+from certmond.turns import Scattered
+
+SPREAD = timedelta(minutes=2)
+
+
+def moments(names: list[str]) -> Iterator[float]:
+    """How many seconds after it first asks each of them is in turn."""
+    for name in names:
+        turn = Scattered(name, SPREAD, monotonic=count().__next__)
+        yield next(number for number in count() if turn.take() is None)
+
+
+def test_each_worker_has_its_own_moment() -> None:
+    """All within the spread, and so that no quarter of it has many more than a quarter of the nodes."""
+    found = sorted(moments([f"worker-{number}" for number in range(200)]))
+    assert found[0] >= 0
+    assert found[-1] <= 120
+    quarters = [sum(low <= each < low + 30 for each in found) for low in (0, 30, 60, 90)]
+    assert all(30 <= count <= 70 for count in quarters), quarters
+
+
+def test_it_says_how_long_it_waits() -> None:
+    """In seconds; and the same name has the same moment each time."""
+    now = 100.0
+    turn = Scattered("worker-1", SPREAD, monotonic=lambda: now)
+    (wait,) = moments(["worker-1"])
+    said = str(turn.take())
+    assert said.startswith("the moment of this node among the workers comes in ")
+    assert wait - 1 <= int(said.split()[-2]) <= wait
+    now += wait
+    assert turn.take() is None
+    assert turn.held
+
+
+def test_a_turn_that_is_given_back_is_waited_for_again() -> None:
+    """The next restart is another occasion, for all of them."""
+    now = 0.0
+    turn = Scattered("worker-2", SPREAD, monotonic=lambda: now)
+    turn.take()
+    now = 120.0
+    assert turn.take() is None
+    turn.keep()
+    assert turn.take() is None
+    turn.give_back()
+    assert turn.take() is not None
+
+
+@pytest.mark.parametrize("name", ["", "worker-1"])
+def test_without_a_spread_nobody_waits(name: str) -> None:
+    """Then all begin at once, as an operator may have it."""
+    assert Scattered(name, timedelta()).take() is None
