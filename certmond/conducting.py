@@ -6,6 +6,7 @@ Owns the protocol between a node and whoever speaks for all, and the conductor o
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -54,6 +55,7 @@ class SingleNode:
 
     def __init__(self, config: Config) -> None:
         self._overlap = config.root_ca.overlap
+        self._begun: dict[tuple[str, Phase], datetime] = {}
 
     def follow(self, own: Rotation | None, last: str | None) -> Rotation | None:  # noqa: ARG002 - there are no others
         return own
@@ -80,6 +82,8 @@ class SingleNode:
     def gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
         if rotation.phase is Phase.PREPARE and report.signs and not report.ready:
             return Gate(("the new CA's key is not on this node; give it with `certmond root-ca stage`",))
+        if rotation.since > now:  # it was noted before the clock was set back: so it counts from now
+            rotation = replace(rotation, since=self._begun.setdefault((rotation.id, rotation.phase), now))
         held = held_until(rotation, self._overlap)
         if held and now < held[0]:
             until, why = held

@@ -95,7 +95,9 @@ class Rotating:
             self._unsure = dict.fromkeys(self._families, self._broken)
             return {self._families[0]: (finding(Reason.ROTATION_FROZEN, self._broken),)} if self._families else {}
         if self._rotation:
-            self._ground = self._grounds.get(self._rotation.family)
+            kept = [each for each in map(self._staging.read, Part) if each and each.key]
+            here = self._grounds.get(self._rotation.family)
+            self._ground = replace(here, signs=bool(kept)) if here else None
             if self._ground is None or not self._concerns(self._ground):
                 self._rotation, self._elsewhere = None, True  # a worker has no etcd
                 return {}
@@ -222,12 +224,16 @@ class Rotating:
     def change(self, rotation: Rotation) -> None:
         """Note what somebody has decided of the rotation under way: that it goes back, or that nodes are left out."""
         with self._executor.writing(5):
+            if self._record.load() not in {self._own, self._rotation}:
+                raise RotationError("another process has changed the rotation meanwhile; look at it, and decide anew")
             self._conductor.publish(rotation)
             self._record.save(rotation)
         self._note(f"{rotation.name} goes on in the phase {rotation.phase}", rotation)
 
     def _go_on(self, before: Rotation, after: Rotation) -> str | None:
         with self._executor.writing():
+            if self._record.load() != self._own:
+                return "the record was changed meanwhile"  # it is looked at again
             try:
                 self._conductor.publish(after)
             except (SigningError, OvertakenError, RotationError, MalformedError) as error:
@@ -238,9 +244,14 @@ class Rotating:
         self._note(said, after)
         return said
 
-    def _end(self, rotation: Rotation) -> str:
+    def _end(self, rotation: Rotation) -> str | None:
         """All is as it should be: what was kept for the way back goes, and the node lives by the new anchor."""
+        if self._ground and self._ground.signs and self._ground.key != rotation.new.key:
+            self._waits = (f"{self._ground.key_path} is not the key of the CA that is in place; no key is destroyed",)
+            return None
         with self._executor.writing():
+            if self._record.load() != self._own:
+                return "the record was changed meanwhile"  # it is looked at again
             self._record.accept({**self._record.anchors(), rotation.family: (rotation.new,)})
             self._staging.destroy(*Part)
             self._record.close(rotation)
