@@ -6,6 +6,7 @@ Owns the protocol between a node and whoever speaks for all, and the conductor o
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -54,6 +55,7 @@ class SingleNode:
 
     def __init__(self, config: Config) -> None:
         self._spec = config.root_ca
+        self._begun: dict[tuple[str, Phase], datetime] = {}
 
     def follow(self, own: Rotation | None, last: str | None) -> Rotation | None:  # noqa: ARG002 - there are no others
         return own
@@ -81,6 +83,10 @@ class SingleNode:
         if rotation.phase is Phase.PREPARE and report.signs and not report.ready:
             said = f"the new {rotation.noun}'s key is not on this node; give it with `certmond root-ca stage`"
             return Gate((said,))
+        begun = rotation.since if rotation.published is None else rotation.published
+        if begun > now:  # it was noted before the clock was set back: so it counts from now
+            begun = self._begun.setdefault((rotation.id, rotation.phase), now)
+            rotation = replace(rotation, since=begun, published=rotation.published and begun)
         return lasting(rotation, self._spec, now)
 
 

@@ -95,7 +95,9 @@ class Rotating:
             self._unsure = dict.fromkeys(self._families, self._broken)
             return {self._families[0]: (finding(Reason.ROTATION_FROZEN, self._broken),)} if self._families else {}
         if self._rotation:
-            self._ground = self._grounds.get(self._rotation.family)
+            kept = [each for each in map(self._staging.read, Part) if each and each.key]
+            here = self._grounds.get(self._rotation.family)
+            self._ground = replace(here, signs=bool(kept)) if here else None
             if self._ground is None or not self._concerns(self._ground):
                 self._rotation, self._elsewhere = None, True  # a worker has no etcd
                 return {}
@@ -197,7 +199,7 @@ class Rotating:
             return self._end(rotation)
         gate = self._conductor.gate(rotation, self._report(rotation, assessment), now)
         if gate.noted:
-            return f"{rotation.name}: {gate.waits[0]}" if self._decided(gate.noted, gate.waits[0]) else None
+            return self._keep(gate.noted, gate.waits[0], f"{rotation.name}: {gate.waits[0]}")
         if gate.waits:
             self._waits, self.until = gate.waits, gate.until
             return None
@@ -224,31 +226,44 @@ class Rotating:
     def change(self, rotation: Rotation) -> None:
         """Note what somebody has decided of the rotation under way: that it goes back, or that nodes are left out."""
         with self._executor.writing(5):
+            if self._record.load() not in {self._own, self._rotation}:
+                raise RotationError("another process has changed the rotation meanwhile; look at it, and decide anew")
             self._conductor.publish(rotation)
             self._record.save(rotation)
         self._note(f"{rotation.name} goes on in the phase {rotation.phase}", rotation)
 
-    def _decided(self, rotation: Rotation, said: str) -> bool:
-        """Whether it could be recorded that the phase is reached, as is `said`."""
+    def _keep(self, rotation: Rotation, reached: str, said: str) -> str | None:
+        """Record how the rotation goes on. `said` where that is done; else what is the matter, or None where that is
+        waited for.
+        """
         with self._executor.writing():
+            if self._record.load() != self._own:
+                return "the record was changed meanwhile"  # it is looked at again
             try:
                 self._conductor.publish(rotation)
             except (SigningError, OvertakenError, RotationError, MalformedError) as error:
-                self._waits = (f"{said}, and that could not be recorded: {error}",)
-                return False
+                self._waits = (f"{reached}, and that could not be recorded: {error}",)
+                return None
             self._record.save(rotation)
-        return True
-
-    def _go_on(self, before: Rotation, after: Rotation) -> str | None:
-        if not self._decided(after, f"{before.phase} is reached"):
-            return None
-        said = f"{before.name}: {before.phase} is reached, {after.phase} begins"
-        self._note(said, after)
         return said
 
-    def _end(self, rotation: Rotation) -> str:
+    def _go_on(self, before: Rotation, after: Rotation) -> str | None:
+        said = f"{before.name}: {before.phase} is reached, {after.phase} begins"
+        told = self._keep(after, f"{before.phase} is reached", said)
+        if told == said:
+            self._note(said, after)
+        return told
+
+    def _end(self, rotation: Rotation) -> str | None:
         """All is as it should be: what was kept for the way back goes, and the node lives by the new anchor."""
+        if self._ground and self._ground.signs and self._ground.key != rotation.new.key:
+            self._waits = (
+                f"{self._ground.key_path} is not the key of the {rotation.noun} in place; no key is destroyed",
+            )
+            return None
         with self._executor.writing():
+            if self._record.load() != self._own:
+                return "the record was changed meanwhile"  # it is looked at again
             self._record.accept({**self._record.anchors(), rotation.family: (rotation.new,)})
             self._staging.destroy(*Part)
             self._record.close(rotation)

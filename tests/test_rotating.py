@@ -10,6 +10,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,10 +19,10 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 
-from certmond.errors import WriteError
+from certmond.errors import RotationError, WriteError
 from certmond.host.staged import Part, Staging
 from certmond.pki.encoding import decode
-from certmond.pki.rotation import Phase
+from certmond.pki.rotation import Phase, abort
 from tests.builders import DAY, Issued, make_intermediate, make_server
 from tests.conftest import unavailable
 from tests.daemon_harness import Running
@@ -430,6 +431,42 @@ def test_a_daemon_tells_of_a_rotation_that_stands_still(quick: Path) -> None:
         daemon.until(lambda: "rotation_under_way" in daemon.reasons("ca"), "under way")
         assert "rotation_frozen" not in daemon.reasons("ca")
     assert node.phase is Phase.TRUST
+
+
+@pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE, Phase.DISTRUST, Phase.DONE])
+def test_no_key_is_lost_where_the_cas_own_is_away(quick: Path, phase: Phase) -> None:
+    """Without ca.key, such as where its mount has gone, a node that signs is not taken for a worker: the rotation
+    stands still, the keys that are kept stay, and it goes on when the key is back.
+    """
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.begin(new)
+    walk_into(node, phase, reached=False)
+    key, kept = node.read("ca.key"), node.staged
+    (node.files / "ca.key").unlink()
+    assert "on a node that signs" in node.findings().get("rotation_frozen", "")
+    for _ in range(5):
+        node.step()
+    assert (node.phase, node.staged) == (phase, kept)
+    node.put("ca.key", key)
+    node.walk()
+    assert node.unwell(new) == []
+
+
+def test_what_is_decided_of_a_rotation_is_of_the_one_that_was_seen(quick: Path) -> None:
+    """Two who decide at once: the later one is told that the record has changed, and nothing of the first is lost."""
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.begin(new)
+    walk_into(node, Phase.TRUST, reached=False)
+    early, late = node.enforcer(), node.enforcer()
+    for each in (early, late):
+        each.see()
+    seen = late.rotating.rotation
+    assert seen
+    early.rotating.change(abort(seen, node.clock()))
+    with pytest.raises(RotationError, match="another process has changed the rotation"):
+        late.rotating.change(replace(seen, excluded=("node-9",)))
+    assert node.record
+    assert node.record.aborted
 
 
 def test_a_key_that_is_waited_for_can_be_given(quick: Path) -> None:

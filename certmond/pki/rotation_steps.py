@@ -48,7 +48,9 @@ class Signer:
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What a node shows of a family: the anchor's file and key (`key_unknown`: one is there that cannot be told)."""
+    """What a node shows of a family: the anchor's file and key (`key_unknown`: one is there that cannot be told).
+    `signs` says that a key for it is kept on the node, so that it should have the present one, too.
+    """
 
     family: str
     path: str
@@ -57,6 +59,7 @@ class Ground:
     key: PublicKey | None = None
     key_unknown: bool = False
     signer: Signer | None = None
+    signs: bool = False
 
     @property
     def holds_key(self) -> bool:
@@ -149,8 +152,12 @@ def settles_at(rotation: Rotation, assessment: Assessment, around: Surroundings)
     """When those that read files again by themselves have had the time to do so, as far as files are watched."""
     paths = {path for status in concerned(rotation.family, assessment) for path in files_of(status.seen)}
     since = [content.since for path, content in around.contents.items() if path in paths]
-    newest = max((at for at in since if at <= assessment.taken_at), default=rotation.since)
-    return max(newest, rotation.since) + around.reload_within if since else rotation.since
+    if not since:
+        return rotation.since
+    # What is in the future was noted before a clock was set back.
+    return max((at for at in (*since, rotation.since) if at <= assessment.taken_at), default=assessment.taken_at) + (
+        around.reload_within
+    )
 
 
 def _strange(rotation: Rotation, ground: Ground) -> Iterator[str]:
@@ -162,6 +169,8 @@ def _strange(rotation: Rotation, ground: Ground) -> Iterator[str]:
         if anchor not in known:
             fact = f"{ground.path} holds {_by_digest(anchor)}, which is neither the former nor the new {rotation.noun}"
             yield f"{fact}; take it out, or put back what it held"
+    if ground.signs and not ground.holds_key:
+        yield f"{ground.key_path} is not there, on a node that signs; put the {rotation.noun}'s key back"
     if ground.key_unknown and ground.key is None:
         yield f"{ground.key_path} cannot be read as a key; put the right key there without a passphrase"
     elif ground.key and ground.key not in {each.key for each in known}:

@@ -345,6 +345,21 @@ def test_who_holds_an_older_file_keeps_it() -> None:
     assert kept(old, plan=held) == [f"{said} (it is another node's turn)"]
 
 
+def test_a_key_that_has_gone_stops_it() -> None:
+    """On a node that keeps one of the rotation's keys, the CA's own key is missed; elsewhere it never was."""
+    here = ground(OLD, NEW, key=None, signs=True)
+    why = lacks(at(P.TRUST), here, judged(leaf(OLD))).frozen
+    assert str(why).endswith(f": {ANCHOR_KEY} is not there, on a node that signs; put the CA's key back")
+    assert lacks(at(P.TRUST), replace(here, signs=False), judged(leaf(OLD))).frozen is None
+
+
+def test_a_clock_that_was_set_back_does_not_hold_it() -> None:
+    """What was noted in the future counts as of before."""
+    known = around(contents={"/pki/leaf.crt": Content("x", NOW + 300 * DAY)})
+    late = replace(at(P.TRUST), since=NOW + 300 * DAY)
+    assert settles_at(late, judged(leaf(OLD)), known) == NOW + known.reload_within
+
+
 def test_nothing_is_written_for_a_service_that_did_not_come_up() -> None:
     """The former files are back: to write the new ones again would bring it down again, and again."""
     failed = Past("web", None, NOW, Result.TAKEN_BACK, "web did not come up", ("leaf",), "1", {"/pki/leaf.crt": "x"})
