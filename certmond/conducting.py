@@ -7,6 +7,7 @@ Owns the protocol between a node and whoever speaks for all, and the conductor o
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from certmond.config import Config
 from certmond.errors import RotationError
 from certmond.host.manifest import Components
 from certmond.pki.rotation import Phase, Rotation
-from certmond.pki.rotation_gates import Gate, Report, held_until
+from certmond.pki.rotation_gates import Gate, Report, lasting
 
 
 class Conductor(Protocol):
@@ -55,7 +56,8 @@ class SingleNode:
     """A node that is all there is: what it has reached, everybody has."""
 
     def __init__(self, config: Config) -> None:
-        self._overlap = config.root_ca.overlap
+        self._spec = config.root_ca
+        self._begun: dict[tuple[str, Phase], datetime] = {}
         self._of_several = config.cluster.kubeconfig is not None  # which who only looks does not ask
 
     def follow(self, own: Rotation | None, closed: Collection[str]) -> Rotation | None:  # noqa: ARG002 - there are no others
@@ -87,12 +89,13 @@ class SingleNode:
 
     def gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
         if rotation.phase is Phase.PREPARE and report.signs and not report.ready:
-            return Gate(("the new CA's key is not on this node; give it with `certmond root-ca stage`",))
-        held = held_until(rotation, self._overlap)
-        if held and now < held[0]:
-            until, why = held
-            return Gate((f"both CAs are trusted until {until:%Y-%m-%d %H:%M:%S} UTC, {why}",), until)
-        return Gate()
+            said = f"the new {rotation.noun}'s key is not on this node; give it with `certmond root-ca stage`"
+            return Gate((said,))
+        begun = rotation.since if rotation.published is None else rotation.published
+        if begun > now:  # it was noted before the clock was set back: so it counts from now
+            begun = self._begun.setdefault((rotation.id, rotation.phase), now)
+            rotation = replace(rotation, since=begun, published=rotation.published and begun)
+        return lasting(rotation, self._spec, now)
 
 
 def _members(components: Components) -> int:

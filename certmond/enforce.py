@@ -36,6 +36,7 @@ from certmond.host.staged import Staging
 from certmond.host.store import Store
 from certmond.host.transaction import Transactions
 from certmond.pki.assess import Assessment, assess
+from certmond.pki.certificate import certificates_of
 from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Inventory
 from certmond.pki.plan import Circumstances, Policy, plan
@@ -191,8 +192,8 @@ class Enforcer:
                 Held(s.target, s.path, a.message) for s, a in zip(left.steps, failed, strict=True) if a and a.failures
             )
             return Plan((*left.steps, *plan(assessment, policy, past, now, frozenset()).steps), tuple(held))
-        under = self.rotating.rotation.new if self.rotating.rotation else None
-        reissue = dict.fromkeys(left.reissue, under) if under else {}
+        under = certificates_of((self.rotating.rotation.new,)) if self.rotating.rotation else ()
+        reissue = {identity: each for each in under for identity in left.reissue}
         made = plan(assessment, policy, past, now, asked, reissue=reissue)
         hold = None
         if asked is None and (any(isinstance(step, Issue) for step in made.steps) or _holds_something(assessment)):

@@ -17,15 +17,16 @@ import click
 
 from certmond.errors import BusyError, CertmondError, RotationError
 from certmond.options import Globals, display, global_options, globals_of, output_option
-from certmond.rooting import FAMILIES, REFUSED
+from certmond.rooting import REFUSED, TOKEN_KEYS, family_option
 from certmond.writing import FAILED, PATIENCE, enforcer_for, seen
 
 if TYPE_CHECKING:
     from certmond.config import Config
     from certmond.enforce import Enforcer
     from certmond.pki.assess import Assessment
+    from certmond.pki.certificate import Anchor, PublicKey
     from certmond.pki.holding import Surroundings
-    from certmond.pki.rotation import Rotation
+    from certmond.pki.rotation import Mode, Rotation
 
 _POLL = 2.0
 """Seconds between two looks where nothing says when to look again."""
@@ -33,7 +34,7 @@ _POLL = 2.0
 
 @click.command()
 @global_options
-@click.option("--family", type=click.Choice(FAMILIES), default="ca", show_default=True, help="Which of the Root CAs")
+@family_option
 @click.option("--plan", "dry_run", is_flag=True, help="Only print what would be done in each phase")
 @click.option("--at-once", is_flag=True, help="Without an overlap: whatever trusts the former CA fails until restarted")
 @click.option("--exclude", multiple=True, metavar="NODE", help="Do not wait for this node; again for another")
@@ -44,7 +45,10 @@ def rotate(
     context: click.Context, *, family: str, dry_run: bool, at_once: bool, exclude: tuple[str, ...], no_wait: bool,
     output: str,
 ) -> None:  # fmt: skip
-    """Let the staged CA follow the present one, or go on with that. Exit: 0 done, 2 refused or failed."""
+    """Let the staged CA follow the present one, or go on with that. Exit: 0 done, 2 refused or failed.
+
+    With --family sa, let the staged key follow the present one that signs service-account tokens.
+    """
     options = globals_of(context)
     config = options.load(acting=not dry_run)
     enforcer = enforcer_for(options, config, acting=not dry_run)
@@ -59,7 +63,8 @@ def rotate(
     if rotation is None:
         rotation = enforcer.rotating.found(assessment.taken_at, at_once=at_once)
         if rotation is None or rotation.family != family:
-            rotation = _new(options, config, assessment, family, exclude, at_once=at_once)
+            new = _new_keys if family == TOKEN_KEYS else _new
+            rotation = new(options, config, assessment, family, exclude, at_once=at_once)
         elif exclude:
             rotation = replace(rotation, excluded=exclude)
     elif exclude:
@@ -82,7 +87,7 @@ def rotate(
 @click.option("--no-wait", is_flag=True, help="Only turn it round, and leave the rest to the daemons")
 @click.pass_context
 def abort(context: click.Context, *, no_wait: bool) -> None:
-    """Lead the rotation that is under way back to the former CA. Exit: 0 done, 2 refused or failed."""
+    """Lead the rotation that is under way back to the former CA or key. Exit: 0 done, 2 refused or failed."""
     from certmond.pki.rotation import abort as turned_round
 
     options = globals_of(context)
@@ -111,34 +116,81 @@ def _new(
     options: Globals, config: Config, assessment: Assessment, family: str, exclude: tuple[str, ...], *, at_once: bool
 ) -> Rotation:
     """The rotation to the staged CA. Raises CertmondError, or exits with 2 and all that speaks against it."""
-    from certmond.host.staged import Part, Staging
     from certmond.pki.candidate import judge
+    from certmond.pki.certificate import certificates_of
     from certmond.pki.family import family_of
-    from certmond.pki.rotation import Mode, Phase, Rotation, begin
+    from certmond.pki.rotation import Mode
 
-    found, staged = family_of(assessment, family), Staging(options.state_dir).read(Part.NEW)
+    found = family_of(assessment, family)
     if found is None:
         raise CertmondError(f"there is no certificate of {family} below {options.root}, which another could follow")
-    if staged is None or staged.certificate is None or staged.fault or staged.family != family:
-        fact = staged.fault if staged and staged.fault else f"no CA is staged that could follow {family}"
-        raise CertmondError(f"{fact}; give one with `certmond root-ca stage`")
+    anchor, key = _staged(options, family, "CA")
+    (certificate,) = certificates_of((anchor,))
     if len(found.present) != 1:
         fact = f"{found.spec.path} holds {len(found.present)} CAs, so that a change of it is under way already"
         raise CertmondError(f"{fact}; let it hold one, whose key is {found.spec.key}")
     now = datetime.now(UTC)
     verdict = judge(
-        staged.certificate, staged.key, found.present, found.leaves_end(now, config.validity), now,
+        certificate, key, found.present, found.leaves_end(now, config.validity), now,
         where="the staged CA", key_where="its key" if found.holds_key else None, leaves=found.leaves,
     )  # fmt: skip
     for warning in verdict.warnings:
         click.echo(f"warning: {warning}", err=True)
-    if verdict.problems:
-        click.echo("\n".join(f"refused: {problem}" for problem in verdict.problems), err=True)
+    _refuse(verdict.problems)
+    return _made(family, Mode.REPLACE if at_once else Mode(verdict.mode), found.present, certificate, exclude)
+
+
+def _new_keys(
+    options: Globals,
+    config: Config,  # noqa: ARG001 - as of a CA
+    assessment: Assessment,
+    family: str,
+    exclude: tuple[str, ...],
+    *,
+    at_once: bool,
+) -> Rotation:
+    """The rotation to the staged key of tokens. Raises CertmondError, or exits with 2 and what speaks against it."""
+    from certmond.pki.rotation import Mode
+    from certmond.pki.token_keys import keys_of, objections
+
+    found = keys_of(assessment, family)
+    if found is None:
+        raise CertmondError(f"there is no public key of {family} below {options.root}, which another could follow")
+    anchor, key = _staged(options, family, "key")
+    if found.trusted != (found.key,):
+        fact = f"{found.spec.path} does not hold the public key of {found.spec.key} alone"
+        raise CertmondError(f"{fact}, so that another change of it is under way; let it hold that one")
+    nobody = (
+        () if key else (f"the private key is not staged; give it with `certmond root-ca stage KEY --family {family}`",)
+    )
+    _refuse((*nobody, *found.unread, *objections(anchor.key, found.trusted, "what is staged")))
+    return _made(family, Mode.REPLACE if at_once else Mode.OVERLAP, found.trusted, anchor, exclude)
+
+
+def _staged(options: Globals, family: str, what: str) -> tuple[Anchor, PublicKey | None]:
+    """What is staged for `family`, and the public half of the key beside it. Raises CertmondError where nothing is."""
+    from certmond.host.staged import Part, Staging
+
+    staged = Staging(options.state_dir).read(Part.NEW)
+    if staged is None or staged.anchor is None or staged.fault or staged.family != family:
+        fact = staged.fault if staged and staged.fault else f"no {what} is staged that could follow {family}"
+        raise CertmondError(f"{fact}; give one with `certmond root-ca stage`")
+    return staged.anchor, staged.key
+
+
+def _refuse(problems: tuple[str, ...]) -> None:
+    """Tell them all, and end, where there are any."""
+    if problems:
+        click.echo("\n".join(f"refused: {problem}" for problem in problems), err=True)
         sys.exit(REFUSED)
-    mode = Mode.REPLACE if at_once else Mode(verdict.mode)
+
+
+def _made(family: str, mode: Mode, old: tuple[Anchor, ...], new: Anchor, exclude: tuple[str, ...]) -> Rotation:
+    from certmond.pki.rotation import Phase, Rotation, begin
+
+    now = datetime.now(UTC)
     identity = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-    made = Rotation(identity, family, mode, found.present, staged.certificate, Phase.PREPARE, now, excluded=exclude)
-    return begin(made)
+    return begin(Rotation(identity, family, mode, old, new, Phase.PREPARE, now, excluded=exclude))
 
 
 def _show_plan(

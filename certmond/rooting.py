@@ -1,5 +1,7 @@
 """The verbs that look at Root CAs: `root-ca show`, `verify` and `export`; and how a CA is judged against this node.
 
+The keys of service-account tokens are shown beside them, as they are followed by others in the same way.
+
 Owns the group, their options, what they print and their exit codes. What a CA has to be is `pki.candidate`'s. Nothing
 here writes on the node, and no key is ever printed.
 """
@@ -19,17 +21,22 @@ from certmond.options import Globals, display, global_options, globals_of, outpu
 if TYPE_CHECKING:
     from certmond.config import Config
     from certmond.host.given_authority import Brought
+    from certmond.pki.assess import Assessment
     from certmond.pki.candidate import Verdict
     from certmond.pki.family import Family
+    from certmond.pki.token_keys import TokenKeys
 
-FAMILIES = ("ca", "etcd-ca", "front-proxy-ca")
-"""The entries of the profile that are trust anchors, by their names."""
+TOKEN_KEYS = "sa"  # noqa: S105 - a name
+"""The entry of the profile that has the keys of service-account tokens, and no certificate."""
+FAMILIES = ("ca", "etcd-ca", "front-proxy-ca", TOKEN_KEYS)
+"""The entries of the profile that others have to agree on, by their names."""
 WARNED, REFUSED = 1, 2
 
 FILE = click.Path(path_type=Path)
 family_option = click.option(
-    "--family", type=click.Choice(FAMILIES), default="ca", show_default=True, help="Which of the node's Root CAs"
-)
+    "--family", type=click.Choice(FAMILIES), default="ca", show_default=True,
+    help="Which of the node's Root CAs, or sa: the keys of service-account tokens",
+)  # fmt: skip
 
 
 @click.group("root-ca")
@@ -44,17 +51,20 @@ def root_ca() -> None:
 @output_option
 @click.pass_context
 def show(context: click.Context, family: str, output: str) -> None:
-    """The present CA with its pin and what it signed here, what is staged, and the phase of a rotation."""
+    """The present CA with its pin and what it signed here, what is staged, and the phase of a rotation. With --family
+    sa, the public keys by which tokens are accepted.
+    """
     from dataclasses import asdict
 
     from certmond.expose.root_document import StagedFacts, show_document, show_table
     from certmond.host.staged import Part, Staging
 
     options = globals_of(context)
-    found, now = family_here(options, options.load(), family)
+    config = options.load()
+    found, now = (keys_here if family == TOKEN_KEYS else family_here)(options, config, family)
     staging = Staging(options.state_dir)
     staged = [
-        StagedFacts(each.part.value, each.family, each.certificate, each.key is not None, each.fault)
+        StagedFacts(each.part.value, each.family, each.anchor, each.key is not None, each.fault)
         for each in map(staging.read, Part)
         if each
     ]
@@ -74,6 +84,7 @@ def verify(context: click.Context, family: str, output: str, certificate: Path, 
     """Judge CERT as the next Root CA of this node. Exit: 0 it is fit, 1 with warnings, 2 not, 3 could not tell."""
     from certmond.expose.root_document import verify_document, verify_table
 
+    no_certificate(family, "verify", "`certmond root-ca stage KEY --family sa` judges a key")
     options = globals_of(context)
     config = options.load()
     found, now = family_here(options, config, family)
@@ -92,6 +103,7 @@ def export(context: click.Context, family: str, output: Path | None) -> None:
     """The certificates that this node trusts, as PEM: what others need to trust it. Never a key."""
     from certmond.host.export import replace_file, trust_bundle
 
+    no_certificate(family, "export", "sa.pub is public, and the API serves it at /openid/v1/jwks")
     options = globals_of(context)
     found, _ = family_here(options, options.load(), family)
     content = trust_bundle(options.root, found.spec.path)
@@ -103,26 +115,54 @@ def export(context: click.Context, family: str, output: Path | None) -> None:
 
 def family_here(options: Globals, config: Config, name: str) -> tuple[Family, datetime]:
     """The family as this node has it now. Raises CertmondError where it has none."""
-    from certmond.host.store import Store
-    from certmond.pki.assess import assess
     from certmond.pki.family import family_of
 
-    now = datetime.now(UTC)
-    inventory = Store(config.certificates, options.root, config.given_facts).observe()
-    found = family_of(assess(inventory, now, renew_before=config.renew_before), name)
+    assessment = _assessed(options, config)
+    found = family_of(assessment, name)
     if found is None:
         raise CertmondError(
             f"there is no certificate of {name} below {options.root}, which another could follow; "
             "`certmond init` makes the first one, --profile and --config say where it is"
         )
-    return found, now
+    return found, assessment.taken_at
+
+
+def keys_here(options: Globals, config: Config, name: str) -> tuple[TokenKeys, datetime]:
+    """The keys of service-account tokens as this node has them now. Raises CertmondError where it has none."""
+    from certmond.pki.token_keys import keys_of
+
+    assessment = _assessed(options, config)
+    if (found := keys_of(assessment, name)) is None:
+        raise CertmondError(
+            f"there is no public key of {name} below {options.root}, which another could follow; `certmond init` makes "
+            "the first one, --profile and --config say where it is"
+        )
+    return found, assessment.taken_at
+
+
+def _assessed(options: Globals, config: Config) -> Assessment:
+    from certmond.host.store import Store
+    from certmond.pki.assess import assess
+
+    inventory = Store(config.certificates, options.root, config.given_facts).observe()
+    return assess(inventory, datetime.now(UTC), renew_before=config.renew_before)
+
+
+def no_certificate(family: str, what: str, remedy: str) -> None:
+    """Refuse what can be asked of a certificate only."""
+    if family == TOKEN_KEYS:
+        raise click.UsageError(f"{what} is for Root CAs: {family} is a pair of keys without a certificate. {remedy}.")
 
 
 def read_pair(certificate: Path, key: Path | None) -> Brought:
     """What the operator's files hold. Raises CertmondError where one cannot be read."""
     from certmond.host.given_authority import read_brought
 
-    found = read_brought(str(certificate), str(key) if key else None)
+    return readable(read_brought(str(certificate), str(key) if key else None))
+
+
+def readable(found: Brought) -> Brought:
+    """The same. Raises CertmondError where one of the files cannot be read."""
     if found.unread:
         raise CertmondError("\n".join(found.unread))
     return found

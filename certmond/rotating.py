@@ -68,7 +68,7 @@ class Rotating:
         self._config, self._executor, self._files = config, executor, files
         self._record, self._staging, self._conductor = record, staging, conductor
         self._audit, self._clock = audit, clock
-        self._families = [spec.name for spec in config.certificates if spec.authority and not spec.is_glob]
+        self._families = [spec.name for spec in config.certificates if spec.is_trust and not spec.is_glob]
         self._own: Rotation | None = None
         self._rotation: Rotation | None = None
         self._ground: Ground | None = None
@@ -106,7 +106,9 @@ class Rotating:
         self._own = self._record.load()
         self._rotation = self._conductor.follow(self._own, self._record.closed())
         if self._rotation:
-            self._ground = self._grounds.get(self._rotation.family)
+            kept = [each for each in map(self._staging.read, Part) if each and each.key]
+            here = self._grounds.get(self._rotation.family)
+            self._ground = replace(here, signs=bool(kept)) if here else None
             if self._ground is None or not self._concerns(self._ground):
                 self._rotation, self._elsewhere = None, True  # a worker has no etcd
                 return {}
@@ -131,7 +133,7 @@ class Rotating:
         if rotation == self._own:
             return None
         given = (self._staging.read(part) for part in Part)
-        staged = any(each and not each.fault and each.key and each.certificate == rotation.new for each in given)
+        staged = any(each and not each.fault and each.key and each.anchor == rotation.new for each in given)
         return refusal(self._own, rotation, ground, staged=staged, now=now)
 
     @property
@@ -224,6 +226,8 @@ class Rotating:
         if rotation.over:
             return self._end(rotation)
         gate = self._conductor.gate(rotation, self._report(rotation, assessment), now)
+        if gate.noted:
+            return self._keep(gate.noted, gate.waits[0], f"{rotation.name}: {gate.waits[0]}")
         if gate.waits:
             self._waits, self.until = gate.waits, gate.until
             return None
@@ -255,38 +259,58 @@ class Rotating:
         path = next((spec.key for spec in self._config.certificates if spec.name == rotation.family), None)
         content = self._files.read(path) if path else None
         key = load_key(content, path) if path and content else None
-        if key is None or describe_key(key.public_key()) != rotation.old[0].key:
-            fact = f"{path} is not the key of the CA that is to be followed" if content else "its key is not here"
+        if key is None or describe_key(key.public_key()) not in {each.key for each in rotation.old}:
+            fact = f"{path} is not the key of the one that is to be followed" if content else "its key is not here"
             raise RotationError(f"{rotation.name} cannot begin on this node: {fact}; begin it on a control-plane node")
         return replace(rotation, signature=b64encode(sign(key, statement(rotation))).decode("ascii"))
 
     def change(self, rotation: Rotation) -> None:
         """Note what somebody has decided of the rotation under way: that it goes back, or that nodes are left out."""
         with self._executor.writing(5):
+            if self._record.load() not in {self._own, self._rotation}:
+                raise RotationError("another process has changed the rotation meanwhile; look at it, and decide anew")
             self._conductor.publish(rotation)
             self._record.save(rotation)
         self._note(f"{rotation.name} goes on in the phase {rotation.phase}", rotation)
 
-    def _go_on(self, before: Rotation, after: Rotation) -> str | None:
+    def _keep(self, rotation: Rotation, reached: str, said: str) -> str | None:
+        """Record how the rotation goes on. `said` where that is done; else what is the matter, or None where that is
+        waited for.
+        """
         with self._executor.writing():
+            if self._record.load() != self._own:
+                return "the record was changed meanwhile"  # it is looked at again
             try:
-                self._conductor.publish(after)
+                self._conductor.publish(rotation)
             except (SigningError, OvertakenError, RotationError, MalformedError) as error:
-                self._waits = (f"{before.phase} is reached, and that could not be recorded: {error}",)
+                self._waits = (f"{reached}, and that could not be recorded: {error}",)
                 return None
-            self._record.save(after)
-        said = f"{before.name}: {before.phase} is reached, {after.phase} begins"
-        self._note(said, after)
+            self._record.save(rotation)
         return said
 
-    def _end(self, rotation: Rotation) -> str:
+    def _go_on(self, before: Rotation, after: Rotation) -> str | None:
+        said = f"{before.name}: {before.phase} is reached, {after.phase} begins"
+        told = self._keep(after, f"{before.phase} is reached", said)
+        if told == said:
+            self._note(said, after)
+        return told
+
+    def _end(self, rotation: Rotation) -> str | None:
         """All is as it should be: what was kept for the way back goes, and the node lives by the new anchor."""
+        if self._ground and self._ground.signs and self._ground.key != rotation.new.key:
+            self._waits = (
+                f"{self._ground.key_path} is not the key of the {rotation.noun} in place; no key is destroyed",
+            )
+            return None
         with self._executor.writing():
+            if self._record.load() != self._own:
+                return "the record was changed meanwhile"  # it is looked at again
             self._record.accept({**self._record.anchors(), rotation.family: (rotation.new,)})
             self._staging.destroy(*Part)
             self._record.close(rotation)
         self._conductor.end()
-        outcome = "the former CA is back" if rotation.aborted else "the new CA is the only one"
+        noun = rotation.noun
+        outcome = f"the former {noun} is back" if rotation.aborted else f"the new {noun} is the only one"
         said = f"{rotation.name} is done: {outcome}"
         self._note(said, rotation)
         return said
@@ -359,10 +383,10 @@ class Rotating:
     def _report(self, rotation: Rotation, assessment: Assessment) -> Report:
         """What this node says of itself, now that it has come so far."""
         ground, known = self._ground, {*rotation.old, rotation.new}
-        leaves = [each for each in concerned(rotation.family, assessment) if not each.seen.spec.authority]
+        leaves = [each for each in concerned(rotation.family, assessment) if not each.seen.spec.is_trust]
         issuers = {each.trust_anchor.sha256 for each in leaves if each.trust_anchor and each.trust_anchor in known}
         staged = self._staging.read(Part.NEW)
-        ready = staged is not None and staged.certificate == rotation.new and staged.key is not None
+        ready = staged is not None and staged.anchor == rotation.new and staged.key is not None
         return Report(
             rotation.id, rotation.phase, digest_of(ground.trust if ground else ()),
             next(iter(issuers)) if len(issuers) == 1 else "", ground.holds_key if ground else False, ready,
@@ -386,5 +410,4 @@ def _unusable(ground: Ground) -> Iterator[str]:
 
 
 def _names(rotation: Rotation) -> str:
-    old = ", ".join(f"{each.subject} (serial {each.serial:x})" for each in rotation.old)
-    return f"{old} is followed by {rotation.new.subject} (serial {rotation.new.serial:x})"
+    return f"{', '.join(each.called for each in rotation.old)} is followed by {rotation.new.called}"

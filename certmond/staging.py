@@ -1,7 +1,8 @@
-"""The verb `root-ca stage`: a new Root CA, brought or made, is kept for a rotation.
+"""The verb `root-ca stage`: a new Root CA, or a new key for tokens, brought or made, is kept for a rotation.
 
 Owns its options, what it prints and its exit codes, and that nothing takes the place of what a rotation needs. A CA is
-judged as by `verify`, made by `host.new_root` and kept by `host.staged`. What the node uses stays as it is.
+judged as by `verify`, made by `host.new_root` and kept by `host.staged`; a key of tokens is judged by `pki.token_keys`.
+What the node uses stays as it is.
 """
 
 from __future__ import annotations
@@ -16,7 +17,18 @@ import click
 
 from certmond.errors import CertmondError
 from certmond.options import Globals, global_options, globals_of
-from certmond.rooting import FILE, REFUSED, family_here, family_option, judged, read_pair
+from certmond.rooting import (
+    FILE,
+    REFUSED,
+    TOKEN_KEYS,
+    family_here,
+    family_option,
+    judged,
+    keys_here,
+    no_certificate,
+    read_pair,
+    readable,
+)
 from certmond.writing import PATIENCE
 
 if TYPE_CHECKING:
@@ -24,7 +36,7 @@ if TYPE_CHECKING:
     from certmond.host.given_authority import Brought
     from certmond.host.keys import PrivateKey
     from certmond.pki.candidate import Verdict
-    from certmond.pki.certificate import Certificate
+    from certmond.pki.certificate import Anchor, Certificate
     from certmond.pki.family import Family
 
 
@@ -51,7 +63,7 @@ def _algorithm(_: click.Context, __: click.Parameter, value: str | None) -> str 
 @family_option
 @click.argument("certificate", type=FILE, metavar="[CERT", required=False)
 @click.argument("key", type=FILE, metavar="KEY]", required=False)
-@click.option("--generate", is_flag=True, help="Make one, with the name of the present one and a new key")
+@click.option("--generate", is_flag=True, help="Make one, with a new key and the name of the present one")
 @click.option("--reuse-key", is_flag=True, help="Make the present one anew, with its key: only dates change")
 @click.option(
     "--key-algorithm", callback=_algorithm, help="With --generate: RSA-2048, …, by default that of the present"
@@ -71,13 +83,24 @@ def stage(
     validity: timedelta | None,
     force: bool,
 ) -> None:
-    """Keep CERT and KEY, or one that is made, for a rotation. Exit: 0 done, 2 refused, 3 could not tell."""
+    """Keep CERT and KEY, or one that is made, for a rotation. Exit: 0 done, 2 refused, 3 could not tell.
+
+    With --family sa there is no CERT: give KEY, the private key that is to sign service-account tokens.
+    """
     if (certificate is not None) + generate + reuse_key != 1:
         raise click.UsageError("Give CERT and KEY, or --generate, or --reuse-key.")
     if key_algorithm and not generate:
         raise click.UsageError("--key-algorithm is for --generate: any other CA has its key already.")
     if validity and certificate is not None:
         raise click.UsageError("--validity is for a CA that is made: one that you bring has its dates already.")
+    if family == TOKEN_KEYS:
+        if reuse_key or validity:
+            asked = "--reuse-key" if reuse_key else "--validity"
+            no_certificate(family, asked, "Another key follows the present one, which has no end")
+        if key is not None:
+            raise click.UsageError(f"Give KEY alone: {family} has no certificate.")
+        _stage_keys(globals_of(context), family, certificate, key_algorithm, force=force)
+        return
     options = globals_of(context)
     config = options.load(acting=True)
     found, now = family_here(options, config, family)
@@ -92,8 +115,38 @@ def stage(
     problems = [*_misplaced_key(found, certificate, key), *verdict.problems]
     if made.certificate is None or problems:
         _refuse(problems)
-    _keep(options, found, made.certificate, made.key, now, force=force)
+    _keep(options, family, made.certificate, made.key, now, force=force)
     click.echo(_told(made.certificate, verdict, found))
+
+
+def _stage_keys(options: Globals, family: str, given: Path | None, algorithm: str | None, *, force: bool) -> None:
+    """Keep the private key in the file `given`, or one that is made."""
+    from certmond.host.given_authority import Brought, read_key
+    from certmond.host.keys import make_key
+    from certmond.pki.catalog import KeyAlgorithm
+    from certmond.pki.certificate import describe_key
+    from certmond.pki.issuance import algorithm_of
+    from certmond.pki.token_keys import objections
+
+    config = options.load(acting=True)
+    found, now = keys_here(options, config, family)
+    if not found.holds_key:
+        fact = f"this node holds no {found.spec.key}, and such a key belongs where tokens are signed only"
+        _refuse([f"{fact}; stage it on the control-plane nodes"])
+    if given is None:
+        like = KeyAlgorithm(algorithm) if algorithm else algorithm_of(found.trusted[0])
+        brought = Brought(None, make_key(like or KeyAlgorithm.RSA_2048))
+    else:
+        brought = readable(read_key(str(given)))
+    for warning in brought.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    public = describe_key(brought.key.public_key()) if brought.key else None
+    where = str(given) if given else "the key to be made"
+    problems = [*brought.problems, *(objections(public, found.trusted, where) if public else ())]
+    if public is None or problems:
+        _refuse(problems)
+    _keep(options, family, public, brought.key, now, force=force)
+    click.echo(f"staged for {family}: {public}, mode overlap\nsha256 {public.sha256}")
 
 
 def _misplaced_key(family: Family, certificate: Path | None, key: Path | None) -> Iterator[str]:
@@ -135,40 +188,41 @@ def _made(
     return Brought(made.certificate, made.key)
 
 
-def _keep(
-    options: Globals, family: Family, certificate: Certificate, key: PrivateKey | None, now: datetime, *, force: bool
-) -> None:
+def _keep(options: Globals, family: str, anchor: Anchor, key: PrivateKey | None, now: datetime, *, force: bool) -> None:
     from certmond.host.audit import Audit, caller
     from certmond.host.journal import Event, Journal
     from certmond.host.staged import Part, Staging
     from certmond.host.transaction import Transactions
+    from certmond.pki.certificate import Certificate
 
     staging = Staging(options.state_dir)
     audit = Audit(Journal("command" if options.root == "/" else "none"), options.state_dir, caller())
     where = str(staging.directory / f"{Part.NEW}.crt")
-    fields = {"step": "stage", "target": family.spec.name, "path": where, "new_serial": f"{certificate.serial:x}"}
+    fields = {"step": "stage", "target": family, "path": where}
+    if isinstance(anchor, Certificate):
+        fields["new_serial"] = f"{anchor.serial:x}"
     with Transactions(options.root, options.state_dir).lock(PATIENCE):
         recorded, staged = staging.recorded(), staging.read(Part.NEW)
-        if recorded and recorded.under_way and not _is_awaited(options, family, certificate):
+        if recorded and recorded.under_way and not _is_awaited(options, family, anchor):
             fact = f"a rotation is under way ({recorded.family or 'unknown'}, {recorded.phase or 'unknown phase'})"
             _refuse([f"{fact}, which needs what is staged; let it end, or abort it"])
         if staged and not staged.fault and not force:
-            already = staged.certificate == certificate and staged.family == family.spec.name
+            already = staged.anchor == anchor and staged.family == family
             if already and (staged.key is None) == (key is None):
                 return
             fact = f"{where} is staged already for {staged.family}"
             _refuse([f"{fact}; give --force to replace it, which destroys its key"])
-        audit.note(Event.STEP_BEGUN, now, f"{where}: {certificate.subject} is staged", fields=fields)
+        audit.note(Event.STEP_BEGUN, now, f"{where}: {anchor.called} is staged", fields=fields)
         try:
-            staging.put(Part.NEW, family.spec.name, certificate, key)
+            staging.put(Part.NEW, family, anchor, key)
         except CertmondError as error:
             audit.conclude(Event.STEP_FAILED, now, str(error), "error", fields={**fields, "result": "failed"})
             raise
         audit.note(Event.STEP_DONE, now, f"{where} is staged", fields={**fields, "result": "done"})
 
 
-def _is_awaited(options: Globals, family: Family, certificate: Certificate) -> bool:
-    """It is the very CA that the rotation under way is for, which a node may have heard of before it was staged."""
+def _is_awaited(options: Globals, family: str, anchor: Anchor) -> bool:
+    """It is the very one that the rotation under way is for, which a node may have heard of before it was staged."""
     from certmond.errors import RotationError
     from certmond.host.rotation_record import RotationRecord
 
@@ -176,7 +230,7 @@ def _is_awaited(options: Globals, family: Family, certificate: Certificate) -> b
         rotation = RotationRecord(options.state_dir).load()
     except RotationError:
         return False
-    return rotation is not None and (rotation.family, rotation.new) == (family.spec.name, certificate)
+    return rotation is not None and (rotation.family, rotation.new) == (family, anchor)
 
 
 def _told(certificate: Certificate, verdict: Verdict, family: Family) -> str:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import pytest
 import yaml
@@ -130,9 +130,9 @@ class RotatingNode:
     def read(self, name: str) -> bytes:
         return (self.files / name).read_bytes()
 
-    def copy(self, place: Path) -> RotatingNode:
+    def copy(self, place: Path) -> Self:
         """The same node elsewhere, configured so."""
-        twin = object.__new__(RotatingNode)
+        twin = object.__new__(type(self))
         twin.__dict__ |= self.__dict__ | {"place": place, "files": place / "node", "state": place / "state"}
         shutil.copytree(self.place, place, symlinks=True)
         twin.configure()

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat
 from certmond.host.rotation_record import RotationRecord
 from certmond.host.staged import Part, Staging
 from certmond.host.transaction import Transactions
-from certmond.pki.certificate import parse_certificate
+from certmond.pki.certificate import Certificate, parse_certificate
 from certmond.pki.rotation import Mode, Phase, Rotation
 from tests.builders import DAY, YEAR, Issued, bundle, make_ca, make_intermediate, make_leaf
 from tests.conftest import real_part, unavailable
@@ -282,7 +282,7 @@ def test_stage(host: Host) -> None:
     assert "mode overlap" in done.out
     found = host.staging.read(Part.NEW)
     assert found
-    assert (found.certificate, found.key, found.family, found.fault) == (new.facts, new.facts.key, "ca", None)
+    assert (found.anchor, found.key, found.family, found.fault) == (new.facts, new.facts.key, "ca", None)
     assert stat.S_IMODE(host.staging.directory.stat().st_mode) == 0o700
     assert {stat.S_IMODE(each.stat().st_mode) for each in host.staging.directory.iterdir()} == {0o600}
     (shown,) = host.document("show")["staged"]
@@ -354,10 +354,10 @@ def test_not_in_place_of_another(host: Host) -> None:
     assert done.code == 2
     assert "give --force to replace it" in done.err
     assert (found := host.staging.read(Part.NEW))
-    assert found.certificate == first.facts
+    assert found.anchor == first.facts
     assert host.stage(second, "--force").code == 0
     assert (found := host.staging.read(Part.NEW))
-    assert found.certificate == second.facts
+    assert found.anchor == second.facts
 
 
 def test_the_same_for_another_family_is_another(host: Host) -> None:
@@ -374,7 +374,7 @@ def test_a_half_is_put_right(host: Host) -> None:
     assert "is a half" in host.run("show").out
     assert host.stage(new := ca()).code == 0
     assert (found := host.staging.read(Part.NEW))
-    assert (found.certificate, found.fault) == (new.facts, None)
+    assert (found.anchor, found.fault) == (new.facts, None)
 
 
 def test_the_ca_of_the_rotation_is_staged_while_it_is_under_way(host: Host) -> None:
@@ -387,7 +387,7 @@ def test_the_ca_of_the_rotation_is_staged_while_it_is_under_way(host: Host) -> N
     assert (done.code, host.staging.read(Part.NEW)) == (2, None)
     assert host.stage(new).code == 0
     assert (found := host.staging.read(Part.NEW))
-    assert found.certificate == new.facts
+    assert found.anchor == new.facts
 
 
 @pytest.mark.parametrize("record", ['{"id": "r1", "family": "ca", "phase": "trust"}', "{"])
@@ -438,9 +438,9 @@ def test_generate(host: Host, tmp_path: Path) -> None:
     assert (done.code, done.err) == (0, "")
     found = host.staging.read(Part.NEW)
     assert found
-    assert found.certificate
-    assert (found.certificate.subject, str(found.certificate.key)) == ("CN=kubernetes", "ECDSA-384")
-    assert abs(found.certificate.not_after - NOW - 20 * YEAR) < DAY
+    assert isinstance(found.anchor, Certificate)
+    assert (found.anchor.subject, str(found.anchor.key)) == ("CN=kubernetes", "ECDSA-384")
+    assert abs(found.anchor.not_after - NOW - 20 * YEAR) < DAY
     old, new = host.node.read(f"{PKI}/ca.crt"), (host.staging.directory / "new.crt").read_bytes()
     for trusted in (old + new, new + old):
         (tmp_path / "ca.pem").write_bytes(trusted)
@@ -454,9 +454,9 @@ def test_generate_by_default_as_the_present_one(host: Host) -> None:
     """By default the key is of the present kind, and the life the entry's."""
     assert host.run("stage", "--generate").code == 0
     assert (found := host.staging.read(Part.NEW))
-    assert found.certificate
-    assert str(found.certificate.key) == "RSA-2048"
-    assert abs(found.certificate.not_after - NOW - 10 * YEAR) < DAY
+    assert isinstance(found.anchor, Certificate)
+    assert str(found.anchor.key) == "RSA-2048"
+    assert abs(found.anchor.not_after - NOW - 10 * YEAR) < DAY
 
 
 def test_a_short_one_is_warned_of(host: Host) -> None:
@@ -506,7 +506,7 @@ def test_without_the_key_of_the_present_one(host: Host) -> None:
     host.give(new)
     assert host.run("stage", host.certificate).code == 0
     assert (found := host.staging.read(Part.NEW))
-    assert (found.certificate, found.key) == (new.facts, None)
+    assert (found.anchor, found.key) == (new.facts, None)
 
 
 def test_with_the_key_of_the_present_one(host: Host) -> None:
@@ -547,8 +547,8 @@ def test_a_validity_beyond_the_calendar(host: Host) -> None:
     """A CA ends with the calendar at the latest."""
     assert host.run("stage", "--generate", "--key-algorithm", "Ed25519", "--validity", "999999y").code == 0
     assert (found := host.staging.read(Part.NEW))
-    assert found.certificate
-    assert found.certificate.not_after.year == 9999
+    assert isinstance(found.anchor, Certificate)
+    assert found.anchor.not_after.year == 9999
 
 
 def test_a_configuration_that_others_can_write_is_not_obeyed(host: Host, tmp_path: Path) -> None:

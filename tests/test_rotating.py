@@ -10,6 +10,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,10 +19,10 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 
-from certmond.errors import WriteError
+from certmond.errors import RotationError, WriteError
 from certmond.host.staged import Part, Staging
 from certmond.pki.encoding import decode
-from certmond.pki.rotation import Phase
+from certmond.pki.rotation import Phase, abort
 from tests.builders import DAY, Issued, make_intermediate, make_server
 from tests.conftest import unavailable
 from tests.daemon_harness import Running
@@ -432,6 +433,42 @@ def test_a_daemon_tells_of_a_rotation_that_stands_still(quick: Path) -> None:
     assert node.phase is Phase.TRUST
 
 
+@pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE, Phase.DISTRUST, Phase.DONE])
+def test_no_key_is_lost_where_the_cas_own_is_away(quick: Path, phase: Phase) -> None:
+    """Without ca.key, such as where its mount has gone, a node that signs is not taken for a worker: the rotation
+    stands still, the keys that are kept stay, and it goes on when the key is back.
+    """
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.begin(new)
+    walk_into(node, phase, reached=False)
+    key, kept = node.read("ca.key"), node.staged
+    (node.files / "ca.key").unlink()
+    assert "on a node that signs" in node.findings().get("rotation_frozen", "")
+    for _ in range(5):
+        node.step()
+    assert (node.phase, node.staged) == (phase, kept)
+    node.put("ca.key", key)
+    node.walk()
+    assert node.unwell(new) == []
+
+
+def test_what_is_decided_of_a_rotation_is_of_the_one_that_was_seen(quick: Path) -> None:
+    """Two who decide at once: the later one is told that the record has changed, and nothing of the first is lost."""
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.begin(new)
+    walk_into(node, Phase.TRUST, reached=False)
+    early, late = node.enforcer(), node.enforcer()
+    for each in (early, late):
+        each.see()
+    seen = late.rotating.rotation
+    assert seen
+    early.rotating.change(abort(seen, node.clock()))
+    with pytest.raises(RotationError, match="another process has changed the rotation"):
+        late.rotating.change(replace(seen, excluded=("node-9",)))
+    assert node.record
+    assert node.record.aborted
+
+
 def test_a_key_that_is_waited_for_can_be_given(quick: Path) -> None:
     """A rotation that waits for the new CA's key says what to do, and goes on when that is done; any other CA is not
     staged in its middle.
@@ -458,7 +495,7 @@ def test_a_key_that_is_waited_for_can_be_given(quick: Path) -> None:
 DISTURBED: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
     "a stranger in the bundle": ("ca.crt", lambda old: old + root_ca().pem, "is neither the former nor the new CA"),
     "a third key": ("ca.key", lambda _: root_ca().key_pem, "is the key of neither the former nor the new CA"),
-    "no certificate": ("ca.crt", lambda _: b"", "ca.crt holds no CA certificate"),
+    "no certificate": ("ca.crt", lambda _: b"", "ca.crt holds no CA"),
     "a damaged key": ("ca.key", lambda _: b"-----BEGIN PRIVATE KEY-----\n", "cannot be read as a key"),
 }  # fmt: skip
 
@@ -721,7 +758,7 @@ class Watched:
         whole = bool(trust) and trust[0].key == key
         if not whole and not list((node.state / "transactions").glob("*.commit.json")):
             yield "ca.crt and ca.key do not belong together, and nothing says how to go on"
-        kept = {each.certificate for part in Part if (each := Staging(node.state).read(part)) and each.key}
+        kept = {each.anchor for part in Part if (each := Staging(node.state).read(part)) and each.key}
         kept |= {trust[0]} if whole else set()
         kept |= {each.facts for each in (self._old, self._new) if each.facts.key == key}
         if self._new.facts not in kept and self._new.facts in trust:

@@ -18,8 +18,9 @@ from certmond.cluster.access import Access
 from certmond.cluster.recorded import admit, record_of, rotation_of
 from certmond.config import Config
 from certmond.errors import CertmondError, MalformedError, OvertakenError, RotationError
+from certmond.pki.certificate import PublicKey, certificates_of
 from certmond.pki.rotation import Phase, Rotation, desired, forth, sequence
-from certmond.pki.rotation_gates import Gate, Member, Report, closed, held_until, unknown_exclusions
+from certmond.pki.rotation_gates import Gate, Member, Report, closed, lasting, unknown_exclusions
 
 if TYPE_CHECKING:
     from certmond.cluster.canary import Canary
@@ -62,7 +63,7 @@ class ClusterConductor:
     ) -> None:
         self._access, self._own, self._lead, self._node = access, own, lead, node
         self._clock, self._monotonic = clock, monotonic
-        self._overlap, self._spec, self._pause = config.root_ca.overlap, config.cluster, config.poll
+        self._root_ca, self._spec, self._pause = config.root_ca, config.cluster, config.poll
         self._found: Recorded | None = None
         self._unread: str | None = None
         self._silent = False
@@ -148,12 +149,14 @@ class ClusterConductor:
             return Gate(waits, now + self._pause)
         if why := self._lead.take():
             return Gate((why,), now + self._pause)
-        held = held_until(rotation, self._overlap)
-        if held and now < held[0]:
-            return Gate(
-                (f"both CAs are trusted until {held[0]:%Y-%m-%d %H:%M:%S} UTC, {held[1]}",),
-                min(held[0], now + self._pause),
-            )
+        held = lasting(rotation, self._root_ca, now)
+        if held.noted:
+            if waits := _amiss(self._canaries(rotation, now)):
+                return Gate(waits, now + self._pause)  # what is not so yet counts from no instant
+            # Not `now`: a node may have come so far, and have said it, after this one's look began.
+            return replace(held, noted=replace(rotation, published=self._clock()))
+        if held.waits:
+            return replace(held, until=min(held.until or now, now + self._pause))
         if waits := _amiss(self._canaries(rotation, now)):
             return Gate(waits, now + self._pause)
         return self._workloads(rotation, now) if rotation.phase is Phase.TRUST else Gate()
@@ -195,19 +198,22 @@ class ClusterConductor:
         from certmond.cluster.signing import signing  # noqa: PLC0415
         from certmond.cluster.tokens import tokens  # noqa: PLC0415
 
+        wanted, access = desired(rotation), self._access
+        if isinstance(rotation.new, PublicKey):
+            yield tokens(access, signed_by=wanted.signing.key if wanted else None, limit=_A_WHILE)
         if rotation.family != "ca":
             return
-        wanted, access = desired(rotation), self._access
         signer = wanted.detached or wanted.signing if wanted else rotation.old[0]
-        yield signing(access, signer, now, _A_WHILE)
+        for each in certificates_of((signer,)):
+            yield signing(access, each, now, _A_WHILE)
         yield tokens(access, limit=_A_WHILE)
         if wanted and rotation.phase in {Phase.TRUST, Phase.ISSUE, Phase.DISTRUST}:
-            ours = (*rotation.old, rotation.new)
-            yield published_trust(access, wanted.trust, _A_WHILE)
-            yield cluster_info(access, wanted.trust, update=True, limit=_A_WHILE)
-            yield ca_bundles(access, rotation.family, ours, wanted.trust, update=True, limit=_A_WHILE)
+            ours, trust = certificates_of((*rotation.old, rotation.new)), certificates_of(wanted.trust)
+            yield published_trust(access, trust, _A_WHILE)
+            yield cluster_info(access, trust, update=True, limit=_A_WHILE)
+            yield ca_bundles(access, rotation.family, ours, trust, update=True, limit=_A_WHILE)
             if self._spec.token_secrets:
-                yield token_secrets(access, wanted.trust, look=True, limit=_A_WHILE)
+                yield token_secrets(access, trust, look=True, limit=_A_WHILE)
 
     def _workloads(self, rotation: Rotation, now: datetime) -> Gate:
         """Whoever was started before both CAs were published trusts the former one only."""

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from certmond.errors import MalformedError
-from certmond.pki.certificate import Certificate
+from certmond.pki.certificate import Anchor
 from certmond.pki.encoding import Document, decode
 from certmond.pki.reason import printable
 
@@ -23,7 +23,7 @@ def _public(pem: str) -> str:
     """PEM of certificates or bare public keys (a rotation of sa.key has no certificates), and nothing else."""
     found = decode(pem.encode(), "it")
     holds_private = found.key or found.encrypted_key
-    if found.faults or not found.pem or holds_private or not (found.certificates or found.public_keys):
+    if found.faults or not found.pem or holds_private or not found.anchors:
         raise ValueError("is no PEM of certificates or public keys")
     return pem
 
@@ -74,14 +74,14 @@ class ClusterRecord(BaseModel):
         return self
 
     @property
-    def old_certificates(self) -> tuple[Certificate, ...]:
+    def old_anchors(self) -> tuple[Anchor, ...]:
         """Those of `old`, in their order."""
-        return tuple(each for pem in self.old for each in _read(pem).certificates)
+        return tuple(each for pem in self.old for each in _read(pem).anchors)
 
     @property
-    def new_certificates(self) -> tuple[Certificate, ...]:
-        """That of `new`; empty where it is a public key."""
-        return _read(self.new).certificates
+    def new_anchors(self) -> tuple[Anchor, ...]:
+        """That of `new`."""
+        return _read(self.new).anchors
 
     def text(self) -> str:
         """The record as JSON."""

@@ -18,14 +18,15 @@ from certmond.pki.rotation import Mode, Phase, Rotation, abort, sequence
 def rotation_of(record: ClusterRecord) -> Rotation:
     """The rotation in a record. Raises RotationError where it is none that this certmond knows."""
     try:
-        (new,), old = record.new_certificates, record.old_certificates
+        (new,), old = record.new_anchors, record.old_anchors
         made = Rotation(
             record.id, record.family, Mode(record.mode), old, new, Phase(record.phase), record.since, record.aborted,
             excluded=record.excluded, published=record.published, signature=record.signature,
         )  # fmt: skip
     except ValueError:
         made = None
-    if made is None or not made.old or made.phase not in sequence(made):
+    kinds = {type(each) for each in (made.new, *made.old)} if made else set()
+    if made is None or not made.old or len(kinds) != 1 or made.phase not in sequence(made):
         raise RotationError(
             f"the cluster's record of the rotation {record.id} is none that this certmond knows; install the one that "
             f"wrote it, on {record.coordinator}, on this node, too"

@@ -15,9 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from certmond.pki.candidate import Verdict
-from certmond.pki.certificate import Certificate
+from certmond.pki.certificate import Anchor, Certificate, PublicKey
 from certmond.pki.family import Family
 from certmond.pki.reason import printable
+from certmond.pki.token_keys import TokenKeys
 
 SCHEMA = 1
 _YES_NO = {True: "yes", False: "no", None: "unreadable"}
@@ -30,7 +31,7 @@ class StagedFacts:
 
     part: str
     family: str
-    certificate: Certificate | None
+    anchor: Anchor | None
     has_key: bool
     fault: str | None
 
@@ -41,9 +42,11 @@ def pin(certificate: Certificate) -> str:
 
 
 def show_document(
-    family: Family, staged: Sequence[StagedFacts], rotation: dict[str, str] | None, now: datetime
+    family: Family | TokenKeys, staged: Sequence[StagedFacts], rotation: dict[str, str] | None, now: datetime
 ) -> dict[str, Any]:
-    """The present CAs with what they signed, what is staged, and the rotation that is under way (null: none)."""
+    """The present CAs with what they signed, or the public keys of tokens; what is staged; and the rotation that is
+    under way (null: none).
+    """
     return {
         "schema": SCHEMA,
         "taken_at": _time(now),
@@ -51,11 +54,11 @@ def show_document(
         "path": family.spec.path,
         "present": [
             {
-                **facts(certificate),
-                "key_here": None if family.key is None and family.holds_key else family.key == certificate.key,
-                "signs": [leaf.name for leaf in family.signed_by(certificate, now)],
+                **facts(anchor),
+                "key_here": None if family.key is None and family.holds_key else family.key == anchor.key,
+                "signs": _signed(family, anchor, now),
             }
-            for certificate in family.trusted
+            for anchor in family.trusted
         ],
         "staged": [
             {
@@ -63,7 +66,7 @@ def show_document(
                 "family": each.family,
                 "key_here": each.has_key,
                 "fault": each.fault,
-                "certificate": facts(each.certificate) if each.certificate else None,
+                "certificate": facts(each.anchor) if each.anchor else None,
             }
             for each in staged
         ],
@@ -90,8 +93,17 @@ def verify_document(
     }
 
 
-def facts(certificate: Certificate) -> dict[str, Any]:
-    """What is told of a CA."""
+def _signed(family: Family | TokenKeys, anchor: Anchor, now: datetime) -> list[str]:
+    if isinstance(anchor, PublicKey) or isinstance(family, TokenKeys):
+        return []
+    return [leaf.name for leaf in family.signed_by(anchor, now)]
+
+
+def facts(certificate: Anchor) -> dict[str, Any]:
+    """What is told of a CA; of a public key, null for what only a certificate has."""
+    if isinstance(certificate, PublicKey):
+        known = {"sha256": certificate.sha256, "key": str(certificate)}
+        return dict.fromkeys(("subject", "serial", "sha256", "pin", "key", "not_before", "not_after")) | known
     return {
         "subject": certificate.subject,
         "serial": str(certificate.serial),
@@ -120,6 +132,9 @@ def _below(document: dict[str, Any]) -> Iterator[RenderableType]:
     yield Text()
     staged = [each["certificate"] for each in document["staged"] if each["certificate"]]
     for each in (*document["present"], *staged):
+        if each["pin"] is None:
+            yield Text(printable(f"public key with the SHA-256 {each['sha256']}"))
+            continue
         yield Text(printable(f"{each['pin']}  serial {each['serial']}"))
     for each in document["present"]:
         if each["signs"]:
@@ -157,9 +172,12 @@ def verify_table(document: dict[str, Any], wide: bool = False) -> RenderableType
 
 
 def _cells(state: str, each: dict[str, Any], key_here: bool | None, wide: bool, signs: str) -> Iterator[Text]:
-    dates = (f"{datetime.fromisoformat(each[name]):%Y-%m-%d}" for name in ("not_before", "not_after"))
-    more = (each["serial"], each["sha256"]) if wide else ()
-    return map(Text, map(printable, (state, each["subject"], each["key"], *dates, _YES_NO[key_here], signs, *more)))
+    ends = (each["not_before"], each["not_after"])
+    dates = (f"{datetime.fromisoformat(end):%Y-%m-%d}" if end else "-" for end in ends)
+    more = (each["serial"] or "-", each["sha256"]) if wide else ()
+    return map(
+        Text, map(printable, (state, each["subject"] or "-", each["key"], *dates, _YES_NO[key_here], signs, *more))
+    )
 
 
 def _table(*headings: str) -> Table:

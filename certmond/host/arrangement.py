@@ -26,7 +26,7 @@ from certmond.host.rotation_view import own_files
 from certmond.host.staged import Part, Staging
 from certmond.host.transaction import Change, NewFile, Removed, Writer
 from certmond.pki.catalog import CertificateSpec
-from certmond.pki.certificate import Certificate, describe_key, to_pem
+from certmond.pki.certificate import Anchor, describe_key, to_pem
 from certmond.pki.encoding import decode
 from certmond.pki.steps import Bundle, Flags, Gone, KeyOf, Rotate, Trusting, Want
 
@@ -37,7 +37,7 @@ class Arrangement:
     def __init__(
         self, certificates: tuple[CertificateSpec, ...], files: NodeFiles, staging: Staging, archive: Archive
     ) -> None:
-        self._authorities = {spec.name: spec for spec in certificates if spec.authority}
+        self._anchors = {spec.name: spec for spec in certificates if spec.is_trust}
         self._files, self._staging, self._archive = files, staging, archive
 
     def make(self, step: Rotate, writer: Writer, now: datetime, real: Callable[[str], Path]) -> str:
@@ -56,12 +56,12 @@ class Arrangement:
         present = self._files.read(want.path)
         expected = None if present is None else digest(present)
         match want:
-            case Bundle(path, certificates):
-                yield NewFile(path, b"".join(map(to_pem, certificates)), 0o644, expected=expected)
-            case KeyOf(path, certificate):
-                yield NewFile(path, key_pem(self._key_of(certificate, family)), 0o600, expected=expected, at_most=0o600)
-            case Trusting(path, certificates):
-                content = with_trust(present or b"", path, b"".join(map(to_pem, certificates)))
+            case Bundle(path, anchors):
+                yield NewFile(path, b"".join(map(to_pem, anchors)), 0o644, expected=expected)
+            case KeyOf(path, anchor):
+                yield NewFile(path, key_pem(self._key_of(anchor, family)), 0o600, expected=expected, at_most=0o600)
+            case Trusting(path, anchors):
+                content = with_trust(present or b"", path, b"".join(map(to_pem, anchors)))
                 yield NewFile(path, content, expected=expected)
             case Flags(path, container, flags):
                 content = with_flags(present or b"", path, container, dict(flags))
@@ -72,42 +72,42 @@ class Arrangement:
 
     def _keep_key(self, step: Rotate) -> None:
         """The anchor's key that is about to be replaced goes to the rotation's own files, where it is not yet."""
-        spec = self._authorities.get(step.target)
+        spec = self._anchors.get(step.target)
         if spec is None or spec.key is None or not any(isinstance(w, KeyOf) and w.path == spec.key for w in step.wants):
             return
         content, anchors = (
             self._files.read(spec.key),
-            decode(self._files.read(spec.path) or b"", spec.path).certificates,
+            decode(self._files.read(spec.path) or b"", spec.path).anchors,
         )
         if content is None:
             return
         key = load_key(content, spec.key)
         own = next((each for each in anchors if each.key == describe_key(key.public_key())), None)
         if own is None:
-            raise WriteError(f"{spec.key} is the key of no certificate in {spec.path}; put back the pair")
-        if not any(found and found.certificate == own and found.key for found in map(self._staging.read, Part)):
+            raise WriteError(f"{spec.key} is the key of nothing in {spec.path}; put back the pair")
+        if not any(found and found.anchor == own and found.key for found in map(self._staging.read, Part)):
             self._staging.put(Part.OLD, step.target, own, key)
 
-    def _key_of(self, certificate: Certificate, family: str) -> PrivateKey:
-        """The private key of a CA, wherever on this node it is. Raises KeyUnusableError."""
+    def _key_of(self, anchor: Anchor, family: str) -> PrivateKey:
+        """The private key of an anchor, wherever on this node it is. Raises KeyUnusableError."""
         for part in Part:
             staged = self._staging.read(part)
-            if staged and staged.key == certificate.key:
+            if staged and staged.key == anchor.key:
                 return self._staging.key(part)
-        spec = self._authorities[family]
+        spec = self._anchors[family]
         for path in filter(None, (spec.key, own_files(spec.path)[1])):
             with suppress(CertmondError):
                 key = load_key(self._files.read(path) or b"", path)
-                if describe_key(key.public_key()) == certificate.key:
+                if describe_key(key.public_key()) == anchor.key:
                     return key
-        fact = f"the key of {certificate.subject} (serial {certificate.serial:x}) is nowhere on this node"
+        fact = f"the private key of {anchor.called} is nowhere on this node"
         raise KeyUnusableError(f"{fact}; give it with `certmond root-ca stage`")
 
     def _archive_anchor(self, step: Rotate, now: datetime, real: Callable[[str], Path]) -> None:
         """The certificates that are replaced are kept; keys are not, as the rotation has them for as long as it may
         want them.
         """
-        spec = self._authorities.get(step.target)
+        spec = self._anchors.get(step.target)
         if spec and any(isinstance(want, Bundle) and want.path == spec.path for want in step.wants):
             self._archive.store(step.target, {spec.path: real(spec.path)}, now, {"cause": step.cause.value})
 
@@ -116,15 +116,15 @@ class Arrangement:
         for want in step.wants:
             content = written.get(want.path, b"")
             match want:
-                case Bundle(path, certificates):
-                    if decode(content, path).certificates != certificates:
-                        yield f"does not read back as the certificates of {path}"
-                case KeyOf(path, certificate):
-                    if decode(content, path).key != certificate.key:
+                case Bundle(path, anchors):
+                    if decode(content, path).anchors != anchors:
+                        yield f"does not read back as what {path} is to hold"
+                case KeyOf(path, anchor):
+                    if decode(content, path).key != anchor.key:
                         yield f"does not read back as the key of {path}"
-                case Trusting(path, certificates):
+                case Trusting(path, anchors):
                     embedded = parse_credentials(content, path).documents.values()
-                    if not any(document.certificates == certificates for document in embedded):
+                    if not any(document.anchors == anchors for document in embedded):
                         yield f"does not read back as what {path} trusts"
                 case Flags(path, container, flags):
                     found = (each for each in containers(load_mapping(content)) if each.name == container)

@@ -64,6 +64,14 @@ def read_brought(certificate_path: str, key_path: str | None) -> Brought:
     return Brought(certificate, key, *(tuple(map(printable, said)) for said in (unread, problems, warnings)))
 
 
+def read_key(path: str) -> Brought:
+    """A private key that has no certificate, as tokens are signed with. Never raises."""
+    unread, problems = list[str](), list[str]()
+    key = _key(path, unread, problems, "the private key")
+    warnings = _open_to_others(path) if key is not None else ()
+    return Brought(None, key, *(tuple(map(printable, said)) for said in (unread, problems, warnings)))
+
+
 def _certificate(path: str, unread: list[str], problems: list[str]) -> Certificate | None:
     try:
         document = decode(read_file(path), path)
@@ -77,14 +85,14 @@ def _certificate(path: str, unread: list[str], problems: list[str]) -> Certifica
     return next(iter(document.certificates), None)
 
 
-def _key(path: str, unread: list[str], problems: list[str]) -> PrivateKey | None:
+def _key(path: str, unread: list[str], problems: list[str], what: str = "the CA's private key") -> PrivateKey | None:
     try:
         key = load_key(read_file(path), path)
         if can_sign(key):
             return key
         problems.append(f"the private key in {path} is damaged: what it signs does not verify; give an intact one")
     except OSError as error:
-        unread.append(f"{path} cannot be read ({error.strerror}); give the CA's private key")
+        unread.append(f"{path} cannot be read ({error.strerror}); give {what}")
     except KeyUnusableError as error:
         problems.append(str(error))
     return None

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 from certmond.errors import RotationError
 from certmond.host.memory import Memory
 from certmond.host.place import blaming
-from certmond.pki.certificate import Certificate, to_pem
+from certmond.pki.certificate import Anchor, to_pem
 from certmond.pki.encoding import decode
 from certmond.pki.fields import Instant
 from certmond.pki.rotation import Mode, Phase, Rotation, forth
@@ -34,13 +34,13 @@ def record_path(state_dir: Path) -> Path:
     return (state_dir / DIRECTORY / _RECORD).absolute()
 
 
-def _certificate(text: str) -> str:
-    if len(decode(text.encode(), "").certificates) != 1:
-        raise ValueError("is not one certificate as PEM")
+def _anchor(text: str) -> str:
+    if len(decode(text.encode(), "").anchors) != 1:
+        raise ValueError("is not one certificate or public key as PEM")
     return text
 
 
-_Pem = Annotated[str, AfterValidator(_certificate)]
+_Pem = Annotated[str, AfterValidator(_anchor)]
 
 
 class _Entry(BaseModel):
@@ -109,13 +109,13 @@ class RotationRecord:
         entry = self._last.read()
         return frozenset((*(self._closed.read() or ()), *([entry.id, forth(entry.id)] if entry else ())))
 
-    def anchors(self) -> dict[str, tuple[Certificate, ...]]:
+    def anchors(self) -> dict[str, tuple[Anchor, ...]]:
         """The anchors that this node has lived by, by family; a memory only."""
         return {family: tuple(map(_parsed, texts)) for family, texts in (self._anchors.read() or {}).items()}
 
-    def accept(self, anchors: Mapping[str, Sequence[Certificate]]) -> None:
+    def accept(self, anchors: Mapping[str, Sequence[Anchor]]) -> None:
         """Remember what the node lives by now. Raises WriteError."""
-        self._anchors.write({family: tuple(map(_text, certificates)) for family, certificates in anchors.items()})
+        self._anchors.write({family: tuple(map(_text, found)) for family, found in anchors.items()})
 
     def _is_there(self) -> bool:
         try:
@@ -129,9 +129,9 @@ class RotationRecord:
         return True
 
 
-def _text(certificate: Certificate) -> str:
-    return to_pem(certificate).decode("ascii")
+def _text(anchor: Anchor) -> str:
+    return to_pem(anchor).decode("ascii")
 
 
-def _parsed(text: str) -> Certificate:
-    return decode(text.encode(), "").certificates[0]
+def _parsed(text: str) -> Anchor:
+    return decode(text.encode(), "").anchors[0]

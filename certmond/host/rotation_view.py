@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from certmond.host.manifest import Components, Container, Manifest, containers
 from certmond.host.node_files import NodeFiles
-from certmond.pki.certificate import Certificate
+from certmond.pki.certificate import Anchor, Certificate
 from certmond.pki.encoding import decode
 from certmond.pki.inventory import Inventory
 from certmond.pki.rotation import SIGNER_FAMILY
@@ -25,11 +25,11 @@ _SPECIFIC = ("kubelet-serving", "kubelet-client", "kube-apiserver-client", "lega
 
 def ground_of(family: str, inventory: Inventory, components: Components, files: NodeFiles) -> Ground | None:
     """The anchor `family` on this node; None where the catalogue has no such entry. Raises WriteError."""
-    seen = [each for each in inventory.observations if each.spec.name == family and each.spec.authority]
+    seen = [each for each in inventory.observations if each.spec.name == family and each.spec.is_trust]
     first = next((each for each in seen if each.name == family), None)
     if first is None:
         return None
-    trust = tuple(each.certificates[0] for each in seen if each.certificates)
+    trust: tuple[Anchor, ...] = tuple(each.certificates[0] for each in seen if each.certificates) or first.public_keys
     signer = None
     if family == SIGNER_FAMILY and first.key_path:
         found = (_signer(pod, first.path, first.key_path, files) for pod in components.pods)

@@ -22,7 +22,7 @@ from certmond.errors import ConfigError
 from certmond.host.keys import PrivateKey, key_pem, load_key
 from certmond.host.place import Place, blaming, opened, sentence
 from certmond.host.staging import make_directory, new_file, remove
-from certmond.pki.certificate import Certificate, PublicKey, to_pem
+from certmond.pki.certificate import Anchor, PublicKey, to_pem
 from certmond.pki.encoding import decode
 from certmond.pki.reason import printable
 
@@ -45,7 +45,7 @@ class StagedCA:
 
     part: Part
     family: str
-    certificate: Certificate | None
+    anchor: Anchor | None
     key: PublicKey | None
     fault: str | None = None
 
@@ -92,16 +92,16 @@ class Staging:
                 raise ConfigError((f"{where} is not there; stage the CA with its key",)) from None
         return load_key(content, str(where))
 
-    def put(self, part: Part, family: str, certificate: Certificate, key: PrivateKey | None) -> None:
-        """Keep this CA as `part`, in place of what was there. On the disk when this returns.
+    def put(self, part: Part, family: str, anchor: Anchor, key: PrivateKey | None) -> None:
+        """Keep this CA, or this public key, as `part`, in place of what was there. On the disk when this returns.
 
         Raises ConfigError where the key is another one's, WriteError where it cannot be written: then what was there
         before is there, or a half that is told as such.
         """
         contents = {_KEY: key_pem(key) if key else None, _FAMILY: f"{family}\n".encode(),
-                    _CERTIFICATE: to_pem(certificate)}  # fmt: skip
-        if key is not None and decode(contents[_KEY] or b"", "").key != certificate.key:
-            fact = f"the key to be staged is not that of {certificate.subject} (serial {certificate.serial})"
+                    _CERTIFICATE: to_pem(anchor)}  # fmt: skip
+        if key is not None and decode(contents[_KEY] or b"", "").key != anchor.key:
+            fact = f"the key to be staged is not that of {anchor.called}"
             raise ConfigError((printable(f"{fact}; give the two that belong together"),))
         with blaming(str(self.directory)):
             make_directory(self._state_dir)
@@ -142,18 +142,18 @@ class Staging:
     def _understood(self, part: Part, found: Mapping[str, bytes | None]) -> StagedCA:
         family = (found.get(_FAMILY) or b"").decode("ascii", "replace").strip()
         where = f"{self.directory}/{part}"
-        certificates = decode(found.get(_CERTIFICATE) or b"", f"{where}.{_CERTIFICATE}")
-        certificate = next(iter(certificates.certificates), None)
+        document = decode(found.get(_CERTIFICATE) or b"", f"{where}.{_CERTIFICATE}")
+        anchor = next(iter(document.anchors), None)
         keys = decode(found[_KEY] or b"", f"{where}.{_KEY}") if _KEY in found else None
         fault = None
         if found.get(_CERTIFICATE) is None or not family:
             fault = f"{where}.* is a half, as staging or removing it was cut off; do that again"
-        elif certificates.faults or len(certificates.certificates) != 1 or certificate is None:
+        elif document.faults or len(document.anchors) != 1 or anchor is None:
             fault = f"{where}.{_CERTIFICATE} is damaged; stage the CA again"
-        elif keys is not None and keys.key != certificate.key:
+        elif keys is not None and keys.key != anchor.key:
             fact = f"{where}.{_KEY} is not the key of {where}.{_CERTIFICATE}"
             fault = f"{fact}: a half, or damaged; stage the CA again"
-        return StagedCA(part, printable(family), certificate, keys.key if keys else None, fault and printable(fault))
+        return StagedCA(part, printable(family), anchor, keys.key if keys else None, fault and printable(fault))
 
 
 @dataclass(frozen=True, slots=True)

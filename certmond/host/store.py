@@ -147,6 +147,7 @@ class Store:
             key_unknown=_may_hide_key(key_document),
             key_path=key_path,
             public_key=public_key if is_pair else None,
+            public_keys=document.public_keys if is_pair else (),
             symlink=entry.is_link if kubelet_conf else None,
             permissions=tuple(self._permissions({path: is_secret} | ({key_path: True} if key_path else {}))),
             faults=tuple(faults),

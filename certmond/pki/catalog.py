@@ -109,6 +109,11 @@ class CertificateSpec(Model):
         return has_wildcard(self.path)
 
     @property
+    def is_trust(self) -> bool:
+        """Others must agree on it: a trust anchor, or the keys of service-account tokens."""
+        return self.authority or self.kind is Kind.KEY_PAIR
+
+    @property
     def conditional(self) -> bool:
         """The node's other files say whether it should be there."""
         return bool(self.mentioned_in or self.belongs_with)

@@ -20,7 +20,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID as EKU
 
@@ -78,6 +78,17 @@ class PublicKey:
     algorithm: str
     bits: int
     sha256: str
+    der: bytes = field(repr=False, compare=False)
+
+    @property
+    def key(self) -> PublicKey:
+        """Itself: what a trust anchor proves with."""
+        return self
+
+    @property
+    def called(self) -> str:
+        """For people."""
+        return f"the {self} key with the SHA-256 {self.sha256[:16]}…"
 
     def __str__(self) -> str:
         return f"{self.algorithm}-{self.bits}" if self.algorithm in {"RSA", "ECDSA", "DSA"} else self.algorithm
@@ -120,6 +131,11 @@ class Certificate:
 
     def __hash__(self) -> int:
         return hash(self.sha256)
+
+    @property
+    def called(self) -> str:
+        """For people."""
+        return f"{self.subject} (serial {self.serial:x})"
 
     @property
     def common_name(self) -> str | None:
@@ -181,9 +197,20 @@ def parse_certificate(der: bytes) -> Certificate:
         raise MalformedError(f"not a usable certificate ({error})") from error
 
 
-def to_pem(certificate: Certificate) -> bytes:
-    """PEM with the label CERTIFICATE (RFC 7468)."""
-    return load(certificate.der).public_bytes(Encoding.PEM)
+Anchor = Certificate | PublicKey
+"""What others trust, and what is followed by another: a Root CA, or the key that signs service-account tokens."""
+
+
+def to_pem(anchor: Anchor) -> bytes:
+    """PEM with the label CERTIFICATE or PUBLIC KEY (RFC 7468)."""
+    if isinstance(anchor, PublicKey):
+        return load_der_public_key(anchor.der).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return load(anchor.der).public_bytes(Encoding.PEM)
+
+
+def certificates_of(anchors: Iterable[Anchor]) -> tuple[Certificate, ...]:
+    """Those that are certificates."""
+    return tuple(each for each in anchors if isinstance(each, Certificate))
 
 
 def names_in(names: Iterable[x509.GeneralName]) -> frozenset[str]:
@@ -219,7 +246,7 @@ def describe_key(key: PublicKeyTypes) -> PublicKey:
             algorithm, bits = "Ed25519", 256
         case _:
             algorithm, bits = type(key).__name__.strip("_").removesuffix("PublicKey"), getattr(key, "key_size", 0)
-    return PublicKey(algorithm, bits, hashlib.sha256(spki).hexdigest())
+    return PublicKey(algorithm, bits, hashlib.sha256(spki).hexdigest(), spki)
 
 
 def attributes_of(name: x509.Name) -> frozenset[str]:

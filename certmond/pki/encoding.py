@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from certmond.errors import MalformedError
-from certmond.pki.certificate import Certificate, PublicKey, describe_key, parse_certificate, public_key_of
+from certmond.pki.certificate import Anchor, Certificate, PublicKey, describe_key, parse_certificate, public_key_of
 from certmond.pki.reason import Fault, Reason
 
 MAX_BLOCKS = 512
@@ -56,6 +56,11 @@ class Document:
     encrypted_key: bool = False
     faults: tuple[Fault, ...] = ()
     pem: bool = field(default=True, compare=False)
+
+    @property
+    def anchors(self) -> tuple[Anchor, ...]:
+        """What may be trusted of it: its certificates, or its bare public keys where it has none."""
+        return self.certificates or self.public_keys
 
     @property
     def only_keys(self) -> bool:

@@ -29,12 +29,15 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """A service that uses a certificate. `reloads`: it picks a new one up by itself."""
+    """A service that uses a certificate. `reloads`: it picks a new one up by itself. `files` are those of the entry's
+    files that the service is told to read, or all of them where that is not known.
+    """
 
     service: str
     reloads: bool
     running: bool | None = None
     started_at: datetime | None = None
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,7 @@ class Surroundings:
             reloads = self._reloads(service, seen, renewed_at)
             if reloads is not None:
                 now = self._seen(service.name)
-                yield Consumer(service.name, reloads, now.running, now.started_at)
+                yield Consumer(service.name, reloads, now.running, now.started_at, self._read(service, seen))
 
     def _reloads(self, service: ServiceSpec, seen: Observation, renewed_at: datetime | None) -> bool | None:
         """Whether it reads all files of this certificate again by itself; None where it uses none of them."""
@@ -148,6 +151,12 @@ class Surroundings:
         if spec.kind is Kind.KUBELET and renewed_at is not None:
             return False  # the kubelet knows of the certificates that it fetched itself, and of no other
         return spec.name in service.reloads
+
+    def _read(self, service: ServiceSpec, seen: Observation) -> tuple[str, ...]:
+        """The files of this certificate that it is told to read: of a pair of keys, say, only the one that signs."""
+        known, files = self.survey.uses.get(service.name, {}), files_of(seen)
+        named = tuple(path for path in files if path in known)
+        return named if named and seen.spec.kind is not Kind.KUBELET else files
 
     def _served(self, seen: Observation) -> Iterator[ServedAt]:
         own = seen.certificates[0].sha256 if seen.certificates else None
@@ -193,7 +202,7 @@ class Surroundings:
         began = self._last_run(seen.name, past, renewed_at) if name in self._commands else now.started_at
         if now.running is False or began is None:
             return
-        for path in files_of(seen):
+        for path in consumer.files:
             content = self.contents.get(path)
             if content is None or began >= content.since or self._reads_again(consumer, seen, path):
                 continue

@@ -51,6 +51,7 @@ class Observation:
     key_unknown: bool = False
     key_path: str | None = None
     public_key: PublicKey | None = None
+    public_keys: tuple[PublicKey, ...] = ()
     expected: bool = True
     leaf_first: bool = True
     symlink: bool | None = None

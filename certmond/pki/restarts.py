@@ -19,7 +19,14 @@ from certmond.pki.restart import Past, Result, Target, Terms
 from certmond.pki.steps import Cause, Held, Issue, Plan, Restart, Step
 
 _UNFIT = frozenset(
-    {Reason.WRONG_USAGE, Reason.UNEXPECTED_CHAIN, Reason.UNREADABLE, Reason.MALFORMED, Reason.KEY_MISSING}
+    {
+        Reason.WRONG_USAGE,
+        Reason.UNEXPECTED_CHAIN,
+        Reason.UNREADABLE,
+        Reason.MALFORMED,
+        Reason.KEY_MISSING,
+        Reason.SERVICE_ACCOUNT_KEY_MISMATCH,
+    }
 )
 _DEADLY = frozenset(
     {Reason.UNREADABLE, Reason.MISSING, Reason.MALFORMED, Reason.KEY_MISSING, Reason.KEY_MISMATCH}
@@ -126,7 +133,7 @@ class _Planner:
         """Why it is not restarted now, and until when."""
         name, path = service.name, found[0][1].path
         past = self._around.past.get(name)
-        trusted = [s.seen.name for s, _ in found if _is_trust(s) and s.seen.name not in self._caution.rotating]
+        trusted = [s.seen.name for s, _ in found if s.seen.spec.is_trust and s.seen.name not in self._caution.rotating]
         if trusted:
             anchors = ", ".join(dict.fromkeys(trusted))
             return Held(
@@ -185,19 +192,14 @@ class _Planner:
         return live.services[service].instance if live and service in live.services else ""
 
 
-def _is_trust(status: CertificateStatus) -> bool:
-    """Others must agree on it: a trust anchor, or the keys of service-account tokens."""
-    return status.seen.spec.authority or status.seen.spec.kind is Kind.KEY_PAIR
-
-
 def _unfit(status: CertificateStatus) -> str | None:
-    """What speaks against putting this certificate into use."""
-    seen = status.seen
-    if status.stale or status.certificate is None:
+    """What speaks against putting this certificate, or these keys, into use."""
+    seen, keys = status.seen, status.seen.spec.kind is Kind.KEY_PAIR
+    if not keys and (status.stale or status.certificate is None):
         return f"{seen.path} holds no certificate"
     if status.key_matches is False:
         return f"the key of {seen.path} is another's"
-    if not status.chain_valid:
+    if not keys and not status.chain_valid:
         return f"{seen.path} has no valid certification path"
     return next(
         (item.message for item in status.findings if item.severity is Severity.CRITICAL and item.reason in _UNFIT), None

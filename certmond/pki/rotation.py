@@ -13,6 +13,10 @@ These hold in every phase and between any two that follow each other, on whateve
   I5  A leaf is issued again only where its new issuer is trusted by everyone.
   I6  An anchor is distrusted only where no leaf is left that it has signed.
   I7  In the end the former anchor is trusted nowhere.
+
+The keys of service-account tokens are an anchor, too: a public key is trusted, tokens are what hangs on it, and nobody
+issues these again: the former key goes when all have ended that it has signed.
+  I8  Every API server accepts every token that is still alive.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from enum import StrEnum
 from typing import assert_never
 
 from certmond.errors import RotationError
-from certmond.pki.certificate import Certificate
+from certmond.pki.certificate import Anchor, Certificate
 from certmond.pki.fields import Instant
 
 SIGNER_FAMILY = "ca"
@@ -73,15 +77,15 @@ class Rotation:
 
     `found` says that somebody had put the new anchor in place before anything was prepared, so that it signs from the
     start. `aborted` says that old and new were exchanged. `excluded` are nodes that are not waited for, `published`
-    is when all namespaces of the cluster were first seen to have what the phase publishes. `signature` is the former
-    CA's, over what `rotation_consent` says, as base64; empty where the node is alone.
+    is when the phase was first seen to be everywhere: a CA in all namespaces, another key with all who sign tokens.
+    `signature` is the former anchor's, over what `rotation_consent` says, as base64; empty where the node is alone.
     """
 
     id: str
     family: str
     mode: Mode
-    old: tuple[Certificate, ...]
-    new: Certificate
+    old: tuple[Anchor, ...]
+    new: Anchor
     phase: Phase
     since: Instant
     aborted: bool = False
@@ -105,6 +109,11 @@ class Rotation:
         """For people."""
         return f"the rotation {self.id} of {self.family}"
 
+    @property
+    def noun(self) -> str:
+        """What follows what, for people."""
+        return "CA" if isinstance(self.new, Certificate) else "public key"
+
 
 @dataclass(frozen=True, slots=True)
 class Desired:
@@ -117,14 +126,14 @@ class Desired:
     are not to be there.
     """
 
-    trust: tuple[Certificate, ...]
-    detached: Certificate | None = None
-    leaves: Certificate | None = None
+    trust: tuple[Anchor, ...]
+    detached: Anchor | None = None
+    leaves: Anchor | None = None
     tidy: bool = False
 
     @property
-    def signing(self) -> Certificate:
-        """The certificate whose key is the anchor's key on control-plane nodes."""
+    def signing(self) -> Anchor:
+        """The one whose key is the anchor's key on control-plane nodes."""
         return self.trust[0]
 
 
@@ -195,8 +204,8 @@ def abort(rotation: Rotation, now: datetime) -> Rotation:
         raise RotationError(f"{rotation.name} is on its way back already")
     if rotation.phase not in _MIRRORED or (rotation.mode is Mode.REPLACE and rotation.phase is Phase.ISSUE):
         raise RotationError(
-            f"{rotation.name} is in the phase {rotation.phase}, from which there is no way back: the former CA is "
-            "distrusted already somewhere; let it go on to its end"
+            f"{rotation.name} is in the phase {rotation.phase}, from which there is no way back: the former "
+            f"{rotation.noun} is distrusted already somewhere; let it go on to its end"
         )
     if rotation.found:
         raise RotationError(

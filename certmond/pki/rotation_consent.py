@@ -16,12 +16,14 @@ from datetime import datetime
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from certmond.errors import MalformedError, RotationError
+from certmond.errors import RotationError
 from certmond.pki.candidate import judge
-from certmond.pki.certificate import Certificate, load
+from certmond.pki.certificate import Anchor, PublicKey, certificates_of
 from certmond.pki.rotation import Phase, Rotation, abort, desired, forth
 from certmond.pki.rotation_steps import Ground
+from certmond.pki.token_keys import objections
 
 
 def statement(rotation: Rotation) -> bytes:
@@ -56,14 +58,22 @@ def _objections(own: Rotation | None, told: Rotation, ground: Ground, staged: bo
     else:
         yield from _not_continuous(told, ground)
         if not told.aborted:
-            verdict = judge(told.new, None, told.old, None, now, where="its new CA", key_where=None)
-            yield from verdict.problems[:1]
+            yield from _unfit(told, now)
     in_place = told.new in ground.trust and ground.key == told.new.key
     if ground.holds_key and told.phase is not Phase.PREPARE and not (staged or in_place):
         yield (
-            f"it is in the phase {told.phase}, and nobody has given this control-plane node the new CA with its key "
-            "(`certmond root-ca stage`)"
+            f"it is in the phase {told.phase}, and nobody has given this control-plane node the new {told.noun} with "
+            "its key (`certmond root-ca stage`)"
         )
+
+
+def _unfit(told: Rotation, now: datetime) -> Iterator[str]:
+    where = f"its new {told.noun}"
+    if isinstance(told.new, PublicKey):
+        yield from objections(told.new, [each.key for each in told.old], where)
+        return
+    present = certificates_of(told.old)
+    yield from judge(told.new, None, present, None, now, where=where, key_where=None).problems
 
 
 def _not_the_way_back(own: Rotation, told: Rotation, now: datetime) -> Iterator[str]:
@@ -106,9 +116,9 @@ def _what(rotation: Rotation) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _consents(issuer: Certificate, said: bytes, signature: str) -> bool:
+def _consents(issuer: Anchor, said: bytes, signature: str) -> bool:
     try:
-        signed, key = b64decode(signature, validate=True), load(issuer.der).public_key()
+        signed, key = b64decode(signature, validate=True), load_der_public_key(issuer.key.der)
         match key:
             case rsa.RSAPublicKey():
                 key.verify(signed, said, padding.PKCS1v15(), SHA256())
@@ -118,6 +128,6 @@ def _consents(issuer: Certificate, said: bytes, signature: str) -> bool:
                 key.verify(signed, said)
             case _:
                 return False
-    except (binascii.Error, InvalidSignature, MalformedError, UnsupportedAlgorithm, ValueError):
+    except (binascii.Error, InvalidSignature, UnsupportedAlgorithm, ValueError):
         return False
     return True

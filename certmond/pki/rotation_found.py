@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from certmond.pki.certificate import Certificate
-from certmond.pki.inventory import Inventory, Observation
+from certmond.pki.certificate import Anchor, Certificate, certificates_of
+from certmond.pki.inventory import Inventory, Observation, Permissions
 from certmond.pki.path import find_paths
 from certmond.pki.rotation import Phase, Rotation, begin
 from certmond.pki.rotation_steps import Ground
@@ -28,21 +28,25 @@ class Change:
     because: str
 
 
-def changed(family: str, ground: Ground, known: Sequence[Certificate], inventory: Inventory) -> Change | None:
+def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inventory) -> Change | None:
     """The change of an anchor that was not a rotation of ours; None where there is none, or nothing is left of it.
 
-    `known` are the anchors that the node has lived by, as far as that is remembered.
+    `known` are the anchors that the node has lived by. Where they are not remembered, only files count that nobody but
+    root can write: what stands in any other file would be anybody's way to have a CA of theirs trusted.
     """
-    if not ground.trust or ground.trust[0] in known:
-        return None
-    new, evidence = ground.trust[0], dict[Certificate, str]()
+    trust = certificates_of(ground.trust)
+    if not trust or trust[0] in known:
+        return None  # nothing on a node is evidence of a former key of tokens
+    new, evidence = trust[0], dict[Certificate, str]()
     mine = [seen for seen in inventory.observations if seen.name == seen.spec.name and not seen.spec.authority]
-    candidates = [*known, *ground.trust[1:]]
+    mine = [seen for seen in mine if known or all(map(_is_of_root, seen.permissions))]
+    candidates = [*certificates_of(known)] if known else [*trust[1:]]
     for seen in mine:
         for embedded in seen.embedded if seen.spec.embedded_ca == family else ():
-            candidates += embedded.certificates
+            trusted = [each for each in embedded.certificates if each in known or not known]
+            candidates += trusted
             if new not in embedded.certificates:
-                evidence |= dict.fromkeys(embedded.certificates, f"{embedded.path} trusts the former one")
+                evidence |= dict.fromkeys(trusted, f"{embedded.path} trusts the former one")
     for seen in mine:
         for former in _signers(seen, family, new, candidates):
             evidence.setdefault(former, f"{seen.path} is of the former one")
@@ -67,6 +71,10 @@ def put_back(rotation: Rotation, ground: Ground, now: datetime) -> Rotation | No
                 replace(rotation, id=identity, old=others, new=old, phase=Phase.PREPARE, since=now, aborted=back)
             )
     return None
+
+
+def _is_of_root(permissions: Permissions) -> bool:
+    return permissions.owner.partition(":")[0] in {"root", "0"} and not permissions.mode & 0o022
 
 
 def _signers(

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from certmond.pki.certificate import Certificate
+from certmond.pki.certificate import Anchor, PublicKey
 from certmond.pki.rotation import SIGNER_FAMILY, Mode, Phase, Rotation, desired
+from certmond.pki.settings import RootCaSpec
 
-_HELD = {Phase.TRUST: "before the new CA is used", Phase.ISSUE: "before the former CA is distrusted"}
+_HELD = {Phase.TRUST: "before the new {} is used", Phase.ISSUE: "before the former {} is distrusted"}
 """The phases that last for a while although all nodes are ready: others, which nobody reports of, need the time."""
+OUTSIDERS = timedelta(hours=1)
+"""So long may whoever verifies tokens outside of the cluster keep its keys: /openid/v1/jwks says `max-age=3600`
+(pkg/routes/openidmetadata.go)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +49,16 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Why the phase cannot be left yet, and when to ask again, where that is known. It is open without `waits`."""
+    """Why the phase cannot be left yet, and when to ask again, where that is known. It is open without `waits`. `noted`
+    is the rotation with what has to be known of it first, by all nodes.
+    """
 
     waits: tuple[str, ...] = ()
     until: datetime | None = None
+    noted: Rotation | None = None
 
 
-def digest_of(trust: Iterable[Certificate]) -> str:
+def digest_of(trust: Iterable[Anchor]) -> str:
     """The SHA-256 of a set of anchors, whatever their order."""
     return hashlib.sha256("\n".join(sorted({each.sha256 for each in trust})).encode()).hexdigest()
 
@@ -69,11 +76,11 @@ def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
             yield f"{member.name} has reached {report.phase}, and not {rotation.phase} yet"
         elif rotation.phase is Phase.PREPARE and member.control_plane and not (report.signs and report.ready):
             yield (
-                f"{member.name} is a control-plane node without the new CA's key; run `certmond root-ca stage` there "
-                "with the same certificate and key"
+                f"{member.name} is a control-plane node without the new {rotation.noun}'s key; run `certmond root-ca "
+                "stage` there with the same files"
             )
         elif wanted and report.trust != digest_of(wanted.trust):
-            yield f"{member.name} says that it is in {report.phase}, and trusts other CAs"
+            yield f"{member.name} says that it is in {report.phase}, and trusts other {rotation.noun}s"
         elif wanted and wanted.leaves and report.issuer not in {"", wanted.leaves.sha256}:
             yield f"{member.name} says that it is in {report.phase}, and has certificates of another CA"
 
@@ -83,11 +90,29 @@ def _concerns(rotation: Rotation, member: Member) -> bool:
     return rotation.family == SIGNER_FAMILY or member.control_plane
 
 
-def held_until(rotation: Rotation, overlap: timedelta) -> tuple[datetime, str] | None:
-    """Until when the phase lasts at least, and for what; None where it may end at once."""
+def lasting(rotation: Rotation, spec: RootCaSpec, now: datetime) -> Gate:
+    """Whether the phase is to last although all nodes are ready. With the keys of tokens that counts from when they all
+    are, be it long after the phase began: just before, one may have signed with the former key, or told outsiders of
+    it alone.
+    """
     if rotation.mode is not Mode.OVERLAP or rotation.phase not in _HELD:
-        return None
-    return rotation.since + overlap, _HELD[rotation.phase]
+        return Gate()
+    since, least = rotation.since, spec.overlap
+    if isinstance(rotation.new, PublicKey):
+        tokens_end = rotation.phase is Phase.ISSUE
+        if rotation.published is None:
+            said = "every API server accepts the tokens of both keys now"
+            said = (
+                "all tokens are signed with the new key now; those of the former one have to end"
+                if tokens_end
+                else said
+            )
+            return Gate((said,), now, replace(rotation, published=now))
+        since, least = rotation.published, max(least, spec.token_overlap if tokens_end else OUTSIDERS)
+    if now >= (until := since + least):
+        return Gate()
+    why = _HELD[rotation.phase].format(rotation.noun)
+    return Gate((f"both {rotation.noun}s are trusted until {until:%Y-%m-%d %H:%M:%S} UTC, {why}",), until)
 
 
 def unknown_exclusions(rotation: Rotation, members: Mapping[str, Member]) -> tuple[str, ...]:

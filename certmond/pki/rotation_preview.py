@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from certmond.pki.assess import Assessment
+from certmond.pki.holding import files_of
 from certmond.pki.rotation import Desired, Phase, Rotation, desired, sequence
 from certmond.pki.rotation_steps import Ground, concerned, lacks, of_former
 
@@ -35,18 +36,17 @@ def preview(rotation: Rotation, ground: Ground, assessment: Assessment, order: S
         if left.frozen:
             return (*found, Preview(phase, (left.frozen,), ()))
         steps = [step.detail for step in left.steps if step.target == rotation.family]
-        touched = set[str]()
+        touched = _rewritten(ground, wanted)
         if wanted and frozenset(wanted.trust) != frozenset(trust_before):
             for status in concerned(rotation.family, assessment):
                 for embedded in status.seen.embedded if status.seen.spec.embedded_ca == rotation.family else ():
                     if embedded.file is None:
                         steps.append(f"{embedded.path} is to trust the same")
-                    touched.add(status.seen.name)
-            touched.add(rotation.family)
+                    touched.add(embedded.path)
         if wanted and wanted.leaves and phase is Phase.ISSUE:
             for status in of_former(rotation, assessment):
                 steps.append(f"{status.seen.path} is issued anew from the new CA")
-                touched.add(status.seen.name)
+                touched.update(files_of(status.seen))
         moved = ground.signer and any("sign with" in step for step in steps)
         restarts = [*_restarted(touched, assessment), *([ground.signer.container] if moved and ground.signer else [])]
         found.append(Preview(phase, tuple(dict.fromkeys(steps)), tuple(name for name in order if name in restarts)))
@@ -55,11 +55,21 @@ def preview(rotation: Rotation, ground: Ground, assessment: Assessment, order: S
     return tuple(found)
 
 
+def _rewritten(ground: Ground, wanted: Desired | None) -> set[str]:
+    """The anchor's own files that are other ones for who reads them: a set of anchors, or another key."""
+    found = set[str]()
+    if wanted and frozenset(wanted.trust) != frozenset(ground.trust):
+        found.add(ground.path)
+    if wanted and ground.holds_key and ground.key_path and ground.key != wanted.signing.key:
+        found.add(ground.key_path)
+    return found
+
+
 def _restarted(touched: set[str], assessment: Assessment) -> Iterator[str]:
     for status in assessment.statuses:
-        if status.seen.name in touched:
-            yield from (each.service for each in status.presence.consumers if not each.reloads)
-            yield from (each.service for each in status.presence.consumers if status.seen.embedded)
+        for each in status.presence.consumers if status.seen.name == status.seen.spec.name else ():
+            if not touched.isdisjoint(each.files) and (status.seen.embedded or not each.reloads):
+                yield each.service
 
 
 def _after(ground: Ground, wanted: Desired) -> Ground:

@@ -14,7 +14,7 @@ from typing import assert_never
 
 from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import Kind
-from certmond.pki.certificate import Certificate, PublicKey
+from certmond.pki.certificate import Anchor, Certificate, PublicKey, certificates_of
 from certmond.pki.holding import Surroundings, files_of
 from certmond.pki.inventory import Embedded
 from certmond.pki.path import find_paths
@@ -40,7 +40,7 @@ class Signer:
     shared: tuple[str, str]
     apart: tuple[str, str]
     files: tuple[str, str]
-    holds: tuple[Certificate, ...] = ()
+    holds: tuple[Anchor, ...] = ()
     key: PublicKey | None = None
     present: tuple[str, ...] = ()
     problem: str | None = None
@@ -48,15 +48,18 @@ class Signer:
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What a node shows of a family: the anchor's file and key (`key_unknown`: one is there that cannot be told)."""
+    """What a node shows of a family: the anchor's file and key (`key_unknown`: one is there that cannot be told).
+    `signs` says that a key for it is kept on the node, so that it should have the present one, too.
+    """
 
     family: str
     path: str
     key_path: str | None
-    trust: tuple[Certificate, ...] = ()
+    trust: tuple[Anchor, ...] = ()
     key: PublicKey | None = None
     key_unknown: bool = False
     signer: Signer | None = None
+    signs: bool = False
 
     @property
     def holds_key(self) -> bool:
@@ -149,27 +152,38 @@ def settles_at(rotation: Rotation, assessment: Assessment, around: Surroundings)
     """When those that read files again by themselves have had the time to do so, as far as files are watched."""
     paths = {path for status in concerned(rotation.family, assessment) for path in files_of(status.seen)}
     since = [content.since for path, content in around.contents.items() if path in paths]
-    newest = max((at for at in since if at <= assessment.taken_at), default=rotation.since)
-    return max(newest, rotation.since) + around.reload_within if since else rotation.since
+    if not since:
+        return rotation.since
+    # What is in the future was noted before a clock was set back.
+    return max((at for at in (*since, rotation.since) if at <= assessment.taken_at), default=assessment.taken_at) + (
+        around.reload_within
+    )
 
 
 def _strange(rotation: Rotation, ground: Ground) -> Iterator[str]:
     """What is on the node that is neither of before nor of after."""
     known = {*rotation.old, rotation.new}
     if not ground.trust:
-        yield f"{ground.path} holds no CA certificate; put back what it held"
-    for certificate in ground.trust:
-        if certificate not in known:
-            yield (
-                f"{ground.path} holds {certificate.subject} (SHA-256 {certificate.sha256[:16]}…), which is neither the "
-                "former nor the new CA; take it out, or put back what it held"
-            )
+        yield f"{ground.path} holds no {rotation.noun}; put back what it held"
+    for anchor in ground.trust:
+        if anchor not in known:
+            fact = f"{ground.path} holds {_by_digest(anchor)}, which is neither the former nor the new {rotation.noun}"
+            yield f"{fact}; take it out, or put back what it held"
+    if ground.signs and not ground.holds_key:
+        yield f"{ground.key_path} is not there, on a node that signs; put the {rotation.noun}'s key back"
     if ground.key_unknown and ground.key is None:
-        yield f"{ground.key_path} cannot be read as a key; put the CA's key there without a passphrase"
+        yield f"{ground.key_path} cannot be read as a key; put the right key there without a passphrase"
     elif ground.key and ground.key not in {each.key for each in known}:
-        yield f"{ground.key_path} is the key of neither the former nor the new CA; put back the key of {ground.path}"
+        fact = f"{ground.key_path} is the key of neither the former nor the new {rotation.noun}"
+        yield f"{fact}; put back the key of {ground.path}"
     if ground.signer and ground.signer.problem:
         yield ground.signer.problem
+
+
+def _by_digest(anchor: Anchor) -> str:
+    """Which one it is, where all of them have the same name."""
+    name = anchor.subject if isinstance(anchor, Certificate) else f"a public key, {anchor}"
+    return f"{name} (SHA-256 {anchor.sha256[:16]}…)"
 
 
 def _of_anchor(wanted: Desired, ground: Ground) -> Iterator[Want]:
@@ -218,9 +232,9 @@ def of_former(rotation: Rotation, assessment: Assessment) -> Iterator[Certificat
         if status.seen.name != spec.name or spec.kind is Kind.BUNDLE:
             continue
         rest = status.seen.certificates[1:]
-        if find_paths(certificate, (rotation.new,), rest, status.usages).paths:
+        if find_paths(certificate, certificates_of((rotation.new,)), rest, status.usages).paths:
             continue
-        if find_paths(certificate, rotation.old, rest, status.usages).paths:
+        if find_paths(certificate, certificates_of(rotation.old), rest, status.usages).paths:
             yield status
 
 
@@ -254,11 +268,11 @@ def _told(rotation: Rotation, wants: tuple[Want, ...]) -> str:
     for want in wants:
         match want:
             case Bundle():
-                said.append(f"{want.path} is to hold {_named(rotation, want.certificates)}")
+                said.append(f"{want.path} is to hold {_named(rotation, want.anchors)}")
             case KeyOf():
-                said.append(f"{want.path} is to be the key of {_named(rotation, (want.certificate,))}")
+                said.append(f"{want.path} is to be the key of {_named(rotation, (want.anchor,))}")
             case Trusting():
-                said.append(f"{want.path} is to trust {_named(rotation, want.certificates)}")
+                said.append(f"{want.path} is to trust {_named(rotation, want.anchors)}")
             case Flags():
                 said.append(f"{want.container} is to sign with {want.flags[0][1]}")
             case Gone():
@@ -268,8 +282,13 @@ def _told(rotation: Rotation, wants: tuple[Want, ...]) -> str:
     return "; ".join(said)
 
 
-def _named(rotation: Rotation, certificates: tuple[Certificate, ...]) -> str:
+def _named(rotation: Rotation, anchors: tuple[Anchor, ...]) -> str:
     """By what they are to this rotation: all of them may well have the same subject."""
-    former, later = ("the abandoned CA", "the CA of before") if rotation.aborted else ("the former CA", "the new CA")
-    names: Mapping[Certificate, str] = dict.fromkeys(rotation.old, former) | {rotation.new: later}
-    return " and ".join(names.get(each, each.subject) for each in certificates)
+    what = rotation.noun
+    former, later = (
+        (f"the abandoned {what}", f"the {what} of before")
+        if rotation.aborted
+        else (f"the former {what}", f"the new {what}")
+    )
+    names: Mapping[Anchor, str] = dict.fromkeys(rotation.old, former) | {rotation.new: later}
+    return " and ".join(names.get(each, each.called) for each in anchors)

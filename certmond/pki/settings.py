@@ -160,6 +160,11 @@ class RootCaSpec(Model):
         default=timedelta(minutes=10),
         description="both CAs are trusted at least so long before the new one is used, and before the former one goes",
     )
+    token_overlap: Duration = Field(
+        default=timedelta(hours=24),
+        description="the former service-account key is accepted so long after it has signed its last token: as long as "
+        "one lives, or is used without being read again",
+    )
 
 
 class ClusterSpec(Model):

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from certmond.pki.assess import CertificateStatus
 from certmond.pki.catalog import ServiceSpec
-from certmond.pki.certificate import Certificate
+from certmond.pki.certificate import Anchor, Certificate
 from certmond.pki.issuance import Template
 from certmond.pki.restart import Target
 
@@ -100,18 +100,18 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """The file `path` holds these certificates, in this order, and nothing else."""
+    """The file `path` holds these anchors, in this order, and nothing else."""
 
     path: str
-    certificates: tuple[Certificate, ...]
+    anchors: tuple[Anchor, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class KeyOf:
-    """The file `path` holds the private key of this certificate, which the state directory or the node has."""
+    """The file `path` holds the private key of this anchor, which the state directory or the node has."""
 
     path: str
-    certificate: Certificate
+    anchor: Anchor
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Trusting:
     """The kubeconfig `path` embeds these CA certificates for the cluster of its context."""
 
     path: str
-    certificates: tuple[Certificate, ...]
+    anchors: tuple[Anchor, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from certmond.cluster.nodes import ANNOTATION
 from certmond.cluster.record import parse
 from certmond.cluster.recorded import record_of, rotation_of
 from certmond.errors import MalformedError, OvertakenError, RefusedError, RotationError, UnreachableError
+from certmond.pki.certificate import certificates_of
 from certmond.pki.rotation import Mode, Phase, Rotation, abort, desired, following, sequence
 from tests.builders import HOUR, NOW, SECOND, make_ca
 from tests.cluster.api_server import ApiServer, Fault
@@ -613,7 +614,7 @@ LED = list(Phase)[:-1]
 def fit(world: World, rotation: Rotation) -> None:
     """The cluster is as it should be in that phase."""
     wanted = desired(rotation)
-    world.publish(*(wanted.trust if wanted else rotation.old))
+    world.publish(*certificates_of(wanted.trust if wanted else rotation.old))
     signer = (wanted.detached or wanted.signing) if wanted else rotation.old[0]
     world.api.ca = next(each for each in (world.old, world.new) if each.facts == signer)
 

@@ -37,13 +37,14 @@ def test_a_record_is_read_as_it_was_written() -> None:
     """Its text gives the same record, and its certificates as facts."""
     again = parse(record().text(), "it")
     assert again == record()
-    assert (again.old_certificates, again.new_certificates) == ((OLD.facts,), (NEW.facts,))
+    assert (again.old_anchors, again.new_anchors) == ((OLD.facts,), (NEW.facts,))
 
 
 def test_public_keys_are_recorded_where_there_are_no_certificates() -> None:
     """A rotation of the service account key has public keys, and no certificates."""
     made = record(family="sa", old=(OLD.public_pem.decode(),), new=NEW.public_pem.decode())
-    assert parse(made.text(), "it").new_certificates == ()
+    assert parse(made.text(), "it").new_anchors == (NEW.facts.key,)
+    assert parse(made.text(), "it").old_anchors == (OLD.facts.key,)
 
 
 def test_fields_of_a_later_certmond_are_passed_over() -> None:
@@ -227,4 +228,4 @@ def test_an_api_that_is_silent_is_unreachable(access: Access, silence: Silence) 
 
 def test_a_bundle_is_recorded_as_one() -> None:
     """Several certificates in one PEM are all there."""
-    assert record(old=(bundle(OLD, NEW).decode(),)).old_certificates == (OLD.facts, NEW.facts)
+    assert record(old=(bundle(OLD, NEW).decode(),)).old_anchors == (OLD.facts, NEW.facts)

@@ -49,7 +49,9 @@ class Arranged:
         ca = ca or self.new
         self.staging.put(Part.NEW, "ca", ca.facts, load_key(ca.key_pem, ""))
 
-    def make(self, *wants: Want, meanwhile: Callable[[], object] = lambda: None) -> str:
+    def make(
+        self, *wants: Want, meanwhile: Callable[[], object] = lambda: None, target: tuple[str, str] = ("ca", CRT)
+    ) -> str:
         """Carry out one step; `meanwhile` is called when all is written beside what it is to replace."""
         transactions = Transactions(str(self.node.root), self.state)
 
@@ -59,7 +61,8 @@ class Arranged:
             return found
 
         with transactions.lock() as writer:
-            return self._arrangement.make(Rotate("ca", CRT, "all is to be so", wants), writer, datetime.now(UTC), real)
+            step = Rotate(*target, "all is to be so", wants)
+            return self._arrangement.make(step, writer, datetime.now(UTC), real)
 
     def read(self, path: str) -> bytes:
         return self.node.read(path[1:])
@@ -84,6 +87,23 @@ def arranged(node: Node, tmp_path: Path) -> Arranged:
     return Arranged(node, tmp_path / "state")
 
 
+def test_the_keys_of_tokens(arranged: Arranged) -> None:
+    """The key and the public keys are as they are wanted, the key closed to others; the former key is kept with the
+    rotation, and its public half in the archive.
+    """
+    pub, key, new = f"{PKI}/sa.pub", f"{PKI}/sa.key", arranged.new.facts.key
+    (old,), mode = decode(arranged.read(pub), pub).public_keys, arranged.mode(pub)
+    arranged.staging.put(Part.NEW, "sa", new, load_key(arranged.new.key_pem, ""))
+    arranged.make(KeyOf(key, new), Bundle(pub, (new, old)), target=("sa", pub))
+    assert decode(arranged.read(pub), pub).public_keys == (new, old)
+    assert decode(arranged.read(key), key).key == new
+    assert [arranged.mode(path) for path in (key, pub)] == [0o600, mode]
+    assert (kept := arranged.staging.read(Part.OLD))
+    assert (kept.family, kept.anchor, kept.key, kept.fault) == ("sa", old, old, None)
+    assert any(decode(path.read_bytes(), "").public_keys == (old,) for path in arranged.archived())
+    assert not any(b"PRIVATE" in path.read_bytes() for path in arranged.archived())
+
+
 def test_everything_at_once(arranged: Arranged) -> None:
     """Key, certificates, and the flags that name them are as they are wanted; keys are closed to others; the manifest
     is the same but for the flags; the certificate that was replaced is kept, and its key with the rotation only.
@@ -106,7 +126,7 @@ def test_everything_at_once(arranged: Arranged) -> None:
     assert yaml.safe_load(arranged.read(MANIFEST)) == manifest
     kept = arranged.staging.read(Part.OLD)
     assert kept is not None
-    assert (kept.certificate, kept.key, kept.fault) == (old, old.key, None)
+    assert (kept.anchor, kept.key, kept.fault) == (old, old.key, None)
     assert any(decode(path.read_bytes(), "").certificates == (old,) for path in arranged.archived())
     assert not [path for path in arranged.archived() if b"PRIVATE KEY" in path.read_bytes()]
     assert list((arranged.state / "transactions").glob("*")) == []
@@ -122,7 +142,7 @@ def test_the_key_goes_back(arranged: Arranged) -> None:
     assert decode(arranged.read(KEY), KEY).key == before
     assert arranged.certificates(CRT) == (old, new)
     kept = [arranged.staging.read(part) for part in Part]
-    assert [each.certificate for each in kept if each] == [new, old]
+    assert [each.anchor for each in kept if each] == [new, old]
 
 
 def test_a_kubeconfig_trusts_both(arranged: Arranged) -> None:
@@ -183,7 +203,7 @@ REFUSED: dict[str, tuple[Callable[[Arranged], None], type[CertmondError], str]] 
         spoil_nothing, KeyUnusableError, "is nowhere on this node; give it with `certmond root-ca stage`"
     ),
     "the key in place is another one's": (
-        another_key_in_place, WriteError, f"{KEY} is the key of no certificate in {CRT}; put back the pair"
+        another_key_in_place, WriteError, f"{KEY} is the key of nothing in {CRT}; put back the pair"
     ),
     "the key in place is damaged": (a_damaged_key_in_place, CertmondError, KEY),
     "there is no manifest": (no_directory, CertmondError, MANIFEST),

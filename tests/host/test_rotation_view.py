@@ -51,6 +51,16 @@ def test_a_control_plane(node: Node) -> None:
     assert own_files(SHARED[0]) == APART
 
 
+def test_the_keys_of_tokens(node: Node) -> None:
+    """They are an anchor of public keys, all of its file, and no controller-manager has to be moved for it."""
+    pub, key = f"{PKI}/sa.pub", f"{PKI}/sa.key"
+    own = node.read(pub[1:])
+    node.write(pub[1:], own + make_ca().public_pem)
+    trust = decode(node.read(pub[1:]), "").public_keys
+    assert len(trust) == 2
+    assert shown(node, "sa") == Ground("sa", pub, key, trust, trust[0])
+
+
 def test_a_bundle_in_its_order(node: Node) -> None:
     """Each certificate of the file is there, as they stand in it."""
     own, other = node.read(f"{PKI[1:]}/ca.crt"), make_ca()

@@ -15,7 +15,7 @@ from functools import cache
 
 from certmond.pki.assess import assess
 from certmond.pki.catalog import CertificateSpec, Kind
-from certmond.pki.certificate import Certificate
+from certmond.pki.certificate import Certificate, certificates_of
 from certmond.pki.inventory import Embedded, Inventory, Observation
 from certmond.pki.rotation import Rotation, desired, following
 from certmond.pki.rotation_gates import Member, Report, closed, digest_of
@@ -200,23 +200,23 @@ class Node:
 
     def carry_out(self, step: Rotate, parts: int | None = None) -> None:
         """All that the step wants, or nothing where a key is missing; with `parts`, no more of it than so many."""
-        if any(isinstance(want, KeyOf) and want.certificate not in self.keys for want in step.wants):
+        if any(isinstance(want, KeyOf) and want.anchor not in self.keys for want in step.wants):
             return
         for want in step.wants[:parts]:
             match want:
-                case Bundle(path, certificates) if path == SHARED[0]:
-                    self.trust = certificates
-                case Bundle(_, certificates):
-                    (self.own,) = certificates
-                case KeyOf(path, certificate) if path == SHARED[1]:
-                    self.key = certificate
-                case KeyOf(_, certificate):
-                    self.own_key = certificate
+                case Bundle(path, anchors) if path == SHARED[0]:
+                    self.trust = certificates_of(anchors)
+                case Bundle(_, anchors):
+                    (self.own,) = certificates_of(anchors)
+                case KeyOf(path, anchor) if path == SHARED[1]:
+                    (self.key,) = certificates_of((anchor,))
+                case KeyOf(_, anchor):
+                    (self.own_key,) = certificates_of((anchor,))
                 case Flags():
                     self.flags = (want.flags[0][1], want.flags[1][1])
-                case Trusting(path, certificates):
+                case Trusting(path, anchors):
                     name = path.rpartition("/")[2]
-                    self.confs[name] = certificates, self.confs[name][1]
+                    self.confs[name] = certificates_of(anchors), self.confs[name][1]
                 case Gone():
                     self.own = self.own_key = None
 
@@ -269,7 +269,7 @@ class Cluster:
     def __post_init__(self) -> None:
         self.nodes = [Node(name, control_plane, self.rotation) for name, control_plane in self.kinds.items()]
         if self.rotation.found:
-            self.nodes[0].replace_anchor(self.rotation.new)
+            self.nodes[0].replace_anchor(*certificates_of((self.rotation.new,)))
 
     def issue(self, node: Node, identity: Identity) -> None:
         """Another certificate: from the CA whose key the node has, else a worker asks the API, and some

@@ -24,6 +24,7 @@ ROOT = make_ca()
 OLD, NEW = (make_leaf(ROOT, "leaf", not_after=NOW + days * DAY) for days in (10, 300))
 AT, BESIDE = Endpoint.parse("127.0.0.1:6443"), Endpoint.parse("127.0.0.1:6444")
 CHANGED = NOW - HOUR
+PAIR = ("/leaf.crt", "/leaf.key")
 UNIT = ServiceSpec(name="web", kind="systemd", unit="web.service")
 OTHER = ServiceSpec(name="other", kind="systemd", unit="other.service")
 HOOK = ServiceSpec(name="hook", kind="command", command=("/bin/hook",))
@@ -87,8 +88,8 @@ def test_the_flags_say_more_than_the_catalogue() -> None:
     other = OTHER.model_copy(update={"reloads": ("leaf",)})
     known = around(uses(False, "/leaf.key"), live(web=runs(CHANGED)), services=(UNIT, other, HOOK))
     assert known.presence(see(spec)).consumers == (
-        Consumer("web", reloads=False, running=True, started_at=CHANGED),
-        Consumer("other", reloads=True),
+        Consumer("web", reloads=False, running=True, started_at=CHANGED, files=("/leaf.key",)),
+        Consumer("other", reloads=True, files=("/leaf.crt", "/leaf.key")),
     )
     elsewhere = around(uses(False, "/elsewhere.crt"), services=(UNIT, other))
     assert [each.service for each in elsewhere.presence(see(spec)).consumers] == ["other"]
@@ -100,7 +101,7 @@ def test_a_pair_is_reloaded_if_both_of_its_files_are() -> None:
     """One file that is read once is enough to need a restart."""
     half = Survey({"web": {"/leaf.crt": Use(True, "--a"), "/leaf.key": Use(False, "--b")}})
     for survey, reloads in ((uses(True), True), (half, False), (uses(False), False)):
-        assert around(survey).presence(see()).consumers == (Consumer("web", reloads=reloads),)
+        assert around(survey).presence(see()).consumers == (Consumer("web", reloads=reloads, files=PAIR),)
 
 
 def test_what_the_configuration_says_it_serves_is_used_though_no_flag_names_it() -> None:
@@ -109,7 +110,7 @@ def test_what_the_configuration_says_it_serves_is_used_though_no_flag_names_it()
     survey = replace(uses(True, "/elsewhere.crt"), serving={AT: ("web", "/leaf.crt")})
     assert around(survey, services=(web,)).presence(see()).consumers == ()
     assert around(survey, services=(web,)).presence(see(row(consumers="web"))).consumers == (
-        Consumer("web", reloads=False),
+        Consumer("web", reloads=False, files=PAIR),
     )
 
 
@@ -119,7 +120,9 @@ def test_the_kubelet_knows_only_what_it_fetched_itself() -> None:
     spec = row(kind="kubelet", key=None, path="/current.pem", kubeconfig="/kubelet.conf", consumers="kubelet")
     known = around(uses(True, "/current.pem", service="kubelet"), services=(kubelet,))
     for renewed_at, reloads in ((None, True), (CHANGED, False)):
-        assert known.presence(see(spec), renewed_at).consumers == (Consumer("kubelet", reloads=reloads),)
+        assert known.presence(see(spec), renewed_at).consumers == (
+            Consumer("kubelet", reloads=reloads, files=("/current.pem", "/kubelet.conf")),
+        )
     assert files_of(see(spec)) == ("/current.pem", "/kubelet.conf")
 
 
@@ -216,6 +219,18 @@ def test_nothing_is_held_of_a_file_that_holds_nothing() -> None:
     pair = row(kind="key-pair", path="/leaf.crt")
     assert known.presence(see(pair, None)).stale == ()
     assert stale(known.presence(see(pair, None, key=NEW.facts.key))) == HELD
+
+
+def test_who_reads_one_of_two_files_holds_nothing_of_the_other() -> None:
+    """Such as kube-controller-manager, which signs tokens with a key whose public half it never reads."""
+    survey = uses(False, "/leaf.key")
+    public = {**content(NOW - 2 * DAY, "new", "/leaf.key"), **content(CHANGED, "new", "/leaf.crt")}
+    private = {**content(NOW - 2 * DAY, "new", "/leaf.crt"), **content(CHANGED, "new", "/leaf.key")}
+    pair = see(row(kind="key-pair", path="/leaf.crt"), None, key=NEW.facts.key)
+    assert stale(around(survey, live(web=runs()), contents=public).presence(pair)) == []
+    assert stale(around(survey, live(web=runs()), contents=private).presence(pair)) == [
+        ("web", Reason.RESTART_PENDING, "/leaf.key")
+    ]
 
 
 def test_only_the_file_that_is_read_once_counts() -> None:

@@ -208,6 +208,19 @@ def test_an_anchor_that_changes_as_it_should_is_brought_into_use() -> None:
     assert held(found).because.startswith("etcd-ca changed, which all nodes must know first")
 
 
+def test_a_pair_of_keys_is_brought_into_use_in_its_own_rotation_if_it_fits() -> None:
+    """It has no certificate to be good, but a public half that has to belong to it."""
+    rotating = Caution(rotating=frozenset({"sa"}))
+    good = see(row("sa", kind="key-pair", ca=[]), key=GOOD.facts.key, public_key=GOOD.facts.key)
+    torn = replace(good, public_key=make_leaf(ROOT).facts.key)
+    for pair, because in ((good, ""), (torn, "is not restarted on what is not good: /sa.crt is not the public key of")):
+        known = around(pair)
+        found = restarts(assess(Inventory((pair,)), NOW, around=known), known, (), TERMS, caution=rotating)
+        assert [step.target for step in found.steps] == ([] if because else ["web"])
+        assert all(each.because.startswith(because) for each in found.held)
+        assert bool(found.held) == bool(because)
+
+
 @pytest.mark.parametrize(
     ("seen", "said"),
     [

@@ -154,6 +154,18 @@ def test_a_rotation_stays_what_it_is(changes: dict[str, Any]) -> None:
     assert "it has this node's own rotation, with other" in said(at(Phase.TRUST), told, worker(*BOTH))
 
 
+def test_the_keys_of_tokens_are_followed_likewise() -> None:
+    """The former key signs, and what it does not sign is not followed; a key that signs no tokens is unfit."""
+    old, new = OLD.facts.key, NEW.facts.key
+    begun = signed(Rotation("r-1", "sa", Mode.OVERLAP, (old,), new, Phase.PREPARE, NOW))
+    ground = Ground("sa", "/sa.pub", "/sa.key", (old,), old)
+    assert said(None, begun, ground) == ""
+    assert "not signed" in said(None, replace(begun, new=FOREIGN.facts.key), ground)
+    assert "the new public key with its key" in said(begun, at(Phase.TRUST, begun), ground)
+    unfit = signed(replace(begun, new=make_ca(key="ed25519").facts.key))
+    assert "Kubernetes signs no tokens" in said(None, unfit, ground)
+
+
 def test_a_way_back_is_that_of_the_way_there() -> None:
     """To the CA that it came from, and from where there still is one."""
     evil = replace(back(Phase.TRUST), new=FOREIGN.facts)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from certmond.pki.certificate import Certificate
-from certmond.pki.inventory import Inventory, Observation
+from certmond.pki.inventory import Inventory, Observation, Permissions
 from certmond.pki.rotation_found import Change, changed
 from certmond.pki.rotation_steps import Ground
 from tests.builders import Issued, make_intermediate, make_leaf
@@ -59,8 +59,27 @@ def test_the_former_one_may_be_known_from_a_kubeconfig_that_trusts_both() -> Non
 
 def test_several_that_went_before_are_all_told() -> None:
     """Each is needed until all that hangs on it is of the new one. The first evidence is the one that is said."""
-    found = seen(conf(OLD), leaf(STRANGER), known=(STRANGER,))
+    found = seen(conf(OLD), leaf(STRANGER), known=(STRANGER, OLD))
     assert found == change("/admin.conf trusts the former one", OLD, STRANGER)
+
+
+def test_where_the_former_one_is_remembered_no_file_makes_another_one_of_it() -> None:
+    """Else whoever can write a kubeconfig would have a CA of their own trusted beside it."""
+    assert seen(conf(STRANGER), leaf(OLD), known=(OLD,)) == change("/pki/leaf.crt is of the former one", OLD)
+    assert seen(conf(STRANGER), known=(OLD,)) is None
+    assert seen(leaf(STRANGER), conf(STRANGER), trust=(NEW, STRANGER), known=(OLD,)) is None
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode", "counts"),
+    [("root:root", 0o600, True), ("0:0", 0o644, True), ("kim:root", 0o600, False), ("root:root", 0o620, False),
+     ("root:root", 0o602, False)],
+)  # fmt: skip
+def test_where_nobody_remembers_it_only_files_of_root_tell(owner: str, mode: int, counts: bool) -> None:
+    """What others can write is what they would have us believe."""
+    permissions = (Permissions("/admin.conf", mode, owner, secret=True),)
+    found = seen(replace(conf(OLD), permissions=permissions), replace(leaf(OLD), permissions=permissions))
+    assert (found is not None) == counts
 
 
 def test_an_anchor_that_the_node_has_lived_by_is_no_change() -> None:

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certmond.pki.rotation import Mode, Phase, Rotation
-from certmond.pki.rotation_gates import Member, Report, closed, digest_of, held_until, unknown_exclusions
-from tests.builders import HOUR, NOW
+from certmond.pki.rotation_gates import Gate, Member, Report, closed, digest_of, lasting, unknown_exclusions
+from certmond.pki.settings import RootCaSpec
+from tests.builders import HOUR, NOW, SECOND
 from tests.pki.rotation_node import NEW, OLD, STRANGER, at
 
 P = Phase
@@ -93,13 +94,56 @@ def test_a_name_that_no_node_has_excludes_nothing() -> None:
 
 def test_both_are_trusted_for_a_while_before_either_step_that_needs_it() -> None:
     """Counted from when the phase began. What has no overlap has no time for it either."""
-    assert held_until(at(P.TRUST), HOUR) == (NOW + HOUR, "before the new CA is used")
-    assert held_until(at(P.ISSUE), HOUR) == (NOW + HOUR, "before the former CA is distrusted")
+    hour, soon = RootCaSpec(overlap=HOUR), NOW + HOUR - SECOND
+    until = f"until {NOW + HOUR:%Y-%m-%d %H:%M:%S} UTC"
+    used, gone = f"both CAs are trusted {until}, before the ", (NOW + HOUR)
+    assert lasting(at(P.TRUST), hour, soon) == Gate((f"{used}new CA is used",), gone)
+    assert lasting(at(P.ISSUE), hour, soon) == Gate((f"{used}former CA is distrusted",), gone)
+    assert lasting(at(P.TRUST), hour, gone) == lasting(at(P.ISSUE), hour, gone) == Gate()
     for phase in set(Phase) - {P.TRUST, P.ISSUE}:
-        assert held_until(at(phase), HOUR) is None
+        assert lasting(at(phase), hour, NOW) == Gate()
     for mode in (Mode.REISSUE, Mode.REPLACE):
-        assert held_until(at(P.ISSUE, mode=mode), HOUR) is None
-    assert held_until(at(P.TRUST), timedelta()) == (NOW, "before the new CA is used")
+        assert lasting(at(P.ISSUE, mode=mode), hour, NOW) == Gate()
+    assert lasting(at(P.TRUST), RootCaSpec(overlap=timedelta()), NOW) == Gate()
+
+
+KEYS = at(P.TRUST, family="sa", old=(OLD.facts.key,), new=NEW.facts.key)
+
+
+def test_both_keys_of_tokens_are_known_to_outsiders_before_the_new_one_is_used() -> None:
+    """They may keep for an hour what they have fetched, the last of them from an API server that was restarted last; a
+    longer overlap is a longer one.
+    """
+    briefly, long, late = RootCaSpec(overlap=timedelta()), RootCaSpec(overlap=3 * HOUR), NOW + 100 * HOUR
+    noted = lasting(KEYS, briefly, late).noted
+    assert noted == replace(KEYS, published=late)
+    (said,) = lasting(noted, briefly, late + HOUR - SECOND).waits
+    assert said.startswith("both public keys are trusted until ")
+    assert said.endswith(", before the new public key is used")
+    assert lasting(noted, briefly, late + HOUR) == Gate()
+    assert lasting(noted, long, late).until == late + 3 * HOUR
+
+
+def test_the_former_key_is_trusted_while_its_last_token_may_live() -> None:
+    """Counted from when all were first seen to sign with the new one, however long after the phase began; that instant
+    is for all to know before it counts. Never less than the overlap. At once is at once.
+    """
+    spec, late = RootCaSpec(overlap=HOUR, token_overlap=24 * HOUR), NOW + 100 * HOUR
+    issue = replace(KEYS, phase=P.ISSUE)
+    noted = lasting(issue, spec, late).noted
+    assert noted == replace(issue, published=late)
+    assert lasting(noted, spec, late + 24 * HOUR - SECOND).until == late + 24 * HOUR
+    assert lasting(noted, spec, late + 24 * HOUR) == Gate()
+    assert lasting(noted, RootCaSpec(overlap=30 * HOUR), late + 29 * HOUR).until == late + 30 * HOUR
+    assert lasting(replace(issue, mode=Mode.REPLACE), spec, NOW) == Gate()
+
+
+def test_of_the_keys_of_tokens_only_control_planes_are_asked() -> None:
+    """Each of them for the set of its public keys; a worker has none."""
+    members = [Member("cp", True, says(P.TRUST, trust=digest_of([OLD.facts.key]))), Member("worker", False)]
+    assert list(closed(KEYS, members)) == ["cp says that it is in trust, and trusts other public keys"]
+    both = says(P.TRUST, trust=digest_of([OLD.facts.key, NEW.facts.key]))
+    assert list(closed(KEYS, [Member("cp", True, both), Member("worker", False)])) == []
 
 
 @given(st.permutations([OLD, NEW, STRANGER]), st.lists(st.sampled_from([OLD, NEW, STRANGER]), max_size=3))

@@ -65,9 +65,9 @@ def wants(rotation: Rotation, of: Ground) -> list[Want]:
     ("of", "said"),
     [
         (ground(OLD, STRANGER), f"{ANCHOR} holds CN=kubernetes (SHA-256 {STRANGER.facts.sha256[:16]}…), which is"),
-        (ground(), f"{ANCHOR} holds no CA certificate; put back what it held"),
+        (ground(), f"{ANCHOR} holds no CA; put back what it held"),
         (ground(OLD, key=STRANGER), f"{ANCHOR_KEY} is the key of neither the former nor the new CA; put back"),
-        (ground(OLD, key=None, key_unknown=True), f"{ANCHOR_KEY} cannot be read as a key; put the CA's key there"),
+        (ground(OLD, key=None, key_unknown=True), f"{ANCHOR_KEY} cannot be read as a key; put the right key there"),
         (ground(OLD, signer=signer(problem="it signs elsewhere; let it not")), "it signs elsewhere; let it not"),
     ],
     ids=["a stranger", "no CA", "another key", "an unreadable key", "a signer that cannot be moved"],
@@ -343,6 +343,21 @@ def test_who_holds_an_older_file_keeps_it() -> None:
     assert said.startswith("web runs since ")
     held = Plan(held=(Held("web", "/pki/leaf.crt", "it is another node's turn"),))
     assert kept(old, plan=held) == [f"{said} (it is another node's turn)"]
+
+
+def test_a_key_that_has_gone_stops_it() -> None:
+    """On a node that keeps one of the rotation's keys, the CA's own key is missed; elsewhere it never was."""
+    here = ground(OLD, NEW, key=None, signs=True)
+    why = lacks(at(P.TRUST), here, judged(leaf(OLD))).frozen
+    assert str(why).endswith(f": {ANCHOR_KEY} is not there, on a node that signs; put the CA's key back")
+    assert lacks(at(P.TRUST), replace(here, signs=False), judged(leaf(OLD))).frozen is None
+
+
+def test_a_clock_that_was_set_back_does_not_hold_it() -> None:
+    """What was noted in the future counts as of before."""
+    known = around(contents={"/pki/leaf.crt": Content("x", NOW + 300 * DAY)})
+    late = replace(at(P.TRUST), since=NOW + 300 * DAY)
+    assert settles_at(late, judged(leaf(OLD)), known) == NOW + known.reload_within
 
 
 def test_nothing_is_written_for_a_service_that_did_not_come_up() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from certmond.errors import RotationError
 from certmond.pki import rotation as machine
+from certmond.pki.certificate import certificates_of
 from certmond.pki.rotation import Mode, Phase, Rotation, abort, begin, sequence
 from tests.builders import NOW
 from tests.pki import rotation_invariants as invariants
@@ -56,7 +57,7 @@ def step(cluster: Cluster, action: int, which: int) -> bool:
             cluster.workload = cluster.published()
             return True
         case 9 if node.control_plane:  # somebody stages the new key
-            node.keys.add(cluster.rotation.new)
+            node.keys.update(certificates_of((cluster.rotation.new,)))
     return False
 
 

@@ -1,0 +1,83 @@
+"""A rotation of the keys of tokens as the cluster leads it: who is asked, what is looked at, and what is for all to
+know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from certmond.cluster.access import Access
+from certmond.cluster.conductor import ClusterConductor
+from certmond.cluster.record import parse as parse_record
+from certmond.cluster.recorded import record_of, rotation_of
+from certmond.config import Source, parse
+from certmond.pki.certificate import describe_key
+from certmond.pki.rotation import Mode, Phase, Rotation
+from certmond.pki.rotation_gates import Gate, Report, digest_of
+from tests.builders import HOUR, NOW
+from tests.cluster.api_server import ApiServer
+
+KEYS = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+OLD, NEW = (describe_key(key.public_key()) for key in KEYS)
+ISSUE = Rotation("20261124-sa", "sa", Mode.OVERLAP, (OLD,), NEW, Phase.ISSUE, NOW - 5 * HOUR)
+DONE = Report("20261124-sa", Phase.ISSUE, digest_of((OLD, NEW)), "", signs=True, ready=True)
+
+
+class Leading:
+    """It is always this node's turn."""
+
+    def take(self) -> str | None:
+        return None
+
+    def give_back(self) -> None:
+        pass
+
+
+@pytest.fixture
+def conductor(cluster: ApiServer, access_of: Callable[..., Access]) -> ClusterConductor:
+    """That of cp-1, beside a worker. The API server signs with the former key, and takes the tokens of both."""
+    cluster.store.add("nodes", "cp-1", metadata={"labels": {"node-role.kubernetes.io/control-plane": ""}})
+    cluster.store.add("nodes", "worker")
+    cluster.store.add("serviceaccounts", "certmond", "kube-system")
+    cluster.tokens.key, cluster.tokens.known = KEYS[0], KEYS
+    config = parse([Source("test", "{cluster: {kubeconfig: /x}, root_ca: {token_overlap: 1d}}")])
+    access = access_of("system:node:cp-1", "system:nodes", "certmond")
+    return ClusterConductor(access, Leading(), config, node="cp-1", own=access, clock=lambda: NOW)
+
+
+def test_the_record_has_public_keys() -> None:
+    """And is the same rotation when it is read again."""
+    noted = replace(ISSUE, published=NOW)
+    text = record_of(noted, "cp-1").text()
+    assert text.count("BEGIN PUBLIC KEY") == 2
+    assert "PRIVATE" not in text
+    assert rotation_of(parse_record(text, "it")) == noted
+
+
+def test_the_time_of_the_former_tokens_counts_from_when_the_new_key_is_seen_to_sign(
+    cluster: ApiServer, conductor: ClusterConductor
+) -> None:
+    """As long as some API server signs with the former key, no instant is noted; then it is, for all, and both keys are
+    accepted for `root_ca.token_overlap` from then on. Workers are not asked.
+    """
+    (said,) = conductor.gate(ISSUE, DONE, NOW).waits
+    assert said.startswith(f"a fresh token of kube-system/certmond is not signed with the key {NEW.sha256[:12]}")
+    assert conductor.gate(ISSUE, DONE, NOW).noted is None
+    cluster.tokens.key = KEYS[1]
+    noted = conductor.gate(ISSUE, DONE, NOW).noted
+    assert noted == replace(ISSUE, published=NOW)
+    (said,) = conductor.gate(noted, DONE, NOW + 24 * HOUR - timedelta(seconds=1)).waits
+    assert said.startswith("both public keys are trusted until ")
+    assert conductor.gate(noted, DONE, NOW + 24 * HOUR) == Gate()
+
+
+def test_what_is_signed_otherwise_in_the_end_holds_the_phase(cluster: ApiServer, conductor: ClusterConductor) -> None:
+    """Somebody has put the former key back meanwhile: it is not distrusted."""
+    cluster.tokens.key = KEYS[0]
+    (said,) = conductor.gate(replace(ISSUE, published=NOW), DONE, NOW + 24 * HOUR).waits
+    assert "is not signed with the key" in said

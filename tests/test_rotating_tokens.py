@@ -1,0 +1,361 @@
+"""The keys of service-account tokens that are followed by others on one node: the real program, on real files."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+
+from certmond.host.staged import Part, Staging
+from certmond.pki.certificate import PublicKey
+from certmond.pki.encoding import decode
+from certmond.pki.rotation import Mode, Phase, Rotation
+from tests.builders import HOUR, Issued, make_ca
+from tests.rotating_node import RotatingNode, secret_lines
+from tests.tracing import kill_at, record
+
+STOPS = 12
+"""At so many of the stops in a rotation it is killed."""
+SA = ("--family", "sa")
+FILES = {"sa.pub", "sa.key"}
+
+
+class TokenNode(RotatingNode):
+    """A node that signs and verifies tokens, too; `served` says whether a service reads the keys."""
+
+    def __init__(self, place: Path, *, served: bool = False) -> None:
+        self.pair = make_ca(key="ec")
+        super().__init__(place, served=served, root_ca={"overlap": "1s", "token_overlap": "3h"})
+        self._pace = 50_000  # a day passes in a second or two
+        self.put("sa.key", self.pair.key_pem)
+        self.put("sa.pub", self.pair.public_pem)
+        (self.files / "sa.pub").chmod(0o644)
+
+    def configure(self, **more: Any) -> None:
+        super().configure(**more)
+        path = self.place / "config.yaml"
+        document = yaml.safe_load(path.read_text())
+        used = {"consumers": ["web"]} if document["services"] else {}
+        pair = {"name": "sa", "kind": "key-pair", "path": str(self.files / "sa.pub"), "key": str(self.files / "sa.key")}
+        document["certificates"].append(pair | used)
+        path.write_text(yaml.safe_dump(document))
+
+    def bring(self, new: Issued) -> str:
+        """A key as an operator brings it, in a file that is not the node's."""
+        path = self.place / "brought.key"
+        path.touch(0o600)
+        path.write_bytes(new.key_pem)
+        return str(path)
+
+    def staged_now(self, new: Issued) -> None:
+        done = self.hurry("root-ca", "stage", self.bring(new), *SA)
+        assert done.code == 0, done.err
+
+    def follow(self, new: Issued, mode: Mode = Mode.OVERLAP) -> None:
+        """Stage `new`, and begin, as the command does not where no service is seen to read the keys."""
+        self.staged_now(new)
+        old, to, now = (self.pair.facts.key,), new.facts.key, self.clock()
+        self.enforcer().rotating.start(Rotation("20261124T120000Z-abcdef", "sa", mode, old, to, Phase.PREPARE, now))
+
+    def pub(self) -> tuple[PublicKey, ...]:
+        return decode(self.read("sa.pub"), "sa.pub").public_keys
+
+    def sign(self) -> tuple[bytes, bytes]:
+        """What a token is: something, and its signature with the key in place."""
+        key: Any = load_pem_private_key(self.read("sa.key"), None)
+        return b"a token", key.sign(b"a token", ec.ECDSA(hashes.SHA256()))
+
+    def accepts(self, token: tuple[bytes, bytes]) -> bool:
+        """Whether it verifies by one of the public keys in place."""
+        for text in self.read("sa.pub").split(b"-----END PUBLIC KEY-----\n")[:-1]:
+            key: Any = load_pem_public_key(text + b"-----END PUBLIC KEY-----\n")
+            try:
+                key.verify(token[1], token[0], ec.ECDSA(hashes.SHA256()))
+            except Exception:  # noqa: BLE001, S112 - whatever it says, the next one may take it
+                continue
+            return True
+        return False
+
+    def amiss(self, own: Issued) -> list[str]:
+        """All that is not as it has to be where `own` is the only key, and nothing is under way."""
+        problems = [] if self.pub() == (own.facts.key,) else ["sa.pub has other keys"]
+        problems += [] if decode(self.read("sa.key"), "").key == own.facts.key else ["sa.key is another one"]
+        problems += [] if (self.files / "sa.pub").stat().st_mode & 0o777 == 0o644 else ["sa.pub cannot be read"]
+        return problems + self.unwell(self.old)
+
+
+def key() -> Issued:
+    return make_ca(key="ec")
+
+
+def differing(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {name for name in {*before, *after} if before.get(name) != after.get(name)}
+
+
+def test_a_key_follows_another(tmp_path: Path) -> None:
+    """Staged and rotated by hand, the new key is the only one in the end, no other file has changed, and no key is left
+    but the one in its place. On the way a token of either key is accepted until its time is over, and no longer.
+    """
+    node, new = TokenNode(tmp_path / "place"), key()
+    before, former = node.tree(), node.sign()
+    node.follow(new)
+    assert node.tree() == before
+    seen = list[tuple[str, bool, bool]]()
+
+    def look() -> bool:
+        seen.append((str(node.phase), node.accepts(former), node.accepts(node.sign())))
+        return False
+
+    node.walk(look, passes=20000)
+    assert all(own for _, _, own in seen)
+    assert {phase for phase, old, _ in seen if old} >= {"prepare", "trust", "issue"}
+    assert node.amiss(new) == []
+    assert not node.accepts(former)
+    assert differing(before, node.tree()) == FILES
+    assert list(dict.fromkeys(node.phases())) == ["prepare", "trust", "issue", "distrust", "done"]
+    assert node.findings() == {}
+    again = node.hurry("root-ca", "rotate", *SA)
+    assert again.code == 3
+    assert "no key is staged that could follow sa" in again.err
+
+
+@pytest.mark.slow
+def test_services_that_read_the_keys_are_restarted_in_each_phase(tmp_path: Path) -> None:
+    """Once in each that changes a file: they read them at their start only. The command says what it waits for."""
+    node, new = TokenNode(tmp_path / "place", served=True), key()
+    node.staged_now(new)
+    done = node.hurry("root-ca", "rotate", *SA)
+    assert (done.code, done.err) == (0, ""), done.out
+    assert node.amiss(new) == []
+    assert node.restarts() == 3
+    assert "every API server accepts the tokens of both keys now" in done.out
+    assert "both public keys are trusted until" in done.out
+    assert "all tokens are signed with the new key now; those of the former one have to end" in done.out
+    assert done.out.splitlines()[-1] == "done"
+
+
+def test_the_time_of_the_last_tokens_is_kept(tmp_path: Path) -> None:
+    """It is in the record, so that who goes on later counts from the same instant, and leaves nothing earlier."""
+    node = TokenNode(tmp_path / "place")
+
+    def published() -> datetime | None:
+        return node.record.published if node.record else None
+
+    node.follow(key())
+    node.walk(lambda: node.phase is Phase.ISSUE and published() is not None, passes=20000)
+    noted = published()
+    assert noted
+    node.walk(lambda: node.phase is Phase.DISTRUST, passes=20000)
+    assert (record := node.record)
+    assert record.since >= noted + 3 * HOUR
+    assert record.published is None
+
+
+def reach(node: TokenNode, phase: Phase) -> None:
+    """To where the files of the phase are written."""
+    node.walk(lambda: node.phase is phase, passes=20000)
+    node.step()
+
+
+@pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.TRUST, Phase.ISSUE])
+def test_it_goes_back(tmp_path: Path, phase: Phase) -> None:
+    """Aborted before the former key is distrusted, that one is the only one again; the tokens that the new one has
+    signed meanwhile are accepted as long as the others would have been.
+    """
+    node, new = TokenNode(tmp_path / "place"), key()
+    node.follow(new)
+    reach(node, phase)
+    token = node.sign()
+    assert node.hurry("root-ca", "abort", "--no-wait").code == 0
+    accepted = set[str]()
+
+    def look() -> bool:
+        accepted.update([str(node.phase)] if node.accepts(token) else [])
+        return False
+
+    node.walk(look, passes=20000)
+    assert accepted >= ({"issue"} if phase is Phase.ISSUE else {"distrust"} if phase is Phase.TRUST else set())
+    assert node.amiss(node.pair) == []
+    assert node.findings() == {}
+
+
+def test_there_is_a_point_of_no_return(tmp_path: Path) -> None:
+    """From then on an abort is refused, with the reason."""
+    node, new = TokenNode(tmp_path / "place"), key()
+    node.follow(new)
+    reach(node, Phase.DISTRUST)
+    refused = node.hurry("root-ca", "abort")
+    assert refused.code == 2
+    assert "the former public key is distrusted already somewhere; let it go on to its end" in refused.err
+    assert node.hurry("root-ca", "rotate", *SA).code == 0
+    assert node.amiss(new) == []
+
+
+def test_at_once(tmp_path: Path) -> None:
+    """Without an overlap the new key stands alone from the first change of files on."""
+    node, new = TokenNode(tmp_path / "place"), key()
+    node.follow(new, Mode.REPLACE)
+    done = node.hurry("root-ca", "rotate", *SA)
+    assert (done.code, done.err) == (0, "")
+    assert node.amiss(new) == []
+    assert list(dict.fromkeys(node.phases())) == ["prepare", "issue", "done"]
+
+
+STRANGE: dict[str, tuple[str, Callable[[TokenNode], bytes], str]] = {
+    "a third public key": (
+        "sa.pub", lambda node: node.read("sa.pub") + make_ca().public_pem, "sa.pub holds a public key, "
+    ),
+    "no public key": ("sa.pub", lambda _: b"", "sa.pub holds no public key; put back what it held"),
+    "another key": (
+        "sa.key", lambda _: key().key_pem, "sa.key is the key of neither the former nor the new public key"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.TRUST, Phase.ISSUE, Phase.DISTRUST])
+def test_what_is_strange_stops_it(tmp_path: Path, phase: Phase) -> None:
+    """Somebody else's key is told as critical, and nothing is touched; put right, the rotation goes on to its end."""
+    node, new = TokenNode(tmp_path / "place"), key()
+    node.follow(new)
+    reach(node, phase)
+    for what, (name, spoil, sentence) in STRANGE.items():
+        good = node.read(name)
+        node.put(name, spoil(node))
+        before, rotation = node.tree(), node.record
+        assert sentence in node.findings().get("rotation_frozen", ""), what
+        assert [node.step() for _ in range(3)] == [None, None, None], what
+        stopped = node.hurry("root-ca", "rotate", *SA)
+        assert (stopped.code, sentence in stopped.out + stopped.err) == (2, True), what
+        assert (node.tree(), node.record) == (before, rotation), what
+        node.put(name, good)
+    node.walk(passes=20000)
+    assert node.amiss(new) == []
+
+
+def test_a_pair_that_somebody_has_replaced_begins_nothing(tmp_path: Path) -> None:
+    """No file tells which key was before: nothing is said of a rotation, and nothing is begun."""
+    node, other = TokenNode(tmp_path / "place"), key()
+    node.walk((node.state / "anchors.json").exists)
+    node.put("sa.key", other.key_pem)
+    node.put("sa.pub", other.public_pem)
+    before = node.tree()
+    assert [node.step() for _ in range(5)] == [None] * 5
+    assert (node.record, node.findings(), node.tree()) == (None, {}, before)
+    node.put("sa.pub", node.pair.public_pem)
+    assert [node.step() for _ in range(3)] == [None] * 3
+    assert list(node.findings()) == ["service_account_key_mismatch"]
+
+
+def test_only_one_rotation_at_a_time(tmp_path: Path) -> None:
+    """While the keys are rotated no CA is, and what is staged stays."""
+    node, new = TokenNode(tmp_path / "place"), key()
+    node.follow(new)
+    refused = node.hurry("root-ca", "stage", "--generate", "--force")
+    assert refused.code == 2
+    assert "a rotation is under way (sa, prepare), which needs what is staged" in refused.err
+    assert Staging(node.state).read(Part.NEW)
+    assert node.hurry("root-ca", "stage", node.bring(new), "--force", *SA).code == 0  # the very same
+
+
+# Killed
+
+
+class Watched:
+    """What has to hold of a node at every moment, looked at from outside."""
+
+    def __init__(self, node: TokenNode, new: Issued) -> None:
+        self._node, self._old, self._new = node, node.pair.facts.key, new.facts.key
+        self.problems: list[str] = []
+        self.looks = 0
+
+    def look(self, stop: str) -> None:
+        if stop.startswith("exit") and stop != "exit fsync":
+            self.looks += 1
+            self.problems += [f"{self.looks}, {stop}: {problem}" for problem in self._wrong()]
+
+    def _wrong(self) -> list[str]:
+        node, pub, own = self._node, self._node.pub(), decode(self._node.read("sa.key"), "").key
+        kept = {each.anchor for part in Part if (each := Staging(node.state).read(part)) and each.key}
+        problems = node.readable()
+        problems += [] if own in pub else ["what sa.key signs is not accepted"]
+        problems += [] if self._old in pub or pub == (self._new,) else ["sa.pub has lost the former key"]
+        problems += [] if self._new not in pub or self._new in {own, *kept} else ["the new private key is nowhere"]
+        problems += [] if self._old not in pub or self._old in {own, *kept} else ["the former private key is nowhere"]
+        return problems
+
+
+def rotates(node: TokenNode) -> None:
+    done = node.hurry("root-ca", "rotate", *SA)
+    assert done.code == 0, done
+
+
+@pytest.fixture
+def staged(tmp_path: Path) -> tuple[TokenNode, Issued]:
+    node, new = TokenNode(tmp_path / "original"), key()
+    node.follow(new)
+    return node, new
+
+
+@pytest.mark.slow
+@pytest.mark.real("openssl")
+def test_killed_anywhere(tmp_path: Path, staged: tuple[TokenNode, Issued]) -> None:
+    """At every system call what is signed now is accepted, no key is lost while it is wanted, and none can be read by
+    others; killed at any of them, the command begun again finishes the rotation, and leaves nothing behind.
+    """
+    original, new = staged
+    whole = original.copy(tmp_path / "whole")
+    watched = Watched(whole, new)
+    stops = record(partial(rotates, whole), watched.look)
+    assert watched.problems == []
+    assert watched.looks > 100
+    seen = set[str]()
+    for number in range(STOPS):
+        node = original.copy(tmp_path / "twin")
+        where = f"killed at {(n := number * len(stops) // STOPS)}, {kill_at(partial(rotates, node), n)}"
+        seen.add(str(node.phase))
+        again = node.hurry("root-ca", "rotate", *SA)
+        over = again.code == 3 and "no key is staged" in again.err  # it was killed on its way out
+        assert again.code == 0 or over, (where, again)
+        assert node.amiss(new) == [], where
+        assert node.findings() == {}, where
+        shutil.rmtree(node.place)
+    assert seen >= {"trust", "issue", "distrust"}
+
+
+def test_no_key_is_told(tmp_path: Path) -> None:
+    """No line of any private key, old or new, is in what a command says, renders or notes, whatever the phase."""
+    node, new = TokenNode(tmp_path / "place"), key()
+    keys = node.secrets() | {"new": new.key_pem}
+    said = dict[str, str]()
+
+    def note(name: str, *words: str) -> None:
+        done = node.certmond("-v", *words)
+        said[f"{name} {node.phase}"] = done.stdout + done.stderr
+        keys.update(node.secrets())
+
+    note("stage", "root-ca", "stage", node.bring(new), *SA)
+    node.follow(new)
+    for phase in (Phase.TRUST, Phase.ISSUE, Phase.DISTRUST):
+        reach(node, phase)
+        note("show", "root-ca", "show", *SA, "-o", "json")
+        note("check", "check", "-o", "json")
+        note("plan", "root-ca", "rotate", "--plan", *SA)
+    said["rotate"] = "".join(node.hurry("-v", "root-ca", "rotate", *SA)[1:])
+    for path in (node.state / "audit.log", node.state / "anchors.json", *node.state.glob("rotation/*.json")):
+        said[path.name] = path.read_text()
+    assert node.amiss(new) == []
+    assert len(said) >= 12
+    public = node.pair.public_pem + new.public_pem  # an EC private key has its public half in it
+    secret = {line for line in secret_lines(keys) if line not in public}
+    assert any(line in node.read("sa.key") for line in secret)  # it can find them
+    assert {name for name, text in said.items() if any(line in text.encode() for line in secret)} == set()
+    assert not [name for name, text in said.items() if "PRIVATE KEY" in text or "Traceback" in text]
