@@ -95,9 +95,9 @@ class Rotating:
         try:
             return self._look(inventory, components, now)
         except CertmondError as error:
-            return self._freeze(str(error))
+            return self._freeze(str(error), *self._families)
         except Exception as error:  # noqa: BLE001 - what is not understood freezes it: nothing is done, and it is told
-            return self._freeze(defect(error))
+            return self._freeze(defect(error), *self._families)
 
     def _look(self, inventory: Inventory, components: Components, now: datetime) -> dict[str, tuple[Finding, ...]]:
         self._objection = self._conductor.objection(components)
@@ -113,7 +113,7 @@ class Rotating:
                 self._rotation, self._elsewhere = None, True  # a worker has no etcd
                 return {}
             if why := self._refusal(self._rotation, self._ground, now):
-                return self._freeze(why)
+                return self._freeze(why, self._rotation.family)
             if self._config.cluster.kubeconfig is None:  # of several nodes, one may not have had the new key yet
                 self._back = put_back(self._rotation, self._ground, now)
             return self._told(self._rotation, self._ground)
@@ -121,12 +121,12 @@ class Rotating:
         self._unsure = {family: found[0].message for family, found in told.items()}
         return told
 
-    def _freeze(self, why: str) -> dict[str, tuple[Finding, ...]]:
-        """Nobody can tell what is to be done, so that nothing is."""
+    def _freeze(self, why: str, *families: str) -> dict[str, tuple[Finding, ...]]:
+        """Nobody can tell what is to be done with these anchors, so that nothing is."""
         self._rotation = self._ground = self._change = self._back = None
         self._calm, self._broken = frozenset(), why
-        self._unsure = dict.fromkeys(self._families, why)
-        return {self._families[0]: (finding(Reason.ROTATION_FROZEN, why),)} if self._families else {}
+        self._unsure = dict.fromkeys(families, why)
+        return {families[0]: (finding(Reason.ROTATION_FROZEN, why),)} if families else {}
 
     def _refusal(self, rotation: Rotation, ground: Ground, now: datetime) -> str | None:
         """Why what others tell of a rotation is not followed; what this node has noted itself was judged before."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from certmond.cluster.access import Access
 from certmond.cluster.nodes import ANNOTATION
@@ -290,3 +291,27 @@ def test_an_older_record_that_comes_back_is_not_followed(world: World, node: Rot
         world.record(older)
         assert "rotation_frozen" not in told(node, worker=False)[-1]
         assert (node.record, node.tree()) == (None, before)
+
+
+def test_a_forged_record_stops_no_other_family(world: World, calm: RotatingNode) -> None:
+    """What is signed with the CA that it names is not renewed meanwhile; what another one signs is."""
+    calm.configure()
+    document = yaml.safe_load((calm.place / "config.yaml").read_text())
+    other = root_ca()
+    calm.put("etcd.crt", other.pem)
+    calm.put("etcd.key", other.key_pem)
+    document["certificates"].append(
+        {"name": "etcd-ca", "path": str(calm.files / "etcd.crt"), "key": str(calm.files / "etcd.key"),
+         "authority": True}
+    )  # fmt: skip
+    (calm.place / "config.yaml").write_text(yaml.safe_dump(document))
+    world.record(world.rotation(Phase.TRUST, family="etcd-ca", old=(other.facts,)))
+    enforcer = calm.enforcer()
+    enforcer.rotating.ask()
+    assessment, _ = enforcer.see()
+    assert enforcer.rotating.broken
+    assert list(enforcer.rotating.unsure) == ["etcd-ca"]
+    frozen = {
+        each.seen.name for each in assessment.statuses for f in each.findings if f.reason.value == "rotation_frozen"
+    }
+    assert frozen == {"etcd-ca"}
