@@ -42,6 +42,7 @@ class Arrangement:
 
     def make(self, step: Rotate, writer: Writer, now: datetime, real: Callable[[str], Path]) -> str:
         """Do all that the step wants, or nothing, and say so. Raises CertmondError."""
+        self._check(step)
         self._keep_key(step)
         changes = [change for want in step.wants for change in self._change(want, step.target)]
 
@@ -69,6 +70,19 @@ class Arrangement:
             case Gone(path):
                 if expected is not None:
                     yield Removed(path, expected)
+
+    def _check(self, step: Rotate) -> None:
+        """Raises WriteError where somebody has put another anchor or key there since it was looked at."""
+        spec = self._anchors.get(step.target)
+        if spec is None or not step.known:
+            return
+        found = decode(self._files.read(spec.path) or b"", spec.path).anchors
+        key = decode(self._files.read(spec.key) or b"", spec.key).key if spec.key else None
+        strange = spec.path if set(found) - set(step.known) else None
+        if key and key not in {each.key for each in step.known}:
+            strange = spec.key
+        if strange:
+            raise WriteError(f"{strange} was changed by someone else since it was looked at; look at it again")
 
     def _keep_key(self, step: Rotate) -> None:
         """The anchor's key that is about to be replaced goes to the rotation's own files, where it is not yet."""

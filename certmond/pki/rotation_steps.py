@@ -87,7 +87,8 @@ def lacks(rotation: Rotation, ground: Ground, assessment: Assessment) -> Lacks:
     if wanted is None:
         return Lacks()
     anchor = tuple(_of_anchor(wanted, ground))
-    steps = [Rotate(rotation.family, ground.path, _told(rotation, anchor), anchor)] if anchor else []
+    known = (*rotation.old, rotation.new)
+    steps = [Rotate(rotation.family, ground.path, _told(rotation, anchor), anchor, known=known)] if anchor else []
     steps += _of_kubeconfigs(rotation, wanted, assessment)
     reissue = () if anchor or wanted.leaves is None else of_former(rotation, assessment)
     return Lacks(tuple(steps), frozenset(status.seen.identity for status in reissue))

@@ -143,13 +143,16 @@ Want = Bundle | KeyOf | Trusting | Flags | Gone
 
 @dataclass(frozen=True, slots=True)
 class Rotate:
-    """What a phase of a rotation asks of files that belong together: all of it is so, or nothing has changed."""
+    """What a phase of a rotation asks of files that belong together: all of it is so, or nothing has changed. `known`
+    are the anchors of before and after: where the files hold another one, it is not for this step to replace it.
+    """
 
     target: str
     path: str
     detail: str
     wants: tuple[Want, ...]
     cause: Cause = Cause.ROTATION
+    known: tuple[Anchor, ...] = ()
 
 
 Write = Issue | Derive | Rotate

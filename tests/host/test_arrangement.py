@@ -50,7 +50,11 @@ class Arranged:
         self.staging.put(Part.NEW, "ca", ca.facts, load_key(ca.key_pem, ""))
 
     def make(
-        self, *wants: Want, meanwhile: Callable[[], object] = lambda: None, target: tuple[str, str] = ("ca", CRT)
+        self,
+        *wants: Want,
+        meanwhile: Callable[[], object] = lambda: None,
+        target: tuple[str, str] = ("ca", CRT),
+        known: tuple[Certificate, ...] = (),
     ) -> str:
         """Carry out one step; `meanwhile` is called when all is written beside what it is to replace."""
         transactions = Transactions(str(self.node.root), self.state)
@@ -61,7 +65,7 @@ class Arranged:
             return found
 
         with transactions.lock() as writer:
-            step = Rotate(*target, "all is to be so", wants)
+            step = Rotate(*target, "all is to be so", wants, known=known)
             return self._arrangement.make(step, writer, datetime.now(UTC), real)
 
     def read(self, path: str) -> bytes:
@@ -225,6 +229,21 @@ def test_what_cannot_be_made_is_not_begun(arranged: Arranged, what: str) -> None
     assert sentence in str(caught.value)
     assert arranged.tree() == before
     assert list((arranged.state / "transactions").glob("*")) == []
+
+
+@pytest.mark.parametrize("what", ["both", "key", "certificate"])
+def test_what_somebody_else_wrote_before_stays(arranged: Arranged, what: str) -> None:
+    """Another pair that was put there since the rotation was planned is not ours to replace, nor is one half of it."""
+    arranged.stage()
+    new, theirs = arranged.new.facts, make_ca()
+    for path, content in ((KEY, theirs.key_pem), (CRT, theirs.pem)):
+        if what in {"both", "key" if path == KEY else "certificate"}:
+            arranged.node.replace(path[1:], content)
+    before = arranged.tree()
+    with pytest.raises(WriteError, match="was changed by someone else since it was looked at"):
+        arranged.make(KeyOf(KEY, new), Bundle(CRT, (new, arranged.old)), known=(arranged.old, new))
+    assert arranged.tree() == before
+    assert arranged.staging.read(Part.OLD) is None
 
 
 @pytest.mark.parametrize("path", [CRT, KEY])

@@ -121,7 +121,7 @@ def test_what_signs_is_exchanged_together_with_what_it_signs_with() -> None:
         f"{ANCHOR_KEY} is to be the key of the new CA; {ANCHOR} is to hold the new CA and the former CA"
     )
     wanted = KeyOf(OWN_KEY, N), Bundle(OWN, (N,)), KeyOf(ANCHOR_KEY, N), Bundle(ANCHOR, (N, O))
-    assert found == Lacks((Rotate("ca", ANCHOR, detail, wanted),))
+    assert found == Lacks((Rotate("ca", ANCHOR, detail, wanted, known=(O, N)),))
 
 
 def test_no_leaf_is_issued_before_its_ca_signs() -> None:
