@@ -452,6 +452,25 @@ def test_a_key_that_is_waited_for_can_be_given(quick: Path) -> None:
     assert node.unwell(new) == []
 
 
+def test_a_former_ca_does_not_come_back_from_the_archive(quick: Path) -> None:
+    """`archive restore` refuses a CA, whichever generation is named, in a dry run too: what it would put back has no
+    key, and may be what is to be trusted no more. Nothing is touched, and the sentence says what to do.
+    """
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.begin(new)
+    node.walk()
+    kept = [line.split()[1] for line in node.hurry("archive", "list", "ca").out.splitlines()]
+    assert kept
+    before = node.tree()
+    for words in ((), ("--dry-run",), *((each,) for each in kept)):
+        refused = node.hurry("archive", "restore", "ca", *words)
+        assert (refused.code, refused.out) == (3, ""), words
+        assert re.search("never put back from the archive.*by hand, together, and then rotate", refused.err), words
+    assert node.tree() == before
+    assert node.unwell(new) == []
+    assert node.hurry("archive", "restore", "nonsense").code == 3
+
+
 # Disturbed
 
 
