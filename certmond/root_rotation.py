@@ -61,6 +61,11 @@ def rotate(
             rotation = replace(rotation, excluded=exclude)
     elif exclude:
         rotation = replace(rotation, excluded=tuple(dict.fromkeys((*rotation.excluded, *exclude))))
+    why = enforcer.rotating.refusal(rotation) if begins else None
+    if why:
+        click.echo(f"refused: {why}", err=True)
+        if not dry_run:
+            sys.exit(REFUSED)
     if dry_run:
         _show_plan(enforcer, rotation, assessment, around, output)
         return

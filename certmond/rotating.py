@@ -33,7 +33,18 @@ from certmond.pki.rotation import Mode, Phase, Rotation, begin, following
 from certmond.pki.rotation_found import Change, changed, put_back
 from certmond.pki.rotation_gates import Report, digest_of
 from certmond.pki.rotation_preview import Preview, preview
-from certmond.pki.rotation_steps import Ground, Lacks, concerned, lacks, settles_at, standstill, unsettled
+from certmond.pki.rotation_steps import (
+    Ground,
+    Lacks,
+    concerned,
+    given_up,
+    hindrance,
+    is_as_before,
+    lacks,
+    settles_at,
+    standstill,
+    unsettled,
+)
 from certmond.pki.steps import Plan
 
 
@@ -72,6 +83,7 @@ class Rotating:
         self._grounds: dict[str, Ground] = {}
         self._calm: frozenset[str] = frozenset()
         self._objection: str | None = None
+        self._inventory = Inventory(())
         self._broken: str | None = None
         self._elsewhere = False
         self._back: Rotation | None = None
@@ -84,7 +96,7 @@ class Rotating:
         """See how the node stands, and what is to be told of its anchors, by the name of the entry."""
         self._rotation = self._ground = self._change = self._broken = self._back = None
         self._elsewhere, self._unsure = False, {}
-        self._objection = self._conductor.objection(components)
+        self._objection, self._inventory = self._conductor.objection(components), inventory
         found = {family: ground_of(family, inventory, components, self._files) for family in self._families}
         self._grounds = {family: ground for family, ground in found.items() if ground}
         try:
@@ -210,8 +222,33 @@ class Rotating:
         identity = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         return begin(Rotation(identity, change.family, mode, change.old, change.new, Phase.PREPARE, now, found=True))
 
+    def refusal(self, rotation: Rotation) -> str | None:
+        """Why `rotation` may not begin here, a sentence with its remedy; None where it may, as far as was seen."""
+        ground = self._grounds.get(rotation.family)
+        if ground is None:
+            return None
+        if self._config.cluster.kubeconfig is None:
+            if self._objection:
+                return f"{self._objection}; name `cluster:` on every node (docs/rotation.md)"
+            if not ground.holds_key and (leaves := list(self._unsigned(rotation.family))):
+                fact = f"the key of {ground.path} is not on this node, and nothing else would sign {', '.join(leaves)}"
+                return f"{fact}; a CA that is kept elsewhere is rotated by hand (docs/rotation.md)"
+        return hindrance(rotation, ground)
+
+    def _unsigned(self, family: str) -> Iterator[str]:
+        """The leaves that nobody but the CA's key on this node would sign."""
+        cluster = {spec.name for spec in self._config.signers if spec.kind == "csr"}
+        for seen in self._inventory.observations:
+            own = seen.name == seen.spec.name and not seen.spec.authority and bool(seen.certificates)
+            if own and family in seen.spec.ca and seen.spec.signer not in cluster:
+                yield seen.path
+
     def start(self, rotation: Rotation) -> None:
-        """Note a rotation that is asked for. Raises RotationError where there is one already, BusyError, WriteError."""
+        """Note a rotation that is asked for. Raises RotationError where there is one already or this node could not
+        carry it through, BusyError, WriteError.
+        """
+        if why := self.refusal(rotation):
+            raise RotationError(why)
         with self._executor.writing(5):
             if (other := self._record.load()) is not None and not other.over:
                 raise RotationError(f"{other.name} is under way, in the phase {other.phase}; one at a time")
@@ -305,8 +342,12 @@ class Rotating:
 
     def _told(self, rotation: Rotation, ground: Ground) -> dict[str, tuple[Finding, ...]]:
         if frozen := standstill(rotation, ground):
-            self._unsure = {rotation.family: frozen}
+            self._unsure = {} if is_as_before(rotation, ground) else {rotation.family: frozen}
             return {rotation.family: (finding(Reason.ROTATION_FROZEN, frozen),)}
+        if given_up(rotation, ground) and not is_as_before(rotation, ground):
+            self._unsure = {
+                rotation.family: f"{ground.path} and its key are not those that {rotation.name} goes back to"
+            }
         if (rotation.found and rotation.phase is Phase.TRUST) or self._back:
             self._unsure = {rotation.family: f"{rotation.name} has not reached the phase {Phase.ISSUE} yet"}
         waits = f"; it waits: {self._waits[0]}" if self._waits else ""
@@ -342,6 +383,8 @@ def _unusable(ground: Ground) -> Iterator[str]:
             "its key is not on this node, which therefore cannot go on with it: a control-plane node needs the key as "
             "well, and to a worker a rotation of the cluster brings the CA"
         )
+    if ground.signer and ground.signer.problem:
+        yield ground.signer.problem
 
 
 def _names(rotation: Rotation) -> str:

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 
-from certmond.errors import WriteError
+from certmond.errors import RotationError, WriteError
 from certmond.host.staged import Part, Staging
 from certmond.pki.encoding import decode
-from certmond.pki.rotation import Phase
+from certmond.pki.rotation import Mode, Phase, Rotation, abort
 from tests.builders import DAY, Issued, make_intermediate, make_server
 from tests.conftest import unavailable
 from tests.daemon_harness import Running
@@ -714,6 +715,80 @@ def test_what_is_staged_and_spoilt_is_not_begun(quick: Path, place: str) -> None
     assert refused.code == 3
     assert "new.key is not the key of" in refused.err
     assert node.record is None
+
+
+def _with_a_passphrase(node: RotatingNode) -> None:
+    node.put("ca.key", node.old.key_as(PrivateFormat.PKCS8, b"secret"))
+
+
+def _elsewhere(node: RotatingNode) -> None:
+    (node.files / "ca.key").unlink()
+
+
+def _of_three(node: RotatingNode) -> None:
+    manifests = node.place / "manifests"
+    manifests.mkdir()
+    members = ",".join(f"control-{n}=https://192.0.2.{n}:2380" for n in (1, 2, 3))
+    container = {"name": "etcd", "image": "etcd", "command": ["etcd", f"--initial-cluster={members}"]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "etcd"}, "spec": {"containers": [container]}}
+    (manifests / "etcd.yaml").write_text(yaml.safe_dump(pod))
+
+
+HINDERED: dict[str, tuple[Callable[[RotatingNode], None], str]] = {
+    "an encrypted key": (_with_a_passphrase, "ca.key cannot be read as a key; put the CA's key there without a passph"),
+    "a CA elsewhere": (_elsewhere, "nothing else would sign .*web.crt.*; a CA that is kept elsewhere is rotated by"),
+    "other members": (_of_three, "etcd has 3 members, so that .*; name `cluster:` on every node"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", HINDERED)
+def test_what_a_node_cannot_carry_through_is_not_begun(quick: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Neither from the terminal nor otherwise: it is refused with what is in the way, nothing is recorded, and the plan
+    tells it too.
+    """
+    node, new = RotatingNode(quick / "place"), root_ca()
+    monkeypatch.setattr("certmond.host.store._KUBERNETES", str(node.place))
+    node.stage(new)
+    hinder, sentence = HINDERED[what]
+    hinder(node)
+    before, staged = node.tree(), node.staged
+    refused = node.hurry("root-ca", "rotate")
+    assert (refused.code, refused.out) == (2, "")
+    assert re.search(f"^refused: .*{sentence}", refused.err, re.MULTILINE), refused.err
+    assert re.search(sentence, node.hurry("root-ca", "rotate", "--plan").err)
+    made = Rotation("r1", "ca", Mode.OVERLAP, (node.old.facts,), new.facts, Phase.PREPARE, node.clock())
+    enforcer = node.enforcer()
+    enforcer.see()
+    with pytest.raises(RotationError, match=sentence):
+        enforcer.rotating.start(made)
+    assert (node.tree(), node.staged, node.record) == (before, staged, None)
+
+
+@pytest.mark.parametrize("what", ["an encrypted key", "another CA"])
+def test_what_has_changed_nothing_can_be_given_up(quick: Path, what: str) -> None:
+    """A rotation that stands still before it has changed anything is led to its end by an abort, whatever is in its
+    way; what this node signs with is held back only where that is not what it was.
+    """
+    node, new, other = RotatingNode(quick / "place"), root_ca(), root_ca()
+    node.begin(new)
+    if what == "another CA":
+        cat(node, other)
+    else:
+        _with_a_passphrase(node)
+    assert "stands still" in node.findings()["rotation_frozen"]
+    before = node.tree()
+    for _ in range(2):
+        enforcer = node.enforcer()
+        enforcer.see()
+        assert ("ca" in enforcer.rotating.unsure) is (what == "another CA")
+        found = enforcer.rotating.rotation
+        assert found is not None
+        if not found.aborted:
+            enforcer.rotating.change(abort(found, node.clock()))
+    assert "rotation_frozen" not in node.findings()
+    node.step()
+    assert (node.record, node.staged) == (None, [])
+    assert node.tree() == before
 
 
 # Killed
