@@ -53,6 +53,11 @@ def rotate(
     assessment, around = seen(options, config, enforcer)
     rotation = enforcer.rotating.rotation
     begins = rotation is None
+    if rotation is not None and (rotation.family != family or (at_once and rotation.mode != "replace")):
+        how = f"{rotation.name} is under way, by {rotation.mode}, in the phase {rotation.phase}"
+        remedy = f"let it go on by `certmond root-ca rotate --family {rotation.family}`, or `certmond root-ca abort` it"
+        click.echo(f"refused: {how}, and not what is asked for; {remedy}", err=True)
+        sys.exit(REFUSED)
     if rotation is None:
         rotation = enforcer.rotating.found(assessment.taken_at, at_once=at_once)
         if rotation is None or rotation.family != family:

@@ -764,6 +764,28 @@ def test_what_a_node_cannot_carry_through_is_not_begun(quick: Path, monkeypatch:
     assert (node.tree(), node.staged, node.record) == (before, staged, None)
 
 
+@pytest.mark.parametrize("words", [("--family", "etcd-ca"), ("--at-once",)], ids=" ".join)
+def test_another_rotation_is_not_taken_for_the_one_that_is_asked_for(quick: Path, words: tuple[str, ...]) -> None:
+    """While one is under way, asking for one of another family or at once is refused and brings nothing on; in a plan
+    too. Asked for as it is, it goes on, and `--at-once` is no other where it is at once already.
+    """
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.begin(new)
+    walk_into(node, Phase.TRUST, reached=False)
+    before, rotation = node.tree(), node.record
+    for more in ((), ("--plan",), ("--no-wait",)):
+        refused = node.hurry("root-ca", "rotate", *words, *more)
+        assert (refused.code, refused.out) == (2, ""), more
+        assert re.search("^refused: the rotation .* of ca is under way, by overlap, .*; let it go on", refused.err)
+        assert (node.tree(), node.record) == (before, rotation), more
+    assert node.hurry("root-ca", "rotate").code == 0
+    at_once = root_ca()
+    node.old = new
+    node.begin(at_once, Mode.REPLACE)
+    assert node.hurry("root-ca", "rotate", "--at-once").code == 0
+    assert node.unwell(at_once) == []
+
+
 @pytest.mark.parametrize("what", ["an encrypted key", "another CA"])
 def test_what_has_changed_nothing_can_be_given_up(quick: Path, what: str) -> None:
     """A rotation that stands still before it has changed anything is led to its end by an abort, whatever is in its
