@@ -53,18 +53,15 @@ def rotate(
     assessment, around = seen(options, config, enforcer)
     rotation = enforcer.rotating.rotation
     begins = rotation is None
-    if rotation is not None and (rotation.family != family or (at_once and rotation.mode != "replace")):
-        how = f"{rotation.name} is under way, by {rotation.mode}, in the phase {rotation.phase}"
-        remedy = f"let it go on by `certmond root-ca rotate --family {rotation.family}`, or `certmond root-ca abort` it"
-        click.echo(f"refused: {how}, and not what is asked for; {remedy}", err=True)
-        sys.exit(REFUSED)
     if rotation is None:
         rotation = enforcer.rotating.found(assessment.taken_at, at_once=at_once)
         if rotation is None or rotation.family != family:
             rotation = _new(options, config, assessment, family, exclude, at_once=at_once)
-        elif exclude:
+        else:
+            _warn(enforcer.rotating.warnings)
             rotation = replace(rotation, excluded=exclude)
-    elif exclude:
+    else:
+        _see_that_it_is_meant(rotation, family, at_once=at_once)
         rotation = replace(rotation, excluded=tuple(dict.fromkeys((*rotation.excluded, *exclude))))
     why = enforcer.rotating.refusal(rotation) if begins else None
     if why:
@@ -111,6 +108,20 @@ def abort(context: click.Context, *, no_wait: bool) -> None:
         sys.exit(_carry_on(enforcer))
 
 
+def _see_that_it_is_meant(rotation: Rotation, family: str, *, at_once: bool) -> None:
+    """Exits with 2 where the rotation under way is not the one that is asked for."""
+    if rotation.family != family or (at_once and rotation.mode != "replace"):
+        how = f"{rotation.name} is under way, by {rotation.mode}, in the phase {rotation.phase}"
+        remedy = f"let it go on by `certmond root-ca rotate --family {rotation.family}`, or `certmond root-ca abort` it"
+        click.echo(f"refused: {how}, and not what is asked for; {remedy}", err=True)
+        sys.exit(REFUSED)
+
+
+def _warn(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
 def _new(
     options: Globals, config: Config, assessment: Assessment, family: str, exclude: tuple[str, ...], *, at_once: bool
 ) -> Rotation:
@@ -134,8 +145,7 @@ def _new(
         staged.certificate, staged.key, found.present, found.leaves_end(now, config.validity), now,
         where="the staged CA", key_where="its key" if found.holds_key else None, leaves=found.leaves,
     )  # fmt: skip
-    for warning in verdict.warnings:
-        click.echo(f"warning: {warning}", err=True)
+    _warn(verdict.warnings)
     if verdict.problems:
         click.echo("\n".join(f"refused: {problem}" for problem in verdict.problems), err=True)
         sys.exit(REFUSED)

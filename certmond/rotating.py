@@ -23,9 +23,10 @@ from certmond.host.node_files import NodeFiles
 from certmond.host.rotation_record import RotationRecord
 from certmond.host.rotation_view import ground_of
 from certmond.host.staged import Part, Staging
-from certmond.pki.assess import Assessment
+from certmond.pki.assess import Assessment, assess
 from certmond.pki.candidate import Verdict, judge
 from certmond.pki.checks import finding
+from certmond.pki.family import Leaf, family_of
 from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Inventory
 from certmond.pki.reason import Finding, Reason
@@ -141,6 +142,11 @@ class Rotating:
     def unsure(self) -> Mapping[str, str]:
         """The anchors with which nothing is to be signed now, as not everyone may trust it, and why."""
         return self._unsure
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is to be told of the anchor that was found in place, although it may be rotated to."""
+        return self._change[1].warnings if self._change else ()
 
     @property
     def waits(self) -> tuple[str, ...]:
@@ -317,12 +323,20 @@ class Rotating:
                 continue
             unusable = tuple(_unusable(ground))
             where = None if unusable else ground.key_path
-            verdict = judge(change.new, ground.key, change.old, None, now, where=ground.path, key_where=where)
+            leaves, end = self._leaves(family, inventory, now)
+            verdict = judge(
+                change.new, ground.key, change.old, end, now, where=ground.path, key_where=where, leaves=leaves
+            )
             verdict = replace(verdict, problems=unusable + verdict.problems)
             if self._change is None:
                 self._change = change, verdict, ground
             yield family, (finding(Reason.ROOT_CA_CHANGED, self._remedy(change, verdict, ground)),)
         self._calm = frozenset(calm)
+
+    def _leaves(self, family: str, inventory: Inventory, now: datetime) -> tuple[tuple[Leaf, ...], datetime | None]:
+        """The leaves that the anchor would have to sign, and when what is issued now would end."""
+        found = family_of(assess(inventory, now), family)
+        return (found.leaves, found.leaves_end(now, self._config.validity)) if found else ((), None)
 
     def _remedy(self, change: Change, verdict: Verdict, ground: Ground) -> str:
         fact = f"{ground.path} holds another CA than this node lives by ({change.because})"
@@ -334,7 +348,7 @@ class Rotating:
             return f"{fact}, and `root_ca.on_change` is alarm: put it back, or begin with `certmond root-ca rotate`"
         if self._objection:
             return f"{fact}, and nothing is touched: {self._objection}; put the former CA back"
-        return f"{fact}; it is rotated"
+        return "; ".join((f"{fact}; it is rotated", *verdict.warnings))
 
     def _concerns(self, ground: Ground) -> bool:
         """The node lives by that anchor, or has lived by it."""

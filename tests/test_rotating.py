@@ -685,6 +685,40 @@ def test_what_is_unfit_is_not_rotated(quick: Path, what: str) -> None:
     assert node.unwell(node.old) == []
 
 
+def test_a_found_ca_that_may_not_sign_the_leaves_is_not_rotated(quick: Path) -> None:
+    """One whose name constraints forbid a leaf of this node is refused with the leaf's file, and nothing is written;
+    put back, all is well.
+    """
+    node = RotatingNode(quick / "place")
+    node.step()
+    good = node.read("ca.crt"), node.read("ca.key")
+    cat(node, root_ca(permitted=["DNS:other.example"]))
+    before = node.tree()
+    told = node.findings()["root_ca_changed"]
+    assert re.search(
+        "and nothing is touched: .* cannot sign .*web.crt .*; give a CA whose constraints allow that", told
+    )
+    assert [node.step() for _ in range(3)] == [None, None, None]
+    assert (node.tree(), node.record) == (before, None)
+    node.put("ca.crt", good[0])
+    node.put("ca.key", good[1])
+    node.step()
+    assert node.findings() == {}
+
+
+def test_a_found_ca_that_ends_before_its_leaves_is_told(quick: Path) -> None:
+    """It is rotated, as one that is staged would be, and its short life is told with the first look and by hand."""
+    node, short = RotatingNode(quick / "place"), root_ca(not_after=datetime.now(UTC) + 60 * DAY)
+    node.step()
+    cat(node, short)
+    sentence = "ends on .*, sooner than what is issued from it would .*, which is cut to that day"
+    assert re.search(f"; it is rotated; {node.files}/ca.crt {sentence}", node.findings()["root_ca_changed"])
+    done = node.hurry("root-ca", "rotate")
+    assert done.code == 0
+    assert re.search(f"^warning: {node.files}/ca.crt {sentence}", done.err, re.MULTILINE), done.err
+    assert node.unwell(short) == []
+
+
 @pytest.mark.parametrize("what", UNFIT)
 def test_what_is_unfit_is_not_staged(quick: Path, what: str) -> None:
     """Brought by an operator, the same is refused, and neither kept nor rotated to."""
