@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
@@ -450,6 +451,21 @@ def test_a_key_that_is_waited_for_can_be_given(quick: Path) -> None:
     given = node.hurry("root-ca", "stage", *brought(node, new), "--force")
     assert given.code == 0, given.err
     node.walk()
+    assert node.unwell(new) == []
+
+
+def test_a_kubeconfig_of_two_clusters_trusts_the_new_ca_in_both(quick: Path) -> None:
+    """In the end the former CA is trusted for no cluster of the file, be it the current context's or not."""
+    node, new = RotatingNode(quick / "place"), root_ca()
+    document = yaml.safe_load(node.read("user.conf"))
+    document["clusters"].append({"name": "direct", "cluster": dict(document["clusters"][0]["cluster"])})
+    node.put("user.conf", yaml.safe_dump(document).encode())
+    node.begin(new)
+    node.walk()
+    trusted = [
+        each["cluster"]["certificate-authority-data"] for each in yaml.safe_load(node.read("user.conf"))["clusters"]
+    ]
+    assert [decode(base64.b64decode(each), "").certificates for each in trusted] == [(new.facts,), (new.facts,)]
     assert node.unwell(new) == []
 
 

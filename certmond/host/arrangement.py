@@ -60,8 +60,8 @@ class Arrangement:
                 yield NewFile(path, b"".join(map(to_pem, certificates)), 0o644, expected=expected)
             case KeyOf(path, certificate):
                 yield NewFile(path, key_pem(self._key_of(certificate, family)), 0o600, expected=expected, at_most=0o600)
-            case Trusting(path, certificates):
-                content = with_trust(present or b"", path, b"".join(map(to_pem, certificates)))
+            case Trusting(path, certificates, anchors):
+                content = with_trust(present or b"", path, certificates, anchors)
                 yield NewFile(path, content, expected=expected)
             case Flags(path, container, flags):
                 content = with_flags(present or b"", path, container, dict(flags))
@@ -122,9 +122,14 @@ class Arrangement:
                 case KeyOf(path, certificate):
                     if decode(content, path).key != certificate.key:
                         yield f"does not read back as the key of {path}"
-                case Trusting(path, certificates):
-                    embedded = parse_credentials(content, path).documents.values()
-                    if not any(document.certificates == certificates for document in embedded):
+                case Trusting(path, certificates, anchors):
+                    trusted = [
+                        document.certificates
+                        for (_, part), document in parse_credentials(content, path).documents.items()
+                        if part == "ca"
+                    ]
+                    ours = [set(each) & anchors for each in trusted if not anchors.isdisjoint(each)]
+                    if certificates not in trusted or any(each != set(certificates) for each in ours):
                         yield f"does not read back as what {path} trusts"
                 case Flags(path, container, flags):
                     found = (each for each in containers(load_mapping(content)) if each.name == container)

@@ -233,7 +233,7 @@ def _of_kubeconfigs(
             if embedded.file is None and not (only and only.isdisjoint(embedded.certificates)):
                 found.setdefault(embedded.path, status.seen.name)
     for path, name in found.items():
-        trusting = (Trusting(path, wanted.trust),)
+        trusting = (Trusting(path, wanted.trust, frozenset({*rotation.old, rotation.new})),)
         yield Rotate(name, path, _told(rotation, trusting), trusting)
 
 

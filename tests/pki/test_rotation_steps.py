@@ -187,7 +187,12 @@ def test_a_kubeconfig_trusts_what_the_anchors_file_trusts() -> None:
     """Each in a step of its own: whoever reads it needs no other."""
     found = lacks(at(P.TRUST), ground(OLD, NEW), judged(conf(OLD), conf(OLD, name="b.conf"), trust=(OLD, NEW)))
     assert found.steps == tuple(
-        Rotate(name, f"/{name}", f"/{name} is to trust the former CA and the new CA", (Trusting(f"/{name}", (O, N)),))
+        Rotate(
+            name,
+            f"/{name}",
+            f"/{name} is to trust the former CA and the new CA",
+            (Trusting(f"/{name}", (O, N), frozenset({O, N})),),
+        )
         for name in ("admin.conf", "b.conf")
     )
 
