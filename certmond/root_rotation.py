@@ -68,6 +68,7 @@ def rotate(
         click.echo(f"refused: {why}", err=True)
         if not dry_run:
             sys.exit(REFUSED)
+    _tell_of_workloads(config, rotation, beside=dry_run)
     if dry_run:
         _show_plan(enforcer, rotation, assessment, around, output)
         return
@@ -115,6 +116,15 @@ def _see_that_it_is_meant(rotation: Rotation, family: str, *, at_once: bool) -> 
         remedy = f"let it go on by `certmond root-ca rotate --family {rotation.family}`, or `certmond root-ca abort` it"
         click.echo(f"refused: {how}, and not what is asked for; {remedy}", err=True)
         sys.exit(REFUSED)
+
+
+def _tell_of_workloads(config: Config, rotation: Rotation, *, beside: bool) -> None:
+    """What a node by itself does not see to, as long as somebody else still may; `beside` a document, if so."""
+    early = rotation.phase in {"prepare", "detach", "trust"} and not rotation.aborted
+    if early and rotation.family == "ca" and rotation.mode == "overlap" and config.cluster.kubeconfig is None:
+        fact = "note: certmond looks at no workloads without `cluster:`"
+        remedy = "restart pods that speak to the API server between trust and issue (`root_ca.overlap`)"
+        click.echo(f"{fact}; {remedy}", err=beside)
 
 
 def _warn(warnings: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 import shutil
@@ -812,6 +813,25 @@ def test_what_a_node_cannot_carry_through_is_not_begun(quick: Path, monkeypatch:
     with pytest.raises(RotationError, match=sentence):
         enforcer.rotating.start(made)
     assert (node.tree(), node.staged, node.record) == (before, staged, None)
+
+
+def test_that_nobody_looks_at_workloads_is_told(quick: Path) -> None:
+    """Without `cluster:` one line says who has to restart pods, and when: with the beginning, with each command that
+    goes on before that is too late, and in a plan beside what it prints, which stays a document.
+    """
+    node = RotatingNode(quick / "place")
+    node.stage(root_ca())
+    planned = node.hurry("root-ca", "rotate", "--plan", "-o", "json")
+    told = "^note: certmond looks at no workloads without `cluster:`; restart pods .* between trust and issue"
+    assert len(re.findall(told, planned.err, re.MULTILINE)) == 1
+    assert json.loads(planned.out)["family"] == "ca"
+    begun = node.hurry("root-ca", "rotate", "--no-wait")
+    assert (begun.code, begun.err) == (0, "")
+    assert len(re.findall(told, begun.out, re.MULTILINE)) == 1
+    walk_into(node, Phase.TRUST, reached=True)
+    assert re.search(told, node.hurry("root-ca", "rotate", "--no-wait").out, re.MULTILINE)
+    walk_into(node, Phase.ISSUE, reached=False)
+    assert not re.search(told, node.hurry("root-ca", "rotate", "--no-wait").out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("words", [("--family", "etcd-ca"), ("--at-once",)], ids=" ".join)
