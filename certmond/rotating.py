@@ -226,7 +226,8 @@ class Rotating:
         change, verdict, _ = self._change
         mode = Mode.REPLACE if at_once else Mode(verdict.mode)
         identity = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-        return begin(Rotation(identity, change.family, mode, change.old, change.new, Phase.PREPARE, now, found=True))
+        made = begin(Rotation(identity, change.family, mode, change.old, change.new, Phase.PREPARE, now, found=True))
+        return None if self.refusal(made) else made
 
     def refusal(self, rotation: Rotation) -> str | None:
         """Why `rotation` may not begin here, a sentence with its remedy; None where it may, as far as was seen."""
@@ -327,7 +328,7 @@ class Rotating:
             verdict = judge(
                 change.new, ground.key, change.old, end, now, where=ground.path, key_where=where, leaves=leaves
             )
-            verdict = replace(verdict, problems=unusable + verdict.problems)
+            verdict = replace(verdict, problems=(*unusable, *_strangers(change, ground), *verdict.problems))
             if self._change is None:
                 self._change = change, verdict, ground
             yield family, (finding(Reason.ROOT_CA_CHANGED, self._remedy(change, verdict, ground)),)
@@ -399,6 +400,14 @@ def _unusable(ground: Ground) -> Iterator[str]:
         )
     if ground.signer and ground.signer.problem:
         yield ground.signer.problem
+
+
+def _strangers(change: Change, ground: Ground) -> Iterator[str]:
+    """With these no rotation could be carried through."""
+    for each in ground.trust:
+        if each not in {change.new, *change.old}:
+            fact = f"{ground.path} holds {each.subject} (SHA-256 {each.sha256[:16]}…), which is neither the former nor"
+            yield f"{fact} the new CA; take it out"
 
 
 def _names(rotation: Rotation) -> str:

@@ -723,6 +723,19 @@ def test_a_found_ca_that_may_not_sign_the_leaves_is_not_rotated(quick: Path) -> 
     assert node.findings() == {}
 
 
+def test_a_found_ca_beside_a_stranger_is_not_rotated(quick: Path) -> None:
+    """Where the file holds a third CA besides, that is told, nothing begins, and no step fails."""
+    node, new, third = RotatingNode(quick / "place"), root_ca(), root_ca()
+    node.step()
+    node.put("ca.crt", new.pem + third.pem)
+    node.put("ca.key", new.key_pem)
+    before = node.tree()
+    told = node.findings()["root_ca_changed"]
+    assert f"{third.facts.sha256[:16]}…), which is neither the former nor the new CA; take it out" in told
+    assert [node.step() for _ in range(3)] == [None, None, None]
+    assert (node.tree(), node.record) == (before, None)
+
+
 def test_a_found_ca_that_ends_before_its_leaves_is_told(quick: Path) -> None:
     """It is rotated, as one that is staged would be, and its short life is told with the first look and by hand."""
     node, short = RotatingNode(quick / "place"), root_ca(not_after=datetime.now(UTC) + 60 * DAY)
