@@ -65,10 +65,18 @@ def rotate(
         if rotation is None or rotation.family != family:
             new = _new_keys if family == TOKEN_KEYS else _new
             rotation = new(options, config, assessment, family, exclude, at_once=at_once)
-        elif exclude:
+        else:
+            _warn(enforcer.rotating.warnings)
             rotation = replace(rotation, excluded=exclude)
-    elif exclude:
+    else:
+        _see_that_it_is_meant(rotation, family, at_once=at_once)
         rotation = replace(rotation, excluded=tuple(dict.fromkeys((*rotation.excluded, *exclude))))
+    why = enforcer.rotating.refusal(rotation) if begins else None
+    if why:
+        click.echo(f"refused: {why}", err=True)
+        if not dry_run:
+            sys.exit(REFUSED)
+    _tell_of_workloads(config, rotation, beside=dry_run)
     if dry_run:
         _show_plan(enforcer, rotation, assessment, around, output)
         return
@@ -112,6 +120,29 @@ def abort(context: click.Context, *, no_wait: bool) -> None:
         sys.exit(_carry_on(enforcer))
 
 
+def _see_that_it_is_meant(rotation: Rotation, family: str, *, at_once: bool) -> None:
+    """Exits with 2 where the rotation under way is not the one that is asked for."""
+    if rotation.family != family or (at_once and rotation.mode != "replace"):
+        how = f"{rotation.name} is under way, by {rotation.mode}, in the phase {rotation.phase}"
+        remedy = f"let it go on by `certmond root-ca rotate --family {rotation.family}`, or `certmond root-ca abort` it"
+        click.echo(f"refused: {how}, and not what is asked for; {remedy}", err=True)
+        sys.exit(REFUSED)
+
+
+def _tell_of_workloads(config: Config, rotation: Rotation, *, beside: bool) -> None:
+    """What a node by itself does not see to, as long as somebody else still may; `beside` a document, if so."""
+    early = rotation.phase in {"prepare", "detach", "trust"} and not rotation.aborted
+    if early and rotation.family == "ca" and rotation.mode == "overlap" and config.cluster.kubeconfig is None:
+        fact = "note: certmond looks at no workloads without `cluster:`"
+        remedy = "restart pods that speak to the API server between trust and issue (`root_ca.overlap`)"
+        click.echo(f"{fact}; {remedy}", err=beside)
+
+
+def _warn(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
 def _new(
     options: Globals, config: Config, assessment: Assessment, family: str, exclude: tuple[str, ...], *, at_once: bool
 ) -> Rotation:
@@ -134,8 +165,7 @@ def _new(
         certificate, key, found.present, found.leaves_end(now, config.validity), now,
         where="the staged CA", key_where="its key" if found.holds_key else None, leaves=found.leaves,
     )  # fmt: skip
-    for warning in verdict.warnings:
-        click.echo(f"warning: {warning}", err=True)
+    _warn(verdict.warnings)
     _refuse(verdict.problems)
     return _made(family, Mode.REPLACE if at_once else Mode(verdict.mode), found.present, certificate, exclude)
 

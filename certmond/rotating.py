@@ -25,10 +25,11 @@ from certmond.host.node_files import NodeFiles
 from certmond.host.rotation_record import RotationRecord
 from certmond.host.rotation_view import ground_of
 from certmond.host.staged import Part, Staging
-from certmond.pki.assess import Assessment
+from certmond.pki.assess import Assessment, assess
 from certmond.pki.candidate import Verdict, judge
 from certmond.pki.certificate import describe_key
 from certmond.pki.checks import finding
+from certmond.pki.family import Leaf, family_of
 from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Inventory
 from certmond.pki.reason import Finding, Reason
@@ -37,7 +38,18 @@ from certmond.pki.rotation_consent import refusal, statement
 from certmond.pki.rotation_found import Change, changed, put_back
 from certmond.pki.rotation_gates import Report, digest_of
 from certmond.pki.rotation_preview import Preview, preview
-from certmond.pki.rotation_steps import Ground, Lacks, concerned, lacks, settles_at, standstill, unsettled
+from certmond.pki.rotation_steps import (
+    Ground,
+    Lacks,
+    concerned,
+    given_up,
+    hindrance,
+    is_as_before,
+    lacks,
+    settles_at,
+    standstill,
+    unsettled,
+)
 from certmond.pki.steps import Plan
 
 
@@ -76,6 +88,7 @@ class Rotating:
         self._grounds: dict[str, Ground] = {}
         self._calm: frozenset[str] = frozenset()
         self._objection: str | None = None
+        self._inventory = Inventory(())
         self._broken: str | None = None
         self._elsewhere = False
         self._back: Rotation | None = None
@@ -100,7 +113,7 @@ class Rotating:
             return self._freeze(defect(error), *self._families)
 
     def _look(self, inventory: Inventory, components: Components, now: datetime) -> dict[str, tuple[Finding, ...]]:
-        self._objection = self._conductor.objection(components)
+        self._objection, self._inventory = self._conductor.objection(components), inventory
         found = {family: ground_of(family, inventory, components, self._files) for family in self._families}
         self._grounds = {family: ground for family, ground in found.items() if ground}
         self._own = self._record.load()
@@ -159,6 +172,11 @@ class Rotating:
     def unsure(self) -> Mapping[str, str]:
         """The anchors with which nothing is to be signed now, as not everyone may trust it, and why."""
         return self._unsure
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is to be told of the anchor that was found in place, although it may be rotated to."""
+        return self._change[1].warnings if self._change else ()
 
     @property
     def waits(self) -> tuple[str, ...]:
@@ -240,10 +258,36 @@ class Rotating:
         change, verdict, _ = self._change
         mode = Mode.REPLACE if at_once else Mode(verdict.mode)
         identity = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-        return begin(Rotation(identity, change.family, mode, change.old, change.new, Phase.PREPARE, now, found=True))
+        made = begin(Rotation(identity, change.family, mode, change.old, change.new, Phase.PREPARE, now, found=True))
+        return None if self.refusal(made) else made
+
+    def refusal(self, rotation: Rotation) -> str | None:
+        """Why `rotation` may not begin here, a sentence with its remedy; None where it may, as far as was seen."""
+        ground = self._grounds.get(rotation.family)
+        if ground is None:
+            return None
+        if self._config.cluster.kubeconfig is None:
+            if self._objection:
+                return f"{self._objection}; name `cluster:` on every node (docs/rotation.md)"
+            if not ground.holds_key and (leaves := list(self._unsigned(rotation.family))):
+                fact = f"the key of {ground.path} is not on this node, and nothing else would sign {', '.join(leaves)}"
+                return f"{fact}; a CA that is kept elsewhere is rotated by hand (docs/rotation.md)"
+        return hindrance(rotation, ground)
+
+    def _unsigned(self, family: str) -> Iterator[str]:
+        """The leaves that nobody but the CA's key on this node would sign."""
+        cluster = {spec.name for spec in self._config.signers if spec.kind == "csr"}
+        for seen in self._inventory.observations:
+            own = seen.name == seen.spec.name and not seen.spec.authority and bool(seen.certificates)
+            if own and family in seen.spec.ca and seen.spec.signer not in cluster:
+                yield seen.path
 
     def start(self, rotation: Rotation) -> None:
-        """Note a rotation that is asked for. Raises RotationError where there is one already, BusyError, WriteError."""
+        """Note a rotation that is asked for. Raises RotationError where there is one already or this node could not
+        carry it through, BusyError, WriteError.
+        """
+        if why := self.refusal(rotation):
+            raise RotationError(why)
         rotation = self._signed(rotation)
         with self._executor.writing(5):
             if (other := self._record.load()) is not None and not other.over:
@@ -297,7 +341,8 @@ class Rotating:
 
     def _end(self, rotation: Rotation) -> str | None:
         """All is as it should be: what was kept for the way back goes, and the node lives by the new anchor."""
-        if self._ground and self._ground.signs and self._ground.key != rotation.new.key:
+        only_kept = any(each and each.key and each.anchor == rotation.new for each in map(self._staging.read, Part))
+        if self._ground and only_kept and self._ground.key != rotation.new.key:
             self._waits = (
                 f"{self._ground.key_path} is not the key of the {rotation.noun} in place; no key is destroyed",
             )
@@ -345,12 +390,20 @@ class Rotating:
                 continue
             unusable = tuple(_unusable(ground))
             where = None if unusable else ground.key_path
-            verdict = judge(change.new, ground.key, change.old, None, now, where=ground.path, key_where=where)
-            verdict = replace(verdict, problems=unusable + verdict.problems)
+            leaves, end = self._leaves(family, inventory, now)
+            verdict = judge(
+                change.new, ground.key, change.old, end, now, where=ground.path, key_where=where, leaves=leaves
+            )
+            verdict = replace(verdict, problems=(*unusable, *_strangers(change, ground), *verdict.problems))
             if self._change is None:
                 self._change = change, verdict, ground
             yield family, (finding(Reason.ROOT_CA_CHANGED, self._remedy(change, verdict, ground)),)
         self._calm = frozenset(calm)
+
+    def _leaves(self, family: str, inventory: Inventory, now: datetime) -> tuple[tuple[Leaf, ...], datetime | None]:
+        """The leaves that the anchor would have to sign, and when what is issued now would end."""
+        found = family_of(assess(inventory, now), family)
+        return (found.leaves, found.leaves_end(now, self._config.validity)) if found else ((), None)
 
     def _remedy(self, change: Change, verdict: Verdict, ground: Ground) -> str:
         fact = f"{ground.path} holds another CA than this node lives by ({change.because})"
@@ -362,7 +415,7 @@ class Rotating:
             return f"{fact}, and `root_ca.on_change` is alarm: put it back, or begin with `certmond root-ca rotate`"
         if self._objection:
             return f"{fact}, and nothing is touched: {self._objection}; put the former CA back"
-        return f"{fact}; it is rotated"
+        return "; ".join((f"{fact}; it is rotated", *verdict.warnings))
 
     def _concerns(self, ground: Ground) -> bool:
         """The node lives by that anchor, or has lived by it."""
@@ -370,8 +423,12 @@ class Rotating:
 
     def _told(self, rotation: Rotation, ground: Ground) -> dict[str, tuple[Finding, ...]]:
         if frozen := standstill(rotation, ground):
-            self._unsure = {rotation.family: frozen}
+            self._unsure = {} if is_as_before(rotation, ground) else {rotation.family: frozen}
             return {rotation.family: (finding(Reason.ROTATION_FROZEN, frozen),)}
+        if given_up(rotation, ground) and not is_as_before(rotation, ground):
+            self._unsure = {
+                rotation.family: f"{ground.path} and its key are not those that {rotation.name} goes back to"
+            }
         if (rotation.found and rotation.phase is Phase.TRUST) or self._back:
             self._unsure = {rotation.family: f"{rotation.name} has not reached the phase {Phase.ISSUE} yet"}
         waits = f"; it waits: {self._waits[0]}" if self._waits else ""
@@ -407,6 +464,16 @@ def _unusable(ground: Ground) -> Iterator[str]:
             "its key is not on this node, which therefore cannot go on with it: a control-plane node needs the key as "
             "well, and to a worker a rotation of the cluster brings the CA"
         )
+    if ground.signer and ground.signer.problem:
+        yield ground.signer.problem
+
+
+def _strangers(change: Change, ground: Ground) -> Iterator[str]:
+    """With these no rotation could be carried through."""
+    for each in ground.trust:
+        if each not in {change.new, *change.old}:
+            fact = f"{ground.path} holds {each.called} (SHA-256 {each.sha256[:16]}…), which is neither the former nor"
+            yield f"{fact} the new CA; take it out"
 
 
 def _names(rotation: Rotation) -> str:

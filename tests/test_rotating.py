@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import re
 import shutil
@@ -17,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from certmond.errors import RotationError, WriteError
 from certmond.host.staged import Part, Staging
 from certmond.pki.encoding import decode
-from certmond.pki.rotation import Phase, abort
+from certmond.pki.rotation import Mode, Phase, Rotation, abort
 from tests.builders import DAY, Issued, make_intermediate, make_server
 from tests.conftest import unavailable
 from tests.daemon_harness import Running
@@ -489,6 +492,46 @@ def test_a_key_that_is_waited_for_can_be_given(quick: Path) -> None:
     assert node.unwell(new) == []
 
 
+def test_a_kubeconfig_of_two_clusters_trusts_the_new_ca_in_both(quick: Path) -> None:
+    """In the end the former CA is trusted for no cluster of the file, be it the current context's or not."""
+    node, new = RotatingNode(quick / "place"), root_ca()
+    document = yaml.safe_load(node.read("user.conf"))
+    document["clusters"].append({"name": "direct", "cluster": dict(document["clusters"][0]["cluster"])})
+    node.put("user.conf", yaml.safe_dump(document).encode())
+    node.begin(new)
+    node.walk()
+    trusted = [
+        each["cluster"]["certificate-authority-data"] for each in yaml.safe_load(node.read("user.conf"))["clusters"]
+    ]
+    assert [decode(base64.b64decode(each), "").certificates for each in trusted] == [(new.facts,), (new.facts,)]
+    assert node.unwell(new) == []
+
+
+def test_a_former_ca_does_not_come_back_from_the_archive(quick: Path) -> None:
+    """`archive restore` refuses a CA, whichever generation is named, in a dry run too: what it would put back has no
+    key, and may be what is to be trusted no more. Nothing is touched, and the sentence says what to do.
+    """
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.begin(new)
+    node.walk()
+    kept = [line.split()[1] for line in node.hurry("archive", "list", "ca").out.splitlines()]
+    assert kept
+    before = node.tree()
+    for words in ((), ("--dry-run",), *((each,) for each in kept)):
+        refused = node.hurry("archive", "restore", "ca", *words)
+        assert (refused.code, refused.out) == (3, ""), words
+        assert re.search("never put back from the archive.*by hand, together, and then rotate", refused.err), words
+    assert node.tree() == before
+    assert node.unwell(new) == []
+    assert node.hurry("archive", "restore", "nonsense").code == 3
+    (node.state / "archive/ca").rename(node.state / "archive/former-name")
+    assert "which is never put back" in node.hurry("archive", "restore", "former-name").err
+    assert node.tree() == before
+    node.configure(profile="kubeadm")
+    refused = node.hurry("archive", "restore", "sa")
+    assert (refused.code, "sa is a CA or a key pair without a certificate" in refused.err) == (3, True)
+
+
 # Disturbed
 
 
@@ -647,7 +690,7 @@ def _no_key() -> Unfit:
 def _encrypted() -> Unfit:
     made = root_ca()
     locked = made.key_as(PrivateFormat.PKCS8, b"secret")
-    return made.pem, locked, "ca.key cannot be read as a key; put the CA's key there without a passphrase"
+    return made.pem, locked, "ca.key cannot be read as a key; put the right key there without a passphrase"
 
 
 def _made(sentence: str, **modifiers: Any) -> Callable[[], Unfit]:
@@ -702,6 +745,53 @@ def test_what_is_unfit_is_not_rotated(quick: Path, what: str) -> None:
     assert node.unwell(node.old) == []
 
 
+def test_a_found_ca_that_may_not_sign_the_leaves_is_not_rotated(quick: Path) -> None:
+    """One whose name constraints forbid a leaf of this node is refused with the leaf's file, and nothing is written;
+    put back, all is well.
+    """
+    node = RotatingNode(quick / "place")
+    node.step()
+    good = node.read("ca.crt"), node.read("ca.key")
+    cat(node, root_ca(permitted=["DNS:other.example"]))
+    before = node.tree()
+    told = node.findings()["root_ca_changed"]
+    assert re.search(
+        "and nothing is touched: .* cannot sign .*web.crt .*; give a CA whose constraints allow that", told
+    )
+    assert [node.step() for _ in range(3)] == [None, None, None]
+    assert (node.tree(), node.record) == (before, None)
+    node.put("ca.crt", good[0])
+    node.put("ca.key", good[1])
+    node.step()
+    assert node.findings() == {}
+
+
+def test_a_found_ca_beside_a_stranger_is_not_rotated(quick: Path) -> None:
+    """Where the file holds a third CA besides, that is told, nothing begins, and no step fails."""
+    node, new, third = RotatingNode(quick / "place"), root_ca(), root_ca()
+    node.step()
+    node.put("ca.crt", new.pem + third.pem)
+    node.put("ca.key", new.key_pem)
+    before = node.tree()
+    told = node.findings()["root_ca_changed"]
+    assert f"{third.facts.sha256[:16]}…), which is neither the former nor the new CA; take it out" in told
+    assert [node.step() for _ in range(3)] == [None, None, None]
+    assert (node.tree(), node.record) == (before, None)
+
+
+def test_a_found_ca_that_ends_before_its_leaves_is_told(quick: Path) -> None:
+    """It is rotated, as one that is staged would be, and its short life is told with the first look and by hand."""
+    node, short = RotatingNode(quick / "place"), root_ca(not_after=datetime.now(UTC) + 60 * DAY)
+    node.step()
+    cat(node, short)
+    sentence = "ends on .*, sooner than what is issued from it would .*, which is cut to that day"
+    assert re.search(f"; it is rotated; {node.files}/ca.crt {sentence}", node.findings()["root_ca_changed"])
+    done = node.hurry("root-ca", "rotate")
+    assert done.code == 0
+    assert re.search(f"^warning: {node.files}/ca.crt {sentence}", done.err, re.MULTILINE), done.err
+    assert node.unwell(short) == []
+
+
 @pytest.mark.parametrize("what", UNFIT)
 def test_what_is_unfit_is_not_staged(quick: Path, what: str) -> None:
     """Brought by an operator, the same is refused, and neither kept nor rotated to."""
@@ -732,6 +822,121 @@ def test_what_is_staged_and_spoilt_is_not_begun(quick: Path, place: str) -> None
     assert refused.code == 3
     assert "new.key is not the key of" in refused.err
     assert node.record is None
+
+
+def _with_a_passphrase(node: RotatingNode) -> None:
+    node.put("ca.key", node.old.key_as(PrivateFormat.PKCS8, b"secret"))
+
+
+def _elsewhere(node: RotatingNode) -> None:
+    (node.files / "ca.key").unlink()
+
+
+def _of_three(node: RotatingNode) -> None:
+    manifests = node.place / "manifests"
+    manifests.mkdir()
+    members = ",".join(f"control-{n}=https://192.0.2.{n}:2380" for n in (1, 2, 3))
+    container = {"name": "etcd", "image": "etcd", "command": ["etcd", f"--initial-cluster={members}"]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "etcd"}, "spec": {"containers": [container]}}
+    (manifests / "etcd.yaml").write_text(yaml.safe_dump(pod))
+
+
+HINDERED: dict[str, tuple[Callable[[RotatingNode], None], str]] = {
+    "an encrypted key": (_with_a_passphrase, "ca.key cannot be read as a key; put the right key there without a passph"),
+    "a CA elsewhere": (_elsewhere, "nothing else would sign .*web.crt.*; a CA that is kept elsewhere is rotated by"),
+    "other members": (_of_three, "etcd has 3 members, so that .*; name `cluster:` on every node"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", HINDERED)
+def test_what_a_node_cannot_carry_through_is_not_begun(quick: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Neither from the terminal nor otherwise: it is refused with what is in the way, nothing is recorded, and the plan
+    tells it too.
+    """
+    node, new = RotatingNode(quick / "place"), root_ca()
+    monkeypatch.setattr("certmond.host.store._KUBERNETES", str(node.place))
+    node.stage(new)
+    hinder, sentence = HINDERED[what]
+    hinder(node)
+    before, staged = node.tree(), node.staged
+    refused = node.hurry("root-ca", "rotate")
+    assert (refused.code, refused.out) == (2, "")
+    assert re.search(f"^refused: .*{sentence}", refused.err, re.MULTILINE), refused.err
+    assert re.search(sentence, node.hurry("root-ca", "rotate", "--plan").err)
+    made = Rotation("r1", "ca", Mode.OVERLAP, (node.old.facts,), new.facts, Phase.PREPARE, node.clock())
+    enforcer = node.enforcer()
+    enforcer.see()
+    with pytest.raises(RotationError, match=sentence):
+        enforcer.rotating.start(made)
+    assert (node.tree(), node.staged, node.record) == (before, staged, None)
+
+
+def test_that_nobody_looks_at_workloads_is_told(quick: Path) -> None:
+    """Without `cluster:` one line says who has to restart pods, and when: with the beginning, with each command that
+    goes on before that is too late, and in a plan beside what it prints, which stays a document.
+    """
+    node = RotatingNode(quick / "place")
+    node.stage(root_ca())
+    planned = node.hurry("root-ca", "rotate", "--plan", "-o", "json")
+    told = "^note: certmond looks at no workloads without `cluster:`; restart pods .* between trust and issue"
+    assert len(re.findall(told, planned.err, re.MULTILINE)) == 1
+    assert json.loads(planned.out)["family"] == "ca"
+    begun = node.hurry("root-ca", "rotate", "--no-wait")
+    assert (begun.code, begun.err) == (0, "")
+    assert len(re.findall(told, begun.out, re.MULTILINE)) == 1
+    walk_into(node, Phase.TRUST, reached=True)
+    assert re.search(told, node.hurry("root-ca", "rotate", "--no-wait").out, re.MULTILINE)
+    walk_into(node, Phase.ISSUE, reached=False)
+    assert not re.search(told, node.hurry("root-ca", "rotate", "--no-wait").out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("words", [("--family", "etcd-ca"), ("--at-once",)], ids=" ".join)
+def test_another_rotation_is_not_taken_for_the_one_that_is_asked_for(quick: Path, words: tuple[str, ...]) -> None:
+    """While one is under way, asking for one of another family or at once is refused and brings nothing on; in a plan
+    too. Asked for as it is, it goes on, and `--at-once` is no other where it is at once already.
+    """
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.begin(new)
+    walk_into(node, Phase.TRUST, reached=False)
+    before, rotation = node.tree(), node.record
+    for more in ((), ("--plan",), ("--no-wait",)):
+        refused = node.hurry("root-ca", "rotate", *words, *more)
+        assert (refused.code, refused.out) == (2, ""), more
+        assert re.search("^refused: the rotation .* of ca is under way, by overlap, .*; let it go on", refused.err)
+        assert (node.tree(), node.record) == (before, rotation), more
+    assert node.hurry("root-ca", "rotate").code == 0
+    at_once = root_ca()
+    node.old = new
+    node.begin(at_once, Mode.REPLACE)
+    assert node.hurry("root-ca", "rotate", "--at-once").code == 0
+    assert node.unwell(at_once) == []
+
+
+@pytest.mark.parametrize("what", ["an encrypted key", "another CA"])
+def test_what_has_changed_nothing_can_be_given_up(quick: Path, what: str) -> None:
+    """A rotation that stands still before it has changed anything is led to its end by an abort, whatever is in its
+    way; what this node signs with is held back only where that is not what it was.
+    """
+    node, new, other = RotatingNode(quick / "place"), root_ca(), root_ca()
+    node.begin(new)
+    if what == "another CA":
+        cat(node, other)
+    else:
+        _with_a_passphrase(node)
+    assert "stands still" in node.findings()["rotation_frozen"]
+    before = node.tree()
+    for _ in range(2):
+        enforcer = node.enforcer()
+        enforcer.see()
+        assert ("ca" in enforcer.rotating.unsure) is (what == "another CA")
+        found = enforcer.rotating.rotation
+        assert found is not None
+        if not found.aborted:
+            enforcer.rotating.change(abort(found, node.clock()))
+    assert "rotation_frozen" not in node.findings()
+    node.step()
+    assert (node.record, node.staged) == (None, [])
+    assert node.tree() == before
 
 
 # Killed

@@ -61,8 +61,8 @@ class Arrangement:
                 yield NewFile(path, b"".join(map(to_pem, anchors)), 0o644, expected=expected)
             case KeyOf(path, anchor):
                 yield NewFile(path, key_pem(self._key_of(anchor, family)), 0o600, expected=expected, at_most=0o600)
-            case Trusting(path, anchors):
-                content = with_trust(present or b"", path, b"".join(map(to_pem, anchors)))
+            case Trusting(path, certificates, known):
+                content = with_trust(present or b"", path, certificates, known)
                 yield NewFile(path, content, expected=expected)
             case Flags(path, container, flags):
                 content = with_flags(present or b"", path, container, dict(flags))
@@ -136,9 +136,14 @@ class Arrangement:
                 case KeyOf(path, anchor):
                     if decode(content, path).key != anchor.key:
                         yield f"does not read back as the key of {path}"
-                case Trusting(path, anchors):
-                    embedded = parse_credentials(content, path).documents.values()
-                    if not any(document.anchors == anchors for document in embedded):
+                case Trusting(path, certificates, known):
+                    trusted = [
+                        document.certificates
+                        for (_, part), document in parse_credentials(content, path).documents.items()
+                        if part == "ca"
+                    ]
+                    ours = [set(each) & known for each in trusted if not known.isdisjoint(each)]
+                    if certificates not in trusted or any(each != set(certificates) for each in ours):
                         yield f"does not read back as what {path} trusts"
                 case Flags(path, container, flags):
                     found = (each for each in containers(load_mapping(content)) if each.name == container)

@@ -31,7 +31,7 @@ from certmond.host.renewal import Renewal, archive_name, archived, certificates_
 from certmond.host.signers.signer import Request, Signer
 from certmond.host.staged import Staging
 from certmond.host.transaction import NewFile, Recovery, Transactions, Writer
-from certmond.pki.catalog import SELF
+from certmond.pki.catalog import SELF, Kind
 from certmond.pki.certificate import Certificate
 from certmond.pki.encoding import decode
 from certmond.pki.plan import Attempt
@@ -72,6 +72,13 @@ class Executor:
             for spec in config.certificates
             if spec.authority and not spec.is_glob and spec.password_file is None
         }
+        self._by_hand = frozenset(
+            each
+            for spec in config.certificates
+            if spec.authority or spec.kind is Kind.KEY_PAIR
+            for each in (spec.name, spec.path, spec.key)
+            if each
+        )
         self._records = state_dir / "transactions"
         self._files = NodeFiles(root)
         self._transactions = Transactions(root, state_dir)
@@ -128,12 +135,14 @@ class Executor:
 
         Raises CertmondError.
         """
+        self._may_come_back(name, ())
         kept = self._archive.ids(name)
         if not kept or generation not in {None, *kept}:
             raise WriteError(f"the archive has no such generation of {name}; there are: {', '.join(kept) or 'none'}")
         others = (each for each in reversed(kept) if not self._is_in_place(self._archive.load(name, each)))
         chosen = self._archive.generation(name, generation or next(others, kept[-1]))
         files = self._archive.load(name, chosen.id)
+        self._may_come_back(name, [file.path for file in files])
         present = {file.path: self._files.read(file.path) for file in files}
         changed = [file for file in files if present[file.path] != file.content]
         said = [f"{file.path} is put back as it was before {chosen.when:%Y-%m-%d %H:%M} UTC" for file in changed]
@@ -161,6 +170,17 @@ class Executor:
                 raise
             self._audit.conclude(Event.STEP_DONE, self._clock(), f"{name}: {chosen.id} was put back", fields=fields)
         return said
+
+    def _may_come_back(self, name: str, paths: Sequence[str]) -> None:
+        """A former CA may be there without its key, or be one that is to be trusted no more: it is not for us to put
+        back, nor is a key pair that has no certificate. Raises WriteError.
+        """
+        if name not in self._by_hand and self._by_hand.isdisjoint(paths):
+            return
+        fact = f"{name} is a CA or a key pair without a certificate, which is never put back from the archive: a former"
+        risk = "one may lack its key, or be trusted no more, and whoever trusts the present one would fail"
+        remedy = "put certificate and key back by hand, together, and then rotate (see docs/rotation.md)"
+        raise WriteError(f"{fact} {risk}; {remedy}")
 
     def _is_in_place(self, files: Sequence[ArchivedFile]) -> bool:
         return all(self._files.read(file.path) == file.content for file in files)

@@ -1,6 +1,6 @@
 """The text of a kubeconfig -> the same text with other credentials; and the text of a new one, as kubeadm writes it.
 
-Owns the editing in place: the base64 of one user's certificate and key, and of its cluster's CA, is exchanged where it
+Owns the editing in place: the base64 of one user's certificate and key, and of its clusters' CA, is exchanged where it
 stands; comments, order, quotes and whatever others keep in the file stay byte for byte, and the result is read again to
 prove it. Never reads or writes a file, and never quotes the text: it holds a private key.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, assert_never
 
@@ -17,7 +17,7 @@ import yaml
 
 from certmond.errors import MalformedError, WriteError
 from certmond.host.kubeconfig import as_text, load_mapping
-from certmond.pki.certificate import Certificate
+from certmond.pki.certificate import Certificate, to_pem
 from certmond.pki.encoding import decode
 
 _CERTIFICATE, _KEY, _TRUST = "client-certificate-data", "client-key-data", "certificate-authority-data"
@@ -81,8 +81,9 @@ def with_credentials(
     return _exchanged(data, document, wanted, f"the credentials of user {user.name!r} in {path}")
 
 
-def with_trust(data: bytes, path: str, trust_pem: bytes) -> bytes:
-    """The kubeconfig `data` with the bundle `trust_pem` for the cluster of its current context, which embeds its CA.
+def with_trust(data: bytes, path: str, trust: Sequence[Certificate], anchors: Collection[Certificate] = ()) -> bytes:
+    """The kubeconfig `data` with `trust` for the cluster of its current context, which embeds its CA; and in the place
+    of `anchors` for every other cluster that embeds one of these, beside whatever else that one trusts.
 
     Raises WriteError where that is not possible, or not without changing anything else; `path` names the file in it.
     """
@@ -97,8 +98,17 @@ def with_trust(data: bytes, path: str, trust_pem: bytes) -> bytes:
         raise WriteError(
             f"{path} embeds no CA for the cluster {cluster.name!r}; embed it, or correct the file it names"
         )
-    wanted = {(*cluster.place, _TRUST): trust_pem}
+    wanted: dict[_Place, bytes] = {(*cluster.place, _TRUST): _pem(trust)}
+    for other in clusters:
+        held = decode(_decoded(other.fields.get(_TRUST)) or b"", "").certificates
+        if other is not cluster and not frozenset(held).isdisjoint(anchors):
+            known = {*anchors, *trust}
+            wanted[*other.place, _TRUST] = _pem((*trust, *(each for each in held if each not in known)))
     return _exchanged(data, document, wanted, f"the CA of cluster {cluster.name!r} in {path}")
+
+
+def _pem(certificates: Sequence[Certificate]) -> bytes:
+    return b"".join(map(to_pem, certificates))
 
 
 def _loaded(data: bytes, path: str) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ from certmond.pki.certificate import Anchor, Certificate, PublicKey, certificate
 from certmond.pki.holding import Surroundings, files_of
 from certmond.pki.inventory import Embedded
 from certmond.pki.path import find_paths
-from certmond.pki.rotation import Desired, Rotation, desired
+from certmond.pki.rotation import Desired, Phase, Rotation, desired
 from certmond.pki.steps import Bundle, Flags, Gone, Identity, KeyOf, Plan, Rotate, Trusting, Want
 
 SIGNING_FLAGS = ("cluster-signing-cert-file", "cluster-signing-key-file")
@@ -82,10 +82,13 @@ class Lacks:
 def lacks(rotation: Rotation, ground: Ground, assessment: Assessment) -> Lacks:
     """What this node lacks of the phase."""
     wanted = desired(rotation)
-    if why := standstill(rotation, ground) or _failed(rotation, assessment):
+    if why := standstill(rotation, ground) or (wanted and _failed(rotation, ground, assessment)):
         return Lacks(frozen=why)
     if wanted is None:
         return Lacks()
+    if given_up(rotation, ground):
+        theirs = tuple(_of_kubeconfigs(rotation, wanted, assessment, only=frozenset(certificates_of(rotation.old))))
+        return Lacks(theirs, frozenset(status.seen.identity for status in of_former(rotation, assessment)))
     anchor = tuple(_of_anchor(wanted, ground))
     known = (*rotation.old, rotation.new)
     steps = [Rotate(rotation.family, ground.path, _told(rotation, anchor), anchor, known=known)] if anchor else []
@@ -96,12 +99,39 @@ def lacks(rotation: Rotation, ground: Ground, assessment: Assessment) -> Lacks:
 
 def standstill(rotation: Rotation, ground: Ground) -> str | None:
     """Why nothing is touched on this node, a sentence; None where it is as the rotation has left it."""
-    why = next(_strange(rotation, ground), None)
+    why = None if given_up(rotation, ground) else hindrance(rotation, ground)
     return f"{rotation.name} stands still: {why}" if why else None
 
 
-def _failed(rotation: Rotation, assessment: Assessment) -> str | None:
+def hindrance(rotation: Rotation, ground: Ground) -> str | None:
+    """Why this node could not carry it through, a sentence with its remedy; None where it could."""
+    return next(_strange(rotation, ground), None)
+
+
+def given_up(rotation: Rotation, ground: Ground) -> bool:
+    """It was led back to its end, and the node's anchor has nothing of the abandoned CA: whatever else is there is not
+    of this rotation, which is no reason to keep it.
+    """
+    abandoned, signer = {*rotation.old} - {rotation.new}, ground.signer
+    if not (rotation.aborted and rotation.over) or not abandoned.isdisjoint(ground.trust):
+        return False
+    if ground.key in {each.key for each in abandoned} - {rotation.new.key}:
+        return False
+    return signer is None or (signer.now != signer.apart and not signer.present)
+
+
+def is_as_before(rotation: Rotation, ground: Ground) -> bool:
+    """Nothing was changed by it, or nothing is any more, and by nobody else: what the node signs with is trusted by
+    all, as far as can be told.
+    """
+    before = (rotation.new,) if given_up(rotation, ground) else rotation.old if rotation.phase is Phase.PREPARE else ()
+    return bool(before) and ground.trust == before and ground.key in {None, before[0].key}
+
+
+def _failed(rotation: Rotation, ground: Ground, assessment: Assessment) -> str | None:
     """A service did not come up with what the phase asks for: to write the same again would bring it down again."""
+    if given_up(rotation, ground):
+        return None
     failures = (why for status in concerned(rotation.family, assessment) for why in status.presence.failures)
     return next((f"{rotation.name} stands still: {why}; see restart_failed" for why in failures), None)
 
@@ -132,6 +162,8 @@ def unsettled(
     for status in (each for each in statuses if each.seen.identity in left.reissue):
         why = f" ({held[status.seen.name]})" if status.seen.name in held else ""
         yield f"{status.seen.path} is still of the former CA{why}"
+    if given_up(rotation, ground):
+        return
     if around.live is None:
         yield "nothing is known yet of what runs here"
         return
@@ -206,15 +238,18 @@ def _of_anchor(wanted: Desired, ground: Ground) -> Iterator[Want]:
         yield Bundle(ground.path, wanted.trust)
 
 
-def _of_kubeconfigs(rotation: Rotation, wanted: Desired, assessment: Assessment) -> Iterator[Rotate]:
-    """As sets: in which order a kubeconfig trusts does not matter."""
+def _of_kubeconfigs(
+    rotation: Rotation, wanted: Desired, assessment: Assessment, only: frozenset[Certificate] = frozenset()
+) -> Iterator[Rotate]:
+    """As sets: in which order a kubeconfig trusts does not matter. With `only`, those that trust one of these."""
     found = dict[str, str]()
     for status in assessment.statuses:
         for embedded in _differing(rotation, wanted, status):
-            if embedded.file is None:
+            if embedded.file is None and not (only and only.isdisjoint(embedded.certificates)):
                 found.setdefault(embedded.path, status.seen.name)
     for path, name in found.items():
-        trusting = (Trusting(path, wanted.trust),)
+        ours = frozenset(certificates_of((*rotation.old, rotation.new)))
+        trusting = (Trusting(path, certificates_of(wanted.trust), ours),)
         yield Rotate(name, path, _told(rotation, trusting), trusting)
 
 
@@ -273,7 +308,7 @@ def _told(rotation: Rotation, wants: tuple[Want, ...]) -> str:
             case KeyOf():
                 said.append(f"{want.path} is to be the key of {_named(rotation, (want.anchor,))}")
             case Trusting():
-                said.append(f"{want.path} is to trust {_named(rotation, want.anchors)}")
+                said.append(f"{want.path} is to trust {_named(rotation, want.certificates)}")
             case Flags():
                 said.append(f"{want.container} is to sign with {want.flags[0][1]}")
             case Gone():

@@ -116,10 +116,13 @@ class KeyOf:
 
 @dataclass(frozen=True, slots=True)
 class Trusting:
-    """The kubeconfig `path` embeds these CA certificates for the cluster of its context."""
+    """The kubeconfig `path` embeds these CA certificates for the cluster of its context, and in the place of any of
+    `anchors` for each other cluster that it has.
+    """
 
     path: str
-    anchors: tuple[Anchor, ...]
+    certificates: tuple[Certificate, ...]
+    anchors: frozenset[Certificate] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from certmond.host.keys import load_key
 from certmond.host.node_files import NodeFiles
 from certmond.host.staged import Part, Staging
 from certmond.host.transaction import Transactions
-from certmond.pki.certificate import Certificate
+from certmond.pki.certificate import Certificate, to_pem
 from certmond.pki.encoding import decode
 from certmond.pki.rotation_steps import SIGNING_FLAGS
 from certmond.pki.steps import Bundle, Flags, Gone, KeyOf, Rotate, Trusting, Want
@@ -160,6 +160,31 @@ def test_a_kubeconfig_trusts_both(arranged: Arranged) -> None:
     before["clusters"][0]["cluster"].pop("certificate-authority-data")
     assert decode(trusted, "").certificates == (arranged.old, arranged.new.facts)
     assert (after, arranged.mode(ADMIN)) == (before, mode)
+
+
+def test_each_cluster_of_a_kubeconfig_trusts_both(arranged: Arranged) -> None:
+    """Every cluster that embeds one of the rotation's anchors gets them in its place, and keeps whomever else it
+    trusts; one that embeds none of them stays as it is, as does everything else.
+    """
+    other = make_ca()
+    document = yaml.safe_load(arranged.read(ADMIN))
+    embedded = {"direct": (arranged.old,), "beside": (other.facts, arranged.old), "elsewhere": (other.facts,)}
+    for name, trust in embedded.items():
+        data = base64.b64encode(b"".join(map(to_pem, trust))).decode()
+        entry = {"server": f"https://{name}:6443", "certificate-authority-data": data}
+        document["clusters"].append({"name": name, "cluster": entry})
+    arranged.node.write(ADMIN[1:], yaml.safe_dump(document).encode())
+    both = (arranged.old, arranged.new.facts)
+    arranged.make(Trusting(ADMIN, both, frozenset(both)))
+    after = yaml.safe_load(arranged.read(ADMIN))
+    found = [
+        decode(base64.b64decode(each["cluster"].pop("certificate-authority-data")), "").certificates
+        for each in after["clusters"]
+    ]
+    assert found == [both, both, (*both, other.facts), (other.facts,)]
+    for each in document["clusters"]:
+        each["cluster"].pop("certificate-authority-data")
+    assert after == document
 
 
 def test_what_is_to_go_is_gone(arranged: Arranged) -> None:

@@ -81,6 +81,35 @@ def test_what_is_neither_of_before_nor_of_after_is_not_touched(phase: Phase, of:
     assert list(unsettled(at(phase), of, judged(conf(OLD)), Surroundings(), Plan())) == [found.frozen]
 
 
+BACK = at(P.DONE, old=(N,), new=O, aborted=True)
+
+
+@pytest.mark.parametrize(
+    ("of", "frozen"),
+    [
+        (ground(OLD, key=None, key_unknown=True), False),
+        (ground(OLD, STRANGER), False),
+        (ground(OLD, signer=signer(problem="it signs elsewhere")), False),
+        (ground(OLD, NEW, STRANGER), True),
+        (ground(OLD, STRANGER, key=NEW), True),
+        (ground(OLD, STRANGER, signer=signer(NEW)), True),
+    ],
+    ids=["an unreadable key", "a stranger", "a signer", "and the CA", "and its key", "and its signer"],
+)  # fmt: skip
+def test_what_was_given_up_ends_whatever_else_is_there(of: Ground, frozen: bool) -> None:
+    """Led back to its end, a rotation wants nothing of a node whose anchor has nothing of the abandoned CA; where it
+    has, what is strange stops it as ever. Kubeconfigs and leaves of that CA are put right, and no others.
+    """
+    nothing = judged(conf(OLD, STRANGER, issuer=OLD), leaf(OLD))
+    assert (lacks(BACK, of, nothing).frozen is not None) is frozen
+    if not frozen:
+        assert lacks(BACK, of, nothing) == Lacks()
+        assert list(unsettled(BACK, of, nothing, Surroundings(), Plan())) == []
+        left = lacks(BACK, of, judged(conf(OLD, NEW), leaf(NEW)))
+        assert [step.path for step in left.steps] == ["/admin.conf"]
+        assert ("leaf", "/pki/leaf.crt") in left.reissue
+
+
 @pytest.mark.parametrize("of", [ground(OLD), ground(NEW, key=NEW), ground(OLD, NEW), ground(OLD, key=None)])
 def test_what_is_of_before_or_after_is_not_strange(of: Ground) -> None:
     """Each certificate may be there, with either key or none."""
@@ -187,7 +216,12 @@ def test_a_kubeconfig_trusts_what_the_anchors_file_trusts() -> None:
     """Each in a step of its own: whoever reads it needs no other."""
     found = lacks(at(P.TRUST), ground(OLD, NEW), judged(conf(OLD), conf(OLD, name="b.conf"), trust=(OLD, NEW)))
     assert found.steps == tuple(
-        Rotate(name, f"/{name}", f"/{name} is to trust the former CA and the new CA", (Trusting(f"/{name}", (O, N)),))
+        Rotate(
+            name,
+            f"/{name}",
+            f"/{name} is to trust the former CA and the new CA",
+            (Trusting(f"/{name}", (O, N), frozenset({O, N})),),
+        )
         for name in ("admin.conf", "b.conf")
     )
 
