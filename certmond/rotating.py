@@ -458,7 +458,7 @@ class Rotating:
 
 def _unusable(ground: Ground) -> Iterator[str]:
     if ground.key_unknown and ground.key is None:
-        yield f"{ground.key_path} cannot be read as a key; put the CA's key there without a passphrase"
+        yield f"{ground.key_path} cannot be read as a key; put the right key there without a passphrase"
     elif ground.key is None:
         yield (
             "its key is not on this node, which therefore cannot go on with it: a control-plane node needs the key as "
