@@ -842,7 +842,7 @@ def _of_three(node: RotatingNode) -> None:
 
 
 HINDERED: dict[str, tuple[Callable[[RotatingNode], None], str]] = {
-    "an encrypted key": (_with_a_passphrase, "ca.key cannot be read as a key; put the right key there without a passph"),
+    "an encrypted key": (_with_a_passphrase, "ca.key cannot be read as a key; put the right key there without"),
     "a CA elsewhere": (_elsewhere, "nothing else would sign .*web.crt.*; a CA that is kept elsewhere is rotated by"),
     "other members": (_of_three, "etcd has 3 members, so that .*; name `cluster:` on every node"),
 }  # fmt: skip
