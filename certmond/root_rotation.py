@@ -61,17 +61,17 @@ def rotate(
         raise RotationError(enforcer.rotating.broken)
     begins = rotation is None
     if rotation is None:
-        rotation = enforcer.rotating.found(assessment.taken_at, at_once=at_once)
+        rotation = enforcer.rotating.replaced.found(assessment.taken_at, at_once=at_once)
         if rotation is None or rotation.family != family:
             new = _new_keys if family == TOKEN_KEYS else _new
             rotation = new(options, config, assessment, family, exclude, at_once=at_once)
         else:
-            _warn(enforcer.rotating.warnings)
+            _warn(enforcer.rotating.replaced.warnings)
             rotation = replace(rotation, excluded=exclude)
     else:
         _see_that_it_is_meant(rotation, family, at_once=at_once)
         rotation = replace(rotation, excluded=tuple(dict.fromkeys((*rotation.excluded, *exclude))))
-    why = enforcer.rotating.refusal(rotation) if begins else None
+    why = enforcer.rotating.replaced.refusal(rotation) if begins else None
     if why:
         click.echo(f"refused: {why}", err=True)
         if not dry_run:

@@ -7,9 +7,8 @@ whether a phase may be left is asked of the `conductor`, who speaks for all node
 
 from __future__ import annotations
 
-import secrets
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -25,17 +24,15 @@ from certmond.host.node_files import NodeFiles
 from certmond.host.rotation_record import RotationRecord
 from certmond.host.rotation_view import ground_of
 from certmond.host.staged import Part, Staging
-from certmond.pki.assess import Assessment, assess
-from certmond.pki.candidate import Verdict, judge
+from certmond.pki.assess import Assessment
 from certmond.pki.certificate import describe_key
 from certmond.pki.checks import finding
-from certmond.pki.family import Leaf, family_of
 from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Inventory
 from certmond.pki.reason import Finding, Reason
-from certmond.pki.rotation import Mode, Phase, Rotation, begin, following
+from certmond.pki.rotation import Phase, Rotation, following
 from certmond.pki.rotation_consent import refusal, statement
-from certmond.pki.rotation_found import Change, changed, put_back
+from certmond.pki.rotation_found import put_back
 from certmond.pki.rotation_gates import Report, digest_of
 from certmond.pki.rotation_preview import Preview, preview
 from certmond.pki.rotation_steps import (
@@ -43,7 +40,6 @@ from certmond.pki.rotation_steps import (
     Lacks,
     concerned,
     given_up,
-    hindrance,
     is_as_before,
     lacks,
     settles_at,
@@ -51,6 +47,7 @@ from certmond.pki.rotation_steps import (
     unsettled,
 )
 from certmond.pki.steps import Plan
+from certmond.replaced import Replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +81,8 @@ class Rotating:
         self._own: Rotation | None = None
         self._rotation: Rotation | None = None
         self._ground: Ground | None = None
-        self._change: tuple[Change, Verdict, Ground] | None = None
+        self.replaced = Replaced(config)
         self._grounds: dict[str, Ground] = {}
-        self._calm: frozenset[str] = frozenset()
-        self._objection: str | None = None
-        self._inventory = Inventory(())
         self._broken: str | None = None
         self._elsewhere = False
         self._back: Rotation | None = None
@@ -103,7 +97,7 @@ class Rotating:
 
     def look(self, inventory: Inventory, components: Components, now: datetime) -> dict[str, tuple[Finding, ...]]:
         """See how the node stands, and what is to be told of its anchors, by the name of the entry."""
-        self._rotation = self._ground = self._change = self._broken = self._back = None
+        self._rotation = self._ground = self._broken = self._back = None
         self._elsewhere, self._unsure = False, {}
         try:
             return self._look(inventory, components, now)
@@ -113,9 +107,9 @@ class Rotating:
             return self._freeze(defect(error), *self._families)
 
     def _look(self, inventory: Inventory, components: Components, now: datetime) -> dict[str, tuple[Finding, ...]]:
-        self._objection, self._inventory = self._conductor.objection(components), inventory
         found = {family: ground_of(family, inventory, components, self._files) for family in self._families}
         self._grounds = {family: ground for family, ground in found.items() if ground}
+        self.replaced.see(inventory, self._grounds, self._conductor.objection(components))
         self._own = self._record.load()
         self._rotation = self._conductor.follow(self._own, self._record.closed())
         if self._rotation:
@@ -130,14 +124,15 @@ class Rotating:
             if self._config.cluster.kubeconfig is None:  # of several nodes, one may not have had the new key yet
                 self._back = put_back(self._rotation, self._ground, now)
             return self._told(self._rotation, self._ground)
-        told = dict(self._changes(inventory, now))
+        told = self.replaced.look(self._record.anchors(), now)
         self._unsure = {family: found[0].message for family, found in told.items()}
         return told
 
     def _freeze(self, why: str, *families: str) -> dict[str, tuple[Finding, ...]]:
         """Nobody can tell what is to be done with these anchors, so that nothing is."""
-        self._rotation = self._ground = self._change = self._back = None
-        self._calm, self._broken = frozenset(), why
+        self._rotation = self._ground = self._back = None
+        self.replaced.forget()
+        self._broken = why
         self._unsure = dict.fromkeys(families, why)
         return {families[0]: (finding(Reason.ROTATION_FROZEN, why),)} if families else {}
 
@@ -172,11 +167,6 @@ class Rotating:
     def unsure(self) -> Mapping[str, str]:
         """The anchors with which nothing is to be signed now, as not everyone may trust it, and why."""
         return self._unsure
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What is to be told of the anchor that was found in place, although it may be rotated to."""
-        return self._change[1].warnings if self._change else ()
 
     @property
     def waits(self) -> tuple[str, ...]:
@@ -251,42 +241,11 @@ class Rotating:
             return None
         return self._go_on(rotation, following(rotation, now))
 
-    def found(self, now: datetime, *, at_once: bool) -> Rotation | None:
-        """A rotation, not begun, to the anchor that somebody has put in place; None where nobody has, or one unfit."""
-        if self._change is None or self._objection or self._change[1].problems:
-            return None
-        change, verdict, _ = self._change
-        mode = Mode.REPLACE if at_once else Mode(verdict.mode)
-        identity = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-        made = begin(Rotation(identity, change.family, mode, change.old, change.new, Phase.PREPARE, now, found=True))
-        return None if self.refusal(made) else made
-
-    def refusal(self, rotation: Rotation) -> str | None:
-        """Why `rotation` may not begin here, a sentence with its remedy; None where it may, as far as was seen."""
-        ground = self._grounds.get(rotation.family)
-        if ground is None:
-            return None
-        if self._config.cluster.kubeconfig is None:
-            if self._objection:
-                return f"{self._objection}; name `cluster:` on every node (docs/rotation.md)"
-            if not ground.holds_key and (leaves := list(self._unsigned(rotation.family))):
-                fact = f"the key of {ground.path} is not on this node, and nothing else would sign {', '.join(leaves)}"
-                return f"{fact}; a CA that is kept elsewhere is rotated by hand (docs/rotation.md)"
-        return hindrance(rotation, ground)
-
-    def _unsigned(self, family: str) -> Iterator[str]:
-        """The leaves that nobody but the CA's key on this node would sign."""
-        cluster = {spec.name for spec in self._config.signers if spec.kind == "csr"}
-        for seen in self._inventory.observations:
-            own = seen.name == seen.spec.name and not seen.spec.authority and bool(seen.certificates)
-            if own and family in seen.spec.ca and seen.spec.signer not in cluster:
-                yield seen.path
-
     def start(self, rotation: Rotation) -> None:
         """Note a rotation that is asked for. Raises RotationError where there is one already or this node could not
         carry it through, BusyError, WriteError.
         """
-        if why := self.refusal(rotation):
+        if why := self.replaced.refusal(rotation):
             raise RotationError(why)
         rotation = self._signed(rotation)
         with self._executor.writing(5):
@@ -363,7 +322,7 @@ class Rotating:
     def _begin_found(self, now: datetime) -> str | None:
         """Somebody has put another anchor in place, with its key: from there on it is a rotation."""
         wanted = self._config.root_ca.on_change
-        made = self.found(now, at_once=wanted == "replace") if wanted != "alarm" else None
+        made = self.replaced.found(now, at_once=wanted == "replace") if wanted != "alarm" else None
         if made is None:
             return None
         self.start(made)
@@ -371,51 +330,11 @@ class Rotating:
 
     def _accept(self) -> str | None:
         """Remember the anchors that the node lives by, where nothing speaks against them."""
-        if self._change is not None:
-            return None
-        known = self._record.anchors()
-        present = {family: self._grounds[family].trust for family in self._calm if self._grounds[family].trust}
+        known, present = self._record.anchors(), self.replaced.calm
         if any(known.get(family) != trust for family, trust in present.items()):
             with self._executor.writing():
                 self._record.accept(known | present)
         return None
-
-    def _changes(self, inventory: Inventory, now: datetime) -> Iterator[tuple[str, tuple[Finding, ...]]]:
-        """What became of each anchor without a rotation."""
-        known, calm = self._record.anchors(), set[str]()
-        for family, ground in self._grounds.items():
-            change = changed(family, ground, known.get(family, ()), inventory)
-            if change is None:
-                calm.add(family)
-                continue
-            unusable = tuple(_unusable(ground))
-            where = None if unusable else ground.key_path
-            leaves, end = self._leaves(family, inventory, now)
-            verdict = judge(
-                change.new, ground.key, change.old, end, now, where=ground.path, key_where=where, leaves=leaves
-            )
-            verdict = replace(verdict, problems=(*unusable, *_strangers(change, ground), *verdict.problems))
-            if self._change is None:
-                self._change = change, verdict, ground
-            yield family, (finding(Reason.ROOT_CA_CHANGED, self._remedy(change, verdict, ground)),)
-        self._calm = frozenset(calm)
-
-    def _leaves(self, family: str, inventory: Inventory, now: datetime) -> tuple[tuple[Leaf, ...], datetime | None]:
-        """The leaves that the anchor would have to sign, and when what is issued now would end."""
-        found = family_of(assess(inventory, now), family)
-        return (found.leaves, found.leaves_end(now, self._config.validity)) if found else ((), None)
-
-    def _remedy(self, change: Change, verdict: Verdict, ground: Ground) -> str:
-        fact = f"{ground.path} holds another CA than this node lives by ({change.because})"
-        if verdict.problems:
-            return f"{fact}, and nothing is touched: {'; '.join(verdict.problems)}; or put the former CA back"
-        if self._config.mode == "observe":
-            return f"{fact}; put the former one back and rotate with `certmond root-ca`, or let certmond enforce"
-        if self._config.root_ca.on_change == "alarm":
-            return f"{fact}, and `root_ca.on_change` is alarm: put it back, or begin with `certmond root-ca rotate`"
-        if self._objection:
-            return f"{fact}, and nothing is touched: {self._objection}; put the former CA back"
-        return "; ".join((f"{fact}; it is rotated", *verdict.warnings))
 
     def _concerns(self, ground: Ground) -> bool:
         """The node lives by that anchor, or has lived by it."""
@@ -454,26 +373,6 @@ class Rotating:
             "step": "rotation", "target": rotation.family, "rotation": rotation.id, "phase": rotation.phase.value
         }  # fmt: skip
         self._audit.conclude(Event.ROTATION, self._clock(), message, fields=fields)
-
-
-def _unusable(ground: Ground) -> Iterator[str]:
-    if ground.key_unknown and ground.key is None:
-        yield f"{ground.key_path} cannot be read as a key; put the right key there without a passphrase"
-    elif ground.key is None:
-        yield (
-            "its key is not on this node, which therefore cannot go on with it: a control-plane node needs the key as "
-            "well, and to a worker a rotation of the cluster brings the CA"
-        )
-    if ground.signer and ground.signer.problem:
-        yield ground.signer.problem
-
-
-def _strangers(change: Change, ground: Ground) -> Iterator[str]:
-    """With these no rotation could be carried through."""
-    for each in ground.trust:
-        if each not in {change.new, *change.old}:
-            fact = f"{ground.path} holds {each.called} (SHA-256 {each.sha256[:16]}…), which is neither the former nor"
-            yield f"{fact} the new CA; take it out"
 
 
 def _names(rotation: Rotation) -> str:

@@ -1,0 +1,146 @@
+"""A trust anchor that somebody has put in the place of another: seen, judged, and what a rotation from there would be.
+
+Owns what is said of a changed anchor, which rotation would follow from it, and what forbids one on this node. It begins
+nothing and writes nothing: `rotating` does.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from certmond.config import Config
+from certmond.pki.assess import assess
+from certmond.pki.candidate import Verdict, judge
+from certmond.pki.certificate import Anchor
+from certmond.pki.checks import finding
+from certmond.pki.family import Leaf, family_of
+from certmond.pki.inventory import Inventory
+from certmond.pki.reason import Finding, Reason
+from certmond.pki.rotation import Mode, Phase, Rotation, begin
+from certmond.pki.rotation_found import Change, changed
+from certmond.pki.rotation_steps import Ground, hindrance
+
+
+class Replaced:
+    """What became of each anchor of a node without a rotation, as of the last look."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._inventory, self._grounds = Inventory(()), dict[str, Ground]()
+        self._objection: str | None = None
+        self._change: tuple[Change, Verdict, Ground] | None = None
+        self._calm: frozenset[str] = frozenset()
+
+    def see(self, inventory: Inventory, grounds: Mapping[str, Ground], objection: str | None) -> None:
+        """The node as it is now; `objection` is why no rotation may begin by itself, whatever was changed."""
+        self._inventory, self._grounds, self._objection = inventory, dict(grounds), objection
+        self.forget()
+
+    def forget(self) -> None:
+        """Nothing is known of any change: a rotation is under way, or it cannot be told."""
+        self._change, self._calm = None, frozenset()
+
+    def look(self, known: Mapping[str, Sequence[Anchor]], now: datetime) -> dict[str, tuple[Finding, ...]]:
+        """What is to be told, by the name of the entry. `known` are the anchors that the node has lived by."""
+        told, calm = dict[str, tuple[Finding, ...]](), set[str]()
+        for family, ground in self._grounds.items():
+            change = changed(family, ground, known.get(family, ()), self._inventory)
+            if change is None:
+                calm.add(family)
+                continue
+            verdict = self._verdict(change, ground, now)
+            if self._change is None:
+                self._change = change, verdict, ground
+            told[family] = (finding(Reason.ROOT_CA_CHANGED, self._remedy(change, verdict, ground)),)
+        self._calm = frozenset(calm)
+        return told
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What speaks against the anchor that was found in place, and does not forbid it."""
+        return self._change[1].warnings if self._change else ()
+
+    @property
+    def calm(self) -> dict[str, tuple[Anchor, ...]]:
+        """The anchors of which nothing has changed, by their family; none where any has."""
+        if self._change is not None:
+            return {}
+        return {family: self._grounds[family].trust for family in self._calm if self._grounds[family].trust}
+
+    def _verdict(self, change: Change, ground: Ground, now: datetime) -> Verdict:
+        unusable = tuple(_unusable(ground))
+        where = None if unusable else ground.key_path
+        leaves, end = self._leaves(change.family, now)
+        verdict = judge(change.new, ground.key, change.old, end, now, where=ground.path, key_where=where, leaves=leaves)
+        return replace(verdict, problems=(*unusable, *_strangers(change, ground), *verdict.problems))
+
+    def found(self, now: datetime, *, at_once: bool) -> Rotation | None:
+        """A rotation, not begun, to the anchor that somebody has put in place; None where nobody has, or one unfit."""
+        if self._change is None or self._objection or self._change[1].problems:
+            return None
+        change, verdict, _ = self._change
+        mode = Mode.REPLACE if at_once else Mode(verdict.mode)
+        identity = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+        made = begin(Rotation(identity, change.family, mode, change.old, change.new, Phase.PREPARE, now, found=True))
+        return None if self.refusal(made) else made
+
+    def refusal(self, rotation: Rotation) -> str | None:
+        """Why `rotation` may not begin here, a sentence with its remedy; None where it may, as far as was seen."""
+        ground = self._grounds.get(rotation.family)
+        if ground is None:
+            return None
+        if self._config.cluster.kubeconfig is None:
+            if self._objection:
+                return f"{self._objection}; name `cluster:` on every node (docs/rotation.md)"
+            if not ground.holds_key and (leaves := list(self._unsigned(rotation.family))):
+                fact = f"the key of {ground.path} is not on this node, and nothing else would sign {', '.join(leaves)}"
+                return f"{fact}; a CA that is kept elsewhere is rotated by hand (docs/rotation.md)"
+        return hindrance(rotation, ground)
+
+    def _unsigned(self, family: str) -> Iterator[str]:
+        """The leaves that nobody but the CA's key on this node would sign."""
+        cluster = {spec.name for spec in self._config.signers if spec.kind == "csr"}
+        for seen in self._inventory.observations:
+            own = seen.name == seen.spec.name and not seen.spec.authority and bool(seen.certificates)
+            if own and family in seen.spec.ca and seen.spec.signer not in cluster:
+                yield seen.path
+
+    def _leaves(self, family: str, now: datetime) -> tuple[tuple[Leaf, ...], datetime | None]:
+        """The leaves that the anchor would have to sign, and when what is issued now would end."""
+        found = family_of(assess(self._inventory, now), family)
+        return (found.leaves, found.leaves_end(now, self._config.validity)) if found else ((), None)
+
+    def _remedy(self, change: Change, verdict: Verdict, ground: Ground) -> str:
+        fact = f"{ground.path} holds another CA than this node lives by ({change.because})"
+        if verdict.problems:
+            return f"{fact}, and nothing is touched: {'; '.join(verdict.problems)}; or put the former CA back"
+        if self._config.mode == "observe":
+            return f"{fact}; put the former one back and rotate with `certmond root-ca`, or let certmond enforce"
+        if self._config.root_ca.on_change == "alarm":
+            return f"{fact}, and `root_ca.on_change` is alarm: put it back, or begin with `certmond root-ca rotate`"
+        if self._objection:
+            return f"{fact}, and nothing is touched: {self._objection}; put the former CA back"
+        return "; ".join((f"{fact}; it is rotated", *verdict.warnings))
+
+
+def _unusable(ground: Ground) -> Iterator[str]:
+    if ground.key_unknown and ground.key is None:
+        yield f"{ground.key_path} cannot be read as a key; put the right key there without a passphrase"
+    elif ground.key is None:
+        yield (
+            "its key is not on this node, which therefore cannot go on with it: a control-plane node needs the key as "
+            "well, and to a worker a rotation of the cluster brings the CA"
+        )
+    if ground.signer and ground.signer.problem:
+        yield ground.signer.problem
+
+
+def _strangers(change: Change, ground: Ground) -> Iterator[str]:
+    """With these no rotation could be carried through."""
+    for each in ground.trust:
+        if each not in {change.new, *change.old}:
+            fact = f"{ground.path} holds {each.called} (SHA-256 {each.sha256[:16]}…), which is neither the former nor"
+            yield f"{fact} the new CA; take it out"
