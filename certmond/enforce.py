@@ -52,6 +52,8 @@ LAST_RETRY = timedelta(minutes=10)
 """A derived file that could not be made is tried again after that at the latest."""
 KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
 """With whose rights the Kubernetes API is asked where the configuration does not say, and a node writes to its Node."""
+API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
+"""Where it is, the node is of the control plane: with a kubelet's rights it is refused a Lease, and told so."""
 
 
 def policy_of(config: Config) -> Policy:
@@ -253,7 +255,7 @@ class Enforcer:
         kubeconfig = self._config.cluster.kubeconfig
         if kubeconfig is None:
             return Alone()
-        if kubeconfig == KUBELET_CONF:  # a kubelet may hold no Lease of ours, and a worker keeps nobody waiting
+        if kubeconfig == KUBELET_CONF and not self._files.exists(API_SERVER):  # a worker keeps nobody waiting
             return Scattered(self._identity, self._config.cluster.spread)
         from certmond.cluster.lease import RESTART, ClusterLease
 

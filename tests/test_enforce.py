@@ -70,6 +70,7 @@ def enforcing(host: Host, *options: str) -> Iterator[Running]:
     path.write_text(yaml.safe_dump(host.document()))
     with running(host.root, work, "--config", str(path), "--state-dir", str(host.state), *options) as daemon:
         yield daemon
+        daemon.stop()  # in good order: one that is killed may leave what it was writing, for the next to replace
 
 
 def renewed(daemon: Running, name: str, result: str = "done") -> float:

@@ -188,7 +188,7 @@ class Cluster:
         for node in self.bed.nodes:
             assert node.read(f"{PKI}/ca.crt") == self.new.pem
             assert not any(node.at(f"{PKI}/signing-ca.{kind}").exists() for kind in ("crt", "key"))
-            assert [path.name for path in (node.state / "rotation").iterdir()] == ["last.json"]
+            assert {path.name for path in (node.state / "rotation").iterdir()} == {"last.json", "closed.json"}
         worker = self.bed.nodes[-1]
         keys = {line for made in (self.old, self.new) for line in made.key_pem.splitlines() if b"-----" not in line}
         assert not [path for path in _files(worker) if any(key in path.read_bytes() for key in keys)]
