@@ -238,7 +238,7 @@ def test_a_ca_that_somebody_replaced(programs: Path, tmp_path: Path) -> None:
         assert node.read(f"{PKI}/ca.crt") == new.pem
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_cluster(programs: Path, tmp_path: Path) -> None:
     """On three nodes, from the first phase to the last, nobody is refused by anybody; in the end whoever shows a
