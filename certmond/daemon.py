@@ -223,7 +223,8 @@ class Daemon:
         enforcing = self._config.mode == "enforce"
         enforcer = Enforcer(
             self._config, root=self._root, state_dir=self._state_dir, clock=self._clock, alive=self._live,
-            audit=Audit(self._journal, self._state_dir, DAEMON), acting=enforcing, keeps=True, wake=self._look_ended,
+            audit=Audit(self._journal, self._state_dir, DAEMON), acting=enforcing, keeps=True, scattered=True,
+            wake=self._look_ended,
         )  # fmt: skip
         return enforcer, Acting(
             enforcer, self._journal, self._telemetry, enforcing=enforcing, stopping=lambda: self._stopping

@@ -77,7 +77,10 @@ def _holds_something(assessment: Assessment) -> bool:
 
 
 class Enforcer:
-    """Plans and carries out, for one configuration and one node."""
+    """Plans and carries out, for one configuration and one node.
+
+    With `scattered` a worker restarts at a moment of its own, as its daemon does; who asks by hand waits for none.
+    """
 
     def __init__(
         self,
@@ -89,11 +92,12 @@ class Enforcer:
         clock: Callable[[], datetime],
         acting: bool = False,
         keeps: bool = False,
+        scattered: bool = False,
         alive: Callable[[], None] = lambda: None,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._config, self._root, self._state_dir, self._clock = config, root, state_dir, clock
-        self._alive = alive
+        self._alive, self._scattered = alive, scattered
         self.audit = audit
         self._files = NodeFiles(root)
         self._transactions = Transactions(root, state_dir)
@@ -256,7 +260,7 @@ class Enforcer:
         if kubeconfig is None:
             return Alone()
         if kubeconfig == KUBELET_CONF and not self._files.exists(API_SERVER):  # a worker keeps nobody waiting
-            return Scattered(self._identity, self._config.cluster.spread)
+            return Scattered(self._identity, self._config.cluster.spread) if self._scattered else Alone()
         from certmond.cluster.lease import RESTART, ClusterLease
 
         return ClusterLease(
