@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any, Self
 
 from tests.conftest import real_part, unavailable
@@ -140,9 +141,13 @@ class Bed:
         return node.name not in self._gone
 
     def find(self, node: BedNode) -> None:
-        """It is back, with the files that it had; nobody is expected to reach it for that."""
+        """It is back, with the files that it had; nobody is expected to reach it until it `belongs`."""
         self._begin(node)
         self._ready(node)
+
+    def belongs(self, node: BedNode) -> None:
+        """It is one of them again."""
+        self._gone.discard(node.name)
 
     def _environment(self, node: BedNode, component: str) -> dict[str, str]:
         """What a stand-in is told, who it is and whom it asks."""
@@ -160,6 +165,7 @@ class Bed:
             "STAND_IN_TOKEN": str(self._tokens or 0),
             "STAND_IN_KUBELETS": ",".join(f"{each.name}/kubelet={each.address}:10250" for each in everyone),
             "GOGC": "400",
+            "GOMAXPROCS": "1",
         }
 
     @contextmanager
@@ -232,9 +238,20 @@ class Bed:
             select.select([], [], [], 0.05)
         return found
 
-    def rates(self, since: float = 0.0) -> dict[Direction, float]:
-        """Connections a second."""
-        return {direction: tally.rate for direction, tally in self.tallies(since).items()}
+    def figures(self, since: float = 0.0) -> str:
+        """How much was really tried since then, and how it went, for people."""
+        tallies = self.tallies(since).values()
+        rates = sorted(tally.rate for tally in tallies)
+        good, down, failed = (sum(each) for each in zip(*map(_counts, tallies), strict=True))
+        return (
+            f"{good + down + failed} connections in {time.time() - since:.0f} s, in each of {len(rates)} directions "
+            f"{rates[0]:.1f} to {rates[-1]:.1f} a second (half of them at least {median(rates):.1f}; asked for are "
+            f"{1000 / self._interval:.0f}): {good} good, {down} while the server was down, {failed} failed"
+        )
+
+
+def _counts(tally: Tally) -> tuple[int, int, int]:
+    return tally.good, tally.down, len(tally.failures)
 
 
 @contextmanager

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from tests.builders import make_ca
 from tests.control_plane import ELECTING, PKI, SCHEDULER_CONF
 from tests.rotation.backend import SigningError
 from tests.rotation.bed import Bed
 from tests.rotation.node import SERVER_CURRENT, like
 from tests.rotation.record import LATE, Record, summary
+from tests.rotation.refusals import old_clients, servers
 from tests.rotation.scripted import EtcdCA, RootCA
 
 pytestmark = [
@@ -229,6 +231,44 @@ def test_kubelets_whose_verifier_is_not_restarted(make: Make) -> None:
     worker.restart("kubelet")
     mark = bed.settled()
     assert {failure.direction for failure in bed.failures(mark)} == {(f"{first.name}/{API}", f"{worker.name}/kubelet")}
+
+
+def test_a_front_proxy_before_trust(make: Make) -> None:
+    """An API server that shows itself as a front proxy of a CA that is not known yet is unauthorized as one."""
+    bed = make()
+    (node,) = bed.nodes
+    node.put_pair("front-proxy-client", like(node.tree.certificate(f"{PKI[1:]}/front-proxy-client.crt"), make_ca()))
+    bed.until(lambda: bed.failing(0), "the pair is loaded")
+    mark = bed.settled()
+    assert bed.failing(mark) == {(API, API)}
+    assert reasons(bed, mark) == {UNAUTHORIZED}
+
+
+def test_tokens_before_trust(make: Make) -> None:
+    """Tokens that are signed with another key are refused, until their public key is known; and none is before it is
+    read.
+    """
+    bed, other = make(tokens=2.0), make_ca()
+    (node,) = bed.nodes
+    with no_outage(bed):
+        node.replace(f"{PKI}/sa.key", other.key_pem)
+    node.restart(API)
+    bed.until(lambda: bed.failing(0), "a pod has another token")
+    mark = bed.settled()
+    assert bed.failing(mark) == {("pod", API)}
+    assert reasons(bed, mark) == {UNAUTHORIZED}
+    node.replace(f"{PKI}/sa.pub", node.read(f"{PKI}/sa.pub") + other.public_pem)
+    node.restart(API)
+    with no_outage(bed):
+        pass
+
+
+def test_nobody_refuses_what_is_in_place(make: Make) -> None:
+    """Of all who are asked at the end of a rotation nobody is taken for one who refuses, before there was any."""
+    bed = make(workers=1)
+    for family, name in (("ca", "ca"), ("etcd-ca", "etcd/ca"), ("front-proxy-ca", "front-proxy-ca")):
+        present = bed.nodes[0].authority(name)
+        assert len(old_clients(bed, family, present, present)) == len(list(servers(bed, family))) > 0
 
 
 # --- What the stand-ins are like --------------------------------------------------------------------------------------
