@@ -19,6 +19,7 @@ from certmond.pki.holding import Surroundings, files_of
 from certmond.pki.inventory import Embedded
 from certmond.pki.path import find_paths
 from certmond.pki.rotation import Desired, Phase, Rotation, desired
+from certmond.pki.service import Live
 from certmond.pki.steps import Bundle, Flags, Gone, Identity, KeyOf, Plan, Rotate, Trusting, Want
 
 SIGNING_FLAGS = ("cluster-signing-cert-file", "cluster-signing-key-file")
@@ -177,8 +178,17 @@ def unsettled(
         users = [use for use in status.presence.consumers if (seen := running.get(use.service)) and seen.running]
         if users and not status.presence.judged:
             yield f"{', '.join(use.service for use in users)} was not looked at since {status.seen.path} changed"
+    yield from dict.fromkeys(_unseen(statuses, around.live))
     yield from (f"the restart of {name} is not over" for name, past in around.past.items() if past.episode)
     yield from _signs_otherwise(ground, around)
+
+
+def _unseen(statuses: Sequence[CertificateStatus], live: Live) -> Iterator[str]:
+    """Those that should be seen, and are not: what they hold nobody knows, so that it may be the older one."""
+    for use in (use for status in statuses for use in status.presence.consumers):
+        seen = live.services.get(use.service)
+        if seen and seen.running is None and seen.problem and not seen.absent:
+            yield f"what {use.service} holds cannot be told: {seen.problem}"
 
 
 def settles_at(rotation: Rotation, assessment: Assessment, around: Surroundings) -> datetime:

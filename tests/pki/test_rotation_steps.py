@@ -370,6 +370,14 @@ def test_what_nobody_has_looked_at_is_not_reached() -> None:
     assert not [said for said in kept(around(live=Live(CHANGED - HOUR))) if "looked at" in said]
 
 
+def test_what_cannot_be_seen_keeps_it() -> None:
+    """A bus that does not answer, two containers at once: it may hold the older one. What there is none of does not."""
+    blind = ServiceSeen(None, problem="systemd cannot be asked")
+    assert kept(around(web=blind)) == ["what web holds cannot be told: systemd cannot be asked"]
+    assert kept(around(web=replace(blind, absent=True))) == []
+    assert kept(around(web=ServiceSeen(None))) == []  # a command is never seen
+
+
 def test_who_holds_an_older_file_keeps_it() -> None:
     """With the reason why it is not restarted at once."""
     old = around(web=runs(DAY))
