@@ -221,6 +221,18 @@ def _strange(rotation: Rotation, ground: Ground) -> Iterator[str]:
         yield f"{fact}; put back the key of {ground.path}"
     if ground.signer and ground.signer.problem:
         yield ground.signer.problem
+    if ground.signer:
+        yield from _not_ours(ground.signer, known)
+
+
+def _not_ours(signer: Signer, known: set[Anchor]) -> Iterator[str]:
+    """Files where the signer's own go that somebody else has put there: to write there would destroy their key."""
+    certificate, key = signer.files
+    ours = {certificate: bool(signer.holds) and {*signer.holds} <= known, key: signer.key in {a.key for a in known}}
+    for path in (each for each in signer.present if not ours[each]):
+        first = f"let {signer.container} sign with {signer.shared[0]}, and " if signer.now == signer.apart else ""
+        fact = f"{path} is of neither the former nor the new CA, and would be replaced"
+        yield f"{fact}; {first}keep it under another name"
 
 
 def _by_digest(anchor: Anchor) -> str:

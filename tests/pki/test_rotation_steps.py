@@ -69,8 +69,18 @@ def wants(rotation: Rotation, of: Ground) -> list[Want]:
         (ground(OLD, key=STRANGER), f"{ANCHOR_KEY} is the key of neither the former nor the new CA; put back"),
         (ground(OLD, key=None, key_unknown=True), f"{ANCHOR_KEY} cannot be read as a key; put the right key there"),
         (ground(OLD, signer=signer(problem="it signs elsewhere; let it not")), "it signs elsewhere; let it not"),
+        (ground(OLD, signer=signer(STRANGER)), f"{OWN} is of neither the former nor the new CA, and would be replaced"),
+        (
+            ground(OLD, signer=signer(OLD, key=STRANGER.facts.key, now=SHARED)),
+            f"{OWN_KEY} is of neither the former nor the new CA, and would be replaced; keep it under another name",
+        ),
+        (
+            ground(OLD, signer=signer(OLD, key=None)),
+            f"{OWN_KEY} is of neither the former nor the new CA, and would be replaced; let {MANAGER} sign with",
+        ),
     ],
-    ids=["a stranger", "no CA", "another key", "an unreadable key", "a signer that cannot be moved"],
+    ids=["a stranger", "no CA", "another key", "an unreadable key", "a signer that cannot be moved",
+         "another signer's files", "another key in its place", "a key there that cannot be read"],
 )  # fmt: skip
 @pytest.mark.parametrize("phase", [P.PREPARE, P.TRUST, P.DONE])
 def test_what_is_neither_of_before_nor_of_after_is_not_touched(phase: Phase, of: Ground, said: str) -> None:
