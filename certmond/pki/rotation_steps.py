@@ -130,10 +130,15 @@ def is_as_before(rotation: Rotation, ground: Ground) -> bool:
 
 
 def _failed(rotation: Rotation, ground: Ground, assessment: Assessment) -> str | None:
-    """A service did not come up with what the phase asks for: to write the same again would bring it down again."""
+    """A service did not come up with what the phase asks for: to write the same again would bring it down again. What
+    went wrong on the way there is what the way back leads out of.
+    """
     if given_up(rotation, ground):
         return None
-    failures = (why for status in concerned(rotation.family, assessment) for why in status.presence.failures)
+    failed = (status.presence for status in concerned(rotation.family, assessment))
+    if rotation.aborted:
+        failed = (each for each in failed if each.failed_at and each.failed_at > rotation.since)
+    failures = (why for each in failed for why in each.failures)
     return next((f"{rotation.name} stands still: {why}; see restart_failed" for why in failures), None)
 
 

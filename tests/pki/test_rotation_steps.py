@@ -422,6 +422,16 @@ def test_nothing_is_written_for_a_service_that_did_not_come_up() -> None:
     assert left.frozen == "the rotation r1 of ca stands still: web did not come up; see restart_failed"
 
 
+@pytest.mark.parametrize(("ago", "back", "frozen"), [(HOUR, True, False), (-HOUR, True, True), (HOUR, False, True)])
+def test_the_way_back_leads_out_of_what_failed_on_the_way_there(ago: timedelta, back: bool, frozen: bool) -> None:
+    """What it asks for is something else. Where that fails, too, it stands still."""
+    failed = Past("web", None, NOW - ago, Result.FAILED, "it is down", ("leaf",), "1", {"/pki/leaf.crt": "x"})
+    turned = at(P.ISSUE, old=(N,), new=O, aborted=True) if back else at(P.ISSUE)
+    left = lacks(turned, ground(*BOTH), judged(leaf(NEW), leaf(OLD, "other"), around=around(past={"web": failed})))
+    assert bool(left.frozen) is frozen
+    assert left.reissue == (frozenset() if frozen else {("leaf", "/pki/leaf.crt")})
+
+
 def test_a_restart_that_is_under_way_or_has_failed_keeps_it() -> None:
     """Until it is over, or somebody has put it right."""
     under_way = Past("web", episode=Episode("web", (), "x", NOW))
