@@ -40,7 +40,7 @@ check: packages-run .venv/dev ## lint, format, types, and the layers of the impo
 	$(BIN)/lint-imports
 
 docs: packages-run .venv/dev ## the documentation as a site, build/site; every link in it leads somewhere
-	$(BIN)/python -m mkdocs build --strict --quiet --clean -f docs/site/mkdocs.yml -d $(CURDIR)/build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean -f docs/site/mkdocs.yml -d $(CURDIR)/build/site
 
 reference: packages-run .venv/dev ## the references, manual pages and the schema, written afresh from the code
 	$(BIN)/python -m docs.generate

@@ -6,6 +6,7 @@ Owns the roff. What verbs and keys mean is theirs; what stands here besides is s
 from __future__ import annotations
 
 import re
+import textwrap
 from importlib.metadata import metadata
 
 from docs.generate import commands, configuration
@@ -59,6 +60,8 @@ A duration is `90s`, `12h`, `30d`, `1y` (365 days) or several together. A file m
 expected, one value is a list of one. A key that is not known is an error; `certmond config validate` tells
 every problem at once."""
 
+_WRITTEN = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "…": "..."}
+
 
 def program() -> str:
     """docs/man/certmond.8."""
@@ -102,7 +105,7 @@ def file() -> str:
             kind = re.sub(r"\[(\w+)\]\(#\w+\)", "keys of their own", key.type)
             facts = f"{kind}; {key.default}" if key.default == "required" else kind
             facts += f"; default {key.default}" if key.default.startswith("`") else ""
-            parts.append(_tagged(f"\\fB{_escape(key.name)}\\fP ({_inline(facts)})", key.meaning))
+            parts.append(_tagged(f"\\fB{_escape(key.name)}\\fP ({_bold(facts)})", key.meaning))
     example = "mode: enforce\ncertificates:\n  - name: nginx\n    path: /etc/nginx/tls/*.pem\n    usages: server auth\n"
     parts.append(_section("Examples") + f".nf\n{_escape(example)}.fi\n")
     return "".join((*parts, _see_also(r"\fBcertmond\fP(8)")))
@@ -124,7 +127,7 @@ def _see_also(pages: str) -> str:
 
 
 def _paragraphs(text: str) -> str:
-    return ".PP\n" + "\n.PP\n".join(_inline(" ".join(part.split())) for part in text.split("\n\n")) + "\n"
+    return "\n.PP\n".join(_inline(" ".join(part.split())) for part in text.split("\n\n")) + "\n"
 
 
 def _tagged(tag: str, meaning: str) -> str:
@@ -132,10 +135,18 @@ def _tagged(tag: str, meaning: str) -> str:
 
 
 def _inline(text: str) -> str:
+    """Each sentence on a line of its own, as roff likes it, broken where it is long."""
+    sentences = re.split(r"(?<=[.?!]) (?=[A-Z`])", text)
+    lines = "\n".join(line for sentence in sentences for line in textwrap.wrap(sentence, 70, break_on_hyphens=False))
+    return _bold(lines)
+
+
+def _bold(text: str) -> str:
     return re.sub(r"`([^`]+)`", r"\\fB\1\\fP", _escape(text))
 
 
 def _escape(text: str) -> str:
-    """Text as roff prints it: hyphens that can be copied, no control line, and nothing beyond ASCII."""
-    text = text.replace("\\", "\\e").replace("-", "\\-").replace("…", "...").replace("'", "\\(aq").replace("—", "\\(em")
-    return re.sub(r"(?m)^([.'])", r"\\&\1", text)
+    """Text as roff prints it: hyphens that can be copied, no line that is a request, and nothing beyond ASCII."""
+    for character, written in _WRITTEN.items():
+        text = text.replace(character, written)
+    return re.sub(r"(?m)^\.", r"\\&.", text)
