@@ -184,6 +184,21 @@ def walk_into(node: RotatingNode, phase: Phase, *, reached: bool) -> None:
         node.step()
 
 
+def test_a_service_that_fails_with_the_new_ca_is_led_back(quick: Path) -> None:
+    """What it failed with stops the rotation, and not the way back, which puts other files there."""
+    node, new = RotatingNode(quick / "place", served=True), root_ca()
+    line = node.old.pem.split()[2].decode()
+    node.program(f"head -n 2 {node.files}/ca.crt | grep -qF '{line}'")
+    node.stage(new)
+    failed = node.hurry("root-ca", "rotate")
+    assert (failed.code, node.phase) == (2, Phase.ISSUE), failed.out
+    assert "see restart_failed" in failed.out
+    done = node.hurry("root-ca", "abort")
+    assert (done.code, done.err) == (0, ""), done.out
+    assert node.unwell(node.old) == []
+    assert node.findings() == {}
+
+
 @pytest.mark.parametrize("phase", [Phase.DISTRUST, Phase.ATTACH])
 def test_there_is_a_point_of_no_return(quick: Path, phase: Phase) -> None:
     """From then on an abort is refused, with the reason, and the rotation goes on to its end."""
@@ -217,9 +232,9 @@ def test_what_goes_back_goes_back_once(quick: Path) -> None:
 @pytest.mark.slow
 def test_a_command_that_is_ended_goes_on(quick: Path) -> None:
     """Ended in the middle by Ctrl-C, and begun again, the command finishes what it found."""
-    node, new = RotatingNode(quick / "place", hurried=False), root_ca()
+    node, new = RotatingNode(quick / "place", root_ca={"overlap": "1m"}), root_ca()
     node.stage(new)
-    command = node.command("root-ca", "rotate")
+    command = node.command("root-ca", "rotate")  # by the host's clock: a minute is time enough to end it
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout
         assert any("detach is reached" in line for line in process.stdout)
@@ -229,8 +244,8 @@ def test_a_command_that_is_ended_goes_on(quick: Path) -> None:
     assert "Traceback" not in said
     rotation = node.record
     assert rotation is not None
-    done = node.certmond("root-ca", "rotate")
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    done = node.hurry("root-ca", "rotate")
+    assert (done.code, done.err) == (0, ""), done.out
     assert node.unwell(new) == []
     assert {entry["rotation"] for entry in node.audit() if entry["event"] == "rotation"} == {rotation.id}
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
+from fnmatch import fnmatchcase, translate
 
 from certmond.host.files import Files
 
@@ -12,22 +13,23 @@ _MAX_DEPTH = 16  # of directories that `**` descends
 
 def expand(files: Files, pattern: str, exclude: Sequence[str]) -> list[str]:
     """The paths in order, each once, without the names that `exclude` has. `**` follows no symlink."""
-    return list(dict.fromkeys(_walk(files, "", pattern.strip("/").split("/"), exclude, 0)))
+    left_out = re.compile("|".join(map(translate, exclude)) or "(?!)")  # one for all, as there may be many names
+    return list(dict.fromkeys(_walk(files, "", pattern.strip("/").split("/"), left_out, 0)))
 
 
-def _walk(files: Files, base: str, parts: list[str], exclude: Sequence[str], depth: int) -> Iterator[str]:
+def _walk(files: Files, base: str, parts: list[str], left_out: re.Pattern[str], depth: int) -> Iterator[str]:
     part, rest = parts[0], parts[1:]
     if not any(character in part for character in "*?["):
-        yield from _walk(files, f"{base}/{part}", rest, exclude, depth) if rest else [f"{base}/{part}"]
+        yield from _walk(files, f"{base}/{part}", rest, left_out, depth) if rest else [f"{base}/{part}"]
         return
-    names = [name for name in files.listing(base) if not any(fnmatchcase(name, one) for one in exclude)]
+    names = [name for name in files.listing(base) if not left_out.match(name)]
     if part == "**":
-        yield from _walk(files, base, rest or ["*"], exclude, depth)
+        yield from _walk(files, base, rest or ["*"], left_out, depth)
         for name in names if depth < _MAX_DEPTH else ():
             entry = files.entry(f"{base}/{name}")
             if entry.is_directory and not entry.is_link:
-                yield from _walk(files, f"{base}/{name}", parts, exclude, depth + 1)
+                yield from _walk(files, f"{base}/{name}", parts, left_out, depth + 1)
         return
     for name in names:
         if fnmatchcase(name, part):
-            yield from _walk(files, f"{base}/{name}", rest, exclude, depth) if rest else [f"{base}/{name}"]
+            yield from _walk(files, f"{base}/{name}", rest, left_out, depth) if rest else [f"{base}/{name}"]

@@ -56,7 +56,7 @@ class Transactions:
     def real(self, path: str) -> Path:
         """The file that a `NewFile` of this path replaces, as this process can open it."""
         with Directories(self._root) as directories, blaming(path, "read"):
-            return Path(os.path.realpath(self._root) + directories.resolve(path))
+            return Path(os.path.realpath(self._root).rstrip("/") + directories.resolve(path))
 
     @contextmanager
     def lock(self, timeout: float = 0) -> Iterator[Writer]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -254,6 +254,12 @@ def attributes_of(name: x509.Name) -> frozenset[str]:
     return frozenset(attribute.rfc4514_string() for attribute in name)
 
 
+@lru_cache(maxsize=1024)
+def _shared(value: T) -> T:
+    """One object for equal values: ten thousand leaves of one CA hold its name and identifier once."""
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class _Extensions:
     """The extensions of a certificate that Kubernetes' components look at."""
@@ -273,39 +279,37 @@ class _Extensions:
         found: dict[str, Any] = {}
         unknown = []
         for extension in parsed.extensions:
-            match extension.value:
-                case x509.BasicConstraints(ca=ca, path_length=path_length):
-                    found |= {"is_ca": ca, "path_length": path_length}
-                case x509.KeyUsage() as usage:
-                    found["usages"] = _shared(_key_usages(usage))
-                case x509.ExtendedKeyUsage() as usages:
-                    found["extended_usages"] = _shared(
-                        frozenset(EXTENDED_USAGES.get(oid, oid.dotted_string) for oid in usages)
-                    )
-                case x509.SubjectAlternativeName() as names:
-                    found["names"] = _shared(names_in(names))
-                case x509.SubjectKeyIdentifier(digest=digest):
-                    found["subject_key_id"] = digest
-                case x509.AuthorityKeyIdentifier(key_identifier=key_identifier):
-                    found["authority_key_id"] = _shared(key_identifier)
-                case x509.NameConstraints():
-                    found["constrains_names"] = True
-                case _:
-                    pass
+            if read := _READERS.get(extension.oid):
+                found |= read(extension.value)
             if extension.critical and not _understood(extension):
                 unknown.append(extension.oid.dotted_string)
         return cls(**found, unknown_critical=tuple(unknown))
 
 
+def _extended_usages(usages: x509.ExtendedKeyUsage) -> frozenset[str]:
+    return frozenset(EXTENDED_USAGES.get(oid, oid.dotted_string) for oid in usages)
+
+
+# By OID: `match` would ask each extension for one abstract class after the other.
+_READERS: dict[x509.ObjectIdentifier, Callable[[Any], dict[str, Any]]] = {
+    x509.BasicConstraints.oid: lambda value: {"is_ca": value.ca, "path_length": value.path_length},
+    x509.KeyUsage.oid: lambda value: {"usages": _shared(_key_usages(value))},
+    x509.ExtendedKeyUsage.oid: lambda value: {"extended_usages": _shared(_extended_usages(value))},
+    x509.SubjectAlternativeName.oid: lambda value: {"names": _shared(names_in(value))},
+    x509.SubjectKeyIdentifier.oid: lambda value: {"subject_key_id": value.digest},
+    x509.AuthorityKeyIdentifier.oid: lambda value: {"authority_key_id": _shared(value.key_identifier)},
+    x509.NameConstraints.oid: lambda _: {"constrains_names": True},
+}
+
+
 def _understood(extension: x509.Extension[x509.ExtensionType]) -> bool:
     """Go reads all of it that matters: of names, it knows the four kinds of `_name` and no other."""
-    match extension.value:
-        case x509.SubjectAlternativeName() as names:
-            return any(map(_name, names))
-        case x509.NameConstraints(permitted_subtrees=permitted, excluded_subtrees=excluded):
-            return all(map(_name, (*(permitted or ()), *(excluded or ()))))
-        case _:
-            return extension.oid in _UNDERSTOOD
+    value: Any = extension.value
+    if extension.oid == x509.SubjectAlternativeName.oid:
+        return any(map(_name, value))
+    if extension.oid == x509.NameConstraints.oid:
+        return all(map(_name, (*(value.permitted_subtrees or ()), *(value.excluded_subtrees or ()))))
+    return extension.oid in _UNDERSTOOD
 
 
 def _key_usages(usage: x509.KeyUsage) -> frozenset[str]:
@@ -333,9 +337,3 @@ def _signature_hash(parsed: x509.Certificate) -> str | None:
     except UnsupportedAlgorithm:
         return parsed.signature_algorithm_oid.dotted_string
     return None if algorithm is None else algorithm.name
-
-
-@lru_cache(maxsize=1024)
-def _shared(value: T) -> T:
-    """One object for equal values: ten thousand leaves of one CA hold its name and identifier once."""
-    return value

@@ -47,8 +47,11 @@ def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inv
             candidates += trusted
             if new not in embedded.certificates:
                 evidence |= dict.fromkeys(trusted, f"{embedded.path} trusts the former one")
+    others = [each for each in dict.fromkeys(candidates) if each != new]
+    if not others:
+        return None  # before ten thousand paths are searched
     for seen in mine:
-        for former in _signers(seen, family, new, candidates):
+        for former in _signers(seen, family, new, others):
             evidence.setdefault(former, f"{seen.path} is of the former one")
     evidence.pop(new, None)
     if not evidence:
@@ -77,15 +80,11 @@ def _is_of_root(permissions: Permissions) -> bool:
     return permissions.owner.partition(":")[0] in {"root", "0"} and not permissions.mode & 0o022
 
 
-def _signers(
-    seen: Observation, family: str, new: Certificate, candidates: Sequence[Certificate]
-) -> Iterator[Certificate]:
-    """Those of the candidates that have signed an end entity which the new anchor has not."""
+def _signers(seen: Observation, family: str, new: Certificate, others: Sequence[Certificate]) -> Iterator[Certificate]:
+    """Those of the others that have signed an end entity which the new anchor has not."""
     if family not in seen.spec.ca or not seen.certificates:
         return
     leaf, rest = seen.certificates[0], seen.certificates[1:]
     if find_paths(leaf, (new,), rest).paths:
         return
-    for candidate in dict.fromkeys(candidates):
-        if candidate != new and find_paths(leaf, (candidate,), rest).paths:
-            yield candidate
+    yield from (each for each in others if find_paths(leaf, (each,), rest).paths)

@@ -1605,3 +1605,10 @@ def test_no_extended_attributes(host: Host) -> None:
     done = inject(host, "flistxattr", "error=EOPNOTSUPP")
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path: host.at(path).read_bytes() for path in NEW} == NEW
+
+
+def test_a_path_of_this_host_is_told_as_people_write_it(tmp_path: Path) -> None:
+    """Below the root of the host itself a path has one slash in front, in whatever sentence it comes to stand."""
+    assert str(Transactions("/", tmp_path).real("/etc/passwd")) == "/etc/passwd"
+    (tmp_path / "etc").mkdir()
+    assert str(Transactions(str(tmp_path), tmp_path).real("/etc/passwd")) == f"{tmp_path}/etc/passwd"
