@@ -16,6 +16,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import click
 import jsonschema
 import pytest
 import yaml
@@ -23,12 +24,12 @@ from click.testing import CliRunner
 
 from certmond.cli import cli
 from certmond.config import Source, parse, schema
-from certmond.errors import ConfigError
+from certmond.errors import CertmondError, ConfigError
 from tests.conftest import real_part
 from tests.documents import PAGES, ROOT, Block, blocks, calls, refusal
 
 CANNOT_BE_RUN = {
-    r"\b(kubectl|kubeadm|etcdctl)\b": "asks a cluster",
+    r"(?<![-\w])(kubectl|kubeadm|etcdctl) ": "asks a cluster",
     r"\b(systemctl|journalctl|systemd-sysusers|timedatectl|chronyc|sysctl)\b": "asks or changes this host's services",
     r"\bcrictl\b": "asks a container runtime",
     r"\bcertmond (run|serve|status|restart)\b": "needs a daemon or services that run; tests/test_daemon.py has them",
@@ -142,7 +143,8 @@ class Sandbox:
         given = ["--root", str(self.root), "--config", str(self.root / "etc/certmond/config.yaml")]
         with contextlib.chdir(self.cwd):
             done = CliRunner().invoke(cli, [*given, *words])
-        return done.exit_code, f"{done.output}{done.exception or ''}"
+        failed = isinstance(done.exception, CertmondError | click.ClickException)
+        return 3 if failed else done.exit_code, f"{done.output}{done.exception or ''}"
 
 
 _WRAPPER = """#!/bin/sh
