@@ -229,6 +229,18 @@ def test_what_goes_back_goes_back_once(quick: Path) -> None:
     assert node.unwell(node.old) == []
 
 
+def test_a_rotation_that_was_led_back_is_not_done(quick: Path) -> None:
+    """Who asked for the new CA is told, and by the exit code, that somebody else has turned it round."""
+    node = RotatingNode(quick / "place")
+    node.begin(root_ca())
+    node.walk(lambda: node.phase is Phase.ISSUE)
+    assert node.hurry("root-ca", "abort", "--no-wait").code == 0
+    done = node.hurry("root-ca", "rotate")
+    assert done.code == 2
+    assert done.err.endswith("-back of ca was led back: the former CA is in place, not the new one\n")
+    assert node.unwell(node.old) == []
+
+
 @pytest.mark.slow
 def test_a_command_that_is_ended_goes_on(quick: Path) -> None:
     """Ended in the middle by Ctrl-C, and begun again, the command finishes what it found."""
