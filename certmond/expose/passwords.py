@@ -22,6 +22,7 @@ from certmond.expose.site import Answer, Request, sentence
 
 CHALLENGE = 'WWW-Authenticate: Basic realm="certmond", charset="UTF-8"'
 WAIT_SECONDS = 8.0  # for one's turn: a client is cut after ten
+WAITING = 8  # from one address; more are not let in to the wait, so that its other clients find a seat
 PASSWORD_BYTES = 72  # bcrypt looks at no more, and so neither do the programs that make hashes
 
 
@@ -35,12 +36,11 @@ class Turns:
 
     @contextmanager
     def turn(self, origin: str) -> Iterator[bool]:
-        """Whether one's turn came in time; it lasts as long as the block."""
+        """Whether one's turn came in time; it lasts as long as the block. Where many wait already, it never comes."""
         ticket = (origin, object())
         with self._changed:
-            self._waiting.append(ticket)
-            came = self._changed.wait_for(lambda: not self._busy and self._next() is ticket, WAIT_SECONDS)
-            self._waiting.remove(ticket)
+            crowded = sum(each[0] == origin for each in self._waiting) >= WAITING
+            came = not crowded and self._wait(ticket)
             if came:
                 self._busy, self._last = True, origin
             self._changed.notify_all()
@@ -51,6 +51,12 @@ class Turns:
                 with self._changed:
                     self._busy = False
                     self._changed.notify_all()
+
+    def _wait(self, ticket: tuple[str, object]) -> bool:
+        self._waiting.append(ticket)
+        came = self._changed.wait_for(lambda: not self._busy and self._next() is ticket, WAIT_SECONDS)
+        self._waiting.remove(ticket)
+        return came
 
     def _next(self) -> tuple[str, object]:
         return next((ticket for ticket in self._waiting if ticket[0] != self._last), self._waiting[0])

@@ -2,7 +2,8 @@
 
 Owns the numbers and the clock of connections, and cuts those whose time is up; reads and writes nothing on them. No
 address has more than half of the seats. Where all are taken, who has kept the server waiting longest for a request
-makes room: so those who open connections and say nothing displace each other.
+makes room, unless that was hardly a moment: so those who open connections and say nothing displace each other, and a
+storm of them is turned away, which costs next to nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 
 CONNECTIONS = 64  # at the same time; each has a thread
 SHARE = CONNECTIONS // 2  # of those, from one address
+GRACE_SECONDS = 0.25  # for a handshake and a request, before one may be displaced
 LEAVING = 16  # displaced, with threads that are not yet at their end; no more are displaced meanwhile
 
 
@@ -23,6 +25,7 @@ LEAVING = 16  # displaced, with threads that are not yet at their end; no more a
 class Seat:
     origin: str
     deadline: float  # the monotonic instant at which the connection is cut
+    since: float  # when that time was granted
     waiting: bool  # for the client: it has not yet sent its next request whole
 
 
@@ -34,22 +37,22 @@ class Seats:
 
     def take(self, connection: socket.socket, seconds: float) -> bool:
         """Whether there is a seat for it, which may have been another's."""
-        origin = origin_of(connection)
+        origin, now = origin_of(connection), time.monotonic()
         with self.changed:
             own = [seat for seat in self.taken.values() if seat.origin == origin]
-            if len(own) >= SHARE and not self._displace(origin):
+            if len(own) >= SHARE and not self._displace(now, origin):
                 return False
-            if len(self.taken) >= CONNECTIONS and not self._displace():
+            if len(self.taken) >= CONNECTIONS and not self._displace(now):
                 return False
-            self.taken[connection] = Seat(origin, time.monotonic() + seconds, waiting=True)
+            self.taken[connection] = Seat(origin, now + seconds, now, waiting=True)
             return True
 
-    def _displace(self, origin: str | None = None) -> bool:
-        idle = [(seat.deadline, number, each) for number, (each, seat) in enumerate(self.taken.items())
-                if seat.waiting and origin in {None, seat.origin}]  # fmt: skip
-        if not idle or self._leaving >= LEAVING:
+    def _displace(self, now: float, origin: str | None = None) -> bool:
+        idle = ((seat.since, number, each) for number, (each, seat) in enumerate(self.taken.items())
+                if seat.waiting and origin in {None, seat.origin})  # fmt: skip
+        since, _, connection = min(idle, default=(now, 0, None))
+        if connection is None or now - since < GRACE_SECONDS or self._leaving >= LEAVING:
             return False
-        connection = min(idle)[2]
         del self.taken[connection]
         self._leaving += 1
         _end(connection, socket.SHUT_RDWR)
@@ -67,7 +70,8 @@ class Seats:
     def grant(self, connection: socket.socket, seconds: float, *, waiting: bool = False) -> None:
         with self.changed:
             if seat := self.taken.get(connection):  # else it is being turned away
-                seat.deadline, seat.waiting = time.monotonic() + seconds, waiting
+                seat.since = time.monotonic()
+                seat.deadline, seat.waiting = seat.since + seconds, waiting
 
     def leave(self, connection: socket.socket) -> None:
         """Its thread is at its end."""

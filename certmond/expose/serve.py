@@ -21,11 +21,13 @@ from typing import Self
 
 from certmond.errors import ListenError
 from certmond.expose.entrance import Gate, OpenGate, Policy
-from certmond.expose.seats import CONNECTIONS, Seats, origin_of
+from certmond.expose.seats import Seats, origin_of
 from certmond.expose.site import CHUNK_BYTES, HEAD_BYTES, Answer, Site, read_request, sentence
 
 log = logging.getLogger(__name__)
 
+AT_ONCE = 64  # are accepted before the clock is looked at again
+BACKLOG = 1024  # wait in the kernel; should more come at a time, those are to try again a second later
 STOP_SECONDS = 0.8  # for the answers under way when we are told to stop
 LISTEN = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<four>[0-9.]+|localhost)):(?P<port>[0-9]{1,5})")
 EXPOSED = (
@@ -81,8 +83,9 @@ class Server:
             while not self._stopping:
                 pause = self._service_actions()
                 for key, _ in selector.select(pause):
-                    if key.data:
-                        self._accept(key.data)
+                    for _ in range(AT_ONCE if key.data else 0):
+                        if not self._accept(key.data):
+                            break
         notify("STOPPING=1")
         for listener in self.listeners:
             listener.close()
@@ -101,16 +104,23 @@ class Server:
         pauses = [self._ping_at - now] if self._ping_every else []
         return min(pauses + ([min(1.0, self.patience)] if self.seats.taken else []), default=None)
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: socket.socket) -> bool:
+        """Whether there was a connection to be accepted."""
         try:
             connection, _ = listener.accept()
+        except BlockingIOError:
+            return False
         except OSError:  # a client that has gone; or descriptors ran out, and the listener stays readable: do not spin
             time.sleep(0.05)
-            return
+            return False
         if self.seats.take(connection, self.patience):
             connection.setblocking(True)
             threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
-            return
+        else:
+            self._turn_away(connection)
+        return True
+
+    def _turn_away(self, connection: socket.socket) -> None:
         answer = sentence(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections are open: try again later")
         with connection, suppress(OSError):
             connection.setblocking(False)
@@ -204,7 +214,7 @@ def bind(listen: str) -> socket.socket:
     address = (parts["six"] or parts["four"], int(parts["port"]))
     family = socket.AF_INET6 if parts["six"] else socket.AF_INET
     try:
-        return socket.create_server(address, family=family, backlog=2 * CONNECTIONS)
+        return socket.create_server(address, family=family, backlog=BACKLOG)
     except OSError as error:
         fact = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise ListenError(f"cannot listen on {listen} ({fact}): {REMEDIES.get(error.errno or 0, example)}") from error

@@ -15,10 +15,10 @@ from certmond.expose.site import Request
 CHEAP = "$2b$04$OvYMHI/91PxcZqq3VVbrn.f6w9WnXAZUR0jPghYDkmFpSLFu6ynkq"  # of "secret"
 
 
-def ask(checker: Passwords, user: str, password: str) -> int:
+def ask(checker: Passwords, user: str, password: str, origin: str = "192.0.2.1") -> int:
     token = base64.b64encode(f"{user}:{password}".encode()).decode()
     request = Request("GET", "/metrics", {"authorization": f"basic {token}"}, keep_alive=True)
-    refusal = checker.refusal(request, "192.0.2.1")
+    refusal = checker.refusal(request, origin)
     return 200 if refusal is None else int(refusal.status)
 
 
@@ -90,6 +90,29 @@ def test_who_knocks_often_waits_behind_himself() -> None:
     for thread in threads:
         thread.join()
     assert order == ["one", "many", "many", "many"]
+
+
+def test_a_crowd_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where several from one address wait already, a further one is told 503 at once, and one from another waits."""
+    monkeypatch.setattr(passwords, "WAITING", 2)
+    checker, answers = Passwords({"alice": CHEAP}), list[int]()
+    turns = checker._turns
+
+    def wait(origin: str) -> None:
+        answers.append(ask(checker, "alice", "secret", origin))
+
+    threads = []
+    with turns.turn("another"):
+        for number, origin in enumerate(("192.0.2.1", "192.0.2.1", "192.0.2.2")):
+            if number == 2:
+                assert ask(checker, "alice", "secret", "192.0.2.1") == 503
+            threads.append(threading.Thread(target=wait, args=(origin,)))
+            threads[-1].start()
+            with turns._changed:
+                assert turns._changed.wait_for(lambda number=number: len(turns._waiting) > number, 60)  # type: ignore[misc]
+    for thread in threads:
+        thread.join()
+    assert answers == [200, 200, 200]
 
 
 def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -446,14 +446,37 @@ class TestManyClients:
         assert answer.count(METRICS) == 2
         assert answer.endswith(METRICS)
 
-    def test_half_of_the_seats(self, server: Server) -> None:
+    def test_half_of_the_seats(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         """One address has 32 connections at most: with another, the one that has been silent longest makes room."""
+        monkeypatch.setattr(seats, "GRACE_SECONDS", 0)
         with ExitStack() as stack:
             others = [stack.enter_context(socket.create_connection(server.address)) for _ in range(seats.SHARE)]
             assert ask(server, "/healthz")[0].status == 200
             assert hear(others[0]) == b""
             others[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert hear(others[-1]).startswith(b"HTTP/1.1 200 ")
+
+    def test_a_moment_to_speak(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who has hardly been there makes no room: the next one from that address is told 503, and others come in."""
+        monkeypatch.setattr(seats, "GRACE_SECONDS", 1000)
+        with ExitStack() as stack:
+            here = ("127.0.0.2", 0)
+            clients = [
+                stack.enter_context(socket.create_connection(server.address, source_address=here))
+                for _ in range(seats.SHARE)
+            ]
+            with socket.create_connection(server.address, source_address=("127.0.0.2", 0)) as another:
+                assert hear(another).startswith(b"HTTP/1.1 503 ")
+            assert ask(server, "/healthz")[0].status == 200
+            clients[0].sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert hear(clients[0]).startswith(b"HTTP/1.1 200 ")
+
+    def test_origins(self) -> None:
+        """IPv4 clients are told apart by their address, also on an IPv6 socket, and IPv6 clients by its first half."""
+        with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+            for host, origin in (("127.0.0.1", "::ffff:127.0.0.1"), ("::1", "0" * 16)):
+                with socket.create_connection((host, listener.getsockname()[1])), listener.accept()[0] as connection:
+                    assert seats.origin_of(connection) == origin
 
     def test_all_seats(self, server: Server, runtime_dir: Path) -> None:
         """While 64 connections take their answers, another is told 503; when one of them has gone, there is room."""

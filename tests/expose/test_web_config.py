@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from certmond.errors import ConfigError
+from certmond.expose.gate import Gate
 from certmond.expose.web_config import CURVES, SUITES, SUITES_13, WebConfig, load, parse
 from tests.conftest import real_part
+from tests.guarded import PAIR, USERS, VERIFY, House
 
 HASH = "$2b$04$ijAd9uJcYV3NIMbT5lSoke/T4t7miIGURy9ljYBsfTUvT5C1E56Ey"  # of "secret", as cheap as may be
-PAIR = "tls_server_config:\n  cert_file: a.crt\n  key_file: a.key\n"
 
 
 def told(text: str | bytes) -> list[str]:
@@ -221,3 +222,41 @@ def test_names_are_those_of_go(tmp_path: Path) -> None:
     command = [real_part("go"), "run", "main.go"]
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
     assert set(json.loads(run.stdout)) == {*SUITES, *SUITES_13, *CURVES}
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1:DeprecationWarning")
+@pytest.mark.real("promtool")
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [
+        (VERIFY + USERS, True),
+        (PAIR + "  client_auth_type: RequestClientCert\n", True),
+        (PAIR + "  client_ca_file: clients.crt\n  client_auth_type: VerifyClientCertIfGiven\n", True),
+        (PAIR + f"  cipher_suites: [{', '.join((*SUITES, *SUITES_13))}]\n", True),
+        (PAIR + "  min_version: TLS10\n  max_version: TLS11\n  curve_preferences: [CurveP521]\n", True),
+        (PAIR + "  prefer_server_cipher_suites: false\nhttp_server_config: {http2: false}\n", True),
+        ("http_server_config:\n  headers:\n    X-Frame-Options: deny\n    X-XSS-Protection:\n", True),
+        ("", True),
+        (PAIR + "  client_ca_file: clients.crt\n", False),
+        (PAIR + "  client_auth_type: Require\n", False),
+        (PAIR + "  cipher_suites: [TLS_RSA_WITH_RC4_128_SHA]\n", False),
+        (PAIR + "  colour: red\n", False),
+        (PAIR + "  min_version: SSL30\n", False),
+        ("tls_server_config:\n  cert_file: tls.crt\n", False),
+        ("basic_auth_users:\n  a: plain\n", False),
+        ("http_server_config:\n  headers:\n    X-Foo: bar\n", False),
+        ("http_server_config:\n  headers:\n    X-Frame-Options: allow\n", False),
+    ],
+)
+def test_promtool_agrees(tmp_path: Path, text: str, good: bool) -> None:
+    """What certmond takes, `promtool check web-config` takes, and what that refuses, certmond refuses."""
+    house = House(tmp_path)
+    house.write(text)
+    command = [real_part("promtool"), "check", "web-config", str(house.path)]
+    theirs = subprocess.run(command, capture_output=True, check=False)
+    assert (theirs.returncode == 0) is good, theirs.stderr
+    if good:
+        Gate(house.path)
+    else:
+        with pytest.raises(ConfigError):
+            Gate(house.path)
