@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from certmond.errors import ConfigError
 from certmond.expose import gate as gate_module
-from certmond.expose import seats
+from certmond.expose import seats, serve
 from certmond.expose.gate import Bucket
 from certmond.expose.serve import Server, make_server
 from certmond.expose.web_config import SUITES, VERSIONS, RateLimit
@@ -89,6 +89,22 @@ class TestTls:
             with context.wrap_socket(raw, server_hostname="localhost", suppress_ragged_eofs=False) as client:
                 client.sendall(get())
                 assert hear(client).endswith(METRICS)
+
+    def test_answer_under_way(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An answer under way when the server is told to stop is finished, and not a byte of it in plain text."""
+        monkeypatch.setattr(serve, "STOP_SECONDS", 1000)
+        content = os.urandom(30_000_000)
+        put(house.runtime / "metrics.prom", content)
+        gate = house.gate(PAIR)
+        with running(house.runtime, patience=1000, gate=gate) as server, connect(server, house.client()) as client:
+            client.sendall(get())
+            head = client.recv(1)
+            address = server.address
+            server.stop()
+            with suppress(ConnectionRefusedError):
+                while True:
+                    socket.create_connection(address).close()
+            assert (head + hear(client)).endswith(content)
 
     def test_large_body(self, house: House) -> None:
         """A client that sends more than it was asked for still hears the answer."""

@@ -478,8 +478,9 @@ class TestManyClients:
                 with socket.create_connection((host, listener.getsockname()[1])), listener.accept()[0] as connection:
                     assert seats.origin_of(connection) == origin
 
-    def test_all_seats(self, server: Server, runtime_dir: Path) -> None:
+    def test_all_seats(self, server: Server, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """While 64 connections take their answers, another is told 503; when one of them has gone, there is room."""
+        monkeypatch.setattr(seats, "GRACE_SECONDS", 0)
         put(runtime_dir / "metrics.prom", os.urandom(50_000_000))
         with ExitStack() as stack:
             others = []
