@@ -36,6 +36,10 @@ class Running:
         document: dict[str, Any] = json.loads((self.runtime / "status.json").read_text())
         return document
 
+    def activity(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads((self.runtime / "activity.json").read_text())
+        return document
+
     def entry(self, name: str) -> dict[str, Any] | None:
         return next((entry for entry in self.status()["certificates"] if entry["name"] == name), None)
 

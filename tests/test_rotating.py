@@ -468,7 +468,9 @@ def test_a_ca_that_ends_before_its_leaves(quick: Path) -> None:
 
 @pytest.mark.slow
 def test_a_daemon_tells_of_a_rotation_that_stands_still(quick: Path) -> None:
-    """A stranger in the bundle is told as critical with the first look, and no more when it is taken out."""
+    """A stranger in the bundle is told as critical with the first look, and no more when it is taken out; the phase
+    that waits, and for what, stands in what the daemon tells of its activity.
+    """
     node, new = RotatingNode(quick / "place", hurried=False, root_ca={"overlap": "1h"}), root_ca()
     with node.daemon() as daemon:
         cat(node, new)
@@ -480,6 +482,11 @@ def test_a_daemon_tells_of_a_rotation_that_stands_still(quick: Path) -> None:
         node.put("ca.crt", good)
         daemon.until(lambda: "rotation_under_way" in daemon.reasons("ca"), "under way")
         assert "rotation_frozen" not in daemon.reasons("ca")
+        rotation = daemon.until(lambda: (told := daemon.activity()["rotation"]) and told["until"] and told, "it waits")
+        assert (rotation["family"], rotation["phase"], rotation["aborted"]) == ("ca", "trust", False)
+        assert rotation["waits"]
+        assert rotation["phases"] == ["prepare", "trust", "issue", "distrust", "attach", "done"]
+        assert (rotation["old"], rotation["new"]) == ([node.old.facts.sha256], new.facts.sha256)
     assert node.phase is Phase.TRUST
 
 

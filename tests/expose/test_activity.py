@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from certmond.expose.activity_document import activity_document
 from certmond.host.journal import RECENT, Event, Journal
@@ -14,13 +12,8 @@ from tests.daemon_harness import Running, running
 from tests.node import PKI, Node
 
 
-def activity(daemon: Running) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((daemon.runtime / "activity.json").read_text())
-    return document
-
-
 def events(daemon: Running) -> list[str]:
-    return [each["event"] for each in activity(daemon)["events"]]
+    return [each["event"] for each in daemon.activity()["events"]]
 
 
 def test_events_of_a_daemon(node: Node, tmp_path: Path) -> None:
@@ -29,7 +22,7 @@ def test_events_of_a_daemon(node: Node, tmp_path: Path) -> None:
         daemon.until(lambda: events(daemon)[:1] == ["started"], "the start")
         node.reissue(f"{PKI}/apiserver")
         daemon.until(lambda: "certificate_changed" in events(daemon), "the change")
-        changed = next(each for each in activity(daemon)["events"] if each["event"] == "certificate_changed")
+        changed = next(each for each in daemon.activity()["events"] if each["event"] == "certificate_changed")
         assert changed["message"] in daemon.log.read_text()
         assert changed["level"] == "info"
         assert changed["at"].endswith("Z")
@@ -40,13 +33,13 @@ def test_events_of_a_daemon(node: Node, tmp_path: Path) -> None:
 def test_the_plan_of_a_daemon(node: Node, tmp_path: Path) -> None:
     """The plan is there, in observe mode as well, and follows what is due."""
     with running(node.root, tmp_path) as daemon:
-        assert [step["target"] for step in activity(daemon)["plan"]["steps"]] == []
+        assert [step["target"] for step in daemon.activity()["plan"]["steps"]] == []
         now = datetime.now(UTC)
         node.reissue(f"{PKI}/apiserver", start=now - timedelta(days=340), end=now + timedelta(days=25))
         daemon.until(
-            lambda: [step["target"] for step in activity(daemon)["plan"]["steps"]] == ["apiserver"], "what is due"
+            lambda: [step["target"] for step in daemon.activity()["plan"]["steps"]] == ["apiserver"], "what is due"
         )
-        assert activity(daemon)["rotation"] is None
+        assert daemon.activity()["rotation"] is None
 
 
 def test_no_more_than_fifty() -> None:
