@@ -25,6 +25,8 @@ from click.testing import CliRunner
 from certmond.cli import cli
 from certmond.config import Source, parse, schema
 from certmond.errors import CertmondError, ConfigError
+from certmond.expose.web_config import WebConfig
+from certmond.expose.web_config import parse as parse_web
 from tests.conftest import real_part
 from tests.documents import PAGES, ROOT, Block, blocks, calls, refusal
 
@@ -191,13 +193,15 @@ def _yaml_blocks() -> list[Block]:
 
 @pytest.mark.parametrize("block", _yaml_blocks(), ids=lambda block: f"{block.page.stem}:{block.line}")
 def test_every_yaml_is_good(block: Block) -> None:
-    """A configuration of certmond is one, by the schema and its own rules, save that it may name what it does not show.
-
-    What others read is well-formed.
+    """A configuration of certmond is one, by the schema and its own rules, save that it may name what it does not show;
+    a web configuration is one. What others read is well-formed.
     """
     documents = list(yaml.safe_load_all(block.text))
     assert all(isinstance(document, dict) for document in documents)
-    if any({"apiVersion", "kind"} & set(document) for document in documents):
+    if any({"apiVersion", "kind", "scrape_configs"} & set(document) for document in documents):
+        return
+    if documents[0].keys() <= WebConfig.model_fields.keys():
+        parse_web(block.page.name, block.text, block.page.parent)
         return
     jsonschema.validate(documents[0], schema())
     assert not [problem for problem in _problems(block.text) if "there is no" not in problem]
