@@ -27,7 +27,16 @@ from certmond.config_rules import SECTIONS, circles, derived_files, references, 
 from certmond.errors import ConfigError
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm, ServiceSpec
 from certmond.pki.fields import Count, Duration, Model, parse_duration
-from certmond.pki.settings import ClusterSpec, DerivedSpec, HoldSpec, InitSpec, RestartSpec, RootCaSpec, SignerSpec
+from certmond.pki.settings import (
+    ClusterSpec,
+    DerivedSpec,
+    HoldSpec,
+    HookSpec,
+    InitSpec,
+    RestartSpec,
+    RootCaSpec,
+    SignerSpec,
+)
 from certmond.yaml_source import MAX_BYTES, Node, Place, Problem, read, shown
 
 DEFAULT_PATH = Path("/etc/certmond/config.yaml")
@@ -100,6 +109,7 @@ class Config(Model):
     services: tuple[ServiceSpec, ...] = Field(default=(), description="added to the profile's, or overriding them")
     signers: tuple[SignerSpec, ...] = Field(default=(), description="who else signs than a CA's key on this node")
     derived: tuple[DerivedSpec, ...] = Field(default=(), description="files that are made from certificates")
+    hooks: tuple[HookSpec, ...] = Field(default=(), description="programs that are told of findings")
     renew_before: Duration = Field(
         default=timedelta(days=30), description="a certificate is due so long before its end, or a third of its life"
     )
@@ -137,7 +147,7 @@ class Config(Model):
     def acts(self) -> bool:
         """It has certmond change the node, or run a program: then who writes the configuration has its rights."""
         signers, services = (each.command for each in self.signers), (each.command for each in self.services)
-        commands = (self.hold.command, *signers, *services)
+        commands = (self.hold.command, *signers, *services, *(hook.command for hook in self.hooks))
         return self.mode == "enforce" or any(commands)
 
 

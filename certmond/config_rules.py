@@ -16,7 +16,17 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from certmond.pki.catalog import SELF, CertificateSpec, Kind, ServiceSpec
-from certmond.pki.settings import LOCAL, NOBODY, ClusterSpec, DerivedSpec, HoldSpec, InitSpec, RestartSpec, SignerSpec
+from certmond.pki.settings import (
+    LOCAL,
+    NOBODY,
+    ClusterSpec,
+    DerivedSpec,
+    HoldSpec,
+    HookSpec,
+    InitSpec,
+    RestartSpec,
+    SignerSpec,
+)
 from certmond.yaml_source import Node, Problem, shown
 
 SECTIONS: Mapping[str, type[BaseModel]] = {
@@ -24,6 +34,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "services": ServiceSpec,
     "signers": SignerSpec,
     "derived": DerivedSpec,
+    "hooks": HookSpec,
 }
 _STATIC_PODS = re.compile(r"/etc/kubernetes/(.*/)?manifests/")
 _PARTS: Mapping[str, type[BaseModel]] = {

@@ -25,6 +25,7 @@ from certmond.expose.plan_document import step_name
 from certmond.expose.render import HEARTBEAT, METRICS, STATUS, Renderer, heartbeat, summary, write
 from certmond.expose.telemetry import Telemetry
 from certmond.host.audit import DAEMON, Audit
+from certmond.host.hooks import Hooks
 from certmond.host.journal import Event, Journal
 from certmond.host.rotation_record import record_path
 from certmond.host.store import Store
@@ -87,6 +88,7 @@ class Daemon:
         self._acted = False
         self._beat_at = 0.0
         self._watcher = Watcher(self._wake.set)
+        self._hooks = Hooks(state_dir, journal, self._telemetry.count_hook)
         self._assessment: Assessment | None = None
         self._stopping = self._reload = False
         self._looked_at = 0.0
@@ -112,6 +114,7 @@ class Daemon:
             signal.signal(signal.SIGHUP, self.reload)
             try:
                 self._acting.recover()
+                self._hooks.configure(self._config.hooks)
                 self._pass(Cause("start", None))
                 self._journal.tell(Event.STARTED, f"certmond watches this node: {self._summary()}")
                 self._notifier.ready(self._summary())
@@ -124,6 +127,7 @@ class Daemon:
                         self._act()
             finally:
                 self._notifier.stopping()
+                self._hooks.close()
                 self._watcher.close()
                 self._enforcer.neighbourhood.close()
                 (self._runtime_dir / HEARTBEAT).unlink(missing_ok=True)
@@ -208,6 +212,7 @@ class Daemon:
             self._enforcer.neighbourhood.close()
             self._enforcer, self._acting = self._new_hand()
             self._acting.recover()
+            self._hooks.configure(self._config.hooks)
             self._journal.tell(Event.RELOADED, "the configuration was read again")
         return Cause("reload", None)
 
@@ -248,6 +253,8 @@ class Daemon:
         self._passed_at = time.time()
         self._journal.compare(before, assessment)
         self._acting.tell(assessment)
+        # Below another root nothing runs that could be looked at. Until the first look, what it finds may seem gone.
+        self._hooks.hand(assessment, settled=around.live is not None or self._root != "/")
         self._look_out(cause, assessment)
         if cause.name == "reload":
             self._notifier.ready(self._summary())
@@ -289,6 +296,7 @@ class Daemon:
         self._telemetry.count_watch(self._watcher.events, self._watcher.overflows)
         self._telemetry.watched.set(self._watcher.watched)
         self._telemetry.polled.set(len(self._watcher.polled))
+        self._telemetry.set_hooks(self._hooks.waiting)
         self._telemetry.set_phase(self._enforcer.rotating.phase)
         self._telemetry.set_planned(Counter(step_name(step) for step in self._acting.plan.steps))
         self._write(METRICS, self._renderer.metrics(assessment, self._telemetry.text()))
