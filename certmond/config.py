@@ -26,7 +26,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from certmond.config_rules import SECTIONS, circles, derived_files, references, told
 from certmond.errors import ConfigError
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm, ServiceSpec
-from certmond.pki.fields import Count, Duration, Model, parse_duration
+from certmond.pki.fields import Count, Duration, Many, Model, parse_duration
 from certmond.pki.settings import (
     ClusterSpec,
     DerivedSpec,
@@ -109,6 +109,9 @@ class Config(Model):
     services: tuple[ServiceSpec, ...] = Field(default=(), description="added to the profile's, or overriding them")
     signers: tuple[SignerSpec, ...] = Field(default=(), description="who else signs than a CA's key on this node")
     derived: tuple[DerivedSpec, ...] = Field(default=(), description="files that are made from certificates")
+    compatibility: Many[Literal["x509-certificate-exporter"]] = Field(
+        default=(), description="whose names of metrics are exported beside certmond's own"
+    )
     hooks: tuple[HookSpec, ...] = Field(default=(), description="programs that are told of findings")
     renew_before: Duration = Field(
         default=timedelta(days=30), description="a certificate is due so long before its end, or a third of its life"

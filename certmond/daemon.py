@@ -21,6 +21,7 @@ from certmond.acting import Acting
 from certmond.config import Config
 from certmond.enforce import Enforcer
 from certmond.errors import ConfigError, RuntimeDirError
+from certmond.expose.compatibility import Compatible
 from certmond.expose.plan_document import step_name
 from certmond.expose.render import HEARTBEAT, METRICS, STATUS, Renderer, heartbeat, summary, write
 from certmond.expose.telemetry import Telemetry
@@ -80,6 +81,7 @@ class Daemon:
         self._notifier = Notifier()
         self._telemetry = Telemetry(self._config.mode)
         self._renderer = Renderer()
+        self._compatible = Compatible()
         self._store = self._new_store()
         self._wake = Wake()
         self._looked = False
@@ -299,7 +301,8 @@ class Daemon:
         self._telemetry.set_hooks(self._hooks.waiting)
         self._telemetry.set_phase(self._enforcer.rotating.phase)
         self._telemetry.set_planned(Counter(step_name(step) for step in self._acting.plan.steps))
-        self._write(METRICS, self._renderer.metrics(assessment, self._telemetry.text()))
+        own = self._telemetry.text() + (self._compatible.text(assessment) if self._config.compatibility else "")
+        self._write(METRICS, self._renderer.metrics(assessment, own))
         self._write(STATUS, self._renderer.status(assessment, self._config.mode))
         self._renderer.forget(assessment)
 

@@ -684,6 +684,7 @@ def test_the_example_is_all_comments_and_right_without_them() -> None:
         "nginx", "company-ca", "billing", "backup.conf"
     }  # fmt: skip
     examples = {"certificates": (), "services": (), "node_name": None, "signers": (), "derived": (), "hooks": (),
+                "compatibility": (),
                 "init": InitSpec(), "cluster": ClusterSpec()}  # fmt: skip
     assert found.cluster.kubeconfig == "/etc/kubernetes/certmond.conf"
     assert found.cluster.model_copy(update={"kubeconfig": None}) == ClusterSpec()
