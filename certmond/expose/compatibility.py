@@ -59,6 +59,7 @@ class Compatible:
     """Keeps what it rendered of each verdict, as `render.Renderer` does."""
 
     def __init__(self) -> None:
+        self._version = version("certmond")
         self._kept: dict[tuple[str, str], _Rendered] = {}
 
     def text(self, assessment: Assessment) -> str:
@@ -90,7 +91,7 @@ class Compatible:
         parts.append("# HELP x509_read_errors How many files cannot be read\n# TYPE x509_read_errors gauge\n")
         parts.append(f"x509_read_errors {sum(files.values())}\n")
         parts.append("# HELP x509_exporter_build_info 1, with the version\n# TYPE x509_exporter_build_info gauge\n")
-        parts.append(f'x509_exporter_build_info{{version="{version("certmond")}",revision="certmond"}} 1\n')
+        parts.append(f'x509_exporter_build_info{{version="{self._version}",revision="certmond"}} 1\n')
         return "".join(parts)
 
 
