@@ -16,7 +16,7 @@ BIN := .venv/bin
 # Every build is made from the locked setuptools, so that no package brings a build tool of its own choice.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-build-isolation --use-pep517
 
-.PHONY: help demo test coverage check dashboard bench fix lock clean packages-run packages-test
+.PHONY: help demo test coverage check docs reference dashboard bench fix lock clean packages-run packages-test
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -36,8 +36,14 @@ coverage: ## what `make test COVERAGE=1` reached: all of pki, 85 % of the whole
 check: packages-run .venv/dev ## lint, format, types, and the layers of the imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy certmond tests config/grafana_dashboard.py $(wildcard benchmarks)
+	$(BIN)/mypy certmond tests docs config/grafana_dashboard.py $(wildcard benchmarks)
 	$(BIN)/lint-imports
+
+docs: packages-run .venv/dev ## the documentation as a site, build/site; every link in it leads somewhere
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean -f docs/site/mkdocs.yml -d $(CURDIR)/build/site
+
+reference: packages-run .venv/dev ## the references, manual pages and the schema, written afresh from the code
+	$(BIN)/python -m docs.generate
 
 dashboard: packages-run .venv/dev ## config/grafana-dashboard.json, from the module beside it
 	$(BIN)/python config/grafana_dashboard.py >config/grafana-dashboard.json
@@ -75,7 +81,7 @@ lock: ## resolve pyproject.toml afresh into the three lock files
 	build/lock/bin/python -m pip --disable-pip-version-check install --quiet uv
 	$(LOCK) --group build -o requirements-build.txt
 	$(LOCK) pyproject.toml -c requirements-build.txt -o requirements.txt
-	$(LOCK) pyproject.toml --extra kubernetes --group dev -c requirements-build.txt -c requirements.txt -o requirements-dev.txt
+	$(LOCK) pyproject.toml --extra kubernetes --group dev --group docs -c requirements-build.txt -c requirements.txt -o requirements-dev.txt
 
 clean: ## all that was made here goes
 	rm -rf .venv build dist *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

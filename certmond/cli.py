@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 
+from certmond.completing import completion, explained_names
 from certmond.errors import CertmondError, NotRunningError
 from certmond.initial import init
 from certmond.options import (
@@ -178,7 +179,7 @@ def discover(context: click.Context) -> None:
 
 
 @cli.command()
-@click.argument("reason")
+@click.argument("reason", shell_complete=explained_names)
 def explain(reason: str) -> None:
     """The runbook for a REASON or an alert: what it means, how to see it, what to do."""
     from certmond.explain import explain as look_up
@@ -209,6 +210,7 @@ cli.add_command(renew)
 cli.add_command(restart)
 cli.add_command(archive)
 cli.add_command(init)
+cli.add_command(completion)
 cli.add_command(root_ca)
 for verb in (stage, rotate, abort):
     root_ca.add_command(verb)

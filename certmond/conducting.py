@@ -14,6 +14,7 @@ from typing import Protocol
 from certmond.config import Config
 from certmond.errors import RotationError
 from certmond.host.manifest import Components
+from certmond.pki.certificate import Anchor
 from certmond.pki.rotation import Phase, Rotation
 from certmond.pki.rotation_gates import Gate, Report, lasting
 
@@ -21,10 +22,18 @@ from certmond.pki.rotation_gates import Gate, Report, lasting
 class Conductor(Protocol):
     """Who speaks for all the nodes that a rotation concerns."""
 
-    def follow(self, own: Rotation | None, closed: Collection[str]) -> Rotation | None:
-        """The rotation that this node is to carry on, where its own record has `own`, and has closed those with the
-        ids `closed`. Asks nobody, and waits for nothing. Raises RotationError where the two cannot be of one rotation.
+    def follow(
+        self, own: Rotation | None, closed: Collection[str], trusted: Collection[Anchor] = ()
+    ) -> Rotation | None:
+        """The rotation that this node is to carry on, where its own record has `own`, it has closed those with the ids
+        `closed`, and trusts the anchors `trusted`. Asks nobody, and waits for nothing. Raises RotationError where the
+        two cannot be of one rotation.
         """
+        ...
+
+    @property
+    def estranged(self) -> str | None:
+        """How the others and this node do not know each other any more, a sentence; None where they do."""
         ...
 
     def ask(self) -> timedelta | None:
@@ -60,13 +69,22 @@ class SingleNode:
         self._begun: dict[tuple[str, Phase], datetime] = {}
         self._of_several = config.cluster.kubeconfig is not None  # which who only looks does not ask
 
-    def follow(self, own: Rotation | None, closed: Collection[str]) -> Rotation | None:  # noqa: ARG002 - there are no others
+    def follow(
+        self,
+        own: Rotation | None,
+        closed: Collection[str],  # noqa: ARG002 - there are no others
+        trusted: Collection[Anchor] = (),  # noqa: ARG002 - likewise
+    ) -> Rotation | None:
         if own and own.shared and not self._of_several:
             raise RotationError(
                 f"{own.name} is one of several nodes, and `cluster:` is in the configuration no more, so that nobody "
                 "knows how far they are; put it back until the rotation is over"
             )
         return own
+
+    @property
+    def estranged(self) -> str | None:
+        return None
 
     def ask(self) -> timedelta | None:
         return None

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
-from certmond.config_rules import SECTIONS, circles, derived_files, references, told
+from certmond.config_rules import PARTS, SECTIONS, circles, derived_files, references, told
 from certmond.errors import ConfigError
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm, ServiceSpec
 from certmond.pki.fields import Count, Duration, Many, Model, parse_duration
@@ -42,6 +42,9 @@ from certmond.yaml_source import MAX_BYTES, Node, Place, Problem, read, shown
 DEFAULT_PATH = Path("/etc/certmond/config.yaml")
 DEFAULT_PROFILE = "kubeadm"
 NO_PROFILE = "none"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+SCHEMA_ID = "urn:certmond:schema:configuration"
+"""What the schema is known by: a name, and no address, so that no editor asks anybody for it."""
 
 
 class Source(NamedTuple):
@@ -95,50 +98,68 @@ class Config(Model):
     """What certmond is to do on this node: profile, configuration file and conf.d/ joined."""
 
     mode: Literal["observe", "enforce"] = Field(
-        default="observe", description="`observe` watches and reports; `enforce` renews what is due as well"
+        default="observe",
+        description="`observe` watches, proves and reports; `enforce` renews what is due as well, and restarts "
+        "what uses it",
     )
     profile: Annotated[str, AfterValidator(_profile)] = Field(
         default=DEFAULT_PROFILE, description="the shipped catalogue to begin from; `none` for an empty one"
     )
     node_name: Annotated[str, AfterValidator(_node_name)] | None = Field(
-        default=None, description="the node's name in Kubernetes; by default what its files say"
+        default=None,
+        description="the node's name in Kubernetes. By default it is what kubelet.conf, the kubelet's flags, "
+        "etcd's manifest or `/etc/hostname` say, in this order.",
     )
     certificates: tuple[CertificateSpec, ...] = Field(
-        default=(), description="added to the profile's, or overriding them"
+        default=(), description="the certificates to watch, added to the profile's or changing them"
     )
-    services: tuple[ServiceSpec, ...] = Field(default=(), description="added to the profile's, or overriding them")
-    signers: tuple[SignerSpec, ...] = Field(default=(), description="who else signs than a CA's key on this node")
+    services: tuple[ServiceSpec, ...] = Field(
+        default=(), description="what uses the certificates, added to the profile's or changing them"
+    )
+    signers: tuple[SignerSpec, ...] = Field(default=(), description="what signs other than the CA's key on this node")
     derived: tuple[DerivedSpec, ...] = Field(default=(), description="files that are made from certificates")
     compatibility: Many[Literal["x509-certificate-exporter"]] = Field(
         default=(), description="whose names of metrics are exported beside certmond's own"
     )
     hooks: tuple[HookSpec, ...] = Field(default=(), description="programs that are told of findings")
     renew_before: Duration = Field(
-        default=timedelta(days=30), description="a certificate is due so long before its end, or a third of its life"
+        default=timedelta(days=30),
+        description="a certificate is due so long before its end, or a third of its life before it, whichever is later",
     )
-    validity: Duration = Field(default=timedelta(days=365), description="how long a new certificate is good for")
+    validity: Duration = Field(
+        default=timedelta(days=365), description="how long a new certificate is good for; never longer than its CA"
+    )
     key_algorithm: KeyAlgorithm = Field(
         default=KeyAlgorithm.RSA_2048, strict=False, description="of a new key where there was none like it before"
     )
     spread: Duration = Field(
-        default=timedelta(days=3), description="nodes renew up to so long before a certificate is due, each in its turn"
+        default=timedelta(days=3),
+        description="nodes renew up to so long before a certificate is due, each in its turn, by a hash of its "
+        "name; never more than a twentieth of the certificate's life",
     )
-    hold: HoldSpec = Field(default=HoldSpec(), description="when what is due is not renewed yet")
-    restart: RestartSpec = Field(default=RestartSpec(), description="how services take up new certificates")
-    root_ca: RootCaSpec = Field(default=RootCaSpec(), description="how a Root CA follows another")
-    cluster: ClusterSpec = Field(default=ClusterSpec(), description="the turn that control-plane nodes take")
+    hold: HoldSpec = Field(default=HoldSpec(), description="when to wait although a certificate is due")
+    restart: RestartSpec = Field(default=RestartSpec(), description="how long a restart may take, and what proves it")
+    root_ca: RootCaSpec = Field(default=RootCaSpec(), description="what follows where a Root CA changes")
+    cluster: ClusterSpec = Field(
+        default=ClusterSpec(),
+        description="the other nodes: whose turn it is to restart something, and a rotation of all",
+    )
     init: InitSpec = Field(default=InitSpec(), description="the cluster that `certmond init` makes a PKI for")
     archive: Annotated[Count, Field(ge=1, le=100)] = Field(
-        default=3, description="how many former generations of a certificate are kept"
+        default=3, description="how many former generations of a certificate are kept in the state directory, 1 to 100"
     )
     resync: Annotated[Duration, _within("10s", "24h")] = Field(
-        default=timedelta(minutes=5), description="how often everything is looked at again, events or not: 10s to 24h"
+        default=timedelta(minutes=5),
+        description="how often everything is looked at again, events or not: `10s` to `24h`",
     )
     poll: Annotated[Duration, _within("1s", "1h")] = Field(
-        default=timedelta(seconds=10), description="how often to look where the system reports no events: 1s to 1h"
+        default=timedelta(seconds=10),
+        description="how often to look where the system reports no events, as on some network file systems: "
+        "`1s` to `1h`",
     )
     listen: Annotated[str, AfterValidator(_listen)] = Field(
-        default="127.0.0.1:9964", description="where `certmond serve` listens"
+        default="127.0.0.1:9964",
+        description="where `certmond serve` listens: `ADDRESS:PORT`, an IPv6 address in brackets",
     )
 
     @property
@@ -262,10 +283,19 @@ def parse(sources: Sequence[Source], *, profile: str | None = None, unread: Sequ
 def schema() -> dict[str, Any]:
     """The JSON schema of a configuration file, for editors."""
     whole = Config.model_json_schema()
+    models: list[tuple[dict[str, Any], type[Model]]] = [(whole, Config)]
+    models += [(whole["$defs"][model.__name__], model) for model in PARTS.values()]
+    for part, model in models:
+        written = model.model_construct().model_dump(mode="json")
+        for name, key in part["properties"].items():
+            if "default" in key:
+                key["default"] = written[name]  # as an operator writes it: 30d, 0600
+            # What stands behind a validator of ours pydantic calls by its own names, which no editor knows.
+            key |= {bound: key.pop(name) for name, bound in (("ge", "minimum"), ("le", "maximum")) if name in key}
     for model in SECTIONS.values():
         whole["$defs"][model.__name__]["required"] = ["name"]  # the profile's entry of that name may have the rest
     whole["properties"]["profile"]["enum"] = [*profiles(), NO_PROFILE]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole, "title": "certmond configuration"}
+    return {"$schema": DIALECT, "$id": SCHEMA_ID, **whole, "title": "certmond configuration"}
 
 
 def dump(config: Config) -> str:

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from certmond.pki.catalog import SELF, CertificateSpec, Kind, ServiceSpec
+from certmond.pki.fields import Model
 from certmond.pki.settings import (
     LOCAL,
     NOBODY,
@@ -25,11 +26,12 @@ from certmond.pki.settings import (
     HookSpec,
     InitSpec,
     RestartSpec,
+    RootCaSpec,
     SignerSpec,
 )
 from certmond.yaml_source import Node, Problem, shown
 
-SECTIONS: Mapping[str, type[BaseModel]] = {
+SECTIONS: Mapping[str, type[Model]] = {
     "certificates": CertificateSpec,
     "services": ServiceSpec,
     "signers": SignerSpec,
@@ -37,9 +39,15 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "hooks": HookSpec,
 }
 _STATIC_PODS = re.compile(r"/etc/kubernetes/(.*/)?manifests/")
-_PARTS: Mapping[str, type[BaseModel]] = {
-    **SECTIONS, "hold": HoldSpec, "restart": RestartSpec, "cluster": ClusterSpec, "init": InitSpec,
-}  # fmt: skip
+PARTS: Mapping[str, type[Model]] = {
+    **SECTIONS,
+    "hold": HoldSpec,
+    "restart": RestartSpec,
+    "root_ca": RootCaSpec,
+    "cluster": ClusterSpec,
+    "init": InitSpec,
+}
+"""Each key of the file that has keys of its own: what it holds, or what each entry of it does."""
 _REFERENCES = (  # section and field -> the section that it names an entry of
     ("certificates", "ca", "certificates"),
     ("certificates", "embedded_ca", "certificates"),
@@ -70,7 +78,7 @@ def told(error: ErrorDetails, tree: Node, whole: type[BaseModel]) -> Problem:
     location, given = error["loc"], error["input"]
     match error["type"]:
         case "extra_forbidden":
-            model = whole if len(location) == 1 else _PARTS[str(location[0])]
+            model = whole if len(location) == 1 else PARTS[str(location[0])]
             known = model.model_fields
             text = "unknown key" + (_meant(location[-1], known) or f"; this version knows {', '.join(known)}")
         case "missing":

@@ -17,7 +17,9 @@
     │   └── TriedError           it was tried, and something may have come of it
     └── SigningError             a certificate was not issued, and the old one is still in place
         ├── RefusedError         the signer will not; the same question gets the same answer
+        │   └── UnknownUserError     the Kubernetes API does not know who asks
         ├── UnreachableError     the signer could not be asked; later it may answer
+        │   └── UnknownServerError   what serves the Kubernetes API is of a CA that is not trusted here
         └── WaitingError         the signer has not decided yet; carries what to ask it with, and when
 
 A fact about the world (a missing file, a broken certificate) is a value with a Reason. Only our own failure to do
@@ -106,8 +108,16 @@ class RefusedError(SigningError):
     """The signer will not issue this certificate, or what it issued is not what was asked for."""
 
 
+class UnknownUserError(RefusedError):
+    """The Kubernetes API does not know the user of a kubeconfig: its certificate is of no CA that counts there."""
+
+
 class UnreachableError(SigningError):
     """The signer could not be asked, or did not answer in time."""
+
+
+class UnknownServerError(UnreachableError):
+    """The certificate that the Kubernetes API serves is of no CA that a kubeconfig trusts."""
 
 
 class WaitingError(SigningError):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from certmond.completing import certificate_names, service_names
 from certmond.errors import CertmondError
 from certmond.options import display, global_options, globals_of, output_option
 from certmond.writing import FAILED, PATIENCE, WAITING, enforcer_for, seen
@@ -38,7 +39,7 @@ _RELOADED_WITHIN = 15.0
 
 @click.command()
 @global_options
-@click.argument("names", nargs=-1, metavar="NAME…")
+@click.argument("names", nargs=-1, metavar="NAME…", shell_complete=certificate_names)
 @click.option("--all", "everything", is_flag=True, help="Everything that certmond can renew here")
 @click.option("--dry-run", is_flag=True, help="Only show what would be done")
 @click.option("--no-restart", is_flag=True, help="Restart nothing afterwards, only say what still uses the old ones")
@@ -93,7 +94,7 @@ def renew(
 
 @click.command()
 @global_options
-@click.argument("names", nargs=-1, metavar="SERVICE…")
+@click.argument("names", nargs=-1, metavar="SERVICE…", shell_complete=service_names)
 @click.option("--stale", is_flag=True, help="All that hold an older certificate than is on disk")
 @click.option("--dry-run", is_flag=True, help="Only show what would be done")
 @output_option

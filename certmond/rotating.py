@@ -30,7 +30,7 @@ from certmond.pki.checks import finding
 from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Inventory
 from certmond.pki.reason import Finding, Reason
-from certmond.pki.rotation import Phase, Rotation, following
+from certmond.pki.rotation import SIGNER_FAMILY, Phase, Rotation, following
 from certmond.pki.rotation_consent import refusal, statement
 from certmond.pki.rotation_found import put_back
 from certmond.pki.rotation_gates import Report, digest_of
@@ -100,18 +100,22 @@ class Rotating:
         self._rotation = self._ground = self._broken = self._back = None
         self._elsewhere, self._unsure = False, {}
         try:
-            return self._look(inventory, components, now)
+            told = self._look(inventory, components, now)
         except CertmondError as error:
-            return self._freeze(str(error), *self._families)
+            told = self._freeze(str(error), *self._families)
         except Exception as error:  # noqa: BLE001 - what is not understood freezes it: nothing is done, and it is told
-            return self._freeze(defect(error), *self._families)
+            told = self._freeze(defect(error), *self._families)
+        if (fact := self._conductor.estranged) and SIGNER_FAMILY in self._families:
+            said = f"{fact}; if the CA was rotated without this node, let it join anew: `kubeadm reset`, `kubeadm join`"
+            told[SIGNER_FAMILY] = (*told.get(SIGNER_FAMILY, ()), finding(Reason.CUT_OFF, said))
+        return told
 
     def _look(self, inventory: Inventory, components: Components, now: datetime) -> dict[str, tuple[Finding, ...]]:
         found = {family: ground_of(family, inventory, components, self._files) for family in self._families}
         self._grounds = {family: ground for family, ground in found.items() if ground}
         self.replaced.see(inventory, self._grounds, self._conductor.objection(components))
         self._own = self._record.load()
-        self._rotation = self._conductor.follow(self._own, self._record.closed())
+        self._rotation = self._followed()
         if self._rotation:
             kept = [each for each in map(self._staging.read, Part) if each and each.key]
             here = self._grounds.get(self._rotation.family)
@@ -127,6 +131,10 @@ class Rotating:
         told = self.replaced.look(self._record.anchors(), now)
         self._unsure = {family: found[0].message for family, found in told.items()}
         return told
+
+    def _followed(self) -> Rotation | None:
+        trusted = {anchor for ground in self._grounds.values() for anchor in ground.trust}
+        return self._conductor.follow(self._own, self._record.closed(), trusted)
 
     def _freeze(self, why: str, *families: str) -> dict[str, tuple[Finding, ...]]:
         """Nobody can tell what is to be done with these anchors, so that nothing is."""
@@ -213,7 +221,7 @@ class Rotating:
             self._note(f"{self._rotation.name} is in the phase {self._rotation.phase}", self._rotation)
             return f"{self._rotation.name} is in the phase {self._rotation.phase}"
         try:
-            if self._conductor.follow(self._own, self._record.closed()) != self._rotation:
+            if self._followed() != self._rotation:
                 return "the cluster has another record"  # it is taken over with the next look
         except RotationError as error:
             self._waits = (str(error),)  # the next look tells it as what it is

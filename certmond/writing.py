@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from certmond.completing import certificate_names
 from certmond.errors import CertmondError
 from certmond.options import Globals, at_option, display, global_options, globals_of, output_option
 
@@ -89,7 +90,7 @@ def archive() -> None:
 
 @archive.command("list")
 @global_options
-@click.argument("names", nargs=-1, metavar="[NAME…]")
+@click.argument("names", nargs=-1, metavar="[NAME…]", shell_complete=certificate_names)
 @click.pass_context
 def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
     """The generations that are kept, oldest first. Exit: 0 all well, 2 one is damaged."""
@@ -112,7 +113,7 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
 
 @archive.command()
 @global_options
-@click.argument("name")
+@click.argument("name", shell_complete=certificate_names)
 @click.argument("generation", required=False)
 @click.option("--dry-run", is_flag=True, help="Only show what would be done")
 @click.pass_context

@@ -131,6 +131,7 @@ class Kubelet:
         self.pods: dict[str, Pod] = {}
         self.loop = asyncio.get_running_loop()
         self.jobs: set[asyncio.Task[None]] = set()
+        self.parsed: dict[bytes, Any] = {}  # of the last look: parsing is most of what one takes
 
     def scaled(self, seconds: float) -> float:
         return seconds * self.settings.factor
@@ -161,11 +162,12 @@ class Kubelet:
 
     def manifests(self) -> dict[str, dict[str, Any]]:
         """By uid, which depends on the node, the path and the text."""
-        found = {}
+        found, before, self.parsed = {}, self.parsed, {}
         for path in Path(self.settings.manifests).iterdir():
             with suppress(OSError, yaml.YAMLError, TypeError):
                 text = b"" if path.name.startswith(".") else path.read_bytes()
-                if (manifest := yaml.safe_load(text)) and manifest["kind"] == "Pod":
+                manifest = self.parsed[text] = before[text] if text in before else yaml.safe_load(text)
+                if manifest and manifest["kind"] == "Pod":
                     key = f"{self.settings.node}\0{path}\0".encode() + text
                     found[hashlib.md5(key, usedforsecurity=False).hexdigest()] = manifest
         return found

@@ -80,11 +80,7 @@ class RotatingNode:
         user = make_leaf(self.old, "user", **dates)
         self.put("user.conf", kubeconfig(self.old, user))
         self._program = place / "restart"
-        self._program.write_text(
-            f"#!/bin/sh\necho run >>{place}/restarts\n"
-            f"cat /proc/$$/cmdline /proc/$$/environ /proc/$PPID/cmdline /proc/$PPID/environ >>{place}/processes\n"
-        )
-        self._program.chmod(0o755)
+        self.program("true")
         self.settings: dict[str, Any] = {
             "mode": "enforce", "profile": "none", "node_name": "node-1", "poll": "1s", "validity": "90d",
             "hold": {"unsynchronised_clock": False}, "root_ca": {"overlap": "1s"},
@@ -111,6 +107,15 @@ class RotatingNode:
         services = [{"name": "web", "kind": "command", "command": [str(self._program)]}] if self._served else []
         document = {**self.settings, "certificates": [entry | used for entry in entries], "services": services}
         (self.place / "config.yaml").write_text(yaml.safe_dump(document))
+
+    def program(self, check: str) -> None:
+        """What restarts the service, which comes up where `check`, in words of a shell, is so."""
+        self._program.write_text(
+            f"#!/bin/sh\necho run >>{self.place}/restarts\n"
+            f"cat /proc/$$/cmdline /proc/$$/environ /proc/$PPID/cmdline /proc/$PPID/environ >>{self.place}/processes\n"
+            f"{check}\n"
+        )
+        self._program.chmod(0o755)
 
     def put(self, name: str, content: bytes) -> None:
         """A file of the node, written in place as `cat >` does."""

@@ -21,16 +21,7 @@ from certmond.config import Config, Source, dump, load, parse, schema
 from certmond.errors import ConfigError
 from certmond.pki.catalog import SELF, CertificateSpec, Kind, ServiceSpec
 from certmond.pki.fields import FACTS, USAGES, format_duration, parse_duration
-from certmond.pki.settings import (
-    ClusterSpec,
-    DerivedSpec,
-    HoldSpec,
-    HookSpec,
-    InitSpec,
-    RestartSpec,
-    RootCaSpec,
-    SignerSpec,
-)
+from certmond.pki.settings import ClusterSpec, HoldSpec, InitSpec, RestartSpec
 
 ROOT = Path(__file__).parents[1]
 
@@ -691,44 +682,6 @@ def test_the_example_is_all_comments_and_right_without_them() -> None:
     assert found.hold.file == "/run/upgrade-in-progress"
     assert found.model_copy(update={**examples, "hold": HoldSpec()}) == Config()
     assert next(spec.names for spec in found.certificates if spec.name == "apiserver")[-1] == "DNS:lb.example.com"
-
-
-def test_the_reference_has_every_key_with_its_default_and_no_other() -> None:
-    """docs/configuration.md: a table for each part, a row for each key, in the order of the schema."""
-    text = (ROOT / "docs/configuration.md").read_text()
-    tables = re.findall(r"(?m)^\| key \|.*\n(?:\|.*\n)+", text)
-    whole = schema()
-    models = ("CertificateSpec", "ServiceSpec", "SignerSpec", "DerivedSpec", "HookSpec", "HoldSpec", "RestartSpec",
-              "RootCaSpec", "ClusterSpec", "InitSpec")  # fmt: skip
-    parts = (whole, *(whole["$defs"][name] for name in models))
-    required = ("name", "path", "kind", "source", "command")
-    nested = ("hold", "restart", "root_ca", "cluster", "init")
-    entries = (
-        Config(),
-        CertificateSpec(name="x", path="/x"),
-        ServiceSpec(name="x", kind="command", command=("/x",)),
-        SignerSpec(name="x", kind="local"),
-        DerivedSpec(name="x", kind="kubeconfig", source="x", path="/x"),
-        HookSpec(name="x", command=("/x",)),
-        HoldSpec(),
-        RestartSpec(),
-        RootCaSpec(),
-        ClusterSpec(),
-        InitSpec(),
-    )
-    for part, entry, table in zip(parts, entries, tables, strict=True):
-        rows = re.findall(r"(?m)^\| `(\w+)` \|(.*?)\|", table)
-        assert [name for name, _ in rows] == list(part["properties"])
-        values = entry.model_dump(mode="json")
-        for name, default in rows:
-            if name == "exclude":
-                assert default.strip() == "see below"
-            elif "default" not in part["properties"][name]:
-                assert (name in required, default.strip()) == (True, "required")
-            elif part["properties"][name]["default"] is None or name in nested:
-                assert not default.strip()
-            elif name != "command":
-                assert default.strip() == f"`{json.dumps(values[name])}`".replace('"', "")
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,21 @@ def walk_into(node: RotatingNode, phase: Phase, *, reached: bool) -> None:
         node.step()
 
 
+def test_a_service_that_fails_with_the_new_ca_is_led_back(quick: Path) -> None:
+    """What it failed with stops the rotation, and not the way back, which puts other files there."""
+    node, new = RotatingNode(quick / "place", served=True), root_ca()
+    line = node.old.pem.split()[2].decode()
+    node.program(f"head -n 2 {node.files}/ca.crt | grep -qF '{line}'")
+    node.stage(new)
+    failed = node.hurry("root-ca", "rotate")
+    assert (failed.code, node.phase) == (2, Phase.ISSUE), failed.out
+    assert "see restart_failed" in failed.out
+    done = node.hurry("root-ca", "abort")
+    assert (done.code, done.err) == (0, ""), done.out
+    assert node.unwell(node.old) == []
+    assert node.findings() == {}
+
+
 @pytest.mark.parametrize("phase", [Phase.DISTRUST, Phase.ATTACH])
 def test_there_is_a_point_of_no_return(quick: Path, phase: Phase) -> None:
     """From then on an abort is refused, with the reason, and the rotation goes on to its end."""

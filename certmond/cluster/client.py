@@ -8,6 +8,7 @@ lightkube is an extra.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -18,7 +19,7 @@ import yaml
 from lightkube import ApiError, AsyncClient, KubeConfig
 from lightkube.core.exceptions import ConfigError
 
-from certmond.errors import RefusedError, UnreachableError
+from certmond.errors import RefusedError, UnknownServerError, UnknownUserError, UnreachableError
 from certmond.pki.reason import printable
 
 FIELD_MANAGER = "certmond"
@@ -26,6 +27,8 @@ PAGE = 250
 """Objects in one page of a listing; a pod is some ten kilobytes."""
 
 _TURN = 0.5  # seconds; `alive` is due every second
+_NO_ISSUER = {7, 18, 19, 20, 21}
+"""What OpenSSL calls a certificate that no trusted CA has signed (x509_vfy.h), be there one of its name or none."""
 
 # What lightkube raises where a kubeconfig, or the other end, is not what it takes for granted.
 _LAX = (ConfigError, ValueError, LookupError, TypeError, AttributeError)
@@ -105,6 +108,9 @@ class Connection:
                         await asyncio.sleep(max(int(wait), 1))
         except (TimeoutError, httpx2.HTTPError, OSError) as error:
             detail = printable(str(error)) or f"no answer within {self._seconds:g} s"
+            if _is_of_no_known_ca(error):
+                fact = f"what the Kubernetes API serves is of no CA that {self._kubeconfig} trusts ({detail})"
+                raise UnknownServerError(fact) from None
             raise UnreachableError(f"the Kubernetes API of {self._kubeconfig} cannot be reached ({detail})") from None
         except _LAX:
             detail = f"what answers at the server of {self._kubeconfig} is no Kubernetes API"
@@ -129,7 +135,7 @@ class Connection:
         match error.response.status_code:
             case 401:
                 remedy = "renew the credentials in that file"
-                return RefusedError(f"the Kubernetes API does not know the user of {self._kubeconfig}; {remedy}")
+                return UnknownUserError(f"the Kubernetes API does not know the user of {self._kubeconfig}; {remedy}")
             case 403:
                 return RefusedError(f"the user of {self._kubeconfig} may not {doing} ({message}); {rule}")
             case 404:
@@ -142,3 +148,11 @@ class Connection:
                 return UnreachableError(
                     f"the Kubernetes API of {self._kubeconfig} is not able to ({status}: {message})"
                 )
+
+
+def _is_of_no_known_ca(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error.verify_code in _NO_ISSUER
+        error = error.__cause__ or error.__context__
+    return False

@@ -17,8 +17,15 @@ from typing import TYPE_CHECKING, Protocol
 from certmond.cluster.access import Access
 from certmond.cluster.recorded import admit, record_of, rotation_of
 from certmond.config import Config
-from certmond.errors import CertmondError, MalformedError, OvertakenError, RotationError
-from certmond.pki.certificate import PublicKey, certificates_of
+from certmond.errors import (
+    CertmondError,
+    MalformedError,
+    OvertakenError,
+    RotationError,
+    UnknownServerError,
+    UnknownUserError,
+)
+from certmond.pki.certificate import Anchor, PublicKey, certificates_of
 from certmond.pki.rotation import Phase, Rotation, desired, forth, sequence
 from certmond.pki.rotation_gates import Gate, Member, Report, closed, lasting, unknown_exclusions
 
@@ -67,14 +74,24 @@ class ClusterConductor:
         self._found: Recorded | None = None
         self._unread: str | None = None
         self._silent = False
+        self._strange: str | None = None
+        self._estranged: str | None = None
         self._ask_again = 0.0
         self._signers = set[str]()  # once known as one with a CA key, a node is asked, whatever becomes of its label
         self._said: Report | None = None
         self._known = False  # whether `_said` is what the Node says: not in a process that has just begun
         self._say_again = self._withdraw_again = 0.0
 
-    def follow(self, own: Rotation | None, closed: Collection[str]) -> Rotation | None:
-        """The cluster's, where it is known and this node has never ended it; not an earlier phase of its own."""
+    @property
+    def estranged(self) -> str | None:
+        return self._estranged
+
+    def follow(
+        self, own: Rotation | None, closed: Collection[str], trusted: Collection[Anchor] = ()
+    ) -> Rotation | None:
+        """The cluster's, where it is known and this node has never ended it; not an earlier phase of its own. One that
+        is over concerns only a node that has known it, or that lives by what was rotated away.
+        """
         if self._unread:
             raise RotationError(self._unread)
         shared = rotation_of(self._found.record) if self._found else None
@@ -83,7 +100,8 @@ class ClusterConductor:
         if forth(shared.id) in closed:
             return own  # an older record is back, of an etcd that was restored perhaps
         if own is None:
-            return None if shared.over and not closed else shared
+            was_away = not {*shared.old}.isdisjoint(trusted)
+            return None if shared.over and not (closed or was_away) else shared
         if shared.id == own.id:
             phases = sequence(shared)
             behind = own.phase in phases and phases.index(shared.phase) < phases.index(own.phase)
@@ -248,10 +266,12 @@ class ClusterConductor:
             self._found = read_record(self._access)
         except MalformedError as error:
             self._unread = str(error)
-        except CertmondError:
-            self._silent = True
+        except CertmondError as error:
+            self._silent, before = True, self._strange
+            self._strange = str(error) if isinstance(error, UnknownServerError | UnknownUserError) else None
+            self._estranged = self._strange if before else None  # once is not so yet: somebody may be at work there
         else:
-            self._unread, self._silent = None, False
+            self._unread, self._silent, self._strange, self._estranged = None, False, None, None
 
     def _in(self, span: timedelta) -> float:
         return self._monotonic() + span.total_seconds()

@@ -21,19 +21,36 @@ from certmond.pki.reason import Finding, Severity
 
 METRICS, STATUS, HEARTBEAT = "metrics.prom", "status.json", "heartbeat.json"
 
-_FAMILIES = (
-    ("certmond_certificate_not_before_timestamp_seconds", "Start of validity, Unix time"),
+_OF = ("certificate", "path")
+FAMILIES = (
+    ("certmond_certificate_not_before_timestamp_seconds", "Start of validity, Unix time", _OF),
     (
         "certmond_certificate_not_after_timestamp_seconds",
         "End of validity, Unix time; of the last good file where it broke",
+        _OF,
     ),
-    ("certmond_certificate_renewal_timestamp_seconds", "From when on it is due for renewal, Unix time"),
-    ("certmond_certificate_chain_valid", "1 if a certification path to its trust anchor holds now"),
-    ("certmond_certificate_info", "1, with the certificate's facts as labels"),
-    ("certmond_finding", "1 while the finding stands"),
-    ("certmond_trust_anchor_not_after_timestamp_seconds", "End of validity of a trust anchor, Unix time"),
-    ("certmond_certificate_served_matches", "1 if what is served at the endpoint is what the file has"),
+    ("certmond_certificate_renewal_timestamp_seconds", "From when on it is due for renewal, Unix time", _OF),
+    ("certmond_certificate_chain_valid", "1 if a certification path to its trust anchor holds now", _OF),
+    (
+        "certmond_certificate_info",
+        "1, with the certificate's facts as labels",
+        (*_OF, "subject", "issuer", "serial", "sha256", "key"),
+    ),
+    ("certmond_finding", "1 while the finding stands", (*_OF, "reason", "severity")),
+    (
+        "certmond_trust_anchor_not_after_timestamp_seconds",
+        "End of validity of a trust anchor, Unix time",
+        (*_OF, "sha256"),
+    ),
+    (
+        "certmond_certificate_served_matches",
+        "1 if what is served at the endpoint is what the file has",
+        (*_OF, "endpoint"),
+    ),
 )
+"""The families of gauges about certificates: name, meaning, labels."""
+COUNT = ("certmond_findings", "How many findings stand", ("severity",))
+"""The gauge that is always exported, with 0 where nothing stands."""
 
 _Lines = tuple[str, ...]
 """The lines of one certificate, one text for each family (empty where it has none)."""
@@ -50,15 +67,15 @@ class Renderer:
         # By identity, because that is what the labels are: a series that stands there twice spoils the whole text.
         columns = list(zip(*(self._rendered(status)[1] for status in assessment.by_identity.values()), strict=True))
         parts: list[str] = []
-        for (name, explanation), column in zip(_FAMILIES, columns or [()] * len(_FAMILIES), strict=True):
+        for (name, explanation, _), column in zip(FAMILIES, columns or [()] * len(FAMILIES), strict=True):
             parts.append(f"# HELP {name} {explanation}\n# TYPE {name} gauge\n")
             parts += column
         counts = dict.fromkeys(Severity, 0)
         for status in assessment.statuses:
             for item in status.findings:
                 counts[item.severity] += 1
-        name = "certmond_findings"
-        parts.append(f"# HELP {name} How many findings stand\n# TYPE {name} gauge\n")
+        name, explanation, _ = COUNT
+        parts.append(f"# HELP {name} {explanation}\n# TYPE {name} gauge\n")
         parts += [f'{name}{{severity="{severity}"}} {count}\n' for severity, count in counts.items()]
         return "".join((*parts, own))
 
@@ -96,10 +113,10 @@ def _lines(status: CertificateStatus) -> _Lines:
     if seen.spec.kind is Kind.KEY_PAIR:
         return "", "", "", "", "", findings, "", ""
     served = "".join(
-        f'{_FAMILIES[7][0]}{{{labels},endpoint="{escaped(str(at.endpoint))}"}} {int(at.matches)}\n'
+        f'{FAMILIES[7][0]}{{{labels},endpoint="{escaped(str(at.endpoint))}"}} {int(at.matches)}\n'
         for at in status.presence.served if at.matches is not None
     )  # fmt: skip
-    chain = f"{_FAMILIES[3][0]}{{{labels}}} {int(status.chain_valid)}\n"
+    chain = f"{FAMILIES[3][0]}{{{labels}}} {int(status.chain_valid)}\n"
     if certificate is None:
         return "", "", "", chain, "", findings, "", ""
     end = int(certificate.not_after.timestamp())
@@ -108,13 +125,13 @@ def _lines(status: CertificateStatus) -> _Lines:
         "sha256": certificate.sha256, "key": str(certificate.key),
     }  # fmt: skip
     info = ",".join(f'{name}="{escaped(value)}"' for name, value in facts.items())
-    anchor = f'{_FAMILIES[6][0]}{{{labels},sha256="{certificate.sha256}"}} {end}\n' if seen.spec.authority else ""
+    anchor = f'{FAMILIES[6][0]}{{{labels},sha256="{certificate.sha256}"}} {end}\n' if seen.spec.authority else ""
     return (
-        f"{_FAMILIES[0][0]}{{{labels}}} {int(certificate.not_before.timestamp())}\n",
-        f"{_FAMILIES[1][0]}{{{labels}}} {end}\n",
-        f"{_FAMILIES[2][0]}{{{labels}}} {int(status.renew_at.timestamp())}\n" if status.renew_at else "",
+        f"{FAMILIES[0][0]}{{{labels}}} {int(certificate.not_before.timestamp())}\n",
+        f"{FAMILIES[1][0]}{{{labels}}} {end}\n",
+        f"{FAMILIES[2][0]}{{{labels}}} {int(status.renew_at.timestamp())}\n" if status.renew_at else "",
         chain,
-        f"{_FAMILIES[4][0]}{{{labels},{info}}} 1\n",
+        f"{FAMILIES[4][0]}{{{labels},{info}}} 1\n",
         findings,
         anchor,
         served,

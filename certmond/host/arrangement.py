@@ -76,13 +76,12 @@ class Arrangement:
         spec = self._anchors.get(step.target)
         if spec is None or not step.known:
             return
-        found = decode(self._files.read(spec.path) or b"", spec.path).anchors
-        key = decode(self._files.read(spec.key) or b"", spec.key).key if spec.key else None
-        strange = spec.path if set(found) - set(step.known) else None
-        if key and key not in {each.key for each in step.known}:
-            strange = spec.key
-        if strange:
-            raise WriteError(f"{strange} was changed by someone else since it was looked at; look at it again")
+        anchors, keys = set(step.known), {each.key for each in step.known}
+        replaced = (want.path for want in step.wants if isinstance(want, Bundle | KeyOf | Gone))
+        for path in dict.fromkeys(filter(None, (spec.path, spec.key, *replaced))):
+            found = decode(self._files.read(path) or b"", path)
+            if set(found.anchors) - anchors or (found.key and found.key not in keys):
+                raise WriteError(f"{path} was changed by someone else since it was looked at; look at it again")
 
     def _keep_key(self, step: Rotate) -> None:
         """The anchor's key that is about to be replaced goes to the rotation's own files, where it is not yet."""

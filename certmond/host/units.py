@@ -125,7 +125,8 @@ def _look_at(connection: Bus, unit: str) -> ServiceSeen:
     failed = found["ActiveState"] == "failed"
     if not _runs(found):
         if found["LoadState"] == "not-found" and not failed:
-            return ServiceSeen(None, problem=f"there is no unit {unit}: correct its name in the configuration")
+            problem = f"there is no unit {unit}: correct its name in the configuration"
+            return ServiceSeen(None, problem=problem, absent=True)
         return ServiceSeen(running=False, failed=failed, stopped=_was_stopped(found))
     since = found["ExecMainStartTimestamp"] or found["InactiveExitTimestamp"]
     started_at = _EPOCH + timedelta(microseconds=since)

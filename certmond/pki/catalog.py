@@ -68,40 +68,104 @@ T = TypeVar("T")
 class CertificateSpec(Model):
     """One row: where a certificate is, and what it must be. Text may use the node's facts, as in `${node_name}`."""
 
-    name: Name
-    path: AbsolutePath
-    kind: Kind = Field(default=Kind.FILE, strict=False)
-    key: AbsolutePath | None = Field(default=None, description="its private key; the same file where that holds both")
-    key_optional: bool = Field(default=False, description="the key may be elsewhere (an external CA, a worker)")
-    authority: bool = Field(default=False, description="holds trust anchors: Root CA certificates, nothing else")
-    ca: Many[str] = Field(default=(), description="names of the entries it must chain to; `self` for its own file")
-    subject: Many[Subject] = Field(default=(), description="accepted subjects, RFC 4514; the first is the one issued")
-    usages: Many[Usage] = Field(default=(), description="what it must be good for, in Kubernetes' names of usages")
-    names: Many[AlternativeName] = Field(default=(), description="DNS:… and IP:… that it must carry")
-    mode: Mode | None = Field(default=None, description="the most that the certificate's file may permit")
-    key_mode: Mode = Field(default=0o600, description="the most that the key's file may permit")
-    owner: Owner | None = Field(default=None, description="user, or user:group, that its files must belong to")
-    renew_before: Duration | None = Field(default=None, description="due so long before its end; else the general one")
-    validity: Duration | None = Field(default=None, description="how long a new one is good for; else the general one")
-    key_algorithm: KeyAlgorithm | None = Field(
-        default=None, strict=False, description="of a new key; by default that of the old key, else the general one"
+    name: Name = Field(description="its name in reports, metrics and references")
+    path: AbsolutePath = Field(
+        description="the file. With `*`, `?` or `[…]` any number of files, and with `**` any number of directories."
     )
-    keep_key: bool = Field(default=False, description="is renewed with the key that it has")
+    kind: Kind = Field(
+        default=Kind.FILE,
+        strict=False,
+        description="`file`: PEM, DER or PKCS#12, the certificate and perhaps its chain. `kubeconfig`: the "
+        "client certificates in one. `bundle`: certificates that have nothing to do with each "
+        "other, each judged by itself. `kubelet`: a PEM that the kubelet rotates. `key-pair`: "
+        "`path` is a public key and `key` its private one.",
+    )
+    key: AbsolutePath | None = Field(
+        default=None,
+        description="its private key; the same file where that holds both. With a glob: left out, or the same "
+        "text as `path`.",
+    )
+    key_optional: bool = Field(
+        default=False, description="the key may be elsewhere, as with an external CA or on a worker"
+    )
+    authority: bool = Field(
+        default=False,
+        description="it holds Root CA certificates and nothing else; only such an entry can be in `ca` and "
+        "`embedded_ca`",
+    )
+    ca: Many[str] = Field(
+        default=(),
+        description="the entries of which it must chain to one; `self` for a self-signed certificate in its own "
+        "file, which is also what nothing means",
+    )
+    subject: Many[Subject] = Field(
+        default=(),
+        description="subjects that are accepted, as in `CN=kubernetes-admin,O=system:masters`; their order "
+        "within does not matter, and the first is the one that `certmond init` issues",
+    )
+    usages: Many[Usage] = Field(
+        default=(),
+        description="what it must be good for, in Kubernetes' names of usages; `key encipherment` is asked of "
+        "RSA keys only",
+    )
+    names: Many[AlternativeName] = Field(
+        default=(), description="what it must carry as subjectAltName: `DNS:…` or `IP:…`"
+    )
+    mode: Mode | None = Field(
+        default=None,
+        description="the most that the mode of its file may permit; by default nobody but the owner may write",
+    )
+    key_mode: Mode = Field(
+        default=0o600,
+        description="the most that the mode of its key's file may permit, and so of any file with a key in it",
+    )
+    owner: Owner | None = Field(default=None, description="`user` or `user:group` that its files must belong to")
+    renew_before: Duration | None = Field(
+        default=None, description="it is due so long before its end; by default what the file says for all"
+    )
+    validity: Duration | None = Field(
+        default=None, description="how long a new one is good for; by default what the file says for all"
+    )
+    key_algorithm: KeyAlgorithm | None = Field(
+        default=None,
+        strict=False,
+        description="of a new key; by default that of the old one, else what the file says for all",
+    )
+    keep_key: bool = Field(
+        default=False,
+        description="it is renewed with the key that it has, so that only one file changes (etcd: the default)",
+    )
     signer: Name | None = Field(
-        default=None, description="what signs a new one; by default the key of its CA on this node; `none`: nobody does"
+        default=None,
+        description="what signs a new one: an entry of `signers`; `local`, the default: the key of its CA on "
+        "this node; `none`: nobody does",
     )
     chain: bool = Field(default=True, description="its file may hold more than the one certificate")
-    kubeconfig: AbsolutePath | None = Field(default=None, description="for the kubelet: what refers to it")
-    embedded_ca: Name | None = Field(default=None, description="the entry whose certificates a kubeconfig must embed")
-    optional: bool = Field(default=False, description="its absence is no finding")
+    kubeconfig: AbsolutePath | None = Field(
+        default=None, description="for kind `kubelet`: the kubeconfig that has to refer to it"
+    )
+    embedded_ca: Name | None = Field(
+        default=None, description="the entry whose certificates the kubeconfig has to embed, no more and no fewer"
+    )
+    optional: bool = Field(default=False, description="that it is not there is no finding")
     at_most: Severity | None = Field(
         default=None, strict=False, description="the most severe that its findings can be, where little depends on it"
     )
-    mentioned_in: Many[AbsolutePath] = Field(default=(), description="missing only if one of these files names it")
-    belongs_with: Many[AbsolutePath] = Field(default=(), description="missing only if one of these files is there")
-    exclude: Many[str] = Field(default=DEFAULT_EXCLUDE, description="names that a glob in `path` passes over")
-    password_file: AbsolutePath | None = Field(default=None, description="holds the password of a PKCS#12 file")
-    consumers: Many[str] = Field(default=(), description="names of the services that use it")
+    mentioned_in: Many[AbsolutePath] = Field(
+        default=(),
+        description="it is missing only if one of these files names its path, such as a static pod's manifest",
+    )
+    belongs_with: Many[AbsolutePath] = Field(
+        default=(), description="it is missing only if one of these files is there"
+    )
+    exclude: Many[str] = Field(
+        default=DEFAULT_EXCLUDE,
+        description="names that a glob passes over, of files and directories: by default what is no certificate in use",
+    )
+    password_file: AbsolutePath | None = Field(
+        default=None, description="for PKCS#12: a file with the password in its first line"
+    )
+    consumers: Many[str] = Field(default=(), description="the services that use it")
 
     @property
     def is_glob(self) -> bool:
@@ -132,28 +196,43 @@ class CertificateSpec(Model):
 class ServiceSpec(Model):
     """A service of this node that uses certificates: how it is restarted, and what it picks up by itself."""
 
-    name: Name
+    name: Name = Field(description="its name in reports and references")
     kind: Literal["systemd", "static-pod", "command"] = Field(description="what restarts it")
-    unit: str | None = Field(default=None, description="for kind systemd: the unit")
-    pod: str | None = Field(default=None, description="for kind static-pod: the container")
-    command: Annotated[tuple[str, ...], BeforeValidator(words)] = Field(
-        default=(), description="for kind command: a program and its arguments"
+    unit: str | None = Field(default=None, description="for kind `systemd`: the unit, such as `kubelet.service`")
+    pod: str | None = Field(
+        default=None, description="for kind `static-pod`: the name of the container, such as `kube-apiserver`"
     )
-    environment: Mapping[str, str] = Field(default={}, description="for kind command: variables that it is given")
+    command: Annotated[tuple[str, ...], BeforeValidator(words)] = Field(
+        default=(), description="for kind `command`: a list of the program and its arguments; no shell is between"
+    )
+    environment: Mapping[str, str] = Field(
+        default={}, description="for kind `command`: variables that it is given, by name"
+    )
     time_limit: Duration = Field(
         default=timedelta(minutes=2), description="for the command, or for the unit's job, to end"
     )
     means: Literal["restart", "reload"] = Field(
-        default="restart", description="for kind systemd: how it takes up what is new: a restart, or the unit's reload"
+        default="restart",
+        description="for kind `systemd`: how it takes up what is new: `restart`, or `reload` where the unit has one",
     )
-    reloads: Many[str] = Field(default=(), description="names of certificates that it reads again without a restart")
+    reloads: Many[str] = Field(
+        default=(), description="the certificates that it reads again by itself, so that a new one needs no restart"
+    )
     serves: Mapping[str, Many[EndpointText]] = Field(
-        default={}, description="names of certificates, each with the ADDRESS:PORT or NAME@ADDRESS:PORT it is served at"
+        default={},
+        description="what it serves where: names of certificates, each with one or more of `ADDRESS:PORT`, or "
+        "`NAME@ADDRESS:PORT` where the server is asked by a name. certmond looks there whether it "
+        "is what the file has. By default what the flags of a component say.",
     )
     health: Many[HealthAddress] = Field(
-        default=(), description="what tells that it is well: http://, https:// or tcp://ADDRESS:PORT"
+        default=(),
+        description="where it says that it is well: `http://ADDRESS:PORT/PATH`, `https://…` (200 to 399, 401 "
+        "and 403 are well) or `tcp://ADDRESS:PORT` (it takes a connection). By default a static "
+        "pod's readiness or liveness probe, and the kubelet's `healthzPort`.",
     )
-    after: Many[str] = Field(default=(), description="names of services that are restarted before it")
+    after: Many[str] = Field(
+        default=(), description="the services that are restarted before it; no two may wait for each other"
+    )
 
     @property
     def changes_instance(self) -> bool:

@@ -74,14 +74,16 @@ class Stale:
 class Presence:
     """Everything about one certificate that is not in a file: who uses it, where it is served, who has an older one.
 
-    It is `judged` where a look has begun since its files changed; before, that nobody is stale says nothing. `told` is
-    what is said of it as a trust anchor that changes.
+    It is `judged` where a look has begun since its files changed; before, that nobody is stale says nothing. `failures`
+    say what went wrong with restarts for the files that are there, the latest of them at `failed_at`. `told` is what is
+    said of it as a trust anchor that changes.
     """
 
     consumers: tuple[Consumer, ...] = ()
     served: tuple[ServedAt, ...] = ()
     stale: tuple[Stale, ...] = ()
     failures: tuple[str, ...] = ()
+    failed_at: datetime | None = None
     judged: bool = False
     told: tuple[Finding, ...] = ()
 
@@ -111,16 +113,17 @@ class Surroundings:
         stale = tuple(self._stale(seen, consumers, served, renewed_at, self.live)) if self.live else ()
         changed = self._changed(seen)
         judged = self.live is not None and changed is not None and self.live.at >= changed
-        return Presence(consumers, served, stale, self.failures(seen), judged, told)
+        failed = self.failed(seen)
+        at = max((past.ended_at for past in failed if past.ended_at), default=None)
+        return Presence(consumers, served, stale, tuple(past.message for past in failed), at, judged, told)
 
     def _changed(self, seen: Observation) -> datetime | None:
         return max((self.contents[path].since for path in files_of(seen) if path in self.contents), default=None)
 
-    def failures(self, seen: Observation) -> tuple[str, ...]:
-        """What went wrong with the last restart for this certificate's sake, for as long as its files are the same."""
+    def failed(self, seen: Observation) -> tuple[Past, ...]:
+        """The last restarts for this certificate's sake that went wrong, for as long as their files are the same."""
         contents = {path: content.sha256 for path, content in self.contents.items()}
-        said = (past.failure(contents) for past in self.past.values() if seen.name in past.targets)
-        return tuple(message for message in said if message)
+        return tuple(past for past in self.past.values() if seen.name in past.targets and past.failure(contents))
 
     @cached_property
     def _paths(self) -> frozenset[str]:

@@ -247,7 +247,8 @@ class _Planner:
         """Why it is too early, and until when: it was tried a short while ago, or the host says so."""
         if unsure := next(filter(None, map(self._circumstances.unsure.get, status.seen.spec.ca)), None):
             return Held(status.seen.name, status.seen.path, unsure)
-        if status.presence.failures:  # a new one would bring the same again, and the service down once more
+        # A new one would bring the same again, and the service down once more. Of a rotation that was judged before.
+        if status.presence.failures and cause is not Cause.ROTATION:
             return Held(status.seen.name, status.seen.path, f"{status.presence.failures[0]}: see restart_failed")
         attempt = self._past.get(status.seen.identity)
         if attempt:

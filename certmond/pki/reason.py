@@ -62,6 +62,7 @@ class Reason(StrEnum):
     ROOT_CA_CHANGED = "root_ca_changed"
     ROTATION_UNDER_WAY = "rotation_under_way"
     ROTATION_FROZEN = "rotation_frozen"
+    CUT_OFF = "cut_off"
     NONPOSITIVE_SERIAL = "nonpositive_serial"
 
 

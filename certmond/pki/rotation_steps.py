@@ -19,6 +19,7 @@ from certmond.pki.holding import Surroundings, files_of
 from certmond.pki.inventory import Embedded
 from certmond.pki.path import find_paths
 from certmond.pki.rotation import Desired, Phase, Rotation, desired
+from certmond.pki.service import Live
 from certmond.pki.steps import Bundle, Flags, Gone, Identity, KeyOf, Plan, Rotate, Trusting, Want
 
 SIGNING_FLAGS = ("cluster-signing-cert-file", "cluster-signing-key-file")
@@ -129,10 +130,15 @@ def is_as_before(rotation: Rotation, ground: Ground) -> bool:
 
 
 def _failed(rotation: Rotation, ground: Ground, assessment: Assessment) -> str | None:
-    """A service did not come up with what the phase asks for: to write the same again would bring it down again."""
+    """A service did not come up with what the phase asks for: to write the same again would bring it down again. What
+    went wrong on the way there is what the way back leads out of.
+    """
     if given_up(rotation, ground):
         return None
-    failures = (why for status in concerned(rotation.family, assessment) for why in status.presence.failures)
+    failed = (status.presence for status in concerned(rotation.family, assessment))
+    if rotation.aborted:
+        failed = (each for each in failed if each.failed_at and each.failed_at > rotation.since)
+    failures = (why for each in failed for why in each.failures)
     return next((f"{rotation.name} stands still: {why}; see restart_failed" for why in failures), None)
 
 
@@ -177,8 +183,17 @@ def unsettled(
         users = [use for use in status.presence.consumers if (seen := running.get(use.service)) and seen.running]
         if users and not status.presence.judged:
             yield f"{', '.join(use.service for use in users)} was not looked at since {status.seen.path} changed"
+    yield from dict.fromkeys(_unseen(statuses, around.live))
     yield from (f"the restart of {name} is not over" for name, past in around.past.items() if past.episode)
     yield from _signs_otherwise(ground, around)
+
+
+def _unseen(statuses: Sequence[CertificateStatus], live: Live) -> Iterator[str]:
+    """Those that should be seen, and are not: what they hold nobody knows, so that it may be the older one."""
+    for use in (use for status in statuses for use in status.presence.consumers):
+        seen = live.services.get(use.service)
+        if seen and seen.running is None and seen.problem and not seen.absent:
+            yield f"what {use.service} holds cannot be told: {seen.problem}"
 
 
 def settles_at(rotation: Rotation, assessment: Assessment, around: Surroundings) -> datetime:
@@ -211,6 +226,18 @@ def _strange(rotation: Rotation, ground: Ground) -> Iterator[str]:
         yield f"{fact}; put back the key of {ground.path}"
     if ground.signer and ground.signer.problem:
         yield ground.signer.problem
+    if ground.signer:
+        yield from _not_ours(ground.signer, known)
+
+
+def _not_ours(signer: Signer, known: set[Anchor]) -> Iterator[str]:
+    """Files where the signer's own go that somebody else has put there: to write there would destroy their key."""
+    certificate, key = signer.files
+    ours = {certificate: bool(signer.holds) and {*signer.holds} <= known, key: signer.key in {a.key for a in known}}
+    for path in (each for each in signer.present if not ours[each]):
+        first = f"let {signer.container} sign with {signer.shared[0]}, and " if signer.now == signer.apart else ""
+        fact = f"{path} is of neither the former nor the new CA, and would be replaced"
+        yield f"{fact}; {first}keep it under another name"
 
 
 def _by_digest(anchor: Anchor) -> str:

@@ -16,10 +16,11 @@ from certmond.pki.endpoint import Endpoint, Seen
 class ServiceSeen:
     """Whether a service runs, since when, and as which instance.
 
-    `running` is None where that could not be told, and `problem` then says why. `instance` is systemd's InvocationID
-    or the id of a container: another one after each start, "" where it does not run or has none. `started_at` is by
-    this host's clock (UTC). `failed` says that its manager has given up starting it, `stopped` that nothing is wrong
-    with it but that it was told to stop. `command` is its command line.
+    `running` is None where that could not be told, and `problem` then says why; `absent` that its manager knows of none
+    such, so that nothing of it can run. `instance` is systemd's InvocationID or the id of a container: another one
+    after each start, "" where it does not run or has none. `started_at` is by this host's clock (UTC). `failed` says
+    that its manager has given up starting it, `stopped` that nothing is wrong with it but that it was told to stop.
+    `command` is its command line.
     """
 
     running: bool | None
@@ -29,6 +30,7 @@ class ServiceSeen:
     command: tuple[str, ...] = ()
     problem: str | None = None
     stopped: bool = False
+    absent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,23 +89,35 @@ def _version(text: str) -> str:
 class SignerSpec(Model):
     """Something that signs certificates. Which fields it has depends on its kind."""
 
-    name: Name
+    name: Name = Field(
+        description="what `signer` of a certificate calls it; not `local` or `none` unless it is to stand in "
+        "their place"
+    )
     kind: Literal["local", "kubeadm", "csr", "command"] = Field(
-        description="the CA's key on this node, `kubeadm certs renew`, the Kubernetes API, or a program"
+        description="`local`: the CA's key on this node; `kubeadm`: `kubeadm certs renew`; `csr`: the "
+        "Kubernetes API; `command`: a certmonger helper"
     )
     command: Annotated[tuple[str, ...], BeforeValidator(words)] = Field(
-        default=(), description="for kind command: a certmonger helper and its arguments; for kubeadm: its program"
+        default=(),
+        description="for kind `command`: the helper and its arguments, no shell between; for `kubeadm`: where "
+        "the program is",
     )
     time_limit: Duration = Field(default=timedelta(seconds=20), description="for one call of a program or of the API")
-    ca_profile: str | None = Field(default=None, description="for kind command: what the helper is told as CA profile")
+    ca_profile: str | None = Field(
+        default=None, description="for kind `command`: what the helper is told as `CERTMONGER_CA_PROFILE`"
+    )
     passphrase: Name | None = Field(
-        default=None, description="for kind local: the systemd credential with the passphrase of the CA's key"
+        default=None,
+        description="for kind `local`: the systemd credential (`LoadCredential=`) with the passphrase of the CA's key",
     )
     kubeconfig: AbsolutePath | None = Field(
-        default=None, description="for kind csr: with whose rights; by default kubelet.conf"
+        default=None,
+        description="for kind `csr`: with whose rights the API is asked; by default `/etc/kubernetes/kubelet.conf`",
     )
     approve: bool = Field(
-        default=False, description="for kind csr: approve requests of our own, if they are for this node's identity"
+        default=False,
+        description="for kind `csr`: approve requests of our own, if subject and names are this node's and "
+        "nothing else",
     )
 
     @field_validator("command")
@@ -119,17 +131,21 @@ class SignerSpec(Model):
 class HookSpec(Model):
     """A program that is told when a finding is raised, and when it is cleared."""
 
-    name: Name
+    name: Name = Field(description="its name in the journal and in metrics")
     command: Annotated[tuple[str, ...], BeforeValidator(words)] = Field(
-        description="the program, by its whole path, and its arguments"
+        description="a list of the program, by its whole path, and its arguments, no shell between; only root, or who "
+        "runs certmond, may be able to write it"
     )
     environment: Mapping[str, str] = Field(default={}, description="variables that it is given")
-    time_limit: Duration = Field(default=timedelta(seconds=30), description="for one run")
+    time_limit: Duration = Field(
+        default=timedelta(seconds=30), description="for one run; then it is ended, and run again later"
+    )
     at_least: Severity = Field(
         default=Severity.WARNING, strict=False, description="the least severe finding that it is told of"
     )
     repeat: Duration | None = Field(
-        default=None, description="what stands is told again so often, to a receiver that may have forgotten it"
+        default=None,
+        description="what stands is told again so often, to a receiver that may have forgotten it; by default once",
     )
 
     @field_validator("command")
@@ -143,35 +159,48 @@ class HookSpec(Model):
 class DerivedSpec(Model):
     """A file that is made from a certificate of the catalogue, and made again whenever that changes."""
 
-    name: Name
+    name: Name = Field(description="its name in plans and reports")
     kind: Literal["pem-bundle", "kubeconfig"] = Field(
-        description="`pem-bundle`: certificate, then key, in one file, as HAProxy reads it; `kubeconfig`: a copy"
+        description="`pem-bundle`: certificate, then key, in one file, as HAProxy reads it; `kubeconfig`: a "
+        "copy, replaced only where it has the same CA and user"
     )
     source: Name = Field(description="the entry of `certificates` that it is made from")
-    path: AbsolutePath
+    path: AbsolutePath = Field(description="the file")
     mode: Mode = Field(default=0o600, description="the most that its mode permits, and the mode that it is made with")
-    owner: Owner | None = Field(default=None, description="user, or user:group, that it is made to belong to")
+    owner: Owner | None = Field(default=None, description="`user` or `user:group` that it is made to belong to")
 
 
 class HoldSpec(Model):
     """When nothing is renewed although it is due: until a certificate gets critical."""
 
-    file: AbsolutePath | None = Field(default=None, description="while this file is there")
-    command: Annotated[tuple[str, ...], BeforeValidator(words)] = Field(
-        default=(), description="while this program and its arguments exit with 0"
+    file: AbsolutePath | None = Field(
+        default=None, description="while this file is there: touch it before an upgrade, remove it afterwards"
     )
-    unsynchronised_clock: bool = Field(default=True, description="while this host's clock is not synchronised")
+    command: Annotated[tuple[str, ...], BeforeValidator(words)] = Field(
+        default=(),
+        description="while this program exits with 0; its time limit is 10 s, and another exit status or none "
+        "means no hold",
+    )
+    unsynchronised_clock: bool = Field(
+        default=True, description="while the kernel says that this host's clock is not synchronised (adjtimex(2))"
+    )
 
 
 class RestartSpec(Model):
     """How a service is restarted that does not take up a new certificate by itself, and what counts as proof."""
 
     reload_within: Duration = Field(
-        default=timedelta(seconds=90), description="a service that reads files again may serve the former one so long"
+        default=timedelta(seconds=90),
+        description="a service that reads its files again by itself may serve the former certificate for so long",
     )
-    ready_within: Duration = Field(default=timedelta(minutes=4), description="a restarted service is well by then")
+    ready_within: Duration = Field(
+        default=timedelta(minutes=4), description="a service that was restarted has to be well by then"
+    )
     stable: Duration = Field(default=timedelta(seconds=30), description="so long it has to stay well")
-    spacing: Duration = Field(default=timedelta(minutes=10), description="between two restarts of one service")
+    spacing: Duration = Field(
+        default=timedelta(minutes=10),
+        description="between two restarts of the same service: each further one costs more of the kubelet's back-off",
+    )
 
 
 class RootCaSpec(Model):
@@ -179,17 +208,21 @@ class RootCaSpec(Model):
 
     on_change: Literal["rotate", "replace", "alarm"] = Field(
         default="rotate",
-        description="a CA that was put in the place of another, with its key: `rotate` without an outage, `replace` at "
-        "once, for one that is lost or compromised, or only `alarm`",
+        description="a CA that somebody put in the place of another, with its key beside it, in enforce mode "
+        "and where this is the only control-plane node: `rotate` makes a rotation of it, without an "
+        "outage; `replace` exchanges everything at once, for a CA that is lost or compromised; "
+        "`alarm` touches nothing before `certmond root-ca rotate` is given. It is told in any case.",
     )
     overlap: Duration = Field(
         default=timedelta(minutes=10),
-        description="both CAs are trusted at least so long before the new one is used, and before the former one goes",
+        description="both CAs are trusted at least so long before the new one signs, and before the former one "
+        "goes. Let it be longer than anybody that nobody reports of takes to read the CA again.",
     )
     token_overlap: Duration = Field(
         default=timedelta(hours=24),
-        description="the former service-account key is accepted so long after it has signed its last token: as long as "
-        "one lives, or is used without being read again",
+        description="in a rotation of the service-account keys, tokens of the former key are accepted at least "
+        "so long from when every control plane signs with the new one; never less than `overlap`. "
+        "As long as a token lives, or is used without being read again.",
     )
 
 
@@ -197,25 +230,34 @@ class ClusterSpec(Model):
     """The turn that control-plane nodes take: a Lease of the Kubernetes API, held around a restart and its proof."""
 
     kubeconfig: AbsolutePath | None = Field(
-        default=None, description="with whose rights; without it nobody is waited for"
+        default=None,
+        description="with whose rights the API is asked, such as `/etc/kubernetes/certmond.conf`; without it no "
+        "other node is waited for, and a rotation is this node's alone",
     )
     without_api: Literal["hold", "go_on"] = Field(
-        default="hold", description="where the API cannot be asked: wait until it can, or restart all the same"
+        default="hold",
+        description="where the API cannot be asked whose turn it is: `hold` waits until it can, `go_on` "
+        "restarts all the same. A rotation always waits.",
     )
     spread: Duration = Field(
         default=timedelta(minutes=2),
-        description="nodes whose kubeconfig is the kubelet's take no turn, but restart it so far apart at most",
+        description="nodes whose `kubeconfig` is the kubelet's, and which run no API server, are workers and "
+        "take no turn: the daemon of each restarts its kubelet at a moment of its own within this "
+        "time; who asks by hand waits for none",
     )
     workloads: Literal["wait", "restart", "ignore"] = Field(
         default="wait",
-        description="pods that were started before a new CA was published: a rotation waits until somebody has "
-        "restarted them, restarts them in batches, or does not look at them",
+        description="pods that were started before a new CA was published: `wait` until somebody has restarted "
+        "them, `restart` them in batches, or `ignore` them",
     )
     token_secrets: bool = Field(
-        default=False, description="a rotation also looks at token Secrets, which takes the right to list Secrets"
+        default=False,
+        description="a rotation also looks at the CA in Secrets with tokens of service accounts, which takes "
+        "the right to list all Secrets",
     )
     lease_duration: Duration = Field(
-        default=timedelta(minutes=4), description="after that without a sign of life another node may take over"
+        default=timedelta(minutes=4),
+        description="another node may take over from one that has given no sign of life for so long",
     )
 
 
@@ -227,7 +269,8 @@ class InitSpec(Model):
     )
     bind_port: Annotated[Count, Field(ge=1, le=65535)] = Field(default=6443, description="of this node's API server")
     control_plane_endpoint: Annotated[str, AfterValidator(_endpoint)] | None = Field(
-        default=None, description="HOST or HOST:PORT under which clients reach the API servers"
+        default=None,
+        description="`HOST` or `HOST:PORT` under which clients reach the API servers; by default this node's",
     )
     service_subnet: Annotated[str, AfterValidator(_networks)] = Field(
         default="10.96.0.0/12", description="the range of the Services, or two of them with a comma"
@@ -237,7 +280,9 @@ class InitSpec(Model):
     )
     cluster_name: str = Field(default="kubernetes", description="in kubeconfigs")
     kubernetes_version: Annotated[str, AfterValidator(_version)] | None = Field(
-        default=None, description="such as v1.34.0; by default a current one. Before v1.29, admins were system:masters."
+        default=None,
+        description="such as `v1.34.0`; by default a current one. Before v1.29, admins were in the group "
+        "`system:masters`.",
     )
     cert_sans: Many[Annotated[str, AfterValidator(_host)]] = Field(
         default=(), description="further names and addresses of the API server"
@@ -249,8 +294,12 @@ class InitSpec(Model):
         default=(), description="further names and addresses of etcd for its peers"
     )
     external_etcd: bool = Field(default=False, description="etcd is elsewhere, and so are its certificates")
-    certificates_dir: AbsolutePath = Field(default="/etc/kubernetes/pki", description="where pki/ is")
-    ca_validity: Duration | None = Field(default=None, description="of a new CA; by default that of its entry")
+    certificates_dir: AbsolutePath = Field(
+        default="/etc/kubernetes/pki", description="where the files are that the catalogue has there"
+    )
+    ca_validity: Duration | None = Field(
+        default=None, description="of a new CA; by default that of its entry, 10 years"
+    )
 
 
 def subject_alternative_name(host: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from certmond.cluster.recorded import rotation_of
 from certmond.enforce import Enforcer
 from certmond.errors import OvertakenError, RotationError
 from certmond.host.rotation_record import RotationRecord
+from certmond.pki.reason import Finding, Reason, Severity
 from certmond.pki.rotation import Phase, Rotation, abort
-from tests.cluster.api_server import ApiServer
+from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.conducting import World
 from tests.cluster.leaks import leaks
 from tests.cluster.test_conductor import fit
@@ -315,3 +317,22 @@ def test_a_forged_record_stops_no_other_family(world: World, calm: RotatingNode)
         each.seen.name for each in assessment.statuses for f in each.findings if f.reason.value == "rotation_frozen"
     }
     assert frozen == {"etcd-ca"}
+
+
+def test_a_node_that_was_left_out_says_that_it_is_cut_off(world: World, node: RotatingNode) -> None:
+    """At its CA, critical, with what to do, beside what is told of the rotation; leaves are renewed as before."""
+    enforcer = node.enforcer()
+    come_to(Phase.DETACH, world, node, enforcer)
+    world.api.before = lambda *_: world.api.faults.append(Fault(401))
+    found = dict[Reason, Finding]()
+    while Reason.CUT_OFF not in found:
+        one_pass(world, node, enforcer)
+        signal.sigtimedwait([], 0.05)
+        assessment, _ = enforcer.see()
+        found = {
+            each.reason: each for status in assessment.statuses if status.seen.name == "ca" for each in status.findings
+        }
+    assert Reason.ROTATION_UNDER_WAY in found
+    assert found[Reason.CUT_OFF].severity is Severity.CRITICAL
+    assert "let it join anew: `kubeadm reset`, `kubeadm join`" in found[Reason.CUT_OFF].message
+    assert not enforcer.rotating.unsure

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -131,6 +132,43 @@ def test_what_the_cluster_has_is_followed(
         world.record(shared)
     node.conductor.ask()
     assert node.conductor.follow(own, {last} if last else ()) == {"own": own, "shared": shared, None: None}[followed]
+
+
+def test_a_rotation_that_is_over_concerns_who_was_away(world: World) -> None:
+    """A node that has known of none follows it where it lives by the CA that was rotated away, and else does not."""
+    node, over = world.node("node-1"), at(ROTATION, Phase.DONE)
+    world.record(over)
+    node.conductor.ask()
+    assert node.conductor.follow(None, (), ROTATION.old) == over
+    assert node.conductor.follow(None, (), (ROTATION.new,)) is None
+    assert node.conductor.follow(None, {ROTATION.id}, ROTATION.old) is None
+
+
+@pytest.mark.parametrize("side", ["user", "server"])
+def test_who_is_not_of_the_cluster_any_more_says_so(world: World, side: str) -> None:
+    """Where the API does not know the user, or serves a certificate of another CA, twice in a row; until it answers. A
+    refusal and silence are no such thing.
+    """
+    node = world.node("node-1")
+    path = Path(node.access.kubeconfig())
+    right, other = path.read_bytes(), base64.b64encode(make_ca().pem)
+
+    def asked(fault: Fault | None = None, *, strange: bool = False) -> str | None:
+        world.passes(POLL * 6)
+        world.api.faults = [fault] if fault else [Fault(401)] if strange and side == "user" else []
+        trust = base64.b64encode(world.api.ca.pem)
+        path.write_bytes(right.replace(trust, other) if strange and side == "server" else right)
+        node.conductor.ask()
+        return node.conductor.estranged
+
+    for other_fault in (Fault(403), Fault(500), Fault(0), None):
+        assert asked(strange=True) is None
+        assert asked(other_fault) is None
+    assert asked(strange=True) is None
+    said = {"user": "does not know the user of", "server": "serves is of no CA that"}[side]
+    for _ in range(2):
+        assert said in (asked(strange=True) or "")
+    assert asked() is None
 
 
 def test_two_rotations_at_once_are_for_a_person(world: World) -> None:

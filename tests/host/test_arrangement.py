@@ -271,6 +271,18 @@ def test_what_somebody_else_wrote_before_stays(arranged: Arranged, what: str) ->
     assert arranged.staging.read(Part.OLD) is None
 
 
+@pytest.mark.parametrize("path", APART)
+def test_a_signer_of_somebody_else_stays(arranged: Arranged, path: str) -> None:
+    """Where the controller-manager's own files go, another CA's certificate or key is not replaced, nor removed."""
+    theirs = make_ca()
+    arranged.node.write(path[1:], theirs.pem if path == APART[0] else theirs.key_pem)
+    before, old, known = arranged.tree(), arranged.old, (arranged.old, arranged.new.facts)
+    for wants in ((KeyOf(APART[1], old), Bundle(APART[0], (old,))), (Gone(APART[0]), Gone(APART[1]))):
+        with pytest.raises(WriteError, match=f"{path} was changed by someone else since it was looked at"):
+            arranged.make(*wants, known=known)
+    assert arranged.tree() == before
+
+
 @pytest.mark.parametrize("path", [CRT, KEY])
 def test_what_somebody_else_writes_meanwhile_stays(arranged: Arranged, path: str) -> None:
     """A file that is another than was looked at is not overwritten, whichever of them it is."""

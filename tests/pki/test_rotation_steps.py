@@ -69,8 +69,18 @@ def wants(rotation: Rotation, of: Ground) -> list[Want]:
         (ground(OLD, key=STRANGER), f"{ANCHOR_KEY} is the key of neither the former nor the new CA; put back"),
         (ground(OLD, key=None, key_unknown=True), f"{ANCHOR_KEY} cannot be read as a key; put the right key there"),
         (ground(OLD, signer=signer(problem="it signs elsewhere; let it not")), "it signs elsewhere; let it not"),
+        (ground(OLD, signer=signer(STRANGER)), f"{OWN} is of neither the former nor the new CA, and would be replaced"),
+        (
+            ground(OLD, signer=signer(OLD, key=STRANGER.facts.key, now=SHARED)),
+            f"{OWN_KEY} is of neither the former nor the new CA, and would be replaced; keep it under another name",
+        ),
+        (
+            ground(OLD, signer=signer(OLD, key=None)),
+            f"{OWN_KEY} is of neither the former nor the new CA, and would be replaced; let {MANAGER} sign with",
+        ),
     ],
-    ids=["a stranger", "no CA", "another key", "an unreadable key", "a signer that cannot be moved"],
+    ids=["a stranger", "no CA", "another key", "an unreadable key", "a signer that cannot be moved",
+         "another signer's files", "another key in its place", "a key there that cannot be read"],
 )  # fmt: skip
 @pytest.mark.parametrize("phase", [P.PREPARE, P.TRUST, P.DONE])
 def test_what_is_neither_of_before_nor_of_after_is_not_touched(phase: Phase, of: Ground, said: str) -> None:
@@ -370,6 +380,14 @@ def test_what_nobody_has_looked_at_is_not_reached() -> None:
     assert not [said for said in kept(around(live=Live(CHANGED - HOUR))) if "looked at" in said]
 
 
+def test_what_cannot_be_seen_keeps_it() -> None:
+    """A bus that does not answer, two containers at once: it may hold the older one. What there is none of does not."""
+    blind = ServiceSeen(None, problem="systemd cannot be asked")
+    assert kept(around(web=blind)) == ["what web holds cannot be told: systemd cannot be asked"]
+    assert kept(around(web=replace(blind, absent=True))) == []
+    assert kept(around(web=ServiceSeen(None))) == []  # a command is never seen
+
+
 def test_who_holds_an_older_file_keeps_it() -> None:
     """With the reason why it is not restarted at once."""
     old = around(web=runs(DAY))
@@ -402,6 +420,16 @@ def test_nothing_is_written_for_a_service_that_did_not_come_up() -> None:
     left = lacks(at(P.TRUST), here, judged(leaf(OLD), around=around(past={"web": failed})))
     assert (left.steps, left.reissue) == ((), frozenset())
     assert left.frozen == "the rotation r1 of ca stands still: web did not come up; see restart_failed"
+
+
+@pytest.mark.parametrize(("ago", "back", "frozen"), [(HOUR, True, False), (-HOUR, True, True), (HOUR, False, True)])
+def test_the_way_back_leads_out_of_what_failed_on_the_way_there(ago: timedelta, back: bool, frozen: bool) -> None:
+    """What it asks for is something else. Where that fails, too, it stands still."""
+    failed = Past("web", None, NOW - ago, Result.FAILED, "it is down", ("leaf",), "1", {"/pki/leaf.crt": "x"})
+    turned = at(P.ISSUE, old=(N,), new=O, aborted=True) if back else at(P.ISSUE)
+    left = lacks(turned, ground(*BOTH), judged(leaf(NEW), leaf(OLD, "other"), around=around(past={"web": failed})))
+    assert bool(left.frozen) is frozen
+    assert left.reissue == (frozenset() if frozen else {("leaf", "/pki/leaf.crt")})
 
 
 def test_a_restart_that_is_under_way_or_has_failed_keeps_it() -> None:

@@ -40,7 +40,8 @@ ENOUGH = 5
 
 class Bed:
     """Made by `with`; `start` has it run. `factor` scales the kubelet's times. With `verified`, API servers verify the
-    kubelets. `settings` change certmond's configuration on each node. What is made for it is kept among the `programs`.
+    kubelets. With `tokens`, a pod on each node asks all API servers, with tokens that last so many seconds. `settings`
+    change certmond's configuration on each node. What is made for it is kept among the `programs`.
     """
 
     def __init__(
@@ -53,10 +54,11 @@ class Bed:
         interval: float = 10.0,
         factor: float = 0.01,
         verified: bool = False,
+        tokens: float | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self._programs = programs
-        self._interval, self._factor = interval, factor
+        self._interval, self._factor, self._tokens = interval, factor, tokens
         self.work = work
         self.nodes = [
             BedNode(
@@ -71,6 +73,8 @@ class Bed:
         self.record = Record(work / "record")
         self.backend: Backend
         self._open = ExitStack()
+        self._running = dict[str, ExitStack]()
+        self._gone = set[str]()
 
     def __enter__(self) -> Self:
         (self.work / "bin").symlink_to(self._programs)
@@ -97,19 +101,48 @@ class Bed:
         for node in self.control_planes:
             environments = {name: self._environment(node, name) for name in node.components}
             making.put_manifests(node, self.control_planes, environments)
+        for node in self.nodes:
+            self._running[node.name] = enter(ExitStack())
+            self._begin(node)
+        for node in self.nodes:
+            self._ready(node)
+        self.settled()
+
+    def _begin(self, node: BedNode) -> None:
+        enter = self._running[node.name].enter_context
+        if not node.worker:
             started = kubelet(
                 node.work, self._factor, ("kube-apiserver",), ELECTING, before=node.inside, node=node.name, mounts=True,
                 manifests=str(node.at("/etc/kubernetes/manifests")), logs=str(node.at("/var/log/pods")),
             )  # fmt: skip
             node.pods = enter(started)
-        for node in self.nodes:
-            command = ("--config=/var/lib/kubelet/config.yaml", "--kubeconfig=/etc/kubernetes/kubelet.conf")
-            enter(node.unit(self._environment(node, "kubelet"), str(self.work / "bin/kubelet"), *command))
-        for node in self.control_planes:
-            for name in node.components:
-                node.pods.ready(name)
-            enter(self._kubectl(node))
-        self.settled()
+        command = ("--config=/var/lib/kubelet/config.yaml", "--kubeconfig=/etc/kubernetes/kubelet.conf")
+        enter(node.unit(self._environment(node, "kubelet"), str(self.work / "bin/kubelet"), *command))
+
+    def _ready(self, node: BedNode) -> None:
+        """And who uses it."""
+        enter = self._running[node.name].enter_context
+        for name in node.components:
+            node.pods.ready(name)
+        if not node.worker:
+            enter(self._user(node, "kubectl", "/etc/kubernetes/admin.conf"))
+        if self._tokens:
+            enter(self._user(node, "pod", "/etc/kubernetes/kubelet.conf"))
+
+    def lose(self, node: BedNode) -> None:
+        """All that runs on the node is killed, and nobody is expected to reach anybody there."""
+        self._gone.add(node.name)
+        for name in (*node.components, "kubelet"):
+            self.record.note(f"{node.name}/{name}", "ends")
+        self._running[node.name].close()
+
+    def is_there(self, node: BedNode) -> bool:
+        return node.name not in self._gone
+
+    def find(self, node: BedNode) -> None:
+        """It is back, with the files that it had; nobody is expected to reach it for that."""
+        self._begin(node)
+        self._ready(node)
 
     def _environment(self, node: BedNode, component: str) -> dict[str, str]:
         """What a stand-in is told, who it is and whom it asks."""
@@ -123,15 +156,17 @@ class Bed:
             "STAND_IN_SERVER": f"{node.name}/kube-apiserver",
             "STAND_IN_ETCDS": ",".join(f"{each.name}/etcd={each.address}:2379" for each in servers),
             "STAND_IN_APISERVERS": ",".join(f"{each.name}/kube-apiserver={each.address}:6443" for each in servers),
+            "STAND_IN_EXTENSIONS": ",".join(f"{each.name}/kube-apiserver={each.address}:6443" for each in servers),
+            "STAND_IN_TOKEN": str(self._tokens or 0),
             "STAND_IN_KUBELETS": ",".join(f"{each.name}/kubelet={each.address}:10250" for each in everyone),
             "GOGC": "400",
         }
 
     @contextmanager
-    def _kubectl(self, node: BedNode) -> Iterator[None]:
-        """A person with admin.conf."""
-        command = [*node.inside, str(self.work / "bin/kubectl"), "--kubeconfig=/etc/kubernetes/admin.conf"]
-        environment = os.environ | self._environment(node, "kubectl")
+    def _user(self, node: BedNode, program: str, kubeconfig: str) -> Iterator[None]:
+        """A person with admin.conf, or a pod to which the kubelet gives a token."""
+        command = [*node.inside, str(self.work / "bin" / program), f"--kubeconfig={kubeconfig}"]
+        environment = os.environ | self._environment(node, program)
         with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
             try:
                 yield
@@ -149,15 +184,18 @@ class Bed:
     # --- how it goes --------------------------------------------------------------------------------------------------
 
     def directions(self) -> set[Direction]:
-        """All that there are."""
-        servers = [node.name for node in self.control_planes]
-        found = {Direction(f"{one}/kube-apiserver", f"{two}/etcd") for one in servers for two in servers}
-        found |= {Direction(f"{one}/etcd", f"{two}/etcd") for one in servers for two in servers if one != two}
-        for node in self.nodes:
-            found |= {Direction(f"{one}/kube-apiserver", f"{node.name}/kubelet") for one in servers}
-            found |= {Direction(f"{node.name}/kubelet", f"{one}/kube-apiserver") for one in servers}
-        own = (*ELECTING, "kubectl")
-        return found | {Direction(f"{one}/{name}", f"{one}/kube-apiserver") for one in servers for name in own}
+        """All that there are, between those that are there."""
+        servers = [node.name for node in self.control_planes if node.name not in self._gone]
+        nodes = [node.name for node in self.nodes if node.name not in self._gone]
+        api, own = "kube-apiserver", (*ELECTING, "kubectl")
+        pairs = [(one, two) for one in servers for two in servers]
+        found = {Direction(f"{one}/{api}", f"{two}/{name}") for one, two in pairs for name in ("etcd", api)}
+        found |= {Direction(f"{one}/etcd", f"{two}/etcd") for one, two in pairs if one != two}
+        for node in nodes:
+            found |= {Direction(f"{one}/{api}", f"{node}/kubelet") for one in servers}
+            users = ("kubelet", "pod") if self._tokens else ("kubelet",)
+            found |= {Direction(f"{node}/{name}", f"{one}/{api}") for one in servers for name in users}
+        return found | {Direction(f"{one}/{name}", f"{one}/{api}") for one in servers for name in own}
 
     def tallies(self, since: float = 0.0) -> dict[Direction, Tally]:
         return self.record.tallies(since)

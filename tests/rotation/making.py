@@ -27,7 +27,7 @@ from tests.control_plane import COMPONENTS, PKI
 from tests.node import DATA
 from tests.rotation.node import KUBELET_CONF, KUBELET_PKI, SERVER_CURRENT, BedNode
 
-PROGRAMS = (*COMPONENTS, "kubelet", "kubectl", "ask")
+PROGRAMS = (*COMPONENTS, "kubelet", "kubectl", "pod", "ask")
 _SHARED = (
     "ca.crt", "ca.key", "etcd/ca.crt", "etcd/ca.key", "front-proxy-ca.crt", "front-proxy-ca.key", "sa.key", "sa.pub"
 )  # fmt: skip

@@ -23,7 +23,7 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from certmond.host import units
 from certmond.pki.certificate import EXTENDED_USAGES
@@ -94,6 +94,11 @@ class BedNode(ControlPlane):
         target = os.readlink(self.at(path))
         return x509.load_pem_x509_certificate(self.read(os.path.join(KUBELET_PKI, target)))
 
+    def current_pair(self) -> Issued:
+        """What the kubelet shows to API servers, and its key."""
+        content = self.read(os.path.join(KUBELET_PKI, os.readlink(self.at(CURRENT))))
+        return issued(x509.load_pem_x509_certificate(content), load_pem_private_key(content, None))
+
     def edit_kubeconfig(self, path: str, *, trusted: bytes | None = None, client: Issued | None = None) -> None:
         document = yaml.safe_load(self.read(path))
         if trusted is not None:
@@ -152,17 +157,24 @@ class BedNode(ControlPlane):
         request = builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(Encoding.PEM)
         return x509.load_pem_x509_certificate(signed([self.signer], request, ["digital signature", "client auth"]))
 
-    def asked(self, to: str, client: Issued, trusted: Path | str = "") -> str:
-        """How it goes to connect from here with this client certificate: "" or what there is to say."""
-        path = self.work / "client.pem"
-        path.write_bytes(client.pem + client.key_pem)
-        words = (f"--to={to}", f"--cert={path}", f"--key={path}", *([f"--cacert={trusted}"] if trusted else ()))
+    def asked(self, to: str, client: Issued | None = None, trusted: Path | str = "", **more: str) -> str:
+        """How it goes to connect from here with this client certificate: "" or what there is to say. `more` are other
+        flags of the program.
+        """
+        words = [f"--to={to}", *(f"--{flag}={value}" for flag, value in more.items())]
+        if client:
+            path = self.work / "client.pem"
+            path.write_bytes(client.pem + client.key_pem)
+            words += [f"--cert={path}", f"--key={path}"]
+        if trusted:
+            words.append(f"--cacert={trusted}")
         return self.run(str(self.work.parent / "bin/ask"), *words, check=True).stdout.strip()
 
     @contextmanager
     def unit(self, environment: dict[str, str], *command: str) -> Iterator[None]:
         """The kubelet, as its unit."""
         log = self.work / "kubelet-unit.log"
+        log.unlink(missing_ok=True)
         words = [sys.executable, unit_stand_in.__file__, "kubelet.service", str(self.bus), str(log), *command]
         with (self.work / "unit.log").open("wb") as said:
             process = subprocess.Popen(
@@ -180,8 +192,9 @@ class BedNode(ControlPlane):
 
 
 def issued(certificate: x509.Certificate, key: Any) -> Issued:
-    """An issuer, from what is on disk."""
-    key_id = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    """A certificate with its key, from what is on disk."""
+    key_ids = (each.value for each in certificate.extensions if isinstance(each.value, x509.SubjectKeyIdentifier))
+    key_id = next((each.digest for each in key_ids), None)
     return Issued(certificate.public_bytes(Encoding.DER), key, certificate.subject, key_id, None)
 
 

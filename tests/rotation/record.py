@@ -7,6 +7,7 @@ certificates. Everything else that is no answer of 200 is a failure. Owns the re
 from __future__ import annotations
 
 import json
+import time
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -61,6 +62,11 @@ class Record:
         self._offset = 0
         self._lines: list[dict[str, Any]] = []
         self._down = _Down()
+
+    def note(self, by: str, event: str) -> None:
+        """What a process tells of itself, for one that cannot any more: "ends"."""
+        with self.path.open("a") as file:
+            file.write(json.dumps({"by": by, "event": event, "at": time.time()}) + "\n")
 
     def _read(self) -> None:
         if not self.path.exists():

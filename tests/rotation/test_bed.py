@@ -16,7 +16,6 @@ import pytest
 from tests.control_plane import ELECTING, PKI, SCHEDULER_CONF
 from tests.rotation.backend import SigningError
 from tests.rotation.bed import Bed
-from tests.rotation.making import built
 from tests.rotation.node import SERVER_CURRENT, like
 from tests.rotation.record import LATE, Record, summary
 from tests.rotation.scripted import EtcdCA, RootCA
@@ -35,11 +34,6 @@ INTERVAL = 50.0
 """Milliseconds: with more connections there would be no time left for what the tests themselves do on two cores."""
 
 Make = Callable[..., Bed]
-
-
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built(tmp_path_factory.mktemp("programs"))
 
 
 @pytest.fixture

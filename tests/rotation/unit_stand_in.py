@@ -142,6 +142,7 @@ async def main(name: str, socket: str, log: str, *command: str) -> None:
     async with await asyncio.start_unix_server(talk, socket):
         bus = Path("/run/dbus/system_bus_socket")
         bus.parent.mkdir(parents=True, exist_ok=True)
+        bus.unlink(missing_ok=True)  # of the time before the machine was lost
         bus.symlink_to(socket)
         runs = loop.create_task(unit.run())
         await over.wait()

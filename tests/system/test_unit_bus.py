@@ -184,7 +184,7 @@ def test_a_unit_that_was_told_to_stop_is_told_from_one_that_ended(machine: Machi
 def test_a_unit_that_does_not_exist_is_a_problem(machine: Machine) -> None:
     """Of a unit that there is not nothing can be told, and the problem names it; the others are seen."""
     missing, other = look(machine, "missing.service", "plain.service")
-    assert missing.running is None
+    assert (missing.running, missing.absent) == (None, True)
     assert missing.problem == "there is no unit missing.service: correct its name in the configuration"
     assert other.running is False
 

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/url"
@@ -23,28 +22,42 @@ var quick = []tls.CurveID{tls.CurveP256}
 // call makes a new connection with these credentials and asks for `path`. How it went: "" for an answer of 200, else
 // "network" where there was no connection or it broke, "trust" where a side refused the other, "answer" for the status.
 func call(to *credentials, host, path string) (kind, reason string) {
-	raw, err := net.DialTimeout("tcp", host, 2*time.Second)
+	answer, err := exchange(to, host, "GET "+path+" HTTP/1.1\r\nHost: "+host+"\r\nConnection: close\r\n"+to.headers+"\r\n")
+	if answer != nil {
+		defer answer.close()
+	}
 	if err != nil {
 		return kindOf(err), err.Error()
 	}
-	defer raw.Close()
+	if words := strings.Fields(answer.status); len(words) < 2 || words[1] != "200" {
+		return "answer", strings.TrimSpace(answer.status)
+	}
+	return "", ""
+}
+
+// An answer is its first line, and what follows.
+type answer struct {
+	status string
+	rest   *bufio.Reader
+	close  func() error
+}
+
+func exchange(to *credentials, host, request string) (*answer, error) {
+	raw, err := net.DialTimeout("tcp", host, 2*time.Second)
+	if err != nil {
+		return nil, err
+	}
 	_ = raw.SetDeadline(time.Now().Add(5 * time.Second))
 	name, _, _ := net.SplitHostPort(host)
 	connection := tls.Client(raw, &tls.Config{
 		RootCAs: to.roots, ServerName: name, GetClientCertificate: to.show, InsecureSkipVerify: to.roots == nil,
 		CurvePreferences: quick,
 	})
-	if _, err = fmt.Fprintf(connection, "GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", path, host); err != nil {
-		return kindOf(err), err.Error()
+	made := &answer{rest: bufio.NewReader(connection), close: raw.Close}
+	if _, err = io.WriteString(connection, request); err == nil {
+		made.status, err = made.rest.ReadString('\n')
 	}
-	status, err := bufio.NewReader(connection).ReadString('\n')
-	if err != nil {
-		return kindOf(err), err.Error()
-	}
-	if words := strings.Fields(status); len(words) < 2 || words[1] != "200" {
-		return "answer", strings.TrimSpace(status)
-	}
-	return "", ""
+	return made, err
 }
 
 func kindOf(err error) string {

@@ -18,11 +18,12 @@ import (
 	"time"
 )
 
-// credentials are what a client has in memory: whom it trusts, and how it shows itself.
+// credentials are what a client has in memory: whom it trusts, and how it shows itself, in the handshake and after it.
 type credentials struct {
-	server string
-	roots  *x509.CertPool
-	show   func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
+	server  string
+	roots   *x509.CertPool
+	show    func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
+	headers string
 }
 
 // once reads a file whose content is held until this process ends, and tells so: `holds PATH SHA-256`.
@@ -180,7 +181,7 @@ func kubeconfig(path string, read func(string) []byte) (*credentials, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	show := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }
-	return &credentials{strings.TrimSuffix(fields["server"], "/"), roots, show}, nil
+	return &credentials{server: strings.TrimSuffix(fields["server"], "/"), roots: roots, show: show}, nil
 }
 
 // kubeconfigOnce is how every component has its kubeconfig: what is embedded stays in memory

@@ -6,7 +6,8 @@
 //
 //	kube-apiserver, etcd, kube-controller-manager, kube-scheduler, kubelet
 //	kubectl --kubeconfig=FILE [--once]
-//	ask --to=HOST:PORT --cert=FILE --key=FILE --cacert=FILE
+//	pod
+//	ask --to=HOST:PORT --cert=FILE --key=FILE --cacert=FILE [--for=USER] [--bearer=TOKEN] [--token]
 package main
 
 import (
@@ -54,6 +55,8 @@ func main() {
 		apiserver(given, to)
 	case "kube-controller-manager":
 		manager(given, to)
+	case "pod":
+		pod(given, to)
 	case "kube-scheduler":
 		own().listen(given["bind-address"] + ":10259")
 		asks(kubeconfigOnce(given["kubeconfig"]), to)
@@ -110,22 +113,30 @@ func etcd(given flags, to *record) {
 
 // apiserver follows its serving pair and its clients' CA (see `follow`), reads etcd's CA and the kubelets' once
 // (k8s.io/apiserver, pkg/storage/storagebackend/factory/etcd3.go; client-go, transport/transport.go), the pair for etcd
-// for each handshake and the one for kubelets at most each second (pkg/kubelet/client/kubelet_client.go).
+// for each handshake and the one for kubelets at most each second (pkg/kubelet/client/kubelet_client.go). It follows
+// the front proxies' CA as its clients', and what it shows itself as one (kube-aggregator, pkg/apiserver/apiserver.go,
+// "aggregator-proxy-cert"): each API server stands for the extension that another one speaks to, whose certificate
+// nobody verifies. The keys of tokens are read once.
 func apiserver(given flags, to *record) {
 	clients := follow(poolOf, given["client-ca-file"])
 	pair := follow(pairOf, given["tls-cert-file"], given["tls-private-key-file"])
 	served := delegated(pair.get, clients.get)
+	served.proxies = follow(poolOf, given["requestheader-client-ca-file"]).get
 	served.backend = os.Getenv("STAND_IN_BACKEND")
-	for _, flag := range []string{"service-account-key-file", "service-account-signing-key-file"} {
-		once(given[flag])
-	}
+	served.tokens = tokenKeys(once(given["service-account-key-file"]), once(given["service-account-signing-key-file"]))
 	pairForEtcd := perHandshake(given["etcd-certfile"], given["etcd-keyfile"])
 	forEtcd := &credentials{roots: poolOnce(given["etcd-cafile"]), show: shown(pairForEtcd)}
 	forKubelet := &credentials{show: shown(atMostEachSecond(given["kubelet-client-certificate"], given["kubelet-client-key"]))}
 	if path := given["kubelet-certificate-authority"]; path != "" {
 		forKubelet.roots = poolOnce(path)
 	}
+	proxy := follow(pairOf, given["proxy-client-cert-file"], given["proxy-client-key-file"])
+	asProxy := &credentials{
+		show:    func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return proxy.get(), nil },
+		headers: "X-Remote-User: somebody\r\n",
+	}
 	served.listen(":" + given["secure-port"])
+	to.targets("STAND_IN_EXTENSIONS", "/livez?as=proxy", asProxy)
 	to.targets("STAND_IN_ETCDS", "/", forEtcd)
 	to.targets("STAND_IN_KUBELETS", "/pods", forKubelet)
 }
@@ -135,13 +146,19 @@ func shown(load func() (*tls.Certificate, error)) func(*tls.CertificateRequestIn
 }
 
 // manager reads its kubeconfig, the CA for workloads and the service-account key once
-// (cmd/kube-controller-manager/app/controllermanager.go, readCA; client-go, transport/transport.go).
+// (cmd/kube-controller-manager/app/controllermanager.go, readCA; client-go, transport/transport.go). It follows the CAs
+// of clients and of front proxies, as every server with delegated authentication
+// (k8s.io/apiserver, pkg/server/options/authentication.go).
 func manager(given flags, to *record) {
 	once(given["root-ca-file"])
 	once(given["service-account-private-key-file"])
 	with := kubeconfigOnce(given["kubeconfig"])
 	signing(os.Getenv("STAND_IN_SIGNER"), given["cluster-signing-cert-file"], given["cluster-signing-key-file"])
-	own().listen(given["bind-address"] + ":10257")
+	served := own()
+	served.handshake.ClientAuth = tls.RequestClientCert
+	served.clients = follow(poolOf, given["client-ca-file"]).get
+	served.proxies = follow(poolOf, given["requestheader-client-ca-file"]).get
+	served.listen(given["bind-address"] + ":10257")
 	asks(with, to)
 }
 
@@ -193,19 +210,40 @@ func kubectl(given flags, to *record) {
 		}
 		tell(call(with, host, "/livez?as=admin"))
 	}
-	go func() { // it ends with who has started it
-		_, _ = io.Copy(io.Discard, os.Stdin)
-		os.Exit(0)
-	}()
+	endsWithStdin()
 	to.again(os.Getenv("STAND_IN_SERVER"), "/livez?as=admin", load)
 }
 
-// ask is one call with what the flags name, and says how it went.
+// endsWithStdin has this process end with who has started it.
+func endsWithStdin() {
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(0)
+	}()
+}
+
+// ask is one call with what the flags name, and says how it went; with --token, the token that it is given instead.
 func ask(given flags) {
-	with := &credentials{show: shown(perHandshake(given["cert"], given["key"]))}
+	with := &credentials{}
+	if given["cert"] != "" {
+		with.show = shown(perHandshake(given["cert"], given["key"]))
+	}
 	if path := given["cacert"]; path != "" {
 		content, _ := os.ReadFile(path)
 		with.roots, _ = pool(content)
+	}
+	if user := given["for"]; user != "" {
+		with.headers = "X-Remote-User: " + user + "\r\n"
+	}
+	if token := given["bearer"]; token != "" {
+		with.headers = "Authorization: Bearer " + token + "\r\n"
+	}
+	if given["token"] != "" {
+		token, err := askForToken(with, given["to"], 24*time.Hour)
+		if err != nil {
+			fatal(err)
+		}
+		tell(token, "")
 	}
 	tell(call(with, given["to"], "/livez?as=client"))
 }

@@ -20,6 +20,8 @@ var draining atomic.Bool
 type server struct {
 	handshake *tls.Config
 	clients   func() *x509.CertPool // whom the authenticator trusts; nil where the handshake itself has seen to that
+	proxies   func() *x509.CertPool // who may speak for somebody else
+	tokens    *keys                 // by which it verifies tokens, and makes them
 	backend   string                // the socket that answers for the API
 }
 
@@ -53,7 +55,6 @@ func (s *server) serve(raw net.Conn) {
 	defer raw.Close()
 	_ = raw.SetDeadline(time.Now().Add(10 * time.Second))
 	connection := raw
-	user := ""
 	var found []*x509.Certificate
 	if s.handshake != nil {
 		secure := tls.Server(raw, s.handshake)
@@ -68,13 +69,7 @@ func (s *server) serve(raw net.Conn) {
 	if err != nil {
 		return
 	}
-	status := http.StatusOK
-	if s.clients != nil && len(found) > 0 {
-		if !s.verifies(found) {
-			status = http.StatusUnauthorized
-		}
-		user = found[0].Subject.CommonName
-	}
+	user, status := s.authenticated(request, found)
 	health := strings.HasSuffix(request.URL.Path, "z") || request.URL.Path == "/health"
 	switch {
 	case status == http.StatusUnauthorized:
@@ -82,7 +77,10 @@ func (s *server) serve(raw net.Conn) {
 		status = http.StatusServiceUnavailable
 	case s.clients != nil && user == "" && !health:
 		status = http.StatusForbidden // as system:anonymous
-	case s.backend != "" && !health:
+	case s.tokens != nil && s.tokens.answers(connection, request):
+		linger(raw)
+		return
+	case s.backend != "" && !health && len(found) > 0:
 		s.forward(connection, request, found)
 		return
 	}
@@ -93,14 +91,37 @@ func (s *server) serve(raw net.Conn) {
 	linger(raw)
 }
 
+// authenticated is who asks, "" for nobody, as the authenticators say in their order: a front proxy for whom it speaks, a
+// certificate, a token (k8s.io/apiserver, pkg/authentication/authenticatorfactory/delegating.go and
+// pkg/kubeapiserver/authenticator/config.go). Whoever shows something that none of them takes is unauthorized.
+func (s *server) authenticated(request *http.Request, found []*x509.Certificate) (string, int) {
+	token, given := strings.CutPrefix(request.Header.Get("Authorization"), "Bearer ")
+	switch {
+	case s.clients == nil || (len(found) == 0 && !given):
+		return "", http.StatusOK
+	case len(found) > 0 && s.proxies != nil && request.Header.Get("X-Remote-User") != "" && found[0].Subject.CommonName == frontProxy &&
+		verifies(found, s.proxies()):
+		return request.Header.Get("X-Remote-User"), http.StatusOK
+	case len(found) > 0 && verifies(found, s.clients()):
+		return found[0].Subject.CommonName, http.StatusOK
+	case given && s.tokens != nil:
+		if user := s.tokens.user(token); user != "" {
+			return user, http.StatusOK
+		}
+	}
+	return "", http.StatusUnauthorized
+}
+
+const frontProxy = "front-proxy-client" // --requestheader-allowed-names
+
 // verifies as the x509 authenticator does: from the client's certificate to the file as it is now, for client auth.
-func (s *server) verifies(chain []*x509.Certificate) bool {
+func verifies(chain []*x509.Certificate, roots *x509.CertPool) bool {
 	between := x509.NewCertPool()
 	for _, certificate := range chain[1:] {
 		between.AddCert(certificate)
 	}
 	_, err := chain[0].Verify(x509.VerifyOptions{
-		Roots: s.clients(), Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		Roots: roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	return err == nil
 }

@@ -1,0 +1,24 @@
+"""The references that are made from the code, and committed: `python -m docs.generate` writes them all.
+
+Each module returns text and reads nothing but the code; `OUTPUTS` says which file has which. A test holds the files
+to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from docs.generate import commands, configuration, manual, metrics
+
+ROOT = Path(__file__).parents[2]
+
+OUTPUTS: Mapping[str, Callable[[], str]] = {
+    "config/config.schema.json": configuration.schema_text,
+    "docs/reference/configuration.md": configuration.reference,
+    "docs/reference/metrics.md": metrics.reference,
+    "docs/reference/commands.md": commands.reference,
+    "docs/man/certmond.8": manual.program,
+    "docs/man/certmond.yaml.5": manual.file,
+}
+"""File below the root of the repository -> what it holds."""

@@ -1,0 +1,138 @@
+"""The configuration's reference: every key with its type, its default and its meaning, as the schema has them.
+
+Owns how a type and a default are told to a person. What a key means stands with its field.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+
+from certmond.config import Config, schema
+from certmond.config_rules import PARTS
+from certmond.pki.catalog import DEFAULT_EXCLUDE
+from certmond.pki.fields import AbsolutePath, Duration, Mode, Name
+
+Schema = Mapping[str, Any]
+
+_KINDS: Mapping[str, Any] = {"duration": Duration, "file mode": Mode, "absolute path": AbsolutePath, "name": Name}
+_PLAIN = {"string": "text", "boolean": "`true` or `false`", "integer": "number"}
+_HEAD = """# Configuration reference
+
+Every key of `/etc/certmond/config.yaml`, of `conf.d/*.yaml` and of a profile, made from the schema that also judges
+them (`certmond config schema`). How files are joined, the format, and examples: [Configuration](../configuration.md).
+
+A **duration** is `90s`, `12h`, `30d`, `1y` (365 days) or several together, a **file mode** is octal, and where a
+**list** is expected one value is a list of one.
+"""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key: what it may hold, what it holds if it is not given ("" for nothing), what it means."""
+
+    name: str
+    type: str
+    default: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """The keys of the file itself (`name` is ""), or of one of its parts; `many` says that the part is a list."""
+
+    name: str
+    explanation: str
+    many: bool
+    keys: tuple[Key, ...]
+
+
+@cache
+def sections() -> tuple[Section, ...]:
+    """Every part of the configuration, in the order of the schema; the file itself first."""
+    whole = schema()
+    parts = [Section("", whole["description"], many=False, keys=tuple(_keys(whole, whole, Config)))]
+    for name, part in whole["properties"].items():
+        if model := _reference(part.get("items", part), whole):
+            keys = tuple(_keys(model, whole, PARTS[name]))
+            parts.append(Section(name, model["description"], many="items" in part, keys=keys))
+    return tuple(parts)
+
+
+def reference() -> str:
+    """docs/reference/configuration.md."""
+    text = _HEAD
+    for section in sections():
+        kind = "A list, of which each entry has these keys. " if section.many else ""
+        text += f"\n## {section.name or 'The file'}\n\n{kind}{section.explanation}\n\n"
+        text += "| key | type | default | meaning |\n|---|---|---|---|\n"
+        text += "".join(
+            f"| `{key.name}` | {_cell(key.type)} | {_cell(key.default)} | {_cell(key.meaning)} |\n"
+            for key in section.keys
+        )
+    return f"{text}\n{_exclude()}"
+
+
+def schema_text() -> str:
+    """config/config.schema.json: what `certmond config schema` prints."""
+    return json.dumps(schema(), indent=2) + "\n"
+
+
+def _keys(part: Schema, whole: Schema, model: type[BaseModel]) -> Iterator[Key]:
+    for name, key in part["properties"].items():
+        linked = _reference(key.get("items", key), whole)
+        link = f"[{name}](#{name})"
+        kind = (f"list of {link}" if "items" in key else link) if linked else _type(key, whole)
+        required = model.model_fields[name].is_required()
+        default = "required" if required else _default(name, key.get("default"), nested=linked is not None)
+        yield Key(name, kind, default, key["description"])
+
+
+def _reference(key: Schema, whole: Schema) -> Schema | None:
+    """The part that `key` refers to, if that has keys of its own."""
+    target: Schema = whole["$defs"].get(key.get("$ref", "").rpartition("/")[2], {})
+    return target if "properties" in target else None
+
+
+def _default(name: str, value: Any, *, nested: bool) -> str:
+    if value is None or nested:
+        return ""
+    if name == "exclude":
+        return "see below"
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
+
+
+def _type(key: Schema, whole: Schema) -> str:
+    bare = {word: value for word, value in key.items() if word not in {"title", "description", "default"}}
+    for name, kind in _KINDS.items():
+        if bare == TypeAdapter(kind).json_schema():
+            return name
+    if "$ref" in bare:
+        return _type(whole["$defs"][bare["$ref"].rpartition("/")[2]], whole)
+    if "enum" in bare:
+        return ", ".join(f"`{value}`" for value in bare["enum"])
+    if "anyOf" in bare:
+        options = [option for option in bare["anyOf"] if option != {"type": "null"}]
+        one = _type(options[0], whole)
+        return one if len(options) == 1 else f"list of: {one}"
+    if bare["type"] == "array":
+        return f"list of: {_type(bare['items'], whole)}"
+    if bare["type"] == "object":
+        return f"mapping of names to: {_type(bare['additionalProperties'], whole)}"
+    if "minimum" in bare:
+        return f"{bare['minimum']} to {bare['maximum']}"
+    return _PLAIN[bare["type"]]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _exclude() -> str:
+    names = ", ".join(f"`{name}`" for name in DEFAULT_EXCLUDE)
+    return f"By default `exclude` has what is no certificate in use: {names}.\n"

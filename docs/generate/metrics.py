@@ -1,0 +1,50 @@
+"""The metrics' reference: every family with its type, labels and meaning, as the code that renders them has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from certmond.expose.render import COUNT, FAMILIES
+from certmond.expose.telemetry import Telemetry
+
+_Row = tuple[str, str, tuple[str, ...], str]
+"""Name, type, labels, meaning."""
+
+_HEAD = """# Metrics reference
+
+Every metric of `/metrics`, `/run/certmond/metrics.prom` and `certmond metrics`, made from the code that renders them.
+[Monitoring](../monitoring.md) says when a series comes and goes, and has the JSON and the journal beside them.
+
+"""
+
+
+def reference() -> str:
+    """docs/reference/metrics.md."""
+    own = [row for row in _own() if not row[0].startswith("certmond_process_")]
+    process = [row for row in _own() if row[0].startswith("certmond_process_")]
+    certificates: list[_Row] = [(name, "gauge", labels, meaning) for name, meaning, labels in (*FAMILIES, COUNT)]
+    return (
+        _HEAD
+        + _table("Certificates", certificates)
+        + _table("certmond's own work", own)
+        + _table("The process", process)
+    ).rstrip() + "\n"
+
+
+def _table(title: str, rows: list[_Row]) -> str:
+    lines = [
+        f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {meaning} |\n"
+        for name, kind, labels, meaning in rows
+    ]
+    return f"## {title}\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n{''.join(lines)}\n"
+
+
+def _own() -> Iterator[_Row]:
+    telemetry = Telemetry("observe")
+    telemetry.renewals.labels("apiserver", "done")  # a counter with labels has a series, and so labels, once it counted
+    telemetry.restarts.labels("kubelet", "done")
+    telemetry.set_hooks({"fault-manager": 0})
+    for family in telemetry.registry.collect():
+        labels = tuple(family.samples[0].labels)
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        yield name, family.type, tuple(label for label in labels if label != "le"), family.documentation.rstrip(".")

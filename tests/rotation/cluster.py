@@ -1,0 +1,245 @@
+"""Nodes of a bed with their daemons, and a rotation that these are to carry through.
+
+Owns how the daemons are configured and killed, what the API has besides, how a rotation is staged and begun, and what
+has to be so at its end. What happens on the way is a test's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from itertools import permutations
+from pathlib import Path
+from typing import Any, Self
+
+from tests.builders import HOUR, YEAR, Issued, make_ca
+from tests.cluster.leaks import leaks
+from tests.control_plane import PKI
+from tests.daemon_harness import Running, running
+from tests.rotation.bed import Bed
+from tests.rotation.node import BedNode
+from tests.rotation.record import summary
+from tests.rotation.refusals import VERIFYING, old_clients, old_servers
+
+QUICK: dict[str, Any] = {
+    "restart": {"reload_within": "3s", "ready_within": "20s", "stable": "1s", "spacing": "1s"},
+    "root_ca": {"overlap": "1s"},
+}
+WITHIN = 420
+"""Seconds for a rotation: its phases last as long as services take to come up again, one after the other."""
+FILES = {"ca": "ca", "etcd-ca": "etcd/ca", "front-proxy-ca": "front-proxy-ca", "sa": "sa"}
+"""Where each family is, below pki/."""
+
+
+class Daemon:
+    """That of a node: started by `with`, and as often as a test kills it."""
+
+    def __init__(self, node: BedNode) -> None:
+        self.node = node
+        self._stack = ExitStack()
+        self.running: Running
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def start(self) -> None:
+        options = ("--state-dir", str(self.node.state))
+        bus = f"unix:path={self.node.bus}"
+        found = running(Path("/"), self.node.work, *options, before=self.node.inside, DBUS_SYSTEM_BUS_ADDRESS=bus)
+        self.running = self._stack.enter_context(found)
+
+    def kill(self) -> None:
+        """With SIGKILL, wherever it is."""
+        self._stack.close()
+
+    @property
+    def phase(self) -> str:
+        """Of the rotation, as this node has it: "" where it has none."""
+        with suppress(OSError, ValueError):
+            return str(json.loads((self.node.state / "rotation/record.json").read_text())["phase"])
+        return ""
+
+    @property
+    def over(self) -> bool:
+        return (self.node.state / "rotation/last.json").exists()
+
+    def findings(self, family: str = "ca") -> list[dict[str, str]]:
+        """What is told of the anchor."""
+        status = json.loads((self.node.work / "run/status.json").read_text())
+        found = next(each for each in (*status["trust_anchors"], *status["certificates"]) if each["name"] == family)
+        return list(found["findings"])
+
+    def says(self, family: str = "ca") -> str:
+        return "; ".join(each["message"] for each in self.findings(family))
+
+
+def successor(name: str = "kubernetes") -> Issued:
+    now = datetime.now(UTC)
+    return make_ca(name, not_before=now - HOUR, not_after=now + 10 * YEAR)
+
+
+def told(bed: Bed, mark: float) -> str:
+    """What a failure is told with: when each phase began, how often who reached whom, who did not."""
+    lines = [
+        f"{node.name}: {entry['at']} {entry['message']}"
+        for node in bed.nodes for entry in node.trail() if entry["event"] == "rotation"
+    ]  # fmt: skip
+    tallies = [
+        f"{each.by} -> {each.to}: {tally.good} good, {tally.down} down, {len(tally.failures)} failed"
+        for each, tally in bed.tallies(mark).items()
+    ]
+    return "\n".join((*lines, *tallies, summary(bed.failures(mark))))
+
+
+def publish(bed: Bed, authorities: Sequence[Issued]) -> None:
+    """Have the API publish what the controller-manager has read as the CA for workloads, in each namespace."""
+    known = {}
+    for count in (1, 2):
+        for some in permutations(authorities, count):
+            content = b"".join(each.pem for each in some)
+            known[hashlib.sha256(content).hexdigest()] = content.decode()
+    store = bed.backend.store
+    for namespace in ("default", "kube-public", "kube-system"):
+        store.add("configmaps", "kube-root-ca.crt", namespace, data={"ca.crt": authorities[0].pem.decode()})
+
+    def before(method: str, path: str) -> None:
+        if method == "GET" and path.endswith("/configmaps"):
+            leader = next(node for node in bed.control_planes if bed.is_there(node))
+            held = leader.held("kube-controller-manager").get(f"{PKI}/ca.crt", "")
+            for namespace in ("default", "kube-public", "kube-system"):
+                found = store.get("configmaps", "kube-root-ca.crt", namespace)
+                if held in known and found["data"]["ca.crt"] != known[held]:
+                    found["data"]["ca.crt"] = known[held]
+                    store.change(found)
+
+    bed.backend.before = before
+
+
+def settings(node: BedNode) -> dict[str, Any]:
+    """Control planes ask the API as administrators, a worker as its kubelet, and has its certificates from there."""
+    kubeconfig = "/etc/kubernetes/kubelet.conf" if node.worker else "/etc/kubernetes/admin.conf"
+    found: dict[str, Any] = {"cluster": {"kubeconfig": kubeconfig, "lease_duration": "6s", "spread": "2s"}}
+    if node.worker:
+        names = ("kubelet-client", *(["kubelet-server"] if node.verified else ()))
+        found |= {
+            "signers": [{"name": "api", "kind": "csr"}],
+            "certificates": [{"name": name, "signer": "api"} for name in names],
+        }
+    return found
+
+
+class Cluster:
+    """The nodes of a bed with their daemons, and what is to follow the family's anchor on the control planes."""
+
+    def __init__(self, bed: Bed, family: str = "ca") -> None:
+        self.bed, self.family = bed, family
+        first, self._file = bed.control_planes[0], FILES[family]
+        self.root = first.authority()
+        self.old = self.root if family in {"ca", "sa"} else first.authority(self._file)
+        self.new = successor(self.old.cert.subject.rfc4514_string().removeprefix("CN="))
+        store = bed.backend.store
+        for node in bed.nodes:
+            labels = {} if node.worker else {"node-role.kubernetes.io/control-plane": ""}
+            store.add("nodes", node.name, metadata={"labels": labels}, status={})
+        for name, namespace in (("certmond", "kube-system"), ("pod", "default")):
+            store.add("serviceaccounts", name, namespace)
+        bed.backend.approves = {
+            f"kubernetes.io/{name}" for name in ("kube-apiserver-client-kubelet", "kubelet-serving")
+        }
+        publish(bed, (self.old, self.new) if family == "ca" else (self.root,))
+        for node in bed.control_planes:
+            self.stage(node)
+        self.daemons = [Daemon(node) for node in bed.nodes]
+
+    def stage(self, node: BedNode) -> None:
+        content = {"new.key": self.new.key_pem, **({} if self.family == "sa" else {"new.crt": self.new.pem})}
+        for name, text in content.items():
+            (node.work / name).touch(0o600)
+            (node.work / name).write_bytes(text)
+        paths = (str(node.work / name) for name in sorted(content))
+        staged = node.certmond("root-ca", "stage", *paths, "--family", self.family)
+        assert staged.returncode == 0, staged.stderr
+
+    def begin(self, *more: str) -> None:
+        begun = self.bed.nodes[0].certmond("root-ca", "rotate", "--no-wait", "--family", self.family, *more)
+        assert begun.returncode == 0, begun.stderr
+
+    @property
+    def concerned(self) -> list[Daemon]:
+        """Those that carry it on, and are there."""
+        return [each for each in self.daemons if self.bed.is_there(each.node) and not self._beside(each.node)]
+
+    def _beside(self, node: BedNode) -> bool:
+        return node.worker and self.family != "ca"
+
+    def ends(self) -> None:
+        """Wait until all of them have come to the end."""
+        for each in self.concerned:
+            each.running.until(lambda each=each: each.over, "comes to its end", within=WITHIN)  # type: ignore[misc]
+
+    def check(self, mark: float) -> None:
+        """All of it has come to its end, nobody who should be served was refused, and everybody refuses what is old.
+        The daemons are ended for that.
+        """
+        self.bed.settled()
+        assert not self.bed.failures(mark), told(self.bed, mark)
+        assert not leaks(bytes(self.bed.backend.received))
+        for each in self.concerned:
+            assert self._is_new(each.node)
+            assert {path.name for path in (each.node.state / "rotation").iterdir()} == {"last.json", "closed.json"}
+        for node in (each for each in self.bed.nodes if each.worker):
+            keys = {line for made in (self.old, self.new) for line in made.key_pem.splitlines() if b"-----" not in line}
+            assert not [path for path in _files(node) if any(key in path.read_bytes() for key in keys)]
+        for each in self.daemons:
+            each.kill()
+        if self.family in VERIFYING:
+            self._refuses_old()
+
+    def _is_new(self, node: BedNode) -> bool:
+        if self.family == "sa":
+            return node.read(f"{PKI}/sa.pub") == self.new.public_pem
+        own = not any(node.at(f"{PKI}/signing-ca.{kind}").exists() for kind in ("crt", "key"))
+        return own and node.read(f"{PKI}/{self._file}.crt") == self.new.pem
+
+    def _refuses_old(self) -> None:
+        assert not old_clients(self.bed, self.family, self.old, self.new)
+        verified = self.family == "ca" and any(node.verified for node in self.bed.nodes)
+        verifying = VERIFYING[self.family] | ({("kube-apiserver", "kubelet")} if verified else set())
+        assert old_servers(self.bed, self.family, self.old) == verifying
+
+
+@contextmanager
+def cluster(
+    programs: Path,
+    work: Path,
+    interval: float = 50.0,
+    *,
+    family: str = "ca",
+    verified: bool = False,
+    tokens: float | None = None,
+    root_ca: Mapping[str, Any] = QUICK["root_ca"],
+) -> Iterator[Cluster]:
+    """Two control planes and a worker, with daemons that run."""
+    terms: dict[str, Any] = {"interval": interval, "verified": verified, "tokens": tokens}
+    with Bed(work, programs, control_planes=2, workers=1, settings=QUICK | {"root_ca": dict(root_ca)}, **terms) as bed:
+        for node in bed.nodes:
+            node.configure(**settings(node))
+        bed.start()
+        made = Cluster(bed, family)
+        with ExitStack() as stack:
+            for each in made.daemons:
+                stack.enter_context(each)
+            yield made
+
+
+def _files(node: BedNode) -> Iterator[Path]:
+    """All that a worker has: its tree, and what certmond keeps there."""
+    for top in (node.root, node.state):
+        yield from (path for path in top.rglob("*") if path.is_file() and not path.is_symlink())

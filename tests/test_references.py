@@ -1,0 +1,102 @@
+"""The references, the manual pages and the schema are the code's own words, and committed as they are now."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import click
+import jsonschema
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from certmond.cli import cli
+from certmond.config import Config, Source, load, parse, profiles, schema
+from certmond.config_rules import PARTS
+from certmond.errors import ConfigError
+from certmond.expose.render import COUNT, FAMILIES, Renderer
+from certmond.host.store import Store
+from certmond.pki.assess import assess
+from docs.generate import OUTPUTS
+from docs.generate.commands import verbs
+from tests.conftest import real_part
+from tests.node import NOW, Node
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_what_is_made_from_the_code_is_committed_as_it_is_now(name: str) -> None:
+    """`make reference` changes nothing."""
+    assert (ROOT / name).read_text() == OUTPUTS[name](), "run `make reference` and commit what it writes"
+
+
+@pytest.mark.parametrize("model", [Config, *PARTS.values()])
+def test_every_key_says_what_it_means(model: type[BaseModel]) -> None:
+    """Each key of the configuration has a sentence, which schema, reference and manual print."""
+    assert not [name for name, field in model.model_fields.items() if not field.description]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_key_that_is_unknown_in_a_part_is_told(part: str) -> None:
+    """Each part of the file that has keys of its own answers for them."""
+    is_list = "items" in schema()["properties"][part]
+    text = f"{part}: [{{name: x, nonsense: 1}}]" if is_list else f"{part}: {{nonsense: 1}}"
+    with pytest.raises(ConfigError, match=r"nonsense: unknown key; this version knows "):
+        parse([Source("config.yaml", text)])
+
+
+def test_the_schema_is_one() -> None:
+    """The schema is valid by the rules of JSON Schema 2020-12, has a name, and each default is a value that it
+    permits.
+    """
+    whole = schema()
+    jsonschema.Draft202012Validator.check_schema(whole)
+    assert whole["$id"].startswith("urn:")
+    for part in (whole, *whole["$defs"].values()):
+        for key in part.get("properties", {}).values():
+            if "default" in key:
+                jsonschema.validate(key["default"], {**key, "$defs": whole["$defs"]})
+
+
+@pytest.mark.parametrize("name", profiles())
+def test_every_profile_is_what_the_schema_permits(name: str) -> None:
+    """A shipped profile is a configuration file like any other."""
+    jsonschema.validate(yaml.safe_load(profiles()[name]), schema())
+
+
+def test_every_family_has_the_labels_that_are_told(node: Node) -> None:
+    """The labels of each rendered series are those that the table of families names, in their order."""
+    node.path("etc/kubernetes/pki/apiserver.key").chmod(0o644)
+    text = Renderer().metrics(assess(Store(load().certificates, str(node.root)).observe(), NOW))
+    told = {name: labels for name, _, labels in (*FAMILIES, COUNT)}
+    series = re.findall(r"^(\w+)\{(.*)\} \S+$", text, re.MULTILINE)
+    assert {name for name, _ in series} >= set(told) - {"certmond_certificate_served_matches"}
+    assert all(tuple(re.findall(r'(?:^|,)(\w+)="', labels)) == told[name] for name, labels in series)
+
+
+def test_every_verb_is_told() -> None:
+    """Each verb of the program, those of groups too, is in the reference and the manual."""
+
+    def leaves(group: click.Group, path: str) -> set[str]:
+        found = set()
+        for name, command in group.commands.items():
+            found |= leaves(command, f"{path}{name} ") if isinstance(command, click.Group) else {f"{path}{name}"}
+        return found
+
+    assert {verb.name for verb in verbs()} == leaves(cli, "")
+    assert all(verb.meaning.endswith(".") for verb in verbs())
+
+
+@pytest.mark.real("man")
+@pytest.mark.parametrize("page", sorted((ROOT / "docs/man").iterdir()), ids=lambda page: page.name)
+def test_a_manual_page_is_good_roff(page: Path) -> None:
+    """man(1) formats each page and has nothing to warn of."""
+    done = subprocess.run(
+        [real_part("man"), "--warnings", "--encoding=UTF-8", "--local-file", str(page)],
+        capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
+    )  # fmt: skip
+    assert not done.stderr
+    assert "\nNAME\n" in done.stdout
