@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -102,6 +103,18 @@ def test_time_alone_ends_a_certificate(node: Node) -> None:
     assert about(compatible.text(last), "x509_cert_expired", filepath=f"/{API}.crt") == [0]
     after = looked_at(node, end + timedelta(seconds=1), last)
     assert about(compatible.text(after), "x509_cert_expired", filepath=f"/{API}.crt") == [1]
+
+
+def test_the_rest_of_a_file_ends_by_time_alone() -> None:
+    """One behind the first of its file has ended when it has, although the verdict on the first is the same."""
+    ca = builders.make_ca()
+    leaf, other = builders.make_leaf(ca), builders.make_leaf(ca, not_after=builders.NOW + DAY)
+    spec = CertificateSpec.model_validate({"name": "a", "path": "/a.pem"})
+    first = assess(Inventory((Observation("a", spec, "/a.pem", (leaf.facts, other.facts)),)), builders.NOW)
+    compatible, serial = Compatible(), str(other.facts.serial)
+    assert about(compatible.text(first), "x509_cert_expired", serial_number=serial) == [0]
+    later = replace(first, taken_at=builders.NOW + 2 * DAY)
+    assert about(compatible.text(later), "x509_cert_expired", serial_number=serial) == [1]
 
 
 def test_a_file_that_breaks_is_an_error_and_keeps_its_dates(node: Node) -> None:

@@ -164,8 +164,8 @@ def test_what_went_before_its_turn_is_passed_over(told: Told, capfd: pytest.Capt
         told.until("failed")
         hook.hand(known(notice("b")), SETTLED)
         fails.unlink()
-        while told.results.get(timeout=DEADLINE)[1] != "told":
-            pass
+        results = list(iter(lambda: told.results.get(timeout=DEADLINE)[1], "told"))
+    assert results.count("passed_over") == 1
     assert told.heard() == [("raised", "b", "warning")]
     assert "too_open of /a was cleared before hook hook was told of it" in capfd.readouterr().err
 

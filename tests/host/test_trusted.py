@@ -48,6 +48,20 @@ def test_a_symlink_is_followed_with_all_its_directories(program: Path, tmp_path:
     assert distrust(str(outer)) is None
 
 
+def test_a_directory_that_is_a_symlink_is_looked_at_on_both_sides(program: Path, tmp_path: Path) -> None:
+    """Neither where the link to a directory lies may others write, nor where it leads to."""
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    program.parent.rename(tmp_path / "there/bin")
+    (tmp_path / "here/bin").symlink_to(tmp_path / "there/bin")
+    path = str(tmp_path / "here/bin/hook")
+    assert distrust(path) is None
+    for name in ("here", "there"):
+        (tmp_path / name).chmod(0o777)
+        assert (distrust(path) or "").startswith(f"{tmp_path / name} can be written by others")
+        (tmp_path / name).chmod(0o755)
+
+
 def test_what_belongs_to_somebody_else_is_not_trusted(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of a user that is neither root nor who runs it."""
     if os.geteuid() == 0:
