@@ -16,7 +16,7 @@ BIN := .venv/bin
 # Every build is made from the locked setuptools, so that no package brings a build tool of its own choice.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-build-isolation --use-pep517
 
-.PHONY: help demo test coverage check docs reference bench fix lock clean packages-run packages-test
+.PHONY: help demo test coverage check docs reference dashboard bench fix lock clean packages-run packages-test
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -36,7 +36,7 @@ coverage: ## what `make test COVERAGE=1` reached: all of pki, 85 % of the whole
 check: packages-run .venv/dev ## lint, format, types, and the layers of the imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy certmond tests docs $(wildcard benchmarks)
+	$(BIN)/mypy certmond tests docs config/grafana_dashboard.py $(wildcard benchmarks)
 	$(BIN)/lint-imports
 
 docs: packages-run .venv/dev ## the documentation as a site, build/site; every link in it leads somewhere
@@ -44,6 +44,9 @@ docs: packages-run .venv/dev ## the documentation as a site, build/site; every l
 
 reference: packages-run .venv/dev ## the references, manual pages and the schema, written afresh from the code
 	$(BIN)/python -m docs.generate
+
+dashboard: packages-run .venv/dev ## config/grafana-dashboard.json, from the module beside it
+	$(BIN)/python config/grafana_dashboard.py >config/grafana-dashboard.json
 
 bench: packages-run .venv/dev ## the figures that the README quotes
 	$(BIN)/python -m benchmarks

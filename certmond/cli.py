@@ -128,15 +128,15 @@ def status(runtime_dir: Path, output: str) -> None:
 @click.pass_context
 def metrics(context: click.Context, at: datetime | None) -> None:
     """Look once and print the metrics: for node_exporter's textfile collector, from a timer."""
+    from certmond.expose.compatibility import Compatible
     from certmond.expose.render import Renderer
     from certmond.expose.telemetry import Telemetry
 
     options = globals_of(context)
     config = options.load()
-    click.echo(
-        Renderer().metrics(look(config, options.root, at, state_dir=options.state_dir), Telemetry(config.mode).text()),
-        nl=False,
-    )
+    assessment = look(config, options.root, at, state_dir=options.state_dir)
+    own = Telemetry(config.mode).text() + (Compatible().text(assessment) if config.compatibility else "")
+    click.echo(Renderer().metrics(assessment, own), nl=False)
 
 
 @cli.group()

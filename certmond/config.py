@@ -27,8 +27,17 @@ from certmond.config_problems import told
 from certmond.config_rules import PARTS, SECTIONS, circles, derived_files, references
 from certmond.errors import ConfigError
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm, ServiceSpec
-from certmond.pki.fields import Count, Duration, Model, parse_duration
-from certmond.pki.settings import ClusterSpec, DerivedSpec, HoldSpec, InitSpec, RestartSpec, RootCaSpec, SignerSpec
+from certmond.pki.fields import Count, Duration, Many, Model, parse_duration
+from certmond.pki.settings import (
+    ClusterSpec,
+    DerivedSpec,
+    HoldSpec,
+    HookSpec,
+    InitSpec,
+    RestartSpec,
+    RootCaSpec,
+    SignerSpec,
+)
 from certmond.yaml_source import MAX_BYTES, Node, Place, Problem, read, shown
 
 DEFAULT_PATH = Path("/etc/certmond/config.yaml")
@@ -110,6 +119,10 @@ class Config(Model):
     )
     signers: tuple[SignerSpec, ...] = Field(default=(), description="what signs other than the CA's key on this node")
     derived: tuple[DerivedSpec, ...] = Field(default=(), description="files that are made from certificates")
+    compatibility: Many[Literal["x509-certificate-exporter"]] = Field(
+        default=(), description="whose names of metrics are exported beside certmond's own"
+    )
+    hooks: tuple[HookSpec, ...] = Field(default=(), description="programs that are told of findings")
     renew_before: Duration = Field(
         default=timedelta(days=30),
         description="a certificate is due so long before its end, or a third of its life before it, whichever is later",
@@ -159,7 +172,7 @@ class Config(Model):
     def acts(self) -> bool:
         """It has certmond change the node, or run a program: then who writes the configuration has its rights."""
         signers, services = (each.command for each in self.signers), (each.command for each in self.services)
-        commands = (self.hold.command, *signers, *services)
+        commands = (self.hold.command, *signers, *services, *(hook.command for hook in self.hooks))
         return self.mode == "enforce" or any(commands)
 
 

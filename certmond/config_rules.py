@@ -20,6 +20,7 @@ from certmond.pki.settings import (
     ClusterSpec,
     DerivedSpec,
     HoldSpec,
+    HookSpec,
     InitSpec,
     RestartSpec,
     RootCaSpec,
@@ -32,6 +33,7 @@ SECTIONS: Mapping[str, type[Model]] = {
     "services": ServiceSpec,
     "signers": SignerSpec,
     "derived": DerivedSpec,
+    "hooks": HookSpec,
 }
 _STATIC_PODS = re.compile(r"/etc/kubernetes/(.*/)?manifests/")
 PARTS: Mapping[str, type[Model]] = {

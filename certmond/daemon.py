@@ -23,10 +23,12 @@ from certmond.config import Config
 from certmond.enforce import Enforcer
 from certmond.errors import ConfigError, RuntimeDirError
 from certmond.expose.activity_document import activity_document
+from certmond.expose.compatibility import Compatible
 from certmond.expose.plan_document import step_name
 from certmond.expose.render import ACTIVITY, HEARTBEAT, METRICS, STATUS, Renderer, heartbeat, summary, write
 from certmond.expose.telemetry import Telemetry
 from certmond.host.audit import DAEMON, Audit
+from certmond.host.hooks import Hooks
 from certmond.host.journal import Event, Journal
 from certmond.host.rotation_record import record_path
 from certmond.host.store import Store
@@ -81,6 +83,7 @@ class Daemon:
         self._notifier = Notifier()
         self._telemetry = Telemetry(self._config.mode)
         self._renderer = Renderer()
+        self._compatible = Compatible()
         self._store = self._new_store()
         self._wake = Wake()
         self._looked = False
@@ -89,6 +92,7 @@ class Daemon:
         self._acted = False
         self._beat_at = 0.0
         self._watcher = Watcher(self._wake.set)
+        self._hooks = Hooks(state_dir, journal, self._telemetry.count_hook)
         self._assessment: Assessment | None = None
         self._stopping = self._reload = False
         self._looked_at = 0.0
@@ -115,6 +119,7 @@ class Daemon:
             signal.signal(signal.SIGHUP, self.reload)
             try:
                 self._acting.recover()
+                self._hooks.configure(self._config.hooks)
                 self._pass(Cause("start", None))
                 self._journal.tell(Event.STARTED, f"certmond watches this node: {self._summary()}")
                 self._notifier.ready(self._summary())
@@ -129,6 +134,7 @@ class Daemon:
                         self._publish_activity()
             finally:
                 self._notifier.stopping()
+                self._hooks.close()
                 self._watcher.close()
                 self._enforcer.neighbourhood.close()
                 (self._runtime_dir / HEARTBEAT).unlink(missing_ok=True)
@@ -214,6 +220,7 @@ class Daemon:
             self._enforcer.neighbourhood.close()
             self._enforcer, self._acting = self._new_hand()
             self._acting.recover()
+            self._hooks.configure(self._config.hooks)
             self._journal.tell(Event.RELOADED, "the configuration was read again")
         return Cause("reload", None)
 
@@ -254,6 +261,8 @@ class Daemon:
         self._passed_at = time.time()
         self._journal.compare(before, assessment)
         self._acting.tell(assessment)
+        # Below another root nothing runs that could be looked at. Until the first look, what it finds may seem gone.
+        self._hooks.hand(assessment, settled=around.live is not None or self._root != "/")
         self._publish_activity()
         self._look_out(cause, assessment)
         if cause.name == "reload":
@@ -296,9 +305,11 @@ class Daemon:
         self._telemetry.count_watch(self._watcher.events, self._watcher.overflows)
         self._telemetry.watched.set(self._watcher.watched)
         self._telemetry.polled.set(len(self._watcher.polled))
+        self._telemetry.set_hooks(self._hooks.waiting)
         self._telemetry.set_phase(self._enforcer.rotating.phase)
         self._telemetry.set_planned(Counter(step_name(step) for step in self._acting.plan.steps))
-        self._write(METRICS, self._renderer.metrics(assessment, self._telemetry.text()))
+        own = self._telemetry.text() + (self._compatible.text(assessment) if self._config.compatibility else "")
+        self._write(METRICS, self._renderer.metrics(assessment, own))
         self._write(STATUS, self._renderer.status(assessment, self._config.mode))
         self._renderer.forget(assessment)
 
@@ -308,7 +319,7 @@ class Daemon:
         current = (self._acting.plan, rotating.rotation, rotating.waits, rotating.until, journal.told)
         if current != self._shown:
             plan, rotation, waits, until, _ = current
-            self._write(ACTIVITY, json.dumps(activity_document(plan, rotation, waits, until, journal.recent)))
+            self._write(ACTIVITY, json.dumps(activity_document(plan, rotation, waits, until, tuple(journal.recent))))
             self._shown = None if ACTIVITY in self._unwritten else current
 
     def _write(self, name: str, text: str) -> None:

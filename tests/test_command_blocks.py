@@ -38,6 +38,7 @@ CANNOT_BE_RUN = {
     r"\bcertmond root-ca (rotate(?!.*--plan)|abort)": "waits for services that run; tests/test_rotating.py has them",
     r"\b(curl|ssh|s_client)\b": "asks another process or host",
     r"^(apt-get|make|ln|install|python3 -m venv|/opt/|\.ci/|\.venv/)": "installs, or is what runs this test",
+    r"^promtool ": "is Prometheus' own; tests/expose/test_alerts.py runs it",
     r"\bage -r\b": "is an example for a program of your own",
 }
 """A command that matches is not run, for this reason."""

@@ -347,7 +347,7 @@ def test_everything_wrong_is_told_at_once_in_the_order_of_files_and_lines() -> N
           - name: x
             path: x
             ca: [gone, apiserver]
-        hooks: []
+        windows: []
         poll: 1s
         poll: 2s
     """
@@ -359,7 +359,7 @@ def test_everything_wrong_is_told_at_once_in_the_order_of_files_and_lines() -> N
         ["a.yaml:7", "certificates[1].path"],
         ["a.yaml:8", "certificates[1].ca[0]"],
         ["a.yaml:8", "certificates[1].ca[1]"],
-        ["a.yaml:9", "hooks"],
+        ["a.yaml:9", "windows"],
         ["a.yaml:11", "poll"],
         ["b.yaml:1", "resync"],
         ["b.yaml:4", "services[0].after[0]"],
@@ -373,8 +373,8 @@ def test_a_mistaken_name_is_met_with_the_one_that_was_meant() -> None:
 
 
 def test_a_key_of_another_version_is_told_from_a_mistake() -> None:
-    (said,) = problems("hooks: {}")
-    assert said == f"a.yaml:1: hooks: unknown key; this version knows {', '.join(Config.model_fields)}"
+    (said,) = problems("plugins: {}")
+    assert said == f"a.yaml:1: plugins: unknown key; this version knows {', '.join(Config.model_fields)}"
 
 
 def test_a_problem_in_an_overriding_entry_is_told_where_the_field_stands() -> None:
@@ -674,8 +674,9 @@ def test_the_example_is_all_comments_and_right_without_them() -> None:
     assert {spec.name for spec in found.certificates} - {spec.name for spec in plain.certificates} == {
         "nginx", "company-ca", "billing", "backup.conf"
     }  # fmt: skip
-    examples = {"certificates": (), "services": (), "node_name": None, "signers": (), "derived": (), "init": InitSpec(),
-                "cluster": ClusterSpec()}  # fmt: skip
+    examples = {"certificates": (), "services": (), "node_name": None, "signers": (), "derived": (), "hooks": (),
+                "compatibility": (),
+                "init": InitSpec(), "cluster": ClusterSpec()}  # fmt: skip
     assert found.cluster.kubeconfig == "/etc/kubernetes/certmond.conf"
     assert found.cluster.model_copy(update={"kubeconfig": None}) == ClusterSpec()
     assert found.hold.file == "/run/upgrade-in-progress"
@@ -773,3 +774,15 @@ def test_a_configuration_of_another_user_may_not_have_certmond_act(tmp_path: Pat
     os.chown(main, 1234, 0)
     with pytest.raises(ConfigError, match=r"belongs to user 1234; chown root"):
         load(main)
+
+
+@pytest.mark.parametrize("command", ["hook", "/hook --now", ["hook"], [], [""], ["/a\0b"]])
+def test_a_hook_is_a_list_that_begins_with_a_whole_path(command: object) -> None:
+    """No shell takes it apart and no PATH is searched: what is run is said in full."""
+    (said,) = problems(yaml.safe_dump({"hooks": [{"name": "x", "command": command}]}))
+    assert said.startswith("a.yaml:2: hooks[0].command: must be a list ")
+
+
+def test_a_configuration_with_a_hook_runs_programs() -> None:
+    """It acts, so that nobody else may be able to write it, in observe mode, too."""
+    assert read("hooks: [{name: x, command: [/x]}]").acts

@@ -371,3 +371,41 @@ def test_no_core_file_gets_a_key(node: Node, work: Path) -> None:
         limits = Path(f"/proc/{daemon.process.pid}/limits").read_text().splitlines()
         (core,) = (line for line in limits if line.startswith("Max core file size"))
         assert core.split()[4:6] == ["0", "0"]
+
+
+def test_a_hook_is_told_of_a_finding_once_over_restarts_of_the_daemon(node: Node, work: Path) -> None:
+    """Raised once, not again by a restart, cleared once when the finding is gone; the metrics count it."""
+    log, program = work / "told", work / "hook"
+    program.write_text(f"#!/bin/sh\ncat >>{log}\n")
+    program.chmod(0o755)
+    spec: dict[str, object] = {"name": "apiserver", "path": f"/{API}.crt", "key": f"/{API}.key"}
+    options = config(work, [spec], hooks=[{"name": "log", "command": [str(program)]}])
+    options += ["--state-dir", str(work / "state")]
+    node.path(f"{API}.key").chmod(0o644)
+
+    def told() -> list[tuple[str, str]]:
+        documents = [json.loads(line) for line in log.read_text().splitlines()]
+        return [(each["event"], each["finding"]["reason"]) for each in documents]
+
+    with running(node.root, work, *options) as daemon:
+        daemon.until(lambda: told() == [("raised", "too_open")], "raised")
+        assert daemon.stop() == 0
+    with running(node.root, work, *options) as daemon:
+        daemon.until(lambda: 'certmond_hook_runs_total{hook="log",result="told"} 0.0' in daemon.metrics(), "counted")
+        node.path(f"{API}.key").chmod(0o600)
+        daemon.until(lambda: told()[1:] == [("cleared", "too_open")], "cleared")
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.until(lambda: 'certmond_hook_runs_total{hook="log",result="told"} 1.0' in daemon.metrics(), "counted")
+        assert daemon.stop() == 0
+    assert len(told()) == 2
+
+
+def test_a_hook_is_run_only_for_a_configuration_that_nobody_else_can_write(work: Path) -> None:
+    """Who can write the configuration decides what is run: with a hook in it, one that others can write is refused."""
+    options = config(work, [], hooks=[{"name": "log", "command": ["/bin/true"]}])
+    (work / "config.yaml").chmod(0o666)
+    done = subprocess.run(
+        [sys.executable, "-m", "certmond", *options, "config", "validate"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3
+    assert "chmod go-w" in done.stderr

@@ -14,6 +14,7 @@ from typing import Any
 
 from certmond.errors import RuntimeDirError
 from certmond.expose.document import SCHEMA, anchor_entry, certificate_entry, header
+from certmond.expose.text import escaped
 from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import Kind
 from certmond.pki.reason import Finding, Severity
@@ -50,7 +51,6 @@ FAMILIES = (
 """The families of gauges about certificates: name, meaning, labels."""
 COUNT = ("certmond_findings", "How many findings stand", ("severity",))
 """The gauge that is always exported, with 0 where nothing stands."""
-_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 _Lines = tuple[str, ...]
 """The lines of one certificate, one text for each family (empty where it has none)."""
@@ -105,7 +105,7 @@ class Renderer:
 
 def _lines(status: CertificateStatus) -> _Lines:
     certificate, seen = status.certificate, status.seen
-    labels = f'certificate="{_escaped(seen.name)}",path="{_escaped(seen.path)}"'
+    labels = f'certificate="{escaped(seen.name)}",path="{escaped(seen.path)}"'
     kinds = dict.fromkeys((item.reason.value, item.severity.value) for item in status.findings)
     findings = "".join(
         f'certmond_finding{{{labels},reason="{reason}",severity="{severity}"}} 1\n' for reason, severity in kinds
@@ -113,7 +113,7 @@ def _lines(status: CertificateStatus) -> _Lines:
     if seen.spec.kind is Kind.KEY_PAIR:
         return "", "", "", "", "", findings, "", ""
     served = "".join(
-        f'{FAMILIES[7][0]}{{{labels},endpoint="{_escaped(str(at.endpoint))}"}} {int(at.matches)}\n'
+        f'{FAMILIES[7][0]}{{{labels},endpoint="{escaped(str(at.endpoint))}"}} {int(at.matches)}\n'
         for at in status.presence.served if at.matches is not None
     )  # fmt: skip
     chain = f"{FAMILIES[3][0]}{{{labels}}} {int(status.chain_valid)}\n"
@@ -124,7 +124,7 @@ def _lines(status: CertificateStatus) -> _Lines:
         "subject": certificate.subject, "issuer": certificate.issuer, "serial": str(certificate.serial),
         "sha256": certificate.sha256, "key": str(certificate.key),
     }  # fmt: skip
-    info = ",".join(f'{name}="{_escaped(value)}"' for name, value in facts.items())
+    info = ",".join(f'{name}="{escaped(value)}"' for name, value in facts.items())
     anchor = f'{FAMILIES[6][0]}{{{labels},sha256="{certificate.sha256}"}} {end}\n' if seen.spec.authority else ""
     return (
         f"{FAMILIES[0][0]}{{{labels}}} {int(certificate.not_before.timestamp())}\n",
@@ -136,12 +136,6 @@ def _lines(status: CertificateStatus) -> _Lines:
         anchor,
         served,
     )
-
-
-def _escaped(value: str) -> str:
-    if not value.isascii():  # a file's name may be any bytes; one that is no UTF-8 must not cost everybody the scrape
-        value = value.encode("utf-8", "backslashreplace").decode("utf-8")
-    return value.translate(_ESCAPES)
 
 
 def summary(assessment: Assessment) -> str:

@@ -24,6 +24,7 @@ _CAUSES = ("start", "inotify", "overflow", "mount", "resync", "poll", "deadline"
            "retry", "step", "look")  # fmt: skip
 _STEPS = ("rotate", "issue", "derive", "restart")
 _PHASES = ("idle", *Phase)
+_HOOK_RESULTS = ("told", "failed", "passed_over")
 _MODES = ("observe", "enforce")
 
 
@@ -57,6 +58,15 @@ class Telemetry:
         self.restarts = Counter(
             "certmond_restarts", "Restarts of services, by how they ended", ["service", "result"], registry=registry
         )
+        self.hook_runs = Counter(
+            "certmond_hook_runs", "Runs of hooks, by how they ended", ["hook", "result"], registry=registry
+        )
+        self._hook_waiting = Gauge(
+            "certmond_hook_waiting",
+            "Findings of which a hook is still to be told something",
+            ["hook"],
+            registry=registry,
+        )
         self._planned = Gauge(
             "certmond_planned_steps", "Steps that enforce mode would carry out now", ["step"], registry=registry
         )
@@ -84,6 +94,18 @@ class Telemetry:
         """How many steps of each kind are planned."""
         for name in _STEPS:
             self._planned.labels(name).set(steps.get(name, 0))
+
+    def count_hook(self, hook: str, result: str) -> None:
+        """A run of a hook has ended. May be called from any thread."""
+        self.hook_runs.labels(hook, result).inc()
+
+    def set_hooks(self, waiting: Mapping[str, int]) -> None:
+        """The hooks of the configuration, each with how much it is still to be told."""
+        self._hook_waiting.clear()
+        for hook, count in waiting.items():
+            self._hook_waiting.labels(hook).set(count)
+            for result in _HOOK_RESULTS:
+                self.hook_runs.labels(hook, result)
 
     def set_phase(self, phase: Phase | None) -> None:
         """The phase of the rotation under way; None where there is none."""

@@ -47,6 +47,8 @@ class Event(StrEnum):
     STEP_FAILED = "step_failed"
     RECOVERED = "recovered"
     ROTATION = "rotation"
+    HOOK_TOLD = "hook_told"
+    HOOK_FAILED = "hook_failed"
 
 
 MESSAGE_IDS = {
@@ -68,6 +70,8 @@ MESSAGE_IDS = {
     Event.STEP_FAILED: "b48d1f6e2a7c4059916e3dc70f82ab5d",
     Event.RECOVERED: "0c95e7b2f84d4a3f8d61ba20e37f5c98",
     Event.ROTATION: "8e3a5b1d7c904f26ad58e1f3b6c27094",
+    Event.HOOK_TOLD: "c83a145aa7fa457882147b9574779f4f",
+    Event.HOOK_FAILED: "28aa285ec0ae45fb976465f02ac141dd",
 }
 
 

@@ -1,8 +1,9 @@
 """One run of a program of the operator's, as a child that can neither hang, nor flood, nor outlive the call.
 
-Owns the child: an argument list and no shell, a session of its own, nothing on standard input, an environment of four
-words and what the caller adds, a limit for its output and for its time, and the end of everything that it started. What
-its exit status means is the caller's. No message quotes its arguments or its output: both may be secrets.
+Owns the child: an argument list and no shell, a session of its own, what it is given on standard input, an environment
+of four words and what the caller adds, a limit for its output and for its time, and the end of all that it started.
+What its exit status means is the caller's. No message quotes its arguments, its input or its output: each may be a
+secret.
 """
 
 from __future__ import annotations
@@ -39,18 +40,26 @@ class Ended:
 
 
 def run(
-    command: Sequence[str], environment: Mapping[str, str], time_limit: timedelta, alive: Callable[[], None]
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    time_limit: timedelta,
+    alive: Callable[[], None],
+    given: bytes = b"",
 ) -> Ended:
-    """Run `command` to its end, calling `alive` every second at least.
+    """Run `command` to its end with `given` on standard input, calling `alive` every second at least.
 
     Raises UnreachableError where it cannot be run or takes too long, RefusedError where it writes too much.
     """
     program = command[0]
     try:
-        child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, cwd="/",
-            env={**_surroundings(), **environment}, umask=0o077, start_new_session=True,
-        )  # fmt: skip
+        # A file in memory and no pipe: nobody waits for a program that does not read.
+        with open(os.memfd_create("given"), "r+b", buffering=0) as given_file:
+            given_file.write(given)
+            given_file.seek(0)
+            child = subprocess.Popen(
+                command, stdin=given_file, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, cwd="/",
+                env={**_surroundings(), **environment}, umask=0o077, start_new_session=True,
+            )  # fmt: skip
     except OSError as error:
         remedy = "install it, and see that it is executable"
         raise UnreachableError(f"{program} cannot be run ({error.strerror}); {remedy}") from error

@@ -209,7 +209,7 @@ class Store:
         return replace(
             seen, **_leaf(certificate), key=key.key, key_unknown=_may_hide_key(key), key_path=key_path,
             permissions=(*seen.permissions, *self._permissions(secret)), faults=tuple(dict.fromkeys(faults)),
-            renewable=_is_embedded(user.certificate) and _is_embedded(user.key),
+            renewable=_is_embedded(user.certificate) and _is_embedded(user.key), holder=("user", user.name),
             certificate_file=self._entry((user.certificate and user.certificate.path) or seen.path).real,
             key_file=self._entry(key_path).real,
         )  # fmt: skip
@@ -220,7 +220,9 @@ class Store:
         bare = spec.model_copy(update=update)
         for cluster in credentials.config.clusters:
             document = self._material(credentials, cluster.name, "ca", cluster.ca)
-            whole = Observation(f"{spec.name}#ca:{cluster.name}", bare, path, faults=document.faults)
+            whole = Observation(
+                f"{spec.name}#ca:{cluster.name}", bare, path, faults=document.faults, holder=("cluster", cluster.name)
+            )
             yield from _one_each(whole, document.certificates) if document.certificates or document.faults else ()
 
     def _trust(self, path: str, credentials: Credentials) -> tuple[tuple[Embedded, ...], tuple[Fault, ...]]:
@@ -234,7 +236,7 @@ class Store:
         faults = document.faults if cluster.ca and cluster.ca.data is not None else ()
         told = not document.certificates and (faults or credentials.faults)
         file = cluster.ca.path if cluster.ca and cluster.ca.data is None else None
-        return () if told else (Embedded(path, document.certificates, file),), faults
+        return () if told else (Embedded(path, document.certificates, file, cluster.name),), faults
 
     def _material(self, credentials: Credentials, owner: str, field: str, material: Material | None) -> Document:
         if material is None:
@@ -332,7 +334,8 @@ def _one_each(whole: Observation, certificates: Sequence[Certificate]) -> Iterat
     distinct = tuple(dict.fromkeys(certificates))
     yield replace(whole, certificates=distinct[:1])
     for number, certificate in enumerate(distinct[1:], start=2):
-        yield Observation(f"{whole.name}#{number}", whole.spec, whole.path, certificates=(certificate,))
+        name = f"{whole.name}#{number}"
+        yield Observation(name, whole.spec, whole.path, certificates=(certificate,), holder=whole.holder)
 
 
 def _is_embedded(material: Material | None) -> bool:

@@ -23,12 +23,13 @@ class Permissions:
 @dataclass(frozen=True, slots=True)
 class Embedded:
     """The CA certificates that a kubeconfig trusts, for the cluster of one context. `path` is the kubeconfig, and
-    `file` the one that it refers to, None where it has them itself.
+    `file` the one that it refers to, None where it has them itself. `cluster` is what that one is called.
     """
 
     path: str
     certificates: tuple[Certificate, ...]
     file: str | None = None
+    cluster: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ class Observation:
     (encrypted, unreadable). `refers_to` is the file that kubelet.conf names as client certificate, "" where it embeds
     one. `symlink` is None where that does not matter. `renewable` says that certmond can write such a file: PEM, or a
     kubeconfig with its credentials embedded. `certificate_file` and `key_file` are where the two really are, whatever
-    symlinks or references lead there; None where that is not known.
+    symlinks or references lead there; None where that is not known. `holder` says of a kubeconfig whose it is: "user"
+    or "cluster", and the name.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Observation:
     renewable: bool = True
     certificate_file: str | None = None
     key_file: str | None = None
+    holder: tuple[str, str] | None = None
 
     @property
     def identity(self) -> tuple[str, str]:

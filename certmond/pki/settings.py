@@ -7,6 +7,7 @@ node.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import timedelta
 from ipaddress import ip_address, ip_network
 from typing import Annotated, Literal
@@ -14,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from certmond.pki.fields import AbsolutePath, Count, Duration, Many, Mode, Model, Name, Owner, words
+from certmond.pki.reason import Severity
 
 LOCAL, NOBODY = "local", "none"
 """In `signer`: the key of the certificate's CA on this node, which needs no entry; and that nothing is signed."""
@@ -123,6 +125,34 @@ class SignerSpec(Model):
     def _belongs_to_kind(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if not value and info.data.get("kind") == "command":
             raise ValueError("must be given for kind command")
+        return value
+
+
+class HookSpec(Model):
+    """A program that is told when a finding is raised, and when it is cleared."""
+
+    name: Name = Field(description="its name in the journal and in metrics")
+    command: Annotated[tuple[str, ...], BeforeValidator(words)] = Field(
+        description="a list of the program, by its whole path, and its arguments, no shell between; only root, or who "
+        "runs certmond, may be able to write it"
+    )
+    environment: Mapping[str, str] = Field(default={}, description="variables that it is given")
+    time_limit: Duration = Field(
+        default=timedelta(seconds=30), description="for one run; then it is ended, and run again later"
+    )
+    at_least: Severity = Field(
+        default=Severity.WARNING, strict=False, description="the least severe finding that it is told of"
+    )
+    repeat: Duration | None = Field(
+        default=None,
+        description="what stands is told again so often, to a receiver that may have forgotten it; by default once",
+    )
+
+    @field_validator("command")
+    @classmethod
+    def _is_absolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or not value[0].startswith("/") or "\0" in "".join(value):
+            raise ValueError("must be a list that begins with the whole path of a program, such as /etc/certmond/hook")
         return value
 
 

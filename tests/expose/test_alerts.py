@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from certmond.explain import sections
 from certmond.expose.render import Renderer
 from certmond.expose.telemetry import Telemetry
 from certmond.pki.assess import Assessment
@@ -20,6 +21,7 @@ from tests.conftest import real_part
 
 CONFIG = Path(__file__).parents[2] / "config"
 RULES: list[dict[str, Any]] = yaml.safe_load((CONFIG / "alerts.yaml").read_text())["groups"][0]["rules"]
+RECORDING: list[dict[str, Any]] = yaml.safe_load((CONFIG / "recording.yaml").read_text())["groups"][0]["rules"]
 UNIT_TESTS: list[dict[str, Any]] = yaml.safe_load((CONFIG / "alerts_test.yaml").read_text())["tests"]
 
 
@@ -31,14 +33,24 @@ def promtool(*arguments: str | Path) -> None:
 
 @pytest.mark.real("promtool")
 def test_promtool_has_no_objection_to_the_rules() -> None:
-    """`promtool check rules` accepts the file, with every lint that it knows."""
-    promtool("check", "rules", "--lint=all", "--lint-fatal", CONFIG / "alerts.yaml")
+    """`promtool check rules` accepts the files, with every lint that it knows."""
+    promtool("check", "rules", "--lint=all", "--lint-fatal", CONFIG / "alerts.yaml", CONFIG / "recording.yaml")
 
 
 @pytest.mark.real("promtool")
 def test_the_unit_tests_of_the_rules_hold() -> None:
-    """`promtool test rules` passes: what fires, what it says, what does not fire, what resolves."""
-    promtool("test", "rules", CONFIG / "alerts_test.yaml")
+    """`promtool test rules` passes: what fires, what it says, what does not fire, what resolves; what is recorded."""
+    promtool("test", "rules", CONFIG / "alerts_test.yaml", CONFIG / "recording_test.yaml")
+
+
+def test_each_recorded_series_is_tested_and_says_what_it_is() -> None:
+    """A recording rule has a name of level:metric:operation, and a unit test that asks for it."""
+    tests = yaml.safe_load((CONFIG / "recording_test.yaml").read_text())["tests"]
+    asked = {each["expr"] for test in tests for each in test["promql_expr_test"] if each["exp_samples"]}
+    names = [rule["record"] for rule in RECORDING]
+    assert set(names) == asked
+    assert len(names) == len(asked)
+    assert all(re.fullmatch(r"instance(_\w+)?:certmond_\w+:\w+", name) for name in names)
 
 
 @pytest.mark.parametrize("alert", sorted({rule["alert"] for rule in RULES}))
@@ -56,12 +68,18 @@ def test_each_alert_is_seen_firing_and_not_firing(alert: str) -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule['alert']}-{rule['labels']['severity']}")
 def test_an_alert_says_how_bad_it_is_and_where_to_read_on(rule: dict[str, Any]) -> None:
-    """An alert has one of our severities, a summary, a description, and the command that explains it offline."""
+    """An alert has one of our severities, a summary, a description, the command that explains it offline, and where the
+    same section of the runbook is to be read.
+    """
     assert rule["alert"].startswith("Certmond")
     assert rule["labels"].keys() == {"severity"}
     assert rule["labels"]["severity"] in set(Severity)
-    assert rule["annotations"].keys() == {"summary", "description", "runbook"}
+    assert rule["annotations"].keys() == {"summary", "description", "runbook", "runbook_url"}
     assert rule["annotations"]["runbook"] == f"certmond explain {rule['alert']}"
+    page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+    assert page == "file:///usr/share/doc/certmond/docs/runbook.md"
+    assert anchor in {heading.lower() for heading in sections()}
+    assert anchor == rule["alert"].lower()
 
 
 def test_no_alert_has_two_rules_of_one_severity() -> None:
@@ -73,7 +91,8 @@ def test_the_rules_ask_only_for_what_is_exported() -> None:
     """Every metric in an expression is a family that the daemon renders."""
     text = Renderer().metrics(Assessment(datetime.now(UTC), (), {}), Telemetry("observe").text())
     exported = set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE))
-    asked = {name for rule in RULES for name in re.findall(r"\bcertmond_\w+", rule["expr"])}
+    exported |= {f"{name}_bucket" for name in re.findall(r"^# TYPE (\w+) histogram", text, re.MULTILINE)}
+    asked = {name for rule in [*RULES, *RECORDING] for name in re.findall(r"\bcertmond_\w+", rule["expr"])}
     assert asked
     assert asked <= exported
 

@@ -141,7 +141,7 @@ class Stack:
         (self._work / "rules.yaml").write_text(yaml.safe_dump(rules))
         document = {
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
-            "rule_files": ["rules.yaml"],
+            "rule_files": ["rules.yaml", str(CONFIG / "recording.yaml")],
             "scrape_configs": [
                 {"job_name": "certmond", "static_configs": [{"targets": [f"127.0.0.1:{self.port}"]}]},
             ],
@@ -207,6 +207,34 @@ def test_a_leaf_that_is_about_to_end_is_told_until_it_is_put_back(stack: Stack) 
     node.replace(f"{API}.crt", good)
     stack.until_fires(certificate="apiserver")
     stack.until_value(f'{NOT_AFTER}{{certificate="apiserver"}}', {"apiserver": ends["apiserver"]})
+
+
+def test_the_dashboard_has_something_to_show(stack: Stack) -> None:
+    """Prometheus answers every question of the dashboard; nothing is empty but what did not happen on this node."""
+    panels = json.loads((CONFIG / "grafana-dashboard.json").read_text())["panels"]
+    given = {"$__rate_interval": "1m", "$job": ".*", "$instance": ".*", "$node": f"127.0.0.1:{stack.port}"}
+    nothing = {
+        ("Fleet", "Served differs"), ("Fleet", "Restarts"), ("Fleet", "Renewals"),
+        ("History", "Renewals and restarts of a day"), ("History", "Broken chains and stale servers"),
+        ("Node $node", "How long things take"), ("Node $node", "Hooks"),
+    }  # fmt: skip
+
+    def empty() -> set[tuple[str, str]]:
+        found, row = set(), ""
+        for panel in panels:
+            row = panel["title"] if panel["type"] == "row" else row
+            for target in panel.get("targets", ()):
+                expression = target["expr"]
+                for name, value in given.items():
+                    expression = expression.replace(name, value)
+                status, body = get(stack.prometheus_port, f"/api/v1/query?query={quote(expression)}")
+                assert status == 200, body
+                if not json.loads(body)["data"]["result"]:
+                    found.add((row, panel["title"]))
+        return found
+
+    stack.until_value(f'{CHAIN_VALID}{{certificate="apiserver"}}', {"apiserver": 1.0})
+    until("panels that are empty and should not be", lambda: empty() - nothing, set())
 
 
 def test_a_foreign_leaf_breaks_the_chain_until_it_is_reissued(stack: Stack) -> None:

@@ -59,6 +59,8 @@ FAMILIES = {
     "certmond_restarts": "counter",
     "certmond_renewals": "counter",
     "certmond_planned_steps": "gauge",
+    "certmond_hook_runs": "counter",
+    "certmond_hook_waiting": "gauge",
     "certmond_rotation_phase": "gauge",
     "certmond_mode": "gauge",
     "certmond_passes": "counter",

@@ -225,6 +225,41 @@ def test_a_reload_takes_a_good_configuration_and_refuses_a_broken_one(machine: M
     assert main_pid(machine, DAEMON) == process
 
 
+def test_a_hook_runs_in_the_sandbox_of_the_unit(machine: Machine) -> None:
+    """With the unit as it is shipped a hook is told, once over a restart, as certmond, and writes nothing else."""
+    program, log = "/usr/lib/certmond-test-hook", "/var/lib/certmond/told"
+    machine.path(program).write_text(
+        f'#!/bin/sh\nread -r told\necho >/etc/certmond-was-here && exit 9\necho "$(id -un) $told" >>{log}\n'
+    )
+    machine.path(program).chmod(0o755)
+    machine.path(CONFIG).parent.mkdir(exist_ok=True)
+    machine.path(CONFIG).write_text(
+        f"profile: none\nhooks: [{{name: log, command: [{program}]}}]\n"
+        f"certificates: [{{name: mine, path: /{API}, mode: 0644}}]\n"
+    )
+
+    def told() -> list[tuple[str, str, str]]:
+        text = machine.path(log).read_text() if machine.path(log).exists() else ""
+        lines = [line.split(" ", 1) for line in text.splitlines()]
+        documents = [(user, json.loads(document)) for user, document in lines]
+        return [(user, each["event"], each["certificate"]) for user, each in documents]
+
+    try:
+        machine.path(f"/{API}").chmod(0o666)
+        machine.systemctl("restart", DAEMON)
+        machine.until(lambda: told() == [("certmond", "raised", "mine")], "raised")
+        machine.systemctl("restart", DAEMON)
+        machine.path(f"/{API}").chmod(0o644)
+        machine.until(lambda: told()[1:] == [("certmond", "cleared", "mine")], "cleared")
+        assert not machine.path("/etc/certmond-was-here").exists()
+    finally:
+        machine.path(f"/{API}").chmod(0o644)
+        machine.path(CONFIG).unlink()
+        machine.path(program).unlink()
+        machine.path(log).unlink(missing_ok=True)
+        machine.systemctl("restart", DAEMON)
+
+
 # --- HTTP -------------------------------------------------------------------------------------------------------------
 
 

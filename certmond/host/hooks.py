@@ -1,0 +1,285 @@
+"""Programs of the operator's that are told when a finding is raised and when it is cleared.
+
+Owns the running of them: a thread for each, so that no pass waits for one; its memory of what it was told,
+`<state directory>/hooks/NAME.json`; the trying again of what failed. What it is to be told is `pki.notice`'s decision,
+taken afresh whenever a pass hands over what stands. Each is run with one document on standard input and no shell, to
+its end before the next: exactly once for each event, and once more where certmond is killed before it could note it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from certmond.errors import CertmondError, UnreachableError, WriteError, defect
+from certmond.host.journal import Event, Journal
+from certmond.host.memory import Memory
+from certmond.host.program import first_line, run
+from certmond.host.staging import make_directory
+from certmond.host.trusted import distrust
+from certmond.pki.assess import Assessment
+from certmond.pki.notice import Due, Key, Notice, due, next_repeat, standing, wanted
+from certmond.pki.settings import HookSpec
+
+SCHEMA = 1
+MOST = 1000
+"""Findings that one hook is told of at a time; the rest wait until some of these are cleared."""
+GRACE = 5.0
+"""Seconds that a run may take to its end when certmond stops; then it is ended, and made again at the next start."""
+FIRST_PAUSE, LAST_PAUSE = 5.0, 300.0
+"""Seconds between a run that failed and the next one, doubled each time."""
+_SAVE_INTERVAL = 1.0  # seconds; what is forgotten when certmond is killed is told once more
+_MEMORY = TypeAdapter(list[Notice])
+
+Count = Callable[[str, str], None]
+"""Called with the name of a hook and how a run ended: `told`, `failed`, or `passed_over` where none was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a pass found. `settled`: what runs and is served has been looked at, so that what is not there is gone."""
+
+    node: str
+    at: datetime
+    settled: bool
+
+
+class Hooks:
+    """All hooks of a configuration. `configure` may be called again; nothing here waits for a program but `close`."""
+
+    def __init__(self, state_dir: Path, journal: Journal, count: Count) -> None:
+        self._state_dir, self._journal, self._count = state_dir, journal, count
+        self._hooks: dict[str, Hook] = {}
+        self._leaving: dict[str, Hook] = {}
+
+    def configure(self, specs: Iterable[HookSpec]) -> None:
+        """Run these from now on, and no others. One that is as it was is not disturbed."""
+        by_name = {spec.name: spec for spec in specs}
+        for name, hook in list(self._hooks.items()):
+            if by_name.get(name) != hook.spec:
+                hook.leave()
+                self._leaving[name] = self._hooks.pop(name)
+        for name, spec in by_name.items():
+            if name not in self._hooks:
+                # One memory, one writer: the new one begins when the old one has ended.
+                self._hooks[name] = Hook(
+                    spec, self._state_dir, self._journal, self._count, after=self._leaving.pop(name, None)
+                )
+
+    def hand(self, assessment: Assessment, *, settled: bool) -> None:
+        """What stands now."""
+        seen = Seen(assessment.facts.get("node_name", ""), assessment.taken_at, settled)
+        for hook in self._hooks.values():
+            hook.hand(standing(assessment, hook.spec.at_least), seen)
+
+    @property
+    def waiting(self) -> Mapping[str, int]:
+        """For each hook, how much it has still to be told."""
+        return {name: hook.waiting for name, hook in self._hooks.items()}
+
+    def close(self) -> None:
+        """End them: what is under way has a moment to come to its end."""
+        every = [*self._hooks.values(), *self._leaving.values()]
+        for hook in every:
+            hook.leave()
+        deadline = time.monotonic() + GRACE
+        for hook in every:
+            hook.end(max(0.0, deadline - time.monotonic()))
+
+
+class Hook:
+    """One hook, and its thread. `pauses` are the first and the last of those after a failure, in seconds."""
+
+    def __init__(
+        self,
+        spec: HookSpec,
+        state_dir: Path,
+        journal: Journal,
+        count: Count,
+        *,
+        after: Hook | None = None,
+        pauses: tuple[float, float] = (FIRST_PAUSE, LAST_PAUSE),
+        most: int = MOST,
+    ) -> None:
+        self.spec = spec
+        self.waiting = 0
+        self._directory = state_dir / "hooks"
+        self._memory = Memory(self._directory, f"{spec.name}.json", _MEMORY)
+        self._journal, self._count, self._pauses, self._most = journal, count, pauses, most
+        self._lock, self._woken = threading.Lock(), threading.Event()
+        self._handed: tuple[dict[Key, Notice], Seen] | None = None
+        self._passing: dict[Key, Notice] = {}  # what stood at any time since the thread last looked
+        self._leaving, self._abandoned = threading.Event(), False
+        self._told: dict[Key, Notice] = {}
+        self._want: dict[Key, Notice] = {}
+        self._seen = Seen("", datetime.now(UTC), settled=False)
+        self._failures: dict[tuple[str, Key], int] = {}
+        self._in_a_row, self._not_before = 0, 0.0
+        self._left_out, self._unsaved = 0, False
+        self._saved_at = 0.0
+        self._thread = threading.Thread(target=self._work, args=(after,), name=f"hook {spec.name}", daemon=True)
+        self._thread.start()
+
+    def hand(self, found: dict[Key, Notice], seen: Seen) -> None:
+        """What stands now, for the thread to see to. Returns at once."""
+        with self._lock:
+            self._handed = found, seen
+            self._passing |= found
+        self._woken.set()
+
+    def leave(self) -> None:
+        """Begin nothing more."""
+        self._leaving.set()
+        self._woken.set()
+
+    def end(self, patience: float) -> None:
+        """Wait for the thread; a program that takes longer than `patience` seconds is ended."""
+        self._thread.join(patience)
+        self._abandoned = True
+        self._thread.join()
+
+    def _work(self, after: Hook | None) -> None:
+        if after is not None:
+            after.end(after.spec.time_limit.total_seconds())
+        self._told = {notice.key: notice for notice in self._memory.read() or ()}
+        while not self._leaving.is_set():
+            try:
+                self._take()
+                while not self._leaving.is_set() and (step := self._next()):
+                    self._tell(step)
+                    self._take()
+            except Exception as error:  # noqa: BLE001 - a defect of ours with one event must not silence the rest
+                self._fail(None, defect(error))
+            self._save()
+            self._woken.wait(self._patience())
+        self._save()
+
+    def _take(self) -> None:
+        """Take up what was handed over; what came and went in between is passed over, and that is said."""
+        self._woken.clear()
+        with self._lock:
+            handed, passing, self._passing = self._handed, self._passing, {}
+            self._handed = None
+        if handed is None:
+            return
+        found, self._seen = handed
+        before = {**passing, **self._want}
+        for key, notice in before.items() if self._seen.settled else ():
+            if key not in found and key not in self._told:
+                gone = f"{notice.reason} of {notice.path} was cleared before hook {self.spec.name} was told of it"
+                self._journal.tell(Event.HOOK_FAILED, gone, **self._fields(notice))
+                self._count(self.spec.name, "passed_over")
+        self._want = wanted(found, self._told, before, self._most)
+        left_out = len(found) - len(self._want)
+        if left_out and not self._left_out:
+            many = f"hook {self.spec.name} is told of {len(self._want)} findings, and not of {left_out} less grave ones"
+            self._journal.tell(Event.HOOK_FAILED, f"{many}, until some are cleared", "warning", hook=self.spec.name)
+        self._left_out = left_out
+        steps = {step.key for step in self._due()}
+        self._failures = {key: count for key, count in self._failures.items() if key in steps}
+
+    def _due(self) -> list[Due]:
+        seen, now = self._seen, datetime.now(UTC)
+        return list(due(self._want, self._told, now, settled=seen.settled, at=seen.at, repeat=self.spec.repeat))
+
+    def _next(self) -> Due | None:
+        """What is told next: of what failed, that which failed least. None while there is nothing, or a pause."""
+        steps = self._due()
+        self.waiting = len(steps) + self._left_out
+        if not steps or time.monotonic() < self._not_before:
+            return None
+        return min(steps, key=lambda step: self._failures.get(step.key, 0))
+
+    def _patience(self) -> float | None:
+        """Seconds until there is something to do by itself; None for ever."""
+        if self._leaving.is_set():
+            return 0
+        if self._due():
+            return max(0.0, self._not_before - time.monotonic())
+        again = next_repeat(self._told, self.spec.repeat) if self.spec.repeat else None
+        return max(0.0, (again - datetime.now(UTC)).total_seconds()) if again else None
+
+    def _tell(self, step: Due) -> None:
+        notice, program = step.notice, self.spec.command[0]
+        try:
+            if why := distrust(program):
+                raise UnreachableError(why)
+            given = document(step, self._seen.node)
+            ended = run(self.spec.command, self.spec.environment, self.spec.time_limit, self._alive, given)
+        except CertmondError as error:
+            if not self._abandoned:
+                self._fail(step, str(error))
+            return
+        if ended.status:
+            said = first_line(ended.said)
+            how = f"was ended by signal {-ended.status}" if ended.status < 0 else f"ended with status {ended.status}"
+            self._fail(step, f"{program} {how}{f' ({said})' if said else ''}")
+            return
+        self._failures.pop(step.key, None)
+        self._in_a_row, self._unsaved = 0, True
+        if step.event == "raised":
+            self._told[notice.key] = replace(notice, told_at=datetime.now(UTC))
+        else:
+            del self._told[notice.key]
+        self._count(self.spec.name, "told")
+        said = first_line(ended.output)
+        message = f"hook {self.spec.name} was told: {notice.reason} of {notice.path} is {step.event}"
+        self._journal.tell(Event.HOOK_TOLD, message, **self._fields(notice), **({"output": said} if said else {}))
+        if time.monotonic() - self._saved_at >= _SAVE_INTERVAL:
+            self._save()
+
+    def _fail(self, step: Due | None, why: str) -> None:
+        if step:
+            self._failures[step.key] = self._failures.get(step.key, 0) + 1
+        pause = min(self._pauses[1], self._pauses[0] * 2**self._in_a_row)
+        self._in_a_row = min(self._in_a_row + 1, 16)
+        self._not_before = time.monotonic() + pause
+        self._count(self.spec.name, "failed")
+        fields = self._fields(step.notice) if step else {"hook": self.spec.name}
+        message = f"hook {self.spec.name} failed: {why} (it is run again in {pause:g} s)"
+        self._journal.tell(Event.HOOK_FAILED, message, "warning", **fields)
+
+    def _save(self) -> None:
+        if not self._unsaved:
+            return
+        self._saved_at = time.monotonic()
+        try:
+            make_directory(self._directory.parent)
+            self._memory.write(list(self._told.values()))
+        except (WriteError, OSError) as error:
+            why = f"what hook {self.spec.name} was told cannot be noted ({error}); it will be told again after a start"
+            self._journal.tell(Event.HOOK_FAILED, why, "error", hook=self.spec.name)
+        self._unsaved = False
+
+    def _alive(self) -> None:
+        if self._abandoned:
+            raise UnreachableError("certmond stops")
+
+    def _fields(self, notice: Notice) -> dict[str, str]:
+        return {
+            "hook": self.spec.name, "certificate": notice.certificate, "path": notice.path, "reason": notice.reason,
+            "severity": notice.severity.value,
+        }  # fmt: skip
+
+
+def document(step: Due, node: str) -> bytes:
+    """The JSON that a hook reads: one object, one line. A promise, like the document of `status`."""
+    notice = step.notice
+    whole = {
+        "schema": SCHEMA, "event": step.event, "node": node,
+        "finding": {"reason": notice.reason, "severity": notice.severity.value, "message": notice.message},
+        "certificate": notice.certificate, "path": notice.path, "at": _time(notice.at),
+        "not_after": _time(notice.not_after),
+    }  # fmt: skip
+    return json.dumps(whole).encode("ascii") + b"\n"
+
+
+def _time(instant: datetime | None) -> str | None:
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if instant else None
