@@ -20,6 +20,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks import page
 from benchmarks.fixture import Leaves, kubeadm_node, parse_loop
 from benchmarks.issuing import reissue_node
 from benchmarks.processes import Pair, free_port
@@ -107,6 +108,19 @@ def measure_issuing(rounds: int) -> Iterator[Figure]:
     yield Figure("  the same with ECDSA P-256", "s", [run.total for run in ecdsa], "")
 
 
+def measure_page(rounds: int) -> Iterator[Figure]:
+    """The rows about the page."""
+    with scratch() as work, page.browser(work) as browser:
+        for count, wanted in ((2_000, "≤ 1000 ms"), (10_000, "")):
+            (place := work / str(count)).mkdir()
+            with page.many(place, count) as (leaves, pair, url):
+                made, kept = page.made_and_kept(leaves, pair, rounds)
+                yield Figure(f"the page of {count} certificates, made anew", "ms", made, "")
+                yield Figure("  as it was made", "ms", kept, "")
+                yield Figure("  first contentful paint in Chromium", "ms", page.painted(browser, url, rounds), wanted)
+                yield Figure("  resident memory of both processes, it having been shown", "MB", [pair.resident()], "")
+
+
 def _scrapes(pair: Pair) -> Iterator[Figure]:
     for name, gzip in (("plain", False), ("gzip", True)):
         pair.get("/metrics", gzip=gzip)
@@ -126,7 +140,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="repetitions of what is short")
     parser.add_argument("--seconds", type=float, default=20, help="how long idleness is watched")
     parser.add_argument("--renewals", type=int, default=1000, help="of the pair of a live etcd")
-    parser.add_argument("parts", nargs="*", help="which: issuing, many, node, torn-pair; all where none is named")
+    parser.add_argument("parts", nargs="*", help="which: issuing, many, node, page, torn-pair; all where none is named")
     options = parser.parse_args()
     print(
         f"certmond {version('certmond')}, cryptography {version('cryptography')}, Python {platform.python_version()},"
@@ -137,6 +151,7 @@ def main() -> None:
         "issuing": lambda: measure_issuing(2 * options.rounds),
         "many": lambda: measure_many(options.count, options.rounds, options.seconds),
         "node": lambda: measure_node(options.seconds),
+        "page": lambda: measure_page(options.rounds),
         "torn-pair": lambda: measure_torn_pair(options.renewals),
     }
     for figures in (part() for name, part in parts.items() if name in (options.parts or parts)):

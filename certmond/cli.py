@@ -70,7 +70,7 @@ def run(context: click.Context, runtime_dir: Path, log: str) -> None:
 @runtime_option
 @click.option("--listen", default="127.0.0.1:9964", show_default=True, help="ADDR:PORT to serve on")
 def serve(runtime_dir: Path, listen: str) -> None:
-    """Serve over HTTP what the daemon rendered: /metrics, /healthz, /readyz, /api/v1/status."""
+    """Serve over HTTP what the daemon rendered: a page at /, /metrics, /healthz, /readyz, /api/v1/status."""
     from certmond.expose import serve as server
 
     sys.exit(server.serve(runtime_dir, listen))
@@ -105,8 +105,8 @@ def check(context: click.Context, at: datetime | None, output: str) -> None:
 @output_option
 def status(runtime_dir: Path, output: str) -> None:
     """What the running daemon last found; exit 3 where none runs, else as `check`."""
+    from certmond.expose.heartbeat import silence
     from certmond.expose.render import read_status
-    from certmond.expose.site import silence
     from certmond.expose.table import status_table
 
     document = read_status(runtime_dir)

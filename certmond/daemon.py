@@ -7,6 +7,7 @@ the node itself. In observe mode nothing is carried out.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import time
@@ -21,8 +22,9 @@ from certmond.acting import Acting
 from certmond.config import Config
 from certmond.enforce import Enforcer
 from certmond.errors import ConfigError, RuntimeDirError
+from certmond.expose.activity_document import activity_document
 from certmond.expose.plan_document import step_name
-from certmond.expose.render import HEARTBEAT, METRICS, STATUS, Renderer, heartbeat, summary, write
+from certmond.expose.render import ACTIVITY, HEARTBEAT, METRICS, STATUS, Renderer, heartbeat, summary, write
 from certmond.expose.telemetry import Telemetry
 from certmond.host.audit import DAEMON, Audit
 from certmond.host.journal import Event, Journal
@@ -93,6 +95,7 @@ class Daemon:
         self._passed_at: float | None = None
         self._degraded = False
         self._unwritten: set[str] = set()
+        self._shown: object = None
 
     def stop(self, *_: object) -> None:
         """Ask the loop to end. Safe in a signal handler."""
@@ -117,17 +120,20 @@ class Daemon:
                 self._notifier.ready(self._summary())
                 self._beat()
                 self._act()  # what is due may take longer than a service manager waits for a start
+                self._publish_activity()
                 while not self._stopping:
                     cause = self._next_cause()
                     if cause:
                         self._pass(cause)
                         self._act()
+                        self._publish_activity()
             finally:
                 self._notifier.stopping()
                 self._watcher.close()
                 self._enforcer.neighbourhood.close()
                 (self._runtime_dir / HEARTBEAT).unlink(missing_ok=True)
             self._journal.tell(Event.STOPPED, "certmond has stopped")
+            self._publish_activity()
         return 0
 
     def _next_cause(self) -> Cause | None:
@@ -248,6 +254,7 @@ class Daemon:
         self._passed_at = time.time()
         self._journal.compare(before, assessment)
         self._acting.tell(assessment)
+        self._publish_activity()
         self._look_out(cause, assessment)
         if cause.name == "reload":
             self._notifier.ready(self._summary())
@@ -294,6 +301,15 @@ class Daemon:
         self._write(METRICS, self._renderer.metrics(assessment, self._telemetry.text()))
         self._write(STATUS, self._renderer.status(assessment, self._config.mode))
         self._renderer.forget(assessment)
+
+    def _publish_activity(self) -> None:
+        """Write what was done and what is to be done, where that is not what was written last."""
+        rotating, journal = self._enforcer.rotating, self._journal
+        current = (self._acting.plan, rotating.rotation, rotating.waits, rotating.until, journal.told)
+        if current != self._shown:
+            plan, rotation, waits, until, _ = current
+            self._write(ACTIVITY, json.dumps(activity_document(plan, rotation, waits, until, journal.recent)))
+            self._shown = None if ACTIVITY in self._unwritten else current
 
     def _write(self, name: str, text: str) -> None:
         try:

@@ -15,6 +15,9 @@ MACHINE = "tests/system/"
 FIRST = (
     "tests/rotation/test_daemons.py",
     "tests/rotation/test_bed.py",
+    "tests/rotation/test_stand_ins.py",
+    "tests/rotation/test_families.py",
+    "tests/rotation/test_lost_node.py",
     "tests/test_turns.py",
     "tests/cluster/test_lease_holders.py",
     "tests/test_enforce.py",

@@ -9,11 +9,15 @@ import click
 from click.testing import CliRunner
 
 from certmond.cli import cli
+from certmond.expose.activity_document import activity_document
 from certmond.expose.render import Renderer
 from certmond.expose.telemetry import Telemetry
 from certmond.host.journal import MESSAGE_IDS
 from certmond.host.store import Store
 from certmond.pki.assess import assess
+from certmond.pki.rotation import Mode, Phase, Rotation
+from certmond.pki.steps import Plan
+from tests import builders
 from tests.node import NOW, Node
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -36,6 +40,16 @@ def test_every_message_id_is_documented() -> None:
     documented = (DOCS / "monitoring.md").read_text()
     assert not [kind for kind, identifier in MESSAGE_IDS.items() if identifier not in documented]
     assert len(set(MESSAGE_IDS.values())) == len(MESSAGE_IDS)
+
+
+def test_every_field_of_the_activity_is_documented() -> None:
+    """Each field of activity.json stands in docs/monitoring.md."""
+    documented = (DOCS / "monitoring.md").read_text()
+    old, new = (builders.make_ca().facts for _ in range(2))
+    rotation = Rotation("r1", "ca", Mode.OVERLAP, (old,), new, Phase.TRUST, NOW)
+    document = activity_document(Plan(), rotation, (), None, [{"at": "", "event": "", "level": "", "message": ""}])
+    fields = {*document, *document["plan"], *document["rotation"], *document["events"][0]} - {"schema"}
+    assert not [field for field in fields if f"`{field}`" not in documented]
 
 
 def test_every_option_of_a_root_ca_is_documented() -> None:

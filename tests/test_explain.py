@@ -81,6 +81,15 @@ def test_a_section_is_short_and_says_how_to_look(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_section_has_a_cause_a_look_and_a_remedy(name: str) -> None:
+    """What it means stands before the first command, and what to do behind the last one."""
+    _, *lines = [line for line in explain(name).splitlines() if line]
+    is_command = [line.startswith("    ") for line in lines]
+    assert not is_command[0]
+    assert not is_command[-1]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_no_code_is_broken_over_two_lines(name: str) -> None:
     """What stands in backquotes can be copied from one line."""
     assert all(line.count("`") % 2 == 0 for line in explain(name).splitlines())

@@ -16,9 +16,12 @@ SCHEMA = 1
 
 def plan_document(plan: Plan, taken_at: datetime) -> dict[str, Any]:
     """The steps in their order, and what is held."""
+    return {"schema": SCHEMA, "taken_at": _time(taken_at), **plan_entry(plan)}
+
+
+def plan_entry(plan: Plan) -> dict[str, Any]:
+    """The plan alone, in plain types."""
     return {
-        "schema": SCHEMA,
-        "taken_at": _time(taken_at),
         "steps": [step_entry(step) for step in plan.steps],
         "held": [
             {"target": held.target, "path": held.path, "because": held.because, "until": _time(held.until)}

@@ -18,7 +18,7 @@ from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import Kind
 from certmond.pki.reason import Finding, Severity
 
-METRICS, STATUS, HEARTBEAT = "metrics.prom", "status.json", "heartbeat.json"
+METRICS, STATUS, ACTIVITY, HEARTBEAT = "metrics.prom", "status.json", "activity.json", "heartbeat.json"
 
 _OF = ("certificate", "path")
 FAMILIES = (

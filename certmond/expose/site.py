@@ -7,7 +7,6 @@ form is made once per rendering and shared. Imports the standard library only.
 
 import errno
 import io
-import json
 import os
 import re
 import socket
@@ -16,28 +15,22 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
+
+from certmond.expose.heartbeat import SEE_JOURNAL, Heartbeat, halted, not_alive, not_ready
+from certmond.expose.page import empty, page, policy
 
 HEAD_BYTES = 16 * 1024  # of a request, line and headers together
+GZIP = 16 + zlib.MAX_WBITS
 CHUNK_BYTES = 1024 * 1024  # a client earns more time with each that it takes
-ALIVE_SECONDS = 30  # the daemon rewrites its heartbeat at least every ten
 TEXT, HTML, JSON = "text/plain; charset=utf-8", "text/html; charset=utf-8", "application/json"
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
-PAGE_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-PAGE_HEADERS = (f"Content-Security-Policy: {PAGE_POLICY}", "Referrer-Policy: no-referrer")
-PAGE = b"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>certmond</title></head><body><h1>certmond</h1><ul>
-<li><a href="/metrics">metrics</a></li><li><a href="/api/v1/status">status</a></li>
-<li><a href="/healthz">health</a></li><li><a href="/readyz">readiness</a></li></ul></body></html>
-"""
 REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~\w-]+) ([!-~]+) HTTP/1\.([01])")
 HEADER_LINE = re.compile(rb"([!#$%&'*+.^_`|~\w-]+):([^\0\r]*)")
-SEE_JOURNAL = "see `journalctl -u certmond`"
 
 
 class Request(NamedTuple):
@@ -139,46 +132,6 @@ def prefers_gzip(accept_encoding: str) -> bool:
     return gzip > 0 and gzip >= quality.get("identity", others)
 
 
-class Heartbeat(NamedTuple):
-    alive_at: float
-    pass_at: float | None
-    resync: float
-    ready: bool
-
-    @classmethod
-    def parse(cls, text: bytes) -> Self:
-        beat = json.loads(text)
-        pass_at = None if beat["pass_at"] is None else float(beat["pass_at"])
-        return cls(float(beat["alive_at"]), pass_at, float(beat["resync"]), beat["ready"] is True)
-
-
-def not_alive(beat: Heartbeat, now: float) -> str | None:
-    """Why the daemon's loop cannot be called alive; a sign of life ahead of the clock is no better than an old one."""
-    age = now - beat.alive_at
-    if abs(age) < ALIVE_SECONDS:  # put this way round, NaN is not alive
-        return None
-    return f"the daemon's last sign of life is {age:.0f} s old; it gives one every 10 s: {SEE_JOURNAL}"
-
-
-def silence(runtime_dir: Path) -> str | None:
-    """Why the daemon that renders into `runtime_dir` cannot be called alive; None where it can."""
-    path = runtime_dir / "heartbeat.json"
-    try:
-        return not_alive(Heartbeat.parse(path.read_bytes()), time.time())
-    except (OSError, KeyError, OverflowError, TypeError, ValueError) as error:
-        return f"{path} is no sign of life ({error!r}): {SEE_JOURNAL}"
-
-
-def not_ready(beat: Heartbeat, now: float) -> str | None:
-    """Why what the daemon rendered should not be relied on."""
-    if beat.pass_at is None or not beat.ready:
-        return f"the daemon has not completed its first pass: {SEE_JOURNAL}"
-    age, limit = now - beat.pass_at, 2 * beat.resync + 60
-    if abs(age) < limit:
-        return None
-    return f"the daemon's last pass is {age:.0f} s old, and {limit:.0f} s is the limit: {SEE_JOURNAL}"
-
-
 class Document:
     """A file that the daemon replaces as a whole."""
 
@@ -191,7 +144,7 @@ class Document:
         """Whoever asks first after a change compresses; the others wait for it, and all share one copy."""
         with self._lock, Rendering(self.path) as file:
             if file.tag != self._compressed[0]:
-                compressor = zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+                compressor = zlib.compressobj(1, zlib.DEFLATED, GZIP)
                 parts = [compressor.compress(part) for part in iter(partial(file.read, CHUNK_BYTES), b"")]
                 self._compressed = (file.tag, b"".join((*parts, compressor.flush())))
             return self._compressed
@@ -205,26 +158,82 @@ class Document:
         else:
             body = Rendering(self.path)
             tag = f'"{body.tag}"'
-        known = {each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")}
-        if known.isdisjoint({"*", tag}):
-            return Answer(HTTPStatus.OK, self.content_type, body, (*headers, f"ETag: {tag}"))
-        if isinstance(body, Rendering):
-            body.close()
-        return Answer(HTTPStatus.NOT_MODIFIED, self.content_type, b"", (*headers, f"ETag: {tag}"))
+        return conditional(request, tag, Answer(HTTPStatus.OK, self.content_type, body, headers))
+
+
+def conditional(request: Request, tag: str, answer: Answer) -> Answer:
+    """The answer, whose entity tag is `tag`; or that the client has it already."""
+    known = {each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")}
+    headers = (*answer.headers, f"ETag: {tag}")
+    if known.isdisjoint({"*", tag}):
+        return answer._replace(headers=headers)
+    if isinstance(answer.body, Rendering):
+        answer.body.close()
+    return Answer(HTTPStatus.NOT_MODIFIED, answer.content_type, b"", headers)
+
+
+class Front:
+    """The page, made from what the daemon rendered by whoever asks first after a change, and shared in its gzip form.
+
+    It is made here because only who answers can tell that the daemon has ended, and because nobody may be looking.
+    """
+
+    def __init__(self, runtime_dir: Path) -> None:
+        self.status, self.activity = runtime_dir / "status.json", runtime_dir / "activity.json"
+        self.heartbeat = runtime_dir / "heartbeat.json"
+        self._lock = threading.Lock()
+        self._made = ("", b"")
+
+    def answer(self, request: Request) -> Answer:
+        headers = (f"Content-Security-Policy: {policy()}", "Referrer-Policy: no-referrer", "Vary: Accept-Encoding")
+        try:
+            tag, packed = self.made()
+        except OSError as error:
+            return Answer(HTTPStatus.OK, HTML, empty(unreadable(error)).encode(), headers)
+        if prefers_gzip(request.headers.get("accept-encoding", "")):
+            answer = Answer(HTTPStatus.OK, HTML, packed, (*headers, "Content-Encoding: gzip"))
+            return conditional(request, f'"{tag}-gzip"', answer)
+        return conditional(request, f'"{tag}"', Answer(HTTPStatus.OK, HTML, zlib.decompress(packed, GZIP), headers))
+
+    def made(self) -> tuple[str, bytes]:
+        """The page as of now: a name for it, and its gzip form."""
+        with self._lock, ExitStack() as stack:
+            beat = None
+            with suppress(OSError):
+                beat = stack.enter_context(Rendering(self.heartbeat)).read(4096)
+            why = halted(beat, time.time())
+            status = stack.enter_context(Rendering(self.status))
+            activity = None
+            with suppress(FileNotFoundError):  # a daemon of an earlier version
+                activity = stack.enter_context(Rendering(self.activity))
+            tag = f"{status.tag}.{activity.tag if activity else ''}.{zlib.crc32((why or '').encode()):x}"
+            if tag != self._made[0]:
+                try:
+                    text = page(status.readall(), activity.readall() if activity else None, why, tag)
+                except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+                    text = empty(f"what the daemon rendered cannot be shown ({error!r}): {SEE_JOURNAL}")
+                compressor = zlib.compressobj(1, zlib.DEFLATED, GZIP)
+                self._made = (tag, compressor.compress(text.encode()) + compressor.flush())
+            return self._made
+
+
+def unreadable(error: OSError) -> str:
+    reason = f"{error.filename} cannot be read: {error.strerror}. Is the daemon running? "
+    return f"{reason}`systemctl start certmond` starts it; {SEE_JOURNAL}"
 
 
 class Site:
     """The closed set of paths, and what each answers."""
 
     def __init__(self, runtime_dir: Path) -> None:
-        self.page = Document(runtime_dir / "page.html", HTML, *PAGE_HEADERS)
         self.heartbeat = runtime_dir / "heartbeat.json"
         self.routes: dict[str, Callable[[Request], Answer]] = {
-            "/": self.front,
+            "/": Front(runtime_dir).answer,
             "/metrics": Document(runtime_dir / "metrics.prom", METRICS).answer,
             "/healthz": lambda _: self.verdict(not_alive),
             "/readyz": lambda _: self.verdict(not_ready),
             "/api/v1/status": Document(runtime_dir / "status.json", JSON).answer,
+            "/api/v1/activity": Document(runtime_dir / "activity.json", JSON).answer,
         }
 
     def answer(self, request: Request) -> Answer:
@@ -236,15 +245,7 @@ class Site:
         try:
             return route(request)
         except OSError as error:
-            reason = f"{error.filename} cannot be read: {error.strerror}. Is the daemon running? "
-            remedy = f"`systemctl start certmond` starts it; {SEE_JOURNAL}"
-            return sentence(HTTPStatus.SERVICE_UNAVAILABLE, reason + remedy)
-
-    def front(self, request: Request) -> Answer:
-        try:
-            return self.page.answer(request)
-        except FileNotFoundError:
-            return Answer(HTTPStatus.OK, HTML, PAGE, PAGE_HEADERS)
+            return sentence(HTTPStatus.SERVICE_UNAVAILABLE, unreadable(error))
 
     def verdict(self, why_not: Callable[[Heartbeat, float], str | None]) -> Answer:
         with Rendering(self.heartbeat) as file:

@@ -10,12 +10,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from certmond.expose.lifetime import residual
 from certmond.pki.reason import printable
 
 _STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan", "ok": "green"}
 _RANKS = ("critical", "warning", "info")
 _KEYS = {True: "matches", None: "-"}
-_UNITS = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60))
 
 
 def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
@@ -32,16 +32,6 @@ def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType
         details = details if wide else []
         table.add_row(*_cells(entry, anchors, now), *details)
     return Group(table, *_explanations(document))
-
-
-def residual(end: str | None, now: datetime) -> str:
-    """The time left as kubeadm writes it: the largest unit that fits (y, d, h, m), or how long it is over."""
-    if end is None:
-        return ""
-    left = (datetime.fromisoformat(end) - now).total_seconds()
-    unit, seconds = next((item for item in _UNITS if abs(left) >= item[1]), _UNITS[-1])
-    amount = f"{int(abs(left) // seconds)}{unit}"
-    return f"-{amount}" if left < 0 else amount
 
 
 def _cells(entry: dict[str, Any], anchors: dict[str, str], now: datetime) -> Iterator[str | Text]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections import deque
 from collections.abc import Iterator, MutableMapping
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -18,6 +20,7 @@ import structlog
 from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.reason import Finding, Severity, printable
 
+RECENT = 50
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
 _SOCKET = "/run/systemd/journal/socket"  # systemd-journald.service(8)
 _LEVELS = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "critical"}
@@ -78,6 +81,9 @@ class Journal:
             style = "journal" if "JOURNAL_STREAM" in os.environ else "plain"
         if style == "command":
             style = "journal" if os.path.exists(_SOCKET) else "none"
+        self.recent: deque[dict[str, str]] = deque(maxlen=RECENT)
+        """The last entries, the newest first, in plain types."""
+        self.told = 0
         level = logging.DEBUG if verbose else logging.INFO
         self._logger = structlog.wrap_logger(
             structlog.PrintLogger(sys.stderr),
@@ -92,6 +98,9 @@ class Journal:
     def tell(self, event: Event, message: str, level: str = "info", **fields: object) -> None:
         """One entry. `fields` become CERTMOND_… fields of the journal."""
         shown = {name: printable(value) if isinstance(value, str) else value for name, value in fields.items()}
+        at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        self.recent.appendleft({"at": at, "event": event.value, "level": level, "message": printable(message)})
+        self.told += 1
         getattr(self._logger, level)(printable(message), kind=event.value, **shown)
 
     def compare(self, before: Assessment | None, after: Assessment) -> None:

@@ -18,10 +18,9 @@ Which certificates a node should have depends on who made it. A **profile** says
 configuration: each file, what must be in it, who reads it, and what it takes for a new one to be used. Without a
 word of yours it is `kubeadm`.
 
-    certmond discover                # which distribution this node is of, and the configuration that fits
-    certmond check --profile k3s     # look once with another profile
+    certmond discover     # which distribution this node is of, and the configuration that fits
 
-In `/etc/certmond/config.yaml`, for good:
+`certmond check --profile k3s` looks once with another one. In `/etc/certmond/config.yaml`, for good:
 
 ```yaml
 profile: k3s

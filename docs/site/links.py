@@ -19,13 +19,17 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-_LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
+_LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 _CODE = re.compile(r"^(?: {4}|\t).*$|`[^`\n]*`", re.MULTILINE)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """The navigation without pages that are not there, and with all of a directory that ends in a slash."""
-    config.nav = list(_present(config.nav or []))
+    """The navigation: without pages that are not there, with all of a directory that ends in a slash; the rest last."""
+    nav = list(_present(config.nav or []))
+    pages = {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
+    if rest := sorted(pages - set(_named(nav))):
+        nav.append({"More": rest})
+    config.nav = nav
     return config
 
 
@@ -41,7 +45,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001  # theirs
-    """Each link of the page, to where its file is on the site; to a directory it becomes mere text."""
+    """Each link and image of the page, to where its file is on the site; to a directory it becomes mere text."""
     here = _of(page.file.src_uri)
 
     def lead(link: re.Match[str]) -> str:
@@ -75,6 +79,15 @@ def _present(nav: list[Any]) -> Iterator[Any]:
                 yield {item.rstrip("/").capitalize(): found}
         elif (DOCS / item).is_file():
             yield item
+
+
+def _named(nav: list[Any]) -> Iterator[str]:
+    for item in nav:
+        if isinstance(item, str):
+            yield item
+        else:
+            for inner in item.values():
+                yield from _named(inner if isinstance(inner, list) else [inner])
 
 
 def _links(page: Path) -> Iterator[tuple[str, Path, str | None]]:

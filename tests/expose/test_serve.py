@@ -22,12 +22,17 @@ from hypothesis import strategies as st
 
 from certmond.errors import ListenError
 from certmond.expose import serve, site
+from certmond.expose.heartbeat import Heartbeat, not_alive, not_ready
 from certmond.expose.serve import Server, make_server
-from certmond.expose.site import Heartbeat, not_alive, not_ready, prefers_gzip
+from certmond.expose.site import prefers_gzip
 
 METRICS = b'# TYPE certmond_findings gauge\ncertmond_findings{severity="critical"} 0.0\n'
-STATUS = b'{"schema": 1, "certificates": []}'
-PATHS = ("/", "/metrics", "/healthz", "/readyz", "/api/v1/status")
+STATUS = (
+    b'{"schema": 1, "taken_at": "2026-11-24T12:00:00Z", "node": "node-1", "mode": "observe", "certificates": [],'
+    b' "trust_anchors": [], "findings": []}'
+)
+ACTIVITY = b'{"schema": 1, "plan": null, "rotation": null, "events": []}'
+PATHS = ("/", "/metrics", "/healthz", "/readyz", "/api/v1/status", "/api/v1/activity")
 RESYNC = 300
 
 
@@ -49,7 +54,7 @@ def beat(alive: float = 0, passed: float | None = 0, **other: object) -> bytes:
 def runtime_dir(tmp_path: Path) -> Path:
     put(tmp_path / "metrics.prom", METRICS)
     put(tmp_path / "status.json", STATUS)
-    put(tmp_path / "page.html", b"<!doctype html><title>the chain</title>")
+    put(tmp_path / "activity.json", ACTIVITY)
     put(tmp_path / "heartbeat.json", beat())
     return tmp_path
 
@@ -112,22 +117,60 @@ class TestEndpoints:
         assert (response.status, body) == (200, STATUS)
         assert response.headers["Content-Type"] == "application/json"
 
+    def test_activity(self, server: Server) -> None:
+        """`/api/v1/activity` is the daemon's JSON."""
+        response, body = ask(server, "/api/v1/activity")
+        assert (response.status, body) == (200, ACTIVITY)
+        assert response.headers["Content-Type"] == "application/json"
+
     def test_page(self, server: Server) -> None:
-        """`/` is the daemon's page; it may load nothing, run nothing, and be framed by nobody."""
+        """`/` is a page of what the daemon rendered; it may run nothing but its own, and be framed by nobody."""
         response, body = ask(server, "/")
-        assert (response.status, body) == (200, b"<!doctype html><title>the chain</title>")
+        assert response.status == 200
+        assert b"node-1" in body
         assert response.headers["Content-Type"] == "text/html; charset=utf-8"
         policy = response.headers["Content-Security-Policy"]
-        assert {"default-src 'none'", "style-src 'unsafe-inline'", "frame-ancestors 'none'"} <= set(policy.split("; "))
+        assert {"default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'"} <= set(policy.split("; "))
+        assert {f"/{path}" for path in re.findall(r'<a href="([a-z][^"]+)"', body.decode())} == set(PATHS) - {"/"}
 
-    def test_built_in_page(self, server: Server, runtime_dir: Path) -> None:
-        """As long as the daemon has rendered no page, `/` links the other endpoints, under the same policy."""
+    def test_page_without_a_rendering(self, server: Server, runtime_dir: Path) -> None:
+        """As long as the daemon has rendered nothing, `/` says so under the same policy, with the same links."""
         policy = ask(server, "/")[0].headers["Content-Security-Policy"]
-        (runtime_dir / "page.html").unlink()
+        (runtime_dir / "status.json").unlink()
         response, body = ask(server, "/")
         assert response.status == 200
         assert response.headers["Content-Security-Policy"] == policy
-        assert {f"{path}" for path in re.findall(r'href="([^"]+)"', body.decode())} == set(PATHS) - {"/"}
+        assert f"{runtime_dir / 'status.json'} cannot be read" in body.decode()
+        assert {f"/{path}" for path in re.findall(r'<a href="([a-z][^"]+)"', body.decode())} == set(PATHS) - {"/"}
+
+    def test_page_of_something_else(self, server: Server, runtime_dir: Path) -> None:
+        """Of a status document that is none, `/` says that it cannot be shown."""
+        put(runtime_dir / "status.json", b'{"schema": 2}')
+        response, body = ask(server, "/")
+        assert response.status == 200
+        assert b"cannot be shown" in body
+
+    def test_page_follows(self, server: Server, runtime_dir: Path) -> None:
+        """The page has another entity tag when status, activity or the daemon's health is another, and only then."""
+        put(runtime_dir / "heartbeat.json", beat())
+        tags = [ask(server, "/")[0].headers["ETag"]]
+        changes = {"status.json": STATUS, "activity.json": ACTIVITY, "heartbeat.json": beat(alive=3600)}
+        for name, content in changes.items():
+            put(runtime_dir / name, content)
+            tags.append(ask(server, "/")[0].headers["ETag"])
+        assert len(set(tags)) == 4
+        put(runtime_dir / "heartbeat.json", beat())
+        assert ask(server, "/", If_None_Match=ask(server, "/")[0].headers["ETag"])[0].status == 304
+        again = ask(server, "/", Accept_Encoding="gzip", If_None_Match=ask(server, "/")[0].headers["ETag"])[0]
+        assert again.status == 200
+
+    def test_page_of_a_dead_daemon(self, server: Server, runtime_dir: Path) -> None:
+        """When the daemon has gone, the page says so beside what was seen last, and needs no activity for it."""
+        for name in ("heartbeat.json", "activity.json"):
+            (runtime_dir / name).unlink()
+        body = ask(server, "/")[1].decode()
+        assert "The daemon is not running" in body
+        assert "node-1" in body
 
     @pytest.mark.parametrize("path", PATHS)
     def test_common_headers(self, server: Server, path: str) -> None:
@@ -615,7 +658,9 @@ class TestListening:
         root = Path(serve.__file__).parents[2]
         run = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=root)
         ours, foreign = run.stdout.splitlines()
-        assert {name.rpartition(".")[2] for name in ours.split()} == {"certmond", "errors", "expose", "serve", "site"}
+        page = {"page", "page_tree", "digest", "lifetime", "markup"}
+        listening = {"certmond", "errors", "expose", "serve", "site", "heartbeat"}
+        assert {name.rpartition(".")[2] for name in ours.split()} == listening | page
         assert set(foreign.split()) <= {"__main__"}
 
 

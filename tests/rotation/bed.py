@@ -11,7 +11,7 @@
 Each node has namespaces of mounts and of the network, its tree at "/", kubeadm's manifests, and stand-ins that read
 their files again, or once, as the real components do (components/main.go). Each stand-in is the client that the real
 one is, with the credentials that it has in memory: a new connection every `interval` milliseconds in each direction,
-all of which are recorded. Owns the namespaces, the processes and the question whether all is well.
+all of which are recorded. Owns the processes and the question whether all is well.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ import os
 import select
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any, Self
 
-from tests.conftest import real_part, unavailable
 from tests.control_plane import ELECTING, namespaces
 from tests.daemon_harness import DEADLINE, Running
 from tests.rotation import making
 from tests.rotation.backend import Backend
+from tests.rotation.network import link, switch
 from tests.rotation.node import BedNode
 from tests.rotation.record import Direction, Failure, Record, Tally, summary
 from tests.static_pods import kubelet
@@ -140,9 +141,13 @@ class Bed:
         return node.name not in self._gone
 
     def find(self, node: BedNode) -> None:
-        """It is back, with the files that it had; nobody is expected to reach it for that."""
+        """It is back, with the files that it had; nobody is expected to reach it until it `belongs`."""
         self._begin(node)
         self._ready(node)
+
+    def belongs(self, node: BedNode) -> None:
+        """It is one of them again."""
+        self._gone.discard(node.name)
 
     def _environment(self, node: BedNode, component: str) -> dict[str, str]:
         """What a stand-in is told, who it is and whom it asks."""
@@ -160,6 +165,7 @@ class Bed:
             "STAND_IN_TOKEN": str(self._tokens or 0),
             "STAND_IN_KUBELETS": ",".join(f"{each.name}/kubelet={each.address}:10250" for each in everyone),
             "GOGC": "400",
+            "GOMAXPROCS": "1",
         }
 
     @contextmanager
@@ -223,6 +229,15 @@ class Bed:
         self.until(all_tried, "everybody is tried")
         return mark
 
+    @contextmanager
+    def no_outage(self) -> Iterator[None]:
+        """What the block does keeps nobody from anybody."""
+        mark = self.settled()
+        yield
+        self.settled()
+        failures = self.failures(mark)
+        assert not failures, summary(failures)
+
     def until(self, holds: Callable[[], Any], what: str) -> Any:
         end = time.monotonic() + DEADLINE
         while not (found := holds()):
@@ -232,31 +247,21 @@ class Bed:
             select.select([], [], [], 0.05)
         return found
 
-    def rates(self, since: float = 0.0) -> dict[Direction, float]:
-        """Connections a second."""
-        return {direction: tally.rate for direction, tally in self.tallies(since).items()}
+    def figures(self, since: float = 0.0) -> str:
+        """How much was really tried since then, and how it went, for people."""
+        tallies = self.tallies(since).values()
+        rates = sorted(tally.rate for tally in tallies)
+        good, down, failed = (sum(each) for each in zip(*map(_counts, tallies), strict=True))
+        return (
+            f"{good + down + failed} connections in {time.time() - since:.0f} s, in each of {len(rates)} directions "
+            f"{rates[0]:.1f} to {rates[-1]:.1f} a second (half of them at least {median(rates):.1f}; asked for are "
+            f"{1000 / self._interval:.0f}): {good} good, {down} while the server was down, {failed} failed"
+        )
 
 
-@contextmanager
-def switch() -> Iterator[int]:
-    """A network namespace with a bridge, for the nodes to be linked to: its process."""
-    script = "ip link add bridge0 type bridge && ip link set bridge0 up && echo ready && exec cat"
-    command = [real_part("unshare"), "--net", "sh", "-c", script]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as holder:
-        assert holder.stdout
-        try:
-            if holder.stdout.readline() != b"ready\n":
-                unavailable(f"no bridge can be had here: {holder.communicate()[1].decode()}")
-            yield holder.pid
-        finally:
-            holder.communicate(timeout=DEADLINE)
+Make = Callable[..., Bed]
+"""How tests make one, with the terms of a bed."""
 
 
-def link(hub: int, inside: Sequence[str], number: int) -> None:
-    """A cable from a node to the bridge. Its address is on its loopback, which answers for it on every interface."""
-    there = f"ip link add port{number} type veth peer name eth0 netns $1 && ip link set port{number} master bridge0 up"
-    script = "ip link set eth0 up && ip route add 192.0.2.0/24 dev eth0"
-    net = next(word for word in inside if word.startswith("--net="))
-    holder = net.split("/")[2]
-    subprocess.run([real_part("nsenter"), f"--net=/proc/{hub}/ns/net", "sh", "-c", there, "sh", holder], check=True)
-    subprocess.run([*inside, "sh", "-c", script], check=True)
+def _counts(tally: Tally) -> tuple[int, int, int]:
+    return tally.good, tally.down, len(tally.failures)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -28,6 +29,8 @@ QUICK: dict[str, Any] = {
     "restart": {"reload_within": "3s", "ready_within": "20s", "stable": "1s", "spacing": "1s"},
     "root_ca": {"overlap": "1s"},
 }
+INTERVAL = 10.0 if os.environ.get("CERTMOND_DENSE") == "1" else 50.0
+"""Milliseconds between two connections in each direction."""
 WITHIN = 420
 """Seconds for a rotation: its phases last as long as services take to come up again, one after the other."""
 FILES = {"ca": "ca", "etcd-ca": "etcd/ca", "front-proxy-ca": "front-proxy-ca", "sa": "sa"}
@@ -75,6 +78,9 @@ class Daemon:
         status = json.loads((self.node.work / "run/status.json").read_text())
         found = next(each for each in (*status["trust_anchors"], *status["certificates"]) if each["name"] == family)
         return list(found["findings"])
+
+    def reasons(self, family: str = "ca") -> set[str]:
+        return {each["reason"] for each in self.findings(family)}
 
     def says(self, family: str = "ca") -> str:
         return "; ".join(each["message"] for each in self.findings(family))
@@ -219,7 +225,7 @@ class Cluster:
 def cluster(
     programs: Path,
     work: Path,
-    interval: float = 50.0,
+    interval: float = INTERVAL,
     *,
     family: str = "ca",
     verified: bool = False,

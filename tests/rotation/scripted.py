@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from tests.builders import HOUR, YEAR, Issued, make_ca
 from tests.control_plane import ELECTING, KUBECONFIGS, PKI
 from tests.rotation.bed import Bed
-from tests.rotation.node import CURRENT, SERVER_CURRENT, BedNode, like
+from tests.rotation.node import CURRENT, KUBELET_CONF, SERVER_CURRENT, BedNode, like
 
 SIGNING = f"{PKI}/signing-ca"
 _SIGNER_FLAGS = ("--cluster-signing-cert-file=", "--cluster-signing-key-file=")
@@ -120,6 +120,14 @@ class RootCA(Scripted):
     def _signing(self, node: BedNode, by: Issued) -> None:
         node.replace(f"{SIGNING}.key", by.key_pem)
         node.replace(f"{SIGNING}.crt", by.pem, 0o644)
+
+
+def joins(worker: BedNode, by: Issued) -> None:
+    """What `kubeadm join` leaves behind where the CA is `by`."""
+    worker.replace(f"{PKI}/ca.crt", by.pem)
+    worker.edit_kubeconfig(KUBELET_CONF, trusted=by.pem)
+    worker.put_current(CURRENT, like(worker.current(CURRENT), by))
+    worker.restart("kubelet")
 
 
 class EtcdCA(Scripted):

@@ -5,19 +5,15 @@ What a stand-in reads again, and what once, is that of the real component; the p
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-from tests.control_plane import ELECTING, PKI, SCHEDULER_CONF
+from tests.builders import make_ca
+from tests.control_plane import ELECTING, PKI
 from tests.rotation.backend import SigningError
-from tests.rotation.bed import Bed
+from tests.rotation.bed import Bed, Make
 from tests.rotation.node import SERVER_CURRENT, like
-from tests.rotation.record import LATE, Record, summary
+from tests.rotation.record import summary
+from tests.rotation.refusals import old_clients, servers
 from tests.rotation.scripted import EtcdCA, RootCA
 
 pytestmark = [
@@ -29,34 +25,6 @@ API = "kube-apiserver"
 CLIENTS = {(name, API) for name in (*ELECTING, "kubelet", "kubectl")}
 FROM_MEMORY = {(name, API) for name in (*ELECTING, "kubelet")}
 UNAUTHORIZED = "HTTP/1.1 401 Unauthorized"
-
-INTERVAL = 50.0
-"""Milliseconds: with more connections there would be no time left for what the tests themselves do on two cores."""
-
-Make = Callable[..., Bed]
-
-
-@pytest.fixture
-def make(programs: Path, tmp_path: Path) -> Iterator[Make]:
-    """A bed that runs."""
-    with ExitStack() as open_beds:
-
-        def made(**terms: Any) -> Bed:
-            terms = {"control_planes": 1, "interval": INTERVAL, **terms}
-            bed = open_beds.enter_context(Bed(tmp_path, programs, **terms))
-            bed.start()
-            return bed
-
-        yield made
-
-
-@contextmanager
-def no_outage(bed: Bed) -> Iterator[None]:
-    mark = bed.settled()
-    yield
-    bed.settled()
-    failures = bed.failures(mark)
-    assert not failures, summary(failures)
 
 
 def reasons(bed: Bed, since: float, by: str = "", to: str = "") -> set[str]:
@@ -168,7 +136,7 @@ def test_a_bundle_as_signer(make: Make) -> None:
     bed = make()
     script, (node,) = RootCA(bed), bed.nodes
     node.canary()
-    with no_outage(bed):
+    with bed.no_outage():
         script.bundle(script.old, script.new)
         with pytest.raises(SigningError, match="expected 1 certificate, found 2"):
             node.canary()
@@ -184,7 +152,7 @@ def test_kubeconfigs_that_are_not_taken_up(make: Make) -> None:
     """
     bed = make(workers=1)
     script = RootCA(bed)
-    with no_outage(bed):
+    with bed.no_outage():
         script.detach()
         script.bundle(script.old, script.new)
         script.embed(script.old, script.new)
@@ -198,7 +166,7 @@ def test_etcd_that_is_not_restarted(make: Make) -> None:
     """etcd that was not started again after its bundle refuses the new clients and peers."""
     bed = make(control_planes=2)
     script = EtcdCA(bed)
-    with no_outage(bed):
+    with bed.no_outage():
         script.bundle(script.old, script.new)
         script.restart(API)
     script.leaves(script.new)
@@ -213,7 +181,7 @@ def test_an_api_server_that_is_not_restarted(make: Make) -> None:
     """
     bed = make(control_planes=2)
     script = EtcdCA(bed)
-    with no_outage(bed):
+    with bed.no_outage():
         script.bundle(script.old, script.new)
         script.restart("etcd")
     script.leaves(script.new, "etcd/server", "etcd/peer")
@@ -231,90 +199,39 @@ def test_kubelets_whose_verifier_is_not_restarted(make: Make) -> None:
     assert {failure.direction for failure in bed.failures(mark)} == {(f"{first.name}/{API}", f"{worker.name}/kubelet")}
 
 
-# --- What the stand-ins are like --------------------------------------------------------------------------------------
-
-
-def test_a_torn_pair(make: Make) -> None:
-    """With a key that does not fit, an API server goes on with its last good pair; each handshake of etcd fails."""
+def test_a_front_proxy_before_trust(make: Make) -> None:
+    """An API server that shows itself as a front proxy of a CA that is not known yet is unauthorized as one."""
     bed = make()
     (node,) = bed.nodes
-    for name in ("apiserver", "etcd/server"):
-        key = node.read(f"{PKI}/{name}.key")
-        node.replace(f"{PKI}/{name}.key", node.read(f"{PKI}/front-proxy-client.key"))
-        mark = bed.settled()
-        assert bed.failing(mark) == ({(API, "etcd")} if name == "etcd/server" else set())
-        node.replace(f"{PKI}/{name}.key", key)
-    assert bed.failing(bed.settled()) == set()
+    node.put_pair("front-proxy-client", like(node.tree.certificate(f"{PKI[1:]}/front-proxy-client.crt"), make_ca()))
+    bed.until(lambda: bed.failing(0), "the pair is loaded")
+    mark = bed.settled()
+    assert bed.failing(mark) == {(API, API)}
+    assert reasons(bed, mark) == {UNAUTHORIZED}
 
 
-def test_a_file_that_is_mounted_by_itself(make: Make) -> None:
-    """In a container it stays the former one when another is renamed there, until the container is another; a
-    directory shows what is renamed in it.
+def test_tokens_before_trust(make: Make) -> None:
+    """Tokens that are signed with another key are refused, until their public key is known; and none is before it is
+    read.
     """
-    bed = make()
+    bed, other = make(tokens=2.0), make_ca()
     (node,) = bed.nodes
-
-    def seen(component: str, path: str) -> bytes:
-        root = f"/proc/{node.starts(component)[-1]['pid']}/root"
-        return Path(root + path).read_bytes()
-
-    former = node.read(SCHEDULER_CONF)
-    node.replace(SCHEDULER_CONF, former + b"# another\n")
-    node.replace(f"{PKI}/ca.crt", node.read(f"{PKI}/ca.crt") + b"# another\n")
-    assert seen("kube-scheduler", SCHEDULER_CONF) == former
-    assert seen(API, f"{PKI}/ca.crt") == node.read(f"{PKI}/ca.crt")
-    node.restart("kube-scheduler")
-    assert seen("kube-scheduler", SCHEDULER_CONF) == node.read(SCHEDULER_CONF)
-
-
-def test_what_is_down(tmp_path: Path) -> None:
-    """Only a connection that breaks while the server's process is away tells nothing: not one that breaks without that,
-    and not a refusal, whenever it is.
-    """
-    record = Record(tmp_path / "record")
-    lines: list[dict[str, Any]] = [
-        {"by": "n/server", "at": at, "event": event} for at, event in ((10, "ready"), (20, "ends"), (30, "ready"))
-    ]
-    for at in (5, 15, 25, 30 + LATE / 2, 35):
-        ends = ("network", "trust")
-        lines += [{"by": "n/it", "to": "n/server", "at": at, "kind": kind, "reason": ""} for kind in ends]
-    lines.append({"by": "n/it", "to": "n/server", "at": 36, "good": 7})
-    record.path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"half": a line')
-    (tally,) = record.tallies().values()
-    assert [each.at for each in record.failures() if each.kind == "network"] == [15, 35]
-    assert [each.at for each in record.failures() if each.kind == "trust"] == [5, 15, 25, 30 + LATE / 2, 35]
-    assert (tally.good, tally.down) == (7, 3)
-    assert [each.at for each in record.failures(since=35)] == [35, 35]
+    with bed.no_outage():
+        node.replace(f"{PKI}/sa.key", other.key_pem)
+    node.restart(API)
+    bed.until(lambda: bed.failing(0), "a pod has another token")
+    mark = bed.settled()
+    assert bed.failing(mark) == {("pod", API)}
+    assert reasons(bed, mark) == {UNAUTHORIZED}
+    node.replace(f"{PKI}/sa.pub", node.read(f"{PKI}/sa.pub") + other.public_pem)
+    node.restart(API)
+    with bed.no_outage():
+        pass
 
 
-def test_a_restart_is_no_failure(make: Make) -> None:
-    """While a server's process is away, connections to it are counted as down; what ends with it is seen again."""
+def test_nobody_refuses_what_is_in_place(make: Make) -> None:
+    """Of all who are asked at the end of a rotation nobody is taken for one who refuses, before there was any."""
     bed = make(workers=1)
-    with no_outage(bed):
-        for name in ("etcd", API, "kubelet"):
-            bed.nodes[0].restart(name)
-    down = {direction.to for direction, tally in bed.tallies().items() if tally.down}
-    assert down >= {f"node-1/{name}" for name in ("etcd", API)}
-
-
-# --- certmond on it ---------------------------------------------------------------------------------------------------
-
-
-def test_daemons(make: Make) -> None:
-    """certmond runs on each node, sees its components and its kubelet's unit, and asks the API of the cluster itself
-    for its turn: a kubeconfig that is replaced has its reader restarted, without an outage.
-    """
-    settings = {"cluster": {"kubeconfig": "/etc/kubernetes/kubelet.conf"}}
-    bed = make(control_planes=2, workers=1, settings=settings)
-    script, node = RootCA(bed), bed.nodes[0]
-    with no_outage(bed), bed.daemons() as daemons:
-        first = daemons[node.name]
-        node.edit_kubeconfig(SCHEDULER_CONF, client=like(node.client_of(SCHEDULER_CONF), script.old))
-        proven = 'certmond_restarts_total{result="proven",service="kube-scheduler"}'
-        first.until(lambda: first.number(proven) == 1, "the scheduler is restarted")
-        restarted = bed.nodes[-1].certmond("restart", "kubelet")
-        assert (restarted.returncode, restarted.stderr) == (0, ""), restarted.stdout
-        assert "kubelet.service was restarted" in restarted.stdout
-    assert any("leases" in call for call in bed.backend.calls)
-    assert node.attempts() == {name: int(name == "kube-scheduler") for name in node.components}
-    assert (bed.nodes[-1].work / "kubelet-unit.log").read_text().count("ready\n") == 2
+    for family, name in (("ca", "ca"), ("etcd-ca", "etcd/ca"), ("front-proxy-ca", "front-proxy-ca")):
+        present = bed.nodes[0].authority(name)
+        assert len(old_clients(bed, family, present, present)) == len(list(servers(bed, family))) > 0

@@ -14,7 +14,8 @@ from tests.cluster.api_server import Fault
 from tests.control_plane import PKI
 from tests.rotation.bed import Bed
 from tests.rotation.cluster import QUICK, WITHIN, Daemon, cluster, successor, told
-from tests.rotation.refusals import old_clients
+from tests.rotation.refusals import API, old_clients
+from tests.rotation.scripted import joins
 
 pytestmark = [pytest.mark.real(part) for part in ("cgroup", "go", "openssl", "unshare")]
 
@@ -75,6 +76,7 @@ def test_a_cluster(programs: Path, tmp_path: Path, verified: bool) -> None:
         mark = made.bed.settled()
         made.begin()
         made.ends()
+        print("\n" + made.bed.figures(mark))  # noqa: T201 - how much was tried is worth to be known
         made.check(mark)
 
 
@@ -106,6 +108,36 @@ def test_bad_luck_in_each_phase(programs: Path, tmp_path: Path) -> None:
             last.start()
         made.ends()
         made.check(mark)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_at_once_in_a_cluster(programs: Path, tmp_path: Path) -> None:
+    """Without an overlap, control planes are out for as long as they take to restart what they have, and no longer; a
+    worker is cut off, and says so. It is left out, and once it was given CA and kubeconfig by hand it is well, and it
+    comes to the end by itself.
+    """
+    with cluster(programs, tmp_path) as made:
+        bed, (first, _, lost), mark = made.bed, made.daemons, made.bed.settled()
+        made.begin("--at-once")
+        lost.running.until(lambda: "cut_off" in lost.reasons(), "says that it is cut off", within=WITHIN)
+        first.running.until(lambda: "node-3 has reached prepare" in first.says(), "waits for it", within=WITHIN)
+        made.begin("--exclude", "node-3")
+        for each in made.daemons[:-1]:
+            each.running.until(lambda each=each: each.over, "comes to its end", within=WITHIN)  # type: ignore[misc]
+        there = [each.at for each in bed.failures(mark) if "node-3/" not in "".join(each.direction)]
+        print(f"\nat once: an outage of {there[-1] - there[0]:.1f} s between control planes")  # noqa: T201 - asked for
+        failing = [each.direction for each in bed.failures(bed.settled())]
+        assert all(
+            "node-3/" in "".join(each) for each in failing
+        )  # in both directions, or where it trusts already in one
+        assert {each.to for each in failing if each.by == "node-3/kubelet"} == {
+            f"node-{number}/{API}" for number in (1, 2)
+        }
+        joins(lost.node, made.new)
+        lost.running.until(lambda: lost.over, "comes to its end", within=WITHIN)
+        bed.settled()
+        made.check(bed.settled())
 
 
 @pytest.mark.slow

@@ -1,0 +1,189 @@
+"""What the page shows of `status.json`: read certificate by certificate, and never more of them than a page can hold.
+
+Owns the choice: every finding is counted and the worst are shown; of the certificates those that have a finding, then
+those that end first. Ten thousand take ten megabytes of JSON, and are never in memory all at once. Pure: bytes in, a
+value out; standard library only.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Any, NamedTuple
+
+ROWS, FINDINGS, NAMES = 2500, 200, 12
+"""The most certificates and findings on a page, and the most certificates that are named for one service."""
+RANKS = ("critical", "warning", "info")
+
+_DECODER = json.JSONDecoder()
+_BETWEEN = re.compile(r"[\s,:]*")
+_FACTS = ("taken_at", "node", "mode")
+
+Entry = dict[str, Any]
+
+
+class Found(NamedTuple):
+    """A finding, and the certificate that it is about; None where it is about none."""
+
+    severity: str
+    reason: str
+    message: str
+    entry: Entry | None
+
+
+class Service:
+    """What is seen of one service, over all certificates that it uses or serves."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.running: bool | None = None
+        self.started_at: str | None = None
+        self.reloads: set[bool] = set()
+        self.uses: list[str] = []
+        self.count = 0
+        self.served: list[tuple[str, Entry]] = []
+
+
+class Branch:
+    """A trust anchor and what chains to it. `head` is its own entry; None where the anchor is in no file of its own.
+
+    `hidden` certificates are below it for which the page has no room.
+    """
+
+    def __init__(self, sha256: str | None, title: str) -> None:
+        self.sha256, self.title = sha256, title
+        self.head: Entry | None = None
+        self.leaves: list[Entry] = []
+        self.hidden = 0
+
+
+class Digest:
+    """A status document (schema 1) in the order in which the page tells it. Raises ValueError, LookupError or
+    TypeError for what is no such document.
+    """
+
+    def __init__(self, document: bytes) -> None:
+        self.findings: list[Found] = []
+        self.severities: Counter[str] = Counter()
+        self.services: dict[str, Service] = {}
+        self.names: Counter[str] = Counter()
+        self.next_due: Entry | None = None
+        self._below: Counter[str | None] = Counter()
+        self._members: Entry = {}
+        text = document.decode("utf-8", "surrogatepass")
+        entries = heapq.nsmallest(ROWS, self._seen(_walk(text, self._members)), key=_urgency)
+        if self._members["schema"] != 1:
+            raise ValueError("a status document of another schema")
+        taken_at, self.node, self.mode = (str(self._members[name]) for name in _FACTS)
+        self.taken_at = datetime.fromisoformat(taken_at)
+        self._note(self._members["findings"], None)
+        self.findings = heapq.nsmallest(FINDINGS, self.findings, key=lambda found: RANKS.index(found.severity))
+        self._shown = {id(entry) for _, entry in entries}
+        self.branches = self._grown([entry for _, entry in sorted(entries, key=lambda each: each[0])])
+
+    @property
+    def total(self) -> int:
+        """How many certificates there are."""
+        return self.names.total()
+
+    @property
+    def worst(self) -> str | None:
+        """The severity of the gravest finding."""
+        return next((rank for rank in RANKS if self.severities[rank]), None)
+
+    def shows(self, entry: Entry) -> bool:
+        """Whether the page has room for a certificate that a finding is about."""
+        return id(entry) in self._shown
+
+    def _seen(self, entries: Iterable[Entry]) -> Iterator[tuple[int, Entry]]:
+        """Every certificate with its place in the catalogue, counted as it goes by."""
+        for place, entry in enumerate(entries):
+            self.names[entry["name"]] += 1
+            self._below[entry["trust_anchor"]] += 1
+            self._note(entry["findings"], entry)
+            self._note_services(entry)
+            due = entry["renew_at"]
+            if due and (self.next_due is None or due < self.next_due["renew_at"]):
+                self.next_due = entry
+            yield place, entry
+
+    def _note(self, findings: Iterable[Entry], entry: Entry | None) -> None:
+        for item in findings:
+            self.severities[item["severity"]] += 1
+            self.findings.append(Found(item["severity"], item["reason"], item["message"], entry))
+        if len(self.findings) > 10 * FINDINGS:  # what is certainly not shown is not kept
+            self.findings = heapq.nsmallest(FINDINGS, self.findings, key=lambda found: RANKS.index(found.severity))
+
+    def _note_services(self, entry: Entry) -> None:
+        for used in entry["used_by"] or [{"service": name} for name in entry["consumers"]]:
+            service = self._service(used["service"])
+            service.running = used.get("running", service.running)
+            service.started_at = used.get("started_at") or service.started_at
+            service.reloads |= {used["reloads"]} if "reloads" in used else set()
+            service.count += 1
+            if len(service.uses) < NAMES:
+                service.uses.append(entry["name"])
+        for at in entry["served"]:
+            service = self._service(at["service"] or "")
+            if len(service.served) < NAMES or at["matches"] is False:
+                service.served.append((entry["name"], at))
+
+    def _service(self, name: str) -> Service:
+        return self.services.setdefault(name, Service(name))
+
+    def _grown(self, entries: list[Entry]) -> list[Branch]:
+        """The tree: a branch for each trust anchor in the order of the catalogue, and last what chains to none."""
+        branches: dict[str | None, Branch] = {}
+        files: dict[tuple[str, str], Branch] = {}
+        for anchor in self._members["trust_anchors"]:
+            branch = branches.setdefault(anchor["sha256"], Branch(anchor["sha256"], anchor["name"]))
+            files.setdefault((anchor["name"], anchor["path"]), branch)
+        once = {(entry["name"], entry["path"]): entry for entry in entries}  # a series, a row: the same identity
+        for entry in once.values():
+            own = files.get((entry["name"], entry["path"]))
+            if own and own.head is None:
+                own.head = entry
+                self._below[entry["trust_anchor"]] -= 1
+                continue
+            sha256 = entry["trust_anchor"]
+            title = entry["authority"] or "an anchor in its own file" if sha256 else ""
+            branches.setdefault(sha256, Branch(sha256, title)).leaves.append(entry)
+        for sha256, branch in branches.items():
+            branch.hidden = self._below[sha256] - len(branch.leaves)
+        return sorted(branches.values(), key=lambda branch: branch.sha256 is None)
+
+
+def _urgency(placed: tuple[int, Entry]) -> tuple[int, str]:
+    """The smaller, the less the page may do without it: anchors, findings by severity, then what ends first."""
+    entry = placed[1]
+    if entry["trust_anchor"] and entry["trust_anchor"] == entry["sha256"]:
+        return -1, ""
+    ranks = [RANKS.index(item["severity"]) for item in entry["findings"]]
+    return min(ranks, default=len(RANKS)), entry["not_after"] or ""
+
+
+def _walk(text: str, members: Entry) -> Iterator[Entry]:
+    """The elements of `certificates`, one after the other; every other member of the object goes to `members`."""
+    at = _between(text, text.index("{") + 1)
+    while text[at] != "}":
+        name, at = _DECODER.raw_decode(text, at)
+        at = _between(text, at)
+        if name == "certificates":
+            at = _between(text, at + 1)
+            while text[at] != "]":
+                entry, at = _DECODER.raw_decode(text, at)
+                yield entry
+                at = _between(text, at)
+            at += 1
+        else:
+            members[name], at = _DECODER.raw_decode(text, at)
+        at = _between(text, at)
+
+
+def _between(text: str, at: int) -> int:
+    match = _BETWEEN.match(text, at)
+    return match.end() if match else at

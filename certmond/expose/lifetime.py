@@ -1,0 +1,54 @@
+"""The life of a certificate as people read it: how much is left, in words and as a share.
+
+Pure, standard library only.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, NamedTuple
+
+_UNITS = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60))
+
+
+def residual(end: str | None, now: datetime) -> str:
+    """The time left as kubeadm writes it: the largest unit that fits (y, d, h, m), or how long it is over."""
+    if end is None:
+        return ""
+    left = (datetime.fromisoformat(end) - now).total_seconds()
+    unit, seconds = next((item for item in _UNITS if abs(left) >= item[1]), _UNITS[-1])
+    amount = f"{int(abs(left) // seconds)}{unit}"
+    return f"-{amount}" if left < 0 else amount
+
+
+class Lifetime(NamedTuple):
+    """Percentages of a whole life: what is `left` of it at an instant, and how much will be left at its renewal."""
+
+    left: float
+    renewal: float | None
+
+    @classmethod
+    def of(cls, entry: dict[str, Any], now: datetime) -> Lifetime | None:
+        """That of a certificate in the status document; None where its dates are not known."""
+        if entry["not_before"] is None or entry["not_after"] is None:
+            return None
+        start, end = datetime.fromisoformat(entry["not_before"]), datetime.fromisoformat(entry["not_after"])
+        life = (end - start).total_seconds()
+
+        def share(instant: datetime) -> float:
+            return max(0.0, min(100.0, 100 * (end - instant).total_seconds() / life)) if life > 0 else 0.0
+
+        renewal = datetime.fromisoformat(entry["renew_at"]) if entry.get("renew_at") else None
+        return cls(share(now), share(renewal) if renewal else None)
+
+    @property
+    def due(self) -> bool:
+        """The renewal point is behind."""
+        return self.renewal is not None and self.left <= self.renewal
+
+    def __str__(self) -> str:
+        if not self.left:
+            return "nothing of its life is left"
+        renewal = "" if self.renewal is None else f", due since {self.renewal:.0f} %" if self.due else ""
+        planned = "" if self.renewal is None or self.due else f", renewal at {self.renewal:.0f} %"
+        return f"{self.left:.0f} % of its life is left{renewal}{planned}"

@@ -1,0 +1,59 @@
+"""What a real daemon tells of what it does: its plan, and the last events."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from certmond.expose.activity_document import activity_document
+from certmond.host.journal import RECENT, Event, Journal
+from certmond.pki.steps import Plan
+from tests.daemon_harness import Running, running
+from tests.node import PKI, Node
+
+
+def activity(daemon: Running) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((daemon.runtime / "activity.json").read_text())
+    return document
+
+
+def events(daemon: Running) -> list[str]:
+    return [each["event"] for each in activity(daemon)["events"]]
+
+
+def test_events_of_a_daemon(node: Node, tmp_path: Path) -> None:
+    """The events are those of the journal, the newest first, from the start to the stop."""
+    with running(node.root, tmp_path) as daemon:
+        daemon.until(lambda: events(daemon)[:1] == ["started"], "the start")
+        node.reissue(f"{PKI}/apiserver")
+        daemon.until(lambda: "certificate_changed" in events(daemon), "the change")
+        changed = next(each for each in activity(daemon)["events"] if each["event"] == "certificate_changed")
+        assert changed["message"] in daemon.log.read_text()
+        assert changed["level"] == "info"
+        assert changed["at"].endswith("Z")
+        assert daemon.stop() == 0
+        assert events(daemon)[0] == "stopped"
+
+
+def test_the_plan_of_a_daemon(node: Node, tmp_path: Path) -> None:
+    """The plan is there, in observe mode as well, and follows what is due."""
+    with running(node.root, tmp_path) as daemon:
+        assert [step["target"] for step in activity(daemon)["plan"]["steps"]] == []
+        now = datetime.now(UTC)
+        node.reissue(f"{PKI}/apiserver", start=now - timedelta(days=340), end=now + timedelta(days=25))
+        daemon.until(
+            lambda: [step["target"] for step in activity(daemon)["plan"]["steps"]] == ["apiserver"], "what is due"
+        )
+        assert activity(daemon)["rotation"] is None
+
+
+def test_no_more_than_fifty() -> None:
+    """Of many events the last fifty are told, as one line each, with what cannot be seen written as an escape."""
+    journal = Journal("none")
+    for number in range(RECENT + 7):
+        journal.tell(Event.FINDING_RAISED, f"number {number}\n", "warning")
+    told = activity_document(Plan(), None, (), None, journal.recent)["events"]
+    assert len(told) == RECENT == 50
+    assert told[0].items() >= {"event": "finding_raised", "level": "warning", "message": "number 56\\n"}.items()

@@ -1,0 +1,296 @@
+"""The page in a real Chromium, over the real server, of what a real daemon sees of a node."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from certmond.expose.markup import identity
+from certmond.expose.serve import Server, make_server
+from tests.chromium import Browser, Page, chromium
+from tests.conftest import real_part
+from tests.daemon_harness import Running, running
+from tests.node import PKI, Node
+
+AXE = Path(__file__).parents[1] / "data" / "axe" / "axe.min.js"
+HOSTILE = "<script>harmed=1</script>\"'><img src=/x onerror=harmed=2>"
+HOSTILE_FILE = "\"'><script>harmed=3<!--<img src=x onerror=harmed=4>.crt"
+TREE = {
+    "ca": {
+        "apiserver", "apiserver-kubelet-client", "admin.conf", "controller-manager.conf", "scheduler.conf",
+        "kubelet-client",
+    },
+    "front-proxy-ca": {"front-proxy-client"},
+    "etcd-ca": {"etcd-server", "etcd-peer", "etcd-healthcheck-client", "apiserver-etcd-client"},
+}  # fmt: skip
+"""What kubeadm signed with what."""
+
+pytestmark = pytest.mark.real("chromium")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with chromium(real_part("chromium"), tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
+
+
+@dataclass
+class Shown:
+    """A node under a daemon, and where its page is."""
+
+    node: Node
+    daemon: Running
+    url: str
+
+    def entry(self, name: str) -> dict[str, Any]:
+        entry = self.daemon.entry(name)
+        assert entry
+        return entry
+
+    def row(self, name: str) -> str:
+        """The expression that is a certificate's row."""
+        return f"document.getElementById({json.dumps(identity(self.entry(name)))})"
+
+
+@contextmanager
+def listening(runtime: Path, port: int = 0) -> Iterator[Server]:
+    with make_server(runtime, f"127.0.0.1:{port}") as server:
+        loop = threading.Thread(target=server.serve_forever)
+        loop.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+            loop.join()
+
+
+def url_of(server: Server) -> str:
+    return f"http://127.0.0.1:{server.address[1]}/"
+
+
+@contextmanager
+def showing(node: Node, work: Path, *options: str) -> Iterator[Shown]:
+    with running(node.root, work, *options) as daemon, listening(daemon.runtime) as server:
+        yield Shown(node, daemon, url_of(server))
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+    """A node with a key of another, and a subject and a file name that try to be markup; no test changes it."""
+    node, work = Node(tmp_path_factory.mktemp("node")), tmp_path_factory.mktemp("work")
+    node.write(f"{PKI}/apiserver-etcd-client.key", node.read(f"{PKI}/etcd/peer.key"))
+    node.reissue(f"{PKI}/front-proxy-client", f"{PKI}/front-proxy-ca", subject=f"CN={escaped(HOSTILE)}")
+    node.path("more").mkdir()
+    node.write(f"more/{HOSTILE_FILE}", node.read(f"{PKI}/apiserver.crt"))
+    config = work / "config.yaml"
+    config.write_text("certificates: [{name: more, path: '/more/*.crt', ca: ca, key_optional: true}]\n")
+    with showing(node, work, "--config", str(config)) as shown:
+        yield shown
+
+
+def escaped(value: str) -> str:
+    """As an attribute value of a distinguished name is written (RFC 4514, section 2.4)."""
+    return "".join(f"\\{each}" if each in ',+"\\<>;' else each for each in value)
+
+
+def axe(page: Page) -> list[str]:
+    """What axe-core has against the page as it is now, every rule of it but those that are experiments."""
+    page.run(AXE.read_text() + ";0")
+    result = page.run("axe.run(document).then((found) => JSON.stringify(found.violations))")
+    return [f"{each['id']}: {each['help']}: {[at['html'] for at in each['nodes']]}" for each in json.loads(result)]
+
+
+def test_the_tree(browser: Browser, shown: Shown) -> None:
+    """Below each trust anchor stand the certificates that chain to it, the Root CA's first."""
+    with browser.page() as page:
+        page.open(shown.url)
+        branches = page.run("""[...document.querySelectorAll(".tree > li")].map((branch) => [
+            branch.querySelector("h3").textContent,
+            [...branch.querySelectorAll(".leaves .name")].map((each) => each.textContent)])""")
+        assert {name: set(leaves) - {"more"} for name, leaves in branches if name in TREE} == TREE
+        assert [name for name, _ in branches][: len(TREE)] == list(TREE)
+
+
+def test_the_bars(browser: Browser, shown: Shown) -> None:
+    """Each certificate has a bar as long as what is left of its life, with a tick at its renewal point, and says so."""
+    with browser.page() as page:
+        page.open(shown.url)
+        for name in ("ca", *TREE["ca"]):
+            left, tick, label, whole = page.run(f"""(() => {{ const bar = {shown.row(name)}.querySelector("svg");
+                const rest = bar.querySelector(".rest").getBoundingClientRect(), tick = bar.querySelector(".tick");
+                return [rest.width, tick.getBBox().x, bar.getAttribute("aria-label"),
+                    bar.getBoundingClientRect().width]; }})()""")
+            assert whole > 100
+            said = f"{name}: {100 * left / whole:.0f} % of its life is left, renewal at {tick:.0f} %"
+            assert label == said
+        assert page.texts("#chains [role=img]") == [""] * (len(TREE) + sum(map(len, TREE.values())) + 1)
+
+
+def test_findings(browser: Browser, shown: Shown) -> None:
+    """Findings stand worst first, each with its remedy and a link that opens the certificate's facts."""
+    with browser.page() as page:
+        page.open(shown.url)
+        severities = page.texts("#findings .severity")
+        assert severities == sorted(severities, key=["critical", "warning", "info"].index)
+        assert "critical apiserver-etcd-client key_mismatch" in page.text("#findings")
+        assert "put back the pair that belongs together, or reissue it" in page.texts("#findings .remedy")
+        assert not page.run(f"{shown.row('apiserver-etcd-client')}.open")
+        page.run("""[...document.querySelectorAll("#findings a")].find(
+            (each) => each.textContent === "apiserver-etcd-client").click()""")
+        page.until(f"{shown.row('apiserver-etcd-client')}.open")
+        assert "the private key DIFFERS" in page.run(f"{shown.row('apiserver-etcd-client')}.textContent")
+
+
+def test_hostile_names(browser: Browser, shown: Shown) -> None:
+    """A subject and a file name that are markup are shown as they are written, and nothing of them is carried out."""
+    with browser.page() as page:
+        page.open(shown.url)
+        assert escaped(HOSTILE) in page.run(f"{shown.row('front-proxy-client')}.textContent")
+        assert HOSTILE_FILE in page.run(f"{shown.row('more')}.textContent")
+        assert page.run("typeof window.harmed") == "undefined"
+        assert page.run("document.images.length + document.scripts.length") == 1
+        assert page.complaints() == []
+
+
+def test_nothing_else_is_loaded(browser: Browser, shown: Shown) -> None:
+    """The page asks nobody but its own address, again and again, and the console stays empty."""
+    with browser.page() as page:
+        page.open(shown.url)
+        page.until("performance.getEntriesByType('resource').length > 1")
+        assert set(page.requests()) == {shown.url}
+        assert page.complaints() == []
+
+
+def test_a_replaced_certificate(browser: Browser, node: Node, tmp_path: Path) -> None:
+    """When a certificate is replaced the page shows it by itself: nothing scrolls, what is open stays open, and what
+    has the focus keeps it.
+    """
+    with showing(node, tmp_path) as shown, browser.page(height=400) as page:
+        page.open(shown.url)
+        row = shown.row("apiserver")
+        page.run(f"{row}.open = true; {row}.querySelector('summary').focus(); {row}.same = true; scrollTo(0, 300)")
+        before = shown.entry("apiserver")["serial"]
+        assert before in page.run(f"{row}.textContent")
+        shown.node.reissue(f"{PKI}/apiserver")
+        serial = shown.daemon.until(
+            lambda: (now := shown.entry("apiserver")["serial"]) != before and now, "the daemon sees it"
+        )
+        page.until(f"{row}.textContent.includes('{serial}')")
+        page.until("document.querySelector('#events').textContent.includes('certificate_changed')")
+        assert page.run(f"{row}.same && {row}.open && document.activeElement === {row}.querySelector('summary')")
+        assert page.run("scrollY") == 300
+        assert page.complaints() == []
+
+
+def test_a_finding_that_comes_and_goes(browser: Browser, node: Node, tmp_path: Path) -> None:
+    """A finding is shown and taken away by itself, with the verdict, the title and the icon."""
+    with showing(node, tmp_path) as shown, browser.page() as page:
+        page.open(shown.url)
+        good = page.run("document.title")
+        icon = page.run("document.querySelector('link[rel=icon]').href")
+        key = shown.node.read(f"{PKI}/apiserver.key")
+        shown.node.replace(f"{PKI}/apiserver.key", shown.node.read(f"{PKI}/etcd/peer.key"))
+        page.until("document.querySelector('#findings').textContent.includes('key_mismatch')")
+        assert page.text("[role=status]").startswith("1 critical finding")
+        assert page.run("document.title").startswith("1 critical finding")
+        assert page.run("document.querySelector('link[rel=icon]').href") != icon
+        shown.node.replace(f"{PKI}/apiserver.key", key)
+        page.until(f"document.title === {json.dumps(good)}")
+        assert "key_mismatch" not in page.text("#findings")
+
+
+def test_without_javascript(browser: Browser, shown: Shown) -> None:
+    """Without JavaScript the page has all that it has with it, and a certificate's facts can be opened."""
+    with browser.page() as with_script, browser.page(script=False) as without:
+        for page in (with_script, without):
+            page.open(shown.url)
+        assert without.run("document.querySelector('#live').textContent") == with_script.run(
+            "document.querySelector('#live').textContent"
+        )
+        assert without.text("#how") == "Reload to see it anew."
+        assert without.run("document.querySelectorAll('.tree summary').length") > 10
+        place = without.run("""(() => { const at = document.querySelector(".tree summary").getBoundingClientRect();
+            return [at.x + 50, at.y + at.height / 2]; })()""")
+        for kind in ("mousePressed", "mouseReleased"):
+            without.call("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1)
+        without.until("document.querySelector('.tree details').open")
+        assert without.complaints() == []
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("dark", [False, True])
+def test_accessibility(browser: Browser, shown: Shown, dark: bool, width: int) -> None:
+    """axe-core finds nothing against the page, in light and in dark, on a desktop and on a phone, closed and opened."""
+    with browser.page(dark=dark, width=width) as page:
+        page.open(shown.url)
+        assert page.run("getComputedStyle(document.body).backgroundColor") == (
+            "rgb(18, 21, 24)" if dark else "rgb(251, 251, 250)"
+        )
+        assert axe(page) == []
+        page.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+        assert axe(page) == []
+
+
+def test_by_keyboard(browser: Browser, shown: Shown) -> None:
+    """The first stop of the keyboard leads past the head of the page."""
+    with browser.page() as page:
+        page.open(shown.url)
+        page.press("Tab")
+        assert page.run("document.activeElement.getAttribute('href')") == "#main"
+        assert page.run("document.activeElement.getBoundingClientRect().x") >= 0
+
+
+def test_on_a_phone(browser: Browser, shown: Shown) -> None:
+    """On a phone the page is one column, and no wider than the screen, with everything opened."""
+    with browser.page(width=360, height=640) as page:
+        page.open(shown.url)
+        page.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+        assert page.run("document.documentElement.scrollWidth") == 360
+        lefts = page.run("[...document.querySelectorAll('section')].map((each) => each.getBoundingClientRect().x)")
+        assert len(set(lefts)) == 1
+
+
+def test_a_dead_daemon(browser: Browser, node: Node, tmp_path: Path) -> None:
+    """When the daemon has died, the page says by itself since when it gives no sign of life."""
+    with showing(node, tmp_path) as shown, browser.page() as page:
+        page.open(shown.url)
+        assert not page.run("document.querySelector('#halted') !== null")
+        shown.daemon.stop(signal.SIGKILL)
+        path = shown.daemon.runtime / "heartbeat.json"
+        beat = json.loads(path.read_text())
+        path.with_suffix(".new").write_text(json.dumps({**beat, "alive_at": 1_700_000_000.0}))
+        os.replace(path.with_suffix(".new"), path)
+        page.until("document.querySelector('#halted')")
+        assert "no sign of life since 2023-11-14 22:13:20 UTC" in page.text("#halted")
+        assert axe(page) == []
+
+
+def test_a_server_that_goes_away(browser: Browser, shown: Shown) -> None:
+    """While the server does not answer, the page says since when it is as it is; it goes on when there is an answer."""
+    with browser.page() as page, listening(shown.daemon.runtime) as server:
+        port = server.address[1]
+        page.open(url_of(server))
+        server.stop()
+        page.until("!document.querySelector('#connection').hidden")
+        assert "This page is as of 20" in page.text("#connection")
+        assert axe(page) == []
+        with listening(shown.daemon.runtime, port):
+            page.until("document.querySelector('#connection').hidden")
+
+
+def test_on_paper(browser: Browser, shown: Shown) -> None:
+    """On paper there is what can be read, and nothing to click on."""
+    with browser.page() as page:
+        page.open(shown.url)
+        page.call("Emulation.setEmulatedMedia", media="print")
+        assert page.run("getComputedStyle(document.querySelector('footer')).display") == "none"
+        assert page.run("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"

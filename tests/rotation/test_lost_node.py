@@ -1,0 +1,78 @@
+"""A node that is lost for good while real daemons carry a rotation through, is left out, and comes back after all."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.rotation.cluster import WITHIN, Cluster, Daemon, cluster
+
+pytestmark = [
+    *(pytest.mark.real(part) for part in ("cgroup", "go", "openssl", "unshare")),
+    pytest.mark.long,
+    pytest.mark.timeout(900),
+]
+
+AWAY = 8
+"""Seconds in which a phase would have gone on, had it not been for who is lost."""
+
+
+def lost(made: Cluster, name: str, phase: str) -> Daemon:
+    """The node is lost in this phase, which stops and names it; it is left out, and the others come to their end."""
+    bed = made.bed
+    daemon, first = next(each for each in made.daemons if each.node.name == name), made.daemons[0]
+    daemon.running.until(lambda: daemon.phase == phase, f"is in {phase}", within=WITHIN)
+    daemon.kill()
+    bed.lose(daemon.node)
+    first.running.until(lambda: f"{name} has reached" in first.says(), "names who is lost", within=WITHIN)
+    stopped = first.phase
+    signal.sigtimedwait([], AWAY)
+    assert first.phase == stopped
+    made.begin("--exclude", name)
+    made.ends()
+    return daemon
+
+
+def files(daemon: Daemon) -> dict[str, bytes]:
+    """All that the node lives by."""
+    top = daemon.node.at("/etc/kubernetes")
+    return {str(path): path.read_bytes() for path in sorted(top.rglob("*")) if path.is_file()}
+
+
+def test_a_worker(programs: Path, tmp_path: Path) -> None:
+    """A worker that is lost stops the phase, which names it, until it is left out: then the others come to their end,
+    and nobody among them is refused. Coming back with a certificate of the old CA, it changes nothing, and says that
+    the cluster and it know each other no more, and what to do.
+    """
+    with cluster(programs, tmp_path, 100.0) as made:
+        mark = made.bed.settled()
+        made.begin()
+        daemon = lost(made, "node-3", "detach")
+        made.check(mark)
+        before = files(daemon)
+        made.bed.find(daemon.node)
+        daemon.start()
+        daemon.running.until(lambda: "kubeadm reset" in daemon.says(), "tells what to do", within=WITHIN)
+        (found,) = [each for each in daemon.findings() if each["severity"] == "critical"]
+        assert found["reason"] == "cut_off"
+        assert files(daemon) == before
+
+
+def test_a_control_plane(programs: Path, tmp_path: Path) -> None:
+    """So with a control plane. Coming back, it has an API server that knows it, and the CA that was staged there: it
+    follows to the end by itself, nobody else is refused meanwhile, and it is one of them again.
+    """
+    with cluster(programs, tmp_path, 100.0) as made:
+        bed, mark = made.bed, made.bed.settled()
+        made.begin()
+        daemon = lost(made, "node-2", "trust")
+        assert not bed.failures(mark)
+        bed.find(daemon.node)
+        daemon.start()
+        daemon.running.until(lambda: daemon.over, "follows", within=WITHIN)
+        assert not [each for each in bed.failures(mark) if "node-2/" not in "".join(each.direction)]
+        bed.belongs(daemon.node)
+        bed.settled()  # what it has told before, the others have read
+        made.check(bed.settled())

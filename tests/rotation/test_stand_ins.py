@@ -1,0 +1,105 @@
+"""What the stand-ins of a bed are like, whatever is rotated on it, and that certmond runs there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.control_plane import PKI, SCHEDULER_CONF
+from tests.rotation.bed import Make
+from tests.rotation.node import like
+from tests.rotation.record import LATE, Record
+from tests.rotation.scripted import RootCA
+
+pytestmark = [
+    *(pytest.mark.real(part) for part in ("cgroup", "go", "unshare")),
+    pytest.mark.timeout(300),  # a machine that has much else to do makes few connections
+]
+
+API = "kube-apiserver"
+
+
+def test_a_torn_pair(make: Make) -> None:
+    """With a key that does not fit, an API server goes on with its last good pair; each handshake of etcd fails."""
+    bed = make()
+    (node,) = bed.nodes
+    for name in ("apiserver", "etcd/server"):
+        key = node.read(f"{PKI}/{name}.key")
+        node.replace(f"{PKI}/{name}.key", node.read(f"{PKI}/front-proxy-client.key"))
+        mark = bed.settled()
+        assert bed.failing(mark) == ({(API, "etcd")} if name == "etcd/server" else set())
+        node.replace(f"{PKI}/{name}.key", key)
+    assert bed.failing(bed.settled()) == set()
+
+
+def test_a_file_that_is_mounted_by_itself(make: Make) -> None:
+    """In a container it stays the former one when another is renamed there, until the container is another; a
+    directory shows what is renamed in it.
+    """
+    bed = make()
+    (node,) = bed.nodes
+
+    def seen(component: str, path: str) -> bytes:
+        root = f"/proc/{node.starts(component)[-1]['pid']}/root"
+        return Path(root + path).read_bytes()
+
+    former = node.read(SCHEDULER_CONF)
+    node.replace(SCHEDULER_CONF, former + b"# another\n")
+    node.replace(f"{PKI}/ca.crt", node.read(f"{PKI}/ca.crt") + b"# another\n")
+    assert seen("kube-scheduler", SCHEDULER_CONF) == former
+    assert seen(API, f"{PKI}/ca.crt") == node.read(f"{PKI}/ca.crt")
+    node.restart("kube-scheduler")
+    assert seen("kube-scheduler", SCHEDULER_CONF) == node.read(SCHEDULER_CONF)
+
+
+def test_what_is_down(tmp_path: Path) -> None:
+    """Only a connection that breaks while the server's process is away tells nothing: not one that breaks without that,
+    and not a refusal, whenever it is.
+    """
+    record = Record(tmp_path / "record")
+    lines: list[dict[str, Any]] = [
+        {"by": "n/server", "at": at, "event": event} for at, event in ((10, "ready"), (20, "ends"), (30, "ready"))
+    ]
+    for at in (5, 15, 25, 30 + LATE / 2, 35):
+        ends = ("network", "trust")
+        lines += [{"by": "n/it", "to": "n/server", "at": at, "kind": kind, "reason": ""} for kind in ends]
+    lines.append({"by": "n/it", "to": "n/server", "at": 36, "good": 7})
+    record.path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"half": a line')
+    (tally,) = record.tallies().values()
+    assert [each.at for each in record.failures() if each.kind == "network"] == [15, 35]
+    assert [each.at for each in record.failures() if each.kind == "trust"] == [5, 15, 25, 30 + LATE / 2, 35]
+    assert (tally.good, tally.down) == (7, 3)
+    assert [each.at for each in record.failures(since=35)] == [35, 35]
+
+
+def test_a_restart_is_no_failure(make: Make) -> None:
+    """While a server's process is away, connections to it are counted as down; what ends with it is seen again."""
+    bed = make(workers=1)
+    with bed.no_outage():
+        for name in ("etcd", API, "kubelet"):
+            bed.nodes[0].restart(name)
+    down = {direction.to for direction, tally in bed.tallies().items() if tally.down}
+    assert down >= {f"node-1/{name}" for name in ("etcd", API)}
+
+
+def test_daemons(make: Make) -> None:
+    """certmond runs on each node, sees its components and its kubelet's unit, and asks the API of the cluster itself
+    for its turn: a kubeconfig that is replaced has its reader restarted, without an outage.
+    """
+    settings = {"cluster": {"kubeconfig": "/etc/kubernetes/kubelet.conf"}}
+    bed = make(control_planes=2, workers=1, settings=settings)
+    script, node = RootCA(bed), bed.nodes[0]
+    with bed.no_outage(), bed.daemons() as daemons:
+        first = daemons[node.name]
+        node.edit_kubeconfig(SCHEDULER_CONF, client=like(node.client_of(SCHEDULER_CONF), script.old))
+        proven = 'certmond_restarts_total{result="proven",service="kube-scheduler"}'
+        first.until(lambda: first.number(proven) == 1, "the scheduler is restarted")
+        restarted = bed.nodes[-1].certmond("restart", "kubelet")
+        assert (restarted.returncode, restarted.stderr) == (0, ""), restarted.stdout
+        assert "kubelet.service was restarted" in restarted.stdout
+    assert any("leases" in call for call in bed.backend.calls)
+    assert node.attempts() == {name: int(name == "kube-scheduler") for name in node.components}
+    assert (bed.nodes[-1].work / "kubelet-unit.log").read_text().count("ready\n") == 2

@@ -1,0 +1,102 @@
+"""What the runbook says that `certmond renew NAME` puts right, it puts right."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from certmond.cli import cli
+from certmond.explain import explain
+from certmond.pki.reason import Reason
+
+CONFIGURATION = "key_algorithm: ECDSA-P256\nnode_name: node-1\ninit: {advertise_address: 192.0.2.10}\n"
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("remedies")
+    (root / "config.yaml").write_text(CONFIGURATION)
+    assert certmond(root, "init").exit_code == 0
+    return root
+
+
+@pytest.fixture
+def root(template: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(template, tmp_path / "root", symlinks=True))
+
+
+def certmond(root: Path, *words: str) -> Result:
+    return CliRunner().invoke(cli, ["--root", str(root), "--config", str(root / "config.yaml"), *words])
+
+
+def reasons(root: Path) -> set[str]:
+    at = datetime.now(UTC) + timedelta(minutes=1)  # until then two halves may be those of one change
+    return set(re.findall(r"\[(\w+)\]$", certmond(root, "check", "--at", at.isoformat()).stdout, re.MULTILINE))
+
+
+def foreign(name: str) -> Callable[[Path], None]:
+    """The pair of another certificate in the place of the API server's."""
+
+    def change(pki: Path) -> None:
+        for suffix in (".crt", ".key"):
+            shutil.copyfile(pki / f"{name}{suffix}", pki / f"apiserver{suffix}")
+
+    return change
+
+
+def appended(text: Callable[[Path], str]) -> Callable[[Path], None]:
+    def change(pki: Path) -> None:
+        with (pki / "apiserver.crt").open("a") as file:
+            file.write(text(pki))
+
+    return change
+
+
+DAMAGES: dict[Reason, Callable[[Path], object]] = {
+    Reason.KEY_MISMATCH: lambda pki: shutil.copyfile(pki / "etcd/server.key", pki / "apiserver.key"),
+    Reason.KEY_MISSING: lambda pki: (pki / "apiserver.key").unlink(),
+    Reason.WRONG_SUBJECT: foreign("apiserver-kubelet-client"),
+    Reason.WRONG_USAGE: foreign("apiserver-kubelet-client"),
+    Reason.MISSING_NAME: foreign("apiserver-kubelet-client"),
+    Reason.NO_PATH: foreign("front-proxy-client"),
+    Reason.UNEXPECTED_CHAIN: appended(lambda pki: (pki / "ca.crt").read_text()),
+    Reason.TRAILING_DATA: appended(lambda _: "junk\n"),
+}
+
+
+@pytest.mark.parametrize("reason", DAMAGES)
+def test_what_renewing_puts_right_is_right_afterwards(reason: Reason, root: Path) -> None:
+    """A finding of whose section `certmond renew NAME` is a remedy stands before it, and nothing does after it."""
+    assert "`certmond renew NAME`" in explain(reason)
+    DAMAGES[reason](root / "etc/kubernetes/pki")
+    assert reason in reasons(root)
+    certmond(root, "renew", "apiserver")
+    assert not reasons(root)
+
+
+def test_renewing_a_kubeconfig_embeds_the_whole_of_the_ca(root: Path) -> None:
+    """`certmond renew NAME` is the remedy of embedded_ca_differs."""
+    kubeconfig = root / "etc/kubernetes/admin.conf"
+    assert "`certmond renew NAME`" in explain(Reason.EMBEDDED_CA_DIFFERS)
+    text = kubeconfig.read_text()
+    (client,) = re.findall(r"client-certificate-data: (.*)", text)  # as good as any that is not the CA
+    kubeconfig.write_text(re.sub(r"(certificate-authority-data:) .*", rf"\1 {client}", text))
+    assert Reason.EMBEDDED_CA_DIFFERS in reasons(root)
+    certmond(root, "renew", "admin.conf")
+    assert Reason.EMBEDDED_CA_DIFFERS not in reasons(root)
+
+
+def test_a_kubelet_without_its_pem_gets_both_files_anew(root: Path) -> None:
+    """The last remedy of `missing`: with kubelet.conf away as well, `certmond init` makes the PEM and it."""
+    for file in (root / "var/lib/kubelet/pki").iterdir():
+        file.unlink()
+    assert Reason.MISSING in reasons(root)
+    (root / "etc/kubernetes/kubelet.conf").unlink()
+    certmond(root, "init")
+    assert not reasons(root)
