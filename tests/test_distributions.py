@@ -9,7 +9,8 @@ import json
 import os
 import posixpath
 from collections.abc import Callable
-from datetime import datetime
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +20,16 @@ from click.testing import CliRunner, Result
 
 from certmond.cli import cli
 from certmond.config import DEFAULT_PROFILE, Config, parse, profiles
+from certmond.host.changes import Changes
 from certmond.host.distribution import distributions
+from certmond.host.neighbourhood import Neighbourhood
+from certmond.host.store import Store
 from certmond.host.survey import survey
+from certmond.pki.assess import assess
 from certmond.pki.catalog import CertificateSpec, Kind
+from certmond.pki.endpoint import Served
+from certmond.pki.holding import Surroundings
+from certmond.pki.service import Live
 from tests.builders import DAY, NOW, YEAR, make_ca
 from tests.distributions import MAKERS, Tree
 from tests.node import Node
@@ -269,8 +277,6 @@ def test_starlingx_renews_admin_conf_with_what_is_made_from_it(tmp_path: Path) -
 
 def test_starlingx_is_asked_at_the_port_of_its_manifest(tmp_path: Path) -> None:
     """The API server is looked at on 16443, as its flags say, and etcd where the profile says."""
-    from certmond.host.store import Store
-
     tree, config = MAKERS["starlingx"](tmp_path), parse((), profile="starlingx")
     store = Store(config.certificates, str(tree.root))
     store.observe()
@@ -299,15 +305,32 @@ WORKERS: dict[str, tuple[Callable[[Tree], None], set[str], set[str]]] = {
 }
 
 
-def around(tree: Tree, config: Config) -> Any:
-    from certmond.host.changes import Changes
-    from certmond.host.neighbourhood import Neighbourhood
-    from certmond.host.store import Store
+def around(tree: Tree, config: Config) -> Surroundings:
+    return seen_around(tree, config)[1]
 
+
+def seen_around(tree: Tree, config: Config) -> tuple[Store, Surroundings]:
     store = Store(config.certificates, str(tree.root))
     inventory = store.observe()
     there = Neighbourhood(config, str(tree.root), Changes(tree.root / "state", keeps=False), acting=False)
-    return there.around(store, inventory, {})
+    return store, there.around(store, inventory, {})
+
+
+@pytest.mark.parametrize("profile", ["k3s", "rke2", "k0s", "microk8s", "etcd"])
+def test_another_certificate_than_the_file_has_is_told_in_observe_mode(profile: str, tree: Tree) -> None:
+    """Where a port of the distribution serves an older one, that is told, with the service that is to be restarted."""
+    config = parse((), profile=profile)
+    store, found = seen_around(tree, config)
+    trap = TRAPS[profile]
+    endpoint, (service, _) = next((at, who) for at, who in found.survey.serving.items() if who[1] == trap.path)
+    older = make_ca("older")
+    later = datetime.now(UTC) + DAY
+    live = Live(later, {}, {endpoint: Served(older.der, "TLSv1.3", later)})
+    assessment = assess(store.observe(), later, around=replace(found, live=live))
+    (status,) = (each for each in assessment.statuses if each.seen.name == trap.entry)
+    (told,) = (each for each in status.findings if each.reason == "served_differs")
+    assert told.message.endswith(f"restart {service}")
+    assert service in {each.name for each in config.services}
 
 
 def test_the_ports_are_those_of_the_distribution(profile: str, tree: Tree) -> None:
