@@ -7,12 +7,13 @@ When a pass is made is the daemon's; what is planned and how it is done, `enforc
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from certmond.enforce import Enforcer
 from certmond.errors import BusyError, CertmondError, WriteError, defect
 from certmond.expose.telemetry import Telemetry
+from certmond.host.execute import Outcome
 from certmond.host.journal import Event, Journal
 from certmond.pki.assess import Assessment
 from certmond.pki.holding import Surroundings
@@ -90,6 +91,7 @@ class Acting:
         if not self._enforcing or self._stopping():
             return False
         executor = self._enforcer.executor
+        self._enforcer.rotating.until = None  # its moment is now; what is not done then has another
         # Half done, and not by us: whoever began it was killed, or is at it and holds the lock.
         begun = executor.interrupted() - (frozenset() if again else self._interrupted)
         try:
@@ -97,6 +99,10 @@ class Acting:
                 return self._restart() or self._rotate()
             outcomes = executor.execute(self.plan, stopping=self._stopping)
             self._interrupted = executor.interrupted()
+            self._count(outcomes)
+            if begun or any(outcome.result == "done" for outcome in outcomes):
+                return True
+            return self._without_writing()
         except BusyError:
             self.retry_at = time.monotonic() + BUSY_INTERVAL
             return False
@@ -104,12 +110,22 @@ class Acting:
             self.retry_at = self._no_restart_before = time.monotonic() + FAILURE_INTERVAL
             self._journal.tell(Event.STEP_FAILED, str(error), "error")
             return False
+
+    def _count(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
             if isinstance(outcome.step, Issue):
                 self._telemetry.renewals.labels(outcome.step.target, outcome.result).inc()
         if self._interrupted or any(outcome.result == "failed" for outcome in outcomes):
             self.retry_at = time.monotonic() + FAILURE_INTERVAL
-        return bool(begun) or any(outcome.result == "done" for outcome in outcomes)
+
+    def _without_writing(self) -> bool:
+        """What a rotation has to hear and say although nothing can be written for it: it may have been led back.
+        Whether to look at everything again now.
+        """
+        again = self._rotate()
+        if self.retry_at:
+            self.look_at = self._enforcer.rotating.until = None  # that comes first: each pass tries the plan again
+        return again
 
     def _restart(self) -> bool:
         """One step of a restart, now that the files are as they should be. Whether to look at everything again now."""

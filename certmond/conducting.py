@@ -6,17 +6,17 @@ Owns the protocol between a node and whoever speaks for all, and the conductor o
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from certmond.config import Config
 from certmond.errors import RotationError
+from certmond.host.lasting import Lasting
 from certmond.host.manifest import Components
 from certmond.pki.certificate import Anchor
 from certmond.pki.rotation import Phase, Rotation
-from certmond.pki.rotation_gates import Gate, Report, lasting
+from certmond.pki.rotation_gates import Gate, Report
 
 
 class Conductor(Protocol):
@@ -64,9 +64,8 @@ class Conductor(Protocol):
 class SingleNode:
     """A node that is all there is: what it has reached, everybody has."""
 
-    def __init__(self, config: Config) -> None:
-        self._spec = config.root_ca
-        self._begun: dict[tuple[str, Phase], datetime] = {}
+    def __init__(self, config: Config, *, clock: Callable[[], datetime], monotonic: Callable[[], float]) -> None:
+        self._clock, self._lasting = clock, Lasting(config.root_ca, monotonic)
         self._of_several = config.cluster.kubeconfig is not None  # which who only looks does not ask
 
     def follow(
@@ -90,7 +89,8 @@ class SingleNode:
         return None
 
     def unsettled(self, rotation: Rotation) -> None:
-        """There is nobody to tell."""
+        """There is nobody to tell; but the time of the phase has begun."""
+        self._lasting.meet(rotation, self._clock())
 
     def end(self) -> None:
         """There is nobody to tell."""
@@ -109,11 +109,7 @@ class SingleNode:
         if rotation.phase is Phase.PREPARE and report.signs and not report.ready:
             said = f"the new {rotation.noun}'s key is not on this node; give it with `certmond root-ca stage`"
             return Gate((said,))
-        begun = rotation.since if rotation.published is None else rotation.published
-        if begun > now:  # it was noted before the clock was set back: so it counts from now
-            begun = self._begun.setdefault((rotation.id, rotation.phase), now)
-            rotation = replace(rotation, since=begun, published=rotation.published and begun)
-        return lasting(rotation, self._spec, now)
+        return self._lasting.gate(rotation, now)
 
 
 def _members(components: Components) -> int:

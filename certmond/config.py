@@ -23,7 +23,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
-from certmond.config_rules import PARTS, SECTIONS, circles, derived_files, references, told
+from certmond.config_problems import told
+from certmond.config_rules import PARTS, SECTIONS, circles, derived_files, references
 from certmond.errors import ConfigError
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm, ServiceSpec
 from certmond.pki.fields import Count, Duration, Model, parse_duration
@@ -255,7 +256,7 @@ def parse(sources: Sequence[Source], *, profile: str | None = None, unread: Sequ
         config = Config.model_validate(tree.plain())
     except ValidationError as error:
         details = error.errors(include_url=False)
-        problems += [told(each, tree, Config) for each in details if whole or each["type"] != "missing"]
+        problems += [told(each, tree, Config, PARTS) for each in details if whole or each["type"] != "missing"]
     else:
         problems += derived_files(config.certificates, config.derived, tree) if whole else ()
     order = {source.name: number for number, source in enumerate(sources)}

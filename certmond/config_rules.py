@@ -1,4 +1,4 @@
-"""The rules between the entries of a configuration, and the sentences for what is wrong with one.
+"""The rules between the entries of a configuration.
 
 Owns what refers to what, what may lie where, and who may wait for whom; what one entry may hold is the catalogue's and
 the settings'. Each problem is told where somebody wrote it. Reads nothing.
@@ -6,15 +6,12 @@ the settings'. Each problem is told where somebody wrote it. Reads nothing.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 
-from pydantic import BaseModel
-from pydantic_core import ErrorDetails
-
+from certmond.config_problems import meant
 from certmond.pki.catalog import SELF, CertificateSpec, Kind, ServiceSpec
 from certmond.pki.fields import Model
 from certmond.pki.settings import (
@@ -60,48 +57,6 @@ _MAPPINGS = {"serves"}  # their keys are the names
 _RESERVED = {"ca": {SELF}, "signer": {LOCAL, NOBODY}}
 
 
-_SENTENCES = {
-    "int_type": "must be a whole number",
-    "bool_type": "must be true or false",
-    "dict_type": "must be a mapping, with lines such as `KEY: value`",
-    "model_type": "must be a mapping, with lines such as `name: apiserver`",
-    "string_pattern_mismatch": "must be a name of letters, digits, '.', '_' and '-', 63 at most",
-    "string_type": "must be text; put it in quotes if it reads as something else",
-    "tuple_type": "must be text or a list",
-}
-
-
-def told(error: ErrorDetails, tree: Node, whole: type[BaseModel]) -> Problem:
-    """What pydantic found wrong, in our words and in its place."""
-    location, given = error["loc"], error["input"]
-    match error["type"]:
-        case "extra_forbidden":
-            model = whole if len(location) == 1 else PARTS[str(location[0])]
-            known = model.model_fields
-            text = "unknown key" + (_meant(location[-1], known) or f"; this version knows {', '.join(known)}")
-        case "missing":
-            names = [entry.name for entry in tree.fields[str(location[0])].items if entry.name != given.get("name")]
-            text = "must be given" + _meant(given.get("name"), names)
-        case "enum" | "literal_error":
-            text = f"must be {error['ctx']['expected']}"
-        case "value_error":
-            text = str(error["ctx"]["error"])
-        case "greater_than_equal":
-            text = f"must be {error['ctx']['ge']} or more"
-        case "less_than_equal":
-            text = f"must be {error['ctx']['le']} or less"
-        case kind:
-            text = _SENTENCES.get(kind, error["msg"])
-    if isinstance(given, str) and text.startswith("must "):
-        text += f", not {shown(given)}"
-    return Problem(tree.find(location), text)
-
-
-def _meant(word: object, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(word)[:64], known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 def references(tree: Node) -> Iterator[Problem]:
     """Names of entries that are not there, and `ca` and `embedded_ca` that are no authority."""
     entries = {section: tree.fields[section].items if section in tree.fields else [] for section in SECTIONS}
@@ -113,8 +68,8 @@ def references(tree: Node) -> Iterator[Problem]:
                 continue
             found = named[target].get(name)
             if found is None:
-                meant = _meant(name, named[target]) or f"; add it to `{target}`, or take it away here"
-                yield Problem(node.place, f"there is no {target.removesuffix('s')} {shown(name)}{meant}")
+                remedy = meant(name, named[target]) or f"; add it to `{target}`, or take it away here"
+                yield Problem(node.place, f"there is no {target.removesuffix('s')} {shown(name)}{remedy}")
             elif field.endswith("ca") and not ((flag := found.fields.get("authority")) and flag.value):
                 yield Problem(node.place, f"{name} is no authority; name one that is, or give it `authority: true`")
 

@@ -95,8 +95,10 @@ class Enforcer:
         scattered: bool = False,
         alive: Callable[[], None] = lambda: None,
         wake: Callable[[], None] = lambda: None,
+        monotonic: Callable[[], float] = _awake,
     ) -> None:
         self._config, self._root, self._state_dir, self._clock = config, root, state_dir, clock
+        self._monotonic = monotonic
         self._alive, self._scattered = alive, scattered
         self.audit = audit
         self._files = NodeFiles(root)
@@ -113,7 +115,7 @@ class Enforcer:
             files=self._files,
             record=RotationRecord(state_dir),
             staging=Staging(state_dir),
-            conductor=self._conductor() if acting else SingleNode(config),
+            conductor=self._conductor(alone=not acting),
             audit=audit,
             clock=clock,
         )
@@ -229,10 +231,10 @@ class Enforcer:
         instants = [at for at in (made.changes_at, after.changes_at) if at]
         return Plan((*made.steps, *after.steps), (*made.held, *after.held), min(instants, default=None))
 
-    def _conductor(self) -> Conductor:
+    def _conductor(self, *, alone: bool) -> Conductor:
         kubeconfig = self._config.cluster.kubeconfig
-        if kubeconfig is None:
-            return SingleNode(self._config)
+        if alone or kubeconfig is None:
+            return SingleNode(self._config, clock=self._clock, monotonic=self._monotonic)
         from certmond.cluster.access import Access
         from certmond.cluster.conductor import ClusterConductor
         from certmond.cluster.lease import ROTATION, ClusterLease
@@ -242,7 +244,9 @@ class Enforcer:
         access, own = (
             Access(rights, timedelta(seconds=5), self._alive) for rights in (find, partial(self._as_itself, kubeconfig))
         )
-        return ClusterConductor(access, lead, self._config, node=identity, own=own, clock=self._clock, monotonic=_awake)
+        return ClusterConductor(
+            access, lead, self._config, node=identity, own=own, clock=self._clock, monotonic=self._monotonic
+        )  # fmt: skip
 
     def _as_itself(self, otherwise: str) -> str:
         """With whose rights the node writes to its own Node: the kubelet's, where it has one in the usual place."""

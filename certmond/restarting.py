@@ -303,11 +303,13 @@ class _Hand:
             path: self.around.contents[path].sha256
             for target in episode.targets for path in target.contents if path in self.around.contents
         }  # fmt: skip
-        contents = {} if ended.result is Result.SUPERSEDED else contents
+        superseded, before = ended.result is Result.SUPERSEDED, self.owner.past().get(name, Past(name)).ended_at
+        again = superseded and before is not None and before <= self._now() < before + self.owner.terms.spacing
+        contents = {} if superseded else contents
         self.owner._history.remember(
             Past(
                 name, None, self._now(), ended.result, ended.message, tuple(target.name for target in episode.targets),
-                self._seen(name).instance, contents,
+                self._seen(name).instance, contents, again,
             )
         )  # fmt: skip
         good = ended.result is Result.PROVEN

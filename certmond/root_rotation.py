@@ -88,7 +88,7 @@ def rotate(
     if no_wait:
         click.echo(f"{rotation.name} is in the phase {rotation.phase}; the daemons go on with it")
         return
-    sys.exit(_carry_on(enforcer))
+    sys.exit(_carry_on(enforcer, back=False))
 
 
 @click.command()
@@ -118,7 +118,7 @@ def abort(context: click.Context, *, no_wait: bool) -> None:
     enforcer.rotating.change(back)
     click.echo(f"{rotation.name} was in the phase {rotation.phase}, and goes back through {back.phase}")
     if not no_wait:
-        sys.exit(_carry_on(enforcer))
+        sys.exit(_carry_on(enforcer, back=True))
 
 
 def _see_that_it_is_meant(rotation: Rotation, family: str, *, at_once: bool) -> None:
@@ -235,15 +235,21 @@ def _show_plan(
     display(preview_document(rotation, found), output, preview_table)
 
 
-def _carry_on(enforcer: Enforcer) -> int:
-    """Do what there is to do until it is done; the exit code."""
+def _carry_on(enforcer: Enforcer, *, back: bool) -> int:
+    """Do what there is to do until it is done, there or `back`; the exit code."""
     told: Any = None
+    rotation: Rotation | None = None
     while True:
         assessment, around = enforcer.see()
-        rotation = enforcer.rotating.rotation
+        before, rotation = rotation, enforcer.rotating.rotation
         if rotation is None:
             if enforcer.rotating.broken:
                 raise RotationError(enforcer.rotating.broken)
+            if before and before.aborted is not back:
+                click.echo(
+                    f"{before.name} was led back: the former {before.noun} is in place, not the new one", err=True
+                )
+                return REFUSED
             click.echo("done")
             return 0
         try:

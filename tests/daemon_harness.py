@@ -80,10 +80,17 @@ class Running:
 
 
 @contextmanager
-def running(root: Path, work: Path, *options: str, before: Sequence[str] = (), **environment: str) -> Iterator[Running]:
+def running(
+    root: Path,
+    work: Path,
+    *options: str,
+    before: Sequence[str] = (),
+    within: float = DEADLINE,
+    **environment: str,
+) -> Iterator[Running]:
     """`certmond run` below `root` until the block ends; it has rendered for the first time when the block begins.
 
-    `before` is what runs it, and leaves it its own process.
+    `before` is what runs it, and leaves it its own process; it has `within` seconds for the beginning.
     """
     runtime, log = work / "run", work / "log"
     runtime.mkdir(exist_ok=True)
@@ -98,8 +105,9 @@ def running(root: Path, work: Path, *options: str, before: Sequence[str] = (), *
         )
     daemon = Running(process, runtime, log)
     try:
-        daemon.until(lambda: (runtime / "heartbeat.json").exists() and daemon.status(), "rendered for the first time")
-        daemon.until(lambda: '"started"' in log.read_text(), "started")
+        rendered = "rendered for the first time"
+        daemon.until(lambda: (runtime / "heartbeat.json").exists() and daemon.status(), rendered, within)
+        daemon.until(lambda: '"started"' in log.read_text(), "started", within)
         yield daemon
     finally:
         process.kill()

@@ -92,6 +92,10 @@ class RotatingNode:
     def clock(self) -> datetime:
         return self._began + (datetime.now(UTC) - self._began) * self._pace
 
+    def seconds(self) -> float:
+        """By a clock that nobody sets."""
+        return self.clock().timestamp()
+
     def configure(self, **more: Any) -> None:
         """Write the configuration, with `more` settings from now on."""
         self.settings |= more
@@ -197,8 +201,9 @@ class RotatingNode:
     def enforcer(self) -> Enforcer:
         audit = Audit(Journal("none"), self.state, "test")
         return Enforcer(
-            self.config, root="/", state_dir=self.state, audit=audit, clock=self.clock, acting=True, keeps=True
-        )
+            self.config, root="/", state_dir=self.state, audit=audit, clock=self.clock, acting=True, keeps=True,
+            monotonic=self.seconds,
+        )  # fmt: skip
 
     def stage(self, new: Issued) -> None:
         Staging(self.state).put(Part.NEW, "ca", new.facts, new.key)  # type: ignore[arg-type]

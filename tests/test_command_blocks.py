@@ -29,7 +29,7 @@ from tests.conftest import real_part
 from tests.documents import PAGES, ROOT, Block, blocks, calls, refusal
 
 CANNOT_BE_RUN = {
-    r"(?<![-\w])(kubectl|kubeadm|etcdctl) ": "asks a cluster",
+    r"(?<![-\w])(kubectl|kubeadm|etcdctl) | canary\.json": "asks a cluster",
     r"\b(systemctl|journalctl|systemd-sysusers|timedatectl|chronyc|sysctl)\b": "asks or changes this host's services",
     r"\bcrictl\b": "asks a container runtime",
     r"\b(getcert|crontab)\b|/cron": "looks at what certmonger or cron has on this host",

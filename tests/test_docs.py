@@ -9,9 +9,21 @@ import click
 from click.testing import CliRunner
 
 from certmond.cli import cli
+from certmond.config import Source
+from certmond.config import parse as parse_config
 from certmond.expose.activity_document import activity_document
 from certmond.expose.render import Renderer
 from certmond.expose.telemetry import Telemetry
+from certmond.expose.web_config import (
+    CURVES,
+    HEADERS,
+    VERSIONS,
+    HttpServerConfig,
+    RateLimit,
+    TlsServerConfig,
+    WebConfig,
+    parse,
+)
 from certmond.host.journal import MESSAGE_IDS
 from certmond.host.store import Store
 from certmond.pki.assess import assess
@@ -86,3 +98,23 @@ def test_every_field_of_a_root_ca_is_documented(node: Node) -> None:
         assert not [
             field for field in re.findall(r'"(\w+)":', done.stdout) if not re.search(rf"`{field}(\[\])?`", documented)
         ]
+
+
+def test_every_key_of_a_web_configuration_is_documented() -> None:
+    """Each key of a web configuration stands in docs/web.md, and so does each header that can be set."""
+    documented = (DOCS / "web.md").read_text()
+    models = (WebConfig, TlsServerConfig, HttpServerConfig, RateLimit)
+    inline = {"client_ca", "tls_server_config", "http_server_config"}
+    names = {*HEADERS, *VERSIONS, *CURVES, *(key for model in models for key in model.model_fields)} - inline
+    assert not [name for name in names if f"`{name}`" not in documented]
+
+
+def test_the_examples_of_a_web_configuration_are_ones() -> None:
+    """The examples in docs/web.md have no mistake, and ask for all that they are said to ask for."""
+    example, _, entry = re.findall(r"```yaml\n(.*?)```", (DOCS / "web.md").read_text(), re.DOTALL)
+    [listed] = [each for each in parse_config([Source("web.md", entry)]).certificates if each.name == "certmond-web"]
+    assert (listed.path, listed.mode, listed.key_mode) == ("/etc/certmond/web/tls.crt", 0o640, 0o640)
+    config = parse("web.md", example, DOCS).config
+    assert config.tls
+    assert config.tls_server_config.client_auth_type == "RequireAndVerifyClientCert"
+    assert config.basic_auth_users.keys() == {"prometheus"}

@@ -67,6 +67,13 @@ def test_every_profile_is_what_the_schema_permits(name: str) -> None:
     jsonschema.validate(yaml.safe_load(profiles()[name]), schema())
 
 
+def test_the_shipped_file_is_what_the_schema_permits() -> None:
+    """config/certmond.yaml without its comment signs is valid, and its first line tells an editor of the schema."""
+    text = (ROOT / "config/certmond.yaml").read_text()
+    assert text.startswith("# yaml-language-server: $schema=/usr/share/certmond/config.schema.json\n")
+    jsonschema.validate(yaml.safe_load(re.sub(r"(?m)^#(?=\S|  )", "", text)), schema())
+
+
 def test_every_family_has_the_labels_that_are_told(node: Node) -> None:
     """The labels of each rendered series are those that the table of families names, in their order."""
     node.path("etc/kubernetes/pki/apiserver.key").chmod(0o644)

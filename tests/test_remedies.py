@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from base64 import b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -99,4 +100,16 @@ def test_a_kubelet_without_its_pem_gets_both_files_anew(root: Path) -> None:
     assert Reason.MISSING in reasons(root)
     (root / "etc/kubernetes/kubelet.conf").unlink()
     certmond(root, "init")
+    assert not reasons(root)
+
+
+def test_a_certificate_of_the_same_key_can_be_put_in_place_by_hand(root: Path) -> None:
+    """docs/operations.md, several control planes on which everything has expired: `cp`, `renew --all`, kubelet.conf."""
+    ca, kubelet = root / "etc/kubernetes/pki/ca.crt", root / "etc/kubernetes/kubelet.conf"
+    certmond(root, "root-ca", "stage", "--reuse-key")
+    shutil.copyfile(root / "var/lib/certmond/rotation/new.crt", ca)
+    certmond(root, "renew", "--all")
+    assert reasons(root) == {Reason.ROOT_CA_CHANGED, Reason.EMBEDDED_CA_DIFFERS}
+    data = b64encode(ca.read_bytes()).decode()
+    kubelet.write_text(re.sub(r"(certificate-authority-data:) .*", rf"\1 {data}", kubelet.read_text()))
     assert not reasons(root)

@@ -337,9 +337,13 @@ def test_files_that_change_again_end_the_restart_for_what_they_were(bench: Bench
     bench.node.reissue(f"{PKI}/front-proxy-client", f"{PKI}/front-proxy-ca")
     done = told(bench.step(2, ill="it is ill", plan=plan))
     assert done.result is Result.SUPERSEDED
-    assert bench.past.contents == {}
+    assert (bench.past.contents, bench.past.again) == ({}, False)
     bench.step(3)
     assert len(bench.runs) == 2
+    plan = bench.planned()
+    bench.node.reissue(f"{PKI}/front-proxy-client", f"{PKI}/front-proxy-ca")
+    done = told(bench.step(4, ill="it is ill", plan=plan))
+    assert (done.result, bench.past.again) == (Result.SUPERSEDED, True)
 
 
 def test_an_act_that_cannot_be_recorded_is_made_a_few_times_only(bench: Bench) -> None:

@@ -26,10 +26,10 @@ from certmond.errors import RotationError, WriteError
 from certmond.host.staged import Part, Staging
 from certmond.pki.encoding import decode
 from certmond.pki.rotation import Mode, Phase, Rotation, abort
-from tests.builders import DAY, Issued, make_intermediate, make_server
+from tests.builders import DAY, Issued, make_intermediate, make_leaf, make_server, reissue
 from tests.conftest import unavailable
 from tests.daemon_harness import Running
-from tests.rotating_node import RotatingNode, root_ca, secret_lines
+from tests.rotating_node import RotatingNode, kubeconfig, root_ca, secret_lines
 from tests.tracing import kill_at, record
 
 STOPS, SHARES = 24, 2
@@ -137,6 +137,26 @@ def test_the_same_key_with_other_dates(quick: Path) -> None:
     assert restarts_by_phase(node) == {"distrust": 1}
 
 
+@pytest.mark.slow
+def test_the_same_key_where_everything_has_expired(quick: Path) -> None:
+    """Where the CA and all that it signed have ended, one rotation to the same key brings all of it back."""
+    node, now = RotatingNode(quick / "place", served=True, hurried=False), datetime.now(UTC)
+    dates: Any = {"not_before": now - 90 * DAY, "not_after": now - DAY}
+    node.old = reissue(node.old, not_before=now - 900 * DAY, not_after=now - DAY)
+    web = make_server(node.old, "web", names=["DNS:web"], **dates)
+    node.put("ca.crt", node.old.pem)
+    node.put("web.crt", web.pem)
+    node.put("web.key", web.key_pem)
+    node.put("user.conf", kubeconfig(node.old, make_leaf(node.old, "user", **dates)))
+    assert node.certmond("check").returncode == 2
+    assert node.certmond("root-ca", "stage", "--reuse-key").returncode == 0
+    done = node.certmond("root-ca", "rotate")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert node.unwell(reissued(node)) == []
+    assert node.certmond("check").returncode == 0
+    assert restarts_by_phase(node) == {"distrust": 1}
+
+
 def reissued(node: RotatingNode) -> Issued:
     """The CA that is in place, as the builders have it."""
     (now,) = node.trust()
@@ -226,6 +246,18 @@ def test_what_goes_back_goes_back_once(quick: Path) -> None:
     assert again.code == 2
     assert "is on its way back already" in again.err
     node.walk()
+    assert node.unwell(node.old) == []
+
+
+def test_a_rotation_that_was_led_back_is_not_done(quick: Path) -> None:
+    """Who asked for the new CA is told, and by the exit code, that somebody else has turned it round."""
+    node = RotatingNode(quick / "place")
+    node.begin(root_ca())
+    node.walk(lambda: node.phase is Phase.ISSUE)
+    assert node.hurry("root-ca", "abort", "--no-wait").code == 0
+    done = node.hurry("root-ca", "rotate")
+    assert done.code == 2
+    assert done.err.endswith("-back of ca was led back: the former CA is in place, not the new one\n")
     assert node.unwell(node.old) == []
 
 

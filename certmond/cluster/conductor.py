@@ -25,9 +25,10 @@ from certmond.errors import (
     UnknownServerError,
     UnknownUserError,
 )
+from certmond.host.lasting import Lasting
 from certmond.pki.certificate import Anchor, PublicKey, certificates_of
 from certmond.pki.rotation import Phase, Rotation, desired, forth, sequence
-from certmond.pki.rotation_gates import Gate, Member, Report, closed, lasting, unknown_exclusions
+from certmond.pki.rotation_gates import Gate, Member, Report, closed, unknown_exclusions
 
 if TYPE_CHECKING:
     from certmond.cluster.canary import Canary
@@ -70,7 +71,7 @@ class ClusterConductor:
     ) -> None:
         self._access, self._own, self._lead, self._node = access, own, lead, node
         self._clock, self._monotonic = clock, monotonic
-        self._root_ca, self._spec, self._pause = config.root_ca, config.cluster, config.poll
+        self._spec, self._pause, self._lasting = config.cluster, config.poll, Lasting(config.root_ca, monotonic)
         self._found: Recorded | None = None
         self._unread: str | None = None
         self._silent = False
@@ -155,6 +156,7 @@ class ClusterConductor:
     def _gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
         from certmond.cluster.nodes import list_nodes  # noqa: PLC0415 - needs the extra
 
+        self._lasting.meet(rotation, now)
         self._say(report)
         if not report.signs:
             return Gate(("the coordinator leads it on when all nodes have come so far",), now + self._pause)
@@ -167,7 +169,7 @@ class ClusterConductor:
             return Gate(waits, now + self._pause)
         if why := self._lead.take():
             return Gate((why,), now + self._pause)
-        held = lasting(rotation, self._root_ca, now)
+        held = self._lasting.gate(rotation, now)
         if held.noted:
             if waits := _amiss(self._canaries(rotation, now)):
                 return Gate(waits, now + self._pause)  # what is not so yet counts from no instant
@@ -180,6 +182,7 @@ class ClusterConductor:
         return self._workloads(rotation, now) if rotation.phase is Phase.TRUST else Gate()
 
     def unsettled(self, rotation: Rotation) -> None:
+        self._lasting.meet(rotation, self._clock())
         said = self._said
         if self._known and (said is None or (said.rotation, said.phase) != (rotation.id, rotation.phase)):
             return

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from certmond.errors import MalformedError
 from certmond.pki.certificate import Anchor
 from certmond.pki.encoding import Document, decode
+from certmond.pki.fields import Instant
 from certmond.pki.reason import printable
 
 SCHEMA = 1
@@ -58,13 +59,13 @@ class ClusterRecord(BaseModel):
     family: _Word
     mode: _Word
     phase: _Word
-    since: AwareDatetime
+    since: Instant
     old: tuple[_Pem, ...] = ()
     new: _Pem
     excluded: tuple[_NodeName, ...] = ()
     aborted: bool = False
     coordinator: _NodeName
-    published: AwareDatetime | None = None
+    published: Instant | None = None
     signature: _Signature = ""
 
     @model_validator(mode="after")

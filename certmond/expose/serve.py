@@ -1,7 +1,7 @@
 """The process that listens: serves over HTTP the files that the daemon renders into its runtime directory.
 
-Owns the sockets, the threads and their limits of time and number; `site` says what is answered. It holds no key, needs
-no privilege and imports the standard library only.
+Owns the sockets, the threads and their limits of time; `seats` has their number, `site` says what is answered,
+`entrance` to whom. It holds no key of the node, needs no privilege and imports the standard library only.
 """
 
 import errno
@@ -20,13 +20,20 @@ from pathlib import Path
 from typing import Self
 
 from certmond.errors import ListenError
+from certmond.expose.entrance import Gate, OpenGate, Policy
+from certmond.expose.seats import Seats, origin_of
 from certmond.expose.site import CHUNK_BYTES, HEAD_BYTES, Answer, Site, read_request, sentence
 
 log = logging.getLogger(__name__)
 
-CONNECTIONS = 64  # at the same time; each has a thread
+AT_ONCE = 64  # are accepted before the clock is looked at again
+BACKLOG = 1024  # wait in the kernel; should more come at a time, those are to try again a second later
 STOP_SECONDS = 0.8  # for the answers under way when we are told to stop
 LISTEN = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<four>[0-9.]+|localhost)):(?P<port>[0-9]{1,5})")
+EXPOSED = (
+    "listening on %s without TLS, or without asking who is there: others than this host can read the names, paths and "
+    "ends of its certificates; give --web-config FILE (docs/web.md), or see that a firewall keeps them away"
+)
 REMEDIES = {
     errno.EADDRINUSE: "another process has this port: find it with `ss -ltnp`, or choose another with --listen",
     errno.EADDRNOTAVAIL: "choose an address that `ip address` shows on this host",
@@ -38,12 +45,11 @@ REMEDIES = {
 class Server:
     """One loop, which accepts and keeps the time, and a thread for each connection."""
 
-    patience = 10.0  # seconds: to send a request whole, and to take each chunk of its answer
+    patience = 10.0  # seconds: for the handshake, to send a request whole, and to take each chunk of its answer
 
-    def __init__(self, runtime_dir: Path, listeners: list[socket.socket]) -> None:
-        self.site, self.listeners = Site(runtime_dir), listeners
-        self.connections: dict[socket.socket, float] = {}  # and the monotonic instant at which each is cut
-        self.changed = threading.Condition()
+    def __init__(self, runtime_dir: Path, listeners: list[socket.socket], gate: Gate | None = None) -> None:
+        self.site, self.listeners, self.gate = Site(runtime_dir), listeners, gate or OpenGate()
+        self.seats = Seats()
         self._stopping = False
         self._woken, self._waker = socket.socketpair()
         self._ping_every = int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6  # half of what systemd allows
@@ -77,15 +83,16 @@ class Server:
             while not self._stopping:
                 pause = self._service_actions()
                 for key, _ in selector.select(pause):
-                    if key.data:
-                        self._accept(key.data)
+                    for _ in range(AT_ONCE if key.data else 0):
+                        if not self._accept(key.data):
+                            break
         notify("STOPPING=1")
         for listener in self.listeners:
             listener.close()
-        self._cut(socket.SHUT_RD)  # who waits for a request sees its end; who is answering goes on
-        with self.changed:
-            self.changed.wait_for(lambda: not self.connections, STOP_SECONDS)
-        self._cut(socket.SHUT_RDWR)
+        self.seats.cut(socket.SHUT_RD)  # who waits for a request sees its end; who is answering goes on
+        with self.seats.changed:
+            self.seats.changed.wait_for(lambda: not self.seats.taken, STOP_SECONDS)
+        self.seats.cut(socket.SHUT_RDWR)
 
     def _service_actions(self) -> float | None:
         """Tell the watchdog that connections are being accepted, cut the overdue; the seconds until the next time."""
@@ -93,85 +100,90 @@ class Server:
         if self._ping_every and now >= self._ping_at:
             notify("WATCHDOG=1")
             self._ping_at = now + self._ping_every
-        self._cut(socket.SHUT_RDWR, overdue_at=now)
+        self.seats.cut(socket.SHUT_RDWR, overdue_at=now)
         pauses = [self._ping_at - now] if self._ping_every else []
-        return min(pauses + ([min(1.0, self.patience)] if self.connections else []), default=None)
+        return min(pauses + ([min(1.0, self.patience)] if self.seats.taken else []), default=None)
 
-    def _cut(self, how: int, overdue_at: float = float("inf")) -> None:
-        with self.changed:
-            for connection in (each for each, deadline in self.connections.items() if deadline <= overdue_at):
-                with suppress(OSError):
-                    connection.shutdown(how)  # a thread that was waiting for its client wakes up and ends
-
-    def _grant(self, connection: socket.socket, seconds: float) -> None:
-        with self.changed:
-            if connection in self.connections:  # else it is being turned away
-                self.connections[connection] = time.monotonic() + seconds
-
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: socket.socket) -> bool:
+        """Whether there was a connection to be accepted."""
         try:
             connection, _ = listener.accept()
+        except BlockingIOError:
+            return False
         except OSError:  # a client that has gone; or descriptors ran out, and the listener stays readable: do not spin
             time.sleep(0.05)
-            return
-        if len(self.connections) < CONNECTIONS:
+            return False
+        if self.seats.take(connection, self.patience):
             connection.setblocking(True)
-            with self.changed:
-                self.connections[connection] = time.monotonic() + self.patience
             threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
-            return
+        else:
+            self._turn_away(connection)
+        return True
+
+    def _turn_away(self, connection: socket.socket) -> None:
         answer = sentence(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections are open: try again later")
         with connection, suppress(OSError):
             connection.setblocking(False)
-            self._send(connection, answer, keep_alive=False)
+            if not self.gate.latest.encrypts:  # else there would have to be a handshake, which is not for this thread
+                self._send(connection, answer, keep_alive=False)
             connection.shutdown(socket.SHUT_WR)
 
     def _converse(self, connection: socket.socket) -> None:
         """A connection from its first request to its end."""
         try:
-            with connection, connection.makefile("rb") as stream:
-                if connection.family != socket.AF_UNIX:
-                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                while self._exchange(connection, stream):
-                    pass
-                connection.shutdown(socket.SHUT_WR)
-                self._grant(connection, min(1.0, self.patience))
-                while connection.recv(HEAD_BYTES):
-                    pass  # closing over unread bytes would reset the connection, and the answer might be lost
+            origin, policy = origin_of(connection), self.gate.policy()
+            if connection.family != socket.AF_UNIX:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = self.seats.change(connection, policy.wrap)
+            if policy.greet(connection):
+                with connection.makefile("rb") as stream:
+                    while self._exchange(connection, stream, policy, origin):
+                        pass
+            self.seats.grant(connection, min(1.0, self.patience))
+            with suppress(OSError):
+                policy.part(connection)
+            socket.socket.shutdown(connection, socket.SHUT_WR)
+            while socket.socket.recv(connection, HEAD_BYTES):
+                pass  # closing over unread bytes would reset the connection, and the answer might be lost
         except OSError:
             pass  # the client went away, or its time was up
         except Exception:
             log.exception("a request was left without an answer")
         finally:
-            with self.changed:
-                del self.connections[connection]
-                self.changed.notify_all()
+            connection.close()
+            self.seats.leave(connection)
 
-    def _exchange(self, connection: socket.socket, stream: io.BufferedIOBase) -> bool:
+    def _exchange(self, connection: socket.socket, stream: io.BufferedIOBase, policy: Policy, origin: str) -> bool:
         """One request and its answer; whether another may follow."""
-        self._grant(connection, self.patience)
+        self.seats.grant(connection, self.patience, waiting=True)
         request = read_request(stream)
         if request is None:
             return False
         if isinstance(request, HTTPStatus):
-            self._send(connection, sentence(request, request.phrase), keep_alive=False)
+            self._send(connection, policy.dress(sentence(request, request.phrase)), keep_alive=False)
             return False
-        self._grant(connection, self.patience)
-        keep_alive = request.keep_alive and not self._stopping
-        self._send(connection, self.site.answer(request), keep_alive=keep_alive, whole=request.method != "HEAD")
+        self.seats.grant(connection, self.patience)
+        latest = self.gate.policy()
+        answer = latest.dress(latest.refusal(request, origin) or self.site.answer(request))
+        keep_alive = request.keep_alive and latest is policy and not self._stopping
+        self.seats.grant(connection, self.patience)
+        self._send(connection, answer, keep_alive=keep_alive, whole=request.method != "HEAD")
         return keep_alive
 
     def _send(self, connection: socket.socket, answer: Answer, *, keep_alive: bool, whole: bool = True) -> None:
         size, body = answer.size if whole else 0, answer.body
+        plain = type(connection) is socket.socket  # TLS knows no flags, and sendfile would pass it by
         with nullcontext() if isinstance(body, bytes) else body:
-            connection.sendall(answer.head(keep_alive=keep_alive), socket.MSG_MORE if size else 0)
+            connection.sendall(answer.head(keep_alive=keep_alive), socket.MSG_MORE if size and plain else 0)
             for offset in range(0, size, CHUNK_BYTES):
                 end = min(size, offset + CHUNK_BYTES)
                 if isinstance(body, bytes):
                     connection.sendall(memoryview(body)[offset:end])
-                else:
+                elif plain:
                     body.send(connection, offset, end)
-                self._grant(connection, self.patience)
+                else:
+                    body.feed(connection, offset, end)
+                self.seats.grant(connection, self.patience)
 
 
 def notify(state: str) -> None:
@@ -202,19 +214,31 @@ def bind(listen: str) -> socket.socket:
     address = (parts["six"] or parts["four"], int(parts["port"]))
     family = socket.AF_INET6 if parts["six"] else socket.AF_INET
     try:
-        return socket.create_server(address, family=family, backlog=2 * CONNECTIONS)
+        return socket.create_server(address, family=family, backlog=BACKLOG)
     except OSError as error:
         fact = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise ListenError(f"cannot listen on {listen} ({fact}): {REMEDIES.get(error.errno or 0, example)}") from error
 
 
-def make_server(runtime_dir: Path, listen: str) -> Server:
-    return Server(runtime_dir, inherited() or [bind(listen)])
+def make_server(runtime_dir: Path, listen: str, gate: Gate | None = None) -> Server:
+    server = Server(runtime_dir, inherited() or [bind(listen)], gate)
+    if not (server.gate.latest.encrypts and server.gate.latest.asks):
+        for address in filter(is_open, server.listeners):
+            log.warning(EXPOSED, address.getsockname()[:2])
+    return server
 
 
-def serve(runtime_dir: Path, listen: str) -> int:
+def is_open(listener: socket.socket) -> bool:
+    """Whether others than this host can reach it."""
+    if listener.family == socket.AF_UNIX:
+        return False
+    host: str = listener.getsockname()[0]
+    return not host.removeprefix("::ffff:").startswith("127.") and host != "::1"
+
+
+def serve(runtime_dir: Path, listen: str, gate: Gate | None = None) -> int:
     """Until SIGTERM or SIGINT."""
-    with make_server(runtime_dir, listen) as server:
+    with make_server(runtime_dir, listen, gate) as server:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.stop())
         server.serve_forever()

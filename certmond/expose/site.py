@@ -26,11 +26,13 @@ from certmond.expose.page import empty, page, policy
 
 HEAD_BYTES = 16 * 1024  # of a request, line and headers together
 GZIP = 16 + zlib.MAX_WBITS
+PART_BYTES = 64 * 1024  # of a file, in memory at a time
 CHUNK_BYTES = 1024 * 1024  # a client earns more time with each that it takes
 TEXT, HTML, JSON = "text/plain; charset=utf-8", "text/html; charset=utf-8", "application/json"
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~\w-]+) ([!-~]+) HTTP/1\.([01])")
 HEADER_LINE = re.compile(rb"([!#$%&'*+.^_`|~\w-]+):([^\0\r]*)")
+SHORTENED = "the file was shortened while it was being sent"
 
 
 class Request(NamedTuple):
@@ -57,8 +59,17 @@ class Rendering(io.FileIO):
         while offset < end:
             sent = os.sendfile(connection.fileno(), self.fileno(), offset, end - offset)
             if not sent:
-                raise ConnectionAbortedError("the file was shortened while it was being sent")
+                raise ConnectionAbortedError(SHORTENED)
             offset += sent
+
+    def feed(self, connection: socket.socket, offset: int, end: int) -> None:
+        """The same through a connection that has to see every byte, to encrypt it."""
+        while offset < end:
+            part = os.pread(self.fileno(), min(PART_BYTES, end - offset), offset)
+            if not part:
+                raise ConnectionAbortedError(SHORTENED)
+            connection.sendall(part)
+            offset += len(part)
 
 
 class Answer(NamedTuple):

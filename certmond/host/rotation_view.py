@@ -30,11 +30,12 @@ def ground_of(family: str, inventory: Inventory, components: Components, files: 
     if first is None:
         return None
     trust: tuple[Anchor, ...] = tuple(each.certificates[0] for each in seen if each.certificates) or first.public_keys
-    signer = None
+    signer, left = None, tuple[str, ...]()
     if family == SIGNER_FAMILY and first.key_path:
         found = (_signer(pod, first.path, first.key_path, files) for pod in components.pods)
         signer = next(filter(None, found), None)
-    return Ground(family, first.path, first.key_path, trust, first.key, first.key_unknown, signer)
+        left = () if signer else tuple(filter(files.exists, own_files(first.path)))
+    return Ground(family, first.path, first.key_path, trust, first.key, first.key_unknown, signer, left=left)
 
 
 def own_files(path: str) -> tuple[str, str]:

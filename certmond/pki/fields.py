@@ -130,10 +130,9 @@ def _health_address(text: str) -> str:
 
 def _usable(at: datetime) -> datetime:
     """In UTC, and with a year to either end of the calendar: others count on from it."""
-    at = at.astimezone(UTC)
-    if not MINYEAR < at.year < MAXYEAR:
-        raise ValueError("is no time at which anything was done")
-    return at
+    if MINYEAR < at.year < MAXYEAR and MINYEAR < (utc := at.astimezone(UTC)).year < MAXYEAR:
+        return utc
+    raise ValueError("is no time at which anything was done")
 
 
 def _octal(mode: int) -> str:

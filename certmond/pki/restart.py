@@ -109,7 +109,8 @@ class Episode:
 class Past:
     """What is remembered of a service: the episode under way, and how the last one ended.
 
-    `contents` are the digests of the files when it ended, by path. `instance` is what ran then.
+    `contents` are the digests of the files when it ended, by path. `instance` is what ran then. `again`: it was
+    superseded, and so soon after the one before that whoever changes the files may go on and on.
     """
 
     service: str
@@ -120,6 +121,7 @@ class Past:
     targets: tuple[str, ...] = ()
     instance: str = ""
     contents: Mapping[str, str] = field(default_factory=dict)
+    again: bool = False
 
     def has_read(self, path: str, sha256: str, instance: str) -> bool:
         """The instance that runs has read this content: it was restarted, or told to reload, for its sake."""

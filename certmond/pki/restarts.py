@@ -150,7 +150,8 @@ class _Planner:
         late = any(item.severity is Severity.CRITICAL for status, _ in found for item in status.findings)
         if self._caution.hold and not late:
             return Held(name, path, self._caution.hold)
-        restarted_at = past.ended_at if past and past.result not in {Result.SEEN, Result.SUPERSEDED} else None
+        free = past is None or past.result is Result.SEEN or (past.result is Result.SUPERSEDED and not past.again)
+        restarted_at = None if past is None or free else past.ended_at
         until = restarted_at + self._terms.spacing if restarted_at else None
         now = self._around.live.at if self._around.live else None
         # A look begins before what it leads to has ended; but a clock may have been set back.

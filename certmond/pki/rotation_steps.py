@@ -50,7 +50,8 @@ class Signer:
 @dataclass(frozen=True, slots=True)
 class Ground:
     """What a node shows of a family: the anchor's file and key (`key_unknown`: one is there that cannot be told).
-    `signs` says that a key for it is kept on the node, so that it should have the present one, too.
+    `signs` says that a key for it is kept on the node, so that it should have the present one, too. `left` are files of
+    a signer's own, where no manifest has one that they could be for.
     """
 
     family: str
@@ -61,6 +62,7 @@ class Ground:
     key_unknown: bool = False
     signer: Signer | None = None
     signs: bool = False
+    left: tuple[str, ...] = ()
 
     @property
     def holds_key(self) -> bool:
@@ -118,7 +120,7 @@ def given_up(rotation: Rotation, ground: Ground) -> bool:
         return False
     if ground.key in {each.key for each in abandoned} - {rotation.new.key}:
         return False
-    return signer is None or (signer.now != signer.apart and not signer.present)
+    return not ground.left if signer is None else signer.now != signer.apart and not signer.present
 
 
 def is_as_before(rotation: Rotation, ground: Ground) -> bool:
@@ -186,6 +188,9 @@ def unsettled(
     yield from dict.fromkeys(_unseen(statuses, around.live))
     yield from (f"the restart of {name} is not over" for name, past in around.past.items() if past.episode)
     yield from _signs_otherwise(ground, around)
+    if ground.left and wanted and wanted.detached is None:
+        fact = f"{' and '.join(ground.left)} would stay behind, as no manifest here has a controller-manager that signs"
+        yield f"{fact}; put its manifest back, or take the files away if there is to be none"
 
 
 def _unseen(statuses: Sequence[CertificateStatus], live: Live) -> Iterator[str]:

@@ -23,6 +23,7 @@ _FILES = (
     ("/etc/certmond/conf.d/*.yaml", "More of it, laid over it in the order of their names."),
     ("/run/certmond/metrics.prom", "The metrics of the last pass; a textfile for node_exporter as it stands."),
     ("/run/certmond/status.json", "What the last pass found: `certmond status`."),
+    ("/run/certmond/activity.json", "What the daemon does: the plan, a rotation that is under way, the last events."),
     ("/run/certmond/heartbeat.json", "That the daemon is alive, and when it looked last."),
     ("/var/lib/certmond/archive/", "What was replaced: `certmond archive list`. It holds private keys."),
     ("/var/lib/certmond/rotation/", "The record of a rotation and, while one is under way, both CAs with their keys."),

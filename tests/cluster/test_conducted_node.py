@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
+from certmond.acting import Acting
 from certmond.cluster.access import Access
 from certmond.cluster.nodes import ANNOTATION
 from certmond.cluster.recorded import rotation_of
 from certmond.enforce import Enforcer
 from certmond.errors import OvertakenError, RotationError
+from certmond.expose.telemetry import Telemetry
+from certmond.host.journal import Journal
 from certmond.host.rotation_record import RotationRecord
 from certmond.pki.reason import Finding, Reason, Severity
 from certmond.pki.rotation import Phase, Rotation, abort
@@ -136,6 +139,34 @@ def test_what_a_node_has_said_holds_while_it_is_so(world: World, node: RotatingN
     node.put("ca.crt", node.old.pem)
     assert one_pass(world, node, enforcer) is None
     assert annotation(world) is not None
+
+
+def test_what_cannot_be_written_does_not_make_it_deaf(world: World, node: RotatingNode) -> None:
+    """A daemon whose step fails takes back what it has said, hears that the rotation was led back, and follows. It
+    tries again after a while, and not at once.
+    """
+    former, enforcer = node.read("user.conf"), node.enforcer()
+    shared = former.replace(b"certificate-authority-data: ", b"certificate-authority-data: &ca ") + b"also: *ca\n"
+    come_to(Phase.TRUST, world, node, enforcer)
+    world.api.store.add("nodes", "node-2")  # which has not answered: the phase lasts
+    acting = Acting(enforcer, Journal("none"), Telemetry("enforce"), enforcing=True, stopping=lambda: False)
+
+    def passes(until: Callable[[], bool]) -> None:
+        for _ in range(100):
+            fit(world, recorded(node))
+            acting.decide(*enforcer.see())
+            acting.act()
+            if until():
+                return
+        raise AssertionError(f"{node.record}: {enforcer.rotating.waits}")
+
+    passes(lambda: "/trust/" in str(annotation(world)))
+    node.put("user.conf", shared)  # in which the CA cannot be exchanged alone
+    passes(lambda: annotation(world) is None)
+    assert acting.retry_at
+    assert (enforcer.rotating.until, acting.look_at) == (None, None)
+    world.record(abort(recorded(node), node.clock()))
+    passes(lambda: recorded(node).aborted)
 
 
 def lags(world: World, node: RotatingNode, own: Phase, cluster: Phase) -> None:

@@ -39,7 +39,13 @@ class Leading:
 
 
 @pytest.fixture
-def conductor(cluster: ApiServer, access_of: Callable[..., Access]) -> ClusterConductor:
+def passed() -> list[float]:
+    """The seconds that have passed."""
+    return [0.0]
+
+
+@pytest.fixture
+def conductor(cluster: ApiServer, access_of: Callable[..., Access], passed: list[float]) -> ClusterConductor:
     """That of cp-1, beside a worker. The API server signs with the former key, and takes the tokens of both."""
     cluster.store.add("nodes", "cp-1", metadata={"labels": {"node-role.kubernetes.io/control-plane": ""}})
     cluster.store.add("nodes", "worker")
@@ -47,7 +53,9 @@ def conductor(cluster: ApiServer, access_of: Callable[..., Access]) -> ClusterCo
     cluster.tokens.key, cluster.tokens.known = KEYS[0], KEYS
     config = parse([Source("test", "{cluster: {kubeconfig: /x}, root_ca: {token_overlap: 1d}}")])
     access = access_of("system:node:cp-1", "system:nodes", "certmond")
-    return ClusterConductor(access, Leading(), config, node="cp-1", own=access, clock=lambda: NOW)
+    return ClusterConductor(
+        access, Leading(), config, node="cp-1", own=access, clock=lambda: NOW, monotonic=lambda: passed[0]
+    )
 
 
 def test_the_record_has_public_keys() -> None:
@@ -60,7 +68,7 @@ def test_the_record_has_public_keys() -> None:
 
 
 def test_the_time_of_the_former_tokens_counts_from_when_the_new_key_is_seen_to_sign(
-    cluster: ApiServer, conductor: ClusterConductor
+    cluster: ApiServer, conductor: ClusterConductor, passed: list[float]
 ) -> None:
     """As long as some API server signs with the former key, no instant is noted; then it is, for all, and both keys are
     accepted for `root_ca.token_overlap` from then on. Workers are not asked.
@@ -71,8 +79,11 @@ def test_the_time_of_the_former_tokens_counts_from_when_the_new_key_is_seen_to_s
     cluster.tokens.key = KEYS[1]
     noted = conductor.gate(ISSUE, DONE, NOW).noted
     assert noted == replace(ISSUE, published=NOW)
+    assert conductor.gate(noted, DONE, NOW).waits
+    passed[0] += 24 * 3600 - 1
     (said,) = conductor.gate(noted, DONE, NOW + 24 * HOUR - timedelta(seconds=1)).waits
     assert said.startswith("both public keys are trusted until ")
+    passed[0] += 1
     assert conductor.gate(noted, DONE, NOW + 24 * HOUR) == Gate()
 
 

@@ -6,7 +6,7 @@ import base64
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,9 @@ def at(rotation: Rotation, phase: Phase, **changes: Any) -> Rotation:
 
 # --- the record -------------------------------------------------------------------------------------------------------
 
-_instants = st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=5))]))
+_instants = st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=5))])).filter(
+    lambda made: MINYEAR + 1 < made.year < MAXYEAR - 1
+)
 _names = st.from_regex(r"[a-z0-9][a-z0-9.-]{0,20}", fullmatch=True)
 
 

@@ -85,6 +85,8 @@ def test_a_private_key_is_never_part_of_a_record(changes: dict[str, Any]) -> Non
         ({"new": "x"}, "new is no PEM of certificates or public keys"),
         ({"since": "yesterday"}, "since Input should be a valid datetime"),
         ({"since": "2026-11-24T12:00:00"}, "since Input should have timezone info"),
+        ({"since": "9999-12-31T23:59:59Z"}, "since is no time at which anything was done"),
+        ({"published": "0001-01-01T00:00:00+14:00"}, "published is no time at which anything was done"),
         ({"excluded": "node-1"}, "excluded Input should be a valid array"),
         ({"phase": "a b"}, "phase String should match pattern"),
         ({"later": NEW.key_pem.decode()}, "holds a private key, which is never part of a record"),

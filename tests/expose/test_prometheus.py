@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -23,6 +24,8 @@ from cryptography import x509
 
 from tests.conftest import real_part
 from tests.daemon_harness import DEADLINE, Running, running
+from tests.guarded import USERS, VERIFY, House, client_pair, server_pair
+from tests.listening import running as listening
 from tests.node import KUBELET_PEM, PKI, Node, pem
 
 pytestmark = pytest.mark.real("prometheus")
@@ -241,3 +244,36 @@ def test_promtool_has_no_objection_to_the_metrics(stack: Stack) -> None:
     command = [real_part("promtool"), "check", "metrics"]
     done = subprocess.run(command, input=metrics, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_prometheus_comes_in_as_documented(tmp_path: Path) -> None:
+    """With the scrape configuration of docs/web.md Prometheus comes in by client certificate and password, and goes on
+    to when the server's certificate is renewed; without the password it does not.
+    """
+    house, port = House(tmp_path), free_port()
+    names = f"{VERIFY}  client_allowed_sans: [prometheus.example.org]\n"
+    own = client_pair(house.clients, "DNS:prometheus.example.org")
+    files = {"certmond-ca.crt": house.ca.pem, "client.crt": own.pem, "client.key": own.key_pem}
+    for name, content in {**files, "certmond.password": b"secret\n"}.items():
+        (tmp_path / name).write_bytes(content)
+    blocks = re.findall(r"```yaml\n(.*?)```", (CONFIG.parent / "docs/web.md").read_text(), re.DOTALL)
+    [scrape] = [block for block in blocks if "scrape_configs" in block]
+    with listening(house.runtime, gate=house.gate(names + USERS.replace("alice", "prometheus"))) as server:
+        scrape = scrape.replace("/etc/prometheus", str(tmp_path)).replace(
+            "192.0.2.10:9964", f"127.0.0.1:{server.address[1]}"
+        )
+        (tmp_path / "prometheus.yaml").write_text(f"global: {{scrape_interval: 1s, scrape_timeout: 1s}}\n{scrape}")
+        settings = [f"--config.file={tmp_path}/prometheus.yaml", f"--storage.tsdb.path={tmp_path}/tsdb",
+                    f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]  # fmt: skip
+        with process([real_part("prometheus"), *settings], tmp_path / "prometheus.log"):
+
+            def target() -> tuple[str, str]:
+                [found] = json.loads(get(port, "/api/v1/targets")[1])["data"]["activeTargets"]
+                return found["health"], found["lastError"]
+
+            until("the target", target, ("up", ""), tmp_path / "prometheus.log")
+            house.write(names + USERS.replace("alice", "somebody"))
+            until("the target", target, ("down", "server returned HTTP status 401 Unauthorized"))
+            house.put_pair(server_pair(house.ca, "rsa"))
+            house.write(names + USERS.replace("alice", "prometheus"))
+            until("the target", target, ("up", ""))

@@ -1,7 +1,6 @@
 """The process that listens, on real sockets of the loopback."""
 
 import gzip
-import json
 import os
 import re
 import signal
@@ -9,11 +8,10 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
-from http.client import HTTPConnection, HTTPResponse
+from contextlib import ExitStack, closing
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -21,86 +19,35 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from certmond.errors import ListenError
-from certmond.expose import serve, site
+from certmond.expose import seats, serve, site
 from certmond.expose.heartbeat import Heartbeat, not_alive, not_ready
 from certmond.expose.serve import Server, make_server
 from certmond.expose.site import prefers_gzip
-
-METRICS = b'# TYPE certmond_findings gauge\ncertmond_findings{severity="critical"} 0.0\n'
-STATUS = (
-    b'{"schema": 1, "taken_at": "2026-11-24T12:00:00Z", "node": "node-1", "mode": "observe", "certificates": [],'
-    b' "trust_anchors": [], "findings": []}'
+from tests.listening import (
+    ACTIVITY,
+    METRICS,
+    PATHS,
+    STATUS,
+    ask,
+    await_connections,
+    beat,
+    hear,
+    put,
+    render,
+    running,
+    say,
 )
-ACTIVITY = b'{"schema": 1, "plan": null, "rotation": null, "events": []}'
-PATHS = ("/", "/metrics", "/healthz", "/readyz", "/api/v1/status", "/api/v1/activity")
-RESYNC = 300
-
-
-def put(path: Path, content: bytes) -> None:
-    """As the daemon does it: written beside, then renamed into place."""
-    beside = path.with_name(f".{path.name}.{threading.get_ident()}")
-    beside.write_bytes(content)
-    beside.rename(path)
-
-
-def beat(alive: float = 0, passed: float | None = 0, **other: object) -> bytes:
-    """A heartbeat whose loop was alive, and whose pass was completed, so many seconds ago."""
-    now = time.time()
-    pass_at = None if passed is None else now - passed
-    return json.dumps({"alive_at": now - alive, "pass_at": pass_at, "resync": RESYNC, "ready": True, **other}).encode()
 
 
 @pytest.fixture
 def runtime_dir(tmp_path: Path) -> Path:
-    put(tmp_path / "metrics.prom", METRICS)
-    put(tmp_path / "status.json", STATUS)
-    put(tmp_path / "activity.json", ACTIVITY)
-    put(tmp_path / "heartbeat.json", beat())
-    return tmp_path
-
-
-@contextmanager
-def running(runtime_dir: Path, listen: str = "127.0.0.1:0", patience: float | None = None) -> Iterator[Server]:
-    with make_server(runtime_dir, listen) as server:
-        server.patience = patience or server.patience
-        loop = threading.Thread(target=server.serve_forever)
-        loop.start()
-        try:
-            yield server
-        finally:
-            server.stop()
-            loop.join()
+    return render(tmp_path)
 
 
 @pytest.fixture
 def server(runtime_dir: Path) -> Iterator[Server]:
     with running(runtime_dir) as server:
         yield server
-
-
-def ask(server: Server, path: str, method: str = "GET", **headers: str) -> tuple[HTTPResponse, bytes]:
-    """One request on a connection of its own; header names are written with underscores."""
-    with closing(HTTPConnection(*server.address)) as client:
-        client.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
-        response = client.getresponse()
-        return response, response.read()
-
-
-def say(server: Server, request: bytes) -> bytes:
-    """All that the server answers to these bytes, up to its end of the connection."""
-    with socket.create_connection(server.address) as client:
-        client.sendall(request)
-        client.shutdown(socket.SHUT_WR)
-        return hear(client)
-
-
-def hear(client: socket.socket) -> bytes:
-    return b"".join(iter(lambda: client.recv(65536), b""))
-
-
-def await_connections(server: Server, most: int) -> None:
-    with server.changed:
-        assert server.changed.wait_for(lambda: len(server.connections) <= most, timeout=60)
 
 
 class TestEndpoints:
@@ -499,16 +446,54 @@ class TestManyClients:
         assert answer.count(METRICS) == 2
         assert answer.endswith(METRICS)
 
-    def test_connection_limit(self, server: Server) -> None:
-        """The 65th connection is told 503 and closed; when one of the others has gone, there is room again."""
+    def test_half_of_the_seats(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One address has 32 connections at most: with another, the one that has been silent longest makes room."""
+        monkeypatch.setattr(seats, "GRACE_SECONDS", 0)
         with ExitStack() as stack:
-            others = [stack.enter_context(socket.create_connection(server.address)) for _ in range(serve.CONNECTIONS)]
+            others = [stack.enter_context(socket.create_connection(server.address)) for _ in range(seats.SHARE)]
+            assert ask(server, "/healthz")[0].status == 200
+            assert hear(others[0]) == b""
+            others[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert hear(others[-1]).startswith(b"HTTP/1.1 200 ")
+
+    def test_a_moment_to_speak(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who has hardly been there makes no room: the next one from that address is told 503, and others come in."""
+        monkeypatch.setattr(seats, "GRACE_SECONDS", 1000)
+        with ExitStack() as stack:
+            here = ("127.0.0.2", 0)
+            clients = [
+                stack.enter_context(socket.create_connection(server.address, source_address=here))
+                for _ in range(seats.SHARE)
+            ]
+            with socket.create_connection(server.address, source_address=("127.0.0.2", 0)) as another:
+                assert hear(another).startswith(b"HTTP/1.1 503 ")
+            assert ask(server, "/healthz")[0].status == 200
+            clients[0].sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert hear(clients[0]).startswith(b"HTTP/1.1 200 ")
+
+    def test_origins(self) -> None:
+        """IPv4 clients are told apart by their address, also on an IPv6 socket, and IPv6 clients by its first half."""
+        with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+            for host, origin in (("127.0.0.1", "::ffff:127.0.0.1"), ("::1", "0" * 16)):
+                with socket.create_connection((host, listener.getsockname()[1])), listener.accept()[0] as connection:
+                    assert seats.origin_of(connection) == origin
+
+    def test_all_seats(self, server: Server, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """While 64 connections take their answers, another is told 503; when one of them has gone, there is room."""
+        monkeypatch.setattr(seats, "GRACE_SECONDS", 0)
+        put(runtime_dir / "metrics.prom", os.urandom(50_000_000))
+        with ExitStack() as stack:
+            others = []
+            for number in range(seats.CONNECTIONS):
+                source = (f"127.0.0.{2 + number % 2}", 0)
+                client = stack.enter_context(socket.create_connection(server.address, source_address=source))
+                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+                client.recv(1)
+                others.append(client)
             with socket.create_connection(server.address) as client:
                 assert hear(client).startswith(b"HTTP/1.1 503 ")
-            others[0].sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            assert hear(others[0]).startswith(b"HTTP/1.1 200 ")
             others[0].close()
-            await_connections(server, serve.CONNECTIONS - 1)
+            await_connections(server, seats.CONNECTIONS - 1)
             assert ask(server, "/healthz")[0].status == 200
 
 
@@ -659,7 +644,7 @@ class TestListening:
         run = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=root)
         ours, foreign = run.stdout.splitlines()
         page = {"page", "page_tree", "digest", "lifetime", "markup"}
-        listening = {"certmond", "errors", "expose", "serve", "site", "heartbeat"}
+        listening = {"certmond", "errors", "expose", "serve", "site", "heartbeat", "entrance", "seats"}
         assert {name.rpartition(".")[2] for name in ours.split()} == listening | page
         assert set(foreign.split()) <= {"__main__"}
 

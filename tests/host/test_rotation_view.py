@@ -51,6 +51,16 @@ def test_a_control_plane(node: Node) -> None:
     assert own_files(SHARED[0]) == APART
 
 
+def test_a_signer_whose_manifest_is_away(node: Node) -> None:
+    """The files of its own are seen nevertheless: they hold a key."""
+    node.write(APART[1][1:], make_ca().key_pem)
+    assert (found := shown(node))
+    assert found.left == ()
+    node.path(MANIFEST).unlink()
+    assert (found := shown(node))
+    assert (found.signer, found.left) == (None, APART[1:])
+
+
 def test_the_keys_of_tokens(node: Node) -> None:
     """They are an anchor of public keys, all of its file, and no controller-manager has to be moved for it."""
     pub, key = f"{PKI}/sa.pub", f"{PKI}/sa.key"

@@ -306,6 +306,18 @@ def test_it_is_not_restarted_twice_in_a_short_time() -> None:
     assert restart(tried(Result.PROVEN, -2 * TERMS.spacing, {"/leaf.crt": "former"})).target == "web"  # another clock
 
 
+def test_who_changes_files_on_and_on_restarts_nothing_on_and_on() -> None:
+    """What was superseded is made at once for the files that came then, and not for those that come again soon."""
+    for again in (False, True):
+        past = Past("web", None, NOW - TICK, Result.SUPERSEDED, "it was so", ("leaf",), "1", {}, again)
+        of = made(LEAF, known=around(LEAF, past={"web": past}))
+        if again:
+            assert held(of).because.startswith("not so soon after ")
+            assert held(of).until == NOW - TICK + TERMS.spacing
+        else:
+            assert restart(of).target == "web"
+
+
 def test_what_was_asked_for_and_failed_stands_in_the_way_of_nothing() -> None:
     """It was for no certificate, so that another one would never end it."""
     assert restart(tried(Result.FAILED, contents={})).target == "web"

@@ -474,6 +474,21 @@ def test_a_controller_manager_that_is_down_keeps_it(running: bool | None, said: 
     assert kept(around(services=(WEB,))) == []
 
 
+@pytest.mark.parametrize("phase", [P.TRUST, P.ATTACH, P.DONE])
+def test_no_key_of_a_signer_stays_behind(phase: Phase) -> None:
+    """Whose manifest is away may want it when it comes back: it is neither removed nor forgotten at the end."""
+    known, left = around(services=(WEB,)), (OWN, OWN_KEY)
+    here = ground(*BOTH) if phase is P.TRUST else ground(NEW, key=NEW)
+    before, after = kept(known, here, phase=phase), kept(known, replace(here, left=left), phase=phase)
+    said = [each for each in after if each not in before]
+    assert [each.partition(", ")[0] for each in said] == (
+        [] if phase is P.TRUST else [f"{OWN} and {OWN_KEY} would stay behind"]
+    )
+    given_up = at(P.DONE, old=(N,), new=O, aborted=True)
+    back = [list(unsettled(given_up, each, judged(), known, Plan())) for each in (ground(OLD), ground(OLD, left=left))]
+    assert [len(each) for each in back] == [0, 1]
+
+
 def test_who_reads_files_again_by_itself_has_the_time_to() -> None:
     """Counted from the last change of a file of the family, or from the beginning of the phase, whichever is later."""
     within = timedelta(seconds=90)

@@ -33,6 +33,8 @@ INTERVAL = 10.0 if os.environ.get("CERTMOND_DENSE") == "1" else 50.0
 """Milliseconds between two connections in each direction."""
 WITHIN = 420
 """Seconds for a rotation: its phases last as long as services take to come up again, one after the other."""
+BEGINNING = 90
+"""Seconds for a daemon to begin, while all that connect have both cores."""
 FILES = {"ca": "ca", "etcd-ca": "etcd/ca", "front-proxy-ca": "front-proxy-ca", "sa": "sa"}
 """Where each family is, below pki/."""
 
@@ -54,8 +56,9 @@ class Daemon:
 
     def start(self) -> None:
         options = ("--state-dir", str(self.node.state))
+        terms: Any = {"before": self.node.inside, "within": BEGINNING}
         bus = f"unix:path={self.node.bus}"
-        found = running(Path("/"), self.node.work, *options, before=self.node.inside, DBUS_SYSTEM_BUS_ADDRESS=bus)
+        found = running(Path("/"), self.node.work, *options, **terms, DBUS_SYSTEM_BUS_ADDRESS=bus)
         self.running = self._stack.enter_context(found)
 
     def kill(self) -> None:
@@ -172,6 +175,12 @@ class Cluster:
         paths = (str(node.work / name) for name in sorted(content))
         staged = node.certmond("root-ca", "stage", *paths, "--family", self.family)
         assert staged.returncode == 0, staged.stderr
+
+    @property
+    def phase(self) -> str:
+        """Of the rotation, as the cluster has it."""
+        found = self.bed.backend.store.get("configmaps", "certmond-rotation", "kube-system")
+        return str(json.loads(found["data"]["record"])["phase"])
 
     def begin(self, *more: str) -> None:
         begun = self.bed.nodes[0].certmond("root-ca", "rotate", "--no-wait", "--family", self.family, *more)

@@ -80,6 +80,12 @@ def test_a_cluster(programs: Path, tmp_path: Path, verified: bool) -> None:
         made.check(mark)
 
 
+def names_the_last(first: Daemon) -> bool:
+    """The phase that this node is in is not left, because the last one is not in it."""
+    said = first.says()
+    return "node-3 has not answered" in said or ("node-3 has" in said and f"not {first.phase} yet" in said)
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_bad_luck_in_each_phase(programs: Path, tmp_path: Path) -> None:
@@ -94,17 +100,20 @@ def test_bad_luck_in_each_phase(programs: Path, tmp_path: Path) -> None:
         for phase in ("prepare", "detach", "trust", "issue", "distrust", "attach"):
             first.running.until(lambda: first.phase == phase, f"is in {phase}", within=WITHIN)  # noqa: B023 - at once
             bed.backend.faults = Cut()
+            held = {phase, made.phase}  # another node may have gone on just before, and this one may know of it
             last.kill()
             for each in made.daemons[:-1]:
                 signal.sigtimedwait([], chosen.uniform(0, 3))
                 each.kill()
                 each.start()
             signal.sigtimedwait([], AWAY)
-            assert first.phase == phase
+            assert first.phase in held
             assert "this node holds its phase" in first.says() or "it waits" in first.says()
             bed.backend.faults = []
-            first.running.until(lambda: "node-3 has" in first.says(), "names who is away", within=WITHIN)
-            assert first.phase == phase
+            first.running.until(lambda: names_the_last(first), "names who is away", within=WITHIN)
+            stopped = made.phase
+            signal.sigtimedwait([], AWAY)
+            assert made.phase == stopped
             last.start()
         made.ends()
         made.check(mark)

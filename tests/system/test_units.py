@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import signal
@@ -18,6 +19,7 @@ import pytest
 
 from certmond.host.journal import MESSAGE_IDS, Event
 from certmond.pki.catalog import ServiceSpec
+from tests.guarded import PAIR, USERS, House, server_pair
 from tests.node import PKI, Node
 from tests.system.machine import PREFIX, PYTHON, SERVICES, TARGET, UNITS, Machine, booted, install
 
@@ -245,6 +247,58 @@ def test_the_web_unit_answers_on_loopback(machine: Machine) -> None:
     code, content_type, body = machine.get("/api/v1/status")
     assert (code, content_type) == (200, "application/json")
     assert {"apiserver", "kubelet-client"} <= {entry["name"] for entry in json.loads(body)["certificates"]}
+
+
+HTTPS = """
+import base64, hashlib, http.client, ssl, sys
+context = ssl.create_default_context(cafile="/etc/certmond/web/ca.crt")
+connection = http.client.HTTPSConnection("127.0.0.1", 9964, context=context, timeout=5)
+connection.connect()
+leaf = hashlib.sha256(connection.sock.getpeercert(binary_form=True)).hexdigest()
+token = base64.b64encode(sys.argv[1].encode()).decode()
+connection.request("GET", "/healthz", headers={"Authorization": f"Basic {token}"})
+print(leaf, connection.getresponse().status)
+"""
+
+
+def test_the_web_unit_with_tls_and_passwords(machine: Machine, tmp_path: Path) -> None:
+    """Set up as docs/web.md says, certmond-web reads a key that no other user can, asks for a password, and serves a
+    renewed certificate without a restart.
+    """
+    house = House(tmp_path)
+    house.write(PAIR + USERS)
+    documented = (Path(__file__).parents[2] / "docs/web.md").read_text()
+    commands = re.findall(r"^    ((?:groupadd|install) .*)$", documented, re.MULTILINE)
+    drop_in = re.findall(r"```ini\n\[Service\]\n(.*?)```", documented, re.DOTALL)[0].splitlines()
+    made = machine.path("/root/made")
+    made.mkdir()
+    for source, name in (("web.yaml",) * 2, ("tls.crt",) * 2, ("tls.key",) * 2, ("clients.crt", "prometheus-ca.crt")):
+        (made / name).write_bytes((tmp_path / source).read_bytes())
+    machine.run("sh", "-euc", "\n".join(["cd /root/made", *commands]))
+    web = machine.path("/etc/certmond/web")
+    (web / "ca.crt").write_bytes(house.ca.pem)
+    assert (web / "tls.key").stat().st_mode & 0o777 == 0o640
+
+    def answer(credentials: str) -> list[str]:
+        return machine.run(PYTHON, "-I", "-c", HTTPS, credentials).split()
+
+    with machine.drop_in(WEB, *drop_in):
+        machine.systemctl("restart", WEB)
+        process = main_pid(machine, WEB)
+        first, status = answer("alice:secret")
+        assert status == "200"
+        assert answer("alice:wrong") == [first, "401"]
+        pair = server_pair(house.ca)
+        for name, content in (("tls.crt", pair.pem), ("tls.key", pair.key_pem)):
+            beside = web / f"{name}.new"
+            beside.write_bytes(content)
+            beside.chmod(0o640)
+            machine.run("chgrp", "certmond-tls", f"/etc/certmond/web/{name}.new")
+            beside.rename(web / name)
+        assert answer("alice:secret") == [hashlib.sha256(pair.der).hexdigest(), "200"]
+        assert main_pid(machine, WEB) == process
+        assert machine.entries(WEB, f"_PID={process}", "PRIORITY=4") == []
+    machine.systemctl("restart", WEB)
 
 
 def test_a_daemon_that_is_stopped_is_reported(machine: Machine) -> None:
