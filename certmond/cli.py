@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import sys
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,7 @@ def check(context: click.Context, at: datetime | None, output: str) -> None:
     """Look once, without a daemon. Exit: 0 all well, 1 a warning, 2 a critical finding, 3 could not tell."""
     from certmond.expose.document import status_document
     from certmond.expose.table import status_table
+    from certmond.host.distribution import advice
 
     options = globals_of(context)
     config = options.load()
@@ -100,7 +102,7 @@ def check(context: click.Context, at: datetime | None, output: str) -> None:
     if not assessment.statuses:
         raise CertmondError(
             f"there is no certificate of the profile {config.profile!r} below {options.root}; "
-            "name another with --profile, or list certificates in the configuration (`certmond discover` helps)"
+            f"{advice(options.root, config.profile)}"
         )
     sys.exit(assessment.severity.rank if assessment.severity else 0)
 
@@ -179,11 +181,20 @@ def schema() -> None:
 @global_options
 @click.pass_context
 def discover(context: click.Context) -> None:
-    """Print the configuration that fits this node, marking where it differs from the profile."""
+    """Print the configuration that fits this node: its distribution's profile, marking where the node differs."""
+    from certmond.config import DEFAULT_PROFILE
     from certmond.host.discover import discover as look
+    from certmond.host.distribution import distributions
 
     options = globals_of(context)
-    click.echo(look(options.load(), options.root), nl=False)
+    config, seen = options.load(), distributions(options.root)
+    named = "profile" in config.model_fields_set
+    if len(seen) == 1 and not named:  # nobody has said which one, and nothing speaks for another
+        config = replace(options, profile=seen[0].profile).load()
+    for each in seen:
+        if len(seen) > 1 or {each.profile, config.profile} != {DEFAULT_PROFILE}:
+            click.echo(f"# {each}: `profile: {each.profile}`")
+    click.echo(look(config, options.root), nl=False)
 
 
 @cli.command()

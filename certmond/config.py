@@ -263,7 +263,7 @@ def parse(sources: Sequence[Source], *, profile: str | None = None, unread: Sequ
     if profile is not None:
         place = Place("--profile")
         documents.append(Node({"profile": Node(profile, place)}, place))
-    tree = _join((_base(documents), *documents), problems)
+    tree = _join((*_base(documents), *documents), problems)
     config = Config()
     try:
         config = Config.model_validate(tree.plain())
@@ -321,12 +321,16 @@ class _Dumper(yaml.SafeDumper):
         return super().represent_scalar(tag, value, style if value.isprintable() else '"')
 
 
-def _base(documents: Sequence[Node]) -> Node:
-    """The profile that they name last. The default one stands in for one unknown, so that the rest can be judged."""
+def _base(documents: Sequence[Node]) -> tuple[Node, ...]:
+    """The profile that they name last, behind the one that it begins from itself, if it names one.
+
+    The default one stands in for one unknown, so that the rest can be judged.
+    """
     named = [node.value for document in documents if (node := document.fields.get("profile")) and node.value]
     name = named[-1] if named else DEFAULT_PROFILE
     text = "" if name == NO_PROFILE else profiles().get(str(name), profiles()[DEFAULT_PROFILE])
-    return read(f"profile {name}", text)[0] or Node({}, Place(""))
+    own = read(f"profile {name}", text)[0] or Node({}, Place(""))
+    return (*_base((own,)), own) if "profile" in own.fields else (own,)
 
 
 def _join(documents: Iterable[Node], problems: list[Problem]) -> Node:

@@ -68,7 +68,7 @@ def global_options(function: F) -> F:
             type=click.Path(path_type=Path, readable=False),
             help=f"Own state [{STATE_DIR} below DIR]",
         ),
-        click.option("--profile", help="Profile in place of the configured one: kubeadm, none"),
+        click.option("--profile", help="Profile in place of the configured one: kubeadm, k3s, …, none"),
         click.option("-v", "--verbose", is_flag=True, default=None, help="Tell more"),
     )
     for option in reversed(options):

@@ -17,7 +17,7 @@ import click
 
 from certmond.errors import BusyError, CertmondError, RotationError
 from certmond.options import Globals, display, global_options, globals_of, output_option
-from certmond.rooting import REFUSED, TOKEN_KEYS, family_option
+from certmond.rooting import REFUSED, TOKEN_KEYS, family_option, ours_to_rotate
 from certmond.writing import FAILED, PATIENCE, enforcer_for, seen
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def rotate(
     """
     options = globals_of(context)
     config = options.load(acting=not dry_run)
+    ours_to_rotate(config, family)
     enforcer = enforcer_for(options, config, acting=not dry_run)
     if not dry_run:
         enforcer.executor.recover(PATIENCE)

@@ -127,6 +127,13 @@ def family_here(options: Globals, config: Config, name: str) -> tuple[Family, da
     return found, assessment.taken_at
 
 
+def ours_to_rotate(config: Config, name: str) -> None:
+    """Raises CertmondError where somebody else renews the trust anchor."""
+    for spec in config.certificates:
+        if spec.name == name and spec.renewed_by:
+            raise CertmondError(f"{name} is not rotated by certmond: it is renewed by {spec.renewed_by}")
+
+
 def keys_here(options: Globals, config: Config, name: str) -> tuple[TokenKeys, datetime]:
     """The keys of service-account tokens as this node has them now. Raises CertmondError where it has none."""
     from certmond.pki.token_keys import keys_of

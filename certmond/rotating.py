@@ -77,7 +77,9 @@ class Rotating:
         self._config, self._executor, self._files = config, executor, files
         self._record, self._staging, self._conductor = record, staging, conductor
         self._audit, self._clock = audit, clock
-        self._families = [spec.name for spec in config.certificates if spec.is_trust and not spec.is_glob]
+        self._families = [
+            spec.name for spec in config.certificates if spec.is_trust and not (spec.is_glob or spec.renewed_by)
+        ]
         self._own: Rotation | None = None
         self._rotation: Rotation | None = None
         self._ground: Ground | None = None

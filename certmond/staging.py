@@ -26,6 +26,7 @@ from certmond.rooting import (
     judged,
     keys_here,
     no_certificate,
+    ours_to_rotate,
     read_pair,
     readable,
 )
@@ -103,6 +104,7 @@ def stage(
         return
     options = globals_of(context)
     config = options.load(acting=True)
+    ours_to_rotate(config, family)
     found, now = family_here(options, config, family)
     if certificate is None:
         made = _made(options, config, found, now, reuse_key=reuse_key, algorithm=key_algorithm, validity=validity)
@@ -129,6 +131,7 @@ def _stage_keys(options: Globals, family: str, given: Path | None, algorithm: st
     from certmond.pki.token_keys import objections
 
     config = options.load(acting=True)
+    ours_to_rotate(config, family)
     found, now = keys_here(options, config, family)
     if not found.holds_key:
         fact = f"this node holds no {found.spec.key}, and such a key belongs where tokens are signed only"

@@ -159,10 +159,12 @@ def seen(
     options: Globals, config: Config, enforcer: Enforcer, at: datetime | None = None
 ) -> tuple[Assessment, Surroundings]:
     """One look at everything. Raises CertmondError where there is nothing to look at."""
+    from certmond.host.distribution import advice
+
     assessment, around = enforcer.see(at)
     if not assessment.statuses:
         raise CertmondError(
             f"there is no certificate of the profile {config.profile!r} below {options.root}; "
-            "name another with --profile, or list certificates in the configuration (`certmond discover` helps)"
+            f"{advice(options.root, config.profile)}"
         )
     return assessment, around

@@ -34,6 +34,7 @@ CANNOT_BE_RUN = {
     r"(?<![-\w])(kubectl|kubeadm|etcdctl) | canary\.json": "asks a cluster",
     r"\b(systemctl|journalctl|systemd-sysusers|timedatectl|chronyc|sysctl)\b": "asks or changes this host's services",
     r"\bcrictl\b": "asks a container runtime",
+    r"\b(getcert|crontab)\b|/cron": "looks at what certmonger or cron has on this host",
     r"\bcertmond (run|serve|status|restart)\b": "needs a daemon or services that run; tests/test_daemon.py has them",
     r"\bcertmond root-ca (rotate(?!.*--plan)|abort)": "waits for services that run; tests/test_rotating.py has them",
     r"\b(curl|ssh|s_client)\b": "asks another process or host",

@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from certmond import config, yaml_source
-from certmond.config import Config, Source, dump, load, parse, schema
+from certmond.config import Config, Source, dump, load, parse, profiles, schema
 from certmond.errors import ConfigError
 from certmond.pki.catalog import SELF, CertificateSpec, Kind, ServiceSpec
 from certmond.pki.fields import FACTS, USAGES, format_duration, parse_duration
@@ -51,6 +51,13 @@ def test_nothing_is_the_default_configuration(text: str) -> None:
     assert (found.resync, found.poll) == (timedelta(minutes=5), timedelta(seconds=10))
     assert found.listen == "127.0.0.1:9964"
     assert found.certificates
+
+
+@pytest.mark.parametrize("text", ["''", "'  '", '"one\\nanother"'])
+def test_who_renews_is_told_in_a_few_words(text: str) -> None:
+    """`renewed_by` is text on one line, for it becomes part of sentences."""
+    (said,) = problems(f"certificates: [{{name: a, path: /a, renewed_by: {text}}}]")
+    assert "renewed_by: must be a few words, on one line" in said
 
 
 def test_the_profile_none_has_only_what_is_listed() -> None:
@@ -353,7 +360,7 @@ def test_everything_wrong_is_told_at_once_in_the_order_of_files_and_lines() -> N
     """
     second = "resync: never\nservices:\n- name: etcd\n  after: [kubelet]\n- 5\n"
     assert [problem.split(": ")[:2] for problem in problems(first, second, profile="kubeadmm")] == [
-        ["--profile", "must be one of kubeadm, none, not 'kubeadmm'"],
+        ["--profile", "must be one of etcd, k0s, k3s, kubeadm, microk8s, rke2, starlingx, none, not 'kubeadmm'"],
         ["a.yaml:2", "mode"],
         ["a.yaml:4", "certificates[0].path"],
         ["a.yaml:7", "certificates[1].path"],
@@ -660,7 +667,7 @@ def test_the_schema_knows_each_key_and_asks_of_an_entry_no_more_than_its_name() 
     whole = json.loads(json.dumps(schema()))
     assert list(whole["properties"]) == list(Config.model_fields)
     assert whole["additionalProperties"] is False
-    assert whole["properties"]["profile"]["enum"] == ["kubeadm", "none"]
+    assert whole["properties"]["profile"]["enum"] == [*profiles(), "none"]
     for name in ("CertificateSpec", "ServiceSpec", "SignerSpec", "DerivedSpec"):
         assert whole["$defs"][name]["required"] == ["name"]
         assert whole["$defs"][name]["additionalProperties"] is False

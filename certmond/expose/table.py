@@ -26,7 +26,7 @@ def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType
         table.add_column(heading, no_wrap=True)
     for heading in ("SERVED", "USED BY", "SERIAL", "SUBJECT", "PATH") if wide else ():
         table.add_column(heading, overflow="fold")
-    anchors = {entry["sha256"]: entry["name"] for entry in document["trust_anchors"]}
+    anchors = {entry["sha256"]: entry["name"] for entry in reversed(document["trust_anchors"])}  # the first of copies
     for entry in document["certificates"]:
         details = [*_presence(entry), *(Text(printable(entry[name] or "")) for name in ("serial", "subject", "path"))]
         details = details if wide else []

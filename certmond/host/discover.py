@@ -81,7 +81,8 @@ class _Discovery:
         self._named: dict[str, str] = {}  # entries of the profile -> the file that names them
         self._notes: list[str] = []
         self._sources = [*self._kubelet_sources()]
-        self._conf = self._setting("kubeconfig") or _KUBELET_CONF
+        own = (spec.kubeconfig for spec in self._profile.values() if spec.kubeconfig)
+        self._conf = self._setting("kubeconfig") or next(own, _KUBELET_CONF)
         self._manifests = self._setting("pod-manifest-path", "staticPodPath") or _MANIFESTS
         self._sources += [*self._conf_sources(), *self._pod_sources()]
 

@@ -6,7 +6,7 @@ could be looked at: there only the files tell. Judges nothing: `pki.holding` doe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from certmond.config import Config
 from certmond.errors import MalformedError
@@ -17,6 +17,7 @@ from certmond.host.look import Lookout, Question, look
 from certmond.host.manifest import Components
 from certmond.host.store import Store
 from certmond.host.survey import pod_name, runtime_endpoint, survey
+from certmond.pki.catalog import ServiceSpec
 from certmond.pki.certificate import to_pem
 from certmond.pki.endpoint import Endpoint
 from certmond.pki.holding import Surroundings, files_of
@@ -37,6 +38,7 @@ class Neighbourhood:
         self._lookout = Lookout(wake)
         self._visible = root == "/"
         self._question = Question()
+        self._services: Sequence[ServiceSpec] = config.services
         self._contents: Mapping[str, Content] = {}
         self._asked: tuple[Question, Mapping[str, Content]] | None = None
         self._live: Live | None = None
@@ -47,8 +49,9 @@ class Neighbourhood:
         """What is known at this moment; the latest look is in it, however old it is."""
         live = self._live = self._lookout.seen or self._live
         components = store.components()
+        self._services = [each for each in self._config.services if _is_here(each, store)]
         commands = {name: seen.command for name, seen in live.services.items()} if live else {}
-        found = survey(components, self._config.services, commands)
+        found = survey(components, self._services, commands)
         found = self._with_configured(found)
         told = {path for used in found.uses.values() for path in used} | {path for _, path in found.serving.values()}
         seen = [each for each in inventory.observations if each.spec.consumers or each.path in told]
@@ -56,7 +59,7 @@ class Neighbourhood:
         self._prepare(components, found, inventory)
         self._contents = self._changes.contents(store.states(paths))
         return Surroundings(
-            self._config.services, found, live, self._contents, past,
+            self._services, found, live, self._contents, past,
             self._config.restart.reload_within,
         )  # fmt: skip
 
@@ -88,7 +91,7 @@ class Neighbourhood:
         """What the configuration says of endpoints goes before what the flags say."""
         entries = {spec.name: spec.path for spec in self._config.certificates}
         serving = dict(found.serving)
-        for service in self._config.services:
+        for service in self._services:
             for name, endpoints in service.serves.items():
                 for text in endpoints:
                     serving[Endpoint.parse(text)] = service.name, entries[name]
@@ -98,14 +101,14 @@ class Neighbourhood:
         """What the next look is to ask."""
         node = inventory.facts.get("node_name", "")
         pods = {}
-        for service in self._config.services:
+        for service in self._services:
             if service.kind == "static-pod" and (told := pod_name(service, components)):
                 namespace, name, executable = told
                 pods[service.name] = Pod(
                     container=service.pod or "", name=f"{name}-{node}", executable=executable, namespace=namespace
                 )
         self.pods, self.runtime_endpoint = pods, runtime_endpoint(components)
-        units = {service.name: service.unit or "" for service in self._config.services if service.kind == "systemd"}
+        units = {service.name: service.unit or "" for service in self._services if service.kind == "systemd"}
         health = {
             address: self._anchors(address, found, inventory) for each in found.health.values() for address in each
         }
@@ -125,3 +128,10 @@ class Neighbourhood:
         anchors = [seen.certificates[0] for seen in inventory.observations
                    if seen.spec.authority and seen.spec.name in named and seen.certificates]  # fmt: skip
         return "".join(to_pem(each).decode() for each in anchors) or None
+
+
+def _is_here(service: ServiceSpec, store: Store) -> bool:
+    """The node's files say that it is one on which this service is."""
+    if service.belongs_with and not any(map(store.has, service.belongs_with)):
+        return False
+    return not any(map(store.has, service.not_with))

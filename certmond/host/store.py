@@ -79,6 +79,10 @@ class Store:
         pods = [self._manifest(f"{directory}/{name}") for name in names if not self._entry(f"{directory}/{name}").fault]
         return Components(tuple(pod for pod in pods if pod), config, self._manifest(_KUBELET_FLAGS))
 
+    def has(self, path: str) -> bool:
+        """Something is there. To be asked after `observe`."""
+        return not self._files.entry(path).missing
+
     def states(self, paths: Iterable[str]) -> Iterator[tuple[str, str, int]]:
         """SHA-256 and time of the last change (ctime, nanoseconds) of each of `paths` that was read."""
         for path in paths:

@@ -53,7 +53,10 @@ def survey(components: Components, services: Sequence[ServiceSpec], commands: Ma
         words = commands.get(service.name, ())
         if service.kind == "systemd" and words and posixpath.basename(words[0]) in _RELOADED:
             known[service.name] = Container(posixpath.basename(words[0]), tuple(flag_values(words)), {})
-    uses = {name: dict(_uses(each)) for name, each in known.items() if each.name in _RELOADED}
+    told = {name: dict(_uses(each)) for name, each in known.items() if each.name in _RELOADED}
+    uses = {
+        name: files for name, files in told.items() if files
+    }  # etcd may be told by its environment, which is unseen
     return Survey(uses, dict(_serving(components, services, known)), dict(_health(components, services, pods)))
 
 

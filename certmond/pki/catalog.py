@@ -24,6 +24,7 @@ from certmond.pki.fields import (
     Model,
     Name,
     Owner,
+    Sentence,
     Subject,
     Usage,
     has_wildcard,
@@ -140,6 +141,11 @@ class CertificateSpec(Model):
         description="what signs a new one: an entry of `signers`; `local`, the default: the key of its CA on "
         "this node; `none`: nobody does",
     )
+    renewed_by: Sentence | None = Field(
+        default=None,
+        description="who renews it in certmond's place, and when, in a few words: certmond then never does, and its "
+        "findings and plans say this instead. `null`: certmond does.",
+    )
     chain: bool = Field(default=True, description="its file may hold more than the one certificate")
     kubeconfig: AbsolutePath | None = Field(
         default=None, description="for kind `kubelet`: the kubeconfig that has to refer to it"
@@ -232,6 +238,12 @@ class ServiceSpec(Model):
     )
     after: Many[str] = Field(
         default=(), description="the services that are restarted before it; no two may wait for each other"
+    )
+    belongs_with: Many[AbsolutePath] = Field(
+        default=(), description="it is a service of this node only if one of these files is there"
+    )
+    not_with: Many[AbsolutePath] = Field(
+        default=(), description="it is no service of this node if one of these files is there"
     )
 
     @property

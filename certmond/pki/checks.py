@@ -114,7 +114,7 @@ def expired(case: Case) -> Iterator[Finding]:
             )
             yield finding(Reason.EXPIRED, f"{message}; remove it from the bundle", Severity.WARNING)
         elif case.now > link.not_after:
-            yield finding(Reason.EXPIRED, f"{_called(case, link)} expired on {_day(link.not_after)}; renew it")
+            yield finding(Reason.EXPIRED, f"{_called(case, link)} expired on {_day(link.not_after)}; {_renew(case)}")
 
 
 def not_yet_valid(case: Case) -> Iterator[Finding]:
@@ -132,7 +132,7 @@ def nearing_expiry(case: Case) -> Iterator[Finding]:
     """The certificate has entered its renewal window."""
     if case.renew_at <= case.now <= case.certificate.not_after:
         late = case.now >= critical_point(case.certificate)
-        remedy = "the kubelet should have rotated it: see its log" if case.spec.kind is Kind.KUBELET else "renew it"
+        remedy = "the kubelet should have rotated it: see its log" if case.spec.kind is Kind.KUBELET else _renew(case)
         yield finding(
             Reason.NEARING_EXPIRY,
             f"{case.where} expires on {_day(case.certificate.not_after)}, is due since {_day(case.renew_at)}; {remedy}",
@@ -343,8 +343,8 @@ def nonpositive_serial(case: Case) -> Iterator[Finding]:
     if case.certificate.serial <= 0:
         yield finding(
             Reason.NONPOSITIVE_SERIAL,
-            f"{case.where} has the serial number {case.certificate.serial}, as kubeadm before v1.27 gave its CAs; "
-            "nothing to do until the CA is replaced",
+            f"{case.where} has the serial number {case.certificate.serial}, as kubeadm before v1.27 and k3s give their "
+            "CAs; nothing to do until the CA is replaced",
         )
 
 
@@ -401,6 +401,10 @@ def _told_elsewhere(case: Case, why: Rejection) -> bool:
 
 def _called(case: Case, link: Certificate) -> str:
     return case.where if link is case.certificate else f"{case.where}: the intermediate {link.subject}"
+
+
+def _renew(case: Case) -> str:
+    return f"it is renewed by {case.spec.renewed_by}" if case.spec.renewed_by else "renew it"
 
 
 def _day(instant: datetime) -> str:

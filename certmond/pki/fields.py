@@ -108,6 +108,12 @@ def _owner(text: str) -> str:
     return text
 
 
+def _sentence(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise ValueError("must be a few words, on one line")
+    return text.strip()
+
+
 def _endpoint(text: str) -> str:
     try:
         return str(Endpoint.parse(text))
@@ -190,6 +196,7 @@ Usage = Annotated[str, AfterValidator(_usage), Field(json_schema_extra={"enum": 
 AlternativeName = Annotated[str, AfterValidator(_alternative_name)]
 Owner = Annotated[str, AfterValidator(_owner)]
 EndpointText = Annotated[str, AfterValidator(_endpoint)]
+Sentence = Annotated[str, AfterValidator(_sentence)]
 HealthAddress = Annotated[str, AfterValidator(_health_address)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 

@@ -129,6 +129,8 @@ class _Simulation:
                 self._tell_once(ForecastEvent(now, What.CLAMP, ca.seen.name, detail, bad=True))
 
     def _tell_held(self, now: datetime, held: Held) -> None:
+        if self._assessment.by_identity[held.target, held.path].seen.spec.renewed_by:
+            return  # its fate says so already
         if held.until is None:
             self._tell_once(ForecastEvent(now, What.HOLD, held.target, held.because, bad=True), held.path)
         certificate = self._assessment.by_identity[held.target, held.path].certificate

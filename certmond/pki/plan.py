@@ -119,6 +119,8 @@ def unable(status: CertificateStatus, authorities: Mapping[str, CertificateStatu
     """Why certmond cannot renew this certificate, whatever the date; None where it can."""
     spec, certificate = status.seen.spec, status.certificate
     signer = spec.signer or LOCAL
+    if spec.renewed_by:
+        return f"it is not renewed by certmond but by {spec.renewed_by}"
     if spec.authority:
         return "it is a CA, which is rotated, not renewed"
     if spec.kind in {Kind.BUNDLE, Kind.KEY_PAIR} or status.seen.name != spec.name:
@@ -195,7 +197,10 @@ class _Planner:
         if status.seen.identity in self._reissue:
             return Cause.ROTATION
         certificate, due = status.certificate, turn(status, self._policy, self._node)
-        if certificate is None or due is None or unable(status, self._authorities, self._policy):
+        others = status.seen.spec.renewed_by is not None  # told, when it is due: somebody else has to act
+        if certificate is None or due is None:
+            return None
+        if not others and unable(status, self._authorities, self._policy):
             return None
         self._instants += [certificate.not_before, due, certificate.expires_at]
         if self._now > certificate.not_after:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from docs.generate import commands, configuration, manual, metrics
+from docs.generate import commands, configuration, manual, metrics, profiles
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,6 +18,7 @@ OUTPUTS: Mapping[str, Callable[[], str]] = {
     "docs/reference/configuration.md": configuration.reference,
     "docs/reference/metrics.md": metrics.reference,
     "docs/reference/commands.md": commands.reference,
+    "docs/profiles.md": profiles.reference,
     "docs/man/certmond.8": manual.program,
     "docs/man/certmond.yaml.5": manual.file,
 }

@@ -1,0 +1,343 @@
+"""Trees of nodes as other distributions than kubeadm make them: paths, subjects, usages, names, keys, dates, modes and
+the order of certificates in a file, each from the source that certmond/profiles/NAME.yaml names.
+
+    tree = MAKERS["k3s"](tmp_path)                        # a server with embedded etcd, as it is after its first start
+    tree.leaf("/var/lib/…/client-admin.crt", not_after=NOW - DAY)      # the same once more, but for what is named
+
+What a `Tree` was told of a file it remembers, so that one thing at a time can be made different.
+"""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from tests.builders import DAY, HOUR, NOW, YEAR, Issued, make_ca, make_leaf, make_server
+from tests.node import Node
+
+MINUTE = HOUR / 60
+NODE = "node-1"
+ADDRESS = "IP:192.0.2.11"
+SERVICE_NAMES = ["DNS:kubernetes", "DNS:kubernetes.default", "DNS:kubernetes.default.svc",
+                 "DNS:kubernetes.default.svc.cluster.local"]  # fmt: skip
+BOTH = ["server auth", "client auth"]
+
+
+@dataclass
+class Tree:
+    """The files of a node below `root`; paths are those on the node."""
+
+    root: Path
+    authorities: dict[str, Issued] = field(default_factory=dict)
+    leaves: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+    issued: dict[str, Issued] = field(default_factory=dict)
+
+    def at(self, path: str) -> Path:
+        return self.root / path[1:]
+
+    def write(self, path: str, content: bytes | str, mode: int = 0o644) -> None:
+        place = self.at(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content if isinstance(content, bytes) else content.encode())
+        place.chmod(mode)
+
+    def authority(self, path: str, ca: Issued, *, key_mode: int = 0o600, mode: int = 0o644) -> Issued:
+        """A CA's certificate and key."""
+        self.write(path, ca.pem, mode)
+        self.write(path.replace(".crt", ".key"), traditional(ca), key_mode)
+        self.authorities[path] = ca
+        return ca
+
+    def pair(self, path: str, ca: str, *, chain: bool = False, **wanted: Any) -> Issued:
+        """A leaf that the CA at `ca` signs, and its key; behind it the CA's certificate, where `chain` says so."""
+        self.leaves[path] = (ca, {"chain": chain, **wanted})
+        return self.leaf(path)
+
+    def leaf(self, path: str, by: Issued | None = None, **changes: Any) -> Issued:
+        """What `pair` was told once more, but for the `changes`; `by` is another CA that signs it."""
+        ca, wanted = self.leaves[path]
+        given = wanted | changes
+        modes = given.pop("modes", (0o644, 0o600))
+        chain, subject = given.pop("chain"), given.pop("subject")
+        make = make_server if given.get("names") is not None else make_leaf
+        issuer = by or self.authorities[ca]
+        made = make(issuer, "", **{"subject": name_of(subject), "names": None} | given)
+        self.write(path, made.pem + (issuer.pem if chain else b""), modes[0])
+        self.write(path.replace(".crt", ".key"), traditional(made), modes[1])
+        self.issued[path] = made
+        return made
+
+    def remove(self, *directories: str) -> None:
+        for directory in directories:
+            shutil.rmtree(self.at(directory))
+
+    def join_as_worker(self) -> None:
+        """MicroK8s on a node that has joined as a worker: the CA of the others, a lock, and a port that is theirs."""
+        current = "/var/snap/microk8s/current"
+        theirs = make_ca("10.152.183.1", names=None, usages=["cert sign", "crl sign"])
+        self.write(f"{current}/certs/ca.remote.crt", theirs.pem, 0o660)
+        for name in ("kubelet", "proxy"):
+            made = self.leaf(f"{current}/certs/{name}.crt", by=theirs)
+            user = f"system:node:{NODE}" if name == "kubelet" else "system:kube-proxy"
+            config = f"{current}/credentials/{name}.config"
+            self.kubeconfig(config, made.pem, traditional(made), theirs.pem, mode=0o660, name=user)
+        self.write(f"{current}/var/lock/clustered.lock", "", 0o660)
+
+    def kubeconfig(
+        self, path: str, user: bytes, key: bytes, ca: bytes, *, mode: int = 0o600, name: str = "user"
+    ) -> None:
+        """With everything inside, as kubectl writes it."""
+        coded = {part: base64.b64encode(content).decode() for part, content in zip("uka", (user, key, ca), strict=True)}
+        document = {
+            "apiVersion": "v1", "kind": "Config", "current-context": "Default",
+            "clusters": [{"name": "local", "cluster": {
+                "server": "https://127.0.0.1:6443", "certificate-authority-data": coded["a"]}}],
+            "contexts": [{"name": "Default", "context": {"cluster": "local", "user": name}}],
+            "users": [{"name": name, "user": {"client-certificate-data": coded["u"], "client-key-data": coded["k"]}}],
+        }  # fmt: skip
+        self.write(path, yaml.safe_dump(document), mode)
+
+
+def name_of(text: str) -> x509.Name:
+    """CN=a,O=b as a name."""
+    kinds = {"CN": NameOID.COMMON_NAME, "O": NameOID.ORGANIZATION_NAME, "OU": NameOID.ORGANIZATIONAL_UNIT_NAME,
+             "C": NameOID.COUNTRY_NAME, "ST": NameOID.STATE_OR_PROVINCE_NAME, "L": NameOID.LOCALITY_NAME}  # fmt: skip
+    parts = (part.partition("=") for part in text.split(","))
+    return x509.Name([x509.NameAttribute(kinds[kind], value) for kind, _, value in parts])
+
+
+def traditional(issued: Issued) -> bytes:
+    return issued.key_as(PrivateFormat.TraditionalOpenSSL)
+
+
+def rancher(root: Path, program: str) -> Tree:
+    """A server of k3s or RKE2 with embedded etcd, with its own agent."""
+    tree = Tree(root)
+    data = f"/var/lib/rancher/{program}"
+    tls, agent = f"{data}/server/tls", f"{data}/agent"
+    client, server, proxy = (f"{tls}/{name}-ca.crt" for name in ("client", "server", "request-header"))
+    etcd, peer = f"{tls}/etcd/server-ca.crt", f"{tls}/etcd/peer-ca.crt"
+    prefixes = {client: f"{program}-client", server: f"{program}-server", proxy: f"{program}-request-header",
+                etcd: "etcd-server", peer: "etcd-peer"}  # fmt: skip
+    for path, prefix in prefixes.items():
+        name = f"{prefix}-ca@{int((NOW - DAY).timestamp())}"
+        tree.authority(path, make_ca(name, serial=0, names=None, not_before=NOW - DAY, not_after=NOW - DAY + 10 * YEAR))
+    dates: dict[str, Any] = {"not_before": NOW - DAY, "not_after": NOW - DAY + YEAR}
+    clients = {
+        "client-kube-apiserver": "CN=system:apiserver,O=system:masters",
+        "client-admin": "CN=system:admin,O=system:masters",
+        "client-supervisor": f"CN=system:{program}-supervisor,O=system:masters",
+        "client-controller": "CN=system:kube-controller-manager",
+        "client-scheduler": "CN=system:kube-scheduler",
+        "client-kube-proxy": "CN=system:kube-proxy",
+        f"client-{program}-controller": f"CN=system:{program}-controller",
+        f"client-{program}-cloud-controller": f"CN={program}-cloud-controller-manager",
+    }
+    for name, subject in clients.items():
+        tree.pair(f"{tls}/{name}.crt", client, chain=True, subject=subject, **dates)
+    tree.pair(f"{tls}/client-auth-proxy.crt", proxy, chain=True, subject="CN=system:auth-proxy", **dates)
+    own = [*SERVICE_NAMES, "DNS:localhost", f"DNS:{NODE}", "IP:127.0.0.1", ADDRESS, "IP:10.43.0.1"]
+    serving: dict[str, Any] = {"chain": True, "extended_usages": ["server auth"], **dates}
+    tree.pair(f"{tls}/serving-kube-apiserver.crt", server, subject="CN=kube-apiserver", names=own, **serving)
+    for name in ("kube-scheduler", "kube-controller-manager"):
+        here = ["DNS:localhost", "IP:127.0.0.1"]
+        tree.pair(f"{tls}/{name}/{name}.crt", server, subject=f"CN={name}", names=here, **serving)
+    members: dict[str, Any] = {"chain": True, "extended_usages": BOTH, "names": ["DNS:kine.sock", *own[4:]], **dates}
+    tree.pair(f"{tls}/etcd/client.crt", etcd, chain=True, subject="CN=etcd-client", **dates)
+    tree.pair(f"{tls}/etcd/server-client.crt", etcd, subject="CN=etcd-server", **members)
+    tree.pair(f"{tls}/etcd/peer-server-client.crt", peer, subject="CN=etcd-peer", **members)
+    tree.write(f"{data}/server/db/etcd/name", f"{NODE}-12345678", 0o600)
+    tree.write(f"{data}/server/cred/passwd", "", 0o600)
+    admin = tree.issued[f"{tls}/client-admin.crt"]
+    chain = admin.pem + tree.authorities[client].pem
+    tree.kubeconfig(f"/etc/rancher/{program}/{program}.yaml", chain, traditional(admin), tree.authorities[server].pem)
+    for name in ("client-kubelet", "serving-kubelet"):  # shared with agents that send no request
+        tree.write(f"{tls}/{name}.key", traditional(make_leaf(tree.authorities[client])), 0o600)
+    # of the agent
+    tree.write("/etc/rancher/node/password", "", 0o600)
+    for path, name in ((client, "client-ca"), (server, "server-ca")):
+        tree.write(f"{agent}/{name}.crt", tree.authorities[path].pem, 0o600)
+    secret: dict[str, Any] = {"chain": True, "modes": (0o600, 0o600), **dates}
+    kubelet = f"CN=system:node:{NODE},O=system:nodes"
+    tree.pair(f"{agent}/client-kubelet.crt", client, subject=kubelet, **secret)
+    tree.pair(f"{agent}/client-kube-proxy.crt", client, subject="CN=system:kube-proxy", **secret)
+    controller = f"{agent}/client-{program}-controller.crt"
+    tree.pair(controller, client, subject=f"CN=system:{program}-controller", **secret)
+    names = [f"DNS:{NODE}", "DNS:localhost", "IP:127.0.0.1", ADDRESS]
+    serving = secret | {"extended_usages": ["server auth"], "names": names}
+    tree.pair(f"{agent}/serving-kubelet.crt", server, subject=f"CN={NODE}", **serving)
+    tree.write("/etc/hostname", f"{NODE}\n")
+    return tree
+
+
+def k3s(root: Path) -> Tree:
+    return rancher(root, "k3s")
+
+
+def rke2(root: Path) -> Tree:
+    return rancher(root, "rke2")
+
+
+def k0s(root: Path) -> Tree:
+    """A controller that is a worker, too, with etcd."""
+    tree = Tree(root)
+    pki = "/var/lib/k0s/pki"
+    ca, front, etcd = f"{pki}/ca.crt", f"{pki}/front-proxy-ca.crt", f"{pki}/etcd/ca.crt"
+    names = {ca: "kubernetes-ca", front: "kubernetes-front-proxy-ca", etcd: "etcd-ca"}
+    own: dict[str, Any] = {"key": "rsa", "names": None, "usages": ["cert sign", "crl sign"],
+                           "not_before": NOW - 5 * MINUTE, "not_after": NOW + 10 * YEAR}  # fmt: skip
+    for path, name in names.items():
+        tree.authority(path, make_ca(name, **own), key_mode=0o640)
+    both: dict[str, Any] = {"key": "rsa", "extended_usages": BOTH, "modes": (0o644, 0o640)}
+
+    def pair(name: str, subject: str, by: str = ca, names: list[str] | None = None) -> None:
+        tree.pair(f"{pki}/{name}.crt", by, subject=subject, names=names, **both)
+
+    hosts = [*SERVICE_NAMES, "DNS:kubernetes.default.svc.cluster.local.", "DNS:localhost", "IP:127.0.0.1", ADDRESS]
+    pair("server", "CN=kubernetes,O=kubernetes", names=hosts)
+    pair("k0s-api", "CN=k0s-api,O=kubernetes", names=hosts)
+    pair("front-proxy-client", "CN=front-proxy-client,O=front-proxy-client", front)
+    pair("apiserver-kubelet-client", "CN=apiserver-kubelet-client,O=system:masters")
+    here = ["IP:127.0.0.1", "DNS:localhost"]
+    pair("apiserver-etcd-client", "CN=apiserver-etcd-client,O=apiserver-etcd-client", etcd, here)
+    pair("etcd/server", "CN=etcd-server,O=etcd-server", etcd, here)
+    pair("etcd/peer", "CN=192.0.2.11,O=etcd-peer", etcd, [ADDRESS])
+    users = {
+        "admin": ("kubernetes-admin", "system:masters", 0o600),
+        "ccm": ("system:kube-controller-manager", "system:kube-controller-manager", 0o600),
+        "scheduler": ("system:kube-scheduler", "system:kube-scheduler", 0o600),
+        "konnectivity": ("kubernetes-konnectivity", "system:masters", 0o640),
+    }
+    for name, (user, group, mode) in users.items():
+        pair(name, f"CN={user},O={group}")
+        made = tree.issued[f"{pki}/{name}.crt"]
+        tree.kubeconfig(f"{pki}/{name}.conf", made.pem, traditional(made), tree.authorities[ca].pem, mode=mode)
+    for name in ("sa", "etcd/jwt"):
+        made = make_leaf(tree.authorities[ca], key="rsa")
+        tree.write(f"{pki}/{name}.key", traditional(made), 0o640)
+        tree.write(f"{pki}/{name}.pub", made.public_pem)
+    tree.write("/var/lib/k0s/etcd/member/snap/db", "", 0o600)
+    kubelet = "/var/lib/k0s/kubelet/pki"
+    for name, usage in (("client", "client auth"), ("server", "server auth")):
+        dated = f"{kubelet}/kubelet-{name}-2026-11-24-12-00-00.pem"
+        usages: dict[str, Any] = {"usages": ["digital signature"], "extended_usages": [usage]}
+        made = make_leaf(
+            tree.authorities[ca], "", **{"subject": name_of(f"CN=system:node:{NODE},O=system:nodes")} | usages
+        )
+        tree.write(dated, made.pem + traditional(made), 0o600)
+        tree.at(f"{kubelet}/kubelet-{name}-current.pem").symlink_to(dated)
+    tree.write("/run/k0s/kubelet/ca.crt", tree.authorities[ca].pem)
+    current = f"{kubelet}/kubelet-client-current.pem"
+    document = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "default-context",
+        "clusters": [{"name": "default-cluster", "cluster": {
+            "server": "https://192.0.2.11:6443",
+            "certificate-authority-data": base64.b64encode(tree.authorities[ca].pem).decode()}}],
+        "contexts": [{"name": "default-context", "context": {"cluster": "default-cluster", "user": "default-auth"}}],
+        "users": [{"name": "default-auth", "user": {"client-certificate": current, "client-key": current}}],
+    }  # fmt: skip
+    tree.write("/var/lib/k0s/kubelet.conf", yaml.safe_dump(document), 0o600)
+    return tree
+
+
+def microk8s(root: Path) -> Tree:
+    """A control plane, alone or one of several."""
+    tree = Tree(root)
+    current = "/var/snap/microk8s/current"
+    certs, credentials = f"{current}/certs", f"{current}/credentials"
+    ca, front = f"{certs}/ca.crt", f"{certs}/front-proxy-ca.crt"
+    decade: dict[str, Any] = {"key": "rsa", "not_before": NOW, "not_after": NOW + 10 * YEAR}
+    for path, name in ((ca, "10.152.183.1"), (front, "front-proxy-ca")):
+        made = make_ca(name, names=None, usages=["cert sign", "crl sign"], **decade)
+        tree.authority(path, made, mode=0o660, key_mode=0o660)
+    v3 = ["digital signature", "key encipherment", "data encipherment"]
+    year: dict[str, Any] = {"key": "rsa", "not_before": NOW, "not_after": NOW + YEAR, "modes": (0o660, 0o660),
+                            "usages": v3, "extended_usages": BOTH, "names": [
+                                "DNS:kubernetes", "DNS:kubernetes.default", "DNS:kubernetes.default.svc",
+                                "DNS:kubernetes.default.svc.cluster", "DNS:kubernetes.default.svc.cluster.local",
+                                "IP:127.0.0.1", "IP:10.152.183.1", ADDRESS]}  # fmt: skip
+    canonical = "C=GB,ST=Canonical,L=Canonical,O=Canonical,OU=Canonical,CN=127.0.0.1"
+    tree.pair(f"{certs}/server.crt", ca, subject=canonical, **year)
+    tree.pair(f"{certs}/front-proxy-client.crt", front, subject="CN=front-proxy-client", **year)
+    bare: dict[str, Any] = decade | {"usages": None, "extended_usages": None, "is_ca": None, "modes": (0o660, 0o660)}
+    node = f"CN=system:node:{NODE},O=system:nodes"
+    tree.pair(f"{certs}/kubelet.crt", ca, subject=node, names=[f"DNS:{NODE}", ADDRESS], **bare)
+    client = f"{certs}/apiserver-kubelet-client.crt"
+    tree.pair(client, ca, subject="CN=kube-apiserver-kubelet-client,O=system:masters", version=1, **bare)
+    users = {
+        "client": ("CN=admin,O=system:masters", "admin"),
+        "controller": ("CN=system:kube-controller-manager", "system:kube-controller-manager"),
+        "scheduler": ("CN=system:kube-scheduler", "system:kube-scheduler"),
+        "proxy": ("CN=system:kube-proxy", "system:kube-proxy"),
+    }
+    for name, (subject, _) in users.items():
+        tree.pair(f"{certs}/{name}.crt", ca, subject=subject, version=1, **bare)
+    for name, user in {**{name: user for name, (_, user) in users.items()}, "kubelet": f"system:node:{NODE}"}.items():
+        made = tree.issued[f"{certs}/{name}.crt"]
+        config = f"{credentials}/{name}.config"
+        tree.kubeconfig(config, made.pem, traditional(made), tree.authorities[ca].pem, mode=0o660, name=user)
+    dqlite = make_ca("k8s", names=[f"DNS:{NODE}", "IP:127.0.0.1"], usages=None, **decade)
+    backend = f"{current}/var/kubernetes/backend/cluster.crt"
+    tree.write(backend, dqlite.pem, 0o660)
+    tree.write(backend.replace(".crt", ".key"), dqlite.key_pem, 0o660)
+    tree.write(f"{current}/args/kubelite", "", 0o660)
+    tree.write(f"{certs}/serviceaccount.key", traditional(make_leaf(dqlite, key="rsa")), 0o660)
+    return tree
+
+
+def etcd(root: Path) -> Tree:
+    """A member that etcdadm has made."""
+    tree = Tree(root)
+    pki = "/etc/etcd/pki"
+    ca, created = f"{pki}/ca.crt", NOW - DAY
+    own: dict[str, Any] = {"key": "rsa", "names": None, "not_before": created, "not_after": created + 10 * YEAR}
+    tree.authority(ca, make_ca("etcd", **own))
+    dates: dict[str, Any] = {"key": "rsa", "not_before": created, "not_after": NOW + YEAR}
+    here, there = ["IP:127.0.0.1"], [f"DNS:{NODE}", ADDRESS]
+    tree.pair(f"{pki}/server.crt", ca, subject=f"CN={NODE}", names=there + here, extended_usages=BOTH, **dates)
+    tree.pair(f"{pki}/peer.crt", ca, subject=f"CN={NODE}", names=there, extended_usages=BOTH, **dates)
+    for name, user in (("etcdctl-etcd-client", "etcdctl"), ("apiserver-etcd-client", "kube-apiserver-etcd-client")):
+        tree.pair(f"{pki}/{name}.crt", ca, subject=f"CN={NODE}-{user},O=system:masters", **dates)
+    tree.write("/etc/etcd/etcd.env", f"ETCD_NAME={NODE}\nETCD_CERT_FILE={pki}/server.crt\n")
+    return tree
+
+
+def starlingx(root: Path) -> Tree:
+    """The active controller: what kubeadm makes, with etcd's files and HAProxy's bundle where StarlingX has them."""
+    node = Node(root)
+    tree = Tree(root)
+    for path in (root / "etc/kubernetes/pki/etcd").iterdir():
+        path.unlink()
+    (root / "etc/kubernetes/pki/etcd").rmdir()
+    (root / "etc/kubernetes/manifests/etcd.yaml").unlink()
+    manifest = root / "etc/kubernetes/manifests/kube-apiserver.yaml"
+    text = manifest.read_text().replace("/etc/kubernetes/pki/etcd/ca.crt", "/etc/etcd/ca.crt")
+    manifest.write_text(text.replace("6443", "16443"))
+    pki, ca = "/etc/kubernetes/pki", "/etc/etcd/ca.crt"
+    own: dict[str, Any] = {"key": "rsa-4096", "names": None, "path_length": 1, "not_before": NOW}
+    tree.authority(ca, make_ca("etcd", not_after=NOW + 10 * YEAR, **own))
+    both: dict[str, Any] = {"key": "rsa-4096", "extended_usages": BOTH, "not_before": NOW, "not_after": NOW + YEAR}
+    names = ["IP:192.0.2.2", "IP:127.0.0.1"]
+    tree.pair("/etc/etcd/etcd-server.crt", ca, subject="CN=etcd-server", names=names, **both)
+    tree.pair(f"{pki}/apiserver-etcd-client.crt", ca, subject="CN=apiserver-etcd-client", names=names, **both)
+    tree.pair("/etc/etcd/etcd-client.crt", ca, subject="CN=root", usages=["digital signature"], **both)
+    (root / "etc/kubernetes/admin.conf").chmod(0o640)
+    user = node.kubeconfig("etc/kubernetes/admin.conf")["users"][0]["user"]
+    bundle = (base64.b64decode(user[f"client-{part}-data"]) for part in ("certificate", "key"))
+    tree.write(f"{pki}/haproxy_client.pem", b"".join(bundle), 0o600)
+    tree.write("/etc/platform/platform.conf", "nodetype=controller\n")
+    return tree
+
+
+MAKERS: Mapping[str, Callable[[Path], Tree]] = {
+    "k3s": k3s, "rke2": rke2, "k0s": k0s, "microk8s": microk8s, "etcd": etcd, "starlingx": starlingx,
+}  # fmt: skip

@@ -1,0 +1,498 @@
+"""The profiles of other distributions than kubeadm: what each makes is well, what breaks is told, and by whom it is
+renewed is respected.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import posixpath
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from certmond.cli import cli
+from certmond.config import DEFAULT_PROFILE, Config, parse, profiles
+from certmond.host.changes import Changes
+from certmond.host.distribution import distributions
+from certmond.host.neighbourhood import Neighbourhood
+from certmond.host.store import Store
+from certmond.host.survey import survey
+from certmond.pki.assess import assess
+from certmond.pki.catalog import CertificateSpec, Kind
+from certmond.pki.endpoint import Served
+from certmond.pki.holding import Surroundings
+from certmond.pki.service import Live
+from tests.builders import DAY, NOW, YEAR, make_ca
+from tests.distributions import MAKERS, Tree
+from tests.node import Node
+
+AT = NOW + DAY
+STARTER = {"k3s", "rke2", "k0s"}  # they renew what they have made, each time that they start
+K3S, RKE2, K0S = "/var/lib/rancher/k3s/server", "/var/lib/rancher/rke2/server", "/var/lib/k0s/pki"
+MICROK8S, ETCD = "/var/snap/microk8s/current/certs", "/etc/etcd"
+
+
+class Trap(NamedTuple):
+    """A leaf of the tree, its entry, the entry of its CA, and a name that it must have."""
+
+    entry: str
+    path: str
+    name: str
+
+
+TRAPS = {
+    "k3s": Trap("serving-kube-apiserver", f"{K3S}/tls/serving-kube-apiserver.crt", "DNS:kubernetes.default"),
+    "rke2": Trap("serving-kube-apiserver", f"{RKE2}/tls/serving-kube-apiserver.crt", "DNS:kubernetes.default"),
+    "k0s": Trap("server", f"{K0S}/server.crt", "DNS:kubernetes.default"),
+    "microk8s": Trap("server", f"{MICROK8S}/server.crt", "IP:127.0.0.1"),
+    "etcd": Trap("etcd-server", f"{ETCD}/pki/server.crt", "IP:127.0.0.1"),
+    "starlingx": Trap("etcd-server", f"{ETCD}/etcd-server.crt", "IP:127.0.0.1"),
+}
+
+
+@pytest.fixture(params=MAKERS)
+def profile(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def tree(profile: str, tmp_path: Path) -> Tree:
+    return MAKERS[profile](tmp_path)
+
+
+def run(tree: Tree, verb: str, *more: str, at: datetime | None = AT) -> Result:
+    when = ("--at", f"{at:%Y-%m-%dT%H:%M:%SZ}") if at else ()
+    return CliRunner().invoke(cli, [*verb.split(), "--root", str(tree.root), *when, *more])
+
+
+def check(tree: Tree, profile: str, at: datetime = AT) -> tuple[int, dict[str, Any]]:
+    done = run(tree, "check", "--profile", profile, "-o", "json", at=at)
+    return done.exit_code, json.loads(done.stdout)
+
+
+def told(document: dict[str, Any]) -> dict[str, set[str]]:
+    """entry -> the reasons that are told of it."""
+    found = {entry["name"]: {item["reason"] for item in entry["findings"]} for entry in document["certificates"]}
+    return {name: reasons - {"nonpositive_serial"} for name, reasons in found.items()}
+
+
+def test_what_a_distribution_makes_is_well(profile: str, tree: Tree) -> None:
+    """On a node as it is made, `check` exits 0 and tells nothing but serial numbers of 0, of every certificate."""
+    code, document = check(tree, profile)
+    assert code == 0
+    findings = [item for entry in document["certificates"] for item in entry["findings"]] + document["findings"]
+    assert {(item["reason"], item["severity"]) for item in findings} <= {("nonpositive_serial", "info")}
+    assert all(entry["chain_valid"] and entry["key_matches"] in {True, None} for entry in document["certificates"])
+    assert {spec.name for spec in parse((), profile=profile).certificates if spec.path in tree.leaves} <= {
+        entry["name"] for entry in document["certificates"]
+    }
+
+
+UNLISTED = {
+    "k0s": (), "k3s": (), "rke2": (), "etcd": (), "starlingx": (),
+    "microk8s": tuple(f"{MICROK8S}/{name}.crt" for name in ("client", "controller", "scheduler", "proxy")),
+}  # fmt: skip
+"""What nobody reads but who makes kubeconfigs from it."""
+
+
+def test_a_profile_has_every_certificate_of_its_tree(profile: str, tree: Tree) -> None:
+    """Each file with a certificate in it has an entry, and each entry is in the tree or need not be."""
+    listed = {spec.path: spec for spec in parse((), profile=profile).certificates}
+    made = {f"/{path.relative_to(tree.root)}" for path in tree.root.rglob("*") if path.suffix in {".crt", ".pem"}}
+    retired = {path for path in made if "-2026-" in path}
+    patterns = {path.replace("*", "") for path in listed}
+    assert made - retired - patterns == set(UNLISTED[profile])
+    absent = {spec.name for spec in listed.values() if not spec.is_glob and not os.path.lexists(tree.at(spec.path))}
+    assert all(listed_spec.optional or listed_spec.conditional for listed_spec in listed.values())
+    assert absent <= {"super-admin.conf", "kubelet-server", "kubelet-server-self", "etcd-peer",
+                      "etcd-healthcheck-client", "ca-remote"}  # fmt: skip
+
+
+def test_a_leaf_that_has_ended_is_told(profile: str, tree: Tree) -> None:
+    """An expired leaf is critical, and the remedy is whoever renews it."""
+    trap = TRAPS[profile]
+    tree.leaf(trap.path, not_before=NOW - YEAR, not_after=NOW - DAY)
+    code, document = check(tree, profile)
+    assert code == 2
+    assert "expired" in told(document)[trap.entry]
+    (entry,) = (entry for entry in document["certificates"] if entry["name"] == trap.entry)
+    (message,) = (item["message"] for item in entry["findings"] if item["reason"] == "expired")
+    assert message.endswith("renew it") is (profile not in STARTER)
+    assert ("it is renewed by k" in message or "it is renewed by rke2" in message) is (profile in STARTER)
+
+
+def test_a_leaf_of_another_ca_is_told(profile: str, tree: Tree) -> None:
+    """A leaf whose CA has the right name and another key has no path."""
+    trap = TRAPS[profile]
+    ca, _ = tree.leaves[trap.path]
+    twin = make_ca("", subject=tree.authorities[ca].subject)
+    tree.leaf(trap.path, by=twin)
+    code, document = check(tree, profile)
+    assert code == 2
+    assert told(document)[trap.entry] == {"no_path"}
+
+
+def test_a_name_that_is_missing_is_told(profile: str, tree: Tree) -> None:
+    """A server's certificate without a name that its clients use is a warning."""
+    trap = TRAPS[profile]
+    _, wanted = tree.leaves[trap.path]
+    tree.leaf(trap.path, names=[name for name in wanted["names"] if name != trap.name])
+    code, document = check(tree, profile)
+    assert code == 1
+    assert told(document)[trap.entry] == {"missing_name"}
+
+
+def test_a_usage_that_is_missing_is_told(profile: str, tree: Tree) -> None:
+    """A server's certificate that is for clients only is critical."""
+    trap = TRAPS[profile]
+    tree.leaf(trap.path, extended_usages=["client auth"])
+    code, document = check(tree, profile)
+    assert code == 2
+    assert "wrong_usage" in told(document)[trap.entry]
+
+
+def test_a_file_that_is_torn_is_told(profile: str, tree: Tree) -> None:
+    """Half a file is malformed, whether the leaf is what is cut or the CA behind it."""
+    trap = TRAPS[profile]
+    whole = tree.at(trap.path).read_bytes()
+    tree.at(trap.path).write_bytes(whole[:-100])
+    code, document = check(tree, profile)
+    assert code == 2
+    assert "malformed" in told(document)[trap.entry]
+
+
+@pytest.mark.parametrize("profile", ["k3s", "rke2"])
+def test_a_chain_in_the_wrong_order_is_told(profile: str, tree: Tree) -> None:
+    """Where a leaf stands before its CA in one file, the CA in front is what Go would take for the leaf."""
+    trap = TRAPS[profile]
+    ca, _ = tree.leaves[trap.path]
+    tree.at(trap.path).write_bytes(tree.authorities[ca].pem + tree.issued[trap.path].pem)
+    code, document = check(tree, profile)
+    assert code == 2
+    assert told(document)[trap.entry] == {"unexpected_chain"}
+
+
+def test_a_key_that_others_may_read_is_told(profile: str, tree: Tree) -> None:
+    """A key is as open as the distribution makes it, and no more."""
+    trap = TRAPS[profile]
+    tree.at(trap.path.replace(".crt", ".key")).chmod(0o664)
+    code, document = check(tree, profile)
+    assert code == 2
+    assert told(document)[trap.entry] == {"too_open"}
+
+
+@pytest.mark.parametrize("profile", sorted(STARTER))
+def test_what_is_renewed_by_others_is_not_renewed(profile: str, tree: Tree) -> None:
+    """Ten days before the end the plan has no step, says who renews it and when, and `renew` refuses with the same."""
+    at = NOW - DAY + YEAR - 10 * DAY
+    plan = run(tree, "plan", "--profile", profile, "-o", "json", at=at)
+    document = json.loads(plan.stdout)
+    assert plan.exit_code == 0
+    assert document["steps"] == []
+    held = {each["target"]: each["because"] for each in document["held"]}
+    trap = TRAPS[profile]
+    spec = next(spec for spec in parse((), profile=profile).certificates if spec.name == trap.entry)
+    assert held[trap.entry] == f"it is not renewed by certmond but by {spec.renewed_by}"
+    assert "start" in str(spec.renewed_by)
+    code, findings = check(tree, profile, at)
+    assert code == 1
+    assert told(findings)[trap.entry] == {"nearing_expiry"}
+    refused = run(tree, f"renew {trap.entry}", "--profile", profile, "--dry-run", at=None)
+    assert refused.exit_code != 0
+    assert str(spec.renewed_by) in str(refused.exception)
+
+
+@pytest.mark.parametrize("profile", sorted(STARTER))
+def test_the_forecast_says_whom_it_depends_on(profile: str, tree: Tree) -> None:
+    """What others renew has a day from which on it is due and a day on which it ends, each once, with who renews it."""
+    done = run(tree, "forecast", "--for", "2y", "--profile", profile, "-o", "json")
+    trap = TRAPS[profile]
+    events = [each for each in json.loads(done.stdout)["events"] if each["target"] == trap.entry]
+    assert [each["what"] for each in events] == ["due", "expire"]
+    assert all("it is not renewed by certmond but by k" in each["detail"].replace("rke2", "k") for each in events)
+    assert not [each for each in json.loads(done.stdout)["events"] if each["what"] in {"renew", "restart"}]
+
+
+@pytest.mark.parametrize("profile", ["k0s", "microk8s"])
+@pytest.mark.parametrize("family", ["ca", "front-proxy-ca"])
+def test_a_ca_that_others_replace_is_not_rotated(profile: str, tree: Tree, family: str) -> None:
+    """`root-ca stage` and `rotate` refuse it and say by whom it is replaced; nothing is written."""
+    for verb in ("root-ca stage --generate", "root-ca rotate --plan"):
+        done = run(tree, verb, "--profile", profile, "--family", family, at=None)
+        assert done.exit_code != 0
+        assert f"{family} is not rotated by certmond: it is renewed by an operator" in str(done.exception)
+    assert not tree.at("/var/lib/certmond").exists()
+
+
+@pytest.mark.parametrize("profile", ["k3s", "rke2", "k0s", "microk8s"])
+def test_another_ca_in_its_place_begins_no_rotation(profile: str, tree: Tree) -> None:
+    """Where somebody else exchanges CAs, an exchanged one is theirs: in enforce mode, too, the plan has no step."""
+    family = {"k3s": "server-ca", "rke2": "server-ca"}.get(profile, "ca")
+    spec = next(spec for spec in parse((), profile=profile).certificates if spec.name == family)
+    tree.authority(spec.path, make_ca("", subject=tree.authorities[spec.path].subject))
+    tree.write("/config.yaml", f"profile: {profile}\nmode: enforce\n")
+    done = run(tree, "plan", "--config", str(tree.at("/config.yaml")), "-o", "json")
+    assert json.loads(done.stdout)["steps"] == []
+    _, document = check(tree, profile)
+    assert "no_path" in {reason for reasons in told(document).values() for reason in reasons}
+    assert "root_ca_changed" not in {reason for reasons in told(document).values() for reason in reasons}
+
+
+@pytest.mark.parametrize(
+    ("profile", "entries"),
+    [
+        ("microk8s", {"server", "front-proxy-client"}),
+        ("etcd", {"etcd-server", "etcd-peer", "etcdctl-etcd-client", "apiserver-etcd-client"}),
+        ("starlingx", {"etcd-server", "apiserver-etcd-client", "etcd-client"}),
+    ],
+)
+def test_what_nobody_else_renews_is_planned(profile: str, tree: Tree, entries: set[str]) -> None:
+    """Ten days before their end the leaves that no distribution renews by itself are due, signed by the CA's key."""
+    plan = run(tree, "plan", "--profile", profile, "-o", "json", at=NOW + YEAR - 10 * DAY)
+    steps = {step["target"]: step for step in json.loads(plan.stdout)["steps"]}
+    assert plan.exit_code == 1
+    assert entries <= set(steps)
+    assert all(steps[name]["step"] == "issue" for name in entries)
+
+
+def test_starlingx_renews_admin_conf_with_what_is_made_from_it(tmp_path: Path) -> None:
+    """HAProxy's bundle is made again with admin.conf, and those that read them are restarted by SM."""
+    tree = MAKERS["starlingx"](tmp_path)
+    plan = run(tree, "plan", "--profile", "starlingx", "-o", "json", at=NOW + YEAR - 10 * DAY)
+    steps = [(step["step"], step["target"], step["restarts"]) for step in json.loads(plan.stdout)["steps"]]
+    assert ("issue", "admin.conf", ["sysinv-conductor", "cert-mon"]) in steps
+    assert ("derive", "haproxy-client-bundle", []) in steps
+    assert not [target for _, target, _ in steps if target == "haproxy-client"]
+    commands = {each.name: each.command for each in parse((), profile="starlingx").services if each.kind == "command"}
+    assert commands["haproxy"] == ("/usr/bin/sm-restart-safe", "service", "haproxy")
+
+
+def test_starlingx_is_asked_at_the_port_of_its_manifest(tmp_path: Path) -> None:
+    """The API server is looked at on 16443, as its flags say, and etcd where the profile says."""
+    tree, config = MAKERS["starlingx"](tmp_path), parse((), profile="starlingx")
+    store = Store(config.certificates, str(tree.root))
+    store.observe()
+    found = survey(store.components(), config.services, {})
+    assert "127.0.0.1:16443" in {str(endpoint) for endpoint in found.serving}
+    assert parse((), profile="starlingx").services[0].serves == {"etcd-server": ("127.0.0.1:2379",)}
+
+
+ENDPOINTS = {
+    "k3s": {"127.0.0.1:6444", "127.0.0.1:10250", "127.0.0.1:10257", "127.0.0.1:10259", "127.0.0.1:2379"},
+    "rke2": {"127.0.0.1:6443", "127.0.0.1:10250", "127.0.0.1:10257", "127.0.0.1:10259", "127.0.0.1:2379"},
+    "k0s": {"127.0.0.1:6443", "127.0.0.1:9443", "127.0.0.1:10250", "127.0.0.1:2379"},
+    "microk8s": {"127.0.0.1:16443", "127.0.0.1:10250"},
+    "etcd": {"127.0.0.1:2379"},
+    "starlingx": {"127.0.0.1:2379", "127.0.0.1:16443"},
+}
+WORKERS: dict[str, tuple[Callable[[Tree], None], set[str], set[str]]] = {
+    "k3s": (lambda tree: tree.remove(K3S, "/etc/rancher/k3s"), {"127.0.0.1:10250"}, {"k3s-agent"}),
+    "rke2": (lambda tree: tree.remove(RKE2, "/etc/rancher/rke2"), {"127.0.0.1:10250"}, {"rke2-agent"}),
+    "k0s": (lambda tree: tree.remove(K0S, "/var/lib/k0s/etcd"), {"127.0.0.1:10250"}, {"k0sworker"}),
+    "microk8s": (
+        lambda tree: tree.join_as_worker(),
+        {"127.0.0.1:10250"},
+        {"dqlite", "kubelite", "cluster-agent"},
+    ),
+}
+
+
+def around(tree: Tree, config: Config) -> Surroundings:
+    return seen_around(tree, config)[1]
+
+
+def seen_around(tree: Tree, config: Config) -> tuple[Store, Surroundings]:
+    store = Store(config.certificates, str(tree.root))
+    inventory = store.observe()
+    there = Neighbourhood(config, str(tree.root), Changes(tree.root / "state", keeps=False), acting=False)
+    return store, there.around(store, inventory, {})
+
+
+@pytest.mark.parametrize("profile", ["k3s", "rke2", "k0s", "microk8s", "etcd"])
+def test_another_certificate_than_the_file_has_is_told_in_observe_mode(profile: str, tree: Tree) -> None:
+    """Where a port of the distribution serves an older one, that is told, with the service that is to be restarted."""
+    config = parse((), profile=profile)
+    store, found = seen_around(tree, config)
+    trap = TRAPS[profile]
+    endpoint, (service, _) = next((at, who) for at, who in found.survey.serving.items() if who[1] == trap.path)
+    older = make_ca("older")
+    later = datetime.now(UTC) + DAY
+    live = Live(later, {}, {endpoint: Served(older.der, "TLSv1.3", later)})
+    assessment = assess(store.observe(), later, around=replace(found, live=live))
+    (status,) = (each for each in assessment.statuses if each.seen.name == trap.entry)
+    (told,) = (each for each in status.findings if each.reason == "served_differs")
+    assert told.message.endswith(f"restart {service}")
+    assert service in {each.name for each in config.services}
+
+
+def test_the_ports_are_those_of_the_distribution(profile: str, tree: Tree) -> None:
+    """What is served is looked for where a default installation serves it."""
+    found = around(tree, parse((), profile=profile)).survey.serving
+    assert {str(endpoint) for endpoint in found} - {"127.0.0.1:10250"} == ENDPOINTS[profile] - {"127.0.0.1:10250"}
+    assert {str(endpoint) for endpoint in found} >= ENDPOINTS[profile]
+
+
+@pytest.mark.parametrize("profile", WORKERS)
+def test_a_worker_is_asked_for_nothing_of_a_control_plane(profile: str, tree: Tree) -> None:
+    """On a worker nothing of a control plane is missing, nobody is asked at its ports, and only its services are."""
+    make, endpoints, services = WORKERS[profile]
+    make(tree)
+    code, document = check(tree, profile)
+    assert code == 0
+    assert document["certificates"]
+    found = around(tree, parse((), profile=profile))
+    assert {str(endpoint) for endpoint in found.survey.serving} == endpoints
+    assert {service.name for service in found.services} == services
+
+
+def test_the_distribution_of_a_node_is_told(profile: str, tree: Tree) -> None:
+    """`discover` says which distribution it sees, and proposes its profile, which fits."""
+    (seen,) = distributions(str(tree.root))
+    assert seen.profile == profile
+    done = run(tree, "discover", at=None)
+    assert done.exit_code == 0
+    assert seen.mark in done.stdout
+    proposed = yaml.safe_load(done.stdout)
+    assert proposed["profile"] == profile
+    assert "certificates" not in proposed or profile == "starlingx"
+
+
+def test_a_profile_that_does_not_fit_is_told(profile: str, tree: Tree) -> None:
+    """Where no certificate of the profile is there, the error names the profile that fits."""
+    other = "etcd" if profile != "etcd" else "k3s"
+    for verb in ("check", "plan"):
+        done = run(tree, verb, "--profile", other)
+        assert done.exit_code != 0
+        assert f"--profile {profile}" in str(done.exception)
+
+
+def test_what_somebody_has_named_is_not_changed(tmp_path: Path) -> None:
+    """`discover` keeps to a profile that is named, and says that another one would fit."""
+    tree = MAKERS["k3s"](tmp_path)
+    done = run(tree, "discover", "--profile", "kubeadm", at=None)
+    assert yaml.safe_load(done.stdout)["profile"] == "kubeadm"
+    assert "`profile: k3s`" in done.stdout
+
+
+def test_the_default_is_kubeadm(node: Node) -> None:
+    """Without a word of a profile, a node of kubeadm is what is looked for, and it is told apart from the others."""
+    assert [each.profile for each in distributions(str(node.root))] == [DEFAULT_PROFILE]
+    assert set(profiles()) == {*MAKERS, DEFAULT_PROFILE}
+
+
+def test_two_distributions_on_one_node_are_both_told(tmp_path: Path) -> None:
+    """Where files of two are there, `discover` claims neither and names both."""
+    MAKERS["k3s"](tmp_path)
+    tree = MAKERS["k0s"](tmp_path)
+    done = run(tree, "discover", at=None)
+    assert "`profile: k3s`" in done.stdout
+    assert "`profile: k0s`" in done.stdout
+    assert yaml.safe_load(done.stdout)["profile"] == DEFAULT_PROFILE
+
+
+def test_metrics_name_each_certificate(profile: str, tree: Tree) -> None:
+    """Each certificate of the profile that is there has its series in observe mode."""
+    done = run(tree, "metrics", "--profile", profile)
+    assert done.exit_code == 0
+    assert f'certmond_certificate_not_after_timestamp_seconds{{certificate="{TRAPS[profile].entry}"' in done.stdout
+    assert 'certmond_mode{mode="observe"} 1' in done.stdout
+
+
+def specs(profile: str) -> dict[str, CertificateSpec]:
+    return {spec.name: spec for spec in parse((), profile=profile).certificates}
+
+
+@pytest.mark.parametrize("profile", ["k3s", "rke2"])
+def test_k3s_and_rke2_differ_in_their_names_only(profile: str) -> None:
+    """The same code makes both: entries, subjects and paths are the same but for the name of the program."""
+    theirs = {name.replace(profile, "k3s"): spec for name, spec in specs(profile).items()}
+    assert theirs.keys() == specs("k3s").keys()
+    for name, spec in specs("k3s").items():
+        assert theirs[name].path.replace(profile, "k3s") == spec.path
+        assert [each.replace(profile, "k3s") for each in theirs[name].subject] == list(spec.subject)
+        assert theirs[name].usages == spec.usages
+    tls = f"/var/lib/rancher/{profile}/server/tls"
+    assert theirs["server-ca"].path == f"{tls}/server-ca.crt"
+    assert theirs["etcd-server-client"].path == f"{tls}/etcd/server-client.crt"
+    assert theirs["client-supervisor"].subject == (f"CN=system:{profile}-supervisor,O=system:masters",)
+
+
+def test_every_path_of_a_distribution_is_below_its_own_directories() -> None:
+    """No profile reaches into another distribution's files."""
+    places = {
+        "k3s": ("/var/lib/rancher/k3s/", "/etc/rancher/"), "rke2": ("/var/lib/rancher/rke2/", "/etc/rancher/"),
+        "k0s": ("/var/lib/k0s/", "/run/k0s/"), "microk8s": ("/var/snap/microk8s/current/",), "etcd": ("/etc/etcd/",),
+        "starlingx": ("/etc/kubernetes/", "/etc/etcd/", "/var/lib/kubelet/"),
+    }  # fmt: skip
+    for profile, roots in places.items():
+        for spec in specs(profile).values():
+            assert spec.path.startswith(roots), f"{profile}: {spec.path}"
+            assert all(path.startswith(roots) for path in (*spec.belongs_with, *spec.mentioned_in)), spec.name
+
+
+def test_every_entry_that_is_used_names_who_uses_it() -> None:
+    """Each entry has a consumer, but for those that people use, and what others are made from."""
+    alone = {
+        "k3s": {"k3s.yaml"}, "rke2": {"rke2.yaml"}, "k0s": {"admin.conf"}, "microk8s": {"client.config"},
+        "etcd": {"etcdctl-etcd-client", "apiserver-etcd-client"},
+        "starlingx": {"super-admin.conf", "etcd-healthcheck-client", "etcd-client"},
+    }  # fmt: skip
+    for profile, names in alone.items():
+        assert {spec.name for spec in specs(profile).values() if not spec.consumers} == names
+
+
+@pytest.mark.parametrize("profile", sorted(STARTER))
+def test_what_a_starter_writes_at_its_start_is_no_news_to_it(profile: str) -> None:
+    """What is written after the process has started is in `reloads`, so that it seems to wait for no restart."""
+    for service in parse((), profile=profile).services:
+        used = {spec.name for spec in specs(profile).values() if service.name in spec.consumers}
+        assert used == set(service.reloads), service.name
+
+
+def test_whoever_renews_is_said_of_every_entry_of_a_starter() -> None:
+    """Of k3s, RKE2 and k0s certmond renews nothing, and so each entry says who does."""
+    for profile in STARTER:
+        assert all(spec.renewed_by for spec in specs(profile).values())
+    for profile in ("etcd", "starlingx"):
+        assert not any(spec.renewed_by for spec in specs(profile).values())
+
+
+@pytest.mark.parametrize("profile", ["k3s", "rke2"])
+def test_a_kubeconfig_that_trusts_another_ca_is_told(profile: str, tree: Tree) -> None:
+    """The administrator's kubeconfig embeds leaf and CA as a chain, and the server's CA, which it has to trust."""
+    path = f"/etc/rancher/{profile}/{profile}.yaml"
+    text = yaml.safe_load(tree.at(path).read_text())
+    text["clusters"][0]["cluster"]["certificate-authority-data"] = base64.b64encode(make_ca().pem).decode()
+    tree.write(path, yaml.safe_dump(text), 0o600)
+    code, document = check(tree, profile)
+    assert code == 2
+    assert told(document)[f"{profile}.yaml"] == {"embedded_ca_differs"}
+
+
+def test_a_kubelet_of_k0s_that_no_longer_rotates_is_told(tmp_path: Path) -> None:
+    """The link that k0s's kubelet moves is watched where k0s has it."""
+    tree = MAKERS["k0s"](tmp_path)
+    current = tree.at("/var/lib/k0s/kubelet/pki/kubelet-client-current.pem")
+    content = tree.at(str(current.readlink())).read_bytes()
+    current.unlink()
+    current.write_bytes(content)
+    current.chmod(0o600)
+    code, document = check(tree, "k0s")
+    assert code == 1
+    assert told(document)["kubelet-client"] == {"not_a_symlink"}
+
+
+def test_kinds_are_those_of_the_files() -> None:
+    """Whatever has the ending of a kubeconfig is one."""
+    for profile in MAKERS:
+        for spec in specs(profile).values():
+            ending = posixpath.splitext(spec.path)[1]
+            assert (spec.kind is Kind.KUBECONFIG) == (ending in {".conf", ".config", ".yaml"}), spec.path

@@ -1,0 +1,58 @@
+"""The pages of docs/migration: what they say of nodes of a kind runs on one, and what is ours in them is there.
+
+That every command and every YAML is good by itself is tests/test_command_blocks.py's.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from certmond.cli import cli
+from certmond.config import profiles
+from certmond.expose.render import COUNT, FAMILIES
+from certmond.expose.telemetry import Telemetry
+from certmond.pki.reason import Reason
+from tests.distributions import MAKERS
+from tests.documents import DOCS, ROOT, blocks, calls
+
+PAGES = {page.stem: page for page in sorted((DOCS / "migration").glob("*.md"))}
+LOOKS = {"check", "plan", "forecast", "discover", "metrics", "config"}
+
+
+def test_the_commands_for_a_starlingx_node_run_on_one(tmp_path: Path) -> None:
+    """Each of them that looks, and each dry run, does its part with the profile that the page proposes."""
+    tree = MAKERS["starlingx"](tmp_path)
+    commands = [command for block in blocks(PAGES["starlingx"]) if block.is_commands for command in block.commands()]
+    ours = [words for command in commands for words in calls(command) if words[0] in LOOKS or "--dry-run" in words]
+    assert len(ours) > 4
+    for words in ours:
+        done = CliRunner().invoke(cli, [*words, "--root", str(tree.root), "--profile", "starlingx"])
+        assert done.exit_code in {0, 1}, (words, done.output, done.exception)
+
+
+def test_what_is_ours_on_the_page_of_the_exporters_is_there() -> None:
+    """Each series, reason and alert of ours on that page is one."""
+    page = PAGES["exporters"].read_text()
+    known = {name for name, *_ in (*FAMILIES, COUNT)}
+    known |= set(re.findall(r"(?m)^# TYPE (\S+)", Telemetry("observe").text()))
+    assert not set(re.findall(r"\bcertmond_\w+", page)) - known
+    reasons = {word for found in re.findall(r'reason=~?"([^"]+)"', page) for word in re.split(r"\\?\|", found)}
+    assert reasons
+    assert reasons <= {reason.value for reason in Reason}
+    alerts = set(re.findall(r"alert: (\w+)", (ROOT / "config/alerts.yaml").read_text()))
+    assert not set(re.findall(r"`(Certmond\w+)`", page)) - alerts
+
+
+def test_every_page_is_in_the_list() -> None:
+    """The list of pages has each of them."""
+    assert set(re.findall(r"\((\w+)\.md\)", PAGES["README"].read_text())) == set(PAGES) - {"README"}
+
+
+@pytest.mark.parametrize("name", profiles())
+def test_every_profile_has_its_section(name: str) -> None:
+    """docs/profiles.md has a section for each profile that is shipped."""
+    assert f"`profile: {name}`." in (DOCS / "profiles.md").read_text()
