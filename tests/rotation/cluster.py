@@ -20,7 +20,7 @@ from tests.builders import HOUR, YEAR, Issued, make_ca
 from tests.cluster.leaks import leaks
 from tests.control_plane import PKI
 from tests.daemon_harness import Running, running
-from tests.rotation.bed import Bed
+from tests.rotation.bed import DENSE, Bed
 from tests.rotation.node import BedNode
 from tests.rotation.record import summary
 from tests.rotation.refusals import VERIFYING, old_clients, old_servers
@@ -29,7 +29,8 @@ QUICK: dict[str, Any] = {
     "restart": {"reload_within": "3s", "ready_within": "20s", "stable": "1s", "spacing": "1s"},
     "root_ca": {"overlap": "1s"},
 }
-INTERVAL = 10.0 if os.environ.get("CERTMOND_DENSE") == "1" else 50.0
+ASKED = os.environ.get("CERTMOND_DENSE", "")
+INTERVAL = DENSE if ASKED == "1" else 100.0 if ASKED else 50.0
 """Milliseconds between two connections in each direction."""
 WITHIN = 420
 """Seconds for a rotation: its phases last as long as services take to come up again, one after the other."""
@@ -242,7 +243,7 @@ def cluster(
     root_ca: Mapping[str, Any] = QUICK["root_ca"],
 ) -> Iterator[Cluster]:
     """Two control planes and a worker, with daemons that run."""
-    terms: dict[str, Any] = {"interval": interval, "verified": verified, "tokens": tokens}
+    terms: dict[str, Any] = {"interval": interval, "verified": verified, "tokens": tokens, "dense": ASKED.split(",")}
     with Bed(work, programs, control_planes=2, workers=1, settings=QUICK | {"root_ca": dict(root_ca)}, **terms) as bed:
         for node in bed.nodes:
             node.configure(**settings(node))
