@@ -68,11 +68,12 @@ def run(context: click.Context, runtime_dir: Path, log: str) -> None:
 @cli.command()
 @global_options
 @runtime_option
-@click.option("--listen", default="127.0.0.1:9964", show_default=True, help="ADDR:PORT to serve on")
+@click.option("--listen", metavar="ADDR:PORT", help="Where to listen, whatever the configuration has [127.0.0.1:9964]")
 @click.option(
     "--web-config", type=click.Path(path_type=Path), help="TLS, client certificates, passwords and headers: docs/web.md"
 )
-def serve(runtime_dir: Path, listen: str, web_config: Path | None) -> None:
+@click.pass_context
+def serve(context: click.Context, runtime_dir: Path, listen: str | None, web_config: Path | None) -> None:
     """Serve over HTTP what the daemon rendered: a page at /, /metrics, /healthz, /readyz, /api/v1/status."""
     from certmond.expose import serve as server
 
@@ -81,7 +82,7 @@ def serve(runtime_dir: Path, listen: str, web_config: Path | None) -> None:
         from certmond.expose.gate import Gate  # brings OpenSSL, bcrypt and pydantic
 
         gate = Gate(web_config)
-    sys.exit(server.serve(runtime_dir, listen, gate))
+    sys.exit(server.serve(runtime_dir, listen or globals_of(context).listen(), gate))
 
 
 @cli.command()

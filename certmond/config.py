@@ -160,7 +160,8 @@ class Config(Model):
     )
     listen: Annotated[str, AfterValidator(_listen)] = Field(
         default="127.0.0.1:9964",
-        description="where `certmond serve` listens: `ADDRESS:PORT`, an IPv6 address in brackets",
+        description="where `certmond serve` listens: `ADDRESS:PORT`, an IPv6 address in brackets; its `--listen`, "
+        "which the shipped unit gives, comes first",
     )
 
     @property

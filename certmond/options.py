@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from certmond.errors import CertmondError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -45,6 +49,30 @@ class Globals:
         from certmond.config import load
 
         return load(self.config, profile=self.profile, explicit=self.config is not None, acting=acting)
+
+    def listen(self) -> str:
+        """Where the configuration has `serve` listen. Raises CertmondError.
+
+        A child reads it and ends: who listens is to hold nothing of what it takes to read a configuration.
+        """
+        receiving, sending = os.pipe()
+        if child := os.fork():
+            os.close(sending)
+            with os.fdopen(receiving, encoding="utf-8") as pipe:
+                told = json.loads(pipe.read() or '{"error": "the configuration could not be read"}')
+            os.waitpid(child, 0)
+            if "error" in told:
+                raise CertmondError(told["error"])
+            return str(told["listen"])
+        with (
+            suppress(BaseException),
+            os.fdopen(sending, "w", encoding="utf-8") as pipe,
+        ):  # the child ends anyhow
+            try:
+                json.dump({"listen": self.load().listen}, pipe)
+            except CertmondError as error:
+                json.dump({"error": str(error)}, pipe)
+        os._exit(0)
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
