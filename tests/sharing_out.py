@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from xdist.scheduler import LoadScopeScheduling
 
-MACHINE = "tests/system/"
-"""Below it all want the one machine that can be booted at a time: they stay together, and begin before all else."""
+TOGETHER = {
+    "tests/system/": "they all want the one machine that can be booted at a time",
+    "tests/rotation/": "each has a whole cluster, and two of them at once would have a core each",
+}
+"""Directories whose tests one worker does, one after the other. They begin before all else."""
 
 FIRST = (
-    "tests/rotation/test_daemons.py",
-    "tests/rotation/test_bed.py",
-    "tests/rotation/test_stand_ins.py",
-    "tests/rotation/test_families.py",
-    "tests/rotation/test_lost_node.py",
     "tests/test_turns.py",
     "tests/cluster/test_lease_holders.py",
     "tests/test_enforce.py",
@@ -38,15 +36,14 @@ SPREAD = ("tests/test_restarts_of_pods.py", "tests/test_rotating.py", LAST)
 def turn(test: str) -> int:
     """When a test is to begin, among all: the less, the earlier."""
     module = test.partition("::")[0]
-    return (module.startswith(MACHINE), module.endswith(FIRST), not module.endswith(LAST), True).index(True)
+    return (module.startswith(tuple(TOGETHER)), module.endswith(FIRST), not module.endswith(LAST), True).index(True)
 
 
 def company(test: str) -> str:
     """What a test has in common with those that the same worker has to do."""
     module = test.partition("::")[0]
-    if module.startswith(MACHINE):
-        return MACHINE
-    return test if module.endswith(SPREAD) else module
+    shared = next((directory for directory in TOGETHER if module.startswith(directory)), None)
+    return shared or (test if module.endswith(SPREAD) else module)
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist carries no type information

@@ -7,7 +7,10 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from tests.sharing_out import company, turn
 
@@ -28,9 +31,12 @@ def test_a_module_is_done_by_one_worker() -> None:
     assert len(set.union(*workers.values())) == 2
 
 
-def test_whatever_wants_the_machine_is_done_by_one_worker_that_begins_with_it() -> None:
-    """There is one machine: its modules have one worker, from the first moment."""
-    wanting = [f"tests/system/test_{name}.py::test_it" for name in ("units", "unit_bus", "consumers")]
+@pytest.mark.parametrize(
+    "names", [("system/test_units", "system/test_unit_bus"), ("rotation/test_bed", "rotation/test_families")]
+)
+def test_what_takes_a_machine_or_a_cluster_is_done_by_one_worker_that_begins_with_it(names: Sequence[str]) -> None:
+    """There is one machine, and one cluster at a time: their modules have a worker each, from the first moment."""
+    wanting = [f"tests/{name}.py::test_it" for name in names]
     assert len(set(map(company, wanting))) == 1
     others = ["tests/test_turns.py::test_it", "tests/pki/test_path.py::test_it", "tests/test_renewal.py::test_it"]
     assert sorted([*others[::-1], *wanting], key=turn) == [*wanting, *others]
