@@ -76,12 +76,14 @@ packages-run packages-test: packages-%:
 LOCK = build/lock/bin/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
 	--no-emit-index-url --custom-compile-command 'make lock'
 
-lock: ## resolve pyproject.toml afresh into the three lock files
+lock: ## resolve pyproject.toml afresh into the four lock files
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip --disable-pip-version-check install --quiet uv
 	$(LOCK) --group build -o requirements-build.txt
 	$(LOCK) pyproject.toml -c requirements-build.txt -o requirements.txt
-	$(LOCK) pyproject.toml --extra kubernetes --group dev --group docs -c requirements-build.txt -c requirements.txt -o requirements-dev.txt
+	$(LOCK) pyproject.toml --extra kubernetes -c requirements.txt -o requirements-kubernetes.txt
+	$(LOCK) pyproject.toml --extra kubernetes --group dev --group docs -c requirements-build.txt -c requirements-kubernetes.txt \
+		-o requirements-dev.txt
 
 clean: ## all that was made here goes
 	rm -rf .venv build dist *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
