@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from xdist.scheduler import LoadScopeScheduling
 
-MACHINE = "tests/system/"
-"""Below it all want the one machine that can be booted at a time: they stay together, and begin before all else."""
+MACHINE = ("tests/system/", "tests/packaging/")
+"""Below these all want the one machine that can be booted at a time: they stay together, and begin before all else."""
 
 FIRST = (
     "tests/rotation/test_daemons.py",
@@ -45,7 +45,7 @@ def company(test: str) -> str:
     """What a test has in common with those that the same worker has to do."""
     module = test.partition("::")[0]
     if module.startswith(MACHINE):
-        return MACHINE
+        return MACHINE[0]
     return test if module.endswith(SPREAD) else module
 
 

@@ -208,7 +208,7 @@ def test_metrics_prints_one_pass(node: Node) -> None:
 
 
 def test_metrics_replaces_a_file(node: Node, tmp_path: Path) -> None:
-    """`metrics -o` replaces the file as a whole, readable for all, and prints nothing; where it cannot, the old one stays."""
+    """`metrics -o` replaces the file as a whole, readable for all, and prints nothing; where it cannot, it says so."""
     file = tmp_path / "certmond.prom"
     file.write_text("old")
     with file.open() as reader:

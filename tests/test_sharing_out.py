@@ -31,6 +31,7 @@ def test_a_module_is_done_by_one_worker() -> None:
 def test_whatever_wants_the_machine_is_done_by_one_worker_that_begins_with_it() -> None:
     """There is one machine: its modules have one worker, from the first moment."""
     wanting = [f"tests/system/test_{name}.py::test_it" for name in ("units", "unit_bus", "consumers")]
+    wanting.append("tests/packaging/test_packages.py::test_it")
     assert len(set(map(company, wanting))) == 1
     others = ["tests/test_turns.py::test_it", "tests/pki/test_path.py::test_it", "tests/test_renewal.py::test_it"]
     assert sorted([*others[::-1], *wanting], key=turn) == [*wanting, *others]
