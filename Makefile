@@ -16,7 +16,7 @@ BIN := .venv/bin
 # Every build is made from the locked setuptools, so that no package brings a build tool of its own choice.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-build-isolation --use-pep517
 
-.PHONY: help demo test coverage check docs reference dashboard bench fix lock clean packages-run packages-test
+.PHONY: help demo test coverage check docs reference dashboard bench fix deb rpm dist lock clean packages-run packages-test packages-build
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -36,7 +36,7 @@ coverage: ## what `make test COVERAGE=1` reached: all of pki, 85 % of the whole
 check: packages-run .venv/dev ## lint, format, types, and the layers of the imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy certmond tests docs config/grafana_dashboard.py $(wildcard benchmarks)
+	$(BIN)/mypy certmond tests docs config/grafana_dashboard.py $(wildcard benchmarks packaging)
 	$(BIN)/lint-imports
 
 docs: packages-run .venv/dev ## the documentation as a site, build/site; every link in it leads somewhere
@@ -55,7 +55,13 @@ fix: packages-run .venv/dev ## let ruff repair and format what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-packages-run packages-test: packages-%:
+deb: packages-build ## a package for this release of Debian or Ubuntu, from the last commit, into dist/
+rpm: packages-build ## the same for a distribution with RPM that has the same Python
+dist: packages-build ## the wheel and the sdist
+deb rpm dist:
+	packaging/build $@
+
+packages-run packages-test packages-build: packages-%:
 	@.ci/packages $*
 
 # The stamps: an environment is as good as the files that it was made from.
@@ -76,12 +82,14 @@ packages-run packages-test: packages-%:
 LOCK = build/lock/bin/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
 	--no-emit-index-url --custom-compile-command 'make lock'
 
-lock: ## resolve pyproject.toml afresh into the three lock files
+lock: ## resolve pyproject.toml afresh into the four lock files
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip --disable-pip-version-check install --quiet uv
 	$(LOCK) --group build -o requirements-build.txt
 	$(LOCK) pyproject.toml -c requirements-build.txt -o requirements.txt
-	$(LOCK) pyproject.toml --extra kubernetes --group dev --group docs -c requirements-build.txt -c requirements.txt -o requirements-dev.txt
+	$(LOCK) pyproject.toml --extra kubernetes -c requirements.txt -o requirements-kubernetes.txt
+	$(LOCK) pyproject.toml --extra kubernetes --group dev --group docs -c requirements-build.txt -c requirements-kubernetes.txt \
+		-o requirements-dev.txt
 
 clean: ## all that was made here goes
 	rm -rf .venv build dist *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

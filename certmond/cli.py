@@ -128,18 +128,28 @@ def status(runtime_dir: Path, output: str) -> None:
 @cli.command()
 @global_options
 @at_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Replace FILE, as a whole, in place of printing",
+)
 @click.pass_context
-def metrics(context: click.Context, at: datetime | None) -> None:
+def metrics(context: click.Context, at: datetime | None, output: Path | None) -> None:
     """Look once and print the metrics: for node_exporter's textfile collector, from a timer."""
     from certmond.expose.compatibility import Compatible
-    from certmond.expose.render import Renderer
+    from certmond.expose.render import Renderer, write
     from certmond.expose.telemetry import Telemetry
 
     options = globals_of(context)
     config = options.load()
     assessment = look(config, options.root, at, state_dir=options.state_dir)
     own = Telemetry(config.mode).text() + (Compatible().text(assessment) if config.compatibility else "")
-    click.echo(Renderer().metrics(assessment, own), nl=False)
+    text = Renderer().metrics(assessment, own)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write(output.parent, output.name, text)
 
 
 @cli.group()

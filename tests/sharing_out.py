@@ -10,10 +10,11 @@ from __future__ import annotations
 from xdist.scheduler import LoadScopeScheduling
 
 TOGETHER = {
-    "tests/system/": "they all want the one machine that can be booted at a time",
-    "tests/rotation/": "each has a whole cluster, and two of them at once would have a core each",
+    "tests/system/": "the one machine that can be booted at a time",
+    "tests/packaging/": "the one machine that can be booted at a time",
+    "tests/rotation/": "a whole cluster: two at once would have a core each",
 }
-"""Directories whose tests one worker does, one after the other. They begin before all else."""
+"""What the tests below a directory want. One worker does all that want the same, and begins with it."""
 
 FIRST = (
     "tests/test_turns.py",
@@ -42,8 +43,8 @@ def turn(test: str) -> int:
 def company(test: str) -> str:
     """What a test has in common with those that the same worker has to do."""
     module = test.partition("::")[0]
-    shared = next((directory for directory in TOGETHER if module.startswith(directory)), None)
-    return shared or (test if module.endswith(SPREAD) else module)
+    wanted = next((what for directory, what in TOGETHER.items() if module.startswith(directory)), None)
+    return wanted or (test if module.endswith(SPREAD) else module)
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist carries no type information

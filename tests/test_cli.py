@@ -207,6 +207,22 @@ def test_metrics_prints_one_pass(node: Node) -> None:
     assert 'certmond_findings{severity="critical"} 0' in done.stdout
 
 
+def test_metrics_replaces_a_file(node: Node, tmp_path: Path) -> None:
+    """`metrics -o` replaces the file as a whole, readable for all, and prints nothing; where it cannot, it says so."""
+    file = tmp_path / "certmond.prom"
+    file.write_text("old")
+    with file.open() as reader:
+        done = certmond("metrics", "--root", node.root, "--at", AT, "-o", file)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert reader.read() == "old"
+    assert file.read_text().count("certmond_certificate_chain_valid{") == len(NAMES)
+    assert file.stat().st_mode & 0o777 == 0o644
+    assert list(tmp_path.glob("*certmond.prom*")) == [file]
+    done = certmond("metrics", "--root", node.root, "-o", tmp_path / "none/certmond.prom")
+    assert done.returncode == 3
+    assert str(tmp_path / "none/certmond.prom") in done.stderr
+
+
 def test_config_verbs(tmp_path: Path) -> None:
     """`config validate` says that all is good, `show` prints what validates again, `schema` is a JSON Schema."""
     assert certmond("config", "validate").returncode == 0

@@ -38,7 +38,7 @@ CANNOT_BE_RUN = {
     r"\bcertmond (run|serve|status|restart)\b": "needs a daemon or services that run; tests/test_daemon.py has them",
     r"\bcertmond root-ca (rotate(?!.*--plan)|abort)": "waits for services that run; tests/test_rotating.py has them",
     r"\b(curl|ssh|s_client)\b": "asks another process or host",
-    r"^(apt-get|make|ln|install|python3 -m venv|/opt/|\.ci/|\.venv/)": "installs, or is what runs this test",
+    r"^(apt|apt-get|dnf|make|ln|install|python3 -m venv|/opt/|\.ci/|\.venv/)": "installs, or is what runs this test",
     r"^promtool ": "is Prometheus' own; tests/expose/test_alerts.py runs it",
     r"\bage -r\b": "is an example for a program of your own",
 }

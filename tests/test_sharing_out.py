@@ -32,7 +32,7 @@ def test_a_module_is_done_by_one_worker() -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [("system/test_units", "system/test_unit_bus"), ("rotation/test_bed", "rotation/test_families")]
+    "names", [("system/test_units", "packaging/test_packages"), ("rotation/test_bed", "rotation/test_families")]
 )
 def test_what_takes_a_machine_or_a_cluster_is_done_by_one_worker_that_begins_with_it(names: Sequence[str]) -> None:
     """There is one machine, and one cluster at a time: their modules have a worker each, from the first moment."""

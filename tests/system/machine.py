@@ -151,7 +151,7 @@ class Machine:
 
 
 @contextmanager
-def booted(work: Path) -> Iterator[Machine]:
+def booted(work: Path, hidden: tuple[str, ...] = HIDDEN) -> Iterator[Machine]:
     """A machine from its boot to its end. Skips the test, or fails it in CI, where none can be had."""
     setpriv, unshare, nspawn = map(real_part, ("setpriv", "unshare", "systemd-nspawn"))
     if os.geteuid() != 0:
@@ -170,7 +170,7 @@ def booted(work: Path) -> Iterator[Machine]:
         "--console=passive", "--notify-ready=yes",
         # Calls that set the clock reach the kernel, which finds no privilege: so a unit's own refusal can be told.
         "--system-call-filter=@clock",
-        *(f"--tmpfs={path}" for path in HIDDEN),
+        *(f"--tmpfs={path}" for path in hidden),
         "systemd.unit=basic.target",
     ]  # fmt: skip
     console, address = work / "console", f"certmond-test-{os.getpid()}"
