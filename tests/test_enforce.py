@@ -616,6 +616,7 @@ def told(host: Host, work: Path) -> dict[str, bytes]:
     return said
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.real("openssl")
 def test_no_key_is_told(tmp_path: Path) -> None:
     """No private key, old or new, is in anything that certmond says, notes, renders, or hands to a child: not by hand

@@ -266,7 +266,8 @@ def test_a_command_that_is_ended_goes_on(quick: Path) -> None:
     """Ended in the middle by Ctrl-C, and begun again, the command finishes what it found."""
     node, new = RotatingNode(quick / "place", root_ca={"overlap": "1m"}), root_ca()
     node.stage(new)
-    command = node.command("root-ca", "rotate")  # by the host's clock: a minute is time enough to end it
+    # By the host's clock: a minute is time enough to end it. A shell that began this in the background ignores SIGINT.
+    command = ["env", "--default-signal=INT", *node.command("root-ca", "rotate")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout
         assert any("detach is reached" in line for line in process.stdout)

@@ -84,7 +84,13 @@ func (s *server) serve(raw net.Conn) {
 		s.forward(connection, request, found)
 		return
 	}
-	fmt.Fprintf(connection, "HTTP/1.1 %d %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", status, http.StatusText(status))
+	body := ""
+	if status >= http.StatusBadRequest { // as k8s.io/apiserver does (pkg/endpoints/handlers/responsewriters)
+		body = fmt.Sprintf(`{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":%q,"code":%d}`,
+			http.StatusText(status), status)
+	}
+	fmt.Fprintf(connection, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
+		status, http.StatusText(status), len(body), body)
 	if secure, ok := connection.(*tls.Conn); ok {
 		_ = secure.CloseWrite()
 	}
