@@ -81,9 +81,9 @@ def _not_the_way_back(own: Rotation, told: Rotation, now: datetime) -> Iterator[
         back = abort(own, now)
     except RotationError as error:
         yield str(error)
-        return
-    if back.id != told.id or _what(back) != _what(told):
-        yield f"it is not the way back of {own.name}"
+    else:
+        if back.id != told.id or _what(back) != _what(told):
+            yield f"it is not the way back of {own.name}"
 
 
 def _not_continuous(told: Rotation, ground: Ground) -> Iterator[str]:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed448
 
 from certmond.host.keys import sign
-from certmond.pki.certificate import Certificate
+from certmond.pki.certificate import Certificate, describe_key
 from certmond.pki.rotation import Mode, Phase, Rotation, abort
 from certmond.pki.rotation_consent import refusal, statement
 from certmond.pki.rotation_steps import Ground
@@ -172,6 +173,13 @@ def test_a_way_back_is_that_of_the_way_there() -> None:
     assert "it is not the way back of the rotation r-1" in said(at(Phase.TRUST), evil, worker(*BOTH))
     late = said(at(Phase.DISTRUST), back(Phase.ISSUE), worker(*AFTER))
     assert "from which there is no way back" in late
+    assert "a way back without a way there" in said(None, replace(back(Phase.TRUST), id="r-1"), worker())
+
+
+def test_a_key_that_signs_nothing_here_has_signed_nothing() -> None:
+    """A former CA with a key of a kind that no CA of Kubernetes has consents to nothing, whatever is said of it."""
+    strange = replace(OLD.facts, key=describe_key(ed448.Ed448PrivateKey.generate().public_key()))
+    assert "not signed" in said(None, replace(BEGUN, old=(strange,)), worker(strange))
 
 
 @pytest.mark.parametrize("phase", [each for each in Phase if each is not Phase.PREPARE])
