@@ -70,8 +70,10 @@ class Seats:
     def grant(self, connection: socket.socket, seconds: float, *, waiting: bool = False) -> None:
         with self.changed:
             if seat := self.taken.get(connection):  # else it is being turned away
-                seat.since = time.monotonic()
-                seat.deadline, seat.waiting = seat.since + seconds, waiting
+                now = time.monotonic()
+                if not (seat.waiting and waiting):  # who has said nothing yet is silent since it came
+                    seat.since = now
+                seat.deadline, seat.waiting = now + seconds, waiting
 
     def leave(self, connection: socket.socket) -> None:
         """Its thread is at its end."""
