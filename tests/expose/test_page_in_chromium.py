@@ -94,6 +94,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     config = work / "config.yaml"
     config.write_text("certificates: [{name: more, path: '/more/*.crt', ca: ca, key_optional: true}]\n")
     with showing(node, work, "--config", str(config)) as shown:
+        # A pair that is torn is waited for before it is judged.
+        shown.daemon.until(lambda: "key_mismatch" in shown.daemon.reasons("apiserver-etcd-client"), "tells of the key")
         yield shown
 
 
