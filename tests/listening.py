@@ -82,6 +82,6 @@ def hear(client: socket.socket) -> bytes:
     return b"".join(iter(lambda: client.recv(65536), b""))
 
 
-def await_connections(server: Server, most: int) -> None:
+def await_connections(server: Server, most: int, least: int = 0) -> None:
     with server.seats.changed:
-        assert server.seats.changed.wait_for(lambda: len(server.seats.taken) <= most, timeout=60)
+        assert server.seats.changed.wait_for(lambda: least <= len(server.seats.taken) <= most, timeout=60)

@@ -1,9 +1,10 @@
 """Who is connected: how many there may be, from where, for how long, and who makes room.
 
-Owns the numbers and the clock of connections, and cuts those whose time is up; reads and writes nothing on them. No
-address has more than half of the seats. Where all are taken, who has kept the server waiting longest for a request
-makes room, unless that was hardly a moment: so those who open connections and say nothing displace each other, and a
-storm of them is turned away, which costs next to nothing.
+Owns the numbers and the clock of connections, and cuts those whose time is up; takes no byte from them and writes none.
+No address has more than half of the seats. Where all are taken, who keeps the server waiting for a request makes room:
+first those who have not asked for anything yet, and of them who has been silent longest. For a newcomer who brings a
+request they do so at once; else nobody does who has waited for hardly a moment. So those who open connections and say
+nothing displace each other, a storm of them is turned away, which costs next to nothing, and who asks is served.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+
+from certmond.expose.site import HEAD_BYTES
 
 CONNECTIONS = 64  # at the same time; each has a thread
 SHARE = CONNECTIONS // 2  # of those, from one address
@@ -26,6 +29,7 @@ class Seat:
     origin: str
     deadline: float  # the monotonic instant at which the connection is cut
     since: float  # when that time was granted
+    asked: bool  # it has sent a request, or had begun when it came
     waiting: bool  # for the client: it has not yet sent its next request whole
 
 
@@ -37,22 +41,27 @@ class Seats:
 
     def take(self, connection: socket.socket, seconds: float) -> bool:
         """Whether there is a seat for it, which may have been another's."""
-        origin, now = origin_of(connection), time.monotonic()
+        origin, asks, now = origin_of(connection), brings_request(connection), time.monotonic()
         with self.changed:
             own = [seat for seat in self.taken.values() if seat.origin == origin]
-            if len(own) >= SHARE and not self._displace(now, origin):
+            if len(own) >= SHARE and not self._displace(now, asks, origin):
                 return False
-            if len(self.taken) >= CONNECTIONS and not self._displace(now):
+            if len(self.taken) >= CONNECTIONS and not self._displace(now, asks):
                 return False
-            self.taken[connection] = Seat(origin, now + seconds, now, waiting=True)
+            self.taken[connection] = Seat(origin, now + seconds, now, asked=asks, waiting=True)
+            self.changed.notify_all()
             return True
 
-    def _displace(self, now: float, origin: str | None = None) -> bool:
-        idle = ((seat.since, number, each) for number, (each, seat) in enumerate(self.taken.items())
-                if seat.waiting and origin in {None, seat.origin})  # fmt: skip
-        since, _, connection = min(idle, default=(now, 0, None))
-        if connection is None or now - since < GRACE_SECONDS or self._leaving >= LEAVING:
+    def _displace(self, now: float, asks: bool, origin: str | None = None) -> bool:
+        def yields(seat: Seat) -> bool:
+            ripe = now - seat.since >= GRACE_SECONDS or (asks and not seat.asked)
+            return ripe and seat.waiting and origin in {None, seat.origin}
+
+        ripe = [(seat.asked, seat.since, number, each)
+                for number, (each, seat) in enumerate(self.taken.items()) if yields(seat)]  # fmt: skip
+        if not ripe or self._leaving >= LEAVING:
             return False
+        *_, connection = min(ripe)
         del self.taken[connection]
         self._leaving += 1
         _end(connection, socket.SHUT_RDWR)
@@ -74,6 +83,7 @@ class Seats:
                 if not (seat.waiting and waiting):  # who has said nothing yet is silent since it came
                     seat.since = now
                 seat.deadline, seat.waiting = now + seconds, waiting
+                seat.asked = seat.asked or not waiting
 
     def leave(self, connection: socket.socket) -> None:
         """Its thread is at its end."""
@@ -88,6 +98,15 @@ class Seats:
             for connection, seat in self.taken.items():
                 if seat.deadline <= overdue_at:
                     _end(connection, how)
+
+
+def brings_request(connection: socket.socket) -> bool:
+    """Whether a whole head is there already, or the begin of a TLS handshake, which is as far as that can be seen."""
+    try:
+        head = connection.recv(HEAD_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:
+        return False
+    return head.startswith(b"\x16\x03") or b"\n\r\n" in head or b"\n\n" in head
 
 
 def _end(connection: socket.socket, how: int) -> None:

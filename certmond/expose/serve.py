@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 AT_ONCE = 64  # are accepted before the clock is looked at again
 BACKLOG = 1024  # wait in the kernel; should more come at a time, those are to try again a second later
+DEFER_SECONDS = 1  # the kernel keeps a connection to itself so long, unless its client says something
 STOP_SECONDS = 0.8  # for the answers under way when we are told to stop
 LISTEN = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<four>[0-9.]+|localhost)):(?P<port>[0-9]{1,5})")
 EXPOSED = (
@@ -49,6 +50,10 @@ class Server:
 
     def __init__(self, runtime_dir: Path, listeners: list[socket.socket], gate: Gate | None = None) -> None:
         self.site, self.listeners, self.gate = Site(runtime_dir), listeners, gate or OpenGate()
+        for listener in listeners:
+            listener.setblocking(False)
+            if listener.family != socket.AF_UNIX:
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_SECONDS)
         self.seats = Seats()
         self._stopping = False
         self._woken, self._waker = socket.socketpair()
@@ -77,7 +82,6 @@ class Server:
         with selectors.DefaultSelector() as selector:
             selector.register(self._woken, selectors.EVENT_READ)
             for listener in self.listeners:
-                listener.setblocking(False)
                 selector.register(listener, selectors.EVENT_READ, listener)
             notify("READY=1")
             while not self._stopping:

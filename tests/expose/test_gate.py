@@ -619,6 +619,20 @@ class TestAbuse:
             for each in clients:
                 each.close()
 
+    def test_a_handshake_makes_room(self, server: Server, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who begins a handshake displaces at once who has begun none, also from the same address."""
+        monkeypatch.setattr(seats, "GRACE_SECONDS", 1000)
+        clients = [socket.create_connection(server.address) for _ in range(seats.SHARE)]
+        try:
+            for number, client in enumerate(clients):
+                client.sendall(b"\x16")
+                await_connections(server, seats.SHARE, least=number + 1)
+            assert self.served(server, house)
+            assert hear(clients[0]) == b""
+        finally:
+            for each in clients:
+                each.close()
+
     def test_half_a_handshake(self, house: House) -> None:
         """A handshake that does not go on is cut when its time is up, and holds up nobody."""
         with running(house.runtime, patience=0.5, gate=house.gate(PAIR)) as server:

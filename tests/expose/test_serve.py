@@ -38,6 +38,8 @@ from tests.listening import (
     say,
 )
 
+WHOLE = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
 
 @pytest.fixture
 def runtime_dir(tmp_path: Path) -> Path:
@@ -446,30 +448,69 @@ class TestManyClients:
         assert answer.count(METRICS) == 2
         assert answer.endswith(METRICS)
 
+    def crowd(self, stack: ExitStack, server: Server, said: bytes) -> list[socket.socket]:
+        """Connections from 127.0.0.2 that have all the seats which an address may have, each having said that."""
+        clients = []
+        for number in range(seats.SHARE):
+            client = stack.enter_context(socket.create_connection(server.address, source_address=("127.0.0.2", 0)))
+            client.sendall(said)
+            clients.append(client)
+            await_connections(server, seats.SHARE, least=number + 1)
+        return clients
+
+    def another(self, server: Server, request: bytes) -> bytes:
+        """What the next one from there hears, who says this."""
+        with socket.create_connection(server.address, source_address=("127.0.0.2", 0)) as client:
+            client.sendall(request)
+            return hear(client)
+
     def test_half_of_the_seats(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         """One address has 32 connections at most: with another, the one that has been silent longest makes room."""
         monkeypatch.setattr(seats, "GRACE_SECONDS", 0)
         with ExitStack() as stack:
-            others = [stack.enter_context(socket.create_connection(server.address)) for _ in range(seats.SHARE)]
-            assert ask(server, "/healthz")[0].status == 200
-            assert hear(others[0]) == b""
-            others[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            assert hear(others[-1]).startswith(b"HTTP/1.1 200 ")
+            clients = self.crowd(stack, server, b"G")
+            assert self.another(server, WHOLE).startswith(b"HTTP/1.1 200 ")
+            assert hear(clients[0]) == b""
+            clients[-1].sendall(WHOLE[1:])
+            assert hear(clients[-1]).startswith(b"HTTP/1.1 200 ")
 
     def test_a_moment_to_speak(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Who has hardly been there makes no room: the next one from that address is told 503, and others come in."""
+        """Who has hardly been there makes no room for who says no more: that one is told 503, and others come in."""
         monkeypatch.setattr(seats, "GRACE_SECONDS", 1000)
         with ExitStack() as stack:
-            here = ("127.0.0.2", 0)
-            clients = [
-                stack.enter_context(socket.create_connection(server.address, source_address=here))
-                for _ in range(seats.SHARE)
-            ]
-            with socket.create_connection(server.address, source_address=("127.0.0.2", 0)) as another:
-                assert hear(another).startswith(b"HTTP/1.1 503 ")
+            clients = self.crowd(stack, server, b"G")
+            assert self.another(server, b"G").startswith(b"HTTP/1.1 503 ")
             assert ask(server, "/healthz")[0].status == 200
-            clients[0].sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            clients[0].sendall(WHOLE[1:])
             assert hear(clients[0]).startswith(b"HTTP/1.1 200 ")
+
+    def test_a_request_makes_room(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who brings a whole request displaces at once who has not asked for anything, the oldest first."""
+        monkeypatch.setattr(seats, "GRACE_SECONDS", 1000)
+        with ExitStack() as stack:
+            clients = self.crowd(stack, server, WHOLE[:-2])
+            assert self.another(server, WHOLE).startswith(b"HTTP/1.1 200 ")
+            assert hear(clients[0]) == b""
+
+    def test_who_has_asked_stays(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who has had an answer has a moment for the next request, also where others bring theirs."""
+        monkeypatch.setattr(seats, "GRACE_SECONDS", 1000)
+        with ExitStack() as stack:
+            clients = self.crowd(stack, server, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            for client in clients:
+                assert client.recv(1000).endswith(b"ok\n")
+            assert self.another(server, WHOLE).startswith(b"HTTP/1.1 503 ")
+            clients[0].sendall(WHOLE)
+            assert hear(clients[0]).startswith(b"HTTP/1.1 200 ")
+
+    def test_silence_takes_no_seat(self, server: Server) -> None:
+        """A connection on which nothing is said takes no seat at first: the kernel keeps it."""
+        with ExitStack() as stack:
+            silent = [stack.enter_context(socket.create_connection(server.address)) for _ in range(seats.SHARE)]
+            assert ask(server, "/healthz")[0].status == 200
+            assert len(server.seats.taken) <= 1
+            silent[0].sendall(WHOLE)
+            assert hear(silent[0]).startswith(b"HTTP/1.1 200 ")
 
     def test_origins(self) -> None:
         """IPv4 clients are told apart by their address, also on an IPv6 socket, and IPv6 clients by its first half."""
