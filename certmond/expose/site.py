@@ -122,7 +122,8 @@ def parse_request(first: bytes, *rest: bytes) -> Request | None:
     headers: dict[str, str] = {}
     for name, value in ((field[1].decode().lower(), field[2].decode("latin-1").strip()) for field in fields if field):
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    if line is None or None in fields or (line[3] == b"1" and "host" not in headers):
+    hosts = sum(field[1].lower() == b"host" for field in fields if field)
+    if line is None or None in fields or hosts > 1 or (line[3] == b"1" and not hosts):  # RFC 9112, 3.2
         return None
     wishes = {wish.strip().lower() for wish in headers.get("connection", "").split(",")}
     has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"

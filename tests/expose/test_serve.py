@@ -604,6 +604,7 @@ class TestBadClients:
             (b"GET /metrics HTTP/2.0\r\n\r\n", 400),
             (b"GET  /metrics HTTP/1.1\r\nHost: x\r\n\r\n", 400),
             (b"GET /metrics HTTP/1.1\r\n\r\n", 400),
+            (b"GET /metrics HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", 400),
             (b"GET /metrics HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n", 400),
             (b"GET /metrics HTTP/1.1\r\nHost: x\r\n folded: line\r\n\r\n", 400),
             (b"GET /metrics HTTP/1.1\r\nHost : x\r\n\r\n", 400),
