@@ -70,19 +70,25 @@ def run(context: click.Context, runtime_dir: Path, log: str) -> None:
 @runtime_option
 @click.option("--listen", metavar="ADDR:PORT", help="Where to listen, whatever the configuration has [127.0.0.1:9964]")
 @click.option(
-    "--web-config", type=click.Path(path_type=Path), help="TLS, client certificates, passwords and headers: docs/web.md"
+    "--web-config",
+    type=click.Path(path_type=Path),
+    help="TLS, client certificates, passwords and headers (docs/web.md), whatever the configuration has [none]",
 )
 @click.pass_context
 def serve(context: click.Context, runtime_dir: Path, listen: str | None, web_config: Path | None) -> None:
     """Serve over HTTP what the daemon rendered: a page at /, /metrics, /healthz, /readyz, /api/v1/status."""
     from certmond.expose import serve as server
 
+    if listen is None or web_config is None:
+        configured = globals_of(context).serving()
+        listen = listen or configured.listen
+        web_config = web_config or (Path(configured.web_config) if configured.web_config else None)
     gate = None
     if web_config is not None:
         from certmond.expose.gate import Gate  # brings OpenSSL, bcrypt and pydantic
 
         gate = Gate(web_config)
-    sys.exit(server.serve(runtime_dir, listen or globals_of(context).listen(), gate))
+    sys.exit(server.serve(runtime_dir, listen, gate))
 
 
 @cli.command()

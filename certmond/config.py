@@ -27,7 +27,7 @@ from certmond.config_problems import told
 from certmond.config_rules import PARTS, SECTIONS, circles, derived_files, references
 from certmond.errors import ConfigError
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm, ServiceSpec
-from certmond.pki.fields import Count, Duration, Many, Model, parse_duration
+from certmond.pki.fields import AbsolutePath, Count, Duration, Many, Model, parse_duration
 from certmond.pki.settings import (
     ClusterSpec,
     DerivedSpec,
@@ -160,8 +160,13 @@ class Config(Model):
     )
     listen: Annotated[str, AfterValidator(_listen)] = Field(
         default="127.0.0.1:9964",
-        description="where `certmond serve` listens: `ADDRESS:PORT`, an IPv6 address in brackets; its `--listen`, "
-        "which the shipped unit gives, comes first",
+        description="where `certmond serve` listens: `ADDRESS:PORT`, an IPv6 address in brackets; its `--listen` "
+        "comes first, and the shipped unit lets in this host and port 9964 only",
+    )
+    web_config: AbsolutePath | None = Field(
+        default=None,
+        description="the file that says who comes in to `certmond serve`: TLS, client certificates, passwords, in the "
+        "format of Prometheus's exporter-toolkit; its `--web-config` comes first",
     )
 
     @property

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
@@ -27,6 +27,13 @@ RUNTIME_DIR = Path("/run/certmond")
 STATE_DIR = Path("/var/lib/certmond")
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Serving(NamedTuple):
+    """Where `serve` listens, and the file that says who comes in; None where everybody does."""
+
+    listen: str
+    web_config: str | None
 
 
 @dataclass(frozen=True)
@@ -50,8 +57,8 @@ class Globals:
 
         return load(self.config, profile=self.profile, explicit=self.config is not None, acting=acting)
 
-    def listen(self) -> str:
-        """Where the configuration has `serve` listen. Raises CertmondError.
+    def serving(self) -> Serving:
+        """What the configuration says of `serve`. Raises CertmondError.
 
         A child reads it and ends: who listens is to hold nothing of what it takes to read a configuration.
         """
@@ -63,13 +70,14 @@ class Globals:
             os.waitpid(child, 0)
             if "error" in told:
                 raise CertmondError(told["error"])
-            return str(told["listen"])
+            return Serving(**told)
         with (
             suppress(BaseException),
             os.fdopen(sending, "w", encoding="utf-8") as pipe,
         ):  # the child ends anyhow
             try:
-                json.dump({"listen": self.load().listen}, pipe)
+                config = self.load()
+                json.dump(Serving(config.listen, config.web_config)._asdict(), pipe)
             except CertmondError as error:
                 json.dump({"error": str(error)}, pipe)
         os._exit(0)

@@ -171,6 +171,7 @@ IN_FILE = [
     ("poll: 10", ":1: poll: must be a duration such as 30d, 12h or 90s, not '10'"),
     ("poll: []", ":1: poll: must be a duration such as 30d, 12h or 90s"),
     ("renew_before: 0d", ":1: renew_before: must be longer than nothing, not '0d'"),
+    ("web_config: web.yaml", ":1: web_config: must be an absolute path, not 'web.yaml'"),
     ("listen: 9964", ":1: listen: must be ADDRESS:PORT such as 127.0.0.1:9964 or [::1]:9964, not '9964'"),
     ("listen: ::1:9964", ":1: listen: must be ADDRESS:PORT such as 127.0.0.1:9964 or [::1]:9964, not '::1:9964'"),
     ("listen: localhost:0", ":1: listen: must be ADDRESS:PORT such as 127.0.0.1:9964 or [::1]:9964, not 'localhost:0'"),
@@ -637,6 +638,7 @@ def configurations(draw: st.DrawFn) -> Config:
                 listen=st.sampled_from(
                     ["127.0.0.1:9964", "[::1]:1", "localhost:65535", "0.0.0.0:80", "[fe80::1%eth0]:99"]
                 ),
+                web_config=st.none() | _paths,
             )
         ),
     )
@@ -682,7 +684,7 @@ def test_the_example_is_all_comments_and_right_without_them() -> None:
         "nginx", "company-ca", "billing", "backup.conf"
     }  # fmt: skip
     examples = {"certificates": (), "services": (), "node_name": None, "signers": (), "derived": (), "hooks": (),
-                "compatibility": (),
+                "compatibility": (), "web_config": None,
                 "init": InitSpec(), "cluster": ClusterSpec()}  # fmt: skip
     assert found.cluster.kubeconfig == "/etc/kubernetes/certmond.conf"
     assert found.cluster.model_copy(update={"kubeconfig": None}) == ClusterSpec()

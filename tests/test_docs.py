@@ -111,9 +111,10 @@ def test_every_key_of_a_web_configuration_is_documented() -> None:
 
 def test_the_examples_of_a_web_configuration_are_ones() -> None:
     """The examples in docs/web.md have no mistake, and ask for all that they are said to ask for."""
-    example, _, entry = re.findall(r"```yaml\n(.*?)```", (DOCS / "web.md").read_text(), re.DOTALL)
+    configuration, example, _, entry = re.findall(r"```yaml\n(.*?)```", (DOCS / "web.md").read_text(), re.DOTALL)
     [listed] = [each for each in parse_config([Source("web.md", entry)]).certificates if each.name == "certmond-web"]
     assert (listed.path, listed.mode, listed.key_mode) == ("/etc/certmond/web/tls.crt", 0o640, 0o640)
+    assert parse_config([Source("web.md", configuration)]).web_config == "/etc/certmond/web/web.yaml"
     config = parse("web.md", example, DOCS).config
     assert config.tls
     assert config.tls_server_config.client_auth_type == "RequireAndVerifyClientCert"

@@ -7,10 +7,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 
+import pytest
+
 from tests.daemon_harness import DEADLINE, Running
+from tests.guarded import HASH
 
 
 @contextmanager
@@ -40,6 +44,12 @@ def answers(port: int) -> bool:
         return True
 
 
+def status(port: int) -> int:
+    with closing(HTTPConnection("127.0.0.1", port, timeout=5)) as client:
+        client.request("GET", "/metrics")
+        return client.getresponse().status
+
+
 def test_it_listens_where_the_configuration_says(tmp_path: Path) -> None:
     """Without --listen the configuration says where; what reads it is gone, with all that it takes to do so."""
     (port,) = free_ports(1)
@@ -49,16 +59,34 @@ def test_it_listens_where_the_configuration_says(tmp_path: Path) -> None:
         assert not re.search("pydantic|cryptography|yaml", held)
 
 
-def test_an_option_comes_first(tmp_path: Path) -> None:
-    """--listen is obeyed whatever the configuration has, and however broken that is."""
+def test_options_come_first(tmp_path: Path) -> None:
+    """With --listen and --web-config both are obeyed whatever the configuration has, and however broken that is."""
     (port,) = free_ports(1)
-    with serving(tmp_path, "listen: [\n", "--listen", f"127.0.0.1:{port}") as server:
-        server.until(lambda: answers(port), "listens")
+    (tmp_path / "web.yaml").write_text(f"basic_auth_users: {{alice: {HASH}}}\n")
+    options = ("--listen", f"127.0.0.1:{port}", "--web-config", str(tmp_path / "web.yaml"))
+    with serving(tmp_path, "listen: [\n", *options) as server:
+        server.until(lambda: status(port) == 401, "asks for a password")
 
 
-def test_a_broken_configuration_is_told(tmp_path: Path) -> None:
-    """Without --listen it does not guess: the problem is told with its place, and the exit code is 3."""
-    with serving(tmp_path, "listen: nowhere\nmode: sometimes\n") as server:
+def test_the_configuration_says_who_comes_in(tmp_path: Path) -> None:
+    """`web_config` is obeyed as --web-config is, also where --listen is given."""
+    (port,) = free_ports(1)
+    (tmp_path / "web.yaml").write_text(f"basic_auth_users: {{alice: {HASH}}}\n")
+    with serving(tmp_path, f"web_config: {tmp_path}/web.yaml\n", "--listen", f"127.0.0.1:{port}") as server:
+        server.until(lambda: status(port) == 401, "asks for a password")
+
+
+def test_a_guard_that_cannot_be_had_lets_nobody_in(tmp_path: Path) -> None:
+    """With a `web_config` that is not there, nothing is served: the exit code is 3, and the file is named."""
+    with serving(tmp_path, f"web_config: {tmp_path}/web.yaml\n", "--listen", "127.0.0.1:0") as server:
+        assert server.process.wait(DEADLINE) == 3
+    assert f"{tmp_path}/web.yaml: cannot be read (No such file or directory)" in server.log.read_text()
+
+
+@pytest.mark.parametrize("options", [(), ("--listen", "127.0.0.1:0"), ("--web-config", "web.yaml")])
+def test_a_broken_configuration_is_told(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """It does not guess where to listen, or whether all may come in: problems are told, and the exit code is 3."""
+    with serving(tmp_path, "listen: nowhere\nmode: sometimes\n", *options) as server:
         assert server.process.wait(DEADLINE) == 3
     said = server.log.read_text()
     assert "config.yaml:1: listen" in said, said

@@ -118,7 +118,7 @@ class Demo:
         self._heading("The daemon, and the server for what it renders")
         began = time.monotonic()
         self._run("daemon", ["run", *_options(self._place), "--log", "plain"])
-        self._run("server", ["serve", "--runtime-dir", f"{self._place}/run", "--listen", self._running.address])
+        self._run("server", [*_serve(self._place), "--listen", self._running.address])
         document = self._running.wait_all_well()
         self._say(f"http://{self._running.address}/metrics was there {time.monotonic() - began:.1f} s later")
         self._heading("What it sees, as `certmond status` shows it: all well")
@@ -230,13 +230,17 @@ def _options(place: Path, *, rendering: bool = True) -> list[str]:
     return [*options, "--runtime-dir", f"{place}/run"] if rendering else options
 
 
+def _serve(place: Path) -> list[str]:
+    return ["serve", "--runtime-dir", f"{place}/run", "--config", f"{place}/config.yaml"]
+
+
 def _advice(place: Path) -> Iterator[str]:
     """What a person may do with a kept directory."""
     certmond = ["certmond"] if shutil.which("certmond") else [sys.executable, "-m", "certmond"]
     for purpose, command in (
         ("look at it once more", [*certmond, "check", *_options(place, rendering=False)]),
         ("run the daemon again", [*certmond, "run", *_options(place)]),
-        ("serve what it renders", [*certmond, "serve", "--runtime-dir", f"{place}/run"]),
+        ("serve what it renders", [*certmond, *_serve(place)]),
         ("remove it", ["rm", "-r", str(place)]),
     ):
         yield f"  {purpose + ':':<26}{shlex.join(command)}"

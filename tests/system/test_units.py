@@ -305,6 +305,7 @@ def test_the_web_unit_with_tls_and_passwords(machine: Machine, tmp_path: Path) -
     documented = (Path(__file__).parents[2] / "docs/web.md").read_text()
     commands = re.findall(r"^    ((?:groupadd|install) .*)$", documented, re.MULTILINE)
     drop_in = re.findall(r"```ini\n\[Service\]\n(.*?)```", documented, re.DOTALL)[0].splitlines()
+    configuration = re.findall(r"```yaml\n(.*?)```", documented, re.DOTALL)[0].replace("192.0.2.10", "127.0.0.1")
     made = machine.path("/root/made")
     made.mkdir()
     for source, name in (("web.yaml",) * 2, ("tls.crt",) * 2, ("tls.key",) * 2, ("clients.crt", "prometheus-ca.crt")):
@@ -317,6 +318,9 @@ def test_the_web_unit_with_tls_and_passwords(machine: Machine, tmp_path: Path) -
     def answer(credentials: str) -> list[str]:
         return machine.run(PYTHON, "-I", "-c", HTTPS, credentials).split()
 
+    listener = machine.path("/etc/certmond/conf.d/listener.yaml")
+    listener.parent.mkdir(exist_ok=True)
+    listener.write_text(configuration)
     with machine.drop_in(WEB, *drop_in):
         machine.systemctl("restart", WEB)
         process = main_pid(machine, WEB)
@@ -333,6 +337,7 @@ def test_the_web_unit_with_tls_and_passwords(machine: Machine, tmp_path: Path) -
         assert answer("alice:secret") == [hashlib.sha256(pair.der).hexdigest(), "200"]
         assert main_pid(machine, WEB) == process
         assert machine.entries(WEB, f"_PID={process}", "PRIORITY=4") == []
+    listener.unlink()
     machine.systemctl("restart", WEB)
 
 
