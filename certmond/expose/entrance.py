@@ -42,6 +42,9 @@ class Gate(Protocol):
     def policy(self) -> Policy:
         """What is in force now; looks at files, and so is not for the loop that accepts."""
 
+    def metrics(self) -> bytes:
+        """What there is to be told of the guard, in the text format of Prometheus."""
+
 
 class OpenPolicy:
     encrypts = asks = False
@@ -68,3 +71,6 @@ class OpenGate:
 
     def policy(self) -> OpenPolicy:
         return self.latest
+
+    def metrics(self) -> bytes:
+        return b""

@@ -1,8 +1,8 @@
 """The gate of the listener: who comes in, by TLS, client certificate and password, as a web configuration says.
 
 Owns the reading of that file and of what it names, at the start and again when one of them has changed: looked at by
-stat(2) for every connection and request. What cannot be used is told once in the journal, and what was good before
-stays in force: so a pair of which one half is new is waited for.
+stat(2) for every connection and request. What cannot be used is told once in the journal, and by a metric as long as it
+stands; what was good before stays in force: so a pair of which one half is new is waited for.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 CHANGE_SECONDS = 2.0  # what is no pair may be two halves of one change for so long
 Mark = tuple[int, ...] | None
+SUCCESSFUL = "certmond_web_config_last_reload_successful"
+MEANING = "Whether the web configuration on disk is in force"
 _ALWAYS = {"X-Content-Type-Options"}  # sent without being asked for
 _NOT_TLS = b"this port speaks HTTPS, and was spoken to in plain HTTP\n"
 
@@ -111,6 +113,7 @@ class Gate:
         self._seen: dict[Path, Mark] = {}
         self._untold: tuple[float, str] | None = None  # what is wrong, and when it is no longer a change under way
         self._latest: Policy | None = None
+        self._refused = False  # and told
         self._refresh()
 
     @property
@@ -125,12 +128,17 @@ class Gate:
                 self._untold = None
                 try:
                     self._refresh()
+                    self._refused = False
                 except ConfigError as error:
                     self._untold = time.monotonic() + CHANGE_SECONDS, str(error)
             elif self._untold and time.monotonic() >= self._untold[0]:
                 log.warning("the web configuration cannot be used; what was good stays in force: %s", self._untold[1])
-                self._untold = None
+                self._untold, self._refused = None, True
             return self.latest
+
+    def metrics(self) -> bytes:
+        value = 0 if self._refused else 1
+        return f"# HELP {SUCCESSFUL} {MEANING}.\n# TYPE {SUCCESSFUL} gauge\n{SUCCESSFUL} {value}\n".encode()
 
     def _refresh(self) -> None:
         """Take the configuration that is there now, else what the files of the former one have become.

@@ -49,7 +49,8 @@ class Server:
     patience = 10.0  # seconds: for the handshake, to send a request whole, and to take each chunk of its answer
 
     def __init__(self, runtime_dir: Path, listeners: list[socket.socket], gate: Gate | None = None) -> None:
-        self.site, self.listeners, self.gate = Site(runtime_dir), listeners, gate or OpenGate()
+        self.listeners, self.gate = listeners, gate or OpenGate()
+        self.site = Site(runtime_dir, self.gate.metrics)
         for listener in listeners:
             listener.setblocking(False)
             if listener.family != socket.AF_UNIX:
@@ -175,12 +176,13 @@ class Server:
         return keep_alive
 
     def _send(self, connection: socket.socket, answer: Answer, *, keep_alive: bool, whole: bool = True) -> None:
-        size, body = answer.size if whole else 0, answer.body
+        size, body, tail = answer.size if whole else 0, answer.body, answer.tail if whole else b""
         plain = type(connection) is socket.socket  # TLS knows no flags, and sendfile would pass it by
         with nullcontext() if isinstance(body, bytes) else body:
             connection.sendall(answer.head(keep_alive=keep_alive), socket.MSG_MORE if size and plain else 0)
-            for offset in range(0, size, CHUNK_BYTES):
-                end = min(size, offset + CHUNK_BYTES)
+            own = size - len(tail)
+            for offset in range(0, own, CHUNK_BYTES):
+                end = min(own, offset + CHUNK_BYTES)
                 if isinstance(body, bytes):
                     connection.sendall(memoryview(body)[offset:end])
                 elif plain:
@@ -188,6 +190,7 @@ class Server:
                 else:
                     body.feed(connection, offset, end)
                 self.seats.grant(connection, self.patience)
+            connection.sendall(tail)
 
 
 def notify(state: str) -> None:

@@ -77,10 +77,11 @@ class Answer(NamedTuple):
     content_type: str
     body: bytes | Rendering
     headers: tuple[str, ...] = ()
+    tail: bytes = b""  # follows the body, and is part of it for whoever reads
 
     @property
     def size(self) -> int:
-        return len(self.body) if isinstance(self.body, bytes) else self.body.size
+        return len(self.tail) + (len(self.body) if isinstance(self.body, bytes) else self.body.size)
 
     def head(self, *, keep_alive: bool) -> bytes:
         lines = [
@@ -145,32 +146,38 @@ def prefers_gzip(accept_encoding: str) -> bool:
 
 
 class Document:
-    """A file that the daemon replaces as a whole."""
+    """A file that the daemon replaces as a whole; `tail` is what this process adds at its end."""
 
-    def __init__(self, path: Path, content_type: str, *headers: str) -> None:
-        self.path, self.content_type, self.headers = path, content_type, headers
+    def __init__(self, path: Path, content_type: str, tail: Callable[[], bytes] = bytes) -> None:
+        self.path, self.content_type, self.tail = path, content_type, tail
         self._lock = threading.Lock()
         self._compressed = ("", b"")  # the tag of a rendering, and its gzip form
 
     def compressed(self) -> tuple[str, bytes]:
         """Whoever asks first after a change compresses; the others wait for it, and all share one copy."""
         with self._lock, Rendering(self.path) as file:
-            if file.tag != self._compressed[0]:
+            tail = self.tail()
+            tag = named(file, tail)
+            if tag != self._compressed[0]:
                 compressor = zlib.compressobj(1, zlib.DEFLATED, GZIP)
                 parts = [compressor.compress(part) for part in iter(partial(file.read, CHUNK_BYTES), b"")]
-                self._compressed = (file.tag, b"".join((*parts, compressor.flush())))
+                self._compressed = (tag, b"".join((*parts, compressor.compress(tail), compressor.flush())))
             return self._compressed
 
     def answer(self, request: Request) -> Answer:
-        headers = (*self.headers, "Vary: Accept-Encoding")
-        body: bytes | Rendering
+        headers = ("Vary: Accept-Encoding",)
         if prefers_gzip(request.headers.get("accept-encoding", "")):
-            tag, body = self.compressed()
-            tag, headers = f'"{tag}-gzip"', (*headers, "Content-Encoding: gzip")
-        else:
-            body = Rendering(self.path)
-            tag = f'"{body.tag}"'
-        return conditional(request, tag, Answer(HTTPStatus.OK, self.content_type, body, headers))
+            tag, packed = self.compressed()
+            answer = Answer(HTTPStatus.OK, self.content_type, packed, (*headers, "Content-Encoding: gzip"))
+            return conditional(request, f'"{tag}-gzip"', answer)
+        body, tail = Rendering(self.path), self.tail()
+        answer = Answer(HTTPStatus.OK, self.content_type, body, headers, tail)
+        return conditional(request, f'"{named(body, tail)}"', answer)
+
+
+def named(file: Rendering, tail: bytes) -> str:
+    """The tag of a rendering with what is added to it."""
+    return f"{file.tag}-{zlib.crc32(tail):x}" if tail else file.tag
 
 
 def conditional(request: Request, tag: str, answer: Answer) -> Answer:
@@ -237,11 +244,12 @@ def unreadable(error: OSError) -> str:
 class Site:
     """The closed set of paths, and what each answers."""
 
-    def __init__(self, runtime_dir: Path) -> None:
+    def __init__(self, runtime_dir: Path, metrics: Callable[[], bytes] = bytes) -> None:
+        """`metrics` are those of this process, behind the daemon's."""
         self.heartbeat = runtime_dir / "heartbeat.json"
         self.routes: dict[str, Callable[[Request], Answer]] = {
             "/": Front(runtime_dir).answer,
-            "/metrics": Document(runtime_dir / "metrics.prom", METRICS).answer,
+            "/metrics": Document(runtime_dir / "metrics.prom", METRICS, metrics).answer,
             "/healthz": lambda _: self.verdict(not_alive),
             "/readyz": lambda _: self.verdict(not_ready),
             "/api/v1/status": Document(runtime_dir / "status.json", JSON).answer,

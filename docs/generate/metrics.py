@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from certmond.expose.gate import MEANING, SUCCESSFUL
 from certmond.expose.render import COUNT, FAMILIES
 from certmond.expose.telemetry import Telemetry
 
@@ -13,6 +14,7 @@ _Row = tuple[str, str, tuple[str, ...], str]
 _HEAD = """# Metrics reference
 
 Every metric of `/metrics`, `/run/certmond/metrics.prom` and `certmond metrics`, made from the code that renders them.
+The listener's own is at `/metrics` only.
 [Monitoring](../monitoring.md) says when a series comes and goes, and has the JSON and the journal beside them.
 
 """
@@ -28,6 +30,7 @@ def reference() -> str:
         + _table("Certificates", certificates)
         + _table("certmond's own work", own)
         + _table("The process", process)
+        + _table("The listener, with a web configuration", [(SUCCESSFUL, "gauge", (), MEANING)])
     ).rstrip() + "\n"
 
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from certmond.explain import sections
+from certmond.expose.gate import SUCCESSFUL
 from certmond.expose.render import Renderer
 from certmond.expose.telemetry import Telemetry
 from certmond.pki.assess import Assessment
@@ -88,10 +89,11 @@ def test_no_alert_has_two_rules_of_one_severity() -> None:
 
 
 def test_the_rules_ask_only_for_what_is_exported() -> None:
-    """Every metric in an expression is a family that the daemon renders."""
+    """Every metric in an expression is a family that the daemon renders, or the listener's own."""
     text = Renderer().metrics(Assessment(datetime.now(UTC), (), {}), Telemetry("observe").text())
     exported = set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE))
     exported |= {f"{name}_bucket" for name in re.findall(r"^# TYPE (\w+) histogram", text, re.MULTILINE)}
+    exported |= {SUCCESSFUL}
     asked = {name for rule in [*RULES, *RECORDING] for name in re.findall(r"\bcertmond_\w+", rule["expr"])}
     assert asked
     assert asked <= exported

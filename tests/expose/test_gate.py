@@ -31,9 +31,14 @@ from certmond.expose.web_config import SUITES, VERSIONS, RateLimit
 from tests.builders import Issued, bundle, make_ca, make_intermediate
 from tests.conftest import real_part
 from tests.guarded import HASH, LIFE, NOW, PAIR, USERS, VERIFY, House, client_pair, server_pair
-from tests.listening import METRICS, await_connections, hear, put, running, say
+from tests.listening import METRICS, ask, await_connections, hear, put, running, say
 
 OLD = pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1:DeprecationWarning")
+
+TOLD = METRICS + (
+    b"# HELP certmond_web_config_last_reload_successful Whether the web configuration on disk is in force.\n"
+    b"# TYPE certmond_web_config_last_reload_successful gauge\ncertmond_web_config_last_reload_successful 1\n"
+)
 
 
 @pytest.fixture
@@ -60,7 +65,7 @@ def fetch(server: Server, context: ssl.SSLContext, request: bytes = get()) -> by
 
 
 def admitted(server: Server, context: ssl.SSLContext) -> bool:
-    return fetch(server, context).endswith(METRICS)
+    return fetch(server, context).endswith(TOLD)
 
 
 class TestTls:
@@ -78,7 +83,7 @@ class TestTls:
                     size = int(re.findall(rb"Content-Length: (\d+)", head)[0])
                     if method == "GET":
                         body = stream.read(size)
-                        assert (gzip.decompress(body) if coding == "gzip" else body) == content
+                        assert (gzip.decompress(body) if coding == "gzip" else body) == content + TOLD[len(METRICS) :]
             await_connections(server, 0)
 
     def test_goodbye(self, house: House) -> None:
@@ -88,7 +93,7 @@ class TestTls:
             raw = socket.create_connection(server.address)
             with context.wrap_socket(raw, server_hostname="localhost", suppress_ragged_eofs=False) as client:
                 client.sendall(get())
-                assert hear(client).endswith(METRICS)
+                assert hear(client).endswith(TOLD)
 
     def test_answer_under_way(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
         """An answer under way when the server is told to stop is finished, and not a byte of it in plain text."""
@@ -104,7 +109,7 @@ class TestTls:
             with suppress(ConnectionRefusedError):
                 while True:
                     socket.create_connection(address).close()
-            assert (head + hear(client)).endswith(content)
+            assert (head + hear(client)).endswith(content + TOLD[len(METRICS) :])
 
     def test_large_body(self, house: House) -> None:
         """A client that sends more than it was asked for still hears the answer."""
@@ -130,7 +135,7 @@ class TestTls:
         """Without `tls_server_config` the port is plain, and passwords are asked for nevertheless."""
         with running(house.runtime, gate=house.gate(USERS)) as server:
             assert say(server, get()).startswith(b"HTTP/1.1 401 ")
-            assert say(server, get(password="secret")).endswith(METRICS)
+            assert say(server, get(password="secret")).endswith(TOLD)
 
     @OLD
     @pytest.mark.parametrize(
@@ -219,7 +224,7 @@ class TestTls:
                        "-verify_return_error", "-CAfile", str(tmp_path / "ca.crt"), "-verify_hostname", "localhost",
                        "-cert", str(tmp_path / "own.pem"), "-ign_eof"]  # fmt: skip
             done = subprocess.run(command, input=get(password="secret"), capture_output=True, check=True)
-        assert done.stdout.endswith(METRICS)
+        assert done.stdout.endswith(TOLD)
 
 
 class TestClientCertificates:
@@ -316,14 +321,14 @@ class TestPasswords:
         gate = house.gate("basic_auth_users:\n" + "".join(f"  {name}: {text}\n" for name, text in texts.items()))
         with running(house.runtime, gate=gate) as server:
             for name in texts:
-                assert say(server, get(password="secret", user=name)).endswith(METRICS)
+                assert say(server, get(password="secret", user=name)).endswith(TOLD)
                 assert say(server, get(password="Secret", user=name)).startswith(b"HTTP/1.1 401 ")
 
     def test_long_password(self, house: House) -> None:
         """Of a password the first 72 bytes count, as for whoever made the hash."""
         text = bcrypt.hashpw(b"x" * 72, bcrypt.gensalt(4)).decode()
         with running(house.runtime, gate=house.gate(f"basic_auth_users: {{alice: {text}}}\n")) as server:
-            assert say(server, get(password="x" * 200)).endswith(METRICS)
+            assert say(server, get(password="x" * 200)).endswith(TOLD)
             assert say(server, get(password="x" * 71)).startswith(b"HTTP/1.1 401 ")
 
     def test_nothing_of_it_is_told(self, house: House, caplog: pytest.LogCaptureFixture) -> None:
@@ -388,12 +393,12 @@ class TestChanges:
     def test_users(self, house: House) -> None:
         """Users are those of the file as it is now, also for who was let in before."""
         with running(house.runtime, gate=house.gate(USERS)) as server:
-            assert say(server, get(password="secret")).endswith(METRICS)
+            assert say(server, get(password="secret")).endswith(TOLD)
             house.write(USERS.replace("alice", "bob"))
             assert say(server, get(password="secret")).startswith(b"HTTP/1.1 401 ")
-            assert say(server, get(password="secret", user="bob")).endswith(METRICS)
+            assert say(server, get(password="secret", user="bob")).endswith(TOLD)
             house.write("")
-            assert say(server, get()).endswith(METRICS)
+            assert say(server, get()).endswith(TOLD)
 
     def test_certificate(self, house: House) -> None:
         """The next connection is served with the certificate that has been put in place."""
@@ -426,18 +431,51 @@ class TestChanges:
         with running(house.runtime, gate=house.gate(USERS)) as server:
             house.write(f"{USERS}colour: red\nrate_limits: 1\n")
             for _ in range(4):
-                assert say(server, get(password="secret")).endswith(METRICS)
+                assert METRICS in say(server, get(password="secret"))
             [record] = caplog.records
             assert record.levelno == logging.WARNING
             assert f"{house.path}:3: colour: unknown key" in record.getMessage()
             assert f"{house.path}:4: rate_limits: unknown key; did you mean rate_limit?" in record.getMessage()
             house.path.unlink()
             for _ in range(4):
-                assert say(server, get(password="secret")).endswith(METRICS)
+                assert METRICS in say(server, get(password="secret"))
             assert "cannot be read (No such file or directory)" in caplog.records[1].getMessage()
             house.write("")
-            assert say(server, get()).endswith(METRICS)
+            assert say(server, get()).endswith(TOLD)
         assert len(caplog.records) == 2
+
+    def test_a_metric_says_so(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        """While a change is refused, `/metrics` says so behind what the daemon rendered, in each form, with another
+        tag; it says 1 before, as long as it may be half a change, and again when the file is right.
+        """
+        now = [1000.0]
+        monkeypatch.setattr("time.monotonic", lambda: now[0])
+        gate, tags = house.gate(""), set()
+        with running(house.runtime, patience=1e6, gate=gate) as server:
+            for text, later, value in (("", 0, 1), ("a: b\n", 0, 1), ("a: b\n", 3, 0), ("c: d\n", 0, 0), ("", 0, 1)):
+                if text != house.path.read_text():
+                    house.write(text)
+                now[0] += later
+                ask(server, "/healthz")  # looks at the file
+                response, body = ask(server, "/metrics", Accept_Encoding="identity")
+                again = ask(server, "/metrics", Accept_Encoding="gzip")[1]
+                assert gzip.decompress(again) == body
+                assert body.startswith(METRICS)
+                assert body.endswith(b"\ncertmond_web_config_last_reload_successful %d\n" % value)
+                tags.add((response.headers["ETag"], value))
+        assert len(tags) == 2
+
+    @pytest.mark.parametrize("text", [PAIR, ""])
+    def test_the_metric_of_a_large_rendering(self, house: House, text: str) -> None:
+        """What the listener adds comes behind whatever the daemon rendered, however long that is."""
+        content = os.urandom(3_000_000)
+        put(house.runtime / "metrics.prom", content)
+        with running(house.runtime, gate=house.gate(text)) as server:
+            answer = fetch(server, house.client(), get()) if text else say(server, get())
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert body.startswith(content)
+        assert body[len(content) :].startswith(b"# HELP certmond_web_config_last_reload_successful ")
+        assert b"\r\nContent-Length: %d" % len(body) in head
 
     def test_renewal_beside_a_mistake(self, house: House) -> None:
         """While the file has a mistake, the certificate that it named before is still followed."""
@@ -462,7 +500,7 @@ class TestChanges:
                     client.sendall(get().replace(b"Connection: close\r\n", b""))
                     head = b"".join(iter(stream.readline, b"\r\n"))
                     assert b"Connection: " + connection in head
-                    assert stream.read(len(METRICS)) == METRICS
+                    assert stream.read(len(TOLD)) == TOLD
                     put(house.directory / "clients.crt", make_ca("clients", **LIFE).pem)
                 assert stream.read() == b""
             assert not admitted(server, house.client(own))
@@ -470,11 +508,11 @@ class TestChanges:
     def test_tls_comes_and_goes(self, house: House) -> None:
         """A file that begins to ask for TLS gets it, and one that ceases gets a plain port."""
         with running(house.runtime, gate=house.gate("")) as server:
-            assert say(server, get()).endswith(METRICS)
+            assert say(server, get()).endswith(TOLD)
             house.write(PAIR)
             assert admitted(server, house.client())
             house.write("")
-            assert say(server, get()).endswith(METRICS)
+            assert say(server, get()).endswith(TOLD)
 
     def test_another_password_is_no_change_for_the_certificate(self, house: House) -> None:
         """Who has shown the right password need not have it checked again because the certificate was renewed."""
@@ -596,7 +634,7 @@ class TestAbuse:
             yield server
 
     def served(self, server: Server, house: House) -> bool:
-        return fetch(server, house.client(), get(password="secret")).endswith(METRICS)
+        return fetch(server, house.client(), get(password="secret")).endswith(TOLD)
 
     def test_silent_connections(self, server: Server, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
         """Thousands of connections say nothing: the limit holds, and who asks is answered, also from their address."""
@@ -614,7 +652,7 @@ class TestAbuse:
                 with raw, suppress(OSError), house.client().wrap_socket(raw, server_hostname="localhost") as client:
                     client.sendall(get(password="secret"))
                     answer = hear(client)
-            assert answer.endswith(METRICS)
+            assert answer.endswith(TOLD)
         finally:
             for each in clients:
                 each.close()
