@@ -306,7 +306,7 @@ class Daemon:
         self._telemetry.watched.set(self._watcher.watched)
         self._telemetry.polled.set(len(self._watcher.polled))
         self._telemetry.set_hooks(self._hooks.waiting)
-        self._telemetry.set_phase(self._enforcer.rotating.phase)
+        self._telemetry.set_phase(self._enforcer.standing.phase)
         self._telemetry.set_planned(Counter(step_name(step) for step in self._acting.plan.steps))
         own = self._telemetry.text() + (self._compatible.text(assessment) if self._config.compatibility else "")
         self._write(METRICS, self._renderer.metrics(assessment, own))
@@ -316,7 +316,7 @@ class Daemon:
     def _publish_activity(self) -> None:
         """Write what was done and what is to be done, where that is not what was written last."""
         rotating, journal = self._enforcer.rotating, self._journal
-        current = (self._acting.plan, rotating.rotation, rotating.waits, rotating.until, journal.told)
+        current = (self._acting.plan, self._enforcer.standing.rotation, rotating.waits, rotating.until, journal.told)
         if current != self._shown:
             plan, rotation, waits, until, _ = current
             self._write(ACTIVITY, json.dumps(activity_document(plan, rotation, waits, until, tuple(journal.recent))))

@@ -46,6 +46,7 @@ from certmond.pki.settings import LOCAL, SignerSpec
 from certmond.pki.steps import Derive, Held, Issue, Plan, Step
 from certmond.restarting import Progress, Restarting
 from certmond.rotating import Rotating
+from certmond.standing import Standing
 from certmond.turns import Alone, Scattered, Turn
 
 LAST_RETRY = timedelta(minutes=10)
@@ -109,16 +110,12 @@ class Enforcer:
             config, root=root, state_dir=state_dir, audit=audit, signer=self._signer_of, clock=clock, alive=alive
         )
         self.neighbourhood = Neighbourhood(config, root, Changes(state_dir, keeps=keeps), acting=acting, wake=wake)
+        record, staging, conductor = RotationRecord(state_dir), Staging(state_dir), self._conductor(alone=not acting)
+        self.standing = Standing(config, files=self._files, record=record, staging=staging, conductor=conductor)
         self.rotating = Rotating(
-            config,
-            self.executor,
-            files=self._files,
-            record=RotationRecord(state_dir),
-            staging=Staging(state_dir),
-            conductor=self._conductor(alone=not acting),
-            audit=audit,
-            clock=clock,
-        )
+            config, self.executor, self.standing, files=self._files, record=record, staging=staging,
+            conductor=conductor, audit=audit, clock=clock,
+        )  # fmt: skip
         self._former = FormerFiles(config, root, state_dir, clock)
         self.restarting = Restarting(
             config,
@@ -158,14 +155,14 @@ class Enforcer:
         store = Store(self._config.certificates, self._root, self._config.given_facts)
         inventory = store.observe()
         now = at or self._clock()
-        told = self.rotating.look(inventory, store.components(), now)
+        told = self.standing.look(inventory, store.components(), now, self.rotating.waits)
         around = replace(self.neighbourhood.view(store, inventory, self.restarting.past()), told=told)
         renew_before = self._config.renew_before
         return assess(inventory, now, renew_before=renew_before, renewed=self.renewed(), around=around), around
 
     def around(self, store: Store, inventory: Inventory) -> Surroundings:
         """What is known of the node besides its certificates."""
-        told = self.rotating.look(inventory, store.components(), self._clock())
+        told = self.standing.look(inventory, store.components(), self._clock(), self.rotating.waits)
         return replace(self.neighbourhood.around(store, inventory, self.restarting.past()), told=told)
 
     def restart(self, plan: Plan, assessment: Assessment, around: Surroundings, patience: float = 0) -> Progress | None:
@@ -192,15 +189,15 @@ class Enforcer:
         """
         states = self._derivations.states()
         policy, past, now = policy_of(self._config), self._ledger.attempts(), self._circumstances(states)
-        now = replace(now, unsure=self.rotating.unsure)
-        left = self.rotating.lacks(assessment) if asked is None else Lacks()
+        now = replace(now, unsure=self.standing.unsure)
+        left = self.standing.lacks(assessment) if asked is None else Lacks()
         if left.steps:  # the anchors change first: whatever else there is comes after a new look
             failed = (past.get((step.target, step.path)) for step in left.steps)
             held = (
                 Held(s.target, s.path, a.message) for s, a in zip(left.steps, failed, strict=True) if a and a.failures
             )
             return Plan((*left.steps, *plan(assessment, policy, past, now, frozenset()).steps), tuple(held))
-        under = certificates_of((self.rotating.rotation.new,)) if self.rotating.rotation else ()
+        under = certificates_of((self.standing.rotation.new,)) if self.standing.rotation else ()
         reissue = {identity: each for each in under for identity in left.reissue}
         made = plan(assessment, policy, past, now, asked, reissue=reissue)
         hold = None
@@ -211,7 +208,7 @@ class Enforcer:
         made = self._without_hurry(replace(made, held=(*made.held, *self._left_alone(states))), assessment.taken_at)
         unmade = {spec.source: held.because for spec in self._config.derived for held in made.held
                   if held.target == spec.name and isinstance(states[spec.name], Absent | Stale)}  # fmt: skip
-        family = self.rotating.family
+        family = self.standing.family
         rotating = frozenset([family]) if family and not left.frozen else frozenset[str]()
         return self._with_restarts(made, assessment, around, Caution(hold, unmade, rotating))
 

@@ -179,7 +179,7 @@ def look(
     if _may_enter(state_dir):
         audit = Audit(Journal("none"), state_dir, caller())
         enforcer = Enforcer(config, root=root, state_dir=state_dir, audit=audit, clock=lambda: now)
-        around = replace(around, told=enforcer.rotating.look(inventory, store.components(), now))
+        around = replace(around, told=enforcer.standing.look(inventory, store.components(), now))
     return assess(inventory, now, renew_before=config.renew_before, renewed=renewed, around=around)
 
 

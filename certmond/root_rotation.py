@@ -57,22 +57,22 @@ def rotate(
         enforcer.executor.recover(PATIENCE)
         enforcer.rotating.ask()  # what is decided here is decided of what the cluster has, not of what this node had
     assessment, around = seen(options, config, enforcer)
-    rotation = enforcer.rotating.rotation
-    if enforcer.rotating.broken and not dry_run:
-        raise RotationError(enforcer.rotating.broken)
+    rotation = enforcer.standing.rotation
+    if enforcer.standing.broken and not dry_run:
+        raise RotationError(enforcer.standing.broken)
     begins = rotation is None
     if rotation is None:
-        rotation = enforcer.rotating.replaced.found(assessment.taken_at, at_once=at_once)
+        rotation = enforcer.standing.replaced.found(assessment.taken_at, at_once=at_once)
         if rotation is None or rotation.family != family:
             new = _new_keys if family == TOKEN_KEYS else _new
             rotation = new(options, config, assessment, family, exclude, at_once=at_once)
         else:
-            _warn(enforcer.rotating.replaced.warnings)
+            _warn(enforcer.standing.replaced.warnings)
             rotation = replace(rotation, excluded=exclude)
     else:
         _see_that_it_is_meant(rotation, family, at_once=at_once)
         rotation = replace(rotation, excluded=tuple(dict.fromkeys((*rotation.excluded, *exclude))))
-    why = enforcer.rotating.replaced.refusal(rotation) if begins else None
+    why = enforcer.standing.replaced.refusal(rotation) if begins else None
     if why:
         click.echo(f"refused: {why}", err=True)
         if not dry_run:
@@ -105,9 +105,9 @@ def abort(context: click.Context, *, no_wait: bool) -> None:
     enforcer.executor.recover(PATIENCE)
     enforcer.rotating.ask()
     seen(options, config, enforcer)
-    rotation = enforcer.rotating.rotation
-    if enforcer.rotating.broken:
-        raise RotationError(enforcer.rotating.broken)
+    rotation = enforcer.standing.rotation
+    if enforcer.standing.broken:
+        raise RotationError(enforcer.standing.broken)
     if rotation is None:
         raise CertmondError("no rotation is under way; there is nothing to abort")
     try:
@@ -231,7 +231,7 @@ def _show_plan(
     from certmond.pki.restarts import in_order
 
     order = [service.name for service in in_order(around.services)]
-    found = enforcer.rotating.preview(rotation, assessment, order)
+    found = enforcer.standing.preview(rotation, assessment, order)
     display(preview_document(rotation, found), output, preview_table)
 
 
@@ -241,10 +241,10 @@ def _carry_on(enforcer: Enforcer, *, back: bool) -> int:
     rotation: Rotation | None = None
     while True:
         assessment, around = enforcer.see()
-        before, rotation = rotation, enforcer.rotating.rotation
+        before, rotation = rotation, enforcer.standing.rotation
         if rotation is None:
-            if enforcer.rotating.broken:
-                raise RotationError(enforcer.rotating.broken)
+            if enforcer.standing.broken:
+                raise RotationError(enforcer.standing.broken)
             if before and before.aborted is not back:
                 click.echo(
                     f"{before.name} was led back: the former {before.noun} is in place, not the new one", err=True
@@ -280,7 +280,7 @@ def _one_step(
         return f"{progress.service}: {progress.message}", progress.until, False
     if said := enforcer.rotate(assessment, around, made):
         return said, datetime.now(UTC), False
-    frozen = enforcer.rotating.lacks(assessment).frozen
+    frozen = enforcer.standing.lacks(assessment).frozen
     return (
         frozen or next(iter(enforcer.rotating.waits), None),
         enforcer.rotating.until or datetime.now(UTC),

@@ -33,7 +33,7 @@ def frozen(enforcer: Enforcer) -> str:
     made = enforcer.plan(assessment, around=around)
     assert not made.writes
     assert enforcer.rotate(assessment, around, made) is None
-    assert enforcer.rotating.broken == found.message
+    assert enforcer.standing.broken == found.message
     return found.message
 
 
@@ -44,7 +44,7 @@ def test_a_file_that_cannot_be_read(node: Node, enforcer: Enforcer) -> None:
     assert "/etc/kubernetes/pki/signing-ca.crt" in frozen(enforcer)
     place.rmdir()
     enforcer.see()
-    assert enforcer.rotating.broken is None
+    assert enforcer.standing.broken is None
 
 
 def test_what_nobody_foresaw(enforcer: Enforcer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +53,7 @@ def test_what_nobody_foresaw(enforcer: Enforcer, monkeypatch: pytest.MonkeyPatch
     def fail(*_: object) -> None:
         raise ValueError("secret")
 
-    monkeypatch.setattr("certmond.rotating.ground_of", fail)
+    monkeypatch.setattr("certmond.standing.ground_of", fail)
     told = frozen(enforcer)
     assert "an unexpected ValueError in test_frozen_rotation.py:" in told
     assert "secret" not in told

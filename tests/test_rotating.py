@@ -518,7 +518,7 @@ def test_what_is_decided_of_a_rotation_is_of_the_one_that_was_seen(quick: Path) 
     early, late = node.enforcer(), node.enforcer()
     for each in (early, late):
         each.see()
-    seen = late.rotating.rotation
+    seen = late.standing.rotation
     assert seen
     early.rotating.change(abort(seen, node.clock()))
     with pytest.raises(RotationError, match="another process has changed the rotation"):
@@ -983,8 +983,8 @@ def test_what_has_changed_nothing_can_be_given_up(quick: Path, what: str) -> Non
     for _ in range(2):
         enforcer = node.enforcer()
         enforcer.see()
-        assert ("ca" in enforcer.rotating.unsure) is (what == "another CA")
-        found = enforcer.rotating.rotation
+        assert ("ca" in enforcer.standing.unsure) is (what == "another CA")
+        found = enforcer.standing.rotation
         assert found is not None
         if not found.aborted:
             enforcer.rotating.change(abort(found, node.clock()))

@@ -123,7 +123,7 @@ def test_another_record_in_the_cluster_is_told(world: World, node: RotatingNode)
     assert one_pass(world, node, again) is None
     assert "not to be understood" in again.rotating.waits[0]
     assert one_pass(world, node, again) is None
-    assert again.rotating.broken
+    assert again.standing.broken
     assert node.phase is before
 
 
@@ -219,7 +219,7 @@ def test_what_changes_while_a_person_decides_is_decided_anew(world: World, node:
     enforcer = node.enforcer()
     enforcer.rotating.ask()
     enforcer.see()
-    decided = enforcer.rotating.rotation
+    decided = enforcer.standing.rotation
     assert decided
     world.record(replace(decided, phase=Phase.ISSUE))
     for each in (abort(decided, node.clock()), replace(decided, excluded=("w-2",))):
@@ -345,8 +345,8 @@ def test_a_forged_record_stops_no_other_family(world: World, calm: RotatingNode)
     enforcer = calm.enforcer()
     enforcer.rotating.ask()
     assessment, _ = enforcer.see()
-    assert enforcer.rotating.broken
-    assert list(enforcer.rotating.unsure) == ["etcd-ca"]
+    assert enforcer.standing.broken
+    assert list(enforcer.standing.unsure) == ["etcd-ca"]
     frozen = {
         each.seen.name for each in assessment.statuses for f in each.findings if f.reason.value == "rotation_frozen"
     }
@@ -369,4 +369,4 @@ def test_a_node_that_was_left_out_says_that_it_is_cut_off(world: World, node: Ro
     assert Reason.ROTATION_UNDER_WAY in found
     assert found[Reason.CUT_OFF].severity is Severity.CRITICAL
     assert "let it join anew: `kubeadm reset`, `kubeadm join`" in found[Reason.CUT_OFF].message
-    assert not enforcer.rotating.unsure
+    assert not enforcer.standing.unsure

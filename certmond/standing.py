@@ -1,0 +1,214 @@
+"""How a rotation stands on this node: which one it follows, what is told of it, and what is left alone meanwhile.
+
+Owns what is made of one look at the node, its record, and what the `conductor` knows of the others: for who carries the
+rotation on (`rotating`), who plans and who shows. It writes nothing, asks nobody, and waits for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from certmond.conducting import Conductor
+from certmond.config import Config
+from certmond.errors import CertmondError, RotationError, defect
+from certmond.host.manifest import Components
+from certmond.host.node_files import NodeFiles
+from certmond.host.rotation_record import RotationRecord
+from certmond.host.rotation_view import ground_of
+from certmond.host.staged import Part, Staging
+from certmond.pki.assess import Assessment
+from certmond.pki.checks import finding
+from certmond.pki.holding import Surroundings
+from certmond.pki.inventory import Inventory
+from certmond.pki.reason import Finding, Reason
+from certmond.pki.rotation import SIGNER_FAMILY, Phase, Rotation
+from certmond.pki.rotation_consent import refusal
+from certmond.pki.rotation_found import put_back
+from certmond.pki.rotation_gates import Report, digest_of
+from certmond.pki.rotation_preview import Preview, preview
+from certmond.pki.rotation_steps import (
+    Ground,
+    Lacks,
+    concerned,
+    given_up,
+    is_as_before,
+    lacks,
+    settles_at,
+    standstill,
+    unsettled,
+)
+from certmond.pki.steps import Plan
+from certmond.replaced import Replaced
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far this node is in its phase: what is waited for, and until when where time alone tells."""
+
+    rotation: Rotation
+    waits: tuple[str, ...] = ()
+    until: datetime | None = None
+
+
+class Standing:
+    """As of the last look, for one node and one configuration.
+
+    `own` is what the node's record has, `rotation` the one that is under way here, and `back` the one that leads back
+    where somebody has put the former CA in place again. `broken` says why nobody can tell how far a rotation is; None
+    where that is known. `elsewhere` says that others are in one which is no concern of this node. `unsure` are the
+    anchors with which nothing is to be signed now, as not everyone may trust them, and why.
+    """
+
+    def __init__(
+        self, config: Config, *, files: NodeFiles, record: RotationRecord, staging: Staging, conductor: Conductor
+    ) -> None:
+        self._files, self._record, self._staging, self._conductor = files, record, staging, conductor
+        self._alone = config.cluster.kubeconfig is None
+        self._families = [
+            spec.name for spec in config.certificates if spec.is_trust and not (spec.is_glob or spec.renewed_by)
+        ]
+        self._grounds: dict[str, Ground] = {}
+        self.replaced = Replaced(config)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.own: Rotation | None = None
+        self.rotation: Rotation | None = None
+        self.ground: Ground | None = None
+        self.back: Rotation | None = None
+        self.broken: str | None = None
+        self.elsewhere = False
+        self.unsure: Mapping[str, str] = {}
+
+    def look(
+        self, inventory: Inventory, components: Components, now: datetime, waits: Sequence[str] = ()
+    ) -> dict[str, tuple[Finding, ...]]:
+        """See how the node stands, and what is to be told of its anchors, by the name of the entry. `waits` is what the
+        phase was found to wait for.
+        """
+        self._forget()
+        try:
+            told = self._look(inventory, components, now, waits)
+        except CertmondError as error:
+            told = self._freeze(str(error), *self._families)
+        except Exception as error:  # noqa: BLE001 - what is not understood freezes it: nothing is done, and it is told
+            told = self._freeze(defect(error), *self._families)
+        if (fact := self._conductor.estranged) and SIGNER_FAMILY in self._families:
+            said = f"{fact}; if the CA was rotated without this node, let it join anew: `kubeadm reset`, `kubeadm join`"
+            told[SIGNER_FAMILY] = (*told.get(SIGNER_FAMILY, ()), finding(Reason.CUT_OFF, said))
+        return told
+
+    def _look(
+        self, inventory: Inventory, components: Components, now: datetime, waits: Sequence[str]
+    ) -> dict[str, tuple[Finding, ...]]:
+        found = {family: ground_of(family, inventory, components, self._files) for family in self._families}
+        self._grounds = {family: ground for family, ground in found.items() if ground}
+        self.replaced.see(inventory, self._grounds, self._conductor.objection(components))
+        self.own = self._record.load()
+        self.rotation = self.followed()
+        if self.rotation:
+            kept = [each for each in map(self._staging.read, Part) if each and each.key]
+            here = self._grounds.get(self.rotation.family)
+            self.ground = replace(here, signs=bool(kept)) if here else None
+            if self.ground is None or not self._concerns(self.ground):
+                self.rotation, self.elsewhere = None, True  # a worker has no etcd
+                return {}
+            if why := self._refusal(self.rotation, self.ground, now):
+                return self._freeze(why, self.rotation.family)
+            if self._alone:  # of several nodes, one may not have had the new key yet
+                self.back = put_back(self.rotation, self.ground, now)
+            return self._told(self.rotation, self.ground, waits)
+        told = self.replaced.look(self._record.anchors(), now)
+        self.unsure = {family: found[0].message for family, found in told.items()}
+        return told
+
+    def followed(self) -> Rotation | None:
+        """The one to carry on, by what is known of the others now. Raises RotationError where that cannot be told."""
+        trusted = {anchor for ground in self._grounds.values() for anchor in ground.trust}
+        return self._conductor.follow(self.own, self._record.closed(), trusted)
+
+    def _freeze(self, why: str, *families: str) -> dict[str, tuple[Finding, ...]]:
+        """Nobody can tell what is to be done with these anchors, so that nothing is."""
+        self.rotation = self.ground = self.back = None
+        self.replaced.forget()
+        self.broken = why
+        self.unsure = dict.fromkeys(families, why)
+        return {families[0]: (finding(Reason.ROTATION_FROZEN, why),)} if families else {}
+
+    def _refusal(self, rotation: Rotation, ground: Ground, now: datetime) -> str | None:
+        """Why what others tell of a rotation is not followed; what this node has noted itself was judged before."""
+        if rotation == self.own:
+            return None
+        given = (self._staging.read(part) for part in Part)
+        staged = any(each and not each.fault and each.key and each.anchor == rotation.new for each in given)
+        return refusal(self.own, rotation, ground, staged=staged, now=now)
+
+    def _concerns(self, ground: Ground) -> bool:
+        """The node lives by that anchor, or has lived by it."""
+        return bool(ground.trust or ground.holds_key) or ground.family in self._record.anchors()
+
+    def _told(self, rotation: Rotation, ground: Ground, waits: Sequence[str]) -> dict[str, tuple[Finding, ...]]:
+        if frozen := standstill(rotation, ground):
+            self.unsure = {} if is_as_before(rotation, ground) else {rotation.family: frozen}
+            return {rotation.family: (finding(Reason.ROTATION_FROZEN, frozen),)}
+        if given_up(rotation, ground) and not is_as_before(rotation, ground):
+            self.unsure = {
+                rotation.family: f"{ground.path} and its key are not those that {rotation.name} goes back to"
+            }
+        if (rotation.found and rotation.phase is Phase.TRUST) or self.back:
+            self.unsure = {rotation.family: f"{rotation.name} has not reached the phase {Phase.ISSUE} yet"}
+        waiting = f"; it waits: {waits[0]}" if waits else ""
+        if len(waits) > 1:
+            waiting += f" (and {len(waits) - 1} more)"
+        said = f"{rotation.name} is in the phase {rotation.phase} since {rotation.since:%Y-%m-%d %H:%M} UTC{waiting}"
+        return {rotation.family: (finding(Reason.ROTATION_UNDER_WAY, said),)}
+
+    # Of the rotation that is under way
+
+    @property
+    def family(self) -> str | None:
+        """The anchor that is being changed."""
+        return self.rotation.family if self.rotation else None
+
+    @property
+    def phase(self) -> Phase | None:
+        return self.rotation.phase if self.rotation else None
+
+    def preview(self, rotation: Rotation, assessment: Assessment, order: Sequence[str]) -> tuple[Preview, ...]:
+        """What `rotation` would do on this node, from its phase on. Raises RotationError where it cannot begin."""
+        ground = self._grounds.get(rotation.family)
+        if ground is None:
+            raise RotationError(f"the catalogue has no trust anchor {rotation.family}; name it among `certificates`")
+        return preview(rotation, ground, assessment, order)
+
+    def lacks(self, assessment: Assessment) -> Lacks:
+        """What this node lacks of the phase; nothing where no rotation is under way."""
+        if self.rotation is None or self.ground is None or self.back:
+            return Lacks()
+        return lacks(self.rotation, self.ground, assessment)
+
+    def reach(self, assessment: Assessment, around: Surroundings, plan: Plan) -> Reach | None:
+        """How far this node is in its phase; None where no rotation is under way."""
+        rotation, ground = self.rotation, self.ground
+        if rotation is None or ground is None:
+            return None
+        waits = tuple(unsettled(rotation, ground, assessment, around, plan))
+        at = settles_at(rotation, assessment, around)
+        if not waits and assessment.taken_at < at and rotation.phase is not Phase.PREPARE:
+            said = f"those that read files again by themselves have time until {at:%Y-%m-%d %H:%M:%S} UTC"
+            return Reach(rotation, (said,), at)
+        return Reach(rotation, waits)
+
+    def report(self, rotation: Rotation, assessment: Assessment) -> Report:
+        """What this node says of itself, now that it has come so far."""
+        ground, known = self.ground, {*rotation.old, rotation.new}
+        leaves = [each for each in concerned(rotation.family, assessment) if not each.seen.spec.is_trust]
+        issuers = {each.trust_anchor.sha256 for each in leaves if each.trust_anchor and each.trust_anchor in known}
+        staged = self._staging.read(Part.NEW)
+        ready = staged is not None and staged.anchor == rotation.new and staged.key is not None
+        return Report(
+            rotation.id, rotation.phase, digest_of(ground.trust if ground else ()),
+            next(iter(issuers)) if len(issuers) == 1 else "", ground.holds_key if ground else False, ready,
+        )  # fmt: skip
