@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import httpx2
@@ -112,7 +113,10 @@ class Connection:
                 fact = f"what the Kubernetes API serves is of no CA that {self._kubeconfig} trusts ({detail})"
                 raise UnknownServerError(fact) from None
             raise UnreachableError(f"the Kubernetes API of {self._kubeconfig} cannot be reached ({detail})") from None
-        except _LAX:
+        except _LAX as error:
+            refused = (each for each in _causes(error) if isinstance(each, httpx2.HTTPStatusError))
+            if any(each.response.status_code == HTTPStatus.UNAUTHORIZED for each in refused):
+                raise self._unknown_user() from None
             detail = f"what answers at the server of {self._kubeconfig} is no Kubernetes API"
             raise UnreachableError(f"{detail}; see what listens there") from None
 
@@ -134,8 +138,7 @@ class Connection:
         message = printable(said or "no reason given")[:300]
         match error.response.status_code:
             case 401:
-                remedy = "renew the credentials in that file"
-                return UnknownUserError(f"the Kubernetes API does not know the user of {self._kubeconfig}; {remedy}")
+                return self._unknown_user()
             case 403:
                 return RefusedError(f"the user of {self._kubeconfig} may not {doing} ({message}); {rule}")
             case 404:
@@ -149,10 +152,18 @@ class Connection:
                     f"the Kubernetes API of {self._kubeconfig} is not able to ({status}: {message})"
                 )
 
+    def _unknown_user(self) -> UnknownUserError:
+        remedy = "renew the credentials in that file"
+        return UnknownUserError(f"the Kubernetes API does not know the user of {self._kubeconfig}; {remedy}")
 
-def _is_of_no_known_ca(error: BaseException | None) -> bool:
+
+def _is_of_no_known_ca(error: BaseException) -> bool:
+    refused = (each for each in _causes(error) if isinstance(each, ssl.SSLCertVerificationError))
+    return any(each.verify_code in _NO_ISSUER for each in refused)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The exception, and those that led to it."""
     while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return error.verify_code in _NO_ISSUER
+        yield error
         error = error.__cause__ or error.__context__
-    return False

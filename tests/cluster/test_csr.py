@@ -18,7 +18,7 @@ import pytest
 from cryptography import x509
 
 from certmond.cluster.csr import CsrSigner
-from certmond.errors import RefusedError, SigningError, UnreachableError, WaitingError
+from certmond.errors import RefusedError, SigningError, UnknownUserError, UnreachableError, WaitingError
 from certmond.host.keys import key_pem, make_key
 from certmond.host.signers.signer import Request
 from certmond.pki.catalog import KeyAlgorithm
@@ -410,6 +410,9 @@ def test_a_missing_right_is_told_with_the_rule(
     ("fault", "error", "reason"),
     [
         (Fault(401, "Unauthorized"), RefusedError, r"does not know the user of .*kubelet\.conf; renew the credentials"),
+        (Fault(401, body=b"", content_type=None), UnknownUserError, "does not know the user of"),
+        (Fault(401, body=b""), UnknownUserError, "does not know the user of"),
+        (Fault(401, body=b"[]"), UnknownUserError, "does not know the user of"),
         (Fault(422, "spec: Invalid"), RefusedError, r"does not take the request \(422: spec: Invalid\)"),
         (Fault(410, "Gone"), UnreachableError, r"is not able to \(410: Gone\)"),
         (Fault(429, "slow down"), UnreachableError, r"is not able to \(429: slow down\)"),
