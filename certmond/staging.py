@@ -226,12 +226,12 @@ def _keep(options: Globals, family: str, anchor: Anchor, key: PrivateKey | None,
 
 def _is_awaited(options: Globals, family: str, anchor: Anchor) -> bool:
     """It is the very one that the rotation under way is for, which a node may have heard of before it was staged."""
-    from certmond.errors import RotationError
+    from certmond.errors import MalformedError
     from certmond.host.rotation_record import RotationRecord
 
     try:
         rotation = RotationRecord(options.state_dir).load()
-    except RotationError:
+    except MalformedError:
         return False
     return rotation is not None and (rotation.family, rotation.new) == (family, anchor)
 

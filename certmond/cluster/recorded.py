@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from certmond.cluster.record import ClusterRecord
 from certmond.errors import OvertakenError, RotationError
 from certmond.pki.certificate import to_pem
-from certmond.pki.rotation import Mode, Phase, Rotation, abort, sequence
+from certmond.pki.rotation import Mode, Phase, Rotation, abort, flaw, sequence
 
 
 def rotation_of(record: ClusterRecord) -> Rotation:
@@ -25,8 +25,7 @@ def rotation_of(record: ClusterRecord) -> Rotation:
         )  # fmt: skip
     except ValueError:
         made = None
-    kinds = {type(each) for each in (made.new, *made.old)} if made else set()
-    if made is None or not made.old or len(kinds) != 1 or made.phase not in sequence(made):
+    if made is None or flaw(made):
         raise RotationError(
             f"the cluster's record of the rotation {record.id} is none that this certmond knows; install the one that "
             f"wrote it, on {record.coordinator}, on this node, too"

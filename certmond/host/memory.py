@@ -1,7 +1,7 @@
 """A small JSON document of the state directory, read with suspicion and replaced as a whole.
 
-Owns the two ends of such a memory: what cannot be read is as if it were not there, and what is written is on the disk,
-readable by its owner only, or the old one stays. What is in it is the caller's.
+Owns the two ends of such a memory: what cannot be read is as if it were not there, unless the caller asks to be told,
+and what is written is on the disk, readable by its owner only, or the old one stays. What is in it is the caller's.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
+from certmond.errors import MalformedError
 from certmond.host.place import Place, blaming, opened
 from certmond.host.staging import make_directory, new_file, remove
+from certmond.pki.reason import printable
 
 T = TypeVar("T")
 
@@ -30,11 +32,27 @@ class Memory(Generic[T]):
 
     def read(self) -> T | None:
         """What is remembered; None where there is nothing that can be used."""
+        with suppress(MalformedError):
+            return self.load()
+        return None
+
+    def load(self) -> T | None:
+        """What is remembered; None where nothing is. Raises MalformedError, with the fact alone, where something is
+        there that cannot be used.
+        """
         try:
             with opened(self._state_dir) as directory:
                 return self._adapter.validate_python(json.loads(Place(directory, self._name).read()))
-        except (OSError, ValueError, OverflowError, RecursionError):
+        except FileNotFoundError:
             return None
+        except OSError as error:
+            detail = error.strerror or "the system does not say why"
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+            detail = " ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+        except (ValueError, OverflowError, RecursionError):
+            detail = "it is no JSON"
+        raise MalformedError(f"{self._state_dir / self._name} cannot be read ({printable(detail)[:200]})")
 
     def write(self, value: T) -> None:
         """Remember `value` in the place of what was remembered. Raises WriteError."""

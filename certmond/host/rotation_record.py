@@ -14,13 +14,13 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
-from certmond.errors import RotationError
+from certmond.errors import MalformedError
 from certmond.host.memory import Memory
 from certmond.host.place import blaming
 from certmond.pki.certificate import Anchor, to_pem
 from certmond.pki.encoding import decode
 from certmond.pki.fields import Instant
-from certmond.pki.rotation import Mode, Phase, Rotation, forth
+from certmond.pki.rotation import Mode, Phase, Rotation, flaw, forth
 
 DIRECTORY = "rotation"
 """Below the state directory: where everything of a rotation is."""
@@ -48,7 +48,7 @@ class _Entry(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    id: str
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
     family: str
     mode: Mode
     old: Annotated[tuple[_Pem, ...], Field(min_length=1)]
@@ -73,17 +73,22 @@ class RotationRecord:
         self._anchors = Memory(state_dir, _ANCHORS, TypeAdapter(dict[str, tuple[_Pem, ...]]))
 
     def load(self) -> Rotation | None:
-        """The rotation under way; None where there is none. Raises RotationError where that cannot be told."""
-        entry = self._memory.read()
+        """The rotation under way; None where there is none. Raises MalformedError where that cannot be told."""
+        try:
+            entry = self._memory.load()
+        except MalformedError as error:
+            if not os.access(self._path.parent, os.X_OK):
+                return None  # who may not look there only shows what the node's files tell
+            raise _unknown(str(error)) from None
         if entry is None:
-            if self._is_there():
-                fact = f"{self._path} cannot be read, so that nobody knows how far a rotation is"
-                raise RotationError(f"{fact}; put it back from a backup, or take it away if no rotation is under way")
             return None
-        return Rotation(
+        made = Rotation(
             entry.id, entry.family, entry.mode, tuple(map(_parsed, entry.old)), _parsed(entry.new), entry.phase,
             entry.since, entry.aborted, entry.found, entry.excluded, entry.published, entry.signature,
         )  # fmt: skip
+        if why := flaw(made):
+            raise _unknown(f"{self._path} cannot be understood ({why})")
+        return made
 
     def save(self, rotation: Rotation) -> None:
         """Note how far it is. Raises WriteError."""
@@ -117,16 +122,10 @@ class RotationRecord:
         """Remember what the node lives by now. Raises WriteError."""
         self._anchors.write({family: tuple(map(_text, found)) for family, found in anchors.items()})
 
-    def _is_there(self) -> bool:
-        try:
-            self._path.lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        except PermissionError:
-            return False  # who may not look there only shows what the node's files tell
-        except OSError:
-            pass
-        return True
+
+def _unknown(fact: str) -> MalformedError:
+    remedy = "put it back from a backup, or take it away if no rotation is under way"
+    return MalformedError(f"{fact}, so that nobody knows how far a rotation is; {remedy}")
 
 
 def _text(anchor: Anchor) -> str:

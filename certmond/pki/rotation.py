@@ -147,6 +147,19 @@ def sequence(rotation: Rotation) -> tuple[Phase, ...]:
     return phases
 
 
+def flaw(rotation: Rotation) -> str | None:
+    """Why nobody can have begun it, a fact; None where somebody may have. Whoever reads a record has to ask."""
+    if not rotation.old:
+        return "it says nothing of what is to be followed"
+    if len({type(each) for each in (rotation.new, *rotation.old)}) > 1:
+        return "it has certificates and public keys, of which only the same kind follows the other"
+    if len(rotation.old) > 1 and not rotation.found:
+        return "it has several that are to be followed"
+    if rotation.phase not in sequence(rotation):
+        return f"by {rotation.mode}, a rotation of {rotation.family} has no phase {rotation.phase}"
+    return None
+
+
 def following(rotation: Rotation, now: datetime) -> Rotation:
     """The rotation in its next phase; itself where it is over."""
     phases = sequence(rotation)

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import PrivateFormat
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from certmond.cluster.access import Access
 from certmond.cluster.record import ClusterRecord, parse
 from certmond.cluster.record_api import create_record, read_record, replace_record
-from certmond.errors import MalformedError, OvertakenError, RefusedError, UnreachableError
+from certmond.cluster.recorded import rotation_of
+from certmond.errors import MalformedError, OvertakenError, RefusedError, RotationError, UnreachableError
+from certmond.pki.rotation import abort, following, sequence
 from tests.builders import NOW, bundle, make_ca
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.conftest import Silence
+from tests.json_documents import edited
 
 OLD, NEW = make_ca(), make_ca()
 PATH = "/api/v1/namespaces/kube-system/configmaps"
@@ -99,6 +105,32 @@ def test_a_record_that_is_not_to_be_understood_is_told(changes: dict[str, Any], 
     message = str(raised.value)
     assert message.startswith(f"the ConfigMap it has a record that is not to be understood ({said}")
     assert message.endswith("; see who wrote it, and delete it if no rotation is under way")
+
+
+@given(edited(json.loads(record().text())))
+@settings(max_examples=200, deadline=None)
+def test_whatever_stands_there(document: Any) -> None:
+    """Any JSON, and a record with any of its fields changed, is a record, or told in one printable sentence as what is
+    not to be understood; and what it makes is a rotation whose phases follow each other, or told in the same way.
+    """
+    said = ""
+    try:
+        found = rotation_of(parse(json.dumps(document), "the map"))
+    except (MalformedError, RotationError) as error:
+        said = str(error)
+    else:
+        assert following(found, NOW).phase in sequence(found)
+        with suppress(RotationError):
+            abort(found, NOW)
+    assert said.isprintable()
+
+
+@given(st.text(max_size=40))
+@settings(max_examples=100, deadline=None)
+def test_text_that_is_no_record_is_told(text: str) -> None:
+    """Whatever it is."""
+    with pytest.raises(MalformedError):
+        parse(text, "the map")
 
 
 # --- in the cluster ---------------------------------------------------------------------------------------------------

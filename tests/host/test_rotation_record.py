@@ -6,17 +6,21 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from certmond.errors import RotationError
+from certmond.errors import MalformedError, RotationError
 from certmond.host.rotation_record import RotationRecord
 from certmond.pki.certificate import to_pem
-from certmond.pki.rotation import Mode, Phase, Rotation
+from certmond.pki.rotation import Mode, Phase, Rotation, abort, following, sequence
 from tests.builders import DAY, NOW, bundle, make_ca
+from tests.json_documents import edited
 from tests.tracing import kill_at, record
 
 OLD, OTHER, NEW = make_ca(), make_ca(), make_ca()
@@ -25,7 +29,7 @@ BEGUN = Rotation("20261124T120000Z-abcdef", "ca", Mode.OVERLAP, (OLD.facts,), NE
 
 @pytest.mark.parametrize(
     "rotation",
-    [BEGUN, replace(BEGUN, old=(OLD.facts, OTHER.facts), mode=Mode.REPLACE, phase=Phase.DISTRUST, aborted=True,
+    [BEGUN, replace(BEGUN, old=(OLD.facts, OTHER.facts), mode=Mode.REPLACE, phase=Phase.ISSUE, aborted=True,
                     found=True, excluded=("node-2", "node-3"), published=NOW + DAY, signature="c2lnbmVk")],
     ids=["plain", "with everything"],
 )  # fmt: skip
@@ -69,34 +73,75 @@ def leads_nowhere(path: Path) -> None:
     path.symlink_to("nowhere")
 
 
-DAMAGES: dict[str, Callable[[Path], object]] = {
-    "empty": lambda path: path.write_bytes(b""),
-    "cut": cut,
-    "rubbish": lambda path: path.write_bytes(b"\xff\x00"),
-    "a list": lambda path: path.write_bytes(b"[]"),
-    "an unknown phase": damaged(phase="later"),
-    "an unknown mode": damaged(mode="slowly"),
-    "no old": damaged(old=[]),
-    "no PEM": damaged(new="rubbish"),
-    "two certificates": damaged(new=bundle(OLD, NEW).decode()),
-    "no date": damaged(since="yesterday"),
-    "a directory": directory,
-    "a symlink that leads nowhere": leads_nowhere,
-}
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "empty": (lambda path: path.write_bytes(b""), "read (it is no JSON)"),
+    "cut": (cut, "read (it is no JSON)"),
+    "rubbish": (lambda path: path.write_bytes(b"\xff\x00"), "read (it is no JSON)"),
+    "endless": (lambda path: path.write_bytes(b"[" * 100_000), "read (it is no JSON)"),
+    "a list": (lambda path: path.write_bytes(b"[]"), "read (Input should be a valid dictionary"),
+    "an unknown phase": (damaged(phase="later"), "read (phase Input should be"),
+    "a phase of another mode": (
+        damaged(mode="reissue"), "understood (by reissue, a rotation of ca has no phase trust)"
+    ),
+    "a phase of another family": (
+        damaged(family="etcd-ca", phase="detach"), "understood (by overlap, a rotation of etcd-ca has no phase detach)"
+    ),
+    "an unknown mode": (damaged(mode="slowly"), "read (mode Input should be"),
+    "no old": (damaged(old=[]), "read (old Tuple should have at least 1 item"),
+    "two old": (
+        damaged(old=[OLD.pem.decode(), OTHER.pem.decode()]), "understood (it has several that are to be followed)"
+    ),
+    "a key follows a CA": (
+        damaged(new=NEW.public_pem.decode()),
+        "understood (it has certificates and public keys, of which only the same kind follows the other)",
+    ),
+    "no PEM": (damaged(new="rubbish"), "read (new Value error, is not one certificate or public key as PEM)"),
+    "two certificates": (damaged(new=bundle(OLD, NEW).decode()), "read (new Value error, is not one certificate"),
+    "no date": (damaged(since="yesterday"), "read (since Input should be a valid datetime"),
+    "a name of two lines": (damaged(id="a\nb"), "read (id String should match pattern"),
+    "a directory": (directory, "read (it is no regular file)"),
+    "a symlink that leads nowhere": (leads_nowhere, "read (Too many levels of symbolic links)"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_what_cannot_be_read_is_not_as_if_it_were_absent(tmp_path: Path, damage: str) -> None:
-    """Then nobody knows how far the rotation is, which is said with both ways out."""
+    """Then nobody knows how far the rotation is, which is said with the file, the fact and both ways out."""
     RotationRecord(tmp_path).save(BEGUN)
     path = tmp_path / "rotation/record.json"
-    DAMAGES[damage](path)
-    with pytest.raises(RotationError) as caught:
+    act, said = DAMAGES[damage]
+    act(path)
+    with pytest.raises(MalformedError) as caught:
         RotationRecord(tmp_path).load()
-    assert str(caught.value) == (
-        f"{path} cannot be read, so that nobody knows how far a rotation is; put it back from a backup, or take it "
-        "away if no rotation is under way"
+    assert str(caught.value).startswith(f"{path} cannot be {said}")
+    assert str(caught.value).endswith(
+        "), so that nobody knows how far a rotation is; put it back from a backup, or take it away if no rotation is "
+        "under way"
     )
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_stands_there(tmp_path: Path, data: st.DataObject) -> None:
+    """Any JSON, and a record with any of its fields changed, is a rotation whose phases follow each other, or told as
+    what is not to be understood, in one printable sentence with its remedy.
+    """
+    noted = RotationRecord(tmp_path)
+    noted.save(BEGUN)
+    path = tmp_path / "rotation/record.json"
+    path.write_text(json.dumps(data.draw(edited(json.loads(path.read_text())))))
+    found, said = None, ""
+    try:
+        found = noted.load()
+    except MalformedError as error:
+        said = str(error)
+    if found is None:
+        assert said.startswith(f"{path} cannot be ")
+        assert said.isprintable()
+        return
+    assert following(found, NOW).phase in sequence(found)
+    with suppress(RotationError):
+        abort(found, NOW)
 
 
 def test_a_rotation_that_is_over(tmp_path: Path) -> None:
