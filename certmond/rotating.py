@@ -30,6 +30,9 @@ from certmond.pki.rotation_consent import statement
 from certmond.pki.steps import Plan
 from certmond.standing import Standing
 
+_CHANGED = "the record was changed meanwhile"
+"""Said where another process was faster: everything is looked at again, and decided anew."""
+
 
 class Rotating:
     """The rotations of one node, for one configuration."""
@@ -75,6 +78,8 @@ class Rotating:
             return None
         if stands.rotation != stands.own and stands.rotation is not None:
             with self._executor.writing():
+                if self._record.load() != stands.own:
+                    return _CHANGED
                 self._record.save(stands.rotation)
             said = f"{stands.rotation.name} is in the phase {stands.rotation.phase}"
             self._note(said, stands.rotation)
@@ -149,7 +154,7 @@ class Rotating:
         """
         with self._executor.writing():
             if self._record.load() != self._standing.own:
-                return "the record was changed meanwhile"  # it is looked at again
+                return _CHANGED
             try:
                 self._conductor.publish(rotation)
             except (SigningError, OvertakenError, RotationError, MalformedError) as error:
@@ -167,15 +172,16 @@ class Rotating:
 
     def _end(self, rotation: Rotation) -> str | None:
         """All is as it should be: what was kept for the way back goes, and the node lives by the new anchor."""
-        only_kept = any(each and each.key and each.anchor == rotation.new for each in map(self._staging.read, Part))
-        if self._standing.ground and only_kept and self._standing.ground.key != rotation.new.key:
-            self._waits = (
-                f"{self._standing.ground.key_path} is not the key of the {rotation.noun} in place; no key is destroyed",
-            )
+        ground, kept = self._standing.ground, [each for each in map(self._staging.read, Part) if each]
+        needed = [each for each in kept if each.key_unknown or each.key == rotation.new.key]
+        if ground and needed and ground.key != rotation.new.key:
+            fact = f"{ground.key_path} is not the key of the {rotation.noun} in place"
+            said = ", and ".join((fact, *(each.fault for each in needed if each.fault)))
+            self._waits = (f"{said}; no key is destroyed",)
             return None
         with self._executor.writing():
             if self._record.load() != self._standing.own:
-                return "the record was changed meanwhile"  # it is looked at again
+                return _CHANGED
             self._record.accept({**self._record.anchors(), rotation.family: (rotation.new,)})
             self._staging.destroy(*Part)
             self._record.close(rotation)

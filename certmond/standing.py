@@ -109,7 +109,7 @@ class Standing:
         self.own = self._record.load()
         self.rotation = self.followed()
         if self.rotation:
-            kept = [each for each in map(self._staging.read, Part) if each and each.key]
+            kept = [each for each in map(self._staging.read, Part) if each and (each.key or each.key_unknown)]
             here = self._grounds.get(self.rotation.family)
             self.ground = replace(here, signs=bool(kept)) if here else None
             if self.ground is None or not self._concerns(self.ground):
@@ -207,7 +207,7 @@ class Standing:
         leaves = [each for each in concerned(rotation.family, assessment) if not each.seen.spec.is_trust]
         issuers = {each.trust_anchor.sha256 for each in leaves if each.trust_anchor and each.trust_anchor in known}
         staged = self._staging.read(Part.NEW)
-        ready = staged is not None and staged.anchor == rotation.new and staged.key is not None
+        ready = staged is not None and not staged.fault and staged.anchor == rotation.new and staged.key is not None
         return Report(
             rotation.id, rotation.phase, digest_of(ground.trust if ground else ()),
             next(iter(issuers)) if len(issuers) == 1 else "", ground.holds_key if ground else False, ready,

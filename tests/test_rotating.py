@@ -527,13 +527,17 @@ def test_what_is_decided_of_a_rotation_is_of_the_one_that_was_seen(quick: Path) 
     assert node.record.aborted
 
 
-def test_a_key_that_is_waited_for_can_be_given(quick: Path) -> None:
-    """A rotation that waits for the new CA's key says what to do, and goes on when that is done; any other CA is not
-    staged in its middle.
+@pytest.mark.parametrize("key", [None, root_ca().key_pem, b"rubbish"], ids=["none", "another's", "damaged"])
+def test_a_key_that_is_waited_for_can_be_given(quick: Path, key: bytes | None) -> None:
+    """A rotation that waits for the new CA's key, as there is none or not this one, says what to do, and goes on when
+    that is done; any other CA is not staged in its middle.
     """
     node, new = RotatingNode(quick / "place"), root_ca()
     node.begin(new)
     Staging(node.state).put(Part.NEW, "ca", new.facts, None)
+    if key is not None:
+        (node.state / "rotation/new.key").write_bytes(key)
+        (node.state / "rotation/new.key").chmod(0o600)
     enforcer = node.enforcer()
     assessment, around = enforcer.see()
     assert enforcer.rotate(assessment, around, enforcer.plan(assessment, around=around)) is None
@@ -993,6 +997,32 @@ def test_what_has_changed_nothing_can_be_given_up(quick: Path, what: str) -> Non
     node.step()
     assert (node.record, node.staged) == (None, [])
     assert node.tree() == before
+
+
+def test_a_key_that_nobody_can_tell_is_not_destroyed(quick: Path) -> None:
+    """Where a rotation would end, and the key in place is not that of its CA, a key that is kept and cannot be read may
+    be the only one there is: it is named, and all stays until somebody has put that right.
+    """
+    node, new, other = RotatingNode(quick / "place"), root_ca(), root_ca()
+    begun = node.begin(new)
+    cat(node, other)
+    enforcer = node.enforcer()
+    enforcer.see()
+    enforcer.rotating.change(abort(begun, node.clock()))
+    kept = node.state / "rotation/new.key"
+    right = kept.read_bytes()
+    kept.write_bytes(b"rubbish")
+    before, staged = node.tree(), node.staged
+    assessment, around = enforcer.see()
+    for _ in range(2):
+        assert enforcer.rotate(assessment, around, enforcer.plan(assessment, around=around)) is None
+    (said,) = enforcer.rotating.waits
+    fault = f"{kept} is not the key of {kept.with_suffix('.crt')}: a half, or damaged; stage the CA again"
+    assert said == f"{node.files}/ca.key is not the key of the CA in place, and {fault}; no key is destroyed"
+    assert (node.tree(), node.staged, node.phase) == (before, staged, Phase.DONE)
+    kept.write_bytes(right)
+    node.step()
+    assert (node.record, node.staged) == (None, [])
 
 
 # Killed

@@ -98,8 +98,15 @@ class Arrangement:
         own = next((each for each in anchors if each.key == describe_key(key.public_key())), None)
         if own is None:
             raise WriteError(f"{spec.key} is the key of nothing in {spec.path}; put back the pair")
-        if not any(found and found.anchor == own and found.key for found in map(self._staging.read, Part)):
-            self._staging.put(Part.OLD, step.target, own, key)
+        kept = {part: found for part in Part if (found := self._staging.read(part))}
+        if any(found.anchor == own and found.key and not found.fault for found in kept.values()):
+            return
+        there = kept.get(Part.OLD)
+        if there and (there.key_unknown or there.key not in {None, own.key}):
+            where = f"{self._staging.directory}/{Part.OLD}.key"
+            fault = next((found.fault for found in kept.values() if found.fault), f"{where} is the key of another")
+            raise WriteError(f"{fault}; until then {spec.key} stays, as its key would be nowhere")
+        self._staging.put(Part.OLD, step.target, own, key)
 
     def _key_of(self, anchor: Anchor, family: str) -> PrivateKey:
         """The private key of an anchor, wherever on this node it is. Raises KeyUnusableError."""

@@ -40,7 +40,7 @@ class Part(StrEnum):
 @dataclass(frozen=True, slots=True)
 class StagedCA:
     """What lies there. With a `fault`, which is a sentence, it cannot be used, and the rest is what could be read.
-    `key` is the public half; None where the key is not on this node.
+    `key` is the public half; None where the key is not on this node (`key_unknown`: one is there that cannot be told).
     """
 
     part: Part
@@ -48,6 +48,7 @@ class StagedCA:
     anchor: Anchor | None
     key: PublicKey | None
     fault: str | None = None
+    key_unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,8 @@ class Staging:
         elif keys is not None and keys.key != anchor.key:
             fact = f"{where}.{_KEY} is not the key of {where}.{_CERTIFICATE}"
             fault = f"{fact}: a half, or damaged; stage the CA again"
-        return StagedCA(part, printable(family), anchor, keys.key if keys else None, fault and printable(fault))
+        key, unknown = (keys.key, keys.key is None) if keys else (None, False)
+        return StagedCA(part, printable(family), anchor, key, fault and printable(fault), unknown)
 
 
 @dataclass(frozen=True, slots=True)

@@ -229,6 +229,21 @@ def test_what_changes_while_a_person_decides_is_decided_anew(world: World, node:
     assert node.record == decided
 
 
+def test_what_others_have_come_to_is_noted_where_nobody_has_decided_meanwhile(world: World, node: RotatingNode) -> None:
+    """Between the look and the note of what the cluster has, another process of this node has led it back: that stays,
+    and is looked at anew.
+    """
+    lags(world, node, Phase.PREPARE, Phase.DETACH)
+    enforcer = node.enforcer()
+    enforcer.rotating.ask()
+    assessment, around = enforcer.see()
+    made = enforcer.plan(assessment, around=around)
+    back = abort(recorded(node), node.clock())
+    RotationRecord(node.state).save(back)
+    assert enforcer.rotate(assessment, around, made) == "the record was changed meanwhile"
+    assert node.record == back
+
+
 def told(node: RotatingNode, *, worker: bool) -> list[dict[str, str]]:
     """What the node tells of its CA in some passes, as a worker without the CA's key or as a control plane."""
     if worker:

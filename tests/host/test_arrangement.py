@@ -149,6 +149,40 @@ def test_the_key_goes_back(arranged: Arranged) -> None:
     assert [each.anchor for each in kept if each] == [new, old]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("old.key", make_ca().key_pem, "old.key is not the key of "),
+        ("old.key", b"rubbish", "old.key is not the key of "),
+        ("old.crt", make_ca().pem, "old.key is not the key of "),
+        ("new.key", b"rubbish", "new.key is not the key of "),
+        ("whole", b"", "old.key is the key of another"),
+    ],
+)
+def test_what_is_kept_is_never_destroyed_for_another_key(
+    arranged: Arranged, name: str, content: bytes, said: str
+) -> None:
+    """A key goes only where it is kept whole; where something else is in its place, or nobody can tell what, all stays
+    as it is, and the file is named.
+    """
+    arranged.stage()
+    other, back = make_ca(), name == "new.key"
+    arranged.staging.put(Part.OLD, "ca", other.facts, load_key(other.key_pem, ""))
+    if back:  # on the way back the new CA's key is the one that goes
+        for path, its in ((CRT, arranged.new.pem), (KEY, arranged.new.key_pem)):
+            arranged.node.path(path[1:]).write_bytes(its)
+    elif name == "old.key":
+        (arranged.staging.directory / "old.crt").write_bytes(to_pem(arranged.old))
+    if name != "whole":
+        (arranged.staging.directory / name).write_bytes(content)
+    wanted = other.facts if back else arranged.new.facts
+    before, kept = arranged.tree(), {each: each.read_bytes() for each in arranged.staging.directory.iterdir()}
+    with pytest.raises(WriteError, match=f"{said}.*; until then {KEY} stays, as its key would be nowhere$"):
+        arranged.make(KeyOf(KEY, wanted), Bundle(CRT, (wanted,)))
+    assert arranged.tree() == before
+    assert {each: each.read_bytes() for each in arranged.staging.directory.iterdir()} == kept
+
+
 def test_a_kubeconfig_trusts_both(arranged: Arranged) -> None:
     """What it trusts is replaced, and all else in it stays, its mode too."""
     before = yaml.safe_load(arranged.read(ADMIN))
