@@ -1,7 +1,8 @@
 """The ConfigMap kube-public/cluster-info: the CA that a node learns which joins the cluster with a token.
 
-Owns the check of its kubeconfig and, where it is asked for, the exchange of the CA in it. The signatures beside it are
-kube-controller-manager's (bootstrap-signer), which makes them anew when the kubeconfig changes. Imports lightkube.
+Owns the check of its kubeconfig and, where it is asked for, the exchange of our CAs in it; what somebody else had it
+trust stays. The signatures beside it are kube-controller-manager's (bootstrap-signer), which makes them anew when the
+kubeconfig changes. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from certmond.cluster.client import Connection, GoneError, TakenError
 from certmond.errors import MalformedError, UnreachableError
 from certmond.host.kubeconfig import load_mapping
 from certmond.pki.certificate import Certificate, to_pem
+from certmond.pki.encoding import decode
 
 NAME = "cluster_info"
 
@@ -29,13 +31,21 @@ _WHERE = f"the ConfigMap {_NAMESPACE}/{_CONFIG_MAP}"
 
 
 def cluster_info(
-    access: Access, wanted: Iterable[Certificate], *, update: bool = False, limit: timedelta = LIMIT
+    access: Access,
+    ours: Iterable[Certificate],
+    wanted: Iterable[Certificate],
+    *,
+    update: bool = False,
+    limit: timedelta = LIMIT,
 ) -> Canary:
-    """Its kubeconfig trusts exactly `wanted`, as a set; with `update` it does afterwards, in the order given.
+    """Of the CAs that its kubeconfig trusts, those of `ours`, the old and new ones of the family, are exactly `wanted`.
+    With `update` they are afterwards, in the order given, before all others.
 
-    Nothing else of it is changed, and it is changed only as it was read. Where there is none, that is ok.
+    A CA is one of `ours` by its key. Nothing else is changed, and it is changed only as it was read. Where there is
+    none, that is ok.
     """
     trust = tuple(wanted)
+    keys = frozenset(each.key for each in (*ours, *trust))
 
     async def work(connection: Connection) -> Canary:
         try:
@@ -47,11 +57,13 @@ def cluster_info(
             document, cluster = _cluster(text)
         except MalformedError as error:
             return Canary(NAME, False, f"the kubeconfig in {_WHERE} {error}", "kubeadm init phase bootstrap-token")
-        if (fact := differs(_embedded(cluster), trust, "it")) is None:
+        embedded = _embedded(cluster)
+        theirs = tuple(each for each in decode(embedded, "it").certificates if each.key not in keys)
+        if (fact := differs(embedded, (*trust, *theirs), "it")) is None:
             return Canary(NAME, True, f"{_WHERE} is as wanted")
         if not update:
             return Canary(NAME, False, f"the CA in {_WHERE} {fact}", "let certmond update it, or do so by hand")
-        cluster[_TRUST] = base64.b64encode(b"".join(map(to_pem, trust))).decode("ascii")
+        cluster[_TRUST] = base64.b64encode(b"".join(map(to_pem, (*trust, *theirs)))).decode("ascii")
         patch = {
             # With the version of what was read, this is a change of that and of nothing else.
             "metadata": {"resourceVersion": found.metadata.resourceVersion},

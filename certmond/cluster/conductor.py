@@ -231,7 +231,7 @@ class ClusterConductor:
         if wanted and rotation.phase in {Phase.TRUST, Phase.ISSUE, Phase.DISTRUST}:
             ours, trust = certificates_of((*rotation.old, rotation.new)), certificates_of(wanted.trust)
             yield published_trust(access, trust, _A_WHILE)
-            yield cluster_info(access, trust, update=True, limit=_A_WHILE)
+            yield cluster_info(access, ours, trust, update=True, limit=_A_WHILE)
             yield ca_bundles(access, rotation.family, ours, trust, update=True, limit=_A_WHILE)
             if self._spec.token_secrets:
                 yield token_secrets(access, trust, look=True, limit=_A_WHILE)

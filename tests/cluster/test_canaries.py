@@ -18,7 +18,8 @@ from certmond.cluster.cluster_info import cluster_info
 from certmond.cluster.published import published_trust, token_secrets
 from certmond.cluster.signing import signing
 from certmond.cluster.tokens import tokens
-from certmond.pki.certificate import describe_key
+from certmond.pki.certificate import Certificate, describe_key
+from certmond.pki.encoding import decode
 from tests.builders import Issued, bundle, make_ca
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.conftest import Silence
@@ -383,31 +384,31 @@ def info(cluster: ApiServer, pem: bytes, **changes: Any) -> dict[str, Any]:
 def test_cluster_info_has_the_wanted_ca_or_that_is_told(cluster: ApiServer, access: Access) -> None:
     """As a set; and unless it is asked for, nothing is changed."""
     made = info(cluster, bundle(NEW, OLD))
-    known(cluster_info(access, BOTH))
+    known(cluster_info(access, BOTH, BOTH))
     before = made["metadata"]["resourceVersion"]
-    says(cluster_info(access, [NEW.facts]), "kube-public/cluster-info still has", OLD.facts.sha256[:12])
+    says(cluster_info(access, BOTH, [NEW.facts]), "kube-public/cluster-info still has", OLD.facts.sha256[:12])
     assert cluster.store.get("configmaps", "cluster-info", "kube-public")["metadata"]["resourceVersion"] == before
 
 
 def test_a_ca_that_cannot_be_read_is_exchanged_as_well(cluster: ApiServer, access: Access) -> None:
     """Whatever stood there."""
     info(cluster, b"", **{"certificate-authority-data": "abcde"})
-    says(cluster_info(access, BOTH), "cannot be read")
-    assert cluster_info(access, BOTH, update=True).ok
-    known(cluster_info(access, BOTH))
+    says(cluster_info(access, BOTH, BOTH), "cannot be read")
+    assert cluster_info(access, BOTH, BOTH, update=True).ok
+    known(cluster_info(access, BOTH, BOTH))
 
 
 def test_cluster_info_without_a_version_is_nothing_to_write_over(cluster: ApiServer, access: Access) -> None:
     """Where the API gives no resource version, a change would be blind: it is taken for no API at all."""
     del info(cluster, OLD.pem)["metadata"]["resourceVersion"]
-    says(cluster_info(access, BOTH, update=True), "is no Kubernetes API")
+    says(cluster_info(access, BOTH, BOTH, update=True), "is no Kubernetes API")
     assert not [call for call in cluster.calls if call.startswith("PATCH")]
 
 
 def test_cluster_info_is_updated_where_it_is_asked_for(cluster: ApiServer, access: Access) -> None:
     """The CA is exchanged, in the order given; server, signatures and all else stay. Twice is once."""
     before = info(cluster, OLD.pem)["data"]
-    canary = cluster_info(access, BOTH, update=True)
+    canary = cluster_info(access, BOTH, BOTH, update=True)
     assert canary.ok
     assert f"was updated: before, its CA lacks {NEW.facts.sha256[:12]}" in canary.fact
     found = cluster.store.get("configmaps", "cluster-info", "kube-public")
@@ -418,8 +419,25 @@ def test_cluster_info_is_updated_where_it_is_asked_for(cluster: ApiServer, acces
     assert new == old
     assert found["data"]["jws-kubeconfig-abcdef"] == "x..y"
     version = found["metadata"]["resourceVersion"]
-    known(cluster_info(access, BOTH, update=True))
+    known(cluster_info(access, BOTH, BOTH, update=True))
     assert cluster.store.get("configmaps", "cluster-info", "kube-public")["metadata"]["resourceVersion"] == version
+
+
+@pytest.mark.parametrize("wanted", [BOTH, (NEW.facts, OLD.facts), (NEW.facts,)], ids=["trust", "issue", "distrust"])
+def test_what_somebody_else_has_cluster_info_trust_stays(
+    cluster: ApiServer, access: Access, wanted: tuple[Certificate, ...]
+) -> None:
+    """A CA that is none of the rotation's is no fault, and stays behind those that are, in each phase; of one that has
+    our key, be it of other dates, the wanted one is left.
+    """
+    other, reissued = make_ca(), make_ca(key=OLD.key)
+    info(cluster, bundle(other, reissued))
+    says(cluster_info(access, BOTH, wanted), f"still has {reissued.facts.sha256[:12]}")
+    assert cluster_info(access, BOTH, wanted, update=True).ok
+    found = yaml.safe_load(cluster.store.get("configmaps", "cluster-info", "kube-public")["data"]["kubeconfig"])
+    trusted = base64.b64decode(found["clusters"][0]["cluster"]["certificate-authority-data"])
+    assert decode(trusted, "it").certificates == (*wanted, other.facts)
+    known(cluster_info(access, BOTH, wanted, update=True))
 
 
 def test_cluster_info_is_changed_only_as_it_was_read(cluster: ApiServer, access: Access) -> None:
@@ -432,13 +450,13 @@ def test_cluster_info_is_changed_only_as_it_was_read(cluster: ApiServer, access:
         cluster.store.change(held)
 
     cluster.store.before_write = other
-    says(cluster_info(access, BOTH, update=True), "was changed by somebody else meanwhile; it is updated later")
+    says(cluster_info(access, BOTH, BOTH, update=True), "was changed by somebody else meanwhile; it is updated later")
     assert "# by hand" in cluster.store.get("configmaps", "cluster-info", "kube-public")["data"]["kubeconfig"]
 
 
 def test_without_cluster_info_nothing_joins_by_it(access: Access) -> None:
     """Some clusters have none, which is ok, and said."""
-    canary = cluster_info(access, BOTH, update=True)
+    canary = cluster_info(access, BOTH, BOTH, update=True)
     assert canary.ok
     assert canary.fact.startswith("not looked at: the cluster has not the ConfigMap kube-public/cluster-info")
 
@@ -447,7 +465,7 @@ def test_without_cluster_info_nothing_joins_by_it(access: Access) -> None:
 def test_a_cluster_info_that_is_no_kubeconfig_is_told(cluster: ApiServer, access: Access, text: str) -> None:
     """And never written over."""
     cluster.store.add("configmaps", "cluster-info", "kube-public", data={"kubeconfig": text})
-    says(cluster_info(access, BOTH, update=True), "the kubeconfig in the ConfigMap kube-public/cluster-info ")
+    says(cluster_info(access, BOTH, BOTH, update=True), "the kubeconfig in the ConfigMap kube-public/cluster-info ")
     assert cluster.store.get("configmaps", "cluster-info", "kube-public")["data"] == {"kubeconfig": text}
 
 
@@ -458,7 +476,7 @@ CHECKS: dict[str, Callable[[Access, timedelta], Canary]] = {
     "tokens": lambda access, limit: tokens(access, limit=limit),
     "published_trust": lambda access, limit: published_trust(access, BOTH, limit),
     "token_secrets": lambda access, limit: token_secrets(access, BOTH, look=True, limit=limit),
-    "cluster_info": lambda access, limit: cluster_info(access, BOTH, limit=limit),
+    "cluster_info": lambda access, limit: cluster_info(access, BOTH, BOTH, limit=limit),
 }
 
 

@@ -81,7 +81,7 @@ def lead(access: Access) -> list[Any]:
         tokens(access),
         published_trust(access, BOTH),
         token_secrets(access, BOTH, look=True),
-        cluster_info(access, BOTH, update=True),
+        cluster_info(access, BOTH, BOTH, update=True),
         ca_bundles(access, "ca", BOTH, BOTH, update=True),
         workloads(access, now),
     ]
@@ -151,7 +151,7 @@ def test_a_node_may_read_the_record_and_say_something_of_itself(
         signing(kubelet, OLD.facts, datetime.now(UTC), timedelta(seconds=1)),
         tokens(kubelet),
         published_trust(kubelet, BOTH),
-        cluster_info(kubelet, BOTH),
+        cluster_info(kubelet, BOTH, BOTH),
         ca_bundles(kubelet, "ca", BOTH, BOTH),
         workloads(kubelet, datetime.now(UTC)),
     ):
