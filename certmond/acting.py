@@ -20,7 +20,9 @@ from certmond.pki.holding import Surroundings
 from certmond.pki.steps import Issue, Plan
 
 BUSY_INTERVAL, FAILURE_INTERVAL = 2.0, 60.0
-"""Seconds until a plan is tried again while somebody else is writing, and where the state directory cannot be used."""
+"""Seconds until a plan is made again while somebody else is writing, or where a signer has not decided yet, after which
+the plan itself says when to ask it; and where the state directory cannot be used.
+"""
 LOOK_INTERVAL = timedelta(seconds=2)
 """Between two looks at what runs, while a rotation waits for it."""
 RECOVERY_PATIENCE = 5.0
@@ -115,8 +117,11 @@ class Acting:
         for outcome in outcomes:
             if isinstance(outcome.step, Issue):
                 self._telemetry.renewals.labels(outcome.step.target, outcome.result).inc()
-        if self._interrupted or any(outcome.result == "failed" for outcome in outcomes):
+        results = {outcome.result for outcome in outcomes}
+        if self._interrupted or "failed" in results:
             self.retry_at = time.monotonic() + FAILURE_INTERVAL
+        elif "waiting" in results:
+            self.retry_at = time.monotonic() + BUSY_INTERVAL
 
     def _without_writing(self) -> bool:
         """What a rotation has to hear and say although nothing can be written for it: it may have been led back.

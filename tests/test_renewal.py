@@ -23,9 +23,11 @@ from typing import Any
 import pytest
 import yaml
 
+from certmond.acting import Acting
 from certmond.config import Config, Source, parse
 from certmond.enforce import Enforcer
 from certmond.errors import WriteError
+from certmond.expose.telemetry import Telemetry
 from certmond.host.audit import Audit
 from certmond.host.execute import Outcome
 from certmond.host.journal import Journal
@@ -494,6 +496,24 @@ def test_a_signer_that_waits_is_asked_again(waiting: tuple[Host, Helper]) -> Non
     assert host.unwell() == []
     assert host.attempts()["apiserver"].cookie is None
     assert host.serials() != before
+
+
+def test_a_daemon_asks_a_signer_that_waits_by_itself(waiting: tuple[Host, Helper]) -> None:
+    """Where a signer has not decided, and nothing else was done, the plan is made again soon, without a look at any
+    file; from then on it says when the signer is due.
+    """
+    host, helper = waiting
+    helper.answers(5, "600\ncookie-1\n")
+    enforcer = host.enforcer()
+    acting = Acting(enforcer, Journal("none"), Telemetry("enforce"), enforcing=True, stopping=lambda: False)
+    acting.decide(*enforcer.see())
+    acting.act()
+    assert acting.retry_at is not None
+    assert helper.calls()
+    acting.decide(*enforcer.see())
+    assert (acting.plan.steps, acting.plan.changes_at) == ((), host.now + timedelta(seconds=600))
+    acting.act()
+    assert acting.retry_at is None
 
 
 @pytest.mark.real("openssl")
