@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from certmond.cluster.nodes import ClusterNode
     from certmond.cluster.record_api import Recorded
     from certmond.cluster.rollout import Rollout
+    from certmond.cluster.signing import Signing
     from certmond.host.manifest import Components
 
 IDLE = 6
@@ -78,6 +79,7 @@ class ClusterConductor:
         self._strange: str | None = None
         self._estranged: str | None = None
         self._ask_again = 0.0
+        self._signing: Signing | None = None  # which needs the extra
         self._signers = set[str]()  # once known as one with a CA key, a node is asked, whatever becomes of its label
         self._said: Report | None = None
         self._known = False  # whether `_said` is what the Node says: not in a process that has just begun
@@ -192,6 +194,8 @@ class ClusterConductor:
                 self._annotate(None)
 
     def end(self) -> None:
+        if self._signing:
+            self._signing.withdraw()
         self._lead.give_back()
 
     def _say(self, report: Report) -> None:
@@ -216,7 +220,7 @@ class ClusterConductor:
         from certmond.cluster.ca_bundles import ca_bundles  # noqa: PLC0415
         from certmond.cluster.cluster_info import cluster_info  # noqa: PLC0415
         from certmond.cluster.published import published_trust, token_secrets  # noqa: PLC0415
-        from certmond.cluster.signing import signing  # noqa: PLC0415
+        from certmond.cluster.signing import Signing  # noqa: PLC0415
         from certmond.cluster.tokens import tokens  # noqa: PLC0415
 
         wanted, access = desired(rotation), self._access
@@ -226,7 +230,8 @@ class ClusterConductor:
             return
         signer = wanted.detached or wanted.signing if wanted else rotation.old[0]
         for each in certificates_of((signer,)):
-            yield signing(access, each, now, _A_WHILE)
+            self._signing = self._signing or Signing(access)
+            yield self._signing.check(each, now, _A_WHILE)
         yield tokens(access, limit=_A_WHILE)
         if wanted and rotation.phase in {Phase.TRUST, Phase.ISSUE, Phase.DISTRUST}:
             ours, trust = certificates_of((*rotation.old, rotation.new)), certificates_of(wanted.trust)

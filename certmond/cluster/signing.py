@@ -1,8 +1,9 @@
 """Whether the cluster signs, and with which CA: a certificate is asked for, looked at, and thrown away.
 
 Owns the request of the check: for the signer kubernetes.io/kube-apiserver-client, with a key that is never written
-anywhere, for a user who may do nothing, for the shortest time that the API takes. Whatever comes of it, the request is
-deleted. Imports lightkube.
+anywhere, for a user who may do nothing, for the shortest time that the API takes. While a person is to approve it, or
+nobody has signed it yet, it stays, and each further check looks at it again; else it is deleted, whatever comes of it.
+One that a killed process has left is deleted by the next check, or by the cluster within a day. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from certmond.cluster.canary import LIMIT, Canary, checked
 from certmond.cluster.client import Connection
 from certmond.cluster.csr import API_CLIENT
 from certmond.cluster.requests import Filed, Requests
-from certmond.errors import RefusedError, SigningError, UnreachableError
+from certmond.errors import CertmondError, RefusedError, SigningError, UnreachableError
 from certmond.pki.certificate import Certificate, public_key_of
 from certmond.pki.encoding import decode
 from certmond.pki.path import find_paths
@@ -37,70 +38,108 @@ USER = "certmond:canary"
 
 _SECONDS = 600  # the API's least
 _LOOK_AGAIN = 0.5  # seconds
+_APPROVE = (
+    f"look at it (docs/cluster.md says how), then `kubectl certificate approve {REQUEST}`; or permit certmond to do so"
+    f" for {API_CLIENT}"
+)
 _CONTROLLER = "see that a kube-controller-manager leads, and what its log says of certificate signing"
 
 
-def signing(access: Access, expected: Certificate, now: datetime, limit: timedelta = LIMIT) -> Canary:
-    """A certificate that the cluster signs now verifies with the CA `expected` at `now`.
-
-    Takes `limit` at most, and the time of one call of the API to clean up. Where certmond may not approve its request,
-    somebody else may within `limit`.
-    """
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, USER)])
-    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
-
-    async def work(connection: Connection) -> Canary:
-        api, progress = Requests(connection), _Progress()
-        try:
-            async with asyncio.timeout(limit.total_seconds()):
-                await api.delete(REQUEST)  # of a check that was cut off
-                progress.filed = True
-                pem, usages = request.public_bytes(Encoding.PEM), ("digital signature", "client auth")
-                filed = await api.create(REQUEST, pem, API_CLIENT, usages, _SECONDS)
-                if filed is None:
-                    raise UnreachableError(f"the request {REQUEST} was filed by another, too; it is filed again later")
-                return _verdict(await _decided(api, filed, progress), key, expected, now)
-        except TimeoutError:
-            return progress.canary(limit)
-        finally:
-            if progress.filed:
-                with suppress(SigningError):  # what cannot be deleted now, the cluster cleans up within a day
-                    await api.delete(REQUEST)
-
-    return checked(access, NAME, work, limit=None)
-
-
 @dataclass(slots=True)
-class _Progress:
-    """How far the request came, for when the time is up."""
+class _Asked:
+    """The request that is in the API, in whose answer nobody else could be meant."""
 
-    filed: bool = False
+    expected: Certificate
+    key: ec.EllipticCurvePrivateKey
+    filed: Filed
     approved: bool = False
-    forbidden: str = ""
-
-    def canary(self, limit: timedelta) -> Canary:
-        within = f"within {limit.total_seconds():g} s"
-        if self.approved:
-            return Canary(NAME, False, f"the request {REQUEST} was approved, and not signed {within}", _CONTROLLER)
-        fact = f"the request {REQUEST} was not approved {within}{f': {self.forbidden}' if self.forbidden else ''}"
-        return Canary(NAME, False, fact, f"permit certmond to approve for {API_CLIENT}, or approve it in time")
 
 
-async def _decided(api: Requests, filed: Filed, progress: _Progress) -> Filed:
-    """The request as it is once it has a certificate, or will never have one."""
-    found: Filed | None = filed
-    try:
-        found = await api.approve(filed, "CertmondCanary", "certmond checks which CA the cluster signs with")
-    except RefusedError as error:
-        progress.forbidden = str(error)
-    while found and not (found.certificate or {"Denied", "Failed"} & found.conditions.keys()):
-        progress.approved = "Approved" in found.conditions
-        await asyncio.sleep(_LOOK_AGAIN)
-        found = await api.read(REQUEST)
-    if found is None:
-        raise UnreachableError(f"the request {REQUEST} was deleted by somebody else; it is filed again")
-    return found
+class Signing:
+    """The check, for one process: it knows the key of a request that is still undecided."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._asked: _Asked | None = None
+
+    def check(self, expected: Certificate, now: datetime, limit: timedelta = LIMIT) -> Canary:
+        """A certificate that the cluster signs now verifies with the CA `expected` at `now`.
+
+        Takes `limit` at most, and the time of one call of the API to clean up. Where certmond may not approve its
+        request it waits for nobody: the next check looks at it again.
+        """
+        seconds = limit.total_seconds()
+
+        async def work(connection: Connection) -> Canary:
+            api = Requests(connection)
+            try:
+                async with asyncio.timeout(seconds):
+                    asked = await self._ask(api, expected)
+                    forbidden = await self._approve(api, asked)
+                    if forbidden and not asked.filed.conditions:
+                        return Canary(NAME, False, f"the request {REQUEST} waits for approval: {forbidden}", _APPROVE)
+                    await self._decide(api, asked)
+            except TimeoutError:
+                if self._asked and self._asked.approved:
+                    fact = f"the request {REQUEST} was approved, and not signed within {seconds:g} s"
+                    return Canary(NAME, False, fact, _CONTROLLER)
+                raise UnreachableError(f"the Kubernetes API gave no whole answer within {seconds:g} s") from None
+            self._asked = None
+            with suppress(SigningError):  # what cannot be deleted now, the next check does, or the cluster within a day
+                await api.delete(REQUEST)
+            return _verdict(asked.filed, asked.key, expected, now)
+
+        return checked(self._access, NAME, work, limit=None)
+
+    def withdraw(self) -> None:
+        """No request of this process is left. Never raises."""
+        if self._asked is not None:
+            self._asked = None
+            with suppress(CertmondError):
+                self._access.run(lambda connection: Requests(connection).delete(REQUEST))
+
+    async def _ask(self, api: Requests, expected: Certificate) -> _Asked:
+        """What was filed before, for the same CA, or a request that is filed now."""
+        if self._asked and self._asked.expected == expected:
+            await self._look(api, self._asked)
+            return self._asked
+        self._asked = None
+        await api.delete(REQUEST)  # of a process that was killed
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, USER)])
+        request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+        pem, usages = request.public_bytes(Encoding.PEM), ("digital signature", "client auth")
+        filed = await api.create(REQUEST, pem, API_CLIENT, usages, _SECONDS)
+        if filed is None:
+            raise UnreachableError(f"the request {REQUEST} was filed by another, too; it is filed again later")
+        self._asked = _Asked(expected, key, filed)
+        return self._asked
+
+    async def _approve(self, api: Requests, asked: _Asked) -> str | None:
+        """Why certmond may not; None where it is decided, by whomever."""
+        try:
+            found = await api.approve(asked.filed, "CertmondCanary", "certmond checks which CA the cluster signs with")
+        except RefusedError as error:
+            return str(error)
+        self._take(asked, found)
+        return None
+
+    async def _decide(self, api: Requests, asked: _Asked) -> None:
+        """Until it has a certificate, or will never have one."""
+        while not (asked.filed.certificate or {"Denied", "Failed"} & asked.filed.conditions.keys()):
+            asked.approved = "Approved" in asked.filed.conditions
+            await asyncio.sleep(_LOOK_AGAIN)
+            await self._look(api, asked)
+
+    async def _look(self, api: Requests, asked: _Asked) -> None:
+        self._take(asked, await api.read(REQUEST))
+
+    def _take(self, asked: _Asked, found: Filed | None) -> None:
+        """What the API has of it now."""
+        if found is None or found.uid != asked.filed.uid:
+            self._asked = None
+            raise UnreachableError(f"the request {REQUEST} was deleted by somebody else; it is filed again")
+        asked.filed = found
 
 
 def _verdict(filed: Filed, key: ec.EllipticCurvePrivateKey, expected: Certificate, now: datetime) -> Canary:

@@ -16,7 +16,7 @@ from certmond.cluster.access import Access
 from certmond.cluster.canary import Canary, named
 from certmond.cluster.cluster_info import cluster_info
 from certmond.cluster.published import published_trust, token_secrets
-from certmond.cluster.signing import signing
+from certmond.cluster.signing import Signing
 from certmond.cluster.tokens import tokens
 from certmond.pki.certificate import Certificate, describe_key
 from certmond.pki.encoding import decode
@@ -48,7 +48,7 @@ def known(canary: Canary) -> None:
 
 
 def sign(access: Access, expected: Issued, limit: timedelta = timedelta(seconds=5)) -> Canary:
-    return signing(access, expected.facts, datetime.now(UTC), limit)
+    return Signing(access).check(expected.facts, datetime.now(UTC), limit)
 
 
 def test_a_certificate_that_the_cluster_signs_is_of_the_expected_ca(cluster: ApiServer, access: Access) -> None:
@@ -78,11 +78,17 @@ def test_a_certificate_of_another_ca_is_told(cluster: ApiServer, access: Access)
 
 @pytest.mark.usefixtures("time_is_up")
 def test_a_request_that_nobody_signs_is_told(cluster: ApiServer, access: Access) -> None:
-    """Approved, and without a certificate within the limit: kube-controller-manager is what to look at."""
+    """Approved, and without a certificate within the limit: kube-controller-manager is what to look at. What it signs
+    later is looked at by the next check.
+    """
     cluster.signs = False
-    canary = sign(access, cluster.ca)
+    check = Signing(access)
+    canary = check.check(cluster.ca.facts, datetime.now(UTC), timedelta(seconds=5))
     says(canary, "the request certmond-canary was approved, and not signed within 5 s")
     assert "kube-controller-manager" in canary.remedy
+    cluster.signs = True
+    cluster._control(cluster.only)
+    known(check.check(cluster.ca.facts, datetime.now(UTC)))
     assert cluster.objects == {}
 
 
@@ -107,24 +113,65 @@ def looker(cluster: ApiServer, access_of: Callable[..., Access]) -> Access:
     return access_of("looker", "lookers")
 
 
-@pytest.mark.usefixtures("time_is_up")
 def test_who_may_not_approve_is_told_which_right_is_missing(cluster: ApiServer, looker: Access) -> None:
-    """If nobody else approves in time."""
-    canary = sign(looker, cluster.ca)
-    says(canary, "certmond-canary was not approved within 5 s: the user of", "may not approve", "signers")
-    assert "approve it in time" in canary.remedy
-    assert cluster.objects == {}
+    """At once, with the command for who may; the request stays for them, and a further check files no other."""
+    check = Signing(looker)
+    for _ in range(3):
+        canary = check.check(cluster.ca.facts, datetime.now(UTC))
+        says(canary, "certmond-canary waits for approval: the user of", "may not approve", "signers")
+        assert "`kubectl certificate approve certmond-canary`" in canary.remedy
+    assert cluster.only["status"] == {}
+    assert len([call for call in cluster.calls if call.startswith("POST")]) == 1
 
 
 def test_who_may_not_approve_waits_for_somebody_who_may(cluster: ApiServer, looker: Access) -> None:
-    """Without the right, somebody else may approve within the limit."""
+    """However much later that is: the certificate is looked at by the next check, and the request is gone."""
+    check = Signing(looker)
+    says(check.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
+    says(check.check(cluster.ca.facts, datetime.now(UTC) + timedelta(hours=1)), "waits for approval")
+    cluster.decide("Approved")
+    known(check.check(cluster.ca.facts, datetime.now(UTC)))
+    assert cluster.objects == {}
 
-    def approve(method: str, path: str) -> None:
-        if cluster.objects and not cluster.only["status"]:
-            cluster.decide("Approved")
 
-    cluster.before = approve
-    known(sign(looker, cluster.ca))
+def test_another_ca_is_asked_for_anew(cluster: ApiServer, looker: Access) -> None:
+    """A request that waits for approval is none for the CA of another phase."""
+    check = Signing(looker)
+    says(check.check(OLD.facts, datetime.now(UTC)), "waits for approval")
+    first = cluster.only["metadata"]["uid"]
+    says(check.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
+    assert cluster.only["metadata"]["uid"] != first
+    cluster.decide("Approved")
+    known(check.check(cluster.ca.facts, datetime.now(UTC)))
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["deleted", "filed by another"])
+def test_a_request_that_is_not_ours_any_more_is_no_answer(cluster: ApiServer, looker: Access, again: bool) -> None:
+    """Where it was deleted while it waited, be it that there is another of its name, it is filed again."""
+    check, other = Signing(looker), Signing(looker)
+    says(check.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
+    cluster.objects.clear()
+    if again:
+        other.check(cluster.ca.facts, datetime.now(UTC))
+        cluster.decide("Approved")
+    says(check.check(cluster.ca.facts, datetime.now(UTC)), "was deleted by somebody else; it is filed again")
+    says(check.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
+    assert cluster.only["status"] == {}
+
+
+def test_what_waits_for_approval_is_withdrawn_in_the_end(cluster: ApiServer, looker: Access) -> None:
+    """No request is left behind, and none is withdrawn that is not this process's own; an API that is away is no
+    matter.
+    """
+    check = Signing(looker)
+    says(check.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
+    Signing(looker).withdraw()
+    assert cluster.objects
+    check.withdraw()
+    assert cluster.objects == {}
+    says(check.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
+    cluster.faults = [Fault(503)]
+    check.withdraw()
 
 
 @pytest.mark.parametrize("verdict", ["Denied", "Failed"])
@@ -472,7 +519,7 @@ def test_a_cluster_info_that_is_no_kubeconfig_is_told(cluster: ApiServer, access
 # --- what every check has in common -----------------------------------------------------------------------------------
 
 CHECKS: dict[str, Callable[[Access, timedelta], Canary]] = {
-    "signing": lambda access, limit: signing(access, OLD.facts, datetime.now(UTC), limit),
+    "signing": lambda access, limit: Signing(access).check(OLD.facts, datetime.now(UTC), limit),
     "tokens": lambda access, limit: tokens(access, limit=limit),
     "published_trust": lambda access, limit: published_trust(access, BOTH, limit),
     "token_secrets": lambda access, limit: token_secrets(access, BOTH, look=True, limit=limit),

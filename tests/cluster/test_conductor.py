@@ -424,6 +424,26 @@ def test_who_has_ended_it_lets_the_next_one_lead_at_once(world: World) -> None:
     assert world.api.leases.only["spec"]["holderIdentity"] == ""
 
 
+def test_a_request_that_waits_for_a_person_is_one_for_the_whole_phase(world: World) -> None:
+    """However often the phase is looked at, and whoever approves it when: it opens the phase; and none is left behind
+    where the rotation ends first.
+    """
+    one, rotation = world.node("control-1"), world.rotation()
+    fit(world, rotation)
+    world.api.denied = {"PUT /certmond-canary/approval"}
+    for _ in range(3):
+        (said,) = one.gate(rotation).waits
+        assert "waits for approval" in said
+        assert "`kubectl certificate approve certmond-canary`" in said
+        world.passes(POLL)
+    world.api.decide("Approved")
+    assert one.gate(rotation).waits == ()
+    assert one.gate(rotation).waits
+    assert world.api.objects
+    one.conductor.end()
+    assert world.api.objects == {}
+
+
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE])
 def test_both_are_trusted_for_a_while(world: World, phase: Phase) -> None:
     """Before the new one is used, and before the former one goes, `root_ca.overlap` passes; it is said until when."""

@@ -20,7 +20,7 @@ from certmond.cluster.published import published_trust, token_secrets
 from certmond.cluster.record import ClusterRecord
 from certmond.cluster.record_api import create_record, read_record, replace_record
 from certmond.cluster.rollout import Outcome, restart_workloads
-from certmond.cluster.signing import signing
+from certmond.cluster.signing import Signing
 from certmond.cluster.tokens import tokens
 from certmond.cluster.workloads import stale_workloads, workloads
 from tests.builders import NOW, bundle, make_ca
@@ -86,7 +86,7 @@ def lead(access: Access) -> list[Any]:
         workloads(access, now),
     ]
     said += [each for each in canaries if " may not " in each.fact]
-    signed = signing(access, OLD.facts, now)
+    signed = Signing(access).check(OLD.facts, now)
     said += [] if "the cluster signs with" in signed.fact else [signed]
     stale = stale_workloads(access, now).restartable
     said += [each for each in restart_workloads(access, stale, now, now) if each.outcome is not Outcome.DONE]
@@ -148,7 +148,7 @@ def test_a_node_may_read_the_record_and_say_something_of_itself(
     assert cluster.rbac
     cluster.rbac.used.clear()
     for canary in (
-        signing(kubelet, OLD.facts, datetime.now(UTC), timedelta(seconds=1)),
+        Signing(kubelet).check(OLD.facts, datetime.now(UTC), timedelta(seconds=1)),
         tokens(kubelet),
         published_trust(kubelet, BOTH),
         cluster_info(kubelet, BOTH, BOTH),
