@@ -48,6 +48,12 @@ class Conductor(Protocol):
         """What this node has decided is for all to know. Raises CertmondError where nobody could be told."""
         ...
 
+    def bring_back(self, rotation: Rotation) -> None:
+        """This node, of the control plane, has noted the rotation so: where what all know is less, or gone, it is for
+        all to know again. Raises CertmondError where it cannot be.
+        """
+        ...
+
     def gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
         """This node has reached the phase, and reports so: may it be left? Never raises CertmondError."""
         ...
@@ -104,6 +110,9 @@ class SingleNode:
 
     def publish(self, rotation: Rotation) -> None:
         """There is nobody to tell."""
+
+    def bring_back(self, rotation: Rotation) -> None:
+        """Nobody else knows of it."""
 
     def gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
         if rotation.phase is Phase.PREPARE and report.signs and not report.ready:

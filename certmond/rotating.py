@@ -30,6 +30,8 @@ from certmond.pki.rotation_consent import statement
 from certmond.pki.steps import Plan
 from certmond.standing import Standing
 
+_UNTOLD = (SigningError, OvertakenError, RotationError, MalformedError)
+"""With these nobody could be told."""
 _CHANGED = "the record was changed meanwhile"
 """Said where another process was faster: everything is looked at again, and decided anew."""
 
@@ -93,6 +95,8 @@ class Rotating:
         if stands.back:
             self.change(stands.back)
             return f"the former CA of {stands.back.family} was put back: {stands.back.name} begins"
+        if not self._is_known_to_all():
+            return None
         reach = stands.reach(assessment, around, plan)
         self._waits = ()
         if reach is None:
@@ -112,6 +116,18 @@ class Rotating:
             self._waits, self.until = gate.waits, gate.until
             return None
         return self._go_on(rotation, following(rotation, now))
+
+    def _is_known_to_all(self) -> bool:
+        """Whether the others have a record of the rotation, brought back where they had lost it."""
+        rotation, ground = self._standing.rotation, self._standing.ground
+        if rotation is None or ground is None or not ground.holds_key:
+            return True  # who has no CA's key writes no record
+        try:
+            self._conductor.bring_back(rotation)
+        except _UNTOLD as error:
+            self._waits = (f"the record of {rotation.name} is gone, or an older one, and cannot be put right: {error}",)
+            return rotation.over  # which the others can find by themselves
+        return True
 
     def start(self, rotation: Rotation) -> None:
         """Note a rotation that is asked for. Raises RotationError where there is one already or this node could not
@@ -157,7 +173,7 @@ class Rotating:
                 return _CHANGED
             try:
                 self._conductor.publish(rotation)
-            except (SigningError, OvertakenError, RotationError, MalformedError) as error:
+            except _UNTOLD as error:
                 self._waits = (f"{reached}, and that could not be recorded: {error}",)
                 return None
             self._record.save(rotation)

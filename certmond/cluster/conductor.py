@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from certmond.cluster.access import Access
-from certmond.cluster.recorded import admit, record_of, rotation_of
+from certmond.cluster.recorded import TAKE_AWAY, admit, lacks, record_of, rotation_of
 from certmond.config import Config
 from certmond.errors import (
     CertmondError,
@@ -28,7 +28,7 @@ from certmond.errors import (
 from certmond.host.lasting import Lasting
 from certmond.pki.certificate import Anchor, PublicKey, certificates_of
 from certmond.pki.rotation import Phase, Rotation, desired, forth, sequence
-from certmond.pki.rotation_gates import Gate, Member, Report, closed, unknown_exclusions
+from certmond.pki.rotation_gates import Gate, Member, Report, ahead, closed, unknown_exclusions
 
 if TYPE_CHECKING:
     from certmond.cluster.canary import Canary
@@ -79,6 +79,7 @@ class ClusterConductor:
         self._strange: str | None = None
         self._estranged: str | None = None
         self._ask_again = 0.0
+        self._closed: frozenset[str] = frozenset()
         self._signing: Signing | None = None  # which needs the extra
         self._signers = set[str]()  # once known as one with a CA key, a node is asked, whatever becomes of its label
         self._said: Report | None = None
@@ -95,6 +96,7 @@ class ClusterConductor:
         """The cluster's, where it is known and this node has never ended it; not an earlier phase of its own. One that
         is over concerns only a node that has known it, or that lives by what was rotated away.
         """
+        self._closed = frozenset(closed)
         if self._unread:
             raise RotationError(self._unread)
         shared = rotation_of(self._found.record) if self._found else None
@@ -115,7 +117,7 @@ class ClusterConductor:
             return own
         raise RotationError(
             f"this node is in {own.name}, and the cluster in {shared.name}; see which one is right, and take the "
-            "record of the other away"
+            f"record of the other away: the cluster's by `{TAKE_AWAY}`, this node's in rotation/ of the state directory"
         )
 
     def objection(self, components: Components) -> str | None:  # noqa: ARG002 - it makes no difference here
@@ -140,12 +142,30 @@ class ClusterConductor:
         found = read_record(self._access)
         before, self._found = self._found, found
         try:
-            admit(rotation, found.record if found else None, before.record if before else None)
+            admit(rotation, found.record if found else None, before.record if before else None, self._closed)
             written = replace_record(self._access, found, record) if found else create_record(self._access, record)
         except OvertakenError:
             self._ask_again = 0.0
             raise
         self._found = written
+
+    def bring_back(self, rotation: Rotation) -> None:
+        """Raises RotationError, too, where another node seems to know more; what is not known now is left alone."""
+        from certmond.cluster.nodes import list_nodes  # noqa: PLC0415 - needs the extra
+
+        if not self._lacks(rotation):
+            return
+        self._read()  # another process of this node may have written it
+        if not self._lacks(rotation):
+            return
+        others = [_member(each, False) for each in list_nodes(self._access) if each.name != self._node]
+        if why := next(ahead(rotation, others, self._closed), None):
+            raise RotationError(f"{why}; who knows most of it has to begin, or `certmond root-ca abort` there")
+        self.publish(rotation)
+
+    def _lacks(self, rotation: Rotation) -> bool:
+        known = not (self._silent or self._unread)
+        return known and lacks(self._found.record if self._found else None, rotation)
 
     def gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
         try:

@@ -1,18 +1,23 @@
 """A rotation as the cluster's record has it: to and fro, and which one may take the place of another.
 
 Owns what this certmond understands of a record, and the rule that a record never goes back: to an earlier phase, to
-another rotation while one is under way, or to what was decided from a state that has passed. Pure; where the record is
-kept is `record_api`'s.
+another rotation while one is under way, or to what was decided from a state that has passed; and when it has less than
+a node has noted, as where it was deleted. Pure; where the record is kept is `record_api`'s.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 from pydantic import ValidationError
 
 from certmond.cluster.record import ClusterRecord
 from certmond.errors import OvertakenError, RotationError
 from certmond.pki.certificate import to_pem
-from certmond.pki.rotation import Mode, Phase, Rotation, abort, flaw, sequence
+from certmond.pki.rotation import Mode, Phase, Rotation, abort, flaw, forth, sequence
+
+TAKE_AWAY = "kubectl -n kube-system delete configmap certmond-rotation"
+"""What a person does with a record that is not to be followed."""
 
 
 def rotation_of(record: ClusterRecord) -> Rotation:
@@ -54,9 +59,24 @@ def record_of(rotation: Rotation, coordinator: str) -> ClusterRecord:
         ) from None
 
 
-def admit(rotation: Rotation, found: ClusterRecord | None, known: ClusterRecord | None) -> None:
+def lacks(found: ClusterRecord | None, own: Rotation) -> bool:
+    """Whether the record has less than a node that has noted `own`: it is gone, or an older one of it has come back. As
+    a phase is left only when every node has reached it, the furthest is the one to go on from. Raises RotationError.
+    """
+    if found is None:
+        return True
+    there = rotation_of(found)
+    phases = sequence(there)
+    later = own.phase in phases and phases.index(own.phase) > phases.index(there.phase)
+    return own.id == f"{there.id}-back" or (own.id == there.id and later)
+
+
+def admit(
+    rotation: Rotation, found: ClusterRecord | None, known: ClusterRecord | None, closed: Collection[str] = ()
+) -> None:
     """Whether `rotation`, decided while the record was `known` (None where it was not asked for), may take the place of
-    `found`. Raises RotationError where it may not, OvertakenError where it is to be decided anew.
+    `found`. `closed` are the ids of the rotations that this node has ended. Raises RotationError where it may not,
+    OvertakenError where it is to be decided anew.
     """
     if known is not None and found != known:
         raise OvertakenError("the cluster's record of the rotation was changed by another node; look again")
@@ -69,7 +89,17 @@ def admit(rotation: Rotation, found: ClusterRecord | None, known: ClusterRecord 
     elif rotation.id != there.id:
         if there.over:
             return
-        raise RotationError(f"the cluster is in {there.name}, in the phase {there.phase}; one at a time")
+        raise RotationError(_not_beside(there, ended=forth(there.id) in closed))
     elif (phases := sequence(there)).index(rotation.phase) >= phases.index(there.phase):
         return
     raise OvertakenError(f"{there.name} has gone on to {there.phase} meanwhile; look at it again, and decide anew")
+
+
+def _not_beside(there: Rotation, *, ended: bool) -> str:
+    where = f"{there.name}, in the phase {there.phase}"
+    if not ended:
+        on = f"let it go on by `certmond root-ca rotate --family {there.family}`, or `certmond root-ca abort` it"
+        return f"the cluster is in {where}; one at a time: {on}"
+    fact = f"the cluster's record is of {where}, which this node has ended: it is an older one that has come back, as"
+    remedy = f"where `certmond root-ca show` tells of it on no node, take it away by `{TAKE_AWAY}`, and go on"
+    return f"{fact} with an etcd that was restored; {remedy}"

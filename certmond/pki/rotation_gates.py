@@ -7,12 +7,12 @@ phase stays, until it answers or a person leaves it out. Pure; who carries the r
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from certmond.pki.certificate import Anchor, PublicKey
-from certmond.pki.rotation import SIGNER_FAMILY, Mode, Phase, Rotation, desired
+from certmond.pki.rotation import SIGNER_FAMILY, Mode, Phase, Rotation, desired, forth, sequence
 from certmond.pki.settings import RootCaSpec
 
 _HELD = {Phase.TRUST: "before the new {} is used", Phase.ISSUE: "before the former {} is distrusted"}
@@ -88,6 +88,19 @@ def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
 def _concerns(rotation: Rotation, member: Member) -> bool:
     """Every node lives by the Root CA; by any other, control planes alone."""
     return rotation.family == SIGNER_FAMILY or member.control_plane
+
+
+def ahead(rotation: Rotation, members: Iterable[Member], closed: Collection[str]) -> Iterator[str]:
+    """Why a node that has noted `rotation` may not be the one that knows most of it, a sentence for each of the others
+    that has said so: of a later phase, or of another rotation, which is none of those that have ended here (`closed`).
+    """
+    phases = sequence(rotation)
+    for name, report in ((each.name, each.report) for each in members if each.report):
+        if report.rotation == rotation.id:
+            if report.phase in phases and phases.index(report.phase) > phases.index(rotation.phase):
+                yield f"{name} has reached {report.phase} already"
+        elif report.rotation not in {forth(rotation.id), *closed}:
+            yield f"{name} has said that it is in {report.rotation}, of which nothing is known here"
 
 
 def lasting(rotation: Rotation, spec: RootCaSpec, now: datetime) -> Gate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -184,6 +185,37 @@ def recorded(node: RotatingNode) -> Rotation:
     return node.record
 
 
+def test_a_record_that_was_deleted_is_brought_back(world: World, node: RotatingNode) -> None:
+    """By the control plane that knows how far the rotation is, before it does anything else; and it goes on."""
+    come_to(Phase.DETACH, world, node, node.enforcer())
+    world.api.store.remove("configmaps", "certmond-rotation", "kube-system")
+    world.api.store.add("nodes", "node-2", metadata={"labels": {"node-role.kubernetes.io/control-plane": ""}})
+    again = node.enforcer()
+    while one_pass(world, node, again):
+        pass
+    assert world.phase is Phase.DETACH
+    assert again.rotating.waits == ("node-2 has not answered",)
+    world.api.store.remove("nodes", "node-2")
+    come_to(Phase.TRUST, world, node, again)
+
+
+def test_a_record_that_cannot_be_brought_back_is_told(world: World, node: RotatingNode) -> None:
+    """Why, and the phase lasts; a worker, which writes no record, waits for those who do."""
+    come_to(Phase.DETACH, world, node, node.enforcer())
+    world.api.store.remove("configmaps", "certmond-rotation", "kube-system")
+    world.api.denied = {"POST /api/v1/namespaces/kube-system/configmaps"}
+    again = node.enforcer()
+    while one_pass(world, node, again):
+        pass
+    (said,) = again.rotating.waits
+    assert re.match("the record of the rotation .* is gone, .*, and cannot be put right: the user of .* may not", said)
+    assert node.phase is Phase.DETACH
+    (node.files / "ca.key").unlink()
+    world.api.denied, worker = set(), node.enforcer()
+    one_pass(world, node, worker)
+    assert world.recorded is None
+
+
 def test_no_way_back_is_found_by_who_lags(world: World, node: RotatingNode) -> None:
     """Past the point of no return it is refused on a node, too, that has not come there itself, and nothing changes."""
     lags(world, node, Phase.ISSUE, Phase.DISTRUST)
@@ -332,7 +364,9 @@ def test_what_several_nodes_have_begun_is_not_ended_alone(world: World, node: Ro
 
 @pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE])
 def test_an_older_record_that_comes_back_is_not_followed(world: World, node: RotatingNode, phase: Phase) -> None:
-    """Of an etcd that was restored: what went back and was closed is neither begun again nor turned round again."""
+    """Of an etcd that was restored: what went back and was closed is neither begun again nor turned round again. Who
+    begins another one is told which record is stale, and how to take it away; then it begins.
+    """
     come_to(Phase.DETACH, world, node, node.enforcer())
     forth = recorded(node)
     assert node.hurry("root-ca", "abort", "--no-wait").code == 0
@@ -342,6 +376,15 @@ def test_an_older_record_that_comes_back_is_not_followed(world: World, node: Rot
         world.record(older)
         assert "rotation_frozen" not in told(node, worker=False)[-1]
         assert (node.record, node.tree()) == (None, before)
+        node.stage(world.new)
+        stale, said = world.recorded, node.hurry("root-ca", "rotate", "--no-wait")
+        assert stale
+        assert said.code == 3
+        assert f"record is of {rotation_of(stale).name}, in the phase {phase}, which this node has ended" in said.err
+        assert "take it away by `kubectl -n kube-system delete configmap certmond-rotation`, and go on" in said.err
+        assert (world.recorded, node.record, node.tree()) == (stale, None, before)
+    world.api.store.remove("configmaps", "certmond-rotation", "kube-system")
+    assert node.hurry("root-ca", "rotate", "--no-wait").code == 0
 
 
 def test_a_forged_record_stops_no_other_family(world: World, calm: RotatingNode) -> None:

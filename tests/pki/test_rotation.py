@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from certmond.errors import RotationError
-from certmond.pki.rotation import Desired, Mode, Phase, Rotation, abort, begin, desired, following, sequence
+from certmond.pki.rotation import Desired, Mode, Phase, Rotation, abort, begin, desired, flaw, following, sequence
 from tests.builders import HOUR, NOW
 from tests.pki.rotation_node import NEW, OLD, PLANNED, STRANGER, at
 
@@ -170,3 +170,21 @@ def test_where_there_is_no_way_back_it_is_said_why(given: Rotation, said: str) -
     """And what to do instead."""
     with pytest.raises(RotationError, match=said):
         abort(given, NOW)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        *((at(phase), None) for phase in P),
+        (at(P.TRUST, found=True, old=(O, STRANGER.facts)), None),
+        (at(P.TRUST, old=()), "it says nothing of what is to be followed"),
+        (at(P.TRUST, old=(O, STRANGER.facts)), "it has several that are to be followed"),
+        (at(P.TRUST, new=N.key), "it has certificates and public keys, of which only the same kind follows the other"),
+        (at(P.TRUST, mode=Mode.REISSUE), "by reissue, a rotation of ca has no phase trust"),
+        (at(P.DETACH, family="etcd-ca"), "by overlap, a rotation of etcd-ca has no phase detach"),
+        (at(P.DETACH, found=True), "by overlap, a rotation of ca has no phase detach"),
+    ],
+)
+def test_what_nobody_can_have_begun(given: Rotation, said: str | None) -> None:
+    """A rotation that was read is one of those that begin, go on and go back, or it is said why not."""
+    assert flaw(given) == said

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certmond.pki.rotation import Mode, Phase, Rotation
-from certmond.pki.rotation_gates import Gate, Member, Report, closed, digest_of, lasting, unknown_exclusions
+from certmond.pki.rotation import Mode, Phase, Rotation, abort
+from certmond.pki.rotation_gates import Gate, Member, Report, ahead, closed, digest_of, lasting, unknown_exclusions
 from certmond.pki.settings import RootCaSpec
 from tests.builders import HOUR, NOW, SECOND
 from tests.pki.rotation_node import NEW, OLD, STRANGER, at
@@ -51,6 +51,30 @@ def test_another_phase_is_another_answer() -> None:
     """Be it an earlier one or a later one."""
     assert why(at(P.TRUST), says(P.DETACH)) == ["cp-2 has reached detach, and not trust yet"]
     assert why(at(P.TRUST), says(P.ISSUE)) == ["cp-2 has reached issue, and not trust yet"]
+
+
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        (None, []),
+        (says(P.PREPARE), []),
+        (says(P.TRUST), []),
+        (says(P.ISSUE), ["cp-2 has reached issue already"]),
+        (says(P.ATTACH, rotation="r0"), []),
+        (says(P.PREPARE, rotation="r2"), ["cp-2 has said that it is in r2, of which nothing is known here"]),
+        (says(P.DISTRUST, rotation="r1-back"), ["cp-2 has said that it is in r1-back, of which nothing is known here"]),
+    ],
+)
+def test_who_knows_most_of_a_rotation(report: Report | None, said: list[str]) -> None:
+    """Is whom no other node contradicts: by a later phase, the way back, or a rotation that was not ended here."""
+    assert list(ahead(at(P.TRUST), [Member("cp-1", True), Member("cp-2", True, report)], {"r0"})) == said
+
+
+def test_who_is_on_the_way_back_knows_more_than_who_is_not() -> None:
+    """In whatever phase of the way there that one is."""
+    back = abort(at(P.ISSUE), NOW)
+    assert list(ahead(back, [Member("cp-2", True, says(P.ISSUE))], ())) == []
+    assert list(ahead(back, [Member("cp-2", True, says(P.DONE, rotation="r1-back"))], ())) != []
 
 
 @pytest.mark.parametrize("lack", [{"signs": False}, {"ready": False}])

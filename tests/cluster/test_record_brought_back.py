@@ -1,0 +1,142 @@
+"""A record of a rotation that was deleted, or is older than what nodes have noted: who brings it back, and who not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from certmond.cluster.access import Access
+from certmond.cluster.nodes import ANNOTATION, Acknowledgement
+from certmond.errors import OvertakenError, RotationError
+from certmond.pki.rotation import Phase, Rotation, abort
+from tests.cluster.api_server import ApiServer, Fault
+from tests.cluster.conducting import POLL, Place, World
+from tests.cluster.leaks import leaks
+
+
+@pytest.fixture
+def world(cluster: ApiServer, access_of: Callable[..., Access]) -> Iterator[World]:
+    """A cluster without nodes, the API of which never gets a key of a CA."""
+    made = World(cluster, access_of)
+    yield made
+    assert not leaks(bytes(cluster.received), made.old, made.new)
+
+
+def come_together(world: World, places: dict[Place, Rotation], closed: Collection[str] = ()) -> dict[Place, Rotation]:
+    """Pass after pass, each node does what `rotating` does with a record: it follows, or brings back what it knows."""
+    noted = dict(places)
+    for _ in range(4):
+        for place, own in noted.items():
+            world.passes(POLL * 6)
+            place.conductor.ask()
+            followed = place.conductor.follow(own, closed)
+            assert followed
+            noted[place] = followed
+            if followed == own:
+                with suppress(OvertakenError):
+                    place.conductor.bring_back(own)
+    return noted
+
+
+PHASES = tuple(Phase)
+APART = [
+    (behind, further, back)
+    for behind, further in pairwise(PHASES)
+    for back in (None, *PHASES[: PHASES.index(further) + 1])
+]
+"""Where two nodes are, and what the cluster has: nothing, or what was once written."""
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["the further first", "the further last"])
+@pytest.mark.parametrize(("behind", "further", "back"), APART)
+def test_the_further_one_brings_the_record_back(
+    world: World, behind: Phase, further: Phase, back: Phase | None, order: int
+) -> None:
+    """Two control planes are a phase apart when the record is deleted, or an older one of it has come back: whoever
+    looks first, both come to the further phase, and the record has it.
+    """
+    one, two = world.node("control-1"), world.node("control-2")
+    if back is not None:
+        world.record(world.rotation(back))
+    places = {one: world.rotation(further), two: world.rotation(behind)}
+    noted = come_together(world, dict(list(places.items())[::order]))
+    assert {each.phase for each in noted.values()} == {further}
+    assert world.phase is further
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_way_back_is_brought_back(world: World, order: int) -> None:
+    """Who has not heard yet that the rotation was led back does not undo that by bringing the way there back."""
+    one, two = world.node("control-1"), world.node("control-2")
+    there = world.rotation(Phase.ISSUE)
+    places = {one: abort(there, world.now), two: there}
+    noted = come_together(world, dict(list(places.items())[::order]))
+    assert {each.id for each in noted.values()} == {"r-1-back"}
+    assert world.recorded
+    assert world.recorded.id == "r-1-back"
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"id": "r-1", "phase": "attach"}, "control-2 has reached attach already"),
+        ({"id": "r-1-back", "phase": "issue"}, "control-2 has said that it is in r-1-back, of which nothing is known"),
+        ({"id": "r-2", "phase": "prepare"}, "control-2 has said that it is in r-2, of which nothing is known"),
+        ({"id": "r-0", "phase": "attach"}, None),
+        ({"id": "r-1", "phase": "detach"}, None),
+    ],
+)
+def test_who_knows_less_than_others_brings_nothing_back(world: World, said: dict[str, str], why: str | None) -> None:
+    """As a node that was restored from a backup: what others have said of a later phase, or of a rotation that this
+    node has not ended, speaks against it; what is over, or earlier, does not.
+    """
+    one, _ = world.node("control-1"), world.node("control-2")
+    text = str(Acknowledgement(**said, trust="", issuer="", holds_key=True))
+    world.put("nodes", "control-2", metadata={"annotations": {ANNOTATION: text}})
+    own = world.rotation(Phase.TRUST)
+    one.conductor.ask()
+    assert one.conductor.follow(own, ["r-0"]) == own
+    if why is None:
+        one.conductor.bring_back(own)
+        assert world.phase is Phase.TRUST
+        return
+    with pytest.raises(RotationError, match=f"^{why}"):
+        one.conductor.bring_back(own)
+    assert world.recorded is None
+
+
+def test_what_is_not_known_is_not_brought_back(world: World) -> None:
+    """While the API does not answer, or has what cannot be understood, nobody can tell that the record is gone."""
+    one, own = world.node("control-1"), world.rotation(Phase.TRUST)
+    world.api.faults = [Fault(503)]
+    one.conductor.ask()
+    one.conductor.bring_back(own)
+    assert world.recorded is None
+    world.put("configmaps", "certmond-rotation", "kube-system", data={"record": "["})
+    world.passes(POLL * 6)
+    one.conductor.ask()
+    one.conductor.bring_back(own)
+    assert world.api.store.get("configmaps", "certmond-rotation", "kube-system")["data"] == {"record": "["}
+
+
+def test_a_record_of_a_rotation_that_was_ended_does_not_come_back(world: World) -> None:
+    """Of an etcd that was restored: it is followed by nobody who has ended it, and is not brought forward; who begins
+    another one, or goes on with it, is told that it is stale, and what to do.
+    """
+    one, own = world.node("control-1"), world.rotation(Phase.TRUST, id="r-2")
+    world.record(world.rotation(Phase.ISSUE))
+    one.conductor.ask()
+    assert one.conductor.follow(own, ["r-1"]) == own
+    one.conductor.bring_back(own)
+    for decided in (own, replace(own, phase=Phase.ISSUE)):
+        with pytest.raises(RotationError) as raised:
+            one.conductor.publish(decided)
+        said = str(raised.value)
+        assert "of the rotation r-1 of ca, in the phase issue, which this node has ended" in said
+        assert "`kubectl -n kube-system delete configmap certmond-rotation`" in said
+    assert world.recorded
+    assert world.recorded.id == "r-1"
