@@ -19,6 +19,7 @@ from certmond.host.rotation_record import RotationRecord
 from certmond.host.rotation_view import ground_of
 from certmond.host.staged import Part, Staging
 from certmond.pki.assess import Assessment
+from certmond.pki.certificate import Anchor
 from certmond.pki.checks import finding
 from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Inventory
@@ -69,11 +70,11 @@ class Standing:
         self._families = [
             spec.name for spec in config.certificates if spec.is_trust and not (spec.is_glob or spec.renewed_by)
         ]
-        self._grounds: dict[str, Ground] = {}
         self.replaced = Replaced(config)
         self._forget()
 
     def _forget(self) -> None:
+        self._grounds = dict[str, Ground]()
         self.own: Rotation | None = None
         self.rotation: Rotation | None = None
         self.ground: Ground | None = None
@@ -103,8 +104,15 @@ class Standing:
     def _look(
         self, inventory: Inventory, components: Components, now: datetime, waits: Sequence[str]
     ) -> dict[str, tuple[Finding, ...]]:
-        found = {family: ground_of(family, inventory, components, self._files) for family in self._families}
-        self._grounds = {family: ground for family, ground in found.items() if ground}
+        unread = list[CertmondError]()
+        for family in self._families:
+            try:
+                if ground := ground_of(family, inventory, components, self._files):
+                    self._grounds[family] = ground
+            except CertmondError as error:
+                unread.append(error)
+        if unread:
+            raise unread[0]
         self.replaced.see(inventory, self._grounds, self._conductor.objection(components))
         self.own = self._record.load()
         self.rotation = self.followed()
@@ -134,8 +142,20 @@ class Standing:
         self.rotation = self.ground = self.back = None
         self.replaced.forget()
         self.broken = why
-        self.unsure = dict.fromkeys(families, why)
+        known = self._record.anchors()
+        self.unsure = {family: why for family in families if not self._is_as_ever(family, known.get(family, ()))}
         return {families[0]: (finding(Reason.ROTATION_FROZEN, why),)} if families else {}
+
+    def _is_as_ever(self, family: str, known: Sequence[Anchor]) -> bool:
+        """File and key of the anchor are those that the node has lived by since before a rotation, of which it knows
+        nothing. Then it is trusted by whoever trusts the present leaves, whatever a record says: no other node can be
+        where it is distrusted before this one has said that it is so far, but those that have left this one out.
+        """
+        ground, own = self._grounds.get(family), self.own
+        if ground is None or not known or ground.trust != known or ground.key not in {None, known[0].key}:
+            return False
+        under_way = own is not None and own.family == family and not own.over
+        return not under_way and self._staging.read(Part.OLD) is None  # its key was exchanged, and put back by somebody
 
     def _refusal(self, rotation: Rotation, ground: Ground, now: datetime) -> str | None:
         """Why what others tell of a rotation is not followed; what this node has noted itself was judged before."""

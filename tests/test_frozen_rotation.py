@@ -47,6 +47,15 @@ def test_a_file_that_cannot_be_read(node: Node, enforcer: Enforcer) -> None:
     assert enforcer.standing.broken is None
 
 
+def test_what_is_not_concerned_is_renewed_as_ever(node: Node, enforcer: Enforcer) -> None:
+    """Where one anchor cannot be looked at, leaves of the others, by which the node has lived all the time, go on."""
+    assessment, around = enforcer.see()
+    assert enforcer.rotate(assessment, around, enforcer.plan(assessment, around=around)) is None
+    (node.root / "etc/kubernetes/pki/signing-ca.crt").mkdir()
+    frozen(enforcer)
+    assert list(enforcer.standing.unsure) == ["ca"]
+
+
 def test_what_nobody_foresaw(enforcer: Enforcer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A defect of certmond's own freezes it, too: its place is told, and not its words."""
 

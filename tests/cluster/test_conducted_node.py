@@ -24,6 +24,7 @@ from certmond.host.journal import Journal
 from certmond.host.rotation_record import RotationRecord
 from certmond.pki.reason import Finding, Reason, Severity
 from certmond.pki.rotation import Phase, Rotation, abort
+from tests.builders import DAY, Issued, make_server
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.conducting import World
 from tests.cluster.leaks import leaks
@@ -409,6 +410,71 @@ def test_a_forged_record_stops_no_other_family(world: World, calm: RotatingNode)
         each.seen.name for each in assessment.statuses for f in each.findings if f.reason.value == "rotation_frozen"
     }
     assert frozen == {"etcd-ca"}
+
+
+def due(node: RotatingNode, *, by: Issued | None = None) -> None:
+    """web.crt is to be renewed now."""
+    now = node.clock()
+    web = make_server(by or node.old, "web", names=["DNS:web"], not_before=now - 90 * DAY, not_after=now + DAY)
+    node.put("web.crt", web.pem)
+    node.put("web.key", web.key_pem)
+
+
+def planned(enforcer: Enforcer) -> tuple[list[str], list[str]]:
+    """What would be renewed, and what is held."""
+    assessment, around = enforcer.see()
+    made = enforcer.plan(assessment, around=around)
+    return [each.target for each in made.writes], [each.target for each in made.held]
+
+
+def test_a_record_that_cannot_be_understood_stops_no_renewal_of_who_is_in_none(
+    world: World, calm: RotatingNode
+) -> None:
+    """Where a node is in no rotation, and its CA is the one that it has lived by, leaves are renewed as ever, whatever
+    stands in the cluster's record, which is told; where its CA is another one, they are not.
+    """
+    assert calm.step() is None  # which accepts what it lives by
+    due(calm)
+    world.put("configmaps", "certmond-rotation", "kube-system", data={"record": "["})
+    enforcer = calm.enforcer()
+    enforcer.rotating.ask()
+    assert planned(enforcer) == (["web"], [])
+    assert "not to be understood" in (enforcer.standing.broken or "")
+    other = root_ca()
+    calm.put("ca.crt", other.pem)
+    calm.put("ca.key", other.key_pem)
+    assert planned(enforcer) == ([], ["web"])
+
+
+@pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.TRUST, Phase.ISSUE, Phase.DISTRUST])
+@pytest.mark.parametrize("whose", ["the cluster's", "the node's"])
+def test_what_a_rotation_concerns_is_not_renewed_while_nobody_can_tell_how_far_it_is(
+    world: World, calm: RotatingNode, phase: Phase, whose: str
+) -> None:
+    """Nothing is signed with a CA that a rotation which is under way here concerns, be it the former or the new one,
+    and be it that somebody has put the former one's files back.
+    """
+    assert calm.step() is None
+    former = {name: calm.read(name) for name in ("ca.crt", "ca.key")}
+    calm.begin(world.new)
+    come_to(phase, world, calm, calm.enforcer())
+    enforcer = calm.enforcer()
+    while planned(enforcer)[0]:
+        one_pass(world, calm, enforcer)
+    if whose == "the cluster's":
+        world.put("configmaps", "certmond-rotation", "kube-system", data={"record": "["})
+    else:
+        (calm.state / "rotation/record.json").write_text("[")
+    again = calm.enforcer()
+    again.rotating.ask()
+    exchanged = phase in {Phase.ISSUE, Phase.DISTRUST}
+    due(calm, by=world.new if exchanged else None)
+    untouched = whose == "the node's" and phase is Phase.PREPARE
+    assert planned(again) == ((["web"], []) if untouched else ([], ["web"]))
+    for name, content in former.items():
+        calm.put(name, content)
+    if whose == "the cluster's" or exchanged:
+        assert planned(again) == ([], ["web"])
 
 
 def test_a_node_that_was_left_out_says_that_it_is_cut_off(world: World, node: RotatingNode) -> None:
