@@ -104,7 +104,7 @@ def check(context: click.Context, at: datetime | None, output: str) -> None:
 
     options = globals_of(context)
     config = options.load()
-    assessment = look(config, options.root, at, state_dir=options.state_dir)
+    assessment = look(config, options.root, at, state_dir=options.state_dir, asking=True)
     display(status_document(assessment, config.mode), output, status_table)
     if not assessment.statuses:
         raise CertmondError(

@@ -68,10 +68,20 @@ class Conductor(Protocol):
 
 
 class SingleNode:
-    """A node that is all there is: what it has reached, everybody has."""
+    """A node that is all there is: what it has reached, everybody has. Of several nodes, this one alone, for who only
+    looks: `strange` asks then how the others and it do not know each other.
+    """
 
-    def __init__(self, config: Config, *, clock: Callable[[], datetime], monotonic: Callable[[], float]) -> None:
-        self._clock, self._lasting = clock, Lasting(config.root_ca, monotonic)
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock: Callable[[], datetime],
+        monotonic: Callable[[], float],
+        strange: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self._clock, self._lasting, self._strange = clock, Lasting(config.root_ca, monotonic), strange
+        self._estranged: str | None = None
         self._of_several = config.cluster.kubeconfig is not None  # which who only looks does not ask
 
     def follow(
@@ -89,9 +99,10 @@ class SingleNode:
 
     @property
     def estranged(self) -> str | None:
-        return None
+        return self._estranged
 
     def ask(self) -> timedelta | None:
+        self._estranged = self._strange()
         return None
 
     def unsettled(self, rotation: Rotation) -> None:

@@ -51,6 +51,8 @@ from certmond.turns import Alone, Scattered, Turn
 
 LAST_RETRY = timedelta(minutes=10)
 """A derived file that could not be made is tried again after that at the latest."""
+_GLANCE = timedelta(seconds=2)
+"""So long at most does who only looks wait for an answer of the Kubernetes API."""
 KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
 """With whose rights the Kubernetes API is asked where the configuration does not say, and a node writes to its Node."""
 API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
@@ -230,9 +232,16 @@ class Enforcer:
 
     def _conductor(self, *, alone: bool) -> Conductor:
         kubeconfig = self._config.cluster.kubeconfig
-        if alone or kubeconfig is None:
+        if kubeconfig is None:
             return SingleNode(self._config, clock=self._clock, monotonic=self._monotonic)
         from certmond.cluster.access import Access
+
+        if alone:
+            from certmond.cluster.estranged import estranged
+
+            looking = Access(partial(self._real_kubeconfig, kubeconfig), _GLANCE, self._alive)
+            ask = partial(estranged, looking)
+            return SingleNode(self._config, clock=self._clock, monotonic=self._monotonic, strange=ask)
         from certmond.cluster.conductor import ClusterConductor
         from certmond.cluster.lease import ROTATION, ClusterLease
 

@@ -161,8 +161,11 @@ def look(
     renewed: dict[str, datetime] | None = None,
     *,
     state_dir: Path = Path("/var/lib/certmond"),
+    asking: bool = False,
 ) -> Assessment:
-    """One look at files and at what runs, as of `at` or of now."""
+    """One look at files and at what runs, as of `at` or of now. With `asking`, the Kubernetes API is asked as well
+    whether it and this node know each other, where there is one in the configuration.
+    """
     from certmond.enforce import Enforcer
     from certmond.host.audit import Audit, caller
     from certmond.host.changes import Changes
@@ -179,6 +182,8 @@ def look(
     if _may_enter(state_dir):
         audit = Audit(Journal("none"), state_dir, caller())
         enforcer = Enforcer(config, root=root, state_dir=state_dir, audit=audit, clock=lambda: now)
+        if asking and at is None and root == "/":
+            enforcer.rotating.ask()
         around = replace(around, told=enforcer.standing.look(inventory, store.components(), now))
     return assess(inventory, now, renew_before=config.renew_before, renewed=renewed, around=around)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import time
@@ -494,3 +495,27 @@ def test_a_node_that_was_left_out_says_that_it_is_cut_off(world: World, node: Ro
     assert found[Reason.CUT_OFF].severity is Severity.CRITICAL
     assert "let it join anew: `kubeadm reset`, `kubeadm join`" in found[Reason.CUT_OFF].message
     assert not enforcer.standing.unsure
+
+
+@pytest.mark.parametrize(
+    ("faults", "cut_off"), [([401, 401], True), ([401], False), ([503], False), ([403], False), ([], False)]
+)
+def test_a_check_asks_once_whether_the_cluster_knows_the_node(
+    world: World, calm: RotatingNode, faults: list[int], cut_off: bool
+) -> None:
+    """Without a daemon it says the same as one: twice in a row is enough, and an API that is away, or refuses, is no
+    news.
+    """
+    world.api.faults = [Fault(each) for each in faults]
+    said = calm.hurry("check", "-o", "json")
+    found = {each["reason"] for entry in json.loads(said.out)["certificates"] for each in entry["findings"]}
+    assert ("cut_off" in found) is cut_off, said
+    assert (said.code == 2) is cut_off
+
+
+def test_what_is_not_asked_waits_for_nobody(world: World, calm: RotatingNode) -> None:
+    """A look at another time, or one that only plans, asks the API nothing."""
+    world.api.calls.clear()
+    for words in (("check", "--at", "2030-01-01T00:00:00Z"), ("plan",), ("metrics",)):
+        calm.hurry(*words)
+    assert world.api.calls == []
