@@ -79,6 +79,7 @@ class Rotation:
     start. `aborted` says that old and new were exchanged. `excluded` are nodes that are not waited for, `published`
     is when the phase was first seen to be everywhere: a CA in all namespaces, another key with all who sign tokens.
     `signature` is the former anchor's, over what `rotation_consent` says, as base64; empty where the node is alone.
+    `released` is up to which place workers may act in the phase, from 0 to 1 (`rotation_batches`).
     """
 
     id: str
@@ -93,6 +94,7 @@ class Rotation:
     excluded: tuple[str, ...] = ()
     published: Instant | None = None
     signature: str = ""
+    released: float = 0.0
 
     @property
     def over(self) -> bool:
@@ -164,7 +166,7 @@ def following(rotation: Rotation, now: datetime) -> Rotation:
     """The rotation in its next phase; itself where it is over."""
     phases = sequence(rotation)
     later = phases[phases.index(rotation.phase) + 1 :]
-    return replace(rotation, phase=later[0], since=now, published=None) if later else rotation
+    return replace(rotation, phase=later[0], since=now, published=None, released=0.0) if later else rotation
 
 
 def desired(rotation: Rotation) -> Desired | None:
@@ -235,4 +237,5 @@ def abort(rotation: Rotation, now: datetime) -> Rotation:
         since=now,
         aborted=True,
         published=None,
+        released=0.0,
     )

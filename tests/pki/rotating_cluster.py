@@ -18,6 +18,7 @@ from certmond.pki.catalog import CertificateSpec, Kind
 from certmond.pki.certificate import Certificate, certificates_of
 from certmond.pki.inventory import Embedded, Inventory, Observation
 from certmond.pki.rotation import Rotation, desired, following
+from certmond.pki.rotation_batches import behind, is_released, next_batch
 from certmond.pki.rotation_gates import Member, Report, closed, digest_of
 from certmond.pki.rotation_steps import Ground, Lacks, Signer, lacks
 from certmond.pki.steps import Bundle, Flags, Gone, Identity, KeyOf, Rotate, Trusting
@@ -29,6 +30,8 @@ SHARED, APART = (f"{PKI}/ca.crt", f"{PKI}/ca.key"), (f"{PKI}/signing-ca.crt", f"
 OLD, NEW = make_ca(not_before=NOW - YEAR), make_ca(not_before=NOW - YEAR)
 AFRESH = reissue(OLD, not_before=NOW - YEAR, not_after=NOW + 20 * YEAR)
 """OLD with its key, and other dates."""
+BATCH = "2"
+"""So many workers at a time."""
 ISSUERS = {OLD.facts: OLD, NEW.facts: NEW, AFRESH.facts: AFRESH}
 _CA = CertificateSpec(
     name="ca", path=SHARED[0], key=SHARED[1], key_optional=True, authority=True, usages=("cert sign",)
@@ -194,9 +197,13 @@ class Node:
         pairs, confs = tuple(self.pairs.items()), tuple(self.confs.items())
         shown = self.rotation, self.trust, self.key, self.own, self.own_key, self.flags, pairs, confs
         if self.known is None or self.known[0] != shown:
-            rotation = replace(self.rotation, since=NOW)  # which hour it is makes no difference
+            rotation = replace(self.rotation, since=NOW, released=0.0)  # neither makes any difference to its files
             self.known = shown, judged(rotation, self.ground(), pairs, confs)
-        return self.known[1]
+        return self.known[1] if self.may_act() else Lacks()
+
+    def may_act(self) -> bool:
+        """It is in the phase, and is no worker whose batch has not come."""
+        return self.control_plane or is_released(self.rotation, self.name)
 
     def carry_out(self, step: Rotate, parts: int | None = None) -> None:
         """All that the step wants, or nothing where a key is missing; with `parts`, no more of it than so many."""
@@ -231,7 +238,7 @@ class Node:
     def report(self) -> None:
         """Say that the phase is reached, if it is; when that arrives is another matter."""
         left = self.lacks()
-        if left.frozen or left.steps or left.reissue or self.stale():
+        if left.frozen or left.steps or left.reissue or self.stale() or not self.may_act():
             return
         issuers = {*self.pairs.values(), *(issuer for _, issuer in self.confs.values())}
         issuer = issuers.pop().sha256 if len(issuers) == 1 else ""
@@ -285,11 +292,17 @@ class Cluster:
         return self.nodes[0].processes["controller-manager"].publishes
 
     def advance(self) -> None:
-        """The coordinator: on to the next phase, where every node has said so and the workload has been restarted."""
+        """The coordinator: on to the next workers, and to the next phase, where every node has said so and the workload
+        has been restarted.
+        """
         wanted = desired(self.rotation)
         members = [Member(node.name, node.control_plane, node.said) for node in self.nodes]
-        behind = wanted is not None and frozenset(self.workload) != frozenset(wanted.trust)
-        if self.gated and (behind or any(closed(self.rotation, members))):
+        late = wanted is not None and frozenset(self.workload) != frozenset(wanted.trust)
+        waits = self.gated and behind(self.rotation, members)
+        if raised := None if waits else next_batch(self.rotation, members, BATCH).noted:
+            self.rotation = raised
+            return
+        if self.gated and (late or any(closed(self.rotation, members))):
             return
         self.rotation = following(self.rotation, self.rotation.since + timedelta(minutes=1))
 

@@ -13,15 +13,16 @@ from certmond.errors import RotationError
 from certmond.pki import rotation as machine
 from certmond.pki.certificate import certificates_of
 from certmond.pki.rotation import Mode, Phase, Rotation, abort, begin, sequence
+from certmond.pki.rotation_batches import in_batches
 from tests.builders import NOW
 from tests.pki import rotation_invariants as invariants
-from tests.pki.rotating_cluster import AFRESH, NEW, OLD, SHARED, Cluster, verifies
+from tests.pki.rotating_cluster import AFRESH, BATCH, NEW, OLD, SHARED, Cluster, verifies
 from tests.pki.rotation_invariants import ALL, AT_ONCE, SAME_KEY, Invariant, violated
 
-PLANNED = Rotation("r1", "ca", Mode.OVERLAP, (OLD.facts,), NEW.facts, Phase.PREPARE, NOW)
+PLANNED = Rotation("r1", "ca", Mode.OVERLAP, (OLD.facts,), NEW.facts, Phase.PREPARE, NOW, signature="c2lnbmVk")
 DATES_ONLY = replace(PLANNED, mode=Mode.REISSUE, new=AFRESH.facts)
 AT_ONE_BLOW = replace(PLANNED, mode=Mode.REPLACE)
-FOUND = replace(PLANNED, found=True)
+FOUND = replace(PLANNED, found=True, signature="")
 
 
 def step(cluster: Cluster, action: int, which: int) -> bool:
@@ -194,6 +195,34 @@ def test_an_abort_leads_back_without_an_outage(
         go(cluster, action, which)
     finish(cluster)
     assert cluster.rotation.new == OLD.facts
+
+
+def under_way(cluster: Cluster) -> list[str]:
+    """The workers that have begun with the phase, and have not said yet that they have come so far."""
+    here = cluster.rotation.id, cluster.rotation.phase
+    workers = (node for node in cluster.nodes if not node.control_plane)
+    begun = (node for node in workers if (node.rotation.id, node.rotation.phase) == here and node.may_act())
+    return [node.name for node in begun if node.said is None or (node.said.rotation, node.said.phase) != here]
+
+
+@settings(max_examples=15)
+@given(SEEDS, st.sampled_from([Phase.TRUST, Phase.ISSUE, Phase.DISTRUST]), ACTIONS, st.booleans())
+def test_with_many_workers_few_of_them_are_under_way_at_any_point(
+    seed: int, phase: Phase, actions: list[tuple[int, int]], back: bool
+) -> None:
+    """In the phases that change anything there, I1 to I7 hold while some workers have followed and others have not been
+    let yet, there and back, and never more than a batch have begun and not come so far.
+    """
+    workers = [f"worker-{number}" for number in range(5)]
+    cluster = Cluster(begin(PLANNED), {"cp-1": True, **dict.fromkeys(workers, False)})
+    wander(cluster, seed, phase, 20_000)
+    if back and phase is not Phase.DISTRUST:
+        cluster.rotation = abort(cluster.rotation, NOW)
+    for action, which in actions:
+        go(cluster, action, which)
+        assert not in_batches(cluster.rotation) or len(under_way(cluster)) <= int(BATCH)
+    event(f"left in {cluster.rotation.phase}")
+    finish(cluster)
 
 
 def test_a_control_plane_without_the_new_key_holds_up_the_preparation() -> None:
