@@ -16,6 +16,7 @@ from certmond.host.lasting import Lasting
 from certmond.host.manifest import Components
 from certmond.pki.certificate import Anchor
 from certmond.pki.rotation import Phase, Rotation
+from certmond.pki.rotation_batches import Workers
 from certmond.pki.rotation_gates import Gate, Report
 
 
@@ -56,6 +57,10 @@ class Conductor(Protocol):
 
     def gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
         """This node has reached the phase, and reports so: may it be left? Never raises CertmondError."""
+        ...
+
+    def workers(self, rotation: Rotation) -> Workers | None:
+        """How far the workers were in the phase when they were counted last; None where this node has not done so."""
         ...
 
     def unsettled(self, rotation: Rotation) -> None:
@@ -103,6 +108,9 @@ class SingleNode:
 
     def ask(self) -> timedelta | None:
         self._estranged = self._strange()
+        return None
+
+    def workers(self, rotation: Rotation) -> Workers | None:  # noqa: ARG002 - there are none
         return None
 
     def unsettled(self, rotation: Rotation) -> None:

@@ -307,6 +307,7 @@ class Daemon:
         self._telemetry.polled.set(len(self._watcher.polled))
         self._telemetry.set_hooks(self._hooks.waiting)
         self._telemetry.set_phase(self._enforcer.standing.phase)
+        self._telemetry.set_workers(self._enforcer.standing.workers)
         self._telemetry.set_planned(Counter(step_name(step) for step in self._acting.plan.steps))
         own = self._telemetry.text() + (self._compatible.text(assessment) if self._config.compatibility else "")
         self._write(METRICS, self._renderer.metrics(assessment, own))
@@ -316,10 +317,12 @@ class Daemon:
     def _publish_activity(self) -> None:
         """Write what was done and what is to be done, where that is not what was written last."""
         rotating, journal = self._enforcer.rotating, self._journal
-        current = (self._acting.plan, self._enforcer.standing.rotation, rotating.waits, rotating.until, journal.told)
+        rotation, workers = self._enforcer.standing.rotation, self._enforcer.standing.workers
+        current = (self._acting.plan, rotation, rotating.waits, rotating.until, workers, journal.told)
         if current != self._shown:
-            plan, rotation, waits, until, _ = current
-            self._write(ACTIVITY, json.dumps(activity_document(plan, rotation, waits, until, tuple(journal.recent))))
+            about = (rotation, rotating.waits, rotating.until)
+            document = activity_document(self._acting.plan, *about, tuple(journal.recent), workers=workers)
+            self._write(ACTIVITY, json.dumps(document))
             self._shown = None if ACTIVITY in self._unwritten else current
 
     def _write(self, name: str, text: str) -> None:

@@ -113,7 +113,9 @@ class Enforcer:
         )
         self.neighbourhood = Neighbourhood(config, root, Changes(state_dir, keeps=keeps), acting=acting, wake=wake)
         record, staging, conductor = RotationRecord(state_dir), Staging(state_dir), self._conductor(alone=not acting)
-        self.standing = Standing(config, files=self._files, record=record, staging=staging, conductor=conductor)
+        self.standing = Standing(
+            config, node=self._identity, files=self._files, record=record, staging=staging, conductor=conductor
+        )
         self.rotating = Rotating(
             config, self.executor, self.standing, files=self._files, record=record, staging=staging,
             conductor=conductor, audit=audit, clock=clock,
@@ -270,7 +272,9 @@ class Enforcer:
         if kubeconfig is None:
             return Alone()
         if kubeconfig == KUBELET_CONF and not self._files.exists(API_SERVER):  # a worker keeps nobody waiting
-            return Scattered(self._identity, self._config.cluster.spread) if self._scattered else Alone()
+            if not self._scattered:
+                return Alone()
+            return Scattered(self._identity, self._config.cluster.spread, called=lambda: self.standing.called)
         from certmond.cluster.lease import RESTART, ClusterLease
 
         return ClusterLease(

@@ -79,7 +79,8 @@ def rotate(
             sys.exit(REFUSED)
     _tell_of_workloads(config, rotation, beside=dry_run)
     if dry_run:
-        _show_plan(enforcer, rotation, assessment, around, output)
+        batch = config.cluster.batch if config.cluster.kubeconfig else None
+        _show_plan(enforcer, rotation, assessment, around, output, batch=batch)
         return
     if begins:
         enforcer.rotating.start(rotation)
@@ -225,14 +226,15 @@ def _made(family: str, mode: Mode, old: tuple[Anchor, ...], new: Anchor, exclude
 
 
 def _show_plan(
-    enforcer: Enforcer, rotation: Rotation, assessment: Assessment, around: Surroundings, output: str
-) -> None:
+    enforcer: Enforcer, rotation: Rotation, assessment: Assessment, around: Surroundings, output: str,
+    *, batch: str | None,
+) -> None:  # fmt: skip
     from certmond.expose.rotation_document import preview_document, preview_table
     from certmond.pki.restarts import in_order
 
     order = [service.name for service in in_order(around.services)]
     found = enforcer.standing.preview(rotation, assessment, order)
-    display(preview_document(rotation, found), output, preview_table)
+    display(preview_document(rotation, found, batch), output, preview_table)
 
 
 def _carry_on(enforcer: Enforcer, *, back: bool) -> int:

@@ -69,7 +69,9 @@ def show(context: click.Context, family: str, output: str) -> None:
         if each
     ]
     recorded = staging.recorded()
-    rotation = asdict(recorded) if recorded and recorded.under_way else None
+    rotation = None
+    if recorded and recorded.under_way:
+        rotation = asdict(recorded) | {"released": _released(options)}
     display(show_document(found, staged, rotation, now), output, show_table)
 
 
@@ -111,6 +113,19 @@ def export(context: click.Context, family: str, output: Path | None) -> None:
         click.echo(content.decode("ascii"), nl=False)
     else:
         replace_file(output, content)
+
+
+def _released(options: Globals) -> float | None:
+    """Up to which place workers may act in the phase; None where they do not go in batches."""
+    from certmond.errors import RotationError
+    from certmond.host.rotation_record import RotationRecord
+    from certmond.pki.rotation_batches import in_batches
+
+    try:
+        rotation = RotationRecord(options.state_dir).load()
+    except RotationError:
+        return None  # what is wrong with it is told beside this
+    return rotation.released if rotation and in_batches(rotation) else None
 
 
 def family_here(options: Globals, config: Config, name: str) -> tuple[Family, datetime]:

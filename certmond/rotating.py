@@ -84,7 +84,8 @@ class Rotating:
                     return _CHANGED
                 self._record.save(stands.rotation)
             said = f"{stands.rotation.name} is in the phase {stands.rotation.phase}"
-            self._note(said, stands.rotation)
+            if stands.own is None or replace(stands.own, released=stands.rotation.released) != stands.rotation:
+                self._note(said, stands.rotation)  # that others may act is noted by who has let them
             return said
         try:
             if stands.followed() != stands.rotation:
@@ -177,14 +178,12 @@ class Rotating:
                 self._waits = (f"{reached}, and that could not be recorded: {error}",)
                 return None
             self._record.save(rotation)
+        self._note(said, rotation)
         return said
 
     def _go_on(self, before: Rotation, after: Rotation) -> str | None:
         said = f"{before.name}: {before.phase} is reached, {after.phase} begins"
-        told = self._keep(after, f"{before.phase} is reached", said)
-        if told == said:
-            self._note(said, after)
-        return told
+        return self._keep(after, f"{before.phase} is reached", said)
 
     def _end(self, rotation: Rotation) -> str | None:
         """All is as it should be: what was kept for the way back goes, and the node lives by the new anchor."""

@@ -25,6 +25,7 @@ from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Inventory
 from certmond.pki.reason import Finding, Reason
 from certmond.pki.rotation import SIGNER_FAMILY, Phase, Rotation
+from certmond.pki.rotation_batches import Workers, held_back, in_batches
 from certmond.pki.rotation_consent import refusal
 from certmond.pki.rotation_found import put_back
 from certmond.pki.rotation_gates import Report, digest_of
@@ -54,7 +55,7 @@ class Reach:
 
 
 class Standing:
-    """As of the last look, for one node and one configuration.
+    """As of the last look, for the node `node` and one configuration.
 
     `own` is what the node's record has, `rotation` the one that is under way here, and `back` the one that leads back
     where somebody has put the former CA in place again. `broken` says why nobody can tell how far a rotation is; None
@@ -63,8 +64,16 @@ class Standing:
     """
 
     def __init__(
-        self, config: Config, *, files: NodeFiles, record: RotationRecord, staging: Staging, conductor: Conductor
+        self,
+        config: Config,
+        *,
+        node: str,
+        files: NodeFiles,
+        record: RotationRecord,
+        staging: Staging,
+        conductor: Conductor,
     ) -> None:
+        self._node = node
         self._files, self._record, self._staging, self._conductor = files, record, staging, conductor
         self._alone = config.cluster.kubeconfig is None
         self._families = [
@@ -196,6 +205,20 @@ class Standing:
     def phase(self) -> Phase | None:
         return self.rotation.phase if self.rotation else None
 
+    @property
+    def workers(self) -> Workers | None:
+        """How far the workers were in the phase when they were counted last; None where this node counts none."""
+        return self._conductor.workers(self.rotation) if self.rotation else None
+
+    @property
+    def called(self) -> bool:
+        """This node is a worker, and its batch has come: it waits for no moment of its own in addition."""
+        return self.rotation is not None and in_batches(self.rotation) and self._held_back(self.rotation) is None
+
+    def _held_back(self, rotation: Rotation) -> str | None:
+        """Why a worker does nothing of the phase yet. Who has a CA's key is none, whatever its Node is labelled."""
+        return None if self.ground is None or self.ground.holds_key else held_back(rotation, self._node)
+
     def preview(self, rotation: Rotation, assessment: Assessment, order: Sequence[str]) -> tuple[Preview, ...]:
         """What `rotation` would do on this node, from its phase on. Raises RotationError where it cannot begin."""
         ground = self._grounds.get(rotation.family)
@@ -205,7 +228,7 @@ class Standing:
 
     def lacks(self, assessment: Assessment) -> Lacks:
         """What this node lacks of the phase; nothing where no rotation is under way."""
-        if self.rotation is None or self.ground is None or self.back:
+        if self.rotation is None or self.ground is None or self.back or self._held_back(self.rotation):
             return Lacks()
         return lacks(self.rotation, self.ground, assessment)
 
@@ -214,6 +237,8 @@ class Standing:
         rotation, ground = self.rotation, self.ground
         if rotation is None or ground is None:
             return None
+        if why := self._held_back(rotation):
+            return Reach(rotation, (why,))
         waits = tuple(unsettled(rotation, ground, assessment, around, plan))
         at = settles_at(rotation, assessment, around)
         if not waits and assessment.taken_at < at and rotation.phase is not Phase.PREPARE:

@@ -7,7 +7,6 @@ nothing.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,6 +14,7 @@ from typing import Protocol
 
 from certmond.config import Config
 from certmond.errors import CertmondError, LostError, UnreachableError
+from certmond.pki.rotation_batches import place
 
 
 class Turn(Protocol):
@@ -56,18 +56,27 @@ class Alone:
 class Scattered:
     """A worker asks nobody, and lets its own moment come: among a thousand, not all begin at once.
 
-    The moment lies within `spread` of when it first asks, at a place that its name decides. `monotonic` is a clock, in
-    seconds, that nobody sets.
+    The moment lies within `spread` of when it first asks, at a place that its name decides. It is now where the worker
+    is `called`, as one of few. `monotonic` is a clock, in seconds, that nobody sets.
     """
 
     held = True
 
-    def __init__(self, identity: str, spread: timedelta, monotonic: Callable[[], float] = time.monotonic) -> None:
-        share = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8]) / 2**64
-        self._wait, self._monotonic = spread.total_seconds() * share, monotonic
+    def __init__(
+        self,
+        identity: str,
+        spread: timedelta,
+        *,
+        called: Callable[[], bool] = lambda: False,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._called = called
+        self._wait, self._monotonic = spread.total_seconds() * place(identity), monotonic
         self._since: float | None = None
 
     def take(self) -> str | None:
+        if self._called():
+            return None
         now = self._monotonic()
         self._since = now if self._since is None else self._since
         left = self._since + self._wait - now

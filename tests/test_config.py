@@ -135,6 +135,13 @@ IN_FILE = [
     ("hold: {fiel: /x}", ":1: hold.fiel: unknown key; did you mean file?"),
     ("restart: {ready_withn: 4m}", ":1: restart.ready_withn: unknown key; did you mean ready_within?"),
     ("restart: {stable: 0s}", ":1: restart.stable: must be longer than nothing, not '0s'"),
+    *(
+        (
+            f"cluster: {{batch: {it}}}",
+            f":1: cluster.batch: must be a number from 1 on, or a share such as 10%, not '{it}'",
+        )
+        for it in ("0", "007", "0%", "101%", "1.5")
+    ),
     (
         "cluster: {api: hold}",
         f":1: cluster.api: unknown key; this version knows {', '.join(ClusterSpec.model_fields)}",

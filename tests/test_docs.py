@@ -28,6 +28,7 @@ from certmond.host.journal import MESSAGE_IDS
 from certmond.host.store import Store
 from certmond.pki.assess import assess
 from certmond.pki.rotation import Mode, Phase, Rotation
+from certmond.pki.rotation_batches import Workers
 from certmond.pki.steps import Plan
 from tests import builders
 from tests.node import NOW, Node
@@ -59,8 +60,10 @@ def test_every_field_of_the_activity_is_documented() -> None:
     documented = (DOCS / "monitoring.md").read_text()
     old, new = (builders.make_ca().facts for _ in range(2))
     rotation = Rotation("r1", "ca", Mode.OVERLAP, (old,), new, Phase.TRUST, NOW)
-    document = activity_document(Plan(), rotation, (), None, [{"at": "", "event": "", "level": "", "message": ""}])
-    fields = {*document, *document["plan"], *document["rotation"], *document["events"][0]} - {"schema"}
+    events, counted = [{"at": "", "event": "", "level": "", "message": ""}], Workers(3, 2, 1)
+    document = activity_document(Plan(), rotation, (), None, events, workers=counted)
+    workers = document["rotation"]["workers"]
+    fields = {*document, *document["plan"], *document["rotation"], *workers, *document["events"][0]} - {"schema"}
     assert not [field for field in fields if f"`{field}`" not in documented]
 
 

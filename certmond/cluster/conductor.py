@@ -1,7 +1,8 @@
 """A rotation that all nodes of a cluster carry on together: one record, one coordinator, and what every node says.
 
-Owns when the cluster is asked, who coordinates, and when the record moves on to the next phase: when every node has
-said that it has come so far, and what is checked of the cluster itself is as it should be. A node that is not answered
+Owns when the cluster is asked, who coordinates, when the next workers may act, and when the record moves on to the
+next phase: when every node has said that it has come so far, and what is checked of the cluster itself is as it should
+be. A node that is not answered
 by the API holds where it is. Changes no file of the node; keys are never part of what is said.
 """
 
@@ -28,7 +29,8 @@ from certmond.errors import (
 from certmond.host.lasting import Lasting
 from certmond.pki.certificate import Anchor, PublicKey, certificates_of
 from certmond.pki.rotation import Phase, Rotation, desired, forth, sequence
-from certmond.pki.rotation_gates import Gate, Member, Report, ahead, closed, unknown_exclusions
+from certmond.pki.rotation_batches import Workers, behind, joined, next_batch, workers
+from certmond.pki.rotation_gates import Gate, Member, Report, ahead, unknown_exclusions
 
 if TYPE_CHECKING:
     from certmond.cluster.canary import Canary
@@ -83,6 +85,7 @@ class ClusterConductor:
         self._signing: Signing | None = None  # which needs the extra
         self._signers = set[str]()  # once known as one with a CA key, a node is asked, whatever becomes of its label
         self._said: Report | None = None
+        self._counted: tuple[str, Phase, Workers | None] | None = None
         self._known = False  # whether `_said` is what the Node says: not in a process that has just begun
         self._say_again = self._withdraw_again = 0.0
 
@@ -109,8 +112,8 @@ class ClusterConductor:
             return None if shared.over and not (closed or was_away) else shared
         if shared.id == own.id:
             phases = sequence(shared)
-            behind = own.phase in phases and phases.index(shared.phase) < phases.index(own.phase)
-            return own if behind else shared
+            earlier = own.phase in phases and phases.index(shared.phase) < phases.index(own.phase)
+            return own if earlier else joined(own, shared)
         if shared.id == f"{own.id}-back" or own.over:
             return shared
         if own.id == f"{shared.id}-back":
@@ -187,10 +190,13 @@ class ClusterConductor:
         members = {node.name: _member(node, node.name in self._signers) for node in found}
         unknown = unknown_exclusions(rotation, members)
         strangers = (f"the cluster has no Node {name}, which is excluded; correct it" for name in unknown)
-        if waits := (*strangers, *closed(rotation, members.values())):
+        self._counted = rotation.id, rotation.phase, workers(rotation, members.values())
+        if waits := (*strangers, *behind(rotation, members.values())):
             return Gate(waits, now + self._pause)
         if why := self._lead.take():
             return Gate((why,), now + self._pause)
+        if (batch := next_batch(rotation, members.values(), self._spec.batch)).noted:
+            return batch
         held = self._lasting.gate(rotation, now)
         if held.noted:
             if waits := _amiss(self._canaries(rotation, now)):
@@ -212,6 +218,10 @@ class ClusterConductor:
             self._withdraw_again = self._in(self._pause)
             with suppress(CertmondError):
                 self._annotate(None)
+
+    def workers(self, rotation: Rotation) -> Workers | None:
+        counted = self._counted
+        return counted[2] if counted and counted[:2] == (rotation.id, rotation.phase) else None
 
     def end(self) -> None:
         if self._signing:

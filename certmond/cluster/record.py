@@ -32,6 +32,7 @@ def _public(pem: str) -> str:
 _Pem = Annotated[str, AfterValidator(_public)]
 _Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 _Signature = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{0,2000}={0,2}$")]
+_Share = Annotated[float, Field(ge=0, le=1)]
 _NodeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$")]
 
 
@@ -41,7 +42,8 @@ class ClusterRecord(BaseModel):
     `phase` has lasted since `since`. `old` are the PEMs of what is rotated away, `new` of what takes its place; for a
     pair of service account keys they are the public keys. `excluded` are the nodes that nobody waits for. `coordinator`
     is the node that wrote the record last, `published` when both CAs were first seen to be published to workloads.
-    `signature` is that of the CA that is rotated away, over what `pki.rotation_consent` says.
+    `signature` is that of the CA that is rotated away, over what `pki.rotation_consent` says. `released` is up to which
+    place workers may act in the phase (`pki.rotation_batches`).
     Fields that a later certmond adds are passed over.
     """
 
@@ -67,6 +69,7 @@ class ClusterRecord(BaseModel):
     coordinator: _NodeName
     published: Instant | None = None
     signature: _Signature = ""
+    released: _Share = 0.0
 
     @model_validator(mode="after")
     def _nothing_secret(self) -> Self:

@@ -1,8 +1,9 @@
 """A rotation as the cluster's record has it: to and fro, and which one may take the place of another.
 
 Owns what this certmond understands of a record, and the rule that a record never goes back: to an earlier phase, to
-another rotation while one is under way, or to what was decided from a state that has passed; and when it has less than
-a node has noted, as where it was deleted. Pure; where the record is kept is `record_api`'s.
+fewer workers that may act in the same one, to another rotation while one is under way, or to what was decided from a
+state that has passed; and when it has less than a node has noted, as where it was deleted. Pure; where the record is
+kept is `record_api`'s.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def rotation_of(record: ClusterRecord) -> Rotation:
         (new,), old = record.new_anchors, record.old_anchors
         made = Rotation(
             record.id, record.family, Mode(record.mode), old, new, Phase(record.phase), record.since, record.aborted,
-            excluded=record.excluded, published=record.published, signature=record.signature,
+            excluded=record.excluded, published=record.published, signature=record.signature, released=record.released,
         )  # fmt: skip
     except ValueError:
         made = None
@@ -51,6 +52,7 @@ def record_of(rotation: Rotation, coordinator: str) -> ClusterRecord:
             since=rotation.since, old=tuple(to_pem(each).decode("ascii") for each in rotation.old),
             new=to_pem(rotation.new).decode("ascii"), excluded=rotation.excluded, aborted=rotation.aborted,
             coordinator=coordinator, published=rotation.published, signature=rotation.signature,
+            released=rotation.released,
         )  # fmt: skip
     except ValidationError as error:
         wrong = ", ".join(sorted({str(each["loc"][0]) for each in error.errors(include_input=False) if each["loc"]}))
@@ -90,7 +92,11 @@ def admit(
         if there.over:
             return
         raise RotationError(_not_beside(there, ended=forth(there.id) in closed))
-    elif (phases := sequence(there)).index(rotation.phase) >= phases.index(there.phase):
+    elif rotation.phase is there.phase:
+        if rotation.released >= there.released:
+            return
+        raise OvertakenError(f"{there.name} has released more workers meanwhile; look at it again, and decide anew")
+    elif (phases := sequence(there)).index(rotation.phase) > phases.index(there.phase):
         return
     raise OvertakenError(f"{there.name} has gone on to {there.phase} meanwhile; look at it again, and decide anew")
 

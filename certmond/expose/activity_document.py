@@ -6,11 +6,13 @@ Owns its shape, which is a contract (schema 1). It decides nothing. What is *see
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from certmond.expose.plan_document import plan_entry
 from certmond.pki.rotation import Rotation, sequence
+from certmond.pki.rotation_batches import Workers
 from certmond.pki.steps import Plan
 
 SCHEMA = 1
@@ -22,17 +24,23 @@ def activity_document(
     waits: Sequence[str],
     until: datetime | None,
     events: Iterable[Mapping[str, str]],
+    *,
+    workers: Workers | None = None,
 ) -> dict[str, Any]:
-    """`waits` is what the rotation waits for, `until` when time alone brings it on; `events` are the newest first."""
+    """`waits` is what the rotation waits for, `until` when time alone brings it on, `workers` how far they are, where
+    that is counted; `events` are the newest first.
+    """
     return {
         "schema": SCHEMA,
         "plan": plan_entry(plan),
-        "rotation": _rotation(rotation, waits, until) if rotation else None,
+        "rotation": _rotation(rotation, waits, until, workers) if rotation else None,
         "events": [dict(event) for event in events],
     }
 
 
-def _rotation(rotation: Rotation, waits: Sequence[str], until: datetime | None) -> dict[str, Any]:
+def _rotation(
+    rotation: Rotation, waits: Sequence[str], until: datetime | None, workers: Workers | None
+) -> dict[str, Any]:
     return {
         "id": rotation.id,
         "family": rotation.family,
@@ -45,6 +53,7 @@ def _rotation(rotation: Rotation, waits: Sequence[str], until: datetime | None) 
         "new": rotation.new.sha256,
         "waits": list(waits),
         "until": _time(until),
+        "workers": asdict(workers) if workers else None,
     }
 
 

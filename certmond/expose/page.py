@@ -218,7 +218,16 @@ def _rotation(rotation: dict[str, Any] | None) -> str:
             lines.append(f'<li class="{state}">{mark(state)} {meaning} <em>{word}</em></li>')
     waits = [text(each) for each in rotation["waits"]]
     waiting = f"<p>It waits{_until(rotation['until'])} for:</p>{items('ul', waits)}" if waits else ""
-    return section("rotation", "Rotation", head, f'<ol class="phases">{"".join(lines)}</ol>', waiting)
+    return section(
+        "rotation", "Rotation", head, f'<ol class="phases">{"".join(lines)}</ol>', waiting, _workers(rotation)
+    )
+
+
+def _workers(rotation: dict[str, Any]) -> str:
+    if not (count := rotation.get("workers")):
+        return ""
+    released, acknowledged = f"{count['released']} may act", f"{count['acknowledged']} have acknowledged the phase"
+    return f"<p>Of {count['all']} workers {released}, {acknowledged}.</p>"
 
 
 def _events(events: list[dict[str, str]]) -> str:

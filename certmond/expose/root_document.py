@@ -42,7 +42,7 @@ def pin(certificate: Certificate) -> str:
 
 
 def show_document(
-    family: Family | TokenKeys, staged: Sequence[StagedFacts], rotation: dict[str, str] | None, now: datetime
+    family: Family | TokenKeys, staged: Sequence[StagedFacts], rotation: dict[str, Any] | None, now: datetime
 ) -> dict[str, Any]:
     """The present CAs with what they signed, or the public keys of tokens; what is staged; and the rotation that is
     under way (null: none).
@@ -151,7 +151,9 @@ def _below(document: dict[str, Any]) -> Iterator[RenderableType]:
     elif not rotation["phase"]:
         yield Text("the record of a rotation cannot be read", style=_STYLES["refused"])
     else:
-        yield Text(printable(f"rotation {rotation['id']} of {rotation['family']}: phase {rotation['phase']}"))
+        place = rotation["released"]
+        more = "" if place is None else f", workers up to the place {place:.2f} of 1 may act"
+        yield Text(printable(f"rotation {rotation['id']} of {rotation['family']}: phase {rotation['phase']}{more}"))
 
 
 def verify_table(document: dict[str, Any], wide: bool = False) -> RenderableType:

@@ -16,6 +16,7 @@ from prometheus_client import (
 )
 
 from certmond.pki.rotation import Phase
+from certmond.pki.rotation_batches import Workers
 
 # One series more for each counter and histogram, which nothing of ours needs. (The function has no annotations.)
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -24,6 +25,7 @@ _CAUSES = ("start", "inotify", "overflow", "mount", "resync", "poll", "deadline"
            "retry", "step", "look")  # fmt: skip
 _STEPS = ("rotate", "issue", "derive", "restart")
 _PHASES = ("idle", *Phase)
+_WORKERS = ("all", "released", "acknowledged")
 _HOOK_RESULTS = ("told", "failed", "passed_over")
 _MODES = ("observe", "enforce")
 
@@ -73,6 +75,12 @@ class Telemetry:
         self._phase = Gauge(
             "certmond_rotation_phase", "1 for the phase of the rotation that is under way", ["phase"], registry=registry
         )
+        self._workers = Gauge(
+            "certmond_rotation_workers",
+            "Workers in the phase of the rotation that is under way, as far as this node counts them",
+            ["state"],
+            registry=registry,
+        )
         self._mode = Gauge("certmond_mode", "1 for the mode in force", ["mode"], registry=registry)
         info = Gauge("certmond_build_info", "1, with the version as label", ["version"], registry=registry)
         info.labels(version("certmond")).set(1)
@@ -81,6 +89,7 @@ class Telemetry:
             self.passes.labels(cause)
         self.set_planned({})
         self.set_phase(None)
+        self.set_workers(None)
         self.config_ok.set(1)
         self.last_pass.set_to_current_time()  # `certmond metrics` looks once and counts no pass: 0 would read as 1970
         self._events = self._overflows = 0
@@ -111,6 +120,11 @@ class Telemetry:
         """The phase of the rotation under way; None where there is none."""
         for name in _PHASES:
             self._phase.labels(str(name)).set(name == (phase or "idle"))
+
+    def set_workers(self, workers: Workers | None) -> None:
+        """How many there are, may act and have acknowledged the phase; None where nobody counts them."""
+        for name in _WORKERS:
+            self._workers.labels(name).set(getattr(workers, name) if workers else 0)
 
     def count_pass(self, cause: str, duration: float, latency: float | None) -> None:
         """A pass was made: why, how long it took, and how long after the first report of a change (seconds)."""

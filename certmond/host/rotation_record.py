@@ -60,6 +60,7 @@ class _Entry(BaseModel):
     excluded: tuple[str, ...] = ()
     published: Instant | None = None
     signature: str = ""
+    released: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class RotationRecord:
@@ -84,7 +85,7 @@ class RotationRecord:
             return None
         made = Rotation(
             entry.id, entry.family, entry.mode, tuple(map(_parsed, entry.old)), _parsed(entry.new), entry.phase,
-            entry.since, entry.aborted, entry.found, entry.excluded, entry.published, entry.signature,
+            entry.since, entry.aborted, entry.found, entry.excluded, entry.published, entry.signature, entry.released,
         )  # fmt: skip
         if why := flaw(made):
             raise _unknown(f"{self._path} cannot be understood ({why})")
@@ -97,7 +98,7 @@ class RotationRecord:
                 id=rotation.id, family=rotation.family, mode=rotation.mode, old=tuple(map(_text, rotation.old)),
                 new=_text(rotation.new), phase=rotation.phase, since=rotation.since, aborted=rotation.aborted,
                 found=rotation.found, excluded=rotation.excluded, published=rotation.published,
-                signature=rotation.signature,
+                signature=rotation.signature, released=rotation.released,
             )
         )  # fmt: skip
 

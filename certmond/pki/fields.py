@@ -33,6 +33,7 @@ from certmond.pki.endpoint import Endpoint
 _DURATION = re.compile("".join(f"(?:([0-9]{{1,6}}){unit})?" for unit in "ydhms"))
 _UNITS = (timedelta(days=365), timedelta(days=1), timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1))
 _HEALTH = re.compile(r"(?:tcp:|https?:)//(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})(?:/[!-~]*)?")
+_BATCH = re.compile(r"[1-9][0-9]{0,5}|(?:100|[1-9][0-9]?)%")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 FACTS = ("node_name", "advertise_address", "service_ip", "dns_domain", "control_plane_name")
@@ -153,6 +154,12 @@ def _many(value: Any) -> Any:
     return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
+def _batch(value: Any) -> Any:
+    if not isinstance(value, str) or not _BATCH.fullmatch(value):
+        raise ValueError("must be a number from 1 on, or a share such as 10%")
+    return value
+
+
 def _count(value: Any) -> Any:
     return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,6}", value) else value
 
@@ -190,6 +197,14 @@ Mode = Annotated[
     WithJsonSchema({"type": ["integer", "string"], "pattern": "^(0o?)?[0-7]{3}$"}),
 ]
 Count = Annotated[int, BeforeValidator(_count)]
+Batch = Annotated[
+    str,
+    BeforeValidator(_batch),
+    WithJsonSchema(
+        {"type": ["integer", "string"], "minimum": 1, "maximum": 999_999, "pattern": f"^(?:{_BATCH.pattern})$"}
+    ),
+]
+"""How many at once: a number, or a percentage."""
 AbsolutePath = Annotated[str, AfterValidator(_absolute), Field(json_schema_extra={"pattern": "^/"})]
 Subject = Annotated[str, AfterValidator(_subject)]
 Usage = Annotated[str, AfterValidator(_usage), Field(json_schema_extra={"enum": sorted(USAGES)})]

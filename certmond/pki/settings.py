@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
-from certmond.pki.fields import AbsolutePath, Count, Duration, Many, Mode, Model, Name, Owner, words
+from certmond.pki.fields import AbsolutePath, Batch, Count, Duration, Many, Mode, Model, Name, Owner, words
 from certmond.pki.reason import Severity
 
 LOCAL, NOBODY = "local", "none"
@@ -243,7 +243,13 @@ class ClusterSpec(Model):
         default=timedelta(minutes=2),
         description="nodes whose `kubeconfig` is the kubelet's, and which run no API server, are workers and "
         "take no turn: the daemon of each restarts its kubelet at a moment of its own within this "
-        "time; who asks by hand waits for none",
+        "time; who asks by hand, or is called in a rotation (`batch`), waits for none",
+    )
+    batch: Batch = Field(
+        default="10%",
+        description="in a rotation of the Root CA so many workers at once change their files and restart kubelets: "
+        "a number, or a percentage of all. One alone is first; then so many, when all before them have said "
+        "that they have come so far. Nobody waits for a moment within `spread` then.",
     )
     workloads: Literal["wait", "restart", "ignore"] = Field(
         default="wait",

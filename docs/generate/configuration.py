@@ -16,19 +16,21 @@ from pydantic import BaseModel, TypeAdapter
 from certmond.config import Config, schema
 from certmond.config_rules import PARTS
 from certmond.pki.catalog import DEFAULT_EXCLUDE
-from certmond.pki.fields import AbsolutePath, Duration, Mode, Name
+from certmond.pki.fields import AbsolutePath, Batch, Duration, Mode, Name
 
 Schema = Mapping[str, Any]
 
-_KINDS: Mapping[str, Any] = {"duration": Duration, "file mode": Mode, "absolute path": AbsolutePath, "name": Name}
+_KINDS: Mapping[str, Any] = {
+    "duration": Duration, "file mode": Mode, "absolute path": AbsolutePath, "name": Name, "number or share": Batch
+}  # fmt: skip
 _PLAIN = {"string": "text", "boolean": "`true` or `false`", "integer": "number"}
 _HEAD = """# Configuration reference
 
 Every key of `/etc/certmond/config.yaml`, of `conf.d/*.yaml` and of a profile, made from the schema that also judges
 them (`certmond config schema`). How files are joined, the format, and examples: [Configuration](../configuration.md).
 
-A **duration** is `90s`, `12h`, `30d`, `1y` (365 days) or several together, a **file mode** is octal, and where a
-**list** is expected one value is a list of one.
+A **duration** is `90s`, `12h`, `30d`, `1y` (365 days) or several together, a **file mode** is octal, a **share** is
+`10%`, and where a **list** is expected one value is a list of one.
 """
 
 

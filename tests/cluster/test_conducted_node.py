@@ -25,6 +25,7 @@ from certmond.host.journal import Journal
 from certmond.host.rotation_record import RotationRecord
 from certmond.pki.reason import Finding, Reason, Severity
 from certmond.pki.rotation import Phase, Rotation, abort
+from certmond.pki.rotation_batches import Workers, place
 from tests.builders import DAY, Issued, make_server
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.conducting import World
@@ -34,6 +35,7 @@ from tests.daemon_harness import DEADLINE
 from tests.rotating_node import RotatingNode, root_ca
 
 NODE = "node-1"
+HELD_BACK = "the batch of this worker has not come yet; a control plane says who has to come so far before"
 
 
 @pytest.fixture
@@ -281,7 +283,7 @@ def test_what_others_have_come_to_is_noted_where_nobody_has_decided_meanwhile(wo
 def told(node: RotatingNode, *, worker: bool) -> list[dict[str, str]]:
     """What the node tells of its CA in some passes, as a worker without the CA's key or as a control plane."""
     if worker:
-        (node.files / "ca.key").unlink()
+        (node.files / "ca.key").unlink(missing_ok=True)
     enforcer, found = node.enforcer(), list[dict[str, str]]()
     for _ in range(4):
         assessment, around = enforcer.see()
@@ -307,11 +309,18 @@ def test_a_forged_record_is_not_followed(world: World, calm: RotatingNode, phase
 
 
 def test_a_worker_follows_what_a_control_plane_has_begun(world: World, calm: RotatingNode, tmp_path: Path) -> None:
-    """Be it that it hears of it late: the former CA's signature is in the record."""
+    """When its batch has come, and not before; be it that it hears of it late: the former CA's signature is in the
+    record.
+    """
     calm.copy(tmp_path / "other").begin(world.new)
     assert world.recorded
     assert world.recorded.signature
-    world.record(replace(rotation_of(world.recorded), phase=Phase.TRUST))
+    trust = replace(rotation_of(world.recorded), phase=Phase.TRUST)
+    world.record(replace(trust, released=place(NODE)))
+    assert told(calm, worker=True)[-1]["rotation_under_way"].endswith(HELD_BACK)
+    assert calm.trust() == (world.old.facts,)
+    assert calm.record == replace(trust, released=place(NODE))
+    world.record(replace(trust, released=1.0))
     assert "rotation_frozen" not in told(calm, worker=True)[-1]
     assert set(calm.trust()) == {world.old.facts, world.new.facts}
 
@@ -326,6 +335,40 @@ def test_a_control_plane_goes_on_with_what_is_staged_there(world: World, calm: R
     calm.stage(world.new)
     assert "rotation_frozen" not in told(calm, worker=False)[-1]
     assert calm.trust() == (world.old.facts, world.new.facts)
+
+
+def counted(enforcer: Enforcer) -> Workers | None:
+    return enforcer.standing.workers
+
+
+def test_it_is_told_how_far_the_workers_are(world: World, calm: RotatingNode) -> None:
+    """Before it begins, in which phases they follow in batches; then how many there are, may act, and have said that
+    they have come so far. A node by itself tells of none, nor does what is done at once.
+    """
+    calm.stage(world.new)
+    said = "workers in trust, issue, distrust: one first, then 10% at a time, when all before them have"
+    assert said in calm.hurry("root-ca", "rotate", "--plan").out
+    assert "workers" not in calm.hurry("root-ca", "rotate", "--plan", "--at-once").out
+    calm.begin(world.new)
+    for name in ("w-1", "w-2"):
+        world.api.store.add("nodes", name)
+    enforcer = calm.enforcer()
+    assert counted(enforcer) is None
+    lags(world, calm, Phase.TRUST, Phase.TRUST)
+    while not counted(enforcer):
+        one_pass(world, calm, enforcer)
+    assert counted(enforcer) == Workers(2, 0, 0)
+    while not recorded(calm).released:
+        one_pass(world, calm, enforcer)
+    first, last = sorted(("w-1", "w-2"), key=place)
+    one_pass(world, calm, enforcer)
+    one_pass(world, calm, enforcer)
+    assert enforcer.rotating.waits == (f"{first} has not answered (2 workers: 1 released, 0 acknowledged)",)
+    assert counted(enforcer) == Workers(2, 1, 0)
+    said = calm.hurry("root-ca", "show").out
+    assert said.endswith(f"phase trust, workers up to the place {place(last):.2f} of 1 may act\n")
+    calm.configure(cluster={})
+    assert "workers" not in calm.hurry("root-ca", "rotate", "--plan").out
 
 
 @pytest.mark.parametrize("key", [None, root_ca().key_pem], ids=["none", "another's"])

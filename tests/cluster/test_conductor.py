@@ -67,6 +67,7 @@ def _rotations(draw: st.DrawFn) -> Rotation:
         excluded=tuple(draw(st.lists(_names, max_size=3))),
         published=draw(st.none() | _instants),
         signature=draw(st.binary(max_size=60).map(lambda made: base64.b64encode(made).decode())),
+        released=draw(st.floats(0, 1)),
     )
     return replace(made, phase=draw(st.sampled_from(sequence(made))))
 

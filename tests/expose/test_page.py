@@ -30,6 +30,7 @@ from certmond.expose.page import empty, policy
 from certmond.host.store import Store
 from certmond.pki.assess import assess
 from certmond.pki.rotation import Mode, Phase, Rotation, sequence
+from certmond.pki.rotation_batches import Workers
 from certmond.pki.steps import Held, Plan
 from tests import builders
 from tests.node import NOW, PKI, Node
@@ -112,7 +113,7 @@ def busy() -> dict[str, Any]:
     rotation = Rotation("r1", "ca", Mode.OVERLAP, (old,), new, Phase.TRUST, NOW)
     plan = Plan((), (Held("b", "/b.crt", "an upgrade runs", NOW),), NOW)
     events = [{"at": "2026-11-24T12:00:00Z", "event": "started", "level": "error", "message": "it has begun"}]
-    made = activity_document(plan, rotation, ("node-2",), NOW, events)
+    made = activity_document(plan, rotation, ("node-2",), NOW, events, workers=Workers(12, 4, 3))
     step = {"step": "issue", "target": "apiserver", "path": "/a.crt", "reason": "nearing_expiry", "detail": "is due"}
     made["plan"]["steps"].append({**step, "restarts": ["kube-apiserver"]})
     return made
@@ -336,7 +337,7 @@ class TestActivity:
             "In observe mode, as here, nothing of it is done by itself",
             "ca , overlap: trust since 2026-12-01 00:00 UTC",
             "detach the signer gets files of its own reached", "trust both are trusted now", "done it is over to come",
-            "node-2", "started", "error it has begun",
+            "node-2", "Of 12 workers 4 may act, 3 have acknowledged the phase.", "started", "error it has begun",
         ):  # fmt: skip
             assert sentence in said
         assert "What is done now, in this order." in shown(status(mode="enforce"), busy()).text

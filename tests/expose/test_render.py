@@ -62,6 +62,7 @@ FAMILIES = {
     "certmond_hook_runs": "counter",
     "certmond_hook_waiting": "gauge",
     "certmond_rotation_phase": "gauge",
+    "certmond_rotation_workers": "gauge",
     "certmond_mode": "gauge",
     "certmond_passes": "counter",
     "certmond_pass_duration_seconds": "histogram",
