@@ -59,3 +59,14 @@ def test_a_turn_that_is_given_back_is_waited_for_again() -> None:
 def test_without_a_spread_nobody_waits(name: str) -> None:
     """Then all begin at once, as an operator may have it."""
     assert Scattered(name, timedelta()).take() is None
+
+
+def test_who_is_called_waits_for_no_moment_of_its_own() -> None:
+    """In a rotation few begin at a time anyway; otherwise its moment comes as ever."""
+    called = [False]
+    turn = Scattered("worker-1", SPREAD, called=lambda: called[0], monotonic=lambda: 0.0)
+    assert turn.take() is not None
+    called[0] = True
+    assert turn.take() is None
+    called[0] = False
+    assert turn.take() is not None

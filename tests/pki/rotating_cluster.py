@@ -17,7 +17,7 @@ from certmond.pki.assess import assess
 from certmond.pki.catalog import CertificateSpec, Kind
 from certmond.pki.certificate import Certificate, certificates_of
 from certmond.pki.inventory import Embedded, Inventory, Observation
-from certmond.pki.rotation import Rotation, desired, following
+from certmond.pki.rotation import Phase, Rotation, desired, following
 from certmond.pki.rotation_batches import behind, is_released, next_batch
 from certmond.pki.rotation_gates import Member, Report, closed, digest_of
 from certmond.pki.rotation_steps import Ground, Lacks, Signer, lacks
@@ -109,7 +109,8 @@ def judged(rotation: Rotation, ground: Ground, pairs: Sequence[Pair], confs: Seq
 @dataclass
 class Node:
     """One node. `rotation` is what it has heard of the cluster's, which may be late; `keys` are the CAs whose key it
-    has somewhere; `sent` are the reports that have not arrived yet, `said` is the last one that has.
+    has somewhere; `sent` are the reports that have not arrived yet, `said` is the last one that has. `acted` is the
+    rotation and phase in which it has changed a file last.
     """
 
     name: str
@@ -126,6 +127,7 @@ class Node:
     processes: dict[str, Process] = field(default_factory=dict)
     sent: list[Report] = field(default_factory=list)
     said: Report | None = None
+    acted: tuple[str, Phase] | None = None
     known: tuple[object, Lacks] | None = None
 
     def __post_init__(self) -> None:
@@ -209,6 +211,7 @@ class Node:
         """All that the step wants, or nothing where a key is missing; with `parts`, no more of it than so many."""
         if any(isinstance(want, KeyOf) and want.anchor not in self.keys for want in step.wants):
             return
+        self.acted = self.rotation.id, self.rotation.phase
         for want in step.wants[:parts]:
             match want:
                 case Bundle(path, anchors) if path == SHARED[0]:
@@ -283,6 +286,7 @@ class Cluster:
         controller-manager signs, if it does.
         """
         by = node.trust[0] if node.control_plane else self.nodes[0].signer()
+        node.acted = node.rotation.id, node.rotation.phase
         if by and identity[0] in node.pairs:
             node.pairs[identity[0]] = by
         elif by:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from certmond.pki.certificate import Certificate
-from tests.pki.rotating_cluster import SHARED, Cluster, Trust, verifies
+from certmond.pki.rotation_batches import in_batches
+from tests.pki.rotating_cluster import BATCH, SHARED, Cluster, Trust, verifies
 
 
 def servers_accept(cluster: Cluster) -> Iterator[str]:
@@ -86,6 +87,15 @@ def no_bundle_signs(cluster: Cluster) -> Iterator[str]:
         manager = node.processes.get("controller-manager")
         if manager and manager.flags == SHARED and len(node.trust) > 1:
             yield f"the controller-manager of {node.name} cannot sign"
+
+
+def few_workers_act(cluster: Cluster) -> Iterator[str]:
+    """No more workers than a batch have changed anything in the phase, and not said yet that they have come so far."""
+    here = cluster.rotation.id, cluster.rotation.phase
+    acting = (node for node in cluster.nodes if not node.control_plane and node.acted == here)
+    busy = [node.name for node in acting if node.said is None or (node.said.rotation, node.said.phase) != here]
+    if in_batches(cluster.rotation) and len(busy) > int(BATCH):
+        yield f"{', '.join(busy)} act at the same time"
 
 
 Invariant = Callable[[Cluster], Iterator[str]]

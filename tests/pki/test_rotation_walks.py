@@ -13,15 +13,16 @@ from certmond.errors import RotationError
 from certmond.pki import rotation as machine
 from certmond.pki.certificate import certificates_of
 from certmond.pki.rotation import Mode, Phase, Rotation, abort, begin, sequence
-from certmond.pki.rotation_batches import in_batches
+from certmond.pki.rotation_batches import next_batch
 from tests.builders import NOW
 from tests.pki import rotation_invariants as invariants
-from tests.pki.rotating_cluster import AFRESH, BATCH, NEW, OLD, SHARED, Cluster, verifies
+from tests.pki.rotating_cluster import AFRESH, NEW, OLD, SHARED, Cluster, verifies
 from tests.pki.rotation_invariants import ALL, AT_ONCE, SAME_KEY, Invariant, violated
 
 PLANNED = Rotation("r1", "ca", Mode.OVERLAP, (OLD.facts,), NEW.facts, Phase.PREPARE, NOW, signature="c2lnbmVk")
 DATES_ONLY = replace(PLANNED, mode=Mode.REISSUE, new=AFRESH.facts)
 AT_ONE_BLOW = replace(PLANNED, mode=Mode.REPLACE)
+WORKERS = tuple(f"worker-{number}" for number in range(5))
 FOUND = replace(PLANNED, found=True, signature="")
 
 
@@ -73,7 +74,7 @@ def expected(cluster: Cluster) -> tuple[Invariant, ...]:
         return AT_ONCE
     if cluster.rotation.found and cluster.rotation.phase in {Phase.PREPARE, Phase.TRUST}:
         return (invariants.anchor_fits_key,)
-    return SAME_KEY if cluster.rotation.mode is Mode.REISSUE else ALL
+    return (*(SAME_KEY if cluster.rotation.mode is Mode.REISSUE else ALL), invariants.few_workers_act)
 
 
 def go(cluster: Cluster, action: int, which: int) -> None:
@@ -197,32 +198,30 @@ def test_an_abort_leads_back_without_an_outage(
     assert cluster.rotation.new == OLD.facts
 
 
-def under_way(cluster: Cluster) -> list[str]:
-    """The workers that have begun with the phase, and have not said yet that they have come so far."""
-    here = cluster.rotation.id, cluster.rotation.phase
-    workers = (node for node in cluster.nodes if not node.control_plane)
-    begun = (node for node in workers if (node.rotation.id, node.rotation.phase) == here and node.may_act())
-    return [node.name for node in begun if node.said is None or (node.said.rotation, node.said.phase) != here]
-
-
 @settings(max_examples=15)
 @given(SEEDS, st.sampled_from([Phase.TRUST, Phase.ISSUE, Phase.DISTRUST]), ACTIONS, st.booleans())
-def test_with_many_workers_few_of_them_are_under_way_at_any_point(
+def test_with_many_workers_few_of_them_act_at_any_point(
     seed: int, phase: Phase, actions: list[tuple[int, int]], back: bool
 ) -> None:
-    """In the phases that change anything there, I1 to I7 hold while some workers have followed and others have not been
-    let yet, there and back, and never more than a batch have begun and not come so far.
+    """I1 to I7 hold while some workers have followed and others have not been let yet, there and back; and never more
+    than a batch have changed anything and not come so far.
     """
-    workers = [f"worker-{number}" for number in range(5)]
-    cluster = Cluster(begin(PLANNED), {"cp-1": True, **dict.fromkeys(workers, False)})
+    cluster = Cluster(begin(PLANNED), {"cp-1": True, **dict.fromkeys(WORKERS, False)})
     wander(cluster, seed, phase, 20_000)
     if back and phase is not Phase.DISTRUST:
         cluster.rotation = abort(cluster.rotation, NOW)
     for action, which in actions:
         go(cluster, action, which)
-        assert not in_batches(cluster.rotation) or len(under_way(cluster)) <= int(BATCH)
     event(f"left in {cluster.rotation.phase}")
     finish(cluster)
+
+
+def test_workers_that_wait_for_nobody_are_caught() -> None:
+    """The same walks find that too many act at once where the batches are as large as the cluster."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("tests.pki.rotating_cluster.next_batch", lambda rotation, *_: next_batch(rotation, (), "1"))
+        kinds = {"cp-1": True, **dict.fromkeys(WORKERS, False)}
+        assert caught(Cluster(begin(PLANNED), kinds), invariants.few_workers_act)
 
 
 def test_a_control_plane_without_the_new_key_holds_up_the_preparation() -> None:
@@ -256,7 +255,7 @@ def caught(cluster: Cluster, by: Invariant) -> bool:
     """Some walk finds that `by` does not hold."""
     for seed in range(20):
         chosen = random.Random(seed)  # noqa: S311 - a walk, no secret
-        here = Cluster(cluster.rotation, gated=cluster.gated, whole=cluster.whole)
+        here = Cluster(cluster.rotation, cluster.kinds, gated=cluster.gated, whole=cluster.whole)
         for _ in range(3000):
             if step(here, chosen.choice(OFTEN), chosen.randrange(12)) and violated(here, (by,)):
                 return True

@@ -1,4 +1,4 @@
-"""A cluster of up to three nodes on this machine, in which everybody connects to everybody else all the time.
+"""A cluster of a few nodes on this machine, in which everybody connects to everybody else all the time.
 
     with Bed(tmp_path, programs, control_planes=2, workers=1) as bed:
         bed.start()

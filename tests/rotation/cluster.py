@@ -132,10 +132,10 @@ def publish(bed: Bed, authorities: Sequence[Issued]) -> None:
     bed.backend.before = before
 
 
-def settings(node: BedNode) -> dict[str, Any]:
+def settings(node: BedNode, spread: str) -> dict[str, Any]:
     """Control planes ask the API as administrators, a worker as its kubelet, and has its certificates from there."""
     kubeconfig = "/etc/kubernetes/kubelet.conf" if node.worker else "/etc/kubernetes/admin.conf"
-    found: dict[str, Any] = {"cluster": {"kubeconfig": kubeconfig, "lease_duration": "6s", "spread": "2s"}}
+    found: dict[str, Any] = {"cluster": {"kubeconfig": kubeconfig, "lease_duration": "6s", "spread": spread}}
     if node.worker:
         names = ("kubelet-client", *(["kubelet-server"] if node.verified else ()))
         found |= {
@@ -241,12 +241,16 @@ def cluster(
     verified: bool = False,
     tokens: float | None = None,
     root_ca: Mapping[str, Any] = QUICK["root_ca"],
+    control_planes: int = 2,
+    workers: int = 1,
+    spread: str = "2s",
 ) -> Iterator[Cluster]:
-    """Two control planes and a worker, with daemons that run."""
+    """Control planes and workers, with daemons that run. Outside of a batch workers restart within `spread`."""
     terms: dict[str, Any] = {"interval": interval, "verified": verified, "tokens": tokens, "dense": ASKED.split(",")}
-    with Bed(work, programs, control_planes=2, workers=1, settings=QUICK | {"root_ca": dict(root_ca)}, **terms) as bed:
+    terms |= {"control_planes": control_planes, "workers": workers}
+    with Bed(work, programs, settings=QUICK | {"root_ca": dict(root_ca)}, **terms) as bed:
         for node in bed.nodes:
-            node.configure(**settings(node))
+            node.configure(**settings(node, spread))
         bed.start()
         made = Cluster(bed, family)
         with ExitStack() as stack:

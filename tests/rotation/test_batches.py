@@ -1,0 +1,69 @@
+"""Workers follow one after the other while real daemons carry a rotation through, and stop where one is silent."""
+
+from __future__ import annotations
+
+import signal
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from certmond.pki.rotation_batches import place
+from tests.control_plane import PKI
+from tests.rotation.cluster import WITHIN, Daemon, cluster
+
+pytestmark = [
+    *(pytest.mark.real(part) for part in ("cgroup", "go", "openssl", "unshare")),
+    pytest.mark.long,
+    pytest.mark.timeout(900),
+]
+
+AWAY = 15
+"""Seconds in which the workers behind would have begun, had they not been held back."""
+
+
+def acts(worker: Daemon, phase: str) -> list[str]:
+    """When the worker began and ended what it did in this phase, by its audit log."""
+    found, there = list[str](), False
+    for entry in worker.node.trail():
+        if entry["event"] == "rotation":
+            there = entry["phase"] == phase
+        elif there and entry["event"] in {"step_begun", "step_done"}:
+            found.append(str(entry["at"]))
+    return found
+
+
+def one_after_the_other(workers: list[Daemon], phase: str) -> None:
+    """Each began with the phase when the one before had done with it."""
+    spans = [acts(each, phase) for each in workers]
+    assert all(spans), spans
+    assert all(before[-1] < after[0] for before, after in pairwise(spans)), spans
+
+
+def test_workers_follow_one_after_the_other(programs: Path, tmp_path: Path) -> None:
+    """Each restarts its kubelet when the one before has said that it has come so far, and waits for no moment of its
+    own in addition. One whose daemon is dead stops the phase, is named, and nothing on those behind it changes; left
+    out, it lets them go on, and nobody is refused by anybody, be it that it comes back.
+    """
+    with cluster(programs, tmp_path, 100.0, control_planes=1, workers=3, spread="1h") as made:
+        leader, mark = made.daemons[0], made.bed.settled()
+        first, second, third = sorted(made.daemons[1:], key=lambda each: place(each.node.name))
+        made.begin()
+        leader.running.until(lambda: made.phase == "issue", "is in issue", within=WITHIN)
+        one_after_the_other([first, second, third], "trust")
+        first.kill()
+        said = f"{first.node.name} has reached trust, and not issue yet (3 workers: 1 released, 0 acknowledged)"
+        leader.running.until(lambda: said in leader.says(), "names who is silent", within=WITHIN)
+        signal.sigtimedwait([], AWAY)
+        assert made.phase == "issue"
+        for each in (second, third):
+            assert acts(each, "issue") == []
+            assert each.node.read(f"{PKI}/ca.crt") == made.old.pem + made.new.pem
+            assert "the batch of this worker has not come yet" in each.says()
+        made.begin("--exclude", first.node.name)
+        second.running.until(lambda: acts(second, "issue"), "begins", within=WITHIN)
+        first.start()
+        made.ends()
+        for phase in ("issue", "distrust"):
+            one_after_the_other([second, third], phase)
+        made.check(mark)
