@@ -14,6 +14,7 @@ from certmond.pki.rotation import Mode, Phase, Rotation, abort, following
 from certmond.pki.rotation_batches import (
     Workers,
     behind,
+    held_back,
     in_batches,
     is_released,
     joined,
@@ -173,6 +174,13 @@ def test_only_what_changes_a_worker_is_made_in_batches(rotation: Rotation, phase
         assert is_released(here, "w1") is (phase not in phases)
         assert (workers(here, there) is None) is (phase not in phases)
         assert (next_batch(here, there, "1") == Gate()) is (phase not in phases)
+
+
+def test_a_worker_says_why_it_does_nothing_yet() -> None:
+    """It does not know for whom it waits, and says who does; once it may act it says nothing."""
+    why = "the batch of this worker has not come yet; a control plane says who has to come so far before"
+    assert held_back(shared(released=place("w1")), "w1") == why
+    assert held_back(shared(released=1.0), "w1") is None
 
 
 def test_a_node_by_itself_waits_for_no_batch() -> None:
