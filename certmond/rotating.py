@@ -79,14 +79,7 @@ class Rotating:
         if stands.broken or stands.elsewhere:
             return None
         if stands.rotation != stands.own and stands.rotation is not None:
-            with self._executor.writing():
-                if self._record.load() != stands.own:
-                    return _CHANGED
-                self._record.save(stands.rotation)
-            said = f"{stands.rotation.name} is in the phase {stands.rotation.phase}"
-            if stands.own is None or replace(stands.own, released=stands.rotation.released) != stands.rotation:
-                self._note(said, stands.rotation)  # that others may act is noted by who has let them
-            return said
+            return self._take_over(stands.own, stands.rotation)
         try:
             if stands.followed() != stands.rotation:
                 return "the cluster has another record"  # it is taken over with the next look
@@ -117,6 +110,17 @@ class Rotating:
             self._waits, self.until = gate.waits, gate.until
             return None
         return self._go_on(rotation, following(rotation, now))
+
+    def _take_over(self, own: Rotation | None, rotation: Rotation) -> str:
+        """Note here what the others have come to."""
+        with self._executor.writing():
+            if self._record.load() != own:
+                return _CHANGED
+            self._record.save(rotation)
+        said = f"{rotation.name} is in the phase {rotation.phase}"
+        if own is None or replace(own, released=rotation.released) != rotation:
+            self._note(said, rotation)  # that others may act is noted by who has let them
+        return said
 
     def _is_known_to_all(self) -> bool:
         """Whether the others have a record of the rotation, brought back where they had lost it."""
