@@ -144,8 +144,9 @@ def status(runtime_dir: Path, output: str) -> None:
 def metrics(context: click.Context, at: datetime | None, output: Path | None) -> None:
     """Look once and print the metrics: for node_exporter's textfile collector, from a timer."""
     from certmond.expose.compatibility import Compatible
-    from certmond.expose.render import Renderer, write
+    from certmond.expose.render import Renderer
     from certmond.expose.telemetry import Telemetry
+    from certmond.host.output import replace_file
 
     options = globals_of(context)
     config = options.load()
@@ -155,7 +156,7 @@ def metrics(context: click.Context, at: datetime | None, output: Path | None) ->
     if output is None:
         click.echo(text, nl=False)
     else:
-        write(output.parent, output.name, text)
+        replace_file(output, text.encode(errors="backslashreplace"))
 
 
 @cli.group()

@@ -103,7 +103,8 @@ def verify(context: click.Context, family: str, output: str, certificate: Path, 
 @click.pass_context
 def export(context: click.Context, family: str, output: Path | None) -> None:
     """The certificates that this node trusts, as PEM: what others need to trust it. Never a key."""
-    from certmond.host.export import replace_file, trust_bundle
+    from certmond.host.export import trust_bundle
+    from certmond.host.output import replace_file
 
     no_certificate(family, "export", "sa.pub is public, and the API serves it at /openid/v1/jwks")
     options = globals_of(context)

@@ -223,6 +223,20 @@ def test_metrics_replaces_a_file(node: Node, tmp_path: Path) -> None:
     assert str(tmp_path / "none/certmond.prom") in done.stderr
 
 
+def test_metrics_replaces_nothing_but_a_file(node: Node, tmp_path: Path) -> None:
+    """What `metrics -o` names and is no regular file stays what it is, behind a symlink too: `-o /dev/null` as root
+    costs no host its /dev/null.
+    """
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for target in (pipe, link):
+        done = certmond("metrics", "--root", node.root, "--at", AT, "-o", target)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert done.stderr.startswith(f"certmond: {target} could not be written (it is no regular file): ")
+    assert (pipe.is_fifo(), link.is_symlink()) == (True, True)
+
+
 def test_config_verbs(tmp_path: Path) -> None:
     """`config validate` says that all is good, `show` prints what validates again, `schema` is a JSON Schema."""
     assert certmond("config", "validate").returncode == 0
