@@ -128,6 +128,8 @@ def status(runtime_dir: Path, output: str) -> None:
     display(document, output, status_table)
     if reason := silence(runtime_dir):
         raise NotRunningError(f"this is what the daemon found at {document['taken_at']}, but {reason}")
+    if not (document["certificates"] or document["findings"]):
+        raise CertmondError("the daemon finds no certificate on this node; `certmond check` says which profile fits")
     sys.exit(_exit_code(document))
 
 

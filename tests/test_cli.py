@@ -199,6 +199,17 @@ def test_status_shows_what_the_daemon_rendered(node: Node, tmp_path: Path) -> No
         assert json.loads(done.stdout) == daemon.status()
 
 
+def test_status_of_nothing_is_no_good_news(tmp_path: Path) -> None:
+    """`status` of a daemon that finds no certificate at all exits 3, as `check` does, and says what to do."""
+    for name in ("work", "node"):
+        (tmp_path / name).mkdir()
+    with running(tmp_path / "node", tmp_path / "work") as daemon:
+        done = certmond("status", "--runtime-dir", daemon.runtime)
+    assert done.returncode == 3
+    assert "no certificate" in done.stderr
+    assert "certmond check" in done.stderr
+
+
 def test_metrics_prints_one_pass(node: Node) -> None:
     """`metrics` prints the exposition text of one look, for a textfile collector."""
     done = certmond("metrics", "--root", node.root, "--at", AT)

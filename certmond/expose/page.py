@@ -67,7 +67,7 @@ def page(status: bytes, activity: bytes | None, halted: str | None, tag: str) ->
     digest = Digest(status)
     doing: dict[str, Any] = json.loads(activity) if activity else {"plan": None, "rotation": None, "events": []}
     node, worst = digest.node or "this node", digest.worst
-    state = worst if worst in {"critical", "warning"} else "ok"
+    state = worst if worst in {"critical", "warning"} else "ok" if digest.total else "warning"
     verdict = _verdict(digest)
     body = (
         _header(digest, node, state, verdict),
@@ -120,7 +120,9 @@ def _shell(title: str, state: str, tag: str, body: str) -> str:
 
 def _verdict(digest: Digest) -> str:
     stand = [count(digest.severities[rank], *_NOUNS[rank]) for rank in RANKS if digest.severities[rank]]
-    return ", ".join(stand if digest.worst in {"critical", "warning"} else ["All well", *stand])
+    if digest.worst in {"critical", "warning"}:
+        return ", ".join(stand)
+    return ", ".join(["All well" if digest.total else "Nothing is watched", *stand])
 
 
 def _header(digest: Digest, node: str, state: str, verdict: str) -> str:

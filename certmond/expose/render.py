@@ -139,7 +139,9 @@ def _lines(status: CertificateStatus) -> _Lines:
 
 
 def summary(assessment: Assessment) -> str:
-    """One line for `systemctl status`: how many, how bad, what is next."""
+    """One line for `systemctl status`: how many, how bad, what is next. Where there is nothing, nothing is well."""
+    if not assessment.statuses:
+        return "no certificate to watch: `certmond check` says which profile fits"
     certificates = [status for status in assessment.certificates if status.certificate]
     worst = [status for status in assessment.statuses if status.severity is Severity.CRITICAL]
     warned = [status for status in assessment.statuses if status.severity is Severity.WARNING]
@@ -147,7 +149,7 @@ def summary(assessment: Assessment) -> str:
     due = min(((s.renew_at, s.seen.name) for s in certificates if s.renew_at), default=None)
     following = f"; next due {due[1]} on {due[0]:%Y-%m-%d}" if due else ""
     about = next((f" ({s.seen.name}: {_gravest(s).reason})" for s in (*worst, *warned)), "")
-    return f"{len(certificates)} certificates, {state}{about}{following}"
+    return f"{len(certificates)} certificate{'s' * (len(certificates) != 1)}, {state}{about}{following}"
 
 
 def _gravest(status: CertificateStatus) -> Finding:

@@ -296,11 +296,17 @@ class TestFindings:
         """Where nothing stands, no service is seen, nothing is planned and nothing has happened, the page says so."""
         said = shown(status(), NOTHING).text
         for sentence in (
-            "All well", "None: nothing is to be done.", "There is no certificate to show.",
+            "None: nothing is to be done.", "There is no certificate to show.",
             "No service is seen that uses a certificate.", "None is under way.", "Nothing is to be done now.",
             "None yet.",
         ):  # fmt: skip
             assert sentence in said
+
+    def test_nothing_is_watched(self) -> None:
+        """A page without a single certificate does not say that all is well, and one with a good one does."""
+        said = shown(status()).text
+        assert ("Nothing is watched" in said, "All well" in said) == (True, False)
+        assert "All well" in shown(status(entry("good"))).text
 
     def test_counts(self) -> None:
         """Numbers are written with their nouns."""

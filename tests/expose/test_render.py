@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import time
@@ -492,6 +493,14 @@ def test_the_summary_names_the_gravest(node: Node) -> None:
     assert summary(looked_at(node)).startswith("14 certificates, 1 critical (apiserver: no_path); next due ")
     notes = (Fault(Reason.TRAILING_DATA, "a note"), Fault(Reason.MALFORMED, "a block"))
     assert "(x: malformed)" in summary(judged("x", "/x", LEAF, *notes))
+
+
+def test_the_summary_of_nothing_is_no_good_news(node: Node) -> None:
+    """Where no certificate is there, the line does not say that all is well, but what to look at."""
+    shutil.rmtree(node.path("etc"))
+    shutil.rmtree(node.path("var"))
+    assert summary(looked_at(node)) == "no certificate to watch: `certmond check` says which profile fits"
+    assert summary(judged("x", "/x", LEAF)).startswith("1 certificate, ")
 
 
 @pytest.mark.parametrize("severities", [(Severity.WARNING, Severity.CRITICAL), (Severity.CRITICAL, Severity.WARNING)])
