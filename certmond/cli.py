@@ -229,7 +229,7 @@ def explain(reason: str) -> None:
 @cli.command()
 @click.option("--keep", is_flag=True, help="Keep the demo's directory")
 def demo(keep: bool) -> None:
-    """A node's certificates going wrong and being put right, in a directory of its own, in half a minute."""
+    """A node's certificates going wrong and being put right, in a directory of its own, in a few seconds."""
     from certmond.demo import run as run_demo
 
     sys.exit(run_demo(keep=keep))

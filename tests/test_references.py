@@ -97,6 +97,16 @@ def test_every_verb_is_told() -> None:
     assert all(verb.meaning.endswith(".") for verb in verbs())
 
 
+def test_every_verb_has_a_page() -> None:
+    """`man certmond renew` shows a page, and so for whatever stands behind `certmond` first; there is no other page."""
+    pages = {page.name for page in (ROOT / "docs/man").iterdir()}
+    assert pages == {"certmond.8", "certmond.yaml.5", *(f"certmond-{name}.8" for name in cli.commands)}
+    for verb in verbs():
+        text = (ROOT / f"docs/man/certmond-{verb.name.partition(' ')[0]}.8").read_text().replace("\\-", "-")
+        assert f"certmond {verb.name}" in text
+        assert all(option.written.replace("…", "...") in text for option in verb.options)
+
+
 @pytest.mark.real("man")
 @pytest.mark.parametrize("page", sorted((ROOT / "docs/man").iterdir()), ids=lambda page: page.name)
 def test_a_manual_page_is_good_roff(page: Path) -> None:

@@ -7,6 +7,7 @@ to it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from docs.generate import commands, configuration, manual, metrics, profiles
@@ -20,6 +21,7 @@ OUTPUTS: Mapping[str, Callable[[], str]] = {
     "docs/reference/commands.md": commands.reference,
     "docs/profiles.md": profiles.reference,
     "docs/man/certmond.8": manual.program,
+    **{f"docs/man/certmond-{group.name}.8": partial(manual.verb, group) for group in commands.groups()},
     "docs/man/certmond.yaml.5": manual.file,
 }
 """File below the root of the repository -> what it holds."""

@@ -1,12 +1,13 @@
 """The commands' reference: every verb with its arguments and options, as `--help` has them.
 
-Owns the walk over the verbs, which the manual takes as well.
+Owns the walk over the verbs, which the manual pages take as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import click
@@ -43,6 +44,15 @@ class Verb:
     options: tuple[Option, ...]
 
 
+@dataclass(frozen=True)
+class Group:
+    """What stands behind `certmond` first, such as `renew` or `root-ca`: a verb alone, or several below one name."""
+
+    name: str
+    meaning: str
+    verbs: tuple[Verb, ...]
+
+
 def shared() -> tuple[Option, ...]:
     """The options that every verb takes."""
     return tuple(_options(cli, click.Context(cli, info_name="certmond")))
@@ -51,6 +61,12 @@ def shared() -> tuple[Option, ...]:
 def verbs() -> tuple[Verb, ...]:
     """Every verb that does something, in the order of the alphabet; groups are told through theirs."""
     return tuple(_verbs(cli, click.Context(cli, info_name="certmond", **cli.context_settings)))
+
+
+def groups() -> tuple[Group, ...]:
+    """Every verb by its first word, in the order of the alphabet."""
+    found = groupby(verbs(), key=lambda verb: verb.name.partition(" ")[0])
+    return tuple(Group(name, _joined(cli.commands[name].help), tuple(below)) for name, below in found)
 
 
 def reference() -> str:

@@ -1,4 +1,5 @@
-"""The manual pages, in roff: certmond(8) from the command line, certmond.yaml(5) from the configuration's schema.
+"""The manual pages, in roff: certmond(8) and one for each verb from the command line, certmond.yaml(5) from the
+configuration's schema.
 
 Owns the roff. What verbs and keys mean is theirs; what stands here besides is said nowhere else in this form.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Iterable
 from importlib.metadata import metadata
 
 from docs.generate import commands, configuration
@@ -73,12 +75,11 @@ def program() -> str:
         _section("Description") + _paragraphs(_DAEMON),
         _section("Options"),
         "These are taken before the verb and after it.\n",
-        *(_tagged(f"\\fB{_escape(option.written)}\\fP", option.meaning) for option in commands.shared()),
+        _options(commands.shared()),
         _section("Verbs"),
     ]
     for verb in commands.verbs():
-        parts += [f".SS {_escape(verb.usage)}\n", _paragraphs(verb.meaning)]
-        parts += [_tagged(f"\\fB{_escape(option.written)}\\fP", option.meaning) for option in verb.options]
+        parts += [f".SS {_escape(verb.usage)}\n", _paragraphs(verb.meaning), _options(verb.options)]
     for title, rows in (
         ("Exit status", _EXITS),
         ("Files", _FILES),
@@ -88,7 +89,29 @@ def program() -> str:
         parts += [_section(title), *(_tagged(f"\\fB{_escape(name)}\\fP", meaning) for name, meaning in rows)]
     parts.append(_section("Examples"))
     parts += [_tagged(f"\\fB{_escape(example)}\\fP", meaning) for example, meaning in _EXAMPLES]
-    return "".join((*parts, _see_also(r"\fBcertmond.yaml\fP(5), \fBsystemctl\fP(1), \fBjournalctl\fP(1)")))
+    pages = ", ".join(f"{_page(group.name)}(8)" for group in commands.groups())
+    return "".join((*parts, _see_also(rf"{pages}, \fBcertmond.yaml\fP(5), \fBsystemctl\fP(1), \fBjournalctl\fP(1)")))
+
+
+def verb(group: commands.Group) -> str:
+    """docs/man/certmond-VERB.8: what `man certmond VERB` shows. Verbs below one name share its page."""
+    told = re.split(r"[.;]( |$)", group.meaning)[0]
+    options = "The options of every verb are those of \\fBcertmond\\fP(8).\n"
+    parts = [
+        _head(f"certmond-{group.name}", 8),
+        _section("Name") + f"certmond-{group.name} \\- {_escape(told.replace('`', ''))}\n",
+        _section("Synopsis") + "\n.br\n".join(_escape(verb.usage) for verb in group.verbs) + "\n",
+        _section("Description") + _paragraphs(group.meaning),
+    ]
+    if group.verbs[0].name == group.name:
+        parts.append(_section("Options") + _options(group.verbs[0].options) + f".PP\n{options}")
+    else:
+        parts.append(_section("Verbs"))
+        for verb in group.verbs:
+            parts += [f".SS {_escape(verb.usage)}\n", _paragraphs(verb.meaning), _options(verb.options)]
+        parts.append(_section("Options") + options)
+    exits = (_tagged(f"\\fB{status}\\fP", meaning) for status, meaning in _EXITS)
+    return "".join((*parts, _section("Exit status"), *exits, _see_also(r"\fBcertmond\fP(8), \fBcertmond.yaml\fP(5)")))
 
 
 def file() -> str:
@@ -117,6 +140,14 @@ def _head(name: str, section: int) -> str:
         '.\\" Made by `python -m docs.generate`; a change here is lost.\n'
         f'.TH {_escape(name.upper())} {section} "" "certmond {metadata("certmond")["Version"]}" "certmond"\n'
     )
+
+
+def _page(name: str) -> str:
+    return f"\\fBcertmond\\-{_escape(name)}\\fP"
+
+
+def _options(options: Iterable[commands.Option]) -> str:
+    return "".join(_tagged(f"\\fB{_escape(option.written)}\\fP", option.meaning) for option in options)
 
 
 def _section(title: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from certmond.cli import cli
 from tests.conftest import real_part
 from tests.node import Node
 from tests.system.machine import COMMAND_DEADLINE, HIDDEN, PREFIX, UNITS, Machine, booted
@@ -171,6 +172,16 @@ def test_the_rpm_has_what_the_deb_has(built: Built) -> None:
     assert ask("--configfiles") == [CONFIG]
     (python,) = {Path(name).parts[5] for name in in_rpm if name.endswith("/site-packages/certmond")}
     assert f"/usr/bin/{python}" in ask("--requires")
+
+
+@long
+@pytest.mark.real("dpkg")
+def test_a_package_has_a_manual_page_for_each_verb(built: Built) -> None:
+    """`man certmond-renew` shows a page where the package is installed, and so for every verb; besides them there are
+    the program's and the configuration's.
+    """
+    pages = {f"man8/certmond-{name}.8" for name in cli.commands} | {"man8/certmond.8", "man5/certmond.yaml.5"}
+    assert set(re.findall(r"/usr/share/man/(\S+)\.gz$", contents(built[".deb"]), re.MULTILINE)) == pages
 
 
 @long
