@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from certmond.errors import CertmondError
 
@@ -89,6 +90,13 @@ def _remember(context: click.Context, parameter: click.Parameter, value: Any) ->
         context.obj = replace(known, **{parameter.name: value})
 
 
+def _profile_names(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What a shell offers behind --profile."""
+    from certmond.config import NO_PROFILE, profiles
+
+    return [CompletionItem(name) for name in (*profiles(), NO_PROFILE) if name.startswith(incomplete.casefold())]
+
+
 def global_options(function: F) -> F:
     """The same options on the group and on each verb; what stands after the verb wins."""
     options = (
@@ -104,7 +112,11 @@ def global_options(function: F) -> F:
             type=click.Path(path_type=Path, readable=False),
             help=f"Own state [{STATE_DIR} below DIR]",
         ),
-        click.option("--profile", help="Profile in place of the configured one: kubeadm, k3s, …, none"),
+        click.option(
+            "--profile",
+            shell_complete=_profile_names,
+            help="Profile in place of the configured one: kubeadm, k3s, …, none",
+        ),
         click.option("-v", "--verbose", is_flag=True, default=None, help="Tell more"),
     )
     for option in reversed(options):

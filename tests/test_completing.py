@@ -57,7 +57,9 @@ def offered(words: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_names_are_completed_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Certificates, services, reasons, alerts and families; of the configuration that is named, whatever the case."""
+    """Certificates, services, profiles, reasons, alerts and families; of the configuration that is named, whatever the
+    case.
+    """
     monkeypatch.chdir(tmp_path)
     Path("c.yaml").write_text("profile: none\ncertificates: [{name: nginx, path: /n.pem}]\n")
     assert offered("certmond renew --config c.yaml n", monkeypatch) == ["nginx"]
@@ -65,6 +67,8 @@ def test_names_are_completed_where_they_are_asked_for(monkeypatch: pytest.Monkey
     assert offered("certmond restart kube-s", monkeypatch) == ["kube-scheduler"]
     assert offered("certmond explain key_m", monkeypatch) == ["key_missing", "key_mismatch"]
     assert offered("certmond explain certmondstal", monkeypatch) == ["CertmondStale"]
+    assert offered("certmond check --profile k", monkeypatch) == ["k0s", "k3s", "kubeadm"]
+    assert offered("certmond --profile n", monkeypatch) == ["none"]
     assert offered("certmond root-ca show --family f", monkeypatch) == ["front-proxy-ca"]
 
 
