@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from certmond.cli import cli
+from certmond.config import Source, parse
 from tests.conftest import real_part
 from tests.node import Node
 from tests.system.machine import COMMAND_DEADLINE, HIDDEN, PREFIX, UNITS, Machine, booted
@@ -24,6 +26,8 @@ DAEMON, WEB, SOCKET, CHECK, TIMER = (
 )  # fmt: skip
 UNIT_FILES = (DAEMON, WEB, SOCKET, CHECK, TIMER)
 CONFIG, MINE = "/etc/certmond/config.yaml", "/etc/certmond/conf.d/mine.yaml"
+SHIPPED = REPOSITORY / "packaging/config.yaml"
+NEVER_CHANGES = "c3f4e3fd736c85317fd5a3473c281bb812989a18850db2b3e6f59e4f8daaba9b"
 BUILD_DEADLINE = 900.0  # pip fetches and compiles; on a machine that does much else besides
 
 long = pytest.mark.long
@@ -89,6 +93,15 @@ def test_a_package_has_the_versions_that_are_tested() -> None:
     packaged, tested = pins("requirements-kubernetes.txt"), pins("requirements-dev.txt")
     assert pins("requirements.txt").items() <= packaged.items()
     assert packaged.items() <= tested.items()
+
+
+def test_no_upgrade_asks_about_the_configuration() -> None:
+    """The configuration file of a package is the same in every version, to the byte: dpkg then keeps the operator's own
+    and asks nothing. It is valid, and sets nothing.
+    """
+    text = SHIPPED.read_bytes()
+    assert hashlib.sha256(text).hexdigest() == NEVER_CHANGES
+    assert parse([Source(CONFIG, text.decode())]) == parse([])
 
 
 @long
@@ -214,9 +227,11 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 def dpkg(machine: Machine, *arguments: str) -> str:
-    """Run dpkg to its end, without a sync for each file: what it unpacks is in memory."""
+    """Run dpkg to its end, with nobody there to answer it, and without a sync for each file: what it unpacks is in
+    memory.
+    """
     done = subprocess.run(
-        machine.command("dpkg", "--force-unsafe-io", "--force-confold", *arguments),
+        machine.command("dpkg", "--force-unsafe-io", *arguments),
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10 * COMMAND_DEADLINE, check=False,
     )  # fmt: skip
@@ -225,13 +240,11 @@ def dpkg(machine: Machine, *arguments: str) -> str:
 
 
 def former(package: Path, work: Path) -> Path:
-    """The package as an earlier version, with another configuration file and a file that is no longer there."""
+    """The package as an earlier version, with a file that is no longer there."""
     tree = work / "former"
     subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True)
     control = tree / "DEBIAN/control"
     control.write_text(re.sub(r"(?m)^Version: .*$", "Version: 0.0.9-1", control.read_text()))
-    config = tree / CONFIG.lstrip("/")
-    config.write_text("# the configuration of an earlier version\n")
     (tree / PREFIX.lstrip("/") / "bin/gone").touch()
     built = work / "former.deb"
     subprocess.run(
@@ -277,6 +290,9 @@ def test_a_package_from_its_installation_to_its_purge(machine: Machine, package:
     assert [enabled(machine, unit) for unit in (SOCKET, TIMER)] == ["disabled"] * 2
     assert machine.attempt("systemctl", "status", "certmond", "certmond-web").returncode == 0
     assert json.loads(machine.run("certmond", "status", "-o", "json"))["mode"] == "observe"
+    assert machine.path(CONFIG).read_bytes() == SHIPPED.read_bytes()
+    for named in re.findall(r"/usr/share/\S+", SHIPPED.read_text()):
+        assert machine.path(named).exists(), named
     assert machine.run("certmond", "version") == f"certmond {version()}\n"
     assert machine.get("/readyz")[0] == 200
     assert "certmond" in machine.run(
@@ -295,7 +311,7 @@ def test_a_package_from_its_installation_to_its_purge(machine: Machine, package:
     shown = machine.run("certmond", "config", "show")
     assert ("resync: 7m" in shown, "renew_before: 20d" in shown) == (True, True), shown
     assert machine.path(CONFIG).read_text() == "resync: 7m\n"
-    assert machine.path(f"{CONFIG}.dpkg-dist").exists()
+    assert {file.name for file in machine.path(CONFIG).parent.iterdir()} == {"config.yaml", "conf.d"}
     assert not machine.path(f"{PREFIX}/bin/gone").exists()
     assert machine.property(DAEMON, "InvocationID") != first
     assert [active(machine, unit) for unit in (DAEMON, WEB)] == ["active"] * 2
@@ -337,7 +353,7 @@ def test_a_package_from_its_installation_to_its_purge(machine: Machine, package:
     carry_out(machine, ["systemctl enable --now certmond.service"])
     dpkg(machine, "--remove", "certmond")
     assert machine.attempt("pgrep", "-u", "certmond").stdout == ""
-    left = {CONFIG, f"{CONFIG}.dpkg-dist", MINE, "/var/lib/certmond"}
+    left = {CONFIG, MINE, "/var/lib/certmond"}
     assert left <= files_of(machine)
     assert not machine.path(PREFIX).exists()
     assert not machine.path("/run/certmond-check").exists()
