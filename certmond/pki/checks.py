@@ -404,7 +404,9 @@ def _called(case: Case, link: Certificate) -> str:
 
 
 def _renew(case: Case) -> str:
-    return f"it is renewed by {case.spec.renewed_by}" if case.spec.renewed_by else "renew it"
+    if case.spec.renewed_by:
+        return f"it is renewed by {case.spec.renewed_by}"
+    return "rotate it" if case.spec.authority else "renew it"  # a CA is refused by `certmond renew`
 
 
 def _day(instant: datetime) -> str:

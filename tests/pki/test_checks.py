@@ -170,6 +170,13 @@ def test_an_anchor_that_has_ended_is_told_once_at_its_own_entry() -> None:
     assert not verdicts["leaf"].chain_valid
 
 
+@pytest.mark.parametrize("left", [-DAY, DAY])
+def test_a_ca_that_ends_is_to_be_rotated(left: timedelta) -> None:
+    """The remedy of a CA that has ended, or is about to, is a rotation: `certmond renew` refuses one."""
+    (told,) = judge(see(AUTHORITY, make_ca(not_after=NOW + left)))["ca"].findings
+    assert told.message.endswith("; rotate it")
+
+
 def test_a_further_ca_of_a_bundle_that_has_ended_is_a_leftover() -> None:
     """The first one is what the file stands for; the others do without it once they were rotated away from it."""
     old = make_ca(not_after=NOW - DAY)
