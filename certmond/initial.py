@@ -75,6 +75,11 @@ def init(
     made = bootstrap(specs, ground, config.init, policy_of(config))
     if problems := made.problems or tuple(maker.objections(made.steps)):
         raise ConfigError(problems)
+    if not made.steps and not ground.present.statuses:
+        raise CertmondError(
+            f"init makes nothing of the profile {config.profile!r}, and nothing of it is below {options.root}; "
+            "give another with --profile"
+        )
     if dry_run:
         display(_document(made, ground), output, plan_table)
         return
@@ -177,7 +182,10 @@ def _address() -> str:
                 return str(probe.getsockname()[0])
         except OSError:
             continue
-    raise CertmondError("this host has no default route, so its address cannot be told; give `advertise_address`")
+    raise CertmondError(
+        "this host has no default route, so its address cannot be told; give `init: {advertise_address: …}` in the "
+        "configuration, or a kubeadm configuration that has `advertiseAddress`"
+    )
 
 
 def _carry_out(maker: Bootstrapper, made: Bootstrap, *, quiet: bool) -> None:

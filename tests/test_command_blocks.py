@@ -173,6 +173,19 @@ def test_every_command_that_can_be_run_is_good(page: Path, template: Path, tmp_p
     assert not failed, "\n".join(failed)
 
 
+@pytest.mark.real("unshare")
+def test_the_first_steps_need_no_network(tmp_path: Path) -> None:
+    """A node in a directory, as the quick start has it, is made and looked at on a host without any network."""
+    first = next(block for block in blocks(ROOT / "docs/quickstart.md") if block.is_commands)
+    done = subprocess.run(
+        [real_part("unshare"), "--map-root-user", "--net", "bash", "-euc", first.text], cwd=tmp_path,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "node/etc/kubernetes/pki/apiserver.crt").exists()
+
+
 def test_no_class_of_commands_is_empty() -> None:
     """Each reason for which a command is not run is the reason of some command."""
     commands = [

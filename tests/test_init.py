@@ -1078,6 +1078,18 @@ def test_node_name_and_address_by_default(host: Host) -> None:
     assert names_of(host, "etcd/peer") == {"node-a.example.com", "localhost", address, "127.0.0.1", "::1"}
 
 
+def test_a_profile_of_which_init_makes_nothing(host: Host) -> None:
+    """Where a distribution makes its PKI by itself, `init` does not say that everything is there, but that it has
+    nothing to make.
+    """
+    config = own_config(host, "profile: k3s\ninit: {advertise_address: 192.0.2.9}\n")
+    for more in ((), ("--dry-run",)):
+        done = bare(host, "--config", config, *more)
+        assert (done.code, done.out) == (3, "")
+        assert "init makes nothing of the profile 'k3s'" in done.err
+    assert not list(host.at(".").iterdir())
+
+
 @pytest.mark.parametrize("name", ["under_score", "-", "ü", "a b"])
 def test_a_host_name_that_is_none(host: Host, name: str) -> None:
     """A host's name that no node can have is told, with the remedy."""
@@ -1097,7 +1109,7 @@ def test_no_default_route(host: Host) -> None:
     if "unshare" in done.stderr:
         pytest.skip("no network namespace can be made here")
     assert done.returncode == 3
-    assert "give `advertise_address`" in done.stderr
+    assert "give `init: {advertise_address: …}` in the configuration" in done.stderr
 
 
 def test_certificates_elsewhere_and_etcd_elsewhere(host: Host) -> None:
