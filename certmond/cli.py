@@ -60,7 +60,7 @@ def run(context: click.Context, runtime_dir: Path, log: str) -> None:
     options = globals_of(context)
     daemon = Daemon(
         options.load, root=options.root, runtime_dir=runtime_dir, state_dir=options.state_dir,
-        journal=Journal(log, verbose=options.verbose),
+        journal=Journal(log),
     )  # fmt: skip
     sys.exit(daemon.run())
 

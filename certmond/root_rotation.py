@@ -6,7 +6,6 @@ may run beside it: each does what the other has left. A command that is interrup
 
 from __future__ import annotations
 
-import secrets
 import sys
 import time
 from dataclasses import replace
@@ -218,6 +217,8 @@ def _refuse(problems: tuple[str, ...]) -> None:
 
 
 def _made(family: str, mode: Mode, old: tuple[Anchor, ...], new: Anchor, exclude: tuple[str, ...]) -> Rotation:
+    import secrets  # brings OpenSSL, which `serve` has no use for
+
     from certmond.pki.rotation import Phase, Rotation, begin
 
     now = datetime.now(UTC)

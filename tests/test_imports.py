@@ -1,0 +1,34 @@
+"""What the two processes load: each module costs memory on every node, for as long as the node lives."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import certmond
+
+ROOT = Path(certmond.__file__).parents[1]
+
+
+def loaded(*modules: str) -> set[str]:
+    """The modules that a process has after it imported these, packages by their name and with what is in them."""
+    code = f"import sys, {', '.join(modules)}\nprint(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(run.stdout.split())
+
+
+def test_the_command_line_that_serves_is_small() -> None:
+    """`certmond serve` loads click and the standard library: nothing that reads a configuration or a certificate, no
+    event loop, no terminal, and not OpenSSL.
+    """
+    found = loaded("certmond.cli", "certmond.expose.serve")
+    assert "certmond.expose.serve" in found
+    assert not found & {"asyncio", "cryptography", "hashlib", "jeepney", "pydantic", "rich", "ssl", "watchdog", "yaml"}
+
+
+def test_the_daemon_draws_nothing() -> None:
+    """`certmond run` loads nothing that is for terminals, and nothing of the Kubernetes API."""
+    found = loaded("certmond.cli", "certmond.daemon", "certmond.host.journal")
+    assert "certmond.daemon" in found
+    assert not found & {"attr", "httpx", "lightkube", "pygments", "rich"}
