@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -310,9 +310,8 @@ class Daemon:
         self._telemetry.set_workers(self._enforcer.standing.workers)
         self._telemetry.set_planned(Counter(step_name(step) for step in self._acting.plan.steps))
         own = self._telemetry.text() + (self._compatible.text(assessment) if self._config.compatibility else "")
-        self._write(METRICS, self._renderer.metrics(assessment, own))
-        self._write(STATUS, self._renderer.status(assessment, self._config.mode))
-        self._renderer.forget(assessment)
+        self._write(METRICS, self._renderer.metrics_parts(assessment, own))
+        self._write(STATUS, self._renderer.status_parts(assessment, self._config.mode))
 
     def _publish_activity(self) -> None:
         """Write what was done and what is to be done, where that is not what was written last."""
@@ -322,12 +321,12 @@ class Daemon:
         if current != self._shown:
             about = (rotation, rotating.waits, rotating.until)
             document = activity_document(self._acting.plan, *about, tuple(journal.recent), workers=workers)
-            self._write(ACTIVITY, json.dumps(document))
+            self._write(ACTIVITY, (json.dumps(document),))
             self._shown = None if ACTIVITY in self._unwritten else current
 
-    def _write(self, name: str, text: str) -> None:
+    def _write(self, name: str, parts: Iterable[str]) -> None:
         try:
-            write(self._runtime_dir, name, text)
+            write(self._runtime_dir, name, parts)
         except RuntimeDirError as error:
             if not self._unwritten:
                 self._journal.tell(Event.PUBLISH_FAILED, str(error), "error")
@@ -340,7 +339,7 @@ class Daemon:
         self._notifier.alive()
         self._beat_at = time.monotonic()
         resync = self._config.resync.total_seconds()
-        self._write(HEARTBEAT, heartbeat(time.time(), self._passed_at, resync, self._passed_at is not None))
+        self._write(HEARTBEAT, (heartbeat(time.time(), self._passed_at, resync, self._passed_at is not None),))
 
     def _live(self) -> None:
         """Signs of life while a step takes its time."""

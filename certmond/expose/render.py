@@ -1,16 +1,18 @@
 """An assessment -> the texts that the runtime directory holds: metrics and status, written as one, atomically.
 
 Owns the exposition of everything about certificates and the writing of the runtime directory. What did not change since
-the last pass is not rendered again: the lines and the JSON of each certificate are kept with its verdict.
+the last pass is not rendered again: the lines and the JSON of each certificate are kept with its verdict, and go into
+the files as they stand. A text of all certificates is never made by the daemon: it would be the largest thing in memory.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from certmond.errors import RuntimeDirError
 from certmond.expose.document import SCHEMA, anchor_entry, certificate_entry, header
@@ -52,55 +54,79 @@ FAMILIES = (
 COUNT = ("certmond_findings", "How many findings stand", ("severity",))
 """The gauge that is always exported, with 0 where nothing stands."""
 
+_BUFFER = 1 << 20  # bytes of a file that are collected before they are written
+
 _Lines = tuple[str, ...]
 """The lines of one certificate, one text for each family (empty where it has none)."""
 
 
+class _Rendered(NamedTuple):
+    status: CertificateStatus
+    lines: _Lines
+    entry: str
+    """Its JSON."""
+
+
 class Renderer:
-    """Keeps what it rendered of each verdict, by the verdict's identity."""
+    """Keeps what it rendered of each verdict of the last assessment."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, str], tuple[CertificateStatus, _Lines, str]] = {}
+        self._assessment: Assessment | None = None
+        self._kept: dict[int, _Rendered] = {}
 
     def metrics(self, assessment: Assessment, own: str = "") -> str:
         """The metrics text (format 0.0.4): the certificates' families, the counts of findings, `own` as it stands."""
+        return "".join(self.metrics_parts(assessment, own))
+
+    def metrics_parts(self, assessment: Assessment, own: str = "") -> Iterator[str]:
+        """The same, piece by piece."""
         # By identity, because that is what the labels are: a series that stands there twice spoils the whole text.
-        columns = list(zip(*(self._rendered(status)[1] for status in assessment.by_identity.values()), strict=True))
-        parts: list[str] = []
+        kept = self._rendered(assessment)
+        columns = list(zip(*(kept[id(status)].lines for status in assessment.by_identity.values()), strict=True))
         for (name, explanation, _), column in zip(FAMILIES, columns or [()] * len(FAMILIES), strict=True):
-            parts.append(f"# HELP {name} {explanation}\n# TYPE {name} gauge\n")
-            parts += column
+            yield f"# HELP {name} {explanation}\n# TYPE {name} gauge\n"
+            yield from column
         counts = dict.fromkeys(Severity, 0)
         for status in assessment.statuses:
             for item in status.findings:
                 counts[item.severity] += 1
         name, explanation, _ = COUNT
-        parts.append(f"# HELP {name} {explanation}\n# TYPE {name} gauge\n")
-        parts += [f'{name}{{severity="{severity}"}} {count}\n' for severity, count in counts.items()]
-        return "".join((*parts, own))
+        yield f"# HELP {name} {explanation}\n# TYPE {name} gauge\n"
+        yield from (f'{name}{{severity="{severity}"}} {count}\n' for severity, count in counts.items())
+        yield own
 
     def status(self, assessment: Assessment, mode: str) -> str:
         """The JSON of `status`."""
+        return "".join(self.status_parts(assessment, mode))
+
+    def status_parts(self, assessment: Assessment, mode: str) -> Iterator[str]:
+        """The same, piece by piece."""
+        kept = self._rendered(assessment)
         head = json.dumps(header(assessment, mode))[:-1]
-        entries = ",\n".join(self._rendered(status)[2] for status in assessment.certificates)
+        yield f'{head}, "certificates": ['
+        between = "\n"
+        for status in assessment.certificates:
+            yield between
+            yield kept[id(status)].entry
+            between = ",\n"
         anchors = json.dumps([anchor_entry(status) for status in assessment.trust_anchors])
         loose = json.dumps(
             [{"reason": f.reason, "severity": f.severity, "message": f.message} for f in assessment.loose_findings]
         )
-        return f'{head}, "certificates": [\n{entries}\n], "trust_anchors": {anchors}, "findings": {loose}}}\n'
+        yield f'\n], "trust_anchors": {anchors}, "findings": {loose}}}\n'
 
-    def forget(self, assessment: Assessment) -> None:
-        """Drop what was kept of certificates that are no longer there."""
-        if len(self._kept) > len(assessment.statuses):
-            self._kept = {key: kept for key, kept in self._kept.items() if key in assessment.by_identity}
+    def _rendered(self, assessment: Assessment) -> dict[int, _Rendered]:
+        """What each verdict comes to, by the object that it is: one that is kept cannot be another's."""
+        if assessment is not self._assessment:
+            kept = self._kept
+            self._kept = {id(status): kept.get(id(status)) or _render(status) for status in assessment.statuses}
+            self._assessment = assessment
+        return self._kept
 
-    def _rendered(self, status: CertificateStatus) -> tuple[CertificateStatus, _Lines, str]:
-        kept = self._kept.get(status.seen.identity)
-        if kept is None or kept[0] is not status:
-            is_certificate = status.seen.spec.kind is not Kind.KEY_PAIR
-            entry = json.dumps(certificate_entry(status)) if is_certificate else ""
-            kept = self._kept[status.seen.identity] = (status, _lines(status), entry)
-        return kept
+
+def _render(status: CertificateStatus) -> _Rendered:
+    is_certificate = status.seen.spec.kind is not Kind.KEY_PAIR
+    return _Rendered(status, _lines(status), json.dumps(certificate_entry(status)) if is_certificate else "")
 
 
 def _lines(status: CertificateStatus) -> _Lines:
@@ -156,14 +182,14 @@ def _gravest(status: CertificateStatus) -> Finding:
     return max(status.findings, key=lambda item: item.severity.rank)
 
 
-def write(directory: Path, name: str, text: str) -> None:
-    """Put `text` into the runtime directory: a reader sees the old or the new, never half. Raises RuntimeDirError."""
+def write(directory: Path, name: str, parts: Iterable[str]) -> None:
+    """Put a text into the runtime directory: a reader sees the old or the new, never half. Raises RuntimeDirError."""
     target, staged = directory / name, directory / f".{name}.new"
     try:
         descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+        with os.fdopen(descriptor, "w", _BUFFER, encoding="utf-8", errors="backslashreplace") as file:
             os.fchmod(file.fileno(), 0o644)  # the unit's umask is for everything else: this is for all to read
-            file.write(text)
+            file.writelines(parts)
         staged.replace(target)
     except OSError as error:
         raise RuntimeDirError(

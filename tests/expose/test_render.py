@@ -244,8 +244,7 @@ def test_a_series_goes_when_its_certificate_goes(node: Node) -> None:
     node.path("etc/extra/a.crt").unlink()
     after = looked_at(node, more, before=before)
     assert 'certificate="extra"' not in renderer.metrics(after)
-    renderer.forget(after)
-    assert renderer._kept.keys() == after.by_identity.keys()
+    assert {each.status.seen.identity for each in renderer._kept.values()} == after.by_identity.keys()
 
 
 def test_a_key_pair_has_findings_only(node: Node) -> None:
@@ -405,14 +404,15 @@ def test_what_did_not_change_is_not_rendered_again(node: Node, monkeypatch: pyte
     assert sorted(pen.taken()[0]) == sorted([*FILES, "sa"])
     renderer.status(first, "observe")
     assert pen.taken() == ([], [])
-    kept = {status.seen.name: renderer._rendered(status)[1] for status in first.statuses}
+    kept = {each.status.seen.name: each.lines for each in renderer._kept.values()}
 
     node.reissue(API)
     second = assess(store.observe(), NOW, first, config.renew_before)
     text, document = renderer.metrics(second), renderer.status(second, "observe")
     assert pen.taken() == (["apiserver"], ["apiserver"])
-    for status in second.statuses:
-        assert (renderer._rendered(status)[1] is kept[status.seen.name]) is (status.seen.name != "apiserver")
+    assert len(renderer._kept) == len(kept)
+    for each in renderer._kept.values():
+        assert (each.lines is kept[each.status.seen.name]) is (each.status.seen.name != "apiserver")
     fresh = Renderer()
     assert (text, document) == (fresh.metrics(second), fresh.status(second, "observe"))
 
