@@ -2,7 +2,7 @@
 
 Owns the exposition of everything about certificates and the writing of the runtime directory. What did not change since
 the last pass is not rendered again: the lines and the JSON of each certificate are kept with its verdict, and go into
-the files as they stand. A text of all certificates is never made by the daemon: it would be the largest thing in memory.
+the files as they stand. The daemon never makes a text of all certificates: it would be the largest thing in memory.
 """
 
 from __future__ import annotations

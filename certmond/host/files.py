@@ -42,6 +42,7 @@ class _Place:
     lookups: tuple[str, ...]
     is_link: bool = False
     fault: Fault | None = None
+    status: os.stat_result | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -83,6 +84,7 @@ class Files:
         self._entries: dict[str, Entry] = {}
         self._known: dict[str, Entry] = {}
         self._listings: dict[str, tuple[str, ...]] = {}
+        self._listed: set[str] = set()
         self._by_lookup: dict[str, set[str]] = {}
         self._interest: dict[str, frozenset[str] | None] | None = None
 
@@ -91,28 +93,33 @@ class Files:
 
         What nobody asked for since the last time is forgotten for good.
         """
+        if self._known or self._listed:
+            self._interest = None
         # A directory that came, went or moved leads every path below it elsewhere: then all is looked at.
         if touched is None or not touched.isdisjoint(self._directory_lookups()):
             self._directories.clear()
             self._listings.clear()
             self._by_lookup.clear()
-            self._known, self._entries = self._entries, {}
+            self._known, self._entries, self._listed = self._entries, {}, set()
+            self._interest = None
         else:
             paths: set[str] = set()
+            places = {lookup.rpartition("/")[0] for lookup in touched}
             for lookup in touched:
                 paths |= self._by_lookup.pop(lookup, set())
-                self._listings.pop(lookup.rpartition("/")[0], None)
             self._known = {path: self._entries.pop(path) for path in paths if path in self._entries}
-        self._interest = None
+            self._listed = {place for place in places if self._listings.pop(place, None) is not None}
 
     def entry(self, path: str) -> Entry:
         """What is known of `path`, looked at if need be."""
         entry = self._entries.get(path)
         if entry is None:
-            entry = self._entries[path] = self._look(path, self._known.pop(path, None))
+            known = self._known.pop(path, None)
+            entry = self._entries[path] = self._look(path, known)
             for lookup in entry.lookups:
                 self._by_lookup.setdefault(lookup, set()).add(path)
-            self._interest = None
+            if known is None or known.lookups != entry.lookups:
+                self._interest = None
         return entry
 
     def value(self, path: str, parse: Parser[T]) -> T | None:
@@ -133,13 +140,16 @@ class Files:
             except OSError:
                 names = ()
             self._listings[place.real] = names
-            self._interest = None
+            if place.real not in self._listed:
+                self._interest = None
+            self._listed.discard(place.real)
         return names
 
     @property
     def interest(self) -> Mapping[str, frozenset[str] | None]:
         """Every directory in which something was looked up, with the names; None where all names are of interest."""
-        if self._interest is None:
+        # What was of interest, and was not asked for again after a change, is not any more.
+        if self._interest is None or self._known or self._listed:
             names: dict[str, set[str]] = {}
             lookups = [entry.lookups for entry in self._entries.values()]
             lookups += [place.lookups for place in self._directories.values()]
@@ -164,6 +174,7 @@ class Files:
     def _resolve(self, path: str, start: str, called: str) -> _Place:
         """Follow `path` from the directory `start`, symlinks included, never above the root; faults say `called`."""
         current, hops = start, 0
+        status: os.stat_result | None = None
         lookups: list[str] = []
         pending = [part for part in reversed(path.split("/")) if part not in {"", "."}]
         is_link = False
@@ -171,15 +182,17 @@ class Files:
             part = pending.pop()
             if part == "..":
                 current = current.rpartition("/")[0] if current != self._root else current
+                status = None
                 continue
             step = f"{current}/{part}"
             lookups.append(step)
             try:
-                target = os.readlink(step)
-            except OSError as error:
-                if error.errno == errno.EINVAL:  # no symlink
+                status = os.lstat(step)
+                if not stat.S_ISLNK(status.st_mode):
                     current = step
                     continue
+                target = os.readlink(step)
+            except OSError as error:
                 return _Place(step, tuple(lookups), is_link, _fault_of(error, called))
             hops += 1
             if hops > _MAX_HOPS:
@@ -187,8 +200,9 @@ class Files:
             is_link = is_link or not pending
             if target.startswith("/"):
                 current = self._root
+            status = None
             pending += [piece for piece in reversed(target.split("/")) if piece not in {"", "."}]
-        return _Place(current, tuple(lookups), is_link)
+        return _Place(current, tuple(lookups), is_link, status=status)
 
     def _look(self, path: str, known: Entry | None) -> Entry:
         """Stat `path`; the known entry again where nothing changed, and its values where only the outside did."""
@@ -201,7 +215,7 @@ class Files:
         if entry.fault is None:
             entry.real = place.real.removeprefix(self._root) or "/"
             try:
-                self._stat(entry, os.lstat(place.real or "/"))
+                self._stat(entry, place.status or os.lstat(place.real or "/"))
             except OSError as error:
                 entry.fault = _fault_of(error, path)
         if known is None:

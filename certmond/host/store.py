@@ -96,12 +96,16 @@ class Store:
         return self._files.interest
 
     def _observed(self, spec: CertificateSpec, path: str) -> tuple[Observation, ...]:
-        used, seen = self._before.get((spec.name, path), ((), ()))
-        if not used or any(self._files.entry(entry.path) is not entry for entry in used):
-            self._used = {}
-            seen = tuple(self._observe(spec, path))
-            used = tuple(self._files.entry(name) for name in self._used)
-        return self._kept(spec, path, used, seen)
+        before = self._before.get((spec.name, path))
+        if before and before[0] and self._current(before[0]):
+            self._built[spec.name, path] = before
+            return before[1]
+        self._used = {}
+        seen = tuple(self._observe(spec, path))
+        return self._kept(spec, path, tuple(self._files.entry(name) for name in self._used), seen)
+
+    def _current(self, used: tuple[Entry, ...]) -> bool:
+        return all(self._files.entry(entry.path) is entry for entry in used)
 
     def _kept(
         self, spec: CertificateSpec, path: str, used: tuple[Entry, ...], seen: tuple[Observation, ...]
@@ -143,10 +147,12 @@ class Store:
             faults += _present(key_document.faults)
         if key_path and not spec.key_optional:
             faults += _encrypted(key_document, key_path)
+        separate = spec.authority or spec.kind is Kind.BUNDLE
         whole = Observation(
             name=spec.name,
             spec=spec,
             path=path,
+            **({} if is_pair or separate else _leaf(document)),
             key=key_document.key,
             key_unknown=_may_hide_key(key_document),
             key_path=key_path,
@@ -161,10 +167,9 @@ class Store:
         )
         if is_pair:
             yield whole
-        elif spec.authority or spec.kind is Kind.BUNDLE:
+        elif separate:
             yield from _one_each(whole, document.certificates)
         else:
-            whole = replace(whole, **_leaf(document))
             yield self._with_kubelet_conf(whole, kubelet_conf) if kubelet_conf else whole
 
     def _with_kubelet_conf(self, seen: Observation, kubeconfig: str) -> Observation:

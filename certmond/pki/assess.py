@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from certmond.pki.catalog import SELF, CertificateSpec, Kind
 from certmond.pki.certificate import Certificate
@@ -137,7 +137,13 @@ def _anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
     for seen in observations:
         if seen.spec.authority:
             found.setdefault(seen.spec.name, []).extend(seen.certificates[:1])
-    return {name: tuple(certificates) for name, certificates in found.items()}
+    return {name: tuple(dict.fromkeys(certificates)) for name, certificates in found.items()}
+
+
+@lru_cache(maxsize=256)
+def _extended(usages: tuple[str, ...]) -> frozenset[str]:
+    """Those of a row that are extended: one object for all of its certificates."""
+    return _EXTENDED.intersection(usages)
 
 
 def _judge(
@@ -164,7 +170,7 @@ def _judge(
     if not seen.certificates:
         return _absent(seen, before, own, embeddable, now, anchors_told=told, presence=presence)
     certificate = seen.certificates[0]
-    usages = _EXTENDED.intersection(seen.spec.usages)
+    usages = _extended(seen.spec.usages)
     if before and before.seen.certificates == seen.certificates and before.anchors == own and before.usages == usages:
         search = before.search
     else:
@@ -231,6 +237,8 @@ def _anchors_of(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
         return seen.certificates[:1]
     if not seen.spec.ca:
         return _self_issued(seen) or seen.certificates[-1:]
+    if len(seen.spec.ca) == 1 and seen.spec.ca[0] != SELF:
+        return anchors.get(seen.spec.ca[0], ())
     found: list[Certificate] = []
     for name in seen.spec.ca:
         found += _self_issued(seen) if name == SELF else anchors.get(name, ())

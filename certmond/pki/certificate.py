@@ -166,30 +166,22 @@ def parse_certificate(der: bytes) -> Certificate:
     """The facts of a DER certificate. Raises MalformedError for anything that is not exactly one certificate."""
     parsed = load(der)
     try:
-        extensions = _Extensions.of(parsed)
+        subject, issuer = parsed.subject, parsed.issuer
         return Certificate(
             der=der,
             sha256=hashlib.sha256(der).hexdigest(),
             version=parsed.version.value + 1,
             serial=parsed.serial_number,
-            subject=intern(parsed.subject.rfc4514_string()),
-            issuer=intern(parsed.issuer.rfc4514_string()),
-            subject_der=_shared(parsed.subject.public_bytes()),
-            issuer_der=_shared(parsed.issuer.public_bytes()),
-            attributes=attributes_of(parsed.subject),
+            subject=intern(subject.rfc4514_string()),
+            issuer=intern(issuer.rfc4514_string()),
+            subject_der=_shared(subject.public_bytes()),
+            issuer_der=_shared(issuer.public_bytes()),
+            attributes=attributes_of(subject),
             not_before=parsed.not_valid_before_utc,
             not_after=parsed.not_valid_after_utc,
             key=public_key_of(parsed),
             signature_hash=_signature_hash(parsed),
-            is_ca=extensions.is_ca,
-            path_length=extensions.path_length,
-            usages=extensions.usages,
-            extended_usages=extensions.extended_usages,
-            names=extensions.names,
-            subject_key_id=extensions.subject_key_id,
-            authority_key_id=extensions.authority_key_id,
-            unknown_critical=extensions.unknown_critical,
-            constrains_names=extensions.constrains_names,
+            **_extensions(parsed),
         )
     # cryptography parses lazily and raises many types (ValueError, TypeError, UnsupportedAlgorithm, its own); whatever
     # it cannot read is one fact to us: these bytes are not a certificate that we can judge.
@@ -260,30 +252,22 @@ def _shared(value: T) -> T:
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class _Extensions:
-    """The extensions of a certificate that Kubernetes' components look at."""
+_ABSENT = {
+    "is_ca": None, "path_length": None, "usages": None, "extended_usages": None, "names": frozenset[str](),
+    "subject_key_id": None, "authority_key_id": None, "constrains_names": False,
+}  # fmt: skip
 
-    is_ca: bool | None = None
-    path_length: int | None = None
-    usages: frozenset[str] | None = None
-    extended_usages: frozenset[str] | None = None
-    names: frozenset[str] = frozenset()
-    subject_key_id: bytes | None = None
-    authority_key_id: bytes | None = None
-    unknown_critical: tuple[str, ...] = ()
-    constrains_names: bool = False
 
-    @classmethod
-    def of(cls, parsed: x509.Certificate) -> _Extensions:
-        found: dict[str, Any] = {}
-        unknown = []
-        for extension in parsed.extensions:
-            if read := _READERS.get(extension.oid):
-                found |= read(extension.value)
-            if extension.critical and not _understood(extension):
-                unknown.append(extension.oid.dotted_string)
-        return cls(**found, unknown_critical=tuple(unknown))
+def _extensions(parsed: x509.Certificate) -> dict[str, Any]:
+    """What the extensions say that Kubernetes' components look at."""
+    found: dict[str, Any] = dict(_ABSENT)
+    unknown = []
+    for extension in parsed.extensions:
+        if read := _READERS.get(extension.oid):
+            found |= read(extension.value)
+        if extension.critical and not _understood(extension):
+            unknown.append(extension.oid.dotted_string)
+    return found | {"unknown_critical": tuple(unknown)}
 
 
 def _extended_usages(usages: x509.ExtendedKeyUsage) -> frozenset[str]:

@@ -16,7 +16,7 @@ Ed25519 key of a CA, and refuses what kubeadm writes unless most of its rules ar
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -65,18 +65,16 @@ class Path:
     """A certification path, leaf first, anchor last. It holds from `since` to `until`, both ends included."""
 
     certificates: tuple[Certificate, ...]
+    since: datetime = field(init=False, compare=False)
+    until: datetime = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "since", max(certificate.not_before for certificate in self.certificates))
+        object.__setattr__(self, "until", min(certificate.not_after for certificate in self.certificates))
 
     @property
     def anchor(self) -> Certificate:
         return self.certificates[-1]
-
-    @property
-    def since(self) -> datetime:
-        return max(certificate.not_before for certificate in self.certificates)
-
-    @property
-    def until(self) -> datetime:
-        return min(certificate.not_after for certificate in self.certificates)
 
     def holds_at(self, now: datetime) -> bool:
         return self.since <= now <= self.until
