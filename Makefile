@@ -48,8 +48,8 @@ reference: packages-run .venv/dev ## the references, manual pages and the schema
 dashboard: packages-run .venv/dev ## config/grafana-dashboard.json, from the module beside it
 	$(BIN)/python config/grafana_dashboard.py >config/grafana-dashboard.json
 
-bench: packages-run .venv/dev ## the figures that the README quotes
-	$(BIN)/python -m benchmarks
+bench: packages-run .venv/dev ## docs/benchmarks.md: time and memory on this machine
+	$(BIN)/python -m benchmarks -o docs/benchmarks.md
 
 fix: packages-run .venv/dev ## let ruff repair and format what it can
 	$(BIN)/ruff check --fix

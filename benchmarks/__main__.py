@@ -1,8 +1,8 @@
-"""Measure certmond on this machine and print one table: `make bench`, or `python -m benchmarks --count 1000`.
+"""Measure certmond on this machine: `make bench` writes docs/benchmarks.md, `python -m benchmarks many` only prints.
 
-Owns the fixture (a directory of PEM files signed by one CA), the processes that are measured, and the arithmetic. Every
-figure is of the real daemon and the real server as processes of their own, read from outside: their HTTP answers and
-/proc. Nothing here is a test; tests assert no time.
+Owns what is measured and what is wanted of it. Every figure is of the real daemon and the real server as processes of
+their own, read from outside: their HTTP answers and /proc. Nothing here is a test; tests assert no time. `compare` has
+the same figures of other exporters beside certmond's.
 """
 
 from __future__ import annotations
@@ -10,70 +10,50 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import statistics
-import tempfile
+import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import page
+from benchmarks import compare, page
 from benchmarks.fixture import Leaves, kubeadm_node, parse_loop
 from benchmarks.issuing import reissue_node
+from benchmarks.measuring import Figure, percentile, scratch, timed
 from benchmarks.processes import Pair, free_port
 from benchmarks.torn_pair import Count, measure_torn_pair
 from certmond.pki.catalog import KeyAlgorithm
 
+_PAGE = """# Benchmarks
 
-@dataclass(frozen=True)
-class Figure:
-    """One row: what was measured, the samples in the unit, and what is wanted."""
+What certmond takes on one machine, written by `{command}`. Every figure is of the real daemon and the real server, as
+processes of their own that are watched from outside; files lie in memory. The median of the samples stands first, then
+the least and the most, and how many there are. On a machine that has other work, CPU time tells more than wall time.
+Other exporters on the same files, in turns: `python -m benchmarks compare --help`. What was done about size and speed,
+and why: [0026](decisions/0026-what-is-loaded-and-kept.md).
 
-    what: str
-    unit: str
-    samples: list[float]
-    wanted: str
+{machine}
 
-    def row(self) -> str:
-        ordered = sorted(self.samples)
-        middle, low, high = statistics.median(ordered), ordered[0], ordered[-1]
-        return f"| {self.what} | {middle:.3g} {self.unit} | {low:.3g} … {high:.3g} ({len(ordered)}) | {self.wanted} |"
-
-
-def percentile(samples: list[float], share: float) -> float:
-    """The sample below which `share` of all lie."""
-    ordered = sorted(samples)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds that `work` takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """A directory in memory where there is one: disks are not what is measured."""
-    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a place, not a file
-    with tempfile.TemporaryDirectory(prefix="certmond-bench-", dir=base) as directory:
-        yield Path(directory)
+| what | median | spread (samples) | wanted |
+|---|---|---|---|
+{rows}
+"""
 
 
 def measure_many(count: int, rounds: int, seconds: float) -> Iterator[Figure]:
     """The rows about `count` certificates."""
     with scratch() as work:
         leaves = Leaves.make(work / "node", count)
-        cold, loop = [], []
+        cold, loop, spent = [], [], []
         for turn in range(rounds):
             loop.append(timed(lambda: parse_loop(leaves.directory)))
             with Pair(work / f"cold{turn}", leaves.root, leaves.config, free_port()) as pair:
                 cold.append(pair.until(lambda: pair.expiries() == count + 1))
+                spent.append(pair.spent())
         yield Figure(f"{count} files: cold start to complete /metrics, chains verified", "s", cold, "≤ 1.5 s")
+        yield Figure("  CPU of both processes until then", "s", spent, "")
         yield Figure("  beside it: a plain loop over load_pem_x509_certificate", "s", loop, "")
         with Pair(work / "warm", leaves.root, leaves.config, free_port()) as pair:
             pair.until(lambda: pair.expiries() == count + 1)
@@ -81,8 +61,22 @@ def measure_many(count: int, rounds: int, seconds: float) -> Iterator[Figure]:
             seen = [leaves.replace_one(pair, number) for number in range(30 * rounds)]
             yield Figure("file replaced to visible in /metrics, median", "ms", [1000 * s for s in seen], "")
             yield Figure("  p99", "ms", [1000 * percentile(seen, 0.99)], "≤ 150 ms")
+            burst = min(1000, count)
+            yield Figure(f"{burst} files replaced in a burst to all visible", "s",
+                         [leaves.replace_many(pair, burst)], "≤ 1.5 s")  # fmt: skip
             yield Figure(f"resident memory, both processes, {count}", "MB", [pair.resident()], "≤ 140 MB")
             yield from _idle(pair, seconds)
+
+
+def measure_growth() -> Iterator[Figure]:
+    """The rows about how time and memory grow with the number of certificates."""
+    for count in (100, 1_000, 10_000, 100_000):
+        with scratch() as work:
+            leaves = Leaves.make(work / "node", count)
+            with Pair(work / "pair", leaves.root, leaves.config, free_port()) as pair:
+                pair.until(lambda: pair.expiries() == count + 1)  # noqa: B023 - it is called at once
+                yield Figure(f"{count} files: CPU until complete", "s", [pair.spent()], "linear")
+                yield Figure("  resident memory of both", "MB", [pair.resident()], "linear")
 
 
 def measure_node(seconds: float) -> Iterator[Figure]:
@@ -135,28 +129,44 @@ def _idle(pair: Pair, seconds: float) -> Iterator[Figure]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    if sys.argv[1:2] == ["compare"]:
+        compare.main(sys.argv[2:])
+        return
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--count", type=int, default=10_000, help="certificates in the large case")
     parser.add_argument("--rounds", type=int, default=5, help="repetitions of what is short")
     parser.add_argument("--seconds", type=float, default=20, help="how long idleness is watched")
     parser.add_argument("--renewals", type=int, default=1000, help="of the pair of a live etcd")
-    parser.add_argument("parts", nargs="*", help="which: issuing, many, node, page, torn-pair; all where none is named")
+    parser.add_argument("-o", "--output", type=Path, help="write the page as well")
+    parser.add_argument("parts", nargs="*", help="which: growth, issuing, many, node, page, torn-pair; all by default")
     options = parser.parse_args()
-    print(
-        f"certmond {version('certmond')}, cryptography {version('cryptography')}, Python {platform.python_version()},"
-    )
-    print(f"{os.cpu_count()} CPUs, Linux {platform.release()}, {time.strftime('%Y-%m-%d')}\n")
-    print("| what | median | spread (samples) | wanted |\n|---|---|---|---|")
+    print(f"{_machine()}\n\n| what | median | spread (samples) | wanted |\n|---|---|---|---|")
     parts: dict[str, Callable[[], Iterator[Figure | Count]]] = {
+        "growth": measure_growth,
         "issuing": lambda: measure_issuing(2 * options.rounds),
         "many": lambda: measure_many(options.count, options.rounds, options.seconds),
         "node": lambda: measure_node(options.seconds),
         "page": lambda: measure_page(options.rounds),
         "torn-pair": lambda: measure_torn_pair(options.renewals),
     }
+    rows = []
     for figures in (part() for name, part in parts.items() if name in (options.parts or parts)):
         for figure in figures:
-            print(figure.row(), flush=True)
+            rows.append(figure.row())
+            print(rows[-1], flush=True)
+    if options.output:
+        command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
+        options.output.write_text(_PAGE.format(command=command, machine=_machine(), rows="\n".join(rows)))
+
+
+def _machine() -> str:
+    cpu = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("model name")), platform.machine())  # fmt: skip
+    return (
+        f"certmond {version('certmond')}, cryptography {version('cryptography')}, Python {platform.python_version()}, "
+        f"{os.cpu_count()} CPUs ({cpu}), Linux {platform.release()}, {time.strftime('%Y-%m-%d')}, "
+        f"load {os.getloadavg()[0]:.1f} at the end."
+    )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 if TYPE_CHECKING:
-    from benchmarks.processes import Pair
+    from benchmarks.processes import Exporter
 
 TREE = Path(__file__).parents[1] / "tests" / "data" / "kubeadm-1.24.tar"
 START = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
@@ -69,17 +69,32 @@ class Leaves:
         )
         return builder.sign(self.key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
-    def replace_one(self, pair: Pair, number: int) -> float:
-        """Seconds from the rename of one file until its new end is in /metrics."""
+    def replace_one(self, exporter: Exporter, number: int) -> float:
+        """Seconds from the rename of one file until its new end is in the metrics."""
         end = START + timedelta(days=364, seconds=number)
         target = self.directory / f"{number * 7919 % self.count:06d}.crt"
+        self._put(target, number, end)
+        start = time.perf_counter()
+        exporter.until(lambda: exporter.shows(target.name, int(end.timestamp())))
+        return time.perf_counter() - start
+
+    def replace_many(self, exporter: Exporter, count: int) -> float:
+        """Seconds from the first of `count` renames, one after the other, until all new ends are in the metrics."""
+        end = START + timedelta(days=363)
+        staged = [(self.root / f"staged-{number}", self.directory / f"{number:06d}.crt") for number in range(count)]
+        for number, (path, _) in enumerate(staged):
+            path.write_bytes(self._signed(f"burst-{number}", end))
+        start = time.perf_counter()
+        for path, target in staged:
+            path.rename(target)
+        wanted = f"}} {int(end.timestamp())}\n".encode()
+        exporter.until(lambda: exporter.get(exporter.path).count(wanted) >= count)
+        return time.perf_counter() - start
+
+    def _put(self, target: Path, number: int, end: datetime) -> None:
         staged = self.root / "staged"
         staged.write_bytes(self._signed(f"again-{number}", end))
-        wanted = f'path="/certs/{target.name}"}} {int(end.timestamp())}\n'.encode()
         staged.rename(target)
-        start = time.perf_counter()
-        pair.until(lambda: wanted in pair.get("/metrics"))
-        return time.perf_counter() - start
 
 
 def parse_loop(directory: Path) -> int:

@@ -1,4 +1,4 @@
-"""The daemon and the server as processes of their own, watched from outside."""
+"""What is measured, as processes of its own that are watched from outside: certmond's two, or those of a peer."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-EXPIRY = b"\ncertmond_certificate_not_after_timestamp_seconds{"
+EXPIRY = "certmond_certificate_not_after_timestamp_seconds"
 PATIENCE = 120.0
 
 
@@ -24,20 +24,21 @@ def free_port() -> int:
         return port
 
 
-class Pair:
-    """`certmond run` and `certmond serve` on one tree."""
+class Exporter:
+    """Processes that serve metrics at a port of the loopback; `series` has the end of each certificate."""
 
-    def __init__(self, work: Path, root: Path, config: Path | None, port: int) -> None:
-        work.mkdir()
-        runtime, options = work / "run", ["--config", str(config)] if config else []
-        runtime.mkdir()
+    def __init__(
+        self, commands: Sequence[Sequence[str]], log: Path, port: int, path: str = "/metrics", series: str = EXPIRY
+    ) -> None:
+        self.path, self.series = path, series
         self._port = port
+        # As they are installed: with their bytecode beside them.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         self._started = time.perf_counter()
-        common = [sys.executable, "-m", "certmond"]
-        serve = [*common, "serve", "--runtime-dir", str(runtime), "--listen", f"127.0.0.1:{port}"]
-        run = [*common, "run", "--root", str(root), "--runtime-dir", str(runtime), "--log", "json", *options]
-        with (work / "log").open("w") as log:
-            self._processes = [subprocess.Popen(command, stdout=log, stderr=log) for command in (run, serve)]
+        with log.open("w") as file:
+            self._processes = [
+                subprocess.Popen(command, stdout=file, stderr=file, env=environment) for command in commands
+            ]
 
     def __enter__(self) -> Self:
         return self
@@ -62,24 +63,39 @@ class Pair:
         return body if response.status == http.HTTPStatus.OK else b""
 
     def expiries(self) -> int:
-        """How many certificates /metrics has the end of."""
-        return self.get("/metrics").count(EXPIRY)
+        """How many certificates the metrics have the end of."""
+        return self.get(self.path).count(f"\n{self.series}{{".encode())
+
+    def shows(self, name: str, end: int) -> bool:
+        """The metrics have this end of the certificate in the file `name`."""
+        body, start = self.get(self.path), 0
+        while (at := body.find(name.encode(), start)) >= 0:
+            start = body.find(b"\n", at) + 1 or len(body)
+            line = body[body.rfind(b"\n", 0, at) + 1 : start]
+            if line.startswith(f"{self.series}{{".encode()) and float(line.split(b"} ", 1)[1]) == end:
+                return True
+        return False
 
     def until(self, holds: Callable[[], bool]) -> float:
         """Seconds from the start of the processes until it `holds`."""
+        asked = time.perf_counter()
         while not holds():
-            if time.perf_counter() - self._started > PATIENCE or any(p.poll() is not None for p in self._processes):
-                raise SystemExit("certmond did not get there; see its log")
+            if time.perf_counter() - asked > PATIENCE or any(p.poll() is not None for p in self._processes):
+                raise SystemExit("it did not get there; see its log")
             time.sleep(0.002)
         return time.perf_counter() - self._started
 
     def resident(self) -> float:
-        """Resident memory of both, in MB."""
+        """Resident memory of all, in MB."""
         pages = [int(Path(f"/proc/{p.pid}/statm").read_text().split()[1]) for p in self._processes]
         return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
+    def spent(self) -> float:
+        """Seconds of CPU that they have used, all together."""
+        return self._usage()[0]
+
     def idle(self, seconds: float) -> tuple[float, float]:
-        """(share of a core, voluntary wake-ups a second) of both while nothing happens for `seconds`."""
+        """(share of a core, voluntary wake-ups a second) of all while nothing happens for `seconds`."""
         time.sleep(2)  # what the last request began comes to its end
         before, start = self._usage(), time.perf_counter()
         time.sleep(seconds)
@@ -95,3 +111,16 @@ class Pair:
                 line = next(x for x in (task / "status").read_text().splitlines() if x.startswith("voluntary"))
                 switches += int(line.split()[1])
         return ticks / os.sysconf("SC_CLK_TCK"), switches
+
+
+class Pair(Exporter):
+    """`certmond run` and `certmond serve` on one tree."""
+
+    def __init__(self, work: Path, root: Path, config: Path | None, port: int) -> None:
+        work.mkdir()
+        runtime, options = work / "run", ["--config", str(config)] if config else []
+        runtime.mkdir()
+        common = [sys.executable, "-m", "certmond"]
+        serve = [*common, "serve", "--runtime-dir", str(runtime), "--listen", f"127.0.0.1:{port}"]
+        run = [*common, "run", "--root", str(root), "--runtime-dir", str(runtime), "--log", "json", *options]
+        super().__init__((run, serve), work / "log", port)

@@ -1,0 +1,134 @@
+"""certmond beside other exporters on the same files: `python -m benchmarks compare --peer 'NAME: COMMAND {directory}'`.
+
+Each peer is a command that serves metrics of the certificates in `{directory}`, with the port and the path where it
+does, and the series that has the end of each: `--port`, `--path` and `--series`, once for each peer and in their order.
+certmond and the peers take turns, so that what else the machine does meets all of them; a ratio is of one turn. What a
+peer starts besides its own process is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from benchmarks.fixture import Leaves
+from benchmarks.measuring import percentile, scratch, timed
+from benchmarks.processes import Exporter, Pair, free_port
+
+Start = Callable[[Path, Leaves], AbstractContextManager[Exporter]]
+"""(a new directory for what it writes, what it is to export) -> its processes."""
+
+ROWS = {
+    "cold start to complete metrics": "s",
+    "  CPU until then": "s",
+    "metrics plain, p50": "ms",
+    "metrics gzip, p50": "ms",
+    "file replaced to visible, median": "ms",
+    "  the longest": "ms",
+    "resident memory": "MB",
+    "idle": "% of a core",
+    "idle, wake-ups": "/s",
+}
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another exporter, as the command line names it."""
+
+    name: str
+    command: str
+    port: int
+    path: str
+    series: str
+
+    def start(self, work: Path, leaves: Leaves) -> Exporter:
+        work.mkdir()
+        command = shlex.split(self.command.replace("{directory}", str(leaves.directory)))
+        return Exporter([command], work / "log", self.port, self.path, self.series)
+
+
+def certmond(work: Path, leaves: Leaves) -> Exporter:
+    return Pair(work, leaves.root, leaves.config, free_port())
+
+
+def one_turn(start: Start, work: Path, leaves: Leaves, seconds: float, replacements: range) -> list[float]:
+    """The figures of `ROWS`, in their order."""
+    with start(work, leaves) as running:
+        cold = running.until(lambda: running.expiries() >= leaves.count)
+        spent = running.spent()
+        scrapes = []
+        for gzip in (False, True):
+            running.get(running.path, gzip=gzip)
+            scrapes.append([timed(partial(running.get, running.path, gzip=gzip)) for _ in range(20)])
+        seen = [leaves.replace_one(running, number) for number in replacements]
+        share, wakeups = running.idle(seconds)
+        return [
+            cold, spent, *(1000 * statistics.median(each) for each in scrapes),
+            1000 * statistics.median(seen), 1000 * percentile(seen, 1), running.resident(), 100 * share, wakeups,
+        ]  # fmt: skip
+
+
+def table(peers: Sequence[str], figures: Sequence[Sequence[Sequence[float]]]) -> str:
+    """Markdown. `figures` has for each turn what `one_turn` gave for certmond and for each peer."""
+    lines = [f"| what | certmond | {' | '.join(f'{name} | ratio' for name in peers)} |"]
+    lines.append(f"|---|---|{'---|---|' * len(peers)}")
+    for row, (what, unit) in enumerate(ROWS.items()):
+        own = [turn[0][row] for turn in figures]
+        cells = [f"{what} ({unit})", _spread(own)]
+        for number in range(1, len(peers) + 1):
+            theirs = [turn[number][row] for turn in figures]
+            ratios = [other / ours for other, ours in zip(theirs, own, strict=True) if ours]
+            cells += [_spread(theirs), _spread(ratios) if ratios else "-"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _spread(samples: Sequence[float]) -> str:
+    return f"{statistics.median(samples):.3g} ({min(samples):.3g} … {max(samples):.3g})"
+
+
+def parse_peers(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[Peer]]:
+    parser = argparse.ArgumentParser(prog="benchmarks compare", description=__doc__)
+    parser.add_argument("--peer", action="append", default=[], metavar="'NAME: COMMAND {directory}'")
+    parser.add_argument("--port", action="append", default=[], type=int, help="where that peer listens on the loopback")
+    parser.add_argument("--path", action="append", default=[], help="of its metrics; /metrics where none is given")
+    parser.add_argument("--series", action="append", default=[], help="the series with the end of each certificate")
+    parser.add_argument("--count", type=int, default=1000, help="certificates")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each")
+    parser.add_argument("--seconds", type=float, default=10, help="how long idleness is watched")
+    parser.add_argument("--replacements", type=int, default=10, help="of one file, in each turn")
+    options = parser.parse_args(arguments)
+    paths = options.path or ["/metrics"] * len(options.peer)
+    if len({len(options.peer), len(options.port), len(paths), len(options.series)}) != 1:
+        parser.error("each --peer needs a --port and a --series, and where one has a --path, all need one")
+    peers = []
+    for peer, port, path, series in zip(options.peer, options.port, paths, options.series, strict=True):
+        name, colon, command = peer.partition(":")
+        if not (name.strip() and colon and command.strip()):
+            parser.error(f"{peer!r} is not NAME: COMMAND")
+        peers.append(Peer(name.strip(), command.strip(), port, path, series))
+    return options, peers
+
+
+def main(arguments: Sequence[str]) -> None:
+    options, peers = parse_peers(arguments)
+    starts: list[Start] = [certmond, *(peer.start for peer in peers)]
+    with scratch() as work:
+        leaves = Leaves.make(work / "node", options.count)
+        figures = []
+        for turn in range(options.rounds):
+            replacements = range(turn * options.replacements, (turn + 1) * options.replacements)
+            figures.append(
+                [
+                    one_turn(start, work / f"{turn}-{number}", leaves, options.seconds, replacements)
+                    for number, start in enumerate(starts)
+                ]
+            )
+    print(f"{options.count} certificates, {options.rounds} turns: median (least … most)\n")
+    print(table([peer.name for peer in peers], figures))
