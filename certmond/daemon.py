@@ -7,12 +7,13 @@ the node itself. In observe mode nothing is carried out.
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -120,7 +121,8 @@ class Daemon:
             try:
                 self._acting.recover()
                 self._hooks.configure(self._config.hooks)
-                self._pass(Cause("start", None))
+                with _uncollected():
+                    self._pass(Cause("start", None))
                 self._journal.tell(Event.STARTED, f"certmond watches this node: {self._summary()}")
                 self._notifier.ready(self._summary())
                 self._beat()
@@ -310,8 +312,10 @@ class Daemon:
         self._telemetry.set_workers(self._enforcer.standing.workers)
         self._telemetry.set_planned(Counter(step_name(step) for step in self._acting.plan.steps))
         own = self._telemetry.text() + (self._compatible.text(assessment) if self._config.compatibility else "")
-        self._write(METRICS, self._renderer.metrics_parts(assessment, own))
-        self._write(STATUS, self._renderer.status_parts(assessment, self._config.mode))
+        with self._writing(METRICS) as path:
+            self._renderer.write_metrics(path, assessment, own)
+        with self._writing(STATUS) as path:
+            self._renderer.write_status(path, assessment, self._config.mode)
 
     def _publish_activity(self) -> None:
         """Write what was done and what is to be done, where that is not what was written last."""
@@ -321,12 +325,18 @@ class Daemon:
         if current != self._shown:
             about = (rotation, rotating.waits, rotating.until)
             document = activity_document(self._acting.plan, *about, tuple(journal.recent), workers=workers)
-            self._write(ACTIVITY, (json.dumps(document),))
+            self._write(ACTIVITY, json.dumps(document))
             self._shown = None if ACTIVITY in self._unwritten else current
 
-    def _write(self, name: str, parts: Iterable[str]) -> None:
+    def _write(self, name: str, text: str) -> None:
+        with self._writing(name):
+            write(self._runtime_dir, name, text)
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[Path]:
+        """That a file cannot be written is told once, until all can be again."""
         try:
-            write(self._runtime_dir, name, parts)
+            yield self._runtime_dir / name
         except RuntimeDirError as error:
             if not self._unwritten:
                 self._journal.tell(Event.PUBLISH_FAILED, str(error), "error")
@@ -339,7 +349,7 @@ class Daemon:
         self._notifier.alive()
         self._beat_at = time.monotonic()
         resync = self._config.resync.total_seconds()
-        self._write(HEARTBEAT, (heartbeat(time.time(), self._passed_at, resync, self._passed_at is not None),))
+        self._write(HEARTBEAT, heartbeat(time.time(), self._passed_at, resync, self._passed_at is not None))
 
     def _live(self) -> None:
         """Signs of life while a step takes its time."""
@@ -350,6 +360,21 @@ class Daemon:
 
     def _summary(self) -> str:
         return summary(self._assessment) if self._assessment else "looking for the first time"
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """What is made in here is there for good: the garbage collector looks at none of it, now or later.
+
+    It would go through all of ten thousand certificates every now and then, in the middle of a pass. Whatever is not
+    needed any more is freed all the same, unless it refers to itself, as nothing that a pass makes does.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @contextmanager

@@ -6,7 +6,6 @@ steps, the same proof, under the same lock.
 
 from __future__ import annotations
 
-import difflib
 import sys
 import time
 from collections.abc import Container, Iterable, Sequence
@@ -230,11 +229,13 @@ def _all_of(assessment: Assessment) -> frozenset[str]:
 
 
 def _known(names: Sequence[str], assessment: Assessment) -> frozenset[str]:
+    from difflib import get_close_matches
+
     known = {status.seen.name for status in assessment.certificates}
     problems = []
     for name in dict.fromkeys(names):
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
+            close = get_close_matches(name, known, n=1)
             meant = f"did you mean {close[0]}?" if close else "`certmond check` shows those that there are"
             problems.append(f"there is no certificate {name} on this node; {meant}")
     if problems:

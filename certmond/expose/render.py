@@ -1,21 +1,19 @@
 """An assessment -> the texts that the runtime directory holds: metrics and status, written as one, atomically.
 
 Owns the exposition of everything about certificates and the writing of the runtime directory. What did not change since
-the last pass is not rendered again: the lines and the JSON of each certificate are kept with its verdict, and go into
-the files as they stand. The daemon never makes a text of all certificates: it would be the largest thing in memory.
+the last pass is not rendered again, and not kept either: it is copied from the file that has it (`sheet`).
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from certmond.errors import RuntimeDirError
 from certmond.expose.document import SCHEMA, anchor_entry, certificate_entry, header
+from certmond.expose.sheet import Sheet, encoded, replacing
 from certmond.expose.text import escaped
 from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import Kind
@@ -54,79 +52,58 @@ FAMILIES = (
 COUNT = ("certmond_findings", "How many findings stand", ("severity",))
 """The gauge that is always exported, with 0 where nothing stands."""
 
-_BUFFER = 1 << 20  # bytes of a file that are collected before they are written
-
 _Lines = tuple[str, ...]
 """The lines of one certificate, one text for each family (empty where it has none)."""
 
 
-class _Rendered(NamedTuple):
-    status: CertificateStatus
-    lines: _Lines
-    entry: str
-    """Its JSON."""
-
-
 class Renderer:
-    """Keeps what it rendered of each verdict of the last assessment."""
+    """Writes the two files that have something of every certificate."""
 
     def __init__(self) -> None:
-        self._assessment: Assessment | None = None
-        self._kept: dict[int, _Rendered] = {}
+        self._metrics = Sheet(_lines)
+        self._status = Sheet(_entry, separator=",")
 
     def metrics(self, assessment: Assessment, own: str = "") -> str:
         """The metrics text (format 0.0.4): the certificates' families, the counts of findings, `own` as it stands."""
-        return "".join(self.metrics_parts(assessment, own))
+        lines = [_lines(status) for status in _series(assessment)]
+        columns = [head + "".join(each[number] for each in lines) for number, head in enumerate(_HEADS)]
+        return "".join(columns) + _tail(assessment, own)
 
-    def metrics_parts(self, assessment: Assessment, own: str = "") -> Iterator[str]:
-        """The same, piece by piece."""
-        # By identity, because that is what the labels are: a series that stands there twice spoils the whole text.
-        kept = self._rendered(assessment)
-        columns = list(zip(*(kept[id(status)].lines for status in assessment.by_identity.values()), strict=True))
-        for (name, explanation, _), column in zip(FAMILIES, columns or [()] * len(FAMILIES), strict=True):
-            yield f"# HELP {name} {explanation}\n# TYPE {name} gauge\n"
-            yield from column
-        counts = dict.fromkeys(Severity, 0)
-        for status in assessment.statuses:
-            for item in status.findings:
-                counts[item.severity] += 1
-        name, explanation, _ = COUNT
-        yield f"# HELP {name} {explanation}\n# TYPE {name} gauge\n"
-        yield from (f'{name}{{severity="{severity}"}} {count}\n' for severity, count in counts.items())
-        yield own
+    def write_metrics(self, path: Path, assessment: Assessment, own: str = "") -> None:
+        """The text of `metrics` into a file. Raises RuntimeDirError."""
+        self._metrics.write(path, _series(assessment), _HEADS, _tail(assessment, own))
 
-    def status(self, assessment: Assessment, mode: str) -> str:
-        """The JSON of `status`."""
-        return "".join(self.status_parts(assessment, mode))
-
-    def status_parts(self, assessment: Assessment, mode: str) -> Iterator[str]:
-        """The same, piece by piece."""
-        kept = self._rendered(assessment)
+    def write_status(self, path: Path, assessment: Assessment, mode: str) -> None:
+        """The JSON of `check` into a file. Raises RuntimeDirError."""
         head = json.dumps(header(assessment, mode))[:-1]
-        yield f'{head}, "certificates": ['
-        between = "\n"
-        for status in assessment.certificates:
-            yield between
-            yield kept[id(status)].entry
-            between = ",\n"
         anchors = json.dumps([anchor_entry(status) for status in assessment.trust_anchors])
         loose = json.dumps(
             [{"reason": f.reason, "severity": f.severity, "message": f.message} for f in assessment.loose_findings]
         )
-        yield f'\n], "trust_anchors": {anchors}, "findings": {loose}}}\n'
-
-    def _rendered(self, assessment: Assessment) -> dict[int, _Rendered]:
-        """What each verdict comes to, by the object that it is: one that is kept cannot be another's."""
-        if assessment is not self._assessment:
-            kept = self._kept
-            self._kept = {id(status): kept.get(id(status)) or _render(status) for status in assessment.statuses}
-            self._assessment = assessment
-        return self._kept
+        tail = f'], "trust_anchors": {anchors}, "findings": {loose}}}\n'
+        self._status.write(path, tuple(assessment.certificates), (f'{head}, "certificates": [\n',), tail)
 
 
-def _render(status: CertificateStatus) -> _Rendered:
-    is_certificate = status.seen.spec.kind is not Kind.KEY_PAIR
-    return _Rendered(status, _lines(status), json.dumps(certificate_entry(status)) if is_certificate else "")
+_HEADS = tuple(f"# HELP {name} {explanation}\n# TYPE {name} gauge\n" for name, explanation, _ in FAMILIES)
+
+
+def _series(assessment: Assessment) -> tuple[CertificateStatus, ...]:
+    """By identity, because that is what the labels are: a series that stands there twice spoils the whole text."""
+    return tuple(assessment.by_identity.values())
+
+
+def _tail(assessment: Assessment, own: str) -> str:
+    counts = dict.fromkeys(Severity, 0)
+    for status in assessment.statuses:
+        for item in status.findings:
+            counts[item.severity] += 1
+    name, explanation, _ = COUNT
+    lines = [f'{name}{{severity="{severity}"}} {count}\n' for severity, count in counts.items()]
+    return "".join((f"# HELP {name} {explanation}\n# TYPE {name} gauge\n", *lines, own))
+
+
+def _entry(status: CertificateStatus) -> tuple[str]:
+    return (f"{json.dumps(certificate_entry(status))}\n",)
 
 
 def _lines(status: CertificateStatus) -> _Lines:
@@ -182,19 +159,10 @@ def _gravest(status: CertificateStatus) -> Finding:
     return max(status.findings, key=lambda item: item.severity.rank)
 
 
-def write(directory: Path, name: str, parts: Iterable[str]) -> None:
-    """Put a text into the runtime directory: a reader sees the old or the new, never half. Raises RuntimeDirError."""
-    target, staged = directory / name, directory / f".{name}.new"
-    try:
-        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        with os.fdopen(descriptor, "w", _BUFFER, encoding="utf-8", errors="backslashreplace") as file:
-            os.fchmod(file.fileno(), 0o644)  # the unit's umask is for everything else: this is for all to read
-            file.writelines(parts)
-        staged.replace(target)
-    except OSError as error:
-        raise RuntimeDirError(
-            f"{target} cannot be written ({error.strerror}); see that it is there and not full"
-        ) from error
+def write(directory: Path, name: str, text: str) -> None:
+    """Put `text` into the runtime directory: a reader sees the old or the new, never half. Raises RuntimeDirError."""
+    with replacing(directory / name) as descriptor, open(descriptor, "wb", closefd=False) as file:
+        file.write(encoded(text))
 
 
 def heartbeat(alive_at: float, pass_at: float | None, resync: float, ready: bool) -> str:

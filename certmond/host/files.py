@@ -85,7 +85,7 @@ class Files:
         self._known: dict[str, Entry] = {}
         self._listings: dict[str, tuple[str, ...]] = {}
         self._listed: set[str] = set()
-        self._by_lookup: dict[str, set[str]] = {}
+        self._by_lookup: dict[str, str | set[str]] = {}
         self._interest: dict[str, frozenset[str] | None] | None = None
 
     def refresh(self, touched: frozenset[str] | None) -> None:
@@ -106,7 +106,8 @@ class Files:
             paths: set[str] = set()
             places = {lookup.rpartition("/")[0] for lookup in touched}
             for lookup in touched:
-                paths |= self._by_lookup.pop(lookup, set())
+                found = self._by_lookup.pop(lookup, set())
+                paths |= {found} if isinstance(found, str) else found
             self._known = {path: self._entries.pop(path) for path in paths if path in self._entries}
             self._listed = {place for place in places if self._listings.pop(place, None) is not None}
 
@@ -117,7 +118,10 @@ class Files:
             known = self._known.pop(path, None)
             entry = self._entries[path] = self._look(path, known)
             for lookup in entry.lookups:
-                self._by_lookup.setdefault(lookup, set()).add(path)
+                others = self._by_lookup.setdefault(lookup, path)
+                if others != path:  # most lead to one path, which needs no set
+                    self._by_lookup[lookup] = others = {others} if isinstance(others, str) else others
+                    others.add(path)
             if known is None or known.lookups != entry.lookups:
                 self._interest = None
         return entry
@@ -213,7 +217,8 @@ class Files:
             place = self._resolve(name, place.real, path)
             entry.fault, entry.is_link, entry.lookups = place.fault, place.is_link, place.lookups
         if entry.fault is None:
-            entry.real = place.real.removeprefix(self._root) or "/"
+            real = place.real.removeprefix(self._root) or "/"
+            entry.real = path if real == path else real
             try:
                 self._stat(entry, place.status or os.lstat(place.real or "/"))
             except OSError as error:

@@ -68,6 +68,7 @@ class Store:
             observations += found
         for path in self._also:
             self._files.entry(path)
+        self._before = {}
         return Inventory(tuple(observations), self._facts())
 
     def components(self) -> Components:

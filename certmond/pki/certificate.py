@@ -243,7 +243,7 @@ def describe_key(key: PublicKeyTypes) -> PublicKey:
 
 def attributes_of(name: x509.Name) -> frozenset[str]:
     """The attributes of a name as "CN=…", "O=…", whatever their order and grouping."""
-    return frozenset(attribute.rfc4514_string() for attribute in name)
+    return frozenset(intern(attribute.rfc4514_string()) for attribute in name)
 
 
 @lru_cache(maxsize=1024)

@@ -206,7 +206,7 @@ def _decode_der(data: bytes, path: str) -> Document:
     try:
         return Document(certificates=(_certificate(data),))
     except MalformedError as error:
-        malformed = error
+        malformed = str(error)  # not the error itself: it would hold this frame, which holds it
     head = _leading_value(data)
     if head != data:
         try:

@@ -234,17 +234,24 @@ def test_a_file_that_never_was_has_its_finding_and_no_dates(node: Node) -> None:
     }
 
 
-def test_a_series_goes_when_its_certificate_goes(node: Node) -> None:
+def written(renderer: Renderer, assessment: Assessment, directory: Path) -> tuple[str, str]:
+    """The two files that the daemon would write."""
+    renderer.write_metrics(directory / "metrics.prom", assessment)
+    renderer.write_status(directory / "status.json", assessment, "observe")
+    return (directory / "metrics.prom").read_text(), (directory / "status.json").read_text()
+
+
+def test_a_series_goes_when_its_certificate_goes(node: Node, tmp_path: Path) -> None:
     """A certificate that matched a pattern and is gone leaves no series, and nothing kept in memory."""
     more = "certificates: [{name: extra, path: /etc/extra/*.crt, ca: ca, optional: true}]"
     node.path("etc/extra").mkdir()
     node.path("etc/extra/a.crt").write_bytes(node.read(f"{API}.crt"))
     renderer, before = Renderer(), looked_at(node, more)
-    assert 'certificate="extra"' in renderer.metrics(before)
+    assert 'certificate="extra"' in written(renderer, before, tmp_path)[0]
     node.path("etc/extra/a.crt").unlink()
     after = looked_at(node, more, before=before)
-    assert 'certificate="extra"' not in renderer.metrics(after)
-    assert {each.status.seen.identity for each in renderer._kept.values()} == after.by_identity.keys()
+    assert 'certificate="extra"' not in written(renderer, after, tmp_path)[0]
+    assert renderer._metrics._rows == tuple(after.statuses)
 
 
 def test_a_key_pair_has_findings_only(node: Node) -> None:
@@ -394,38 +401,31 @@ class Pen:
         return taken
 
 
-def test_what_did_not_change_is_not_rendered_again(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pass renders the certificate that changed and hands out the kept lines of all others, the same objects."""
-    pen, renderer = Pen(monkeypatch), Renderer()
-    config = parse([])
+def test_what_did_not_change_is_not_rendered_again(node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A pass renders the certificate that changed and takes all others from the files, which are as if made anew."""
+    pen, renderer, config = Pen(monkeypatch), Renderer(), parse([])
     store = Store(config.certificates, str(node.root))
     first = assess(store.observe(), NOW, None, config.renew_before)
-    renderer.metrics(first)
+    written(renderer, first, tmp_path)
     assert sorted(pen.taken()[0]) == sorted([*FILES, "sa"])
-    renderer.status(first, "observe")
-    assert pen.taken() == ([], [])
-    kept = {each.status.seen.name: each.lines for each in renderer._kept.values()}
 
     node.reissue(API)
     second = assess(store.observe(), NOW, first, config.renew_before)
-    text, document = renderer.metrics(second), renderer.status(second, "observe")
+    metrics, status = written(renderer, second, tmp_path)
     assert pen.taken() == (["apiserver"], ["apiserver"])
-    assert len(renderer._kept) == len(kept)
-    for each in renderer._kept.values():
-        assert (each.lines is kept[each.status.seen.name]) is (each.status.seen.name != "apiserver")
-    fresh = Renderer()
-    assert (text, document) == (fresh.metrics(second), fresh.status(second, "observe"))
+    assert metrics == Renderer().metrics(second)
+    assert json.loads(status) == status_document(second, "observe")
 
 
-def test_what_time_alone_changes_is_rendered_again(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_time_alone_changes_is_rendered_again(node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A certificate that becomes due without a change on the disk is rendered anew; one that does not is not."""
     pen, renderer, config = Pen(monkeypatch), Renderer(), parse([])
     store = Store(config.certificates, str(node.root))
     first = assess(store.observe(), NOW, None, config.renew_before)
-    renderer.metrics(first)
+    written(renderer, first, tmp_path)
     pen.taken()
     later = assess(store.observe(frozenset()), NOW + 340 * DAY, first, config.renew_before)
-    assert "nearing_expiry" in renderer.metrics(later)
+    assert "nearing_expiry" in written(renderer, later, tmp_path)[0]
     assert "apiserver" in pen.lines
     assert "ca" not in pen.lines
 
@@ -454,13 +454,13 @@ def _nothing(node: Node) -> None:
 
 
 @pytest.mark.parametrize("change", [_as_it_is, _broken, _no_anchor, _nothing])
-def test_the_status_is_the_document(node: Node, change: Any) -> None:
+def test_the_status_is_the_document(node: Node, change: Any, tmp_path: Path) -> None:
     """The JSON that the daemon renders is the document that `check` prints, on a good node and on broken ones."""
     before = looked_at(node)
     change(node)
     renderer, after = Renderer(), looked_at(node, before=before)
     for assessment in (before, after):
-        assert json.loads(renderer.status(assessment, "observe")) == status_document(assessment, "observe")
+        assert json.loads(written(renderer, assessment, tmp_path)[1]) == status_document(assessment, "observe")
 
 
 def test_a_broken_file_is_null_in_the_document_or_stale(node: Node) -> None:

@@ -1,0 +1,36 @@
+"""What the passes of the loop leave behind."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+from certmond.config import parse
+from certmond.expose.render import Renderer
+from certmond.host.store import Store
+from certmond.pki.assess import assess
+from tests.node import NOW, PKI, Node
+
+
+def test_a_pass_makes_nothing_that_only_the_collector_could_free(node: Node, tmp_path: Path) -> None:
+    """What looking, judging and rendering make is freed when it is not needed any more: nothing refers to itself, on a
+    node that is well and on one that breaks. The daemon relies on it: its collector leaves alone what was there first.
+    """
+    config, renderer = parse([]), Renderer()
+    store = Store(config.certificates, str(node.root))
+
+    def one_pass() -> None:
+        assessment = assess(store.observe(), NOW, None, config.renew_before)
+        renderer.write_metrics(tmp_path / "metrics.prom", assessment)
+        renderer.write_status(tmp_path / "status.json", assessment, "observe")
+
+    one_pass()  # what is made once, such as caches, is not of a pass
+    gc.disable()
+    try:
+        for content in (node.read(f"{PKI}/apiserver-kubelet-client.crt"), b"broken"):
+            node.write(f"{PKI}/apiserver.crt", content)
+            gc.collect()
+            one_pass()
+            assert gc.collect() == 0
+    finally:
+        gc.enable()
