@@ -28,13 +28,13 @@ from certmond.pki.catalog import KeyAlgorithm
 
 _PAGE = """# Benchmarks
 
-What certmond takes on one machine, written by `{command}`. Every figure is of the real daemon and the real server, as
-processes of their own that are watched from outside; files lie in memory. The median of the samples stands first, then
-the least and the most, and how many there are. On a machine that has other work, CPU time tells more than wall time.
+What certmond takes on one machine. Every figure is of the real daemon and the real server, as processes of their own
+that are watched from outside; files lie in memory. The median of the samples stands first, then the least and the most,
+and how many there are. On a machine that has other work, CPU time tells more than wall time.
 Other exporters on the same files, in turns: `python -m benchmarks compare --help`. What was done about size and speed,
 and why: [0026](decisions/0026-what-is-loaded-and-kept.md).
 
-{machine}
+{machine} Written by `{command}`.
 
 | what | median | spread (samples) | wanted |
 |---|---|---|---|
