@@ -28,7 +28,7 @@ def test_the_command_line_that_serves_is_small() -> None:
 
 
 def test_the_daemon_draws_nothing() -> None:
-    """`certmond run` loads nothing that is for terminals, and nothing of the Kubernetes API."""
+    """`certmond run` as a unit loads nothing that is for terminals, and nothing of the Kubernetes API."""
     found = loaded("certmond.cli", "certmond.daemon", "certmond.host.journal")
     assert "certmond.daemon" in found
-    assert not found & {"attr", "httpx", "lightkube", "pygments", "rich"}
+    assert not found & {"attr", "httpx", "lightkube", "pygments", "rich", "structlog"}

@@ -6,21 +6,19 @@ what happened once: a finding raised, a finding cleared, never 'still so'. No en
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.reason import Finding, Severity, printable
 
 RECENT = 50
 _PRIORITIES = {"info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
-_COLOURS = {"info": 32, "warning": 33, "error": 31, "critical": 31}  # of a terminal (ECMA-48, SGR)
 _SOCKET = "/run/systemd/journal/socket"  # systemd-journald.service(8)
 _LEVELS = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "critical"}
 
@@ -74,12 +72,8 @@ MESSAGE_IDS = {
 }
 
 
-class _Entry(NamedTuple):
-    at: str
-    event: Event
-    level: str
-    message: str
-    fields: Mapping[str, object]
+_Write = Callable[[str, str, Mapping[str, object]], None]
+"""Level, message, fields."""
 
 
 class Journal:
@@ -95,19 +89,15 @@ class Journal:
         self.recent: deque[dict[str, str]] = deque(maxlen=RECENT)
         """The last entries, the newest first, in plain types."""
         self.told = 0
-        self._stream = sys.stderr
-        self._line = _coloured if style == "plain" and self._stream.isatty() else _STYLES[style]
+        self._write: _Write = {"journal": _to_journal, "none": _to_nobody}.get(style) or _to_reader(style)
 
     def tell(self, event: Event, message: str, level: str = "info", **fields: object) -> None:
         """One entry. `fields` become CERTMOND_… fields of the journal."""
         shown = {name: printable(value) if isinstance(value, str) else value for name, value in fields.items()}
-        now = datetime.now(UTC)
-        text, at = printable(message), _rfc3339(now, "seconds")
-        self.recent.appendleft({"at": at, "event": event.value, "level": level, "message": text})
+        at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        self.recent.appendleft({"at": at, "event": event.value, "level": level, "message": printable(message)})
         self.told += 1
-        if line := self._line(_Entry(_rfc3339(now, "microseconds"), event, level, text, shown)):
-            self._stream.write(f"{line}\n")  # at once: hooks tell from threads of their own
-            self._stream.flush()
+        self._write(level, printable(message), {"kind": event.value, **shown})
 
     def compare(self, before: Assessment | None, after: Assessment) -> None:
         """Tell what changed from one assessment to the next: certificates, findings raised, findings cleared."""
@@ -155,54 +145,42 @@ def _fields(status: CertificateStatus) -> dict[str, Any]:
     return {"certificate": status.seen.name, "path": status.seen.path}
 
 
-def _rfc3339(at: datetime, timespec: str) -> str:
-    return at.isoformat(timespec=timespec).replace("+00:00", "Z")
+def _to_reader(style: str) -> _Write:
+    """To stderr, a line for each entry, as structlog writes it."""
+    import structlog  # noqa: PLC0415 - 5 MB that a daemon with a journal has no use for
 
-
-def _none(_: _Entry) -> None:
-    return None
-
-
-def _json(entry: _Entry) -> str:
-    said = {"event": entry.message, "level": entry.level, "timestamp": entry.at}
-    return json.dumps({"kind": entry.event.value, **entry.fields, **said}, default=repr)
-
-
-def _plain(entry: _Entry, level: Callable[[str], str] = "{:<9}".format) -> str:
-    fields = sorted({"kind": entry.event.value, **entry.fields}.items())
-    return " ".join(
-        (f"{entry.at} [{level(entry.level)}] {entry.message}", *(f"{name}={_quoted(value)}" for name, value in fields))
+    logger = structlog.wrap_logger(
+        structlog.PrintLogger(sys.stderr),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer()
+            if style == "json"
+            else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0),
+        ],
+        wrapper_class=structlog.BoundLogger,
     )
+    return lambda level, message, fields: getattr(logger, level)(message, **fields)
 
 
-def _coloured(entry: _Entry) -> str:
-    return _plain(entry, lambda level: f"\x1b[{_COLOURS[level]}m{level:<9}\x1b[0m")
+def _to_nobody(level: str, message: str, fields: Mapping[str, object]) -> None:
+    """It is remembered all the same."""
 
 
-def _quoted(value: object) -> str:
-    return value if isinstance(value, str) and not set(value) & set(" =\"'") else repr(value)
-
-
-def _to_journal(entry: _Entry) -> str | None:
+def _to_journal(level: str, message: str, fields: Mapping[str, object]) -> None:
     """Hand the entry to journald; where that is gone, the line goes to stderr and nothing fails."""
     import systemd.journal  # noqa: PLC0415 - a laptop without libsystemd writes plain lines
 
-    fields = dict(_journal_fields(entry))
+    kind = Event(str(fields["kind"]))
     try:
         systemd.journal.send(
-            entry.message, MESSAGE_ID=MESSAGE_IDS[entry.event], PRIORITY=_PRIORITIES[entry.level], **fields
+            message, MESSAGE_ID=MESSAGE_IDS[kind], PRIORITY=_PRIORITIES[level], **dict(_journal_fields(fields))
         )
     except OSError:
-        return entry.message
-    return None
+        sys.stderr.write(f"{message}\n")
 
 
-def _journal_fields(entry: _Entry) -> Iterator[tuple[str, str]]:
+def _journal_fields(fields: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     yield "SYSLOG_IDENTIFIER", "certmond"
-    for name, value in {"kind": entry.event.value, **entry.fields}.items():
+    for name, value in fields.items():
         yield f"CERTMOND_{name.upper()}", str(value)
-
-
-_STYLES: dict[str, Callable[[_Entry], str | None]] = {
-    "journal": _to_journal, "plain": _plain, "json": _json, "none": _none
-}  # fmt: skip
