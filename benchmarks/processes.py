@@ -122,5 +122,5 @@ class Pair(Exporter):
         runtime.mkdir()
         common = [sys.executable, "-m", "certmond"]
         serve = [*common, "serve", "--runtime-dir", str(runtime), "--listen", f"127.0.0.1:{port}"]
-        run = [*common, "run", "--root", str(root), "--runtime-dir", str(runtime), "--log", "json", *options]
+        run = [*common, "run", "--root", str(root), "--runtime-dir", str(runtime), "--log", "journal", *options]
         super().__init__((run, serve), work / "log", port)
