@@ -87,6 +87,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pod = "command:\n- kube-apiserver\n- --tls-cert-file=/etc/kubernetes/pki/apiserver.crt\n"
     (root / "etc/kubernetes/manifests/kube-apiserver.yaml").write_text(pod)
     (root / "var/lib/kubelet/config.yaml").write_text("rotateCertificates: true\n")
+    (root / "etc/certmond/web").mkdir()
+    shutil.copyfile(root / "etc/kubernetes/pki/apiserver.crt", root / "etc/certmond/web/tls.crt")
     return root
 
 
