@@ -41,6 +41,7 @@ from certmond.writing import archive, forecast, plan
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @global_options
+@click.version_option(package_name="certmond", message="%(prog)s %(version)s", help="The version, and no more")
 def cli() -> None:
     """Know every certificate that this Kubernetes node lives by, prove it, and say what is wrong before it hurts."""
 
@@ -60,7 +61,7 @@ def run(context: click.Context, runtime_dir: Path, log: str) -> None:
     options = globals_of(context)
     daemon = Daemon(
         options.load, root=options.root, runtime_dir=runtime_dir, state_dir=options.state_dir,
-        journal=Journal(log),
+        journal=Journal(log, verbose=options.verbose),
     )  # fmt: skip
     sys.exit(daemon.run())
 

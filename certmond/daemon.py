@@ -258,6 +258,9 @@ class Daemon:
         self._acting.decide(assessment, around)
         before, self._assessment = self._assessment, assessment
         done = time.monotonic()
+        looked = "everything" if cause.touched is None else f"{len(cause.touched)} paths"
+        said = f"a pass ({cause.name}) over {looked} took {(done - started) * 1000:.0f} ms"
+        self._journal.detail(Event.PASSED, said, cause=cause.name)
         self._telemetry.count_pass(cause.name, done - started, None if cause.since is None else done - cause.since)
         self._publish(assessment)
         self._passed_at = time.time()

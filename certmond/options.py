@@ -117,7 +117,7 @@ def global_options(function: F) -> F:
             shell_complete=_profile_names,
             help="Profile in place of the configured one: kubeadm, k3s, …, none",
         ),
-        click.option("-v", "--verbose", is_flag=True, default=None, help="Tell more"),
+        click.option("-v", "--verbose", is_flag=True, default=None, help="`run` tells each pass as well"),
     )
     for option in reversed(options):
         function = _hidden_value(option)(function)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +290,11 @@ def test_every_verb_has_help() -> None:
     for verb in ("run", "serve", "check", "status", "metrics", "config", "discover", "explain", "demo", "version"):
         assert f"\n  {verb}" in listed
         assert certmond(verb, "--help").returncode == 0
+
+
+def test_the_version() -> None:
+    """`--version` and the verb say the same: the name and the version."""
+    assert certmond("--version").stdout == certmond("version").stdout == f"certmond {version('certmond')}\n"
 
 
 def test_a_time_with_a_zone_is_taken_as_it_is(node: Node) -> None:

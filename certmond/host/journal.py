@@ -18,7 +18,7 @@ from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.reason import Finding, Severity, printable
 
 RECENT = 50
-_PRIORITIES = {"info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
 _SOCKET = "/run/systemd/journal/socket"  # systemd-journald.service(8)
 _LEVELS = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "critical"}
 
@@ -46,6 +46,7 @@ class Event(StrEnum):
     ROTATION = "rotation"
     HOOK_TOLD = "hook_told"
     HOOK_FAILED = "hook_failed"
+    PASSED = "passed"
 
 
 MESSAGE_IDS = {
@@ -69,6 +70,7 @@ MESSAGE_IDS = {
     Event.ROTATION: "8e3a5b1d7c904f26ad58e1f3b6c27094",
     Event.HOOK_TOLD: "c83a145aa7fa457882147b9574779f4f",
     Event.HOOK_FAILED: "28aa285ec0ae45fb976465f02ac141dd",
+    Event.PASSED: "38230448ef064b8fbcb4939e96adeeb9",
 }
 
 
@@ -81,7 +83,7 @@ class Journal:
     "command", for a verb that tells its caller by itself, is the journal where this host has one, else none.
     """
 
-    def __init__(self, style: str = "auto") -> None:
+    def __init__(self, style: str = "auto", verbose: bool = False) -> None:
         if style == "auto":
             style = "journal" if "JOURNAL_STREAM" in os.environ else "plain"
         if style == "command":
@@ -89,14 +91,23 @@ class Journal:
         self.recent: deque[dict[str, str]] = deque(maxlen=RECENT)
         """The last entries, the newest first, in plain types."""
         self.told = 0
+        self._verbose = verbose
         self._write: _Write = {"journal": _to_journal, "none": _to_nobody}.get(style) or _to_reader(style)
 
     def tell(self, event: Event, message: str, level: str = "info", **fields: object) -> None:
         """One entry. `fields` become CERTMOND_… fields of the journal."""
-        shown = {name: printable(value) if isinstance(value, str) else value for name, value in fields.items()}
         at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         self.recent.appendleft({"at": at, "event": event.value, "level": level, "message": printable(message)})
         self.told += 1
+        self._put(event, message, level, fields)
+
+    def detail(self, event: Event, message: str, **fields: object) -> None:
+        """One entry for who wants to see how it works (`--verbose`). It is nothing that happened, and is not kept."""
+        if self._verbose:
+            self._put(event, message, "debug", fields)
+
+    def _put(self, event: Event, message: str, level: str, fields: Mapping[str, object]) -> None:
+        shown = {name: printable(value) if isinstance(value, str) else value for name, value in fields.items()}
         self._write(level, printable(message), {"kind": event.value, **shown})
 
     def compare(self, before: Assessment | None, after: Assessment) -> None:
