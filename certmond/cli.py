@@ -41,7 +41,7 @@ from certmond.writing import archive, forecast, plan
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @global_options
-@click.version_option(package_name="certmond", message="%(prog)s %(version)s", help="The version, and no more")
+@click.version_option(package_name="certmond", message="%(package)s %(version)s", help="The version, and no more")
 def cli() -> None:
     """Know every certificate that this Kubernetes node lives by, prove it, and say what is wrong before it hurts."""
 
