@@ -118,13 +118,13 @@ def export(context: click.Context, family: str, output: Path | None) -> None:
 
 def _released(options: Globals) -> float | None:
     """Up to which place workers may act in the phase; None where they do not go in batches."""
-    from certmond.errors import RotationError
+    from certmond.errors import MalformedError, RotationError
     from certmond.host.rotation_record import RotationRecord
     from certmond.pki.rotation_batches import in_batches
 
     try:
         rotation = RotationRecord(options.state_dir).load()
-    except RotationError:
+    except (MalformedError, RotationError):
         return None  # what is wrong with it is told beside this
     return rotation.released if rotation and in_batches(rotation) else None
 
