@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from certmond.host.way import Way, fault_of, follow
 from certmond.pki.reason import Fault, Reason
 
 MAX_SIZE = 1 << 20
@@ -24,7 +25,6 @@ MAX_SIZE = 1 << 20
 
 _TICK = 20_000_000  # ns: two changes within one tick of the kernel's clock have the same time stamps
 _HELD_UP = 0.005  # seconds in which the scheduler brings a writer back that it has interrupted
-_MAX_HOPS = 40  # as many symlinks as Linux follows (path_resolution(7))
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
 _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket",
           stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}  # fmt: skip
@@ -32,17 +32,6 @@ _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a
 T = TypeVar("T")
 Parser = Callable[[bytes, str], T]
 """(content, path for messages) -> value. Never raises: what is wrong with the content is part of the value."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a path leads: the file itself, and every (directory, name) that was looked up on the way."""
-
-    real: str
-    lookups: tuple[str, ...]
-    is_link: bool = False
-    fault: Fault | None = None
-    status: os.stat_result | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -80,7 +69,7 @@ class Files:
 
     def __init__(self, root: str = "/") -> None:
         self._root = "" if root == "/" else os.path.realpath(root)
-        self._directories: dict[str, _Place] = {}
+        self._directories: dict[str, Way] = {}
         self._entries: dict[str, Entry] = {}
         self._known: dict[str, Entry] = {}
         self._listings: dict[str, tuple[str, ...]] = {}
@@ -168,45 +157,12 @@ class Files:
         lookups = {lookup for place in self._directories.values() for lookup in place.lookups}
         return lookups | {self._root or "/"}
 
-    def _directory(self, path: str) -> _Place:
+    def _directory(self, path: str) -> Way:
         place = self._directories.get(path)
         if place is None:
-            place = self._directories[path] = self._resolve(path, self._root, path)
+            place = self._directories[path] = follow(path, self._root, root=self._root, called=path)
             self._interest = None
         return place
-
-    def _resolve(self, path: str, start: str, called: str) -> _Place:
-        """Follow `path` from the directory `start`, symlinks included, never above the root; faults say `called`."""
-        current, hops = start, 0
-        status: os.stat_result | None = None
-        lookups: list[str] = []
-        pending = [part for part in reversed(path.split("/")) if part not in {"", "."}]
-        is_link = False
-        while pending:
-            part = pending.pop()
-            if part == "..":
-                current = current.rpartition("/")[0] if current != self._root else current
-                status = None
-                continue
-            step = f"{current}/{part}"
-            lookups.append(step)
-            try:
-                status = os.lstat(step)
-                if not stat.S_ISLNK(status.st_mode):
-                    current = step
-                    continue
-                target = os.readlink(step)
-            except OSError as error:
-                return _Place(step, tuple(lookups), is_link, _fault_of(error, called))
-            hops += 1
-            if hops > _MAX_HOPS:
-                return _Place(step, tuple(lookups), True, _fault_of(OSError(errno.ELOOP, ""), called))
-            is_link = is_link or not pending
-            if target.startswith("/"):
-                current = self._root
-            status = None
-            pending += [piece for piece in reversed(target.split("/")) if piece not in {"", "."}]
-        return _Place(current, tuple(lookups), is_link, status=status)
 
     def _look(self, path: str, known: Entry | None) -> Entry:
         """Stat `path`; the known entry again where nothing changed, and its values where only the outside did."""
@@ -214,7 +170,7 @@ class Files:
         place = self._directory(directory)
         entry = Entry(path, fault=_renamed(place.fault, path))
         if entry.fault is None:
-            place = self._resolve(name, place.real, path)
+            place = follow(name, place.real, root=self._root, called=path)
             entry.fault, entry.is_link, entry.lookups = place.fault, place.is_link, place.lookups
         if entry.fault is None:
             real = place.real.removeprefix(self._root) or "/"
@@ -222,7 +178,7 @@ class Files:
             try:
                 self._stat(entry, place.status or os.lstat(place.real or "/"))
             except OSError as error:
-                entry.fault = _fault_of(error, path)
+                entry.fault = fault_of(error, path)
         if known is None:
             return entry
         same = (known.lookups, known.key, known.fault) == (entry.lookups, entry.key, entry.fault)
@@ -249,7 +205,7 @@ class Files:
         try:
             content = _content(real)
         except OSError as error:
-            entry.fault = _fault_of(error, entry.path)
+            entry.fault = fault_of(error, entry.path)
             return
         entry.digest = hashlib.sha256(content).digest()
         if entry.digest == known.digest:
@@ -259,11 +215,11 @@ class Files:
 
     def _read(self, entry: Entry, parse: Parser[Any]) -> None:
         directory, _, name = entry.path.rpartition("/")
-        real = self._resolve(name, self._directory(directory).real, entry.path).real
+        real = follow(name, self._directory(directory).real, root=self._root, called=entry.path).real
         try:
             content = _content(real)
         except OSError as error:
-            entry.fault = _fault_of(error, entry.path)
+            entry.fault = fault_of(error, entry.path)
             return
         digest = hashlib.sha256(content).digest()
         if digest != entry.digest:  # it is another content than was parsed in another way a moment ago
@@ -298,14 +254,6 @@ def _content(real: str) -> bytes:
 def _key(status: os.stat_result) -> tuple[int, ...]:
     """What tells one state of a file from the next; ctime sees a chmod, and a rewrite that puts size and mtime back."""
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_mode)
-
-
-def _fault_of(error: OSError, path: str) -> Fault:
-    if error.errno in {errno.ENOENT, errno.ENOTDIR}:
-        return Fault(Reason.MISSING, f"{path} is not there")
-    if error.errno == errno.ELOOP:
-        return Fault(Reason.UNREADABLE, f"{path} is a loop of symlinks")
-    return Fault(Reason.UNREADABLE, f"{path} cannot be read ({error.strerror or error})")
 
 
 def _renamed(fault: Fault | None, path: str) -> Fault | None:
