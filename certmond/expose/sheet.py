@@ -29,7 +29,8 @@ def replacing(path: Path) -> Iterator[int]:
     """
     staged = path.with_name(f".{path.name}.new")
     try:
-        descriptor = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        staged.unlink(missing_ok=True)  # it may be anybody's where the directory is not ours alone
+        descriptor = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             os.fchmod(descriptor, 0o644)  # the unit's umask is for everything else: this is for all to read
             yield descriptor

@@ -23,13 +23,16 @@ from typing import Annotated
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from certmond.errors import MalformedError, WriteError
+from certmond.host.files import MAX_SIZE
 from certmond.host.place import Place, blaming, can_be_a_path, digest, opened
 from certmond.host.staging import make_directory, new_file
+from certmond.host.way import open_straight
 from certmond.pki.reason import printable
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _GENERATION = re.compile(r"(\d{6,})-\d{8}T\d{6}Z")
 _DESCRIPTION = "description.json"
+_SOURCE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _STORED = 200  # bytes of a file's name that are kept, for who looks into the archive: with a number it has to fit
 
 
@@ -168,11 +171,13 @@ class Archive:
 def _found(path: str, real: Path) -> ArchivedFile:
     """A file as it is now. Raises WriteError where it cannot be read."""
     try:
-        with opened(real.parent) as source, open(Place(source, real.name).open(), "rb") as file:
-            status, content = os.fstat(file.fileno()), file.read()
+        with open(open_straight(str(real), _SOURCE), "rb") as file:
+            status, content = os.fstat(file.fileno()), file.read(MAX_SIZE + 1)
     except OSError as error:
         fact = f"cannot be read ({error.strerror or error}), and is not replaced before it is kept"
         raise WriteError(printable(f"{path} {fact}; look at it")) from error
+    if not stat.S_ISREG(status.st_mode) or len(content) > MAX_SIZE:
+        raise WriteError(printable(f"{path} is no regular file of at most {MAX_SIZE} bytes; look at it"))
     return ArchivedFile(path, content, stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import assert_never
@@ -30,6 +30,7 @@ from certmond.host.record import is_record
 from certmond.host.signers.local import LocalSigner, self_signed
 from certmond.host.signers.signer import Request
 from certmond.host.transaction import Change, NewFile, NewLink, Transactions, Writer
+from certmond.host.way import open_straight
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm, Kind
 from certmond.pki.certificate import attributes_of, describe_key, load, names_in, parse_certificate, to_pem
 from certmond.pki.encoding import decode
@@ -193,20 +194,27 @@ class Bootstrapper:
     def make_directory(self, directory: str) -> None:
         """One of the node, where it is not there, as kubeadm makes them: everybody may look, only root may write."""
         with Directories(self._root) as directories, blaming(directory):
-            where = os.path.realpath(self._root) + directories.resolve(directory)
+            where = os.path.realpath(self._root).rstrip("/") + directories.resolve(directory)
         missing = []
         while not os.path.isdir(where):
             missing.append(where)
             where = os.path.dirname(where)
         for each in reversed(missing):
-            with blaming(directory):
-                os.mkdir(each, 0o755)
-                os.chmod(each, 0o755)  # noqa: S103 - as kubeadm does, whatever our umask is
-                parent = os.open(os.path.dirname(each), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    os.fsync(parent)
-                finally:
-                    os.close(parent)
+            with blaming(directory), _held(os.path.dirname(each)) as parent:
+                os.mkdir(os.path.basename(each), 0o755, dir_fd=parent)
+                with _held(each) as made:
+                    os.fchmod(made, 0o755)
+                os.fsync(parent)
+
+
+@contextmanager
+def _held(directory: str) -> Iterator[int]:
+    """The descriptor of a directory of the node, to which no symlink leads."""
+    descriptor = open_straight(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def path_of(step: InitStep) -> str:

@@ -25,6 +25,7 @@ from certmond.host.journal import Event
 from certmond.host.keys import PrivateKey, load_key, make_key
 from certmond.host.ledger import Ledger
 from certmond.host.node_files import NodeFiles
+from certmond.host.owners import usurped
 from certmond.host.pending import Pending
 from certmond.host.place import digest
 from certmond.host.renewal import Renewal, archive_name, archived, certificates_in, overtaken
@@ -245,6 +246,9 @@ class Executor:
     def _issue(self, step: Issue, writer: Writer) -> Outcome:
         if why := overtaken(step, self._files):  # no failure to be remembered: what is there now is another matter
             return Outcome(step, "failed", why)
+        seen = step.status.seen
+        if why := usurped(self._files, seen.key_path or step.path, seen.spec.owner):
+            raise WriteError(printable(why))
         self._ledger.check()  # without a memory of it, nothing would keep it from being renewed again and again
         attempt = self._ledger.attempts().get(step.identity)
         cookie, key, csr = self._pending.take_up(step.identity, attempt.cookie if attempt else None)

@@ -14,10 +14,11 @@ import os
 import stat
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from certmond.host.way import Way, fault_of, follow
+from certmond.host.way import Way, fault_of, follow, open_straight, open_to, refusal
 from certmond.pki.reason import Fault, Reason
 
 MAX_SIZE = 1 << 20
@@ -25,7 +26,7 @@ MAX_SIZE = 1 << 20
 
 _TICK = 20_000_000  # ns: two changes within one tick of the kernel's clock have the same time stamps
 _HELD_UP = 0.005  # seconds in which the scheduler brings a writer back that it has interrupted
-_OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
+_OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket",
           stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}  # fmt: skip
 
@@ -125,7 +126,7 @@ class Files:
 
     def listing(self, directory: str) -> tuple[str, ...]:
         """The names in a directory, sorted; none where it cannot be read. Any change in it is of interest from now."""
-        place = self._directory(directory)
+        place = self._admitted(self._directory(directory), directory)
         names = self._listings.get(place.real)
         if names is None:
             try:
@@ -164,21 +165,34 @@ class Files:
             self._interest = None
         return place
 
-    def _look(self, path: str, known: Entry | None) -> Entry:
-        """Stat `path`; the known entry again where nothing changed, and its values where only the outside did."""
+    def _way(self, path: str) -> Way:
         directory, _, name = path.rpartition("/")
         place = self._directory(directory)
-        entry = Entry(path, fault=_renamed(place.fault, path))
-        if entry.fault is None:
-            place = follow(name, place.real, root=self._root, called=path)
-            entry.fault, entry.is_link, entry.lookups = place.fault, place.is_link, place.lookups
+        if place.fault is not None:
+            return Way(place.real, (), fault=_renamed(place, path), strangers=place.strangers)
+        way = follow(name, place.real, root=self._root, called=path, strangers=place.strangers)
+        return self._admitted(way, path)
+
+    def _admitted(self, way: Way, path: str) -> Way:
+        """The way; with a fault where a symlink of a stranger leads to what he could not read himself."""
+        if way.fault is not None or not way.strangers:
+            return way
+        with suppress(OSError):
+            if open_to(way.strangers, way.real, os.lstat(way.real or "/"), root=self._root):
+                return way
+        return replace(way, fault=refusal(path, way.strangers))
+
+    def _look(self, path: str, known: Entry | None) -> Entry:
+        """Stat `path`; the known entry again where nothing changed, and its values where only the outside did."""
+        place = self._way(path)
+        entry = Entry(path, fault=place.fault, is_link=place.is_link, lookups=place.lookups)
         if entry.fault is None:
             real = place.real.removeprefix(self._root) or "/"
             entry.real = path if real == path else real
             try:
                 self._stat(entry, place.status or os.lstat(place.real or "/"))
             except OSError as error:
-                entry.fault = fault_of(error, path)
+                entry.fault = fault_of(error, path, place.strangers)
         if known is None:
             return entry
         same = (known.lookups, known.key, known.fault) == (entry.lookups, entry.key, entry.fault)
@@ -214,10 +228,12 @@ class Files:
             entry.values = {parse: parse(content, entry.path) for parse in known.values}
 
     def _read(self, entry: Entry, parse: Parser[Any]) -> None:
-        directory, _, name = entry.path.rpartition("/")
-        real = follow(name, self._directory(directory).real, root=self._root, called=entry.path).real
+        way = self._way(entry.path)
+        if way.fault is not None:
+            entry.fault = way.fault
+            return
         try:
-            content = _content(real)
+            content = _content(way.real)
         except OSError as error:
             entry.fault = fault_of(error, entry.path)
             return
@@ -230,7 +246,7 @@ class Files:
 
 def _content(real: str) -> bytes:
     """The bytes of a regular file as they were at one moment. Raises OSError, also where there is no such moment."""
-    descriptor = os.open(real, _OPEN)
+    descriptor = open_straight(real, _OPEN)
     try:
         for _ in range(3):
             before = os.fstat(descriptor)
@@ -256,8 +272,10 @@ def _key(status: os.stat_result) -> tuple[int, ...]:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_mode)
 
 
-def _renamed(fault: Fault | None, path: str) -> Fault | None:
+def _renamed(place: Way, path: str) -> Fault | None:
     """The fault of a directory, said of the path that leads through it."""
-    if fault is None or fault.reason is Reason.MISSING:
-        return fault and Fault(Reason.MISSING, f"{path} is not there")
-    return Fault(fault.reason, f"{path}: {fault.detail}")
+    if place.strangers:
+        return refusal(path, place.strangers)
+    if place.fault is None or place.fault.reason is Reason.MISSING:
+        return place.fault and Fault(Reason.MISSING, f"{path} is not there")
+    return Fault(place.fault.reason, f"{path}: {place.fault.detail}")

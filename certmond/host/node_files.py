@@ -36,6 +36,12 @@ class NodeFiles:
                 return None
             return (status.st_uid, status.st_gid) if status else None
 
+    def is_shared(self, directory: str) -> bool:
+        """Whether anybody but root and us may write in it. Raises WriteError where that cannot be told."""
+        with Directories(self._root) as directories, blaming(directory, "read"):
+            status = os.fstat(directories.place(f"{directories.resolve(directory, anyones=True)}/.").directory)
+            return bool(status.st_mode & 0o022) or status.st_uid not in {0, os.geteuid()}
+
     def exists(self, path: str) -> bool:
         """Whether anything is there."""
         with Directories(self._root) as directories:

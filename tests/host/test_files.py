@@ -106,7 +106,9 @@ class Calls:
         return call
 
     def paths(self, *names: str) -> list[str]:
-        return [os.path.basename(path) for name, path in self.made if name in names and isinstance(path, str)]
+        """Those of the files; /proc only says what the kernel calls one that is open."""
+        made = [path for name, path in self.made if name in names and isinstance(path, str)]
+        return [os.path.basename(path) for path in made if not path.startswith("/proc/self/fd/")]
 
 
 def settle(path: Path) -> None:

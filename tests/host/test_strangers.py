@@ -1,0 +1,235 @@
+"""What somebody gains who may write in a directory that is watched, and is neither root nor certmond: nothing."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from certmond.errors import WriteError
+from certmond.expose.render import write
+from certmond.host.archive import Archive
+from certmond.host.audit import Audit
+from certmond.host.bootstrap import Bootstrapper
+from certmond.host.files import Files
+from certmond.host.journal import Journal
+from certmond.host.output import replace_file
+from certmond.host.pattern import expand
+from certmond.host.transaction import Transactions
+from tests.conftest import unavailable
+
+THEIRS, OTHERS = 65534, 65533
+REFUSED = (
+    "unreadable: … is behind a symlink of user 65534, which leads to nothing that is his or that everybody may read"
+)
+
+
+class Shared:
+    """A node with a directory `/shared` that somebody else owns, and a secret of root's."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.at("/shared").mkdir(parents=True)
+        os.chown(self.at("/shared"), THEIRS, THEIRS)
+        self.at("/vault").mkdir(mode=0o700)
+        self.put("/vault/tls.key", b"secret", 0o600)
+        self.files = Files(str(root))
+
+    def at(self, path: str) -> Path:
+        return self.root / path.lstrip("/")
+
+    def put(self, path: str, content: bytes, mode: int, owner: int = 0) -> None:
+        self.at(path).parent.mkdir(exist_ok=True)
+        self.at(path).write_bytes(content)
+        self.at(path).chmod(mode)
+        os.chown(self.at(path), owner, owner)
+
+    def link(self, path: str, target: str, owner: int = THEIRS) -> None:
+        self.at(path).symlink_to(target)
+        os.lchown(self.at(path), owner, owner)
+
+    def seen(self, path: str) -> bytes | str:
+        """The content, or what is wrong."""
+        value = self.files.value(path, lambda data, _: data)
+        fault = self.files.entry(path).fault
+        return f"{fault.reason}: {fault.detail.replace(path, '…')}" if fault else value or b""
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Shared:
+    if os.geteuid() != 0:
+        unavailable("only root can give files away")
+    return Shared(tmp_path / "node")
+
+
+@pytest.mark.parametrize(
+    "target", ["/vault/tls.key", "/vault/none", "/vault", "/vault/tls.key/x", "/none", "loop", "/dev/null", "/large"]
+)
+def test_a_strangers_link_tells_nothing_of_what_it_leads_to(shared: Shared, target: str) -> None:
+    """Of whoever is neither root nor certmond, a symlink to what is not his is refused, and with the same words
+    whatever is there: not even that something is there, of what kind and how large, is told.
+    """
+    shared.put("/large", bytes(2 << 20), 0o600)
+    shared.link("/shared/loop", "loop")
+    shared.link("/shared/tls.key", target)
+    assert shared.seen("/shared/tls.key") == REFUSED
+    entry = shared.files.entry("/shared/tls.key")
+    assert (entry.mode, entry.uid, entry.key, entry.real) == (0, 0, None, None)
+
+
+@pytest.mark.parametrize("name", ["tls.key", "none"])
+def test_a_directory_behind_a_strangers_link_is_refused_as_well(shared: Shared, name: str) -> None:
+    """Where the link is in the path matters not; and links may follow on each other."""
+    shared.link("/shared/hop", "/vault")
+    shared.link("/shared/current", "hop")
+    assert shared.seen(f"/shared/current/{name}") == REFUSED
+
+
+def test_no_name_of_a_closed_directory_is_told(shared: Shared) -> None:
+    """A pattern does not list what a stranger's link leads to, for its matches are told by name."""
+    shared.link("/shared/current", "/vault")
+    assert expand(shared.files, "/shared/*/*", ()) == []
+    assert shared.files.listing("/shared/current") == ()
+
+
+def test_links_that_root_vouches_for_are_followed(shared: Shared) -> None:
+    """An operator's link in somebody's directory, and the kubelet's to its dated PEM, lead wherever they lead."""
+    shared.link("/shared/tls.key", "/vault/tls.key", owner=0)
+    assert shared.seen("/shared/tls.key") == b"secret"
+
+
+def test_whose_the_link_is_his_is_the_file(shared: Shared) -> None:
+    """As in a volume of a program's own, `tls.crt -> ..data/tls.crt` with `..data -> ..2026_1`."""
+    shared.put("/shared/..2026_1/tls.crt", b"own", 0o600, THEIRS)
+    shared.link("/shared/..data", "..2026_1")
+    shared.link("/shared/tls.crt", "..data/tls.crt")
+    assert shared.seen("/shared/tls.crt") == b"own"
+
+
+def test_a_stranger_may_lead_to_what_everybody_may_read(shared: Shared) -> None:
+    """To the CA bundle of the system, say; but not if a directory on the way is closed, or if it is another's link."""
+    shared.put("/public/ca.crt", b"public", 0o644)
+    shared.put("/vault/ca.crt", b"not public", 0o644)
+    shared.link("/shared/ca.crt", "/public/ca.crt")
+    shared.link("/shared/closed.crt", "/vault/ca.crt")
+    assert shared.seen("/shared/ca.crt") == b"public"
+    assert shared.seen("/shared/closed.crt") == REFUSED
+
+
+def test_two_strangers_do_not_lend_each_other_their_files(shared: Shared) -> None:
+    """Each link has to lead to what its owner may read."""
+    shared.put("/shared/theirs", b"theirs", 0o600, OTHERS)
+    shared.link("/shared/second", "theirs", OTHERS)
+    shared.link("/shared/first", "second")
+    assert "is behind a symlink of user 65533, 65534, which" in str(shared.seen("/shared/first"))
+    assert shared.seen("/shared/second") == b"theirs"
+
+
+def test_a_directory_that_becomes_a_link_between_look_and_opening_leads_nowhere(shared: Shared) -> None:
+    """What was looked at is what is opened: a stranger who swaps a directory for a link in between gains nothing."""
+    shared.put("/shared/app/tls.key", b"own", 0o600, THEIRS)
+    shared.files.entry("/shared/app/tls.key")
+    shared.at("/shared/app").rename(shared.at("/shared/was"))
+    shared.link("/shared/app", "../vault")
+    assert shared.seen("/shared/app/tls.key") == "missing: … is not there"
+    shared.files.refresh(None)
+    assert shared.seen("/shared/app/tls.key") == REFUSED
+
+
+def test_who_swaps_again_and_again_never_wins(shared: Shared) -> None:
+    """Two thousand looks while a directory and a link to the vault take turns: never is the secret read."""
+    shared.put("/shared/app/tls.key", b"own", 0o600, THEIRS)
+    shared.link("/shared/evil", "../vault")
+    done = threading.Event()
+
+    def swap() -> None:
+        while not done.is_set():
+            for one, other in (("app", "was"), ("evil", "app"), ("app", "evil"), ("was", "app")):
+                shared.at(f"/shared/{one}").rename(shared.at(f"/shared/{other}"))
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        seen = set()
+        for _ in range(2000):
+            shared.files.refresh(None)
+            seen.add(shared.seen("/shared/app/tls.key"))
+    finally:
+        done.set()
+        thread.join()
+    assert b"secret" not in seen
+    shared.files.refresh(None)
+    assert shared.seen("/shared/app/tls.key") == b"own"
+
+
+def test_what_is_exported_goes_to_no_file_that_a_stranger_chose(shared: Shared) -> None:
+    """`-o` into a directory of somebody else's: his symlink is refused, and the file that it leads to stays."""
+    shared.link("/shared/ca.pem", "../vault/tls.key")
+    with pytest.raises(WriteError, match="is a symlink of user 65534"):
+        replace_file(shared.at("/shared/ca.pem"), b"new")
+    assert shared.at("/vault/tls.key").read_bytes() == b"secret"
+
+
+@pytest.mark.parametrize("planted", ["hard link", "FIFO", "symlink", "open to him"])
+def test_what_is_rendered_is_written_to_a_file_of_our_own(shared: Shared, planted: str) -> None:
+    """Whatever a stranger has put where the metrics are written first (node_exporter's directory is often another's):
+    it is not waited for, not written to, and not what is put in place.
+    """
+    draft = shared.at("/shared/.node.prom.new")
+    keeper = None
+    match planted:
+        case "hard link":
+            draft.hardlink_to(shared.at("/vault/tls.key"))
+        case "FIFO":
+            os.mkfifo(draft)
+            keeper = os.open(draft, os.O_RDWR | os.O_NONBLOCK)  # else the writer would wait for a reader
+        case "symlink":
+            draft.symlink_to(shared.at("/vault/tls.key"))
+        case _:
+            shared.put("/shared/.node.prom.new", b"", 0o666, THEIRS)
+    write(shared.at("/shared"), "node.prom", "new\n")
+    if keeper is not None:
+        os.close(keeper)
+    status = shared.at("/shared/node.prom").lstat()
+    assert (stat.S_ISREG(status.st_mode), stat.S_IMODE(status.st_mode), status.st_uid) == (True, 0o644, 0)
+    assert shared.at("/shared/node.prom").read_text() == "new\n"
+    assert shared.at("/vault/tls.key").read_bytes() == b"secret"
+    assert sorted(path.name for path in shared.at("/shared").iterdir()) == ["node.prom"]
+
+
+def test_the_archive_keeps_nothing_that_a_stranger_swapped_in(shared: Shared, tmp_path: Path) -> None:
+    """What was found is what is kept: a directory that has become a link since is not followed."""
+    shared.put("/shared/app/tls.key", b"own", 0o600, THEIRS)
+    real = Transactions(str(shared.root), tmp_path / "state").real("/shared/app/tls.key")
+    shared.at("/shared/app").rename(shared.at("/shared/was"))
+    shared.link("/shared/app", "../vault")
+    archive = Archive(tmp_path / "state")
+    with pytest.raises(WriteError, match=r"/shared/app/tls\.key cannot be read"):
+        archive.store("app", {"/shared/app/tls.key": real}, datetime.now(UTC), {})
+    assert archive.ids("app") == ()
+
+
+def test_a_directory_that_is_made_for_a_node_opens_no_other(
+    shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who swaps the new directory for a link before its mode is set does not have that of another one set."""
+    mkdir = os.mkdir
+
+    def swapped(name: str, mode: int, **where: int) -> None:
+        mkdir(name, mode, **where)
+        if name.endswith("pki"):
+            shared.at("/shared/pki").rename(shared.at("/shared/was"))
+            shared.link("/shared/pki", "../vault")
+
+    monkeypatch.setattr(os, "mkdir", swapped)
+    audit = Audit(Journal("none"), tmp_path / "state", "init")
+    maker = Bootstrapper(
+        root=str(shared.root), state_dir=tmp_path / "state", audit=audit, clock=lambda: datetime.now(UTC)
+    )
+    with pytest.raises(WriteError, match="/shared/pki could not be written"):
+        maker.make_directory("/shared/pki")
+    assert stat.S_IMODE(shared.at("/vault").stat().st_mode) == 0o700
