@@ -16,7 +16,7 @@ BIN := .venv/bin
 # Every build is made from the locked setuptools, so that no package brings a build tool of its own choice.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-build-isolation --use-pep517
 
-.PHONY: help demo test coverage check docs reference dashboard bench fix deb rpm dist lock clean packages-run packages-test packages-build
+.PHONY: help demo test coverage check audit docs reference dashboard bench fix deb rpm dist lock clean packages-run packages-test packages-build
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -38,6 +38,11 @@ check: packages-run .venv/dev ## lint, format, types, and the layers of the impo
 	$(BIN)/ruff format --check
 	$(BIN)/mypy certmond tests docs config/grafana_dashboard.py $(wildcard benchmarks packaging)
 	$(BIN)/lint-imports
+
+audit: .venv/run ## what is known of the dependencies' vulnerabilities; needs a network, and is no part of `check`
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip --disable-pip-version-check install --quiet pip-audit
+	build/audit/bin/python packaging/audit.py
 
 docs: packages-run .venv/dev ## the documentation as a site, build/site; every link in it leads somewhere
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean -f docs/site/mkdocs.yml -d $(CURDIR)/build/site

@@ -1,0 +1,52 @@
+"""The audit of dependencies says what is known, and never that all is well where nothing could be asked."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.documents import ROOT
+
+audit = SimpleNamespace(**runpy.run_path(str(ROOT / "packaging/audit.py")))
+KNOWN = {"id": "PYSEC-2026-7", "aliases": ["CVE-2026-7"], "fix_versions": ["2.1"], "description": "…"}
+
+
+def asked(name: str, *known: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "version": "2.0", "vulns": list(known)}
+
+
+SKIPPED = {"name": "other", "skip_reason": "Dependency not found on PyPI and could not be audited: other (1.0)"}
+
+
+@pytest.mark.parametrize(
+    ("dependencies", "status", "said"),
+    [
+        ([asked("one"), asked("two")], 0, "No vulnerability is known of 2 locked dependencies."),
+        ([asked("one", KNOWN), SKIPPED], 1, "one 2.0: PYSEC-2026-7 (CVE-2026-7); fixed in 2.1"),
+        ([asked("one", KNOWN | {"fix_versions": []})], 1, "one 2.0: PYSEC-2026-7 (CVE-2026-7); no fix is out"),
+        ([asked("one"), SKIPPED], 3, "Nothing is proven: the index could not be asked about 1 of 2: other."),
+        ([], 3, "Nothing is proven: the index could not be asked about anything."),
+    ],
+)
+def test_what_could_not_be_asked_is_not_well(dependencies: list[dict[str, Any]], status: int, said: str) -> None:
+    """What is known comes first; then what could not be asked; only where all was asked, that nothing is known."""
+    found, lines = audit.judge({"dependencies": dependencies, "fixes": []})
+    assert (found, lines[0]) == (status, said)
+
+
+@pytest.mark.parametrize("answer", ["exit 2", "echo connection refused >&2; exit 1", "echo '{'"])
+def test_without_a_network_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: str
+) -> None:
+    """A pip-audit that fails, or says nothing that can be read, is no answer: exit status 3, and the question."""
+    program = tmp_path / "pip-audit"
+    program.write_text(f"#!/bin/sh\n{answer}\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert audit.main(["requirements.txt"]) == 3
+    assert "is there a network?" in capsys.readouterr().out
