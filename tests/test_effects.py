@@ -1,0 +1,146 @@
+"""Where certmond acts on the world is written down, and nowhere else does it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.documents import ROOT
+
+RUNS = {"os.system", "os.popen", "os.fork", "os.forkpty"}
+RUNS_BY = ("os.exec", "os.spawn", "os.posix_spawn")
+SIGNALS = {"os.kill", "os.killpg", "signal.pidfd_send_signal"}
+CONNECTS = {
+    "socket.socket", "socket.create_connection", "socket.create_server", "socket.fromfd",
+    "lightkube.AsyncClient", "lightkube.Client", "asyncio.open_connection", "asyncio.open_unix_connection",
+    "asyncio.start_server", "urllib.request.urlopen",
+}  # fmt: skip
+WRITES = {
+    "os.rename", "os.renames", "os.replace", "os.unlink", "os.remove", "os.removedirs", "os.rmdir",
+    "os.mkdir", "os.makedirs", "os.mkfifo", "os.mknod", "os.symlink", "os.link", "os.chmod", "os.fchmod",
+    "os.lchmod", "os.chown", "os.fchown", "os.lchown", "os.setxattr", "os.removexattr", "os.truncate",
+    "os.ftruncate", "os.utime", "os.pwrite", "os.copy_file_range", "shutil.rmtree", "shutil.move",
+    "shutil.copy", "shutil.copy2", "shutil.copyfile", "shutil.copytree", "shutil.copymode", "shutil.copystat",
+    "shutil.chown",
+}  # fmt: skip
+OF_A_PATH = {
+    "write_text", "write_bytes", "unlink", "rmdir", "mkdir", "rename", "symlink_to", "hardlink_to", "chmod",
+    "touch",
+}  # fmt: skip
+OF_THE_API = {"create", "patch", "replace", "delete", "apply", "set"}
+PARTS = {
+    "subprocess": "runs",
+    "pty": "runs",
+    "tempfile": "writes",
+    "http": "connects",
+    "httpx": "connects",
+}
+FLAGS = re.compile(r"O_(WRONLY|RDWR|CREAT|TRUNC|APPEND|TMPFILE)")
+
+
+class Module:
+    """The source of a module, and what its names stand for."""
+
+    def __init__(self, source: str) -> None:
+        self.tree = ast.parse(source)
+        self.names = dict[str, str]()
+        self.constants = dict[str, str]()
+        for node in ast.walk(self.tree):
+            match node:
+                case ast.Import(names=names):
+                    roots = [each.name if each.asname else each.name.partition(".")[0] for each in names]
+                    self.names |= {each.asname or root: root for each, root in zip(names, roots, strict=True)}
+                case ast.ImportFrom(module=str(module), names=names, level=0):
+                    self.names |= {each.asname or each.name: f"{module}.{each.name}" for each in names}
+                case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                    self.constants[name] = ast.unparse(value)
+                case _:
+                    pass
+
+    def called(self, function: ast.expr) -> str:
+        """The function by its full name, such as os.rename; or ".name", the method of something."""
+        root, *rest = ast.unparse(function).split(".")
+        return ".".join((self.names.get(root, root), *rest)) if root in self.names or not rest else f".{rest[-1]}"
+
+    def effects(self) -> Iterator[str]:
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Call):
+                yield from self._effects(node, self.called(node.func))
+
+    def _effects(self, call: ast.Call, name: str) -> Iterator[str]:
+        method = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+        if method in OF_THE_API and re.search(r"(client|api)\.\w+$", ast.unparse(call.func)):
+            yield "changes in the cluster"
+        elif name in RUNS or name.startswith(RUNS_BY):
+            yield "runs"
+        elif name in SIGNALS:
+            yield "signals"
+        elif name in CONNECTS:
+            yield "connects"
+        elif name in WRITES or self._writes(call, name):
+            yield "writes"
+        elif (part := name.partition(".")[0]) in PARTS:
+            yield PARTS[part]
+
+    def _writes(self, call: ast.Call, name: str) -> bool:
+        words = [ast.unparse(each) for each in (*call.args, *(each.value for each in call.keywords))]
+        if name == "os.open" or name.endswith(".open_straight"):
+            return any(FLAGS.search(self.constants.get(word, word)) for word in words)
+        if name in {"open", "io.open", "os.fdopen", ".open"}:
+            modes = words if name == ".open" else words[1:]  # a path's own method is given no path
+            return any(re.fullmatch(r"'[rbt]*[wax+][rwaxbt+]*'", mode) for mode in modes)
+        # `replace` of a path has one argument, that of a text two, that of a time or a dataclass has names.
+        return name.removeprefix(".") in OF_A_PATH or (name == ".replace" and len(call.args) == 1 and not call.keywords)
+
+
+FOUND = {
+    (effect, str(path.relative_to(ROOT / "certmond").with_suffix("")))
+    for path in sorted((ROOT / "certmond").rglob("*.py"))
+    for effect in Module(path.read_text("utf-8")).effects()
+}
+
+
+def written_down() -> set[tuple[str, str]]:
+    """The table of docs/security.md: an effect and the modules that have it in each row."""
+    text = (ROOT / "docs/security.md").read_text("utf-8").partition("## Where it acts")[2].partition("\n## ")[0]
+    rows = [line.split("|") for line in text.splitlines() if re.match(r"\| [a-z]", line)]
+    return {(row[1].strip(), module) for row in rows for module in re.findall(r"`([^`]+)`", row[2])}
+
+
+def test_where_certmond_acts_is_written_down() -> None:
+    """A module that writes, runs a program, signals, connects, or changes something in the cluster is in the table of
+    the security model, with what it acts on; and what is in the table is so.
+    """
+    assert written_down() == FOUND
+
+
+@pytest.mark.parametrize(
+    ("effect", "source"),
+    [
+        ("writes", "import os\nos.rename('a', 'b')"),
+        ("writes", "from os import unlink as away\naway('a')"),
+        ("writes", "import os\nFLAGS = os.O_RDWR | os.O_CLOEXEC\nos.open('a', FLAGS)"),
+        ("writes", "open('a', 'ab')"),
+        ("writes", "open('a', mode='w')"),
+        ("writes", "path.open('x')"),
+        ("writes", "path.replace(other)"),
+        ("writes", "Path('a').write_text('b')"),
+        ("writes", "import shutil\nshutil.rmtree('a')"),
+        ("writes", "from tempfile import mkdtemp\nmkdtemp()"),
+        ("runs", "import subprocess\nsubprocess.run(['a'])"),
+        ("runs", "from subprocess import Popen\nPopen(['a'])"),
+        ("runs", "import os\nos.execv('a', ['a'])"),
+        ("signals", "import os\nos.kill(1, 9)"),
+        ("connects", "import socket\nsocket.socket()"),
+        ("connects", "import http.client\nhttp.client.HTTPConnection('a')"),
+        ("connects", "from asyncio import open_connection\nopen_connection('a')"),
+        ("changes in the cluster", "connection.client.patch(Node, 'a')"),
+        (None, "import os\nos.open('a', os.O_RDONLY)\nopen('a')\nopen('a', 'rb')\ntext.replace('a', 'b')"),
+    ],
+)
+def test_how_it_is_written_hides_nothing(effect: str | None, source: str) -> None:
+    """Each way to say it is seen, under whatever name; reading is none of them."""
+    assert set(Module(source).effects()) == ({effect} if effect else set())
