@@ -11,7 +11,7 @@ import signal
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -62,13 +62,14 @@ def host(tmp_path: Path) -> Host:
 
 
 @contextmanager
-def enforcing(host: Host, *options: str) -> Iterator[Running]:
+def enforcing(host: Host, *options: str, before: Sequence[str] = ()) -> Iterator[Running]:
     """The daemon on this node."""
     work = host.place.parent / "work"
     work.mkdir(exist_ok=True)
     path = work / "config.yaml"
     path.write_text(yaml.safe_dump(host.document()))
-    with running(host.root, work, "--config", str(path), "--state-dir", str(host.state), *options) as daemon:
+    given = ("--config", str(path), "--state-dir", str(host.state), *options)
+    with running(host.root, work, *given, before=before) as daemon:
         yield daemon
         daemon.stop()  # in good order: one that is killed may leave what it was writing, for the next to replace
 

@@ -1,9 +1,10 @@
-"""A process stopped at every system call that changes something, looked at there, and killed there.
+"""A process stopped at every system call that changes something, looked at there, and killed there; or one call fails.
 
 Owns the tracing of one Python callable in a forked child by ptrace(2): nothing of the child is replaced or told. From
 one stop to the next the world changes by one system call at most: what holds at each of them held always. Threads and
 children of the callable are not traced. The numbers of the calls are this machine's own, from its headers; the rest is
-the same on every architecture (Linux 5.3). With CERTMOND_EVERY_STOP=1 no stop counts as like another.
+the same on every architecture (Linux 5.3; to let a call fail, 6.16). With CERTMOND_EVERY_STOP=1 no stop counts as like
+another.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Callable, Sequence
 from ctypes import Structure, c_int64, c_uint8, c_uint32, c_uint64
 from typing import NoReturn
 
-from tests.conftest import real_part
+from tests.conftest import real_part, unavailable
 
 Observer = Callable[[str], object]
 """Called at each stop with its name, such as "entry renameat" or "exit renameat", while the child stands still."""
@@ -32,14 +33,21 @@ _CHANGING = re.compile(
     r"|mkdir(at)?|rmdir|mknod(at)?|fsync|fdatasync|f?chmod(at2?)?|[fl]?chown(32)?|fchownat|l?f?(set|remove)xattr"
     r"|f?truncate(64)?|fallocate|exit_group"
 )
+READING = re.compile(r"open(at2?)?|p?read(v2?|64)?|readlink(at)?|[fl]?stat(x|64)?|newfstatat|getdents(64)?|f?statfs")
+"""The calls that only look, and the opening of what is read."""
 _FLAGS_AT = {"open": 1, "openat": 2}  # the argument that tells whether an open only reads; openat2 hides its own
 _WRITING = os.O_CREAT | os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
 # linux/ptrace.h
-_TRACEME, _SYSCALL, _SETOPTIONS, _GET_SYSCALL_INFO = 0, 24, 0x4200, 0x420E
+_TRACEME, _SYSCALL, _SETOPTIONS, _GET_SYSCALL_INFO, _SET_SYSCALL_INFO = 0, 24, 0x4200, 0x420E, 0x4212
 _TRACESYSGOOD, _EXITKILL = 1, 1 << 20
 _ENTRY, _EXIT = 1, 2
 _WALL = 0x40000000
+
+_NO_CALL = (1 << 64) - 1  # as the number of a call: none is made
+SHORT = 0
+"""In the place of an errno: the call is made, with half of its bytes, as write(2) may."""
+_LENGTH_AT = 2  # the argument of write(2) that tells how many
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
@@ -54,6 +62,10 @@ class _SyscallInfo(Structure):
         ("op", c_uint8), ("pad", c_uint8 * 3), ("arch", c_uint32), ("ip", c_uint64), ("sp", c_uint64),
         ("number", c_uint64), ("arguments", c_uint64 * 6), ("more", c_int64 * 4),
     ]  # fmt: skip
+
+    def fail(self, error: int) -> None:
+        """As the kernel tells it at the exit of a call: the result, and that it is an error."""
+        self.number, self.arguments[0] = -error & _NO_CALL, 1
 
 
 def changes(stop: str) -> bool:
@@ -110,9 +122,30 @@ def kill_at(
     return stops[-1]
 
 
-def _run(function: Callable[[], object], go_on: Callable[[str], bool]) -> int:
-    """The child's wait status. It is killed as soon as `go_on` says no or raises."""
-    names = _changing_calls()
+def fail_at(function: Callable[[], object], n: int, error: int, *, calls: re.Pattern[str] = _CHANGING) -> str | None:
+    """Run `function` to its end in a child, where the n-th (from 0) of its `calls` fails with `error` and does nothing,
+    or is SHORT. The name of that call; None where there are not so many. The child has to end well.
+    """
+    seen: list[str] = []
+
+    def fault(name: str) -> int | None:
+        if name != "exit_group":  # which cannot fail
+            seen.append(name)
+        return error if len(seen) == n + 1 and name == seen[-1] else None
+
+    status = _run(function, lambda _: True, calls, fault)
+    assert status == 0, f"with {seen[n : n + 1]} failing the child did not end well; its traceback is on standard error"
+    return seen[n] if n < len(seen) else None
+
+
+def _run(
+    function: Callable[[], object],
+    go_on: Callable[[str], bool],
+    calls: re.Pattern[str] = _CHANGING,
+    fault: Callable[[str], int | None] = lambda _: None,
+) -> int:
+    """The child's wait status. It is killed as soon as `go_on` says no or raises; calls fail as `fault` says."""
+    names = _calls(calls)
     processors = os.sched_getaffinity(0)
     # Two that take turns all the time do so in half the time on one processor, and with half the work of the kernel.
     os.sched_setaffinity(0, {_libc.sched_getcpu()})
@@ -123,7 +156,7 @@ def _run(function: Callable[[], object], go_on: Callable[[str], bool]) -> int:
     try:
         os.waitpid(child, _WALL)
         _ptrace(_SETOPTIONS, child, 0, _TRACESYSGOOD | _EXITKILL)
-        name, pending = None, 0
+        name, pending, error = None, 0, None
         while status is None:
             _ptrace(_SYSCALL, child, 0, pending)
             seen = os.waitpid(child, _WALL)[1]
@@ -136,7 +169,13 @@ def _run(function: Callable[[], object], go_on: Callable[[str], bool]) -> int:
                 info = _SyscallInfo()
                 _ptrace(_GET_SYSCALL_INFO, child, ctypes.sizeof(info), ctypes.addressof(info))
                 if info.op == _ENTRY:
-                    name = _name(names, info)
+                    name = _name(names, info, calls)
+                    error = fault(name) if name else None
+                    if error is not None:
+                        _spoil(child, info, error)
+                elif error:
+                    info.fail(error)
+                    _set(child, info)
                 if name and not go_on(f"{'entry' if info.op == _ENTRY else 'exit'} {name}"):
                     break
     finally:
@@ -161,10 +200,28 @@ def _be_traced(function: Callable[[], object]) -> NoReturn:
         os._exit(outcome)
 
 
-def _name(names: dict[int, str], info: _SyscallInfo) -> str | None:
+def _spoil(child: int, info: _SyscallInfo, error: int) -> None:
+    """No call in the place of this one, whose result is set at its exit; or the same of half the length."""
+    if error == SHORT:
+        info.arguments[_LENGTH_AT] = max(info.arguments[_LENGTH_AT] // 2, 1)
+    else:
+        info.number = _NO_CALL
+    _set(child, info)
+
+
+def _set(child: int, info: _SyscallInfo) -> None:
+    try:
+        _ptrace(_SET_SYSCALL_INFO, child, ctypes.sizeof(info), ctypes.addressof(info))
+    except OSError as error:
+        unavailable(f"this kernel does not let a tracer change a system call ({error})")
+
+
+def _name(names: dict[int, str], info: _SyscallInfo, calls: re.Pattern[str]) -> str | None:
     name = names.get(info.number)
     flags = _FLAGS_AT.get(name or "")
-    return None if flags is not None and not info.arguments[flags] & _WRITING else name
+    if flags is None:
+        return name
+    return name if bool(info.arguments[flags] & _WRITING) == (calls is _CHANGING) else None
 
 
 def _ptrace(request: int, pid: int, address: int, data: int) -> None:
@@ -173,8 +230,8 @@ def _ptrace(request: int, pid: int, address: int, data: int) -> None:
 
 
 @functools.cache
-def _changing_calls() -> dict[int, str]:
+def _calls(wanted: re.Pattern[str]) -> dict[int, str]:
     command = [real_part("gcc"), "-E", "-dM", "-include", "sys/syscall.h", "-x", "c", "/dev/null"]
     macros = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     numbers = re.findall(r"^#define __NR_(\w+) (\d+)$", macros, re.MULTILINE)
-    return {int(number): name for name, number in numbers if _CHANGING.fullmatch(name)}
+    return {int(number): name for name, number in numbers if wanted.fullmatch(name)}

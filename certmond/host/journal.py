@@ -10,6 +10,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -108,7 +109,8 @@ class Journal:
 
     def _put(self, event: Event, message: str, level: str, fields: Mapping[str, object]) -> None:
         shown = {name: printable(value) if isinstance(value, str) else value for name, value in fields.items()}
-        self._write(level, printable(message), {"kind": event.value, **shown})
+        with suppress(OSError):  # nobody hears it, the disk is full or the journal gone: no reason to end
+            self._write(level, printable(message), {"kind": event.value, **shown})
 
     def compare(self, before: Assessment | None, after: Assessment) -> None:
         """Tell what changed from one assessment to the next: certificates, findings raised, findings cleared."""

@@ -37,10 +37,14 @@ _REMEDIES = {
     errno.EPERM: "run certmond as root, and take the immutable attribute away (lsattr, chattr -i)",
     errno.ENOENT: "create the directory",
     errno.ENOTDIR: "a part of its path is no directory: put that right",
-    errno.ELOOP: "its path is a loop of symlinks: put that right",
+    errno.EISDIR: "a directory is in its place: move that away",
+    errno.ELOOP: "its path is a loop of symlinks, or a symlink is in its place: put that right",
     errno.ENOLINK: "give its target's path, or let root own the link",  # as systemd's CHASE_SAFE has it
     errno.EINVAL: "correct its path",
     errno.EBUSY: "it is a mount point of its own: unmount it, or mount its directory instead",
+    errno.EMFILE: "give its unit a higher LimitNOFILE=",
+    errno.ENFILE: "see who holds so many files open (lsof), or raise fs.file-max",
+    errno.ESTALE: "its server has taken its file system away: mount it again",
     errno.EIO: "the disk fails: look at the kernel's messages before trying again",
     errno.EFBIG: "no file of a Kubernetes component is that large: look at it",
 }

@@ -65,6 +65,7 @@ class Transactions:
         with blaming(str(self._state_dir)):
             make_directory(self._state_dir)
             make_directory(records)
+        with blaming(str(self._state_dir / ".lock")):
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             lock = os.open(self._state_dir / ".lock", flags, 0o600)
         try:

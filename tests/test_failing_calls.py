@@ -1,0 +1,94 @@
+"""A disk that fails at any one call: what was done is said truly, nothing is lost, and the next start ends it."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from certmond.errors import CertmondError
+from certmond.host.archive import Archive
+from tests.builders import DAY
+from tests.test_renewal import FORMS, Host, copies, quick, readable  # noqa: F401  # a fixture
+from tests.tracing import EVERY_STOP, READING, SHORT, fail_at, record
+
+FAILURES = (errno.EIO, errno.ENOSPC, errno.EROFS, errno.ESTALE, errno.EDQUOT)
+
+
+def renews(host: Host) -> None:
+    """As a pass of the daemon: whatever the disk does, what is raised is an error of ours with its sentence."""
+    try:
+        enforcer = host.enforcer()
+        enforcer.executor.recover()
+        enforcer.executor.execute(enforcer.plan(host.look()))
+    except CertmondError as error:
+        assert str(error)  # noqa: PT017 - in a child that is traced
+
+
+def defects(host: Host) -> list[str]:
+    """What the trail has of our own mistakes."""
+    trail = host.state / "audit.log"
+    lines = trail.read_text(errors="replace").splitlines() if trail.exists() else []
+    return [line for line in lines if "please report it" in line]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "form", ["pair", *(pytest.param(form, marks=pytest.mark.long) for form in FORMS if form != "pair")]
+)
+def test_any_call_that_changes_something_may_fail(quick: Path, form: str) -> None:  # noqa: F811
+    """With EIO, ENOSPC, EROFS, ESTALE or EDQUOT, or by half a write: the renewal is done or is not, never is a pair
+    torn, or a key readable by others; and an hour later it is whole, with nothing left beside it.
+    """
+    original = Host(quick / "original", *FORMS[form], plain=form == "plain")
+    before = original.serials()
+    twins = copies(original, quick)
+    whole = next(twins)
+    stops = record(lambda: renews(whole))
+    calls = [stop.removeprefix("entry ") for stop in stops if stop.startswith("entry ")]
+    done = n = 0
+    call: str | None = ""
+    while call is not None:
+        failures = [*(FAILURES if EVERY_STOP else FAILURES[n % len(FAILURES) :][:1])]
+        for failure in (*failures, *([SHORT] if calls[n : n + 1] == ["write"] else [])):
+            twin = next(twins)
+            call = fail_at(lambda twin=twin: renews(twin), n, failure)  # type: ignore[misc]
+            where = f"{call} {n} failed with {errno.errorcode.get(failure, 'half a write')}"
+            assert readable(twin) == [], where
+            assert defects(twin) == [], where
+            torn = [each.seen.name for each in twin.look().certificates if each.key_matches is False]
+            assert torn == [], where
+            done += twin.serials() != before
+            twin.now += DAY / 24
+            twin.start()
+            assert twin.unwell() == [], where
+            assert before.items().isdisjoint(twin.serials().items()), where
+            archive = Archive(twin.state)
+            assert all(archive.load(name, kept) for name in archive.names() for kept in archive.ids(name)), where
+        n += 1
+    assert n > 30
+    assert done > 5
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("failure", [errno.EIO, errno.ESTALE])
+def test_any_call_that_only_looks_may_fail(quick: Path, failure: int) -> None:  # noqa: F811
+    """What cannot be read is a finding, or is not there for this once: never an exception, and never a change of what
+    is on the node.
+    """
+    host = Host(quick / "host")
+    host.look()  # whatever is loaded at the first look is loaded
+    seen = quick / "seen"
+
+    def looks() -> None:
+        assessment = host.look()
+        seen.write_text(json.dumps([item.reason for status in assessment.statuses for item in status.findings]))
+
+    found, n = set[str](), 0
+    while fail_at(looks, n, failure, calls=READING) is not None:
+        found |= set(json.loads(seen.read_text()))
+        n += 1
+    assert n > 50
+    assert "unreadable" in found
