@@ -1421,7 +1421,7 @@ def test_read_only_state(host: Host, mount: Mount) -> None:
     """Where certmond cannot keep its record, it writes nothing."""
     host.commit([])
     mount("-o", "bind,ro", str(host.state), on=host.state)
-    with pytest.raises(WriteError, match=r"state could not be written \(Read-only file system\)"):
+    with pytest.raises(WriteError, match=r"state/\.lock could not be written \(Read-only file system\)"):
         host.commit(host.pair())
 
 
