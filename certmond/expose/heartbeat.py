@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 ALIVE_SECONDS = 30  # the daemon rewrites its heartbeat at least every ten
+UNREADABLE = (KeyError, OSError, OverflowError, RecursionError, TypeError, ValueError)
+"""What reading or judging a file raises that is no sign of life, OSError for an instant that no calendar has."""
 SEE_JOURNAL = "see `journalctl -u certmond`"
 
 
@@ -41,7 +43,7 @@ def silence(runtime_dir: Path) -> str | None:
     path = runtime_dir / "heartbeat.json"
     try:
         return not_alive(Heartbeat.parse(path.read_bytes()), time.time())
-    except (OSError, KeyError, OverflowError, TypeError, ValueError) as error:
+    except UNREADABLE as error:
         return f"{path} is no sign of life ({error!r}): {SEE_JOURNAL}"
 
 
@@ -68,7 +70,7 @@ def halted(text: bytes | None, now: float) -> str | None:
         if not_ready(beat, now):
             passed = f"The daemon's last pass was at {_written(beat.pass_at)}" if beat.pass_at else None
             return passed or "The daemon has not completed its first pass"
-    except (KeyError, OverflowError, TypeError, ValueError):
+    except UNREADABLE:
         return "The daemon's sign of life cannot be read"
     return None
 

@@ -21,7 +21,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import NamedTuple
 
-from certmond.expose.heartbeat import SEE_JOURNAL, Heartbeat, halted, not_alive, not_ready
+from certmond.expose.heartbeat import SEE_JOURNAL, UNREADABLE, Heartbeat, halted, not_alive, not_ready
 from certmond.expose.page import empty, page, policy
 
 HEAD_BYTES = 16 * 1024  # of a request, line and headers together
@@ -272,6 +272,6 @@ class Site:
             text = file.read(4096)
         try:
             reason = why_not(Heartbeat.parse(text), time.time())
-        except (KeyError, OverflowError, TypeError, ValueError) as error:
+        except UNREADABLE as error:
             reason = f"{self.heartbeat} is no heartbeat ({error!r}): {SEE_JOURNAL}"
         return sentence(HTTPStatus.SERVICE_UNAVAILABLE, reason) if reason else sentence(HTTPStatus.OK, "ok")

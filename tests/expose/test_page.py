@@ -383,7 +383,8 @@ class TestHalted:
         assert said(5000, alive_at=5000.0) == "The daemon's last pass was at 1970-01-01 00:15:00 UTC"
         assert said(1001, pass_at=None) == "The daemon has not completed its first pass"
         assert halted(None, 1.0) == "The daemon is not running"
-        for broken in (b"", b"[]", b'{"alive_at": "x"}', json.dumps({**beat, "alive_at": 1e300}).encode()):
+        beyond = [json.dumps({**beat, "alive_at": instant}).encode() for instant in (1e17, 1e300)]  # of any calendar
+        for broken in (b"", b"[]", b'{"alive_at": "x"}', b"[" * 100_000, *beyond):
             assert halted(broken, 1.0) == "The daemon's sign of life cannot be read"
 
     def test_on_the_page(self) -> None:
