@@ -16,7 +16,7 @@ BIN := .venv/bin
 # Every build is made from the locked setuptools, so that no package brings a build tool of its own choice.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-build-isolation --use-pep517
 
-.PHONY: help demo test coverage check audit docs reference dashboard bench fix deb rpm dist lock clean packages-run packages-test packages-build
+.PHONY: help demo test coverage check audit docs reference dashboard bench fuzz fix deb rpm dist lock clean packages-run packages-test packages-build
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -36,7 +36,7 @@ coverage: ## what `make test COVERAGE=1` reached: all of pki, 85 % of the whole
 check: packages-run .venv/dev ## lint, format, types, and the layers of the imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy certmond tests docs config/grafana_dashboard.py $(wildcard benchmarks packaging)
+	$(BIN)/mypy certmond tests docs config/grafana_dashboard.py $(wildcard benchmarks fuzz packaging)
 	$(BIN)/lint-imports
 
 audit: .venv/run ## what is known of the dependencies' vulnerabilities; needs a network, and is no part of `check`
@@ -55,6 +55,9 @@ dashboard: packages-run .venv/dev ## config/grafana-dashboard.json, from the mod
 
 bench: packages-run .venv/dev ## docs/benchmarks.md: time and memory on this machine
 	$(BIN)/python -m benchmarks -o docs/benchmarks.md
+
+fuzz: packages-run .venv/fuzz ## inputs that break a reader, looked for during MINUTES=30
+	$(BIN)/python -m fuzz --minutes $(or $(MINUTES),30)
 
 fix: packages-run .venv/dev ## let ruff repair and format what it can
 	$(BIN)/ruff check --fix
@@ -84,10 +87,14 @@ packages-run packages-test packages-build: packages-%:
 	$(PIP) --require-hashes -r requirements-dev.txt
 	touch $@
 
+.venv/fuzz: requirements-fuzz.txt .venv/dev
+	$(PIP) --require-hashes --only-binary :all: -r requirements-fuzz.txt
+	touch $@
+
 LOCK = build/lock/bin/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
 	--no-emit-index-url --custom-compile-command 'make lock'
 
-lock: ## resolve pyproject.toml afresh into the four lock files
+lock: ## resolve pyproject.toml afresh into the five lock files
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip --disable-pip-version-check install --quiet uv
 	$(LOCK) --group build -o requirements-build.txt
@@ -95,7 +102,8 @@ lock: ## resolve pyproject.toml afresh into the four lock files
 	$(LOCK) pyproject.toml --extra kubernetes -c requirements.txt -o requirements-kubernetes.txt
 	$(LOCK) pyproject.toml --extra kubernetes --group dev --group docs -c requirements-build.txt -c requirements-kubernetes.txt \
 		-o requirements-dev.txt
+	$(LOCK) --group fuzz -c requirements-dev.txt -o requirements-fuzz.txt
 
 clean: ## all that was made here goes
 	rm -rf .venv build dist *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
-	find certmond tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find certmond tests benchmarks fuzz docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,316 @@
+"""What is fuzzed: for each format a function that reads any bytes, and fails where a promise of its reader is broken.
+
+Owns the promises: which errors may come out, and what holds of what comes out. A reader's own docstring makes them;
+here they are said again, by other code.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+from certmond.cluster.nodes import Acknowledgement
+from certmond.cluster.record import parse as parse_cluster_record
+from certmond.cluster.recorded import record_of, rotation_of
+from certmond.config import Source, dump
+from certmond.config import parse as parse_config
+from certmond.errors import CertmondError, ConfigError, MalformedError, RotationError, RuntimeDirError, WriteError
+from certmond.expose.heartbeat import halted
+from certmond.expose.page import page
+from certmond.expose.render import STATUS, read_status
+from certmond.expose.web_config import parse as parse_web_config
+from certmond.host import kubelet_pem
+from certmond.host.changes import Changes
+from certmond.host.history import History
+from certmond.host.kubeadm_config import parse_kubeadm_config
+from certmond.host.kubeconfig import parse_kubeconfig
+from certmond.host.kubeconfig_text import with_credentials, with_trust
+from certmond.host.ledger import Ledger
+from certmond.host.manifest import containers, kubelet_fields, node_facts, parse_manifest
+from certmond.host.manifest_text import flag_values_in, with_flags
+from certmond.host.pending import Pending
+from certmond.host.place import opened
+from certmond.host.record import Records
+from certmond.host.rotation_record import DIRECTORY, RotationRecord
+from certmond.pki.certificate import parse_certificate, to_pem
+from certmond.pki.encoding import decode
+from certmond.pki.plan import Attempt
+from fuzz.sameness import Difference, around, differences
+from tests.builders import Issued, make_ca, make_leaf
+
+Target = Callable[[bytes], None]
+
+PATH, NOW = "/etc/kubernetes/the.file", datetime(2026, 11, 24, 12, tzinfo=UTC)
+LEAF = ("apiserver", "/etc/kubernetes/pki/apiserver.crt")
+CONTAINER = "kube-controller-manager"
+NOTHING = (
+    b'{"schema": 1, "taken_at": "2026-11-24T12:00:00Z", "node": "", "mode": "observe", "findings": [], '
+    b'"certificates": []}'
+)
+FLAGS = {"cluster-signing-cert-file": "/new.crt", "cluster-signing-key-file": "/new.key"}
+
+
+@cache
+def authority() -> Issued:
+    return make_ca()
+
+
+@cache
+def leaf() -> Issued:
+    return make_leaf(authority())
+
+
+@contextmanager
+def state(name: str, content: bytes) -> Iterator[Path]:
+    """A state directory of its own, in memory, with a file of this name."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        path = Path(directory) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        yield Path(directory)
+
+
+def encoding(data: bytes) -> None:
+    """Any bytes give a document, and its certificates are read again from what is written of them."""
+    document = decode(data, PATH)
+    assert all(PATH in fault.detail for fault in document.faults)
+    if document.certificates:
+        again = decode(b"".join(map(to_pem, document.certificates)), PATH)
+        assert (again.certificates, again.faults) == (document.certificates, ())
+
+
+def certificate(data: bytes) -> None:
+    """A certificate, which is its own bytes, or MalformedError."""
+    with suppress(MalformedError):
+        assert parse_certificate(data).der == data
+
+
+def kubeconfig(data: bytes) -> None:
+    """Entries with data or a path, or MalformedError."""
+    with suppress(MalformedError):
+        found = parse_kubeconfig(data, PATH)
+        held = [each for user in found.users for each in (user.certificate, user.key)]
+        for material in filter(None, [*held, *(cluster.ca for cluster in found.clusters)]):
+            assert (material.data is None) != (material.path is None)
+            assert "BEGIN" not in repr(material)
+
+
+def kubeconfig_text(data: bytes) -> None:
+    """Credentials and trust are exchanged, and nothing else; or WriteError, which names the file."""
+    new = {"client-certificate-data": b"a new certificate", "client-key-data": b"a new key"}
+    trust = {"certificate-authority-data": authority().pem}
+    pair = {"certificate_pem": new["client-certificate-data"], "key_pem": new["client-key-data"]}
+
+    def expected(wanted: dict[str, bytes]) -> Callable[[Difference], bool]:
+        return lambda found: b64decode(str(found.after)) == wanted.get(str(found.place[-1]))
+
+    _edited(
+        data,
+        lambda text: with_credentials(text, PATH, old=None, trust_pem=authority().pem, **pair),
+        expected(new | trust),
+    )
+    _edited(data, lambda text: with_trust(text, PATH, [authority().facts]), expected(trust))
+
+
+def manifest_text(data: bytes) -> None:
+    """Both flags are given their values, and nothing else changes; or WriteError, which names the file."""
+
+    def expected(found: Difference) -> bool:
+        words = {word for flag, value in FLAGS.items() for word in (value, f"--{flag}={value}")}
+        return found.place[-2] in {"command", "args"} and found.after in words
+
+    result = _edited(data, lambda text: with_flags(text, PATH, CONTAINER, FLAGS), expected)
+    if result is not None:
+        values = flag_values_in(result, PATH, CONTAINER, FLAGS)
+        assert {flag: set(given) for flag, given in values.items()} == {flag: {value} for flag, value in FLAGS.items()}
+
+
+def _edited(data: bytes, edit: Callable[[bytes], bytes], expected: Callable[[Difference], bool]) -> bytes | None:
+    """What came of it; proven to be no other text but for what was expected, and to stay as it is when edited again."""
+    try:
+        result = edit(data)
+    except WriteError as error:
+        assert PATH in str(error)  # noqa: PT017 - it may be refused, and need not be
+        return None
+    found = differences(data, result)
+    assert all(map(expected, found)), [each.place for each in found]
+    places = [each.place for each in found]
+    assert around(data, places) == around(result, places)
+    assert edit(result) == result
+    return result
+
+
+def kubelet(data: bytes) -> None:
+    """The dated file lies beside the symlink, under a name that nobody has; or WriteError. PEM is joined."""
+    path, _, rest = data.decode("utf-8", "surrogateescape").partition("\n")
+    taken = set(rest.split("\n"))
+    with suppress(WriteError):
+        found = kubelet_pem.successor(path, NOW, taken)
+        assert found.rpartition("/")[0] == path.rpartition("/")[0]
+        assert found.rpartition("/")[2] not in taken
+    document = decode(kubelet_pem.content(leaf().pem + data, leaf().key_pem), PATH)
+    assert document.certificates[0] == leaf().facts
+
+
+def kubeadm_configuration(data: bytes) -> None:
+    """A configuration, or ConfigError, each of whose problems names the file."""
+    try:
+        parse_kubeadm_config(data, PATH)
+    except ConfigError as error:
+        assert all(PATH in problem for problem in error.problems)  # noqa: PT017 - it may be refused
+
+
+def manifest(data: bytes) -> None:
+    """Never an error: what has not the shape of a pod says nothing."""
+    found = parse_manifest(data, PATH)
+    assert found.text == data.decode("utf-8", "replace")
+    for container in [*containers(found.fields), kubelet_fields(found.fields, PATH)]:
+        for flag, value in container.flags:
+            assert value in container.values(flag) or not value
+            on_host = container.on_host(value)
+            assert on_host is None or on_host.startswith("/")
+    facts = node_facts(
+        apiserver=found, etcd=found, kubelet_conf=None, admin_conf=None, kubelet_config=found, kubelet_flags=found,
+        hostname="Node",
+    )  # fmt: skip
+    assert all(facts.values())
+
+
+def configuration(data: bytes) -> None:
+    """A configuration, which `dump` writes as text that means the same; or ConfigError that names the file."""
+    try:
+        found = parse_config([Source(PATH, data)])
+    except ConfigError as error:
+        assert all(PATH in problem for problem in error.problems)  # noqa: PT017 - it may be refused
+    else:
+        assert parse_config([Source(PATH, dump(found))]) == found
+
+
+def web_configuration(data: bytes) -> None:
+    """A web configuration, or ConfigError, each of whose problems names the file."""
+    try:
+        parse_web_config(PATH, data, Path("/etc"))
+    except ConfigError as error:
+        assert all(PATH in problem for problem in error.problems)  # noqa: PT017 - it may be refused
+
+
+def transaction(data: bytes) -> None:
+    """A record whose paths lead nowhere else, or the name under which it is kept aside."""
+    with state("0123456789abcdef.commit.json", data) as directory, opened(directory) as descriptor:
+        (found,) = Records(descriptor).left()
+        if isinstance(found, str):
+            assert (directory / found).read_bytes() == data
+        else:
+            assert all(entry.real.startswith("/") and "/../" not in entry.real for entry in found.entries)
+            assert all(entry.staged.startswith(f".certmond-{found.id}-") for entry in found.entries)
+
+
+def restarts(data: bytes) -> None:
+    """A memory, if only an empty one; what is in it can be noted and is there again."""
+    with state("restarts.json", data) as directory:
+        history = History(directory)
+        known = history.all()
+        for past in known.values():
+            history.remember(past)
+        assert history.all() == known | {past.service: past for past in known.values()}
+
+
+def renewals(data: bytes) -> None:
+    """A memory, if only an empty one; what is in it stays when something is added."""
+    with state("renewals.json", data) as directory:
+        ledger = Ledger(directory)
+        known = ledger.attempts()
+        ledger.remember(LEAF, Attempt(NOW))
+        assert ledger.attempts() == known | {LEAF: Attempt(NOW)}
+        assert all(instant.tzinfo is UTC for instant in ledger.renewed().values())
+
+
+def changes(data: bytes) -> None:
+    """A memory, if only an empty one."""
+    with state("changes.json", data) as directory:
+        found = Changes(directory, keeps=True).contents([(PATH, "ab", 1)])
+        assert found.keys() == {PATH}
+
+
+def pending(data: bytes) -> None:
+    """Whichever of the kept files is damaged: all that is needed to ask again, or nothing."""
+    for suffix in (".key", ".csr", ".for"):
+        with state("nothing", b"") as directory:
+            kept = Pending(directory)
+            kept.keep(LEAF, leaf().key, data, "ab")  # type: ignore[arg-type]
+            (path,) = (directory / "pending").glob(f"*{suffix}")
+            path.write_bytes(data)
+            found = kept.take_up(LEAF, "cookie")
+            assert None not in found or set(found) == {None}
+            kept.replaces(LEAF)
+
+
+def rotation(data: bytes) -> None:
+    """A rotation, which is the same when it was saved and loaded; or an error that names the file: never nothing."""
+    with state(f"{DIRECTORY}/record.json", data) as directory:
+        record = RotationRecord(directory)
+        try:
+            found = record.load()
+        except MalformedError as error:
+            assert "record.json" in str(error)  # noqa: PT017 - it may be refused
+        else:
+            assert found
+            record.save(found)
+            assert record.load() == found
+    with state("anchors.json", data) as directory:
+        record = RotationRecord(directory)
+        known = record.anchors()
+        record.accept(known)
+        assert record.anchors() == known
+
+
+def cluster_record(data: bytes) -> None:
+    """A record, which is the same when it was written and read; or an error that quotes nothing secret."""
+    text = data.decode("utf-8", "replace")
+    try:
+        found = parse_cluster_record(text, PATH)
+        assert parse_cluster_record(found.text(), PATH) == found
+        made = rotation_of(found)
+        assert rotation_of(record_of(made, found.coordinator)) == made
+    except CertmondError as error:
+        assert isinstance(error, (MalformedError, RotationError))  # noqa: PT017 - it may be refused
+        assert "PRIVATE KEY" not in str(error)  # noqa: PT017 - the same
+
+
+def acknowledgement(data: bytes) -> None:
+    """What a node says, which is written as it was read; or nothing."""
+    text = data.decode("utf-8", "replace")
+    found = Acknowledgement.parse(text)
+    assert found is None or str(found) == text
+
+
+def status(data: bytes) -> None:
+    """The page, or one of the errors that the process which answers makes a sentence of; and `status` of the verbs."""
+    understood = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
+    with suppress(*understood):
+        assert page(data, None, None, "").startswith("<!doctype html>")
+    with suppress(*understood):
+        assert page(NOTHING, data, None, "").startswith("<!doctype html>")
+    with state(STATUS, data) as directory, suppress(RuntimeDirError):
+        assert read_status(directory)["schema"] == 1
+
+
+def heartbeat(data: bytes) -> None:
+    """Never an error: what cannot be read is no sign of life."""
+    why = halted(data, NOW.timestamp())
+    assert why is None or why
+
+
+TARGETS: dict[str, Target] = {
+    each.__name__: each
+    for each in (
+        acknowledgement, certificate, changes, cluster_record, configuration, encoding, heartbeat,
+        kubeadm_configuration, kubeconfig, kubeconfig_text, kubelet, manifest, manifest_text, pending, renewals,
+        restarts, rotation, status, transaction, web_configuration,
+    )
+}  # fmt: skip

@@ -1,0 +1,42 @@
+"""What fuzzing has kept: inputs that go everywhere in the readers of what others wrote."""
+
+from __future__ import annotations
+
+import pytest
+
+from fuzz.corpus import inputs
+from fuzz.sameness import around, differences
+from fuzz.targets import TARGETS
+
+BEFORE = b"# ours\nusers: [{name: a, key: QQ==, n: 1, self: &x [.nan, *x]}]  # and this\n"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_value_or_the_declared_error_and_nothing_else_comes_out(target: str) -> None:
+    """Each input that is kept of a format breaks no promise of its reader."""
+    kept = inputs(target)
+    assert kept, "nothing is kept of this target"
+    for each in kept:
+        TARGETS[target](each)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "places"),
+    [
+        (b"QQ==", b"Qg==", [("users", 0, "key")]),
+        (b"n: 1", b"n: true", [("users", 0, "n")]),
+        (b"n: 1", b"n: 1, m: 2", [("users", 0)]),
+        (b"users", b"others", [()]),
+        (b"{name: a, key: QQ==", b"{key: QQ==, name: a", [("users", 0)]),
+    ],
+)
+def test_what_differs_is_told_with_its_place(old: bytes, new: bytes, places: list[tuple[object, ...]]) -> None:
+    """A value, its type, a key more, another key, and the order of keys, whatever refers to what inside."""
+    assert [each.place for each in differences(BEFORE, BEFORE.replace(old, new))] == places
+
+
+@pytest.mark.parametrize(("old", "new", "same"), [(b"QQ==", b"Qg==", True), (b"# ours", b"# yours", False)])
+def test_what_stands_around_the_values_is_told_as_well(old: bytes, new: bytes, same: bool) -> None:
+    """A comment is no value, and is part of what must not change."""
+    places = [("users", 0, "key")]
+    assert (around(BEFORE, places) == around(BEFORE.replace(old, new), places)) is same
