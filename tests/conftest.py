@@ -14,6 +14,7 @@ from tests.node import Node
 from tests.sharing_out import Scheduling, turn
 
 hypothesis.settings.register_profile("certmond", deadline=None)  # how long an example takes is no test's business
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2000)  # --hypothesis-profile=thorough
 hypothesis.settings.load_profile("certmond")
 
 

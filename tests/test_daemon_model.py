@@ -1,0 +1,335 @@
+"""The whole daemon against a model: whatever happens to a node, in whatever order, and wherever the daemon is killed.
+
+After each step the files, the metrics, the status, the journal and the trail say the same, and nothing has changed but
+what was to be renewed. The daemon is the real one, in this process, one pass at a time and on a clock of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cryptography import x509
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from certmond.config import Source, parse
+from certmond.daemon import Cause, Daemon
+from certmond.host.journal import Event, Journal
+from tests.builders import DAY, HOUR, YEAR, Issued, make_ca, make_leaf, make_server
+from tests.fuse import Killed, fuse
+from tests.modelled import TOLD, Leaf, ca_of, read
+from tests.test_renewal import CA, ENTRIES, Host, kubeconfig
+
+LEAVES = ("apiserver", "etcd-server", "admin.conf")
+NAMES, EARLIER = st.sampled_from(LEAVES), st.sampled_from([timedelta(0), 30 * DAY, 300 * DAY, 2 * YEAR])
+JUNK = st.sampled_from([b"", b"\0" * 40, b"junk", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
+SERIES = re.compile(
+    r'^certmond_(\w+)\{certificate="([^"]*)",path="[^"]*"(?:,reason="(\w+)",severity="(\w+)")?\} (\S+)$'
+)
+RESTS = 8
+"""After so many passes in a row a daemon is at rest; else it is in a loop."""
+
+Standing = set[tuple[str, str, str]]
+
+
+class Told(Journal):
+    """A journal that knows which findings stand, by what was raised and cleared."""
+
+    def __init__(self) -> None:
+        super().__init__("none")
+        self.standing: Standing = set()
+        self.serials: dict[str, str] = {}
+
+    def tell(self, event: Event, message: str, level: str = "info", **fields: object) -> None:
+        super().tell(event, message, level, **fields)
+        kind = tuple(str(fields.get(name)) for name in ("certificate", "reason", "severity"))
+        match event:
+            case Event.FINDING_RAISED:
+                assert kind not in self.standing, "it is told that it is raised, and stands already"
+                self.standing.add((kind[0], kind[1], kind[2]))
+            case Event.FINDING_CLEARED:
+                self.standing.remove((kind[0], kind[1], kind[2]))
+            case Event.CERTIFICATE_CHANGED:
+                self.serials[str(fields["certificate"])] = str(fields["new_serial"])
+            case _:
+                pass
+
+
+class Process:
+    """A daemon from its start to its end: each `wake` is a pass, and all the passes that follow from it."""
+
+    def __init__(self, host: Host, runtime: Path) -> None:
+        self.journal = Told()
+        text = yaml.safe_dump(host.document())
+        self._daemon = Daemon(
+            lambda: parse([Source("test", text)]), root=str(host.root), runtime_dir=runtime, state_dir=host.state,
+            journal=self.journal, clock=lambda: host.now,
+        )  # fmt: skip
+
+    def start(self) -> None:
+        self._daemon._acting.recover()
+        self._wake("start")
+
+    def wake(self) -> None:
+        self._wake("resync")
+
+    def _wake(self, cause: str) -> None:
+        for _ in range(RESTS):
+            self._daemon._pass(Cause(cause, None))
+            self._daemon._act()
+            if not self._daemon._acted:
+                return
+            cause = "step"
+        raise AssertionError("it does not come to rest")
+
+    def end(self) -> None:
+        self._daemon._watcher.close()
+        self._daemon._hooks.close()
+        self._daemon._enforcer.neighbourhood.close()
+        self._daemon._wake.close()
+
+
+class Node(RuleBasedStateMachine):
+    """A CA and three leaves, and whatever operators, time and crashes do to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = Path(tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
+        self.host = Host(self.place, *LEAVES, key_algorithm="ECDSA-P256", root_ca={"on_change": "alarm"})
+        self.runtime = self.place / "run"
+        self.runtime.mkdir()
+        self.signs = True
+        self.archive_works = True
+        self.aside: dict[str, Path] = {}
+        self.process = Process(self.host, self.runtime)
+        self.last_read: dict[str, x509.Certificate] = {}
+
+    def teardown(self) -> None:
+        self.process.end()
+        shutil.rmtree(self.place)
+
+    # What happens
+
+    @initialize()
+    def begins(self) -> None:
+        self._live(self.process.start)
+
+    @rule(name=NAMES, age=EARLIER, life=st.sampled_from([HOUR, 90 * DAY, YEAR]), ours=st.booleans())
+    def somebody_installs_a_leaf(self, name: str, age: timedelta, life: timedelta, ours: bool) -> None:
+        self._install(name, self.host.ca if ours else make_ca(), self.host.now - age, life)
+        self._live(self.process.wake)
+
+    @rule(name=NAMES)
+    def somebody_removes_a_leaf(self, name: str) -> None:
+        self._path(name).unlink(missing_ok=True)
+        self._live(self.process.wake)
+
+    @rule(name=NAMES, junk=JUNK)
+    def somebody_breaks_a_leaf(self, name: str, junk: bytes) -> None:
+        self._path(name).write_bytes(junk)
+        self._live(self.process.wake)
+
+    @rule(name=NAMES)
+    def somebody_moves_a_leaf_away_or_back(self, name: str) -> None:
+        path, aside = self._path(name), self._path(name).with_name(f"{name}.aside")
+        if aside.exists():
+            aside.rename(path)
+        elif path.exists():
+            path.rename(aside)
+        self._live(self.process.wake)
+
+    @rule(name=st.sampled_from(["apiserver", "etcd-server"]), there=st.booleans())
+    def somebody_changes_a_key(self, name: str, there: bool) -> None:
+        path = self.host.at(ENTRIES[name]["key"])
+        path.unlink(missing_ok=True)
+        if there:
+            self.host.put(ENTRIES[name]["key"], make_leaf(self.host.ca).key_pem, 0o600)
+        self._live(self.process.wake)
+
+    @rule(passed=st.sampled_from([timedelta(minutes=1), HOUR, 20 * DAY, 150 * DAY, 400 * DAY]))
+    def time_passes(self, passed: timedelta) -> None:
+        self.host.now += passed
+        self._live(self.process.wake)
+
+    @rule()
+    def somebody_replaces_the_ca(self) -> None:
+        self.host.ca = make_ca(not_before=self.host.now - DAY, not_after=self.host.now + 9 * YEAR)
+        self.host.put(CA["path"], self.host.ca.pem)
+        self.host.put(CA["key"], self.host.ca.key_pem, 0o600)
+        self.signs = True
+        self._live(self.process.wake)
+
+    @rule()
+    def the_ca_loses_its_key_or_has_it_again(self) -> None:
+        self.signs = not self.signs
+        self.host.put(CA["key"], self.host.ca.key_pem if self.signs else b"junk", 0o600)
+        self._live(self.process.wake)
+
+    @rule()
+    def nothing_can_be_kept_or_it_can_again(self) -> None:
+        self.archive_works = not self.archive_works
+        archive, kept = self.host.state / "archive", self.host.state / "archive.kept"
+        if self.archive_works:
+            archive.unlink()
+            if kept.exists():
+                kept.rename(archive)
+        else:
+            if archive.exists():
+                archive.rename(kept)
+            self.host.state.mkdir(mode=0o700, exist_ok=True)
+            archive.touch(mode=0o600)
+        self._live(self.process.wake)
+
+    @rule(calls=st.integers(0, 120), passed=st.sampled_from([timedelta(0), 300 * DAY]))
+    def the_daemon_is_killed_and_started(self, calls: int, passed: timedelta) -> None:
+        self.host.now += passed
+        before = self._leaves(), self._others()
+        try:
+            with fuse(calls):
+                self.process.wake()
+        except Killed:
+            pass
+        self.process.end()
+        self.process = Process(self.host, self.runtime)
+        self.last_read = {}
+        self._live(self.process.start, before)
+
+    @rule()
+    def nothing_happens(self) -> None:
+        files = self._files()
+        self._live(self.process.wake)
+        assert self._files() == files
+
+    # What holds
+
+    def _live(self, step: Any, before: tuple[dict[str, Leaf], dict[str, bytes]] | None = None) -> None:
+        """A step of the daemon; whatever it has changed, it may have changed."""
+        found, others = before or (self._leaves(), self._others())
+        step()
+        assert self._others() == others, "it has changed what is no leaf of its own"
+        ended = self._ended()
+        leaves = self._leaves()
+        self.last_read |= {name: leaf.certificate for name, leaf in leaves.items() if leaf.certificate}
+        for name, leaf in leaves.items():
+            old = found[name]
+            if leaf.certificate == old.certificate:
+                continue
+            assert old.certificate, f"{name} was not there, or could not be read, and is not made anew"
+            assert leaf.certificate, f"{name} was replaced by what cannot be read"
+            assert self._renewable(old), f"{name} was renewed before its time"
+            assert self.archive_works, f"{name} was replaced, and what was there is not kept"
+            assert leaf.wrong(ca_of(self.host.root, CA), self.host.now) == set()
+            assert leaf.certificate.subject == old.certificate.subject
+            assert f"{leaf.certificate.serial_number:x}" in ended[name], (
+                f"the trail does not say that {name} was renewed"
+            )
+
+    def _renewable(self, leaf: Leaf) -> bool:
+        """It is due, or beyond its dates."""
+        assert leaf.certificate
+        start, end = leaf.certificate.not_valid_before_utc, leaf.certificate.not_valid_after_utc
+        earliest = end - min(30 * DAY, (end - start) / 3) - min(3 * DAY, (end - start) / 20)
+        return self.host.now >= earliest or self.host.now < start
+
+    @invariant()
+    def metrics_status_and_journal_say_what_is_on_the_disk(self) -> None:
+        ca = ca_of(self.host.root, CA)
+        metrics, status = list(self._series()), self._status()
+        stands = {(name, reason, severity) for family, name, reason, severity, _ in metrics if family == "finding"}
+        assert stands == {
+            (each["name"], item["reason"], item["severity"]) for each in status.values() for item in each["findings"]
+        }
+        assert stands == self.process.journal.standing
+        for name, leaf in self._leaves().items():
+            ends = [value for family, which, *_, value in metrics if (family, which) == (NOT_AFTER, name)]
+            certificate = leaf.certificate or self.last_read.get(name)
+            assert ends == ([certificate.not_valid_after_utc.timestamp()] if certificate else [])
+            assert status[name]["serial"] == (str(certificate.serial_number) if certificate else None)
+            told = {item["reason"] for item in status[name]["findings"]}
+            assert told & TOLD == leaf.wrong(ca, self.host.now), name
+
+    @invariant()
+    def what_can_be_renewed_is(self) -> None:
+        if not (self.signs and self.archive_works):
+            return
+        for name, leaf in self._leaves().items():
+            if leaf.certificate and self.host.now > leaf.certificate.not_valid_after_utc:
+                held = {
+                    each["target"] for each in json.loads((self.runtime / "activity.json").read_text())["plan"]["held"]
+                }
+                assert name in held, f"{name} has expired, and nothing is done about it"
+
+    @invariant()
+    def nothing_is_left_behind(self) -> None:
+        assert self.host.temporary() == []
+
+    # How it is read
+
+    def _path(self, name: str) -> Path:
+        return self.host.at(ENTRIES[name]["path"])
+
+    def _install(self, name: str, ca: Issued, start: datetime, life: timedelta) -> None:
+        entry = ENTRIES[name]
+        make = make_server if "server auth" in entry["usages"] else make_leaf
+        subject = entry["subject"].removeprefix("CN=")
+        leaf = make(ca, subject, not_before=start, not_after=start + life, extended_usages=entry["usages"])
+        if entry.get("kind") == "kubeconfig":
+            self.host.put(entry["path"], kubeconfig(self.host.ca, leaf), 0o600)
+        else:
+            self.host.put(entry["path"], leaf.pem)
+            self.host.put(entry["key"], leaf.key_pem, 0o600)
+
+    def _leaves(self) -> dict[str, Leaf]:
+        return {name: read(self.host.root, ENTRIES[name]) for name in LEAVES}
+
+    def _files(self) -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in self.host.root.rglob("*") if path.is_file()}
+
+    def _others(self) -> dict[str, bytes]:
+        own = {
+            str(self.host.at(ENTRIES[name][field]))
+            for name in LEAVES
+            for field in ("path", "key")
+            if field in ENTRIES[name]
+        }
+        return {path: content for path, content in self._files().items() if path not in own}
+
+    def _ended(self) -> dict[str, set[str]]:
+        """The serial numbers that the trail says to be put in place, by entry."""
+        ended: dict[str, set[str]] = {name: set() for name in LEAVES}
+        log = self.host.state / "audit.log"
+        for entry in map(json.loads, log.read_text().splitlines() if log.exists() else ()):
+            if entry.get("new_serial") and entry["target"] in ended:
+                ended[entry["target"]].add(entry["new_serial"])
+        return ended
+
+    def _series(self) -> Iterator[tuple[str, str, str, str, float]]:
+        for line in (self.runtime / "metrics.prom").read_text().splitlines():
+            if found := SERIES.match(line):
+                yield found[1], found[2], found[3], found[4], float(found[5])
+
+    def _status(self) -> dict[str, dict[str, Any]]:
+        return {
+            entry["name"]: entry for entry in json.loads((self.runtime / "status.json").read_text())["certificates"]
+        }
+
+
+NOT_AFTER = "certificate_not_after_timestamp_seconds"
+
+THOROUGH = settings.get_current_profile_name() == "thorough"
+
+TestNode = Node.TestCase
+TestNode.settings = settings(
+    max_examples=settings().max_examples if THOROUGH else 12, stateful_step_count=40 if THOROUGH else 15,
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
