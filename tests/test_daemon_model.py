@@ -217,7 +217,7 @@ class Node(RuleBasedStateMachine):
         found, others = before or (self._leaves(), self._others())
         step()
         assert self._others() == others, "it has changed what is no leaf of its own"
-        ended = self._ended()
+        begun, done = self._trail("step_begun", "old_serial"), self._trail("step_done", "new_serial")
         leaves = self._leaves()
         self.last_read |= {name: leaf.certificate for name, leaf in leaves.items() if leaf.certificate}
         for name, leaf in leaves.items():
@@ -230,9 +230,11 @@ class Node(RuleBasedStateMachine):
             assert self.archive_works, f"{name} was replaced, and what was there is not kept"
             assert leaf.wrong(ca_of(self.host.root, CA), self.host.now) == set()
             assert leaf.certificate.subject == old.certificate.subject
-            assert f"{leaf.certificate.serial_number:x}" in ended[name], (
-                f"the trail does not say that {name} was renewed"
-            )
+            assert (name, f"{old.certificate.serial_number:x}") in begun, f"{name} was replaced, and that was not begun"
+            if before is None:  # who is killed may have had no time to say that it is done
+                assert (name, f"{leaf.certificate.serial_number:x}") in done, (
+                    f"{name} was replaced, and that is not told"
+                )
 
     def _renewable(self, leaf: Leaf) -> bool:
         """It is due, or beyond its dates."""
@@ -304,14 +306,11 @@ class Node(RuleBasedStateMachine):
         }
         return {path: content for path, content in self._files().items() if path not in own}
 
-    def _ended(self) -> dict[str, set[str]]:
-        """The serial numbers that the trail says to be put in place, by entry."""
-        ended: dict[str, set[str]] = {name: set() for name in LEAVES}
+    def _trail(self, event: str, serial: str) -> set[tuple[str, str]]:
+        """(entry, serial number) of the trail's lines of this kind."""
         log = self.host.state / "audit.log"
-        for entry in map(json.loads, log.read_text().splitlines() if log.exists() else ()):
-            if entry.get("new_serial") and entry["target"] in ended:
-                ended[entry["target"]].add(entry["new_serial"])
-        return ended
+        lines = map(json.loads, log.read_text().splitlines() if log.exists() else ())
+        return {(each["target"], each[serial]) for each in lines if each["event"] == event}
 
     def _series(self) -> Iterator[tuple[str, str, str, str, float]]:
         for line in (self.runtime / "metrics.prom").read_text().splitlines():
