@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from certmond.pki.catalog import DEFAULT_EXCLUDE, CertificateSpec, Kind, ServiceSpec, anchors_first
-from certmond.pki.fields import FACTS, expand, format_duration, parse_duration, subject_attributes
+from certmond.pki.fields import FACTS, Instant, expand, format_duration, parse_duration, subject_attributes
 
 BASE = {"name": "x", "path": "/x.crt"}
 
@@ -25,6 +25,18 @@ def refused(**fields: Any) -> str:
     with pytest.raises(ValidationError) as caught:
         row(**fields)
     return str(caught.value)
+
+
+# --- instants ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text", ["9998-12-31T23:30:00-01:00", "0002-01-01T00:30:00+01:00", "9999-01-01T00:00:00+00:00"]
+)
+def test_an_instant_has_a_year_to_either_end_of_the_calendar(text: str) -> None:
+    """In UTC as well, whatever zone names it: who counts on from it stays within the calendar."""
+    with pytest.raises(ValidationError, match="is no time"):
+        TypeAdapter(Instant).validate_python(text)
 
 
 # --- durations --------------------------------------------------------------------------------------------------------
@@ -73,6 +85,11 @@ def test_a_mode_is_octal_however_it_is_written(mode: object) -> None:
     """That is what a mode means to a person; YAML itself turns 0600 into a number."""
     assert row(mode=mode).mode == 0o600
     assert row(mode=mode).model_dump(mode="json")["mode"] == "0600"
+
+
+def test_a_mode_may_forbid_everything() -> None:
+    """Nothing is less than 0000."""
+    assert row(mode="0000").mode == 0
 
 
 @pytest.mark.parametrize("mode", ["rw", "0999", "06000", 0o1000, -1, True, 6.0])

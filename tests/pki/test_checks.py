@@ -187,6 +187,12 @@ def test_a_further_ca_of_a_bundle_that_has_ended_is_a_leftover() -> None:
     assert of_ca(old)["expired"].severity is Severity.CRITICAL
 
 
+def test_a_further_ca_of_a_bundle_has_its_last_second_too() -> None:
+    """RFC 5280, 4.1.2.5: notAfter is included, behind the first of a bundle as anywhere."""
+    ending = replace(see(AUTHORITY, make_ca(not_after=NOW)), name="ca#2")
+    assert "expired" not in findings(see(AUTHORITY, ROOT), ending, about="ca#2")
+
+
 def test_a_further_user_of_a_kubeconfig_that_has_ended_is_as_bad_as_the_first() -> None:
     """It is somebody's credential, not a leftover."""
     second = replace(see(row(kind="kubeconfig"), make_leaf(ROOT, not_after=NOW - DAY)), name="leaf#b")

@@ -154,3 +154,13 @@ def test_of_several_of_one_reason_the_gravest_stands() -> None:
     found = [each for each in standing(assess(Inventory((seen,)), NOW), INFO).values() if each.reason == "too_open"]
     assert [each.severity for each in found] == [CRITICAL]
     assert "/key" in found[0].message
+
+
+def test_of_several_that_are_as_grave_the_first_stands() -> None:
+    """So that it stays the same one, however many come behind it."""
+    spec = CertificateSpec.model_validate({"name": "leaf", "path": "/leaf"})
+    open_to_all = tuple(Permissions(path, 0o666, "root:root", False) for path in ("/leaf", "/other"))
+    seen = Observation("leaf", spec, "/leaf", (make_leaf(make_ca()).facts,), permissions=open_to_all)
+    found = [each for each in standing(assess(Inventory((seen,)), NOW), INFO).values() if each.reason == "too_open"]
+    assert [each.message.partition(" ")[0] for each in found] == ["/leaf"]
+    assert found[0].message.endswith("; chmod 0644 /leaf")

@@ -14,7 +14,16 @@ from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Inventory, Observation
 from certmond.pki.restart import Episode, Past, Result
 from certmond.pki.rotation import Mode, Phase, Rotation
-from certmond.pki.rotation_steps import SIGNING_FLAGS, Ground, Lacks, concerned, lacks, settles_at, unsettled
+from certmond.pki.rotation_steps import (
+    SIGNING_FLAGS,
+    Ground,
+    Lacks,
+    concerned,
+    is_as_before,
+    lacks,
+    settles_at,
+    unsettled,
+)
 from certmond.pki.service import Content, Live, ServiceSeen, Survey, Use
 from certmond.pki.steps import Bundle, Flags, Gone, Held, KeyOf, Plan, Rotate, Trusting, Want
 from tests.builders import DAY, HOUR, NOW, cross_sign, make_intermediate, make_leaf
@@ -118,6 +127,23 @@ def test_what_was_given_up_ends_whatever_else_is_there(of: Ground, frozen: bool)
         left = lacks(BACK, of, judged(conf(OLD, NEW), leaf(NEW)))
         assert [step.path for step in left.steps] == ["/admin.conf"]
         assert ("leaf", "/pki/leaf.crt") in left.reissue
+
+
+@pytest.mark.parametrize(
+    ("rotation", "of", "same"),
+    [
+        (at(P.PREPARE), ground(OLD), True),
+        (at(P.PREPARE), ground(OLD, key=None), True),
+        (at(P.PREPARE), ground(OLD, key=NEW), False),
+        (at(P.PREPARE), ground(OLD, NEW), False),
+        (at(P.TRUST), ground(OLD), False),
+        (BACK, ground(OLD), True),
+        (BACK, ground(OLD, key=STRANGER), False),
+    ],
+)
+def test_a_node_is_as_before_where_all_trust_what_it_signs_with(rotation: Rotation, of: Ground, same: bool) -> None:
+    """Prepared only, or led back to its end, with the former CA alone in place, and its own key or none."""
+    assert is_as_before(rotation, of) is same
 
 
 @pytest.mark.parametrize("of", [ground(OLD), ground(NEW, key=NEW), ground(OLD, NEW), ground(OLD, key=None)])
