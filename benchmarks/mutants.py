@@ -1,0 +1,122 @@
+"""The text of a module -> the same module with one thing wrong, again and again: what tests ought to notice.
+
+Owns which mistakes are made: a comparison, a boolean, a number, an operator, a value that is returned, a statement that
+is left out. Words are left alone, since most of them are of messages, and so are annotations and decorators, which say
+nothing that runs. Pure: text in, text out, always in the same order.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import NamedTuple
+
+_COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+}  # fmt: skip
+_OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.FloorDiv: ast.Mult, ast.Div: ast.Mult,
+    ast.Mod: ast.Mult, ast.BitOr: ast.BitAnd, ast.BitAnd: ast.BitOr, ast.LShift: ast.RShift, ast.RShift: ast.LShift,
+}  # fmt: skip
+_NOT_RUN = {"annotation", "returns", "decorator_list", "type_params"}
+
+
+class Mutant(NamedTuple):
+    """One mistake: the line of the module where it is made, what it is, and the whole text with it. The statement that
+    it is part of begins in the line `begin`.
+    """
+
+    begin: int
+    line: int
+    what: str
+    text: str
+
+
+def mutants(source: str) -> Iterator[Mutant]:
+    """Every mutant of a module that has this text."""
+    tree = ast.parse(source)
+    for parent, field, place, begin in list(_places(tree, 0)):
+        held = getattr(parent, field)
+        before = held if place is None else held[place]
+        for after in _mistakes(before, within=parent):
+            _put(parent, field, place, after)
+            text = ast.unparse(ast.fix_missing_locations(tree))
+            yield Mutant(begin, before.lineno, f"{_short(before)}  ->  {_short(after)}", text)
+        _put(parent, field, place, before)
+
+
+def _places(node: ast.AST, begin: int) -> Iterator[tuple[ast.AST, str, int | None, int]]:
+    """Where below `node` something that runs stands: in which field of what, as which item of a list, and the line in
+    which its statement begins.
+    """
+    for field, value in ast.iter_fields(node):
+        if field in _NOT_RUN:
+            continue
+        for place, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
+            if not isinstance(child, ast.AST) or _is_silent(child):
+                continue
+            line = child.lineno if isinstance(child, ast.stmt) else begin
+            if isinstance(child, (ast.expr, ast.stmt)):
+                yield node, field, place, line
+            yield from _places(child, line)
+
+
+def _is_silent(node: ast.AST) -> bool:
+    """A docstring, what only a type checker reads, or what it has shown never to be reached."""
+    match node:
+        case ast.Expr(ast.Constant()) | ast.Expr(ast.Call(ast.Name("assert_never"))):
+            return True
+        case ast.If(ast.Name("TYPE_CHECKING")):
+            return True
+        case _:
+            return False
+
+
+def _put(parent: ast.AST, field: str, place: int | None, node: ast.AST) -> None:
+    if place is None:
+        setattr(parent, field, node)
+    else:
+        getattr(parent, field)[place] = node
+
+
+def _mistakes(node: ast.AST, within: ast.AST) -> Iterator[ast.AST]:
+    match node:
+        case ast.Compare():
+            for number, operator in enumerate(node.ops):
+                after = deepcopy(node)
+                after.ops[number] = _COMPARISONS[type(operator)]()
+                yield after
+        case ast.BoolOp(operator, values):
+            yield ast.BoolOp(ast.Or() if isinstance(operator, ast.And) else ast.And(), values)
+        case ast.UnaryOp(ast.Not(), operand):
+            yield operand
+        case ast.Constant(bool(value)):
+            yield ast.Constant(not value)
+        case ast.Constant(int(value)):
+            yield ast.Constant(value + 1)
+        case ast.BinOp(left, operator, right) if type(operator) in _OPERATORS:
+            yield ast.BinOp(left, _OPERATORS[type(operator)](), right)
+        case ast.Return(ast.expr() as value) if not _is_none(value):
+            yield ast.Return(ast.Constant(None))
+        case ast.Expr() | ast.AugAssign() | ast.Raise() | ast.Continue() | ast.Break():
+            yield ast.Pass()
+        case _:
+            pass
+    if isinstance(within, (ast.If, ast.IfExp, ast.While)) and node is within.test and _is_plain(node):
+        yield ast.UnaryOp(ast.Not(), node)
+
+
+def _is_none(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and node.value is None
+
+
+def _is_plain(node: ast.AST) -> bool:
+    """A condition for which there is no other mistake to make."""
+    return isinstance(node, (ast.Name, ast.Attribute, ast.Call, ast.NamedExpr, ast.Subscript))
+
+
+def _short(node: ast.AST) -> str:
+    text = " ".join(ast.unparse(ast.fix_missing_locations(deepcopy(node))).split())
+    return text if len(text) <= 90 else f"{text[:80]} … {text[-8:]}"

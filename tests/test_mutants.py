@@ -1,0 +1,42 @@
+"""The mistakes that are made on purpose: each is one, it is another program, and what does not run is left alone."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from benchmarks.mutants import mutants
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("x = a < b", ["x = a <= b"]),
+        ("x = a is None", ["x = a is not None"]),
+        ("x = a and b", ["x = a or b"]),
+        ("x = not a", ["x = a"]),
+        ("x = 3", ["x = 4"]),
+        ("x = True", ["x = False"]),
+        ("x = a + b", ["x = a - b"]),
+        ("def f():\n    return a", ["def f():\n    return None"]),
+        ("def f():\n    return None", []),
+        ("tell(a)", ["pass"]),
+        ("raise a", ["pass"]),
+        ("if a:\n    b = c", ["if not a:\n    b = c"]),
+        ("def f(x: int=a | b) -> c < d: ...", ["def f(x: int=a & b) -> c < d: ..."]),
+        ("@cache(3)\ndef f(): ...", []),
+        ("'words'\nx = 'words'", []),
+    ],
+)
+def test_a_mutant_has_one_mistake(text: str, wrong: list[str]) -> None:
+    """Of comparisons, booleans, numbers, operators, returned values and statements; words, annotations and decorators
+    stay as they are.
+    """
+    assert [each.text for each in mutants(text)] == [ast.unparse(ast.parse(each)) for each in wrong]
+
+
+def test_a_mutant_knows_its_line_and_where_its_statement_begins() -> None:
+    """So that the tests which reach it can be found."""
+    (found,) = mutants("x = (\n    a\n    == b\n)\n")
+    assert (found.begin, found.line) == (1, 2)
