@@ -16,7 +16,7 @@ BIN := .venv/bin
 # Every build is made from the locked setuptools, so that no package brings a build tool of its own choice.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-build-isolation --use-pep517
 
-.PHONY: help demo test coverage check audit docs reference dashboard bench fuzz fix deb rpm dist lock clean packages-run packages-test packages-build
+.PHONY: help demo test coverage check audit docs reference dashboard bench fuzz mutation soak fix deb rpm dist lock clean packages-run packages-test packages-build
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -58,6 +58,12 @@ bench: packages-run .venv/dev ## docs/benchmarks.md: time and memory on this mac
 
 fuzz: packages-run .venv/fuzz ## inputs that break a reader, looked for during MINUTES=30
 	$(BIN)/python -m fuzz --minutes $(or $(MINUTES),30)
+
+mutation: packages-test .venv/dev ## mistakes in pki that no test notices, among SAMPLE=150 that can be made
+	$(BIN)/python -m benchmarks.mutation --sample $(or $(SAMPLE),150)
+
+soak: packages-test .venv/dev ## the daemon at work for MINUTES=60: nothing grows, and what it says is so
+	$(BIN)/python -m benchmarks soak --minutes $(or $(MINUTES),60)
 
 fix: packages-run .venv/dev ## let ruff repair and format what it can
 	$(BIN)/ruff check --fix

@@ -23,6 +23,7 @@ from benchmarks.fixture import Leaves, kubeadm_node, parse_loop
 from benchmarks.issuing import reissue_node
 from benchmarks.measuring import Figure, percentile, scratch, timed
 from benchmarks.processes import Pair, free_port
+from benchmarks.soak import soak
 from benchmarks.torn_pair import Count, measure_torn_pair
 from certmond.pki.catalog import KeyAlgorithm
 
@@ -138,8 +139,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="how long idleness is watched")
     parser.add_argument("--renewals", type=int, default=1000, help="of the pair of a live etcd")
     parser.add_argument("-o", "--output", type=Path, help="write the page as well")
-    parser.add_argument("parts", nargs="*", help="which: growth, issuing, many, node, page, torn-pair; all by default")
+    parser.add_argument("--minutes", type=float, default=60, help="of the soak, which is done where it is named")
+    parser.add_argument("--seed", type=int, default=0, help="of the soak: which changes are made")
+    which = "which: growth, issuing, many, node, page, torn-pair; all by default. Or: soak"
+    parser.add_argument("parts", nargs="*", help=which)
     options = parser.parse_args()
+    if options.parts == ["soak"]:
+        with scratch() as work:
+            for line in soak(work, options.minutes, options.seed):
+                print(line, flush=True)
+        return
     print(f"{_machine()}\n\n| what | median | spread (samples) | wanted |\n|---|---|---|---|")
     parts: dict[str, Callable[[], Iterator[Figure | Count]]] = {
         "growth": measure_growth,
