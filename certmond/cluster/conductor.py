@@ -139,13 +139,17 @@ class ClusterConductor:
         """Raises RotationError where the cluster is in another one, or this one cannot be recorded; OvertakenError
         where it was decided from what is not so any more; CertmondError where the API does not do it.
         """
+        self._publish(rotation, noted=False)
+
+    def _publish(self, rotation: Rotation, *, noted: bool) -> None:
         from certmond.cluster.record_api import create_record, read_record, replace_record  # noqa: PLC0415 - the extra
 
         record = record_of(rotation, self._node)
         found = read_record(self._access)
         before, self._found = self._found, found
         try:
-            admit(rotation, found.record if found else None, before.record if before else None, self._closed)
+            known = before.record if before else None
+            admit(rotation, found.record if found else None, known, self._closed, noted=noted)
             written = replace_record(self._access, found, record) if found else create_record(self._access, record)
         except OvertakenError:
             self._ask_again = 0.0
@@ -164,11 +168,11 @@ class ClusterConductor:
         others = [_member(each, False) for each in list_nodes(self._access) if each.name != self._node]
         if why := next(ahead(rotation, others, self._closed), None):
             raise RotationError(f"{why}; who knows most of it has to begin, or `certmond root-ca abort` there")
-        self.publish(rotation)
+        self._publish(rotation, noted=True)
 
     def _lacks(self, rotation: Rotation) -> bool:
         known = not (self._silent or self._unread)
-        return known and lacks(self._found.record if self._found else None, rotation)
+        return known and lacks(self._found.record if self._found else None, rotation, self._closed)
 
     def gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
         try:

@@ -61,24 +61,33 @@ def record_of(rotation: Rotation, coordinator: str) -> ClusterRecord:
         ) from None
 
 
-def lacks(found: ClusterRecord | None, own: Rotation) -> bool:
-    """Whether the record has less than a node that has noted `own`: it is gone, or an older one of it has come back. As
-    a phase is left only when every node has reached it, the furthest is the one to go on from. Raises RotationError.
+def lacks(found: ClusterRecord | None, own: Rotation, closed: Collection[str] = ()) -> bool:
+    """Whether the record has less than a node that has noted `own`: it is gone, or an older one has come back, of it,
+    of the way there, or of a rotation that has ended (`closed`). As a phase is left only when every node has reached
+    it, the furthest is the one to go on from. Raises RotationError.
     """
     if found is None:
         return True
     there = rotation_of(found)
-    phases = sequence(there)
-    later = own.phase in phases and phases.index(own.phase) > phases.index(there.phase)
-    return own.id == f"{there.id}-back" or (own.id == there.id and later)
+    if own.id == there.id:
+        phases = sequence(there)
+        if own.phase is there.phase:
+            return own.released > there.released
+        return own.phase in phases and phases.index(own.phase) > phases.index(there.phase)
+    return own.id == f"{there.id}-back" or (there.over and forth(there.id) in closed)
 
 
 def admit(
-    rotation: Rotation, found: ClusterRecord | None, known: ClusterRecord | None, closed: Collection[str] = ()
+    rotation: Rotation,
+    found: ClusterRecord | None,
+    known: ClusterRecord | None,
+    closed: Collection[str] = (),
+    *,
+    noted: bool = False,
 ) -> None:
     """Whether `rotation`, decided while the record was `known` (None where it was not asked for), may take the place of
-    `found`. `closed` are the ids of the rotations that this node has ended. Raises RotationError where it may not,
-    OvertakenError where it is to be decided anew.
+    `found`. `closed` are the ids of the rotations that this node has ended; `noted` says that it is not decided now,
+    but was recorded before. Raises RotationError where it may not, OvertakenError where it is to be decided anew.
     """
     if known is not None and found != known:
         raise OvertakenError("the cluster's record of the rotation was changed by another node; look again")
@@ -86,8 +95,11 @@ def admit(
         return
     there = rotation_of(found)
     if rotation.id == f"{there.id}-back":
-        if abort(there, rotation.since).phase is rotation.phase:
+        # Before `issue` the abandoned CA has signed nothing, so that any phase of the way back may follow.
+        if abort(there, rotation.since).phase is rotation.phase or (noted and there.phase is not Phase.ISSUE):
             return
+        if noted:
+            raise RotationError(_older(there, f"of which this node has noted the way back, in {rotation.phase}"))
     elif rotation.id != there.id:
         if there.over:
             return
@@ -102,10 +114,13 @@ def admit(
 
 
 def _not_beside(there: Rotation, *, ended: bool) -> str:
-    where = f"{there.name}, in the phase {there.phase}"
-    if not ended:
-        on = f"let it go on by `certmond root-ca rotate --family {there.family}`, or `certmond root-ca abort` it"
-        return f"the cluster is in {where}; one at a time: {on}"
-    fact = f"the cluster's record is of {where}, which this node has ended: it is an older one that has come back, as"
+    if ended:
+        return _older(there, "which this node has ended")
+    on = f"let it go on by `certmond root-ca rotate --family {there.family}`, or `certmond root-ca abort` it"
+    return f"the cluster is in {there.name}, in the phase {there.phase}; one at a time: {on}"
+
+
+def _older(there: Rotation, known: str) -> str:
+    fact = f"the cluster's record is of {there.name}, in the phase {there.phase}, {known}: it is an older one that has"
     remedy = f"where `certmond root-ca show` tells of it on no node, take it away by `{TAKE_AWAY}`, and go on"
-    return f"{fact} with an etcd that was restored; {remedy}"
+    return f"{fact} come back, as with an etcd that was restored; {remedy}"

@@ -211,13 +211,18 @@ def forth(identity: str) -> str:
     return identity.removesuffix(_BACK)
 
 
+def may_turn_back(rotation: Rotation) -> bool:
+    """The phase is one from which a way back leads: the former anchor is distrusted nowhere yet."""
+    return rotation.phase in _MIRRORED and not (rotation.mode is Mode.REPLACE and rotation.phase is Phase.ISSUE)
+
+
 def abort(rotation: Rotation, now: datetime) -> Rotation:
     """The way back: the same machine with old and new exchanged. Raises RotationError where there is none any more."""
     if rotation.over:
         raise RotationError(f"{rotation.name} is over; there is nothing to abort")
     if rotation.aborted:
         raise RotationError(f"{rotation.name} is on its way back already")
-    if rotation.phase not in _MIRRORED or (rotation.mode is Mode.REPLACE and rotation.phase is Phase.ISSUE):
+    if not may_turn_back(rotation):
         raise RotationError(
             f"{rotation.name} is in the phase {rotation.phase}, from which there is no way back: the former "
             f"{rotation.noun} is distrusted already somewhere; let it go on to its end"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from certmond.pki.certificate import Anchor, PublicKey
-from certmond.pki.rotation import SIGNER_FAMILY, Mode, Phase, Rotation, desired, forth, sequence
+from certmond.pki.rotation import SIGNER_FAMILY, Mode, Phase, Rotation, desired, forth, may_turn_back, sequence
 from certmond.pki.settings import RootCaSpec
 
 _HELD = {Phase.TRUST: "before the new {} is used", Phase.ISSUE: "before the former {} is distrusted"}
@@ -92,13 +92,16 @@ def _concerns(rotation: Rotation, member: Member) -> bool:
 
 def ahead(rotation: Rotation, members: Iterable[Member], closed: Collection[str]) -> Iterator[str]:
     """Why a node that has noted `rotation` may not be the one that knows most of it, a sentence for each of the others
-    that has said so: of a later phase, or of another rotation, which is none of those that have ended here (`closed`).
+    that has said so: of a later phase, of one on the way there from which none leads back, or of another rotation,
+    which is none of those that have ended here (`closed`).
     """
     phases = sequence(rotation)
     for name, report in ((each.name, each.report) for each in members if each.report):
         if report.rotation == rotation.id:
             if report.phase in phases and phases.index(report.phase) > phases.index(rotation.phase):
                 yield f"{name} has reached {report.phase} already"
+        elif report.rotation == forth(rotation.id) and not may_turn_back(replace(rotation, phase=report.phase)):
+            yield f"{name} has reached {report.phase} on the way there, from which none leads back"
         elif report.rotation not in {forth(rotation.id), *closed}:
             yield f"{name} has said that it is in {report.rotation}, of which nothing is known here"
 

@@ -140,3 +140,84 @@ def test_a_record_of_a_rotation_that_was_ended_does_not_come_back(world: World) 
         assert "`kubectl -n kube-system delete configmap certmond-rotation`" in said
     assert world.recorded
     assert world.recorded.id == "r-1"
+
+
+BACK_LATER = [
+    (there, at)
+    for there in (Phase.PREPARE, Phase.DETACH, Phase.TRUST, Phase.ISSUE)
+    for at in (Phase.ISSUE, Phase.DISTRUST, Phase.ATTACH)
+    if there is not Phase.ISSUE or at is Phase.ISSUE
+]
+"""What of the way there an etcd that was restored may have, and how far the nodes were on the way back."""
+
+
+@pytest.mark.parametrize(("there", "at"), BACK_LATER)
+def test_the_way_back_is_brought_back_over_any_record_of_the_way_there(world: World, there: Phase, at: Phase) -> None:
+    """However far the nodes have come on the way back, and from whatever phase of the way there the record is: the
+    abandoned CA has signed nothing there, or what it has signed is issued again.
+    """
+    one, two = world.node("control-1"), world.node("control-2")
+    back = replace(abort(world.rotation(Phase.ISSUE), world.now), phase=at)
+    world.record(world.rotation(there))
+    noted = come_together(world, {one: back, two: back})
+    assert set(noted.values()) == {back}
+    assert world.recorded
+    assert (world.recorded.id, world.phase) == ("r-1-back", at)
+
+
+@pytest.mark.parametrize("at", [Phase.DISTRUST, Phase.ATTACH, Phase.DONE])
+def test_what_distrusts_is_not_brought_back_over_a_record_of_use(world: World, at: Phase) -> None:
+    """Where the record has the abandoned CA used again, others may do so: who knows that it was to be distrusted by now
+    leaves the record to a person, and says what is so, and what to do.
+    """
+    one, there = world.node("control-1"), world.rotation(Phase.ISSUE)
+    world.record(there)
+    one.conductor.ask()
+    with pytest.raises(RotationError) as raised:
+        one.conductor.bring_back(replace(abort(there, world.now), phase=at))
+    said = str(raised.value)
+    assert f"in the phase issue, of which this node has noted the way back, in {at}: it is an older one" in said
+    assert "`kubectl -n kube-system delete configmap certmond-rotation`" in said
+    assert world.phase is Phase.ISSUE
+
+
+@pytest.mark.parametrize("phase", [Phase.DISTRUST, Phase.ATTACH])
+def test_the_way_back_is_not_brought_back_to_who_has_gone_too_far(world: World, phase: Phase) -> None:
+    """Somebody has said that the former CA is distrusted there already: whoever would lead back would issue what that
+    one does not trust.
+    """
+    one, _ = world.node("control-1"), world.node("control-2")
+    text = str(Acknowledgement("r-1", phase.value, trust="", issuer="", holds_key=True))
+    world.put("nodes", "control-2", metadata={"annotations": {ANNOTATION: text}})
+    one.conductor.ask()
+    with pytest.raises(RotationError, match=f"^control-2 has reached {phase} on the way there"):
+        one.conductor.bring_back(abort(world.rotation(Phase.ISSUE), world.now))
+    assert world.recorded is None
+
+
+@pytest.mark.parametrize("former", ["r-0", "r-0-back"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_end_of_a_former_rotation_is_no_record_of_this_one(world: World, former: str, order: int) -> None:
+    """An etcd that was restored to before the rotation began has the one before, which is over: the further of two
+    nodes brings the present one back, so that the other, and who has not heard of it yet, learn how far it is.
+    """
+    one, two = world.node("control-1"), world.node("control-2")
+    world.record(world.rotation(Phase.DONE, id=former))
+    places = {one: world.rotation(Phase.ISSUE), two: world.rotation(Phase.TRUST)}
+    noted = come_together(world, dict(list(places.items())[::order]), closed=["r-0", "r-0-back"])
+    assert {each.phase for each in noted.values()} == {Phase.ISSUE}
+    assert world.recorded
+    assert (world.recorded.id, world.phase) == ("r-1", Phase.ISSUE)
+
+
+def test_the_batches_that_were_let_act_are_brought_back(world: World) -> None:
+    """An older record of the same phase has released fewer workers: who joins, or was away, would be waited for, and
+    would wait itself. Who has noted more brings that back.
+    """
+    one, two = world.node("control-1"), world.node("control-2")
+    own = world.rotation(Phase.TRUST, released=0.9)
+    world.record(replace(own, released=0.2))
+    noted = come_together(world, {two: replace(own, released=0.2), one: own})
+    assert set(noted.values()) == {own}
+    assert world.recorded
+    assert world.recorded.released == 0.9

@@ -71,9 +71,11 @@ def test_who_knows_most_of_a_rotation(report: Report | None, said: list[str]) ->
 
 
 def test_who_is_on_the_way_back_knows_more_than_who_is_not() -> None:
-    """In whatever phase of the way there that one is."""
+    """In whatever phase of the way there that one is, but for those from which none leads back."""
     back = abort(at(P.ISSUE), NOW)
     assert list(ahead(back, [Member("cp-2", True, says(P.ISSUE))], ())) == []
+    gone_too_far = ["cp-2 has reached distrust on the way there, from which none leads back"]
+    assert list(ahead(back, [Member("cp-2", True, says(P.DISTRUST))], ())) == gone_too_far
     assert list(ahead(back, [Member("cp-2", True, says(P.DONE, rotation="r1-back"))], ())) != []
 
 
