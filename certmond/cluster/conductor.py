@@ -83,7 +83,7 @@ class ClusterConductor:
         self._ask_again = 0.0
         self._closed: frozenset[str] = frozenset()
         self._signing: Signing | None = None  # which needs the extra
-        self._signers = set[str]()  # once known as one with a CA key, a node is asked, whatever becomes of its label
+        self._signers = set[str]()  # uids: once known to have a CA key, a node is asked, whatever its label is then
         self._said: Report | None = None
         self._counted: tuple[str, Phase, Workers | None] | None = None
         self._known = False  # whether `_said` is what the Node says: not in a process that has just begun
@@ -190,13 +190,13 @@ class ClusterConductor:
         if not report.signs:
             return Gate(("the coordinator leads it on when all nodes have come so far",), now + self._pause)
         found = list_nodes(self._access)
-        self._signers |= {node.name for node in found if node.control_plane or (node.said and node.said.holds_key)}
-        members = {node.name: _member(node, node.name in self._signers) for node in found}
+        self._signers |= {node.uid for node in found if node.control_plane or (node.said and node.said.holds_key)}
+        members = {node.name: _member(node, node.uid in self._signers) for node in found}
         unknown = unknown_exclusions(rotation, members)
-        strangers = (f"the cluster has no Node {name}, which is excluded; correct it" for name in unknown)
+        strangers = (f"the cluster has no Node {name}, which is excluded" for name in unknown)
         self._counted = rotation.id, rotation.phase, workers(rotation, members.values())
-        if waits := (*strangers, *behind(rotation, members.values())):
-            return Gate(waits, now + self._pause)
+        if waits := behind(rotation, members.values()):  # of whom one may have been meant by a stranger's name
+            return Gate((*waits, *strangers), now + self._pause)
         if why := self._lead.take():
             return Gate((why,), now + self._pause)
         if (batch := next_batch(rotation, members.values(), self._spec.batch)).noted:

@@ -21,6 +21,7 @@ from certmond.cluster.recorded import record_of, rotation_of
 from certmond.errors import MalformedError, OvertakenError, RefusedError, RotationError, UnreachableError
 from certmond.pki.certificate import certificates_of
 from certmond.pki.rotation import Mode, Phase, Rotation, abort, desired, following, sequence
+from certmond.pki.rotation_gates import Gate
 from tests.builders import HOUR, NOW, SECOND, make_ca
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.conducting import OVERLAP, POLL, Place, World
@@ -380,12 +381,33 @@ def test_what_a_node_says_is_held_against_the_phase(world: World, changes: dict[
 
 
 def test_a_node_that_is_left_out_is_not_waited_for(world: World) -> None:
-    """And a name that no node has is told, for it leaves nobody out."""
+    """And a name that no node has is told as long as somebody is waited for, who may have been meant."""
     one, _, _ = nodes(world)
     rotation = world.rotation(excluded=("control-2", "worker-1"))
     assert one.gate(rotation).waits == ()
-    (said,) = one.gate(replace(rotation, excluded=("control-2", "worker-1", "worker-9"))).waits
-    assert said == "the cluster has no Node worker-9, which is excluded; correct it"
+    said = one.gate(replace(rotation, excluded=("control-2", "worker-9"))).waits
+    assert said == ("worker-1 has not answered", "the cluster has no Node worker-9, which is excluded")
+
+
+def test_a_node_that_was_left_out_may_be_deleted(world: World) -> None:
+    """By whoever takes away machines that are gone: the rotation goes on as before."""
+    one, _, _ = nodes(world)
+    rotation = world.rotation(excluded=("control-2", "worker-1"))
+    one.gate(rotation)
+    world.api.store.remove("nodes", "worker-1")
+    assert one.gate(rotation) == Gate()
+
+
+def test_a_namesake_of_a_control_plane_is_asked_as_what_it_is(world: World) -> None:
+    """A control plane whose Node was deleted, and that has joined again as a worker, has no CA key to be asked for."""
+    one, two, worker = nodes(world)
+    rotation = world.rotation()
+    worker.gate(rotation)
+    assert one.gate(rotation).waits == ("control-2 has not answered",)
+    world.api.store.remove("nodes", "control-2")
+    world.api.store.add("nodes", "control-2")
+    two.gate(rotation, signs=False, ready=False)
+    assert one.gate(rotation) == Gate()
 
 
 def test_a_worker_never_leads(world: World) -> None:
