@@ -82,11 +82,13 @@ class Requests:
         except GoneError:
             return None
 
-    async def approve(self, filed: Filed, reason: str, message: str) -> Filed | None:
-        """Approve exactly this request, unless it is decided already; None where it is not there any more."""
+    async def approve(self, filed: Filed, reason: str, message: str, *, dry_run: bool = False) -> Filed | None:
+        """Approve exactly this request, unless it is decided already; None where it is not there any more. A `dry_run`
+        only asks whether that would be permitted.
+        """
         for _ in range(_CONFLICTS):
             try:
-                return await self._call("approve", lambda: self._filed(self._approved(filed, reason, message)))
+                return await self._call("approve", lambda: self._filed(self._approved(filed, reason, message, dry_run)))
             except TakenError:  # somebody changed it since it was read: it is read again
                 continue
             except GoneError:
@@ -107,7 +109,7 @@ class Requests:
         known = (node.status.addresses if node.status else None) or ()
         return frozenset(address.address for address in known if address.type in {"InternalIP", "ExternalIP"})
 
-    async def _approved(self, filed: Filed, reason: str, message: str) -> Any:
+    async def _approved(self, filed: Filed, reason: str, message: str, dry_run: bool) -> Any:
         found = await self._client.get(CertificateSigningRequest, filed.name)
         if found.metadata is None or found.metadata.uid != filed.uid:
             raise GoneError
@@ -122,7 +124,7 @@ class Requests:
             metadata=found.metadata, spec=found.spec, status=CertificateSigningRequestStatus(conditions=[condition])
         )
         # The resource version in its metadata makes this a change of what was just read, and of nothing else.
-        return await self._client.replace(approval, filed.name)
+        return await self._client.replace(approval, filed.name, dry_run=dry_run)
 
     @staticmethod
     async def _filed(answer: Awaitable[Any]) -> Filed:

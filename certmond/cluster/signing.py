@@ -1,9 +1,10 @@
 """Whether the cluster signs, and with which CA: a certificate is asked for, looked at, and thrown away.
 
-Owns the request of the check: for the signer kubernetes.io/kube-apiserver-client, with a key that is never written
-anywhere, for a user who may do nothing, for the shortest time that the API takes. While a person is to approve it, or
-nobody has signed it yet, it stays, and each further check looks at it again; else it is deleted, whatever comes of it.
-One that a killed process has left is deleted by the next check, or by the cluster within a day. Imports lightkube.
+Owns the request of the check: for the signer kubernetes.io/kube-apiserver-client, with a key that is thrown away, for a
+user who may do nothing, for the shortest time that the API takes. While a person is to approve it, or nobody has signed
+it yet, it stays, and each further check looks at it again, be it of another process: a command beside the daemon, or
+the one that follows on it. Else it is deleted, whatever comes of it, by a later check, or by the cluster within a day.
+Imports lightkube.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from certmond.cluster.client import Connection
 from certmond.cluster.csr import API_CLIENT
 from certmond.cluster.requests import Filed, Requests
 from certmond.errors import CertmondError, RefusedError, SigningError, UnreachableError
-from certmond.pki.certificate import Certificate, public_key_of
+from certmond.pki.certificate import Certificate, PublicKey, describe_key, public_key_of
 from certmond.pki.encoding import decode
 from certmond.pki.path import find_paths
 from certmond.pki.reason import printable
@@ -36,6 +37,9 @@ REQUEST = "certmond-canary"
 USER = "certmond:canary"
 """The common name that is asked for. It is in no group, and nothing is to be bound to it."""
 
+_SUBJECT = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, USER)])
+_USAGES = ("digital signature", "client auth")
+_SAID = "CertmondCanary", "certmond checks which CA the cluster signs with"
 _SECONDS = 600  # the API's least
 _LOOK_AGAIN = 0.5  # seconds
 _APPROVE = (
@@ -50,13 +54,13 @@ class _Asked:
     """The request that is in the API, in whose answer nobody else could be meant."""
 
     expected: Certificate
-    key: ec.EllipticCurvePrivateKey
+    key: PublicKey
     filed: Filed
     approved: bool = False
 
 
 class Signing:
-    """The check, for one process: it knows the key of a request that is still undecided."""
+    """The check, for one process: it knows a request that is still undecided."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
@@ -103,22 +107,35 @@ class Signing:
         if self._asked and self._asked.expected == expected:
             await self._look(api, self._asked)
             return self._asked
-        self._asked = None
+        before, self._asked = self._asked, None
+        if before is None and (found := await self._left_to_a_person(api, expected)):
+            self._asked = found
+            return found
         await api.delete(REQUEST)  # of a process that was killed
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, USER)])
-        request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
-        pem, usages = request.public_bytes(Encoding.PEM), ("digital signature", "client auth")
-        filed = await api.create(REQUEST, pem, API_CLIENT, usages, _SECONDS)
+        request = x509.CertificateSigningRequestBuilder().subject_name(_SUBJECT).sign(key, hashes.SHA256())
+        filed = await api.create(REQUEST, request.public_bytes(Encoding.PEM), API_CLIENT, _USAGES, _SECONDS)
         if filed is None:
             raise UnreachableError(f"the request {REQUEST} was filed by another, too; it is filed again later")
-        self._asked = _Asked(expected, key, filed)
+        self._asked = _Asked(expected, public_key_of(key), filed)
         return self._asked
+
+    async def _left_to_a_person(self, api: Requests, expected: Certificate) -> _Asked | None:
+        """What another process has filed, and waits for approval: who took it away would have a person begin again."""
+        filed = await api.read(REQUEST)
+        key = _key_of(filed) if filed and not (filed.conditions or filed.certificate) else None
+        if filed is None or key is None:
+            return None
+        try:
+            await api.approve(filed, *_SAID, dry_run=True)
+        except RefusedError:
+            return _Asked(expected, key, filed)
+        return None
 
     async def _approve(self, api: Requests, asked: _Asked) -> str | None:
         """Why certmond may not; None where it is decided, by whomever."""
         try:
-            found = await api.approve(asked.filed, "CertmondCanary", "certmond checks which CA the cluster signs with")
+            found = await api.approve(asked.filed, *_SAID)
         except RefusedError as error:
             return str(error)
         self._take(asked, found)
@@ -142,13 +159,24 @@ class Signing:
         asked.filed = found
 
 
-def _verdict(filed: Filed, key: ec.EllipticCurvePrivateKey, expected: Certificate, now: datetime) -> Canary:
+def _key_of(filed: Filed) -> PublicKey | None:
+    """The key of a request that asks for exactly what this check asks for, whoever has filed it; else None."""
+    try:
+        asked = x509.load_pem_x509_csr(filed.request)
+        key, plain = asked.public_key(), asked.subject == _SUBJECT and not len(asked.extensions)
+    except Exception:  # noqa: BLE001 - cryptography raises many types, some of its own, for what anybody may file
+        return None
+    same = plain and filed.signer_name == API_CLIENT and filed.usages == {*_USAGES}
+    return describe_key(key) if same and isinstance(key, ec.EllipticCurvePublicKey) else None
+
+
+def _verdict(filed: Filed, key: PublicKey, expected: Certificate, now: datetime) -> Canary:
     for verdict in ("Denied", "Failed"):
         if verdict in filed.conditions:
             said = printable(filed.conditions[verdict])[:300]
             return Canary(NAME, False, f"the request {filed.name} was {verdict.lower()} ({said})", _CONTROLLER)
     issued = decode(filed.certificate, filed.name).certificates
-    if not issued or issued[0].key != public_key_of(key):
+    if not issued or issued[0].key != key:
         fact = f"what was issued for the request {filed.name} is no certificate of its key"
         return Canary(NAME, False, fact, f"see what signs {API_CLIENT}")
     search = find_paths(issued[0], [expected], issued[1:], ["client auth"])

@@ -184,7 +184,7 @@ class ApiServer:
                 case "POST", [""]:
                     return self._create(json.loads(body))
                 case "PUT", [name, "approval"]:
-                    return self._approve(name, json.loads(body))
+                    return self._approve(name, json.loads(body), dry_run=bool(query and query.get("dryRun") == "All"))
                 case "DELETE", [name]:
                     return self._get("certificatesigningrequests", name, self.objects.pop(name, None))
                 case _:
@@ -228,7 +228,7 @@ class ApiServer:
             self.decide("Approved", "Auto approving kubelet client certificate", name)
         return 201, answer
 
-    def _approve(self, name: str, given: Json) -> tuple[int, Json]:
+    def _approve(self, name: str, given: Json, *, dry_run: bool) -> tuple[int, Json]:
         made = self.objects.get(name)
         if made is None:
             return self._get("certificatesigningrequests", name, None)
@@ -240,6 +240,8 @@ class ApiServer:
         kinds = {each["type"] for each in conditions}
         if {each["type"] for each in before} - kinds or {"Approved", "Denied"} <= kinds:
             return status(422, "status.conditions: Forbidden", "Invalid")
+        if dry_run:
+            return 200, given
         made["status"]["conditions"] = conditions
         self._changed(made)
         answer = copy.deepcopy(made)

@@ -10,7 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from certmond.cluster.access import Access
 from certmond.cluster.canary import Canary, named
@@ -157,6 +161,49 @@ def test_a_request_that_is_not_ours_any_more_is_no_answer(cluster: ApiServer, lo
     says(check.check(cluster.ca.facts, datetime.now(UTC)), "was deleted by somebody else; it is filed again")
     says(check.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
     assert cluster.only["status"] == {}
+
+
+def test_two_processes_of_a_node_wait_for_the_same_approval(cluster: ApiServer, looker: Access) -> None:
+    """A command beside the daemon, say: neither takes away what a person is looking at, and whoever looks first has the
+    answer. The other's request would never live long enough to be approved.
+    """
+    daemon, command = Signing(looker), Signing(looker)
+    says(daemon.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
+    filed = cluster.only["metadata"]["uid"]
+    for check in (command, daemon, command, daemon):
+        says(check.check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
+    assert cluster.only["metadata"]["uid"] == filed
+    cluster.decide("Approved")
+    known(command.check(cluster.ca.facts, datetime.now(UTC)))
+    assert cluster.objects == {}
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [{"names": [("CN", "certmond:canary"), ("O", "system:masters")]}, {"names": [("CN", "admin")]}, {"san": "other"},
+     {"usages": ["client auth"]}, {"signer": "kubernetes.io/kubelet-serving"}, {"rsa": True}, {"pem": b"no request"}],
+    ids=str,
+)  # fmt: skip
+def test_nobody_is_asked_to_approve_what_is_not_as_ours(
+    cluster: ApiServer, looker: Access, foreign: dict[str, Any]
+) -> None:
+    """A request of the name that asks for anything else is taken away before anybody is pointed at it."""
+    oids = {"CN": NameOID.COMMON_NAME, "O": NameOID.ORGANIZATION_NAME}
+    names = [x509.NameAttribute(oids[oid], value) for oid, value in foreign.get("names", [("CN", "certmond:canary")])]
+    built = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(names))
+    if "san" in foreign:
+        built = built.add_extension(x509.SubjectAlternativeName([x509.DNSName(foreign["san"])]), critical=False)
+    key = rsa.generate_private_key(65537, 2048) if "rsa" in foreign else ec.generate_private_key(ec.SECP256R1())
+    request = foreign.get("pem", built.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    spec = {
+        "request": base64.b64encode(request).decode(),
+        "usages": foreign.get("usages", ["digital signature", "client auth"]),
+        "signerName": foreign.get("signer", "kubernetes.io/kube-apiserver-client"),
+    }  # fmt: skip
+    metadata = {"name": "certmond-canary", "uid": "foreign", "resourceVersion": "1"}
+    cluster.objects["certmond-canary"] = {"metadata": metadata, "spec": spec, "status": {}}
+    says(Signing(looker).check(cluster.ca.facts, datetime.now(UTC)), "waits for approval")
+    assert cluster.only["metadata"]["uid"] != "foreign"
 
 
 def test_what_waits_for_approval_is_withdrawn_in_the_end(cluster: ApiServer, looker: Access) -> None:
