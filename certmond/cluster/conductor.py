@@ -114,9 +114,9 @@ class ClusterConductor:
             phases = sequence(shared)
             earlier = own.phase in phases and phases.index(shared.phase) < phases.index(own.phase)
             return own if earlier else joined(own, shared)
-        if shared.id == f"{own.id}-back" or own.over:
+        if shared.id == f"{own.id}-back":
             return shared
-        if own.id == f"{shared.id}-back":
+        if own.id == f"{shared.id}-back" or own.over:  # what is over is ended here before another one begins
             return own
         raise RotationError(
             f"this node is in {own.name}, and the cluster in {shared.name}; see which one is right, and take the "

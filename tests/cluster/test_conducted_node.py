@@ -100,6 +100,21 @@ def test_a_node_is_led_to_the_end(world: World, node: RotatingNode) -> None:
     assert world.api.leases.only["spec"]["holderIdentity"] == ""
 
 
+def test_what_is_over_is_ended_before_the_next_one_is_followed(world: World, node: RotatingNode) -> None:
+    """The cluster is in the next rotation already: what was kept for the way back of this one goes nevertheless, or its
+    key would be in the way of the next.
+    """
+    come_to(Phase.DONE, world, node, node.enforcer())
+    over = node.record
+    assert over
+    world.record(replace(over, id="r-2", old=(world.new.facts,), new=root_ca().facts, phase=Phase.PREPARE))
+    enforcer = node.enforcer()
+    for _ in range(10):
+        one_pass(world, node, enforcer)
+    assert node.record is None
+    assert not [name for name in node.staged if name.endswith(".key")]
+
+
 @pytest.mark.parametrize(
     "call", ["PUT /api/v1/namespaces/kube-system/configmaps", "GET /api/v1/namespaces/kube-system/configmaps"]
 )

@@ -123,7 +123,7 @@ def test_what_has_no_record_is_told() -> None:
         pytest.param(ROTATION, None, replace(ROTATION, excluded=("x",)), "shared", id="who is left out"),
         pytest.param(ROTATION, None, BACK, "shared", id="the way back"),
         pytest.param(BACK, None, ROTATION, "own", id="the way back is not left"),
-        pytest.param(at(ROTATION, Phase.DONE), None, replace(ROTATION, id="r-2"), "shared", id="the next one"),
+        pytest.param(at(ROTATION, Phase.DONE), None, replace(ROTATION, id="r-2"), "own", id="not the next one yet"),
     ],
 )
 def test_what_the_cluster_has_is_followed(
