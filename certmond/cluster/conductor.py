@@ -118,6 +118,8 @@ class ClusterConductor:
             return shared
         if own.id == f"{shared.id}-back" or own.over:  # what is over is ended here before another one begins
             return own
+        if (own.new,) == shared.old and own.phase is sequence(own)[-2]:
+            return replace(own, phase=Phase.DONE)  # all had come so far, or no other would have begun with its end
         raise RotationError(
             f"this node is in {own.name}, and the cluster in {shared.name}; see which one is right, and take the "
             f"record of the other away: the cluster's by `{TAKE_AWAY}`, this node's in rotation/ of the state directory"

@@ -137,6 +137,21 @@ def test_what_the_cluster_has_is_followed(
     assert node.conductor.follow(own, {last} if last else ()) == {"own": own, "shared": shared, None: None}[followed]
 
 
+@pytest.mark.parametrize(("phase", "over"), [(Phase.ATTACH, True), (Phase.DISTRUST, False)])
+def test_who_was_away_at_the_very_end_learns_of_it_from_the_next_one(world: World, phase: Phase, over: bool) -> None:
+    """What was new is rotated away by now: a node that was about to be led to the end goes there by itself; one that
+    had not come so far cannot have been waited for, and leaves it to a person.
+    """
+    node, own = world.node("node-1"), at(ROTATION, phase)
+    world.record(replace(ROTATION, id="r-2", old=(ROTATION.new,), new=ROTATION.old[0]))
+    node.conductor.ask()
+    if over:
+        assert node.conductor.follow(own, ()) == replace(own, phase=Phase.DONE)
+        return
+    with pytest.raises(RotationError, match="see which one is right"):
+        node.conductor.follow(own, ())
+
+
 def test_a_rotation_that_is_over_concerns_who_was_away(world: World) -> None:
     """A node that has known of none follows it where it lives by the CA that was rotated away, and else does not."""
     node, over = world.node("node-1"), at(ROTATION, Phase.DONE)
