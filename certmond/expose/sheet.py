@@ -78,7 +78,8 @@ class Sheet(Generic[R]):
 
     def _fill(self, descriptor: int, rows: Sequence[R], heads: Sequence[str], tail: str) -> list[array[int]]:
         """Write all of it; where each row begins in each column, and where the last one ends."""
-        runs, fresh, found = list(self._runs(rows)), dict[int, Sequence[str]](), list[array[int]]()
+        runs, fresh = list(self._runs(rows)), dict[int, Sequence[str]]()
+        found: list[array[int]] = []
         with open(descriptor, "wb", _BUFFER, closefd=False) as file:
             for column, head in enumerate(heads):
                 place = file.tell() + file.write(encoded(head))
