@@ -2,8 +2,8 @@
 
 Owns when the cluster is asked, who coordinates, when the next workers may act, and when the record moves on to the
 next phase: when every node has said that it has come so far, and what is checked of the cluster itself is as it should
-be. A node that is not answered
-by the API holds where it is. Changes no file of the node; keys are never part of what is said.
+be. A node that is not answered by the API holds where it is. Changes no file of the node; keys are never part of what
+is said.
 """
 
 from __future__ import annotations

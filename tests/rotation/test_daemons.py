@@ -96,8 +96,8 @@ def acknowledged(made: Cluster) -> str | None:
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_bad_luck_in_each_phase(programs: Path, tmp_path: Path) -> None:
-    """Whatever the phase: all daemons are killed in it, the API is gone for a while, in which every node holds, and a
-    node is away, for which the others wait and which they name. It goes on, and nobody is refused.
+    """Whatever the phase: a node is away since before it, for which the others wait and which they name, their daemons
+    are killed in it, and the API is gone for a while, in which every node holds. It goes on, and nobody is refused.
     """
     chosen = random.Random(5)  # noqa: S311 - when a daemon is killed is no secret
     with cluster(programs, tmp_path, 100.0) as made:
