@@ -248,7 +248,8 @@ class RotatingNode:
 
     @property
     def phase(self) -> Phase | None:
-        return self.record.phase if self.record else None
+        record = self.record  # read once: a rotation may end between two looks
+        return record.phase if record else None
 
     @property
     def staged(self) -> list[str]:
