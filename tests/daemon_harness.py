@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-DEADLINE = 20.0
+DEADLINE = 45.0
 """Seconds that a test waits for what must come. Nothing is asserted about how soon it does."""
 
 _SERIES = re.compile(r'^(\w+)\{certificate="([^"]*)",path="([^"]*)"(?:,(.*))?\} (\S+)$')

@@ -20,7 +20,7 @@ from certmond.pki.reason import Severity
 from certmond.pki.settings import HookSpec
 from tests.builders import DAY, NOW
 
-DEADLINE = 20.0
+DEADLINE = 45.0
 SETTLED, UNSETTLED = Seen("node-1", NOW, settled=True), Seen("node-1", NOW, settled=False)
 SCRIPT = """#!/bin/sh
 # Appends what it is told to $LOG; fails while $LOG.fails is there, hangs while $LOG.hangs is.
