@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -267,25 +268,34 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # private keys pass through this memory: no core file gets them
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
+    if isinstance(sys.stderr, io.TextIOWrapper):  # no buffer: what cannot be written must not fail again at the end
+        raw = io.FileIO(sys.stderr.fileno(), "w", closefd=False)
+        sys.stderr = io.TextIOWrapper(raw, sys.stderr.encoding, "backslashreplace", write_through=True)
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        with suppress(OSError):  # where nobody hears it, the exit code still tells
+            error.show()
         sys.exit(COULD_NOT_TELL)
     except CertmondError as error:
-        click.echo(f"certmond: {error}", err=True)
+        _say(str(error))
         sys.exit(COULD_NOT_TELL)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe has gone: nobody is left to be told
         sys.exit(COULD_NOT_TELL)
     except OSError as error:
         if not _output_fails():
-            click.echo(f"certmond: something could not be read or written ({error}); see that certmond may", err=True)
+            _say(f"something could not be read or written ({error}); see that certmond may")
             sys.exit(COULD_NOT_TELL)
-        click.echo(f"certmond: the output could not be written ({error})", err=True)
+        _say(f"the output could not be written ({error})")
         os._exit(COULD_NOT_TELL)  # not sys.exit: what is still buffered would fail once more on the way out
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):
+        click.echo(f"certmond: {text}", err=True)
 
 
 def _output_fails() -> bool:

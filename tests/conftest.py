@@ -13,6 +13,8 @@ import pytest
 from tests.node import Node
 from tests.sharing_out import Scheduling, turn
 
+os.environ.pop("PYTHONUNBUFFERED", None)  # a daemon under test has the buffers of one that a unit starts
+
 hypothesis.settings.register_profile("certmond", deadline=None)  # how long an example takes is no test's business
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2000)  # --hypothesis-profile=thorough
 hypothesis.settings.load_profile("certmond")

@@ -393,6 +393,13 @@ def test_a_full_disk_is_not_a_warning(node: Node) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("arguments", ["check --root /nowhere", "nonsense", "renew --config /nowhere apiserver"])
+def test_an_error_that_nobody_hears_keeps_its_exit_code(arguments: str) -> None:
+    """Where stderr cannot be written either, the exit code is still 3, and not that of a warning."""
+    command = f"{sys.executable} -m certmond {arguments} 2> /dev/full"
+    assert subprocess.run(["bash", "-c", command], timeout=60, check=False).returncode == 3
+
+
 def test_a_file_that_cannot_be_read_is_no_failing_output(tmp_path: Path) -> None:
     """An error of the system that nobody foresaw is told as what it is, and not as one of the output."""
     (tmp_path / "archive").symlink_to("archive")
