@@ -195,9 +195,10 @@ def test_status_shows_what_the_daemon_rendered(node: Node, tmp_path: Path) -> No
     node.write(f"{PKI}/apiserver.crt", pem(certificate))
     with running(node.root, work) as daemon:
         daemon.until(lambda: "key_mismatch" in daemon.reasons("apiserver"), "the pair is no longer given time")
+        before = daemon.status()
         done = certmond("status", "--runtime-dir", daemon.runtime, "-o", "json")
         assert done.returncode == 2
-        assert json.loads(done.stdout) == daemon.status()
+        assert json.loads(done.stdout) in (before, daemon.status())  # a pass may come between
 
 
 def test_status_of_nothing_is_no_good_news(tmp_path: Path) -> None:
