@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Self
 
 from certmond.errors import ListenError
-from certmond.expose.entrance import Gate, OpenGate, Policy
+from certmond.expose.entrance import Gate, OpenGate, Policy, misdirected
 from certmond.expose.seats import Seats, origin_of
 from certmond.expose.site import CHUNK_BYTES, HEAD_BYTES, Answer, Site, read_request, sentence
 
@@ -120,7 +120,8 @@ class Server:
             return False
         if self.seats.take(connection, self.patience):
             connection.setblocking(True)
-            threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+            local = listener.family != socket.AF_UNIX and not is_open(listener)
+            threading.Thread(target=self._converse, args=(connection, local), daemon=True).start()
         else:
             self._turn_away(connection)
         return True
@@ -133,8 +134,8 @@ class Server:
                 self._send(connection, answer, keep_alive=False)
             connection.shutdown(socket.SHUT_WR)
 
-    def _converse(self, connection: socket.socket) -> None:
-        """A connection from its first request to its end."""
+    def _converse(self, connection: socket.socket, local: bool) -> None:
+        """A connection from its first request to its end; `local` where its listener is on loopback."""
         try:
             origin, policy = origin_of(connection), self.gate.policy()
             if connection.family != socket.AF_UNIX:
@@ -142,7 +143,7 @@ class Server:
             connection = self.seats.change(connection, policy.wrap)
             if policy.greet(connection):
                 with connection.makefile("rb") as stream:
-                    while self._exchange(connection, stream, policy, origin):
+                    while self._exchange(connection, stream, policy, origin, local):
                         pass
             self.seats.grant(connection, min(1.0, self.patience))
             with suppress(OSError):
@@ -158,7 +159,9 @@ class Server:
             connection.close()
             self.seats.leave(connection)
 
-    def _exchange(self, connection: socket.socket, stream: io.BufferedIOBase, policy: Policy, origin: str) -> bool:
+    def _exchange(
+        self, connection: socket.socket, stream: io.BufferedIOBase, policy: Policy, origin: str, local: bool
+    ) -> bool:
         """One request and its answer; whether another may follow."""
         self.seats.grant(connection, self.patience, waiting=True)
         request = read_request(stream)
@@ -169,7 +172,8 @@ class Server:
             return False
         self.seats.grant(connection, self.patience)
         latest = self.gate.policy()
-        answer = latest.dress(latest.refusal(request, origin) or self.site.answer(request))
+        refusal = latest.refusal(request, origin) or (misdirected(request, latest) if local else None)
+        answer = latest.dress(refusal or self.site.answer(request))
         keep_alive = request.keep_alive and latest is policy and not self._stopping
         self.seats.grant(connection, self.patience)
         self._send(connection, answer, keep_alive=keep_alive, whole=request.method != "HEAD")

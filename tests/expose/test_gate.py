@@ -53,7 +53,7 @@ def connect(server: Server, context: ssl.SSLContext) -> ssl.SSLSocket:
 def get(path: str = "/metrics", password: str | None = None, user: str = "alice") -> bytes:
     token = base64.b64encode(f"{user}:{password}".encode()).decode()
     authorization = f"Authorization: Basic {token}\r\n" if password is not None else ""
-    return f"GET {path} HTTP/1.1\r\nHost: x\r\n{authorization}Connection: close\r\n\r\n".encode()
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{authorization}Connection: close\r\n\r\n".encode()
 
 
 def fetch(server: Server, context: ssl.SSLContext, request: bytes = get()) -> bytes:  # a constant
@@ -77,7 +77,7 @@ class TestTls:
         with running(house.runtime, gate=house.gate(PAIR)) as server:
             with connect(server, house.client(version=version)) as client, client.makefile("rb") as stream:
                 for method, coding in itertools.product(("GET", "HEAD"), ("identity", "gzip")):
-                    line = f"{method} /metrics HTTP/1.1\r\nHost: x\r\nAccept-Encoding: {coding}\r\n\r\n"
+                    line = f"{method} /metrics HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: {coding}\r\n\r\n"
                     client.sendall(line.encode())
                     head = b"".join(iter(stream.readline, b"\r\n"))
                     size = int(re.findall(rb"Content-Length: (\d+)", head)[0])
@@ -113,7 +113,7 @@ class TestTls:
 
     def test_large_body(self, house: House) -> None:
         """A client that sends more than it was asked for still hears the answer."""
-        head = b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n"
+        head = b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000\r\n\r\n"
         with running(house.runtime, gate=house.gate(PAIR)) as server:
             assert fetch(server, house.client(), head + bytes(2_000_000)).startswith(b"HTTP/1.1 405 ")
 
@@ -136,6 +136,16 @@ class TestTls:
         with running(house.runtime, gate=house.gate(USERS)) as server:
             assert say(server, get()).startswith(b"HTTP/1.1 401 ")
             assert say(server, get(password="secret")).endswith(TOLD)
+
+    @pytest.mark.parametrize(("text", "status"), [(PAIR, b"200"), (USERS, b"200"), ("", b"421")])
+    def test_another_name(self, house: House, text: str, status: bytes) -> None:
+        """Where TLS proves the name, or a password is asked for, a browser gives nothing to a page of another name: any
+        name is answered then, also on loopback.
+        """
+        request = get(password="secret").replace(b"localhost", b"node-1.example.org")
+        with running(house.runtime, gate=house.gate(text)) as server:
+            answer = fetch(server, house.client(), request) if text == PAIR else say(server, request)
+        assert answer.startswith(b"HTTP/1.1 %s " % status)
 
     @OLD
     @pytest.mark.parametrize(

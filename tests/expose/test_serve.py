@@ -38,7 +38,7 @@ from tests.listening import (
     say,
 )
 
-WHOLE = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+WHOLE = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 @pytest.fixture
@@ -164,15 +164,15 @@ class TestEndpoints:
 
     def test_body_is_no_request(self, server: Server) -> None:
         """What follows a request that announces a body is never taken for another request."""
-        smuggled = b"GET /api/v1/status HTTP/1.1\r\nHost: x\r\n\r\n"
-        head = b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(smuggled)
+        smuggled = b"GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        head = b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(smuggled)
         answer = say(server, head + smuggled)
         assert answer.startswith(b"HTTP/1.1 405 ")
         assert answer.count(b"HTTP/1.1 ") == 1
 
     def test_large_body(self, server: Server) -> None:
         """A client that sends more than it was asked for still hears the answer."""
-        head = b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\n\r\n"
+        head = b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000000\r\n\r\n"
         assert say(server, head + bytes(20_000_000)).startswith(b"HTTP/1.1 405 ")
 
     @pytest.mark.parametrize(
@@ -443,7 +443,10 @@ class TestManyClients:
 
     def test_pipelined_requests(self, server: Server) -> None:
         """Requests that arrive together are answered in their order."""
-        answer = say(server, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+        answer = say(
+            server,
+            b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2,
+        )
         assert answer.count(b"HTTP/1.1 200 OK") == 4
         assert answer.count(METRICS) == 2
         assert answer.endswith(METRICS)
@@ -496,7 +499,7 @@ class TestManyClients:
         """Who has had an answer has a moment for the next request, also where others bring theirs."""
         monkeypatch.setattr(seats, "GRACE_SECONDS", 1000)
         with ExitStack() as stack:
-            clients = self.crowd(stack, server, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            clients = self.crowd(stack, server, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             for client in clients:
                 assert client.recv(1000).endswith(b"ok\n")
             assert self.another(server, WHOLE).startswith(b"HTTP/1.1 503 ")
@@ -528,7 +531,7 @@ class TestManyClients:
             for number in range(seats.CONNECTIONS):
                 source = (f"127.0.0.{2 + number % 2}", 0)
                 client = stack.enter_context(socket.create_connection(server.address, source_address=source))
-                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 client.recv(1)
                 others.append(client)
             with socket.create_connection(server.address) as client:
@@ -558,14 +561,14 @@ class TestBadClients:
     def test_idle_connection(self, runtime_dir: Path) -> None:
         """A connection on which nothing more is asked is closed when its time is up."""
         with running(runtime_dir, patience=0.3) as server, socket.create_connection(server.address) as client:
-            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert hear(client).endswith(METRICS)
 
     def test_client_that_does_not_read(self, runtime_dir: Path) -> None:
         """A client that takes no more of its answer is cut when its time is up, and holds no thread."""
         put(runtime_dir / "metrics.prom", os.urandom(50_000_000))
         with running(runtime_dir, patience=0.3) as server, socket.create_connection(server.address) as client:
-            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
             client.recv(1)
             await_connections(server, 0)
             assert ask(server, "/healthz")[0].status == 200
@@ -579,7 +582,7 @@ class TestBadClients:
             with socket.create_connection(server.address) as client:
                 if reset:
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 client.recv(1)
         await_connections(server, 0)
         assert capfd.readouterr() == ("", "")
@@ -591,7 +594,7 @@ class TestBadClients:
         put(runtime_dir / "metrics.prom", content)
         with running(runtime_dir, patience=1000) as server:
             with socket.create_connection(server.address) as client:
-                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 client.recv(1)
                 os.truncate(runtime_dir / "metrics.prom", 10)
                 assert len(hear(client)) < len(content)
@@ -602,15 +605,15 @@ class TestBadClients:
         [
             (b"GET /metrics\r\n\r\n", 400),
             (b"GET /metrics HTTP/2.0\r\n\r\n", 400),
-            (b"GET  /metrics HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+            (b"GET  /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
             (b"GET /metrics HTTP/1.1\r\n\r\n", 400),
-            (b"GET /metrics HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", 400),
-            (b"GET /metrics HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n", 400),
-            (b"GET /metrics HTTP/1.1\r\nHost: x\r\n folded: line\r\n\r\n", 400),
+            (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", 400),
+            (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nno colon\r\n\r\n", 400),
+            (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n folded: line\r\n\r\n", 400),
             (b"GET /metrics HTTP/1.1\r\nHost : x\r\n\r\n", 400),
-            (b"GET /metrics HTTP/1.1\r\nHost: x\r\nA:" + b"\t" * 16000 + b"\0\r\n\r\n", 400),
-            (b"GET /" + b"x" * 20000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
-            (b"GET /metrics HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 20000 + b"\r\n\r\n", 431),
+            (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nA:" + b"\t" * 16000 + b"\0\r\n\r\n", 400),
+            (b"GET /" + b"x" * 20000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
+            (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nA: " + b"x" * 20000 + b"\r\n\r\n", 431),
             (b"GET /metrics HTTP/1.1\r\n" + b"A: b\r\n" * 5000 + b"\r\n", 431),
         ],
     )
@@ -643,6 +646,72 @@ class TestBadClients:
         assert answer == b"" or re.match(rb"HTTP/1\.1 [2-5][0-9][0-9] ", answer)
         assert ask(server, "/healthz")[0].status == 200
         assert caplog.records == []
+
+
+class TestHost:
+    """Who may ask under which name, where nobody has to show who they are."""
+
+    OWN = (
+        "127.0.0.1",
+        "127.0.0.1:9964",
+        "[::1]",
+        "[::1]:9964",
+        "192.0.2.1",
+        "localhost",
+        "LOCALHOST:9964",
+        "localhost.",
+        "",
+    )
+
+    @pytest.mark.parametrize("path", [*PATHS, "/nothing"])
+    def test_another_name(self, server: Server, path: str) -> None:
+        """On loopback, what is asked of another name than this host's is 421 and tells nothing: a page in a browser may
+        have had its own name lead here.
+        """
+        response, body = ask(server, path, Host=f"rebound.example:{server.address[1]}")
+        assert response.status == 421
+        assert b"certmond" not in body.replace(b"certmond serve", b"")
+        assert b"localhost" in body
+        assert b"docs/web.md" in body
+        assert body.count(b"\n") == 1
+
+    @pytest.mark.parametrize("host", [*OWN, socket.gethostname(), f"{socket.gethostname()}:9964"])
+    def test_own_names(self, server: Server, host: str) -> None:
+        """An address, `localhost` and the host's own name are answered, with a port or without; so is who says none."""
+        assert say(server, f"GET /healthz HTTP/1.0\r\nHost: {host}\r\n\r\n".encode()).startswith(b"HTTP/1.1 200 ")
+        assert say(server, b"GET /healthz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+
+    @pytest.mark.parametrize(
+        "host",
+        ["rebound.example", "localhost.rebound.example", "127.0.0.1.rebound.example", "rebound.example:127.0.0.1",
+         f"{socket.gethostname()}.rebound.example", "[rebound.example]", "::1.example", "user@localhost", "localhost:x",
+         "127.0.0.1 rebound.example"],
+    )  # fmt: skip
+    def test_names_that_look_alike(self, server: Server, host: str) -> None:
+        """A name that only begins or ends like one of those, and what is no name at all, is another."""
+        assert say(server, f"GET /metrics HTTP/1.0\r\nHost: {host}\r\n\r\n".encode()).startswith(b"HTTP/1.1 421 ")
+
+    @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0"])
+    def test_where_others_can_reach_it(self, runtime_dir: Path, listen: str) -> None:
+        """A listener that is not on loopback is scraped by whatever name leads to it."""
+        with running(runtime_dir, listen) as server:
+            assert ask(server, "/metrics", Host="node-1.example.org:9964")[1] == METRICS
+
+    def test_a_socket_of_the_file_system(self, runtime_dir: Path) -> None:
+        """No page leads a browser to a Unix socket: who speaks to one, such as a proxy, may pass any name on."""
+        path = str(runtime_dir / "socket")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen()
+            server = Server(runtime_dir, [listener])
+            loop = threading.Thread(target=server.serve_forever)
+            loop.start()
+            with server, socket.socket(socket.AF_UNIX) as client:
+                client.connect(path)
+                client.sendall(WHOLE.replace(b"localhost", b"node-1.example.org"))
+                assert hear(client).startswith(b"HTTP/1.1 200 ")
+                server.stop()
+                loop.join()
 
 
 class TestListening:
@@ -749,7 +818,7 @@ sys.exit(serve(Path(sys.argv[1]), "an address that is not used"))
         put(runtime_dir / "metrics.prom", content)
         with running(runtime_dir, patience=1000) as server, socket.create_connection(server.address) as client:
             address = server.address
-            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
             client.recv(1)
             server.stop()
             assert hear(client).endswith(content)
@@ -760,7 +829,7 @@ sys.exit(serve(Path(sys.argv[1]), "an address that is not used"))
         """A connection on which nothing is asked does not hold up the end."""
         monkeypatch.setattr(serve, "STOP_SECONDS", 1000)
         with running(runtime_dir, patience=1000) as server, socket.create_connection(server.address) as client:
-            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             client.recv(1)
             server.stop()
             assert hear(client).endswith(b"ok\n")
@@ -770,7 +839,7 @@ sys.exit(serve(Path(sys.argv[1]), "an address that is not used"))
         monkeypatch.setattr(serve, "STOP_SECONDS", 0.1)
         put(runtime_dir / "metrics.prom", os.urandom(50_000_000))
         with running(runtime_dir, patience=1000) as server, socket.create_connection(server.address) as client:
-            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
             client.recv(1)
             server.stop()
             await_connections(server, 0)
