@@ -15,7 +15,7 @@ import click
 
 from certmond.completing import certificate_names
 from certmond.errors import CertmondError
-from certmond.options import Globals, at_option, display, global_options, globals_of, output_option
+from certmond.options import COULD_NOT_TELL, Globals, at_option, display, global_options, globals_of, output_option
 
 if TYPE_CHECKING:
     from certmond.config import Config
@@ -93,13 +93,14 @@ def archive() -> None:
 @click.argument("names", nargs=-1, metavar="[NAME…]", shell_complete=certificate_names)
 @click.pass_context
 def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
-    """The generations that are kept, oldest first. Exit: 0 all well, 2 one is damaged."""
+    """The generations that are kept, oldest first. Exit: 0 all well, 2 one is damaged, 3 nothing is kept of a NAME."""
     from certmond.errors import MalformedError
     from certmond.host.archive import Archive
     from certmond.pki.reason import printable
 
     kept, damaged = Archive(globals_of(context).state_dir), False
-    for name, number in [(each, number) for each in names or kept.names() for number in kept.ids(each)]:
+    known = kept.names()
+    for name, number in [(each, number) for each in names or known for number in kept.ids(each)]:
         try:
             generation = kept.generation(name, number)
         except MalformedError as error:
@@ -108,7 +109,11 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
             continue
         why = generation.description.get("detail", "")
         click.echo(printable(f"{name}  {generation.id}  {', '.join(generation.paths)}  {why}".rstrip()))
-    sys.exit(FAILED if damaged else 0)
+    unknown = [name for name in names if name not in known]
+    there = f"the archive has {', '.join(known)}" if known else "nothing was replaced yet"
+    for name in unknown:
+        click.echo(f"certmond: nothing is kept of {name}; {there}", err=True)
+    sys.exit(FAILED if damaged else COULD_NOT_TELL if unknown else 0)
 
 
 @archive.command()

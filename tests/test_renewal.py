@@ -1129,6 +1129,21 @@ def test_archive_is_listed_and_restored(host: Host) -> None:
     assert readable(host) == []
 
 
+def test_a_name_of_which_nothing_is_kept_is_told(tmp_path: Path) -> None:
+    """`archive list NAME` of which the archive has nothing says so, and what it has; the exit code is 3, and what there
+    is of the other names is listed.
+    """
+    host = Host(tmp_path / "host", "apiserver")
+    empty = certmond(host, "archive", "list", "apiserver")
+    assert (empty.returncode, empty.stdout) == (3, "")
+    assert "nothing is kept of apiserver; nothing was replaced yet" in empty.stderr
+    assert certmond(host, "renew", "apiserver").returncode == 0
+    listed = certmond(host, "archive", "list", "apisever", "apiserver")
+    assert listed.returncode == 3
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["apiserver"]
+    assert "nothing is kept of apisever; the archive has apiserver" in listed.stderr
+
+
 def test_a_damaged_generation_is_told_and_blocks_no_other(tmp_path: Path) -> None:
     """`archive list` tells it on standard error, goes on, and exits with 2; `archive restore` puts back the one that is
     asked for.
