@@ -83,6 +83,8 @@ def serve(context: click.Context, runtime_dir: Path, listen: str | None, web_con
 
     if listen is None or web_config is None:
         configured = globals_of(context).serving()
+        for problem in configured.problems:
+            click.echo(f"certmond: {problem} (only `listen` and `web_config` are needed here, and obeyed)", err=True)
         listen = listen or configured.listen
         web_config = web_config or (Path(configured.web_config) if configured.web_config else None)
     gate = None

@@ -10,7 +10,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -182,13 +182,22 @@ class Config(Model):
         return self.mode == "enforce" or any(commands)
 
 
+EVERY_KEY = frozenset(Config.model_fields)
+
+
 def load(
-    path: Path | None = None, *, profile: str | None = None, explicit: bool = False, acting: bool = False
+    path: Path | None = None,
+    *,
+    profile: str | None = None,
+    explicit: bool = False,
+    acting: bool = False,
+    keys: Container[str] = EVERY_KEY,
 ) -> Config:
     """The configuration in `path` and conf.d/*.yaml beside it, later files over earlier ones, on top of the profile.
 
     That `path` is not there is a problem only if it was asked for (`explicit`); that others can write what is read
-    is one only if the configuration has certmond act, or its caller is about to (`acting`). Raises ConfigError.
+    is one only if the configuration has certmond act, or its caller is about to (`acting`). `keys` as for `parse`.
+    Raises ConfigError.
     """
     main = path or DEFAULT_PATH
     sources: list[Source] = []
@@ -206,7 +215,7 @@ def load(
         except OSError as error:
             if explicit or file != main or not isinstance(error, FileNotFoundError):
                 unread.append(_unreadable(file, error))
-    config = parse(sources, profile=profile, unread=unread)
+    config = parse(sources, profile=profile, unread=unread, keys=keys)
     if open_to_others and (acting or config.acts):
         raise ConfigError(tuple(map(str, open_to_others)))
     return config
@@ -254,16 +263,23 @@ def _unreadable(path: Path, error: OSError) -> Problem:
     return Problem(Place(str(path)), f"cannot be read ({error.strerror}); correct its path or permissions")
 
 
-def parse(sources: Sequence[Source], *, profile: str | None = None, unread: Sequence[Problem] = ()) -> Config:
+def parse(
+    sources: Sequence[Source],
+    *,
+    profile: str | None = None,
+    unread: Sequence[Problem] = (),
+    keys: Container[str] = EVERY_KEY,
+) -> Config:
     """`sources` joined, later over earlier, on top of the profile: `profile`, else the one that they name.
 
-    `unread` is what has gone wrong before, on the way to the sources. Raises ConfigError with everything that is wrong.
+    `unread` is what has gone wrong before, on the way to the sources. Known keys that are not among `keys` are passed
+    over, whatever they hold. Raises ConfigError with everything that is wrong.
     """
     problems = list(unread)
     documents = []
     for source in sources:
         document, found = read(*source)
-        documents += [document] if document else []
+        documents += [_only(keys, document)] if document else []
         problems += found
     whole = not unread and len(documents) == len(sources)  # else what seems to be missing may be in the rest
     if profile is not None:
@@ -325,6 +341,12 @@ class _Dumper(yaml.SafeDumper):
 
     def represent_scalar(self, tag: str, value: str, style: str | None = None) -> yaml.ScalarNode:
         return super().represent_scalar(tag, value, style if value.isprintable() else '"')
+
+
+def _only(keys: Container[str], document: Node) -> Node:
+    """Without the known keys that are not among `keys`; one that is not known may be any of them, misspelt."""
+    passed = [key for key in Config.model_fields if key not in keys]
+    return replace(document, value={key: node for key, node in document.fields.items() if key not in passed})
 
 
 def _base(documents: Sequence[Node]) -> tuple[Node, ...]:

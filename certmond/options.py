@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -31,10 +31,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Serving(NamedTuple):
-    """Where `serve` listens, and the file that says who comes in; None where everybody does."""
+    """Where `serve` listens, the file that says who comes in, None where everybody does; and what else is wrong."""
 
     listen: str
     web_config: str | None
+    problems: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Globals:
         return load(self.config, profile=self.profile, explicit=self.config is not None, acting=acting)
 
     def serving(self) -> Serving:
-        """What the configuration says of `serve`. Raises CertmondError.
+        """What the configuration says of `serve`, whatever is wrong with what it says to others. Raises CertmondError.
 
         A child reads it and ends: who listens is to hold nothing of what it takes to read a configuration.
         """
@@ -77,11 +78,25 @@ class Globals:
             os.fdopen(sending, "w", encoding="utf-8") as pipe,
         ):  # the child ends anyhow
             try:
-                config = self.load()
-                json.dump(Serving(config.listen, config.web_config)._asdict(), pipe)
+                json.dump(self._serving()._asdict(), pipe)
             except CertmondError as error:
                 json.dump({"error": str(error)}, pipe)
         os._exit(0)
+
+    def _serving(self) -> Serving:
+        from certmond.config import load
+        from certmond.errors import ConfigError
+
+        problems: tuple[str, ...] = ()
+        try:
+            config = self.load()
+        except ConfigError as error:
+            problems = error.problems
+            try:  # with mistakes in it, it is not obeyed either where others can have made them
+                config = load(self.config, explicit=self.config is not None, acting=True, keys={"listen", "web_config"})
+            except ConfigError as needed:
+                raise ConfigError(tuple(dict.fromkeys((*problems, *needed.problems)))) from error
+        return Serving(config.listen, config.web_config, problems)
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:

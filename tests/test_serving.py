@@ -92,3 +92,61 @@ def test_a_broken_configuration_is_told(tmp_path: Path, options: tuple[str, ...]
     assert "config.yaml:1: listen" in said, said
     assert "config.yaml:2: mode" in said, said
     assert "Traceback" not in said
+
+
+def test_what_it_does_not_need_keeps_it_from_nothing(tmp_path: Path) -> None:
+    """What is wrong elsewhere in the configuration is told, each with its line, and where it listens and who comes in
+    is obeyed: a mistake in an entry does not take the metrics away that tell of it.
+    """
+    (port,) = free_ports(1)
+    (tmp_path / "web.yaml").write_text(f"basic_auth_users: {{alice: {HASH}}}\n")
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d/10-node.yaml").write_text(
+        "mode: sometimes\ncertificates: [{name: odd, kye: /odd.key}]\nhold: 1\n"
+    )
+    configuration = f"listen: 127.0.0.1:{port}\nweb_config: {tmp_path}/web.yaml\nservices: none\n"
+    with serving(tmp_path, configuration) as server:
+        server.until(lambda: status(port) == 401, "asks for a password")
+        said = server.log.read_text().splitlines()
+    places = (
+        "config.yaml:3: services",
+        "10-node.yaml:1: mode",
+        "10-node.yaml:2: certificates[",
+        "10-node.yaml:3: hold",
+    )
+    for place in places:
+        assert [line for line in said if place in line and "only `listen` and `web_config` are needed here" in line], (
+            said
+        )
+
+
+@pytest.mark.parametrize(
+    ("configuration", "problem"),
+    [
+        ("web_confg: /etc/certmond/web/web.yaml\n", "did you mean web_config?"),
+        ("listen: 127.0.0.1:0\n", "listen: must be ADDRESS:PORT"),
+        ("listen: [\n", "is not YAML"),
+        ("hold: 1\nhold: 2\n", "hold: is given a second time"),
+    ],
+)
+def test_what_it_might_need_is_not_guessed(tmp_path: Path, configuration: str, problem: str) -> None:
+    """A key that is not known, one given twice, or a text that is no YAML might be what says who comes in: nothing is
+    served, and all problems are told.
+    """
+    with serving(tmp_path, f"{configuration}mode: sometimes\n") as server:
+        assert server.process.wait(DEADLINE) == 3
+    said = server.log.read_text()
+    assert problem in said
+    assert ("mode: must be" in said) is ("YAML" not in problem)
+    assert "Traceback" not in said
+
+
+def test_what_others_can_write_is_not_half_obeyed(tmp_path: Path) -> None:
+    """Where others can write a configuration that has mistakes, nothing is served: both are told."""
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d/10-open.yaml").write_text("poll: never\n")
+    (tmp_path / "conf.d/10-open.yaml").chmod(0o666)
+    with serving(tmp_path, "mode: observe\n", "--listen", "127.0.0.1:0") as server:
+        assert server.process.wait(DEADLINE) == 3
+    assert "10-open.yaml:1: poll" in server.log.read_text()
+    assert "10-open.yaml: can be written by others" in server.log.read_text()
