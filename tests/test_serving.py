@@ -4,39 +4,15 @@ from __future__ import annotations
 
 import re
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 
-from tests.daemon_harness import DEADLINE, Running
+from tests.daemon_harness import DEADLINE
 from tests.guarded import HASH
-
-
-@contextmanager
-def serving(work: Path, configuration: str, *options: str) -> Iterator[Running]:
-    """The process, which nothing has been rendered for."""
-    config, log = work / "config.yaml", work / "log"
-    config.write_text(configuration)
-    command = [sys.executable, "-m", "certmond", "--config", str(config), "serve", "--runtime-dir", str(work), *options]
-    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output, text=True) as process:
-        try:
-            yield Running(process, work, log)
-        finally:
-            process.kill()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports: list[int] = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+from tests.serving import free_ports, serving
 
 
 def answers(port: int) -> bool:

@@ -1,0 +1,73 @@
+"""The listener under every abuse at once, beside a daemon on whose node something changes."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.abuse import Abuse, descriptors
+from tests.daemon_harness import running
+from tests.guarded import PAIR, USERS, House
+from tests.node import PKI, Node
+from tests.serving import free_ports, serving
+
+GOOD = "127.0.0.9"
+"""Where somebody is who has the password, and asks for nothing else."""
+PASSES = 'certmond_passes_total{cause="inotify"}'
+PATIENCE = 120.0
+THREADS = 96
+"""TasksMax of certmond-web.service."""
+REFUSALS = {
+    "slow_handshakes": {0}, "slow_requests": {0}, "noise": {0}, "silence": {0}, "rewrite": {0},
+    "huge_head": {0, 431}, "plain": {0, 400}, "wrong_password": {0, 401, 503},
+}  # fmt: skip
+"""What each kind of abuse may be answered; 0 is an end without an answer, as where there is no seat."""
+
+
+@pytest.mark.parametrize(
+    ("connections", "changes"),
+    [(300, 3), pytest.param(10_000, 40, marks=[pytest.mark.long, pytest.mark.timeout(1800)])],
+)
+def test_each_change_is_a_pass_and_reaches_who_may_see_it(
+    node: Node, tmp_path: Path, connections: int, changes: int
+) -> None:
+    """Silence on thousands of connections, slow and broken handshakes, slow requests, huge heads, plain HTTP, wrong
+    passwords, and a web configuration that changes all the while: each change on the node becomes a pass nevertheless,
+    and is answered to a client at another address; nobody is answered without the password, and the threads of the
+    listener stay within what its unit allows.
+    """
+    for name in ("house", "serve"):
+        (tmp_path / name).mkdir()
+    house, (port,), most = House(tmp_path / "house"), free_ports(1), 0
+    house.write(PAIR + USERS)
+    listen = ("--listen", f"127.0.0.1:{port}", "--web-config", str(house.path))
+    with descriptors(connections + 1000) as allowed, running(node.root, tmp_path) as daemon:
+        abuse, silent = Abuse(house, port), min(connections, allowed - 500)
+
+        def shown(serial: str) -> bool:
+            return bool((daemon.entry("apiserver") or {})["serial"] == serial)
+
+        def answered(serial: str) -> bool:
+            return serial.encode() in abuse.fetch(GOOD, "/api/v1/status", "secret")
+
+        with serving(tmp_path / "serve", "", *listen, "--runtime-dir", str(daemon.runtime)) as listener:
+            listener.until(lambda: abuse.fetch(GOOD, "/healthz", "secret"), "listens", PATIENCE)
+            with abuse.under_way(silent):
+                listener.until(lambda: abuse.most_open >= silent, "all are open", PATIENCE)
+                for number in range(changes):
+                    before = daemon.number(PASSES)
+                    node.reissue(f"{PKI}/apiserver")
+                    serial = str(node.certificate(f"{PKI}/apiserver.crt").serial_number)
+                    daemon.until(partial(shown, serial), f"change {number} is shown", PATIENCE)
+                    assert daemon.number(PASSES) > before
+                    listener.until(partial(answered, serial), f"change {number} is answered", PATIENCE)
+                    status = Path(f"/proc/{listener.process.pid}/status").read_text()
+                    most = max(most, int(re.findall(r"Threads:\s*(\d+)", status)[0]))
+            said = listener.log.read_text() + daemon.log.read_text()
+    assert abuse.answers.keys() == REFUSALS.keys()
+    assert {kind: found for kind, found in abuse.answers.items() if not REFUSALS[kind].issuperset(found)} == {}
+    assert most <= THREADS
+    assert "Traceback" not in said
