@@ -34,6 +34,20 @@ TREE = {
 }  # fmt: skip
 """What kubeadm signed with what."""
 
+STOP = """(() => {
+    const at = document.activeElement, style = getComputedStyle(at), box = at.getBoundingClientRect();
+    const width = parseFloat(style.outlineWidth), out = width + parseFloat(style.outlineOffset);
+    const cuts = (each) => ["auto", "hidden"].includes(getComputedStyle(each).contentVisibility);
+    let clip = at.parentElement;
+    while (clip && !cuts(clip)) clip = clip.parentElement;
+    const room = clip ? clip.getBoundingClientRect() : new DOMRect(0, 0, innerWidth, innerHeight);
+    const whole = box.top - out >= room.top && box.bottom + out <= room.bottom && box.left - out >= room.left
+        && box.right + out <= room.right && box.top >= 0 && box.bottom <= innerHeight;
+    const ring = style.outlineStyle === "solid" && width >= 2 && whole;
+    return [[...document.querySelectorAll("a, summary")].indexOf(at), ring];
+})()"""
+"""Which stop of the keyboard has the focus, and whether all of its ring is to be seen."""
+
 pytestmark = pytest.mark.real("chromium")
 
 
@@ -251,12 +265,36 @@ def test_by_keyboard(browser: Browser, shown: Shown) -> None:
         assert page.run("document.activeElement.getBoundingClientRect().x") >= 0
 
 
-def test_on_a_phone(browser: Browser, shown: Shown) -> None:
-    """On a phone the page is one column, and no wider than the screen, with everything opened."""
-    with browser.page(width=360, height=640) as page:
+def test_each_stop_of_the_keyboard(browser: Browser, shown: Shown) -> None:
+    """Each link and each certificate is a stop, in the order of the page, with a ring around it that nothing cuts off
+    (WCAG 2.4.7); what stands below the window comes into it; Enter opens and closes a certificate.
+    """
+    with browser.page(height=400) as page:
+        page.open(shown.url)
+        count = page.run("document.querySelectorAll('a, summary').length")
+        stops, cut = [], []
+        for _ in range(count):
+            page.press("Tab")
+            at, ring = page.run(STOP)
+            stops.append(at)
+            cut += [] if ring else [page.run("document.activeElement.outerHTML")]
+        assert stops == list(range(count))
+        assert cut == []
+        page.run("document.querySelector('.leaves summary').focus()")
+        for is_open in (True, False):
+            page.press("Enter")
+            assert page.run("document.activeElement.parentElement.open") is is_open
+
+
+@pytest.mark.parametrize("width", [320, 360, 640])
+def test_on_a_phone(browser: Browser, shown: Shown, width: int) -> None:
+    """On a phone, also one of 320 px, and at 200 % in a window of 1,280 px, the page is one column, and no wider than
+    the screen (WCAG 1.4.10), with everything opened.
+    """
+    with browser.page(width=width, height=640) as page:
         page.open(shown.url)
         page.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
-        assert page.run("document.documentElement.scrollWidth") == 360
+        assert page.run("document.documentElement.scrollWidth") == width
         lefts = page.run("[...document.querySelectorAll('section')].map((each) => each.getBoundingClientRect().x)")
         assert len(set(lefts)) == 1
 
