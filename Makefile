@@ -16,7 +16,7 @@ BIN := .venv/bin
 # Every build is made from the locked setuptools, so that no package brings a build tool of its own choice.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-build-isolation --use-pep517
 
-.PHONY: help demo test coverage check audit docs reference dashboard bench fuzz mutation soak fix deb rpm dist lock clean packages-run packages-test packages-build
+.PHONY: help demo test coverage check audit docs reference dashboard grafana bench fuzz mutation soak fix deb rpm dist lock clean packages-run packages-test packages-build
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -52,6 +52,16 @@ reference: packages-run .venv/dev ## the references, manual pages and the schema
 
 dashboard: packages-run .venv/dev ## config/grafana-dashboard.json, from the module beside it
 	$(BIN)/python config/grafana_dashboard.py >config/grafana-dashboard.json
+
+GRAFANA_SCHEMAS = 10.4.0 13.2.3
+grafana: ## that the dashboard is of Grafana's own types, of the oldest and of a new one; needs npm and a network
+	@for version in $(GRAFANA_SCHEMAS); do \
+		place=build/grafana/$$version; mkdir -p $$place; \
+		npm install --prefix $$place --no-save --no-audit --no-fund --ignore-scripts --silent @grafana/schema@$$version typescript@5.9.3; \
+		cat packaging/dashboard.ts config/grafana-dashboard.json >$$place/dashboard.ts; \
+		$$place/node_modules/.bin/tsc --strict --noEmit --skipLibCheck --module nodenext --target es2022 $$place/dashboard.ts; \
+		echo "The dashboard is one of Grafana $$version."; \
+	done
 
 bench: packages-run .venv/dev ## docs/benchmarks.md: time and memory on this machine
 	$(BIN)/python -m benchmarks -o docs/benchmarks.md

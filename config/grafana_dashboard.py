@@ -98,7 +98,7 @@ def table(title: str, width: int, height: int, says: str, *asked: tuple[str, str
         *([{"id": "merge", "options": {}}] if len(asked) > 1 else []),
         {"id": "organize", "options": {"excludeByName": hidden, "renameByName": names, "indexByName": {}}},
     ]
-    options = {"showHeader": True, "cellHeight": "sm", "footer": {"show": False, "reducer": ["sum"], "fields": ""}}
+    options: dict[str, Any] = {"showHeader": True, "cellHeight": "sm"}
     if by := more.pop("sort", None):
         options["sortBy"] = [{"displayName": by, "desc": False}]
     return panel("table", title, (width, height), says, targets, options=options, changes=changes,
@@ -323,12 +323,12 @@ def arranged(rows: Iterable[tuple[str, Iterable[Panel]]]) -> list[Panel]:
 
 def variable(name: str, label: str, asks: str, *, several: bool) -> dict[str, Any]:
     """A choice among the values of a label."""
-    everything = {"text": "All", "value": "$__all"} if several else {}
+    everything = {"current": {"text": "All", "value": "$__all"}, "allValue": ".*"}
     return {
         "type": "query", "name": name, "label": label, "datasource": _SOURCE, "definition": asks,
         "query": {"query": asks, "refId": f"Variable-{name}", "qryType": 1}, "refresh": 2, "sort": 1, "regex": "",
-        "hide": 0, "skipUrlSync": False, "multi": several, "includeAll": several, "options": [], "current": everything,
-        **({"allValue": ".*"} if several else {}),
+        "hide": 0, "skipUrlSync": False, "multi": several, "includeAll": several, "options": [],
+        **(everything if several else {}),
     }  # fmt: skip
 
 

@@ -78,6 +78,12 @@ def test_it_has_what_grafana_asks_of_a_panel(panel: dict[str, Any]) -> None:
         assert all(each.keys() == {"id", "value"} for each in override["properties"])
 
 
+@pytest.mark.parametrize("variable", VARIABLES.values(), ids=lambda variable: variable["name"])
+def test_it_has_what_grafana_asks_of_a_variable(variable: dict[str, Any]) -> None:
+    """VariableOption: what is chosen has a text and a value, or nothing is chosen yet."""
+    assert {"text", "value"} <= variable.get("current", {"text": "", "value": ""}).keys()
+
+
 def test_no_two_panels_share_a_number_or_a_place() -> None:
     """Every id is one panel's, and no panel covers another."""
     numbers = [panel["id"] for panel in PANELS]
