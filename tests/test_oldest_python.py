@@ -1,0 +1,82 @@
+"""What is written works with the oldest Python that is supported, as far as that can be seen without one.
+
+mypy knows which functions that one has, and ruff which syntax. What neither sees is a class that can be subscripted
+only since later: `array[int]` is fine as an annotation, and a TypeError where it is evaluated.
+"""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+OLDEST = tuple(
+    map(int, tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["python_version"].split("."))
+)
+
+
+def stub(module: str) -> ast.Module:
+    """What is known of a module of the standard library, by the stubs that mypy brings."""
+    spec = find_spec("mypy")
+    assert spec
+    assert spec.origin
+    place = Path(spec.origin).parent / "typeshed/stdlib" / module.replace(".", "/")
+    found = [path for path in (place.with_suffix(".pyi"), place / "__init__.pyi") if path.exists()]
+    return ast.parse(found[0].read_text()) if found else ast.Module([], [])
+
+
+@cache
+def subscriptable_since(module: str, name: str) -> tuple[int, ...]:
+    """The version that made this class subscriptable; () where it always was, or nothing is known."""
+    for each in ast.walk(stub(module)):
+        for inner in each.body if isinstance(each, ast.ClassDef) and each.name == name else ():
+            if isinstance(inner, ast.If) and "__class_getitem__" in ast.unparse(inner):
+                compared = inner.test
+                if isinstance(compared, ast.Compare) and ast.unparse(compared.left) == "sys.version_info":
+                    since: tuple[int, ...] = ast.literal_eval(compared.comparators[0])
+                    return since
+    return ()
+
+
+def evaluated(node: ast.AST) -> Iterator[ast.AST]:
+    """Everything below but for annotations, which are only written beside a name."""
+    for each in ast.iter_child_nodes(node):
+        if (
+            isinstance(node, ast.arg)
+            or each is getattr(node, "returns", None)
+            or each is getattr(node, "annotation", None)
+        ):
+            continue
+        yield each
+        yield from evaluated(each)
+
+
+def too_new(source: str) -> list[str]:
+    """Each subscript of a class that the oldest Python cannot subscript, with its line."""
+    tree = ast.parse(source)
+    imported = {
+        alias.asname or alias.name: (each.module or "", alias.name)
+        for each in ast.walk(tree) if isinstance(each, ast.ImportFrom) and not each.level for alias in each.names
+    }  # fmt: skip
+    return [
+        f"line {each.lineno}: {ast.unparse(each)}"
+        for each in evaluated(tree) if isinstance(each, ast.Subscript) and isinstance(each.value, ast.Name)
+        if subscriptable_since(*imported.get(each.value.id, ("", ""))) > OLDEST
+    ]  # fmt: skip
+
+
+def test_nothing_is_subscripted_that_the_oldest_cannot() -> None:
+    """No class of the standard library is subscripted at run time that Python 3.11 cannot subscript."""
+    sources = [path for part in ("certmond", "fuzz", "benchmarks", "packaging") for path in (ROOT / part).rglob("*.py")]
+    assert {str(path): found for path in sources if (found := too_new(path.read_text()))} == {}
+
+
+def test_what_is_seen() -> None:
+    """An annotation is not evaluated; what is called, and what a name is bound to, are."""
+    lines = ["from array import array", "def f(a: array[int]) -> array[int]:", "    b: array[int] = a", "    return b",
+             "found = list[array[int]]()", "Alias = array[int]"]  # fmt: skip
+    assert too_new("\n".join(lines)) == ["line 5: array[int]", "line 6: array[int]"]
