@@ -21,7 +21,7 @@ from typing import Any
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-    "--remote-debugging-pipe",
+    "--remote-debugging-pipe", "--host-resolver-rules=MAP rebound.example 127.0.0.1",
 )  # fmt: skip
 PATIENCE = 60.0
 """Seconds that whatever is waited for has; nothing is asserted about how soon it comes."""

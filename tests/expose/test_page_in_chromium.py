@@ -327,6 +327,15 @@ def test_a_server_that_goes_away(browser: Browser, shown: Shown) -> None:
             page.until("document.querySelector('#connection').hidden")
 
 
+def test_a_name_that_was_made_to_lead_here(browser: Browser, shown: Shown) -> None:
+    """A page whose name leads to loopback reads nothing there, though to the browser it is its own."""
+    with browser.page() as page:
+        page.open(shown.url.replace("127.0.0.1", "rebound.example"))
+        assert page.text("body").startswith("this was asked of another host: ")
+        for path in ("/", "/metrics", "/api/v1/status"):
+            assert page.run(f"fetch('{path}').then((answer) => answer.status)") == 421
+
+
 def test_on_paper(browser: Browser, shown: Shown) -> None:
     """On paper there is what can be read, and nothing to click on."""
     with browser.page() as page:
