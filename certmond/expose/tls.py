@@ -45,9 +45,9 @@ def make_context(source: Source) -> ssl.SSLContext:
     if not problems:
         problems += _take_pair(context, source, pems)
         problems += _take_authorities(context, source, pems["client_ca"])
+    problems += _choose(context, source)
     if problems:
         raise ConfigError(tuple(map(str, problems)))
-    _choose(context, source)
     return context
 
 
@@ -108,7 +108,7 @@ def _take_authorities(context: ssl.SSLContext, source: Source, pem: bytes) -> It
         yield Problem(source.place(_key_of(source, "client_ca")), "has no certificate; PEM is expected")
 
 
-def _choose(context: ssl.SSLContext, source: Source) -> None:
+def _choose(context: ssl.SSLContext, source: Source) -> Iterator[Problem]:
     settings = source.config.tls_server_config
     least, most = _VERSIONS[settings.min_version], _VERSIONS[settings.max_version]
     old = least < ssl.TLSVersion.TLSv1_2
@@ -125,9 +125,15 @@ def _choose(context: ssl.SSLContext, source: Source) -> None:
         context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
     else:
         context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
-    for curve in settings.curve_preferences:
-        context.set_ecdh_curve(_CURVES[curve])
     context.set_alpn_protocols(["http/1.1"])
+    for curve in settings.curve_preferences:
+        try:
+            context.set_ecdh_curve(_CURVES[curve])
+        except (OSError, ValueError):  # X25519 with Python 3.11.2, which Debian 12 has
+            fact = f"cannot be {curve} with the Python that certmond runs with"
+            yield Problem(
+                source.place("curve_preferences"), f"{fact}; take it away: OpenSSL offers what it has by itself"
+            )
 
 
 class _EncryptedError(Exception):

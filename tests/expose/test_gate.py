@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import PrivateFormat
 
 from certmond.errors import ConfigError
 from certmond.expose import gate as gate_module
-from certmond.expose import seats, serve
+from certmond.expose import seats, serve, tls
 from certmond.expose.gate import Bucket
 from certmond.expose.serve import Server, make_server
 from certmond.expose.web_config import SUITES, VERSIONS, RateLimit
@@ -196,7 +196,7 @@ class TestTls:
     @pytest.mark.parametrize(
         ("curve", "name", "other"),
         [
-            ("CurveP256", "prime256v1", "X25519"),
+            ("CurveP256", "prime256v1", "secp521r1"),
             ("CurveP384", "secp384r1", "prime256v1"),
             ("CurveP521", "secp521r1", "prime256v1"),
             ("X25519", "X25519", "secp384r1"),
@@ -204,6 +204,8 @@ class TestTls:
     )
     def test_curve(self, house: House, curve: str, name: str, other: str) -> None:
         """A curve that is named is the one that is used; a client without it is turned away."""
+        if curve == "X25519" and sys.version_info < (3, 11, 3):
+            pytest.skip("this Python's ssl knows no X25519 by name")
         with running(house.runtime, gate=house.gate(f"{PAIR}  curve_preferences: [{curve}]\n")) as server:
             for groups, comes_in in ((name, True), (other, False)):
                 context = house.client()
@@ -564,6 +566,13 @@ class TestStart:
         with pytest.raises(ConfigError) as caught:
             house.gate(VERIFY)
         assert len(caught.value.problems) == 3
+
+    def test_a_curve_that_cannot_be_had(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A curve that this Python or OpenSSL does not know by name is told with its line, as any other problem."""
+        monkeypatch.setitem(tls._CURVES, "X25519", "a curve of another time")
+        problem = r"web.yaml:4: tls_server_config.curve_preferences: cannot be X25519 .*; take it away"
+        with pytest.raises(ConfigError, match=problem):
+            house.gate(PAIR + "  curve_preferences: [X25519]\n")
 
     def test_strange_pair(self, house: House) -> None:
         """A key that is another's is told as such."""
