@@ -90,7 +90,7 @@ def test_a_certificate_that_goes_takes_its_series_along(node: Node, work: Path) 
         assert daemon.series(NOT_AFTER, "super-admin.conf")
         node.path("etc/kubernetes/super-admin.conf").unlink()
         daemon.until(lambda: not daemon.series(NOT_AFTER, "super-admin.conf"), "series gone")
-        assert daemon.entry("super-admin.conf") is None
+        daemon.until(lambda: daemon.entry("super-admin.conf") is None, "entry gone")
 
 
 def test_a_fifo_does_not_hang(node: Node, work: Path) -> None:
