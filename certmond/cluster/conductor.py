@@ -1,21 +1,22 @@
 """A rotation that all nodes of a cluster carry on together: one record, one coordinator, and what every node says.
 
 Owns when the cluster is asked, who coordinates, when the next workers may act, and when the record moves on to the
-next phase: when every node has said that it has come so far, and what is checked of the cluster itself is as it should
-be. A node that is not answered by the API holds where it is. Changes no file of the node; keys are never part of what
-is said.
+next phase: when every node has said that it has come so far, and the cluster itself is as it should be (`inspection`
+looks). A node that is not answered by the API holds where it is. Changes no file of the node; keys are never part of
+what is said.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from certmond.cluster.access import Access
+from certmond.cluster.inspection import Inspection
 from certmond.cluster.recorded import TAKE_AWAY, admit, lacks, record_of, rotation_of
 from certmond.config import Config
 from certmond.errors import (
@@ -27,25 +28,18 @@ from certmond.errors import (
     UnknownUserError,
 )
 from certmond.host.lasting import Lasting
-from certmond.pki.certificate import Anchor, PublicKey, certificates_of
-from certmond.pki.rotation import Phase, Rotation, desired, forth, sequence
+from certmond.pki.certificate import Anchor
+from certmond.pki.rotation import Phase, Rotation, forth, sequence
 from certmond.pki.rotation_batches import Workers, behind, joined, next_batch, workers
 from certmond.pki.rotation_gates import Gate, Member, Report, ahead, unknown_exclusions
 
 if TYPE_CHECKING:
-    from certmond.cluster.canary import Canary
     from certmond.cluster.nodes import ClusterNode
     from certmond.cluster.record_api import Recorded
-    from certmond.cluster.rollout import Rollout
-    from certmond.cluster.signing import Signing
     from certmond.host.manifest import Components
 
 IDLE = 6
 """So many times as long as the configuration's `poll` are the pauses between two questions, while nothing goes on."""
-_A_WHILE = timedelta(seconds=20)
-"""What is asked of the cluster takes so long at most: it is asked again, and the node has more to do meanwhile."""
-_BATCH = 5
-"""So many workloads are restarted before the node looks after itself again."""
 
 
 class Lead(Protocol):
@@ -75,6 +69,7 @@ class ClusterConductor:
         self._access, self._own, self._lead, self._node = access, own, lead, node
         self._clock, self._monotonic = clock, monotonic
         self._spec, self._pause, self._lasting = config.cluster, config.poll, Lasting(config.root_ca, monotonic)
+        self._inspection = Inspection(access, config.cluster)
         self._found: Recorded | None = None
         self._unread: str | None = None
         self._silent = False
@@ -82,7 +77,6 @@ class ClusterConductor:
         self._estranged: str | None = None
         self._ask_again = 0.0
         self._closed: frozenset[str] = frozenset()
-        self._signing: Signing | None = None  # which needs the extra
         self._signers = set[str]()  # uids: once known to have a CA key, a node is asked, whatever its label is then
         self._said: Report | None = None
         self._counted: tuple[str, Phase, Workers | None] | None = None
@@ -205,15 +199,24 @@ class ClusterConductor:
             return batch
         held = self._lasting.gate(rotation, now)
         if held.noted:
-            if waits := _amiss(self._canaries(rotation, now)):
+            if waits := self._inspection.canaries(rotation, now):
                 return Gate(waits, now + self._pause)  # what is not so yet counts from no instant
             # Not `now`: a node may have come so far, and have said it, after this one's look began.
             return replace(held, noted=replace(rotation, published=self._clock()))
         if held.waits:
             return replace(held, until=min(held.until or now, now + self._pause))
-        if waits := _amiss(self._canaries(rotation, now)):
-            return Gate(waits, now + self._pause)
-        return self._workloads(rotation, now) if rotation.phase is Phase.TRUST else Gate()
+        waits = self._inspection.canaries(rotation, now)
+        if not waits and self._asks_workloads(rotation):
+            if rotation.published is None:
+                # Not `now`: what was started between that and the check may have been given the former CA only.
+                self.publish(replace(rotation, published=self._clock()))
+                return Gate(("both CAs are published now; workloads are looked at next",), now)
+            waits = self._inspection.workloads(rotation.published, now)
+        return Gate(waits, now + self._pause) if waits else Gate()
+
+    def _asks_workloads(self, rotation: Rotation) -> bool:
+        """Whoever was started before both CAs were published trusts the former one only."""
+        return rotation.family == "ca" and rotation.phase is Phase.TRUST and self._spec.workloads != "ignore"
 
     def unsettled(self, rotation: Rotation) -> None:
         self._lasting.meet(rotation, self._clock())
@@ -230,8 +233,7 @@ class ClusterConductor:
         return counted[2] if counted and counted[:2] == (rotation.id, rotation.phase) else None
 
     def end(self) -> None:
-        if self._signing:
-            self._signing.withdraw()
+        self._inspection.end()
         self._lead.give_back()
 
     def _say(self, report: Report) -> None:
@@ -251,58 +253,6 @@ class ClusterConductor:
         self._said, self._known = report, True
         self._say_again, self._withdraw_again = self._in(self._pause * IDLE), 0.0
 
-    def _canaries(self, rotation: Rotation, now: datetime) -> Iterator[Canary]:
-        """What is to be seen of the cluster itself before the phase is left. Needs the extra."""
-        from certmond.cluster.ca_bundles import ca_bundles  # noqa: PLC0415
-        from certmond.cluster.cluster_info import cluster_info  # noqa: PLC0415
-        from certmond.cluster.published import published_trust, token_secrets  # noqa: PLC0415
-        from certmond.cluster.signing import Signing  # noqa: PLC0415
-        from certmond.cluster.tokens import tokens  # noqa: PLC0415
-
-        wanted, access = desired(rotation), self._access
-        if isinstance(rotation.new, PublicKey):
-            yield tokens(access, signed_by=wanted.signing.key if wanted else None, limit=_A_WHILE)
-        if rotation.family != "ca":
-            return
-        signer = wanted.detached or wanted.signing if wanted else rotation.old[0]
-        for each in certificates_of((signer,)):
-            self._signing = self._signing or Signing(access)
-            yield self._signing.check(each, now, _A_WHILE)
-        yield tokens(access, limit=_A_WHILE)
-        if wanted and rotation.phase in {Phase.TRUST, Phase.ISSUE, Phase.DISTRUST}:
-            ours, trust = certificates_of((*rotation.old, rotation.new)), certificates_of(wanted.trust)
-            yield published_trust(access, trust, _A_WHILE)
-            yield cluster_info(access, ours, trust, update=True, limit=_A_WHILE)
-            yield ca_bundles(access, rotation.family, ours, trust, update=True, limit=_A_WHILE)
-            if self._spec.token_secrets:
-                yield token_secrets(access, trust, look=True, limit=_A_WHILE)
-
-    def _workloads(self, rotation: Rotation, now: datetime) -> Gate:
-        """Whoever was started before both CAs were published trusts the former one only."""
-        from certmond.cluster.rollout import Outcome, restart_workloads  # noqa: PLC0415 - needs the extra
-        from certmond.cluster.workloads import stale_workloads, workloads  # noqa: PLC0415
-
-        since = rotation.published
-        if self._spec.workloads == "ignore" or rotation.family != "ca":
-            return Gate()
-        if since is None:
-            # Not `now`: what was started between that and the check may have been given the former CA only.
-            self.publish(replace(rotation, published=self._clock()))
-            return Gate(("both CAs are published now; workloads are looked at next",), now)
-        rollouts: tuple[Rollout, ...] = ()
-        if self._spec.workloads == "restart":
-            stale = stale_workloads(self._access, since).restartable[:_BATCH]
-            rollouts = restart_workloads(self._access, stale, since, now, batch=_BATCH, limit=_A_WHILE)
-        waits = (
-            *(
-                f"{each.workload} was restarted, and {each.fact}; see its pods if that stays so"
-                for each in rollouts
-                if each.outcome in {Outcome.UNDER_WAY, Outcome.FAILED}
-            ),
-            *_amiss([workloads(self._access, since, _A_WHILE)]),
-        )
-        return Gate(waits, now + self._pause) if waits else Gate()
-
     def _read(self) -> None:
         from certmond.cluster.record_api import read_record  # noqa: PLC0415 - needs the extra
 
@@ -319,10 +269,6 @@ class ClusterConductor:
 
     def _in(self, span: timedelta) -> float:
         return self._monotonic() + span.total_seconds()
-
-
-def _amiss(canaries: Iterable[Canary]) -> tuple[str, ...]:
-    return tuple(f"{each.fact}; {each.remedy}" for each in canaries if not each.ok)
 
 
 def _member(node: ClusterNode, signs: bool) -> Member:
