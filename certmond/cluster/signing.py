@@ -3,7 +3,8 @@
 Owns the request of the check: for the signer kubernetes.io/kube-apiserver-client, with a key that is thrown away, for a
 user who may do nothing, for the shortest time that the API takes. While a person is to approve it, or nobody has signed
 it yet, it stays, and each further check looks at it again, be it of another process: a command beside the daemon, or
-the one that follows on it. Else it is deleted, whatever comes of it, by a later check, or by the cluster within a day.
+the one that follows on it. It stays as well where a person has denied it, until somebody takes it away: nobody is asked
+again what was refused. Else it is deleted, whatever comes of it, by a later check, or by the cluster within a day.
 Imports lightkube.
 """
 
@@ -45,6 +46,10 @@ _LOOK_AGAIN = 0.5  # seconds
 _APPROVE = (
     f"look at it (docs/cluster.md says how), then `kubectl certificate approve {REQUEST}`; or permit certmond to do so"
     f" for {API_CLIENT}"
+)
+_DENIED = (
+    f"find out who denied it, and why; it is filed again when it is gone: `kubectl delete csr {REQUEST}`, or the"
+    " cluster takes it away an hour after it was filed"
 )
 _CONTROLLER = "see that a kube-controller-manager leads, and what its log says of certificate signing"
 
@@ -88,6 +93,8 @@ class Signing:
                     fact = f"the request {REQUEST} was approved, and not signed within {seconds:g} s"
                     return Canary(NAME, False, fact, _CONTROLLER)
                 raise UnreachableError(f"the Kubernetes API gave no whole answer within {seconds:g} s") from None
+            if "Denied" in asked.filed.conditions:
+                return Canary(NAME, False, _said_of(asked.filed, "was denied", "Denied"), _DENIED)
             self._asked = None
             with suppress(SigningError):  # what cannot be deleted now, the next check does, or the cluster within a day
                 await api.delete(REQUEST)
@@ -121,11 +128,15 @@ class Signing:
         return self._asked
 
     async def _left_to_a_person(self, api: Requests, expected: Certificate) -> _Asked | None:
-        """What another process has filed, and waits for approval: who took it away would have a person begin again."""
+        """What another process has filed, and a person is to approve, or has denied: who took it away would have them
+        begin again.
+        """
         filed = await api.read(REQUEST)
-        key = _key_of(filed) if filed and not (filed.conditions or filed.certificate) else None
+        key = _key_of(filed) if filed and not filed.certificate else None
         if filed is None or key is None:
             return None
+        if filed.conditions:
+            return _Asked(expected, key, filed) if "Denied" in filed.conditions else None
         try:
             await api.approve(filed, *_SAID, dry_run=True)
         except RefusedError:
@@ -171,10 +182,8 @@ def _key_of(filed: Filed) -> PublicKey | None:
 
 
 def _verdict(filed: Filed, key: PublicKey, expected: Certificate, now: datetime) -> Canary:
-    for verdict in ("Denied", "Failed"):
-        if verdict in filed.conditions:
-            said = printable(filed.conditions[verdict])[:300]
-            return Canary(NAME, False, f"the request {filed.name} was {verdict.lower()} ({said})", _CONTROLLER)
+    if "Failed" in filed.conditions:
+        return Canary(NAME, False, _said_of(filed, "has failed", "Failed"), _CONTROLLER)
     issued = decode(filed.certificate, filed.name).certificates
     if not issued or issued[0].key != key:
         fact = f"what was issued for the request {filed.name} is no certificate of its key"
@@ -186,3 +195,7 @@ def _verdict(filed: Filed, key: PublicKey, expected: Certificate, now: datetime)
         remedy = "see which pair each kube-controller-manager has for --cluster-signing-cert-file, and restart it"
         return Canary(NAME, False, fact, remedy)
     return Canary(NAME, True, f"the cluster signs with {expected.sha256[:12]}")
+
+
+def _said_of(filed: Filed, what: str, condition: str) -> str:
+    return f"the request {filed.name} {what} ({printable(filed.conditions[condition])[:300]})"

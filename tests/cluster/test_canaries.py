@@ -221,9 +221,8 @@ def test_what_waits_for_approval_is_withdrawn_in_the_end(cluster: ApiServer, loo
     check.withdraw()
 
 
-@pytest.mark.parametrize("verdict", ["Denied", "Failed"])
-def test_a_request_that_was_decided_against_is_told(cluster: ApiServer, access: Access, verdict: str) -> None:
-    """With what was said of it."""
+def decides(cluster: ApiServer, verdict: str) -> None:
+    """Somebody does, as soon as it is filed."""
     cluster.signs = False
 
     def decide(method: str, path: str) -> None:
@@ -231,7 +230,42 @@ def test_a_request_that_was_decided_against_is_told(cluster: ApiServer, access: 
             cluster.decide(verdict, "by hand")
 
     cluster.before = decide
-    says(sign(access, cluster.ca), f"certmond-canary was {verdict.lower()} (by hand)")
+
+
+def test_a_request_that_failed_is_told(cluster: ApiServer, access: Access) -> None:
+    """With what the signer said of it; the next check files another."""
+    decides(cluster, "Failed")
+    says(sign(access, cluster.ca), "certmond-canary has failed (by hand)")
+    assert cluster.objects == {}
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["same process", "another process"])
+def test_a_request_that_was_denied_stays_and_says_why(cluster: ApiServer, access: Access, again: bool) -> None:
+    """Nobody is asked again what a person has refused: each check tells the reason, until somebody takes the request
+    away, be it the cluster; then it is filed again.
+    """
+    decides(cluster, "Denied")
+    check = Signing(access)
+    for _ in range(3):
+        check = Signing(access) if again else check
+        canary = check.check(cluster.ca.facts, datetime.now(UTC))
+        says(canary, "certmond-canary was denied (by hand)")
+        assert "`kubectl delete csr certmond-canary`" in canary.remedy
+    assert len([call for call in cluster.calls if call.startswith("POST")]) == 1
+    cluster.objects.clear()
+    cluster.signs, cluster.before = True, lambda method, path: None
+    if not again:
+        says(check.check(cluster.ca.facts, datetime.now(UTC)), "it is filed again")
+    known((Signing(access) if again else check).check(cluster.ca.facts, datetime.now(UTC)))
+    assert cluster.objects == {}
+
+
+def test_what_was_denied_is_withdrawn_in_the_end(cluster: ApiServer, access: Access) -> None:
+    """As what waits for approval: with the rotation that it was for."""
+    decides(cluster, "Denied")
+    check = Signing(access)
+    says(check.check(cluster.ca.facts, datetime.now(UTC)), "was denied")
+    check.withdraw()
     assert cluster.objects == {}
 
 
