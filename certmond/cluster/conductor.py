@@ -9,7 +9,7 @@ what is said.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -179,40 +179,46 @@ class ClusterConductor:
             return Gate((f"{error}; this node holds its phase until then",), now + self._pause)
 
     def _gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
-        from certmond.cluster.nodes import list_nodes  # noqa: PLC0415 - needs the extra
-
         self._lasting.meet(rotation, now)
         self._say(report)
         if not report.signs:
             return Gate(("the coordinator leads it on when all nodes have come so far",), now + self._pause)
-        found = list_nodes(self._access)
-        self._signers |= {node.uid for node in found if node.control_plane or (node.said and node.said.holds_key)}
-        members = {node.name: _member(node, node.uid in self._signers) for node in found}
-        unknown = unknown_exclusions(rotation, members)
-        strangers = (f"the cluster has no Node {name}, which is excluded" for name in unknown)
-        self._counted = rotation.id, rotation.phase, workers(rotation, members.values())
-        if waits := behind(rotation, members.values()):  # of whom one may have been meant by a stranger's name
-            return Gate((*waits, *strangers), now + self._pause)
+        members = self._members()
+        if waits := self._behind(rotation, members):
+            return Gate(waits, now + self._pause)
         if why := self._lead.take():
             return Gate((why,), now + self._pause)
-        if (batch := next_batch(rotation, members.values(), self._spec.batch)).noted:
+        if (batch := next_batch(rotation, members, self._spec.batch)).noted:
             return batch
         held = self._lasting.gate(rotation, now)
-        if held.noted:
-            if waits := self._inspection.canaries(rotation, now):
-                return Gate(waits, now + self._pause)  # what is not so yet counts from no instant
-            # Not `now`: a node may have come so far, and have said it, after this one's look began.
-            return replace(held, noted=replace(rotation, published=self._clock()))
-        if held.waits:
+        if held.waits and not held.noted:
             return replace(held, until=min(held.until or now, now + self._pause))
         waits = self._inspection.canaries(rotation, now)
-        if not waits and self._asks_workloads(rotation):
+        if not waits and not held.noted and self._asks_workloads(rotation):
             if rotation.published is None:
                 # Not `now`: what was started between that and the check may have been given the former CA only.
                 self.publish(replace(rotation, published=self._clock()))
                 return Gate(("both CAs are published now; workloads are looked at next",), now)
             waits = self._inspection.workloads(rotation.published, now)
-        return Gate(waits, now + self._pause) if waits else Gate()
+        if waits := waits or self._behind(rotation, self._members()):  # as they are after all that
+            return Gate(waits, now + self._pause)  # what is not so yet counts from no instant
+        # Not `now`: a node may have come so far, and have said it, after this one's look began.
+        return replace(held, noted=replace(rotation, published=self._clock())) if held.noted else Gate()
+
+    def _members(self) -> list[Member]:
+        """All nodes, as they are now."""
+        from certmond.cluster.nodes import list_nodes  # noqa: PLC0415 - needs the extra
+
+        found = list_nodes(self._access)
+        self._signers |= {node.uid for node in found if node.control_plane or (node.said and node.said.holds_key)}
+        return [_member(node, node.uid in self._signers) for node in found]
+
+    def _behind(self, rotation: Rotation, members: Sequence[Member]) -> tuple[str, ...]:
+        self._counted = rotation.id, rotation.phase, workers(rotation, members)
+        waits = behind(rotation, members)
+        unknown = unknown_exclusions(rotation, {each.name: each for each in members})
+        strangers = (f"the cluster has no Node {name}, which is excluded" for name in unknown)
+        return (*waits, *strangers) if waits else ()  # of whom one may have been meant by a stranger's name
 
     def _asks_workloads(self, rotation: Rotation) -> bool:
         """Whoever was started before both CAs were published trusts the former one only."""

@@ -87,6 +87,20 @@ def test_the_time_of_the_former_tokens_counts_from_when_the_new_key_is_seen_to_s
     assert conductor.gate(noted, DONE, NOW + 24 * HOUR) == Gate()
 
 
+def test_who_joins_while_the_cluster_is_looked_at_is_counted(cluster: ApiServer, conductor: ClusterConductor) -> None:
+    """The time of the former tokens does not count yet: a control plane that joins meanwhile may sign with its key."""
+    cluster.tokens.key = KEYS[1]
+
+    def joins(method: str, path: str) -> None:
+        if path.endswith("/token"):
+            cluster.before = lambda method, path: None
+            cluster.store.add("nodes", "cp-2", metadata={"labels": {"node-role.kubernetes.io/control-plane": ""}})
+
+    cluster.before = joins
+    gate = conductor.gate(ISSUE, DONE, NOW)
+    assert (gate.waits, gate.noted) == (("cp-2 has not answered",), None)
+
+
 def test_what_is_signed_otherwise_in_the_end_holds_the_phase(cluster: ApiServer, conductor: ClusterConductor) -> None:
     """Somebody has put the former key back meanwhile: it is not distrusted."""
     cluster.tokens.key = KEYS[0]

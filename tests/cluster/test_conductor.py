@@ -425,6 +425,30 @@ def test_a_namesake_of_a_control_plane_is_asked_as_what_it_is(world: World) -> N
     assert one.gate(rotation) == Gate()
 
 
+@pytest.mark.parametrize("how", ["joins", "takes its word back"])
+def test_who_changes_while_the_cluster_is_looked_at_is_counted(world: World, how: str) -> None:
+    """That takes a while, and is what the phase waits for last: a node that joins meanwhile, or is not so far any more,
+    keeps the phase like any other.
+    """
+    one, two = world.node("control-1"), world.node("control-2")
+    rotation = world.rotation(Phase.DETACH)
+    two.gate(rotation)
+
+    def changes(method: str, path: str) -> None:
+        if path.endswith("certmond-canary"):
+            world.api.before = lambda method, path: None
+            if how == "joins":
+                world.api.store.add("nodes", "worker-1")
+            else:
+                two.conductor.unsettled(rotation)
+
+    world.api.before = changes
+    late = "worker-1" if how == "joins" else "control-2"
+    assert one.gate(rotation).waits == (f"{late} has not answered",)
+    (two if how != "joins" else world.node("worker-1", worker=True)).gate(rotation)
+    assert one.gate(rotation) == Gate()
+
+
 def test_a_worker_never_leads(world: World) -> None:
     """It says how far it is, and asks for nothing more, whatever the others have said."""
     _, _, worker = nodes(world)
