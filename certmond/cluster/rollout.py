@@ -142,7 +142,7 @@ def _restarted(found: Any) -> datetime:
     text = ((template and template.annotations) or {}).get(RESTARTED_AT, "")
     try:
         return datetime.fromisoformat(text).astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         return datetime.min.replace(tzinfo=UTC)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from lightkube.models.meta_v1 import OwnerReference
@@ -165,7 +165,7 @@ def _began(pod: Any) -> datetime:
         if each.state and each.state.running and each.state.running.startedAt
     ]
     began: datetime = min(running, default=status.startTime or pod.metadata.creationTimestamp)
-    return began.astimezone(UTC)
+    return began
 
 
 def _rule(group: str, plural: str) -> str:

@@ -253,6 +253,24 @@ def test_a_restart_by_hand_in_the_same_second_counts(cluster: ApiServer, access:
     assert not [call for call in cluster.calls if call.startswith("PATCH")]
 
 
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+05:00", "0001-01-01T00:00:00", "9999-12-31T23:59:59-05:00", "x"])
+def test_a_restart_beyond_any_calendar_is_none(cluster: ApiServer, access: Access, text: str) -> None:
+    """Anybody may have written that into a pod template: it is restarted all the same."""
+    made = add(cluster, "Deployment")
+    finish(cluster)
+    made["spec"]["template"]["metadata"]["annotations"] = {ANNOTATION: text}
+    cluster.store.change(made)
+    assert restart_workloads(access, [WEB], SINCE, AT)[0].outcome is Outcome.DONE
+    assert restarted_at(cluster.store.get("deployments", "web", "default")) == "2026-11-24T12:05:00Z"
+
+
+def test_a_pod_of_a_time_beyond_any_calendar_is_compared(cluster: ApiServer, access: Access) -> None:
+    """A kubelet whose clock is anywhere keeps nobody from looking at the others."""
+    for name, at in (("first", "0001-01-01T00:00:00+05:00"), ("last", "9999-12-31T23:59:59-05:00")):
+        pod(cluster, name, status={"startTime": at})
+    assert [each.name for each in stale_workloads(access, SINCE).bare] == ["first"]
+
+
 UNFINISHED = [
     ("Deployment", {"observedGeneration": 1}, "was not noticed yet by its controller"),
     ("Deployment", {"updatedReplicas": 2}, "has 2 new pods of 3"),
