@@ -23,8 +23,8 @@ T = TypeVar("T")
 class Access:
     """`kubeconfig` tells the path of one, at each use and not before; it may raise RefusedError.
 
-    One call of the API, with all pages of a listing, takes `time_limit` at most. `alive` is called every second at
-    least meanwhile; what it raises passes through.
+    One call of the API, or one page of a listing, takes `time_limit` at most. `alive` is called every second at least
+    meanwhile; what it raises passes through.
     """
 
     kubeconfig: Callable[[], str]

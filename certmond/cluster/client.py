@@ -26,6 +26,8 @@ from certmond.pki.reason import printable
 FIELD_MANAGER = "certmond"
 PAGE = 250
 """Objects in one page of a listing; a pod is some ten kilobytes."""
+_LISTING = 12
+"""So many times as long as any other call may a listing take, with all its pages: of 30,000 pods there are 120."""
 
 _TURN = 0.5  # seconds; `alive` is due every second
 _NO_ISSUER = {7, 18, 19, 20, 21}
@@ -84,31 +86,36 @@ def attended(work: Coroutine[Any, Any, T], alive: Callable[[], None]) -> T:
 
 
 class Connection:
-    """The API server, spoken to with the rights of one kubeconfig. Every call takes `seconds` at most."""
+    """The API server, spoken to with the rights of one kubeconfig. A call, or a page of a listing, takes `seconds` at
+    most.
+    """
 
     def __init__(self, client: AsyncClient, kubeconfig: str, seconds: float) -> None:
         self.client = client
         self._kubeconfig = kubeconfig
         self._seconds = seconds
 
-    async def call(self, doing: str, rule: str, call: Callable[[], Awaitable[T]]) -> T:
+    async def call(self, doing: str, rule: str, call: Callable[[], Awaitable[T]], *, times: int = 1) -> T:
         """One call, again after as long as the API server says where it says so, until the time is up.
 
         `doing` is told where it is forbidden, and `rule`: what has to permit it. Raises RefusedError where the API
-        server will not, UnreachableError where asking later may help, and TakenError or GoneError for the caller.
+        server will not, UnreachableError where asking later may help, and TakenError or GoneError for the caller. It
+        may take so many `times` as long as a call does.
         """
+        seconds = self._seconds * times
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(seconds):
                 while True:
                     try:
                         return await call()
                     except httpx2.HTTPStatusError as error:
                         wait = error.response.headers.get("Retry-After", "")
-                        if not wait.isdecimal() or int(wait) >= self._seconds:
+                        if not wait.isdecimal() or int(wait) >= seconds:
                             raise self._translated(doing, rule, error) from None
                         await asyncio.sleep(max(int(wait), 1))
         except (TimeoutError, httpx2.HTTPError, OSError) as error:
-            detail = printable(str(error)) or f"no answer within {self._seconds:g} s"
+            within = seconds if isinstance(error, TimeoutError) else self._seconds  # httpx gives up on one answer
+            detail = printable(str(error)) or f"no answer within {within:g} s"
             if _is_of_no_known_ca(error):
                 fact = f"what the Kubernetes API serves is of no CA that {self._kubeconfig} trusts ({detail})"
                 raise UnknownServerError(fact) from None
@@ -121,13 +128,13 @@ class Connection:
             raise UnreachableError(f"{detail}; see what listens there") from None
 
     async def listed(self, doing: str, rule: str, items: Callable[[], AsyncIterable[T]]) -> list[T]:
-        """All that a listing has, whatever its pages, as one call. A kind that the API does not know is refused."""
+        """All that a listing has, whatever its pages. A kind that the API does not know is refused."""
 
         async def every() -> list[T]:
             return [item async for item in items()]
 
         try:
-            return await self.call(doing, rule, every)
+            return await self.call(doing, rule, every, times=_LISTING)
         except GoneError:
             raise RefusedError(
                 f"the Kubernetes API of {self._kubeconfig} cannot {doing}: it has no such kind; see its version"

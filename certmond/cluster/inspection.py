@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _A_WHILE = timedelta(seconds=20)
 """What is asked of the cluster takes so long at most: it is asked again, and the node has more to do meanwhile."""
+_LISTED = timedelta(seconds=60)
+"""What asks for all pods of the cluster takes so long at most."""
 _BATCH = 5
 """So many workloads are restarted before the node looks after itself again."""
 
@@ -55,7 +57,7 @@ class Inspection:
                 for each in rollouts
                 if each.outcome in {Outcome.UNDER_WAY, Outcome.FAILED}
             ),
-            *_amiss([workloads(self._access, since, _A_WHILE)]),
+            *_amiss([workloads(self._access, since, _LISTED)]),
         )
 
     def end(self) -> None:

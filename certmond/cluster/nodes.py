@@ -7,9 +7,11 @@ a node says is a claim of that node, to be judged elsewhere. Imports lightkube.
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+from lightkube import AsyncClient
 from lightkube.resources.core_v1 import Node
 from lightkube.types import PatchType
 
@@ -74,8 +76,12 @@ def list_nodes(access: Access) -> tuple[ClusterNode, ...]:
     """Every Node, by name. Raises RefusedError, UnreachableError."""
 
     async def work(connection: Connection) -> tuple[ClusterNode, ...]:
-        found = await connection.listed("list the Nodes", _READ, lambda: connection.client.list(Node, chunk_size=PAGE))
-        return tuple(sorted(map(_node, found), key=lambda node: node.name))
+        found = await connection.listed("list the Nodes", _READ, lambda: told(connection.client))
+        return tuple(sorted(found, key=lambda node: node.name))
+
+    async def told(client: AsyncClient) -> AsyncIterator[ClusterNode]:
+        async for node in client.list(Node, chunk_size=PAGE):  # of which most is names of images: nothing of it is kept
+            yield _node(node)
 
     return access.run(work)
 

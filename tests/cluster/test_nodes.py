@@ -70,6 +70,21 @@ def test_nodes_are_listed_with_what_they_are_and_say(
     assert cluster.store.pages == 2
 
 
+def test_a_listing_may_take_longer_than_a_call(
+    cluster: ApiServer, access_of: Callable[..., Access], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each page has the time of a call; all of them together may have many, as a thousand nodes do."""
+    monkeypatch.setattr("certmond.cluster.nodes.PAGE", 1)
+    for number in range(3):
+        add(cluster, f"node-{number}")
+
+    def takes_its_time(method: str, path: str) -> None:
+        cluster.closing.wait(1)
+
+    cluster.before = takes_its_time
+    assert len(list_nodes(access_of("certmond", "certmond", seconds=2.5))) == 3
+
+
 def test_a_node_says_so_on_its_own_node_and_changes_nothing_else(
     cluster: ApiServer, access_of: Callable[..., Access]
 ) -> None:
