@@ -96,7 +96,8 @@ class Rotating:
         if reach is None:
             return self._begin_found(assessment.taken_at) or self._accept()
         if reach.waits:
-            self._conductor.unsettled(reach.rotation)
+            if reach.begun:  # else it has said nothing of this phase, and what it said of the one before stands
+                self._conductor.unsettled(reach.rotation)
             self._waits = reach.waits
             self.until = min((at for at in (self.until, reach.until) if at), default=None)
             return None

@@ -47,11 +47,14 @@ from certmond.replaced import Replaced
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How far this node is in its phase: what is waited for, and until when where time alone tells."""
+    """How far this node is in its phase: what is waited for, and until when where time alone tells. It has not `begun`
+    where it is not this node's turn to do anything of it.
+    """
 
     rotation: Rotation
     waits: tuple[str, ...] = ()
     until: datetime | None = None
+    begun: bool = True
 
 
 class Standing:
@@ -170,9 +173,12 @@ class Standing:
         """Why what others tell of a rotation is not followed; what this node has noted itself was judged before."""
         if rotation == self.own:
             return None
-        given = (self._staging.read(part) for part in Part)
-        staged = any(each and not each.fault and each.key and each.anchor == rotation.new for each in given)
-        return refusal(self.own, rotation, ground, staged=staged, now=now)
+        return refusal(self.own, rotation, ground, staged=self._is_given(rotation), now=now)
+
+    def _is_given(self, rotation: Rotation) -> bool:
+        """The certificate that follows is kept on this node, with its key."""
+        kept = (self._staging.read(part) for part in Part)
+        return any(each and not each.fault and each.key and each.anchor == rotation.new for each in kept)
 
     def _concerns(self, ground: Ground) -> bool:
         """The node lives by that anchor, or has lived by it."""
@@ -238,7 +244,7 @@ class Standing:
         if rotation is None or ground is None:
             return None
         if why := self._held_back(rotation):
-            return Reach(rotation, (why,))
+            return Reach(rotation, (why,), begun=False)
         waits = tuple(unsettled(rotation, ground, assessment, around, plan))
         at = settles_at(rotation, assessment, around)
         if not waits and assessment.taken_at < at and rotation.phase is not Phase.PREPARE:
@@ -251,8 +257,8 @@ class Standing:
         ground, known = self.ground, {*rotation.old, rotation.new}
         leaves = [each for each in concerned(rotation.family, assessment) if not each.seen.spec.is_trust]
         issuers = {each.trust_anchor.sha256 for each in leaves if each.trust_anchor and each.trust_anchor in known}
-        staged = self._staging.read(Part.NEW)
-        ready = staged is not None and not staged.fault and staged.anchor == rotation.new and staged.key is not None
+        in_place = ground is not None and rotation.new in ground.trust and ground.key == rotation.new.key
+        ready = in_place or self._is_given(rotation)
         return Report(
             rotation.id, rotation.phase, digest_of(ground.trust if ground else ()),
             next(iter(issuers)) if len(issuers) == 1 else "", ground.holds_key if ground else False, ready,

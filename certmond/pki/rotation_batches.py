@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from certmond.pki.rotation import SIGNER_FAMILY, Mode, Phase, Rotation, sequence
+from certmond.pki.rotation import SIGNER_FAMILY, Mode, Phase, Rotation, forth, sequence
 from certmond.pki.rotation_gates import Gate, Member, closed
 
 _CHANGING = frozenset({Phase.TRUST, Phase.ISSUE, Phase.DISTRUST})
@@ -82,7 +82,7 @@ def behind(rotation: Rotation, members: Iterable[Member]) -> tuple[str, ...]:
     first. Of those that may not act yet nothing is told.
     """
     members = list(members)
-    acting = (each for each in members if each.control_plane or is_released(rotation, each.name))
+    acting = (each for each in members if not _is_worker(rotation, each) or is_released(rotation, each.name))
     waits, count = tuple(closed(rotation, acting)), workers(rotation, members)
     return (f"{waits[0]} ({count})", *waits[1:]) if waits and count and count.all else waits
 
@@ -109,7 +109,17 @@ def next_batch(rotation: Rotation, members: Iterable[Member], batch: str) -> Gat
 
 def _waited_for(rotation: Rotation, members: Iterable[Member]) -> list[Member]:
     """The workers, but those that a person has left out."""
-    return [each for each in members if not each.control_plane and each.name not in rotation.excluded]
+    return [each for each in members if _is_worker(rotation, each) and each.name not in rotation.excluded]
+
+
+def _is_worker(rotation: Rotation, member: Member) -> bool:
+    """By its label, or by its own word: no control plane comes beyond `prepare` without the new key, so that who has
+    none was labelled as one since, and waits for its batch as before.
+    """
+    report = member.report
+    if not member.control_plane or report is None:
+        return not member.control_plane
+    return forth(report.rotation) == forth(rotation.id) and not report.ready
 
 
 def _size(batch: str, count: int) -> int:

@@ -77,7 +77,8 @@ def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
         elif rotation.phase is Phase.PREPARE and member.control_plane and not (report.signs and report.ready):
             yield (
                 f"{member.name} is a control-plane node without the new {rotation.noun}'s key; run `certmond root-ca "
-                "stage` there with the same files"
+                f"stage` there with the same files, or, if it is a worker that is labelled so, `rotate --exclude "
+                f"{member.name}`"
             )
         elif wanted and report.trust != digest_of(wanted.trust):
             yield f"{member.name} says that it is in {report.phase}, and trusts other {rotation.noun}s"

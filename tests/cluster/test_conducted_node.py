@@ -340,6 +340,34 @@ def test_a_worker_follows_what_a_control_plane_has_begun(world: World, calm: Rot
     assert set(calm.trust()) == {world.old.facts, world.new.facts}
 
 
+def test_what_a_worker_has_said_stands_until_its_batch_comes(world: World, calm: RotatingNode, tmp_path: Path) -> None:
+    """Of the phase before, be it that certmond is started again meanwhile: by that word the others know it."""
+    calm.copy(tmp_path / "other").begin(world.new)
+    assert world.recorded
+    begun = rotation_of(world.recorded)
+    world.record(replace(begun, phase=Phase.DETACH))
+    told(calm, worker=True)
+    said = annotation(world)
+    assert str(said).startswith(f"{begun.id}/detach/")
+    world.record(replace(begun, phase=Phase.TRUST))
+    assert told(calm, worker=True)[-1]["rotation_under_way"].endswith(HELD_BACK)
+    assert annotation(world) == said
+
+
+@pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE])
+def test_a_control_plane_has_the_key_on_the_way_back_too(world: World, node: RotatingNode, phase: Phase) -> None:
+    """It says so in each phase: that is what tells it from a worker, whatever its Node is labelled."""
+    come_to(phase, world, node, node.enforcer())
+    assert node.hurry("root-ca", "abort", "--no-wait").code == 0
+    enforcer, found = node.enforcer(), set[str]()
+    while node.record:
+        one_pass(world, node, enforcer)
+        found.add(str(annotation(world)))
+    back = [each for each in found if each.partition("/")[0].endswith("-back")]
+    assert {each.split("/")[1] for each in back} >= {"distrust", "attach"}
+    assert {each.rpartition("/")[2] for each in back} == {"key"}
+
+
 def test_a_control_plane_goes_on_with_what_is_staged_there(world: World, calm: RotatingNode, tmp_path: Path) -> None:
     """Until then it holds, and says what to do."""
     calm.copy(tmp_path / "other").begin(world.new)

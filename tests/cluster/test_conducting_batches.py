@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from certmond.cluster.access import Access
+from certmond.cluster.nodes import ANNOTATION
 from certmond.cluster.record import parse
 from certmond.cluster.recorded import record_of, rotation_of
 from certmond.errors import MalformedError, OvertakenError
@@ -126,6 +127,32 @@ def test_who_takes_its_word_back_stops_those_behind_it(world: World, nodes: dict
     nodes[canary].conductor.unsettled(recorded(world))
     assert leads(world, first).waits[0].startswith(f"{canary} has not answered")
     assert may_act(world) == [canary]
+
+
+@pytest.mark.parametrize("silent", WORKERS[:2])
+def test_a_worker_that_is_labelled_as_a_control_plane_follows_in_its_turn(
+    world: World, nodes: dict[str, Place], silent: str
+) -> None:
+    """Once `prepare` is over no control plane says that it lacks the new key: who does is a worker, whatever its label
+    is since. It is let act with those of its place, and nobody waits for it before.
+    """
+    nodes[silent].gate(trust(world, phase=Phase.DETACH))
+    labels = {"node-role.kubernetes.io/control-plane": ""}
+    world.put("nodes", silent, metadata={"labels": labels, "annotations": {ANNOTATION: nodes[silent].says}})
+    acknowledge(world, nodes, "control-2")
+    first, acted = nodes["control-1"], list[str]()
+    while acted != WORKERS:
+        said = leads(world, first).waits
+        assert said[0].startswith(f"trust is acknowledged by {len(acted)} of 5 workers; next: "), said
+        acknowledge(world, nodes, *(acted := may_act(world)))
+    assert leads(world, first) == Gate()
+
+
+def test_a_control_plane_is_one_whatever_it_has_said_of_another_rotation(world: World, nodes: dict[str, Place]) -> None:
+    """Without the key of a CA that was to follow then, it is waited for before any worker acts."""
+    nodes["control-2"].gate(trust(world, id="r-0"), ready=False)
+    assert leads(world, nodes["control-1"]).waits[0].startswith("control-2 has not answered (5 workers: 0 released")
+    assert may_act(world) == []
 
 
 def test_only_who_leads_lets_workers_act(world: World, nodes: dict[str, Place]) -> None:

@@ -217,3 +217,26 @@ def test_the_count_is_of_those_that_are_waited_for() -> None:
     rotation = shared(excluded=(order[3],), released=place(order[2]))
     there = members(order, [order[1]], ["cp-1"])
     assert workers(rotation, there) == Workers(3, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "worker"),
+    [
+        pytest.param(None, False, id="nothing"),
+        pytest.param(Report("r1", P.DETACH, BOTH, signs=True, ready=True), False, id="that it has the new key"),
+        pytest.param(Report("r1", P.DETACH, BOTH, signs=True, ready=False), True, id="that it has none"),
+        pytest.param(Report("r0", P.DETACH, BOTH, signs=True, ready=False), False, id="that of another rotation"),
+    ],
+)
+@pytest.mark.parametrize("back", [False, True])
+def test_who_is_labelled_as_a_control_plane_is_believed_that_it_has_no_key(
+    said: Report | None, worker: bool, back: bool
+) -> None:
+    """It has come beyond `prepare` without, as only workers do: it is counted, and held back, among them; also on the
+    way back, by what it said on the way there.
+    """
+    rotation = replace(shared(), id="r1-back") if back else shared()
+    there = [Member("x", True, said)]
+    assert workers(rotation, there) == Workers(int(worker), 0, 0)
+    assert bool(behind(rotation, there)) is not worker
+    assert bool(next_batch(rotation, there, "1").noted)
