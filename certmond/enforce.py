@@ -19,6 +19,7 @@ from certmond.conducting import Conductor, SingleNode
 from certmond.config import Config
 from certmond.errors import RefusedError, WriteError
 from certmond.host.audit import Audit
+from certmond.host.boot import boot_id
 from certmond.host.changes import Changes
 from certmond.host.circumstances import doubt_of_the_clock, reason_to_wait
 from certmond.host.derivation import Derivations
@@ -253,7 +254,8 @@ class Enforcer:
             Access(rights, timedelta(seconds=5), self._alive) for rights in (find, partial(self._as_itself, kubeconfig))
         )
         return ClusterConductor(
-            access, lead, self._config, node=identity, own=own, clock=self._clock, monotonic=self._monotonic
+            access, lead, self._config, node=identity, own=own, boot=boot_id(), clock=self._clock,
+            monotonic=self._monotonic,
         )  # fmt: skip
 
     def _as_itself(self, otherwise: str) -> str:

@@ -52,7 +52,7 @@ class Lead(Protocol):
 
 class ClusterConductor:
     """For the node `node`. `own` is the access as that node itself: nobody else may annotate it. `clock` gives aware
-    UTC instants, `monotonic` seconds of a clock that nobody sets.
+    UTC instants, `monotonic` seconds of a clock that nobody sets. `boot` is the machine's boot ID.
     """
 
     def __init__(
@@ -63,10 +63,11 @@ class ClusterConductor:
         *,
         node: str,
         own: Access,
+        boot: str,
         clock: Callable[[], datetime],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._access, self._own, self._lead, self._node = access, own, lead, node
+        self._access, self._own, self._lead, self._node, self._boot = access, own, lead, node, boot
         self._clock, self._monotonic = clock, monotonic
         self._spec, self._pause, self._lasting = config.cluster, config.poll, Lasting(config.root_ca, monotonic)
         self._inspection = Inspection(access, config.cluster)
@@ -253,7 +254,7 @@ class ClusterConductor:
         said = None
         if report is not None:
             holds = report.signs and report.ready
-            said = Acknowledgement(report.rotation, report.phase.value, report.trust, report.issuer, holds)
+            said = Acknowledgement(report.rotation, report.phase.value, report.trust, report.issuer, holds, self._boot)
         self._known = False  # what the Node says if the answer never comes
         acknowledge(self._own, self._node, said)
         self._said, self._known = report, True
@@ -282,4 +283,4 @@ def _member(node: ClusterNode, signs: bool) -> Member:
     if said and said.phase in tuple(Phase):
         phase = Phase(said.phase)
         report = Report(said.id, phase, said.trust, said.issuer, signs, said.holds_key)
-    return Member(node.name, signs, report)
+    return Member(node.name, signs, report, started_since=node.started_since)

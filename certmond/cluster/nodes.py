@@ -25,6 +25,7 @@ _CONTROL_PLANE = frozenset({"node-role.kubernetes.io/control-plane", "node-role.
 _NONE = "-"
 _SAID = re.compile(
     r"([A-Za-z0-9][A-Za-z0-9._-]{0,62})/([A-Za-z0-9][A-Za-z0-9._-]{0,62})/([0-9a-f]{64}|-)/([0-9a-f]{64}|-)/(key|nokey)"
+    r"(?:/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}))?"
 )
 _READ = "a cluster role of its user has to have apiGroups [''], resources [nodes], verbs [list]"
 _WRITE = "its user has to be this node's (kubelet.conf), or a cluster role has to permit [patch] of [nodes]"
@@ -35,7 +36,8 @@ class Acknowledgement:
     """What a node says of itself: in which phase of which rotation it is settled.
 
     `trust` is the SHA-256 of the set that it trusts, `issuer` that of the CA of its oldest leaf, both in hexadecimal;
-    empty where it has none. `holds_key`: the new CA's key is on it.
+    empty where it has none. `holds_key`: the new CA's key is on it. `boot`: the boot ID of the machine that said so,
+    empty where it has none.
     """
 
     id: str
@@ -43,11 +45,13 @@ class Acknowledgement:
     trust: str
     issuer: str
     holds_key: bool
+    boot: str = ""
 
     def __str__(self) -> str:
         """The value of the annotation."""
         key = "key" if self.holds_key else "nokey"
-        return f"{self.id}/{self.phase}/{self.trust or _NONE}/{self.issuer or _NONE}/{key}"
+        said = f"{self.id}/{self.phase}/{self.trust or _NONE}/{self.issuer or _NONE}/{key}"
+        return f"{said}/{self.boot}" if self.boot else said
 
     @classmethod
     def parse(cls, text: str) -> Acknowledgement | None:
@@ -56,12 +60,14 @@ class Acknowledgement:
         if found is None:
             return None
         trust, issuer = (each.removeprefix(_NONE) for each in found.group(3, 4))
-        return cls(found[1], found[2], trust, issuer, found[5] == "key")
+        return cls(found[1], found[2], trust, issuer, found[5] == "key", found[6] or "")
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterNode:
-    """One Node. `said` is None where it said nothing that can be read; `uid` tells a Node from its namesake later."""
+    """One Node. `said` is None where it said nothing that can be read; `uid` tells a Node from its namesake later, and
+    `boot`, which is empty where its kubelet tells none, this start of its machine from others.
+    """
 
     name: str
     uid: str
@@ -69,7 +75,13 @@ class ClusterNode:
     ready: bool
     unschedulable: bool
     kubelet_version: str
+    boot: str
     said: Acknowledgement | None
+
+    @property
+    def started_since(self) -> bool:
+        """Its machine was started since it said that, or is another one."""
+        return bool(self.said and self.said.boot and self.boot and self.said.boot != self.boot)
 
 
 def list_nodes(access: Access) -> tuple[ClusterNode, ...]:
@@ -120,5 +132,6 @@ def _node(found: Any) -> ClusterNode:
         ready=any(each.type == "Ready" and each.status == "True" for each in conditions),
         unschedulable=bool(spec and spec.unschedulable),
         kubelet_version=(status and status.nodeInfo and status.nodeInfo.kubeletVersion) or "",
+        boot=(status and status.nodeInfo and status.nodeInfo.bootID) or "",
         said=Acknowledgement.parse((metadata.annotations or {}).get(ANNOTATION, "")),
     )

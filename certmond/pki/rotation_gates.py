@@ -40,11 +40,14 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A node of the cluster, and what it has said last; None where it has said nothing."""
+    """A node of the cluster, and what it has said last; None where it has said nothing. Its machine may have been
+    `started_since`, or be another one of the same name.
+    """
 
     name: str
     control_plane: bool
     report: Report | None = None
+    started_since: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,8 @@ def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
         report = member.report
         if report is None or report.rotation != rotation.id:
             yield f"{member.name} has not answered"
+        elif member.started_since:
+            yield f"{member.name} has not answered since its machine was started"
         elif report.phase is not rotation.phase:
             yield f"{member.name} has reached {report.phase}, and not {rotation.phase} yet"
         elif rotation.phase is Phase.PREPARE and member.control_plane and not (report.signs and report.ready):

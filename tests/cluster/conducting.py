@@ -34,7 +34,7 @@ SPACES = ("default", "kube-public", "kube-system")
 class Place:
     """One node, and what it says."""
 
-    def __init__(self, world: World, name: str, worker: bool, settings: dict[str, Any]) -> None:
+    def __init__(self, world: World, name: str, worker: bool, boot: str, settings: dict[str, Any]) -> None:
         self.world, self.name, self.worker = world, name, worker
         own = world.access_of(f"system:node:{name}", "system:nodes")
         self.access = own if worker else world.access_of(f"certmond-{name}", "certmond")
@@ -49,7 +49,7 @@ class Place:
         }  # fmt: skip
         self.conductor = ClusterConductor(
             access, self.lease, configuration([Source("test", yaml.safe_dump(document))]), node=name, own=own,
-            clock=lambda: world.now, monotonic=lambda: world.seconds,
+            boot=boot, clock=lambda: world.now, monotonic=lambda: world.seconds,
         )  # fmt: skip
         labels = {} if worker else {"node-role.kubernetes.io/control-plane": ""}
         if not world.has("nodes", name):
@@ -86,8 +86,8 @@ class World:
     def alive(self) -> None:
         self.lives += 1
 
-    def node(self, name: str, *, worker: bool = False, **settings: Any) -> Place:
-        return Place(self, name, worker, settings)
+    def node(self, name: str, *, worker: bool = False, boot: str = "", **settings: Any) -> Place:
+        return Place(self, name, worker, boot, settings)
 
     def passes(self, span: timedelta) -> None:
         self.now += span

@@ -54,7 +54,7 @@ def conductor(cluster: ApiServer, access_of: Callable[..., Access], passed: list
     config = parse([Source("test", "{cluster: {kubeconfig: /x}, root_ca: {token_overlap: 1d}}")])
     access = access_of("system:node:cp-1", "system:nodes", "certmond")
     return ClusterConductor(
-        access, Leading(), config, node="cp-1", own=access, clock=lambda: NOW, monotonic=lambda: passed[0]
+        access, Leading(), config, node="cp-1", own=access, boot="", clock=lambda: NOW, monotonic=lambda: passed[0]
     )
 
 

@@ -26,6 +26,7 @@ from tests.builders import HOUR, NOW, SECOND, make_ca
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.conducting import OVERLAP, POLL, Place, World
 from tests.cluster.leaks import leaks
+from tests.cluster.test_nodes import INFO
 
 OLD, NEW, OTHER = make_ca(), make_ca(), make_ca("etcd-ca")
 ROTATION = Rotation("r-1", "ca", Mode.OVERLAP, (OLD.facts,), NEW.facts, Phase.TRUST, NOW)
@@ -853,6 +854,19 @@ def test_a_node_that_was_made_anew_says_it_again(world: World) -> None:
     world.passes(6 * POLL)
     worker.gate(rotation)
     assert one.gate(rotation).waits == ()
+
+
+def test_what_was_said_before_the_machine_was_started_counts_no_more(world: World) -> None:
+    """Be it another machine of the same name, or an older state of its disks: it is named until it says so again."""
+    boots = "0a6f2a6b-7d1c-4d0e-9f3a-2b1c0d9e8f7a", "5b1c0d9e-8f7a-4d0e-9f3a-0a6f2a6b7d1c"
+    one, rotation = world.node("control-1"), world.rotation()
+    for boot in boots:
+        worker = world.node("worker-1", worker=True, boot=boot)
+        world.put("nodes", "worker-1", status={"nodeInfo": INFO | {"bootID": boot}})
+        since = " since its machine was started" if boot == boots[1] else ""
+        assert one.gate(rotation).waits == (f"worker-1 has not answered{since}",)
+        worker.gate(rotation)
+        assert one.gate(rotation) == Gate()
 
 
 def test_what_is_so_no_more_is_taken_back(world: World) -> None:

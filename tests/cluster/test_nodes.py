@@ -14,6 +14,7 @@ from certmond.errors import RefusedError, UnreachableError
 from tests.cluster.api_server import ApiServer, Fault
 
 TRUST, ISSUER = "a" * 64, "b" * 64
+BOOT, LATER = "0a6f2a6b-7d1c-4d0e-9f3a-2b1c0d9e8f7a", "5b1c0d9e-8f7a-4d0e-9f3a-0a6f2a6b7d1c"
 INFO = dict.fromkeys(
     ("architecture", "bootID", "containerRuntimeVersion", "kernelVersion", "kubeProxyVersion", "machineID",
      "operatingSystem", "osImage", "systemUUID"), "x"
@@ -32,14 +33,15 @@ def kubelet(access_of: Callable[..., Access], node: str) -> Access:
 def test_what_a_node_says_is_read_as_it_was_written() -> None:
     """The text of an acknowledgement gives it again; what a node has not is empty."""
     assert str(SAID) == f"20261124-ca/trust/{TRUST}/{ISSUER}/key"
-    for said in (SAID, replace(SAID, issuer="", holds_key=False), replace(SAID, trust="")):
+    assert str(replace(SAID, boot=BOOT)) == f"{SAID}/{BOOT}"
+    for said in (SAID, replace(SAID, issuer="", holds_key=False), replace(SAID, trust="", boot=BOOT)):
         assert Acknowledgement.parse(str(said)) == said
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "a/b", f"{SAID}/more", f"{SAID}\n", str(SAID).upper(), str(SAID).replace(TRUST, "a"), f"/{SAID}",
-     str(SAID).replace("/key", "/yes")],
+     str(SAID).replace("/key", "/yes"), f"{SAID}/", f"{SAID}/{BOOT.upper()}", f"{SAID}/{BOOT}/x"],
 )  # fmt: skip
 def test_what_is_not_exactly_an_acknowledgement_is_none(text: str) -> None:
     """A node that says anything else has said nothing."""
@@ -61,13 +63,29 @@ def test_nodes_are_listed_with_what_they_are_and_say(
     add(cluster, "master-2", metadata=old, status=unknown)
     found = list_nodes(access)
     assert [replace(each, uid="") for each in found] == [
-        ClusterNode("master-1", "", True, True, False, "v1.34.2", SAID),
-        ClusterNode("master-2", "", True, False, False, "", None),
-        ClusterNode("worker-1", "", False, False, False, "", None),
-        ClusterNode("worker-2", "", False, False, True, "", None),
+        ClusterNode("master-1", "", True, True, False, "v1.34.2", "x", SAID),
+        ClusterNode("master-2", "", True, False, False, "", "", None),
+        ClusterNode("worker-1", "", False, False, False, "", "", None),
+        ClusterNode("worker-2", "", False, False, True, "", "", None),
     ]
     assert found[0].uid == cluster.store.get("nodes", "master-1")["metadata"]["uid"]
     assert cluster.store.pages == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "there", "since"),
+    [(BOOT, LATER, True), (BOOT, BOOT, False), (BOOT, "", False), ("", LATER, False), (None, LATER, False)],
+)
+def test_a_machine_that_was_started_since_is_known_by_its_boot_id(
+    cluster: ApiServer, access: Access, said: str | None, there: str, since: bool
+) -> None:
+    """That which it has said differs from that which its kubelet tells of the machine. Where either is not told it is
+    believed.
+    """
+    annotations = {} if said is None else {ANNOTATION: str(replace(SAID, boot=said))}
+    status = {"nodeInfo": INFO | {"bootID": there}} if there else {}
+    add(cluster, "node-1", metadata={"annotations": annotations}, status=status)
+    assert [each.started_since for each in list_nodes(access)] == [since]
 
 
 def test_a_listing_may_take_longer_than_a_call(

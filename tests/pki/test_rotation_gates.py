@@ -47,6 +47,13 @@ def test_who_has_not_answered_is_not_presumed_to_agree(report: Report | None) ->
     assert why(at(P.TRUST), report) == ["cp-2 has not answered"]
 
 
+def test_what_was_said_before_the_machine_was_started_is_no_answer() -> None:
+    """Whatever the machine was then, nobody has seen it since."""
+    since = [Member("cp-1", True, says(P.TRUST)), Member("cp-2", True, says(P.TRUST), started_since=True)]
+    assert list(closed(at(P.TRUST), since)) == ["cp-2 has not answered since its machine was started"]
+    assert list(closed(at(P.TRUST, excluded=("cp-2",)), since)) == []
+
+
 def test_another_phase_is_another_answer() -> None:
     """Be it an earlier one or a later one."""
     assert why(at(P.TRUST), says(P.DETACH)) == ["cp-2 has reached detach, and not trust yet"]
