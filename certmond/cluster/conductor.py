@@ -79,6 +79,7 @@ class ClusterConductor:
         self._ask_again = 0.0
         self._closed: frozenset[str] = frozenset()
         self._signers = set[str]()  # uids: once known to have a CA key, a node is asked, whatever its label is then
+        self._took_part = set[tuple[str, str]]()  # uids, and the ids of rotations of which they have said something
         self._said: Report | None = None
         self._counted: tuple[str, Phase, Workers | None] | None = None
         self._known = False  # whether `_said` is what the Node says: not in a process that has just begun
@@ -184,7 +185,7 @@ class ClusterConductor:
         self._say(report)
         if not report.signs:
             return Gate(("the coordinator leads it on when all nodes have come so far",), now + self._pause)
-        members = self._members()
+        members = self._members(rotation)
         if waits := self._behind(rotation, members):
             return Gate(waits, now + self._pause)
         if why := self._lead.take():
@@ -201,18 +202,23 @@ class ClusterConductor:
                 self.publish(replace(rotation, published=self._clock()))
                 return Gate(("both CAs are published now; workloads are looked at next",), now)
             waits = self._inspection.workloads(rotation.published, now)
-        if waits := waits or self._behind(rotation, self._members()):  # as they are after all that
+        if waits := waits or self._behind(rotation, self._members(rotation)):  # as they are after all that
             return Gate(waits, now + self._pause)  # what is not so yet counts from no instant
         # Not `now`: a node may have come so far, and have said it, after this one's look began.
         return replace(held, noted=replace(rotation, published=self._clock())) if held.noted else Gate()
 
-    def _members(self) -> list[Member]:
+    def _members(self, rotation: Rotation) -> list[Member]:
         """All nodes, as they are now."""
         from certmond.cluster.nodes import list_nodes  # noqa: PLC0415 - needs the extra
 
         found = list_nodes(self._access)
         self._signers |= {node.uid for node in found if node.control_plane or (node.said and node.said.holds_key)}
-        return [_member(node, node.uid in self._signers) for node in found]
+        self._took_part |= {(node.uid, forth(node.said.id)) for node in found if node.said}
+        there = forth(rotation.id)
+        return [
+            replace(_member(node, node.uid in self._signers), took_part=(node.uid, there) in self._took_part)
+            for node in found
+        ]
 
     def _behind(self, rotation: Rotation, members: Sequence[Member]) -> tuple[str, ...]:
         self._counted = rotation.id, rotation.phase, workers(rotation, members)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _A_WHILE = timedelta(seconds=20)
 """What is asked of the cluster takes so long at most: it is asked again, and the node has more to do meanwhile."""
 _LISTED = timedelta(seconds=60)
-"""What asks for all pods of the cluster takes so long at most."""
+"""So long, where it lists what a large cluster has many of: namespaces, definitions of resources, pods."""
 _BATCH = 5
 """So many workloads are restarted before the node looks after itself again."""
 
@@ -84,11 +84,11 @@ class Inspection:
         yield tokens(access, limit=_A_WHILE)
         if wanted and rotation.phase in {Phase.TRUST, Phase.ISSUE, Phase.DISTRUST}:
             ours, trust = certificates_of((*rotation.old, rotation.new)), certificates_of(wanted.trust)
-            yield published_trust(access, trust, _A_WHILE)
+            yield published_trust(access, trust, _LISTED)
             yield cluster_info(access, ours, trust, update=True, limit=_A_WHILE)
-            yield ca_bundles(access, rotation.family, ours, trust, update=True, limit=_A_WHILE)
+            yield ca_bundles(access, rotation.family, ours, trust, update=True, limit=_LISTED)
             if self._spec.token_secrets:
-                yield token_secrets(access, trust, look=True, limit=_A_WHILE)
+                yield token_secrets(access, trust, look=True, limit=_LISTED)
 
 
 def _amiss(canaries: Iterable[Canary]) -> tuple[str, ...]:

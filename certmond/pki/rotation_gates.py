@@ -41,13 +41,14 @@ class Report:
 @dataclass(frozen=True, slots=True)
 class Member:
     """A node of the cluster, and what it has said last; None where it has said nothing. Its machine may have been
-    `started_since`, or be another one of the same name.
+    `started_since`, or be another one of the same name. `took_part`: it was known to say something of the rotation.
     """
 
     name: str
     control_plane: bool
     report: Report | None = None
     started_since: bool = False
+    took_part: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +93,8 @@ def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
 
 
 def _concerns(rotation: Rotation, member: Member) -> bool:
-    """Every node lives by the Root CA; by any other, control planes alone."""
-    return rotation.family == SIGNER_FAMILY or member.control_plane
+    """Every node lives by the Root CA; by any other, control planes alone, and who has said that it does."""
+    return rotation.family == SIGNER_FAMILY or member.control_plane or member.took_part
 
 
 def ahead(rotation: Rotation, members: Iterable[Member], closed: Collection[str]) -> Iterator[str]:

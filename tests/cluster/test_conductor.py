@@ -625,6 +625,24 @@ def test_who_was_known_to_hold_a_ca_key_is_asked(world: World, family: str, know
     assert "control-2 has not answered" not in one.gate(rotation).waits
 
 
+@pytest.mark.parametrize("family", ["etcd-ca", "front-proxy-ca"])
+def test_who_has_said_anything_of_a_rotation_is_asked(world: World, family: str) -> None:
+    """A control plane that was never labelled, and to which nobody has given the new CA, has taken part in `prepare`:
+    it lives by that CA, and without it the others would go where it cannot follow. Who says nothing of it does not.
+    """
+    one, two, _ = nodes(world)
+    world.put("nodes", "control-2", metadata={"labels": {}})
+    prepare = world.rotation(Phase.PREPARE, family=family)
+    assert one.gate(prepare) == Gate()
+    two.gate(prepare, ready=False)
+    trust = world.rotation(Phase.TRUST, family=family)
+    assert one.gate(trust).waits == ("control-2 has reached prepare, and not trust yet",)
+    two.gate(trust)
+    assert one.gate(trust) == Gate()
+    two.conductor.unsettled(trust)
+    assert one.gate(trust).waits == ("control-2 has not answered",)
+
+
 # Workloads
 
 
