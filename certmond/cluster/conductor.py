@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from certmond.cluster.record_api import Recorded
     from certmond.host.manifest import Components
 
+_FORGOTTEN = timedelta(minutes=10)
+"""So long the record is gone before a worker takes it that all others have ended the rotation: a control plane that has
+noted it brings it back within a minute."""
 IDLE = 6
 """So many times as long as the configuration's `poll` are the pauses between two questions, while nothing goes on."""
 
@@ -77,6 +80,8 @@ class ClusterConductor:
         self._strange: str | None = None
         self._estranged: str | None = None
         self._ask_again = 0.0
+        self._gone_since: float | None = None  # None as well where nobody can tell whether there is a record
+        self._forgotten: Rotation | None = None
         self._closed: frozenset[str] = frozenset()
         self._signers = set[str]()  # uids: once known to have a CA key, a node is asked, whatever its label is then
         self._took_part = set[tuple[str, str]]()  # uids, and the ids of rotations of which they have said something
@@ -99,6 +104,8 @@ class ClusterConductor:
         if self._unread:
             raise RotationError(self._unread)
         shared = rotation_of(self._found.record) if self._found else None
+        if shared is None and own is not None and own == self._forgotten:
+            return replace(own, phase=Phase.DONE)
         if shared is None or shared == own:
             return own
         if forth(shared.id) in closed:
@@ -184,7 +191,7 @@ class ClusterConductor:
         self._lasting.meet(rotation, now)
         self._say(report)
         if not report.signs:
-            return Gate(("the coordinator leads it on when all nodes have come so far",), now + self._pause)
+            return Gate((self._led(rotation),), now + self._pause)
         members = self._members(rotation)
         if waits := self._behind(rotation, members):
             return Gate(waits, now + self._pause)
@@ -206,6 +213,15 @@ class ClusterConductor:
             return Gate(waits, now + self._pause)  # what is not so yet counts from no instant
         # Not `now`: a node may have come so far, and have said it, after this one's look began.
         return replace(held, noted=replace(rotation, published=self._clock())) if held.noted else Gate()
+
+    def _led(self, rotation: Rotation) -> str:
+        """What a node waits for that does not lead."""
+        if self._gone_since is None:
+            return "the coordinator leads it on when all nodes have come so far"
+        last = sequence(rotation)[-2]  # after which nothing is asked of who has no key
+        if rotation.phase is last and self._monotonic() >= self._gone_since + _FORGOTTEN.total_seconds():
+            self._forgotten = rotation
+        return "the cluster has no record of it; a control plane that has noted it brings it back"
 
     def _members(self, rotation: Rotation) -> list[Member]:
         """All nodes, as they are now."""
@@ -272,13 +288,15 @@ class ClusterConductor:
         try:
             self._found = read_record(self._access)
         except MalformedError as error:
-            self._unread = str(error)
+            self._unread, self._gone_since = str(error), None
         except CertmondError as error:
-            self._silent, before = True, self._strange
+            self._silent, before, self._gone_since = True, self._strange, None
             self._strange = str(error) if isinstance(error, UnknownServerError | UnknownUserError) else None
             self._estranged = self._strange if before else None  # once is not so yet: somebody may be at work there
         else:
             self._unread, self._silent, self._strange, self._estranged = None, False, None, None
+            since = self._monotonic() if self._gone_since is None else self._gone_since
+            self._gone_since = since if self._found is None else None
 
     def _in(self, span: timedelta) -> float:
         return self._monotonic() + span.total_seconds()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from itertools import pairwise
 
 import pytest
@@ -221,3 +222,50 @@ def test_the_batches_that_were_let_act_are_brought_back(world: World) -> None:
     assert set(noted.values()) == {own}
     assert world.recorded
     assert world.recorded.released == 0.9
+
+
+def waits(world: World, worker: Place, own: Rotation, span: timedelta) -> str:
+    """What a worker that has reached its phase waits for, as it says after so long, in which it asks each minute."""
+    said = ""
+    for _ in range(max(1, span // (POLL * 6))):
+        world.passes(POLL * 6)
+        worker.conductor.ask()
+        (said,) = worker.gate(own).waits
+    return said
+
+
+@pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ATTACH])
+def test_a_worker_whose_record_was_deleted_after_all_had_ended_comes_to_the_end(world: World, phase: Phase) -> None:
+    """Nobody is left who could lead it on from the last phase, in which all nodes were: it says what is missing, and
+    after ten minutes, in which a control plane would have brought the record back, goes to the end. From an earlier
+    phase it does not.
+    """
+    worker, own = world.node("worker-1", worker=True), world.rotation(phase)
+    missing = "the cluster has no record of it; a control plane that has noted it brings it back"
+    assert waits(world, worker, own, timedelta(minutes=9)) == missing
+    assert worker.conductor.follow(own, ()) == own
+    waits(world, worker, own, timedelta(minutes=2))
+    over = phase is Phase.ATTACH
+    assert worker.conductor.follow(own, ()) == (replace(own, phase=Phase.DONE) if over else own)
+
+
+@pytest.mark.parametrize("how", ["is back", "cannot be asked for"])
+def test_a_record_that_is_not_gone_all_the_time_is_waited_for(world: World, how: str) -> None:
+    """Ten minutes count from when it was seen to be gone last, and while the API answers."""
+    worker, own = world.node("worker-1", worker=True), world.rotation(Phase.ATTACH)
+    waits(world, worker, own, timedelta(minutes=9))
+    if how == "is back":
+        world.record(own)
+        assert waits(world, worker, own, timedelta(minutes=1)).startswith("the coordinator leads it on")
+        world.api.store.remove("configmaps", "certmond-rotation", "kube-system")
+    else:
+        world.api.faults = [Fault(503)]
+        world.passes(POLL * 6)
+        worker.conductor.ask()
+    waits(world, worker, own, timedelta(minutes=9))
+    assert worker.conductor.follow(own, ()) == own
+    waits(world, worker, own, timedelta(minutes=2))
+    world.record(own)
+    world.passes(POLL * 6)
+    worker.conductor.ask()
+    assert worker.conductor.follow(own, ()) == own
