@@ -1,16 +1,15 @@
 """A rotation that all nodes of a cluster carry on together: one record, one coordinator, and what every node says.
 
 Owns when the cluster is asked, who coordinates, when the next workers may act, and when the record moves on to the
-next phase: when every node has said that it has come so far, and the cluster itself is as it should be (`inspection`
-looks). A node that is not answered by the API holds where it is. Changes no file of the node; keys are never part of
-what is said.
+next phase: when every node has said that it has come so far (`roll_call`), and the cluster itself is as it should be
+(`inspection`). A node that is not answered by the API holds where it is. Changes no file of the node; keys are never
+part of what is said.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from certmond.cluster.access import Access
 from certmond.cluster.inspection import Inspection
 from certmond.cluster.recorded import TAKE_AWAY, admit, lacks, record_of, rotation_of
+from certmond.cluster.roll_call import RollCall
 from certmond.config import Config
 from certmond.errors import (
     CertmondError,
@@ -34,7 +34,6 @@ from certmond.pki.rotation_batches import Workers, behind, joined, next_batch, w
 from certmond.pki.rotation_gates import Gate, Member, Report, ahead, unknown_exclusions
 
 if TYPE_CHECKING:
-    from certmond.cluster.nodes import ClusterNode
     from certmond.cluster.record_api import Recorded
     from certmond.host.manifest import Components
 
@@ -70,9 +69,10 @@ class ClusterConductor:
         clock: Callable[[], datetime],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._access, self._own, self._lead, self._node, self._boot = access, own, lead, node, boot
+        self._access, self._lead, self._node = access, lead, node
         self._clock, self._monotonic = clock, monotonic
         self._spec, self._pause, self._lasting = config.cluster, config.poll, Lasting(config.root_ca, monotonic)
+        self._roll = RollCall(access, own, node=node, boot=boot, pause=config.poll, monotonic=monotonic)
         self._inspection = Inspection(access, config.cluster)
         self._found: Recorded | None = None
         self._unread: str | None = None
@@ -83,12 +83,7 @@ class ClusterConductor:
         self._gone_since: float | None = None  # None as well where nobody can tell whether there is a record
         self._forgotten: Rotation | None = None
         self._closed: frozenset[str] = frozenset()
-        self._signers = set[str]()  # uids: once known to have a CA key, a node is asked, whatever its label is then
-        self._took_part = set[tuple[str, str]]()  # uids, and the ids of rotations of which they have said something
-        self._said: Report | None = None
         self._counted: tuple[str, Phase, Workers | None] | None = None
-        self._known = False  # whether `_said` is what the Node says: not in a process that has just begun
-        self._say_again = self._withdraw_again = 0.0
 
     @property
     def estranged(self) -> str | None:
@@ -163,15 +158,12 @@ class ClusterConductor:
 
     def bring_back(self, rotation: Rotation) -> None:
         """Raises RotationError, too, where another node seems to know more; what is not known now is left alone."""
-        from certmond.cluster.nodes import list_nodes  # noqa: PLC0415 - needs the extra
-
         if not self._lacks(rotation):
             return
         self._read()  # another process of this node may have written it
         if not self._lacks(rotation):
             return
-        others = [_member(each, False) for each in list_nodes(self._access) if each.name != self._node]
-        if why := next(ahead(rotation, others, self._closed), None):
+        if why := next(ahead(rotation, self._roll.others(rotation), self._closed), None):
             raise RotationError(f"{why}; who knows most of it has to begin, or `certmond root-ca abort` there")
         self._publish(rotation, noted=True)
 
@@ -189,10 +181,10 @@ class ClusterConductor:
 
     def _gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
         self._lasting.meet(rotation, now)
-        self._say(report)
+        self._roll.say(report)
         if not report.signs:
             return Gate((self._led(rotation),), now + self._pause)
-        members = self._members(rotation)
+        members = self._roll.members(rotation)
         if waits := self._behind(rotation, members):
             return Gate(waits, now + self._pause)
         if why := self._lead.take():
@@ -209,7 +201,7 @@ class ClusterConductor:
                 self.publish(replace(rotation, published=self._clock()))
                 return Gate(("both CAs are published now; workloads are looked at next",), now)
             waits = self._inspection.workloads(rotation.published, now)
-        if waits := waits or self._behind(rotation, self._members(rotation)):  # as they are after all that
+        if waits := waits or self._behind(rotation, self._roll.members(rotation)):  # as they are after all that
             return Gate(waits, now + self._pause)  # what is not so yet counts from no instant
         # Not `now`: a node may have come so far, and have said it, after this one's look began.
         return replace(held, noted=replace(rotation, published=self._clock())) if held.noted else Gate()
@@ -222,19 +214,6 @@ class ClusterConductor:
         if rotation.phase is last and self._monotonic() >= self._gone_since + _FORGOTTEN.total_seconds():
             self._forgotten = rotation
         return "the cluster has no record of it; a control plane that has noted it brings it back"
-
-    def _members(self, rotation: Rotation) -> list[Member]:
-        """All nodes, as they are now."""
-        from certmond.cluster.nodes import list_nodes  # noqa: PLC0415 - needs the extra
-
-        found = list_nodes(self._access)
-        self._signers |= {node.uid for node in found if node.control_plane or (node.said and node.said.holds_key)}
-        self._took_part |= {(node.uid, forth(node.said.id)) for node in found if node.said}
-        there = forth(rotation.id)
-        return [
-            replace(_member(node, node.uid in self._signers), took_part=(node.uid, there) in self._took_part)
-            for node in found
-        ]
 
     def _behind(self, rotation: Rotation, members: Sequence[Member]) -> tuple[str, ...]:
         self._counted = rotation.id, rotation.phase, workers(rotation, members)
@@ -249,13 +228,7 @@ class ClusterConductor:
 
     def unsettled(self, rotation: Rotation) -> None:
         self._lasting.meet(rotation, self._clock())
-        said = self._said
-        if self._known and (said is None or (said.rotation, said.phase) != (rotation.id, rotation.phase)):
-            return
-        if self._monotonic() >= self._withdraw_again:
-            self._withdraw_again = self._in(self._pause)
-            with suppress(CertmondError):
-                self._annotate(None)
+        self._roll.take_back(rotation)
 
     def workers(self, rotation: Rotation) -> Workers | None:
         counted = self._counted
@@ -264,23 +237,6 @@ class ClusterConductor:
     def end(self) -> None:
         self._inspection.end()
         self._lead.give_back()
-
-    def _say(self, report: Report) -> None:
-        """Tell the cluster what this node has come to: once, and now and then again."""
-        if not self._known or report != self._said or self._monotonic() >= self._say_again:
-            self._annotate(report)
-
-    def _annotate(self, report: Report | None) -> None:
-        from certmond.cluster.nodes import Acknowledgement, acknowledge  # noqa: PLC0415 - needs the extra
-
-        said = None
-        if report is not None:
-            holds = report.signs and report.ready
-            said = Acknowledgement(report.rotation, report.phase.value, report.trust, report.issuer, holds, self._boot)
-        self._known = False  # what the Node says if the answer never comes
-        acknowledge(self._own, self._node, said)
-        self._said, self._known = report, True
-        self._say_again, self._withdraw_again = self._in(self._pause * IDLE), 0.0
 
     def _read(self) -> None:
         from certmond.cluster.record_api import read_record  # noqa: PLC0415 - needs the extra
@@ -300,11 +256,3 @@ class ClusterConductor:
 
     def _in(self, span: timedelta) -> float:
         return self._monotonic() + span.total_seconds()
-
-
-def _member(node: ClusterNode, signs: bool) -> Member:
-    said, report = node.said, None
-    if said and said.phase in tuple(Phase):
-        phase = Phase(said.phase)
-        report = Report(said.id, phase, said.trust, said.issuer, signs, said.holds_key)
-    return Member(node.name, signs, report, started_since=node.started_since)
