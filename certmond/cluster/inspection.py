@@ -6,7 +6,7 @@ its own module's; whether the phase is left is the `conductor`'s to say. It can 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -39,8 +39,9 @@ class Inspection:
         """What is amiss, with its remedy, a sentence for each check; none where the cluster is as it should be."""
         return _amiss(self._canaries(rotation, now))
 
-    def workloads(self, since: datetime, now: datetime) -> tuple[str, ...]:
-        """The same of the workloads that have to be started again `since` then, and of those that were restarted.
+    def workloads(self, since: datetime, excluded: Collection[str], now: datetime) -> tuple[str, ...]:
+        """The same of the workloads that have to be started again `since` then, but on the nodes `excluded`, and of
+        those that were restarted.
 
         Raises RefusedError, UnreachableError.
         """
@@ -49,7 +50,7 @@ class Inspection:
 
         rollouts: tuple[Rollout, ...] = ()
         if self._spec.workloads == "restart":
-            stale = stale_workloads(self._access, since).restartable[:_BATCH]
+            stale = stale_workloads(self._access, since, excluded).restartable[:_BATCH]
             rollouts = restart_workloads(self._access, stale, since, now, batch=_BATCH, limit=_A_WHILE)
         return (
             *(
@@ -57,7 +58,7 @@ class Inspection:
                 for each in rollouts
                 if each.outcome in {Outcome.UNDER_WAY, Outcome.FAILED}
             ),
-            *_amiss([workloads(self._access, since, _LISTED)]),
+            *_amiss([workloads(self._access, since, _LISTED, excluded=excluded)]),
         )
 
     def end(self) -> None:

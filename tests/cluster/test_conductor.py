@@ -707,6 +707,20 @@ def test_workloads_that_were_started_before_are_waited_for(world: World) -> None
     assert not any("apps" in call for call in world.calls("PATCH"))
 
 
+@pytest.mark.parametrize("how", ["wait", "restart"])
+def test_workloads_of_a_node_that_is_left_out_are_not_waited_for(world: World, how: str) -> None:
+    """What ran on a machine that is gone is in the API for as long as its Node is: the phase does not last for it."""
+    one = world.node("control-1", workloads=how)
+    both(world)
+    daemon_set(world, "web", stuck=True)
+    world.put(
+        "pods", "web-1", "default", spec=world.api.store.get("pods", "web-1", "default")["spec"] | {"nodeName": "w"}
+    )
+    rotation = world.rotation(Phase.TRUST, published=world.now, excluded=("w",))
+    assert one.gate(rotation) == Gate()
+    assert any("DaemonSet default/web" in each for each in one.gate(replace(rotation, excluded=())).waits)
+
+
 def test_workloads_are_restarted_some_at_a_time(world: World) -> None:
     """Where that is wanted: five in a pass, so that the node is looked after meanwhile, and each of them once."""
     one = world.node("control-1", workloads="restart")

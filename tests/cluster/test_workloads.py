@@ -63,12 +63,14 @@ def pod(
     phase: str = "Running",
     namespace: str = "default",
     status: dict[str, Any] | None = None,
+    node: str = "node-1",
     **metadata: Any,
 ) -> None:
     if owned_by:
         metadata["ownerReferences"] = [{**owner(owned_by), "controller": False, "uid": "x"}, owner(owned_by)]
     more = {"containerStatuses": list(map(container, started or (BEFORE,)))} if status is None else status
-    content = {"spec": {"containers": [], "volumes": list(volumes)}, "status": {"phase": phase, **more}}
+    spec = {"containers": [], "volumes": list(volumes), "nodeName": node}
+    content = {"spec": spec, "status": {"phase": phase, **more}}
     cluster.store.add("pods", name, namespace, metadata=metadata, **content)
 
 
@@ -129,6 +131,15 @@ def test_only_pods_that_are_given_a_token_or_the_ca_count(cluster: ApiServer, ac
     pod(cluster, "goes", deletionTimestamp=AFTER)
     pod(cluster, "static", annotations={"kubernetes.io/config.mirror": "x"})
     assert {each.name for each in stale_workloads(access, SINCE).bare} == set(counted)
+
+
+def test_pods_of_nodes_that_are_left_out_do_not_count(cluster: ApiServer, access: Access) -> None:
+    """Of a node that is gone nobody takes the pods of DaemonSets away, and nothing starts them again."""
+    for node in ("there", "gone"):
+        pod(cluster, f"on-{node}", node=node)
+    assert [each.name for each in stale_workloads(access, SINCE, {"gone"}).bare] == ["on-there"]
+    assert "on-gone" not in workloads(access, SINCE, excluded={"gone"}).fact
+    assert workloads(access, SINCE, excluded={"gone", "there"}).ok
 
 
 @pytest.mark.parametrize(
