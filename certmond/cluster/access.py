@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from certmond.errors import RefusedError
+from certmond.errors import RefusedError, UnreachableError
 
 if TYPE_CHECKING:
     from certmond.cluster.client import Connection
@@ -34,10 +34,11 @@ class Access:
     def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """The result of `work`, over one connection.
 
-        Raises RefusedError where the kubeconfig or lightkube is not there, and what `work` raises.
+        Raises RefusedError where the kubeconfig or lightkube is not there, and what `work` raises; UnreachableError for
+        a conflict, or something missing, that `work` did not expect.
         """
         try:
-            from certmond.cluster.client import attended, connected  # noqa: PLC0415 - needs the extra
+            from certmond.cluster.client import GoneError, TakenError, attended, connected  # noqa: PLC0415 - the extra
         except ImportError:
             remedy = "pip install certmond[kubernetes], or configure no cluster"
             raise RefusedError(
@@ -48,4 +49,7 @@ class Access:
             async with connected(self.kubeconfig(), self.time_limit) as connection:
                 return await work(connection)
 
-        return attended(call(), self.alive)
+        try:
+            return attended(call(), self.alive)
+        except (GoneError, TakenError) as error:
+            raise UnreachableError(f"{error}; see what answers there, if that stays so") from None

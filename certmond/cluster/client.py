@@ -34,7 +34,7 @@ _NO_ISSUER = {7, 18, 19, 20, 21}
 """What OpenSSL calls a certificate that no trusted CA has signed (x509_vfy.h), be there one of its name or none."""
 
 # What lightkube raises where a kubeconfig, or the other end, is not what it takes for granted.
-_LAX = (ConfigError, ValueError, LookupError, TypeError, AttributeError)
+_LAX = (ConfigError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 T = TypeVar("T")
 
@@ -143,15 +143,16 @@ class Connection:
     def _translated(self, doing: str, rule: str, error: httpx2.HTTPStatusError) -> Exception:
         said = error.status.message if isinstance(error, ApiError) else error.response.reason_phrase
         message = printable(said or "no reason given")[:300]
+        asked = f"the Kubernetes API of {self._kubeconfig} was to {doing}"
         match error.response.status_code:
             case 401:
                 return self._unknown_user()
             case 403:
                 return RefusedError(f"the user of {self._kubeconfig} may not {doing} ({message}); {rule}")
             case 404:
-                return GoneError()
+                return GoneError(f"{asked}, and has no such object or kind")
             case 409:
-                return TakenError()
+                return TakenError(f"{asked}, and says that it was changed meanwhile")
             case 400 | 405 | 422 as status:
                 return RefusedError(f"the Kubernetes API does not take the request ({status}: {message})")
             case status:

@@ -217,6 +217,8 @@ class ClusterConductor:
 
     def _behind(self, rotation: Rotation, members: Sequence[Member]) -> tuple[str, ...]:
         self._counted = rotation.id, rotation.phase, workers(rotation, members)
+        if all(each.name != self._node for each in members):  # which has just said something there
+            return (f"the cluster has no Node {self._node}, which is this one; see what answers, and `node_name`",)
         waits = behind(rotation, members)
         unknown = unknown_exclusions(rotation, {each.name: each for each in members})
         strangers = (f"the cluster has no Node {name}, which is excluded" for name in unknown)

@@ -23,7 +23,7 @@ from certmond.pki.certificate import certificates_of
 from certmond.pki.rotation import Mode, Phase, Rotation, abort, desired, following, sequence
 from certmond.pki.rotation_gates import Gate
 from tests.builders import HOUR, NOW, SECOND, make_ca
-from tests.cluster.api_server import ApiServer, Fault
+from tests.cluster.api_server import CSRS, ApiServer, Fault
 from tests.cluster.conducting import OVERLAP, POLL, Place, World
 from tests.cluster.leaks import leaks
 from tests.cluster.test_nodes import INFO
@@ -811,6 +811,35 @@ def test_a_call_that_fails_on_the_way_opens_nothing(world: World) -> None:
             assert one.gate(rotation).waits, world.api.calls[number]
     failed["at"] = 0
     assert one.gate(rotation).waits == ()
+
+
+DEEP, NOTHING = b"[" * 100_000 + b"]" * 100_000, b'{"items": [], "metadata": {}}'
+
+
+@pytest.mark.parametrize(
+    ("call", "fault", "said"),
+    [
+        ("GET /api/v1/nodes", Fault(409), "was to list the Nodes, and says that it was changed meanwhile; see"),
+        ("GET /apis/coordination", Fault(409), "was to read the Lease kube-system/certmond-rotation, and says that it"),
+        ("POST /", Fault(404), "was to create, and has no such object or kind; see what answers there"),
+        ("GET /apis/coordination", Fault(200, body=DEEP), "is no Kubernetes API; see what listens there"),
+        ("GET /api/v1/nodes", Fault(200, body=NOTHING), "has no Node control-1, which is this one; see"),
+    ],
+)
+def test_an_answer_that_nobody_expects_opens_nothing(world: World, call: str, fault: Fault, said: str) -> None:
+    """A conflict where nothing is written, no such kind, what cannot be read, a list without this node: it is told as
+    what it is, and the phase lasts; no defect of ours is seen in it.
+    """
+    one, rotation = world.node("control-1"), world.rotation()
+    fit(world, rotation)
+
+    def fail(method: str, path: str) -> None:
+        if f"{method} {path.removeprefix(CSRS) or '/'}".startswith(call) and (call != "POST /" or path == CSRS):
+            world.api.faults = [fault]
+
+    world.api.before = fail
+    waits = one.gate(rotation).waits
+    assert any(said in each for each in waits), waits
 
 
 @pytest.mark.parametrize(
