@@ -46,6 +46,8 @@ def published_trust(access: Access, wanted: Iterable[Certificate], limit: timede
         )
         found = {str(each.metadata.namespace): (each.data or {}).get(_KEY, "") for each in maps if each.metadata}
         live = sorted(str(each.metadata.name) for each in spaces if each.metadata and not _terminating(each))
+        if not live:
+            return Canary(PUBLISHED, False, "the cluster has no namespace, as it seems", "see what answers there")
         facts = {space: _fact(found.get(space, "").encode(), trust) for space in live}
         behind = [f"{space} {fact}" for space, fact in facts.items() if fact is not None]
         if behind:

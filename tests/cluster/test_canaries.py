@@ -446,6 +446,13 @@ def test_namespaces_that_lag_are_named(
     assert "kube-" not in canary.fact.replace("kube-root-ca.crt", "")
 
 
+def test_a_cluster_without_namespaces_is_none(cluster: ApiServer, access: Access) -> None:
+    """What lists none is not what publishes a CA to all of them."""
+    for space in ("default", "kube-public", "kube-system"):
+        cluster.store.remove("namespaces", space)
+    says(published_trust(access, BOTH), "the cluster has no namespace, as it seems")
+
+
 def test_a_namespace_without_the_map_lags_and_one_that_ends_does_not(cluster: ApiServer, access: Access) -> None:
     """No ConfigMap at all is told; a namespace that is being deleted gets none, and is passed over."""
     for namespace in ("default", "kube-public", "kube-system"):
