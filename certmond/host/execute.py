@@ -84,7 +84,7 @@ class Executor:
         self._files = NodeFiles(root)
         self._transactions = Transactions(root, state_dir)
         self._archive = Archive(state_dir, config.archive)
-        self._ledger = Ledger(state_dir)
+        self._ledger = Ledger(state_dir, self._files.exists)
         self._pending = Pending(state_dir)
         self._derivations = Derivations(config.derived, config.certificates, self._files)
         self._arrangement = Arrangement(config.certificates, self._files, Staging(state_dir), self._archive)

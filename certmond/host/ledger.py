@@ -1,12 +1,13 @@
 """What certmond remembers of its renewals from one process to the next: the last attempt for each certificate.
 
 Owns `<state directory>/renewals.json`. It is a memory, not a source of truth: without it nothing is wrong but that a
-failure is tried again sooner. Holds no key; times are UTC.
+failure is tried again sooner. What is remembered of files that are gone is forgotten, but for the latest. Holds no key;
+times are UTC.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +20,9 @@ from certmond.host.place import can_be_a_path
 from certmond.pki.fields import Instant
 from certmond.pki.plan import Attempt
 from certmond.pki.steps import Identity
+
+_ABSENT = 100
+"""Of so many files that are gone the attempts are kept: those that were tried last, for they may come back."""
 
 
 def _nameable(text: str) -> str:
@@ -47,9 +51,12 @@ class _Entry(BaseModel):
 
 
 class Ledger:
-    """The attempts, by name and path of the certificate. Who writes holds the lock of the transactions."""
+    """The attempts, by name and path of the certificate. Who writes holds the lock of the transactions, and says
+    whether a file is `there`.
+    """
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, there: Callable[[str], bool] = lambda _: True) -> None:
+        self._there, self._enough = there, 2 * _ABSENT
         self._memory = Memory(state_dir, "renewals.json", TypeAdapter(tuple[_Entry, ...]))
 
     def attempts(self) -> dict[Identity, Attempt]:
@@ -63,7 +70,7 @@ class Ledger:
 
     def remember(self, identity: Identity, attempt: Attempt) -> None:
         """Note the last attempt for a certificate. Raises WriteError."""
-        self._write({**self.attempts(), identity: attempt})
+        self._write(self._without_gone({**self.attempts(), identity: attempt}))
 
     def check(self) -> None:
         """Raise WriteError where nothing could be noted now."""
@@ -76,6 +83,16 @@ class Ledger:
     def tidy(self) -> None:
         """Remove what a process left that was killed while it noted something."""
         self._memory.tidy()
+
+    def _without_gone(self, attempts: Mapping[Identity, Attempt]) -> Mapping[Identity, Attempt]:
+        """Looks at the files only where many attempts have come since it did so last: that takes its time."""
+        if len(attempts) <= self._enough:
+            return attempts
+        gone = [identity for identity in attempts if not self._there(identity[1])]
+        forgotten = set(sorted(gone, key=lambda identity: attempts[identity].at)[:-_ABSENT])
+        kept = {identity: attempt for identity, attempt in attempts.items() if identity not in forgotten}
+        self._enough = len(kept) + _ABSENT
+        return kept
 
     def _write(self, attempts: Mapping[Identity, Attempt]) -> None:
         entries = [_Entry(name=name, path=path, **asdict(each)) for (name, path), each in attempts.items()]

@@ -22,6 +22,9 @@ from certmond.pki.reason import printable
 
 T = TypeVar("T")
 
+_MOST = 64 << 20
+"""Bytes that are read of one: what there is to remember of a hundred thousand certificates has room in it."""
+
 
 class Memory(Generic[T]):
     """The document `name` below `state_dir`, of the shape that `adapter` knows."""
@@ -42,7 +45,7 @@ class Memory(Generic[T]):
         """
         try:
             with opened(self._state_dir) as directory:
-                return self._adapter.validate_python(json.loads(Place(directory, self._name).read()))
+                return self._adapter.validate_python(json.loads(Place(directory, self._name).read(_MOST)))
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -89,10 +89,11 @@ class Place:
             raise OSError(errno.EINVAL, "it is no regular file")
         return descriptor
 
-    def read(self) -> bytes:
+    def read(self, most: int = MAX_SIZE) -> bytes:
+        """The bytes of a regular file. Raises OSError, EFBIG where they are more than `most`."""
         with open(self.open(), "rb") as file:
-            content = file.read(MAX_SIZE + 1)
-        if len(content) > MAX_SIZE:
+            content = file.read(most + 1)
+        if len(content) > most:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         return content
 

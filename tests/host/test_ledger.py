@@ -108,3 +108,27 @@ def test_a_failure_does_not_forget_when_the_certificate_was_put_in_place(tmp_pat
     later = NOW + timedelta(days=30)
     Ledger(tmp_path).remember(LEAF, Attempt(later, 1, "no", sha256="ab", issued_at=NOW))
     assert Ledger(tmp_path).renewed() == {"ab": NOW}
+
+
+def test_what_is_gone_is_forgotten_but_for_the_latest(tmp_path: Path) -> None:
+    """Of files that come and go only the attempts of the latest are kept, however many there were; of files that are
+    there, all.
+    """
+    there = {("leaf", f"/there/{number}.pem"): Attempt(NOW - timedelta(days=400)) for number in range(150)}
+    gone = {("leaf", f"/gone/{number}.pem"): Attempt(NOW + timedelta(minutes=number)) for number in range(500)}
+    ledger = Ledger(tmp_path, lambda path: path.startswith("/there/"))
+    for identity, attempt in {**there, **gone}.items():
+        ledger.remember(identity, attempt)
+    kept = ledger.attempts()
+    assert there.items() <= kept.items()
+    assert 100 <= len(kept.keys() & gone.keys()) <= 200
+    assert set(list(gone)[-100:]) <= kept.keys()
+
+
+def test_the_memory_of_a_large_node_is_read_again(tmp_path: Path) -> None:
+    """Ten thousand certificates that were all renewed are no more than is read: nothing is forgotten at some size."""
+    entries = [{"name": "leaf", "path": f"/certs/{number:06d}.crt", "at": NOW.isoformat(), "sha256": f"{number:064x}"}
+               for number in range(10_000)]  # fmt: skip
+    (tmp_path / "renewals.json").write_text(json.dumps(entries))
+    Ledger(tmp_path).remember(LEAF, Attempt(NOW))
+    assert len(Ledger(tmp_path).attempts()) == 10_001
