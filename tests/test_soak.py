@@ -1,0 +1,118 @@
+"""The soak: that it runs, that what does not agree is seen, and that growth is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.opinion import Journal, Opinions
+from benchmarks.soak import Sample, Slope, growth, soak
+from tests.conftest import real_part
+
+LEAF, BAD = "/leaves/1.pem", "/leaves/2.pem"
+FINDING = ("leaf", BAD, "malformed", "warning")
+METRICS = f"""\
+certmond_certificate_not_after_timestamp_seconds{{certificate="leaf",path="{LEAF}"}} 1764000000
+certmond_finding{{certificate="leaf",path="{BAD}",reason="malformed",severity="warning"}} 1
+certmond_certificate_served_matches{{certificate="served",path="/served.pem",endpoint="127.0.0.1:1"}} 1
+certmond_renewals_total{{certificate="leaf",result="done"}} 1.0
+certmond_renewals_total{{certificate="served",result="done"}} 1.0
+certmond_restarts_total{{result="proven",service="server"}} 1.0
+"""
+
+
+def opinions() -> Opinions:
+    """Everybody says the same of a node with a leaf, a file that is none, and a service that was restarted once."""
+    shown = [{"name": "leaf", "path": BAD, "findings": [{"reason": "malformed", "severity": "warning"}]}]
+    trail = ({"step": "issue", "result": "done"}, {"step": "issue", "result": "done"},
+             {"step": "restart", "result": "proven"}, {"step": "issue", "event": "step_begun"})  # fmt: skip
+    ends = {LEAF: 1764000000.0, BAD: None}
+    return Opinions(ends, "ab", "ab", 2, METRICS, {"certificates": shown}, frozenset({FINDING}), trail)
+
+
+PLANTED: list[tuple[str, Callable[[Opinions], dict[str, Any]]]] = [
+    ("ends at", lambda o: {"disk": {**o.disk, LEAF: 1764000001.0}}),
+    ("not there", lambda o: {"disk": {BAD: None}}),
+    ("on the disk", lambda o: {"disk": {**o.disk, "/leaves/3.pem": None}}),
+    ("in status", lambda o: {"status": {"certificates": []}}),
+    ("in journal", lambda o: {"standing": frozenset()}),
+    ("in journal", lambda o: {"standing": o.standing | {("leaf", LEAF, "expired", "critical")}}),
+    ("serves", lambda o: {"shown": "cd"}),
+    ("serves nothing", lambda o: {"shown": "", "file": ""}),
+    ("what is served", lambda o: {"metrics": METRICS.replace(':1"} 1', ':1"} 0')}),
+    ("what is served", lambda o: {"metrics": METRICS.replace("served_matches", "x")}),
+    ("renewals in the trail", lambda o: {"trail": o.trail[1:]}),
+    ("restarts in the trail, and 1 in", lambda o: {"trail": o.trail[:2], "starts": 1}),
+    ("has begun 3 times", lambda o: {"starts": 3}),
+]
+
+
+def test_what_agrees_is_no_disagreement() -> None:
+    """Where all say the same, nothing is told."""
+    assert opinions().disagreements() == []
+
+
+@pytest.mark.parametrize(("words", "planted"), PLANTED)
+def test_whoever_says_something_else_is_noticed(words: str, planted: Callable[[Opinions], dict[str, Any]]) -> None:
+    """Each of disk, metrics, status, journal, trail and service may be the one that is wrong; one sentence says so."""
+    (said,) = replace(opinions(), **planted(opinions())).disagreements()
+    assert words in said
+
+
+def test_the_journal_is_followed_from_line_to_line(tmp_path: Path) -> None:
+    """What was raised stands until it is cleared; half a line is left for the next time."""
+    finding = '"certificate": "leaf", "path": "/leaves/2.pem", "reason": "malformed", "severity": "warning"'
+    raised, cleared = (f'{{"kind": "finding_{kind}", {finding}}}\n' for kind in ("raised", "cleared"))
+    (log := tmp_path / "log").write_text('{"kind": "started"}\n' + raised + cleared[:20])
+    journal = Journal(log)
+    assert journal.standing() == {FINDING}
+    with log.open("a") as file:
+        file.write(cleared[20:])
+    assert journal.standing() == set()
+
+
+def held(*memory: float, watches: int = 1) -> list[Sample]:
+    """A sample every minute."""
+    return [Sample(60.0 * number, int(each), 9, 4, watches) for number, each in enumerate(memory)]
+
+
+@pytest.mark.parametrize(
+    ("samples", "grown"),
+    [
+        (held(*range(0, 60_000, 1000)), ["memory has grown by 39000, and 3000 are allowed"]),
+        (held(*[9000 * number for number in range(20)], *[180_000] * 40), []),
+        (held(*[1000, 9000] * 30), []),
+        (held(*[1000] * 40) + held(*[1000] * 20, watches=9), ["watches has grown by 8, and 2 are allowed"]),
+    ],
+)
+def test_what_grows_is_seen_and_what_was_filled_once_or_comes_and_goes_is_not(
+    samples: list[Sample], grown: list[str]
+) -> None:
+    """The first third is for caches; after it memory has a slope, whatever single samples meet, and counts a median."""
+    in_order = [sample._replace(at=60.0 * number) for number, sample in enumerate(samples)]
+    assert list(growth(in_order)) == grown
+
+
+def test_a_slope_is_in_kilobytes_an_hour() -> None:
+    """10 kB a minute are 600 in an hour, and one sample that is far off changes nothing."""
+    memory = [10.0 * number for number in range(20)]
+    memory[7] = 100_000
+    assert Slope.of(held(*memory)).median == 600
+
+
+@pytest.mark.slow
+@pytest.mark.real("openssl")
+@pytest.mark.timeout(400)
+def test_it_renews_restarts_and_agrees(tmp_path: Path) -> None:
+    """In each round leaves are renewed, or the service is restarted, and then everybody says the same."""
+    real_part("openssl")
+    with closing(soak(tmp_path, 60, 0, filling=0, every=2)) as lines:
+        renewals, restarts = ([*islice(lines, 2)][-1].split()[number] for number in (1, 3))
+    assert int(renewals) > 0
+    assert int(restarts) > 0
