@@ -136,6 +136,14 @@ def test_nothing_is_done_before_a_nodes_turn_and_at_that_instant_it_is() -> None
     assert steps(made.plan(due)) == [("leaf", Cause.DUE)]
 
 
+def test_what_changes_at_the_instant_of_a_plan_has_changed_in_it() -> None:
+    """`changes_at` is later, or a daemon would wake for it again and again."""
+    made = world(leaf(NOW + YEAR))
+    due = turn(status_of(made), made.policy, "worker-1")
+    assert due
+    assert made.plan(due).changes_at == status_of(made).certificate.expires_at  # type: ignore[union-attr]
+
+
 def test_a_nodes_turn_is_the_same_in_every_process() -> None:
     """A hash of its name, and not Python's, which differs from one process to the next."""
     made = status_of(world(leaf(NOW + YEAR)))

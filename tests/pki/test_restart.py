@@ -649,13 +649,27 @@ def test_a_wait_is_never_for_the_past(seconds: int) -> None:
 MONTH = NOW + timedelta(days=30)
 
 
-@pytest.mark.parametrize("noted", [{"acted_at": MONTH}, {"good": 1, "good_at": MONTH, "instances": ("2",)}])
+@pytest.mark.parametrize(
+    "noted",
+    [
+        {"acted_at": MONTH}, {"good": 1, "good_at": MONTH, "instances": ("2",)},
+        {"acted_at": look(1).at + 5 * INTERVAL + timedelta(milliseconds=1)},
+    ],
+)  # fmt: skip
 def test_what_was_noted_before_the_clock_was_set_back_counts_from_now(noted: dict[str, Any]) -> None:
     """Otherwise it would be waited for until that day, and every other service with it."""
     move = after(replace(ACTED, **noted), look(1))
     assert isinstance(move, Wait)
     assert look(1).at < move.until <= look(1).at + INTERVAL
     assert ended(after(move.episode, *(look(seconds) for seconds in (2, 3, 4, 7))))[0] is Result.PROVEN
+
+
+def test_a_few_seconds_are_no_clock_that_was_set_back() -> None:
+    """A look begins before what it sees is noted, and clocks are corrected all the time."""
+    shortly = look(1).at + 5 * INTERVAL
+    move = after(replace(ACTED, acted_at=shortly), look(1))
+    assert isinstance(move, Wait)
+    assert move.until == shortly + INTERVAL
 
 
 def test_how_long_it_was_well_before_the_clock_was_set_back_is_not_counted() -> None:

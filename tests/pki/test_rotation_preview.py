@@ -40,7 +40,8 @@ from tests.pki.rotation_node import (
 P = Phase
 NAMES = ("api", MANAGER, "kubelet", "reader")
 SERVICES = tuple(ServiceSpec(name=name, kind="systemd", unit=f"{name}.service") for name in NAMES)
-USES: dict[str, dict[str, Use]] = {
+Uses = dict[str, dict[str, Use]]
+USES: Uses = {
     "api": {ANCHOR: Use(True, "--x"), "/pki/leaf.crt": Use(True, "--x")},
     "kubelet": {ANCHOR: Use(False, "--x")},
     "reader": {"/pki/leaf.crt": Use(False, "--x"), "/admin.conf": Use(True, "--x")},
@@ -48,9 +49,9 @@ USES: dict[str, dict[str, Use]] = {
 """Who uses which files: the first follows them, the last follows its kubeconfig only."""
 
 
-def node(*seen: Observation, trust: tuple[Issued, ...] = (OLD,)) -> Assessment:
-    contents = {path: Content("x", NOW) for path in (ANCHOR, "/pki/leaf.crt", "/admin.conf")}
-    known: dict[str, Any] = {"survey": Survey(USES), "live": Live(NOW), "contents": contents}
+def node(*seen: Observation, trust: tuple[Issued, ...] = (OLD,), uses: Uses = USES) -> Assessment:
+    contents = {path: Content("x", NOW) for path in (ANCHOR, ANCHOR_KEY, "/pki/leaf.crt", "/admin.conf")}
+    known: dict[str, Any] = {"survey": Survey(uses), "live": Live(NOW), "contents": contents}
     return judged(*seen, trust=trust, around=Surroundings(services=SERVICES, **known))
 
 
@@ -135,6 +136,12 @@ def test_what_a_kubeconfig_refers_to_is_not_written_there() -> None:
     assert shown(PLANNED, ground(OLD), node(twice))[2].steps[1:] == ("/admin.conf is to trust the same",)
     referring = shown(PLANNED, ground(OLD), node(conf(OLD, file=ANCHOR, issuer=NEW)))[2]
     assert (referring.steps[1:], referring.restarts) == ((), ("kubelet", "reader"))
+
+
+def test_who_signs_with_the_cas_key_is_restarted_when_it_is_another() -> None:
+    """Though it reads nothing else that changes then."""
+    seen = node(leaf(OLD), uses={"api": {ANCHOR_KEY: Use(False, "--x")}})
+    assert [each.phase for each in shown(PLANNED, ground(OLD), seen) if each.restarts == ("api",)] == [P.ISSUE]
 
 
 @pytest.mark.parametrize("of", [ground(OLD, STRANGER), ground(OLD, signer=signer(problem="it signs elsewhere"))])
