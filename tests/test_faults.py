@@ -19,6 +19,7 @@ import yaml
 from certmond.config import Source, parse
 from certmond.daemon import Daemon
 from certmond.errors import WriteError
+from certmond.expose.render import Renderer
 from certmond.host.journal import Journal
 from tests.builders import DAY, YEAR, make_leaf
 from tests.conftest import real_part, unavailable
@@ -223,12 +224,19 @@ def test_the_state_directory_is_lost(waiting: Host) -> None:
 
 @pytest.mark.parametrize("year", [2038, 2039, 2049, 2050, 2106, 2107, 9980])
 def test_whatever_the_year(tmp_path: Path, year: int) -> None:
-    """After 2038-01-19 (32 bits with a sign), after 2049 (UTCTime), after 2106 (32 bits), as now: renewed, and well."""
+    """After 2038-01-19 (32 bits with a sign), after 2049 (UTCTime), after 2106 (32 bits), as now: renewed, well,
+    and told to the second.
+    """
     host = Host(tmp_path / "host", "apiserver", "admin.conf", now=datetime(year, 2, 8, 12, tzinfo=UTC))
     assert [outcome.result for outcome in host.start()] == ["done", "done"]
     assert host.unwell() == []
-    ends = [each.certificate.not_after for each in host.look().certificates if each.certificate]
+    assessment = host.look()
+    ends = [each.certificate.not_after for each in assessment.certificates if each.certificate]
     assert all(end > host.now for end in ends)
+    told = re.findall(
+        r"^certmond_certificate_not_after_timestamp_seconds\S+ (\S+)$", Renderer().metrics(assessment), re.MULTILINE
+    )
+    assert sorted(map(float, told)) == sorted(end.timestamp() for end in ends)
 
 
 def test_a_certificate_without_an_end(host: Host) -> None:

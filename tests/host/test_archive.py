@@ -243,12 +243,15 @@ def test_a_file_described_with_other_types(host: Host, fact: dict[str, object]) 
 
 
 def test_one_damaged_generation_harms_no_other(host: Host) -> None:
-    """Beside it the others are listed, described and loaded."""
+    """It is told, and beside it the others are listed, described, loaded, and found to be put back."""
     first, second = host.store("1"), host.store("2")
     (host.directory(first) / "description.json").write_bytes(b"{}")
     assert host.archive.ids("apiserver") == (first.id, second.id)
     assert host.archive.generation("apiserver", second.id) == second
     assert host.archive.load("apiserver", second.id)[0].content == SECRET
+    assert [generation for generation, _ in host.archive.whole("apiserver")] == [second]
+    with pytest.raises(MalformedError, match=rf"{first.id}/description\.json is damaged"):
+        host.archive.load("apiserver", first.id)
 
 
 def test_a_description_without_end(host: Host) -> None:
