@@ -290,7 +290,8 @@ def test_a_mount_over_the_directory_is_seen(node: Node, work: Path) -> None:
     """A file system mounted over a watched directory shows what is in it, and what was there when it is gone."""
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
-    with running(node.root, work) as daemon:
+    options = config(work, [{"name": "apiserver", "path": f"/{API}.crt"}], poll="1h")  # whatever file system this is
+    with running(node.root, work, *options) as daemon:
         pki = node.path(PKI)
         subprocess.run(["mount", "-t", "tmpfs", "none", str(pki)], check=True)
         try:

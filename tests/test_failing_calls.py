@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from certmond.errors import CertmondError
 from certmond.host.archive import Archive
-from tests.builders import DAY
+from tests.builders import DAY, Issued
+from tests.rotating_node import RotatingNode
 from tests.test_renewal import FORMS, Host, copies, quick, readable  # noqa: F401  # a fixture
+from tests.test_rotating import Watched, rotates, staged  # noqa: F401  # a fixture
 from tests.tracing import EVERY_STOP, READING, SHORT, fail_at, record
 
+PLACES, SHARES = 24, 2
+"""At so many of the hundreds of calls of a rotation one fails, in so many tests."""
 FAILURES = (errno.EIO, errno.ENOSPC, errno.EROFS, errno.ESTALE, errno.EDQUOT)
 
 
@@ -27,9 +33,9 @@ def renews(host: Host) -> None:
         assert str(error)  # noqa: PT017 - in a child that is traced
 
 
-def defects(host: Host) -> list[str]:
+def defects(state: Path) -> list[str]:
     """What the trail has of our own mistakes."""
-    trail = host.state / "audit.log"
+    trail = state / "audit.log"
     lines = trail.read_text(errors="replace").splitlines() if trail.exists() else []
     return [line for line in lines if "please report it" in line]
 
@@ -57,7 +63,7 @@ def test_any_call_that_changes_something_may_fail(quick: Path, form: str) -> Non
             call = fail_at(lambda twin=twin: renews(twin), n, failure)  # type: ignore[misc]
             where = f"{call} {n} failed with {errno.errorcode.get(failure, 'half a write')}"
             assert readable(twin) == [], where
-            assert defects(twin) == [], where
+            assert defects(twin.state) == [], where
             torn = [each.seen.name for each in twin.look().certificates if each.key_matches is False]
             assert torn == [], where
             done += twin.serials() != before
@@ -92,3 +98,39 @@ def test_any_call_that_only_looks_may_fail(quick: Path, failure: int) -> None:  
         n += 1
     assert n > 50
     assert "unreadable" in found
+
+
+def tries(node: RotatingNode) -> None:
+    """The command, to its end or to a sentence."""
+    done = node.hurry("root-ca", "rotate")
+    assert done.code in {0, 3}, done
+    assert done.code == 0 or "certmond: " in done.err, done
+    assert "Traceback" not in done.err, done
+
+
+@pytest.mark.slow
+@pytest.mark.real("openssl")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("share", range(SHARES))
+def test_any_call_of_a_rotation_may_fail(quick: Path, staged: tuple[RotatingNode, Issued], share: int) -> None:  # noqa: F811
+    """Be it of the record, of the keys that are kept, or of the node's files: the command ends, or says what was in its
+    way; no CA's key is lost or can be read by others; and begun again, it finishes the rotation and leaves nothing.
+    """
+    original, new = staged
+    stops = record(partial(rotates, original.copy(quick / "whole")))
+    calls = [stop for stop in stops if stop.startswith("entry ") and stop != "entry exit_group"]
+    assert len(calls) > 200
+    for number in range(share, PLACES, SHARES):
+        node, failure = original.copy(quick / "twin"), FAILURES[number % len(FAILURES)]
+        n = int((number + 0.5) * len(calls) / PLACES)
+        where = f"{fail_at(partial(tries, node), n, failure)} {n} failed with {errno.errorcode[failure]}"
+        watched = Watched(node, new)
+        watched.look("exit")
+        assert watched.problems == [], where
+        assert defects(node.state) == [], where
+        again = node.hurry("root-ca", "rotate")
+        over = again.code == 3 and "no CA is staged" in again.err  # what failed was on its way out, or no matter
+        assert again.code == 0 or over, (where, again)
+        assert node.unwell(new) == [], where
+        assert node.findings() == {}, where
+        shutil.rmtree(node.place)
