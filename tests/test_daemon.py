@@ -103,11 +103,11 @@ def test_a_fifo_does_not_hang(node: Node, work: Path) -> None:
         daemon.until(lambda: daemon.reasons("front-proxy-client") == {"too_open"}, "chmod seen")
 
 
-def test_600_megabytes_are_not_read(node: Node, work: Path) -> None:
-    """600 MB of junk are a finding; the daemon stays small."""
+def test_2_gigabytes_are_not_read(node: Node, work: Path) -> None:
+    """2 GB of junk are a finding; the daemon stays small."""
     with running(node.root, work) as daemon:
         with node.path(f"{API}.crt").open("r+b") as file:
-            file.truncate(600 << 20)
+            file.truncate(2 << 30)
         daemon.until(lambda: daemon.reasons("apiserver") == {"unreadable"}, "unreadable")
         peak = Path(f"/proc/{daemon.process.pid}/status").read_text().split("VmHWM:")[1].split()[0]
         assert int(peak) < 150_000

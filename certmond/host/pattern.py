@@ -8,13 +8,22 @@ from fnmatch import fnmatchcase, translate
 
 from certmond.host.files import Files
 
+MOST = 100_000
+"""So many files of one pattern are looked at: whoever may write in the directory chooses how many match."""
 _MAX_DEPTH = 16  # of directories that `**` descends
 
 
-def expand(files: Files, pattern: str, exclude: Sequence[str]) -> list[str]:
-    """The paths in order, each once, without the names that `exclude` has. `**` follows no symlink."""
+def expand(files: Files, pattern: str, exclude: Sequence[str]) -> tuple[list[str], bool]:
+    """The paths in order, each once, without the names that `exclude` has. `**` follows no symlink. And whether there
+    are more than MOST, the rest of which is left out.
+    """
     left_out = re.compile("|".join(map(translate, exclude)) or "(?!)")  # one for all, as there may be many names
-    return list(dict.fromkeys(_walk(files, "", pattern.strip("/").split("/"), left_out, 0)))
+    found = dict[str, None]()
+    for path in _walk(files, "", pattern.strip("/").split("/"), left_out, 0):
+        if len(found) == MOST and path not in found:
+            return list(found), True
+        found[path] = None
+    return list(found), False
 
 
 def _walk(files: Files, base: str, parts: list[str], left_out: re.Pattern[str], depth: int) -> Iterator[str]:

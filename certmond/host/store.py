@@ -60,8 +60,11 @@ class Store:
         self._before, self._built = self._built, {}
         observations: list[Observation] = []
         for spec in self._specs:
-            paths = expand(self._files, spec.path, spec.exclude) if spec.is_glob else [spec.path]
+            paths, cut = expand(self._files, spec.path, spec.exclude) if spec.is_glob else ([spec.path], False)
             found = [seen for path in paths for seen in self._observed(spec, path)]
+            if cut:
+                rest = Observation(spec.name, spec, spec.path, faults=(_too_many(spec, len(paths)),))
+                found += self._kept(spec, spec.path, (), (rest,))
             if spec.is_glob and not found and self._expected(spec):
                 nothing = Observation(spec.name, spec, spec.path, faults=(_no_match(spec),))
                 found = [*self._kept(spec, spec.path, (), (nothing,))]
@@ -405,6 +408,11 @@ def _owner(uid: int, gid: int, by_name: bool) -> str:
     except KeyError:
         group = str(gid)
     return f"{user}:{group}"
+
+
+def _too_many(spec: CertificateSpec, looked_at: int) -> Fault:
+    fact = f"{spec.path} matches more than {looked_at} files, and only the first {looked_at} are looked at"
+    return Fault(Reason.UNREADABLE, fact, "narrow the pattern, or `exclude` names")
 
 
 def _no_match(spec: CertificateSpec) -> Fault:

@@ -694,6 +694,27 @@ def test_a_pattern_that_matches_nothing_is_missing(tree: Tree, pattern: str) -> 
     assert len(tree.look(row(path=pattern, belongs_with="/m.yaml"))) == 1
 
 
+def test_a_pattern_stands_for_so_many_files_and_no_more(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may write in its directory does not choose how much is looked at. The rest is told, by the pattern, until
+    it is no more; and what is looked at is looked at as ever.
+    """
+    monkeypatch.setattr("certmond.host.pattern.MOST", 3)
+    for number in range(3):
+        tree.write(f"/c/{number}.crt", LEAF.pem)
+    store = Store([row(path="/**/*.crt")], str(tree.root))
+    assert paths(store.observe().observations) == ["/c/0.crt", "/c/1.crt", "/c/2.crt"]
+    for number in (3, 4):
+        tree.write(f"/c/{number}.crt", LEAF.pem)
+    *looked_at, rest = store.observe().observations
+    assert paths(looked_at) == ["/c/0.crt", "/c/1.crt", "/c/2.crt"]
+    fact = "/**/*.crt matches more than 3 files, and only the first 3 are looked at"
+    assert (told(rest), rest.path) == ([f"unreadable: {fact}"], "/**/*.crt")
+    assert store.observe().observations[-1] is rest
+    for number in (0, 4):
+        tree.at(f"/c/{number}.crt").unlink()
+    assert paths(store.observe().observations) == ["/c/1.crt", "/c/2.crt", "/c/3.crt"]
+
+
 def test_files_come_and_go_from_a_pattern(tree: Tree) -> None:
     """With their directories; all names in one that was listed are of interest."""
     store = Store([row(path="/c/*/tls.crt", optional=True)], str(tree.root))
