@@ -18,7 +18,7 @@ from tests.test_renewal import FORMS, Host, copies, quick, readable  # noqa: F40
 from tests.test_rotating import Watched, rotates, staged  # noqa: F401  # a fixture
 from tests.tracing import EVERY_STOP, READING, SHORT, fail_at, record
 
-PLACES, SHARES = 24, 2
+PLACES, SHARES = 96, 4
 """At so many of the hundreds of calls of a rotation one fails, in so many tests."""
 FAILURES = (errno.EIO, errno.ENOSPC, errno.EROFS, errno.ESTALE, errno.EDQUOT)
 
