@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from certmond.pki.settings import InitSpec, split_endpoint, subject_alternative_name
+from certmond.pki.settings import InitSpec, SignerSpec, split_endpoint, subject_alternative_name
 
 
 @pytest.mark.parametrize(
@@ -16,12 +16,19 @@ from certmond.pki.settings import InitSpec, split_endpoint, subject_alternative_
         ("dns_domain", "cluster.example"), ("control_plane_endpoint", "api.example:8443"),
         ("control_plane_endpoint", "[fd00::1]:65535"), ("control_plane_endpoint", "api.example:1"),
         ("service_subnet", "10.0.0.0/8,fd00::/108"), ("service_subnet", "10.0.0.0/31"),
+        ("service_subnet", "10.96.0.1/12"),
         ("kubernetes_version", "v1.34.0"), ("kubernetes_version", "1.34"), ("advertise_address", "fd00::1"),
     ],
 )  # fmt: skip
 def test_what_is_right_stays_as_it_was_given(field: str, text: str) -> None:
     """The value is the text."""
     assert getattr(InitSpec.model_validate({field: text}), field) == text
+
+
+def test_a_signer_approves_nothing_and_waits_for_no_call_long_unless_that_is_said() -> None:
+    """What is promised of one that has a name and a kind only."""
+    plain = SignerSpec.model_validate({"name": "api", "kind": "csr"})
+    assert (plain.approve, plain.time_limit.total_seconds()) == (False, 20)
 
 
 @pytest.mark.parametrize("host", ["web.example", "10.0.0.1", "fd00::1"])
