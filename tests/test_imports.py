@@ -30,7 +30,9 @@ def test_the_command_line_that_serves_is_small() -> None:
 
 
 def test_the_daemon_draws_nothing() -> None:
-    """`certmond run` as a unit loads nothing that is for terminals, and nothing of the Kubernetes API."""
+    """`certmond run` as a unit loads nothing that is for terminals, nothing of the Kubernetes API, and no event loop
+    before there is somebody to ask.
+    """
     found = loaded("certmond.cli", "certmond.daemon", "certmond.host.journal")
     assert "certmond.daemon" in found
-    assert not found & {"attr", "httpx", "lightkube", "pygments", "rich", "structlog"}
+    assert not found & {"asyncio", "attr", "httpx", "lightkube", "pygments", "rich", "structlog"}

@@ -6,18 +6,20 @@ so that no pass waits for a server. Trusts nobody: whoever does not answer is a 
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from certmond.errors import RestartError, defect
-from certmond.host import containers, health, probe, units
+from certmond.host import containers, units
 from certmond.host.containers import Pod
-from certmond.host.health import Anchors
 from certmond.pki.endpoint import Endpoint, Seen, Unserved
 from certmond.pki.service import Live, ServiceSeen
+
+if TYPE_CHECKING:
+    from certmond.host.health import Anchors
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +32,8 @@ class Question:
     health: Mapping[str, Anchors] = field(default_factory=dict)
 
 
-def look(question: Question, before: Live | None = None, limit: float = probe.LIMIT) -> Live:
-    """What is to be seen within `limit` seconds. `before` is the look before this one."""
+def look(question: Question, before: Live | None = None, limit: float | None = None) -> Live:
+    """What is to be seen within `limit` seconds, by default the probe's. `before` is the look before this one."""
     at = datetime.now(UTC)
     by_unit = units.look(set(question.units.values())) if question.units else {}
     services = {name: by_unit[unit] for name, unit in question.units.items()}
@@ -48,16 +50,27 @@ def _pods(pods: Mapping[str, Pod]) -> dict[str, ServiceSeen]:
     return {name: containers.seen(found[pod]) for name, pod in pods.items()}
 
 
-def _ask(question: Question, at: datetime, limit: float) -> tuple[dict[Endpoint, Seen], dict[str, str | None]]:
-    async def ask() -> tuple[dict[Endpoint, Seen], dict[str, str | None]]:
-        return await asyncio.gather(probe.ask(question.endpoints, at, {}, limit), health.ask(question.health))
-
+def _ask(question: Question, at: datetime, limit: float | None) -> tuple[dict[Endpoint, Seen], dict[str, str | None]]:
+    if not (question.endpoints or question.health):
+        return {}, {}
     try:
-        with asyncio.Runner() as runner:
-            return runner.run(ask())
-    except OSError as error:  # not even a loop could be had, such as for want of descriptors
-        why = f"the connection failed ({error.strerror})"
+        return _asked(question, at, limit)
+    except (OSError, ImportError) as error:  # not even a loop could be had, such as for want of descriptors
+        why = f"the connection failed ({getattr(error, 'strerror', None) or error})"
         return {each: Unserved(why, at) for each in question.endpoints}, dict.fromkeys(question.health, why)
+
+
+def _asked(question: Question, at: datetime, limit: float | None) -> tuple[dict[Endpoint, Seen], dict[str, str | None]]:
+    import asyncio  # noqa: PLC0415 - several MB, and part of each start, for nobody who has nothing to ask
+
+    from certmond.host import health, probe  # noqa: PLC0415 - as above
+
+    async def ask() -> tuple[dict[Endpoint, Seen], dict[str, str | None]]:
+        handshakes = probe.ask(question.endpoints, at, {}, probe.LIMIT if limit is None else limit)
+        return await asyncio.gather(handshakes, health.ask(question.health))
+
+    with asyncio.Runner() as runner:
+        return runner.run(ask())
 
 
 def _same(seen: ServiceSeen, name: str, before: Live | None) -> ServiceSeen:
@@ -71,7 +84,7 @@ def _same(seen: ServiceSeen, name: str, before: Live | None) -> ServiceSeen:
 class Lookout:
     """Looks in a thread of its own. `wake` is called from there after each look: it is quick and does not raise."""
 
-    def __init__(self, wake: Callable[[], None], limit: float = probe.LIMIT) -> None:
+    def __init__(self, wake: Callable[[], None], limit: float | None = None) -> None:
         self._wake = wake
         self._limit = limit
         self._changed = threading.Condition()

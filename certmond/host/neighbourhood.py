@@ -7,12 +7,12 @@ could be looked at: there only the files tell. Judges nothing: `pki.holding` doe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from certmond.config import Config
 from certmond.errors import MalformedError
 from certmond.host.changes import Changes
 from certmond.host.containers import Pod
-from certmond.host.health import Anchors
 from certmond.host.look import Lookout, Question, look
 from certmond.host.manifest import Components
 from certmond.host.store import Store
@@ -24,6 +24,9 @@ from certmond.pki.holding import Surroundings, files_of
 from certmond.pki.inventory import Inventory
 from certmond.pki.restart import Past
 from certmond.pki.service import Content, Live, Survey
+
+if TYPE_CHECKING:
+    from certmond.host.health import Anchors
 
 
 class Neighbourhood:
