@@ -12,12 +12,15 @@ import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count, groupby, repeat
+from operator import sub
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from certmond.errors import RuntimeDirError
 
 _BUFFER = 1 << 20  # bytes of new text that are collected before they are written
+_NEW = -2  # the former number of a row that is new: no row that stays follows on it, as the first would on -1
 
 R = TypeVar("R")
 
@@ -43,6 +46,29 @@ def replacing(path: Path) -> Iterator[int]:
         ) from error
 
 
+class _Column(NamedTuple):
+    """Where the first row begins in a file, and how many bytes each takes."""
+
+    start: int
+    sizes: array[int]
+
+
+class _Reading:
+    """Places in a column, for who asks for one row after the other: what lies between is added up once."""
+
+    def __init__(self, column: _Column) -> None:
+        self._column = column
+        self._row, self._place = 0, column.start
+
+    def stretch(self, row: int, length: int) -> tuple[int, array[int]]:
+        """Where a row begins, and the sizes of it and of those that follow it."""
+        if row < self._row:
+            self._row, self._place = 0, self._column.start
+        self._place += sum(self._column.sizes[self._row : row])
+        self._row = row
+        return self._place, self._column.sizes[row : row + length]
+
+
 class Sheet(Generic[R]):
     """`texts` gives a row's text in each column. A row is the same row as long as it is the same object.
 
@@ -54,14 +80,14 @@ class Sheet(Generic[R]):
         self._file: int | None = None
         self._state: tuple[int, ...] = ()
         self._rows: tuple[R, ...] = ()
-        self._starts: list[array[int]] = []
+        self._columns: list[_Column] = []
 
     def write(self, path: Path, rows: Sequence[R], heads: Sequence[str], tail: str) -> None:
         """Replace `path` by the columns one after the other, each behind its head, and the tail. RuntimeDirError."""
         kept = None
         try:
             with replacing(path) as descriptor:
-                starts = self._fill(descriptor, rows, heads, tail)
+                columns = self._fill(descriptor, rows, heads, tail)
                 kept = os.dup(descriptor)
         except RuntimeDirError:
             if kept is not None:
@@ -69,54 +95,48 @@ class Sheet(Generic[R]):
             self._forget()
             raise
         self._forget()
-        self._file, self._state, self._rows, self._starts = kept, _state(kept), tuple(rows), starts
+        self._file, self._state, self._rows, self._columns = kept, _state(kept), tuple(rows), columns
 
     def _forget(self) -> None:
         if self._file is not None:
             os.close(self._file)
-        self._file, self._rows, self._starts = None, (), []
+        self._file, self._rows, self._columns = None, (), []
 
-    def _fill(self, descriptor: int, rows: Sequence[R], heads: Sequence[str], tail: str) -> list[array[int]]:
-        """Write all of it; where each row begins in each column, and where the last one ends."""
+    def _fill(self, descriptor: int, rows: Sequence[R], heads: Sequence[str], tail: str) -> list[_Column]:
+        """Write all of it; where each row stands in each column."""
         runs, fresh = list(self._runs(rows)), dict[int, Sequence[str]]()
-        found: list[array[int]] = []
+        found: list[_Column] = []
         with open(descriptor, "wb", _BUFFER, closefd=False) as file:
-            for column, head in enumerate(heads):
-                place = file.tell() + file.write(encoded(head))
-                starts = array("Q")
+            for number, head in enumerate(heads):
+                column = _Column(file.tell() + file.write(encoded(head)), array("I"))
+                reading = _Reading(self._columns[number]) if self._columns else None
                 for first, former, length in runs:
                     separator = self._separator if first else b" " * len(self._separator)
-                    if former is None:
+                    if former == _NEW or reading is None:
                         text = fresh.pop(first, None) or self._texts(rows[first])
-                        if column + 1 < len(heads):
+                        if number + 1 < len(heads):
                             fresh[first] = text
-                        starts.append(place)
-                        place += file.write(separator + encoded(text[column]))
+                        column.sizes.append(file.write(separator + encoded(text[number])))
                         continue
-                    stood = self._starts[column][former : former + length + 1]
-                    starts += array("Q", (each + place - stood[0] for each in stood[:-1]))
+                    place, sizes = reading.stretch(former, length)
                     file.write(separator)
                     file.flush()
-                    self._copy(descriptor, stood[0] + len(separator), stood[-1])
-                    place += stood[-1] - stood[0]
-                starts.append(place)
-                found.append(starts)
+                    self._copy(descriptor, place + len(separator), place + sum(sizes))
+                    column.sizes.extend(sizes)
+                found.append(column)
             file.write(encoded(tail))
         return found
 
-    def _runs(self, rows: Sequence[R]) -> Iterator[tuple[int, int | None, int]]:
-        """Rows that follow each other as before: the first one's number, its former one (None: it is new), how many."""
+    def _runs(self, rows: Sequence[R]) -> Iterator[tuple[int, int, int]]:
+        """Rows that follow each other as before: the first one's number, its former one (or `_NEW`), how many."""
         known: dict[int, int] = {}
         if self._file is not None and _state(self._file) == self._state:
-            known = {id(row): number for number, row in enumerate(self._rows)}
+            known = dict(zip(map(id, self._rows), count()))
+        former = list(map(known.get, map(id, rows), repeat(_NEW)))
         first = 0
-        while first < len(rows):
-            former, length = known.get(id(rows[first])), 1
-            while former is not None and first + length < len(rows):
-                if known.get(id(rows[first + length])) != former + length:
-                    break
-                length += 1
-            yield first, former, length
+        for _, run in groupby(map(sub, former, count())):  # the distance to the former number is the same all along
+            length = len(list(run))
+            yield first, former[first], length
             first += length
 
     def _copy(self, descriptor: int, start: int, end: int) -> None:
