@@ -8,9 +8,10 @@ that went bad keeps its last good certificate beside the finding.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
+from operator import attrgetter
 
 from certmond.pki.catalog import SELF, CertificateSpec, Kind
 from certmond.pki.certificate import Certificate
@@ -23,6 +24,8 @@ from certmond.pki.service_checks import TORN, about_services, turning_points
 
 RENEW_BEFORE = timedelta(days=30)
 _EXTENDED = frozenset({"server auth", "client auth"})
+
+_CHANGES_AT = attrgetter("changes_at")  # in a loop over ten thousand, that counts
 
 Anchors = tuple[Certificate, ...]
 
@@ -55,6 +58,17 @@ class CertificateStatus:
         return worst(self.findings)
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a verdict comes from, besides the observation and the time."""
+
+    facts: Mapping[str, str]
+    renew_before: timedelta
+    anchors: Mapping[str, Anchors]
+    renewed: Mapping[str, datetime]
+    around: Surroundings | None
+
+
 @dataclass(frozen=True)
 class Assessment:
     """The verdicts of one pass, in the order of the catalogue."""
@@ -63,15 +77,16 @@ class Assessment:
     statuses: tuple[CertificateStatus, ...]
     facts: Mapping[str, str]
     renew_before: timedelta = RENEW_BEFORE
+    terms: Terms | None = field(default=None, repr=False)
 
     @cached_property
     def by_identity(self) -> dict[tuple[str, str], CertificateStatus]:
-        return {status.seen.identity: status for status in self.statuses}
+        return {(status.seen.name, status.seen.path): status for status in self.statuses}
 
     @cached_property
     def changes_at(self) -> datetime | None:
         """The next instant at which time alone changes a verdict; None where none ever does."""
-        return min((status.changes_at for status in self.statuses if status.changes_at), default=None)
+        return min(filter(None, map(_CHANGES_AT, self.statuses)), default=None)
 
     @property
     def certificates(self) -> Iterator[CertificateStatus]:
@@ -111,24 +126,26 @@ def assess(
     `renewed` says when certmond itself has put a certificate in place, by its SHA-256. `around` is what runs and is
     served; None where nobody looked.
     """
-    anchors = _anchors(inventory.observations)
+    terms = Terms(inventory.facts, renew_before, _anchors(inventory.observations), renewed or {}, around)
     same_terms = previous is not None and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
     known = previous.by_identity if previous else {}
+    kept = _kept(previous, terms, now)
     statuses = tuple(
-        _judge(
-            seen,
-            anchors,
-            inventory.facts,
-            now,
-            before=known.get(seen.identity),
-            same_terms=same_terms,
-            renew_before=renew_before,
-            renewed=renewed or {},
-            around=around,
-        )
+        kept.get(id(seen)) or _judge(seen, terms, now, before=known.get(seen.identity), same_terms=same_terms)
         for seen in inventory.observations
     )
-    return Assessment(now, statuses, inventory.facts, renew_before)
+    return Assessment(now, statuses, inventory.facts, renew_before, terms)
+
+
+def _kept(previous: Assessment | None, terms: Terms, now: datetime) -> dict[int, CertificateStatus]:
+    """The verdicts that stand without being looked at, by the `id` of their observation: where nothing has changed but
+    files, and the time of none has come, that is all but those of the files.
+    """
+    if previous is None or previous.terms != terms or now < previous.taken_at:
+        return {}
+    if previous.changes_at is not None and previous.changes_at <= now:
+        return {}
+    return {id(status.seen): status for status in previous.statuses}
 
 
 def _anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
@@ -147,21 +164,13 @@ def _extended(usages: tuple[str, ...]) -> frozenset[str]:
 
 
 def _judge(
-    seen: Observation,
-    anchors: Mapping[str, Anchors],
-    facts: Mapping[str, str],
-    now: datetime,
-    *,
-    before: CertificateStatus | None,
-    same_terms: bool,
-    renew_before: timedelta,
-    renewed: Mapping[str, datetime],
-    around: Surroundings | None,
+    seen: Observation, terms: Terms, now: datetime, *, before: CertificateStatus | None, same_terms: bool
 ) -> CertificateStatus:
+    anchors, around = terms.anchors, terms.around
     own = _anchors_of(seen, anchors)
     told = not own and any(name in anchors for name in seen.spec.ca)  # those entries say why they have no certificate
     embeddable = anchors.get(seen.spec.embedded_ca, ()) if seen.spec.embedded_ca else ()
-    renewed_at = renewed.get(seen.certificates[0].sha256) if seen.certificates else None
+    renewed_at = terms.renewed.get(seen.certificates[0].sha256) if seen.certificates else None
     presence = around.presence(seen, renewed_at) if around else NOWHERE
     news = told, renewed_at, presence
     same_terms = same_terms and before is not None and _news_of(before) == news
@@ -175,8 +184,8 @@ def _judge(
         search = before.search
     else:
         search = find_paths(certificate, own, seen.certificates[1:], usages)
-    renew_at = renewal_point(certificate, seen.spec, renew_before)
-    case = Case(seen, certificate, search, own, told, embeddable, facts, renew_at, now, renewed_at)
+    renew_at = renewal_point(certificate, seen.spec, terms.renew_before)
+    case = Case(seen, certificate, search, own, told, embeddable, terms.facts, renew_at, now, renewed_at)
     path = search.valid_at(now)
     shown = path or search.best
     whole_at = _torn_until(seen, around, now)
