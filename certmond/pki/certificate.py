@@ -68,6 +68,8 @@ _UNDERSTOOD = frozenset(
 _CURVES = (ec.SECP224R1, ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 
+_INSTANT = timedelta(microseconds=1)
+
 T = TypeVar("T")
 
 
@@ -145,7 +147,7 @@ class Certificate:
     @property
     def expires_at(self) -> datetime:
         """The first instant after its validity, of which notAfter itself is the last (RFC 5280, 4.1.2.5)."""
-        return self.not_after + timedelta(microseconds=1)
+        return self.not_after + _INSTANT
 
     @property
     def self_issued(self) -> bool:

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import SELF, KeyAlgorithm, Kind, ServiceSpec
@@ -111,14 +111,14 @@ def turn(status: CertificateStatus, policy: Policy, node: str) -> datetime | Non
         return None
     if status.seen.spec.kind is Kind.KUBELET:
         return due  # the kubelet's own turn comes before
-    life = certificate.not_after - certificate.not_before
-    return due - min(policy.spread, life / _SPREAD_SHARE) * _share(node)
+    return due - _earlier(certificate.not_after - certificate.not_before, policy.spread, node)
 
 
-@lru_cache(maxsize=16)
-def _share(node: str) -> float:
-    """Of the spread, from 0 to 1: a node's own, whenever it is asked."""
-    return int.from_bytes(hashlib.sha256(node.encode()).digest()[:8]) / 2**64
+@lru_cache(maxsize=256)
+def _earlier(life: timedelta, spread: timedelta, node: str) -> timedelta:
+    """How long before it is due: a share of the spread that is the node's own, whenever it is asked."""
+    share = int.from_bytes(hashlib.sha256(node.encode()).digest()[:8]) / 2**64
+    return min(spread, life / _SPREAD_SHARE) * share
 
 
 def unable(status: CertificateStatus, authorities: Mapping[str, CertificateStatus], policy: Policy) -> str | None:
@@ -172,10 +172,6 @@ class _Planner:
         self._node = assessment.facts.get("node_name", "")
         self._authorities = {status.seen.name: status for status in assessment.trust_anchors}
         self._derived = {path for path, _ in circumstances.derived.values()}
-        self._holders: dict[str, list[Observation]] = {}
-        for each in (status.seen for status in assessment.statuses if status.seen.key_path):
-            for file in filter(None, {*each.pair}):
-                self._holders.setdefault(file, []).append(each)
         self._steps: list[Step] = []
         self._held: list[Held] = []
         self._considered: set[str] = set()
@@ -187,26 +183,34 @@ class _Planner:
             if cause is not None:
                 self._consider(status, cause)
         self._steps += self._derivations()
-        return Plan(
-            tuple(self._steps), tuple(self._held), min((at for at in self._instants if at > self._now), default=None)
-        )
+        changes_at = min(filter(self._now.__lt__, self._instants), default=None)
+        return Plan(tuple(self._steps), tuple(self._held), changes_at)
+
+    @cached_property
+    def _holders(self) -> dict[str, list[Observation]]:
+        """Who has each file as certificate or as key, of all that have a key."""
+        found: dict[str, list[Observation]] = {}
+        for each in (status.seen for status in self._assessment.statuses if status.seen.key_path):
+            for file in filter(None, {*each.pair}):
+                found.setdefault(file, []).append(each)
+        return found
 
     def _cause(self, status: CertificateStatus) -> Cause | None:
         """Why the certificate would be renewed now; None where nothing asks for it.
 
         A derived file, which a pattern may match as well, has its turn with its source, and none of its own.
         """
-        if not self._derived.isdisjoint({status.seen.path, status.seen.pair[0]}):
+        if self._derived and not self._derived.isdisjoint({status.seen.path, status.seen.pair[0]}):
             return None
         if self._asked is not None:
             return Cause.ASKED if status.seen.name in self._asked else None
         if status.seen.identity in self._reissue:
             return Cause.ROTATION
-        certificate, due = status.certificate, turn(status, self._policy, self._node)
         others = status.seen.spec.renewed_by is not None  # told, when it is due: somebody else has to act
-        if certificate is None or due is None:
-            return None
         if not others and unable(status, self._authorities, self._policy):
+            return None
+        certificate, due = status.certificate, turn(status, self._policy, self._node)
+        if certificate is None or due is None:
             return None
         self._instants += [certificate.not_before, due, certificate.expires_at]
         if self._now > certificate.not_after:

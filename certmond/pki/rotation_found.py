@@ -38,11 +38,9 @@ def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inv
     if not trust or trust[0] in known:
         return None  # nothing on a node is evidence of a former key of tokens
     new, evidence = trust[0], dict[Certificate, str]()
-    mine = [seen for seen in inventory.observations if seen.name == seen.spec.name and not seen.spec.authority]
-    mine = [seen for seen in mine if known or all(map(_is_of_root, seen.permissions))]
     candidates = [*certificates_of(known)] if known else [*trust[1:]]
-    for seen in mine:
-        for embedded in seen.embedded if seen.spec.embedded_ca == family else ():
+    for seen in (each for each in inventory.observations if each.spec.embedded_ca == family and _tells(each, known)):
+        for embedded in seen.embedded:
             trusted = [each for each in embedded.certificates if each in known or not known]
             candidates += trusted
             if new not in embedded.certificates:
@@ -50,7 +48,7 @@ def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inv
     others = [each for each in dict.fromkeys(candidates) if each != new]
     if not others:
         return None  # before ten thousand paths are searched
-    for seen in mine:
+    for seen in (each for each in inventory.observations if _tells(each, known)):
         for former in _signers(seen, family, new, others):
             evidence.setdefault(former, f"{seen.path} is of the former one")
     evidence.pop(new, None)
@@ -74,6 +72,12 @@ def put_back(rotation: Rotation, ground: Ground, now: datetime) -> Rotation | No
                 replace(rotation, id=identity, old=others, new=old, phase=Phase.PREPARE, since=now, aborted=back)
             )
     return None
+
+
+def _tells(seen: Observation, known: Sequence[Anchor]) -> bool:
+    """It is an entry of its own, of no CA, and may be believed."""
+    own = seen.name == seen.spec.name and not seen.spec.authority
+    return own and (bool(known) or all(map(_is_of_root, seen.permissions)))
 
 
 def _is_of_root(permissions: Permissions) -> bool:
