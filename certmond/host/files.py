@@ -13,6 +13,7 @@ import hashlib
 import os
 import stat
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -74,32 +75,46 @@ class Files:
         self._entries: dict[str, Entry] = {}
         self._known: dict[str, Entry] = {}
         self._listings: dict[str, tuple[str, ...]] = {}
-        self._listed: set[str] = set()
+        self._listed: dict[str, tuple[str, ...]] = {}
         self._by_lookup: dict[str, str | set[str]] = {}
         self._interest: dict[str, frozenset[str] | None] | None = None
+        self.forgotten: frozenset[Entry] | None = None
+        """The entries that the last `refresh` forgot; None where it forgot all."""
 
     def refresh(self, touched: frozenset[str] | None) -> None:
         """Forget what may have changed: the entries behind the `touched` lookups ("directory/name"), or all (None).
 
         What nobody asked for since the last time is forgotten for good.
         """
+        self.forgotten = None
         if self._known or self._listed:
             self._interest = None
         # A directory that came, went or moved leads every path below it elsewhere: then all is looked at.
         if touched is None or not touched.isdisjoint(self._directory_lookups()):
             self._directories.clear()
-            self._listings.clear()
             self._by_lookup.clear()
-            self._known, self._entries, self._listed = self._entries, {}, set()
+            self._known, self._entries = self._entries, {}
+            self._listed, self._listings = self._listings, {}
             self._interest = None
         else:
             paths: set[str] = set()
-            places = {lookup.rpartition("/")[0] for lookup in touched}
             for lookup in touched:
                 found = self._by_lookup.pop(lookup, set())
                 paths |= {found} if isinstance(found, str) else found
             self._known = {path: self._entries.pop(path) for path in paths if path in self._entries}
-            self._listed = {place for place in places if self._listings.pop(place, None) is not None}
+            places = {
+                place for place, _, name in (each.rpartition("/") for each in touched) if self._moved(place, name)
+            }
+            self._listed = {place: self._listings.pop(place) for place in places}
+            self.forgotten = frozenset(self._known.values())
+
+    def _moved(self, place: str, name: str) -> bool:
+        """A name has come into a directory that is listed, or gone. Whoever only replaces a file changes no listing."""
+        names = self._listings.get(place)
+        if names is None:
+            return False
+        at = bisect_left(names, name)
+        return (names[at : at + 1] == (name,)) != os.path.lexists(f"{place}/{name}")
 
     def entry(self, path: str) -> Entry:
         """What is known of `path`, looked at if need be."""
@@ -125,7 +140,9 @@ class Files:
         return found
 
     def listing(self, directory: str) -> tuple[str, ...]:
-        """The names in a directory, sorted; none where it cannot be read. Any change in it is of interest from now."""
+        """The names in a directory, sorted; none where it cannot be read. Any change in it is of interest from now. The
+        same object is handed out until they change.
+        """
         place = self._admitted(self._directory(directory), directory)
         names = self._listings.get(place.real)
         if names is None:
@@ -133,10 +150,10 @@ class Files:
                 names = tuple(sorted(os.listdir(place.real or "/"))) if place.fault is None else ()
             except OSError:
                 names = ()
-            self._listings[place.real] = names
-            if place.real not in self._listed:
+            before = self._listed.pop(place.real, None)
+            if before is None:
                 self._interest = None
-            self._listed.discard(place.real)
+            names = self._listings[place.real] = before if before == names else names
         return names
 
     @property

@@ -3,42 +3,68 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase, translate
 
-from certmond.host.files import Files
+from certmond.host.files import Entry, Files
 
 MOST = 100_000
 """So many files of one pattern are looked at: whoever may write in the directory chooses how many match."""
 _MAX_DEPTH = 16  # of directories that `**` descends
 
 
-def expand(files: Files, pattern: str, exclude: Sequence[str]) -> tuple[list[str], bool]:
-    """The paths in order, each once, without the names that `exclude` has. `**` follows no symlink. And whether there
-    are more than MOST, the rest of which is left out.
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """The paths in order, each once, and whether there are more than MOST, the rest of which is left out; and what was
+    seen on the way to them, by which they hold or not.
     """
-    left_out = re.compile("|".join(map(translate, exclude)) or "(?!)")  # one for all, as there may be many names
-    found = dict[str, None]()
-    for path in _walk(files, "", pattern.strip("/").split("/"), left_out, 0):
-        if len(found) == MOST and path not in found:
-            return list(found), True
+
+    paths: tuple[str, ...]
+    cut: bool
+    listings: Mapping[str, tuple[str, ...]]
+    entries: tuple[Entry, ...]
+
+    def holds(self, files: Files) -> bool:
+        """The pattern still stands for the same paths: `files` hands out the same objects until something changes."""
+        listed = all(files.listing(directory) is names for directory, names in self.listings.items())
+        return listed and all(files.entry(entry.path) is entry for entry in self.entries)
+
+
+def expand(files: Files, pattern: str, exclude: Sequence[str]) -> Expansion:
+    """What a pattern stands for now, without the names that `exclude` has. `**` follows no symlink."""
+    walk = _Walk(files, exclude)
+    found, cut = dict[str, None](), False
+    for path in walk.paths("", pattern.strip("/").split("/"), 0):
+        cut = len(found) == MOST and path not in found
+        if cut:
+            break
         found[path] = None
-    return list(found), False
+    return Expansion(tuple(found), cut, walk.listings, tuple(walk.entries))
 
 
-def _walk(files: Files, base: str, parts: list[str], left_out: re.Pattern[str], depth: int) -> Iterator[str]:
-    part, rest = parts[0], parts[1:]
-    if not any(character in part for character in "*?["):
-        yield from _walk(files, f"{base}/{part}", rest, left_out, depth) if rest else [f"{base}/{part}"]
-        return
-    names = [name for name in files.listing(base) if not left_out.match(name)]
-    if part == "**":
-        yield from _walk(files, base, rest or ["*"], left_out, depth)
-        for name in names if depth < _MAX_DEPTH else ():
-            entry = files.entry(f"{base}/{name}")
-            if entry.is_directory and not entry.is_link:
-                yield from _walk(files, f"{base}/{name}", parts, left_out, depth + 1)
-        return
-    for name in names:
-        if fnmatchcase(name, part):
-            yield from _walk(files, f"{base}/{name}", rest, left_out, depth) if rest else [f"{base}/{name}"]
+class _Walk:
+    def __init__(self, files: Files, exclude: Sequence[str]) -> None:
+        self._files = files
+        self._left_out = re.compile("|".join(map(translate, exclude)) or "(?!)")  # one for all, there may be many names
+        self.listings: dict[str, tuple[str, ...]] = {}
+        self.entries: list[Entry] = []
+
+    def paths(self, base: str, parts: list[str], depth: int) -> Iterator[str]:
+        part, rest = parts[0], parts[1:]
+        if not any(character in part for character in "*?["):
+            yield from self.paths(f"{base}/{part}", rest, depth) if rest else [f"{base}/{part}"]
+            return
+        listing = self.listings[base] = self._files.listing(base)
+        names = [name for name in listing if not self._left_out.match(name)]
+        if part == "**":
+            yield from self.paths(base, rest or ["*"], depth)
+            for name in names if depth < _MAX_DEPTH else ():
+                entry = self._files.entry(f"{base}/{name}")
+                self.entries.append(entry)
+                if entry.is_directory and not entry.is_link:
+                    yield from self.paths(f"{base}/{name}", parts, depth + 1)
+            return
+        for name in names:
+            if fnmatchcase(name, part):
+                yield from self.paths(f"{base}/{name}", rest, depth) if rest else [f"{base}/{name}"]

@@ -18,7 +18,7 @@ from certmond.host.credentials import Credentials, parse_credentials
 from certmond.host.files import Entry, Files, Parser
 from certmond.host.kubeconfig import Material, User, as_text
 from certmond.host.manifest import Components, Manifest, node_facts, parse_manifest
-from certmond.host.pattern import expand
+from certmond.host.pattern import Expansion, expand
 from certmond.pki.catalog import CertificateSpec, Kind
 from certmond.pki.certificate import Certificate, PublicKey
 from certmond.pki.encoding import Document, decode
@@ -50,28 +50,29 @@ class Store:
         self._own_root = root == "/"
         self._given = dict(facts or {})
         self._also = also
-        self._before: dict[tuple[str, str], _Built] = {}
-        self._built: dict[tuple[str, str], _Built] = {}
+        self._built: list[dict[str, _Built]] = [{} for _ in specs]
+        self._expansions: dict[int, Expansion] = {}
         self._used: dict[str, Entry] = {}
 
     def observe(self, touched: frozenset[str] | None = None) -> Inventory:
         """Look at everything again (None), or at what lies behind the `touched` lookups, and say what is there."""
         self._files.refresh(touched)
-        self._before, self._built = self._built, {}
         observations: list[Observation] = []
-        for spec in self._specs:
-            paths, cut = expand(self._files, spec.path, spec.exclude) if spec.is_glob else ([spec.path], False)
-            found = [seen for path in paths for seen in self._observed(spec, path)]
+        for number, spec in enumerate(self._specs):
+            before = self._built[number]
+            paths, cut = self._paths(number, spec)
+            built = self._built[number] = self._built_of(spec, paths, before)
             if cut:
                 rest = Observation(spec.name, spec, spec.path, faults=(_too_many(spec, len(paths)),))
-                found += self._kept(spec, spec.path, (), (rest,))
+                built[spec.path] = _kept((), (rest,), before.get(spec.path))
+            found = [seen for _, some in built.values() for seen in some]
             if spec.is_glob and not found and self._expected(spec):
                 nothing = Observation(spec.name, spec, spec.path, faults=(_no_match(spec),))
-                found = [*self._kept(spec, spec.path, (), (nothing,))]
+                built[spec.path] = _kept((), (nothing,), before.get(spec.path))
+                found = [*built[spec.path][1]]
             observations += found
         for path in self._also:
             self._files.entry(path)
-        self._before = {}
         return Inventory(tuple(observations), self._facts())
 
     def components(self) -> Components:
@@ -99,25 +100,34 @@ class Store:
         """The directories to watch, with the names that matter in each (None: all)."""
         return self._files.interest
 
-    def _observed(self, spec: CertificateSpec, path: str) -> tuple[Observation, ...]:
-        before = self._before.get((spec.name, path))
-        if before and before[0] and self._current(before[0]):
-            self._built[spec.name, path] = before
-            return before[1]
-        self._used = {}
-        seen = tuple(self._observe(spec, path))
-        return self._kept(spec, path, tuple(self._files.entry(name) for name in self._used), seen)
+    def _paths(self, number: int, spec: CertificateSpec) -> tuple[tuple[str, ...], bool]:
+        """What an entry stands for, and whether that is not all."""
+        if not spec.is_glob:
+            return (spec.path,), False
+        known = self._expansions.get(number)
+        if known is None or not known.holds(self._files):
+            known = self._expansions[number] = expand(self._files, spec.path, spec.exclude)
+        return known.paths, known.cut
+
+    def _built_of(self, spec: CertificateSpec, paths: Iterable[str], before: Mapping[str, _Built]) -> dict[str, _Built]:
+        """What is seen at each of the paths: what was before, where no file behind it has changed."""
+        forgotten, built = self._files.forgotten, dict[str, _Built]()
+        for path in paths:
+            known = before.get(path)
+            if (
+                known
+                and known[0]
+                and (self._current(known[0]) if forgotten is None else forgotten.isdisjoint(known[0]))
+            ):
+                built[path] = known
+                continue
+            self._used = {}
+            seen = tuple(self._observe(spec, path))
+            built[path] = _kept(tuple(self._files.entry(name) for name in self._used), seen, known)
+        return built
 
     def _current(self, used: tuple[Entry, ...]) -> bool:
         return all(self._files.entry(entry.path) is entry for entry in used)
-
-    def _kept(
-        self, spec: CertificateSpec, path: str, used: tuple[Entry, ...], seen: tuple[Observation, ...]
-    ) -> tuple[Observation, ...]:
-        """What was seen, as the objects of last time where nothing that they tell has changed: no news for anybody."""
-        _, before = self._before.get((spec.name, path), ((), ()))
-        self._built[spec.name, path] = used, before if before == seen else seen
-        return self._built[spec.name, path][1]
 
     def _observe(self, spec: CertificateSpec, path: str) -> Iterator[Observation]:
         entry = self._entry(path)
@@ -329,6 +339,11 @@ class Store:
             )
             | self._given
         )
+
+
+def _kept(used: tuple[Entry, ...], seen: tuple[Observation, ...], before: _Built | None) -> _Built:
+    """What was seen, as the objects of last time where nothing that they tell has changed: no news for anybody."""
+    return used, before[1] if before and before[1] == seen else seen
 
 
 def _leaf(document: Document) -> dict[str, Any]:

@@ -593,6 +593,24 @@ def test_a_listing_is_sorted_and_read_once(tree: Tree, monkeypatch: pytest.Monke
     assert tree.files.listing("/etc") == ("a", "b", "c", "d")
 
 
+def test_a_listing_is_the_same_object_until_a_name_comes_or_goes(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is replaced changes no listing, so that the directory is not read again for it."""
+    tree.write("/etc/a")
+    tree.write("/etc/b")
+    first = tree.files.listing("/etc")
+    tree.replace("/etc/a", b"another")
+    tree.files.refresh(tree.touched("/etc/a", "/etc/a.new"))
+    calls = Calls(monkeypatch)
+    assert tree.files.listing("/etc") is first
+    assert calls.paths("listdir") == []
+    tree.files.refresh(None)
+    assert tree.files.listing("/etc") is first
+    assert calls.paths("listdir") == ["etc"]
+    tree.at("/etc/b").unlink()
+    tree.files.refresh(tree.touched("/etc/b"))
+    assert tree.files.listing("/etc") == ("a",)
+
+
 def test_a_directory_that_cannot_be_listed_has_no_names(tree: Tree) -> None:
     """It is not there, it is a file, it is a loop; and it is listed when it comes."""
     tree.write("/file")

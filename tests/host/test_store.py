@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 import yaml
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, NoEncryption, PrivateFormat, pkcs12
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from certmond.config import load
 from certmond.host.files import Files
@@ -27,6 +29,8 @@ from certmond.pki.inventory import Inventory, Observation
 from certmond.pki.reason import Reason
 from tests import node as real
 from tests.builders import NOW, Issued, bundle, make_ca, make_intermediate, make_leaf, make_server, pem_block
+from tests.host.test_files import CHANGES, change
+from tests.host.test_files import Tree as FileTree
 from tests.node import KUBELET_PEM, PKI, Node
 
 ROOT = make_ca()
@@ -737,6 +741,16 @@ def test_files_come_and_go_from_a_pattern(tree: Tree) -> None:
     assert kept == {"/c/b/tls.crt"}, "what is gone for good is forgotten"
 
 
+def test_a_directory_in_the_place_of_a_file_is_descended(tree: Tree) -> None:
+    """Although no name has come or gone above it."""
+    tree.write("/c/a", "")
+    store = Store([row(path="/c/**/*.crt", optional=True)], str(tree.root))
+    assert store.observe().observations == ()
+    tree.at("/c/a").unlink()
+    tree.write("/c/a/tls.crt", LEAF.pem)
+    assert paths(store.observe(tree.touched("/c/a")).observations) == ["/c/a/tls.crt"]
+
+
 # --- the same objects until something changes -------------------------------------------------------------------------
 
 
@@ -767,6 +781,26 @@ def test_only_what_lies_behind_a_change_is_seen_anew(node: Node) -> None:
         node.path(name).chmod(0o640)
         second = by_name(store.observe(frozenset({str(node.path(name))})))
         assert {each for each, seen in second.items() if seen is not first[each]} == concerned
+
+
+@settings(max_examples=150, deadline=None)
+@given(changes=st.lists(CHANGES, min_size=1, max_size=12))
+def test_what_was_reported_is_seen_as_by_a_new_store(changes: list[Any], tmp_path_factory: Any) -> None:
+    """Whatever comes, goes, moves or is linked elsewhere, in patterns as well: with the events in the directories of
+    interest, and those alone.
+    """
+    files = FileTree(tmp_path_factory.mktemp("root"))
+    patterns = ["/d/*", "/**/x", "/l/*", "/*/e/x", "/m"]
+    specs = [row(f"row{number}", pattern, optional=True) for number, pattern in enumerate(patterns)]
+    store = Store(specs, str(files.root))
+    store.observe()
+    for number, (kind, what) in enumerate(changes):
+        events = change(files, kind, what, (LEAF.pem, OTHER.pem)[number % 2])
+        wanted = store.interest
+        places = {event: os.path.split(event) for event in events}
+        seen = {event for event, (place, name) in places.items()
+                if place in wanted and ((names := wanted[place]) is None or name in names)}  # fmt: skip
+        assert store.observe(frozenset(seen)) == Store(specs, str(files.root)).observe()
 
 
 def test_a_look_at_one_file_asks_nothing_of_the_others(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
