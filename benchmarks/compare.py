@@ -64,8 +64,8 @@ def one_turn(start: Start, work: Path, leaves: Leaves, seconds: float, replaceme
         spent = running.spent()
         scrapes = []
         for gzip in (False, True):
-            running.get(running.path, gzip=gzip)
-            scrapes.append([timed(partial(running.get, running.path, gzip=gzip)) for _ in range(20)])
+            running.scrape(gzip=gzip)
+            scrapes.append([timed(partial(running.scrape, gzip=gzip)) for _ in range(20)])
         seen = [leaves.replace_one(running, number) for number in replacements]
         share, wakeups = running.idle(seconds)
         return [

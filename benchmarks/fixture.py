@@ -88,7 +88,7 @@ class Leaves:
         for path, target in staged:
             path.rename(target)
         wanted = f"}} {int(end.timestamp())}\n".encode()
-        exporter.until(lambda: exporter.get(exporter.path).count(wanted) >= count)
+        exporter.until(lambda: exporter.count(wanted) >= count)
         return time.perf_counter() - start
 
     def _put(self, target: Path, number: int, end: datetime) -> None:

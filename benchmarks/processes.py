@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -32,6 +33,7 @@ class Exporter:
     ) -> None:
         self.path, self.series = path, series
         self._port = port
+        self.scraped = bytearray(1 << 20)
         # As they are installed: with their bytecode beside them.
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         self._started = time.perf_counter()
@@ -51,27 +53,46 @@ class Exporter:
 
     def get(self, path: str, *, gzip: bool = False) -> bytes:
         """The body of an answer with status 200; empty where there is none yet."""
+        with self._answer(path, gzip=gzip) as response, suppress(OSError):
+            return response.read() if response else b""
+        return b""
+
+    def scrape(self, *, gzip: bool = False) -> int:
+        """Read the metrics, into the room that the last ones had, as a scraper does: to make it anew would take longer
+        than all else. How many bytes they are; 0 where there are none yet.
+        """
+        size = 0
+        with self._answer(self.path, gzip=gzip) as response, suppress(OSError):
+            while response and (read := response.readinto(memoryview(self.scraped)[size:])):
+                size += read
+                if size == len(self.scraped):
+                    self.scraped += bytes(size)
+        return size
+
+    @contextmanager
+    def _answer(self, path: str, *, gzip: bool) -> Iterator[http.client.HTTPResponse | None]:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
-        try:
-            connection.request("GET", path, headers={"Accept-Encoding": "gzip" if gzip else "identity"})
-            response = connection.getresponse()
-            body = response.read()
-        except OSError:
-            return b""
-        finally:
-            connection.close()
-        return body if response.status == http.HTTPStatus.OK else b""
+        with closing(connection):
+            response = None
+            with suppress(OSError):
+                connection.request("GET", path, headers={"Accept-Encoding": "gzip" if gzip else "identity"})
+                response = connection.getresponse()
+            yield response if response and response.status == http.HTTPStatus.OK else None
 
     def expiries(self) -> int:
         """How many certificates the metrics have the end of."""
-        return self.get(self.path).count(f"\n{self.series}{{".encode())
+        return self.count(f"\n{self.series}{{".encode())
+
+    def count(self, what: bytes) -> int:
+        """How often the metrics have it."""
+        return self.scraped.count(what, 0, self.scrape())
 
     def shows(self, name: str, end: int) -> bool:
         """The metrics have this end of the certificate in the file `name`."""
-        body, start = self.get(self.path), 0
-        while (at := body.find(name.encode(), start)) >= 0:
-            start = body.find(b"\n", at) + 1 or len(body)
-            line = body[body.rfind(b"\n", 0, at) + 1 : start]
+        start, size, text = 0, self.scrape(), self.scraped
+        while (at := text.find(name.encode(), start, size)) >= 0:
+            start = text.find(b"\n", at, size) + 1 or size
+            line = text[text.rfind(b"\n", 0, at) + 1 : start]
             if line.startswith(f"{self.series}{{".encode()) and float(line.split(b"} ", 1)[1]) == end:
                 return True
         return False
@@ -108,8 +129,9 @@ class Exporter:
             fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12])
             for task in Path(f"/proc/{process.pid}/task").iterdir():
-                line = next(x for x in (task / "status").read_text().splitlines() if x.startswith("voluntary"))
-                switches += int(line.split()[1])
+                with suppress(FileNotFoundError, ProcessLookupError):  # the thread of an answer, which has ended
+                    line = next(x for x in (task / "status").read_text().splitlines() if x.startswith("voluntary"))
+                    switches += int(line.split()[1])
         return ticks / os.sysconf("SC_CLK_TCK"), switches
 
 

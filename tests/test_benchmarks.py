@@ -12,10 +12,11 @@ class Said(Exporter):
     """An exporter that serves one text."""
 
     def __init__(self, text: bytes, series: str) -> None:
-        self.path, self.series, self._text = "/metrics", series, text
+        self.path, self.series, self.scraped = "/metrics", series, bytearray(text + b"left of a longer one\n" + text)
+        self._size = len(text)
 
-    def get(self, path: str, *, gzip: bool = False) -> bytes:
-        return self._text
+    def scrape(self, *, gzip: bool = False) -> int:
+        return self._size
 
 
 def test_a_ratio_is_of_one_turn() -> None:
