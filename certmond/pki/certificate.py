@@ -25,6 +25,7 @@ from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID as EKU
 
 from certmond.errors import MalformedError
+from certmond.pki.der import parts_of
 
 # Every kubeadm CA before v1.27 has serial number 0. That is a finding (nonpositive_serial), not a warning to print.
 warnings.filterwarnings("ignore", message="Parsed a serial number", category=CryptographyDeprecationWarning)
@@ -168,17 +169,18 @@ def parse_certificate(der: bytes) -> Certificate:
     """The facts of a DER certificate. Raises MalformedError for anything that is not exactly one certificate."""
     parsed = load(der)
     try:
-        subject, issuer = parsed.subject, parsed.issuer
+        parts, names = parts_of(der), parsed.subject
+        attributes = [[intern(each.rfc4514_string()) for each in together] for together in names.rdns]
         return Certificate(
             der=der,
             sha256=hashlib.sha256(der).hexdigest(),
             version=parsed.version.value + 1,
             serial=parsed.serial_number,
-            subject=intern(subject.rfc4514_string()),
-            issuer=intern(issuer.rfc4514_string()),
-            subject_der=_shared(subject.public_bytes()),
-            issuer_der=_shared(issuer.public_bytes()),
-            attributes=attributes_of(subject),
+            subject=intern(",".join("+".join(together) for together in reversed(attributes))),
+            issuer=_issuer(_Issuer(parts.issuer, parsed)),
+            subject_der=_shared(parts.subject),
+            issuer_der=_shared(parts.issuer),
+            attributes=frozenset(each for together in attributes for each in together),
             not_before=parsed.not_valid_before_utc,
             not_after=parsed.not_valid_after_utc,
             key=public_key_of(parsed),
@@ -252,6 +254,18 @@ def attributes_of(name: x509.Name) -> frozenset[str]:
 def _shared(value: T) -> T:
     """One object for equal values: ten thousand leaves of one CA hold its name and identifier once."""
     return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Issuer:
+    der: bytes
+    certificate: x509.Certificate = field(compare=False)
+
+
+@lru_cache(maxsize=256)
+def _issuer(issuer: _Issuer) -> str:
+    """The name of a certificate's issuer, which it has in common with all others of that CA."""
+    return issuer.certificate.issuer.rfc4514_string()
 
 
 _ABSENT = {

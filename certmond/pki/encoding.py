@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from certmond.errors import MalformedError
 from certmond.pki.certificate import Anchor, Certificate, PublicKey, describe_key, parse_certificate, public_key_of
+from certmond.pki.der import leading_value
 from certmond.pki.reason import Fault, Reason
 
 MAX_BLOCKS = 512
@@ -134,7 +135,7 @@ def _read(block: _Block, data: bytes, where: str) -> Document:
 def _contents(block: _Block, where: str) -> Document:
     if block.label in _CERTIFICATE_LABELS:
         der = _body(block)
-        head = _leading_value(der)
+        head = leading_value(der)
         surplus = Fault(Reason.TRAILING_DATA, f"{where}: {len(der) - len(head)} bytes after the certificate")
         trusted = block.label.startswith("TRUSTED")  # it has OpenSSL's settings behind it
         return Document((_certificate(head),), faults=() if head == der or trusted else (surplus,))
@@ -207,7 +208,7 @@ def _decode_der(data: bytes, path: str) -> Document:
         return Document(certificates=(_certificate(data),))
     except MalformedError as error:
         malformed = str(error)  # not the error itself: it would hold this frame, which holds it
-    head = _leading_value(data)
+    head = leading_value(data)
     if head != data:
         try:
             certificate = _certificate(head)
@@ -238,14 +239,3 @@ def _decode_pkcs12(data: bytes, path: str, password: bytes | None) -> Document:
             faults.append(Fault(Reason.MALFORMED, f"{path}, certificate {number}: {error}"))
     key = None if store.key is None else public_key_of(store.key)
     return Document(tuple(certificates), key, faults=tuple(faults))
-
-
-def _leading_value(data: bytes) -> bytes:
-    """The first DER value of `data`, without what follows it; `data` itself where its length field makes no sense."""
-    if len(data) < 2 or data[0] != 0x30:
-        return data
-    size, header = data[1], 2
-    if size & 0x80:
-        octets = size & 0x7F
-        size, header = int.from_bytes(data[2 : 2 + octets]), 2 + octets
-    return data[: header + size]

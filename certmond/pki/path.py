@@ -24,10 +24,12 @@ from functools import lru_cache
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from certmond.errors import MalformedError
 from certmond.pki.certificate import Certificate, load
 from certmond.pki.constraints import permitted, readable
+from certmond.pki.der import parts_of
 
 WEAK_HASHES = frozenset({"md2", "md5", "sha1"})
 _HASHES = frozenset({"sha256", "sha384", "sha512", None})  # None: Ed25519 has none of its own
@@ -237,26 +239,38 @@ def _alternative_names(certificate: Certificate) -> list[x509.GeneralName] | Non
 
 def signed_by(certificate: Certificate, issuer: Certificate) -> bool:
     """The signature of `certificate` verifies with the key of `issuer`, and the names chain. No digest is too weak."""
+    parts = parts_of(certificate.der)
+    # What is signed says how it is; a different word beside the signature is nobody's (RFC 5280, 4.1.1.2).
+    if parts.issuer != issuer.subject_der or parts.inner_algorithm != parts.outer_algorithm:
+        return False
     try:
-        child, parent = load(certificate.der), _loaded_issuer(issuer.der)
-        if certificate.signature_hash in WEAK_HASHES:
-            return certificate.issuer_der == issuer.subject_der and _verifies_weakly(child, parent)
-        child.verify_directly_issued_by(parent)
+        return _verifies(certificate, parts.signed, issuer)
     except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm, MalformedError):
         return False
+
+
+def _verifies(certificate: Certificate, signed: bytes, issuer: Certificate) -> bool:
+    """With the issuer's key as it was loaded once. Raises if the signature is bad, or of another kind than the key."""
+    child, key = load(certificate.der), _key_of(issuer.der)
+    how, digest = child.signature_algorithm_parameters, child.signature_hash_algorithm
+    padded = how if isinstance(how, padding.AsymmetricPadding) else None
+    # For SHA-1 and MD5 cryptography does not always say how, and does not verify: an old root may well bear one.
+    weak = certificate.signature_hash in WEAK_HASHES
+    match key:
+        case rsa.RSAPublicKey() if digest and (weak or padded):
+            key.verify(child.signature, signed, padded or _PKCS1, digest)
+        case ec.EllipticCurvePublicKey() if digest and (weak or isinstance(how, ec.ECDSA)):
+            key.verify(child.signature, signed, ec.ECDSA(digest))
+        case _ if weak:
+            return False
+        case _:
+            child.verify_directly_issued_by(load(issuer.der))
     return True
 
 
-def _verifies_weakly(child: x509.Certificate, parent: x509.Certificate) -> bool:
-    """For SHA-1 and MD5, which cryptography does not look at: an old root may well bear one. Raises if it is bad."""
-    key, digest = parent.public_key(), child.signature_hash_algorithm
-    if digest and isinstance(key, rsa.RSAPublicKey):
-        key.verify(child.signature, child.tbs_certificate_bytes, padding.PKCS1v15(), digest)
-        return True
-    if digest and isinstance(key, ec.EllipticCurvePublicKey):
-        key.verify(child.signature, child.tbs_certificate_bytes, ec.ECDSA(digest))
-        return True
-    return False
+_PKCS1 = padding.PKCS1v15()
 
 
-_loaded_issuer = lru_cache(maxsize=256)(load)
+@lru_cache(maxsize=256)
+def _key_of(der: bytes) -> CertificatePublicKeyTypes:
+    return load(der).public_key()
