@@ -245,20 +245,29 @@ class Files:
             entry.values = {parse: parse(content, entry.path) for parse in known.values}
 
     def _read(self, entry: Entry, parse: Parser[Any]) -> None:
-        way = self._way(entry.path)
-        if way.fault is not None:
-            entry.fault = way.fault
-            return
-        try:
-            content = _content(way.real)
-        except OSError as error:
-            entry.fault = fault_of(error, entry.path)
-            return
+        content = self._straight(entry)
+        if content is None:
+            way = self._way(entry.path)
+            if way.fault is not None:
+                entry.fault = way.fault
+                return
+            try:
+                content = _content(way.real)
+            except OSError as error:
+                entry.fault = fault_of(error, entry.path)
+                return
         digest = hashlib.sha256(content).digest()
         if digest != entry.digest:  # it is another content than was parsed in another way a moment ago
             entry.values = {other: other(content, entry.path) for other in entry.values}
         entry.digest = digest
         entry.values[parse] = parse(content, entry.path)
+
+    def _straight(self, entry: Entry) -> bytes | None:
+        """What is at a path to which no symlink led; None where the way has to be looked at again."""
+        if entry.real == entry.path:
+            with suppress(OSError):
+                return _content(f"{self._root}{entry.path}")
+        return None
 
 
 def _content(real: str) -> bytes:

@@ -29,6 +29,7 @@ _KUBERNETES = "/etc/kubernetes"
 _KUBELET_CONFIG, _KUBELET_FLAGS = "/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env"
 
 
+_NOTHING = Document()
 _Built = tuple[tuple[Entry, ...], tuple[Observation, ...]]
 """What was seen, and the entries of the files that it was seen in."""
 
@@ -139,7 +140,7 @@ class Store:
             yield from self._from_kubeconfig(spec, path)
         else:
             document = self._document(path, spec)
-            if spec.is_glob and (entry.is_directory or document.only_keys or document == Document()):
+            if spec.is_glob and (entry.is_directory or document.only_keys or document == _NOTHING):
                 return
             yield from self._from_document(spec, path, document, entry)
 

@@ -170,17 +170,18 @@ def parse_certificate(der: bytes) -> Certificate:
     parsed = load(der)
     try:
         parts, names = parts_of(der), parsed.subject
+        issuer_der = _shared(parts.issuer)
         attributes = [[intern(each.rfc4514_string()) for each in together] for together in names.rdns]
         return Certificate(
             der=der,
             sha256=hashlib.sha256(der).hexdigest(),
             version=parsed.version.value + 1,
             serial=parsed.serial_number,
-            subject=intern(",".join("+".join(together) for together in reversed(attributes))),
-            issuer=_issuer(_Issuer(parts.issuer, parsed)),
-            subject_der=_shared(parts.subject),
-            issuer_der=_shared(parts.issuer),
-            attributes=frozenset(each for together in attributes for each in together),
+            subject=",".join(["+".join(together) for together in reversed(attributes)]),
+            issuer=_issuer(_Issuer(issuer_der, parsed)),
+            subject_der=issuer_der if parts.subject == issuer_der else parts.subject,
+            issuer_der=issuer_der,
+            attributes=frozenset([each for together in attributes for each in together]),
             not_before=parsed.not_valid_before_utc,
             not_after=parsed.not_valid_after_utc,
             key=public_key_of(parsed),
@@ -295,7 +296,7 @@ _READERS: dict[x509.ObjectIdentifier, Callable[[Any], dict[str, Any]]] = {
     x509.BasicConstraints.oid: lambda value: {"is_ca": value.ca, "path_length": value.path_length},
     x509.KeyUsage.oid: lambda value: {"usages": _shared(_key_usages(value))},
     x509.ExtendedKeyUsage.oid: lambda value: {"extended_usages": _shared(_extended_usages(value))},
-    x509.SubjectAlternativeName.oid: lambda value: {"names": _shared(names_in(value))},
+    x509.SubjectAlternativeName.oid: lambda value: {"names": names_in(value)},
     x509.SubjectKeyIdentifier.oid: lambda value: {"subject_key_id": value.digest},
     x509.AuthorityKeyIdentifier.oid: lambda value: {"authority_key_id": _shared(value.key_identifier)},
     x509.NameConstraints.oid: lambda _: {"constrains_names": True},

@@ -35,6 +35,8 @@ def lacking_usages(spec: CertificateSpec, certificate: Certificate) -> tuple[str
 
 def missing_names(spec: CertificateSpec, facts: Mapping[str, str], names: Iterable[str]) -> tuple[str, ...]:
     """Names that are asked for and not among `names`, each once."""
+    if not spec.names:
+        return ()
     wanted = {_comparable(text): text for text in (expand(name, facts) for name in spec.names) if text}
     present = set(map(_comparable, names))
     return tuple(text for name, text in wanted.items() if name not in present)

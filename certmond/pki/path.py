@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
+from operator import attrgetter
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -62,6 +63,9 @@ class Rejection:
     certificate: Certificate
 
 
+_NOT_BEFORE, _NOT_AFTER = attrgetter("not_before"), attrgetter("not_after")
+
+
 @dataclass(frozen=True, slots=True)
 class Path:
     """A certification path, leaf first, anchor last. It holds from `since` to `until`, both ends included."""
@@ -71,8 +75,8 @@ class Path:
     until: datetime = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "since", max(certificate.not_before for certificate in self.certificates))
-        object.__setattr__(self, "until", min(certificate.not_after for certificate in self.certificates))
+        object.__setattr__(self, "since", max(map(_NOT_BEFORE, self.certificates)))
+        object.__setattr__(self, "until", min(map(_NOT_AFTER, self.certificates)))
 
     @property
     def anchor(self) -> Certificate:
@@ -80,6 +84,9 @@ class Path:
 
     def holds_at(self, now: datetime) -> bool:
         return self.since <= now <= self.until
+
+
+_UNTIL = attrgetter("until")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +98,12 @@ class PathSearch:
 
     def valid_at(self, now: datetime) -> Path | None:
         """The path that holds at `now` and does so for longest."""
-        return max((path for path in self.paths if path.holds_at(now)), key=lambda path: path.until, default=None)
+        return max([path for path in self.paths if path.holds_at(now)], key=_UNTIL, default=None)
 
     @property
     def best(self) -> Path | None:
         """The path that ends last, holding now or not."""
-        return max(self.paths, key=lambda path: path.until, default=None)
+        return max(self.paths, key=_UNTIL, default=None)
 
 
 def find_paths(
