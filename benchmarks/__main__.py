@@ -23,6 +23,7 @@ from benchmarks.fixture import Leaves, kubeadm_node, parse_loop
 from benchmarks.issuing import reissue_node
 from benchmarks.measuring import Figure, percentile, scratch, timed
 from benchmarks.processes import Pair, free_port
+from benchmarks.profiling import profiles
 from benchmarks.soak import soak
 from benchmarks.torn_pair import Count, measure_torn_pair
 from certmond.pki.catalog import KeyAlgorithm
@@ -33,7 +34,7 @@ What certmond takes on one machine. Every figure is of the real daemon and the r
 that are watched from outside; files lie in memory. The median of the samples stands first, then the least and the most,
 and how many there are. On a machine that has other work, CPU time tells more than wall time.
 Other exporters on the same files, in turns: `python -m benchmarks compare --help`. What was done about size and speed,
-and why: [0026](decisions/0026-what-is-loaded-and-kept.md).
+and why: [0026](decisions/0026-what-is-loaded-and-kept.md), [0030](decisions/0030-a-pass-looks-at-what-changed.md).
 
 {machine} Written by `{command}`.
 
@@ -141,12 +142,17 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, help="write the page as well")
     parser.add_argument("--minutes", type=float, default=60, help="of the soak, which is done where it is named")
     parser.add_argument("--seed", type=int, default=0, help="of the soak: which changes are made")
-    which = "which: growth, issuing, many, node, page, torn-pair; all by default. Or: soak"
+    which = "which: growth, issuing, many, node, page, torn-pair; all by default. Or: profile, soak"
     parser.add_argument("parts", nargs="*", help=which)
     options = parser.parse_args()
     if options.parts == ["soak"]:
         with scratch() as work:
             for line in soak(work, options.minutes, options.seed):
+                print(line, flush=True)
+        return
+    if options.parts == ["profile"]:
+        with scratch() as work:
+            for line in profiles(work, options.count):
                 print(line, flush=True)
         return
     print(f"{_machine()}\n\n| what | median | spread (samples) | wanted |\n|---|---|---|---|")

@@ -72,8 +72,7 @@ class Leaves:
     def replace_one(self, exporter: Exporter, number: int) -> float:
         """Seconds from the rename of one file until its new end is in the metrics."""
         end = START + timedelta(days=364, seconds=number)
-        target = self.directory / f"{number * 7919 % self.count:06d}.crt"
-        self._put(target, number, end)
+        target = self.replace(number, end)
         start = time.perf_counter()
         exporter.until(lambda: exporter.shows(target.name, int(end.timestamp())))
         return time.perf_counter() - start
@@ -91,10 +90,13 @@ class Leaves:
         exporter.until(lambda: exporter.count(wanted) >= count)
         return time.perf_counter() - start
 
-    def _put(self, target: Path, number: int, end: datetime) -> None:
+    def replace(self, number: int, end: datetime) -> Path:
+        """The file in which another leaf is now, that ends at `end`; another one for each `number`."""
+        target = self.directory / f"{number * 7919 % self.count:06d}.crt"
         staged = self.root / "staged"
         staged.write_bytes(self._signed(f"again-{number}", end))
         staged.rename(target)
+        return target
 
 
 def parse_loop(directory: Path) -> int:

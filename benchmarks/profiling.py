@@ -1,0 +1,59 @@
+"""Where a pass spends its time: its functions under cProfile, in this process, those that take most themselves first.
+
+Owns the two passes that are looked at, the first over all files and one in which a single file was replaced, as the
+daemon makes them: observe, assess, publish. CPU time is counted, whatever else the machine does. A profile tells
+shares: the profiler makes every call dearer, so that what is called often seems to take more than it does.
+"""
+
+from __future__ import annotations
+
+import cProfile
+import gc
+import pstats
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from benchmarks.fixture import START, Leaves
+from certmond.config import load
+from certmond.daemon import QUIET
+from certmond.expose.render import METRICS, STATUS, Renderer
+from certmond.host.store import Store
+from certmond.pki.assess import Assessment, assess
+
+ROWS = 10
+PASSES = 20  # of the short one
+
+
+def profiles(work: Path, count: int) -> Iterator[str]:
+    """Lines of Markdown: a table for each of the two passes over `count` certificates."""
+    leaves = Leaves.make(work / "node", count)
+    store, renderer = Store(load(leaves.config, explicit=True).certificates, str(leaves.root)), Renderer()
+
+    def one_pass(before: Assessment | None, touched: frozenset[str] | None) -> Assessment:
+        assessment = assess(store.observe(touched), datetime.now(UTC), before)
+        renderer.write_metrics(work / METRICS, assessment)
+        renderer.write_status(work / STATUS, assessment, "observe")
+        return assessment
+
+    gc.disable()  # as the daemon does
+    profile = cProfile.Profile(time.process_time)
+    assessment = profile.runcall(one_pass, None, None)
+    yield from _table(f"The first pass over {count} certificates", profile)
+    profile = cProfile.Profile(time.process_time)
+    for number in range(PASSES):
+        path = leaves.replace(number, START + timedelta(days=364, seconds=number))
+        time.sleep(QUIET)
+        assessment = profile.runcall(one_pass, assessment, frozenset({str(path)}))
+    yield from _table(f"{PASSES} passes in which one of {count} files was replaced", profile)
+
+
+def _table(title: str, profile: cProfile.Profile) -> Iterator[str]:
+    found = pstats.Stats(profile).get_stats_profile()
+    rows = sorted(found.func_profiles.items(), key=lambda row: row[1].tottime, reverse=True)
+    yield f"\n{title}, {found.total_tt:.2f} s of CPU under the profiler:\n"
+    yield "| own time | calls | function |\n|---|---|---|"
+    for name, row in rows[:ROWS]:
+        where = f"{Path(row.file_name).name}:{row.line_number}" if row.line_number else ""
+        yield f"| {row.tottime / found.total_tt:.1%} | {row.ncalls} | `{name}` {where} |"
