@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 EXPIRY = "certmond_certificate_not_after_timestamp_seconds"
-PATIENCE = 120.0
+PATIENCE = 600.0
 
 
 def free_port() -> int:

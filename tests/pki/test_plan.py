@@ -597,6 +597,12 @@ def test_a_derived_file_that_a_pattern_matches_is_not_renewed_by_itself(asked: f
     assert len(World((CA, bundle)).plan(NOW).steps) == 1
 
 
+def test_what_others_renew_and_is_not_there_is_theirs_to_make() -> None:
+    """Nothing is planned, and nothing is told of it here: its finding is enough."""
+    made = World((CA, see(row(renewed_by="the start of another service")))).plan(NOW)
+    assert (made.steps, made.held, made.changes_at) == ((), (), None)
+
+
 def test_derived_files_follow_what_they_are_made_from() -> None:
     """After their source is renewed, and where they are out of date by themselves; asked for the source, only then."""
     derived = {name: (f"/etc/{name}", source) for name, source in {"a": "leaf", "b": "leaf-1", "c": "leaf-1"}.items()}
