@@ -200,7 +200,8 @@ class ClusterConductor:
                 # Not `now`: what was started between that and the check may have been given the former CA only.
                 self.publish(replace(rotation, published=self._clock()))
                 return Gate(("both CAs are published now; workloads are looked at next",), now)
-            waits = self._inspection.workloads(rotation.published, rotation.excluded, now)
+            gone = self._roll.silent(rotation.excluded)  # who is left out and well has pods that trust one CA only
+            waits = self._inspection.workloads(rotation.published, gone, now)
         if waits := waits or self._behind(rotation, self._roll.members(rotation)):  # as they are after all that
             return Gate(waits, now + self._pause)  # what is not so yet counts from no instant
         # Not `now`: a node may have come so far, and have said it, after this one's look began.

@@ -39,9 +39,9 @@ class Inspection:
         """What is amiss, with its remedy, a sentence for each check; none where the cluster is as it should be."""
         return _amiss(self._canaries(rotation, now))
 
-    def workloads(self, since: datetime, excluded: Collection[str], now: datetime) -> tuple[str, ...]:
-        """The same of the workloads that have to be started again `since` then, but on the nodes `excluded`, and of
-        those that were restarted.
+    def workloads(self, since: datetime, gone: Collection[str], now: datetime) -> tuple[str, ...]:
+        """The same of the workloads that have to be started again `since` then, but on the nodes that are `gone`, and
+        of those that were restarted.
 
         Raises RefusedError, UnreachableError.
         """
@@ -50,7 +50,7 @@ class Inspection:
 
         rollouts: tuple[Rollout, ...] = ()
         if self._spec.workloads == "restart":
-            stale = stale_workloads(self._access, since, excluded).restartable[:_BATCH]
+            stale = stale_workloads(self._access, since, gone).restartable[:_BATCH]
             rollouts = restart_workloads(self._access, stale, since, now, batch=_BATCH, limit=_A_WHILE)
         return (
             *(
@@ -58,7 +58,7 @@ class Inspection:
                 for each in rollouts
                 if each.outcome in {Outcome.UNDER_WAY, Outcome.FAILED}
             ),
-            *_amiss([workloads(self._access, since, _LISTED, excluded=excluded)]),
+            *_amiss([workloads(self._access, since, _LISTED, gone=gone)]),
         )
 
     def end(self) -> None:

@@ -1,13 +1,13 @@
 """Who there is in the cluster, and how far each node says that it is: this node says so, and the others are read.
 
 Owns when this node says what it has come to, says it again, and takes it back; and what is remembered of the others:
-who was known to have a CA's key, and who took part in a rotation. What a node may write of itself is `nodes`'; what
-follows from it is decided elsewhere. It can be imported without lightkube.
+who was known to have a CA's key, who took part in a rotation, and whose kubelet answered. What a node may write of
+itself is `nodes`'; what follows from it is decided elsewhere. It can be imported without lightkube.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -43,6 +43,7 @@ class RollCall:
         self._pause, self._monotonic = pause.total_seconds(), monotonic
         self._signers = set[str]()  # uids: once known to have a CA key, a node is asked, whatever its label is then
         self._took_part = set[tuple[str, str]]()  # uids, and the ids of rotations of which they have said something
+        self._ready = frozenset[str]()  # by name, as they were listed last
         self._said: Report | None = None
         self._known = False  # whether `_said` is what the Node says: not in a process that has just begun
         self._say_again = self._withdraw_again = 0.0
@@ -72,6 +73,7 @@ class RollCall:
         found, there = list_nodes(self._access), forth(rotation.id)
         self._signers |= {node.uid for node in found if node.control_plane or (node.said and node.said.holds_key)}
         self._took_part |= {(node.uid, forth(node.said.id)) for node in found if node.said}
+        self._ready = frozenset(node.name for node in found if node.ready)
         return [
             Member(
                 node.name, signs := node.uid in self._signers, _report(node, signs), started_since=node.started_since,
@@ -83,6 +85,10 @@ class RollCall:
     def others(self, rotation: Rotation) -> list[Member]:
         """The same without this node."""
         return [each for each in self.members(rotation) if each.name != self._node]
+
+    def silent(self, names: Collection[str]) -> frozenset[str]:
+        """Those of the nodes whose kubelet did not answer when `members` were listed last, or that were not there."""
+        return frozenset(names) - self._ready
 
     def _annotate(self, report: Report | None) -> None:
         from certmond.cluster.nodes import Acknowledgement, acknowledge  # noqa: PLC0415 - needs the extra

@@ -48,21 +48,21 @@ class StaleWorkloads:
     bare: tuple[Workload, ...] = ()
 
 
-def stale_workloads(access: Access, since: datetime, excluded: Collection[str] = ()) -> StaleWorkloads:
-    """Those with a pod that runs since before the whole second of `since`, but for pods on the nodes `excluded`.
+def stale_workloads(access: Access, since: datetime, gone: Collection[str] = ()) -> StaleWorkloads:
+    """Those with a pod that runs since before the whole second of `since`, but for pods on the nodes that are `gone`.
 
     Raises RefusedError, UnreachableError.
     """
-    return access.run(lambda connection: _stale(connection, since, excluded))
+    return access.run(lambda connection: _stale(connection, since, gone))
 
 
-def workloads(access: Access, since: datetime, limit: timedelta = LIMIT, *, excluded: Collection[str] = ()) -> Canary:
-    """No pod that is given a token or the published CA runs since before `since`, but on the nodes `excluded`: of one
-    that is gone, the API has the pods for as long as it has the Node.
+def workloads(access: Access, since: datetime, limit: timedelta = LIMIT, *, gone: Collection[str] = ()) -> Canary:
+    """No pod that is given a token or the published CA runs since before `since`, but on the nodes that are `gone`:
+    of these the API has the pods for as long as it has the Nodes.
     """
 
     async def work(connection: Connection) -> Canary:
-        found = await _stale(connection, since, excluded)
+        found = await _stale(connection, since, gone)
         everything = [
             *map(str, found.restartable),
             *(f"{each} ({reason})" for each, reason in found.by_hand),
@@ -88,13 +88,13 @@ def why_not_restarted(kind: str, spec: Any) -> str | None:
     return None
 
 
-async def _stale(connection: Connection, since: datetime, excluded: Collection[str]) -> StaleWorkloads:
+async def _stale(connection: Connection, since: datetime, gone: Collection[str]) -> StaleWorkloads:
     client, since = connection.client, since.replace(microsecond=0)  # the API has no finer times for containers
 
     async def old_pods() -> AsyncIterator[tuple[Workload, OwnerReference | None]]:
         # Told to the last field right here: of ten thousand pods no more is kept than that.
         async for pod in client.list(Pod, namespace="*", fields={"status.phase": "Running"}, chunk_size=PAGE):
-            if _concerned(pod, excluded) and _began(pod) < since:
+            if _concerned(pod, gone) and _began(pod) < since:
                 yield _as_workload("Pod", pod), _controller(pod)
 
     pods = await connection.listed("list the pods", _rule("", "pods"), old_pods)
@@ -144,12 +144,12 @@ def _controller(found: Any) -> OwnerReference | None:
     return next((each for each in found.metadata.ownerReferences or () if each.controller), None)
 
 
-def _concerned(pod: Any, excluded: Collection[str]) -> bool:
+def _concerned(pod: Any, gone: Collection[str]) -> bool:
     """It is given a token or the published CA, is no static pod's image, is not about to go anyway, and on a node that
-    counts.
+    is there.
     """
     metadata = pod.metadata
-    if metadata.deletionTimestamp or _MIRROR in (metadata.annotations or {}) or pod.spec.nodeName in excluded:
+    if metadata.deletionTimestamp or _MIRROR in (metadata.annotations or {}) or pod.spec.nodeName in gone:
         return False
     return any(_holds(volume) for volume in pod.spec.volumes or ())
 

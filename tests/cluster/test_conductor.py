@@ -721,6 +721,26 @@ def test_workloads_of_a_node_that_is_left_out_are_not_waited_for(world: World, h
     assert any("DaemonSet default/web" in each for each in one.gate(replace(rotation, excluded=())).waits)
 
 
+@pytest.mark.parametrize("how", ["wait", "restart"])
+@pytest.mark.parametrize("ready", ["True", "Unknown"])
+def test_workloads_of_a_node_that_is_left_out_count_while_its_kubelet_runs_them(
+    world: World, ready: str, how: str
+) -> None:
+    """A worker without certmond, or one that is labelled as a control plane, may be left out and well: its pods would
+    lose the API server in `issue`. They do not count once its kubelet is silent.
+    """
+    one = world.node("control-1", workloads=how)
+    both(world)
+    world.api.store.add("nodes", "w", status={"conditions": [{"type": "Ready", "status": ready}]})
+    pod(world, "bare", world.now - SECOND)
+    world.put(
+        "pods", "bare", "default", spec=world.api.store.get("pods", "bare", "default")["spec"] | {"nodeName": "w"}
+    )
+    waits = one.gate(world.rotation(Phase.TRUST, published=world.now, excluded=("w",))).waits
+    assert bool(waits) is (ready == "True"), waits
+    assert all("Pod default/bare (nothing makes it again)" in each for each in waits)
+
+
 def test_workloads_are_restarted_some_at_a_time(world: World) -> None:
     """Where that is wanted: five in a pass, so that the node is looked after meanwhile, and each of them once."""
     one = world.node("control-1", workloads="restart")

@@ -133,13 +133,13 @@ def test_only_pods_that_are_given_a_token_or_the_ca_count(cluster: ApiServer, ac
     assert {each.name for each in stale_workloads(access, SINCE).bare} == set(counted)
 
 
-def test_pods_of_nodes_that_are_left_out_do_not_count(cluster: ApiServer, access: Access) -> None:
+def test_pods_of_nodes_that_are_gone_do_not_count(cluster: ApiServer, access: Access) -> None:
     """Of a node that is gone nobody takes the pods of DaemonSets away, and nothing starts them again."""
     for node in ("there", "gone"):
         pod(cluster, f"on-{node}", node=node)
     assert [each.name for each in stale_workloads(access, SINCE, {"gone"}).bare] == ["on-there"]
-    assert "on-gone" not in workloads(access, SINCE, excluded={"gone"}).fact
-    assert workloads(access, SINCE, excluded={"gone", "there"}).ok
+    assert "on-gone" not in workloads(access, SINCE, gone={"gone"}).fact
+    assert workloads(access, SINCE, gone={"gone", "there"}).ok
 
 
 @pytest.mark.parametrize(
