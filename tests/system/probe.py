@@ -162,6 +162,7 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
     "read a key of root's": lambda: read("/etc/kubernetes/pki/ca.key"),
     "read the kubelet's key": lambda: read("/var/lib/kubelet/pki/kubelet-client-current.pem"),
     "write a key of root's": lambda: Path("/etc/kubernetes/pki/ca.key").open("ab").close(),
+    "read the boot ID": lambda: read("/proc/sys/kernel/random/boot_id"),
     "read what was rendered": lambda: read("/run/certmond/status.json"),
     "look into /etc/kubernetes": lambda: look("/etc/kubernetes"),
     "look into /var/lib/kubelet": lambda: look("/var/lib/kubelet"),
