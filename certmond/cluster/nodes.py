@@ -24,7 +24,7 @@ ANNOTATION = "certmond.io/rotation"
 _CONTROL_PLANE = frozenset({"node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"})
 _NONE = "-"
 _SAID = re.compile(
-    r"([A-Za-z0-9][A-Za-z0-9._-]{0,62})/([A-Za-z0-9][A-Za-z0-9._-]{0,62})/([0-9a-f]{64}|-)/([0-9a-f]{64}|-)/(key|nokey)"
+    r"([A-Za-z0-9][A-Za-z0-9._-]{0,62})/([A-Za-z0-9][A-Za-z0-9._-]{0,62}|-)/([0-9a-f]{64}|-)/([0-9a-f]{64}|-)/(key|nokey)"
     r"(?:/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}))?"
 )
 _READ = "a cluster role of its user has to have apiGroups [''], resources [nodes], verbs [list]"
@@ -33,7 +33,7 @@ _WRITE = "its user has to be this node's (kubelet.conf), or a cluster role has t
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """What a node says of itself: in which phase of which rotation it is settled.
+    """What a node says of itself: in which phase of which rotation it is settled; of no phase where `phase` is empty.
 
     `trust` is the SHA-256 of the set that it trusts, `issuer` that of the CA of its oldest leaf, both in hexadecimal;
     empty where it has none. `holds_key`: the new CA's key is on it. `boot`: the boot ID of the machine that said so,
@@ -50,7 +50,7 @@ class Acknowledgement:
     def __str__(self) -> str:
         """The value of the annotation."""
         key = "key" if self.holds_key else "nokey"
-        said = f"{self.id}/{self.phase}/{self.trust or _NONE}/{self.issuer or _NONE}/{key}"
+        said = f"{self.id}/{self.phase or _NONE}/{self.trust or _NONE}/{self.issuer or _NONE}/{key}"
         return f"{said}/{self.boot}" if self.boot else said
 
     @classmethod
@@ -59,8 +59,8 @@ class Acknowledgement:
         found = _SAID.fullmatch(text)
         if found is None:
             return None
-        trust, issuer = (each.removeprefix(_NONE) for each in found.group(3, 4))
-        return cls(found[1], found[2], trust, issuer, found[5] == "key", found[6] or "")
+        phase, trust, issuer = (each.removeprefix(_NONE) for each in found.group(2, 3, 4))
+        return cls(found[1], phase, trust, issuer, found[5] == "key", found[6] or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +98,13 @@ def list_nodes(access: Access) -> tuple[ClusterNode, ...]:
     return access.run(work)
 
 
-def acknowledge(access: Access, name: str, said: Acknowledgement | None) -> None:
-    """Annotate the Node `name` with what it says; None takes the annotation away. Nothing else of it is changed.
+def acknowledge(access: Access, name: str, said: Acknowledgement) -> None:
+    """Annotate the Node `name` with what it says. Nothing else of it is changed.
 
     Raises RefusedError where there is no such Node or it may not be written, UnreachableError.
     """
-    text = None if said is None else str(said)
-    if text is not None and Acknowledgement.parse(text) != said:
+    text = str(said)
+    if Acknowledgement.parse(text) != said:
         raise RefusedError(f"{text!r} cannot be the annotation {ANNOTATION}; see the id and phase of the rotation")
     patch = {"metadata": {"annotations": {ANNOTATION: text}}}
 

@@ -54,17 +54,19 @@ class RollCall:
         Raises RefusedError, UnreachableError.
         """
         if not self._known or report != self._said or self._monotonic() >= self._say_again:
-            self._annotate(report)
+            self._annotate(report.rotation, report)
 
     def take_back(self, rotation: Rotation) -> None:
-        """This node has not come so far as it may have said of this phase. Never raises CertmondError."""
+        """This node has not come so far as it may have said of this phase. That it takes part in the rotation stays
+        said, for who has not seen it before. Never raises CertmondError.
+        """
         said = self._said
         if self._known and (said is None or (said.rotation, said.phase) != (rotation.id, rotation.phase)):
             return
         if self._monotonic() >= self._withdraw_again:
             self._withdraw_again = self._monotonic() + self._pause
             with suppress(CertmondError):
-                self._annotate(None)
+                self._annotate(rotation.id, None)
 
     def members(self, rotation: Rotation) -> list[Member]:
         """All nodes, as they are now. Raises RefusedError, UnreachableError."""
@@ -90,13 +92,13 @@ class RollCall:
         """Those of the nodes whose kubelet did not answer when `members` were listed last, or that were not there."""
         return frozenset(names) - self._ready
 
-    def _annotate(self, report: Report | None) -> None:
+    def _annotate(self, rotation: str, report: Report | None) -> None:
         from certmond.cluster.nodes import Acknowledgement, acknowledge  # noqa: PLC0415 - needs the extra
 
-        said = None
+        said = Acknowledgement(rotation, "", "", "", holds_key=False, boot=self._boot)
         if report is not None:
             holds = report.signs and report.ready
-            said = Acknowledgement(report.rotation, report.phase.value, report.trust, report.issuer, holds, self._boot)
+            said = Acknowledgement(rotation, report.phase.value, report.trust, report.issuer, holds, self._boot)
         self._known = False  # what the Node says if the answer never comes
         acknowledge(self._own, self._node, said)
         self._said, self._known = report, True

@@ -629,6 +629,7 @@ def test_who_was_known_to_hold_a_ca_key_is_asked(world: World, family: str, know
 def test_who_has_said_anything_of_a_rotation_is_asked(world: World, family: str) -> None:
     """A control plane that was never labelled, and to which nobody has given the new CA, has taken part in `prepare`:
     it lives by that CA, and without it the others would go where it cannot follow. Who says nothing of it does not.
+    That stays so when it takes its word back, to a daemon as well that has just begun.
     """
     one, two, _ = nodes(world)
     world.put("nodes", "control-2", metadata={"labels": {}})
@@ -641,6 +642,7 @@ def test_who_has_said_anything_of_a_rotation_is_asked(world: World, family: str)
     assert one.gate(trust) == Gate()
     two.conductor.unsettled(trust)
     assert one.gate(trust).waits == ("control-2 has not answered",)
+    assert world.node("control-1").gate(trust).waits == ("control-2 has not answered",)
 
 
 # Workloads
@@ -965,7 +967,7 @@ def test_what_is_so_no_more_is_taken_back(world: World) -> None:
     assert worker.says == said
     world.passes(POLL)
     worker.conductor.unsettled(rotation)
-    assert worker.says is None
+    assert worker.says == "r-1/-/-/-/nokey"
     assert one.gate(rotation).waits == ("worker-1 has not answered",)
     calls = len(world.api.calls)
     worker.conductor.unsettled(rotation)
@@ -982,7 +984,7 @@ def test_what_the_process_before_has_said_is_taken_back_too(world: World) -> Non
     again = world.node("worker-1", worker=True)
     assert again.says == said is not None
     again.conductor.unsettled(world.rotation())
-    assert again.says is None
+    assert again.says == "r-1/-/-/-/nokey"
 
 
 def test_three_nodes_come_to_the_end(world: World) -> None:
