@@ -249,6 +249,19 @@ def test_a_worker_whose_record_was_deleted_after_all_had_ended_comes_to_the_end(
     assert worker.conductor.follow(own, ()) == (replace(own, phase=Phase.DONE) if over else own)
 
 
+def test_whatever_answers_that_there_is_no_record_is_not_believed_alone(world: World) -> None:
+    """A proxy that knows nothing says that, too: who ends a rotation by itself is heard on its Node until then."""
+    worker, own = world.node("worker-1", worker=True), world.rotation(Phase.ATTACH)
+    waits(world, worker, own, timedelta(minutes=1))
+    node = world.api.store.get("nodes", "worker-1")
+    world.api.store.remove("nodes", "worker-1")
+    assert "has no Node worker-1" in waits(world, worker, own, timedelta(minutes=30))
+    assert worker.conductor.follow(own, ()) == own
+    world.api.store.add("nodes", "worker-1", metadata={"labels": node["metadata"].get("labels", {})})
+    world.record(own)
+    assert waits(world, worker, own, timedelta(minutes=1)).startswith("the coordinator leads it on")
+
+
 @pytest.mark.parametrize("how", ["is back", "cannot be asked for"])
 def test_a_record_that_is_not_gone_all_the_time_is_waited_for(world: World, how: str) -> None:
     """Ten minutes count from when it was seen to be gone last, and while the API answers."""
