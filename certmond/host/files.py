@@ -144,10 +144,12 @@ class Files:
         same object is handed out until they change.
         """
         place = self._admitted(self._directory(directory), directory)
+        if place.fault is not None:
+            return ()  # and nothing is kept of it: another path may lead there all the same
         names = self._listings.get(place.real)
         if names is None:
             try:
-                names = tuple(sorted(os.listdir(place.real or "/"))) if place.fault is None else ()
+                names = tuple(sorted(os.listdir(place.real or "/")))
             except OSError:
                 names = ()
             before = self._listed.pop(place.real, None)

@@ -96,6 +96,18 @@ def test_no_name_of_a_closed_directory_is_told(shared: Shared) -> None:
     assert shared.files.listing("/shared/current") == ()
 
 
+@pytest.mark.parametrize("first", ["/vault", "/shared/current"])
+def test_a_closed_directory_has_its_names_for_who_needs_no_link(shared: Shared, first: str) -> None:
+    """Whichever of two patterns is looked at first: a stranger's link hides nothing of a directory from a row that
+    names it, and learns nothing by it.
+    """
+    shared.link("/shared/current", "/vault")
+    expected = {"/vault": ("tls.key",), "/shared/current": ()}
+    for _ in range(2):
+        assert {path: shared.files.listing(path) for path in sorted(expected, key=first.__ne__)} == expected
+        shared.files.refresh(None)
+
+
 def test_links_that_root_vouches_for_are_followed(shared: Shared) -> None:
     """An operator's link in somebody's directory, and the kubelet's to its dated PEM, lead wherever they lead."""
     shared.link("/shared/tls.key", "/vault/tls.key", owner=0)
