@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from certmond.pki.certificate import parse_certificate
 from certmond.pki.der import leading_value, parts_of
 from certmond.pki.path import signed_by
-from tests.builders import Issued, make_ca, make_leaf
+from tests.builders import Issued, make_ca, make_leaf, tlv
 
-ROOT = make_ca(key="rsa")
+ROOT, CURVED = make_ca(key="rsa"), make_ca()
 
 
 @pytest.mark.parametrize(
@@ -51,3 +53,28 @@ def test_another_word_beside_the_signature_is_nobodys() -> None:
     other = parse_certificate(b"\x30\x82" + len(body).to_bytes(2) + body)
     assert signed_by(leaf.facts, ROOT.facts)
     assert not signed_by(other, ROOT.facts)
+
+
+@pytest.mark.parametrize(("issuer", "other"), [(ROOT, CURVED), (CURVED, ROOT)], ids=["rsa", "ecdsa"])
+def test_a_signature_of_another_kind_than_it_says_is_nobodys(issuer: Issued, other: Issued) -> None:
+    """What verifies with the issuer's key counts only where both words for the algorithm are of that kind of key, as in
+    cryptography's own judgement.
+    """
+    for said, counts in ((issuer, True), (other, False)):
+        made = signed_as(parts_of(make_leaf(said).der).inner_algorithm, make_leaf(issuer), issuer)
+        assert signed_by(parse_certificate(made), issuer.facts) is counts
+
+
+def signed_as(algorithm: bytes, leaf: Issued, issuer: Issued) -> bytes:
+    """The leaf with `algorithm` for what it is signed with, signed afresh as the key of `issuer` does over SHA-256."""
+    parts = parts_of(leaf.der)
+    header = 2 + (parts.signed[1] & 0x7F if parts.signed[1] & 0x80 else 0)
+    body = tlv(0x30, parts.signed[header:].replace(parts.inner_algorithm, algorithm, 1))
+    match issuer.key:
+        case rsa.RSAPrivateKey() as key:
+            signature = key.sign(body, padding.PKCS1v15(), hashes.SHA256())
+        case ec.EllipticCurvePrivateKey() as key:
+            signature = key.sign(body, ec.ECDSA(hashes.SHA256()))
+        case _:
+            raise AssertionError(issuer)
+    return tlv(0x30, body, algorithm, tlv(0x03, b"\x00", signature))
