@@ -290,6 +290,18 @@ def test_other_terms_of_renewal_are_applied_at_once() -> None:
     assert [by_name(each)["leaf"].renew_at for each in (first, second)] == [ends - 30 * DAY, ends - 10 * DAY]
 
 
+def test_what_is_known_to_be_renewed_is_judged_so_at_once() -> None:
+    """Although it is the same file at the same hour: certmond notes what it put in place after it is there. It is
+    still due then, which renewing does not change.
+    """
+    seen, at = inventory(CA_GOOD, LEAF_GOOD), MINE.facts.not_after - 10 * DAY
+    first = assess(seen, at)
+    noted = assess(seen, at, first, renewed={MINE.facts.sha256: at})
+    forgotten = assess(seen, at, noted)
+    reasons = [{item.reason for item in by_name(each)["leaf"].findings} for each in (first, noted, forgotten)]
+    assert [Reason.STILL_DUE in told for told in reasons] == [False, True, False]
+
+
 # --- what runs and is served ------------------------------------------------------------------------------------------
 
 ENDPOINT = Endpoint.parse("127.0.0.1:1")
