@@ -102,11 +102,22 @@ class Files:
                 found = self._by_lookup.pop(lookup, set())
                 paths |= {found} if isinstance(found, str) else found
             self._known = {path: self._entries.pop(path) for path in paths if path in self._entries}
+            for entry in self._known.values():
+                self._forget_way(entry)
             places = {
                 place for place, _, name in (each.rpartition("/") for each in touched) if self._moved(place, name)
             }
             self._listed = {place: self._listings.pop(place) for place in places}
             self.forgotten = frozenset(self._known.values())
+
+    def _forget_way(self, entry: Entry) -> None:
+        """Its way is looked up anew, and may be another: whoever may turn a symlink would fill the memory else."""
+        for lookup in entry.lookups:
+            others = self._by_lookup.get(lookup)
+            if isinstance(others, set):
+                others.discard(entry.path)
+            if others in (entry.path, set()):
+                del self._by_lookup[lookup]
 
     def _moved(self, place: str, name: str) -> bool:
         """A name has come into a directory that is listed, or gone. Whoever only replaces a file changes no listing."""

@@ -563,6 +563,24 @@ def test_what_nobody_asks_for_any_more_is_forgotten(tree: Tree) -> None:
     assert tree.interest() == {"/": {"pods"}, "/pods": {"7"}, "/pods/7": {"tls.crt"}}
 
 
+def test_of_where_a_link_led_before_nothing_is_kept(tree: Tree) -> None:
+    """Whoever turns a link again and again, or makes one after the other to the same file, fills no memory with it."""
+    tree.write("/target")
+    for number in range(50):
+        tree.link("/turned", f"none-{number}")
+        tree.link(f"/made-{number}", "target")
+        tree.link("/other", "target")
+        for path in ("/turned", f"/made-{number}", "/other"):
+            tree.value(path)
+        tree.at(f"/made-{number}").unlink()
+        tree.files.refresh(tree.touched("/turned", f"/made-{number}"))
+    kept = {str(each).removeprefix(str(tree.root)) for each in reachable(tree.files) if isinstance(each, str)}
+    assert not {path for path in kept if path.startswith(("/none-", "/made-"))} - {"/none-49", "/made-49"}
+    tree.write("/target", b"new")
+    tree.files.refresh(tree.touched("/target"))
+    assert tree.value("/other") == b"<new>"
+
+
 def reachable(start: object) -> Iterator[object]:
     """Every object that can be reached from one through containers and attributes, types left out."""
     seen, pending = {id(start)}, [start]
