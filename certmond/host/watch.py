@@ -346,19 +346,16 @@ class _MountTable:
         return {mount.point: mount.type for mount in self._mounts} if self._thread.is_alive() else {}
 
     def _run(self) -> None:
-        poller = select.poll()
-        poller.register(self._file, select.POLLPRI)  # POLLERR, which the kernel sends with it, comes unasked
-        poller.register(self._end, select.POLLIN)
-        while not any(descriptor == self._end for descriptor, _ in poller.poll()):
-            before = self._mounts
-            self._file.seek(0)
-            self._mounts = parse_mounts(self._file.readall())
-            self._changed(frozenset(mount.point for mount in set(before).symmetric_difference(self._mounts)))
+        with self._file, open(self._end, "rb") as end:  # given back when this ends, however long somebody holds it up
+            poller = select.poll()
+            poller.register(self._file, select.POLLPRI)  # POLLERR, which the kernel sends with it, comes unasked
+            poller.register(end, select.POLLIN)  # and POLLHUP with this one
+            while not any(descriptor == self._end for descriptor, _ in poller.poll()):
+                before = self._mounts
+                self._file.seek(0)
+                self._mounts = parse_mounts(self._file.readall())
+                self._changed(frozenset(mount.point for mount in set(before).symmetric_difference(self._mounts)))
 
     def close(self) -> None:
-        os.write(self._stop, b"\0")
+        os.close(self._stop)
         self._thread.join(_PATIENCE)
-        if not self._thread.is_alive():
-            self._file.close()
-            os.close(self._end)
-            os.close(self._stop)

@@ -691,6 +691,35 @@ def test_mount_of_a_file_and_above(tmp_path: Path) -> None:
     apart(a_mount_covers_a_file, tmp_path, *OWN_MOUNTS)
 
 
+def held_by_whom_it_woke(home: Path) -> None:
+    watch._PATIENCE = 0.01
+    before = descriptors()
+    held, go_on = threading.Event(), threading.Event()
+    hold = False
+
+    def wake() -> None:
+        if hold:
+            held.set()
+            go_on.wait(GENEROUS)
+
+    watcher = Watcher(wake)
+    (sleeper,) = own_threads()
+    watcher.follow({str(home): None})
+    hold = True
+    mount("-t", "tmpfs", "tmpfs", str(home))
+    assert held.wait(GENEROUS)
+    watcher.close()
+    assert sleeper.is_alive()
+    go_on.set()
+    sleeper.join(GENEROUS)
+    assert descriptors() == before
+
+
+def test_who_reads_the_mounts_gives_back_what_it_has(tmp_path: Path) -> None:
+    """The thread that reads the mounts gives its descriptors back at its end, though nobody waits for that any more."""
+    apart(held_by_whom_it_woke, tmp_path, *OWN_MOUNTS)
+
+
 def pods_come_and_go(home: Path) -> None:
     pki, pods = str(home / "pki"), str(home / "pods")
     os.mkdir(pki)
