@@ -31,6 +31,7 @@ CHUNK_BYTES = 1024 * 1024  # a client earns more time with each that it takes
 TEXT, HTML, JSON = "text/plain; charset=utf-8", "text/html; charset=utf-8", "application/json"
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~\w-]+) ([!-~]+) HTTP/1\.([01])")
+ABSOLUTE = re.compile(r"(?i:https?)://([^/?]+)")
 HEADER_LINE = re.compile(rb"([!#$%&'*+.^_`|~\w-]+):([^\0\r]*)")
 SHORTENED = "the file was shortened while it was being sent"
 
@@ -129,8 +130,11 @@ def parse_request(first: bytes, *rest: bytes) -> Request | None:
     wishes = {wish.strip().lower() for wish in headers.get("connection", "").split(",")}
     has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
     keep_alive = (line[3] == b"1" or "keep-alive" in wishes) and "close" not in wishes and not has_body
-    path = re.sub(r"^https?://[^/?]*", "", line[2].decode()).partition("?")[0]
-    return Request(line[1].decode(), path or "/", headers, keep_alive)
+    target = line[2].decode()
+    if absolute := ABSOLUTE.match(target):
+        headers["host"] = absolute[1]  # whatever Host is (RFC 9112, 3.2.2)
+        target = target[absolute.end() :]
+    return Request(line[1].decode(), target.partition("?")[0] or "/", headers, keep_alive)
 
 
 def prefers_gzip(accept_encoding: str) -> bool:

@@ -144,7 +144,7 @@ class TestEndpoints:
             assert seen[0] == seen[2]
             assert seen[1] == (*seen[0][:2], b"")
 
-    @pytest.mark.parametrize("target", ["/metrics?x=1", "http://host.example:9964/metrics", "http://[::1]/metrics?"])
+    @pytest.mark.parametrize("target", ["/metrics?x=1", "HTTP://localhost:9964/metrics", "http://[::1]/metrics?"])
     def test_other_forms_of_a_target(self, server: Server, target: str) -> None:
         """A query changes nothing, and a target in absolute form is understood."""
         assert say(server, f"GET {target} HTTP/1.0\r\n\r\n".encode()).endswith(METRICS)
@@ -690,6 +690,17 @@ class TestHost:
     def test_names_that_look_alike(self, server: Server, host: str) -> None:
         """A name that only begins or ends like one of those, and what is no name at all, is another."""
         assert say(server, f"GET /metrics HTTP/1.0\r\nHost: {host}\r\n\r\n".encode()).startswith(b"HTTP/1.1 421 ")
+
+    @pytest.mark.parametrize(
+        ("target", "host", "status"),
+        [("http://rebound.example", "localhost", b"421"), ("HTTP://rebound.example:9964", "localhost", b"421"),
+         ("http://user@localhost", "localhost", b"421"), ("http://localhost", "rebound.example", b"200")],
+    )  # fmt: skip
+    def test_a_name_in_the_target(self, server: Server, target: str, host: str, status: bytes) -> None:
+        """The name in a target in absolute form is the one that was asked for, whatever Host says (RFC 9112, 3.2.2)."""
+        for version in ("1.0", "1.1"):
+            request = f"GET {target}/metrics HTTP/{version}\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+            assert say(server, request.encode()).startswith(b"HTTP/1.1 %s " % status)
 
     @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0"])
     def test_where_others_can_reach_it(self, runtime_dir: Path, listen: str) -> None:
