@@ -582,7 +582,10 @@ class Leaks:
     def look_again(self) -> None:
         """Learn every key that is on the node, in the archive, or waiting, now."""
         for path in self._host.files():
-            content = path.read_bytes()
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:  # the daemon's, which has another name by now
+                continue
             for encoded in re.findall(rb"client-key-data: (\S+)", content):
                 content += base64.b64decode(encoded)
             for block in re.findall(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*-----", content, re.DOTALL):
@@ -611,9 +614,13 @@ def told(host: Host, work: Path) -> dict[str, bytes]:
     """All that certmond wrote but certificates and keys: its state, what it renders, what children got."""
     secret = re.compile(r"archive/[^/]+/[^/]+/\d+-.*|pending/.*\.key")
     kept = {str(path.relative_to(host.state)): path for path in host.state.rglob("*") if path.is_file()}
-    said = {name: path.read_bytes() for name, path in kept.items() if not secret.fullmatch(name)}
+    kept = {name: path for name, path in kept.items() if not secret.fullmatch(name)}
     for directory in (work / "run", work / "helper"):
-        said |= {str(path): path.read_bytes() for path in directory.glob("*") if path.name not in {"ca.key", "pipe"}}
+        kept |= {str(path): path for path in directory.glob("*") if path.name not in {"ca.key", "pipe"}}
+    said = dict[str, bytes]()
+    for name, path in kept.items():
+        with suppress(FileNotFoundError):  # what the daemon is writing has another name when it is there
+            said[name] = path.read_bytes()
     return said
 
 
