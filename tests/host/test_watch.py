@@ -75,6 +75,19 @@ class Eyes:
                 return changes
 
 
+class Holder:
+    """Who is woken, and then holds the thread that woke him until it may go on."""
+
+    def __init__(self) -> None:
+        self.holds = False
+        self.held, self.go_on = threading.Event(), threading.Event()
+
+    def wake(self) -> None:
+        if self.holds:
+            self.held.set()
+            self.go_on.wait(GENEROUS)
+
+
 def merged(one: Changes, other: Changes) -> Changes:
     return Changes(
         one.everything or other.everything,
@@ -694,23 +707,16 @@ def test_mount_of_a_file_and_above(tmp_path: Path) -> None:
 def held_by_whom_it_woke(home: Path) -> None:
     watch._PATIENCE = 0.01
     before = descriptors()
-    held, go_on = threading.Event(), threading.Event()
-    hold = False
-
-    def wake() -> None:
-        if hold:
-            held.set()
-            go_on.wait(GENEROUS)
-
-    watcher = Watcher(wake)
+    holder = Holder()
+    watcher = Watcher(holder.wake)
     (sleeper,) = own_threads()
     watcher.follow({str(home): None})
-    hold = True
+    holder.holds = True
     mount("-t", "tmpfs", "tmpfs", str(home))
-    assert held.wait(GENEROUS)
+    assert holder.held.wait(GENEROUS)
     watcher.close()
     assert sleeper.is_alive()
-    go_on.set()
+    holder.go_on.set()
     sleeper.join(GENEROUS)
     assert descriptors() == before
 
@@ -981,23 +987,16 @@ def test_close_wakes_nobody(eyes: Eyes, pki: str) -> None:
 def test_close_does_not_hang(pki: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that is held by whom it woke does not hold up the end."""
     monkeypatch.setattr(watch, "_PATIENCE", 0.01)
-    held, go_on = threading.Event(), threading.Event()
-    hold = False
-
-    def wake() -> None:
-        if hold:
-            held.set()
-            go_on.wait(GENEROUS)
-
-    watcher = Watcher(wake)
+    holder = Holder()
+    watcher = Watcher(holder.wake)
     watcher.follow({pki: None})
-    hold = True
+    holder.holds = True
     put(pki, "ca.crt")
-    assert held.wait(GENEROUS)
+    assert holder.held.wait(GENEROUS)
     reader = next(thread for thread in own_threads() if thread.name == "certmond-inotify")
     watcher.close()
     assert reader.is_alive()
-    go_on.set()
+    holder.go_on.set()
     reader.join(GENEROUS)
     assert not reader.is_alive()
 
