@@ -24,10 +24,12 @@ help: ## this list
 demo: packages-run .venv/run ## a node's certificates going wrong and being put right, in a directory of its own
 	$(BIN)/certmond demo
 
+# Most tests wait for something most of the time, so that more workers than CPUs are quicker.
+WORKERS = 5
 test: packages-test .venv/dev ## every test but those that take minutes, which .ci/run adds
 	mkdir -p build
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest -n 5 --junitxml=build/junit.xml $(if $(COVERAGE),--cov --cov-report=)
+	$(BIN)/python -m pytest -n $(WORKERS) --junitxml=build/junit.xml $(if $(COVERAGE),--cov --cov-report=)
 
 coverage: ## what `make test COVERAGE=1` reached: all of pki, 85 % of the whole
 	$(BIN)/coverage report --include='certmond/pki/*' --fail-under=100

@@ -338,7 +338,7 @@ def test_killed_in_a_take_back(template: Path, tmp_path: Path) -> None:
     again, and ends the episode as it would have: the kubelet may back off longer than a component has to get well.
     """
     name, conf = "kube-controller-manager", os.path.basename(MANAGER_CONF)
-    terms = {**SETTINGS["restart"], "ready_within": "6s"}
+    terms = {**SETTINGS["restart"], "ready_within": "10s"}
     with control_plane(template, tmp_path, settings={"restart": terms}) as node:
         former = node.sha256(MANAGER_CONF)
         with node.daemon() as daemon:
@@ -349,7 +349,7 @@ def test_killed_in_a_take_back(template: Path, tmp_path: Path) -> None:
         assert stage(node, name) == "put_back"
         assert node.sha256(MANAGER_CONF) != former
         with node.daemon() as daemon:
-            daemon.until(lambda: restarts(daemon, name, "taken_back") == 1, "it is taken back")
+            daemon.until(lambda: restarts(daemon, name, "taken_back") == 1, "it is taken back", within=2 * DEADLINE)
             assert node.sha256(MANAGER_CONF) == node.held(name)[MANAGER_CONF] == former
             settled(daemon)
         ends = node.pods.events(event="ended", container=name)

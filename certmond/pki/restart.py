@@ -313,10 +313,12 @@ def _good(episode: Episode, now: datetime, terms: Terms) -> Move:
 
 def _is_over(episode: Episode, glance: Glance, acted_at: datetime, terms: Terms) -> bool:
     """It will not get well by being waited for: given up by its manager, dying again and again, or out of time."""
-    patience = terms.ready_within
-    if episode.put_back_at and glance.service.running is False:
-        patience += BACK_OFF
-    return glance.service.failed or len(episode.instances) > LOOKS - 1 or glance.at >= acted_at + patience
+    service, end = glance.service, acted_at + terms.ready_within
+    if episode.put_back_at and service.running is False:
+        end += BACK_OFF
+    elif episode.put_back_at and service.started_at:  # it was started when the kubelet thought it time
+        end = max(acted_at, service.started_at) + terms.ready_within
+    return service.failed or len(episode.instances) > LOOKS - 1 or glance.at >= end
 
 
 def _failed(episode: Episode, glance: Glance, *, changes_instance: bool, starts: bool) -> Move:

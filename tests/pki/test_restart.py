@@ -271,6 +271,16 @@ def test_on_the_former_files_it_is_waited_for_as_long_as_a_kubelet_backs_off() -
     assert ended(after(THIRD, late[1]))[0] is Result.FAILED
 
 
+def test_who_comes_up_on_the_former_files_has_as_long_to_get_well_as_ever() -> None:
+    """From when it was started again, however long the kubelet has backed off: to be up is not yet to be well."""
+    began = PUT_BACK_AT + TERMS.ready_within + BACK_OFF / 2
+    up = seen("4", started_at=began)
+    end, ill = began + TERMS.ready_within, {WELL: f"{WELL} answers 500"}
+    early, late = (Glance(end + shift, up, ill) for shift in (-SECOND, 0 * SECOND))
+    assert trouble(after(THIRD, early)) == f"{WELL} answers 500"
+    assert ended(after(THIRD, late))[0] is Result.FAILED
+
+
 @pytest.mark.parametrize(
     "last", [look(80, ill=[WELL]), look(80, ServiceSeen(None)), look(61, ServiceSeen(False, failed=True))]
 )

@@ -26,10 +26,11 @@ def lost(made: Cluster, name: str, phase: str) -> Daemon:
     daemon.running.until(lambda: daemon.phase == phase, f"is in {phase}", within=WITHIN)
     daemon.kill()
     bed.lose(daemon.node)
-    first.running.until(lambda: f"{name} has reached" in first.says(), "names who is lost", within=WITHIN)
-    stopped = first.phase
+    first.running.until(
+        lambda: f"{name} has reached" in first.says() and made.phase == phase, "names who is lost", within=WITHIN
+    )
     signal.sigtimedwait([], AWAY)
-    assert first.phase == stopped
+    assert made.phase == phase
     made.begin("--exclude", name)
     made.ends()
     return daemon
