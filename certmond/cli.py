@@ -273,8 +273,13 @@ def main() -> None:
     if isinstance(sys.stderr, io.TextIOWrapper):  # no buffer: what cannot be written must not fail again at the end
         raw = io.FileIO(sys.stderr.fileno(), "w", closefd=False)
         sys.stderr = io.TextIOWrapper(raw, sys.stderr.encoding, "backslashreplace", write_through=True)
+    heard = sys.stdout
     try:
         cli.main(standalone_mode=False)
+    except SystemExit:
+        if sys.stdout is heard:
+            raise
+        sys.exit(COULD_NOT_TELL)  # the reader of a pipe has gone: click has put another stream there, and ends with 1
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
@@ -283,9 +288,6 @@ def main() -> None:
         sys.exit(COULD_NOT_TELL)
     except CertmondError as error:
         _say(str(error))
-        sys.exit(COULD_NOT_TELL)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of a pipe has gone: nobody is left to be told
         sys.exit(COULD_NOT_TELL)
     except OSError as error:
         if not _output_fails():

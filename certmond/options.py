@@ -239,4 +239,6 @@ def display(document: dict[str, Any], output: str, table: Callable[[dict[str, An
 
         # Wide enough for every row: a narrow terminal wraps lines, where rich would cut columns away.
         console = Console(soft_wrap=True, width=400, highlight=False)
-        console.print(table(document, output == "wide"))
+        with console.capture() as text:  # rich ends the process itself, as with a warning, where nobody reads
+            console.print(table(document, output == "wide"))
+        click.echo(text.get(), nl=False)

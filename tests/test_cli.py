@@ -394,6 +394,17 @@ def test_a_full_disk_is_not_a_warning(node: Node) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("arguments", ["check", "check -o json", "metrics", "plan", "config schema", "check --help"])
+def test_a_reader_that_has_gone_is_not_a_warning(node: Node, arguments: str) -> None:
+    """Where the reader of a pipe has gone, as `head` does, the exit code is 3, and nothing is said."""
+    (reading, output), where = os.pipe(), ["--root", str(node.root)]
+    os.close(reading)
+    command = [sys.executable, "-m", "certmond", *where, *arguments.split()]
+    done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(output)
+    assert (done.returncode, done.stderr) == (3, "")
+
+
 @pytest.mark.parametrize("arguments", ["check --root /nowhere", "nonsense", "renew --config /nowhere apiserver"])
 def test_an_error_that_nobody_hears_keeps_its_exit_code(arguments: str) -> None:
     """Where stderr cannot be written either, the exit code is still 3, and not that of a warning."""
