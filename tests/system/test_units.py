@@ -284,6 +284,15 @@ def test_the_web_unit_answers_on_loopback(machine: Machine) -> None:
     assert {"apiserver", "kubelet-client"} <= {entry["name"] for entry in json.loads(body)["certificates"]}
 
 
+def test_the_web_unit_outlives_a_hang_up(machine: Machine) -> None:
+    """SIGHUP, by which other services are told to read their files again, leaves somebody who answers."""
+    before = main_pid(machine, WEB)
+    machine.systemctl("kill", "--kill-whom=main", "--signal=HUP", WEB)
+    machine.until(lambda: main_pid(machine, WEB) not in {before, 0}, "another process")
+    machine.until(lambda: machine.property(WEB, "ActiveState") == "active", "it listens")
+    assert machine.get("/healthz")[0] == 200
+
+
 HTTPS = """
 import base64, hashlib, http.client, ssl, sys
 context = ssl.create_default_context(cafile="/etc/certmond/web/ca.crt")
