@@ -35,7 +35,7 @@ def told(error: ErrorDetails, tree: Node, whole: type[BaseModel], parts: Mapping
             text = "unknown key" + (meant(location[-1], known) or f"; this version knows {', '.join(known)}")
         case "missing":
             names = [entry.name for entry in tree.fields[str(location[0])].items if entry.name != given.get("name")]
-            text = "must be given" + meant(given.get("name"), names)
+            text = "must be given" + meant(given.get("name"), names, "the entry ")
         case "enum" | "literal_error":
             text = f"must be {error['ctx']['expected']}"
         case "value_error":
@@ -51,7 +51,7 @@ def told(error: ErrorDetails, tree: Node, whole: type[BaseModel], parts: Mapping
     return Problem(tree.find(location), text)
 
 
-def meant(word: object, known: Iterable[str]) -> str:
+def meant(word: object, known: Iterable[str], kind: str = "") -> str:
     """What was meant by a word that is not known, if that can be guessed; else nothing."""
     close = difflib.get_close_matches(str(word)[:64], known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f"; did you mean {kind}{close[0]}?" if close else ""

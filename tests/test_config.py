@@ -384,7 +384,7 @@ def test_everything_wrong_is_told_at_once_in_the_order_of_files_and_lines() -> N
 
 def test_a_mistaken_name_is_met_with_the_one_that_was_meant() -> None:
     (said,) = problems("certificates: [{name: apisever, chain: true}]", profile="kubeadm")
-    assert said == "a.yaml:1: certificates[0].path: must be given; did you mean apiserver?"
+    assert said == "a.yaml:1: certificates[0].path: must be given; did you mean the entry apiserver?"
 
 
 def test_a_key_of_another_version_is_told_from_a_mistake() -> None:
