@@ -7,11 +7,11 @@ without cryptography and `version` is quick.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import resource
 import sys
+import traceback
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -21,7 +21,7 @@ from typing import Any
 import click
 
 from certmond.completing import completion, explained_names
-from certmond.errors import CertmondError, NotRunningError
+from certmond.errors import CertmondError, NotRunningError, defect
 from certmond.initial import init
 from certmond.options import (
     COULD_NOT_TELL,
@@ -37,6 +37,7 @@ from certmond.renewing import renew, restart
 from certmond.root_rotation import abort, rotate
 from certmond.rooting import root_ca
 from certmond.staging import stage
+from certmond.streams import output_fails, prepare
 from certmond.writing import archive, forecast, plan
 
 
@@ -266,13 +267,13 @@ def _exit_code(document: dict[str, Any]) -> int:
 
 
 def main() -> None:
-    """The console script: every failure that is not a bug is one clear text on stderr and exit code 3."""
+    """The console script: every failure that is not a bug is one clear text on stderr and exit code 3.
+
+    A bug has that code as well, for Python's own would be a warning; and what is told of it is where it is, for the
+    words of an exception may quote a key.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # private keys pass through this memory: no core file gets them
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
-    if isinstance(sys.stderr, io.TextIOWrapper):  # no buffer: what cannot be written must not fail again at the end
-        raw = io.FileIO(sys.stderr.fileno(), "w", closefd=False)
-        sys.stderr = io.TextIOWrapper(raw, sys.stderr.encoding, "backslashreplace", write_through=True)
+    prepare()
     heard = sys.stdout
     try:
         cli.main(standalone_mode=False)
@@ -290,22 +291,21 @@ def main() -> None:
         _say(str(error))
         sys.exit(COULD_NOT_TELL)
     except OSError as error:
-        if not _output_fails():
+        if not output_fails():
             _say(f"something could not be read or written ({error}); see that certmond may")
             sys.exit(COULD_NOT_TELL)
         _say(f"the output could not be written ({error})")
         os._exit(COULD_NOT_TELL)  # not sys.exit: what is still buffered would fail once more on the way out
+    except MemoryError:
+        _say("there is not enough memory; see `MemoryMax=` of the unit, `ulimit -v`, and what else the host has to do")
+        sys.exit(COULD_NOT_TELL)
+    except Exception as error:  # noqa: BLE001 - as said above
+        with suppress(OSError):
+            click.echo(f"Traceback:\n{''.join(traceback.format_tb(error.__traceback__))}", err=True, nl=False)
+        _say(defect(error))
+        sys.exit(COULD_NOT_TELL)
 
 
 def _say(text: str) -> None:
     with suppress(OSError):
         click.echo(f"certmond: {text}", err=True)
-
-
-def _output_fails() -> bool:
-    """What could not be written is still in the buffer, and fails once more."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        return True
-    return False

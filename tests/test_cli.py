@@ -14,9 +14,12 @@ from typing import Any
 
 import pytest
 import yaml
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from certmond.options import COULD_NOT_TELL
-from tests.daemon_harness import running
+from tests.builders import make_ca, make_leaf
+from tests.daemon_harness import Running, running
 from tests.node import DATA, PKI, Node, key_pem, pem
 
 AT = "2026-12-01T00:00:00Z"
@@ -392,6 +395,46 @@ def test_a_full_disk_is_not_a_warning(node: Node) -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [("raise ValueError('SEC' + 'RET')", "an unexpected ValueError in"), ("bytearray(1 << 62)", "enough memory")],
+)
+def test_a_mistake_of_our_own_is_not_a_warning(mistake: str, told: str) -> None:
+    """What nobody foresaw, and want of memory, exit 3; what is told of it quotes nothing, which could be a key."""
+    broken = f"from certmond import cli\n@cli.cli.command()\ndef broken(): {mistake}\ncli.main()"
+    done = subprocess.run([sys.executable, "-c", broken, "broken"], capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert told in done.stderr
+    assert "SECRET" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_change_nothing(node: Node, tmp_path: Path, closed: str) -> None:
+    """The daemon works and ends in good order, and no file that is opened gets the number of a stream."""
+    work = tmp_path / "run"
+    work.mkdir()
+    command = f'"$@" {closed}'
+    daemon = (sys.executable, "-m", "certmond", "--root", node.root, "--state-dir", tmp_path / "state")
+    process = subprocess.Popen(["bash", "-c", f"exec {command}", "bash", *daemon, "run", "--runtime-dir", work])
+    try:
+        alive = Running(process, work, Path(os.devnull))  # type: ignore[arg-type]
+        alive.until((work / "heartbeat.json").exists, "alive")
+        streams = {os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)}
+        assert not [each for each in streams if each.startswith(str(tmp_path)) or "anon_inode" in each]
+        assert alive.stop() == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_what_a_library_warns_of_is_not_told(node: Node) -> None:
+    """A name longer than RFC 5280 allows is no reason to print a line of cryptography's source."""
+    with pytest.warns(UserWarning, match="length"):
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x" * 65, _validate=False)])
+    node.write(f"{PKI}/front-proxy-client.crt", make_leaf(make_ca(), subject=name).pem)
+    assert certmond("check", "--root", node.root, "--at", AT).stderr == ""
 
 
 @pytest.mark.parametrize("arguments", ["check", "check -o json", "metrics", "plan", "config schema", "check --help"])
