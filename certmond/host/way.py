@@ -55,7 +55,9 @@ def follow(path: str, start: str, *, root: str, called: str, strangers: frozense
         try:
             status = os.lstat(step)
             link = _link(step) if stat.S_ISLNK(status.st_mode) else None
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError):  # a flag or a configuration can name what no file has: a NUL is in it
+                error = OSError(errno.EINVAL, os.strerror(errno.EINVAL))
             return Way(step, tuple(lookups), is_link, fault_of(error, called, strangers), strangers=strangers)
         if link is None:
             current = step

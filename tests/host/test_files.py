@@ -198,6 +198,10 @@ def test_a_name_that_no_file_can_have_is_a_fault(tree: Tree) -> None:
     """And not a crash."""
     assert tree.fault(f"/{'x' * 300}") == "unreadable: … cannot be read (File name too long)"
     assert tree.fault(f"/{'x' * 300}/a.crt").startswith("unreadable: …")
+    for name in ("a\0b", "\ud800"):
+        assert tree.fault(f"/{name}") == "unreadable: … cannot be read (Invalid argument)"
+        assert tree.fault(f"/{name}/a.crt").startswith("unreadable: …")
+        assert tree.files.listing(f"/{name}") == ()
 
 
 # --- what is opened ---------------------------------------------------------------------------------------------------
