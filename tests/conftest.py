@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,6 +42,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def real_part(command: str) -> str:
     """The path of a real peer such as openssl. Without it the test is skipped, or fails where all are required."""
     return shutil.which(command) or unavailable(f"{command} not installed")
+
+
+@contextmanager
+def no_thread_left() -> Iterator[None]:
+    """Threads that run go on; none can be started, because it asks for more room than there is."""
+    threading.stack_size(1 << 50)
+    try:
+        yield
+    finally:
+        threading.stack_size(0)
 
 
 def unavailable(reason: str) -> NoReturn:

@@ -121,7 +121,11 @@ class Server:
         if self.seats.take(connection, self.patience):
             connection.setblocking(True)
             local = listener.family != socket.AF_UNIX and not is_open(listener)
-            threading.Thread(target=self._converse, args=(connection, local), daemon=True).start()
+            try:
+                threading.Thread(target=self._converse, args=(connection, local), daemon=True).start()
+            except RuntimeError:  # no thread is to be had
+                self.seats.leave(connection)
+                self._turn_away(connection)
         else:
             self._turn_away(connection)
         return True

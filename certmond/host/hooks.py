@@ -124,15 +124,31 @@ class Hook:
         self._in_a_row, self._not_before = 0, 0.0
         self._left_out, self._unsaved = 0, False
         self._saved_at = 0.0
-        self._thread = threading.Thread(target=self._work, args=(after,), name=f"hook {spec.name}", daemon=True)
-        self._thread.start()
+        self._after = after
+        self._thread: threading.Thread | None = None
+        self._halted = False
 
     def hand(self, found: dict[Key, Notice], seen: Seen) -> None:
-        """What stands now, for the thread to see to. Returns at once."""
+        """What stands now, for the thread to see to, which is begun with the first. Returns at once."""
         with self._lock:
             self._handed = found, seen
             self._passing |= found
+        if self._thread is None:
+            self._begin()
         self._woken.set()
+
+    def _begin(self) -> None:
+        name = self.spec.name
+        thread = threading.Thread(target=self._work, args=(self._after,), name=f"hook {name}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            if not self._halted:
+                why = f"hook {name} is told nothing until a thread is to be had; see TasksMax= of the unit"
+                self._journal.tell(Event.HOOK_FAILED, why, "error", hook=name)
+            self._halted = True
+        else:
+            self._thread = thread
 
     def leave(self) -> None:
         """Begin nothing more."""
@@ -141,6 +157,8 @@ class Hook:
 
     def end(self, patience: float) -> None:
         """Wait for the thread; a program that takes longer than `patience` seconds is ended."""
+        if self._thread is None:
+            return
         self._thread.join(patience)
         self._abandoned = True
         self._thread.join()

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from certmond.host.health import Anchors
 
 
+_NO_THREAD = "no thread is to be had; see TasksMax= of the unit, and what else runs on this host"
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """What to look at: systemd units and pods by the name of the service, endpoints, and health addresses."""
@@ -99,11 +102,18 @@ class Lookout:
         return self._seen
 
     def ask(self, question: Question) -> None:
-        """Have a look, after one that is under way; of several that wait, only the last is made."""
+        """Have a look, after one that is under way; of several that wait, only the last is made. None is made while no
+        thread is to be had: then that is what is seen.
+        """
         with self._changed:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="lookout", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="lookout", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    self._seen = _unknown(question, f"nobody could look: {_NO_THREAD}")
+                    return
+                self._thread = thread
             self._asked = question
             self._changed.notify()
 
@@ -129,5 +139,9 @@ class Lookout:
         try:
             return look(question, self._seen, self._limit)
         except Exception as error:  # noqa: BLE001 - a defect of ours in one look must not be the end of all looks
-            unknown = ServiceSeen(None, problem=defect(error))
-            return Live(datetime.now(UTC), dict.fromkeys((*question.units, *question.pods), unknown))
+            return _unknown(question, defect(error))
+
+
+def _unknown(question: Question, why: str) -> Live:
+    services = dict.fromkeys((*question.units, *question.pods), ServiceSeen(None, problem=why))
+    return Live(datetime.now(UTC), services)

@@ -148,10 +148,7 @@ class Watcher:
         self._everything = False
         self._paths: set[str] = set()
         self._cause = -1
-        try:
-            self._mounts: _MountTable | None = _MountTable(self._mounts_changed)
-        except OSError:
-            self._mounts = None  # then no filesystem is known, and everything is polled
+        self._mounts = self._mount_table()
 
     @property
     def polled(self) -> frozenset[str]:
@@ -186,6 +183,7 @@ class Watcher:
             doubt, self._doubt = self._doubt, False
             for path in self._directories.keys() - interest.keys():
                 self._release(self._directories.pop(path))
+        self._mounts = self._mounts or self._mount_table()
         types = self._mounts.types() if self._mounts is not None else {}
         polled = set()
         full = False
@@ -240,6 +238,13 @@ class Watcher:
 
     # Within.
 
+    def _mount_table(self) -> "_MountTable | None":
+        """None while it cannot be had: then no filesystem is known, and everything is polled."""
+        try:
+            return _MountTable(self._mounts_changed)
+        except OSError:
+            return None
+
     def _mounts_changed(self, points: frozenset[str]) -> None:
         interest = self._interest
         if any(concerns(point, interest) for point in points):
@@ -259,17 +264,17 @@ class Watcher:
         self._wake()
 
     def _living(self) -> InotifyFD | None:
-        """The inotify instance with its thread; None while this user has too many of them."""
+        """The inotify instance with its thread; None while there is one of them too many."""
         if self._inotify is not None and not self._inotify.is_alive():
             self._inotify.stop()  # which calls on_watch_deleted for every watch
             self._inotify = None
         if self._inotify is None:
             try:
-                self._inotify = InotifyFD()
+                inotify = _Inotify()
+                inotify.start()
             except OSError:
                 return None
-            self._inotify.name = "certmond-inotify"
-            self._inotify.start()
+            self._inotify = inotify
         return self._inotify
 
     def _watch(self, directory: _Directory, inotify: InotifyFD | None, *, full: bool, doubt: bool) -> int:
@@ -326,6 +331,18 @@ class Watcher:
         return True
 
 
+class _Inotify(InotifyFD):
+    """Raises OSError where it cannot be had, nor a thread for it, and then keeps no descriptor."""
+
+    def start(self) -> None:
+        self.name = "certmond-inotify"
+        try:
+            super().start()
+        except RuntimeError as error:
+            self._close_resources()
+            raise OSError(errno.EAGAIN, "no thread is to be had") from error
+
+
 class _MountTable:
     """The mounts of this process, kept current by a thread that sleeps until the kernel says that they changed."""
 
@@ -339,7 +356,13 @@ class _MountTable:
             raise
         self._mounts = parse_mounts(self._file.readall())
         self._thread = threading.Thread(target=self._run, name="certmond-mounts", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._file.close()
+            os.close(self._end)
+            os.close(self._stop)
+            raise OSError(errno.EAGAIN, "no thread is to be had") from error
 
     def types(self) -> dict[str, str]:
         """The type of the filesystem at each mount point, the uppermost where they are stacked."""

@@ -23,6 +23,7 @@ from certmond.expose import seats, serve, site
 from certmond.expose.heartbeat import Heartbeat, not_alive, not_ready
 from certmond.expose.serve import Server, make_server
 from certmond.expose.site import prefers_gzip
+from tests.conftest import no_thread_left
 from tests.listening import (
     ACTIVITY,
     METRICS,
@@ -514,6 +515,13 @@ class TestManyClients:
             assert len(server.seats.taken) <= 1
             silent[0].sendall(WHOLE)
             assert hear(silent[0]).startswith(b"HTTP/1.1 200 ")
+
+    def test_no_thread_left(self, server: Server) -> None:
+        """Where no thread is to be had, a client is told 503; the next one is served when there is one."""
+        with no_thread_left():
+            assert self.another(server, WHOLE).startswith(b"HTTP/1.1 503 ")
+        assert self.another(server, WHOLE).startswith(b"HTTP/1.1 200 ")
+        await_connections(server, 0)
 
     def test_origins(self) -> None:
         """IPv4 clients are told apart by their address, also on an IPv6 socket, and IPv6 clients by its first half."""

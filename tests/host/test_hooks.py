@@ -19,6 +19,7 @@ from certmond.pki.notice import Key, Notice
 from certmond.pki.reason import Severity
 from certmond.pki.settings import HookSpec
 from tests.builders import DAY, NOW
+from tests.conftest import no_thread_left
 
 DEADLINE = 45.0
 SETTLED, UNSETTLED = Seen("node-1", NOW, settled=True), Seen("node-1", NOW, settled=False)
@@ -104,6 +105,20 @@ def test_it_is_told_once_and_once_when_it_is_cleared(told: Told) -> None:
         hook.hand(known(notice("b")), SETTLED)
         told.until("told")
     assert told.heard() == [RAISED, ("raised", "b", "warning"), CLEARED]
+
+
+def test_a_hook_without_a_thread_is_told_later(told: Told, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where no thread is to be had, that is said once, and nothing is lost: it is told as soon as there is one."""
+    with told.running() as hook:
+        with no_thread_left():
+            hook.hand(known(notice()), SETTLED)
+            hook.hand(known(notice()), SETTLED)
+        hook.hand(known(notice()), SETTLED)
+        told.until("told")
+    assert told.heard() == [RAISED]
+    assert capsys.readouterr().err.count("until a thread is to be had") == 1
+    with no_thread_left(), told.running() as hook:
+        hook.hand(known(notice()), SETTLED)  # and whoever has none comes to an end
 
 
 def test_a_restart_of_certmond_is_no_news(told: Told) -> None:

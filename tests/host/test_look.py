@@ -14,6 +14,7 @@ from certmond.host.look import Lookout, Question
 from certmond.pki.endpoint import Endpoint, Served, Unserved
 from certmond.pki.service import Live
 from tests.builders import Issued, make_ca
+from tests.conftest import no_thread_left
 from tests.host.test_probe import ALWAYS, GENEROUS, SHORT, Files, Server, saying, server_certificate, tls, until_closed
 
 Serve = Callable[[Callable[[socket.socket], object]], Server]
@@ -153,6 +154,18 @@ def test_closing_ends_the_thread(serve: Serve) -> None:
     asker.ask(other.endpoint)
     gate.opened.set()
     assert other.asked == 0
+
+
+def test_without_a_thread_nothing_is_known(asker: Asker) -> None:
+    """Where no thread is to be had, whoever asks is not harmed and is told why; once there is one, the look is made."""
+    with no_thread_left():
+        asker.lookout.ask(Question(units={"kubelet": "kubelet.service"}))
+    problem = asker.seen().services["kubelet"].problem
+    assert problem
+    assert "no thread is to be had" in problem
+    asker.ask()
+    asker.woken()
+    assert asker.seen().services == {}
 
 
 def test_a_process_ends_though_its_lookout_was_not_closed() -> None:

@@ -26,6 +26,7 @@ from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyFD
 
 from certmond.host import watch
 from certmond.host.watch import Changes, Interest, Watcher, concerns, eventless, filesystem, parse_mounts
+from tests.conftest import no_thread_left
 
 ROOT = Path(__file__).parents[2]
 GENEROUS = 30.0
@@ -940,6 +941,21 @@ def test_forbidden_directory() -> None:
 
 
 # Threads and descriptors.
+
+
+def test_no_thread_left(tmp_path: Path, pki: str) -> None:
+    """Where no thread is to be had all is polled, and no descriptor stays open; once there is one, all is watched."""
+    before = descriptors()
+    with no_thread_left():
+        eyes = Eyes(tmp_path / "eyes")
+        eyes.look_at({pki: None})
+        assert eyes.watcher.polled == {pki, eyes.yard}
+        assert descriptors() == before
+    eyes.follow({pki: None})
+    assert eyes.watcher.polled == frozenset()
+    put(pki, "a.crt")
+    assert os.path.join(pki, "a.crt") in eyes.next().paths
+    eyes.watcher.close()
 
 
 def descriptors() -> set[tuple[str, str]]:
