@@ -154,16 +154,19 @@ def metrics(context: click.Context, at: datetime | None, output: Path | None) ->
     from certmond.expose.render import Renderer
     from certmond.expose.telemetry import Telemetry
     from certmond.host.output import replace_file
+    from certmond.pki.reason import printable
 
     options = globals_of(context)
     config = options.load()
     assessment = look(config, options.root, at, state_dir=options.state_dir)
     own = Telemetry(config.mode).text() + (Compatible().text(assessment) if config.compatibility else "")
     text = Renderer().metrics(assessment, own)
-    if output is None:
-        click.echo(text, nl=False)
-    else:
+    if output is not None:
         replace_file(output, text.encode(errors="backslashreplace"))
+        return
+    if sys.stdout.isatty():  # names are for programs to read as they are, and for no terminal to obey
+        text = "\n".join(map(printable, text.split("\n")))
+    click.echo(text, nl=False, color=True)  # else it takes out what looks like a colour, be it a name's
 
 
 @cli.group()

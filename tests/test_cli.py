@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -221,6 +223,28 @@ def test_metrics_prints_one_pass(node: Node) -> None:
     assert done.returncode == 0
     assert done.stdout.count("certmond_certificate_chain_valid{") == len(NAMES)
     assert 'certmond_findings{severity="critical"} 0' in done.stdout
+
+
+def test_metrics_are_for_programs_as_they_are_and_for_a_terminal_escaped(node: Node) -> None:
+    """A name that a terminal would obey is read back as it is by whoever reads the text; a terminal gets it escaped."""
+    name = "etc/extra/a\x1b[2Jb\x07.crt"
+    node.path("etc/extra").mkdir()
+    node.write(name, node.read(f"{PKI}/apiserver.crt"))
+    config = node.root / "config.yaml"
+    config.write_text("certificates: [{name: extra, path: /etc/extra/*.crt}]")
+    command = ("metrics", "--root", node.root, "--config", config)
+    assert f'path="/{name}"' in certmond(*command).stdout
+    terminal, end = pty.openpty()
+    with open(terminal, "rb", buffering=0) as screen:
+        process = subprocess.Popen([sys.executable, "-m", "certmond", *map(str, command)], stdout=end)
+        os.close(end)
+        shown = bytearray()
+        with suppress(OSError):  # EIO, where nobody writes any more
+            while piece := screen.read(1 << 16):
+                shown += piece
+        assert process.wait() == 0
+    assert rb'path="/etc/extra/a\x1b[2Jb\x07.crt"' in shown
+    assert not {0x1B, 0x07} & set(shown)
 
 
 def test_metrics_replaces_a_file(node: Node, tmp_path: Path) -> None:
