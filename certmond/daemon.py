@@ -391,8 +391,11 @@ def _lock(directory: Path) -> Iterator[None]:
         raise RuntimeDirError(message) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         raise RuntimeDirError(f"another certmond already runs with {directory}; stop it first") from error
+    except OSError as error:
+        message = f"{directory} cannot be locked ({error.strerror}); give another with --runtime-dir"
+        raise RuntimeDirError(message) from error
     else:
         yield
     finally:

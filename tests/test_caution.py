@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import resource
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -409,6 +410,22 @@ def test_a_damaged_key_of_a_ca_is_told_as_such(tmp_path: Path) -> None:
     assert outcome.result == "failed"
     assert "ca.key is damaged: nothing can be signed with it" in outcome.message
     assert host.serials() == before
+
+
+def test_a_line_of_the_trail_that_is_written_in_part_is_an_error(tmp_path: Path) -> None:
+    """Where the disk becomes full in the middle of a line, the step must not go on; the next line is one of its own."""
+    audit, trail, at = Audit(Journal("none"), tmp_path, "x"), tmp_path / "audit.log", datetime(2026, 11, 24, tzinfo=UTC)
+    audit.note(Event.STEP_BEGUN, at, "the first")
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (trail.stat().st_size + 10, usual[1]))
+    try:
+        with pytest.raises(WriteError, match=r"audit\.log could not be written"):
+            audit.note(Event.STEP_BEGUN, at, "the second")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    audit.note(Event.STEP_BEGUN, at, "the third")
+    first, torn, third = trail.read_text().splitlines()
+    assert (json.loads(first)["message"], len(torn), json.loads(third)["message"]) == ("the first", 10, "the third")
 
 
 def test_whoever_gave_the_command_is_told_on_one_line(tmp_path: Path) -> None:

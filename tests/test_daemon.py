@@ -16,6 +16,7 @@ import pytest
 import yaml
 from cryptography import x509
 
+from tests.conftest import real_part
 from tests.daemon_harness import Running, running
 from tests.node import KUBELET_PEM, PKI, Node, key_pem, pem
 
@@ -332,6 +333,16 @@ def test_only_one_for_a_runtime_directory(node: Node, work: Path) -> None:
         assert second.returncode == 3
         assert "already runs" in second.stderr
         assert "Traceback" not in second.stderr
+
+
+@pytest.mark.real("strace")
+def test_a_lock_that_cannot_be_had_is_not_another_daemon(node: Node, work: Path) -> None:
+    """Where the file system of the runtime directory gives no locks, that is what is said; the exit code is 3."""
+    without = (real_part("strace"), "-f", "-o", os.devnull, "-e", "inject=flock:error=ENOLCK")
+    command = ("-m", "certmond", "--root", str(node.root), "run", "--runtime-dir", str(work / "run"))
+    done = subprocess.run([*without, sys.executable, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert "run cannot be locked (No locks available); give another with --runtime-dir" in done.stderr
 
 
 def test_a_full_runtime_directory_is_told_once(node: Node, work: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from certmond.errors import CertmondError
+from certmond.errors import CertmondError, WriteError
 from certmond.host.archive import Archive
 from tests.builders import DAY, Issued
 from tests.rotating_node import RotatingNode
@@ -76,6 +77,20 @@ def test_any_call_that_changes_something_may_fail(quick: Path, form: str) -> Non
         n += 1
     assert n > 30
     assert done > 5
+
+
+def test_a_lock_that_cannot_be_had_begins_nothing(quick: Path) -> None:  # noqa: F811
+    """Where the file system of the state directory gives no locks (ENOLCK), that is said, and nothing is changed."""
+    host, locks = Host(quick / "host"), re.compile("flock")
+    before = host.serials()
+    host.look()
+
+    def fails() -> None:
+        with pytest.raises(WriteError, match=r"\.lock could not be locked \(No locks available\)"):
+            host.enforcer().executor.recover()
+
+    assert fail_at(fails, 0, errno.ENOLCK, calls=locks) == "flock"
+    assert host.serials() == before
 
 
 @pytest.mark.timeout(600)

@@ -64,7 +64,9 @@ class Audit:
                 try:
                     size = os.fstat(log).st_size
                     torn = size > 0 and os.pread(log, 1, size - 1) != b"\n"  # power was cut in the middle of a line
-                    os.write(log, b"\n" * torn + json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                    rest = b"\n" * torn + json.dumps(line, ensure_ascii=False).encode() + b"\n"
+                    while rest:  # where the disk becomes full, the first write takes a part, and only the next fails
+                        rest = rest[os.write(log, rest) :]
                     os.fsync(log)
                     if size == 0:
                         os.fsync(directory)

@@ -69,7 +69,8 @@ class Transactions:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             lock = os.open(self._state_dir / ".lock", flags, 0o600)
         try:
-            self._take(lock, timeout)
+            with blaming(str(self._state_dir / ".lock"), "locked"):
+                self._take(lock, timeout)
             with ExitStack() as held:
                 with blaming(str(records)):
                     directory = held.enter_context(opened(records))
