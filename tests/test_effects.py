@@ -16,7 +16,7 @@ SIGNALS = {"os.kill", "os.killpg", "signal.pidfd_send_signal"}
 CONNECTS = {
     "socket.socket", "socket.create_connection", "socket.create_server", "socket.fromfd",
     "lightkube.AsyncClient", "lightkube.Client", "asyncio.open_connection", "asyncio.open_unix_connection",
-    "asyncio.start_server", "urllib.request.urlopen",
+    "asyncio.start_server", "urllib.request.urlopen", "systemd.journal.send", "systemd.daemon.notify",
 }  # fmt: skip
 WRITES = {
     "os.rename", "os.renames", "os.replace", "os.unlink", "os.remove", "os.removedirs", "os.rmdir",
@@ -135,6 +135,7 @@ def test_where_certmond_acts_is_written_down() -> None:
         ("runs", "import os\nos.execv('a', ['a'])"),
         ("signals", "import os\nos.kill(1, 9)"),
         ("connects", "import socket\nsocket.socket()"),
+        ("connects", "import systemd.journal\nsystemd.journal.send('a')"),
         ("connects", "import http.client\nhttp.client.HTTPConnection('a')"),
         ("connects", "from asyncio import open_connection\nopen_connection('a')"),
         ("changes in the cluster", "connection.client.patch(Node, 'a')"),
