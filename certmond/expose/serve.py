@@ -206,7 +206,8 @@ def notify(state: str) -> None:
     if "NOTIFY_SOCKET" in os.environ:
         import systemd.daemon  # noqa: PLC0415  # a laptop may not have it, and needs it only here
 
-        systemd.daemon.notify(state)
+        with suppress(OSError):  # nobody listens any more: no reason to end
+            systemd.daemon.notify(state)
 
 
 def inherited() -> list[socket.socket]:

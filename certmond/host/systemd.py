@@ -1,12 +1,18 @@
 """What the service manager is told (sd_notify(3)): ready, reloading, stopping, alive, and one line of status.
 
-Outside of systemd nothing is told to anybody, and nothing fails.
+Outside of systemd nothing is told to anybody, and nothing fails. Nor does it where nobody listens any more. A status is
+one line of text: a line of its own would be an order, and names of certificates are anybody's choice.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
+
+from certmond.pki.reason import printable
+
+_MOST = 500  # characters of a status: `systemctl status` shows it on one line, and a message has a limit
 
 
 class Notifier:
@@ -19,10 +25,10 @@ class Notifier:
         """Seconds within which the service manager expects `alive`; 0 where it does not."""
 
     def ready(self, status: str) -> None:
-        self._tell(f"READY=1\nSTATUS={status}")
+        self._tell(f"READY=1\nSTATUS={printable(status)[:_MOST]}")
 
     def status(self, status: str) -> None:
-        self._tell(f"STATUS={status}")
+        self._tell(f"STATUS={printable(status)[:_MOST]}")
 
     def alive(self) -> None:
         if self.watchdog:
@@ -38,4 +44,5 @@ class Notifier:
         if self._wanted:
             from systemd.daemon import notify  # noqa: PLC0415 - a laptop without libsystemd has nobody to tell
 
-            notify(message)
+            with suppress(OSError):
+                notify(message)
