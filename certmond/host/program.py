@@ -63,6 +63,8 @@ def run(
     except OSError as error:
         remedy = "install it, and see that it is executable"
         raise UnreachableError(f"{program} cannot be run ({error.strerror}); {remedy}") from error
+    except ValueError:
+        raise UnreachableError(f"{program} cannot be run with what it is given: no word can have a NUL in it") from None
     with child:
         try:
             with _Ear(child, program, alive) as ear:

@@ -238,6 +238,12 @@ def test_a_client_that_is_gone_is_told_of(tmp_path: Path) -> None:
         Crictl((str(tmp_path / "crictl"),)).running(SCHEDULER, quiet)
 
 
+def test_an_endpoint_that_no_word_can_be_is_told_of() -> None:
+    """The kubelet's configuration can name one with a NUL in it, which no program can be given."""
+    with pytest.raises(RestartError, match="true cannot be run"):
+        Crictl(("true", "--runtime-endpoint", "a\0b")).running(SCHEDULER, quiet)
+
+
 # --- with a runtime ---------------------------------------------------------------------------------------------------
 
 
