@@ -11,17 +11,19 @@ from certmond.host.files import Entry, Files
 
 MOST = 100_000
 """So many files of one pattern are looked at: whoever may write in the directory chooses how many match."""
+MOST_DIRECTORIES = 10_000
+"""Into so many directories one pattern leads: each takes a watch, of which a user has a limited number."""
 _MAX_DEPTH = 16  # of directories that `**` descends
 
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
-    """The paths in order, each once, and whether there are more than MOST, the rest of which is left out; and what was
+    """The paths in order, each once; of what there is more, which is left out, "" where that is nothing; and what was
     seen on the way to them, by which they hold or not.
     """
 
     paths: tuple[str, ...]
-    cut: bool
+    cut: str
     listings: Mapping[str, tuple[str, ...]]
     entries: tuple[Entry, ...]
 
@@ -34,13 +36,13 @@ class Expansion:
 def expand(files: Files, pattern: str, exclude: Sequence[str]) -> Expansion:
     """What a pattern stands for now, without the names that `exclude` has. `**` follows no symlink."""
     walk = _Walk(files, exclude)
-    found, cut = dict[str, None](), False
+    found = dict[str, None]()
     for path in walk.paths("", pattern.strip("/").split("/"), 0):
-        cut = len(found) == MOST and path not in found
-        if cut:
+        if len(found) == MOST and path not in found:
+            walk.cut = f"matches more than {MOST} files"
             break
         found[path] = None
-    return Expansion(tuple(found), cut, walk.listings, tuple(walk.entries))
+    return Expansion(tuple(found), walk.cut, walk.listings, tuple(walk.entries))
 
 
 class _Walk:
@@ -49,11 +51,15 @@ class _Walk:
         self._left_out = re.compile("|".join(map(translate, exclude)) or "(?!)")  # one for all, there may be many names
         self.listings: dict[str, tuple[str, ...]] = {}
         self.entries: list[Entry] = []
+        self.cut = ""
 
     def paths(self, base: str, parts: list[str], depth: int) -> Iterator[str]:
         part, rest = parts[0], parts[1:]
         if not any(character in part for character in "*?["):
             yield from self.paths(f"{base}/{part}", rest, depth) if rest else [f"{base}/{part}"]
+            return
+        if len(self.listings) == MOST_DIRECTORIES and base not in self.listings:
+            self.cut = f"leads into more than {MOST_DIRECTORIES} directories"
             return
         listing = self.listings[base] = self._files.listing(base)
         names = [name for name in listing if not self._left_out.match(name)]

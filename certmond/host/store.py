@@ -64,7 +64,7 @@ class Store:
             paths, cut = self._paths(number, spec)
             built = self._built[number] = self._built_of(spec, paths, before)
             if cut:
-                rest = Observation(spec.name, spec, spec.path, faults=(_too_many(spec, len(paths)),))
+                rest = Observation(spec.name, spec, spec.path, faults=(_too_many(spec, cut),))
                 built[spec.path] = _kept((), (rest,), before.get(spec.path))
             found = [seen for _, some in built.values() for seen in some]
             if spec.is_glob and not found and self._expected(spec):
@@ -101,10 +101,10 @@ class Store:
         """The directories to watch, with the names that matter in each (None: all)."""
         return self._files.interest
 
-    def _paths(self, number: int, spec: CertificateSpec) -> tuple[tuple[str, ...], bool]:
-        """What an entry stands for, and whether that is not all."""
+    def _paths(self, number: int, spec: CertificateSpec) -> tuple[tuple[str, ...], str]:
+        """What an entry stands for, and of what there is more."""
         if not spec.is_glob:
-            return (spec.path,), False
+            return (spec.path,), ""
         known = self._expansions.get(number)
         if known is None or not known.holds(self._files):
             known = self._expansions[number] = expand(self._files, spec.path, spec.exclude)
@@ -426,8 +426,8 @@ def _owner(uid: int, gid: int, by_name: bool) -> str:
     return f"{user}:{group}"
 
 
-def _too_many(spec: CertificateSpec, looked_at: int) -> Fault:
-    fact = f"{spec.path} matches more than {looked_at} files, and only the first {looked_at} are looked at"
+def _too_many(spec: CertificateSpec, cut: str) -> Fault:
+    fact = f"{spec.path} {cut}, and only the first are looked at"
     return Fault(Reason.UNREADABLE, fact, "narrow the pattern, or `exclude` names")
 
 

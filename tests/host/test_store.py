@@ -8,6 +8,7 @@ import grp
 import os
 import pwd
 import re
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -711,12 +712,31 @@ def test_a_pattern_stands_for_so_many_files_and_no_more(tree: Tree, monkeypatch:
         tree.write(f"/c/{number}.crt", LEAF.pem)
     *looked_at, rest = store.observe().observations
     assert paths(looked_at) == ["/c/0.crt", "/c/1.crt", "/c/2.crt"]
-    fact = "/**/*.crt matches more than 3 files, and only the first 3 are looked at"
+    fact = "/**/*.crt matches more than 3 files, and only the first are looked at"
     assert (told(rest), rest.path) == ([f"unreadable: {fact}"], "/**/*.crt")
     assert store.observe().observations[-1] is rest
     for number in (0, 4):
         tree.at(f"/c/{number}.crt").unlink()
     assert paths(store.observe().observations) == ["/c/1.crt", "/c/2.crt", "/c/3.crt"]
+
+
+def test_a_pattern_leads_into_so_many_directories_and_no_more(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is watched, and of watches a user has a limited number, root's with the kubelet's: they are not for whoever
+    may make directories. The rest is told, by the pattern, until it is no more.
+    """
+    monkeypatch.setattr("certmond.host.pattern.MOST_DIRECTORIES", 3)
+    for name in ("a", "b"):
+        tree.write(f"/c/{name}/x.crt", LEAF.pem)
+    store = Store([row(path="/c/**/*.crt")], str(tree.root))
+    assert paths(store.observe().observations) == ["/c/a/x.crt", "/c/b/x.crt"]
+    tree.write("/c/c/x.crt", LEAF.pem)
+    *looked_at, rest = store.observe().observations
+    assert paths(looked_at) == ["/c/a/x.crt", "/c/b/x.crt"]
+    fact = "/c/**/*.crt leads into more than 3 directories, and only the first are looked at"
+    assert (told(rest), rest.path) == ([f"unreadable: {fact}"], "/c/**/*.crt")
+    assert str(tree.at("/c/c")) not in store.interest
+    shutil.rmtree(tree.at("/c/a"))
+    assert paths(store.observe().observations) == ["/c/b/x.crt", "/c/c/x.crt"]
 
 
 def test_files_come_and_go_from_a_pattern(tree: Tree) -> None:
