@@ -14,7 +14,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -139,7 +139,8 @@ class Daemon:
                 self._hooks.close()
                 self._watcher.close()
                 self._enforcer.neighbourhood.close()
-                (self._runtime_dir / HEARTBEAT).unlink(missing_ok=True)
+                with suppress(OSError):  # it may be gone with its directory, or that be read-only by now
+                    (self._runtime_dir / HEARTBEAT).unlink()
             self._journal.tell(Event.STOPPED, "certmond has stopped")
             self._publish_activity()
         return 0

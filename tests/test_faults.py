@@ -141,6 +141,14 @@ def test_the_runtime_directory_is_lost(waiting: Host) -> None:
         assert "Traceback" not in daemon.log.read_text()
 
 
+def test_it_ends_in_good_order_whatever_lies_there(waiting: Host) -> None:
+    """Where something else is in the place of the runtime directory by now, the daemon that is stopped exits with 0."""
+    with enforcing(waiting) as daemon:
+        shutil.rmtree(daemon.runtime)
+        daemon.runtime.write_text("something else")
+        assert daemon.stop() == 0
+
+
 # The state directory
 
 
