@@ -28,7 +28,8 @@ def prepare() -> None:
         raw = io.FileIO(sys.stderr.fileno(), "w", closefd=False)
         sys.stderr = io.TextIOWrapper(raw, sys.stderr.encoding, "backslashreplace", write_through=True)
     if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # cryptography has one for a name of 65 letters: a finding says what matters
+        # cryptography has one for a name of 65 letters, and for more that a stranger's certificate may have.
+        warnings.simplefilter("ignore", UserWarning)
 
 
 def _stream(descriptor: int, mode: str) -> io.TextIOWrapper:
