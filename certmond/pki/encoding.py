@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
@@ -91,6 +91,10 @@ def _decode_pem(data: bytes, path: str) -> Document:
     elif rest := data[blocks[-1].stop :].strip(b"\x00" + _BLANK):
         detail = f"{path} has {len(rest)} bytes of text after the last PEM block"
         parts.append(Document(faults=(Fault(Reason.TRAILING_DATA, detail),)))
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _joined(parts: Sequence[Document]) -> Document:
     return Document(
         certificates=tuple(certificate for part in parts for certificate in part.certificates),
         key=next((part.key for part in parts if part.key), None),
@@ -136,9 +140,11 @@ def _contents(block: _Block, where: str) -> Document:
     if block.label in _CERTIFICATE_LABELS:
         der = _body(block)
         head = leading_value(der)
+        document = Document((_certificate(head),))
+        if head == der or block.label.startswith("TRUSTED"):  # that has OpenSSL's settings behind it
+            return document
         surplus = Fault(Reason.TRAILING_DATA, f"{where}: {len(der) - len(head)} bytes after the certificate")
-        trusted = block.label.startswith("TRUSTED")  # it has OpenSSL's settings behind it
-        return Document((_certificate(head),), faults=() if head == der or trusted else (surplus,))
+        return replace(document, faults=(surplus,))
     if block.label.endswith("PRIVATE KEY"):
         key = _private_key(block.text)
         return Document(key=key, encrypted_key=key is None)
