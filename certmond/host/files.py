@@ -14,7 +14,7 @@ import os
 import stat
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from certmond.pki.reason import Fault, Reason
 MAX_SIZE = 1 << 20
 """The largest file that is read, in bytes. Whatever is larger holds no certificate of a Kubernetes component."""
 
+_TOGETHER = 1 << 16  # bytes are read before they are parsed
 _TICK = 20_000_000  # ns: two changes within one tick of the kernel's clock have the same time stamps
 _HELD_UP = 0.005  # seconds in which the scheduler brings a writer back that it has interrupted
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -146,9 +147,26 @@ class Files:
         """The parsed content of `path`; None where the entry has a fault."""
         entry = self.entry(path)
         if entry.fault is None and parse not in entry.values:
-            self._read(entry, parse)
+            self.parse_all((path,), parse)
         found: T | None = entry.values.get(parse)
         return found
+
+    def parse_all(self, paths: Iterable[str], parse: Parser[Any]) -> None:
+        """Have the content of each of `paths` parsed, for `value` to find.
+
+        Several are read, then parsed: whoever goes to and fro for each of ten thousand takes a fifth longer, as kernel
+        and parser drive each other out of the processor's caches.
+        """
+        read, size = list[tuple[Entry, bytes]](), 0
+        for path in paths:
+            entry = self.entry(path)
+            if entry.fault is None and parse not in entry.values and (content := self._read(entry)) is not None:
+                read.append((entry, content))
+                size += len(content)
+            if size >= _TOGETHER:
+                _parse(read, parse)
+                read, size = [], 0
+        _parse(read, parse)
 
     def listing(self, directory: str) -> tuple[str, ...]:
         """The names in a directory, sorted; none where it cannot be read. Any change in it is of interest from now. The
@@ -257,23 +275,19 @@ class Files:
         else:
             entry.values = {parse: parse(content, entry.path) for parse in known.values}
 
-    def _read(self, entry: Entry, parse: Parser[Any]) -> None:
+    def _read(self, entry: Entry) -> bytes | None:
+        """What the file holds; None where it cannot be read, which is the entry's fault from then on."""
         content = self._straight(entry)
         if content is None:
             way = self._way(entry.path)
             if way.fault is not None:
                 entry.fault = way.fault
-                return
+                return None
             try:
                 content = _content(way.real)
             except OSError as error:
                 entry.fault = fault_of(error, entry.path)
-                return
-        digest = hashlib.sha256(content).digest()
-        if digest != entry.digest:  # it is another content than was parsed in another way a moment ago
-            entry.values = {other: other(content, entry.path) for other in entry.values}
-        entry.digest = digest
-        entry.values[parse] = parse(content, entry.path)
+        return content
 
     def _straight(self, entry: Entry) -> bytes | None:
         """What is at a path to which no symlink led; None where the way has to be looked at again."""
@@ -281,6 +295,15 @@ class Files:
             with suppress(OSError):
                 return _content(f"{self._root}{entry.path}")
         return None
+
+
+def _parse(read: Iterable[tuple[Entry, bytes]], parse: Parser[Any]) -> None:
+    for entry, content in read:
+        digest = hashlib.sha256(content).digest()
+        if digest != entry.digest:  # it is another content than was parsed in another way a moment ago
+            entry.values = {other: other(content, entry.path) for other in entry.values}
+        entry.digest = digest
+        entry.values[parse] = parse(content, entry.path)
 
 
 def _content(real: str) -> bytes:

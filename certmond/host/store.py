@@ -32,6 +32,7 @@ _KUBELET_CONFIG, _KUBELET_FLAGS = "/var/lib/kubelet/config.yaml", "/var/lib/kube
 _NOTHING = Document()
 _Built = tuple[tuple[Entry, ...], tuple[Observation, ...]]
 """What was seen, and the entries of the files that it was seen in."""
+_UNSEEN: _Built = (), ()
 
 
 class Store:
@@ -112,19 +113,17 @@ class Store:
 
     def _built_of(self, spec: CertificateSpec, paths: Iterable[str], before: Mapping[str, _Built]) -> dict[str, _Built]:
         """What is seen at each of the paths: what was before, where no file behind it has changed."""
-        forgotten, built = self._files.forgotten, dict[str, _Built]()
-        for path in paths:
-            known = before.get(path)
-            if (
-                known
-                and known[0]
-                and (self._current(known[0]) if forgotten is None else forgotten.isdisjoint(known[0]))
-            ):
-                built[path] = known
-                continue
+        forgotten = self._files.forgotten
+        holds = self._current if forgotten is None else forgotten.isdisjoint
+        built = {
+            path: known if (known := before.get(path, _UNSEEN))[0] and holds(known[0]) else _UNSEEN for path in paths
+        }
+        fresh = [path for path, known in built.items() if known is _UNSEEN]
+        self._files.parse_all(fresh, self._parser(spec))
+        for path in fresh:
             self._used = {}
             seen = tuple(self._observe(spec, path))
-            built[path] = _kept(tuple(self._files.entry(name) for name in self._used), seen, known)
+            built[path] = _kept(tuple(self._files.entry(name) for name in self._used), seen, before.get(path))
         return built
 
     def _current(self, used: tuple[Entry, ...]) -> bool:
@@ -270,11 +269,16 @@ class Store:
         return credentials.documents.get((owner, field), Document())
 
     def _document(self, path: str, spec: CertificateSpec | None) -> Document:
-        password = self._password(spec.password_file) if spec and spec.password_file else None
-        parse = decode if password is None else _decode_with(password)
         entry = self._entry(path)
-        document = self._files.value(path, parse)
+        document = self._files.value(path, self._parser(spec) if spec else decode)
         return document if document is not None else Document(faults=(entry.fault,) if entry.fault else ())
+
+    def _parser(self, spec: CertificateSpec) -> Parser[Any]:
+        """What reads the files of a row."""
+        if spec.kind is Kind.KUBECONFIG:
+            return parse_credentials
+        password = self._password(spec.password_file) if spec.password_file else None
+        return decode if password is None else _decode_with(password)
 
     def _password(self, path: str) -> bytes | None:
         self._entry(path)

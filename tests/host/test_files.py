@@ -279,6 +279,27 @@ def test_the_limit_itself_is_read(tree: Tree) -> None:
     assert tree.fault("/b").startswith("unreadable")
 
 
+def test_of_many_files_a_few_are_read_and_then_parsed(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, no more than 64 KB and one file are in memory before they are parsed, each once; one that
+    cannot be read keeps no other from it.
+    """
+    paths = [tree.write(f"/{number:02}", bytes([number]) * 5_000).name for number in range(40)]
+    tree.write("/30", bytes(MAX_SIZE))
+    os.mkfifo(tree.at("/fifo"))
+    calls, held = Calls(monkeypatch), list[int]()
+
+    def parse(data: bytes, path: str) -> bytes:
+        held.append(len(calls.paths("open")) - len(held))
+        return path.encode()
+
+    everything = [f"/{name}" for name in ("fifo", *paths, "none")]
+    tree.files.parse_all(everything, parse)
+    assert len(held) == 40
+    assert 1 < max(held) <= 14
+    assert [tree.files.value(path, parse) for path in everything] == [None, *(b"/" + p.encode() for p in paths), None]
+    assert len(held) == 40
+
+
 @pytest.mark.parametrize("first", [[b"AABB", b"BBBB"], [None, b"BBBB"]])
 def test_a_file_is_read_as_it_was_at_one_moment(
     tree: Tree, monkeypatch: pytest.MonkeyPatch, first: list[bytes | None]
