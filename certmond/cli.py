@@ -7,6 +7,7 @@ without cryptography and `version` is quick.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -57,6 +58,7 @@ def cli() -> None:
 @click.pass_context
 def run(context: click.Context, runtime_dir: Path, log: str) -> None:
     """The daemon: watch, judge, render what `serve` and `status` show; in enforce mode renew what is due."""
+    gc.disable()  # what is loaded stays; after its first pass the daemon has what comes then collected
     from certmond.daemon import Daemon
     from certmond.host.journal import Journal
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from pathlib import Path
 
 from certmond.config import parse
@@ -34,3 +36,22 @@ def test_a_pass_makes_nothing_that_only_the_collector_could_free(node: Node, tmp
             assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+def test_the_collector_is_not_at_work_while_the_daemon_is_loaded(tmp_path: Path) -> None:
+    """It would go through modules, again and again, that are there for as long as the daemon is."""
+    (tmp_path / "file").touch()
+    code = """if True:
+        import gc, sys
+        from certmond.cli import cli
+        from certmond.errors import RuntimeDirError
+        loading = []
+        gc.callbacks.append(lambda *_: loading.append("certmond.enforce" in sys.modules))
+        try:
+            cli.main(["run", *sys.argv[1:]], standalone_mode=False)
+        except RuntimeDirError:
+            print("certmond.daemon" in sys.modules, any(loading))
+    """
+    options = ("--root", tmp_path, "--runtime-dir", tmp_path / "file" / "run")
+    run = subprocess.run([sys.executable, "-c", code, *map(str, options)], capture_output=True, text=True, check=True)
+    assert run.stdout == "True False\n"
