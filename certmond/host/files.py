@@ -25,7 +25,7 @@ from certmond.pki.reason import Fault, Reason
 MAX_SIZE = 1 << 20
 """The largest file that is read, in bytes. Whatever is larger holds no certificate of a Kubernetes component."""
 
-_TOGETHER = 1 << 16  # bytes are read before they are parsed
+_TOGETHER = 1 << 18  # bytes are read before they are parsed
 _TICK = 20_000_000  # ns: two changes within one tick of the kernel's clock have the same time stamps
 _HELD_UP = 0.005  # seconds in which the scheduler brings a writer back that it has interrupted
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY

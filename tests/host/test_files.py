@@ -280,10 +280,10 @@ def test_the_limit_itself_is_read(tree: Tree) -> None:
 
 
 def test_of_many_files_a_few_are_read_and_then_parsed(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many there are, no more than 64 KB and one file are in memory before they are parsed, each once; one that
-    cannot be read keeps no other from it.
+    """However many there are, no more than 256 KB and one file are in memory before they are parsed, each once; one
+    that cannot be read keeps no other from it.
     """
-    paths = [tree.write(f"/{number:02}", bytes([number]) * 5_000).name for number in range(40)]
+    paths = [tree.write(f"/{number:02}", bytes([number]) * 20_000).name for number in range(40)]
     tree.write("/30", bytes(MAX_SIZE))
     os.mkfifo(tree.at("/fifo"))
     calls, held = Calls(monkeypatch), list[int]()
