@@ -130,10 +130,12 @@ def assess(
     same_terms = previous is not None and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
     known = previous.by_identity if previous else {}
     kept = _kept(previous, terms, now)
-    statuses = tuple(
-        kept.get(id(seen)) or _judge(seen, terms, now, before=known.get(seen.identity), same_terms=same_terms)
+    # All paths before all verdicts: signatures and policy drive each other out of the processor's caches.
+    found = [
+        kept.get(id(seen)) or _look_at(seen, terms, now, before=known.get(seen.identity), same_terms=same_terms)
         for seen in inventory.observations
-    )
+    ]
+    statuses = tuple([each if isinstance(each, CertificateStatus) else _judge(*each, around) for each in found])
     return Assessment(now, statuses, inventory.facts, renew_before, terms)
 
 
@@ -163,9 +165,10 @@ def _extended(usages: tuple[str, ...]) -> frozenset[str]:
     return _EXTENDED.intersection(usages)
 
 
-def _judge(
+def _look_at(
     seen: Observation, terms: Terms, now: datetime, *, before: CertificateStatus | None, same_terms: bool
-) -> CertificateStatus:
+) -> CertificateStatus | tuple[Case, Presence]:
+    """The verdict where there is nothing to judge, as it still holds or there is no certificate; else what to judge."""
     anchors, around = terms.anchors, terms.around
     own = _anchors_of(seen, anchors)
     told = not own and any(name in anchors for name in seen.spec.ca)  # those entries say why they have no certificate
@@ -185,7 +188,11 @@ def _judge(
     else:
         search = find_paths(certificate, own, seen.certificates[1:], usages)
     renew_at = renewal_point(certificate, seen.spec, terms.renew_before)
-    case = Case(seen, certificate, search, own, told, embeddable, terms.facts, renew_at, now, renewed_at)
+    return Case(seen, certificate, search, own, told, embeddable, terms.facts, renew_at, now, renewed_at), presence
+
+
+def _judge(case: Case, presence: Presence, around: Surroundings | None) -> CertificateStatus:
+    seen, certificate, search, now = case.seen, case.certificate, case.search, case.now
     path = search.valid_at(now)
     shown = path or search.best
     whole_at = _torn_until(seen, around, now)
@@ -194,19 +201,19 @@ def _judge(
         seen=seen,
         certificate=certificate,
         stale=False,
-        renew_at=renew_at,
+        renew_at=case.renew_at,
         trust_anchor=shown.anchor if shown and (seen.spec.ca or seen.spec.authority) else None,
         chain_valid=path is not None,
         key_matches=None if seen.key is None else seen.key.sha256 == certificate.key.sha256,
         findings=_capped(seen, tuple(item for item in said if not (whole_at and item.reason is Reason.KEY_MISMATCH))),
         search=search,
-        usages=usages,
-        anchors=own,
-        anchors_told=told,
-        embeddable=embeddable,
+        usages=_extended(seen.spec.usages),
+        anchors=case.anchors,
+        anchors_told=case.anchors_told,
+        embeddable=case.embeddable,
         judged_at=now,
         changes_at=_next_change(case, [*turning_points(presence), *([whole_at] if whole_at else ())]),
-        renewed_at=renewed_at,
+        renewed_at=case.renewed_at,
         presence=presence,
     )
 

@@ -6,7 +6,7 @@ certificate's verdict. A fault is told once, where it is: a leaf is not blamed f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -55,9 +55,9 @@ class Case:
     seen: Observation
     certificate: Certificate
     search: PathSearch
-    anchors: Sequence[Certificate]
+    anchors: tuple[Certificate, ...]
     anchors_told: bool
-    embeddable: Sequence[Certificate]
+    embeddable: tuple[Certificate, ...]
     facts: Mapping[str, str]
     renew_at: datetime
     now: datetime
