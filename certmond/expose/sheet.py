@@ -12,7 +12,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count, groupby, repeat
+from itertools import count, groupby
 from operator import sub
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
@@ -20,7 +20,6 @@ from typing import Generic, NamedTuple, TypeVar
 from certmond.errors import RuntimeDirError
 
 _BUFFER = 1 << 20  # bytes of new text that are collected before they are written
-_NEW = -2  # the former number of a row that is new: no row that stays follows on it, as the first would on -1
 
 R = TypeVar("R")
 
@@ -104,7 +103,7 @@ class Sheet(Generic[R]):
 
     def _fill(self, descriptor: int, rows: Sequence[R], heads: Sequence[str], tail: str) -> list[_Column]:
         """Write all of it; where each row stands in each column."""
-        runs, fresh = list(self._runs(rows)), dict[int, Sequence[str]]()
+        runs, fresh = list(self._runs(rows)), dict[int, list[Sequence[str]]]()
         found: list[_Column] = []
         with open(descriptor, "wb", _BUFFER, closefd=False) as file:
             for number, head in enumerate(heads):
@@ -112,11 +111,13 @@ class Sheet(Generic[R]):
                 reading = _Reading(self._columns[number]) if self._columns else None
                 for first, former, length in runs:
                     separator = self._separator if first else b" " * len(self._separator)
-                    if former == _NEW or reading is None:
-                        text = fresh.pop(first, None) or self._texts(rows[first])
+                    if former < 0 or reading is None:
+                        texts = fresh.pop(first, None) or map(self._texts, rows[first : first + length])
                         if number + 1 < len(heads):
-                            fresh[first] = text
-                        column.sizes.append(file.write(separator + encoded(text[number])))
+                            texts = fresh[first] = list(texts)
+                        for text in texts:
+                            column.sizes.append(file.write(separator + encoded(text[number])))
+                            separator = self._separator
                         continue
                     place, sizes = reading.stretch(former, length)
                     file.write(separator)
@@ -128,11 +129,13 @@ class Sheet(Generic[R]):
         return found
 
     def _runs(self, rows: Sequence[R]) -> Iterator[tuple[int, int, int]]:
-        """Rows that follow each other as before: the first one's number, its former one (or `_NEW`), how many."""
+        """Rows that follow each other as before, or are new: the first one's number, its former one, which is below
+        zero where they are new, and how many.
+        """
         known: dict[int, int] = {}
         if self._file is not None and _state(self._file) == self._state:
             known = dict(zip(map(id, self._rows), count()))
-        former = list(map(known.get, map(id, rows), repeat(_NEW)))
+        former = list(map(known.get, map(id, rows), count(-len(rows))))
         first = 0
         for _, run in groupby(map(sub, former, count())):  # the distance to the former number is the same all along
             length = len(list(run))
