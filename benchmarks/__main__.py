@@ -34,7 +34,8 @@ What certmond takes on one machine. Every figure is of the real daemon and the r
 that are watched from outside; files lie in memory. The median of the samples stands first, then the least and the most,
 and how many there are. On a machine that has other work, CPU time tells more than wall time.
 Other exporters on the same files, in turns: `python -m benchmarks compare --help`. What was done about size and speed,
-and why: [0026](decisions/0026-what-is-loaded-and-kept.md), [0030](decisions/0030-a-pass-looks-at-what-changed.md).
+and why: [0026](decisions/0026-what-is-loaded-and-kept.md), [0030](decisions/0030-a-pass-looks-at-what-changed.md),
+[0035](decisions/0035-what-is-alike-is-done-in-a-row.md).
 
 {machine} Written by `{command}`.
 
