@@ -54,7 +54,6 @@ class Observation:
     key_path: str | None = None
     public_key: PublicKey | None = None
     public_keys: tuple[PublicKey, ...] = ()
-    expected: bool = True
     leaf_first: bool = True
     symlink: bool | None = None
     embedded: tuple[Embedded, ...] = ()
