@@ -96,7 +96,9 @@ def in_child(tree: Path, work: Callable[[], Any]) -> Any:
 def run(order: Order, files: Iterable[str], *options: str) -> Order:
     early = "ignore::pytest.PytestAssertRewriteWarning"  # hypothesis is imported before pytest knows of it
     common = ["-q", "-n", "0", "-p", "no:cacheprovider", "-W", early, "--hypothesis-profile=mutation"]
-    pytest.main([*common, *options, *files], plugins=[order])
+    status = pytest.main([*common, *options, *files], plugins=[order])
+    if status and not order.failed:  # as where what all tests need cannot be imported
+        order.failed = f"pytest itself, which ended with {int(status)}"
     import certmond  # noqa: PLC0415 - only a child has one
 
     assert Path(str(certmond.__file__)).is_relative_to(Path.cwd()), "the copy is what was tested"

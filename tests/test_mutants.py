@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from benchmarks.mutants import mutants
+from tests.documents import ROOT
 
 
 @pytest.mark.parametrize(
@@ -40,3 +44,22 @@ def test_a_mutant_knows_its_line_and_where_its_statement_begins() -> None:
     """So that the tests which reach it can be found."""
     (found,) = mutants("x = (\n    a\n    == b\n)\n")
     assert (found.begin, found.line) == (1, 2)
+
+
+RUN = """
+import hypothesis
+from benchmarks.mutation import Order, run
+hypothesis.settings.register_profile("mutation", deadline=None)
+print(run(Order(), ["tests"]).failed)
+"""
+
+
+def test_a_mutant_with_which_no_test_can_begin_is_noticed(tmp_path: Path) -> None:
+    """Where not even the tests' own preparations can be imported, no test fails."""
+    for name in ("certmond/__init__.py", "tests/test_it.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("")
+    (tmp_path / "tests/conftest.py").write_text("import certmond.nothing\n")
+    command = [sys.executable, "-c", f"import sys; sys.path.append({str(ROOT)!r}){RUN}"]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines()[-1].startswith("pytest itself, which ended with ")
