@@ -31,12 +31,22 @@ def refused(**fields: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    "text", ["9998-12-31T23:30:00-01:00", "0002-01-01T00:30:00+01:00", "9999-01-01T00:00:00+00:00"]
-)
+    "text",
+    [
+        "9998-12-31T23:30:00-01:00", "0002-01-01T00:30:00+01:00", "9999-01-01T00:00:00+00:00",
+        "9999-12-31T23:30:00-01:00", "0001-01-01T00:30:00+01:00",
+    ],
+)  # fmt: skip
 def test_an_instant_has_a_year_to_either_end_of_the_calendar(text: str) -> None:
     """In UTC as well, whatever zone names it: who counts on from it stays within the calendar."""
     with pytest.raises(ValidationError, match="is no time"):
         TypeAdapter(Instant).validate_python(text)
+
+
+def test_an_instant_is_in_utc() -> None:
+    """Whatever zone names it."""
+    found = TypeAdapter(Instant).validate_python("2026-11-24T13:00:00+01:00")
+    assert found.isoformat() == "2026-11-24T12:00:00+00:00"
 
 
 # --- durations --------------------------------------------------------------------------------------------------------

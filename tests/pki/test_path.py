@@ -435,6 +435,7 @@ def test_an_issuer_whose_key_identifier_fits_is_tried_before_a_hundred_others() 
     assert valid(Scene(make_leaf(root), [*crowd, root]))
     assert valid(Scene(make_leaf(root), [root], crowd))
     assert valid(Scene(make_leaf(root, authority_key_id=None), [root, *crowd]))
+    assert valid(Scene(make_leaf(root), [*(make_ca(subject_key_id=None) for _ in range(120)), root]))
 
 
 def test_no_more_than_a_hundred_signatures_are_checked_for_one_leaf() -> None:
