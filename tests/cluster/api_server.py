@@ -48,13 +48,14 @@ _EKUS = {name: oid for oid, name in EXTENDED_USAGES.items()}
 
 @dataclass
 class Fault:
-    """What a call is answered instead: nothing at all where `status` is 0."""
+    """What a call is answered instead: nothing at all where `status` is 0. With `late` it takes effect nevertheless."""
 
     status: int
     message: str = "as the test has it"
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes | None = None
     content_type: str | None = "application/json"
+    late: bool = False
 
 
 class _Server(ThreadingHTTPServer):
@@ -325,21 +326,24 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         with self.api.lock:
             self.api.received += b"\n".join((self.requestline.encode(), bytes(self.headers), body, b""))
-        call = f"{self.command} {path.removeprefix(CSRS) or '/'}"
-        self.api.calls.append(call)
+        self.api.calls.append(f"{self.command} {path.removeprefix(CSRS) or '/'}")
         self.api.before(self.command, path)
-        user, groups = self._identity()
-        if self.api.faults:
-            self._fail(self.api.faults.pop(0))
-        elif any(call.startswith(start) for start in self.api.denied):
-            self._send(*status(403, 'User "system:node:node-1" cannot do this at the cluster scope', "Forbidden"))
-        elif (refusal := self.api.refusal(self.command, path, query, user, groups)) is not None:
-            self._send(*status(403, refusal, "Forbidden"))
-        else:
-            content_type = self.headers.get("Content-Type", "")
-            self._send(*self.api.answer(self.command, path, body, query=query, content_type=content_type, user=user))
+        fault = self.api.faults.pop(0) if self.api.faults else None
+        if fault is None or fault.late:
+            answer = self._answer(path, query, body, *self._identity())
+            fault = fault or Fault(answer[0], body=json.dumps(answer[1]).encode())
+        self._fail(fault)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815 - http.server's names
+
+    def _answer(self, path: str, query: dict[str, str], body: bytes, user: str, groups: list[str]) -> tuple[int, Json]:
+        call = f"{self.command} {path.removeprefix(CSRS) or '/'}"
+        if any(call.startswith(start) for start in self.api.denied):
+            return status(403, 'User "system:node:node-1" cannot do this at the cluster scope', "Forbidden")
+        if (refusal := self.api.refusal(self.command, path, query, user, groups)) is not None:
+            return status(403, refusal, "Forbidden")
+        content_type = self.headers.get("Content-Type", "")
+        return self.api.answer(self.command, path, body, query=query, content_type=content_type, user=user)
 
     def _identity(self) -> tuple[str, list[str]]:
         """Who calls, by the client certificate."""
@@ -348,9 +352,6 @@ class _Handler(BaseHTTPRequestHandler):
         fields = [(key, value) for part in shown.get("subject", ()) for key, value in part]
         user = next((value for key, value in fields if key == "commonName"), "")
         return user, [value for key, value in fields if key == "organizationName"]
-
-    def _send(self, status: int, value: Json) -> None:
-        self._fail(Fault(status, body=json.dumps(value).encode()))
 
     def _fail(self, fault: Fault) -> None:
         self.close_connection = fault.status == 0

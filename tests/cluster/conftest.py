@@ -55,39 +55,60 @@ def time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("asyncio.sleep", sleep)
 
 
+class Limits:
+    """The time limits that were set, so that a test ends one when it likes.
+
+    However long it is: one that ends by the clock may end before there is a connection.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._set: list[tuple[asyncio.Timeout, asyncio.AbstractEventLoop]] = []
+        real = asyncio.timeout
+
+        def timeout(seconds: float | None) -> asyncio.Timeout:
+            limit = real(seconds)
+            if seconds is not None:
+                self._set.append((limit, asyncio.get_running_loop()))
+            return limit
+
+        monkeypatch.setattr("asyncio.timeout", timeout)
+
+    def forget(self) -> None:
+        self._set.clear()
+
+    def end(self, position: int = -1) -> None:
+        """The time is up of the one that was set in this place; the last one is that of the call that is made now."""
+        limit, loop = self._set[position]
+
+        def up() -> None:
+            with suppress(RuntimeError):  # it is over already
+                limit.reschedule(loop.time())
+
+        loop.call_soon_threadsafe(up)
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> Limits:
+    return Limits(monkeypatch)
+
+
 Silence = Callable[[str], None]
 
 
 @pytest.fixture
-def silence(cluster: ApiServer, monkeypatch: pytest.MonkeyPatch) -> Silence:
-    """The API server answers nothing from then on, and the time of the check, or of each call, is up once it was asked.
-
-    However long that time is: a limit that ends by the clock may end before there is a connection.
-    """
-    limits: list[tuple[asyncio.Timeout, asyncio.AbstractEventLoop]] = []
-    real = asyncio.timeout
-
-    def timeout(seconds: float | None) -> asyncio.Timeout:
-        limit = real(seconds)
-        if seconds is not None:
-            limits.append((limit, asyncio.get_running_loop()))
-        return limit
-
-    def up(limit: asyncio.Timeout, loop: asyncio.AbstractEventLoop) -> None:
-        with suppress(RuntimeError):  # it is over already
-            limit.reschedule(loop.time())
+def silence(cluster: ApiServer, limits: Limits) -> Silence:
+    """The API server answers nothing from then on: the time of the check, or of each call, is up once it was asked."""
 
     def begin(whose: str) -> None:
         asked: list[str] = []
 
         def silent(method: str, path: str) -> None:
-            limit, loop = limits[0] if whose == "check" and not asked else limits[-1]
+            position = 0 if whose == "check" and not asked else -1
             asked.append(path)
-            loop.call_soon_threadsafe(up, limit, loop)
+            limits.end(position)
             cluster.closing.wait(30)
 
-        limits.clear()
+        limits.forget()
         cluster.before = silent
 
-    monkeypatch.setattr("asyncio.timeout", timeout)
     return begin
