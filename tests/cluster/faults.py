@@ -1,0 +1,56 @@
+"""What the API answers to a write instead of what it should: refusals, silence, nonsense, be it done or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.cluster.api_server import ApiServer, Fault
+from tests.cluster.conftest import Limits
+
+HANGS = Fault(-1)
+FAULTS = {
+    "reset": Fault(0),
+    "done, and reset": Fault(0, late=True),
+    "403": Fault(403),
+    "409": Fault(409),
+    "422": Fault(422),
+    "500": Fault(500),
+    "done, and 504": Fault(504, late=True),
+    "no JSON": Fault(200, body=b"<html>"),
+    "done, and no JSON": Fault(200, body=b"<html>", late=True),
+    "hangs": HANGS,
+}
+
+
+class Failing:
+    """In each `stage`, each write has a place: that of when it was made first. The first time that it is made, it is
+    answered with the fault that there is for its place. `failed` are those for which there was one, `most` is how many
+    there were in a stage.
+    """
+
+    def __init__(
+        self, api: ApiServer, limits: Limits, fault_of: Callable[[int], Fault | None], stage: Callable[[], object]
+    ) -> None:
+        self._api, self._limits, self._fault_of, self._stage = api, limits, fault_of, stage
+        self._now: object = None
+        self._seen, self.failed, self.most = list[str](), list[str](), 0
+        api.before = self._before
+
+    def _before(self, method: str, path: str) -> None:
+        if method == "GET":
+            return
+        if (stage := self._stage()) != self._now:
+            self._now, self._seen = stage, []
+        write = f"{method} {path}"
+        if write in self._seen:
+            return
+        self._seen.append(write)
+        self.most = max(self.most, len(self._seen))
+        if fault := self._fault_of(len(self._seen) - 1):
+            self.failed.append(write)
+        if fault is HANGS:
+            self._limits.end()
+            self._api.closing.wait()
+            raise ConnectionAbortedError  # so that it is never done
+        if fault:
+            self._api.faults = [fault]

@@ -1,0 +1,154 @@
+"""An API that fails at any write: nothing is lost, and what was begun goes on from what is so then, and ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from certmond.cluster.access import Access
+from certmond.cluster.lease import ClusterLease
+from certmond.errors import LostError, RefusedError, UnreachableError, WaitingError
+from certmond.pki.rotation import Phase
+from tests.cluster.api_server import ApiServer
+from tests.cluster.conducting import World
+from tests.cluster.conftest import Limits
+from tests.cluster.faults import FAULTS, Failing
+from tests.cluster.leaks import leaks
+from tests.cluster.rotation_story import Story
+from tests.cluster.test_csr import facts, request, signer
+from tests.cluster.test_lease import Clock, held, lease
+
+WRITES = 10
+"""There are no more between two changes of the record of a rotation."""
+
+
+def places(step: int = 1, shifts: int = len(FAULTS)) -> list[Any]:
+    """Which write fails in a test, one each time that the record has changed: of two, one would hide what comes of the
+    other. It fails in some way, and in so many where tests may take minutes.
+    """
+    return [
+        pytest.param(place, shift, marks=pytest.mark.long if shift or place % step else ())
+        for shift in range(shifts)
+        for place in range(WRITES)
+    ]
+
+
+@pytest.fixture
+def story(
+    cluster: ApiServer, access_of: Callable[..., Access], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Story]:
+    for module in ("signing", "rollout"):
+        monkeypatch.setattr(f"certmond.cluster.{module}._LOOK_AGAIN", 0.01)
+    made = Story(World(cluster, access_of), tmp_path / "place", monkeypatch)
+    yield made
+    assert not leaks(bytes(cluster.received), made.world.old, made.world.new)
+
+
+def failing(story: Story, limits: Limits, place: int, shift: int) -> Failing:
+    """From now on the writes in this place fail, each in another way."""
+    ways = [*FAULTS.values()]
+    made = Failing(
+        story.world.api, limits, lambda at: ways[(len(made.failed) + shift) % len(ways)] if at == place else None,
+        stage=lambda: story.world.recorded,
+    )  # fmt: skip
+    return made
+
+
+@pytest.mark.real("openssl")
+@pytest.mark.parametrize(("place", "shift"), places())
+def test_any_write_of_a_rotation_may_fail(story: Story, limits: Limits, place: int, shift: int) -> None:
+    """Be it done or not: no phase is left before all nodes have said that they are there, and before all is written
+    that it asks for; no workload is restarted twice; in the end node and cluster live by the new CA alone.
+    """
+    writes = failing(story, limits, place, shift)
+    story.command("rotate")
+    for _ in story.passes():
+        pass
+    assert story.unwell(story.world.new) == []
+    assert writes.failed
+    assert writes.most <= WRITES
+
+
+@pytest.mark.real("openssl")
+@pytest.mark.parametrize("phase", [pytest.param(Phase.TRUST, marks=pytest.mark.long), Phase.ISSUE])
+@pytest.mark.parametrize(("place", "shift"), places(step=4, shifts=1))
+def test_any_write_of_the_way_back_may_fail(story: Story, limits: Limits, phase: Phase, place: int, shift: int) -> None:
+    """As on the way there: from the word of who leads it back to the former CA alone."""
+    story.command("rotate")
+    next(each for each in story.passes() if each is phase)
+    writes = failing(story, limits, place, shift)
+    story.command("abort")
+    for _ in story.passes():
+        pass
+    assert story.unwell(story.world.old) == []
+    assert writes.failed or place >= writes.most  # from trust on there are fewer
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("write", ["make", "take", "renew", "give back", "take after that"])
+def test_any_write_of_a_turn_may_fail(cluster: ApiServer, limits: Limits, write: str, fault: str) -> None:
+    """Two nodes are never in turn at once, and each has its turn."""
+    clock = Clock()
+    cluster.rbac = None
+    first, second = lease(cluster, clock, "node-1"), lease(cluster, clock, "node-2")
+    if write == "take":
+        second.take()
+        second.give_back()
+    number = {"make": 0, "take": 0, "renew": 1, "give back": 2, "take after that": 3}[write]
+    writes = only(number, fault, cluster, limits)
+    had = {first: 0, second: 0}
+    for _ in range(60):
+        for each in tuple(had):
+            tried(each)
+            had[each] += held(each)
+            if had[each] == 6:
+                each.give_back()
+                del had[each]
+        assert not (held(first) and held(second))
+        clock.now += 5
+    assert not had
+    assert writes.failed
+
+
+def only(number: int, fault: str, api: ApiServer, limits: Limits) -> Failing:
+    """From now on the write of this number fails, counted from 0."""
+    numbers = count()
+    return Failing(api, limits, lambda _: FAULTS[fault] if next(numbers) == number else None, stage=object)
+
+
+def tried(ours: ClusterLease) -> None:
+    """What a node does that wants the turn."""
+    with suppress(LostError, RefusedError, UnreachableError):
+        if held(ours):
+            ours.keep()
+        else:
+            ours.take()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("write", ["file", "approve"])
+def test_any_write_of_a_request_may_fail(cluster: ApiServer, limits: Limits, write: str, fault: str) -> None:
+    """The certificate is issued when it is asked for again, for the request that was filed, and there is no other."""
+    cluster.rbac = None
+    number = {"file": 0, "approve": 1}[write]
+    writes = only(number, fault, cluster, limits)
+    asked, told, issued = request(), list[Exception](), None
+    for _ in range(5):
+        try:
+            issued = signer(cluster, approve=True).sign(asked)
+            break
+        except WaitingError as error:
+            asked = replace(asked, cookie=error.cookie)
+        except (RefusedError, UnreachableError) as error:
+            told.append(error)
+    assert issued
+    assert facts(issued.pem).subject == asked.template.subject.rfc4514_string()
+    assert len(cluster.objects) == 1
+    assert len(told) <= 1
+    assert writes.failed
