@@ -23,7 +23,7 @@ from typing import Annotated
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from certmond.errors import MalformedError, WriteError
-from certmond.host.files import MAX_SIZE
+from certmond.host.files import content_of
 from certmond.host.place import Place, blaming, can_be_a_path, digest, opened
 from certmond.host.staging import make_directory, new_file
 from certmond.host.way import open_straight
@@ -172,12 +172,12 @@ def _found(path: str, real: Path) -> ArchivedFile:
     """A file as it is now. Raises WriteError where it cannot be read."""
     try:
         with open(open_straight(str(real), _SOURCE), "rb") as file:
-            status, content = os.fstat(file.fileno()), file.read(MAX_SIZE + 1)
+            status, content = os.fstat(file.fileno()), content_of(file)
     except OSError as error:
         fact = f"cannot be read ({error.strerror or error}), and is not replaced before it is kept"
         raise WriteError(printable(f"{path} {fact}; look at it")) from error
-    if not stat.S_ISREG(status.st_mode) or len(content) > MAX_SIZE:
-        raise WriteError(printable(f"{path} is no regular file of at most {MAX_SIZE} bytes; look at it"))
+    if not stat.S_ISREG(status.st_mode):
+        raise WriteError(printable(f"{path} is no regular file, and is not replaced before it is kept; look at it"))
     return ArchivedFile(path, content, stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid))
 
 

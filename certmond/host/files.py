@@ -17,6 +17,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from io import BufferedReader
 from typing import Any, TypeVar
 
 from certmond.host.way import Way, fault_of, follow, open_straight, open_to, refusal
@@ -304,6 +305,21 @@ def _parse(read: Iterable[tuple[Entry, bytes]], parse: Parser[Any]) -> None:
             entry.values = {other: other(content, entry.path) for other in entry.values}
         entry.digest = digest
         entry.values[parse] = parse(content, entry.path)
+
+
+def content_of(file: BufferedReader, most: int = MAX_SIZE) -> bytes:
+    """The bytes of a regular file that is open. Raises OSError, EFBIG where they are more than `most`.
+
+    It takes as much memory as there is content. Room for `most`, given back at once but for a little, would be taken for
+    each reading, and leave the heap in pieces.
+    """
+    size = os.fstat(file.fileno()).st_size
+    content = file.read(min(size, most) + 1)
+    if len(content) > size:  # it has become longer meanwhile
+        content += file.read(max(0, most + 1 - len(content)))
+    if len(content) > most:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    return content
 
 
 def _content(real: str) -> bytes:

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from certmond.errors import WriteError
-from certmond.host.files import MAX_SIZE
+from certmond.host.files import MAX_SIZE, content_of
 from certmond.pki.reason import printable
 
 _MAX_HOPS = 40  # as many symlinks as Linux follows (path_resolution(7))
@@ -92,10 +92,7 @@ class Place:
     def read(self, most: int = MAX_SIZE) -> bytes:
         """The bytes of a regular file. Raises OSError, EFBIG where they are more than `most`."""
         with open(self.open(), "rb") as file:
-            content = file.read(most + 1)
-        if len(content) > most:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-        return content
+            return content_of(file, most)
 
     def check_replaceable(self) -> None:
         """Raise the OSError with which a rename onto this name would fail, as far as that can be known beforehand."""

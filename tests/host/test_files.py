@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certmond.host import files as module
-from certmond.host.files import MAX_SIZE, Entry, Files
+from certmond.host.files import MAX_SIZE, Entry, Files, content_of
 
 YEAR = 365 * 86400
 
@@ -298,6 +298,14 @@ def test_of_many_files_a_few_are_read_and_then_parsed(tree: Tree, monkeypatch: p
     assert 1 < max(held) <= 14
     assert [tree.files.value(path, parse) for path in everything] == [None, *(b"/" + p.encode() for p in paths), None]
     assert len(held) == 40
+
+
+def test_a_file_that_is_longer_than_it_said_is_read_to_its_end_or_to_the_limit() -> None:
+    """As one is that grows meanwhile. The kernel says of its own files that they are empty."""
+    with open("/proc/version", "rb") as file:
+        assert content_of(file) == Path("/proc/version").read_bytes()
+    with open("/dev/zero", "rb") as file, pytest.raises(OSError, match="too large"):
+        content_of(file)
 
 
 @pytest.mark.parametrize("first", [[b"AABB", b"BBBB"], [None, b"BBBB"]])

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -31,6 +32,18 @@ ADAPTER = TypeAdapter(dict[str, Entry])
 
 def memory(state_dir: Path) -> Memory[dict[str, Entry]]:
     return Memory(state_dir, "entries.json", ADAPTER)
+
+
+def test_reading_takes_as_much_memory_as_there_is(tmp_path: Path) -> None:
+    """And not as much as there may be, which would be 64 MiB: the daemon reads several such documents in each pass."""
+    memory(tmp_path).write({"a": Entry(at=NOW)})
+    tracemalloc.start()
+    try:
+        assert memory(tmp_path).read() == {"a": Entry(at=NOW)}
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 1 << 20
 
 
 @given(st.dictionaries(st.text(), st.lists(st.text(st.characters(categories=("L", "Cs"))), max_size=3), max_size=3))

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certmond.errors import KeyUnusableError, RefusedError
-from certmond.host.files import MAX_SIZE
+from certmond.host.files import content_of
 from certmond.host.keys import PrivateKey, load_key
 from certmond.host.signers.signer import Issued, Request
 from certmond.pki.certificate import Certificate, load, public_key_of
@@ -120,10 +120,7 @@ def read_file(path: str) -> bytes:
     with open(os.open(path, _OPEN), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file")
-        content = file.read(MAX_SIZE + 1)
-    if len(content) > MAX_SIZE:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-    return content
+        return content_of(file)
 
 
 def _credential(name: str) -> bytes:
