@@ -19,7 +19,10 @@ from typing import Generic, NamedTuple, TypeVar
 
 from certmond.errors import RuntimeDirError
 
-_BUFFER = 1 << 20  # bytes of new text that are collected before they are written
+_BUFFER = 1 << 16
+"""Bytes of new text that are collected before they are written. It is taken and given back with each writing: what is
+larger than M_MMAP_THRESHOLD (128 KiB, mallopt(3)) has glibc take from the heap from then on what it would map else.
+"""
 
 R = TypeVar("R")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,18 @@ def test_a_row_that_stays_is_not_made_again(tmp_path: Path) -> None:
     sheet.write(path, rows, HEADS, "")
     sheet.write(path, [rows[0], Row("new"), rows[2]], HEADS, "")
     assert [row.asked for row in rows] == [1, 1, 1]
+
+
+def test_a_writing_takes_no_more_at_a_time_than_the_heap_gives_and_takes_back(tmp_path: Path) -> None:
+    """128 KiB, for a few rows: the heap of who takes and gives back more than that in each pass is soon in pieces."""
+    sheet, path = Sheet(Row.texts), tmp_path / "rows"
+    tracemalloc.start()
+    try:
+        sheet.write(path, [Row("a"), Row("b")], HEADS, "")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 128 << 10
 
 
 @pytest.mark.parametrize("touch", ["write", "truncate", "remove"])
