@@ -181,7 +181,7 @@ class Enforcer:
     def keep_former(self, assessment: Assessment, around: Surroundings) -> None:
         """Note what is good, and what services use, so that both are known later. Raises BusyError, WriteError."""
         self.restarting.meet(assessment, around)
-        if unkept := self._former.unkept(assessment.certificates, self.restarting.restarted_now()):
+        if unkept := self._former.unkept(tuple(assessment.certificates), self.restarting.restarted_now()):
             with self.executor.writing():
                 self._former.keep(unkept)
 

@@ -6,7 +6,7 @@ keys are never copied: a Root CA is not taken back by a daemon. What puts files 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -41,11 +41,16 @@ class FormerFiles:
         self._clock = clock
         self._kept: dict[tuple[str, str], Observation] = {}
 
-    def unkept(self, statuses: Iterable[CertificateStatus], restarting: Container[str] = ()) -> list[CertificateStatus]:
+    def unkept(
+        self, statuses: Collection[CertificateStatus], restarting: Container[str] = ()
+    ) -> list[CertificateStatus]:
         """The certificates that services use, are good, and were not looked at by `keep` as they are now.
 
-        Of those that `restarting` services use nobody knows yet.
+        Of those that `restarting` services use nobody knows yet. What is not among `statuses` is forgotten: where it
+        comes back, it is looked at anew.
         """
+        there = {status.seen.identity for status in statuses}
+        self._kept = {identity: seen for identity, seen in self._kept.items() if identity in there}
         return [
             status
             for status in statuses

@@ -166,6 +166,18 @@ def test_what_a_service_uses_that_is_being_restarted_is_not_kept(keeper: Keeper)
     assert PAIR in found
 
 
+def test_of_what_is_gone_nothing_is_remembered(keeper: Keeper) -> None:
+    """Certificates come and go below a pattern for years: one that comes back is looked at anew."""
+    statuses = list(keeper.statuses().values())
+    with Transactions(str(keeper.node.root), keeper.state).lock():
+        keeper.former.keep(keeper.former.unkept(statuses))
+    gone, present = statuses[::2], statuses[1::2]
+    assert keeper.former.unkept(present) == []
+    found = {status.seen.name for status in keeper.former.unkept(statuses)}
+    assert found
+    assert found <= {status.seen.name for status in gone}
+
+
 def test_the_same_is_kept_once(keeper: Keeper) -> None:
     """Neither in one process nor by the next; what is looked at once is not read again."""
     statuses = list(keeper.statuses().values())
