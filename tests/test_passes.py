@@ -6,11 +6,14 @@ import gc
 import subprocess
 import sys
 from pathlib import Path
+from weakref import ReferenceType, ref
 
 from certmond.config import parse
 from certmond.expose.render import Renderer
+from certmond.host.journal import Journal
 from certmond.host.store import Store
-from certmond.pki.assess import assess
+from certmond.pki.assess import Assessment, assess
+from certmond.pki.certificate import Certificate
 from tests.node import NOW, PKI, Node
 
 
@@ -55,3 +58,33 @@ def test_the_collector_is_not_at_work_while_the_daemon_is_loaded(tmp_path: Path)
     options = ("--root", tmp_path, "--runtime-dir", tmp_path / "file" / "run")
     run = subprocess.run([sys.executable, "-c", code, *map(str, options)], capture_output=True, text=True, check=True)
     assert run.stdout == "True False\n"
+
+
+def test_a_certificate_that_nothing_shows_any_more_is_kept_nowhere(node: Node, tmp_path: Path) -> None:
+    """One that was replaced takes no memory once that is told, and the last good one of a file that broke none after
+    there is another: how many have ever been on a node makes no difference to the daemon.
+    """
+    config, renderer, journal = parse([]), Renderer(), Journal("none")
+    store, path = Store(config.certificates, str(node.root)), f"{PKI}/apiserver-kubelet-client"
+    before: Assessment | None = None
+
+    def one_pass() -> ReferenceType[Certificate]:
+        nonlocal before
+        assessment = assess(store.observe(), NOW, before, config.renew_before)
+        renderer.write_metrics(tmp_path / "metrics.prom", assessment)
+        renderer.write_status(tmp_path / "status.json", assessment, "observe")
+        journal.compare(before, assessment)
+        before = assessment
+        shown = next(each.certificate for each in assessment.statuses if each.seen.path == f"/{path}.crt")
+        assert shown
+        return ref(shown)
+
+    first, content = one_pass(), node.read(f"{path}.crt")
+    node.reissue(path, f"{PKI}/ca")
+    second = one_pass()
+    assert first() is None
+    node.write(f"{path}.crt", b"broken")
+    assert one_pass()() is second()
+    node.write(f"{path}.crt", content)
+    one_pass()
+    assert second() is None

@@ -310,8 +310,8 @@ def _parse(read: Iterable[tuple[Entry, bytes]], parse: Parser[Any]) -> None:
 def content_of(file: BufferedReader, most: int = MAX_SIZE) -> bytes:
     """The bytes of a regular file that is open. Raises OSError, EFBIG where they are more than `most`.
 
-    It takes as much memory as there is content. Room for `most`, given back at once but for a little, would be taken for
-    each reading, and leave the heap in pieces.
+    It takes as much memory as there is content. Room for `most`, given back at once but for a little, would be taken
+    with each reading anew, and leave the heap in pieces.
     """
     size = os.fstat(file.fileno()).st_size
     content = file.read(min(size, most) + 1)

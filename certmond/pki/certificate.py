@@ -97,7 +97,7 @@ class PublicKey:
         return f"{self.algorithm}-{self.bits}" if self.algorithm in {"RSA", "ECDSA", "DSA"} else self.algorithm
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Certificate:
     """The facts of one certificate (RFC 5280, section 4). Times are UTC. Equal exactly if the DER is.
 

@@ -11,9 +11,9 @@ import binascii
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -179,10 +179,16 @@ def _body(block: _Block) -> bytes:
         raise MalformedError(f"is not base64 ({error})") from error
 
 
-@lru_cache(maxsize=4096)
+_held = WeakValueDictionary[bytes, Certificate]()
+"""The certificates that somebody has, and no others: one that is nowhere on the node any more takes no memory."""
+
+
 def _certificate(der: bytes) -> Certificate:
     """One object for the same certificate, however many files and kubeconfigs embed it."""
-    return parse_certificate(der)
+    certificate = _held.get(der)
+    if certificate is None:
+        certificate = _held[der] = parse_certificate(der)
+    return certificate
 
 
 def _private_key(data: bytes) -> PublicKey | None:
