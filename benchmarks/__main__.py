@@ -11,9 +11,11 @@ import argparse
 import os
 import platform
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -131,7 +133,14 @@ def _idle(pair: Pair, seconds: float) -> Iterator[Figure]:
     yield Figure("idle, wake-ups of both", "/s", [wakeups], "≤ 2 /s")
 
 
+def _end(number: int, _: object) -> None:
+    """What is under way takes its processes and its directory with it, once: nobody breaks in upon that."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 def main() -> None:
+    signal.signal(signal.SIGTERM, _end)
     if sys.argv[1:2] == ["compare"]:
         compare.main(sys.argv[2:])
         return
@@ -147,8 +156,8 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", help=which)
     options = parser.parse_args()
     if options.parts == ["soak"]:
-        with scratch() as work:
-            for line in soak(work, options.minutes, options.seed):
+        with scratch() as work, closing(soak(work, options.minutes, options.seed)) as lines:
+            for line in lines:
                 print(line, flush=True)
         return
     if options.parts == ["profile"]:

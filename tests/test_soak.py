@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -104,6 +108,45 @@ def test_a_slope_is_in_kilobytes_an_hour() -> None:
     memory = [10.0 * number for number in range(20)]
     memory[7] = 100_000
     assert Slope.of(held(*memory)).median == 600
+
+
+SOAK = """
+from functools import partial
+import benchmarks.__main__ as benchmarks
+benchmarks.soak = partial(benchmarks.soak, filling=0, every=1)
+benchmarks.main()
+"""
+
+
+def programs_of(pid: int) -> Iterator[tuple[Path, list[str]]]:
+    """The Python programs that a process has begun, each with its command: openssl comes and goes."""
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with suppress(OSError):
+            words = Path(f"/proc/{child}/cmdline").read_text().split("\0")
+            if words[1:2] == ["-m"]:
+                yield Path(f"/proc/{child}"), words
+
+
+@pytest.mark.slow
+@pytest.mark.real("openssl")
+@pytest.mark.timeout(400)
+def test_a_soak_that_is_ended_leaves_nothing() -> None:
+    """SIGTERM ends its processes as well, and what they worked in is removed."""
+    real_part("openssl")
+    with subprocess.Popen([sys.executable, "-c", SOAK, "soak"], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        begun = dict(programs_of(process.pid))
+        try:
+            process.terminate()
+            assert process.wait() == 128 + signal.SIGTERM
+            assert {words[2] for words in begun.values()} == {"benchmarks.served", "certmond"}
+            used = {Path(word).parent for words in begun.values() for word in words if word.endswith(".yaml")}
+            assert not [path for path in (*begun, *used) if path.exists()]
+        finally:
+            for each in begun:
+                with suppress(ProcessLookupError):
+                    os.kill(int(each.name), signal.SIGKILL)
 
 
 @pytest.mark.slow
