@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
-from sys import intern
 from typing import Any, TypeVar
 
 from cryptography import x509
@@ -169,16 +168,16 @@ def parse_certificate(der: bytes) -> Certificate:
     """The facts of a DER certificate. Raises MalformedError for anything that is not exactly one certificate."""
     parsed = load(der)
     try:
-        parts, names = parts_of(der), parsed.subject
-        issuer_der = _shared(parts.issuer)
-        attributes = [[intern(each.rfc4514_string()) for each in together] for together in names.rdns]
+        parts, names, ordinary = parts_of(der), parsed.subject, is_ordinary(der)
+        issuer_der = _common(parts.issuer, ordinary)
+        attributes = [[_common(each.rfc4514_string(), ordinary) for each in together] for together in names.rdns]
         return Certificate(
             der=der,
             sha256=hashlib.sha256(der).hexdigest(),
             version=parsed.version.value + 1,
             serial=parsed.serial_number,
             subject=",".join(["+".join(together) for together in reversed(attributes)]),
-            issuer=_issuer(_Issuer(issuer_der, parsed)),
+            issuer=_issuer(_Issuer(issuer_der, parsed)) if ordinary else parsed.issuer.rfc4514_string(),
             subject_der=issuer_der if parts.subject == issuer_der else parts.subject,
             issuer_der=issuer_der,
             attributes=frozenset([each for together in attributes for each in together]),
@@ -186,7 +185,7 @@ def parse_certificate(der: bytes) -> Certificate:
             not_after=parsed.not_valid_after_utc,
             key=public_key_of(parsed),
             signature_hash=_signature_hash(parsed),
-            **_extensions(parsed),
+            **_extensions(parsed, ordinary),
         )
     # cryptography parses lazily and raises many types (ValueError, TypeError, UnsupportedAlgorithm, its own); whatever
     # it cannot read is one fact to us: these bytes are not a certificate that we can judge.
@@ -248,7 +247,19 @@ def describe_key(key: PublicKeyTypes) -> PublicKey:
 
 def attributes_of(name: x509.Name) -> frozenset[str]:
     """The attributes of a name as "CN=…", "O=…", whatever their order and grouping."""
-    return frozenset(intern(attribute.rfc4514_string()) for attribute in name)
+    return frozenset(attribute.rfc4514_string() for attribute in name)
+
+
+def is_ordinary(der: bytes) -> bool:
+    """Whether something of a certificate is kept for the others that have it, too: of one that fills a page it is not.
+    Else whoever puts ever other ones of a megabyte into one file would have a thousand of them in memory.
+    """
+    return len(der) <= 4096
+
+
+def _common(value: T, ordinary: bool) -> T:
+    """The same value; of an ordinary certificate the same object as others have for it."""
+    return _shared(value) if ordinary else value
 
 
 @lru_cache(maxsize=1024)
@@ -275,7 +286,7 @@ _ABSENT = {
 }  # fmt: skip
 
 
-def _extensions(parsed: x509.Certificate) -> dict[str, Any]:
+def _extensions(parsed: x509.Certificate, ordinary: bool) -> dict[str, Any]:
     """What the extensions say that Kubernetes' components look at."""
     found: dict[str, Any] = dict(_ABSENT)
     unknown = []
@@ -284,7 +295,8 @@ def _extensions(parsed: x509.Certificate) -> dict[str, Any]:
             found |= read(extension.value)
         if extension.critical and not _understood(extension):
             unknown.append(extension.oid.dotted_string)
-    return found | {"unknown_critical": tuple(unknown)}
+    common = {name: _common(found[name], ordinary) for name in ("usages", "extended_usages", "authority_key_id")}
+    return found | common | {"unknown_critical": tuple(unknown)}
 
 
 def _extended_usages(usages: x509.ExtendedKeyUsage) -> frozenset[str]:
@@ -294,11 +306,11 @@ def _extended_usages(usages: x509.ExtendedKeyUsage) -> frozenset[str]:
 # By OID: `match` would ask each extension for one abstract class after the other.
 _READERS: dict[x509.ObjectIdentifier, Callable[[Any], dict[str, Any]]] = {
     x509.BasicConstraints.oid: lambda value: {"is_ca": value.ca, "path_length": value.path_length},
-    x509.KeyUsage.oid: lambda value: {"usages": _shared(_key_usages(value))},
-    x509.ExtendedKeyUsage.oid: lambda value: {"extended_usages": _shared(_extended_usages(value))},
+    x509.KeyUsage.oid: lambda value: {"usages": _key_usages(value)},
+    x509.ExtendedKeyUsage.oid: lambda value: {"extended_usages": _extended_usages(value)},
     x509.SubjectAlternativeName.oid: lambda value: {"names": names_in(value)},
     x509.SubjectKeyIdentifier.oid: lambda value: {"subject_key_id": value.digest},
-    x509.AuthorityKeyIdentifier.oid: lambda value: {"authority_key_id": _shared(value.key_identifier)},
+    x509.AuthorityKeyIdentifier.oid: lambda value: {"authority_key_id": value.key_identifier},
     x509.NameConstraints.oid: lambda _: {"constrains_names": True},
 }
 

@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from certmond.errors import MalformedError
-from certmond.pki.certificate import Certificate, load
+from certmond.pki.certificate import Certificate, is_ordinary, load
 from certmond.pki.constraints import permitted, readable
 from certmond.pki.der import parts_of
 
@@ -258,7 +258,8 @@ def signed_by(certificate: Certificate, issuer: Certificate) -> bool:
 
 def _verifies(certificate: Certificate, signed: bytes, issuer: Certificate) -> bool:
     """With the issuer's key as it was loaded once. Raises if the signature is bad, or of another kind than the key."""
-    child, key = load(certificate.der), _key_of(issuer.der)
+    child = load(certificate.der)
+    key = _key_of(issuer.der) if is_ordinary(issuer.der) else load(issuer.der).public_key()
     how, digest = child.signature_algorithm_parameters, child.signature_hash_algorithm
     padded = how if isinstance(how, padding.AsymmetricPadding) else None
     # For SHA-1 and MD5 cryptography does not always say how, and does not verify: an old root may well bear one.

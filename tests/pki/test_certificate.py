@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -154,6 +156,37 @@ def test_every_field_is_read() -> None:
     assert facts.key == public_key_of(ca.key)
     assert not facts.constrains_names
     assert make_ca(excluded=["DNS:a"]).facts.constrains_names
+
+
+def test_what_certificates_have_in_common_is_one_object() -> None:
+    """Ten thousand leaves of one CA hold its name, and what they are for, once."""
+    ca = make_ca()
+    one, other = (decode(make_leaf(ca, name).pem, "/a").certificates[0] for name in ("one", "other"))
+    assert one.subject_der != other.subject_der
+    for fact in ("issuer", "issuer_der", "usages", "extended_usages", "authority_key_id"):
+        assert getattr(one, fact) is getattr(other, fact)
+    assert ca.facts.subject_der is ca.facts.issuer_der is one.issuer_der
+
+
+def test_of_large_certificates_that_are_gone_nothing_is_kept() -> None:
+    """Whoever may write a file can have the one daemon read a thousand names of a megabyte, one after the other."""
+
+    def one_path(number: int) -> None:
+        subject = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, f"{number}{'x' * 100_000}")])
+        ca = make_ca(subject=subject)
+        leaf = make_leaf(ca, subject=subject, extended_usages=[f"1.3.{each}" for each in range(number, 500)])
+        assert find_paths(leaf.facts, [ca.facts], [], frozenset()).valid_at(NOW)
+
+    one_path(0)
+    tracemalloc.start()
+    try:
+        for number in range(1, 11):
+            one_path(number)
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 100_000
 
 
 def test_a_certificate_of_version_1_has_no_extensions() -> None:
