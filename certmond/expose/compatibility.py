@@ -16,6 +16,7 @@ from cryptography.x509.oid import NameOID
 
 from certmond.expose.text import escaped
 from certmond.pki.assess import Assessment, CertificateStatus
+from certmond.pki.certificate import Certificate, is_ordinary
 
 X509_CERTIFICATE_EXPORTER = "x509-certificate-exporter"
 _FIELDS = {
@@ -106,7 +107,7 @@ def _rendered(status: CertificateStatus, now: int) -> _Rendered:
         if holder:
             place += f',embedded_kind="{holder[0]}",embedded_key="{escaped(holder[1])}"'
         for certificate in certificates:
-            labels = f'{place},serial_number="{certificate.serial}"{_names(certificate.issuer, certificate.subject)}'
+            labels = f'{place},serial_number="{certificate.serial}"{_names(certificate)}'
             start, end = int(certificate.not_before.timestamp()), int(certificate.not_after.timestamp())
             until = min(until, end) if end >= now else until
             series.append(
@@ -125,16 +126,15 @@ def _file(path: str) -> str:
     return f'filename="{escaped(basename(path))}",filepath="{escaped(path)}"'
 
 
-@lru_cache(maxsize=1024)
-def _names(issuer: str, subject: str) -> str:
+def _names(certificate: Certificate) -> str:
+    parts = _known_parts if is_ordinary(certificate.der) else _parts
     return "".join(
         f',{prefix}_{field}="{escaped(value)}"'
-        for prefix, name in (("issuer", issuer), ("subject", subject))
-        for field, value in _parts(name).items()
+        for prefix, name in (("issuer", certificate.issuer), ("subject", certificate.subject))
+        for field, value in parts(name).items()
     )
 
 
-@lru_cache(maxsize=1024)
 def _parts(name: str) -> dict[str, str]:
     """The first of each attribute and the last CN, as Go has them (crypto/x509/pkix, FillFromRDNSequence)."""
     try:
@@ -147,3 +147,6 @@ def _parts(name: str) -> dict[str, str]:
         if field and (field == "CN" or field not in found):
             found[field] = str(attribute.value)
     return found
+
+
+_known_parts = lru_cache(maxsize=1024)(_parts)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import subprocess
+import tracemalloc
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -156,6 +158,30 @@ def test_names_are_the_first_of_each_and_anybody_s() -> None:
     spec = CertificateSpec.model_validate({"name": "odd", "path": "/odd.pem"})
     text = Compatible().text(assess(Inventory((Observation("odd", spec, "/odd.pem", (odd.facts,)),)), builders.NOW))
     assert about(text, "x509_cert_not_after", subject_O="first", subject_CN='a "b" \\ c,d')
+
+
+def test_of_a_large_name_that_is_gone_nothing_is_kept() -> None:
+    """Nor of ten, one after the other in one file."""
+    compatible, spec = Compatible(), CertificateSpec.model_validate({"name": "a", "path": "/a.pem"})
+
+    def shown(number: int) -> None:
+        name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, f"{number}{'x' * 100_000}")])
+        leaf = builders.make_leaf(builders.make_ca(subject=name), subject=name)
+        seen = Observation("a", spec, "/a.pem", (leaf.facts,))
+        assert about(compatible.text(assess(Inventory((seen,)), builders.NOW)), "x509_cert_error") == [0]
+
+    shown(0)
+    compatible.text(assess(Inventory(()), builders.NOW))
+    tracemalloc.start()
+    try:
+        for number in range(1, 11):
+            shown(number)
+        compatible.text(assess(Inventory(()), builders.NOW))
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 100_000
 
 
 def test_it_is_off_unless_it_is_asked_for(node: Node, tmp_path: Path) -> None:
