@@ -17,7 +17,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -332,7 +332,9 @@ class RotatingNode:
         """What others could read of a key, and what they could enter or read of the state directory."""
         problems = list[str]()
         for path in self.files.iterdir():
-            if path.is_file() and path.stat().st_mode & 0o077:
+            with suppress(FileNotFoundError):  # it has another name by now
+                if not path.is_file() or not path.stat().st_mode & 0o077:
+                    continue
                 content = path.read_bytes()
                 problems += [f"{path} can be read"] * (b"PRIVATE KEY" in content or b"client-key-data" in content)
         for path in (self.state, *self.state.rglob("*")):
@@ -348,12 +350,11 @@ class RotatingNode:
         """Every private key that is anywhere on the node or in the state directory, by its content."""
         found = dict[str, bytes]()
         for path in (*self.files.rglob("*"), *self.state.rglob("*")):
-            if not path.is_file():
-                continue
-            content = path.read_bytes()
-            for data in re.findall(rb"client-key-data: (\S+)", content):
-                content += base64.b64decode(data)
-            found |= {hashlib.sha256(block).hexdigest(): block for block in _KEYS.findall(content)}
+            with suppress(FileNotFoundError):  # it has another name by now, by which it was or will be found
+                content = path.read_bytes() if path.is_file() else b""
+                for data in re.findall(rb"client-key-data: (\S+)", content):
+                    content += base64.b64decode(data)
+                found |= {hashlib.sha256(block).hexdigest(): block for block in _KEYS.findall(content)}
         return found
 
 
