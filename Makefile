@@ -29,7 +29,8 @@ WORKERS = 5
 test: packages-test .venv/dev ## every test but those that take minutes, which .ci/run adds
 	mkdir -p build
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest -n $(WORKERS) --junitxml=build/junit.xml $(if $(COVERAGE),--cov --cov-report=)
+	$(BIN)/python -m pytest -n $(WORKERS) --junitxml=build/junit.xml $(if $(COVERAGE),--cov --cov-report=) || \
+		{ echo $$? >build/failed; false; }
 
 coverage: ## what `make test COVERAGE=1` reached: all of pki, 85 % of the whole
 	$(BIN)/coverage report --include='certmond/pki/*' --fail-under=100
