@@ -247,7 +247,8 @@ class _Reader:
     def _scalar(self, event: events.ScalarEvent, place: Place) -> str | bool | None:
         tag = event.tag if event.tag != "!" else None
         if tag is None:
-            resolved: str = _RESOLVER.resolve(yaml.ScalarNode, event.value, event.implicit)  # type: ignore[no-untyped-call]
+            implicit = (True, False) if event.tag else event.implicit  # libyaml says another of a `!` before nothing
+            resolved: str = _RESOLVER.resolve(yaml.ScalarNode, event.value, implicit)  # type: ignore[no-untyped-call]
             kind = resolved.removeprefix(_TAG)
         else:
             kind = tag.removeprefix(_TAG)

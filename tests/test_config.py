@@ -543,6 +543,8 @@ def test_any_text_is_a_configuration_or_a_list_of_problems(text: str | bytes, pr
 
 
 @given(st.one_of(st.text(), st.lists(_words).map("".join)))
+@example("0: !")
+@example("0: ! ''")
 @settings(max_examples=50)
 def test_the_reader_in_pure_python_refuses_and_accepts_the_same(text: str) -> None:
     """Where PyYAML was built without libyaml."""
