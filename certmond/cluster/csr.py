@@ -163,7 +163,7 @@ class _Wanted:
         """The API's object asks for this, whatever the signature under it: ECDSA's is another each time."""
         try:
             content = x509.load_pem_x509_csr(filed.request).tbs_certrequest_bytes
-        except ValueError:
+        except (ValueError, x509.InvalidVersion):
             return False
         return (content, filed.signer_name, filed.usages) == (self.content, self.signer_name, frozenset(self.usages))
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509 import load_pem_x509_csr
+from cryptography.x509 import InvalidVersion, load_pem_x509_csr
 
 from certmond.errors import KeyUnusableError
 from certmond.host.keys import PrivateKey, key_pem, load_key
@@ -57,7 +57,7 @@ class Pending:
                 request = Place(directory, f"{_stem(identity)}.csr").read()
             csr = load_pem_x509_csr(request).public_bytes(Encoding.PEM)  # as it was sent, without what got between
             return cookie, load_key(key, str(self._directory)), csr
-        except (OSError, ValueError, KeyUnusableError):
+        except (OSError, ValueError, InvalidVersion, KeyUnusableError):
             return None, None, None
 
     def replaces(self, identity: Identity) -> str | None:

@@ -252,6 +252,12 @@ def test_the_same_request_is_filed_once(api: ApiServer) -> None:
     assert signer(api).sign(asked).pem
 
 
+def of_version_2(asked: Request) -> bytes:
+    """The request, saying that it is of a version that there is not (RFC 2986, section 4.1: 0 is version 1)."""
+    der = base64.b64decode(b"".join(asked.pem().splitlines()[1:-1])).replace(b"\x02\x01\x00", b"\x02\x01\x01", 1)
+    return b"-----BEGIN CERTIFICATE REQUEST-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE REQUEST-----\n"
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -259,6 +265,7 @@ def test_the_same_request_is_filed_once(api: ApiServer) -> None:
         lambda spec: spec.update(signerName=API_CLIENT),
         lambda spec: spec.update(request=base64.b64encode(request().pem()).decode()),
         lambda spec: spec.update(request=base64.b64encode(b"no request").decode()),
+        lambda spec: spec.update(request=base64.b64encode(of_version_2(request())).decode()),
     ],
 )
 def test_another_content_under_our_name_is_refused(api: ApiServer, change: Any) -> None:
