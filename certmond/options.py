@@ -241,4 +241,4 @@ def display(document: dict[str, Any], output: str, table: Callable[[dict[str, An
         console = Console(soft_wrap=True, width=400, highlight=False)
         with console.capture() as text:  # rich ends the process itself, as with a warning, where nobody reads
             console.print(table(document, output == "wide"))
-        click.echo(text.get(), nl=False)
+        click.echo(text.get(), nl=False, color=True)  # what rich has coloured stays so, as with FORCE_COLOR

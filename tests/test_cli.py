@@ -461,6 +461,15 @@ def test_what_a_library_warns_of_is_not_told(node: Node) -> None:
     assert certmond("check", "--root", node.root, "--at", AT).stderr == ""
 
 
+def test_colours_that_are_asked_for_are_there(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table in a pipe is plain, but where FORCE_COLOR asks for colours, as for `less -R`."""
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b" not in certmond("check", "--root", node.root, "--at", AT).stdout
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b[" in certmond("check", "--root", node.root, "--at", AT).stdout
+
+
 @pytest.mark.parametrize("arguments", ["check", "check -o json", "metrics", "plan", "config schema", "check --help"])
 def test_a_reader_that_has_gone_is_not_a_warning(node: Node, arguments: str) -> None:
     """Where the reader of a pipe has gone, as `head` does, the exit code is 3, and nothing is said."""

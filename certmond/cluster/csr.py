@@ -18,9 +18,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from certmond.errors import RefusedError, UnreachableError, WaitingError
+from certmond.errors import MalformedError, RefusedError, UnreachableError, WaitingError
 from certmond.host.signers.signer import Issued, Request
-from certmond.pki.certificate import load, public_key_of
+from certmond.pki.certificate import load, load_request, public_key_of
 from certmond.pki.encoding import decode
 from certmond.pki.issuance import BACKDATE, Template
 from certmond.pki.reason import printable
@@ -148,7 +148,7 @@ class _Wanted:
     @classmethod
     def of(cls, request: Request) -> _Wanted:
         template, pem = request.template, request.pem()
-        content = x509.load_pem_x509_csr(pem).tbs_certrequest_bytes
+        content = load_request(pem).tbs_certrequest_bytes
         lifetime = template.not_after - template.not_before - BACKDATE
         return cls(
             name=_object_name(request, content),
@@ -162,8 +162,8 @@ class _Wanted:
     def is_same(self, filed: Filed) -> bool:
         """The API's object asks for this, whatever the signature under it: ECDSA's is another each time."""
         try:
-            content = x509.load_pem_x509_csr(filed.request).tbs_certrequest_bytes
-        except (ValueError, x509.InvalidVersion):
+            content = load_request(filed.request).tbs_certrequest_bytes
+        except MalformedError:
             return False
         return (content, filed.signer_name, filed.usages) == (self.content, self.signer_name, frozenset(self.usages))
 

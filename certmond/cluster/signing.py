@@ -27,7 +27,7 @@ from certmond.cluster.client import Connection
 from certmond.cluster.csr import API_CLIENT
 from certmond.cluster.requests import Filed, Requests
 from certmond.errors import CertmondError, RefusedError, SigningError, UnreachableError
-from certmond.pki.certificate import Certificate, PublicKey, describe_key, public_key_of
+from certmond.pki.certificate import Certificate, PublicKey, describe_key, load_request, public_key_of
 from certmond.pki.encoding import decode
 from certmond.pki.path import find_paths
 from certmond.pki.reason import printable
@@ -173,7 +173,7 @@ class Signing:
 def _key_of(filed: Filed) -> PublicKey | None:
     """The key of a request that asks for exactly what this check asks for, whoever has filed it; else None."""
     try:
-        asked = x509.load_pem_x509_csr(filed.request)
+        asked = load_request(filed.request)
         key, plain = asked.public_key(), asked.subject == _SUBJECT and not len(asked.extensions)
     except Exception:  # noqa: BLE001 - cryptography raises many types, some of its own, for what anybody may file
         return None

@@ -13,12 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509 import InvalidVersion, load_pem_x509_csr
 
-from certmond.errors import KeyUnusableError
+from certmond.errors import KeyUnusableError, MalformedError
 from certmond.host.keys import PrivateKey, key_pem, load_key
 from certmond.host.place import Place, blaming, digest, opened
 from certmond.host.staging import make_directory, new_file, remove
+from certmond.pki.certificate import load_request
 from certmond.pki.steps import Identity
 
 _Found = tuple[str | None, PrivateKey | None, bytes | None]
@@ -55,9 +55,9 @@ class Pending:
             with opened(self._directory) as directory:
                 key = Place(directory, f"{_stem(identity)}.key").read()
                 request = Place(directory, f"{_stem(identity)}.csr").read()
-            csr = load_pem_x509_csr(request).public_bytes(Encoding.PEM)  # as it was sent, without what got between
+            csr = load_request(request).public_bytes(Encoding.PEM)  # as it was sent, without what got between
             return cookie, load_key(key, str(self._directory)), csr
-        except (OSError, ValueError, InvalidVersion, KeyUnusableError):
+        except (OSError, MalformedError, KeyUnusableError):
             return None, None, None
 
     def replaces(self, identity: Identity) -> str | None:

@@ -222,6 +222,14 @@ def load(der: bytes) -> x509.Certificate:
         raise MalformedError(f"not a certificate ({error})") from error
 
 
+def load_request(pem: bytes) -> x509.CertificateSigningRequest:
+    """The same for a certificate request in PEM (RFC 2986). Raises MalformedError."""
+    try:
+        return x509.load_pem_x509_csr(pem)
+    except (ValueError, x509.InvalidVersion) as error:
+        raise MalformedError(f"not a certificate request ({error})") from error
+
+
 def public_key_of(holder: x509.Certificate | PrivateKeyTypes) -> PublicKey:
     """The public half of a certificate's or a private key's key. Raises MalformedError for an unknown algorithm."""
     try:
