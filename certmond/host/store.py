@@ -20,7 +20,16 @@ from certmond.host.kubeconfig import Material, User, as_text
 from certmond.host.manifest import Components, Manifest, node_facts, parse_manifest
 from certmond.host.pattern import Expansion, expand
 from certmond.pki.catalog import CertificateSpec, Kind
-from certmond.pki.certificate import Certificate, PublicKey
+from certmond.pki.certificate import Certificate
+from certmond.pki.contents import (
+    encrypted_key_in,
+    has_key,
+    is_broken,
+    leaf_of,
+    may_hide_key,
+    public_key_in,
+    without_missing,
+)
 from certmond.pki.encoding import Document, decode
 from certmond.pki.inventory import Embedded, Inventory, Observation, Permissions
 from certmond.pki.reason import Fault, Reason
@@ -150,25 +159,25 @@ class Store:
         kubelet_conf = spec.kubeconfig if spec.kind is Kind.KUBELET else None
         # The key of one of many files is in that file: a pattern is no path.
         own_key = path if spec.is_glob and spec.key else spec.key
-        key_path = own_key or (path if _has_key(document) else None)
+        key_path = own_key or (path if has_key(document) else None)
         key_document = self._document(key_path, spec) if key_path and key_path != path else document
-        public_key = _public_key(document, key_document.key)
-        is_secret = _has_key(document) and bool(is_pair or document.certificates)  # else what it holds is misplaced
+        public_key = public_key_in(document, key_document.key)
+        is_secret = has_key(document) and bool(is_pair or document.certificates)  # else what it holds is misplaced
         faults = [*self._password_faults(spec), *document.faults]
-        if not (_is_broken(document) or (public_key if is_pair else document.certificates)):
+        if not (is_broken(document) or (public_key if is_pair else document.certificates)):
             faults.append(Fault(Reason.MALFORMED, f"{path} holds no {'public key' if is_pair else 'certificate'}"))
         if key_document is not document:
-            faults += _present(key_document.faults)
+            faults += without_missing(key_document.faults)
         if key_path and not spec.key_optional:
-            faults += _encrypted(key_document, key_path)
+            faults += encrypted_key_in(key_document, key_path)
         separate = spec.authority or spec.kind is Kind.BUNDLE
         whole = Observation(
             name=spec.name,
             spec=spec,
             path=path,
-            **({} if is_pair or separate else _leaf(document)),
+            **({} if is_pair or separate else leaf_of(document)),
             key=key_document.key,
-            key_unknown=_may_hide_key(key_document),
+            key_unknown=may_hide_key(key_document),
             key_path=key_path,
             public_key=public_key if is_pair else None,
             public_keys=document.public_keys if is_pair else (),
@@ -224,13 +233,13 @@ class Store:
         certificate = self._material(credentials, user.name, "certificate", user.certificate)
         key = self._material(credentials, user.name, "key", user.key)
         key_path = (user.key and user.key.path) or seen.path
-        faults = [*seen.faults, *certificate.faults, *_present(key.faults), *_encrypted(key, key_path)]
-        if not (_is_broken(certificate) or certificate.certificates):
+        faults = [*seen.faults, *certificate.faults, *without_missing(key.faults), *encrypted_key_in(key, key_path)]
+        if not (is_broken(certificate) or certificate.certificates):
             held_in = (user.certificate and user.certificate.path) or f"{seen.path}, certificate of {user.name!r},"
             faults.append(Fault(Reason.MALFORMED, f"{held_in} holds no certificate"))
         secret = {key_path: True} if key_path != seen.path else {}
         return replace(
-            seen, **_leaf(certificate), key=key.key, key_unknown=_may_hide_key(key), key_path=key_path,
+            seen, **leaf_of(certificate), key=key.key, key_unknown=may_hide_key(key), key_path=key_path,
             permissions=(*seen.permissions, *self._permissions(secret)), faults=tuple(dict.fromkeys(faults)),
             renewable=_is_embedded(user.certificate) and _is_embedded(user.key), holder=("user", user.name),
             certificate_file=self._entry((user.certificate and user.certificate.path) or seen.path).real,
@@ -351,17 +360,6 @@ def _kept(used: tuple[Entry, ...], seen: tuple[Observation, ...], before: _Built
     return used, before[1] if before and before[1] == seen else seen
 
 
-def _leaf(document: Document) -> dict[str, Any]:
-    """The end entity first, whatever the order in the file: the one whose key is there, else the first non-CA."""
-    certificates = document.certificates
-    if len(certificates) < 2:
-        return {"certificates": certificates}
-    own = [item for item in certificates if document.key and item.key.sha256 == document.key.sha256]
-    leaf = (own or [item for item in certificates if not item.is_ca] or list(certificates))[0]
-    rest = tuple(item for item in certificates if item != leaf)
-    return {"certificates": (leaf, *rest), "leaf_first": certificates[0] == leaf}
-
-
 def _one_each(whole: Observation, certificates: Sequence[Certificate]) -> Iterator[Observation]:
     """A bundle: an observation for each certificate; what is said of the file, and its key, stays with the first."""
     distinct = tuple(dict.fromkeys(certificates))
@@ -373,36 +371,6 @@ def _one_each(whole: Observation, certificates: Sequence[Certificate]) -> Iterat
 
 def _is_embedded(material: Material | None) -> bool:
     return material is not None and material.data is not None
-
-
-def _public_key(document: Document, key: PublicKey | None) -> PublicKey | None:
-    """The public key in a file; of several (service-account keys while they change), the one that belongs to `key`."""
-    found = (*document.public_keys, *filter(None, (document.key,)), *(item.key for item in document.certificates))
-    return next((one for one in found if key and one.sha256 == key.sha256), next(iter(found), None))
-
-
-def _has_key(document: Document) -> bool:
-    return document.key is not None or document.encrypted_key
-
-
-def _may_hide_key(document: Document) -> bool:
-    """There is, or may be, a private key in it whose public half cannot be told."""
-    return document.encrypted_key or any(f.reason in {Reason.UNREADABLE, Reason.MALFORMED} for f in document.faults)
-
-
-def _is_broken(document: Document) -> bool:
-    """That something is not in it says nothing: a fault is told already."""
-    return any(fault.reason is not Reason.TRAILING_DATA for fault in document.faults)
-
-
-def _encrypted(document: Document, path: str) -> Iterator[Fault]:
-    if document.encrypted_key:
-        fact = f"the private key in {path} is encrypted, which no component of Kubernetes can read"
-        yield Fault(Reason.UNREADABLE, fact, "store it decrypted, mode 0600")
-
-
-def _present(faults: Sequence[Fault]) -> tuple[Fault, ...]:
-    return tuple(fault for fault in faults if fault.reason is not Reason.MISSING)
 
 
 def _first_line(data: bytes, _path: str) -> bytes:
