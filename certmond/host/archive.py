@@ -23,7 +23,7 @@ from typing import Annotated
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from certmond.errors import MalformedError, WriteError
-from certmond.host.files import content_of
+from certmond.host.content import content_of
 from certmond.host.place import Place, blaming, can_be_a_path, digest, opened
 from certmond.host.staging import make_directory, new_file
 from certmond.host.way import open_straight

@@ -1,14 +1,13 @@
 """Reading this node's files: safely, consistently, and only when they changed.
 
 Owns the way from a path of the catalogue to its bytes: the root directory that every path (absolute symlinks included)
-lies below, the opening of nothing but regular files of a sane size, one consistent view of each, and the memory of what
-was parsed. A file is looked at again only if its directory reported a change, and parsed again only if its bytes are
-new. It keeps parsed values and digests, never the bytes: they may be a private key. Never writes, never judges.
+lies below, the refusal of all but regular files of a sane size, and the memory of what was parsed. A file is looked at
+again only if its directory reported a change, and parsed again only if its bytes are new. It keeps parsed values and
+digests, never the bytes: they may be a private key. Never writes, never judges.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import stat
@@ -17,19 +16,13 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from io import BufferedReader
 from typing import Any, TypeVar
 
-from certmond.host.way import Way, fault_of, follow, open_straight, open_to, refusal
+from certmond.host.content import MAX_SIZE, TICK, content_at, state_of
+from certmond.host.way import Way, fault_of, follow, open_to, refusal
 from certmond.pki.reason import Fault, Reason
 
-MAX_SIZE = 1 << 20
-"""The largest file that is read, in bytes. Whatever is larger holds no certificate of a Kubernetes component."""
-
 _TOGETHER = 1 << 18  # bytes are read before they are parsed
-_TICK = 20_000_000  # ns: two changes within one tick of the kernel's clock have the same time stamps
-_HELD_UP = 0.005  # seconds in which the scheduler brings a writer back that it has interrupted
-_OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket",
           stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}  # fmt: skip
 
@@ -254,8 +247,8 @@ class Files:
 
     def _stat(self, entry: Entry, status: os.stat_result) -> None:
         entry.mode, entry.uid, entry.gid = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
-        entry.key = _key(status)
-        entry.settled = status.st_ctime_ns < time.time_ns() - _TICK
+        entry.key = state_of(status)
+        entry.settled = status.st_ctime_ns < time.time_ns() - TICK
         if not stat.S_ISREG(status.st_mode):
             kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no file")
             entry.fault = Fault(Reason.UNREADABLE, f"{entry.path} is {kind}, not a file")
@@ -266,7 +259,7 @@ class Files:
     def _take_over(self, entry: Entry, known: Entry, real: str) -> None:
         """Equal bytes keep their values: a touched or rewritten file is no news."""
         try:
-            content = _content(real)
+            content = content_at(real)
         except OSError as error:
             entry.fault = fault_of(error, entry.path)
             return
@@ -285,7 +278,7 @@ class Files:
                 entry.fault = way.fault
                 return None
             try:
-                content = _content(way.real)
+                content = content_at(way.real)
             except OSError as error:
                 entry.fault = fault_of(error, entry.path)
         return content
@@ -294,7 +287,7 @@ class Files:
         """What is at a path to which no symlink led; None where the way has to be looked at again."""
         if entry.real == entry.path:
             with suppress(OSError):
-                return _content(f"{self._root}{entry.path}")
+                return content_at(f"{self._root}{entry.path}")
         return None
 
 
@@ -305,49 +298,6 @@ def _parse(read: Iterable[tuple[Entry, bytes]], parse: Parser[Any]) -> None:
             entry.values = {other: other(content, entry.path) for other in entry.values}
         entry.digest = digest
         entry.values[parse] = parse(content, entry.path)
-
-
-def content_of(file: BufferedReader, most: int = MAX_SIZE) -> bytes:
-    """The bytes of a regular file that is open. Raises OSError, EFBIG where they are more than `most`.
-
-    It takes as much memory as there is content. Room for `most`, given back at once but for a little, would be taken
-    with each reading anew, and leave the heap in pieces.
-    """
-    size = os.fstat(file.fileno()).st_size
-    content = file.read(min(size, most) + 1)
-    if len(content) > size:  # it has become longer meanwhile
-        content += file.read(max(0, most + 1 - len(content)))
-    if len(content) > most:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-    return content
-
-
-def _content(real: str) -> bytes:
-    """The bytes of a regular file as they were at one moment. Raises OSError, also where there is no such moment."""
-    descriptor = open_straight(real, _OPEN)
-    try:
-        for _ in range(3):
-            before = os.fstat(descriptor)
-            if not stat.S_ISREG(before.st_mode):
-                raise OSError(errno.EINVAL, "it is no regular file any more")
-            if before.st_size > MAX_SIZE:
-                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-            content = os.pread(descriptor, before.st_size + 1, 0)
-            # A write stamps the time before it copies, and may be held up while it does: that the stamps are equal does
-            # not say that it is done.
-            if abs(time.time_ns() - before.st_ctime_ns) < _TICK:
-                time.sleep(_HELD_UP)
-            again = os.pread(descriptor, before.st_size + 1, 0)
-            if content == again and len(content) == before.st_size and _key(os.fstat(descriptor)) == _key(before):
-                return content
-        raise OSError(errno.EBUSY, "it is being written")  # and the writer's last event brings us back
-    finally:
-        os.close(descriptor)
-
-
-def _key(status: os.stat_result) -> tuple[int, ...]:
-    """What tells one state of a file from the next; ctime sees a chmod, and a rewrite that puts size and mtime back."""
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_mode)
 
 
 def _renamed(place: Way, path: str) -> Fault | None:

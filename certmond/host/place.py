@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from certmond.errors import WriteError
-from certmond.host.files import MAX_SIZE, content_of
+from certmond.host.content import MAX_SIZE, content_of
 from certmond.pki.reason import printable
 
 _MAX_HOPS = 40  # as many symlinks as Linux follows (path_resolution(7))

@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from certmond.host import files as module
-from certmond.host.files import MAX_SIZE, Entry, Files, content_of
+from certmond.host import content, files
+from certmond.host.content import MAX_SIZE, content_of
+from certmond.host.files import Entry, Files
 
 YEAR = 365 * 86400
 
@@ -86,6 +87,12 @@ class Tree:
 def tree(tmp_path: Path) -> Tree:
     (tmp_path / "root").mkdir()
     return Tree(tmp_path / "root")
+
+
+def without_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state of a file shows no change of what it holds."""
+    for module in (content, files):
+        monkeypatch.setattr(module, "state_of", lambda status: (status.st_ino, status.st_mode))
 
 
 class Calls:
@@ -340,7 +347,7 @@ def test_a_writer_that_keeps_the_time_stamps_is_noticed_all_the_same(
     path = tree.write("/a.crt", b"AAAA")
     pread = os.pread
     writes = iter([b"AABB", b"BBBB"])
-    monkeypatch.setattr(module, "_key", lambda status: (status.st_ino, status.st_mode))
+    without_times(monkeypatch)
 
     def torn(descriptor: int, size: int, offset: int) -> bytes:
         content = pread(descriptor, size, offset)
@@ -418,7 +425,7 @@ def test_a_replacement_of_the_same_size_and_time_is_seen(tree: Tree, how: str, l
 
 def test_two_changes_within_one_tick_of_the_clock_are_seen(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel's time stamps are coarse: what was read of a file just written is not trusted by them alone."""
-    monkeypatch.setattr(module, "_key", lambda status: (status.st_ino, status.st_mode))
+    without_times(monkeypatch)
     path = tree.write("/a.crt", b"one")
     assert tree.value("/a.crt") == b"<one>"
     path.write_bytes(b"two")
@@ -858,9 +865,9 @@ def test_a_writer_that_is_held_up_half_way(tree: Tree, monkeypatch: pytest.Monke
     path = tree.write("/a.crt", b"A" * 3000)
     with path.open("r+b") as half:
         half.write(b"B" * 1500)
-    monkeypatch.setattr("certmond.host.files._TICK", 10**12)
+    monkeypatch.setattr("certmond.host.content.TICK", 10**12)
     rest = [b"B" * 3000]
-    monkeypatch.setattr("certmond.host.files.time.sleep", lambda _: rest and path.write_bytes(rest.pop()))
+    monkeypatch.setattr("certmond.host.content.time.sleep", lambda _: rest and path.write_bytes(rest.pop()))
     assert (tree.value("/a.crt") or b"")[1:-1] == b"B" * 3000
 
 

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certmond.errors import KeyUnusableError, RefusedError
-from certmond.host.files import content_of
+from certmond.host.content import content_of
 from certmond.host.keys import PrivateKey, load_key
 from certmond.host.signers.signer import Issued, Request
 from certmond.pki.certificate import Certificate, load, public_key_of
