@@ -148,7 +148,7 @@ class Watcher:
         self._everything = False
         self._paths: set[str] = set()
         self._cause = -1
-        self._mounts = self._mount_table()
+        self._mounts: _MountTable | None = None
 
     @property
     def polled(self) -> frozenset[str]:
@@ -178,12 +178,12 @@ class Watcher:
         if self._closed:
             return
         self._interest = dict(interest)
+        self._mounts = self._mounts or self._mount_table()
         inotify = self._living()
         with self._lock:
             doubt, self._doubt = self._doubt, False
             for path in self._directories.keys() - interest.keys():
                 self._release(self._directories.pop(path))
-        self._mounts = self._mounts or self._mount_table()
         types = self._mounts.types() if self._mounts is not None else {}
         polled = set()
         full = False
