@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 from operator import attrgetter
+from typing import NamedTuple
 
 from certmond.pki.catalog import SELF, CertificateSpec, Kind
 from certmond.pki.certificate import Certificate
 from certmond.pki.checks import POLICY, Case, critical_point, finding, found_in, renewal_point
 from certmond.pki.holding import NOWHERE, Presence, Surroundings, files_of
 from certmond.pki.inventory import Inventory, Observation, Permissions
-from certmond.pki.path import PathSearch, find_paths
+from certmond.pki.path import PathSearch, Question, Searching, find_all
 from certmond.pki.reason import Finding, Reason, Severity
 from certmond.pki.service_checks import TORN, about_services, turning_points
 
@@ -119,23 +120,31 @@ def assess(
     *,
     renewed: Mapping[str, datetime] | None = None,
     around: Surroundings | None = None,
+    searching: Searching = find_all,
 ) -> Assessment:
     """Judge everything in `inventory` at `now` (aware, UTC).
 
     `previous` saves work and remembers the last good certificate of a file that went bad; it changes no other verdict.
     `renewed` says when certmond itself has put a certificate in place, by its SHA-256. `around` is what runs and is
-    served; None where nobody looked.
+    served; None where nobody looked. `searching` answers what is asked about paths, as `find_all` does.
     """
     terms = Terms(inventory.facts, renew_before, _anchors(inventory.observations), renewed or {}, around)
     same_terms = previous is not None and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
     known = previous.by_identity if previous else {}
     kept = _kept(previous, terms, now)
-    # All paths before all verdicts: signatures and policy drive each other out of the processor's caches.
-    found = [
+    looked = [
         kept.get(id(seen)) or _look_at(seen, terms, now, before=known.get(seen.identity), same_terms=same_terms)
         for seen in inventory.observations
     ]
-    statuses = tuple([each if isinstance(each, CertificateStatus) else _judge(*each, around) for each in found])
+    # All paths before all verdicts: signatures and policy drive each other out of the processor's caches.
+    asked = [each.question for each in looked if isinstance(each, _Unjudged) and each.search is None]
+    found = iter(searching(asked))
+    statuses = tuple(
+        [
+            each if isinstance(each, CertificateStatus) else _judge(each, each.search or next(found), terms, now)
+            for each in looked
+        ]
+    )
     return Assessment(now, statuses, inventory.facts, renew_before, terms)
 
 
@@ -159,6 +168,20 @@ def _anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
     return {name: tuple(dict.fromkeys(certificates)) for name, certificates in found.items()}
 
 
+class _Unjudged(NamedTuple):
+    """A certificate to be judged: what is asked about its paths, with the answer where that still stands, and what else
+    is news of it.
+    """
+
+    seen: Observation
+    question: Question
+    search: PathSearch | None
+    anchors_told: bool
+    embeddable: Anchors
+    renewed_at: datetime | None
+    presence: Presence
+
+
 @lru_cache(maxsize=256)
 def _extended(usages: tuple[str, ...]) -> frozenset[str]:
     """Those of a row that are extended: one object for all of its certificates."""
@@ -167,7 +190,7 @@ def _extended(usages: tuple[str, ...]) -> frozenset[str]:
 
 def _look_at(
     seen: Observation, terms: Terms, now: datetime, *, before: CertificateStatus | None, same_terms: bool
-) -> CertificateStatus | tuple[Case, Presence]:
+) -> CertificateStatus | _Unjudged:
     """The verdict where there is nothing to judge, as it still holds or there is no certificate; else what to judge."""
     anchors, around = terms.anchors, terms.around
     own = _anchors_of(seen, anchors)
@@ -183,19 +206,21 @@ def _look_at(
         return _absent(seen, before, own, embeddable, now, anchors_told=told, presence=presence)
     certificate = seen.certificates[0]
     usages = _extended(seen.spec.usages)
-    if before and before.seen.certificates == seen.certificates and before.anchors == own and before.usages == usages:
-        search = before.search
-    else:
-        search = find_paths(certificate, own, seen.certificates[1:], usages)
+    same = before and (before.seen.certificates, before.anchors, before.usages) == (seen.certificates, own, usages)
+    search = before.search if before and same else None
+    question = Question(certificate, own, seen.certificates[1:], usages)
+    return _Unjudged(seen, question, search, told, embeddable, renewed_at, presence)
+
+
+def _judge(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) -> CertificateStatus:
+    seen, certificate, anchors, presence = one.seen, one.question.leaf, one.question.anchors, one.presence
     renew_at = renewal_point(certificate, seen.spec, terms.renew_before)
-    return Case(seen, certificate, search, own, told, embeddable, terms.facts, renew_at, now, renewed_at), presence
-
-
-def _judge(case: Case, presence: Presence, around: Surroundings | None) -> CertificateStatus:
-    seen, certificate, search, now = case.seen, case.certificate, case.search, case.now
+    case = Case(
+        seen, certificate, search, anchors, one.anchors_told, one.embeddable, terms.facts, renew_at, now, one.renewed_at
+    )
     path = search.valid_at(now)
     shown = path or search.best
-    whole_at = _torn_until(seen, around, now)
+    whole_at = _torn_until(seen, terms.around, now)
     said = (*_of_files(seen), *(item for check in POLICY for item in check(case)), *about_services(presence, now))
     return CertificateStatus(
         seen=seen,

@@ -15,12 +15,13 @@ Ed25519 key of a CA, and refuses what kubeadm writes unless most of its rules ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
 from operator import attrgetter
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -104,6 +105,24 @@ class PathSearch:
     def best(self) -> Path | None:
         """The path that ends last, holding now or not."""
         return max(self.paths, key=_UNTIL, default=None)
+
+
+class Question(NamedTuple):
+    """What `find_paths` is asked, with its arguments' names."""
+
+    leaf: Certificate
+    anchors: tuple[Certificate, ...]
+    intermediates: tuple[Certificate, ...]
+    usages: frozenset[str]
+
+
+Searching = Callable[[Sequence[Question]], Sequence[PathSearch]]
+"""What answers many questions as `find_all` does."""
+
+
+def find_all(questions: Sequence[Question]) -> Sequence[PathSearch]:
+    """The answers of `find_paths`, one by one."""
+    return [find_paths(*question) for question in questions]
 
 
 def find_paths(

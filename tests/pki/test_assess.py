@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certmond.pki import assess as module
+from certmond.pki import path
 from certmond.pki.assess import Assessment, CertificateStatus, assess, worst
 from certmond.pki.catalog import CertificateSpec, ServiceSpec
 from certmond.pki.certificate import Certificate
@@ -226,7 +227,7 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> list[Certificate]:
         made.append(leaf)
         return find_paths(leaf, *rest)
 
-    monkeypatch.setattr(module, "find_paths", counted)
+    monkeypatch.setattr(path, "find_paths", counted)
     return made
 
 
