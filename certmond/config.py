@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
-from importlib.resources import files
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -58,7 +57,7 @@ class Source(NamedTuple):
 @cache
 def profiles() -> Mapping[str, str]:
     """The shipped profiles: name -> YAML text."""
-    shipped = sorted((files("certmond") / "profiles").iterdir(), key=lambda file: file.name)
+    shipped = sorted((Path(__file__).parent / "profiles").iterdir())
     return {file.name[:-5]: file.read_text("utf-8") for file in shipped if file.name.endswith(".yaml")}
 
 

@@ -6,7 +6,6 @@ them. Knows no schema: the models are handed in.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 
 from pydantic import BaseModel
@@ -53,5 +52,7 @@ def told(error: ErrorDetails, tree: Node, whole: type[BaseModel], parts: Mapping
 
 def meant(word: object, known: Iterable[str], kind: str = "") -> str:
     """What was meant by a word that is not known, if that can be guessed; else nothing."""
-    close = difflib.get_close_matches(str(word)[:64], known, n=1)
+    from difflib import get_close_matches  # noqa: PLC0415 - whose configuration is good has no need of it
+
+    close = get_close_matches(str(word)[:64], known, n=1)
     return f"; did you mean {kind}{close[0]}?" if close else ""
