@@ -60,7 +60,7 @@ def certmond(work: Path, leaves: Leaves) -> Exporter:
 def one_turn(start: Start, work: Path, leaves: Leaves, seconds: float, replacements: range) -> list[float]:
     """The figures of `ROWS`, in their order."""
     with start(work, leaves) as running:
-        cold = running.until(lambda: running.expiries() >= leaves.count)
+        cold = running.until(lambda: running.expiries() >= leaves.count, every=0.01)
         spent = running.spent()
         scrapes = []
         for gzip in (False, True):

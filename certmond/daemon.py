@@ -32,6 +32,7 @@ from certmond.host.audit import DAEMON, Audit
 from certmond.host.hooks import Hooks
 from certmond.host.journal import Event, Journal
 from certmond.host.rotation_record import record_path
+from certmond.host.searching import find_in_two
 from certmond.host.store import Store
 from certmond.host.systemd import Notifier
 from certmond.host.wake import Wake
@@ -254,6 +255,7 @@ class Daemon:
         assessment = assess(
             inventory, self._clock(), self._assessment, self._config.renew_before,
             renewed=self._enforcer.renewed(), around=(around := self._enforcer.around(self._store, inventory)),
+            searching=find_in_two,
         )  # fmt: skip
         self._follow()
         self._acting.decide(assessment, around)

@@ -199,6 +199,7 @@ def look(
     from certmond.host.history import History
     from certmond.host.journal import Journal
     from certmond.host.neighbourhood import Neighbourhood
+    from certmond.host.searching import find_in_two
     from certmond.host.store import Store
     from certmond.pki.assess import assess
 
@@ -212,7 +213,9 @@ def look(
         if asking and at is None and root == "/":
             enforcer.rotating.ask()
         around = replace(around, told=enforcer.standing.look(inventory, store.components(), now))
-    return assess(inventory, now, renew_before=config.renew_before, renewed=renewed, around=around)
+    return assess(
+        inventory, now, renew_before=config.renew_before, renewed=renewed, around=around, searching=find_in_two
+    )
 
 
 def _may_enter(state_dir: Path) -> bool:

@@ -13,12 +13,14 @@ import os
 import stat
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from certmond.host.content import MAX_SIZE, TICK, content_at, state_of
+from certmond.host.second import in_two
 from certmond.host.way import Way, fault_of, follow, open_to, refusal
 from certmond.pki.reason import Fault, Reason
 
@@ -127,29 +129,45 @@ class Files:
         entry = self._entries.get(path)
         if entry is None:
             known = self._known.pop(path, None)
-            entry = self._entries[path] = self._look(path, known)
-            for lookup in entry.lookups:
-                others = self._by_lookup.setdefault(lookup, path)
-                if others != path:  # most lead to one path, which needs no set
-                    self._by_lookup[lookup] = others = {others} if isinstance(others, str) else others
-                    others.add(path)
+            entry = self._keep(path, self._look(path, known))
             if known is None or known.lookups != entry.lookups:
                 self._interest = None
+        return entry
+
+    def _keep(self, path: str, entry: Entry) -> Entry:
+        self._entries[path] = entry
+        for lookup in entry.lookups:
+            others = self._by_lookup.setdefault(lookup, path)
+            if others != path:  # most lead to one path, which needs no set
+                self._by_lookup[lookup] = others = {others} if isinstance(others, str) else others
+                others.add(path)
         return entry
 
     def value(self, path: str, parse: Parser[T]) -> T | None:
         """The parsed content of `path`; None where the entry has a fault."""
         entry = self.entry(path)
         if entry.fault is None and parse not in entry.values:
-            self.parse_all((path,), parse)
+            self._parse((path,), parse)
         found: T | None = entry.values.get(parse)
         return found
 
-    def parse_all(self, paths: Iterable[str], parse: Parser[Any]) -> None:
-        """Have the content of each of `paths` parsed, for `value` to find.
+    def parsed(self, paths: Sequence[str], parse: Parser[Any]) -> Iterator[Iterable[str]]:
+        """Have the content of each of `paths` parsed, for `value` to find, a part of them at a time: those that are
+        done. Of many, a second process looks at some, so that what `parse` gives has to be a fact without a key in it.
+        """
+        known = [path for path in paths if path in self._entries or path in self._known]
+        new = [*dict.fromkeys(path for path in paths if path not in self._entries and path not in self._known)]
+        yield self._parse(known, parse)
+        yield from in_two(
+            new,
+            lambda some: self._parse(some, parse),
+            tell=lambda some, _: [_told(self._entries[path]) for path in some],
+            take=lambda some, told: self._take(some, told, parse),
+        )
 
-        Several are read, then parsed: whoever goes to and fro for each of ten thousand takes a fifth longer, as kernel
-        and parser drive each other out of the processor's caches.
+    def _parse(self, paths: Iterable[str], parse: Parser[Any]) -> Iterable[str]:
+        """Several are read, then parsed: whoever goes to and fro for each of ten thousand takes a fifth longer, as the
+        kernel and the parser drive each other out of the processor's caches.
         """
         read, size = list[tuple[Entry, bytes]](), 0
         for path in paths:
@@ -161,6 +179,17 @@ class Files:
                 _parse(read, parse)
                 read, size = [], 0
         _parse(read, parse)
+        return paths
+
+    def _take(self, paths: Iterable[str], told: Iterable[Any], parse: Parser[Any]) -> Iterable[str]:
+        """Know of these paths what another process has found there."""
+        self._interest = None
+        for path, (rest, values) in zip(paths, told, strict=True):
+            self._directory(path.rpartition("/")[0])
+            entry = self._keep(path, Entry(path, *rest))
+            entry.real = path if entry.real == path else entry.real  # one object for both
+            entry.values.update((parse, value) for value in values)
+        return paths
 
     def listing(self, directory: str) -> tuple[str, ...]:
         """The names in a directory, sorted; none where it cannot be read. Any change in it is of interest from now. The
@@ -289,6 +318,14 @@ class Files:
             with suppress(OSError):
                 return content_at(f"{self._root}{entry.path}")
         return None
+
+
+_REST = attrgetter("real", "fault", "is_link", "mode", "uid", "gid", "key", "settled", "digest", "lookups")
+
+
+def _told(entry: Entry) -> tuple[object, list[object]]:
+    """An entry that was parsed in one way, for who knows its path and the way."""
+    return _REST(entry), [*entry.values.values()]
 
 
 def _parse(read: Iterable[tuple[Entry, bytes]], parse: Parser[Any]) -> None:

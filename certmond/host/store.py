@@ -12,6 +12,7 @@ import pwd
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from certmond.host.credentials import Credentials, parse_credentials
@@ -128,8 +129,9 @@ class Store:
             path: known if (known := before.get(path, _UNSEEN))[0] and holds(known[0]) else _UNSEEN for path in paths
         }
         fresh = [path for path, known in built.items() if known is _UNSEEN]
-        self._files.parse_all(fresh, self._parser(spec))
-        for path in fresh:
+        # What is read of a kubeconfig has keys in it, until they are parsed as well.
+        ready = (fresh,) if spec.kind is Kind.KUBECONFIG else self._files.parsed(fresh, self._parser(spec))
+        for path in chain.from_iterable(ready):
             self._used = {}
             seen = tuple(self._observe(spec, path))
             built[path] = _kept(tuple(self._files.entry(name) for name in self._used), seen, before.get(path))

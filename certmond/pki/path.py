@@ -116,11 +116,11 @@ class Question(NamedTuple):
     usages: frozenset[str]
 
 
-Searching = Callable[[Sequence[Question]], Sequence[PathSearch]]
+Searching = Callable[[Sequence[Question]], Iterable[PathSearch]]
 """What answers many questions as `find_all` does."""
 
 
-def find_all(questions: Sequence[Question]) -> Sequence[PathSearch]:
+def find_all(questions: Sequence[Question]) -> Iterable[PathSearch]:
     """The answers of `find_paths`, one by one."""
     return [find_paths(*question) for question in questions]
 

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from certmond.host import content, files
 from certmond.host.content import MAX_SIZE, content_of
 from certmond.host.files import Entry, Files
+from tests.host.beside import FORKS, elsewhere
 
 YEAR = 365 * 86400
 
@@ -66,6 +67,9 @@ class Tree:
 
     def value(self, path: str) -> bytes | None:
         return self.files.value(path, self.parse)
+
+    def parse_all(self, *paths: str) -> None:
+        assert {path for some in self.files.parsed(paths, self.parse) for path in some} == {*paths}
 
     def fault(self, path: str) -> str:
         """What is wrong with it; "" where nothing is. No content comes with a fault."""
@@ -300,7 +304,7 @@ def test_of_many_files_a_few_are_read_and_then_parsed(tree: Tree, monkeypatch: p
         return path.encode()
 
     everything = [f"/{name}" for name in ("fifo", *paths, "none")]
-    tree.files.parse_all(everything, parse)
+    [*tree.files.parsed(everything, parse)]
     assert len(held) == 40
     assert 1 < max(held) <= 14
     assert [tree.files.value(path, parse) for path in everything] == [None, *(b"/" + p.encode() for p in paths), None]
@@ -766,6 +770,69 @@ def test_a_look_at_what_was_reported_sees_what_a_look_at_all_sees(changes: list[
         assert [tree.value(path) for path in paths] == [fresh.value(path) for path in paths]
         assert [tree.files.entry(path).is_link for path in paths] == [fresh.files.entry(path).is_link for path in paths]
         assert tree.files.interest == fresh.files.interest
+
+
+@pytest.mark.filterwarnings(FORKS)
+@settings(max_examples=50, deadline=None)
+@given(changes=st.lists(CHANGES, min_size=1, max_size=8))
+def test_what_a_second_process_saw_is_known_as_by_ones_own_look(changes: list[Any], tmp_path_factory: Any) -> None:
+    """All that is known of a path, its value, and which directories are of interest: at first and after each change."""
+    root = tmp_path_factory.mktemp("root")
+    paths = ["/x", "/d/x", "/d/e/x", "/l/x", "/m", "/f/x", "/d"]
+    for number, (kind, what) in enumerate(changes):
+        change(Tree(root), kind, what, b"%d" % number)
+    tree, alone = Tree(root), Tree(root)
+    with elsewhere() as brought:
+        tree.parse_all(*paths)
+    assert len(brought) == len(paths)
+    assert tree.parse.seen == [], "all of it is done there"
+    alone.parse_all(*paths)
+    assert known(tree, paths) == known(alone, paths)
+    for number, (kind, what) in enumerate(changes):
+        touched = frozenset(change(tree, kind, what, b"again %d" % number))
+        for each in (tree, alone):
+            each.files.refresh(touched)
+        assert known(tree, paths) == known(alone, paths)
+
+
+def known(tree: Tree, paths: list[str]) -> object:
+    """Everything that is known of the paths; a time after which a file is trusted may have passed in between."""
+    tree.parse_all(*paths)
+    entries = [tree.files.entry(path) for path in paths]
+    names = [name for name in Entry.__slots__ if name not in {"values", "settled"}]
+    return [
+        [[getattr(entry, name) for name in names] for entry in entries],
+        [[*entry.values.values()] for entry in entries],
+        tree.files.interest,
+    ]
+
+
+@pytest.mark.filterwarnings(FORKS)
+def test_what_is_known_already_is_not_looked_at_elsewhere(tree: Tree) -> None:
+    """An entry stays the object that it is, whoever asks for it again, in one way or another."""
+    paths = [tree.write(f"/{name}").name for name in "abc"]
+    first, second = (tree.files.entry(f"/{name}") for name in "ab")
+    with elsewhere() as brought:
+        tree.parse_all(*(f"/{path}" for path in (*paths, *paths)))
+    assert len(brought) == 1
+    assert [tree.files.entry("/a"), tree.files.entry("/b")] == [first, second]
+    assert [tree.value(f"/{path}") for path in paths] == [b"<x>"] * 3
+    tree.replace("/c", b"other")
+    tree.files.refresh(None)
+    with elsewhere() as brought:
+        tree.parse_all(*(f"/{path}" for path in paths))
+    assert brought == [], "what was known before is compared with what is there now"
+    assert tree.value("/c") == b"<other>"
+
+
+@pytest.mark.filterwarnings(FORKS)
+def test_a_path_that_leads_straight_there_is_in_memory_once(tree: Tree) -> None:
+    """Ten thousand are a megabyte."""
+    path = tree.write("/a").name
+    with elsewhere():
+        tree.parse_all(f"/{path}")
+    entry = tree.files.entry("/a")
+    assert entry.real is entry.path
 
 
 def change(tree: Tree, kind: str, what: Any, content: bytes) -> set[str]:

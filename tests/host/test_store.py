@@ -30,6 +30,7 @@ from certmond.pki.inventory import Inventory, Observation
 from certmond.pki.reason import Reason
 from tests import node as real
 from tests.builders import NOW, Issued, bundle, make_ca, make_intermediate, make_leaf, make_server, pem_block
+from tests.host.beside import FORKS, elsewhere
 from tests.host.test_files import CHANGES, change
 from tests.host.test_files import Tree as FileTree
 from tests.node import KUBELET_PEM, PKI, Node
@@ -880,13 +881,13 @@ def test_owners_have_names_on_this_node_and_numbers_elsewhere(tree: Tree) -> Non
         pytest.skip("only root can give files away")
     somebody = next(each for each in pwd.getpwall() if each.pw_uid and each.pw_gid)
     name = f"{somebody.pw_name}:{grp.getgrgid(somebody.pw_gid).gr_name}"
-    for uid, gid, here, elsewhere in (
+    for uid, gid, here, there in (
         (0, 0, "root:root", "root:root"),
         (somebody.pw_uid, somebody.pw_gid, name, f"{somebody.pw_uid}:{somebody.pw_gid}"),
         (61234, 61235, "61234:61235", "61234:61235"),
     ):
         os.chown(path, uid, gid)
-        assert tree.one(row()).permissions[0].owner == elsewhere
+        assert tree.one(row()).permissions[0].owner == there
         (seen,) = Store([row(path=str(path))], "/").observe().observations
         assert seen.permissions[0].owner == here
 
@@ -1009,6 +1010,17 @@ def test_no_private_key_is_kept(node: Node) -> None:
     assert any(isinstance(each, Files) for each in reachable(store))
     for path, least in (("etc/kubernetes/scheduler.conf", 2), (f"{PKI}/ca.key", 10), (KUBELET_PEM, 1)):
         assert len(kept(wanted, store, {"somewhere": [node.read(path)]})) >= least
+
+
+@pytest.mark.filterwarnings(FORKS)
+def test_a_second_process_brings_what_would_be_seen_here_and_no_key(node: Node) -> None:
+    """Of every file but kubeconfigs, which are read here: what is read of one has a key in it until it is parsed."""
+    specs = load(None).certificates
+    with elsewhere() as brought:
+        inventory = Store(specs, str(node.root)).observe()
+    assert inventory == Store(specs, str(node.root)).observe()
+    assert len(brought) > 10
+    assert not [secret for secret in secrets(node.root) if secret in b"".join(brought)]
 
 
 def test_no_fault_reveals_what_is_embedded(tree: Tree) -> None:

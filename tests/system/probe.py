@@ -1,8 +1,9 @@
 """Tries everything that a service has no business to do, and prints as JSON what came of it.
 
 It is run in the place of certmond, inside the sandbox of its unit, and once without any: what is refused inside has to
-be possible outside, or the refusal proves nothing. It needs the standard library only. Where a call could do harm, it
-is made with arguments that the kernel refuses with another error than EPERM, so that EPERM is the sandbox's own answer.
+be possible outside, or the refusal proves nothing. It needs the standard library, and certmond only where it tries what
+that does. Where a call could do harm, it is made with arguments that the kernel refuses with another error than EPERM,
+so that EPERM is the sandbox's own answer.
 """
 
 from __future__ import annotations
@@ -129,6 +130,17 @@ def read(name: str) -> None:
     Path(name).read_bytes()
 
 
+def have_a_second() -> None:
+    """As certmond has one at its start; all that can be done there is done there."""
+    from certmond.host import second
+
+    second.MANY = second._PIECE = 1
+    second._Second.leaves_one = lambda _: False  # type: ignore[assignment,method-assign]
+    os.sched_getaffinity = lambda _: {0, 1}
+    if os.getpid() in second.in_two([0, 1], lambda _: os.getpid()):
+        raise OSError(errno.EPERM, "it did nothing")
+
+
 ATTEMPTS: dict[str, Callable[[], object]] = {
     "listen on TCP": lambda: listen(socket.AF_INET, ("127.0.0.1", 0)),
     "listen on TCP over IPv6": lambda: listen(socket.AF_INET6, ("::1", 0)),
@@ -164,6 +176,7 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
     "write a key of root's": lambda: Path("/etc/kubernetes/pki/ca.key").open("ab").close(),
     "read the boot ID": lambda: read("/proc/sys/kernel/random/boot_id"),
     "read what was rendered": lambda: read("/run/certmond/status.json"),
+    "have a second process": have_a_second,
     "look into /etc/kubernetes": lambda: look("/etc/kubernetes"),
     "look into /var/lib/kubelet": lambda: look("/var/lib/kubelet"),
     "look into /var/lib/certmond": lambda: os.listdir("/var/lib/certmond"),
