@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from itertools import count, islice
 from pathlib import Path
 
 from benchmarks.fixture import Leaves
@@ -50,14 +51,15 @@ class Peer:
     def start(self, work: Path, leaves: Leaves) -> Exporter:
         work.mkdir()
         command = shlex.split(self.command.replace("{directory}", str(leaves.directory)))
-        return Exporter([command], work / "log", self.port, self.path, self.series)
+        path = self.path.replace("{directory}", str(leaves.directory))
+        return Exporter([command], work / "log", self.port, path, self.series)
 
 
 def certmond(work: Path, leaves: Leaves) -> Exporter:
     return Pair(work, leaves.root, leaves.config, free_port())
 
 
-def one_turn(start: Start, work: Path, leaves: Leaves, seconds: float, replacements: range) -> list[float]:
+def one_turn(start: Start, work: Path, leaves: Leaves, seconds: float, replacements: Sequence[int]) -> list[float]:
     """The figures of `ROWS`, in their order."""
     with start(work, leaves) as running:
         cold = running.until(lambda: running.expiries() >= leaves.count, every=0.01)
@@ -121,14 +123,13 @@ def main(arguments: Sequence[str]) -> None:
     starts: list[Start] = [certmond, *(peer.start for peer in peers)]
     with scratch() as work:
         leaves = Leaves.make(work / "node", options.count)
-        figures = []
-        for turn in range(options.rounds):
-            replacements = range(turn * options.replacements, (turn + 1) * options.replacements)
-            figures.append(
-                [
-                    one_turn(start, work / f"{turn}-{number}", leaves, options.seconds, replacements)
-                    for number, start in enumerate(starts)
-                ]
-            )
+        numbers = count()  # no file is replaced twice: who is asked second would have seen it at its start
+
+        def once(start: Start, name: str) -> list[float]:
+            return one_turn(start, work / name, leaves, options.seconds, [*islice(numbers, options.replacements)])
+
+        figures = [
+            [once(start, f"{turn}-{number}") for number, start in enumerate(starts)] for turn in range(options.rounds)
+        ]
     print(f"{options.count} certificates, {options.rounds} turns: median (least … most)\n")
     print(table([peer.name for peer in peers], figures))

@@ -88,13 +88,15 @@ class Exporter:
         return self.scraped.count(what, 0, self.scrape())
 
     def shows(self, name: str, end: int) -> bool:
-        """The metrics have this end of the certificate in the file `name`."""
+        """The metrics have this end of the certificate in the file `name`, or the seconds until then."""
         start, size, text = 0, self.scrape(), self.scraped
         while (at := text.find(name.encode(), start, size)) >= 0:
             start = text.find(b"\n", at, size) + 1 or size
             line = text[text.rfind(b"\n", 0, at) + 1 : start]
-            if line.startswith(f"{self.series}{{".encode()) and float(line.split(b"} ", 1)[1]) == end:
-                return True
+            if line.startswith(f"{self.series}{{".encode()):
+                value = float(line.rpartition(b" ")[2])
+                if value == end or abs(value - (end - time.time())) < 2:
+                    return True
         return False
 
     def until(self, holds: Callable[[], bool], every: float = 0.002) -> float:
