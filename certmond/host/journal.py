@@ -18,6 +18,8 @@ from typing import Any
 from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.reason import Finding, Severity, printable
 
+LONGEST = 4096
+"""Characters of a message or a field that are told."""
 RECENT = 50
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
 _SOCKET = "/run/systemd/journal/socket"  # systemd-journald.service(8)
@@ -98,7 +100,7 @@ class Journal:
     def tell(self, event: Event, message: str, level: str = "info", **fields: object) -> None:
         """One entry. `fields` become CERTMOND_… fields of the journal."""
         at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        self.recent.appendleft({"at": at, "event": event.value, "level": level, "message": printable(message)})
+        self.recent.appendleft({"at": at, "event": event.value, "level": level, "message": _shown(message)})
         self.told += 1
         self._put(event, message, level, fields)
 
@@ -108,9 +110,9 @@ class Journal:
             self._put(event, message, "debug", fields)
 
     def _put(self, event: Event, message: str, level: str, fields: Mapping[str, object]) -> None:
-        shown = {name: printable(value) if isinstance(value, str) else value for name, value in fields.items()}
+        shown = {name: _shown(value) if isinstance(value, str) else value for name, value in fields.items()}
         with suppress(OSError):  # nobody hears it, the disk is full or the journal gone: no reason to end
-            self._write(level, printable(message), {"kind": event.value, **shown})
+            self._write(level, _shown(message), {"kind": event.value, **shown})
 
     def compare(self, before: Assessment | None, after: Assessment) -> None:
         """Tell what changed from one assessment to the next: certificates, findings raised, findings cleared."""
@@ -148,6 +150,16 @@ class Journal:
     def _cleared(self, status: CertificateStatus, item: Finding) -> None:
         fields = _fields(status) | {"reason": item.reason.value, "severity": item.severity.value}
         self.tell(Event.FINDING_CLEARED, f"{status.seen.path}: no longer {item.reason}", **fields)
+
+
+def _shown(text: str) -> str:
+    """Without what would end a line; of what is too long, the beginning, and the end, where the remedy stands. A name
+    in a kubeconfig may be half a megabyte, and fifty entries are kept.
+    """
+    shown = printable(text)
+    if len(shown) <= LONGEST:
+        return shown
+    return f"{shown[: LONGEST // 2]} … ({len(shown) - LONGEST} characters) … {shown[-LONGEST // 2 :]}"
 
 
 def _by_kind(status: CertificateStatus | None) -> dict[tuple[str, str], Finding]:

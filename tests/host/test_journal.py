@@ -7,7 +7,7 @@ from datetime import datetime
 
 import pytest
 
-from certmond.host.journal import Event, Journal
+from certmond.host.journal import LONGEST, Event, Journal
 
 
 def test_a_plain_entry_is_one_line_whatever_a_name_holds(capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,6 +29,20 @@ def test_a_json_entry_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
         "kind": "finding_raised", "path": "/etc/a.crt", "serial": 2**70, "event": "über alt", "level": "critical"
     }  # fmt: skip
     assert second["kind"] == "stopped"
+
+
+def test_of_what_is_too_long_the_beginning_and_the_end_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """A name of half a megabyte fills neither the journal nor the memory for the last events, and hides no remedy."""
+    journal, name = Journal("json"), "x" * LONGEST
+    journal.tell(Event.FINDING_RAISED, f"of {name * 100}; renew it", path=name, certificate=f"admin#{name}")
+    (entry,) = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert entry["event"] == journal.recent[0]["message"]
+    assert entry["event"].startswith("of xx")
+    assert entry["event"].endswith("xx; renew it")
+    assert f"… ({99 * LONGEST + 13} characters) …" in entry["event"]
+    assert len(entry["event"]) < LONGEST + 40
+    assert entry["path"] == name, "it is as long as it may be"
+    assert len(entry["certificate"]) < LONGEST + 40
 
 
 def test_who_tells_nobody_still_remembers(capsys: pytest.CaptureFixture[str]) -> None:
