@@ -82,7 +82,9 @@ def containers(fields: Mapping[str, Any]) -> Iterator[Container]:
         for mount in _mappings(container, "volumeMounts"):
             volume = hosts.get(as_text(mount.get("name")))
             host = as_text(volume.get("path")) if isinstance(volume, Mapping) else ""
-            place = posixpath.join(host, as_text(mount.get("subPath"))).rstrip("/") if host else None
+            within = as_text(mount.get("subPath"))
+            sound = host.startswith("/") and not within.startswith("/")  # else no kubelet starts it
+            place = posixpath.join(host, within).rstrip("/") if sound else None
             if inside := as_text(mount.get("mountPath")):
                 mounts[inside.rstrip("/")] = place
         words = [*_strings(container.get("command")), *_strings(container.get("args"))]

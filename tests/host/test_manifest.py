@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certmond.host.kubeconfig import Kubeconfig, parse_kubeconfig
-from certmond.host.manifest import Manifest, flag_values, node_facts, parse_manifest
+from certmond.host.manifest import Manifest, containers, flag_values, node_facts, parse_manifest
 from certmond.pki.fields import FACTS
 from tests.node import Node
 
@@ -98,6 +98,28 @@ def test_text_that_is_no_yaml_is_kept_as_text() -> None:
     found = parse_manifest(b'KUBELET_KUBEADM_ARGS="--a=1\n --b\xff"\n', "/f.env")
     assert (found.flags, found.fields) == ({}, {})
     assert "--a=1" in found.text
+
+
+@pytest.mark.parametrize(
+    ("path", "within", "place"),
+    [
+        ("/etc/pki", "etcd", "/etc/pki/etcd/ca.crt"),
+        ("/etc/pki/", None, "/etc/pki/ca.crt"),
+        ("/", None, "/ca.crt"),
+        ("etc/pki", None, None),
+        ("", None, None),
+        ("/etc/pki", "/root", None),
+        (1, None, None),
+    ],
+)
+def test_a_volume_of_the_host_is_at_an_absolute_path(path: object, within: str | None, place: str | None) -> None:
+    """What is mounted from a relative one, or from an absolute one within a volume, no kubelet would start: it leads
+    nowhere, and least of all to where certmond happens to run.
+    """
+    mount = {"name": "v", "mountPath": "/in"} | ({"subPath": within} if within else {})
+    spec = {"containers": [{"volumeMounts": [mount]}], "volumes": [{"name": "v", "hostPath": {"path": path}}]}
+    (container,) = containers({"spec": spec})
+    assert container.on_host("/in/ca.crt") == place
 
 
 def test_aliases_cannot_make_it_endless() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from certmond.pki.path import Path, PathSearch, Refusal, Rejection, find_paths, signed_by
+from certmond.pki.path import Path, PathSearch, Refusal, Rejection, find_paths, objection, signed_by
 from tests.builders import (
     DAY,
     NOW,
@@ -568,3 +568,19 @@ def test_a_paths_window_is_exactly_where_valid_at_answers(
         assert path.anchor in [family.cas[i].facts for i in anchors]
         assert all(signed_by(child, issuer) for child, issuer in pairwise(path.certificates))
         assert isinstance(path, Path)
+
+
+@pytest.mark.parametrize(
+    ("anchor", "leaf", "why"),
+    [
+        (make_ca(), make_leaf(make_ca()), None),
+        (make_ca(version=1), make_leaf(make_ca()), None),
+        (make_leaf(make_ca()), make_leaf(make_ca()), Refusal.NOT_CA),
+        (make_ca(extended_usages=["server auth"]), make_leaf(make_ca()), Refusal.USAGE),
+    ],
+)
+def test_what_an_anchor_could_certify_is_known_before_it_does(
+    anchor: Issued, leaf: Issued, why: Refusal | None
+) -> None:
+    """As the anchor that it would be: of one whose version knows no extensions, none is demanded."""
+    assert objection(anchor.facts, leaf.facts, [CLIENT]) is why
