@@ -161,7 +161,7 @@ class Files:
         yield from in_two(
             new,
             lambda some: self._parse(some, parse),
-            tell=lambda some, _: [_told(self._entries[path]) for path in some],
+            tell=lambda some, _: [_told(self._entries.pop(path)) for path in some],
             take=lambda some, told: self._take(some, told, parse),
         )
 
@@ -185,6 +185,8 @@ class Files:
         """Know of these paths what another process has found there."""
         self._interest = None
         for path, (rest, values) in zip(paths, told, strict=True):
+            if path in self._entries:  # somebody has asked for it meanwhile, and has what was seen then
+                continue
             self._directory(path.rpartition("/")[0])
             entry = self._keep(path, Entry(path, *rest))
             entry.real = path if entry.real == path else entry.real  # one object for both

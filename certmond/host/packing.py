@@ -14,20 +14,27 @@ from operator import attrgetter
 from typing import Any
 
 from certmond.pki.certificate import Certificate, PublicKey
-from certmond.pki.encoding import Document
+from certmond.pki.encoding import Document, held
 from certmond.pki.path import Path, PathSearch, Rejection
 from certmond.pki.reason import Fault
+
+
+def _certificate(*values: Any) -> Certificate:
+    """The one that is in memory, where it is."""
+    return held(values[0], lambda: Certificate(*values))
+
 
 _FACTS = (Certificate, PublicKey, Document, Fault, PathSearch, Path, Rejection)
 
 
-def _maker(made: type[Any]) -> Callable[[Any], tuple[type[Any], tuple[Any, ...]]]:
+def _maker(made: type[Any]) -> Callable[[Any], tuple[Callable[..., Any], tuple[Any, ...]]]:
     """How a fact is told: as what makes it, with what it was made of. pickle's own way for frozen classes with slots
     takes five times as long.
     """
     names = [each.name for each in fields(made) if each.init]
+    make = _certificate if made is Certificate else made
     values = attrgetter(*names)
-    return (lambda fact: (made, values(fact))) if len(names) > 1 else (lambda fact: (made, (values(fact),)))
+    return (lambda fact: (make, values(fact))) if len(names) > 1 else (lambda fact: (make, (values(fact),)))
 
 
 class _Packer(pickle.Pickler):

@@ -5,12 +5,15 @@ this process from the front and the other from the back. What the other does not
 done here. So it changes how long something takes, and nothing else.
 
 It is this process once more (fork(2)), with what that has in memory, its user and its rights. It writes its results
-into memory that has no name, and nothing else; it keeps no other descriptor and no handler of a signal, and ends when
-this process does. It is begun only where there is one thread: locks that another one has would be held for ever in it.
+into a pipe, and nothing else; of all descriptors it keeps the standard ones and two pipes, and it runs no handler of a
+signal. It ends when this process does, however that comes about, and is the first to go where memory is short. It is
+begun only where there is one thread: locks that another one has would be held for ever in it.
 """
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import os
 import select
 import signal
@@ -28,6 +31,8 @@ _PIECE = 250  # things at least
 _MOST_PIECES = 4096  # a byte in a pipe for each, and so many it takes of every user
 _PATIENCE = 5.0  # seconds for a piece, which takes hundredths: after that it is not waited for any more
 _LENGTH = 8  # bytes that say how long a result is
+_ROOM = 1 << 20  # bytes of results that may wait for this process; as many as the kernel gives everybody
+_PR_SET_PDEATHSIG = 1
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -53,10 +58,10 @@ def in_two(
     it can, also while the caller does something with a piece. Where it is not worthwhile, there is one piece.
 
     Of its results the other process tells the facts that `tell` gives, of which `take` makes the result here; `shared`
-    lists those in a piece that both have. Raises what `work` and `take` raise here; a piece that fails in the other
-    process is done here again.
+    lists those in a piece that both have. `tell` is asked in the other process only, and may forget what it has told.
+    Raises what `work` and `take` raise here; a piece that fails in the other process is done here again.
     """
-    if len(things) < MANY or len(os.sched_getaffinity(0)) < 2 or threading.active_count() > 1:
+    if len(things) < MANY or not _possible():
         yield work(things)
         return
     from certmond.host.packing import pack, unpack  # noqa: PLC0415 - pickle: most nodes never have a use for it
@@ -81,20 +86,26 @@ def in_two(
             front += 1
             for result in second.results():
                 bring(result)
-        for result in second.results(_PATIENCE) if second else ():
-            bring(result)
+        late = second.results(_PATIENCE) if second else iter(())
+        while front + len(back) < len(pieces) and (last := next(late, None)) is not None:
+            bring(last)
     yield from map(work, pieces[front : len(pieces) - len(back)])
     yield from reversed(back)
+
+
+def _possible() -> bool:
+    """There are two processors, one thread, and whoever ends is waited for: else its number might be another's."""
+    reaped = signal.getsignal(signal.SIGCHLD) is not signal.SIG_IGN
+    return len(os.sched_getaffinity(0)) > 1 and threading.active_count() == 1 and reaped
 
 
 class _Second:
     """The other process, as it is seen from this one."""
 
-    def __init__(self, turns: FileIO, results: FileIO, told: FileIO) -> None:
-        self._turns, self._results, self._told = turns, results, told
+    def __init__(self, turns: FileIO, told: FileIO) -> None:
+        self._turns, self._told = turns, told
         self._poll = select.poll()
         self._poll.register(told, select.POLLIN)
-        self._at = 0
 
     def leaves_one(self) -> bool:
         """Whether there is one more piece: it is this process's then."""
@@ -102,10 +113,21 @@ class _Second:
 
     def results(self, patience: float = 0) -> Iterator[bytes]:
         """What it has done since the last time; each is waited for so many seconds, until it has ended."""
-        while self._poll.poll(patience * 1000) and (told := self._told.read(_LENGTH)):
-            size = int.from_bytes(told)
-            yield os.pread(self._results.fileno(), size, self._at)
-            self._at += size
+        while self._poll.poll(patience * 1000):
+            result = self._read(int.from_bytes(self._read(_LENGTH)))
+            if not result:
+                break
+            yield result
+
+    def _read(self, size: int) -> bytes:
+        """So many bytes; none where they do not come."""
+        data = bytearray()
+        while len(data) < size:
+            some = self._told.read(size - len(data)) if self._poll.poll(_PATIENCE * 1000) else b""
+            if not some:
+                return b""
+            data += some
+        return bytes(data)
 
 
 @contextmanager
@@ -114,19 +136,21 @@ def _second(pieces: Sequence[Sequence[T]], work: Callable[[Sequence[T]], bytes])
     with ExitStack() as stack:
         turns, give = _pipe(stack)
         told, tell = _pipe(stack)
-        results = stack.enter_context(FileIO(os.memfd_create("certmond"), "r+"))
+        with suppress(OSError):  # less will do
+            fcntl.fcntl(tell, fcntl.F_SETPIPE_SZ, _ROOM)
         give.write(b"." * len(pieces))
         give.close()
+        parent = os.getpid()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # no handler of this one runs in it
         try:
             child = os.fork()
             if child == 0:
-                _be_second(lambda: _work_through(pieces, work, turns, results, tell), (turns, results, tell), mask)
+                _be_second(lambda: _work_through(pieces, work, turns, tell), (turns, tell), parent, mask)
+            stack.callback(_end, child)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        stack.callback(_end, child)
         tell.close()
-        yield _Second(turns, results, told)
+        yield _Second(turns, told)
 
 
 def _pipe(stack: ExitStack) -> tuple[FileIO, FileIO]:
@@ -141,28 +165,30 @@ def _end(child: int) -> None:
         os.waitpid(child, 0)
 
 
-def _be_second(work: Callable[[], None], files: Iterable[FileIO], mask: Iterable[int]) -> NoReturn:
+def _be_second(work: Callable[[], None], files: Iterable[FileIO], parent: int, mask: Iterable[int]) -> NoReturn:
     try:
         for each in signal.valid_signals():
             if callable(signal.getsignal(each)):
                 signal.signal(each, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         kept = sorted(file.fileno() for file in files)
         for below, above in pairwise((2, *kept, os.sysconf("SC_OPEN_MAX"))):
             os.closerange(below + 1, above)
-        work()
+        with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+            score.write("1000")
+        if os.getppid() == parent:  # else it was gone before it was asked for its end
+            work()
     finally:
         os._exit(0)  # without a word: what failed may quote a file, and is done again where it can be told
 
 
 def _work_through(
-    pieces: Sequence[Sequence[T]], work: Callable[[Sequence[T]], bytes], turns: FileIO, results: FileIO, tell: FileIO
+    pieces: Sequence[Sequence[T]], work: Callable[[Sequence[T]], bytes], turns: FileIO, tell: FileIO
 ) -> None:
     for piece in reversed(pieces):
         if not turns.read(1):
             break
         result = work(piece)
-        if results.write(result) < len(result):  # there is no more memory
-            break
-        tell.write(len(result).to_bytes(_LENGTH))
+        tell.write(len(result).to_bytes(_LENGTH) + result)

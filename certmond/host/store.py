@@ -129,9 +129,7 @@ class Store:
             path: known if (known := before.get(path, _UNSEEN))[0] and holds(known[0]) else _UNSEEN for path in paths
         }
         fresh = [path for path, known in built.items() if known is _UNSEEN]
-        # What is read of a kubeconfig has keys in it, until they are parsed as well.
-        ready = (fresh,) if spec.kind is Kind.KUBECONFIG else self._files.parsed(fresh, self._parser(spec))
-        for path in chain.from_iterable(ready):
+        for path in chain.from_iterable(self._files.parsed(fresh, self._parser(spec))):
             self._used = {}
             seen = tuple(self._observe(spec, path))
             built[path] = _kept(tuple(self._files.entry(name) for name in self._used), seen, before.get(path))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import NamedTuple
@@ -184,10 +184,14 @@ _held = WeakValueDictionary[bytes, Certificate]()
 
 
 def _certificate(der: bytes) -> Certificate:
-    """One object for the same certificate, however many files and kubeconfigs embed it."""
+    return held(der, lambda: parse_certificate(der))
+
+
+def held(der: bytes, make: Callable[[], Certificate]) -> Certificate:
+    """One object for the same certificate, however many files and kubeconfigs embed it; made where there is none."""
     certificate = _held.get(der)
     if certificate is None:
-        certificate = _held[der] = parse_certificate(der)
+        certificate = _held[der] = make()
     return certificate
 
 

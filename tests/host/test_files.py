@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from certmond.host import content, files
 from certmond.host.content import MAX_SIZE, content_of
 from certmond.host.files import Entry, Files
-from tests.host.beside import FORKS, elsewhere
+from tests.host.beside import FORKS, elsewhere, worthwhile
 
 YEAR = 365 * 86400
 
@@ -823,6 +824,71 @@ def test_what_is_known_already_is_not_looked_at_elsewhere(tree: Tree) -> None:
         tree.parse_all(*(f"/{path}" for path in paths))
     assert brought == [], "what was known before is compared with what is there now"
     assert tree.value("/c") == b"<other>"
+
+
+@pytest.mark.filterwarnings(FORKS)
+def test_what_was_asked_for_meanwhile_stays_what_it_is(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever works on what is parsed first may look at a file that is parsed later: there is one entry of it, which is
+    forgotten when it changes.
+    """
+    worthwhile(monkeypatch)
+    paths = [f"/{tree.write(f'/{name}').name}" for name in "abc"]
+    os.mkfifo(tmp_path / "gate")
+    here, waited = os.getpid(), list[bytes]()
+
+    def parse(data: bytes, _: str) -> bytes:
+        if os.getpid() != here and not waited:
+            waited.append((tmp_path / "gate").read_bytes())  # until it is opened there, and closed again
+        return data
+
+    parts = tree.files.parsed(paths, parse)
+    assert [*next(parts)] == []
+    assert next(parts) == ["/a"]
+    entry, value = tree.files.entry("/c"), tree.files.value("/c", parse)
+    (tmp_path / "gate").write_bytes(b"")
+    assert [*parts] == [["/b"], ["/c"]]
+    assert (tree.files.entry("/c"), value) == (entry, b"x")
+    tree.replace("/c", b"other")
+    tree.files.refresh(tree.touched("/c"))
+    assert tree.files.forgotten == frozenset({entry})
+    assert tree.files.value("/c", parse) == b"other"
+
+
+@pytest.mark.filterwarnings(FORKS)
+@pytest.mark.parametrize(("age", "settled"), [(0, False), (10**12, True)])
+def test_how_fresh_a_file_was_is_known_from_the_second_process(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, age: int, settled: bool
+) -> None:
+    """What was written a moment ago is not trusted by its time stamps alone, whoever looked."""
+    written = tree.write("/a").stat().st_ctime_ns
+    monkeypatch.setattr(time, "time_ns", lambda: written + age)
+    with elsewhere():
+        tree.parse_all("/a")
+    assert tree.files.entry("/a").settled is settled
+
+
+class Found:
+    """A value, and how many others there were in its process when it was made."""
+
+    made: ClassVar[WeakSet[Found]] = WeakSet()
+
+    def __init__(self) -> None:
+        self.others = len(self.made)
+        self.made.add(self)
+
+
+@pytest.mark.filterwarnings(FORKS)
+def test_the_second_process_keeps_nothing_that_it_has_told(tree: Tree) -> None:
+    """However many files there are, it takes no more memory than a piece of them."""
+    paths = [f"/{tree.write(f'/{number}').name}" for number in range(20)]
+    with elsewhere():
+        for _ in tree.files.parsed(paths, found := lambda _data, _path: Found()):
+            pass
+    others = [value.others for path in paths if (value := tree.files.value(path, found))]
+    assert len(others) == 20
+    assert max(others) <= 1, "the one before, until the next is made"
 
 
 @pytest.mark.filterwarnings(FORKS)

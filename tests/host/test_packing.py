@@ -68,9 +68,16 @@ def test_what_both_have_is_told_by_its_place() -> None:
     assert path.certificates[1:] == (MIDDLE.facts, CA.facts)
     assert all(one is other for one, other in zip(path.certificates[1:], reversed(there), strict=True))
     assert isinstance(path.certificates[0], Certificate)
-    assert path.certificates[0] is not LEAF.facts
     assert path.certificates[0] == LEAF.facts
     assert CA.facts.der not in packed
+
+
+def test_a_certificate_that_is_in_memory_is_told_to_be_that() -> None:
+    """As whoever reads it here would have it: in ten thousand files with the chain of their CA, that is there once."""
+    here = decode(bundle(CA, MIDDLE), "/here")
+    found = [unpack(pack(decode(bundle(leaf, CA), "/there"))) for leaf in (LEAF, make_leaf(CA))]
+    assert all(document.certificates[1] is here.certificates[0] for document in found)
+    assert found[0].certificates[0] is not found[1].certificates[0]
 
 
 def test_no_part_of_a_private_key_is_told(node: Node) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any, cast
 
@@ -152,10 +153,61 @@ def test_without_a_process_all_is_done_here(monkeypatch: pytest.MonkeyPatch) -> 
     assert shared_out() == {HERE}
 
 
-def test_without_room_for_its_results_all_is_done_here(tmp_path: Path) -> None:
-    """No half of a result is taken for a whole one."""
-    with limited(resource.RLIMIT_FSIZE, 20):
-        assert shared_out(Patient(tmp_path)) == {HERE}
+def test_a_result_that_breaks_off_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No part of a result is taken for all of it: its piece is done here."""
+
+    def breaks_off(_pieces: object, _work: object, turns: FileIO, tell: FileIO) -> None:
+        turns.read(1)
+        (tmp_path / "fifo").write_bytes(b"")
+        tell.write((1000).to_bytes(8) + b"half")
+
+    monkeypatch.setattr(second, "_work_through", breaks_off)
+    assert shared_out(Patient(tmp_path)) == {HERE}
+
+
+def test_results_that_are_larger_than_the_pipe_arrive(tmp_path: Path) -> None:
+    """The other process waits until they are read, and this one until they have come."""
+    size = 3 * second._ROOM
+
+    results = in_two(THINGS, Patient(tmp_path), tell=lambda _, some: (bytes(size), some), take=lambda _, told: told[1])
+    assert len({pid for some in results for pid, _ in some}) == 2
+
+
+def test_nothing_is_waited_for_that_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the other process stands still without a piece, all is done here, and that is that."""
+    monkeypatch.setattr(second, "_PATIENCE", 10**6)
+    monkeypatch.setattr(second, "_work_through", lambda *_: os.kill(os.getpid(), signal.SIGSTOP))
+    assert shared_out() == {HERE}
+
+
+def test_an_interrupt_at_the_very_beginning_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is heard when there is somebody to end the other process."""
+    fork = os.fork
+
+    def interrupted() -> int:
+        child = fork()
+        if child:
+            signal.raise_signal(signal.SIGINT)
+        return child
+
+    monkeypatch.setattr(os, "fork", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        shared_out()
+
+
+def test_each_piece_is_there_for_the_caller_before_the_next_is_begun() -> None:
+    """What he does with it, he does while the other process goes on."""
+    begun = []
+
+    def work(things: Sequence[int]) -> Made:
+        begun.append(things)
+        return made(things)
+
+    results = in_two(THINGS, work)
+    assert begun == []
+    next(results)
+    assert len(begun) == 1
+    del results
 
 
 @pytest.mark.parametrize("error", [OSError("no file"), MemoryError(), KeyboardInterrupt()])
@@ -176,13 +228,14 @@ def test_what_fails_here_is_raised_and_ends_the_other(tmp_path: Path, error: Bas
 
 
 def test_it_has_nothing_of_this_process_but_its_memory(tmp_path: Path) -> None:
-    """No open file, lock or socket, no handler of a signal and none that is held back."""
+    """No open file, lock or socket, whatever its number, no handler of a signal and none that is held back."""
     received: list[int] = []
     before = signal.signal(signal.SIGHUP, lambda number, _: received.append(number))
     waking, wake = os.pipe()
     os.set_blocking(wake, False)
     woken = signal.set_wakeup_fd(wake)
     told: list[Any] = []
+    os.dup2(wake, 200)
 
     def look(_: Sequence[int]) -> Any:
         return (
@@ -203,22 +256,26 @@ def test_it_has_nothing_of_this_process_but_its_memory(tmp_path: Path) -> None:
     finally:
         signal.signal(signal.SIGHUP, before)
         signal.set_wakeup_fd(woken)
-        os.close(waking)
-        os.close(wake)
+        for each in (waking, wake, 200):
+            os.close(each)
     ((descriptors, handled, held, woke),) = told
-    assert len(descriptors) == 6, "those of every process, turns, results, and where they are told"
+    assert len(descriptors) == 5, "those of every process, the turns, and where results are told"
     assert descriptors[:3] == [0, 1, 2]
     assert (handled, held, woke) == ([], [], -1)
 
 
-@pytest.mark.parametrize("why", ["few", "one processor", "threads"])
+@pytest.mark.parametrize("why", ["few", "one processor", "threads", "reaped"])
 def test_there_is_one_process_where_two_are_not_worthwhile(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
-    """Few things, one processor, or another thread, whose locks would be copied: then all is one piece."""
+    """Few things, one processor, another thread, whose locks would be copied, or a process that waits for no other, so
+    that a number is soon somebody else's: then all is one piece.
+    """
     match why:
         case "few":
             monkeypatch.setattr(second, "MANY", 1001)
         case "one processor":
             monkeypatch.setattr(os, "sched_getaffinity", lambda _: {7})
+        case "reaped":
+            monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_IGN)
         case _:
             monkeypatch.undo()
             monkeypatch.setattr(second, "MANY", 1)
@@ -246,27 +303,41 @@ from certmond.host import second
 second.MANY = 1
 os.sched_getaffinity = lambda _: {0, 1}
 here = os.getpid()
-met = False
 
 def work(things):
-    global met
     if os.getpid() == here:
         open(sys.argv[1], "rb").read()
         os.kill(here, signal.SIGKILL)
-    if not met:
-        met = True
-        open(sys.argv[1], "wb").close()
-    return things
+    open(sys.argv[1], "wb").close()
+    os.kill(os.getpid(), signal.SIGSTOP)
 
-list(second.in_two(range(4096 * 250), work))
+list(second.in_two(range(1000), work))
 """
 
 
 def test_it_ends_with_this_process(tmp_path: Path) -> None:
-    """After at most one piece more: nothing works on for a daemon that was killed, or holds what it left."""
+    """Though it stands still: nothing stays of a daemon that was killed, or holds what it left."""
     os.mkfifo(tmp_path / "fifo")
     command = [sys.executable, "-c", ENDS_IN_THE_MIDDLE, str(tmp_path / "fifo")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.read() == b"", "which ends when both have ended"
     assert process.returncode == -signal.SIGKILL
+
+
+def test_it_goes_first_where_memory_is_short(tmp_path: Path) -> None:
+    """The kernel ends it, and not who can do without it."""
+
+    def look(_: Sequence[int]) -> Any:
+        return Path("/proc/self/oom_score_adj").read_text()
+
+    taken: list[str] = []
+
+    def take(things: Sequence[int], told: Any) -> Made:
+        if isinstance(told, str):
+            taken.append(told)
+            return made(things)
+        return cast("Made", told)
+
+    list(in_two(THINGS, Patient(tmp_path, look), take=take))
+    assert taken == ["1000\n"]

@@ -1014,7 +1014,7 @@ def test_no_private_key_is_kept(node: Node) -> None:
 
 @pytest.mark.filterwarnings(FORKS)
 def test_a_second_process_brings_what_would_be_seen_here_and_no_key(node: Node) -> None:
-    """Of every file but kubeconfigs, which are read here: what is read of one has a key in it until it is parsed."""
+    """Of every file of a node, its kubeconfigs with their keys as well."""
     specs = load(None).certificates
     with elsewhere() as brought:
         inventory = Store(specs, str(node.root)).observe()
