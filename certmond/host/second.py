@@ -106,6 +106,7 @@ class _Second:
         self._turns, self._told = turns, told
         self._poll = select.poll()
         self._poll.register(told, select.POLLIN)
+        self._heard = True
 
     def leaves_one(self) -> bool:
         """Whether there is one more piece: it is this process's then."""
@@ -113,11 +114,11 @@ class _Second:
 
     def results(self, patience: float = 0) -> Iterator[bytes]:
         """What it has done since the last time; each is waited for so many seconds, until it has ended."""
-        while self._poll.poll(patience * 1000):
-            result = self._read(int.from_bytes(self._read(_LENGTH)))
-            if not result:
-                break
-            yield result
+        while self._heard and self._poll.poll(patience * 1000):
+            if result := self._read(int.from_bytes(self._read(_LENGTH))):
+                yield result
+            else:  # it has ended, or stopped in the middle of something: what it may still say has no beginning
+                self._heard = False
 
     def _read(self, size: int) -> bytes:
         """So many bytes; none where they do not come."""

@@ -17,6 +17,7 @@ from typing import Any, cast
 import pytest
 
 from certmond.host import second
+from certmond.host.packing import pack
 from certmond.host.second import in_two
 from tests.host.beside import FORKS, worthwhile
 
@@ -165,6 +166,38 @@ def test_a_result_that_breaks_off_is_none(tmp_path: Path, monkeypatch: pytest.Mo
     assert shared_out(Patient(tmp_path)) == {HERE}
 
 
+def test_who_stopped_in_the_middle_of_a_result_is_not_heard_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says when it goes on begins in the middle of something, and would be taken for what it is not."""
+    monkeypatch.setattr(second, "_PATIENCE", 0.05)
+    go_on, gone_on = tmp_path / "go on", tmp_path / "gone on"
+    os.mkfifo(go_on)
+    os.mkfifo(gone_on)
+
+    def stops(_pieces: object, _work: object, turns: FileIO, tell: FileIO) -> None:
+        turns.read(1)
+        (tmp_path / "fifo").write_bytes(b"")
+        tell.write((1000).to_bytes(8) + b"half")
+        go_on.read_bytes()
+        other = pack([(0, -1)] * 10)
+        tell.write(len(other).to_bytes(8) + other)
+        gone_on.write_bytes(b"")
+
+    done = []
+
+    def work(things: Sequence[int]) -> Made:
+        done.append(things)
+        if len(done) == 2:
+            go_on.write_bytes(b"")
+            gone_on.read_bytes()
+        return patient(things)
+
+    patient = Patient(tmp_path)
+    monkeypatch.setattr(second, "_work_through", stops)
+    assert shared_out(work) == {HERE}
+
+
 def test_results_that_are_larger_than_the_pipe_arrive(tmp_path: Path) -> None:
     """The other process waits until they are read, and this one until they have come."""
     size = 3 * second._ROOM
@@ -195,13 +228,13 @@ def test_an_interrupt_at_the_very_beginning_leaves_no_process(monkeypatch: pytes
         shared_out()
 
 
-def test_each_piece_is_there_for_the_caller_before_the_next_is_begun() -> None:
+def test_each_piece_is_there_for_the_caller_before_the_next_is_begun(tmp_path: Path) -> None:
     """What he does with it, he does while the other process goes on."""
-    begun = []
+    begun, patient = [], Patient(tmp_path)
 
     def work(things: Sequence[int]) -> Made:
         begun.append(things)
-        return made(things)
+        return patient(things)
 
     results = in_two(THINGS, work)
     assert begun == []
