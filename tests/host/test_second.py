@@ -216,6 +216,8 @@ def test_nothing_is_waited_for_that_is_not_missing(monkeypatch: pytest.MonkeyPat
 def test_an_interrupt_at_the_very_beginning_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is heard when there is somebody to end the other process."""
     fork = os.fork
+    # What is started in the background ignores it, and so may this process.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupted() -> int:
         child = fork()
@@ -224,8 +226,11 @@ def test_an_interrupt_at_the_very_beginning_leaves_no_process(monkeypatch: pytes
         return child
 
     monkeypatch.setattr(os, "fork", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        shared_out()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            shared_out()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_each_piece_is_there_for_the_caller_before_the_next_is_begun(tmp_path: Path) -> None:

@@ -951,11 +951,11 @@ def test_no_thread_left(tmp_path: Path, pki: str) -> None:
         eyes.look_at({pki: None})
         assert eyes.watcher.polled == {pki, eyes.yard}
         assert descriptors() == before
-    eyes.follow({pki: None})
-    assert eyes.watcher.polled == frozenset()
-    put(pki, "a.crt")
-    assert os.path.join(pki, "a.crt") in eyes.next().paths
-    eyes.watcher.close()
+    with contextlib.closing(eyes.watcher):
+        eyes.follow({pki: None})
+        assert eyes.watcher.polled == frozenset()
+        put(pki, "a.crt")
+        assert os.path.join(pki, "a.crt") in eyes.reported().paths
 
 
 def descriptors() -> set[tuple[str, str]]:
