@@ -13,7 +13,10 @@ from certmond.host import second
 
 
 def worthwhile(monkeypatch: pytest.MonkeyPatch, least: int = 1, piece: int = 1) -> None:
-    """As on a node with two processors, where there are `least` things, in pieces of `piece`."""
+    """As on a node with two processors, where there are `least` things, in pieces of `piece`; for a machine that is
+    busy, with more patience.
+    """
+    monkeypatch.setattr(second, "_PATIENCE", 60.0)
     monkeypatch.setattr(second, "MANY", least)
     monkeypatch.setattr(second, "_PIECE", piece)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
