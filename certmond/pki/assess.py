@@ -206,9 +206,9 @@ def _look_at(
         return _absent(seen, before, own, embeddable, now, anchors_told=told, presence=presence)
     certificate = seen.certificates[0]
     usages = _extended(seen.spec.usages)
-    same = before and (before.seen.certificates, before.anchors, before.usages) == (seen.certificates, own, usages)
-    search = before.search if before and same else None
     question = Question(certificate, own, seen.certificates[1:], usages)
+    asked = (before.seen.certificates, before.anchors, before.usages) if before else None
+    search = before.search if before and asked == (seen.certificates, own, usages) else None
     return _Unjudged(seen, question, search, told, embeddable, renewed_at, presence)
 
 
