@@ -1,13 +1,70 @@
-"""The values of a certificate that are compared as they stand, cut out of its DER: X.690 as far as that takes.
+"""DER (ITU-T X.690): the values in an encoding, and the parts of a certificate that are compared byte for byte.
 
-Owns lengths and nothing of their meaning. What is given here has been parsed by cryptography, or is only measured.
+Owns tags and lengths, and nothing of their meaning. `read_value` takes any bytes. `parts_of` takes a certificate that
+cryptography has parsed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
+from certmond.errors import MalformedError
+
 _VERSION = 0xA0  # the tag of the only field before the serial number, which may be absent (RFC 5280, 4.1)
+
+
+class Value(NamedTuple):
+    """One DER value in `data`: its first tag byte, where it starts, where its content starts, and where it ends."""
+
+    data: bytes
+    tag: int
+    start: int
+    content_start: int
+    end: int
+
+    @property
+    def content(self) -> bytes:
+        """The content without tag and length."""
+        return self.data[self.content_start : self.end]
+
+    @property
+    def encoded(self) -> bytes:
+        """The whole value with tag and length."""
+        return self.data[self.start : self.end]
+
+    def values(self) -> Iterator[Value]:
+        """The values that a constructed value consists of. Raises MalformedError where the content is not values."""
+        at = self.content_start
+        while at < self.end:
+            value = read_value(self.data, at, self.end)
+            yield value
+            at = value.end
+
+
+def read_value(data: bytes, at: int = 0, end: int | None = None) -> Value:
+    """Return the DER value at `at`, which must end at `end` or before.
+
+    Raises MalformedError for a length that is not the shortest form (X.690, 10.1), for an indefinite length, for a tag
+    number above 30, and for a value that goes beyond `end`. Go's cryptobyte refuses the same.
+    """
+    end = len(data) if end is None else end
+    if end - at < 2:
+        raise MalformedError("the DER value is cut off")
+    tag, size, content_start = data[at], data[at + 1], at + 2
+    if tag & 0x1F == 0x1F:
+        raise MalformedError("the DER value has a tag number above 30")
+    if size & 0x80:
+        count = size & 0x7F
+        content_start += count
+        if not 1 <= count <= 4 or content_start > end:
+            raise MalformedError("the DER value has no valid length")
+        size = int.from_bytes(data[at + 2 : content_start])
+        if size < 0x80 or size >> (8 * count - 8) == 0:
+            raise MalformedError("the DER value has a length that is not in its shortest form")
+    if size > end - content_start:
+        raise MalformedError("the DER value is cut off")
+    return Value(data, tag, at, content_start, content_start + size)
 
 
 class Parts(NamedTuple):

@@ -1,13 +1,16 @@
-"""The values of a certificate that are compared as they stand are those that cryptography finds in it."""
+"""DER values are read as X.690 says, and the parts of a certificate are those that cryptography finds in it."""
 
 from __future__ import annotations
 
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from hypothesis import given
+from hypothesis import strategies as st
 
+from certmond.errors import MalformedError
 from certmond.pki.certificate import parse_certificate
-from certmond.pki.der import leading_value, parts_of
+from certmond.pki.der import Value, leading_value, parts_of, read_value
 from certmond.pki.path import signed_by
 from tests.builders import Issued, make_ca, make_leaf, tlv
 
@@ -78,3 +81,44 @@ def signed_as(algorithm: bytes, leaf: Issued, issuer: Issued) -> bytes:
         case _:
             raise AssertionError(issuer)
     return tlv(0x30, body, algorithm, tlv(0x03, b"\x00", signature))
+
+
+def test_values_of_a_certificate_are_its_three_parts() -> None:
+    """A Certificate (RFC 5280, 4.1) is a SEQUENCE of tbsCertificate, signatureAlgorithm and signatureValue."""
+    certificate = read_value(ROOT.der)
+    signed, algorithm, signature = certificate.values()
+    assert (certificate.tag, certificate.encoded) == (0x30, ROOT.der)
+    assert (signed.encoded, algorithm.tag, signature.tag) == (ROOT.cert.tbs_certificate_bytes, 0x30, 0x03)
+    assert certificate.content == signed.encoded + algorithm.encoded + signature.encoded
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"\x30", b"\x30\x02a", b"\x30\x80ab\0\0", b"\x30\x81\x02ab", b"\x30\x82\0\x82" + bytes(0x82),
+        b"\x30\x85\0\0\0\0\x01a", b"\x1f\x81\x01a", b"\x30\x84\xff\xff\xff\xffab", b"\x30\x82\x01",
+    ],
+)  # fmt: skip
+def test_a_length_that_is_not_der_is_malformed(data: bytes) -> None:
+    """A value that is cut off, or has an indefinite or longer length than needed, or a long tag (X.690, 10.1)."""
+    with pytest.raises(MalformedError):
+        read_value(data)
+
+
+def test_a_value_does_not_go_beyond_the_one_that_holds_it() -> None:
+    """The length of a value inside another one is checked against the end of the outer one."""
+    outer = read_value(b"\x30\x03\x04\x02ab")
+    with pytest.raises(MalformedError):
+        list(outer.values())
+
+
+@given(st.binary(max_size=64))
+def test_any_bytes_give_a_value_inside_them_or_are_malformed(data: bytes) -> None:
+    """`read_value` raises nothing but MalformedError, and never looks outside of the bytes."""
+    try:
+        value = read_value(data)
+    except MalformedError:
+        return
+    assert isinstance(value, Value)
+    assert 0 <= value.content_start <= value.end <= len(data)
+    assert value.encoded == data[: value.end]
