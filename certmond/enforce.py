@@ -30,6 +30,7 @@ from certmond.host.history import History
 from certmond.host.ledger import Ledger
 from certmond.host.neighbourhood import Neighbourhood
 from certmond.host.node_files import NodeFiles
+from certmond.host.provenance import ProvenanceLookup
 from certmond.host.rotation_record import RotationRecord
 from certmond.host.signers.local import LocalSigner
 from certmond.host.signers.signer import Signer
@@ -121,6 +122,7 @@ class Enforcer:
             config, self.executor, self.standing, files=self._files, record=record, staging=staging,
             conductor=conductor, audit=audit, clock=clock,
         )  # fmt: skip
+        self.provenance = ProvenanceLookup(config, root, state_dir)
         self._former = FormerFiles(config, root, state_dir, clock)
         self.restarting = Restarting(
             config,
@@ -161,14 +163,19 @@ class Enforcer:
         inventory = store.observe()
         now = at or self._clock()
         told = self.standing.look(inventory, store.components(), now, self.rotating.waits)
-        around = replace(self.neighbourhood.view(store, inventory, self.restarting.past()), told=told)
+        provenance = self.provenance.of_due(inventory, now, family=self.standing.family, everything=True)
+        view = self.neighbourhood.view(store, inventory, self.restarting.past())
+        around = replace(view, told=told, provenance=provenance)
         renew_before = self._config.renew_before
         return assess(inventory, now, renew_before=renew_before, renewed=self.renewed(), around=around), around
 
     def around(self, store: Store, inventory: Inventory) -> Surroundings:
         """What is known of the node besides its certificates."""
-        told = self.standing.look(inventory, store.components(), self._clock(), self.rotating.waits)
-        return replace(self.neighbourhood.around(store, inventory, self.restarting.past()), told=told)
+        now = self._clock()
+        told = self.standing.look(inventory, store.components(), now, self.rotating.waits)
+        provenance = self.provenance.of_due(inventory, now, family=self.standing.family)
+        around = self.neighbourhood.around(store, inventory, self.restarting.past())
+        return replace(around, told=told, provenance=provenance)
 
     def restart(self, plan: Plan, assessment: Assessment, around: Surroundings, patience: float = 0) -> Progress | None:
         """One step of a restart: see `Restarting.step`."""

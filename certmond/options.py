@@ -212,7 +212,10 @@ def look(
         enforcer = Enforcer(config, root=root, state_dir=state_dir, audit=audit, clock=lambda: now)
         if asking and at is None and root == "/":
             enforcer.rotating.ask()
-        around = replace(around, told=enforcer.standing.look(inventory, store.components(), now))
+        around = replace(
+            around, told=enforcer.standing.look(inventory, store.components(), now),
+            provenance=enforcer.provenance.of_due(inventory, now, family=enforcer.standing.family),
+        )  # fmt: skip
     return assess(
         inventory, now, renew_before=config.renew_before, renewed=renewed, around=around, searching=find_in_two
     )

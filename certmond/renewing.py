@@ -62,6 +62,8 @@ def renew(
     asked = _all_of(assessment) if everything else _known(names, assessment)
     made = enforcer.plan(assessment, asked, around)
     unable = [held for held in made.held if held.target in asked]
+    if dry_run:
+        _show_denied(assessment, frozenset(held.target for held in unable), output)
     if unable and not everything:
         raise CertmondError("\n".join(f"{held.target} cannot be renewed: {held.because}" for held in unable))
     if dry_run:
@@ -218,6 +220,19 @@ def _reloaded(enforcer: Enforcer, renewed: frozenset[str], *, quiet: bool) -> tu
         if not quiet:
             click.echo(line)
     return behind
+
+
+def _show_denied(assessment: Assessment, names: frozenset[str], output: str) -> None:
+    """Print what would be signed in place of the certificates that the CA's key does not sign, as entries to copy."""
+    import yaml
+
+    from certmond.pki.signing_policy import entry_that_fixes
+
+    denied = [status for status in assessment.certificates if status.seen.name in names and status.basis]
+    entries = [entry_that_fixes(each.seen.spec, each.certificate) for each in denied if each.certificate]
+    if entries and output in {"table", "wide"}:
+        click.echo("# The certificates on disk say this. Check each value before you copy it to the configuration:")
+        click.echo(yaml.safe_dump({"certificates": entries}, sort_keys=False, default_flow_style=None), nl=False)
 
 
 def _all_of(assessment: Assessment) -> frozenset[str]:

@@ -442,9 +442,10 @@ def test_a_leaf_that_is_due_with_its_ca_is_told_that_renewing_it_is_of_no_use(tm
 def test_the_table_covers_every_reason_that_observation_can_raise() -> None:
     """Each Reason that files alone can give stands in the table of mutations, which has at least forty."""
     # About what runs, of which no file tells anything: tests/pki/test_holding.py and test_service_checks.py.
-    # So with what the Kubernetes API says: tests/cluster/test_conducted_node.py.
+    # So with what the Kubernetes API says: tests/cluster/test_conducted_node.py. Of a due certificate's origin:
+    # tests/pki/test_signing_policy.py.
     running = {Reason.SERVED_DIFFERS, Reason.RESTART_PENDING, Reason.RESTART_FAILED, Reason.CUT_OFF}
-    later = {*running, Reason.STILL_DUE}  # the last never comes alone: above
+    later = {*running, Reason.STILL_DUE, Reason.NOT_ISSUED_BY_CA}  # the last never comes alone: above
     covered = {row[2] for row in (*MUTATIONS.values(), *ROTATIONS.values())}
     assert covered | {"nonpositive_serial"} == {reason.value for reason in Reason if reason not in later}
     assert len(MUTATIONS) >= 40

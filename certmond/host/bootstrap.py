@@ -31,12 +31,14 @@ from certmond.host.signers.local import LocalSigner, self_signed
 from certmond.host.signers.signer import Request
 from certmond.host.transaction import Change, NewFile, NewLink, Transactions, Writer
 from certmond.host.way import open_straight
+from certmond.host.writers import WriterLookup
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm, Kind
 from certmond.pki.certificate import attributes_of, describe_key, load, names_in, parse_certificate, to_pem
 from certmond.pki.encoding import decode
 from certmond.pki.init_steps import InitStep, IssueFirst, MakeAuthority, MakeKeyPair, NewKubeconfig, WriteKubeconfig
 from certmond.pki.issuance import Template, builder
 from certmond.pki.path import find_paths
+from certmond.pki.signing_policy import Basis, Denial, Grant, grant
 
 _PUBLIC, _SECRET = 0o644, 0o600
 _EXTENDED = frozenset({"server auth", "client auth"})
@@ -151,7 +153,8 @@ class Bootstrapper:
         authority = [str(self._transactions.real(path)) for path in (step.authority.path, _key_path(step.authority))]
         signer = LocalSigner(authority[0], authority[1], clock=self._clock)
         name = step.spec.name
-        pem = signer.sign(Request(name=name, template=step.template, key=key, node_name=self._node)).pem
+        granted = self._granted(step)
+        pem = signer.sign(Request(name=name, grant=granted, key=key, node_name=self._node)).pem
         issued = decode(pem, name).certificates[0]
         anchors = decode(self._files.read(step.authority.path) or b"", step.authority.path).certificates
         usages = _EXTENDED.intersection(step.spec.usages)
@@ -164,6 +167,16 @@ class Bootstrapper:
 
         self._write(writer, list(self._forms(step, pem, key)), verify)
         return f"{issued.serial:x}"
+
+    def _granted(self, step: IssueFirst) -> Grant:
+        """The permission to sign it. Raises RefusedError where the entry does not fix it, or others could take it."""
+        paths = filter(None, (step.spec.path, step.spec.key))
+        strangers = WriterLookup(self._root).writers(paths, step.spec.owner).path
+        barrier = f"{strangers}, who could take its key" if strangers else ""
+        granted = grant(step.template, step.fixed, Basis(barrier=barrier))
+        if isinstance(granted, Denial):
+            raise RefusedError(f"{step.spec.path} is not made: {granted}; correct that, and run it again")
+        return granted
 
     def _forms(self, step: IssueFirst, pem: bytes, key: PrivateKey) -> Iterator[Change]:
         """The files in which the certificate is kept, the key first."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import assert_never
 
 from certmond.config import Config
-from certmond.errors import CertmondError, UnreachableError, WaitingError, WriteError, defect
+from certmond.errors import CertmondError, RefusedError, UnreachableError, WaitingError, WriteError, defect
 from certmond.host.archive import Archive, ArchivedFile
 from certmond.host.arrangement import Arrangement
 from certmond.host.audit import Audit
@@ -25,9 +25,9 @@ from certmond.host.journal import Event
 from certmond.host.keys import PrivateKey, load_key, make_key
 from certmond.host.ledger import Ledger
 from certmond.host.node_files import NodeFiles
-from certmond.host.owners import usurped
 from certmond.host.pending import Pending
 from certmond.host.place import digest
+from certmond.host.provenance import ProvenanceLookup
 from certmond.host.renewal import Renewal, archive_name, archived, certificates_in, overtaken
 from certmond.host.signers.signer import Request, Signer
 from certmond.host.staged import Staging
@@ -37,6 +37,7 @@ from certmond.pki.certificate import Certificate
 from certmond.pki.encoding import decode
 from certmond.pki.plan import Attempt
 from certmond.pki.reason import printable
+from certmond.pki.signing_policy import Denial, Grant, basis, fixed_by, grant
 from certmond.pki.steps import Derive, Identity, Issue, Plan, Rotate, Write
 
 
@@ -86,6 +87,7 @@ class Executor:
         self._archive = Archive(state_dir, config.archive)
         self._ledger = Ledger(state_dir, self._files.exists)
         self._pending = Pending(state_dir)
+        self._provenance = ProvenanceLookup(config, root, state_dir)
         self._derivations = Derivations(config.derived, config.certificates, self._files)
         self._arrangement = Arrangement(config.certificates, self._files, Staging(state_dir), self._archive)
 
@@ -246,17 +248,17 @@ class Executor:
     def _issue(self, step: Issue, writer: Writer) -> Outcome:
         if why := overtaken(step, self._files):  # no failure to be remembered: what is there now is another matter
             return Outcome(step, "failed", why)
-        seen = step.status.seen
-        if why := usurped(self._files, seen.key_path or step.path, seen.spec.owner):
-            raise WriteError(printable(why))
+        granted = self._granted(step)
         self._ledger.check()  # without a memory of it, nothing would keep it from being renewed again and again
         attempt = self._ledger.attempts().get(step.identity)
         cookie, key, csr = self._pending.take_up(step.identity, attempt.cookie if attempt else None)
         key = key or self._key(step)
         request = Request(
-            name=step.target, template=step.template, key=key, node_name=step.node, old=step.old,
+            name=step.target, grant=granted, key=key, node_name=step.node, old=step.old,
             authority=step.authority, cookie=cookie, csr=csr, alive=self._alive,
         )  # fmt: skip
+        if csr is not None and not request.is_asked_in(csr):  # entry or predecessor changed since it was sent
+            request = replace(request, cookie=None, csr=None)
         request = replace(request, csr=request.pem())  # once: a signature by ECDSA is another each time
         try:
             given = self._signer(step).sign(request)
@@ -278,9 +280,20 @@ class Executor:
 
         writer.commit(changes, verify=verify, before_rename=lambda: self._keep_old(step))
         with suppress(WriteError):  # it is a memory only, and the certificate is in place
-            self._ledger.remember(step.identity, Attempt(renewal.now, sha256=issued.sha256))
+            self._ledger.remember(step.identity, Attempt(renewal.now, sha256=issued.sha256, ends_at=issued.not_after))
         self._pending.drop(step.identity)
         return Outcome(step, "done", f"{step.path} is renewed until {issued.not_after:%Y-%m-%d %H:%M} UTC", issued)
+
+    def _granted(self, step: Issue) -> Grant:
+        """The permission to sign it, by what the node shows at this moment. Raises RefusedError."""
+        status, seen = step.status, step.status.seen
+        provenance = self._provenance.of(seen, status.presence.provenance)
+        derived = basis(step.old, seen.certificates[1:], status.issuers, provenance, has_key=bool(status.key_matches))
+        granted = grant(step.template, fixed_by(seen.spec, step.facts), derived)
+        if isinstance(granted, Denial):
+            fact = f"{step.path} is not renewed: the CA's key does not sign it: {granted}"
+            raise RefusedError(f"{fact}; see what would be signed: certmond renew {step.target} --dry-run")
+        return granted
 
     def _check_authorities(self, step: Issue) -> None:
         """A signer may take its time. Raises WriteError where the CA on the node has become another meanwhile.

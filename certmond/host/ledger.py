@@ -48,6 +48,7 @@ class _Entry(BaseModel):
     issued_at: Instant | None = None
     wait_until: Instant | None = None
     cookie: _Text | None = None
+    ends_at: Instant | None = None
 
 
 class Ledger:

@@ -119,6 +119,11 @@ class RotationRecord:
         """The anchors that this node has lived by, by family; a memory only."""
         return {family: tuple(map(_parsed, texts)) for family, texts in (self._anchors.read() or {}).items()}
 
+    def rotated(self, family: str) -> tuple[Anchor, ...]:
+        """The anchors of the rotation under way and of the last one, where they are of this family; a memory only."""
+        entries = (each for each in (self._memory.read(), self._last.read()) if each and each.family == family)
+        return tuple(_parsed(text) for each in entries for text in (*each.old, each.new))
+
     def accept(self, anchors: Mapping[str, Sequence[Anchor]]) -> None:
         """Remember what the node lives by now. Raises WriteError."""
         self._anchors.write({family: tuple(map(_text, found)) for family, found in anchors.items()})

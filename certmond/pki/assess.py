@@ -22,6 +22,8 @@ from certmond.pki.inventory import Inventory, Observation, Permissions
 from certmond.pki.path import PathSearch, Question, Searching, find_all
 from certmond.pki.reason import Finding, Reason, Severity
 from certmond.pki.service_checks import TORN, about_services, turning_points
+from certmond.pki.signing_checks import not_issued_by_ca
+from certmond.pki.signing_policy import Basis, basis
 
 RENEW_BEFORE = timedelta(days=30)
 _EXTENDED = frozenset({"server auth", "client auth"})
@@ -33,7 +35,11 @@ Anchors = tuple[Certificate, ...]
 
 @dataclass(frozen=True, slots=True)
 class CertificateStatus:
-    """The verdict on one certificate. `certificate` is the last good one where the file is bad now (`stale`)."""
+    """The verdict on one certificate. `certificate` is the last good one where the file is bad now (`stale`).
+
+    `issuers` are the present CAs of its entry. `basis` is what a successor could be derived from; None where its origin
+    was not looked up.
+    """
 
     seen: Observation
     certificate: Certificate | None
@@ -52,6 +58,8 @@ class CertificateStatus:
     changes_at: datetime | None
     renewed_at: datetime | None = None
     presence: Presence = NOWHERE
+    issuers: Anchors = ()
+    basis: Basis | None = None
 
     @property
     def severity(self) -> Severity | None:
@@ -215,13 +223,22 @@ def _look_at(
 def _judge(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) -> CertificateStatus:
     seen, certificate, anchors, presence = one.seen, one.question.leaf, one.question.anchors, one.presence
     renew_at = renewal_point(certificate, seen.spec, terms.renew_before)
-    case = Case(
-        seen, certificate, search, anchors, one.anchors_told, one.embeddable, terms.facts, renew_at, now, one.renewed_at
+    issuers = _issuers_of(seen, terms.anchors)
+    has_key = seen.key is not None and seen.key.sha256 == certificate.key.sha256
+    derived = (
+        basis(certificate, seen.certificates[1:], issuers, presence.provenance, has_key=has_key)
+        if presence.provenance
+        else None
     )
+    case = Case(
+        seen, certificate, search, anchors, one.anchors_told, one.embeddable, terms.facts, renew_at, now,
+        one.renewed_at, derived,
+    )  # fmt: skip
     path = search.valid_at(now)
     shown = path or search.best
     whole_at = _torn_until(seen, terms.around, now)
-    said = (*_of_files(seen), *(item for check in POLICY for item in check(case)), *about_services(presence, now))
+    policy = (item for check in (*POLICY, not_issued_by_ca) for item in check(case))
+    said = (*_of_files(seen), *policy, *about_services(presence, now))
     return CertificateStatus(
         seen=seen,
         certificate=certificate,
@@ -240,6 +257,8 @@ def _judge(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) -> C
         changes_at=_next_change(case, [*turning_points(presence), *([whole_at] if whole_at else ())]),
         renewed_at=case.renewed_at,
         presence=presence,
+        issuers=issuers,
+        basis=derived,
     )
 
 
@@ -284,6 +303,13 @@ def _anchors_of(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
     for name in seen.spec.ca:
         found += _self_issued(seen) if name == SELF else anchors.get(name, ())
     return tuple(dict.fromkeys(found))
+
+
+def _issuers_of(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
+    """The present CAs of its entry, which a certificate of its own file is not."""
+    if len(seen.spec.ca) == 1:
+        return anchors.get(seen.spec.ca[0], ())
+    return tuple(dict.fromkeys(each for name in seen.spec.ca for each in anchors.get(name, ())))
 
 
 def _self_issued(seen: Observation) -> Anchors:

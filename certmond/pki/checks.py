@@ -16,6 +16,7 @@ from certmond.pki.demand import accepted_subjects, has_accepted_subject, lacking
 from certmond.pki.inventory import Observation
 from certmond.pki.path import WEAK_HASHES, PathSearch, Refusal, Rejection, signed_by
 from certmond.pki.reason import Fault, Finding, Reason, Severity, printable
+from certmond.pki.signing_policy import Basis
 
 CRITICAL_WINDOW = timedelta(days=7)
 ROOT_CA_ONLY = "Kubernetes supports a Root CA only, no intermediate"
@@ -62,6 +63,7 @@ class Case:
     renew_at: datetime
     now: datetime
     renewed_at: datetime | None = None
+    basis: Basis | None = None
 
     @property
     def spec(self) -> CertificateSpec:

@@ -16,7 +16,7 @@ from certmond.errors import MalformedError
 from certmond.pki.catalog import Kind, ServiceSpec
 from certmond.pki.certificate import parse_certificate
 from certmond.pki.endpoint import Endpoint, Served
-from certmond.pki.inventory import Observation
+from certmond.pki.inventory import Observation, Provenance
 from certmond.pki.reason import Finding, Reason
 from certmond.pki.restart import Past, Result
 from certmond.pki.service import Content, Live, ServiceSeen, Survey
@@ -76,7 +76,7 @@ class Presence:
 
     It is `judged` where a look has begun since its files changed; before, that nobody is stale says nothing. `failures`
     say what went wrong with restarts for the files that are there, the latest of them at `failed_at`. `told` is what is
-    said of it as a trust anchor that changes.
+    said of it as a trust anchor that changes. `provenance` is where it comes from; None where that was not looked up.
     """
 
     consumers: tuple[Consumer, ...] = ()
@@ -86,6 +86,7 @@ class Presence:
     failed_at: datetime | None = None
     judged: bool = False
     told: tuple[Finding, ...] = ()
+    provenance: Provenance | None = None
 
 
 NOWHERE = Presence()
@@ -102,12 +103,13 @@ class Surroundings:
     past: Mapping[str, Past] = field(default_factory=dict)
     reload_within: timedelta = RELOAD_WITHIN
     told: Mapping[str, tuple[Finding, ...]] = field(default_factory=dict)
+    provenance: Mapping[tuple[str, str], Provenance] = field(default_factory=dict)
 
     def presence(self, seen: Observation, renewed_at: datetime | None = None) -> Presence:
         """Who uses this certificate, and how it is served. `renewed_at` says that certmond put it in place itself."""
-        told = self.told.get(seen.name, ())
+        told, provenance = self.told.get(seen.name, ()), self.provenance.get(seen.identity)
         if seen.name != seen.spec.name or not (self._mentioned(seen) or seen.spec.consumers):
-            return Presence(told=told) if told else NOWHERE
+            return Presence(told=told, provenance=provenance) if told or provenance else NOWHERE
         consumers = tuple(self._consumers(seen, renewed_at))
         served = tuple(self._served(seen))
         stale = tuple(self._stale(seen, consumers, served, renewed_at, self.live)) if self.live else ()
@@ -115,7 +117,8 @@ class Surroundings:
         judged = self.live is not None and changed is not None and self.live.at >= changed
         failed = self.failed(seen)
         at = max((past.ended_at for past in failed if past.ended_at), default=None)
-        return Presence(consumers, served, stale, tuple(past.message for past in failed), at, judged, told)
+        failures = tuple(past.message for past in failed)
+        return Presence(consumers, served, stale, failures, at, judged, told, provenance)
 
     def _changed(self, seen: Observation) -> datetime | None:
         return max((self.contents[path].since for path in files_of(seen) if path in self.contents), default=None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from ipaddress import ip_address, ip_network
 
@@ -21,6 +21,7 @@ from certmond.pki.fields import expand, subject_attributes
 from certmond.pki.issuance import Template, Terms, first
 from certmond.pki.plan import Policy
 from certmond.pki.settings import InitSpec, split_endpoint, subject_alternative_name
+from certmond.pki.signing_policy import Fixed, fixed_by
 
 SUPER_ADMIN = "super-admin.conf"
 _DEFAULT_DIR = "/etc/kubernetes/pki"
@@ -67,10 +68,13 @@ class NewKubeconfig:
 
 @dataclass(frozen=True, slots=True)
 class IssueFirst:
-    """The first certificate of an entry, signed by the CA of the entry `authority`."""
+    """The first certificate of an entry, signed by the CA of the entry `authority`. `fixed` is what the entry fixes,
+    with the names that the cluster's configuration adds.
+    """
 
     spec: CertificateSpec
     template: Template
+    fixed: Fixed
     authority: CertificateSpec
     detail: str
     kubeconfig: NewKubeconfig | None = None
@@ -164,7 +168,8 @@ class Drafts:
         if names:
             detail += f", for {', '.join(names)}"
         kubeconfig = self._kubeconfig(spec, spec.path) if spec.kind is Kind.KUBECONFIG else None
-        return IssueFirst(spec, template, authority, detail, kubeconfig)
+        fixed = replace(fixed_by(spec, self._facts), names=names)
+        return IssueFirst(spec, template, fixed, authority, detail, kubeconfig)
 
     def kubeconfig(self, spec: CertificateSpec, path: str, authority: CertificateSpec) -> WriteKubeconfig:
         """The kubeconfig at `path` that refers to this certificate."""

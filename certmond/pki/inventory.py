@@ -77,6 +77,24 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class Provenance:
+    """What the node shows of the origin of one certificate.
+
+    `former` are former CAs of its entry. `path_writers` says who, besides root and the entry's owner, can put another
+    file in its place, `file_writers` who can change the file; "" where only they can. `owner_writes` says that the
+    entry's owner, who is not root, can do either. `later` are certificates that certmond put in its place afterwards;
+    `lost` says that the last of them is not kept.
+    """
+
+    former: tuple[Certificate, ...] = ()
+    path_writers: str = ""
+    file_writers: str = ""
+    owner_writes: bool = False
+    later: tuple[Certificate, ...] = ()
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Inventory:
     """Everything seen in one look. `facts` are what the node says of itself: node_name, service_ip, …"""
 

@@ -17,7 +17,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes, CertificatePublicKeyTypes
 
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm
-from certmond.pki.certificate import EXTENDED_USAGES, KEY_USAGES, Certificate, PublicKey, load
+from certmond.pki.certificate import (
+    EXTENDED_USAGES,
+    KEY_USAGES,
+    Certificate,
+    PublicKey,
+    attributes_of,
+    load,
+    names_in,
+)
 from certmond.pki.demand import accepted_subjects, has_accepted_subject, missing_names
 
 BACKDATE = timedelta(minutes=5)
@@ -25,12 +33,16 @@ BACKDATE = timedelta(minutes=5)
 (pkg/controller/certificates/authority/policies.go)."""
 
 _OIDS = {name: oid for oid, name in EXTENDED_USAGES.items()}
+EXTENDED = frozenset(_OIDS)
+"""Kubernetes' names of the usages that an extendedKeyUsage extension has."""
 _KEY_USAGES = frozenset(KEY_USAGES.values())
 _OF_A_CA = frozenset({"cert sign", "crl sign"})
 _OF_A_ROOT = frozenset({"key encipherment", "cert sign"})  # besides digital signature, as kubeadm makes one
 _ENCIPHERING = frozenset({"key encipherment", "data encipherment"})
 _UNFIT = {"ECDSA": _ENCIPHERING, "Ed25519": _ENCIPHERING | {"key agreement"}}
 """Usages that a key cannot have (RFC 8813, section 3; RFC 9295, section 3). For RSA, what there was is taken over."""
+_SIGNS = "digital signature"
+_FIRST = datetime.min.replace(tzinfo=UTC)
 _FOREVER = datetime.max.replace(tzinfo=UTC)  # RFC 5280, 4.1.2.5: 99991231235959Z
 _MADE_ANEW = frozenset(
     {
@@ -78,31 +90,43 @@ class Terms:
             end = self.now + (spec.validity or self.validity)
         except OverflowError:
             end = _FOREVER
-        return _whole(self.now - BACKDATE), _whole(min(end, self.issuer_end or end))
+        start = self.now - BACKDATE if self.now - _FIRST > BACKDATE else _FIRST
+        return _whole(start), _whole(min(end, self.issuer_end or end))
 
 
-def successor(old: Certificate, spec: CertificateSpec, terms: Terms) -> Template:
-    """The certificate to replace `old`: its subject, names and usages, brought up to what the catalogue demands.
+def successor(old: Certificate, spec: CertificateSpec, terms: Terms, *, inherits: bool = True) -> Template:
+    """Return the certificate to replace `old`: its subject, names and usages, and what the catalogue demands.
 
-    A demand that no certificate can meet, such as a name that is none, is not made. Never raises.
+    Where it `inherits` nothing, the certificate says what the entry fixes and no more; what the entry leaves open is
+    taken from `old` all the same, for `signing_policy` to judge. A demand that no certificate can meet, such as a name
+    that is none, is not made. Never raises.
     """
     parsed = load(old.der)
     key = spec.key_algorithm or algorithm_of(old.key) or terms.key
     had = old.usages or frozenset()
-    usages = _usages((*spec.usages, *had), key)
-    present = tuple(_oids(parsed))
+    accepted, had_subject = accepted_subjects(spec, terms.facts), parsed.subject
+    present, had_names = tuple(_oids(parsed)), alternative_names(parsed)
+    if not inherits:
+        had, present, had_names = _left_open(spec, had, present, had_names)
+    usages = _usages((*spec.usages, *had), key, signs=_SIGNS in had or not had)
     lacking = tuple(usage for usage in spec.usages if usage in _OIDS and usage not in present)
-    names = {text: _possible(general_name, text) for text in missing_names(spec, terms.facts, old.names)}
+    kept = names_in(had_names)
+    names = {text: _possible(general_name, text) for text in missing_names(spec, terms.facts, kept)}
     missing = {text: name for text, name in names.items() if name}
-    changes = [f"adds the usage {usage}" for usage in (*sorted(usages - had), *lacking)]
-    changes += [f"drops the usage {usage}" for usage in sorted(had - usages)]
-    changes += [f"adds the name {text}" for text in missing]
+    before = old.usages or frozenset()
+    changes = [f"adds the usage {usage}" for usage in (*sorted(usages - before), *_not_in(lacking, _oids(parsed)))]
+    dropped = (*sorted(before - usages), *_not_in(_oids(parsed), (*present, *lacking)))
+    changes += [f"drops the usage {usage}" for usage in dropped]
+    changes += [f"adds the name {text}" for text in missing if text not in old.names]
+    changes += [f"drops the name {text}" for text in sorted(old.names - kept - names_in(missing.values()))]
     changes += [f"drops the extension {oid.dotted_string}" for oid in _not_taken_over(parsed)]
     changes += ["is no CA"] if old.is_ca else []
-    subject, accepted = parsed.subject, accepted_subjects(spec, terms.facts)
-    if accepted and not has_accepted_subject(old, accepted) and (wanted := _possible(_name, accepted[0])):
+    subject = had_subject
+    fits = inherits and has_accepted_subject(old, accepted)
+    if accepted and not fits and (wanted := _possible(name_of, accepted[0])):
         subject = wanted
-        changes.append(f"has the subject {accepted[0]} in place of {old.subject}")
+        if attributes_of(wanted) != old.attributes:
+            changes.append(f"has the subject {accepted[0]} in place of {old.subject}")
     if not is_a(old.key, key):
         changes.append(f"has a key {key.value} in place of {old.key}")
     start, end = terms.dates(spec)
@@ -113,9 +137,26 @@ def successor(old: Certificate, spec: CertificateSpec, terms: Terms) -> Template
         key=key,
         usages=usages,
         extended_usages=(*present, *lacking),
-        names=(*_alternative_names(parsed), *missing.values()),
+        names=(*had_names, *missing.values()),
         changes=tuple(changes),
     )
+
+
+def _left_open(
+    spec: CertificateSpec, usages: frozenset[str], extended: tuple[str, ...], names: tuple[x509.GeneralName, ...]
+) -> tuple[frozenset[str], tuple[str, ...], tuple[x509.GeneralName, ...]]:
+    """Return those of the usages and names of a certificate of which the entry fixes none of its own."""
+    fixes_usages = not EXTENDED.isdisjoint(spec.usages)
+    return (
+        frozenset() if spec.usages else usages,
+        () if fixes_usages else extended,
+        () if spec.names or "server auth" not in (*spec.usages, *extended) else names,
+    )
+
+
+def _not_in(usages: Iterable[str], others: Iterable[str]) -> Iterator[str]:
+    known = {*others}
+    return (usage for usage in usages if usage not in known)
 
 
 def first(spec: CertificateSpec, subject: str, names: Iterable[str], terms: Terms, *, is_ca: bool = False) -> Template:
@@ -127,7 +168,7 @@ def first(spec: CertificateSpec, subject: str, names: Iterable[str], terms: Term
     start, end = terms.dates(spec)
     asked = (*spec.usages, *_OF_A_ROOT) if is_ca else spec.usages
     return Template(
-        subject=_name(subject),
+        subject=name_of(subject),
         not_before=start,
         not_after=end,
         key=key,
@@ -211,16 +252,20 @@ def _possible(make: Callable[[str], T], text: str) -> T | None:
         return None
 
 
-def _name(text: str) -> x509.Name:
-    """RFC 4514, where spaces around a separator mean nothing, as when subjects are compared. Raises ValueError."""
+def name_of(text: str) -> x509.Name:
+    """Return the name of a subject in RFC 4514, where spaces around a separator mean nothing. Raises ValueError."""
     return x509.Name.from_rfc4514_string("".join(part.strip() for part in re.split(r"(?<!\\)([,+])", text)))
 
 
-def _usages(asked: Iterable[str], key: KeyAlgorithm, *, is_ca: bool = False) -> frozenset[str]:
-    """The key usages among `asked` that such a key can have, with digital signature; to sign certificates is a CA's."""
-    usages = _KEY_USAGES.intersection(asked) | {"digital signature"}
+def _usages(asked: Iterable[str], key: KeyAlgorithm, *, is_ca: bool = False, signs: bool = True) -> frozenset[str]:
+    """Return the key usages among `asked` that such a key can have; to sign certificates is a CA's.
+
+    Digital signature is added where the certificate `signs`, and where nothing else would be left, as the extension has
+    at least one (RFC 5280, 4.2.1.3).
+    """
     unfit = _UNFIT.get(key.value.partition("-")[0], frozenset())
-    return usages - unfit - (frozenset() if is_ca else _OF_A_CA)
+    usages = _KEY_USAGES.intersection(asked) - unfit - (frozenset() if is_ca else _OF_A_CA)
+    return usages | {_SIGNS} if signs or not usages else usages
 
 
 def _oids(parsed: x509.Certificate) -> Iterator[str]:
@@ -232,7 +277,8 @@ def _oids(parsed: x509.Certificate) -> Iterator[str]:
         yield EXTENDED_USAGES.get(oid, oid.dotted_string)
 
 
-def _alternative_names(parsed: x509.Certificate) -> tuple[x509.GeneralName, ...]:
+def alternative_names(parsed: x509.Certificate) -> tuple[x509.GeneralName, ...]:
+    """Return the subjectAltName entries of a certificate, those without a text of their own included."""
     try:
         return tuple(parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
     except x509.ExtensionNotFound:

@@ -20,6 +20,7 @@ from certmond.pki.checks import critical_point
 from certmond.pki.inventory import Observation
 from certmond.pki.issuance import Terms, is_a, successor
 from certmond.pki.settings import LOCAL, NOBODY
+from certmond.pki.signing_policy import Basis, Denial, fixed_by, grant
 from certmond.pki.steps import Cause, Derive, Held, Identity, Issue, Plan, Step
 
 MIN_INTERVAL = timedelta(hours=1)
@@ -34,7 +35,8 @@ _WITH_A_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the ke
 class Attempt:
     """The last renewal of a certificate that was tried: when, and with what outcome (`failures` in a row since).
 
-    `sha256` is what the last successful one put in place, and `issued_at` when, where that was an earlier one.
+    `sha256` is what the last successful one put in place, `ends_at` the end of that, and `issued_at` when it was, where
+    that was an earlier attempt.
     """
 
     at: datetime
@@ -44,6 +46,7 @@ class Attempt:
     issued_at: datetime | None = None
     wait_until: datetime | None = None
     cookie: str | None = None
+    ends_at: datetime | None = None
 
     @property
     def put_in_place_at(self) -> datetime:
@@ -138,6 +141,12 @@ def unable(status: CertificateStatus, authorities: Mapping[str, CertificateStatu
     if not status.seen.renewable:
         files = "it refers to files: list those as an entry of kind file"
         return files if spec.kind is Kind.KUBECONFIG else "its file is not PEM, and certmond writes nothing else"
+    if (
+        SELF in spec.ca
+        and status.trust_anchor in status.seen.certificates
+        and status.trust_anchor not in status.issuers
+    ):
+        return "it is self-signed, and no CA signs its successor: remove certificate and key, and restart its service"
     if status.seen.key_path is None and spec.kind is not Kind.KUBELET:
         return "its entry does not say where its key is: give it a `key`"
     if policy.signers.get(signer, LOCAL) not in _WITH_A_KEY:
@@ -237,7 +246,10 @@ class _Planner:
             return  # by another entry, or under another name: what is done to its file is done once
         self._considered.add(status.seen.pair[0])
         step = self._issue(status, old, cause, authority, end)
-        if not step.keep_key and (shared := self._shared(status.seen)):
+        granted = grant(step.template, fixed_by(status.seen.spec, self._assessment.facts), _basis(status, old))
+        if isinstance(granted, Denial):
+            self._hold(status, f"the CA's key does not sign it: {granted}")
+        elif not step.keep_key and (shared := self._shared(status.seen)):
             kept = status.seen.spec.keep_key
             remedy = "it cannot keep it, so give it a key of its own" if kept else "set keep_key on both"
             self._hold(status, f"shares its {shared}: {remedy}")
@@ -300,7 +312,7 @@ class _Planner:
         spec = status.seen.spec
         signer = spec.signer or LOCAL
         terms = Terms(self._now, end, self._assessment.facts, self._policy.validity, self._policy.key)
-        template = successor(old, spec, terms)
+        template = successor(old, spec, terms, inherits=_basis(status, old).predecessor is not None)
         restarts = tuple(self._holders_of_the_old(status))
         keep = spec.keep_key and bool(status.key_matches) and is_a(old.key, template.key)
         said = [f"{_SAID[cause]}, signed by {signer}, until {_day(template.not_after)}", *template.changes]
@@ -316,6 +328,7 @@ class _Planner:
             keep_key=keep,
             restarts=restarts,
             node=self._node,
+            facts=self._assessment.facts,
             trust=status.embeddable,
             under=self._reissue.get(status.seen.identity) if cause is Cause.ROTATION else None,
         )
@@ -334,13 +347,27 @@ class _Planner:
         """Files made from others: those that are out of date, and those whose source is about to change."""
         renewed = {step.target for step in self._steps if isinstance(step, Issue)}
         for name, (path, source) in self._circumstances.derived.items():
-            if source in renewed:
+            if source not in renewed and (why := self._unproven(source)):
+                self._held.append(Held(name, path, f"{source}, which it is made from, is not of its CA: {why}"))
+            elif source in renewed:
                 yield Derive(name, path, source, Cause.SOURCE_CHANGED, f"{source} is renewed")
             elif self._asked is None and name in self._circumstances.stale:
                 yield Derive(name, path, source, Cause.SOURCE_CHANGED, self._circumstances.stale[name])
 
+    def _unproven(self, name: str) -> str | None:
+        """Why what an entry's file says is not to be copied elsewhere: it is due, and has no successor of its CA."""
+        found = (status.basis for status in self._assessment.certificates if status.seen.name == name)
+        return next(("; ".join(each.reasons) or each.barrier for each in found if each and not each.predecessor), None)
+
     def _hold(self, status: CertificateStatus, because: str) -> None:
         self._held.append(Held(status.seen.name, status.seen.path, because))
+
+
+def _basis(status: CertificateStatus, old: Certificate) -> Basis:
+    """What the successor is derived from. Where the origin was not looked up yet, nothing speaks against it: the
+    executor looks it up in any case.
+    """
+    return status.basis or Basis(old)
 
 
 _FOR_A_LATER_END = frozenset({Cause.DUE, Cause.EXPIRED})

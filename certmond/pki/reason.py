@@ -40,6 +40,7 @@ class Reason(StrEnum):
     STILL_DUE = "still_due"
     OUTLIVES_CA = "outlives_ca"
     NO_PATH = "no_path"
+    NOT_ISSUED_BY_CA = "not_issued_by_ca"
     CA_NOT_SELF_SIGNED = "ca_not_self_signed"
     CA_NOT_CA = "ca_not_ca"
     CA_CANNOT_SIGN = "ca_cannot_sign"

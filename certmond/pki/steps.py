@@ -6,6 +6,7 @@ Owns the shapes that the planner hands to whoever prints or carries out; a new t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -52,6 +53,7 @@ class Issue:
     keep_key: bool
     restarts: tuple[str, ...]
     node: str
+    facts: Mapping[str, str] = field(default_factory=dict, repr=False)
     trust: tuple[Certificate, ...] = field(default=(), repr=False)
     under: Certificate | None = field(default=None, repr=False)
 

@@ -25,6 +25,7 @@ from certmond.pki.catalog import KeyAlgorithm
 from certmond.pki.certificate import Certificate
 from certmond.pki.encoding import decode
 from certmond.pki.issuance import BACKDATE, Template
+from certmond.pki.signing_policy import Grant
 from tests.builders import NOW, make_ca, make_leaf
 from tests.cluster.api_server import CSRS, ApiServer, Fault
 
@@ -56,7 +57,7 @@ def template(
 
 def request(made: Template | None = None, **changes: Any) -> Request:
     made = made or template()
-    return replace(Request("kubelet-client", made, make_key(made.key), "node-1"), **changes)
+    return replace(Request("kubelet-client", Grant(made), make_key(made.key), "node-1"), **changes)
 
 
 SERVING = template("server auth", names=(DNS, IP))

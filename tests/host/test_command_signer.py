@@ -26,6 +26,7 @@ from certmond.host.signers.command import ASK_AGAIN, CommandSigner
 from certmond.host.signers.signer import Request
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm
 from certmond.pki.issuance import Template, Terms, first, general_name
+from certmond.pki.signing_policy import Grant
 from tests.builders import NOW, YEAR, Issued, bundle, make_ca, make_intermediate, make_leaf
 from tests.conftest import real_part
 
@@ -42,7 +43,7 @@ def template() -> Template:
 
 def request(**changes: Any) -> Request:
     made = template()
-    return replace(Request("front", made, make_key(made.key), "node-1"), **changes)
+    return replace(Request("front", Grant(made), make_key(made.key), "node-1"), **changes)
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_a_waiting_request_is_polled(helper: Ask) -> None:
 
 def test_what_would_be_empty_is_not_told(helper: Ask) -> None:
     """A request without names, old certificate, profile or cookie has no words for them."""
-    words = told(helper, request(template=replace(template(), names=())))
+    words = told(helper, request(grant=Grant(replace(template(), names=()))))
     assert {word for word in words if word.startswith("CERTMONGER")} == {
         "CERTMONGER_OPERATION", "CERTMONGER_CSR", "CERTMONGER_REQ_SUBJECT", "CERTMONGER_CA_NICKNAME",
     }  # fmt: skip
@@ -431,7 +432,7 @@ def test_a_helper_in_shell_signs_with_openssl(tmp_path: Path) -> None:
         f"-CAkey {tmp_path}/ca.key -copy_extensions copy -days 30\n"
     )
     script.chmod(0o700)
-    asked = request(template=replace(template(), names=(general_name("DNS:front"),)))
+    asked = request(grant=Grant(replace(template(), names=(general_name("DNS:front"),))))
     issued = certificates(signer((str(script),)).sign(asked).pem)
     assert issued[0].subject == asked.template.subject
     assert issued[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(

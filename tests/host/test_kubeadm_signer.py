@@ -20,6 +20,7 @@ from certmond.pki.catalog import KeyAlgorithm
 from certmond.pki.certificate import Certificate, public_key_of
 from certmond.pki.encoding import decode
 from certmond.pki.issuance import BACKDATE, Template, general_name
+from certmond.pki.signing_policy import Grant
 from tests.builders import Issued, make_ca
 
 STAND_IN = Path(__file__).with_name("kubeadm_stand_in.py")
@@ -50,7 +51,7 @@ CLIENT = template(("client auth",), "O=kubeadm:cluster-admins,CN=kubernetes-admi
 
 def request(name: str = "apiserver", made: Template | None = None) -> Request:
     made = made or template()
-    return Request(name, made, make_key(KeyAlgorithm.ECDSA_P256), "node-1")
+    return Request(name, Grant(made), make_key(KeyAlgorithm.ECDSA_P256), "node-1")
 
 
 class Kubeadm:

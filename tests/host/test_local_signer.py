@@ -21,6 +21,7 @@ from certmond.host.signers.signer import Request
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm
 from certmond.pki.certificate import Certificate, parse_certificate
 from certmond.pki.issuance import Template, Terms, first, general_name
+from certmond.pki.signing_policy import Grant
 from tests.builders import DAY, NOW, YEAR, Issued, bundle, make_ca, make_intermediate, make_leaf, reissue
 from tests.conftest import real_part
 
@@ -38,7 +39,7 @@ def wanted(
 
 def request(template: Template | None = None) -> Request:
     template = template or wanted()
-    return Request("apiserver", template, make_key(template.key), "node-1")
+    return Request("apiserver", Grant(template), make_key(template.key), "node-1")
 
 
 @pytest.fixture

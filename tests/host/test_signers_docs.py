@@ -22,6 +22,7 @@ from certmond.pki.catalog import KeyAlgorithm
 from certmond.pki.certificate import Certificate, parse_certificate
 from certmond.pki.issuance import Template, general_name
 from certmond.pki.settings import SignerSpec
+from certmond.pki.signing_policy import Grant
 from tests.builders import NOW, YEAR, Issued, make_ca
 from tests.conftest import real_part
 
@@ -41,7 +42,7 @@ def request() -> Request:
         extended_usages=("server auth",),
         names=(general_name("DNS:kubernetes"), general_name("IP:10.96.0.1")),
     )
-    return Request("apiserver", template, make_key(template.key), "node-1")
+    return Request("apiserver", Grant(template), make_key(template.key), "node-1")
 
 
 class Helper:
@@ -99,7 +100,7 @@ def test_the_openssl_script_refuses(tmp_path: Path) -> None:
     helper = Helper(tmp_path, "sign-with-openssl")
     asked = request()
     with pytest.raises(RefusedError, match="was refused apiserver: no CA is signed here"):
-        helper.sign(replace(asked, template=replace(asked.template, is_ca=True)))
+        helper.sign(replace(asked, grant=Grant(replace(asked.template, is_ca=True))))
     with pytest.raises(RefusedError, match="does not support POLL"):
         helper.sign(replace(asked, cookie="x"))
     (tmp_path / "ca.crt").write_bytes(make_ca().pem)

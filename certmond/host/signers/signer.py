@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from cryptography import x509
@@ -12,13 +12,14 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certmond.host.keys import PrivateKey
-from certmond.pki.certificate import Certificate
+from certmond.pki.certificate import Certificate, load_request
 from certmond.pki.issuance import Template, extensions
+from certmond.pki.signing_policy import Grant
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One certificate that is asked for. `key` is the key that it is to certify; `old` is what it replaces.
+    """The request for one certificate: what is granted to be signed, the key that it certifies, and what it replaces.
 
     `authority` is the entry of the CA, None where the signer alone knows it. A signer that was asked before is given
     the `cookie` that it answered with, and the request as it was sent then (`csr`). `alive` is called every second at
@@ -26,7 +27,7 @@ class Request:
     """
 
     name: str
-    template: Template
+    grant: Grant
     key: PrivateKey = field(repr=False)
     node_name: str
     old: Certificate | None = None
@@ -34,6 +35,19 @@ class Request:
     cookie: str | None = None
     csr: bytes | None = None
     alive: Callable[[], None] = field(default=lambda: None, repr=False)
+
+    @property
+    def template(self) -> Template:
+        """What the certificate says."""
+        return self.grant.template
+
+    def is_asked_in(self, csr: bytes) -> bool:
+        """Whether a request that was sent before, as PEM, asks for exactly what is granted now, whatever its key.
+
+        Raises MalformedError for what is no request.
+        """
+        sent, asked = load_request(csr), load_request(replace(self, csr=None).pem())
+        return sent.subject == asked.subject and {*sent.extensions} == {*asked.extensions}
 
     def pem(self) -> bytes:
         """The request as PKCS#10 (RFC 2986), signed with its key: the one that was sent before, if any."""

@@ -1,0 +1,154 @@
+"""Where the certificates that are due come from: former CAs, who can write their files, what certmond put there since.
+
+Owns the gathering of that evidence from the node, the state directory and the root-owned kubeconfigs. Judges nothing:
+`pki.signing_policy` does. Only reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from certmond.config import Config
+from certmond.errors import CertmondError, WriteError
+from certmond.host.archive import Archive, ArchivedFile
+from certmond.host.ledger import Ledger
+from certmond.host.place import blaming
+from certmond.host.renewal import archive_name, certificates_in
+from certmond.host.rotation_record import RotationRecord
+from certmond.host.writers import WriterLookup
+from certmond.pki.catalog import SELF, Kind
+from certmond.pki.certificate import Certificate, certificates_of
+from certmond.pki.checks import renewal_point
+from certmond.pki.inventory import Inventory, Observation, Provenance
+from certmond.pki.plan import Attempt
+from certmond.pki.settings import LOCAL, NOBODY
+from certmond.pki.steps import Identity
+
+_WITH_A_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the key of the CA on this node
+_RENEWED = frozenset({Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET})
+
+
+class ProvenanceLookup:
+    """The evidence of one node, for one configuration."""
+
+    def __init__(self, config: Config, root: str, state_dir: Path) -> None:
+        self._config, self._root = config, root
+        self._archive, self._ledger, self._record = Archive(state_dir), Ledger(state_dir), RotationRecord(state_dir)
+        self._signers = {spec.name: spec.kind for spec in config.signers}
+        self._due: dict[Identity, tuple[Observation, datetime | None]] = {}
+
+    def of_due(
+        self, inventory: Inventory, now: datetime, *, family: str | None = None, everything: bool = False
+    ) -> dict[Identity, Provenance]:
+        """Return the provenance of each certificate that certmond may renew at `now`: those whose time has come, those
+        of the CA `family`, which is being rotated, or all where `everything` is asked for.
+        """
+        keys = {each.name for each in inventory.observations if each.spec.authority and (each.key or each.key_unknown)}
+        due, chosen = dict[Identity, tuple[Observation, datetime | None]](), list[Observation]()
+        for seen in inventory.observations:
+            known = self._due.get(seen.identity)
+            since = known[1] if known and known[0] is seen else self._due_at(seen)
+            due[seen.identity] = seen, since
+            if since is None or not (everything or family in seen.spec.ca or self._is_due(seen, since, now)):
+                continue
+            if self._signers.get(seen.spec.signer or LOCAL, LOCAL) not in _WITH_A_KEY or not keys.isdisjoint(
+                seen.spec.ca
+            ):
+                chosen.append(seen)
+        self._due = due
+        if not chosen:
+            return {}
+        look, attempts = WriterLookup(self._root), self._ledger.attempts()
+        found, former = dict[Identity, Provenance](), dict[str, tuple[Certificate, ...]]()
+        with suppress(WriteError):  # who signs meets it again, and refuses
+            for seen in chosen:
+                former |= {name: self._former(name, inventory) for name in seen.spec.ca if name not in former}
+                before = [each for name in seen.spec.ca for each in former[name]]
+                found[seen.identity] = self._provenance(seen, before, look, attempts)
+        return found
+
+    def of(self, seen: Observation, known: Provenance | None) -> Provenance:
+        """Return the provenance of one certificate as it is now; former CAs that were `known` stay known.
+
+        Raises WriteError where the archive cannot be read.
+        """
+        former = [*(known.former if known else ()), *(each for name in seen.spec.ca for each in self._former(name))]
+        return self._provenance(seen, former, WriterLookup(self._root), self._ledger.attempts())
+
+    def _due_at(self, seen: Observation) -> datetime | None:
+        """Since when the certificate can be renewed; None for what certmond does not renew."""
+        spec = seen.spec
+        if seen.name != spec.name or spec.authority or spec.kind not in _RENEWED or not seen.certificates:
+            return None
+        if spec.signer == NOBODY or spec.renewed_by:
+            return None
+        point = renewal_point(seen.certificates[0], spec, self._config.renew_before)
+        try:
+            return point - self._config.spread
+        except OverflowError:
+            return point
+
+    def _is_due(self, seen: Observation, since: datetime, now: datetime) -> bool:
+        return now >= since or now < seen.certificates[0].not_before or seen.symlink is False
+
+    def _provenance(
+        self,
+        seen: Observation,
+        former: Iterable[Certificate],
+        look: WriterLookup,
+        attempts: Mapping[Identity, Attempt],
+    ) -> Provenance:
+        paths = dict.fromkeys(filter(None, (seen.path, seen.key_path)))
+        writers = look.writers(paths, seen.spec.owner)
+        later, lost = self._later(seen, attempts.get(seen.identity))
+        return Provenance(
+            tuple(dict.fromkeys(former)), writers.path, writers.file, writers.owner, later=later, lost=lost
+        )
+
+    def _former(self, name: str, inventory: Inventory | None = None) -> tuple[Certificate, ...]:
+        """The CAs of an entry that the record of rotations, the archive and root-owned kubeconfigs know."""
+        found = list[Certificate]()
+        if name != SELF:
+            found += certificates_of(self._record.anchors().get(name, ()))
+            found += certificates_of(self._record.rotated(name))
+            found += (each for files in self._generations(name) for each in _in_files(files, Kind.BUNDLE))
+        look = WriterLookup(self._root)
+        for seen in inventory.observations if inventory else ():
+            trusted = [each for embedded in seen.embedded for each in embedded.certificates if embedded.file is None]
+            if seen.spec.embedded_ca == name and trusted:
+                writers = look.writers({embedded.path for embedded in seen.embedded}, None)
+                found += trusted if not (writers.path or writers.file) else ()
+        return tuple(dict.fromkeys(found))
+
+    def _later(self, seen: Observation, attempt: Attempt | None) -> tuple[tuple[Certificate, ...], bool]:
+        """The certificates that certmond put in place after the present one, and whether the last of them is lost."""
+        present, kept = seen.certificates[0], list[Certificate]()
+        for files in self._generations(archive_name(seen.spec, seen.path)):
+            kept += _in_files(files, seen.spec.kind)
+        last = attempt.sha256 if attempt else None
+        replaced = last not in {None, present.sha256} and (
+            present in kept
+            or (attempt is not None and attempt.ends_at is not None and present.not_after < attempt.ends_at)
+        )
+        later = [each for each in kept if each.not_after > present.not_after or (replaced and each.sha256 == last)]
+        return tuple(dict.fromkeys(later)), replaced and last not in {each.sha256 for each in kept}
+
+    def _generations(self, name: str) -> list[tuple[ArchivedFile, ...]]:
+        """The archived files of an entry; none where the user who runs certmond may not look there.
+
+        Raises WriteError where they cannot be read.
+        """
+        with blaming(f"the archive of {name}", "read"), suppress(PermissionError):
+            return [files for _, files in self._archive.whole(name)]
+        return []
+
+
+def _in_files(files: Iterable[ArchivedFile], kind: Kind) -> Iterator[Certificate]:
+    """The end entity of each archived file, or every certificate of a bundle."""
+    for file in files:
+        with suppress(CertmondError):
+            found = certificates_in(file.content, file.path, kind)
+            yield from found if kind is Kind.BUNDLE else found[:1]

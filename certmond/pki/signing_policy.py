@@ -1,0 +1,196 @@
+"""What the key of a CA may sign: the one rule that every path to a signature passes.
+
+Owns the decision, and the `Grant` without which no signer signs. A certificate is signed for a subject, usages and
+names, each of which its entry fixes or a predecessor had. A predecessor is a certificate that the present CA, or a
+former CA that the node knows, has signed. Whatever else a file says is not signed. Reserved subjects need an entry that
+names them.
+Pure: who can write a file, and which CAs are known, are arguments (`Provenance`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from certmond.pki.catalog import CertificateSpec
+from certmond.pki.certificate import Certificate, attributes_of, load
+from certmond.pki.demand import accepted_subjects
+from certmond.pki.fields import USAGES, expand
+from certmond.pki.inventory import Provenance
+from certmond.pki.issuance import EXTENDED, Template, alternative_names, general_name, name_of
+from certmond.pki.path import find_paths
+from certmond.pki.reason import printable
+
+_RESERVED = ("system:", "kubeadm:")
+"""Prefixes of users and groups that Kubernetes and kubeadm give rights to (RBAC, "default roles"; kubeadm v1.29)."""
+_SIGNS = "digital signature"
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What a successor can be derived from, besides its entry.
+
+    `predecessor` is the certificate whose subject, usages and names it may have; None for the `reasons`. `later` are
+    newer ones: what these lack is not passed on. With a `barrier` nothing is signed at all.
+    """
+
+    predecessor: Certificate | None = None
+    reasons: tuple[str, ...] = ()
+    later: tuple[Certificate, ...] = ()
+    barrier: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """What an entry fixes, with the node's facts filled in: subjects, any of which is right, usages and names."""
+
+    subjects: tuple[str, ...] = ()
+    usages: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The permission to sign exactly this. Only `grant` makes one."""
+
+    template: Template
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """Why a certificate is not signed: each part that neither the entry nor a predecessor covers, then the reasons."""
+
+    problems: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "; ".join(self.problems)
+
+
+def fixed_by(spec: CertificateSpec, facts: Mapping[str, str]) -> Fixed:
+    """Return what the entry `spec` fixes on a node with these facts."""
+    names = (expand(name, facts) for name in spec.names)
+    return Fixed(accepted_subjects(spec, facts), spec.usages, tuple(filter(None, names)))
+
+
+def basis(
+    certificate: Certificate,
+    chain: Sequence[Certificate],
+    issuers: Sequence[Certificate],
+    provenance: Provenance,
+    *,
+    has_key: bool,
+) -> Basis:
+    """Return what a successor of `certificate` can be derived from.
+
+    `chain` is the rest of its file, `issuers` are the present CAs of its entry; `has_key` says that its private key is
+    beside it. Validity periods do not count: a signature does not expire.
+    """
+    if provenance.path_writers:
+        return Basis(barrier=f"{provenance.path_writers}, who could take the key of a new certificate")
+    reasons = []
+    if provenance.file_writers:
+        reasons.append(f"{provenance.file_writers}, so its content decides nothing")
+    known = tuple(dict.fromkeys((*issuers, *provenance.former)))
+    if not is_issued(certificate, chain, known):
+        reasons.append("no present or former CA of its entry has signed it")
+    if provenance.owner_writes and not has_key:
+        reasons.append("its private key is not beside it, and its entry's owner can put any certificate there")
+    if provenance.lost:
+        reasons.append("it is older than the certificate that certmond put in its place")
+    later = tuple(each for each in provenance.later if is_issued(each, chain, known))
+    return Basis(None if reasons else certificate, tuple(reasons), later)
+
+
+def is_issued(certificate: Certificate, chain: Sequence[Certificate], issuers: Sequence[Certificate]) -> bool:
+    """Return whether one of `issuers` has signed the certificate, directly or through `chain`, whatever the dates."""
+    return certificate not in issuers and bool(find_paths(certificate, issuers, chain).paths)
+
+
+def grant(template: Template, fixed: Fixed, basis: Basis) -> Grant | Denial:
+    """Return the permission to sign `template`, or why it is not given."""
+    if basis.barrier:
+        return Denial((basis.barrier,))
+    problems = list(_uncovered(template, fixed, basis.predecessor))
+    if problems:
+        return Denial((*problems, *basis.reasons))
+    for each in basis.later:
+        if _uncovered_since := list(_uncovered(template, fixed, each)):
+            said = f"a later certificate (serial {each.serial:x}) that certmond put in its place had less"
+            return Denial((*_uncovered_since, said))
+    return Grant(template)
+
+
+def entry_that_fixes(spec: CertificateSpec, certificate: Certificate) -> dict[str, str | list[str]]:
+    """Return the entry, as in the configuration, that fixes what `certificate` says: for a person to check and copy."""
+    usages = [usage for usage in (certificate.usages or ()) if usage in USAGES]
+    extended = [usage for usage in (certificate.extended_usages or ()) if usage in USAGES]
+    names = sorted(name for name in certificate.names if name.startswith(("DNS:", "IP:")))
+    return {"name": spec.name, "subject": certificate.subject, "usages": sorted(usages + extended), "names": names}
+
+
+def is_reserved(subject: x509.Name) -> bool:
+    """Return whether Kubernetes or kubeadm gives this user, or one of these groups, rights of their own."""
+    values = (each.value if isinstance(each.value, str) else each.value.decode("utf-8", "replace") for each in subject)
+    return any(value.strip().casefold().startswith(_RESERVED) for value in values)
+
+
+def _uncovered(template: Template, fixed: Fixed, predecessor: Certificate | None) -> Iterator[str]:
+    """What of the template neither the entry nor the predecessor has."""
+    if template.is_ca:
+        yield "it would be a CA"
+    if not any(_same_subject(template.subject, each) for each in map(_possible_name, fixed.subjects) if each):
+        subject = printable(template.subject.rfc4514_string()) or "(empty)"
+        if is_reserved(template.subject):
+            yield f"the subject {subject} is reserved, and its entry does not name exactly that"
+        elif predecessor is None or not _same_subject(template.subject, load(predecessor.der).subject):
+            yield f"its entry does not fix the subject {subject}"
+    yield from _uncovered_usages(template, fixed, predecessor)
+    yield from _uncovered_names(template, fixed, predecessor)
+
+
+def _uncovered_usages(template: Template, fixed: Fixed, predecessor: Certificate | None) -> Iterator[str]:
+    usages = predecessor.usages if predecessor else frozenset({_SIGNS})
+    extended = predecessor.extended_usages if predecessor else frozenset[str]()
+    lacking = frozenset[str]() if usages is None else template.usages - usages - {*fixed.usages}
+    if extended is not None and "any" not in extended:
+        lacking |= {*template.extended_usages} - extended - EXTENDED.intersection(fixed.usages)
+    if lacking:
+        yield f"its entry does not fix the usage {', '.join(sorted(lacking))}"
+    if not template.extended_usages and extended is not None:
+        yield "its entry fixes no extended key usage, and without one it would be good for every use"
+
+
+def _uncovered_names(template: Template, fixed: Fixed, predecessor: Certificate | None) -> Iterator[str]:
+    known = {name for name in map(_possible_general_name, fixed.names) if name}
+    if predecessor:
+        known |= {*alternative_names(load(predecessor.der))}
+    if lacking := [name for name in template.names if name not in known]:
+        yield f"its entry does not fix the name {', '.join(printable(str(each.value)) for each in lacking)}"
+    if predecessor is None and "server auth" in template.extended_usages and not template.names:
+        yield "its entry fixes no name, and no client accepts a server without one"
+
+
+def _same_subject(one: x509.Name, other: x509.Name) -> bool:
+    """The same attributes, and the same common names in the same order: the last one is Kubernetes' user."""
+    return attributes_of(one) == attributes_of(other) and _common_names(one) == _common_names(other)
+
+
+def _common_names(name: x509.Name) -> list[str | bytes]:
+    return [each.value for each in name.get_attributes_for_oid(NameOID.COMMON_NAME)]
+
+
+def _possible_name(text: str) -> x509.Name | None:
+    try:
+        return name_of(text)
+    except ValueError:
+        return None
+
+
+def _possible_general_name(text: str) -> x509.GeneralName | None:
+    try:
+        return general_name(text)
+    except ValueError:
+        return None

@@ -1,0 +1,156 @@
+"""Where a certificate comes from: the former CAs that the node knows, and what certmond put in its place since."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from certmond.host.archive import Archive
+from certmond.host.ledger import Ledger
+from certmond.host.provenance import ProvenanceLookup
+from certmond.host.rotation_record import RotationRecord
+from certmond.host.store import Store
+from certmond.pki.inventory import Inventory, Provenance
+from certmond.pki.plan import Attempt
+from certmond.pki.rotation import Mode, Phase, Rotation
+from tests.builders import DAY, HOUR, NOW, YEAR, Issued, make_ca, make_leaf
+from tests.test_renewal import Host, kubeconfig
+
+FORMER = make_ca()
+ALICE = 64_101
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    """A node with a pair, a kubeconfig and a kubelet's PEM, all of them due."""
+    return Host(tmp_path / "host", "apiserver", "admin.conf", "kubelet-client")
+
+
+def inventory(host: Host) -> Inventory:
+    return Store(host.config.certificates, str(host.root)).observe()
+
+
+def found(host: Host, now: Any = NOW, **options: Any) -> dict[str, Provenance]:
+    lookup = ProvenanceLookup(host.config, str(host.root), host.state)
+    return {name: each for (name, _), each in lookup.of_due(inventory(host), now, **options).items()}
+
+
+def test_what_is_due_is_looked_up_and_nothing_else(host: Host) -> None:
+    """From the renewal point on, less the spread; also of the CA that is rotated, or of everything where asked for."""
+    assert found(host).keys() == {"apiserver", "admin.conf", "kubelet-client"}
+    early = NOW - 60 * DAY
+    assert found(host, early) == {}
+    assert found(host, early, family="ca").keys() == {"apiserver", "admin.conf", "kubelet-client"}
+    assert found(host, early, family="other") == {}
+    assert found(host, early, everything=True).keys() == {"apiserver", "admin.conf", "kubelet-client"}
+    assert found(host, NOW - 2 * YEAR).keys() == {"apiserver", "admin.conf", "kubelet-client"}  # not valid yet
+
+
+def test_what_certmond_does_not_renew_is_not_looked_up(host: Host) -> None:
+    """Where no signer signs it, another program renews it, or the CA's key is not on this node."""
+    host.entries["apiserver"] |= {"signer": "none"}
+    host.entries["admin.conf"] |= {"renewed_by": "the operator"}
+    assert found(host).keys() == {"kubelet-client"}
+    host.at("/etc/kubernetes/pki/ca.key").unlink()
+    assert found(host) == {}
+    host.settings["signers"] = [{"name": "site", "kind": "command", "command": ["/bin/true"]}]
+    host.entries["kubelet-client"] |= {"signer": "site"}
+    assert found(host).keys() == {"kubelet-client"}
+
+
+def test_a_former_ca_is_known_from_the_record_the_archive_and_kubeconfigs_of_root(host: Host) -> None:
+    """Each of the three alone; a kubeconfig that another user can write tells nothing."""
+    own = {host.ca.facts}
+    assert {*found(host)["apiserver"].former} == own  # what the kubeconfigs embed
+
+    record = RotationRecord(host.state)
+    record.accept({"ca": (FORMER.facts,), "other": (make_ca().facts,)})
+    assert {*found(host)["apiserver"].former} == own | {FORMER.facts}
+    record.accept({})
+    other = make_ca()
+    record.save(Rotation("r", "ca", Mode.OVERLAP, (FORMER.facts,), other.facts, Phase.TRUST, NOW))
+    assert {*found(host)["apiserver"].former} == own | {FORMER.facts, other.facts}
+    (host.state / "rotation/record.json").unlink()
+
+    path = host.place / "ca.crt"
+    path.write_bytes(FORMER.pem)
+    Archive(host.state).store("ca", {"/etc/kubernetes/pki/ca.crt": path}, NOW, {})
+    assert {*found(host)["apiserver"].former} == own | {FORMER.facts}
+    assert ProvenanceLookup(host.config, str(host.root), host.state).of(
+        next(seen for seen in inventory(host).observations if seen.name == "apiserver"), None
+    ).former == (FORMER.facts,)
+
+    conf = host.at("/etc/kubernetes/admin.conf")
+    os.chown(conf, ALICE, ALICE)
+    assert {*found(host)["apiserver"].former} == {FORMER.facts}
+
+
+def archived(host: Host, issued: Issued, at: timedelta = -DAY) -> None:
+    path = host.place / "old.crt"
+    path.write_bytes(issued.pem)
+    Archive(host.state).store("apiserver", {host.entries["apiserver"]["path"]: path}, NOW + at, {})
+
+
+def test_certificates_that_were_there_later_are_those_that_end_later(host: Host) -> None:
+    """Of the archive; an earlier one does not count."""
+    later, earlier = make_leaf(host.ca, not_after=NOW + YEAR), make_leaf(host.ca, not_after=NOW - DAY)
+    archived(host, later, -2 * DAY)
+    archived(host, earlier)
+    assert found(host)["apiserver"].later == (later.facts,)
+    assert found(host)["apiserver"].lost is False
+
+
+def present_of(host: Host) -> Issued:
+    """The certificate that is in place now."""
+    (certificate,) = x509.load_pem_x509_certificates(host.at(host.entries["apiserver"]["path"]).read_bytes())
+    return Issued(certificate.public_bytes(Encoding.DER), host.keys[1], certificate.subject, None, None)
+
+
+def remembered(host: Host, sha256: str, ends_at: Any) -> None:
+    identity = ("apiserver", host.entries["apiserver"]["path"])
+    Ledger(host.state).remember(identity, Attempt(NOW - DAY, sha256=sha256, ends_at=ends_at))
+
+
+def test_what_certmond_put_in_place_last_is_lost_where_no_generation_has_it(host: Host) -> None:
+    """The present certificate ends before it, or is in the archive itself: then it was replaced, and put back."""
+    remembered(host, "0" * 64, NOW + YEAR)
+    assert found(host)["apiserver"].lost
+    remembered(host, "0" * 64, NOW + HOUR)
+    assert not found(host)["apiserver"].lost  # the present one is newer: another program renewed it
+    present = present_of(host)
+    archived(host, present)
+    assert found(host)["apiserver"].lost
+    remembered(host, present.facts.sha256, NOW + HOUR)
+    assert not found(host)["apiserver"].lost
+
+
+def test_the_last_one_is_later_where_a_generation_has_it(host: Host) -> None:
+    """Even if it ends before the present one, as one of a shorter validity does."""
+    last = make_leaf(host.ca, not_after=NOW + DAY)
+    present = present_of(host)
+    archived(host, present, -2 * DAY)
+    archived(host, last)
+    remembered(host, last.facts.sha256, NOW + DAY)
+    assert found(host)["apiserver"].later == (last.facts,)
+    assert not found(host)["apiserver"].lost
+
+
+def test_writers_are_those_of_certificate_and_key(host: Host) -> None:
+    """A key in a directory that every user can write is told as well."""
+    host.entries["apiserver"] |= {"key": "/srv/apiserver.key"}
+    host.put("/srv/apiserver.key", host.at("/etc/kubernetes/pki/apiserver.key").read_bytes(), 0o600)
+    host.at("/srv").chmod(0o777)
+    assert found(host)["apiserver"].path_writers == "/srv can be written by every user (mode 0777)"
+
+
+def test_a_kubeconfig_that_refers_to_its_ca_tells_nothing(host: Host) -> None:
+    """Its trust is what another file holds."""
+    config = kubeconfig(host.ca, make_leaf(host.ca)).replace(b"certificate-authority-data", b"x-data")
+    host.put("/etc/kubernetes/admin.conf", config, 0o600)
+    assert found(host)["apiserver"].former == ()

@@ -1,0 +1,271 @@
+"""What is forged in a file that certmond renews is not signed: by the daemon, by hand, in a rotation, by any signer.
+
+Five forgeries stand beside a genuine certificate of the same entry's form, all of them expired. Each forged one claims
+the group system:masters, or a name that its holder has no right to.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from certmond.host.ledger import Ledger
+from certmond.pki.encoding import decode
+from certmond.pki.plan import Attempt
+from tests.builders import DAY, YEAR, Issued, make_ca, make_leaf, new_key
+from tests.daemon_harness import running
+from tests.test_renewal import Helper, Host, certmond, kubeconfig, now
+
+MALLORY, BOB = 64_999, 64_998
+"""Users of the host who are not root, and have nothing."""
+MASTERS = x509.Name(
+    [
+        x509.NameAttribute(NameOID.ORGANIZATION_NAME, "system:masters"),
+        x509.NameAttribute(NameOID.COMMON_NAME, "mallory"),
+    ]
+)
+DEVELOPERS = x509.Name(
+    [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "developers"), x509.NameAttribute(NameOID.COMMON_NAME, "mallory")]
+)
+FORMS = ("file", "kubeconfig", "kubelet")
+
+
+@dataclass
+class Forged:
+    """A node on which each form of certificate is there five times forged, and once genuine."""
+
+    host: Host
+    files: dict[str, Path] = field(default_factory=dict)
+    genuine: dict[str, Path] = field(default_factory=dict)
+
+    def contents(self) -> dict[str, bytes]:
+        return {name: path.read_bytes() for name, path in self.files.items()}
+
+    def serials(self, names: dict[str, Path]) -> dict[str, int]:
+        """The certificates in these files."""
+        found = {}
+        for name, path in names.items():
+            content = path.read_bytes()
+            if content.startswith(b"apiVersion"):
+                user = yaml.safe_load(content)["users"][0]["user"]
+                content = base64.b64decode(user["client-certificate-data"])
+            found[name] = decode(content, name).certificates[0].serial
+        return found
+
+
+def write(host: Host, form: str, directory: str, issued: Issued) -> tuple[dict[str, Any], Path]:
+    """A certificate in its form below a directory of its own: its entry, and the file with the certificate."""
+    match form:
+        case "kubeconfig":
+            path = f"{directory}/user.conf"
+            host.put(path, kubeconfig(host.ca, issued), 0o600)
+            return {"kind": "kubeconfig", "path": path}, host.at(path)
+        case "kubelet":
+            path, dated = f"{directory}/client-current.pem", f"{directory}/client-2025-01-01-00-00-00.pem"
+            host.put(dated, issued.pem + issued.key_pem, 0o600)
+            host.at(path).symlink_to(dated)
+            return {"kind": "kubelet", "path": path, "key": path}, host.at(dated)
+        case _:
+            host.put(f"{directory}/app.crt", issued.pem)
+            host.put(f"{directory}/app.key", issued.key_pem, 0o600)
+            return {"path": f"{directory}/app.crt", "key": f"{directory}/app.key"}, host.at(f"{directory}/app.crt")
+
+
+def forged_node(place: Path, signer: dict[str, Any] | None = None, forms: tuple[str, ...] = FORMS) -> Forged:
+    """The node. Each directory is root's, but for the one that another user can write."""
+    host = Host(place, "apiserver", now=now())
+    host.entries = {}
+    made = Forged(host)
+    past: Any = {"not_before": host.now - YEAR, "not_after": host.now - DAY}
+    twin = make_ca(not_before=host.now - 2 * YEAR, not_after=host.now + 9 * YEAR)
+    forgeries: dict[str, Callable[[], Issued]] = {
+        "genuine": lambda: make_leaf(host.ca, "mallory", **past),
+        "self-signed": lambda: make_ca(
+            subject=MASTERS, is_ca=None, usages=None, names=None, extended_usages=["client auth"], **past
+        ),
+        "same-name": lambda: make_leaf(twin, subject=MASTERS, **past),
+        "widened": lambda: make_leaf(host.ca, subject=MASTERS, signing_key=new_key(), **past),
+        "older": lambda: make_leaf(host.ca, subject=DEVELOPERS, **past),
+        "shared": lambda: make_leaf(host.ca, "mallory", **past),
+    }
+    for form in forms:
+        for name, forge in forgeries.items():
+            directory = f"/srv/{form}/{name}"
+            entry, path = write(host, form, directory, forge())
+            host.entries[f"{form}-{name}"] = entry | ({"signer": signer["name"]} if signer else {})
+            (made.genuine if name == "genuine" else made.files)[f"{form}-{name}"] = path
+        host.at(f"/srv/{form}/shared").chmod(0o777)
+        # certmond has put a later certificate in the place of the older one, without the group.
+        identity = (f"{form}-older", host.entries[f"{form}-older"]["path"])
+        attempt = Attempt(host.now - 30 * DAY, sha256="0" * 64, ends_at=host.now + YEAR)
+        Ledger(host.state).remember(identity, attempt)
+    if signer:
+        host.settings["signers"] = [signer]
+    return made
+
+
+def refused(status: dict[str, Any]) -> set[str]:
+    return {
+        entry["name"]
+        for entry in status["certificates"]
+        if any(found["reason"] == "not_issued_by_ca" and found["severity"] == "critical" for found in entry["findings"])
+    }
+
+
+@pytest.fixture
+def forged(tmp_path: Path) -> Forged:
+    return forged_node(tmp_path / "node")
+
+
+def test_the_daemon_signs_no_forged_certificate(forged: Forged, tmp_path: Path) -> None:
+    """The daemon leaves each forged file byte for byte as it is, reports not_issued_by_ca of it, and renews the genuine
+    ones beside them.
+    """
+    before, serials = forged.contents(), forged.serials(forged.genuine)
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(forged.host.document()))
+    with running(forged.host.root, tmp_path, "--config", str(config), "--state-dir", str(forged.host.state)) as daemon:
+        daemon.until(
+            lambda: (
+                all(daemon.reasons(name) == set() for name in forged.genuine)
+                and daemon.number('certmond_planned_steps{step="issue"}') == 0
+            ),
+            "the genuine ones are renewed",
+        )
+        assert refused(daemon.status()) == {*forged.files}
+        daemon.stop()
+    assert forged.contents() == before
+    assert serials.items().isdisjoint(forged.serials({name: renewed(p) for name, p in forged.genuine.items()}).items())
+
+
+def renewed(path: Path) -> Path:
+    """Where the present certificate is: the kubelet's PEM has a new name each time."""
+    current = path.with_name("client-current.pem")
+    return path.parent / Path(current.readlink()).name if current.is_symlink() else path
+
+
+@pytest.mark.parametrize("how", ["all", "names"])
+def test_by_hand_no_forged_certificate_is_signed(forged: Forged, how: str) -> None:
+    """`certmond renew` says of each why it is not renewed, and leaves its file as it is; with --all, the genuine ones
+    are renewed.
+    """
+    before, serials = forged.contents(), forged.serials(forged.genuine)
+    arguments = ["--all"] if how == "all" else [*forged.files]
+    done = certmond(forged.host, "renew", *arguments)
+    assert forged.contents() == before
+    for name in forged.files:
+        assert f"{name}" in done.stdout + done.stderr
+    if how == "names":
+        assert done.returncode == 3
+        assert done.stderr.count("cannot be renewed: the CA's key does not sign it") == len(forged.files)
+    else:
+        assert serials.items().isdisjoint(
+            forged.serials({name: renewed(path) for name, path in forged.genuine.items()}).items()
+        )
+
+
+def test_a_dry_run_shows_what_would_be_signed(forged: Forged) -> None:
+    """`certmond renew NAME --dry-run` prints the entry that would fix what the file says, and what is missing."""
+    done = certmond(forged.host, "renew", "file-self-signed", "--dry-run")
+    assert done.returncode == 3
+    shown = yaml.safe_load(done.stdout)["certificates"]
+    assert shown == [
+        {"name": "file-self-signed", "subject": "CN=mallory,O=system:masters", "usages": ["client auth"], "names": []}
+    ]
+    assert "is reserved, and its entry does not name exactly that" in done.stderr
+
+
+def test_an_entry_that_fixes_everything_is_signed_whatever_the_file_says(forged: Forged) -> None:
+    """The new certificate says what the entry says, and nothing of the forged one."""
+    forged.host.entries["file-self-signed"] |= {"subject": "CN=app", "usages": ["client auth"]}
+    done = certmond(forged.host, "renew", "file-self-signed")
+    assert (done.returncode, done.stderr) == (0, "")
+    (made,) = decode(forged.files["file-self-signed"].read_bytes(), "").certificates
+    assert made.subject == "CN=app"
+    assert made.extended_usages == frozenset({"client auth"})
+    assert not made.names
+
+
+@pytest.mark.real("openssl")
+def test_a_helper_is_not_asked_for_a_forged_certificate(tmp_path: Path) -> None:
+    """A signer of kind `command` gets requests for the genuine certificates alone."""
+    signer = {"name": "site", "kind": "command", "command": [str(tmp_path / "helper" / "helper")]}
+    made = forged_node(tmp_path / "node", signer)
+    helper = Helper(tmp_path / "helper", made.host.ca)
+    helper.answers(0)
+    before = made.contents()
+    certmond(made.host, "renew", "--all")
+    assert made.contents() == before
+    assert [call["CERTMONGER_REQ_SUBJECT"] for call in helper.calls()] == ["CN=mallory"] * len(made.genuine)
+
+
+def test_kubeadm_is_not_asked_for_a_forged_certificate(tmp_path: Path) -> None:
+    """A signer of kind `kubeadm` signs the genuine certificates alone."""
+    stand_in = Path(__file__).parent / "host" / "kubeadm_stand_in.py"
+    command = tmp_path / "kubeadm"
+    log = tmp_path / "calls"
+    command.write_text(f'#!/bin/sh\necho "$*" >>{log}\nexec {sys.executable} {stand_in} v1.34.0 "$@"\n')
+    command.chmod(0o755)
+    signer = {"name": "kubeadm", "kind": "kubeadm", "command": [str(command)]}
+    made = forged_node(tmp_path / "node", signer)
+    before = made.contents()
+    certmond(made.host, "renew", "--all")
+    assert made.contents() == before
+    calls = [line for line in log.read_text().splitlines() if "kubeconfig user" in line]
+    assert len(calls) == len(made.genuine)
+    assert all("system:masters" not in line and "developers" not in line for line in calls)
+
+
+def test_a_copied_certificate_of_another_user_is_not_renewed_for_the_owner(tmp_path: Path) -> None:
+    """The owner that an entry declares can write the file: with the public certificate of another user in it, and
+    without that user's key, nothing is signed. With the key it is renewed.
+    """
+    host = Host(tmp_path / "node", "apiserver", now=now())
+    host.entries = {}
+    past: Any = {"not_before": host.now - YEAR, "not_after": host.now - DAY}
+    bobs, own = make_leaf(host.ca, "bob", **past), make_leaf(host.ca, "mallory", **past)
+    for name, certificate in (("copied", bobs), ("own", own)):
+        host.entries[name] = {"owner": str(MALLORY), **write(host, "file", f"/home/{name}", certificate)[0]}
+        host.put(f"/home/{name}/app.key", own.key_pem, 0o600)
+        for path in (host.at(f"/home/{name}"), *host.at(f"/home/{name}").iterdir()):
+            os.chown(path, MALLORY, MALLORY)
+    done = certmond(host, "renew", "--all")
+    assert "left alone: copied" in done.stdout
+    assert host.at("/home/copied/app.crt").read_bytes() == bobs.pem
+    assert host.at("/home/own/app.crt").read_bytes() != own.pem
+
+
+def test_init_makes_no_key_where_others_could_take_it(tmp_path: Path) -> None:
+    """`certmond init` refuses a directory of certificates that every user can write, and names it."""
+    root = tmp_path / "root"
+    (root / "etc/kubernetes/pki/etcd").mkdir(parents=True)
+    (root / "etc/kubernetes/pki").chmod(0o777)
+    config = tmp_path / "config.yaml"
+    config.write_text("profile: kubeadm\nnode_name: node-1\ninit: {advertise_address: 192.0.2.1}\n")
+    host = Host(tmp_path / "unused", "apiserver")
+    host.root, host.state = root, tmp_path / "state"
+    done = certmond_with(config, host, "init")
+    assert done.returncode == 3
+    assert "/etc/kubernetes/pki can be written by every user (mode 0777)" in done.stderr
+
+
+def certmond_with(config: Path, host: Host, *arguments: str) -> Any:
+    options = ["--config", str(config), "--root", str(host.root), "--state-dir", str(host.state)]
+    return subprocess.run(
+        [sys.executable, "-m", "certmond", *options, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
