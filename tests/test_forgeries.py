@@ -6,12 +6,13 @@ the group system:masters, or a name that its holder has no right to.
 
 from __future__ import annotations
 
+import ast
 import base64
 import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ import yaml
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from certmond.enforce import policy_of
 from certmond.host.ledger import Ledger
+from certmond.host.signers.signer import Request
 from certmond.pki.encoding import decode
-from certmond.pki.plan import Attempt
+from certmond.pki.plan import Attempt, Circumstances, plan
 from tests.builders import DAY, YEAR, Issued, make_ca, make_leaf, new_key
+from tests.cluster.api_server import ApiServer
 from tests.daemon_harness import running
 from tests.test_renewal import Helper, Host, certmond, kubeconfig, now
 
@@ -269,3 +273,64 @@ def certmond_with(config: Path, host: Host, *arguments: str) -> Any:
         timeout=60,
         check=False,
     )
+
+
+@pytest.mark.parametrize("approve", [False, True])
+def test_no_request_is_filed_or_approved_for_a_forged_certificate(tmp_path: Path, *, approve: bool) -> None:
+    """A signer of kind `csr` files no CertificateSigningRequest for any forged certificate, and so approves none."""
+    with ApiServer(tmp_path) as api:
+        kubeconfig_path = "/etc/kubernetes/certmond.conf"
+        signer = {"name": "cluster", "kind": "csr", "kubeconfig": kubeconfig_path, "approve": approve}
+        made = forged_node(tmp_path / "node", signer)
+        for source in (Path(api.kubeconfig), Path(api.kubeconfig).with_name("client.pem")):
+            name = "certmond.conf" if source.suffix == ".conf" else source.name
+            made.host.put(f"/etc/kubernetes/{name}", source.read_bytes(), 0o600)
+        before = made.contents()
+        certmond(made.host, "renew", "--all")
+        filed = [each["spec"]["request"] for each in api.objects.values()]
+    assert made.contents() == before
+    asked = [x509.load_pem_x509_csr(base64.b64decode(text)).subject.rfc4514_string() for text in filed]
+    assert asked == ["CN=mallory"] * len(made.genuine)
+
+
+def test_in_a_rotation_no_leaf_is_signed_that_another_user_can_replace(tmp_path: Path) -> None:
+    """The leaves of the former CA are issued again, but none whose directory another user can write, nor one of a
+    reserved subject that its entry does not name; the plan says of each why.
+    """
+    host = Host(tmp_path / "node", "apiserver", now=now())
+    host.entries = {}
+    good: Any = {"not_before": host.now - DAY, "not_after": host.now + YEAR}
+    for name, subject in (("plain", "app"), ("shared", "app"), ("reserved", "system:app")):
+        host.entries[name] = write(host, "file", f"/srv/{name}", make_leaf(host.ca, subject, **good))[0]
+    host.at("/srv/shared").chmod(0o777)
+    assessment, _ = host.enforcer().see()
+    leaves = {status.seen.identity: host.ca.facts for status in assessment.certificates if status.seen.name != "ca"}
+    made = plan(assessment, policy_of(host.config), {}, Circumstances(), reissue=leaves)
+    assert [step.target for step in made.steps] == ["plain"]
+    assert {held.target: held.because for held in made.held} == {
+        "shared": "the CA's key does not sign it: /srv/shared can be written by every user (mode 0777), who could take "
+        "the key of a new certificate",
+        "reserved": "the CA's key does not sign it: the subject CN=system:app is reserved, and its entry does not name "
+        "exactly that",
+    }
+
+
+def test_what_changes_between_plan_and_signature_is_seen(tmp_path: Path) -> None:
+    """The rule is asked again at the moment of signing: a directory that was opened to others meanwhile stops it."""
+    host = Host(tmp_path / "node", "apiserver", now=now())
+    made = host.plan()
+    host.at("/etc/kubernetes/pki").chmod(0o777)
+    (outcome,) = host.enforcer().executor.execute(made)
+    assert outcome.result == "failed"
+    assert "/etc/kubernetes/pki can be written by every user (mode 0777)" in outcome.message
+
+
+def test_only_one_function_grants_a_signature() -> None:
+    """No module but `signing_policy` makes a Grant, and no request for a certificate is made without one."""
+    makers = set()
+    for path in (Path(__file__).parent.parent / "certmond").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Grant":
+                makers.add(path.name)
+    assert makers == {"signing_policy.py"}
+    assert Request.__dataclass_fields__["grant"].default is MISSING
