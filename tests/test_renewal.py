@@ -35,6 +35,7 @@ from certmond.host.ledger import Ledger
 from certmond.host.transaction import Transactions
 from certmond.options import look
 from certmond.pki.assess import Assessment
+from certmond.pki.certificate import load_request
 from certmond.pki.plan import Attempt
 from certmond.pki.steps import Plan
 from tests.builders import DAY, NOW, YEAR, Issued, make_ca, make_leaf, make_server
@@ -435,6 +436,24 @@ def waiting(tmp_path: Path) -> tuple[Host, Helper]:
 
 def now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
+
+
+@pytest.mark.real("openssl")
+def test_a_request_that_no_longer_asks_for_what_is_granted_is_filed_anew(waiting: tuple[Host, Helper]) -> None:
+    """Where the entry changed while the signer decided, the kept request is not sent again: a new one is, without the
+    cookie of the former, and it asks for what the entry fixes now.
+    """
+    host, helper = waiting
+    helper.answers(5, "1\ncookie\n")
+    assert [outcome.result for outcome in host.start_once()] == ["waiting"]
+    host.entries["apiserver"] |= {"subject": "CN=api", "names": ["DNS:api"]}
+    host.now += timedelta(minutes=1)
+    assert [outcome.result for outcome in host.start_once()] == ["waiting"]
+    first, second = helper.calls()
+    assert (first["CERTMONGER_REQ_SUBJECT"], second["CERTMONGER_REQ_SUBJECT"]) == ("CN=kube-apiserver", "CN=api")
+    assert (second["CERTMONGER_OPERATION"], "CERTMONGER_CA_COOKIE" in second) == ("SUBMIT", False)
+    pem = f"-----BEGIN CERTIFICATE REQUEST-----{second['csr']}-----END CERTIFICATE REQUEST-----\n"
+    assert load_request(pem.encode()).subject.rfc4514_string() == "CN=api"
 
 
 @pytest.mark.real("openssl")
