@@ -70,7 +70,7 @@ def show(context: click.Context, family: str, output: str) -> None:
     ]
     recorded = staging.recorded()
     rotation = None
-    if recorded and recorded.under_way:
+    if recorded:
         rotation = asdict(recorded) | {"released": _released(options)}
     display(show_document(found, staged, rotation, now), output, show_table)
 

@@ -73,9 +73,7 @@ class Rotating:
 
         Raises BusyError, WriteError.
         """
-        wait = self._conductor.ask()
-        self.until = None if wait is None else self._clock() + wait
-        stands = self._standing
+        self.until, stands = self._asked_again_at(), self._standing
         if stands.broken or stands.elsewhere:
             return None
         if stands.rotation != stands.own and stands.rotation is not None:
@@ -112,6 +110,14 @@ class Rotating:
             return None
         return self._go_on(rotation, following(rotation, now))
 
+    def _asked_again_at(self) -> datetime | None:
+        """Ask the others, and return when to do so again; at the next `poll` where the node cannot tell how it stands,
+        because what is in the way may go without an event. None where an event will tell.
+        """
+        wait = self._conductor.ask()
+        waits = [each for each in (wait, self._config.poll if self._standing.broken else None) if each is not None]
+        return self._clock() + min(waits) if waits else None
+
     def _take_over(self, own: Rotation | None, rotation: Rotation) -> str:
         """Note here what the others have come to."""
         with self._executor.writing():
@@ -143,8 +149,9 @@ class Rotating:
             raise RotationError(why)
         rotation = self._signed(rotation)
         with self._executor.writing(5):
-            if (other := self._record.load()) is not None and not other.over:
-                raise RotationError(f"{other.name} is under way, in the phase {other.phase}; one at a time")
+            if (other := self._record.load()) is not None:
+                remedy = f"end it with `certmond root-ca rotate --family {other.family}`"
+                raise RotationError(f"{other.name} is under way, in the phase {other.phase}; one at a time: {remedy}")
             self._conductor.publish(rotation)
             self._record.save(rotation)
         self._note(f"{rotation.name} begins, by {rotation.mode}: {_names(rotation)}", rotation)

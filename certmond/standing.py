@@ -83,6 +83,7 @@ class Standing:
             spec.name for spec in config.certificates if spec.is_trust and not (spec.is_glob or spec.renewed_by)
         ]
         self.replaced = Replaced(config)
+        self._met: tuple[tuple[str, Phase], datetime] | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -131,6 +132,9 @@ class Standing:
         if self.rotation:
             kept = [each for each in map(self._staging.read, Part) if each and (each.key or each.key_unknown)]
             here = self._grounds.get(self.rotation.family)
+            if here is None and self.own is not None:
+                fact = f"{self.own.name} is under way, in the phase {self.own.phase}, and the configuration names no"
+                raise RotationError(f"{fact} {self.own.family} that certmond rotates; put the entry back until it ends")
             self.ground = replace(here, signs=bool(kept)) if here else None
             if self.ground is None or not self._concerns(self.ground):
                 self.rotation, self.elsewhere = None, True  # a worker has no etcd
@@ -246,11 +250,18 @@ class Standing:
         if why := self._held_back(rotation):
             return Reach(rotation, (why,), begun=False)
         waits = tuple(unsettled(rotation, ground, assessment, around, plan))
-        at = settles_at(rotation, assessment, around)
+        at = settles_at(rotation, assessment, around, self._met_at(rotation, assessment.taken_at))
         if not waits and assessment.taken_at < at and rotation.phase is not Phase.PREPARE:
             said = f"those that read files again by themselves have time until {at:%Y-%m-%d %H:%M:%S} UTC"
             return Reach(rotation, (said,), at)
         return Reach(rotation, waits)
+
+    def _met_at(self, rotation: Rotation, now: datetime) -> datetime:
+        """When this process has first seen the node in this phase; `now` where a clock was set back since."""
+        phase = rotation.id, rotation.phase
+        if self._met is None or self._met[0] != phase or self._met[1] > now:
+            self._met = phase, now
+        return self._met[1]
 
     def report(self, rotation: Rotation, assessment: Assessment) -> Report:
         """What this node says of itself, now that it has come so far."""

@@ -233,7 +233,7 @@ def renewals(data: bytes) -> None:
 def changes(data: bytes) -> None:
     """A memory, if only an empty one."""
     with state("changes.json", data) as directory:
-        found = Changes(directory, keeps=True).contents([(PATH, "ab", 1)])
+        found = Changes(directory, keeps=True).contents([(PATH, "ab", 1)], NOW)
         assert found.keys() == {PATH}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -34,6 +34,8 @@ def frozen(enforcer: Enforcer) -> str:
     assert not made.writes
     assert enforcer.rotate(assessment, around, made) is None
     assert enforcer.standing.broken == found.message
+    assert enforcer.rotating.until is not None  # no event may tell that it can be told again
+    assert enforcer.rotating.until - datetime.now(UTC) <= timedelta(seconds=10)
     return found.message
 
 

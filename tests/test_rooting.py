@@ -402,9 +402,22 @@ def test_not_while_a_rotation_is_under_way(host: Host, record: str) -> None:
     assert rotation["phase"] == ("trust" if "trust" in record else "")
     told = "rotation r1 of ca: phase trust" if "trust" in record else "the record of a rotation cannot be read"
     assert told in host.run("show").out
-    (host.staging.directory / "record.json").write_text('{"phase": "done"}')
+    (host.staging.directory / "record.json").unlink()
     assert host.stage(ca(), "--force").code == 0
     assert host.document("show")["rotation"] is None
+
+
+def test_not_before_the_end_of_a_rotation(host: Host) -> None:
+    """A record in the phase `done` is of a rotation whose end destroys what is staged. Nothing is staged until then,
+    `show` has the phase, and the refusal names the command that ends it.
+    """
+    host.staging.directory.mkdir(parents=True)
+    (host.staging.directory / "record.json").write_text('{"id": "r1", "family": "etcd-ca", "phase": "done"}')
+    refused = host.stage(ca())
+    assert (refused.code, host.staging.read(Part.NEW)) == (2, None)
+    assert "a rotation is under way (etcd-ca, done), whose end destroys what is staged" in refused.err
+    assert "end it with `certmond root-ca rotate --family etcd-ca`" in refused.err
+    assert "rotation r1 of etcd-ca: phase done" in host.run("show").out
 
 
 def test_somebody_else_writes(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

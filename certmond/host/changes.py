@@ -43,12 +43,16 @@ class Changes:
         self._memory = Memory(state_dir, _NAME, TypeAdapter(dict[str, _Known]))
         self._known: dict[str, _Known] | None = None
 
-    def contents(self, files: Iterable[tuple[str, str, int]]) -> dict[str, Content]:
-        """Since when `files` have their content: (path, SHA-256, ctime in nanoseconds) -> by path."""
+    def contents(self, files: Iterable[tuple[str, str, int]], now: datetime) -> dict[str, Content]:
+        """Since when `files` have their content: (path, SHA-256, ctime in nanoseconds) -> by path.
+
+        A ctime later than `now` is of before a clock was set back, and counts as `now`. Otherwise no look would be
+        later than the change, and what waits for one would wait until the clock has caught up.
+        """
         known = self._memory.read() or {} if self._known is None else self._known
         found = dict[str, _Known]()
         for path, sha256, ctime in files:
-            changed, before = _EPOCH + timedelta(microseconds=ctime // 1000), known.get(path)
+            changed, before = min(_EPOCH + timedelta(microseconds=ctime // 1000), now), known.get(path)
             same = before is not None and before.sha256 == sha256
             found[path] = _Known(sha256=sha256, since=min(before.since, changed) if before and same else changed)
         # In the order in which they were last seen, over processes: a JSON object keeps it.

@@ -7,6 +7,7 @@ could be looked at: there only the files tell. Judges nothing: `pki.holding` doe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from certmond.config import Config
@@ -60,7 +61,7 @@ class Neighbourhood:
         seen = [each for each in inventory.observations if each.spec.consumers or each.path in told]
         paths = sorted({path for each in seen for path in files_of(each)})
         self._prepare(components, found, inventory)
-        self._contents = self._changes.contents(store.states(paths))
+        self._contents = self._changes.contents(store.states(paths), datetime.now(UTC))  # the clock of their ctime
         return Surroundings(
             self._services, found, live, self._contents, past,
             self._config.restart.reload_within,

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from certmond.errors import MalformedError
 from certmond.host.memory import Memory
-from certmond.host.place import blaming
+from certmond.host.place import blaming, opened
 from certmond.pki.certificate import Anchor, to_pem
 from certmond.pki.encoding import decode
 from certmond.pki.fields import Instant
@@ -103,12 +103,13 @@ class RotationRecord:
         )  # fmt: skip
 
     def close(self, rotation: Rotation) -> None:
-        """It is over, and nothing of it is under way any more. Raises WriteError."""
+        """Note that it is over: its record becomes the last one. On the disk when this returns. Raises WriteError."""
         self.save(rotation)
         ids = dict.fromkeys((*(self._closed.read() or ()), forth(rotation.id), rotation.id))
         self._closed.write(tuple(ids)[-_REMEMBERED:])
-        with blaming(str(self._path)):
-            os.rename(self._path, self._path.with_name(_LAST))
+        with blaming(str(self._path)), opened(self._path.parent) as directory:
+            os.rename(_RECORD, _LAST, src_dir_fd=directory, dst_dir_fd=directory)
+            os.fsync(directory)
 
     def closed(self) -> frozenset[str]:
         """The ids of the rotations that were closed, and of the way there of those that went back; a memory only."""

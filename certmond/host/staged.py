@@ -53,15 +53,14 @@ class StagedCA:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What the record says of the rotation; empty where it cannot be understood, and then one is under way, too."""
+    """What the record says of the rotation; empty where it cannot be understood.
+
+    While there is a record, a rotation is under way, in the phase `done` too: its end destroys what is staged.
+    """
 
     id: str = ""
     family: str = ""
     phase: str = ""
-
-    @property
-    def under_way(self) -> bool:
-        return self.phase != "done"
 
 
 class Staging:

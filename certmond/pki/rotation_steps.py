@@ -201,16 +201,18 @@ def _unseen(statuses: Sequence[CertificateStatus], live: Live) -> Iterator[str]:
             yield f"what {use.service} holds cannot be told: {seen.problem}"
 
 
-def settles_at(rotation: Rotation, assessment: Assessment, around: Surroundings) -> datetime:
-    """When those that read files again by themselves have had the time to do so, as far as files are watched."""
+def settles_at(rotation: Rotation, assessment: Assessment, around: Surroundings, met: datetime) -> datetime:
+    """Return when those that read files again by themselves have had the time to do so, as far as files are watched.
+
+    An instant in the future was noted before a clock was set back, and does not count. Where all are, `met` does: when
+    this process has first seen the node in this phase, by the clock as it is now.
+    """
     paths = {path for status in concerned(rotation.family, assessment) for path in files_of(status.seen)}
     since = [content.since for path, content in around.contents.items() if path in paths]
     if not since:
-        return rotation.since
-    # What is in the future was noted before a clock was set back.
-    return max((at for at in (*since, rotation.since) if at <= assessment.taken_at), default=assessment.taken_at) + (
-        around.reload_within
-    )
+        return min(rotation.since, met)
+    past = (at for at in (*since, rotation.since) if at <= assessment.taken_at)
+    return max(past, default=met) + around.reload_within
 
 
 def _strange(rotation: Rotation, ground: Ground) -> Iterator[str]:

@@ -19,6 +19,8 @@ from tests.node import PKI, Node, key_pem
 from tests.test_mutations import other_key
 
 KEY = f"{PKI}/apiserver.key"
+LATE = datetime(2100, 1, 1, tzinfo=UTC)
+"""No clock of these tests is as late."""
 
 
 class Looker:
@@ -36,7 +38,7 @@ class Looker:
 
     def look(self) -> Content:
         self.store.observe()
-        return self.changes.contents(self.store.states([f"/{KEY}"]))[f"/{KEY}"]
+        return self.changes.contents(self.store.states([f"/{KEY}"]), LATE)[f"/{KEY}"]
 
 
 @pytest.fixture
@@ -132,35 +134,48 @@ def test_what_is_written_is_written_once(looker: Looker) -> None:
 def test_a_file_that_was_away_and_is_back_as_it_was_has_not_changed(tmp_path: Path) -> None:
     """Somebody has moved it out of the way, and back."""
     changes = Changes(tmp_path, keeps=True)
-    first = changes.contents([("/a", "1", 5_000_000_000)])
-    assert changes.contents([]) == {}
-    assert changes.contents([("/a", "1", 9_000_000_000)]) == first
-    assert Changes(tmp_path, keeps=True).contents([("/a", "1", 9_000_000_000)]) == first
+    first = changes.contents([("/a", "1", 5_000_000_000)], LATE)
+    assert changes.contents([], LATE) == {}
+    assert changes.contents([("/a", "1", 9_000_000_000)], LATE) == first
+    assert Changes(tmp_path, keeps=True).contents([("/a", "1", 9_000_000_000)], LATE) == first
 
 
 def test_what_was_seen_last_is_remembered_though_its_content_is_old(tmp_path: Path) -> None:
     """Names that come with each rotation, and go for ever, do not make a CA of years ago forgotten that is away."""
     ca = ("/ca", "1", 1_000_000_000)
     for number in range(150):
-        Changes(tmp_path, keeps=True).contents([ca, (f"/{number}", "2", (number + 5) * 1_000_000_000)])
-    first = Changes(tmp_path, keeps=True).contents([ca])
-    assert Changes(tmp_path, keeps=True).contents([]) == {}
-    assert Changes(tmp_path, keeps=True).contents([("/ca", "1", 900_000_000_000)]) == first
+        Changes(tmp_path, keeps=True).contents([ca, (f"/{number}", "2", (number + 5) * 1_000_000_000)], LATE)
+    first = Changes(tmp_path, keeps=True).contents([ca], LATE)
+    assert Changes(tmp_path, keeps=True).contents([], LATE) == {}
+    assert Changes(tmp_path, keeps=True).contents([("/ca", "1", 900_000_000_000)], LATE) == first
 
 
 def test_of_many_files_that_are_gone_the_oldest_are_forgotten(tmp_path: Path) -> None:
     """Names that come and go do not fill the disk."""
     changes = Changes(tmp_path, keeps=True)
-    changes.contents([(f"/{number}", "1", number * 1_000_000_000) for number in range(1000)])
-    changes.contents([])
+    changes.contents([(f"/{number}", "1", number * 1_000_000_000) for number in range(1000)], LATE)
+    changes.contents([], LATE)
     assert len(json.loads((tmp_path / "changes.json").read_text())) == 100
 
 
 def test_a_clock_that_was_wrong_is_not_believed_for_ever(tmp_path: Path) -> None:
     """A remembered instant that is later than the file's last change of any kind is none: it counts as that old."""
-    Changes(tmp_path, keeps=True).contents([("/a", "ab", 2 * 10**18)])
-    earlier = Changes(tmp_path, keeps=True).contents([("/a", "ab", 10**18)])
+    Changes(tmp_path, keeps=True).contents([("/a", "ab", 2 * 10**18)], LATE)
+    earlier = Changes(tmp_path, keeps=True).contents([("/a", "ab", 10**18)], LATE)
     assert earlier["/a"].since == datetime.fromtimestamp(10**9, UTC)
+
+
+def test_a_clock_that_was_set_back_leaves_no_change_in_the_future(tmp_path: Path) -> None:
+    """A file that has changed later than it is now counts as changed now, and stays so: what looks later has looked
+    since it changed, in this process and in the next.
+    """
+    now, changed = datetime(2026, 11, 27, 12, tzinfo=UTC), datetime(2026, 11, 28, 12, tzinfo=UTC)
+    file = ("/a", "1", int(changed.timestamp()) * 10**9)
+    changes = Changes(tmp_path, keeps=True)
+    assert changes.contents([file], now) == {"/a": Content("1", now)}
+    later = now + timedelta(minutes=1)
+    assert changes.contents([file], later) == {"/a": Content("1", now)}
+    assert Changes(tmp_path, keeps=True).contents([file], later) == {"/a": Content("1", now)}
 
 
 @given(st.binary() | st.sampled_from([b"[]", b'{"/a": {"sha256": "ab", "since": "2001-01-01T00:00:00"}}', b"\x00"]))
@@ -170,14 +185,14 @@ def test_garbage_is_no_memory(tmp_path_factory: pytest.TempPathFactory, content:
     (state / "changes.json").write_bytes(content)
     expected = {"/a": Content("ab", datetime.fromtimestamp(10**9, UTC))}
     for ctime in (10**18, 2 * 10**18):
-        assert Changes(state, keeps=True).contents([("/a", "ab", ctime)]) == expected
+        assert Changes(state, keeps=True).contents([("/a", "ab", ctime)], LATE) == expected
 
 
 def test_a_path_may_be_anything(tmp_path: Path) -> None:
     """Bytes that are no UTF-8 among them."""
     odd = ("/nginx/\udcff.pem", "ab", 10**18)
     for _ in range(2):
-        assert Changes(tmp_path, keeps=True).contents([odd]) == {
+        assert Changes(tmp_path, keeps=True).contents([odd], LATE) == {
             odd[0]: Content("ab", datetime.fromtimestamp(10**9, UTC))
         }
     assert b"udcff" in (tmp_path / "changes.json").read_bytes()

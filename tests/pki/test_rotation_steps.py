@@ -432,10 +432,13 @@ def test_a_key_that_has_gone_stops_it() -> None:
 
 
 def test_a_clock_that_was_set_back_does_not_hold_it() -> None:
-    """What was noted in the future counts as of before."""
+    """What was noted in the future counts for nothing: the time runs from when the phase was met by this clock, be it
+    looked at once or again and again.
+    """
     known = around(contents={"/pki/leaf.crt": Content("x", NOW + 300 * DAY)})
-    late = replace(at(P.TRUST), since=NOW + 300 * DAY)
-    assert settles_at(late, judged(leaf(OLD)), known) == NOW + known.reload_within
+    late, met = replace(at(P.TRUST), since=NOW + 300 * DAY), NOW - HOUR
+    assert settles_at(late, judged(leaf(OLD)), known, met) == met + known.reload_within
+    assert settles_at(late, judged(leaf(OLD)), around(contents={}), met) == met
 
 
 def test_nothing_is_written_for_a_service_that_did_not_come_up() -> None:
@@ -521,7 +524,7 @@ def test_who_reads_files_again_by_itself_has_the_time_to() -> None:
 
     def settles(since: datetime, **contents: datetime) -> datetime:
         known = around(contents={path: Content("x", when) for path, when in contents.items()}, reload_within=within)
-        return settles_at(at(P.TRUST, since=since), judged(leaf(OLD)), known)
+        return settles_at(at(P.TRUST, since=since), judged(leaf(OLD)), known, NOW)
 
     path, key = "/pki/leaf.crt", ANCHOR_KEY
     assert settles(NOW - DAY, **{path: CHANGED, key: CHANGED - HOUR}) == CHANGED + within

@@ -1,0 +1,109 @@
+"""The last writes of a rotation that a cluster conducts: cut off anywhere, with and without the API they are done."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import pytest
+
+from certmond.cluster.access import Access
+from certmond.pki.rotation import Phase, Rotation
+from tests.cluster.api_server import ApiServer, Fault
+from tests.cluster.conducting import World
+from tests.cluster.test_conducted_node import NODE, come_to, one_pass
+from tests.rotating_node import RotatingNode, root_ca
+from tests.tracing import EVERY_STOP, changes, kill_at, record
+
+pytestmark = [pytest.mark.real("openssl"), pytest.mark.timeout(600)]
+
+STOPS = 6
+"""At so many of the stops it is cut off, where not at every one."""
+
+
+class Away(list[Fault]):
+    """The API answers nothing but 503."""
+
+    def __init__(self) -> None:
+        super().__init__([Fault(503)])
+
+    def pop(self, index: SupportsIndex = -1) -> Fault:
+        return self[index]
+
+
+@pytest.fixture
+def world(cluster: ApiServer, access_of: Callable[..., Access], monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr("certmond.cluster.signing._LOOK_AGAIN", 0.01)
+    return World(cluster, access_of)
+
+
+@pytest.fixture
+def node(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RotatingNode:
+    """The only node, in the last phase that changes files."""
+    monkeypatch.setattr("certmond.enforce.KUBELET_CONF", world.api.user(f"system:node:{NODE}", "system:nodes"))
+    settings: Any = {"kubeconfig": world.api.user("certmond", "certmond"), "workloads": "ignore"}
+    made = RotatingNode(tmp_path / "place", hurried=False, cluster=settings)
+    world.old, world.new = made.old, root_ca()
+    world.api.store.add("nodes", NODE, metadata={"labels": {"node-role.kubernetes.io/control-plane": ""}})
+    made.begin(world.new)
+    come_to(Phase.ATTACH, world, made, made.enforcer())
+    return made
+
+
+def ends(world: World, node: RotatingNode) -> None:
+    """The daemon, from where it is to the end."""
+    come_to(None, world, node, node.enforcer())
+
+
+def again(world: World, node: RotatingNode, rotation: Rotation) -> None:
+    """The node and the cluster's record as they were when the last writes began."""
+    kept = node.place.with_name("kept")
+    if not kept.exists():
+        shutil.copytree(node.place, kept, symlinks=True)
+    shutil.rmtree(node.place)
+    shutil.copytree(kept, node.place, symlinks=True)
+    world.record(rotation)
+
+
+@pytest.mark.slow
+def test_an_end_that_is_cut_off_is_ended(world: World, node: RotatingNode) -> None:
+    """Killed at any of its writes, a control plane that is in `done` itself ends the rotation although the API does not
+    answer; one that is not there yet holds, and ends it when the API is back. The cluster's record is in `done`.
+    """
+    rotation = node.record
+    assert rotation
+    again(world, node, rotation)
+    states = list[tuple[str, str]]()
+    stops = record(partial(ends, world, node), lambda _: states.append((str(world.phase), str(node.phase))))
+    changing = [n for n, stop in enumerate(stops) if n == 0 or changes(stop)]
+    middle = [(first + states.count(each) // 2) for each in dict.fromkeys(states) for first in (states.index(each),)]
+    spread = [changing[n * (len(changing) - 1) // (STOPS - 1)] for n in range(STOPS)]
+    chosen = changing if EVERY_STOP else sorted({*middle, *spread})
+    seen = set[tuple[str, str]]()
+    for n in chosen:
+        again(world, node, rotation)
+        where = f"killed at {n}, {kill_at(partial(ends, world, node), n)}"
+        seen.add((str(world.phase), str(node.phase)))
+        world.api.faults = Away()
+        before, enforcer = node.phase, node.enforcer()
+        for _ in range(5):
+            one_pass(world, node, enforcer)
+        assert node.phase is (Phase.ATTACH if before is Phase.ATTACH else None), where
+        world.api.faults = []
+        ends(world, node)
+        assert node.unwell(world.new) == [], where
+        assert {path.name for path in (node.state / "rotation").iterdir()} == {"closed.json", "last.json"}, where
+        assert world.phase is Phase.DONE, where
+    assert seen >= {("attach", "attach"), ("done", "attach"), ("done", "done"), ("done", "None")}
+
+
+def test_a_record_that_was_deleted_keeps_no_node_in_done(world: World, node: RotatingNode) -> None:
+    """Where the cluster's record is gone when a node is in `done`, the node ends the rotation all the same."""
+    enforcer = node.enforcer()
+    come_to(Phase.DONE, world, node, enforcer)
+    world.api.store.remove("configmaps", "certmond-rotation", "kube-system")
+    ends(world, node)
+    assert node.unwell(world.new) == []
