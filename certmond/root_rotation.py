@@ -279,10 +279,13 @@ def _one_step(
         outcomes = enforcer.executor.execute(made, PATIENCE, lambda step: click.echo(f"  {step.target}: {step.detail}"))
         failed = next((each for each in outcomes if each.result == "failed"), None)
         return (failed.message, datetime.now(UTC), False) if failed else (None, datetime.now(UTC), False)
-    if progress := enforcer.restart(made, assessment, around, PATIENCE):
-        return f"{progress.service}: {progress.message}", progress.until, False
-    if said := enforcer.rotate(assessment, around, made):
+    progress = enforcer.restart(made, assessment, around, PATIENCE)
+    if progress and progress.until is None:
+        return f"{progress.service}: {progress.message}", None, False
+    if said := enforcer.rotate(assessment, around, made):  # which a restart that waits may not concern
         return said, datetime.now(UTC), False
+    if progress:
+        return f"{progress.service}: {progress.message}", progress.until, False
     frozen = enforcer.standing.lacks(assessment).frozen
     return (
         frozen or next(iter(enforcer.rotating.waits), None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -9,11 +10,14 @@ from pathlib import Path
 from typing import Any, SupportsIndex
 
 import pytest
+import yaml
 
 from certmond.cluster.access import Access
 from certmond.pki.rotation import Phase, Rotation
+from tests.builders import DAY, make_ca, make_server
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.conducting import World
+from tests.cluster.lease_store import LEASES
 from tests.cluster.test_conducted_node import NODE, come_to, one_pass
 from tests.rotating_node import RotatingNode, root_ca
 from tests.tracing import EVERY_STOP, changes, kill_at, record
@@ -106,4 +110,52 @@ def test_a_record_that_was_deleted_keeps_no_node_in_done(world: World, node: Rot
     come_to(Phase.DONE, world, node, enforcer)
     world.api.store.remove("configmaps", "certmond-rotation", "kube-system")
     ends(world, node)
+    assert node.unwell(world.new) == []
+
+
+def beside(world: World, node: RotatingNode) -> Path:
+    """A service whose restart waits for its turn, which another node has, and that the rotation does not concern. What
+    that restart makes.
+    """
+    made, other = node.place / "site-was-restarted", make_ca()
+    document = yaml.safe_load((node.place / "config.yaml").read_text())
+    (node.place / "config.yaml").write_text(
+        yaml.safe_dump(
+            document
+            | {
+                "services": [{"name": "site", "kind": "command", "command": ["/usr/bin/touch", str(made)]}],
+                "certificates": [
+                    *document["certificates"],
+                    {"name": "site-ca", "path": str(node.files / "site-ca.crt"), "authority": True},
+                    {"name": "site", "path": str(node.files / "site.crt"), "key": str(node.files / "site.key"),
+                     "ca": "site-ca", "consumers": ["site"]},
+                ],
+            }
+        )
+    )  # fmt: skip
+    node.put("site-ca.crt", other.pem)
+    enforcer, dates = node.enforcer(), {"not_before": world.now - DAY, "not_after": world.now + 80 * DAY}
+    for number in range(2):
+        leaf = make_server(other, "site", **dates)  # type: ignore[arg-type]
+        node.put("site.key", leaf.key_pem)
+        node.put("site.crt", leaf.pem)
+        if number == 0:
+            enforcer.keep_former(*enforcer.see())
+    held = {"holderIdentity": "node-9", "leaseDurationSeconds": 12}
+    lease = {"metadata": {"name": "certmond-restart", "namespace": "kube-system"}, "spec": held}
+    status, _ = world.api.leases.answer("POST", f"{LEASES}/kube-system/leases", json.dumps(lease).encode())
+    assert status == 201
+    return made
+
+
+@pytest.mark.slow
+def test_a_restart_that_waits_for_its_turn_keeps_no_record(world: World, node: RotatingNode) -> None:
+    """Where the restart of a service that the rotation does not concern has to wait, the command ends the rotation as
+    the daemon does, and does not wait for that service.
+    """
+    come_to(Phase.DONE, world, node, node.enforcer())
+    restarted = beside(world, node)
+    done = node.hurry("root-ca", "rotate")
+    assert (done.code, done.err) == (0, "")
+    assert not restarted.exists()
     assert node.unwell(world.new) == []
