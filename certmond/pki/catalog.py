@@ -101,8 +101,9 @@ class CertificateSpec(Model):
     )
     subject: Many[Subject] = Field(
         default=(),
-        description="subjects that are accepted, as in `CN=kubernetes-admin,O=system:masters`; their order "
-        "within does not matter, and the first is the one that `certmond init` issues",
+        description="subjects that are accepted, as in `CN=kubernetes-admin,O=system:masters`; their order within does "
+        "not matter. The CA signs them whatever the file says; the first is what `certmond init` issues. Subjects with "
+        "`system:` or `kubeadm:` are signed only where they stand here.",
     )
     usages: Many[Usage] = Field(
         default=(),
@@ -120,7 +121,12 @@ class CertificateSpec(Model):
         default=0o600,
         description="the most that the mode of its key's file may permit, and so of any file with a key in it",
     )
-    owner: Owner | None = Field(default=None, description="`user` or `user:group` that its files must belong to")
+    owner: Owner | None = Field(
+        default=None,
+        description="`user` or `user:group` that its files must belong to, and who may write them besides root. Where "
+        "another user can write them, the certificate is not renewed with what its file says; where another user can "
+        "replace them, it is not renewed.",
+    )
     renew_before: Duration | None = Field(
         default=None, description="it is due so long before its end; by default what the file says for all"
     )
