@@ -38,14 +38,20 @@ def content_of(file: BufferedReader, most: int = MAX_SIZE) -> bytes:
     return content
 
 
-def content_at(real: str) -> bytes:
-    """The bytes of a regular file as they were at one moment. Raises OSError, also where there is no such moment."""
+def content_at(real: str, inode: tuple[int, ...] | None = None) -> bytes:
+    """Return the bytes of a regular file as they were at one moment.
+
+    `inode` is (device, inode) of the file that was looked at, where it has to be that one. Raises OSError, also where
+    there is no such moment, or another file is there by now.
+    """
     descriptor = open_straight(real, _OPEN)
     try:
         for _ in range(3):
             before = os.fstat(descriptor)
             if not stat.S_ISREG(before.st_mode):
                 raise OSError(errno.EINVAL, "it is no regular file any more")
+            if inode and (before.st_dev, before.st_ino) != inode:
+                raise OSError(errno.EBUSY, "another file has replaced it")
             if before.st_size > MAX_SIZE:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
             content = os.pread(descriptor, before.st_size + 1, 0)

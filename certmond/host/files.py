@@ -3,64 +3,32 @@
 Owns the way from a path of the catalogue to its bytes: the root directory that every path (absolute symlinks included)
 lies below, the refusal of all but regular files of a sane size, and the memory of what was parsed. A file is looked at
 again only if its directory reported a change, and parsed again only if its bytes are new. It keeps parsed values and
-digests, never the bytes: they may be a private key. Never writes, never judges.
+digests, never the bytes: they may be a private key. A path that a file of a stranger names has an entry of its own
+beside certmond's, with what that stranger can read. Never writes, never judges.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import stat
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from operator import attrgetter
+from dataclasses import replace
+from itertools import takewhile
 from typing import Any, TypeVar
 
-from certmond.host.content import MAX_SIZE, TICK, content_at, state_of
+from certmond.host.content import content_at
+from certmond.host.entry import Asked, Entry, asked, packed
 from certmond.host.second import in_two
-from certmond.host.way import Way, fault_of, follow, open_to, refusal
+from certmond.host.way import Referrer, Way, beginning, fault_of, follow, open_to, refusal
 from certmond.pki.reason import Fault, Reason
 
 _TOGETHER = 1 << 18  # bytes are read before they are parsed
-_KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket",
-          stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}  # fmt: skip
 
 T = TypeVar("T")
 Parser = Callable[[bytes, str], T]
 """(content, path for messages) -> value. Never raises: what is wrong with the content is part of the value."""
-
-
-@dataclass(eq=False, slots=True)
-class Entry:
-    """What is known of one path. The same object is handed out until something about the file changes.
-
-    `real` is where the path leads below the root, without symlinks; None where it leads nowhere. `settled` says that
-    whatever is done to the file afterwards will show in `key`.
-    """
-
-    path: str
-    real: str | None = None
-    fault: Fault | None = None
-    is_link: bool = False
-    mode: int = 0
-    uid: int = 0
-    gid: int = 0
-    key: tuple[int, ...] | None = None
-    settled: bool = True
-    digest: bytes | None = None
-    lookups: tuple[str, ...] = ()
-    values: dict[Any, Any] = field(default_factory=dict)
-
-    @property
-    def missing(self) -> bool:
-        return self.fault is not None and self.fault.reason is Reason.MISSING
-
-    @property
-    def is_directory(self) -> bool:
-        return self.key is not None and stat.S_ISDIR(self.key[-1])
 
 
 class Files:
@@ -69,11 +37,11 @@ class Files:
     def __init__(self, root: str = "/") -> None:
         self._root = "" if root == "/" else os.path.realpath(root)
         self._directories: dict[str, Way] = {}
-        self._entries: dict[str, Entry] = {}
-        self._known: dict[str, Entry] = {}
+        self._entries: dict[Asked, Entry] = {}
+        self._known: dict[Asked, Entry] = {}
         self._listings: dict[str, tuple[str, ...]] = {}
         self._listed: dict[str, tuple[str, ...]] = {}
-        self._by_lookup: dict[str, str | set[str]] = {}
+        self._by_lookup: dict[str, Asked | set[Asked]] = {}
         self._interest: dict[str, frozenset[str] | None] | None = None
         self.forgotten: frozenset[Entry] | None = None
         """The entries that the last `refresh` forgot; None where it forgot all."""
@@ -94,11 +62,11 @@ class Files:
             self._listed, self._listings = self._listings, {}
             self._interest = None
         else:
-            paths: set[str] = set()
+            behind: set[Asked] = set()
             for lookup in touched:
                 found = self._by_lookup.pop(lookup, set())
-                paths |= {found} if isinstance(found, str) else found
-            self._known = {path: self._entries.pop(path) for path in paths if path in self._entries}
+                behind |= found if isinstance(found, set) else {found}
+            self._known = {each: self._entries.pop(each) for each in behind if each in self._entries}
             for entry in self._known.values():
                 self._forget_way(entry)
             places = {
@@ -112,8 +80,8 @@ class Files:
         for lookup in entry.lookups:
             others = self._by_lookup.get(lookup)
             if isinstance(others, set):
-                others.discard(entry.path)
-            if others in (entry.path, set()):
+                others.discard(entry.asked)
+            if others in (entry.asked, set()):
                 del self._by_lookup[lookup]
 
     def _moved(self, place: str, name: str) -> bool:
@@ -124,30 +92,34 @@ class Files:
         at = bisect_left(names, name)
         return (names[at : at + 1] == (name,)) != os.path.lexists(f"{place}/{name}")
 
-    def entry(self, path: str) -> Entry:
-        """What is known of `path`, looked at if need be."""
-        entry = self._entries.get(path)
+    def entry(self, path: str, referrer: Referrer | None = None) -> Entry:
+        """Return what is known of `path`, looked at where that is needed. What a file of strangers names (`referrer`)
+        is told as far as they can read it.
+        """
+        wanted = asked(path, referrer)
+        entry = self._entries.get(wanted)
         if entry is None:
-            known = self._known.pop(path, None)
-            entry = self._keep(path, self._look(path, known))
+            known = self._known.pop(wanted, None)
+            entry = self._keep(self._look(path, known, referrer))
             if known is None or known.lookups != entry.lookups:
                 self._interest = None
         return entry
 
-    def _keep(self, path: str, entry: Entry) -> Entry:
-        self._entries[path] = entry
+    def _keep(self, entry: Entry) -> Entry:
+        wanted = entry.asked
+        self._entries[wanted] = entry
         for lookup in entry.lookups:
-            others = self._by_lookup.setdefault(lookup, path)
-            if others != path:  # most lead to one path, which needs no set
-                self._by_lookup[lookup] = others = {others} if isinstance(others, str) else others
-                others.add(path)
+            others = self._by_lookup.setdefault(lookup, wanted)
+            if others != wanted:  # most lead to one path, which needs no set
+                self._by_lookup[lookup] = others = others if isinstance(others, set) else {others}
+                others.add(wanted)
         return entry
 
-    def value(self, path: str, parse: Parser[T]) -> T | None:
+    def value(self, path: str, parse: Parser[T], referrer: Referrer | None = None) -> T | None:
         """The parsed content of `path`; None where the entry has a fault."""
-        entry = self.entry(path)
+        entry = self.entry(path, referrer)
         if entry.fault is None and parse not in entry.values:
-            self._parse((path,), parse)
+            self._parse_entries((entry,), parse)
         found: T | None = entry.values.get(parse)
         return found
 
@@ -161,17 +133,20 @@ class Files:
         yield from in_two(
             new,
             lambda some: self._parse(some, parse),
-            tell=lambda some, _: [_told(self._entries.pop(path)) for path in some],
+            tell=lambda some, _: [packed(self._entries.pop(path)) for path in some],
             take=lambda some, told: self._take(some, told, parse),
         )
 
     def _parse(self, paths: Iterable[str], parse: Parser[Any]) -> Iterable[str]:
+        self._parse_entries(map(self.entry, paths), parse)
+        return paths
+
+    def _parse_entries(self, entries: Iterable[Entry], parse: Parser[Any]) -> None:
         """Several are read, then parsed: whoever goes to and fro for each of ten thousand takes a fifth longer, as the
         kernel and the parser drive each other out of the processor's caches.
         """
         read, size = list[tuple[Entry, bytes]](), 0
-        for path in paths:
-            entry = self.entry(path)
+        for entry in entries:
             if entry.fault is None and parse not in entry.values and (content := self._read(entry)) is not None:
                 read.append((entry, content))
                 size += len(content)
@@ -179,7 +154,6 @@ class Files:
                 _parse(read, parse)
                 read, size = [], 0
         _parse(read, parse)
-        return paths
 
     def _take(self, paths: Iterable[str], told: Iterable[Any], parse: Parser[Any]) -> Iterable[str]:
         """Know of these paths what another process has found there."""
@@ -188,7 +162,7 @@ class Files:
             if path in self._entries:  # somebody has asked for it meanwhile, and has what was seen then
                 continue
             self._directory(path.rpartition("/")[0])
-            entry = self._keep(path, Entry(path, *rest))
+            entry = self._keep(Entry(path, *rest))
             entry.real = path if entry.real == path else entry.real  # one object for both
             entry.values.update((parse, value) for value in values)
         return paths
@@ -234,41 +208,46 @@ class Files:
     def _directory(self, path: str) -> Way:
         place = self._directories.get(path)
         if place is None:
-            place = self._directories[path] = follow(path, self._root, root=self._root, called=path)
+            place = self._directories[path] = follow(path, beginning(self._root), root=self._root, called=path)
             self._interest = None
         return place
 
-    def _way(self, path: str) -> Way:
+    def _way(self, path: str, referrer: Referrer | None) -> Way:
+        if referrer and referrer.writers:  # nothing on this way is kept: a stranger has chosen it
+            return self._admitted(follow(path, beginning(self._root, referrer), root=self._root, called=path), path)
         directory, _, name = path.rpartition("/")
         place = self._directory(directory)
         if place.fault is not None:
-            return Way(place.real, (), fault=_renamed(place, path), strangers=place.strangers)
-        way = follow(name, place.real, root=self._root, called=path, strangers=place.strangers)
-        return self._admitted(way, path)
+            return replace(place, lookups=(), is_link=False, fault=_renamed(place, path))
+        return self._admitted(follow(name, place, root=self._root, called=path), path)
 
     def _admitted(self, way: Way, path: str) -> Way:
-        """The way; with a fault where a symlink of a stranger leads to what he could not read himself."""
-        if way.fault is not None or not way.strangers:
+        """The way; with a fault where strangers have chosen a part of it, and cannot read themselves what is there."""
+        if way.fault is not None or way.blame is None:
             return way
         with suppress(OSError):
-            if open_to(way.strangers, way.real, os.lstat(way.real or "/"), root=self._root):
-                return way
-        return replace(way, fault=refusal(path, way.strangers))
+            status = os.lstat(way.real or "/")
+            if open_to(way.strangers, way.real, status, root=self._root):
+                return replace(way, status=status)  # the file that is read has to be this one
+        return replace(way, fault=refusal(path, way.blame))
 
-    def _look(self, path: str, known: Entry | None) -> Entry:
+    def _look(self, path: str, known: Entry | None, referrer: Referrer | None) -> Entry:
         """Stat `path`; the known entry again where nothing changed, and its values where only the outside did."""
-        place = self._way(path)
-        entry = Entry(path, fault=place.fault, is_link=place.is_link, lookups=place.lookups)
+        place = self._way(path, referrer)
+        entry = Entry(path, fault=place.fault, is_link=place.is_link, lookups=place.lookups, writers=place.writers)
+        entry.blame, entry.referrer = place.blame, referrer
         if entry.fault is None:
             real = place.real.removeprefix(self._root) or "/"
             entry.real = path if real == path else real
             try:
-                self._stat(entry, place.status or os.lstat(place.real or "/"))
+                entry.take(place.status or os.lstat(place.real or "/"))
             except OSError as error:
-                entry.fault = fault_of(error, path, place.strangers)
+                entry.fault = fault_of(error, path, place.blame)
+        if place.blame and referrer and referrer.writers and entry.fault:
+            self._withhold(entry, place)
         if known is None:
             return entry
-        same = (known.lookups, known.key, known.fault) == (entry.lookups, entry.key, entry.fault)
+        same = _visible(known) == _visible(entry)
         if known.digest and entry.fault is None and not (same and known.settled):
             self._take_over(entry, known, place.real)
             same = same and entry.digest == known.digest
@@ -276,23 +255,27 @@ class Files:
             known.settled = entry.settled
         return known if same else entry
 
-    def _stat(self, entry: Entry, status: os.stat_result) -> None:
-        entry.mode, entry.uid, entry.gid = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
-        entry.key = state_of(status)
-        entry.settled = status.st_ctime_ns < time.time_ns() - TICK
-        if not stat.S_ISREG(status.st_mode):
-            kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no file")
-            entry.fault = Fault(Reason.UNREADABLE, f"{entry.path} is {kind}, not a file")
-        elif status.st_size > MAX_SIZE:
-            size = f"{status.st_size} bytes large, more than the {MAX_SIZE} that are read"
-            entry.fault = Fault(Reason.UNREADABLE, f"{entry.path} is {size}")
+    def _withhold(self, entry: Entry, place: Way) -> None:
+        """Have the entry of a reference that leads to no file which its strangers can read say that, and no more.
+
+        Of its way, certmond watches the beginning: what is in directories that the strangers can read themselves.
+        """
+        entry.fault = place.blame and refusal(entry.path, place.blame)
+        entry.real, entry.is_link, entry.key, entry.mode, entry.uid, entry.gid = None, False, None, 0, 0, 0
+        entry.lookups = tuple(takewhile(lambda lookup: self._is_open(place.strangers, lookup), place.lookups))
+
+    def _is_open(self, strangers: frozenset[int], lookup: str) -> bool:
+        directory = lookup.rpartition("/")[0]
+        with suppress(OSError):
+            return open_to(strangers, directory, os.lstat(directory or "/"), root=self._root)
+        return False
 
     def _take_over(self, entry: Entry, known: Entry, real: str) -> None:
         """Equal bytes keep their values: a touched or rewritten file is no news."""
         try:
-            content = content_at(real)
+            content = content_at(real, entry.inode)
         except OSError as error:
-            entry.fault = fault_of(error, entry.path)
+            entry.fault = fault_of(error, entry.path, entry.blame)
             return
         entry.digest = hashlib.sha256(content).digest()
         if entry.digest == known.digest:
@@ -304,30 +287,22 @@ class Files:
         """What the file holds; None where it cannot be read, which is the entry's fault from then on."""
         content = self._straight(entry)
         if content is None:
-            way = self._way(entry.path)
+            way = self._way(entry.path, entry.referrer)
             if way.fault is not None:
                 entry.fault = way.fault
                 return None
             try:
-                content = content_at(way.real)
+                content = content_at(way.real, entry.inode)
             except OSError as error:
-                entry.fault = fault_of(error, entry.path)
+                entry.fault = fault_of(error, entry.path, entry.blame)
         return content
 
     def _straight(self, entry: Entry) -> bytes | None:
         """What is at a path to which no symlink led; None where the way has to be looked at again."""
         if entry.real == entry.path:
             with suppress(OSError):
-                return content_at(f"{self._root}{entry.path}")
+                return content_at(f"{self._root}{entry.path}", entry.inode)
         return None
-
-
-_REST = attrgetter("real", "fault", "is_link", "mode", "uid", "gid", "key", "settled", "digest", "lookups")
-
-
-def _told(entry: Entry) -> tuple[object, list[object]]:
-    """An entry that was parsed in one way, for who knows its path and the way."""
-    return _REST(entry), [*entry.values.values()]
 
 
 def _parse(read: Iterable[tuple[Entry, bytes]], parse: Parser[Any]) -> None:
@@ -339,10 +314,15 @@ def _parse(read: Iterable[tuple[Entry, bytes]], parse: Parser[Any]) -> None:
         entry.values[parse] = parse(content, entry.path)
 
 
+def _visible(entry: Entry) -> tuple[object, ...]:
+    """Return what makes an entry another one, its content apart."""
+    return entry.lookups, entry.key, entry.fault, entry.writers, entry.blame
+
+
 def _renamed(place: Way, path: str) -> Fault | None:
     """The fault of a directory, said of the path that leads through it."""
-    if place.strangers:
-        return refusal(path, place.strangers)
+    if place.blame:
+        return refusal(path, place.blame)
     if place.fault is None or place.fault.reason is Reason.MISSING:
         return place.fault and Fault(Reason.MISSING, f"{path} is not there")
     return Fault(place.fault.reason, f"{path}: {place.fault.detail}")

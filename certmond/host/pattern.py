@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase, translate
 
-from certmond.host.files import Entry, Files
+from certmond.host.entry import Entry
+from certmond.host.files import Files
 
 MOST = 100_000
 """So many files of one pattern are looked at: whoever may write in the directory chooses how many match."""

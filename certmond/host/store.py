@@ -7,8 +7,6 @@ Judges nothing: whatever is wrong with a file is a Fault in its observation.
 
 from __future__ import annotations
 
-import grp
-import pwd
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -16,10 +14,13 @@ from itertools import chain
 from typing import Any
 
 from certmond.host.credentials import Credentials, parse_credentials
-from certmond.host.files import Entry, Files, Parser
+from certmond.host.entry import Asked, Entry
+from certmond.host.files import Files, Parser
 from certmond.host.kubeconfig import Material, User, as_text
 from certmond.host.manifest import Components, Manifest, node_facts, parse_manifest
+from certmond.host.owners import owner_name
 from certmond.host.pattern import Expansion, expand
+from certmond.host.way import Referrer
 from certmond.pki.catalog import CertificateSpec, Kind
 from certmond.pki.certificate import Certificate
 from certmond.pki.contents import (
@@ -64,7 +65,7 @@ class Store:
         self._also = also
         self._built: list[dict[str, _Built]] = [{} for _ in specs]
         self._expansions: dict[int, Expansion] = {}
-        self._used: dict[str, Entry] = {}
+        self._used: dict[Asked, Entry] = {}
 
     def observe(self, touched: frozenset[str] | None = None) -> Inventory:
         """Look at everything again (None), or at what lies behind the `touched` lookups, and say what is there."""
@@ -132,11 +133,11 @@ class Store:
         for path in chain.from_iterable(self._files.parsed(fresh, self._parser(spec))):
             self._used = {}
             seen = tuple(self._observe(spec, path))
-            built[path] = _kept(tuple(self._files.entry(name) for name in self._used), seen, before.get(path))
+            built[path] = _kept(tuple(self._used.values()), seen, before.get(path))
         return built
 
     def _current(self, used: tuple[Entry, ...]) -> bool:
-        return all(self._files.entry(entry.path) is entry for entry in used)
+        return all(self._files.entry(entry.path, entry.referrer) is entry for entry in used)
 
     def _observe(self, spec: CertificateSpec, path: str) -> Iterator[Observation]:
         entry = self._entry(path)
@@ -230,20 +231,23 @@ class Store:
             yield from self._clusters(spec, path, credentials)
 
     def _with_user(self, seen: Observation, credentials: Credentials, user: User) -> Observation:
-        certificate = self._material(credentials, user.name, "certificate", user.certificate)
-        key = self._material(credentials, user.name, "key", user.key)
+        certificate = self._material(seen.path, credentials, user.name, "certificate", user.certificate)
+        key = self._material(seen.path, credentials, user.name, "key", user.key)
         key_path = (user.key and user.key.path) or seen.path
         faults = [*seen.faults, *certificate.faults, *without_missing(key.faults), *encrypted_key_in(key, key_path)]
         if not (is_broken(certificate) or certificate.certificates):
             held_in = (user.certificate and user.certificate.path) or f"{seen.path}, certificate of {user.name!r},"
             faults.append(Fault(Reason.MALFORMED, f"{held_in} holds no certificate"))
-        secret = {key_path: True} if key_path != seen.path else {}
+        referrer = self._referrer(seen.path)
+        permissions = self._permissions({key_path: True}, referrer) if key_path != seen.path else ()
+        # What a stranger names is not the kubeconfig's own: else it would be shared with the entry whose file it is.
+        certificate_path = None if referrer.writers else user.certificate and user.certificate.path
         return replace(
             seen, **leaf_of(certificate), key=key.key, key_unknown=may_hide_key(key), key_path=key_path,
-            permissions=(*seen.permissions, *self._permissions(secret)), faults=tuple(dict.fromkeys(faults)),
+            permissions=(*seen.permissions, *permissions), faults=tuple(dict.fromkeys(faults)),
             renewable=_is_embedded(user.certificate) and _is_embedded(user.key), holder=("user", user.name),
-            certificate_file=self._entry((user.certificate and user.certificate.path) or seen.path).real,
-            key_file=self._entry(key_path).real,
+            certificate_file=self._entry(certificate_path or seen.path).real,
+            key_file=self._entry(key_path, referrer).real, foreign_key=bool(referrer.writers) and key_path != seen.path,
         )  # fmt: skip
 
     def _clusters(self, spec: CertificateSpec, path: str, credentials: Credentials) -> Iterator[Observation]:
@@ -251,7 +255,7 @@ class Store:
         update: dict[str, Any] = {"subject": (), "names": (), "usages": (), "ca": (), "key": None, "key_optional": True}
         bare = spec.model_copy(update=update)
         for cluster in credentials.config.clusters:
-            document = self._material(credentials, cluster.name, "ca", cluster.ca)
+            document = self._material(path, credentials, cluster.name, "ca", cluster.ca)
             whole = Observation(
                 f"{spec.name}#ca:{cluster.name}", bare, path, faults=document.faults, holder=("cluster", cluster.name)
             )
@@ -264,22 +268,30 @@ class Store:
         if not current and len(config.clusters) != 1:
             return (), ()
         cluster = (current or config.clusters)[0]
-        document = self._material(credentials, cluster.name, "ca", cluster.ca)
-        faults = document.faults if cluster.ca and cluster.ca.data is not None else ()
+        document = self._material(path, credentials, cluster.name, "ca", cluster.ca)
+        # What is wrong with a file of its own is told by the entry of that file. One that strangers name has none.
+        own = cluster.ca and cluster.ca.data is None and not self._referrer(path).writers
+        faults = () if own else document.faults
         told = not document.certificates and (faults or credentials.faults)
         file = cluster.ca.path if cluster.ca and cluster.ca.data is None else None
         return () if told else (Embedded(path, document.certificates, file, cluster.name),), faults
 
-    def _material(self, credentials: Credentials, owner: str, field: str, material: Material | None) -> Document:
+    def _material(
+        self, path: str, credentials: Credentials, owner: str, field: str, material: Material | None
+    ) -> Document:
+        """What the kubeconfig at `path` has inside, or names: as far as the users who can change it can read that."""
         if material is None:
             return Document()
         if material.path and material.data is None:
-            return self._document(material.path, None)
+            return self._document(material.path, None, self._referrer(path))
         return credentials.documents.get((owner, field), Document())
 
-    def _document(self, path: str, spec: CertificateSpec | None) -> Document:
-        entry = self._entry(path)
-        document = self._files.value(path, self._parser(spec) if spec else decode)
+    def _referrer(self, path: str) -> Referrer:
+        return Referrer(path, self._entry(path).writers)
+
+    def _document(self, path: str, spec: CertificateSpec | None, referrer: Referrer | None = None) -> Document:
+        entry = self._entry(path, referrer)
+        document = self._files.value(path, self._parser(spec) if spec else decode, referrer)
         return document if document is not None else Document(faults=(entry.fault,) if entry.fault else ())
 
     def _parser(self, spec: CertificateSpec) -> Parser[Any]:
@@ -306,8 +318,9 @@ class Store:
         self._entry(path)
         return self._files.value(path, parse_manifest)
 
-    def _entry(self, path: str) -> Entry:
-        entry = self._used[path] = self._files.entry(path)
+    def _entry(self, path: str, referrer: Referrer | None = None) -> Entry:
+        entry = self._files.entry(path, referrer)
+        self._used[entry.asked] = entry
         return entry
 
     def _expected(self, spec: CertificateSpec) -> bool:
@@ -330,12 +343,12 @@ class Store:
         dangling = " (it is a symlink that leads nowhere)" if entry.is_link else ""
         return Fault(Reason.MISSING, f"{path} is not there{dangling}{because}")
 
-    def _permissions(self, secret: Mapping[str, bool]) -> Iterator[Permissions]:
+    def _permissions(self, secret: Mapping[str, bool], referrer: Referrer | None = None) -> Iterator[Permissions]:
         """Of the given files, each with whether it holds a private key."""
         for path, is_secret in secret.items():
-            entry = self._entry(path)
+            entry = self._entry(path, referrer)
             if entry.fault is None:
-                yield Permissions(path, entry.mode, _owner(entry.uid, entry.gid, self._own_root), is_secret)
+                yield Permissions(path, entry.mode, owner_name(entry.uid, entry.gid, self._own_root), is_secret)
 
     def _facts(self) -> Mapping[str, str]:
         self._used = {}
@@ -380,22 +393,6 @@ def _first_line(data: bytes, _path: str) -> bytes:
 @lru_cache(maxsize=64)
 def _decode_with(password: bytes) -> Parser[Document]:
     return lambda data, path: decode(data, path, password)
-
-
-@lru_cache(maxsize=256)
-def _owner(uid: int, gid: int, by_name: bool) -> str:
-    """`user:group`, by name on this node; below another root only 0 has a name that is sure."""
-    if not by_name:
-        return f"{'root' if uid == 0 else uid}:{'root' if gid == 0 else gid}"
-    try:
-        user = pwd.getpwuid(uid).pw_name
-    except KeyError:
-        user = str(uid)
-    try:
-        group = grp.getgrgid(gid).gr_name
-    except KeyError:
-        group = str(gid)
-    return f"{user}:{group}"
 
 
 def _too_many(spec: CertificateSpec, cut: str) -> Fault:

@@ -1,8 +1,9 @@
 """Where a path leads: symlinks followed one by one, as Linux does, but never above a root directory.
 
-Owns the names that were looked up on the way, which are what has to be watched; that a symlink of a stranger, who is
-neither root nor we, leads no further than he may go himself; and that what is opened is what was found. Else whoever
-may write in a directory that is watched would read with our rights. Says why a path leads nowhere; reads no file.
+Owns the names that were looked up on the way, which are what has to be watched, and the rule for strangers: users that
+are neither root nor the user that certmond runs as. A symlink of a stranger, and a path in a file that a stranger can
+change, lead only to what that user can read. What is opened is what was found. Otherwise a user who can write one
+watched file would read with certmond's rights. Says why a path leads nowhere; reads no file.
 """
 
 from __future__ import annotations
@@ -11,19 +12,40 @@ import errno
 import os
 import stat
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from certmond.pki.reason import Fault, Reason
 
 _MAX_HOPS = 40  # as many symlinks as Linux follows (path_resolution(7))
 _ITSELF = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+ANYONE = -1
+"""In place of a user ID: every user, where the group or others may write."""
+
+
+class Blame(NamedTuple):
+    """Why a path leads only to what strangers can read: the fact, and what changes it. Says nothing of the target."""
+
+    fact: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Referrer:
+    """A file that names another one, and the strangers that can change it."""
+
+    path: str
+    writers: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
     """Where a path leads: the file itself, and every "directory/name" that was looked up on the way.
 
-    `status` is that of the file, where it was seen. `strangers` own symlinks on the way, and are neither root nor we:
-    what is there has to be `open_to` each of them.
+    `status` is that of the file, where it was seen. `strangers` have chosen a part of the way: what is there has to be
+    `open_to` each of them, and `blame` says why. `writers` are the strangers that can change what the path leads to:
+    the owners of the file, of the directories and of the symlinks on the way, and `ANYONE` where the group or others
+    may write. A directory with the sticky bit is left out: there, users can replace only files of their own.
     """
 
     real: str
@@ -32,14 +54,24 @@ class Way:
     fault: Fault | None = None
     status: os.stat_result | None = None
     strangers: frozenset[int] = frozenset()
+    writers: frozenset[int] = frozenset()
+    blame: Blame | None = None
 
 
-def follow(path: str, start: str, *, root: str, called: str, strangers: frozenset[int] = frozenset()) -> Way:
-    """Follow `path` from the directory `start`, symlinks included, never above the `root`; faults say `called`.
+def beginning(root: str, referrer: Referrer | None = None) -> Way:
+    """Return the way to the root directory, for a path that the `referrer` names, or that certmond is given."""
+    if referrer is None or not referrer.writers:
+        return Way(root, ())
+    return Way(root, (), strangers=referrer.writers, blame=_named_in(referrer))
 
-    `strangers` are those of the way to `start`.
+
+def follow(path: str, behind: Way, *, root: str, called: str) -> Way:
+    """Follow `path` from where the way `behind` ends, symlinks included, never above the `root`; faults say `called`.
+
+    The strangers and writers of the way behind are those of the whole way, too.
     """
-    current, hops = start, 0
+    current, strangers, writers, blame = behind.real, behind.strangers, behind.writers, behind.blame
+    mine, hops = {0, os.geteuid()}, 0
     status: os.stat_result | None = None
     lookups: list[str] = []
     pending = [part for part in reversed(path.split("/")) if part not in {"", "."}]
@@ -58,27 +90,31 @@ def follow(path: str, start: str, *, root: str, called: str, strangers: frozense
         except (OSError, ValueError) as error:
             if isinstance(error, ValueError):  # a flag or a configuration can name what no file has: a NUL is in it
                 error = OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-            return Way(step, tuple(lookups), is_link, fault_of(error, called, strangers), strangers=strangers)
+            fault = fault_of(error, called, blame)
+            return Way(step, tuple(lookups), is_link, fault, strangers=strangers, writers=writers, blame=blame)
         if link is None:
+            if status.st_uid not in mine or status.st_mode & _OTHERS_WRITE:
+                writers |= _writers_of(status)
             current = step
             continue
         target, owner = link
-        if owner not in {0, os.geteuid()}:
-            strangers |= {owner}
+        if owner not in mine:
+            strangers, writers = strangers | {owner}, writers | {owner}
+            blame = blame or _behind_link_of(owner)
         hops += 1
         if hops > _MAX_HOPS:
-            fault = fault_of(OSError(errno.ELOOP, ""), called, strangers)
-            return Way(step, tuple(lookups), True, fault, strangers=strangers)
+            fault = fault_of(OSError(errno.ELOOP, ""), called, blame)
+            return Way(step, tuple(lookups), True, fault, strangers=strangers, writers=writers, blame=blame)
         is_link = is_link or not pending
         if target.startswith("/"):
             current = root
         status = None
         pending += [piece for piece in reversed(target.split("/")) if piece not in {"", "."}]
-    return Way(current, tuple(lookups), is_link, status=status, strangers=strangers)
+    return Way(current, tuple(lookups), is_link, None, status, strangers, writers, blame)
 
 
 def open_to(strangers: frozenset[int], real: str, status: os.stat_result, *, root: str) -> bool:
-    """Whether each of `strangers` owns what is at `real`, or it is everybody's to read."""
+    """Whether each of `strangers` owns what is at `real`, or all users can read it."""
     if strangers <= {status.st_uid}:
         return True
     needed = stat.S_IROTH
@@ -103,10 +139,10 @@ def open_straight(real: str, flags: int) -> int:
     return _open_step_by_step(real, flags)
 
 
-def fault_of(error: OSError, path: str, strangers: frozenset[int] = frozenset()) -> Fault:
-    """The failure of a look at `path`, as a fact about it."""
-    if strangers:
-        return refusal(path, strangers)  # how it failed is what he must not be told
+def fault_of(error: OSError, path: str, blame: Blame | None = None) -> Fault:
+    """Return the failure of a look at `path` as a fact about it; of a way with a `blame`, the one sentence for that."""
+    if blame:
+        return refusal(path, blame)  # how it failed would tell the stranger what is there
     if error.errno in {errno.ENOENT, errno.ENOTDIR}:
         return Fault(Reason.MISSING, f"{path} is not there")
     if error.errno == errno.ELOOP:
@@ -114,11 +150,30 @@ def fault_of(error: OSError, path: str, strangers: frozenset[int] = frozenset())
     return Fault(Reason.UNREADABLE, f"{path} cannot be read ({error.strerror or error})")
 
 
-def refusal(path: str, strangers: frozenset[int]) -> Fault:
-    """The one sentence for whatever a stranger's symlink leads to that is not his: it tells nothing of it."""
-    whose = f"{path} is behind a symlink of user {', '.join(map(str, sorted(strangers)))}"
-    fact = f"{whose}, which leads to nothing that is his or that everybody may read"
-    return Fault(Reason.UNREADABLE, fact, "let root own the link, or give the path itself")
+def refusal(path: str, blame: Blame) -> Fault:
+    """Return the one sentence for whatever a stranger leads to and cannot read. It tells nothing of what is there."""
+    return Fault(Reason.UNREADABLE, f"{path} {blame.fact}", blame.remedy)
+
+
+def _behind_link_of(user: int) -> Blame:
+    # The first stranger on the way only: which others there are would tell of places that this one cannot see.
+    fact = f"is behind a symlink of user {user}, and is nothing that this user owns or that all users can read"
+    return Blame(fact, "let root own the link, or give the path itself")
+
+
+def _named_in(referrer: Referrer) -> Blame:
+    who = [f"user {user}" for user in sorted(referrer.writers - {ANYONE})]
+    who += ["other users"] if ANYONE in referrer.writers else []
+    named = f"is named in {referrer.path}, which {' and '.join(who)} can change"
+    remedy = f"chown root {referrer.path}, chmod go-w it and its directories, or name the file in an entry of its own"
+    return Blame(f"{named}, and is no file that they own or that all users can read", remedy)
+
+
+def _writers_of(status: os.stat_result) -> frozenset[int]:
+    """Return the strangers that can change a file, or what is in a directory."""
+    sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+    anyone = {ANYONE} if status.st_mode & _OTHERS_WRITE and not sticky else set[int]()
+    return frozenset({status.st_uid, *anyone} - {0, os.geteuid()})
 
 
 def _link(step: str) -> tuple[str, int] | None:

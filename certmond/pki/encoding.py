@@ -1,7 +1,8 @@
 """Bytes of a file -> the certificates and the key in them: PEM, DER and PKCS#12, as operators' tools write them.
 
 Every certificate that can be read is read: a bad block becomes a Fault with its number and hides no other. A private
-key is parsed only to learn its public half and is dropped at once. Any bytes give a `Document`, never an error.
+key is parsed only to learn its public half and is dropped at once. Any bytes give a `Document`, never an error. A fault
+quotes no bytes of the file: they may be of a file that its reader cannot read.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from certmond.errors import MalformedError
 from certmond.pki.certificate import Anchor, Certificate, PublicKey, describe_key, parse_certificate, public_key_of
-from certmond.pki.der import leading_value
+from certmond.pki.der import leading_value, read_value
 from certmond.pki.reason import Fault, Reason
 
 MAX_BLOCKS = 512
@@ -38,6 +39,7 @@ _IGNORED_LABELS = frozenset({"EC PARAMETERS", "DH PARAMETERS", "DSA PARAMETERS",
                              "NEW CERTIFICATE REQUEST", "X509 CRL"})  # fmt: skip
 _BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----")
 _BLANK = b" \t\r\n"
+_SEQUENCE = 0x30
 _OWN_LINES = re.compile(rb"-----BEGIN [^\n]*-----[ \t]*\r?\n(?:.*\n)?-----END [^\n]*", re.DOTALL)
 _END_OF_LINE = re.compile(rb"[ \t]*(?:\r?\n|\Z)")
 _PKCS12_START = re.compile(rb"\x30[\x80-\x84].{0,4}\x02\x01\x03\x30", re.DOTALL)
@@ -152,7 +154,7 @@ def _contents(block: _Block, where: str) -> Document:
         return Document(public_keys=(_public_key(block.text),))
     if block.label in _IGNORED_LABELS:
         return Document()
-    raise MalformedError(f"has the label {block.label!r}, which is no certificate and no key")
+    raise MalformedError("has a label that is neither a certificate's nor a key's")
 
 
 def _overlooked(block: _Block, data: bytes) -> str | None:
@@ -175,8 +177,8 @@ def _body(block: _Block) -> bytes:
         text = text.replace(b"\r\n", b"\n").rpartition(b"\n\n")[2]
     try:
         return base64.b64decode(text.translate(None, _BLANK), validate=True)
-    except binascii.Error as error:
-        raise MalformedError(f"is not base64 ({error})") from error
+    except binascii.Error:
+        raise MalformedError("is not base64") from None
 
 
 _held = WeakValueDictionary[bytes, Certificate]()
@@ -237,7 +239,17 @@ def _decode_der(data: bytes, path: str) -> Document:
         key = _private_key(data)
         return Document(key=key, encrypted_key=key is None)
     except MalformedError:
-        return Document(faults=(Fault(Reason.MALFORMED, f"{path} is neither PEM nor DER nor PKCS#12: {malformed}"),))
+        why = f": {malformed}" if _is_der(data) else ""  # of any other file, it would tell the first bytes
+        return Document(faults=(Fault(Reason.MALFORMED, f"{path} is neither PEM nor DER nor PKCS#12{why}"),))
+
+
+def _is_der(data: bytes) -> bool:
+    """Return whether the data is exactly one DER SEQUENCE, as a certificate and a key are."""
+    try:
+        value = read_value(data)
+    except MalformedError:
+        return False
+    return (value.tag, value.end) == (_SEQUENCE, len(data))
 
 
 def _decode_pkcs12(data: bytes, path: str, password: bytes | None) -> Document:

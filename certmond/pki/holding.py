@@ -249,7 +249,8 @@ class Surroundings:
 def files_of(seen: Observation) -> tuple[str, ...]:
     """The files that a new certificate of this entry changes, and those that lead its readers to it."""
     kubeconfig = seen.spec.kubeconfig if seen.spec.kind is Kind.KUBELET else None
-    return tuple(dict.fromkeys(path for path in (seen.path, seen.key_path, kubeconfig) if path))
+    key = None if seen.foreign_key else seen.key_path
+    return tuple(dict.fromkeys(path for path in (seen.path, key, kubeconfig) if path))
 
 
 def _is_broken(seen: Observation) -> bool:

@@ -41,8 +41,9 @@ class Observation:
     (encrypted, unreadable). `refers_to` is the file that kubelet.conf names as client certificate, "" where it embeds
     one. `symlink` is None where that does not matter. `renewable` says that certmond can write such a file: PEM, or a
     kubeconfig with its credentials embedded. `certificate_file` and `key_file` are where the two really are, whatever
-    symlinks or references lead there; None where that is not known. `holder` says of a kubeconfig whose it is: "user"
-    or "cluster", and the name.
+    symlinks or references lead there; None where that is not known. `foreign_key` says that `key_path` stands in a
+    kubeconfig that other users can change: it is not counted as a file of this entry. `holder` says of a kubeconfig
+    whose it is: "user" or "cluster", and the name.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Observation:
     certificate_file: str | None = None
     key_file: str | None = None
     holder: tuple[str, str] | None = None
+    foreign_key: bool = False
 
     @property
     def identity(self) -> tuple[str, str]:
@@ -73,7 +75,8 @@ class Observation:
     @property
     def pair(self) -> tuple[str, str | None]:
         """The files of certificate and key, in the one form that tells whether two entries have the same."""
-        return self.certificate_file or self.path, self.key_file or self.key_path
+        key = self.path if self.foreign_key else self.key_file or self.key_path
+        return self.certificate_file or self.path, key
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from certmond.host import content, files
+from certmond.host import content, entry
 from certmond.host.content import MAX_SIZE, content_of
-from certmond.host.files import Entry, Files
+from certmond.host.entry import Entry
+from certmond.host.files import Files
 from tests.host.beside import FORKS, elsewhere, worthwhile
 
 YEAR = 365 * 86400
@@ -96,7 +97,7 @@ def tree(tmp_path: Path) -> Tree:
 
 def without_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """The state of a file shows no change of what it holds."""
-    for module in (content, files):
+    for module in (content, entry):
         monkeypatch.setattr(module, "state_of", lambda status: (status.st_ino, status.st_mode))
 
 

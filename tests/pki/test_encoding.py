@@ -199,7 +199,7 @@ BROKEN = {
     "cut off before its end": (CA.pem[:200] + b"\n", "cut off"),
     "another END than BEGIN": (CA.pem.replace(b"END CERT", b"END X509 CERT"), "cut off"),
     "nothing between BEGIN and END": (pem_block("CERTIFICATE", b""), "not a certificate"),
-    "an unknown label": (pem_block("PKCS7", CA.der), "'PKCS7', which is no certificate and no key"),
+    "an unknown label": (pem_block("PKCS7", CA.der), "label that is neither a certificate's nor a key's"),
     "a certificate labelled as a key": (pem_block("PRIVATE KEY", CA.der), "not a usable private key"),
     "a certificate labelled as a public key": (pem_block("PUBLIC KEY", CA.der), "not a usable public key"),
     "a key labelled as a certificate": (
@@ -218,6 +218,28 @@ def test_a_bad_block_hides_no_other_and_is_named_by_its_number(block: bytes, sai
     assert reasons(document) == [Reason.MALFORMED]
     assert f"{PATH}, PEM block 2: " in details(document)
     assert said in details(document)
+
+
+SHADOW = b"root:$6$Zm9v$c2VjcmV0:19000:0:99999:7:::\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        SHADOW,
+        b"0" + SHADOW,
+        b"-----BEGIN SECRET LABEL-----\n" + SHADOW + b"-----END SECRET LABEL-----\n",
+        b"-----BEGIN CERTIFICATE-----\n" + SHADOW + b"-----END CERTIFICATE-----\n",
+        b"-----BEGIN PRIVATE KEY-----\n" + SHADOW + b"-----END PRIVATE KEY-----\n",
+        b"-----BEGIN PUBLIC KEY-----\n" + SHADOW + b"-----END PUBLIC KEY-----\n",
+        CA.pem + SHADOW,
+    ],
+)
+def test_no_fault_quotes_what_is_in_the_file(data: bytes) -> None:
+    """Neither the text, nor a label, nor what a parser says of the first bytes."""
+    shown = details(read(data))
+    assert shown
+    assert not [word for word in ("root", "SECRET", "Zm9v", "c2Vj", "114", "0x72", "Tag", "value:") if word in shown]
 
 
 def test_every_bad_block_is_told() -> None:

@@ -1,0 +1,23 @@
+"""The name of a file's owner, as people and configurations write it."""
+
+from __future__ import annotations
+
+import grp
+import pwd
+from functools import lru_cache
+
+
+@lru_cache(maxsize=256)
+def owner_name(uid: int, gid: int, by_name: bool) -> str:
+    """Return `user:group`, by name on this node; below another root only 0 has a name that is sure."""
+    if not by_name:
+        return f"{'root' if uid == 0 else uid}:{'root' if gid == 0 else gid}"
+    try:
+        user = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        user = str(uid)
+    try:
+        group = grp.getgrgid(gid).gr_name
+    except KeyError:
+        group = str(gid)
+    return f"{user}:{group}"

@@ -1,0 +1,297 @@
+"""What a kubeconfig names that strangers can change is followed only as far as these users can read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from certmond.host.entry import Entry
+from certmond.host.files import Files
+from certmond.host.store import Store
+from certmond.host.way import ANYONE, Referrer
+from certmond.pki.assess import assess
+from certmond.pki.holding import files_of
+from certmond.pki.inventory import Observation
+from certmond.pki.plan import Circumstances, Policy, plan
+from certmond.pki.reason import Reason
+from certmond.pki.steps import Issue
+from tests.builders import DAY, NOW, make_ca, make_leaf
+from tests.conftest import unavailable
+from tests.host.test_store import cluster, kubeconfig, row, told, user
+
+THEIRS, OTHERS = 65534, 65533
+ROOT = make_ca()
+LEAF = make_leaf(ROOT, "client")
+CONF = row("conf", "/home/x.conf", kind="kubeconfig", embedded_ca="ca")
+SENTENCE = (
+    "unreadable: {} is named in /home/x.conf, which user 65534 can change, "
+    "and is no file that they own or that all users can read"
+)
+
+
+class Node:
+    """A node with the home directory of a user, a closed directory of root's and an open one."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.directory("/home", 0o755, THEIRS)
+        self.directory("/vault", 0o700)
+        self.directory("/public", 0o755)
+        self.put("/vault/tls.crt", LEAF.pem, 0o644)
+        self.put("/vault/tls.key", LEAF.key_pem, 0o600)
+        self.put("/vault/shadow", b"root:$6$secret:19000:0:99999:7:::\n", 0o600)
+        self.put("/public/tls.crt", LEAF.pem, 0o644)
+        self.put("/public/ca.crt", ROOT.pem, 0o644)
+
+    def at(self, path: str) -> Path:
+        return self.root / path.lstrip("/")
+
+    def directory(self, path: str, mode: int, owner: int = 0) -> None:
+        self.at(path).mkdir(parents=True)
+        self.at(path).chmod(mode)
+        os.chown(self.at(path), owner, owner)
+
+    def put(self, path: str, content: bytes, mode: int = 0o600, owner: int = 0) -> None:
+        self.at(path).write_bytes(content)
+        self.at(path).chmod(mode)
+        os.chown(self.at(path), owner, owner)
+
+    def link(self, path: str, target: str, owner: int = THEIRS) -> None:
+        self.at(path).symlink_to(target)
+        os.lchown(self.at(path), owner, owner)
+
+    def names(self, certificate: str, key: str = "/vault/tls.key", ca: str = "/public/ca.crt") -> bytes:
+        credentials = user("a", client_certificate=certificate, client_key=key)
+        return kubeconfig([credentials], [cluster("c", certificate_authority=ca)], ("a", "c"))
+
+    def look(self) -> Observation:
+        return Store((CONF,), str(self.root)).observe().observations[0]
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    if os.geteuid() != 0:
+        unavailable("only root can give files away")
+    return Node(tmp_path / "node")
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/vault/tls.crt", "/vault/shadow", "/vault/none", "/vault", "/vault/tls.crt/x", "/none", "/public",
+     "/home/own/fifo", "/home/link", "../vault/tls.crt", "/public/../vault/tls.crt", "/home/own/none"],
+)  # fmt: skip
+def test_a_reference_to_what_its_writer_cannot_read_tells_nothing(node: Node, target: str) -> None:
+    """Whatever is there, a user's kubeconfig that names it as certificate, key and CA gives one sentence for each, and
+    neither a certificate nor a key, a mode, an owner or a place.
+    """
+    node.directory("/home/own", 0o755, THEIRS)
+    os.mkfifo(node.at("/home/own/fifo"))
+    node.link("/home/link", "/vault/tls.crt")
+    node.put("/home/x.conf", node.names(target, target, target), owner=THEIRS)
+    path = os.path.normpath(os.path.join("/home", target))
+    seen = node.look()
+    assert told(seen) == [SENTENCE.format(path)]
+    assert (seen.certificates, seen.key, seen.key_unknown, seen.embedded) == ((), None, True, ())
+    assert (seen.key_path, seen.key_file, seen.certificate_file) == (path, None, "/home/x.conf")
+    assert [each.path for each in seen.permissions] == ["/home/x.conf"]
+    findings = assess_one(node)
+    assert findings == [(Reason.UNREADABLE, f"{told(seen)[0].removeprefix('unreadable: ')}; {REMEDY}")]
+
+
+REMEDY = "chown root /home/x.conf, chmod go-w it and its directories, or name the file in an entry of its own"
+
+
+def assess_one(node: Node) -> list[tuple[Reason, str]]:
+    status = assess(Store((CONF,), str(node.root)).observe(), NOW).statuses[0]
+    return [(item.reason, item.message) for item in status.findings]
+
+
+def test_a_writer_is_told_of_their_own_files_and_of_public_ones(node: Node) -> None:
+    """A key of the user's own, mode 0600, and a certificate and a CA that all users can read are followed."""
+    node.put("/home/own.key", LEAF.key_pem, 0o600, THEIRS)
+    node.put("/home/x.conf", node.names("../public/tls.crt", "own.key"), owner=THEIRS)
+    seen = node.look()
+    assert (told(seen), seen.certificates, seen.key) == ([], (LEAF.facts,), LEAF.facts.key)
+    assert [each.certificates for each in seen.embedded] == [(ROOT.facts,)]
+    assert [(each.path, each.mode) for each in seen.permissions] == [("/home/x.conf", 0o600), ("/home/own.key", 0o600)]
+
+
+def give(path: str, owner: int) -> Callable[[Node], None]:
+    return lambda node: os.lchown(node.at(path), owner, owner)
+
+
+def mode(path: str, bits: int) -> Callable[[Node], None]:
+    return lambda node: node.at(path).chmod(bits)
+
+
+def behind_a_link(node: Node) -> None:
+    node.at("/home/x.conf").rename(node.at("/public/x.conf"))
+    node.link("/home/x.conf", "/public/x.conf", OTHERS)
+
+
+def through_a_directory(node: Node) -> None:
+    """Root's link into a directory of another user."""
+    node.directory("/public/theirs", 0o755, OTHERS)
+    node.at("/home/x.conf").rename(node.at("/public/theirs/x.conf"))
+    node.link("/home/x.conf", "/public/theirs/x.conf", 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "writers"),
+    [
+        (lambda _: None, set()),
+        (give("/home/x.conf", OTHERS), {OTHERS}),
+        (give("/home", OTHERS), {OTHERS}),
+        (mode("/home/x.conf", 0o620), {ANYONE}),
+        (mode("/home/x.conf", 0o602), {ANYONE}),
+        (mode("/home", 0o775), {ANYONE}),
+        (mode("/home", 0o1777), set()),
+        (behind_a_link, {OTHERS}),
+        (through_a_directory, {OTHERS}),
+    ],
+    ids=["root", "file", "directory", "group", "others", "group of the directory", "sticky", "link", "link of root"],
+)
+def test_who_can_change_a_kubeconfig(node: Node, change: Callable[[Node], None], writers: set[int]) -> None:
+    """They are the owners of the file, of each directory and of each symlink on its path, and every user where the
+    group or others may write. Only a kubeconfig without such users has its references read with certmond's rights.
+    """
+    os.chown(node.at("/home"), 0, 0)
+    node.put("/home/x.conf", node.names("/vault/tls.crt"))
+    change(node)
+    assert Files(str(node.root)).entry("/home/x.conf").writers == writers
+    seen = node.look()
+    assert (seen.certificates, bool(seen.faults)) == (((), True) if writers else ((LEAF.facts,), False))
+
+
+def test_every_writer_has_to_be_able_to_read_the_target(node: Node) -> None:
+    """A kubeconfig of one user in the directory of another, or in one with an open mode, leads to public files only."""
+    node.put("/home/own.crt", LEAF.pem, 0o600, OTHERS)
+    node.put("/home/x.conf", node.names("own.crt", "own.crt"), owner=OTHERS)
+    assert "which user 65533 and user 65534 can change, and is no file that they own" in told(node.look())[0]
+    os.chown(node.at("/home"), 0, 0)
+    assert node.look().certificates == (LEAF.facts,)
+    node.at("/home").chmod(0o777)
+    assert "which user 65533 and other users can change, and is no file that" in told(node.look())[0]
+
+
+def test_a_chain_of_a_reference_and_a_symlink(node: Node) -> None:
+    """A reference to a symlink has to lead to what the writer of the one and the owner of the other can read; root's
+    symlink lends a reference nothing.
+    """
+    node.put("/home/x.conf", node.names("/public/hop", "/public/hop"), owner=THEIRS)
+    node.link("/public/hop", "/vault/tls.crt", 0)
+    assert told(node.look()) == [SENTENCE.format("/public/hop")]
+    node.at("/public/hop").unlink()
+    node.put("/home/own.crt", LEAF.pem, 0o600, THEIRS)
+    node.link("/public/hop", "/home/own.crt", OTHERS)
+    assert told(node.look()) == [SENTENCE.format("/public/hop")]
+    os.lchown(node.at("/public/hop"), 0, 0)
+    assert node.look().certificates == (LEAF.facts,)
+
+
+@pytest.mark.parametrize("first", ["root's", "theirs"])
+def test_what_root_names_is_read_whatever_a_stranger_names(node: Node, first: str) -> None:
+    """A closed file that an entry, a kubeconfig of root's and a kubeconfig of a user name is read for the first two and
+    refused for the third, in whichever order and however often they are looked at.
+    """
+    node.put("/home/x.conf", node.names("/vault/tls.crt"), owner=THEIRS)
+    node.put("/vault/root.conf", node.names("/vault/tls.crt"))
+    specs = [row("conf", "/vault/root.conf", kind="kubeconfig", embedded_ca="ca"),
+             row("leaf", "/vault/tls.crt", key="/vault/tls.key"), CONF]  # fmt: skip
+    specs = specs[::-1] if first == "theirs" else specs
+    store = Store(specs, str(node.root))
+    for touched in (None, frozenset({str(node.at("/vault/tls.crt"))}), None):
+        found = {seen.path: (seen.certificates, seen.key) for seen in store.observe(touched).observations}
+        assert found == {
+            "/vault/root.conf": ((LEAF.facts,), LEAF.facts.key),
+            "/vault/tls.crt": ((LEAF.facts,), LEAF.facts.key),
+            "/home/x.conf": ((), None),
+        }
+        node.put("/vault/tls.crt", LEAF.pem + b"\n", 0o644)
+
+
+def test_a_reference_is_looked_at_again_when_its_terms_change(node: Node) -> None:
+    """`chown root` of the kubeconfig, a target whose mode is opened, and a directory that is closed each change what is
+    told, in a pass that is woken by just that.
+    """
+    node.put("/home/x.conf", node.names("/public/tls.key", "/public/tls.key"), owner=THEIRS)
+    node.put("/public/tls.key", LEAF.pem + LEAF.key_pem, 0o600)
+    store = Store((CONF,), str(node.root))
+
+    def certificates(*touched: str) -> int:
+        paths = frozenset(str(node.at(path)) for path in touched)
+        assert not touched or paths <= {f"{place}/{name}" for place, names in store.interest.items()
+                                        for name in names or ()}  # fmt: skip
+        return len(store.observe(paths if touched else None).observations[0].certificates)
+
+    assert certificates() == 0
+    node.at("/public/tls.key").chmod(0o644)
+    assert certificates("/public/tls.key") == 1
+    node.at("/public").chmod(0o711)
+    assert certificates("/public") == 1
+    node.at("/public").chmod(0o700)
+    assert certificates("/public") == 0
+    os.chown(node.at("/home/x.conf"), 0, 0)
+    assert certificates("/home/x.conf") == 0
+    os.chown(node.at("/home"), 0, 0)
+    assert certificates("/home") == 1
+
+
+def test_no_closed_directory_is_watched_for_a_stranger(node: Node) -> None:
+    """Of the way to a refused target, certmond watches what is in directories that the writer can read."""
+    node.directory("/vault/deep", 0o755)
+    node.put("/home/x.conf", node.names("/vault/deep/tls.crt", "/home/none.key", "/none/ca.crt"), owner=THEIRS)
+    store = Store((CONF,), str(node.root))
+    store.observe()
+    inside = {place.removeprefix(str(node.root)): names for place, names in store.interest.items()}
+    assert not any(place.startswith(("/vault", "/none")) for place in inside)
+    assert "none.key" in (inside["/home"] or ())
+    assert {"vault", "none"} <= (inside[""] or frozenset())
+
+
+def test_a_file_that_takes_the_place_of_the_admitted_one_is_not_read(node: Node) -> None:
+    """A user who renames a closed directory of root's over an open one, between the look and the opening, reads
+    nothing.
+    """
+    node.directory("/home/app", 0o755, THEIRS)
+    node.put("/home/app/tls.crt", b"own", 0o600, THEIRS)
+    node.directory("/home/closed", 0o700)
+    node.put("/home/closed/tls.crt", b"secret", 0o600)
+    files, referrer = Files(str(node.root)), Referrer("/home/x.conf", frozenset({THEIRS}))
+    entry = files.entry("/home/app/tls.crt", referrer)
+    assert entry.fault is None
+    node.at("/home/app").rename(node.at("/home/was"))
+    node.at("/home/closed").rename(node.at("/home/app"))
+    assert files.value("/home/app/tls.crt", lambda data, _: data, referrer) is None
+    again = files.entry("/home/app/tls.crt", referrer).fault
+    assert again
+    assert again.detail == SENTENCE.removeprefix("unreadable: ").format("/home/app/tls.crt")
+
+
+def test_a_file_that_only_root_can_change_is_no_referrer(node: Node) -> None:
+    """What it names has the entry that the path itself has."""
+    files = Files(str(node.root))
+    entries: list[Entry] = [files.entry("/vault/tls.crt", each) for each in (None, Referrer("/x", frozenset()))]
+    assert entries[0] is entries[1]
+
+
+@pytest.mark.parametrize(("certificate", "key"), [("/public/tls.crt", "own.key"), ("own.crt", "/public/tls.key")])
+def test_a_stranger_holds_up_no_renewal(node: Node, certificate: str, key: str) -> None:
+    """A kubeconfig that names the certificate or the key of another entry beside a half of its own shares nothing with
+    that entry, which is renewed; and the key that it names is no file of the kubeconfig's.
+    """
+    node.put("/home/own.crt", LEAF.pem, 0o600, THEIRS)
+    node.put("/home/own.key", make_leaf(ROOT).key_pem, 0o600, THEIRS)
+    node.put("/home/x.conf", node.names(certificate, key), owner=THEIRS)
+    node.put("/public/tls.key", LEAF.key_pem)
+    node.put("/public/ca.key", ROOT.key_pem)
+    specs = (row("ca", "/public/ca.crt", key="/public/ca.key", authority=True),
+             row("leaf", "/public/tls.crt", key="/public/tls.key", ca="ca"), CONF)  # fmt: skip
+    at = LEAF.facts.not_after - DAY
+    assessment = assess(Store(specs, str(node.root)).observe(), at)
+    made = plan(assessment, Policy(), {}, Circumstances(), None)
+    assert [step.target for step in made.steps if isinstance(step, Issue)] == ["leaf"]
+    assert files_of(assessment.by_identity["conf", "/home/x.conf"].seen) == ("/home/x.conf",)
