@@ -104,7 +104,10 @@ def serve(context: click.Context, runtime_dir: Path, listen: str | None, web_con
 @output_option
 @click.pass_context
 def check(context: click.Context, at: datetime | None, output: str) -> None:
-    """Look once, without a daemon. Exit: 0 all well, 1 a warning, 2 a critical finding, 3 could not tell."""
+    """Look once, without a daemon. Exit: 0 all well, 1 a warning, 2 a critical finding, 3 could not tell.
+
+    A certificate and a key that do not match may be half written: they are looked at again, two seconds later at most.
+    """
     from certmond.expose.document import status_document
     from certmond.expose.table import status_table
     from certmond.host.distribution import advice

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -189,9 +191,14 @@ def look(
     *,
     state_dir: Path = Path("/var/lib/certmond"),
     asking: bool = False,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    pause: Callable[[float], None] = time.sleep,
 ) -> Assessment:
     """One look at files and at what runs, as of `at` or of now. With `asking`, the Kubernetes API is asked as well
     whether it and this node know each other, where there is one in the configuration.
+
+    A certificate and a key that do not match, and changed less than two seconds ago, may be half written: then the rest
+    of that time is waited for (`pause`), and the second look is the one that counts. As of `at`, nothing is waited for.
     """
     from certmond.enforce import Enforcer
     from certmond.host.audit import Audit, caller
@@ -204,7 +211,7 @@ def look(
     from certmond.pki.assess import assess
 
     store = Store(config.certificates, root, config.given_facts)
-    inventory, now = store.observe(), at or datetime.now(UTC)
+    inventory, now = store.observe(), at or clock()
     there = Neighbourhood(config, root, Changes(state_dir, keeps=False), acting=False)
     around = there.view(store, inventory, History(state_dir).all())
     if _may_enter(state_dir):
@@ -216,9 +223,22 @@ def look(
             around, told=enforcer.standing.look(inventory, store.components(), now),
             provenance=enforcer.provenance.of_due(inventory, now, family=enforcer.standing.family),
         )  # fmt: skip
-    return assess(
-        inventory, now, renew_before=config.renew_before, renewed=renewed, around=around, searching=find_in_two
-    )
+    judged = partial(assess, renew_before=config.renew_before, renewed=renewed, around=around, searching=find_in_two)
+    assessment = judged(inventory, now, waits=at is None)
+    if (until := assessment.waits_until) is None:
+        return assessment
+    _say_what_is_waited_for(assessment)
+    pause((until - now).total_seconds())
+    return judged(store.observe(), clock(), waits=False)
+
+
+def _say_what_is_waited_for(assessment: Assessment) -> None:
+    from certmond.pki.reason import printable
+
+    for status in assessment.statuses:
+        if status.mismatch and status.mismatch.waits_until:
+            key, path = printable(status.seen.key_path or ""), printable(status.seen.path)
+            click.echo(f"certmond: {key} is not the private key of {path}: being written? looking again", err=True)
 
 
 def _may_enter(state_dir: Path) -> bool:

@@ -9,6 +9,7 @@ import os
 import stat
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any
 
@@ -18,6 +19,8 @@ from certmond.pki.reason import Fault, Reason
 
 _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket",
           stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}  # fmt: skip
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Asked = str | tuple[str, Referrer]
 """A path, and the file that names it where strangers can change that one: they see less than certmond."""
@@ -66,6 +69,11 @@ class Entry:
         """Device and inode that have to be those of what is opened; None where any file at the path will do."""
         return self.key[:2] if self.key and self.blame else None
 
+    @property
+    def changed_at(self) -> datetime | None:
+        """When the content or the inode changed last (ctime); None of what was not seen."""
+        return _EPOCH + timedelta(microseconds=self.key[4] // 1000) if self.key else None
+
     def take(self, status: os.stat_result) -> None:
         """Note the state of what the path leads to; that it is no regular file of a sane size is the fault."""
         self.mode, self.uid, self.gid = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
@@ -87,6 +95,11 @@ def asked(path: str, referrer: Referrer | None) -> Asked:
 _REST = attrgetter(
     "real", "fault", "is_link", "mode", "uid", "gid", "key", "settled", "digest", "lookups", "writers", "blame"
 )
+
+
+def latest_change(*entries: Entry) -> datetime | None:
+    """Return when any of these files changed last; None where none was seen."""
+    return max(filter(None, (entry.changed_at for entry in entries)), default=None)
 
 
 def packed(entry: Entry) -> tuple[object, list[object]]:

@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Any
 
 from certmond.host.credentials import Credentials, parse_credentials
-from certmond.host.entry import Asked, Entry
+from certmond.host.entry import Asked, Entry, latest_change
 from certmond.host.files import Files, Parser
 from certmond.host.kubeconfig import Material, User, as_text
 from certmond.host.manifest import Components, Manifest, node_facts, parse_manifest
@@ -188,6 +188,7 @@ class Store:
             renewable=document.pem and key_document.pem,
             certificate_file=entry.real,
             key_file=self._entry(key_path).real if key_path else None,
+            changed_at=latest_change(entry, self._entry(key_path or path)),
         )
         if is_pair:
             yield whole
@@ -239,15 +240,16 @@ class Store:
             held_in = (user.certificate and user.certificate.path) or f"{seen.path}, certificate of {user.name!r},"
             faults.append(Fault(Reason.MALFORMED, f"{held_in} holds no certificate"))
         referrer = self._referrer(seen.path)
-        permissions = self._permissions({key_path: True}, referrer) if key_path != seen.path else ()
+        named = referrer if key_path != seen.path else None
+        permissions = self._permissions({key_path: True}, named) if named else ()
         # What a stranger names is not the kubeconfig's own: else it would be shared with the entry whose file it is.
-        certificate_path = None if referrer.writers else user.certificate and user.certificate.path
+        own = self._entry((not referrer.writers and user.certificate and user.certificate.path) or seen.path)
         return replace(
             seen, **leaf_of(certificate), key=key.key, key_unknown=may_hide_key(key), key_path=key_path,
             permissions=(*seen.permissions, *permissions), faults=tuple(dict.fromkeys(faults)),
             renewable=_is_embedded(user.certificate) and _is_embedded(user.key), holder=("user", user.name),
-            certificate_file=self._entry(certificate_path or seen.path).real,
-            key_file=self._entry(key_path, referrer).real, foreign_key=bool(referrer.writers) and key_path != seen.path,
+            certificate_file=own.real, key_file=self._entry(key_path, named).real,
+            foreign_key=bool(named and named.writers), changed_at=latest_change(own, self._entry(key_path, named)),
         )  # fmt: skip
 
     def _clusters(self, spec: CertificateSpec, path: str, credentials: Credentials) -> Iterator[Observation]:

@@ -8,20 +8,22 @@ that went bad keeps its last good certificate beside the finding.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 from operator import attrgetter
 from typing import NamedTuple
 
-from certmond.pki.catalog import SELF, CertificateSpec, Kind
+from certmond.pki.catalog import SELF, Kind
 from certmond.pki.certificate import Certificate
-from certmond.pki.checks import POLICY, Case, critical_point, finding, found_in, renewal_point
-from certmond.pki.holding import NOWHERE, Presence, Surroundings, files_of
-from certmond.pki.inventory import Inventory, Observation, Permissions
+from certmond.pki.checks import POLICY, Case, critical_point, renewal_point
+from certmond.pki.file_checks import about_files, about_key_pair
+from certmond.pki.holding import NOWHERE, Presence, Surroundings
+from certmond.pki.inventory import Inventory, Observation
+from certmond.pki.mismatch import Mismatch, mismatch_of, settled
 from certmond.pki.path import PathSearch, Question, Searching, find_all
-from certmond.pki.reason import Finding, Reason, Severity
-from certmond.pki.service_checks import TORN, about_services, turning_points
+from certmond.pki.reason import Finding, Severity
+from certmond.pki.service_checks import about_services, turning_points
 from certmond.pki.signing_checks import not_issued_by_ca
 from certmond.pki.signing_policy import Basis, basis
 
@@ -60,6 +62,7 @@ class CertificateStatus:
     presence: Presence = NOWHERE
     issuers: Anchors = ()
     basis: Basis | None = None
+    mismatch: Mismatch | None = None
 
     @property
     def severity(self) -> Severity | None:
@@ -76,6 +79,7 @@ class Terms:
     anchors: Mapping[str, Anchors]
     renewed: Mapping[str, datetime]
     around: Surroundings | None
+    waits: bool = True
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,12 @@ class Assessment:
     def changes_at(self) -> datetime | None:
         """The next instant at which time alone changes a verdict; None where none ever does."""
         return min(filter(None, map(_CHANGES_AT, self.statuses)), default=None)
+
+    @property
+    def waits_until(self) -> datetime | None:
+        """When the last mismatch of a pair that may be half written is reported; None where none is waited for."""
+        waits = (status.mismatch.waits_until for status in self.statuses if status.mismatch)
+        return max(filter(None, waits), default=None)
 
     @property
     def certificates(self) -> Iterator[CertificateStatus]:
@@ -129,14 +139,16 @@ def assess(
     renewed: Mapping[str, datetime] | None = None,
     around: Surroundings | None = None,
     searching: Searching = find_all,
+    waits: bool = True,
 ) -> Assessment:
     """Judge everything in `inventory` at `now` (aware, UTC).
 
     `previous` saves work and remembers the last good certificate of a file that went bad; it changes no other verdict.
     `renewed` says when certmond itself has put a certificate in place, by its SHA-256. `around` is what runs and is
-    served; None where nobody looked. `searching` answers what is asked about paths, as `find_all` does.
+    served; None where nobody looked. `searching` answers what is asked about paths, as `find_all` does. `waits` says
+    that a mismatch of certificate and key is reported only once no writer can be between the two files any more.
     """
-    terms = Terms(inventory.facts, renew_before, _anchors(inventory.observations), renewed or {}, around)
+    terms = Terms(inventory.facts, renew_before, _anchors(inventory.observations), renewed or {}, around, waits)
     same_terms = previous is not None and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
     known = previous.by_identity if previous else {}
     kept = _kept(previous, terms, now)
@@ -188,6 +200,7 @@ class _Unjudged(NamedTuple):
     embeddable: Anchors
     renewed_at: datetime | None
     presence: Presence
+    mismatch: Mismatch | None
 
 
 @lru_cache(maxsize=256)
@@ -210,14 +223,19 @@ def _look_at(
     same_terms = same_terms and before is not None and _news_of(before) == news
     if before and same_terms and _still_holds(before, seen, own, embeddable, now):
         return before
+    mismatch = mismatch_of(
+        seen.key_matches, seen.changed_at, before.mismatch if before else None, now,
+        first=before is None, waits=terms.waits,
+    )  # fmt: skip
     if not seen.certificates:
-        return _absent(seen, before, own, embeddable, now, anchors_told=told, presence=presence)
+        absent = _absent(seen, before, own, embeddable, now, anchors_told=told, presence=presence)
+        return replace(absent, mismatch=mismatch)
     certificate = seen.certificates[0]
     usages = _extended(seen.spec.usages)
     question = Question(certificate, own, seen.certificates[1:], usages)
     asked = (before.seen.certificates, before.anchors, before.usages) if before else None
     search = before.search if before and asked == (seen.certificates, own, usages) else None
-    return _Unjudged(seen, question, search, told, embeddable, renewed_at, presence)
+    return _Unjudged(seen, question, search, told, embeddable, renewed_at, presence, mismatch)
 
 
 def _judge(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) -> CertificateStatus:
@@ -236,9 +254,8 @@ def _judge(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) -> C
     )  # fmt: skip
     path = search.valid_at(now)
     shown = path or search.best
-    whole_at = _torn_until(seen, terms.around, now)
-    policy = (item for check in (*POLICY, not_issued_by_ca) for item in check(case))
-    said = (*_of_files(seen), *policy, *about_services(presence, now))
+    judged = (item for check in (*POLICY, not_issued_by_ca) for item in check(case))
+    said = (*about_files(seen), *settled(judged, one.mismatch, case), *about_services(presence, now))
     return CertificateStatus(
         seen=seen,
         certificate=certificate,
@@ -246,33 +263,25 @@ def _judge(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) -> C
         renew_at=case.renew_at,
         trust_anchor=shown.anchor if shown and (seen.spec.ca or seen.spec.authority) else None,
         chain_valid=path is not None,
-        key_matches=None if seen.key is None else seen.key.sha256 == certificate.key.sha256,
-        findings=_capped(seen, tuple(item for item in said if not (whole_at and item.reason is Reason.KEY_MISMATCH))),
+        key_matches=seen.key_matches,
+        findings=_capped(seen, said),
         search=search,
         usages=_extended(seen.spec.usages),
         anchors=case.anchors,
         anchors_told=case.anchors_told,
         embeddable=case.embeddable,
         judged_at=now,
-        changes_at=_next_change(case, [*turning_points(presence), *([whole_at] if whole_at else ())]),
+        changes_at=_next_change(case, [*turning_points(presence), one.mismatch.changes_at if one.mismatch else None]),
         renewed_at=case.renewed_at,
         presence=presence,
         issuers=issuers,
         basis=derived,
+        mismatch=one.mismatch,
     )
 
 
 def _news_of(before: CertificateStatus) -> tuple[bool, datetime | None, Presence]:
     return before.anchors_told, before.renewed_at, before.presence
-
-
-def _torn_until(seen: Observation, around: Surroundings | None, now: datetime) -> datetime | None:
-    """Until when a key that does not match is not told: somebody may be between the one file and the other."""
-    if around is None or seen.key is None or seen.key.sha256 == seen.certificates[0].key.sha256:
-        return None
-    changed = (around.contents[path].since for path in files_of(seen) if path in around.contents)
-    until = max((at + TORN for at in changed if at <= now), default=None)
-    return until if until and now < until else None
 
 
 def _still_holds(
@@ -336,7 +345,7 @@ def _absent(
         trust_anchor=None,
         chain_valid=False,
         key_matches=None,
-        findings=_capped(seen, (*_of_files(seen), *_of_key_pair(seen), *about_services(presence, now))),
+        findings=_capped(seen, (*about_files(seen), *about_key_pair(seen), *about_services(presence, now))),
         search=PathSearch((), ()),
         usages=frozenset(),
         anchors=anchors,
@@ -352,49 +361,11 @@ def _capped(seen: Observation, findings: tuple[Finding, ...]) -> tuple[Finding, 
     return tuple(item.capped(seen.spec.at_most) for item in findings)
 
 
-def _of_files(seen: Observation) -> Iterator[Finding]:
-    """Findings about the files themselves: what reading them met, and who may read or write them."""
-    for fault in seen.faults:
-        yield found_in(fault)
-    for permissions in seen.permissions:
-        yield from _too_open(permissions, seen.spec)
-        owner = seen.spec.owner
-        if owner and owner not in {permissions.owner, permissions.owner.partition(":")[0]}:
-            fact = f"{permissions.path} belongs to {permissions.owner}, expected {owner}"
-            yield finding(Reason.WRONG_OWNER, f"{fact}; chown {owner} {permissions.path}")
-
-
-def _too_open(permissions: Permissions, spec: CertificateSpec) -> Iterator[Finding]:
-    # Where the catalogue names no mode for a certificate, only writing by others is too much: it is public.
-    allowed = spec.key_mode if permissions.secret else 0o755 if spec.mode is None else spec.mode
-    if excess := permissions.mode & ~allowed & 0o777:
-        readable = permissions.secret and excess & 0o004
-        yield finding(
-            Reason.TOO_OPEN,
-            f"{permissions.path} has mode {permissions.mode:04o}, {allowed:04o} at most is right; "
-            f"chmod {permissions.mode & allowed:04o} {permissions.path}",
-            Severity.CRITICAL if readable else None,
-        )
-
-
-def _of_key_pair(seen: Observation) -> Iterator[Finding]:
-    """The service-account keys: every API server must verify what every controller manager signs."""
-    if seen.spec.kind is not Kind.KEY_PAIR or seen.public_key is None:
-        return
-    if seen.key is None and not seen.key_unknown and not seen.spec.key_optional:
-        yield finding(Reason.KEY_MISSING, f"{seen.key_path} is not there, the private key of {seen.path}; put it back")
-    elif seen.key is not None and seen.key.sha256 != seen.public_key.sha256:
-        yield finding(
-            Reason.SERVICE_ACCOUNT_KEY_MISMATCH,
-            f"{seen.path} is not the public key of {seen.key_path}, so tokens signed here are refused; "
-            "put back the pair that all control-plane nodes share",
-        )
-
-
-def _next_change(case: Case, others: Iterable[datetime]) -> datetime | None:
+def _next_change(case: Case, others: Iterable[datetime | None]) -> datetime | None:
     """The first instant after now at which time alone may change what is said of this certificate."""
     certificate, paths = case.certificate, case.search.paths
-    instants = [certificate.not_before, case.renew_at, critical_point(certificate), certificate.expires_at, *others]
+    instants = [certificate.not_before, case.renew_at, critical_point(certificate), certificate.expires_at]
+    instants += filter(None, others)
     for link in {link for path in paths for link in path.certificates}:
         instants += [link.not_before, link.expires_at]
     return min((instant for instant in instants if instant > case.now), default=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from certmond.pki.catalog import CertificateSpec
 from certmond.pki.certificate import Certificate, PublicKey
@@ -43,7 +44,8 @@ class Observation:
     kubeconfig with its credentials embedded. `certificate_file` and `key_file` are where the two really are, whatever
     symlinks or references lead there; None where that is not known. `foreign_key` says that `key_path` stands in a
     kubeconfig that other users can change: it is not counted as a file of this entry. `holder` says of a kubeconfig
-    whose it is: "user" or "cluster", and the name.
+    whose it is: "user" or "cluster", and the name. `changed_at` is when the file of the
+    certificate or of the key changed last (ctime); a change of an inode alone makes no other observation.
     """
 
     name: str
@@ -66,11 +68,19 @@ class Observation:
     key_file: str | None = None
     holder: tuple[str, str] | None = None
     foreign_key: bool = False
+    changed_at: datetime | None = field(default=None, compare=False)
 
     @property
     def identity(self) -> tuple[str, str]:
         """What tells it from every other one, from pass to pass."""
         return self.name, self.path
+
+    @property
+    def key_matches(self) -> bool | None:
+        """Whether the key belongs to the certificate; None where one of them is not known."""
+        if self.key is None or not self.certificates:
+            return None
+        return self.key.sha256 == self.certificates[0].key.sha256
 
     @property
     def pair(self) -> tuple[str, str | None]:

@@ -168,6 +168,8 @@ class _Planner:
                 of_a_ca = status.seen.spec.authority and item.reason in {Reason.KEY_MISSING, Reason.KEY_MISMATCH}
                 if item.severity is Severity.CRITICAL and item.reason in _DEADLY and not of_a_ca:
                     yield item.message
+            if reads and status.key_matches is False and not status.seen.spec.authority:
+                yield f"the key of {status.seen.path} is another's"  # no finding yet: it may be half written
 
     def _tried(self, past: Past, targets: Sequence[Target]) -> str | None:
         """It was restarted for the very same files, and to what effect: the daemon does not do that again."""

@@ -7,14 +7,11 @@ Owns these rules and the sentence of each, as `checks` does for the files. What 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from certmond.pki.checks import CRITICAL_WINDOW, finding
 from certmond.pki.holding import Presence, Stale
 from certmond.pki.reason import Finding, Reason, Severity
-
-TORN = timedelta(seconds=2)
-"""So long a certificate and a key that do not match may be two halves of one change."""
 
 
 def about_services(presence: Presence, now: datetime) -> Iterator[Finding]:

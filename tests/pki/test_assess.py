@@ -22,7 +22,6 @@ from certmond.pki.inventory import Embedded, Inventory, Observation, Permissions
 from certmond.pki.path import find_paths
 from certmond.pki.reason import Fault, Reason, Severity
 from certmond.pki.service import Content, Live, ServiceSeen, Survey, Use
-from certmond.pki.service_checks import TORN
 from tests.builders import DAY, NOW, YEAR, Issued, cross_sign, make_ca, make_intermediate, make_leaf, new_key, reissue
 
 TICK = timedelta(microseconds=1)
@@ -351,25 +350,6 @@ def test_what_is_served_gets_worse_at_the_announced_instant() -> None:
     at = first.changes_at
     later = [assess(inventory(CA_GOOD, SERVED_LEAF), now, first, around=known) for now in (at - TICK, at)]
     assert [by_name(each)["leaf"].severity for each in later] == [Severity.WARNING, Severity.CRITICAL]
-
-
-def test_between_the_two_files_of_a_pair_it_is_not_told_that_they_do_not_match() -> None:
-    """Whoever writes them one after the other has two seconds; then it is told, at the instant that was announced.
-    Whoever does not remember since when the files are so tells it at once, and so with a change in the future."""
-    torn = replace(SERVED_LEAF, key=OLD.facts.key)
-    for since, expected in ((NOW, False), (NOW - TORN + TICK, False), (NOW - TORN, True), (NOW + TICK, True)):
-        known = Surroundings(contents={"/pki/leaf": Content("x", since)})
-        first = assess(inventory(CA_GOOD, torn), NOW, around=known)
-        status = by_name(first)["leaf"]
-        assert ([item.reason for item in status.findings] == [Reason.KEY_MISMATCH]) is expected
-        assert status.key_matches is False
-        if not expected:
-            assert first.changes_at == since + TORN
-            late = by_name(assess(inventory(CA_GOOD, torn), first.changes_at, first, around=known))["leaf"]
-            assert [item.reason for item in late.findings] == [Reason.KEY_MISMATCH]
-    for nothing in (None, Surroundings()):
-        status = by_name(assess(inventory(CA_GOOD, torn), NOW, around=nothing))["leaf"]
-        assert [item.reason for item in status.findings] == [Reason.KEY_MISMATCH]
 
 
 # --- what went bad keeps its dates ------------------------------------------------------------------------------------

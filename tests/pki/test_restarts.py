@@ -247,9 +247,14 @@ def test_a_broken_file_is_not_restarted_on_either() -> None:
 
 
 def test_one_bad_file_that_it_needs_is_enough() -> None:
-    """It was not for its sake; but without it, it would not come up again. A CA's key it does not need."""
+    """It was not for its sake; but without it, it would not come up again: also while a pair that does not match may be
+    half written. A CA's key it does not need.
+    """
     junk = see(row("junk"), faults=(Fault(Reason.MALFORMED, "/junk.crt is junk"),))
     assert held(made(LEAF, junk)).because.startswith("would not come up again: /junk.crt is junk")
+    written = see(row("other"), GOOD, key=make_leaf(ROOT).facts.key, changed_at=NOW)
+    of = made(LEAF, written, known=around(LEAF, written, contents=around(LEAF).contents))
+    assert held(of).because == "would not come up again: the key of /other.crt is another's"
     foreign = replace(CA, key=GOOD.facts.key)
     known = around(LEAF, foreign, contents=around(LEAF).contents)
     seen = assess(Inventory((foreign, LEAF), {}), NOW, around=known)

@@ -1,0 +1,52 @@
+"""The policy for files themselves: what reading them met, who may read or write them, and whether two keys are a pair.
+
+Owns these rules and the sentence of each, as `checks` does for certificates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from certmond.pki.catalog import CertificateSpec, Kind
+from certmond.pki.checks import finding, found_in
+from certmond.pki.inventory import Observation, Permissions
+from certmond.pki.reason import Finding, Reason, Severity
+
+
+def about_files(seen: Observation) -> Iterator[Finding]:
+    """Findings about the files themselves: what reading them met, and who may read or write them."""
+    for fault in seen.faults:
+        yield found_in(fault)
+    for permissions in seen.permissions:
+        yield from _too_open(permissions, seen.spec)
+        owner = seen.spec.owner
+        if owner and owner not in {permissions.owner, permissions.owner.partition(":")[0]}:
+            fact = f"{permissions.path} belongs to {permissions.owner}, expected {owner}"
+            yield finding(Reason.WRONG_OWNER, f"{fact}; chown {owner} {permissions.path}")
+
+
+def _too_open(permissions: Permissions, spec: CertificateSpec) -> Iterator[Finding]:
+    # Where the catalogue names no mode for a certificate, only writing by others is too much: it is public.
+    allowed = spec.key_mode if permissions.secret else 0o755 if spec.mode is None else spec.mode
+    if excess := permissions.mode & ~allowed & 0o777:
+        readable = permissions.secret and excess & 0o004
+        yield finding(
+            Reason.TOO_OPEN,
+            f"{permissions.path} has mode {permissions.mode:04o}, {allowed:04o} at most is right; "
+            f"chmod {permissions.mode & allowed:04o} {permissions.path}",
+            Severity.CRITICAL if readable else None,
+        )
+
+
+def about_key_pair(seen: Observation) -> Iterator[Finding]:
+    """The service-account keys: every API server must verify what every controller manager signs."""
+    if seen.spec.kind is not Kind.KEY_PAIR or seen.public_key is None:
+        return
+    if seen.key is None and not seen.key_unknown and not seen.spec.key_optional:
+        yield finding(Reason.KEY_MISSING, f"{seen.key_path} is not there, the private key of {seen.path}; put it back")
+    elif seen.key is not None and seen.key.sha256 != seen.public_key.sha256:
+        yield finding(
+            Reason.SERVICE_ACCOUNT_KEY_MISMATCH,
+            f"{seen.path} is not the public key of {seen.key_path}, so tokens signed here are refused; "
+            "put back the pair that all control-plane nodes share",
+        )

@@ -1,0 +1,136 @@
+"""A key that does not belong to its certificate, seen a moment after it was written: by `check`, and by the daemon."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from certmond.config import parse
+from certmond.options import look
+from certmond.pki.mismatch import WAIT
+from certmond.pki.reason import Reason
+from tests.daemon_harness import Running, running
+from tests.node import PKI, Node
+
+API = f"{PKI}/apiserver"
+SECOND = timedelta(seconds=1)
+
+
+class Clock:
+    """A clock that stands still but for what is waited."""
+
+    def __init__(self) -> None:
+        self.now, self.waited = datetime.now(UTC), list[float]()
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def pause(self, seconds: float) -> None:
+        self.waited.append(seconds)
+        self.now += timedelta(seconds=seconds)
+
+
+def reasons(node: Node, clock: Clock, at: datetime | None = None, finish: bytes | None = None) -> set[Reason]:
+    """The findings of the API server's certificate. `finish` is the key that its writer puts there meanwhile."""
+
+    def pause(seconds: float) -> None:
+        clock.pause(seconds)
+        if finish is not None:
+            node.replace(f"{API}.key", finish)
+
+    assessment = look(parse(()), str(node.root), at, state_dir=node.root, clock=clock, pause=pause)
+    status = next(each for each in assessment.statuses if each.seen.name == "apiserver")
+    return {item.reason for item in status.findings}
+
+
+def changed_at(path: Path) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=path.stat().st_ctime_ns // 1000)
+
+
+def test_a_check_waits_for_the_rest_of_the_time_and_tells(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong key that was written a second ago is looked at again a second later, and is a finding then. Meanwhile,
+    standard error says what is waited for.
+    """
+    node.replace(f"{API}.key", node.read(f"{PKI}/etcd/peer.key"))
+    clock = Clock()
+    clock.now = changed_at(node.path(f"{API}.key")) + SECOND
+    assert reasons(node, clock) == {Reason.KEY_MISMATCH}
+    assert clock.waited == [(WAIT - SECOND).total_seconds()]
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == (
+        "certmond: /etc/kubernetes/pki/apiserver.key is not the private key of /etc/kubernetes/pki/apiserver.crt: "
+        "being written? looking again\n"
+    )
+
+
+def test_a_check_tells_nothing_of_a_writer_that_is_done_in_time(node: Node) -> None:
+    """The second look is the one that counts."""
+    good = node.read(f"{API}.key")
+    node.replace(f"{API}.key", node.read(f"{PKI}/etcd/peer.key"))
+    clock = Clock()
+    clock.now = changed_at(node.path(f"{API}.key"))
+    assert reasons(node, clock, finish=good) == set()
+    assert clock.waited == [WAIT.total_seconds()]
+
+
+def test_what_is_older_or_asked_of_another_time_is_not_waited_for(node: Node) -> None:
+    """A mismatch of two seconds ago is told at once, and so is any mismatch with `--at`."""
+    node.replace(f"{API}.key", node.read(f"{PKI}/etcd/peer.key"))
+    clock = Clock()
+    written = changed_at(node.path(f"{API}.key"))
+    clock.now = written + WAIT
+    assert reasons(node, clock) == {Reason.KEY_MISMATCH}
+    assert reasons(node, clock, at=written + SECOND) == {Reason.KEY_MISMATCH}
+    assert clock.waited == []
+
+
+def test_the_command_exits_with_2_right_after_a_wrong_key(node: Node, tmp_path: Path) -> None:
+    """A script that checks at once after it has put a wrong key there is told."""
+    command = [sys.executable, "-m", "certmond", "--root", str(node.root), "--state-dir", str(tmp_path), "check"]
+    assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+    node.replace(f"{API}.key", node.read(f"{PKI}/etcd/peer.key"))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "is not the private key of" in done.stdout
+
+
+def more(daemon: Running, passes: float) -> bool:
+    return daemon.passes() > passes
+
+
+def test_the_daemon_tells_of_keys_that_alternate(node: Node, tmp_path: Path) -> None:
+    """A good key and a wrong one that replace each other every 0.7 seconds are told, and stay told in each of fourteen
+    samples while that goes on; once the good one stays, the finding goes.
+    """
+    work = tmp_path / "work"
+    work.mkdir()
+    good, wrong = node.read(f"{API}.key"), node.read(f"{PKI}/etcd/peer.key")
+    done = threading.Event()
+
+    def alternate() -> None:
+        number = 0
+        while not done.wait(0.7):
+            number += 1
+            node.replace(f"{API}.key", wrong if number % 2 else good)
+        node.replace(f"{API}.key", good)
+
+    with running(node.root, work) as daemon:
+        writer = threading.Thread(target=alternate)
+        writer.start()
+        try:
+            daemon.until(lambda: "key_mismatch" in daemon.reasons("apiserver"), "told")
+            for number in range(14):
+                passes = daemon.passes()
+                daemon.until(partial(more, daemon, passes), f"pass {number}")
+                assert "key_mismatch" in daemon.reasons("apiserver")
+        finally:
+            done.set()
+            writer.join()
+        daemon.until(lambda: not daemon.reasons("apiserver"), "cleared")
