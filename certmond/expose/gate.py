@@ -23,7 +23,9 @@ from certmond.expose.web_config import RateLimit, Source, load
 
 log = logging.getLogger(__name__)
 
-CHANGE_SECONDS = 2.0  # what is no pair may be two halves of one change for so long
+CHANGE_SECONDS = 2.0
+"""How long files that cannot be used may be half of a change, from the first look that saw it; and how long all has to
+be good before another change is waited for."""
 Mark = tuple[int, ...] | None
 SUCCESSFUL = "certmond_web_config_last_reload_successful"
 MEANING = "Whether the web configuration on disk is in force"
@@ -111,7 +113,9 @@ class Gate:
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.Lock()
         self._seen: dict[Path, Mark] = {}
-        self._untold: tuple[float, str] | None = None  # what is wrong, and when it is no longer a change under way
+        self._untold: str | None = None  # what is wrong, and may be a change under way
+        self._broken_since: float | None = None  # when that wait began; None once all was good for as long again
+        self._good_since: float | None = None
         self._latest: Policy | None = None
         self._refused = False  # and told
         self._refresh()
@@ -124,15 +128,18 @@ class Gate:
     def policy(self) -> Policy:
         """What is in force now. Who asks first after a change reads; the others wait for that."""
         with self._lock:
+            now = time.monotonic()
+            if self._good_since is not None and now >= self._good_since + CHANGE_SECONDS:
+                self._broken_since = None
             if any(_mark(path) != mark for path, mark in self._seen.items()):
-                self._untold = None
                 try:
                     self._refresh()
-                    self._refused = False
+                    self._untold, self._refused, self._good_since = None, False, now
                 except ConfigError as error:
-                    self._untold = time.monotonic() + CHANGE_SECONDS, str(error)
-            elif self._untold and time.monotonic() >= self._untold[0]:
-                log.warning("the web configuration cannot be used; what was good stays in force: %s", self._untold[1])
+                    self._untold, self._good_since = str(error), None
+                    self._broken_since = now if self._broken_since is None else self._broken_since
+            if self._untold and self._broken_since is not None and now >= self._broken_since + CHANGE_SECONDS:
+                log.warning("the web configuration cannot be used; what was good stays in force: %s", self._untold)
                 self._untold, self._refused = None, True
             return self.latest
 

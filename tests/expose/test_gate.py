@@ -437,6 +437,33 @@ class TestChanges:
             assert served() == after.der
         assert caplog.records == []
 
+    def test_files_that_take_turns_are_told(
+        self, house: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The wait for a writer counts from the first time that the files could not be used, however often they change;
+        and a new wait begins once they were good for two seconds.
+        """
+        now = [1000.0]
+        monkeypatch.setattr("time.monotonic", lambda: now[0])
+        house.write(USERS)
+        gate = gate_module.Gate(house.path)
+        told = []
+        for content, seconds in (
+            ("x: 1\n", 0.7),
+            ("", 0.7),
+            ("y: 1\n", 0.7),
+            ("", 0.7),
+            ("z: 1\n", 2),
+            ("", 2),
+            ("x: 1\n", 0),
+        ):
+            house.write(USERS + content)
+            gate.policy()
+            told.append(len(caplog.records))
+            now[0] += seconds
+            gate.policy()
+        assert told == [0, 0, 0, 1, 2, 2, 2]
+
     def test_told_once(self, house: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
         """What stays unusable is told once in the journal, with all that is wrong, and what was good stays."""
         monkeypatch.setattr(gate_module, "CHANGE_SECONDS", 0)
