@@ -21,6 +21,8 @@ from lightkube import ApiError, AsyncClient, KubeConfig
 from lightkube.core.exceptions import ConfigError
 
 from certmond.errors import RefusedError, UnknownServerError, UnknownUserError, UnreachableError
+from certmond.host.files import Files
+from certmond.host.way import named_users
 from certmond.pki.reason import printable
 
 FIELD_MANAGER = "certmond"
@@ -49,7 +51,14 @@ class GoneError(Exception):
 
 @asynccontextmanager
 async def connected(kubeconfig: str, time_limit: timedelta) -> AsyncIterator[Connection]:
-    """The API that the current context of `kubeconfig` leads to, with the rights of its user."""
+    """The API that the current context of `kubeconfig` leads to, with the rights of its user.
+
+    Raises RefusedError for a kubeconfig that cannot be used, or that others than root and certmond can change: they
+    would choose which program is run, and which files are read, with certmond's rights.
+    """
+    if writers := Files().entry(kubeconfig).writers:
+        detail = f"{kubeconfig} can be changed by {named_users(writers)}, and is not used"
+        raise RefusedError(f"{detail}; chown root {kubeconfig}, and chmod go-w it and its directories")
     seconds = time_limit.total_seconds()
     client = _client(kubeconfig, seconds)
     if client is None:

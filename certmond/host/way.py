@@ -161,10 +161,14 @@ def _behind_link_of(user: int) -> Blame:
     return Blame(fact, "let root own the link, or give the path itself")
 
 
+def named_users(writers: frozenset[int]) -> str:
+    """Return these strangers as a part of a sentence."""
+    who = [f"user {user}" for user in sorted(writers - {ANYONE})]
+    return " and ".join([*who, "other users"] if ANYONE in writers else who)
+
+
 def _named_in(referrer: Referrer) -> Blame:
-    who = [f"user {user}" for user in sorted(referrer.writers - {ANYONE})]
-    who += ["other users"] if ANYONE in referrer.writers else []
-    named = f"is named in {referrer.path}, which {' and '.join(who)} can change"
+    named = f"is named in {referrer.path}, which {named_users(referrer.writers)} can change"
     remedy = f"chown root {referrer.path}, chmod go-w it and its directories, or name the file in an entry of its own"
     return Blame(f"{named}, and is no file that they own or that all users can read", remedy)
 

@@ -522,6 +522,17 @@ def test_a_kubeconfig_that_cannot_be_used_is_named(api: ApiServer, content: byte
         signer(api).sign(request())
 
 
+def test_a_kubeconfig_that_others_can_change_is_not_used(api: ApiServer) -> None:
+    """Its program would run, and its files would be read, with certmond's rights: the API is not asked."""
+    path = Path(api.kubeconfig)
+    path.chmod(0o664)
+    with pytest.raises(RefusedError, match=r"kubelet\.conf can be changed by other users, and is not used; chown root"):
+        signer(api).sign(request())
+    assert not api.received
+    path.chmod(0o600)
+    assert "waits for approval" in str(waits(signer(api), request()))
+
+
 def test_a_broken_key_is_never_quoted(api: ApiServer) -> None:
     """Neither a kubeconfig's key nor its file is quoted where they cannot be used."""
     path = Path(api.kubeconfig)

@@ -115,6 +115,7 @@ def test_a_writer_is_told_of_their_own_files_and_of_public_ones(node: Node) -> N
     node.put("/home/x.conf", node.names("../public/tls.crt", "own.key"), owner=THEIRS)
     seen = node.look()
     assert (told(seen), seen.certificates, seen.key) == ([], (LEAF.facts,), LEAF.facts.key)
+    assert not seen.renewable
     assert [each.certificates for each in seen.embedded] == [(ROOT.facts,)]
     assert [(each.path, each.mode) for each in seen.permissions] == [("/home/x.conf", 0o600), ("/home/own.key", 0o600)]
 
@@ -250,6 +251,17 @@ def test_no_closed_directory_is_watched_for_a_stranger(node: Node) -> None:
     assert not any(place.startswith(("/vault", "/none")) for place in inside)
     assert "none.key" in (inside["/home"] or ())
     assert {"vault", "none"} <= (inside[""] or frozenset())
+
+
+@pytest.mark.parametrize("owner", [0, THEIRS])
+def test_a_token_and_a_program_are_not_looked_at(node: Node, owner: int) -> None:
+    """`tokenFile` and `exec` name files that certmond has no use for, whoever owns the kubeconfig."""
+    command = {"command": "/public/program", "args": ["/public/argument"]}
+    users = [user("a", tokenFile="/public/token", exec=command)]
+    node.put("/home/x.conf", kubeconfig(users, [cluster("c", ROOT)], ("a", "c")), owner=owner)
+    store = Store((CONF,), str(node.root))
+    assert store.observe().observations == ()
+    assert not any(place.endswith("/public") for place in store.interest)
 
 
 def test_a_file_that_takes_the_place_of_the_admitted_one_is_not_read(node: Node) -> None:
