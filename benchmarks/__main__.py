@@ -21,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import compare, page
+from benchmarks.due import measure_due
 from benchmarks.fixture import Leaves, kubeadm_node, parse_loop
 from benchmarks.issuing import reissue_node
 from benchmarks.measuring import Figure, percentile, scratch, timed
@@ -153,7 +154,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, help="write the page as well")
     parser.add_argument("--minutes", type=float, default=60, help="of the soak, which is done where it is named")
     parser.add_argument("--seed", type=int, default=0, help="of the soak: which changes are made")
-    which = "which: growth, issuing, many, node, page, torn-pair; all by default. Or: profile, soak"
+    which = "which: due, growth, issuing, many, node, page, torn-pair; all by default. Or: profile, soak"
     parser.add_argument("parts", nargs="*", help=which)
     options = parser.parse_args()
     if options.parts == ["soak"]:
@@ -168,6 +169,7 @@ def main() -> None:
         return
     print(f"{_machine()}\n\n| what | median | spread (samples) | wanted |\n|---|---|---|---|")
     parts: dict[str, Callable[[], Iterator[Figure | Count]]] = {
+        "due": lambda: measure_due(800),
         "growth": measure_growth,
         "issuing": lambda: measure_issuing(2 * options.rounds),
         "many": lambda: measure_many(options.count, options.rounds, options.seconds),

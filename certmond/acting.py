@@ -7,21 +7,24 @@ When a pass is made is the daemon's; what is planned and how it is done, `enforc
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from certmond.enforce import Enforcer
 from certmond.errors import BusyError, CertmondError, WriteError, defect
 from certmond.expose.telemetry import Telemetry
-from certmond.host.execute import Outcome
 from certmond.host.journal import Event, Journal
 from certmond.pki.assess import Assessment
 from certmond.pki.holding import Surroundings
-from certmond.pki.steps import Issue, Plan
+from certmond.pki.steps import Issue, Plan, Write
 
 BUSY_INTERVAL, FAILURE_INTERVAL = 2.0, 60.0
 """Seconds until a plan is made again while somebody else is writing, or where a signer has not decided yet, after which
 the plan itself says when to ask it; and where the state directory cannot be used.
+"""
+SLICE = 1.0
+"""Seconds after which no further step begins before the node has been looked at, and what is seen is published. A step
+that is under way is not interrupted.
 """
 LOOK_INTERVAL = timedelta(seconds=2)
 """Between two looks at what runs, while a rotation waits for it."""
@@ -40,9 +43,13 @@ class Acting:
         *,
         enforcing: bool,
         stopping: Callable[[], bool],
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._enforcer, self._journal, self._telemetry = enforcer, journal, telemetry
         self._enforcing, self._stopping = enforcing, stopping
+        self._monotonic = monotonic
+        self._begun: set[tuple[type, str, str]] = set()  # the steps of the round that is under way, each once
+        self._results: set[str] = set()  # what became of them
         self._told: frozenset[tuple[Event, str, str]] = frozenset()
         self._interrupted: frozenset[str] = frozenset()
         self._seen: tuple[Assessment, Surroundings] | None = None
@@ -98,30 +105,54 @@ class Acting:
         begun = executor.interrupted() - (frozenset() if again else self._interrupted)
         try:
             if not (self.plan.writes or begun):
+                self._end_of_round()
                 return self._restart() or self._rotate()
-            outcomes = executor.execute(self.plan, stopping=self._stopping)
+            complete = self._slice()
             self._interrupted = executor.interrupted()
-            self._count(outcomes)
-            if begun or any(outcome.result == "done" for outcome in outcomes):
+            if not complete:
+                return True
+            results = self._end_of_round()
+            if begun or "done" in results:
                 return True
             return self._without_writing()
         except BusyError:
             self.retry_at = time.monotonic() + BUSY_INTERVAL
             return False
         except CertmondError as error:  # the state directory cannot be used: nothing was begun
+            self._end_of_round()
             self.retry_at = self._no_restart_before = time.monotonic() + FAILURE_INTERVAL
             self._journal.tell(Event.STEP_FAILED, str(error), "error")
             return False
 
-    def _count(self, outcomes: Sequence[Outcome]) -> None:
+    def _slice(self) -> bool:
+        """Begin the steps that change files, in their order, for `SLICE` seconds, and one at least; return whether all
+        of the plan have been begun.
+
+        A plan that takes longer is carried out in a round of slices, each of the plan that the pass before it made. A
+        step that the plan still has although it was begun, because it failed, waits until the others had their turn.
+        """
+        left = tuple(step for step in self.plan.writes if _mark(step) not in self._begun)
+        end, fresh = self._monotonic() + SLICE, list[Write]()
+
+        def over() -> bool:
+            return self._stopping() or (bool(fresh) and self._monotonic() >= end)
+
+        outcomes = self._enforcer.executor.execute(Plan(left), tell=fresh.append, stopping=over)
+        self._begun |= {_mark(step) for step in fresh}
+        self._results |= {outcome.result for outcome in outcomes}
         for outcome in outcomes:
             if isinstance(outcome.step, Issue):
                 self._telemetry.renewals.labels(outcome.step.target, outcome.result).inc()
-        results = {outcome.result for outcome in outcomes}
+        return len(fresh) == len(left)
+
+    def _end_of_round(self) -> set[str]:
+        """Return what became of the steps of the round that is over, and set the time of the next try."""
+        results, self._results, self._begun = self._results, set(), set()
         if self._interrupted or "failed" in results:
             self.retry_at = time.monotonic() + FAILURE_INTERVAL
         elif "waiting" in results:
             self.retry_at = time.monotonic() + BUSY_INTERVAL
+        return results
 
     def _without_writing(self) -> bool:
         """What a rotation has to hear and say although nothing can be written for it: it may have been led back.
@@ -169,3 +200,8 @@ class Acting:
             self._journal.tell(Event.STEP_FAILED, f"a rotation: {defect(error)}", "error")
             self.retry_at = time.monotonic() + FAILURE_INTERVAL
             return False
+
+
+def _mark(step: Write) -> tuple[type, str, str]:
+    """What makes a step the same one in the next plan."""
+    return type(step), step.target, step.path

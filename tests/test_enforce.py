@@ -171,7 +171,7 @@ def test_a_whole_node_is_renewed_when_it_is_due(node: Node, tmp_path: Path) -> N
     assert {item["reason"] for entry in seen.status()["certificates"] for item in entry["findings"]} == {
         "nonpositive_serial"
     }
-    assert seen.number('certmond_passes_total{cause="step"}') == 1
+    assert seen.number('certmond_passes_total{cause="step"}') >= 1
 
 
 def short_lived(host: Host) -> None:
@@ -367,7 +367,7 @@ class Reached(Exception):  # noqa: N818 - no error
 @pytest.mark.parametrize(
     "moment",
     ["state/audit.log", "state/transactions/*.intent.json", "state/archive/*/0*", "state/transactions/*.commit.json",
-     "state/renewals.json", "root/etc/kubernetes/.certmond-*"],
+     "state/renewals.json", "state/renewals.log", "root/etc/kubernetes/.certmond-*"],
 )  # fmt: skip
 def test_killed_whenever(host: Host, moment: str) -> None:
     """Wherever a daemon is killed while it writes, the next one comes to the same end."""

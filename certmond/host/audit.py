@@ -17,14 +17,12 @@ from types import MappingProxyType
 
 from certmond.errors import WriteError
 from certmond.host.journal import Event, Journal
-from certmond.host.place import blaming, opened
-from certmond.host.staging import make_directory
+from certmond.host.lines import append
 from certmond.pki.reason import printable
 
 LOG = "audit.log"
 DAEMON = "daemon"
 
-_APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _NONE: Mapping[str, str | None] = MappingProxyType({})
 _NOBODY = 0xFFFFFFFF  # the login UID of a process that nobody logged in for (proc_pid_loginuid(5))
 
@@ -57,21 +55,7 @@ class Audit:
     def _log(self, event: Event, at: datetime, message: str, fields: Mapping[str, str | None]) -> None:
         line = {"at": at.isoformat(), "event": event.value, "by": self._actor, **_given(fields),
                 "message": printable(message)}  # fmt: skip
-        with blaming(str(self._state_dir / LOG)):
-            make_directory(self._state_dir)
-            with opened(self._state_dir) as directory:
-                log = os.open(LOG, _APPEND, 0o600, dir_fd=directory)
-                try:
-                    size = os.fstat(log).st_size
-                    torn = size > 0 and os.pread(log, 1, size - 1) != b"\n"  # power was cut in the middle of a line
-                    rest = b"\n" * torn + json.dumps(line, ensure_ascii=False).encode() + b"\n"
-                    while rest:  # where the disk becomes full, the first write takes a part, and only the next fails
-                        rest = rest[os.write(log, rest) :]
-                    os.fsync(log)
-                    if size == 0:
-                        os.fsync(directory)
-                finally:
-                    os.close(log)
+        append(self._state_dir, LOG, [json.dumps(line, ensure_ascii=False).encode()])
 
     def _tell(self, event: Event, message: str, level: str, fields: Mapping[str, str | None]) -> None:
         self._journal.tell(event, message, level, by=self._actor, **_given(fields))

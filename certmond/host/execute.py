@@ -122,7 +122,7 @@ class Executor:
 
         Raises BusyError while somebody else is writing, WriteError where the state directory cannot be used.
         """
-        with self._transactions.lock(patience) as writer:
+        with self._transactions.lock(patience) as writer, self._ledger.held():
             self._recover(writer)
             outcomes = list[Outcome]()
             for step in plan.writes:

@@ -1,26 +1,36 @@
 """What certmond remembers of its renewals from one process to the next: the last attempt for each certificate.
 
-Owns `<state directory>/renewals.json`. It is a memory, not a source of truth: without it nothing is wrong but that a
-failure is tried again sooner. What is remembered of files that are gone is forgotten, but for the latest. Holds no key;
+Owns `<state directory>/renewals.json` and, while many renewals are under way, `renewals.log` beside it: one line for
+each attempt that the document does not have yet. It is a memory, not a source of truth: without it nothing is wrong but
+that a failure is tried again sooner. Attempts of files that are gone are dropped, but for the latest. Holds no key;
 times are UTC.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from certmond.errors import WriteError
+from certmond.host.lines import append
 from certmond.host.memory import Memory
-from certmond.host.place import can_be_a_path
+from certmond.host.place import Place, can_be_a_path, opened
+from certmond.host.staging import remove
 from certmond.pki.fields import Instant
 from certmond.pki.plan import Attempt
 from certmond.pki.steps import Identity
 
+_LOG = "renewals.log"
+_LONGEST_LOG = 64 << 20
+"""Bytes that are read of the log."""
 _ABSENT = 100
 """Of so many files that are gone the attempts are kept: those that were tried last, for they may come back."""
 
@@ -51,6 +61,15 @@ class _Entry(BaseModel):
     ends_at: Instant | None = None
 
 
+class _Line(BaseModel):
+    """A line of the log: an attempt, or that the certificate's attempt is forgotten."""
+
+    model_config = ConfigDict(frozen=True)
+
+    entry: _Entry
+    forgotten: bool = False
+
+
 class Ledger:
     """The attempts, by name and path of the certificate. Who writes holds the lock of the transactions, and says
     whether a file is `there`.
@@ -58,12 +77,14 @@ class Ledger:
 
     def __init__(self, state_dir: Path, there: Callable[[str], bool] = lambda _: True) -> None:
         self._there, self._enough = there, 2 * _ABSENT
+        self._state_dir = state_dir
         self._memory = Memory(state_dir, "renewals.json", TypeAdapter(tuple[_Entry, ...]))
+        self._held: dict[Identity, Attempt] | None = None
+        self._written = self._noted = False
 
     def attempts(self) -> dict[Identity, Attempt]:
-        """What is remembered; nothing where the file is not there or cannot be used."""
-        entries = self._memory.read() or ()
-        return {(entry.name, entry.path): Attempt(**entry.model_dump(exclude={"name", "path"})) for entry in entries}
+        """Return what is remembered; nothing where neither file is there or can be used."""
+        return self._load() if self._held is None else dict(self._held)
 
     def renewed(self) -> dict[str, datetime]:
         """When certmond put a certificate in place, by its SHA-256."""
@@ -71,19 +92,62 @@ class Ledger:
 
     def remember(self, identity: Identity, attempt: Attempt) -> None:
         """Note the last attempt for a certificate. Raises WriteError."""
-        self._write(self._without_gone({**self.attempts(), identity: attempt}))
+        if self._held is None:
+            self._write(self._without_gone({**self._load(), identity: attempt}))
+        else:
+            self._note(identity, attempt)
+            self._held[identity] = attempt
 
     def check(self) -> None:
         """Raise WriteError where nothing could be noted now."""
-        self._write(self.attempts())
+        if self._held is None or not self._written:
+            self._write(self.attempts())
+            self._written = True
+        else:
+            append(self._state_dir, _LOG, [b""])  # an empty line says nothing, and shows that another has room
 
     def forget(self, identity: Identity) -> None:
         """As if it had never been tried. Raises WriteError."""
-        self._write({other: attempt for other, attempt in self.attempts().items() if other != identity})
+        if self._held is None:
+            self._write({other: attempt for other, attempt in self._load().items() if other != identity})
+        elif before := self._held.get(identity):
+            self._note(identity, before, forgotten=True)
+            del self._held[identity]
 
     def tidy(self) -> None:
         """Remove what a process left that was killed while it noted something."""
         self._memory.tidy()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Note each attempt as a line of the log, and write the document once, at the end of the `with`.
+
+        Each attempt is on the disk when `remember` returns, as without. A process that is killed leaves the log, which
+        every `attempts` reads, and which the next document replaces.
+        """
+        self._held, self._written, self._noted = self._load(), False, False
+        try:
+            yield
+        finally:
+            known, self._held = self._held, None
+            if self._noted:
+                with suppress(WriteError):  # then the log stays
+                    self._write(self._without_gone(known))
+
+    def _note(self, identity: Identity, attempt: Attempt, *, forgotten: bool = False) -> None:
+        line = _Line(entry=_entry(identity, attempt), forgotten=forgotten)
+        self._noted = True
+        append(self._state_dir, _LOG, [json.dumps(line.model_dump(), default=datetime.isoformat).encode()])
+
+    def _load(self) -> dict[Identity, Attempt]:
+        with _opened_log(self._state_dir) as log:  # before the document, which takes over the log and removes it
+            known = {(each.name, each.path): _attempt(each) for each in self._memory.read() or ()}
+            for line in _lines(log):
+                identity = line.entry.name, line.entry.path
+                known.pop(identity, None)
+                if not line.forgotten:
+                    known[identity] = _attempt(line.entry)
+        return known
 
     def _without_gone(self, attempts: Mapping[Identity, Attempt]) -> Mapping[Identity, Attempt]:
         """Looks at the files only where many attempts have come since it did so last: that takes its time."""
@@ -96,5 +160,39 @@ class Ledger:
         return kept
 
     def _write(self, attempts: Mapping[Identity, Attempt]) -> None:
-        entries = [_Entry(name=name, path=path, **asdict(each)) for (name, path), each in attempts.items()]
-        self._memory.write(tuple(entries))
+        """Write the document, and remove the log that it takes over. Raises WriteError."""
+        self._memory.write(tuple(_entry(identity, attempt) for identity, attempt in attempts.items()))
+        with suppress(OSError), opened(self._state_dir) as directory:
+            remove(Place(directory, _LOG))
+
+
+def _entry(identity: Identity, attempt: Attempt) -> _Entry:
+    name, path = identity
+    return _Entry(name=name, path=path, **asdict(attempt))
+
+
+def _attempt(entry: _Entry) -> Attempt:
+    return Attempt(**entry.model_dump(exclude={"name", "path"}))
+
+
+@contextmanager
+def _opened_log(state_dir: Path) -> Iterator[int | None]:
+    """A descriptor of the log; None where there is none."""
+    descriptor = None
+    with suppress(OSError), opened(state_dir) as directory:
+        descriptor = Place(directory, _LOG).open()
+    try:
+        yield descriptor
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _lines(log: int | None) -> Iterator[_Line]:
+    """The lines that can be used: a torn one, or one of another version, is passed over."""
+    if log is None:
+        return
+    with suppress(OSError), open(log, "rb", closefd=False) as file:
+        for line in file.read(_LONGEST_LOG).splitlines():
+            with suppress(ValueError, OverflowError, RecursionError, ValidationError):
+                yield _Line.model_validate(json.loads(line))

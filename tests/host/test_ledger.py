@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from certmond.errors import WriteError
 from certmond.host.ledger import Ledger
 from certmond.pki.plan import Attempt
 
@@ -132,3 +133,81 @@ def test_the_memory_of_a_large_node_is_read_again(tmp_path: Path) -> None:
     (tmp_path / "renewals.json").write_text(json.dumps(entries))
     Ledger(tmp_path).remember(LEAF, Attempt(NOW))
     assert len(Ledger(tmp_path).attempts()) == 10_001
+
+
+# Many at a time
+
+OTHER = ("etcd-server", "/etc/kubernetes/pki/etcd/server.crt")
+
+
+def test_many_attempts_write_the_document_once(tmp_path: Path) -> None:
+    """While the memory is held each attempt is on the disk at once, as a line of the log, where any process reads it;
+    the document is written at the end, and takes over the log.
+    """
+    document, log = tmp_path / "renewals.json", tmp_path / "renewals.log"
+    ledger = Ledger(tmp_path)
+    ledger.remember(LEAF, Attempt(NOW))
+    before = document.stat().st_ino
+    with ledger.held():
+        for number in range(20):
+            ledger.remember(OTHER, Attempt(NOW, number))
+            assert Ledger(tmp_path).attempts() == ledger.attempts() == {LEAF: Attempt(NOW), OTHER: Attempt(NOW, number)}
+        ledger.forget(LEAF)
+        ledger.forget(("nothing", "/nowhere"))
+        assert Ledger(tmp_path).attempts() == ledger.attempts() == {OTHER: Attempt(NOW, 19)}
+        assert (document.stat().st_ino, log.exists()) == (before, True)
+        assert log.stat().st_mode & 0o777 == 0o600
+    assert not log.exists()
+    assert Ledger(tmp_path).attempts() == {OTHER: Attempt(NOW, 19)}
+    assert len(json.loads(document.read_text())) == 1
+
+
+def killed_while_it_noted(state: Path, *attempts: Attempt) -> None:
+    """What a process leaves that was killed: the log, and no document yet."""
+    ledger, log = Ledger(state), state / "renewals.log"
+    with ledger.held():
+        for attempt in attempts:
+            ledger.remember(LEAF, attempt)
+        content = log.read_bytes()
+    (state / "renewals.json").unlink()
+    log.write_bytes(content)
+
+
+def test_what_a_killed_process_has_noted_is_read(tmp_path: Path) -> None:
+    """Without its end, and with a last line that is torn, the log has what was noted; the next document has it, too."""
+    killed_while_it_noted(tmp_path, Attempt(NOW), Attempt(NOW, 1, "no"))
+    with (tmp_path / "renewals.log").open("ab") as log:
+        log.write(b'{"entry": {"name": "apise')
+    assert Ledger(tmp_path).attempts() == {LEAF: Attempt(NOW, 1, "no")}
+    ledger = Ledger(tmp_path)
+    with ledger.held():
+        ledger.remember(OTHER, Attempt(NOW))
+        assert Ledger(tmp_path).attempts() == {LEAF: Attempt(NOW, 1, "no"), OTHER: Attempt(NOW)}
+    assert not (tmp_path / "renewals.log").exists()
+    assert Ledger(tmp_path).attempts() == {LEAF: Attempt(NOW, 1, "no"), OTHER: Attempt(NOW)}
+
+
+@given(st.binary())
+def test_arbitrary_bytes_in_the_log_are_no_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    """Any bytes give a memory, and what is noted behind them is read."""
+    state = tmp_path_factory.mktemp("state")
+    (state / "renewals.log").write_bytes(content)
+    assert Ledger(state).attempts() == {}
+    killed_while_it_noted(state, Attempt(NOW))
+    assert Ledger(state).attempts() == {LEAF: Attempt(NOW)}
+
+
+def test_that_nothing_could_be_noted_is_known_beforehand(tmp_path: Path) -> None:
+    """`check` fails where the document cannot be written and, later in the same block, where no line can be added."""
+    ledger = Ledger(tmp_path)
+    with ledger.held():
+        ledger.check()
+        ledger.check()
+        (tmp_path / "renewals.log").unlink()
+        (tmp_path / "renewals.log").mkdir()
+        with pytest.raises(WriteError, match=r"renewals\.log"):
+            ledger.check()
+    (tmp_path / "renewals.json").unlink()
+    (tmp_path / "renewals.json").mkdir()
+    with ledger.held(), pytest.raises(WriteError, match=r"renewals\.json"):
+        ledger.check()

@@ -1,0 +1,183 @@
+"""While a long plan is carried out, the daemon goes on looking at the node and publishing what it sees."""
+
+from __future__ import annotations
+
+import os
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from certmond import acting
+from certmond.acting import Acting
+from certmond.daemon import Daemon
+from certmond.expose.telemetry import Telemetry
+from certmond.host.journal import Event, Journal
+from certmond.host.ledger import Ledger
+from certmond.host.transaction import Transactions
+from tests.builders import make_ca
+from tests.daemon_harness import DEADLINE
+from tests.test_enforce import enforcing, in_process
+from tests.test_renewal import ENTRIES, Helper, Host, now
+
+DAMAGED = 'certmond_finding{certificate="apiserver",path="/etc/kubernetes/pki/apiserver.crt",reason="malformed"'
+
+
+class Steps:
+    """A clock on which each reading is a second later than the last: a slice has time for one step."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        self.seconds += acting.SLICE
+        return self.seconds
+
+
+def hand(host: Host, **more: Any) -> tuple[Acting, Any]:
+    """What acts for the daemon, in slices of one step, and what it acts with."""
+    enforcer = host.enforcer()
+    made = Acting(
+        enforcer, Journal("none"), Telemetry("enforce"), enforcing=True, stopping=lambda: False,
+        **{"monotonic": Steps(), **more},
+    )  # fmt: skip
+    return made, enforcer
+
+
+class Damaging(Journal):
+    """Damages a file when the first renewal is done, and notes at each beginning whether the metrics show that."""
+
+    def __init__(self, host: Host, metrics: Path) -> None:
+        super().__init__("none")
+        self._host, self._metrics = host, metrics
+        self.shown: list[bool] = []
+        self.damaged = False
+
+    def tell(self, event: Event, message: str, level: str = "info", **fields: object) -> None:
+        super().tell(event, message, level, **fields)
+        if event is Event.STEP_DONE and not self.damaged:
+            self.damaged = True
+            self._host.put(ENTRIES["apiserver"]["path"], b"damaged")
+        if event is Event.STEP_BEGUN:
+            self.shown.append(DAMAGED in self._metrics.read_text())
+
+
+def test_damage_is_published_before_the_last_renewal_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate that breaks after the first of many renewals is in the metrics before the last one begins, and all
+    are made.
+    """
+    monkeypatch.setattr(acting, "SLICE", 0.0)
+    host = Host(tmp_path / "host", now=now())
+    journal = Damaging(host, host.place / "run" / "metrics.prom")
+    daemon = Daemon(
+        lambda: host.config, root=str(host.root), runtime_dir=host.place / "run", state_dir=host.state, journal=journal
+    )
+
+    def script() -> None:
+        for _ in range(int(DEADLINE / 0.02)):
+            metrics = host.place / "run" / "metrics.prom"
+            if journal.damaged and metrics.exists() and 'planned_steps{step="issue"} 0.0' in metrics.read_text():
+                return
+            pause.wait(0.02)
+        raise AssertionError("never done")
+
+    pause = threading.Event()
+    with in_process(daemon, script):
+        pass
+    assert len(journal.shown) == len(ENTRIES)
+    assert journal.shown[0] is False
+    assert journal.shown[-1] is True
+
+
+def test_damage_is_published_while_a_command_writes(tmp_path: Path) -> None:
+    """While another process holds the lock, such as `certmond renew --all`, the daemon watches and publishes."""
+    host = Host(tmp_path / "host", now=now())
+    with enforcing(host) as daemon:
+        daemon.until(lambda: daemon.number('certmond_planned_steps{step="issue"}') == 0, "at rest")
+        with Transactions(str(host.root), host.state).lock(DEADLINE):
+            host.put(ENTRIES["apiserver"]["path"], b"damaged")
+            daemon.until(lambda: daemon.reasons("apiserver"), "seen")
+
+
+def test_a_slice_is_bounded_and_the_next_pass_goes_on(tmp_path: Path) -> None:
+    """When its time is over no further step begins, and the node is looked at again at once; each step is made once."""
+    host = Host(tmp_path / "host")
+    before = host.serials()
+    made, enforcer = hand(host)
+    for number in range(1, len(ENTRIES) + 1):
+        made.decide(*enforcer.see())
+        assert made.act()
+        assert sum(before[name] != serial for name, serial in host.serials().items()) == number
+    made.decide(*enforcer.see())
+    assert made.plan.steps == ()
+    assert host.unwell() == []
+
+
+def test_nothing_is_restarted_before_the_last_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restarts and the next phase of a rotation wait until no write of the plan is left, over all of its slices."""
+    host = Host(tmp_path / "host")
+    made, enforcer = hand(host)
+    left: list[int] = []
+    monkeypatch.setattr(enforcer, "restart", lambda plan, *_: left.append(len(plan.writes)))
+    monkeypatch.setattr(enforcer, "rotate", lambda *_: left.append(len(_[-1].writes)))
+    for _ in range(len(ENTRIES) + 1):
+        made.decide(*enforcer.see())
+        made.act()
+    assert left == [0, 0]
+
+
+@pytest.mark.real("openssl")
+def test_a_step_that_fails_keeps_no_other_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slice in which a step failed, and was not even remembered, is followed by the next slice at once; the failed
+    step is tried again after the round.
+    """
+    helper = Helper(tmp_path / "helper", make_ca())
+    signer = {"name": "site", "kind": "command", "command": [str(helper.script)]}
+    host = Host(tmp_path / "host", "apiserver", "etcd-server", "admin.conf", signers=[signer])
+    host.entries["apiserver"] |= {"signer": "site"}
+    helper.answers(2, "no")
+    made, enforcer = hand(host)
+    monkeypatch.setattr(enforcer.executor, "_remember_failure", lambda *_: None)
+    assert [step.target for step in host.plan().steps] == ["apiserver", "etcd-server", "admin.conf"]
+    for _ in range(2):
+        made.decide(*enforcer.see())
+        assert made.act()
+        assert made.retry_at is None
+    made.decide(*enforcer.see())
+    assert made.act()
+    assert made.retry_at is not None
+    assert len(helper.calls()) == 1
+    assert [step.target for step in host.plan().steps] == ["apiserver"]
+
+
+def test_what_a_killed_slice_has_renewed_is_not_renewed_again(tmp_path: Path) -> None:
+    """A process that is killed in the middle of a slice has noted each renewal before: also those that are due again at
+    once, as where the CA ends soon, are not made again.
+    """
+    host = Host(tmp_path / "host", "apiserver", "etcd-server", "admin.conf", validity="20d")
+    before = host.serials()
+    begun = 0
+
+    def killed() -> bool:
+        nonlocal begun
+        begun += 1
+        if begun == 3:
+            os._exit(9)
+        return False
+
+    if (child := os.fork()) == 0:
+        enforcer = host.enforcer()
+        enforcer.executor.execute(enforcer.plan(host.look()), stopping=killed)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    half = host.serials()
+    renewed = {name for name in half if half[name] != before[name]}
+    assert len(renewed) == 2
+    assert {name for name, attempt in host.attempts().items() if attempt.sha256} == renewed
+    host.now += timedelta(seconds=2)
+    assert {outcome.step.target for outcome in host.start()} == half.keys() - renewed
+    assert (host.state / "renewals.json").exists()
+    assert not (host.state / "renewals.log").exists()
+    assert Ledger(host.state).attempts().keys() >= {(name, ENTRIES[name]["path"]) for name in half}
