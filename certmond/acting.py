@@ -7,15 +7,17 @@ When a pass is made is the daemon's; what is planned and how it is done, `enforc
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from certmond.enforce import Enforcer
 from certmond.errors import BusyError, CertmondError, WriteError, defect
 from certmond.expose.telemetry import Telemetry
+from certmond.host.audit import Note
 from certmond.host.journal import Event, Journal
 from certmond.pki.assess import Assessment
 from certmond.pki.holding import Surroundings
+from certmond.pki.quota import Budget, Omissions, Quota
 from certmond.pki.steps import Issue, Plan, Write
 
 BUSY_INTERVAL, FAILURE_INTERVAL = 2.0, 60.0
@@ -25,6 +27,10 @@ the plan itself says when to ask it; and where the state directory cannot be use
 SLICE = 1.0
 """Seconds after which no further step begins before the node has been looked at, and what is seen is published. A step
 that is under way is not interrupted.
+"""
+HELD_EACH, HELD_OVERALL, HELD_INTERVAL = Budget(10, 60), Budget(10_000, 1), 60.0
+"""How often it is noted in the trail that a step is held: of one file ten times, then once a minute; and how many
+seconds are between two summaries of what was left out. Steps that are begun, done or failed are always noted.
 """
 LOOK_INTERVAL = timedelta(seconds=2)
 """Between two looks at what runs, while a rotation waits for it."""
@@ -51,6 +57,8 @@ class Acting:
         self._begun: set[tuple[type, str, str]] = set()  # the steps of the round that is under way, each once
         self._results: set[str] = set()  # what became of them
         self._told: frozenset[tuple[Event, str, str]] = frozenset()
+        self._late: frozenset[tuple[Event, str, str]] = frozenset()  # what is held, and not noted yet
+        self._quota, self._omissions = Quota(HELD_EACH, HELD_OVERALL, HELD_OVERALL), Omissions(HELD_INTERVAL)
         self._interrupted: frozenset[str] = frozenset()
         self._seen: tuple[Assessment, Surroundings] | None = None
         self._no_restart_before = 0.0
@@ -82,16 +90,28 @@ class Acting:
         """Note in the trail what is planned or held and was not before."""
         if not self._enforcing:
             return
+        now = self._monotonic()
         current = {(Event.STEP_PLANNED, step.target, step.path): step.detail for step in self.plan.steps}
         current |= {(Event.STEP_HELD, held.target, held.path): held.because for held in self.plan.held}
-        for (event, target, path), why in current.items():
-            if (event, target, path) not in self._told:
-                fields: Mapping[str, str | None] = {"target": target, "path": path}
-                try:
-                    self._enforcer.audit.note(event, assessment.taken_at, f"{path}: {why}", fields=fields)
-                except WriteError as error:
-                    self._journal.tell(Event.STEP_FAILED, str(error), "error")
-        self._told = frozenset(current)
+        fresh = [entry for entry in current if entry not in self._told]
+        # What is planned is done, and so bounded by what is done.
+        late = {entry for entry in fresh if entry[0] is Event.STEP_HELD and not self._quota.take(entry, now)}
+        for entry in self._late - late - current.keys():  # it is held no longer, and was never noted
+            self._omissions.add(entry, 1, now)
+        if report := self._omissions.reported(now):
+            many = f"{report[0]} steps of {report[1]} files were held for a moment in the last minute, and not logged"
+            self._journal.tell(Event.LEFT_OUT, f"{many}; see: certmond plan", "warning", count=report[0])
+        notes = [
+            Note(event, f"{path}: {current[event, target, path]}", {"target": target, "path": path})
+            for event, target, path in fresh
+            if (event, target, path) not in late
+        ]
+        try:
+            if notes:
+                self._enforcer.audit.note_all(notes, assessment.taken_at)
+        except WriteError as error:
+            self._journal.tell(Event.STEP_FAILED, str(error), "error")
+        self._told, self._late = frozenset(current) - late, frozenset(late)
 
     def act(self) -> bool:
         """Carry out the plan. Whether the node is to be looked at again at once."""

@@ -7,7 +7,6 @@ the node itself. In observe mode nothing is carried out.
 from __future__ import annotations
 
 import fcntl
-import gc
 import json
 import os
 import signal
@@ -20,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from certmond.acting import Acting
+from certmond.collector import uncollected
 from certmond.config import Config
 from certmond.enforce import Enforcer
 from certmond.errors import ConfigError, RuntimeDirError
@@ -29,6 +29,7 @@ from certmond.expose.plan_document import step_name
 from certmond.expose.render import ACTIVITY, HEARTBEAT, METRICS, STATUS, Renderer, heartbeat, summary, write
 from certmond.expose.telemetry import Telemetry
 from certmond.host.audit import DAEMON, Audit
+from certmond.host.change_log import ChangeLog
 from certmond.host.hooks import Hooks
 from certmond.host.journal import Event, Journal
 from certmond.host.rotation_record import record_path
@@ -63,7 +64,9 @@ def utc_now() -> datetime:
 
 
 class Daemon:
-    """One node's daemon. `load` reads the configuration again; `clock` gives aware UTC instants."""
+    """One node's daemon. `load` reads the configuration again; `clock` gives aware UTC instants. How often something is
+    reported goes by `monotonic`, in seconds.
+    """
 
     def __init__(
         self,
@@ -74,6 +77,7 @@ class Daemon:
         state_dir: Path,
         journal: Journal,
         clock: Callable[[], datetime] = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._load = load
         self._config = load()
@@ -81,7 +85,7 @@ class Daemon:
         self._runtime_dir = runtime_dir
         self._state_dir = state_dir
         self._journal = journal
-        self._clock = clock
+        self._clock, self._monotonic = clock, monotonic
         self._notifier = Notifier()
         self._telemetry = Telemetry(self._config.mode)
         self._renderer = Renderer()
@@ -94,7 +98,8 @@ class Daemon:
         self._acted = False
         self._beat_at = 0.0
         self._watcher = Watcher(self._wake.set)
-        self._hooks = Hooks(state_dir, journal, self._telemetry.count_hook)
+        self._changes = ChangeLog(journal, self._telemetry.unlogged.inc)
+        self._hooks = Hooks(state_dir, journal, self._telemetry.count_hook, monotonic)
         self._assessment: Assessment | None = None
         self._stopping = self._reload = False
         self._looked_at = 0.0
@@ -122,7 +127,7 @@ class Daemon:
             try:
                 self._acting.recover()
                 self._hooks.configure(self._config.hooks)
-                with _uncollected():
+                with uncollected():
                     self._pass(Cause("start", None))
                 self._journal.tell(Event.STARTED, f"certmond watches this node: {self._summary()}")
                 self._notifier.ready(self._summary())
@@ -134,7 +139,7 @@ class Daemon:
                     if cause:
                         self._pass(cause)
                         self._act()
-                        self._publish_activity()
+                    self._publish_activity()
             finally:
                 self._notifier.stopping()
                 self._hooks.close()
@@ -267,7 +272,7 @@ class Daemon:
         self._telemetry.count_pass(cause.name, done - started, None if cause.since is None else done - cause.since)
         self._publish(assessment)
         self._passed_at = time.time()
-        self._journal.compare(before, assessment)
+        self._changes.compare(before, assessment, self._monotonic())
         self._acting.tell(assessment)
         # Below another root nothing runs that could be looked at. Until the first look, what it finds may seem gone.
         self._hooks.hand(assessment, settled=around.live is not None or self._root != "/")
@@ -353,6 +358,7 @@ class Daemon:
     def _beat(self) -> None:
         """The sign of life, for the service manager and for `serve`: given by the loop itself, so it is true."""
         self._notifier.alive()
+        self._changes.settle(self._monotonic())
         self._beat_at = time.monotonic()
         resync = self._config.resync.total_seconds()
         self._write(HEARTBEAT, heartbeat(time.time(), self._passed_at, resync, self._passed_at is not None))
@@ -366,21 +372,6 @@ class Daemon:
 
     def _summary(self) -> str:
         return summary(self._assessment) if self._assessment else "looking for the first time"
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """What is made in here is there for good: the garbage collector looks at none of it, now or later.
-
-    It would go through all of ten thousand certificates every now and then, in the middle of a pass. Whatever is not
-    needed any more is freed all the same, unless it refers to itself, as nothing that a pass makes does.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 @contextmanager

@@ -69,6 +69,11 @@ class Telemetry:
             ["hook"],
             registry=registry,
         )
+        self.unlogged = Counter(
+            "certmond_changes_not_logged",
+            "Changes of findings and certificates that came too often to be logged one by one",
+            registry=registry,
+        )
         self._planned = Gauge(
             "certmond_planned_steps", "Steps that enforce mode would carry out now", ["step"], registry=registry
         )

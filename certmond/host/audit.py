@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import pwd
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +28,15 @@ _NONE: Mapping[str, str | None] = MappingProxyType({})
 _NOBODY = 0xFFFFFFFF  # the login UID of a process that nobody logged in for (proc_pid_loginuid(5))
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """An entry of the trail."""
+
+    event: Event
+    message: str
+    fields: Mapping[str, str | None] = _NONE
+
+
 class Audit:
     """Writes the trail. `actor` is "daemon", or who gave the command (`caller`)."""
 
@@ -39,23 +49,31 @@ class Audit:
         self, event: Event, at: datetime, message: str, level: str = "info", fields: Mapping[str, str | None] = _NONE
     ) -> None:
         """One entry in both. Raises WriteError where the log cannot be written: then the step must not go on."""
-        self._log(event, at, message, fields)
-        self._tell(event, message, level, fields)
+        self.note_all([Note(event, message, fields)], at, level)
+
+    def note_all(self, notes: Sequence[Note], at: datetime, level: str = "info") -> None:
+        """The same for several of one instant, which are on the disk together."""
+        self._log(notes, at)
+        for note in notes:
+            self._tell(note.event, note.message, level, note.fields)
 
     def conclude(
         self, event: Event, at: datetime, message: str, level: str = "info", fields: Mapping[str, str | None] = _NONE
     ) -> None:
         """One entry about what is over. Where the log cannot be written, the journal has it, and why."""
         try:
-            self._log(event, at, message, fields)
+            self._log([Note(event, message, fields)], at)
         except WriteError as error:
             self._journal.tell(Event.STEP_FAILED, str(error), "error")
         self._tell(event, message, level, fields)
 
-    def _log(self, event: Event, at: datetime, message: str, fields: Mapping[str, str | None]) -> None:
-        line = {"at": at.isoformat(), "event": event.value, "by": self._actor, **_given(fields),
-                "message": printable(message)}  # fmt: skip
-        append(self._state_dir, LOG, [json.dumps(line, ensure_ascii=False).encode()])
+    def _log(self, notes: Sequence[Note], at: datetime) -> None:
+        lines = (
+            {"at": at.isoformat(), "event": note.event.value, "by": self._actor, **_given(note.fields),
+             "message": printable(note.message)}
+            for note in notes
+        )  # fmt: skip
+        append(self._state_dir, LOG, [json.dumps(line, ensure_ascii=False).encode() for line in lines])
 
     def _tell(self, event: Event, message: str, level: str, fields: Mapping[str, str | None]) -> None:
         self._journal.tell(event, message, level, by=self._actor, **_given(fields))

@@ -1,14 +1,14 @@
-"""Programs of the operator's that are told when a finding is raised and when it is cleared.
+"""Programs of the operator that certmond runs when a finding is raised and when it is cleared.
 
 Owns the running of them: a thread for each, so that no pass waits for one; its memory of what it was told,
-`<state directory>/hooks/NAME.json`; the trying again of what failed. What it is to be told is `pki.notice`'s decision,
-taken afresh whenever a pass hands over what stands. Each is run with one document on standard input and no shell, to
-its end before the next: exactly once for each event, and once more where certmond is killed before it could note it.
+`<state directory>/hooks/NAME.json`; the trying again of what failed; how often it is run. What is due is `pki.notice`'s
+decision, taken afresh whenever a pass hands over what stands. Each is run with one document on standard input and no
+shell, to its end before the next: exactly once for each event, and once more where certmond is killed before it could
+note it. A finding that comes and goes again and again is delivered as its latest state.
 """
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +19,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from certmond.errors import CertmondError, UnreachableError, WriteError, defect
+from certmond.host.hook_document import document
 from certmond.host.journal import Event, Journal
 from certmond.host.memory import Memory
 from certmond.host.program import first_line, run
@@ -26,15 +27,26 @@ from certmond.host.staging import make_directory
 from certmond.host.trusted import distrust
 from certmond.pki.assess import Assessment
 from certmond.pki.notice import Due, Key, Notice, due, next_repeat, standing, wanted
+from certmond.pki.quota import Budget, Omissions, Quota
+from certmond.pki.reason import Severity
 from certmond.pki.settings import HookSpec
 
-SCHEMA = 1
 MOST = 1000
 """Findings that one hook is told of at a time; the rest wait until some of these are cleared."""
 GRACE = 5.0
 """Seconds that a run may take to its end when certmond stops; then it is ended, and made again at the next start."""
 FIRST_PAUSE, LAST_PAUSE = 5.0, 300.0
 """Seconds between a run that failed and the next one, doubled each time."""
+EACH = Budget(burst=4, every=60)
+"""Runs for one reason of one certificate: raised, cleared, raised as a graver one and cleared; then one a minute."""
+OVERALL = Budget(burst=100, every=0.5)
+"""Runs in all: then two a second, so that a thousand findings take eight minutes."""
+RESERVE = Budget(burst=MOST, every=1)
+"""Runs beyond that, for critical findings that were raised and have not come and gone."""
+LINES, ALL_LINES = Budget(burst=2, every=60), Budget(burst=50, every=2)
+"""How often the journal says of one reason of one certificate, and of all, that a finding was passed over."""
+INTERVAL = 60.0
+"""Seconds between two summaries of what was left out."""
 _SAVE_INTERVAL = 1.0  # seconds; what is forgotten when certmond is killed is told once more
 _MEMORY = TypeAdapter(list[Notice])
 
@@ -54,8 +66,10 @@ class Seen:
 class Hooks:
     """All hooks of a configuration. `configure` may be called again; nothing here waits for a program but `close`."""
 
-    def __init__(self, state_dir: Path, journal: Journal, count: Count) -> None:
-        self._state_dir, self._journal, self._count = state_dir, journal, count
+    def __init__(
+        self, state_dir: Path, journal: Journal, count: Count, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._state_dir, self._journal, self._count, self._monotonic = state_dir, journal, count, monotonic
         self._hooks: dict[str, Hook] = {}
         self._leaving: dict[str, Hook] = {}
 
@@ -70,8 +84,9 @@ class Hooks:
             if name not in self._hooks:
                 # One memory, one writer: the new one begins when the old one has ended.
                 self._hooks[name] = Hook(
-                    spec, self._state_dir, self._journal, self._count, after=self._leaving.pop(name, None)
-                )
+                    spec, self._state_dir, self._journal, self._count, after=self._leaving.pop(name, None),
+                    monotonic=self._monotonic,
+                )  # fmt: skip
 
     def hand(self, assessment: Assessment, *, settled: bool) -> None:
         """What stands now."""
@@ -95,7 +110,9 @@ class Hooks:
 
 
 class Hook:
-    """One hook, and its thread. `pauses` are the first and the last of those after a failure, in seconds."""
+    """One hook, and its thread. `pauses` are the first and the last of those after a failure, in seconds. How often it
+    is run goes by `monotonic`, in seconds.
+    """
 
     def __init__(
         self,
@@ -107,6 +124,7 @@ class Hook:
         after: Hook | None = None,
         pauses: tuple[float, float] = (FIRST_PAUSE, LAST_PAUSE),
         most: int = MOST,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.spec = spec
         self.waiting = 0
@@ -124,6 +142,10 @@ class Hook:
         self._in_a_row, self._not_before = 0, 0.0
         self._left_out, self._unsaved = 0, False
         self._saved_at = 0.0
+        self._monotonic = monotonic
+        self._quota, self._free_at = Quota(EACH, OVERALL, RESERVE), 0.0
+        self._lines, self._omissions = Quota(LINES, ALL_LINES, ALL_LINES), Omissions(INTERVAL)
+        self._kept_back: frozenset[tuple[str, Key]] = frozenset()
         self._after = after
         self._thread: threading.Thread | None = None
         self._halted = False
@@ -175,6 +197,7 @@ class Hook:
                     self._take()
             except Exception as error:  # noqa: BLE001 - a defect of ours with one event must not silence the rest
                 self._fail(None, defect(error))
+            self._report()
             self._save()
             self._woken.wait(self._patience())
         self._save()
@@ -188,11 +211,14 @@ class Hook:
         if handed is None:
             return
         found, self._seen = handed
-        before = {**passing, **self._want}
+        before, now = {**passing, **self._want}, self._monotonic()
         for key, notice in before.items() if self._seen.settled else ():
             if key not in found and key not in self._told:
                 gone = f"{notice.reason} of {notice.path} was cleared before hook {self.spec.name} was told of it"
-                self._journal.tell(Event.HOOK_FAILED, gone, **self._fields(notice))
+                if self._lines.take(notice.subject, now):
+                    self._journal.tell(Event.HOOK_FAILED, gone, **self._fields(notice))
+                else:
+                    self._omissions.add(notice.subject, 1, now)
                 self._count(self.spec.name, "passed_over")
         self._want = wanted(found, self._told, before, self._most)
         left_out = len(found) - len(self._want)
@@ -201,6 +227,11 @@ class Hook:
             self._journal.tell(Event.HOOK_FAILED, f"{many}, until some are cleared", "warning", hook=self.spec.name)
         self._left_out = left_out
         steps = {step.key for step in self._due()}
+        for event, key in self._kept_back - steps:
+            if event == "cleared":  # it was raised again before the hook was told that it was cleared
+                self._omissions.add(key[:3], 1, now)
+                self._count(self.spec.name, "passed_over")
+        self._kept_back &= steps
         self._failures = {key: count for key, count in self._failures.items() if key in steps}
 
     def _due(self) -> list[Due]:
@@ -208,21 +239,34 @@ class Hook:
         return list(due(self._want, self._told, now, settled=seen.settled, at=seen.at, repeat=self.spec.repeat))
 
     def _next(self) -> Due | None:
-        """What is told next: of what failed, that which failed least. None while there is nothing, or a pause."""
-        steps = self._due()
+        """Return what is told next: of what failed, that which failed least, and what does not come and go before what
+        does. None while nothing is due, after a failure, and while more runs would be too many.
+        """
+        steps, now = self._due(), self._monotonic()
         self.waiting = len(steps) + self._left_out
         if not steps or time.monotonic() < self._not_before:
             return None
-        return min(steps, key=lambda step: self._failures.get(step.key, 0))
+        free = {step.key: self._quota.free_at(step.notice.subject, now, urgent=_is_urgent(step)) for step in steps}
+        self._free_at = min(free.values())
+        self._kept_back = frozenset(key for key, at in free.items() if at > now)
+        admitted = [step for step in steps if step.key not in self._kept_back]
+        if not admitted:
+            return None
+        calm = self._quota.is_calm
+        return min(admitted, key=lambda step: (self._failures.get(step.key, 0), not calm(step.notice.subject, now)))
 
     def _patience(self) -> float | None:
         """Seconds until there is something to do by itself; None for ever."""
         if self._leaving.is_set():
             return 0
+        now, pauses = self._monotonic(), list[float]()
+        if self._omissions.due_at is not None:
+            pauses.append(self._omissions.due_at - now)
         if self._due():
-            return max(0.0, self._not_before - time.monotonic())
-        again = next_repeat(self._told, self.spec.repeat) if self.spec.repeat else None
-        return max(0.0, (again - datetime.now(UTC)).total_seconds()) if again else None
+            pauses.append(max(self._not_before - time.monotonic(), self._free_at - now))
+        elif self.spec.repeat and (again := next_repeat(self._told, self.spec.repeat)):
+            pauses.append((again - datetime.now(UTC)).total_seconds())
+        return max(0.0, min(pauses)) if pauses else None
 
     def _tell(self, step: Due) -> None:
         notice, program = step.notice, self.spec.command[0]
@@ -241,6 +285,7 @@ class Hook:
             self._fail(step, f"{program} {how}{f' ({said})' if said else ''}")
             return
         self._failures.pop(step.key, None)
+        self._quota.take(notice.subject, self._monotonic(), urgent=_is_urgent(step))
         self._in_a_row, self._unsaved = 0, True
         if step.event == "raised":
             self._told[notice.key] = replace(notice, told_at=datetime.now(UTC))
@@ -263,6 +308,17 @@ class Hook:
         fields = self._fields(step.notice) if step else {"hook": self.spec.name}
         message = f"hook {self.spec.name} failed: {why} (it is run again in {pause:g} s)"
         self._journal.tell(Event.HOOK_FAILED, message, "warning", **fields)
+
+    def _report(self) -> None:
+        """Write the summary of what was left out, where it is due."""
+        if report := self._omissions.reported(self._monotonic()):
+            many = (
+                f"{report[0]} changes of {report[1]} findings were over before hook {self.spec.name} was run for them"
+            )
+            self._journal.tell(
+                Event.LEFT_OUT, f"{many}, and not logged; see: certmond status", "warning", hook=self.spec.name,
+                count=report[0],
+            )  # fmt: skip
 
     def _save(self) -> None:
         if not self._unsaved:
@@ -287,17 +343,5 @@ class Hook:
         }  # fmt: skip
 
 
-def document(step: Due, node: str) -> bytes:
-    """The JSON that a hook reads: one object, one line. A promise, like the document of `status`."""
-    notice = step.notice
-    whole = {
-        "schema": SCHEMA, "event": step.event, "node": node,
-        "finding": {"reason": notice.reason, "severity": notice.severity.value, "message": notice.message},
-        "certificate": notice.certificate, "path": notice.path, "at": _time(notice.at),
-        "not_after": _time(notice.not_after),
-    }  # fmt: skip
-    return json.dumps(whole).encode("ascii") + b"\n"
-
-
-def _time(instant: datetime | None) -> str | None:
-    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if instant else None
+def _is_urgent(step: Due) -> bool:
+    return step.event == "raised" and step.notice.severity is Severity.CRITICAL

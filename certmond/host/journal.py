@@ -1,7 +1,7 @@
 """What the daemon tells its journal: one entry for each event, with structured fields and a MESSAGE_ID for its kind.
 
-Owns the kinds of events and the three ways to write them: the systemd journal, plain lines, JSON lines. An entry says
-what happened once: a finding raised, a finding cleared, never 'still so'. No entry holds a key or a file's content.
+Owns the kinds of events and the three ways to write them: the systemd journal, plain lines, JSON lines. An entry is
+about what happened, and never says that something is still so. No entry holds a key or a file's content.
 """
 
 from __future__ import annotations
@@ -13,17 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
 
-from certmond.pki.assess import Assessment, CertificateStatus
-from certmond.pki.reason import Finding, Severity, printable
+from certmond.pki.reason import printable
 
 LONGEST = 4096
 """Characters of a message or a field that are told."""
 RECENT = 50
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
 _SOCKET = "/run/systemd/journal/socket"  # systemd-journald.service(8)
-_LEVELS = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "critical"}
 
 
 class Event(StrEnum):
@@ -37,6 +34,7 @@ class Event(StrEnum):
     FINDING_CLEARED = "finding_cleared"
     CERTIFICATE_CHANGED = "certificate_changed"
     CERTIFICATE_GONE = "certificate_gone"
+    LEFT_OUT = "left_out"
     WATCH_OVERFLOW = "watch_overflow"
     WATCH_DEGRADED = "watch_degraded"
     PUBLISH_FAILED = "publish_failed"
@@ -61,6 +59,7 @@ MESSAGE_IDS = {
     Event.FINDING_CLEARED: "91a3c5e7092b4d6f8193b5d7f91b3d5e",
     Event.CERTIFICATE_CHANGED: "2b4d6f81a3c54e7096b8daf21c3e5072",
     Event.CERTIFICATE_GONE: "d1f3a5b7c9e04826a4c6e8f0a1b3d5c7",
+    Event.LEFT_OUT: "435a9866473b4bdc87dbdc777bd9f1f9",
     Event.WATCH_OVERFLOW: "64a6c8eaf0124b3597d9fb1d3f507192",
     Event.WATCH_DEGRADED: "ba0c2e4f61734d95a7c9ebfd0f213465",
     Event.PUBLISH_FAILED: "18395a7b9cbd4edf80a1c2e3f4051627",
@@ -114,43 +113,6 @@ class Journal:
         with suppress(OSError):  # nobody hears it, the disk is full or the journal gone: no reason to end
             self._write(level, _shown(message), {"kind": event.value, **shown})
 
-    def compare(self, before: Assessment | None, after: Assessment) -> None:
-        """Tell what changed from one assessment to the next: certificates, findings raised, findings cleared."""
-        known = before.by_identity if before else {}
-        for status in after.statuses:
-            previous = known.get(status.seen.identity)
-            if previous is not status:
-                self._tell_certificate(previous, status)
-                self._tell_findings(previous, status)
-        for identity, previous in known.items():
-            if identity not in after.by_identity:
-                self.tell(Event.CERTIFICATE_GONE, f"{previous.seen.path} is no longer there", **_fields(previous))
-                for item in previous.findings:
-                    self._cleared(previous, item)
-
-    def _tell_certificate(self, before: CertificateStatus | None, after: CertificateStatus) -> None:
-        old, new = before and before.certificate, after.certificate
-        if old and new and old != new:
-            message = f"{after.seen.path} has changed: serial {old.serial:x} is now {new.serial:x}"
-            self.tell(
-                Event.CERTIFICATE_CHANGED, message, **_fields(after), old_serial=f"{old.serial:x}",
-                new_serial=f"{new.serial:x}", not_after=new.not_after.isoformat(),
-            )  # fmt: skip
-
-    def _tell_findings(self, before: CertificateStatus | None, after: CertificateStatus) -> None:
-        old, new = _by_kind(before), _by_kind(after)
-        for kind, item in new.items():
-            if kind not in old:
-                fields = _fields(after) | {"reason": item.reason.value, "severity": item.severity.value}
-                self.tell(Event.FINDING_RAISED, item.message, _LEVELS[item.severity], **fields)
-        for kind, item in old.items():
-            if kind not in new:
-                self._cleared(after, item)
-
-    def _cleared(self, status: CertificateStatus, item: Finding) -> None:
-        fields = _fields(status) | {"reason": item.reason.value, "severity": item.severity.value}
-        self.tell(Event.FINDING_CLEARED, f"{status.seen.path}: no longer {item.reason}", **fields)
-
 
 def _shown(text: str) -> str:
     """Without what would end a line; of what is too long, the beginning, and the end, where the remedy stands. A name
@@ -160,14 +122,6 @@ def _shown(text: str) -> str:
     if len(shown) <= LONGEST:
         return shown
     return f"{shown[: LONGEST // 2]} … ({len(shown) - LONGEST} characters) … {shown[-LONGEST // 2 :]}"
-
-
-def _by_kind(status: CertificateStatus | None) -> dict[tuple[str, str], Finding]:
-    return {(item.reason.value, item.severity.value): item for item in status.findings} if status else {}
-
-
-def _fields(status: CertificateStatus) -> dict[str, Any]:
-    return {"certificate": status.seen.name, "path": status.seen.path}
 
 
 def _to_reader(style: str) -> _Write:

@@ -60,6 +60,7 @@ FAMILIES = {
     "certmond_renewals": "counter",
     "certmond_planned_steps": "gauge",
     "certmond_hook_runs": "counter",
+    "certmond_changes_not_logged": "counter",
     "certmond_hook_waiting": "gauge",
     "certmond_rotation_phase": "gauge",
     "certmond_rotation_workers": "gauge",

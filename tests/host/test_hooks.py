@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -56,8 +57,9 @@ class Told:
 
     @contextmanager
     def running(self, **fields: Any) -> Iterator[Hook]:
-        most = fields.pop("most", 1000)
-        hook = Hook(self.spec(**fields), self.work, Journal("plain"), self.count, pauses=(0.05, 0.2), most=most)
+        more = {"most": fields.pop("most", 1000), "monotonic": fields.pop("monotonic", time.monotonic)}
+        journal = fields.pop("journal", None) or Journal("plain")
+        hook = Hook(self.spec(**fields), self.work, journal, self.count, pauses=(0.05, 0.2), **more)
         try:
             yield hook
         finally:
@@ -269,3 +271,90 @@ def test_hooks_follow_a_configuration_that_was_read_again(told: Told) -> None:
     hooks.configure([])
     hooks.close()
     assert json.loads(Path(f"{told.log}2").read_text())["certificate"] == "b"
+
+
+# How often
+
+
+class Hand:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+CRITICAL = notice("a", Severity.CRITICAL)
+
+
+def test_a_finding_that_flaps_is_told_a_few_times_and_then_as_it_is_once_a_minute(told: Told) -> None:
+    """However often a finding comes and goes, the hook is run four times for it, and then once a minute: for what is so
+    by then, so that it ends with the truth.
+    """
+    clock, journal = Hand(), Journal("none")
+    with told.running(monotonic=clock, journal=journal) as hook:
+        for _ in range(2):
+            hook.hand(known(notice()), SETTLED)
+            told.until("told")
+            hook.hand({}, SETTLED)
+            told.until("told")
+        for _ in range(5):  # each is waited for: the hook has seen it, and passes it over
+            hook.hand(known(notice()), SETTLED)
+            hook.hand({}, SETTLED)
+            told.until("passed_over")
+        hook.hand(known(notice()), SETTLED)
+        clock.seconds += 60
+        hook.hand(known(notice()), SETTLED)
+        told.until("told")
+    assert told.heard() == [RAISED, CLEARED, RAISED, CLEARED, RAISED]
+    said = [each for each in journal.recent if "before hook hook was" in each["message"]]
+    left_out = [each["message"] for each in said if each["event"] == "left_out"]
+    assert left_out == [
+        "3 changes of 1 findings were over before hook hook was run for them, and not logged; see: certmond status"
+    ]
+    assert len(said) == 3
+
+
+def test_one_that_is_cleared_for_a_moment_is_not_told_so(told: Told) -> None:
+    """A finding that was told, and is cleared and raised again before the hook may be run once more, stands for it as
+    before; that it was passed over is counted.
+    """
+    clock = Hand()
+    with told.running(monotonic=clock) as hook:
+        for found in (known(notice()), {}, known(notice()), {}, known(notice("b"))):
+            hook.hand(found, SETTLED)
+            told.until("told")
+        hook.hand(known(notice("b"), notice()), SETTLED)
+        clock.seconds += 60
+        hook.hand(known(notice("b"), notice()), SETTLED)
+        told.until("told")
+        hook.hand(known(notice("b")), SETTLED)
+        hook.hand(known(notice("b"), notice("c")), SETTLED)
+        told.until("told")  # c; a has to wait
+        hook.hand(known(notice("b"), notice("c"), notice()), SETTLED)
+        told.until("passed_over")
+    assert [each[:2] for each in told.heard()][-2:] == [("raised", "a"), ("raised", "c")]
+
+
+def test_many_findings_are_told_at_a_bounded_rate_and_the_critical_ones_at_once(told: Told) -> None:
+    """In all a hook is run a hundred times at once, and then twice a second; for a critical finding that has not come
+    and gone it is run at once also then.
+    """
+    told.program.write_text('#!/bin/sh\nread -r line\necho "$line" >>"$LOG"\n')
+    clock, many = Hand(), known(*(notice(f"n{number}") for number in range(110)))
+    with told.running(monotonic=clock) as hook:
+        hook.hand(many, SETTLED)
+        told.until(*["told"] * 100)
+        hook.hand(many | known(CRITICAL), SETTLED)
+        told.until("told")
+        assert told.heard()[-1] == ("raised", "a", "critical")
+        assert told.results.empty()
+        clock.seconds += 1
+        hook.hand(many | known(CRITICAL), SETTLED)
+        told.until("told", "told")
+        clock.seconds += 4
+        hook.hand(many | known(CRITICAL), SETTLED)
+        told.until(*["told"] * 8)
+    assert len(told.heard()) == 111

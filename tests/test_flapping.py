@@ -1,0 +1,184 @@
+"""Files that break and heal again and again fill neither journal nor trail, and keep no hook busy."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from certmond import acting
+from certmond.acting import Acting
+from certmond.config import Source, parse
+from certmond.daemon import Daemon
+from certmond.expose.telemetry import Telemetry
+from certmond.host.change_log import EACH
+from certmond.host.hooks import EACH as RUNS
+from certmond.host.journal import Event, Journal
+from tests.builders import YEAR, make_leaf
+from tests.daemon_harness import DEADLINE
+from tests.test_enforce import in_process
+from tests.test_renewal import Host, now
+
+FLAPS = 20
+NAMES = tuple(f"leaf-{number}" for number in range(3))
+
+
+class Recorder(Journal):
+    """A journal that counts, and says when something was written."""
+
+    def __init__(self) -> None:
+        super().__init__("none")
+        self.written = threading.Condition()
+        self.counts = Counter[tuple[Event, str]]()
+        self.summaries: list[str] = []
+
+    def tell(self, event: Event, message: str, level: str = "info", **fields: object) -> None:
+        super().tell(event, message, level, **fields)
+        with self.written:
+            self.counts[event, str(fields.get("certificate") or fields.get("target"))] += 1
+            if event is Event.LEFT_OUT:
+                self.summaries.append(message)
+            self.written.notify_all()
+
+    def until(self, holds: Any, what: str) -> None:
+        with self.written:
+            assert self.written.wait_for(holds, DEADLINE), what
+
+
+class Hand:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class Published:
+    """What the daemon publishes, watched by the passes that it makes."""
+
+    def __init__(self, runtime: Path) -> None:
+        self._status = runtime / "status.json"
+
+    def reasons(self) -> dict[str, set[str]]:
+        document = json.loads(self._status.read_text()) if self._status.exists() else {"certificates": []}
+        return {each["name"]: {item["reason"] for item in each["findings"]} for each in document["certificates"]}
+
+    def until(self, holds: Any, what: str) -> None:
+        pause, end = threading.Event(), int(DEADLINE / 0.01)
+        for _ in range(end):
+            if holds():
+                return
+            pause.wait(0.01)
+        raise AssertionError(what)
+
+
+def test_files_that_flap_fill_no_journal_and_keep_no_hook_busy(tmp_path: Path) -> None:
+    """Each pass publishes what is so. The journal has the first changes of each file, and the hook is run for the first
+    ones; then a summary says what was left out, and both get what is so by then.
+    """
+    host = Host(tmp_path / "host", "apiserver", now=now())
+    (log := tmp_path / "told").touch()
+    program = tmp_path / "hook"
+    program.write_text(f'#!/bin/sh\nread -r line\necho "$line" >>{log}\n')
+    program.chmod(0o755)
+    leaves = {name: make_leaf(host.ca, name, not_before=host.now - timedelta(days=1), not_after=host.now + YEAR).pem
+              for name in NAMES}  # fmt: skip
+    for name, content in leaves.items():
+        host.put(f"/leaves/{name}.crt", content)
+    document = host.document() | {
+        "mode": "observe",
+        "hooks": [{"name": "hook", "command": [str(program)], "at_least": "critical"}],
+        "certificates": [{"name": name, "path": f"/leaves/{name}.crt"} for name in NAMES],
+    }
+    text = yaml.safe_dump(document)
+    journal, clock, published = Recorder(), Hand(), Published(host.place / "run")
+    daemon = Daemon(
+        lambda: parse([Source("test", text)]), root=str(host.root), runtime_dir=host.place / "run",
+        state_dir=host.state, journal=journal, monotonic=clock,
+    )  # fmt: skip
+
+    def told() -> Counter[str]:
+        return Counter(json.loads(line)["certificate"] for line in log.read_text().splitlines())
+
+    def put(content: bytes | None, broken: bool) -> None:
+        for name in NAMES:
+            host.put(f"/leaves/{name}.crt", leaves[name] if content is None else content)
+        seen = all if broken else lambda flags: not any(flags)
+        published.until(
+            lambda: seen(["malformed" in published.reasons().get(name, set()) for name in NAMES]), f"{broken} is seen"
+        )
+
+    def script() -> None:
+        published.until(lambda: set(NAMES) <= published.reasons().keys(), "looked")
+        for _ in range(FLAPS):
+            put(b"broken", broken=True)
+            put(None, broken=False)
+        put(b"broken", broken=True)
+        for name in NAMES:
+            raised, cleared = (journal.counts[event, name] for event in (Event.FINDING_RAISED, Event.FINDING_CLEARED))
+            assert EACH.burst <= raised + cleared <= 2 * EACH.burst
+            assert told()[name] <= RUNS.burst
+        assert journal.summaries == []
+        clock.seconds += 61
+        host.put("/leaves/leaf-0.crt", b"broken once more")
+        journal.until(lambda: journal.summaries, "the summary")
+        published.until(lambda: all(last(name) == "raised" for name in NAMES), "the hook has what is so by then")
+
+    def last(name: str) -> str | None:
+        events = [json.loads(line) for line in log.read_text().splitlines()]
+        return next((each["event"] for each in reversed(events) if each["certificate"] == name), None)
+
+    with in_process(daemon, script):
+        pass
+    assert "changes of 3 certificates in the last minute were not logged" in journal.summaries[0]
+    standing = {name: journal.counts[Event.FINDING_RAISED, name] > journal.counts[Event.FINDING_CLEARED, name]
+                for name in NAMES}  # fmt: skip
+    assert standing == dict.fromkeys(NAMES, True)
+    metrics = (host.place / "run" / "metrics.prom").read_text()
+    assert "certmond_changes_not_logged_total" in metrics
+    assert "certmond_changes_not_logged_total 0.0" not in metrics
+
+
+def test_what_is_held_and_not_held_again_and_again_does_not_fill_the_trail(tmp_path: Path) -> None:
+    """That a step is held is noted ten times for one file, then once a minute; what was held for a moment only is
+    counted in a summary. What certmond does is always noted.
+    """
+    host = Host(tmp_path / "host", "apiserver")
+    host.settings["hold"] = {"file": "/hold", "unsynchronised_clock": False}
+    enforcer, journal, clock = host.enforcer(), Recorder(), Hand()
+    made = Acting(enforcer, journal, Telemetry("enforce"), enforcing=True, stopping=lambda: False, monotonic=clock)
+
+    def look() -> None:
+        assessment, around = enforcer.see()
+        made.decide(assessment, around)
+        made.tell(assessment)
+
+    def notes(event: Event) -> int:
+        return sum(entry["event"] == event.value for entry in host.audit())
+
+    hold = host.at("/hold")
+    for _ in range(15):
+        hold.touch()
+        look()
+        hold.unlink()
+        look()
+    assert notes(Event.STEP_HELD) == acting.HELD_EACH.burst
+    assert notes(Event.STEP_PLANNED) == 15
+    clock.seconds += 60
+    hold.touch()
+    look()
+    assert notes(Event.STEP_HELD) == acting.HELD_EACH.burst + 1
+    assert journal.summaries == [
+        "5 steps of 1 files were held for a moment in the last minute, and not logged; see: certmond plan"
+    ]
+    hold.unlink()
+    look()
+    made.act()
+    assert (notes(Event.STEP_BEGUN), notes(Event.STEP_DONE)) == (1, 1)
