@@ -6,9 +6,7 @@ the node itself. In observe mode nothing is carried out.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import signal
 import time
 from collections import Counter
@@ -33,12 +31,14 @@ from certmond.host.change_log import ChangeLog
 from certmond.host.hooks import Hooks
 from certmond.host.journal import Event, Journal
 from certmond.host.rotation_record import record_path
+from certmond.host.runtime_lock import locked
 from certmond.host.searching import find_in_two
 from certmond.host.store import Store
 from certmond.host.systemd import Notifier
 from certmond.host.wake import Wake
 from certmond.host.watch import Watcher
 from certmond.pki.assess import Assessment, assess
+from certmond.pki.holding import Surroundings
 
 QUIET = 0.05
 """Seconds without a further event after which a change counts as complete."""
@@ -95,7 +95,8 @@ class Daemon:
         self._looked = False
         self._look_due: float | None = None
         self._enforcer, self._acting = self._new_hand()
-        self._acted = False
+        self._acted = self._in_pass = self._looked_meanwhile = False
+        self._around, self._shown_at, self._reported = Surroundings(), 0.0, 0
         self._beat_at = 0.0
         self._watcher = Watcher(self._wake.set)
         self._changes = ChangeLog(journal, self._telemetry.unlogged.inc)
@@ -120,7 +121,7 @@ class Daemon:
 
     def run(self) -> int:
         """Run until stopped; 0. Raises RuntimeDirError where the runtime directory cannot be used."""
-        with _lock(self._runtime_dir), self._wake:
+        with locked(self._runtime_dir), self._wake:
             signal.signal(signal.SIGTERM, self.stop)
             signal.signal(signal.SIGINT, self.stop)
             signal.signal(signal.SIGHUP, self.reload)
@@ -253,7 +254,7 @@ class Daemon:
         )
 
     def _pass(self, cause: Cause) -> None:
-        started = time.monotonic()
+        self._in_pass, started = True, time.monotonic()
         if cause.touched is None:
             self._looked_at = started
         inventory = self._store.observe(cause.touched)
@@ -264,8 +265,41 @@ class Daemon:
         )  # fmt: skip
         self._follow()
         self._acting.decide(assessment, around)
-        before, self._assessment = self._assessment, assessment
-        done = time.monotonic()
+        before = self._show(cause, assessment, around, started)
+        self._acting.tell(assessment)
+        self._publish_activity()
+        self._look_out(cause, assessment)
+        if cause.name == "reload":
+            self._notifier.ready(self._summary())
+        elif before:
+            self._notifier.status(self._summary())
+        self._in_pass = False
+
+    def _look_meanwhile(self) -> None:
+        """Look at what changed while a step waits, and publish that. What follows from it is the next pass's.
+
+        Not in the middle of a pass, not before the last change has come to rest, and once in `CEILING` seconds.
+        """
+        quiet, self._reported = self._reported == self._watcher.events, self._watcher.events
+        before, since = self._assessment, time.monotonic() - self._shown_at
+        if self._in_pass or before is None or since < (CEILING if quiet else 2 * CEILING):
+            return
+        started, changes = time.monotonic(), self._watcher.take()
+        if changes is None and not (before.changes_at and self._clock() >= before.changes_at):
+            return
+        touched = (None if changes.everything else changes.paths) if changes else frozenset[str]()
+        assessment = assess(
+            self._store.observe(touched), self._clock(), before, self._config.renew_before,
+            renewed=self._enforcer.renewed(), around=self._around,
+        )  # fmt: skip
+        self._follow()
+        self._show(Cause(changes.cause if changes else "deadline", touched), assessment, self._around, started)
+        self._looked_meanwhile = True
+
+    def _show(self, cause: Cause, assessment: Assessment, around: Surroundings, started: float) -> Assessment | None:
+        """Publish and report what was seen; return what was seen before."""
+        before, self._assessment, self._around = self._assessment, assessment, around
+        self._shown_at = done = time.monotonic()
         looked = "everything" if cause.touched is None else f"{len(cause.touched)} paths"
         said = f"a pass ({cause.name}) over {looked} took {(done - started) * 1000:.0f} ms"
         self._journal.detail(Event.PASSED, said, cause=cause.name)
@@ -273,15 +307,9 @@ class Daemon:
         self._publish(assessment)
         self._passed_at = time.time()
         self._changes.compare(before, assessment, self._monotonic())
-        self._acting.tell(assessment)
         # Below another root nothing runs that could be looked at. Until the first look, what it finds may seem gone.
         self._hooks.hand(assessment, settled=around.live is not None or self._root != "/")
-        self._publish_activity()
-        self._look_out(cause, assessment)
-        if cause.name == "reload":
-            self._notifier.ready(self._summary())
-        elif before:
-            self._notifier.status(self._summary())
+        return before
 
     def _look_out(self, cause: Cause, assessment: Assessment) -> None:
         """Have a look at what runs, wherever something may have changed; and again while something old is in use."""
@@ -298,7 +326,8 @@ class Daemon:
         self._wake.set()
 
     def _act(self) -> None:
-        self._acted = self._acting.act()
+        again = self._acting.act()
+        self._acted, self._looked_meanwhile = again or self._looked_meanwhile, False
         if self._acting.look_at:
             wait = (self._acting.look_at - utc_now()).total_seconds()
             due = time.monotonic() + min(max(0.0, wait), HEARTBEAT_INTERVAL)
@@ -364,33 +393,12 @@ class Daemon:
         self._write(HEARTBEAT, heartbeat(time.time(), self._passed_at, resync, self._passed_at is not None))
 
     def _live(self) -> None:
-        """Signs of life while a step takes its time."""
+        """Give signs of life while a step takes its time, and look at what changes meanwhile."""
         if time.monotonic() - self._beat_at < HEARTBEAT_INTERVAL:
             self._notifier.alive()
         else:
             self._beat()
+        self._look_meanwhile()
 
     def _summary(self) -> str:
         return summary(self._assessment) if self._assessment else "looking for the first time"
-
-
-@contextmanager
-def _lock(directory: Path) -> Iterator[None]:
-    """One daemon for one runtime directory. Raises RuntimeDirError, also where the directory cannot be made."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        message = f"{directory} cannot be used as runtime directory ({error.strerror}); give another with --runtime-dir"
-        raise RuntimeDirError(message) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise RuntimeDirError(f"another certmond already runs with {directory}; stop it first") from error
-    except OSError as error:
-        message = f"{directory} cannot be locked ({error.strerror}); give another with --runtime-dir"
-        raise RuntimeDirError(message) from error
-    else:
-        yield
-    finally:
-        os.close(descriptor)

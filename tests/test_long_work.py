@@ -19,7 +19,7 @@ from certmond.host.ledger import Ledger
 from certmond.host.transaction import Transactions
 from tests.builders import make_ca
 from tests.daemon_harness import DEADLINE
-from tests.test_enforce import enforcing, in_process
+from tests.test_enforce import Gate, enforcing, in_process, renewed
 from tests.test_renewal import ENTRIES, Helper, Host, now
 
 DAMAGED = 'certmond_finding{certificate="apiserver",path="/etc/kubernetes/pki/apiserver.crt",reason="malformed"'
@@ -99,6 +99,34 @@ def test_damage_is_published_while_a_command_writes(tmp_path: Path) -> None:
         with Transactions(str(host.root), host.state).lock(DEADLINE):
             host.put(ENTRIES["apiserver"]["path"], b"damaged")
             daemon.until(lambda: daemon.reasons("apiserver"), "seen")
+
+
+@pytest.mark.real("openssl")
+def test_damage_is_published_while_a_signer_waits(tmp_path: Path) -> None:
+    """While a signer is waited for, what changes elsewhere on the node is looked at and published; what follows from it
+    is done after the step, also where that one has failed.
+    """
+    host = Host(tmp_path / "host", "apiserver", now=now())
+    host.entries |= {name: dict(ENTRIES[name]) for name in ("etcd-server", "admin.conf")}
+    host.install("admin.conf")
+    gate = Gate(host)
+    gate.stand_before("apiserver")
+    gate.helper.answers(2, "no")
+    try:
+        with enforcing(host) as daemon:
+            daemon.until(gate.reached, "in the middle of a step")
+            assert daemon.reasons("etcd-server") == {"missing"}
+            host.put(ENTRIES["admin.conf"]["path"], b"damaged")
+            host.install("etcd-server")
+            daemon.until(lambda: "malformed" in daemon.reasons("admin.conf"), "the damage is seen")
+            daemon.until(lambda: "missing" not in daemon.reasons("etcd-server"), "what came is seen")
+            assert gate.asked.read_text().count("\n") == 1
+            assert renewed(daemon, "etcd-server") == 0
+            gate.open()
+            daemon.until(lambda: renewed(daemon, "etcd-server"), "what came is renewed")
+            assert renewed(daemon, "apiserver", "failed") == 1
+    finally:
+        gate.close()
 
 
 def test_a_slice_is_bounded_and_the_next_pass_goes_on(tmp_path: Path) -> None:
