@@ -276,9 +276,9 @@ class Daemon:
         self._in_pass = False
 
     def _look_meanwhile(self) -> None:
-        """Look at what changed while a step waits, and publish that. What follows from it is the next pass's.
+        """Look at what changed while a step waits, and publish that. The next pass plans what follows from it.
 
-        Not in the middle of a pass, not before the last change has come to rest, and once in `CEILING` seconds.
+        Not in the middle of a pass, not while changes go on to come, and at most once in `CEILING` seconds.
         """
         quiet, self._reported = self._reported == self._watcher.events, self._watcher.events
         before, since = self._assessment, time.monotonic() - self._shown_at

@@ -107,8 +107,7 @@ def test_damage_is_published_while_a_signer_waits(tmp_path: Path) -> None:
     is done after the step, also where that one has failed.
     """
     host = Host(tmp_path / "host", "apiserver", now=now())
-    host.entries |= {name: dict(ENTRIES[name]) for name in ("etcd-server", "admin.conf")}
-    host.install("admin.conf")
+    host.entries["etcd-server"] = dict(ENTRIES["etcd-server"])
     gate = Gate(host)
     gate.stand_before("apiserver")
     gate.helper.answers(2, "no")
@@ -116,10 +115,10 @@ def test_damage_is_published_while_a_signer_waits(tmp_path: Path) -> None:
         with enforcing(host) as daemon:
             daemon.until(gate.reached, "in the middle of a step")
             assert daemon.reasons("etcd-server") == {"missing"}
-            host.put(ENTRIES["admin.conf"]["path"], b"damaged")
+            host.put(ENTRIES["etcd-server"]["path"], b"damaged")
+            daemon.until(lambda: "malformed" in daemon.reasons("etcd-server"), "the damage is seen")
             host.install("etcd-server")
-            daemon.until(lambda: "malformed" in daemon.reasons("admin.conf"), "the damage is seen")
-            daemon.until(lambda: "missing" not in daemon.reasons("etcd-server"), "what came is seen")
+            daemon.until(lambda: "malformed" not in daemon.reasons("etcd-server"), "what came is seen")
             assert gate.asked.read_text().count("\n") == 1
             assert renewed(daemon, "etcd-server") == 0
             gate.open()

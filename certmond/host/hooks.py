@@ -239,8 +239,8 @@ class Hook:
         return list(due(self._want, self._told, now, settled=seen.settled, at=seen.at, repeat=self.spec.repeat))
 
     def _next(self) -> Due | None:
-        """Return what is told next: of what failed, that which failed least, and what does not come and go before what
-        does. None while nothing is due, after a failure, and while more runs would be too many.
+        """Return the run that is next: those that failed least often come first, and findings that do not flap come before
+        those that do. None while nothing is due, in the pause after a failure, and while the budget is used up.
         """
         steps, now = self._due(), self._monotonic()
         self.waiting = len(steps) + self._left_out
