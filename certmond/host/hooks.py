@@ -228,7 +228,9 @@ class Hook:
         self._left_out = left_out
         steps = {step.key for step in self._due()}
         for event, key in self._kept_back - steps:
-            if event == "cleared":  # it was raised again before the hook was told that it was cleared
+            if (
+                event == "cleared" and self._seen.settled
+            ):  # it was raised again before the hook was told that it was cleared
                 self._omissions.add(key[:3], 1, now)
                 self._count(self.spec.name, "passed_over")
         self._kept_back &= steps
@@ -239,8 +241,8 @@ class Hook:
         return list(due(self._want, self._told, now, settled=seen.settled, at=seen.at, repeat=self.spec.repeat))
 
     def _next(self) -> Due | None:
-        """Return the run that is next: those that failed least often come first, and findings that do not flap come before
-        those that do. None while nothing is due, in the pause after a failure, and while the budget is used up.
+        """Return the run that is next: those that failed least often come first, then findings that do not flap, then
+        others. None while nothing is due, in the pause after a failure, and while the budget is used up.
         """
         steps, now = self._due(), self._monotonic()
         self.waiting = len(steps) + self._left_out
