@@ -22,7 +22,7 @@ from typing import Any
 import click
 
 from certmond.completing import completion, explained_names
-from certmond.errors import CertmondError, NotRunningError, defect
+from certmond.errors import CertmondError, ConfigError, NotRunningError, defect
 from certmond.initial import init
 from certmond.options import (
     COULD_NOT_TELL,
@@ -185,7 +185,11 @@ def config() -> None:
 @click.pass_context
 def validate(context: click.Context) -> None:
     """Say everything that is wrong with the configuration. Exit: 0 nothing, 3 something."""
+    from certmond.host.program import exposures
+
     found = globals_of(context).load()
+    if globals_of(context).root == "/" and (problems := tuple(exposures(found.commands))):
+        raise ConfigError(problems)
     click.echo(
         f"the configuration is good: profile {found.profile}, {len(found.certificates)} entries, mode {found.mode}"
     )

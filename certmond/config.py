@@ -174,11 +174,17 @@ class Config(Model):
         return {"node_name": self.node_name} if self.node_name else {}
 
     @property
+    def commands(self) -> dict[str, tuple[str, ...]]:
+        """The programs that certmond runs, with their arguments, by what runs them."""
+        found = {"hold": self.hold.command, **{f"signer {each.name}": each.command for each in self.signers}}
+        found |= {f"service {each.name}": each.command for each in self.services}
+        found |= {f"hook {each.name}": each.command for each in self.hooks}
+        return {what: command for what, command in found.items() if command}
+
+    @property
     def acts(self) -> bool:
         """It has certmond change the node, or run a program: then who writes the configuration has its rights."""
-        signers, services = (each.command for each in self.signers), (each.command for each in self.services)
-        commands = (self.hold.command, *signers, *services, *(hook.command for hook in self.hooks))
-        return self.mode == "enforce" or any(commands)
+        return self.mode == "enforce" or bool(self.commands)
 
 
 EVERY_KEY = frozenset(Config.model_fields)

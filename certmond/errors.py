@@ -17,7 +17,8 @@
     │   └── TriedError           it was tried, and something may have come of it
     └── SigningError             a certificate was not issued, and the old one is still in place
         ├── RefusedError         the signer will not; the same question gets the same answer
-        │   └── UnknownUserError     the Kubernetes API does not know who asks
+        │   ├── UnknownUserError     the Kubernetes API does not know who asks
+        │   └── UntrustedError       another user can change the program that was to be run: it is not run
         ├── UnreachableError     the signer could not be asked; later it may answer
         │   └── UnknownServerError   what serves the Kubernetes API is of a CA that is not trusted here
         └── WaitingError         the signer has not decided yet; carries what to ask it with, and when
@@ -110,6 +111,10 @@ class RefusedError(SigningError):
 
 class UnknownUserError(RefusedError):
     """The Kubernetes API does not know the user of a kubeconfig: its certificate is of no CA that counts there."""
+
+
+class UntrustedError(RefusedError):
+    """Another user can change a program that certmond was to run. It is not run."""
 
 
 class UnreachableError(SigningError):

@@ -9,7 +9,7 @@ import ctypes
 from collections.abc import Callable
 from datetime import timedelta
 
-from certmond.errors import SigningError
+from certmond.errors import SigningError, UntrustedError
 from certmond.host.node_files import NodeFiles
 from certmond.host.program import run
 from certmond.pki.settings import HoldSpec
@@ -23,8 +23,11 @@ def reason_to_wait(hold: HoldSpec, root: str, alive: Callable[[], None]) -> str 
     """The first reason to wait, in words; None where there is none."""
     if hold.file and NodeFiles(root).exists(hold.file):
         return f"held while {hold.file} is there"
-    if hold.command and _succeeds(hold.command, alive):
-        return f"held while {hold.command[0]} says so"
+    if hold.command:
+        try:
+            return f"held while {hold.command[0]} says so" if _succeeds(hold.command, alive) else None
+        except UntrustedError as error:  # its answer would be that of another user, and a missing answer is no consent
+            return f"held: {error}"
     return None
 
 
@@ -44,5 +47,7 @@ def clock_is_synchronised() -> bool:
 def _succeeds(command: tuple[str, ...], alive: Callable[[], None]) -> bool:
     try:
         return run(command, {}, _TIME_LIMIT, alive).status == 0
+    except UntrustedError:
+        raise
     except SigningError:
         return False

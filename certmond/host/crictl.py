@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable
 from datetime import timedelta
 
-from certmond.errors import RestartError, SigningError
+from certmond.errors import RestartError, SigningError, UntrustedError
 from certmond.host.containers import Pod
 from certmond.host.program import Ended, first_line, run
 
@@ -75,6 +75,8 @@ class Crictl:
         remedy = f"run {' '.join(self.command)} ps by hand to see why"
         try:
             ended = run((*self.command, "--timeout", f"{call}s", *verb), {}, limit, alive)
+        except UntrustedError as error:
+            raise RestartError(str(error)) from error
         except SigningError as error:
             fact = str(error).partition("; ")[0]  # its remedy is for signers
             raise RestartError(f"{fact}; {remedy}") from error

@@ -24,7 +24,6 @@ from certmond.host.journal import Event, Journal
 from certmond.host.memory import Memory
 from certmond.host.program import first_line, run
 from certmond.host.staging import make_directory
-from certmond.host.trusted import distrust
 from certmond.pki.assess import Assessment
 from certmond.pki.notice import Due, Key, Notice, due, next_repeat, standing, wanted
 from certmond.pki.quota import Budget, Omissions, Quota
@@ -273,8 +272,6 @@ class Hook:
     def _tell(self, step: Due) -> None:
         notice, program = step.notice, self.spec.command[0]
         try:
-            if why := distrust(program):
-                raise UnreachableError(why)
             given = document(step, self._seen.node)
             ended = run(self.spec.command, self.spec.environment, self.spec.time_limit, self._alive, given)
         except CertmondError as error:

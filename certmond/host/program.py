@@ -2,24 +2,28 @@
 
 Owns the child: an argument list and no shell, a session of its own, what it is given on standard input, an environment
 of four words and what the caller adds, a limit for its output and for its time, and the end of all that it started.
-What its exit status means is the caller's. No message quotes its arguments, its input or its output: each may be a
-secret.
+Right before each run it checks that no other user can change what is run. What the exit status means is the caller's.
+No message quotes its arguments, its input or its output: each may be a secret.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from io import RawIOBase
 from typing import Self
 
-from certmond.errors import RefusedError, UnreachableError
+from certmond.errors import RefusedError, UnreachableError, UntrustedError
+from certmond.host.trusted import distrust
 from certmond.pki.reason import printable
 
 MAX_OUTPUT = 1 << 20
@@ -48,17 +52,20 @@ def run(
 ) -> Ended:
     """Run `command` to its end with `given` on standard input, calling `alive` every second at least.
 
-    Raises UnreachableError where it cannot be run or takes too long, RefusedError where it writes too much.
+    Raises UntrustedError where another user can change it, UnreachableError where it cannot be run or takes too long,
+    RefusedError where it writes too much.
     """
     program = command[0]
     try:
+        if why := exposed(command):
+            raise UntrustedError(f"{why}; until then certmond does not run {program}")
         # A file in memory and no pipe: nobody waits for a program that does not read.
         with open(os.memfd_create("given"), "r+b", buffering=0) as given_file:
             given_file.write(given)
             given_file.seek(0)
             child = subprocess.Popen(
-                command, stdin=given_file, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, cwd="/",
-                env={**_surroundings(), **environment}, umask=0o077, start_new_session=True,
+                command, executable=resolved(program), stdin=given_file, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                bufsize=0, cwd="/", env={**_surroundings(), **environment}, umask=0o077, start_new_session=True,
             )  # fmt: skip
     except OSError as error:
         remedy = "install it, and see that it is executable"
@@ -80,6 +87,34 @@ def run(
         detail = f"{program} did not end within {time_limit.total_seconds():g} s"
         raise UnreachableError(f"{detail}; see what it waits for, or give it a longer time_limit")
     return Ended(child.returncode, bytes(ear.output), bytes(ear.said))
+
+
+def exposed(command: Sequence[str]) -> str | None:
+    """Return why another user can change what the command runs, as fact and remedy; None where no other user can.
+
+    Raises OSError where the program is not there.
+    """
+    return distrust((resolved(command[0]), *command[1:]))
+
+
+def exposures(commands: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yield a sentence for each command that would not be run since another user can change it, with what runs it.
+
+    A program that is not there yet is passed over: it may be installed after its configuration.
+    """
+    for what, command in commands.items():
+        with suppress(OSError):
+            if why := exposed(command):
+                yield f"{what}: {why}"
+
+
+def resolved(program: str) -> str:
+    """Return the whole path of a program: one without a slash is found in PATH. Raises FileNotFoundError."""
+    if "/" in program:
+        return os.path.join("/", program)  # a child begins in /
+    if found := shutil.which(program, path=_surroundings()["PATH"]):
+        return os.path.abspath(found)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 
 def first_line(text: bytes) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from certmond.errors import IdleError, RestartError, SigningError, TriedError
+from certmond.errors import IdleError, RestartError, SigningError, TriedError, UntrustedError
 from certmond.host import crictl, static_pod, units
 from certmond.host.containers import Pod
 from certmond.host.program import run
@@ -56,6 +56,8 @@ class Restarter:
     def _command(self, service: ServiceSpec) -> str:
         try:
             ended = run(service.command, service.environment, service.time_limit, self.alive)
+        except UntrustedError as error:  # nothing was begun
+            raise RestartError(str(error)) from error
         except SigningError as error:
             raise TriedError(f"{service.command[0]} was not run to its end ({error})") from error
         program = service.command[0]

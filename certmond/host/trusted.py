@@ -1,46 +1,99 @@
-"""Whether a program is one that only root, or who runs certmond, can change. What nobody vouches for is not run."""
+"""Whether only root, or the user that runs certmond, can change what a path leads to.
+
+Owns that one rule, for programs that certmond runs and for its state directory: the file, each directory and each
+symlink on its way belong to root or to that user, and no other user can write them. In a directory with the sticky bit
+others can add names, but cannot replace those of another user. Changes nothing.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 _MOST_LINKS = 40  # path_resolution(7)
 
 
-def distrust(program: str) -> str | None:
-    """Why the file is not to be run, in words with the remedy; None where nothing speaks against it.
+def exposure(path: str) -> str | None:
+    """Return why another user can change what `path` leads to, as fact and remedy; None where no other user can.
 
-    Looked at is every directory on the way, of each symlink as well: who can write one can put another file there.
+    Raises OSError where a part of the path is missing or cannot be looked at.
     """
-    try:
-        for path in dict.fromkeys(_on_the_way(program)):
-            status = os.stat(path)
-            sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX  # nobody moves what is another's
-            if status.st_mode & 0o022 and not sticky:
-                return f"{path} can be written by others (mode {stat.S_IMODE(status.st_mode):04o}); chmod go-w {path}"
-            if status.st_uid not in {0, os.geteuid()}:
-                return f"{path} belongs to user {status.st_uid}; chown root {path}"
-        if not os.path.isfile(program) or not os.access(program, os.X_OK):
-            return f"{program} is no file that can be run; chmod +x it, or correct the configuration"
-    except OSError as error:
-        return f"{program} cannot be run ({error.strerror}); put it there, or correct the configuration"
+    return next(filter(None, (_exposed(place, status) for place, status in _on_the_way(path))), None)
+
+
+def distrust(command: Sequence[str]) -> str | None:
+    """Return why another user can change what the command runs, as fact and remedy; None where no other user can.
+
+    The first word is a whole path. Each argument that is the whole path of a regular file counts as well: a shell, an
+    interpreter, `env` or `timeout` runs it. Raises OSError where the program cannot be looked at.
+    """
+    program, *arguments = command
+    files = (argument for argument in arguments if argument.startswith("/") and _is_regular(argument))
+    return next(filter(None, map(exposure, (program, *files))), None)
+
+
+def exposed_file(path: str, status: os.stat_result, *, secret: bool = False) -> str | None:
+    """Return why another user can change this file, or can read it where it is `secret`; None where no other can."""
+    if secret and status.st_mode & 0o077:
+        return f"{path} can be read or written by others (mode {_mode(status)}); chmod 600 {path}"
+    return _exposed(path, status)
+
+
+def _exposed(path: str, status: os.stat_result) -> str | None:
+    is_link = stat.S_ISLNK(status.st_mode)
+    if status.st_uid not in {0, os.geteuid()}:
+        return f"{path} belongs to user {status.st_uid}; chown {'-h ' if is_link else ''}{_user()} {path}"
+    is_sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+    if not is_link and not is_sticky and status.st_mode & _others(status):
+        return f"{path} can be written by others (mode {_mode(status)}); chmod go-w {path}"
     return None
 
 
-def _on_the_way(path: str) -> Iterator[str]:
-    for _ in range(_MOST_LINKS):
-        directory = os.path.dirname(path)
-        yield from _with_parents(directory)
-        yield from _with_parents(os.path.realpath(directory))
-        if not os.path.islink(path):
-            yield path
-            return
-        path = os.path.normpath(os.path.join(os.path.realpath(directory), os.readlink(path)))
+def _others(status: os.stat_result) -> int:
+    """The bits of a mode that let others write. An ordinary user's own group is that user: with the umask 0002 of many
+    distributions, what this user makes is writable by it.
+    """
+    return 0o002 if os.geteuid() != 0 and status.st_gid == os.getegid() else 0o022
 
 
-def _with_parents(directory: str) -> Iterator[str]:
-    yield directory
-    while directory != "/":
-        yield (directory := os.path.dirname(directory))
+def _user() -> str:
+    return "root" if os.geteuid() == 0 else str(os.geteuid())
+
+
+def _mode(status: os.stat_result) -> str:
+    return f"{stat.S_IMODE(status.st_mode):04o}"
+
+
+def _is_regular(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _on_the_way(path: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Each directory and symlink on the way, and the file at its end, with its own status."""
+    reached, links = "/", 0
+    rest = os.path.join(os.getcwd(), path).split("/")[::-1]
+    yield reached, os.lstat(reached)
+    while rest:
+        part = rest.pop()
+        if part in {"", "."}:
+            continue
+        if part == "..":
+            reached = os.path.dirname(reached)
+            continue
+        place = os.path.join(reached, part)
+        status = os.lstat(place)
+        yield place, status
+        if not stat.S_ISLNK(status.st_mode):
+            reached = place
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        target = os.readlink(place)
+        reached = "/" if target.startswith("/") else reached
+        rest += target.split("/")[::-1]

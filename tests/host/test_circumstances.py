@@ -43,6 +43,23 @@ def test_a_program_holds_while_it_exits_with_zero(tmp_path: Path, command: tuple
     assert reason(hold(command=command), tmp_path) == (f"held while {command[0]} says so" if holds else None)
 
 
+def test_a_program_that_another_user_can_change_holds(tmp_path: Path) -> None:
+    """It is not run, so its answer is unknown, and nothing is let through; the reason names file, fact and remedy."""
+    program, ran = tmp_path / "quiet", tmp_path / "ran"
+    program.write_text(f"#!/bin/sh\n: >{ran}\nexit 1\n")
+    program.chmod(0o755)
+    assert reason(hold(command=(str(program),)), tmp_path) is None
+    ran.unlink()
+    program.chmod(0o777)
+    said = f"{program} can be written by others (mode 0777); chmod go-w {program}"
+    assert (
+        reason(hold(command=(str(program),)), tmp_path) == f"held: {said}; until then certmond does not run {program}"
+    )
+    script = reason(hold(command=("/bin/sh", str(program))), tmp_path)
+    assert script == f"held: {said}; until then certmond does not run /bin/sh"
+    assert not ran.exists()
+
+
 @pytest.mark.real("python3")
 def test_the_kernels_word_on_the_clock_is_taken() -> None:
     """What adjtimex(2) says to another program holds here; an unsynchronised clock is a reason where that is wanted."""
