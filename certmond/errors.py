@@ -7,6 +7,7 @@
     ├── RuntimeDirError          what the daemon rendered could not be written or read
     ├── NotRunningError          a verb needs a running daemon, and there is none
     ├── WriteError               a file could not be written; the old one is still in place
+    │   └── StateError           the state directory is not fit for use: nothing was read from it or written
     ├── BusyError                another certmond is writing on this node
     ├── KeyUnusableError         a private key could not be read or used
     ├── RotationError            a rotation cannot be begun, go on or be aborted as asked; it stays as it is
@@ -67,6 +68,13 @@ class WriteError(CertmondError):
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class StateError(WriteError):
+    """What certmond keeps in its state directory can be changed by another user, or is a later version's.
+
+    Nothing of it was used or changed, and nothing was written on the node.
+    """
 
 
 class BusyError(CertmondError):

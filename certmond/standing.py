@@ -117,6 +117,7 @@ class Standing:
     def _look(
         self, inventory: Inventory, components: Components, now: datetime, waits: Sequence[str]
     ) -> dict[str, tuple[Finding, ...]]:
+        self._record.check()
         unread = list[CertmondError]()
         for family in self._families:
             try:

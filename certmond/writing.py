@@ -147,11 +147,16 @@ def _at(config: Config, at: datetime | None) -> Config:
 
 
 def enforcer_for(options: Globals, config: Config, at: datetime | None = None, *, acting: bool = False) -> Enforcer:
-    """What plans and carries out for a command; its entries of the journal say who gave it."""
+    """What plans and carries out for a command; its entries of the journal say who gave it.
+
+    Raises StateError where the state directory is not fit for use.
+    """
     from certmond.enforce import Enforcer
     from certmond.host.audit import Audit, caller
     from certmond.host.journal import Journal
+    from certmond.host.state_directory import refuse_unfit
 
+    refuse_unfit(options.state_dir)
     journal = Journal("command" if options.root == "/" else "none")
     audit = Audit(journal, options.state_dir, caller())
     return Enforcer(

@@ -215,7 +215,7 @@ class ControlPlane:
     def past(self, service: str) -> dict[str, Any]:
         """What certmond remembers of its restarts."""
         with suppress(OSError, ValueError):
-            found: dict[str, Any] = json.loads((self.state / "restarts.json").read_text()).get(service, {})
+            found: dict[str, Any] = json.loads((self.state / "restarts.json").read_text())["content"].get(service, {})
             return found
         return {}
 

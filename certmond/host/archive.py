@@ -26,6 +26,7 @@ from certmond.errors import MalformedError, WriteError
 from certmond.host.content import content_of
 from certmond.host.place import Place, blaming, can_be_a_path, digest, opened
 from certmond.host.staging import make_directory, new_file
+from certmond.host.state_directory import VERSION, opened_state, read_state, understood
 from certmond.host.way import open_straight
 from certmond.pki.reason import printable
 
@@ -108,7 +109,12 @@ class Archive:
             generation = f"{last + 1:06d}-{when.astimezone(UTC):%Y%m%dT%H%M%SZ}"
             draft = home / f".{secrets.token_hex(8)}"
             make_directory(draft)
-        facts = {"when": when.isoformat(), "description": dict(description), "files": list(_copy(found, draft))}
+        facts = {
+            "version": VERSION,
+            "when": when.isoformat(),
+            "description": dict(description),
+            "files": list(_copy(found, draft)),
+        }
         with blaming(str(home)), opened(draft) as directory, opened(home) as parent:
             with new_file(Place(directory, _DESCRIPTION), json.dumps(facts, indent=1).encode()):
                 pass
@@ -130,11 +136,15 @@ class Archive:
         return tuple(sorted(filter(_GENERATION.fullmatch, _listing(self._home(name))), key=_number))
 
     def generation(self, name: str, generation: str) -> Generation:
-        """One of them. Raises MalformedError where its own description was damaged."""
+        """One of them. Raises MalformedError where its own description was damaged, StateError where a later certmond
+        has written it or another user can change it.
+        """
         return self._described(name, generation)[0]
 
     def load(self, name: str, generation: str) -> tuple[ArchivedFile, ...]:
-        """The files as they were, in the order in which they were stored. Raises MalformedError where one is not."""
+        """The files as they were, in the order in which they were stored. Raises MalformedError where one is not, and
+        StateError as `generation` does.
+        """
         if generation not in self.ids(name):
             raise MalformedError(f"the archive has no generation {generation!r} of {name}; look for those it has")
         _, files = self._described(name, generation)
@@ -160,8 +170,9 @@ class Archive:
     def _described(self, name: str, generation: str) -> tuple[Generation, tuple[_File, ...]]:
         where = self._home(name) / generation
         try:
-            with opened(where) as directory:
-                said = _Description.model_validate(json.loads(Place(directory, _DESCRIPTION).read()))
+            with opened_state(where) as directory:
+                document = json.loads(read_state(directory, where / _DESCRIPTION))
+                said = _Description.model_validate(understood(document, str(where / _DESCRIPTION)))
             when = said.when.astimezone(UTC)
         except (OSError, ValueError, OverflowError, RecursionError) as error:
             raise _damaged(where / _DESCRIPTION) from error
@@ -194,8 +205,8 @@ def _copy(files: Sequence[ArchivedFile], draft: Path) -> Iterator[dict[str, str 
 
 def _load(where: Path, file: _File) -> ArchivedFile:
     try:
-        with opened(where) as directory:
-            content = Place(directory, Path(file.stored).name).read()
+        with opened_state(where) as directory:
+            content = read_state(directory, where / Path(file.stored).name, secret=True)
     except (OSError, ValueError) as error:
         raise _damaged(where) from error
     if digest(content) != file.sha256:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from certmond.errors import CertmondError, UnreachableError, WriteError, defect
+from certmond.errors import CertmondError, MalformedError, StateError, UnreachableError, WriteError, defect
 from certmond.host.hook_document import document
 from certmond.host.journal import Event, Journal
 from certmond.host.memory import Memory
@@ -187,7 +187,8 @@ class Hook:
     def _work(self, after: Hook | None) -> None:
         if after is not None:
             after.end(after.spec.time_limit.total_seconds())
-        self._told = {notice.key: notice for notice in self._memory.read() or ()}
+        while not self._recalled() and not self._leaving.is_set():
+            self._leaving.wait(max(0.0, self._not_before - time.monotonic()))
         while not self._leaving.is_set():
             try:
                 self._take()
@@ -200,6 +201,17 @@ class Hook:
             self._save()
             self._woken.wait(self._patience())
         self._save()
+
+    def _recalled(self) -> bool:
+        """Whether it is known what the hook was told. Where that may not be used, the hook is not run."""
+        try:
+            self._told = {notice.key: notice for notice in self._memory.load() or ()}
+        except StateError as error:
+            self._fail(None, str(error))
+            return False
+        except MalformedError:
+            self._told = {}
+        return True
 
     def _take(self) -> None:
         """Take up what was handed over; what came and went in between is passed over, and that is said."""

@@ -19,11 +19,12 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from certmond.errors import WriteError
+from certmond.errors import StateError, WriteError
 from certmond.host.lines import append
 from certmond.host.memory import Memory
-from certmond.host.place import Place, can_be_a_path, opened
+from certmond.host.place import Place, can_be_a_path
 from certmond.host.staging import remove
+from certmond.host.state_directory import VERSION, opened_state, understood
 from certmond.pki.fields import Instant
 from certmond.pki.plan import Attempt
 from certmond.pki.steps import Identity
@@ -131,18 +132,22 @@ class Ledger:
         finally:
             known, self._held = self._held, None
             if self._noted:
-                with suppress(WriteError):  # then the log stays
+                with suppress(WriteError, StateError):  # then the log stays
                     self._write(self._without_gone(known))
 
     def _note(self, identity: Identity, attempt: Attempt, *, forgotten: bool = False) -> None:
         line = _Line(entry=_entry(identity, attempt), forgotten=forgotten)
         self._noted = True
-        append(self._state_dir, _LOG, [json.dumps(line.model_dump(), default=datetime.isoformat).encode()])
+        append(
+            self._state_dir,
+            _LOG,
+            [json.dumps({"version": VERSION, **line.model_dump()}, default=datetime.isoformat).encode()],
+        )
 
     def _load(self) -> dict[Identity, Attempt]:
         with _opened_log(self._state_dir) as log:  # before the document, which takes over the log and removes it
             known = {(each.name, each.path): _attempt(each) for each in self._memory.read() or ()}
-            for line in _lines(log):
+            for line in _lines(log, str(self._state_dir / _LOG)):
                 identity = line.entry.name, line.entry.path
                 known.pop(identity, None)
                 if not line.forgotten:
@@ -162,7 +167,7 @@ class Ledger:
     def _write(self, attempts: Mapping[Identity, Attempt]) -> None:
         """Write the document, and remove the log that it takes over. Raises WriteError."""
         self._memory.write(tuple(_entry(identity, attempt) for identity, attempt in attempts.items()))
-        with suppress(OSError), opened(self._state_dir) as directory:
+        with suppress(OSError), opened_state(self._state_dir) as directory:
             remove(Place(directory, _LOG))
 
 
@@ -179,7 +184,7 @@ def _attempt(entry: _Entry) -> Attempt:
 def _opened_log(state_dir: Path) -> Iterator[int | None]:
     """A descriptor of the log; None where there is none."""
     descriptor = None
-    with suppress(OSError), opened(state_dir) as directory:
+    with suppress(OSError), opened_state(state_dir) as directory:
         descriptor = Place(directory, _LOG).open()
     try:
         yield descriptor
@@ -188,11 +193,11 @@ def _opened_log(state_dir: Path) -> Iterator[int | None]:
             os.close(descriptor)
 
 
-def _lines(log: int | None) -> Iterator[_Line]:
-    """The lines that can be used: a torn one, or one of another version, is passed over."""
+def _lines(log: int | None, path: str) -> Iterator[_Line]:
+    """The lines that can be used: a torn one is passed over. Raises StateError for one of a later version."""
     if log is None:
         return
     with suppress(OSError), open(log, "rb", closefd=False) as file:
         for line in file.read(_LONGEST_LOG).splitlines():
             with suppress(ValueError, OverflowError, RecursionError, ValidationError):
-                yield _Line.model_validate(json.loads(line))
+                yield _Line.model_validate(understood(json.loads(line), path))

@@ -10,17 +10,18 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from certmond.host.place import blaming, opened
+from certmond.host.place import blaming
 from certmond.host.staging import make_directory
+from certmond.host.state_directory import opened_state
 
 _APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def append(state_dir: Path, name: str, lines: Sequence[bytes]) -> None:
-    """Add the lines to the file `name` of the state directory. Raises WriteError."""
+    """Add the lines to the file `name` of the state directory. Raises WriteError, StateError."""
     with blaming(str(state_dir / name)):
         make_directory(state_dir)
-        with opened(state_dir) as directory:
+        with opened_state(state_dir) as directory:
             file = os.open(name, _APPEND, 0o600, dir_fd=directory)
             try:
                 size = os.fstat(file).st_size

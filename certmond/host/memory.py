@@ -1,7 +1,8 @@
 """A small JSON document of the state directory, read with suspicion and replaced as a whole.
 
 Owns the two ends of such a memory: what cannot be read is as if it were not there, unless the caller asks to be told,
-and what is written is on the disk, readable by its owner only, or the old one stays. What is in it is the caller's.
+and what is written is on the disk, readable by its owner only, or the old one stays. A document of a later version
+stays as it is. What is in it is the caller's.
 """
 
 from __future__ import annotations
@@ -15,15 +16,13 @@ from typing import Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from certmond.errors import MalformedError
+from certmond.errors import MalformedError, StateError
 from certmond.host.place import Place, blaming, opened
 from certmond.host.staging import make_directory, new_file, remove
+from certmond.host.state_directory import opened_state, read_state, understood, versioned
 from certmond.pki.reason import printable
 
 T = TypeVar("T")
-
-_MOST = 64 << 20
-"""Bytes that are read of one: what there is to remember of a hundred thousand certificates has room in it."""
 
 
 class Memory(Generic[T]):
@@ -35,17 +34,16 @@ class Memory(Generic[T]):
 
     def read(self) -> T | None:
         """What is remembered; None where there is nothing that can be used."""
-        with suppress(MalformedError):
+        with suppress(MalformedError, StateError):
             return self.load()
         return None
 
     def load(self) -> T | None:
         """What is remembered; None where nothing is. Raises MalformedError, with the fact alone, where something is
-        there that cannot be used.
+        there that cannot be used, StateError where another user can change it or a later certmond has written it.
         """
         try:
-            with opened(self._state_dir) as directory:
-                return self._adapter.validate_python(json.loads(Place(directory, self._name).read(_MOST)))
+            return self._adapter.validate_python(self._content())
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -58,17 +56,25 @@ class Memory(Generic[T]):
         raise MalformedError(f"{self._state_dir / self._name} cannot be read ({printable(detail)[:200]})")
 
     def write(self, value: T) -> None:
-        """Remember `value` in the place of what was remembered. Raises WriteError."""
+        """Remember `value` in the place of what was remembered. Raises WriteError, and StateError as `load` does."""
         # By hand, because pydantic's own JSON has no place for a path that is no UTF-8.
-        content = json.dumps(self._adapter.dump_python(value), indent=1, default=datetime.isoformat).encode()
+        content = json.dumps(versioned(self._adapter.dump_python(value)), indent=1, default=datetime.isoformat).encode()
+        with suppress(OSError, ValueError, RecursionError):  # damaged, it is replaced
+            self._content()
         with blaming(str(self._state_dir / self._name)):
             make_directory(self._state_dir)
-            with opened(self._state_dir) as directory:
+            with opened_state(self._state_dir) as directory:
                 remove(Place(directory, self._draft))
                 with new_file(Place(directory, self._draft), content):
                     pass
                 os.rename(self._draft, self._name, src_dir_fd=directory, dst_dir_fd=directory)
                 os.fsync(directory)
+
+    def _content(self) -> object:
+        """Raises StateError, OSError, ValueError or RecursionError."""
+        path = self._state_dir / self._name
+        with opened_state(self._state_dir) as directory:
+            return understood(json.loads(read_state(directory, path)), str(path))
 
     def tidy(self) -> None:
         """Remove what a process left that was killed while it wrote."""

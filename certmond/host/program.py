@@ -57,14 +57,15 @@ def run(
     """
     program = command[0]
     try:
-        if why := exposed(command):
+        executable = resolved(program)
+        if why := distrust((executable, *command[1:])):
             raise UntrustedError(f"{why}; until then certmond does not run {program}")
         # A file in memory and no pipe: nobody waits for a program that does not read.
         with open(os.memfd_create("given"), "r+b", buffering=0) as given_file:
             given_file.write(given)
             given_file.seek(0)
             child = subprocess.Popen(
-                command, executable=resolved(program), stdin=given_file, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                command, executable=executable, stdin=given_file, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                 bufsize=0, cwd="/", env={**_surroundings(), **environment}, umask=0o077, start_new_session=True,
             )  # fmt: skip
     except OSError as error:
@@ -89,14 +90,6 @@ def run(
     return Ended(child.returncode, bytes(ear.output), bytes(ear.said))
 
 
-def exposed(command: Sequence[str]) -> str | None:
-    """Return why another user can change what the command runs, as fact and remedy; None where no other user can.
-
-    Raises OSError where the program is not there.
-    """
-    return distrust((resolved(command[0]), *command[1:]))
-
-
 def exposures(commands: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """Yield a sentence for each command that would not be run since another user can change it, with what runs it.
 
@@ -104,7 +97,7 @@ def exposures(commands: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """
     for what, command in commands.items():
         with suppress(OSError):
-            if why := exposed(command):
+            if why := distrust((resolved(command[0]), *command[1:])):
                 yield f"{what}: {why}"
 
 

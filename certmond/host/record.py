@@ -19,6 +19,7 @@ from typing import Any
 
 from certmond.host.place import Place, can_be_a_path
 from certmond.host.staging import new_file, remove
+from certmond.host.state_directory import VERSION, understood
 
 _NAME = re.compile(r"([0-9a-f]{16})\.(intent|commit)\.json")
 
@@ -75,7 +76,9 @@ class Records:
     def write(self, record: Record) -> None:
         """Under another name first: what has the name of a record is complete."""
         draft = f".{record.id}"
-        text = json.dumps({"root": record.root, "entries": [asdict(entry) for entry in record.entries]}, indent=1)
+        text = json.dumps(
+            {"version": VERSION, "root": record.root, "entries": [asdict(entry) for entry in record.entries]}, indent=1
+        )
         with new_file(Place(self._directory, draft), text.encode()):
             pass
         self._rename(draft, _name(record))
@@ -130,9 +133,11 @@ def _name(record: Record) -> str:
 
 
 def _record(identity: str, state: State, content: bytes) -> Record:
-    """Raises ValueError for whatever no transaction of this identity can have written: nothing else is ever removed."""
+    """Raises StateError for the record of a later certmond, and ValueError for whatever no transaction of this identity
+    can have written: nothing else is ever removed.
+    """
     try:
-        document: Any = json.loads(content)
+        document: Any = understood(json.loads(content), f"the record {identity} of a replacement")
         entries = tuple(Entry(**item) for item in document["entries"])
         root = None if document.get("root") is None else os.fspath(document["root"])
     except (TypeError, KeyError, RecursionError) as error:

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 from certmond.errors import MalformedError
 from certmond.host.memory import Memory
 from certmond.host.place import blaming, opened
+from certmond.host.state_directory import VERSION, refuse_unfit
 from certmond.pki.certificate import Anchor, to_pem
 from certmond.pki.encoding import decode
 from certmond.pki.fields import Instant
@@ -48,6 +49,7 @@ class _Entry(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    version: Annotated[int, Field(ge=1, le=VERSION, strict=True)] = VERSION
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
     family: str
     mode: Mode
@@ -67,7 +69,7 @@ class RotationRecord:
     """The rotation of this node, and the anchors that the node has lived by."""
 
     def __init__(self, state_dir: Path) -> None:
-        self._path = record_path(state_dir)
+        self._state_dir, self._path = state_dir, record_path(state_dir)
         self._memory = Memory(state_dir / DIRECTORY, _RECORD, TypeAdapter(_Entry))
         self._last = Memory(state_dir / DIRECTORY, _LAST, TypeAdapter(_Entry))
         self._closed = Memory(state_dir / DIRECTORY, _CLOSED, TypeAdapter(tuple[str, ...]))
@@ -90,6 +92,10 @@ class RotationRecord:
         if why := flaw(made):
             raise _unknown(f"{self._path} cannot be understood ({why})")
         return made
+
+    def check(self) -> None:
+        """Raise StateError where another user can change the state directory, or a later certmond has written in it."""
+        refuse_unfit(self._state_dir)
 
     def save(self, rotation: Rotation) -> None:
         """Note how far it is. Raises WriteError."""

@@ -18,10 +18,11 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
-from certmond.errors import ConfigError
+from certmond.errors import ConfigError, StateError
 from certmond.host.keys import PrivateKey, key_pem, load_key
 from certmond.host.place import Place, blaming, opened, sentence
 from certmond.host.staging import make_directory, new_file, remove
+from certmond.host.state_directory import opened_state, read_state, understood
 from certmond.pki.certificate import Anchor, PublicKey, to_pem
 from certmond.pki.encoding import decode
 from certmond.pki.reason import printable
@@ -73,21 +74,25 @@ class Staging:
     def read(self, part: Part) -> StagedCA | None:
         """What is there; None where nothing is. What is wrong is told as a fault. Never raises."""
         try:
-            with opened(self.directory) as directory:
-                found = dict(_contents(directory, part))
+            with opened_state(self.directory) as directory:
+                found = dict(_contents(directory, part, self.directory))
         except FileNotFoundError:
             return None
+        except StateError as error:
+            return StagedCA(part, "", None, None, printable(str(error)))
         except OSError as error:
             return StagedCA(part, "", None, None, printable(sentence(str(self.directory), error, "read")))
         return self._understood(part, found) if found else None
 
     def key(self, part: Part) -> PrivateKey:
-        """The private key. Raises ConfigError where there is none, WriteError and KeyUnusableError where it is bad."""
+        """The private key. Raises ConfigError where there is none, WriteError and KeyUnusableError where it is bad,
+        StateError where another user can read or change it.
+        """
         where = self.directory / f"{part}.{_KEY}"
         with blaming(str(where), "read"):
             try:
-                with opened(self.directory) as directory:
-                    content = Place(directory, where.name).read()
+                with opened_state(self.directory) as directory:
+                    content = read_state(directory, where, secret=True)
             except FileNotFoundError:
                 raise ConfigError((f"{where} is not there; stage the CA with its key",)) from None
         return load_key(content, str(where))
@@ -106,7 +111,7 @@ class Staging:
         with blaming(str(self.directory)):
             make_directory(self._state_dir)
             make_directory(self.directory)
-            with opened(self.directory) as directory:
+            with opened_state(self.directory) as directory:
                 os.fchmod(directory, 0o700)  # whoever made it
                 names = {kind: _Names(directory, part, kind) for kind in contents}
                 try:
@@ -132,10 +137,13 @@ class Staging:
                     _sync_after(directory, partial(remove, names.place))
 
     def recorded(self) -> Recorded | None:
-        """What the record says; None where there is none, or where `read` tells that nothing here can be read."""
+        """What the record says; None where there is none, or where `read` tells that nothing here can be read.
+
+        Raises StateError where another user can change it, or a later certmond has written it.
+        """
         try:
-            with opened(self.directory) as directory:
-                return _said(Place(directory, _RECORD))
+            with opened_state(self.directory) as directory:
+                return _said(directory, self.directory / _RECORD)
         except OSError:
             return None
 
@@ -197,19 +205,19 @@ def _sync_after(directory: int, act: Callable[[], None]) -> None:
     os.fsync(directory)
 
 
-def _contents(directory: int, part: Part) -> Iterator[tuple[str, bytes | None]]:
+def _contents(directory: int, part: Part, where: Path) -> Iterator[tuple[str, bytes | None]]:
     """The files of a part by their kind, and of a draft that is all there is, that there is one."""
     all_of_it = [_Names(directory, part, kind) for kind in (_CERTIFICATE, _KEY, _FAMILY)]
     present = [names for names in all_of_it if names.place.status() is not None]
     for names in present:
-        yield names.kind, names.place.read()
+        yield names.kind, read_state(directory, where / names.place.name, secret=names.kind == _KEY)
     if not present and any(names.draft.status() is not None for names in all_of_it):
         yield _CERTIFICATE, None
 
 
-def _said(record: Place) -> Recorded | None:
+def _said(directory: int, record: Path) -> Recorded | None:
     try:
-        said = json.loads(record.read())
+        said = understood(json.loads(read_state(directory, record)), str(record))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError):

@@ -38,6 +38,7 @@ from certmond.host.place import Directories, Place, blaming, opened, sentence
 from certmond.host.record import Entry, Record, Records, State, staged_name
 from certmond.host.recovery import Outcome, Recovery, damaged, elsewhere, pending, settle, undo
 from certmond.host.staging import make_directory, stage
+from certmond.host.state_directory import refuse_exposed, refuse_unfit
 from certmond.pki.reason import printable
 
 __all__ = ["Change", "NewFile", "NewLink", "Outcome", "Recovery", "Removed", "Transactions", "Writer"]
@@ -60,10 +61,14 @@ class Transactions:
 
     @contextmanager
     def lock(self, timeout: float = 0) -> Iterator[Writer]:
-        """Wait at most `timeout` seconds for whoever is writing, and keep others out until the end of the `with`."""
+        """Wait at most `timeout` seconds for another writer, and keep others out until the end of the `with`.
+
+        Raises BusyError, WriteError, and StateError where the state directory is not fit for use.
+        """
         records = self._state_dir / "transactions"
         with blaming(str(self._state_dir)):
             make_directory(self._state_dir)
+            refuse_exposed(self._state_dir)
             make_directory(records)
         with blaming(str(self._state_dir / ".lock")):
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -71,6 +76,7 @@ class Transactions:
         try:
             with blaming(str(self._state_dir / ".lock"), "locked"):
                 self._take(lock, timeout)
+            refuse_unfit(self._state_dir)
             with ExitStack() as held:
                 with blaming(str(records)):
                     directory = held.enter_context(opened(records))

@@ -10,17 +10,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 _MOST_LINKS = 40  # path_resolution(7)
 
 
-def exposure(path: str) -> str | None:
+def exposure(path: str, owners: Container[int] = ()) -> str | None:
     """Return why another user can change what `path` leads to, as fact and remedy; None where no other user can.
 
-    Raises OSError where a part of the path is missing or cannot be looked at.
+    What belongs to one of `owners` is as root's. Raises OSError where a part of the path is missing or cannot be looked
+    at.
     """
-    return next(filter(None, (_exposed(place, status) for place, status in _on_the_way(path))), None)
+    return next(filter(None, (_exposed(place, status, owners) for place, status in _on_the_way(path))), None)
 
 
 def distrust(command: Sequence[str]) -> str | None:
@@ -34,16 +35,16 @@ def distrust(command: Sequence[str]) -> str | None:
     return next(filter(None, map(exposure, (program, *files))), None)
 
 
-def exposed_file(path: str, status: os.stat_result, *, secret: bool = False) -> str | None:
+def exposed_file(path: str, status: os.stat_result, *, owners: Container[int] = (), secret: bool = False) -> str | None:
     """Return why another user can change this file, or can read it where it is `secret`; None where no other can."""
     if secret and status.st_mode & 0o077:
         return f"{path} can be read or written by others (mode {_mode(status)}); chmod 600 {path}"
-    return _exposed(path, status)
+    return _exposed(path, status, owners)
 
 
-def _exposed(path: str, status: os.stat_result) -> str | None:
+def _exposed(path: str, status: os.stat_result, owners: Container[int]) -> str | None:
     is_link = stat.S_ISLNK(status.st_mode)
-    if status.st_uid not in {0, os.geteuid()}:
+    if status.st_uid not in {0, os.geteuid()} and status.st_uid not in owners:
         return f"{path} belongs to user {status.st_uid}; chown {'-h ' if is_link else ''}{_user()} {path}"
     is_sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     if not is_link and not is_sticky and status.st_mode & _others(status):

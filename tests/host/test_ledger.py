@@ -99,7 +99,7 @@ def test_arbitrary_bytes_are_no_error(tmp_path_factory: pytest.TempPathFactory, 
 def test_what_a_later_version_adds_is_passed_over(tmp_path: Path) -> None:
     """A field that this version does not know costs nothing."""
     Ledger(tmp_path).remember(LEAF, Attempt(NOW, 2, "no"))
-    (entry,) = json.loads((tmp_path / "renewals.json").read_text())
+    (entry,) = json.loads((tmp_path / "renewals.json").read_text())["content"]
     (tmp_path / "renewals.json").write_text(json.dumps([{**entry, "colour": "blue"}]))
     assert Ledger(tmp_path).attempts() == {LEAF: Attempt(NOW, 2, "no")}
 

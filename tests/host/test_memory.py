@@ -168,8 +168,9 @@ def test_a_process_that_is_killed_leaves_the_old_one_or_the_new_one(tmp_path: Pa
 
 
 def test_it_is_a_list_of_lines_that_people_can_read(tmp_path: Path) -> None:
-    """JSON with times as RFC 3339 has them."""
+    """JSON with the version of its format, and times as RFC 3339 has them."""
     memory(tmp_path).write({"a": Entry(at=NOW + timedelta(microseconds=5), names=("b",))})
     text = (tmp_path / "entries.json").read_text()
-    assert json.loads(text) == {"a": {"at": "2026-11-24T12:00:00.000005+00:00", "names": ["b"]}}
+    content = {"a": {"at": "2026-11-24T12:00:00.000005+00:00", "names": ["b"]}}
+    assert json.loads(text) == {"version": 1, "content": content}
     assert text.count("\n") > 3

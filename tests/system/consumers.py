@@ -256,7 +256,7 @@ class Consumers:
     def episode(self, service: str) -> dict[str, Any]:
         """What is recorded of a restart that is not over; nothing where there is none."""
         record = self.machine.path(RECORD)
-        known: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
+        known: dict[str, Any] = json.loads(record.read_text())["content"] if record.exists() else {}
         found: dict[str, Any] = known.get(service, {}).get("episode") or {}
         return found
 

@@ -691,7 +691,7 @@ def test_a_stop_waits_for_the_restart_that_is_under_way(machine: Machine, node: 
             flag.unlink()
             machine.until(lambda: machine.property(DAEMON, "ActiveState") == "inactive", "it has stopped")
             assert log.read_text().split() == ["begun", "done"]
-            assert json.loads(record.read_text())["hook"]["episode"]["stage"] == "prove"
+            assert json.loads(record.read_text())["content"]["hook"]["episode"]["stage"] == "prove"
     finally:
         machine.path(CONFIG).unlink()
         for name, content in before.items():

@@ -1,0 +1,372 @@
+"""A state directory that another user can change, or that a later certmond has written, is refused before its use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from certmond.errors import StateError
+from certmond.host import transaction
+from certmond.host.archive import Archive
+from certmond.host.changes import Changes
+from certmond.host.history import History
+from certmond.host.keys import make_key
+from certmond.host.ledger import Ledger
+from certmond.host.memory import Memory
+from certmond.host.pending import Pending
+from certmond.host.rotation_record import RotationRecord
+from certmond.host.state_directory import VERSION, refuse_unfit, understood, versioned
+from certmond.host.transaction import NewFile, Transactions
+from certmond.pki.catalog import KeyAlgorithm
+from certmond.pki.plan import Attempt
+from certmond.pki.restart import Past
+from tests.builders import DAY, make_server
+from tests.conftest import unavailable
+from tests.rotating_node import RotatingNode, root_ca
+
+ANOTHER = 12345
+WEB = ("web", "/web.crt")
+
+
+@pytest.fixture(scope="module")
+def renewed(tmp_path_factory: pytest.TempPathFactory) -> RotatingNode:
+    """A node whose certificate `web` was renewed once, so that there is a state directory."""
+    made = RotatingNode(tmp_path_factory.mktemp("renewed") / "place", hurried=False)
+    (made.place / "var").mkdir(mode=0o755)
+    made.state = made.place / "var/state"
+    assert made.certmond("renew", "web").returncode == 0
+    return made
+
+
+@pytest.fixture
+def node(renewed: RotatingNode, tmp_path: Path) -> RotatingNode:
+    """A copy of it."""
+    made = renewed.copy(tmp_path / "place")
+    made.state = made.place / "var/state"
+    return made
+
+
+def contents(state: Path) -> dict[str, str]:
+    """Every file of the state directory but the lock, by its name: the digest of what it holds."""
+    paths = [path for path in sorted(state.rglob("*")) if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(state)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+# --- what another user can change -------------------------------------------------------------------------------------
+
+
+def state_open_to_all(node: RotatingNode) -> None:
+    node.state.chmod(0o777)
+
+
+def state_open_to_a_group(node: RotatingNode) -> None:
+    node.state.chmod(0o770)
+
+
+def state_of_another(node: RotatingNode) -> None:
+    os.chown(node.state, ANOTHER, ANOTHER)
+
+
+def parent_open_to_all(node: RotatingNode) -> None:
+    node.state.parent.chmod(0o777)
+
+
+def archive_open_to_all(node: RotatingNode) -> None:
+    (node.state / "archive").chmod(0o777)
+
+
+def staged_key_open_to_all(node: RotatingNode) -> None:
+    node.stage(root_ca())
+    (node.state / "rotation/new.key").chmod(0o666)
+
+
+def staged_key_of_another(node: RotatingNode) -> None:
+    node.stage(root_ca())
+    os.chown(node.state / "rotation/new.key", ANOTHER, ANOTHER)
+
+
+def staged_key_that_others_read(node: RotatingNode) -> None:
+    node.stage(root_ca())
+    (node.state / "rotation/new.key").chmod(0o644)
+
+
+def record_of_another(node: RotatingNode) -> None:
+    os.chown(node.state / "renewals.json", ANOTHER, ANOTHER)
+
+
+@pytest.mark.parametrize(
+    "expose",
+    [
+        state_open_to_all, state_open_to_a_group, state_of_another, parent_open_to_all, archive_open_to_all,
+        staged_key_open_to_all, staged_key_of_another, staged_key_that_others_read, record_of_another,
+    ],
+)  # fmt: skip
+def test_what_another_user_can_change_is_refused(node: RotatingNode, expose: Callable[[RotatingNode], None]) -> None:
+    """Exit 3 and the command that puts it right; state and node have not changed. After it, the renewal is done."""
+    if os.geteuid() != 0:
+        unavailable("only root can give files away")
+    expose(node)
+    before = node.tree(), contents(node.state)
+    refused = node.certmond("renew", "web")
+    assert refused.returncode == 3, refused
+    assert (node.tree(), contents(node.state)) == before
+    remedy = re.search(r"; (ch(?:mod|own) [^;]+);", refused.stderr)
+    assert remedy, refused.stderr
+    subprocess.run(shlex.split(remedy[1]), check=True)
+    assert node.certmond("renew", "web").returncode == 0
+
+
+def test_a_parent_with_the_sticky_bit_is_no_obstacle(node: RotatingNode) -> None:
+    """As /tmp: others add names there, and cannot replace the state directory."""
+    node.state.parent.chmod(0o1777)
+    refuse_unfit(node.state)
+
+
+def test_what_certmond_makes_is_fit_under_any_umask(node: RotatingNode) -> None:
+    """With the umask 0002 of many distributions, a state directory that certmond makes itself is as it has to be."""
+    node.state = node.place / "var/other"
+    before = os.umask(0o002)
+    try:
+        for _ in range(2):
+            assert node.certmond("renew", "web").returncode == 0
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o077 for path in (node.state, *node.state.rglob("*"))} == {0}
+
+
+@pytest.mark.parametrize(
+    "words", ["plan", "forecast", "root-ca rotate", "root-ca show", "archive list", "restart --stale"]
+)
+def test_each_verb_that_uses_the_state_refuses_one_open_to_all(node: RotatingNode, words: str) -> None:
+    """Exit 3, and the sentence names the directory, its mode and the remedy."""
+    node.state.chmod(0o777)
+    refused = node.certmond(*words.split())
+    said = f"certmond: {node.state} can be written by others (mode 0777); chmod go-w {node.state}; until then"
+    assert (refused.returncode, refused.stderr[: len(said)]) == (3, said)
+
+
+# --- what a later certmond has written --------------------------------------------------------------------------------
+
+
+def renewals(node: RotatingNode) -> Path:
+    Ledger(node.state).remember(WEB, Attempt(datetime.now(UTC), 1, "no"))
+    return node.state / "renewals.json"
+
+
+def restarts(node: RotatingNode) -> Path:
+    History(node.state).remember(Past("web"))
+    return node.state / "restarts.json"
+
+
+def changes(node: RotatingNode) -> Path:
+    Changes(node.state, keeps=True).contents([("/web.crt", "1", 5)])
+    return node.state / "changes.json"
+
+
+def anchors(node: RotatingNode) -> Path:
+    RotationRecord(node.state).accept({"ca": (node.old.facts,)})
+    return node.state / "anchors.json"
+
+
+def rotation(node: RotatingNode) -> Path:
+    node.begin(root_ca())
+    return node.state / "rotation/record.json"
+
+
+def last_rotation(node: RotatingNode) -> Path:
+    RotationRecord(node.state).close(node.begin(root_ca()))
+    return node.state / "rotation/last.json"
+
+
+def closed_rotations(node: RotatingNode) -> Path:
+    last_rotation(node)
+    return node.state / "rotation/closed.json"
+
+
+def hook(node: RotatingNode) -> Path:
+    Memory(node.state / "hooks", "pager.json", TypeAdapter(list[str])).write(["told"])
+    return node.state / "hooks/pager.json"
+
+
+def waiting_key(node: RotatingNode) -> Path:
+    Pending(node.state).keep(WEB, make_key(KeyAlgorithm.ECDSA_P256), b"request", "00" * 32)
+    renewals(node)
+    Ledger(node.state).remember(WEB, Attempt(datetime.now(UTC), cookie="1"))
+    return next((node.state / "pending").glob("*.for"))
+
+
+def interrupted(node: RotatingNode) -> Path:
+    """A replacement of web.crt that was decided upon, by a process that was killed right after it."""
+    if child := os.fork():
+        os.waitpid(child, 0)
+        return next((node.state / "transactions").glob("*.commit.json"))
+    try:
+        pytest.MonkeyPatch().setattr(transaction, "settle", lambda *_: os._exit(0))
+        with Transactions("/", node.state).lock() as writer:
+            path, content = str(node.files / "web.crt"), node.read("web.crt")
+            new = NewFile(path, content + b"\n", expected=hashlib.sha256(content).hexdigest())
+            writer.commit([new], verify=lambda _: None)
+    finally:
+        os._exit(1)
+
+
+RECORDS = [
+    renewals, restarts, changes, anchors, rotation, last_rotation, closed_rotations, hook, waiting_key, interrupted,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_a_record_of_a_later_version_is_refused_by_name(
+    node: RotatingNode, record: Callable[[RotatingNode], Path]
+) -> None:
+    """Its path, both versions and what to do; exit 3, and not a byte of node and state is another one. With the record
+    of this version in its place again, certmond goes on.
+    """
+    path = record(node)
+    own = path.read_text()
+    assert json.loads(own)["version"] == VERSION
+    path.write_text(json.dumps({**json.loads(own), "version": 99}))
+    before = node.tree(), contents(node.state)
+    for words in (("plan",), ("renew", "web")):
+        refused = node.certmond(*words)
+        assert (words, refused.returncode) == (words, 3), refused
+        assert refused.stderr.strip() == (
+            f"certmond: {path} has the format version 99 of a later certmond, and this one reads 1; "
+            "install the later certmond again, or move the file away"
+        )
+    assert (node.tree(), contents(node.state)) == before
+    path.write_text(own)
+    assert node.certmond("renew", "web").returncode in {0, 1, 2}  # while a CA is rotated, it may be held
+    assert node.belongs("web.crt")
+
+
+@pytest.mark.parametrize("record", [renewals, anchors, hook])
+def test_a_record_of_a_later_version_is_never_written_over(
+    node: RotatingNode, record: Callable[[RotatingNode], Path]
+) -> None:
+    """Also by what needs no lock: what is to be noted is not, and the error names the file."""
+    path = record(node)
+    path.write_text(later := json.dumps({**json.loads(path.read_text()), "version": 99}))
+    memory = Memory(path.parent, path.name, TypeAdapter(Any))
+    assert memory.read() is None
+    with pytest.raises(StateError, match=re.escape(str(path))):
+        memory.write([])
+    assert path.read_text() == later
+
+
+@pytest.mark.parametrize("record", [record for record in RECORDS if record is not interrupted])
+def test_a_record_without_a_version_is_version_1(node: RotatingNode, record: Callable[[RotatingNode], Path]) -> None:
+    """What was written before records had a version is read as it was."""
+    path = record(node)
+    document = json.loads(path.read_text())
+    assert document.pop("version") == VERSION
+    bare = document["content"] if document.keys() == {"content"} else document
+    path.write_text(bare if isinstance(bare, str) else json.dumps(bare))
+    known = RotationRecord(node.state)
+    refuse_unfit(node.state)
+    match record.__name__:
+        case "renewals":
+            assert WEB in Ledger(node.state).attempts()
+        case "restarts":
+            assert History(node.state).all() == {"web": Past("web")}
+        case "anchors":
+            assert known.anchors() == {"ca": (node.old.facts,)}
+        case "rotation":
+            assert known.load() is not None
+        case "last_rotation" | "closed_rotations":
+            assert known.closed()
+        case "waiting_key":
+            assert Pending(node.state).replaces(WEB) == "00" * 32
+        case _:
+            assert json.loads(path.read_text()) == bare
+
+
+def test_a_generation_of_a_later_version_is_refused_by_name(node: RotatingNode) -> None:
+    """It is neither listed nor put back, and the certificate is not renewed over it: no generation is pushed out. When
+    it is this version's again, both go on.
+    """
+    path = next((node.state / "archive/web").glob("*/description.json"))
+    own = path.read_text()
+    path.write_text(json.dumps({**json.loads(own), "version": 99}))
+    before = node.tree()
+    for words, code in (("archive list web", 3), (f"archive restore web {path.parent.name}", 3), ("renew web", 2)):
+        refused = node.certmond(*words.split())
+        assert (refused.returncode, f"{path} has the format version 99" in refused.stderr) == (code, True)
+    assert node.tree() == before
+    assert Archive(node.state).ids("web") == (path.parent.name,)
+    path.write_text(own)
+    assert node.certmond("archive", "restore", "web", path.parent.name).returncode == 0
+    assert len(Archive(node.state).ids("web")) == 2
+
+
+def test_the_daemon_reports_a_later_version_and_does_not_act(node: RotatingNode) -> None:
+    """A due certificate stays as it is, the finding names the file; with its own record again, the daemon renews."""
+    anchors(node)
+    path = renewals(node)
+    own = path.read_text()
+    now = datetime.now(UTC)
+    due = make_server(node.old, "web", names=["DNS:web"], not_before=now - 80 * DAY, not_after=now + 2 * DAY)
+    node.put("web.crt", due.pem)
+    node.put("web.key", due.key_pem)
+    path.write_text(json.dumps({**json.loads(own), "version": 99}))
+    before = node.tree()
+
+    def reported(document: dict[str, Any]) -> bool:
+        found = [each for entry in document["certificates"] for each in entry["findings"]]
+        return any(each["reason"] == "rotation_frozen" and str(path) in each["message"] for each in found)
+
+    with node.daemon() as running:
+        running.until(lambda: reported(running.status()), "reports it")
+        running.until(lambda: str(path) in running.log.read_text(), "has it in the journal")
+        assert node.tree() == before
+        draft = path.with_name("draft")
+        draft.write_text(own)
+        draft.chmod(0o600)
+        draft.rename(path)
+        node.put("web.crt", due.pem)  # an event, so that nothing waits for the next look
+        running.until(lambda: node.read("web.crt") != due.pem, "is renewed")
+    assert node.belongs("web.crt")
+
+
+NUMBERS = st.integers() | st.booleans() | st.none() | st.text(max_size=3) | st.floats(allow_nan=False)
+DOCUMENTS = st.recursive(
+    NUMBERS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+)
+
+
+@given(DOCUMENTS | st.builds(lambda number, content: {"version": number, "content": content}, NUMBERS, DOCUMENTS))
+def test_any_document_is_understood_or_refused(document: Any) -> None:
+    """What has no number as its version is taken as it is, and what has a later one is refused."""
+    number = document.get("version") if isinstance(document, dict) else None
+    if type(number) is int and number > VERSION:
+        with pytest.raises(StateError, match=str(number)):
+            understood(document, "/it")
+    else:
+        understood(document, "/it")
+
+
+@given(st.dictionaries(st.text(max_size=9), st.lists(st.text()), max_size=3) | st.lists(st.text()))
+def test_what_is_written_is_understood(content: Any) -> None:
+    """Each document gets a version, and has the same content without it."""
+    document = versioned(content)
+    assert document["version"] == VERSION
+    assert understood(json.loads(json.dumps(document)), "/it") == content
+
+
+def test_other_directories_are_passed_over(tmp_path: Path) -> None:
+    """A state directory that is not there is no obstacle: what is not there is not used."""
+    refuse_unfit(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
