@@ -81,6 +81,7 @@ def rotate(
         batch = config.cluster.batch if config.cluster.kubeconfig else None
         _show_plan(enforcer, rotation, assessment, around, output, batch=batch)
         return
+    _see_that_it_can_end(rotation, around, "rotate", or_else=", or give --at-once" if begins else "")
     if begins:
         enforcer.rotating.start(rotation)
     elif exclude:
@@ -104,12 +105,13 @@ def abort(context: click.Context, *, no_wait: bool) -> None:
     enforcer = enforcer_for(options, config, acting=True)
     enforcer.executor.recover(PATIENCE)
     enforcer.rotating.ask()
-    seen(options, config, enforcer)
+    _, around = seen(options, config, enforcer)
     rotation = enforcer.standing.rotation
     if enforcer.standing.broken:
         raise RotationError(enforcer.standing.broken)
     if rotation is None:
         raise CertmondError("no rotation is under way; there is nothing to abort")
+    _see_that_it_can_end(rotation, around, "abort it")
     try:
         back = turned_round(rotation, datetime.now(UTC))
     except RotationError as error:
@@ -127,6 +129,16 @@ def _see_that_it_is_meant(rotation: Rotation, family: str, *, at_once: bool) -> 
         how = f"{rotation.name} is under way, by {rotation.mode}, in the phase {rotation.phase}"
         remedy = f"let it go on by `certmond root-ca rotate --family {rotation.family}`, or `certmond root-ca abort` it"
         click.echo(f"refused: {how}, and not what is asked for; {remedy}", err=True)
+        sys.exit(REFUSED)
+
+
+def _see_that_it_can_end(rotation: Rotation, around: Surroundings, verb: str, or_else: str = "") -> None:
+    """Exits with 2 where a phase would be waited for without end, as below another root."""
+    from certmond.pki.rotation_steps import unattainable
+
+    if fact := unattainable(rotation, around):
+        remedy = f"{verb} on the node itself, without --root{or_else}, or with a configuration that has no services"
+        click.echo(f"refused: {fact}, and no phase would end; {remedy}", err=True)
         sys.exit(REFUSED)
 
 

@@ -19,7 +19,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from certmond.errors import StateError, WriteError
+from certmond.errors import WriteError
 from certmond.host.lines import append
 from certmond.host.memory import Memory
 from certmond.host.place import Place, can_be_a_path
@@ -132,7 +132,7 @@ class Ledger:
         finally:
             known, self._held = self._held, None
             if self._noted:
-                with suppress(WriteError, StateError):  # then the log stays
+                with suppress(WriteError):  # then the log stays
                     self._write(self._without_gone(known))
 
     def _note(self, identity: Identity, attempt: Attempt, *, forgotten: bool = False) -> None:

@@ -64,7 +64,7 @@ class Neighbourhood:
         self._contents = self._changes.contents(store.states(paths), datetime.now(UTC))  # the clock of their ctime
         return Surroundings(
             self._services, found, live, self._contents, past,
-            self._config.restart.reload_within,
+            self._config.restart.reload_within, elsewhere=not self._visible,
         )  # fmt: skip
 
     @property

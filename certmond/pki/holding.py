@@ -94,7 +94,9 @@ NOWHERE = Presence()
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What is known of the node besides its certificates, at the time of a pass. `live` is None before a first look."""
+    """What is known of the node besides its certificates, at the time of a pass. `live` is None before a first look,
+    and where the node's files lie `elsewhere`, below another root: nothing runs there that could be looked at.
+    """
 
     services: Sequence[ServiceSpec] = ()
     survey: Survey = field(default_factory=Survey)
@@ -104,6 +106,7 @@ class Surroundings:
     reload_within: timedelta = RELOAD_WITHIN
     told: Mapping[str, tuple[Finding, ...]] = field(default_factory=dict)
     provenance: Mapping[tuple[str, str], Provenance] = field(default_factory=dict)
+    elsewhere: bool = False
 
     def presence(self, seen: Observation, renewed_at: datetime | None = None) -> Presence:
         """Who uses this certificate, and how it is served. `renewed_at` says that certmond put it in place itself."""

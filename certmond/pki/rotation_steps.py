@@ -18,7 +18,7 @@ from certmond.pki.certificate import Anchor, Certificate, PublicKey, certificate
 from certmond.pki.holding import Surroundings, files_of
 from certmond.pki.inventory import Embedded
 from certmond.pki.path import find_paths
-from certmond.pki.rotation import Desired, Phase, Rotation, desired
+from certmond.pki.rotation import Desired, Mode, Phase, Rotation, desired
 from certmond.pki.service import Live
 from certmond.pki.steps import Bundle, Flags, Gone, Identity, KeyOf, Plan, Rotate, Trusting, Want
 
@@ -173,7 +173,7 @@ def unsettled(
     if given_up(rotation, ground):
         return
     if around.live is None:
-        yield "nothing is known yet of what runs here"
+        yield from _unknown(rotation, around)
         return
     running = {service.name: around.live.services.get(service.name) for service in around.services}
     if wanted := desired(rotation):
@@ -191,6 +191,25 @@ def unsettled(
     if ground.left and wanted and wanted.detached is None:
         fact = f"{' and '.join(ground.left)} would stay behind, as no manifest here has a controller-manager that signs"
         yield f"{fact}; put its manifest back, or take the files away if there is to be none"
+
+
+def unattainable(rotation: Rotation, around: Surroundings) -> str | None:
+    """Return why a phase of the rotation is never reached below another root; None where it can be reached.
+
+    A service that holds an older file ends each phase but those of a rotation at once, and is never seen there.
+    """
+    if not around.elsewhere or not around.services or rotation.mode is Mode.REPLACE:
+        return None
+    names = [service.name for service in around.services]
+    listed = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+    return f"below another root nothing runs, so that it cannot be seen which files are used by {listed}"
+
+
+def _unknown(rotation: Rotation, around: Surroundings) -> Iterator[str]:
+    if not around.elsewhere:
+        yield "nothing is known yet of what runs here"
+    elif why := unattainable(rotation, around):
+        yield why
 
 
 def _unseen(statuses: Sequence[CertificateStatus], live: Live) -> Iterator[str]:

@@ -22,6 +22,7 @@ from certmond.pki.rotation_steps import (
     is_as_before,
     lacks,
     settles_at,
+    unattainable,
     unsettled,
 )
 from certmond.pki.service import Content, Live, ServiceSeen, Survey, Use
@@ -404,6 +405,20 @@ def test_what_nobody_has_looked_at_is_not_reached() -> None:
     assert "kcm, web was not looked at since /pki/leaf.crt changed" not in kept(around(live=nobody))
     assert not [said for said in kept(around(live=nobody)) if "looked at" in said]
     assert not [said for said in kept(around(live=Live(CHANGED - HOUR))) if "looked at" in said]
+
+
+def test_below_another_root_only_what_no_service_uses_is_reached() -> None:
+    """Nothing runs there, so a service of the configuration is never seen to have taken up a file. It keeps each phase,
+    but those of a rotation at once. Without services nothing does.
+    """
+    elsewhere = around(live=None, elsewhere=True)
+    fact = "below another root nothing runs, so that it cannot be seen which files are used by web, kcm"
+    assert kept(elsewhere) == [fact]
+    assert unattainable(at(P.TRUST), around()) is None
+    assert kept(replace(elsewhere, services=())) == []
+    assert unattainable(replace(at(P.TRUST), mode=Mode.REPLACE), elsewhere) is None
+    many = replace(elsewhere, services=tuple(WEB.model_copy(update={"name": str(number)}) for number in range(4)))
+    assert (unattainable(at(P.TRUST), many) or "").endswith("used by 0, 1, 2 …")
 
 
 def test_what_cannot_be_seen_keeps_it() -> None:

@@ -1,0 +1,98 @@
+"""A rotation of the files below another root: it ends, or it is refused, and is never waited for without end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from certmond.enforce import Enforcer
+from certmond.host.audit import Audit
+from certmond.host.journal import Journal
+from certmond.pki.rotation import Mode, Phase
+from tests.rotating_node import RotatingNode, root_ca
+
+UNSEEN = "below another root nothing runs, so that it cannot be seen which files are used by web"
+REFUSED = f"refused: {UNSEEN}, and no phase would end; "
+pytestmark = pytest.mark.real("openssl")
+
+
+class BelowRoot(RotatingNode):
+    """The node's files are named as the node itself names them, and lie below a directory of this host."""
+
+    def configure(self, **more: Any) -> None:
+        super().configure(**more)
+        path = self.place / "config.yaml"
+        path.write_text(path.read_text().replace(f"{self.files}/", "/"))
+
+    @property
+    def options(self) -> list[str]:
+        return [*super().options, "--root", str(self.files)]
+
+    def enforcer(self) -> Enforcer:
+        audit = Audit(Journal("none"), self.state, "test")
+        return Enforcer(
+            self.config, root=str(self.files), state_dir=self.state, audit=audit, clock=self.clock, acting=True,
+            keeps=True, monotonic=self.seconds,
+        )  # fmt: skip
+
+
+def test_with_services_it_is_refused(tmp_path: Path) -> None:
+    """`rotate` exits with 2 and the remedies, with `--no-wait` as well, and begins nothing. A plan is shown."""
+    node = BelowRoot(tmp_path / "place", served=True)
+    node.stage(root_ca())
+    before = node.tree()
+    for more in ((), ("--no-wait",)):
+        refused = node.hurry("root-ca", "rotate", *more)
+        remedy = "rotate on the node itself, without --root, or give --at-once"
+        assert (refused.code, refused.err) == (2, f"{REFUSED}{remedy}, or with a configuration that has no services\n")
+        assert (node.tree(), node.record) == (before, None)
+    assert node.hurry("root-ca", "rotate", "--plan").code == 0
+
+
+def test_at_once_it_ends(tmp_path: Path) -> None:
+    """With `--at-once` no service is waited for: what runs on that node later starts with the new files."""
+    node, new = BelowRoot(tmp_path / "place", served=True), root_ca()
+    node.stage(new)
+    done = node.hurry("root-ca", "rotate", "--at-once")
+    assert (done.code, done.out.splitlines()[-1]) == (0, "done")
+    assert node.unwell(new) == []
+    assert node.restarts() == 0
+
+
+def test_without_services_it_ends(tmp_path: Path) -> None:
+    """Where the configuration has no services, nothing runs that could hold an older file."""
+    node, new = BelowRoot(tmp_path / "place"), root_ca()
+    node.stage(new)
+    assert node.hurry("root-ca", "rotate").code == 0
+    assert node.unwell(new) == []
+
+
+def test_an_abort_is_refused_or_ends(tmp_path: Path) -> None:
+    """With services, `abort` of what was begun without them is refused, and changes nothing; without, the former CA is
+    back.
+    """
+    node = BelowRoot(tmp_path / "place")
+    node.begin(root_ca())
+    node.walk(lambda: node.phase is Phase.ISSUE)
+    node._served = True
+    node.configure()
+    before = node.tree(), node.record
+    refused = node.hurry("root-ca", "abort")
+    remedy = "abort it on the node itself, without --root, or with a configuration that has no services"
+    assert (refused.code, refused.err) == (2, f"{REFUSED}{remedy}\n")
+    assert node.hurry("root-ca", "rotate").code == 2
+    assert (node.tree(), node.record) == before
+    node._served = False
+    node.configure()
+    assert node.hurry("root-ca", "abort").code == 0
+    assert node.unwell(node.old) == []
+
+
+def test_an_abort_of_one_at_once_ends(tmp_path: Path) -> None:
+    """Before it has signed anything, a rotation at once is given up below another root as well."""
+    node = BelowRoot(tmp_path / "place", served=True)
+    node.begin(root_ca(), Mode.REPLACE)
+    assert node.hurry("root-ca", "abort").code == 0
+    assert node.unwell(node.old) == []
