@@ -126,6 +126,7 @@ class Acting:
         try:
             if not (self.plan.writes or begun):
                 self._end_of_round()
+                executor.tidy()
                 return self._restart() or self._rotate()
             complete = self._slice()
             self._interrupted = executor.interrupted()

@@ -26,8 +26,9 @@ from certmond.config_problems import told
 from certmond.config_rules import PARTS, SECTIONS, circles, derived_files, references
 from certmond.errors import ConfigError
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm, ServiceSpec
-from certmond.pki.fields import AbsolutePath, Count, Duration, Many, Model, parse_duration
+from certmond.pki.fields import AbsolutePath, Duration, Many, Model, parse_duration
 from certmond.pki.settings import (
+    ArchiveSpec,
     ClusterSpec,
     DerivedSpec,
     HoldSpec,
@@ -145,8 +146,8 @@ class Config(Model):
         description="the other nodes: whose turn it is to restart something, and a rotation of all",
     )
     init: InitSpec = Field(default=InitSpec(), description="the cluster that `certmond init` makes a PKI for")
-    archive: Annotated[Count, Field(ge=1, le=100)] = Field(
-        default=3, description="how many former generations of a certificate are kept in the state directory, 1 to 100"
+    archive: ArchiveSpec = Field(
+        default=ArchiveSpec(), description="how much of what was replaced is kept; a number alone is `keep`"
     )
     resync: Annotated[Duration, _within("10s", "24h")] = Field(
         default=timedelta(minutes=5),
@@ -322,6 +323,9 @@ def schema() -> dict[str, Any]:
             key |= {bound: key.pop(name) for name, bound in (("ge", "minimum"), ("le", "maximum")) if name in key}
     for model in SECTIONS.values():
         whole["$defs"][model.__name__]["required"] = ["name"]  # the profile's entry of that name may have the rest
+    short = whole["$defs"]["ArchiveSpec"]["properties"]["keep"]
+    archive = whole["properties"]["archive"]
+    archive["anyOf"] = [{"$ref": archive.pop("$ref")}, {key: short[key] for key in ("type", "minimum", "maximum")}]
     whole["properties"]["profile"]["enum"] = [*profiles(), NO_PROFILE]
     return {"$schema": DIALECT, "$id": SCHEMA_ID, **whole, "title": "certmond configuration"}
 

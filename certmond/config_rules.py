@@ -17,6 +17,7 @@ from certmond.pki.fields import Model
 from certmond.pki.settings import (
     LOCAL,
     NOBODY,
+    ArchiveSpec,
     ClusterSpec,
     DerivedSpec,
     HoldSpec,
@@ -38,6 +39,7 @@ SECTIONS: Mapping[str, type[Model]] = {
 _STATIC_PODS = re.compile(r"/etc/kubernetes/(.*/)?manifests/")
 PARTS: Mapping[str, type[Model]] = {
     **SECTIONS,
+    "archive": ArchiveSpec,
     "hold": HoldSpec,
     "restart": RestartSpec,
     "root_ca": RootCaSpec,

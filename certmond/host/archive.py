@@ -33,6 +33,8 @@ from certmond.pki.reason import printable
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _GENERATION = re.compile(r"(\d{6,})-\d{8}T\d{6}Z")
 _DESCRIPTION = "description.json"
+DID_NOT_WORK = "did not work, and was taken back"
+"""The `detail` in the description of files that a restart has failed with."""
 _SOURCE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _STORED = 200  # bytes of a file's name that are kept, for who looks into the archive: with a number it has to fit
 
@@ -121,11 +123,17 @@ class Archive:
             os.fsync(directory)
             os.rename(draft.name, generation, src_dir_fd=parent, dst_dir_fd=parent)
             os.fsync(parent)
-            for old in self.ids(name)[: -self._keep]:
+        self.remove(name, self.ids(name)[: -self._keep])
+        return Generation(name, generation, when, dict(description), tuple(files))
+
+    def remove(self, name: str, generations: Sequence[str]) -> None:
+        """Remove these generations, and what a killed process left of others. Raises WriteError."""
+        home = self._home(name)
+        with blaming(str(home)), opened_state(home) as parent:
+            for old in generations:
                 # Out of sight first: what is half removed is no generation any more.
                 os.rename(old, f".{old}", src_dir_fd=parent, dst_dir_fd=parent)
             _sweep(home)
-        return Generation(name, generation, when, dict(description), tuple(files))
 
     def names(self) -> tuple[str, ...]:
         """Every certificate of which something is kept."""
@@ -216,6 +224,14 @@ def _load(where: Path, file: _File) -> ArchivedFile:
 
 def _damaged(where: Path) -> MalformedError:
     return MalformedError(printable(f"{where} is damaged; it cannot be put back as a whole: name another generation"))
+
+
+def stored_at(generation: str) -> datetime | None:
+    """Return when a generation was stored, as its id says; None where that is no time."""
+    try:
+        return datetime.strptime(generation.partition("-")[2], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def _number(generation: str) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from certmond.config import Config
 from certmond.errors import MalformedError, WriteError
-from certmond.host.archive import Archive, ArchivedFile
+from certmond.host.archive import DID_NOT_WORK, Archive, ArchivedFile
 from certmond.host.credentials import parse_credentials
 from certmond.host.node_files import NodeFiles
 from certmond.host.place import digest
@@ -26,17 +26,15 @@ from certmond.pki.inventory import Observation
 from certmond.pki.path import find_paths
 from certmond.pki.restart import Target
 
-_DID_NOT_WORK = "did not work, and was taken back"
-
 
 class FormerFiles:
     """For one configuration and one node."""
 
     def __init__(self, config: Config, root: str, state_dir: Path, clock: Callable[[], datetime]) -> None:
         self._specs = {spec.name: spec for spec in config.certificates}
-        self._archive = Archive(state_dir, config.archive)
+        self._archive = Archive(state_dir, config.archive.keep)
         # One more for what did not work: it must not push out what it is replaced by.
-        self._taken_back = Archive(state_dir, config.archive + 1)
+        self._taken_back = Archive(state_dir, config.archive.keep + 1)
         self._files, self._transactions = NodeFiles(root), Transactions(root, state_dir)
         self._clock = clock
         self._kept: dict[tuple[str, str], Observation] = {}
@@ -105,7 +103,7 @@ class FormerFiles:
 
         def keep() -> None:
             for name, there in kept:
-                self._taken_back.store(name, there, self._clock(), {"detail": _DID_NOT_WORK})
+                self._taken_back.store(name, there, self._clock(), {"detail": DID_NOT_WORK})
 
         if changes:
             writer.commit(changes, verify=lambda _: None, before_rename=keep)
@@ -115,7 +113,7 @@ class FormerFiles:
         self, spec: CertificateSpec, name: str, target: Target, status: CertificateStatus | None
     ) -> tuple[tuple[ArchivedFile, ...], datetime]:
         for generation, files in self._archive.whole(name):
-            if generation.description.get("detail") == _DID_NOT_WORK:
+            if generation.description.get("detail") == DID_NOT_WORK:
                 continue
             differs = any(target.contents.get(file.path) not in {None, digest(file.content)} for file in files)
             with suppress(MalformedError):

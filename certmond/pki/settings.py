@@ -12,7 +12,7 @@ from datetime import timedelta
 from ipaddress import ip_address, ip_network
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from certmond.pki.fields import AbsolutePath, Batch, Count, Duration, Many, Mode, Model, Name, Owner, words
 from certmond.pki.reason import Severity
@@ -168,6 +168,23 @@ class DerivedSpec(Model):
     path: AbsolutePath = Field(description="the file")
     mode: Mode = Field(default=0o600, description="the most that its mode permits, and the mode that it is made with")
     owner: Owner | None = Field(default=None, description="`user` or `user:group` that it is made to belong to")
+
+
+class ArchiveSpec(Model):
+    """How much of what was replaced is kept in the state directory. A number alone is `keep`."""
+
+    keep: Annotated[Count, Field(ge=1, le=100)] = Field(
+        default=3, description="so many former generations of each certificate, 1 to 100"
+    )
+    keep_for: Duration = Field(
+        default=timedelta(days=400),
+        description="older generations go, keys included, but for the newest good one of each certificate",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _number(cls, given: object) -> object:
+        return given if isinstance(given, Mapping | ArchiveSpec) else {"keep": given}
 
 
 class HoldSpec(Model):

@@ -96,8 +96,9 @@ def _keys(part: Schema, whole: Schema, model: type[BaseModel]) -> Iterator[Key]:
 
 
 def _reference(key: Schema, whole: Schema) -> Schema | None:
-    """The part that `key` refers to, if that has keys of its own."""
-    target: Schema = whole["$defs"].get(key.get("$ref", "").rpartition("/")[2], {})
+    """The part that `key` refers to, alone or beside a short form, if that has keys of its own."""
+    named = next((each["$ref"] for each in (key, *key.get("anyOf", ())) if "$ref" in each), "")
+    target: Schema = whole["$defs"].get(named.rpartition("/")[2], {})
     return target if "properties" in target else None
 
 
