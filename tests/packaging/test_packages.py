@@ -182,7 +182,7 @@ def test_the_rpm_has_what_the_deb_has(built: Built) -> None:
     }  # fmt: skip
     directories = {name.rstrip("/") for name in files if name.endswith("/")}
     assert in_rpm - in_deb - directories == {"/usr/share/zsh/site-functions/_certmond"}
-    assert ask("--configfiles") == [CONFIG]
+    assert ask("--configfiles") == [CONFIG, "/etc/logrotate.d/certmond"]
     (python,) = {Path(name).parts[5] for name in in_rpm if name.endswith("/site-packages/certmond")}
     assert f"/usr/bin/{python}" in ask("--requires")
 
