@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from certmond.enforce import Enforcer
-from certmond.errors import BusyError, CertmondError, WriteError, defect
+from certmond.errors import BusyError, CertmondError, StateError, WriteError, defect
 from certmond.expose.telemetry import Telemetry
 from certmond.host.audit import Note
 from certmond.host.journal import Event, Journal
@@ -71,6 +71,10 @@ class Acting:
     def recover(self) -> None:
         """Finish what a process that was killed has left, before anything else is looked at."""
         if not self._enforcing:
+            try:
+                self._enforcer.standing.check()
+            except StateError as error:
+                self._journal.tell(Event.STEP_FAILED, str(error), "error")
             if self._enforcer.executor.interrupted():
                 left = "a process that was killed left a replacement of files half done"
                 self._journal.tell(Event.RECOVERED, f"{left}; `certmond renew NAME` finishes it first", "warning")

@@ -219,10 +219,11 @@ def look(
         enforcer = Enforcer(config, root=root, state_dir=state_dir, audit=audit, clock=lambda: now)
         if asking and at is None and root == "/":
             enforcer.rotating.ask()
-        around = replace(
-            around, told=enforcer.standing.look(inventory, store.components(), now),
-            provenance=enforcer.provenance.of_due(inventory, now, family=enforcer.standing.family),
-        )  # fmt: skip
+        told, broken = enforcer.standing.look(inventory, store.components(), now), enforcer.standing.broken
+        if broken and not told:  # no anchor is in the catalogue that could have the finding
+            raise CertmondError(broken)
+        provenance = enforcer.provenance.of_due(inventory, now, family=enforcer.standing.family)
+        around = replace(around, told=told, provenance=provenance)
     judged = partial(assess, renew_before=config.renew_before, renewed=renewed, around=around, searching=find_in_two)
     assessment = judged(inventory, now, waits=at is None)
     if (until := assessment.waits_until) is None:

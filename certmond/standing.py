@@ -96,6 +96,10 @@ class Standing:
         self.elsewhere = False
         self.unsure: Mapping[str, str] = {}
 
+    def check(self) -> None:
+        """Raise StateError where the state directory is not fit for use."""
+        self._record.check()
+
     def look(
         self, inventory: Inventory, components: Components, now: datetime, waits: Sequence[str] = ()
     ) -> dict[str, tuple[Finding, ...]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
@@ -339,6 +340,33 @@ def test_the_daemon_reports_a_later_version_and_does_not_act(node: RotatingNode)
         node.put("web.crt", due.pem)  # an event, so that nothing waits for the next look
         running.until(lambda: node.read("web.crt") != due.pem, "is renewed")
     assert node.belongs("web.crt")
+
+
+@pytest.mark.parametrize("words", ["check", "metrics"])
+def test_who_only_looks_is_told(node: RotatingNode, words: str) -> None:
+    """`check` and `metrics` have the critical finding at the anchor; without an anchor they could not tell, and exit
+    with 3.
+    """
+    node.state.chmod(0o777)
+    said = f"{node.state} can be written by others (mode 0777); chmod go-w {node.state}"
+    looked = node.certmond(words)
+    assert (looked.returncode, "rotation_frozen" in looked.stdout) == (2 if words == "check" else 0, True)
+    assert words == "metrics" or said in looked.stdout
+    config = node.place / "config.yaml"
+    document = yaml.safe_load(config.read_text())
+    web = {**document["certificates"][1], "ca": []}
+    config.write_text(yaml.safe_dump({**document, "certificates": [web]}))
+    looked = node.certmond(words)
+    assert (looked.returncode, said in looked.stderr) == (3, True)
+
+
+def test_the_daemon_that_observes_reports_it_at_its_start(node: RotatingNode) -> None:
+    """The journal has the file, the fact and the remedy, though nothing is written in that mode."""
+    node.configure(mode="observe")
+    node.state.chmod(0o777)
+    with node.daemon() as running:
+        said = f"{node.state} can be written by others (mode 0777); chmod go-w {node.state}"
+        running.until(lambda: said in running.log.read_text(), "reports it")
 
 
 NUMBERS = st.integers() | st.booleans() | st.none() | st.text(max_size=3) | st.floats(allow_nan=False)

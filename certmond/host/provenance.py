@@ -61,9 +61,13 @@ class ProvenanceLookup:
         self._due = due
         if not chosen:
             return {}
-        look, attempts = WriterLookup(self._root), self._ledger.attempts()
-        found, former = dict[Identity, Provenance](), dict[str, tuple[Certificate, ...]]()
-        with suppress(WriteError):  # who signs meets it again, and refuses
+        look, found, former = (
+            WriterLookup(self._root),
+            dict[Identity, Provenance](),
+            dict[str, tuple[Certificate, ...]](),
+        )
+        with suppress(WriteError):  # the executor meets it again, and refuses
+            attempts = self._ledger.attempts()
             for seen in chosen:
                 former |= {name: self._former(name, inventory) for name in seen.spec.ca if name not in former}
                 before = [each for name in seen.spec.ca for each in former[name]]

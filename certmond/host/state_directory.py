@@ -13,6 +13,7 @@ import pwd
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,12 @@ def _number(document: Any) -> int | None:
 
 def _owners() -> frozenset[int]:
     """The users, besides root and the one that runs certmond, whose state root goes on with."""
-    if os.geteuid() != 0:
-        return frozenset()
+    return _service() if os.geteuid() == 0 else frozenset()
+
+
+@cache
+def _service() -> frozenset[int]:
+    """The user of the shipped unit, where this host has one. Asked once: a directory service may have to answer."""
     try:
         return frozenset({pwd.getpwnam(_USER).pw_uid})
     except KeyError:
