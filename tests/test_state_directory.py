@@ -369,6 +369,26 @@ def test_the_daemon_that_observes_reports_it_at_its_start(node: RotatingNode) ->
         running.until(lambda: said in running.log.read_text(), "reports it")
 
 
+@pytest.mark.parametrize("padding", [0, 1 << 17])
+def test_a_record_that_was_fit_is_looked_at_again_when_it_changes(tmp_path: Path, padding: int) -> None:
+    """A large record is not parsed at each look; a later version and a chmod are seen all the same."""
+    path = tmp_path / "renewals.json"
+    memory = Memory(tmp_path, path.name, TypeAdapter(list[str]))
+    memory.write(["x" * padding])
+    for _ in range(2):
+        refuse_unfit(tmp_path)
+    path.chmod(0o666)
+    with pytest.raises(StateError, match="mode 0666"):
+        refuse_unfit(tmp_path)
+    path.chmod(0o600)
+    refuse_unfit(tmp_path)
+    path.write_text(json.dumps({"content": ["x" * padding], "version": 99}))
+    with pytest.raises(StateError, match="version 99"):
+        refuse_unfit(tmp_path)
+    with pytest.raises(StateError, match="version 99"):
+        memory.write([])
+
+
 NUMBERS = st.integers() | st.booleans() | st.none() | st.text(max_size=3) | st.floats(allow_nan=False)
 DOCUMENTS = st.recursive(
     NUMBERS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)

@@ -20,7 +20,6 @@ from certmond.errors import CertmondError, RefusedError, UnreachableError, Waiti
 from certmond.host.archive import Archive, ArchivedFile
 from certmond.host.arrangement import Arrangement
 from certmond.host.audit import Audit
-from certmond.host.circumstances import doubt_of_the_clock
 from certmond.host.derivation import Derivations
 from certmond.host.journal import Event
 from certmond.host.keys import PrivateKey, load_key, make_key
@@ -37,7 +36,6 @@ from certmond.host.transaction import NewFile, Recovery, Transactions, Writer
 from certmond.pki.catalog import SELF, Kind
 from certmond.pki.certificate import Certificate
 from certmond.pki.encoding import decode
-from certmond.pki.fields import format_duration
 from certmond.pki.plan import Attempt
 from certmond.pki.reason import printable
 from certmond.pki.signing_policy import Denial, Grant, basis, fixed_by, grant
@@ -88,8 +86,7 @@ class Executor:
         self._files = NodeFiles(root)
         self._transactions = Transactions(root, state_dir)
         self._archive = Archive(state_dir, config.archive.keep)
-        self._keep_for, self._hold = config.archive.keep_for, config.hold
-        self._retention = Retention(self._archive, self._keep_for)
+        self._retention = Retention(self._archive, config, audit, clock)
         self._ledger = Ledger(state_dir, self._files.exists)
         self._pending = Pending(state_dir)
         self._provenance = ProvenanceLookup(config, root, state_dir)
@@ -109,7 +106,7 @@ class Executor:
 
     def tidy(self) -> None:
         """Remove what is past its time, where that was not done in the last hour. Raises BusyError, WriteError."""
-        if self._may_expire():
+        if self._retention.due():
             with self.writing():
                 pass
 
@@ -205,19 +202,8 @@ class Executor:
         self._pending.tidy(list(self._waiting()))
         for recovery in found:
             self._audit.conclude(Event.RECOVERED, self._clock(), recovery.message, "warning")
-        if self._may_expire():
-            self._expire()
+        self._retention.apply()
         return found
-
-    def _may_expire(self) -> bool:
-        return self._retention.due(self._clock()) and not doubt_of_the_clock(self._hold)
-
-    def _expire(self) -> None:
-        now = self._clock()
-        for name, generation in self._retention.apply(now):
-            said = f"{generation} of {name} is removed from the archive: older than {format_duration(self._keep_for)}"
-            fields = {"step": "expire", "target": name, "generation": generation}
-            self._audit.conclude(Event.STEP_DONE, now, said, fields=fields)
 
     def _waiting(self) -> Iterator[Identity]:
         """The certificates that a signer is still to be asked for again: in the place of those that it was asked for.

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from certmond.errors import MalformedError, StateError
 from certmond.host.place import Place, blaming, opened
 from certmond.host.staging import make_directory, new_file, remove
-from certmond.host.state_directory import opened_state, read_state, understood, versioned
+from certmond.host.state_directory import opened_state, read_state, refuse_record, understood, versioned
 from certmond.pki.reason import printable
 
 T = TypeVar("T")
@@ -59,8 +59,8 @@ class Memory(Generic[T]):
         """Remember `value` in the place of what was remembered. Raises WriteError, and StateError as `load` does."""
         # By hand, because pydantic's own JSON has no place for a path that is no UTF-8.
         content = json.dumps(versioned(self._adapter.dump_python(value)), indent=1, default=datetime.isoformat).encode()
-        with suppress(OSError, ValueError, RecursionError):  # damaged, it is replaced
-            self._content()
+        with suppress(OSError, ValueError, RecursionError), opened_state(self._state_dir) as directory:
+            refuse_record(directory, self._state_dir / self._name)  # a damaged one is replaced
         with blaming(str(self._state_dir / self._name)):
             make_directory(self._state_dir)
             with opened_state(self._state_dir) as directory:

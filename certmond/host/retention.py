@@ -7,39 +7,52 @@ holds the lock of the transactions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 
+from certmond.config import Config
 from certmond.errors import MalformedError, StateError
 from certmond.host.archive import DID_NOT_WORK, Archive, ArchivedFile, stored_at
+from certmond.host.audit import Audit
+from certmond.host.circumstances import doubt_of_the_clock
 from certmond.host.credentials import parse_credentials
+from certmond.host.journal import Event
 from certmond.pki.encoding import Document, decode
+from certmond.pki.fields import format_duration
 
 _INTERVAL = timedelta(hours=1)
 
 
 class Retention:
-    """The rule for one archive. By a clock that was set back or forward it is applied again, and at most once an hour
-    otherwise.
-    """
+    """The rule of one configuration. It is applied at most once an hour, and once more where the clock was set back."""
 
-    def __init__(self, archive: Archive, keep_for: timedelta) -> None:
-        self._archive, self._keep_for = archive, keep_for
+    def __init__(self, archive: Archive, config: Config, audit: Audit, clock: Callable[[], datetime]) -> None:
+        self._archive, self._audit, self._clock = archive, audit, clock
+        self._keep_for, self._hold = config.archive.keep_for, config.hold
         self._applied_at: datetime | None = None
 
-    def due(self, now: datetime) -> bool:
-        """Return whether the archive was not looked through in the last hour."""
-        return self._applied_at is None or not timedelta() <= now - self._applied_at < _INTERVAL
+    def due(self) -> bool:
+        """Return whether the archive was not looked through in the last hour, and the clock is not in doubt."""
+        recently = self._applied_at and timedelta() <= self._clock() - self._applied_at < _INTERVAL
+        return not recently and doubt_of_the_clock(self._hold) is None
 
-    def apply(self, now: datetime) -> Iterator[tuple[str, str]]:
-        """Remove what is past its time; name and generation of each. Raises WriteError."""
-        self._applied_at = now
+    def apply(self) -> None:
+        """Remove what is past its time, where that is due, and note each generation. Raises WriteError."""
+        if not self.due():
+            return
+        self._applied_at = now = self._clock()
         for name in self._archive.names():
             with suppress(StateError):
                 if expired := self.expired(name, now):
                     self._archive.remove(name, expired)
-                    yield from ((name, generation) for generation in expired)
+                for generation in expired:
+                    self._note(name, generation, now)
+
+    def _note(self, name: str, generation: str, now: datetime) -> None:
+        said = f"{generation} of {name} is removed from the archive: older than {format_duration(self._keep_for)}"
+        fields = {"step": "expire", "target": name, "generation": generation}
+        self._audit.conclude(Event.STEP_DONE, now, said, fields=fields)
 
     def expired(self, name: str, now: datetime) -> tuple[str, ...]:
         """Return the generations of a certificate that are past their time, oldest first.

@@ -32,6 +32,9 @@ _LINES = ("renewals.log",)
 _KEYS = ("rotation/*.key", "pending/*.key")
 _MOST = 64 << 20
 """Bytes that are read of a file: what there is to remember of a hundred thousand certificates has room in it."""
+_LARGE = 1 << 16  # bytes
+_fit: dict[str, tuple[int, ...]] = {}
+"""Of the large records that were fit for use, the status that they had."""
 
 
 def versioned(content: Any) -> Any:
@@ -91,12 +94,26 @@ def refuse_unfit(state_dir: Path) -> None:
             read_state(parent, path, secret=True)
     for path in _found(state_dir, _RECORDS):
         with suppress(OSError, ValueError, RecursionError), opened(path.parent) as parent:
-            understood(json.loads(read_state(parent, path)), str(path))
+            refuse_record(parent, path)
     for path in _found(state_dir, _LINES):
         with suppress(OSError), opened(path.parent) as parent:
             for line in read_state(parent, path).splitlines():
                 with suppress(ValueError, RecursionError):  # a torn one
                     understood(json.loads(line), str(path))
+
+
+def refuse_record(directory: int, path: Path) -> None:
+    """Raise StateError where another user can change the record, or a later certmond has written it.
+
+    Raises OSError, ValueError or RecursionError where it cannot be read. A large one is parsed again only when its
+    status has changed, which a chmod changes as well.
+    """
+    status = Place(directory, path.name).status()
+    signature = status and (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    if signature is None or _fit.get(str(path)) != signature:
+        understood(json.loads(read_state(directory, path)), str(path))
+        if signature and signature[2] > _LARGE:
+            _fit[str(path)] = signature
 
 
 def _found(state_dir: Path, patterns: Sequence[str]) -> Iterator[Path]:

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from certmond.config import Source, parse
 from certmond.errors import BusyError
 from certmond.host.archive import DID_NOT_WORK, Archive, ArchivedFile
+from certmond.host.audit import Audit
+from certmond.host.journal import Journal
 from certmond.host.retention import Retention, belongs_together
 from certmond.host.transaction import Transactions
 from tests.builders import DAY, HOUR, NOW, make_ca, make_leaf, pem_block
@@ -23,7 +26,7 @@ class Kept:
     """The archive of a certificate, as its generations are stored over the years."""
 
     def __init__(self, place: Path) -> None:
-        self.place, self.state = place, place / "state"
+        self.place, self.state, self.now = place, place / "state", NOW
         self.archive = Archive(self.state, 10)
         self.certificate, self.key = place / "a.crt", place / "a.key"
 
@@ -41,9 +44,14 @@ class Kept:
     def mismatched(self, days: int) -> str:
         return self.store(days, make_leaf(CA).pem, make_leaf(CA).key_pem)
 
+    def rule(self, keep_for: timedelta) -> Retention:
+        given = f"archive: {{keep_for: {keep_for.days}d}}\nhold: {{unsynchronised_clock: false}}\n"
+        audit = Audit(Journal("none"), self.state, "test")
+        return Retention(self.archive, parse([Source("test", given)]), audit, lambda: self.now)
+
     def left(self, keep_for: timedelta = 400 * DAY) -> list[str]:
         """The generations that are there after the rule was applied."""
-        list(Retention(self.archive, keep_for).apply(NOW))
+        self.rule(keep_for).apply()
         return list(self.archive.ids("a"))
 
 
@@ -104,10 +112,14 @@ def test_a_directory_with_no_time_in_its_name_stays(kept: Kept) -> None:
 
 def test_it_is_applied_once_an_hour(kept: Kept) -> None:
     """And at once where the clock was set back."""
-    rule = Retention(kept.archive, DAY)
-    assert rule.due(NOW)
-    list(rule.apply(NOW))
-    assert [rule.due(NOW + each) for each in (HOUR / 2, HOUR, -HOUR)] == [False, True, True]
+    rule = kept.rule(DAY)
+    assert rule.due()
+    rule.apply()
+    found = []
+    for later in (HOUR / 2, HOUR, -HOUR):
+        kept.now = NOW + later
+        found.append(rule.due())
+    assert found == [False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -140,8 +152,9 @@ def test_a_start_and_each_hour_of_the_daemon_apply_it(tmp_path: Path) -> None:
     kept.archive = Archive(host.state, 10)
     host.state.mkdir(mode=0o700)
     first, second = kept.pair(900), kept.pair(800)
+    host.settings["hold"] = {"unsynchronised_clock": True}
     doubtful = host.enforcer()
-    doubtful.executor._hold = doubtful.executor._hold.model_copy(update={"unsynchronised_clock": True})
+    del host.settings["hold"]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("certmond.host.circumstances.clock_is_synchronised", lambda: False)
         doubtful.executor.recover()
