@@ -24,6 +24,7 @@ from certmond.pki.assess import CertificateStatus, assess
 from certmond.pki.holding import Surroundings, files_of
 from certmond.pki.restart import Past, Result, Target
 from certmond.pki.service import Content, Live, ServiceSeen
+from certmond.pki.settings import ArchiveSpec
 from tests.builders import make_ca
 from tests.conftest import unavailable
 from tests.node import NOW, PKI, Node, key_pem
@@ -341,7 +342,7 @@ def test_a_file_that_has_gone_comes_back(keeper: Keeper) -> None:
 @pytest.mark.parametrize("kept", [1, 3])
 def test_who_was_killed_after_it_may_do_it_again(keeper: Keeper, kept: int) -> None:
     """They are back already: nothing is changed, and the same is said. However few generations are kept."""
-    keeper = Keeper(keeper.node, keeper.state, archive=kept)
+    keeper = Keeper(keeper.node, keeper.state, archive=ArchiveSpec(keep=kept))
     keeper.keep()
     before = keeper.read(PAIR)
     keeper.renew(PAIR)
@@ -364,9 +365,10 @@ from certmond.host.store import Store
 from certmond.host.transaction import Transactions
 from certmond.pki.assess import assess
 from certmond.pki.restart import Past, Result, Target
+from certmond.pki.settings import ArchiveSpec
 root, state, name, path, number, now = sys.argv[1:7]
 contents = dict(zip(sys.argv[7::2], sys.argv[8::2]))
-config = load(None).model_copy(update={"archive": 1})
+config = load(None).model_copy(update={"archive": ArchiveSpec(keep=1)})
 former = FormerFiles(config, root, Path(state), lambda: datetime.fromisoformat(now))
 with Transactions(root, Path(state)).lock() as writer:
     writer.recover()
@@ -385,7 +387,7 @@ with Transactions(root, Path(state)).lock() as writer:
 
 def test_wherever_it_is_killed_the_former_files_come_back_in_the_end(keeper: Keeper) -> None:
     """Also where one generation is kept: what did not work does not push out what it is replaced by."""
-    keeper = Keeper(keeper.node, keeper.state, archive=1)
+    keeper = Keeper(keeper.node, keeper.state, archive=ArchiveSpec(keep=1))
     keeper.keep()
     before = keeper.read(PAIR)
     keeper.renew(PAIR)
