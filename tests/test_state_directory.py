@@ -173,7 +173,7 @@ def restarts(node: RotatingNode) -> Path:
 
 
 def changes(node: RotatingNode) -> Path:
-    Changes(node.state, keeps=True).contents([("/web.crt", "1", 5)])
+    Changes(node.state, keeps=True).contents([("/web.crt", "1", 5)], datetime.now(UTC))
     return node.state / "changes.json"
 
 

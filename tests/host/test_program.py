@@ -20,6 +20,7 @@ from certmond.host.signers.kubeadm import KubeadmSigner
 from certmond.host.signers.signer import Request
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm, ServiceSpec
 from certmond.pki.issuance import Terms, first
+from certmond.pki.signing_policy import Grant
 from tests.builders import NOW, YEAR
 from tests.test_cli import certmond
 
@@ -42,7 +43,7 @@ def request() -> Request:
     spec = CertificateSpec(name="apiserver", path="/a.crt", key="/a.key", usages=("server auth",))
     terms = Terms(now=NOW, issuer_end=NOW + 10 * YEAR, facts={}, key=KeyAlgorithm.ECDSA_P256)
     made = first(spec, "CN=kube-apiserver", ("DNS:kubernetes",), terms)
-    return Request("apiserver", made, make_key(made.key), "node-1")
+    return Request("apiserver", Grant(made), make_key(made.key), "node-1")
 
 
 def sign_by_command(program: Program) -> None:
