@@ -124,9 +124,16 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
 @click.pass_context
 def restore(context: click.Context, name: str, generation: str | None, dry_run: bool) -> None:
     """Put a generation back, by default the newest that is not what is there; what it replaces is kept as a new one."""
+    from certmond.host.restoration import Restoration
+
     options = globals_of(context)
-    enforcer = enforcer_for(options, options.load(acting=not dry_run))
-    for line in enforcer.executor.restore(name, generation, PATIENCE, dry_run=dry_run):
+    config = options.load(acting=not dry_run)
+    enforcer = enforcer_for(options, config)
+    restoration = Restoration(
+        config, root=options.root, state_dir=options.state_dir, audit=enforcer.audit, clock=lambda: datetime.now(UTC),
+        writing=enforcer.executor.writing,
+    )  # fmt: skip
+    for line in restoration.restore(name, generation, PATIENCE, dry_run=dry_run):
         click.echo(line)
 
 

@@ -32,6 +32,7 @@ from certmond.host.audit import Audit
 from certmond.host.execute import Outcome
 from certmond.host.journal import Journal
 from certmond.host.ledger import Ledger
+from certmond.host.restoration import Restoration
 from certmond.host.transaction import Transactions
 from certmond.options import look
 from certmond.pki.assess import Assessment
@@ -147,6 +148,13 @@ class Host:
     def enforcer(self) -> Enforcer:
         audit = Audit(Journal("none"), self.state, "daemon")
         return Enforcer(self.config, root=str(self.root), state_dir=self.state, audit=audit, clock=lambda: self.now)
+
+    def restoration(self) -> Restoration:
+        enforcer = self.enforcer()
+        return Restoration(
+            self.config, root=str(self.root), state_dir=self.state, audit=enforcer.audit, clock=lambda: self.now,
+            writing=enforcer.executor.writing,
+        )  # fmt: skip
 
     def look(self) -> Assessment:
         return look(self.config, str(self.root), self.now, self.enforcer().renewed())
@@ -894,19 +902,19 @@ def test_what_was_replaced_can_be_put_back(tmp_path: Path, mount: Mount) -> None
     old = [file.read_bytes() for file in files]
     host.start()
     new = [file.read_bytes() for file in files]
-    executor = host.enforcer().executor
-    said = executor.restore("apiserver", None, 0, dry_run=True)
+    restoration = host.restoration()
+    said = restoration.restore("apiserver", None, 0, dry_run=True)
     assert len(said) == 2
     assert [file.read_bytes() for file in files] == new
     read_only(host, mount, PKI)
     with pytest.raises(WriteError, match="Read-only file system"):
-        executor.restore("apiserver", None, 0, dry_run=False)
+        restoration.restore("apiserver", None, 0, dry_run=False)
     assert [entry["event"] for entry in host.audit()][-2:] == ["step_begun", "step_failed"]
     subprocess.run(["umount", host.at(PKI)], check=True)
-    assert executor.restore("apiserver", None, 0, dry_run=False) == said
+    assert restoration.restore("apiserver", None, 0, dry_run=False) == said
     assert [file.read_bytes() for file in files] == old
     assert [entry["event"] for entry in host.audit()][-2:] == ["step_begun", "step_done"]
-    executor.restore("apiserver", None, 0, dry_run=False)
+    restoration.restore("apiserver", None, 0, dry_run=False)
     assert [file.read_bytes() for file in files] == new
     assert readable(host) == []
 

@@ -8,7 +8,7 @@ place and does not stop the next one.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -17,7 +17,7 @@ from typing import assert_never
 
 from certmond.config import Config
 from certmond.errors import CertmondError, RefusedError, UnreachableError, WaitingError, WriteError, defect
-from certmond.host.archive import Archive, ArchivedFile
+from certmond.host.archive import Archive
 from certmond.host.arrangement import Arrangement
 from certmond.host.audit import Audit
 from certmond.host.derivation import Derivations
@@ -26,18 +26,16 @@ from certmond.host.keys import PrivateKey, load_key, make_key
 from certmond.host.ledger import Ledger
 from certmond.host.node_files import NodeFiles
 from certmond.host.pending import Pending
-from certmond.host.place import digest
 from certmond.host.provenance import ProvenanceLookup
 from certmond.host.renewal import Renewal, archive_name, archived, certificates_in, overtaken
 from certmond.host.retention import Retention
 from certmond.host.signers.signer import Request, Signer
 from certmond.host.staged import Staging
-from certmond.host.transaction import NewFile, Recovery, Transactions, Writer
-from certmond.pki.catalog import SELF, Kind
+from certmond.host.transaction import Recovery, Transactions, Writer
+from certmond.pki.catalog import SELF
 from certmond.pki.certificate import Certificate
 from certmond.pki.encoding import decode
 from certmond.pki.plan import Attempt
-from certmond.pki.reason import printable
 from certmond.pki.signing_policy import Denial, Grant, basis, fixed_by, grant
 from certmond.pki.steps import Derive, Identity, Issue, Plan, Rotate, Write
 
@@ -75,13 +73,6 @@ class Executor:
             for spec in config.certificates
             if spec.authority and not spec.is_glob and spec.password_file is None
         }
-        self._by_hand = frozenset(
-            each
-            for spec in config.certificates
-            if spec.authority or spec.kind is Kind.KEY_PAIR
-            for each in (spec.name, spec.path, spec.key)
-            if each
-        )
         self._records = state_dir / "transactions"
         self._files = NodeFiles(root)
         self._transactions = Transactions(root, state_dir)
@@ -140,61 +131,6 @@ class Executor:
                 self._alive()
                 outcomes.append(self._carry_out(step, writer))
             return tuple(outcomes)
-
-    def restore(self, name: str, generation: str | None, patience: float, *, dry_run: bool) -> list[str]:
-        """Put a generation of the archive back, by default the newest that is not there now; a sentence for each file.
-
-        Raises CertmondError.
-        """
-        self._may_come_back(name, ())
-        kept = self._archive.ids(name)
-        if not kept or generation not in {None, *kept}:
-            raise WriteError(f"the archive has no such generation of {name}; there are: {', '.join(kept) or 'none'}")
-        others = (each for each in reversed(kept) if not self._is_in_place(self._archive.load(name, each)))
-        chosen = self._archive.generation(name, generation or next(others, kept[-1]))
-        files = self._archive.load(name, chosen.id)
-        self._may_come_back(name, [file.path for file in files])
-        present = {file.path: self._files.read(file.path) for file in files}
-        changed = [file for file in files if present[file.path] != file.content]
-        said = [f"{file.path} is put back as it was before {chosen.when:%Y-%m-%d %H:%M} UTC" for file in changed]
-        if strangers := [file for file in changed if self._files.owner(file.path) not in {None, file.owner}]:
-            raise WriteError(*(_not_its_owner(file) for file in strangers))
-        if dry_run or not changed:
-            return said or [f"{name} is as in {chosen.id} already"]
-        changes = [
-            NewFile(f.path, f.content, f.mode, f.owner, _digest(present[f.path]), at_most=f.mode) for f in changed
-        ]
-        fields = {"step": "restore", "target": name, "generation": chosen.id}
-        with self._transactions.lock(patience) as writer:
-            self._recover(writer)
-            self._audit.note(Event.STEP_BEGUN, self._clock(), f"{name}: {chosen.id} is put back", fields=fields)
-            replaced = {path: self._transactions.real(path) for path, content in present.items() if content is not None}
-            description = {"detail": f"replaced by {chosen.id}"}
-            try:
-                writer.commit(
-                    changes,
-                    verify=lambda _: None,  # byte for byte what it was: not for us to object to
-                    before_rename=lambda: self._keep(name, replaced, description),
-                )
-            except CertmondError as error:
-                self._audit.conclude(Event.STEP_FAILED, self._clock(), str(error), "error", fields)
-                raise
-            self._audit.conclude(Event.STEP_DONE, self._clock(), f"{name}: {chosen.id} was put back", fields=fields)
-        return said
-
-    def _may_come_back(self, name: str, paths: Sequence[str]) -> None:
-        """A former CA may be there without its key, or be one that is to be trusted no more: it is not for us to put
-        back, nor is a key pair that has no certificate. Raises WriteError.
-        """
-        if name not in self._by_hand and self._by_hand.isdisjoint(paths):
-            return
-        fact = f"{name} is a CA or a key pair without a certificate, which is never put back from the archive: a former"
-        risk = "one may lack its key, or be trusted no more, and whoever trusts the present one would fail"
-        remedy = "put certificate and key back by hand, together, and then rotate (see docs/rotation.md)"
-        raise WriteError(f"{fact} {risk}; {remedy}")
-
-    def _is_in_place(self, files: Sequence[ArchivedFile]) -> bool:
-        return all(self._files.read(file.path) == file.content for file in files)
 
     def _recover(self, writer: Writer) -> tuple[Recovery, ...]:
         found = writer.recover()
@@ -331,10 +267,7 @@ class Executor:
             if self._files.read(path) is not None
         }
         description = {"serial": f"{step.old.serial:x}", "cause": step.cause.value, "detail": step.detail}
-        self._keep(archive_name(step.status.seen.spec, step.path), files, description)
-
-    def _keep(self, name: str, files: Mapping[str, Path], description: Mapping[str, str]) -> None:
-        self._archive.store(name, files, self._clock(), description)
+        self._archive.store(archive_name(step.status.seen.spec, step.path), files, self._clock(), description)
 
     def _remember_failure(self, step: Write, error: CertmondError) -> None:
         identity = (step.target, step.path)
@@ -373,13 +306,3 @@ def _fields(step: Write) -> dict[str, str | None]:
             return {"step": "rotate", "target": step.target, "path": step.path, "cause": step.cause.value}
         case _:
             assert_never(step)
-
-
-def _not_its_owner(file: ArchivedFile) -> str:
-    uid, gid = file.owner
-    remedy = f"give it back first (chown {uid}:{gid} {file.path}), or move it away"
-    return printable(f"{file.path} was kept as {uid}:{gid}'s, and belongs to others now; {remedy}")
-
-
-def _digest(content: bytes | None) -> str | None:
-    return None if content is None else digest(content)
