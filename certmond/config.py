@@ -23,7 +23,7 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
 from certmond.config_problems import told
-from certmond.config_rules import PARTS, SECTIONS, circles, derived_files, references
+from certmond.config_rules import PARTS, SECTIONS, between_entries, circles, references
 from certmond.errors import ConfigError
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm, ServiceSpec
 from certmond.pki.fields import AbsolutePath, Duration, Many, Model, parse_duration
@@ -299,7 +299,7 @@ def parse(
         details = error.errors(include_url=False)
         problems += [told(each, tree, Config, PARTS) for each in details if whole or each["type"] != "missing"]
     else:
-        problems += derived_files(config.certificates, config.derived, tree) if whole else ()
+        problems += between_entries(config.certificates, config.derived, config.signers, tree) if whole else ()
     order = {source.name: number for number, source in enumerate(sources)}
     if whole:
         problems += [*references(tree), *circles(tree, order)]

@@ -7,7 +7,7 @@ the settings'. Each problem is told where somebody wrote it. Reads nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 
@@ -17,6 +17,7 @@ from certmond.pki.fields import Model
 from certmond.pki.settings import (
     LOCAL,
     NOBODY,
+    OWN_KEY,
     ArchiveSpec,
     ClusterSpec,
     DerivedSpec,
@@ -78,6 +79,17 @@ def references(tree: Node) -> Iterator[Problem]:
                 yield Problem(node.place, f"{name} is no authority; name one that is, or give it `authority: true`")
 
 
+def between_entries(
+    certificates: Sequence[CertificateSpec],
+    derived_specs: Iterable[DerivedSpec],
+    signers: Iterable[SignerSpec],
+    tree: Node,
+) -> Iterator[Problem]:
+    """What is wrong between entries of which each is right by itself."""
+    yield from derived_files(certificates, derived_specs, tree)
+    yield from kept_keys(certificates, signers, tree)
+
+
 def derived_files(
     certificates: Iterable[CertificateSpec], derived_specs: Iterable[DerivedSpec], tree: Node
 ) -> Iterator[Problem]:
@@ -98,6 +110,17 @@ def derived_files(
             yield Problem(
                 place, f"{derived.source} is nothing to make a {derived.kind} from; name one with a key of its own"
             )
+
+
+def kept_keys(certificates: Iterable[CertificateSpec], signers: Iterable[SignerSpec], tree: Node) -> Iterator[Problem]:
+    """Entries that keep their key, of a signer that makes one itself: `keep_key` may be the profile's."""
+    kinds = {signer.name: signer.kind for signer in signers}
+    for number, spec in enumerate(certificates):
+        kind = kinds.get(spec.signer or LOCAL)
+        if spec.keep_key and kind in OWN_KEY and not (spec.authority or spec.renewed_by):
+            fact = f"{spec.name} keeps its key (`keep_key: true`), and a signer of kind {kind} makes a key of its own"
+            remedy = f"write `keep_key: false` in the entry {spec.name}, or name a signer of another kind"
+            yield Problem(tree.find(("certificates", number, "signer")), f"{fact}; {remedy}")
 
 
 def circles(tree: Node, order: Mapping[str, int]) -> Iterator[Problem]:

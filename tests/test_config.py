@@ -325,6 +325,33 @@ def test_a_service_says_what_is_wrong_with_which_of_its_fields(fields: str, said
     assert re.sub(r"^a.yaml:\d: services\[1\]\.", "", found) == said
 
 
+def test_an_entry_that_keeps_its_key_has_no_signer_that_makes_one() -> None:
+    """kubeadm makes a key of its own: whoever gives it an entry of the profile that keeps its key is told what to
+    write, at the line with the signer.
+    """
+    text = """
+        signers: [{name: adm, kind: kubeadm}, {name: site, kind: command, command: [/helper]}, {name: api, kind: csr}]
+        certificates:
+        - {name: etcd-server, signer: adm}
+        - {name: etcd-peer, signer: adm, keep_key: false}
+        - {name: apiserver, signer: adm}
+        - {name: front-proxy-client, signer: adm, keep_key: true}
+        - {name: apiserver-etcd-client, signer: adm, keep_key: true, renewed_by: somebody else}
+        - {name: etcd-healthcheck-client, signer: site, keep_key: true}
+        - {name: scheduler.conf, signer: api, keep_key: true}
+    """
+    said = (
+        "keeps its key (`keep_key: true`), and a signer of kind kubeadm makes a key of its own; write `keep_key: false`"
+    )
+    assert problems(text, profile="kubeadm") == [
+        f"a.yaml:{line}: certificates[{number}].signer: {name} {said} in the entry {name}, or name a signer of "
+        "another kind"
+        for line, number, name in ((4, 0, "etcd-server"), (7, 3, "front-proxy-client"))
+    ]
+    everywhere = problems("signers: [{name: local, kind: kubeadm}]", profile="kubeadm")
+    assert [each.split("signer: ")[1].split()[0] for each in everywhere] == ["etcd-server", "etcd-peer"]
+
+
 def test_a_derived_file_has_a_place_of_its_own_and_a_source_that_it_can_be_made_from() -> None:
     """Not the path of an entry, a key, another derived file or a static Pod; made from a certificate with its key."""
     text = """

@@ -22,12 +22,21 @@ from certmond.host.arrangement import Arrangement
 from certmond.host.audit import Audit
 from certmond.host.derivation import Derivations
 from certmond.host.journal import Event
-from certmond.host.keys import PrivateKey, load_key, make_key
+from certmond.host.key_pair import KeyPairs, as_written
+from certmond.host.keys import PrivateKey, make_key
 from certmond.host.ledger import Ledger
 from certmond.host.node_files import NodeFiles
 from certmond.host.pending import Pending
 from certmond.host.provenance import ProvenanceLookup
-from certmond.host.renewal import Renewal, archive_name, archived, certificates_in, overtaken
+from certmond.host.renewal import (
+    Renewal,
+    archive_name,
+    archived,
+    certificates_in,
+    certified_key,
+    overtaken,
+    present_key,
+)
 from certmond.host.retention import Retention
 from certmond.host.signers.signer import Request, Signer
 from certmond.host.staged import Staging
@@ -79,6 +88,7 @@ class Executor:
         self._archive = Archive(state_dir, config.archive.keep)
         self._retention = Retention(self._archive, config, audit, clock)
         self._ledger = Ledger(state_dir, self._files.exists)
+        self._pairs = KeyPairs(config.certificates, self._files)
         self._pending = Pending(state_dir)
         self._provenance = ProvenanceLookup(config, root, state_dir)
         self._derivations = Derivations(config.derived, config.certificates, self._files)
@@ -215,13 +225,15 @@ class Executor:
             )
             self._ledger.remember(step.identity, waiting)
             raise
-        renewal = Renewal(step, given.key or key, given.pem, self._clock())
+        renewal = Renewal(step, certified_key(step, key, given.key), given.pem, self._clock())
         changes = renewal.changes(self._files)
         issued = renewal.issued()
 
         def verify(written: Mapping[str, bytes]) -> None:
             self._check_authorities(step)
-            renewal.verify(written)
+            read = as_written(changes, written, self._files)
+            renewal.verify(read)
+            self._pairs.check(changes, read)
 
         writer.commit(changes, verify=verify, before_rename=lambda: self._keep_old(step))
         with suppress(WriteError):  # it is a memory only, and the certificate is in place
@@ -255,10 +267,7 @@ class Executor:
             raise WriteError(f"{', '.join(paths)} changed while {step.target} was signed; it is looked at again")
 
     def _key(self, step: Issue) -> PrivateKey:
-        if not step.keep_key:
-            return make_key(step.template.key)
-        path = step.status.seen.key_path or step.path
-        return load_key(self._files.read(path) or b"", path)
+        return present_key(step, self._files) if step.keep_key else make_key(step.template.key)
 
     def _keep_old(self, step: Issue) -> None:
         files = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -17,13 +17,14 @@ from typing import Protocol
 from certmond.errors import RefusedError, WriteError
 from certmond.host import kubelet_pem
 from certmond.host.credentials import parse_credentials
-from certmond.host.keys import PrivateKey, key_pem
+from certmond.host.key_pair import KeyPair, Read, Unpaired, entry_pair, key_of_user, kubeconfig_pairs
+from certmond.host.keys import PrivateKey, key_pem, load_key
 from certmond.host.kubeconfig_text import with_credentials
 from certmond.host.place import digest
 from certmond.host.transaction import Change, NewFile, NewLink
 from certmond.pki.catalog import CertificateSpec, Kind
-from certmond.pki.certificate import Certificate, PublicKey, attributes_of, describe_key, names_in, to_pem
-from certmond.pki.encoding import Document, decode
+from certmond.pki.certificate import Certificate, attributes_of, describe_key, names_in, to_pem
+from certmond.pki.encoding import decode
 from certmond.pki.inventory import Observation
 from certmond.pki.path import find_paths
 from certmond.pki.steps import Cause, Issue
@@ -75,10 +76,11 @@ class Renewal:
         """A file with a key in it: no more open than its entry permits, whatever it was before."""
         return NewFile(path, content, expected=_expected(present), at_most=self.step.status.seen.spec.key_mode)
 
-    def verify(self, written: Mapping[str, bytes]) -> None:
-        """Prove what was written. Raises RefusedError with everything that is not as it was asked for."""
-        certificates, key = self._read_back(written)
-        if problems := list(self._problems(certificates, key)):
+    def verify(self, read: Read) -> None:
+        """Prove what `read` finds in the files of the entry, once they are replaced: the certificate that was asked
+        for, with the key that lies beside it. Raises RefusedError with everything that is not so.
+        """
+        if problems := list(self._problems(self._pair(read))):
             raise RefusedError(f"what {self.step.signer} issued for {self.step.target} {'; '.join(problems)}")
 
     def issued(self) -> Certificate:
@@ -119,26 +121,22 @@ class Renewal:
             rest = [each for each in decode(present, self.step.path).certificates if each != old]
         return b"".join(map(to_pem, (leaf, *rest)))
 
-    def _read_back(self, written: Mapping[str, bytes]) -> tuple[tuple[Certificate, ...], PublicKey | None]:
-        own = describe_key(self.key.public_key())
-        documents: list[Document] = []
-        for path, content in written.items():
-            if self.step.status.seen.spec.kind is Kind.KUBECONFIG:
-                documents += parse_credentials(content, path).documents.values()
-            else:
-                documents.append(decode(content, path))
-        chain = next((found.certificates for found in documents if any(c.key == own for c in found.certificates)), ())
-        key = next((found.key for found in documents if found.key == own), None)
-        return chain, own if self.step.keep_key else key
+    def _pair(self, read: Read) -> KeyPair | Unpaired:
+        seen, path = self.step.status.seen, self.step.path
+        if seen.spec.kind is Kind.KUBECONFIG:
+            own, found = describe_key(self.key.public_key()), kubeconfig_pairs(read(path), path)
+            mine = (each for each in found if each.leaf and each.leaf.key == own)
+            return next(mine, Unpaired(f"{path} does not hold it"))
+        return entry_pair(seen.spec, path, None if is_one_file(seen) else seen.key_path, read)
 
-    def _problems(self, certificates: Sequence[Certificate], key: PublicKey | None) -> Iterator[str]:
-        own = describe_key(self.key.public_key())
-        leaf = next((each for each in certificates if each.key == own), None)
-        if leaf is None:
+    def _problems(self, pair: KeyPair | Unpaired) -> Iterator[str]:
+        if isinstance(pair, Unpaired):
+            yield f"would not belong to its key: {pair.message}"
+            return
+        leaf = pair.leaf
+        if leaf.key != describe_key(self.key.public_key()):
             yield "is not for the key that was asked for"
             return
-        if key != own:
-            yield "does not belong to the key that was written"
         template, status = self.step.template, self.step.status
         if leaf.attributes != attributes_of(template.subject):
             yield f"has the subject {leaf.subject}, asked was {template.subject.rfc4514_string()}"
@@ -154,7 +152,7 @@ class Renewal:
         if not leaf.not_before <= self.now < leaf.not_after:
             yield f"is valid from {leaf.not_before:%Y-%m-%d %H:%M} to {leaf.not_after:%Y-%m-%d %H:%M} UTC, and not now"
         elif status.seen.spec.ca:
-            rest = [each for each in certificates if each != leaf]
+            rest = pair.chain[1:]
             usages = _EXTENDED.intersection(status.seen.spec.usages)
             anchors = (self.step.under,) if self.step.under else status.anchors
             if find_paths(leaf, anchors, rest, usages).valid_at(self.now) is None:
@@ -164,6 +162,29 @@ class Renewal:
                     if former
                     else f"has no certification path to {' or '.join(status.seen.spec.ca)} on this node"
                 )
+
+
+def certified_key(step: Issue, asked: PrivateKey, given: PrivateKey | None) -> PrivateKey:
+    """Return the key that the signer certified: the one that it was asked for, or the one that it made and gave.
+
+    Raises RefusedError where the entry keeps its key, and the signer made another.
+    """
+    if given is None:
+        return asked
+    if step.keep_key and describe_key(given.public_key()) != describe_key(asked.public_key()):
+        fact = f"{step.signer} made a key of its own for {step.target}, which keeps the key that it has"
+        raise RefusedError(f"{fact}; give the entry `keep_key: false`, or another signer")
+    return given
+
+
+def present_key(step: Issue, view: View) -> PrivateKey:
+    """Return the key that the entry has. Raises KeyUnusableError, WriteError."""
+    seen = step.status.seen
+    path = seen.key_path or step.path
+    content = view.read(path) or b""
+    if seen.spec.kind is Kind.KUBECONFIG:
+        content = key_of_user(content, path, step.old) or b""
+    return load_key(content, path)
 
 
 def is_one_file(seen: Observation) -> bool:

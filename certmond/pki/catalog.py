@@ -140,7 +140,8 @@ class CertificateSpec(Model):
     )
     keep_key: bool = Field(
         default=False,
-        description="it is renewed with the key that it has, so that only one file changes (etcd: the default)",
+        description="it is renewed with the key that it has, so that only one file changes (etcd: the default). "
+        "A signer of kind `kubeadm` cannot: it makes its own key",
     )
     signer: Name | None = Field(
         default=None,

@@ -19,7 +19,7 @@ from certmond.pki.certificate import Certificate
 from certmond.pki.checks import critical_point
 from certmond.pki.inventory import Observation
 from certmond.pki.issuance import Terms, is_a, successor
-from certmond.pki.settings import LOCAL, NOBODY
+from certmond.pki.settings import LOCAL, NOBODY, OWN_KEY
 from certmond.pki.signing_policy import Basis, Denial, fixed_by, grant
 from certmond.pki.steps import Cause, Derive, Held, Identity, Issue, Plan, Step
 
@@ -314,7 +314,8 @@ class _Planner:
         terms = Terms(self._now, end, self._assessment.facts, self._policy.validity, self._policy.key)
         template = successor(old, spec, terms, inherits=_basis(status, old).predecessor is not None)
         restarts = tuple(self._holders_of_the_old(status))
-        keep = spec.keep_key and bool(status.key_matches) and is_a(old.key, template.key)
+        kept = spec.keep_key and self._policy.signers.get(signer, LOCAL) not in OWN_KEY
+        keep = kept and bool(status.key_matches) and is_a(old.key, template.key)
         said = [f"{_SAID[cause]}, signed by {signer}, until {_day(template.not_after)}", *template.changes]
         said += ["keeps its key"] if keep else []
         return Issue(

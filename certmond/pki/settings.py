@@ -19,6 +19,8 @@ from certmond.pki.reason import Severity
 
 LOCAL, NOBODY = "local", "none"
 """In `signer`: the key of the certificate's CA on this node, which needs no entry; and that nothing is signed."""
+OWN_KEY = frozenset({"kubeadm"})
+"""Kinds of signers that make the key which they certify (cmd/kubeadm/app/phases/certs/renewal/filerenewal.go)."""
 
 _DNS_NAME = re.compile(r"(\*\.)?(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 

@@ -1,4 +1,6 @@
-"""What a signer gave is proven before it replaces anything: here, that it is of the CA that a rotation leads to."""
+"""What a signer gave is proven before it replaces anything: that it is of the CA that a rotation leads to, and that it
+belongs to the key that will lie beside it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from certmond.errors import RefusedError
-from certmond.host.renewal import Renewal
+from certmond.host.renewal import Renewal, certified_key
 from certmond.pki.assess import assess
 from certmond.pki.catalog import CertificateSpec
 from certmond.pki.inventory import Inventory, Observation
@@ -51,7 +53,7 @@ def verify(made: Issue, signer: Issued) -> None:
     certificate = builder(made.template, KEY.public_key(), 1, signer.cert).sign(signer.key, SHA256())
     pem = certificate.public_bytes(Encoding.PEM)
     key_pem = Issued(b"", KEY, HELD.subject, None, None).key_pem
-    Renewal(made, KEY, pem, NOW).verify({"/pki/leaf.key": key_pem, "/pki/leaf.crt": pem})
+    Renewal(made, KEY, pem, NOW).verify({"/pki/leaf.key": key_pem, "/pki/leaf.crt": pem}.get)
 
 
 def test_a_signer_that_still_issues_from_the_former_ca_is_refused_by_name() -> None:
@@ -69,3 +71,59 @@ def test_what_no_anchor_of_the_node_has_signed_is_refused() -> None:
     for made in (step(), step(frozenset({"leaf"}))):
         with pytest.raises(RefusedError, match="leaf has no certification path to ca on this node"):
             verify(made, STRANGER)
+
+
+def kept(**fields: Any) -> Issue:
+    """A step that keeps the key that the entry has."""
+    authority = row("ca", authority=True, usages="cert sign")
+    leaf = see(row("leaf", ca="ca", usages="client auth", keep_key=True, **fields), HELD)
+    made = plan(assess(Inventory((see(authority, OLD), leaf)), NOW), Policy(), {}, Circumstances(), frozenset({"leaf"}))
+    (found,) = made.steps
+    assert isinstance(found, Issue)
+    assert found.keep_key
+    return found
+
+
+def signed_for(made: Issue, key: Any) -> bytes:
+    certificate = builder(made.template, key.public_key(), 1, OLD.cert).sign(OLD.key, SHA256())
+    return certificate.public_bytes(Encoding.PEM)
+
+
+def test_a_certificate_is_proven_against_the_key_that_is_in_place() -> None:
+    """Where the key is kept, the file that has it is read: a certificate for another key than that is refused, whatever
+    key the signer has shown.
+    """
+    made, other = kept(), Issued(b"", KEY, HELD.subject, None, None)
+    own: Any = HELD.key
+    Renewal(made, own, signed_for(made, own), NOW).verify(
+        {"/pki/leaf.key": HELD.key_pem, "/pki/leaf.crt": signed_for(made, own)}.get
+    )
+    for key, beside in ((KEY, HELD.key_pem), (own, other.key_pem)):
+        pem = signed_for(made, key)
+        with pytest.raises(RefusedError, match=r"/pki/leaf.crt is not of the key in /pki/leaf.key$"):
+            Renewal(made, key, pem, NOW).verify({"/pki/leaf.key": beside, "/pki/leaf.crt": pem}.get)
+    with pytest.raises(RefusedError, match=r"would not belong to its key: /pki/leaf.key is not there$"):
+        Renewal(made, own, signed_for(made, own), NOW).verify({"/pki/leaf.crt": signed_for(made, own)}.get)
+
+
+def test_a_pair_of_another_key_than_was_certified_is_refused() -> None:
+    """A pair that belongs together is not enough: it is the one that was asked for."""
+    made = kept()
+    stranger = Issued(b"", KEY, HELD.subject, None, None)
+    with pytest.raises(RefusedError, match=r"is not for the key that was asked for$"):
+        Renewal(made, HELD.key, signed_for(made, HELD.key), NOW).verify(  # type: ignore[arg-type]
+            {"/pki/leaf.key": stranger.key_pem, "/pki/leaf.crt": signed_for(made, KEY)}.get
+        )
+
+
+def test_a_signer_that_makes_a_key_for_an_entry_that_keeps_its_own_is_refused() -> None:
+    """Before anything is written, with what to write in the configuration; the same key given back is no other key."""
+    own: Any = HELD.key
+    said = (
+        "^local made a key of its own for leaf, which keeps the key that it has; give the entry `keep_key: false`, or"
+    )
+    with pytest.raises(RefusedError, match=said):
+        certified_key(kept(), own, KEY)
+    assert certified_key(kept(), own, own) is own
+    assert certified_key(kept(), own, None) is own
+    assert certified_key(step(), own, KEY) is KEY

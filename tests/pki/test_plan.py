@@ -552,6 +552,16 @@ def test_a_key_is_kept_where_the_entry_says_so_and_it_is_as_a_new_one_would_be(
         assert step.template.key is KeyAlgorithm.RSA_2048
 
 
+@pytest.mark.parametrize(("kind", "kept"), [("kubeadm", False), ("command", True), ("csr", True), ("local", True)])
+def test_no_plan_promises_that_a_signer_keeps_a_key_which_makes_its_own(kind: str, kept: bool) -> None:
+    """kubeadm does; what shares its key with another entry is held then."""
+    seen = see(row(keep_key=True, signer="it"), leaf(NOW + DAY, key="rsa"))
+    policy = replace(POLICY, signers={"it": kind})
+    step = issue(World((CA, seen), policy).plan(NOW))
+    assert step.keep_key is kept
+    assert step.detail.endswith("; keeps its key") is kept
+
+
 def test_the_validity_is_the_entrys_else_the_general_one_and_the_key_likewise() -> None:
     """As the configuration says it; a kubeconfig gets the CA certificates that it has to embed."""
     conf = row("conf", kind="kubeconfig", embedded_ca="ca", validity="5d")
