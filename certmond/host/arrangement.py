@@ -7,7 +7,7 @@ back. What is wanted is decided by `pki.rotation_steps`; how files are replaced 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 from certmond.errors import CertmondError, KeyUnusableError, RefusedError, WriteError
 from certmond.host.archive import Archive
 from certmond.host.credentials import parse_credentials
+from certmond.host.key_pair import Read, Unpaired, anchor_of_key, as_written
 from certmond.host.keys import PrivateKey, key_pem, load_key
 from certmond.host.kubeconfig import load_mapping
 from certmond.host.kubeconfig_text import with_trust
@@ -47,7 +48,8 @@ class Arrangement:
         changes = [change for want in step.wants for change in self._change(want, step.target)]
 
         def verify(written: Mapping[str, bytes]) -> None:
-            if problems := list(self._problems(step, written)):
+            read = as_written(changes, written, self._files)
+            if problems := [*self._problems(step, written), *self._unpaired(step, changes, read)]:
                 raise RefusedError(f"what was written for {step.target} {'; '.join(problems)}")
 
         writer.commit(changes, verify=verify, before_rename=lambda: self._archive_anchor(step, now, real))
@@ -130,6 +132,15 @@ class Arrangement:
         spec = self._anchors.get(step.target)
         if spec and any(isinstance(want, Bundle) and want.path == spec.path for want in step.wants):
             self._archive.store(step.target, {spec.path: real(spec.path)}, now, {"cause": step.cause.value})
+
+    def _unpaired(self, step: Rotate, changes: Sequence[Change], read: Read) -> Iterator[str]:
+        """Why a key that will lie beside certificates is of none of them: the anchor's, and a signer's of its own."""
+        spec, changed = self._anchors.get(step.target), {change.path for change in changes}
+        for path, key_path in ((spec.path, spec.key), own_files(spec.path)) if spec else ():
+            key = read(key_path) if key_path and not changed.isdisjoint({path, key_path}) else None
+            found = anchor_of_key(read(path), key, path, key_path) if key is not None and key_path else None
+            if isinstance(found, Unpaired):
+                yield f"would leave no pair: {found.message}"
 
     def _problems(self, step: Rotate, written: Mapping[str, bytes]) -> Iterator[str]:
         """What is in the new files, and should not be."""

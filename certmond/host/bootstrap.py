@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from certmond.errors import RefusedError
 from certmond.host import kubelet_pem
 from certmond.host.audit import Audit
 from certmond.host.journal import Event
+from certmond.host.key_pair import Read, Unpaired, anchor_of_key, as_written, entry_pair, kubeconfig_pairs
 from certmond.host.keys import PrivateKey, key_pem, make_key, public_pem
 from certmond.host.kubeconfig_text import Embedded, Files, new_kubeconfig
 from certmond.host.node_files import NodeFiles
@@ -119,13 +120,14 @@ class Bootstrapper:
                 key = make_key(step.key)
                 # kubeadm writes both for root alone (util/pkiutil, WritePublicKey).
                 pair = [NewFile(_key_path(step.spec), key_pem(key)), NewFile(step.spec.path, public_pem(key))]
-                self._write(writer, pair, lambda _: None)
+                self._write(writer, pair, lambda read: _prove_anchor(step.spec, read))
             case IssueFirst():
                 return self._issue(step, writer)
             case WriteKubeconfig():
                 files = Files(step.spec.path, step.spec.path)
                 content = self._kubeconfig(step.kubeconfig, step.authority, files)
-                self._write(writer, [NewFile(step.kubeconfig.path, content)], lambda _: None)
+                where = step.kubeconfig.path
+                self._write(writer, [NewFile(where, content)], lambda read: _prove_user(where, read))
             case _:
                 assert_never(step)
         return None
@@ -140,9 +142,10 @@ class Bootstrapper:
             raise RefusedError(f"the key of the given CA {step.spec.path} is not at hand")
         made = decode(certificate, step.spec.path).certificates[0]
 
-        def verify(written: Mapping[str, bytes]) -> None:
+        def verify(read: Read) -> None:
+            _prove_anchor(step.spec, read)
             if step.template is not None:
-                _prove(step.spec.name, written, key, step.template, find_paths(made, [made]).valid_at(self._clock()))
+                _prove(step.spec, read, key, step.template, find_paths(made, [made]).valid_at(self._clock()))
 
         pair = [NewFile(_key_path(step.spec), key_pem(key)), NewFile(step.spec.path, certificate, _PUBLIC)]
         self._write(writer, pair, verify)
@@ -159,11 +162,9 @@ class Bootstrapper:
         anchors = decode(self._files.read(step.authority.path) or b"", step.authority.path).certificates
         usages = _EXTENDED.intersection(step.spec.usages)
 
-        def verify(written: Mapping[str, bytes]) -> None:
+        def verify(read: Read) -> None:
             path = find_paths(issued, anchors, (), usages).valid_at(self._clock())
-            if step.spec.kind is Kind.KUBECONFIG:
-                return _prove(name, {name: pem + key_pem(key)}, key, step.template, path)
-            return _prove(name, written, key, step.template, path)
+            _prove(step.spec, read, key, step.template, path)
 
         self._write(writer, list(self._forms(step, pem, key)), verify)
         return f"{issued.serial:x}"
@@ -199,10 +200,11 @@ class Bootstrapper:
             credentials=credentials,
         )  # fmt: skip
 
-    def _write(self, writer: Writer, changes: Sequence[Change], verify: Callable[[Mapping[str, bytes]], None]) -> None:
+    def _write(self, writer: Writer, changes: Sequence[Change], verify: Callable[[Read], None]) -> None:
+        """Write `changes`; `verify` is given what reads the node as it will be."""
         for directory in dict.fromkeys(posixpath.dirname(change.path) for change in changes):
             self.make_directory(directory)
-        writer.commit(changes, verify=verify)
+        writer.commit(changes, verify=lambda written: verify(as_written(changes, written, self._files)))
 
     def make_directory(self, directory: str) -> None:
         """One of the node, where it is not there, as kubeadm makes them: everybody may look, only root may write."""
@@ -241,13 +243,28 @@ def _key_path(spec: CertificateSpec) -> str:
     return spec.key
 
 
-def _prove(name: str, written: Mapping[str, bytes], key: PrivateKey, template: Template, path: object) -> None:
+def _prove(spec: CertificateSpec, read: Read, key: PrivateKey, template: Template, path: object) -> None:
     """What was read back is a certificate of this key, as asked for, with a path. Raises RefusedError."""
-    documents = [decode(content, where) for where, content in written.items()]
-    own = describe_key(key.public_key())
-    leaf = next((each for found in documents for each in found.certificates if each.key == own), None)
-    if leaf is None or not any(found.key == own for found in documents):
-        raise RefusedError(f"what was made for {name} is no pair; look at the disk")
+    pair = entry_pair(spec.kind, spec.path, spec.key, read)
+    if isinstance(pair, Unpaired) or pair.leaf.key != describe_key(key.public_key()):
+        why = f" ({pair.message})" if isinstance(pair, Unpaired) else ""
+        raise RefusedError(f"what was made for {spec.name} is no pair{why}; look at the disk")
+    leaf = pair.leaf
     wanted = (attributes_of(template.subject), names_in(template.names), template.not_after, template.is_ca)
     if path is None or (leaf.attributes, leaf.names, leaf.not_after, bool(leaf.is_ca)) != wanted:
-        raise RefusedError(f"what was made for {name} is not what was asked for; look at the CA and the clock")
+        raise RefusedError(f"what was made for {spec.name} is not what was asked for; look at the CA and the clock")
+
+
+def _prove_anchor(spec: CertificateSpec, read: Read) -> None:
+    """The key belongs to the CA, or to the public key, that lies beside it. Raises RefusedError."""
+    key_path = _key_path(spec)
+    found = anchor_of_key(read(spec.path), read(key_path), spec.path, key_path)
+    if isinstance(found, Unpaired):
+        raise RefusedError(f"what was made for {spec.name} is no pair ({found.message}); look at the disk")
+
+
+def _prove_user(path: str, read: Read) -> None:
+    """The kubeconfig refers to a certificate with its key. Raises RefusedError."""
+    found = kubeconfig_pairs(read(path), path, read)[0]
+    if isinstance(found, Unpaired):
+        raise RefusedError(f"{path} would lead to no certificate with its key ({found.message}); look at the disk")

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from certmond.errors import MalformedError, WriteError
 from certmond.host.derived import Absent, Current, Foreign, Stale, State, Unready, owner_ids, state
+from certmond.host.key_pair import Unpaired, key_pair, kubeconfig_pairs
 from certmond.host.kubeconfig import parse_kubeconfig
 from certmond.host.node_files import NodeFiles
 from certmond.host.place import digest
@@ -87,6 +88,10 @@ class Derivations:
         found = state(spec, source, key, written)
         if isinstance(found, Stale | Absent | Foreign | Unready):
             raise WriteError(f"{spec.path} was not made: {spec.source} changed meanwhile; it is looked at again")
+        bundle = spec.kind == "pem-bundle"
+        pairs = (key_pair(written, written, spec.path, spec.path),) if bundle else kubeconfig_pairs(written, spec.path)
+        if torn := [pair.message for pair in pairs if isinstance(pair, Unpaired) and (bundle or pair.leaf)]:
+            raise WriteError(f"{spec.path} was not made: {'; '.join(torn)}; put {spec.source} right")
 
 
 def _credentials(content: bytes, path: str) -> tuple[bytes | None, bytes | None]:

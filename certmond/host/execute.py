@@ -233,7 +233,8 @@ class Executor:
             self._check_authorities(step)
             read = as_written(changes, written, self._files)
             renewal.verify(read)
-            self._pairs.check(changes, read)
+            if torn := list(self._pairs.torn(changes, read)):
+                raise RefusedError("; ".join(torn))
 
         writer.commit(changes, verify=verify, before_rename=lambda: self._keep_old(step))
         with suppress(WriteError):  # it is a memory only, and the certificate is in place

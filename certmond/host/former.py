@@ -6,24 +6,22 @@ keys are never copied: a Root CA is not taken back by a daemon. What puts files 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from certmond.config import Config
-from certmond.errors import MalformedError, WriteError
+from certmond.errors import WriteError
 from certmond.host.archive import DID_NOT_WORK, Archive, ArchivedFile
-from certmond.host.credentials import parse_credentials
+from certmond.host.archived_pair import Worth, as_put_back, verdict
+from certmond.host.key_pair import KeyPair, KeyPairs, Unpaired, as_written, entry_pair
 from certmond.host.node_files import NodeFiles
 from certmond.host.place import digest
 from certmond.host.renewal import archive_name, archived
 from certmond.host.transaction import NewFile, Transactions, Writer
 from certmond.pki.assess import CertificateStatus
 from certmond.pki.catalog import CertificateSpec, Kind
-from certmond.pki.encoding import Document, decode
 from certmond.pki.inventory import Observation
-from certmond.pki.path import find_paths
 from certmond.pki.restart import Target
 
 
@@ -36,6 +34,7 @@ class FormerFiles:
         # One more for what did not work: it must not push out what it is replaced by.
         self._taken_back = Archive(state_dir, config.archive.keep + 1)
         self._files, self._transactions = NodeFiles(root), Transactions(root, state_dir)
+        self._pairs = KeyPairs(config.certificates, self._files)
         self._clock = clock
         self._kept: dict[tuple[str, str], Observation] = {}
 
@@ -105,8 +104,16 @@ class FormerFiles:
             for name, there in kept:
                 self._taken_back.store(name, there, self._clock(), {"detail": DID_NOT_WORK})
 
+        def verify(written: Mapping[str, bytes]) -> None:
+            read = as_written(changes, written, self._files)
+            specs = ((self._specs[target.name], target.path) for target in targets)
+            pairs = (entry_pair(spec.kind, path, None if spec.is_glob else spec.key, read) for spec, path in specs)
+            torn = [pair.message for pair in pairs if isinstance(pair, Unpaired)]
+            if torn := [*torn, *self._pairs.torn(changes, read)]:
+                raise WriteError(*torn)
+
         if changes:
-            writer.commit(changes, verify=lambda _: None, before_rename=keep)
+            writer.commit(changes, verify=verify, before_rename=keep)
         return "; ".join(said)
 
     def _former(
@@ -116,10 +123,19 @@ class FormerFiles:
             if generation.description.get("detail") == DID_NOT_WORK:
                 continue
             differs = any(target.contents.get(file.path) not in {None, digest(file.content)} for file in files)
-            with suppress(MalformedError):
-                if differs and status and _is_whole(spec, files, status, self._clock()):
-                    return files, generation.when
+            if differs and status and self._is_good(spec, target, files, status):
+                return files, generation.when
         raise WriteError(f"the archive has no former {target.name} that is still valid")
+
+    def _is_good(
+        self, spec: CertificateSpec, target: Target, files: Sequence[ArchivedFile], status: CertificateStatus
+    ) -> bool:
+        """Put back, there is a certificate with its key, and with a path to the CAs of now that holds now."""
+        key_path = None if spec.is_glob else spec.key
+        pair = entry_pair(spec.kind, target.path, key_path, as_put_back(files, self._files))
+        own = pair.chain if isinstance(pair, KeyPair) else ()
+        anchors = status.anchors if spec.ca else own
+        return verdict(pair, anchors, status.usages, self._clock()).worth is Worth.GOOD
 
     def _present(self, paths: Iterable[str]) -> dict[str, bytes | None]:
         return {path: self._files.read(path) for path in paths}
@@ -131,21 +147,6 @@ def _is_good(status: CertificateStatus) -> bool:
     # Otherwise nobody knows yet whether it works.
     in_use = status.presence.judged and not (status.presence.stale or status.presence.failures)
     return mine and in_use and status.chain_valid and status.key_matches is True and not status.stale
-
-
-def _is_whole(spec: CertificateSpec, files: Sequence[ArchivedFile], status: CertificateStatus, now: datetime) -> bool:
-    """There is a certificate in them with its key, and with a path to the CAs of now that holds now."""
-    documents = list[Document]()
-    for file in files:
-        if spec.kind is Kind.KUBECONFIG:
-            documents += parse_credentials(file.content, file.path).documents.values()
-        else:
-            documents.append(decode(file.content, file.path))
-    keys = {document.key.sha256 for document in documents if document.key}
-    leaves = [found for document in documents for found in document.certificates if found.key.sha256 in keys]
-    rest = [found for document in documents for found in document.certificates if found not in leaves]
-    anchors = status.anchors if spec.ca else (*leaves, *rest)
-    return any(find_paths(leaf, anchors, rest, status.usages).valid_at(now) for leaf in leaves)
 
 
 def _change(file: ArchivedFile, present: bytes | None) -> NewFile:

@@ -8,10 +8,10 @@ writes a certificate or a key asks here before it replaces a file. Judges no dat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from certmond.errors import KeyUnusableError, MalformedError, RefusedError
+from certmond.errors import KeyUnusableError, MalformedError
 from certmond.host.change import Change, NewLink, Removed
 from certmond.host.keys import can_sign, load_key
 from certmond.host.kubeconfig import Material, User, parse_kubeconfig
@@ -50,10 +50,13 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class Unpaired:
-    """Why certificate and key are no pair, in one clause with the file. `leaf` is the certificate, if there is one."""
+    """Why certificate and key are no pair, in one clause with the file. `leaf` is the certificate, if there is one.
+    Of an `encrypted` key it is not known.
+    """
 
     message: str
     leaf: Certificate | None = None
+    encrypted: bool = False
 
 
 def key_pair(certificate: bytes | None, key: bytes | None, path: str, key_path: str) -> KeyPair | Unpaired:
@@ -67,7 +70,7 @@ def key_pair(certificate: bytes | None, key: bytes | None, path: str, key_path: 
         return Unpaired(f"{path} holds no certificate")
     leaf, own = found.certificates[0], _key_in(key, key_path)
     if isinstance(own, Unpaired):
-        return Unpaired(own.message, leaf)
+        return replace(own, leaf=leaf)
     if own != leaf.key:
         first = f"the first certificate in {path}" if path == key_path or len(found.certificates) > 1 else path
         return Unpaired(f"{first} is not of the key in {key_path}", leaf)
@@ -91,7 +94,7 @@ def anchor_of_key(trust: bytes | None, key: bytes | None, path: str, key_path: s
 def kubeconfig_pairs(data: bytes | None, path: str, read: Read | None = None) -> tuple[KeyPair | Unpaired, ...]:
     """Return the client certificates of a kubeconfig with their keys, that of its current user first.
 
-    A file that it refers to is read with `read`; without that, only what is embedded counts.
+    A file that it refers to is read with `read`; without that, only users count of whom both are embedded.
     """
     if data is None:
         return (Unpaired(f"{path} is not there"),)
@@ -117,12 +120,12 @@ def key_of_user(data: bytes, path: str, certificate: Certificate) -> bytes | Non
     return None
 
 
-def entry_pair(spec: CertificateSpec, path: str, key_path: str | None, read: Read) -> KeyPair | Unpaired:
+def entry_pair(kind: Kind, path: str, key_path: str | None, read: Read) -> KeyPair | Unpaired:
     """Return the pair of an entry: of a kubeconfig its current user's, else of `path` with `key_path`.
 
     A path without a key of its own holds both.
     """
-    if spec.kind is Kind.KUBECONFIG:
+    if kind is Kind.KUBECONFIG:
         return kubeconfig_pairs(read(path), path, read)[0]
     return key_pair(read(path), read(key_path or path), path, key_path or path)
 
@@ -159,14 +162,10 @@ class KeyPairs:
                 for path in {spec.path, spec.key}:
                     self._of.setdefault(path, []).append(spec)
 
-    def check(self, changes: Sequence[Change], read: Read) -> None:
-        """Raise RefusedError where a pair that belongs together now would not do so after `changes`, which `read`
+    def torn(self, changes: Sequence[Change], read: Read) -> Iterator[str]:
+        """Yield a clause for each pair that belongs together now, and would not do so after `changes`, which `read`
         reads: another entry may have one of these files.
         """
-        if torn := list(self._torn(changes, read)):
-            raise RefusedError("; ".join(torn))
-
-    def _torn(self, changes: Sequence[Change], read: Read) -> Iterator[str]:
         concerned = {spec.name: spec for change in changes for spec in self._of.get(change.path, ())}
         for spec in concerned.values():
             after = self._problem(spec, read)
@@ -180,7 +179,7 @@ class KeyPairs:
             key = read(key_path)
             found = key if key is None else anchor_of_key(read(spec.path), key, spec.path, key_path)
             return found.message if isinstance(found, Unpaired) else None
-        pair = entry_pair(spec, spec.path, key_path, read)
+        pair = entry_pair(spec.kind, spec.path, key_path, read)
         return pair.message if isinstance(pair, Unpaired) else None
 
 
@@ -191,7 +190,7 @@ def _key_in(data: bytes | None, path: str) -> PublicKey | Unpaired:
     try:
         key = load_key(data, path)
     except KeyUnusableError as error:
-        return Unpaired(str(error).partition(";")[0])
+        return Unpaired(str(error).partition(";")[0], encrypted=decode(data, path).encrypted_key)
     return (
         describe_key(key.public_key()) if can_sign(key) else Unpaired(f"the key in {path} is damaged: it does not sign")
     )
@@ -215,7 +214,7 @@ def _content(
 
 
 def _is_embedded(user: User) -> bool:
-    return user.certificate is not None and user.certificate.data is not None
+    return all(material is not None and material.data is not None for material in (user.certificate, user.key))
 
 
 def _broken(document: Document) -> str | None:

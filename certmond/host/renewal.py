@@ -127,7 +127,7 @@ class Renewal:
             own, found = describe_key(self.key.public_key()), kubeconfig_pairs(read(path), path)
             mine = (each for each in found if each.leaf and each.leaf.key == own)
             return next(mine, Unpaired(f"{path} does not hold it"))
-        return entry_pair(seen.spec, path, None if is_one_file(seen) else seen.key_path, read)
+        return entry_pair(seen.spec.kind, path, None if is_one_file(seen) else seen.key_path, read)
 
     def _problems(self, pair: KeyPair | Unpaired) -> Iterator[str]:
         if isinstance(pair, Unpaired):

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from certmond.config import Source, parse
-from certmond.errors import CertmondError, KeyUnusableError, WriteError
+from certmond.errors import CertmondError, KeyUnusableError, RefusedError, WriteError
 from certmond.host.archive import Archive
 from certmond.host.arrangement import Arrangement
 from certmond.host.keys import load_key
@@ -329,3 +329,17 @@ def test_what_somebody_else_writes_meanwhile_stays(arranged: Arranged, path: str
             meanwhile=lambda: arranged.node.replace(path[1:], content),
         )  # fmt: skip
     assert arranged.read(path) == content
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_key_beside_certificates_of_others_is_refused(arranged: Arranged, apart: bool) -> None:
+    """A step that would leave a CA beside the key of another one changes nothing; a signer of its own likewise."""
+    arranged.stage()
+    path, key = APART if apart else (CRT, KEY)
+    wants: tuple[Want, ...] = (Bundle(path, (arranged.new.facts,)),)
+    if apart:
+        wants = (KeyOf(key, arranged.new.facts), Bundle(path, (arranged.old,)))
+    before = arranged.tree()
+    with pytest.raises(RefusedError, match=f"would leave no pair: {key} is the key of nothing in {path}$"):
+        arranged.make(*wants)
+    assert arranged.tree() == before

@@ -21,6 +21,7 @@ from certmond.host.place import digest
 from certmond.host.store import Store
 from certmond.host.transaction import Transactions
 from certmond.pki.assess import CertificateStatus, assess
+from certmond.pki.catalog import CertificateSpec
 from certmond.pki.holding import Surroundings, files_of
 from certmond.pki.restart import Past, Result, Target
 from certmond.pki.service import Content, Live, ServiceSeen
@@ -420,3 +421,21 @@ def test_what_did_not_work_once_is_not_put_back_for_what_does_not_either(keeper:
         keeper.renew(PAIR)
         keeper.put_back(keeper.target(PAIR))
         assert keeper.read(PAIR) == good
+
+
+def test_files_that_would_tear_another_pair_do_not_come_back(keeper: Keeper) -> None:
+    """Another entry that has the same key, and a certificate of its own, would be left without its key."""
+    keeper.keep()
+    keeper.renew(PAIR)
+    other = f"{PKI}/beside.crt"
+    keeper.node.path(other).write_bytes(keeper.node.read(f"{PKI}/{PAIR}.crt"))
+    fields = {"name": "beside", "path": f"/{other}", "key": f"/{PKI}/{PAIR}.key", "keep_key": True}
+    beside = CertificateSpec.model_validate(fields)
+    keeper.config = keeper.config.model_copy(update={"certificates": (*keeper.config.certificates, beside)})
+    keeper.again()
+    before = keeper.read(PAIR)
+    said = refused(keeper, keeper.target(PAIR))
+    assert said == (
+        f"the files of beside would not belong together: /{other} is not of the key in /{PKI}/{PAIR}.key"
+    )  # fmt: skip
+    assert keeper.read(PAIR) == before
