@@ -2,7 +2,9 @@
 
 Follows cmd/kubeadm/app: cmd/{certs,kubeconfig,version}.go, phases/certs/renewal/, phases/certs/certlist.go,
 util/pkiutil/pki_helpers.go and util/config/. It takes subject, names and usages from the certificate that it finds,
-makes a key, writes key and certificate in place without a rename, and ends with 0 where it finds nothing to renew.
+makes a key, writes key and certificate in place without a rename, and ends with 0 where it finds nothing to renew. What
+it makes and how it ends was compared with kubeadm v1.22.6 for the pairs, where the real one was run: a new RSA-2048 key
+in PKCS#1, 0600, a certificate that begins with its CA, and status 1 where a CA has no key and the pair has none either.
 Where the real one would look at the node, the cluster or the Internet, it fails.
 """
 
@@ -79,10 +81,9 @@ def issue(config: dict[str, Any], ca: str, like: x509.Certificate, seconds: int)
     key = private_key(config.get("encryptionAlgorithm", "RSA-2048"))
     attributes = [*like.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
     attributes += like.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    now = datetime.now(UTC)
     made = x509.CertificateBuilder(
         issuer.subject, x509.Name(attributes), key.public_key(), x509.random_serial_number(),
-        now - timedelta(minutes=5), now + timedelta(seconds=seconds),
+        issuer.not_valid_before_utc, datetime.now(UTC) + timedelta(seconds=seconds),
     )  # fmt: skip
     made = made.add_extension(x509.KeyUsage(True, False, True, *[False] * 6), True)
     made = made.add_extension(like.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value, False)
@@ -103,10 +104,14 @@ def renew(name: str, config: dict[str, Any]) -> None:
         say(f"MISSING! certificate for {name}")
         return
     if not (directory / f"{ca}.key").exists():
+        if not (directory / f"{pair}.key").exists():
+            reason = f"couldn't load the private key file {directory}/{pair}.key: no such file or directory"
+            fail(f"Error checking external CA condition for {ca} certificate authority: failure loading key: {reason}")
         say(f"Detected external {ca}, certificate for {name} can't be renewed")
         return
     like = x509.load_pem_x509_certificates((directory / f"{pair}.crt").read_bytes())[0]
     certificate, key = issue(config, ca, like, seconds(config.get("certificateValidityPeriod", "8760h")))
+    (directory / f"{pair}.key").touch(0o600)
     (directory / f"{pair}.key").write_bytes(key)
     (directory / f"{pair}.crt").write_bytes(certificate)
     say(f"certificate for {name} renewed")

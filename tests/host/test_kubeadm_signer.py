@@ -10,9 +10,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import yaml
 from cryptography import x509
 
 from certmond.errors import RefusedError, SigningError, UnreachableError
+from certmond.host.key_pair import KeyPair, key_pair
 from certmond.host.keys import key_pem, make_key
 from certmond.host.signers.kubeadm import KubeadmSigner
 from certmond.host.signers.signer import Request
@@ -21,7 +23,7 @@ from certmond.pki.certificate import Certificate, public_key_of
 from certmond.pki.encoding import decode
 from certmond.pki.issuance import BACKDATE, Template, general_name
 from certmond.pki.signing_policy import Grant
-from tests.builders import Issued, make_ca
+from tests.builders import Issued, make_ca, make_leaf
 
 STAND_IN = Path(__file__).with_name("kubeadm_stand_in.py")
 NAMES = ("DNS:node-1", "DNS:kubernetes", "IP:10.96.0.1", "IP:fd00::1")
@@ -232,8 +234,16 @@ def test_what_kubeadm_cannot_make_is_refused(kubeadm: Kubeadm, name: str, made: 
 
 
 def test_a_ca_without_its_key_is_told(kubeadm: Kubeadm) -> None:
-    """kubeadm ends with 0 where it finds no CA key: that nothing was renewed is noticed, and told in its words."""
+    """kubeadm fails where it finds no CA key and no pair of its own, and that is told in its words."""
     (kubeadm.directory / "real-ca.key").unlink()
+    expected = r"certs renew ended with status 1 \(Error checking external CA condition for ca .*\); run it by hand"
+    with pytest.raises(RefusedError, match=expected):
+        kubeadm.signer().sign(request())
+
+
+def test_a_kubeadm_that_renews_nothing_is_told(kubeadm: Kubeadm) -> None:
+    """kubeadm ends with 0 for what it leaves alone: that nothing was renewed is noticed, and told in its words."""
+    kubeadm.be("v1.31.0", 'echo "Detected external ca, certificate for apiserver can\'t be renewed"; exit 0')
     expected = (
         r"left apiserver as it was \(Detected external ca, .* can't be renewed\); see that its CA and the CA's key"
     )
@@ -305,6 +315,48 @@ def test_another_key_than_the_certificates_is_refused(kubeadm: Kubeadm) -> None:
     kubeadm.be("v1.31.0", f'{stand_in} "$@"; d=$(dirname "${{4#--config=}}"); rm $d/apiserver.key; exit 0')
     with pytest.raises(RefusedError, match="kubeadm made no certificate with its key; run it by hand"):
         kubeadm.signer().sign(request())
+
+
+def test_the_stand_in_makes_what_kubeadm_makes(tmp_path: Path) -> None:
+    """As kubeadm v1.22.6 did: a new RSA-2048 key whatever the pair had, in PKCS#1 and 0600, a certificate that begins
+    with its CA and lasts a year; a pair that is not there, or whose CA has no key, is left alone with status 0.
+    """
+    now = datetime.now(UTC).replace(microsecond=0)
+    ca = make_ca(not_before=now - timedelta(40), not_after=now + timedelta(3650))
+    old = make_leaf(ca, "kube-apiserver", not_after=now + timedelta(3), extended_usages=["server auth"])
+    certificate, key, config = (tmp_path / name for name in ("apiserver.crt", "apiserver.key", "kubeadm.yaml"))
+    (tmp_path / "ca.crt").write_bytes(ca.pem)
+    (tmp_path / "ca.key").write_bytes(ca.key_pem)
+    config.write_text(yaml.safe_dump_all([
+        {"apiVersion": "kubeadm.k8s.io/v1beta3", "kind": "InitConfiguration", "nodeRegistration":
+            {"criSocket": "unix:///x"}, "localAPIEndpoint": {"advertiseAddress": "192.0.2.1"}},
+        {"apiVersion": "kubeadm.k8s.io/v1beta3", "kind": "ClusterConfiguration", "kubernetesVersion": "v1.22.6",
+         "certificatesDir": str(tmp_path)},
+    ]))  # fmt: skip
+
+    def run() -> tuple[int, str]:
+        command = [sys.executable, STAND_IN, "v1.22.6", "certs", "renew", "apiserver", f"--config={config}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    assert run() == (0, "MISSING! certificate for apiserver\n")
+    certificate.write_bytes(old.pem)
+    assert run() == (0, "certificate for apiserver renewed\n")
+    made = facts(certificate.read_bytes())
+    assert made.not_before == ca.facts.not_before
+    assert abs(made.not_after - now - timedelta(365)) < timedelta(minutes=2)
+    assert (made.key.algorithm, made.key.bits) == ("RSA", 2048)
+    assert made.key != old.facts.key
+    assert key.read_text().startswith("-----BEGIN RSA PRIVATE KEY-----")
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert key_pair(certificate.read_bytes(), key.read_bytes(), "", "") == KeyPair((made,))
+    (tmp_path / "ca.key").unlink()
+    assert run() == (0, "Detected external ca, certificate for apiserver can't be renewed\n")
+    assert facts(certificate.read_bytes()) == made
+    key.unlink()
+    status, said = run()
+    assert status == 1
+    assert said.startswith("Error checking external CA condition for ca certificate authority: failure loading key")
 
 
 def test_the_stand_in_fails_where_kubeadm_would_write_elsewhere(kubeadm: Kubeadm) -> None:
