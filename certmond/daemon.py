@@ -315,7 +315,7 @@ class Daemon:
         """Have a look at what runs, wherever something may have changed; and again while something old is in use."""
         if cause.name in _LOOKS_AROUND or self._enforcer.neighbourhood.has_news:
             self._enforcer.neighbourhood.ask()
-        stale = any(status.presence.stale for status in assessment.statuses)
+        stale = any(status.presence.stale or status.presence.refusing for status in assessment.statuses)
         due = time.monotonic() + self._config.poll.total_seconds()
         if stale:  # no pass puts a look off: where files are polled, one pass after the other would
             self._look_due = min(self._look_due or due, due)

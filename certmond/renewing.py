@@ -78,7 +78,7 @@ def renew(
     else:
         results, held = bring_into_use(enforcer, frozenset(wanted), by_hand=False, quiet=quiet)
     renewed = [each.step.target for each in outcomes if each.result == "done"]
-    stale = _reloaded(enforcer, frozenset(renewed), quiet=quiet) if renewed and not no_restart else ()
+    silent, stale = _taken_up(enforcer, assessment, frozenset(renewed), only_silent=no_restart, quiet=quiet)
     if quiet:
         document = {"schema": 1, "outcomes": [_entry(each) for each in outcomes], "restarts": results}
         display(document, output, plan_table)
@@ -88,9 +88,9 @@ def renew(
         for left in held:
             click.echo(f"not restarted: {left.target}: {left.because}")
         _tell_holders(outcomes, {*results, *_up_to_date(enforcer)})
-    failed = {each.result for each in outcomes} & {"failed"} or any(each != "proven" for each in results.values())
+    failed = "failed" in {each.result for each in outcomes} or any(each != "proven" for each in results.values())
     waits = {each.result for each in outcomes} & {"waiting"} or held or stale
-    sys.exit(FAILED if failed else WAITING if waits else 0)
+    sys.exit(FAILED if failed or silent else WAITING if waits else 0)
 
 
 @click.command()
@@ -205,21 +205,33 @@ def _refuse_what_does_not_run(names: Iterable[str], config: Config, around: Surr
         raise CertmondError("\n".join(problems))
 
 
-def _reloaded(enforcer: Enforcer, renewed: frozenset[str], *, quiet: bool) -> tuple[str, ...]:
-    """Wait a while for those that read a new certificate by themselves; the sentences about those that have not."""
+def _taken_up(
+    enforcer: Enforcer, before: Assessment, renewed: frozenset[str], *, only_silent: bool, quiet: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Wait a while for those that read a new certificate by themselves: the sentences about endpoints that served a
+    certificate `before` and serve none now, and about those that do not serve the new one yet, unless `only_silent`.
+    """
+    from certmond.pki.service_checks import no_longer_served
+
+    if not renewed:
+        return (), ()
     deadline = time.monotonic() + _RELOADED_WITHIN
+    answered = [status.presence for status in before.statuses]
     while True:
         assessment, _ = enforcer.see()
-        mine = [status for status in assessment.certificates if status.seen.name in renewed]
+        mine = [status for status in assessment.certificates if status.seen.name in renewed and not only_silent]
         served = [(status.seen.name, at) for status in mine for at in status.presence.served if at.matches is not None]
         behind = tuple(f"{name} is not served at {at.endpoint} yet" for name, at in served if not at.matches)
-        if not behind or time.monotonic() >= deadline:
+        silent = tuple(no_longer_served(answered, (status.presence for status in assessment.statuses)))
+        if not (behind or silent) or time.monotonic() >= deadline:
             break
         time.sleep(0.5)
     for line in behind or [f"{name} is served at {at.endpoint}" for name, at in served]:
         if not quiet:
             click.echo(line)
-    return behind
+    for line in silent:
+        click.echo(f"failed: {line}", err=True)
+    return silent, behind
 
 
 def _show_denied(assessment: Assessment, names: frozenset[str], output: str) -> None:

@@ -64,7 +64,7 @@ async def ask(
 async def _look(endpoint: Endpoint, at: datetime, pair: ClientPair | None, deadline: float) -> Seen:
     incoming, outgoing, received = ssl.MemoryBIO(), ssl.MemoryBIO(), bytearray()
     tls = _context(pair).wrap_bio(incoming, outgoing, server_hostname=endpoint.server_name)
-    reason = "it presented no certificate"
+    reason, spoke = "it presented no certificate", False
     try:
         async with asyncio.timeout_at(deadline):
             with socket.socket(socket.AF_INET6 if ":" in endpoint.address else socket.AF_INET) as connection:
@@ -74,7 +74,8 @@ async def _look(endpoint: Endpoint, at: datetime, pair: ClientPair | None, deadl
         leaf = tls.getpeercert(binary_form=True)
     except OSError as error:  # an ssl.SSLError, a TimeoutError, or the network's
         leaf, reason = leaf_in_clear(received), _reason(error, received)
-    return Served(leaf, tls.version() or "TLSv1.2", at) if leaf else Unserved(reason, at)
+        spoke = bool(received) and received[0] in {_ALERT, _HANDSHAKE} and not isinstance(error, TimeoutError)
+    return Served(leaf, tls.version() or "TLSv1.2", at) if leaf else Unserved(reason, at, spoke)
 
 
 async def _shake_hands(

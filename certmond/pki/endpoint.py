@@ -71,10 +71,13 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Unserved:
-    """No certificate was presented. `reason` says what happened instead: "the connection was refused"."""
+    """No certificate was presented. `reason` says what happened instead: "the connection was refused". A server that
+    `spoke_tls` took the connection and ended the handshake: it has no pair that it can use.
+    """
 
     reason: str
     at: datetime
+    spoke_tls: bool = False
 
 
 Seen = Served | Unserved

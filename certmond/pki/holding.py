@@ -15,7 +15,7 @@ from functools import cached_property
 from certmond.errors import MalformedError
 from certmond.pki.catalog import Kind, ServiceSpec
 from certmond.pki.certificate import parse_certificate
-from certmond.pki.endpoint import Endpoint, Served
+from certmond.pki.endpoint import Endpoint, Served, Unserved
 from certmond.pki.inventory import Observation, Provenance
 from certmond.pki.reason import Finding, Reason
 from certmond.pki.restart import Past, Result
@@ -24,6 +24,7 @@ from certmond.pki.service import Content, Live, ServiceSeen, Survey
 RELOAD_WITHIN = timedelta(seconds=90)
 """So long after a change a service that reads its files again may still serve the former certificate."""
 
+_SETTLED = timedelta(seconds=2)  # so long a certificate and its key may be two halves of one change
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -42,7 +43,7 @@ class Consumer:
 
 @dataclass(frozen=True, slots=True)
 class ServedAt:
-    """What was seen at an endpoint. Nobody answered: `sha256` and `matches` are None, and `reason` says why."""
+    """What was seen at an endpoint. Without a certificate, `sha256` and `matches` are None, and `reason` says why."""
 
     endpoint: Endpoint
     service: str
@@ -71,12 +72,24 @@ class Stale:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusing:
+    """A server that ends every TLS handshake without a certificate, since `path` has its content. It is `due` where the
+    look began so long after that change that it did not fall between the two files of one change.
+    """
+
+    at: ServedAt
+    path: str
+    due: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Presence:
     """Everything about one certificate that is not in a file: who uses it, where it is served, who has an older one.
 
     It is `judged` where a look has begun since its files changed; before, that nobody is stale says nothing. `failures`
     say what went wrong with restarts for the files that are there, the latest of them at `failed_at`. `told` is what is
     said of it as a trust anchor that changes. `provenance` is where it comes from; None where that was not looked up.
+    `refusing` are the servers that present no certificate.
     """
 
     consumers: tuple[Consumer, ...] = ()
@@ -87,6 +100,7 @@ class Presence:
     judged: bool = False
     told: tuple[Finding, ...] = ()
     provenance: Provenance | None = None
+    refusing: tuple[Refusing, ...] = ()
 
 
 NOWHERE = Presence()
@@ -120,8 +134,9 @@ class Surroundings:
         judged = self.live is not None and changed is not None and self.live.at >= changed
         failed = self.failed(seen)
         at = max((past.ended_at for past in failed if past.ended_at), default=None)
-        failures = tuple(past.message for past in failed)
-        return Presence(consumers, served, stale, failures, at, judged, told, provenance)
+        messages = tuple(past.message for past in failed)
+        refusing = tuple(self._refusing(seen, self.live)) if self.live and judged else ()
+        return Presence(consumers, served, stale, messages, at, judged, told, provenance, refusing)
 
     def _changed(self, seen: Observation) -> datetime | None:
         return max((self.contents[path].since for path in files_of(seen) if path in self.contents), default=None)
@@ -178,6 +193,14 @@ class Surroundings:
                 yield ServedAt(endpoint, service, found.sha256, matches, der=found.der)
             else:
                 yield ServedAt(endpoint, service, None, None, found.reason)
+
+    def _refusing(self, seen: Observation, live: Live) -> Iterator[Refusing]:
+        changed = self._changed(seen)
+        due = changed is not None and live.at >= changed + _SETTLED
+        for at in self._served(seen):
+            found = live.served[at.endpoint]
+            if isinstance(found, Unserved) and found.spoke_tls:
+                yield Refusing(at, seen.path, due)
 
     def _stale(
         self,

@@ -6,7 +6,7 @@ Owns these rules and the sentence of each, as `checks` does for the files. What 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from certmond.pki.checks import CRITICAL_WINDOW, finding
@@ -17,6 +17,7 @@ from certmond.pki.reason import Finding, Reason, Severity
 def about_services(presence: Presence, now: datetime) -> Iterator[Finding]:
     """What is wrong between the files of a certificate and those that use it."""
     yield from served_differs(presence, now)
+    yield from handshake_refused(presence)
     yield from restart_pending(presence)
     yield from restart_failed(presence)
     yield from presence.told
@@ -42,6 +43,16 @@ def served_differs(presence: Presence, now: datetime) -> Iterator[Finding]:
             )
 
 
+def handshake_refused(presence: Presence) -> Iterator[Finding]:
+    """An endpoint of which the node says that it serves the certificate ends each handshake without any."""
+    for refusing in presence.refusing:
+        if refusing.due:
+            at = refusing.at
+            fact = f"{at.service or 'what listens'} at {at.endpoint} serves no certificate ({at.reason})"
+            remedy = "see its log, and put its former files back: certmond archive restore NAME"
+            yield finding(Reason.SERVED_DIFFERS, f"{fact} in place of {refusing.path}; {remedy}", Severity.CRITICAL)
+
+
 def restart_pending(presence: Presence) -> Iterator[Finding]:
     """A process is older than a file that it does not read again."""
     for stale in presence.stale:
@@ -57,3 +68,13 @@ def restart_failed(presence: Presence) -> Iterator[Finding]:
 
 def _remedy(stale: Stale) -> str:
     return f"restart {stale.service}" if stale.service else "see what listens there"
+
+
+def no_longer_served(before: Iterable[Presence], after: Iterable[Presence]) -> Iterator[str]:
+    """Return a sentence for each endpoint that answered with a certificate `before`, and `after` with none."""
+    answered = {at.endpoint for presence in before for at in presence.served if at.sha256}
+    silent = {at.endpoint: at for presence in after for at in presence.served if not at.sha256}
+    for endpoint in sorted(answered & silent.keys(), key=str):
+        at = silent[endpoint]
+        fact = f"{at.service or 'what listens'} at {endpoint} served a certificate before, and serves none now"
+        yield f"{fact}: {at.reason}; see its log, and put the former files back: certmond archive restore NAME"

@@ -510,9 +510,14 @@ def test_a_server_that_takes_no_more_connections_does_not_answer() -> None:
     ],
 )
 def test_whatever_else_a_server_says_is_a_reason(serve: Serve, words: bytes, expected: str) -> None:
-    """Silence, half of a handshake, no TLS at all, an alert, a record that is too long, a message that is."""
+    """Silence, half of a handshake, no TLS at all, an alert, too long a record or message: only a server
+    that ended a TLS handshake has spoken TLS.
+    """
     limit = SHORT if "time" in expected or len(words) == 1 else GENEROUS
-    assert re.fullmatch(expected, reason(look(serve(saying(words)).endpoint, limit=limit)))
+    seen = look(serve(saying(words)).endpoint, limit=limit)
+    assert re.fullmatch(expected, reason(seen))
+    assert isinstance(seen, Unserved)
+    assert seen.spoke_tls is expected.startswith("the handshake failed")
 
 
 @pytest.mark.parametrize("words", [b"", b"\x16\x03\x03", b"HTTP/1.0 400 Bad Request\r\n\r\n"])

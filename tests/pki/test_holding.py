@@ -179,6 +179,22 @@ def test_what_is_seen_to_be_served_counts_for_more_than_any_age() -> None:
     assert stale(only) == [("web", Reason.SERVED_DIFFERS, "/leaf.crt")]
 
 
+@pytest.mark.parametrize(("ago", "due"), [(0, False), (1.9, False), (2, True), (3600, True)])
+def test_a_server_that_ends_the_handshake_refuses(ago: float, due: bool) -> None:
+    """It took the connection, spoke TLS and presented nothing. That counts once both files of a change had their time;
+    a server that does not answer, or does not speak TLS, says nothing about its certificate.
+    """
+    ended = Unserved("the handshake failed (internal error)", NOW, spoke_tls=True)
+    there: dict[Endpoint, Seen] = {AT: ended, BESIDE: Unserved("the connection was refused", NOW)}
+    since = NOW - timedelta(seconds=ago)
+    known = around(SERVING, live(web=runs(), served_there=there), contents=content(since)).presence(see())
+    assert [(each.at.endpoint, each.at.reason, each.path, each.due) for each in known.refusing] == [
+        (AT, "the handshake failed (internal error)", "/leaf.crt", due)
+    ]
+    before = around(SERVING, live(NOW - DAY, served_there=there), contents=content(since)).presence(see())
+    assert before.refusing == ()
+
+
 # --- what is held -----------------------------------------------------------------------------------------------------
 
 

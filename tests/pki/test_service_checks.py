@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 import pytest
 
 from certmond.pki.checks import CRITICAL_WINDOW
-from certmond.pki.holding import NOWHERE, Presence, Stale
+from certmond.pki.endpoint import Endpoint
+from certmond.pki.holding import NOWHERE, Presence, Refusing, ServedAt, Stale
 from certmond.pki.reason import Finding, Reason, Severity
-from certmond.pki.service_checks import about_services, turning_points
+from certmond.pki.service_checks import about_services, no_longer_served, turning_points
 from tests.builders import DAY, NOW
 
 TICK = timedelta(microseconds=1)
@@ -51,6 +52,39 @@ def test_it_says_until_when_and_whom_to_restart() -> None:
     assert known.message == "web serves another, which ends on 2027-03-03 12:00 UTC; restart web"
     (unknown,) = said(replace(SERVED, service="", ends_at=None))
     assert unknown.message == "web serves another; see what listens there"
+
+
+def test_a_server_that_ends_every_handshake_is_critical() -> None:
+    """Of a server that took the connection and presented nothing, it is said why, once both files have settled."""
+    at = ServedAt(Endpoint.parse("127.0.0.1:2379"), "etcd", None, None, "the handshake failed (internal error)")
+    (found,) = about_services(Presence(refusing=(Refusing(at, "/a", due=True),)), NOW)
+    assert (found.reason, found.severity) == (Reason.SERVED_DIFFERS, Severity.CRITICAL)
+    assert found.message == (
+        "etcd at 127.0.0.1:2379 serves no certificate (the handshake failed (internal error)) in place of /a; "
+        "see its log, and put its former files back: certmond archive restore NAME"
+    )
+    assert list(about_services(Presence(refusing=(Refusing(at, "/a", due=False),)), NOW)) == []
+    (unknown,) = about_services(Presence(refusing=(Refusing(replace(at, service=""), "/a", due=True),)), NOW)
+    assert unknown.message.startswith("what listens at 127.0.0.1:2379 serves no certificate")
+
+
+def test_an_endpoint_that_has_served_and_serves_no_more_is_told() -> None:
+    """Whatever it serves now is no matter, nor is one that served nothing before, or is not looked at any more."""
+    one, two, three, four = (Endpoint("127.0.0.1", port) for port in (1, 2, 3, 4))
+    before = Presence(served=(
+        ServedAt(one, "etcd", "00", True), ServedAt(two, "", "00", False), ServedAt(three, "c", None, None, "refused"),
+        ServedAt(four, "d", "00", True),
+    ))  # fmt: skip
+    after = Presence(served=(
+        ServedAt(one, "etcd", None, None, "the handshake failed"), ServedAt(two, "", None, None, "it was refused"),
+        ServedAt(three, "c", None, None, "refused"),
+    ))  # fmt: skip
+    remedy = "see its log, and put the former files back: certmond archive restore NAME"
+    assert list(no_longer_served((before, NOWHERE), (NOWHERE, after))) == [
+        f"etcd at 127.0.0.1:1 served a certificate before, and serves none now: the handshake failed; {remedy}",
+        f"what listens at 127.0.0.1:2 served a certificate before, and serves none now: it was refused; {remedy}",
+    ]
+    assert list(no_longer_served([before], [before])) == []
 
 
 def test_a_process_that_holds_an_older_one_is_to_be_restarted() -> None:
