@@ -130,7 +130,7 @@ class Host:
 
     def copy(self, place: Path) -> Host:
         """The same node, elsewhere."""
-        twin = object.__new__(Host)
+        twin = object.__new__(type(self))
         twin.__dict__ |= self.__dict__ | {"place": place, "root": place / "root", "state": place / "state"}
         shutil.copytree(self.place, place, symlinks=True)
         return twin

@@ -335,7 +335,7 @@ def test_the_stand_in_makes_what_kubeadm_makes(tmp_path: Path) -> None:
     ]))  # fmt: skip
 
     def run() -> tuple[int, str]:
-        command = [sys.executable, STAND_IN, "v1.22.6", "certs", "renew", "apiserver", f"--config={config}"]
+        command = [sys.executable, str(STAND_IN), "v1.22.6", "certs", "renew", "apiserver", f"--config={config}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout + done.stderr
 
