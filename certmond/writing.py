@@ -20,6 +20,7 @@ from certmond.options import COULD_NOT_TELL, Globals, at_option, display, global
 if TYPE_CHECKING:
     from certmond.config import Config
     from certmond.enforce import Enforcer
+    from certmond.host.restoration import Restoration
     from certmond.pki.assess import Assessment
     from certmond.pki.holding import Surroundings
 
@@ -93,22 +94,31 @@ def archive() -> None:
 @click.argument("names", nargs=-1, metavar="[NAME…]", shell_complete=certificate_names)
 @click.pass_context
 def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
-    """The generations that are kept, oldest first. Exit: 0 all well, 2 one is damaged, 3 nothing is kept of a NAME."""
-    from certmond.errors import MalformedError
+    """The generations that are kept, oldest first, and what each is worth now. Exit: 0 all well, 2 one is damaged, 3
+    nothing is kept of a NAME.
+    """
+    from certmond.errors import ConfigError, MalformedError, WriteError
     from certmond.host.archive import Archive
     from certmond.pki.reason import printable
 
-    kept, damaged = Archive(globals_of(context).state_dir), False
+    options = globals_of(context)
+    kept, damaged, restoration = Archive(options.state_dir), False, None
+    try:
+        restoration = _restoration(options, options.load())
+    except ConfigError as error:  # what is kept can be seen all the same
+        click.echo(f"certmond: {error}", err=True)
     known = kept.names()
     for name, number in [(each, number) for each in names or known for number in kept.ids(each)]:
         try:
             generation = kept.generation(name, number)
-        except MalformedError as error:
+            verdict = restoration.verdict(name, number) if restoration else None
+        except (MalformedError, WriteError) as error:
             click.echo(f"certmond: {error}", err=True)
             damaged = True
             continue
-        why = generation.description.get("detail", "")
-        click.echo(printable(f"{name}  {generation.id}  {', '.join(generation.paths)}  {why}".rstrip()))
+        worth, why = (verdict.worth, verdict.why) if verdict else ("-", "")
+        told = "; ".join(filter(None, (generation.description.get("detail", ""), why)))
+        click.echo(printable(f"{name}  {generation.id}  {worth}  {', '.join(generation.paths)}  {told}".rstrip()))
     unknown = [name for name in names if name not in known]
     there = f"the archive has {', '.join(known)}" if known else "nothing was replaced yet"
     for name in unknown:
@@ -123,18 +133,29 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
 @click.option("--dry-run", is_flag=True, help="Only show what would be done")
 @click.pass_context
 def restore(context: click.Context, name: str, generation: str | None, dry_run: bool) -> None:
-    """Put a generation back, by default the newest that is not what is there; what it replaces is kept as a new one."""
-    from certmond.host.restoration import Restoration
+    """Put a generation back, by default the newest good one that is not there now; what it replaces is kept as a new
+    one. Exit: 0 done, 2 no generation is good, or GENERATION is not, 3 could not tell.
+    """
+    from certmond.errors import RefusedError
 
     options = globals_of(context)
-    config = options.load(acting=not dry_run)
+    restoration = _restoration(options, options.load(acting=not dry_run))
+    try:
+        for line in restoration.restore(name, generation, PATIENCE, dry_run=dry_run):
+            click.echo(line)
+    except RefusedError as error:
+        click.echo(f"certmond: {error}", err=True)
+        sys.exit(FAILED)
+
+
+def _restoration(options: Globals, config: Config) -> Restoration:
+    from certmond.host.restoration import Restoration
+
     enforcer = enforcer_for(options, config)
-    restoration = Restoration(
+    return Restoration(
         config, root=options.root, state_dir=options.state_dir, audit=enforcer.audit, clock=lambda: datetime.now(UTC),
         writing=enforcer.executor.writing,
     )  # fmt: skip
-    for line in restoration.restore(name, generation, PATIENCE, dry_run=dry_run):
-        click.echo(line)
 
 
 @contextmanager

@@ -175,12 +175,14 @@ class KeyPairs:
     @staticmethod
     def _problem(spec: CertificateSpec, read: Read) -> str | None:
         key_path = spec.key or spec.path
+        if spec.is_trust and read(key_path) is None:
+            return None
+        found: KeyPair | Anchor | Unpaired
         if spec.is_trust:
-            key = read(key_path)
-            found = key if key is None else anchor_of_key(read(spec.path), key, spec.path, key_path)
-            return found.message if isinstance(found, Unpaired) else None
-        pair = entry_pair(spec.kind, spec.path, key_path, read)
-        return pair.message if isinstance(pair, Unpaired) else None
+            found = anchor_of_key(read(spec.path), read(key_path), spec.path, key_path)
+        else:
+            found = entry_pair(spec.kind, spec.path, key_path, read)
+        return found.message if isinstance(found, Unpaired) and not found.encrypted else None
 
 
 def _key_in(data: bytes | None, path: str) -> PublicKey | Unpaired:

@@ -1,25 +1,54 @@
 """A generation of the archive put back in the place of what is on the node, which is kept as a new one.
 
-Owns which entries may come back at all, and what is said of each file. How files are replaced is the transaction's.
+Owns which generation that is: by default the newest good one that is not there now, and never one whose certificate and
+key do not belong together. What a generation is worth is `archived_pair`'s; how files are replaced, the transaction's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from certmond.config import Config
-from certmond.errors import CertmondError, WriteError
-from certmond.host.archive import Archive, ArchivedFile
+from certmond.errors import CertmondError, MalformedError, RefusedError, WriteError
+from certmond.host.archive import Archive, ArchivedFile, Generation
+from certmond.host.archived_pair import Verdict, Worth, as_put_back, verdict
 from certmond.host.audit import Audit
 from certmond.host.journal import Event
+from certmond.host.key_pair import KeyPair, KeyPairs, Read, Unpaired, as_written, entry_pair
 from certmond.host.node_files import NodeFiles
 from certmond.host.place import digest
+from certmond.host.renewal import archive_name
 from certmond.host.transaction import NewFile, Transactions, Writer
-from certmond.pki.catalog import Kind
+from certmond.pki.catalog import SELF, CertificateSpec, Kind
+from certmond.pki.certificate import Certificate
+from certmond.pki.encoding import decode
 from certmond.pki.reason import printable
+
+_EXTENDED = frozenset({"server auth", "client auth"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A generation that could be read, with its files, and what it is worth now."""
+
+    generation: Generation
+    files: tuple[ArchivedFile, ...]
+    verdict: Verdict
+    in_place: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """Where the certificate and the key of a generation belong."""
+
+    kind: Kind
+    path: str
+    key_path: str
+    spec: CertificateSpec | None
 
 
 class Restoration:
@@ -35,73 +64,189 @@ class Restoration:
         clock: Callable[[], datetime],
         writing: Callable[[float], AbstractContextManager[Writer]],
     ) -> None:
+        self._specs = {spec.name: spec for spec in config.certificates}
         self._by_hand = frozenset(
-            each
-            for spec in config.certificates
-            if spec.authority or spec.kind is Kind.KEY_PAIR
-            for each in (spec.name, spec.path, spec.key)
-            if each
+            each for spec in config.certificates if spec.is_trust for each in (spec.name, spec.path, spec.key) if each
         )
         self._files, self._transactions = NodeFiles(root), Transactions(root, state_dir)
         self._archive = Archive(state_dir, config.archive.keep)
+        self._pairs = KeyPairs(config.certificates, self._files)
         self._audit, self._clock, self._writing = audit, clock, writing
 
-    def restore(self, name: str, generation: str | None, patience: float, *, dry_run: bool) -> list[str]:
-        """Put a generation of the archive back, by default the newest that is not there now; a sentence for each file.
+    def verdict(self, name: str, generation: str) -> Verdict | None:
+        """Return what a generation would be worth now; None for one that is never put back.
 
-        Raises CertmondError.
+        Raises MalformedError where it was damaged, WriteError where a file of the node cannot be read.
         """
-        self._may_come_back(name, ())
+        files = self._archive.load(name, generation)
+        return None if self._is_by_hand(name, files) else self._judged(name, files)
+
+    def restore(self, name: str, generation: str | None, patience: float, *, dry_run: bool) -> list[str]:
+        """Put a generation of the archive back, by default the newest good one that is not there now. Return a sentence
+        for each file, and for each generation that was passed over.
+
+        Raises RefusedError where none is good, or the named one is not, and CertmondError.
+        """
+        if self._is_by_hand(name, ()):
+            raise WriteError(_never(name))
         kept = self._archive.ids(name)
         if not kept or generation not in {None, *kept}:
             raise WriteError(f"the archive has no such generation of {name}; there are: {', '.join(kept) or 'none'}")
-        others = (each for each in reversed(kept) if not self._is_in_place(self._archive.load(name, each)))
-        chosen = self._archive.generation(name, generation or next(others, kept[-1]))
-        files = self._archive.load(name, chosen.id)
-        self._may_come_back(name, [file.path for file in files])
+        passed = list[str]()
+        chosen = self._named(name, generation) if generation else self._newest(name, kept, passed)
+        files, when = chosen.files, f"{chosen.generation.when:%Y-%m-%d %H:%M} UTC"
         present = {file.path: self._files.read(file.path) for file in files}
         changed = [file for file in files if present[file.path] != file.content]
-        said = [f"{file.path} is put back as it was before {chosen.when:%Y-%m-%d %H:%M} UTC" for file in changed]
+        said = [*passed, *(f"{file.path} is put back as it was before {when}" for file in changed)]
+        if chosen.verdict.why:
+            said.append(f"{chosen.generation.id} is {chosen.verdict.worth}: {chosen.verdict.why}")
         if strangers := [file for file in changed if self._files.owner(file.path) not in {None, file.owner}]:
             raise WriteError(*(_not_its_owner(file) for file in strangers))
-        if dry_run or not changed:
-            return said or [f"{name} is as in {chosen.id} already"]
+        if not changed:
+            return [*passed, f"{name} is as in {chosen.generation.id} already"]
+        if not dry_run:
+            self._put_back(name, chosen, changed, present, patience)
+        return said
+
+    def _put_back(
+        self,
+        name: str,
+        chosen: _Candidate,
+        changed: Sequence[ArchivedFile],
+        present: Mapping[str, bytes | None],
+        patience: float,
+    ) -> None:
         changes = [
             NewFile(f.path, f.content, f.mode, f.owner, _digest(present[f.path]), at_most=f.mode) for f in changed
         ]
-        fields = {"step": "restore", "target": name, "generation": chosen.id}
+        generation = chosen.generation.id
+        fields = {"step": "restore", "target": name, "generation": generation}
+        replaced = {path: self._transactions.real(path) for path, content in present.items() if content is not None}
+
+        def verify(written: Mapping[str, bytes]) -> None:
+            read = as_written(changes, written, self._files)
+            pair = self._pair(self._form(name, chosen.files), read)
+            own = [pair.message] if isinstance(pair, Unpaired) and not pair.encrypted else []
+            if torn := [*own, *self._pairs.torn(changes, read)]:
+                raise RefusedError(f"{generation} of {name} is not put back: {'; '.join(torn)}")
+
+        def keep() -> None:
+            self._archive.store(name, replaced, self._clock(), {"detail": f"replaced by {generation}"})
+
         with self._writing(patience) as writer:
-            self._audit.note(Event.STEP_BEGUN, self._clock(), f"{name}: {chosen.id} is put back", fields=fields)
-            replaced = {path: self._transactions.real(path) for path, content in present.items() if content is not None}
-            description = {"detail": f"replaced by {chosen.id}"}
+            self._audit.note(Event.STEP_BEGUN, self._clock(), f"{name}: {generation} is put back", fields=fields)
             try:
-                writer.commit(
-                    changes,
-                    verify=lambda _: None,  # byte for byte what it was: not for us to object to
-                    before_rename=lambda: self._keep(name, replaced, description),
-                )
+                writer.commit(changes, verify=verify, before_rename=keep)
             except CertmondError as error:
                 self._audit.conclude(Event.STEP_FAILED, self._clock(), str(error), "error", fields)
                 raise
-            self._audit.conclude(Event.STEP_DONE, self._clock(), f"{name}: {chosen.id} was put back", fields=fields)
-        return said
+            self._audit.conclude(Event.STEP_DONE, self._clock(), f"{name}: {generation} was put back", fields=fields)
 
-    def _keep(self, name: str, replaced: dict[str, Path], description: dict[str, str]) -> None:
-        self._archive.store(name, replaced, self._clock(), description)
+    def _named(self, name: str, generation: str) -> _Candidate:
+        try:
+            found = self._candidate(name, generation)
+        except MalformedError as error:
+            raise RefusedError(str(error)) from error
+        if found.in_place or found.verdict.worth in {Worth.GOOD, Worth.UNJUDGED}:
+            return found
+        if found.verdict.worth is Worth.OUTDATED and not self._is_whole(name, found.files):
+            return found
+        fact = f"{generation} of {name} is not put back: it is {found.verdict.worth}: {found.verdict.why}"
+        raise RefusedError(f"{fact}; `certmond archive list {name}` shows which are good")
 
-    def _may_come_back(self, name: str, paths: Sequence[str]) -> None:
-        """A former CA may be there without its key, or be one that is to be trusted no more: it is not for us to put
-        back, nor is a key pair that has no certificate. Raises WriteError.
+    def _newest(self, name: str, kept: Sequence[str], passed: list[str]) -> _Candidate:
+        """The newest good one that is not there now; only in the place of what is no pair, one that is outdated. Where
+        nothing else is kept than what is there, that. `passed` is told what was passed over.
         """
-        if name not in self._by_hand and self._by_hand.isdisjoint(paths):
-            return
-        fact = f"{name} is a CA or a key pair without a certificate, which is never put back from the archive: a former"
-        risk = "one may lack its key, or be trusted no more, and whoever trusts the present one would fail"
-        remedy = "put certificate and key back by hand, together, and then rotate (see docs/rotation.md)"
-        raise WriteError(f"{fact} {risk}; {remedy}")
+        candidates = list[_Candidate]()
+        for generation in reversed(kept):
+            try:
+                found = self._candidate(name, generation)
+            except MalformedError as error:
+                passed.append(f"{generation} is passed over: {error}")
+                continue
+            if found.verdict.worth is Worth.GOOD and not found.in_place:
+                return found
+            candidates.append(found)
+            if not found.in_place:
+                passed.append(f"{generation} is passed over: it is {found.verdict.worth}: {found.verdict.why}")
+        there = next((each for each in candidates if each.in_place), None)
+        if there and there.verdict.worth is not Worth.BROKEN:
+            return there
+        if candidates and not self._is_whole(name, candidates[0].files):
+            for found in candidates:
+                if found.verdict.worth is Worth.OUTDATED:
+                    passed[:] = [each for each in passed if not each.startswith(f"{found.generation.id} ")]
+                    return found
+        raise RefusedError("\n".join([f"the archive has no good generation of {name} that is not there now", *passed]))
 
-    def _is_in_place(self, files: Sequence[ArchivedFile]) -> bool:
-        return all(self._files.read(file.path) == file.content for file in files)
+    def _candidate(self, name: str, generation: str) -> _Candidate:
+        """Raises MalformedError where it was damaged, WriteError where it is none that is put back."""
+        files = self._archive.load(name, generation)
+        if self._is_by_hand(name, files):
+            raise WriteError(_never(name))
+        in_place = all(self._files.read(file.path) == file.content for file in files)
+        described = self._archive.generation(name, generation)
+        return _Candidate(described, files, self._judged(name, files), in_place)
+
+    def _judged(self, name: str, files: Sequence[ArchivedFile]) -> Verdict:
+        form = self._form(name, files)
+        if form.spec and form.spec.password_file:
+            return Verdict(Worth.UNJUDGED, f"{form.path} is opened by a password")
+        pair = self._pair(form, as_put_back(files, self._files))
+        own = pair.chain if isinstance(pair, KeyPair) else ()
+        usages = _EXTENDED.intersection(form.spec.usages) if form.spec else frozenset[str]()
+        return verdict(pair, self._anchors(form.spec, own), usages, self._clock())
+
+    def _is_whole(self, name: str, files: Sequence[ArchivedFile]) -> bool:
+        """What is in place of these files is a pair, or cannot be judged."""
+        pair = self._pair(self._form(name, files), self._files.read)
+        return not isinstance(pair, Unpaired) or pair.encrypted
+
+    @staticmethod
+    def _pair(form: _Form, read: Read) -> KeyPair | Unpaired:
+        return entry_pair(form.kind, form.path, form.key_path, read)
+
+    def _form(self, name: str, files: Sequence[ArchivedFile]) -> _Form:
+        """By its entry; where the configuration has none any longer, by what the files are: the key comes first."""
+        paths = [file.path for file in files]
+        for pattern in (each for each in self._specs.values() if each.is_glob):
+            if path := next((each for each in paths if archive_name(pattern, each) == name), None):
+                return _Form(pattern.kind, path, path, pattern)
+        spec = self._specs.get(name)
+        if spec is not None and not spec.is_glob and spec.path in paths:
+            return _Form(spec.kind, spec.path, spec.key or spec.path, spec)
+        is_pem = b"-----BEGIN " in files[-1].content or len(files) > 1
+        return _Form(Kind.FILE if is_pem else Kind.KUBECONFIG, paths[-1], paths[0], None)
+
+    def _anchors(self, spec: CertificateSpec | None, own: Sequence[Certificate]) -> tuple[Certificate, ...] | None:
+        """The CAs of an entry as they are on the node now; None where that cannot be told."""
+        if spec is None or not spec.ca:
+            return None
+        found = list[Certificate]()
+        for ca in spec.ca:
+            if ca == SELF:
+                found += [each for each in own if each.self_issued]
+                continue
+            authority = self._specs[ca]
+            content = None if authority.is_glob or authority.password_file else self._files.read(authority.path)
+            if content is None:
+                return None
+            found += decode(content, authority.path).certificates
+        return tuple(found)
+
+    def _is_by_hand(self, name: str, files: Sequence[ArchivedFile]) -> bool:
+        """A former CA may be there without its key, or be one that is to be trusted no more: it is not for us to put
+        back, nor is a key pair that has no certificate.
+        """
+        return name in self._by_hand or not self._by_hand.isdisjoint(file.path for file in files)
+
+
+def _never(name: str) -> str:
+    fact = f"{name} is a CA or a key pair without a certificate, which is never put back from the archive: a former"
+    risk = "one may lack its key, or no longer be trusted, and every client that trusts the present one would fail"
+    remedy = "put certificate and key back by hand, together, and then rotate (see docs/rotation.md)"
+    return f"{fact} {risk}; {remedy}"
 
 
 def _not_its_owner(file: ArchivedFile) -> str:
