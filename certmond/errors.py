@@ -3,6 +3,7 @@
     CertmondError                what a person can act on; the command line prints it and exits with 3
     ├── ConfigError              the configuration: carries every problem at once
     ├── MalformedError           bytes that are not what they claim to be; becomes a Reason, never a crash
+    │   └── LimitError               they may be, but exceed a limit of what certmond reads
     ├── ListenError              the HTTP listener could not be opened
     ├── RuntimeDirError          what the daemon rendered could not be written or read
     ├── NotRunningError          a verb needs a running daemon, and there is none
@@ -45,6 +46,10 @@ class ConfigError(CertmondError):
 
 class MalformedError(CertmondError):
     """Bytes that cannot be parsed as what they claim to be."""
+
+
+class LimitError(MalformedError):
+    """Bytes that exceed a limit of size or work, and are given to no library. The message has the number."""
 
 
 class ListenError(CertmondError):

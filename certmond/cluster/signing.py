@@ -26,9 +26,10 @@ from certmond.cluster.canary import LIMIT, Canary, checked
 from certmond.cluster.client import Connection
 from certmond.cluster.csr import API_CLIENT
 from certmond.cluster.requests import Filed, Requests
-from certmond.errors import CertmondError, RefusedError, SigningError, UnreachableError
+from certmond.errors import CertmondError, MalformedError, RefusedError, SigningError, UnreachableError
 from certmond.pki.certificate import Certificate, PublicKey, describe_key, load_request, public_key_of
 from certmond.pki.encoding import decode
+from certmond.pki.guard import guarded
 from certmond.pki.path import find_paths
 from certmond.pki.reason import printable
 
@@ -174,8 +175,9 @@ def _key_of(filed: Filed) -> PublicKey | None:
     """The key of a request that asks for exactly what this check asks for, whoever has filed it; else None."""
     try:
         asked = load_request(filed.request)
-        key, plain = asked.public_key(), asked.subject == _SUBJECT and not len(asked.extensions)
-    except Exception:  # noqa: BLE001 - cryptography raises many types, some of its own, for what anybody may file
+        with guarded("is not a request that can be used"):
+            key, plain = asked.public_key(), asked.subject == _SUBJECT and not len(asked.extensions)
+    except MalformedError:
         return None
     same = plain and filed.signer_name == API_CLIENT and filed.usages == {*_USAGES}
     return describe_key(key) if same and isinstance(key, ec.EllipticCurvePublicKey) else None

@@ -5,8 +5,8 @@ Owns the encodings of a key and the messages about one, which never quote it. Th
 
 from __future__ import annotations
 
-from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -17,8 +17,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from certmond.errors import KeyUnusableError
+from certmond.errors import KeyUnusableError, LimitError, MalformedError
 from certmond.pki.catalog import KeyAlgorithm
+from certmond.pki.encoding import check_private_keys
+from certmond.pki.guard import guarded
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 """The keys that Kubernetes' components can use."""
@@ -44,19 +46,23 @@ def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> Privat
     Raises KeyUnusableError, which never quotes the key.
     """
     load = load_pem_private_key if b"-----BEGIN " in data else load_der_private_key
+    key: PrivateKeyTypes | None
     try:
-        # Without OpenSSL's 36 ms of consistency checks for each RSA key: a broken key does not sign, or
-        # what it signs does not verify, and either is found before anything is written.
-        try:
-            key = load(data, None, unsafe_skip_rsa_key_validation=True)
-        except TypeError:  # cryptography's way to say that it is encrypted
-            if passphrase is None:
-                remedy = "give its passphrase as a systemd credential, or store it decrypted"
-                raise KeyUnusableError(f"the private key in {where} is encrypted; {remedy}") from None
-            key = load(data, passphrase, unsafe_skip_rsa_key_validation=True)
-    except (ValueError, UnsupportedAlgorithm):
-        # `from None`: the library's message may quote what it could not read.
+        check_private_keys(data)
+        with guarded("is no private key that can be used"):
+            # Without OpenSSL's 36 ms of consistency checks for each RSA key: a broken key does not sign, or
+            # what it signs does not verify, and either is found before anything is written.
+            try:
+                key = load(data, None, unsafe_skip_rsa_key_validation=True)
+            except TypeError:  # cryptography's way to say that it is encrypted
+                key = None if passphrase is None else load(data, passphrase, unsafe_skip_rsa_key_validation=True)
+    except LimitError as error:
+        raise KeyUnusableError(f"the private key in {where} {error}; put the right one there") from None
+    except MalformedError:
         raise KeyUnusableError(f"{where} holds no private key that can be used; put the right one there") from None
+    if key is None:
+        remedy = "give its passphrase as a systemd credential, or store it decrypted"
+        raise KeyUnusableError(f"the private key in {where} is encrypted; {remedy}")
     if not isinstance(key, PrivateKey):
         raise KeyUnusableError(f"the private key in {where} is neither RSA nor ECDSA nor Ed25519; use one of these")
     return key
@@ -65,29 +71,31 @@ def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> Privat
 def sign(key: PrivateKey, data: bytes) -> bytes:
     """The signature of `data`, with SHA-256 where the algorithm has no digest of its own. Raises KeyUnusableError."""
     try:
-        match key:
-            case rsa.RSAPrivateKey():
-                return key.sign(data, padding.PKCS1v15(), SHA256())
-            case ec.EllipticCurvePrivateKey():
-                return key.sign(data, ec.ECDSA(SHA256()))
-            case ed25519.Ed25519PrivateKey():
-                return key.sign(data)
-    except (ValueError, InternalError):
+        with guarded("does not sign"):
+            match key:
+                case rsa.RSAPrivateKey():
+                    return key.sign(data, padding.PKCS1v15(), SHA256())
+                case ec.EllipticCurvePrivateKey():
+                    return key.sign(data, ec.ECDSA(SHA256()))
+                case ed25519.Ed25519PrivateKey():
+                    return key.sign(data)
+    except MalformedError:
         raise KeyUnusableError("the private key does not sign; put the right one there") from None
 
 
 def can_sign(key: PrivateKey) -> bool:
     """What it signs verifies: a key whose numbers do not fit each other loads, and fails here."""
     try:
-        match key:
-            case rsa.RSAPrivateKey():
-                signature = key.sign(_TRIAL, padding.PKCS1v15(), SHA256())
-                key.public_key().verify(signature, _TRIAL, padding.PKCS1v15(), SHA256())
-            case ec.EllipticCurvePrivateKey():
-                key.public_key().verify(key.sign(_TRIAL, ec.ECDSA(SHA256())), _TRIAL, ec.ECDSA(SHA256()))
-            case ed25519.Ed25519PrivateKey():
-                key.public_key().verify(key.sign(_TRIAL), _TRIAL)
-    except (ValueError, InternalError, InvalidSignature):  # OpenSSL's answers to such a key
+        with guarded("does not verify"):
+            match key:
+                case rsa.RSAPrivateKey():
+                    signature = key.sign(_TRIAL, padding.PKCS1v15(), SHA256())
+                    key.public_key().verify(signature, _TRIAL, padding.PKCS1v15(), SHA256())
+                case ec.EllipticCurvePrivateKey():
+                    key.public_key().verify(key.sign(_TRIAL, ec.ECDSA(SHA256())), _TRIAL, ec.ECDSA(SHA256()))
+                case ed25519.Ed25519PrivateKey():
+                    key.public_key().verify(key.sign(_TRIAL), _TRIAL)
+    except MalformedError:  # OpenSSL's answer to such a key
         return False
     return True
 

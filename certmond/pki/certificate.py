@@ -23,8 +23,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID as EKU
 
-from certmond.errors import MalformedError
 from certmond.pki.der import parts_of
+from certmond.pki.guard import guarded
+from certmond.pki.limits import check_public_key, check_request, check_serial
 
 # Every kubeadm CA before v1.27 has serial number 0. That is a finding (nonpositive_serial), not a warning to print.
 warnings.filterwarnings("ignore", message="Parsed a serial number", category=CryptographyDeprecationWarning)
@@ -167,8 +168,11 @@ _KEY_USAGE_NAMES = frozenset(KEY_USAGES.values())
 def parse_certificate(der: bytes) -> Certificate:
     """The facts of a DER certificate. Raises MalformedError for anything that is not exactly one certificate."""
     parsed = load(der)
-    try:
+    # cryptography parses lazily: whatever it cannot read, these bytes are not a certificate that can be judged.
+    with guarded("not a usable certificate", quotable=True):
         parts, names, ordinary = parts_of(der), parsed.subject, is_ordinary(der)
+        check_serial(parsed.serial_number)
+        check_public_key(parts.key)
         issuer_der = _common(parts.issuer, ordinary)
         attributes = [[_common(each.rfc4514_string(), ordinary) for each in together] for together in names.rdns]
         return Certificate(
@@ -183,14 +187,10 @@ def parse_certificate(der: bytes) -> Certificate:
             attributes=frozenset([each for together in attributes for each in together]),
             not_before=parsed.not_valid_before_utc,
             not_after=parsed.not_valid_after_utc,
-            key=public_key_of(parsed),
+            key=describe_key(parsed.public_key()),
             signature_hash=_signature_hash(parsed),
             **_extensions(parsed, ordinary),
         )
-    # cryptography parses lazily and raises many types (ValueError, TypeError, UnsupportedAlgorithm, its own); whatever
-    # it cannot read is one fact to us: these bytes are not a certificate that we can judge.
-    except Exception as error:
-        raise MalformedError(f"not a usable certificate ({error})") from error
 
 
 Anchor = Certificate | PublicKey
@@ -198,10 +198,11 @@ Anchor = Certificate | PublicKey
 
 
 def to_pem(anchor: Anchor) -> bytes:
-    """PEM with the label CERTIFICATE or PUBLIC KEY (RFC 7468)."""
-    if isinstance(anchor, PublicKey):
-        return load_der_public_key(anchor.der).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    return load(anchor.der).public_bytes(Encoding.PEM)
+    """PEM with the label CERTIFICATE or PUBLIC KEY (RFC 7468). Raises MalformedError."""
+    with guarded("is not a usable public key"):
+        if isinstance(anchor, PublicKey):
+            return load_der_public_key(anchor.der).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        return load(anchor.der).public_bytes(Encoding.PEM)
 
 
 def certificates_of(anchors: Iterable[Anchor]) -> tuple[Certificate, ...]:
@@ -216,26 +217,22 @@ def names_in(names: Iterable[x509.GeneralName]) -> frozenset[str]:
 
 def load(der: bytes) -> x509.Certificate:
     """cryptography's own object for a DER certificate. Raises MalformedError."""
-    try:
+    with guarded("not a certificate", quotable=True):
         return x509.load_der_x509_certificate(der)
-    except (ValueError, x509.InvalidVersion) as error:
-        raise MalformedError(f"not a certificate ({error})") from error
 
 
 def load_request(pem: bytes) -> x509.CertificateSigningRequest:
     """The same for a certificate request in PEM (RFC 2986). Raises MalformedError."""
-    try:
-        return x509.load_pem_x509_csr(pem)
-    except (ValueError, x509.InvalidVersion) as error:
-        raise MalformedError(f"not a certificate request ({error})") from error
+    with guarded("not a certificate request", quotable=True):
+        request = x509.load_pem_x509_csr(pem)
+        check_request(request.public_bytes(Encoding.DER))
+        return request
 
 
 def public_key_of(holder: x509.Certificate | PrivateKeyTypes) -> PublicKey:
     """The public half of a certificate's or a private key's key. Raises MalformedError for an unknown algorithm."""
-    try:
+    with guarded("its public key cannot be used"):
         return describe_key(holder.public_key())
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise MalformedError(f"its public key cannot be used ({error})") from error
 
 
 def describe_key(key: PublicKeyTypes) -> PublicKey:

@@ -69,13 +69,15 @@ def read_value(data: bytes, at: int = 0, end: int | None = None) -> Value:
 
 class Parts(NamedTuple):
     """Of a Certificate (RFC 5280, 4.1): what is signed, with which algorithm by its own word and by that beside the
-    signature, and the two names.
+    signature, the two names, the SubjectPublicKeyInfo, and what follows that: the extensions, if any.
     """
 
     signed: bytes
     inner_algorithm: bytes
     issuer: bytes
     subject: bytes
+    key: bytes
+    rest: bytes
     outer_algorithm: bytes
 
 
@@ -89,12 +91,15 @@ def parts_of(certificate: bytes) -> Parts:
     validity_at = _content(certificate, issuer_at)[1]
     subject_at = _content(certificate, validity_at)[1]
     subject_end = _content(certificate, subject_at)[1]
+    key_end = _content(certificate, subject_end)[1]
     outer_end = _content(certificate, signed_end)[1]
     return Parts(
         certificate[signed_at:signed_end],
         certificate[algorithm_at:issuer_at],
         certificate[issuer_at:validity_at],
         certificate[subject_at:subject_end],
+        certificate[subject_end:key_end],
+        certificate[key_end:signed_end],
         certificate[signed_end:outer_end],
     )
 

@@ -11,33 +11,36 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     load_der_private_key,
-    load_pem_private_key,
-    load_pem_public_key,
+    load_der_public_key,
     pkcs12,
 )
 
-from certmond.errors import MalformedError
+from certmond.errors import LimitError, MalformedError
 from certmond.pki.certificate import Anchor, Certificate, PublicKey, describe_key, parse_certificate, public_key_of
 from certmond.pki.der import leading_value, read_value
+from certmond.pki.guard import guarded
+from certmond.pki.limits import check_private_key, check_public_key
 from certmond.pki.reason import Fault, Reason
 
-MAX_BLOCKS = 512
-"""More PEM blocks than this in one file are not read: no component of Kubernetes has use for them."""
+MAX_BLOCKS, MAX_PRIVATE_KEYS = 512, 16
+"""More PEM blocks than this in one file are not read, nor more private keys among them: no component of Kubernetes has
+use for them.
+"""
 
 _CERTIFICATE_LABELS = frozenset({"CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE"})
 _IGNORED_LABELS = frozenset({"EC PARAMETERS", "DH PARAMETERS", "DSA PARAMETERS", "CERTIFICATE REQUEST",
                              "NEW CERTIFICATE REQUEST", "X509 CRL"})  # fmt: skip
 _BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----")
+_ENCRYPTED = re.compile(rb"^Proc-Type:[ \t]*4,[ \t]*ENCRYPTED", re.MULTILINE)  # RFC 1421, 4.6.1.1
 _BLANK = b" \t\r\n"
 _SEQUENCE = 0x30
 _OWN_LINES = re.compile(rb"-----BEGIN [^\n]*-----[ \t]*\r?\n(?:.*\n)?-----END [^\n]*", re.DOTALL)
@@ -84,9 +87,15 @@ def decode(data: bytes, path: str, password: bytes | None = None) -> Document:
 
 def _decode_pem(data: bytes, path: str) -> Document:
     blocks = list(islice(_blocks(data), MAX_BLOCKS + 1))
+    keys = [block for block in blocks if block.label.endswith("PRIVATE KEY")][MAX_PRIVATE_KEYS:]
     parts = [
-        _read(block, data, f"{path}, PEM block {number}") for number, block in enumerate(blocks[:MAX_BLOCKS], start=1)
+        _read(block, data, f"{path}, PEM block {number}")
+        for number, block in enumerate(blocks[:MAX_BLOCKS], start=1)
+        if not keys or block not in keys
     ]
+    if keys:
+        detail = f"{path} has more than {MAX_PRIVATE_KEYS} private keys; the others are not read"
+        parts.append(Document(faults=(Fault(Reason.MALFORMED, detail),)))
     if len(blocks) > MAX_BLOCKS:
         detail = f"{path} has more than {MAX_BLOCKS} PEM blocks; the others are not read"
         parts.append(Document(faults=(Fault(Reason.MALFORMED, detail),)))
@@ -148,10 +157,10 @@ def _contents(block: _Block, where: str) -> Document:
         surplus = Fault(Reason.TRAILING_DATA, f"{where}: {len(der) - len(head)} bytes after the certificate")
         return replace(document, faults=(surplus,))
     if block.label.endswith("PRIVATE KEY"):
-        key = _private_key(block.text)
+        key = None if _ENCRYPTED.search(block.text) else _private_key(_body(block))
         return Document(key=key, encrypted_key=key is None)
     if block.label.endswith("PUBLIC KEY"):
-        return Document(public_keys=(_public_key(block.text),))
+        return Document(public_keys=(_public_key(_body(block)),))
     if block.label in _IGNORED_LABELS:
         return Document()
     raise MalformedError("has a label that is neither a certificate's nor a key's")
@@ -197,33 +206,50 @@ def held(der: bytes, make: Callable[[], Certificate]) -> Certificate:
     return certificate
 
 
-def _private_key(data: bytes) -> PublicKey | None:
+def _private_key(der: bytes) -> PublicKey | None:
     """The public half of a private key; None where it takes a passphrase to learn it."""
-    # The consistency check of an RSA key takes 36 ms; a key that is inconsistent does not match its certificate either.
+    check_private_key(der)
+    with guarded("is not a usable private key"):
+        try:
+            # The consistency check of an RSA key takes 36 ms; an inconsistent key does not match its certificate.
+            return public_key_of(load_der_private_key(der, password=None, unsafe_skip_rsa_key_validation=True))
+        except TypeError:  # cryptography's way to say that a password is missing
+            return None
+
+
+def check_private_keys(data: bytes) -> None:
+    """Raise LimitError where a private key in `data`, PEM or DER, exceeds a limit. Other damage is passed over."""
+    if not _BEGIN.search(data):
+        with _except_limits():
+            check_private_key(data)
+        return
+    for block in islice(_blocks(data), MAX_BLOCKS):
+        if block.label.endswith("PRIVATE KEY"):
+            with _except_limits():
+                check_private_key(_body(block))
+
+
+@contextmanager
+def _except_limits() -> Iterator[None]:
     try:
-        return public_key_of(_load_private(data))
-    except TypeError:  # cryptography's way to say that a password is missing
-        return None
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise MalformedError("is not a usable private key") from error  # `error` may quote the key: it is not shown
+        yield
+    except LimitError:
+        raise
+    except MalformedError:
+        pass
 
 
-def _load_private(data: bytes) -> PrivateKeyTypes:
-    if data.startswith(b"-----"):
-        return load_pem_private_key(data, password=None, unsafe_skip_rsa_key_validation=True)
-    return load_der_private_key(data, password=None, unsafe_skip_rsa_key_validation=True)
-
-
-def _public_key(data: bytes) -> PublicKey:
-    try:
-        return describe_key(load_pem_public_key(data))
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise MalformedError("is not a usable public key") from error
+def _public_key(der: bytes) -> PublicKey:
+    check_public_key(der)
+    with guarded("is not a usable public key"):
+        return describe_key(load_der_public_key(der))
 
 
 def _decode_der(data: bytes, path: str) -> Document:
     try:
         return Document(certificates=(_certificate(data),))
+    except LimitError as error:
+        return Document(faults=(Fault(Reason.MALFORMED, f"{path} {error}"),))
     except MalformedError as error:
         malformed = str(error)  # not the error itself: it would hold this frame, which holds it
     head = leading_value(data)
@@ -238,6 +264,8 @@ def _decode_der(data: bytes, path: str) -> Document:
     try:
         key = _private_key(data)
         return Document(key=key, encrypted_key=key is None)
+    except LimitError as error:
+        return Document(faults=(Fault(Reason.MALFORMED, f"{path} {error}"),))
     except MalformedError:
         why = f": {malformed}" if _is_der(data) else ""  # of any other file, it would tell the first bytes
         return Document(faults=(Fault(Reason.MALFORMED, f"{path} is neither PEM nor DER nor PKCS#12{why}"),))
@@ -254,16 +282,20 @@ def _is_der(data: bytes) -> bool:
 
 def _decode_pkcs12(data: bytes, path: str, password: bytes | None) -> Document:
     try:
-        store = pkcs12.load_pkcs12(data, password)  # None opens a file with an empty password, too
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        detail = f"{path} is a PKCS#12 file that the given password does not open"
-        return Document(faults=(Fault(Reason.UNREADABLE, detail),))
+        with guarded(f"{path} is a PKCS#12 file that the given password does not open"):
+            store = pkcs12.load_pkcs12(data, password)  # None opens a file with an empty password, too
+    except MalformedError as error:
+        return Document(faults=(Fault(Reason.UNREADABLE, str(error)),))
     certificates: list[Certificate] = []
     faults: list[Fault] = []
+    key = None
     for number, entry in enumerate(filter(None, (store.cert, *store.additional_certs)), start=1):
         try:
             certificates.append(_certificate(entry.certificate.public_bytes(Encoding.DER)))
         except MalformedError as error:
             faults.append(Fault(Reason.MALFORMED, f"{path}, certificate {number}: {error}"))
-    key = None if store.key is None else public_key_of(store.key)
+    try:
+        key = None if store.key is None else public_key_of(store.key)
+    except MalformedError as error:
+        faults.append(Fault(Reason.MALFORMED, f"{path}, its private key: {error}"))
     return Document(tuple(certificates), key, faults=tuple(faults))

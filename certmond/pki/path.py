@@ -24,7 +24,6 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
@@ -32,6 +31,7 @@ from certmond.errors import MalformedError
 from certmond.pki.certificate import Certificate, is_ordinary, load
 from certmond.pki.constraints import permitted, readable
 from certmond.pki.der import parts_of
+from certmond.pki.guard import guarded
 
 WEAK_HASHES = frozenset({"md2", "md5", "sha1"})
 _HASHES = frozenset({"sha256", "sha384", "sha512", None})  # None: Ed25519 has none of its own
@@ -270,8 +270,9 @@ def signed_by(certificate: Certificate, issuer: Certificate) -> bool:
     if parts.issuer != issuer.subject_der or parts.inner_algorithm != parts.outer_algorithm:
         return False
     try:
-        return _verifies(certificate, parts.signed, issuer)
-    except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm, MalformedError):
+        with guarded("does not verify"):
+            return _verifies(certificate, parts.signed, issuer)
+    except MalformedError:
         return False
 
 

@@ -7,20 +7,19 @@ a CA. Pure; who has the key signs with `host.keys.sign`.
 
 from __future__ import annotations
 
-import binascii
 from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from certmond.errors import RotationError
+from certmond.errors import MalformedError, RotationError
 from certmond.pki.candidate import judge
 from certmond.pki.certificate import Anchor, PublicKey, certificates_of
+from certmond.pki.guard import guarded
 from certmond.pki.rotation import Phase, Rotation, abort, desired, forth
 from certmond.pki.rotation_steps import Ground
 from certmond.pki.token_keys import objections
@@ -118,16 +117,17 @@ def _what(rotation: Rotation) -> tuple[object, ...]:
 
 def _consents(issuer: Anchor, said: bytes, signature: str) -> bool:
     try:
-        signed, key = b64decode(signature, validate=True), load_der_public_key(issuer.key.der)
-        match key:
-            case rsa.RSAPublicKey():
-                key.verify(signed, said, padding.PKCS1v15(), SHA256())
-            case ec.EllipticCurvePublicKey():
-                key.verify(signed, said, ec.ECDSA(SHA256()))
-            case ed25519.Ed25519PublicKey():
-                key.verify(signed, said)
-            case _:
-                return False
-    except (binascii.Error, InvalidSignature, UnsupportedAlgorithm, ValueError):
+        with guarded("does not verify"):
+            signed, key = b64decode(signature, validate=True), load_der_public_key(issuer.key.der)
+            match key:
+                case rsa.RSAPublicKey():
+                    key.verify(signed, said, padding.PKCS1v15(), SHA256())
+                case ec.EllipticCurvePublicKey():
+                    key.verify(signed, said, ec.ECDSA(SHA256()))
+                case ed25519.Ed25519PublicKey():
+                    key.verify(signed, said)
+                case _:
+                    return False
+    except MalformedError:
         return False
     return True

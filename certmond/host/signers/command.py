@@ -14,14 +14,14 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
-from certmond.errors import RefusedError, UnreachableError, WaitingError
+from certmond.errors import MalformedError, RefusedError, UnreachableError, WaitingError
 from certmond.host.program import Ended, first_line, run
 from certmond.host.signers.signer import Issued, Request
 from certmond.pki.certificate import load, public_key_of
 from certmond.pki.encoding import decode
+from certmond.pki.guard import guarded
 
 ASK_AGAIN = 300.0
 """Seconds after which a helper is asked again that said to wait, but not for how long."""
@@ -135,8 +135,9 @@ def _plain(output: bytes) -> bytes:
             chain = [link["certificate"] for link in answer.get("chain", ())]
             return "\n".join([answer["certificate"], *chain]).encode()
         if b"-----BEGIN PKCS7-----" in output:
-            return b"".join(made.public_bytes(Encoding.PEM) for made in pkcs7.load_pem_pkcs7_certificates(output))
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, UnsupportedAlgorithm):
+            with guarded("is not PKCS#7"):
+                return b"".join(made.public_bytes(Encoding.PEM) for made in pkcs7.load_pem_pkcs7_certificates(output))
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, MalformedError):
         return b""
     return output
 

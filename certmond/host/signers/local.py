@@ -15,17 +15,17 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from cryptography import x509
-from cryptography.exceptions import InternalError
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from certmond.errors import KeyUnusableError, RefusedError
+from certmond.errors import KeyUnusableError, MalformedError, RefusedError
 from certmond.host.content import content_of
 from certmond.host.keys import PrivateKey, load_key
 from certmond.host.signers.signer import Issued, Request
 from certmond.pki.certificate import Certificate, load, public_key_of
 from certmond.pki.encoding import decode
+from certmond.pki.guard import guarded
 from certmond.pki.issuance import Template, builder
 
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY  # a FIFO or a device is opened without waiting
@@ -109,8 +109,9 @@ def self_signed(template: Template, key: PrivateKey) -> bytes:
 def signed(made: x509.CertificateBuilder, key: PrivateKey, where: str) -> x509.Certificate:
     """What `made` says, signed with the CA's key in the file `where`. Raises KeyUnusableError if that cannot sign."""
     try:
-        return made.sign(key, _digest(key))
-    except (ValueError, InternalError):  # OpenSSL's answer to a key whose numbers do not fit each other
+        with guarded("does not sign"):
+            return made.sign(key, _digest(key))
+    except MalformedError:  # OpenSSL's answer to a key whose numbers do not fit each other
         fact = f"the CA's key {where} is damaged: nothing can be signed with it"
         raise KeyUnusableError(f"{fact}; put it back from a backup") from None
 
