@@ -11,8 +11,8 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -28,6 +28,7 @@ from certmond.errors import LimitError, MalformedError
 from certmond.pki.certificate import Anchor, Certificate, PublicKey, describe_key, parse_certificate, public_key_of
 from certmond.pki.der import leading_value, read_value
 from certmond.pki.guard import guarded
+from certmond.pki.keystore import check_iterations
 from certmond.pki.limits import check_private_key, check_public_key
 from certmond.pki.reason import Fault, Reason
 
@@ -218,21 +219,21 @@ def _private_key(der: bytes) -> PublicKey | None:
 
 
 def check_private_keys(data: bytes) -> None:
-    """Raise LimitError where a private key in `data`, PEM or DER, exceeds a limit. Other damage is passed over."""
+    """Raise LimitError where a private key in `data`, PEM or DER, exceeds a limit, or asks for more iterations than
+    the limit where it is encrypted. Other damage is passed over.
+    """
     if not _BEGIN.search(data):
-        with _except_limits():
-            check_private_key(data)
+        _check_private_key(lambda: data)
         return
     for block in islice(_blocks(data), MAX_BLOCKS):
         if block.label.endswith("PRIVATE KEY"):
-            with _except_limits():
-                check_private_key(_body(block))
+            _check_private_key(partial(_body, block))
 
 
-@contextmanager
-def _except_limits() -> Iterator[None]:
+def _check_private_key(read: Callable[[], bytes]) -> None:
     try:
-        yield
+        check_private_key(der := read())
+        check_iterations(der)
     except LimitError:
         raise
     except MalformedError:
@@ -282,20 +283,20 @@ def _is_der(data: bytes) -> bool:
 
 def _decode_pkcs12(data: bytes, path: str, password: bytes | None) -> Document:
     try:
+        check_iterations(data)
+    except MalformedError as error:
+        return Document(faults=(Fault(Reason.MALFORMED, f"{path} is a PKCS#12 file that {error}"),))
+    try:
         with guarded(f"{path} is a PKCS#12 file that the given password does not open"):
             store = pkcs12.load_pkcs12(data, password)  # None opens a file with an empty password, too
+            key = None if store.key is None else public_key_of(store.key)
     except MalformedError as error:
         return Document(faults=(Fault(Reason.UNREADABLE, str(error)),))
     certificates: list[Certificate] = []
     faults: list[Fault] = []
-    key = None
     for number, entry in enumerate(filter(None, (store.cert, *store.additional_certs)), start=1):
         try:
             certificates.append(_certificate(entry.certificate.public_bytes(Encoding.DER)))
         except MalformedError as error:
             faults.append(Fault(Reason.MALFORMED, f"{path}, certificate {number}: {error}"))
-    try:
-        key = None if store.key is None else public_key_of(store.key)
-    except MalformedError as error:
-        faults.append(Fault(Reason.MALFORMED, f"{path}, its private key: {error}"))
     return Document(tuple(certificates), key, faults=tuple(faults))

@@ -21,10 +21,11 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from certmond.errors import LimitError
 from certmond.pki.certificate import public_key_of
-from certmond.pki.encoding import MAX_BLOCKS, Document, decode
+from certmond.pki.encoding import MAX_BLOCKS, MAX_PRIVATE_KEYS, Document, check_private_keys, decode
 from certmond.pki.reason import Reason
-from tests.builders import Issued, bundle, make_ca, make_leaf, make_server, pem_block
+from tests.builders import Issued, bundle, integer, make_ca, make_leaf, make_server, oid, pem_block, tlv
 from tests.conftest import real_part
 
 CA, OTHER = make_ca(), make_ca("other")
@@ -529,3 +530,30 @@ def test_the_public_half_is_told_by_its_fingerprint_alone() -> None:
     assert key is not None
     assert spki.hex() not in repr(key)
     assert key.sha256 in repr(key)
+
+
+@pytest.mark.parametrize("pem", [True, False])
+def test_a_private_key_that_exceeds_a_limit_is_found_before_it_is_opened(pem: bool) -> None:
+    """In PEM, wherever it stands, and in DER; also one that is encrypted and asks for too many iterations."""
+    big = tlv(0x30, integer(0), integer(1 << 16_384), *(integer(7),) * 7)
+    derived = tlv(0x30, oid("1.2.840.113549.1.5.12"), tlv(0x30, tlv(0x04, b"12345678"), integer(1 << 31)))
+    algorithm = tlv(0x30, oid("1.2.840.113549.1.5.13"), tlv(0x30, derived))
+    for der, said in ((big, "16,385 bits"), (tlv(0x30, algorithm, tlv(0x04, b"1234")), "iterations")):
+        data = LEAF.pem + pem_block("PRIVATE KEY", der) if pem else der
+        with pytest.raises(LimitError, match=said):
+            check_private_keys(data)
+
+
+@pytest.mark.parametrize("data", [LEAF.key_pem, LEAF.pem, b"\x30\x05", pem_block("PRIVATE KEY", b"junk"), b""])
+def test_what_exceeds_no_limit_is_left_to_who_opens_it(data: bytes) -> None:
+    """Other damage is not looked for."""
+    check_private_keys(data)
+
+
+def test_more_private_keys_than_any_component_has_use_for_are_not_read() -> None:
+    """The first of them counts, and that there are more is told."""
+    document = read(LEAF.key_pem * (MAX_PRIVATE_KEYS + 1) + CA.pem)
+    assert document.key == public_key_of(LEAF.key)
+    assert holds(document, CA)
+    assert details(document) == f"{PATH} has more than 16 private keys; the others are not read"
+    assert not read(LEAF.key_pem * MAX_PRIVATE_KEYS).faults
