@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from certmond.config import Source, parse
+from fuzz.looks import CONFIGURATION, look_at, node, run_looks, whole_look
+from fuzz.worst import FILES
 from tests.builders import integer, make_ca, oid, pem_block, tlv
 from tests.daemon_harness import Running, running
 from tests.test_cli import certmond
@@ -28,6 +33,15 @@ HOSTILE = {
     "an RSA modulus or exponent of 20,001 bits": pkcs8(
         RSA, tlv(0x05), tlv(0x30, integer(0), integer(LARGE), *(integer(3),) * 7)
     ),
+}
+WORST = {
+    "rsa-16384.pem": "the work of more than 10,000 signatures of RSA-2048",
+    "chain.pem": "more certificates could have issued it than Go would try",
+    "names-1.pem": "more than 150,000 names",
+    "names-3.pem": "more than 250,000 comparisons",
+    "curve-keys.pem": "more than 16 private keys",
+    "brainpool-users.conf": "more than 256 private keys",
+    "yaml-1.conf": "more than 50,000 lines, keys and items",
 }
 ENTRY = "certificates: [{name: app, path: /etc/app/*.pem}]\nprofile: none\n"
 
@@ -58,6 +72,22 @@ def test_a_hostile_key_is_a_finding_of_its_file_in_every_verb(tmp_path: Path) ->
     for verb in (("plan",), ("renew", "--all", "--dry-run"), ("renew", "--all")):
         done = certmond(*verb, "--root", tmp_path, "--config", config)
         assert "unexpected" not in done.stdout + done.stderr
+
+
+def test_no_damaged_file_ends_a_look_or_takes_a_second() -> None:
+    """Two hundred of those that `python -m fuzz.looks` makes, through all that `check`, `plan` and `metrics` do."""
+    broken, _ = run_looks(seed=7, first=0, count=200)
+    assert not [each for each in broken if not each.said.endswith(" s")]
+
+
+@pytest.mark.parametrize(("name", "said"), WORST.items())
+def test_what_asks_for_more_than_its_budget_is_told_so(name: str, said: str) -> None:
+    """The largest files of their kind come to an end, and the finding says which budget they exceed."""
+    with node() as root:
+        config = parse([Source("config.yaml", CONFIGURATION.encode())])
+        look_at(root, config, {name: FILES[name]()})
+        messages = [item.message for status in whole_look(root, config).statuses for item in status.findings]
+    assert any(said in message for message in messages), messages
 
 
 def test_the_daemon_goes_on_beside_hostile_keys(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from certmond.host.kubeconfig import Kubeconfig, Material, parse_kubeconfig
 from certmond.pki.encoding import Document, decode
 from certmond.pki.reason import Fault, Reason
 
+MAX_KEYS = 256
+"""More private keys than this in one kubeconfig are not read: to compute the public half of one takes milliseconds."""
 _NO_KUBECONFIG = Kubeconfig((), (), None, None, ())
 
 
@@ -31,8 +33,10 @@ def parse_credentials(data: bytes, path: str) -> Credentials:
         config = parse_kubeconfig(data, path)
     except MalformedError as error:
         return Credentials(faults=(Fault(Reason.MALFORMED, f"{path} {error}"),))
+    keys = [user for user in config.users if user.key and user.key.data is not None]
+    left_out = frozenset(user.name for user in keys[MAX_KEYS:])
     materials = [(user.name, "certificate", user.certificate) for user in config.users]
-    materials += [(user.name, "key", user.key) for user in config.users]
+    materials += [(user.name, "key", user.key) for user in config.users if user.name not in left_out]
     materials += [(cluster.name, "ca", cluster.ca) for cluster in config.clusters]
     documents = {
         (owner, field): decode(material.data, f"{path}, {field} of {owner!r}")
@@ -46,8 +50,11 @@ def parse_credentials(data: bytes, path: str) -> Credentials:
         ),
         clusters=tuple(replace(cluster, ca=_emptied(cluster.ca)) for cluster in config.clusters),
     )
-    faults = tuple(Fault(Reason.MALFORMED, f"{path}: {problem}") for problem in config.problems)
-    return Credentials(bare, documents, faults)
+    problems = [*config.problems]
+    if left_out:
+        problems.append(f"it has more than {MAX_KEYS} private keys; the others are not read")
+        documents |= {(name, "key"): Document(encrypted_key=True) for name in left_out}
+    return Credentials(bare, documents, tuple(Fault(Reason.MALFORMED, f"{path}: {problem}") for problem in problems))
 
 
 def _emptied(material: Material | None) -> Material | None:

@@ -19,6 +19,9 @@ import yaml
 from certmond.errors import MalformedError
 
 _PEM_IN_BASE64 = base64.b64encode(b"-----BEGIN").decode()[:-3]
+MAX_STRUCTURE = 50_000
+"""Characters that separate the values of a YAML text: PyYAML takes tens of microseconds for each."""
+_STRUCTURE = (b"\n", b":", b",", b"[", b"{")
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -96,6 +99,8 @@ def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
 
 def load_mapping(data: bytes) -> Mapping[str, Any]:
     """A YAML document that is a mapping. Raises MalformedError, which never quotes the text: it may hold a key."""
+    if sum(map(data.count, _STRUCTURE)) > MAX_STRUCTURE:
+        raise MalformedError(f"is not read: it has more than {MAX_STRUCTURE:,} lines, keys and items")
     try:
         document = yaml.load(data, Loader=_Loader)  # noqa: S506 - CSafeLoader is the safe loader, in C
     except yaml.MarkedYAMLError as error:

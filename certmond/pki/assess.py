@@ -232,7 +232,7 @@ def _look_at(
         return replace(absent, mismatch=mismatch)
     certificate = seen.certificates[0]
     usages = _extended(seen.spec.usages)
-    question = Question(certificate, own, seen.certificates[1:], usages)
+    question = Question(certificate, own, seen.certificates[1:], usages, seen.path)
     asked = (before.seen.certificates, before.anchors, before.usages) if before else None
     search = before.search if before and asked == (seen.certificates, own, usages) else None
     return _Unjudged(seen, question, search, told, embeddable, renewed_at, presence, mismatch)

@@ -2,96 +2,163 @@
 
 Owns one question: may this CA certify these names? Knows DNS names, IP addresses, email addresses and URIs. A name that
 cannot be parsed is not permitted. A CA that constrains any other kind of name does not get here: that is a critical
-extension which Go does not understand.
+extension which Go does not understand. The subtrees are indexed once, so that a name costs as much as it has labels.
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from itertools import chain
+from typing import Any
 from urllib.parse import urlsplit
 
 from cryptography import x509
 
-from certmond.pki.certificate import Certificate, load
+from certmond.pki.certificate import Certificate, is_ordinary, load
+from certmond.pki.der import alternative_names
 
-Subtrees = tuple[x509.GeneralName, ...]
+_KINDS = {0x81: "email", 0x82: "DNS", 0x86: "URI", 0x87: "IP"}
+"""The tags of the names that Go knows (RFC 5280, 4.2.1.6)."""
+_LEAST = 2  # bytes of a name
+_AT_OR_BELOW, _BELOW = "", "."  # what ends a domain in the index; neither is a label
 
 
-def permitted(issuer: Certificate, certificate: Certificate) -> bool:
-    """Every name of `certificate` is within the permitted and outside the excluded subtrees of `issuer`."""
-    allowed, excluded = _subtrees(issuer)
+@dataclass(slots=True)
+class _Subtrees:
+    """Subtrees by their kind: domains as a tree of labels, mailboxes, and networks by version and length of prefix."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    domains: dict[str, dict[str, Any]] = field(default_factory=dict)
+    mailboxes: set[tuple[str, str]] = field(default_factory=set)
+    networks: dict[tuple[int, int], set[int]] = field(default_factory=dict)
+
+    def add(self, subtree: x509.GeneralName) -> None:
+        """Raises ValueError for a domain that is none."""
+        match subtree:
+            case x509.DNSName(value=domain):
+                self._add_domain("DNS", domain)
+            case x509.RFC822Name(value=mailbox) if "@" in mailbox:
+                _labels(_mailbox(mailbox)[1])
+                self.counts["email"] += 1
+                self.mailboxes.add(_mailbox(mailbox))
+            case x509.RFC822Name(value=domain):
+                self._add_domain("email", domain)
+            case x509.UniformResourceIdentifier(value=domain):
+                self._add_domain("URI", domain)
+            case x509.IPAddress(value=IPv4Network() | IPv6Network() as network):
+                self.counts["IP"] += 1
+                place = network.version, network.prefixlen
+                self.networks.setdefault(place, set()).add(_prefix(network.network_address, network.prefixlen))
+            case _:  # of a kind that Go does not know
+                pass
+
+    def _add_domain(self, kind: str, domain: str) -> None:
+        """`domain` takes in itself and all below it, with a leading dot only what is below it; empty, everything."""
+        node = self.domains.setdefault(kind, {})
+        for label in _labels(domain.removeprefix(".")):
+            node = node.setdefault(label, {})
+        node[_BELOW if domain.startswith(".") else _AT_OR_BELOW] = {}
+        self.counts[kind] += 1
+
+    def hold(self, kind: str, value: str) -> bool:
+        """Whether the name lies in one of them. Raises ValueError for a name that cannot be parsed."""
+        match kind:
+            case "IP":
+                address = ip_address(value)
+                return any(
+                    _prefix(address, length) in prefixes
+                    for (version, length), prefixes in self.networks.items()
+                    if version == address.version
+                )
+            case "email":
+                return _mailbox(value) in self.mailboxes or self._hold_domain(kind, _mailbox(value)[1])
+            case "URI":
+                return self._hold_domain(kind, _host(value))
+            case _:
+                return self._hold_domain(kind, value)
+
+    def _hold_domain(self, kind: str, domain: str) -> bool:
+        node = self.domains.get(kind, {})
+        for label in _labels(domain):
+            if _AT_OR_BELOW in node or _BELOW in node:
+                return True
+            if label not in node:
+                return False
+            node = node[label]
+        return _AT_OR_BELOW in node
+
+
+@dataclass(frozen=True, slots=True)
+class NameConstraints:
+    """What one CA may certify."""
+
+    permitted: _Subtrees
+    excluded: _Subtrees
+
+    def permit(self, certificate: Certificate) -> bool:
+        """Every name of `certificate` is within the permitted and outside the excluded subtrees."""
+        try:
+            return all(self._permits(name) for name in certificate.names)
+        except ValueError:
+            return False
+
+    def comparisons(self, certificate: Certificate, most: int) -> int:
+        """How often Go compares a name of `certificate` with a subtree of its kind, if it must compare all; exactly,
+        where that may be more than `most`.
+        """
+        names = alternative_names(certificate.der)
+        subtrees = self.permitted.counts + self.excluded.counts
+        at_most = (len(names.content) // _LEAST if names else 0) * max(subtrees.values(), default=0)
+        if names is None or at_most <= most:
+            return at_most
+        return sum(subtrees[_KINDS.get(each.tag, "")] for each in names.values())
+
+    def _permits(self, name: str) -> bool:
+        kind, _, value = name.partition(":")
+        if kind in {"DNS", "email"}:  # judged even where no constraint is about this kind, as in Go
+            _labels(value if kind == "DNS" else _mailbox(value)[1])
+        if self.excluded.counts[kind] and self.excluded.hold(kind, value):
+            return False
+        return not self.permitted.counts[kind] or self.permitted.hold(kind, value)
+
+
+def constraints_of(issuer: Certificate) -> NameConstraints | None:
+    """The constraints of a CA that has some; None where they cannot be parsed, and then Go does not read the CA."""
+    return _kept(issuer.der) if is_ordinary(issuer.der) else _parsed(issuer.der)
+
+
+def _parsed(der: bytes) -> NameConstraints | None:
+    constraints = load(der).extensions.get_extension_for_class(x509.NameConstraints).value
+    found = NameConstraints(_Subtrees(), _Subtrees())
     try:
-        return all(_permits(name, allowed, excluded) for name in certificate.names)
+        for subtree in constraints.permitted_subtrees or ():
+            found.permitted.add(subtree)
+        for subtree in constraints.excluded_subtrees or ():
+            found.excluded.add(subtree)
     except ValueError:
-        return False
+        return None
+    return found
 
 
-def readable(issuer: Certificate) -> bool:
-    """The constraints of `issuer` can be parsed. Go does not read a certificate of which they cannot."""
-    try:
-        for subtree in chain(*_subtrees(issuer)):
-            _require_domain(subtree)
-    except ValueError:
-        return False
-    return True
+_kept = lru_cache(maxsize=256)(_parsed)
 
 
-def _subtrees(issuer: Certificate) -> tuple[Subtrees, Subtrees]:
-    constraints = load(issuer.der).extensions.get_extension_for_class(x509.NameConstraints).value
-    return tuple(constraints.permitted_subtrees or ()), tuple(constraints.excluded_subtrees or ())
-
-
-def _permits(name: str, allowed: Subtrees, excluded: Subtrees) -> bool:
-    kind, _, value = name.partition(":")
-    if kind in {"DNS", "email"}:  # judged even where no constraint is about this kind, as in Go
-        _labels(value if kind == "DNS" else _mailbox(value)[1])
-    within = [_matches(kind, value, subtree) for subtree in allowed]
-    outside = [_matches(kind, value, subtree) for subtree in excluded]
-    relevant = [match for match in within if match is not None]
-    return not any(outside) and (not relevant or any(relevant))
-
-
-def _matches(kind: str, value: str, subtree: x509.GeneralName) -> bool | None:
-    """Whether the name lies in the subtree; None where the subtree is about another kind of name."""
-    match subtree:
-        case x509.DNSName(value=domain) if kind == "DNS":
-            return _in_domain(value, domain)
-        case x509.IPAddress(value=network) if kind == "IP":
-            return _in_network(ip_address(value), network)
-        case x509.RFC822Name(value=mailbox) if kind == "email" and "@" in mailbox:
-            return _mailbox(value) == _mailbox(mailbox)
-        case x509.RFC822Name(value=domain) if kind == "email":
-            return _in_domain(_mailbox(value)[1], domain)
-        case x509.UniformResourceIdentifier(value=domain) if kind == "URI":
-            return _in_domain(_host(value), domain)
-        case _:
-            return None
-
-
-def _in_domain(name: str, domain: str) -> bool:
-    """`domain` takes in itself and all below it, with a leading dot only what is below it, and empty everything."""
-    labels, wanted = _labels(name), _labels(domain.removeprefix("."))
-    deep_enough = len(labels) > len(wanted) or not domain.startswith(".")
-    return deep_enough and labels[: len(wanted)] == wanted
-
-
-def _in_network(address: IPv4Address | IPv6Address, network: object) -> bool:
-    return isinstance(network, IPv4Network | IPv6Network) and address in network
-
-
-def _require_domain(subtree: x509.GeneralName) -> None:
-    if isinstance(subtree, x509.DNSName | x509.RFC822Name | x509.UniformResourceIdentifier):
-        value = subtree.value
-        _labels(_mailbox(value)[1] if "@" in value else value.removeprefix("."))
+def _prefix(address: IPv4Address | IPv6Address, length: int) -> int:
+    return int(address) >> address.max_prefixlen - length
 
 
 def _labels(domain: str) -> list[str]:
     """The labels of a domain, last one first. Raises ValueError for an empty one (as after a final dot) or a blank."""
     labels = domain.lower().split(".")[::-1] if domain else []
-    if not all(label and all("!" <= character <= "~" for character in label) for label in labels):
+    if not all(labels) or _NOT_IN_A_LABEL.search(domain):
         raise ValueError(domain)
     return labels
+
+
+_NOT_IN_A_LABEL = re.compile(r"[^!-~]")
 
 
 def _mailbox(address: str) -> tuple[str, str]:

@@ -7,10 +7,12 @@ cryptography has parsed.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from certmond.errors import MalformedError
 
+_EXTENSIONS, _ALTERNATIVE_NAMES = 0xA3, bytes.fromhex("551d11")
 _VERSION = 0xA0  # the tag of the only field before the serial number, which may be absent (RFC 5280, 4.1)
 
 
@@ -102,6 +104,28 @@ def parts_of(certificate: bytes) -> Parts:
         certificate[key_end:signed_end],
         certificate[signed_end:outer_end],
     )
+
+
+def alternative_names(certificate: bytes) -> Value | None:
+    """The GeneralNames of the subjectAltName extension (RFC 5280, 4.2.1.6) of a certificate that can be loaded.
+
+    None where it has no such extension, or none that is DER.
+    """
+    with suppress(MalformedError):
+        for extension in _extensions(parts_of(certificate).rest):
+            parts = [*extension.values()]
+            if parts and parts[0].content == _ALTERNATIVE_NAMES:
+                return read_value(parts[-1].content)
+    return None
+
+
+def _extensions(rest: bytes) -> Iterator[Value]:
+    at = 0
+    while at < len(rest):
+        field = read_value(rest, at)
+        at = field.end
+        for extensions in field.values() if field.tag == _EXTENSIONS else ():
+            yield from extensions.values()
 
 
 def leading_value(data: bytes) -> bytes:

@@ -6,7 +6,6 @@ DSA key of 10,000 bits for half a second. What is no DER raises MalformedError a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import islice
 
 from certmond.errors import LimitError, MalformedError
@@ -14,6 +13,8 @@ from certmond.pki.der import Value, read_value
 
 MAX_RSA_BITS = 16_384
 """Of every number of an RSA key. OpenSSL uses no larger modulus (OPENSSL_RSA_MAX_MODULUS_BITS)."""
+MAX_RSA_EXPONENT_BITS = 64
+"""Of the public exponent, as OpenSSL has it for large moduli (OPENSSL_RSA_MAX_PUBEXP_BITS)."""
 MAX_DSA_BITS, MAX_DSA_ORDER_BITS = 3_072, 256
 """Of the modulus of a DSA key, and of its order and private number (FIPS 186-4, 4.2)."""
 MAX_EC_BITS = 1_024
@@ -26,8 +27,12 @@ _RSA = frozenset(map(bytes.fromhex, ("2a864886f70d010101", "2a864886f70d010107",
 """rsaEncryption, id-RSAES-OAEP, id-RSASSA-PSS (RFC 4055)."""
 _DSA = frozenset(map(bytes.fromhex, ("2a8648ce380401", "2b0e03020c")))
 _DH = frozenset(map(bytes.fromhex, ("2a864886f70d010301", "2a8648ce3e0201")))  # PKCS #3 and X9.42
-_SMALL = 600  # bytes: no public key that exceeds a limit of size is shorter
-_DSA_FIELDS, _MOST = 6, 16  # version, p, q, g, y, x; the most values that any of these structures has
+_SMALL = 300  # bytes: a shorter public key costs little, whatever its numbers are
+_PRIVATE_FIELDS, _DSA_FIELDS, _MOST = (
+    4,
+    6,
+    16,
+)  # version, n, e, d; version, p, q, g, y, x; the most values that any of these structures has
 _EC = bytes.fromhex("2a8648ce3d0201")
 _LENGTHS = {
     bytes.fromhex("2b656e"): ("X25519", 32),
@@ -105,10 +110,12 @@ def _check_kind(kind: bytes, key: bytes) -> None:
         raise LimitError(f"is an {name} key of {len(key)} bytes, where each has {length}")
 
 
-def _check_rsa(numbers: Iterable[Value]) -> None:
-    """The modulus is the first number, or the second one after a version."""
+def _check_rsa(numbers: list[Value]) -> None:
+    """Behind a version, a private key begins as a public one: with the modulus and the public exponent."""
     for number in numbers:
         _check_bits("an RSA modulus or exponent", number, MAX_RSA_BITS)
+    public = numbers if len(numbers) < _PRIVATE_FIELDS else numbers[1:]
+    _check_bits("a public RSA exponent", public[1], MAX_RSA_EXPONENT_BITS)
 
 
 def _check_dsa(algorithm: list[Value], large: list[Value], small: list[Value]) -> None:

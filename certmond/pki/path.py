@@ -15,6 +15,7 @@ Ed25519 key of a CA, and refuses what kubeadm writes unless most of its rules ar
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,14 +24,13 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import NamedTuple
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from certmond.errors import MalformedError
+from certmond.pki.budget import MAX_COMPARISONS, MAX_NAMES, MAX_WORK, Budget, work_of
 from certmond.pki.certificate import Certificate, is_ordinary, load
-from certmond.pki.constraints import permitted, readable
-from certmond.pki.der import parts_of
+from certmond.pki.der import alternative_names, parts_of
 from certmond.pki.guard import guarded
 
 WEAK_HASHES = frozenset({"md2", "md5", "sha1"})
@@ -53,6 +53,9 @@ class Refusal(StrEnum):
     UNKNOWN_CRITICAL = "has a critical extension that nobody understands"
     NAME_CONSTRAINT = "has a name that the issuer may not certify"
     TOO_MANY = "more certificates could have issued it than Go would try"
+    TOO_MANY_COMPARISONS = f"its name constraints ask for more than {MAX_COMPARISONS:,} comparisons, where Go gives up"
+    NAMES_EXCEEDED = f"its file has more than {MAX_NAMES:,} names to compare with name constraints, which is not done"
+    WORK_EXCEEDED = f"its file asks for the work of more than {MAX_WORK:,} signatures of RSA-2048, which is not done"
     USAGE = "the issuer may not certify this usage"
 
 
@@ -114,6 +117,8 @@ class Question(NamedTuple):
     anchors: tuple[Certificate, ...]
     intermediates: tuple[Certificate, ...]
     usages: frozenset[str]
+    file: str = ""
+    """Where the leaf is: what is asked about one file shares a `Budget`."""
 
 
 Searching = Callable[[Sequence[Question]], Iterable[PathSearch]]
@@ -122,7 +127,8 @@ Searching = Callable[[Sequence[Question]], Iterable[PathSearch]]
 
 def find_all(questions: Sequence[Question]) -> Iterable[PathSearch]:
     """The answers of `find_paths`, one by one."""
-    return [find_paths(*question) for question in questions]
+    budgets = defaultdict[str, Budget](Budget)
+    return [find_paths(*question[:4], budgets[question.file] if question.file else None) for question in questions]
 
 
 def find_paths(
@@ -130,34 +136,36 @@ def find_paths(
     anchors: Sequence[Certificate],
     intermediates: Sequence[Certificate] = (),
     usages: Iterable[str] = (),
+    budget: Budget | None = None,
 ) -> PathSearch:
     """All certification paths from `leaf` to one of `anchors`, each good for every extended usage in `usages`.
 
     A leaf that is itself an anchor is its own path. `usages` are Kubernetes' names ("server auth", "client auth"); the
-    leaf's own usages count too, as in Go. Never raises.
+    leaf's own usages count too, as in Go. What the search costs is taken from `budget`. Never raises.
     """
-    search = _Search(frozenset(anchors), tuple(anchors), tuple(intermediates), frozenset(usages))
-    return search.run(leaf)
+    return _Search(tuple(anchors), tuple(intermediates), frozenset(usages), budget or Budget()).run(leaf)
 
 
 class _Search:
     def __init__(
         self,
-        anchor_set: frozenset[Certificate],
         anchors: tuple[Certificate, ...],
         intermediates: tuple[Certificate, ...],
         usages: frozenset[str],
+        budget: Budget,
     ) -> None:
-        self._anchor_set = anchor_set
+        self._anchor_set = frozenset(anchors)
         self._anchors = anchors
         self._intermediates = intermediates
         self._usages = usages
+        self._budget = budget
+        self._names = dict[Certificate, tuple[bytes, bytes | None]]()
         self._paths: list[Path] = []
         self._rejections: list[Rejection] = []
         self._checks = 0
 
     def run(self, leaf: Certificate) -> PathSearch:
-        if refusal := _unusable(leaf):
+        if refusal := _unusable(leaf) or _constrained(leaf, (), self._budget):
             self._reject(refusal, leaf)
         elif leaf in self._anchor_set:
             self._accept((leaf,))
@@ -167,10 +175,13 @@ class _Search:
 
     def _extend(self, chain: tuple[Certificate, ...]) -> None:
         child = chain[-1]
+        seen = {self._entity(link) for link in chain}
+        keys = {key for key, _ in seen}
         candidates = [
             candidate
             for candidate in dict.fromkeys((*self._anchors, *self._intermediates))
-            if candidate.subject_der == child.issuer_der and not any(_same_entity(candidate, seen) for seen in chain)
+            if candidate.subject_der == child.issuer_der
+            and not (candidate.key.sha256 in keys and self._entity(candidate) in seen)
         ]
         if not candidates:
             self._reject(Refusal.NO_ISSUER, child)
@@ -178,6 +189,9 @@ class _Search:
         for issuer in candidates:
             if self._checks >= _MAX_SIGNATURE_CHECKS:
                 self._reject(Refusal.TOO_MANY, child)
+                return
+            if not self._budget.spend_work(work_of(child, issuer)):
+                self._reject(Refusal.WORK_EXCEEDED, child)
                 return
             if rejection := self._refuse(chain, issuer):
                 self._rejections.append(rejection)
@@ -195,8 +209,15 @@ class _Search:
             return Rejection(Refusal.WEAK_SIGNATURE if weak else Refusal.UNSUPPORTED, child)
         if not signed_by(child, issuer):
             return Rejection(Refusal.BAD_SIGNATURE, child)
-        refusal = _forbidden(issuer, chain, is_anchor=issuer in self._anchor_set)
+        refusal = _forbidden(issuer, chain, self._budget, is_anchor=issuer in self._anchor_set)
         return Rejection(refusal, issuer) if refusal else None
+
+    def _entity(self, certificate: Certificate) -> tuple[str, tuple[bytes, bytes | None]]:
+        """Go's alreadyInChain: what has the same key, subject and subjectAltName, bytes for bytes, adds nothing."""
+        if certificate not in self._names:
+            found = alternative_names(certificate.der)
+            self._names[certificate] = certificate.subject_der, found and found.encoded
+        return certificate.key.sha256, self._names[certificate]
 
     def _accept(self, chain: tuple[Certificate, ...]) -> None:
         unfit = next((link for link in reversed(chain) if not all(map(link.has_usage, self._usages))), None)
@@ -211,12 +232,12 @@ class _Search:
 
 def objection(anchor: Certificate, leaf: Certificate, usages: Iterable[str] = ()) -> Refusal | None:
     """Why the trust anchor `anchor` could not certify what `leaf` says, were it to sign that; None where it could."""
-    if refusal := _forbidden(anchor, (leaf,), is_anchor=True):
+    if refusal := _forbidden(anchor, (leaf,), Budget(), is_anchor=True):
         return refusal
     return None if all(map(anchor.has_usage, usages)) else Refusal.USAGE
 
 
-def _forbidden(issuer: Certificate, chain: Sequence[Certificate], *, is_anchor: bool) -> Refusal | None:
+def _forbidden(issuer: Certificate, chain: Sequence[Certificate], budget: Budget, *, is_anchor: bool) -> Refusal | None:
     """Why `issuer` may not have signed the last of `chain`, whatever the signature says."""
     if issuer.is_ca is False or (issuer.is_ca is None and (issuer.version == 3 or not is_anchor)):
         return Refusal.NOT_CA
@@ -226,9 +247,20 @@ def _forbidden(issuer: Certificate, chain: Sequence[Certificate], *, is_anchor: 
         return unusable
     if issuer.path_length is not None and len(chain) - 1 > issuer.path_length:
         return Refusal.TOO_LONG
-    if issuer.constrains_names and not all(permitted(issuer, link) for link in chain):
-        return Refusal.NAME_CONSTRAINT
-    return None
+    return _constrained(issuer, chain, budget)
+
+
+def _constrained(issuer: Certificate, chain: Sequence[Certificate], budget: Budget) -> Refusal | None:
+    if not issuer.constrains_names:
+        return None
+    constraints = budget.constraints_of(issuer)
+    if constraints is None:  # such a CA is unusable, whatever the names are
+        return Refusal.UNSUPPORTED
+    if sum(constraints.comparisons(link, MAX_COMPARISONS) for link in chain) > MAX_COMPARISONS:
+        return Refusal.TOO_MANY_COMPARISONS
+    if not budget.spend_names(sum(len(link.names) for link in chain)):
+        return Refusal.NAMES_EXCEEDED
+    return None if all(map(constraints.permit, chain)) else Refusal.NAME_CONSTRAINT
 
 
 def _unusable(certificate: Certificate) -> Refusal | None:
@@ -236,8 +268,6 @@ def _unusable(certificate: Certificate) -> Refusal | None:
     if certificate.unknown_critical:
         return Refusal.UNKNOWN_CRITICAL
     if certificate.serial < 0 or certificate.key.algorithm not in KEYS:
-        return Refusal.UNSUPPORTED
-    if certificate.constrains_names and not readable(certificate):
         return Refusal.UNSUPPORTED
     return None
 
@@ -247,20 +277,6 @@ def _distance(child: Certificate, issuer: Certificate) -> int:
     if child.authority_key_id == issuer.subject_key_id:
         return 0
     return 2 if child.authority_key_id and issuer.subject_key_id else 1
-
-
-def _same_entity(one: Certificate, other: Certificate) -> bool:
-    """Go's alreadyInChain: subject, key and names are the same, so the one adds nothing to a path with the other."""
-    same_key = one.subject_der == other.subject_der and one.key.sha256 == other.key.sha256
-    return same_key and _alternative_names(one) == _alternative_names(other)
-
-
-def _alternative_names(certificate: Certificate) -> list[x509.GeneralName] | None:
-    """In their order, and with an empty list told from none: Go compares the extension's bytes."""
-    try:
-        return list(load(certificate.der).extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-    except x509.ExtensionNotFound:
-        return None
 
 
 def signed_by(certificate: Certificate, issuer: Certificate) -> bool:

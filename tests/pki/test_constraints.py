@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from certmond.pki.constraints import permitted, readable
+from certmond.pki.certificate import Certificate
+from certmond.pki.constraints import constraints_of
 from tests.builders import make_ca, make_server
+
+
+def permitted(issuer: Certificate, certificate: Certificate) -> bool:
+    constraints = constraints_of(issuer)
+    return constraints is not None and constraints.permit(certificate)
+
+
+def readable(issuer: Certificate) -> bool:
+    return constraints_of(issuer) is not None
 
 
 def allowed(name: str | list[str], permit: list[str] | None = None, exclude: list[str] | None = None) -> bool:

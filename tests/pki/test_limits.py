@@ -37,6 +37,9 @@ def dsa(p: int, q: int = 1, g: int = 1) -> bytes:
 
 PKCS1 = tlv(0x30, integer(0), BOUND, *(SMALL,) * 7)
 PRIVATE = {
+    "a public RSA exponent of 65 bits, more than the 64": [
+        tlv(0x30, integer(0), BOUND, integer(1 << 64), *(SMALL,) * 6),
+    ],
     "an RSA modulus or exponent of 16,385 bits": [
         tlv(0x30, integer(0), LARGE, *(SMALL,) * 7),
         tlv(0x30, integer(0), SMALL, SMALL, LARGE, *(SMALL,) * 5),
@@ -62,6 +65,10 @@ PRIVATE = {
     "is an X448 key of 57 bytes, where each has 56": [pkcs8(X448, b"", tlv(0x04, b"\1" * 57))],
 }
 PUBLIC = {
+    "a public RSA exponent of 65 bits, more than the 64": [
+        spki(RSA, tlv(0x05), tlv(0x30, integer(1 << 3000), integer(1 << 64))),
+        tlv(0x30, integer(1 << 3000), integer(1 << 64)),
+    ],
     "an RSA modulus or exponent of 16,385 bits": [
         spki(RSA, tlv(0x05), tlv(0x30, LARGE, SMALL)),
         spki(RSA, tlv(0x05), tlv(0x30, SMALL, LARGE)),
@@ -120,6 +127,7 @@ def test_no_key_of_a_usual_size_exceeds_a_limit(kind: str, form: PrivateFormat) 
         (check_private_key, tlv(0x30, tlv(0x30, oid(RSA)), tlv(0x04, b"encrypted"))),
         (check_private_key, pkcs8("1.2.3", b"", b"of an unknown kind")),
         (check_public_key, spki(RSA, tlv(0x05), tlv(0x30, BOUND, SMALL))),
+        (check_public_key, tlv(0x30, BOUND, SMALL)),
         (check_public_key, spki("1.2.3", b"", b"\1" * 10_000)),
     ],
 )
