@@ -151,7 +151,8 @@ def dsa_keys() -> bytes:
     """As many DSA keys as are read, of the largest size that is read."""
     p, q = (1 << 3072) - 1_103_717 | 1, (1 << 256) - 189
     algorithm = tlv(0x30, oid("1.2.840.10040.4.1"), tlv(0x30, integer(p), integer(q), integer(p - 5)))
-    return pem_block("PRIVATE KEY", tlv(0x30, integer(0), algorithm, tlv(0x04, integer(q - 2)))) * 512
+    key = tlv(0x30, integer(0), algorithm, tlv(0x04, integer(q - 2)))
+    return make_ca().pem + pem_block("PRIVATE KEY", key) * 511
 
 
 def yaml_lines(line: str) -> bytes:
@@ -190,7 +191,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "extensions.pem": extensions,
     "huge-oid.pem": huge_oid,
     "dsa-keys.pem": dsa_keys,
-    "curve-keys.pem": lambda: bare_key(ec.BrainpoolP512R1()) * 512,
+    "curve-keys.pem": lambda: make_ca().pem + bare_key(ec.BrainpoolP512R1()) * 511,
     "users.conf": lambda: kubeconfig(make_ca().key_pem, with_certificate=True),
     "brainpool-users.conf": lambda: kubeconfig(bare_key(ec.BrainpoolP512R1()), with_certificate=False),
     "yaml-1.conf": lambda: yaml_lines("- {a: [b, c]}\n"),

@@ -17,6 +17,7 @@ MAX_ITERATIONS = 5_000_000
 _INTEGER, _OCTETS, _OID, _SEQUENCE, _EXPLICIT = 0x02, 0x04, 0x06, 0x30, 0xA0
 _CONSTRUCTED, _HIGH_TAG, _LONG, _INDEFINITE, _END = 0x20, 0x1F, 0x80, 0x80, b"\0\0"
 _MAX_DEPTH, _MAX_VALUES, _MOST_TAG = 32, 20_000, 1 << 32
+_LARGEST = 1 << 63  # a larger number counts as this one
 _HMAC_SHA256 = bytes.fromhex("2a864886f70d0209")
 _DEFAULT_PRF = b""  # HMAC-SHA-1 (RFC 8018, A.2); the KDF of PKCS #12 itself takes no longer
 _WEIGHTS = {_HMAC_SHA256: 1, _DEFAULT_PRF: 4}
@@ -138,7 +139,7 @@ def _work(node: _Node) -> int:
 
 def _asked(parameters: Sequence[_Node]) -> int:
     """What follows the salt, of PBKDF2 (RFC 8018, A.2), scrypt (RFC 7914, 7), or PKCS #12 (RFC 7292, 4 and C)."""
-    numbers = [int.from_bytes(each.content) for each in parameters if each.tag == _INTEGER]
+    numbers = [min(int.from_bytes(each.content), _LARGEST) for each in parameters if each.tag == _INTEGER]
     prf = next((each.values[0].content for each in parameters if each.tag == _SEQUENCE and each.values), _DEFAULT_PRF)
     match numbers:
         case [cost, block, parallel]:

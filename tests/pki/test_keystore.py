@@ -66,6 +66,7 @@ def with_mac(iterations: bytes) -> bytes:
         bag(oid(PBE_3DES) + tlv(0x30, SALT, MANY)),
         *(bag(oid(PBE_3DES) + tlv(0x30, SALT, MANY), form) for form in (indefinite, long_form, in_pieces)),
         bag(pbkdf2(MANY)),
+        bag(pbkdf2(integer(1 << 100_000))),
         bag(pbkdf2(integer(1000), integer(1 << 20))),
         bag(pbkdf2(MANY, prf=SHA256)),
         bag(pbkdf2(MANY, integer(32), prf=SHA256)),
