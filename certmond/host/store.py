@@ -16,6 +16,7 @@ from typing import Any
 from certmond.host.credentials import Credentials, parse_credentials
 from certmond.host.entry import Asked, Entry, latest_change
 from certmond.host.files import Files, Parser
+from certmond.host.keystore import decode_apart
 from certmond.host.kubeconfig import Material, User, as_text
 from certmond.host.manifest import Components, Manifest, node_facts, parse_manifest
 from certmond.host.owners import owner_name
@@ -32,7 +33,7 @@ from certmond.pki.contents import (
     public_key_in,
     without_missing,
 )
-from certmond.pki.encoding import Document, decode
+from certmond.pki.encoding import Document
 from certmond.pki.inventory import Embedded, Inventory, Observation, Permissions
 from certmond.pki.reason import Fault, Reason
 
@@ -293,7 +294,7 @@ class Store:
 
     def _document(self, path: str, spec: CertificateSpec | None, referrer: Referrer | None = None) -> Document:
         entry = self._entry(path, referrer)
-        document = self._files.value(path, self._parser(spec) if spec else decode, referrer)
+        document = self._files.value(path, self._parser(spec) if spec else decode_apart, referrer)
         return document if document is not None else Document(faults=(entry.fault,) if entry.fault else ())
 
     def _parser(self, spec: CertificateSpec) -> Parser[Any]:
@@ -301,7 +302,7 @@ class Store:
         if spec.kind is Kind.KUBECONFIG:
             return parse_credentials
         password = self._password(spec.password_file) if spec.password_file else None
-        return decode if password is None else _decode_with(password)
+        return decode_apart if password is None else _decode_with(password)
 
     def _password(self, path: str) -> bytes | None:
         self._entry(path)
@@ -394,7 +395,7 @@ def _first_line(data: bytes, _path: str) -> bytes:
 
 @lru_cache(maxsize=64)
 def _decode_with(password: bytes) -> Parser[Document]:
-    return lambda data, path: decode(data, path, password)
+    return lambda data, path: decode_apart(data, path, password)
 
 
 def _too_many(spec: CertificateSpec, cut: str) -> Fault:

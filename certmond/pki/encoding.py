@@ -75,14 +75,41 @@ class Document:
         return not self.certificates and bool(self.key or self.public_keys or self.encrypted_key)
 
 
-def decode(data: bytes, path: str, password: bytes | None = None) -> Document:
-    """The certificates and keys in `data`; `path` only names the file in faults. `password` is for PKCS#12."""
+class Opened(NamedTuple):
+    """What a PKCS#12 file holds: the DER of its certificates, and of the public half of its key."""
+
+    certificates: tuple[bytes, ...]
+    key: bytes | None
+
+
+Opening = Callable[[bytes, bytes | None], Opened]
+"""What opens a PKCS#12 file with a password. Raises MalformedError, and LimitError where that takes too long."""
+
+
+def opened_here(data: bytes, password: bytes | None) -> Opened:
+    """Open a PKCS#12 file in this process, however long that takes."""
+    with guarded("is a PKCS#12 file that the given password does not open"):
+        store = pkcs12.load_pkcs12(data, password)  # None opens a file with an empty password, too
+        found = filter(None, (store.cert, *store.additional_certs))
+        key = None if store.key is None else public_key_of(store.key).der
+        return Opened(tuple(each.certificate.public_bytes(Encoding.DER) for each in found), key)
+
+
+def not_opened(_data: bytes, _password: bytes | None) -> Opened:
+    """Open none of which a part is encrypted: how long that takes is not seen before."""
+    raise LimitError("is a PKCS#12 file of which a part is encrypted, and is not opened here; give PEM")
+
+
+def decode(data: bytes, path: str, password: bytes | None = None, opening: Opening = not_opened) -> Document:
+    """The certificates and keys in `data`; `path` only names the file in faults. `password` is for PKCS#12, `opening`
+    for such a file of which a part is encrypted.
+    """
     if not data.strip(b"\x00 \t\r\n"):
         return Document(faults=(Fault(Reason.MALFORMED, f"{path} is empty"),))
     if _BEGIN.search(data):
         return _decode_pem(data, path)
     if _PKCS12_START.match(data):
-        return replace(_decode_pkcs12(data, path, password), pem=False)
+        return replace(_decode_pkcs12(data, path, password, opening), pem=False)
     return replace(_decode_der(data, path), pem=False)
 
 
@@ -281,22 +308,22 @@ def _is_der(data: bytes) -> bool:
     return (value.tag, value.end) == (_SEQUENCE, len(data))
 
 
-def _decode_pkcs12(data: bytes, path: str, password: bytes | None) -> Document:
+def _decode_pkcs12(data: bytes, path: str, password: bytes | None, opening: Opening) -> Document:
     try:
-        check_iterations(data)
+        encrypted = check_iterations(data)
     except MalformedError as error:
         return Document(faults=(Fault(Reason.MALFORMED, f"{path} is a PKCS#12 file that {error}"),))
     try:
-        with guarded(f"{path} is a PKCS#12 file that the given password does not open"):
-            store = pkcs12.load_pkcs12(data, password)  # None opens a file with an empty password, too
-            key = None if store.key is None else public_key_of(store.key)
+        found = opening(data, password) if encrypted else opened_here(data, password)
+        key = None if found.key is None else _public_key(found.key)
     except MalformedError as error:
-        return Document(faults=(Fault(Reason.UNREADABLE, str(error)),))
+        reason = Reason.MALFORMED if isinstance(error, LimitError) else Reason.UNREADABLE
+        return Document(faults=(Fault(reason, f"{path} {error}"),))
     certificates: list[Certificate] = []
     faults: list[Fault] = []
-    for number, entry in enumerate(filter(None, (store.cert, *store.additional_certs)), start=1):
+    for number, der in enumerate(found.certificates, start=1):
         try:
-            certificates.append(_certificate(entry.certificate.public_bytes(Encoding.DER)))
+            certificates.append(_certificate(der))
         except MalformedError as error:
             faults.append(Fault(Reason.MALFORMED, f"{path}, certificate {number}: {error}"))
     return Document(tuple(certificates), key, faults=tuple(faults))

@@ -18,6 +18,7 @@ _INTEGER, _OCTETS, _OID, _SEQUENCE, _EXPLICIT = 0x02, 0x04, 0x06, 0x30, 0xA0
 _CONSTRUCTED, _HIGH_TAG, _LONG, _INDEFINITE, _END = 0x20, 0x1F, 0x80, 0x80, b"\0\0"
 _MAX_DEPTH, _MAX_VALUES, _MOST_TAG = 32, 20_000, 1 << 32
 _LARGEST = 1 << 63  # a larger number counts as this one
+_ENCRYPTED_DATA = bytes.fromhex("2a864886f70d010706")
 _HMAC_SHA256 = bytes.fromhex("2a864886f70d0209")
 _DEFAULT_PRF = b""  # HMAC-SHA-1 (RFC 8018, A.2); the KDF of PKCS #12 itself takes no longer
 _WEIGHTS = {_HMAC_SHA256: 1, _DEFAULT_PRF: 4}
@@ -35,17 +36,19 @@ class _Node:
     values: list[_Node] = field(default_factory=list)
 
 
-def check_iterations(data: bytes) -> None:
-    """Raise LimitError where a PKCS #12 file, or an encrypted PKCS #8 key, asks for more than `MAX_ITERATIONS`.
+def check_iterations(data: bytes) -> bool:
+    """Return whether a part of a PKCS #12 file is encrypted, in which more may be asked for than is seen.
 
-    Raises MalformedError where OpenSSL could see another structure than is seen here.
+    Raises LimitError where the file, or an encrypted PKCS #8 key, asks for more than `MAX_ITERATIONS`, and
+    MalformedError where OpenSSL could see another structure than is seen here.
     """
-    reader = _Reader(data)
-    asked = sum(_work(node) for node in reader.nodes(0, len(data), 0))
+    found = [*_Reader(data).nodes(0, len(data), 0)]
+    asked = sum(map(_work, found))
     if asked > MAX_ITERATIONS:
         raise LimitError(
             f"asks for the work of {asked:,} iterations, more than the {MAX_ITERATIONS:,} that certmond does"
         )
+    return any(map(_is_encrypted, found))
 
 
 class _Reader:
@@ -125,6 +128,11 @@ class _Reader:
 
 def _octets(node: _Node) -> bytes:
     return b"".join(map(_octets, node.values)) if node.values else node.content
+
+
+def _is_encrypted(node: _Node) -> bool:
+    """It has a ContentInfo of the kind EncryptedData (RFC 2315, 13)."""
+    return (node.tag, node.content) == (_OID, _ENCRYPTED_DATA) or any(map(_is_encrypted, node.values))
 
 
 def _work(node: _Node) -> int:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from certmond.errors import LimitError
 from certmond.pki.certificate import public_key_of
-from certmond.pki.encoding import MAX_BLOCKS, MAX_PRIVATE_KEYS, Document, check_private_keys, decode
+from certmond.pki.encoding import MAX_BLOCKS, MAX_PRIVATE_KEYS, Document, check_private_keys, decode, opened_here
 from certmond.pki.reason import Reason
 from tests.builders import Issued, bundle, integer, make_ca, make_leaf, make_server, oid, pem_block, tlv
 from tests.conftest import real_part
@@ -34,7 +34,7 @@ PATH = "/etc/kubernetes/pki/a.crt"
 
 
 def read(data: bytes, password: bytes | None = None) -> Document:
-    return decode(data, PATH, password)
+    return decode(data, PATH, password, opened_here)
 
 
 def holds(document: Document, *certificates: Issued) -> bool:

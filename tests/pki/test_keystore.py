@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certmond.errors import LimitError, MalformedError
-from certmond.pki.encoding import decode
+from certmond.pki.encoding import decode, opened_here
 from certmond.pki.keystore import MAX_ITERATIONS, check_iterations
 from certmond.pki.reason import Reason
 from tests.builders import integer, make_ca, oid, tlv
@@ -108,7 +108,9 @@ def test_a_file_of_the_usual_tools_is_opened(algorithm: pkcs12.PBES) -> None:
     form = PrivateFormat.PKCS12.encryption_builder().kdf_rounds(20_000).hmac_hash(hashes.SHA256())
     protection = form.key_cert_algorithm(algorithm).build(b"secret")
     data = pkcs12.serialize_key_and_certificates(b"a", CA.key, CA.cert, None, protection)
-    assert decode(data, "/a.p12", b"secret").certificates == (CA.facts,)
+    assert decode(data, "/a.p12", b"secret", opened_here).certificates == (CA.facts,)
+    (fault,) = decode(data, "/a.p12", b"secret").faults
+    assert "is not opened here" in fault.detail
 
 
 @pytest.mark.parametrize(
