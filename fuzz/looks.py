@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -96,13 +96,20 @@ def look_at(root: Path, config: Config, files: dict[str, bytes]) -> float:
         old.unlink()
     for name, data in files.items():
         (root / "etc/app" / name).write_bytes(data)
-    start = time.process_time()
+    start = _seconds()
     whole_look(root, config)
-    return time.process_time() - start
+    return _seconds() - start
+
+
+def _seconds() -> float:
+    """Of processor time, of this process and of those that it has waited for."""
+    return sum(os.times()[:4])
 
 
 def run_looks(seed: int, first: int, count: int) -> tuple[list[Broken], list[tuple[float, str]]]:
-    """What broke, and the slowest files with their seconds beyond those of a look at nothing."""
+    """What broke, and the slowest files with their seconds beyond those of a look at nothing; of files that together take
+    little, none is the slowest.
+    """
     broken, slow = list[Broken](), list[tuple[float, str]]()
     with node() as root:
         config = parse([Source("config.yaml", CONFIGURATION.encode())])
@@ -130,7 +137,7 @@ def run_looks(seed: int, first: int, count: int) -> tuple[list[Broken], list[tup
     return broken, slow
 
 
-_SLOWEST, _UNREMARKABLE = 5, 0.1
+_SLOWEST, _UNREMARKABLE = 5, 0.4
 
 
 def run_daemon(seed: int, first: int, count: int) -> list[Broken]:
@@ -149,7 +156,7 @@ def run_daemon(seed: int, first: int, count: int) -> list[Broken]:
                     return [Broken(number, files[0][0], str(error)[-2000:])]
                 number += 100
             log, ended = daemon.log.read_text(), daemon.stop()
-        told = [line for line in log.splitlines() if "unexpected" in line or "Traceback" in line]
+        told = [line for line in log.splitlines() if "please report it" in line or "Traceback" in line]
         return [Broken(first, "", line) for line in told] + ([Broken(first, "", f"status {ended}")] if ended else [])
 
 

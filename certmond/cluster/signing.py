@@ -177,10 +177,10 @@ def _key_of(filed: Filed) -> PublicKey | None:
         asked = load_request(filed.request)
         with guarded("is not a request that can be used"):
             key, plain = asked.public_key(), asked.subject == _SUBJECT and not len(asked.extensions)
+            same = plain and filed.signer_name == API_CLIENT and filed.usages == {*_USAGES}
+            return describe_key(key) if same and isinstance(key, ec.EllipticCurvePublicKey) else None
     except MalformedError:
         return None
-    same = plain and filed.signer_name == API_CLIENT and filed.usages == {*_USAGES}
-    return describe_key(key) if same and isinstance(key, ec.EllipticCurvePublicKey) else None
 
 
 def _verdict(filed: Filed, key: PublicKey, expected: Certificate, now: datetime) -> Canary:

@@ -102,11 +102,12 @@ def can_sign(key: PrivateKey) -> bool:
 
 def key_pem(key: PrivateKey) -> bytes:
     """PKCS#1 or SEC1, as client-go's keyutil writes them (MarshalPrivateKeyToPEM); PKCS#8 for Ed25519, which has no
-    other form.
+    other form. Raises MalformedError.
     """
     is_ed25519 = isinstance(key, ed25519.Ed25519PrivateKey)
     form = PrivateFormat.PKCS8 if is_ed25519 else PrivateFormat.TraditionalOpenSSL
-    return key.private_bytes(Encoding.PEM, form, NoEncryption())
+    with guarded("the private key cannot be written; put the right one there"):
+        return key.private_bytes(Encoding.PEM, form, NoEncryption())
 
 
 def public_pem(key: PrivateKey) -> bytes:
