@@ -29,6 +29,7 @@ from certmond.options import Globals
 from certmond.pki.assess import Assessment
 from certmond.writing import enforcer_for, seen
 from fuzz.mutation import damaged, kubeconfig
+from fuzz.worst import files
 from tests.builders import make_ca
 from tests.daemon_harness import Running, running
 
@@ -107,8 +108,9 @@ def _seconds() -> float:
 
 
 def run_looks(seed: int, first: int, count: int) -> tuple[list[Broken], list[tuple[float, str]]]:
-    """What broke, and the slowest files with their seconds beyond those of a look at nothing; of files that together take
-    little, none is the slowest.
+    """What broke, and the slowest files with their seconds beyond those of a look at nothing.
+
+    Files that together take little are not looked at one by one.
     """
     broken, slow = list[Broken](), list[tuple[float, str]]()
     with node() as root:
@@ -117,17 +119,21 @@ def run_looks(seed: int, first: int, count: int) -> tuple[list[Broken], list[tup
         nothing = min(look_at(root, config, {}) for _ in range(5))
         for start in range(first, first + count, TOGETHER):
             numbers = range(start, min(start + TOGETHER, first + count))
-            files = {number: file_number(seed, number) for number in numbers}
+            some = {number: file_number(seed, number) for number in numbers}
             try:
-                taken = look_at(root, config, dict(files.values()))
-            except Exception:  # noqa: BLE001 - found again below, with its file
+                taken = look_at(root, config, dict(some.values()))
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # noqa: BLE001 - found again below, with its file
                 taken = float("inf")
             least = slow[-1][0] if len(slow) == _SLOWEST else 0.0
             if taken - nothing < max(least, _UNREMARKABLE):
                 continue
-            for number, (name, data) in files.items():
+            for number, (name, data) in some.items():
                 try:
                     seconds = look_at(root, config, {name: data}) - nothing
+                except KeyboardInterrupt:
+                    raise
                 except BaseException as error:  # noqa: BLE001 - a panic of pyo3 as well
                     broken.append(Broken(number, name, f"{type(error).__name__}: {str(error)[:200]}"))
                     continue
@@ -140,6 +146,21 @@ def run_looks(seed: int, first: int, count: int) -> tuple[list[Broken], list[tup
 _SLOWEST, _UNREMARKABLE = 5, 0.4
 
 
+def run_worst() -> list[Broken]:
+    """The largest files of their kind, each with the seconds that a look at it takes."""
+    broken = list[Broken]()
+    with node() as root:
+        config = parse([Source("config.yaml", CONFIGURATION.encode())])
+        look_at(root, config, {})
+        nothing = look_at(root, config, {})
+        for number, (name, data) in enumerate(files()):
+            seconds = look_at(root, config, {name: data}) - nothing
+            print(f"{name:24} {len(data):>9} bytes {seconds:5.2f} s", flush=True)
+            if seconds > MOST_SECONDS:
+                broken.append(Broken(number, name, f"{seconds:.2f} s"))
+    return broken
+
+
 def run_daemon(seed: int, first: int, count: int) -> list[Broken]:
     """The files through `certmond run`, which looks at a hundred of them at a time, as they replace each other."""
     with node() as root, tempfile.TemporaryDirectory() as work:
@@ -147,13 +168,13 @@ def run_daemon(seed: int, first: int, count: int) -> list[Broken]:
         with running(root, Path(work), *options) as daemon:
             number = first
             while number < first + count:
-                files = [file_number(seed, each) for each in range(number, min(number + 100, first + count))]
-                for place, (name, data) in enumerate(files):
+                some = [file_number(seed, each) for each in range(number, min(number + 100, first + count))]
+                for place, (name, data) in enumerate(some):
                     (root / "etc/app" / f"{place}.{name.rpartition('.')[2]}").write_bytes(data)
                 try:
                     daemon.until(partial(_has_passed, daemon, daemon.passes()), "a pass", 30)
                 except AssertionError as error:
-                    return [Broken(number, files[0][0], str(error)[-2000:])]
+                    return [Broken(number, some[0][0], str(error)[-2000:])]
                 number += 100
             log, ended = daemon.log.read_text(), daemon.stop()
         told = [line for line in log.splitlines() if "please report it" in line or "Traceback" in line]
@@ -171,7 +192,12 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=30_000, help="files (30000)")
     parser.add_argument("--daemon", type=int, default=0, metavar="N", help="of these, N through `certmond run` (none)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave what broke there")
+    parser.add_argument(
+        "--worst", action="store_true", help="look at the largest files of their kind, and at no others"
+    )
     options = parser.parse_args()
+    if options.worst:
+        return 1 if run_worst() else 0
     started = datetime.now(UTC)
     broken, slow = run_looks(options.seed, options.first, options.count)
     broken += run_daemon(options.seed, options.first, options.daemon) if options.daemon else []

@@ -39,10 +39,12 @@ def rsa_key(bits: int, exponent: int = (1 << 64) - 1) -> bytes:
 
 def rsa_candidates(bits: int) -> bytes:
     """A leaf, and as many certificates as fit that could have issued it."""
-    leaf = make_leaf(make_ca("ca", key="rsa"))
+    body, algorithm, _ = read_value(make_leaf(make_ca("ca", key="rsa")).der).values()
+    signature = tlv(0x03, b"\0", b"\x11" * (bits // 8))  # as long as the keys: OpenSSL refuses another at once
+    leaf = pem_block("CERTIFICATE", tlv(0x30, body.encoded, algorithm.encoded, signature))
     ca = make_ca("ca").der
     found = [pem_block("CERTIFICATE", with_key(ca, rsa_key(bits))) for _ in range(511)]
-    return _fitting(leaf.pem, found)
+    return _fitting(leaf, found)
 
 
 def curve_candidates() -> bytes:

@@ -50,11 +50,12 @@ def parse_credentials(data: bytes, path: str) -> Credentials:
         ),
         clusters=tuple(replace(cluster, ca=_emptied(cluster.ca)) for cluster in config.clusters),
     )
-    problems = [*config.problems]
+    faults = [Fault(Reason.MALFORMED, f"{path}: {problem}") for problem in config.problems]
     if left_out:
-        problems.append(f"it has more than {MAX_KEYS} private keys; the others are not read")
-        documents |= {(name, "key"): Document(encrypted_key=True) for name in left_out}
-    return Credentials(bare, documents, tuple(Fault(Reason.MALFORMED, f"{path}: {problem}") for problem in problems))
+        fault = Fault(Reason.MALFORMED, f"{path} has more than {MAX_KEYS} private keys; the others are not read")
+        faults.append(fault)
+        documents |= {(name, "key"): Document(faults=(fault,)) for name in left_out}
+    return Credentials(bare, documents, tuple(faults))
 
 
 def _emptied(material: Material | None) -> Material | None:

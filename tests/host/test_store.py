@@ -1042,3 +1042,13 @@ def test_no_fault_reveals_what_is_embedded(tree: Tree) -> None:
         assert not any(
             secret in text for secret in (body.decode()[:30], body.decode()[-40:], good["client-key-data"][60:90])
         )
+
+
+def test_more_private_keys_than_are_read_are_told_once_for_each_user(tree: Tree) -> None:
+    """Those of the first 256 users are read; of the others it is not known whether they fit."""
+    tree.write("/many.conf", kubeconfig([user(f"u{number}", make_leaf(ROOT)) for number in range(258)]))
+    seen = tree.look(row("many", "/many.conf", kind="kubeconfig"))
+    assert [each.key is None for each in seen] == [False] * 256 + [True] * 2
+    assert [each.key_unknown for each in seen[-3:]] == [False, True, True]
+    said = "/many.conf has more than 256 private keys; the others are not read"
+    assert [[fault.detail for fault in each.faults] for each in (seen[0], seen[1], seen[-1])] == [[said], [], [said]]
