@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from certmond.errors import MalformedError
 from certmond.host.kubeconfig import Kubeconfig, Material, parse_kubeconfig
-from certmond.pki.encoding import Document, decode
+from certmond.pki.encoding import Document, decode, is_pkcs12
 from certmond.pki.reason import Fault, Reason
 
 MAX_KEYS = 256
@@ -39,7 +39,7 @@ def parse_credentials(data: bytes, path: str) -> Credentials:
     materials += [(user.name, "key", user.key) for user in config.users if user.name not in left_out]
     materials += [(cluster.name, "ca", cluster.ca) for cluster in config.clusters]
     documents = {
-        (owner, field): decode(material.data, f"{path}, {field} of {owner!r}")
+        (owner, field): _document(material.data, f"{path}, {field} of {owner!r}")
         for owner, field, material in materials
         if material and material.data is not None
     }
@@ -56,6 +56,13 @@ def parse_credentials(data: bytes, path: str) -> Credentials:
         faults.append(fault)
         documents |= {(name, "key"): Document(faults=(fault,)) for name in left_out}
     return Credentials(bare, documents, tuple(faults))
+
+
+def _document(data: bytes, where: str) -> Document:
+    """What is embedded. A PKCS#12 file is not opened: client-go takes PEM only, and a file may embed hundreds."""
+    if is_pkcs12(data):
+        return Document(faults=(Fault(Reason.MALFORMED, f"{where} is PKCS#12, where client-go takes PEM"),))
+    return decode(data, where)
 
 
 def _emptied(material: Material | None) -> Material | None:

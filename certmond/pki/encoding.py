@@ -100,6 +100,11 @@ def not_opened(_data: bytes, _password: bytes | None) -> Opened:
     raise LimitError("is a PKCS#12 file of which a part is encrypted, and is not opened here; give PEM")
 
 
+def is_pkcs12(data: bytes) -> bool:
+    """Whether `data` begins as a PKCS#12 file does (RFC 7292, 4)."""
+    return _PKCS12_START.match(data) is not None
+
+
 def decode(data: bytes, path: str, password: bytes | None = None, opening: Opening = not_opened) -> Document:
     """The certificates and keys in `data`; `path` only names the file in faults. `password` is for PKCS#12, `opening`
     for such a file of which a part is encrypted.
@@ -108,7 +113,7 @@ def decode(data: bytes, path: str, password: bytes | None = None, opening: Openi
         return Document(faults=(Fault(Reason.MALFORMED, f"{path} is empty"),))
     if _BEGIN.search(data):
         return _decode_pem(data, path)
-    if _PKCS12_START.match(data):
+    if is_pkcs12(data):
         return replace(_decode_pkcs12(data, path, password, opening), pem=False)
     return replace(_decode_der(data, path), pem=False)
 

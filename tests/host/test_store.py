@@ -1052,3 +1052,11 @@ def test_more_private_keys_than_are_read_are_told_once_for_each_user(tree: Tree)
     assert [each.key_unknown for each in seen[-3:]] == [False, True, True]
     said = "/many.conf has more than 256 private keys; the others are not read"
     assert [[fault.detail for fault in each.faults] for each in (seen[0], seen[1], seen[-1])] == [[said], [], [said]]
+
+
+def test_a_pkcs12_file_in_a_kubeconfig_is_not_opened(tree: Tree) -> None:
+    """client-go takes PEM only."""
+    store = pkcs12.serialize_key_and_certificates(b"x", None, LEAF.cert, None, NoEncryption())
+    tree.write("/x.conf", kubeconfig([user("u", client_certificate_data=b64(store))]))
+    (seen,) = tree.look(row("conf", "/x.conf", kind="kubeconfig"))
+    assert told(seen) == ["malformed: /x.conf, certificate of 'u' is PKCS#12, where client-go takes PEM"]
