@@ -551,7 +551,7 @@ def test_what_exceeds_no_limit_is_left_to_who_opens_it(data: bytes) -> None:
 
 
 def test_more_private_keys_than_any_component_has_use_for_are_not_read() -> None:
-    """The first of them counts, and that there are more is told."""
+    """The first of them counts, and a fault says that there are more."""
     document = read(LEAF.key_pem * (MAX_PRIVATE_KEYS + 1) + CA.pem)
     assert document.key == public_key_of(LEAF.key)
     assert holds(document, CA)

@@ -137,7 +137,7 @@ def test_what_is_at_a_limit_passes(check: Callable[[bytes], None], der: bytes) -
 
 
 def test_a_serial_number_has_a_limit() -> None:
-    """In a certificate that exceeds it, it is malformed, and the number of bits is told."""
+    """In a certificate that exceeds it, it is malformed, and the fault has the number of bits."""
     check_serial((1 << 8192) - 1)
     check_serial(-((1 << 8192) - 1))
     with pytest.raises(LimitError, match=r"a serial number of 8,193 bits, more than the 8,192"):
@@ -165,7 +165,7 @@ def rebuilt(der: bytes, old: bytes, new: bytes) -> bytes:
 
 
 def test_the_key_of_a_request_has_a_limit() -> None:
-    """Whoever files a request chooses its key."""
+    """Who files a request chooses its key."""
     body = tlv(0x30, integer(0), tlv(0x30), spki(RSA, tlv(0x05), tlv(0x30, LARGE, SMALL)), tlv(0xA0))
     with pytest.raises(LimitError, match="16,385 bits"):
         check_request(tlv(0x30, body, tlv(0x30, oid(RSA)), tlv(0x03, b"\0")))
