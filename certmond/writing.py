@@ -95,14 +95,14 @@ def archive() -> None:
 @click.pass_context
 def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
     """The generations that are kept, oldest first, and what each is worth now. Exit: 0 all well, 2 one is damaged, 3
-    nothing is kept of a NAME.
+    nothing is kept of a NAME, or a later certmond has written it.
     """
-    from certmond.errors import ConfigError, MalformedError, WriteError
+    from certmond.errors import ConfigError, MalformedError, StateError, WriteError
     from certmond.host.archive import Archive
     from certmond.pki.reason import printable
 
     options = globals_of(context)
-    kept, damaged, restoration = Archive(options.state_dir), False, None
+    kept, damaged, unread, restoration = Archive(options.state_dir), False, False, None
     try:
         restoration = _restoration(options, options.load())
     except ConfigError as error:  # what is kept can be seen all the same
@@ -114,7 +114,8 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
             verdict = restoration.verdict(name, number) if restoration else None
         except (MalformedError, WriteError) as error:
             click.echo(f"certmond: {error}", err=True)
-            damaged = True
+            unread = unread or isinstance(error, StateError)  # another user can change it, or it is a later version's
+            damaged = damaged or not isinstance(error, StateError)
             continue
         worth, why = (verdict.worth, verdict.why) if verdict else ("-", "")
         told = "; ".join(filter(None, (generation.description.get("detail", ""), why)))
@@ -123,7 +124,7 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
     there = f"the archive has {', '.join(known)}" if known else "nothing was replaced yet"
     for name in unknown:
         click.echo(f"certmond: nothing is kept of {name}; {there}", err=True)
-    sys.exit(FAILED if damaged else COULD_NOT_TELL if unknown else 0)
+    sys.exit(FAILED if damaged else COULD_NOT_TELL if unknown or unread else 0)
 
 
 @archive.command()

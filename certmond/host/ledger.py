@@ -19,7 +19,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from certmond.errors import WriteError
+from certmond.errors import StateError, WriteError
 from certmond.host.lines import append
 from certmond.host.memory import Memory
 from certmond.host.place import Place, can_be_a_path
@@ -145,7 +145,8 @@ class Ledger:
         )
 
     def _load(self) -> dict[Identity, Attempt]:
-        with _opened_log(self._state_dir) as log:  # before the document, which takes over the log and removes it
+        known: dict[Identity, Attempt] = {}
+        with suppress(StateError), _opened_log(self._state_dir) as log:  # before the document, which removes the log
             known = {(each.name, each.path): _attempt(each) for each in self._memory.read() or ()}
             for line in _lines(log, str(self._state_dir / _LOG)):
                 identity = line.entry.name, line.entry.path
@@ -165,7 +166,10 @@ class Ledger:
         return kept
 
     def _write(self, attempts: Mapping[Identity, Attempt]) -> None:
-        """Write the document, and remove the log that it takes over. Raises WriteError."""
+        """Write the document, and remove the log that it takes over. Raises WriteError, StateError."""
+        with _opened_log(self._state_dir) as log:
+            for _ in _lines(log, str(self._state_dir / _LOG)):
+                pass  # one of a later version is not removed
         self._memory.write(tuple(_entry(identity, attempt) for identity, attempt in attempts.items()))
         with suppress(OSError), opened_state(self._state_dir) as directory:
             remove(Place(directory, _LOG))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certmond.errors import WriteError
+from certmond.errors import StateError, WriteError
 from certmond.host.ledger import Ledger
 from certmond.pki.plan import Attempt
 
@@ -159,7 +159,7 @@ def test_many_attempts_write_the_document_once(tmp_path: Path) -> None:
         assert log.stat().st_mode & 0o777 == 0o600
     assert not log.exists()
     assert Ledger(tmp_path).attempts() == {OTHER: Attempt(NOW, 19)}
-    assert len(json.loads(document.read_text())) == 1
+    assert len(json.loads(document.read_text())["content"]) == 1
 
 
 def killed_while_it_noted(state: Path, *attempts: Attempt) -> None:
@@ -211,3 +211,19 @@ def test_that_nothing_could_be_noted_is_known_beforehand(tmp_path: Path) -> None
     (tmp_path / "renewals.json").mkdir()
     with ledger.held(), pytest.raises(WriteError, match=r"renewals\.json"):
         ledger.check()
+
+
+def test_a_line_of_a_later_version_is_neither_used_nor_removed(tmp_path: Path) -> None:
+    """What a later certmond has noted is as if it were not there, and nothing replaces it: the error names the file."""
+    state = tmp_path / "state"
+    with Ledger(state).held():
+        pass
+    Ledger(state).remember(("web", "/web.crt"), Attempt(NOW))
+    log = state / "renewals.log"
+    log.write_text('{"version": 99, "what": "else"}\n')
+    log.chmod(0o600)
+    ledger = Ledger(state)
+    assert ledger.attempts().keys() <= {("web", "/web.crt")}
+    with pytest.raises(StateError, match=r"renewals\.log has the format version 99 of a later certmond"):
+        ledger.remember(("web", "/web.crt"), Attempt(NOW))
+    assert log.read_text() == '{"version": 99, "what": "else"}\n'
