@@ -18,12 +18,14 @@ from certmond.pki.path import find_paths
 
 
 class Worth(StrEnum):
-    """`good`: a pair that is valid now. `outdated`: a pair that is not. `unjudged`: its key needs a passphrase.
-    `broken`: certificate and key do not belong together, or one of them cannot be read.
+    """`good`: a pair that is valid now. `outdated`: a pair that is not. `wider`: a later certificate no longer had its
+    subject, or a usage or name that it has. `unjudged`: its key needs a passphrase. `broken`: certificate and key do
+    not belong together, or one of them cannot be read.
     """
 
     GOOD = "good"
     OUTDATED = "outdated"
+    WIDER = "wider"
     UNJUDGED = "unjudged"
     BROKEN = "broken"
 

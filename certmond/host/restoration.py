@@ -6,7 +6,7 @@ key do not belong together. What a generation is worth is `archived_pair`'s; how
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +27,7 @@ from certmond.pki.catalog import SELF, CertificateSpec, Kind
 from certmond.pki.certificate import Certificate
 from certmond.pki.encoding import decode
 from certmond.pki.reason import printable
+from certmond.pki.signing_policy import fixed_by, is_issued, surplus
 
 _EXTENDED = frozenset({"server auth", "client auth"})
 
@@ -64,7 +65,7 @@ class Restoration:
         clock: Callable[[], datetime],
         writing: Callable[[float], AbstractContextManager[Writer]],
     ) -> None:
-        self._specs = {spec.name: spec for spec in config.certificates}
+        self._specs, self._facts = {spec.name: spec for spec in config.certificates}, config.given_facts
         self._by_hand = frozenset(
             each for spec in config.certificates if spec.is_trust for each in (spec.name, spec.path, spec.key) if each
         )
@@ -196,7 +197,32 @@ class Restoration:
         pair = self._pair(form, as_put_back(files, self._files))
         own = pair.chain if isinstance(pair, KeyPair) else ()
         usages = _EXTENDED.intersection(form.spec.usages) if form.spec else frozenset[str]()
-        return verdict(pair, self._anchors(form.spec, own), usages, self._clock())
+        anchors = self._anchors(form.spec, own)
+        found = verdict(pair, anchors, usages, self._clock())
+        if form.spec and anchors and isinstance(pair, KeyPair):
+            return self._wider(name, form.spec, pair.leaf, anchors) or found
+        return found
+
+    def _wider(
+        self, name: str, spec: CertificateSpec, leaf: Certificate, anchors: Sequence[Certificate]
+    ) -> Verdict | None:
+        """Return the verdict that a later certificate, in the archive or in place, had less; None where none did."""
+        fixed = fixed_by(spec, self._facts)
+        for pair in self._others(name):
+            other = pair.leaf
+            if other is None or other.not_after <= leaf.not_after or not is_issued(other, (), anchors):
+                continue
+            if more := surplus(leaf, other, fixed):
+                had_less = f"a later certificate (serial {other.serial:x}) had less"
+                return Verdict(Worth.WIDER, f"{'; '.join(more)}; {had_less}")
+        return None
+
+    def _others(self, name: str) -> Iterator[KeyPair | Unpaired]:
+        """What each generation of a name has, and what is in place."""
+        for _, files in self._archive.whole(name):
+            form = self._form(name, files)
+            yield self._pair(form, as_put_back(files, self._files))
+            yield self._pair(form, self._files.read)
 
     def _is_whole(self, name: str, files: Sequence[ArchivedFile]) -> bool:
         """What is in place of these files is a pair, or cannot be judged."""

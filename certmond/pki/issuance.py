@@ -263,9 +263,14 @@ def _usages(asked: Iterable[str], key: KeyAlgorithm, *, is_ca: bool = False, sig
     Digital signature is added where the certificate `signs`, and where nothing else would be left, as the extension has
     at least one (RFC 5280, 4.2.1.3).
     """
-    unfit = _UNFIT.get(key.value.partition("-")[0], frozenset())
+    unfit = unfit_usages(key.value.partition("-")[0])
     usages = _KEY_USAGES.intersection(asked) - unfit - (frozenset() if is_ca else _OF_A_CA)
     return usages | {_SIGNS} if signs or not usages else usages
+
+
+def unfit_usages(algorithm: str) -> frozenset[str]:
+    """Return the key usages that a key of this kind ("RSA", "ECDSA", "Ed25519") cannot have."""
+    return _UNFIT.get(algorithm, frozenset())
 
 
 def _oids(parsed: x509.Certificate) -> Iterator[str]:

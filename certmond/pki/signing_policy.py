@@ -10,17 +10,17 @@ Pure: who can write a file, and which CAs are known, are arguments (`Provenance`
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from certmond.pki.catalog import CertificateSpec
-from certmond.pki.certificate import Certificate, attributes_of, load
+from certmond.pki.catalog import CertificateSpec, KeyAlgorithm
+from certmond.pki.certificate import KEY_USAGES, Certificate, attributes_of, load
 from certmond.pki.demand import accepted_subjects
 from certmond.pki.fields import USAGES, expand
 from certmond.pki.inventory import Provenance
-from certmond.pki.issuance import EXTENDED, Template, alternative_names, general_name, name_of
+from certmond.pki.issuance import EXTENDED, Template, alternative_names, general_name, name_of, unfit_usages
 from certmond.pki.path import find_paths
 from certmond.pki.reason import printable
 
@@ -117,10 +117,33 @@ def grant(template: Template, fixed: Fixed, basis: Basis) -> Grant | Denial:
     if problems:
         return Denial((*problems, *basis.reasons))
     for each in basis.later:
-        if _uncovered_since := list(_uncovered(template, fixed, each)):
+        if uncovered := list(_uncovered(_as_of_its_key(template, each), fixed, each)):
             said = f"a later certificate (serial {each.serial:x}) that certmond put in its place had less"
-            return Denial((*_uncovered_since, said))
+            return Denial((*uncovered, said))
     return Grant(template)
+
+
+def surplus(certificate: Certificate, later: Certificate, fixed: Fixed) -> tuple[str, ...]:
+    """Return the subject, usages and names of `certificate` that a `later` one did not have, and no entry fixes."""
+    parsed = load(certificate.der)
+    has = Template(
+        subject=parsed.subject,
+        not_before=certificate.not_before,
+        not_after=certificate.not_after,
+        key=KeyAlgorithm.RSA_2048,
+        usages=frozenset(KEY_USAGES.values()) if certificate.usages is None else certificate.usages,
+        extended_usages=tuple(certificate.extended_usages or ()),
+        names=alternative_names(parsed),
+    )
+    has = _as_of_its_key(has, later)
+    same = certificate.attributes == later.attributes or is_fixed(has.subject, fixed)
+    subject = () if same else (f"its entry does not fix the subject {printable(certificate.subject)}",)
+    return (*subject, *_uncovered_usages(has, fixed, later), *_uncovered_names(has, fixed, later))
+
+
+def is_fixed(subject: x509.Name, fixed: Fixed) -> bool:
+    """Return whether the entry names exactly this subject."""
+    return any(_same_subject(subject, each) for each in map(_possible_name, fixed.subjects) if each)
 
 
 def entry_that_fixes(spec: CertificateSpec, certificate: Certificate) -> dict[str, str | list[str]]:
@@ -141,7 +164,7 @@ def _uncovered(template: Template, fixed: Fixed, predecessor: Certificate | None
     """What of the template neither the entry nor the predecessor has."""
     if template.is_ca:
         yield "it would be a CA"
-    if not any(_same_subject(template.subject, each) for each in map(_possible_name, fixed.subjects) if each):
+    if not is_fixed(template.subject, fixed):
         subject = printable(template.subject.rfc4514_string()) or "(empty)"
         if is_reserved(template.subject):
             yield f"the subject {subject} is reserved, and its entry does not name exactly that"
@@ -171,6 +194,11 @@ def _uncovered_names(template: Template, fixed: Fixed, predecessor: Certificate 
         yield f"its entry does not fix the name {', '.join(printable(str(each.value)) for each in lacking)}"
     if predecessor is None and "server auth" in template.extended_usages and not template.names:
         yield "its entry fixes no name, and no client accepts a server without one"
+
+
+def _as_of_its_key(template: Template, other: Certificate) -> Template:
+    """Return the template without the usages that a key like that of `other` cannot have."""
+    return replace(template, usages=template.usages - unfit_usages(other.key.algorithm))
 
 
 def _same_subject(one: x509.Name, other: x509.Name) -> bool:

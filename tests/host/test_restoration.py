@@ -5,6 +5,7 @@ says what it passed over.
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -293,3 +294,37 @@ def test_the_command_shows_what_is_good(host: Kept) -> None:
     listed = certmond(host, "archive", "list", "leaf")
     assert (listed.returncode, "nonsense" in listed.stderr) == (0, True)
     assert [line.split()[2] for line in listed.stdout.splitlines()] == ["-", "-", "-"]
+
+
+def test_an_older_generation_does_not_bring_back_what_a_later_one_had_not(host: Kept) -> None:
+    """A subject, usage or name that a later certificate of the CA no longer had makes a generation `wider`: it is
+    passed over, and refused by name, unless its entry fixes it. A forged later one takes nothing away.
+    """
+    host.entries["leaf"].pop("subject", None)
+    host.entries["leaf"].pop("names", None)
+    for fields in ({"subject": "other"}, {"names": ["DNS:admin"]}, {"usages": None}):
+        plain = {"usages": ["digital signature"], "names": None, "extended_usages": host.entries["leaf"]["usages"]}
+        host.write(*host.issue(end=10, **{**plain, **fields}))
+        wide, old = host.there(), host.put_aside()
+        host.write(*host.issue(end=20, **plain))
+        narrow, good = host.there(), host.put_aside()
+        host.write(*host.issue(end=30, **plain))
+        worth, why = host.worth(old)
+        assert worth is Worth.WIDER
+        assert re.search(r"; a later certificate \(serial [0-9a-f]+\) had less$", why)
+        with pytest.raises(RefusedError, match=f"^{old} of leaf is not put back: it is wider: "):
+            host.restore(old)
+        assert host.worth(good) == (Worth.GOOD, "")
+        host.restore()
+        assert host.there() == narrow != wide
+        for directory in (host.state / "archive/leaf").iterdir():
+            shutil.rmtree(directory)
+    host.write(*host.issue(end=10, subject="other", extended_usages=host.entries["leaf"]["usages"]))
+    old = host.put_aside()
+    host.write(*host.issue(end=20, subject="leaf", extended_usages=host.entries["leaf"]["usages"]))
+    host.entries["leaf"]["subject"] = ["CN=leaf", "CN=other"]
+    assert host.worth(old)[0] is Worth.GOOD
+    del host.entries["leaf"]["subject"]
+    forged = make_leaf(make_ca(), "leaf", not_before=host.now - DAY, not_after=host.now + YEAR)
+    host.write(forged.pem, forged.key_pem)
+    assert host.worth(old)[0] is Worth.GOOD

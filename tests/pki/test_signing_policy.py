@@ -30,6 +30,7 @@ from certmond.pki.signing_policy import (
     grant,
     is_issued,
     is_reserved,
+    surplus,
 )
 from certmond.pki.steps import Issue
 from tests.builders import DAY, HOUR, NOW, YEAR, Issued, make_ca, make_intermediate, make_leaf, make_server, new_key
@@ -162,6 +163,14 @@ def test_an_older_certificate_does_not_bring_back_what_a_later_one_had_not() -> 
         assert f"a later certificate (serial {later.facts.serial:x}) that certmond put in its place had less" in said
     same = make_leaf(ROOT, "app", **OLD)
     granted(decided(same, entry(), basis_of(same, later=(later.facts,))))
+
+
+def test_usages_that_the_later_key_cannot_have_are_not_missed() -> None:
+    """An ECDSA key has no key encipherment, so that a later certificate without it takes nothing away."""
+    old = make_leaf(ROOT, "app", key="rsa", usages=["digital signature", "key encipherment"], **OLD)
+    later = make_leaf(ROOT, "app", usages=["digital signature"], not_after=NOW + YEAR)
+    granted(decided(old, entry(), basis_of(old, later=(later.facts,))))
+    assert surplus(old.facts, later.facts, Fixed()) == ()
 
 
 def test_a_later_certificate_that_no_ca_has_signed_does_not_count() -> None:
