@@ -315,6 +315,30 @@ def test_in_a_rotation_no_leaf_is_signed_that_another_user_can_replace(tmp_path:
     }
 
 
+def test_in_a_rotation_no_forged_leaf_is_signed(forged: Forged) -> None:
+    """Were each leaf to be issued again at once, only the genuine ones would be."""
+    assessment, _ = forged.host.enforcer().see()
+    leaves = {each.seen.identity: forged.host.ca.facts for each in assessment.certificates if each.seen.name != "ca"}
+    made = plan(assessment, policy_of(forged.host.config), {}, Circumstances(), reissue=leaves)
+    assert {step.target for step in made.steps} == {*forged.genuine}
+    assert {held.target for held in made.held if "#" not in held.target} == {*forged.files}
+
+
+def test_no_file_is_made_from_a_forged_certificate(forged: Forged) -> None:
+    """A derived file of a genuine certificate is made when that is renewed; one of a forged certificate is not."""
+    names = ("file-genuine", *(name for name in forged.files if name.startswith("file-")))
+    for name in names:
+        forged.host.at(f"/etc/{name}").mkdir(parents=True)
+    forged.host.settings["derived"] = [
+        {"name": f"of-{name}", "kind": "pem-bundle", "source": name, "path": f"/etc/{name}/bundle.pem"}
+        for name in names
+    ]
+    enforcer = forged.host.enforcer()
+    enforcer.executor.execute(enforcer.plan(enforcer.see()[0]))
+    made = [name for name in names if forged.host.at(f"/etc/{name}/bundle.pem").exists()]
+    assert made == ["file-genuine"]
+
+
 def test_what_changes_between_plan_and_signature_is_seen(tmp_path: Path) -> None:
     """The rule is asked again at the moment of signing: a directory that was opened to others meanwhile stops it."""
     host = Host(tmp_path / "node", "apiserver", now=now())
