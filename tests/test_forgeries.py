@@ -309,7 +309,7 @@ def test_in_a_rotation_no_leaf_is_signed_that_another_user_can_replace(tmp_path:
     assert [step.target for step in made.steps] == ["plain"]
     assert {held.target: held.because for held in made.held} == {
         "shared": "the CA's key does not sign it: /srv/shared can be written by every user (mode 0777), who could take "
-        "the key of a new certificate",
+        "the key of a new certificate: give it to root, or name who may write there as the entry's `owner`",
         "reserved": "the CA's key does not sign it: the subject CN=system:app is reserved, and its entry does not name "
         "exactly that",
     }

@@ -89,7 +89,8 @@ def basis(
     beside it. Validity periods do not count: a signature does not expire.
     """
     if provenance.path_writers:
-        return Basis(barrier=f"{provenance.path_writers}, who could take the key of a new certificate")
+        fact = f"{provenance.path_writers}, who could take the key of a new certificate"
+        return Basis(barrier=f"{fact}: give it to root, or name who may write there as the entry's `owner`")
     reasons = []
     if provenance.file_writers:
         reasons.append(f"{provenance.file_writers}, so its content decides nothing")

@@ -94,7 +94,8 @@ _ABOUT = {
         "Control plane or worker. `server.crt` and `front-proxy-client.crt` are good for a year, and nobody renews "
         "them by himself: in enforce mode certmond does, with the CA's key on the node, and keeps their keys, as "
         "`microk8s refresh-certs` does. All others last ten years. The group `microk8s` may read all keys, as "
-        "MicroK8s has it.",
+        "MicroK8s has it. It may also write them: for certmond to renew `server` and `front-proxy-client`, give both "
+        "entries `owner: root:microk8s`.",
         "the pairs that the kubeconfigs in `credentials/` were made from, which nobody else reads; "
         "`serviceaccount.key`, which has no certificate.",
     ),
