@@ -26,10 +26,10 @@ from certmond.host.ledger import Ledger
 from certmond.host.signers.signer import Request
 from certmond.pki.encoding import decode
 from certmond.pki.plan import Attempt, Circumstances, plan
-from tests.builders import DAY, YEAR, Issued, make_ca, make_leaf, new_key
+from tests.builders import DAY, YEAR, Issued, integer, make_ca, make_leaf, new_key, pem_block, tlv
 from tests.cluster.api_server import ApiServer
 from tests.daemon_harness import running
-from tests.test_renewal import Helper, Host, certmond, kubeconfig, now
+from tests.test_renewal import CA, Helper, Host, certmond, kubeconfig, now
 
 MALLORY, BOB = 64_999, 64_998
 """Users of the host who are not root, and have nothing."""
@@ -248,6 +248,86 @@ def test_a_copied_certificate_of_another_user_is_not_renewed_for_the_owner(tmp_p
     assert "left alone: copied" in done.stdout
     assert host.at("/home/copied/app.crt").read_bytes() == bobs.pem
     assert host.at("/home/own/app.crt").read_bytes() != own.pem
+
+
+def owned(host: Host, name: str, certificate: bytes, key: bytes, **fields: Any) -> None:
+    """An entry below a directory of its owner, who is not root."""
+    entry = {"path": f"/home/{name}/app.crt", "key": f"/home/{name}/app.key", "owner": str(MALLORY), **fields}
+    host.entries[name] = entry
+    host.put(entry["path"], certificate)
+    host.put(entry["key"], key, 0o600)
+    for path in (host.at(f"/home/{name}"), *host.at(f"/home/{name}").iterdir()):
+        os.chown(path, MALLORY, MALLORY)
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Host:
+    """A node with a CA and no entries."""
+    host = Host(tmp_path / "node", "apiserver", now=now())
+    host.entries = {}
+    return host
+
+
+def past(host: Host) -> Any:
+    return {"not_before": host.now - YEAR, "not_after": host.now - DAY}
+
+
+def test_the_numbers_of_a_public_key_are_no_private_key(plain: Host) -> None:
+    """The key of another user's certificate has to sign: one made up of its public numbers does not count."""
+    bobs = make_leaf(plain.ca, "bob", key="rsa", **past(plain))
+    numbers: Any = bobs.key.public_key().public_numbers()  # type: ignore[union-attr]
+    made_up = tlv(0x30, *map(integer, (0, numbers.n, numbers.e, 3, 3, 5, 3, 3, 3)))
+    owned(plain, "copied", bobs.pem, pem_block("RSA PRIVATE KEY", made_up))
+    assert certmond(plain, "renew", "copied").returncode == 3
+    assert plain.at("/home/copied/app.crt").read_bytes() == bobs.pem
+
+
+def test_a_key_that_a_symlink_of_the_owner_leads_to_is_not_possessed(plain: Host) -> None:
+    """root could read a key through it that its owner cannot."""
+    bobs = make_leaf(plain.ca, "bob", **past(plain))
+    owned(plain, "copied", bobs.pem, b"")
+    plain.put("/etc/bob.key", bobs.key_pem, 0o600)
+    key = plain.at("/home/copied/app.key")
+    key.unlink()
+    key.symlink_to("/etc/bob.key")
+    os.chown(key, MALLORY, MALLORY, follow_symlinks=False)
+    assert certmond(plain, "renew", "copied").returncode in {2, 3}
+    assert plain.at("/home/copied/app.crt").read_bytes() == bobs.pem
+
+
+def test_a_ca_file_that_another_user_can_write_proves_nothing(plain: Host) -> None:
+    """A CA that this user adds to it vouches for nothing."""
+    other = make_ca("x", not_before=plain.now - YEAR, not_after=plain.now + YEAR)
+    bobs = make_leaf(other, "bob", **past(plain))
+    owned(plain, "app", bobs.pem, bobs.key_pem)
+    plain.put(CA["path"], plain.ca.pem + other.pem)
+    os.chown(plain.at(CA["path"]), MALLORY, MALLORY)
+    assert certmond(plain, "renew", "app").returncode == 3
+    assert plain.at("/home/app/app.crt").read_bytes() == bobs.pem
+
+
+@pytest.mark.real("openssl")
+@pytest.mark.parametrize("status", [2, 5])
+def test_what_certmond_put_in_place_is_remembered_whatever_the_signer_does(
+    plain: Host, tmp_path: Path, status: int
+) -> None:
+    """A signer that fails, or has not decided yet, does not make certmond forget that it put a narrower certificate
+    there: the wider one that its owner puts back is not renewed.
+    """
+    plain.settings["signers"] = [{"name": "site", "kind": "command", "command": [str(tmp_path / "helper" / "helper")]}]
+    helper = Helper(tmp_path / "helper", plain.ca)
+    wide = make_leaf(plain.ca, "app", names=["DNS:a", "DNS:b"], **past(plain))
+    narrow = make_leaf(plain.ca, "app", names=["DNS:a"], **past(plain))
+    owned(plain, "app", narrow.pem, narrow.key_pem, signer="site")
+    helper.answers(0)
+    assert certmond(plain, "renew", "app").returncode == 0
+    helper.answers(status, "600\ncookie\n")
+    certmond(plain, "renew", "app")
+    owned(plain, "app", wide.pem, wide.key_pem, signer="site")
+    helper.answers(0)
+    done = certmond(plain, "renew", "app")
+    assert done.returncode == 3
+    assert "older than the certificate that certmond put in its place" in done.stderr
 
 
 def test_init_makes_no_key_where_others_could_take_it(tmp_path: Path) -> None:

@@ -162,7 +162,12 @@ class Executor:
                     yield identity
                 else:
                     with suppress(WriteError):  # then it is forgotten next time
-                        self._ledger.forget(identity)
+                        if attempt.sha256:  # what it put in place before is remembered
+                            self._ledger.remember(
+                                identity, _with_last_success(Attempt(attempt.put_in_place_at), attempt)
+                            )
+                        else:
+                            self._ledger.forget(identity)
 
     def _in_place(self, name: str, path: str) -> frozenset[str]:
         """The SHA-256 of each certificate in a file; none where it cannot be read, or has no entry any more."""
@@ -220,10 +225,9 @@ class Executor:
         except WaitingError as error:
             now = self._clock()
             self._pending.keep(step.identity, key, request.pem(), step.old.sha256)
-            waiting = Attempt(
-                now, message=str(error), wait_until=now + timedelta(seconds=error.seconds), cookie=error.cookie
-            )
-            self._ledger.remember(step.identity, waiting)
+            until = now + timedelta(seconds=error.seconds)
+            waiting = Attempt(now, message=str(error), wait_until=until, cookie=error.cookie)
+            self._ledger.remember(step.identity, _with_last_success(waiting, attempt))
             raise
         renewal = Renewal(step, certified_key(step, key, given.key), given.pem, self._clock())
         changes = renewal.changes(self._files)
@@ -245,8 +249,8 @@ class Executor:
     def _granted(self, step: Issue) -> Grant:
         """The permission to sign it, by what the node shows at this moment. Raises RefusedError."""
         status, seen = step.status, step.status.seen
-        provenance = self._provenance.of(seen, status.presence.provenance)
-        derived = basis(step.old, seen.certificates[1:], status.issuers, provenance, has_key=bool(status.key_matches))
+        provenance = self._provenance.of(seen, step.authority, status.presence.provenance)
+        derived = basis(step.old, seen.certificates[1:], status.issuers, provenance)
         granted = grant(step.template, fixed_by(seen.spec, step.facts), derived)
         if isinstance(granted, Denial):
             fact = f"{step.path} is not renewed: the CA's key does not sign it: {granted}"
@@ -286,10 +290,9 @@ class Executor:
         # What a signer has promised is still to be had from it where it could not be asked, or its answer could not be
         # written.
         promised = before.cookie if before and isinstance(error, UnreachableError | WriteError) else None
-        sha256, issued_at = (before.sha256, before.put_in_place_at) if before and before.sha256 else (None, None)
-        failed = Attempt(self._clock(), failures, str(error), sha256, issued_at, cookie=promised)
+        failed = Attempt(self._clock(), failures, str(error), cookie=promised)
         with suppress(WriteError):  # the disk may be what failed
-            self._ledger.remember(identity, failed)
+            self._ledger.remember(identity, _with_last_success(failed, before))
         if promised is None:
             self._pending.drop(identity)
 
@@ -303,6 +306,13 @@ class Executor:
         level = {"failed": "error", "waiting": "info"}.get(outcome.result, "info")
         new = {"new_serial": f"{outcome.issued.serial:x}"} if outcome.issued else {}
         self._audit.conclude(event, self._clock(), outcome.message, level, {**fields, **new, "result": outcome.result})
+
+
+def _with_last_success(attempt: Attempt, before: Attempt | None) -> Attempt:
+    """The attempt, with what the last successful one put in place."""
+    if before is None or before.sha256 is None:
+        return attempt
+    return replace(attempt, sha256=before.sha256, issued_at=before.put_in_place_at, ends_at=before.ends_at)
 
 
 def _fields(step: Write) -> dict[str, str | None]:

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from certmond.config import Config
 from certmond.errors import CertmondError, WriteError
 from certmond.host.archive import Archive, ArchivedFile
+from certmond.host.key_pair import KeyPair, entry_pair
 from certmond.host.ledger import Ledger
+from certmond.host.node_files import NodeFiles
 from certmond.host.place import blaming
 from certmond.host.renewal import archive_name, certificates_in
 from certmond.host.rotation_record import RotationRecord
-from certmond.host.writers import WriterLookup
-from certmond.pki.catalog import SELF, Kind
+from certmond.host.writers import WriterLookup, Writers
+from certmond.pki.catalog import Kind
 from certmond.pki.certificate import Certificate, certificates_of
 from certmond.pki.checks import renewal_point
 from certmond.pki.inventory import Inventory, Observation, Provenance
@@ -38,6 +42,8 @@ class ProvenanceLookup:
         self._config, self._root = config, root
         self._archive, self._ledger, self._record = Archive(state_dir), Ledger(state_dir), RotationRecord(state_dir)
         self._signers = {spec.name: spec.kind for spec in config.signers}
+        self._authorities = {spec.name: spec.path for spec in config.certificates if spec.authority}
+        self._files = NodeFiles(root)
         self._due: dict[Identity, tuple[Observation, datetime | None]] = {}
 
     def of_due(
@@ -61,26 +67,28 @@ class ProvenanceLookup:
         self._due = due
         if not chosen:
             return {}
-        look, found, former = (
-            WriterLookup(self._root),
-            dict[Identity, Provenance](),
-            dict[str, tuple[Certificate, ...]](),
-        )
+        look, found = WriterLookup(self._root), dict[Identity, Provenance]()
+        former = dict[str, tuple[Certificate, ...]]()
+        present = {each.spec.name for each in inventory.observations if each.spec.authority and each.certificates}
         with suppress(WriteError):  # the executor meets it again, and refuses
             attempts = self._ledger.attempts()
             for seen in chosen:
-                former |= {name: self._former(name, inventory) for name in seen.spec.ca if name not in former}
-                before = [each for name in seen.spec.ca for each in former[name]]
-                found[seen.identity] = self._provenance(seen, before, look, attempts)
+                ca = next((name for name in seen.spec.ca if name in present), None)
+                if ca and ca not in former:
+                    former[ca] = self._former(ca, inventory)
+                made = self._provenance(seen, ca, look, attempts, former.get(ca or "", ()))
+                found[seen.identity] = replace(made, later=(*made.later, *_beside(seen, made, inventory)))
         return found
 
-    def of(self, seen: Observation, known: Provenance | None) -> Provenance:
-        """Return the provenance of one certificate as it is now; former CAs that were `known` stay known.
+    def of(self, seen: Observation, ca: str | None, known: Provenance | None) -> Provenance:
+        """Return the provenance of one certificate as it is now, where the CA `ca` signs. Former CAs and later
+        certificates that were `known` stay known.
 
         Raises WriteError where the archive cannot be read.
         """
-        former = [*(known.former if known else ()), *(each for name in seen.spec.ca for each in self._former(name))]
-        return self._provenance(seen, former, WriterLookup(self._root), self._ledger.attempts())
+        former = (*(known.former if known else ()), *(self._former(ca) if ca else ()))
+        made = self._provenance(seen, ca, WriterLookup(self._root), self._ledger.attempts(), former)
+        return replace(made, later=(*made.later, *known.later)) if known else made
 
     def _due_at(self, seen: Observation) -> datetime | None:
         """Since when the certificate can be renewed; None for what certmond does not renew."""
@@ -101,31 +109,55 @@ class ProvenanceLookup:
     def _provenance(
         self,
         seen: Observation,
-        former: Iterable[Certificate],
+        ca: str | None,
         look: WriterLookup,
         attempts: Mapping[Identity, Attempt],
+        former: Iterable[Certificate],
     ) -> Provenance:
         paths = dict.fromkeys(filter(None, (seen.path, seen.key_path)))
         writers = look.writers(paths, seen.spec.owner)
+        of_ca = look.writers([self._authorities[ca]], None) if ca in self._authorities else Writers()
         later, lost = self._later(seen, attempts.get(seen.identity))
         return Provenance(
-            tuple(dict.fromkeys(former)), writers.path, writers.file, writers.owner, later=later, lost=lost
+            former=tuple(dict.fromkeys(former)),
+            path_writers=writers.path,
+            file_writers=writers.file,
+            owner_writes=writers.owner,
+            possessed=writers.owner and self._is_possessed(seen),
+            ca_writers=of_ca.path or of_ca.file,
+            later=later,
+            lost=lost,
         )
+
+    def _is_possessed(self, seen: Observation) -> bool:
+        """The key beside the certificate signs for it. What a symlink of another user leads to does not count: root can
+        read more than that user.
+        """
+        read = partial(self._files.read, anyones=False)
+        try:
+            pair = entry_pair(seen.spec.kind, seen.path, seen.key_path, read)
+        except WriteError:
+            return False
+        return isinstance(pair, KeyPair) and pair.leaf == seen.certificates[0]
 
     def _former(self, name: str, inventory: Inventory | None = None) -> tuple[Certificate, ...]:
         """The CAs of an entry that the record of rotations, the archive and root-owned kubeconfigs know."""
-        found = list[Certificate]()
-        if name != SELF:
-            found += certificates_of(self._record.anchors().get(name, ()))
-            found += certificates_of(self._record.rotated(name))
-            found += (each for files in self._generations(name) for each in _in_files(files, Kind.BUNDLE))
-        look = WriterLookup(self._root)
-        for seen in inventory.observations if inventory else ():
-            trusted = [each for embedded in seen.embedded for each in embedded.certificates if embedded.file is None]
-            if seen.spec.embedded_ca == name and trusted:
-                writers = look.writers({embedded.path for embedded in seen.embedded}, None)
-                found += trusted if not (writers.path or writers.file) else ()
-        return tuple(dict.fromkeys(found))
+        lived_by = certificates_of((*self._record.anchors().get(name, ()), *self._record.rotated(name)))
+        kept = (each for files in self._generations(name) for each in _in_files(files, Kind.BUNDLE))
+        embedded = self._embedded(name, inventory) if inventory and not lived_by else ()
+        return tuple(dict.fromkeys((*lived_by, *kept, *embedded)))
+
+    def _embedded(self, name: str, inventory: Inventory) -> tuple[Certificate, ...]:
+        """The CAs that every kubeconfig of the entry embeds which only root can write: one of another cluster alone
+        proves nothing.
+        """
+        look, trusted = WriterLookup(self._root), list[frozenset[Certificate]]()
+        for seen in (each for each in inventory.observations if each.spec.embedded_ca == name):
+            for embedded in (each for each in seen.embedded if each.file is None and each.certificates):
+                writers = look.writers([embedded.path], None)
+                if not (writers.path or writers.file):
+                    trusted.append(frozenset(embedded.certificates))
+        return tuple(frozenset.intersection(*trusted)) if trusted else ()
 
     def _later(self, seen: Observation, attempt: Attempt | None) -> tuple[tuple[Certificate, ...], bool]:
         """The certificates that certmond put in place after the present one, and whether the last of them is lost."""
@@ -148,6 +180,19 @@ class ProvenanceLookup:
         with blaming(f"the archive of {name}", "read"), suppress(PermissionError):
             return [files for _, files in self._archive.whole(name)]
         return []
+
+
+def _beside(seen: Observation, provenance: Provenance, inventory: Inventory) -> Iterator[Certificate]:
+    """The certificates of the same common name in other files of a pattern, which its owner can write: one of them may
+    be the later one, under another name.
+    """
+    if not (seen.spec.is_glob and provenance.owner_writes):
+        return
+    present = seen.certificates[0]
+    for other in (each for each in inventory.observations if each.spec is seen.spec and each.certificates):
+        certificate = other.certificates[0]
+        if certificate.common_name == present.common_name and certificate.not_after > present.not_after:
+            yield certificate
 
 
 def _in_files(files: Iterable[ArchivedFile], kind: Kind) -> Iterator[Certificate]:

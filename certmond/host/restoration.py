@@ -210,7 +210,11 @@ class Restoration:
         fixed = fixed_by(spec, self._facts)
         for pair in self._others(name):
             other = pair.leaf
-            if other is None or other.not_after <= leaf.not_after or not is_issued(other, (), anchors):
+            if (
+                other is None
+                or other.not_after <= leaf.not_after
+                or not is_issued(other, pair.chain[1:] if isinstance(pair, KeyPair) else (), anchors)
+            ):
                 continue
             if more := surplus(leaf, other, fixed):
                 had_less = f"a later certificate (serial {other.serial:x}) had less"

@@ -1,18 +1,19 @@
 """Who can write a file of the node, or put another one in its place.
 
 Owns the answer for a path: every directory on the way to it, symlinks included, and the file itself. root and the user
-who runs certmond always can. A group of one user alone counts as that user. Only reads.
+who runs certmond always can. A group that can write counts as other users, root's group as well, unless the entry
+declares it; so does an access control list. Only reads.
 """
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 from certmond.pki.reason import printable
 
@@ -35,7 +36,7 @@ class Writers:
 @dataclass(frozen=True, slots=True)
 class _Trusted:
     users: frozenset[int]
-    groups: frozenset[int]
+    groups: frozenset[int | None]
     owner: int | None
     owner_group: int | None
 
@@ -45,18 +46,20 @@ class _Trusted:
         own = os.geteuid()
         uid, gid = _user_id(user), _group_id(group)
         users = {0, own} | ({uid} if uid is not None else set())
-        groups = {0} | ({gid} if gid is not None else set()) | {each for each in map(_private_group, users) if each}
-        return cls(frozenset(users), frozenset(groups), None if uid in {0, own} else uid, None if gid == 0 else gid)
+        groups = ({gid} if gid is not None else set()) | ({_private_group(own)} if own else set())
+        return cls(frozenset(users), frozenset(groups), None if uid in {0, own} else uid, gid)
 
-    def stranger(self, status: os.stat_result) -> str:
-        """Who else can write what has this status: a phrase, "" where only these can."""
+    def stranger(self, status: os.stat_result, path: str) -> str:
+        """Who else can write what is at `path` and has this status: a phrase, "" where only the trusted can."""
         if status.st_uid not in self.users:
             return f"belongs to user {status.st_uid}"
         if status.st_mode & stat.S_IWOTH:
             return f"can be written by every user (mode {stat.S_IMODE(status.st_mode):04o})"
-        if status.st_mode & stat.S_IWGRP and status.st_gid not in self.groups:
+        if not status.st_mode & stat.S_IWGRP:  # the mask of an access control list, where there is one (acl(5))
+            return ""
+        if status.st_gid not in self.groups:
             return f"can be written by group {status.st_gid} (mode {stat.S_IMODE(status.st_mode):04o})"
-        return ""
+        return "can be written by who is in its access control list (getfacl)" if _has_list(path) else ""
 
     def stranger_owner(self, status: os.stat_result) -> str:
         """Who else owns what has this status: a phrase, "" where a trusted user does."""
@@ -85,15 +88,15 @@ class WriterLookup:
         owner_writes = False
         for path in paths:
             for step, directory, status in self._steps(path):
-                stranger = trusted.stranger(directory)
+                above = step.rpartition("/")[0]
+                stranger = trusted.stranger(directory, f"{self._root}{above}" or "/")
                 if directory.st_mode & stat.S_ISVTX and directory.st_uid in trusted.users and stranger:
                     # Only its owner takes a name out of a sticky directory (unlink(2), EPERM).
                     stranger = trusted.stranger_owner(status) if status else stranger
-                above = step.rpartition("/")[0] or "/"
-                path_writers = path_writers or (f"{above} {stranger}" if stranger else "")
+                path_writers = path_writers or (f"{above or '/'} {stranger}" if stranger else "")
                 owner_writes = owner_writes or trusted.is_the_owners(directory)
                 if status and stat.S_ISREG(status.st_mode):
-                    stranger = trusted.stranger(status)
+                    stranger = trusted.stranger(status, f"{self._root}{step}")
                     file_writers = file_writers or (f"{path} {stranger}" if stranger else "")
                     owner_writes = owner_writes or trusted.is_the_owners(status)
         return Writers(printable(path_writers), printable(file_writers), owner_writes)
@@ -162,7 +165,6 @@ def _group_id(group: str) -> int | None:
         return int(group) if group.isdecimal() else None
 
 
-@lru_cache(maxsize=64)
 def _private_group(uid: int) -> int | None:
     """The group that a user has alone (useradd(8), USERGROUPS_ENAB); None where it is others' as well."""
     try:
@@ -170,4 +172,13 @@ def _private_group(uid: int) -> int | None:
         group = grp.getgrgid(user.pw_gid)
     except (KeyError, OverflowError):
         return None
-    return group.gr_gid if group.gr_name == user.pw_name and not {*group.gr_mem} - {user.pw_name} else None
+    others = {each.pw_name for each in pwd.getpwall() if each.pw_gid == user.pw_gid} | {*group.gr_mem}
+    return group.gr_gid if group.gr_name == user.pw_name and others == {user.pw_name} else None
+
+
+def _has_list(path: str) -> bool:
+    """There is an access control list besides the mode. One that cannot be read counts."""
+    try:
+        return bool(os.getxattr(path, "system.posix_acl_access", follow_symlinks=False))
+    except OSError as error:
+        return error.errno not in {errno.ENODATA, errno.ENOTSUP}

@@ -39,8 +39,8 @@ Anchors = tuple[Certificate, ...]
 class CertificateStatus:
     """The verdict on one certificate. `certificate` is the last good one where the file is bad now (`stale`).
 
-    `issuers` are the present CAs of its entry. `basis` is what a successor could be derived from; None where its origin
-    was not looked up.
+    `issuers` are the present certificates of the CA that would sign its successor. `basis` is what that could be
+    derived from; None where the origin was not looked up.
     """
 
     seen: Observation
@@ -242,12 +242,7 @@ def _judge(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) -> C
     seen, certificate, anchors, presence = one.seen, one.question.leaf, one.question.anchors, one.presence
     renew_at = renewal_point(certificate, seen.spec, terms.renew_before)
     issuers = _issuers_of(seen, terms.anchors)
-    has_key = seen.key is not None and seen.key.sha256 == certificate.key.sha256
-    derived = (
-        basis(certificate, seen.certificates[1:], issuers, presence.provenance, has_key=has_key)
-        if presence.provenance
-        else None
-    )
+    derived = basis(certificate, seen.certificates[1:], issuers, presence.provenance) if presence.provenance else None
     case = Case(
         seen, certificate, search, anchors, one.anchors_told, one.embeddable, terms.facts, renew_at, now,
         one.renewed_at, derived,
@@ -315,10 +310,8 @@ def _anchors_of(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
 
 
 def _issuers_of(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
-    """The present CAs of its entry, which a certificate of its own file is not."""
-    if len(seen.spec.ca) == 1:
-        return anchors.get(seen.spec.ca[0], ())
-    return tuple(dict.fromkeys(each for name in seen.spec.ca for each in anchors.get(name, ())))
+    """The present certificates of the CA that would sign it: the first of its entry, and never one of its own file."""
+    return next((found for name in seen.spec.ca if name != SELF and (found := anchors.get(name))), ())
 
 
 def _self_issued(seen: Observation) -> Anchors:

@@ -93,16 +93,19 @@ class Observation:
 class Provenance:
     """What the node shows of the origin of one certificate.
 
-    `former` are former CAs of its entry. `path_writers` says who, besides root and the entry's owner, can put another
-    file in its place, `file_writers` who can change the file; "" where only they can. `owner_writes` says that the
-    entry's owner, who is not root, can do either. `later` are certificates that certmond put in its place afterwards;
-    `lost` says that the last of them is not kept.
+    `former` are former CAs of its entry. `ca_writers` says who, besides root, can change the file of the present one.
+    `path_writers` says who, besides root and the entry's owner, can put another file in its place, `file_writers` who
+    can change the file; "" where only they can. `owner_writes` says that the entry's owner, who is not root, can do
+    either, and `possessed` that the key beside it signs for it. `later` are certificates that certmond put in its place
+    afterwards; `lost` says that the last of them is not kept.
     """
 
     former: tuple[Certificate, ...] = ()
     path_writers: str = ""
     file_writers: str = ""
     owner_writes: bool = False
+    possessed: bool = False
+    ca_writers: str = ""
     later: tuple[Certificate, ...] = ()
     lost: bool = False
 

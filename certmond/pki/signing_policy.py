@@ -76,17 +76,12 @@ def fixed_by(spec: CertificateSpec, facts: Mapping[str, str]) -> Fixed:
 
 
 def basis(
-    certificate: Certificate,
-    chain: Sequence[Certificate],
-    issuers: Sequence[Certificate],
-    provenance: Provenance,
-    *,
-    has_key: bool,
+    certificate: Certificate, chain: Sequence[Certificate], issuers: Sequence[Certificate], provenance: Provenance
 ) -> Basis:
     """Return what a successor of `certificate` can be derived from.
 
-    `chain` is the rest of its file, `issuers` are the present CAs of its entry; `has_key` says that its private key is
-    beside it. Validity periods do not count: a signature does not expire.
+    `chain` is the rest of its file, `issuers` are the present certificates of the CA that signs. Validity periods do
+    not count: a signature does not expire.
     """
     if provenance.path_writers:
         fact = f"{provenance.path_writers}, who could take the key of a new certificate"
@@ -94,10 +89,12 @@ def basis(
     reasons = []
     if provenance.file_writers:
         reasons.append(f"{provenance.file_writers}, so its content decides nothing")
+    if provenance.ca_writers:
+        reasons.append(f"{provenance.ca_writers}, so it does not prove what its CA has signed")
     known = tuple(dict.fromkeys((*issuers, *provenance.former)))
     if not is_issued(certificate, chain, known):
         reasons.append("no present or former CA of its entry has signed it")
-    if provenance.owner_writes and not has_key:
+    if provenance.owner_writes and not provenance.possessed:
         reasons.append("its private key is not beside it, and its entry's owner can put any certificate there")
     if provenance.lost:
         reasons.append("it is older than the certificate that certmond put in its place")

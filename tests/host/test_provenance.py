@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from certmond.config import Source, parse
 from certmond.host.archive import Archive
 from certmond.host.ledger import Ledger
 from certmond.host.provenance import ProvenanceLookup
 from certmond.host.rotation_record import RotationRecord
 from certmond.host.store import Store
+from certmond.pki.assess import assess
 from certmond.pki.inventory import Inventory, Provenance
 from certmond.pki.plan import Attempt
 from certmond.pki.rotation import Mode, Phase, Rotation
@@ -65,30 +68,89 @@ def test_what_certmond_does_not_renew_is_not_looked_up(host: Host) -> None:
 
 
 def test_a_former_ca_is_known_from_the_record_the_archive_and_kubeconfigs_of_root(host: Host) -> None:
-    """Each of the three alone; a kubeconfig that another user can write tells nothing."""
+    """Each of the three alone; where the record knows the CAs, kubeconfigs add none."""
     own = {host.ca.facts}
     assert {*found(host)["apiserver"].former} == own  # what the kubeconfigs embed
 
     record = RotationRecord(host.state)
     record.accept({"ca": (FORMER.facts,), "other": (make_ca().facts,)})
-    assert {*found(host)["apiserver"].former} == own | {FORMER.facts}
+    assert {*found(host)["apiserver"].former} == {FORMER.facts}
     record.accept({})
     other = make_ca()
     record.save(Rotation("r", "ca", Mode.OVERLAP, (FORMER.facts,), other.facts, Phase.TRUST, NOW))
-    assert {*found(host)["apiserver"].former} == own | {FORMER.facts, other.facts}
+    assert {*found(host)["apiserver"].former} == {FORMER.facts, other.facts}
     (host.state / "rotation/record.json").unlink()
 
     path = host.place / "ca.crt"
     path.write_bytes(FORMER.pem)
     Archive(host.state).store("ca", {"/etc/kubernetes/pki/ca.crt": path}, NOW, {})
     assert {*found(host)["apiserver"].former} == own | {FORMER.facts}
-    assert ProvenanceLookup(host.config, str(host.root), host.state).of(
-        next(seen for seen in inventory(host).observations if seen.name == "apiserver"), None
-    ).former == (FORMER.facts,)
+    seen = next(each for each in inventory(host).observations if each.name == "apiserver")
+    now_known = ProvenanceLookup(host.config, str(host.root), host.state).of(seen, "ca", None)
+    assert now_known.former == (FORMER.facts,)
 
     conf = host.at("/etc/kubernetes/admin.conf")
     os.chown(conf, ALICE, ALICE)
     assert {*found(host)["apiserver"].former} == {FORMER.facts}
+
+
+def test_the_ca_of_another_cluster_in_one_kubeconfig_is_no_former_one(host: Host) -> None:
+    """A context of another cluster in one kubeconfig of root proves nothing: each of them has to embed the CA."""
+    other = make_ca()
+    host.entries["second.conf"] = {**host.entries["admin.conf"], "path": "/etc/kubernetes/second.conf"}
+    host.put("/etc/kubernetes/second.conf", kubeconfig(other, make_leaf(other)), 0o600)
+    assert found(host)["apiserver"].former == ()
+    host.put("/etc/kubernetes/admin.conf", kubeconfig(other, make_leaf(other)), 0o600)
+    assert found(host)["apiserver"].former == (other.facts,)
+
+
+def test_who_can_change_the_cas_file_is_told(host: Host) -> None:
+    """Also the owner that the CA's own entry declares: the CA's key is root's."""
+    assert found(host)["apiserver"].ca_writers == ""
+    os.chown(host.at("/etc/kubernetes/pki/ca.crt"), ALICE, ALICE)
+    assert found(host)["apiserver"].ca_writers == f"/etc/kubernetes/pki/ca.crt belongs to user {ALICE}"
+
+
+def test_the_former_cas_are_those_of_the_ca_that_signs(host: Host) -> None:
+    """Of an entry that accepts several CAs, the first that is on the node signs, and no other one counts."""
+    site = make_ca("site")
+    host.put("/etc/site.crt", site.pem)
+    host.put("/etc/site.key", site.key_pem, 0o600)
+    RotationRecord(host.state).accept({"ca": (host.ca.facts,), "site": (FORMER.facts,)})
+    document = host.document()
+    document["certificates"].append(
+        {"name": "site", "path": "/etc/site.crt", "key": "/etc/site.key", "authority": True}
+    )
+    for entry in document["certificates"]:
+        if entry["name"] == "apiserver":
+            entry["ca"] = ["site", "ca"]
+    config = parse([Source("test", yaml.safe_dump(document))])
+    seen = Store(config.certificates, str(host.root)).observe()
+    lookup = ProvenanceLookup(config, str(host.root), host.state).of_due(seen, NOW)
+    assert lookup["apiserver", host.entries["apiserver"]["path"]].former == (FORMER.facts,)
+    (status,) = (each for each in assess(seen, NOW).statuses if each.seen.name == "apiserver")
+    assert status.issuers == (site.facts,)
+
+
+def test_in_a_pattern_a_later_certificate_may_have_another_name(host: Host) -> None:
+    """Where the owner can write its files, one of the same common name that ends later counts."""
+    host.entries = {"many": {"path": "/srv/*.pem", "key": "/srv/*.pem", "owner": str(ALICE)}}
+    dates: Any = {"not_before": NOW - YEAR}
+    old, later = (
+        make_leaf(host.ca, "app", not_after=NOW, **dates),
+        make_leaf(host.ca, "app", not_after=NOW + DAY, **dates),
+    )
+    for name, each in (
+        ("old", old),
+        ("later", later),
+        ("other", make_leaf(host.ca, "b", not_after=NOW + DAY, **dates)),
+    ):
+        host.put(f"/srv/{name}.pem", each.pem + each.key_pem, 0o600)
+        os.chown(host.at(f"/srv/{name}.pem"), ALICE, ALICE)
+    lookup = ProvenanceLookup(host.config, str(host.root), host.state).of_due(inventory(host), NOW)
+    assert lookup["many", "/srv/old.pem"].later == (later.facts,)
+    assert lookup["many", "/srv/old.pem"].possessed
+    assert lookup["many", "/srv/later.pem"].later == ()
 
 
 def archived(host: Host, issued: Issued, at: timedelta = -DAY) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,32 @@ def test_the_declared_owner_is_no_stranger(root: Path) -> None:
     (root / "srv/app").chmod(0o755)
     assert writers(root, owner=str(ALICE)) == Writers()
     assert writers(root, owner="no-such-user:no-such-group") == Writers()
+
+
+def test_a_group_counts_as_others_unless_the_entry_declares_it(root: Path) -> None:
+    """Root's group, and the group of the owner alone, which may have others in it."""
+    file = root / "srv/app/x.crt"
+    os.chown(file, 0, 0)
+    file.chmod(0o664)
+    assert writers(root).file == "/srv/app/x.crt can be written by group 0 (mode 0664)"
+    os.chown(file, ALICE, ALICE)
+    assert writers(root, owner=str(ALICE)).file == f"/srv/app/x.crt can be written by group {ALICE} (mode 0664)"
+    assert writers(root, owner=f"{ALICE}:{ALICE}") == Writers(owner=True)
+
+
+@pytest.mark.parametrize("name", ["srv/app", "srv/app/x.crt"])
+def test_an_access_control_list_counts_as_others(root: Path, name: str) -> None:
+    """The group bits of the mode are its mask (acl(5)): also where the entry declares the group."""
+    place = root / name
+    os.chown(place, 0, BOB)
+    place.chmod(place.stat().st_mode | 0o020)
+    assert writers(root, owner=f"root:{BOB}") == Writers(owner=True)
+    entries = ((0x01, 7, -1), (0x02, 7, ALICE), (0x04, 7, -1), (0x10, 7, -1), (0x20, 5, -1))
+    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *each) for each in entries)
+    os.setxattr(place, "system.posix_acl_access", value)
+    found = writers(root, owner=f"root:{BOB}")
+    said = f"/{name} can be written by who is in its access control list (getfacl)"
+    assert said in {found.path, found.file}
 
 
 def test_in_a_sticky_directory_only_the_owner_of_a_name_replaces_it(root: Path) -> None:

@@ -52,7 +52,8 @@ def entry(**fields: Any) -> CertificateSpec:
 
 
 def basis_of(old: Issued, *chain: Issued, has_key: bool = True, **provenance: Any) -> Basis:
-    return basis(old.facts, [each.facts for each in chain], (ROOT.facts,), Provenance(**provenance), has_key=has_key)
+    found = Provenance(possessed=has_key, **provenance)
+    return basis(old.facts, [each.facts for each in chain], (ROOT.facts,), found)
 
 
 def decided(old: Issued, spec: CertificateSpec, derived: Basis) -> Grant | Denial:
@@ -127,6 +128,16 @@ def test_a_file_that_others_can_write_passes_nothing_on() -> None:
     old = make_leaf(ROOT, "app", **OLD)
     derived = basis_of(old, file_writers="/app.crt belongs to user 1000")
     assert "/app.crt belongs to user 1000" in denied(decided(old, entry(), derived))
+
+
+def test_a_ca_file_that_others_can_write_proves_nothing() -> None:
+    """A user who can add a CA of their own to it would have it vouch for any certificate."""
+    old = make_leaf(ROOT, "app", **OLD)
+    derived = basis_of(old, ca_writers="/ca.crt belongs to user 1000")
+    assert "/ca.crt belongs to user 1000, so it does not prove what its CA has signed" in denied(
+        decided(old, entry(), derived)
+    )
+    granted(decided(old, entry(subject="CN=app", usages="client auth"), derived))
 
 
 def test_nothing_is_signed_where_others_can_take_the_key() -> None:
