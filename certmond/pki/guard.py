@@ -7,8 +7,7 @@ BaseException alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 from cryptography.exceptions import InternalError
 
@@ -18,24 +17,29 @@ _PANIC = "PanicException"  # of a module that pyo3 makes; it cannot be imported
 _LONGEST = 200  # characters of what the library says
 
 
-@contextmanager
-def guarded(sentence: str, *, quotable: bool = False) -> Iterator[None]:
-    """Run the block, and raise MalformedError with `sentence` for whatever a library raises in it.
+class guarded:  # noqa: N801 - it is read as a statement: with guarded("…"):
+    """Run a block, and raise MalformedError with `sentence` for whatever a library raises in it.
 
     What the library says follows only with `quotable`, for it may quote the bytes. KeyboardInterrupt, SystemExit,
-    MemoryError and a MalformedError pass.
+    MemoryError and a MalformedError pass. A class, because a generator would leave frames that refer to each other.
     """
-    try:
-        yield
-    except (MalformedError, MemoryError):
-        raise
-    except Exception as error:  # noqa: BLE001 - a library may raise any of its own
-        said = f" ({_said(error)})" if quotable else ""
-        raise MalformedError(f"{sentence}{said}") from None
-    except BaseException as error:
-        if type(error).__name__ != _PANIC:
-            raise
-        raise MalformedError(sentence) from None
+
+    def __init__(self, sentence: str, *, quotable: bool = False) -> None:
+        self._sentence, self._quotable = sentence, quotable
+
+    def __enter__(self) -> None:
+        """Nothing is to be prepared."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or isinstance(error, MalformedError | MemoryError):
+            return
+        if isinstance(error, Exception):
+            said = f" ({_said(error)})" if self._quotable else ""
+            raise MalformedError(f"{self._sentence}{said}") from None
+        if type(error).__name__ == _PANIC:
+            raise MalformedError(self._sentence) from None
 
 
 def _said(error: Exception) -> str:
