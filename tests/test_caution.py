@@ -102,14 +102,17 @@ def test_a_derived_file_of_another_owner_is_left_alone(tmp_path: Path, owner: st
 
 @pytest.mark.parametrize("planted", ["file", "nothing"])
 @pytest.mark.parametrize("shared", ["theirs", "group-writable"])
-def test_who_may_write_in_a_directory_is_given_no_key(tmp_path: Path, planted: str, shared: str) -> None:
-    """Where the entry has an `owner`, and others may write in the directory, no key comes to a file that would be
-    somebody else's: neither into one that he has put there, nor, where it is gone, into one that is his directory's.
+@pytest.mark.parametrize("owner", ["root:root", None])
+def test_who_may_write_in_a_directory_is_given_no_key(
+    tmp_path: Path, planted: str, shared: str, owner: str | None
+) -> None:
+    """Where another user than root and the entry's `owner` can write in the directory, no key is made: neither in a
+    file that this user has put there, nor where there is none.
     """
     if os.geteuid() != 0:
         unavailable("only root can give files away")
     host = Host(tmp_path / "host", "apiserver")
-    host.entries["apiserver"]["owner"] = "root:root"
+    host.entries["apiserver"]["owner"] = owner
     key, before = host.at(ENTRIES["apiserver"]["key"]), host.serials()
     if planted == "file":
         os.chown(key, 65534, 65534)
@@ -117,26 +120,24 @@ def test_who_may_write_in_a_directory_is_given_no_key(tmp_path: Path, planted: s
         key.unlink()
     os.chown(key.parent, 65534 if shared == "theirs" or planted == "nothing" else 0, 65534)
     key.parent.chmod(0o775)
-    [outcome] = host.start()
-    assert (outcome.result, host.serials()) == ("failed", before)
-    assert outcome.message == (
-        f"{PKI}/apiserver.key would get its key as a file of user 65534, whom its entry does not name (root:root), in "
-        f"a directory in which others may write; chown root:root {PKI}/apiserver.key, and chmod go-w {PKI}"
-    )
+    enforcer = host.enforcer()
+    made = enforcer.plan(enforcer.see()[0])
+    assert (enforcer.executor.execute(made), host.serials()) == ((), before)
+    (held,) = made.held
+    assert held.because.startswith(f"the CA's key does not sign it: {PKI} ")
+    assert "who could take the key of a new certificate" in held.because
 
 
 @pytest.mark.parametrize("owner", ["root:root", "nobody", None])
 def test_a_component_that_runs_as_a_user_of_its_own_keeps_its_key(tmp_path: Path, owner: str | None) -> None:
-    """Root gave it the file, since nobody else can write in the directory; or the entry says that it is his, or does
-    not say whose.
-    """
+    """Root gave it the file, as only root can write in the directory; or the entry says that it is this user's."""
     if os.geteuid() != 0:
         unavailable("only root can give files away")
     host = Host(tmp_path / "host", "apiserver")
     host.entries["apiserver"]["owner"] = owner
     key = host.at(ENTRIES["apiserver"]["key"])
     os.chown(key, 65534, 65534)
-    if owner != "root:root":
+    if owner == "nobody":
         os.chown(key.parent, 65534, 65534)
     assert [outcome.result for outcome in host.start()] == ["done"]
     assert key.stat().st_uid == 65534

@@ -42,7 +42,7 @@ class ProvenanceLookup:
         self._config, self._root = config, root
         self._archive, self._ledger, self._record = Archive(state_dir), Ledger(state_dir), RotationRecord(state_dir)
         self._signers = {spec.name: spec.kind for spec in config.signers}
-        self._authorities = {spec.name: spec.path for spec in config.certificates if spec.authority}
+        self._authorities = {spec.name: spec for spec in config.certificates if spec.authority}
         self._files = NodeFiles(root)
         self._due: dict[Identity, tuple[Observation, datetime | None]] = {}
 
@@ -116,7 +116,8 @@ class ProvenanceLookup:
     ) -> Provenance:
         paths = dict.fromkeys(filter(None, (seen.path, seen.key_path)))
         writers = look.writers(paths, seen.spec.owner)
-        of_ca = look.writers([self._authorities[ca]], None) if ca in self._authorities else Writers()
+        authority = self._authorities.get(ca or "")
+        of_ca = look.writers([authority.path], authority.owner) if authority else Writers()
         later, lost = self._later(seen, attempts.get(seen.identity))
         return Provenance(
             former=tuple(dict.fromkeys(former)),

@@ -93,7 +93,8 @@ class Observation:
 class Provenance:
     """What the node shows of the origin of one certificate.
 
-    `former` are former CAs of its entry. `ca_writers` says who, besides root, can change the file of the present one.
+    `former` are former CAs of its entry. `ca_writers` says who, besides root and its own
+    entry's owner, can change the file of the present one.
     `path_writers` says who, besides root and the entry's owner, can put another file in its place, `file_writers` who
     can change the file; "" where only they can. `owner_writes` says that the entry's owner, who is not root, can do
     either, and `possessed` that the key beside it signs for it. `later` are certificates that certmond put in its place

@@ -94,15 +94,16 @@ _ABOUT = {
         "Control plane or worker. `server.crt` and `front-proxy-client.crt` are good for a year, and nobody renews "
         "them by himself: in enforce mode certmond does, with the CA's key on the node, and keeps their keys, as "
         "`microk8s refresh-certs` does. All others last ten years. The group `microk8s` may read all keys, as "
-        "MicroK8s has it. It may also write them: for certmond to renew `server` and `front-proxy-client`, give both "
-        "entries `owner: root:microk8s`.",
+        "MicroK8s has it. It may also write them: for certmond to renew `server` and `front-proxy-client`, give "
+        "these two, `ca` and `front-proxy-ca` the `owner: root:microk8s` in entries of your own.",
         "the pairs that the kubeconfigs in `credentials/` were made from, which nobody else reads; "
         "`serviceaccount.key`, which has no certificate.",
     ),
     "etcd": About(
         "etcd by itself",
         "A member that systemd runs, with the files that etcdadm makes; for others, override `path` and `key`. "
-        "Where etcd's command line has flags, those say what it reads.",
+        "Where etcd's command line has flags, those say what it reads. The clients of etcdctl and of the API server "
+        "have the group `system:masters`: for certmond to renew them, name their `subject` in entries of your own.",
     ),
 }
 

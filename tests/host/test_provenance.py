@@ -105,7 +105,7 @@ def test_the_ca_of_another_cluster_in_one_kubeconfig_is_no_former_one(host: Host
 
 
 def test_who_can_change_the_cas_file_is_told(host: Host) -> None:
-    """Also the owner that the CA's own entry declares: the CA's key is root's."""
+    """Besides root and the owner that the CA's own entry declares."""
     assert found(host)["apiserver"].ca_writers == ""
     os.chown(host.at("/etc/kubernetes/pki/ca.crt"), ALICE, ALICE)
     assert found(host)["apiserver"].ca_writers == f"/etc/kubernetes/pki/ca.crt belongs to user {ALICE}"
