@@ -114,14 +114,14 @@ class ProvenanceLookup:
         attempts: Mapping[Identity, Attempt],
         former: Iterable[Certificate],
     ) -> Provenance:
-        paths = dict.fromkeys(filter(None, (seen.path, seen.key_path)))
-        writers = look.writers(paths, seen.spec.owner)
+        owner, key = seen.spec.owner, [seen.key_path] if seen.key_path else []
+        writers = look.writers([seen.path], owner)
         authority = self._authorities.get(ca or "")
         of_ca = look.writers([authority.path], authority.owner) if authority else Writers()
         later, lost = self._later(seen, attempts.get(seen.identity))
         return Provenance(
             former=tuple(dict.fromkeys(former)),
-            path_writers=writers.path,
+            path_writers=writers.path or look.writers(key, owner).path,  # what a key says decides no subject
             file_writers=writers.file,
             owner_writes=writers.owner,
             possessed=writers.owner and self._is_possessed(seen),

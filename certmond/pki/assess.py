@@ -221,6 +221,8 @@ def _look_at(
     presence = around.presence(seen, renewed_at) if around else NOWHERE
     news = told, renewed_at, presence
     same_terms = same_terms and before is not None and _news_of(before) == news
+    issuers = _issuers_of(seen, anchors)
+    same_terms = same_terms and before is not None and before.issuers == issuers
     if before and same_terms and _still_holds(before, seen, own, embeddable, now):
         return before
     mismatch = mismatch_of(
@@ -229,7 +231,7 @@ def _look_at(
     )  # fmt: skip
     if not seen.certificates:
         absent = _absent(seen, before, own, embeddable, now, anchors_told=told, presence=presence)
-        return replace(absent, mismatch=mismatch)
+        return replace(absent, mismatch=mismatch, issuers=issuers)
     certificate = seen.certificates[0]
     usages = _extended(seen.spec.usages)
     question = Question(certificate, own, seen.certificates[1:], usages, seen.path)
