@@ -33,6 +33,7 @@ class Entry:
     `real` is where the path leads below the root, without symlinks; None where it leads nowhere. `settled` says that
     whatever is done to the file afterwards will show in `key`. `writers` are the strangers that can change the file.
     `blame` is why only what strangers can read is told of it; `referrer` is the file of theirs that names it, if any.
+    `foreign` says that strangers have chosen a part of the way, and that one of them does not own the file there.
     """
 
     path: str
@@ -48,6 +49,7 @@ class Entry:
     lookups: tuple[str, ...] = ()
     writers: frozenset[int] = frozenset()
     blame: Blame | None = None
+    foreign: bool = False
     referrer: Referrer | None = None
     values: dict[Any, Any] = field(default_factory=dict)
 
@@ -59,6 +61,13 @@ class Entry:
     @property
     def missing(self) -> bool:
         return self.fault is not None and self.fault.reason is Reason.MISSING
+
+    @property
+    def own_file(self) -> str | None:
+        """The file that an entry has by this path; None where it leads nowhere. A link of strangers to a file of other
+        users makes that file none of the entry's: what the entry has is the path.
+        """
+        return self.path if self.real and self.foreign else self.real
 
     @property
     def is_directory(self) -> bool:
@@ -92,9 +101,8 @@ def asked(path: str, referrer: Referrer | None) -> Asked:
     return (path, referrer) if referrer and referrer.writers else path
 
 
-_REST = attrgetter(
-    "real", "fault", "is_link", "mode", "uid", "gid", "key", "settled", "digest", "lookups", "writers", "blame"
-)
+_REST = attrgetter("real", "fault", "is_link", "mode", "uid", "gid", "key", "settled", "digest", "lookups", "writers",
+                   "blame", "foreign")  # fmt: skip
 
 
 def latest_change(*entries: Entry) -> datetime | None:

@@ -241,6 +241,7 @@ class Files:
             entry.real = path if real == path else real
             try:
                 entry.take(place.status or os.lstat(place.real or "/"))
+                entry.foreign = not place.strangers <= {entry.uid}
             except OSError as error:
                 entry.fault = fault_of(error, path, place.blame)
         if place.blame and referrer and referrer.writers and entry.fault:
@@ -316,7 +317,7 @@ def _parse(read: Iterable[tuple[Entry, bytes]], parse: Parser[Any]) -> None:
 
 def _visible(entry: Entry) -> tuple[object, ...]:
     """Return what makes an entry another one, its content apart."""
-    return entry.lookups, entry.key, entry.fault, entry.writers, entry.blame
+    return entry.lookups, entry.key, entry.fault, entry.writers, entry.blame, entry.foreign
 
 
 def _renamed(place: Way, path: str) -> Fault | None:

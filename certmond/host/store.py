@@ -187,8 +187,8 @@ class Store:
             permissions=tuple(self._permissions({path: is_secret} | ({key_path: True} if key_path else {}))),
             faults=tuple(faults),
             renewable=document.pem and key_document.pem,
-            certificate_file=entry.real,
-            key_file=self._entry(key_path).real if key_path else None,
+            certificate_file=entry.own_file,
+            key_file=self._entry(key_path).own_file if key_path else None,
             changed_at=latest_change(entry, self._entry(key_path or path)),
         )
         if is_pair:
@@ -249,7 +249,7 @@ class Store:
             seen, **leaf_of(certificate), key=key.key, key_unknown=may_hide_key(key), key_path=key_path,
             permissions=(*seen.permissions, *permissions), faults=tuple(dict.fromkeys(faults)),
             renewable=_is_embedded(user.certificate) and _is_embedded(user.key), holder=("user", user.name),
-            certificate_file=own.real, key_file=self._entry(key_path, named).real,
+            certificate_file=own.own_file, key_file=self._entry(key_path, named).own_file,
             foreign_key=bool(named and named.writers), changed_at=latest_change(own, self._entry(key_path, named)),
         )  # fmt: skip
 

@@ -42,9 +42,10 @@ class Observation:
     (encrypted, unreadable). `refers_to` is the file that kubelet.conf names as client certificate, "" where it embeds
     one. `symlink` is None where that does not matter. `renewable` says that certmond can write such a file: PEM, or a
     kubeconfig with its credentials embedded. `certificate_file` and `key_file` are where the two really are, whatever
-    symlinks or references lead there; None where that is not known. `foreign_key` says that `key_path` stands in a
-    kubeconfig that other users can change: it is not counted as a file of this entry. `holder` says of a kubeconfig
-    whose it is: "user" or "cluster", and the name. `changed_at` is when the file of the
+    symlinks or references lead there; None where that is not known. Where a symlink of another user than root leads to
+    a file that this user does not own, it is the path of the symlink: that file is none of this entry. `foreign_key`
+    says that `key_path` stands in a kubeconfig that other users can change: it is not counted as a file of this entry.
+    `holder` says of a kubeconfig whose it is: "user" or "cluster", and the name. `changed_at` is when the file of the
     certificate or of the key changed last (ctime); a change of an inode alone makes no other observation.
     """
 

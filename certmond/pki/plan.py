@@ -183,7 +183,7 @@ class _Planner:
         self._derived = {path for path, _ in circumstances.derived.values()}
         self._steps: list[Step] = []
         self._held: list[Held] = []
-        self._considered: set[str] = set()
+        self._covered: set[str] = set()  # an entry that is refused leaves its file to the next one
         self._instants: list[datetime] = []
 
     def plan(self) -> Plan:
@@ -242,9 +242,8 @@ class _Planner:
             if end <= (max(self._now, old.not_after) if cause in _FOR_A_LATER_END else self._now):
                 self._hold(status, f"no new one can last beyond {_day(end)}, the end of its CA: rotate the CA")
                 return
-        if status.seen.pair[0] in self._considered:
+        if (file := status.seen.pair[0]) in self._covered:
             return  # by another entry, or under another name: what is done to its file is done once
-        self._considered.add(status.seen.pair[0])
         step = self._issue(status, old, cause, authority, end)
         granted = grant(step.template, fixed_by(status.seen.spec, self._assessment.facts), _basis(status, old))
         if isinstance(granted, Denial):
@@ -255,8 +254,10 @@ class _Planner:
             self._hold(status, f"shares its {shared}: {remedy}")
         elif cause is not Cause.ASKED and (waiting := self._waiting(status, old, cause)):
             self._held.append(waiting)
+            self._covered.add(file)
         else:
             self._steps.append(step)
+            self._covered.add(file)
 
     def _shared(self, seen: Observation) -> str | None:
         """What another entry has of this pair, and not all of it: with a new key, its half would have no other one."""

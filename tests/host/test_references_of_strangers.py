@@ -307,3 +307,53 @@ def test_a_stranger_holds_up_no_renewal(node: Node, certificate: str, key: str) 
     made = plan(assessment, Policy(), {}, Circumstances(), None)
     assert [step.target for step in made.steps if isinstance(step, Issue)] == ["leaf"]
     assert files_of(assessment.by_identity["conf", "/home/x.conf"].seen) == ("/home/x.conf",)
+
+
+@pytest.mark.parametrize("first", ["root's", "theirs"])
+@pytest.mark.parametrize("way", ["file", "directory", "both"])
+def test_a_strangers_symlink_holds_up_no_renewal(node: Node, way: str, first: str) -> None:
+    """A symlink of a user to the certificate of another entry, with a key of the user's own or with that entry's, makes
+    that certificate no file of the user's entry: the other entry is renewed, whichever of the two comes first.
+    """
+    node.put("/public/tls.key", LEAF.key_pem, 0o644 if way == "both" else 0o600)
+    node.put("/public/ca.key", ROOT.key_pem)
+    node.put("/home/own.key", make_leaf(ROOT).key_pem, 0o600, THEIRS)
+    path, key = "/home/tls.crt", "/home/own.key"
+    if way == "directory":
+        node.link("/home/open", "/public")
+        path = "/home/open/tls.crt"
+    else:
+        node.link("/home/tls.crt", "/public/tls.crt")
+    if way == "both":
+        node.link("/home/tls.key", "/public/tls.key")
+        key = "/home/tls.key"
+    specs = [row("leaf", "/public/tls.crt", key="/public/tls.key", ca="ca"), row("link", path, key=key, ca="ca")]
+    specs = [
+        row("ca", "/public/ca.crt", key="/public/ca.key", authority=True),
+        *specs[:: 1 if first == "root's" else -1],
+    ]
+    assessment = assess(Store(specs, str(node.root)).observe(), LEAF.facts.not_after - DAY)
+    seen = assessment.by_identity["link", path].seen
+    assert (seen.certificates, seen.pair) == ((LEAF.facts,), (path, key))
+    made = plan(assessment, Policy(), {}, Circumstances(), None)
+    assert "leaf" in [step.target for step in made.steps if isinstance(step, Issue)]
+    assert not any("shares its" in each.because for each in made.held)
+
+
+def test_a_users_symlink_to_their_own_file_is_another_name_of_it(node: Node) -> None:
+    """Two entries that lead to one certificate of the user's, one by a symlink of that user, have one pair."""
+    node.put("/home/own.pem", LEAF.pem + LEAF.key_pem, 0o600, THEIRS)
+    node.link("/home/link.pem", "own.pem")
+    specs = [row("own", "/home/own.pem"), row("link", "/home/link.pem")]
+    assert {seen.pair for seen in Store(specs, str(node.root)).observe().observations} == {("/home/own.pem",) * 2}
+
+
+@pytest.mark.parametrize("names", [True, False])
+def test_a_strangers_symlink_behind_roots_reference_shares_nothing(node: Node, names: bool) -> None:
+    """Whether a kubeconfig of root's names a user's symlink, or is behind one, it has no file of another entry."""
+    node.link("/home/tls.crt", "/public/tls.crt")
+    node.put("/public/root.conf", node.names("/home/tls.crt", "/home/tls.crt"), 0o644)
+    node.link("/home/y.conf", "/public/root.conf")
+    path = "/public/root.conf" if names else "/home/y.conf"
+    (seen,) = Store((row("conf", path, kind="kubeconfig", embedded_ca="ca"),), str(node.root)).observe().observations
+    assert seen.pair == (("/home/tls.crt" if names else "/home/y.conf"),) * 2

@@ -24,6 +24,7 @@ from certmond.pki.plan import MIN_INTERVAL, Attempt, Circumstances, Policy, plan
 from certmond.pki.reason import Fault, Reason
 from certmond.pki.restart import Past, Result
 from certmond.pki.service import Content, Survey, Use
+from certmond.pki.signing_policy import Basis
 from certmond.pki.steps import Cause, Derive, Held, Identity, Issue, Plan, Restart
 from tests.builders import DAY, HOUR, NOW, SECOND, YEAR, Issued, make_ca, make_leaf, make_server, new_key
 
@@ -592,6 +593,29 @@ def test_what_is_done_to_a_file_is_done_once(asked: frozenset[str] | None) -> No
     assert [step.target for step in made.steps] == ["twin"]
     failed = {("twin", "/pki/leaf.crt"): Attempt(NOW, 1, "no")}
     assert World((CA, own, twin, link), past=failed).plan(NOW).steps == ()
+
+
+@pytest.mark.parametrize("asked", [None, frozenset({"leaf", "twin"})])
+def test_an_entry_that_is_refused_takes_no_turn_of_another(asked: frozenset[str] | None) -> None:
+    """Where the signing policy refuses one of two entries with the same certificate, the other one is renewed."""
+    due = leaf(NOW + DAY)
+    seen = (CA, see(row(), due), see(row("twin", path="/pki/leaf.crt", key="/pki/leaf.key"), due))
+    assessment = World(seen).look(NOW)
+    refused = replace(assessment.by_identity["leaf", "/pki/leaf.crt"], basis=Basis(barrier="it is forged"))
+    statuses = tuple(refused if each.seen is refused.seen else each for each in assessment.statuses)
+    made = plan(replace(assessment, statuses=statuses), POLICY, {}, Circumstances(), asked)
+    assert [step.target for step in made.steps] == ["twin"]
+    assert [(each.target, each.because) for each in made.held] == [
+        ("leaf", "the CA's key does not sign it: it is forged")
+    ]
+
+
+def test_each_entry_that_shares_a_certificate_is_told_so() -> None:
+    """Two entries that have one certificate, and keys of their own, are both held."""
+    due = leaf(NOW + DAY)
+    seen = (CA, see(row(), due), see(row("twin"), due, certificate_file="/pki/leaf.crt"))
+    made = World(seen).plan(NOW)
+    assert (made.steps, [each.target for each in made.held]) == ((), ["leaf", "twin"])
 
 
 @pytest.mark.parametrize("asked", [None, frozenset({"leaf", "bundles"})])
