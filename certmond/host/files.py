@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from certmond.host.content import content_at
 from certmond.host.entry import Asked, Entry, asked, packed
 from certmond.host.second import in_two
-from certmond.host.way import Referrer, Way, beginning, fault_of, follow, open_to, refusal
+from certmond.host.way import Referrer, Way, beginning, beside, fault_of, follow, open_to, refusal
 from certmond.pki.reason import Fault, Reason
 
 _TOGETHER = 1 << 18  # bytes are read before they are parsed
@@ -214,7 +214,12 @@ class Files:
 
     def _way(self, path: str, referrer: Referrer | None) -> Way:
         if referrer and referrer.writers:  # nothing on this way is kept: a stranger has chosen it
-            return self._admitted(follow(path, beginning(self._root, referrer), root=self._root, called=path), path)
+            home = referrer.path.rpartition("/")[0]
+            if path.startswith(f"{home}/") and (place := self._directory(home)).fault is None:
+                behind, rest = beside(referrer, place), path.removeprefix(home)
+            else:
+                behind, rest = beginning(self._root, referrer), path
+            return self._admitted(follow(rest, behind, root=self._root, called=path), path)
         directory, _, name = path.rpartition("/")
         place = self._directory(directory)
         if place.fault is not None:

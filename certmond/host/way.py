@@ -2,8 +2,9 @@
 
 Owns the names that were looked up on the way, which are what has to be watched, and the rule for strangers: users that
 are neither root nor the user that certmond runs as. A symlink of a stranger, and a path in a file that a stranger can
-change, lead only to what that user can read. What is opened is what was found. Otherwise a user who can write one
-watched file would read with certmond's rights. Says why a path leads nowhere; reads no file.
+change, lead only to what that user can read, through directories in which that user can look up a name. What is
+opened is what was found. Otherwise a user who can write one watched file would read with certmond's rights. Says why
+a path leads nowhere; reads no file.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from certmond.pki.reason import Fault, Reason
@@ -65,26 +66,39 @@ def beginning(root: str, referrer: Referrer | None = None) -> Way:
     return Way(root, (), strangers=referrer.writers, blame=_named_in(referrer))
 
 
+def beside(referrer: Referrer, directory: Way) -> Way:
+    """Return the way to the `directory` of a referrer with writers, for a name in it that the referrer gives."""
+    strangers = directory.strangers | referrer.writers
+    return replace(directory, lookups=(), is_link=False, strangers=strangers, blame=_named_in(referrer))
+
+
 def follow(path: str, behind: Way, *, root: str, called: str) -> Way:
     """Follow `path` from where the way `behind` ends, symlinks included, never above the `root`; faults say `called`.
 
-    The strangers and writers of the way behind are those of the whole way, too.
+    The strangers and writers of the way behind are those of the whole way, too. From where strangers choose the way,
+    each name is looked up only in a directory that every one of them can search (path_resolution(7)). Otherwise a way
+    such as `/closed/name/../../open/file` would tell that the name is there. The names on the way to the directory
+    where the strangers' part begins are no secret.
     """
     current, strangers, writers, blame = behind.real, behind.strangers, behind.writers, behind.blame
     mine, hops = {0, os.geteuid()}, 0
+    home = behind.real if strangers else None
     status: os.stat_result | None = None
     lookups: list[str] = []
     pending = [part for part in reversed(path.split("/")) if part not in {"", "."}]
     is_link = False
     while pending:
         part = pending.pop()
-        if part == "..":
-            current = current.rpartition("/")[0] if current != root else current
-            status = None
-            continue
         step = f"{current}/{part}"
-        lookups.append(step)
         try:
+            if strangers and not (f"{home}/".startswith(f"{step}/") or _can_search(strangers, current)):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            if part == "..":
+                if status is not None and not stat.S_ISDIR(status.st_mode):
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+                current, status = current.rpartition("/")[0] if current != root else current, None
+                continue
+            lookups.append(step)
             status = os.lstat(step)
             link = _link(step) if stat.S_ISLNK(status.st_mode) else None
         except (OSError, ValueError) as error:
@@ -101,6 +115,7 @@ def follow(path: str, behind: Way, *, root: str, called: str) -> Way:
         if owner not in mine:
             strangers, writers = strangers | {owner}, writers | {owner}
             blame = blame or _behind_link_of(owner)
+            home = current if home is None else home
         hops += 1
         if hops > _MAX_HOPS:
             fault = fault_of(OSError(errno.ELOOP, ""), called, blame)
@@ -157,8 +172,8 @@ def refusal(path: str, blame: Blame) -> Fault:
 
 def _behind_link_of(user: int) -> Blame:
     # The first stranger on the way only: which others there are would tell of places that this one cannot see.
-    fact = f"is behind a symlink of user {user}, and is nothing that this user owns or that all users can read"
-    return Blame(fact, "let root own the link, or give the path itself")
+    fact = f"is behind a symlink of user {user}, and is nothing that this user can reach and owns"
+    return Blame(f"{fact}, or that all users can read", "let root own the link, or give the path itself")
 
 
 def named_users(writers: frozenset[int]) -> str:
@@ -170,7 +185,14 @@ def named_users(writers: frozenset[int]) -> str:
 def _named_in(referrer: Referrer) -> Blame:
     named = f"is named in {referrer.path}, which {named_users(referrer.writers)} can change"
     remedy = f"chown root {referrer.path}, chmod go-w it and its directories, or name the file in an entry of its own"
-    return Blame(f"{named}, and is no file that they own or that all users can read", remedy)
+    return Blame(f"{named}, and is no file that they can reach and own, or that all users can read", remedy)
+
+
+def _can_search(strangers: frozenset[int], directory: str) -> bool:
+    """Whether each of `strangers` can look up a name in what is at `directory`: as its owner, or as any user can."""
+    status = os.lstat(directory or "/")
+    owned = stat.S_IXUSR if strangers <= {status.st_uid} else 0
+    return stat.S_ISDIR(status.st_mode) and bool(status.st_mode & (stat.S_IXOTH | owned))
 
 
 def _writers_of(status: os.stat_result) -> frozenset[int]:

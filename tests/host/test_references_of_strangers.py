@@ -28,7 +28,7 @@ LEAF = make_leaf(ROOT, "client")
 CONF = row("conf", "/home/x.conf", kind="kubeconfig", embedded_ca="ca")
 SENTENCE = (
     "unreadable: {} is named in /home/x.conf, which user 65534 can change, "
-    "and is no file that they own or that all users can read"
+    "and is no file that they can reach and own, or that all users can read"
 )
 
 
@@ -171,7 +171,9 @@ def test_every_writer_has_to_be_able_to_read_the_target(node: Node) -> None:
     """A kubeconfig of one user in the directory of another, or in one with an open mode, leads to public files only."""
     node.put("/home/own.crt", LEAF.pem, 0o600, OTHERS)
     node.put("/home/x.conf", node.names("own.crt", "own.crt"), owner=OTHERS)
-    assert "which user 65533 and user 65534 can change, and is no file that they own" in told(node.look())[0]
+    assert (
+        "which user 65533 and user 65534 can change, and is no file that they can reach and own" in told(node.look())[0]
+    )
     os.chown(node.at("/home"), 0, 0)
     assert node.look().certificates == (LEAF.facts,)
     node.at("/home").chmod(0o777)
@@ -357,3 +359,31 @@ def test_a_strangers_symlink_behind_roots_reference_shares_nothing(node: Node, n
     path = "/public/root.conf" if names else "/home/y.conf"
     (seen,) = Store((row("conf", path, kind="kubeconfig", embedded_ca="ca"),), str(node.root)).observe().observations
     assert seen.pair == (("/home/tls.crt" if names else "/home/y.conf"),) * 2
+
+
+@pytest.mark.parametrize("path", ["/vault/out/tls.crt", "/vault/none/tls.crt", "/vault/tls.crt"])
+def test_a_reference_through_a_closed_directory_tells_nothing(node: Node, path: str) -> None:
+    """Where a symlink in a closed directory leads to an open file, a reference through it is refused as one through a
+    name that is not there; and no name of that directory is watched.
+    """
+    node.link("/vault/out", "/public", 0)
+    node.put("/home/x.conf", node.names(path, path), owner=THEIRS)
+    store = Store((CONF,), str(node.root))
+    assert told(store.observe().observations[0]) == [SENTENCE.format(path)]
+    assert not any(place.endswith("/vault") for place in store.interest)
+
+
+@pytest.mark.parametrize("certificate", ["tls.crt", "/vault/app/tls.crt"])
+def test_a_reference_beside_its_kubeconfig_needs_no_open_directory_above(node: Node, certificate: str) -> None:
+    """A user's kubeconfig below a closed directory, as in /var/lib/private of systemd, names the user's own files that
+    are beside it, and none that is in the closed directory itself.
+    """
+    node.directory("/vault/app", 0o755, THEIRS)
+    node.put("/vault/app/tls.crt", LEAF.pem, 0o600, THEIRS)
+    node.put("/vault/own.key", LEAF.key_pem, 0o600, THEIRS)
+    node.put("/vault/app/x.conf", node.names(certificate, "../own.key"), owner=THEIRS)
+    node.link("/public/app", "../vault/app", 0)
+    for place in ("/vault/app", "/public/app") if certificate == "tls.crt" else ("/vault/app",):
+        spec = row("conf", f"{place}/x.conf", kind="kubeconfig", embedded_ca="ca")
+        (seen,) = Store((spec,), str(node.root)).observe().observations
+        assert (seen.certificates, seen.key) == ((LEAF.facts,), None)

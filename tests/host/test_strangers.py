@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import threading
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,8 @@ from tests.conftest import unavailable
 
 THEIRS, OTHERS = 65534, 65533
 REFUSED = (
-    "unreadable: … is behind a symlink of user 65534, and is nothing that this user owns or that all users can read"
+    "unreadable: … is behind a symlink of user 65534, "
+    "and is nothing that this user can reach and owns, or that all users can read"
 )
 
 
@@ -139,6 +142,118 @@ def test_two_strangers_do_not_lend_each_other_their_files(shared: Shared) -> Non
     shared.link("/shared/first", "second")
     assert shared.seen("/shared/first") == REFUSED
     assert shared.seen("/shared/second") == b"theirs"
+
+
+PIECES = ("public", "vault", "shared", "out", "in", "file", "own", "..", "mine")
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_strangers_link_shows_what_linux_shows_that_stranger(shared: Shared) -> None:
+    """Of every link of up to four names, with `..`, symlinks, closed directories and files among them, certmond reads
+    what the kernel lets the owner of the link read there, and refuses the rest in one sentence.
+    """
+    shared.put("/public/file", b"public", 0o644)
+    shared.put("/vault/file", b"closed", 0o644)
+    shared.put("/shared/own", b"own", 0o600, THEIRS)
+    shared.at("/shared/mine").mkdir(mode=0o700)
+    os.chown(shared.at("/shared/mine"), THEIRS, THEIRS)
+    shared.put("/shared/mine/file", b"mine", 0o600, THEIRS)
+    shared.link("/vault/out", "/public", 0)
+    shared.link("/public/in", "../vault", 0)
+    shared.link("/shared/out", "../public")
+    names = [part for depth in range(1, 5) for part in product(PIECES, repeat=depth)]
+    chosen = {*names[: len(PIECES) + len(PIECES) ** 2], *names[len(PIECES) :: 5]}
+    targets = ["/".join(part) for part in sorted(chosen)]
+    targets += ["/vault/out/../../public/file", "/vault/none/../../public/file", "/vault/file/../../public/file"]
+    for number, target in enumerate(targets):
+        shared.link(f"/shared/{number}.crt", target)
+    paths = [f"/shared/{number}.crt" for number, _ in enumerate(targets)]
+    theirs = read_as(THEIRS, shared.root, paths)
+    assert {path: shared.seen(path) for path in paths} == theirs
+    assert {REFUSED, b"public", b"own", b"mine"} < {*theirs.values()}
+
+
+def read_as(user: int, root: Path, paths: list[str]) -> dict[str, bytes | str]:
+    """What is to be seen at each of the paths below `root`, as far as this user can read what is there."""
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.chroot(root)
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
+            os.write(writer, json.dumps({path: content_of(path) for path in paths}).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as stream:
+        read = json.load(stream)
+    os.waitpid(child, 0)
+    told: dict[str, str] = {"": REFUSED, "directory": "unreadable: … is a directory, not a file"}
+    return {path: told.get(read[path], read[path].encode()) for path in paths}
+
+
+def content_of(path: str) -> str:
+    """What this process can read at the path: "" where that is nothing."""
+    try:
+        return Path(path).read_text("utf-8")
+    except IsADirectoryError:
+        return "directory"
+    except OSError:
+        return ""
+
+
+@pytest.mark.parametrize("name", ["there", "none", "file", "link"])
+def test_what_is_watched_for_a_strangers_link_tells_nothing(shared: Shared, name: str) -> None:
+    """No name in a closed directory is looked up for a stranger, so that no change there makes certmond look again."""
+    shared.at("/vault/there").mkdir()
+    shared.put("/vault/file", b"", 0o644)
+    shared.put("/public/ca.crt", b"public", 0o644)
+    shared.link("/vault/link", "/public/ca.crt", 0)
+    shared.link("/shared/tls.crt", f"/vault/{name}/../../public/ca.crt")
+    shared.link("/shared/straight.crt", f"/vault/{name}")
+    assert [shared.seen(path) for path in ("/shared/tls.crt", "/shared/straight.crt")] == [REFUSED, REFUSED]
+    assert not any(place.endswith("/vault") for place in shared.files.interest)
+
+
+def test_every_stranger_on_the_way_has_to_be_able_to_go_it(shared: Shared) -> None:
+    """Where the link of one user leads to that of another one, the rest of the way is closed to none of them."""
+    shared.put("/public/ca.crt", b"public", 0o644)
+    shared.at("/shared/mine").mkdir(mode=0o700)
+    os.chown(shared.at("/shared/mine"), THEIRS, THEIRS)
+    shared.link("/shared/mine/out", "/public", 0)
+    shared.link("/shared/second", "mine/out/ca.crt", OTHERS)
+    shared.link("/shared/first", "second")
+    shared.link("/shared/alone", "mine/out/ca.crt")
+    assert shared.seen("/shared/alone") == b"public"
+    assert [shared.seen(f"/shared/{name}") for name in ("first", "second")] == [
+        REFUSED, REFUSED.replace(str(THEIRS), str(OTHERS))
+    ]  # fmt: skip
+
+
+def test_a_users_place_below_a_closed_directory_is_no_secret(shared: Shared) -> None:
+    """As in /var/lib/private of systemd: what a user's link names in its own directory is followed, by a relative
+    target or an absolute one; the other names in the closed directory are not looked up.
+    """
+    shared.at("/vault/app").mkdir()
+    os.chown(shared.at("/vault/app"), THEIRS, THEIRS)
+    shared.put("/vault/app/own.crt", b"own", 0o600, THEIRS)
+    shared.put("/vault/their.crt", b"theirs", 0o600, THEIRS)
+    targets = {"own.crt": b"own", "/vault/app/own.crt": b"own", "../their.crt": REFUSED, "/vault/their.crt": REFUSED,
+               "../app/own.crt": b"own"}  # fmt: skip
+    for number, target in enumerate(targets):
+        shared.link(f"/vault/app/{number}", target)
+    assert [shared.seen(f"/vault/app/{number}") for number in range(len(targets))] == [*targets.values()]
+
+
+def test_a_link_of_roots_goes_up_from_directories_alone(shared: Shared) -> None:
+    """`..` after a file leads nowhere, as for Linux, and through a closed directory it leads wherever it leads."""
+    shared.put("/public/ca.crt", b"public", 0o644)
+    shared.at("/vault/there").mkdir()
+    shared.link("/shared/up", "/vault/there/../../public/ca.crt", 0)
+    shared.link("/shared/file", "/public/ca.crt/../ca.crt", 0)
+    assert shared.seen("/shared/up") == b"public"
+    assert shared.seen("/shared/file") == "missing: … is not there"
 
 
 def test_a_directory_that_becomes_a_link_between_look_and_opening_leads_nowhere(shared: Shared) -> None:
