@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from certmond.errors import RefusedError, WriteError
+from certmond.errors import KeyUnusableError, RefusedError, WriteError
 from certmond.host import kubelet_pem
 from certmond.host.credentials import parse_credentials
 from certmond.host.key_pair import KeyPair, Read, Unpaired, entry_pair, key_of_user, kubeconfig_pairs
@@ -23,7 +23,7 @@ from certmond.host.kubeconfig_text import with_credentials
 from certmond.host.place import digest
 from certmond.host.transaction import Change, NewFile, NewLink
 from certmond.pki.catalog import CertificateSpec, Kind
-from certmond.pki.certificate import Certificate, attributes_of, describe_key, names_in, to_pem
+from certmond.pki.certificate import Certificate, PublicKey, attributes_of, describe_key, names_in, to_pem
 from certmond.pki.encoding import decode
 from certmond.pki.inventory import Observation
 from certmond.pki.path import find_paths
@@ -33,8 +33,11 @@ from certmond.pki.steps import Cause, Issue
 class View(Protocol):
     """The files of the node, as they are at this moment."""
 
-    def read(self, path: str) -> bytes | None:
-        """The bytes of a file; None where it is not there. Raises WriteError where it cannot be read."""
+    def read(self, path: str, *, anyones: bool = True) -> bytes | None:
+        """The bytes of a file; None where it is not there. Raises WriteError where it cannot be read.
+
+        What gets into a file is read with `anyones` false: no symlink of another user is followed.
+        """
         ...
 
     def names(self, directory: str) -> frozenset[str]:
@@ -59,11 +62,11 @@ class Renewal:
         spec, path = self.step.status.seen.spec, self.step.path
         if why := overtaken(self.step, view):
             raise WriteError(why)
-        present = view.read(path)
-        if spec.kind is Kind.KUBECONFIG:
-            return [self._secret(path, self._kubeconfig(present or b""), present)]
         if spec.kind is Kind.KUBELET and self.step.status.seen.symlink is not None:
             return list(self._kubelet(view))
+        present = view.read(path, anyones=False)
+        if spec.kind is Kind.KUBECONFIG:
+            return [self._secret(path, self._kubeconfig(present or b""), present)]
         if is_one_file(self.step.status.seen):
             return [self._secret(path, self._combined(present or b""), present)]
         certificate = NewFile(path, self._chain(present or b""), 0o644, expected=_expected(present))
@@ -178,13 +181,21 @@ def certified_key(step: Issue, asked: PrivateKey, given: PrivateKey | None) -> P
 
 
 def present_key(step: Issue, view: View) -> PrivateKey:
-    """Return the key that the entry has. Raises KeyUnusableError, WriteError."""
+    """Return the key of the certificate that the step replaces.
+
+    Raises KeyUnusableError where its file holds another key or none, WriteError where it cannot be read.
+    """
     seen = step.status.seen
     path = seen.key_path or step.path
-    content = view.read(path) or b""
+    content = view.read(path, anyones=False) or b""
     if seen.spec.kind is Kind.KUBECONFIG:
         content = key_of_user(content, path, step.old) or b""
-    return load_key(content, path)
+    key = load_key(content, path)
+    if describe_key(key.public_key()) != step.old.key:
+        raise KeyUnusableError(
+            f"{path} does not hold the key of {step.target}; put back the pair that belongs together"
+        )
+    return key
 
 
 def is_one_file(seen: Observation) -> bool:
@@ -199,11 +210,21 @@ def overtaken(step: Issue, view: View) -> str | None:
     present = view.read(step.path)
     if present is not None and step.old not in certificates_in(present, step.path, seen.spec.kind):
         return f"{step.path} was changed by someone else since it was looked at; look at it again"
-    if seen.key and seen.key_path and seen.key_path != step.path:
-        key = view.read(seen.key_path)
-        if key is None or decode(key, seen.key_path).key != seen.key:
-            return f"{seen.key_path} was changed by someone else since it was looked at; look at it again"
+    path = seen.key_path or step.path
+    key = present if path == step.path else view.read(path)
+    if seen.key and (key is not None or path != step.path) and _public_key(key or b"", path, step) != seen.key:
+        return f"{path} was changed by someone else since it was looked at; look at it again"
     return None
+
+
+def _public_key(content: bytes, path: str, step: Issue) -> PublicKey | None:
+    """The public half of the private key that an entry has in this file; None where there is none."""
+    if step.status.seen.spec.kind is Kind.KUBECONFIG:
+        try:
+            content = key_of_user(content, path, step.old) or b""
+        except KeyUnusableError:
+            return None
+    return decode(content, path).key
 
 
 def certificates_in(content: bytes, path: str, kind: Kind) -> tuple[Certificate, ...]:

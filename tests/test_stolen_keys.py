@@ -1,0 +1,109 @@
+"""Users who can write beside a file of an entry, and what they do to come to a private key that is not theirs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from certmond.errors import KeyUnusableError, WriteError
+from certmond.host.node_files import NodeFiles
+from certmond.host.renewal import overtaken, present_key
+from certmond.pki.steps import Issue, Plan
+from tests.builders import DAY, YEAR, Issued, make_leaf
+from tests.conftest import unavailable
+from tests.test_renewal import Host, kubeconfig, now
+
+APP, MALLORY = 64_999, 64_998
+"""Users of the host: the owner of an entry's files, and one who has nothing."""
+PLACE = "/srv/app"
+
+pytestmark = pytest.mark.usefixtures("root")
+
+
+@pytest.fixture
+def root() -> None:
+    if os.geteuid() != 0:
+        unavailable("only root can give files away")
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    """A node with the directory of an application, which belongs to that application's user."""
+    made = Host(tmp_path / "node", "apiserver", now=now())
+    made.entries = {}
+    made.at(PLACE).mkdir(parents=True)
+    give(made.at(PLACE), APP)
+    return made
+
+
+def give(path: Path, user: int) -> None:
+    os.chown(path, user, user, follow_symlinks=False)
+
+
+def due(host: Host, name: str) -> Issued:
+    """A certificate of the node's CA that ends tomorrow."""
+    return make_leaf(
+        host.ca, name, extended_usages=["client auth"], not_before=host.now - YEAR, not_after=host.now + DAY
+    )
+
+
+# A key that is kept
+
+
+def keeping(host: Host, form: str) -> tuple[Issue, Path, Issued]:
+    """The planned renewal of the application's certificate, which keeps its key in one file with it."""
+    path, issued = f"{PLACE}/app", due(host, "app")
+    entry = {"path": path, "owner": str(APP), "keep_key": True, "subject": "CN=app", "usages": ["client auth"]}
+    host.entries["app"] = entry | ({"kind": "kubeconfig"} if form == "kubeconfig" else {"key": path})
+    host.put(path, content(host, form, issued), 0o600)
+    give(host.at(path), APP)
+    (step,) = host.plan().writes
+    assert isinstance(step, Issue)
+    assert step.keep_key
+    return step, host.at(path), issued
+
+
+def content(host: Host, form: str, issued: Issued, key: bytes | None = None) -> bytes:
+    if form == "kubeconfig":
+        return kubeconfig(host.ca, issued, key)
+    return issued.pem + (key or issued.key_pem)
+
+
+FORMS = pytest.mark.parametrize("form", ["pem", "kubeconfig"])
+
+
+@FORMS
+def test_a_key_is_kept_only_of_the_certificate_that_is_replaced(host: Host, form: str) -> None:
+    """A key that came into the file after the look is not kept: not the CA's, nor any other."""
+    step, path, issued = keeping(host, form)
+    files = NodeFiles(str(host.root))
+    assert present_key(step, files).public_key() == issued.key.public_key()
+    path.write_bytes(content(host, form, issued, host.ca.key_pem))
+    with pytest.raises(KeyUnusableError, match="does not hold the key of app"):
+        present_key(step, files)
+
+
+@FORMS
+def test_a_key_is_not_read_through_a_strangers_link(host: Host, form: str) -> None:
+    """Root's rights to read open no file to which a symlink of the entry's owner leads: the key would be copied."""
+    step, path, _ = keeping(host, form)
+    host.put("/root/moved", path.read_bytes(), 0o600)
+    path.unlink()
+    path.symlink_to("/root/moved")
+    give(path, APP)
+    with pytest.raises(WriteError, match=f"symlink of user {APP}"):
+        present_key(step, NodeFiles(str(host.root)))
+
+
+@FORMS
+def test_a_key_that_was_exchanged_in_one_file_ends_the_step(host: Host, form: str) -> None:
+    """Where only the key in the file became another, the step is overtaken, though the certificate is the same."""
+    step, path, issued = keeping(host, form)
+    assert overtaken(step, NodeFiles(str(host.root))) is None
+    path.write_bytes(content(host, form, issued, host.ca.key_pem))
+    assert "was changed by someone else" in str(overtaken(step, NodeFiles(str(host.root))))
+    before = path.read_bytes()
+    assert [outcome.result for outcome in host.enforcer().executor.execute(Plan((step,)))] == ["failed"]
+    assert path.read_bytes() == before
