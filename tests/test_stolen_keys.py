@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from certmond.errors import KeyUnusableError, WriteError
+from certmond.host.kubeconfig_text import Files, new_kubeconfig
 from certmond.host.node_files import NodeFiles
 from certmond.host.renewal import overtaken, present_key
 from certmond.pki.steps import Issue, Plan
@@ -107,3 +108,20 @@ def test_a_key_that_was_exchanged_in_one_file_ends_the_step(host: Host, form: st
     before = path.read_bytes()
     assert [outcome.result for outcome in host.enforcer().executor.execute(Plan((step,)))] == ["failed"]
     assert path.read_bytes() == before
+
+
+def test_a_new_file_belongs_to_the_owner_of_its_entry(host: Host) -> None:
+    """The dated PEM of the kubelet's form is a new file each time; it belongs to `owner`, not to who runs certmond."""
+    path, conf, issued = f"{PLACE}/client-current.pem", "/etc/kubernetes/app.conf", due(host, "app")
+    pem = {"kind": "kubelet", "path": path, "key": path, "kubeconfig": conf, "owner": f"{APP}:12"}
+    host.entries["app"] = pem | {"subject": "CN=app", "usages": ["client auth"]}
+    referring = new_kubeconfig(
+        cluster="one", server="https://127.0.0.1:6443", user="app", trust_pem=host.ca.pem, credentials=Files(path, path)
+    )
+    host.put(conf, referring, 0o600)
+    host.put(f"{PLACE}/client-2025-01-01-00-00-00.pem", issued.pem + issued.key_pem, 0o600)
+    host.at(path).symlink_to(f"{PLACE}/client-2025-01-01-00-00-00.pem")
+    assert [outcome.result for outcome in host.start_once()] == ["done"]
+    dated = host.at(f"{PLACE}/{host.at(path).readlink().name}")
+    assert dated.name > "client-2026"
+    assert (dated.stat().st_uid, dated.stat().st_gid) == (APP, 12)

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from certmond.errors import RefusedError
 from certmond.host import kubelet_pem
 from certmond.host.audit import Audit
+from certmond.host.derived import owner_ids
 from certmond.host.journal import Event
 from certmond.host.key_pair import Read, Unpaired, anchor_of_key, as_written, entry_pair, kubeconfig_pairs
 from certmond.host.keys import PrivateKey, key_pem, make_key, public_pem
@@ -182,16 +183,18 @@ class Bootstrapper:
     def _forms(self, step: IssueFirst, pem: bytes, key: PrivateKey) -> Iterator[Change]:
         """The files in which the certificate is kept, the key first."""
         spec = step.spec
+        owner = owner_ids(spec.owner) if spec.owner else None
         if step.kubeconfig is not None:
-            yield NewFile(spec.path, self._kubeconfig(step.kubeconfig, step.authority, Embedded(pem, key_pem(key))))
+            content = self._kubeconfig(step.kubeconfig, step.authority, Embedded(pem, key_pem(key)))
+            yield NewFile(spec.path, content, owner=owner)
         elif spec.kind is Kind.KUBELET:
             taken = self._files.names(posixpath.dirname(spec.path))
             dated = kubelet_pem.successor(spec.path, self._clock(), taken)
-            yield NewFile(dated, kubelet_pem.content(pem, key_pem(key)))
+            yield NewFile(dated, kubelet_pem.content(pem, key_pem(key)), owner=owner)
             yield NewLink(spec.path, dated)
         else:
-            yield NewFile(_key_path(spec), key_pem(key))
-            yield NewFile(spec.path, pem, _PUBLIC)
+            yield NewFile(_key_path(spec), key_pem(key), owner=owner)
+            yield NewFile(spec.path, pem, _PUBLIC, owner)
 
     def _kubeconfig(self, new: NewKubeconfig, authority: CertificateSpec, credentials: Embedded | Files) -> bytes:
         trust = decode(self._files.read(authority.path) or b"", authority.path).certificates

@@ -24,7 +24,7 @@ _STATIC_PODS = re.compile(r"/etc/kubernetes/(.*/)?manifests/")  # whatever is pu
 class NewFile:
     """A file's new content.
 
-    `mode` and `owner` (uid, gid; None: its directory's) are for a file that is not there yet; another keeps its own,
+    `mode` and `owner` (uid, gid; None: who runs certmond) are for a file that is not there yet; another keeps its own,
     but for what `at_most` does not permit: for a key must not come into a file that others could read.
     `expected` is the SHA-256 of the content that the decision was made upon; None: nothing was there.
 

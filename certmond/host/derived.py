@@ -83,8 +83,13 @@ def watched(spec: DerivedSpec, source: CertificateSpec) -> tuple[str, ...]:
 
 
 def owner_ids(owner: str) -> tuple[int, int]:
-    """uid and gid of "user:group", or of a user with its own group. Raises WriteError, which names who is not there."""
+    """Return uid and gid of "user:group", or of a user with its own group; a number needs no name on this host.
+
+    Raises WriteError, which names who does not exist.
+    """
     name, _, group = owner.partition(":")
+    if name.isdecimal() and (not group or group.isdecimal()):
+        return int(name), int(group or name)
     try:
         user = pwd.getpwnam(name)
     except KeyError:

@@ -81,6 +81,19 @@ class Place:
             return link_mark(os.readlink(self.name, dir_fd=self.directory))
         return digest(self.read()) if stat.S_ISREG(status.st_mode) else NO_FILE
 
+    def hold(self) -> tuple[str | None, int | None]:
+        """What `look` says, and a descriptor of the file that it says it of; None where that is no regular file."""
+        status = self.status()
+        if status is None or not stat.S_ISREG(status.st_mode):
+            return self.look(), None
+        descriptor = self.open()
+        try:
+            with open(descriptor, "rb", closefd=False) as file:
+                return digest(content_of(file, MAX_SIZE)), descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+
     def open(self) -> int:
         """A descriptor of the regular file here, for reading."""
         descriptor = os.open(self.name, _READ, dir_fd=self.directory)

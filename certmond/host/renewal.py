@@ -17,6 +17,7 @@ from typing import Protocol
 from certmond.errors import KeyUnusableError, RefusedError, WriteError
 from certmond.host import kubelet_pem
 from certmond.host.credentials import parse_credentials
+from certmond.host.derived import owner_ids
 from certmond.host.key_pair import KeyPair, Read, Unpaired, entry_pair, key_of_user, kubeconfig_pairs
 from certmond.host.keys import PrivateKey, key_pem, load_key
 from certmond.host.kubeconfig_text import with_credentials
@@ -69,7 +70,8 @@ class Renewal:
             return [self._secret(path, self._kubeconfig(present or b""), present)]
         if is_one_file(self.step.status.seen):
             return [self._secret(path, self._combined(present or b""), present)]
-        certificate = NewFile(path, self._chain(present or b""), 0o644, expected=_expected(present))
+        owner = self._owner(present)
+        certificate = NewFile(path, self._chain(present or b""), 0o644, owner, expected=_expected(present))
         key_path = self.step.status.seen.key_path
         if self.step.keep_key or key_path is None:
             return [certificate]
@@ -77,7 +79,13 @@ class Renewal:
 
     def _secret(self, path: str, content: bytes, present: bytes | None) -> NewFile:
         """A file with a key in it: no more open than its entry permits, whatever it was before."""
-        return NewFile(path, content, expected=_expected(present), at_most=self.step.status.seen.spec.key_mode)
+        at_most = self.step.status.seen.spec.key_mode
+        return NewFile(path, content, owner=self._owner(present), expected=_expected(present), at_most=at_most)
+
+    def _owner(self, present: bytes | None) -> tuple[int, int] | None:
+        """Whose a file is that is not there yet: the entry says it."""
+        owner = self.step.status.seen.spec.owner
+        return owner_ids(owner) if owner and present is None else None
 
     def verify(self, read: Read) -> None:
         """Prove what `read` finds in the files of the entry, once they are replaced: the certificate that was asked
@@ -106,7 +114,8 @@ class Renewal:
         """A dated file, and the symlink moved to it, as the kubelet would; what is no symlink yet becomes one."""
         path = self.step.path
         dated = kubelet_pem.successor(path, self.now, view.names(posixpath.dirname(path)))
-        yield NewFile(dated, kubelet_pem.content(to_pem(self.issued()), key_pem(self.key)))
+        content = kubelet_pem.content(to_pem(self.issued()), key_pem(self.key))
+        yield NewFile(dated, content, owner=self._owner(None))
         yield NewLink(path, dated, expected=_expected(view.read(path)))
 
     def _combined(self, present: bytes) -> bytes:

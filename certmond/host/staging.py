@@ -39,17 +39,19 @@ def new_file(place: Place, content: bytes) -> Iterator[int]:
 
 
 def stage(
-    staged: Place, target: Place, content: bytes, mode: int, owner: tuple[int, int] | None, *, at_most: int
+    staged: Place, old: int | None, content: bytes, mode: int, owner: tuple[int, int] | None, *, at_most: int
 ) -> bytes:
-    """Write `content` to `staged`, like `target` where that exists, but no more open than `at_most`; else as told.
+    """Write `content` to `staged`, like the file of descriptor `old`, but no more open than `at_most`; else as told.
 
-    What was read back is returned.
+    Return what was read back. Nothing is looked up at the name that is replaced: another file may be there by now.
     """
     with new_file(staged, content) as descriptor:
-        if target.status() is None:
-            os.fchown(descriptor, *(owner or _owner_of(target.directory)))
+        if old is None:
+            os.fchown(descriptor, *(owner or (os.geteuid(), os.getegid())))
+            if _ACL in _attributes(descriptor):  # the directory's default: whoever set it would read the file
+                os.removexattr(descriptor, _ACL)
         else:
-            mode = _take_over(descriptor, target) & at_most
+            mode = _take_over(descriptor, old) & at_most
         os.fsync(descriptor)
         found = staged.read()
         if found != content:
@@ -74,26 +76,16 @@ def remove(place: Place) -> None:
         os.unlink(place.name, dir_fd=place.directory)
 
 
-def _owner_of(directory: int) -> tuple[int, int]:
-    """Whose a new file in there is: not ours, where we write with another's rights."""
-    status = os.fstat(directory)
-    return status.st_uid, status.st_gid
-
-
-def _take_over(descriptor: int, target: Place) -> int:
-    """Owner and extended attributes as `target` has them. The mode that is left to be set."""
-    old = target.open()
-    try:
-        status = os.fstat(old)
-        os.fchown(descriptor, status.st_uid, status.st_gid)
-        wanted, present = _attributes(old), _attributes(descriptor)
-        for name in present.keys() - wanted.keys():  # such as an ACL that the directory hands to every new file
-            os.removexattr(descriptor, name)
-        for name, value in wanted.items():
-            if present.get(name) != value:
-                os.setxattr(descriptor, name, _closed(value) if name == _ACL else value)
-    finally:
-        os.close(old)
+def _take_over(descriptor: int, old: int) -> int:
+    """Owner and extended attributes as `old` has them. The mode that is left to be set."""
+    status = os.fstat(old)
+    os.fchown(descriptor, status.st_uid, status.st_gid)
+    wanted, present = _attributes(old), _attributes(descriptor)
+    for name in present.keys() - wanted.keys():  # such as an ACL that the directory hands to every new file
+        os.removexattr(descriptor, name)
+    for name, value in wanted.items():
+        if present.get(name) != value:
+            os.setxattr(descriptor, name, _closed(value) if name == _ACL else value)
     return stat.S_IMODE(status.st_mode)
 
 

@@ -117,15 +117,15 @@ class Writer:
 
         `before_rename` is called when all is well, and nothing has been replaced yet.
         """
-        with Directories(self._root) as directories, ExitStack() as uninterrupted:
-            record, places = self._plan(changes, directories)
+        with Directories(self._root) as directories, ExitStack() as files, ExitStack() as uninterrupted:
+            record, held = self._plan(changes, directories, files)
             try:
                 with blaming(str(self._where)):
                     self._records.write(record)
                 staged = dict[str, bytes]()
-                for change, entry, place in zip(changes, record.entries, places, strict=True):
+                for change, entry, old in zip(changes, record.entries, held, strict=True):
                     with blaming(change.path):
-                        staged |= _stage(change, directories.place(entry.staging), place)
+                        staged |= _stage(change, directories.place(entry.staging), old)
                 with blaming(", ".join(record.paths)):
                     directories.sync()
                 verify(staged)
@@ -168,10 +168,15 @@ class Writer:
         """The root, as seen from the records."""
         return os.path.relpath(os.path.realpath(self._root), os.path.realpath(self._where))
 
-    def _plan(self, changes: Sequence[Change], directories: Directories) -> tuple[Record, list[Place]]:
-        """Where everything goes. Raises one WriteError with everything that stands in the way."""
+    def _plan(
+        self, changes: Sequence[Change], directories: Directories, files: ExitStack
+    ) -> tuple[Record, list[int | None]]:
+        """Where everything goes, and the descriptor of each file that is replaced, for as long as `files` is open.
+
+        Raises one WriteError with everything that stands in the way.
+        """
         identity = secrets.token_hex(8)
-        entries, places, problems = list[Entry](), list[Place](), list[str]()
+        entries, held, problems = list[Entry](), list[int | None](), list[str]()
         with blaming(str(self._where)):
             left = list(self._records.left())
         problems += [damaged(str(self._where / record)).message for record in left if isinstance(record, str)]
@@ -185,7 +190,9 @@ class Writer:
             try:
                 real = directories.resolve(change.path, follow=is_followed(change))
                 place = directories.place(real)
-                old = place.look()
+                old, descriptor = place.hold()
+                if descriptor is not None:
+                    files.callback(os.close, descriptor)
                 place.check_replaceable()
                 entry = Entry(
                     change.path, real, staged_name(identity, number), old, aim(change), manifest=is_manifest(change)
@@ -206,12 +213,12 @@ class Writer:
             if not isinstance(change, Removed):
                 sizes.append((place, change.path, size(change)))
             entries.append(entry)
-            places.append(place)
+            held.append(descriptor)
         problems += started(entries, watched)
         problems += shortages(sizes)
         if problems:
             raise WriteError(*map(printable, problems))
-        return Record(identity, State.INTENT, tuple(entries), self._below()), places
+        return Record(identity, State.INTENT, tuple(entries), self._below()), held
 
 
 @contextmanager
@@ -236,7 +243,7 @@ def _signals_wait() -> Iterator[None]:
             signal.raise_signal(each)
 
 
-def _stage(change: Change, staged: Place, target: Place) -> dict[str, bytes]:
+def _stage(change: Change, staged: Place, old: int | None) -> dict[str, bytes]:
     match change:
         case NewLink():
             os.symlink(change.target, staged.name, dir_fd=staged.directory)
@@ -245,5 +252,5 @@ def _stage(change: Change, staged: Place, target: Place) -> dict[str, bytes]:
             return {}
         case NewFile():
             mode = change.mode & change.at_most
-            content = stage(staged, target, change.content, mode, change.owner, at_most=change.at_most)
+            content = stage(staged, old, change.content, mode, change.owner, at_most=change.at_most)
             return {change.path: content}

@@ -372,11 +372,12 @@ def test_a_derived_file_depends_on_its_source_and_itself() -> None:
 
 
 def test_an_owner_is_a_user_and_a_group_of_this_host() -> None:
-    """Without a group it is the user's own."""
+    """Without a group it is the user's own; numbers need no name."""
     user = pwd.getpwnam("nobody")
     group = grp.getgrgid(os.getgid()).gr_name
     assert owner_ids("nobody") == (user.pw_uid, user.pw_gid)
     assert owner_ids(f"nobody:{group}") == (user.pw_uid, os.getgid())
+    assert (owner_ids("64999"), owner_ids("64999:12")) == ((64999, 64999), (64999, 12))
 
 
 @pytest.mark.parametrize(

@@ -292,13 +292,43 @@ def test_new_file_is_as_told(host: Host) -> None:
 
 
 @pytest.mark.usefixtures("root")
-def test_a_new_file_belongs_to_whom_its_directory_belongs_to(host: Host) -> None:
-    """Where no owner is asked for, a new file gets that of its directory, not that of the process."""
+def test_a_new_file_is_not_given_to_the_owner_of_its_directory(host: Host) -> None:
+    """Where no owner is asked for, a new file belongs to who runs certmond, and its directory gives it no ACL."""
     os.chown(host.at(KEY).parent, 12, 34)
+    set_attribute(host.at(KEY).parent, "system.posix_acl_default", READABLE_BY_1234)
     path = f"{os.path.dirname(KEY)}/another.key"
-    host.commit([host.new(path, b"content")])
+    host.commit([host.new(path, b"content", mode=0o640)])
     found = host.at(path).stat()
-    assert (found.st_uid, found.st_gid) == (12, 34)
+    assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o640, 0, 0)
+    assert "system.posix_acl_access" not in os.listxattr(host.at(path))
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("before", ["a file", "nothing"])
+def test_owner_and_acl_are_those_of_the_file_that_was_looked_at(host: Host, before: str) -> None:
+    """A file that comes to the name while the new one is staged gives it neither owner nor ACL."""
+    key, other = host.at(KEY), host.at(KEY).with_name("other")
+    other.write_bytes(b"")
+    os.chown(other, *NOBODY)
+    set_attribute(other, "system.posix_acl_access", READABLE_BY_1234)
+    if before == "nothing":
+        key.unlink()
+    staged = list[tuple[int, int]]()
+
+    def look(_: str) -> None:
+        found = [each for each in key.parent.glob(".certmond-*") if each.is_file()]
+        if found and other.exists():
+            other.rename(key)
+        for each in found:
+            staged.append((each.stat().st_uid, len(os.listxattr(each))))
+
+    def commit() -> None:
+        with suppress(WriteError):  # what came to the name meanwhile is not overwritten
+            host.commit([host.new(KEY, NEW[KEY])])
+
+    record(commit, look)
+    assert not other.exists()
+    assert {*staged} == {(0, 0)}
 
 
 def test_content_is_not_shown() -> None:
