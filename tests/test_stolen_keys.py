@@ -125,3 +125,53 @@ def test_a_new_file_belongs_to_the_owner_of_its_entry(host: Host) -> None:
     dated = host.at(f"{PLACE}/{host.at(path).readlink().name}")
     assert dated.name > "client-2026"
     assert (dated.stat().st_uid, dated.stat().st_gid) == (APP, 12)
+
+
+# A derived file
+
+
+def derived(host: Host, kind: str, owner: int | None) -> Path:
+    """The configuration of a copy of a renewed kubeconfig or pair, in the application's directory."""
+    user = due(host, "user")
+    fixed = {"subject": "CN=user", "usages": ["client auth"]}
+    if kind == "kubeconfig":
+        host.put("/etc/kubernetes/user.conf", kubeconfig(host.ca, user), 0o600)
+        host.entries["user"] = {"path": "/etc/kubernetes/user.conf", "kind": "kubeconfig", **fixed}
+    else:
+        host.put("/etc/kubernetes/user.crt", user.pem)
+        host.put("/etc/kubernetes/user.key", user.key_pem, 0o600)
+        host.entries["user"] = {"path": "/etc/kubernetes/user.crt", "key": "/etc/kubernetes/user.key", **fixed}
+    copy = {"name": "copy", "kind": kind, "source": "user", "path": f"{PLACE}/copy", "mode": "0640"}
+    host.settings["derived"] = [copy | ({"owner": str(owner)} if owner else {})]
+    return host.at(f"{PLACE}/copy")
+
+
+KINDS = pytest.mark.parametrize("kind", ["kubeconfig", "pem-bundle"])
+
+
+@KINDS
+@pytest.mark.parametrize("owner", [None, APP])
+@pytest.mark.parametrize("planted", ["nothing", "an empty file"])
+def test_no_derived_file_where_another_user_can_take_it(host: Host, kind: str, owner: int | None, planted: str) -> None:
+    """Where another user than root and the `owner` of a derived file can replace it, it is not made, and the plan says
+    whose directory stands in the way; its source is renewed all the same.
+    """
+    copy = derived(host, kind, owner)
+    give(host.at(PLACE), MALLORY)
+    if planted != "nothing":
+        copy.write_bytes(b"")
+        give(copy, MALLORY)
+    assert [(outcome.step.target, outcome.result) for outcome in host.start_once()] == [("user", "done")]
+    assert (copy.read_bytes() if copy.exists() else b"") == b""
+    held = {each.target: each.because for each in host.plan().held}
+    assert f"no private key is written to {PLACE}/copy: {PLACE} belongs to user {MALLORY}" in held["copy"]
+
+
+@KINDS
+def test_a_derived_file_is_made_in_its_owners_directory(host: Host, kind: str) -> None:
+    """The directory may be that of the derived file's `owner`, whom the file then belongs to."""
+    copy = derived(host, kind, APP)
+    assert {(outcome.step.target, outcome.result) for outcome in host.start_once()} == {
+        ("user", "done"), ("copy", "done"),
+    }  # fmt: skip
+    assert (copy.stat().st_uid, copy.stat().st_mode & 0o777) == (APP, 0o640)

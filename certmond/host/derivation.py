@@ -62,6 +62,8 @@ class Derivations:
         except WriteError as error:
             return Unready(f"{spec.path} is not made: {error}"), None
         found = state(spec, source, key, present)
+        if not isinstance(found, Unready) and (why := self._files.exposed([spec.path], spec.owner)):
+            return Foreign(why), present
         if others and isinstance(found, Current | Stale):
             remedy = "chown it, or move it away, and it is made anew"
             return Foreign(f"{spec.path} does not belong to {spec.owner}, as its entry says; {remedy}"), present

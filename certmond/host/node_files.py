@@ -6,7 +6,9 @@ Owns nothing but the way below the root; `host/files` is for what is watched. Ne
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
+from certmond.host.exposure import exposed
 from certmond.host.place import Directories, blaming
 
 
@@ -15,6 +17,10 @@ class NodeFiles:
 
     def __init__(self, root: str) -> None:
         self._root = root
+
+    def exposed(self, paths: Iterable[str], owner: str | None) -> str | None:
+        """Why no private key is written to these files of `owner`; None where no other user could take it."""
+        return exposed(self._root, paths, owner)
 
     def read(self, path: str, *, anyones: bool = True) -> bytes | None:
         """The bytes of a file; None where it is not there. Raises WriteError where it cannot be read.
