@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from certmond.errors import KeyUnusableError, WriteError
+from certmond.host.archive import Archive
 from certmond.host.kubeconfig_text import Files, new_kubeconfig
 from certmond.host.node_files import NodeFiles
 from certmond.host.renewal import overtaken, present_key
@@ -175,3 +176,31 @@ def test_a_derived_file_is_made_in_its_owners_directory(host: Host, kind: str) -
         ("user", "done"), ("copy", "done"),
     }  # fmt: skip
     assert (copy.stat().st_uid, copy.stat().st_mode & 0o777) == (APP, 0o640)
+
+
+# A file of the archive
+
+
+def test_no_generation_is_put_back_where_another_user_can_take_its_key(host: Host) -> None:
+    """`archive restore` refuses, dry or not, where another user than root and the entry's `owner` can replace a file of
+    the generation; where the directory is root's again, it is put back.
+    """
+    host.entries["app"] = {"path": f"{PLACE}/tls.crt", "key": f"{PLACE}/tls.key"}
+    files = [host.at(f"{PLACE}/tls.key"), host.at(f"{PLACE}/tls.crt")]
+    issued = due(host, "app")
+    host.put(f"{PLACE}/tls.key", issued.key_pem, 0o600)
+    host.put(f"{PLACE}/tls.crt", issued.pem)
+    Archive(host.state).store("app", {f"{PLACE}/{file.name}": file for file in files}, host.now, {})
+    for file in files:
+        file.unlink()
+    give(host.at(PLACE), MALLORY)
+    for dry_run in (True, False):
+        with pytest.raises(WriteError, match=f"no private key is written to {PLACE}/tls.key: {PLACE} belongs to user"):
+            host.restoration().restore("app", None, 0, dry_run=dry_run)
+    assert not any(file.exists() for file in files)
+    host.entries["app"]["owner"] = str(MALLORY)
+    host.restoration().restore("app", None, 0, dry_run=True)
+    del host.entries["app"]["owner"]
+    give(host.at(PLACE), 0)
+    host.restoration().restore("app", None, 0, dry_run=False)
+    assert [file.read_bytes() for file in files] == [issued.key_pem, issued.pem]

@@ -44,6 +44,7 @@ class Arrangement:
     def make(self, step: Rotate, writer: Writer, now: datetime, real: Callable[[str], Path]) -> str:
         """Do all that the step wants, or nothing, and say so. Raises CertmondError."""
         self._check(step)
+        self._check_writers(step)
         self._keep_key(step)
         changes = [change for want in step.wants for change in self._change(want, step.target)]
 
@@ -56,7 +57,7 @@ class Arrangement:
         return step.detail.replace(" is to ", " does now ") if not changes else f"{step.path}: done: {step.detail}"
 
     def _change(self, want: Want, family: str) -> Iterator[Change]:
-        present = self._files.read(want.path)
+        present = self._files.read(want.path, anyones=False)
         expected = None if present is None else digest(present)
         match want:
             case Bundle(path, anchors):
@@ -84,6 +85,13 @@ class Arrangement:
             found = decode(self._files.read(path) or b"", path)
             if set(found.anchors) - anchors or (found.key and found.key not in keys):
                 raise WriteError(f"{path} was changed by someone else since it was looked at; look at it again")
+
+    def _check_writers(self, step: Rotate) -> None:
+        """Raises WriteError where another user could take a key that is written."""
+        spec = self._anchors.get(step.target)
+        keys = [want.path for want in step.wants if isinstance(want, KeyOf)]
+        if why := self._files.exposed(keys, spec.owner if spec else None):
+            raise WriteError(why)
 
     def _keep_key(self, step: Rotate) -> None:
         """The anchor's key that is about to be replaced goes to the rotation's own files, where it is not yet."""

@@ -93,7 +93,10 @@ class FormerFiles:
                         break  # they are back already: a process that did it was killed
                     raise WriteError(f"{path} was changed by someone else meanwhile")
             else:
-                changes += [_change(file, present[file.path]) for file in files if present[file.path] != file.content]
+                own = [_change(file, present[file.path]) for file in files if present[file.path] != file.content]
+                if why := self._files.exposed([change.path for change in own], spec.owner):
+                    raise WriteError(why)
+                changes += own
                 there = {
                     path: self._transactions.real(path) for path, content in present.items() if content is not None
                 }

@@ -103,6 +103,9 @@ class Restoration:
             said.append(f"{chosen.generation.id} is {chosen.verdict.worth}: {chosen.verdict.why}")
         if strangers := [file for file in changed if self._files.owner(file.path) not in {None, file.owner}]:
             raise WriteError(*(_not_its_owner(file) for file in strangers))
+        spec = self._form(name, files).spec or self._specs.get(name)
+        if why := self._files.exposed([file.path for file in changed], spec.owner if spec else None):
+            raise WriteError(why)
         if not changed:
             return [*passed, f"{name} is as in {chosen.generation.id} already"]
         if not dry_run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from certmond.pki.encoding import decode
 from certmond.pki.rotation_steps import SIGNING_FLAGS
 from certmond.pki.steps import Bundle, Flags, Gone, KeyOf, Rotate, Trusting, Want
 from tests.builders import Issued, make_ca
+from tests.conftest import unavailable
 from tests.node import Node
 
 PKI = "/etc/kubernetes/pki"
@@ -343,3 +345,29 @@ def test_a_key_beside_certificates_of_others_is_refused(arranged: Arranged, apar
     with pytest.raises(RefusedError, match=f"would leave no pair: {key} is the key of nothing in {path}$"):
         arranged.make(*wants)
     assert arranged.tree() == before
+
+
+def test_no_key_of_a_ca_where_another_user_can_take_it(arranged: Arranged) -> None:
+    """Where another user can replace the file of the key, the step does nothing, and no copy of a key is made."""
+    if os.geteuid() != 0:
+        unavailable("only root can give files away")
+    arranged.stage()
+    os.chown(arranged.node.path(PKI[1:]), 64_998, 64_998)
+    before = arranged.tree()
+    with pytest.raises(WriteError, match=f"no private key is written to {KEY}: {PKI} belongs to user 64998"):
+        arranged.make(Bundle(CRT, (arranged.new.facts,)), KeyOf(KEY, arranged.new.facts))
+    assert arranged.tree() == before
+    assert arranged.staging.read(Part.OLD) is None
+
+
+def test_nothing_is_copied_through_a_strangers_link(arranged: Arranged) -> None:
+    """A kubeconfig that a symlink of another user leads to is not read for what is written."""
+    if os.geteuid() != 0:
+        unavailable("only root can give files away")
+    conf = arranged.node.path(ADMIN[1:])
+    conf.rename(conf.with_name("moved.conf"))
+    conf.symlink_to("/etc/kubernetes/moved.conf")
+    os.chown(conf, 64_998, 64_998, follow_symlinks=False)
+    both = (arranged.old, arranged.new.facts)
+    with pytest.raises(WriteError, match=r"could not be read .*is a symlink of user 64998"):
+        arranged.make(Trusting(ADMIN, both, frozenset(both)))

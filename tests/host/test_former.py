@@ -264,6 +264,16 @@ def refused(keeper: Keeper, *targets: Target) -> str:
 NONE = f"the archive has no former {PAIR} that is still valid"
 
 
+def test_where_another_user_could_take_the_key_nothing_comes_back(keeper: Keeper) -> None:
+    """The directory of the key belongs to a user who is not the `owner` of the entry."""
+    keeper.keep()
+    keeper.renew(PAIR)
+    os.chown(keeper.node.path(PKI), 64_998, 64_998)
+    assert refused(keeper, keeper.target(PAIR)).startswith(
+        f"no private key is written to /{PKI}/{PAIR}.key: /{PKI} belongs to user 64998, who could take it"
+    )
+
+
 def test_where_nothing_was_kept_nothing_comes_back(keeper: Keeper) -> None:
     """Nor where what was kept is what does not work."""
     assert refused(keeper, keeper.target(PAIR)) == NONE
