@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from certmond.host.renewal import overtaken, present_key
 from certmond.pki.steps import Issue, Plan
 from tests.builders import DAY, YEAR, Issued, make_leaf
 from tests.conftest import unavailable
+from tests.test_init import Host as BareHost
 from tests.test_renewal import Host, kubeconfig, now
 
 APP, MALLORY = 64_999, 64_998
@@ -204,3 +206,30 @@ def test_no_generation_is_put_back_where_another_user_can_take_its_key(host: Hos
     give(host.at(PLACE), 0)
     host.restoration().restore("app", None, 0, dry_run=False)
     assert [file.read_bytes() for file in files] == [issued.key_pem, issued.pem]
+
+
+# The first files of a node
+
+
+@pytest.mark.parametrize(
+    ("directory", "keys"),
+    [
+        ("/etc/kubernetes/pki/etcd", {"ca.key", "server.key", "peer.key", "healthcheck-client.key"}),
+        ("/var/lib/kubelet/pki", {"kubelet-client-current.pem"}),
+    ],
+)
+def test_init_makes_nothing_where_another_user_can_take_a_key(tmp_path: Path, directory: str, keys: set[str]) -> None:
+    """Where a directory of one key belongs to another user, `init` refuses before it writes anything, dry or not, and
+    names each key; once the directory is root's, all is made, and is root's.
+    """
+    bare = BareHost(tmp_path / "bare")
+    bare.at(directory).mkdir(parents=True)
+    give(bare.at(directory), MALLORY)
+    for more in ((), ("--dry-run",)):
+        said = "\n".join(bare.refused(*more))
+        assert f"{directory} belongs to user {MALLORY}, who could take it" in said
+        named = re.findall(rf"no private key is written to {directory}/([^:]*):", said)
+        assert {name.replace(".crt", ".key") for name in named} == keys
+    give(bare.at(directory), 0)
+    bare.made()
+    assert {path.lstat().st_uid for path in bare.root.rglob("*")} == {0}

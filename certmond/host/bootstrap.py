@@ -33,7 +33,6 @@ from certmond.host.signers.local import LocalSigner, self_signed
 from certmond.host.signers.signer import Request
 from certmond.host.transaction import Change, NewFile, NewLink, Transactions, Writer
 from certmond.host.way import open_straight
-from certmond.host.writers import WriterLookup
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm, Kind
 from certmond.pki.certificate import attributes_of, describe_key, load, names_in, parse_certificate, to_pem
 from certmond.pki.encoding import decode
@@ -77,7 +76,10 @@ class Bootstrapper:
                 self._settle(writer)
 
     def objections(self, steps: tuple[InitStep, ...]) -> Iterator[str]:
-        """Why the given CA cannot sign what it is to sign, tried out in memory: its constraints may forbid it."""
+        """Why the steps cannot all be carried out: another user could take a key; or the given CA cannot sign what it
+        is to sign, tried out in memory, as its constraints may forbid it.
+        """
+        yield from self._exposures(steps)
         given = next((step.given for step in steps if isinstance(step, MakeAuthority) and step.given), None)
         if given is None or self._given is None:
             return
@@ -94,10 +96,21 @@ class Bootstrapper:
                     )
                     yield f"the given CA cannot sign {step.spec.path} ({why}); give another one"
 
+    def _exposures(self, steps: tuple[InitStep, ...]) -> Iterator[str]:
+        for step in steps:
+            if not isinstance(step, WriteKubeconfig):  # that one refers to its key
+                why = self._files.exposed(filter(None, (step.spec.path, step.spec.key)), step.spec.owner)
+                yield from (why,) if why else ()
+
     def carry_out(
         self, steps: tuple[InitStep, ...], patience: float, tell: Callable[[InitStep], None] = lambda _: None
     ) -> None:
-        """All steps in their order; the first that fails ends it. Raises CertmondError; the next run goes on there."""
+        """All steps in their order; the first that fails ends it. Raises CertmondError; the next run goes on there.
+
+        Raises RefusedError before the first step where another user could take the key of any.
+        """
+        if exposures := list(self._exposures(steps)):
+            raise RefusedError("\n".join(exposures))
         with self._transactions.lock(patience) as writer:
             self._settle(writer)
             for step in steps:
@@ -120,7 +133,11 @@ class Bootstrapper:
             case MakeKeyPair():
                 key = make_key(step.key)
                 # kubeadm writes both for root alone (util/pkiutil, WritePublicKey).
-                pair = [NewFile(_key_path(step.spec), key_pem(key)), NewFile(step.spec.path, public_pem(key))]
+                owner = _owner(step.spec)
+                pair = [
+                    NewFile(_key_path(step.spec), key_pem(key), owner=owner),
+                    NewFile(step.spec.path, public_pem(key), owner=owner),
+                ]
                 self._write(writer, pair, lambda read: _prove_anchor(step.spec, read))
             case IssueFirst():
                 return self._issue(step, writer)
@@ -148,7 +165,11 @@ class Bootstrapper:
             if step.template is not None:
                 _prove(step.spec, read, key, step.template, find_paths(made, [made]).valid_at(self._clock()))
 
-        pair = [NewFile(_key_path(step.spec), key_pem(key)), NewFile(step.spec.path, certificate, _PUBLIC)]
+        owner = _owner(step.spec)
+        pair = [
+            NewFile(_key_path(step.spec), key_pem(key), owner=owner),
+            NewFile(step.spec.path, certificate, _PUBLIC, owner),
+        ]
         self._write(writer, pair, verify)
         return f"{made.serial:x}"
 
@@ -173,9 +194,7 @@ class Bootstrapper:
     def _granted(self, step: IssueFirst) -> Grant:
         """The permission to sign it. Raises RefusedError where the entry does not fix it, or others could take it."""
         paths = filter(None, (step.spec.path, step.spec.key))
-        strangers = WriterLookup(self._root).writers(paths, step.spec.owner).path
-        barrier = f"{strangers}, who could take its key" if strangers else ""
-        granted = grant(step.template, step.fixed, Basis(barrier=barrier))
+        granted = grant(step.template, step.fixed, Basis(barrier=self._files.exposed(paths, step.spec.owner) or ""))
         if isinstance(granted, Denial):
             raise RefusedError(f"{step.spec.path} is not made: {granted}; correct that, and run it again")
         return granted
@@ -183,7 +202,7 @@ class Bootstrapper:
     def _forms(self, step: IssueFirst, pem: bytes, key: PrivateKey) -> Iterator[Change]:
         """The files in which the certificate is kept, the key first."""
         spec = step.spec
-        owner = owner_ids(spec.owner) if spec.owner else None
+        owner = _owner(spec)
         if step.kubeconfig is not None:
             content = self._kubeconfig(step.kubeconfig, step.authority, Embedded(pem, key_pem(key)))
             yield NewFile(spec.path, content, owner=owner)
@@ -238,6 +257,10 @@ def _held(directory: str) -> Iterator[int]:
 def path_of(step: InitStep) -> str:
     """The file that a step is told by."""
     return step.kubeconfig.path if isinstance(step, WriteKubeconfig) else step.spec.path
+
+
+def _owner(spec: CertificateSpec) -> tuple[int, int] | None:
+    return owner_ids(spec.owner) if spec.owner else None
 
 
 def _key_path(spec: CertificateSpec) -> str:
