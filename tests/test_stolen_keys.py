@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from certmond.errors import KeyUnusableError, WriteError
+from certmond.errors import KeyUnusableError, RefusedError, WriteError
 from certmond.host.archive import Archive
+from certmond.host.audit import Audit
+from certmond.host.bootstrap import Bootstrapper
+from certmond.host.journal import Journal
 from certmond.host.kubeconfig_text import Files, new_kubeconfig
 from certmond.host.node_files import NodeFiles
 from certmond.host.renewal import overtaken, present_key
+from certmond.pki.catalog import CertificateSpec, KeyAlgorithm, Kind
+from certmond.pki.init_steps import MakeKeyPair
 from certmond.pki.steps import Issue, Plan
 from tests.builders import DAY, YEAR, Issued, make_leaf
 from tests.conftest import unavailable
@@ -229,7 +235,33 @@ def test_init_makes_nothing_where_another_user_can_take_a_key(tmp_path: Path, di
         said = "\n".join(bare.refused(*more))
         assert f"{directory} belongs to user {MALLORY}, who could take it" in said
         named = re.findall(rf"no private key is written to {directory}/([^:]*):", said)
-        assert {name.replace(".crt", ".key") for name in named} == keys
+        assert {*named} == keys
     give(bare.at(directory), 0)
     bare.made()
     assert {path.lstat().st_uid for path in bare.root.rglob("*")} == {0}
+
+
+def test_the_first_files_belong_to_the_owner_of_their_entry(tmp_path: Path) -> None:
+    """In a directory that only root and `owner` can write a key is made, and belongs to that owner. In one that has
+    become another user's since the steps were decided nothing is made, not even what other directories are to hold.
+    """
+    state, audit = tmp_path / "state", Audit(Journal("none"), tmp_path / "state", "init")
+    maker = Bootstrapper(root=str(tmp_path), state_dir=state, audit=audit, clock=lambda: datetime.now(UTC))
+    (home := tmp_path / "app").mkdir()
+    steps = tuple(
+        MakeKeyPair(
+            CertificateSpec(
+                name=name, path=f"/{name}/sa.pub", key=f"/{name}/sa.key", kind=Kind.KEY_PAIR, owner=str(APP)
+            ),
+            KeyAlgorithm.ECDSA_P256,
+            "is made",
+        )
+        for name in ("root", "app")
+    )
+    give(home, MALLORY)
+    with pytest.raises(RefusedError, match=f"/app/sa.key: /app belongs to user {MALLORY}, who could take it"):
+        maker.carry_out(steps, 0)
+    assert not (tmp_path / "root").exists()
+    give(home, APP)
+    maker.carry_out(steps, 0)
+    assert {(path.name, path.stat().st_uid) for path in home.iterdir()} == {("sa.pub", APP), ("sa.key", APP)}

@@ -99,7 +99,7 @@ class Bootstrapper:
     def _exposures(self, steps: tuple[InitStep, ...]) -> Iterator[str]:
         for step in steps:
             if not isinstance(step, WriteKubeconfig):  # that one refers to its key
-                why = self._files.exposed(filter(None, (step.spec.path, step.spec.key)), step.spec.owner)
+                why = self._files.exposed(filter(None, (step.spec.key, step.spec.path)), step.spec.owner)
                 yield from (why,) if why else ()
 
     def carry_out(
@@ -193,7 +193,7 @@ class Bootstrapper:
 
     def _granted(self, step: IssueFirst) -> Grant:
         """The permission to sign it. Raises RefusedError where the entry does not fix it, or others could take it."""
-        paths = filter(None, (step.spec.path, step.spec.key))
+        paths = filter(None, (step.spec.key, step.spec.path))
         granted = grant(step.template, step.fixed, Basis(barrier=self._files.exposed(paths, step.spec.owner) or ""))
         if isinstance(granted, Denial):
             raise RefusedError(f"{step.spec.path} is not made: {granted}; correct that, and run it again")
