@@ -25,7 +25,7 @@ from certmond.pki.encoding import decode
 from certmond.pki.holding import Surroundings
 from certmond.pki.reason import Reason, Severity
 from certmond.pki.rotation import Mode, Phase, Rotation
-from tests.builders import make_ca, make_intermediate
+from tests.builders import make_ca, make_intermediate, pem_block
 from tests.conftest import real_part
 from tests.node import KUBELET_PEM, NOW, PKI, Node, ca_like, key_pem, pem, public_pem, sha1_signed
 
@@ -76,8 +76,23 @@ def stranger_ca_for_leaf(node: Node) -> None:
     node.reissue(API, signer=other_key())
 
 
-def as_der_with_tail(node: Node) -> None:
-    node.write(f"{API}.crt", base64.b64decode("".join(node.read(f"{API}.crt").decode().split("\n")[1:-2])) + b"tail")
+def as_der(name: str) -> Mutation:
+    return lambda node: node.write(name, base64.b64decode("".join(node.read(name).decode().split("\n")[1:-2])))
+
+
+def tail_in_the_block(node: Node) -> None:
+    block = pem_block(
+        "CERTIFICATE", base64.b64decode("".join(node.read(f"{API}.crt").decode().split("\n")[1:-2])) + b"tail"
+    )
+    node.write(f"{API}.crt", block)
+
+
+def extension(name: str, value: bytes) -> x509.UnrecognizedExtension:
+    return x509.UnrecognizedExtension(x509.ObjectIdentifier(name), value)
+
+
+POLICY = bytes.fromhex("300506032a0304")
+"""A PolicyInformation (RFC 5280, 4.2.1.4)."""
 
 
 def plain_kubelet_pem(node: Node) -> None:
@@ -143,7 +158,7 @@ def sha1(node: Node) -> None:
 
 
 def unknown_extension() -> x509.UnrecognizedExtension:
-    return x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00")
+    return extension("1.3.6.1.4.1.99999.1", b"\x05\x00")
 
 
 def chmod(name: str, mode: int) -> Mutation:
@@ -216,7 +231,15 @@ MUTATIONS: dict[str, tuple[Mutation, str, str]] = {
     "text after the certificate": (
         lambda node: node.write(f"{API}.crt", node.read(f"{API}.crt") + b"# a note\n"), "apiserver", "trailing_data"
     ),
-    "bytes after the DER": (as_der_with_tail, "apiserver", "trailing_data"),
+    "bytes after the DER in its block": (tail_in_the_block, "apiserver", "malformed"),
+    "certificate in DER": (as_der(f"{API}.crt"), "apiserver", "malformed"),
+    "key in DER": (as_der(f"{API}.key"), "apiserver", "key_unusable"),
+    "a policy twice": (
+        reissue(API, extra=extension("2.5.29.32", b"\x30\x0e" + POLICY + POLICY)), "apiserver", "malformed"
+    ),
+    "policy constraints that say nothing": (
+        reissue(API, extra=extension("2.5.29.36", b"\x30\x00")), "apiserver", "nonconforming"
+    ),
     "a chain in the leaf's file": (
         lambda node: node.write(f"{API}.crt", node.read(f"{API}.crt") + node.read(f"{PKI}/ca.crt")),
         "apiserver",

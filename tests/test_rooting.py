@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from certmond.host.staged import Part, Staging
 from certmond.host.transaction import Transactions
 from certmond.pki.certificate import Certificate, parse_certificate
 from certmond.pki.rotation import Mode, Phase, Rotation
-from tests.builders import DAY, YEAR, Issued, bundle, make_ca, make_intermediate, make_leaf
+from fuzz.mutated_chains import key_forms, rsa_info, with_key
+from tests.builders import DAY, YEAR, Issued, bundle, make_ca, make_intermediate, make_leaf, oid, pem_block, tlv
 from tests.conftest import real_part, unavailable
 from tests.host.test_given_authority import damaged
 from tests.node import PKI, Node, key_pem
@@ -191,6 +192,49 @@ def test_verify_what_is_not_fit(host: Host) -> None:
     done = host.run("verify", host.node.path(f"{PKI}/ca.crt"), "-o", "json")
     assert done.code == 2
     assert all(leaf["chains"] for leaf in json.loads(done.out)["leaves"])
+
+
+POLICY, RSA_OID = tlv(0x30, tlv(0x06, b"\x2a\x03")), oid("1.2.840.113549.1.1.1")
+UNREAD_BY_GO: dict[str, tuple[Callable[[Issued], bytes], str]] = {
+    "a compressed point": (lambda issued: key_forms(issued)[-1], "failed to unmarshal elliptic curve point"),
+    "a public exponent over 2^31": (lambda _: rsa_info((1 << 2047) + 1, (1 << 31) + 1), "public exponent too large"),
+    "RSA over 8,192 bits": (lambda _: rsa_info((1 << 8199) + 1, 65537), "larger than 8192 bits"),
+    "RSA without NULL": (lambda _: rsa_info((1 << 2047) + 1, 65537, tlv(0x30, RSA_OID)), "missing NULL parameters"),
+}
+
+
+@pytest.mark.parametrize("case", UNREAD_BY_GO)
+def test_verify_and_stage_refuse_a_ca_with_a_key_that_go_does_not_use(host: Host, case: str) -> None:
+    """OpenSSL reads it; a rotation to it would end the cluster."""
+    new = ca()
+    form, words = UNREAD_BY_GO[case]
+    given = host.give(new)
+    host.certificate.write_bytes(pem_block("CERTIFICATE", with_key(new, new, form(new))))
+    for verb in ("verify", "stage"):
+        done = host.run(verb, *given)
+        assert done.code == 2
+        assert words in done.out + done.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"extra": [("2.5.29.32", False, tlv(0x30, POLICY + POLICY))]}, "x509: invalid certificate policies"),
+        ({"names": ["URI:http://[::1"]}, "x509: cannot parse URI"),
+        ({"serial": -1}, "x509: negative serial number"),
+        ({"key": "ec-p224"}, "has the key ECDSA-224"),
+        ({"is_ca": False, "path_length": 0}, "cryptography"),
+    ],
+)
+def test_verify_and_stage_refuse_a_ca_that_go_or_certmond_cannot_read(
+    host: Host, changes: dict[str, Any], words: str
+) -> None:
+    """With Go's words, once."""
+    given = host.give(ca(**changes))
+    for verb in ("verify", "stage"):
+        done = host.run(verb, *given)
+        assert done.code == 2
+        assert (done.out + done.err).count(words) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"rubbish", None], ids=["empty", "rubbish", "two"])

@@ -15,12 +15,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from certmond.errors import MalformedError, RefusedError, UnreachableError, WaitingError
 from certmond.host.signers.signer import Issued, Request
-from certmond.pki.certificate import load, load_request, public_key_of
+from certmond.pki.certificate import load_request, public_key_of, to_pem
 from certmond.pki.encoding import decode
 from certmond.pki.issuance import BACKDATE, Template
 from certmond.pki.reason import printable
@@ -219,7 +218,7 @@ def _of_key(filed: Filed, request: Request) -> bytes:
     if not found or found[0].key != public_key_of(request.key):
         detail = f"what was issued for the request {filed.name} is no certificate of its key"
         raise RefusedError(f"{detail}; see what signs {filed.signer_name}")
-    return b"".join(load(each.der).public_bytes(Encoding.PEM) for each in found)
+    return b"".join(map(to_pem, found))
 
 
 def _object_name(request: Request, content: bytes) -> str:

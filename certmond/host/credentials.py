@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from certmond.errors import MalformedError
 from certmond.host.kubeconfig import Kubeconfig, Material, parse_kubeconfig
+from certmond.pki.contents import not_pem
 from certmond.pki.encoding import Document, decode, is_pkcs12
 from certmond.pki.reason import Fault, Reason
 
@@ -59,10 +60,13 @@ def parse_credentials(data: bytes, path: str) -> Credentials:
 
 
 def _document(data: bytes, where: str) -> Document:
-    """What is embedded. A PKCS#12 file is not opened: client-go takes PEM only, and a file may embed hundreds."""
+    """What is embedded, with a fault where it is not PEM, which is all that client-go reads. A PKCS#12 file is not
+    opened: a kubeconfig may embed hundreds.
+    """
     if is_pkcs12(data):
         return Document(faults=(Fault(Reason.MALFORMED, f"{where} is PKCS#12, where client-go takes PEM"),))
-    return decode(data, where)
+    document = decode(data, where)
+    return replace(document, faults=(*document.faults, *not_pem(document, where)))
 
 
 def _emptied(material: Material | None) -> Material | None:

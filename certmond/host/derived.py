@@ -239,4 +239,5 @@ def _leaf(document: Document) -> Certificate:
 
 
 def _is_broken(document: Document) -> bool:
-    return any(fault.reason is not Reason.TRAILING_DATA for fault in document.faults)
+    """Something in it cannot be handed on. Whether a key can is said where it is loaded."""
+    return any(fault.reason not in {Reason.TRAILING_DATA, Reason.KEY_UNUSABLE} for fault in document.faults)

@@ -17,6 +17,7 @@ from certmond.host.signers.local import read_file
 from certmond.pki.candidate import unfit
 from certmond.pki.certificate import Certificate, describe_key
 from certmond.pki.encoding import decode
+from certmond.pki.encoding_faults import encoding_faults
 from certmond.pki.reason import printable
 
 
@@ -78,7 +79,10 @@ def _certificate(path: str, unread: list[str], problems: list[str]) -> Certifica
     except OSError as error:
         unread.append(f"{path} cannot be read ({error.strerror}); give the CA's certificate")
         return None
-    problems += [f"{fault.detail}; give the CA's certificate alone, as PEM" for fault in document.faults]
+    # What is wrong with the encoding of the certificate itself, pki.candidate says.
+    judged = tuple(fault.detail for each in document.certificates for fault in encoding_faults(each, ""))
+    told = [fault.detail for fault in document.faults if not fault.detail.endswith(judged)]
+    problems += [f"{detail}; give the CA's certificate alone, as PEM" for detail in told]
     if len(document.certificates) != 1 and not document.faults:
         problems.append(f"{path} holds {len(document.certificates)} certificates; give exactly one, the Root CA")
         return None

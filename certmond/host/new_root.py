@@ -9,7 +9,7 @@ from __future__ import annotations
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from certmond.errors import KeyUnusableError
+from certmond.errors import KeyUnusableError, RefusedError
 from certmond.host.given_authority import GivenAuthority
 from certmond.host.keys import PrivateKey, load_key, make_key
 from certmond.host.place import blaming
@@ -23,7 +23,11 @@ from certmond.pki.root import following, reissued
 
 
 def generate(present: Certificate, spec: CertificateSpec, terms: Terms) -> GivenAuthority:
-    """A CA with the name of the present one and a new key, of the entry's kind or else of the present one's."""
+    """A CA with the name of the present one and a new key, of the entry's kind or else of the present one's.
+
+    Raises RefusedError where cryptography does not read the present one.
+    """
+    _require_read(present, spec)
     template = following(present, spec, terms)
     key = make_key(template.key)
     return GivenAuthority(_only(self_signed(template, key)), key)
@@ -32,8 +36,10 @@ def generate(present: Certificate, spec: CertificateSpec, terms: Terms) -> Given
 def reissue(present: Certificate, key: PrivateKey, spec: CertificateSpec, terms: Terms) -> GivenAuthority:
     """The present CA once more, with its own key, a new serial number and new dates.
 
-    Raises KeyUnusableError where the key is not that of the present one, or is damaged.
+    Raises KeyUnusableError where the key is not that of the present one, or is damaged, and RefusedError where
+    cryptography does not read the present one.
     """
+    _require_read(present, spec)
     if describe_key(key.public_key()) != present.key:
         fact = f"{spec.key} is not the private key of {present.subject} (serial {present.serial})"
         raise KeyUnusableError(f"{fact}; put back the pair that belongs together")
@@ -52,3 +58,9 @@ def present_key(spec: CertificateSpec, transactions: Transactions) -> PrivateKey
 
 def _only(pem: bytes) -> Certificate:
     return decode(pem, "the new Root CA").certificates[0]
+
+
+def _require_read(present: Certificate, spec: CertificateSpec) -> None:
+    if present.unread:
+        fact = f"{spec.path}: cryptography does not read the present CA ({present.unread})"
+        raise RefusedError(f"{fact}; make the new one elsewhere, and give it: certmond root-ca stage --help")

@@ -30,6 +30,7 @@ from certmond.pki.contents import (
     is_broken,
     leaf_of,
     may_hide_key,
+    not_pem,
     public_key_in,
     without_missing,
 )
@@ -166,6 +167,8 @@ class Store:
         public_key = public_key_in(document, key_document.key)
         is_secret = has_key(document) and bool(is_pair or document.certificates)  # else what it holds is misplaced
         faults = [*self._password_faults(spec), *document.faults]
+        if spec.authority or (own_key and own_key != path):
+            faults += not_pem(document, path)
         if not (is_broken(document) or (public_key if is_pair else document.certificates)):
             faults.append(Fault(Reason.MALFORMED, f"{path} holds no {'public key' if is_pair else 'certificate'}"))
         if key_document is not document:

@@ -15,10 +15,11 @@ from typing import Literal
 from certmond.pki.assess import CertificateStatus, assess
 from certmond.pki.catalog import CertificateSpec
 from certmond.pki.certificate import Certificate, PublicKey
+from certmond.pki.encoding_faults import encoding_faults
 from certmond.pki.family import Leaf
 from certmond.pki.inventory import Inventory, Observation
 from certmond.pki.issuance import BACKDATE
-from certmond.pki.path import KEYS, Refusal, objection
+from certmond.pki.path import Refusal, objection
 from certmond.pki.reason import Reason, Severity, printable
 
 Mode = Literal["overlap", "reissue"]
@@ -27,6 +28,9 @@ Mode = Literal["overlap", "reissue"]
 _ANY_CA = CertificateSpec(name="ca", path="/ca.crt", key="/ca.key", authority=True, usages=("cert sign",))
 _OF_LEAVES = frozenset({Refusal.NAME_CONSTRAINT, Refusal.USAGE})
 """What a CA is refused for only because of what it is to sign."""
+_OF_THE_KEY = frozenset({Reason.WEAK_KEY, Reason.KEY_UNUSABLE})
+_FATAL = _OF_THE_KEY | {Reason.NONCONFORMING}
+"""What a CA is refused for that may be a warning of one in place."""
 _SAME_LIFE = timedelta(days=1)
 """By so much a life may be shorter without being called so: nobody counts a CA's life in hours."""
 
@@ -85,7 +89,8 @@ def _assessed(
     certificate: Certificate, key: PublicKey | None, now: datetime, where: str, key_where: str | None
 ) -> CertificateStatus:
     """What every later look would say of it, were it in place."""
-    seen = Observation(_ANY_CA.name, _ANY_CA, where, (certificate,), key=key, key_path=key_where)
+    faults = tuple(encoding_faults(certificate, where))
+    seen = Observation(_ANY_CA.name, _ANY_CA, where, (certificate,), key=key, key_path=key_where, faults=faults)
     (status,) = assess(Inventory((seen,)), now).statuses
     return status
 
@@ -95,15 +100,16 @@ def _fatal(status: CertificateStatus) -> list[str]:
     told = [
         found.message
         for found in status.findings
-        if (found.severity is Severity.CRITICAL and found.reason is not Reason.NO_PATH)
-        or found.reason is Reason.WEAK_KEY
+        if found.reason is not Reason.NO_PATH
+        and (found.severity is Severity.CRITICAL or found.reason in _FATAL)
+        and not (certificate.objections and found.reason in _OF_THE_KEY)  # Go's words have told it
     ]
     if certificate.version < 3:  # what it lacks nobody finds, as it has no way to say it
         told.append(f"{where} is of version {certificate.version}, which has no CA:TRUE; give another CA")
     told += [
         f"{where}: {certificate.subject} {why.refusal}; give another CA"
         for why in status.search.rejections
-        if why.refusal is not Refusal.UNSUPPORTED or certificate.key.algorithm in KEYS  # else its key was told
+        if why.refusal is not Refusal.UNSUPPORTED  # that was told, of its encoding or of its key
     ]
     return told
 

@@ -9,26 +9,31 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from base64 import b64encode
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID as EKU
 
-from certmond.pki.der import parts_of
+from certmond.errors import LimitError, MalformedError
+from certmond.pki.go_certificate import Fields, parse_fields
+from certmond.pki.go_name import attribute_texts
+from certmond.pki.go_public_key import RSA_PSS, is_plain_public_key, key_name, public_key_of_info
 from certmond.pki.guard import guarded
-from certmond.pki.limits import check_public_key, check_request, check_serial
+from certmond.pki.limits import check_public_key, check_request
 
 # Every kubeadm CA before v1.27 has serial number 0. That is a finding (nonpositive_serial), not a warning to print.
 warnings.filterwarnings("ignore", message="Parsed a serial number", category=CryptographyDeprecationWarning)
+# RFC 5280 bounds the lengths of attributes, and no component of Kubernetes cares.
+warnings.filterwarnings("ignore", message="Attribute's length must be", category=UserWarning)
 
 # Kubernetes' own names of usages (certificates.k8s.io/v1, KeyUsage), which operators know from CSRs.
 EXTENDED_USAGES = {
@@ -49,22 +54,6 @@ KEY_USAGES = {
     "key_cert_sign": "cert sign",
     "crl_sign": "crl sign",
 }
-# Critical extensions that Go's crypto/x509 understands (parser.go, processExtensions); any other one makes it refuse.
-# A key identifier must not be critical (RFC 5280, 4.2.1.1 and 4.2.1.2): Go does not even read such a certificate.
-_UNDERSTOOD = frozenset(
-    {
-        x509.KeyUsage.oid,
-        x509.BasicConstraints.oid,
-        x509.SubjectAlternativeName.oid,
-        x509.NameConstraints.oid,
-        x509.ExtendedKeyUsage.oid,
-        x509.CRLDistributionPoints.oid,
-        x509.CertificatePolicies.oid,
-        x509.ObjectIdentifier("2.5.29.33"),  # policyMappings
-        x509.PolicyConstraints.oid,
-        x509.InhibitAnyPolicy.oid,
-    }
-)
 # The curves of Go's crypto/elliptic. A key on any other is called by its curve, for it is not "ECDSA" to Kubernetes.
 _CURVES = (ec.SECP224R1, ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
@@ -103,7 +92,10 @@ class Certificate:
 
     `usages` is None where the certificate has no keyUsage extension, `extended_usages` where it has no
     extendedKeyUsage: both then restrict nothing. `names` are the subjectAltName entries as "DNS:…", "IP:…", "email:…"
-    or "URI:…". `is_ca` is None where there are no basicConstraints.
+    or "URI:…". `is_ca` is None where there are no basicConstraints. `demands_policies` says that a path with it may
+    fail for certificate policies (RFC 5280, 6.1), which certmond does not judge. `objections` has Go's words for what
+    it refuses: no component of Kubernetes reads a certificate that has any. `unread` is why cryptography does not
+    read it.
     """
 
     der: bytes = field(repr=False)
@@ -128,6 +120,9 @@ class Certificate:
     authority_key_id: bytes | None = field(repr=False)
     unknown_critical: tuple[str, ...]
     constrains_names: bool
+    demands_policies: bool = False
+    objections: tuple[str, ...] = ()
+    unread: str | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Certificate) and self.sha256 == other.sha256
@@ -139,6 +134,13 @@ class Certificate:
     def called(self) -> str:
         """For people."""
         return f"{self.subject} (serial {self.serial:x})"
+
+    @property
+    def refused(self) -> str | None:
+        """Who does not read the certificate, and why: what it says is then taken over into no other."""
+        if self.objections:
+            return f"Go does not read it ({'; '.join(self.objections)})"
+        return f"cryptography does not read it ({self.unread})" if self.unread else None
 
     @property
     def common_name(self) -> str | None:
@@ -166,31 +168,50 @@ _KEY_USAGE_NAMES = frozenset(KEY_USAGES.values())
 
 
 def parse_certificate(der: bytes) -> Certificate:
-    """The facts of a DER certificate. Raises MalformedError for anything that is not exactly one certificate."""
-    parsed = load(der)
-    # cryptography parses lazily: whatever it cannot read, these bytes are not a certificate that can be judged.
-    with guarded("not a usable certificate", quotable=True):
-        parts, names, ordinary = parts_of(der), parsed.subject, is_ordinary(der)
-        check_serial(parsed.serial_number)
-        check_public_key(parts.key)
-        issuer_der = _common(parts.issuer, ordinary)
-        attributes = [[_common(each.rfc4514_string(), ordinary) for each in together] for together in names.rdns]
-        return Certificate(
-            der=der,
-            sha256=hashlib.sha256(der).hexdigest(),
-            version=parsed.version.value + 1,
-            serial=parsed.serial_number,
-            subject=",".join(["+".join(together) for together in reversed(attributes)]),
-            issuer=_issuer(_Issuer(issuer_der, parsed)) if ordinary else parsed.issuer.rfc4514_string(),
-            subject_der=issuer_der if parts.subject == issuer_der else parts.subject,
-            issuer_der=issuer_der,
-            attributes=frozenset([each for together in attributes for each in together]),
-            not_before=parsed.not_valid_before_utc,
-            not_after=parsed.not_valid_after_utc,
-            key=describe_key(parsed.public_key()),
-            signature_hash=_signature_hash(parsed),
-            **_extensions(parsed, ordinary),
-        )
+    """Return the facts of a DER certificate. Raises MalformedError where the encoding has no dates to watch, and
+    LimitError for a serial number or a key that exceeds a limit.
+
+    The facts are what Go reads (`pki.go_certificate`). What Go, or cryptography, refuses is in the certificate.
+    """
+    try:
+        fields = parse_fields(der)
+    except LimitError:
+        raise
+    except MalformedError as error:
+        raise MalformedError(f"not a certificate ({error})") from None
+    ordinary, unread = is_ordinary(der), None
+    issuer_der = _common(fields.issuer, ordinary)
+    try:
+        attributes, issuer, key = _by_library(der, fields, issuer_der, ordinary)
+    except LimitError:
+        raise
+    except MalformedError as error:
+        unread = str(error)
+        attributes = attribute_texts(fields.subject)
+        issuer = ",".join(map("+".join, reversed(attribute_texts(issuer_der))))
+        key = _bare_key(fields.key)
+    attributes = [[_common(each, ordinary) for each in together] for together in attributes]
+    found = _ABSENT | fields.facts
+    common = {name: _common(found[name], ordinary) for name in ("usages", "extended_usages", "authority_key_id")}
+    return Certificate(
+        der=der,
+        sha256=hashlib.sha256(der).hexdigest(),
+        version=fields.version,
+        serial=fields.serial,
+        subject=",".join(["+".join(together) for together in reversed(attributes)]),
+        issuer=issuer,
+        subject_der=issuer_der if fields.subject == issuer_der else fields.subject,
+        issuer_der=issuer_der,
+        attributes=frozenset([each for together in attributes for each in together]),
+        not_before=fields.not_before,
+        not_after=fields.not_after,
+        key=key,
+        signature_hash=fields.signature.digest,
+        unknown_critical=fields.unknown_critical,
+        objections=fields.objections,
+        unread=unread,
+        **found | common,
+    )
 
 
 Anchor = Certificate | PublicKey
@@ -198,11 +219,13 @@ Anchor = Certificate | PublicKey
 
 
 def to_pem(anchor: Anchor) -> bytes:
-    """PEM with the label CERTIFICATE or PUBLIC KEY (RFC 7468). Raises MalformedError."""
-    with guarded("is not a usable public key"):
-        if isinstance(anchor, PublicKey):
+    """PEM with the label CERTIFICATE or PUBLIC KEY (RFC 7468). Raises MalformedError for an unusable public key."""
+    if isinstance(anchor, PublicKey):
+        with guarded("is not a usable public key"):
             return load_der_public_key(anchor.der).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        return load(anchor.der).public_bytes(Encoding.PEM)
+    text = b64encode(anchor.der)  # one that cryptography does not read has this form as well
+    lines = (text[at : at + 64] for at in range(0, len(text), 64))
+    return b"\n".join((b"-----BEGIN CERTIFICATE-----", *lines, b"-----END CERTIFICATE-----", b""))
 
 
 def certificates_of(anchors: Iterable[Anchor]) -> tuple[Certificate, ...]:
@@ -213,6 +236,20 @@ def certificates_of(anchors: Iterable[Anchor]) -> tuple[Certificate, ...]:
 def names_in(names: Iterable[x509.GeneralName]) -> frozenset[str]:
     """subjectAltName entries as "DNS:…", "IP:…", "email:…" and "URI:…"; what is of another kind is left out."""
     return frozenset(filter(None, map(_name, names)))
+
+
+def _name(name: x509.GeneralName) -> str | None:
+    match name:
+        case x509.DNSName(value=value):
+            return f"DNS:{value}"
+        case x509.IPAddress(value=address):
+            return f"IP:{address}"
+        case x509.RFC822Name(value=value):
+            return f"email:{value}"
+        case x509.UniformResourceIdentifier(value=value):
+            return f"URI:{value}"
+        case _:
+            return None
 
 
 def load(der: bytes) -> x509.Certificate:
@@ -288,70 +325,42 @@ def _issuer(issuer: _Issuer) -> str:
 _ABSENT = {
     "is_ca": None, "path_length": None, "usages": None, "extended_usages": None, "names": frozenset[str](),
     "subject_key_id": None, "authority_key_id": None, "constrains_names": False,
+    "demands_policies": False,
 }  # fmt: skip
 
 
-def _extensions(parsed: x509.Certificate, ordinary: bool) -> dict[str, Any]:
-    """What the extensions say that Kubernetes' components look at."""
-    found: dict[str, Any] = dict(_ABSENT)
-    unknown = []
-    for extension in parsed.extensions:
-        if read := _READERS.get(extension.oid):
-            found |= read(extension.value)
-        if extension.critical and not _understood(extension):
-            unknown.append(extension.oid.dotted_string)
-    common = {name: _common(found[name], ordinary) for name in ("usages", "extended_usages", "authority_key_id")}
-    return found | common | {"unknown_critical": tuple(unknown)}
+def _by_library(der: bytes, fields: Fields, issuer: bytes, ordinary: bool) -> tuple[list[list[str]], str, PublicKey]:
+    """The attributes of the subject, the issuer's name and the key. Raises MalformedError for any part that
+    cryptography does not read, of extensions too: a renewal takes them over. Raises LimitError for a key that exceeds a
+    limit.
+    """
+    check_public_key(fields.key)
+    # cryptography parses lazily, and raises many types.
+    with guarded("not a usable certificate", quotable=True):
+        parsed = load(der)
+        attributes = [[each.rfc4514_string() for each in together] for together in parsed.subject.rdns]
+        name = _issuer(_Issuer(issuer, parsed)) if ordinary else parsed.issuer.rfc4514_string()
+        key = _plain_key(fields.key) or public_key_of(parsed)
+        tuple(parsed.extensions)
+    if key.algorithm == "RSA" and key.der != fields.key and RSA_PSS in fields.key[:32]:
+        key = replace(key, algorithm="RSASSA-PSS")  # Go knows it by its own name, and cannot use it
+    return attributes, name, key
 
 
-def _extended_usages(usages: x509.ExtendedKeyUsage) -> frozenset[str]:
-    return frozenset(EXTENDED_USAGES.get(oid, oid.dotted_string) for oid in usages)
+def _plain_key(info: bytes) -> PublicKey | None:
+    """The key of an ordinary kind, which needs no library to be known; None for any other."""
+    if not is_plain_public_key(info):
+        return None
+    algorithm, bits = ("RSA", 2048) if len(info) == 294 else ("ECDSA", 256)
+    return PublicKey(algorithm, bits, hashlib.sha256(info).hexdigest(), info)
 
 
-# By OID: `match` would ask each extension for one abstract class after the other.
-_READERS: dict[x509.ObjectIdentifier, Callable[[Any], dict[str, Any]]] = {
-    x509.BasicConstraints.oid: lambda value: {"is_ca": value.ca, "path_length": value.path_length},
-    x509.KeyUsage.oid: lambda value: {"usages": _key_usages(value)},
-    x509.ExtendedKeyUsage.oid: lambda value: {"extended_usages": _extended_usages(value)},
-    x509.SubjectAlternativeName.oid: lambda value: {"names": names_in(value)},
-    x509.SubjectKeyIdentifier.oid: lambda value: {"subject_key_id": value.digest},
-    x509.AuthorityKeyIdentifier.oid: lambda value: {"authority_key_id": value.key_identifier},
-    x509.NameConstraints.oid: lambda _: {"constrains_names": True},
-}
-
-
-def _understood(extension: x509.Extension[x509.ExtensionType]) -> bool:
-    """Go reads all of it that matters: of names, it knows the four kinds of `_name` and no other."""
-    value: Any = extension.value
-    if extension.oid == x509.SubjectAlternativeName.oid:
-        return any(map(_name, value))
-    if extension.oid == x509.NameConstraints.oid:
-        return all(map(_name, (*(value.permitted_subtrees or ()), *(value.excluded_subtrees or ()))))
-    return extension.oid in _UNDERSTOOD
-
-
-def _key_usages(usage: x509.KeyUsage) -> frozenset[str]:
-    return frozenset(name for attribute, name in KEY_USAGES.items() if getattr(usage, attribute))
-
-
-def _name(name: x509.GeneralName) -> str | None:
-    match name:
-        case x509.DNSName(value=value):
-            return f"DNS:{value}"
-        case x509.IPAddress(value=address):
-            return f"IP:{address}"
-        case x509.RFC822Name(value=value):
-            return f"email:{value}"
-        case x509.UniformResourceIdentifier(value=value):
-            return f"URI:{value}"
-        case _:
-            return None
-
-
-def _signature_hash(parsed: x509.Certificate) -> str | None:
-    """The digest that the signature is made over; None for Ed25519, which has none of its own."""
+def _bare_key(info: bytes) -> PublicKey:
+    """The key of a certificate that cryptography does not read: known where it is of a kind that Go uses."""
     try:
-        algorithm = parsed.signature_hash_algorithm
-    except UnsupportedAlgorithm:
-        return parsed.signature_algorithm_oid.dotted_string
-    return None if algorithm is None else algorithm.name
+        check_public_key(info)
+        if key := public_key_of_info(info):
+            return describe_key(key)
+    except MalformedError:
+        pass
+    return PublicKey(key_name(info), 0, hashlib.sha256(info).hexdigest(), info)

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from certmond.pki.catalog import SELF, CertificateSpec, Kind
 from certmond.pki.certificate import Certificate
 from certmond.pki.demand import accepted_subjects, has_accepted_subject, lacking_usages, missing_names
+from certmond.pki.go_public_key import LARGEST_RSA, SMALLEST_RSA, unusable
 from certmond.pki.inventory import Observation
 from certmond.pki.path import WEAK_HASHES, PathSearch, Refusal, Rejection, signed_by
 from certmond.pki.reason import Fault, Finding, Reason, Severity, printable
@@ -35,6 +36,7 @@ _SEVERITIES = {
     Reason.NOT_ROTATING_PEM: Severity.WARNING,
     Reason.NOT_A_SYMLINK: Severity.WARNING,
     Reason.WEAK_KEY: Severity.WARNING,
+    Reason.NONCONFORMING: Severity.WARNING,
     Reason.RESTART_PENDING: Severity.WARNING,
     Reason.ROTATION_UNDER_WAY: Severity.INFO,
 }
@@ -45,6 +47,7 @@ _REMEDIES = {
     Reason.MISSING: "put it back, or issue it again",
     Reason.MALFORMED: "put it back from a backup, or issue it again",
     Reason.TRAILING_DATA: "it does no harm, but remove it",
+    Reason.KEY_UNUSABLE: "write it as PEM, or issue the pair again",
 }
 """What to do about a fault that does not say it itself."""
 
@@ -323,11 +326,34 @@ def unexpected_chain(case: Case) -> Iterator[Finding]:
 
 
 def weak_key(case: Case) -> Iterator[Finding]:
-    """The key is shorter than RSA-2048 or P-256, or of a kind that Kubernetes' components do not take."""
+    """The key is shorter than RSA-2048 or P-256, or of a kind that Kubernetes' components do not take.
+
+    Go refuses RSA below 1,024 bits (crypto/rsa, checkKeySize), and its TLS every kind but these and P-224
+    (crypto/tls, signatureSchemesForCertificate); it verifies what a CA with a key on P-224 has signed.
+    """
     key = case.certificate.key
     least = {"RSA": 2048, "ECDSA": 256, "Ed25519": 256}.get(key.algorithm)
     if least is None or key.bits < least:
-        yield finding(Reason.WEAK_KEY, f"{case.where} has the key {key}; use RSA-2048, ECDSA P-256, Ed25519 or better")
+        spared = key.algorithm == "RSA" and key.bits >= SMALLEST_RSA
+        spared = spared or (key.algorithm == "ECDSA" and case.spec.authority)
+        fact = f"{case.where} has the key {key}" + ("" if spared else ", which Go's TLS refuses")
+        severity = None if spared else Severity.CRITICAL
+        yield finding(Reason.WEAK_KEY, f"{fact}; use RSA-2048, ECDSA P-256, Ed25519 or better", severity)
+
+
+def key_unusable(case: Case) -> Iterator[Finding]:
+    """Go reads the key of the certificate, and cannot use it: RSA over 8,192 bits, or with an exponent over 2³¹-1.
+
+    Go verifies what a CA with more bits has signed, and its TLS refuses the CA itself in a chain: a warning.
+    """
+    if why := unusable(case.certificate.key):
+        large = case.spec.authority and case.certificate.key.bits > LARGEST_RSA
+        yield finding(
+            Reason.KEY_UNUSABLE,
+            f"{case.where} has the key {case.certificate.key}, which Go cannot use ({why}); use RSA-2048 to RSA-8192, "
+            "ECDSA P-256 or Ed25519",
+            Severity.WARNING if large else None,
+        )
 
 
 def weak_signature(case: Case) -> Iterator[Finding]:
@@ -371,6 +397,7 @@ POLICY: tuple[Check, ...] = (
     not_a_symlink,
     unexpected_chain,
     weak_key,
+    key_unusable,
     nonpositive_serial,
 )
 """In the order in which a person should hear of them: what fails now, what will fail, what is untidy."""
@@ -395,6 +422,8 @@ def _has_entry(case: Case, anchor: Certificate) -> bool:
 
 def _told_elsewhere(case: Case, why: Rejection) -> bool:
     """The rejection is what another check says of this certificate, or what its anchor's own entry says."""
+    if why.certificate.objections and why.certificate in case.seen.certificates:
+        return True
     if why.certificate == case.certificate:
         return why.refusal in {Refusal.USAGE, Refusal.WEAK_SIGNATURE}
     is_entry = why.certificate in case.anchors and _has_entry(case, why.certificate)

@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
-from cryptography import x509
+from certmond.errors import MalformedError
+from certmond.pki.certificate import Certificate, is_ordinary
+from certmond.pki.der import read_value
+from certmond.pki.go_certificate import alternative_names_of, extension_of
+from certmond.pki.go_constraint import KINDS, Constraint, parse_constraints, parse_mailbox
+from certmond.pki.go_extension import NAME_CONSTRAINTS
+from certmond.pki.go_uri import host_in
 
-from certmond.pki.certificate import Certificate, is_ordinary, load
-from certmond.pki.der import alternative_names
-
-_KINDS = {0x81: "email", 0x82: "DNS", 0x86: "URI", 0x87: "IP"}
-"""The tags of the names that Go knows (RFC 5280, 4.2.1.6)."""
 _LEAST = 2  # bytes of a name
 _AT_OR_BELOW, _BELOW = "", "."  # what ends a domain in the index; neither is a label
 
@@ -35,25 +35,19 @@ class _Subtrees:
     mailboxes: set[tuple[str, str]] = field(default_factory=set)
     networks: dict[tuple[int, int], set[int]] = field(default_factory=dict)
 
-    def add(self, subtree: x509.GeneralName) -> None:
+    def add(self, subtree: Constraint) -> None:
         """Raises ValueError for a domain that is none."""
-        match subtree:
-            case x509.DNSName(value=domain):
-                self._add_domain("DNS", domain)
-            case x509.RFC822Name(value=mailbox) if "@" in mailbox:
-                _labels(_mailbox(mailbox)[1])
-                self.counts["email"] += 1
-                self.mailboxes.add(_mailbox(mailbox))
-            case x509.RFC822Name(value=domain):
-                self._add_domain("email", domain)
-            case x509.UniformResourceIdentifier(value=domain):
-                self._add_domain("URI", domain)
-            case x509.IPAddress(value=IPv4Network() | IPv6Network() as network):
+        match subtree.value:
+            case IPv4Network() | IPv6Network() as network:
                 self.counts["IP"] += 1
                 place = network.version, network.prefixlen
                 self.networks.setdefault(place, set()).add(_prefix(network.network_address, network.prefixlen))
-            case _:  # of a kind that Go does not know
-                pass
+            case mailbox if subtree.kind == "email" and "@" in mailbox:
+                _labels(_mailbox(mailbox)[1])
+                self.counts["email"] += 1
+                self.mailboxes.add(_mailbox(mailbox))
+            case domain:
+                self._add_domain(subtree.kind, domain)
 
     def _add_domain(self, kind: str, domain: str) -> None:
         """`domain` takes in itself and all below it, with a leading dot only what is below it; empty, everything."""
@@ -109,12 +103,12 @@ class NameConstraints:
         """How often Go compares a name of `certificate` with a subtree of its kind, if it must compare all; exactly,
         where that may be more than `most`.
         """
-        names = alternative_names(certificate.der)
+        names = alternative_names_of(certificate.der)
         subtrees = self.permitted.counts + self.excluded.counts
-        at_most = (len(names.content) // _LEAST if names else 0) * max(subtrees.values(), default=0)
+        at_most = len(names or b"") // _LEAST * max(subtrees.values(), default=0)
         if names is None or at_most <= most:
             return at_most
-        return sum(subtrees[_KINDS.get(each.tag, "")] for each in names.values())
+        return sum(subtrees[KINDS.get(each.tag, "")] for each in read_value(names).values())
 
     def _permits(self, name: str) -> bool:
         kind, _, value = name.partition(":")
@@ -131,14 +125,14 @@ def constraints_of(issuer: Certificate) -> NameConstraints | None:
 
 
 def _parsed(der: bytes) -> NameConstraints | None:
-    constraints = load(der).extensions.get_extension_for_class(x509.NameConstraints).value
     found = NameConstraints(_Subtrees(), _Subtrees())
     try:
-        for subtree in constraints.permitted_subtrees or ():
+        constraints = parse_constraints(extension_of(der, NAME_CONSTRAINTS) or b"")
+        for subtree in constraints.permitted:
             found.permitted.add(subtree)
-        for subtree in constraints.excluded_subtrees or ():
+        for subtree in constraints.excluded:
             found.excluded.add(subtree)
-    except ValueError:
+    except (ValueError, MalformedError):
         return None
     return found
 
@@ -162,18 +156,21 @@ _NOT_IN_A_LABEL = re.compile(r"[^!-~]")
 
 
 def _mailbox(address: str) -> tuple[str, str]:
-    local, _, domain = address.rpartition("@")
-    if not local:
+    found = parse_mailbox(address)
+    if found is None:
         raise ValueError(address)
-    return local, domain.lower()
+    return found[0], found[1].lower()
 
 
 def _host(uri: str) -> str:
     """The host that a URI names. Raises ValueError for none and for an address, as RFC 5280 demands."""
-    host = urlsplit(uri).hostname
+    host = host_in(uri)
+    if not host.endswith("]"):
+        host = host.partition(":")[0]
+    if not host or host.startswith("["):
+        raise ValueError(uri)
     try:
-        ip_address(host or "")
+        ip_address(host)
     except ValueError:
-        if host:
-            return host
+        return host
     raise ValueError(uri)

@@ -55,6 +55,13 @@ def encrypted_key_in(document: Document, path: str) -> Iterator[Fault]:
         yield Fault(Reason.UNREADABLE, fact, "store it decrypted, mode 0600")
 
 
+def not_pem(document: Document, path: str) -> Iterator[Fault]:
+    """The fault that certificates are not PEM, where Kubernetes reads PEM only: a pair of files, and trust anchors."""
+    if document.certificates and not document.pem:
+        fact = f"{path} is not PEM, and tls.LoadX509KeyPair and client-go read certificates in PEM only"
+        yield Fault(Reason.MALFORMED, fact, "write it as PEM: openssl x509 -inform DER")
+
+
 def without_missing(faults: Sequence[Fault]) -> tuple[Fault, ...]:
     """The faults of what is there."""
     return tuple(fault for fault in faults if fault.reason is not Reason.MISSING)

@@ -1,19 +1,14 @@
-"""DER (ITU-T X.690): the values in an encoding, and the parts of a certificate that are compared byte for byte.
+"""DER (ITU-T X.690): the values in an encoding.
 
-Owns tags and lengths, and nothing of their meaning. `read_value` takes any bytes. `parts_of` takes a certificate that
-cryptography has parsed.
+Owns tags and lengths, and nothing of their meaning. Each function takes any bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import NamedTuple
 
 from certmond.errors import MalformedError
-
-_EXTENSIONS, _ALTERNATIVE_NAMES = 0xA3, bytes.fromhex("551d11")
-_VERSION = 0xA0  # the tag of the only field before the serial number, which may be absent (RFC 5280, 4.1)
 
 
 class Value(NamedTuple):
@@ -67,65 +62,6 @@ def read_value(data: bytes, at: int = 0, end: int | None = None) -> Value:
     if size > end - content_start:
         raise MalformedError("the DER value is cut off")
     return Value(data, tag, at, content_start, content_start + size)
-
-
-class Parts(NamedTuple):
-    """Of a Certificate (RFC 5280, 4.1): what is signed, with which algorithm by its own word and by that beside the
-    signature, the two names, the SubjectPublicKeyInfo, and what follows that: the extensions, if any.
-    """
-
-    signed: bytes
-    inner_algorithm: bytes
-    issuer: bytes
-    subject: bytes
-    key: bytes
-    rest: bytes
-    outer_algorithm: bytes
-
-
-def parts_of(certificate: bytes) -> Parts:
-    """The parts of a certificate that can be loaded."""
-    signed_at, _ = _content(certificate, 0)
-    at, signed_end = _content(certificate, signed_at)
-    serial_at = _content(certificate, at)[1] if certificate[at] == _VERSION else at
-    algorithm_at = _content(certificate, serial_at)[1]
-    issuer_at = _content(certificate, algorithm_at)[1]
-    validity_at = _content(certificate, issuer_at)[1]
-    subject_at = _content(certificate, validity_at)[1]
-    subject_end = _content(certificate, subject_at)[1]
-    key_end = _content(certificate, subject_end)[1]
-    outer_end = _content(certificate, signed_end)[1]
-    return Parts(
-        certificate[signed_at:signed_end],
-        certificate[algorithm_at:issuer_at],
-        certificate[issuer_at:validity_at],
-        certificate[subject_at:subject_end],
-        certificate[subject_end:key_end],
-        certificate[key_end:signed_end],
-        certificate[signed_end:outer_end],
-    )
-
-
-def alternative_names(certificate: bytes) -> Value | None:
-    """The GeneralNames of the subjectAltName extension (RFC 5280, 4.2.1.6) of a certificate that can be loaded.
-
-    None where it has no such extension, or none that is DER.
-    """
-    with suppress(MalformedError):
-        for extension in _extensions(parts_of(certificate).rest):
-            parts = [*extension.values()]
-            if parts and parts[0].content == _ALTERNATIVE_NAMES:
-                return read_value(parts[-1].content)
-    return None
-
-
-def _extensions(rest: bytes) -> Iterator[Value]:
-    at = 0
-    while at < len(rest):
-        field = read_value(rest, at)
-        at = field.end
-        for extensions in field.values() if field.tag == _EXTENSIONS else ():
-            yield from extensions.values()
 
 
 def leading_value(data: bytes) -> bytes:

@@ -27,6 +27,8 @@ from cryptography.hazmat.primitives.serialization import (
 from certmond.errors import LimitError, MalformedError
 from certmond.pki.certificate import Anchor, Certificate, PublicKey, describe_key, parse_certificate, public_key_of
 from certmond.pki.der import leading_value, read_value
+from certmond.pki.encoding_faults import encoding_faults
+from certmond.pki.go_private_key import parse_private_key
 from certmond.pki.guard import guarded
 from certmond.pki.keystore import check_iterations
 from certmond.pki.limits import check_private_key, check_public_key
@@ -45,6 +47,7 @@ _ENCRYPTED = re.compile(rb"^Proc-Type:[ \t]*4,[ \t]*ENCRYPTED", re.MULTILINE)  #
 _BLANK = b" \t\r\n"
 _SEQUENCE = 0x30
 _OWN_LINES = re.compile(rb"-----BEGIN [^\n]*-----[ \t]*\r?\n(?:.*\n)?-----END [^\n]*", re.DOTALL)
+_HEADERS = re.compile(rb"[ \t]*\r?\n(?:[^\n]*:[^\n]*(?:\n|\Z))*")
 _END_OF_LINE = re.compile(rb"[ \t]*(?:\r?\n|\Z)")
 _PKCS12_START = re.compile(rb"\x30[\x80-\x84].{0,4}\x02\x01\x03\x30", re.DOTALL)
 
@@ -120,7 +123,7 @@ def decode(data: bytes, path: str, password: bytes | None = None, opening: Openi
 
 def _decode_pem(data: bytes, path: str) -> Document:
     blocks = list(islice(_blocks(data), MAX_BLOCKS + 1))
-    keys = [block for block in blocks if block.label.endswith("PRIVATE KEY")][MAX_PRIVATE_KEYS:]
+    keys = [*filter(_is_private_key, blocks)][MAX_PRIVATE_KEYS:]
     parts = [
         _read(block, data, f"{path}, PEM block {number}")
         for number, block in enumerate(blocks[:MAX_BLOCKS], start=1)
@@ -184,14 +187,14 @@ def _contents(block: _Block, where: str) -> Document:
     if block.label in _CERTIFICATE_LABELS:
         der = _body(block)
         head = leading_value(der)
-        document = Document((_certificate(head),))
+        document = _certificate_document(head, where)
         if head == der or block.label.startswith("TRUSTED"):  # that has OpenSSL's settings behind it
             return document
-        surplus = Fault(Reason.TRAILING_DATA, f"{where}: {len(der) - len(head)} bytes after the certificate")
-        return replace(document, faults=(surplus,))
-    if block.label.endswith("PRIVATE KEY"):
-        key = None if _ENCRYPTED.search(block.text) else _private_key(_body(block))
-        return Document(key=key, encrypted_key=key is None)
+        detail = f"{where}: {len(der) - len(head)} bytes after the certificate in its block, with which Go refuses it"
+        surplus = Fault(Reason.MALFORMED, detail)
+        return replace(document, faults=(*document.faults, surplus))
+    if _is_private_key(block):
+        return _key_document(_key_body(block), where, encrypted=_is_encrypted(block))
     if block.label.endswith("PUBLIC KEY"):
         return Document(public_keys=(_public_key(_body(block)),))
     if block.label in _IGNORED_LABELS:
@@ -199,11 +202,22 @@ def _contents(block: _Block, where: str) -> Document:
     raise MalformedError("has a label that is neither a certificate's nor a key's")
 
 
+def _certificate_document(der: bytes, where: str) -> Document:
+    """The certificate that these bytes are, with what is wrong with its encoding; or that they are none."""
+    try:
+        certificate = _certificate(der)
+    except MalformedError as error:
+        return Document(faults=(Fault(Reason.MALFORMED, f"{where}: {error}"),))
+    return Document((certificate,), faults=tuple(encoding_faults(certificate, where)))
+
+
 def _overlooked(block: _Block, data: bytes) -> str | None:
     """Why Go's encoding/pem passes over a block that is legible here: to Kubernetes it is then not there at all."""
     begins_line = data[block.start - 1 : block.start] in {b"", b"\n"}
     if not (begins_line and _OWN_LINES.fullmatch(block.text) and _END_OF_LINE.match(data, block.stop)):
         return "its BEGIN and END are not lines of their own, so Kubernetes does not see it"
+    if block.label in _CERTIFICATE_LABELS and block.label != "CERTIFICATE":
+        return f"its label is {block.label}, and Kubernetes sees blocks with the label CERTIFICATE only"
     if block.label in _CERTIFICATE_LABELS and b":" in block.text:
         return "it has headers, so Kubernetes does not see it"
     return None
@@ -215,12 +229,20 @@ def _body(block: _Block) -> bytes:
     text, end, _ = block.text[frame:].partition(b"-----END " + block.label.encode("ascii") + b"-----")
     if not end:
         raise MalformedError(f"is cut off: its END {block.label} line is missing")
-    if b":" in text:  # RFC 1421 headers, as OpenSSL writes them before an encrypted key
-        text = text.replace(b"\r\n", b"\n").rpartition(b"\n\n")[2]
+    if b":" in text:  # RFC 1421 headers: Go takes each line with a colon, up to the first without, for one
+        text = _HEADERS.sub(b"", text, count=1)
     try:
         return base64.b64decode(text.translate(None, _BLANK), validate=True)
     except binascii.Error:
         raise MalformedError("is not base64") from None
+
+
+def _key_body(block: _Block) -> bytes:
+    """The same of a private key, whose label is in no message: a reader could take it for the key."""
+    try:
+        return _body(block)
+    except MalformedError:
+        raise MalformedError("is not a usable private key: it is cut off, or not base64") from None
 
 
 _held = WeakValueDictionary[bytes, Certificate]()
@@ -239,12 +261,41 @@ def held(der: bytes, make: Callable[[], Certificate]) -> Certificate:
     return certificate
 
 
+def _is_private_key(block: _Block) -> bool:
+    """Go takes it for a private key (tls.X509KeyPair)."""
+    return block.label == "PRIVATE KEY" or block.label.endswith(" PRIVATE KEY")
+
+
+def _is_encrypted(block: _Block) -> bool:
+    """The key takes a passphrase to read, by PKCS#8 or by the headers of RFC 1421."""
+    if block.label == "ENCRYPTED PRIVATE KEY":
+        return True
+    return b"ENCRYPTED" in block.text and _ENCRYPTED.search(block.text) is not None
+
+
+def _key_document(der: bytes, where: str, *, encrypted: bool = False) -> Document:
+    """The public half of a private key, and why Go does not load it. Raises MalformedError where it is no key."""
+    found = parse_private_key(der)
+    if encrypted and found.objection:
+        return Document(encrypted_key=True)
+    try:
+        key = _private_key(der)
+    except LimitError:
+        raise
+    except MalformedError:
+        key = describe_key(found.public)
+    if found.objection is None or key is None:
+        return Document(key=key, encrypted_key=key is None)
+    detail = f"{where}: no component of Kubernetes loads this private key: Go refuses it ({found.objection})"
+    return Document(key=key, faults=(Fault(Reason.KEY_UNUSABLE, detail),))
+
+
 def _private_key(der: bytes) -> PublicKey | None:
     """The public half of a private key; None where it takes a passphrase to learn it."""
     check_private_key(der)
     with guarded("is not a usable private key"):
         try:
-            # The consistency check of an RSA key takes 36 ms; an inconsistent key does not match its certificate.
+            # The consistency check of an RSA key takes 36 ms; `go_private_key` makes those of Go's that matter.
             return public_key_of(load_der_private_key(der, password=None, unsafe_skip_rsa_key_validation=True))
         except TypeError:  # cryptography's way to say that a password is missing
             return None
@@ -258,7 +309,7 @@ def check_private_keys(data: bytes) -> None:
         _check_private_key(lambda: data)
         return
     for block in islice(_blocks(data), MAX_BLOCKS):
-        if block.label.endswith("PRIVATE KEY"):
+        if _is_private_key(block):
             _check_private_key(partial(_body, block))
 
 
@@ -279,29 +330,28 @@ def _public_key(der: bytes) -> PublicKey:
 
 
 def _decode_der(data: bytes, path: str) -> Document:
+    head = leading_value(data)
     try:
-        return Document(certificates=(_certificate(data),))
+        certificate = _certificate(head)
+        faults = [*encoding_faults(certificate, path)]
+        if head != data:
+            detail = f"{path} has {len(data) - len(head)} bytes after its DER certificate"
+            faults.append(Fault(Reason.TRAILING_DATA, detail))
+        return Document(certificates=(certificate,), faults=tuple(faults))
     except LimitError as error:
         return Document(faults=(Fault(Reason.MALFORMED, f"{path} {error}"),))
     except MalformedError as error:
         malformed = str(error)  # not the error itself: it would hold this frame, which holds it
-    head = leading_value(data)
-    if head != data:
-        try:
-            certificate = _certificate(head)
-        except MalformedError:
-            pass
-        else:
-            detail = f"{path} has {len(data) - len(head)} bytes after its DER certificate"
-            return Document(certificates=(certificate,), faults=(Fault(Reason.TRAILING_DATA, detail),))
     try:
-        key = _private_key(data)
-        return Document(key=key, encrypted_key=key is None)
+        document = _key_document(data, path)
     except LimitError as error:
         return Document(faults=(Fault(Reason.MALFORMED, f"{path} {error}"),))
     except MalformedError:
         why = f": {malformed}" if _is_der(data) else ""  # of any other file, it would tell the first bytes
         return Document(faults=(Fault(Reason.MALFORMED, f"{path} is neither PEM nor DER nor PKCS#12{why}"),))
+    detail = f"{path} is a private key in DER, and Kubernetes loads private keys in PEM only"
+    faults = [] if document.key is None else [Fault(Reason.KEY_UNUSABLE, detail)]
+    return replace(document, faults=(*document.faults, *faults))
 
 
 def _is_der(data: bytes) -> bool:
@@ -324,11 +374,8 @@ def _decode_pkcs12(data: bytes, path: str, password: bytes | None, opening: Open
     except MalformedError as error:
         reason = Reason.MALFORMED if isinstance(error, LimitError) else Reason.UNREADABLE
         return Document(faults=(Fault(reason, f"{path} {error}"),))
-    certificates: list[Certificate] = []
-    faults: list[Fault] = []
-    for number, der in enumerate(found.certificates, start=1):
-        try:
-            certificates.append(_certificate(der))
-        except MalformedError as error:
-            faults.append(Fault(Reason.MALFORMED, f"{path}, certificate {number}: {error}"))
-    return Document(tuple(certificates), key, faults=tuple(faults))
+    documents = [
+        _certificate_document(der, f"{path}, certificate {number}")
+        for number, der in enumerate(found.certificates, start=1)
+    ]
+    return replace(_joined(documents), key=key)

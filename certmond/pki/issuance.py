@@ -99,7 +99,7 @@ def successor(old: Certificate, spec: CertificateSpec, terms: Terms, *, inherits
 
     Where it `inherits` nothing, the certificate says what the entry fixes and no more; what the entry leaves open is
     taken from `old` all the same, for `signing_policy` to judge. A demand that no certificate can meet, such as a name
-    that is none, is not made. Never raises.
+    that is none, is not made. Raises MalformedError for an `old` that cryptography does not read.
     """
     parsed = load(old.der)
     key = spec.key_algorithm or algorithm_of(old.key) or terms.key

@@ -67,7 +67,7 @@ def check_public_key(der: bytes) -> None:
     algorithm, key = _values(fields[0], 1), fields[1].content[1:]  # without the count of unused bits
     kind = algorithm[0].content
     if kind in _RSA:
-        _check_rsa(_values(read_value(key), 2))
+        _check_rsa(_values(read_value(key), 2, 2))  # Go passes over what follows the two numbers
     elif kind in _DSA:
         _check_dsa(algorithm, [read_value(key)], [])
     _check_kind(kind, key)
@@ -137,9 +137,9 @@ def _too_large(what: str, bits: int, most: int) -> str:
     return f"has {what} of {bits:,} bits, more than the {most:,} that certmond reads"
 
 
-def _values(value: Value, least: int) -> list[Value]:
-    """The values that `value` consists of: as many as a key has. Raises MalformedError for fewer than `least`."""
-    found = [*islice(value.values(), _MOST)]
+def _values(value: Value, least: int, most: int = _MOST) -> list[Value]:
+    """The first `most` values that `value` consists of. Raises MalformedError for fewer than `least`."""
+    found = [*islice(value.values(), most)]
     if len(found) < least:
         raise MalformedError("the DER value has too few values in it")
     return found

@@ -6,8 +6,8 @@ until when it holds, so that a passing hour moves the verdict and nothing is ver
 name alone; cA where the version is 3; keyCertSign where keyUsage is there; pathLenConstraint; no SHA-1 or MD5, and no
 other algorithm that Go does not know; no unknown critical extension; extended key usages nested from anchor to leaf;
 name constraints on every name below. Not asked for, as Go does not: a subjectAltName on clients, an
-authorityKeyIdentifier, keyUsage on the root, a serial number above zero. Not judged, as no PKI of Kubernetes has them:
-certificate policies.
+authorityKeyIdentifier, keyUsage on the root, a serial number above zero. A path that demands certificate policies is
+refused: no PKI of Kubernetes has them, and they are not judged.
 
 `cryptography.x509.verification` is not used: it judges at one instant, gives one sentence for every refusal, takes no
 Ed25519 key of a CA, and refuses what kubeadm writes unless most of its rules are relaxed; docs/decisions/0002 has more.
@@ -24,14 +24,18 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import NamedTuple
 
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from certmond.errors import MalformedError
 from certmond.pki.budget import MAX_COMPARISONS, MAX_NAMES, MAX_WORK, Budget, work_of
 from certmond.pki.certificate import Certificate, is_ordinary, load
-from certmond.pki.der import alternative_names, parts_of
+from certmond.pki.go_certificate import alternative_names_of, signed_part_of
+from certmond.pki.go_signature import signature_algorithm_of
 from certmond.pki.guard import guarded
+from certmond.pki.limits import check_public_key
 
 WEAK_HASHES = frozenset({"md2", "md5", "sha1"})
 _HASHES = frozenset({"sha256", "sha384", "sha512", None})  # None: Ed25519 has none of its own
@@ -48,7 +52,7 @@ class Refusal(StrEnum):
     NOT_CA = "the issuer is not a CA"
     CANNOT_SIGN = "the issuer may not sign certificates"
     WEAK_SIGNATURE = "signed with a broken digest"
-    UNSUPPORTED = "has an algorithm, serial number or name constraint that Go, and so Kubernetes, cannot use"
+    UNSUPPORTED = "has an algorithm, or an encoding, that Go, and so Kubernetes, cannot use"
     TOO_LONG = "more intermediates than the issuer allows"
     UNKNOWN_CRITICAL = "has a critical extension that nobody understands"
     NAME_CONSTRAINT = "has a name that the issuer may not certify"
@@ -57,6 +61,7 @@ class Refusal(StrEnum):
     NAMES_EXCEEDED = f"its file has more than {MAX_NAMES:,} names to compare with name constraints, which is not done"
     WORK_EXCEEDED = f"its file asks for the work of more than {MAX_WORK:,} signatures of RSA-2048, which is not done"
     USAGE = "the issuer may not certify this usage"
+    POLICIES = "demands certificate policies, which certmond does not judge and Go does"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +170,7 @@ class _Search:
         self._checks = 0
 
     def run(self, leaf: Certificate) -> PathSearch:
-        if refusal := _unusable(leaf) or _constrained(leaf, (), self._budget):
+        if refusal := _unusable(leaf):
             self._reject(refusal, leaf)
         elif leaf in self._anchor_set:
             self._accept((leaf,))
@@ -215,13 +220,14 @@ class _Search:
     def _entity(self, certificate: Certificate) -> tuple[str, tuple[bytes, bytes | None]]:
         """Go's alreadyInChain: what has the same key, subject and subjectAltName, bytes for bytes, adds nothing."""
         if certificate not in self._names:
-            found = alternative_names(certificate.der)
-            self._names[certificate] = certificate.subject_der, found and found.encoded
+            self._names[certificate] = certificate.subject_der, alternative_names_of(certificate.der)
         return certificate.key.sha256, self._names[certificate]
 
     def _accept(self, chain: tuple[Certificate, ...]) -> None:
         unfit = next((link for link in reversed(chain) if not all(map(link.has_usage, self._usages))), None)
-        if unfit is None:
+        if policed := next((link for link in chain[:-1] if link.demands_policies), None):
+            self._reject(Refusal.POLICIES, policed)
+        elif unfit is None:
             self._paths.append(Path(chain))
         else:
             self._reject(Refusal.USAGE, unfit)
@@ -265,9 +271,9 @@ def _constrained(issuer: Certificate, chain: Sequence[Certificate], budget: Budg
 
 def _unusable(certificate: Certificate) -> Refusal | None:
     """Why Go would have nothing to do with `certificate`, whoever signed it."""
-    if certificate.unknown_critical:
+    if certificate.unknown_critical and not certificate.objections:
         return Refusal.UNKNOWN_CRITICAL
-    if certificate.serial < 0 or certificate.key.algorithm not in KEYS:
+    if certificate.objections or certificate.key.algorithm not in KEYS:
         return Refusal.UNSUPPORTED
     return None
 
@@ -281,40 +287,48 @@ def _distance(child: Certificate, issuer: Certificate) -> int:
 
 def signed_by(certificate: Certificate, issuer: Certificate) -> bool:
     """The signature of `certificate` verifies with the key of `issuer`, and the names chain. No digest is too weak."""
-    parts = parts_of(certificate.der)
-    # What is signed says how it is; a different word beside the signature is nobody's (RFC 5280, 4.1.1.2).
-    if parts.issuer != issuer.subject_der or parts.inner_algorithm != parts.outer_algorithm:
+    if certificate.issuer_der != issuer.subject_der:
         return False
     try:
         with guarded("does not verify"):
-            return _verifies(certificate, parts.signed, issuer)
+            return _verifies(certificate, issuer)
     except MalformedError:
         return False
 
 
-def _verifies(certificate: Certificate, signed: bytes, issuer: Certificate) -> bool:
+def _verifies(certificate: Certificate, issuer: Certificate) -> bool:
     """With the issuer's key as it was loaded once. Raises if the signature is bad, or of another kind than the key."""
-    child = load(certificate.der)
-    key = _key_of(issuer.der) if is_ordinary(issuer.der) else load(issuer.der).public_key()
-    how, digest = child.signature_algorithm_parameters, child.signature_hash_algorithm
-    padded = how if isinstance(how, padding.AsymmetricPadding) else None
-    # For SHA-1 and MD5 cryptography does not always say how, and does not verify: an old root may well bear one.
-    weak = certificate.signature_hash in WEAK_HASHES
+    signed = signed_part_of(certificate.der)
+    # What is signed says how it is; a different word beside the signature is nobody's (RFC 5280, 4.1.1.2).
+    if signed.algorithm != signed.outer_algorithm:
+        return False
+    how = signature_algorithm_of(signed.algorithm)
+    key = _kept_key(issuer.key.der) if is_ordinary(issuer.key.der) else _key_of(issuer.key.der)
+    digest = _DIGESTS[how.digest]() if how.digest in _DIGESTS else None
     match key:
-        case rsa.RSAPublicKey() if digest and (weak or padded):
-            key.verify(child.signature, signed, padded or _PKCS1, digest)
-        case ec.EllipticCurvePublicKey() if digest and (weak or isinstance(how, ec.ECDSA)):
-            key.verify(child.signature, signed, ec.ECDSA(digest))
-        case _ if weak:
+        case rsa.RSAPublicKey() if how.key == "RSA" and digest:
+            padded = padding.PSS(padding.MGF1(digest), digest.digest_size) if how.pss else _PKCS1
+            key.verify(signed.signature, signed.content, padded, digest)
+        case ec.EllipticCurvePublicKey() if how.key == "ECDSA" and digest:
+            key.verify(signed.signature, signed.content, ec.ECDSA(digest))
+        case ed25519.Ed25519PublicKey() if how.key == "Ed25519":
+            key.verify(signed.signature, signed.content)
+        case _ if how.key in KEYS:
             return False
-        case _:
-            child.verify_directly_issued_by(load(issuer.der))
+        case _:  # an algorithm that Go does not verify: it is enough to tell whether a root signed itself
+            load(certificate.der).verify_directly_issued_by(load(issuer.der))
     return True
 
 
 _PKCS1 = padding.PKCS1v15()
+_DIGESTS: dict[str | None, type[hashes.HashAlgorithm]] = {
+    "md5": hashes.MD5, "sha1": hashes.SHA1, "sha256": hashes.SHA256, "sha384": hashes.SHA384, "sha512": hashes.SHA512,
+}  # fmt: skip
 
 
-@lru_cache(maxsize=256)
-def _key_of(der: bytes) -> CertificatePublicKeyTypes:
-    return load(der).public_key()
+def _key_of(der: bytes) -> PublicKeyTypes:
+    check_public_key(der)
+    return load_der_public_key(der)
+
+
+_kept_key = lru_cache(maxsize=256)(_key_of)

@@ -138,6 +138,8 @@ def unable(status: CertificateStatus, authorities: Mapping[str, CertificateStatu
         return "its entry says that nobody signs it"
     if certificate is None or status.stale:
         return "there is no certificate to renew: put it back first, from the archive or by `certmond init`"
+    if fact := certificate.refused:
+        return f"{fact}, and what it says cannot be taken over: move it and its key away, then `certmond init`"
     if not status.seen.renewable:
         files = "it refers to files: list those as an entry of kind file"
         return files if spec.kind is Kind.KUBECONFIG else "its file is not PEM, and certmond writes nothing else"
@@ -151,9 +153,14 @@ def unable(status: CertificateStatus, authorities: Mapping[str, CertificateStatu
         return "its entry does not say where its key is: give it a `key`"
     if policy.signers.get(signer, LOCAL) not in _WITH_A_KEY:
         return None
-    authority = _authority(status, authorities)
+    return _unable_to_sign(_authority(status, authorities))
+
+
+def _unable_to_sign(authority: CertificateStatus | None) -> str | None:
     if authority is None:
         return "no CA of the catalogue signs it: name its `ca`, or a `signer`"
+    if authority.certificate and authority.certificate.refused:
+        return f"the certificate of its CA, {authority.seen.path}, is refused by Go or by cryptography: replace that CA"
     if not (authority.key_matches or authority.seen.key_unknown):
         return f"the key of its CA, {authority.seen.key_path or authority.seen.path}, is not on this node, or another's"
     return None

@@ -55,6 +55,8 @@ class Reason(StrEnum):
     NOT_ROTATING_PEM = "not_rotating_pem"
     NOT_A_SYMLINK = "not_a_symlink"
     WEAK_KEY = "weak_key"
+    KEY_UNUSABLE = "key_unusable"
+    NONCONFORMING = "nonconforming"
     WEAK_SIGNATURE = "weak_signature"
     SERVED_DIFFERS = "served_differs"
     RESTART_PENDING = "restart_pending"

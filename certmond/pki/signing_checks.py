@@ -15,8 +15,8 @@ from certmond.pki.signing_policy import Denial, fixed_by, grant
 
 def not_issued_by_ca(case: Case) -> Iterator[Finding]:
     """The certificate is due, and neither its entry nor a certificate of the CA covers what a successor would say."""
-    if case.basis is None or case.certificate.not_before <= case.now < case.renew_at:
-        return
+    if case.basis is None or case.certificate.refused or case.certificate.not_before <= case.now < case.renew_at:
+        return  # of a certificate that is refused, its own finding says that it is not renewed
     inherits = case.basis.predecessor is not None
     template = successor(case.certificate, case.spec, Terms(case.now, None, case.facts), inherits=inherits)
     denial = grant(template, fixed_by(case.spec, case.facts), case.basis)

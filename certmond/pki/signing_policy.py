@@ -92,7 +92,9 @@ def basis(
     if provenance.ca_writers:
         reasons.append(f"{provenance.ca_writers}, so it does not prove what its CA has signed")
     known = tuple(dict.fromkeys((*issuers, *provenance.former)))
-    if not is_issued(certificate, chain, known):
+    if certificate.refused:
+        reasons.append(certificate.refused)
+    elif not is_issued(certificate, chain, known):
         reasons.append("no present or former CA of its entry has signed it")
     if provenance.owner_writes and not provenance.possessed:
         reasons.append("its private key is not beside it, and its entry's owner can put any certificate there")
@@ -103,8 +105,13 @@ def basis(
 
 
 def is_issued(certificate: Certificate, chain: Sequence[Certificate], issuers: Sequence[Certificate]) -> bool:
-    """Return whether one of `issuers` has signed the certificate, directly or through `chain`, whatever the dates."""
-    return certificate not in issuers and bool(find_paths(certificate, issuers, chain).paths)
+    """Return whether one of `issuers` has signed the certificate, directly or through `chain`, whatever the dates.
+
+    Of a certificate that Go or cryptography does not read, it is not known what was signed: False.
+    """
+    if certificate.refused or certificate in issuers:
+        return False
+    return bool(find_paths(certificate, issuers, chain).paths)
 
 
 def grant(template: Template, fixed: Fixed, basis: Basis) -> Grant | Denial:
@@ -122,7 +129,12 @@ def grant(template: Template, fixed: Fixed, basis: Basis) -> Grant | Denial:
 
 
 def surplus(certificate: Certificate, later: Certificate, fixed: Fixed) -> tuple[str, ...]:
-    """Return the subject, usages and names of `certificate` that a `later` one did not have, and no entry fixes."""
+    """Return the subject, usages and names of `certificate` that a `later` one did not have, and no entry fixes.
+
+    Of a certificate that Go or cryptography does not read, that it is so.
+    """
+    if certificate.refused:
+        return (certificate.refused,)
     parsed = load(certificate.der)
     has = Template(
         subject=parsed.subject,

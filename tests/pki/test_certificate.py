@@ -35,6 +35,7 @@ from tests.builders import (
     NOW,
     UNKNOWN_OID,
     YEAR,
+    Issued,
     make_ca,
     make_leaf,
     make_server,
@@ -331,18 +332,6 @@ MALFORMED = {
     "a byte too many": GOOD + b"\x00",
     "two certificates": GOOD + GOOD,
     "another value": tlv(0x30, b"\x02\x01\x01"),
-    "version 2, which nobody ever made": make_leaf(make_ca(), version=2).der,
-    "version 4": make_leaf(make_ca(), version=4).der,
-    "an extension twice": make_leaf(make_ca(), extra=[("2.5.29.19", True, b"\x30\x00")]).der,
-    "a broken subjectAltName": make_leaf(make_ca(), extra=[("2.5.29.17", False, b"\x05\x01")]).der,
-    "an address of three octets": make_leaf(make_ca(), extra=[("2.5.29.17", False, tlv(0x30, tlv(0x87, b"abc")))]).der,
-    "a network without a mask": make_ca(
-        extra=[("2.5.29.30", True, tlv(0x30, tlv(0xA0, tlv(0x30, tlv(0x87, bytes([10, 0, 0, 1]))))))]
-    ).der,
-    "a path length without CA:TRUE": make_leaf(make_ca(), path_length=0).der,
-    "no extended usage in the list of them": make_leaf(make_ca(), extended_usages=[]).der,
-    "a public key of an unknown kind": GOOD.replace(oid("1.2.840.10045.2.1"), oid("1.2.840.10045.2.99")),
-    "a public key that is no point of its curve": GOOD.replace(POINT, POINT[:-1] + bytes([POINT[-1] ^ 1])),
 }
 
 
@@ -359,6 +348,79 @@ def test_load_gives_cryptographys_own_object() -> None:
     assert load(ca.der) == ca.cert
     with pytest.raises(MalformedError):
         load(b"")
+
+
+NETWORK = tlv(0x30, tlv(0xA0, tlv(0x30, tlv(0x87, bytes([10, 0, 0, 1])))))
+REFUSED = {
+    "version 4": (make_leaf(make_ca(), version=4), "x509: invalid version"),
+    "an extension twice": (make_leaf(make_ca(), extra=[("2.5.29.19", True, b"\x30\x00")]), "duplicate extension"),
+    "a broken subjectAltName": (
+        make_leaf(make_ca(), extra=[("2.5.29.17", False, b"\x05\x01")]),
+        "x509: invalid subject alternative name",
+    ),
+    "an address of three octets": (
+        make_leaf(make_ca(), extra=[("2.5.29.17", False, tlv(0x30, tlv(0x87, b"abc")))]),
+        "x509: cannot parse IP address of length 3",
+    ),
+    "a network without a mask": (
+        make_ca(extra=[("2.5.29.30", True, NETWORK)]),
+        "x509: IP constraint contained value of length 4",
+    ),
+}
+
+
+@pytest.mark.parametrize(("issued", "objection"), REFUSED.values(), ids=REFUSED)
+def test_of_what_go_refuses_the_dates_are_read_and_gos_words_are_kept(issued: Issued, objection: str) -> None:
+    """Its expiry is exported all the same, and a finding says what Go says."""
+    facts = parse_certificate(issued.der)
+    assert objection in "; ".join(facts.objections)
+    assert facts.not_after > NOW
+    assert facts.subject.startswith("CN=")
+
+
+def test_a_key_that_is_no_point_of_its_curve_is_refused_by_go() -> None:
+    """The key then has a fingerprint, by which it is no other key."""
+    facts = parse_certificate(GOOD.replace(POINT, POINT[:-1] + bytes([POINT[-1] ^ 1])))
+    assert facts.objections == ("x509: failed to unmarshal elliptic curve point",)
+    assert (facts.key.algorithm, facts.key.bits) == ("ECDSA", 0)
+    assert facts.key != LEAF.facts.key
+
+
+READ = {
+    "a path length without CA:TRUE": make_leaf(make_ca(), path_length=0).der,
+    "no extended usage in the list of them": make_leaf(make_ca(), extended_usages=[]).der,
+    "version 2": make_leaf(make_ca(), version=2).der,
+    "a public key of an unknown kind": GOOD.replace(oid("1.2.840.10045.2.1"), oid("1.2.840.10045.2.99")),
+    "a subject in Latin-1": GOOD.replace(b"\x0c\x04leaf", b"\x14\x04caf\xe9"),
+    "dates without seconds": GOOD.replace(b"\x30\x1e\x17\x0d", b"\x30\x1c\x17\x0d", 1).replace(
+        b"\x17\x0d271124120000Z", b"\x17\x0b2711241200Z", 1
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_go_reads_is_read_with_its_dates_though_cryptography_refuses_it(name: str) -> None:
+    """What cryptography says is kept beside."""
+    der = READ[name]
+    short = len(GOOD) - len(der) if "dates" in name else 0
+    facts = parse_certificate(shortened(der, short))
+    assert facts.objections == ()
+    assert facts.unread
+    assert facts.not_after == LEAF.facts.not_after
+    assert facts.issuer == "CN=kubernetes"
+
+
+def shortened(der: bytes, octets: int) -> bytes:
+    """`der`, of which what is signed lost so many octets, with the two lengths around it put right."""
+    if not octets:
+        return der
+    outer, inner = (int.from_bytes(der[at : at + 2]) - octets for at in (2, 6))
+    return der[:2] + outer.to_bytes(2) + der[4:6] + inner.to_bytes(2) + der[8:]
+
+
+def test_latin_1_is_shown_as_text() -> None:
+    """A T61String of older tools."""
+    assert parse_certificate(READ["a subject in Latin-1"]).attributes == {"CN=café"}
 
 
 @settings(deadline=None)

@@ -11,9 +11,11 @@ import pytest
 
 from certmond.pki.assess import CertificateStatus, assess
 from certmond.pki.catalog import CertificateSpec
+from certmond.pki.certificate import parse_certificate
 from certmond.pki.checks import POLICY, critical_point, renewal_point
 from certmond.pki.inventory import Embedded, Inventory, Observation, Permissions
 from certmond.pki.reason import Fault, Finding, Reason, Severity
+from fuzz.mutated_chains import rsa_info, with_key
 from tests.builders import (
     DAY,
     NOW,
@@ -258,7 +260,6 @@ def test_the_refusal_that_knows_most_is_told() -> None:
         ({"is_ca": False}, "ca_not_ca"),
         ({"usages": ["digital signature"]}, "ca_cannot_sign"),
         ({"extra": [CRITICAL_UNKNOWN]}, "no_path"),
-        ({"serial": -5}, "no_path"),
     ],
 )
 def test_what_is_wrong_with_the_ca_is_told_at_the_ca_and_not_at_its_leaves(flaw: Any, reason: str) -> None:
@@ -456,7 +457,7 @@ def test_a_fact_that_is_no_address_is_a_name_that_is_missing() -> None:
 @pytest.mark.parametrize(
     ("key", "found"),
     [
-        ("rsa-1024", {"weak_key"}), ("ec-p224", {"weak_key"}), ("ec-secp256k1", {"weak_key", "no_path"}),
+        ("rsa-1024", {"weak_key"}), ("ec-p224", {"weak_key"}), ("ec-secp256k1", {"weak_key"}),
         ("ed448", {"weak_key", "no_path"}), ("rsa", set()), ("rsa-3072", set()), ("ec", set()), ("ec-p384", set()),
         ("ed25519", set()),
     ],
@@ -464,6 +465,32 @@ def test_a_fact_that_is_no_address_is_a_name_that_is_missing() -> None:
 def test_keys_that_are_too_short_or_that_go_does_not_know(key: str, found: set[str]) -> None:
     """RSA-2048, P-256 and Ed25519 are the least."""
     assert of_leaf(make_leaf(ROOT, key=key)).keys() == found
+
+
+def test_a_key_that_go_refuses_to_use_is_critical() -> None:
+    """A warning of RSA with 1,024 bits, and of what a CA may have; critical of what stops a handshake."""
+    assert of_leaf(make_leaf(ROOT, key="rsa-1024"))["weak_key"].severity is Severity.WARNING
+    assert of_leaf(make_leaf(ROOT, key="ec-p224"))["weak_key"].severity is Severity.CRITICAL
+    assert of_leaf(make_leaf(ROOT, key="ed448"))["weak_key"].severity is Severity.CRITICAL
+    small = make_ca(key="ec-p224")
+    (status,) = [each for name, each in judge(see(AUTHORITY, small)).items() if name == "ca"]
+    assert [each.severity for each in status.findings if each.reason is Reason.WEAK_KEY] == [Severity.WARNING]
+
+
+@pytest.mark.parametrize(
+    ("modulus", "exponent", "severity"),
+    [((1 << 8192) + 1, 65537, Severity.WARNING), ((1 << 4095) + 1, (1 << 31) + 1, Severity.CRITICAL)],
+)
+def test_a_key_that_go_reads_and_cannot_use(modulus: int, exponent: int, severity: Severity) -> None:
+    """On a CA more than 8,192 bits are a warning, as Go verifies what it signed; on a leaf all of it is critical."""
+    strange = parse_certificate(with_key(ROOT, ROOT, rsa_info(modulus, exponent)))
+    seen = Observation("ca", AUTHORITY, "/pki/ca.crt", (strange,))
+    (status,) = assess(Inventory((seen,)), NOW).statuses
+    assert [each.severity for each in status.findings if each.reason is Reason.KEY_UNUSABLE] == [severity]
+    leaf = make_leaf(ROOT)
+    changed = parse_certificate(with_key(leaf, ROOT, rsa_info(modulus, exponent)))
+    (status,) = assess(Inventory((Observation("leaf", row(), "/pki/leaf.crt", (changed,)),)), NOW).statuses
+    assert Severity.CRITICAL in {each.severity for each in status.findings if each.reason is Reason.KEY_UNUSABLE}
 
 
 # --- its key ----------------------------------------------------------------------------------------------------------

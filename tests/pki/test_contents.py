@@ -10,6 +10,7 @@ from certmond.pki.contents import (
     is_broken,
     leaf_of,
     may_hide_key,
+    not_pem,
     public_key_in,
     without_missing,
 )
@@ -76,3 +77,10 @@ def test_what_is_missing_is_left_out() -> None:
     """All other faults stay, in their order."""
     faults = faulty(Reason.MALFORMED, Reason.MISSING, Reason.UNREADABLE).faults
     assert [fault.reason for fault in without_missing(faults)] == [Reason.MALFORMED, Reason.UNREADABLE]
+
+
+def test_certificates_that_are_not_pem_are_a_fault_where_kubernetes_reads_them() -> None:
+    """A file without a certificate says nothing of that."""
+    (fault,) = not_pem(Document((LEAF.facts,), pem=False), "/a.crt")
+    assert (fault.reason, fault.detail.startswith("/a.crt is not PEM")) == (Reason.MALFORMED, True)
+    assert [*not_pem(Document((LEAF.facts,)), "/a.crt"), *not_pem(Document(pem=False), "/a.crt")] == []

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from certmond.errors import MalformedError
 from certmond.pki.certificate import parse_certificate
-from certmond.pki.der import Value, leading_value, parts_of, read_value
+from certmond.pki.der import Value, leading_value, read_value
+from certmond.pki.go_certificate import signed_part_of
 from certmond.pki.path import signed_by
 from tests.builders import Issued, make_ca, make_leaf, tlv
 
@@ -29,10 +30,14 @@ ROOT, CURVED = make_ca(key="rsa"), make_ca()
 )
 def test_the_parts_are_those_of_the_certificate(issued: Issued) -> None:
     """What is signed, and both names, byte for byte."""
-    parts = parts_of(issued.der)
-    assert parts.signed == issued.cert.tbs_certificate_bytes
-    assert (parts.issuer, parts.subject) == (issued.cert.issuer.public_bytes(), issued.cert.subject.public_bytes())
-    assert parts.inner_algorithm == parts.outer_algorithm != b""
+    parts, facts = signed_part_of(issued.der), issued.facts
+    assert parts.content == issued.cert.tbs_certificate_bytes
+    assert parts.signature == issued.cert.signature
+    assert (facts.issuer_der, facts.subject_der) == (
+        issued.cert.issuer.public_bytes(),
+        issued.cert.subject.public_bytes(),
+    )
+    assert parts.algorithm == parts.outer_algorithm != b""
 
 
 def test_a_value_ends_where_its_length_says() -> None:
@@ -49,10 +54,10 @@ def test_another_word_beside_the_signature_is_nobodys() -> None:
     that the signature itself would verify.
     """
     leaf = make_leaf(ROOT)
-    parts = parts_of(leaf.der)
+    parts = signed_part_of(leaf.der)
     identifier = parts.outer_algorithm[2:].removesuffix(b"\x05\x00")
-    signature = leaf.der[leaf.der.index(parts.signed) + len(parts.signed) + len(parts.outer_algorithm) :]
-    body = parts.signed + b"\x30" + bytes([len(identifier)]) + identifier + signature
+    signature = leaf.der[leaf.der.index(parts.content) + len(parts.content) + len(parts.outer_algorithm) :]
+    body = parts.content + b"\x30" + bytes([len(identifier)]) + identifier + signature
     other = parse_certificate(b"\x30\x82" + len(body).to_bytes(2) + body)
     assert signed_by(leaf.facts, ROOT.facts)
     assert not signed_by(other, ROOT.facts)
@@ -64,15 +69,15 @@ def test_a_signature_of_another_kind_than_it_says_is_nobodys(issuer: Issued, oth
     cryptography's own judgement.
     """
     for said, counts in ((issuer, True), (other, False)):
-        made = signed_as(parts_of(make_leaf(said).der).inner_algorithm, make_leaf(issuer), issuer)
+        made = signed_as(signed_part_of(make_leaf(said).der).algorithm, make_leaf(issuer), issuer)
         assert signed_by(parse_certificate(made), issuer.facts) is counts
 
 
 def signed_as(algorithm: bytes, leaf: Issued, issuer: Issued) -> bytes:
     """The leaf with `algorithm` for what it is signed with, signed afresh as the key of `issuer` does over SHA-256."""
-    parts = parts_of(leaf.der)
-    header = 2 + (parts.signed[1] & 0x7F if parts.signed[1] & 0x80 else 0)
-    body = tlv(0x30, parts.signed[header:].replace(parts.inner_algorithm, algorithm, 1))
+    parts = signed_part_of(leaf.der)
+    header = 2 + (parts.content[1] & 0x7F if parts.content[1] & 0x80 else 0)
+    body = tlv(0x30, parts.content[header:].replace(parts.algorithm, algorithm, 1))
     match issuer.key:
         case rsa.RSAPrivateKey() as key:
             signature = key.sign(body, padding.PKCS1v15(), hashes.SHA256())

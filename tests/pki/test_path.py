@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from certmond.pki.certificate import parse_certificate
 from certmond.pki.path import Path, PathSearch, Refusal, Rejection, find_paths, objection, signed_by
+from fuzz.mutated_chains import key_forms, pss_signed, with_key
 from tests.builders import (
     DAY,
     NOW,
@@ -211,13 +213,19 @@ PAIRS = [
         "critical CRL distribution points are understood, a critical key identifier is not",
         lambda: under(make_ca(), **critical("2.5.29.31", DISTRIBUTION_POINTS)),
         lambda: under(make_ca(), **critical("2.5.29.14", tlv(0x04, b"12345678"))),
-        Refusal.UNKNOWN_CRITICAL,
+        Refusal.UNSUPPORTED,
     ),
     Pair(
         "critical policy mappings are understood, a critical authorityKeyIdentifier is not",
         lambda: under(make_ca(), **critical("2.5.29.33", POLICY_MAPPINGS)),
         lambda: under(make_ca(), authority_key_id=None, **critical("2.5.29.35", tlv(0x30, tlv(0x80, b"12345678")))),
-        Refusal.UNKNOWN_CRITICAL,
+        Refusal.UNSUPPORTED,
+    ),
+    Pair(
+        "certificate policies that are demanded are refused, as they are not judged",
+        lambda: under(make_ca(), **critical("2.5.29.36", tlv(0x30, b"\x81\x01\x00"))),
+        lambda: under(make_ca(), **critical("2.5.29.36", tlv(0x30, b"\x80\x01\x00"))),
+        Refusal.POLICIES,
     ),
     Pair(
         "of critical alternative names one at least is of a kind that Go knows",
@@ -584,3 +592,27 @@ def test_what_an_anchor_could_certify_is_known_before_it_does(
 ) -> None:
     """As the anchor that it would be: of one whose version knows no extensions, none is demanded."""
     assert objection(anchor.facts, leaf.facts, [CLIENT]) is why
+
+
+@pytest.mark.parametrize(
+    ("digest", "mask", "salt", "held"),
+    [("256", "256", 32, True), ("256", "256", 20, False), ("256", "1", 32, False), ("384", "384", 48, True)],
+)
+def test_a_signature_by_pss_holds_with_one_digest_and_a_salt_of_its_length(
+    digest: str, mask: str, salt: int, held: bool
+) -> None:
+    """Go refuses whatever else OpenSSL signs with `-sigopt rsa_pss_saltlen`."""
+    ca = make_ca(key="rsa")
+    leaf = parse_certificate(pss_signed(make_leaf(ca), ca, digest, mask, salt))
+    found = find_paths(leaf, [ca.facts])
+    assert bool(found.paths) is held
+    assert held or [why.refusal for why in found.rejections] == [Refusal.UNSUPPORTED]
+
+
+def test_a_key_that_is_for_pss_alone_verifies_nothing() -> None:
+    """Go knows the algorithm of no such key, and so no CA with one."""
+    ca = make_ca(key="rsa")
+    (form, *_) = [each for each in key_forms(ca) if oid("1.2.840.113549.1.1.10") in each]
+    told = parse_certificate(with_key(ca, ca, form))
+    assert (told.objections, told.key.algorithm) == ((), "RSASSA-PSS")
+    assert not find_paths(make_leaf(ca).facts, [told]).paths

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from certmond.errors import MalformedError, RefusedError, UnreachableError, WaitingError
 from certmond.host.program import Ended, first_line, run
 from certmond.host.signers.signer import Issued, Request
-from certmond.pki.certificate import load, public_key_of
+from certmond.pki.certificate import public_key_of, to_pem
 from certmond.pki.encoding import decode
 from certmond.pki.guard import guarded
 
@@ -83,7 +83,7 @@ class CommandSigner:
             "CERTMONGER_REQ_HOSTNAME": _lines(name.value for name in names if isinstance(name, x509.DNSName)),
             "CERTMONGER_REQ_IP_ADDRESS": _lines(str(name.value) for name in names if isinstance(name, x509.IPAddress)),
             "CERTMONGER_REQ_EMAIL": _lines(name.value for name in names if isinstance(name, x509.RFC822Name)),
-            "CERTMONGER_CERTIFICATE": _pem(request.old.der).decode("ascii") if request.old else "",
+            "CERTMONGER_CERTIFICATE": to_pem(request.old).decode("ascii") if request.old else "",
             "CERTMONGER_CA_NICKNAME": self._name,
             "CERTMONGER_CA_PROFILE": self._ca_profile or "",
             "CERTMONGER_CA_COOKIE": request.cookie or "",
@@ -124,7 +124,7 @@ def _in_order(output: bytes, request: Request, helper: str) -> bytes:
     leaf = next((certificate for certificate in found if certificate.key == own), None)
     if leaf is None:
         raise RefusedError(f"{helper} issued no certificate for the key of {request.name}; it has to sign its request")
-    return b"".join(_pem(each.der) for each in dict.fromkeys((leaf, *found)))
+    return b"".join(map(to_pem, dict.fromkeys((leaf, *found))))
 
 
 def _plain(output: bytes) -> bytes:
@@ -140,10 +140,6 @@ def _plain(output: bytes) -> bytes:
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, MalformedError):
         return b""
     return output
-
-
-def _pem(der: bytes) -> bytes:
-    return load(der).public_bytes(Encoding.PEM)
 
 
 def _lines(values: Iterable[str]) -> str:

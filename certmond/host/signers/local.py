@@ -23,7 +23,7 @@ from certmond.errors import KeyUnusableError, MalformedError, RefusedError
 from certmond.host.content import content_of
 from certmond.host.keys import PrivateKey, load_key
 from certmond.host.signers.signer import Issued, Request
-from certmond.pki.certificate import Certificate, load, public_key_of
+from certmond.pki.certificate import Certificate, load, public_key_of, to_pem
 from certmond.pki.encoding import decode
 from certmond.pki.guard import guarded
 from certmond.pki.issuance import Template, builder
@@ -63,8 +63,7 @@ class LocalSigner:
         template = replace(request.template, not_after=min(request.template.not_after, ca.not_after))
         made = builder(template, request.key.public_key(), x509.random_serial_number(), load(ca.der))
         leaf = signed(made, key, self._key)
-        chain = (load(link.der) for link in _below_root(ca, known))
-        return Issued(b"".join(each.public_bytes(Encoding.PEM) for each in (leaf, *chain)))
+        return Issued(b"".join((leaf.public_bytes(Encoding.PEM), *map(to_pem, _below_root(ca, known)))))
 
     def _read_certificates(self) -> tuple[Certificate, ...]:
         try:
@@ -141,6 +140,8 @@ def _credential(name: str) -> bytes:
 
 def _objection(ca: Certificate, now: datetime) -> str | None:
     """Why this certificate may not sign others now (RFC 5280, 4.2.1.3, 4.2.1.9 and 6.1.4), with the remedy."""
+    if ca.refused:
+        return f"({ca.subject}) is not usable: {ca.refused}; replace that CA"
     if not ca.is_ca:
         return f"({ca.subject}) is no CA: it lacks CA:TRUE; put a CA certificate there"
     if not ca.has_usage("cert sign"):

@@ -4,16 +4,23 @@
 //
 //	oracle questions.json > answers.json
 //
+// Without a file it answers one question a line: a JSON object with a chain, or with a pair, on standard input, and the
+// verdict on standard output.
+//
 // It uses the standard library only, so that nothing is downloaded to build it.
 package main
 
 import (
+	"bufio"
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"runtime"
 	"time"
@@ -27,9 +34,12 @@ type chain struct {
 	At            int64    `json:"at"`
 }
 
+// verdict is Verify's. Parse is why one of the certificates cannot be parsed, which makes client-go refuse the whole file
+// that it is in, and CertPool.AppendCertsFromPEM pass over the certificate.
 type verdict struct {
 	OK    bool   `json:"ok"`
 	Error string `json:"error"`
+	Parse string `json:"parse"`
 }
 
 type contents struct {
@@ -56,7 +66,17 @@ func pool(ders [][]byte, leaf *x509.Certificate) *x509.CertPool {
 	return pool
 }
 
+func unparsed(question chain) string {
+	for _, der := range append(append([][]byte{question.Leaf}, question.Anchors...), question.Intermediates...) {
+		if _, err := x509.ParseCertificate(der); err != nil {
+			return err.Error()
+		}
+	}
+	return ""
+}
+
 func verify(question chain) verdict {
+	why := unparsed(question)
 	leaf, err := x509.ParseCertificate(question.Leaf)
 	if err == nil {
 		_, err = leaf.Verify(x509.VerifyOptions{
@@ -67,9 +87,9 @@ func verify(question chain) verdict {
 		})
 	}
 	if err != nil {
-		return verdict{Error: err.Error()}
+		return verdict{Error: err.Error(), Parse: why}
 	}
-	return verdict{OK: true}
+	return verdict{OK: true, Parse: why}
 }
 
 // read is client-go's util/cert.ParseCertsPEM, which every component reads its certificates with.
@@ -122,12 +142,108 @@ func run(path string) error {
 	return json.NewEncoder(os.Stdout).Encode(answers)
 }
 
-func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: oracle questions.json")
-		os.Exit(2)
+// pair is what a server of Kubernetes loads, and the CA that its client knows.
+type pair struct {
+	Certificate []byte `json:"certificate"`
+	Key         []byte `json:"key"`
+	Anchors     []byte `json:"anchors"`
+	At          int64  `json:"at"`
+}
+
+// outcome has the first error of each stage; the later ones are then not reached.
+type outcome struct {
+	Load      string `json:"load"`
+	Handshake string `json:"handshake"`
+}
+
+// shake loads a pair as tls.LoadX509KeyPair does, and has a client that trusts the anchors connect to it.
+func shake(question pair) (result outcome) {
+	loaded, err := tls.X509KeyPair(question.Certificate, question.Key)
+	if err != nil {
+		return outcome{Load: err.Error()}
 	}
-	if err := run(os.Args[1]); err != nil {
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(question.Anchors) {
+		return outcome{Handshake: "no anchor"}
+	}
+	at := func() time.Time { return time.Unix(question.At, 0) }
+	here, there := net.Pipe()
+	defer here.Close()
+	defer there.Close()
+	server := tls.Server(there, &tls.Config{Certificates: []tls.Certificate{loaded}, Time: at})
+	go func() {
+		if server.Handshake() != nil {
+			there.Close()
+		}
+	}()
+	client := tls.Client(here, &tls.Config{
+		Time:               at,
+		InsecureSkipVerify: true, // the name is no matter here; the chain is verified below
+		VerifyConnection: func(state tls.ConnectionState) error {
+			intermediates := x509.NewCertPool()
+			for _, certificate := range state.PeerCertificates[1:] {
+				intermediates.AddCert(certificate)
+			}
+			_, err := state.PeerCertificates[0].Verify(x509.VerifyOptions{
+				Roots: roots, Intermediates: intermediates, CurrentTime: at(),
+				KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+			})
+			return err
+		},
+	})
+	here.SetDeadline(time.Now().Add(10 * time.Second))
+	if err := client.Handshake(); err != nil {
+		return outcome{Handshake: err.Error()}
+	}
+	return outcome{}
+}
+
+// answer runs one question of a batch. What makes Go's own code panic is a refusal as well.
+func answer(line []byte) (result any) {
+	defer func() {
+		if why := recover(); why != nil {
+			result = map[string]any{"error": fmt.Sprint("panic: ", why), "load": fmt.Sprint("panic: ", why)}
+		}
+	}()
+	var question struct {
+		Chain *chain `json:"chain"`
+		Pair  *pair  `json:"pair"`
+	}
+	if err := json.Unmarshal(line, &question); err != nil {
+		return verdict{Error: "no question: " + err.Error()}
+	}
+	if question.Chain != nil {
+		return verify(*question.Chain)
+	}
+	return shake(*question.Pair)
+}
+
+func batch() error {
+	lines := bufio.NewScanner(os.Stdin)
+	lines.Buffer(nil, 64<<20)
+	answers := bufio.NewWriter(os.Stdout)
+	for lines.Scan() {
+		if err := json.NewEncoder(answers).Encode(answer(lines.Bytes())); err != nil {
+			return err
+		}
+		if err := answers.Flush(); err != nil {
+			return err
+		}
+	}
+	return lines.Err()
+}
+
+func main() {
+	var err error
+	switch len(os.Args) {
+	case 1:
+		err = batch()
+	case 2:
+		err = run(os.Args[1])
+	default:
+		err = errors.New("usage: oracle [questions.json]")
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "oracle:", err)
 		os.Exit(1)
 	}
