@@ -149,8 +149,6 @@ class Renewal:
         if leaf.key != describe_key(self.key.public_key()):
             yield "is not for the key that was asked for"
             return
-        if leaf.refused:
-            yield f"is not usable: {leaf.refused}"
         template, status = self.step.template, self.step.status
         if leaf.attributes != attributes_of(template.subject):
             yield f"has the subject {leaf.subject}, asked was {template.subject.rfc4514_string()}"

@@ -7,12 +7,9 @@ quotes no bytes of the file: they may be of a file that its reader cannot read.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import islice
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -32,6 +29,7 @@ from certmond.pki.go_private_key import parse_private_key
 from certmond.pki.guard import guarded
 from certmond.pki.keystore import check_iterations
 from certmond.pki.limits import check_private_key, check_public_key
+from certmond.pki.pem_block import BLANK, CERTIFICATE_LABELS, Block, blocks_in, is_pem
 from certmond.pki.reason import Fault, Reason
 
 MAX_BLOCKS, MAX_PRIVATE_KEYS = 512, 16
@@ -39,16 +37,9 @@ MAX_BLOCKS, MAX_PRIVATE_KEYS = 512, 16
 use for them.
 """
 
-_CERTIFICATE_LABELS = frozenset({"CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE"})
 _IGNORED_LABELS = frozenset({"EC PARAMETERS", "DH PARAMETERS", "DSA PARAMETERS", "CERTIFICATE REQUEST",
                              "NEW CERTIFICATE REQUEST", "X509 CRL"})  # fmt: skip
-_BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----")
-_ENCRYPTED = re.compile(rb"^Proc-Type:[ \t]*4,[ \t]*ENCRYPTED", re.MULTILINE)  # RFC 1421, 4.6.1.1
-_BLANK = b" \t\r\n"
 _SEQUENCE = 0x30
-_OWN_LINES = re.compile(rb"-----BEGIN [^\n]*-----[ \t]*\r?\n(?:.*\n)?-----END [^\n]*", re.DOTALL)
-_HEADERS = re.compile(rb"[ \t]*\r?\n(?:[^\n]*:[^\n]*(?:\n|\Z))*")
-_END_OF_LINE = re.compile(rb"[ \t]*(?:\r?\n|\Z)")
 _PKCS12_START = re.compile(rb"\x30[\x80-\x84].{0,4}\x02\x01\x03\x30", re.DOTALL)
 
 
@@ -114,7 +105,7 @@ def decode(data: bytes, path: str, password: bytes | None = None, opening: Openi
     """
     if not data.strip(b"\x00 \t\r\n"):
         return Document(faults=(Fault(Reason.MALFORMED, f"{path} is empty"),))
-    if _BEGIN.search(data):
+    if is_pem(data):
         return _decode_pem(data, path)
     if is_pkcs12(data):
         return replace(_decode_pkcs12(data, path, password, opening), pem=False)
@@ -122,8 +113,8 @@ def decode(data: bytes, path: str, password: bytes | None = None, opening: Openi
 
 
 def _decode_pem(data: bytes, path: str) -> Document:
-    blocks = list(islice(_blocks(data), MAX_BLOCKS + 1))
-    keys = [*filter(_is_private_key, blocks)][MAX_PRIVATE_KEYS:]
+    blocks = list(islice(blocks_in(data), MAX_BLOCKS + 1))
+    keys = [each for each in blocks if each.is_private_key][MAX_PRIVATE_KEYS:]
     parts = [
         _read(block, data, f"{path}, PEM block {number}")
         for number, block in enumerate(blocks[:MAX_BLOCKS], start=1)
@@ -135,7 +126,7 @@ def _decode_pem(data: bytes, path: str) -> Document:
     if len(blocks) > MAX_BLOCKS:
         detail = f"{path} has more than {MAX_BLOCKS} PEM blocks; the others are not read"
         parts.append(Document(faults=(Fault(Reason.MALFORMED, detail),)))
-    elif rest := data[blocks[-1].stop :].strip(b"\x00" + _BLANK):
+    elif rest := data[blocks[-1].stop :].strip(b"\x00" + BLANK):
         detail = f"{path} has {len(rest)} bytes of text after the last PEM block"
         parts.append(Document(faults=(Fault(Reason.TRAILING_DATA, detail),)))
     return parts[0] if len(parts) == 1 else _joined(parts)
@@ -151,41 +142,20 @@ def _joined(parts: Sequence[Document]) -> Document:
     )
 
 
-class _Block(NamedTuple):
-    """A PEM block and where it stands; without an end of its own it goes on to the next one."""
-
-    label: str
-    text: bytes
-    start: int
-    stop: int
-
-
-def _blocks(data: bytes) -> Iterator[_Block]:
-    begin = _BEGIN.search(data)
-    while begin:
-        following = _BEGIN.search(data, begin.end())
-        limit = following.start() if following else len(data)
-        marker = b"-----END " + begin[1] + b"-----"
-        end = data.find(marker, begin.end(), limit)
-        stop = limit if end < 0 else end + len(marker)
-        yield _Block(begin[1].decode("ascii"), data[begin.start() : stop], begin.start(), stop)
-        begin = following
-
-
-def _read(block: _Block, data: bytes, where: str) -> Document:
+def _read(block: Block, data: bytes, where: str) -> Document:
     """What one block holds; `where` names it in faults."""
     try:
         document = _contents(block, where)
     except MalformedError as error:
         return Document(faults=(Fault(Reason.MALFORMED, f"{where}: {error}"),))
-    if block.label not in _IGNORED_LABELS and (overlooked := _overlooked(block, data)):
+    if block.label not in _IGNORED_LABELS and (overlooked := block.overlooked_in(data)):
         return replace(document, faults=(*document.faults, Fault(Reason.MALFORMED, f"{where}: {overlooked}")))
     return document
 
 
-def _contents(block: _Block, where: str) -> Document:
-    if block.label in _CERTIFICATE_LABELS:
-        der = _body(block)
+def _contents(block: Block, where: str) -> Document:
+    if block.label in CERTIFICATE_LABELS:
+        der = block.body()
         head = leading_value(der)
         document = _certificate_document(head, where)
         if head == der or block.label.startswith("TRUSTED"):  # that has OpenSSL's settings behind it
@@ -193,10 +163,10 @@ def _contents(block: _Block, where: str) -> Document:
         detail = f"{where}: {len(der) - len(head)} bytes after the certificate in its block, with which Go refuses it"
         surplus = Fault(Reason.MALFORMED, detail)
         return replace(document, faults=(*document.faults, surplus))
-    if _is_private_key(block):
-        return _key_document(_key_body(block), where, encrypted=_is_encrypted(block))
+    if block.is_private_key:
+        return _key_document(block.key_body(), where, encrypted=block.is_encrypted)
     if block.label.endswith("PUBLIC KEY"):
-        return Document(public_keys=(_public_key(_body(block)),))
+        return Document(public_keys=(_public_key(block.body()),))
     if block.label in _IGNORED_LABELS:
         return Document()
     raise MalformedError("has a label that is neither a certificate's nor a key's")
@@ -209,40 +179,6 @@ def _certificate_document(der: bytes, where: str) -> Document:
     except MalformedError as error:
         return Document(faults=(Fault(Reason.MALFORMED, f"{where}: {error}"),))
     return Document((certificate,), faults=tuple(encoding_faults(certificate, where)))
-
-
-def _overlooked(block: _Block, data: bytes) -> str | None:
-    """Why Go's encoding/pem passes over a block that is legible here: to Kubernetes it is then not there at all."""
-    begins_line = data[block.start - 1 : block.start] in {b"", b"\n"}
-    if not (begins_line and _OWN_LINES.fullmatch(block.text) and _END_OF_LINE.match(data, block.stop)):
-        return "its BEGIN and END are not lines of their own, so Kubernetes does not see it"
-    if block.label in _CERTIFICATE_LABELS and block.label != "CERTIFICATE":
-        return f"its label is {block.label}, and Kubernetes sees blocks with the label CERTIFICATE only"
-    if block.label in _CERTIFICATE_LABELS and b":" in block.text:
-        return "it has headers, so Kubernetes does not see it"
-    return None
-
-
-def _body(block: _Block) -> bytes:
-    """The decoded content of a PEM block (RFC 7468, lax: any white space, headers skipped)."""
-    frame = len("-----BEGIN -----") + len(block.label)
-    text, end, _ = block.text[frame:].partition(b"-----END " + block.label.encode("ascii") + b"-----")
-    if not end:
-        raise MalformedError(f"is cut off: its END {block.label} line is missing")
-    if b":" in text:  # RFC 1421 headers: Go takes each line with a colon, up to the first without, for one
-        text = _HEADERS.sub(b"", text, count=1)
-    try:
-        return base64.b64decode(text.translate(None, _BLANK), validate=True)
-    except binascii.Error:
-        raise MalformedError("is not base64") from None
-
-
-def _key_body(block: _Block) -> bytes:
-    """The same of a private key, whose label is in no message: a reader could take it for the key."""
-    try:
-        return _body(block)
-    except MalformedError:
-        raise MalformedError("is not a usable private key: it is cut off, or not base64") from None
 
 
 _held = WeakValueDictionary[bytes, Certificate]()
@@ -259,18 +195,6 @@ def held(der: bytes, make: Callable[[], Certificate]) -> Certificate:
     if certificate is None:
         certificate = _held[der] = make()
     return certificate
-
-
-def _is_private_key(block: _Block) -> bool:
-    """Go takes it for a private key (tls.X509KeyPair)."""
-    return block.label == "PRIVATE KEY" or block.label.endswith(" PRIVATE KEY")
-
-
-def _is_encrypted(block: _Block) -> bool:
-    """The key takes a passphrase to read, by PKCS#8 or by the headers of RFC 1421."""
-    if block.label == "ENCRYPTED PRIVATE KEY":
-        return True
-    return b"ENCRYPTED" in block.text and _ENCRYPTED.search(block.text) is not None
 
 
 def _key_document(der: bytes, where: str, *, encrypted: bool = False) -> Document:
@@ -305,12 +229,12 @@ def check_private_keys(data: bytes) -> None:
     """Raise LimitError where a private key in `data`, PEM or DER, exceeds a limit, or asks for more iterations than
     the limit where it is encrypted. Other damage is passed over.
     """
-    if not _BEGIN.search(data):
+    if not is_pem(data):
         _check_private_key(lambda: data)
         return
-    for block in islice(_blocks(data), MAX_BLOCKS):
-        if _is_private_key(block):
-            _check_private_key(partial(_body, block))
+    for block in islice(blocks_in(data), MAX_BLOCKS):
+        if block.is_private_key:
+            _check_private_key(block.body)
 
 
 def _check_private_key(read: Callable[[], bytes]) -> None:

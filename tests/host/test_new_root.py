@@ -10,7 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from certmond.errors import KeyUnusableError, WriteError
+from certmond.errors import KeyUnusableError, RefusedError, WriteError
 from certmond.host.new_root import generate, present_key, reissue
 from certmond.host.transaction import Transactions
 from certmond.pki.candidate import judge
@@ -102,6 +102,15 @@ def test_without_an_identifier_it_cannot_be_reissued() -> None:
     assert extensions(new) == extensions(old.facts)
     (problem,) = judge(new, new.key, [old.facts], None, NOW).problems
     assert "no subject key identifier" in problem
+
+
+def test_a_present_ca_that_cryptography_does_not_read() -> None:
+    """Its subject cannot be taken over byte for byte: the file is named, and what to do."""
+    old = make_ca(extra=[("2.5.29.36", False, b"\x30\x00")])
+    with pytest.raises(RefusedError, match=r"pki/ca.crt: cryptography does not read the present CA .*root-ca stage"):
+        generate(old.facts, SPEC, TERMS)
+    with pytest.raises(RefusedError, match=r"pki/ca.crt: cryptography does not read the present CA"):
+        reissue(old.facts, old.key, SPEC, TERMS)  # type: ignore[arg-type]
 
 
 def test_the_key_of_another() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -71,6 +72,21 @@ def test_what_no_anchor_of_the_node_has_signed_is_refused() -> None:
     for made in (step(), step(frozenset({"leaf"}))):
         with pytest.raises(RefusedError, match="leaf has no certification path to ca on this node"):
             verify(made, STRANGER)
+
+
+def test_what_go_or_cryptography_does_not_read_is_not_installed() -> None:
+    """A signer that gives such a certificate is named, with the reason."""
+    made = step(frozenset({"leaf"}))
+    signed = builder(made.template, KEY.public_key(), 1, NEW.cert)
+    malformed = signed.add_extension(
+        x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.36"), b"\x30\x00"), critical=False
+    )
+    pem = malformed.sign(NEW.key, SHA256()).public_bytes(Encoding.PEM)
+    key_pem = Issued(b"", KEY, HELD.subject, None, None).key_pem
+    with pytest.raises(
+        RefusedError, match=r"^what local issued for leaf .* cryptography, with which certmond renews, refuses it"
+    ):
+        Renewal(made, KEY, pem, NOW).verify({"/pki/leaf.key": key_pem, "/pki/leaf.crt": pem}.get)
 
 
 def kept(**fields: Any) -> Issue:

@@ -14,10 +14,6 @@ def permitted(issuer: Certificate, certificate: Certificate) -> bool:
     return constraints is not None and constraints.permit(certificate)
 
 
-def readable(issuer: Certificate) -> bool:
-    return constraints_of(issuer) is not None
-
-
 def allowed(name: str | list[str], permit: list[str] | None = None, exclude: list[str] | None = None) -> bool:
     ca = make_ca(permitted=permit or [], excluded=exclude or [])
     return permitted(ca.facts, make_server(ca, names=[name] if isinstance(name, str) else name).facts)
@@ -109,7 +105,9 @@ def test_a_uri_without_a_host_name_is_refused_where_uris_are_constrained(uri: st
 def test_a_malformed_constraint_makes_a_ca_unreadable(constraint: str) -> None:
     """Go does not read such a CA at all, so it has signed nothing, as far as Kubernetes is concerned."""
     assert make_ca(permitted=[constraint]).facts.objections
-    assert make_ca(permitted=["DNS:a"], excluded=[constraint]).facts.objections
+    ca = make_ca(permitted=["DNS:a"], excluded=[constraint])
+    assert ca.facts.objections
+    assert constraints_of(ca.facts) is None
 
 
 @pytest.mark.parametrize(

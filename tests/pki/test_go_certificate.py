@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from certmond.errors import MalformedError
 from certmond.pki.encoding_faults import encoding_faults
-from certmond.pki.go_certificate import extension_of, parse_fields, signed_part_of
+from certmond.pki.go_certificate import alternative_names_of, extension_of, parse_fields, signed_part_of
 from certmond.pki.go_extension import SUBJECT_ALTERNATIVE_NAME
 from certmond.pki.go_name import attribute_texts
 from certmond.pki.reason import Reason
@@ -166,6 +166,8 @@ def test_the_parts_of_a_certificate_are_found() -> None:
     assert b"kube-apiserver" in (extension_of(SERVER.der, SUBJECT_ALTERNATIVE_NAME) or b"")
     assert extension_of(make_leaf(CA).der, SUBJECT_ALTERNATIVE_NAME) is None
     assert extension_of(make_ca(version=1).der, SUBJECT_ALTERNATIVE_NAME) is None
+    assert alternative_names_of(SERVER.der) == extension_of(SERVER.der, SUBJECT_ALTERNATIVE_NAME)
+    assert alternative_names_of(b"\x30\x00") is None
 
 
 def test_a_large_part_is_judged_each_time() -> None:

@@ -427,6 +427,22 @@ def test_the_plan_holds_what_is_not_signed_and_says_why() -> None:
     assert isinstance(step, Issue)
 
 
+@pytest.mark.parametrize("fields", [{"path_length": 0}, {"serial": -1}], ids=["by cryptography", "by Go"])
+def test_a_certificate_that_is_not_read_has_no_successor_with_its_content(fields: Any) -> None:
+    """What was signed of it is not known: it is no predecessor, no step renews it, and the plan says why."""
+    old = make_leaf(ROOT, "app", **OLD, **fields)
+    assert old.facts.refused
+    assert not is_issued(old.facts, (), (ROOT.facts,))
+    assert basis_of(old).reasons == (old.facts.refused,)
+    assert surplus(old.facts, make_leaf(ROOT, "app").facts, Fixed()) == (old.facts.refused,)
+    looked_at = looked(old, Provenance())
+    (_, status) = looked_at.statuses
+    assert Reason.NOT_ISSUED_BY_CA not in {each.reason for each in status.findings}
+    made = plan(looked_at, Policy(), {}, Circumstances(), frozenset({"app"}))
+    assert made.steps == ()
+    assert made.held[0].because.startswith(old.facts.refused)
+
+
 def test_a_self_signed_certificate_has_no_successor_of_the_ca() -> None:
     """An entry that accepts `self` beside a CA: the kubelet's own serving certificate."""
     own = make_ca("node-1@1700000000", is_ca=None, extended_usages=["server auth"], names=["DNS:node-1"], **OLD)

@@ -1,0 +1,95 @@
+"""PEM blocks in the bytes of a file (RFC 7468), as operators' tools write them, and which of them Go does not see.
+
+Owns the frame of a block, its headers and its base64. What a block contains is `encoding`'s. No message quotes bytes of
+the file. Pure.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from certmond.errors import MalformedError
+
+CERTIFICATE_LABELS = frozenset({"CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE"})
+BLANK = b" \t\r\n"
+_BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----")
+_ENCRYPTED = re.compile(rb"^Proc-Type:[ \t]*4,[ \t]*ENCRYPTED", re.MULTILINE)  # RFC 1421, 4.6.1.1
+_OWN_LINES = re.compile(rb"-----BEGIN [^\n]*-----[ \t]*\r?\n(?:.*\n)?-----END [^\n]*", re.DOTALL)
+_HEADERS = re.compile(rb"[ \t]*\r?\n(?:[^\n]*:[^\n]*(?:\n|\Z))*")
+_END_OF_LINE = re.compile(rb"[ \t]*(?:\r?\n|\Z)")
+
+
+class Block(NamedTuple):
+    """A PEM block and where it stands; without an end of its own it goes on to the next one."""
+
+    label: str
+    text: bytes
+    start: int
+    stop: int
+
+    @property
+    def is_private_key(self) -> bool:
+        """Go takes it for a private key (tls.X509KeyPair)."""
+        return self.label == "PRIVATE KEY" or self.label.endswith(" PRIVATE KEY")
+
+    @property
+    def is_encrypted(self) -> bool:
+        """The key takes a passphrase to read, by PKCS#8 or by the headers of RFC 1421."""
+        if self.label == "ENCRYPTED PRIVATE KEY":
+            return True
+        return b"ENCRYPTED" in self.text and _ENCRYPTED.search(self.text) is not None
+
+    def body(self) -> bytes:
+        """Return the decoded content: any white space is passed over, and so are headers. Raises MalformedError."""
+        frame = len("-----BEGIN -----") + len(self.label)
+        text, end, _ = self.text[frame:].partition(b"-----END " + self.label.encode("ascii") + b"-----")
+        if not end:
+            raise MalformedError(f"is cut off: its END {self.label} line is missing")
+        if b":" in text:  # RFC 1421 headers: Go takes each line with a colon, up to the first without, for one
+            text = _HEADERS.sub(b"", text, count=1)
+        try:
+            return base64.b64decode(text.translate(None, BLANK), validate=True)
+        except binascii.Error:
+            raise MalformedError("is not base64") from None
+
+    def key_body(self) -> bytes:
+        """Return the same of a private key, whose label is in no message: a reader could take it for the key."""
+        try:
+            return self.body()
+        except MalformedError:
+            raise MalformedError("is not a usable private key: it is cut off, or not base64") from None
+
+    def overlooked_in(self, data: bytes) -> str | None:
+        """Return why Go's encoding/pem passes over the block, which is legible here, in the file `data`; None where it
+        does not. To Kubernetes it is then not there at all.
+        """
+        begins_line = data[self.start - 1 : self.start] in {b"", b"\n"}
+        if not (begins_line and _OWN_LINES.fullmatch(self.text) and _END_OF_LINE.match(data, self.stop)):
+            return "its BEGIN and END are not lines of their own, so Kubernetes does not see it"
+        if self.label in CERTIFICATE_LABELS and self.label != "CERTIFICATE":
+            return f"its label is {self.label}, and Kubernetes sees blocks with the label CERTIFICATE only"
+        if self.label in CERTIFICATE_LABELS and b":" in self.text:
+            return "it has headers, so Kubernetes does not see it"
+        return None
+
+
+def is_pem(data: bytes) -> bool:
+    """Return whether a PEM block begins in `data`."""
+    return _BEGIN.search(data) is not None
+
+
+def blocks_in(data: bytes) -> Iterator[Block]:
+    """Return the PEM blocks in `data`, in their order."""
+    begin = _BEGIN.search(data)
+    while begin:
+        following = _BEGIN.search(data, begin.end())
+        limit = following.start() if following else len(data)
+        marker = b"-----END " + begin[1] + b"-----"
+        end = data.find(marker, begin.end(), limit)
+        stop = limit if end < 0 else end + len(marker)
+        yield Block(begin[1].decode("ascii"), data[begin.start() : stop], begin.start(), stop)
+        begin = following
