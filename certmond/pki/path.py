@@ -180,14 +180,12 @@ class _Search:
 
     def _extend(self, chain: tuple[Certificate, ...]) -> None:
         child = chain[-1]
-        seen = {self._entity(link) for link in chain}
-        keys = {key for key, _ in seen}
-        candidates = [
-            candidate
-            for candidate in dict.fromkeys((*self._anchors, *self._intermediates))
-            if candidate.subject_der == child.issuer_der
-            and not (candidate.key.sha256 in keys and self._entity(candidate) in seen)
-        ]
+        known = dict.fromkeys((*self._anchors, *self._intermediates))
+        candidates = [each for each in known if each.subject_der == child.issuer_der]
+        keys = {link.key.sha256 for link in chain}
+        if any(each.key.sha256 in keys for each in candidates):  # seldom, and the names are found by parsing
+            seen = {self._entity(link) for link in chain}
+            candidates = [each for each in candidates if not (each.key.sha256 in keys and self._entity(each) in seen)]
         if not candidates:
             self._reject(Refusal.NO_ISSUER, child)
         candidates.sort(key=lambda candidate: (candidate not in self._anchor_set, _distance(child, candidate)))
