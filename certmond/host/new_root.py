@@ -62,5 +62,5 @@ def _only(pem: bytes) -> Certificate:
 
 def _require_read(present: Certificate, spec: CertificateSpec) -> None:
     if present.unread:
-        fact = f"{spec.path}: cryptography does not read the present CA ({present.unread})"
+        fact = f"{spec.path}: cryptography does not read the present CA: {present.unread}"
         raise RefusedError(f"{fact}; make the new one elsewhere, and give it: certmond root-ca stage --help")

@@ -140,7 +140,7 @@ class Certificate:
         """Who does not read the certificate, and why: what it says is then taken over into no other."""
         if self.objections:
             return f"Go does not read it ({'; '.join(self.objections)})"
-        return f"cryptography does not read it ({self.unread})" if self.unread else None
+        return f"cryptography does not read it: {self.unread}" if self.unread else None
 
     @property
     def common_name(self) -> str | None:

@@ -24,6 +24,6 @@ def encoding_faults(certificate: Certificate, where: str) -> Iterator[Fault]:
         yield Fault(
             Reason.NONCONFORMING,
             f"{where}: Kubernetes reads this certificate, but its encoding breaks RFC 5280, and cryptography, with "
-            f"which certmond renews, refuses it ({certificate.unread})",
+            f"which certmond renews, refuses it: {certificate.unread}",
             "issue it again from a request, as certmond cannot take over what it says",
         )

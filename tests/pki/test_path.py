@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from random import Random
@@ -616,3 +617,12 @@ def test_a_key_that_is_for_pss_alone_verifies_nothing() -> None:
     told = parse_certificate(with_key(ca, ca, form))
     assert (told.objections, told.key.algorithm) == ((), "RSASSA-PSS")
     assert not find_paths(make_leaf(ca).facts, [told]).paths
+
+
+def test_a_ca_whose_constraints_are_not_found_certifies_nothing() -> None:
+    """A CA is refused, and the search does not raise, where its facts have constraints that its DER lacks."""
+    ca = make_ca()
+    claimed = replace(ca.facts, constrains_names=True)
+    search = find_paths(make_server(ca).facts, [claimed])
+    assert search.paths == ()
+    assert [each.refusal for each in search.rejections] == [Refusal.UNSUPPORTED]
