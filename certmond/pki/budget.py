@@ -13,7 +13,7 @@ from certmond.pki.constraints import NameConstraints, constraints_of
 
 MAX_COMPARISONS = 250_000
 """Of names with the name constraints of one CA of a path: Go's maxConstraintComparisons."""
-MAX_NAMES = 150_000
+MAX_NAMES = 50_000
 """Names that are judged by name constraints, once for each CA that has some."""
 MAX_WORK = 10_000
 """In signatures of RSA with 2,048 bits, of which OpenSSL checks one in about 50 microseconds."""
