@@ -87,6 +87,7 @@ RSA = make_leaf(CA, "rsa", key="rsa")
         (LEAF.pem, LEAF.key_as(PrivateFormat.PKCS8, b"secret"), "the private key in /key is encrypted"),
         (RSA.pem, lying(RSA.key), "the key in /key is damaged: it does not sign"),
     ],
+    ids=map(str, range(12)),  # of the keys themselves, each process would make another name
 )
 def test_what_is_no_pair_is_told_with_its_file(certificate: bytes | None, key: bytes | None, said: str) -> None:
     """The first certificate and the first key count, as for Go; the key has to sign; no message quotes a key."""
