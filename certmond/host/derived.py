@@ -88,16 +88,15 @@ def owner_ids(owner: str) -> tuple[int, int]:
     Raises WriteError, which names who does not exist.
     """
     name, _, group = owner.partition(":")
-    if name.isdecimal() and (not group or group.isdecimal()):
-        return int(name), int(group or name)
     try:
-        user = pwd.getpwnam(name)
+        user = (int(name), int(name)) if name.isdecimal() else pwd.getpwnam(name)[2:4]
     except KeyError:
         raise WriteError(f"there is no user {name!r} on this host; create it, or correct `owner`") from None
     try:
-        return user.pw_uid, grp.getgrnam(group).gr_gid if group else user.pw_gid
+        gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid if group else user[1]
     except KeyError:
         raise WriteError(f"there is no group {group!r} on this host; create it, or correct `owner`") from None
+    return user[0], gid
 
 
 # --- pem-bundle -------------------------------------------------------------------------------------------------------

@@ -377,7 +377,10 @@ def test_an_owner_is_a_user_and_a_group_of_this_host() -> None:
     group = grp.getgrgid(os.getgid()).gr_name
     assert owner_ids("nobody") == (user.pw_uid, user.pw_gid)
     assert owner_ids(f"nobody:{group}") == (user.pw_uid, os.getgid())
-    assert (owner_ids("64999"), owner_ids("64999:12")) == ((64999, 64999), (64999, 12))
+    assert owner_ids("64999") == (64999, 64999)
+    assert (owner_ids("64999:12"), owner_ids("nobody:12"), owner_ids(f"64999:{group}")) == (
+        (64999, 12), (user.pw_uid, 12), (64999, os.getgid()),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
