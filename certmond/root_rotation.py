@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _POLL = 2.0
 """Seconds between two looks where nothing says when to look again."""
+_RETRY = timedelta(seconds=1)
+"""Between two tries of a step that failed: each is a line of the audit trail."""
 
 
 @click.command()
@@ -290,7 +292,8 @@ def _one_step(
     if made.writes:
         outcomes = enforcer.executor.execute(made, PATIENCE, lambda step: click.echo(f"  {step.target}: {step.detail}"))
         failed = next((each for each in outcomes if each.result == "failed"), None)
-        return (failed.message, datetime.now(UTC), False) if failed else (None, datetime.now(UTC), False)
+        now = datetime.now(UTC)
+        return (failed.message, now + _RETRY, False) if failed else (None, now, False)
     progress = enforcer.restart(made, assessment, around, PATIENCE)
     if progress and progress.until is None:
         return f"{progress.service}: {progress.message}", None, False
