@@ -20,6 +20,7 @@ from certmond.options import COULD_NOT_TELL, Globals, at_option, display, global
 if TYPE_CHECKING:
     from certmond.config import Config
     from certmond.enforce import Enforcer
+    from certmond.host.archived_pair import Verdict
     from certmond.host.restoration import Restoration
     from certmond.pki.assess import Assessment
     from certmond.pki.holding import Surroundings
@@ -111,7 +112,7 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
     for name, number in [(each, number) for each in names or known for number in kept.ids(each)]:
         try:
             generation = kept.generation(name, number)
-            verdict = restoration.verdict(name, number) if restoration else None
+            verdict = _verdict(restoration, name, number)
         except (MalformedError, WriteError) as error:
             click.echo(f"certmond: {error}", err=True)
             unread = unread or isinstance(error, StateError)  # another user can change it, or it is a later version's
@@ -125,6 +126,18 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
     for name in unknown:
         click.echo(f"certmond: nothing is kept of {name}; {there}", err=True)
     sys.exit(FAILED if damaged else COULD_NOT_TELL if unknown or unread else 0)
+
+
+def _verdict(restoration: Restoration | None, name: str, generation: str) -> Verdict | None:
+    """What a generation is worth; None where it is not put back, or the caller may not read the node's files."""
+    from certmond.errors import StateError, WriteError
+
+    try:
+        return restoration.verdict(name, generation) if restoration else None
+    except StateError:
+        raise
+    except WriteError:
+        return None
 
 
 @archive.command()

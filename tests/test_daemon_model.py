@@ -26,6 +26,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from certmond.config import Source, parse
 from certmond.daemon import Cause, Daemon
 from certmond.host.journal import Event, Journal
+from certmond.pki.mismatch import WAIT
 from tests.builders import DAY, HOUR, YEAR, Issued, make_ca, make_leaf, make_server
 from tests.fuse import Killed, fuse
 from tests.modelled import TOLD, Leaf, ca_of, read
@@ -67,10 +68,12 @@ class Told(Journal):
 
 
 class Process:
-    """A daemon from its start to its end: each `wake` is a pass, and all the passes that follow from it."""
+    """A daemon from its start to its end: each `wake` is a pass, and all the passes that follow from it, until a writer
+    that has replaced one half of a pair has had its time.
+    """
 
     def __init__(self, host: Host, runtime: Path) -> None:
-        self.journal = Told()
+        self._host, self.journal = host, Told()
         text, hours = yaml.safe_dump(host.document()), count()  # so that nothing comes too often to be written
         self._daemon = Daemon(
             lambda: parse([Source("test", text)]), root=str(host.root), runtime_dir=runtime, state_dir=host.state,
@@ -80,9 +83,15 @@ class Process:
     def start(self) -> None:
         self._daemon._acting.recover()
         self._wake("start")
+        self._wait_for_writers()
 
     def wake(self) -> None:
         self._wake("resync")
+        self._wait_for_writers()
+
+    def _wait_for_writers(self) -> None:
+        self._host.now += 2 * WAIT
+        self._wake("deadline")
 
     def _wake(self, cause: str) -> None:
         for _ in range(RESTS):
@@ -311,7 +320,7 @@ class Node(RuleBasedStateMachine):
         """(entry, serial number) of the trail's lines of this kind."""
         log = self.host.state / "audit.log"
         lines = map(json.loads, log.read_text().splitlines() if log.exists() else ())
-        return {(each["target"], each[serial]) for each in lines if each["event"] == event}
+        return {(each["target"], each[serial]) for each in lines if each["event"] == event and serial in each}
 
     def _series(self) -> Iterator[tuple[str, str, str, str, float]]:
         for line in (self.runtime / "metrics.prom").read_text().splitlines():

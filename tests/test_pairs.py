@@ -323,7 +323,7 @@ def test_a_bundle_is_made_of_no_key_that_does_not_sign(tmp_path: Path) -> None:
     host.now -= 60 * DAY  # nothing is due
     (outcome,) = host.renew()
     assert outcome.result == "failed"
-    assert "the key in /etc/haproxy/leaf.pem is damaged: it does not sign" in outcome.message
+    assert "PEM block 2: no component of Kubernetes loads this private key" in outcome.message
     assert not host.at("/etc/haproxy/leaf.pem").exists()
 
 

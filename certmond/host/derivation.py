@@ -86,14 +86,13 @@ class Derivations:
         return content, key
 
     def _prove(self, spec: DerivedSpec, written: bytes) -> None:
-        source, key = self._source(spec)
-        found = state(spec, source, key, written)
-        if isinstance(found, Stale | Absent | Foreign | Unready):
-            raise WriteError(f"{spec.path} was not made: {spec.source} changed meanwhile; it is looked at again")
         bundle = spec.kind == "pem-bundle"
         pairs = (key_pair(written, written, spec.path, spec.path),) if bundle else kubeconfig_pairs(written, spec.path)
         if torn := [pair.message for pair in pairs if isinstance(pair, Unpaired) and (bundle or pair.leaf)]:
             raise WriteError(f"{spec.path} was not made: {'; '.join(torn)}; put {spec.source} right")
+        source, key = self._source(spec)
+        if isinstance(state(spec, source, key, written), Stale | Absent | Foreign | Unready):
+            raise WriteError(f"{spec.path} was not made: {spec.source} changed meanwhile; it is looked at again")
 
 
 def _credentials(content: bytes, path: str) -> tuple[bytes | None, bytes | None]:
