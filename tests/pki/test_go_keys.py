@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
@@ -11,9 +13,15 @@ from hypothesis import strategies as st
 from certmond.errors import MalformedError
 from certmond.pki.certificate import describe_key
 from certmond.pki.go_private_key import Loaded, parse_private_key
-from certmond.pki.go_public_key import is_plain_public_key, key_name, require_public_key, unusable
+from certmond.pki.go_public_key import (
+    is_plain_public_key,
+    key_name,
+    public_key_of_info,
+    require_public_key,
+    unusable,
+)
 from certmond.pki.go_signature import Signature, signature_algorithm_of
-from tests.builders import new_key, oid, tlv
+from tests.builders import integer, new_key, oid, tlv
 
 
 def of_words(value: object) -> str:
@@ -356,3 +364,11 @@ def test_any_octets_are_a_private_key_or_refused(data: bytes) -> None:
     """No octets raise."""
     found = parse_private_key(data)
     assert (found.parsed is None) == (found.objection is not None)
+
+
+def test_a_key_that_go_reads_and_cryptography_does_not_is_none() -> None:
+    """An even exponent: Go's parser takes it (x509, parsePublicKey), and cryptography refuses the numbers."""
+    numbers: Any = new_key("rsa").public_key().public_numbers()  # type: ignore[union-attr]
+    key = tlv(0x30, integer(numbers.n), integer(4))
+    algorithm = tlv(0x30, oid("1.2.840.113549.1.1.1"), tlv(0x05))
+    assert public_key_of_info(tlv(0x30, algorithm, tlv(0x03, b"\0" + key))) is None
