@@ -32,7 +32,7 @@ class Entry:
 
     `real` is where the path leads below the root, without symlinks; None where it leads nowhere. `settled` says that
     whatever is done to the file afterwards will show in `key`. `writers` are the strangers that can change the file.
-    `blame` is why only what strangers can read is told of it; `referrer` is the file of theirs that names it, if any.
+    `blame` is the reason why the entry holds only what strangers can read; `referrer` is their file that names it.
     `foreign` says that strangers have chosen a part of the way, and that one of them does not own the file there.
     """
 

@@ -93,8 +93,8 @@ class Files:
         return (names[at : at + 1] == (name,)) != os.path.lexists(f"{place}/{name}")
 
     def entry(self, path: str, referrer: Referrer | None = None) -> Entry:
-        """Return what is known of `path`, looked at where that is needed. What a file of strangers names (`referrer`)
-        is told as far as they can read it.
+        """Return the entry of `path`, read again if the file may have changed. If a file of strangers names `path`
+        (`referrer`), the entry holds only what those strangers can read.
         """
         wanted = asked(path, referrer)
         entry = self._entries.get(wanted)
@@ -262,9 +262,9 @@ class Files:
         return known if same else entry
 
     def _withhold(self, entry: Entry, place: Way) -> None:
-        """Have the entry of a reference that leads to no file which its strangers can read say that, and no more.
+        """Replace the entry of a reference whose strangers cannot read the file: the new entry says only that.
 
-        Of its way, certmond watches the beginning: what is in directories that the strangers can read themselves.
+        certmond goes on watching the first part of the path: the directories that those strangers can read.
         """
         entry.fault = place.blame and refusal(entry.path, place.blame)
         entry.real, entry.is_link, entry.key, entry.mode, entry.uid, entry.gid = None, False, None, 0, 0, 0

@@ -203,7 +203,10 @@ class Hook:
         self._save()
 
     def _recalled(self) -> bool:
-        """Whether it is known what the hook was told. Where that may not be used, the hook is not run."""
+        """Return whether certmond may run the hook: not while it cannot read the record of earlier calls.
+
+        A damaged record counts as an empty one.
+        """
         try:
             self._told = {notice.key: notice for notice in self._memory.load() or ()}
         except StateError as error:
@@ -239,9 +242,8 @@ class Hook:
         self._left_out = left_out
         steps = {step.key for step in self._due()}
         for event, key in self._kept_back - steps:
-            if (
-                event == "cleared" and self._seen.settled
-            ):  # it was raised again before the hook was told that it was cleared
+            # The finding came back before certmond ran the hook for its end.
+            if event == "cleared" and self._seen.settled:
                 self._omissions.add(key[:3], 1, now)
                 self._count(self.spec.name, "passed_over")
         self._kept_back &= steps

@@ -159,8 +159,11 @@ class Restoration:
         raise RefusedError(f"{fact}; `certmond archive list {name}` shows which are good")
 
     def _newest(self, name: str, kept: Sequence[str], passed: list[str]) -> _Candidate:
-        """The newest good one that is not there now; only in the place of what is no pair, one that is outdated. Where
-        nothing else is kept than what is there, that. `passed` is told what was passed over.
+        """Return the newest good generation whose files differ from the node's.
+
+        If there is none, return the newest one that the node already has, unless it is broken. If the node has no
+        whole pair, return the newest outdated one. `passed` collects the generations that certmond passed over.
+        Raises RefusedError if none of these exists.
         """
         candidates = list[_Candidate]()
         for generation in reversed(kept):
@@ -269,8 +272,8 @@ class Restoration:
         return tuple(found)
 
     def _is_by_hand(self, name: str, files: Sequence[ArchivedFile]) -> bool:
-        """A former CA may be there without its key, or be one that is to be trusted no more: it is not for us to put
-        back, nor is a key pair that has no certificate.
+        """Return whether an operator must restore `name` by hand: a CA, because the operator may have removed its key
+        or ended the trust in it, and a key pair that has no certificate.
         """
         return name in self._by_hand or not self._by_hand.isdisjoint(file.path for file in files)
 

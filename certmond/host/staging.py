@@ -43,7 +43,7 @@ def stage(
 ) -> bytes:
     """Write `content` to `staged`, like the file of descriptor `old`, but no more open than `at_most`; else as told.
 
-    Return what was read back. Nothing is looked up at the name that is replaced: another file may be there by now.
+    Return what was read back. This does not read the name that it replaced: another file may be there by now.
     """
     with new_file(staged, content) as descriptor:
         if old is None:

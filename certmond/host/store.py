@@ -275,7 +275,7 @@ class Store:
             return (), ()
         cluster = (current or config.clusters)[0]
         document = self._material(path, credentials, cluster.name, "ca", cluster.ca)
-        # What is wrong with a file of its own is told by the entry of that file. One that strangers name has none.
+        # The entry of a separate file reports what is wrong with it. A file that strangers name has no such entry.
         own = cluster.ca and cluster.ca.data is None and not self._referrer(path).writers
         faults = () if own else document.faults
         told = not document.certificates and (faults or credentials.faults)
