@@ -20,9 +20,9 @@ from certmond.pki.reason import Reason
 from certmond.pki.steps import Issue
 from tests.builders import DAY, NOW, make_ca, make_leaf
 from tests.conftest import unavailable
+from tests.host.owned_tree import OTHERS, THEIRS, OwnedTree
 from tests.host.test_store import cluster, kubeconfig, row, told, user
 
-THEIRS, OTHERS = 65534, 65533
 ROOT = make_ca()
 LEAF = make_leaf(ROOT, "client")
 CONF = row("conf", "/home/x.conf", kind="kubeconfig", embedded_ca="ca")
@@ -32,11 +32,11 @@ SENTENCE = (
 )
 
 
-class Node:
+class Node(OwnedTree):
     """A node with the home directory of a user, a closed directory of root's and an open one."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        super().__init__(root)
         self.directory("/home", 0o755, THEIRS)
         self.directory("/vault", 0o700)
         self.directory("/public", 0o755)
@@ -46,22 +46,10 @@ class Node:
         self.put("/public/tls.crt", LEAF.pem, 0o644)
         self.put("/public/ca.crt", ROOT.pem, 0o644)
 
-    def at(self, path: str) -> Path:
-        return self.root / path.lstrip("/")
-
     def directory(self, path: str, mode: int, owner: int = 0) -> None:
         self.at(path).mkdir(parents=True)
         self.at(path).chmod(mode)
         os.chown(self.at(path), owner, owner)
-
-    def put(self, path: str, content: bytes, mode: int = 0o600, owner: int = 0) -> None:
-        self.at(path).write_bytes(content)
-        self.at(path).chmod(mode)
-        os.chown(self.at(path), owner, owner)
-
-    def link(self, path: str, target: str, owner: int = THEIRS) -> None:
-        self.at(path).symlink_to(target)
-        os.lchown(self.at(path), owner, owner)
 
     def names(self, certificate: str, key: str = "/vault/tls.key", ca: str = "/public/ca.crt") -> bytes:
         credentials = user("a", client_certificate=certificate, client_key=key)

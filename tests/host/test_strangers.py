@@ -23,37 +23,24 @@ from certmond.host.output import replace_file
 from certmond.host.pattern import expand
 from certmond.host.transaction import Transactions
 from tests.conftest import unavailable
+from tests.host.owned_tree import OTHERS, THEIRS, OwnedTree
 
-THEIRS, OTHERS = 65534, 65533
 REFUSED = (
     "unreadable: … is behind a symlink of user 65534, "
     "and is nothing that this user can reach and owns, or that all users can read"
 )
 
 
-class Shared:
+class Shared(OwnedTree):
     """A node with a directory `/shared` that somebody else owns, and a secret of root's."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        super().__init__(root)
         self.at("/shared").mkdir(parents=True)
         os.chown(self.at("/shared"), THEIRS, THEIRS)
         self.at("/vault").mkdir(mode=0o700)
         self.put("/vault/tls.key", b"secret", 0o600)
         self.files = Files(str(root))
-
-    def at(self, path: str) -> Path:
-        return self.root / path.lstrip("/")
-
-    def put(self, path: str, content: bytes, mode: int, owner: int = 0) -> None:
-        self.at(path).parent.mkdir(exist_ok=True)
-        self.at(path).write_bytes(content)
-        self.at(path).chmod(mode)
-        os.chown(self.at(path), owner, owner)
-
-    def link(self, path: str, target: str, owner: int = THEIRS) -> None:
-        self.at(path).symlink_to(target)
-        os.lchown(self.at(path), owner, owner)
 
     def seen(self, path: str) -> bytes | str:
         """The content, or what is wrong."""
