@@ -19,29 +19,20 @@ from typing import Any
 import pytest
 import yaml
 from cryptography import x509
-from cryptography.x509.oid import NameOID
 
 from certmond.enforce import policy_of
 from certmond.host.ledger import Ledger
 from certmond.host.signers.signer import Request
 from certmond.pki.encoding import decode
 from certmond.pki.plan import Attempt, Circumstances, plan
-from tests.builders import DAY, YEAR, Issued, integer, make_ca, make_leaf, new_key, pem_block, tlv
+from tests.builders import DAY, YEAR, Issued, integer, make_ca, make_leaf, pem_block, tlv
 from tests.cluster.api_server import ApiServer
 from tests.daemon_harness import running
+from tests.forging import forgeries
 from tests.test_renewal import CA, Helper, Host, certmond, kubeconfig, now
 
 MALLORY, BOB = 64_999, 64_998
 """Users of the host who are not root, and have nothing."""
-MASTERS = x509.Name(
-    [
-        x509.NameAttribute(NameOID.ORGANIZATION_NAME, "system:masters"),
-        x509.NameAttribute(NameOID.COMMON_NAME, "mallory"),
-    ]
-)
-DEVELOPERS = x509.Name(
-    [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "developers"), x509.NameAttribute(NameOID.COMMON_NAME, "mallory")]
-)
 FORMS = ("file", "kubeconfig", "kubelet")
 
 
@@ -92,19 +83,13 @@ def forged_node(place: Path, signer: dict[str, Any] | None = None, forms: tuple[
     host.entries = {}
     made = Forged(host)
     past: Any = {"not_before": host.now - YEAR, "not_after": host.now - DAY}
-    twin = make_ca(not_before=host.now - 2 * YEAR, not_after=host.now + 9 * YEAR)
-    forgeries: dict[str, Callable[[], Issued]] = {
+    forged: dict[str, Callable[[], Issued]] = {
         "genuine": lambda: make_leaf(host.ca, "mallory", **past),
-        "self-signed": lambda: make_ca(
-            subject=MASTERS, is_ca=None, usages=None, names=None, extended_usages=["client auth"], **past
-        ),
-        "same-name": lambda: make_leaf(twin, subject=MASTERS, **past),
-        "widened": lambda: make_leaf(host.ca, subject=MASTERS, signing_key=new_key(), **past),
-        "older": lambda: make_leaf(host.ca, subject=DEVELOPERS, **past),
+        **forgeries(host.ca, host.now, **past),
         "shared": lambda: make_leaf(host.ca, "mallory", **past),
     }
     for form in forms:
-        for name, forge in forgeries.items():
+        for name, forge in forged.items():
             directory = f"/srv/{form}/{name}"
             entry, path = write(host, form, directory, forge())
             host.entries[f"{form}-{name}"] = entry | ({"signer": signer["name"]} if signer else {})

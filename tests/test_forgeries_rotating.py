@@ -1,0 +1,171 @@
+"""A whole rotation of the Root CA on a node with forged files: neither of the two CAs signs what is forged."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from certmond.host.ledger import Ledger
+from certmond.pki.encoding import decode
+from certmond.pki.plan import Attempt
+from certmond.pki.rotation import Mode, Phase
+from tests.builders import DAY, YEAR, Issued, make_leaf
+from tests.forging import forgeries
+from tests.rotating_node import RotatingNode, kubeconfig, root_ca
+
+pytestmark = pytest.mark.real("openssl")
+
+FORMS = ("file", "kubeconfig", "kubelet")
+LEGITIMATE = frozenset({"CN=web", "CN=user", "CN=app"})
+"""All subjects that the former CA has signed here and has to sign again."""
+
+
+class ForgedNode(RotatingNode):
+    """A node that has each form of certificate once genuine and five times forged, or where another user can write."""
+
+    def __init__(self, place: Path) -> None:
+        self.entries: list[dict[str, Any]] = []
+        self.certificates: dict[str, Path] = {}
+        super().__init__(place)
+        now = datetime.now(UTC)
+        good: Any = {"not_before": now - 2 * DAY, "not_after": now + 60 * DAY}
+        forged: dict[str, Callable[[], Issued]] = {
+            "genuine": lambda: make_leaf(self.old, "app", **good),
+            **forgeries(self.old, now, **good),
+            "shared": lambda: make_leaf(self.old, "mallory", **good),
+        }
+        for form in FORMS:
+            for name, forge in forged.items():
+                self._install(form, name, forge())
+            (self.files / form / "shared").chmod(0o777)
+            older = self.files / form / "older"
+            entry = next(each for each in self.entries if each["path"].startswith(f"{older}/"))
+            # certmond has put a later certificate in the place of this one, without the group.
+            Ledger(self.state).remember(
+                (entry["name"], entry["path"]), Attempt(now - DAY, sha256="0" * 64, ends_at=now + YEAR)
+            )
+        self.configure()
+
+    def _install(self, form: str, name: str, issued: Issued) -> None:
+        directory = self.files / form / name
+        directory.mkdir(parents=True)
+        entry: dict[str, Any] = {"name": f"{form}-{name}", "ca": "ca"}
+        match form:
+            case "kubeconfig":
+                path = directory / "user.conf"
+                path.write_bytes(kubeconfig(self.old, issued))
+                path.chmod(0o600)
+                entry |= {"kind": "kubeconfig", "path": str(path)}
+            case "kubelet":
+                dated, path = directory / "client-2026-01-01-00-00-00.pem", directory / "client-current.pem"
+                dated.write_bytes(issued.pem + issued.key_pem)
+                dated.chmod(0o600)
+                path.symlink_to(dated)
+                entry |= {"kind": "kubelet", "path": str(path), "key": str(path)}
+            case _:
+                path = directory / "app.crt"
+                path.write_bytes(issued.pem)
+                (directory / "app.key").write_bytes(issued.key_pem)
+                (directory / "app.key").chmod(0o600)
+                entry |= {"path": str(path), "key": str(directory / "app.key")}
+        self.certificates[entry["name"]] = path
+        self.entries.append(entry)
+
+    def configure(self, **more: Any) -> None:
+        super().configure(**more)
+        path = self.place / "config.yaml"
+        document = yaml.safe_load(path.read_text())
+        document["certificates"] += self.entries
+        path.write_text(yaml.safe_dump(document))
+
+    def forget(self, names: set[str]) -> None:
+        """Take entries out of the configuration."""
+        self.entries = [entry for entry in self.entries if entry["name"] not in names]
+        self.configure()
+
+    @property
+    def forged(self) -> dict[str, bytes]:
+        """What the forged files hold, by entry."""
+        return {name: path.read_bytes() for name, path in self.certificates.items() if not name.endswith("-genuine")}
+
+    @property
+    def genuine(self) -> list[bytes]:
+        """The genuine certificates, as PEM."""
+        found = []
+        for path in (path for name, path in self.certificates.items() if name.endswith("-genuine")):
+            content = path.read_bytes()
+            if content.startswith(b"apiVersion"):
+                content = base64.b64decode(yaml.safe_load(content)["users"][0]["user"]["client-certificate-data"])
+            found.append(content)
+        return found
+
+    def signed_by(self, authority: Issued) -> set[str]:
+        """The subjects of all certificates on the node and in its state directory that `authority` has signed."""
+        subjects = set[str]()
+        for path in (path for top in (self.files, self.state) for path in top.rglob("*") if path.is_file()):
+            content = path.read_bytes()
+            if b"client-certificate-data" in content and content.startswith(b"apiVersion"):
+                content = base64.b64decode(yaml.safe_load(content)["users"][0]["user"]["client-certificate-data"])
+            for each in decode(content, path.name).certificates:
+                if not each.is_ca and self.verifies(x509_pem(each.der), authority):
+                    subjects.add(each.subject)
+        return subjects
+
+
+def x509_pem(der: bytes) -> bytes:
+    return b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
+
+
+@pytest.mark.parametrize("mode", [Mode.OVERLAP, Mode.REPLACE])
+def test_a_whole_rotation_signs_nothing_forged(tmp_path: Path, mode: Mode) -> None:
+    """The new CA signs what the former one had signed, and nothing of what is forged, whatever phase it is in. Where
+    the CA's key signs no successor of a certificate of the former CA, the rotation waits in `issue` and names it. It
+    goes on when nobody asks for that one any more, and then only the new CA is there.
+    """
+    node, new = ForgedNode(tmp_path / "place"), root_ca()
+    before = node.forged
+    node.begin(new, mode)
+    unsigned = {f"{form}-{name}" for form in FORMS for name in ("older", "shared")}
+    for _ in range(25):
+        node.step()
+        assert node.forged == before
+    assert node.phase is Phase.ISSUE
+    waits = " ".join(waits_of(node))
+    for name in unsigned:
+        assert f"{node.certificates[name]} is still of the former CA (the CA's key does not sign it" in waits
+    node.forget(unsigned)
+    node.walk()
+    assert node.unwell(new) == []
+    assert node.forged == before
+    assert all(node.verifies(pem, new, usage="sslclient") for pem in node.genuine)
+    assert node.signed_by(new) == LEGITIMATE
+
+
+def waits_of(node: ForgedNode) -> tuple[str, ...]:
+    enforcer = node.enforcer()
+    assessment, around = enforcer.see()
+    enforcer.rotate(assessment, around, enforcer.plan(assessment, around=around))
+    return enforcer.rotating.waits
+
+
+def test_an_abort_signs_nothing_forged(tmp_path: Path) -> None:
+    """On the way back the former CA signs what it had signed before, and nothing of what is forged."""
+    node, new = ForgedNode(tmp_path / "place"), root_ca()
+    before = node.forged
+    node.begin(new)
+    node.walk(lambda: node.phase is Phase.ISSUE)
+    for _ in range(20):
+        node.step()
+    assert node.hurry("root-ca", "abort", "--no-wait").code == 0
+    for _ in range(25):
+        node.step()
+        assert node.forged == before
+    assert node.record is None
+    assert node.unwell(node.old) == []
+    assert node.signed_by(node.old) == LEGITIMATE | {"CN=mallory,O=developers", "CN=mallory"}  # as before
