@@ -53,6 +53,8 @@ from certmond.turns import Alone, Scattered, Turn
 
 LAST_RETRY = timedelta(minutes=10)
 """A derived file that could not be made is tried again after that at the latest."""
+_EVIDENCE = 0.5
+"""Seconds of a pass for looking up where certificates that are due come from; the next pass goes on with that."""
 _GLANCE = timedelta(seconds=2)
 """So long at most does who only looks wait for an answer of the Kubernetes API."""
 KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
@@ -173,7 +175,7 @@ class Enforcer:
         """What is known of the node besides its certificates."""
         now = self._clock()
         told = self.standing.look(inventory, store.components(), now, self.rotating.waits)
-        provenance = self.provenance.of_due(inventory, now, family=self.standing.family)
+        provenance = self.provenance.of_due(inventory, now, family=self.standing.family, within=_EVIDENCE)
         around = self.neighbourhood.around(store, inventory, self.restarting.past())
         return replace(around, told=told, provenance=provenance)
 

@@ -28,7 +28,7 @@ from certmond.pki.plan import Attempt, Circumstances, plan
 from tests.builders import DAY, YEAR, Issued, integer, make_ca, make_leaf, pem_block, tlv
 from tests.cluster.api_server import ApiServer
 from tests.daemon_harness import running
-from tests.forging import forgeries
+from tests.forging import DEVELOPERS, forgeries
 from tests.test_renewal import CA, Helper, Host, certmond, kubeconfig, now
 
 MALLORY, BOB = 64_999, 64_998
@@ -423,3 +423,48 @@ def test_only_one_function_grants_a_signature() -> None:
                 makers.add(path.name)
     assert makers == {"signing_policy.py"}
     assert Request.__dataclass_fields__["grant"].default is MISSING
+
+
+def wide_and_narrow(host: Host) -> tuple[Issued, Issued]:
+    """What the owner of an entry keeps from former days, which lasts for years, and what is due in its place."""
+    wide = make_leaf(host.ca, subject=DEVELOPERS, not_before=host.now - 2 * YEAR, not_after=host.now + 60 * DAY)
+    narrow = make_leaf(host.ca, "mallory", not_before=host.now - YEAR, not_after=host.now + DAY)
+    return wide, narrow
+
+
+def test_a_former_certificate_that_ends_later_brings_no_right_back(plain: Host) -> None:
+    """certmond has put a narrower certificate in place since it was issued: the CA's key signs no successor of it,
+    whatever its end.
+    """
+    wide, narrow = wide_and_narrow(plain)
+    plain.settings["validity"] = "30d"
+    owned(plain, "app", narrow.pem, narrow.key_pem)
+    assert certmond(plain, "renew", "app").returncode == 0
+    owned(plain, "app", wide.pem, wide.key_pem)
+    done = certmond(plain, "renew", "app")
+    assert done.returncode == 3
+    assert "older than the certificate that certmond put in its place" in done.stderr
+    assert plain.at("/home/app/app.crt").read_bytes() == wide.pem
+
+
+def test_a_former_certificate_brings_no_right_back_under_another_name(plain: Host) -> None:
+    """In a pattern that its owner can write, a file of another name does not hide that certmond has renewed the
+    certificate of this common name since.
+    """
+    wide, narrow = wide_and_narrow(plain)
+    plain.entries["many"] = {"path": "/home/many/*.pem", "key": "/home/many/*.pem", "owner": str(MALLORY)}
+    plain.settings["validity"] = "30d"
+
+    def put_alone(name: str, issued: Issued) -> None:
+        for path in plain.root.glob("home/many/*.pem"):
+            path.unlink()
+        plain.put(f"/home/many/{name}.pem", issued.pem + issued.key_pem, 0o600)
+        for path in (plain.at("/home/many"), *plain.at("/home/many").iterdir()):
+            os.chown(path, MALLORY, MALLORY)
+
+    put_alone("a", narrow)
+    assert certmond(plain, "renew", "--all").returncode == 0
+    put_alone("b", wide)
+    done = certmond(plain, "renew", "--all")
+    assert "older than the certificate that certmond put in its place" in done.stdout
+    assert plain.at("/home/many/b.pem").read_bytes() == wide.pem + wide.key_pem

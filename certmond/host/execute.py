@@ -47,6 +47,7 @@ from certmond.pki.encoding import decode
 from certmond.pki.plan import Attempt
 from certmond.pki.signing_policy import Denial, Grant, basis, fixed_by, grant
 from certmond.pki.steps import Derive, Identity, Issue, Plan, Rotate, Write
+from certmond.pki.succession import holder_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +243,10 @@ class Executor:
 
         writer.commit(changes, verify=verify, before_rename=lambda: self._keep_old(step))
         with suppress(WriteError):  # it is a memory only, and the certificate is in place
-            self._ledger.remember(step.identity, Attempt(renewal.now, sha256=issued.sha256, ends_at=issued.not_after))
+            done = Attempt(
+                renewal.now, sha256=issued.sha256, ends_at=issued.not_after, common_name=holder_of(issued)
+            )  # fmt: skip
+            self._ledger.remember(step.identity, done)
         self._pending.drop(step.identity)
         return Outcome(step, "done", f"{step.path} is renewed until {issued.not_after:%Y-%m-%d %H:%M} UTC", issued)
 
@@ -312,7 +316,10 @@ def _with_last_success(attempt: Attempt, before: Attempt | None) -> Attempt:
     """The attempt, with what the last successful one put in place."""
     if before is None or before.sha256 is None:
         return attempt
-    return replace(attempt, sha256=before.sha256, issued_at=before.put_in_place_at, ends_at=before.ends_at)
+    return replace(
+        attempt, sha256=before.sha256, issued_at=before.put_in_place_at, ends_at=before.ends_at,
+        common_name=before.common_name,
+    )  # fmt: skip
 
 
 def _fields(step: Write) -> dict[str, str | None]:

@@ -14,7 +14,7 @@ from certmond.config import Config
 from certmond.errors import WriteError
 from certmond.host.archive import DID_NOT_WORK, Archive, ArchivedFile
 from certmond.host.archived_pair import Worth, as_put_back, verdict
-from certmond.host.key_pair import KeyPair, KeyPairs, Unpaired, as_written, entry_pair
+from certmond.host.key_pair import KeyPair, KeyPairs, Read, Unpaired, as_written, entry_pair
 from certmond.host.node_files import NodeFiles
 from certmond.host.place import digest
 from certmond.host.renewal import archive_name, archived
@@ -110,7 +110,7 @@ class FormerFiles:
         def verify(written: Mapping[str, bytes]) -> None:
             read = as_written(changes, written, self._files)
             specs = ((self._specs[target.name], target.path) for target in targets)
-            pairs = (entry_pair(spec.kind, path, None if spec.is_glob else spec.key, read) for spec, path in specs)
+            pairs = (self._pair(spec, path, read) for spec, path in specs)
             torn = [pair.message for pair in pairs if isinstance(pair, Unpaired)]
             if torn := [*torn, *self._pairs.torn(changes, read)]:
                 raise WriteError(*torn)
@@ -134,11 +134,14 @@ class FormerFiles:
         self, spec: CertificateSpec, target: Target, files: Sequence[ArchivedFile], status: CertificateStatus
     ) -> bool:
         """Put back, there is a certificate with its key, and with a path to the CAs of now that holds now."""
-        key_path = None if spec.is_glob else spec.key
-        pair = entry_pair(spec.kind, target.path, key_path, as_put_back(files, self._files))
+        pair = self._pair(spec, target.path, as_put_back(files, self._files))
         own = pair.chain if isinstance(pair, KeyPair) else ()
         anchors = status.anchors if spec.ca else own
         return verdict(pair, anchors, status.usages, self._clock()).worth is Worth.GOOD
+
+    def _pair(self, spec: CertificateSpec, path: str, read: Read) -> KeyPair | Unpaired:
+        key_path = None if spec.is_glob else spec.key
+        return entry_pair(spec.kind, path, key_path, read, references=self._files.is_roots(path))
 
     def _present(self, paths: Iterable[str]) -> dict[str, bytes | None]:
         return {path: self._files.read(path) for path in paths}

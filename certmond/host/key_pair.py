@@ -120,13 +120,16 @@ def key_of_user(data: bytes, path: str, certificate: Certificate) -> bytes | Non
     return None
 
 
-def entry_pair(kind: Kind, path: str, key_path: str | None, read: Read) -> KeyPair | Unpaired:
+def entry_pair(
+    kind: Kind, path: str, key_path: str | None, read: Read, *, references: bool = False
+) -> KeyPair | Unpaired:
     """Return the pair of an entry: of a kubeconfig its current user's, else of `path` with `key_path`.
 
-    A path without a key of its own holds both.
+    A path without a key of its own holds both. `references` are read as well, with the rights of this process, for a
+    kubeconfig that no other user can write: who writes it chooses which files it names.
     """
     if kind is Kind.KUBECONFIG:
-        return kubeconfig_pairs(read(path), path, read)[0]
+        return kubeconfig_pairs(read(path), path, read if references else None)[0]
     return key_pair(read(path), read(key_path or path), path, key_path or path)
 
 

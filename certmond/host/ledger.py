@@ -33,7 +33,9 @@ _LOG = "renewals.log"
 _LONGEST_LOG = 64 << 20
 """Bytes that are read of the log."""
 _ABSENT = 100
-"""Of so many files that are gone the attempts are kept: those that were tried last, for they may come back."""
+"""Of so many files that are gone the attempts are kept: those that were tried last, for they may come back. The last
+one for each common name of an entry is kept as well: its owner may put a former certificate in a file of another name.
+"""
 
 
 def _nameable(text: str) -> str:
@@ -60,6 +62,7 @@ class _Entry(BaseModel):
     wait_until: Instant | None = None
     cookie: _Text | None = None
     ends_at: Instant | None = None
+    common_name: str | None = None
 
 
 class _Line(BaseModel):
@@ -159,8 +162,9 @@ class Ledger:
         """Looks at the files only where many attempts have come since it did so last: that takes its time."""
         if len(attempts) <= self._enough:
             return attempts
-        gone = [identity for identity in attempts if not self._there(identity[1])]
-        forgotten = set(sorted(gone, key=lambda identity: attempts[identity].at)[:-_ABSENT])
+        gone = sorted((each for each in attempts if not self._there(each[1])), key=lambda each: attempts[each].at)
+        last = {(name, attempts[name, path].common_name): (name, path) for name, path in gone}
+        forgotten = {*gone[:-_ABSENT]} - {each for (_, common_name), each in last.items() if common_name is not None}
         kept = {identity: attempt for identity, attempt in attempts.items() if identity not in forgotten}
         self._enough = len(kept) + _ABSENT
         return kept

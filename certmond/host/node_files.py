@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from certmond.host.exposure import exposed
 from certmond.host.place import Directories, blaming
+from certmond.host.writers import WriterLookup, Writers
 
 
 class NodeFiles:
@@ -21,6 +22,10 @@ class NodeFiles:
     def exposed(self, paths: Iterable[str], owner: str | None) -> str | None:
         """Why no private key is written to these files of `owner`; None where no other user could take it."""
         return exposed(self._root, paths, owner)
+
+    def is_roots(self, path: str) -> bool:
+        """Return whether only root, and the user who runs certmond, can change this file or replace it."""
+        return WriterLookup(self._root).writers([path], None) == Writers()
 
     def read(self, path: str, *, anyones: bool = True) -> bytes | None:
         """The bytes of a file; None where it is not there. Raises WriteError where it cannot be read.

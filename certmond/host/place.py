@@ -25,7 +25,8 @@ from certmond.pki.reason import printable
 _MAX_HOPS = 40  # as many symlinks as Linux follows (path_resolution(7))
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PASSING = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_ITSELF = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 NO_FILE = "neither a file nor a symlink"
 """What `Place.look` says of a directory or a device."""
 
@@ -95,12 +96,20 @@ class Place:
             raise
 
     def open(self) -> int:
-        """A descriptor of the regular file here, for reading."""
-        descriptor = os.open(self.name, _READ, dir_fd=self.directory)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            raise OSError(errno.EINVAL, "it is no regular file")
-        return descriptor
+        """Return a descriptor of the regular file here, for reading. Raises OSError where it is none.
+
+        Nothing else is opened: opening a device or a FIFO has effects.
+        """
+        found = os.open(self.name, _ITSELF, dir_fd=self.directory)
+        try:
+            mode = os.fstat(found).st_mode
+            if stat.S_ISLNK(mode):
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            if not stat.S_ISREG(mode):
+                raise OSError(errno.EINVAL, "it is no regular file")
+            return os.open(f"/proc/self/fd/{found}", _READ)
+        finally:
+            os.close(found)
 
     def read(self, most: int = MAX_SIZE) -> bytes:
         """The bytes of a regular file. Raises OSError, EFBIG where they are more than `most`."""

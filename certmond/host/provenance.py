@@ -6,9 +6,10 @@ Owns the gathering of that evidence from the node, the state directory and the r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -29,10 +30,23 @@ from certmond.pki.checks import renewal_point
 from certmond.pki.inventory import Inventory, Observation, Provenance
 from certmond.pki.plan import Attempt
 from certmond.pki.settings import LOCAL, NOBODY
+from certmond.pki.signing_policy import is_issued
 from certmond.pki.steps import Identity
+from certmond.pki.succession import Pattern, Renewals, later_beside
 
 _WITH_A_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the key of the CA on this node
 _RENEWED = frozenset({Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET})
+
+
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    """What was looked up `at` an instant, and what it was looked up of."""
+
+    seen: Observation
+    attempt: Attempt | None
+    former: tuple[Certificate, ...]
+    at: datetime
+    made: Provenance
 
 
 class ProvenanceLookup:
@@ -45,12 +59,22 @@ class ProvenanceLookup:
         self._authorities = {spec.name: spec for spec in config.certificates if spec.authority}
         self._files = NodeFiles(root)
         self._due: dict[Identity, tuple[Observation, datetime | None]] = {}
+        self._evidence: dict[Identity, _Evidence] = {}
 
     def of_due(
-        self, inventory: Inventory, now: datetime, *, family: str | None = None, everything: bool = False
+        self,
+        inventory: Inventory,
+        now: datetime,
+        *,
+        family: str | None = None,
+        everything: bool = False,
+        within: float | None = None,
     ) -> dict[Identity, Provenance]:
         """Return the provenance of each certificate that certmond may renew at `now`: those whose time has come, those
         of the CA `family`, which is being rotated, or all where `everything` is asked for.
+
+        With `within`, in seconds, the evidence of the calls before is used again for files that did not change, until
+        the next resync. New evidence is gathered for so long; the rest is left out, and the executor gathers it.
         """
         keys = {each.name for each in inventory.observations if each.spec.authority and (each.key or each.key_unknown)}
         due, chosen = dict[Identity, tuple[Observation, datetime | None]](), list[Observation]()
@@ -68,17 +92,45 @@ class ProvenanceLookup:
         if not chosen:
             return {}
         look, found = WriterLookup(self._root), dict[Identity, Provenance]()
-        former = dict[str, tuple[Certificate, ...]]()
-        present = {each.spec.name for each in inventory.observations if each.spec.authority and each.certificates}
+        former, evidence = dict[str, tuple[Certificate, ...]](), dict[Identity, _Evidence]()
+        present = {each.spec.name: each.certificates for each in inventory.observations if each.spec.authority}
+        until = None if within is None else time.monotonic() + within
+        pattern = Pattern(inventory)
         with suppress(WriteError):  # the executor meets it again, and refuses
-            attempts = self._ledger.attempts()
+            renewals = Renewals(self._ledger.attempts())
             for seen in chosen:
-                ca = next((name for name in seen.spec.ca if name in present), None)
+                ca = next((name for name in seen.spec.ca if present.get(name)), None)
                 if ca and ca not in former:
                     former[ca] = self._former(ca, inventory)
-                made = self._provenance(seen, ca, look, attempts, former.get(ca or "", ()))
-                found[seen.identity] = replace(made, later=(*made.later, *_beside(seen, made, inventory)))
+                before, attempt = former.get(ca or "", ()), renewals.attempts.get(seen.identity)
+                beside = pattern.beside(seen)
+                one = None if until is None else self._evidence.get(seen.identity)
+                if not (one and self._is_current(one, seen, attempt, before, now)):
+                    if until is not None and time.monotonic() >= until:
+                        continue
+                    signed = is_issued(
+                        seen.certificates[0], seen.certificates[1:], (*present.get(ca or "", ()), *before)
+                    )
+                    made = self._provenance(seen, ca, look, renewals, former=before, beside=beside, signed=signed)
+                    one = _Evidence(seen, attempt, before, now, made)
+                evidence[seen.identity], made = one, one.made
+                if made.owner_writes:
+                    later = later_beside(seen.certificates[0], beside, renewals.elsewhere(seen))
+                    made = replace(made, later=(*made.later, *later))
+                found[seen.identity] = made
+        self._evidence = evidence
         return found
+
+    def _is_current(
+        self,
+        one: _Evidence,
+        seen: Observation,
+        attempt: Attempt | None,
+        former: tuple[Certificate, ...],
+        now: datetime,
+    ) -> bool:
+        same = one.seen is seen and one.attempt == attempt and one.former == former
+        return same and one.at <= now < one.at + self._config.resync
 
     def of(self, seen: Observation, ca: str | None, known: Provenance | None) -> Provenance:
         """Return the provenance of one certificate as it is now, where the CA `ca` signs. Former CAs and later
@@ -87,7 +139,10 @@ class ProvenanceLookup:
         Raises WriteError where the archive cannot be read.
         """
         former = (*(known.former if known else ()), *(self._former(ca) if ca else ()))
-        made = self._provenance(seen, ca, WriterLookup(self._root), self._ledger.attempts(), former)
+        made = self._provenance(
+            seen, ca, WriterLookup(self._root), Renewals(self._ledger.attempts()),
+            former=former, beside=known.later if known else (), signed=True,
+        )  # fmt: skip
         return replace(made, later=(*made.later, *known.later)) if known else made
 
     def _due_at(self, seen: Observation) -> datetime | None:
@@ -107,33 +162,32 @@ class ProvenanceLookup:
         return now >= since or now < seen.certificates[0].not_before or seen.symlink is False
 
     def _provenance(
-        self,
-        seen: Observation,
-        ca: str | None,
-        look: WriterLookup,
-        attempts: Mapping[Identity, Attempt],
-        former: Iterable[Certificate],
-    ) -> Provenance:
+        self, seen: Observation, ca: str | None, look: WriterLookup, renewals: Renewals, *,
+        former: Iterable[Certificate], beside: Iterable[Certificate], signed: bool,
+    ) -> Provenance:  # fmt: skip
+        """Without `signed`, no CA has signed it, and possession of its key is not asked."""
         owner, key = seen.spec.owner, [seen.key_path] if seen.key_path else []
         writers = look.writers([seen.path], owner)
         authority = self._authorities.get(ca or "")
         of_ca = look.writers([authority.path], authority.owner) if authority else Writers()
-        later, lost = self._later(seen, attempts.get(seen.identity))
+        later, lost = self._later(seen, renewals, beside, owner_writes=writers.owner)
         return Provenance(
             former=tuple(dict.fromkeys(former)),
             path_writers=writers.path or look.writers(key, owner).path,  # what a key says decides no subject
             file_writers=writers.file,
             owner_writes=writers.owner,
-            possessed=writers.owner and self._is_possessed(seen),
+            possessed=writers.owner and signed and self._is_possessed(seen),
             ca_writers=of_ca.path or of_ca.file,
             later=later,
             lost=lost,
         )
 
     def _is_possessed(self, seen: Observation) -> bool:
-        """The key beside the certificate signs for it. What a symlink of another user leads to does not count: root can
-        read more than that user.
+        """The key that was seen beside the certificate signs for it. What a symlink of another user leads to, or a
+        reference in a kubeconfig, does not count: root can read more than that user.
         """
+        if not seen.key_matches:
+            return False
         read = partial(self._files.read, anyones=False)
         try:
             pair = entry_pair(seen.spec.kind, seen.path, seen.key_path, read)
@@ -160,18 +214,18 @@ class ProvenanceLookup:
                     trusted.append(frozenset(embedded.certificates))
         return tuple(frozenset.intersection(*trusted)) if trusted else ()
 
-    def _later(self, seen: Observation, attempt: Attempt | None) -> tuple[tuple[Certificate, ...], bool]:
-        """The certificates that certmond put in place after the present one, and whether the last of them is lost."""
+    def _later(
+        self, seen: Observation, known: Renewals, beside: Iterable[Certificate], *, owner_writes: bool
+    ) -> tuple[tuple[Certificate, ...], bool]:
+        """Return the certificates that certmond put in place after the present one, and whether one of them is lost:
+        neither in the archive nor `beside` it in another file.
+        """
         present, kept = seen.certificates[0], list[Certificate]()
         for files in self._generations(archive_name(seen.spec, seen.path)):
             kept += _in_files(files, seen.spec.kind)
-        last = attempt.sha256 if attempt else None
-        replaced = last not in {None, present.sha256} and (
-            present in kept
-            or (attempt is not None and attempt.ends_at is not None and present.not_after < attempt.ends_at)
-        )
-        later = [each for each in kept if each.not_after > present.not_after or (replaced and each.sha256 == last)]
-        return tuple(dict.fromkeys(later)), replaced and last not in {each.sha256 for each in kept}
+        last = {each.sha256 for each in known.successors(seen, kept, owner_writes=owner_writes)}
+        later = [each for each in kept if each.not_after > present.not_after or each.sha256 in last]
+        return tuple(dict.fromkeys(later)), not last <= {each.sha256 for each in (*kept, *beside)}
 
     def _generations(self, name: str) -> list[tuple[ArchivedFile, ...]]:
         """The archived files of an entry; none where the user who runs certmond may not look there.
@@ -181,19 +235,6 @@ class ProvenanceLookup:
         with blaming(f"the archive of {name}", "read"), suppress(PermissionError):
             return [files for _, files in self._archive.whole(name)]
         return []
-
-
-def _beside(seen: Observation, provenance: Provenance, inventory: Inventory) -> Iterator[Certificate]:
-    """The certificates of the same common name in other files of a pattern, which its owner can write: one of them may
-    be the later one, under another name.
-    """
-    if not (seen.spec.is_glob and provenance.owner_writes):
-        return
-    present = seen.certificates[0]
-    for other in (each for each in inventory.observations if each.spec is seen.spec and each.certificates):
-        certificate = other.certificates[0]
-        if certificate.common_name == present.common_name and certificate.not_after > present.not_after:
-            yield certificate
 
 
 def _in_files(files: Iterable[ArchivedFile], kind: Kind) -> Iterator[Certificate]:

@@ -6,6 +6,7 @@ key do not belong together. What a generation is worth is `archived_pair`'s; how
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ class _Form:
     path: str
     key_path: str
     spec: CertificateSpec | None
+    references: bool = False
+    """Whether files that it refers to are read: no other user chose them."""
 
 
 class Restoration:
@@ -80,7 +83,7 @@ class Restoration:
         Raises MalformedError where it was damaged, WriteError where a file of the node cannot be read.
         """
         files = self._archive.load(name, generation)
-        return None if self._is_by_hand(name, files) else self._judged(name, files)
+        return None if self._is_by_hand(name, files) else self._judged(name, generation, files)
 
     def restore(self, name: str, generation: str | None, patience: float, *, dry_run: bool) -> list[str]:
         """Put a generation of the archive back, by default the newest good one that is not there now. Return a sentence
@@ -194,9 +197,9 @@ class Restoration:
             raise WriteError(_never(name))
         in_place = all(self._files.read(file.path) == file.content for file in files)
         described = self._archive.generation(name, generation)
-        return _Candidate(described, files, self._judged(name, files), in_place)
+        return _Candidate(described, files, self._judged(name, generation, files), in_place)
 
-    def _judged(self, name: str, files: Sequence[ArchivedFile]) -> Verdict:
+    def _judged(self, name: str, generation: str, files: Sequence[ArchivedFile]) -> Verdict:
         form = self._form(name, files)
         if form.spec and form.spec.password_file:
             return Verdict(Worth.UNJUDGED, f"{form.path} is opened by a password")
@@ -206,19 +209,21 @@ class Restoration:
         anchors = self._anchors(form.spec, own)
         found = verdict(pair, anchors, usages, self._clock())
         if form.spec and anchors and isinstance(pair, KeyPair):
-            return self._wider(name, form.spec, pair.leaf, anchors) or found
+            return self._wider(name, generation, form.spec, pair.leaf, anchors) or found
         return found
 
     def _wider(
-        self, name: str, spec: CertificateSpec, leaf: Certificate, anchors: Sequence[Certificate]
+        self, name: str, generation: str, spec: CertificateSpec, leaf: Certificate, anchors: Sequence[Certificate]
     ) -> Verdict | None:
-        """Return the verdict that a later certificate, in the archive or in place, had less; None where none did."""
+        """Return the verdict that a later certificate had less: what is in place, a younger generation, or one that
+        ends later; None where none had.
+        """
         fixed = fixed_by(spec, self._facts)
-        for pair in self._others(name):
+        for pair, younger in self._others(name, generation):
             other = pair.leaf
             if (
-                other is None
-                or other.not_after <= leaf.not_after
+                other in {None, leaf}
+                or not (younger or other.not_after > leaf.not_after)
                 or not is_issued(other, pair.chain[1:] if isinstance(pair, KeyPair) else (), anchors)
             ):
                 continue
@@ -227,12 +232,15 @@ class Restoration:
                 return Verdict(Worth.WIDER, f"{'; '.join(more)}; {had_less}")
         return None
 
-    def _others(self, name: str) -> Iterator[KeyPair | Unpaired]:
-        """What each generation of a name has, and what is in place."""
-        for _, files in self._archive.whole(name):
+    def _others(self, name: str, generation: str) -> Iterator[tuple[KeyPair | Unpaired, bool]]:
+        """Yield what each generation of a name has, and what is in place: each with whether it is younger than this
+        generation.
+        """
+        when = self._archive.generation(name, generation).when
+        for described, files in self._archive.whole(name):
             form = self._form(name, files)
-            yield self._pair(form, as_put_back(files, self._files))
-            yield self._pair(form, self._files.read)
+            yield self._pair(form, as_put_back(files, self._files)), described.when > when
+            yield self._pair(form, self._files.read), True
 
     def _is_whole(self, name: str, files: Sequence[ArchivedFile]) -> bool:
         """What is in place of these files is a pair, or cannot be judged."""
@@ -241,19 +249,23 @@ class Restoration:
 
     @staticmethod
     def _pair(form: _Form, read: Read) -> KeyPair | Unpaired:
-        return entry_pair(form.kind, form.path, form.key_path, read)
+        return entry_pair(form.kind, form.path, form.key_path, read, references=form.references)
 
     def _form(self, name: str, files: Sequence[ArchivedFile]) -> _Form:
         """By its entry; where the configuration has none any longer, by what the files are: the key comes first."""
         paths = [file.path for file in files]
         for pattern in (each for each in self._specs.values() if each.is_glob):
             if path := next((each for each in paths if archive_name(pattern, each) == name), None):
-                return _Form(pattern.kind, path, path, pattern)
+                return self._of_entry(pattern, path, path, files)
         spec = self._specs.get(name)
         if spec is not None and not spec.is_glob and spec.path in paths:
-            return _Form(spec.kind, spec.path, spec.key or spec.path, spec)
+            return self._of_entry(spec, spec.path, spec.key or spec.path, files)
         is_pem = b"-----BEGIN " in files[-1].content or len(files) > 1
         return _Form(Kind.FILE if is_pem else Kind.KUBECONFIG, paths[-1], paths[0], None)
+
+    def _of_entry(self, spec: CertificateSpec, path: str, key_path: str, files: Sequence[ArchivedFile]) -> _Form:
+        roots = all(file.owner[0] in {0, os.geteuid()} for file in files) and self._files.is_roots(path)
+        return _Form(spec.kind, path, key_path, spec, references=roots)
 
     def _anchors(self, spec: CertificateSpec | None, own: Sequence[Certificate]) -> tuple[Certificate, ...] | None:
         """The CAs of an entry as they are on the node now; None where that cannot be told."""

@@ -145,8 +145,9 @@ def find_paths(
 ) -> PathSearch:
     """All certification paths from `leaf` to one of `anchors`, each good for every extended usage in `usages`.
 
-    A leaf that is itself an anchor is its own path. `usages` are Kubernetes' names ("server auth", "client auth"); the
-    leaf's own usages count too, as in Go. What the search costs is taken from `budget`. Never raises.
+    A leaf that is itself an anchor is its own path. `usages` are Kubernetes' names ("server auth", "client auth"), and
+    the leaf and every CA must have each of them, as in Go (VerifyOptions.KeyUsages). What the search costs is taken
+    from `budget`. Never raises.
     """
     return _Search(tuple(anchors), tuple(intermediates), frozenset(usages), budget or Budget()).run(leaf)
 

@@ -35,8 +35,8 @@ _WITH_A_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the ke
 class Attempt:
     """The last renewal of a certificate that was tried: when, and with what outcome (`failures` in a row since).
 
-    `sha256` is what the last successful one put in place, `ends_at` the end of that, and `issued_at` when it was, where
-    that was an earlier attempt.
+    `sha256` is what the last successful one put in place, `ends_at` and `common_name` are the end and the common name
+    of that, and `issued_at` is when it was, where that was an earlier attempt.
     """
 
     at: datetime
@@ -47,6 +47,7 @@ class Attempt:
     wait_until: datetime | None = None
     cookie: str | None = None
     ends_at: datetime | None = None
+    common_name: str | None = None
 
     @property
     def put_in_place_at(self) -> datetime:

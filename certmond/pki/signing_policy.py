@@ -105,13 +105,25 @@ def basis(
 
 
 def is_issued(certificate: Certificate, chain: Sequence[Certificate], issuers: Sequence[Certificate]) -> bool:
-    """Return whether one of `issuers` has signed the certificate, directly or through `chain`, whatever the dates.
+    """Return whether one of `issuers` has signed the certificate, directly or through `chain`, whatever the dates of
+    these issuers.
 
-    Of a certificate that Go or cryptography does not read, it is not known what was signed: False.
+    Intermediate CAs count for the usages that they may certify (RFC 5280, 4.2.1.12, nested as Go does), and only where
+    they and the certificate were valid at one moment. Of a certificate that Go or cryptography does not read, it is not
+    known what was signed: False.
     """
     if certificate.refused or certificate in issuers:
         return False
-    return bool(find_paths(certificate, issuers, chain).paths)
+    usages = certificate.extended_usages
+    limited = usages is not None and "any" not in usages
+    for path in find_paths(certificate, issuers, chain, usages or frozenset() if limited else frozenset()).paths:
+        signers = path.certificates[1:-1]
+        in_date = max(each.not_before for each in path.certificates[:-1]) <= min(
+            each.not_after for each in path.certificates[:-1]
+        )
+        if not signers or (in_date and (limited or all(each.extended_usages is None for each in signers))):
+            return True
+    return False
 
 
 def grant(template: Template, fixed: Fixed, basis: Basis) -> Grant | Denial:

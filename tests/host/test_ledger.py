@@ -16,6 +16,7 @@ from certmond.host.ledger import Ledger
 from certmond.pki.plan import Attempt
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
 LEAF = ("apiserver", "/etc/kubernetes/pki/apiserver.crt")
 INSTANTS = st.datetimes(datetime(2, 1, 1), datetime(9998, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001 - naive, as hypothesis asks
 NAMEABLE = st.text(st.characters(codec="utf-8", exclude_characters="\0"))  # what a name or a cookie can be
@@ -28,6 +29,7 @@ ATTEMPTS = st.builds(
     issued_at=st.none() | INSTANTS,
     wait_until=st.none() | INSTANTS,
     cookie=st.none() | NAMEABLE,
+    common_name=st.none() | NAMEABLE,
 )
 
 
@@ -124,6 +126,18 @@ def test_what_is_gone_is_forgotten_but_for_the_latest(tmp_path: Path) -> None:
     assert there.items() <= kept.items()
     assert 100 <= len(kept.keys() & gone.keys()) <= 200
     assert set(list(gone)[-100:]) <= kept.keys()
+
+
+def test_the_last_attempt_for_each_common_name_is_kept(tmp_path: Path) -> None:
+    """However many files of other names have come and gone since."""
+    first = {("leaf", f"/gone/{number}"): Attempt(NOW, common_name="app") for number in range(2)}
+    flood = {("leaf", f"/flood/{number}"): Attempt(NOW + DAY, common_name="other") for number in range(500)}
+    ledger = Ledger(tmp_path, lambda _: False)
+    for identity, attempt in {**first, **flood}.items():
+        ledger.remember(identity, attempt)
+    assert [identity for identity, each in ledger.attempts().items() if each.common_name == "app"] == [
+        ("leaf", "/gone/1")
+    ]
 
 
 def test_the_memory_of_a_large_node_is_read_again(tmp_path: Path) -> None:

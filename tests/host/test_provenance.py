@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -151,6 +152,43 @@ def test_in_a_pattern_a_later_certificate_may_have_another_name(host: Host) -> N
     assert lookup["many", "/srv/old.pem"].later == (later.facts,)
     assert lookup["many", "/srv/old.pem"].possessed
     assert lookup["many", "/srv/later.pem"].later == ()
+
+
+def test_evidence_is_gathered_for_a_part_of_a_pass_and_used_again(host: Host) -> None:
+    """What is not looked up in time is left out. What was looked up is used again for the same observations, until the
+    next resync, and not for a file that has changed.
+    """
+    lookup, seen = ProvenanceLookup(host.config, str(host.root), host.state), inventory(host)
+    everything = {each.identity for each in seen.observations if not each.spec.authority}
+    assert lookup.of_due(seen, NOW, within=0.0) == {}
+    assert lookup.of_due(seen, NOW, within=3600.0).keys() == everything
+    assert lookup.of_due(seen, NOW + timedelta(seconds=1), within=0.0).keys() == everything
+    assert lookup.of_due(seen, NOW + host.config.resync, within=0.0) == {}
+    lookup.of_due(seen, NOW, within=3600.0)
+    assert lookup.of_due(inventory(host), NOW, within=0.0) == {}
+
+
+def test_of_what_no_ca_has_signed_possession_is_not_asked(host: Host) -> None:
+    """A self-signed certificate of the owner is not possessed, whatever key lies beside it."""
+    host.entries["apiserver"] |= {"owner": str(ALICE)}
+    own = make_ca("app", is_ca=None, not_before=NOW - YEAR, not_after=NOW + DAY)
+    host.put(host.entries["apiserver"]["path"], own.pem)
+    host.put(host.entries["apiserver"]["key"], own.key_pem, 0o600)
+    os.chown(host.at(host.entries["apiserver"]["path"]), ALICE, ALICE)
+    assert (found(host)["apiserver"].owner_writes, found(host)["apiserver"].possessed) == (True, False)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_key_that_a_kubeconfig_refers_to_is_not_possessed(host: Host, *, right: bool) -> None:
+    """Its owner chooses which file of root that is: whether it is the right key makes no difference."""
+    leaf = make_leaf(host.ca, "bob", not_before=NOW - YEAR, not_after=NOW + DAY)
+    host.put("/root/bob.key", leaf.key_pem if right else make_leaf(host.ca).key_pem, 0o600)
+    user = {"client-certificate-data": base64.b64encode(leaf.pem).decode(), "client-key": "/root/bob.key"}
+    path = host.entries["admin.conf"]["path"]
+    host.put(path, yaml.safe_dump({"users": [{"name": "bob", "user": user}]}).encode(), 0o600)
+    os.chown(host.at(path), ALICE, ALICE)
+    host.entries["admin.conf"] |= {"owner": str(ALICE)}
+    assert (found(host)["admin.conf"].owner_writes, found(host)["admin.conf"].possessed) == (True, False)
 
 
 def archived(host: Host, issued: Issued, at: timedelta = -DAY) -> None:

@@ -325,6 +325,10 @@ def test_an_older_generation_does_not_bring_back_what_a_later_one_had_not(host: 
     host.entries["leaf"]["subject"] = ["CN=leaf", "CN=other"]
     assert host.worth(old)[0] is Worth.GOOD
     del host.entries["leaf"]["subject"]
+    host.entries["leaf"]["subject"] = ["CN=leaf"]
+    host.write(*host.issue(end=5, subject="leaf", extended_usages=host.entries["leaf"]["usages"]))
+    assert host.worth(old)[0] is Worth.WIDER  # what is in place is the later one, whatever its end
+    del host.entries["leaf"]["subject"]
     forged = make_leaf(make_ca(), "leaf", not_before=host.now - DAY, not_after=host.now + YEAR)
     host.write(forged.pem, forged.key_pem)
     assert host.worth(old)[0] is Worth.GOOD

@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from certmond.errors import BusyError, CertmondError, WriteError
 from certmond.host.archive import Archive
 from certmond.host.node_files import NodeFiles
+from certmond.host.place import Directories
 from certmond.host.record import Records
 from certmond.host.transaction import Change, NewFile, NewLink, Outcome, Recovery, Removed, Transactions
 from tests.conftest import real_part, unavailable
@@ -943,10 +944,12 @@ class Notices:
     _READING = 0x1 | 0x10 | 0x20  # IN_ACCESS, IN_CLOSE_NOWRITE, IN_OPEN
     _ALL = 0xFFF
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, reading: bool = False) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         self._descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        watch = libc.inotify_add_watch(self._descriptor, os.fsencode(directory), self._ALL & ~self._READING)
+        watch = libc.inotify_add_watch(
+            self._descriptor, os.fsencode(directory), self._ALL if reading else self._ALL & ~self._READING
+        )
         assert watch >= 0, os.strerror(ctypes.get_errno())
 
     def close(self) -> None:
@@ -962,6 +965,21 @@ class Notices:
                     found.append((mask, data[16 : 16 + length].rstrip(b"\0").decode()))
                     data = data[16 + length :]
         return found
+
+
+def test_nothing_is_opened_but_regular_files(tmp_path: Path) -> None:
+    """A FIFO, a device or a symlink is refused without having been opened: opening one has effects on others."""
+    os.mkfifo(tmp_path / "fifo")
+    os.mknod(tmp_path / "device", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "file").write_bytes(b"content")
+    with Directories(str(tmp_path)) as directories, closing(Notices(tmp_path, reading=True)) as notices:
+        for name in ("fifo", "device", "link"):
+            with pytest.raises(OSError, match=r"no regular file|Too many levels"):
+                directories.place(f"/{name}").read()
+        assert {name for _, name in notices.told()} <= {""}
+        assert directories.place("/file").read() == b"content"
+        assert {name for _, name in notices.told()} == {"file"}
 
 
 REPLACED = (Notices.MOVED_TO, os.path.basename(MANIFEST))

@@ -97,6 +97,30 @@ def test_a_certificate_below_an_intermediate_of_the_ca_counts() -> None:
     granted(decided(old, entry(), basis_of(old, link)))
 
 
+def test_a_certificate_below_an_intermediate_has_no_usage_that_the_intermediate_may_not_certify() -> None:
+    """What a CA limited to certificates of servers has signed for a client, or without usages, has no successor; one of
+    a server has.
+    """
+    link = make_intermediate(ROOT, extended_usages=["server auth"])
+    for usages in (["client auth"], ["server auth", "client auth"], None, ["any"]):
+        old = make_leaf(link, "app", extended_usages=usages, **OLD)
+        assert not is_issued(old.facts, [link.facts], (ROOT.facts,)), usages
+        assert "no present or former CA" in denied(decided(old, entry(), basis_of(old, link)))
+    server = make_server(link, "app", names=["DNS:app"], **OLD)
+    granted(decided(server, entry(), basis_of(server, link)))
+
+
+def test_an_intermediate_proves_nothing_that_it_signed_out_of_its_dates() -> None:
+    """A certificate that was valid only after its intermediate had expired has no successor. The dates of the CA of the
+    entry do not count.
+    """
+    link = make_intermediate(ROOT, not_before=NOW - 3 * YEAR, not_after=NOW - 2 * YEAR)
+    old = make_leaf(link, "app", **OLD)
+    assert not is_issued(old.facts, [link.facts], (ROOT.facts,))
+    reissued = make_ca(key=ROOT.key, not_before=NOW, not_after=NOW + YEAR)
+    assert is_issued(make_leaf(ROOT, "app", **OLD).facts, (), (reissued.facts,))
+
+
 FORGERIES: Any = {
     "self-signed": lambda: make_ca("app", is_ca=None, subject=ADMIN, extended_usages=["client auth"], **OLD),
     "signed by a CA of the same name": lambda: make_leaf(TWIN, subject=ADMIN, **OLD),
