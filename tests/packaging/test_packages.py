@@ -317,7 +317,7 @@ def test_a_package_from_its_installation_to_its_purge(machine: Machine, package:
     assert [active(machine, unit) for unit in (DAEMON, WEB)] == ["active"] * 2
 
     # A socket in place of a service, which an upgrade respects.
-    carry_out(machine, section("A socket that systemd holds")[0])
+    carry_out(machine, section("Socket activation")[0])
     assert active(machine, WEB) == "inactive"
     assert machine.get("/readyz")[0] == 200
     assert active(machine, WEB) == "active"
