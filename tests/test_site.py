@@ -65,4 +65,4 @@ def test_every_page_can_be_reached(site: Path) -> None:
 def test_a_file_that_a_page_leads_to_comes_along(site: Path) -> None:
     """What stands beside docs/ in the repository, such as alerts and the security policy, is below source/."""
     assert (site / "source/config/alerts.yaml").read_bytes() == (ROOT / "config/alerts.yaml").read_bytes()
-    assert "What certmond promises about keys" in (site / "source/SECURITY.html").read_text()
+    assert "Guarantees about keys" in (site / "source/SECURITY.html").read_text()
