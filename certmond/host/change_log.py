@@ -1,9 +1,8 @@
-"""What changes from pass to pass, written to the journal: certificates replaced and gone, findings raised and cleared.
+"""Log the changes between passes: certificates replaced and removed, findings raised and cleared.
 
-Owns how many of these entries there are. A certificate that changes again and again has its budget, and so have all
-together. What is beyond it is not written at its time: it is counted, a summary says how much that was, and when the
-budget permits it the journal gets what is so by then. A critical finding of a certificate that has not changed often is
-always written.
+Owns the limit on these entries. Each certificate has a budget, and so have all together. A change beyond the budget is
+counted, and a summary reports the count. When the budget permits it, the journal gets the current state. A critical
+finding of a certificate that has not changed often is always logged.
 """
 
 from __future__ import annotations

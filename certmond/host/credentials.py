@@ -70,5 +70,5 @@ def _document(data: bytes, where: str) -> Document:
 
 
 def _emptied(material: Material | None) -> Material | None:
-    """The same material without its bytes: that it was embedded is all that has to be remembered."""
+    """Return the same material without its bytes; only the fact that it was embedded is kept."""
     return Material(data=b"") if material and material.data is not None else material
