@@ -1,8 +1,9 @@
 """A stand-in for a component of the control plane: run as `component_stand_in.py FLAGS…` by a Python that is called
 kube-apiserver, kube-controller-manager, kube-scheduler or etcd.
 
-What counts is what it holds: the API server and etcd load the pair that they serve with for each handshake, and all of
-them read the files of the other flags once, at their start. Of these they tell: `holds PATH SHA-256` on stdout, `ready`
+What counts is what it holds: the API server and etcd load the pair that they serve with for each handshake, the API
+server its pair for etcd for each connection (etcd, client/pkg/transport/listener.go, baseConfig), and all of them read
+the files of the flags in READ_ONCE at their start. Of these they tell: `holds PATH SHA-256` on stdout, `ready`
 when they listen, `draining` when they are told to end. With STAND_IN_KEEPS they keep the pair, too. It imports nothing
 of this repository, and nothing but Python.
 """
@@ -22,7 +23,7 @@ from contextlib import suppress
 from functools import partial
 
 READ_ONCE = {
-    "kubeconfig", "etcd-cafile", "etcd-certfile", "etcd-keyfile", "root-ca-file", "service-account-key-file",
+    "kubeconfig", "etcd-cafile", "root-ca-file", "service-account-key-file",
     "service-account-signing-key-file", "service-account-private-key-file", "trusted-ca-file", "peer-trusted-ca-file",
 }  # fmt: skip
 PORTS = {"kube-controller-manager": 10257, "kube-scheduler": 10259}

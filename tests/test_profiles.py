@@ -226,7 +226,6 @@ def test_what_is_read_once_needs_a_restart() -> None:
     assert needs == {
         ("etcd", "etcd-ca"),
         ("kube-apiserver", "etcd-ca"),
-        ("kube-apiserver", "apiserver-etcd-client"),
         ("kube-apiserver", "sa"),
         ("kube-controller-manager", "ca"),
         ("kube-controller-manager", "sa"),

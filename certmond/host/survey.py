@@ -29,6 +29,7 @@ _SHARED = {
 _RELOADED: Mapping[str, set[str]] = {
     "kube-apiserver": {
         *_SHARED, "kubelet-client-certificate", "kubelet-client-key", "proxy-client-cert-file", "proxy-client-key-file",
+        "etcd-certfile", "etcd-keyfile",
     },
     "kube-controller-manager": {*_SHARED, "cluster-signing-cert-file", "cluster-signing-key-file"},
     "kube-scheduler": _SHARED,

@@ -55,14 +55,14 @@ def real(node: Node) -> Components:
 
 
 def test_a_real_control_plane_says_what_it_reads_again(real: Components) -> None:
-    """The API server its own pair and its clients' certificates; etcd both pairs; kubeconfigs and etcd's CA nobody."""
+    """The API server its own pair and those it shows as a client; etcd both pairs; kubeconfigs and etcd's CA nobody."""
     uses = survey(real, PROFILE, {}).uses
     told = {name: {path.removeprefix("/etc/kubernetes/"): use.reloads for path, use in each.items()
                    if path.startswith("/etc/kubernetes/")} for name, each in uses.items()}  # fmt: skip
     assert told == {
         "kube-apiserver": {
-            "pki/ca.crt": True, "pki/etcd/ca.crt": False, "pki/apiserver-etcd-client.crt": False,
-            "pki/apiserver-etcd-client.key": False, "pki/apiserver-kubelet-client.crt": True,
+            "pki/ca.crt": True, "pki/etcd/ca.crt": False, "pki/apiserver-etcd-client.crt": True,
+            "pki/apiserver-etcd-client.key": True, "pki/apiserver-kubelet-client.crt": True,
             "pki/apiserver-kubelet-client.key": True, "pki/front-proxy-client.crt": True,
             "pki/front-proxy-client.key": True, "pki/front-proxy-ca.crt": True, "pki/sa.pub": False,
             "pki/sa.key": False, "pki/apiserver.crt": True, "pki/apiserver.key": True,
