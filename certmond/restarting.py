@@ -271,9 +271,11 @@ class _Hand:
         return self._acted(episode, said)
 
     def _made(self, episode: Episode) -> str:
-        service = self.owner._services[episode.service]
-        revive = episode.attempt > 1
-        return self.restarter.act(service, episode.before, self.pods.get(service.name), revive=revive)
+        service, told = self.owner._services[episode.service], self.around.survey
+        return self.restarter.act(
+            service, episode.before, self.pods.get(service.name), revive=episode.attempt > 1,
+            listens=told.listens(service.name), delay=told.delays.get(service.name, timedelta()),
+        )  # fmt: skip
 
     def _acted(self, episode: Episode, said: str) -> Progress:
         self._remember(acted(episode, self._now()))

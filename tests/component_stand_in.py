@@ -4,8 +4,10 @@ kube-apiserver, kube-controller-manager, kube-scheduler or etcd.
 What counts is what it holds: the API server and etcd load the pair that they serve with for each handshake, the API
 server its pair for etcd for each connection (etcd, client/pkg/transport/listener.go, baseConfig), and all of them read
 the files of the flags in READ_ONCE at their start. Of these they tell: `holds PATH SHA-256` on stdout, `ready`
-when they listen, `draining` when they are told to end. With STAND_IN_KEEPS they keep the pair, too. It imports nothing
-of this repository, and nothing but Python.
+when they listen, `draining` when they are told to end. An API server is then not ready for as many seconds as
+--shutdown-delay-duration says, closes its listener (`closed`), and goes on for the seconds in STAND_IN_DRAIN, as the
+real one does with open watches (staging/src/k8s.io/apiserver/pkg/server/genericapiserver.go, RunWithContext). With
+STAND_IN_KEEPS they keep the pair, too. It imports nothing of this repository, and nothing but Python.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ def answer(connection: socket.socket, load: Callable[[], ssl.SSLContext] | None)
                 connection.sendall(b"HTTP/1.1 " + said + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
 
-def listen(address: tuple[str, int], pair: tuple[str, str] | None) -> None:
+def listen(address: tuple[str, int], pair: tuple[str, str] | None) -> socket.socket:
     listener = socket.create_server(address)
     load: Callable[[], ssl.SSLContext] | None = partial(loaded, pair) if pair else None
     if load and "STAND_IN_KEEPS" in os.environ:
@@ -65,10 +67,12 @@ def listen(address: tuple[str, int], pair: tuple[str, str] | None) -> None:
         load = lambda: context  # noqa: E731 - a component that does not do what it should
 
     def serve() -> None:
-        while True:
-            threading.Thread(target=answer, args=(listener.accept()[0], load), daemon=True).start()
+        with suppress(OSError):  # it is shut down
+            while True:
+                threading.Thread(target=answer, args=(listener.accept()[0], load), daemon=True).start()
 
     threading.Thread(target=serve, daemon=True).start()
+    return listener
 
 
 def main() -> None:
@@ -81,6 +85,7 @@ def main() -> None:
         sys.stdout.write(f"holds {flags[flag]} {hashlib.sha256(content).hexdigest()}\n")
         if UNUSABLE in content:
             sys.exit("this file is of another version")
+    closing: socket.socket | None = None
     match name:
         case "etcd":
             for urls, kind in (("listen-client-urls", ""), ("listen-peer-urls", "peer-")):
@@ -88,7 +93,8 @@ def main() -> None:
                     listen(place(url), (flags[f"{kind}cert-file"], flags[f"{kind}key-file"]))
             listen(place(flags["listen-metrics-urls"]), None)
         case "kube-apiserver":
-            listen(("", int(flags["secure-port"])), (flags["tls-cert-file"], flags["tls-private-key-file"]))
+            pair = flags["tls-cert-file"], flags["tls-private-key-file"]
+            closing = listen(("", int(flags["secure-port"])), pair)
         case _:
             own = os.environ["STAND_IN_PAIR"]  # it would make itself one in memory
             listen((flags["bind-address"], PORTS[name]), (own, own))
@@ -98,7 +104,12 @@ def main() -> None:
     draining.set()
     sys.stdout.write("draining\n")
     sys.stdout.flush()
-    time.sleep(float(os.environ.get("STAND_IN_DRAIN", "0")))
+    if closing:
+        time.sleep(float(flags.get("shutdown-delay-duration", "0").rstrip("s")))
+        closing.shutdown(socket.SHUT_RDWR)
+        sys.stdout.write("closed\n")
+        sys.stdout.flush()
+        time.sleep(float(os.environ.get("STAND_IN_DRAIN", "0")))
     os._exit(0)
 
 

@@ -24,11 +24,27 @@ from tests.daemon_harness import DEADLINE
 from tests.kubelet_stand_in import Settings, stored
 
 PROGRAM = r"""
+#include <arpa/inet.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
+
+static int listener = -1;
+
+static void close_listener(int signal) {
+    close(listener);
+}
+
+static int listening(int port) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    int yes = 1;
+    listener = socket(AF_INET, SOCK_STREAM, 0);
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+    return bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, 64);
+}
 
 static void drain(int signal) {
     const char *seconds = getenv("STAND_IN_DRAIN");
@@ -40,8 +56,9 @@ int main(int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--fork") && fork() == 0) for (;;) pause();
         if (!strcmp(argv[i], "--nobody") && setuid(65534)) return 1;
+        if (!strncmp(argv[i], "--listening=", 12) && listening(atoi(argv[i] + 12))) return 1;
     }
-    signal(SIGTERM, argc > 1 && !strcmp(argv[1], "--deaf") ? SIG_IGN : drain);
+    signal(SIGTERM, listener >= 0 ? close_listener : argc > 1 && !strcmp(argv[1], "--deaf") ? SIG_IGN : drain);
     puts("ready");
     fflush(stdout);
     for (;;) pause();
@@ -52,8 +69,9 @@ int main(int argc, char **argv) {
 def compiled(directory: Path) -> Path:
     """A program that waits, and after SIGTERM drains as long as it is told.
 
-    With --deaf (first) it ignores SIGTERM, with --fork it has a child, with --nobody it gives up being root. To run it
-    under a name, copy it there: its command line and its file have to say the same.
+    With --deaf (first) it ignores SIGTERM, with --fork it has a child, with --nobody it gives up being root. With
+    --listening=PORT it does as an API server with open watches: after SIGTERM it listens no longer, and goes on. To run
+    it under a name, copy it there: its command line and its file have to say the same.
     """
     program = directory / "waiting"
     command = [real_part("gcc"), "-x", "c", "-o", str(program), "-"]

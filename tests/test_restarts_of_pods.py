@@ -165,6 +165,24 @@ def test_who_ends_with_the_api_server(template: Path, tmp_path: Path, crictl: bo
         assert sorted(each["target"] for each in node.trail() if each.get("step") == "restart") == sorted(proven * 2)
 
 
+def test_an_api_server_with_open_watches(template: Path, tmp_path: Path, crictl: bool) -> None:
+    """It closes its listener and would go on for a minute: it is killed when its `drain` is over, although its `grace`
+    is not. During its shutdown delay it still serves, and is left alone.
+    """
+
+    def delayed(manifest: dict[str, Any]) -> None:
+        if manifest["metadata"]["name"] == "kube-apiserver":
+            manifest["spec"]["containers"][0]["command"].append("--shutdown-delay-duration=3s")
+
+    settings = {"services": [{"name": "kube-apiserver", "grace": "10m"}]}
+    with control_plane(template, tmp_path, crictl=crictl, factor=1, edit=delayed, settings=settings) as node:
+        done = node.certmond("restart", "kube-apiserver")
+        assert (done.returncode, done.stderr) == (0, "")
+        first = node.starts("kube-apiserver")[0]
+        assert node.log(first).split("ready\n")[1].split() == ["draining", "closed"]
+        assert node.pods.event("ended", container="kube-apiserver")["why"].endswith("SIGKILL")
+
+
 def test_renewed_by_hand_beside_the_daemon(node: ControlPlane) -> None:
     """The daemon and who gives a command bring one and the same restart to its end: nothing is restarted twice."""
     with node.daemon() as daemon:

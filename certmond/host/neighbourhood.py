@@ -7,6 +7,7 @@ could be looked at: there only the files tell. Judges nothing: `pki.holding` doe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -99,7 +100,7 @@ class Neighbourhood:
             for name, endpoints in service.serves.items():
                 for text in endpoints:
                     serving[Endpoint.parse(text)] = service.name, entries[name]
-        return Survey(found.uses, serving, found.health)
+        return replace(found, serving=serving)
 
     def _prepare(self, components: Components, found: Survey, inventory: Inventory) -> None:
         """What the next look is to ask."""

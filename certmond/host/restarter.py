@@ -6,14 +6,17 @@ manifest, never sends a signal by a name, and leaves alone what does not run, un
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from datetime import timedelta
 
 from certmond.errors import IdleError, RestartError, SigningError, TriedError, UntrustedError
 from certmond.host import crictl, static_pod, units
 from certmond.host.containers import Pod
+from certmond.host.draining import Draining
 from certmond.host.program import run
 from certmond.pki.catalog import ServiceSpec
+from certmond.pki.endpoint import Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +28,15 @@ class Restarter:
     alive: Callable[[], None] = lambda: None
     runtime: str | None = None
 
-    def act(self, service: ServiceSpec, instance: str, pod: Pod | None, *, revive: bool) -> str:
+    def act(
+        self, service: ServiceSpec, instance: str, pod: Pod | None, *,
+        revive: bool, listens: Collection[Endpoint] = (), delay: timedelta = timedelta(),
+    ) -> str:  # fmt: skip
         """End `instance`, so that another one begins; a sentence of what was done.
 
-        `revive`: it is started even where it does not run any more, for we have ended it. Raises RestartError where
-        nothing was done, IdleError where that is because it does not run.
+        `revive`: it is started even where it does not run any more, for we have ended it. `listens` are the endpoints
+        of a static pod, `delay` is for how long it goes on listening after SIGTERM. Raises RestartError where nothing
+        was done, IdleError where that is because it does not run.
         """
         match service.kind:
             case "systemd":
@@ -40,7 +47,11 @@ class Restarter:
                         f"no static pod on this node has a container {service.pod}; correct {service.name}"
                     )
                 client = crictl.client(self.runtime)
-                return static_pod.stop(pod, instance, crictl=client, alive=self.alive)
+                draining = Draining(listens, service.drain.total_seconds()) if service.drain else None
+                grace = (service.grace + delay).total_seconds()
+                return static_pod.stop(
+                    pod, instance, crictl=client, alive=self.alive, grace=grace, draining=draining
+                )  # fmt: skip
             case "command":
                 return self._command(service)
 

@@ -1,8 +1,9 @@
 """One container of a static pod is stopped, so that the kubelet starts it again with the files that are there now.
 
 Owns that it is exactly the container that was seen, and no other: by its id with the runtime's client, and without one
-by a descriptor of its process that is checked after it was opened. Names are never enough to stop anything. Starts
-nothing, which is the kubelet's, and never touches a manifest: an edited or moved one is another pod.
+by a descriptor of its process that is checked after it was opened. Names are never enough to stop anything. Owns as
+well how long it is waited for: until it has ended, has drained (`host.draining`), or its grace is over. Starts nothing,
+which is the kubelet's, and never touches a manifest: an edited or moved one is another pod.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from certmond.errors import RestartError
 from certmond.host.containers import Found, Pod, find, is_still
 from certmond.host.crictl import Crictl
+from certmond.host.draining import Draining
 
 _AFTER_KILL = 10.0  # seconds in which a process ends that has been killed, unless the kernel holds it
-_TURN = 1.0  # seconds; `alive` is due that often
+_TURN = 0.5  # seconds; `alive` is due every second, and a process that has drained is pure outage
 
 
 def stop(
@@ -29,10 +32,12 @@ def stop(
     crictl: Crictl | None,
     alive: Callable[[], None],
     grace: float = 30.0,
+    draining: Draining | None = None,
     proc: str = "/proc",
     logs: str = "/var/log/pods",
 ) -> str:
-    """Stop the container `instance` of the pod: SIGTERM, and SIGKILL after `grace` seconds. What was done, in words.
+    """Stop the container `instance` of the pod: SIGTERM, and SIGKILL after `grace` seconds, or as soon as `draining` is
+    over. What was done, in words.
 
     Where no container of the pod runs, nothing is done. Raises RestartError, before anything is done, where another one
     or more than one runs; and where this one cannot be stopped.
@@ -42,12 +47,13 @@ def stop(
         return find((pod,), proc, logs)[pod]
 
     if crictl is None:
-        return _by_signal(pod, look(), instance, grace=grace, alive=alive, proc=proc)
+        return _by_signal(pod, look(), instance, grace=grace, alive=alive, draining=draining, proc=proc)
     asked = False
     try:
         ids = crictl.running(pod, alive)
         if asked := ids == [instance]:
-            crictl.stop(instance, math.ceil(grace), alive)
+            with _cut_short(pod, look(), draining, alive, proc) as turn:
+                crictl.stop(instance, math.ceil(grace), turn)
             return f"{_name(pod, instance)} was stopped by the container runtime"
     except RestartError as error:  # a runtime that does not answer is no reason to leave the container as it is
         excuse = str(error)
@@ -56,8 +62,40 @@ def stop(
     found = look()
     if asked and instance not in _ids(found):
         return f"{_name(pod, instance)} has ended, though the container runtime did not say so: {excuse}"
-    done = _by_signal(pod, found, instance, grace=grace, alive=alive, proc=proc)
+    done = _by_signal(pod, found, instance, grace=grace, alive=alive, draining=draining, proc=proc)
     return f"{done}, without the container runtime: {excuse}"
+
+
+@contextmanager
+def _cut_short(
+    pod: Pod, found: Sequence[Found], draining: Draining | None, alive: Callable[[], None], proc: str
+) -> Iterator[Callable[[], None]]:
+    """What to call while the runtime waits for a container to end: the process is killed when it has drained.
+
+    Where it cannot be opened or told for sure, the runtime's own grace is what counts.
+    """
+    if draining is None or len(found) != 1:
+        yield alive
+        return
+    (only,) = found
+    descriptor = -1
+    with suppress(OSError):
+        descriptor = os.pidfd_open(only.pid)
+    if descriptor < 0:
+        yield alive
+        return
+
+    def turn() -> None:
+        alive()
+        if sure and draining.over():
+            with suppress(ProcessLookupError, PermissionError):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+
+    try:
+        sure = _doubt(pod, only, proc) is None
+        yield turn
+    finally:
+        os.close(descriptor)
 
 
 def _another(pod: Pod, ids: Sequence[str], instance: str, found: Sequence[Found]) -> str:
@@ -71,8 +109,9 @@ def _another(pod: Pod, ids: Sequence[str], instance: str, found: Sequence[Found]
 
 
 def _by_signal(
-    pod: Pod, found: Sequence[Found], instance: str, *, grace: float, alive: Callable[[], None], proc: str
-) -> str:
+    pod: Pod, found: Sequence[Found], instance: str, *,
+    grace: float, alive: Callable[[], None], draining: Draining | None, proc: str,
+) -> str:  # fmt: skip
     if not found:
         return _none(pod)
     if _ids(found) != [instance]:
@@ -92,7 +131,7 @@ def _by_signal(
             return f"{name} has just ended by itself"
         if doubt:
             raise RestartError(f"{name} was left alone: {doubt}")
-        return _end(descriptor, name, grace, alive)
+        return _end(descriptor, name, grace, alive, draining)
     finally:
         os.close(descriptor)
 
@@ -112,28 +151,30 @@ def _doubt(pod: Pod, found: Found, proc: str) -> str | None:
     return None
 
 
-def _end(descriptor: int, name: str, grace: float, alive: Callable[[], None]) -> str:
-    """SIGTERM, the grace, SIGKILL; until the process has ended."""
-    for sent, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, _AFTER_KILL)):
+def _end(
+    descriptor: int, name: str, grace: float, alive: Callable[[], None], draining: Draining | None
+) -> str:  # fmt: skip
+    """SIGTERM, the grace or until it has drained, SIGKILL; until the process has ended."""
+    for sent, seconds, until in ((signal.SIGTERM, grace, draining), (signal.SIGKILL, _AFTER_KILL, None)):
         try:
             signal.pidfd_send_signal(descriptor, sent)
         except ProcessLookupError:
             pass  # it has ended meanwhile, which its descriptor says as well
         except PermissionError as error:
             raise RestartError(f"{name} may not be signalled; give certmond CAP_KILL, or the host crictl") from error
-        if _ends(descriptor, seconds, alive):
+        if _ends(descriptor, seconds, alive, until):
             return f"{name} was ended by {sent.name}"
     raise RestartError(f"{name} does not even end by SIGKILL; see in its /proc/PID/stack what the kernel waits for")
 
 
-def _ends(descriptor: int, seconds: float, alive: Callable[[], None]) -> bool:
-    """Whether the process ends within so many seconds, or has ended."""
+def _ends(descriptor: int, seconds: float, alive: Callable[[], None], draining: Draining | None = None) -> bool:
+    """Whether the process ends within so many seconds, and before it has drained; or has ended."""
     waiting = select.poll()
     waiting.register(descriptor, select.POLLIN)
     deadline = time.monotonic() + seconds
     while not waiting.poll(1000 * max(0.0, min(deadline - time.monotonic(), _TURN))):
         alive()
-        if time.monotonic() >= deadline:
+        if time.monotonic() >= deadline or (draining and draining.over()):
             return False
     return True
 

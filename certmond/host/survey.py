@@ -9,7 +9,9 @@ file that a container has as a single-file mount is never read again: the mount 
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from certmond.host.endpoints import endpoints_of
@@ -45,6 +47,12 @@ KUBELET = "kubelet.service"
 
 _HEALTHZ_PORT = 10248  # pkg/kubelet/apis/config/v1beta1/defaults.go
 
+_DELAY = "shutdown-delay-duration"
+"""For so long an API server goes on listening that was told to end (genericapiserver.go, RunWithContext)."""
+_GO_DURATION = re.compile(r"(?:[0-9]{1,6}(?:\.[0-9]{0,9})?(?:h|m(?!s)|s|ms))+|0")
+_GO_PART = re.compile(r"([0-9.]+)(h|ms|m|s)")
+_GO_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
 
 def survey(components: Components, services: Sequence[ServiceSpec], commands: Mapping[str, Sequence[str]]) -> Survey:
     """What is told of `services`; `commands` are the command lines of those that are no pods and run, by name."""
@@ -58,7 +66,10 @@ def survey(components: Components, services: Sequence[ServiceSpec], commands: Ma
     uses = {
         name: files for name, files in told.items() if files
     }  # etcd may be told by its environment, which is unseen
-    return Survey(uses, dict(_serving(components, services, known)), dict(_health(components, services, pods)))
+    return Survey(
+        uses, dict(_serving(components, services, known)), dict(_health(components, services, pods)),
+        dict(_delays(known)),
+    )  # fmt: skip
 
 
 def pod_name(service: ServiceSpec, components: Components) -> tuple[str, str, str] | None:
@@ -117,6 +128,14 @@ def _uses(container: Container) -> Iterator[tuple[str, Use]]:
             if host not in found or not reloads:
                 found[host] = Use(reloads, f"--{flag}")
     yield from found.items()
+
+
+def _delays(known: Mapping[str, Container]) -> Iterator[tuple[str, timedelta]]:
+    for name, container in known.items():
+        value = dict(container.flags).get(_DELAY, "")
+        if _GO_DURATION.fullmatch(value):
+            seconds = sum(float(count) * _GO_UNITS[unit] for count, unit in _GO_PART.findall(value))
+            yield name, timedelta(seconds=seconds)
 
 
 def _serving(

@@ -224,6 +224,16 @@ class ServiceSpec(Model):
     time_limit: Duration = Field(
         default=timedelta(minutes=2), description="for the command, or for the unit's job, to end"
     )
+    grace: Duration = Field(
+        default=timedelta(seconds=30),
+        description="for kind `static-pod`: from SIGTERM to SIGKILL, for a process that does not end by itself. What "
+        "`--shutdown-delay-duration` of the component says comes on top.",
+    )
+    drain: Duration | None = Field(
+        default=None,
+        description="for kind `static-pod`: how long a process may go on that listens no longer where it serves; then "
+        "it is ended with SIGKILL, although its `grace` is not over. By default it has the whole `grace`.",
+    )
     means: Literal["restart", "reload"] = Field(
         default="restart",
         description="for kind `systemd`: how it takes up what is new: `restart`, or `reload` where the unit has one",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from certmond.pki.endpoint import Endpoint, Seen
 
@@ -54,12 +54,18 @@ class Survey:
     """What the node's own files and processes say of its services, by the service's name.
 
     `uses` has, for those whose command line is understood, every file that they are told to use; `serving` the
-    service and the file behind each endpoint; `health` the addresses that tell whether a service is well.
+    service and the file behind each endpoint; `health` the addresses that tell whether a service is well; `delays` for
+    how long one goes on listening that was told to end, where its flags say so.
     """
 
     uses: Mapping[str, Mapping[str, Use]] = field(default_factory=dict)
     serving: Mapping[Endpoint, tuple[str, str]] = field(default_factory=dict)
     health: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    delays: Mapping[str, timedelta] = field(default_factory=dict)
+
+    def listens(self, service: str) -> tuple[Endpoint, ...]:
+        """Return the endpoints at which the service serves."""
+        return tuple(endpoint for endpoint, (name, _) in self.serving.items() if name == service)
 
 
 @dataclass(frozen=True, slots=True)

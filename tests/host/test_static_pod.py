@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +22,9 @@ import pytest
 from certmond.errors import RestartError
 from certmond.host.containers import Pod, find, seen
 from certmond.host.crictl import Crictl, client
+from certmond.host.draining import Draining
 from certmond.host.static_pod import stop
+from certmond.pki.endpoint import Endpoint
 from tests.conftest import real_part, unavailable
 from tests.daemon_harness import DEADLINE
 from tests.static_pods import Pods, compiled, installed_crictl, kubelet
@@ -167,6 +170,48 @@ def test_a_container_that_drains_is_waited_for(tmp_path: Path, program: Path, cr
         assert pods.event("ended", container="kube-apiserver")["why"].endswith("exit status 0")
         assert pods.event("ended", container="kube-controller-manager")["why"] == "leaderelection lost: SIGKILL"
         assert pods.event("started", container="kube-controller-manager", attempt=1)["why"] == "restart after 0.7 s"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+def test_who_listens_no_longer_is_not_waited_for(tmp_path: Path, program: Path, crictl: Client) -> None:
+    """An API server closes its listener and goes on for the sake of open watches: it is killed as soon as it has
+    drained, and not when its grace is over.
+    """
+    port = free_port()
+    with apiserver(tmp_path, program, f"--listening={port}") as (pods, told):
+        draining = Draining([Endpoint("127.0.0.1", port)], 0.1)
+        terms: Any = {"grace": 4 * DEADLINE, "draining": draining}
+        stop(APISERVER, told["id"], crictl=crictl(pods), alive=quiet, logs=pods.logs, **terms)
+        assert pods.event("ended")["why"].endswith("SIGKILL")
+        assert draining.over()
+
+
+def test_who_still_listens_has_its_whole_grace(tmp_path: Path, program: Path, crictl: Client) -> None:
+    """As in its shutdown delay, in which an API server serves on. Where nothing is known to listen, or nothing did
+    before SIGTERM, the grace is all that counts.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as other, apiserver(tmp_path, program, "--deaf") as (pods, told):
+        address = Endpoint("127.0.0.1", other.getsockname()[1])
+        turns = list[bool]()
+
+        class Watched(Draining):
+            def over(self) -> bool:
+                turns.append(super().over())
+                return turns[-1]
+
+        stop(
+            APISERVER, told["id"], crictl=crictl(pods), alive=quiet, grace=1.5,
+            draining=Watched([address, Endpoint("127.0.0.1", free_port())], 0.01), logs=pods.logs,
+        )  # fmt: skip
+        assert pods.event("ended")["why"].endswith("SIGKILL")
+    assert turns
+    assert not any(turns)
+    for endpoints in ((), (Endpoint("127.0.0.1", free_port()),)):
+        assert not Draining(endpoints, 0).over()
 
 
 # --- by the client ----------------------------------------------------------------------------------------------------

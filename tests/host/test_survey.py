@@ -99,6 +99,19 @@ def test_a_file_that_is_mounted_by_itself_is_never_read_again() -> None:
         }
 
 
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("10s", 10), ("1m30s", 90), ("1.5s", 1.5), ("1500ms", 1.5), ("2h", 7200), ("0", 0), ("0s", 0), ("10", None),
+     ("ten", None), ("", None)],
+)  # fmt: skip
+def test_how_long_a_server_listens_that_is_told_to_end(value: str, seconds: float | None) -> None:
+    """--shutdown-delay-duration is a duration as Go writes it; what is none says nothing."""
+    told = surveyed(pod("kube-apiserver", f"--shutdown-delay-duration={value}"), services=[static("kube-apiserver")])
+    assert {name: each.total_seconds() for name, each in told.delays.items()} == (
+        {} if seconds is None else {"kube-apiserver": seconds}
+    )
+
+
 def test_a_pair_for_names_is_two_files() -> None:
     """And what is no file of this host is none of ours."""
     found = surveyed(

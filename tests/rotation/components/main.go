@@ -73,6 +73,7 @@ func main() {
 	draining.Store(true)
 	to.add(map[string]any{"event": "ends", "pid": os.Getpid()})
 	fmt.Println("draining")
+	shut()
 	seconds, _ := strconv.ParseFloat(os.Getenv("STAND_IN_DRAIN"), 64)
 	time.Sleep(time.Duration(seconds * float64(time.Second)))
 	to.flush()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -15,6 +16,9 @@ import (
 )
 
 var draining atomic.Bool
+
+// listening has what this process listens with.
+var listening []net.Listener
 
 // A server makes one handshake and answers one request for each connection.
 type server struct {
@@ -42,13 +46,26 @@ func (s *server) listen(address string) {
 	if err != nil {
 		fatal(err)
 	}
+	listening = append(listening, listener)
 	go func() {
 		for {
-			if connection, err := listener.Accept(); err == nil {
+			connection, err := listener.Accept()
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if err == nil {
 				go s.serve(connection)
 			}
 		}
 	}()
+}
+
+// shut closes every listener, as an API server does when it is told to end and has no --shutdown-delay-duration; what it
+// goes on with are requests that were begun (k8s.io/apiserver, pkg/server/genericapiserver.go, RunWithContext).
+func shut() {
+	for _, each := range listening {
+		_ = each.Close()
+	}
 }
 
 func (s *server) serve(raw net.Conn) {
