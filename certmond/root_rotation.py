@@ -79,12 +79,13 @@ def rotate(
         if not dry_run:
             sys.exit(REFUSED)
     _tell_of_workloads(config, rotation, beside=dry_run)
+    batch = config.cluster.batch if config.cluster.kubeconfig else None
     if dry_run:
-        batch = config.cluster.batch if config.cluster.kubeconfig else None
         _show_plan(enforcer, rotation, assessment, around, output, batch=batch)
         return
     _see_that_it_can_end(rotation, around, "rotate", or_else=", or give --at-once" if begins else "")
     if begins:
+        _tell_of_absences(_plan(enforcer, rotation, assessment, around, batch))
         enforcer.rotating.start(rotation)
     elif exclude:
         enforcer.rotating.change(rotation)
@@ -244,12 +245,30 @@ def _show_plan(
     enforcer: Enforcer, rotation: Rotation, assessment: Assessment, around: Surroundings, output: str,
     *, batch: str | None,
 ) -> None:  # fmt: skip
-    from certmond.expose.rotation_document import preview_document, preview_table
+    from certmond.expose.rotation_document import preview_table
+
+    display(_plan(enforcer, rotation, assessment, around, batch), output, preview_table)
+
+
+def _tell_of_absences(document: dict[str, Any]) -> None:
+    """What a single control plane cannot avoid, before anything is begun."""
+    from certmond.expose.rotation_document import unavoidable
+
+    for line in unavoidable(document):
+        click.echo(line)
+
+
+def _plan(
+    enforcer: Enforcer, rotation: Rotation, assessment: Assessment, around: Surroundings, batch: str | None
+) -> dict[str, Any]:
+    """What the rotation would do on this node, as a document. Raises RotationError where it cannot begin."""
+    from certmond.expose.rotation_document import preview_document
+    from certmond.pki.absence import absences
     from certmond.pki.restarts import in_order
 
-    order = [service.name for service in in_order(around.services)]
-    found = enforcer.standing.preview(rotation, assessment, order)
-    display(preview_document(rotation, found, batch), output, preview_table)
+    services = in_order(around.services)
+    found = enforcer.standing.preview(rotation, assessment, [service.name for service in services])
+    return preview_document(rotation, found, absences(found, services), batch)
 
 
 def _carry_on(enforcer: Enforcer, *, back: bool) -> int:

@@ -28,7 +28,7 @@ from certmond.pki.rotation import SIGNER_FAMILY, Phase, Rotation
 from certmond.pki.rotation_batches import Workers, held_back, in_batches
 from certmond.pki.rotation_consent import refusal
 from certmond.pki.rotation_found import put_back
-from certmond.pki.rotation_gates import Report, digest_of
+from certmond.pki.rotation_gates import Report
 from certmond.pki.rotation_preview import Preview, preview
 from certmond.pki.rotation_steps import (
     Ground,
@@ -42,6 +42,7 @@ from certmond.pki.rotation_steps import (
     unsettled,
 )
 from certmond.pki.steps import Plan
+from certmond.pki.trust import digest_of
 from certmond.replaced import Replaced
 
 

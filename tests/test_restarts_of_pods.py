@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from tests import component_stand_in
+from tests.builders import make_ca
 from tests.conftest import real_part
 from tests.control_plane import (
     COMPONENTS,
@@ -341,6 +342,29 @@ def test_another_root_ca(node: ControlPlane) -> None:
         held = [each for each in node.json("plan")["held"] if each["target"] == "kube-controller-manager"]
         assert "that is a rotation, not a restart" in held[0]["because"]
     assert set(node.attempts().values()) == {0}
+
+
+def test_the_same_cas_in_other_bytes(node: ControlPlane) -> None:
+    """A CA's file that is written anew with the same set of certificates has nobody hold an older one; one certificate
+    more has.
+    """
+    path = f"{PKI}/etcd/ca.crt"
+    own, other = node.at(path).read_bytes(), make_ca("etcd-ca").pem
+    with node.daemon() as daemon:
+        daemon.until(lambda: knows(node, path), "the content is remembered")
+        node.replace(path, b"# the same\n" + own + own)
+        settled(daemon)
+        assert "restart_pending" not in daemon.reasons("etcd-ca")
+        node.replace(path, own + other)
+        daemon.until(lambda: "restart_pending" in daemon.reasons("etcd-ca"), "it is told")
+    assert set(node.attempts().values()) == {0}
+
+
+def knows(node: ControlPlane, path: str) -> bool:
+    """The daemon has noted since when the file has its content."""
+    with suppress(FileNotFoundError, ValueError):
+        return path in (node.state / "changes.json").read_text()
+    return False
 
 
 MOMENTS = [

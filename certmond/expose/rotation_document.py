@@ -5,13 +5,14 @@ Owns the two shapes. It decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from certmond.pki.absence import Absence
 from certmond.pki.rotation import Rotation
 from certmond.pki.rotation_batches import stepwise
 from certmond.pki.rotation_preview import Preview
@@ -19,10 +20,14 @@ from certmond.pki.rotation_preview import Preview
 SCHEMA = 1
 
 
-def preview_document(rotation: Rotation, previews: Sequence[Preview], batch: str | None) -> dict[str, Any]:
-    """The phases in their order, each with what it changes on this node and what is restarted for it; and in which of
-    them workers follow in batches of `batch`, None where there are no other nodes.
+def preview_document(
+    rotation: Rotation, previews: Sequence[Preview], away: Iterable[Absence], batch: str | None
+) -> dict[str, Any]:
+    """The phases in their order, each with what it changes on this node, what is restarted for it, and how long that is
+    away where nothing takes its place; and in which of them workers follow in batches of `batch`, None where there are
+    no other nodes.
     """
+    known = list(away)
     phases = [phase.value for phase in stepwise(rotation)] if batch else []
     return {
         "schema": SCHEMA,
@@ -35,7 +40,17 @@ def preview_document(rotation: Rotation, previews: Sequence[Preview], batch: str
         "excluded": list(rotation.excluded),
         "workers": {"phases": phases, "batch": batch} if phases else None,
         "phases": [
-            {"phase": each.phase.value, "steps": list(each.steps), "restarts": list(each.restarts)} for each in previews
+            {
+                "phase": each.phase.value,
+                "steps": list(each.steps),
+                "restarts": list(each.restarts),
+                "away": [
+                    {"service": one.service, "seconds": round(one.length.total_seconds()), "because": one.because}
+                    for one in known
+                    if one.phase is each.phase
+                ],
+            }
+            for each in previews
         ],
     }
 
@@ -47,8 +62,21 @@ def preview_table(document: dict[str, Any], wide: bool = False) -> RenderableTyp
         table.add_column(column, overflow="fold")
     for each in document["phases"]:
         table.add_row(each["phase"], Text("\n".join(each["steps"]) or "-"), Text("\n".join(each["restarts"]) or "-"))
+    said = list(unavoidable(document))
     if workers := document["workers"]:
         phases = ", ".join(workers["phases"])
         how = f"one first, then {workers['batch']} at a time, when all before them have acknowledged the phase"
-        return Group(table, Text(f"\nworkers in {phases}: {how}"))
-    return table
+        said.append(f"workers in {phases}: {how}")
+    return Group(table, Text("\n" + "\n".join(said))) if said else table
+
+
+def unavoidable(document: dict[str, Any]) -> Iterator[str]:
+    """Yield what a single control plane is without, and for how long, a line for each service and file."""
+    found = dict[tuple[str, int, str], list[str]]()
+    for each in document["phases"]:
+        for one in each["away"]:
+            found.setdefault((one["service"], one["seconds"], one["because"]), []).append(each["phase"])
+    if found:
+        yield "if this is the only control plane, it is without these while they are restarted:"
+    for (service, seconds, because), phases in found.items():
+        yield f"  {service}, about {seconds} s in {', '.join(phases)}: it has to be restarted for {because}"

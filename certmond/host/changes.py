@@ -44,7 +44,7 @@ class Changes:
         self._known: dict[str, _Known] | None = None
 
     def contents(self, files: Iterable[tuple[str, str, int]], now: datetime) -> dict[str, Content]:
-        """Since when `files` have their content: (path, SHA-256, ctime in nanoseconds) -> by path.
+        """Since when `files` have their content: (path, SHA-256 of what counts of it, ctime in nanoseconds) -> by path.
 
         A ctime later than `now` is of before a clock was set back, and counts as `now`. Otherwise no look would be
         later than the change, and what waits for one would wait until the clock has caught up.

@@ -26,6 +26,7 @@ from certmond.pki.holding import Surroundings, files_of
 from certmond.pki.inventory import Inventory
 from certmond.pki.restart import Past
 from certmond.pki.service import Content, Live, Survey
+from certmond.pki.trust import trust_sets
 
 if TYPE_CHECKING:
     from certmond.host.health import Anchors
@@ -62,7 +63,9 @@ class Neighbourhood:
         seen = [each for each in inventory.observations if each.spec.consumers or each.path in told]
         paths = sorted({path for each in seen for path in files_of(each)})
         self._prepare(components, found, inventory)
-        self._contents = self._changes.contents(store.states(paths), datetime.now(UTC))  # the clock of their ctime
+        sets = trust_sets(inventory.observations)
+        states = ((path, sets.get(path, sha256), ctime) for path, sha256, ctime in store.states(paths))
+        self._contents = self._changes.contents(states, datetime.now(UTC))  # the clock of their ctime
         return Surroundings(
             self._services, found, live, self._contents, past,
             self._config.restart.reload_within, elsewhere=not self._visible,

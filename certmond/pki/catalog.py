@@ -234,6 +234,11 @@ class ServiceSpec(Model):
         description="for kind `static-pod`: how long a process may go on that listens no longer where it serves; then "
         "it is ended with SIGKILL, although its `grace` is not over. By default it has the whole `grace`.",
     )
+    restart_takes: Duration | None = Field(
+        default=None,
+        description="about how long it takes from the end of the process until a new one serves, as it was measured. "
+        "`certmond root-ca rotate --plan` tells with it how long a single control plane is without this service.",
+    )
     means: Literal["restart", "reload"] = Field(
         default="restart",
         description="for kind `systemd`: how it takes up what is new: `restart`, or `reload` where the unit has one",

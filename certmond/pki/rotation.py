@@ -38,7 +38,7 @@ _BACK = "-back"
 
 
 class Mode(StrEnum):
-    """How the anchor changes: with an overlap and no outage; the same key with other dates; at once, with an outage."""
+    """How the anchor changes: while both are trusted; the same key with other dates; at once, with an outage."""
 
     OVERLAP = "overlap"
     REISSUE = "reissue"

@@ -6,14 +6,14 @@ phase stays, until it answers or a person leaves it out. Pure; who carries the r
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from certmond.pki.certificate import Anchor, PublicKey
+from certmond.pki.certificate import PublicKey
 from certmond.pki.rotation import SIGNER_FAMILY, Mode, Phase, Rotation, desired, forth, may_turn_back, sequence
 from certmond.pki.settings import RootCaSpec
+from certmond.pki.trust import digest_of
 
 _HELD = {Phase.TRUST: "before the new {} is used", Phase.ISSUE: "before the former {} is distrusted"}
 """The phases that last for a while although all nodes are ready: others, which nobody reports of, need the time."""
@@ -60,11 +60,6 @@ class Gate:
     waits: tuple[str, ...] = ()
     until: datetime | None = None
     noted: Rotation | None = None
-
-
-def digest_of(trust: Iterable[Anchor]) -> str:
-    """The SHA-256 of a set of anchors, whatever their order."""
-    return hashlib.sha256("\n".join(sorted({each.sha256 for each in trust})).encode()).hexdigest()
 
 
 def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:

@@ -6,8 +6,8 @@ before would have left it. Pure; it promises nothing of how long a phase takes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from certmond.pki.assess import Assessment
 from certmond.pki.holding import files_of
@@ -17,11 +17,14 @@ from certmond.pki.rotation_steps import Ground, concerned, lacks, of_former
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """One phase: a sentence for each change of files, and the services that are restarted for them."""
+    """One phase: a sentence for each change of files, and the services that are restarted for them. `because` has a
+    file that changes for each of these, which its process does not read again.
+    """
 
     phase: Phase
     steps: tuple[str, ...]
     restarts: tuple[str, ...]
+    because: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 def preview(rotation: Rotation, ground: Ground, assessment: Assessment, order: Sequence[str]) -> tuple[Preview, ...]:
@@ -47,9 +50,11 @@ def preview(rotation: Rotation, ground: Ground, assessment: Assessment, order: S
             for status in of_former(rotation, assessment):
                 steps.append(f"{status.seen.path} is issued anew from the new CA")
                 touched.update(files_of(status.seen))
-        moved = ground.signer and any("sign with" in step for step in steps)
-        restarts = [*_restarted(touched, assessment), *([ground.signer.container] if moved and ground.signer else [])]
-        found.append(Preview(phase, tuple(dict.fromkeys(steps)), tuple(name for name in order if name in restarts)))
+        restarts = dict(_restarted(touched, assessment))
+        if ground.signer and any("sign with" in step for step in steps):
+            restarts.setdefault(ground.signer.container, ground.signer.manifest)
+        names = tuple(name for name in order if name in restarts)
+        found.append(Preview(phase, tuple(dict.fromkeys(steps)), names, restarts))
         if wanted:
             trust_before, ground = wanted.trust, _after(ground, wanted)
     return tuple(found)
@@ -65,11 +70,13 @@ def _rewritten(ground: Ground, wanted: Desired | None) -> set[str]:
     return found
 
 
-def _restarted(touched: set[str], assessment: Assessment) -> Iterator[str]:
+def _restarted(touched: set[str], assessment: Assessment) -> Iterator[tuple[str, str]]:
+    """Each service that does not read again what is touched, with a file of that."""
     for status in assessment.statuses:
         for each in status.presence.consumers if status.seen.name == status.seen.spec.name else ():
-            if not touched.isdisjoint(each.files) and (status.seen.embedded or not each.reloads):
-                yield each.service
+            held = [path for path in each.files if path in touched]
+            if held and (status.seen.embedded or not each.reloads):
+                yield each.service, held[0]
 
 
 def _after(ground: Ground, wanted: Desired) -> Ground:

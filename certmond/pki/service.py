@@ -35,7 +35,9 @@ class ServiceSeen:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The SHA-256 of a file's bytes, and since when it has them, by this host's clock (UTC)."""
+    """The SHA-256 of a file's bytes, or of the set of anchors that it holds and nothing else (`pki.trust`), and since
+    when that is so, by this host's clock (UTC).
+    """
 
     sha256: str
     since: datetime

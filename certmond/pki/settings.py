@@ -228,8 +228,8 @@ class RootCaSpec(Model):
     on_change: Literal["rotate", "replace", "alarm"] = Field(
         default="rotate",
         description="a CA that somebody put in the place of another, with its key beside it, in enforce mode "
-        "and where this is the only control-plane node: `rotate` makes a rotation of it, without an "
-        "outage; `replace` exchanges everything at once, for a CA that is lost or compromised; "
+        "and where this is the only control-plane node: `rotate` makes a rotation of it, in which "
+        "both are trusted; `replace` exchanges everything at once, for a CA that is lost or compromised; "
         "`alarm` touches nothing before `certmond root-ca rotate` is given. It is told in any case.",
     )
     overlap: Duration = Field(

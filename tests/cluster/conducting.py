@@ -23,7 +23,8 @@ from certmond.config import parse as configuration
 from certmond.pki.certificate import Certificate, to_pem
 from certmond.pki.fields import format_duration
 from certmond.pki.rotation import Mode, Phase, Rotation, desired
-from certmond.pki.rotation_gates import Gate, Report, digest_of
+from certmond.pki.rotation_gates import Gate, Report
+from certmond.pki.trust import digest_of
 from tests.builders import DAY, HOUR, make_ca
 from tests.cluster.api_server import ApiServer
 

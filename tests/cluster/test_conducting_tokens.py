@@ -18,7 +18,8 @@ from certmond.cluster.recorded import record_of, rotation_of
 from certmond.config import Source, parse
 from certmond.pki.certificate import describe_key
 from certmond.pki.rotation import Mode, Phase, Rotation
-from certmond.pki.rotation_gates import Gate, Report, digest_of
+from certmond.pki.rotation_gates import Gate, Report
+from certmond.pki.trust import digest_of
 from tests.builders import HOUR, NOW
 from tests.cluster.api_server import ApiServer
 

@@ -19,9 +19,10 @@ from certmond.pki.certificate import Certificate, certificates_of
 from certmond.pki.inventory import Embedded, Inventory, Observation
 from certmond.pki.rotation import Phase, Rotation, desired, following
 from certmond.pki.rotation_batches import behind, is_released, next_batch
-from certmond.pki.rotation_gates import Member, Report, closed, digest_of
+from certmond.pki.rotation_gates import Member, Report, closed
 from certmond.pki.rotation_steps import Ground, Lacks, Signer, lacks
 from certmond.pki.steps import Bundle, Flags, Gone, Identity, KeyOf, Rotate, Trusting
+from certmond.pki.trust import digest_of
 from tests.builders import NOW, YEAR, make_ca, make_leaf, reissue
 
 PKI = "/etc/kubernetes/pki"

@@ -23,7 +23,8 @@ from certmond.pki.rotation_batches import (
     stepwise,
     workers,
 )
-from certmond.pki.rotation_gates import Gate, Member, Report, digest_of
+from certmond.pki.rotation_gates import Gate, Member, Report
+from certmond.pki.trust import digest_of
 from tests.builders import HOUR, NOW
 from tests.pki.rotation_node import NEW, OLD, at
 

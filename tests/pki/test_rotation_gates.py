@@ -7,12 +7,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from certmond.pki.rotation import Mode, Phase, Rotation, abort
-from certmond.pki.rotation_gates import Gate, Member, Report, ahead, closed, digest_of, lasting, unknown_exclusions
+from certmond.pki.rotation_gates import Gate, Member, Report, ahead, closed, lasting, unknown_exclusions
 from certmond.pki.settings import RootCaSpec
+from certmond.pki.trust import digest_of
 from tests.builders import HOUR, NOW, SECOND
 from tests.pki.rotation_node import NEW, OLD, STRANGER, at
 
@@ -177,11 +176,3 @@ def test_of_the_keys_of_tokens_only_control_planes_are_asked() -> None:
     assert list(closed(KEYS, members)) == ["cp says that it is in trust, and trusts other public keys"]
     both = says(P.TRUST, trust=digest_of([OLD.facts.key, NEW.facts.key]))
     assert list(closed(KEYS, [Member("cp", True, both), Member("worker", False)])) == []
-
-
-@given(st.permutations([OLD, NEW, STRANGER]), st.lists(st.sampled_from([OLD, NEW, STRANGER]), max_size=3))
-def test_a_set_of_anchors_has_one_digest(order: list[Any], again: list[Any]) -> None:
-    """Whatever their order, and however often each is there; any other set has another one."""
-    same = digest_of(each.facts for each in (*order, *again))
-    assert same == digest_of([OLD.facts, NEW.facts, STRANGER.facts])
-    assert same != digest_of([each.facts for each in order[:2]])

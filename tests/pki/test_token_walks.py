@@ -19,10 +19,11 @@ from certmond.pki.assess import assess
 from certmond.pki.certificate import Anchor
 from certmond.pki.inventory import Inventory
 from certmond.pki.rotation import Mode, Phase, Rotation, abort, begin, following, sequence
-from certmond.pki.rotation_gates import OUTSIDERS, Member, Report, closed, digest_of, lasting
+from certmond.pki.rotation_gates import OUTSIDERS, Member, Report, closed, lasting
 from certmond.pki.rotation_steps import Ground, Lacks, lacks
 from certmond.pki.settings import RootCaSpec
 from certmond.pki.steps import Bundle, KeyOf, Rotate
+from certmond.pki.trust import digest_of
 from tests.builders import HOUR, NOW, make_ca
 
 OLD, NEW = make_ca().facts.key, make_ca().facts.key

@@ -1,0 +1,122 @@
+"""What `rotate --plan` says that is restarted is what a rotation restarts, on the only control plane of a cluster."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.control_plane import ELECTING
+from tests.rotation.bed import Bed
+from tests.rotation.cluster import FILES, QUICK, WITHIN, successor
+from tests.rotation.node import BedNode
+
+pytestmark = [pytest.mark.real(part) for part in ("cgroup", "go", "openssl", "unshare")]
+
+API, MANAGER = "kube-apiserver", "kube-controller-manager"
+EXPECTED: Mapping[str, dict[str, set[str]]] = {
+    "ca": {
+        "detach": {MANAGER},
+        "trust": {*ELECTING, "kubelet"},
+        "issue": {*ELECTING, "kubelet"},
+        "distrust": {*ELECTING, "kubelet"},
+        "attach": {MANAGER},
+    },
+    "etcd-ca": {"trust": {"etcd", API}, "distrust": {"etcd", API}},
+    "front-proxy-ca": {},
+    "sa": {"trust": {API}, "issue": {API, MANAGER}, "distrust": {API}},
+}
+"""Family, phase -> what is restarted. etcd reads its CA once, and so does the API server, which reads no key of tokens
+twice; kubeconfigs embed the Root CA; everything else is read again.
+"""
+AWAY = {"etcd": 2, API: 6, MANAGER: 20, "kube-scheduler": 2}
+"""About so many seconds, as docs/rotation.md has them."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("family", list(EXPECTED))
+def test_what_is_planned_is_what_happens(programs: Path, tmp_path: Path, family: str) -> None:
+    """In each phase those services are restarted that the plan names, and no other, each of them once; who ends with an
+    API server because its lease is lost comes back once. How long each is away is told in the plan, and when the
+    rotation begins.
+    """
+    settings = {**QUICK, "root_ca": {"overlap": "1s", "token_overlap": "1s"}}
+    with Bed(tmp_path, programs, control_planes=1, interval=200.0, settings=settings) as bed:
+        bed.start()
+        (node,) = bed.nodes
+        node.configure()
+        stage(node, family)
+        document = node.json("root-ca", "rotate", "--plan", "--family", family)
+        plan = {each["phase"]: set(each["restarts"]) for each in document["phases"] if each["restarts"]}
+        assert plan == EXPECTED[family]
+        for each in document["phases"]:
+            away = {one["service"]: one["seconds"] for one in each["away"]}
+            assert away == {name: AWAY[name] for name in each["restarts"] if name in AWAY}
+        began = datetime.now(UTC).timestamp()
+        said = rotate(node, family)
+        assert ("if this is the only control plane" in said) == bool(plan)
+        found = starts(bed, node, began)
+        assert {each: set(names.values()) for each, names in found.items()} == {phase: {1} for phase in found}
+        along = {phase: {*ELECTING} for phase, names in plan.items() if API in names}
+        assert {each: {*names} for each, names in found.items()} == {
+            phase: names | along.get(phase, set()) for phase, names in plan.items()
+        }
+
+
+def stage(node: BedNode, family: str) -> None:
+    """Another one of the same name, with a key of its own."""
+    name = "" if family == "sa" else node.authority(FILES[family]).cert.subject.rfc4514_string()
+    new = successor(name.removeprefix("CN=") or "sa")
+    content = {"new.key": new.key_pem, **({} if family == "sa" else {"new.crt": new.pem})}
+    for path, text in ((node.work / name, text) for name, text in content.items()):
+        path.touch(0o600)
+        path.write_bytes(text)
+    paths = (str(node.work / name) for name in sorted(content))
+    staged = node.certmond("root-ca", "stage", *paths, "--family", family)
+    assert staged.returncode == 0, staged.stderr
+
+
+def rotate(node: BedNode, family: str) -> str:
+    """To its end; what the first command said. The hour in which others trust both keys of tokens is over at once."""
+    command = node.started("root-ca", "rotate", "--family", family)
+    said = ""
+    if family == "sa":
+        node.pods.until(lambda: is_waiting(node), "trusts both keys, and waits")
+        command.terminate()
+        said = command.communicate(timeout=WITHIN)[0]
+        path = node.state / "rotation/record.json"
+        record = json.loads(path.read_text())
+        record["published"] = (datetime.fromisoformat(record["published"]) - timedelta(hours=2)).isoformat()
+        path.write_text(json.dumps(record))
+        command = node.started("root-ca", "rotate", "--family", family)
+    more = command.communicate(timeout=WITHIN)[0]
+    assert command.returncode == 0, more
+    return said or more
+
+
+def is_waiting(node: BedNode) -> bool:
+    with suppress(FileNotFoundError):
+        record: dict[str, Any] = json.loads((node.state / "rotation/record.json").read_text())
+        return record["phase"] == "trust" and record["published"] is not None
+    return False
+
+
+def starts(bed: Bed, node: BedNode, began: float) -> dict[str, Counter[str]]:
+    """How often each component was started in each phase, as the components have recorded it."""
+    phases = [
+        (datetime.fromisoformat(each["at"]).timestamp(), each["phase"])
+        for each in node.trail() if each["event"] == "rotation"
+    ]  # fmt: skip
+    found = defaultdict[str, Counter[str]](Counter)
+    for line in map(json.loads, bed.record.path.read_text().splitlines()):
+        if line.get("event") == "ready" and line["at"] > began:
+            phase = max((at, name) for at, name in phases if at <= line["at"])[1]
+            found[phase][line["by"].partition("/")[2]] += 1
+    return dict(found)
