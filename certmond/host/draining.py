@@ -1,7 +1,7 @@
 """Whether a server that was told to end serves anybody any more: it has closed its listeners, some time ago.
 
-kube-apiserver closes its listener when `--shutdown-delay-duration` is over and then waits, for as long as its request
-timeout of 60 s, for connections on which a watch is open (staging/src/k8s.io/apiserver/pkg/server/genericapiserver.go,
+kube-apiserver closes its listener when `--shutdown-delay-duration` is over and then waits, at most its request timeout
+of 60 s, for connections on which a watch is open (staging/src/k8s.io/apiserver/pkg/server/genericapiserver.go,
 RunWithContext; secure_serving.go, RunServer). Nobody can connect any more by then. Owns that observation. Ends nothing.
 """
 
