@@ -128,6 +128,8 @@ class Acting:
         # Half done, and not by us: whoever began it was killed, or is at it and holds the lock.
         begun = executor.interrupted() - (frozenset() if again else self._interrupted)
         try:
+            if self._enforcer.standing.replaced.is_followed and self._rotate():
+                return True  # the API server refuses its clients: that comes before anything else
             if not (self.plan.writes or begun):
                 self._end_of_round()
                 executor.tidy()

@@ -203,7 +203,7 @@ class Enforcer:
         """
         states = self._derivations.states()
         policy, past, now = policy_of(self._config), self._ledger.attempts(), self._circumstances(states)
-        now = replace(now, unsure=self.standing.unsure)
+        now = replace(now, unsure=self.standing.unsure, healing=self.standing.healing)
         left = self.standing.lacks(assessment) if asked is None else Lacks()
         if left.steps:  # the anchors change first: whatever else there is comes after a new look
             failed = (past.get((step.target, step.path)) for step in left.steps)
@@ -224,7 +224,7 @@ class Enforcer:
                   if held.target == spec.name and isinstance(states[spec.name], Absent | Stale)}  # fmt: skip
         family = self.standing.family
         rotating = frozenset([family]) if family and not left.frozen else frozenset[str]()
-        return self._with_restarts(made, assessment, around, Caution(hold, unmade, rotating))
+        return self._with_restarts(made, assessment, around, Caution(hold, unmade, rotating, now.healing))
 
     def foresee(self, assessment: Assessment, around: Surroundings | None = None) -> Plan:
         """The steps as far as what is seen alone tells them: for who only observes."""

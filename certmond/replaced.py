@@ -52,11 +52,17 @@ class Replaced:
                 calm.add(family)
                 continue
             verdict = self._verdict(change, ground, now)
-            if self._change is None:
-                self._change = change, verdict, ground
-            told[family] = (finding(Reason.ROOT_CA_CHANGED, self._remedy(change, verdict, ground)),)
+            if self._change is None or (self._change[1].problems and not verdict.problems):
+                self._change = change, verdict, ground  # the first one that can be followed, if there is any
+            told[family] = (finding(Reason.ROOT_CA_CHANGED, self._remedy(change, verdict, ground, now)),)
         self._calm = frozenset(calm)
         return told
+
+    @property
+    def is_followed(self) -> bool:
+        """A rotation to an anchor that was found in place may begin by itself."""
+        mine = self._config.mode == "enforce" and self._config.root_ca.on_change != "alarm"
+        return mine and self._change is not None and not (self._objection or self._change[1].problems)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -74,7 +80,10 @@ class Replaced:
         unusable = tuple(_unusable(ground))
         where = None if unusable else ground.key_path
         leaves, end = self._leaves(change.family, now)
-        verdict = judge(change.new, ground.key, change.old, end, now, where=ground.path, key_where=where, leaves=leaves)
+        verdict = judge(
+            change.new, ground.key, change.old, end, now,
+            where=ground.path, key_where=where, leaves=leaves, in_place=True,
+        )  # fmt: skip
         return replace(verdict, problems=(*unusable, *_strangers(change, ground), *verdict.problems))
 
     def found(self, now: datetime, *, at_once: bool) -> Rotation | None:
@@ -82,7 +91,7 @@ class Replaced:
         if self._change is None or self._objection or self._change[1].problems:
             return None
         change, verdict, _ = self._change
-        mode = Mode.REPLACE if at_once else Mode(verdict.mode)
+        mode = Mode.REPLACE if at_once else _mode(change, verdict, now)
         identity = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         made = begin(Rotation(identity, change.family, mode, change.old, change.new, Phase.PREPARE, now, found=True))
         return None if self.refusal(made) else made
@@ -113,17 +122,33 @@ class Replaced:
         found = family_of(assess(self._inventory, now), family)
         return (found.leaves, found.leaves_end(now, self._config.validity)) if found else ((), None)
 
-    def _remedy(self, change: Change, verdict: Verdict, ground: Ground) -> str:
+    def _remedy(self, change: Change, verdict: Verdict, ground: Ground, now: datetime) -> str:
+        """What happened, what certmond does about it, and when or by whose command it goes on."""
         fact = f"{ground.path} holds another CA than this node lives by ({change.because})"
+        alone = self._config.mode == "enforce" and not self._objection
+        if verdict.until and len(verdict.problems) == 1 and alone:
+            first = f"{verdict.problems[0]}; or put the former CA and its key back"
+            command = "; then run: certmond root-ca rotate" if self._config.root_ca.on_change == "alarm" else ""
+            does = "certmond does not act before" if command else "certmond rotates it at"
+            return f"{fact}; {does} {verdict.until:%Y-%m-%d %H:%M:%S} UTC{command}: {first}"
         if verdict.problems:
             return f"{fact}, and nothing is touched: {'; '.join(verdict.problems)}; or put the former CA back"
         if self._config.mode == "observe":
             return f"{fact}; put the former one back and rotate with `certmond root-ca`, or let certmond enforce"
         if self._config.root_ca.on_change == "alarm":
-            return f"{fact}, and `root_ca.on_change` is alarm: put it back, or begin with `certmond root-ca rotate`"
+            fact = f"{fact}; certmond does not act, because `root_ca.on_change` is alarm"
+            return f"{fact}: put the former CA and its key back, or run: certmond root-ca rotate"
         if self._objection:
             return f"{fact}, and nothing is touched: {self._objection}; put the former CA back"
-        return "; ".join((f"{fact}; it is rotated", *verdict.warnings))
+        expired = _mode(change, verdict, now) is Mode.REPLACE
+        how = "it is rotated now, without an overlap, as the former CA has expired" if expired else "it is rotated now"
+        return "; ".join((f"{fact}; {how}", *verdict.warnings))
+
+
+def _mode(change: Change, verdict: Verdict, now: datetime) -> Mode:
+    """An overlap with a CA that has expired is none: nobody accepts what it has signed."""
+    expired = all(each.not_after < now for each in change.old)
+    return Mode.REPLACE if expired and verdict.mode == "overlap" else Mode(verdict.mode)
 
 
 def _unusable(ground: Ground) -> Iterator[str]:

@@ -22,12 +22,13 @@ from certmond.pki.assess import Assessment
 from certmond.pki.certificate import Anchor
 from certmond.pki.checks import finding
 from certmond.pki.holding import Surroundings
+from certmond.pki.holds import NOTHING_REPLACED, Healing
 from certmond.pki.inventory import Inventory
 from certmond.pki.reason import Finding, Reason
-from certmond.pki.rotation import SIGNER_FAMILY, Phase, Rotation
+from certmond.pki.rotation import SIGNER_FAMILY, Mode, Phase, Rotation
 from certmond.pki.rotation_batches import Workers, held_back, in_batches
 from certmond.pki.rotation_consent import refusal
-from certmond.pki.rotation_found import put_back
+from certmond.pki.rotation_found import is_refused, put_back
 from certmond.pki.rotation_gates import Report
 from certmond.pki.rotation_preview import Preview, preview
 from certmond.pki.rotation_steps import (
@@ -149,7 +150,7 @@ class Standing:
                 return self._freeze(why, self.rotation.family)
             if self._alone:  # of several nodes, one may not have had the new key yet
                 self.back = put_back(self.rotation, self.ground, now)
-            return self._told(self.rotation, self.ground, waits)
+            return self._told(self.rotation, self.ground, waits, inventory)
         told = self.replaced.look(self._record.anchors(), now)
         self.unsure = {family: found[0].message for family, found in told.items()}
         return told
@@ -194,7 +195,9 @@ class Standing:
         """The node lives by that anchor, or has lived by it."""
         return bool(ground.trust or ground.holds_key) or ground.family in self._record.anchors()
 
-    def _told(self, rotation: Rotation, ground: Ground, waits: Sequence[str]) -> dict[str, tuple[Finding, ...]]:
+    def _told(
+        self, rotation: Rotation, ground: Ground, waits: Sequence[str], inventory: Inventory
+    ) -> dict[str, tuple[Finding, ...]]:
         if frozen := standstill(rotation, ground):
             self.unsure = {} if is_as_before(rotation, ground) else {rotation.family: frozen}
             return {rotation.family: (finding(Reason.ROTATION_FROZEN, frozen),)}
@@ -208,6 +211,10 @@ class Standing:
         if len(waits) > 1:
             waiting += f" (and {len(waits) - 1} more)"
         said = f"{rotation.name} is in the phase {rotation.phase} since {rotation.since:%Y-%m-%d %H:%M} UTC{waiting}"
+        if is_refused(rotation, ground, inventory):
+            fact = f"{ground.path} was replaced by another CA, and certificates of the former one are refused"
+            said = f"{fact} until the files of this node follow: {said}"
+            return {rotation.family: (finding(Reason.ROOT_CA_CHANGED, said),)}
         return {rotation.family: (finding(Reason.ROTATION_UNDER_WAY, said),)}
 
     # Of the rotation that is under way
@@ -220,6 +227,14 @@ class Standing:
     @property
     def phase(self) -> Phase | None:
         return self.rotation.phase if self.rotation else None
+
+    @property
+    def healing(self) -> Healing:
+        """The anchor that was replaced without a rotation, and that the one under way follows."""
+        rotation = self.rotation
+        if rotation is None or not rotation.found:
+            return NOTHING_REPLACED
+        return Healing(rotation.family, rotation.since, at_once=rotation.mode is Mode.REPLACE)
 
     @property
     def workers(self) -> Workers | None:

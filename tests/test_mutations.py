@@ -360,7 +360,7 @@ ROTATIONS: dict[str, Told] = {
         "`root_ca.on_change` is alarm",
     ),
     "another CA with its key, which is rotated": (
-        put_ca(), {"mode": "enforce"}, "root_ca_changed", Severity.CRITICAL, "; it is rotated"
+        put_ca(), {"mode": "enforce"}, "root_ca_changed", Severity.CRITICAL, "; it is rotated now"
     ),
     "another CA with the key of a third": (
         put_ca(other_key()), {"mode": "enforce"}, "root_ca_changed", Severity.CRITICAL, "is not the private key of"

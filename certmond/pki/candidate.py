@@ -20,7 +20,7 @@ from certmond.pki.family import Leaf
 from certmond.pki.inventory import Inventory, Observation
 from certmond.pki.issuance import BACKDATE
 from certmond.pki.path import Refusal, objection
-from certmond.pki.reason import Reason, Severity, printable
+from certmond.pki.reason import Finding, Reason, Severity, printable
 
 Mode = Literal["overlap", "reissue"]
 """How a candidate can follow: beside the present CA, or in its place with the same key, so that leaves stay."""
@@ -37,11 +37,15 @@ _SAME_LIFE = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What speaks against a candidate: `problems` forbid it, `warnings` do not. Each sentence has its remedy."""
+    """What speaks against a candidate: `problems` forbid it, `warnings` do not. Each sentence has its remedy.
+
+    Where time alone removes problems, `until` is when the first of them goes.
+    """
 
     mode: Mode
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    until: datetime | None = None
 
 
 def judge(
@@ -54,28 +58,39 @@ def judge(
     where: str = "the new Root CA",
     key_where: str | None = "its key",
     leaves: Sequence[Leaf] = (),
+    in_place: bool = False,
 ) -> Verdict:
-    """Whether `candidate` can follow the `present` certificates of its family, of which the first one signs now.
+    """Return whether `candidate` can follow the `present` certificates of its family, of which the first one signs now.
 
     `leaves_end` is when a certificate would end that is issued now, `leaves` are those that are to be issued anew.
     `where` and `key_where` name the files in messages; with `key_where` None no key is asked for, as on a worker.
+
+    A candidate that is staged can wait until nothing speaks against it. One that is `in_place` already is what the API
+    server verifies its clients with: only what makes the rotation impossible forbids it, and the rest are warnings.
     """
     status = _assessed(candidate, key, now, where, key_where)
-    problems = (
-        *_fatal(status),
+    advice = (  # about other programs than Kubernetes' own
         *(found.message for found in status.findings if found.reason is Reason.WEAK_SIGNATURE),
-        *_too_young(candidate, now, where),
         *_unidentified(candidate, where),
+        *_same_identifier(candidate, present, where),
+    )
+    problems = (
+        *_fatal(status, in_place=in_place),
+        *(() if in_place else (*_too_young(candidate, now, where), *advice)),
         *_confusable(candidate, present, where),
         *_constrained(candidate, leaves, where),
     )
     warnings = (
+        *((*(found.message for found in status.findings if _is_late(found)), *advice) if in_place else ()),
         *_ends_before_its_leaves(candidate, leaves_end, where),
         *_shorter_life(candidate, present, where),
         *_no_serial(candidate, where),
     )
     mode: Mode = "reissue" if present and _is_reissue(candidate, present[0]) else "overlap"
-    return Verdict(mode, tuple(map(printable, problems)), tuple(map(printable, warnings)))
+    until = candidate.not_before if in_place else candidate.not_before + BACKDATE
+    return Verdict(
+        mode, tuple(map(printable, problems)), tuple(map(printable, warnings)), until if now < until else None
+    )
 
 
 def unfit(
@@ -95,12 +110,13 @@ def _assessed(
     return status
 
 
-def _fatal(status: CertificateStatus) -> list[str]:
+def _fatal(status: CertificateStatus, *, in_place: bool = False) -> list[str]:
     where, (certificate, *_) = status.seen.path, status.seen.certificates
     told = [
         found.message
         for found in status.findings
         if found.reason is not Reason.NO_PATH
+        and not (in_place and _is_late(found))
         and (found.severity is Severity.CRITICAL or found.reason in _FATAL)
         and not (certificate.objections and found.reason in _OF_THE_KEY)  # Go's words have told it
     ]
@@ -112,6 +128,11 @@ def _fatal(status: CertificateStatus) -> list[str]:
         if why.refusal is not Refusal.UNSUPPORTED  # that was told, of its encoding or of its key
     ]
     return told
+
+
+def _is_late(found: Finding) -> bool:
+    """It says that the CA ends so soon that its end is critical."""
+    return found.reason is Reason.NEARING_EXPIRY and found.severity is Severity.CRITICAL
 
 
 def _too_young(candidate: Certificate, now: datetime, where: str) -> Iterator[str]:
@@ -134,7 +155,7 @@ def _unidentified(candidate: Certificate, where: str) -> Iterator[str]:
 
 
 def _confusable(candidate: Certificate, present: Sequence[Certificate], where: str) -> Iterator[str]:
-    """What OpenSSL, which chooses an issuer by name and identifier, would take for something else."""
+    """What is the present CA, or has its key and is neither that one again nor another."""
     if candidate in present:
         yield f"{where} is the CA that is in place already (serial {candidate.serial}); give a new one"
         return
@@ -148,7 +169,17 @@ def _confusable(candidate: Certificate, present: Sequence[Certificate], where: s
         elif same_key and candidate.subject_key_id and not same_id:
             fact = f"{where} has the key of {called}, but another subject key identifier, so that OpenSSL accepts"
             yield f"{fact} nothing that was signed before (error 20); keep the identifier, or take another key"
-        elif not same_key and candidate.subject_key_id and same_id:
+
+
+def _same_identifier(candidate: Certificate, present: Sequence[Certificate], where: str) -> Iterator[str]:
+    """What OpenSSL, which chooses an issuer by name and identifier, would take for the present CA."""
+    for other in present:
+        if (
+            candidate.subject_key_id
+            and candidate.subject_key_id == other.subject_key_id
+            and candidate.key.sha256 != other.key.sha256
+        ):
+            called = f"the present CA {other.subject} (serial {other.serial})"
             fact = f"{where} has the subject key identifier of {called}, but another key, so that OpenSSL takes"
             yield f"{fact} the one for the other; have it issued with an identifier of its own"
 

@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import SELF, KeyAlgorithm, Kind, ServiceSpec
 from certmond.pki.certificate import Certificate
-from certmond.pki.checks import critical_point
+from certmond.pki.holds import NOTHING_REPLACED, Healing, HostHold
 from certmond.pki.inventory import Observation
 from certmond.pki.issuance import Terms, is_a, successor
 from certmond.pki.settings import LOCAL, NOBODY, OWN_KEY
@@ -80,6 +80,7 @@ class Circumstances:
     """What the host says at this moment: why to wait (`hold`: an upgrade; `clock`: an unsynchronised one), and which
     derived files are to be made again, by name with the reason; `derived` gives their paths and sources. `unsure` are
     the anchors, by name with the reason, of which it is not known that others trust what is signed with them.
+    `healing` is the one that was replaced without a rotation, and is followed now.
     """
 
     hold: str | None = None
@@ -87,6 +88,7 @@ class Circumstances:
     derived: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     clock: str | None = None
     unsure: Mapping[str, str] = field(default_factory=dict)
+    healing: Healing = NOTHING_REPLACED
 
 
 def plan(
@@ -281,29 +283,30 @@ class _Planner:
 
     def _waiting(self, status: CertificateStatus, old: Certificate, cause: Cause) -> Held | None:
         """Why it is too early, and until when: it was tried a short while ago, or the host says so."""
-        if unsure := next(filter(None, map(self._circumstances.unsure.get, status.seen.spec.ca)), None):
-            return Held(status.seen.name, status.seen.path, unsure)
+        spec, path, healing = status.seen.spec, status.seen.path, self._circumstances.healing
+        refused = healing.is_refused(spec, cause)
+        if not refused and (unsure := next(filter(None, map(self._circumstances.unsure.get, spec.ca)), None)):
+            return Held(spec.name, path, unsure)
         # A new one would bring the same again, and the service down once more. Of a rotation that was judged before.
         if status.presence.failures and cause is not Cause.ROTATION:
-            return Held(status.seen.name, status.seen.path, f"{status.presence.failures[0]}: see restart_failed")
+            return Held(spec.name, path, f"{status.presence.failures[0]}: see restart_failed")
         attempt = self._past.get(status.seen.identity)
-        if attempt:
+        if attempt and not healing.discounts(attempt.at, spec, cause):
             since, until = attempt.at, attempt.retry_at
-            if cause is Cause.ROTATION and not attempt.failures and attempt.wait_until is None:
+            if refused and attempt.wait_until is None:
+                until = min(until, attempt.at + _FIRST_RETRY)
+            elif cause is Cause.ROTATION and not attempt.failures and attempt.wait_until is None:
                 until = attempt.put_in_place_at + _FIRST_RETRY  # what it brought then was of the former CA
             if cause is Cause.DUE and self._was_due_from_the_start(status, old, attempt):
                 # Whatever the clock says: as long as two thirds of the time that it then had left.
                 since, until = self._now, max(until, old.not_after - (old.not_after - attempt.put_in_place_at) / 3)
             self._instants += [since, until]
             if since <= self._now < until:
-                return Held(status.seen.name, status.seen.path, _why_wait(attempt, cause), until)
-        hold, clock, late = self._circumstances.hold, self._circumstances.clock, critical_point(old)
-        if cause in _BEYOND_ITS_DATES:  # an upgrade would harm nothing more; but the clock itself is the suspect
-            return Held(status.seen.name, status.seen.path, clock) if clock else None
-        if (because := hold or clock) and self._now < late:
-            self._instants.append(late)
-            return Held(status.seen.name, status.seen.path, because, late)
-        return None
+                return Held(spec.name, path, _why_wait(attempt, cause), until)
+        host = HostHold(self._circumstances.hold, self._circumstances.clock)
+        because, late = host.of(old, spec, cause, self._now, healing)
+        self._instants += [late] if late else []
+        return Held(spec.name, path, because, late) if because else None
 
     def _was_due_from_the_start(self, status: CertificateStatus, old: Certificate, attempt: Attempt) -> bool:
         """It is what that attempt brought, and was due already then."""
@@ -381,7 +384,6 @@ def _basis(status: CertificateStatus, old: Certificate) -> Basis:
 
 
 _FOR_A_LATER_END = frozenset({Cause.DUE, Cause.EXPIRED})
-_BEYOND_ITS_DATES = frozenset({Cause.EXPIRED, Cause.NOT_YET_VALID})
 _SAID = {
     Cause.DUE: "is due",
     Cause.EXPIRED: "has expired",

@@ -14,6 +14,7 @@ from datetime import datetime
 from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import Kind, ServiceSpec
 from certmond.pki.holding import Stale, Surroundings, files_of
+from certmond.pki.holds import NOTHING_REPLACED, Healing
 from certmond.pki.reason import Reason, Severity
 from certmond.pki.restart import Past, Result, Target, Terms
 from certmond.pki.steps import Cause, Held, Issue, Plan, Restart, Step
@@ -38,11 +39,17 @@ _CAUSES = {Reason.SERVED_DIFFERS: Cause.SERVED_DIFFERS, Reason.RESTART_PENDING: 
 class Caution:
     """What speaks for waiting: an upgrade is under way; files made from a certificate that could not be made yet, by
     the name of that certificate, with the reason. `rotating` are the trust anchors that are changing as they should.
+    `healing` is the one that was replaced without a rotation, and is followed now.
     """
 
     hold: str | None = None
     unmade: Mapping[str, str] = field(default_factory=dict)
     rotating: frozenset[str] = frozenset()
+    healing: Healing = NOTHING_REPLACED
+
+    def is_urgent(self, statuses: Iterable[CertificateStatus]) -> bool:
+        """Return whether a service that holds older ones of these is refused by everybody, so that waiting is harm."""
+        return self.healing.at_once and any(self.healing.concerns(each.seen.spec) for each in statuses)
 
 
 def restarts(
@@ -147,10 +154,12 @@ class _Planner:
             return Held(name, path, f"a file that it may read could not be made: {unmade}")
         if past and (tried := self._tried(past, targets)):
             return Held(name, path, tried)
-        late = any(item.severity is Severity.CRITICAL for status, _ in found for item in status.findings)
+        urgent = self._caution.is_urgent(status for status, _ in found)
+        late = urgent or any(item.severity is Severity.CRITICAL for status, _ in found for item in status.findings)
         if self._caution.hold and not late:
             return Held(name, path, self._caution.hold)
         free = past is None or past.result is Result.SEEN or (past.result is Result.SUPERSEDED and not past.again)
+        free = free or (urgent and past is not None and not past.again)  # what it was restarted for was refused, too
         restarted_at = None if past is None or free else past.ended_at
         until = restarted_at + self._terms.spacing if restarted_at else None
         now = self._around.live.at if self._around.live else None

@@ -14,7 +14,7 @@ from datetime import datetime
 from certmond.pki.certificate import Anchor, Certificate, certificates_of
 from certmond.pki.inventory import Inventory, Observation, Permissions
 from certmond.pki.path import find_paths
-from certmond.pki.rotation import Phase, Rotation, begin
+from certmond.pki.rotation import Mode, Phase, Rotation, begin, desired
 from certmond.pki.rotation_steps import Ground
 
 
@@ -72,6 +72,26 @@ def put_back(rotation: Rotation, ground: Ground, now: datetime) -> Rotation | No
                 replace(rotation, id=identity, old=others, new=old, phase=Phase.PREPARE, since=now, aborted=back)
             )
     return None
+
+
+def is_refused(rotation: Rotation, ground: Ground, inventory: Inventory) -> bool:
+    """Return whether the exchange of an anchor that `rotation` has found in place still keeps clients out.
+
+    The API server takes what the anchor's file holds at once (apiserver/pkg/server/dynamiccertificates), and its
+    clients trust what the kubeconfigs embed. Where the former anchor is trusted no longer, each leaf has to follow.
+    """
+    wanted = desired(rotation) if rotation.found else None
+    if wanted is None or rotation.mode is Mode.REISSUE:
+        return False
+    if rotation.mode is Mode.REPLACE:
+        return rotation.phase is Phase.ISSUE
+    trust = frozenset(wanted.trust)
+    differing = (
+        each.file is None and frozenset(each.certificates) != trust
+        for seen in inventory.observations if seen.spec.embedded_ca == rotation.family
+        for each in seen.embedded
+    )  # fmt: skip
+    return rotation.phase is Phase.TRUST and (ground.trust != wanted.trust or any(differing))
 
 
 def _tells(seen: Observation, known: Sequence[Anchor]) -> bool:

@@ -45,12 +45,13 @@ LEAVES = (
 
 
 def judged(
-    ca: Issued, present: Sequence[Issued] = (OLD,), key: Issued | None = None, leaves: Sequence[Leaf] = LEAVES
-) -> Verdict:
+    ca: Issued, present: Sequence[Issued] = (OLD,), key: Issued | None = None, leaves: Sequence[Leaf] = LEAVES,
+    *, in_place: bool = False,
+) -> Verdict:  # fmt: skip
     """The verdict on a candidate in `new.crt`, with its own key in `new.key` or another's."""
     verdict = judge(
         ca.facts, (key or ca).facts.key, [each.facts for each in present], LEAVES_END, NOW,
-        where="new.crt", key_where="new.key", leaves=leaves,
+        where="new.crt", key_where="new.key", leaves=leaves, in_place=in_place,
     )  # fmt: skip
     for said in (*verdict.problems, *verdict.warnings):
         fact, _, remedy = said.partition("; ")
@@ -135,6 +136,42 @@ def test_what_is_refused_among_others(ca: Issued, told: str) -> None:
     ).problems
     assert [problem for problem in found if problem.startswith(told)] == list(found)
     assert found
+
+
+FOLLOWED = {
+    "in its last days", "MD5", "SHA-1", "an identifier of another issuer", "no identifier",
+    "the identifier of the present one",
+}  # fmt: skip
+"""What is refused of a CA that is staged, and does not keep the components of Kubernetes from living with one."""
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_in_place_is_followed_where_kubernetes_can_live_with_it(what: str) -> None:
+    """Of a CA that is in place already, whose clients are refused until it is followed, only a warning remains of what
+    other programs may mind, and nothing of its age; whatever makes it unfit for Kubernetes forbids it all the same.
+    """
+    ca, told = REFUSED[what]
+    verdict = judged(ca, in_place=True)
+    if what == "just made":
+        assert verdict.problems == ()
+        assert not any(told[:30] in each for each in verdict.warnings)
+    elif what in FOLLOWED:
+        assert verdict.problems == ()
+        assert any(each.startswith(told) for each in verdict.warnings)
+    else:
+        assert verdict.problems == judged(ca).problems
+        assert not any(each.startswith(told) for each in verdict.warnings)
+
+
+def test_when_a_candidate_is_fit() -> None:
+    """A verdict that time alone changes says when: a CA that is staged has to be valid for five minutes, one that is in
+    place at its first instant.
+    """
+    for seconds in (-1, 20):
+        ca = make_ca(not_before=NOW + seconds * SECOND)
+        assert judged(ca).until == NOW + (300 + seconds) * SECOND
+        assert judged(ca, in_place=True).until == (ca.facts.not_before if seconds > 0 else None)
+    assert judged(make_ca()).until is None
 
 
 def test_the_key() -> None:

@@ -1,0 +1,62 @@
+"""ca.crt and ca.key are replaced on the only control-plane node while everybody connects to its API server over TLS."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from tests.builders import DAY, SECOND, Issued, make_ca
+from tests.control_plane import PKI
+from tests.rotation.bed import Bed, Make
+from tests.rotation.cluster import QUICK, Daemon
+
+pytestmark = [pytest.mark.real(part) for part in ("cgroup", "go", "openssl", "unshare")]
+
+
+def replace(bed: Bed, new: Issued) -> None:
+    """As somebody does by hand, one file after the other."""
+    (node,) = bed.control_planes
+    node.replace(f"{PKI}/ca.crt", new.pem, 0o644)
+    node.replace(f"{PKI}/ca.key", new.key_pem)
+
+
+def trusted(bed: Bed) -> list[x509.Certificate]:
+    (node,) = bed.control_planes
+    return x509.load_pem_x509_certificates(node.read(f"{PKI}/ca.crt"))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("terms", [{"key": "ec"}, {"key": "rsa"}, {"key": "ec", "later": 10}], ids=str)
+def test_the_api_server_answers_again_without_waiting(make: Make, terms: dict[str, Any]) -> None:
+    """A CA of one day that was made this second, or becomes valid in ten seconds, takes the place of the former one:
+    the API server answers admin.conf and every component again long before the daemon would look at everything again,
+    and the rotation comes to its end by itself, with nobody refused any more.
+    """
+    bed = make(settings={**QUICK, "resync": "1h"})
+    (node,) = bed.control_planes
+    later, key = terms.get("later", 0), terms["key"]
+    with Daemon(node) as daemon:
+        daemon.running.until((node.state / "anchors.json").exists, "knows its anchor")
+        start = datetime.now(UTC).replace(microsecond=0) + later * SECOND
+        new = make_ca("kubernetes", key=key, not_before=start, not_after=start + DAY)
+        replace(bed, new)
+        daemon.running.until(lambda: len(trusted(bed)) == 2, "both are trusted")
+        assert trusted(bed)[0] == new.cert
+        bed.until(lambda: heals(bed), "everybody is answered")
+        daemon.running.until(lambda: daemon.over, "the rotation is over", 300)
+        assert trusted(bed) == [new.cert]
+        mark = bed.settled()
+        assert bed.failures(mark) == []
+        daemon.running.until(lambda: not daemon.reasons(), "nothing is told any more")
+        phases = [entry["phase"] for entry in node.trail() if entry["event"] == "rotation"]
+        assert phases == ["trust", "issue", "distrust", "attach", "done", "done"]
+
+
+def heals(bed: Bed) -> bool:
+    """In a while in which everybody was tried, nobody was refused."""
+    mark = bed.settled()
+    return not bed.failures(mark)

@@ -1,0 +1,252 @@
+"""A CA that was replaced on disk: the daemon follows it at once, or says until when it waits and wakes at that time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from certmond.daemon import Cause, Daemon
+from certmond.host.journal import Journal
+from certmond.pki.rotation import Phase
+from tests.builders import DAY, HOUR, SECOND, Issued, make_ca, make_leaf, make_server
+from tests.rotating_node import RotatingNode, kubeconfig, root_ca
+
+RESTS = 12
+"""After so many passes in a row a daemon is at rest; else it is in a loop."""
+
+
+class Clock:
+    """One that stands still until it is set, a whole second like the dates of certificates."""
+
+    def __init__(self) -> None:
+        self.now = datetime.now(UTC).replace(microsecond=0)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@contextmanager
+def daemon(node: RotatingNode, clock: Clock) -> Iterator[Daemon]:
+    """The real one in this process, by that clock. It has made its first pass."""
+    runtime = node.place / "run"
+    runtime.mkdir(exist_ok=True)
+    made = Daemon(
+        lambda: node.config, root="/", runtime_dir=runtime, state_dir=node.state, journal=Journal("none"), clock=clock
+    )
+    try:
+        made._acting.recover()
+        rest(made, Cause("start", None))
+        yield made
+    finally:
+        made._watcher.close()
+        made._hooks.close()
+        made._enforcer.neighbourhood.close()
+        made._wake.close()
+
+
+def rest(made: Daemon, cause: Cause, until: Callable[[], bool] = lambda: False) -> None:
+    """A pass, and those that follow from it without that anything is waited for."""
+    for _ in range(RESTS):
+        made._pass(cause)
+        made._act()
+        if until() or not made._acted:
+            return
+        cause = Cause("step", None)
+    raise AssertionError("it does not come to rest")
+
+
+def told(made: Daemon) -> list[str]:
+    """The critical findings of the CA, as all that is published has them."""
+    assert made._assessment
+    (status,) = (each for each in made._assessment.statuses if each.seen.name == "ca")
+    return [each.message for each in status.findings if each.reason.value == "root_ca_changed"]
+
+
+def put(node: RotatingNode, ca: Issued) -> None:
+    node.put("ca.key", ca.key_pem)
+    node.put("ca.crt", ca.pem)
+
+
+def is_whole(node: RotatingNode, new: Issued) -> bool:
+    """Both CAs are trusted wherever this node trusts one."""
+    both = {new.facts, node.old.facts}
+    return node.trust()[0] == new.facts and {*node.trust()} == both and {*node.embedded()} == both
+
+
+@pytest.mark.parametrize("kind", ["ec", "rsa"])
+@pytest.mark.parametrize("hold", ["none", "file", "clock"])
+def test_a_ca_of_this_second_is_trusted_with_the_next_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, hold: str
+) -> None:
+    """A CA made this second, of one day, is trusted beside the former one within the passes that its files cause: no
+    instant is waited for, whatever holds renewals back. Then it is told no more as critical.
+    """
+    node, clock = RotatingNode(tmp_path / "place"), Clock()
+    if hold == "file":
+        (tmp_path / "upgrade").touch()
+        node.configure(hold={"file": str(tmp_path / "upgrade"), "unsynchronised_clock": False})
+    elif hold == "clock":
+        monkeypatch.setattr("certmond.host.circumstances.clock_is_synchronised", lambda: False)
+        node.configure(hold={"unsynchronised_clock": True})
+    new = make_ca(key=kind, not_before=clock.now, not_after=clock.now + DAY)
+    with daemon(node, clock) as made:
+        put(node, new)
+        rest(made, Cause("change", None), lambda: is_whole(node, new))
+        assert is_whole(node, new)
+        made._pass(Cause("step", None))
+        assert told(made) == []
+        assert node.phase is Phase.TRUST
+
+
+def test_a_ca_that_is_not_valid_yet_is_followed_at_its_first_instant(tmp_path: Path) -> None:
+    """Of a CA whose notBefore is 20 s ahead one critical finding says until when it waits and what ends that; nothing
+    is touched before, and the daemon wakes at that very instant, not at the next resync.
+    """
+    node, clock = RotatingNode(tmp_path / "place", resync="1h"), Clock()
+    at = clock.now + 20 * SECOND
+    new = make_ca(not_before=at, not_after=at + DAY)
+    with daemon(node, clock) as made:
+        put(node, new)
+        before = node.tree()
+        rest(made, Cause("change", None))
+        (said,) = told(made)
+        assert f"; certmond rotates it at {at:%Y-%m-%d %H:%M:%S} UTC: " in said
+        assert said.endswith("; or put the former CA and its key back")
+        clock.now = at - SECOND
+        rest(made, Cause("look", frozenset()))
+        assert (node.tree(), node.record, len(told(made))) == (before, None, 1)
+        assert 0 < made._patience() <= 1
+        made._wake.wait(0)
+        made._watcher.take()  # what was written above
+        clock.now = at
+        while (cause := made._next_cause()) is None or cause.name != "deadline":
+            assert cause is None or cause.name == "look"
+        rest(made, cause, lambda: is_whole(node, new))
+        assert is_whole(node, new)
+
+
+def test_an_alarm_says_that_nobody_acts_and_which_command_does(tmp_path: Path) -> None:
+    """With `on_change: alarm` the finding says so, the daemon touches nothing, and the command that the finding names
+    heals the node; of a CA that is not valid yet it says from when on the command will do.
+    """
+    node, clock = RotatingNode(tmp_path / "place", root_ca={"on_change": "alarm", "overlap": "1s"}), Clock()
+    at = clock.now + 20 * SECOND
+    with daemon(node, clock) as made:
+        for new in (root_ca(), make_ca(not_before=at, not_after=at + DAY)):
+            put(node, new)
+            before = node.tree()
+            rest(made, Cause("change", None))
+            (said,) = told(made)
+            assert "run: certmond root-ca rotate" in said
+            assert ("certmond does not act, because" in said) is (new.facts.not_before < at)
+            assert (f"certmond does not act before {at:%Y-%m-%d %H:%M:%S} UTC" in said) is (new.facts.not_before == at)
+            assert (node.tree(), node.record) == (before, None)
+
+
+def test_a_ca_is_followed_before_anything_else_is_written(tmp_path: Path) -> None:
+    """The rotation to a CA that was put in place begins before certificates that are due are written, although one of
+    them cannot be.
+    """
+    node, clock = RotatingNode(tmp_path / "place"), Clock()
+    other = root_ca(subject="other")
+    late = make_server(other, "late", not_before=clock.now - 80 * DAY, not_after=clock.now + 2 * DAY)
+    with_more(node, "other", authority=True)
+    with_more(node, "late", ca="other", signer="broken")
+    new = root_ca()
+    with daemon(node, clock) as made:
+        for name, content in (("other.crt", other.pem), ("other.key", other.key_pem), ("late.crt", late.pem)):
+            node.put(name, content)
+        node.put("late.key", late.key_pem)
+        put(node, new)
+        made._pass(Cause("change", None))
+        assert [type(step).__name__ for step in made._acting.plan.writes] == ["Issue"]
+        made._act()
+        assert node.phase is Phase.TRUST
+        assert "step_begun" not in {entry["event"] for entry in node.audit()}
+
+
+def with_more(node: RotatingNode, name: str, **fields: Any) -> None:
+    """The configuration with another entry."""
+    path = node.place / "config.yaml"
+    document = yaml.safe_load(path.read_text())
+    entry = {"name": name, "path": str(node.files / f"{name}.crt"), "key": str(node.files / f"{name}.key"), **fields}
+    document["certificates"].append(entry)
+    document["signers"] = [{"name": "broken", "kind": "command", "command": ["/bin/false"]}]
+    path.write_text(yaml.safe_dump(document))
+
+
+def test_the_former_ca_has_expired(tmp_path: Path) -> None:
+    """Where the former CA is accepted no longer, an overlap with it would be an outage: trust and leaves are exchanged
+    at once, whatever the host says of upgrades, and the finding says so until then.
+    """
+    node, clock = RotatingNode(tmp_path / "place", root_ca={"overlap": "1h"}), Clock()
+    (tmp_path / "upgrade").touch()
+    node.configure(hold={"file": str(tmp_path / "upgrade"), "unsynchronised_clock": False})
+    expired(node, clock)
+    new = root_ca()
+    with daemon(node, clock) as made:
+        put(node, new)
+        made._pass(Cause("change", None))
+        (said,) = told(made)
+        assert "it is rotated now, without an overlap, as the former CA has expired" in said
+        made._act()
+        made._pass(Cause("step", None))
+        (said,) = told(made)
+        assert re.search("was replaced by another CA, .* is in the phase issue since", said)
+        for _ in range(RESTS):
+            made._act()
+            made._pass(Cause("step", None))
+        assert node.unwell(new) == []
+        assert told(made) == []
+
+
+def expired(node: RotatingNode, clock: Clock) -> None:
+    """The CA of the node ended an hour ago, and its leaves are of it."""
+    node.old = root_ca(not_after=clock.now - HOUR)
+    put(node, node.old)
+    dates: dict[str, Any] = {"not_before": clock.now - 9 * DAY, "not_after": clock.now + 90 * DAY}
+    web = make_server(node.old, "web", names=["DNS:web"], **dates)
+    node.put("web.crt", web.pem)
+    node.put("web.key", web.key_pem)
+    node.put("user.conf", kubeconfig(node.old, make_leaf(node.old, "user", **dates)))
+
+
+def test_a_ca_that_can_be_followed_does_not_wait_for_one_that_cannot(tmp_path: Path) -> None:
+    """Where two CAs were replaced, and the one that is looked at first is unfit, the other one is followed at once."""
+    node, clock = RotatingNode(tmp_path / "place"), Clock()
+    other = root_ca(subject="other")
+    dates: dict[str, Any] = {"not_before": clock.now - HOUR, "not_after": clock.now + 90 * DAY}
+    leaf = make_server(other, "leaf", **dates)
+    for name, content in (("other.crt", other.pem), ("other.key", other.key_pem), ("leaf.crt", leaf.pem)):
+        node.put(name, content)
+    node.put("leaf.key", leaf.key_pem)
+    with_more(node, "other", authority=True)
+    with_more(node, "leaf", ca="other")
+    with daemon(node, clock) as made:
+        put(node, root_ca(key="rsa-1024"))
+        new = root_ca(subject="other")
+        node.put("other.key", new.key_pem)
+        node.put("other.crt", new.pem)
+        made._pass(Cause("change", None))
+        made._act()
+        assert node.record is not None
+        assert node.record.family == "other"
+
+
+def test_the_wait_of_a_second_process_is_over_with_the_clock(tmp_path: Path) -> None:
+    """A command that looks while the daemon waits for a CA's first instant tells the same, and touches nothing."""
+    node, clock = RotatingNode(tmp_path / "place"), Clock()
+    node.step()
+    put(node, make_ca(not_before=clock.now + timedelta(hours=40), not_after=clock.now + 9 * DAY))
+    before = node.tree()
+    checked = node.hurry("check")
+    assert checked.code == 2
+    assert re.search("certmond rotates it at .* UTC: ", checked.out.replace("\n", " "))
+    assert node.tree() == before
