@@ -7,21 +7,19 @@ Owns the wiring that the daemon and the command line share. It decides nothing: 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from certmond.conducting import Conductor, SingleNode
+from certmond.conducting import Conductor
+from certmond.conductors import KUBELET_CONF, awake, conductor_of
 from certmond.config import Config
 from certmond.errors import RefusedError, WriteError
 from certmond.host.audit import Audit
-from certmond.host.boot import boot_id
 from certmond.host.changes import Changes
-from certmond.host.circumstances import doubt_of_the_clock, reason_to_wait
+from certmond.host.circumstances import HostHolds
 from certmond.host.derivation import Derivations
 from certmond.host.derived import Absent, Current, Foreign, Stale, State, Unready
 from certmond.host.execute import Executor
@@ -43,6 +41,8 @@ from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Inventory
 from certmond.pki.plan import Circumstances, Policy, plan
 from certmond.pki.restarts import Caution, restarts
+from certmond.pki.rotation import Rotation
+from certmond.pki.rotation_holds import Hold, holds, waits_here
 from certmond.pki.rotation_steps import Lacks
 from certmond.pki.settings import LOCAL, SignerSpec
 from certmond.pki.steps import Derive, Held, Issue, Plan, Step
@@ -55,10 +55,6 @@ LAST_RETRY = timedelta(minutes=10)
 """A derived file that could not be made is tried again after that at the latest."""
 _EVIDENCE = 0.5
 """Seconds of a pass for looking up where certificates that are due come from; the next pass goes on with that."""
-_GLANCE = timedelta(seconds=2)
-"""So long at most does who only looks wait for an answer of the Kubernetes API."""
-KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
-"""With whose rights the Kubernetes API is asked where the configuration does not say, and a node writes to its Node."""
 API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 """Where it is, the node is of the control plane: with a kubelet's rights it is refused a Lease, and told so."""
 
@@ -72,11 +68,6 @@ def policy_of(config: Config) -> Policy:
         signers={spec.name: spec.kind for spec in config.signers},
         services=config.services,
     )
-
-
-def _awake() -> float:
-    """Seconds, those that the host sleeps included: a host that sleeps does not hold its turn."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _holds_something(assessment: Assessment) -> bool:
@@ -102,7 +93,7 @@ class Enforcer:
         scattered: bool = False,
         alive: Callable[[], None] = lambda: None,
         wake: Callable[[], None] = lambda: None,
-        monotonic: Callable[[], float] = _awake,
+        monotonic: Callable[[], float] = awake,
     ) -> None:
         self._config, self._root, self._state_dir, self._clock = config, root, state_dir, clock
         self._monotonic = monotonic
@@ -111,12 +102,13 @@ class Enforcer:
         self._files = NodeFiles(root)
         self._transactions = Transactions(root, state_dir)
         self._ledger = Ledger(state_dir)
+        self._host = HostHolds(config, root, alive, monotonic)
         self._derivations = Derivations(config.derived, config.certificates, self._files)
         self.executor = Executor(
             config, root=root, state_dir=state_dir, audit=audit, signer=self._signer_of, clock=clock, alive=alive
         )
         self.neighbourhood = Neighbourhood(config, root, Changes(state_dir, keeps=keeps), acting=acting, wake=wake)
-        record, staging, conductor = RotationRecord(state_dir), Staging(state_dir), self._conductor(alone=not acting)
+        record, staging, conductor = RotationRecord(state_dir), Staging(state_dir), self._conductor(acting=acting)
         self.standing = Standing(
             config, node=self._identity, files=self._files, record=record, staging=staging, conductor=conductor
         )
@@ -216,10 +208,14 @@ class Enforcer:
         made = plan(assessment, policy, past, now, asked, reissue=reissue)
         hold = None
         if asked is None and (any(isinstance(step, Issue) for step in made.steps) or _holds_something(assessment)):
-            hold = reason_to_wait(self._config.hold, self._root, self._alive)
-            doubt = doubt_of_the_clock(self._config.hold)
+            hold, doubt = (each.fact if each else None for each in self._host.now())
             made = plan(assessment, policy, past, replace(now, hold=hold, clock=doubt), asked, reissue=reissue)
         made = self._without_hurry(replace(made, held=(*made.held, *self._left_alone(states))), assessment.taken_at)
+        if asked is None and (ground := self.standing.ground) and self.standing.rotation:
+            stops = self.stops(self.standing.rotation, assessment, around or Surroundings())
+            instants = filter(None, (made.changes_at, *(each.until for each in stops)))
+            made = replace(made, held=(*made.held, *(each.held(ground) for each in stops)))
+            made = replace(made, changes_at=min(instants, default=None))
         unmade = {spec.source: held.because for spec in self._config.derived for held in made.held
                   if held.target == spec.name and isinstance(states[spec.name], Absent | Stale)}  # fmt: skip
         family = self.standing.family
@@ -242,37 +238,18 @@ class Enforcer:
         instants = [at for at in (made.changes_at, after.changes_at) if at]
         return Plan((*made.steps, *after.steps), (*made.held, *after.held), min(instants, default=None))
 
-    def _conductor(self, *, alone: bool) -> Conductor:
-        kubeconfig = self._config.cluster.kubeconfig
-        if kubeconfig is None:
-            return SingleNode(self._config, clock=self._clock, monotonic=self._monotonic)
-        from certmond.cluster.access import Access
+    def stops(self, rotation: Rotation, assessment: Assessment, around: Surroundings) -> tuple[Hold, ...]:
+        """What would stop the rotation on this node later, and keeps it where it is; nothing where it does not wait."""
+        if not waits_here(rotation):
+            return ()
+        upgrade, clock = self._host.lately()
+        return tuple(holds(rotation, assessment, around, self._ledger.attempts(), upgrade=upgrade, clock=clock))
 
-        if alone:
-            from certmond.cluster.estranged import estranged
-
-            looking = Access(partial(self._real_kubeconfig, kubeconfig), _GLANCE, self._alive)
-            ask = partial(estranged, looking)
-            return SingleNode(self._config, clock=self._clock, monotonic=self._monotonic, strange=ask)
-        from certmond.cluster.conductor import ClusterConductor
-        from certmond.cluster.lease import ROTATION, ClusterLease
-
-        identity, find = self._identity, partial(self._real_kubeconfig, kubeconfig)
-        lead = ClusterLease(find, identity=identity, name=ROTATION, alive=self._alive, monotonic=_awake)
-        access, own = (
-            Access(rights, timedelta(seconds=5), self._alive) for rights in (find, partial(self._as_itself, kubeconfig))
-        )
-        return ClusterConductor(
-            access, lead, self._config, node=identity, own=own, boot=boot_id(), clock=self._clock,
-            monotonic=self._monotonic,
+    def _conductor(self, *, acting: bool) -> Conductor:
+        return conductor_of(
+            self._config, node=self._identity, real=self._real_kubeconfig, acting=acting, clock=self._clock,
+            monotonic=self._monotonic, alive=self._alive,
         )  # fmt: skip
-
-    def _as_itself(self, otherwise: str) -> str:
-        """With whose rights the node writes to its own Node: the kubelet's, where it has one in the usual place."""
-        with suppress(RefusedError):
-            if Path(own := self._real_kubeconfig(KUBELET_CONF)).exists():
-                return own
-        return self._real_kubeconfig(otherwise)
 
     @property
     def _identity(self) -> str:
@@ -291,7 +268,7 @@ class Enforcer:
         return ClusterLease(
             partial(self._real_kubeconfig, kubeconfig),  # who only plans may not even be able to look for it
             identity=self._identity, name=RESTART, duration=self._config.cluster.lease_duration, alive=self._alive,
-            monotonic=_awake,
+            monotonic=awake,
         )  # fmt: skip
 
     def _real_kubeconfig(self, path: str) -> str:

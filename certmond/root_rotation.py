@@ -268,7 +268,8 @@ def _plan(
 
     services = in_order(around.services)
     found = enforcer.standing.preview(rotation, assessment, [service.name for service in services])
-    return preview_document(rotation, found, absences(found, services), batch)
+    stops = enforcer.stops(rotation, assessment, around)
+    return preview_document(rotation, found, absences(found, services), batch, stops)
 
 
 def _carry_on(enforcer: Enforcer, *, back: bool) -> int:

@@ -6,6 +6,7 @@ Owns the two shapes. It decides nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -13,19 +14,25 @@ from rich.table import Table
 from rich.text import Text
 
 from certmond.pki.absence import Absence
+from certmond.pki.reason import printable
 from certmond.pki.rotation import Rotation
 from certmond.pki.rotation_batches import stepwise
+from certmond.pki.rotation_holds import Hold
 from certmond.pki.rotation_preview import Preview
 
 SCHEMA = 1
 
 
 def preview_document(
-    rotation: Rotation, previews: Sequence[Preview], away: Iterable[Absence], batch: str | None
+    rotation: Rotation,
+    previews: Sequence[Preview],
+    away: Iterable[Absence],
+    batch: str | None,
+    holds: Sequence[Hold] = (),
 ) -> dict[str, Any]:
-    """The phases in their order, each with what it changes on this node, what is restarted for it, and how long that is
-    away where nothing takes its place; and in which of them workers follow in batches of `batch`, None where there are
-    no other nodes.
+    """Return the phases in their order, each with what it changes on this node, what is restarted for it, and how long
+    that is away where nothing takes its place; in which of them workers follow in batches of `batch`, None where there
+    are no other nodes; and the `holds` for which the rotation waits where it is, before any key is exchanged.
     """
     known = list(away)
     phases = [phase.value for phase in stepwise(rotation)] if batch else []
@@ -39,6 +46,18 @@ def preview_document(
         "new": rotation.new.sha256,
         "excluded": list(rotation.excluded),
         "workers": {"phases": phases, "batch": batch} if phases else None,
+        "holds": [
+            {
+                "reason": each.reason.value,
+                "fact": each.fact,
+                "since": _time(each.since),
+                "until": _time(each.until),
+                "depends_on": each.depends_on,
+                "command": each.command,
+                "message": each.sentence,
+            }
+            for each in holds
+        ],
         "phases": [
             {
                 "phase": each.phase.value,
@@ -62,12 +81,15 @@ def preview_table(document: dict[str, Any], wide: bool = False) -> RenderableTyp
         table.add_column(column, overflow="fold")
     for each in document["phases"]:
         table.add_row(each["phase"], Text("\n".join(each["steps"]) or "-"), Text("\n".join(each["restarts"]) or "-"))
-    said = list(unavoidable(document))
+    below = [Text(line) for line in unavoidable(document)]
     if workers := document["workers"]:
         phases = ", ".join(workers["phases"])
         how = f"one first, then {workers['batch']} at a time, when all before them have acknowledged the phase"
-        said.append(f"workers in {phases}: {how}")
-    return Group(table, Text("\n" + "\n".join(said))) if said else table
+        below.append(Text(f"workers in {phases}: {how}"))
+    if document["holds"]:
+        below.append(Text(f"it waits in {document['phase']}, where no key is exchanged yet, as long as this is so:"))
+        below += [Text(printable(each["message"]), style="yellow") for each in document["holds"]]
+    return Group(table, Text(), *below) if below else table
 
 
 def unavoidable(document: dict[str, Any]) -> Iterator[str]:
@@ -80,3 +102,7 @@ def unavoidable(document: dict[str, Any]) -> Iterator[str]:
         yield "if this is the only control plane, it is without these while they are restarted:"
     for (service, seconds, because), phases in found.items():
         yield f"  {service}, about {seconds} s in {', '.join(phases)}: it has to be restarted for {because}"
+
+
+def _time(instant: datetime | None) -> str | None:
+    return instant.isoformat().replace("+00:00", "Z") if instant else None

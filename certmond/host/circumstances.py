@@ -6,12 +6,15 @@ Owns the asking of this host. What follows from the answer, and how long it coun
 from __future__ import annotations
 
 import ctypes
+import shlex
 from collections.abc import Callable
 from datetime import timedelta
 
+from certmond.config import Config
 from certmond.errors import SigningError, UntrustedError
 from certmond.host.node_files import NodeFiles
 from certmond.host.program import run
+from certmond.pki.rotation_holds import Hold, HoldReason
 from certmond.pki.settings import HoldSpec
 
 _TIME_LIMIT = timedelta(seconds=10)  # for the program that says whether an upgrade is under way
@@ -19,23 +22,48 @@ _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 _TIMEX_SIZE = 208  # struct timex, on every architecture of Linux; larger than that is harmless
 
 
-def reason_to_wait(hold: HoldSpec, root: str, alive: Callable[[], None]) -> str | None:
-    """The first reason to wait, in words; None where there is none."""
-    if hold.file and NodeFiles(root).exists(hold.file):
-        return f"held while {hold.file} is there"
+def reason_to_wait(hold: HoldSpec, root: str, alive: Callable[[], None]) -> Hold | None:
+    """Return the first hold of an operator or of an upgrade; None where there is none."""
+    if hold.file and (since := NodeFiles(root).modified_at(hold.file)):
+        what = "whoever has made that file, such as for an upgrade of Kubernetes"
+        return Hold(HoldReason.FILE, f"held while {hold.file} is there", what, f"rm {hold.file}", since)
     if hold.command:
+        words, what = shlex.join(hold.command), "that program, which holds while it exits with 0"
         try:
-            return f"held while {hold.command[0]} says so" if _succeeds(hold.command, alive) else None
+            said = f"held while {hold.command[0]} says so" if _succeeds(hold.command, alive) else None
         except UntrustedError as error:  # its answer would be that of another user, and a missing answer is no consent
-            return f"held: {error}"
+            said, what = f"held: {error}", "who can change that program"
+        return Hold(HoldReason.COMMAND, said, what, words) if said else None
     return None
 
 
-def doubt_of_the_clock(hold: HoldSpec) -> str | None:
-    """Why this host's clock cannot be trusted, in words; None where it can, or that is not to be asked."""
+def doubt_of_the_clock(hold: HoldSpec) -> Hold | None:
+    """Return why this host's clock cannot be trusted; None where it can, or that is not to be asked."""
     if hold.unsynchronised_clock and not clock_is_synchronised():
-        return "held until this host's clock is synchronised (timedatectl shows it)"
+        fact = "held until this host's clock is synchronised (timedatectl shows it)"
+        return Hold(HoldReason.CLOCK, fact, "the NTP client of this host", "timedatectl set-ntp true")
     return None
+
+
+class HostHolds:
+    """Both answers, for one configuration. `monotonic` gives seconds."""
+
+    def __init__(self, config: Config, root: str, alive: Callable[[], None], monotonic: Callable[[], float]) -> None:
+        self._hold, self._root, self._alive, self._monotonic = config.hold, root, alive, monotonic
+        self._pause = config.poll.total_seconds()
+        self._answers: tuple[float, Hold | None, Hold | None] | None = None
+
+    def now(self) -> tuple[Hold | None, Hold | None]:
+        """Return why to wait, and why the clock cannot be trusted: the host is asked, and a program run for it."""
+        answers = reason_to_wait(self._hold, self._root, self._alive), doubt_of_the_clock(self._hold)
+        self._answers = (self._monotonic(), *answers)
+        return answers
+
+    def lately(self) -> tuple[Hold | None, Hold | None]:
+        """Return the same, asked no longer ago than the configuration's `poll`."""
+        if self._answers is None or not 0 <= self._monotonic() - self._answers[0] < self._pause:
+            return self.now()
+        return self._answers[1:]
 
 
 def clock_is_synchronised() -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 from certmond.host.exposure import exposed
 from certmond.host.place import Directories, blaming
@@ -55,11 +56,16 @@ class NodeFiles:
 
     def exists(self, path: str) -> bool:
         """Whether anything is there."""
+        return self.modified_at(path) is not None
+
+    def modified_at(self, path: str) -> datetime | None:
+        """Return when what is there was modified last, in whole seconds (UTC); None where nothing is."""
         with Directories(self._root) as directories:
             try:
-                return directories.place(directories.resolve(path, anyones=True)).status() is not None
+                status = directories.place(directories.resolve(path, anyones=True)).status()
             except OSError:
-                return False
+                return None
+            return datetime.fromtimestamp(int(status.st_mtime), UTC) if status else None
 
     def leads_to(self, path: str) -> str:
         """The path without its symlinks; itself where that cannot be told."""

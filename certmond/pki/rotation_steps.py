@@ -170,6 +170,7 @@ def unsettled(
     for status in (each for each in statuses if each.seen.identity in left.reissue):
         why = f" ({held[status.seen.name]})" if status.seen.name in held else ""
         yield f"{status.seen.path} is still of the former CA{why}"
+    yield from (each.because for each in plan.held if each.target == rotation.family and not left.steps)
     if given_up(rotation, ground):
         return
     if around.live is None:

@@ -47,7 +47,7 @@ class Story:
 
     def __init__(self, world: World, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.world, api = world, world.api
-        monkeypatch.setattr("certmond.enforce.KUBELET_CONF", api.user(f"system:node:{NODE}", "system:nodes"))
+        monkeypatch.setattr("certmond.conductors.KUBELET_CONF", api.user(f"system:node:{NODE}", "system:nodes"))
         rights: Any = {"kubeconfig": api.user("certmond", "certmond"), "workloads": "restart"}
         self.node = _Hasty(place, hurried=False, cluster=rights)
         world.old, world.new = self.node.old, root_ca()

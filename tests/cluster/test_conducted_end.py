@@ -47,7 +47,7 @@ def world(cluster: ApiServer, access_of: Callable[..., Access], monkeypatch: pyt
 @pytest.fixture
 def node(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RotatingNode:
     """The only node, in the last phase that changes files."""
-    monkeypatch.setattr("certmond.enforce.KUBELET_CONF", world.api.user(f"system:node:{NODE}", "system:nodes"))
+    monkeypatch.setattr("certmond.conductors.KUBELET_CONF", world.api.user(f"system:node:{NODE}", "system:nodes"))
     settings: Any = {"kubeconfig": world.api.user("certmond", "certmond"), "workloads": "ignore"}
     made = RotatingNode(tmp_path / "place", hurried=False, cluster=settings)
     world.old, world.new = made.old, root_ca()

@@ -50,7 +50,7 @@ def world(cluster: ApiServer, access_of: Callable[..., Access], monkeypatch: pyt
 @pytest.fixture
 def calm(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RotatingNode:
     """The only node, a control plane. It has its kubelet's kubeconfig, and that of config/rbac.yaml's group."""
-    monkeypatch.setattr("certmond.enforce.KUBELET_CONF", world.api.user(f"system:node:{NODE}", "system:nodes"))
+    monkeypatch.setattr("certmond.conductors.KUBELET_CONF", world.api.user(f"system:node:{NODE}", "system:nodes"))
     rights = world.api.user("certmond", "certmond")
     settings: Any = {"kubeconfig": rights, "workloads": "ignore"}
     made = RotatingNode(tmp_path / "place", hurried=False, cluster=settings)

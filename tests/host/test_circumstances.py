@@ -13,7 +13,8 @@ from tests.conftest import real_part
 
 
 def reason(hold: HoldSpec, root: Path) -> str | None:
-    return reason_to_wait(hold, str(root), lambda: None)
+    found = reason_to_wait(hold, str(root), lambda: None)
+    return found.fact if found else None
 
 
 def hold(*, file: str | None = None, command: tuple[str, ...] = ()) -> HoldSpec:
@@ -68,5 +69,7 @@ def test_the_kernels_word_on_the_clock_is_taken() -> None:
     synchronised = done.stdout.strip() != "5"
     assert clock_is_synchronised() is synchronised
     assert doubt_of_the_clock(hold()) is None
-    said = doubt_of_the_clock(HoldSpec())
-    assert said == (None if synchronised else "held until this host's clock is synchronised (timedatectl shows it)")
+    found = doubt_of_the_clock(HoldSpec())
+    assert (found.fact if found else None) == (
+        None if synchronised else "held until this host's clock is synchronised (timedatectl shows it)"
+    )
