@@ -186,10 +186,13 @@ def config() -> None:
 def validate(context: click.Context) -> None:
     """Say everything that is wrong with the configuration. Exit: 0 nothing, 3 something."""
     from certmond.host.program import exposures
+    from certmond.pki.publication import short_overlap
 
     found = globals_of(context).load()
     if globals_of(context).root == "/" and (problems := tuple(exposures(found.commands))):
         raise ConfigError(problems)
+    if warning := short_overlap(found.root_ca, found.cluster):
+        click.echo(f"warning: {warning}", err=True)
     click.echo(
         f"the configuration is good: profile {found.profile}, {len(found.certificates)} entries, mode {found.mode}"
     )

@@ -18,6 +18,7 @@ from certmond.pki.certificate import Anchor
 from certmond.pki.rotation import Phase, Rotation
 from certmond.pki.rotation_batches import Workers
 from certmond.pki.rotation_gates import Gate, Report
+from certmond.publication import Publication
 
 
 class Conductor(Protocol):
@@ -74,7 +75,7 @@ class Conductor(Protocol):
 
 class SingleNode:
     """A node that is all there is: what it has reached, everybody has. Of several nodes, this one alone, for who only
-    looks: `strange` asks then how the others and it do not know each other.
+    looks: `strange` asks then how the others and it do not know each other. `publication` asks what pods were given.
     """
 
     def __init__(
@@ -84,7 +85,9 @@ class SingleNode:
         clock: Callable[[], datetime],
         monotonic: Callable[[], float],
         strange: Callable[[], str | None] = lambda: None,
+        publication: Publication | None = None,
     ) -> None:
+        self._publication = publication
         self._clock, self._lasting, self._strange = clock, Lasting(config.root_ca, monotonic), strange
         self._estranged: str | None = None
         self._of_several = config.cluster.kubeconfig is not None  # which who only looks does not ask
@@ -137,7 +140,8 @@ class SingleNode:
         if rotation.phase is Phase.PREPARE and report.signs and not report.ready:
             said = f"the new {rotation.noun}'s key is not on this node; give it with `certmond root-ca stage`"
             return Gate((said,))
-        return self._lasting.gate(rotation, now)
+        held = self._lasting.gate(rotation, now)
+        return self._publication.gate(rotation, held, now) if self._publication else held
 
 
 def _members(components: Components) -> int:

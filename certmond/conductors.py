@@ -16,6 +16,7 @@ from certmond.conducting import Conductor, SingleNode
 from certmond.config import Config
 from certmond.errors import RefusedError
 from certmond.host.boot import boot_id
+from certmond.publication import Publication
 
 KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
 """With whose rights the Kubernetes API is asked where the configuration does not say, and a node writes to its Node."""
@@ -33,17 +34,19 @@ def conductor_of(
     *,
     node: str,
     real: Callable[[str], str],
+    root: str,
     acting: bool,
     clock: Callable[[], datetime],
     monotonic: Callable[[], float],
     alive: Callable[[], None],
 ) -> Conductor:
     """Return the conductor for the node `node`. `real` tells where a file of the node really is, and may raise
-    RefusedError; who is not `acting` only looks.
+    RefusedError; who is not `acting` only looks. Below another `root` than this host's there is no API to ask.
     """
     kubeconfig = config.cluster.kubeconfig
     if kubeconfig is None:
-        return SingleNode(config, clock=clock, monotonic=monotonic)
+        asks = Publication(config, real, alive, monotonic) if acting and root == "/" else None
+        return SingleNode(config, clock=clock, monotonic=monotonic, publication=asks)
     from certmond.cluster.access import Access
 
     find = partial(real, kubeconfig)

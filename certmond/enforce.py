@@ -247,8 +247,8 @@ class Enforcer:
 
     def _conductor(self, *, acting: bool) -> Conductor:
         return conductor_of(
-            self._config, node=self._identity, real=self._real_kubeconfig, acting=acting, clock=self._clock,
-            monotonic=self._monotonic, alive=self._alive,
+            self._config, node=self._identity, real=self._real_kubeconfig, root=self._root, acting=acting,
+            clock=self._clock, monotonic=self._monotonic, alive=self._alive,
         )  # fmt: skip
 
     @property

@@ -108,7 +108,7 @@ class Rotating:
         if gate.waits:
             self._waits, self.until = gate.waits, gate.until
             return None
-        return self._go_on(rotation, following(rotation, now))
+        return self._go_on(rotation, following(rotation, now), gate.told)
 
     def _asked_again_at(self) -> datetime | None:
         """Ask the others, and return when to do so again; at the next `poll` where the node cannot tell how it stands,
@@ -193,8 +193,8 @@ class Rotating:
         self._note(said, rotation)
         return said
 
-    def _go_on(self, before: Rotation, after: Rotation) -> str | None:
-        said = f"{before.name}: {before.phase} is reached, {after.phase} begins"
+    def _go_on(self, before: Rotation, after: Rotation, told: str) -> str | None:
+        said = "; ".join(filter(None, (f"{before.name}: {before.phase} is reached, {after.phase} begins", told)))
         return self._keep(after, f"{before.phase} is reached", said)
 
     def _end(self, rotation: Rotation) -> str | None:

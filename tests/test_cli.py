@@ -288,6 +288,17 @@ def test_config_verbs(tmp_path: Path) -> None:
     assert "certificates" in schema["properties"]
 
 
+def test_a_short_overlap_is_warned_of(tmp_path: Path) -> None:
+    """`config validate` says that pods may lose the API server with it, and what to set; the configuration is good."""
+    path = tmp_path / "config.yaml"
+    for overlap, warned in (("30s", True), ("130s", False), ("10m", False)):
+        path.write_text(f"root_ca: {{overlap: {overlap}}}\n")
+        done = certmond("config", "validate", "--config", path)
+        assert done.returncode == 0
+        assert "the configuration is good" in done.stdout
+        assert ("warning: root_ca.overlap is 30 s, and pods may have a new CA only 130 s" in done.stderr) is warned
+
+
 @pytest.mark.parametrize("arguments", LOOKS)
 def test_who_only_looks_needs_no_kubeconfig(node: Node, tmp_path: Path, arguments: str) -> None:
     """What is configured for the turn among nodes is not even looked for, and may be where the caller may not look."""

@@ -16,6 +16,7 @@ from certmond.cluster.access import Access
 from certmond.errors import RefusedError, UnreachableError
 from certmond.pki.certificate import Certificate
 from certmond.pki.encoding import decode
+from certmond.pki.publication import Answer
 from certmond.pki.reason import printable
 
 if TYPE_CHECKING:
@@ -27,12 +28,15 @@ _NAMED = 10  # things that a sentence names; the others are counted
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """`ok`: nothing here stands in the way of the next phase. What was not looked at is ok, and `fact` says so."""
+    """`ok`: nothing here stands in the way of the next phase. What was not looked at is ok, and `fact` says so. Where
+    nothing could be looked at, `failure` says whether asking later may help.
+    """
 
     name: str
     ok: bool
     fact: str
     remedy: str = ""
+    failure: Answer | None = None
 
 
 def checked(
@@ -48,20 +52,24 @@ def checked(
     try:
         return access.run(call)
     except RefusedError as error:
-        return Canary(name, False, str(error), "docs/cluster.md says which right each check needs, and why")
+        remedy = "docs/cluster.md says which right each check needs, and why"
+        return Canary(name, False, str(error), remedy, Answer.REFUSED)
     except (TimeoutError, UnreachableError) as error:
         fact = str(error) or f"the Kubernetes API gave no whole answer within {seconds or 0:g} s"
-        return Canary(name, False, fact, "see that the API server answers; it is asked again by itself")
+        remedy = "see that the API server answers; it is asked again by itself"
+        return Canary(name, False, fact, remedy, Answer.SILENT)
 
 
-def differs(pem: bytes, wanted: Iterable[Certificate], where: str) -> str | None:
-    """How the bundle `pem` differs, as a set, from `wanted`, in words that follow its name; None where it does not."""
+def differs(pem: bytes, wanted: Iterable[Certificate], where: str, *, at_least: bool = False) -> str | None:
+    """How the bundle `pem` differs, as a set, from `wanted`, in words that follow its name; None where it does not.
+    With `at_least` it may have more.
+    """
     found = decode(pem, where)
     if found.faults:
         return f"cannot be read ({printable(found.faults[0].detail)})"
     has, needs = {each.sha256 for each in found.certificates}, {each.sha256 for each in wanted}
     lacks = ", ".join(sha256[:12] for sha256 in sorted(needs - has))
-    surplus = ", ".join(sha256[:12] for sha256 in sorted(has - needs))
+    surplus = ", ".join(sha256[:12] for sha256 in sorted(set() if at_least else has - needs))
     words = (f"lacks {lacks}" if lacks else "", f"still has {surplus}" if surplus else "")
     return " and ".join(filter(None, words)) or None
 

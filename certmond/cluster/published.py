@@ -26,8 +26,12 @@ _TOKEN_TYPE = "kubernetes.io/service-account-token"  # noqa: S105 - a type of Se
 _REMEDY = "see that a kube-controller-manager leads, and was restarted since its --root-ca-file changed"
 
 
-def published_trust(access: Access, wanted: Iterable[Certificate], limit: timedelta = LIMIT) -> Canary:
-    """`kube-root-ca.crt` holds exactly `wanted`, as a set, in every namespace that is not being deleted."""
+def published_trust(
+    access: Access, wanted: Iterable[Certificate], limit: timedelta = LIMIT, *, at_least: bool = False
+) -> Canary:
+    """`kube-root-ca.crt` holds exactly `wanted`, as a set, in every namespace that is not being deleted. With
+    `at_least` it may hold more.
+    """
     trust = tuple(wanted)
 
     async def work(connection: Connection) -> Canary:
@@ -48,7 +52,7 @@ def published_trust(access: Access, wanted: Iterable[Certificate], limit: timede
         live = sorted(str(each.metadata.name) for each in spaces if each.metadata and not _terminating(each))
         if not live:
             return Canary(PUBLISHED, False, "the cluster has no namespace, as it seems", "see what answers there")
-        facts = {space: _fact(found.get(space, "").encode(), trust) for space in live}
+        facts = {space: _fact(found.get(space, "").encode(), trust, at_least=at_least) for space in live}
         behind = [f"{space} {fact}" for space, fact in facts.items() if fact is not None]
         if behind:
             return Canary(PUBLISHED, False, f"{_CONFIG_MAP} of {named(behind)}", _REMEDY)
@@ -92,8 +96,8 @@ def _terminating(space: Any) -> bool:
     return bool(space.metadata.deletionTimestamp or (space.status and space.status.phase == "Terminating"))
 
 
-def _fact(pem: bytes, wanted: tuple[Certificate, ...]) -> str | None:
-    return differs(pem, wanted, "it") if pem else "has none"
+def _fact(pem: bytes, wanted: tuple[Certificate, ...], *, at_least: bool = False) -> str | None:
+    return differs(pem, wanted, "it", at_least=at_least) if pem else "has none"
 
 
 def _decoded(data: str | None) -> bytes:

@@ -54,12 +54,13 @@ class Member:
 @dataclass(frozen=True, slots=True)
 class Gate:
     """Why the phase cannot be left yet, and when to ask again, where that is known. It is open without `waits`. `noted`
-    is the rotation with what has to be known of it first, by all nodes.
+    is the rotation with what has to be known of it first, by all nodes. `told` is to be said although it is open.
     """
 
     waits: tuple[str, ...] = ()
     until: datetime | None = None
     noted: Rotation | None = None
+    told: str = ""
 
 
 def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:

@@ -235,7 +235,8 @@ class RootCaSpec(Model):
     overlap: Duration = Field(
         default=timedelta(minutes=10),
         description="both CAs are trusted at least so long before the new one signs, and before the former one "
-        "goes. Let it be longer than anybody that nobody reports of takes to read the CA again.",
+        "goes. Let it be longer than anybody that nobody reports of takes to read the CA again. Below 130 s a pod may "
+        "lose the API server, of which `certmond config validate` warns.",
     )
     token_overlap: Duration = Field(
         default=timedelta(hours=24),

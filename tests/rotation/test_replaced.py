@@ -11,7 +11,7 @@ from cryptography import x509
 from tests.builders import DAY, SECOND, Issued, make_ca
 from tests.control_plane import PKI
 from tests.rotation.bed import Bed, Make
-from tests.rotation.cluster import QUICK, Daemon
+from tests.rotation.cluster import QUICK, WITHIN, Daemon, publish
 
 pytestmark = [pytest.mark.real(part) for part in ("cgroup", "go", "openssl", "unshare")]
 
@@ -43,17 +43,18 @@ def test_the_api_server_answers_again_without_waiting(make: Make, terms: dict[st
         daemon.running.until((node.state / "anchors.json").exists, "knows its anchor")
         start = datetime.now(UTC).replace(microsecond=0) + later * SECOND
         new = make_ca("kubernetes", key=key, not_before=start, not_after=start + DAY)
+        publish(bed, (node.authority(), new))
         replace(bed, new)
         daemon.running.until(lambda: len(trusted(bed)) == 2, "both are trusted")
         assert trusted(bed)[0] == new.cert
         bed.until(lambda: heals(bed), "everybody is answered")
-        daemon.running.until(lambda: daemon.over, "the rotation is over", 300)
+        daemon.running.until(lambda: daemon.over, "the rotation is over", WITHIN)
         assert trusted(bed) == [new.cert]
         mark = bed.settled()
         assert bed.failures(mark) == []
         daemon.running.until(lambda: not daemon.reasons(), "nothing is told any more")
         phases = [entry["phase"] for entry in node.trail() if entry["event"] == "rotation"]
-        assert phases == ["trust", "issue", "distrust", "attach", "done", "done"]
+        assert list(dict.fromkeys(phases)) == ["trust", "issue", "distrust", "attach", "done"]
 
 
 def heals(bed: Bed) -> bool:

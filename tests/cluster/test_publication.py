@@ -1,0 +1,142 @@
+"""A node that rotates alone waits until pods were given both CAs, and asks that with root's own kubeconfig."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from certmond.config import Source, parse
+from certmond.pki.publication import SYNCED
+from certmond.pki.rotation import Phase
+from certmond.pki.rotation_gates import Gate
+from certmond.publication import Publication
+from tests.builders import NOW, SECOND, Issued, bundle
+from tests.cluster.api_server import ApiServer
+from tests.pki.rotation_node import NEW, OLD, STRANGER, at
+from tests.rotating_node import RotatingNode, root_ca
+
+TRUST = at(Phase.TRUST)
+CANNOT = "what pods were given cannot be asked, so that `root_ca.overlap` alone counts: "
+
+
+def publish(cluster: ApiServer, *authorities: Issued) -> None:
+    """In every namespace that the cluster has."""
+    for namespace in ("default", "kube-public", "kube-system"):
+        with suppress(ValueError):  # there is none yet
+            cluster.store.remove("configmaps", "kube-root-ca.crt", namespace)
+        cluster.store.add("configmaps", "kube-root-ca.crt", namespace, data={"ca.crt": bundle(*authorities).decode()})
+
+
+def asking(paths: dict[str, str], monotonic: Callable[[], float] = lambda: 0.0) -> Publication:
+    """For a node with these kubeconfigs, by the names of their entries."""
+    entries = [{"name": name, "kind": "kubeconfig", "path": path} for name, path in paths.items()]
+    config = parse([Source("test", yaml.safe_dump({"profile": "none", "certificates": entries}))])
+    return Publication(config, lambda path: path, lambda: None, monotonic)
+
+
+@pytest.mark.parametrize("name", ["admin.conf", "super-admin.conf", "controller-manager.conf"])
+def test_the_cluster_is_asked_with_the_nodes_own_kubeconfig(cluster: ApiServer, name: str) -> None:
+    """Without `cluster:`. What is behind is named; what more than both CAs is published harms nobody."""
+    paths = {name: cluster.user("root", "certmond")}
+    publish(cluster, OLD)
+    held = asking(paths).gate(TRUST, Gate(), NOW)
+    assert "kube-root-ca.crt of default lacks" in held.waits[0]
+    for authorities in ((OLD, NEW), (OLD, NEW, STRANGER)):
+        publish(cluster, *authorities)
+        found = asking(paths).gate(TRUST, Gate(), NOW)
+        assert found.noted
+        assert found.noted.published == NOW
+        assert asking(paths).gate(found.noted, Gate(), NOW + SYNCED) == Gate()
+
+
+def test_no_other_kubeconfig_is_used(cluster: ApiServer, tmp_path: Path) -> None:
+    """Neither another entry's nor one that is not there; then nothing is asked, and nothing is waited for."""
+    for paths in ({"user.conf": cluster.user("root", "certmond")}, {"admin.conf": str(tmp_path / "gone")}):
+        assert asking(paths).gate(TRUST, Gate(), NOW) == Gate()
+    assert cluster.calls == []
+
+
+def test_a_kubeconfig_that_another_user_can_change_is_refused(cluster: ApiServer) -> None:
+    """It could lead to anybody's server, and is not read; that is said, and the overlap counts."""
+    path = Path(cluster.user("root", "certmond"))
+    path.chmod(0o666)
+    told = asking({"admin.conf": str(path)}).gate(TRUST, Gate(), NOW).told
+    assert told.startswith(CANNOT)
+    assert "can be changed by" in told
+    assert cluster.calls == []
+
+
+def test_the_next_kubeconfig_is_tried_where_one_is_refused(cluster: ApiServer) -> None:
+    """An answer of any counts; where all are refused, the first refusal is told."""
+    publish(cluster, OLD, NEW)
+    nobody, leader = cluster.user("nobody"), cluster.user("root", "certmond")
+    found = asking({"admin.conf": nobody, "controller-manager.conf": leader}).gate(TRUST, Gate(), NOW)
+    assert found.noted
+    refused = asking({"admin.conf": nobody}).gate(TRUST, Gate(), NOW)
+    assert not refused.waits
+    assert refused.told.startswith(CANNOT)
+    assert "may not list the namespaces" in refused.told
+
+
+def test_without_the_extra_that_is_said(cluster: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """lightkube is optional: without it the overlap counts, and the message says what to install."""
+    monkeypatch.delitem(sys.modules, "certmond.cluster.published")
+    monkeypatch.setitem(sys.modules, "lightkube.resources.core_v1", None)
+    paths = {"admin.conf": cluster.user("root", "certmond")}
+    told = asking(paths).gate(TRUST, Gate(), NOW).told
+    assert told == f"{CANNOT}the package lightkube is missing; pip install certmond[kubernetes]"
+
+
+def test_the_cluster_is_asked_once_in_a_while(cluster: ApiServer) -> None:
+    """Once in a `poll` (10 s), and for another phase at once."""
+    publish(cluster, OLD)
+    seconds = iter([0.0, 0.0, 9.0, 10.0, 10.0, 11.0, 11.0])
+    asks, counted = asking({"admin.conf": cluster.user("root", "certmond")}, lambda: next(seconds)), list[int]()
+    later = at(Phase.TRUST, since=NOW + SECOND)
+    for rotation in (TRUST, TRUST, TRUST, later):
+        asks.gate(rotation, Gate(), NOW)
+        counted.append(sum("configmaps" in call for call in cluster.calls))
+    assert counted == [1, 1, 2, 3]
+
+
+@pytest.mark.parametrize("rights", ["leader", "nobody"])
+def test_a_rotation_waits_for_what_pods_were_given(cluster: ApiServer, tmp_path: Path, rights: str) -> None:
+    """On one node, without `cluster:` and with an overlap of a second: the phase `trust` is left when pods have both
+    CAs; with a user who may not ask, after the overlap, and the trail says so.
+    """
+    node, new = RotatingNode(tmp_path / "place"), root_ca()
+    with_admin(node, cluster.user("root", *(["certmond"] if rights == "leader" else [])))
+    publish(cluster, node.old)
+    node.begin(new)
+    if rights == "nobody":
+        node.walk()
+        left = [entry["message"] for entry in node.audit() if "trust is reached, issue begins" in entry["message"]]
+        assert len(left) == 1
+        assert CANNOT in left[0]
+        return
+    node.walk(lambda: node.phase is Phase.TRUST)
+    for _ in range(9):
+        node.step()
+    assert node.phase is Phase.TRUST
+    enforcer = node.enforcer()
+    assessment, around = enforcer.see()
+    assert enforcer.rotate(assessment, around, enforcer.plan(assessment, around=around)) is None
+    assert any("kube-root-ca.crt of default lacks" in said for said in enforcer.rotating.waits)
+    publish(cluster, node.old, new)
+    node.walk()
+    assert node.unwell(new) == []
+    assert any("kubelets give it to running pods within" in entry["message"] for entry in node.audit())
+
+
+def with_admin(node: RotatingNode, kubeconfig: str) -> None:
+    """The node has this kubeconfig as its admin.conf."""
+    path = node.place / "config.yaml"
+    document: dict[str, Any] = yaml.safe_load(path.read_text())
+    document["certificates"].append({"name": "admin.conf", "kind": "kubeconfig", "path": kubeconfig})
+    path.write_text(yaml.safe_dump(document))
