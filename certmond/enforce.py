@@ -37,9 +37,10 @@ from certmond.host.store import Store
 from certmond.host.transaction import Transactions
 from certmond.pki.assess import Assessment, assess
 from certmond.pki.certificate import certificates_of
+from certmond.pki.circumstances import Circumstances, Policy
 from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Inventory
-from certmond.pki.plan import Circumstances, Policy, plan
+from certmond.pki.plan import plan
 from certmond.pki.restarts import Caution, restarts
 from certmond.pki.rotation import Rotation
 from certmond.pki.rotation_holds import Hold, holds, waits_here

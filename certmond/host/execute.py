@@ -43,8 +43,8 @@ from certmond.host.staged import Staging
 from certmond.host.transaction import Recovery, Transactions, Writer
 from certmond.pki.catalog import SELF
 from certmond.pki.certificate import Certificate
+from certmond.pki.circumstances import Attempt
 from certmond.pki.encoding import decode
-from certmond.pki.plan import Attempt
 from certmond.pki.signing_policy import Denial, Grant, basis, fixed_by, grant
 from certmond.pki.steps import Derive, Identity, Issue, Plan, Rotate, Write
 from certmond.pki.succession import holder_of

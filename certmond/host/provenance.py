@@ -27,8 +27,8 @@ from certmond.host.writers import WriterLookup, Writers
 from certmond.pki.catalog import Kind
 from certmond.pki.certificate import Certificate, certificates_of
 from certmond.pki.checks import renewal_point
+from certmond.pki.circumstances import Attempt
 from certmond.pki.inventory import Inventory, Observation, Provenance
-from certmond.pki.plan import Attempt
 from certmond.pki.settings import LOCAL, NOBODY
 from certmond.pki.signing_policy import is_issued
 from certmond.pki.steps import Identity

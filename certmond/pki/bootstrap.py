@@ -13,8 +13,8 @@ from datetime import datetime
 from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import CertificateSpec, Kind
 from certmond.pki.certificate import Certificate
+from certmond.pki.circumstances import Policy
 from certmond.pki.init_steps import SUPER_ADMIN, Drafts, InitStep
-from certmond.pki.plan import Policy
 from certmond.pki.reason import Reason, Severity
 from certmond.pki.settings import InitSpec
 

@@ -14,7 +14,9 @@ from enum import StrEnum
 from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import Kind
 from certmond.pki.checks import renewal_point
-from certmond.pki.plan import Attempt, Circumstances, Policy, plan, unable
+from certmond.pki.circumstances import Attempt, Circumstances, Policy
+from certmond.pki.obstacles import unable
+from certmond.pki.plan import plan
 from certmond.pki.steps import Derive, Held, Identity, Issue
 
 MAX_EVENTS = 5000

@@ -16,10 +16,10 @@ from ipaddress import ip_address, ip_network
 
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm, Kind
 from certmond.pki.certificate import Certificate
+from certmond.pki.circumstances import Policy
 from certmond.pki.demand import missing_names
 from certmond.pki.fields import expand, subject_attributes
 from certmond.pki.issuance import Template, Terms, first
-from certmond.pki.plan import Policy
 from certmond.pki.settings import InitSpec, split_endpoint, subject_alternative_name
 from certmond.pki.signing_policy import Fixed, fixed_by
 

@@ -8,87 +8,24 @@ same arguments give the same plan, here and when `forecast` runs it forward in t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 
 from certmond.pki.assess import Assessment, CertificateStatus
-from certmond.pki.catalog import SELF, KeyAlgorithm, Kind, ServiceSpec
+from certmond.pki.catalog import Kind
 from certmond.pki.certificate import Certificate
-from certmond.pki.holds import NOTHING_REPLACED, Healing, HostHold
+from certmond.pki.circumstances import Attempt, Circumstances, Policy
 from certmond.pki.inventory import Observation
 from certmond.pki.issuance import Terms, is_a, successor
-from certmond.pki.settings import LOCAL, NOBODY, OWN_KEY
+from certmond.pki.obstacles import authority_of, unable
+from certmond.pki.settings import LOCAL, OWN_KEY
 from certmond.pki.signing_policy import Basis, Denial, fixed_by, grant
 from certmond.pki.steps import Cause, Derive, Held, Identity, Issue, Plan, Step
+from certmond.pki.waiting import SAID, day, waiting
 
-MIN_INTERVAL = timedelta(hours=1)
-"""A certificate is not renewed again by itself so soon after it was."""
-_FIRST_RETRY, _LAST_RETRY = timedelta(minutes=1), timedelta(hours=1)
 _SPREAD_SHARE = 20  # nodes renew at most a twentieth of the life before the certificate is due
-
-_WITH_A_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the key of the CA on this node
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """The last renewal of a certificate that was tried: when, and with what outcome (`failures` in a row since).
-
-    `sha256` is what the last successful one put in place, `ends_at` and `common_name` are the end and the common name
-    of that, and `issued_at` is when it was, where that was an earlier attempt.
-    """
-
-    at: datetime
-    failures: int = 0
-    message: str = ""
-    sha256: str | None = None
-    issued_at: datetime | None = None
-    wait_until: datetime | None = None
-    cookie: str | None = None
-    ends_at: datetime | None = None
-    common_name: str | None = None
-
-    @property
-    def put_in_place_at(self) -> datetime:
-        """When the certificate `sha256` was."""
-        return self.issued_at or self.at
-
-    @property
-    def retry_at(self) -> datetime:
-        """The earliest instant for the next one."""
-        if self.wait_until is not None:
-            return self.wait_until
-        if self.failures:
-            return self.at + min(_FIRST_RETRY * (1 << min(self.failures - 1, 16)), _LAST_RETRY)
-        return self.at + MIN_INTERVAL
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What the configuration says of renewing. `signers` has the kind of each by its name."""
-
-    validity: timedelta = timedelta(days=365)
-    key: KeyAlgorithm = KeyAlgorithm.RSA_2048
-    spread: timedelta = timedelta(days=3)
-    signers: Mapping[str, str] = field(default_factory=dict)
-    services: Sequence[ServiceSpec] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Circumstances:
-    """What the host says at this moment: why to wait (`hold`: an upgrade; `clock`: an unsynchronised one), and which
-    derived files are to be made again, by name with the reason; `derived` gives their paths and sources. `unsure` are
-    the anchors, by name with the reason, of which it is not known that others trust what is signed with them.
-    `healing` is the one that was replaced without a rotation, and is followed now.
-    """
-
-    hold: str | None = None
-    stale: Mapping[str, str] = field(default_factory=dict)
-    derived: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    clock: str | None = None
-    unsure: Mapping[str, str] = field(default_factory=dict)
-    healing: Healing = NOTHING_REPLACED
+_FOR_A_LATER_END = frozenset({Cause.DUE, Cause.EXPIRED})
 
 
 def plan(
@@ -125,53 +62,6 @@ def _earlier(life: timedelta, spread: timedelta, node: str) -> timedelta:
     """How long before it is due: a share of the spread that is the node's own, whenever it is asked."""
     share = int.from_bytes(hashlib.sha256(node.encode()).digest()[:8]) / 2**64
     return min(spread, life / _SPREAD_SHARE) * share
-
-
-def unable(status: CertificateStatus, authorities: Mapping[str, CertificateStatus], policy: Policy) -> str | None:
-    """Why certmond cannot renew this certificate, whatever the date; None where it can."""
-    spec, certificate = status.seen.spec, status.certificate
-    signer = spec.signer or LOCAL
-    if spec.renewed_by:
-        return f"it is not renewed by certmond but by {spec.renewed_by}"
-    if spec.authority:
-        return "it is a CA, which is rotated, not renewed"
-    if spec.kind in {Kind.BUNDLE, Kind.KEY_PAIR} or status.seen.name != spec.name:
-        return "it is not an entry of its own"
-    if signer == NOBODY:
-        return "its entry says that nobody signs it"
-    if certificate is None or status.stale:
-        return "there is no certificate to renew: put it back first, from the archive or by `certmond init`"
-    if fact := certificate.refused:
-        return f"{fact}, and what it says cannot be taken over: move it and its key away, then `certmond init`"
-    if not status.seen.renewable:
-        files = "it refers to files: list those as an entry of kind file"
-        return files if spec.kind is Kind.KUBECONFIG else "its file is not PEM, and certmond writes nothing else"
-    if (
-        SELF in spec.ca
-        and status.trust_anchor in status.seen.certificates
-        and status.trust_anchor not in status.issuers
-    ):
-        return "it is self-signed, and no CA signs its successor: remove certificate and key, and restart its service"
-    if status.seen.key_path is None and spec.kind is not Kind.KUBELET:
-        return "its entry does not say where its key is: give it a `key`"
-    if policy.signers.get(signer, LOCAL) not in _WITH_A_KEY:
-        return None
-    return _unable_to_sign(_authority(status, authorities))
-
-
-def _unable_to_sign(authority: CertificateStatus | None) -> str | None:
-    if authority is None:
-        return "no CA of the catalogue signs it: name its `ca`, or a `signer`"
-    if authority.certificate and authority.certificate.refused:
-        return f"the certificate of its CA, {authority.seen.path}, is refused by Go or by cryptography: replace that CA"
-    if not (authority.key_matches or authority.seen.key_unknown):
-        return f"the key of its CA, {authority.seen.key_path or authority.seen.path}, is not on this node, or another's"
-    return None
-
-
-def _authority(status: CertificateStatus, authorities: Mapping[str, CertificateStatus]) -> CertificateStatus | None:
-    """The entry of the CA that would sign it: the first named one."""
-    return next((authorities[name] for name in status.seen.spec.ca if name != SELF and name in authorities), None)
 
 
 class _Planner:
@@ -245,12 +135,12 @@ class _Planner:
         if why or old is None:
             self._hold(status, why or "there is no certificate")
             return
-        authority = _authority(status, self._authorities)
+        authority = authority_of(status, self._authorities)
         end = authority.certificate.not_after if authority and authority.certificate else None
         if end is not None:
             self._instants.append(end)
             if end <= (max(self._now, old.not_after) if cause in _FOR_A_LATER_END else self._now):
-                self._hold(status, f"no new one can last beyond {_day(end)}, the end of its CA: rotate the CA")
+                self._hold(status, f"no new one can last beyond {day(end)}, the end of its CA: rotate the CA")
                 return
         if (file := status.seen.pair[0]) in self._covered:
             return  # by another entry, or under another name: what is done to its file is done once
@@ -262,8 +152,8 @@ class _Planner:
             kept = status.seen.spec.keep_key
             remedy = "it cannot keep it, so give it a key of its own" if kept else "set keep_key on both"
             self._hold(status, f"shares its {shared}: {remedy}")
-        elif cause is not Cause.ASKED and (waiting := self._waiting(status, old, cause)):
-            self._held.append(waiting)
+        elif cause is not Cause.ASKED and (held := self._waiting(status, old, cause)):
+            self._held.append(held)
             self._covered.add(file)
         else:
             self._steps.append(step)
@@ -282,36 +172,13 @@ class _Planner:
         return None
 
     def _waiting(self, status: CertificateStatus, old: Certificate, cause: Cause) -> Held | None:
-        """Why it is too early, and until when: it was tried a short while ago, or the host says so."""
-        spec, path, healing = status.seen.spec, status.seen.path, self._circumstances.healing
-        refused = healing.is_refused(spec, cause)
-        if not refused and (unsure := next(filter(None, map(self._circumstances.unsure.get, spec.ca)), None)):
-            return Held(spec.name, path, unsure)
-        # A new one would bring the same again, and the service down once more. Of a rotation that was judged before.
-        if status.presence.failures and cause is not Cause.ROTATION:
-            return Held(spec.name, path, f"{status.presence.failures[0]}: see restart_failed")
-        attempt = self._past.get(status.seen.identity)
-        if attempt and not healing.discounts(attempt.at, spec, cause):
-            since, until = attempt.at, attempt.retry_at
-            if refused and attempt.wait_until is None:
-                until = min(until, attempt.at + _FIRST_RETRY)
-            elif cause is Cause.ROTATION and not attempt.failures and attempt.wait_until is None:
-                until = attempt.put_in_place_at + _FIRST_RETRY  # what it brought then was of the former CA
-            if cause is Cause.DUE and self._was_due_from_the_start(status, old, attempt):
-                # Whatever the clock says: as long as two thirds of the time that it then had left.
-                since, until = self._now, max(until, old.not_after - (old.not_after - attempt.put_in_place_at) / 3)
-            self._instants += [since, until]
-            if since <= self._now < until:
-                return Held(spec.name, path, _why_wait(attempt, cause), until)
-        host = HostHold(self._circumstances.hold, self._circumstances.clock)
-        because, late = host.of(old, spec, cause, self._now, healing)
-        self._instants += [late] if late else []
-        return Held(spec.name, path, because, late) if because else None
-
-    def _was_due_from_the_start(self, status: CertificateStatus, old: Certificate, attempt: Attempt) -> bool:
-        """It is what that attempt brought, and was due already then."""
-        due = turn(status, self._policy, self._node)
-        return old.sha256 == attempt.sha256 and due is not None and due <= attempt.put_in_place_at
+        found = waiting(
+            status, old, cause,
+            now=self._now, due=turn(status, self._policy, self._node), attempt=self._past.get(status.seen.identity),
+            circumstances=self._circumstances,
+        )  # fmt: skip
+        self._instants += found.instants
+        return found.held
 
     def _issue(
         self,
@@ -328,7 +195,7 @@ class _Planner:
         restarts = tuple(self._holders_of_the_old(status))
         kept = spec.keep_key and self._policy.signers.get(signer, LOCAL) not in OWN_KEY
         keep = kept and bool(status.key_matches) and is_a(old.key, template.key)
-        said = [f"{_SAID[cause]}, signed by {signer}, until {_day(template.not_after)}", *template.changes]
+        said = [f"{SAID[cause]}, signed by {signer}, until {day(template.not_after)}", *template.changes]
         said += ["keeps its key"] if keep else []
         return Issue(
             status=status,
@@ -381,32 +248,3 @@ def _basis(status: CertificateStatus, old: Certificate) -> Basis:
     executor looks it up in any case.
     """
     return status.basis or Basis(old)
-
-
-_FOR_A_LATER_END = frozenset({Cause.DUE, Cause.EXPIRED})
-_SAID = {
-    Cause.DUE: "is due",
-    Cause.EXPIRED: "has expired",
-    Cause.NOT_YET_VALID: "is not valid yet",
-    Cause.NOT_A_SYMLINK: "the kubelet cannot rotate a file that is no symlink",
-    Cause.ROTATION: "is of the former CA",
-    Cause.ASKED: "asked for",
-    Cause.MISSING: "is not there",
-    Cause.SOURCE_CHANGED: "its source has changed",
-    Cause.RENEWED: "is renewed",
-    Cause.SERVED_DIFFERS: "another one is served",
-    Cause.RESTART_PENDING: "an older one is in memory",
-}
-
-
-def _why_wait(attempt: Attempt, cause: Cause) -> str:
-    if attempt.wait_until is not None:
-        return f"its signer has not decided yet: {attempt.message}"
-    if attempt.failures:
-        return f"it failed {attempt.failures} times, last: {attempt.message}"
-    still = _SAID[cause] if cause in {Cause.NOT_YET_VALID, Cause.ROTATION} else "is still due: see still_due"
-    return f"it was renewed on {_day(attempt.at)}, and {still}"
-
-
-def _day(instant: datetime) -> str:
-    return f"{instant:%Y-%m-%d %H:%M} UTC"

@@ -13,9 +13,10 @@ from certmond.host.files import Files
 from certmond.host.store import Store
 from certmond.host.way import ANYONE, Referrer
 from certmond.pki.assess import assess
+from certmond.pki.circumstances import Circumstances, Policy
 from certmond.pki.holding import files_of
 from certmond.pki.inventory import Observation
-from certmond.pki.plan import Circumstances, Policy, plan
+from certmond.pki.plan import plan
 from certmond.pki.reason import Reason
 from certmond.pki.steps import Issue
 from tests.builders import DAY, NOW, make_ca, make_leaf

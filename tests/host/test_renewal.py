@@ -15,9 +15,10 @@ from certmond.errors import RefusedError
 from certmond.host.renewal import Renewal, certified_key
 from certmond.pki.assess import assess
 from certmond.pki.catalog import CertificateSpec
+from certmond.pki.circumstances import Circumstances, Policy
 from certmond.pki.inventory import Inventory, Observation
 from certmond.pki.issuance import builder
-from certmond.pki.plan import Circumstances, Policy, plan
+from certmond.pki.plan import plan
 from certmond.pki.steps import Issue
 from tests.builders import NOW, YEAR, Issued, make_ca, make_leaf, new_key
 

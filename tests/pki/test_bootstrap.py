@@ -18,6 +18,7 @@ from certmond.config import load
 from certmond.pki.assess import Assessment, assess
 from certmond.pki.bootstrap import Bootstrap, Ground, bootstrap
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm, Kind
+from certmond.pki.circumstances import Policy
 from certmond.pki.demand import missing_names
 from certmond.pki.fields import expand
 from certmond.pki.init_steps import (
@@ -31,7 +32,6 @@ from certmond.pki.init_steps import (
     relocated,
 )
 from certmond.pki.inventory import Embedded, Inventory, Observation
-from certmond.pki.plan import Policy
 from certmond.pki.reason import Fault, Reason
 from certmond.pki.settings import InitSpec
 from tests.builders import DAY, NOW, YEAR, Issued, make_ca, make_leaf

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from certmond.pki.assess import assess
 from certmond.pki.catalog import CertificateSpec, ServiceSpec
+from certmond.pki.circumstances import MIN_INTERVAL, Circumstances, Policy
 from certmond.pki.forecast import MAX_EVENTS, Forecast, What, forecast
 from certmond.pki.inventory import Inventory, Observation
-from certmond.pki.plan import MIN_INTERVAL, Circumstances, Policy
 from certmond.pki.steps import Issue
 from tests.builders import DAY, HOUR, NOW, SECOND, YEAR, make_ca
 from tests.pki.test_plan import (

@@ -17,10 +17,12 @@ from certmond.pki.assess import Assessment, CertificateStatus, assess
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm, ServiceSpec
 from certmond.pki.certificate import Certificate, parse_certificate
 from certmond.pki.checks import critical_point
+from certmond.pki.circumstances import MIN_INTERVAL, Attempt, Circumstances, Policy
 from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Embedded, Inventory, Observation
 from certmond.pki.issuance import builder
-from certmond.pki.plan import MIN_INTERVAL, Attempt, Circumstances, Policy, plan, turn, unable
+from certmond.pki.obstacles import unable
+from certmond.pki.plan import plan, turn
 from certmond.pki.reason import Fault, Reason
 from certmond.pki.restart import Past, Result
 from certmond.pki.service import Content, Survey, Use

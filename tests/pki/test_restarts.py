@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from certmond.pki.assess import Assessment, assess
 from certmond.pki.catalog import CertificateSpec, ServiceSpec
+from certmond.pki.circumstances import Circumstances, Policy
 from certmond.pki.endpoint import Endpoint, Served
 from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Inventory, Observation
-from certmond.pki.plan import Circumstances, Policy, plan
+from certmond.pki.plan import plan
 from certmond.pki.reason import Fault, Reason
 from certmond.pki.restart import Past, Result, Target, Terms
 from certmond.pki.restarts import Caution, in_order, restarts

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from certmond.pki.assess import assess
 from certmond.pki.catalog import CertificateSpec
 from certmond.pki.certificate import Certificate, attributes_of, names_in
+from certmond.pki.circumstances import Circumstances, Policy
 from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Inventory, Observation, Provenance
 from certmond.pki.issuance import EXTENDED, Template, Terms, first, general_name, successor
-from certmond.pki.plan import Circumstances, Policy, plan
+from certmond.pki.plan import plan
 from certmond.pki.reason import Reason, Severity
 from certmond.pki.signing_policy import (
     Basis,

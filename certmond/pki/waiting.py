@@ -1,0 +1,95 @@
+"""Why a certificate that is due is not renewed yet, and until when: it was tried a short while ago, or the host waits.
+
+Owns these waits. Each has an instant, or a cause that somebody ends. What is due is `pki.plan`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from certmond.pki.assess import CertificateStatus
+from certmond.pki.certificate import Certificate
+from certmond.pki.circumstances import FIRST_RETRY, Attempt, Circumstances
+from certmond.pki.holds import HostHold
+from certmond.pki.steps import Cause, Held
+
+SAID = {
+    Cause.DUE: "is due",
+    Cause.EXPIRED: "has expired",
+    Cause.NOT_YET_VALID: "is not valid yet",
+    Cause.NOT_A_SYMLINK: "the kubelet cannot rotate a file that is no symlink",
+    Cause.ROTATION: "is of the former CA",
+    Cause.ASKED: "asked for",
+    Cause.MISSING: "is not there",
+    Cause.SOURCE_CHANGED: "its source has changed",
+    Cause.RENEWED: "is renewed",
+    Cause.SERVED_DIFFERS: "another one is served",
+    Cause.RESTART_PENDING: "an older one is in memory",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why to wait (None: nothing speaks for it), and the instants at which time alone changes that."""
+
+    held: Held | None = None
+    instants: tuple[datetime, ...] = ()
+
+
+def waiting(
+    status: CertificateStatus,
+    old: Certificate,
+    cause: Cause,
+    *,
+    now: datetime,
+    due: datetime | None,
+    attempt: Attempt | None,
+    circumstances: Circumstances,
+) -> Waiting:
+    """Return why it is too early at `now` to renew `old`, and until when. `due` is when this node would renew it."""
+    (name, path), spec, healing = status.seen.identity, status.seen.spec, circumstances.healing
+    refused = healing.is_refused(spec, cause)
+    if not refused and (unsure := next(filter(None, map(circumstances.unsure.get, spec.ca)), None)):
+        return Waiting(Held(name, path, unsure))
+    # A new one would bring the same again, and the service down once more. Of a rotation that was judged before.
+    if status.presence.failures and cause is not Cause.ROTATION:
+        return Waiting(Held(name, path, f"{status.presence.failures[0]}: see restart_failed"))
+    instants: tuple[datetime, ...] = ()
+    if attempt and not healing.discounts(attempt.at, spec, cause):
+        since, until = _pause_after(attempt, cause, old, now, due)
+        if refused and attempt.wait_until is None:
+            until = min(until, attempt.at + FIRST_RETRY)
+        instants = since, until
+        if since <= now < until:
+            return Waiting(Held(name, path, _why_wait(attempt, cause), until), instants)
+    because, late = HostHold(circumstances.hold, circumstances.clock).of(old, spec, cause, now, healing)
+    instants += (late,) if late else ()
+    return Waiting(Held(name, path, because, late) if because else None, instants)
+
+
+def _pause_after(
+    attempt: Attempt, cause: Cause, old: Certificate, now: datetime, due: datetime | None
+) -> tuple[datetime, datetime]:
+    """Since when, and until when, the last attempt keeps the next one waiting."""
+    since, until = attempt.at, attempt.retry_at
+    if cause is Cause.ROTATION and not attempt.failures and attempt.wait_until is None:
+        until = attempt.put_in_place_at + FIRST_RETRY  # what it brought then was of the former CA
+    if cause is Cause.DUE and old.sha256 == attempt.sha256 and due and due <= attempt.put_in_place_at:
+        # It was due from the start: whatever the clock says, as long as two thirds of the time that it then had left.
+        since, until = now, max(until, old.not_after - (old.not_after - attempt.put_in_place_at) / 3)
+    return since, until
+
+
+def _why_wait(attempt: Attempt, cause: Cause) -> str:
+    if attempt.wait_until is not None:
+        return f"its signer has not decided yet: {attempt.message}"
+    if attempt.failures:
+        return f"it failed {attempt.failures} times, last: {attempt.message}"
+    still = SAID[cause] if cause in {Cause.NOT_YET_VALID, Cause.ROTATION} else "is still due: see still_due"
+    return f"it was renewed on {day(attempt.at)}, and {still}"
+
+
+def day(instant: datetime) -> str:
+    """Return the instant as messages have it, in UTC to the minute."""
+    return f"{instant:%Y-%m-%d %H:%M} UTC"
