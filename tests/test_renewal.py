@@ -79,6 +79,13 @@ def kubeconfig(ca: Issued, user: Issued, key_pem: bytes | None = None) -> bytes:
     return yaml.safe_dump(document).encode()
 
 
+def kubelet_conf(ca: Issued) -> bytes:
+    """As kubeadm leaves it: it refers to the rotating PEM."""
+    document = yaml.safe_load(kubeconfig(ca, ca))
+    document["users"][0]["user"] = {"client-certificate": CURRENT, "client-key": CURRENT}
+    return yaml.safe_dump(document).encode()
+
+
 class Host:
     """A small node below `place`, and certmond's state: every certificate is due at `now`, and quick to sign anew."""
 
@@ -127,6 +134,10 @@ class Host:
         self.at(path).parent.mkdir(parents=True, exist_ok=True)
         self.at(path).write_bytes(content)
         self.at(path).chmod(mode)
+
+    def real(self, path: str) -> Path:
+        """The file that a path of the node leads to."""
+        return Transactions(str(self.root), self.state).real(path)
 
     def copy(self, place: Path) -> Host:
         """The same node, elsewhere."""
@@ -873,6 +884,32 @@ def test_the_host_is_asked_only_where_something_is_due(tmp_path: Path) -> None:
 
 
 # What is told
+
+
+def test_the_kubelets_pem_is_linked_again_right_after_a_renewal(tmp_path: Path) -> None:
+    """A PEM that becomes a plain file a minute after certmond has renewed it is linked at once; the second time too,
+    but the third waits, and says that this comes back.
+    """
+    host = Host(tmp_path, "kubelet-client")
+    host.entries["kubelet-client"] |= {"kubeconfig": "/etc/kubernetes/kubelet.conf"}
+    host.put("/etc/kubernetes/kubelet.conf", kubelet_conf(host.ca))
+    host.start()
+    for number in (1, 2):
+        host.now += timedelta(minutes=3)
+        content = host.real(CURRENT).read_bytes()
+        host.at(CURRENT).unlink()
+        host.put(CURRENT, content, 0o600)
+        assert [outcome.step.cause for outcome in host.start_once()] == ["not_a_symlink"]
+        assert host.at(CURRENT).is_symlink()
+        assert host.attempts()["kubelet-client"].repairs == number
+    host.now += timedelta(minutes=1)
+    content = host.real(CURRENT).read_bytes()
+    host.at(CURRENT).unlink()
+    host.put(CURRENT, content, 0o600)
+    made = host.plan()
+    assert made.steps == ()
+    assert "was put right 2 times" in made.held[0].because
+    assert made.held[0].until == host.now + timedelta(minutes=1)
 
 
 def test_every_step_is_in_the_trail(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ from certmond.pki.encoding import decode
 from certmond.pki.signing_policy import Denial, Grant, basis, fixed_by, grant
 from certmond.pki.steps import Derive, Identity, Issue, Plan, Rotate, Write
 from certmond.pki.succession import holder_of
+from certmond.pki.waiting import REPAIRS
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +165,7 @@ class Executor:
                 else:
                     with suppress(WriteError):  # then it is forgotten next time
                         if attempt.sha256:  # what it put in place before is remembered
-                            self._ledger.remember(
-                                identity, _with_last_success(Attempt(attempt.put_in_place_at), attempt)
-                            )
+                            self._ledger.remember(identity, Attempt(attempt.put_in_place_at).after(attempt))
                         else:
                             self._ledger.forget(identity)
 
@@ -228,7 +227,7 @@ class Executor:
             self._pending.keep(step.identity, key, request.pem(), step.old.sha256)
             until = now + timedelta(seconds=error.seconds)
             waiting = Attempt(now, message=str(error), wait_until=until, cookie=error.cookie)
-            self._ledger.remember(step.identity, _with_last_success(waiting, attempt))
+            self._ledger.remember(step.identity, waiting.after(attempt))
             raise
         renewal = Renewal(step, certified_key(step, key, given.key), given.pem, self._clock())
         changes = renewal.changes(self._files)
@@ -242,10 +241,14 @@ class Executor:
                 raise RefusedError("; ".join(torn))
 
         writer.commit(changes, verify=verify, before_rename=lambda: self._keep_old(step))
+        done = Attempt(
+            renewal.now, sha256=issued.sha256, ends_at=issued.not_after, common_name=holder_of(issued)
+        )  # fmt: skip
+        if step.cause in REPAIRS:
+            done = done.repaired(attempt)
+        elif attempt:
+            done = replace(done, repaired_at=attempt.repaired_at, repairs=attempt.repairs)
         with suppress(WriteError):  # it is a memory only, and the certificate is in place
-            done = Attempt(
-                renewal.now, sha256=issued.sha256, ends_at=issued.not_after, common_name=holder_of(issued)
-            )  # fmt: skip
             self._ledger.remember(step.identity, done)
         self._pending.drop(step.identity)
         return Outcome(step, "done", f"{step.path} is renewed until {issued.not_after:%Y-%m-%d %H:%M} UTC", issued)
@@ -296,7 +299,7 @@ class Executor:
         promised = before.cookie if before and isinstance(error, UnreachableError | WriteError) else None
         failed = Attempt(self._clock(), failures, str(error), cookie=promised)
         with suppress(WriteError):  # the disk may be what failed
-            self._ledger.remember(identity, _with_last_success(failed, before))
+            self._ledger.remember(identity, failed.after(before))
         if promised is None:
             self._pending.drop(identity)
 
@@ -310,16 +313,6 @@ class Executor:
         level = {"failed": "error", "waiting": "info"}.get(outcome.result, "info")
         new = {"new_serial": f"{outcome.issued.serial:x}"} if outcome.issued else {}
         self._audit.conclude(event, self._clock(), outcome.message, level, {**fields, **new, "result": outcome.result})
-
-
-def _with_last_success(attempt: Attempt, before: Attempt | None) -> Attempt:
-    """The attempt, with what the last successful one put in place."""
-    if before is None or before.sha256 is None:
-        return attempt
-    return replace(
-        attempt, sha256=before.sha256, issued_at=before.put_in_place_at, ends_at=before.ends_at,
-        common_name=before.common_name,
-    )  # fmt: skip
 
 
 def _fields(step: Write) -> dict[str, str | None]:

@@ -63,6 +63,9 @@ class _Entry(BaseModel):
     cookie: _Text | None = None
     ends_at: Instant | None = None
     common_name: str | None = None
+    restored: bool = False
+    repaired_at: Instant | None = None
+    repairs: Annotated[int, Field(ge=0, le=1 << 31)] = 0
 
 
 class _Line(BaseModel):
@@ -91,8 +94,9 @@ class Ledger:
         return self._load() if self._held is None else dict(self._held)
 
     def renewed(self) -> dict[str, datetime]:
-        """When certmond put a certificate in place, by its SHA-256."""
-        return {each.sha256: each.put_in_place_at for each in self.attempts().values() if each.sha256}
+        """When certmond put a new certificate in place, by its SHA-256: not one from the archive."""
+        new = (each for each in self.attempts().values() if not each.restored)
+        return {each.sha256: each.put_in_place_at for each in new if each.sha256}
 
     def remember(self, identity: Identity, attempt: Attempt) -> None:
         """Note the last attempt for a certificate. Raises WriteError."""

@@ -14,6 +14,8 @@ from certmond.pki.circumstances import FIRST_RETRY, Attempt, Circumstances
 from certmond.pki.holds import HostHold
 from certmond.pki.steps import Cause, Held
 
+REPAIRS = frozenset({Cause.NOT_A_SYMLINK})
+"""What is wrong with files, whatever the dates: the last renewal says nothing of it."""
 SAID = {
     Cause.DUE: "is due",
     Cause.EXPIRED: "has expired",
@@ -57,11 +59,11 @@ def waiting(
         return Waiting(Held(name, path, f"{status.presence.failures[0]}: see restart_failed"))
     instants: tuple[datetime, ...] = ()
     if attempt and not healing.discounts(attempt.at, spec, cause):
-        since, until = _pause_after(attempt, cause, old, now, due)
-        if refused and attempt.wait_until is None:
-            until = min(until, attempt.at + FIRST_RETRY)
-        instants = since, until
-        if since <= now < until:
+        pause = attempt.repair_pause if cause in REPAIRS else _pause_after(attempt, cause, old, now, due)
+        if pause and refused and attempt.wait_until is None:
+            pause = pause[0], min(pause[1], attempt.at + FIRST_RETRY)
+        instants = pause or ()
+        if pause and pause[0] <= now < (until := pause[1]):
             return Waiting(Held(name, path, _why_wait(attempt, cause), until), instants)
     because, late = HostHold(circumstances.hold, circumstances.clock).of(old, spec, cause, now, healing)
     instants += (late,) if late else ()
@@ -73,6 +75,8 @@ def _pause_after(
 ) -> tuple[datetime, datetime]:
     """Since when, and until when, the last attempt keeps the next one waiting."""
     since, until = attempt.at, attempt.retry_at
+    if attempt.restored and not attempt.failures and attempt.wait_until is None:
+        return since, since  # no signer gave what is in place
     if cause is Cause.ROTATION and not attempt.failures and attempt.wait_until is None:
         until = attempt.put_in_place_at + FIRST_RETRY  # what it brought then was of the former CA
     if cause is Cause.DUE and old.sha256 == attempt.sha256 and due and due <= attempt.put_in_place_at:
@@ -86,6 +90,9 @@ def _why_wait(attempt: Attempt, cause: Cause) -> str:
         return f"its signer has not decided yet: {attempt.message}"
     if attempt.failures:
         return f"it failed {attempt.failures} times, last: {attempt.message}"
+    if cause in REPAIRS:
+        often = "once" if attempt.repairs == 1 else f"{attempt.repairs} times"
+        return f"it was put right {often}, last on {day(attempt.repaired_at or attempt.at)}, and breaks again"
     still = SAID[cause] if cause in {Cause.NOT_YET_VALID, Cause.ROTATION} else "is still due: see still_due"
     return f"it was renewed on {day(attempt.at)}, and {still}"
 

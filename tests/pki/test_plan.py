@@ -199,6 +199,45 @@ def test_the_kubelets_pem_is_renewed_at_once_where_the_kubelet_cannot_rotate_it(
         assert steps(made.after(made.plan(NOW), NOW).plan(NOW)) == []
 
 
+def test_a_renewal_does_not_keep_the_link_of_the_kubelets_pem_waiting() -> None:
+    """A PEM that became a plain file is linked at once, however short a while ago it was renewed."""
+    made = world(leaf(NOW + YEAR), spec=KUBELET)
+    plain = replace(made.seen[1], symlink=False)
+    just = Attempt(NOW, sha256=plain.certificates[0].sha256)
+    made = replace(made, seen=(CA, plain), past={plain.identity: just})
+    assert steps(made.plan(NOW + SECOND)) == [("kubelet-client", Cause.NOT_A_SYMLINK)]
+
+
+def test_a_link_that_is_lost_again_and_again_is_made_at_growing_intervals() -> None:
+    """A minute after the first repair, two after the second, an hour at last; the plan says when, and what happens. Two
+    hours without a repair begin a new count.
+    """
+    made = world(leaf(NOW + YEAR), spec=KUBELET)
+    plain = replace(made.seen[1], symlink=False)
+    attempt, now, pauses, because = None, NOW, list[timedelta](), ""
+    for _ in range(9):
+        attempt = Attempt(now).repaired(attempt)
+        waits = replace(made, seen=(CA, plain), past={plain.identity: attempt}).plan(now)
+        assert held(waits).until == waits.changes_at
+        because = held(waits).because
+        assert waits.changes_at
+        pauses.append(waits.changes_at - now)
+        now = waits.changes_at
+    assert pauses == [*(MINUTE * 2**n for n in range(6)), HOUR, HOUR, HOUR]
+    assert because == f"it was put right 9 times, last on {now - HOUR:%Y-%m-%d %H:%M} UTC, and breaks again"
+    assert Attempt(now + HOUR).repaired(attempt).repairs == 1
+    assert Attempt(now - 2 * HOUR).repaired(attempt).repairs == 1  # the clock was set back
+
+
+def test_what_was_restored_is_renewed_as_soon_as_it_is_due() -> None:
+    """No signer gave it, so that its putting in place is no reason to wait."""
+    old = leaf(NOW + 10 * DAY)
+    made = world(old)
+    for restored, expected in ((True, [("leaf", Cause.DUE)]), (False, [])):
+        attempt = Attempt(NOW, sha256=old.facts.sha256, restored=restored)
+        assert steps(replace(made, past={("leaf", "/pki/leaf.crt"): attempt}).plan(NOW + SECOND)) == expected
+
+
 def test_what_is_not_valid_yet_is_renewed_at_once_though_its_successor_ends_sooner() -> None:
     """A clock that was far ahead made it; nothing else would put it right for years. From its first instant it is
     like any other."""
