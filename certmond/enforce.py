@@ -30,8 +30,7 @@ from certmond.host.neighbourhood import Neighbourhood
 from certmond.host.node_files import NodeFiles
 from certmond.host.provenance import ProvenanceLookup
 from certmond.host.rotation_record import RotationRecord
-from certmond.host.signers.local import LocalSigner
-from certmond.host.signers.signer import Signer
+from certmond.host.salvage import SalvageLookup
 from certmond.host.staged import Staging
 from certmond.host.store import Store
 from certmond.host.transaction import Transactions
@@ -45,10 +44,10 @@ from certmond.pki.restarts import Caution, restarts
 from certmond.pki.rotation import Rotation
 from certmond.pki.rotation_holds import Hold, holds, waits_here
 from certmond.pki.rotation_steps import Lacks
-from certmond.pki.settings import LOCAL, SignerSpec
-from certmond.pki.steps import Derive, Held, Issue, Plan, Step
+from certmond.pki.steps import Derive, Held, Issue, Plan, Restore, Step
 from certmond.restarting import Progress, Restarting
 from certmond.rotating import Rotating
+from certmond.signing import SignerChoice
 from certmond.standing import Standing
 from certmond.turns import Alone, Scattered, Turn
 
@@ -69,6 +68,11 @@ def policy_of(config: Config) -> Policy:
         signers={spec.name: spec.kind for spec in config.signers},
         services=config.services,
     )
+
+
+def _replaced(made: Plan) -> frozenset[str]:
+    """The names of the entries whose certificates the plan replaces."""
+    return frozenset(step.target for step in made.steps if isinstance(step, Issue | Restore))
 
 
 def _holds_something(assessment: Assessment) -> bool:
@@ -106,7 +110,13 @@ class Enforcer:
         self._host = HostHolds(config, root, alive, monotonic)
         self._derivations = Derivations(config.derived, config.certificates, self._files)
         self.executor = Executor(
-            config, root=root, state_dir=state_dir, audit=audit, signer=self._signer_of, clock=clock, alive=alive
+            config,
+            root=root,
+            state_dir=state_dir,
+            audit=audit,
+            signer=SignerChoice(config, self._transactions, state_dir, clock, kubeconfig=KUBELET_CONF).of,
+            clock=clock,
+            alive=alive,
         )
         self.neighbourhood = Neighbourhood(config, root, Changes(state_dir, keeps=keeps), acting=acting, wake=wake)
         record, staging, conductor = RotationRecord(state_dir), Staging(state_dir), self._conductor(acting=acting)
@@ -118,6 +128,7 @@ class Enforcer:
             conductor=conductor, audit=audit, clock=clock,
         )  # fmt: skip
         self.provenance = ProvenanceLookup(config, root, state_dir)
+        self.salvage = SalvageLookup(config, root, state_dir, policy_of(config))
         self._former = FormerFiles(config, root, state_dir, clock)
         self.restarting = Restarting(
             config,
@@ -160,7 +171,8 @@ class Enforcer:
         told = self.standing.look(inventory, store.components(), now, self.rotating.waits)
         provenance = self.provenance.of_due(inventory, now, family=self.standing.family, everything=True)
         view = self.neighbourhood.view(store, inventory, self.restarting.past())
-        around = replace(view, told=told, provenance=provenance)
+        salvage = self.salvage.of_damaged(inventory, now)
+        around = replace(view, told=told, provenance=provenance, salvage=salvage)
         renew_before = self._config.renew_before
         return assess(inventory, now, renew_before=renew_before, renewed=self.renewed(), around=around), around
 
@@ -170,7 +182,8 @@ class Enforcer:
         told = self.standing.look(inventory, store.components(), now, self.rotating.waits)
         provenance = self.provenance.of_due(inventory, now, family=self.standing.family, within=_EVIDENCE)
         around = self.neighbourhood.around(store, inventory, self.restarting.past())
-        return replace(around, told=told, provenance=provenance)
+        salvage = self.salvage.of_damaged(inventory, now)
+        return replace(around, told=told, provenance=provenance, salvage=salvage)
 
     def restart(self, plan: Plan, assessment: Assessment, around: Surroundings, patience: float = 0) -> Progress | None:
         """One step of a restart: see `Restarting.step`."""
@@ -206,11 +219,13 @@ class Enforcer:
             return Plan((*left.steps, *plan(assessment, policy, past, now, frozenset()).steps), tuple(held))
         under = certificates_of((self.standing.rotation.new,)) if self.standing.rotation else ()
         reissue = {identity: each for each in under for identity in left.reissue}
-        made = plan(assessment, policy, past, now, asked, reissue=reissue)
+        signing = self.standing.signing
+        made = plan(assessment, policy, past, now, asked, reissue=reissue, signing=signing)
         hold = None
-        if asked is None and (any(isinstance(step, Issue) for step in made.steps) or _holds_something(assessment)):
+        if asked is None and (_replaced(made) or _holds_something(assessment)):
             hold, doubt = (each.fact if each else None for each in self._host.now())
-            made = plan(assessment, policy, past, replace(now, hold=hold, clock=doubt), asked, reissue=reissue)
+            now = replace(now, hold=hold, clock=doubt)
+            made = plan(assessment, policy, past, now, asked, reissue=reissue, signing=signing)
         made = self._without_hurry(replace(made, held=(*made.held, *self._left_alone(states))), assessment.taken_at)
         if asked is None and (ground := self.standing.ground) and self.standing.rotation:
             stops = self.stops(self.standing.rotation, assessment, around or Surroundings())
@@ -280,7 +295,7 @@ class Enforcer:
 
     def _without_hurry(self, made: Plan, now: datetime) -> Plan:
         """The plan without the derived files whose making has failed not long ago, unless their source is renewed."""
-        past, renewed = self._ledger.attempts(), {step.target for step in made.steps if isinstance(step, Issue)}
+        past, renewed = self._ledger.attempts(), _replaced(made)
         steps, held, instants = list[Step](), list[Held](), [made.changes_at] if made.changes_at else []
         for step in made.steps:
             attempt = past.get((step.target, step.path))
@@ -299,39 +314,3 @@ class Enforcer:
             state = states[spec.name]
             if isinstance(state, Foreign | Unready):
                 yield Held(spec.name, spec.path, state.message)
-
-    def _signer_of(self, step: Issue) -> Signer:
-        spec = next((spec for spec in self._config.signers if spec.name == step.signer), None)
-        match spec.kind if spec else LOCAL:
-            case "local":
-                return self._local(step, spec)
-            case "command" if spec:
-                from certmond.host.signers.command import CommandSigner
-
-                return CommandSigner(spec.name, spec.command, time_limit=spec.time_limit, ca_profile=spec.ca_profile)
-            case "kubeadm" if spec:
-                from certmond.host.signers.kubeadm import KubeadmSigner
-
-                certificate, key = self._authority(step)
-                return KubeadmSigner(
-                    spec.command, certificate, key, directory=str(self._state_dir), time_limit=spec.time_limit
-                )
-            case "csr" if spec:
-                from certmond.cluster.csr import CsrSigner
-
-                kubeconfig = self._transactions.real(spec.kubeconfig or KUBELET_CONF)
-                return CsrSigner(str(kubeconfig), time_limit=spec.time_limit, approve=spec.approve)
-            case kind:
-                raise RefusedError(f"{step.target} names the signer {step.signer}, of the unknown kind {kind}")
-
-    def _local(self, step: Issue, spec: SignerSpec | None) -> Signer:
-        certificate, key = self._authority(step)
-        return LocalSigner(certificate, key, spec.passphrase if spec else None, clock=self._clock)
-
-    def _authority(self, step: Issue) -> tuple[str, str]:
-        """Where certificate and key of the CA really are."""
-        entries: Mapping[str, tuple[str, str | None]] = {s.name: (s.path, s.key) for s in self._config.certificates}
-        path, key = entries.get(step.authority or "", ("", None))
-        if not key:
-            raise RefusedError(f"{step.target} has no CA with a key in the catalogue; name its `ca`, or a `signer`")
-        return str(self._transactions.real(path)), str(self._transactions.real(key))

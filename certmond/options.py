@@ -223,7 +223,8 @@ def look(
         if broken and not told:  # no anchor is in the catalogue that could have the finding
             raise CertmondError(broken)
         provenance = enforcer.provenance.of_due(inventory, now, family=enforcer.standing.family)
-        around = replace(around, told=told, provenance=provenance)
+        salvage = enforcer.salvage.of_damaged(inventory, now)
+        around = replace(around, told=told, provenance=provenance, salvage=salvage)
     judged = partial(assess, renew_before=config.renew_before, renewed=renewed, around=around, searching=find_in_two)
     assessment = judged(inventory, now, waits=at is None)
     if (until := assessment.waits_until) is None:

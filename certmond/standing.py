@@ -19,13 +19,13 @@ from certmond.host.rotation_record import RotationRecord
 from certmond.host.rotation_view import ground_of
 from certmond.host.staged import Part, Staging
 from certmond.pki.assess import Assessment
-from certmond.pki.certificate import Anchor
+from certmond.pki.certificate import Anchor, Certificate
 from certmond.pki.checks import finding
 from certmond.pki.holding import Surroundings
 from certmond.pki.holds import NOTHING_REPLACED, Healing
 from certmond.pki.inventory import Inventory
 from certmond.pki.reason import Finding, Reason
-from certmond.pki.rotation import SIGNER_FAMILY, Mode, Phase, Rotation
+from certmond.pki.rotation import SIGNER_FAMILY, Mode, Phase, Rotation, desired
 from certmond.pki.rotation_batches import Workers, held_back, in_batches
 from certmond.pki.rotation_consent import refusal
 from certmond.pki.rotation_found import is_refused, put_back
@@ -223,6 +223,15 @@ class Standing:
     def family(self) -> str | None:
         """The anchor that is being changed."""
         return self.rotation.family if self.rotation else None
+
+    @property
+    def signing(self) -> Mapping[str, Certificate]:
+        """The anchor that signs in the present phase, by its name; nothing where no rotation is under way."""
+        rotation, wanted = self.rotation, desired(self.rotation) if self.rotation else None
+        if rotation is None or wanted is None:
+            return {}
+        signing = wanted.signing
+        return {rotation.family: signing} if isinstance(signing, Certificate) else {}
 
     @property
     def phase(self) -> Phase | None:

@@ -469,3 +469,110 @@ def test_a_former_certificate_brings_no_right_back_under_another_name(plain: Hos
     done = certmond(plain, "renew", "--all")
     assert "older than the certificate that certmond put in its place" in done.stdout
     assert plain.at("/home/many/b.pem").read_bytes() == wide.pem + wide.key_pem
+
+
+# A sixth attempt: to break the file, and have it made again
+
+
+def broken(host: Host, form: str, name: str, content: bytes, **fields: Any) -> Path:
+    """An entry whose file was damaged after it held `content`: nothing in it can be read as a whole any more."""
+    leaf = make_leaf(host.ca, "app", not_before=host.now - DAY, not_after=host.now + YEAR)
+    entry, path = write(host, form, f"/srv/{form}/{name}", leaf)
+    host.entries[f"{form}-{name}"] = entry | fields
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_broken_file_of_which_the_entry_fixes_nothing_is_not_made_again(plain: Host, form: str) -> None:
+    """Neither by itself nor by hand: what an entry leaves open, nobody signs. The same where the file held a forged
+    certificate before it was cut off.
+    """
+    forged = make_ca(subject=MASTERS, is_ca=None, usages=None, names=None, extended_usages=["client auth"])
+    for name, content in (("empty", b""), ("cut", forged.pem[:-40] + forged.key_pem[:-40])):
+        path = broken(plain, form, name, content)
+        assert plain.start_once() == ()
+        assert certmond(plain, "renew", f"{form}-{name}").returncode == 3
+        assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_broken_file_is_made_again_with_what_its_entry_fixes_alone(plain: Host, form: str) -> None:
+    """Whatever it held, whoever owns it now and whatever its mode: the new certificate is the entry's, and the files
+    are root's and closed.
+    """
+    forged = make_ca(subject=MASTERS, is_ca=None, usages=None, names=None, extended_usages=["client auth"])
+    fixed = {"subject": "CN=app", "usages": ["client auth"], "owner": "root:root"}
+    if form == "kubeconfig":
+        fixed["embedded_ca"] = "ca"
+        api = {"advertise-address": "192.0.2.1", "secure-port": "6443"}
+        flags = [f"--{name}={value}" for name, value in api.items()]
+        pod = {
+            "kind": "Pod",
+            "spec": {"containers": [{"name": "kube-apiserver", "command": ["kube-apiserver", *flags]}]},
+        }
+        plain.put("/etc/kubernetes/manifests/kube-apiserver.yaml", yaml.safe_dump(pod).encode(), 0o600)
+    path = broken(plain, form, "fixed", forged.pem[:-40], **fixed)
+    os.chown(path, MALLORY, MALLORY)
+    path.chmod(0o666)
+    (outcome,) = plain.start_once()
+    assert (outcome.result, outcome.message) == ("done", outcome.message)
+    assert outcome.issued
+    assert (outcome.issued.subject, outcome.issued.extended_usages) == ("CN=app", frozenset({"client auth"}))
+    assert not outcome.issued.names
+    for made in (renewed(path), path.with_name("app.key")):
+        if made.exists():
+            status = made.stat()
+            assert (status.st_uid, status.st_mode & 0o022) == (0, 0)
+            assert b"PRIVATE KEY" not in made.read_bytes() or status.st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_broken_file_is_not_made_again_where_another_user_can_take_the_key(plain: Host, form: str) -> None:
+    """A directory that anybody can write: no key comes there, neither a new one nor one of the archive."""
+    path = broken(plain, form, "shared", b"", subject="CN=app", usages=["client auth"], embedded_ca="ca")
+    path.parent.chmod(0o777)
+    before = sorted(path.parent.iterdir())
+    assert plain.start_once() == ()
+    assert certmond(plain, "renew", f"{form}-shared").returncode == 3
+    assert (sorted(path.parent.iterdir()), path.read_bytes()) == (before, b"")
+
+
+def test_nothing_is_put_back_through_a_symlink_of_another_user(plain: Host) -> None:
+    """An owner that is not root makes the key's name a symlink into root's files and breaks the certificate: what the
+    link leads to stays as it is.
+    """
+    leaf = make_leaf(plain.ca, "app", not_before=plain.now - YEAR, not_after=plain.now + 5 * DAY)
+    owned(plain, "app", leaf.pem, leaf.key_pem, subject="CN=app", usages=["client auth"])
+    assert [outcome.result for outcome in plain.start_once()] == ["done"]
+    plain.put("/etc/precious", b"root's", 0o600)
+    for name in ("app.crt", "app.key"):
+        link = plain.at(f"/home/app/{name}")
+        link.unlink()
+        link.symlink_to("/etc/precious")
+        os.chown(link, MALLORY, MALLORY, follow_symlinks=False)
+    assert "done" not in {outcome.result for outcome in plain.start_once()}
+    assert certmond(plain, "archive", "restore", "app").returncode != 0
+    assert plain.at("/etc/precious").read_bytes() == b"root's"
+
+
+def test_breaking_a_file_brings_no_former_right_back(plain: Host) -> None:
+    """The owner of a file had a certificate with one name more, which the entry fixes no longer. It is in the archive,
+    good and in date; the narrower one that certmond put in its place is destroyed. What comes back has the entry's
+    names.
+    """
+    wide = make_leaf(plain.ca, "app", names=["DNS:a", "DNS:b"], extended_usages=["server auth"],
+                     not_before=plain.now - YEAR, not_after=plain.now + 10 * DAY)  # fmt: skip
+    fixed = {"subject": "CN=app", "usages": ["server auth"], "names": ["DNS:a"]}
+    owned(plain, "app", wide.pem, wide.key_pem, **fixed)
+    plain.start()
+    narrow = make_leaf(plain.ca, "app", names=["DNS:a"], extended_usages=["server auth"], not_after=plain.now + YEAR)
+    identity = ("app", "/home/app/app.crt")
+    Ledger(plain.state).remember(identity, Attempt(plain.now, sha256=narrow.facts.sha256, ends_at=plain.now + YEAR))
+    plain.at("/home/app/app.crt").write_bytes(b"")
+    for outcome in (*plain.start_once(), *plain.start_once()):
+        assert outcome.issued is None or outcome.issued.names == frozenset({"DNS:a"})
+    assert wide.pem != plain.at("/home/app/app.crt").read_bytes()
+    assert certmond(plain, "renew", "app").returncode == 0
+    (made,) = decode(plain.at("/home/app/app.crt").read_bytes(), "").certificates[:1]
+    assert made.names == frozenset({"DNS:a"})

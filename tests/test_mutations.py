@@ -468,7 +468,8 @@ def test_the_table_covers_every_reason_that_observation_can_raise() -> None:
     # So with what the Kubernetes API says: tests/cluster/test_conducted_node.py. Of a due certificate's origin:
     # tests/pki/test_signing_policy.py.
     running = {Reason.SERVED_DIFFERS, Reason.RESTART_PENDING, Reason.RESTART_FAILED, Reason.CUT_OFF}
-    later = {*running, Reason.STILL_DUE, Reason.NOT_ISSUED_BY_CA}  # the last never comes alone: above
+    remembered = {Reason.STILL_DUE, Reason.BREAKS_AGAIN}  # of which files alone say nothing
+    later = {*running, *remembered, Reason.NOT_ISSUED_BY_CA}  # the last never comes alone: above
     covered = {row[2] for row in (*MUTATIONS.values(), *ROTATIONS.values())}
     assert covered | {"nonpositive_serial"} == {reason.value for reason in Reason if reason not in later}
     assert len(MUTATIONS) >= 40

@@ -168,7 +168,7 @@ class Host:
         )  # fmt: skip
 
     def look(self) -> Assessment:
-        return look(self.config, str(self.root), self.now, self.enforcer().renewed())
+        return look(self.config, str(self.root), self.now, self.enforcer().renewed(), state_dir=self.state)
 
     def plan(self) -> Plan:
         return self.enforcer().plan(self.look())
@@ -179,7 +179,7 @@ class Host:
         enforcer = self.enforcer()
         enforcer.executor.recover()
         for _ in range(5):
-            plan = enforcer.plan(look(self.config, str(self.root), self.now, enforcer.renewed()))
+            plan = enforcer.plan(self.look())
             if not plan.steps:
                 return outcomes
             outcomes += enforcer.executor.execute(plan)

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from certmond.pki.forecast import Forecast
-from certmond.pki.steps import Derive, Issue, Plan, Restart, Rotate, Step
+from certmond.pki.steps import Derive, Issue, Plan, Restart, Restore, Rotate, Step
 
 SCHEMA = 1
 
@@ -48,6 +48,8 @@ def step_name(step: Step) -> str:
     match step:
         case Issue():
             return "issue"
+        case Restore():
+            return "restore"
         case Derive():
             return "derive"
         case Restart():

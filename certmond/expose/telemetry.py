@@ -23,7 +23,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _CAUSES = ("start", "inotify", "overflow", "mount", "resync", "poll", "deadline", "clock", "reload",
            "retry", "step", "look")  # fmt: skip
-_STEPS = ("rotate", "issue", "derive", "restart")
+_STEPS = ("rotate", "issue", "restore", "derive", "restart")
 _PHASES = ("idle", *Phase)
 _WORKERS = ("all", "released", "acknowledged")
 _HOOK_RESULTS = ("told", "failed", "passed_over")

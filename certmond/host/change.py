@@ -28,6 +28,8 @@ class NewFile:
     but for what `at_most` does not permit: for a key must not come into a file that others could read.
     `expected` is the SHA-256 of the content that the decision was made upon; None: nothing was there.
 
+    `anew` says that nothing is taken over of the file that it replaces, neither owner and mode nor attributes.
+
     `manifest` says that this is the manifest of a static pod, wherever the kubelet has them. It takes the place of one
     that is there, and its directory never has any other name in it: what the kubelet finds there it starts.
     """
@@ -39,6 +41,7 @@ class NewFile:
     expected: str | None = None
     at_most: int = 0o7777
     manifest: bool = False
+    anew: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ class Entry:
     @property
     def changed_at(self) -> datetime | None:
         """When the content or the inode changed last (ctime); None of what was not seen."""
-        return _EPOCH + timedelta(microseconds=self.key[4] // 1000) if self.key else None
+        return instant_of(self.key[4]) if self.key else None
 
     def take(self, status: os.stat_result) -> None:
         """Note the state of what the path leads to; that it is no regular file of a sane size is the fault."""
@@ -103,6 +103,11 @@ def asked(path: str, referrer: Referrer | None) -> Asked:
 
 _REST = attrgetter("real", "fault", "is_link", "mode", "uid", "gid", "key", "settled", "digest", "lookups", "writers",
                    "blame", "foreign")  # fmt: skip
+
+
+def instant_of(nanoseconds: int) -> datetime:
+    """Return the instant of a file's time stamp, in UTC."""
+    return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
 
 
 def latest_change(*entries: Entry) -> datetime | None:

@@ -21,13 +21,14 @@ from certmond.host.archive import Archive
 from certmond.host.arrangement import Arrangement
 from certmond.host.audit import Audit
 from certmond.host.derivation import Derivations
+from certmond.host.grants import Grants
 from certmond.host.journal import Event
 from certmond.host.key_pair import KeyPairs, as_written
 from certmond.host.keys import PrivateKey, make_key
 from certmond.host.ledger import Ledger
 from certmond.host.node_files import NodeFiles
 from certmond.host.pending import Pending
-from certmond.host.provenance import ProvenanceLookup
+from certmond.host.placing import damaged_name
 from certmond.host.renewal import (
     Renewal,
     archive_name,
@@ -37,18 +38,19 @@ from certmond.host.renewal import (
     overtaken,
     present_key,
 )
+from certmond.host.restoration import Restoration
 from certmond.host.retention import Retention
 from certmond.host.signers.signer import Request, Signer
 from certmond.host.staged import Staging
 from certmond.host.transaction import Recovery, Transactions, Writer
-from certmond.pki.catalog import SELF
 from certmond.pki.certificate import Certificate
 from certmond.pki.circumstances import Attempt
-from certmond.pki.encoding import decode
-from certmond.pki.signing_policy import Denial, Grant, basis, fixed_by, grant
-from certmond.pki.steps import Derive, Identity, Issue, Plan, Rotate, Write
+from certmond.pki.steps import Cause, Derive, Identity, Issue, Plan, Restore, Rotate, Write
 from certmond.pki.succession import holder_of
 from certmond.pki.waiting import REPAIRS
+
+_NOTHING = ""
+"""What a request is for that replaces no certificate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +81,6 @@ class Executor:
     ) -> None:
         self._audit, self._signer, self._clock, self._alive = audit, signer, clock, alive
         self._kinds = {spec.name: spec.kind for spec in config.certificates}
-        self._authorities = {
-            spec.name: spec.path
-            for spec in config.certificates
-            if spec.authority and not spec.is_glob and spec.password_file is None
-        }
         self._records = state_dir / "transactions"
         self._files = NodeFiles(root)
         self._transactions = Transactions(root, state_dir)
@@ -92,8 +89,11 @@ class Executor:
         self._ledger = Ledger(state_dir, self._files.exists)
         self._pairs = KeyPairs(config.certificates, self._files)
         self._pending = Pending(state_dir)
-        self._provenance = ProvenanceLookup(config, root, state_dir)
+        self._grants = Grants(config, root, state_dir, self._files)
         self._derivations = Derivations(config.derived, config.certificates, self._files)
+        self._restoration = Restoration(
+            config, root=root, state_dir=state_dir, audit=audit, clock=clock, writing=self.writing
+        )
         self._arrangement = Arrangement(config.certificates, self._files, Staging(state_dir), self._archive)
 
     def interrupted(self) -> frozenset[str]:
@@ -160,7 +160,7 @@ class Executor:
         """
         for identity, attempt in self._ledger.attempts().items():
             if attempt.cookie is not None:
-                if self._pending.replaces(identity) in self._in_place(*identity):
+                if self._pending.replaces(identity) in (self._in_place(*identity) or {_NOTHING}):
                     yield identity
                 else:
                     with suppress(WriteError):  # then it is forgotten next time
@@ -185,6 +185,8 @@ class Executor:
             match step:
                 case Issue():
                     outcome = self._issue(step, writer)
+                case Restore():
+                    outcome = self._restore(step, writer)
                 case Derive():
                     outcome = Outcome(step, "done", self._derivations.make(step.target, writer))
                     self._forget_failure(step)
@@ -208,7 +210,7 @@ class Executor:
     def _issue(self, step: Issue, writer: Writer) -> Outcome:
         if why := overtaken(step, self._files):  # no failure to be remembered: what is there now is another matter
             return Outcome(step, "failed", why)
-        granted = self._granted(step)
+        granted = self._grants.granted(step)
         self._ledger.check()  # without a memory of it, nothing would keep it from being renewed again and again
         attempt = self._ledger.attempts().get(step.identity)
         cookie, key, csr = self._pending.take_up(step.identity, attempt.cookie if attempt else None)
@@ -224,7 +226,7 @@ class Executor:
             given = self._signer(step).sign(request)
         except WaitingError as error:
             now = self._clock()
-            self._pending.keep(step.identity, key, request.pem(), step.old.sha256)
+            self._pending.keep(step.identity, key, request.pem(), step.old.sha256 if step.old else _NOTHING)
             until = now + timedelta(seconds=error.seconds)
             waiting = Attempt(now, message=str(error), wait_until=until, cookie=error.cookie)
             self._ledger.remember(step.identity, waiting.after(attempt))
@@ -234,7 +236,7 @@ class Executor:
         issued = renewal.issued()
 
         def verify(written: Mapping[str, bytes]) -> None:
-            self._check_authorities(step)
+            self._grants.check_authorities(step)
             read = as_written(changes, written, self._files)
             renewal.verify(read)
             if torn := list(self._pairs.torn(changes, read)):
@@ -253,30 +255,16 @@ class Executor:
         self._pending.drop(step.identity)
         return Outcome(step, "done", f"{step.path} is renewed until {issued.not_after:%Y-%m-%d %H:%M} UTC", issued)
 
-    def _granted(self, step: Issue) -> Grant:
-        """The permission to sign it, by what the node shows at this moment. Raises RefusedError."""
-        status, seen = step.status, step.status.seen
-        provenance = self._provenance.of(seen, step.authority, status.presence.provenance)
-        derived = basis(step.old, seen.certificates[1:], status.issuers, provenance)
-        granted = grant(step.template, fixed_by(seen.spec, step.facts), derived)
-        if isinstance(granted, Denial):
-            fact = f"{step.path} is not renewed: the CA's key does not sign it: {granted}"
-            raise RefusedError(f"{fact}; see what would be signed: certmond renew {step.target} --dry-run")
-        return granted
-
-    def _check_authorities(self, step: Issue) -> None:
-        """A signer may take its time. Raises WriteError where the CA on the node has become another meanwhile.
-
-        Not asked of anchors that more than reading a file of PEM finds: those of a pattern, or below a password.
-        """
-        named = [name for name in step.status.seen.spec.ca if name != SELF]
-        if not self._authorities.keys() >= set(named):
-            return
-        paths = [self._authorities[name] for name in named]
-        found = {each for path in paths for each in decode(self._files.read(path) or b"", path).certificates}
-        own = set(step.status.seen.certificates if SELF in step.status.seen.spec.ca else ())
-        if paths and found - own != set(step.status.anchors) - own:
-            raise WriteError(f"{', '.join(paths)} changed while {step.target} was signed; it is looked at again")
+    def _restore(self, step: Restore, writer: Writer) -> Outcome:
+        """Note first what comes back: whoever is killed in between has put it in place all the same."""
+        now, leaf, before = self._clock(), step.certificate, self._ledger.attempts().get(step.identity)
+        put = leaf.sha256, leaf.not_after, holder_of(leaf), now
+        self._ledger.remember(step.identity, (before or Attempt(now)).restoring(*put))
+        done = self._restoration.put_right(step, writer)
+        with suppress(WriteError):  # then it is one repair more that is not counted
+            self._ledger.remember(step.identity, Attempt(now).restoring(*put).repaired(before))
+        self._pending.drop(step.identity)
+        return Outcome(step, "done", done)
 
     def _key(self, step: Issue) -> PrivateKey:
         return present_key(step, self._files) if step.keep_key else make_key(step.template.key)
@@ -287,8 +275,13 @@ class Executor:
             for path in archived(step.status.seen)
             if self._files.read(path) is not None
         }
-        description = {"serial": f"{step.old.serial:x}", "cause": step.cause.value, "detail": step.detail}
-        self._archive.store(archive_name(step.status.seen.spec, step.path), files, self._clock(), description)
+        serial = {"serial": f"{step.old.serial:x}"} if step.old else {}
+        description = {**serial, "cause": step.cause.value, "detail": step.detail}
+        name = archive_name(step.status.seen.spec, step.path)
+        if step.cause is Cause.DAMAGED:
+            name = damaged_name(name)
+        if files:
+            self._archive.store(name, files, self._clock(), description)
 
     def _remember_failure(self, step: Write, error: CertmondError) -> None:
         identity = (step.target, step.path)
@@ -319,7 +312,10 @@ def _fields(step: Write) -> dict[str, str | None]:
     match step:
         case Issue():
             return {"step": "issue", "target": step.target, "path": step.path, "cause": step.cause.value,
-                    "old_serial": f"{step.old.serial:x}", "signer": step.signer}  # fmt: skip
+                    "old_serial": f"{step.old.serial:x}" if step.old else None, "signer": step.signer}  # fmt: skip
+        case Restore():
+            return {"step": "restore", "target": step.target, "path": step.path, "cause": step.cause.value,
+                    "generation": step.generation}  # fmt: skip
         case Derive():
             return {"step": "derive", "target": step.target, "path": step.path, "cause": step.cause.value}
         case Rotate():

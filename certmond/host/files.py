@@ -15,11 +15,12 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from itertools import takewhile
 from typing import Any, TypeVar
 
 from certmond.host.content import content_at
-from certmond.host.entry import Asked, Entry, asked, packed
+from certmond.host.entry import Asked, Entry, asked, instant_of, packed
 from certmond.host.second import in_two
 from certmond.host.way import Referrer, Way, beginning, beside, fault_of, follow, open_to, refusal
 from certmond.pki.reason import Fault, Reason
@@ -185,6 +186,13 @@ class Files:
                 self._interest = None
             names = self._listings[place.real] = before if before == names else names
         return names
+
+    def changed_in(self, directory: str) -> datetime | None:
+        """Return when a name has come into a directory or gone, at the latest (ctime); None where that is not told."""
+        place = self._admitted(self._directory(directory), directory)
+        with suppress(OSError):
+            return instant_of(os.lstat(place.real or "/").st_ctime_ns) if place.fault is None else None
+        return None
 
     @property
     def interest(self) -> Mapping[str, frozenset[str] | None]:

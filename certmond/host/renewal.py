@@ -12,7 +12,6 @@ import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
 
 from certmond.errors import KeyUnusableError, RefusedError, WriteError
 from certmond.host import kubelet_pem
@@ -20,8 +19,9 @@ from certmond.host.credentials import parse_credentials
 from certmond.host.derived import owner_ids
 from certmond.host.key_pair import KeyPair, Read, Unpaired, entry_pair, key_of_user, kubeconfig_pairs
 from certmond.host.keys import PrivateKey, key_pem, load_key
-from certmond.host.kubeconfig_text import with_credentials
+from certmond.host.kubeconfig_text import Embedded, new_kubeconfig, with_credentials
 from certmond.host.place import digest
+from certmond.host.placing import View, linked, placed
 from certmond.host.transaction import Change, NewFile, NewLink
 from certmond.pki.catalog import CertificateSpec, Kind
 from certmond.pki.certificate import Certificate, PublicKey, attributes_of, describe_key, names_in, to_pem
@@ -29,22 +29,6 @@ from certmond.pki.encoding import decode
 from certmond.pki.inventory import Observation
 from certmond.pki.path import find_paths
 from certmond.pki.steps import Cause, Issue
-
-
-class View(Protocol):
-    """The files of the node, as they are at this moment."""
-
-    def read(self, path: str, *, anyones: bool = True) -> bytes | None:
-        """The bytes of a file; None where it is not there. Raises WriteError where it cannot be read.
-
-        What gets into a file is read with `anyones` false: no symlink of another user is followed.
-        """
-        ...
-
-    def names(self, directory: str) -> frozenset[str]:
-        """What is in a directory; nothing where it cannot be read."""
-        ...
-
 
 _EXTENDED = frozenset({"server auth", "client auth"})
 
@@ -63,6 +47,8 @@ class Renewal:
         spec, path = self.step.status.seen.spec, self.step.path
         if why := overtaken(self.step, view):
             raise WriteError(why)
+        if self.step.cause is Cause.DAMAGED:
+            return self._repaired(spec, view)
         if spec.kind is Kind.KUBELET and self.step.status.seen.symlink is not None:
             return list(self._kubelet(view))
         present = view.read(path, anyones=False)
@@ -76,6 +62,20 @@ class Renewal:
         if self.step.keep_key or key_path is None:
             return [certificate]
         return [self._secret(key_path, key_pem(self.key), view.read(key_path)), certificate]
+
+    def _repaired(self, spec: CertificateSpec, view: View) -> list[Change]:
+        """The same files, of which nothing is taken over but a certificate that is whole and keeps its chain."""
+        path, key_path = self.step.path, self.step.status.seen.key_path
+        present = view.read(path, anyones=False) or b"" if self.step.old else b""
+        if spec.kind is Kind.KUBELET:
+            content = kubelet_pem.content(to_pem(self.issued()), key_pem(self.key))
+            return linked(path, content, spec, view, self.now)
+        if spec.kind is Kind.KUBECONFIG:
+            return [placed(spec, path, self._kubeconfig(present) if present else self._new_kubeconfig(), view)]
+        if is_one_file(self.step.status.seen) or key_path is None:
+            return [placed(spec, path, self._combined(present), view)]
+        certificate = placed(spec, path, self._chain(present), view)
+        return [certificate] if self.step.keep_key else [placed(spec, key_path, key_pem(self.key), view), certificate]
 
     def _secret(self, path: str, content: bytes, present: bytes | None) -> NewFile:
         """A file with a key in it: no more open than its entry permits, whatever it was before."""
@@ -110,6 +110,17 @@ class Renewal:
             key_pem=key_pem(self.key), trust_pem=trust,
         )  # fmt: skip
 
+    def _new_kubeconfig(self) -> bytes:
+        if self.step.server is None:
+            raise WriteError(f"where the API server of {self.step.path} is, is not known; `certmond init` makes it")
+        cluster, server = self.step.server
+        leaf, trust = self.issued(), b"".join(map(to_pem, self.step.trust))
+        credentials = Embedded(to_pem(leaf), key_pem(self.key))
+        return new_kubeconfig(
+            cluster=cluster, server=server, user=leaf.common_name or self.step.target, trust_pem=trust,
+            credentials=credentials,
+        )  # fmt: skip
+
     def _kubelet(self, view: View) -> Iterator[Change]:
         """A dated file, and the symlink moved to it, as the kubelet would; what is no symlink yet becomes one."""
         path = self.step.path
@@ -129,7 +140,7 @@ class Renewal:
         if not self.step.status.seen.spec.chain:
             return to_pem(leaf)
         rest = [each for each in decode(self.pem, self.step.signer).certificates if each != leaf]
-        if not rest and old.issuer_der == leaf.issuer_der:
+        if not rest and old and old.issuer_der == leaf.issuer_der:
             rest = [each for each in decode(present, self.step.path).certificates if each != old]
         return b"".join(map(to_pem, (leaf, *rest)))
 
@@ -159,7 +170,7 @@ class Renewal:
         if leaf.is_ca:
             yield "is a CA"
         old = self.step.old
-        if self.step.cause is Cause.DUE and leaf.not_after <= old.not_after:
+        if self.step.cause is Cause.DUE and old and leaf.not_after <= old.not_after:
             yield f"ends at {leaf.not_after:%Y-%m-%d %H:%M} UTC, no later than the one that is there"
         if not leaf.not_before <= self.now < leaf.not_after:
             yield f"is valid from {leaf.not_before:%Y-%m-%d %H:%M} to {leaf.not_after:%Y-%m-%d %H:%M} UTC, and not now"
@@ -194,13 +205,15 @@ def present_key(step: Issue, view: View) -> PrivateKey:
 
     Raises KeyUnusableError where its file holds another key or none, WriteError where it cannot be read.
     """
-    seen = step.status.seen
+    seen, old = step.status.seen, step.old
     path = seen.key_path or step.path
+    if old is None:
+        raise KeyUnusableError(f"{path}: {step.target} has no certificate whose key could be kept")
     content = view.read(path, anyones=False) or b""
     if seen.spec.kind is Kind.KUBECONFIG:
-        content = key_of_user(content, path, step.old) or b""
+        content = key_of_user(content, path, old) or b""
     key = load_key(content, path)
-    if describe_key(key.public_key()) != step.old.key:
+    if describe_key(key.public_key()) != old.key:
         raise KeyUnusableError(
             f"{path} does not hold the key of {step.target}; put back the pair that belongs together"
         )
@@ -216,6 +229,10 @@ def is_one_file(seen: Observation) -> bool:
 def overtaken(step: Issue, view: View) -> str | None:
     """Why the files are no longer those that the step was planned for; None where they are."""
     seen = step.status.seen
+    if step.old is None:
+        pair = entry_pair(seen.spec.kind, step.path, None if is_one_file(seen) else seen.key_path, view.read)
+        whole = not isinstance(pair, Unpaired) or pair.encrypted
+        return f"{step.path} was put right by someone else since it was looked at; look at it again" if whole else None
     present = view.read(step.path)
     if present is not None and step.old not in certificates_in(present, step.path, seen.spec.kind):
         return f"{step.path} was changed by someone else since it was looked at; look at it again"
@@ -228,7 +245,7 @@ def overtaken(step: Issue, view: View) -> str | None:
 
 def _public_key(content: bytes, path: str, step: Issue) -> PublicKey | None:
     """The public half of the private key that an entry has in this file; None where there is none."""
-    if step.status.seen.spec.kind is Kind.KUBECONFIG:
+    if step.status.seen.spec.kind is Kind.KUBECONFIG and step.old:
         try:
             content = key_of_user(content, path, step.old) or b""
         except KeyUnusableError:

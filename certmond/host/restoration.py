@@ -6,8 +6,7 @@ key do not belong together. What a generation is worth is `archived_pair`'s; how
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,21 +15,19 @@ from pathlib import Path
 from certmond.config import Config
 from certmond.errors import CertmondError, MalformedError, RefusedError, WriteError
 from certmond.host.archive import Archive, ArchivedFile, Generation
-from certmond.host.archived_pair import Verdict, Worth, as_put_back, verdict
+from certmond.host.archived_pair import Verdict, Worth
 from certmond.host.audit import Audit
+from certmond.host.change import Change
+from certmond.host.generations import Form, Generations
 from certmond.host.journal import Event
-from certmond.host.key_pair import KeyPair, KeyPairs, Read, Unpaired, as_written, entry_pair
+from certmond.host.key_pair import KeyPairs, Unpaired, as_written
 from certmond.host.node_files import NodeFiles
 from certmond.host.place import digest
-from certmond.host.renewal import archive_name
+from certmond.host.placing import damaged_name, linked, placed
 from certmond.host.transaction import NewFile, Transactions, Writer
-from certmond.pki.catalog import SELF, CertificateSpec, Kind
-from certmond.pki.certificate import Certificate
-from certmond.pki.encoding import decode
+from certmond.pki.catalog import CertificateSpec, Kind
 from certmond.pki.reason import printable
-from certmond.pki.signing_policy import fixed_by, is_issued, surplus
-
-_EXTENDED = frozenset({"server auth", "client auth"})
+from certmond.pki.steps import Restore
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +38,6 @@ class _Candidate:
     files: tuple[ArchivedFile, ...]
     verdict: Verdict
     in_place: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """Where the certificate and the key of a generation belong."""
-
-    kind: Kind
-    path: str
-    key_path: str
-    spec: CertificateSpec | None
-    references: bool = False
-    """Whether files that it refers to are read: no other user chose them."""
 
 
 class Restoration:
@@ -68,12 +53,13 @@ class Restoration:
         clock: Callable[[], datetime],
         writing: Callable[[float], AbstractContextManager[Writer]],
     ) -> None:
-        self._specs, self._facts = {spec.name: spec for spec in config.certificates}, config.given_facts
+        self._specs = {spec.name: spec for spec in config.certificates}
         self._by_hand = frozenset(
             each for spec in config.certificates if spec.is_trust for each in (spec.name, spec.path, spec.key) if each
         )
         self._files, self._transactions = NodeFiles(root), Transactions(root, state_dir)
         self._archive = Archive(state_dir, config.archive.keep)
+        self._generations = Generations(config, self._archive, self._files, clock)
         self._pairs = KeyPairs(config.certificates, self._files)
         self._audit, self._clock, self._writing = audit, clock, writing
 
@@ -83,7 +69,7 @@ class Restoration:
         Raises MalformedError where it was damaged, WriteError where a file of the node cannot be read.
         """
         files = self._archive.load(name, generation)
-        return None if self._is_by_hand(name, files) else self._judged(name, generation, files)
+        return None if self._is_by_hand(name, files) else self._generations.judged(name, generation, files)
 
     def restore(self, name: str, generation: str | None, patience: float, *, dry_run: bool) -> list[str]:
         """Put a generation of the archive back, by default the newest good one that is not there now. Return a sentence
@@ -106,7 +92,7 @@ class Restoration:
             said.append(f"{chosen.generation.id} is {chosen.verdict.worth}: {chosen.verdict.why}")
         if strangers := [file for file in changed if self._files.owner(file.path) not in {None, file.owner}]:
             raise WriteError(*(_not_its_owner(file) for file in strangers))
-        spec = self._form(name, files).spec or self._specs.get(name)
+        spec = self._generations.form(name, files).spec or self._specs.get(name)
         if why := self._files.exposed([file.path for file in changed], spec.owner if spec else None):
             raise WriteError(why)
         if not changed:
@@ -123,19 +109,18 @@ class Restoration:
         present: Mapping[str, bytes | None],
         patience: float,
     ) -> None:
-        changes = [
+        form = self._generations.form(name, chosen.files)
+        changes: list[Change] = [
             NewFile(f.path, f.content, f.mode, f.owner, _digest(present[f.path]), at_most=f.mode) for f in changed
         ]
+        if form.kind is Kind.KUBELET and self._files.leads_to(form.path) == form.path:
+            changes = self._linked(changed[0], form.spec)  # the kubelet cannot rotate a file that is no symlink
         generation = chosen.generation.id
         fields = {"step": "restore", "target": name, "generation": generation}
         replaced = {path: self._transactions.real(path) for path, content in present.items() if content is not None}
 
         def verify(written: Mapping[str, bytes]) -> None:
-            read = as_written(changes, written, self._files)
-            pair = self._pair(self._form(name, chosen.files), read)
-            own = [pair.message] if isinstance(pair, Unpaired) and not pair.encrypted else []
-            if torn := [*own, *self._pairs.torn(changes, read)]:
-                raise RefusedError(f"{generation} of {name} is not put back: {'; '.join(torn)}")
+            self._verify(f"{generation} of {name}", form, changes, written)
 
         def keep() -> None:
             self._archive.store(name, replaced, self._clock(), {"detail": f"replaced by {generation}"})
@@ -149,6 +134,51 @@ class Restoration:
                 raise
             self._audit.conclude(Event.STEP_DONE, self._clock(), f"{name}: {generation} was put back", fields=fields)
 
+    def put_right(self, step: Restore, writer: Writer) -> str:
+        """Put a generation in the place of an entry's damaged files, with the owner and mode of the entry. Return a
+        sentence.
+
+        Raises RefusedError where the generation is not good any more, WriteError where the files are whole meanwhile,
+        or another user could take the key.
+        """
+        spec, name = step.status.seen.spec, step.target
+        files = self._archive.load(name, step.generation)
+        found, form = self._generations.judged(name, step.generation, files), self._generations.form(name, files)
+        if found.worth is not Worth.GOOD or self._is_by_hand(name, files) or form.spec != spec:
+            raise RefusedError(f"{step.generation} of {name} is not put back: it is {found.worth}: {found.why}")
+        if self._generations.is_whole(name, files):
+            raise WriteError(f"{step.path} was put right by someone else since it was looked at; look at it again")
+        paths = [file.path for file in files]
+        if why := self._files.exposed(paths, spec.owner):
+            raise WriteError(why)
+        if form.kind is Kind.KUBELET:
+            changes = self._linked(files[0], spec)
+        else:
+            changes = [placed(spec, f.path, f.content, self._files, mode=f.mode, owner=f.owner) for f in files]
+
+        def verify(written: Mapping[str, bytes]) -> None:
+            self._verify(f"{step.generation} of {name}", form, changes, written)
+
+        writer.commit(changes, verify=verify, before_rename=lambda: self._keep_damaged(name, paths, step))
+        return f"{step.path} is as in {step.generation} of the archive again"
+
+    def _keep_damaged(self, name: str, paths: Sequence[str], step: Restore) -> None:
+        replaced = {path: self._transactions.real(path) for path in paths if self._files.read(path) is not None}
+        if replaced:
+            described = {"cause": step.cause.value, "detail": f"damaged, replaced by {step.generation} of {name}"}
+            self._archive.store(damaged_name(name), replaced, self._clock(), described)
+
+    def _linked(self, file: ArchivedFile, spec: CertificateSpec | None) -> list[Change]:
+        """A new dated file behind the kubelet's symlink, as the kubelet writes one."""
+        return linked(file.path, file.content, spec, self._files, self._clock(), owner=file.owner)
+
+    def _verify(self, what: str, form: Form, changes: Sequence[Change], written: Mapping[str, bytes]) -> None:
+        read = as_written(changes, written, self._files)
+        pair = self._generations.pair(form, read)
+        own = [pair.message] if isinstance(pair, Unpaired) and not pair.encrypted else []
+        if torn := [*own, *self._pairs.torn(changes, read)]:
+            raise RefusedError(f"{what} is not put back: {'; '.join(torn)}")
+
     def _named(self, name: str, generation: str) -> _Candidate:
         try:
             found = self._candidate(name, generation)
@@ -156,7 +186,7 @@ class Restoration:
             raise RefusedError(str(error)) from error
         if found.in_place or found.verdict.worth in {Worth.GOOD, Worth.UNJUDGED}:
             return found
-        if found.verdict.worth is Worth.OUTDATED and not self._is_whole(name, found.files):
+        if found.verdict.worth is Worth.OUTDATED and not self._generations.is_whole(name, found.files):
             return found
         fact = f"{generation} of {name} is not put back: it is {found.verdict.worth}: {found.verdict.why}"
         raise RefusedError(f"{fact}; `certmond archive list {name}` shows which are good")
@@ -183,7 +213,7 @@ class Restoration:
         there = next((each for each in candidates if each.in_place), None)
         if there and there.verdict.worth is not Worth.BROKEN:
             return there
-        if candidates and not self._is_whole(name, candidates[0].files):
+        if candidates and not self._generations.is_whole(name, candidates[0].files):
             for found in candidates:
                 if found.verdict.worth is Worth.OUTDATED:
                     passed[:] = [each for each in passed if not each.startswith(f"{found.generation.id} ")]
@@ -197,91 +227,7 @@ class Restoration:
             raise WriteError(_never(name))
         in_place = all(self._files.read(file.path) == file.content for file in files)
         described = self._archive.generation(name, generation)
-        return _Candidate(described, files, self._judged(name, generation, files), in_place)
-
-    def _judged(self, name: str, generation: str, files: Sequence[ArchivedFile]) -> Verdict:
-        form = self._form(name, files)
-        if form.spec and form.spec.password_file:
-            return Verdict(Worth.UNJUDGED, f"{form.path} is opened by a password")
-        pair = self._pair(form, as_put_back(files, self._files))
-        own = pair.chain if isinstance(pair, KeyPair) else ()
-        usages = _EXTENDED.intersection(form.spec.usages) if form.spec else frozenset[str]()
-        anchors = self._anchors(form.spec, own)
-        found = verdict(pair, anchors, usages, self._clock())
-        if form.spec and anchors and isinstance(pair, KeyPair):
-            return self._wider(name, generation, form.spec, pair.leaf, anchors) or found
-        return found
-
-    def _wider(
-        self, name: str, generation: str, spec: CertificateSpec, leaf: Certificate, anchors: Sequence[Certificate]
-    ) -> Verdict | None:
-        """Return the verdict that a later certificate had less: what is in place, a younger generation, or one that
-        ends later; None where none had.
-        """
-        fixed = fixed_by(spec, self._facts)
-        for pair, younger in self._others(name, generation):
-            other = pair.leaf
-            if (
-                other in {None, leaf}
-                or not (younger or other.not_after > leaf.not_after)
-                or not is_issued(other, pair.chain[1:] if isinstance(pair, KeyPair) else (), anchors)
-            ):
-                continue
-            if more := surplus(leaf, other, fixed):
-                had_less = f"a later certificate (serial {other.serial:x}) had less"
-                return Verdict(Worth.WIDER, f"{'; '.join(more)}; {had_less}")
-        return None
-
-    def _others(self, name: str, generation: str) -> Iterator[tuple[KeyPair | Unpaired, bool]]:
-        """Yield what each generation of a name has, and what is in place: each with whether it is younger than this
-        generation.
-        """
-        when = self._archive.generation(name, generation).when
-        for described, files in self._archive.whole(name):
-            form = self._form(name, files)
-            yield self._pair(form, as_put_back(files, self._files)), described.when > when
-            yield self._pair(form, self._files.read), True
-
-    def _is_whole(self, name: str, files: Sequence[ArchivedFile]) -> bool:
-        """What is in place of these files is a pair, or cannot be judged."""
-        pair = self._pair(self._form(name, files), self._files.read)
-        return not isinstance(pair, Unpaired) or pair.encrypted
-
-    @staticmethod
-    def _pair(form: _Form, read: Read) -> KeyPair | Unpaired:
-        return entry_pair(form.kind, form.path, form.key_path, read, references=form.references)
-
-    def _form(self, name: str, files: Sequence[ArchivedFile]) -> _Form:
-        """By its entry; where the configuration has none any longer, by what the files are: the key comes first."""
-        paths = [file.path for file in files]
-        for pattern in (each for each in self._specs.values() if each.is_glob):
-            if path := next((each for each in paths if archive_name(pattern, each) == name), None):
-                return self._of_entry(pattern, path, path, files)
-        spec = self._specs.get(name)
-        if spec is not None and not spec.is_glob and spec.path in paths:
-            return self._of_entry(spec, spec.path, spec.key or spec.path, files)
-        is_pem = b"-----BEGIN " in files[-1].content or len(files) > 1
-        return _Form(Kind.FILE if is_pem else Kind.KUBECONFIG, paths[-1], paths[0], None)
-
-    def _of_entry(self, spec: CertificateSpec, path: str, key_path: str, files: Sequence[ArchivedFile]) -> _Form:
-        roots = all(file.owner[0] in {0, os.geteuid()} for file in files) and self._files.is_roots(path)
-        return _Form(spec.kind, path, key_path, spec, references=roots)
-
-    def _anchors(self, spec: CertificateSpec | None, own: Sequence[Certificate]) -> tuple[Certificate, ...] | None:
-        """The CAs of an entry as they are on the node now; None where that cannot be told."""
-        if spec is None or not spec.ca:
-            return None
-        found = list[Certificate]()
-        for ca in spec.ca:
-            if ca == SELF:
-                found += [each for each in own if each.self_issued]
-                continue
-            authority = self._specs[ca]
-            content = None if authority.is_glob or authority.password_file else self._files.read(authority.path)
-            if content is None:
-                return None
-            found += decode(content, authority.path).certificates
-        return tuple(found)
+        return _Candidate(described, files, self._generations.judged(name, generation, files), in_place)
 
     def _is_by_hand(self, name: str, files: Sequence[ArchivedFile]) -> bool:
         """Return whether an operator must restore `name` by hand: a CA, because the operator may have removed its key

@@ -7,8 +7,10 @@ Judges nothing: whatever is wrong with a file is a Fault in its observation.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import lru_cache
 from itertools import chain
 from typing import Any
@@ -146,7 +148,10 @@ class Store:
         if entry.missing:
             if not entry.is_link and (spec.is_glob or not self._expected(spec)):
                 return
-            yield Observation(spec.name, spec, path, faults=(self._missing(spec, path, entry),))
+            yield Observation(
+                spec.name, spec, path, faults=(self._missing(spec, path, entry),), key_path=spec.key,
+                wanted=self._wanted(spec), changed_at=self._changed_at(entry),
+            )  # fmt: skip
         elif spec.kind is Kind.KUBECONFIG:
             yield from self._from_kubeconfig(spec, path)
         else:
@@ -192,7 +197,8 @@ class Store:
             renewable=document.pem and key_document.pem,
             certificate_file=entry.own_file,
             key_file=self._entry(key_path).own_file if key_path else None,
-            changed_at=latest_change(entry, self._entry(key_path or path)),
+            wanted=self._wanted(spec),
+            changed_at=self._changed_at(entry, self._entry(key_path or path)),
         )
         if is_pair:
             yield whole
@@ -225,7 +231,10 @@ class Store:
         if spec.subject and not holders and not credentials.faults:
             faults.append(Fault(Reason.MISSING, f"{path} holds no client certificate", "issue it again"))
         permissions = tuple(self._permissions({path: True}))
-        whole = Observation(spec.name, spec, path, embedded=embedded, permissions=permissions, faults=tuple(faults))
+        whole = Observation(
+            spec.name, spec, path, embedded=embedded, permissions=permissions, faults=tuple(faults),
+            wanted=self._wanted(spec), changed_at=self._entry(path).changed_at,
+        )  # fmt: skip
         plain = spec.model_copy(update={"subject": (), "names": (), "usages": ("client auth",)})
         for user in holders:
             bare = Observation(f"{spec.name}#{user.name}", plain, path)
@@ -340,6 +349,15 @@ class Store:
             or any(text and spec.path in text.text for text in mentioned)
             or any(not self._entry(path).missing for path in spec.belongs_with)
         )
+
+    def _changed_at(self, *entries: Entry) -> datetime | None:
+        """When any of these files changed last: of one that is not there, its directory."""
+        gone = (self._files.changed_in(posixpath.dirname(each.path)) for each in entries if each.missing)
+        return max(filter(None, (latest_change(*entries), *gone)), default=None)
+
+    def _wanted(self, spec: CertificateSpec) -> bool:
+        """Whether a file that is there, or was, is one that the node should have: see `Observation.wanted`."""
+        return spec.optional or spec.is_glob or self._expected(spec)
 
     def _missing(self, spec: CertificateSpec, path: str, entry: Entry) -> Fault:
         says = next(

@@ -252,5 +252,6 @@ def _stage(change: Change, staged: Place, old: int | None) -> dict[str, bytes]:
             return {}
         case NewFile():
             mode = change.mode & change.at_most
-            content = stage(staged, old, change.content, mode, change.owner, at_most=change.at_most)
+            like = None if change.anew else old
+            content = stage(staged, like, change.content, mode, change.owner, at_most=change.at_most)
             return {change.path: content}

@@ -17,10 +17,11 @@ from typing import NamedTuple
 from certmond.pki.catalog import SELF, Kind
 from certmond.pki.certificate import Certificate
 from certmond.pki.checks import POLICY, Case, critical_point, renewal_point
-from certmond.pki.file_checks import about_files, about_key_pair
+from certmond.pki.damage import is_whole
+from certmond.pki.file_checks import about_damage, about_files, about_key_pair
 from certmond.pki.holding import NOWHERE, Presence, Surroundings
 from certmond.pki.inventory import Inventory, Observation
-from certmond.pki.mismatch import Mismatch, mismatch_of, settled
+from certmond.pki.mismatch import REPAIR_WAIT, Mismatch, mismatch_of, settled
 from certmond.pki.path import PathSearch, Question, Searching, find_all
 from certmond.pki.reason import Finding, Severity
 from certmond.pki.service_checks import about_services, turning_points
@@ -40,7 +41,7 @@ class CertificateStatus:
     """The verdict on one certificate. `certificate` is the last good one where the file is bad now (`stale`).
 
     `issuers` are the present certificates of the CA that would sign its successor. `basis` is what that could be
-    derived from; None where the origin was not looked up.
+    derived from; None where the origin was not looked up. `damage` says since when its files hold no whole pair.
     """
 
     seen: Observation
@@ -63,6 +64,7 @@ class CertificateStatus:
     issuers: Anchors = ()
     basis: Basis | None = None
     mismatch: Mismatch | None = None
+    damage: Mismatch | None = None
 
     @property
     def severity(self) -> Severity | None:
@@ -201,6 +203,7 @@ class _Unjudged(NamedTuple):
     renewed_at: datetime | None
     presence: Presence
     mismatch: Mismatch | None
+    damage: Mismatch | None
 
 
 @lru_cache(maxsize=256)
@@ -229,15 +232,21 @@ def _look_at(
         seen.key_matches, seen.changed_at, before.mismatch if before else None, now,
         first=before is None, waits=terms.waits,
     )  # fmt: skip
+    damage = mismatch_of(
+        is_whole(seen), seen.changed_at, before.damage if before else None, now,
+        first=before is None, waits=terms.waits, wait=REPAIR_WAIT,
+    )  # fmt: skip
     if not seen.certificates:
         absent = _absent(seen, before, own, embeddable, now, anchors_told=told, presence=presence)
-        return replace(absent, mismatch=mismatch, issuers=issuers)
+        return replace(
+            absent, mismatch=mismatch, issuers=issuers, damage=damage, changes_at=damage.changes_at if damage else None
+        )
     certificate = seen.certificates[0]
     usages = _extended(seen.spec.usages)
     question = Question(certificate, own, seen.certificates[1:], usages, seen.path)
     asked = (before.seen.certificates, before.anchors, before.usages) if before else None
     search = before.search if before and asked == (seen.certificates, own, usages) else None
-    return _Unjudged(seen, question, search, told, embeddable, renewed_at, presence, mismatch)
+    return _Unjudged(seen, question, search, told, embeddable, renewed_at, presence, mismatch, damage)
 
 
 def _judge(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) -> CertificateStatus:
@@ -253,6 +262,7 @@ def _judge(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) -> C
     shown = path or search.best
     judged = (item for check in (*POLICY, not_issued_by_ca) for item in check(case))
     said = (*about_files(seen), *settled(judged, one.mismatch, case), *about_services(presence, now))
+    said = about_damage(said, seen, presence.salvage, now)
     return CertificateStatus(
         seen=seen,
         certificate=certificate,
@@ -268,12 +278,15 @@ def _judge(one: _Unjudged, search: PathSearch, terms: Terms, now: datetime) -> C
         anchors_told=case.anchors_told,
         embeddable=case.embeddable,
         judged_at=now,
-        changes_at=_next_change(case, [*turning_points(presence), one.mismatch.changes_at if one.mismatch else None]),
+        changes_at=_next_change(
+            case, [*turning_points(presence), *(each.changes_at for each in (one.mismatch, one.damage) if each)]
+        ),
         renewed_at=case.renewed_at,
         presence=presence,
         issuers=issuers,
         basis=derived,
         mismatch=one.mismatch,
+        damage=one.damage,
     )
 
 
@@ -332,6 +345,7 @@ def _absent(
 ) -> CertificateStatus:
     """There is no certificate to judge: the faults speak, and the last good one is kept for its dates."""
     last = before.certificate if before else None
+    said = (*about_files(seen), *about_key_pair(seen), *about_services(presence, now))
     return CertificateStatus(
         seen=seen,
         certificate=last,
@@ -340,7 +354,7 @@ def _absent(
         trust_anchor=None,
         chain_valid=False,
         key_matches=None,
-        findings=_capped(seen, (*about_files(seen), *about_key_pair(seen), *about_services(presence, now))),
+        findings=_capped(seen, about_damage(said, seen, presence.salvage, now)),
         search=PathSearch((), ()),
         usages=frozenset(),
         anchors=anchors,

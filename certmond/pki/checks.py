@@ -24,6 +24,7 @@ ROOT_CA_ONLY = "Kubernetes supports a Root CA only, no intermediate"
 
 _SEVERITIES = {
     Reason.TRAILING_DATA: Severity.INFO,
+    Reason.BREAKS_AGAIN: Severity.WARNING,
     Reason.NONPOSITIVE_SERIAL: Severity.INFO,
     Reason.UNEXPECTED_CHAIN: Severity.WARNING,
     Reason.NEARING_EXPIRY: Severity.WARNING,

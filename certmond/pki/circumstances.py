@@ -70,6 +70,10 @@ class Attempt:
         in_a_row = before and before.repaired_at and timedelta() <= self.at - before.repaired_at < IN_A_ROW
         return replace(self, repaired_at=self.at, repairs=(before.repairs if before and in_a_row else 0) + 1)
 
+    def restoring(self, sha256: str, ends_at: datetime, common_name: str | None, at: datetime) -> Attempt:
+        """Return this attempt, with a certificate of the archive as what was put in place last, at `at`."""
+        return replace(self, sha256=sha256, issued_at=at, ends_at=ends_at, common_name=common_name, restored=True)
+
     def after(self, before: Attempt | None) -> Attempt:
         """Return this attempt, which put nothing in place, with what is remembered of those `before`."""
         if before is None:

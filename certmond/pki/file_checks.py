@@ -5,12 +5,18 @@ Owns these rules and the sentence of each, as `checks` does for certificates.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import datetime
 
 from certmond.pki.catalog import CertificateSpec, Kind
 from certmond.pki.checks import finding, found_in
-from certmond.pki.inventory import Observation, Permissions
-from certmond.pki.reason import Finding, Reason, Severity
+from certmond.pki.circumstances import IN_A_ROW
+from certmond.pki.damage import damage
+from certmond.pki.inventory import Observation, Permissions, Salvage
+from certmond.pki.reason import Finding, Reason, Severity, printable
+
+_OF_DAMAGE = frozenset({Reason.MISSING, Reason.MALFORMED, Reason.KEY_MISSING, Reason.KEY_MISMATCH})
 
 
 def about_files(seen: Observation) -> Iterator[Finding]:
@@ -23,6 +29,26 @@ def about_files(seen: Observation) -> Iterator[Finding]:
         if owner and owner not in {permissions.owner, permissions.owner.partition(":")[0]}:
             fact = f"{permissions.path} belongs to {permissions.owner}, expected {owner}"
             yield finding(Reason.WRONG_OWNER, f"{fact}; chown {owner} {permissions.path}")
+
+
+def about_damage(
+    findings: Iterable[Finding], seen: Observation, salvage: Salvage | None, now: datetime
+) -> tuple[Finding, ...]:
+    """The findings of damaged files, with the command that puts them right on this node; and that they break again."""
+    if salvage is None or (what := damage(seen)) is None:
+        return tuple(findings)
+    said = []
+    for item in findings:
+        fact, _, usual = item.message.partition("; ")
+        own = any(path and path in fact for path in (seen.path, seen.key_path))
+        told = own and item.reason in _OF_DAMAGE and usual and salvage.remedy
+        said.append(replace(item, message=printable(f"{fact}; {salvage.remedy}")) if told else item)
+    if salvage.repaired_at and now - salvage.repaired_at < IN_A_ROW:
+        often = "once" if salvage.repairs == 1 else f"{salvage.repairs} times"
+        last = f"{salvage.repaired_at:%Y-%m-%d %H:%M:%S} UTC"
+        fact = f"{what}, and was put right {often}, last on {last}"
+        said.append(finding(Reason.BREAKS_AGAIN, f"{fact}; see which program or disk breaks it: certmond plan"))
+    return tuple(said)
 
 
 def _too_open(permissions: Permissions, spec: CertificateSpec) -> Iterator[Finding]:

@@ -13,8 +13,10 @@ from enum import StrEnum
 
 from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import Kind
+from certmond.pki.certificate import Certificate
 from certmond.pki.checks import renewal_point
 from certmond.pki.circumstances import Attempt, Circumstances, Policy
+from certmond.pki.damage import damage
 from certmond.pki.obstacles import unable
 from certmond.pki.plan import plan
 from certmond.pki.steps import Derive, Held, Identity, Issue
@@ -101,7 +103,8 @@ class _Simulation:
         for step in issues:
             self._tell_clamped(now, step)
             self._events.append(ForecastEvent(now, What.RENEW, step.target, self._detail(step)))
-            renewed[step.identity] = self._renewed(step)
+            if step.old:  # what is damaged now has no dates to go on from
+                renewed[step.identity] = self._renewed(step, step.old)
             self._past[step.identity] = Attempt(now)
         services = dict.fromkeys(service for step in issues for service in step.restarts)
         for service in services:
@@ -110,10 +113,12 @@ class _Simulation:
         statuses = tuple(renewed.get(status.seen.identity, status) for status in self._assessment.statuses)
         self._assessment = replace(self._assessment, statuses=statuses)
 
-    def _renewed(self, step: Issue) -> CertificateStatus:
+    def _renewed(self, step: Issue, old: Certificate) -> CertificateStatus:
         status, template = step.status, step.template
-        new = replace(step.old, not_before=template.not_before, not_after=template.not_after)
+        new = replace(old, not_before=template.not_before, not_after=template.not_after)
         seen = replace(status.seen, symlink=True if status.seen.symlink is False else status.seen.symlink)
+        if damage(seen):
+            seen = replace(seen, key=old.key, faults=())
         due = renewal_point(new, seen.spec, self._assessment.renew_before)
         return replace(status, seen=seen, certificate=new, renew_at=due, key_matches=True)
 

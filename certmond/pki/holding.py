@@ -16,7 +16,7 @@ from certmond.errors import MalformedError
 from certmond.pki.catalog import Kind, ServiceSpec
 from certmond.pki.certificate import parse_certificate
 from certmond.pki.endpoint import Endpoint, Served, Unserved
-from certmond.pki.inventory import Observation, Provenance
+from certmond.pki.inventory import Observation, Provenance, Salvage
 from certmond.pki.reason import Finding, Reason
 from certmond.pki.restart import Past, Result
 from certmond.pki.service import Content, Live, ServiceSeen, Survey
@@ -89,7 +89,8 @@ class Presence:
     It is `judged` where a look has begun since its files changed; before, that nobody is stale says nothing. `failures`
     say what went wrong with restarts for the files that are there, the latest of them at `failed_at`. `told` is what is
     said of it as a trust anchor that changes. `provenance` is where it comes from; None where that was not looked up.
-    `refusing` are the servers that present no certificate.
+    `refusing` are the servers that present no certificate. `salvage` is what its files can be made from again; None
+    where they are not damaged, or that was not looked up.
     """
 
     consumers: tuple[Consumer, ...] = ()
@@ -101,6 +102,7 @@ class Presence:
     told: tuple[Finding, ...] = ()
     provenance: Provenance | None = None
     refusing: tuple[Refusing, ...] = ()
+    salvage: Salvage | None = None
 
 
 NOWHERE = Presence()
@@ -121,12 +123,15 @@ class Surroundings:
     told: Mapping[str, tuple[Finding, ...]] = field(default_factory=dict)
     provenance: Mapping[tuple[str, str], Provenance] = field(default_factory=dict)
     elsewhere: bool = False
+    salvage: Mapping[tuple[str, str], Salvage] = field(default_factory=dict)
 
     def presence(self, seen: Observation, renewed_at: datetime | None = None) -> Presence:
         """Who uses this certificate, and how it is served. `renewed_at` says that certmond put it in place itself."""
         told, provenance = self.told.get(seen.name, ()), self.provenance.get(seen.identity)
+        salvage = self.salvage.get(seen.identity)
         if seen.name != seen.spec.name or not (self._mentioned(seen) or seen.spec.consumers):
-            return Presence(told=told, provenance=provenance) if told or provenance else NOWHERE
+            known = told or provenance or salvage
+            return Presence(told=told, provenance=provenance, salvage=salvage) if known else NOWHERE
         consumers = tuple(self._consumers(seen, renewed_at))
         served = tuple(self._served(seen))
         stale = tuple(self._stale(seen, consumers, served, renewed_at, self.live)) if self.live else ()
@@ -136,7 +141,7 @@ class Surroundings:
         at = max((past.ended_at for past in failed if past.ended_at), default=None)
         messages = tuple(past.message for past in failed)
         refusing = tuple(self._refusing(seen, self.live)) if self.live and judged else ()
-        return Presence(consumers, served, stale, messages, at, judged, told, provenance, refusing)
+        return Presence(consumers, served, stale, messages, at, judged, told, provenance, refusing, salvage)
 
     def _changed(self, seen: Observation) -> datetime | None:
         return max((self.contents[path].since for path in files_of(seen) if path in self.contents), default=None)

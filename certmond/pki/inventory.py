@@ -45,8 +45,10 @@ class Observation:
     symlinks or references lead there; None where that is not known. Where a symlink of another user than root leads to
     a file that this user does not own, it is the path of the symlink: that file is none of this entry. `foreign_key`
     says that `key_path` stands in a kubeconfig that other users can change: it is not counted as a file of this entry.
-    `holder` says of a kubeconfig whose it is: "user" or "cluster", and the name. `changed_at` is when the file of the
-    certificate or of the key changed last (ctime); a change of an inode alone makes no other observation.
+    `holder` says of a kubeconfig whose it is: "user" or "cluster", and the name. `wanted` is False where no
+    other file of the node says any longer that this one should be there. `changed_at` is when the file of the
+    certificate or of the key changed last (ctime), or, of a file that is not there, its directory; a change of an inode
+    alone makes no other observation.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Observation:
     key_file: str | None = None
     holder: tuple[str, str] | None = None
     foreign_key: bool = False
+    wanted: bool = True
     changed_at: datetime | None = field(default=None, compare=False)
 
     @property
@@ -110,6 +113,28 @@ class Provenance:
     ca_writers: str = ""
     later: tuple[Certificate, ...] = ()
     lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Salvage:
+    """What the node has besides the files of an entry that are damaged, from which they can be made again.
+
+    `good` are the generations of the archive that are good now, newest first: each with its certificate. `kept` are the
+    certificates of all generations, newest first. `last` is the SHA-256 of the certificate that certmond put in place
+    last. `barrier` says why no key is written to these files. `server` is what a kubeconfig is to say of its cluster:
+    the name and the URL of the API server; None where that is not known. `remedy` is the command that puts the files
+    right, with its reason.
+    `repairs` counts how often they were put right in a row, the last time at `repaired_at`.
+    """
+
+    good: tuple[tuple[str, Certificate], ...] = ()
+    kept: tuple[Certificate, ...] = ()
+    last: str | None = None
+    barrier: str = ""
+    server: tuple[str, str] | None = None
+    remedy: str = ""
+    repairs: int = 0
+    repaired_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,11 @@
-"""Since when a certificate and its key do not match: the wait for a writer that has replaced one file of the two.
+"""Since when a certificate and its key do not match: the wait for a writer that is not done yet.
 
 Owns that memory from pass to pass, as a value. The wait counts from the first look that sees the mismatch, and ends
-`WAIT` later, however often the files change meanwhile. Only a pair that has matched for `WAIT` without a break begins a
-new wait: a pair that matches at times is reported all the time. Nothing else that is wrong with a file is waited for.
+`wait` later, however often the files change meanwhile. Only a pair that has matched for `wait` without a break begins a
+new wait: a pair that matches at times is reported all the time.
+
+Two questions are asked so. A certificate and a key of two pairs are reported after `WAIT`; nothing else that is wrong
+with a file waits to be reported. Files that hold no whole pair, for whatever reason, are put right after `REPAIR_WAIT`.
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ from certmond.pki.reason import Finding, Reason
 
 WAIT = timedelta(seconds=2)
 """How long a certificate and a key that do not match may be two halves of one change."""
+REPAIR_WAIT = timedelta(seconds=10)
+"""How long files that hold no whole pair may be written by somebody: a program that pauses, or a person who types. What
+runs has its certificates in memory meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +33,22 @@ class Mismatch:
     since: datetime
     reported: bool = False
     matching_since: datetime | None = None
+    wait: timedelta = WAIT
+
+    @property
+    def stands(self) -> bool:
+        """Whether the wait is over, and the pair does not match now."""
+        return self.reported and self.matching_since is None
 
     @property
     def waits_until(self) -> datetime | None:
         """When a mismatch that is not reported yet will be; None where there is nothing to wait for."""
-        return None if self.reported or self.matching_since else self.since + WAIT
+        return None if self.reported or self.matching_since else self.since + self.wait
 
     @property
     def changes_at(self) -> datetime | None:
         """When time alone changes what is reported: the end of the wait, or of the time in which the pair matches."""
-        return self.matching_since + WAIT if self.matching_since else self.waits_until
+        return self.matching_since + self.wait if self.matching_since else self.waits_until
 
 
 def mismatch_of(
@@ -47,6 +59,7 @@ def mismatch_of(
     *,
     first: bool,
     waits: bool = True,
+    wait: timedelta = WAIT,
 ) -> Mismatch | None:
     """Return what is known of a mismatch at `now`; None where there is none, or none any more.
 
@@ -58,17 +71,17 @@ def mismatch_of(
         return before and replace(before, matching_since=None)
     if matches:
         return _matching(before, now)
-    began = (changed_at if changed_at and changed_at <= now else now - WAIT) if first else now
+    began = (changed_at if changed_at and changed_at <= now else now - wait) if first else now
     since = before.since if before and before.since <= now else began
     reported = before is not None and before.reported
-    return Mismatch(since, reported=reported or not waits or now >= since + WAIT)
+    return Mismatch(since, reported=reported or not waits or now >= since + wait, wait=wait)
 
 
 def _matching(before: Mismatch | None, now: datetime) -> Mismatch | None:
     if before is None:
         return None
     since = before.matching_since if before.matching_since and before.matching_since <= now else now
-    return None if now >= since + WAIT else replace(before, matching_since=since)
+    return None if now >= since + before.wait else replace(before, matching_since=since)
 
 
 def settled(findings: Iterable[Finding], mismatch: Mismatch | None, case: Case) -> Iterator[Finding]:

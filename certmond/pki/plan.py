@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 
@@ -16,13 +17,15 @@ from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import Kind
 from certmond.pki.certificate import Certificate
 from certmond.pki.circumstances import Attempt, Circumstances, Policy
+from certmond.pki.damage import damage
 from certmond.pki.inventory import Observation
 from certmond.pki.issuance import Terms, is_a, successor
 from certmond.pki.obstacles import authority_of, unable
+from certmond.pki.repairs import Repairs, being_written
 from certmond.pki.settings import LOCAL, OWN_KEY
 from certmond.pki.signing_policy import Basis, Denial, fixed_by, grant
-from certmond.pki.steps import Cause, Derive, Held, Identity, Issue, Plan, Step
-from certmond.pki.waiting import SAID, day, waiting
+from certmond.pki.steps import Cause, Derive, Held, Identity, Issue, Plan, Restore, Step
+from certmond.pki.waiting import REPAIRS, SAID, day, waiting
 
 _SPREAD_SHARE = 20  # nodes renew at most a twentieth of the life before the certificate is due
 _FOR_A_LATER_END = frozenset({Cause.DUE, Cause.EXPIRED})
@@ -36,13 +39,15 @@ def plan(
     asked: frozenset[str] | None = None,
     *,
     reissue: Mapping[Identity, Certificate] | None = None,
+    signing: Mapping[str, Certificate] | None = None,
 ) -> Plan:
     """The steps for `assessment`, at the instant that it was taken.
 
     `asked` names the entries to renew now whatever their dates: by hand. None is the daemon's own plan, in which those
-    of `reissue` are renewed because their CA is on its way out, each under the anchor that it has there.
+    of `reissue` are renewed because their CA is on its way out, each under the anchor that it has there. `signing` has
+    the anchor that signs in the present phase of a rotation, by the name of its CA: nothing of another is put back.
     """
-    return _Planner(assessment, policy, past, circumstances, asked, reissue=reissue or {}).plan()
+    return _Planner(assessment, policy, past, circumstances, asked, reissue=reissue or {}, signing=signing or {}).plan()
 
 
 def turn(status: CertificateStatus, policy: Policy, node: str) -> datetime | None:
@@ -74,9 +79,10 @@ class _Planner:
         asked: frozenset[str] | None,
         *,
         reissue: Mapping[Identity, Certificate],
+        signing: Mapping[str, Certificate],
     ) -> None:
         self._assessment, self._policy, self._past = assessment, policy, past
-        self._circumstances, self._asked, self._reissue = circumstances, asked, reissue
+        self._circumstances, self._asked, self._reissue, self._signing = circumstances, asked, reissue, signing
         self._now = assessment.taken_at
         self._node = assessment.facts.get("node_name", "")
         self._authorities = {status.seen.name: status for status in assessment.trust_anchors}
@@ -89,7 +95,11 @@ class _Planner:
     def plan(self) -> Plan:
         for status in self._assessment.certificates:
             cause = self._cause(status)
-            if cause is not None:
+            if cause is not None and not (status.stale or status.certificate is None):
+                self._consider(status, cause)
+            elif damage(status.seen) and self._may_repair(status):
+                self._repair(status)
+            elif cause is not None:
                 self._consider(status, cause)
         self._steps += self._derivations()
         changes_at = min(filter(self._now.__lt__, self._instants), default=None)
@@ -159,6 +169,40 @@ class _Planner:
             self._steps.append(step)
             self._covered.add(file)
 
+    def _may_repair(self, status: CertificateStatus) -> bool:
+        """The files of a derived entry, and those that another entry has as well, have their turn with that one."""
+        files = {status.seen.path, status.seen.pair[0]}
+        asked = self._asked is None or status.seen.name in self._asked
+        return asked and self._derived.isdisjoint(files) and self._covered.isdisjoint(files)
+
+    def _repair(self, status: CertificateStatus) -> None:
+        seen, asked = status.seen, self._asked is not None
+        if not asked and (held := being_written(status)):
+            self._instants += [held.until] if held.until else []
+            self._held.append(held)
+            return
+        made = self._repairs.cure(status, by_hand=asked)
+        if isinstance(made, Restore | Issue) and not asked:
+            about = self._circumstances
+            if isinstance(made, Restore):  # what was good before needs no clock, and no CA that all others trust
+                about = replace(about, clock=None, unsure={})
+            made = self._waiting(status, None, Cause.DAMAGED, about) or made
+        if made is None:  # its certificate is whole, and has a successor as ever
+            self._consider(status, Cause.DAMAGED)
+            return
+        if isinstance(made, Held):
+            self._held.append(made)
+        else:
+            self._steps.append(made)
+        self._covered.add(seen.pair[0])
+
+    @cached_property
+    def _repairs(self) -> Repairs:
+        return Repairs(
+            self._assessment, self._policy, self._authorities, self._signing, node=self._node, shared=self._shared,
+            restarts=lambda status: tuple(self._holders_of_the_old(status)),
+        )  # fmt: skip
+
     def _shared(self, seen: Observation) -> str | None:
         """What another entry has of this pair, and not all of it: with a new key, its half would have no other one."""
         certificate, key = seen.pair
@@ -171,11 +215,13 @@ class _Planner:
                 return f"certificate {seen.path} with {other.name}"
         return None
 
-    def _waiting(self, status: CertificateStatus, old: Certificate, cause: Cause) -> Held | None:
+    def _waiting(
+        self, status: CertificateStatus, old: Certificate | None, cause: Cause, about: Circumstances | None = None
+    ) -> Held | None:
         found = waiting(
             status, old, cause,
             now=self._now, due=turn(status, self._policy, self._node), attempt=self._past.get(status.seen.identity),
-            circumstances=self._circumstances,
+            circumstances=about or self._circumstances,
         )  # fmt: skip
         self._instants += found.instants
         return found.held
@@ -195,7 +241,8 @@ class _Planner:
         restarts = tuple(self._holders_of_the_old(status))
         kept = spec.keep_key and self._policy.signers.get(signer, LOCAL) not in OWN_KEY
         keep = kept and bool(status.key_matches) and is_a(old.key, template.key)
-        said = [f"{SAID[cause]}, signed by {signer}, until {day(template.not_after)}", *template.changes]
+        why = f"{damage(status.seen)}; issued anew" if cause is Cause.DAMAGED else SAID[cause]
+        said = [f"{why}, signed by {signer}, until {day(template.not_after)}", *template.changes]
         said += ["keeps its key"] if keep else []
         return Issue(
             status=status,
@@ -210,8 +257,14 @@ class _Planner:
             node=self._node,
             facts=self._assessment.facts,
             trust=status.embeddable,
-            under=self._reissue.get(status.seen.identity) if cause is Cause.ROTATION else None,
+            under=self._under(status, cause),
         )
+
+    def _under(self, status: CertificateStatus, cause: Cause) -> Certificate | None:
+        """The anchor that a new certificate must have, where that is not any of its entry's."""
+        if cause is Cause.ROTATION:
+            return self._reissue.get(status.seen.identity)
+        return next(filter(None, map(self._signing.get, status.seen.spec.ca)), None) if cause in REPAIRS else None
 
     def _holders_of_the_old(self, status: CertificateStatus) -> Iterator[str]:
         """The services that do not read the new one by themselves, as the node shows it, else as the catalogue says."""
@@ -225,7 +278,7 @@ class _Planner:
 
     def _derivations(self) -> Iterator[Derive]:
         """Files made from others: those that are out of date, and those whose source is about to change."""
-        renewed = {step.target for step in self._steps if isinstance(step, Issue)}
+        renewed = {step.target for step in self._steps if isinstance(step, Issue | Restore)}
         for name, (path, source) in self._circumstances.derived.items():
             if source not in renewed and (why := self._unproven(source)):
                 self._held.append(Held(name, path, f"{source}, which it is made from, is not of its CA: {why}"))

@@ -32,6 +32,7 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable"
     MISSING = "missing"
     MALFORMED = "malformed"
+    BREAKS_AGAIN = "breaks_again"
     TRAILING_DATA = "trailing_data"
     UNEXPECTED_CHAIN = "unexpected_chain"
     EXPIRED = "expired"

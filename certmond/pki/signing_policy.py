@@ -140,8 +140,9 @@ def grant(template: Template, fixed: Fixed, basis: Basis) -> Grant | Denial:
     return Grant(template)
 
 
-def surplus(certificate: Certificate, later: Certificate, fixed: Fixed) -> tuple[str, ...]:
-    """Return the subject, usages and names of `certificate` that a `later` one did not have, and no entry fixes.
+def surplus(certificate: Certificate, later: Certificate | None, fixed: Fixed) -> tuple[str, ...]:
+    """Return the subject, usages and names of `certificate` that a `later` one did not have, and no entry fixes. Where
+    the later one is not known (None), those that no entry fixes.
 
     Of a certificate that Go or cryptography does not read, that it is so.
     """
@@ -157,8 +158,8 @@ def surplus(certificate: Certificate, later: Certificate, fixed: Fixed) -> tuple
         extended_usages=tuple(certificate.extended_usages or ()),
         names=alternative_names(parsed),
     )
-    has = _as_of_its_key(has, later)
-    same = certificate.attributes == later.attributes or is_fixed(has.subject, fixed)
+    has = _as_of_its_key(has, later or certificate)
+    same = (later is not None and certificate.attributes == later.attributes) or is_fixed(has.subject, fixed)
     subject = () if same else (f"its entry does not fix the subject {printable(certificate.subject)}",)
     return (*subject, *_uncovered_usages(has, fixed, later), *_uncovered_names(has, fixed, later))
 

@@ -28,6 +28,7 @@ class Cause(StrEnum):
     EXPIRED = "expired"
     NOT_YET_VALID = "not_yet_valid"
     NOT_A_SYMLINK = "not_a_symlink"
+    DAMAGED = "damaged"
     ASKED = "asked"
     MISSING = "missing"
     SOURCE_CHANGED = "source_changed"
@@ -39,12 +40,14 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """A new certificate of an entry in the place of `old`. `restarts` are the consumers that do not reload it. `under`
-    is the anchor that it has to have, where it is not any of its entry's.
+    """A new certificate of an entry in the place of `old`, or, where that is None, of files that are damaged: it then
+    has no predecessor, and `server` is what a kubeconfig says of its cluster, its name and the URL of the API server.
+    `restarts` are the consumers that do not reload it. `under` is the anchor that it has to have, where it is not any
+    of its entry's.
     """
 
     status: CertificateStatus
-    old: Certificate
+    old: Certificate | None
     cause: Cause
     detail: str
     template: Template
@@ -56,6 +59,30 @@ class Issue:
     facts: Mapping[str, str] = field(default_factory=dict, repr=False)
     trust: tuple[Certificate, ...] = field(default=(), repr=False)
     under: Certificate | None = field(default=None, repr=False)
+    server: tuple[str, str] | None = None
+
+    @property
+    def target(self) -> str:
+        return self.status.seen.name
+
+    @property
+    def path(self) -> str:
+        return self.status.seen.path
+
+    @property
+    def identity(self) -> Identity:
+        return self.status.seen.identity
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """A generation of the archive in the place of an entry's damaged files. `certificate` is the one that it has."""
+
+    status: CertificateStatus
+    generation: str
+    certificate: Certificate
+    detail: str
+    cause: Cause = Cause.DAMAGED
 
     @property
     def target(self) -> str:
@@ -160,7 +187,7 @@ class Rotate:
     known: tuple[Anchor, ...] = ()
 
 
-Write = Issue | Derive | Rotate
+Write = Issue | Restore | Derive | Rotate
 """What changes files."""
 Step = Write | Restart
 

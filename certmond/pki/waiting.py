@@ -14,13 +14,14 @@ from certmond.pki.circumstances import FIRST_RETRY, Attempt, Circumstances
 from certmond.pki.holds import HostHold
 from certmond.pki.steps import Cause, Held
 
-REPAIRS = frozenset({Cause.NOT_A_SYMLINK})
+REPAIRS = frozenset({Cause.NOT_A_SYMLINK, Cause.DAMAGED})
 """What is wrong with files, whatever the dates: the last renewal says nothing of it."""
 SAID = {
     Cause.DUE: "is due",
     Cause.EXPIRED: "has expired",
     Cause.NOT_YET_VALID: "is not valid yet",
     Cause.NOT_A_SYMLINK: "the kubelet cannot rotate a file that is no symlink",
+    Cause.DAMAGED: "is damaged",
     Cause.ROTATION: "is of the former CA",
     Cause.ASKED: "asked for",
     Cause.MISSING: "is not there",
@@ -41,7 +42,7 @@ class Waiting:
 
 def waiting(
     status: CertificateStatus,
-    old: Certificate,
+    old: Certificate | None,
     cause: Cause,
     *,
     now: datetime,
@@ -49,13 +50,15 @@ def waiting(
     attempt: Attempt | None,
     circumstances: Circumstances,
 ) -> Waiting:
-    """Return why it is too early at `now` to renew `old`, and until when. `due` is when this node would renew it."""
+    """Return why it is too early at `now` to renew `old` (None: to issue what has no predecessor), and until when.
+    `due` is when this node would renew it.
+    """
     (name, path), spec, healing = status.seen.identity, status.seen.spec, circumstances.healing
     refused = healing.is_refused(spec, cause)
     if not refused and (unsure := next(filter(None, map(circumstances.unsure.get, spec.ca)), None)):
         return Waiting(Held(name, path, unsure))
     # A new one would bring the same again, and the service down once more. Of a rotation that was judged before.
-    if status.presence.failures and cause is not Cause.ROTATION:
+    if status.presence.failures and cause not in {Cause.ROTATION, Cause.DAMAGED}:
         return Waiting(Held(name, path, f"{status.presence.failures[0]}: see restart_failed"))
     instants: tuple[datetime, ...] = ()
     if attempt and not healing.discounts(attempt.at, spec, cause):
@@ -65,13 +68,16 @@ def waiting(
         instants = pause or ()
         if pause and pause[0] <= now < (until := pause[1]):
             return Waiting(Held(name, path, _why_wait(attempt, cause), until), instants)
-    because, late = HostHold(circumstances.hold, circumstances.clock).of(old, spec, cause, now, healing)
+    hold, clock = circumstances.hold, circumstances.clock
+    if cause is Cause.DAMAGED or old is None:  # who upgrades may be who writes, and nothing else says when that ends
+        return Waiting(Held(name, path, hold or clock or "") if hold or clock else None, instants)
+    because, late = HostHold(hold, clock).of(old, spec, cause, now, healing)
     instants += (late,) if late else ()
     return Waiting(Held(name, path, because, late) if because else None, instants)
 
 
 def _pause_after(
-    attempt: Attempt, cause: Cause, old: Certificate, now: datetime, due: datetime | None
+    attempt: Attempt, cause: Cause, old: Certificate | None, now: datetime, due: datetime | None
 ) -> tuple[datetime, datetime]:
     """Since when, and until when, the last attempt keeps the next one waiting."""
     since, until = attempt.at, attempt.retry_at
@@ -79,7 +85,7 @@ def _pause_after(
         return since, since  # no signer gave what is in place
     if cause is Cause.ROTATION and not attempt.failures and attempt.wait_until is None:
         until = attempt.put_in_place_at + FIRST_RETRY  # what it brought then was of the former CA
-    if cause is Cause.DUE and old.sha256 == attempt.sha256 and due and due <= attempt.put_in_place_at:
+    if cause is Cause.DUE and old and old.sha256 == attempt.sha256 and due and due <= attempt.put_in_place_at:
         # It was due from the start: whatever the clock says, as long as two thirds of the time that it then had left.
         since, until = now, max(until, old.not_after - (old.not_after - attempt.put_in_place_at) / 3)
     return since, until

@@ -1,0 +1,448 @@
+"""Broken files are put right: from the archive, else anew by their entry; by the daemon, by hand, killed anywhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from certmond.expose.plan_document import step_name
+from certmond.host.archive import Archive
+from certmond.host.ledger import Ledger
+from certmond.pki.circumstances import Attempt
+from certmond.pki.mismatch import REPAIR_WAIT
+from certmond.pki.steps import Plan, Restore
+from tests.builders import DAY, YEAR, make_ca, make_leaf, make_server, new_key
+from tests.daemon_harness import Running, running
+from tests.test_renewal import (
+    CA,
+    CURRENT,
+    DATED,
+    ENTRIES,
+    Host,
+    certmond,
+    copies,
+    kubeconfig,
+    kubelet_conf,
+    now,
+    quick,
+    readable,
+)
+from tests.tracing import distinct, kill_at, record
+
+__all__ = ["quick"]  # a fixture
+
+API, ADMIN = ENTRIES["apiserver"], ENTRIES["admin.conf"]
+SCHEDULER = "/etc/kubernetes/scheduler.conf"
+MINUTE = timedelta(minutes=1)
+Damage = Callable[[Host], object]
+
+
+def cut(path: str) -> Damage:
+    """The file ends in the middle."""
+
+    def damage(host: Host) -> None:
+        file = host.real(path)
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+    return damage
+
+
+def gone(*paths: str) -> Damage:
+    def damage(host: Host) -> None:
+        for path in paths:
+            host.at(path).unlink()
+
+    return damage
+
+
+def written(path: str, content: bytes) -> Damage:
+    return lambda host: host.real(path).write_bytes(content)
+
+
+def other_key(path: str) -> Damage:
+    return lambda host: host.real(path).write_bytes(make_leaf(host.ca).key_pem)
+
+
+def dangling(host: Host) -> None:
+    host.at(CURRENT).unlink()
+    host.at(CURRENT).symlink_to("/var/lib/kubelet/pki/kubelet-client-2020-01-01-00-00-00.pem")
+
+
+def without_certificate(host: Host) -> None:
+    document = yaml.safe_load(host.at(ADMIN["path"]).read_bytes())
+    document["users"][0]["user"] = {}
+    host.put(ADMIN["path"], yaml.safe_dump(document).encode(), 0o600)
+
+
+BROKEN: dict[str, tuple[str, Damage]] = {
+    "deleted certificate": ("apiserver", gone(API["path"])),
+    "deleted key": ("apiserver", gone(API["key"])),
+    "deleted pair": ("apiserver", gone(API["path"], API["key"])),
+    "cut certificate": ("apiserver", cut(API["path"])),
+    "cut key": ("apiserver", cut(API["key"])),
+    "empty certificate": ("apiserver", written(API["path"], b"")),
+    "empty key": ("apiserver", written(API["key"], b"")),
+    "key of another": ("apiserver", other_key(API["key"])),
+    "key that was kept": ("etcd-server", written(ENTRIES["etcd-server"]["key"], b"")),
+    "kubeconfig that is none": ("admin.conf", written(ADMIN["path"], b"\tno: {yaml")),
+    "empty kubeconfig": ("admin.conf", written(ADMIN["path"], b"")),
+    "kubeconfig without certificate": ("admin.conf", without_certificate),
+    "deleted kubeconfig": ("admin.conf", gone(ADMIN["path"])),
+    "cut PEM": ("kubelet-client", cut(CURRENT)),
+    "empty PEM": ("kubelet-client", written(CURRENT, b"")),
+    "deleted link": ("kubelet-client", gone(CURRENT)),
+    "dangling link": ("kubelet-client", dangling),
+}
+
+
+def whole(place: Path, *names: str, archived: bool, key: str = "ec", **more: Any) -> Host:
+    """A node whose certificates are good for a year; if `archived`, the archive has one generation of each that is good
+    for another five days, and one that has ended.
+    """
+    host = Host(place, *names, key=key, **more)
+    if "kubelet-client" in host.entries:
+        host.entries["kubelet-client"]["kubeconfig"] = "/etc/kubernetes/kubelet.conf"
+    host.put("/etc/kubernetes/kubelet.conf", kubelet_conf(host.ca), 0o600)
+    host.start()
+    if not archived:
+        host.now += 40 * DAY
+    return host
+
+
+def kinds(outcomes: Any) -> list[tuple[str, str]]:
+    return [(step_name(outcome.step), outcome.result) for outcome in outcomes]
+
+
+@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize("archived", [True, False])
+def test_each_damage_is_put_right(tmp_path: Path, how: str, archived: bool) -> None:
+    """From the archive where a generation is good, and anew where none is. Afterwards nothing is found or planned, the
+    files have the modes of their entry, and the kubelet's PEM is a dated file behind its link.
+    """
+    name, damage = BROKEN[how]
+    host = whole(tmp_path, name, archived=archived)
+    before = host.serials()
+    damage(host)
+    first = host.start_once()
+    assert kinds(first) == [("restore" if archived else "issue", "done")]
+    host.start()  # what comes from the archive is due
+    assert host.unwell() == []
+    assert host.serials() != before
+    paths = [host.real(path) for path in (host.entries[name]["path"], host.entries[name].get("key")) if path]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in paths} <= {0o600, 0o644}
+    if name == "kubelet-client":
+        assert host.at(CURRENT).is_symlink()
+        assert re.search(r"-20\d\d(-\d\d){5}\.pem$", os.readlink(host.at(CURRENT)))
+        assert host.real(CURRENT) != host.at(DATED)
+
+
+@pytest.mark.parametrize("archived", [True, False])
+def test_everything_at_once_is_put_right(tmp_path: Path, archived: bool) -> None:
+    """Several damaged files heal in one pass, each by its own step."""
+    host = whole(tmp_path, archived=archived)
+    for how in ("deleted pair", "key that was kept", "kubeconfig that is none", "cut PEM"):
+        BROKEN[how][1](host)
+    assert kinds(host.start_once()) == [("restore" if archived else "issue", "done")] * 4
+    host.start()
+    assert host.unwell() == []
+
+
+@pytest.mark.parametrize("how", ["cut PEM", "deleted pair", "kubeconfig that is none", "dangling link"])
+@pytest.mark.parametrize("archived", [True, False])
+def test_killed_anywhere(quick: Path, how: str, archived: bool) -> None:
+    """Killed before or after any system call that changes something, a repair is whole after the next start; no key is
+    ever open to others.
+    """
+    name, damage = BROKEN[how]
+    host = whole(quick / "original", name, archived=archived)
+    damage(host)
+    twins = copies(host, quick)
+    twin = next(twins)
+    problems: list[str] = []
+    stops = record(twin.start_once, lambda stop: problems.extend(f"{stop}: {each}" for each in readable(twin)))
+    assert problems == []
+    for n in distinct(stops):
+        twin = next(twins)
+        where = f"killed at {n}, {kill_at(twin.start_once, n)}"
+        assert readable(twin) == [], where
+        twin.start()
+        assert twin.unwell() == [], where
+
+
+# The archive
+
+
+def test_the_newest_good_generation_comes_back_byte_for_byte(tmp_path: Path) -> None:
+    """Not one that has ended, and none with which a service did not work. What was damaged is kept apart, and pushes no
+    generation out.
+    """
+    host = Host(tmp_path, "apiserver")
+    first = host.at(API["path"]).read_bytes(), host.at(API["key"]).read_bytes()
+    host.start()
+    for number in range(5):
+        host.at(API["path"]).write_bytes(b"%d" % number)
+        host.now += timedelta(hours=3)
+        (outcome,) = host.start_once()
+        assert isinstance(outcome.step, Restore)
+        assert (host.at(API["path"]).read_bytes(), host.at(API["key"]).read_bytes()) == first
+    assert len(Archive(host.state).ids("apiserver")) == 1
+    assert len(Archive(host.state).ids("apiserver.damaged")) == 3
+    for generation, files in Archive(host.state).whole("apiserver.damaged"):
+        assert "PRIVATE KEY" not in str(generation.description)
+        assert b"PRIVATE KEY" not in files[-1].content
+
+
+def test_what_comes_back_is_in_the_trail_without_a_key(tmp_path: Path) -> None:
+    """The audit trail has the step, its generation and the reason."""
+    host = whole(tmp_path, "apiserver", archived=True)
+    host.at(API["key"]).write_bytes(b"-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n")
+    host.start_once()
+    entries = [entry for entry in host.audit() if entry.get("step") == "restore"]
+    assert [entry["event"] for entry in entries] == ["step_begun", "step_done"]
+    assert entries[0]["generation"].startswith("000001-")
+    assert "c2VjcmV0" not in (host.state / "audit.log").read_text()
+
+
+def test_a_right_that_a_later_certificate_no_longer_had_does_not_come_back(tmp_path: Path) -> None:
+    """The generation with it is good, but what certmond put in place last had it no longer, and is lost: a certificate
+    of the entry is issued anew.
+    """
+    host = Host(tmp_path, "apiserver")
+    wide = make_server(host.ca, names=[*API["names"], "DNS:admin.example"], not_before=host.now - YEAR,
+                       not_after=host.now + 10 * DAY, key="ec")  # fmt: skip
+    host.put(API["path"], wide.pem)
+    host.put(API["key"], wide.key_pem, 0o600)
+    host.start()
+    narrow = make_server(host.ca, names=API["names"], not_after=host.now + YEAR, key="ec")
+    host.put(API["path"], narrow.pem)
+    host.put(API["key"], narrow.key_pem, 0o600)
+    identity = ("apiserver", API["path"])
+    Ledger(host.state).remember(identity, Attempt(host.now, sha256=narrow.facts.sha256, ends_at=narrow.facts.not_after))
+    host.at(API["path"]).unlink()
+    made = host.plan()
+    assert made.steps == ()
+    assert "the last one had DNS:admin.example" in made.held[0].because
+    done = host.enforcer().plan(host.look(), frozenset({"apiserver"}))
+    assert [step_name(step) for step in done.steps] == ["issue"]
+    assert "admin.example" not in str(done.steps[0].template.names)  # type: ignore[union-attr]
+
+
+def test_during_a_rotation_the_generation_of_the_former_ca_stays_where_it_is(tmp_path: Path) -> None:
+    """What the archive has leads to a CA that is on the node no longer: the new one issues."""
+    host = whole(tmp_path, "apiserver", archived=True)
+    new = make_ca(key="ec", not_before=host.now - DAY, not_after=host.now + 9 * YEAR)
+    host.put(CA["path"], new.pem)
+    host.put(CA["key"], new.key_pem, 0o600)
+    shutil.rmtree(host.state / "rotation", ignore_errors=True)
+    host.at(API["path"]).unlink()
+    made = host.enforcer().plan(host.look(), frozenset({"apiserver"}))
+    assert [step_name(step) for step in made.steps] == ["issue"]
+
+
+# Without end
+
+
+def test_what_breaks_again_and_again_is_put_right_at_growing_intervals(tmp_path: Path) -> None:
+    """A minute, two, four: meanwhile the finding breaks_again says how often, and the plan when."""
+    host = whole(tmp_path, "apiserver", archived=False)
+    pauses = []
+    for number in range(1, 5):
+        host.at(API["path"]).unlink()
+        if number > 1:
+            (held,) = host.plan().held
+            assert held.until
+            pauses.append(held.until - host.now)
+            assert f"was put right {number - 1} times" in held.because or number == 2
+            found = {item.reason: item.message for status in host.look().statuses for item in status.findings}
+            assert "breaks_again" in found
+            host.now = held.until
+        assert kinds(host.start_once()) == [("issue", "done")]
+    assert pauses == [MINUTE, 2 * MINUTE, 4 * MINUTE]
+    assert host.unwell() == []
+
+
+# What is not put right
+
+
+def test_what_nobody_asks_for_any_longer_stays_away(tmp_path: Path) -> None:
+    """An entry whose manifest went with its files is not brought back, nor an optional one, nor a CA."""
+    host = whole(tmp_path, "apiserver", archived=True)
+    manifest = "/etc/kubernetes/manifests/kube-apiserver.yaml"
+    host.entries["apiserver"] |= {"mentioned_in": [manifest]}
+    host.put(manifest, f"command: [--tls-cert-file={API['path']}]\n".encode())
+    host.at(API["path"]).unlink()
+    assert [step_name(step) for step in host.plan().steps] == ["restore"]
+    host.at(manifest).unlink()
+    assert host.plan() == Plan()
+    host.put(API["path"], b"")  # and what was left of it is not made whole
+    assert host.plan().steps == ()
+    host.entries["apiserver"] = API | {"optional": True}
+    host.at(API["path"]).unlink()
+    assert host.plan().steps == ()
+    host.entries["apiserver"] = API
+    host.at(CA["path"]).unlink()
+    assert "ca" not in {step.target for step in host.plan().steps}
+
+
+def test_a_kubeconfig_that_no_entry_fixes_is_never_issued(tmp_path: Path) -> None:
+    """A user's own kubeconfig has no subject in its entry: it comes from the archive, or not at all, as is said."""
+    host = whole(tmp_path, "admin.conf", archived=False)
+    host.entries["admin.conf"] = {"kind": "kubeconfig", "path": ADMIN["path"], "usages": ["client auth"]}
+    host.at(ADMIN["path"]).write_bytes(b"")
+    (held,) = host.plan().held
+    assert "its entry fixes no subject" in held.because
+    done = certmond(host, "renew", "admin.conf")
+    assert done.returncode == 3
+    assert "its entry fixes no subject" in done.stderr
+
+
+def test_without_the_key_of_the_ca_the_finding_says_where_it_is(tmp_path: Path) -> None:
+    """A worker has no key of the CA: where the archive has nothing good, the finding names the way back."""
+    host = whole(tmp_path, "kubelet-client", archived=False)
+    host.at(CA["key"]).unlink()
+    host.entries["kubelet-client"] |= {}
+    BROKEN["cut PEM"][1](host)
+    assert host.plan().steps == ()
+    found = {item.message for status in host.look().statuses for item in status.findings}
+    assert any("is not here; let the node join again: kubeadm reset, kubeadm join" in message for message in found)
+
+
+def test_a_name_that_the_entry_does_not_fix_is_not_lost_unasked(tmp_path: Path) -> None:
+    """Clients reach the API server by a name that only the lost certificate had: nothing is issued without it, and by
+    hand it is.
+    """
+    host = whole(tmp_path, "apiserver", archived=False)
+    lost = make_server(host.ca, names=["DNS:lb.example", *API["names"]], not_before=host.now - YEAR,
+                       not_after=host.now + DAY, key="ec")  # fmt: skip
+    host.put(API["path"], lost.pem)
+    host.put(API["key"], lost.key_pem, 0o600)
+    host.start()  # the archive has it now, and it ends
+    host.now += 60 * DAY
+    host.at(API["path"]).unlink()
+    (held,) = host.plan().held
+    assert "DNS:lb.example" in held.because
+    assert held.because.endswith("certmond renew apiserver")
+
+
+# Kubeconfigs
+
+
+def test_the_server_of_a_kubeconfig_comes_from_another_of_the_same_ca(tmp_path: Path) -> None:
+    """Where the archive has nothing of it. A kubeconfig that another user can write is not asked."""
+    host = whole(tmp_path, "admin.conf", archived=False)
+    shutil.rmtree(host.state / "archive")
+    leaf = make_leaf(host.ca, "system:kube-scheduler", not_after=host.now + YEAR, key="ec")
+    scheduler = {"kind": "kubeconfig", "path": SCHEDULER, "embedded_ca": "ca", "mode": "0600",
+                 "subject": "CN=system:kube-scheduler", "usages": ["client auth"]}  # fmt: skip
+    host.entries["scheduler.conf"] = scheduler
+    other = kubeconfig(host.ca, leaf).replace(b"10.0.0.1:6443", b"10.0.0.7:6444")
+    host.put(SCHEDULER, other, 0o600)
+    host.at(ADMIN["path"]).unlink()
+    os.chown(host.at(SCHEDULER), 64_999, 64_999)
+    made = host.plan()
+    assert all("10.0.0.7" not in str(getattr(step, "server", "")) for step in made.steps)
+    os.chown(host.at(SCHEDULER), 0, 0)
+    host.start()
+    document = yaml.safe_load(host.at(ADMIN["path"]).read_bytes())
+    assert document["clusters"][0]["cluster"]["server"] == "https://10.0.0.7:6444"
+    assert document["current-context"] == "kubernetes-admin@kubernetes"
+    assert host.unwell() == []
+
+
+# By hand, and by the daemon
+
+
+def test_renew_puts_right_what_it_used_to_refuse(tmp_path: Path) -> None:
+    """At once, however a short while ago it broke; `plan` shows the step and `check` the command."""
+    host = whole(tmp_path, "kubelet-client", archived=True, now=now())
+    BROKEN["cut PEM"][1](host)
+    shown = certmond(host, "check")
+    assert "put it back: certmond archive restore kubelet-client" in shown.stdout
+    done = certmond(host, "renew", "kubelet-client")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "put back from the archive" in done.stdout
+    assert host.at(CURRENT).is_symlink()
+
+
+@pytest.mark.parametrize("how", ["cut PEM", "deleted link", "deleted certificate", "kubeconfig that is none"])
+def test_the_command_of_the_finding_works(tmp_path: Path, how: str) -> None:
+    """`certmond archive restore NAME` puts the files back; the kubelet's PEM keeps its link."""
+    name, damage = BROKEN[how]
+    host = whole(tmp_path, name, archived=True, now=now())
+    damage(host)
+    done = certmond(host, "archive", "restore", name)
+    assert (done.returncode, done.stderr) == (0, "")
+    reasons = {item.reason for status in host.look().statuses for item in status.findings}
+    assert reasons <= {"nearing_expiry"}
+    if name == "kubelet-client":
+        assert host.at(CURRENT).is_symlink()
+
+
+@contextmanager
+def watching(host: Host, mode: str = "enforce") -> Iterator[Running]:
+    work = host.place.parent / "work"
+    work.mkdir(exist_ok=True)
+    path = work / "config.yaml"
+    path.write_text(yaml.safe_dump(host.document() | {"mode": mode}))
+    with running(host.root, work, "--config", str(path), "--state-dir", str(host.state)) as daemon:
+        yield daemon
+        daemon.stop()
+
+
+def clean(daemon: Running, *names: str) -> bool:
+    return all(daemon.reasons(name) == set() for name in names) and not daemon.activity()["plan"]["steps"]
+
+
+def test_the_daemon_heals_after_a_pause_that_it_announces(tmp_path: Path) -> None:
+    """A truncated kubelet PEM, a deleted pair and a kubeconfig that is none: the plan says until when a writer has
+    time, the daemon wakes at that instant by itself, and everything is whole.
+    """
+    host = whole(tmp_path / "host", now=now(), archived=True)
+    with watching(host) as daemon:
+        for how in ("cut PEM", "deleted pair", "kubeconfig that is none"):
+            BROKEN[how][1](host)
+        held = daemon.until(lambda: daemon.activity()["plan"]["held"], "held")
+        assert all("somebody may be writing it at this moment" in each["because"] for each in held)
+        assert all(each["until"] for each in held)
+        daemon.until(lambda: clean(daemon, "apiserver", "admin.conf", "kubelet-client"), "healed")
+    host.now = now()
+    assert host.unwell() == []
+    assert host.at(CURRENT).is_symlink()
+
+
+def test_the_daemon_leaves_a_writer_that_pauses_alone(tmp_path: Path) -> None:
+    """Whoever replaces the pair within the pause has the last word: nothing is put back over it."""
+    host = whole(tmp_path / "host", "apiserver", now=now(), archived=True)
+    mine = make_server(host.ca, names=API["names"], not_after=now() + YEAR, key=new_key())
+    with watching(host) as daemon:
+        host.at(API["path"]).unlink()
+        daemon.until(lambda: daemon.activity()["plan"]["held"], "held")
+        host.put(API["key"], mine.key_pem, 0o600)
+        host.put(API["path"], mine.pem)
+        daemon.until(lambda: clean(daemon, "apiserver"), "whole")
+        passed = daemon.passes()
+        daemon.until(lambda: not daemon.activity()["plan"]["held"], "nothing is held")
+        assert daemon.passes() >= passed
+    assert host.at(API["path"]).read_bytes() == mine.pem
+    assert "restore" not in (host.state / "audit.log").read_text()
+
+
+def test_observing_touches_nothing(tmp_path: Path) -> None:
+    """In observe mode the plan has the step, and the files stay as they are."""
+    host = whole(tmp_path / "host", "apiserver", now=now(), archived=True)
+    host.at(API["path"]).write_bytes(b"")
+    with watching(host, "observe") as daemon:
+        daemon.until(lambda: [step["step"] for step in daemon.activity()["plan"]["steps"]] == ["restore"], "planned")
+        assert host.at(API["path"]).read_bytes() == b""
+    assert host.at(API["path"]).read_bytes() == b""
+    assert REPAIR_WAIT < MINUTE
