@@ -68,8 +68,12 @@ def by_name(assessment: Assessment) -> dict[str, CertificateStatus]:
 
 
 def verdict(status: CertificateStatus) -> dict[str, Any]:
-    """All that is said, but for what an absent certificate inherits and when it was last looked at."""
-    kept = {"judged_at"} | ({"certificate", "stale", "renew_at"} if not status.seen.certificates else set())
+    """All that is said, but for what an absent certificate inherits, when it was last looked at, and since when its
+    files are damaged.
+    """
+    kept = {"judged_at", "damage", "changes_at"} | (
+        {"certificate", "stale", "renew_at"} if not status.seen.certificates else set()
+    )
     return {name: getattr(status, name) for name in status.__dataclass_fields__ if name not in kept}
 
 
@@ -142,7 +146,10 @@ def test_the_previous_assessment_changes_no_verdict(history: list[tuple[Inventor
     last: dict[tuple[str, str], Certificate | None] = {}
     for seen, now in history:
         previous = assess(seen, now, previous)
-        assert verdicts(previous) == verdicts(assess(seen, now))
+        afresh = assess(seen, now)
+        assert verdicts(previous) == verdicts(afresh)
+        for one, other in zip(previous.statuses, afresh.statuses, strict=True):
+            assert one.changes_at == other.changes_at or one.damage or other.damage
         assert previous.taken_at == now
         last = {each.identity: next(iter(each.certificates), last.get(each.identity)) for each in seen.observations}
         for status in previous.statuses:

@@ -418,7 +418,6 @@ STRANGER = see(AUTHORITY, ROOT, key=make_leaf(ROOT).facts.key)
         (replace(GOOD, name="leaf#2"), CA, {}, "it is not an entry of its own"),
         (see(row(kind="bundle"), leaf(NOW + DAY)), CA, {}, "it is not an entry of its own"),
         (see(row(signer="none"), leaf(NOW + DAY)), CA, {}, "its entry says that nobody signs it"),
-        (LOST, CA, {}, "there is no certificate to renew"),
         (replace(GOOD, renewable=False), CA, {}, "its file is not PEM"),
         (see(row(), make_leaf(ROOT, path_length=0, not_after=NOW + DAY)), CA, {}, "cryptography does not read it"),
         (see(row(), make_leaf(ROOT, serial=-1, not_after=NOW + DAY)), CA, {}, "Go does not read it (x509: negative"),
@@ -459,12 +458,13 @@ def test_what_cannot_be_renewed_has_its_reason(
         assert held(asked) == Held(seen.name, seen.path, found)
 
 
-def test_a_file_that_went_bad_is_not_replaced_by_itself() -> None:
-    """The last good certificate is remembered for its dates; what lies there now may be somebody's work."""
+def test_a_file_that_went_bad_has_no_successor() -> None:
+    """The last good certificate is remembered for its dates. It is put right by other rules, which say why not."""
     first = World((CA, GOOD)).look(NOW)
     later = assess(Inventory((CA, LOST), FACTS), NOW, first)
     made = plan(later, POLICY, {}, Circumstances(), frozenset({"leaf"}))
-    assert held(made).because.startswith("there is no certificate to renew")
+    assert held(made).because == "/pki/leaf.crt is not there; its entry fixes no subject; name it there as `subject`"
+    assert "there is no certificate to renew" in (unable(later.statuses[1], {}, POLICY) or "")
     assert turn(assess(Inventory((CA, LOST), FACTS), NOW).statuses[1], POLICY, "worker-1") is None
 
 
