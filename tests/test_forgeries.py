@@ -23,13 +23,14 @@ from cryptography import x509
 from certmond.enforce import policy_of
 from certmond.host.ledger import Ledger
 from certmond.host.signers.signer import Request
-from certmond.pki.circumstances import Attempt, Circumstances
+from certmond.pki.attempt import Attempt
+from certmond.pki.circumstances import Circumstances
 from certmond.pki.encoding import decode
 from certmond.pki.plan import plan
 from tests.builders import DAY, YEAR, Issued, integer, make_ca, make_leaf, pem_block, tlv
 from tests.cluster.api_server import ApiServer
 from tests.daemon_harness import running
-from tests.forging import DEVELOPERS, forgeries
+from tests.forging import DEVELOPERS, MASTERS, forgeries
 from tests.test_renewal import CA, Helper, Host, certmond, kubeconfig, now
 
 MALLORY, BOB = 64_999, 64_998

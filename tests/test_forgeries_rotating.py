@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from certmond.host.ledger import Ledger
+from certmond.pki.attempt import Attempt
 from certmond.pki.encoding import decode
-from certmond.pki.plan import Attempt
 from certmond.pki.rotation import Mode, Phase
 from tests.builders import DAY, YEAR, Issued, make_leaf
 from tests.forging import forgeries

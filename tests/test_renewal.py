@@ -36,8 +36,8 @@ from certmond.host.restoration import Restoration
 from certmond.host.transaction import Transactions
 from certmond.options import look
 from certmond.pki.assess import Assessment
+from certmond.pki.attempt import Attempt
 from certmond.pki.certificate import load_request
-from certmond.pki.circumstances import Attempt
 from certmond.pki.steps import Plan
 from tests.builders import DAY, NOW, YEAR, Issued, make_ca, make_leaf, make_server
 from tests.conftest import real_part, unavailable

@@ -18,7 +18,7 @@ import yaml
 from certmond.expose.plan_document import step_name
 from certmond.host.archive import Archive
 from certmond.host.ledger import Ledger
-from certmond.pki.circumstances import Attempt
+from certmond.pki.attempt import Attempt
 from certmond.pki.mismatch import REPAIR_WAIT
 from certmond.pki.steps import Plan, Restore
 from tests.builders import DAY, YEAR, make_ca, make_leaf, make_server, new_key

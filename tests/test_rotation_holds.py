@@ -13,7 +13,7 @@ import pytest
 from certmond.host.circumstances import HostHolds
 from certmond.host.history import History
 from certmond.host.ledger import Ledger
-from certmond.pki.plan import Attempt
+from certmond.pki.attempt import Attempt
 from certmond.pki.restart import Past, Result
 from certmond.pki.rotation import Mode, Phase
 from tests.rotating_node import RotatingNode, root_ca

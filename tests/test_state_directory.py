@@ -31,8 +31,8 @@ from certmond.host.pending import Pending
 from certmond.host.rotation_record import RotationRecord
 from certmond.host.state_directory import VERSION, refuse_unfit, understood, versioned
 from certmond.host.transaction import NewFile, Transactions
+from certmond.pki.attempt import Attempt
 from certmond.pki.catalog import KeyAlgorithm
-from certmond.pki.circumstances import Attempt
 from certmond.pki.restart import Past
 from tests.builders import DAY, make_server
 from tests.conftest import unavailable

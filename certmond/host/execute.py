@@ -43,8 +43,8 @@ from certmond.host.retention import Retention
 from certmond.host.signers.signer import Request, Signer
 from certmond.host.staged import Staging
 from certmond.host.transaction import Recovery, Transactions, Writer
+from certmond.pki.attempt import Attempt
 from certmond.pki.certificate import Certificate
-from certmond.pki.circumstances import Attempt
 from certmond.pki.steps import Cause, Derive, Identity, Issue, Plan, Restore, Rotate, Write
 from certmond.pki.succession import holder_of
 from certmond.pki.waiting import REPAIRS

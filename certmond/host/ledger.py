@@ -25,7 +25,7 @@ from certmond.host.memory import Memory
 from certmond.host.place import Place, can_be_a_path
 from certmond.host.staging import remove
 from certmond.host.state_directory import VERSION, opened_state, understood
-from certmond.pki.circumstances import Attempt
+from certmond.pki.attempt import Attempt
 from certmond.pki.fields import Instant
 from certmond.pki.steps import Identity
 

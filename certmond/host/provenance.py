@@ -24,10 +24,10 @@ from certmond.host.place import blaming
 from certmond.host.renewal import archive_name, certificates_in
 from certmond.host.rotation_record import RotationRecord
 from certmond.host.writers import WriterLookup, Writers
+from certmond.pki.attempt import Attempt
 from certmond.pki.catalog import Kind
 from certmond.pki.certificate import Certificate, certificates_of
 from certmond.pki.checks import renewal_point
-from certmond.pki.circumstances import Attempt
 from certmond.pki.inventory import Inventory, Observation, Provenance
 from certmond.pki.settings import LOCAL, NOBODY
 from certmond.pki.signing_policy import is_issued

@@ -22,9 +22,10 @@ from certmond.host.ledger import Ledger
 from certmond.host.manifest import parse_manifest
 from certmond.host.node_files import NodeFiles
 from certmond.host.writers import WriterLookup
+from certmond.pki.attempt import Attempt
 from certmond.pki.catalog import SELF, Kind
 from certmond.pki.certificate import Certificate
-from certmond.pki.circumstances import Attempt, Policy
+from certmond.pki.circumstances import Policy
 from certmond.pki.damage import damage, new_template, obstacle, remedy
 from certmond.pki.inventory import Inventory, Observation, Salvage
 from certmond.pki.issuance import Terms

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 
+from certmond.pki.attempt import IN_A_ROW
 from certmond.pki.catalog import CertificateSpec, Kind
 from certmond.pki.checks import finding, found_in
-from certmond.pki.circumstances import IN_A_ROW
 from certmond.pki.damage import damage
 from certmond.pki.inventory import Observation, Permissions, Salvage
 from certmond.pki.reason import Finding, Reason, Severity, printable

@@ -12,10 +12,11 @@ from datetime import datetime
 from enum import StrEnum
 
 from certmond.pki.assess import Assessment, CertificateStatus
+from certmond.pki.attempt import Attempt
 from certmond.pki.catalog import Kind
 from certmond.pki.certificate import Certificate
 from certmond.pki.checks import renewal_point
-from certmond.pki.circumstances import Attempt, Circumstances, Policy
+from certmond.pki.circumstances import Circumstances, Policy
 from certmond.pki.damage import damage
 from certmond.pki.obstacles import unable
 from certmond.pki.plan import plan

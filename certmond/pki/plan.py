@@ -14,9 +14,10 @@ from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 
 from certmond.pki.assess import Assessment, CertificateStatus
+from certmond.pki.attempt import Attempt
 from certmond.pki.catalog import Kind
 from certmond.pki.certificate import Certificate
-from certmond.pki.circumstances import Attempt, Circumstances, Policy
+from certmond.pki.circumstances import Circumstances, Policy
 from certmond.pki.damage import damage
 from certmond.pki.inventory import Observation
 from certmond.pki.issuance import Terms, is_a, successor

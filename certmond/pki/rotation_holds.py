@@ -12,9 +12,9 @@ from datetime import datetime
 from enum import StrEnum
 
 from certmond.pki.assess import Assessment
+from certmond.pki.attempt import Attempt
 from certmond.pki.checks import critical_point
 from certmond.pki.holding import Surroundings
-from certmond.pki.plan import Attempt
 from certmond.pki.rotation import Mode, Phase, Rotation, sequence
 from certmond.pki.rotation_steps import Ground, concerned, of_former
 from certmond.pki.steps import Held, Identity

@@ -11,9 +11,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
+from certmond.pki.attempt import Attempt
 from certmond.pki.certificate import Certificate
 from certmond.pki.inventory import Inventory, Observation
-from certmond.pki.plan import Attempt
 from certmond.pki.reason import printable
 from certmond.pki.steps import Identity
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from certmond.pki.assess import CertificateStatus
+from certmond.pki.attempt import FIRST_RETRY, Attempt
 from certmond.pki.certificate import Certificate
-from certmond.pki.circumstances import FIRST_RETRY, Attempt, Circumstances
+from certmond.pki.circumstances import Circumstances
 from certmond.pki.holds import HostHold
 from certmond.pki.steps import Cause, Held
 

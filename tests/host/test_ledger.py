@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from certmond.errors import StateError, WriteError
 from certmond.host.ledger import Ledger
-from certmond.pki.circumstances import Attempt
+from certmond.pki.attempt import Attempt
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DAY = timedelta(days=1)

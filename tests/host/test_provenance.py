@@ -20,7 +20,7 @@ from certmond.host.provenance import ProvenanceLookup
 from certmond.host.rotation_record import RotationRecord
 from certmond.host.store import Store
 from certmond.pki.assess import assess
-from certmond.pki.circumstances import Attempt
+from certmond.pki.attempt import Attempt
 from certmond.pki.inventory import Inventory, Provenance
 from certmond.pki.rotation import Mode, Phase, Rotation
 from tests.builders import DAY, HOUR, NOW, YEAR, Issued, make_ca, make_leaf

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certmond.pki.assess import Assessment, assess
-from certmond.pki.circumstances import Attempt, Circumstances, Policy
+from certmond.pki.attempt import Attempt
+from certmond.pki.circumstances import Circumstances, Policy
 from certmond.pki.damage import damage, generation, is_whole
 from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Inventory, Observation, Salvage

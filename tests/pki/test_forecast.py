@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certmond.pki.assess import assess
+from certmond.pki.attempt import MIN_INTERVAL
 from certmond.pki.catalog import CertificateSpec, ServiceSpec
-from certmond.pki.circumstances import MIN_INTERVAL, Circumstances, Policy
+from certmond.pki.circumstances import Circumstances, Policy
 from certmond.pki.forecast import MAX_EVENTS, Forecast, What, forecast
 from certmond.pki.inventory import Inventory, Observation
 from certmond.pki.steps import Issue

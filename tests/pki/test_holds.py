@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from certmond.pki.attempt import Attempt
+from certmond.pki.circumstances import Circumstances
 from certmond.pki.holds import NOTHING_REPLACED, Healing
-from certmond.pki.plan import Attempt, Circumstances, plan
+from certmond.pki.plan import plan
 from certmond.pki.restart import Past, Result
 from certmond.pki.restarts import Caution
 from certmond.pki.steps import Cause, Plan

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certmond.pki.assess import Assessment, CertificateStatus, assess
+from certmond.pki.attempt import MIN_INTERVAL, Attempt
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm, ServiceSpec
 from certmond.pki.certificate import Certificate, parse_certificate
 from certmond.pki.checks import critical_point
-from certmond.pki.circumstances import MIN_INTERVAL, Attempt, Circumstances, Policy
+from certmond.pki.circumstances import Circumstances, Policy
 from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Embedded, Inventory, Observation
 from certmond.pki.issuance import builder

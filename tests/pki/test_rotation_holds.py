@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from certmond.pki.assess import Assessment
+from certmond.pki.attempt import Attempt
 from certmond.pki.checks import critical_point
 from certmond.pki.holding import Surroundings
-from certmond.pki.plan import Attempt
 from certmond.pki.restart import Past, Result
 from certmond.pki.rotation import Mode, Phase, Rotation
 from certmond.pki.rotation_holds import Hold, HoldReason, holds, waits_here

@@ -8,9 +8,9 @@ from typing import Any
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from certmond.pki.attempt import Attempt
 from certmond.pki.catalog import CertificateSpec
 from certmond.pki.inventory import Inventory, Observation
-from certmond.pki.plan import Attempt
 from certmond.pki.succession import Pattern, Renewals, holder_of, is_older, later_beside
 from tests.builders import DAY, NOW, YEAR, Issued, make_ca, make_leaf
 
