@@ -32,12 +32,11 @@ from certmond.host.hooks import Hooks
 from certmond.host.journal import Event, Journal
 from certmond.host.rotation_record import record_path
 from certmond.host.runtime_lock import locked
-from certmond.host.searching import find_in_two
 from certmond.host.store import Store
 from certmond.host.systemd import Notifier
 from certmond.host.wake import Wake
 from certmond.host.watch import Watcher
-from certmond.pki.assess import Assessment, assess
+from certmond.pki.assess import Assessment
 from certmond.pki.holding import Surroundings
 
 QUIET = 0.05
@@ -258,11 +257,8 @@ class Daemon:
         if cause.touched is None:
             self._looked_at = started
         inventory = self._store.observe(cause.touched)
-        assessment = assess(
-            inventory, self._clock(), self._assessment, self._config.renew_before,
-            renewed=self._enforcer.renewed(), around=(around := self._enforcer.around(self._store, inventory)),
-            searching=find_in_two,
-        )  # fmt: skip
+        around = self._enforcer.around(self._store, inventory)
+        assessment = self._enforcer.judge(inventory, self._clock(), around, self._assessment)
         self._follow()
         self._acting.decide(assessment, around)
         before = self._show(cause, assessment, around, started)
@@ -288,10 +284,7 @@ class Daemon:
         if changes is None and not (before.changes_at and self._clock() >= before.changes_at):
             return
         touched = (None if changes.everything else changes.paths) if changes else frozenset[str]()
-        assessment = assess(
-            self._store.observe(touched), self._clock(), before, self._config.renew_before,
-            renewed=self._enforcer.renewed(), around=self._around,
-        )  # fmt: skip
+        assessment = self._enforcer.judge(self._store.observe(touched), self._clock(), self._around, before)
         self._follow()
         self._show(Cause(changes.cause if changes else "deadline", touched), assessment, self._around, started)
         self._looked_meanwhile = True

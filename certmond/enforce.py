@@ -31,6 +31,7 @@ from certmond.host.node_files import NodeFiles
 from certmond.host.provenance import ProvenanceLookup
 from certmond.host.rotation_record import RotationRecord
 from certmond.host.salvage import SalvageLookup
+from certmond.host.searching import find_in_two
 from certmond.host.staged import Staging
 from certmond.host.store import Store
 from certmond.host.transaction import Transactions
@@ -163,27 +164,59 @@ class Enforcer:
             paths[spec.name] = (spec.path, spec.source)
         return Circumstances(None, stale, paths)
 
-    def see(self, at: datetime | None = None) -> tuple[Assessment, Surroundings]:
-        """One look at everything, waited for, and judged as of `at` or of now."""
+    def see(
+        self, at: datetime | None = None, *, everything: bool = True, private: bool = True, waits: bool = False
+    ) -> tuple[Assessment, Surroundings]:
+        """Look at everything, wait for the answers, and judge it as of `at` or of now.
+
+        With `everything` the origin of each certificate is looked up, else of those that are due. `private` says that
+        the caller may read the state directory. With `waits` a pair that may be half written is not judged yet.
+        """
         store = Store(self._config.certificates, self._root, self._config.given_facts)
-        inventory = store.observe()
-        now = at or self._clock()
-        told = self.standing.look(inventory, store.components(), now, self.rotating.waits)
-        provenance = self.provenance.of_due(inventory, now, family=self.standing.family, everything=True)
-        view = self.neighbourhood.view(store, inventory, self.restarting.past())
-        salvage = self.salvage.of_damaged(inventory, now)
-        around = replace(view, told=told, provenance=provenance, salvage=salvage)
-        renew_before = self._config.renew_before
-        return assess(inventory, now, renew_before=renew_before, renewed=self.renewed(), around=around), around
+        inventory, now = store.observe(), at or self._clock()
+        seen = self.neighbourhood.view(store, inventory, self.restarting.past())
+        around = self._told(store, inventory, now, seen, everything=everything) if private else seen
+        return self.judge(inventory, now, around, waits=waits), around
 
     def around(self, store: Store, inventory: Inventory) -> Surroundings:
-        """What is known of the node besides its certificates."""
-        now = self._clock()
+        """Return what is known of the node besides its certificates at this moment. Waits for nothing."""
+        seen = self.neighbourhood.around(store, inventory, self.restarting.past())
+        return self._told(store, inventory, self._clock(), seen, within=_EVIDENCE)
+
+    def _told(
+        self,
+        store: Store,
+        inventory: Inventory,
+        now: datetime,
+        seen: Surroundings,
+        *,
+        everything: bool = False,
+        within: float | None = None,
+    ) -> Surroundings:
+        """Return `seen` with what the records of the state directory say of the anchors, of what is due and of what is
+        damaged. `within` limits the time for new evidence of what is due, in seconds.
+        """
         told = self.standing.look(inventory, store.components(), now, self.rotating.waits)
-        provenance = self.provenance.of_due(inventory, now, family=self.standing.family, within=_EVIDENCE)
-        around = self.neighbourhood.around(store, inventory, self.restarting.past())
+        provenance = self.provenance.of_due(
+            inventory, now, family=self.standing.family, everything=everything, within=within
+        )  # fmt: skip
         salvage = self.salvage.of_damaged(inventory, now)
-        return replace(around, told=told, provenance=provenance, salvage=salvage)
+        return replace(seen, told=told, provenance=provenance, salvage=salvage)
+
+    def judge(
+        self,
+        inventory: Inventory,
+        now: datetime,
+        around: Surroundings,
+        before: Assessment | None = None,
+        *,
+        waits: bool = True,
+    ) -> Assessment:
+        """Return the verdicts on `inventory`. The daemon and each command judge the node by this function alone."""
+        return assess(
+            inventory, now, before, self._config.renew_before, renewed=self.renewed(), around=around,
+            waits=waits, searching=find_in_two,
+        )  # fmt: skip
 
     def restart(self, plan: Plan, assessment: Assessment, around: Surroundings, patience: float = 0) -> Progress | None:
         """One step of a restart: see `Restarting.step`."""

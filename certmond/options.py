@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -187,51 +186,39 @@ def look(
     config: Config,
     root: str,
     at: datetime | None,
-    renewed: dict[str, datetime] | None = None,
     *,
     state_dir: Path = Path("/var/lib/certmond"),
     asking: bool = False,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     pause: Callable[[float], None] = time.sleep,
 ) -> Assessment:
-    """One look at files and at what runs, as of `at` or of now. With `asking`, the Kubernetes API is asked as well
-    whether it and this node know each other, where there is one in the configuration.
+    """Look once at files and at what runs, as of `at` or of now, and return the verdicts that the daemon would have.
+    With `asking`, ask the Kubernetes API as well whether it and this node know each other, where one is configured.
 
     A certificate and a key that do not match, and changed less than two seconds ago, may be half written: then the rest
     of that time is waited for (`pause`), and the second look is the one that counts. As of `at`, nothing is waited for.
     """
     from certmond.enforce import Enforcer
     from certmond.host.audit import Audit, caller
-    from certmond.host.changes import Changes
-    from certmond.host.history import History
     from certmond.host.journal import Journal
-    from certmond.host.neighbourhood import Neighbourhood
-    from certmond.host.searching import find_in_two
-    from certmond.host.store import Store
-    from certmond.pki.assess import assess
 
-    store = Store(config.certificates, root, config.given_facts)
-    inventory, now = store.observe(), at or clock()
-    there = Neighbourhood(config, root, Changes(state_dir, keeps=False), acting=False)
-    around = there.view(store, inventory, History(state_dir).all())
-    if _may_enter(state_dir):
-        audit = Audit(Journal("none"), state_dir, caller())
-        enforcer = Enforcer(config, root=root, state_dir=state_dir, audit=audit, clock=lambda: now)
-        if asking and at is None and root == "/":
-            enforcer.rotating.ask()
-        told, broken = enforcer.standing.look(inventory, store.components(), now), enforcer.standing.broken
-        if broken and not told:  # no anchor is in the catalogue that could have the finding
-            raise CertmondError(broken)
-        provenance = enforcer.provenance.of_due(inventory, now, family=enforcer.standing.family)
-        salvage = enforcer.salvage.of_damaged(inventory, now)
-        around = replace(around, told=told, provenance=provenance, salvage=salvage)
-    judged = partial(assess, renew_before=config.renew_before, renewed=renewed, around=around, searching=find_in_two)
-    assessment = judged(inventory, now, waits=at is None)
+    audit, private = Audit(Journal("none"), state_dir, caller()), _may_enter(state_dir)
+    enforcer = Enforcer(config, root=root, state_dir=state_dir, audit=audit, clock=lambda: at or clock())
+    if asking and private and at is None and root == "/":
+        enforcer.rotating.ask()
+
+    def see(*, waits: bool) -> Assessment:
+        assessment, around = enforcer.see(everything=False, private=private, waits=waits)
+        if enforcer.standing.broken and not around.told:  # no anchor is in the catalogue that could have the finding
+            raise CertmondError(enforcer.standing.broken)
+        return assessment
+
+    assessment = see(waits=at is None)
     if (until := assessment.waits_until) is None:
         return assessment
     _say_what_is_waited_for(assessment)
-    pause((until - now).total_seconds())
-    return judged(store.observe(), clock(), waits=False)
+    pause((until - assessment.taken_at).total_seconds())
+    return see(waits=False)
 
 
 def _say_what_is_waited_for(assessment: Assessment) -> None:

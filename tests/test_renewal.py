@@ -168,7 +168,7 @@ class Host:
         )  # fmt: skip
 
     def look(self) -> Assessment:
-        return look(self.config, str(self.root), self.now, self.enforcer().renewed(), state_dir=self.state)
+        return look(self.config, str(self.root), self.now, state_dir=self.state)
 
     def plan(self) -> Plan:
         return self.enforcer().plan(self.look())

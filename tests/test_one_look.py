@@ -1,0 +1,39 @@
+"""What certmond knows of its own renewals is in every look: of `check`, `metrics`, `plan` and the daemon."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.test_commands_beside_the_daemon import Home
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    made = Home(tmp_path)
+    with made.health:
+        yield made
+
+
+def certmond(home: Home, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "certmond", *home.options, *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_every_look_finds_the_service_that_holds_what_certmond_replaced(home: Home) -> None:
+    """After `renew --no-restart`, `check` and `metrics` report the service that still holds the old certificate, and
+    `plan` has its restart. Nothing but the record of the renewal shows that.
+    """
+    assert certmond(home, "check").returncode == 0
+    assert certmond(home, "renew", "web", "--no-restart").returncode == 0
+    checked = certmond(home, "check", "-o", "json")
+    web = next(each for each in json.loads(checked.stdout)["certificates"] if each["name"] == "web")
+    assert (checked.returncode, [each["reason"] for each in web["findings"]]) == (1, ["restart_pending"])
+    assert 'certmond_finding{certificate="web",' in certmond(home, "metrics").stdout
+    planned = certmond(home, "plan", "-o", "json")
+    assert [(each["step"], each["target"]) for each in json.loads(planned.stdout)["steps"]] == [("restart", "web")]
