@@ -19,7 +19,7 @@ from pathlib import Path
 from certmond.acting import Acting
 from certmond.collector import uncollected
 from certmond.config import Config
-from certmond.enforce import Enforcer
+from certmond.enforce import Enforcer, policy_of
 from certmond.errors import ConfigError, RuntimeDirError
 from certmond.expose.activity_document import activity_document
 from certmond.expose.compatibility import Compatible
@@ -394,4 +394,6 @@ class Daemon:
         self._look_meanwhile()
 
     def _summary(self) -> str:
-        return summary(self._assessment) if self._assessment else "looking for the first time"
+        if self._assessment is None:
+            return "looking for the first time"
+        return summary(self._assessment, policy_of(self._config))

@@ -17,6 +17,8 @@ from certmond.expose.sheet import Sheet, encoded, replacing
 from certmond.expose.text import escaped
 from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import Kind
+from certmond.pki.forecast import next_due
+from certmond.pki.plan import Policy
 from certmond.pki.reason import Finding, Severity
 
 METRICS, STATUS, ACTIVITY, HEARTBEAT = "metrics.prom", "status.json", "activity.json", "heartbeat.json"
@@ -141,15 +143,17 @@ def _lines(status: CertificateStatus) -> _Lines:
     )
 
 
-def summary(assessment: Assessment) -> str:
-    """One line for `systemctl status`: how many, how bad, what is next. Where there is nothing, nothing is well."""
+def summary(assessment: Assessment, policy: Policy) -> str:
+    """Return one line for `systemctl status`: how many, how bad, and what `forecast` has next under `policy`. Where
+    there is nothing, nothing is well.
+    """
     if not assessment.statuses:
         return "no certificate to watch: `certmond check` says which profile fits"
     certificates = [status for status in assessment.certificates if status.certificate]
     worst = [status for status in assessment.statuses if status.severity is Severity.CRITICAL]
     warned = [status for status in assessment.statuses if status.severity is Severity.WARNING]
     state = f"{len(worst)} critical" if worst else f"{len(warned)} to look at" if warned else "all well"
-    due = min(((s.renew_at, s.seen.name) for s in certificates if s.renew_at), default=None)
+    due = next_due(assessment, policy)
     following = f"; next due {due[1]} on {due[0]:%Y-%m-%d}" if due else ""
     about = next((f" ({s.seen.name}: {_gravest(s).reason})" for s in (*worst, *warned)), "")
     return f"{len(certificates)} certificate{'s' * (len(certificates) != 1)}, {state}{about}{following}"

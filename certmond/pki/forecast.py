@@ -6,7 +6,7 @@ renewed certificate is the old one with the dates of the step's template.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -19,7 +19,7 @@ from certmond.pki.checks import renewal_point
 from certmond.pki.circumstances import Circumstances, Policy
 from certmond.pki.damage import damage
 from certmond.pki.obstacles import unable
-from certmond.pki.plan import plan
+from certmond.pki.plan import plan, turn
 from certmond.pki.steps import Derive, Held, Identity, Issue
 
 MAX_EVENTS = 5000
@@ -64,6 +64,54 @@ def forecast(
 ) -> Forecast:
     """What happens from the instant of `assessment` to `until`, if all steps succeed and nobody does more."""
     return _Simulation(assessment, policy, until, circumstances or Circumstances()).run()
+
+
+def next_due(assessment: Assessment, policy: Policy) -> tuple[datetime, str] | None:
+    """Return when the first certificate is renewed or, where certmond cannot renew it, due, and its name: the first
+    `renew` or `due` of a forecast without a past. An instant that has passed counts as now. None where no such
+    certificate is left.
+    """
+    node, now = assessment.facts.get("node_name", ""), assessment.taken_at
+    authorities = {status.seen.name: status for status in assessment.trust_anchors}
+    earliest = ((_earliest(status, policy, node, now), status) for status in assessment.certificates)
+    first: tuple[datetime, str] | None = None
+    for at, status in sorted(((at, each) for at, each in earliest if at), key=lambda pair: pair[0]):
+        if first and at > first[0]:
+            break  # what is due is due after its turn
+        if instant := _due_at(status, authorities, policy, at, now):
+            found = max(instant, now), status.seen.name
+            first = min(first, found) if first else found
+    return first
+
+
+def _earliest(status: CertificateStatus, policy: Policy, node: str, now: datetime) -> datetime | None:
+    """Return when certmond renews the certificate if it can; None where that has no date."""
+    at, certificate = turn(status, policy, node), status.certificate
+    if at is None or certificate is None:
+        return None
+    return now if now < certificate.not_before or status.seen.symlink is False else max(at, now)
+
+
+def _due_at(
+    status: CertificateStatus,
+    authorities: Mapping[str, CertificateStatus],
+    policy: Policy,
+    at: datetime,
+    now: datetime,
+) -> datetime | None:
+    """Return when a certificate is renewed, which is `at` if certmond can, or due; None where its life simply ends."""
+    certificate = status.certificate
+    if unable(status, authorities, policy) is None:
+        return at
+    if certificate is None or status.stale or certificate.expires_at < now or _is_rotated(status, now):
+        return None
+    return status.renew_at
+
+
+def _is_rotated(status: CertificateStatus, now: datetime) -> bool:
+    """Whether the kubelet renews this certificate itself, as it does from the link to its dated file."""
+    over = status.certificate is not None and status.certificate.expires_at < now
+    return status.seen.spec.kind is Kind.KUBELET and status.seen.symlink is not False and not over
 
 
 class _Simulation:
@@ -164,11 +212,10 @@ class _Simulation:
             if certificate is None or status.stale or why is None:
                 continue
             name, end = status.seen.name, certificate.expires_at
-            over = end < since
-            rotates = status.seen.spec.kind is Kind.KUBELET and status.seen.symlink is not False and not over
-            if status.renew_at and not over and not rotates:
+            over, rotates = end < since, _is_rotated(status, since)
+            if at := _due_at(status, authorities, self._policy, since, since):
                 detail = f"due, and not renewed by certmond: {why}"
-                yield ForecastEvent(max(status.renew_at, since), What.DUE, name, detail, bad=True)
+                yield ForecastEvent(max(at, since), What.DUE, name, detail, bad=True)
             said = f"expired on {certificate.not_after:%Y-%m-%d}" if over else "expires"
             said += ", unless the kubelet rotates it before" if rotates else ""
             yield ForecastEvent(max(end, since), What.EXPIRE, name, f"{said}: {why}", bad=not rotates)

@@ -38,6 +38,7 @@ from certmond.host.store import Store
 from certmond.pki.assess import Assessment, assess
 from certmond.pki.catalog import CertificateSpec
 from certmond.pki.inventory import Inventory, Observation
+from certmond.pki.plan import Policy
 from certmond.pki.reason import Fault, Reason, Severity
 from tests import builders
 from tests.conftest import real_part
@@ -488,19 +489,19 @@ def test_times_are_rfc_3339_in_utc(node: Node) -> None:
 
 def test_the_summary_names_the_gravest(node: Node) -> None:
     """One line: how many, how bad, the reason that counts (not a note beside it), and what is next."""
-    assert summary(looked_at(node)) == "14 certificates, all well; next due apiserver on 2027-10-25"
+    assert summary(looked_at(node), Policy()) == "14 certificates, all well; next due apiserver on 2027-10-22"
     node.write(f"{API}.crt", node.read(f"{PKI}/front-proxy-client.crt") + b"a note\n")
-    assert summary(looked_at(node)).startswith("14 certificates, 1 critical (apiserver: no_path); next due ")
+    assert summary(looked_at(node), Policy()).startswith("14 certificates, 1 critical (apiserver: no_path); next due ")
     notes = (Fault(Reason.TRAILING_DATA, "a note"), Fault(Reason.MALFORMED, "a block"))
-    assert "(x: malformed)" in summary(judged("x", "/x", LEAF, *notes))
+    assert "(x: malformed)" in summary(judged("x", "/x", LEAF, *notes), Policy())
 
 
 def test_the_summary_of_nothing_is_no_good_news(node: Node) -> None:
     """Where no certificate is there, the line does not say that all is well, but what to look at."""
     shutil.rmtree(node.path("etc"))
     shutil.rmtree(node.path("var"))
-    assert summary(looked_at(node)) == "no certificate to watch: `certmond check` says which profile fits"
-    assert summary(judged("x", "/x", LEAF)).startswith("1 certificate, ")
+    assert summary(looked_at(node), Policy()) == "no certificate to watch: `certmond check` says which profile fits"
+    assert summary(judged("x", "/x", LEAF), Policy()).startswith("1 certificate, ")
 
 
 @pytest.mark.parametrize("severities", [(Severity.WARNING, Severity.CRITICAL), (Severity.CRITICAL, Severity.WARNING)])
@@ -510,7 +511,7 @@ def test_the_summary_speaks_of_the_critical_certificate_first(node: Node, severi
     for name, severity in zip(("apiserver", "apiserver-kubelet-client"), severities, strict=True):
         node.path(f"{PKI}/{name}.key").chmod(modes[severity])
     worst = dict(zip(severities, ("apiserver", "apiserver-kubelet-client"), strict=True))[Severity.CRITICAL]
-    assert f"1 critical ({worst}: too_open)" in summary(looked_at(node))
+    assert f"1 critical ({worst}: too_open)" in summary(looked_at(node), Policy())
 
 
 def test_a_rendering_replaces_the_old_one_whole(tmp_path: Path) -> None:

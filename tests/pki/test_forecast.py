@@ -15,7 +15,7 @@ from certmond.pki.assess import assess
 from certmond.pki.attempt import MIN_INTERVAL
 from certmond.pki.catalog import CertificateSpec, ServiceSpec
 from certmond.pki.circumstances import Circumstances, Policy
-from certmond.pki.forecast import MAX_EVENTS, Forecast, What, forecast
+from certmond.pki.forecast import MAX_EVENTS, Forecast, What, forecast, next_due
 from certmond.pki.inventory import Inventory, Observation
 from certmond.pki.steps import Issue
 from tests.builders import DAY, HOUR, NOW, SECOND, YEAR, make_ca
@@ -285,3 +285,26 @@ def test_certificates_of_one_name_are_told_apart_by_their_path() -> None:
     files = [replace(see(spec, leaf(NOW + 20 * DAY)), path=f"/pki/{n}.pem") for n in "ab"]
     found = foresee(World((ca, *files)), 30 * DAY)
     assert len(told(found, What.HOLD, about="leaf")) == len(told(found, What.EXPIRE, about="leaf")) == 2
+
+
+# --- what is next -----------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=60)
+@given(worlds(), INSTANTS)
+def test_what_is_next_is_the_first_of_the_forecast(made: World, now: datetime) -> None:
+    """The one line about the node names the first `renew` or `due` of the forecast, and its instant: where nothing is
+    held, which the line does not know, and no derived file comes first.
+    """
+    made = replace(made, past={}, circumstances=Circumstances())
+    found = foresee(made, YEAR, now)
+    if told(found, What.HOLD):
+        return
+    due = told(found, What.RENEW, What.DUE)
+    following = next_due(made.look(now), made.policy)
+    if not due:
+        assert following is None or following[0] > now + YEAR
+        return
+    assert following is not None
+    assert following[0] == due[0][0]
+    assert following in due
