@@ -89,7 +89,7 @@ class Node:
 
         def renew() -> str:
             enforcer.executor.recover()
-            made = enforcer.plan(look(config, root, None, enforcer.renewed()), frozenset({name}))
+            made = enforcer.plan(look(config, root, None, state_dir=self._state), frozenset({name}))
             (outcome,) = enforcer.executor.execute(made)
             assert outcome.issued, outcome.message
             return outcome.issued.sha256

@@ -39,7 +39,9 @@ RECOVERY_PATIENCE = 5.0
 
 
 class Acting:
-    """Plans for one configuration, and acts on it if `enforcing`. No step begins once `stopping` says so."""
+    """Plans for one configuration, and acts on it if `enforcing`, and as soon as this process `leads`: no command is
+    making a step. No step begins once `stopping` says so.
+    """
 
     def __init__(
         self,
@@ -49,10 +51,11 @@ class Acting:
         *,
         enforcing: bool,
         stopping: Callable[[], bool],
+        leads: Callable[[], bool] = lambda: True,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._enforcer, self._journal, self._telemetry = enforcer, journal, telemetry
-        self._enforcing, self._stopping = enforcing, stopping
+        self._enforcing, self._leads, self._stopping = enforcing, leads, stopping
         self._monotonic = monotonic
         self._begun: set[tuple[type, str, str]] = set()  # the steps of the round that is under way, each once
         self._results: set[str] = set()  # what became of them
@@ -125,6 +128,9 @@ class Acting:
             return False
         executor = self._enforcer.executor
         self._enforcer.rotating.until = None  # its moment is now; what is not done then has another
+        if not self._leads():
+            self.look_at, self.retry_at = None, time.monotonic() + BUSY_INTERVAL
+            return False
         # Half done, and not by us: whoever began it was killed, or is at it and holds the lock.
         begun = executor.interrupted() - (frozenset() if again else self._interrupted)
         try:
@@ -219,7 +225,9 @@ class Acting:
         try:
             said = self._enforcer.rotate(*self._seen, self.plan)
             if said is None and rotating.waits and self.look_at is None:
-                self.look_at = datetime.now(UTC) + LOOK_INTERVAL  # whatever it waits for, nobody may tell us of it
+                soon = datetime.now(UTC) + LOOK_INTERVAL  # whatever it waits for, nobody may tell us of it
+                late = rotating.until - LOOK_INTERVAL if rotating.settled and rotating.until else soon
+                self.look_at = max(soon, late)
             return said is not None
         except CertmondError:
             raise

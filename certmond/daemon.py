@@ -20,7 +20,7 @@ from certmond.acting import Acting
 from certmond.collector import uncollected
 from certmond.config import Config
 from certmond.enforce import Enforcer, policy_of
-from certmond.errors import ConfigError, RuntimeDirError
+from certmond.errors import ConfigError, RuntimeDirError, WriteError
 from certmond.expose.activity_document import activity_document
 from certmond.expose.compatibility import Compatible
 from certmond.expose.plan_document import step_name
@@ -30,8 +30,9 @@ from certmond.host.audit import DAEMON, Audit
 from certmond.host.change_log import ChangeLog
 from certmond.host.hooks import Hooks
 from certmond.host.journal import Event, Journal
-from certmond.host.rotation_record import record_path
+from certmond.host.node_lock import ACTING, NodeLock
 from certmond.host.runtime_lock import locked
+from certmond.host.shared_records import records_of
 from certmond.host.store import Store
 from certmond.host.systemd import Notifier
 from certmond.host.wake import Wake
@@ -93,6 +94,7 @@ class Daemon:
         self._wake = Wake()
         self._looked = False
         self._look_due: float | None = None
+        self._lead = NodeLock(state_dir, ACTING)
         self._enforcer, self._acting = self._new_hand()
         self._acted = self._in_pass = self._looked_meanwhile = False
         self._around, self._shown_at, self._reported = Surroundings(), 0.0, 0
@@ -145,6 +147,7 @@ class Daemon:
                 self._hooks.close()
                 self._watcher.close()
                 self._enforcer.neighbourhood.close()
+                self._lead.release()
                 with suppress(OSError):  # it may be gone with its directory, or that be read-only by now
                     (self._runtime_dir / HEARTBEAT).unlink()
             self._journal.tell(Event.STOPPED, "certmond has stopped")
@@ -236,10 +239,7 @@ class Daemon:
     def _new_store(self) -> Store:
         derived = tuple(spec.path for spec in self._config.derived)
         held = (self._config.hold.file,) if self._config.hold.file else ()
-        # Another root than this host's has no daemon whose commands would be waited for.
-        record = (str(record_path(self._state_dir)),) if self._root == "/" else ()
-        also = (*derived, *held, *record)
-        return Store(self._config.certificates, self._root, self._config.given_facts, also=also)
+        return Store(self._config.certificates, self._root, self._config.given_facts, also=(*derived, *held))
 
     def _new_hand(self) -> tuple[Enforcer, Acting]:
         enforcing = self._config.mode == "enforce"
@@ -248,9 +248,19 @@ class Daemon:
             audit=Audit(self._journal, self._state_dir, DAEMON), acting=enforcing, keeps=True, scattered=True,
             wake=self._look_ended,
         )  # fmt: skip
+        if not enforcing:
+            self._lead.release()
         return enforcer, Acting(
-            enforcer, self._journal, self._telemetry, enforcing=enforcing, stopping=lambda: self._stopping
-        )
+            enforcer, self._journal, self._telemetry, enforcing=enforcing, stopping=lambda: self._stopping,
+            leads=self._leads,
+        )  # fmt: skip
+
+    def _leads(self) -> bool:
+        """Whether no command is making a step: from then on none begins while this process lives."""
+        try:
+            return self._lead.take(self._runtime_dir)
+        except WriteError:
+            return True  # nothing can be written then, and whoever tries is told why
 
     def _pass(self, cause: Cause) -> None:
         self._in_pass, started = True, time.monotonic()
@@ -328,7 +338,7 @@ class Daemon:
 
     def _follow(self) -> None:
         """Watch what was looked up. The watcher reports what it did not watch before: it may have changed since."""
-        self._watcher.follow(self._store.interest)
+        self._watcher.follow({**self._store.interest, **records_of(self._state_dir)})
         degraded = bool(self._watcher.polled)
         if degraded and not self._degraded:
             where = ", ".join(sorted(self._watcher.polled)[:3])

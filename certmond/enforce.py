@@ -35,6 +35,7 @@ from certmond.host.searching import find_in_two
 from certmond.host.staged import Staging
 from certmond.host.store import Store
 from certmond.host.transaction import Transactions
+from certmond.host.watch import Interest
 from certmond.pki.assess import Assessment, assess
 from certmond.pki.certificate import certificates_of
 from certmond.pki.circumstances import Circumstances, Policy
@@ -105,6 +106,8 @@ class Enforcer:
         self._monotonic = monotonic
         self._alive, self._scattered = alive, scattered
         self.audit = audit
+        self.interest: Interest = {}
+        """The files behind the latest look of `see`, for who waits for them to change."""
         self._files = NodeFiles(root)
         self._transactions = Transactions(root, state_dir)
         self._ledger = Ledger(state_dir)
@@ -176,6 +179,7 @@ class Enforcer:
         inventory, now = store.observe(), at or self._clock()
         seen = self.neighbourhood.view(store, inventory, self.restarting.past())
         around = self._told(store, inventory, now, seen, everything=everything) if private else seen
+        self.interest = store.interest
         return self.judge(inventory, now, around, waits=waits), around
 
     def around(self, store: Store, inventory: Inventory) -> Surroundings:
@@ -218,9 +222,19 @@ class Enforcer:
             waits=waits, searching=find_in_two,
         )  # fmt: skip
 
-    def restart(self, plan: Plan, assessment: Assessment, around: Surroundings, patience: float = 0) -> Progress | None:
+    def restart(
+        self,
+        plan: Plan,
+        assessment: Assessment,
+        around: Surroundings,
+        patience: float = 0,
+        *,
+        hands_over: bool = False,
+    ) -> Progress | None:
         """One step of a restart: see `Restarting.step`."""
-        return self.restarting.step(plan, assessment, around, self.neighbourhood, patience=patience)
+        return self.restarting.step(
+            plan, assessment, around, self.neighbourhood, patience=patience, hands_over=hands_over
+        )
 
     def rotate(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
         """Bring a rotation on: see `Rotating.advance`."""

@@ -7,10 +7,10 @@ steps, the same proof, under the same lock.
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,22 +18,20 @@ import click
 from certmond.completing import certificate_names, service_names
 from certmond.errors import CertmondError
 from certmond.options import display, global_options, globals_of, output_option
-from certmond.writing import FAILED, PATIENCE, WAITING, enforcer_for, seen
+from certmond.writing import FAILED, WAITING, enforcer_for, length, seen
 
 if TYPE_CHECKING:
     from certmond.config import Config
     from certmond.enforce import Enforcer
+    from certmond.handover import Handover
     from certmond.host.execute import Outcome
     from certmond.pki.assess import Assessment
     from certmond.pki.holding import Surroundings
-    from certmond.pki.restart import Past
     from certmond.pki.steps import Held, Plan, Write
-    from certmond.restarting import Progress
+    from certmond.wait import Progress
 
-_PATIENT = 30.0
-"""Seconds after which it is looked again, whatever the clock says."""
-_RELOADED_WITHIN = 15.0
-"""Seconds in which those that read a certificate again by themselves are waited for."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 8.0
+"""Seconds between the first two questions to a signer that has not decided, and the most between two later ones."""
 
 
 @click.command()
@@ -42,22 +40,42 @@ _RELOADED_WITHIN = 15.0
 @click.option("--all", "everything", is_flag=True, help="Everything that certmond can renew here")
 @click.option("--dry-run", is_flag=True, help="Only show what would be done")
 @click.option("--no-restart", is_flag=True, help="Restart nothing afterwards, only say what still uses the old ones")
+@click.option(
+    "--timeout", callback=length, default="30s", show_default=True, help="How long to wait for a signer's decision"
+)
 @output_option
 @click.pass_context
 def renew(
-    context: click.Context, names: tuple[str, ...], *, everything: bool, dry_run: bool, no_restart: bool, output: str
+    context: click.Context,
+    names: tuple[str, ...],
+    *,
+    everything: bool,
+    dry_run: bool,
+    no_restart: bool,
+    timeout: timedelta,
+    output: str,
 ) -> None:
-    """Reissue certificates now, and have them used. Exit: 0 done, 1 something is waited for, 2 something failed."""
+    """Reissue certificates now, and have them used. Exit: 0 done, 1 something is waited for, 2 something failed.
+
+    Where a daemon enforces on this node, it restarts and proves what has to be, and this command shows its progress.
+    """
     from certmond.expose.plan_document import plan_document
     from certmond.expose.timeline import plan_table
+    from certmond.handover import Handover
+    from certmond.uptake import bring_into_use, taken_up
+    from certmond.wait import Progress
 
     if everything == bool(names):
         raise click.UsageError("Say which certificates: NAME…, or --all.")
     options = globals_of(context)
     config = options.load(acting=not dry_run)
     enforcer = enforcer_for(options, config, acting=not dry_run)
+    quiet = output in {"json", "yaml"}
+    progress = Progress(quiet=quiet)
+    handover = Handover(options.state_dir, progress, enforcer.restarting.terms)
     if not dry_run:
-        enforcer.executor.recover(PATIENCE)  # what is half done is no ground to plan on
+        context.with_resource(handover)
+        handover.patiently(enforcer.executor.recover)  # what is half done is no ground to plan on
     assessment, around = seen(options, config, enforcer)
     asked = _all_of(assessment) if everything else _known(names, assessment)
     made = enforcer.plan(assessment, asked, around)
@@ -69,16 +87,17 @@ def renew(
     if dry_run:
         display(plan_document(made, assessment.taken_at), output, plan_table)
         return
-    quiet = output in {"json", "yaml"}
-    outcomes = _carry_out(enforcer, made, quiet=quiet)
+    outcomes = _carry_out(enforcer, handover, made, quiet=quiet)
+    outcomes = _decided(enforcer, handover, progress, outcomes, timeout)
+    _tell_outcomes(outcomes, quiet=quiet)
     wanted = {service for each in outcomes if each.result == "done" for service in getattr(each.step, "restarts", ())}
     if no_restart:
         results: dict[str, str] = {}
         held: tuple[Held, ...] = ()
     else:
-        results, held = bring_into_use(enforcer, frozenset(wanted), by_hand=False, quiet=quiet)
+        results, held = bring_into_use(enforcer, handover, progress, frozenset(wanted), by_hand=False)
     renewed = [each.step.target for each in outcomes if each.result == "done"]
-    silent, stale = _taken_up(enforcer, assessment, frozenset(renewed), only_silent=no_restart, quiet=quiet)
+    silent, stale = taken_up(enforcer, progress, assessment, frozenset(renewed), only_silent=no_restart)
     if quiet:
         document = {"schema": 1, "outcomes": [_entry(each) for each in outcomes], "restarts": results}
         display(document, output, plan_table)
@@ -104,6 +123,9 @@ def restart(context: click.Context, names: tuple[str, ...], *, stale: bool, dry_
     """Restart services, each proven before the next. Exit: 0 done, 1 something is waited for, 2 something failed."""
     from certmond.expose.plan_document import plan_document
     from certmond.expose.timeline import plan_table
+    from certmond.handover import Handover
+    from certmond.uptake import bring_into_use, planned
+    from certmond.wait import Progress
 
     if stale == bool(names):
         raise click.UsageError("Say which services: SERVICE…, or --stale.")
@@ -117,11 +139,13 @@ def restart(context: click.Context, names: tuple[str, ...], *, stale: bool, dry_
     _refuse_what_does_not_run(names, config, around)
     wanted = frozenset(names or known)
     if dry_run:
-        display(plan_document(_planned(enforcer, assessment, around, wanted, by_hand=not stale), assessment.taken_at),
-                output, plan_table)  # fmt: skip
+        made = planned(enforcer, assessment, around, wanted, by_hand=not stale)
+        display(plan_document(made, assessment.taken_at), output, plan_table)
         return
     quiet = output in {"json", "yaml"}
-    results, held = bring_into_use(enforcer, wanted, by_hand=not stale, quiet=quiet)
+    progress = Progress(quiet=quiet)
+    handover = context.with_resource(Handover(options.state_dir, progress, enforcer.restarting.terms))
+    results, held = bring_into_use(enforcer, handover, progress, wanted, by_hand=not stale)
     if quiet:
         display({"schema": 1, "restarts": results}, output, plan_table)
     else:
@@ -129,67 +153,6 @@ def restart(context: click.Context, names: tuple[str, ...], *, stale: bool, dry_
             click.echo(f"not restarted: {left.target}: {left.because}")
         click.echo("" if results or held else "nothing to restart", nl=not (results or held))
     sys.exit(FAILED if any(each != "proven" for each in results.values()) else WAITING if held else 0)
-
-
-def bring_into_use(
-    enforcer: Enforcer, wanted: frozenset[str], *, by_hand: bool, quiet: bool
-) -> tuple[dict[str, str], tuple[Held, ...]]:
-    """Restart those of the `wanted` services that hold something old, or all of them `by_hand`: what became of each,
-    and what is held.
-    """
-    from certmond.pki.restart import Result
-
-    results, told = dict[str, str](), ""
-    first: dict[str, str] | None = None
-    since = datetime.now(UTC)
-    while True:
-        assessment, around = enforcer.see()
-        for past in _ended_meanwhile(enforcer, wanted - results.keys(), since):
-            results[past.service] = str(past.result)
-            if not quiet:
-                click.echo(f"{past.service}: {past.message}")
-        running = {name: each.instance for name, each in around.live.services.items()} if around.live else {}
-        first = running if first is None else first
-        along = {name for name in wanted if by_hand and running.get(name) and running[name] != first.get(name)}
-        made = _planned(enforcer, assessment, around, wanted - along - results.keys(), by_hand=by_hand)
-        progress = enforcer.restart(made, assessment, around, PATIENCE)
-        if progress is None:
-            return results, tuple(held for held in made.held if held.target in wanted)
-        if (said := f"{progress.service}: {progress.message}") != told and not quiet:
-            click.echo(said)
-        told = said
-        if progress.result not in {None, Result.SUPERSEDED}:
-            results[progress.service] = str(progress.result)
-        _wait_for(progress)
-
-
-def _ended_meanwhile(enforcer: Enforcer, wanted: Container[str], since: datetime) -> list[Past]:
-    """The restarts that were over after `since` without us: the daemon may be who brings one to its end."""
-    from certmond.pki.restart import Result
-
-    return [
-        past
-        for name, past in enforcer.restarting.past().items()
-        if name in wanted and past.result not in {None, Result.SEEN, Result.SUPERSEDED}
-        and past.episode is None and past.ended_at and past.ended_at >= since
-    ]  # fmt: skip
-
-
-def _planned(
-    enforcer: Enforcer, assessment: Assessment, around: Surroundings, wanted: frozenset[str], *, by_hand: bool
-) -> Plan:
-    from certmond.pki.steps import Restart
-
-    if by_hand:
-        return enforcer.restarts(assessment, around, wanted)
-    made = enforcer.plan(assessment, frozenset(), around)
-    steps = tuple(step for step in made.steps if isinstance(step, Restart) and step.target in wanted)
-    return replace(made, steps=steps)
-
-
-def _wait_for(progress: Progress) -> None:
-    if progress.until is not None:
-        time.sleep(min(max(0.1, (progress.until - datetime.now(UTC)).total_seconds()), _PATIENT))
 
 
 def _refuse_what_does_not_run(names: Iterable[str], config: Config, around: Surroundings) -> None:
@@ -203,35 +166,6 @@ def _refuse_what_does_not_run(names: Iterable[str], config: Config, around: Surr
             problems.append(f"{service.name} does not run, and is left so; start it by its own means")
     if problems:
         raise CertmondError("\n".join(problems))
-
-
-def _taken_up(
-    enforcer: Enforcer, before: Assessment, renewed: frozenset[str], *, only_silent: bool, quiet: bool
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Wait a while for those that read a new certificate by themselves: the sentences about endpoints that served a
-    certificate `before` and serve none now, and about those that do not serve the new one yet, unless `only_silent`.
-    """
-    from certmond.pki.service_checks import no_longer_served
-
-    if not renewed:
-        return (), ()
-    deadline = time.monotonic() + _RELOADED_WITHIN
-    answered = [status.presence for status in before.statuses]
-    while True:
-        assessment, _ = enforcer.see()
-        mine = [status for status in assessment.certificates if status.seen.name in renewed and not only_silent]
-        served = [(status.seen.name, at) for status in mine for at in status.presence.served if at.matches is not None]
-        behind = tuple(f"{name} is not served at {at.endpoint} yet" for name, at in served if not at.matches)
-        silent = tuple(no_longer_served(answered, (status.presence for status in assessment.statuses)))
-        if not (behind or silent) or time.monotonic() >= deadline:
-            break
-        time.sleep(0.5)
-    for line in behind or [f"{name} is served at {at.endpoint}" for name, at in served]:
-        if not quiet:
-            click.echo(line)
-    for line in silent:
-        click.echo(f"failed: {line}", err=True)
-    return silent, behind
 
 
 def _show_denied(assessment: Assessment, names: frozenset[str], output: str) -> None:
@@ -270,8 +204,8 @@ def _known(names: Sequence[str], assessment: Assessment) -> frozenset[str]:
     return frozenset(names)
 
 
-def _carry_out(enforcer: Enforcer, made: Plan, *, quiet: bool) -> tuple[Outcome, ...]:
-    """Carry out what changes files, telling each step and what became of it."""
+def _carry_out(enforcer: Enforcer, handover: Handover, made: Plan, *, quiet: bool) -> tuple[Outcome, ...]:
+    """Carry out what changes files, and tell each step."""
     total, number = len(made.writes), 0
 
     def tell(step: Write) -> None:
@@ -280,14 +214,43 @@ def _carry_out(enforcer: Enforcer, made: Plan, *, quiet: bool) -> tuple[Outcome,
         if not quiet:
             click.echo(f"[{number}/{total}] {step.target}: {step.detail}")
 
-    outcomes = enforcer.executor.execute(made, PATIENCE, tell)
-    for outcome in outcomes if not quiet else ():
+    return handover.patiently(lambda: enforcer.executor.execute(made, tell=tell))
+
+
+def _decided(
+    enforcer: Enforcer, handover: Handover, progress: Progress, outcomes: tuple[Outcome, ...], timeout: timedelta
+) -> tuple[Outcome, ...]:
+    """Return the outcomes, of which those that a signer has not decided yet were asked for again until `timeout`."""
+    begun = datetime.now(UTC)
+    end, pause = begun + timeout, _FIRST_PAUSE
+    while waiting := {(each.step.target, each.step.path): each for each in outcomes if each.result == "waiting"}:
+        for each in waiting.values():
+            reason, _, remedy = each.message.partition("; ")
+            progress.wait(f"{each.step.target}: {reason}", remedy, until=end, since=begun)
+        if datetime.now(UTC) >= end:
+            break
+        handover.pause(end, {}, at_most=pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+        assessment, around = enforcer.see()
+        made = enforcer.plan(assessment, frozenset(target for target, _ in waiting), around)
+        left = replace(made, steps=tuple(step for step in made.writes if (step.target, step.path) in waiting))
+        later = {
+            (each.step.target, each.step.path): each
+            for each in handover.patiently(partial(enforcer.executor.execute, left))
+        }
+        outcomes = tuple(later.get((each.step.target, each.step.path), each) for each in outcomes)
+    return outcomes
+
+
+def _tell_outcomes(outcomes: tuple[Outcome, ...], *, quiet: bool) -> None:
+    """Print what was not done, and how much was."""
+    if quiet:
+        return
+    for outcome in outcomes:
         if outcome.result != "done":
             click.echo(f"{outcome.result}: {outcome.step.target}: {outcome.message}", err=True)
     done = sum(outcome.result == "done" for outcome in outcomes)
-    if not quiet:
-        click.echo(f"{done} of {total} done" if total else "nothing to do")
-    return outcomes
+    click.echo(f"{done} of {len(outcomes)} done" if outcomes else "nothing to do")
 
 
 def _up_to_date(enforcer: Enforcer) -> frozenset[str]:

@@ -105,9 +105,17 @@ class Restarting:
         return next((past.episode for past in self.past().values() if past.episode), None)
 
     def step(
-        self, plan: Plan, assessment: Assessment, around: Surroundings, there: Neighbourhood, *, patience: float = 0
+        self,
+        plan: Plan,
+        assessment: Assessment,
+        around: Surroundings,
+        there: Neighbourhood,
+        *,
+        patience: float = 0,
+        hands_over: bool = False,
     ) -> Progress | None:
         """Go on with the restart that is under way, else begin the first of `plan`; None where there is nothing to do.
+        Where it `hands_over`, the restart is noted, and the process that acts on this node makes it.
 
         Raises BusyError while somebody else is writing, WriteError where the state directory cannot be used.
         """
@@ -125,8 +133,8 @@ class Restarting:
                 Restarter(self._alive, there.runtime_endpoint),
             )
             if episode := self.under_way():
-                return hand.go_on(episode)
-            return hand.begin(planned, plan) if planned else None
+                return None if hands_over else hand.go_on(episode)
+            return hand.begin(planned, plan, hands_over=hands_over) if planned else None
 
     def meet(self, assessment: Assessment, around: Surroundings) -> None:
         """Note what the files hold that services use which only a command restarts, where nothing is known of them.
@@ -164,7 +172,7 @@ class _Hand:
     pods: Mapping[str, Pod]
     restarter: Restarter
 
-    def begin(self, step: Restart, plan: Plan) -> Progress:
+    def begin(self, step: Restart, plan: Plan, *, hands_over: bool) -> Progress:
         name = step.service.name
         past = self.owner.past().get(name)
         since = past.ended_at if past and past.ended_at and past.ended_at <= self._now() else None
@@ -174,7 +182,7 @@ class _Hand:
             return Progress(name, "waits for the files to come to rest", rest_at)
         if step.service.kind == "static-pod" and (why := self._kubelet()):
             return self._wait(name, f"waits for the kubelet, which alone would start it again: {why}")
-        if why := self.owner.turn.wait_for_others():
+        if not hands_over and (why := self.owner.turn.wait_for_others()):
             return self._wait(name, f"waits for its turn: {why}")
         others = (each for each in plan.steps if isinstance(each, Restart) and each.target != name and each.instance)
         bystanders = tuple(
@@ -185,6 +193,9 @@ class _Hand:
             bystanders=bystanders,
         )  # fmt: skip
         self._audit(Event.STEP_BEGUN, name, f"{name} is restarted: {step.detail}", cause=step.cause.value)
+        if hands_over:
+            self._remember(episode)
+            return Progress(name, "is handed over", self._now())
         return self._act(episode)
 
     def _well(self, name: str) -> tuple[str, ...]:
@@ -224,7 +235,7 @@ class _Hand:
         match move:
             case Wait():
                 self._remember(move.episode)
-                return Progress(service.name, _state(move), move.until)
+                return Progress(service.name, state_of(move.episode), move.until)
             case Act():
                 return self._act_again(move.episode)
             case PutBack():
@@ -388,8 +399,8 @@ def _unproven(at: ServedAt, path: str) -> str:
     return f"{at.endpoint} serves none: {at.reason}"
 
 
-def _state(move: Wait) -> str:
-    episode = move.episode
+def state_of(episode: Episode) -> str:
+    """Return how far a restart is that waits for its proof, in words that follow the name of its service."""
     if episode.trouble:
         return f"is waited for: {episode.trouble}"
     if episode.good:

@@ -1,36 +1,33 @@
 """The verbs that carry a rotation out: `root-ca rotate` and `root-ca abort`, with their progress on the terminal.
 
-Owns their options, what they print and their exit codes. They go the way that the daemon goes, under the same lock, and
-may run beside it: each does what the other has left. A command that is interrupted loses nothing.
+Owns their options, what they print and their exit codes. Beside a daemon that enforces, they record what a person has
+decided and follow it; else they go the way that it goes. A command that is interrupted loses nothing.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 
-from certmond.errors import BusyError, CertmondError, RotationError
+from certmond.errors import CertmondError, RotationError
 from certmond.options import Globals, display, global_options, globals_of, output_option
 from certmond.rooting import REFUSED, TOKEN_KEYS, family_option, ours_to_rotate
-from certmond.writing import FAILED, PATIENCE, enforcer_for, seen
+from certmond.writing import enforcer_for, seen
 
 if TYPE_CHECKING:
     from certmond.config import Config
     from certmond.enforce import Enforcer
+    from certmond.handover import Handover
     from certmond.pki.assess import Assessment
     from certmond.pki.certificate import Anchor, PublicKey
     from certmond.pki.holding import Surroundings
     from certmond.pki.rotation import Mode, Rotation
-
-_POLL = 2.0
-"""Seconds between two looks where nothing says when to look again."""
-_RETRY = timedelta(seconds=1)
-"""Between two tries of a step that failed: each is a line of the audit trail."""
+    from certmond.wait import Progress
 
 
 @click.command()
@@ -54,8 +51,10 @@ def rotate(
     config = options.load(acting=not dry_run)
     ours_to_rotate(config, family)
     enforcer = enforcer_for(options, config, acting=not dry_run)
+    handover, progress = _handover(options, enforcer)
     if not dry_run:
-        enforcer.executor.recover(PATIENCE)
+        context.with_resource(handover)
+        handover.patiently(enforcer.executor.recover)
         enforcer.rotating.ask()  # what is decided here is decided of what the cluster has, not of what this node had
     assessment, around = seen(options, config, enforcer)
     rotation = enforcer.standing.rotation
@@ -86,13 +85,15 @@ def rotate(
     _see_that_it_can_end(rotation, around, "rotate", or_else=", or give --at-once" if begins else "")
     if begins:
         _tell_of_absences(_plan(enforcer, rotation, assessment, around, batch))
-        enforcer.rotating.start(rotation)
+        handover.patiently(partial(enforcer.rotating.start, rotation))
     elif exclude:
-        enforcer.rotating.change(rotation)
+        handover.patiently(partial(enforcer.rotating.change, rotation))
     if no_wait:
         click.echo(f"{rotation.name} is in the phase {rotation.phase}; the daemons go on with it")
         return
-    sys.exit(_carry_on(enforcer, back=False))
+    from certmond.rotation_progress import carry_on
+
+    sys.exit(carry_on(enforcer, handover, progress, back=False))
 
 
 @click.command()
@@ -106,7 +107,9 @@ def abort(context: click.Context, *, no_wait: bool) -> None:
     options = globals_of(context)
     config = options.load(acting=True)
     enforcer = enforcer_for(options, config, acting=True)
-    enforcer.executor.recover(PATIENCE)
+    handover, progress = _handover(options, enforcer)
+    context.with_resource(handover)
+    handover.patiently(enforcer.executor.recover)
     enforcer.rotating.ask()
     _, around = seen(options, config, enforcer)
     rotation = enforcer.standing.rotation
@@ -120,10 +123,20 @@ def abort(context: click.Context, *, no_wait: bool) -> None:
     except RotationError as error:
         click.echo(f"certmond: {error}", err=True)
         sys.exit(REFUSED)
-    enforcer.rotating.change(back)
+    handover.patiently(partial(enforcer.rotating.change, back))
     click.echo(f"{rotation.name} was in the phase {rotation.phase}, and goes back through {back.phase}")
     if not no_wait:
-        sys.exit(_carry_on(enforcer, back=True))
+        from certmond.rotation_progress import carry_on
+
+        sys.exit(carry_on(enforcer, handover, progress, back=True))
+
+
+def _handover(options: Globals, enforcer: Enforcer) -> tuple[Handover, Progress]:
+    from certmond.handover import Handover
+    from certmond.wait import Progress
+
+    progress = Progress()
+    return Handover(options.state_dir, progress, enforcer.restarting.terms), progress
 
 
 def _see_that_it_is_meant(rotation: Rotation, family: str, *, at_once: bool) -> None:
@@ -270,60 +283,3 @@ def _plan(
     found = enforcer.standing.preview(rotation, assessment, [service.name for service in services])
     stops = enforcer.stops(rotation, assessment, around)
     return preview_document(rotation, found, absences(found, services), batch, stops)
-
-
-def _carry_on(enforcer: Enforcer, *, back: bool) -> int:
-    """Do what there is to do until it is done, there or `back`; the exit code."""
-    told: Any = None
-    rotation: Rotation | None = None
-    while True:
-        assessment, around = enforcer.see()
-        before, rotation = rotation, enforcer.standing.rotation
-        if rotation is None:
-            if enforcer.standing.broken:
-                raise RotationError(enforcer.standing.broken)
-            if before and before.aborted is not back:
-                click.echo(
-                    f"{before.name} was led back: the former {before.noun} is in place, not the new one", err=True
-                )
-                return REFUSED
-            click.echo("done")
-            return 0
-        try:
-            enforcer.keep_former(assessment, around)
-            said, until, failed = _one_step(enforcer, assessment, around)
-        except BusyError:
-            said, until, failed = None, None, False
-        if said and (rotation.phase, said) != told:
-            click.echo(f"[{rotation.phase}] {said}")
-            told = rotation.phase, said
-        if failed:
-            return FAILED
-        if until is not None or said is None:
-            wait = (until - datetime.now(UTC)).total_seconds() if until else _POLL
-            time.sleep(min(max(0.1, wait), _POLL))
-
-
-def _one_step(
-    enforcer: Enforcer, assessment: Assessment, around: Surroundings
-) -> tuple[str | None, datetime | None, bool]:
-    """What was done, or is waited for; until when nothing is to be done; whether it cannot go on without a person."""
-    made = enforcer.plan(assessment, around=around)
-    if made.writes:
-        outcomes = enforcer.executor.execute(made, PATIENCE, lambda step: click.echo(f"  {step.target}: {step.detail}"))
-        failed = next((each for each in outcomes if each.result == "failed"), None)
-        now = datetime.now(UTC)
-        return (failed.message, now + _RETRY, False) if failed else (None, now, False)
-    progress = enforcer.restart(made, assessment, around, PATIENCE)
-    if progress and progress.until is None:
-        return f"{progress.service}: {progress.message}", None, False
-    if said := enforcer.rotate(assessment, around, made):  # which a restart that waits may not concern
-        return said, datetime.now(UTC), False
-    if progress:
-        return f"{progress.service}: {progress.message}", progress.until, False
-    frozen = enforcer.standing.lacks(assessment).frozen
-    return (
-        frozen or next(iter(enforcer.rotating.waits), None),
-        enforcer.rotating.until or datetime.now(UTC),
-        frozen is not None,
-    )

@@ -58,6 +58,8 @@ class Rotating:
         self._waits: tuple[str, ...] = ()
         self.until: datetime | None = None
         """When time alone may bring it on."""
+        self.settled = False
+        """This node is as the phase asks, and what is waited for is not seen on it."""
 
     def ask(self) -> None:
         """Ask the others how far they are, before the look from which a person decides."""
@@ -73,7 +75,7 @@ class Rotating:
 
         Raises BusyError, WriteError.
         """
-        self.until, stands = self._asked_again_at(), self._standing
+        self.until, self.settled, stands = self._asked_again_at(), False, self._standing
         if stands.broken or stands.elsewhere:
             return None
         if stands.rotation != stands.own and stands.rotation is not None:
@@ -106,7 +108,7 @@ class Rotating:
         if gate.noted:
             return self._keep(gate.noted, gate.waits[0], f"{rotation.name}: {gate.waits[0]}")
         if gate.waits:
-            self._waits, self.until = gate.waits, gate.until
+            self._waits, self.until, self.settled = gate.waits, gate.until, True
             return None
         return self._go_on(rotation, following(rotation, now), gate.told)
 

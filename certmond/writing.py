@@ -50,21 +50,22 @@ def plan(context: click.Context, at: datetime | None, output: str) -> None:
     sys.exit(1 if made.steps else 0)
 
 
-def _length(_: click.Context, __: click.Parameter, value: str) -> timedelta:
+def length(_: click.Context, __: click.Parameter, value: str) -> timedelta:
+    """Return the duration that an option has as its value."""
     from certmond.pki.fields import parse_duration
 
     try:
-        length: timedelta = parse_duration(value)
+        found: timedelta = parse_duration(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
-    if length > timedelta(days=100 * 365):
+    if found > timedelta(days=100 * 365):
         raise click.BadParameter("must be 100 years at most")
-    return length
+    return found
 
 
 @click.command()
 @global_options
-@click.option("--for", "length", callback=_length, default="2y", show_default=True, help="How far to look, as in 90d")
+@click.option("--for", "length", callback=length, default="2y", show_default=True, help="How far to look, as in 90d")
 @at_option
 @output_option
 @click.pass_context

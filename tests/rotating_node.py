@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Self
 import pytest
 import yaml
 
-from certmond import root_rotation
+from certmond import root_rotation, wait
 from certmond.cli import main
 from certmond.config import Config, Source, parse
 from certmond.enforce import Enforcer
@@ -182,7 +182,7 @@ class RotatingNode:
         """The command in this process, by this node's clock: it waits for nobody."""
         said, told = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patched, redirect_stdout(said), redirect_stderr(told):
-            patched.setattr(root_rotation, "_POLL", 0.0)
+            patched.setattr(wait, "_LONGEST", 0.0)
             patched.setattr(root_rotation, "enforcer_for", lambda *_, **__: self.enforcer())
             patched.setattr(sys, "argv", ["certmond", *self.options, *words])
             try:

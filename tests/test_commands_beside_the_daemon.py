@@ -1,14 +1,15 @@
-"""A command that restarts, beside the daemon: they have one record, and either goes on with what the other began."""
+"""Commands beside the daemon: one process acts on the node, and each command follows that one to the end."""
 
 from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +22,30 @@ from tests.builders import make_ca, make_server
 from tests.daemon_harness import DEADLINE, Running, running
 
 DAY = timedelta(days=1)
+
+
+class Command:
+    """A command that runs, and what it has printed."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.lines: list[str] = []
+
+    def until(self, said: str) -> None:
+        """Wait for a line that has this in it."""
+        assert self.process.stdout
+        for line in iter(self.process.stdout.readline, ""):
+            self.lines.append(line.rstrip("\n"))
+            if said in line:
+                return
+        raise AssertionError(f"never said: {said}\n" + "\n".join(self.lines))
+
+    def end(self) -> int:
+        """Let it go on to its end; the exit code."""
+        self.process.send_signal(signal.SIGCONT)
+        said, _ = self.process.communicate(timeout=DEADLINE)
+        self.lines += said.splitlines()
+        return self.process.returncode
 
 
 class Home:
@@ -42,7 +67,8 @@ class Home:
             (place / name).chmod(0o600)
         self.runs = place / "runs"
         program = place / "act"
-        program.write_text(f"#!/bin/sh\necho run >>{self.runs}\n")
+        self.gate = place / "gate"
+        program.write_text(f"#!/bin/sh\necho run >>{self.runs}\n[ ! -p {self.gate} ] || head -c 1 {self.gate}\n")
         program.chmod(0o755)
         entries: list[dict[str, Any]] = [
             {"name": "ca", "authority": True},
@@ -58,6 +84,28 @@ class Home:
             "services": [{"name": "web", "kind": "command", "command": [str(program)], "health": health}],
         }))  # fmt: skip
 
+    @contextmanager
+    def held_open(self) -> Iterator[Callable[[], None]]:
+        """The program ends only when the function that this gives is called, or at the end, as slowly as an API server
+        that drains its connections.
+        """
+        os.mkfifo(self.gate)
+        descriptor = os.open(self.gate, os.O_RDWR | os.O_NONBLOCK)
+
+        def end() -> None:
+            self.gate.unlink(missing_ok=True)  # whoever runs it later finds none
+            os.write(descriptor, b"done")
+
+        try:
+            yield end
+        finally:
+            end()
+            os.close(descriptor)
+
+    def acts(self) -> list[str]:
+        """What has run the program, once for each time."""
+        return self.runs.read_text().split() if self.runs.exists() else []
+
     @property
     def options(self) -> tuple[str, ...]:
         return "--config", str(self.config), "--state-dir", str(self.state)
@@ -66,28 +114,28 @@ class Home:
         return running(Path("/"), self.place, *self.options)
 
     @contextmanager
-    def stopped_after_its_act(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """A command that has just run the program, and comes to nothing more until it is told to go on."""
-        command = [sys.executable, "-u", "-m", "certmond", *self.options, *arguments]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    def command(self, *arguments: str) -> Iterator[Command]:
+        """A command that waits a tenth of a second for others that write, unless a daemon lives."""
+        program = "from certmond import cli, handover; handover.PATIENCE = 0.1; cli.main()"
+        words = [sys.executable, "-u", "-c", program, *self.options, *arguments]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             try:
-                assert process.stdout
-                assert any(line == f"web: {self.place}/act was run\n" for line in iter(process.stdout.readline, ""))
-                process.send_signal(signal.SIGSTOP)
-                yield process
+                yield Command(process)
             finally:
                 process.kill()
+
+    @contextmanager
+    def stopped_after_its_act(self, *arguments: str) -> Iterator[Command]:
+        """A command that has just run the program, and comes to nothing more until it is told to go on."""
+        with self.command(*arguments) as command:
+            command.until(f"web: {self.place}/act was run")
+            command.process.send_signal(signal.SIGSTOP)
+            yield command
 
     def ended(self, result: str) -> bool:
         """Whether the daemon has noted such an end of a restart."""
         lines = map(json.loads, (self.state / "audit.log").read_text().splitlines())
         return any(line.get("result") == result and line["by"] == "daemon" for line in lines)
-
-
-def rest_of(process: subprocess.Popen[str]) -> tuple[int, str]:
-    process.send_signal(signal.SIGCONT)
-    said, _ = process.communicate(timeout=DEADLINE)
-    return process.returncode, said
 
 
 @pytest.fixture
@@ -97,16 +145,77 @@ def home(tmp_path: Path) -> Iterator[Home]:
         yield made
 
 
-def test_what_the_daemon_has_brought_to_its_end_is_not_restarted_again(home: Home) -> None:
-    """A command that asked for a restart says how it ended, and makes no other."""
+def daemon_acts(daemon: Running) -> str:
+    return f"the daemon (process {daemon.process.pid}) acts on this node; this command follows it"
+
+
+def test_the_daemon_makes_the_restart_that_a_command_asks_for(home: Home) -> None:
+    """The command notes what a person has decided, and the daemon restarts and proves. The command shows both, and ends
+    with what came of it.
+    """
     with home.daemon() as daemon:
         daemon.until((home.state / "restarts.json").exists, "it has met the service")
-        with home.stopped_after_its_act("restart", "web") as command:
-            os.rename(home.place / "web.crt", home.place / "away")  # an event; what is in it stays as it was
-            os.rename(home.place / "away", home.place / "web.crt")
-            daemon.until(lambda: home.ended("proven"), "the daemon has proven it")
-            assert rest_of(command) == (0, "web: web was restarted and is well\n")
-    assert home.runs.read_text().split() == ["run"]
+        with home.command("restart", "web") as command:
+            assert command.end() == 0, command.lines
+    assert command.lines[0] == daemon_acts(daemon)
+    assert command.lines[-1] == "web: web was restarted and is well"
+    assert home.ended("proven")
+    assert home.acts() == ["run"]
+
+
+def test_a_renewal_beside_a_daemon_lasts_as_long_as_the_restart(home: Home) -> None:
+    """A restart that takes longer than a command waits for others that write is waited for all the same, once it has
+    begun: the command says what is waited for, and ends with 0 when the daemon has proven it.
+    """
+    with home.daemon() as daemon, home.held_open() as end:
+        daemon.until((home.state / "restarts.json").exists, "it has met the service")
+        with home.command("renew", "--all") as command:
+            command.until("waiting: web: is being restarted (since ")
+            with home.command("renew", "--all") as second:  # which has to write while the daemon does
+                second.until(f"waiting: the daemon (process {daemon.process.pid}) is writing on this node (since ")
+                end()
+                assert second.end() == 0, second.lines
+            assert command.end() == 0, command.lines
+    assert "1 of 1 done" in command.lines
+    assert any(line.startswith("daemon: web is restarted: ") for line in command.lines)
+    assert any(line.startswith("web: web has taken up web") for line in second.lines), "\n".join(second.lines)
+
+
+def test_a_command_goes_on_where_the_daemon_was_killed(home: Home) -> None:
+    """The daemon is killed in the middle of its act, and the command that followed it brings the restart to its end."""
+    with home.daemon() as daemon, home.held_open() as end:
+        daemon.until((home.state / "restarts.json").exists, "it has met the service")
+        with home.command("renew", "web") as command:
+            command.until("waiting: web: is being restarted (since ")
+            daemon.stop(signal.SIGKILL)
+            end()
+            assert command.end() == 0, command.lines
+    assert command.lines[-1] == "web: web has taken up web"
+    assert not home.ended("proven")  # by the daemon
+    assert home.acts() == ["run", "run"]
+
+
+def test_a_command_follows_the_daemon_that_comes_back(home: Home) -> None:
+    """A daemon that starts acts as soon as the command has made its step, and the command follows it from there."""
+    with home.stopped_after_its_act("renew", "web") as command, home.daemon() as daemon:
+        daemon.until(lambda: home.ended("proven"), "the daemon has proven it")
+        assert command.end() == 0, command.lines
+    assert "web: web has taken up web" in command.lines
+    assert home.acts() == ["run"]
+
+
+def test_of_two_commands_one_acts(home: Home) -> None:
+    """Without a daemon, a second command follows the first, and ends with the same result."""
+    with home.held_open() as end, home.command("renew", "web") as first:
+        first.until("1 of 1 done")
+        while not home.acts():
+            select.select([], [], [], 0.02)
+        with home.command("restart", "--stale") as second:
+            second.until(f"another command (process {first.process.pid}) acts on this node; this command follows it")
+            end()
+            assert first.end() == 0, first.lines
+            assert second.end() == 0, second.lines
+    assert home.acts() == ["run"]
 
 
 def test_what_the_daemon_has_taken_back_is_no_success(home: Home) -> None:
@@ -117,8 +226,9 @@ def test_what_the_daemon_has_taken_back_is_no_success(home: Home) -> None:
         home.health.close()
         with home.daemon() as daemon:
             daemon.until(lambda: home.ended("failed"), "neither the new files nor the former ones help")
-            code, said = rest_of(command)
+            code = command.end()
     assert code == 2
-    assert said.startswith("web: web did not come up with the new files, nor with the former ones (")
+    failed = "web: web did not come up with the new files, nor with the former ones ("
+    assert any(line.startswith(failed) for line in command.lines)
     assert (home.place / "web.crt").read_bytes() == before
-    assert home.runs.read_text().split() == ["run"] * 3
+    assert home.acts() == ["run"] * 3

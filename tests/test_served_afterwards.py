@@ -11,6 +11,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,7 @@ class Served:
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    monkeypatch.setattr("certmond.renewing._RELOADED_WITHIN", 1.0)
+    monkeypatch.setattr("certmond.uptake._RELOADED_WITHIN", timedelta(seconds=1))
     tmp_path.chmod(0o755)
     server = Served(tmp_path)
     try:

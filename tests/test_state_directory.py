@@ -27,6 +27,7 @@ from certmond.host.history import History
 from certmond.host.keys import make_key
 from certmond.host.ledger import Ledger
 from certmond.host.memory import Memory
+from certmond.host.node_lock import ACTING, COMMAND, WRITING
 from certmond.host.pending import Pending
 from certmond.host.rotation_record import RotationRecord
 from certmond.host.state_directory import VERSION, refuse_unfit, understood, versioned
@@ -60,9 +61,12 @@ def node(renewed: RotatingNode, tmp_path: Path) -> RotatingNode:
     return made
 
 
+LOCKS = {ACTING, COMMAND, WRITING}
+
+
 def contents(state: Path) -> dict[str, str]:
-    """Every file of the state directory but the lock, by its name: the digest of what it holds."""
-    paths = [path for path in sorted(state.rglob("*")) if path.is_file() and path.name != ".lock"]
+    """Every file of the state directory but the locks, by its name: the digest of what it holds."""
+    paths = [path for path in sorted(state.rglob("*")) if path.is_file() and path.name not in LOCKS]
     return {str(path.relative_to(state)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 

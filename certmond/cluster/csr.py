@@ -109,7 +109,9 @@ class CsrSigner:
         else:
             detail = "waits for approval"
         cookie = str(_Cookie(filed.name, filed.uid, turns))
-        return WaitingError(f"the request {filed.name} {detail}", min(2.0 ** min(turns, 16), _MOST_PATIENT), cookie)
+        asks = f"the request {filed.name} (signer {filed.signer_name}, usages {', '.join(sorted(filed.usages))})"
+        remedy = "" if "Approved" in filed.conditions else f"; kubectl certificate approve {filed.name}"
+        return WaitingError(f"{asks} {detail}{remedy}", min(2.0 ** min(turns, 16), _MOST_PATIENT), cookie)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,14 @@ from pydantic import TypeAdapter
 from certmond.host.memory import Memory
 from certmond.pki.restart import Past
 
-_NAME = "restarts.json"
+NAME = "restarts.json"
 
 
 class History:
     """The services' past, by name."""
 
     def __init__(self, state_dir: Path) -> None:
-        self._memory = Memory(state_dir, _NAME, TypeAdapter(dict[str, Past]))
+        self._memory = Memory(state_dir, NAME, TypeAdapter(dict[str, Past]))
 
     def all(self) -> dict[str, Past]:
         """What is remembered; nothing where the file is not there or cannot be used."""

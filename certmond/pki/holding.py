@@ -260,10 +260,11 @@ class Surroundings:
         return frozenset(service.name for service in self.services if service.kind == "command")
 
     def _last_run(self, target: str, past: Past | None, renewed_at: datetime | None) -> datetime | None:
-        """Since when such a service has what it has: since the command was run last. Where it never was, only that
-        certmond has renewed `target` itself tells that it has to be, or that it was tried for its sake.
+        """Since when such a service has what it has: since the command was run last. Where it never was, or the files
+        have changed before that restart was over, only that certmond has renewed `target` itself tells that it has to
+        be, or that it was tried for its sake.
         """
-        if past and past.ended_at and past.result is not Result.REFUSED:
+        if past and past.ended_at and past.result not in {Result.REFUSED, Result.SUPERSEDED}:
             return past.ended_at
         return _LONG_AGO if renewed_at or (past and target in past.targets) else None
 

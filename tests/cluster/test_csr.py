@@ -178,7 +178,9 @@ def test_a_pending_request_waits_longer_and_longer(api: ApiServer) -> None:
     assert seconds[-1] == 300
     assert all(before <= after for before, after in pairwise(seconds))
     assert api.calls.count("POST /") == 1
-    assert str(waiting) == f"the request {api.only['metadata']['name']} waits for approval"
+    name = api.only["metadata"]["name"]
+    asks = f"the request {name} (signer {KUBELET_CLIENT}, usages client auth, digital signature)"
+    assert str(waiting) == f"{asks} waits for approval; kubectl certificate approve {name}"
 
 
 def test_what_was_issued_is_for_our_key(api: ApiServer) -> None:

@@ -1,0 +1,106 @@
+"""`certmond renew` with a signer of kind `csr`: it shows the request, and waits for its decision."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.builders import make_leaf
+from tests.cluster.api_server import ApiServer
+from tests.daemon_harness import DEADLINE
+
+DAY = timedelta(days=1)
+SIGNER = "kubernetes.io/kube-apiserver-client"
+
+
+class Asking:
+    """A node with a client certificate that the cluster signs, once a person approves it."""
+
+    def __init__(self, place: Path, api: ApiServer) -> None:
+        self.place, self.api, now = place, api, datetime.now(UTC)
+        leaf = make_leaf(api.ca, "app", not_before=now - DAY, not_after=now + 100 * DAY)
+        for name, content in (("ca.crt", api.ca.pem), ("app.crt", leaf.pem), ("app.key", leaf.key_pem)):
+            (place / name).write_bytes(content)
+            (place / name).chmod(0o600)
+        entries: list[dict[str, Any]] = [
+            {"name": "ca", "path": f"{place}/ca.crt", "authority": True},
+            {"name": "app", "path": f"{place}/app.crt", "key": f"{place}/app.key", "ca": "ca", "signer": "api",
+             "subject": "CN=app", "usages": ["client auth"]},
+        ]  # fmt: skip
+        (place / "config.yaml").write_text(yaml.safe_dump({
+            "mode": "enforce", "profile": "none", "node_name": "node-1", "certificates": entries,
+            "signers": [{"name": "api", "kind": "csr", "kubeconfig": api.kubeconfig}],
+        }))  # fmt: skip
+
+    @contextmanager
+    def renew(self, *options: str) -> Iterator[subprocess.Popen[str]]:
+        words = ["--config", f"{self.place}/config.yaml", "--state-dir", f"{self.place}/state", "renew", "app"]
+        command = [sys.executable, "-u", "-m", "certmond", *words, *options]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def waits(self, command: subprocess.Popen[str]) -> str:
+        """The line about the request, once it is there."""
+        assert command.stdout
+        return next(line for line in iter(command.stdout.readline, "") if line.startswith("waiting: "))
+
+
+@pytest.fixture
+def asking(tmp_path: Path) -> Iterator[Asking]:
+    (tmp_path / "node").mkdir()
+    with ApiServer(tmp_path) as api:
+        yield Asking(tmp_path / "node", api)
+
+
+def test_the_request_is_shown_and_its_approval_is_waited_for(asking: Asking) -> None:
+    """The line about the wait names the request, its signer and usages, until when it is waited for, and the command
+    that approves it. When a person has approved it, the certificate is in place, and the command ends with 0.
+    """
+    before = (asking.place / "app.crt").read_bytes()
+    with asking.renew("--timeout", "10m") as command:
+        line = asking.waits(command)
+        name = asking.api.only["metadata"]["name"]
+        asks = f"waiting: app: the request {name} (signer {SIGNER}, usages client auth, digital signature"
+        assert line.startswith(asks), line
+        assert " waits for approval (since " in line
+        assert f" UTC, until {datetime.now(UTC):%Y}-" in line
+        assert line.endswith(f"; to end it: kubectl certificate approve {name})\n")
+        asking.api.decide("Approved")
+        said, told = command.communicate(timeout=DEADLINE)
+    assert (command.returncode, told) == (0, ""), said
+    assert "1 of 1 done" in said
+    assert (asking.place / "app.crt").read_bytes() != before
+
+
+def test_a_request_that_is_denied_ends_the_wait(asking: Asking) -> None:
+    """Exit 2, with the request and what was said of it."""
+    with asking.renew("--timeout", "10m") as command:
+        asking.waits(command)
+        asking.api.decide("Denied", "not now")
+        said, told = command.communicate(timeout=DEADLINE)
+    assert command.returncode == 2, said
+    assert f"failed: app: the request {asking.api.only['metadata']['name']} was denied (" in told
+
+
+def test_a_request_that_nobody_decides_is_waited_for_as_long_as_asked(asking: Asking) -> None:
+    """Exit 1 at the end of `--timeout`; the request stays, and the next command picks it up."""
+    with asking.renew("--timeout", "1s") as command:
+        _, told = command.communicate(timeout=DEADLINE)
+    assert command.returncode == 1
+    assert told.startswith("waiting: app: the request ")
+    assert asking.api.calls.count("POST /") == 1
+    asking.api.decide("Approved")
+    with asking.renew() as command:
+        assert command.wait(DEADLINE) == 0
+    assert asking.api.calls.count("POST /") == 1
