@@ -115,8 +115,8 @@ class Handover:
                     self._tell_events(self._report())
 
     def pause(self, until: datetime | None, interest: Interest, *, at_most: float = 300.0) -> None:
-        """Wait until `until`, or until a file changes: one of `interest`, or a record."""
-        self._follow({**interest, **self._records(None)})
+        """Wait until `until`, or until a file changes: one of `interest`, or a record. Its own locks wake no command."""
+        self._follow({**interest, **records_of(self._state_dir)})
         self._events.wait(until, at_most=at_most)
 
     def look_begins(self) -> None:
