@@ -115,7 +115,7 @@ class Handover:
                     self._tell_events(self._report())
 
     def pause(self, until: datetime | None, interest: Interest, *, at_most: float = 300.0) -> None:
-        """Wait until `until`, or until a file changes: one of `interest`, or a record. Its own locks wake no command."""
+        """Wait until `until`, or until one of `interest` or a record changes. A command's own locks do not wake it."""
         self._follow({**interest, **records_of(self._state_dir)})
         self._events.wait(until, at_most=at_most)
 
@@ -152,11 +152,13 @@ class Handover:
                 return None
             self._events.wait(at_most=max(1.0, end - time.monotonic()))
 
-    def follow_rotation(self, rotation: Rotation) -> None:
-        """Show what the acting process does about the rotation until that changes, or it acts no more."""
+    def follow_rotation(self, rotation: Rotation, noted: Rotation | None) -> None:
+        """Show what the acting process does about the rotation until that changes, or it acts no more. `noted` is what
+        the record of this node had of it at the last look.
+        """
         while True:
             report = self._report()
-            if report.holder is None or self._record_now() != rotation:
+            if report.holder is None or self._record_now() != noted:
                 return
             said = report.rotation(rotation)
             waits = list(said.get("waits", ()))

@@ -70,7 +70,7 @@ def carry_on(enforcer: Enforcer, handover: Handover, progress: Progress, *, back
             if frozen := enforcer.standing.lacks(assessment).frozen:
                 progress.tell(f"[{rotation.phase}] {frozen}")
                 return FAILED
-            handover.follow_rotation(rotation)
+            handover.follow_rotation(rotation, enforcer.standing.own)
             continue
         if done.waits and done.said:
             handover.tell_rotation_wait(rotation, done.said)
