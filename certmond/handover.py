@@ -29,11 +29,10 @@ from certmond.pki.restart import Episode, Past, Stage, Terms
 from certmond.pki.rotation import Rotation
 from certmond.restarting import state_of
 from certmond.wait import Events, Progress
+from certmond.writing import PATIENCE
 
 T = TypeVar("T")
 
-PATIENCE = 30.0
-"""Seconds that a command waits for another one that is writing. For a daemon that lives it waits as long as that."""
 _UNTAKEN = 60.0
 """Seconds after which a restart that the daemon neither begins nor plans nor holds is no longer waited for."""
 _TOLD = frozenset({"step_begun", "step_done", "step_failed", "recovered", "rotation"})
