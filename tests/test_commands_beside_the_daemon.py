@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from certmond.host.node_lock import ACTING, WRITING, is_held
 from tests.builders import make_ca, make_server
 from tests.daemon_harness import DEADLINE, Running, running
 
@@ -126,10 +127,16 @@ class Home:
 
     @contextmanager
     def stopped_after_its_act(self, *arguments: str) -> Iterator[Command]:
-        """A command that has just run the program, and comes to nothing more until it is told to go on."""
+        """A command that has run the program, is between two steps, and comes to nothing more until it is told to."""
         with self.command(*arguments) as command:
             command.until(f"web: {self.place}/act was run")
-            command.process.send_signal(signal.SIGSTOP)
+            while True:
+                command.process.send_signal(signal.SIGSTOP)
+                os.waitpid(command.process.pid, os.WUNTRACED)
+                if not (is_held(self.state, ACTING) or is_held(self.state, WRITING)):
+                    break
+                command.process.send_signal(signal.SIGCONT)
+                select.select([], [], [], 0.02)
             yield command
 
     def ended(self, result: str) -> bool:
