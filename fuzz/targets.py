@@ -37,8 +37,8 @@ from certmond.host.pending import Pending
 from certmond.host.place import opened
 from certmond.host.record import Records
 from certmond.host.rotation_record import DIRECTORY, RotationRecord
-from certmond.pki.certificate import parse_certificate, to_pem
 from certmond.pki.attempt import Attempt
+from certmond.pki.certificate import parse_certificate, to_pem
 from certmond.pki.encoding import decode
 from fuzz.sameness import Difference, around, differences
 from tests.builders import Issued, make_ca, make_leaf

@@ -17,8 +17,8 @@ from certmond.expose.sheet import Sheet, encoded, replacing
 from certmond.expose.text import escaped
 from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import Kind
+from certmond.pki.circumstances import Policy
 from certmond.pki.forecast import next_due
-from certmond.pki.plan import Policy
 from certmond.pki.reason import Finding, Severity
 
 METRICS, STATUS, ACTIVITY, HEARTBEAT = "metrics.prom", "status.json", "activity.json", "heartbeat.json"

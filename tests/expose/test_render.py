@@ -37,8 +37,8 @@ from certmond.expose.telemetry import Telemetry
 from certmond.host.store import Store
 from certmond.pki.assess import Assessment, assess
 from certmond.pki.catalog import CertificateSpec
+from certmond.pki.circumstances import Policy
 from certmond.pki.inventory import Inventory, Observation
-from certmond.pki.plan import Policy
 from certmond.pki.reason import Fault, Reason, Severity
 from tests import builders
 from tests.conftest import real_part
