@@ -234,8 +234,11 @@ class Node(RuleBasedStateMachine):
             old = found[name]
             if leaf.certificate == old.certificate:
                 continue
-            assert old.certificate, f"{name} was not there, or could not be read, and is not made anew"
             assert leaf.certificate, f"{name} was replaced by what cannot be read"
+            if not (old.certificate and old.key_there and old.key_fits):
+                assert leaf.key_there, f"{name} was damaged, and was put right without its key"
+                assert leaf.key_fits, f"{name} was damaged, and was put right with another key"
+                continue
             assert self._renewable(old), f"{name} was renewed before its time"
             assert self.archive_works, f"{name} was replaced, and what was there is not kept"
             assert leaf.wrong(ca_of(self.host.root, CA), self.host.now) == set()
