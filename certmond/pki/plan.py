@@ -19,6 +19,7 @@ from certmond.pki.catalog import Kind
 from certmond.pki.certificate import Certificate
 from certmond.pki.circumstances import Circumstances, Policy
 from certmond.pki.damage import damage
+from certmond.pki.entry_share import RENEWALS, RenewalQuota
 from certmond.pki.inventory import Observation
 from certmond.pki.issuance import Terms, is_a, successor
 from certmond.pki.obstacles import authority_of, unable
@@ -166,6 +167,8 @@ class _Planner:
         elif cause is not Cause.ASKED and (held := self._waiting(status, old, cause)):
             self._held.append(held)
             self._covered.add(file)
+        elif cause not in {Cause.ASKED, Cause.ROTATION} and (beyond := self._beyond_quota(status)):
+            self._held.append(beyond)
         else:
             self._steps.append(step)
             self._covered.add(file)
@@ -203,6 +206,18 @@ class _Planner:
             self._assessment, self._policy, self._authorities, self._signing, node=self._node, shared=self._shared,
             restarts=lambda status: tuple(self._holders_of_the_old(status)),
         )  # fmt: skip
+
+    @cached_property
+    def _quota(self) -> RenewalQuota:
+        return RenewalQuota(((name, attempt.at) for (name, _), attempt in self._past.items()), self._now)
+
+    def _beyond_quota(self, status: CertificateStatus) -> Held | None:
+        until = self._quota.take(status.seen.name) if status.seen.spec.is_glob else None
+        if until is None:
+            return None
+        self._instants.append(until)
+        fact = f"{RENEWALS} certificates of {status.seen.name} were renewed within an hour, the most of a pattern"
+        return Held(status.seen.name, status.seen.path, fact, until)
 
     def _shared(self, seen: Observation) -> str | None:
         """What another entry has of this pair, and not all of it: with a new key, its half would have no other one."""
