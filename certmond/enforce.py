@@ -45,6 +45,7 @@ from certmond.pki.plan import plan
 from certmond.pki.restarts import Caution, restarts
 from certmond.pki.rotation import Rotation
 from certmond.pki.rotation_holds import Hold, holds, waits_here
+from certmond.pki.rotation_pace import pace
 from certmond.pki.rotation_steps import Lacks
 from certmond.pki.steps import Derive, Held, Issue, Plan, Restore, Step
 from certmond.restarting import Progress, Restarting
@@ -258,12 +259,9 @@ class Enforcer:
         policy, past, now = policy_of(self._config), self._ledger.attempts(), self._circumstances(states)
         now = replace(now, unsure=self.standing.unsure, healing=self.standing.healing)
         left = self.standing.lacks(assessment) if asked is None else Lacks()
-        if left.steps:  # the anchors change first: whatever else there is comes after a new look
-            failed = (past.get((step.target, step.path)) for step in left.steps)
-            held = (
-                Held(s.target, s.path, a.message) for s, a in zip(left.steps, failed, strict=True) if a and a.failures
-            )
-            return Plan((*left.steps, *plan(assessment, policy, past, now, frozenset()).steps), tuple(held))
+        rotating = pace(left, past, assessment.taken_at)
+        if rotating.first:  # the anchors change first: whatever else there is comes after a new look
+            return rotating.beside(Plan(plan(assessment, policy, past, now, frozenset()).steps))
         under = certificates_of((self.standing.rotation.new,)) if self.standing.rotation else ()
         reissue = {identity: each for each in under for identity in left.reissue}
         signing = self.standing.signing
@@ -279,11 +277,12 @@ class Enforcer:
             instants = filter(None, (made.changes_at, *(each.until for each in stops)))
             made = replace(made, held=(*made.held, *(each.held(ground) for each in stops)))
             made = replace(made, changes_at=min(instants, default=None))
+        made = rotating.beside(made)
         unmade = {spec.source: held.because for spec in self._config.derived for held in made.held
                   if held.target == spec.name and isinstance(states[spec.name], Absent | Stale)}  # fmt: skip
         family = self.standing.family
-        rotating = frozenset([family]) if family and not left.frozen else frozenset[str]()
-        return self._with_restarts(made, assessment, around, Caution(hold, unmade, rotating, now.healing))
+        changing = frozenset([family]) if family and not left.frozen else frozenset[str]()
+        return self._with_restarts(made, assessment, around, Caution(hold, unmade, changing, now.healing))
 
     def foresee(self, assessment: Assessment, around: Surroundings | None = None) -> Plan:
         """The steps as far as what is seen alone tells them: for who only observes."""

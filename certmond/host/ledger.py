@@ -35,9 +35,9 @@ _LOG = "renewals.log"
 _LONGEST_LOG = 64 << 20
 """Bytes that are read of the log."""
 _ABSENT = 100
-"""Of so many files that are gone the attempts are kept: those that were tried last, for they may come back. The last one
-for each common name of an entry is kept as well, as its owner may put a former certificate in a file of another name,
-and so are those of an hour, which count in the quota of their entry.
+"""Of so many files that are gone the attempts are kept: those that were tried last, for they may come back. Besides
+these, the last one for each common name of an entry is kept, as its owner may put a former certificate in a file of
+another name, and those of an hour, which count in the quota of their entry.
 """
 
 
