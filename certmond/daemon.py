@@ -39,6 +39,7 @@ from certmond.host.wake import Wake
 from certmond.host.watch import Watcher
 from certmond.pki.assess import Assessment
 from certmond.pki.holding import Surroundings
+from certmond.pki.inventory import Inventory
 
 QUIET = 0.05
 """Seconds without a further event after which a change counts as complete."""
@@ -266,7 +267,7 @@ class Daemon:
         self._in_pass, started = True, time.monotonic()
         if cause.touched is None:
             self._looked_at = started
-        inventory = self._store.observe(cause.touched)
+        inventory = self._observe(cause.touched)
         around = self._enforcer.around(self._store, inventory)
         assessment = self._enforcer.judge(inventory, self._clock(), around, self._assessment)
         self._follow()
@@ -281,6 +282,11 @@ class Daemon:
             self._notifier.status(self._summary())
         self._in_pass = False
 
+    def _observe(self, touched: frozenset[str] | None) -> Inventory:
+        inventory = self._store.observe(touched)
+        self._watcher.again(self._store.unfinished)
+        return inventory
+
     def _look_meanwhile(self) -> None:
         """Look at what changed while a step waits, and publish that. The next pass plans what follows from it.
 
@@ -294,7 +300,7 @@ class Daemon:
         if changes is None and not (before.changes_at and self._clock() >= before.changes_at):
             return
         touched = (None if changes.everything else changes.paths) if changes else frozenset[str]()
-        assessment = self._enforcer.judge(self._store.observe(touched), self._clock(), self._around, before)
+        assessment = self._enforcer.judge(self._observe(touched), self._clock(), self._around, before)
         self._follow()
         self._show(Cause(changes.cause if changes else "deadline", touched), assessment, self._around, started)
         self._looked_meanwhile = True
