@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from certmond.pki.plan import Attempt
+from certmond.pki.attempt import Attempt
 from certmond.pki.rotation_steps import Lacks
 from certmond.pki.steps import Held, Identity, Issue, Plan, Rotate
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from certmond.pki.plan import Attempt
+from certmond.pki.attempt import Attempt
 from certmond.pki.rotation_pace import pace
 from certmond.pki.rotation_steps import Lacks
 from certmond.pki.steps import Cause, Derive, Held, Plan, Rotate
