@@ -26,8 +26,8 @@ from tests.rotating_node import RotatingNode, root_ca
 NODE = "node-1"
 PROGRAM = """
 import sys
-import certmond.enforce
-certmond.enforce.KUBELET_CONF = sys.argv.pop(1)
+import certmond.conductors
+certmond.conductors.KUBELET_CONF = sys.argv.pop(1)
 from certmond.cli import main
 main()
 """
