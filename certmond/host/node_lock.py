@@ -19,7 +19,7 @@ from certmond.host.place import blaming
 from certmond.host.staging import make_directory
 from certmond.host.state_directory import refuse_exposed
 
-ACTING, COMMAND, WRITING = ".acting", ".command", ".lock"
+ACTING, COMMAND, WRITING = "acting.lock", "command.lock", ".lock"
 """The names of the locks; WRITING is that of `transaction`."""
 _MOST = 4096  # bytes of what a holder says
 
