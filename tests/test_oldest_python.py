@@ -1,7 +1,8 @@
 """What is written works with the oldest Python that is supported, as far as that can be seen without one.
 
-mypy knows which functions that one has, and ruff which syntax. What neither sees is a class that can be subscripted
-only since later: `array[int]` is fine as an annotation, and a TypeError where it is evaluated.
+mypy knows which functions that one has, and ruff which syntax. Neither sees a class that can be subscripted only since
+a later version: `array[int]` is fine as an annotation, and a TypeError where it is evaluated. Neither sees a value that
+is hashable only since a later version: as the default of a field, it is a ValueError when the dataclass is made.
 """
 
 from __future__ import annotations
@@ -9,9 +10,15 @@ from __future__ import annotations
 import ast
 import tomllib
 from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import walk_packages
+from types import MappingProxyType, ModuleType
+
+import certmond
 
 ROOT = Path(__file__).parents[1]
 OLDEST = tuple(
@@ -80,3 +87,36 @@ def test_what_is_seen() -> None:
     lines = ["from array import array", "def f(a: array[int]) -> array[int]:", "    b: array[int] = a", "    return b",
              "found = list[array[int]]()", "Alias = array[int]"]  # fmt: skip
     assert too_new("\n".join(lines)) == ["line 5: array[int]", "line 6: array[int]"]
+
+
+HASHABLE_LATER = (MappingProxyType, slice)
+"""Classes whose instances are hashable since Python 3.12 ("What's New In Python 3.12", Other Language Changes)."""
+
+
+def modules() -> Iterator[ModuleType]:
+    """Every module of the package, imported."""
+    for each in walk_packages(certmond.__path__, "certmond."):
+        if not each.name.endswith("__main__"):
+            yield import_module(each.name)
+
+
+def is_refused(default: object) -> bool:
+    """Python 3.11 takes the default of a field for mutable: it is not hashable there."""
+    return isinstance(default, HASHABLE_LATER) or type(default).__hash__ is None
+
+
+def test_every_dataclass_can_be_made_by_the_oldest() -> None:
+    """No field of a dataclass has a default that Python 3.11 refuses because it is not hashable there."""
+    classes = {each for module in modules() for each in vars(module).values() if isinstance(each, type)}
+    own = [each for each in classes if each.__module__.partition(".")[0] == "certmond" and is_dataclass(each)]
+    assert len(own) > 100
+    refused = [
+        (each.__module__, each.__name__, one.name) for each in own for one in fields(each) if is_refused(one.default)
+    ]
+    assert refused == []
+
+
+def test_which_defaults_are_refused() -> None:
+    """A read-only view of a mapping is refused as a default. No default at all, a tuple and a number are not."""
+    assert all(map(is_refused, (MappingProxyType({}), slice(1), [])))
+    assert not any(map(is_refused, (MISSING, (), 0)))

@@ -11,7 +11,7 @@ import os
 import pwd
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -34,7 +34,7 @@ class Note:
 
     event: Event
     message: str
-    fields: Mapping[str, str | None] = _NONE
+    fields: Mapping[str, str | None] = field(default_factory=dict)
 
 
 class Audit:
