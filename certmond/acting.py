@@ -7,7 +7,8 @@ When a pass is made is the daemon's; what is planned and how it is done, `enforc
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from certmond.enforce import Enforcer
@@ -16,9 +17,10 @@ from certmond.expose.telemetry import Telemetry
 from certmond.host.audit import Note
 from certmond.host.journal import Event, Journal
 from certmond.pki.assess import Assessment
+from certmond.pki.entry_share import in_turn
 from certmond.pki.holding import Surroundings
 from certmond.pki.quota import Budget, Omissions, Quota
-from certmond.pki.steps import Issue, Plan, Write
+from certmond.pki.steps import Issue, Plan, Restart, Write
 
 BUSY_INTERVAL, FAILURE_INTERVAL = 2.0, 60.0
 """Seconds until a plan is made again while somebody else is writing, or where a signer has not decided yet, after which
@@ -28,6 +30,8 @@ SLICE = 1.0
 """Seconds after which no further step begins before the node has been looked at, and what is seen is published. A step
 that is under way is not interrupted.
 """
+TURN = 10.0
+"""Seconds for which files alone are written. Then restarts and rotations have a turn, where each entry has had one."""
 HELD_EACH, HELD_OVERALL, HELD_INTERVAL = Budget(10, 60), Budget(10_000, 1), 60.0
 """How often it is noted in the trail that a step is held: of one file ten times, then once a minute; and how many
 seconds are between two summaries of what was left out. Steps that are begun, done or failed are always noted.
@@ -56,6 +60,8 @@ class Acting:
         self._monotonic = monotonic
         self._begun: set[tuple[type, str, str]] = set()  # the steps of the round that is under way, each once
         self._results: set[str] = set()  # what became of them
+        self._served: set[str] = set()  # the entries that had a step since the last turn of restarts and rotations
+        self._served_since = monotonic()
         self._told: frozenset[tuple[Event, str, str]] = frozenset()
         self._late: frozenset[tuple[Event, str, str]] = frozenset()  # what is held, and not noted yet
         self._quota, self._omissions = Quota(HELD_EACH, HELD_OVERALL, HELD_OVERALL), Omissions(HELD_INTERVAL)
@@ -129,9 +135,14 @@ class Acting:
         begun = executor.interrupted() - (frozenset() if again else self._interrupted)
         try:
             if not (self.plan.writes or begun):
+                self._begin_turn()
                 self._end_of_round()
                 executor.tidy()
                 return self._restart() or self._rotate()
+            if self._is_over(begun):
+                if self._restart() or self._rotate():
+                    return True
+                self._begin_turn()
             complete = self._slice()
             self._interrupted = executor.interrupted()
             if not complete:
@@ -150,13 +161,16 @@ class Acting:
             return False
 
     def _slice(self) -> bool:
-        """Begin the steps that change files, in their order, for `SLICE` seconds, and one at least; return whether all
-        of the plan have been begun.
+        """Begin the steps that change files, one of each entry in turn, for `SLICE` seconds, and one at least; return
+        whether all of the plan have been begun.
 
         A plan that takes longer is carried out in a round of slices, each of the plan that the pass before it made. A
         step that the plan still has although it was begun, because it failed, waits until the others had their turn.
         """
-        left = tuple(step for step in self.plan.writes if _mark(step) not in self._begun)
+        left = in_turn(
+            (step for step in self.plan.writes if _mark(step) not in self._begun),
+            (target for _, target, _ in self._begun),
+        )
         end, fresh = self._monotonic() + SLICE, list[Write]()
 
         def over() -> bool:
@@ -164,11 +178,21 @@ class Acting:
 
         outcomes = self._enforcer.executor.execute(Plan(left), tell=fresh.append, stopping=over)
         self._begun |= {_mark(step) for step in fresh}
+        self._served |= {step.target for step in fresh}
         self._results |= {outcome.result for outcome in outcomes}
         for outcome in outcomes:
             if isinstance(outcome.step, Issue):
                 self._telemetry.renewals.labels(outcome.step.target, outcome.result).inc()
         return len(fresh) == len(left)
+
+    def _is_over(self, begun: Collection[str]) -> bool:
+        """Whether files were written for long enough: in a pattern, ever new ones may be due."""
+        if begun or self._monotonic() < self._served_since + TURN:
+            return False
+        return all(step.target in self._served for step in self.plan.writes)
+
+    def _begin_turn(self) -> None:
+        self._served, self._served_since = set(), self._monotonic()
 
     def _end_of_round(self) -> set[str]:
         """Return what became of the steps of the round that is over, and set the time of the next try."""
@@ -189,13 +213,13 @@ class Acting:
         return again
 
     def _restart(self) -> bool:
-        """One step of a restart, now that the files are as they should be. Whether to look at everything again now."""
+        """One step of a restart, now that its files are as they should be. Whether to look at everything again now."""
         self.look_at = None
         if self._seen is None or time.monotonic() < self._no_restart_before:
             return False
         try:
             self._enforcer.keep_former(*self._seen)
-            progress = self._enforcer.restart(self.plan, *self._seen)
+            progress = self._enforcer.restart(_without_unfinished(self.plan), *self._seen)
         except CertmondError:
             raise
         except Exception as error:  # noqa: BLE001 - a defect of ours in a restart must not keep renewals from their turn
@@ -225,6 +249,12 @@ class Acting:
             self._journal.tell(Event.STEP_FAILED, f"a rotation: {defect(error)}", "error")
             self.retry_at = time.monotonic() + FAILURE_INTERVAL
             return False
+
+
+def _without_unfinished(plan: Plan) -> Plan:
+    """The plan without the restarts of services for which it still writes files."""
+    waiting = {service for step in plan.writes if isinstance(step, Issue) for service in step.restarts}
+    return replace(plan, steps=tuple(s for s in plan.steps if not (isinstance(s, Restart) and s.target in waiting)))
 
 
 def _mark(step: Write) -> tuple[type, str, str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from certmond.expose.telemetry import Telemetry
 from certmond.host.journal import Event, Journal
 from certmond.host.ledger import Ledger
 from certmond.host.transaction import Transactions
-from tests.builders import make_ca
+from tests.builders import DAY, YEAR, make_ca, make_leaf
 from tests.daemon_harness import DEADLINE
 from tests.test_enforce import Gate, enforcing, in_process, renewed
 from tests.test_renewal import ENTRIES, Helper, Host, now
@@ -153,6 +155,53 @@ def test_nothing_is_restarted_before_the_last_write(tmp_path: Path, monkeypatch:
         made.decide(*enforcer.see())
         made.act()
     assert left == [0, 0]
+
+
+def flooded(host: Host) -> Callable[[], None]:
+    """Give the host a pattern before its other entries; each call puts a due certificate there under a new name."""
+    pattern = {"path": "/srv/apps/*.pem", "key": "/srv/apps/*.pem", "subject": "CN=app", "usages": ["client auth"]}
+    host.entries = {"apps": pattern, **host.entries}
+    leaf, numbers = make_leaf(host.ca, "app", not_before=host.now - YEAR, not_after=host.now + DAY), itertools.count()
+
+    def add() -> None:
+        for _ in range(2):
+            host.put(f"/srv/apps/{next(numbers):04d}.pem", leaf.pem + leaf.key_pem, 0o600)
+
+    return add
+
+
+def test_ever_new_names_in_a_pattern_keep_no_other_entry_waiting(tmp_path: Path) -> None:
+    """While a pattern has new certificates to renew in each pass, every other entry has a step of its own in turn."""
+    host = Host(tmp_path / "host", "apiserver", "etcd-server")
+    before, add = host.serials(), flooded(host)
+    made, enforcer = hand(host)
+    for _ in range(3):
+        add()
+        made.decide(*enforcer.see())
+        assert made.act()
+    after = host.serials()
+    assert all(after[name] != before[name] for name in before)
+
+
+def test_ever_new_names_in_a_pattern_keep_no_restart_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a pattern has new certificates to renew in each pass, restarts and a rotation have their turn, when every
+    other entry has had its own.
+    """
+    host = Host(tmp_path / "host", "apiserver", "etcd-server")
+    add = flooded(host)
+    made, enforcer = hand(host)
+    turns: list[tuple[str, set[str]]] = []
+    for name in ("restart", "rotate"):
+        monkeypatch.setattr(enforcer, name, lambda *_, name=name: turns.append((name, planned())))
+
+    def planned() -> set[str]:
+        return {step.target for step in made.plan.writes}
+
+    for _ in range(2 * int(acting.TURN)):
+        add()
+        made.decide(*enforcer.see())
+        made.act()
+    assert turns[:2] == [("restart", {"apps"}), ("rotate", {"apps"})]
 
 
 @pytest.mark.real("openssl")

@@ -2,14 +2,15 @@
 
 Owns `<state directory>/renewals.json` and, while many renewals are under way, `renewals.log` beside it: one line for
 each attempt that the document does not have yet. It is a memory, not a source of truth: without it nothing is wrong but
-that a failure is tried again sooner. Attempts of files that are gone are dropped, but for the latest. Holds no key;
-times are UTC.
+that a failure is tried again sooner. Attempts of files that are gone are dropped, but for the latest ones and those of
+the last hour. Holds no key; times are UTC.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -25,6 +26,7 @@ from certmond.host.memory import Memory
 from certmond.host.place import Place, can_be_a_path
 from certmond.host.staging import remove
 from certmond.host.state_directory import VERSION, opened_state, understood
+from certmond.pki.entry_share import RENEWALS, WINDOW
 from certmond.pki.fields import Instant
 from certmond.pki.plan import Attempt
 from certmond.pki.steps import Identity
@@ -33,8 +35,9 @@ _LOG = "renewals.log"
 _LONGEST_LOG = 64 << 20
 """Bytes that are read of the log."""
 _ABSENT = 100
-"""Of so many files that are gone the attempts are kept: those that were tried last, for they may come back. The last
-one for each common name of an entry is kept as well: its owner may put a former certificate in a file of another name.
+"""Of so many files that are gone the attempts are kept: those that were tried last, for they may come back. Besides
+these, the last one for each common name of an entry is kept, as its owner may put a former certificate in a file of
+another name, and those of an hour, which count in the quota of their entry.
 """
 
 
@@ -164,7 +167,13 @@ class Ledger:
             return attempts
         gone = sorted((each for each in attempts if not self._there(each[1])), key=lambda each: attempts[each].at)
         last = {(name, attempts[name, path].common_name): (name, path) for name, path in gone}
-        forgotten = {*gone[:-_ABSENT]} - {each for (_, common_name), each in last.items() if common_name is not None}
+        kept_for_names = {each for (_, common_name), each in last.items() if common_name is not None}
+        latest, forgotten, counted = max(each.at for each in attempts.values()), set[Identity](), Counter[str]()
+        for identity in reversed(gone[:-_ABSENT]):
+            counted[identity[0]] += 1
+            if latest - attempts[identity].at >= WINDOW or counted[identity[0]] > RENEWALS:
+                forgotten.add(identity)
+        forgotten -= kept_for_names
         kept = {identity: attempt for identity, attempt in attempts.items() if identity not in forgotten}
         self._enough = len(kept) + _ABSENT
         return kept

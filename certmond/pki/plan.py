@@ -17,6 +17,7 @@ from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import SELF, KeyAlgorithm, Kind, ServiceSpec
 from certmond.pki.certificate import Certificate
 from certmond.pki.checks import critical_point
+from certmond.pki.entry_share import RENEWALS, RenewalQuota
 from certmond.pki.inventory import Observation
 from certmond.pki.issuance import Terms, is_a, successor
 from certmond.pki.settings import LOCAL, NOBODY, OWN_KEY
@@ -263,9 +264,23 @@ class _Planner:
         elif cause is not Cause.ASKED and (waiting := self._waiting(status, old, cause)):
             self._held.append(waiting)
             self._covered.add(file)
+        elif cause not in {Cause.ASKED, Cause.ROTATION} and (beyond := self._beyond_quota(status)):
+            self._held.append(beyond)
         else:
             self._steps.append(step)
             self._covered.add(file)
+
+    @cached_property
+    def _quota(self) -> RenewalQuota:
+        return RenewalQuota(((name, attempt.at) for (name, _), attempt in self._past.items()), self._now)
+
+    def _beyond_quota(self, status: CertificateStatus) -> Held | None:
+        until = self._quota.take(status.seen.name) if status.seen.spec.is_glob else None
+        if until is None:
+            return None
+        self._instants.append(until)
+        fact = f"{RENEWALS} certificates of {status.seen.name} were renewed within an hour, the most of a pattern"
+        return Held(status.seen.name, status.seen.path, fact, until)
 
     def _shared(self, seen: Observation) -> str | None:
         """What another entry has of this pair, and not all of it: with a new key, its half would have no other one."""

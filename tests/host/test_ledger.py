@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from certmond.errors import StateError, WriteError
 from certmond.host.ledger import Ledger
+from certmond.pki.entry_share import RENEWALS
 from certmond.pki.plan import Attempt
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -138,6 +139,19 @@ def test_the_last_attempt_for_each_common_name_is_kept(tmp_path: Path) -> None:
     assert [identity for identity, each in ledger.attempts().items() if each.common_name == "app"] == [
         ("leaf", "/gone/1")
     ]
+
+
+def test_the_last_hour_of_a_flood_is_kept(tmp_path: Path) -> None:
+    """Of files that come and go, the attempts of the last hour are kept, up to the quota of each entry."""
+    flood = {("apps", f"/gone/{number}.pem"): Attempt(NOW + timedelta(seconds=number)) for number in range(1200)}
+    old = {("apps", f"/old/{number}.pem"): Attempt(NOW - timedelta(hours=2)) for number in range(150)}
+    ledger = Ledger(tmp_path, lambda _: False)
+    with ledger.held():
+        for identity, attempt in {**old, **flood}.items():
+            ledger.remember(identity, attempt)
+    kept = ledger.attempts()
+    assert set(list(flood)[-RENEWALS:]) <= kept.keys()
+    assert len(kept) <= RENEWALS + 100
 
 
 def test_the_memory_of_a_large_node_is_read_again(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from certmond.pki.assess import Assessment, CertificateStatus, assess
 from certmond.pki.catalog import CertificateSpec, KeyAlgorithm, ServiceSpec
 from certmond.pki.certificate import Certificate, parse_certificate
 from certmond.pki.checks import critical_point
+from certmond.pki.entry_share import RENEWALS
 from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Embedded, Inventory, Observation
 from certmond.pki.issuance import builder
@@ -121,6 +122,43 @@ def held(made: Plan) -> Held:
 
 def status_of(made: World, name: str = "leaf", now: datetime = NOW) -> CertificateStatus:
     return next(status for status in made.look(now).statuses if status.seen.name == name)
+
+
+# --- how often an entry with a pattern is renewed ---------------------------------------------------------------------
+
+
+def flood(**fields: Any) -> World:
+    """A certificate of a pattern that is due, where as many as the quota has were renewed under names that are gone."""
+    spec = row("apps", path="/srv/*.pem", key="/srv/*.pem", **fields)
+    past = {("apps", f"/srv/{number}.pem"): Attempt(NOW - 30 * MINUTE, sha256="ab") for number in range(RENEWALS)}
+    return World((CA, replace(see(spec, leaf(NOW + DAY)), path="/srv/new.pem")), past=past)
+
+
+def test_a_pattern_has_an_hourly_quota() -> None:
+    """A certificate that is due is held while a thousand of its pattern were renewed in the last hour, whatever became
+    of their files; the plan has the instant at which it is renewed.
+    """
+    made = flood()
+    waiting = held(made.plan(NOW))
+    assert waiting.until == made.plan(NOW).changes_at == NOW + 30 * MINUTE
+    assert "1000 certificates of apps were renewed within an hour" in waiting.because
+    assert steps(made.plan(NOW + 30 * MINUTE)) == [("apps", Cause.DUE)]
+
+
+def test_the_quota_holds_back_no_person_and_no_rotation() -> None:
+    """Who asks for a certificate gets it beyond the quota, and so does a rotation."""
+    made = flood()
+    assert steps(made.plan(NOW, frozenset({"apps"}))) == [("apps", Cause.ASKED)]
+    reissue = {("apps", "/srv/new.pem"): ROOT.facts}
+    found = plan(made.look(NOW), made.policy, made.past, made.circumstances, reissue=reissue)
+    assert steps(found) == [("apps", Cause.ROTATION)]
+
+
+def test_the_quota_is_of_patterns_alone() -> None:
+    """An entry of one file has no quota, and its renewals do not count for a pattern."""
+    single = see(row(), leaf(NOW + DAY))
+    made = replace(flood(), seen=(CA, single))
+    assert steps(made.plan(NOW)) == [("leaf", Cause.DUE)]
 
 
 # --- when it is due ---------------------------------------------------------------------------------------------------
