@@ -43,6 +43,7 @@ from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Inventory
 from certmond.pki.plan import Circumstances, Policy, plan
 from certmond.pki.restarts import Caution, restarts
+from certmond.pki.rotation_pace import pace
 from certmond.pki.rotation_steps import Lacks
 from certmond.pki.settings import LOCAL, SignerSpec
 from certmond.pki.steps import Derive, Held, Issue, Plan, Step
@@ -205,12 +206,9 @@ class Enforcer:
         policy, past, now = policy_of(self._config), self._ledger.attempts(), self._circumstances(states)
         now = replace(now, unsure=self.standing.unsure)
         left = self.standing.lacks(assessment) if asked is None else Lacks()
-        if left.steps:  # the anchors change first: whatever else there is comes after a new look
-            failed = (past.get((step.target, step.path)) for step in left.steps)
-            held = (
-                Held(s.target, s.path, a.message) for s, a in zip(left.steps, failed, strict=True) if a and a.failures
-            )
-            return Plan((*left.steps, *plan(assessment, policy, past, now, frozenset()).steps), tuple(held))
+        rotating = pace(left, past, assessment.taken_at)
+        if rotating.first:  # the anchors change first: whatever else there is comes after a new look
+            return rotating.beside(Plan(plan(assessment, policy, past, now, frozenset()).steps))
         under = certificates_of((self.standing.rotation.new,)) if self.standing.rotation else ()
         reissue = {identity: each for each in under for identity in left.reissue}
         made = plan(assessment, policy, past, now, asked, reissue=reissue)
@@ -220,11 +218,12 @@ class Enforcer:
             doubt = doubt_of_the_clock(self._config.hold)
             made = plan(assessment, policy, past, replace(now, hold=hold, clock=doubt), asked, reissue=reissue)
         made = self._without_hurry(replace(made, held=(*made.held, *self._left_alone(states))), assessment.taken_at)
+        made = rotating.beside(made)
         unmade = {spec.source: held.because for spec in self._config.derived for held in made.held
                   if held.target == spec.name and isinstance(states[spec.name], Absent | Stale)}  # fmt: skip
         family = self.standing.family
-        rotating = frozenset([family]) if family and not left.frozen else frozenset[str]()
-        return self._with_restarts(made, assessment, around, Caution(hold, unmade, rotating))
+        changing = frozenset([family]) if family and not left.frozen else frozenset[str]()
+        return self._with_restarts(made, assessment, around, Caution(hold, unmade, changing))
 
     def foresee(self, assessment: Assessment, around: Surroundings | None = None) -> Plan:
         """The steps as far as what is seen alone tells them: for who only observes."""

@@ -8,7 +8,7 @@ of the `conductor`, who speaks for all nodes. Waits for nothing.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -27,6 +27,7 @@ from certmond.pki.certificate import describe_key
 from certmond.pki.holding import Surroundings
 from certmond.pki.rotation import Rotation, following
 from certmond.pki.rotation_consent import statement
+from certmond.pki.rotation_steps import of_former
 from certmond.pki.steps import Plan
 from certmond.standing import Standing
 
@@ -101,7 +102,7 @@ class Rotating:
             return None
         rotation, now = reach.rotation, assessment.taken_at
         if rotation.over:
-            return self._end(rotation)
+            return self._end(rotation, [status.seen.path for status in of_former(rotation, assessment)])
         gate = self._conductor.gate(rotation, stands.report(rotation, assessment), now)
         if gate.noted:
             return self._keep(gate.noted, gate.waits[0], f"{rotation.name}: {gate.waits[0]}")
@@ -197,8 +198,11 @@ class Rotating:
         said = f"{before.name}: {before.phase} is reached, {after.phase} begins"
         return self._keep(after, f"{before.phase} is reached", said)
 
-    def _end(self, rotation: Rotation) -> str | None:
-        """All is as it should be: what was kept for the way back goes, and the node lives by the new anchor."""
+    def _end(self, rotation: Rotation, former: Sequence[str]) -> str | None:
+        """All is as it should be: what was kept for the way back goes, and the node lives by the new anchor.
+
+        `former` are the files that still hold certificates of the former one, for which the rotation has not waited.
+        """
         ground, kept = self._standing.ground, [each for each in map(self._staging.read, Part) if each]
         needed = [each for each in kept if each.key_unknown or each.key == rotation.new.key]
         if ground and needed and ground.key != rotation.new.key:
@@ -216,6 +220,9 @@ class Rotating:
         noun = rotation.noun
         outcome = f"the former {noun} is back" if rotation.aborted else f"the new {noun} is the only one"
         said = f"{rotation.name} is done: {outcome}"
+        if former:
+            more = f" and {len(former) - 3} more" if len(former) > 3 else ""
+            said += f"; {', '.join(former[:3])}{more} could not be issued anew; see: certmond check"
         self._note(said, rotation)
         return said
 

@@ -29,6 +29,7 @@ from certmond.pki.rotation_batches import Workers, held_back, in_batches
 from certmond.pki.rotation_consent import refusal
 from certmond.pki.rotation_found import put_back
 from certmond.pki.rotation_gates import Report, digest_of
+from certmond.pki.rotation_leaves import is_awaited
 from certmond.pki.rotation_preview import Preview, preview
 from certmond.pki.rotation_steps import (
     Ground,
@@ -272,6 +273,7 @@ class Standing:
         """What this node says of itself, now that it has come so far."""
         ground, known = self.ground, {*rotation.old, rotation.new}
         leaves = [each for each in concerned(rotation.family, assessment) if not each.seen.spec.is_trust]
+        leaves = [each for each in leaves if is_awaited(rotation, each, assessment)]
         issuers = {each.trust_anchor.sha256 for each in leaves if each.trust_anchor and each.trust_anchor in known}
         in_place = ground is not None and rotation.new in ground.trust and ground.key == rotation.new.key
         ready = in_place or self._is_given(rotation)

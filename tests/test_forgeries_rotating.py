@@ -125,13 +125,14 @@ def x509_pem(der: bytes) -> bytes:
 @pytest.mark.parametrize("mode", [Mode.OVERLAP, Mode.REPLACE])
 def test_a_whole_rotation_signs_nothing_forged(tmp_path: Path, mode: Mode) -> None:
     """The new CA signs what the former one had signed, and nothing of what is forged, whatever phase it is in. Where
-    the CA's key signs no successor of a certificate of the former CA, the rotation waits in `issue` and names it. It
-    goes on when nobody asks for that one any more, and then only the new CA is there.
+    the CA's key signs no successor of a certificate of the former CA whose file root alone can write, the rotation
+    waits in `issue` and names it. It goes on when nobody asks for that one any more, and then only the new CA is there.
+    For a file that other users can write it does not wait; at the end it names that file.
     """
     node, new = ForgedNode(tmp_path / "place"), root_ca()
     before = node.forged
     node.begin(new, mode)
-    unsigned = {f"{form}-{name}" for form in FORMS for name in ("older", "shared")}
+    unsigned = {f"{form}-older" for form in FORMS}
     for _ in range(25):
         node.step()
         assert node.forged == before
@@ -139,12 +140,15 @@ def test_a_whole_rotation_signs_nothing_forged(tmp_path: Path, mode: Mode) -> No
     waits = " ".join(waits_of(node))
     for name in unsigned:
         assert f"{node.certificates[name]} is still of the former CA (the CA's key does not sign it" in waits
+    assert "shared" not in waits
     node.forget(unsigned)
     node.walk()
     assert node.unwell(new) == []
     assert node.forged == before
     assert all(node.verifies(pem, new, usage="sslclient") for pem in node.genuine)
     assert node.signed_by(new) == LEGITIMATE
+    end = next(each["message"] for each in reversed(node.audit()) if each.get("step") == "rotation")
+    assert [form for form in FORMS if str(node.certificates[f"{form}-shared"]) not in end] == [], end
 
 
 def waits_of(node: ForgedNode) -> tuple[str, ...]:

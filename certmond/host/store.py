@@ -280,7 +280,8 @@ class Store:
         faults = () if own else document.faults
         told = not document.certificates and (faults or credentials.faults)
         file = cluster.ca.path if cluster.ca and cluster.ca.data is None else None
-        return () if told else (Embedded(path, document.certificates, file, cluster.name),), faults
+        others = bool(self._entry(path).writers)
+        return () if told else (Embedded(path, document.certificates, file, cluster.name, others),), faults
 
     def _material(
         self, path: str, credentials: Credentials, owner: str, field: str, material: Material | None

@@ -24,13 +24,15 @@ class Permissions:
 @dataclass(frozen=True, slots=True)
 class Embedded:
     """The CA certificates that a kubeconfig trusts, for the cluster of one context. `path` is the kubeconfig, and
-    `file` the one that it refers to, None where it has them itself. `cluster` is what that one is called.
+    `file` the one that it refers to, None where it has them itself. `cluster` is what that one is called. `others` says
+    that another user than root and the one who runs certmond can change the kubeconfig, or where its path leads.
     """
 
     path: str
     certificates: tuple[Certificate, ...]
     file: str | None = None
     cluster: str = ""
+    others: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from certmond.pki.assess import Assessment
 from certmond.pki.holding import files_of
 from certmond.pki.rotation import Desired, Phase, Rotation, desired, sequence
+from certmond.pki.rotation_leaves import denial
 from certmond.pki.rotation_steps import Ground, concerned, lacks, of_former
 
 
@@ -45,6 +46,9 @@ def preview(rotation: Rotation, ground: Ground, assessment: Assessment, order: S
                     touched.add(embedded.path)
         if wanted and wanted.leaves and phase is Phase.ISSUE:
             for status in of_former(rotation, assessment):
+                if denied := denial(status, assessment):
+                    steps.append(f"{status.seen.path} is not issued anew: the CA's key does not sign it: {denied}")
+                    continue
                 steps.append(f"{status.seen.path} is issued anew from the new CA")
                 touched.update(files_of(status.seen))
         moved = ground.signer and any("sign with" in step for step in steps)

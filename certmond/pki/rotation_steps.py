@@ -19,6 +19,7 @@ from certmond.pki.holding import Surroundings, files_of
 from certmond.pki.inventory import Embedded
 from certmond.pki.path import find_paths
 from certmond.pki.rotation import Desired, Mode, Phase, Rotation, desired
+from certmond.pki.rotation_leaves import is_awaited
 from certmond.pki.service import Live
 from certmond.pki.steps import Bundle, Flags, Gone, Identity, KeyOf, Plan, Rotate, Trusting, Want
 
@@ -74,12 +75,14 @@ class Ground:
 class Lacks:
     """What is to be done on a node for its phase: files first, then certificates to be issued again, by identity.
 
-    Where it is `frozen`, the sentence says why, and there is nothing else.
+    `unawaited` are the kubeconfigs that the phase does not wait for, as another user than root can keep certmond from
+    writing them. Where it is `frozen`, the sentence says why, and there is nothing else.
     """
 
     steps: tuple[Rotate, ...] = ()
     reissue: frozenset[Identity] = field(default_factory=frozenset)
     frozen: str | None = None
+    unawaited: frozenset[str] = field(default_factory=frozenset)
 
 
 def lacks(rotation: Rotation, ground: Ground, assessment: Assessment) -> Lacks:
@@ -91,13 +94,20 @@ def lacks(rotation: Rotation, ground: Ground, assessment: Assessment) -> Lacks:
         return Lacks()
     if given_up(rotation, ground):
         theirs = tuple(_of_kubeconfigs(rotation, wanted, assessment, only=frozenset(certificates_of(rotation.old))))
-        return Lacks(theirs, frozenset(status.seen.identity for status in of_former(rotation, assessment)))
+        reissue = frozenset(status.seen.identity for status in of_former(rotation, assessment))
+        return Lacks(theirs, reissue, unawaited=_of_others(assessment))
     anchor = tuple(_of_anchor(wanted, ground))
     known = (*rotation.old, rotation.new)
     steps = [Rotate(rotation.family, ground.path, _told(rotation, anchor), anchor, known=known)] if anchor else []
     steps += _of_kubeconfigs(rotation, wanted, assessment)
-    reissue = () if anchor or wanted.leaves is None else of_former(rotation, assessment)
-    return Lacks(tuple(steps), frozenset(status.seen.identity for status in reissue))
+    former = () if anchor or wanted.leaves is None else of_former(rotation, assessment)
+    reissue = frozenset(status.seen.identity for status in former)
+    return Lacks(tuple(steps), reissue, unawaited=_of_others(assessment))
+
+
+def _of_others(assessment: Assessment) -> frozenset[str]:
+    """The kubeconfigs that another user than root can change."""
+    return frozenset(each.path for status in assessment.statuses for each in status.seen.embedded if each.others)
 
 
 def standstill(rotation: Rotation, ground: Ground) -> str | None:
@@ -164,10 +174,11 @@ def unsettled(
     if left.frozen:
         yield left.frozen
         return
-    for step in left.steps:
+    for step in (each for each in left.steps if each.path not in left.unawaited):
         yield f"{step.detail} ({held[step.target]})" if step.target in held else step.detail
     statuses = list(concerned(rotation.family, assessment))
-    for status in (each for each in statuses if each.seen.identity in left.reissue):
+    reissued = (each for each in statuses if each.seen.identity in left.reissue)
+    for status in (each for each in reissued if is_awaited(rotation, each, assessment)):
         why = f" ({held[status.seen.name]})" if status.seen.name in held else ""
         yield f"{status.seen.path} is still of the former CA{why}"
     if given_up(rotation, ground):
@@ -177,7 +188,8 @@ def unsettled(
         return
     running = {service.name: around.live.services.get(service.name) for service in around.services}
     if wanted := desired(rotation):
-        for embedded in (each for status in statuses for each in _differing(rotation, wanted, status) if each.file):
+        differing = (each for status in statuses for each in _differing(rotation, wanted, status))
+        for embedded in (each for each in differing if each.file and not each.others):
             yield f"{embedded.path} trusts what is in {embedded.file}, which is not {_named(rotation, wanted.trust)}"
     for status in statuses:
         for stale in status.presence.stale:

@@ -11,7 +11,7 @@ import pytest
 from certmond.pki.assess import assess
 from certmond.pki.catalog import ServiceSpec
 from certmond.pki.holding import Surroundings
-from certmond.pki.inventory import Inventory, Observation
+from certmond.pki.inventory import Inventory, Observation, Provenance
 from certmond.pki.restart import Episode, Past, Result
 from certmond.pki.rotation import Mode, Phase, Rotation
 from certmond.pki.rotation_steps import (
@@ -394,6 +394,45 @@ def test_each_step_that_is_left_keeps_it() -> None:
     assert kept(around(), here, held, P.ISSUE) == [
         "/pki/leaf.crt is still of the former CA (an upgrade is under way)"
     ]  # fmt: skip
+
+
+def of_others(seen: Observation) -> Observation:
+    """The same kubeconfig, where another user than root can change it."""
+    return replace(seen, embedded=tuple(replace(each, others=True) for each in seen.embedded))
+
+
+@pytest.mark.parametrize("file", [None, "/other/ca.crt"])
+def test_a_kubeconfig_that_others_can_change_keeps_no_phase(file: str | None) -> None:
+    """A kubeconfig that another user than root can change is given the CAs, and the phase does not wait for that."""
+    seen = judged(of_others(conf(OLD, file=file)), trust=(OLD, NEW))
+    of = ground(OLD, NEW, signer=signer(OLD))
+    assert [step.path for step in lacks(at(P.TRUST), of, seen).steps] == ([] if file else ["/admin.conf"])
+    assert list(unsettled(at(P.TRUST), of, seen, around(), Plan())) == []
+
+
+@pytest.mark.parametrize(
+    ("origin", "later", "waits"),
+    [
+        (Provenance(owner_writes=True, possessed=False), False, False),
+        (Provenance(owner_writes=True, possessed=True), False, True),
+        (Provenance(owner_writes=True, possessed=True), True, False),
+        (Provenance(file_writers="it belongs to user 65534"), False, False),
+        (Provenance(path_writers="it can be written by every user"), False, False),
+        (Provenance(lost=True), False, True),
+        (Provenance(lost=True), True, True),
+    ],
+)
+def test_a_leaf_that_others_hold_up_keeps_no_phase(origin: Provenance, later: bool, waits: bool) -> None:
+    """A leaf of the former CA that the CA's key does not sign, or that came after the phase began, keeps the phase only
+    where root alone can write its file. It is issued anew in any case, if that is possible.
+    """
+    seen = replace(leaf(OLD), changed_at=NOW + HOUR if later else NOW - HOUR)
+    known = around(provenance={seen.identity: origin})
+    of, rotation = ground(NEW, OLD, key=NEW, signer=signer(NEW)), at(P.ISSUE)
+    found = judged(seen, trust=(NEW, OLD), around=known)
+    assert lacks(rotation, of, found).reissue == {seen.identity}
+    said = ["/pki/leaf.crt is still of the former CA"] if waits else []
+    assert [each for each in unsettled(rotation, of, found, known, Plan()) if "of the former" in each] == said
 
 
 def test_what_nobody_has_looked_at_is_not_reached() -> None:
