@@ -56,6 +56,8 @@ class Derivations:
 
     def _look(self, spec: DerivedSpec) -> tuple[State, bytes | None]:
         try:
+            if why := self._chosen_by_others(spec):
+                return Unready(why), None
             source, key = self._source(spec)
             present = self._files.read(spec.path)
             others = self._is_of_others(spec)
@@ -68,6 +70,19 @@ class Derivations:
             remedy = "chown it, or move it away, and it is made anew"
             return Foreign(f"{spec.path} does not belong to {spec.owner}, as its entry says; {remedy}"), present
         return found, present
+
+    def _chosen_by_others(self, spec: DerivedSpec) -> str | None:
+        """Why a kubeconfig is not copied: another user than root and the owner of the copy can change it. It names the
+        server and the programs that whoever uses the copy trusts.
+        """
+        if spec.kind != "kubeconfig":
+            return None
+        path, present = self._sources[spec.source].path, self._files.owner(spec.path)
+        owner = spec.owner or (str(present[0]) if present else None)
+        if not (who := self._files.strangers(path, owner)):
+            return None
+        fact = f"{spec.path} is not made: {who}, and would choose what its users connect to and run"
+        return f"{fact}; let only root write {path} (chown, chmod go-w), or name that user as `owner` of {spec.name}"
 
     def _is_of_others(self, spec: DerivedSpec) -> bool:
         """The file that is there is not whose its entry says; when it is replaced, it would stay theirs."""

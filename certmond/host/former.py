@@ -141,7 +141,7 @@ class FormerFiles:
 
     def _pair(self, spec: CertificateSpec, path: str, read: Read) -> KeyPair | Unpaired:
         key_path = None if spec.is_glob else spec.key
-        return entry_pair(spec.kind, path, key_path, read, references=self._files.is_roots(path))
+        return entry_pair(spec.kind, path, key_path, read, references=not self._files.strangers(path, None))
 
     def _present(self, paths: Iterable[str]) -> dict[str, bytes | None]:
         return {path: self._files.read(path) for path in paths}

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from certmond.host.exposure import exposed
 from certmond.host.place import Directories, blaming
-from certmond.host.writers import WriterLookup, Writers
+from certmond.host.writers import WriterLookup
 
 
 class NodeFiles:
@@ -23,9 +23,12 @@ class NodeFiles:
         """Why no private key is written to these files of `owner`; None where no other user could take it."""
         return exposed(self._root, paths, owner)
 
-    def is_roots(self, path: str) -> bool:
-        """Return whether only root, and the user who runs certmond, can change this file or replace it."""
-        return WriterLookup(self._root).writers([path], None) == Writers()
+    def strangers(self, path: str, owner: str | None) -> str:
+        """Who else than root, the user who runs certmond and `owner` can change a file or replace it; "" where nobody
+        else can.
+        """
+        writers = WriterLookup(self._root).writers([path], owner)
+        return writers.path or writers.file
 
     def read(self, path: str, *, anyones: bool = True) -> bytes | None:
         """The bytes of a file; None where it is not there. Raises WriteError where it cannot be read.

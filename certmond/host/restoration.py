@@ -264,7 +264,7 @@ class Restoration:
         return _Form(Kind.FILE if is_pem else Kind.KUBECONFIG, paths[-1], paths[0], None)
 
     def _of_entry(self, spec: CertificateSpec, path: str, key_path: str, files: Sequence[ArchivedFile]) -> _Form:
-        roots = all(file.owner[0] in {0, os.geteuid()} for file in files) and self._files.is_roots(path)
+        roots = all(file.owner[0] in {0, os.geteuid()} for file in files) and not self._files.strangers(path, None)
         return _Form(spec.kind, path, key_path, spec, references=roots)
 
     def _anchors(self, spec: CertificateSpec | None, own: Sequence[Certificate]) -> tuple[Certificate, ...] | None:
