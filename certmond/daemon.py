@@ -39,6 +39,7 @@ from certmond.host.wake import Wake
 from certmond.host.watch import Watcher
 from certmond.pki.assess import Assessment, assess
 from certmond.pki.holding import Surroundings
+from certmond.pki.inventory import Inventory
 
 QUIET = 0.05
 """Seconds without a further event after which a change counts as complete."""
@@ -257,7 +258,7 @@ class Daemon:
         self._in_pass, started = True, time.monotonic()
         if cause.touched is None:
             self._looked_at = started
-        inventory = self._store.observe(cause.touched)
+        inventory = self._observe(cause.touched)
         assessment = assess(
             inventory, self._clock(), self._assessment, self._config.renew_before,
             renewed=self._enforcer.renewed(), around=(around := self._enforcer.around(self._store, inventory)),
@@ -275,6 +276,11 @@ class Daemon:
             self._notifier.status(self._summary())
         self._in_pass = False
 
+    def _observe(self, touched: frozenset[str] | None) -> Inventory:
+        inventory = self._store.observe(touched)
+        self._watcher.again(self._store.unfinished)
+        return inventory
+
     def _look_meanwhile(self) -> None:
         """Look at what changed while a step waits, and publish that. The next pass plans what follows from it.
 
@@ -289,7 +295,7 @@ class Daemon:
             return
         touched = (None if changes.everything else changes.paths) if changes else frozenset[str]()
         assessment = assess(
-            self._store.observe(touched), self._clock(), before, self._config.renew_before,
+            self._observe(touched), self._clock(), before, self._config.renew_before,
             renewed=self._enforcer.renewed(), around=self._around,
         )  # fmt: skip
         self._follow()

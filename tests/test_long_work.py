@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -101,6 +102,43 @@ def test_damage_is_published_while_a_command_writes(tmp_path: Path) -> None:
         with Transactions(str(host.root), host.state).lock(DEADLINE):
             host.put(ENTRIES["apiserver"]["path"], b"damaged")
             daemon.until(lambda: daemon.reasons("apiserver"), "seen")
+
+
+def test_files_that_were_read_beside_their_writers_are_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a look has no time to wait for the writer of a file, another look at it follows, without an event."""
+    monkeypatch.setattr("certmond.host.files._PAUSES", 0)
+    for module in ("content", "entry"):
+        monkeypatch.setattr(f"certmond.host.{module}.TICK", 10**15)
+    host = Host(tmp_path / "host", "apiserver", now=now())
+    metrics = host.place / "run" / "metrics.prom"
+    daemon = Daemon(
+        lambda: host.config, root=str(host.root), runtime_dir=host.place / "run", state_dir=host.state,
+        journal=Journal("none"),
+    )  # fmt: skip
+
+    def passes() -> int:
+        text = metrics.read_text() if metrics.exists() else ""
+        found = re.search(r'certmond_passes_total{cause="inotify"} (\d+)', text)
+        return int(found[1]) if found else 0
+
+    def script() -> None:
+        pause = threading.Event()
+        for _ in range(int(DEADLINE / 0.02)):
+            if 'planned_steps{step="issue"} 0.0' in (metrics.read_text() if metrics.exists() else ""):
+                break
+            pause.wait(0.02)
+        before = passes()
+        host.put(ENTRIES["apiserver"]["path"], b"damaged")
+        for _ in range(int(DEADLINE / 0.02)):
+            if passes() > before + 4:
+                return
+            pause.wait(0.02)
+        raise AssertionError("no look followed")
+
+    with in_process(daemon, script):
+        pass
 
 
 @pytest.mark.real("openssl")

@@ -38,11 +38,27 @@ def content_of(file: BufferedReader, most: int = MAX_SIZE) -> bytes:
     return content
 
 
-def content_at(real: str, inode: tuple[int, ...] | None = None) -> bytes:
+class Patience:
+    """How many pauses a look may still make for writers, and how many it has left out since they were used up."""
+
+    def __init__(self, pauses: int) -> None:
+        self._pauses, self.omitted = pauses, 0
+
+    def take(self) -> bool:
+        """Count a pause, and return whether it is made."""
+        if not self._pauses:
+            self.omitted += 1
+            return False
+        self._pauses -= 1
+        return True
+
+
+def content_at(real: str, inode: tuple[int, ...] | None = None, patience: Patience | None = None) -> bytes:
     """Return the bytes of a regular file as they were at one moment.
 
     `inode` is (device, inode) of the file that was looked at, where it has to be that one. Raises OSError, also where
-    there is no such moment, or another file is there by now.
+    there is no such moment, or another file is there by now. Where `patience` leaves out a pause, a writer that is held
+    up may be in the middle: look at the file again later.
     """
     descriptor = open_straight(real, _OPEN)
     try:
@@ -57,7 +73,8 @@ def content_at(real: str, inode: tuple[int, ...] | None = None) -> bytes:
             content = os.pread(descriptor, before.st_size + 1, 0)
             # A write stamps the time before it copies, and may be held up while it does: that the stamps are equal does
             # not say that it is done.
-            if abs(time.time_ns() - before.st_ctime_ns) < TICK:
+            recent = abs(time.time_ns() - before.st_ctime_ns) < TICK
+            if recent and (patience is None or patience.take()):
                 time.sleep(_HELD_UP)
             again = os.pread(descriptor, before.st_size + 1, 0)
             if (

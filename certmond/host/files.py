@@ -18,13 +18,16 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import Any, TypeVar
 
-from certmond.host.content import content_at
+from certmond.host.content import Patience, content_at
 from certmond.host.entry import Asked, Entry, asked, packed
 from certmond.host.second import in_two
 from certmond.host.way import Referrer, Way, beginning, beside, fault_of, follow, open_to, refusal
 from certmond.pki.reason import Fault, Reason
 
 _TOGETHER = 1 << 18  # bytes are read before they are parsed
+_PAUSES = 20
+"""So many times one look waits for those who write files that are known. Whoever owns many can touch them all the time.
+"""
 
 T = TypeVar("T")
 Parser = Callable[[bytes, str], T]
@@ -45,13 +48,17 @@ class Files:
         self._interest: dict[str, frozenset[str] | None] | None = None
         self.forgotten: frozenset[Entry] | None = None
         """The entries that the last `refresh` forgot; None where it forgot all."""
+        self._patience = Patience(_PAUSES)
+        self.unfinished = set[str]()
+        """The lookups of files that are to be looked at again, as this look had no more time to wait for their writers.
+        """
 
     def refresh(self, touched: frozenset[str] | None) -> None:
         """Forget what may have changed: the entries behind the `touched` lookups ("directory/name"), or all (None).
 
         What nobody asked for since the last time is forgotten for good.
         """
-        self.forgotten = None
+        self.forgotten, self._patience, self.unfinished = None, Patience(_PAUSES), set()
         if self._known or self._listed:
             self._interest = None
         # A directory that came, went or moved leads every path below it elsewhere: then all is looked at.
@@ -278,11 +285,15 @@ class Files:
 
     def _take_over(self, entry: Entry, known: Entry, real: str) -> None:
         """Equal bytes keep their values: a touched or rewritten file is no news."""
+        omitted = self._patience.omitted
         try:
-            content = content_at(real, entry.inode)
+            content = content_at(real, entry.inode, self._patience)
         except OSError as error:
             entry.fault = fault_of(error, entry.path, entry.blame)
             return
+        finally:
+            if self._patience.omitted > omitted:
+                self.unfinished |= set(entry.lookups)
         entry.digest = hashlib.sha256(content).digest()
         if entry.digest == known.digest:
             entry.values = known.values

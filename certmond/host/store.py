@@ -111,6 +111,11 @@ class Store:
                 yield path, entry.digest.hex(), entry.key[4]
 
     @property
+    def unfinished(self) -> frozenset[str]:
+        """What the last look has to be followed by another look for: files that are being written, too many to wait."""
+        return frozenset(self._files.unfinished)
+
+    @property
     def interest(self) -> Mapping[str, frozenset[str] | None]:
         """The directories to watch, with the names that matter in each (None: all)."""
         return self._files.interest

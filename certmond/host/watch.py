@@ -169,6 +169,11 @@ class Watcher:
             self._everything, self._paths, self._cause = False, set(), -1
             return changes
 
+    def again(self, paths: frozenset[str]) -> None:
+        """Count these as changed, to be looked at once more."""
+        if paths:
+            self._report(paths)
+
     def follow(self, interest: Interest) -> None:
         """Watch exactly these directories from now on, each as the inode that its path leads to now.
 

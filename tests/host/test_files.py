@@ -1005,6 +1005,31 @@ def test_a_writer_that_is_held_up_half_way(tree: Tree, monkeypatch: pytest.Monke
     assert (tree.value("/a.crt") or b"")[1:-1] == b"B" * 3000
 
 
+def test_a_look_waits_for_so_many_writers_and_says_which_are_left(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of known files that changed just now, a look waits for the writers of twenty. It reads the others at once, and
+    they are to be looked at again; the next look waits for twenty of them.
+    """
+    paths = [f"/{number}.crt" for number in range(50)]
+    for path in paths:
+        tree.write(path, b"A")
+        tree.value(path)
+    pauses = list[float]()
+    for module in ("content", "entry"):
+        monkeypatch.setattr(f"certmond.host.{module}.TICK", 10**15)
+    monkeypatch.setattr("certmond.host.content.time.sleep", pauses.append)
+    for path in paths:
+        tree.write(path, b"B")
+    left = [30, 10, 0]
+    touched = tree.touched(*paths)
+    for expected in left:
+        tree.files.refresh(touched)
+        assert [tree.value(path) for path in paths] == [tree.value(paths[0])] * 50
+        touched = frozenset(tree.files.unfinished)
+        assert len(touched) == expected
+    assert len(pauses) == 50
+    assert (tree.value("/0.crt") or b"")[1:-1] == b"B"
+
+
 def test_two_hundred_reads_beside_a_writer_in_place(tree: Tree) -> None:
     """Every value is one of the contents that were written, whole; else there is a fault, or nothing was there yet."""
     contents = [bytes([65 + number]) * 3000 for number in range(8)]

@@ -173,14 +173,15 @@ def spec(**fields: Any) -> CertificateSpec:
 
 
 def test_the_pair_of_an_entry_is_found_by_its_kind() -> None:
-    """Two files, one that holds both, or what a kubeconfig refers to."""
+    """Two files, one that holds both, or what a kubeconfig refers to, where references are read at all."""
     files = {"/leaf.crt": LEAF.pem, "/leaf.key": LEAF.key_pem, "/both.pem": OTHER.key_pem + OTHER.pem}
     files["/k.conf"] = yaml.safe_dump(
         {"users": [{"name": "a", "user": {"client-certificate": "leaf.crt", "client-key": "leaf.key"}}]}
     ).encode()
     assert entry_pair(Kind.FILE, "/leaf.crt", "/leaf.key", files.get) == KeyPair((LEAF.facts,))
     assert entry_pair(Kind.FILE, "/both.pem", None, files.get) == KeyPair((OTHER.facts,))
-    assert entry_pair(Kind.KUBECONFIG, "/k.conf", "/k.conf", files.get) == KeyPair((LEAF.facts,))
+    assert entry_pair(Kind.KUBECONFIG, "/k.conf", "/k.conf", files.get, references=True) == KeyPair((LEAF.facts,))
+    assert isinstance(entry_pair(Kind.KUBECONFIG, "/k.conf", "/k.conf", files.get), Unpaired)
 
 
 @pytest.fixture

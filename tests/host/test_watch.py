@@ -254,6 +254,17 @@ def test_taking_empties(eyes: Eyes, pki: str) -> None:
     assert eyes.watcher.take() is None
 
 
+def test_what_is_to_be_looked_at_again_counts_as_changed(eyes: Eyes, pki: str) -> None:
+    """Who asks for another look at paths is woken, and finds them among the changes; without a path nobody is woken."""
+    eyes.follow({pki: frozenset({"a.crt"})})
+    eyes.watcher.again(frozenset())
+    assert eyes.watcher.take() is None
+    assert eyes.wakes == 0
+    eyes.watcher.again(frozenset({f"{pki}/a.crt"}))
+    assert eyes.watcher.take() == Changes(everything=False, paths=frozenset({f"{pki}/a.crt"}), cause="inotify")
+    assert eyes.wakes == 1
+
+
 def test_directory_changes_itself(eyes: Eyes, pki: str) -> None:
     """A directory that becomes more open, or closed, is reported itself."""
     eyes.follow({pki: frozenset({"ca.crt"})})
