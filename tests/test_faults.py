@@ -219,7 +219,7 @@ def test_a_state_that_is_damaged(tmp_path: Path, damage: Callable[[Path], None])
 def test_the_state_directory_is_lost(waiting: Host) -> None:
     """When somebody removes all of it, even while the daemon runs, it is made anew, and what is due is renewed."""
     with enforcing(waiting) as daemon:
-        shutil.rmtree(waiting.state)
+        waiting.state.rename(waiting.state.with_name("lost"))  # at once, whatever the daemon writes meanwhile
         waiting.at(HOLD).unlink()
         daemon.until(lambda: at_rest(daemon, waiting), "renewed")
         assert "Traceback" not in daemon.log.read_text()
