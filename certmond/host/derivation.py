@@ -73,7 +73,7 @@ class Derivations:
 
     def _chosen_by_others(self, spec: DerivedSpec) -> str | None:
         """Why a kubeconfig is not copied: another user than root and the owner of the copy can change it. It names the
-        server and the programs that whoever uses the copy trusts.
+        server and the programs that the users of the copy trust.
         """
         if spec.kind != "kubeconfig":
             return None

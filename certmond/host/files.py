@@ -26,8 +26,7 @@ from certmond.pki.reason import Fault, Reason
 
 _TOGETHER = 1 << 18  # bytes are read before they are parsed
 _PAUSES = 20
-"""So many times one look waits for those who write files that are known. Whoever owns many can touch them all the time.
-"""
+"""How often one look pauses for processes that write known files. A user can touch many files without end."""
 
 T = TypeVar("T")
 Parser = Callable[[bytes, str], T]
@@ -50,8 +49,7 @@ class Files:
         """The entries that the last `refresh` forgot; None where it forgot all."""
         self._patience = Patience(_PAUSES)
         self.unfinished = set[str]()
-        """The lookups of files that are to be looked at again, as this look had no more time to wait for their writers.
-        """
+        """The lookups of files that the next look reads again, because this one had used up its pauses."""
 
     def refresh(self, touched: frozenset[str] | None) -> None:
         """Forget what may have changed: the entries behind the `touched` lookups ("directory/name"), or all (None).

@@ -24,8 +24,8 @@ class NodeFiles:
         return exposed(self._root, paths, owner)
 
     def strangers(self, path: str, owner: str | None) -> str:
-        """Who else than root, the user who runs certmond and `owner` can change a file or replace it; "" where nobody
-        else can.
+        """Return which user besides root, the user that runs certmond and `owner` can change or replace a file, as a
+        phrase; "" if no other user can.
         """
         writers = WriterLookup(self._root).writers([path], owner)
         return writers.path or writers.file

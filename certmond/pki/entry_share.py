@@ -1,7 +1,7 @@
 """How the work is shared among the entries of the catalogue: whose step is next, and how often a pattern is renewed.
 
-Owns the order in which steps are begun, and the hourly quota of an entry with a pattern. Whoever can create files in a
-directory of a pattern chooses how many certificates of it are due. Pure.
+Owns the order in which steps are begun, and the hourly quota of an entry with a pattern. A user who can create files in
+a directory of a pattern chooses how many certificates of it are due. Pure.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ _LAST_RETRY = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """The `steps` of a phase that are to be tried now, and what is `held` of them, until `changes_at`. Where they come
-    `first`, certificates are renewed only after a new look at the node.
+    """The `steps` of a phase that certmond tries now, and those that it holds until `changes_at`. If they come `first`,
+    certmond renews certificates only after a new look at the node.
     """
 
     steps: tuple[Rotate, ...] = ()

@@ -1,8 +1,8 @@
 """What certmond put in the place of a certificate later: by its memory of renewals, the archive, and the files of a
 pattern.
 
-Owns the rule which certificate is the later one of two. A former certificate that comes back, in the same file or in
-another one of its pattern, has no rights that the later one has no more. Pure.
+Owns the rule that decides which of two certificates is the later one. An old certificate that its owner restores, in
+the same file or in another file of its pattern, gets no rights that the later one does not have. Pure.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from certmond.pki.steps import Identity
 
 
 def holder_of(certificate: Certificate) -> str | None:
-    """Return the common name as it can be remembered as text; None where there is none."""
+    """Return the common name as printable text, for the record of renewals; None if the subject has none."""
     return None if certificate.common_name is None else printable(certificate.common_name)
 
 

@@ -191,6 +191,30 @@ def test_a_key_that_a_kubeconfig_refers_to_is_not_possessed(host: Host, *, right
     assert (found(host)["admin.conf"].owner_writes, found(host)["admin.conf"].possessed) == (True, False)
 
 
+def test_a_key_that_comes_after_the_look_is_not_possessed(host: Host) -> None:
+    """The look saw another key beside the certificate: that the file has the right one by now proves nothing of what
+    was seen.
+    """
+    path = host.entries["admin.conf"]["path"]
+    host.entries["admin.conf"] |= {"owner": str(ALICE)}
+    leaf = make_leaf(host.ca, "bob", not_before=NOW - YEAR, not_after=NOW + DAY)
+
+    def put(key: bytes) -> None:
+        encoded = {
+            "client-certificate-data": base64.b64encode(leaf.pem).decode(),
+            "client-key-data": base64.b64encode(key).decode(),
+        }
+        host.put(path, yaml.safe_dump({"users": [{"name": "bob", "user": encoded}]}).encode(), 0o600)
+        os.chown(host.at(path), ALICE, ALICE)
+
+    put(make_leaf(host.ca).key_pem)
+    seen = inventory(host)
+    put(leaf.key_pem)
+    lookup = ProvenanceLookup(host.config, str(host.root), host.state)
+    assert not lookup.of_due(seen, NOW)["admin.conf", path].possessed
+    assert lookup.of_due(inventory(host), NOW)["admin.conf", path].possessed
+
+
 def archived(host: Host, issued: Issued, at: timedelta = -DAY) -> None:
     path = host.place / "old.crt"
     path.write_bytes(issued.pem)
