@@ -19,6 +19,7 @@ from certmond.host.journal import Event, Journal
 from certmond.pki.assess import Assessment
 from certmond.pki.entry_share import in_turn
 from certmond.pki.holding import Surroundings
+from certmond.pki.mismatch import REPAIR_WAIT
 from certmond.pki.quota import Budget, Omissions, Quota
 from certmond.pki.steps import Issue, Plan, Restart, Write
 
@@ -100,12 +101,13 @@ class Acting:
         self.plan = planned(assessment, around=around)
 
     def tell(self, assessment: Assessment) -> None:
-        """Note in the trail what is planned or held and was not before."""
+        """Note in the trail what is planned or held and was not before, unless the hold ends within `REPAIR_WAIT`."""
         if not self._enforcing:
             return
         now = self._monotonic()
         current = {(Event.STEP_PLANNED, step.target, step.path): step.detail for step in self.plan.steps}
-        current |= {(Event.STEP_HELD, held.target, held.path): held.because for held in self.plan.held}
+        lasting = (held for held in self.plan.held if not held.until or held.until > assessment.taken_at + REPAIR_WAIT)
+        current |= {(Event.STEP_HELD, held.target, held.path): held.because for held in lasting}
         fresh = [entry for entry in current if entry not in self._told]
         # What is planned is done, and so bounded by what is done.
         late = {entry for entry in fresh if entry[0] is Event.STEP_HELD and not self._quota.take(entry, now)}

@@ -28,7 +28,7 @@ from certmond.host.watch import Interest
 from certmond.pki.restart import Episode, Past, Stage, Terms
 from certmond.pki.rotation import Rotation
 from certmond.restarting import state_of
-from certmond.wait import Events, Progress
+from certmond.wait import STATUS, Events, Progress
 from certmond.writing import PATIENCE
 
 T = TypeVar("T")
@@ -106,7 +106,7 @@ class Handover:
                     raise
                 self._tell_events(self._report())
                 who = str(daemon) if daemon else "another certmond"
-                self._progress.wait(f"{who} is writing on this node", "certmond status")
+                self._progress.wait(f"{who} is writing on this node", STATUS)
                 while is_held(self._state_dir, WRITING):
                     if daemon is None and time.monotonic() >= end:
                         break
@@ -146,7 +146,7 @@ class Handover:
                 self.tell_episode(episode)
             else:
                 names = ", ".join(sorted(left))
-                self._progress.wait(f"{report.holder} restarts {names} next", "certmond status")
+                self._progress.wait(f"{report.holder} restarts {names} next", STATUS)
             if self._changed((episode and (episode.service, episode.stage), report.planned, report.held.keys())):
                 return None
             self._events.wait(at_most=max(1.0, end - time.monotonic()))
@@ -173,14 +173,14 @@ class Handover:
     def tell_rotation_wait(self, rotation: Rotation, reason: str, more: int = 0) -> None:
         """Show what a phase waits for. Where time ends that, the reason has the instant."""
         others = f" (and {more} more)" if more > 0 else ""
-        remedy = "certmond root-ca abort" if not rotation.aborted else "certmond status"
+        remedy = "certmond root-ca abort" if not rotation.aborted else STATUS
         self._progress.wait(f"[{rotation.phase}] {reason}{others}", remedy, since=rotation.since)
 
     def tell_episode(self, episode: Episode) -> None:
         """Show how far a restart is, and until when it is waited for."""
         until = episode.acted_at + self._terms.ready_within if episode.acted_at and not episode.good else None
         names = " ".join(dict.fromkeys(target.name for target in episode.targets))
-        remedy = f"certmond archive restore {names}" if episode.trouble and names else "certmond status"
+        remedy = f"certmond archive restore {names}" if episode.trouble and names else STATUS
         said = "is being restarted" if episode.stage is Stage.ACT else state_of(episode)
         self._progress.wait(f"{episode.service}: {said}", remedy, until=until, since=episode.begun_at)
 

@@ -23,7 +23,7 @@ from certmond.pki.service_checks import no_longer_served
 from certmond.pki.steps import Held, Plan, Restart
 from certmond.restarting import Progress as Step
 from certmond.restarting import state_of
-from certmond.wait import Progress
+from certmond.wait import STATUS, Progress
 from certmond.writing import PATIENCE
 
 _RELOADED_WITHIN = timedelta(seconds=15)
@@ -83,7 +83,7 @@ def _tell(handover: Handover, progress: Progress, enforcer: Enforcer, step: Step
     if episode and step.until and step.message == state_of(episode):
         handover.tell_episode(episode)
     elif step.message.startswith("waits for"):
-        progress.wait(f"{step.service}: {step.message}", "certmond status")
+        progress.wait(f"{step.service}: {step.message}", STATUS)
     else:
         progress.tell(f"{step.service}: {step.message}")
 

@@ -23,9 +23,13 @@ _QUIET = 0.05
 """Seconds in which the changes that belong together are made, and in which a closed file releases its lock."""
 
 
+STATUS = "certmond status"
+"""The command that shows more of a wait that nobody has to end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """What is waited for, since when, until when where time ends it, and the command of a person that ends it."""
+    """What is waited for, since when, until when where time ends it, and the command that ends it, or `STATUS`."""
 
     reason: str
     since: datetime
@@ -34,7 +38,8 @@ class Wait:
 
     def __str__(self) -> str:
         until = f", until {_clock(self.until)}" if self.until else ""
-        remedy = f"; to end it: {self.remedy}" if self.remedy else ""
+        purpose = "to see more" if self.remedy == STATUS else "to end it"
+        remedy = f"; {purpose}: {self.remedy}" if self.remedy else ""
         return printable(f"waiting: {self.reason} (since {_clock(self.since)}{until}{remedy})")
 
 

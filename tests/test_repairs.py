@@ -34,12 +34,9 @@ from tests.test_renewal import (
     kubeconfig,
     kubelet_conf,
     now,
-    quick,
     readable,
 )
 from tests.tracing import distinct, kill_at, record
-
-__all__ = ["quick"]  # a fixture
 
 API, ADMIN = ENTRIES["apiserver"], ENTRIES["admin.conf"]
 SCHEDULER = "/etc/kubernetes/scheduler.conf"

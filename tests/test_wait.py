@@ -13,14 +13,16 @@ AT = datetime(2026, 11, 27, 20, 0, tzinfo=UTC)
 
 
 def test_a_wait_is_told_when_its_reason_changes(capsys: pytest.CaptureFixture[str]) -> None:
-    """The line has the reason, since when, until when, and the command that ends it; no reason is repeated."""
+    """The line has the reason, since when, until when, and the command that ends it, or the one that shows more where
+    nobody has to end it; no reason is repeated.
+    """
     progress = Progress()
     for until in (AT + timedelta(minutes=1), AT + timedelta(minutes=2)):
-        progress.wait("ill", "certmond status", since=AT, until=until)
+        progress.wait("ill", "certmond plan", since=AT, until=until)
     progress.wait("web is well", "certmond status", since=AT)
     assert capsys.readouterr().out.splitlines() == [
-        "waiting: ill (since 2026-11-27 20:00:00 UTC, until 2026-11-27 20:01:00 UTC; to end it: certmond status)",
-        "waiting: web is well (since 2026-11-27 20:00:00 UTC; to end it: certmond status)",
+        "waiting: ill (since 2026-11-27 20:00:00 UTC, until 2026-11-27 20:01:00 UTC; to end it: certmond plan)",
+        "waiting: web is well (since 2026-11-27 20:00:00 UTC; to see more: certmond status)",
     ]
 
 
