@@ -107,6 +107,7 @@ class Process:
         self._daemon._hooks.close()
         self._daemon._enforcer.neighbourhood.close()
         self._daemon._wake.close()
+        self._daemon._lead.release()  # as the kernel does
 
 
 class Node(RuleBasedStateMachine):

@@ -22,6 +22,8 @@ from certmond.host.state_directory import refuse_exposed
 ACTING, COMMAND, WRITING = "acting.lock", "command.lock", ".lock"
 """The names of the locks; WRITING is that of `transaction`."""
 _MOST = 4096  # bytes of what a holder says
+_LOOKERS = 1000
+"""After so many attempts that only processes which ask were in the way of, the lock is not taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +65,31 @@ class NodeLock:
         with blaming(str(self._path), "locked"):
             descriptor = os.open(self._path, flags, 0o600)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-                return False
+                taken = self._lock(descriptor)
             except OSError:
                 os.close(descriptor)
                 raise
+            if not taken:
+                os.close(descriptor)
+                return False
         self._descriptor = descriptor
         said = {"pid": os.getpid(), "runtime_dir": str(runtime_dir.absolute()) if runtime_dir else None}
         with suppress(OSError):  # a full disk: the lock counts, not what is in it
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(said).encode(), 0)
         return True
+
+    def _lock(self, descriptor: int) -> bool:
+        """Who only asks (`is_held`) has a shared lock for an instant: that is no holder, and is outlasted."""
+        for _ in range(_LOOKERS):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if is_held(self._state_dir, self._path.name):
+                    return False
+            else:
+                return True
+        return False
 
     def release(self) -> None:
         """Give the lock back, if this process holds it."""

@@ -60,3 +60,26 @@ def test_who_asks_wakes_nobody(tmp_path: Path) -> None:
     after = (tmp_path / ACTING).stat()
     assert (before.st_mtime_ns, before.st_ctime_ns) == (after.st_mtime_ns, after.st_ctime_ns)
     lock.release()
+
+
+def test_who_asks_is_in_nobodys_way(tmp_path: Path) -> None:
+    """A lock that is free is taken, however many processes ask at this moment who holds it."""
+    asking = f"""
+from pathlib import Path
+from certmond.host.node_lock import ACTING, is_held
+print("ready", flush=True)
+while True:
+    is_held(Path({str(tmp_path)!r}), ACTING)
+"""
+    lock = NodeLock(tmp_path, ACTING)
+    assert lock.take()
+    lock.release()
+    with subprocess.Popen([sys.executable, "-c", asking], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "ready\n"
+        try:
+            for _ in range(2000):
+                assert lock.take()
+                lock.release()
+        finally:
+            other.kill()
