@@ -14,7 +14,7 @@ from tests.builders import Issued
 from tests.cluster.api_server import Fault
 from tests.control_plane import PKI
 from tests.rotation.bed import Bed
-from tests.rotation.cluster import QUICK, WITHIN, Cluster, Daemon, cluster, successor, told
+from tests.rotation.cluster import QUICK, WITHIN, Cluster, Daemon, cluster, publish, successor, told
 from tests.rotation.refusals import API, old_clients
 from tests.rotation.scripted import joins
 
@@ -52,6 +52,7 @@ def test_a_ca_that_somebody_replaced(programs: Path, tmp_path: Path) -> None:
         bed.start()
         (node,) = bed.nodes
         old, new = node.authority(), successor()
+        publish(bed, (old, new))
         with Daemon(node) as daemon:
             mark = bed.settled()
             put(daemon, new)
@@ -168,6 +169,7 @@ def test_at_once(programs: Path, tmp_path: Path) -> None:
         (node,) = bed.nodes
         node.configure(root_ca={"on_change": "replace"})
         old, new = node.authority(), successor()
+        publish(bed, (old, new))
         with Daemon(node) as daemon:
             mark = bed.settled()
             put(daemon, new)

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from tests.builders import Issued
 from tests.control_plane import ELECTING
 from tests.rotation.bed import Bed
-from tests.rotation.cluster import FILES, QUICK, WITHIN, successor
+from tests.rotation.cluster import FILES, QUICK, WITHIN, publish, successor
 from tests.rotation.node import BedNode
 
 pytestmark = [pytest.mark.real(part) for part in ("cgroup", "go", "openssl", "unshare")]
@@ -52,7 +53,9 @@ def test_what_is_planned_is_what_happens(programs: Path, tmp_path: Path, family:
         bed.start()
         (node,) = bed.nodes
         node.configure()
-        stage(node, family)
+        former, new = node.authority(), stage(node, family)
+        if family == "ca":
+            publish(bed, (former, new))
         document = node.json("root-ca", "rotate", "--plan", "--family", family)
         plan = {each["phase"]: set(each["restarts"]) for each in document["phases"] if each["restarts"]}
         assert plan == EXPECTED[family]
@@ -70,7 +73,7 @@ def test_what_is_planned_is_what_happens(programs: Path, tmp_path: Path, family:
         }
 
 
-def stage(node: BedNode, family: str) -> None:
+def stage(node: BedNode, family: str) -> Issued:
     """Another one of the same name, with a key of its own."""
     name = "" if family == "sa" else node.authority(FILES[family]).cert.subject.rfc4514_string()
     new = successor(name.removeprefix("CN=") or "sa")
@@ -81,6 +84,7 @@ def stage(node: BedNode, family: str) -> None:
     paths = (str(node.work / name) for name in sorted(content))
     staged = node.certmond("root-ca", "stage", *paths, "--family", family)
     assert staged.returncode == 0, staged.stderr
+    return new
 
 
 def rotate(node: BedNode, family: str) -> str:
