@@ -34,7 +34,7 @@ def profiles(work: Path, count: int) -> Iterator[str]:
     def one_pass(before: Assessment | None, touched: frozenset[str] | None) -> Assessment:
         assessment = assess(store.observe(touched), datetime.now(UTC), before)
         renderer.write_metrics(work / METRICS, assessment)
-        renderer.write_status(work / STATUS, assessment, "observe")
+        renderer.write_status(work / STATUS, assessment, "observe", None)
         return assessment
 
     gc.disable()  # as the daemon does

@@ -108,14 +108,17 @@ def check(context: click.Context, at: datetime | None, output: str) -> None:
 
     A certificate and a key that do not match may be half written: they are looked at again, two seconds later at most.
     """
+    from certmond.enforce import policy_of
     from certmond.expose.document import status_document
     from certmond.expose.table import status_table
     from certmond.host.distribution import advice
+    from certmond.pki.forecast import next_event
 
     options = globals_of(context)
     config = options.load()
     assessment = look(config, options.root, at, state_dir=options.state_dir, asking=True)
-    display(status_document(assessment, config.mode), output, status_table)
+    following = next_event(assessment, policy_of(config))
+    display(status_document(assessment, config.mode, following), output, status_table)
     if not assessment.statuses:
         raise CertmondError(
             f"there is no certificate of the profile {config.profile!r} below {options.root}; "

@@ -38,6 +38,7 @@ from certmond.host.systemd import Notifier
 from certmond.host.wake import Wake
 from certmond.host.watch import Watcher
 from certmond.pki.assess import Assessment
+from certmond.pki.forecast import next_event
 from certmond.pki.holding import Surroundings
 from certmond.pki.inventory import Inventory
 
@@ -110,6 +111,7 @@ class Daemon:
         self._degraded = False
         self._unwritten: set[str] = set()
         self._shown: object = None
+        self._summary = ""
 
     def stop(self, *_: object) -> None:
         """Ask the loop to end. Safe in a signal handler."""
@@ -132,8 +134,8 @@ class Daemon:
                 self._hooks.configure(self._config.hooks)
                 with uncollected():
                     self._pass(Cause("start", None))
-                self._journal.tell(Event.STARTED, f"certmond watches this node: {self._summary()}")
-                self._notifier.ready(self._summary())
+                self._journal.tell(Event.STARTED, f"certmond watches this node: {self._summary}")
+                self._notifier.ready(self._summary)
                 self._beat()
                 self._act()  # what is due may take longer than a service manager waits for a start
                 self._publish_activity()
@@ -277,9 +279,9 @@ class Daemon:
         self._publish_activity()
         self._look_out(cause, assessment)
         if cause.name == "reload":
-            self._notifier.ready(self._summary())
+            self._notifier.ready(self._summary)
         elif before:
-            self._notifier.status(self._summary())
+            self._notifier.status(self._summary)
         self._in_pass = False
 
     def _observe(self, touched: frozenset[str] | None) -> Inventory:
@@ -363,8 +365,10 @@ class Daemon:
         own = self._telemetry.text() + (self._compatible.text(assessment) if self._config.compatibility else "")
         with self._writing(METRICS) as path:
             self._renderer.write_metrics(path, assessment, own)
+        following = next_event(assessment, policy_of(self._config))
         with self._writing(STATUS) as path:
-            self._renderer.write_status(path, assessment, self._config.mode)
+            self._renderer.write_status(path, assessment, self._config.mode, following)
+        self._summary = summary(assessment, following)
 
     def _publish_activity(self) -> None:
         """Write what was done and what is to be done, where that is not what was written last."""
@@ -408,8 +412,3 @@ class Daemon:
         else:
             self._beat()
         self._look_meanwhile()
-
-    def _summary(self) -> str:
-        if self._assessment is None:
-            return "looking for the first time"
-        return summary(self._assessment, policy_of(self._config))

@@ -75,14 +75,17 @@ def forecast(context: click.Context, length: timedelta, at: datetime | None, out
     from certmond.expose.plan_document import forecast_document
     from certmond.expose.timeline import forecast_table
     from certmond.pki.forecast import forecast as foresee
+    from certmond.pki.forecast import next_event
 
     options = globals_of(context)
     config = _at(options.load(), at)
     enforcer = enforcer_for(options, config, at)
     assessment, _ = seen(options, config, enforcer, at)
     with _within_the_calendar():
-        found = foresee(assessment, policy_of(config), assessment.taken_at + length, enforcer.circumstances())
-    display(forecast_document(found, config.mode), output, forecast_table)
+        policy = policy_of(config)
+        found = foresee(assessment, policy, assessment.taken_at + length, enforcer.circumstances())
+        following = next_event(assessment, policy)
+    display(forecast_document(found, config.mode, following), output, forecast_table)
 
 
 @click.group()

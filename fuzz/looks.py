@@ -21,12 +21,14 @@ from random import Random
 from typing import NamedTuple
 
 from certmond.config import Config, Source, parse
+from certmond.enforce import policy_of
 from certmond.expose.compatibility import Compatible
 from certmond.expose.document import status_document
 from certmond.expose.plan_document import plan_document
 from certmond.expose.render import Renderer
 from certmond.options import Globals
 from certmond.pki.assess import Assessment
+from certmond.pki.forecast import next_event
 from certmond.writing import enforcer_for, seen
 from fuzz.mutation import damaged, kubeconfig
 from fuzz.worst import files
@@ -86,7 +88,7 @@ def whole_look(root: Path, config: Config) -> Assessment:
     enforcer = enforcer_for(options, config)
     assessment, around = seen(options, config, enforcer)
     json.dumps(plan_document(enforcer.plan(assessment, around=around), assessment.taken_at))
-    json.dumps(status_document(assessment, config.mode))
+    json.dumps(status_document(assessment, config.mode, next_event(assessment, policy_of(config))))
     Renderer().metrics(assessment, Compatible().text(assessment))
     return assessment
 

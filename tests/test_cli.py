@@ -117,7 +117,16 @@ def test_trust_anchors_are_listed(node: Node) -> None:
 def test_json_has_exactly_the_promised_fields(node: Node) -> None:
     """The JSON has the fields that others build on."""
     _, document = check(node.root)
-    assert set(document) == {"schema", "taken_at", "node", "mode", "certificates", "trust_anchors", "findings"}
+    assert set(document) == {
+        "schema",
+        "taken_at",
+        "node",
+        "mode",
+        "next_event",
+        "certificates",
+        "trust_anchors",
+        "findings",
+    }
     promised = {"name", "path", "kind", "subject", "issuer", "serial", "sha256", "not_before", "not_after", "renew_at",
                 "trust_anchor", "chain_valid", "key_matches", "served", "findings"}  # fmt: skip
     for entry in document["certificates"]:

@@ -29,7 +29,7 @@ def test_a_pass_makes_nothing_that_only_the_collector_could_free(node: Node, tmp
     def one_pass() -> None:
         assessment = assess(store.observe(), NOW, None, config.renew_before)
         renderer.write_metrics(tmp_path / "metrics.prom", assessment)
-        renderer.write_status(tmp_path / "status.json", assessment, "observe")
+        renderer.write_status(tmp_path / "status.json", assessment, "observe", None)
 
     one_pass()  # what is made once, such as caches, is not of a pass
     gc.disable()
@@ -74,7 +74,7 @@ def test_a_certificate_that_nothing_shows_any_more_is_kept_nowhere(node: Node, t
         nonlocal before
         assessment = assess(store.observe(), NOW, before, config.renew_before)
         renderer.write_metrics(tmp_path / "metrics.prom", assessment)
-        renderer.write_status(tmp_path / "status.json", assessment, "observe")
+        renderer.write_status(tmp_path / "status.json", assessment, "observe", None)
         written.compare(before, assessment, next(hours) * 3600.0)
         before = assessment
         shown = next(each.certificate for each in assessment.statuses if each.seen.path == f"/{path}.crt")

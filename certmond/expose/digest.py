@@ -71,7 +71,6 @@ class Digest:
         self.severities: Counter[str] = Counter()
         self.services: dict[str, Service] = {}
         self.names: Counter[str] = Counter()
-        self.next_due: Entry | None = None
         self._below: Counter[str | None] = Counter()
         self._members: Entry = {}
         text = document.decode("utf-8", "surrogatepass")
@@ -84,6 +83,12 @@ class Digest:
         self.findings = heapq.nsmallest(FINDINGS, self.findings, key=lambda found: RANKS.index(found.severity))
         self._shown = {id(entry) for _, entry in entries}
         self.branches = self._grown([entry for _, entry in sorted(entries, key=lambda each: each[0])])
+
+    @property
+    def next_event(self) -> Entry | None:
+        """What `forecast` has next; None where nothing is, or an older daemon says none."""
+        found: Entry | None = self._members.get("next_event")
+        return found
 
     @property
     def total(self) -> int:
@@ -106,9 +111,6 @@ class Digest:
             self._below[entry["trust_anchor"]] += 1
             self._note(entry["findings"], entry)
             self._note_services(entry)
-            due = entry["renew_at"]
-            if due and (self.next_due is None or due < self.next_due["renew_at"]):
-                self.next_due = entry
             yield place, entry
 
     def _note(self, findings: Iterable[Entry], entry: Entry | None) -> None:

@@ -8,29 +8,38 @@ from typing import Any
 
 from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import Kind
+from certmond.pki.forecast import NextEvent
 from certmond.pki.reason import Finding
 
 SCHEMA = 1
 
 
-def status_document(assessment: Assessment, mode: str) -> dict[str, Any]:
+def status_document(assessment: Assessment, mode: str, following: NextEvent | None) -> dict[str, Any]:
     """The whole document, in plain types."""
     return {
-        **header(assessment, mode),
+        **header(assessment, mode, following),
         "certificates": [certificate_entry(status) for status in assessment.certificates],
         "trust_anchors": [anchor_entry(status) for status in assessment.trust_anchors],
         "findings": _findings(assessment.loose_findings),
     }
 
 
-def header(assessment: Assessment, mode: str) -> dict[str, Any]:
+def header(assessment: Assessment, mode: str, following: NextEvent | None) -> dict[str, Any]:
     """What stands before the certificates."""
     return {
         "schema": SCHEMA,
         "taken_at": _time(assessment.taken_at),
         "node": assessment.facts.get("node_name", ""),
         "mode": mode,
+        "next_event": event_entry(following),
     }
+
+
+def event_entry(following: NextEvent | None) -> dict[str, str | None] | None:
+    """What happens first, in plain types; None where nothing does."""
+    if following is None:
+        return None
+    return {"at": _time(following.at), "what": following.what.value, "target": following.target}
 
 
 def certificate_entry(status: CertificateStatus) -> dict[str, Any]:

@@ -126,14 +126,12 @@ def _verdict(digest: Digest) -> str:
 
 
 def _header(digest: Digest, node: str, state: str, verdict: str) -> str:
-    due = digest.next_due
-    passed = due and datetime.fromisoformat(due["renew_at"]) <= digest.taken_at
+    due = digest.next_event
+    passed = due and datetime.fromisoformat(due["at"]) <= digest.taken_at
     facts = {
         "Mode": text(digest.mode),
         "Certificates": f"{digest.total:,}",
-        "Due since" if passed else "Next due": f"{text(due['name'])}, {moment(due['renew_at'], 'day')}"
-        if due
-        else "none",
+        "Due now" if passed else "Next due": f"{text(due['target'])}, {moment(due['at'], 'day')}" if due else "none",
         "As of": moment(digest.taken_at.isoformat(), "second") + " UTC",
     }
     lines = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())

@@ -8,7 +8,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from certmond.pki.forecast import Forecast
+from certmond.expose.document import event_entry
+from certmond.pki.forecast import Forecast, NextEvent
 from certmond.pki.steps import Derive, Issue, Plan, Restart, Restore, Rotate, Step
 
 SCHEMA = 1
@@ -58,14 +59,17 @@ def step_name(step: Step) -> str:
             return "rotate"
 
 
-def forecast_document(forecast: Forecast, mode: str) -> dict[str, Any]:
-    """The timeline; what it tells of renewals is of enforce mode, whatever the mode is."""
+def forecast_document(forecast: Forecast, mode: str, following: NextEvent | None) -> dict[str, Any]:
+    """The timeline, and the next event, which may be after its end. What it tells of renewals is of enforce mode,
+    whatever the mode is.
+    """
     return {
         "schema": SCHEMA,
         "since": _time(forecast.since),
         "until": _time(forecast.until),
         "complete": forecast.complete,
         "mode": mode,
+        "next_event": event_entry(following),
         "events": [
             {"at": _time(e.at), "what": e.what.value, "target": e.target, "detail": e.detail, "bad": e.bad}
             for e in forecast.events

@@ -17,8 +17,7 @@ from certmond.expose.sheet import Sheet, encoded, replacing
 from certmond.expose.text import escaped
 from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.catalog import Kind
-from certmond.pki.circumstances import Policy
-from certmond.pki.forecast import next_due
+from certmond.pki.forecast import NextEvent
 from certmond.pki.reason import Finding, Severity
 
 METRICS, STATUS, ACTIVITY, HEARTBEAT = "metrics.prom", "status.json", "activity.json", "heartbeat.json"
@@ -75,9 +74,9 @@ class Renderer:
         """The text of `metrics` into a file. Raises RuntimeDirError."""
         self._metrics.write(path, _series(assessment), _HEADS, _tail(assessment, own))
 
-    def write_status(self, path: Path, assessment: Assessment, mode: str) -> None:
+    def write_status(self, path: Path, assessment: Assessment, mode: str, following: NextEvent | None) -> None:
         """The JSON of `check` into a file. Raises RuntimeDirError."""
-        head = json.dumps(header(assessment, mode))[:-1]
+        head = json.dumps(header(assessment, mode, following))[:-1]
         anchors = json.dumps([anchor_entry(status) for status in assessment.trust_anchors])
         loose = json.dumps(
             [{"reason": f.reason, "severity": f.severity, "message": f.message} for f in assessment.loose_findings]
@@ -143,9 +142,9 @@ def _lines(status: CertificateStatus) -> _Lines:
     )
 
 
-def summary(assessment: Assessment, policy: Policy) -> str:
-    """Return one line for `systemctl status`: how many, how bad, and what `forecast` has next under `policy`. Where
-    there is nothing, nothing is well.
+def summary(assessment: Assessment, following: NextEvent | None) -> str:
+    """Return one line for `systemctl status`: how many, how bad, and what is next. Where there is nothing, nothing is
+    well.
     """
     if not assessment.statuses:
         return "no certificate to watch: `certmond check` says which profile fits"
@@ -153,10 +152,9 @@ def summary(assessment: Assessment, policy: Policy) -> str:
     worst = [status for status in assessment.statuses if status.severity is Severity.CRITICAL]
     warned = [status for status in assessment.statuses if status.severity is Severity.WARNING]
     state = f"{len(worst)} critical" if worst else f"{len(warned)} to look at" if warned else "all well"
-    due = next_due(assessment, policy)
-    following = f"; next due {due[1]} on {due[0]:%Y-%m-%d}" if due else ""
+    due = f"; next due {following.target} on {following.at:%Y-%m-%d}" if following else ""
     about = next((f" ({s.seen.name}: {_gravest(s).reason})" for s in (*worst, *warned)), "")
-    return f"{len(certificates)} certificate{'s' * (len(certificates) != 1)}, {state}{about}{following}"
+    return f"{len(certificates)} certificate{'s' * (len(certificates) != 1)}, {state}{about}{due}"
 
 
 def _gravest(status: CertificateStatus) -> Finding:

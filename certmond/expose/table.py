@@ -19,7 +19,7 @@ _KEYS = {True: "matches", None: "-"}
 
 
 def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
-    """The certificates, then every finding with its remedy, the worst first."""
+    """The certificates, what is next, then every finding with its remedy, the worst first."""
     now = datetime.fromisoformat(document["taken_at"])
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("CERTIFICATE", "EXPIRES", "RESIDUAL TIME", "CERTIFICATE AUTHORITY", "CHAIN", "KEY", "STATE"):
@@ -31,7 +31,15 @@ def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType
         details = [*_presence(entry), *(Text(printable(entry[name] or "")) for name in ("serial", "subject", "path"))]
         details = details if wide else []
         table.add_row(*_cells(entry, anchors, now), *details)
-    return Group(table, *_explanations(document))
+    return Group(table, *next_line(document), *_explanations(document))
+
+
+def next_line(document: dict[str, Any]) -> Iterator[Text]:
+    """The line about the next event of this document or of a forecast's; none where it has none."""
+    if event := document.get("next_event"):  # an older daemon writes none
+        yield Text()
+        at = datetime.fromisoformat(event["at"])
+        yield Text(f"next due: {printable(event['target'])} on {at:%Y-%m-%d %H:%M} UTC")
 
 
 def _cells(entry: dict[str, Any], anchors: dict[str, str], now: datetime) -> Iterator[str | Text]:

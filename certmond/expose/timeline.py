@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from certmond.expose.table import next_line
 from certmond.pki.reason import printable
 
 _WIDTH = 72  # columns of the chart
@@ -61,10 +62,17 @@ def forecast_table(document: dict[str, Any], wide: bool = False) -> RenderableTy
         table.add_row(day, Text(what, style=style), Text(printable(", ".join(targets))), Text(printable(detail)))
     cut = () if document["complete"] else (Text("There is more than this: ask for a shorter time.", style="yellow"),)
     if not document["events"]:
-        return Text("Nothing happens until then.")
+        return Group(Text("Nothing happens until then."), *next_line(document))
     observes = document["mode"] != "enforce"
     note = "This is what enforce mode would do. In observe mode, as here, nothing of it is done by itself."
-    return Group(*((Text(note, style="yellow"), Text()) if observes else ()), _chart(document), Text(), table, *cut)
+    return Group(
+        *((Text(note, style="yellow"), Text()) if observes else ()),
+        _chart(document),
+        *next_line(document),
+        Text(),
+        table,
+        *cut,
+    )
 
 
 def _chart(document: dict[str, Any]) -> RenderableType:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from certmond.pki.assess import Assessment, CertificateStatus
 from certmond.pki.attempt import Attempt
@@ -36,6 +37,14 @@ class What(StrEnum):
     HOLD = "hold"
     DUE = "due"
     EXPIRE = "expire"
+
+
+class NextEvent(NamedTuple):
+    """What happens first to a certificate (`target`): certmond renews it, or it is due and certmond does not."""
+
+    at: datetime
+    target: str
+    what: What
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +75,20 @@ def forecast(
     return _Simulation(assessment, policy, until, circumstances or Circumstances()).run()
 
 
-def next_due(assessment: Assessment, policy: Policy) -> tuple[datetime, str] | None:
-    """Return when the first certificate is renewed or, where certmond cannot renew it, due, and its name: the first
-    `renew` or `due` of a forecast without a past. An instant that has passed counts as now. None where no such
-    certificate is left.
+def next_event(assessment: Assessment, policy: Policy) -> NextEvent | None:
+    """Return the first `renew` or `due` of a forecast without a past: when the first certificate is renewed or, where
+    certmond cannot renew it, due. An instant that has passed counts as now. None where no such certificate is left.
     """
     node, now = assessment.facts.get("node_name", ""), assessment.taken_at
     authorities = {status.seen.name: status for status in assessment.trust_anchors}
     earliest = ((_earliest(status, policy, node, now), status) for status in assessment.certificates)
-    first: tuple[datetime, str] | None = None
+    first: NextEvent | None = None
     for at, status in sorted(((at, each) for at, each in earliest if at), key=lambda pair: pair[0]):
-        if first and at > first[0]:
+        if first and at > first.at:
             break  # what is due is due after its turn
         if instant := _due_at(status, authorities, policy, at, now):
-            found = max(instant, now), status.seen.name
+            able = unable(status, authorities, policy) is None
+            found = NextEvent(max(instant, now), status.seen.name, What.RENEW if able else What.DUE)
             first = min(first, found) if first else found
     return first
 

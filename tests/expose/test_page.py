@@ -66,7 +66,7 @@ class Parsed(HTMLParser):
 
 def document(node: Node) -> dict[str, Any]:
     """What the daemon would render of a node."""
-    return status_document(assess(Store(load().certificates, str(node.root)).observe(), NOW), "observe")
+    return status_document(assess(Store(load().certificates, str(node.root)).observe(), NOW), "observe", None)
 
 
 def shown(status: dict[str, Any], activity: dict[str, Any] | None = None, halted: str | None = None) -> Parsed:
@@ -88,6 +88,7 @@ def entry(name: str, **fields: Any) -> dict[str, Any]:
 def status(*certificates: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {
         "schema": 1, "taken_at": "2026-11-24T12:00:00Z", "node": "node-1", "mode": "observe",
+        "next_event": {"at": "2026-12-01T00:00:00Z", "what": "renew", "target": "a"},
         "certificates": list(certificates), "trust_anchors": [], "findings": [], **fields,
     }  # fmt: skip
 
@@ -414,5 +415,5 @@ def test_a_broken_file_keeps_its_bar(node: Node) -> None:
     store = Store(load().certificates, str(node.root))
     before = assess(store.observe(), NOW)
     node.write(f"{PKI}/apiserver.crt", b"")
-    after = status_document(assess(Store(load().certificates, str(node.root)).observe(), NOW, before), "observe")
+    after = status_document(assess(Store(load().certificates, str(node.root)).observe(), NOW, before), "observe", None)
     assert "bad now; these are the last good facts" in shown(after).text

@@ -38,6 +38,7 @@ from certmond.host.store import Store
 from certmond.pki.assess import Assessment, assess
 from certmond.pki.catalog import CertificateSpec
 from certmond.pki.circumstances import Policy
+from certmond.pki.forecast import next_event
 from certmond.pki.inventory import Inventory, Observation
 from certmond.pki.reason import Fault, Reason, Severity
 from tests import builders
@@ -238,7 +239,7 @@ def test_a_file_that_never_was_has_its_finding_and_no_dates(node: Node) -> None:
 def written(renderer: Renderer, assessment: Assessment, directory: Path) -> tuple[str, str]:
     """The two files that the daemon would write."""
     renderer.write_metrics(directory / "metrics.prom", assessment)
-    renderer.write_status(directory / "status.json", assessment, "observe")
+    renderer.write_status(directory / "status.json", assessment, "observe", next_event(assessment, Policy()))
     return (directory / "metrics.prom").read_text(), (directory / "status.json").read_text()
 
 
@@ -415,7 +416,7 @@ def test_what_did_not_change_is_not_rendered_again(node: Node, monkeypatch: pyte
     metrics, status = written(renderer, second, tmp_path)
     assert pen.taken() == (["apiserver"], ["apiserver"])
     assert metrics == Renderer().metrics(second)
-    assert json.loads(status) == status_document(second, "observe")
+    assert json.loads(status) == status_document(second, "observe", next_event(second, Policy()))
 
 
 def test_what_time_alone_changes_is_rendered_again(node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -461,7 +462,8 @@ def test_the_status_is_the_document(node: Node, change: Any, tmp_path: Path) -> 
     change(node)
     renderer, after = Renderer(), looked_at(node, before=before)
     for assessment in (before, after):
-        assert json.loads(written(renderer, assessment, tmp_path)[1]) == status_document(assessment, "observe")
+        document = status_document(assessment, "observe", next_event(assessment, Policy()))
+        assert json.loads(written(renderer, assessment, tmp_path)[1]) == document
 
 
 def test_a_broken_file_is_null_in_the_document_or_stale(node: Node) -> None:
@@ -469,7 +471,7 @@ def test_a_broken_file_is_null_in_the_document_or_stale(node: Node) -> None:
     before = looked_at(node)
     node.write(f"{API}.crt", b"")
     for assessment, known in ((looked_at(node, before=before), True), (looked_at(node), False)):
-        document = status_document(assessment, "observe")
+        document = status_document(assessment, "observe", None)
         entry = next(entry for entry in document["certificates"] if entry["name"] == "apiserver")
         assert entry["stale"] is known
         assert (entry["not_after"] is not None) is (entry["sha256"] is not None) is known
@@ -478,7 +480,7 @@ def test_a_broken_file_is_null_in_the_document_or_stale(node: Node) -> None:
 
 def test_times_are_rfc_3339_in_utc(node: Node) -> None:
     """Every time in the document ends in Z and reads back as the certificate's."""
-    entry = status_document(looked_at(node), "observe")["certificates"][1]
+    entry = status_document(looked_at(node), "observe", None)["certificates"][1]
     certificate = node.certificate(f"{API}.crt")
     assert entry["not_after"] == certificate.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ")
     assert datetime.fromisoformat(entry["renew_at"]) == certificate.not_valid_after_utc - 30 * DAY
@@ -487,21 +489,25 @@ def test_times_are_rfc_3339_in_utc(node: Node) -> None:
 # --- the line for `systemctl status`, and the writing -----------------------------------------------------------------
 
 
+def summarised(assessment: Assessment) -> str:
+    return summary(assessment, next_event(assessment, Policy()))
+
+
 def test_the_summary_names_the_gravest(node: Node) -> None:
     """One line: how many, how bad, the reason that counts (not a note beside it), and what is next."""
-    assert summary(looked_at(node), Policy()) == "14 certificates, all well; next due apiserver on 2027-10-22"
+    assert summarised(looked_at(node)) == "14 certificates, all well; next due apiserver on 2027-10-22"
     node.write(f"{API}.crt", node.read(f"{PKI}/front-proxy-client.crt") + b"a note\n")
-    assert summary(looked_at(node), Policy()).startswith("14 certificates, 1 critical (apiserver: no_path); next due ")
+    assert summarised(looked_at(node)).startswith("14 certificates, 1 critical (apiserver: no_path); next due ")
     notes = (Fault(Reason.TRAILING_DATA, "a note"), Fault(Reason.MALFORMED, "a block"))
-    assert "(x: malformed)" in summary(judged("x", "/x", LEAF, *notes), Policy())
+    assert "(x: malformed)" in summarised(judged("x", "/x", LEAF, *notes))
 
 
 def test_the_summary_of_nothing_is_no_good_news(node: Node) -> None:
     """Where no certificate is there, the line does not say that all is well, but what to look at."""
     shutil.rmtree(node.path("etc"))
     shutil.rmtree(node.path("var"))
-    assert summary(looked_at(node), Policy()) == "no certificate to watch: `certmond check` says which profile fits"
-    assert summary(judged("x", "/x", LEAF), Policy()).startswith("1 certificate, ")
+    assert summarised(looked_at(node)) == "no certificate to watch: `certmond check` says which profile fits"
+    assert summarised(judged("x", "/x", LEAF)).startswith("1 certificate, ")
 
 
 @pytest.mark.parametrize("severities", [(Severity.WARNING, Severity.CRITICAL), (Severity.CRITICAL, Severity.WARNING)])
@@ -511,7 +517,7 @@ def test_the_summary_speaks_of_the_critical_certificate_first(node: Node, severi
     for name, severity in zip(("apiserver", "apiserver-kubelet-client"), severities, strict=True):
         node.path(f"{PKI}/{name}.key").chmod(modes[severity])
     worst = dict(zip(severities, ("apiserver", "apiserver-kubelet-client"), strict=True))[Severity.CRITICAL]
-    assert f"1 critical ({worst}: too_open)" in summary(looked_at(node), Policy())
+    assert f"1 critical ({worst}: too_open)" in summarised(looked_at(node))
 
 
 def test_a_rendering_replaces_the_old_one_whole(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from certmond.pki.assess import assess
 from certmond.pki.attempt import MIN_INTERVAL
 from certmond.pki.catalog import CertificateSpec, ServiceSpec
 from certmond.pki.circumstances import Circumstances, Policy
-from certmond.pki.forecast import MAX_EVENTS, Forecast, What, forecast, next_due
+from certmond.pki.forecast import MAX_EVENTS, Forecast, What, forecast, next_event
 from certmond.pki.inventory import Inventory, Observation
 from certmond.pki.steps import Issue
 from tests.builders import DAY, HOUR, NOW, SECOND, YEAR, make_ca
@@ -293,7 +293,7 @@ def test_certificates_of_one_name_are_told_apart_by_their_path() -> None:
 @settings(deadline=None, max_examples=60)
 @given(worlds(), INSTANTS)
 def test_what_is_next_is_the_first_of_the_forecast(made: World, now: datetime) -> None:
-    """The one line about the node names the first `renew` or `due` of the forecast, and its instant: where nothing is
+    """The next event is the first `renew` or `due` of the forecast, and its instant: where nothing is
     held, which the line does not know, and no derived file comes first.
     """
     made = replace(made, past={}, circumstances=Circumstances())
@@ -301,10 +301,10 @@ def test_what_is_next_is_the_first_of_the_forecast(made: World, now: datetime) -
     if told(found, What.HOLD):
         return
     due = told(found, What.RENEW, What.DUE)
-    following = next_due(made.look(now), made.policy)
+    following = next_event(made.look(now), made.policy)
     if not due:
-        assert following is None or following[0] > now + YEAR
+        assert following is None or following.at > now + YEAR
         return
     assert following is not None
-    assert following[0] == due[0][0]
-    assert following in due
+    assert following.at == due[0][0]
+    assert following[:2] in told(found, following.what)

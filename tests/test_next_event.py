@@ -1,0 +1,120 @@
+"""The next event of a node: whoever is asked names the same one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.builders import make_ca, make_leaf
+from tests.daemon_harness import running
+from tests.node import NOW, PKI, Node
+
+AT = f"{NOW:%Y-%m-%dT%H:%M:%SZ}"
+DAY = timedelta(days=1)
+
+
+def said(*arguments: str | Path) -> str:
+    command = [sys.executable, "-m", "certmond", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+
+
+def first_of(forecast: dict[str, Any]) -> dict[str, Any]:
+    """The first renewal, or certificate that is due, among the events of a forecast."""
+    event = next(each for each in forecast["events"] if each["what"] in {"renew", "due"})
+    return {name: event[name] for name in ("at", "what", "target")}
+
+
+def test_check_and_forecast_name_the_same_next_event(node: Node) -> None:
+    """Both documents have the forecast's first renewal, at this node's own time and not at the latest one, and both
+    tables name it.
+    """
+    at = ("--root", node.root, "--at", AT)
+    checked = json.loads(said("check", *at, "-o", "json"))
+    foreseen = json.loads(said("forecast", *at, "-o", "json"))
+    event = checked["next_event"]
+    assert event == foreseen["next_event"] == first_of(foreseen)
+    assert (event["what"], event["target"]) == ("renew", "apiserver")
+    latest = next(entry["renew_at"] for entry in checked["certificates"] if entry["name"] == "apiserver")
+    assert datetime.fromisoformat(event["at"]) < datetime.fromisoformat(latest)
+    line = f"next due: apiserver on {datetime.fromisoformat(event['at']):%Y-%m-%d %H:%M} UTC"
+    for verb in ("check", "forecast"):
+        assert line in said(verb, *at).splitlines()
+
+
+def test_a_forecast_that_ends_before_it_names_it_too(node: Node) -> None:
+    """Where nothing happens in the time that was asked for, `forecast` still says what is next."""
+    at = ("--root", node.root, "--at", AT, "--for", "1d")
+    document = json.loads(said("forecast", *at, "-o", "json"))
+    assert document["events"] == []
+    assert document["next_event"]["target"] == "apiserver"
+    assert "next due: apiserver on 2027-" in said("forecast", *at)
+
+
+def test_what_certmond_cannot_renew_is_due(node: Node) -> None:
+    """A certificate whose CA has no key here is no renewal, but due, in every document."""
+    for name in ("ca", "etcd/ca", "front-proxy-ca"):
+        node.path(f"{PKI}/{name}.key").unlink()
+    at = ("--root", node.root, "--at", AT)
+    checked, foreseen = (json.loads(said(verb, *at, "-o", "json")) for verb in ("check", "forecast"))
+    assert checked["next_event"] == foreseen["next_event"] == first_of(foreseen)
+    assert checked["next_event"]["what"] == "due"
+
+
+def test_a_node_without_a_certificate_has_no_next_event(node: Node) -> None:
+    """The field is null, and no table has the line."""
+    node.path("etc").rename(node.path("gone"))
+    node.path("var").rename(node.path("gone-too"))
+    at = ("--root", node.root, "--at", AT)
+    assert json.loads(said("check", *at, "-o", "json"))["next_event"] is None
+    assert "next due" not in said("check", *at)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A node with two certificates, of which one ends soon."""
+    now = datetime.now(UTC)
+    ca = make_ca("ca", not_before=now - DAY, not_after=now + 3000 * DAY)
+    entries: list[dict[str, Any]] = [{"name": "ca", "path": "/ca.crt", "key": "/ca.key", "authority": True}]
+    (tmp_path / "node").mkdir()
+    files = {"ca.crt": ca.pem, "ca.key": ca.key_pem}
+    for name, days in (("later", 700), ("sooner", 400)):
+        leaf = make_leaf(ca, name, not_before=now - DAY, not_after=now + days * DAY)
+        files |= {f"{name}.crt": leaf.pem, f"{name}.key": leaf.key_pem}
+        entries.append({"name": name, "path": f"/{name}.crt", "key": f"/{name}.key", "ca": "ca"})
+    for name, content in files.items():
+        (tmp_path / "node" / name).write_bytes(content)
+        (tmp_path / "node" / name).chmod(0o600)
+    settings = {"profile": "none", "node_name": "node-1", "spread": "20d", "certificates": entries}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    return tmp_path
+
+
+def test_the_daemon_names_the_same_next_event(home: Path) -> None:
+    """`status` of a running daemon, its page and its line for systemd have what `forecast` has: the renewal that this
+    node makes first, by the configured `spread`.
+    """
+    from certmond.expose.page import page
+
+    options = ("--config", str(home / "config.yaml"), "--state-dir", str(home / "state"))
+    with running(home / "node", home, *options) as daemon:
+        told = json.loads(said("status", "--runtime-dir", daemon.runtime, "-o", "json"))
+        table = said("status", "--runtime-dir", daemon.runtime)
+        shown = page((daemon.runtime / "status.json").read_bytes(), None, None, "tag")
+        log = daemon.log.read_text()
+    foreseen = json.loads(said("forecast", *options, "--root", home / "node", "-o", "json"))
+    event = first_of(foreseen)
+    assert told["next_event"] == foreseen["next_event"] == event
+    assert event["target"] == "sooner"
+    latest = next(entry["renew_at"] for entry in told["certificates"] if entry["name"] == "sooner")
+    at = datetime.fromisoformat(event["at"])
+    assert at.date() < datetime.fromisoformat(latest).date()
+    assert f"next due: sooner on {at:%Y-%m-%d %H:%M} UTC" in table.splitlines()
+    assert f'<dt>Next due</dt><dd>sooner, <time datetime="{at:%Y-%m-%dT%H:%M:%SZ}">{at:%Y-%m-%d}</time></dd>' in shown
+    assert f"next due sooner on {at:%Y-%m-%d}" in log
