@@ -21,6 +21,7 @@ from typing import Any
 
 import click
 
+from certmond.archiving import archive
 from certmond.completing import completion, explained_names
 from certmond.errors import CertmondError, ConfigError, NotRunningError, defect
 from certmond.initial import init
@@ -39,7 +40,7 @@ from certmond.root_rotation import abort, rotate
 from certmond.rooting import root_ca
 from certmond.staging import stage
 from certmond.streams import output_fails, prepare
-from certmond.writing import archive, forecast, plan
+from certmond.writing import forecast, plan
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -228,14 +228,11 @@ class Enforcer:
         plan: Plan,
         assessment: Assessment,
         around: Surroundings,
-        patience: float = 0,
         *,
         hands_over: bool = False,
     ) -> Progress | None:
         """One step of a restart: see `Restarting.step`."""
-        return self.restarting.step(
-            plan, assessment, around, self.neighbourhood, patience=patience, hands_over=hands_over
-        )
+        return self.restarting.step(plan, assessment, around, self.neighbourhood, hands_over=hands_over)
 
     def rotate(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
         """Bring a rotation on: see `Rotating.advance`."""

@@ -14,14 +14,14 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from certmond.errors import BusyError, MalformedError
 from certmond.expose.render import ACTIVITY, HEARTBEAT
 from certmond.host.history import History
-from certmond.host.node_lock import ACTING, COMMAND, WRITING, Holder, NodeLock, holder_of, is_held
+from certmond.host.node_lock import ACTING, COMMAND, WRITING, Holder, NodeLock, holder_of, is_held, writer_of
 from certmond.host.rotation_record import RotationRecord
 from certmond.host.shared_records import records_of
 from certmond.host.watch import Interest
@@ -29,12 +29,16 @@ from certmond.pki.restart import Episode, Past, Stage, Terms
 from certmond.pki.rotation import Rotation
 from certmond.restarting import state_of
 from certmond.wait import STATUS, Events, Progress
-from certmond.writing import PATIENCE
+
+PATIENCE = timedelta(seconds=30)
+"""How long a command waits for another command that is writing."""
 
 T = TypeVar("T")
 
 _UNTAKEN = 60.0
 """Seconds after which a restart that the daemon neither begins nor plans nor holds is no longer waited for."""
+_HEARD = 30.0
+"""Seconds after which a lock is looked at again in any case: whoever held it may have been killed."""
 _TOLD = frozenset({"step_begun", "step_done", "step_failed", "recovered", "rotation"})
 """The daemon's events that a command shows."""
 
@@ -93,25 +97,33 @@ class Handover:
 
     def patiently(self, act: Callable[[], T]) -> T:
         """Return what `act` returns, which raises BusyError at once where another process is writing: that is waited
-        for, for `PATIENCE`, and as long as it takes where a daemon acts on this node. Raises BusyError.
+        for, as long as it takes where that is the one that acts on this node, else for `PATIENCE`. Raises BusyError.
         """
-        end = time.monotonic() + PATIENCE
+        waited: Holder | None = None
+        begun = end = datetime.now(UTC)
         while True:
             self._follow({self._real(self._state_dir): frozenset({WRITING, ACTING})})
             try:
                 return act()
             except BusyError:
-                daemon = holder_of(self._state_dir, ACTING)
-                if daemon is None and time.monotonic() >= end:
+                writer = writer_of(self._state_dir) or Holder(0)
+                acts = self._acts(writer)
+                if writer != waited:
+                    waited, begun = writer, datetime.now(UTC)
+                    end = begun + PATIENCE
+                elif not acts and datetime.now(UTC) >= end:
                     raise
                 self._tell_events(self._report())
-                who = str(daemon) if daemon else "another certmond"
-                self._progress.wait(f"{who} is writing on this node", STATUS)
-                while is_held(self._state_dir, WRITING):
-                    if daemon is None and time.monotonic() >= end:
-                        break
-                    self._events.wait(at_most=max(0.05, end - time.monotonic()) if daemon is None else 30.0)
+                until = None if acts else end
+                self._progress.wait(f"{writer} is writing on this node", writer.remedy, since=begun, until=until)
+                while is_held(self._state_dir, WRITING) and (acts or datetime.now(UTC) < end):
+                    self._events.wait(until, at_most=_HEARD)
                     self._tell_events(self._report())
+
+    def _acts(self, writer: Holder) -> bool:
+        """Whether it is another process that acts on this node."""
+        acting = holder_of(self._state_dir, ACTING)
+        return acting is not None and acting.pid == writer.pid != os.getpid()
 
     def pause(self, until: datetime | None, interest: Interest, *, at_most: float = 300.0) -> None:
         """Wait until `until`, or until one of `interest` or a record changes. A command's own locks do not wake it."""
@@ -246,8 +258,12 @@ class Handover:
         self._report()
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._events.__exit__(*exception)
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End to wait, and give this command's turn back."""
+        self._events.close()
         self._command.release()
 
 

@@ -111,7 +111,6 @@ class Restarting:
         around: Surroundings,
         there: Neighbourhood,
         *,
-        patience: float = 0,
         hands_over: bool = False,
     ) -> Progress | None:
         """Go on with the restart that is under way, else begin the first of `plan`; None where there is nothing to do.
@@ -122,7 +121,7 @@ class Restarting:
         planned = next((each for each in plan.steps if isinstance(each, Restart)), None)
         if around.live is None or (planned is None and self.under_way() is None):
             return None
-        with self._executor.writing(patience) as writer:
+        with self._executor.writing() as writer:
             hand = _Hand(
                 self,
                 writer,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -30,10 +31,11 @@ from certmond.rooting import (
     read_pair,
     readable,
 )
-from certmond.writing import PATIENCE
+from certmond.writing import enforcer_for
 
 if TYPE_CHECKING:
     from certmond.config import Config
+    from certmond.handover import Handover
     from certmond.host.given_authority import Brought
     from certmond.host.keys import PrivateKey
     from certmond.pki.candidate import Verdict
@@ -100,7 +102,7 @@ def stage(
             no_certificate(family, asked, "Another key follows the present one, which has no end")
         if key is not None:
             raise click.UsageError(f"Give KEY alone: {family} has no certificate.")
-        _stage_keys(globals_of(context), family, certificate, key_algorithm, force=force)
+        _stage_keys(context, family, certificate, key_algorithm, force=force)
         return
     options = globals_of(context)
     config = options.load(acting=True)
@@ -117,11 +119,12 @@ def stage(
     problems = [*_misplaced_key(found, certificate, key), *verdict.problems]
     if made.certificate is None or problems:
         _refuse(problems)
-    _keep(options, family, made.certificate, made.key, now, force=force)
+    keep = partial(_keep, options, family, made.certificate, made.key, now, force=force)
+    _patient(context, config).patiently(keep)
     click.echo(_told(made.certificate, verdict, found))
 
 
-def _stage_keys(options: Globals, family: str, given: Path | None, algorithm: str | None, *, force: bool) -> None:
+def _stage_keys(context: click.Context, family: str, given: Path | None, algorithm: str | None, *, force: bool) -> None:
     """Keep the private key in the file `given`, or one that is made."""
     from certmond.host.given_authority import Brought, read_key
     from certmond.host.keys import make_key
@@ -130,6 +133,7 @@ def _stage_keys(options: Globals, family: str, given: Path | None, algorithm: st
     from certmond.pki.issuance import algorithm_of
     from certmond.pki.token_keys import objections
 
+    options = globals_of(context)
     config = options.load(acting=True)
     ours_to_rotate(config, family)
     found, now = keys_here(options, config, family)
@@ -148,7 +152,8 @@ def _stage_keys(options: Globals, family: str, given: Path | None, algorithm: st
     problems = [*brought.problems, *(objections(public, found.trusted, where) if public else ())]
     if public is None or problems:
         _refuse(problems)
-    _keep(options, family, public, brought.key, now, force=force)
+    keep = partial(_keep, options, family, public, brought.key, now, force=force)
+    _patient(context, config).patiently(keep)
     click.echo(f"staged for {family}: {public}, mode overlap\nsha256 {public.sha256}")
 
 
@@ -191,7 +196,19 @@ def _made(
     return Brought(made.certificate, made.key)
 
 
+def _patient(context: click.Context, config: Config) -> Handover:
+    """What waits for another process that is writing on this node."""
+    from certmond.handover import Handover
+    from certmond.wait import Progress
+
+    options = globals_of(context)
+    handover = Handover(options.state_dir, Progress(), enforcer_for(options, config).restarting.terms)
+    context.call_on_close(handover.close)
+    return handover
+
+
 def _keep(options: Globals, family: str, anchor: Anchor, key: PrivateKey | None, now: datetime, *, force: bool) -> None:
+    """Keep it, if nothing is in the way. Raises BusyError while somebody else is writing."""
     from certmond.host.audit import Audit, caller
     from certmond.host.journal import Event, Journal
     from certmond.host.staged import Part, Staging
@@ -204,7 +221,7 @@ def _keep(options: Globals, family: str, anchor: Anchor, key: PrivateKey | None,
     fields = {"step": "stage", "target": family, "path": where}
     if isinstance(anchor, Certificate):
         fields["new_serial"] = f"{anchor.serial:x}"
-    with Transactions(options.root, options.state_dir).lock(PATIENCE):
+    with Transactions(options.root, options.state_dir).lock():
         recorded, staged = staging.recorded(), staging.read(Part.NEW)
         if recorded and not _is_awaited(options, family, anchor):
             fact = f"a rotation is under way ({recorded.family or 'unknown'}, {recorded.phase or 'unknown phase'})"

@@ -24,7 +24,6 @@ from certmond.pki.steps import Held, Plan, Restart
 from certmond.restarting import Progress as Step
 from certmond.restarting import state_of
 from certmond.wait import STATUS, Progress
-from certmond.writing import PATIENCE
 
 _RELOADED_WITHIN = timedelta(seconds=15)
 """How long those that read a certificate again by themselves are waited for."""
@@ -50,7 +49,7 @@ def bring_into_use(
         along = {name for name in wanted if by_hand and running.get(name) and running[name] != known.get(name)}
         made = planned(enforcer, assessment, around, wanted - along - results.keys(), by_hand=by_hand)
         with handover.turn() as ours:
-            step = enforcer.restart(made, assessment, around, PATIENCE) if ours else None
+            step = handover.patiently(partial(enforcer.restart, made, assessment, around)) if ours else None
         if not ours:
             left = {each.target for each in made.steps} | (wanted & under_way)
             if left and by_hand and not under_way:

@@ -100,6 +100,10 @@ class Events:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop watching."""
         self._watcher.close()
         self._wake.close()
 

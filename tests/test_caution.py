@@ -181,10 +181,10 @@ def test_a_restored_key_is_no_more_open_than_it_was(tmp_path: Path) -> None:
     os.chown(key, 65534, 65534)
     for dry_run in (True, False):
         with pytest.raises(WriteError, match=f"kept as 0:0's, and belongs to others now; .*chown 0:0 {PKI}/apiserver"):
-            host.restoration().restore("apiserver", None, 0, dry_run=dry_run)
+            host.restoration().restore("apiserver", None, dry_run=dry_run)
     assert key.read_bytes() == b""
     os.chown(key, 0, 0)
-    host.restoration().restore("apiserver", None, 0, dry_run=False)
+    host.restoration().restore("apiserver", None, dry_run=False)
     assert (mode(host, ENTRIES["apiserver"]["key"]), key.read_bytes()) == (0o600, before)
 
 
@@ -214,7 +214,7 @@ def test_a_pair_that_is_one_file_is_renewed_as_one(tmp_path: Path) -> None:
     assert outcome.result == "done", outcome.message
     assert [path.is_symlink() for path in pair] == [True, True]
     assert host.unwell() == []
-    host.restoration().restore("apiserver", None, 0, dry_run=False)
+    host.restoration().restore("apiserver", None, dry_run=False)
     assert pair[0].read_bytes() == before
 
 

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from certmond.host.node_lock import ACTING, WRITING, is_held
+from certmond.host.transaction import Transactions
 from tests.builders import make_ca, make_server
 from tests.daemon_harness import DEADLINE, Running, running
 
@@ -115,9 +116,9 @@ class Home:
         return running(Path("/"), self.place, *self.options)
 
     @contextmanager
-    def command(self, *arguments: str) -> Iterator[Command]:
-        """A command that waits a tenth of a second for others that write, unless a daemon lives."""
-        program = "from certmond import cli, handover; handover.PATIENCE = 0.1; cli.main()"
+    def command(self, *arguments: str, patient: bool = True) -> Iterator[Command]:
+        """A command. One that is not `patient` does not wait for another command that is writing."""
+        program = f"from certmond import cli, handover; handover.PATIENCE *= {int(patient)}; cli.main()"
         words = [sys.executable, "-u", "-c", program, *self.options, *arguments]
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             try:
@@ -178,7 +179,7 @@ def test_a_renewal_beside_a_daemon_lasts_as_long_as_the_restart(home: Home) -> N
         daemon.until((home.state / "restarts.json").exists, "it has met the service")
         with home.command("renew", "--all") as command:
             command.until("waiting: web: is being restarted (since ")
-            with home.command("renew", "--all") as second:  # which has to write while the daemon does
+            with home.command("renew", "--all", patient=False) as second:  # which has to write while the daemon does
                 second.until(f"waiting: the daemon (process {daemon.process.pid}) is writing on this node (since ")
                 end()
                 assert second.end() == 0, second.lines
@@ -186,6 +187,48 @@ def test_a_renewal_beside_a_daemon_lasts_as_long_as_the_restart(home: Home) -> N
     assert "1 of 1 done" in command.lines
     assert any(line.startswith("daemon: web is restarted: ") for line in command.lines)
     assert any(line.startswith("web: web has taken up web") for line in second.lines), "\n".join(second.lines)
+
+
+WRITERS = (
+    ("archive", "restore", "web"),
+    ("root-ca", "stage", "--generate"),
+    ("renew", "web"),
+)
+
+
+@pytest.mark.parametrize("words", WRITERS, ids=" ".join)
+def test_what_writes_waits_for_a_daemon_that_is_writing(home: Home, words: tuple[str, ...]) -> None:
+    """However long the daemon writes, longer also than a command waits for another one: it is named with the instant
+    since when it is waited for, and then the command does what it was asked for.
+    """
+    with home.daemon() as daemon, home.held_open() as end:
+        daemon.until((home.state / "restarts.json").exists, "it has met the service")
+        with home.command("renew", "--all") as first:
+            first.until("waiting: web: is being restarted (since ")
+            with home.command(*words, patient=False) as second:
+                second.until(f"waiting: the daemon (process {daemon.process.pid}) is writing on this node (since ")
+                assert second.lines[-1].endswith(" UTC; to end it: certmond status)")
+                end()
+                assert second.end() == 0, second.lines
+            assert first.end() in {0, 2}, first.lines  # what it renewed may be replaced again by now
+
+
+@pytest.mark.parametrize("words", WRITERS, ids=" ".join)
+def test_a_command_that_is_writing_is_waited_for_until_an_instant(home: Home, words: tuple[str, ...]) -> None:
+    """Where no daemon acts, the line names the process that is writing and until when it is waited for. Then the exit
+    code is 3, and the message has that process and the command that shows what it does.
+    """
+    pid = os.getpid()
+    with home.command("renew", "web") as command:
+        assert command.end() == 0, command.lines
+    with Transactions("/", home.state).lock(), home.command(*words, patient=False) as command:
+        assert command.end() == 3, command.lines
+    wait, said = command.lines[-2:]
+    assert wait.startswith(f"waiting: another command (process {pid}) is writing on this node (since "), command.lines
+    assert " UTC, until 2" in wait
+    assert wait.endswith(f" UTC; to end it: ps -fp {pid})")
+    fact = f"certmond: another command (process {pid}) is writing on this node"
+    assert said == f"{fact}; try again when it is done (`ps -fp {pid}` shows it)"
 
 
 def test_a_command_goes_on_where_the_daemon_was_killed(home: Home) -> None:

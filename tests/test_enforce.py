@@ -420,7 +420,7 @@ def test_a_command_waits_for_the_daemon(host: Host, gate: Gate) -> None:
     gate.stand_before("apiserver")
     with enforcing(host) as daemon:
         daemon.until(gate.reached, "in the middle")
-        with pytest.raises(BusyError, match="another certmond is writing on this node; try again when it is done"):
+        with pytest.raises(BusyError, match=rf"^the daemon \(process {daemon.process.pid}\) is writing"):
             host.start()
         results: list[subprocess.CompletedProcess[str]] = []
         command = threading.Thread(target=lambda: results.append(certmond(host, "renew", "admin.conf")))

@@ -925,18 +925,18 @@ def test_what_was_replaced_can_be_put_back(tmp_path: Path, mount: Mount) -> None
     host.start()
     new = [file.read_bytes() for file in files]
     restoration = host.restoration()
-    said = restoration.restore("apiserver", None, 0, dry_run=True)
+    said = restoration.restore("apiserver", None, dry_run=True)
     assert len(said) == 2
     assert [file.read_bytes() for file in files] == new
     read_only(host, mount, PKI)
     with pytest.raises(WriteError, match="Read-only file system"):
-        restoration.restore("apiserver", None, 0, dry_run=False)
+        restoration.restore("apiserver", None, dry_run=False)
     assert [entry["event"] for entry in host.audit()][-2:] == ["step_begun", "step_failed"]
     subprocess.run(["umount", host.at(PKI)], check=True)
-    assert restoration.restore("apiserver", None, 0, dry_run=False) == said
+    assert restoration.restore("apiserver", None, dry_run=False) == said
     assert [file.read_bytes() for file in files] == old
     assert [entry["event"] for entry in host.audit()][-2:] == ["step_begun", "step_done"]
-    restoration.restore("apiserver", None, 0, dry_run=False)
+    restoration.restore("apiserver", None, dry_run=False)
     assert [file.read_bytes() for file in files] == new
     assert readable(host) == []
 

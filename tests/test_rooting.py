@@ -465,12 +465,12 @@ def test_not_before_the_end_of_a_rotation(host: Host) -> None:
 
 
 def test_somebody_else_writes(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While another certmond is writing nothing is staged, and that is exit 3."""
-    monkeypatch.setattr("certmond.staging.PATIENCE", 0.0)
+    """While another process is writing nothing is staged, and that is exit 3, with that process."""
+    monkeypatch.setattr("certmond.handover.PATIENCE", timedelta())
     with Transactions(str(host.node.root), host.state).lock():
         done = host.stage(ca())
     assert done.code == 3
-    assert "another certmond is writing" in done.err
+    assert f"another command (process {os.getpid()}) is writing on this node" in done.err
     assert not host.staging.directory.exists()
 
 

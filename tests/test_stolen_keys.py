@@ -204,13 +204,13 @@ def test_no_generation_is_put_back_where_another_user_can_take_its_key(host: Hos
     give(host.at(PLACE), MALLORY)
     for dry_run in (True, False):
         with pytest.raises(WriteError, match=f"no private key is written to {PLACE}/tls.key: {PLACE} belongs to user"):
-            host.restoration().restore("app", None, 0, dry_run=dry_run)
+            host.restoration().restore("app", None, dry_run=dry_run)
     assert not any(file.exists() for file in files)
     host.entries["app"]["owner"] = str(MALLORY)
-    host.restoration().restore("app", None, 0, dry_run=True)
+    host.restoration().restore("app", None, dry_run=True)
     del host.entries["app"]["owner"]
     give(host.at(PLACE), 0)
-    host.restoration().restore("app", None, 0, dry_run=False)
+    host.restoration().restore("app", None, dry_run=False)
     assert [file.read_bytes() for file in files] == [issued.key_pem, issued.pem]
 
 

@@ -1,6 +1,6 @@
 """Which process of certmond acts on this node: a daemon that enforces, else one command at a time.
 
-Owns the two advisory locks of the state directory that say so, and what their holder writes into them. The kernel
+Owns the two advisory locks of the state directory that say so, and what the holder of any writes into it. The kernel
 releases a lock when its holder ends, however it ends. `ACTING` is held by the daemon for its life, and by a command
 while it makes one step, so that a daemon that starts has it as soon as that step is made. `COMMAND` is held by the one
 command that acts where no daemon does. What is written on the node has a lock of its own (`transaction`).
@@ -34,7 +34,14 @@ class Holder:
     runtime_dir: Path | None = None
 
     def __str__(self) -> str:
+        if not self.pid:
+            return "another certmond"
         return f"{'the daemon' if self.runtime_dir else 'another command'} (process {self.pid})"
+
+    @property
+    def remedy(self) -> str:
+        """The command that shows what it does."""
+        return f"ps -fp {self.pid}" if self.pid and not self.runtime_dir else "certmond status"
 
 
 class NodeLock:
@@ -73,10 +80,7 @@ class NodeLock:
                 os.close(descriptor)
                 return False
         self._descriptor = descriptor
-        said = {"pid": os.getpid(), "runtime_dir": str(runtime_dir.absolute()) if runtime_dir else None}
-        with suppress(OSError):  # a full disk: the lock counts, not what is in it
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(said).encode(), 0)
+        name_holder(descriptor, runtime_dir)
         return True
 
     def _lock(self, descriptor: int) -> bool:
@@ -96,6 +100,14 @@ class NodeLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def name_holder(descriptor: int, runtime_dir: Path | None = None) -> None:
+    """Write into the lock of this descriptor that this process holds it."""
+    said = {"pid": os.getpid(), "runtime_dir": str(runtime_dir.absolute()) if runtime_dir else None}
+    with suppress(OSError):  # a full disk: the lock counts, not what is in it
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(said).encode(), 0)
 
 
 def is_held(state_dir: Path, name: str) -> bool:
@@ -128,3 +140,9 @@ def holder_of(state_dir: Path, name: str) -> Holder | None:
         return Holder(int(said["pid"]), Path(directory) if directory else None)
     except (OSError, ValueError, LookupError, TypeError):
         return Holder(0)
+
+
+def writer_of(state_dir: Path) -> Holder | None:
+    """Return the process that writes on this node, None where none does: the daemon where that is the one."""
+    writer, acting = holder_of(state_dir, WRITING), holder_of(state_dir, ACTING)
+    return acting if writer and acting and writer.pid == acting.pid else writer

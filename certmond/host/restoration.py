@@ -41,7 +41,7 @@ class _Candidate:
 
 
 class Restoration:
-    """For one configuration and the node below `root`. `writing` takes the lock, waiting for so many seconds."""
+    """For one configuration and the node below `root`. `writing` takes the lock."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Restoration:
         state_dir: Path,
         audit: Audit,
         clock: Callable[[], datetime],
-        writing: Callable[[float], AbstractContextManager[Writer]],
+        writing: Callable[[], AbstractContextManager[Writer]],
     ) -> None:
         self._specs = {spec.name: spec for spec in config.certificates}
         self._by_hand = frozenset(
@@ -71,11 +71,12 @@ class Restoration:
         files = self._archive.load(name, generation)
         return None if self._is_by_hand(name, files) else self._generations.judged(name, generation, files)
 
-    def restore(self, name: str, generation: str | None, patience: float, *, dry_run: bool) -> list[str]:
+    def restore(self, name: str, generation: str | None, *, dry_run: bool) -> list[str]:
         """Put a generation of the archive back, by default the newest good one that is not there now. Return a sentence
         for each file, and for each generation that was passed over.
 
-        Raises RefusedError where none is good, or the named one is not, and CertmondError.
+        Raises RefusedError where none is good, or the named one is not, BusyError while somebody else is writing, and
+        CertmondError.
         """
         if self._is_by_hand(name, ()):
             raise WriteError(_never(name))
@@ -98,7 +99,7 @@ class Restoration:
         if not changed:
             return [*passed, f"{name} is as in {chosen.generation.id} already"]
         if not dry_run:
-            self._put_back(name, chosen, changed, present, patience)
+            self._put_back(name, chosen, changed, present)
         return said
 
     def _put_back(
@@ -107,7 +108,6 @@ class Restoration:
         chosen: _Candidate,
         changed: Sequence[ArchivedFile],
         present: Mapping[str, bytes | None],
-        patience: float,
     ) -> None:
         form = self._generations.form(name, chosen.files)
         changes: list[Change] = [
@@ -125,7 +125,7 @@ class Restoration:
         def keep() -> None:
             self._archive.store(name, replaced, self._clock(), {"detail": f"replaced by {generation}"})
 
-        with self._writing(patience) as writer:
+        with self._writing() as writer:
             self._audit.note(Event.STEP_BEGUN, self._clock(), f"{name}: {generation} is put back", fields=fields)
             try:
                 writer.commit(changes, verify=verify, before_rename=keep)

@@ -34,6 +34,7 @@ from certmond.host.change import (
     size,
     started,
 )
+from certmond.host.node_lock import WRITING, Holder, name_holder, writer_of
 from certmond.host.place import Directories, Place, blaming, opened, sentence
 from certmond.host.record import Entry, Record, Records, State, staged_name
 from certmond.host.recovery import Outcome, Recovery, damaged, elsewhere, pending, settle, undo
@@ -70,12 +71,13 @@ class Transactions:
             make_directory(self._state_dir)
             refuse_exposed(self._state_dir)
             make_directory(records)
-        with blaming(str(self._state_dir / ".lock")):
+        with blaming(str(self._state_dir / WRITING)):
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            lock = os.open(self._state_dir / ".lock", flags, 0o600)
+            lock = os.open(self._state_dir / WRITING, flags, 0o600)
         try:
-            with blaming(str(self._state_dir / ".lock"), "locked"):
+            with blaming(str(self._state_dir / WRITING), "locked"):
                 self._take(lock, timeout)
+            name_holder(lock)
             refuse_unfit(self._state_dir)
             with ExitStack() as held:
                 with blaming(str(records)):
@@ -84,8 +86,7 @@ class Transactions:
         finally:
             os.close(lock)
 
-    @staticmethod
-    def _take(lock: int, timeout: float) -> None:
+    def _take(self, lock: int, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         while True:
             try:
@@ -93,7 +94,9 @@ class Transactions:
                 return
             except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    raise BusyError("another certmond is writing on this node; try again when it is done") from None
+                    writer = writer_of(self._state_dir) or Holder(0)
+                    fact = f"{writer} is writing on this node"
+                    raise BusyError(f"{fact}; try again when it is done (`{writer.remedy}` shows it)") from None
             time.sleep(_POLL)
 
 

@@ -43,7 +43,7 @@ class Kept(One):
         return self.at(PAIR["path"]).read_bytes(), self.at(PAIR["key"]).read_bytes()
 
     def restore(self, generation: str | None = None, *, dry_run: bool = False) -> list[str]:
-        return self.restoration().restore("leaf", generation, 0, dry_run=dry_run)
+        return self.restoration().restore("leaf", generation, dry_run=dry_run)
 
     def worth(self, generation: str) -> tuple[Worth, str]:
         found = self.restoration().verdict("leaf", generation)
@@ -79,8 +79,8 @@ def test_the_torn_pair_that_was_repaired_does_not_come_back(tmp_path: Path, form
     assert [outcome.result for outcome in host.executor().execute(made)] == ["done"], first
     name = next((host.state / "archive").iterdir()).name
     _, newest = Archive(host.state).ids(name)
-    said = host.restoration().restore(name, None, 0, dry_run=True)
-    assert said == host.restoration().restore(name, None, 0, dry_run=False)
+    said = host.restoration().restore(name, None, dry_run=True)
+    assert said == host.restoration().restore(name, None, dry_run=False)
     assert said[0].startswith(f"{newest} is passed over: it is broken: ")
     assert all("is put back as it was before" in each for each in said[1:])
     assert host.belongs_together()
@@ -88,7 +88,7 @@ def test_the_torn_pair_that_was_repaired_does_not_come_back(tmp_path: Path, form
     if "kubelet" not in form:  # the kubelet's dated files stay where they are
         assert set(now_there.values()) == before
     with pytest.raises(RefusedError, match=f"^{newest} of {name} is not put back: it is broken: "):
-        host.restoration().restore(name, newest, 0, dry_run=False)
+        host.restoration().restore(name, newest, dry_run=False)
     assert host.contents() == now_there
     assert torn not in now_there.values()
 
@@ -266,7 +266,7 @@ def test_a_ca_is_not_judged(host: Kept) -> None:
     assert host.restoration().verdict("old-name", generation) is None
     for asked in (None, generation):
         with pytest.raises(WriteError, match="which is never put back from the archive"):
-            host.restoration().restore("old-name", asked, 0, dry_run=False)
+            host.restoration().restore("old-name", asked, dry_run=False)
 
 
 def test_the_command_shows_what_is_good(host: Kept) -> None:

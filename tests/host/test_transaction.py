@@ -785,9 +785,10 @@ def test_directory_swapped_for_a_symlink(host: Host) -> None:
 
 
 def test_busy(host: Host) -> None:
-    """While one writes, another is told so after the time it was ready to wait, and nobody after that."""
+    """While one writes, another is told who that is after the time it was ready to wait, and nobody after that."""
+    who = rf"^another command \(process {os.getpid()}\) is writing on this node; .*\(`ps -fp {os.getpid()}` shows it\)$"
     with host.transactions.lock():
-        with pytest.raises(BusyError, match="another certmond is writing"), host.transactions.lock(0.1):
+        with pytest.raises(BusyError, match=who), host.transactions.lock(0.1):
             pass
         with pytest.raises(BusyError), Transactions(str(host.root), host.state).lock():
             pass
@@ -1120,7 +1121,7 @@ def test_order_on_the_disk(host: Host) -> None:
     calls = [stop.removeprefix("entry ") for stop in record(commit) if stop.startswith("entry ")]
     staging = ["openat", "write", "fchown", "fsync", "fchmod", "fsync"]
     assert calls == [
-        "mkdir", "mkdir", "openat",  # the state directory is there; the lock
+        "mkdir", "mkdir", "openat", "ftruncate", "pwrite64",  # the state directory; the lock, and whose it is
         "unlinkat", "unlinkat",  # may these be replaced? Asked as rmdir, which no file obeys
         "openat", "write", "fsync", "renameat", "fsync",  # announced
         *staging, *staging, "fsync",  # staged, and their directory
