@@ -281,6 +281,12 @@ class Enforcer:
         changing = frozenset([family]) if family and not left.frozen else frozenset[str]()
         return self._with_restarts(made, assessment, around, Caution(hold, unmade, changing, now.healing))
 
+    def asks_again(self, step: Step) -> datetime | None:
+        """Return when a signer that has not decided wants to be asked again; None where any time will do."""
+        attempt = self._ledger.attempts().get((step.target, step.path))
+        of_api = isinstance(step, Issue) and policy_of(self._config).signers.get(step.signer) == "csr"
+        return attempt.wait_until if attempt and not of_api else None
+
     def foresee(self, assessment: Assessment, around: Surroundings | None = None) -> Plan:
         """The steps as far as what is seen alone tells them: for who only observes."""
         made = plan(assessment, policy_of(self._config), self._ledger.attempts(), Circumstances())

@@ -102,10 +102,10 @@ class Handover:
         waited: Holder | None = None
         begun = end = datetime.now(UTC)
         while True:
-            self._follow({self._real(self._state_dir): frozenset({WRITING, ACTING})})
             try:
                 return act()
             except BusyError:
+                self._follow({self._real(self._state_dir): frozenset({WRITING, ACTING})})
                 writer = writer_of(self._state_dir) or Holder(0)
                 acts = self._acts(writer)
                 if writer != waited:
@@ -130,8 +130,10 @@ class Handover:
         self._follow({**interest, **records_of(self._state_dir)})
         self._events.wait(until, at_most=at_most)
 
-    def look_begins(self) -> None:
-        """What has changed up to now is looked at now."""
+    def look_begins(self, interest: Interest | None = None) -> None:
+        """What has changed up to now is looked at now. What changes from now on, of `interest` too, ends a pause."""
+        if interest is not None:
+            self._follow({**interest, **records_of(self._state_dir)})
         self._events.forget()
 
     # What the acting process does

@@ -30,8 +30,13 @@ if TYPE_CHECKING:
     from certmond.pki.steps import Held, Plan, Write
     from certmond.wait import Progress
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 8.0
-"""Seconds between the first two questions to a signer that has not decided, and the most between two later ones."""
+_FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=1), timedelta(seconds=8)
+"""Between the first two questions to a signer that may be asked at any time, and the most between two later ones."""
+
+
+def _patience(context: click.Context, parameter: click.Parameter, value: str) -> timedelta:
+    """Return the duration, which may be none here."""
+    return timedelta() if value == "0s" else length(context, parameter, value)
 
 
 @click.command()
@@ -41,7 +46,11 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 8.0
 @click.option("--dry-run", is_flag=True, help="Only show what would be done")
 @click.option("--no-restart", is_flag=True, help="Restart nothing afterwards, only say what still uses the old ones")
 @click.option(
-    "--timeout", callback=length, default="30s", show_default=True, help="How long to wait for a signer's decision"
+    "--timeout",
+    callback=_patience,
+    default="30s",
+    show_default=True,
+    help="How long to wait for a signer's decision; 0s: not at all",
 )
 @output_option
 @click.pass_context
@@ -220,26 +229,57 @@ def _carry_out(enforcer: Enforcer, handover: Handover, made: Plan, *, quiet: boo
 def _decided(
     enforcer: Enforcer, handover: Handover, progress: Progress, outcomes: tuple[Outcome, ...], timeout: timedelta
 ) -> tuple[Outcome, ...]:
-    """Return the outcomes, of which those that a signer has not decided yet were asked for again until `timeout`."""
+    """Return the outcomes, of which those that a signer has not decided yet were asked for again until `timeout`.
+
+    A helper is asked when it said, and the Kubernetes API after a pause. What somebody else has put in place meanwhile
+    is not asked for again.
+    """
     begun = datetime.now(UTC)
     end, pause = begun + timeout, _FIRST_PAUSE
-    while waiting := {(each.step.target, each.step.path): each for each in outcomes if each.result == "waiting"}:
+    handover.look_begins(enforcer.interest)
+    again = _asked_again(enforcer, outcomes, pause)
+    while waiting := {_place(each): each for each in outcomes if each.result == "waiting"}:
         for each in waiting.values():
             reason, _, remedy = each.message.partition("; ")
             progress.wait(f"{each.step.target}: {reason}", remedy, until=end, since=begun)
         if datetime.now(UTC) >= end:
             break
-        handover.pause(end, {}, at_most=pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
+        handover.pause(min(end, *again.values()), enforcer.interest)
+        handover.look_begins(enforcer.interest)
         assessment, around = enforcer.see()
-        made = enforcer.plan(assessment, frozenset(target for target, _ in waiting), around)
-        left = replace(made, steps=tuple(step for step in made.writes if (step.target, step.path) in waiting))
-        later = {
-            (each.step.target, each.step.path): each
-            for each in handover.patiently(partial(enforcer.executor.execute, left))
-        }
-        outcomes = tuple(later.get((each.step.target, each.step.path), each) for each in outcomes)
+        later = {place: there for place, each in waiting.items() if (there := _there(each, assessment))}
+        now = datetime.now(UTC)
+        if due := {place for place in waiting.keys() - later.keys() if again[place] <= now}:
+            made = enforcer.plan(assessment, frozenset(target for target, _ in due), around)
+            left = replace(made, steps=tuple(step for step in made.writes if (step.target, step.path) in due))
+            asked = handover.patiently(partial(enforcer.executor.execute, left))
+            later |= {_place(each): each for each in asked}
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            again |= _asked_again(enforcer, asked, pause)
+        outcomes = tuple(later.get(_place(each), each) for each in outcomes)
     return outcomes
+
+
+def _place(outcome: Outcome) -> tuple[str, str]:
+    return outcome.step.target, outcome.step.path
+
+
+def _asked_again(enforcer: Enforcer, outcomes: Iterable[Outcome], pause: timedelta) -> dict[tuple[str, str], datetime]:
+    """When each signer that has not decided is asked again, by the place of the certificate."""
+    soon = datetime.now(UTC) + pause
+    return {_place(each): enforcer.asks_again(each.step) or soon for each in outcomes if each.result == "waiting"}
+
+
+def _there(waiting: Outcome, assessment: Assessment) -> Outcome | None:
+    """That another process, as the daemon, has put a certificate in place of the one that was to be replaced."""
+    from certmond.pki.steps import Issue
+
+    step, status = waiting.step, assessment.by_identity.get(_place(waiting))
+    if not (isinstance(step, Issue) and step.old and status and status.certificate and status.key_matches):
+        return None
+    if status.stale or status.certificate.sha256 == step.old.sha256:
+        return None
+    return replace(waiting, result="done", message=f"{step.path} was replaced meanwhile", issued=status.certificate)
 
 
 def _tell_outcomes(outcomes: tuple[Outcome, ...], *, quiet: bool) -> None:

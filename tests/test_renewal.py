@@ -1087,7 +1087,7 @@ def test_renew_exits_by_what_became_of_it(waiting: tuple[Host, Helper]) -> None:
     assert done.returncode == 2
     assert re.search("^failed: apiserver: .*you are not known here", done.stderr)
     helper.answers(5, "1\ncookie\n")
-    done = certmond(host, "renew", "apiserver")
+    done = certmond(host, "renew", "apiserver", "--timeout", "0s")
     assert done.returncode == 1
     assert done.stderr.startswith("waiting: apiserver: the helper")
     helper.answers(0)

@@ -104,3 +104,70 @@ def test_a_request_that_nobody_decides_is_waited_for_as_long_as_asked(asking: As
     with asking.renew() as command:
         assert command.wait(DEADLINE) == 0
     assert asking.api.calls.count("POST /") == 1
+
+
+class Helped(Asking):
+    """A node whose certificate is signed by a helper, which notes each question and answers what `says` has."""
+
+    def __init__(self, place: Path, api: ApiServer) -> None:
+        super().__init__(place, api)
+        self.helper = place / "helper"
+        self.helper.write_text(f"#!/bin/sh\necho $CERTMONGER_OPERATION >>{place}/calls\n. {place}/says\n")
+        self.helper.chmod(0o755)
+        config = yaml.safe_load((place / "config.yaml").read_text())
+        config["signers"] = [{"name": "api", "kind": "command", "command": [str(self.helper)]}]
+        (place / "config.yaml").write_text(yaml.safe_dump(config))
+
+    def says(self, seconds: int) -> None:
+        """It has not decided, and wants to be asked again after so many seconds."""
+        (self.place / "says").write_text(f"echo {seconds}\necho cookie\nexit 5\n")
+
+    def calls(self) -> list[str]:
+        return (self.place / "calls").read_text().split()
+
+
+@pytest.fixture
+def helped(tmp_path: Path) -> Iterator[Helped]:
+    (tmp_path / "node").mkdir()
+    with ApiServer(tmp_path) as api:
+        yield Helped(tmp_path / "node", api)
+
+
+def test_a_helper_is_asked_again_when_it_said(helped: Helped) -> None:
+    """A helper that wants to be asked after an hour is asked once, however long `--timeout` is: what the command itself
+    writes in its directory is no reason.
+    """
+    helped.says(3600)
+    with helped.renew("--timeout", "3s") as command:
+        _, told = command.communicate(timeout=DEADLINE)
+    assert command.returncode == 1
+    assert told.startswith("waiting: app: the helper ")
+    assert helped.calls() == ["SUBMIT"]
+
+
+def test_a_helper_is_asked_no_more_often_than_it_said(helped: Helped) -> None:
+    """In three seconds a helper that wants a second between two questions has three at most after the first."""
+    helped.says(1)
+    with helped.renew("--timeout", "3s") as command:
+        assert command.wait(DEADLINE) == 1
+    assert helped.calls()[:2] == ["SUBMIT", "POLL"]
+    assert len(helped.calls()) <= 1 + 3
+
+
+def test_what_another_process_has_put_in_place_ends_the_wait(helped: Helped) -> None:
+    """While a helper is waited for, somebody else, as the daemon, puts a certificate in place: the command sees it at
+    once, asks nobody again, and ends with 0.
+    """
+    helped.says(3600)
+    with helped.renew("--timeout", "10m") as command:
+        helped.waits(command)
+        now = datetime.now(UTC)
+        made = make_leaf(helped.api.ca, "app", not_before=now - DAY, not_after=now + 200 * DAY)
+        for name, content in (("app.key", made.key_pem), ("app.crt", made.pem)):
+            (helped.place / "staged").write_bytes(content)
+            (helped.place / "staged").chmod(0o600)
+            (helped.place / "staged").rename(helped.place / name)
+        said, told = command.communicate(timeout=DEADLINE)
+    assert (command.returncode, told) == (0, ""), said
+    assert helped.calls() == ["SUBMIT"]
+    assert (helped.place / "app.crt").read_bytes() == made.pem
