@@ -22,6 +22,7 @@ from certmond.host.node_lock import ACTING, WRITING, is_held
 from certmond.host.transaction import Transactions
 from tests.builders import make_ca, make_server
 from tests.daemon_harness import DEADLINE, Running, running
+from tests.sleeping import asleep, needs_poll
 
 DAY = timedelta(days=1)
 
@@ -196,6 +197,7 @@ WRITERS = (
 )
 
 
+@needs_poll
 @pytest.mark.parametrize("words", WRITERS, ids=" ".join)
 def test_what_writes_waits_for_a_daemon_that_is_writing(home: Home, words: tuple[str, ...]) -> None:
     """However long the daemon writes, longer also than a command waits for another one: it is named with the instant
@@ -208,6 +210,7 @@ def test_what_writes_waits_for_a_daemon_that_is_writing(home: Home, words: tuple
             with home.command(*words, patient=False) as second:
                 second.until(f"waiting: the daemon (process {daemon.process.pid}) is writing on this node (since ")
                 assert second.lines[-1].endswith(" UTC; to end it: certmond status)")
+                asleep(second.process.pid, 20_000)
                 end()
                 assert second.end() == 0, second.lines
             assert first.end() in {0, 2}, first.lines  # what it renewed may be replaced again by now

@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -29,8 +28,9 @@ from certmond.pki.encoding import decode
 from certmond.pki.rotation import Mode, Phase, Rotation, abort
 from tests.builders import DAY, Issued, make_intermediate, make_leaf, make_server, reissue
 from tests.conftest import unavailable
-from tests.daemon_harness import DEADLINE, Running
+from tests.daemon_harness import Running
 from tests.rotating_node import RotatingNode, kubeconfig, root_ca, secret_lines
+from tests.sleeping import asleep, needs_poll
 from tests.tracing import kill_at, record
 
 STOPS, SHARES = 24, 2
@@ -1248,8 +1248,11 @@ def test_no_key_is_told(quick: Path) -> None:
 
 
 @pytest.mark.slow
+@needs_poll
 def test_a_command_that_waits_for_an_instant_looks_at_nothing(quick: Path) -> None:
-    """While both CAs are trusted, `rotate` has said until when, and sleeps: it takes no processor."""
+    """While both CAs are trusted, `rotate` has said until when, and sleeps until then or for minutes, and nothing wakes
+    it.
+    """
     node, new = RotatingNode(quick / "place", hurried=False, root_ca={"overlap": "10m"}), root_ca()
     node.stage(new)
     with subprocess.Popen(
@@ -1263,18 +1266,6 @@ def test_a_command_that_waits_for_an_instant_looks_at_nothing(quick: Path) -> No
             said = next(line for line in iter(command.stdout.readline, "") if line.startswith("waiting: [trust] "))
             assert "both CAs are trusted until " in said
             assert said.endswith("; to end it: certmond root-ca abort)\n")
-            asleep_for_good(command.pid)
+            asleep(command.pid, 60_000)
         finally:
             command.kill()
-
-
-def asleep_for_good(process: int) -> None:
-    """Wait until none of its threads has been given a processor in five seconds: who looks every two has been."""
-    end, before = time.monotonic() + DEADLINE, ""
-    while True:
-        now = "".join(sorted(path.read_text() for path in Path(f"/proc/{process}/task").glob("*/schedstat")))
-        if now == before:
-            return
-        assert time.monotonic() < end, "it is given a processor again and again"
-        before = now
-        signal.sigtimedwait([], 5)

@@ -1,0 +1,35 @@
+"""Whether a process sleeps: what the kernel says of its main thread."""
+
+from __future__ import annotations
+
+import platform
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.daemon_harness import DEADLINE
+
+_POLL = "7"
+"""poll(2) in /proc/PID/syscall; its third argument is for how many milliseconds it waits."""
+
+needs_poll = pytest.mark.skipif(platform.machine() != "x86_64", reason="poll(2) has another number here, or is none")
+
+
+def asleep(process: int, milliseconds: int) -> None:
+    """Wait until its main thread waits in poll(2) for longer than that, and is in that very call a second later.
+
+    Who looks every so often waits for a shorter time, and who is woken by what it does itself is given a processor
+    again. The other threads may be: each mount on the host wakes the one that follows the mount table.
+    """
+    end, before = time.monotonic() + DEADLINE, ""
+    thread = Path(f"/proc/{process}/task/{process}")
+    while True:
+        call = (thread / "syscall").read_text().split()
+        now = (thread / "schedstat").read_text()
+        if call[0] == _POLL and int(call[3], 16) > milliseconds and now == before:
+            return
+        assert time.monotonic() < end, f"it waits in {call}, or is given a processor again and again"
+        before = now
+        signal.sigtimedwait([], 1)
