@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from certmond.enforce import Enforcer
@@ -21,7 +20,7 @@ from certmond.pki.entry_share import in_turn
 from certmond.pki.holding import Surroundings
 from certmond.pki.mismatch import REPAIR_WAIT
 from certmond.pki.quota import Budget, Omissions, Quota
-from certmond.pki.steps import Issue, Plan, Restart, Write
+from certmond.pki.steps import Issue, Plan, Write
 
 BUSY_INTERVAL, FAILURE_INTERVAL = 2.0, 60.0
 """Seconds until a plan is made again while somebody else is writing, or where a signer has not decided yet, after which
@@ -229,7 +228,7 @@ class Acting:
             return False
         try:
             self._enforcer.keep_former(*self._seen)
-            progress = self._enforcer.restart(_without_unfinished(self.plan), *self._seen)
+            progress = self._enforcer.restart(self.plan.restartable, *self._seen)
         except CertmondError:
             raise
         except Exception as error:  # noqa: BLE001 - a defect of ours in a restart must not keep renewals from their turn
@@ -261,12 +260,6 @@ class Acting:
             self._journal.tell(Event.STEP_FAILED, f"a rotation: {defect(error)}", "error")
             self.retry_at = time.monotonic() + FAILURE_INTERVAL
             return False
-
-
-def _without_unfinished(plan: Plan) -> Plan:
-    """The plan without the restarts of services for which it still writes files."""
-    waiting = {service for step in plan.writes if isinstance(step, Issue) for service in step.restarts}
-    return replace(plan, steps=tuple(s for s in plan.steps if not (isinstance(s, Restart) and s.target in waiting)))
 
 
 def _mark(step: Write) -> tuple[type, str, str]:

@@ -18,15 +18,15 @@ from certmond.handover import Handover
 from certmond.pki.assess import Assessment
 from certmond.pki.holding import Surroundings
 from certmond.pki.rotation import Rotation
-from certmond.pki.steps import Plan
+from certmond.pki.steps import Plan, Write
 from certmond.wait import Progress
 from certmond.writing import FAILED
 
 _RETRY = timedelta(seconds=1)
-"""Between two tries of a step that failed: each is a line of the audit trail."""
+"""Between two tries of a step while another process is writing."""
 _UNSEEN = 2.0
-"""Seconds until the node is looked at again for what no file tells, as that a service is well; then twice as many each
-time, and `_SELDOM` at most.
+"""Seconds until the node is looked at again for what no file tells, as that a service is well or a file can be written;
+then twice as many each time, and `_SELDOM` at most.
 """
 _SELDOM, _LONGEST = 30.0, 300.0
 
@@ -49,7 +49,7 @@ def carry_on(enforcer: Enforcer, handover: Handover, progress: Progress, *, back
     """
     told: Any = None
     rotation: Rotation | None = None
-    unseen = _UNSEEN
+    unseen, begun = _UNSEEN, set[str]()
     while True:
         handover.look_begins()
         assessment, around = enforcer.see()
@@ -65,7 +65,7 @@ def carry_on(enforcer: Enforcer, handover: Handover, progress: Progress, *, back
             click.echo("done")
             return 0
         with handover.turn() as ours:
-            done = _one_step(enforcer, progress, assessment, around) if ours else _Done()
+            done = _one_step(enforcer, progress, assessment, around, begun) if ours else _Done()
         if not ours:
             if frozen := enforcer.standing.lacks(assessment).frozen:
                 progress.tell(f"[{rotation.phase}] {frozen}")
@@ -86,20 +86,29 @@ def carry_on(enforcer: Enforcer, handover: Handover, progress: Progress, *, back
             handover.pause(done.until, enforcer.interest, at_most=_LONGEST if settled else unseen)
 
 
-def _one_step(enforcer: Enforcer, progress: Progress, assessment: Assessment, around: Surroundings) -> _Done:
-    """Make the next step of the rotation, or of what it needs."""
+def _one_step(
+    enforcer: Enforcer, progress: Progress, assessment: Assessment, around: Surroundings, begun: set[str]
+) -> _Done:
+    """Make the next step of the rotation, or of what it needs. A file that cannot be written keeps no restart and no
+    other decision from its turn. `begun` are the steps that were told since the last one succeeded.
+    """
+    unwritten: str | None = None
     try:
         enforcer.keep_former(assessment, around)
         made = enforcer.plan(assessment, around=around)
         if made.writes:
-            return _written(enforcer, progress, made)
-        step = enforcer.restart(made, assessment, around)
+            unwritten = _unwritten(enforcer, progress, made, begun)
+            if unwritten is None:
+                return _Done(None, datetime.now(UTC))
+        step = enforcer.restart(made.restartable, assessment, around)
         if step and step.until is None:
             return _Done(f"{step.service}: {step.message}")
         if said := enforcer.rotate(assessment, around, made):  # which a restart that waits may not concern
             return _Done(said, datetime.now(UTC))
     except BusyError as error:
         return _Done(str(error), datetime.now(UTC) + _RETRY, waits=True)
+    if unwritten:  # which a person has to see to, whatever else is waited for
+        return _Done(unwritten, step.until if step else enforcer.rotating.until, waits=True)
     if step:
         return _Done(f"{step.service}: {step.message}", step.until, waits=True)
     if frozen := enforcer.standing.lacks(assessment).frozen:
@@ -108,9 +117,19 @@ def _one_step(enforcer: Enforcer, progress: Progress, assessment: Assessment, ar
     return _Done(waits[0] if waits else None, enforcer.rotating.until, waits=True)
 
 
-def _written(enforcer: Enforcer, progress: Progress, made: Plan) -> _Done:
-    """Make the steps that change files. One that fails is tried again after a moment."""
-    outcomes = enforcer.executor.execute(made, tell=lambda step: progress.tell(f"  {step.target}: {step.detail}"))
-    failed = next((each for each in outcomes if each.result == "failed"), None)
-    now = datetime.now(UTC)
-    return _Done(failed.message, now + _RETRY) if failed else _Done(None, now)
+def _unwritten(enforcer: Enforcer, progress: Progress, made: Plan, begun: set[str]) -> str | None:
+    """Make the steps that change files. Return why there is nothing new to look at: the first of them that was not
+    done, where none was.
+    """
+
+    def tell(step: Write) -> None:
+        line = f"  {step.target}: {step.detail}"
+        if line not in begun:
+            progress.tell(line)
+        begun.add(line)
+
+    outcomes = enforcer.executor.execute(made, tell=tell)
+    if any(each.result == "done" for each in outcomes):
+        begun.clear()
+        return None
+    return next((each.message for each in outcomes), None)

@@ -7,7 +7,7 @@ Owns the shapes that the planner hands to whoever prints or carries out; a new t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -214,3 +214,10 @@ class Plan:
     def writes(self) -> tuple[Write, ...]:
         """The steps that change files: they come first, all of them."""
         return tuple(step for step in self.steps if not isinstance(step, Restart))
+
+    @property
+    def restartable(self) -> Plan:
+        """The plan without the restarts of services for which it still writes files."""
+        waiting = {service for step in self.writes if isinstance(step, Issue) for service in step.restarts}
+        steps = (step for step in self.steps if not (isinstance(step, Restart) and step.target in waiting))
+        return replace(self, steps=tuple(steps))

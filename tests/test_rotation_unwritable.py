@@ -1,0 +1,62 @@
+"""A rotation by a command alone, on a node where a file cannot be written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import unavailable
+from tests.daemon_harness import DEADLINE
+from tests.rotating_node import RotatingNode, root_ca
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can mount"),
+]
+
+
+@contextmanager
+def mounted(path: Path) -> Iterator[None]:
+    """The file is a mount point of its own, so that no other can take its place."""
+    if subprocess.run(["mount", "--bind", path, path], capture_output=True, check=False).returncode:
+        unavailable("no file can be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def test_a_file_that_cannot_be_written_keeps_no_restart_from_its_turn(tmp_path: Path) -> None:
+    """While a kubeconfig cannot be given both CAs, a service that uses other files is restarted. The command says once
+    what it waits for, with the command that ends the wait, and ends with 0 once the file can be written.
+    """
+    node, new = RotatingNode(tmp_path / "place", served=True, hurried=False), root_ca()
+    node.stage(new)
+    with mounted(node.files / "user.conf"):
+        command = subprocess.Popen(
+            node.command("root-ca", "rotate"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert command.stdout
+        lines = list[str]()
+        for line in command.stdout:
+            lines.append(line)
+            if line.startswith("[trust] web: web was restarted") or "web has taken up" in line:
+                break
+    try:
+        said, _ = command.communicate(timeout=DEADLINE)
+    finally:
+        command.kill()
+    lines += said.splitlines(keepends=True)
+    text = "".join(lines)
+    assert command.returncode == 0, text
+    waits = [line for line in lines if line.startswith("waiting: [trust] ") and "could not be written" in line]
+    assert waits, text
+    assert all(line.endswith("; to end it: certmond root-ca abort)\n") for line in waits)
+    assert lines.count(f"  user.conf: {node.files}/user.conf is to trust the former CA and the new CA\n") <= 2, text
+    assert node.unwell(new) == []
