@@ -25,11 +25,12 @@ _QUIET = 0.05
 
 STATUS = "certmond status"
 """The command that shows more of a wait that nobody has to end."""
+_SHOWS = (STATUS, "ps ")
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """What is waited for, since when, until when where time ends it, and the command that ends it, or `STATUS`."""
+    """What is waited for, since when, until when where time ends it, and the command that ends it or shows more."""
 
     reason: str
     since: datetime
@@ -38,7 +39,7 @@ class Wait:
 
     def __str__(self) -> str:
         until = f", until {_clock(self.until)}" if self.until else ""
-        purpose = "to see more" if self.remedy == STATUS else "to end it"
+        purpose = "to see more" if self.remedy.startswith(_SHOWS) else "to end it"
         remedy = f"; {purpose}: {self.remedy}" if self.remedy else ""
         return printable(f"waiting: {self.reason} (since {_clock(self.since)}{until}{remedy})")
 
