@@ -116,7 +116,9 @@ def changes(before: CertificateStatus | None, after: CertificateStatus | None) -
         yield from _replaced(before, after)
         yield from _findings(before, after)
     elif before is not None:
-        message = f"{before.seen.path} is no longer there"
+        path, held = before.seen.path, before.certificate
+        gone = f"no longer holds {held.subject} (serial {held.serial:x})" if held else "is no longer there"
+        message = f"{path} {gone}"
         yield Change(Event.CERTIFICATE_GONE, message, "info", _fields(before))
         for item in before.findings:
             yield _cleared(before, item)

@@ -154,3 +154,19 @@ def test_files_that_come_and_go_under_new_names_leave_nothing_behind() -> None:
     walk.rest(LONG)
     assert walk._changes._owed == {}
     assert walk.log.standing == set()
+
+
+def test_what_is_gone_from_a_file_that_stays_is_named_by_its_certificate() -> None:
+    """Of two CAs in one file, one may go, and the file stays: the entry says which certificate the file no longer
+    holds, and does not say that the file is gone. Where the file never held one, it is the file that is gone.
+    """
+    spec = CertificateSpec.model_validate({"name": "ca", "path": "/ca.crt"})
+    first, second = (
+        Observation(f"ca{n}", spec, "/ca.crt", (leaf.facts,)) for n, leaf in zip(("", "#2"), LEAVES, strict=True)
+    )
+    before, empty = assess(Inventory((first, second)), NOW), assess(Inventory((seen("a", "broken"),)), NOW)
+    facts = LEAVES[1].facts
+    (gone,) = (each for each in changes(before.statuses[1], None) if each.event is Event.CERTIFICATE_GONE)
+    assert gone.message == f"/ca.crt no longer holds {facts.subject} (serial {facts.serial:x})"
+    messages = [each.message for each in changes(empty.statuses[0], None)]
+    assert messages[0] == "/a is no longer there"
