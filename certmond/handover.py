@@ -26,9 +26,9 @@ from certmond.host.rotation_record import RotationRecord
 from certmond.host.shared_records import records_of
 from certmond.host.watch import Interest
 from certmond.pki.restart import Episode, Past, Stage, Terms
-from certmond.pki.rotation import Rotation
+from certmond.pki.rotation import Rotation, may_be_aborted
 from certmond.restarting import state_of
-from certmond.wait import STATUS, Events, Progress
+from certmond.wait import Events, Progress
 
 PATIENCE = timedelta(seconds=30)
 """How long a command waits for another command that is writing."""
@@ -115,7 +115,7 @@ class Handover:
                     raise
                 self._tell_events(self._report())
                 until = None if acts else end
-                self._progress.wait(f"{writer} is writing on this node", writer.remedy, since=begun, until=until)
+                self._progress.wait(f"{writer} is writing on this node", since=begun, until=until, shows=writer.shows)
                 while is_held(self._state_dir, WRITING) and (acts or datetime.now(UTC) < end):
                     self._events.wait(until, at_most=_HEARD)
                     self._tell_events(self._report())
@@ -160,7 +160,7 @@ class Handover:
                 self.tell_episode(episode)
             else:
                 names = ", ".join(sorted(left))
-                self._progress.wait(f"{report.holder} restarts {names} next", STATUS)
+                self._progress.wait(f"{report.holder} restarts {names} next")
             if self._changed((episode and (episode.service, episode.stage), report.planned, report.held.keys())):
                 return None
             self._events.wait(at_most=max(1.0, end - time.monotonic()))
@@ -187,16 +187,23 @@ class Handover:
     def tell_rotation_wait(self, rotation: Rotation, reason: str, more: int = 0) -> None:
         """Show what a phase waits for. Where time ends that, the reason has the instant."""
         others = f" (and {more} more)" if more > 0 else ""
-        remedy = "certmond root-ca abort" if not rotation.aborted else STATUS
-        self._progress.wait(f"[{rotation.phase}] {reason}{others}", remedy, since=rotation.since)
+        self._progress.wait(f"[{rotation.phase}] {reason}{others}", _way_back(rotation), since=rotation.since)
 
     def tell_episode(self, episode: Episode) -> None:
         """Show how far a restart is, and until when it is waited for."""
         until = episode.acted_at + self._terms.ready_within if episode.acted_at and not episode.good else None
-        names = " ".join(dict.fromkeys(target.name for target in episode.targets))
-        remedy = f"certmond archive restore {names}" if episode.trouble and names else STATUS
+        remedy = self._way_out(episode) if episode.trouble else ""
         said = "is being restarted" if episode.stage is Stage.ACT else state_of(episode)
         self._progress.wait(f"{episode.service}: {said}", remedy, until=until, since=episode.begun_at)
+
+    def _way_out(self, episode: Episode) -> str:
+        """The command that puts back what the service does not come up with; during a rotation its abort, because one
+        file of the former CA among those of the new one would only stop it.
+        """
+        if rotation := self._record_now():
+            return _way_back(rotation)
+        names = " ".join(dict.fromkeys(target.name for target in episode.targets))
+        return f"certmond archive restore {names}" if names else ""
 
     def _changed(self, seen: object) -> bool:
         """Whether this is another state than the one that was followed before."""
@@ -267,6 +274,10 @@ class Handover:
         """End to wait, and give this command's turn back."""
         self._events.close()
         self._command.release()
+
+
+def _way_back(rotation: Rotation) -> str:
+    return "certmond root-ca abort" if may_be_aborted(rotation) else ""
 
 
 def _document(path: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from certmond.pki.service_checks import no_longer_served
 from certmond.pki.steps import Held, Plan, Restart
 from certmond.restarting import Progress as Step
 from certmond.restarting import state_of
-from certmond.wait import STATUS, Progress
+from certmond.wait import Progress
 
 _RELOADED_WITHIN = timedelta(seconds=15)
 """How long those that read a certificate again by themselves are waited for."""
@@ -82,7 +82,7 @@ def _tell(handover: Handover, progress: Progress, enforcer: Enforcer, step: Step
     if episode and step.until and step.message == state_of(episode):
         handover.tell_episode(episode)
     elif step.message.startswith("waits for"):
-        progress.wait(f"{step.service}: {step.message}", STATUS)
+        progress.wait(f"{step.service}: {step.message}")
     else:
         progress.tell(f"{step.service}: {step.message}")
 

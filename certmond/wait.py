@@ -24,24 +24,25 @@ _QUIET = 0.05
 
 
 STATUS = "certmond status"
-"""The command that shows more of a wait that nobody has to end."""
-_SHOWS = (STATUS, "ps ")
+"""The command that shows what is going on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """What is waited for, since when, until when where time ends it, and the command that ends it or shows more."""
+    """What is waited for, since when, until when where time ends it, and the command of a person that ends it. Where
+    there is no such command, `remedy` is empty, and the line names the command that `shows` what is going on.
+    """
 
     reason: str
     since: datetime
     until: datetime | None = None
     remedy: str = ""
+    shows: str = STATUS
 
     def __str__(self) -> str:
         until = f", until {_clock(self.until)}" if self.until else ""
-        purpose = "to see more" if self.remedy.startswith(_SHOWS) else "to end it"
-        remedy = f"; {purpose}: {self.remedy}" if self.remedy else ""
-        return printable(f"waiting: {self.reason} (since {_clock(self.since)}{until}{remedy})")
+        remedy = f"to end it: {self.remedy}" if self.remedy else f"see: {self.shows}"
+        return printable(f"waiting: {self.reason} (since {_clock(self.since)}{until}; {remedy})")
 
 
 class Progress:
@@ -56,13 +57,21 @@ class Progress:
         if not self._quiet:
             click.echo(printable(line))
 
-    def wait(self, reason: str, remedy: str, *, until: datetime | None = None, since: datetime | None = None) -> None:
+    def wait(
+        self,
+        reason: str,
+        remedy: str = "",
+        *,
+        until: datetime | None = None,
+        since: datetime | None = None,
+        shows: str = STATUS,
+    ) -> None:
         """Print the wait if it is another than the one before. It counts from now where nothing says since when."""
         if self._waiting and self._waiting[0] == reason:
             return
         begun = since or datetime.now(UTC)
         self._waiting = reason, begun
-        self.tell(str(Wait(reason, begun, until, remedy)))
+        self.tell(str(Wait(reason, begun, until, remedy, shows)))
 
 
 class Events:

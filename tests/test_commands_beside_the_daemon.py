@@ -209,7 +209,7 @@ def test_what_writes_waits_for_a_daemon_that_is_writing(home: Home, words: tuple
             first.until("waiting: web: is being restarted (since ")
             with home.command(*words, patient=False) as second:
                 second.until(f"waiting: the daemon (process {daemon.process.pid}) is writing on this node (since ")
-                assert second.lines[-1].endswith(" UTC; to see more: certmond status)")
+                assert second.lines[-1].endswith(" UTC; see: certmond status)")
                 asleep(second.process.pid, 20_000)
                 end()
                 assert second.end() == 0, second.lines
@@ -229,7 +229,7 @@ def test_a_command_that_is_writing_is_waited_for_until_an_instant(home: Home, wo
     wait, said = command.lines[-2:]
     assert wait.startswith(f"waiting: another command (process {pid}) is writing on this node (since "), command.lines
     assert " UTC, until 2" in wait
-    assert wait.endswith(f" UTC; to see more: ps -fp {pid})")
+    assert wait.endswith(f" UTC; see: ps -fp {pid})")
     fact = f"certmond: another command (process {pid}) is writing on this node"
     assert said == f"{fact}; try again when it is done (`ps -fp {pid}` shows it)"
 

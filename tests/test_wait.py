@@ -13,16 +13,16 @@ AT = datetime(2026, 11, 27, 20, 0, tzinfo=UTC)
 
 
 def test_a_wait_is_told_when_its_reason_changes(capsys: pytest.CaptureFixture[str]) -> None:
-    """The line has the reason, since when, until when, and the command that ends it, or the one that shows more where
-    nobody has to end it; no reason is repeated.
+    """The line has the reason, since when, until when, and the command that ends it; where a person has nothing to do,
+    the command that shows what is going on. No reason is repeated.
     """
     progress = Progress()
     for until in (AT + timedelta(minutes=1), AT + timedelta(minutes=2)):
-        progress.wait("ill", "certmond plan", since=AT, until=until)
-    progress.wait("web is well", "certmond status", since=AT)
+        progress.wait("ill", "certmond renew web", since=AT, until=until)
+    progress.wait("web is well", since=AT)
     assert capsys.readouterr().out.splitlines() == [
-        "waiting: ill (since 2026-11-27 20:00:00 UTC, until 2026-11-27 20:01:00 UTC; to end it: certmond plan)",
-        "waiting: web is well (since 2026-11-27 20:00:00 UTC; to see more: certmond status)",
+        "waiting: ill (since 2026-11-27 20:00:00 UTC, until 2026-11-27 20:01:00 UTC; to end it: certmond renew web)",
+        "waiting: web is well (since 2026-11-27 20:00:00 UTC; see: certmond status)",
     ]
 
 
@@ -30,7 +30,7 @@ def test_nothing_is_told_where_a_document_is_asked_for(capsys: pytest.CaptureFix
     """With `-o json` standard output is the document alone."""
     progress = Progress(quiet=True)
     progress.tell("something")
-    progress.wait("something", "certmond status")
+    progress.wait("something")
     assert capsys.readouterr().out == ""
 
 

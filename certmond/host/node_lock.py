@@ -39,7 +39,7 @@ class Holder:
         return f"{'the daemon' if self.runtime_dir else 'another command'} (process {self.pid})"
 
     @property
-    def remedy(self) -> str:
+    def shows(self) -> str:
         """The command that shows what it does."""
         return f"ps -fp {self.pid}" if self.pid and not self.runtime_dir else "certmond status"
 

@@ -216,6 +216,11 @@ def may_turn_back(rotation: Rotation) -> bool:
     return rotation.phase in _MIRRORED and not (rotation.mode is Mode.REPLACE and rotation.phase is Phase.ISSUE)
 
 
+def may_be_aborted(rotation: Rotation) -> bool:
+    """Return whether `abort` leads it back to the former anchor."""
+    return may_turn_back(rotation) and not (rotation.aborted or rotation.found)
+
+
 def abort(rotation: Rotation, now: datetime) -> Rotation:
     """The way back: the same machine with old and new exchanged. Raises RotationError where there is none any more."""
     if rotation.over:

@@ -8,7 +8,19 @@ from itertools import pairwise
 import pytest
 
 from certmond.errors import RotationError
-from certmond.pki.rotation import Desired, Mode, Phase, Rotation, abort, begin, desired, flaw, following, sequence
+from certmond.pki.rotation import (
+    Desired,
+    Mode,
+    Phase,
+    Rotation,
+    abort,
+    begin,
+    desired,
+    flaw,
+    following,
+    may_be_aborted,
+    sequence,
+)
 from tests.builders import HOUR, NOW
 from tests.pki.rotation_node import NEW, OLD, PLANNED, STRANGER, at
 
@@ -143,6 +155,7 @@ def test_the_way_back_is_the_same_machine_with_old_and_new_exchanged(given: Rota
     its sequence, so that it goes on from there to the end.
     """
     now = NOW + HOUR
+    assert may_be_aborted(given)
     back = abort(replace(given, published=NOW, excluded=("gone",)), now)
     assert back == replace(
         given, id="r1-back", old=(N,), new=O, phase=phase, since=now, aborted=True, excluded=("gone",)
@@ -167,7 +180,8 @@ def test_the_way_back_is_the_same_machine_with_old_and_new_exchanged(given: Rota
     ],
 )  # fmt: skip
 def test_where_there_is_no_way_back_it_is_said_why(given: Rotation, said: str) -> None:
-    """And what to do instead."""
+    """And what to do instead. No command says before that an abort would lead back."""
+    assert not may_be_aborted(given)
     with pytest.raises(RotationError, match=said):
         abort(given, NOW)
 
