@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -76,6 +77,16 @@ def _asked(question: Question, at: datetime, limit: float | None) -> tuple[dict[
         return runner.run(ask())
 
 
+def _prepare(question: Question) -> None:
+    """Import what the look needs in the thread that asks for it. If two threads import asyncio and asyncio.subprocess
+    at the same time, each gets a module that is not complete, and no later import of asyncio succeeds in that process;
+    the client of the Kubernetes API begins with asyncio.subprocess.
+    """
+    if question.endpoints or question.health:
+        with suppress(OSError, ImportError):  # such as for want of descriptors: the look tries again, and tells it
+            from certmond.host import health, probe  # noqa: F401, PLC0415 - as in `_asked`
+
+
 def _same(seen: ServiceSeen, name: str, before: Live | None) -> ServiceSeen:
     """The start of an instance as it was reckoned first: each reckoning from the kernel's clock differs a little."""
     known = before.services.get(name) if before else None
@@ -105,6 +116,7 @@ class Lookout:
         """Have a look, after one that is under way; of several that wait, only the last is made. None is made while no
         thread is to be had: then that is what is seen.
         """
+        _prepare(question)
         with self._changed:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="lookout", daemon=True)

@@ -173,3 +173,32 @@ def test_a_process_ends_though_its_lookout_was_not_closed() -> None:
     script = "from certmond.host.look import Lookout, Question; Lookout(print).ask(Question())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=GENEROUS, check=True)
     assert done.stderr == b""
+
+
+_IMPORTS_BY_THREAD = """
+import sys, threading
+from importlib.abc import MetaPathFinder
+
+class Finder(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        print(threading.current_thread().name, name)
+
+sys.meta_path.insert(0, Finder())
+from certmond.host.look import Lookout, Question
+from certmond.pki.endpoint import Endpoint
+seen = threading.Event()
+lookout = Lookout(seen.set, 1)
+lookout.ask(Question(endpoints=(Endpoint("127.0.0.1", 1),), health={"http://127.0.0.1:1/": None}))
+seen.wait()
+lookout.close()
+"""
+
+
+def test_the_thread_that_looks_imports_no_package_that_another_thread_may_import() -> None:
+    """Python cannot import asyncio in one thread and asyncio.subprocess in another at the same time: both fail, and so
+    does every later import in the process. The client of the Kubernetes API begins with asyncio.subprocess.
+    """
+    run = subprocess.run([sys.executable, "-c", _IMPORTS_BY_THREAD], capture_output=True, text=True, check=True)
+    imported = [line.split()[1] for line in run.stdout.splitlines() if line.startswith("lookout ")]
+    assert [name for name in imported if name.partition(".")[0] in {"asyncio", "certmond", "concurrent"}] == []
+    assert "MainThread asyncio.subprocess" in run.stdout
