@@ -5,6 +5,7 @@ Owns the two shapes. It decides nothing.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
@@ -102,6 +103,9 @@ def unavoidable(document: dict[str, Any]) -> Iterator[str]:
         yield "if this is the only control plane, it is without these while they are restarted:"
     for (service, seconds, because), phases in found.items():
         yield f"  {service}, about {seconds} s in {', '.join(phases)}: it has to be restarted for {because}"
+    restarts = Counter(service for (service, *_), phases in found.items() for _ in phases)
+    if any(times > 1 for times in restarts.values()):
+        yield "  a second restart within ten minutes takes about 20 s more, a third about 45 s: the kubelet's back-off"
 
 
 def _time(instant: datetime | None) -> str | None:

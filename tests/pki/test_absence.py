@@ -41,7 +41,7 @@ def test_a_service_is_away_while_it_drains_and_until_it_serves_again() -> None:
 
 def test_it_is_told_with_the_file_that_makes_it_so() -> None:
     """In the document by phase, and in words with the phases of one service and file together; nothing where nothing is
-    restarted.
+    restarted. Where one is restarted more than once, the words say how much longer that takes if it is soon.
     """
     document = preview_document(PLANNED, FOUND, absences(FOUND, [STORE, API]), None)
     told = {each["phase"]: each["away"] for each in document["phases"]}
@@ -56,7 +56,10 @@ def test_it_is_told_with_the_file_that_makes_it_so() -> None:
         "if this is the only control plane, it is without these while they are restarted:",
         f"  store, about 2 s in trust: it has to be restarted for {ANCHOR}",
         f"  api, about 6 s in trust, distrust: it has to be restarted for {ANCHOR}",
+        "  a second restart within ten minutes takes about 20 s more, a third about 45 s: the kubelet's back-off",
     ]
+    once = preview_document(PLANNED, FOUND, absences(FOUND, [STORE]), None)
+    assert not [line for line in unavoidable(once) if "back-off" in line]
     assert list(unavoidable(preview_document(PLANNED, FOUND[:1], (), None))) == []
 
 
