@@ -111,7 +111,7 @@ class Rotating:
         if gate.waits:
             self._waits, self.until, self.settled = gate.waits, gate.until, True
             return None
-        return self._go_on(rotation, following(rotation, now), gate.told)
+        return self._go_on(rotation, following(rotation, self._clock()), gate.told)
 
     def _asked_again_at(self) -> datetime | None:
         """Ask the others, and return when to do so again; at the next `poll` where the node cannot tell how it stands,

@@ -1,0 +1,52 @@
+"""When a phase begins that a rotation goes on to: after all that keeps the former one has been asked."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from certmond.host.rotation_record import RotationRecord
+from certmond.pki.rotation import Mode, Phase, Rotation
+from certmond.pki.rotation_gates import Gate
+from certmond.rotating import Rotating
+from certmond.standing import Reach
+from tests.builders import NOW, make_ca
+
+ROTATION = Rotation("r1", "ca", Mode.OVERLAP, (make_ca().facts,), make_ca().facts, Phase.TRUST, NOW)
+TAKES = timedelta(minutes=5)
+
+
+def test_a_phase_begins_when_the_checks_of_the_cluster_are_over(tmp_path: Path) -> None:
+    """They may last for minutes: a certificate is signed, and workloads are restarted. The overlap of the next phase
+    counts from its beginning, and is not shorter by the time of the checks, in which nothing of the phase was done.
+    """
+    now = [NOW]
+
+    def clock() -> datetime:
+        return now[0]
+
+    def slow(*_: object) -> Gate:
+        now[0] += TAKES
+        return Gate()
+
+    record = RotationRecord(tmp_path)
+    (tmp_path / "rotation").mkdir()
+    record.save(ROTATION)
+    standing: Any = SimpleNamespace(
+        broken=None, elsewhere=None, rotation=ROTATION, own=ROTATION, back=None, ground=None,
+        followed=lambda: ROTATION, reach=lambda *_: Reach(ROTATION), report=lambda *_: None,
+    )  # fmt: skip
+    conductor: Any = SimpleNamespace(ask=lambda: None, gate=slow, publish=lambda _: None)
+    others: Any = SimpleNamespace(writing=nullcontext, conclude=lambda *_, **__: None)
+    look: Any = SimpleNamespace(taken_at=NOW)
+    rotating = Rotating(
+        others, others, standing, files=others, record=record, staging=others, conductor=conductor, audit=others,
+        clock=clock,
+    )  # fmt: skip
+    rotating.advance(look, look, look)
+    found = record.load()
+    assert found
+    assert (found.phase, found.since) == (Phase.ISSUE, NOW + TAKES)
