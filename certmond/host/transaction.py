@@ -96,7 +96,7 @@ class Transactions:
                 if time.monotonic() >= deadline:
                     writer = writer_of(self._state_dir) or Holder(0)
                     fact = f"{writer} is writing on this node"
-                    raise BusyError(f"{fact}; try again when it is done (`{writer.remedy}` shows it)") from None
+                    raise BusyError(f"{fact}; try again when it is done (`{writer.shows}` shows it)") from None
             time.sleep(_POLL)
 
 
