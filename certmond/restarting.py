@@ -189,7 +189,7 @@ class _Hand:
         )
         episode = Episode(
             name, step.targets, step.detail, self._now(), before=step.instance, well_before=self._well(name),
-            bystanders=bystanders,
+            bystanders=bystanders, asked=hands_over,
         )  # fmt: skip
         self._audit(Event.STEP_BEGUN, name, f"{name} is restarted: {step.detail}", cause=step.cause.value)
         if hands_over:
@@ -266,7 +266,7 @@ class _Hand:
 
     def _act_again(self, episode: Episode) -> Progress:
         """A further act, or the first by another process, which cannot know whether the one that was killed made it."""
-        if episode.attempt == 1 and (why := self.owner.turn.wait_for_others()):
+        if episode.attempt == 1 and (why := self.owner.turn.wait_for_others(asked=episode.asked)):
             return self._wait(episode.service, f"waits for its turn: {why}")
         episode = about_to_act(episode)
         self._remember(episode)

@@ -98,8 +98,10 @@ class TurnTaking:
         self._asked_again_at = 0.0
         self._lost: str | None = None
 
-    def wait_for_others(self) -> str | None:
-        """Why it is not this node's turn; None where it is."""
+    def wait_for_others(self, *, asked: bool = False) -> str | None:
+        """Return why it is not this node's turn; None where it is. A worker that is `asked` waits for none."""
+        if asked and isinstance(self._turn, Scattered):
+            return None
         self._fenced = True
         try:
             return self._turn.take()

@@ -8,7 +8,8 @@ from itertools import count
 
 import pytest
 
-from certmond.turns import Scattered
+from certmond.config import Config
+from certmond.turns import Scattered, TurnTaking
 
 SPREAD = timedelta(minutes=2)
 
@@ -70,3 +71,10 @@ def test_who_is_called_waits_for_no_moment_of_its_own() -> None:
     assert turn.take() is None
     called[0] = False
     assert turn.take() is not None
+
+
+def test_a_restart_that_a_command_asks_for_waits_for_no_moment() -> None:
+    """A worker restarts at once what a person asks for; what the daemon plans by itself waits for its moment."""
+    turns = TurnTaking(Scattered("worker-1", SPREAD, monotonic=lambda: 0.0), Config())
+    assert turns.wait_for_others(asked=True) is None
+    assert "the moment of this node" in str(turns.wait_for_others())

@@ -83,7 +83,7 @@ class Episode:
     `before` is the instance that the latest act was to end, `instances` are those seen since. `well_before` says which
     health addresses were well when it began. `attempt` counts the tries; the third is on the former files, which are
     there since `put_back_at`. `acts` counts what was recorded to be made: more than the tries where processes were
-    killed, or could not record that they had.
+    killed, or could not record that they had. `asked` says that a command has asked for it, not the daemon's own plan.
     """
 
     service: str
@@ -103,6 +103,7 @@ class Episode:
     put_back_at: Instant | None = None
     bystanders: tuple[Bystander, ...] = ()
     acts: int = 0
+    asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
