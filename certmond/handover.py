@@ -41,6 +41,8 @@ _HEARD = 30.0
 """Seconds after which a lock is looked at again in any case: whoever held it may have been killed."""
 _TOLD = frozenset({"step_begun", "step_done", "step_failed", "recovered", "rotation"})
 """The daemon's events that a command shows."""
+_STEPS = frozenset({"step_begun", "step_done", "step_failed"})
+"""Those of a step that is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,17 @@ class Report:
     def held(self) -> Mapping[str, str]:
         """What it leaves alone, by name with the reason."""
         return {each["target"]: each["because"] for each in self._plan("held")}
+
+    @property
+    def obstacle(self) -> str:
+        """What keeps a restart that it plans from its beginning, where it has made no step since it noted that."""
+        for each in self.activity.get("events", ()):
+            if each["event"] in _STEPS:
+                break
+            message = str(each["message"])
+            if each["event"] == "step_held" and any(message.startswith(f"{name} waits for ") for name in self.planned):
+                return message
+        return ""
 
     def rotation(self, under_way: Rotation) -> Mapping[str, Any]:
         """What it says of this phase of this rotation."""
@@ -160,7 +173,7 @@ class Handover:
                 self.tell_episode(episode)
             else:
                 names = ", ".join(sorted(left))
-                self._progress.wait(f"{report.holder} restarts {names} next")
+                self._progress.wait(report.obstacle or f"{report.holder} restarts {names} next")
             if self._changed((episode and (episode.service, episode.stage), report.planned, report.held.keys())):
                 return None
             self._events.wait(at_most=max(1.0, end - time.monotonic()))
@@ -179,7 +192,7 @@ class Handover:
             if episode:
                 self.tell_episode(episode)
             elif waits:
-                self.tell_rotation_wait(rotation, waits[0], len(waits) - 1)
+                self.tell_rotation_wait(rotation, report.obstacle or waits[0], len(waits) - 1)
             if self._changed((rotation.phase, bool(said), waits[:1])):
                 return
             self._events.wait()

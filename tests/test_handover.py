@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from certmond.expose.render import ACTIVITY
 from certmond.handover import Handover
+from certmond.host.node_lock import ACTING, NodeLock
 from certmond.host.rotation_record import RotationRecord
 from certmond.pki.restart import Episode, Stage, Target, Terms
 from certmond.pki.rotation import Mode, Phase, Rotation
@@ -66,3 +69,48 @@ def test_a_restart_without_a_rotation_offers_the_archive_where_it_is_not_well(
     well, ill = capsys.readouterr().out.splitlines()
     assert well.endswith(STATUS)
     assert ill.endswith("; to end it: certmond archive restore ca)")
+
+
+TURN = "web waits for its turn: the Kubernetes API cannot be reached; it is waited for"
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Path]:
+    """Who acts, as far as a command can tell; the file in which it says what it does."""
+    (tmp_path / "run").mkdir()
+    lock = NodeLock(tmp_path, ACTING)
+    assert lock.take(tmp_path / "run")
+    yield tmp_path / "run" / ACTIVITY
+    lock.release()
+
+
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        ([("step_held", TURN)], f"waiting: [trust] {TURN} (since "),
+        ([("step_held", "/web.crt: not so soon"), ("step_held", TURN)], f"waiting: [trust] {TURN} (since "),
+        ([("step_held", TURN), ("step_done", "before")], f"waiting: [trust] {TURN} (since "),
+        ([("step_done", "web has taken up ca"), ("step_held", TURN)], "waiting: [trust] web is older (since "),
+        ([("step_held", "other waits for its turn: nobody plans it")], "waiting: [trust] web is older (since "),
+    ],
+)
+def test_why_a_restart_has_not_begun_is_what_a_phase_waits_for(
+    tmp_path: Path, daemon: Path, capsys: pytest.CaptureFixture[str], events: list[tuple[str, str]], said: str
+) -> None:
+    """That a service has not read its file is the same for as long as the restart takes. What keeps the restart from
+    its beginning is the reason: another node has its turn, or the API that decides it does not answer.
+    """
+    rotation = noted(tmp_path, ROTATION)
+    told = [{"at": f"{number}", "event": event, "message": text} for number, (event, text) in enumerate(events)]
+    activity = {
+        "plan": {"steps": [{"step": "restart", "target": "web"}], "held": []},
+        "rotation": {"id": "r1", "phase": "trust", "waits": ["web is older"]},
+        "events": told,
+    }
+    daemon.write_text(json.dumps(activity))
+    with Handover(tmp_path, Progress(), Terms()) as handover:
+        handover.follow_rotation(rotation, rotation)
+        handover.follow_restarts(["web"], NOW)
+    of_phase, of_restart = capsys.readouterr().out.splitlines()[1:]
+    assert of_phase.startswith(said)
+    assert (TURN in of_restart) == (TURN in said)
