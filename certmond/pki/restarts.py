@@ -122,7 +122,7 @@ class _Planner:
             names = ", ".join(dict.fromkeys(step.target for step in renewed))
             news = tuple(Target(step.target, step.path, {}) for step in renewed)
             self._steps.append(
-                Restart(service, news, Cause.RENEWED, f"{names}: renewed before, not read again", instance)
+                Restart(service, news, Cause.RENEWED, f"{names}: is renewed first, and the service does not read it again by itself", instance)
             )
 
     def _stale(self, service: str) -> Iterator[tuple[CertificateStatus, Stale]]:
