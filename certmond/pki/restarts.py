@@ -121,9 +121,8 @@ class _Planner:
         else:
             names = ", ".join(dict.fromkeys(step.target for step in renewed))
             news = tuple(Target(step.target, step.path, {}) for step in renewed)
-            self._steps.append(
-                Restart(service, news, Cause.RENEWED, f"{names}: is renewed first, and the service does not read it again by itself", instance)
-            )
+            why = f"{names}: renewed first, and the service does not reload it"
+            self._steps.append(Restart(service, news, Cause.RENEWED, why, instance))
 
     def _stale(self, service: str) -> Iterator[tuple[CertificateStatus, Stale]]:
         """What a service holds that is older than its file, and has had the time to be read again."""

@@ -143,7 +143,7 @@ def test_what_is_renewed_now_is_followed_by_its_restarts() -> None:
     policy = Policy(services=known.services)
     steps = plan(judge(known, leaf), policy, {}, Circumstances()).steps
     step = restart(made(leaf, known=known, before=steps))
-    assert (step.cause, step.detail) == (Cause.RENEWED, "leaf: is renewed first, and the service does not read it again by itself")
+    assert (step.cause, step.detail) == (Cause.RENEWED, "leaf: renewed first, and the service does not reload it")
     assert step.targets == (Target("leaf", "/leaf.crt", {}),)
     unknown = made(leaf, known=replace(known, live=None), before=steps)
     assert restart(unknown).instance == ""
