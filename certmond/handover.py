@@ -39,6 +39,8 @@ _UNTAKEN = 60.0
 """Seconds after which a restart that the daemon neither begins nor plans nor holds is no longer waited for."""
 _HEARD = 30.0
 """Seconds after which a lock is looked at again in any case: whoever held it may have been killed."""
+_SILENT, _HUNG = 30.0, 120.0
+"""Seconds without a sign of life of the daemon, which gives one every ten seconds: a command says so, and gives up."""
 _TOLD = frozenset({"step_begun", "step_done", "step_failed", "recovered", "rotation"})
 """The daemon's events that a command shows."""
 _STEPS = frozenset({"step_begun", "step_done", "step_failed"})
@@ -47,11 +49,14 @@ _STEPS = frozenset({"step_begun", "step_done", "step_failed"})
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the acting process has written of itself: its documents, empty where it writes none."""
+    """What the acting process has written of itself: its documents, empty where it writes none; and for how many
+    seconds it has been `silent`.
+    """
 
     holder: Holder | None
     activity: Mapping[str, Any] = field(default_factory=dict)
     passed_at: float = 0.0
+    silent: float = 0.0
 
     @property
     def planned(self) -> frozenset[str]:
@@ -94,6 +99,7 @@ class Handover:
         self._events = Events()
         self._heard: set[tuple[str, str]] | None = None
         self._followed: int | None = None
+        self._beat: tuple[float, float] = 0.0, time.monotonic()  # the last sign of life, and when it was seen first
         self._seen: object = None
 
     @contextmanager
@@ -131,7 +137,9 @@ class Handover:
                 self._progress.wait(f"{writer} is writing on this node", since=begun, until=until, shows=writer.shows)
                 while is_held(self._state_dir, WRITING) and (acts or datetime.now(UTC) < end):
                     self._events.wait(until, at_most=_HEARD)
-                    self._tell_events(self._report())
+                    report = self._report()
+                    if report.silent >= _SILENT:
+                        self._tell_silence(report)
 
     def _acts(self, writer: Holder) -> bool:
         """Whether it is another process that acts on this node."""
@@ -169,14 +177,16 @@ class Handover:
                     return held[0], report.held[held[0]]
                 if not report.planned & {*left} and time.monotonic() >= end:
                     return next(iter(left)), f"{report.holder} has not begun it; see: certmond status"
-            if episode:
+            if report.silent >= _SILENT:
+                self._tell_silence(report)
+            elif episode:
                 self.tell_episode(episode)
             else:
                 names = ", ".join(sorted(left))
                 self._progress.wait(report.obstacle or f"{report.holder} restarts {names} next")
             if self._changed((episode and (episode.service, episode.stage), report.planned, report.held.keys())):
                 return None
-            self._events.wait(at_most=max(1.0, end - time.monotonic()))
+            self._events.wait(at_most=min(_SILENT, max(1.0, end - time.monotonic())))
 
     def follow_rotation(self, rotation: Rotation, noted: Rotation | None) -> None:
         """Show what the acting process does about the rotation until that changes, or it acts no more. `noted` is what
@@ -189,13 +199,15 @@ class Handover:
             said = report.rotation(rotation)
             waits = list(said.get("waits", ()))
             episode = next((each.episode for each in self._history.all().values() if each.episode), None)
-            if episode:
+            if report.silent >= _SILENT:
+                self._tell_silence(report)
+            elif episode:
                 self.tell_episode(episode)
             elif waits:
                 self.tell_rotation_wait(rotation, report.obstacle or waits[0], len(waits) - 1)
             if self._changed((rotation.phase, bool(said), waits[:1])):
                 return
-            self._events.wait()
+            self._events.wait(at_most=_SILENT)
 
     def tell_rotation_wait(self, rotation: Rotation, reason: str, more: int = 0) -> None:
         """Show what a phase waits for. Where time ends that, the reason has the instant."""
@@ -233,8 +245,24 @@ class Handover:
         except MalformedError:
             return None
 
+    def _tell_silence(self, report: Report) -> None:
+        """Show that the daemon hangs, and until when this command waits for it."""
+        now = datetime.now(UTC)
+        since, until = now - timedelta(seconds=report.silent), now + timedelta(seconds=_HUNG - report.silent)
+        said = f"{report.holder} gives no sign of life"
+        self._progress.wait(said, "systemctl restart certmond", since=since, until=until)
+
+    def _silence(self, heartbeat: Mapping[str, Any]) -> float:
+        """For how many seconds the daemon has given no sign of life, by this process's own clock."""
+        beat, now = float(heartbeat.get("alive_at") or 0.0), time.monotonic()
+        if beat != self._beat[0]:
+            self._beat = beat, now
+        return now - self._beat[1]
+
     def _report(self) -> Report:
-        """Look at who acts, and at what that one says; before, follow what it writes, so that no change is lost."""
+        """Look at who acts, and at what that one says; before, follow what it writes, so that no change is lost. Raises
+        BusyError where the daemon hangs.
+        """
         holder = holder_of(self._state_dir, ACTING) or holder_of(self._state_dir, COMMAND)
         if self._command.is_ours and holder and holder.pid == os.getpid():
             holder = None
@@ -245,7 +273,11 @@ class Handover:
         if holder is None or holder.runtime_dir is None:
             return Report(holder)
         heartbeat = _document(holder.runtime_dir / HEARTBEAT)
-        report = Report(holder, _document(holder.runtime_dir / ACTIVITY), float(heartbeat.get("pass_at") or 0.0))
+        silent = self._silence(heartbeat)
+        if silent >= _HUNG:
+            raise BusyError(f"{holder} has given no sign of life for {silent:.0f} s; run: systemctl restart certmond")
+        passed_at = float(heartbeat.get("pass_at") or 0.0)
+        report = Report(holder, _document(holder.runtime_dir / ACTIVITY), passed_at, silent)
         self._tell_events(report)
         return report
 

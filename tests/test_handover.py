@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from certmond.expose.render import ACTIVITY
+from certmond.errors import BusyError
+from certmond.expose.render import ACTIVITY, HEARTBEAT
 from certmond.handover import Handover
 from certmond.host.node_lock import ACTING, NodeLock
 from certmond.host.rotation_record import RotationRecord
@@ -114,3 +115,31 @@ def test_why_a_restart_has_not_begun_is_what_a_phase_waits_for(
     of_phase, of_restart = capsys.readouterr().out.splitlines()[1:]
     assert of_phase.startswith(said)
     assert (TURN in of_restart) == (TURN in said)
+
+
+def test_a_daemon_that_hangs_is_waited_for_until_an_instant(
+    tmp_path: Path, daemon: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that is stopped gives no sign of life: the command says so, with the command that ends that, and gives
+    up at the instant that it named.
+    """
+    monkeypatch.setattr("certmond.handover._SILENT", 0.05)
+    monkeypatch.setattr("certmond.handover._HUNG", 0.2)
+    daemon.with_name(HEARTBEAT).write_text(
+        json.dumps({"alive_at": 1.0, "pass_at": 1.0, "resync": 600.0, "ready": True})
+    )
+    rotation = noted(tmp_path, ROTATION)
+
+    def follow(made: Handover, restarts: bool) -> None:
+        while True:
+            if restarts:
+                made.follow_restarts(["web"], NOW)
+            else:
+                made.follow_rotation(rotation, rotation)
+
+    for restarts in (False, True):
+        with Handover(tmp_path, Progress(), Terms()) as made, pytest.raises(BusyError, match="no sign of life for "):
+            follow(made, restarts)
+        said = [line for line in capsys.readouterr().out.splitlines() if "gives no sign of life (since " in line]
+        assert len(said) == 1
+        assert said[0].endswith("; to end it: systemctl restart certmond)")
