@@ -64,7 +64,8 @@ def renew(
     timeout: timedelta,
     output: str,
 ) -> None:
-    """Reissue certificates now, and have them used. Exit: 0 done, 1 something is waited for, 2 something failed.
+    """Reissue certificates now, and have them used. Exit: 0 done, 1 something is waited for or, with a finding, is left
+    alone, 2 something failed.
 
     Where a daemon enforces on this node, it restarts and proves what has to be, and this command shows its progress.
     """
@@ -117,7 +118,8 @@ def renew(
             click.echo(f"not restarted: {left.target}: {left.because}")
         _tell_holders(outcomes, {*results, *_up_to_date(enforcer)})
     failed = "failed" in {each.result for each in outcomes} or any(each != "proven" for each in results.values())
-    waits = {each.result for each in outcomes} & {"waiting"} or held or stale
+    ill = {status.seen.name for status in assessment.statuses if status.severity and status.severity.rank}
+    waits = {each.result for each in outcomes} & {"waiting"} or held or stale or ill & {each.target for each in unable}
     sys.exit(FAILED if failed or silent else WAITING if waits else 0)
 
 

@@ -1078,6 +1078,16 @@ def test_renew_has_to_be_told_what(host: Host, arguments: tuple[str, ...]) -> No
     assert not host.state.exists()
 
 
+def test_renew_does_not_exit_with_0_where_something_broken_is_left_alone(host: Host) -> None:
+    """`renew --all` that leaves a certificate alone which has a finding exits 1, and says what is in the way: here the
+    file of the CA that the entry names, which holds none.
+    """
+    host.put(CA["path"], b"junk")
+    done = certmond(host, "renew", "--all")
+    assert done.returncode == 1
+    assert "left alone: apiserver: the file of its CA, the entry ca, holds no certificate: put the CA" in done.stdout
+
+
 @pytest.mark.real("openssl")
 def test_renew_exits_by_what_became_of_it(waiting: tuple[Host, Helper]) -> None:
     """Exit 2 where something failed, 1 where a signer is waited for, 0 when all is done: with the reason on stderr."""

@@ -5,7 +5,7 @@ Owns these reasons, each with its remedy. When it is renewed is `pki.plan`'s.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from certmond.pki.assess import CertificateStatus
 from certmond.pki.catalog import SELF, Kind
@@ -44,10 +44,12 @@ def unable(status: CertificateStatus, authorities: Mapping[str, CertificateStatu
         return "its entry does not say where its key is: give it a `key`"
     if policy.signers.get(signer, LOCAL) not in _WITH_A_KEY:
         return None
-    return _unable_to_sign(authority_of(status, authorities))
+    return _unable_to_sign(authority_of(status, authorities), [name for name in spec.ca if name != SELF])
 
 
-def _unable_to_sign(authority: CertificateStatus | None) -> str | None:
+def _unable_to_sign(authority: CertificateStatus | None, named: Sequence[str]) -> str | None:
+    if authority is None and named:
+        return f"the file of its CA, the entry {' or '.join(named)}, holds no certificate: put the CA back first"
     if authority is None:
         return "no CA of the catalogue signs it: name its `ca`, or a `signer`"
     if authority.certificate and authority.certificate.refused:
