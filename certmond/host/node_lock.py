@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ ACTING, COMMAND, WRITING = "acting.lock", "command.lock", ".lock"
 """The names of the locks; WRITING is that of `transaction`."""
 _MOST = 4096  # bytes of what a holder says
 _LOOKERS = 1000
-"""After so many attempts that only processes which ask were in the way of, the lock is not taken."""
+"""After so many attempts, of a millisecond each, that only processes which ask were in the way of, it is not taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class NodeLock:
             except BlockingIOError:
                 if is_held(self._state_dir, self._path.name):
                     return False
+                time.sleep(0.001)
             else:
                 return True
         return False
