@@ -7,7 +7,7 @@ and the files are steps of the plan.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from certmond.config import Config
@@ -98,6 +98,12 @@ class FirstAid:
             )
         return None
 
+    def obstacles(self, family: str) -> Iterator[str]:
+        """Yield why no rotation of the family can begin on this node, with what comes first."""
+        if family in self.noted:
+            fact = f"the CA of {family} was replaced on this node, and no other node follows that"
+            yield f"{fact}; put the former CA and its key back, and stage the other one then"
+
     @property
     def is_due(self) -> bool:
         """There is an aid to be given that is not noted yet."""
@@ -116,7 +122,7 @@ class FirstAid:
     def _is_done(self, family: str) -> bool:
         """What is noted is to be done now."""
         noted, fresh = self.noted.get(family), self._fresh.get(family)
-        if noted is None or self._config.mode != "enforce" or self._is_news(family):
+        if noted is None or self._config.mode != "enforce":
             return False
         return noted.phase is not Phase.TRUST or (fresh is not None and fresh.new == noted.new)
 

@@ -207,6 +207,26 @@ def test_one_of_several_without_a_cluster(quick: Path) -> None:
     assert "etcd has 3 members, so that this is not the only control-plane node" in node.findings()["root_ca_changed"]
 
 
+def test_another_ca_than_the_clusters(node: Cluster) -> None:
+    """Of each family: the former CA is trusted behind the one in place, and alone again when its pair is back. The
+    controller-manager, which does not sign with it, is left alone.
+    """
+    other, new = root_ca(subject="other"), root_ca(subject="other")
+    leaf = make_server(other, "leaf", not_before=node.clock() - HOUR, not_after=node.clock() + 90 * DAY)
+    for name, content in (("other.crt", other.pem), ("other.key", other.key_pem), ("leaf.crt", leaf.pem)):
+        node.put(name, content)
+    node.put("leaf.key", leaf.key_pem)
+    with_more(node, "other", authority=True)
+    with_more(node, "leaf", ca="other")
+    node.settle()
+    for pair, trust in ((new, (new.facts, other.facts)), (other, (other.facts,))):
+        node.put("other.key", pair.key_pem)
+        node.put("other.crt", pair.pem)
+        node.settle()
+        assert node.trust("other.crt") == trust
+    assert (node.signs_with, node.aids, node.unwell(node.old)) == ("ca.crt", {}, [])
+
+
 # What gets no aid
 
 
@@ -315,7 +335,19 @@ def test_the_former_pair_is_put_back(node: Cluster, first: str) -> None:
     assert node.unwell(node.old) == []
     assert node.findings() == {}
     assert (node.everything().keys(), node.aids) == (before.keys(), {})
+    assert not list((node.state / "rotation").iterdir())
     assert yaml.safe_load(node.manifest.read_text()) == yaml.safe_load(before["manifest"])
+
+
+def test_no_rotation_begins_by_hand_before(node: Cluster) -> None:
+    """`root-ca rotate` is refused with what comes first, and changes nothing."""
+    put(node, root_ca())
+    node.settle()
+    before = node.everything()
+    refused = node.hurry("root-ca", "rotate")
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.endswith("; put the former CA and its key back, and stage the other one then\n")
+    assert (node.everything(), node.record) == (before, None)
 
 
 def test_the_former_key_alone_takes_trust_away(node: Cluster) -> None:
@@ -366,6 +398,7 @@ def test_what_is_trusted_again_is_taken_out_by_hand(node: Cluster) -> None:
     assert node.is_aided(new)
     said = node.findings()["root_ca_changed"]
     assert said.endswith(f"when nothing on any other node is, take it out of {node.files}/ca.crt")
+    assert RotationRecord(node.state).anchors()["ca"] == (node.old.facts,)
     node.put("ca.crt", new.pem)
     node.settle()
     assert node.unwell(new) == []

@@ -16,7 +16,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from certmond.errors import MalformedError
 from certmond.host.memory import Memory
-from certmond.host.place import blaming, opened
+from certmond.host.place import Place, blaming, opened
+from certmond.host.staging import remove
 from certmond.host.state_directory import VERSION, refuse_unfit
 from certmond.pki.certificate import Anchor, to_pem
 from certmond.pki.encoding import decode
@@ -130,7 +131,12 @@ class RotationRecord:
 
     def note_aids(self, aids: Mapping[str, Rotation]) -> None:
         """Remember these, and no others. On the disk when this returns. Raises WriteError."""
-        self._aids.write({family: _entry(each) for family, each in aids.items()})
+        if aids:
+            self._aids.write({family: _entry(each) for family, each in aids.items()})
+            return
+        with blaming(str(self._path.parent / _AIDS)), opened(self._path.parent) as directory:
+            remove(Place(directory, _AIDS))
+            os.fsync(directory)
 
     def accept(self, anchors: Mapping[str, Sequence[Anchor]]) -> None:
         """Remember what the node lives by now. Raises WriteError."""
