@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ import yaml
 
 from certmond.daemon import Cause
 from certmond.host.rotation_record import RotationRecord
+from certmond.pki.catalog import ServiceSpec
 from certmond.pki.encoding import decode
 from certmond.pki.rotation import Phase
+from certmond.pki.service import Live, ServiceSeen
 from tests.builders import DAY, HOUR, Issued, make_ca, make_leaf, make_server
 from tests.rotating_node import RotatingNode, kubeconfig, root_ca, with_manager
 from tests.test_replaced_ca import Clock, daemon, expired, put, rest, told, with_more
@@ -339,6 +342,29 @@ def test_the_former_pair_is_put_back(node: Cluster, first: str) -> None:
     assert yaml.safe_load(node.manifest.read_text()) == yaml.safe_load(before["manifest"])
 
 
+@pytest.mark.parametrize("signs_with", ["", "signing-ca.crt", "ca.crt"])
+def test_a_signers_files_stay_as_long_as_it_uses_them(node: Cluster, signs_with: str) -> None:
+    """The controller-manager may be started again by the former manifest until the kubelet has read the new one: before
+    it is seen to run with `ca.crt`, its own files do not go. "": nothing is known of what runs.
+    """
+    put(node, root_ca())
+    node.settle()
+    put(node, node.old)
+    for _ in range(2):  # it is noted, and the manifest is written
+        node.step()
+    assert (node.signs_with, node.aids) == ("ca.crt", {"ca": Phase.ATTACH})
+    enforcer = node.enforcer()
+    assessment, around = enforcer.see()
+    flag = f"--cluster-signing-cert-file={node.files}/{signs_with}"
+    seen = ServiceSeen(running=True, instance="1", started_at=assessment.taken_at, command=("kcm", flag))
+    live = Live(assessment.taken_at, {"kcm": seen}) if signs_with else None
+    manager = ServiceSpec(name="kcm", kind="static-pod", pod="kube-controller-manager")
+    later = enforcer.standing.first_aid.carried_on(
+        replace(around, services=(manager,), live=live), assessment.taken_at
+    )  # fmt: skip
+    assert later["ca"].over is (signs_with == "ca.crt")
+
+
 def test_no_rotation_begins_by_hand_before(node: Cluster) -> None:
     """`root-ca rotate` is refused with what comes first, and changes nothing."""
     put(node, root_ca())
@@ -404,6 +430,22 @@ def test_what_is_trusted_again_is_taken_out_by_hand(node: Cluster) -> None:
     assert node.unwell(new) == []
     assert (node.findings(), node.aids, node.signs_with) == ({}, {}, "ca.crt")
     assert RotationRecord(node.state).anchors()["ca"] == (new.facts,)
+
+
+def test_a_node_that_is_alone_later_rotates(node: Cluster) -> None:
+    """Where the configuration says afterwards that there are no other nodes, the rotation to the CA that was found
+    begins from there by itself, and in the end nothing is left of the aid.
+    """
+    new = root_ca()
+    put(node, new)
+    node.settle()
+    node.configure(cluster={})
+    node.step()
+    node.step()
+    assert node.phase is Phase.TRUST
+    node.walk()
+    assert node.unwell(new) == []
+    assert (node.findings(), node.aids, node.signs_with) == ({}, {}, "ca.crt")
 
 
 def test_an_alarm_stops_it(node: Cluster) -> None:
