@@ -78,7 +78,8 @@ class FirstAid:
             if isinstance(fresh, str):
                 return f"{fact}, and nothing is touched: {objection}; {fresh}; put the former CA and its key back"
             given = {*fresh.old} <= {*ground.trust}
-            does = "has put the former CA behind it" if given else "puts the former CA behind it now"
+            now = "puts the former CA behind it now (where that fails, `certmond plan` says why)"
+            does = "has put the former CA behind it" if given else now
             return (
                 f"{fact}; certmond {does}, so that clients of both are accepted, and begins no rotation ({objection}); "
                 "put the former CA and its key back, and certmond removes the other one; if that one is meant, run "

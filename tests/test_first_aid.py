@@ -190,6 +190,16 @@ def test_it_comes_before_anything_else_is_written(quick: Path) -> None:
         assert begun == ["rotate"]
 
 
+def test_a_command_that_only_looks_tells_the_same(node: Cluster) -> None:
+    """`check` and `plan` say of the other nodes, and of the aid, what the daemon says, before and after it."""
+    put(node, root_ca())
+    assert "puts the former CA behind it now" in " ".join(node.hurry("check").out.split())
+    node.step()  # it is noted
+    assert "first aid for ca: " in " ".join(node.hurry("plan").out.split())
+    node.settle()
+    assert "has put the former CA behind it" in " ".join(node.hurry("check").out.split())
+
+
 def of_three(node: Cluster) -> None:
     """The manifest of an etcd with three members."""
     members = ",".join(f"control-{n}=https://192.0.2.{n}:2380" for n in (1, 2, 3))
@@ -316,6 +326,29 @@ def test_what_is_unfit_gets_no_aid(node: Cluster, how: str) -> None:
     put(node, root_ca())
     UNFIT[how](node)
     is_left_alone(node, NOTHING)
+
+
+def test_what_cannot_be_written_is_told_and_tried_again(node: Cluster) -> None:
+    """Where the files cannot be kept in the archive, none is touched, and the plan says why; with the next pass after
+    that it is done.
+    """
+    new, archive = root_ca(), node.state / "archive"
+    archive.touch()
+    put(node, new)
+    before = node.everything()
+    node.settle()
+    assert node.everything() == before
+    assert "puts the former CA behind it now (where that fails, `certmond plan` says why)" in told_of(node)
+    planned = node.hurry("plan").out
+    assert "archive" in planned
+    archive.unlink()
+    node.settle()
+    assert node.is_aided(new)
+    assert "has put the former CA behind it" in told_of(node)
+
+
+def told_of(node: Cluster) -> str:
+    return node.findings()["root_ca_changed"]
 
 
 # Its end
