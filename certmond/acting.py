@@ -141,7 +141,8 @@ class Acting:
         # Half done, and not by us: whoever began it was killed, or is at it and holds the lock.
         begun = executor.interrupted() - (frozenset() if again else self._interrupted)
         try:
-            if self._enforcer.standing.replaced.is_followed and self._rotate():
+            stands = self._enforcer.standing
+            if (stands.replaced.is_followed or stands.first_aid.is_due) and self._rotate():
                 return True  # the API server refuses its clients: that comes before anything else
             if not (self.plan.writes or begun):
                 self._begin_turn()

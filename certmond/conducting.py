@@ -17,6 +17,7 @@ from certmond.host.manifest import Components
 from certmond.pki.certificate import Anchor
 from certmond.pki.rotation import Phase, Rotation
 from certmond.pki.rotation_batches import Workers
+from certmond.pki.rotation_found import OF_SEVERAL
 from certmond.pki.rotation_gates import Gate, Report
 from certmond.publication import Publication
 
@@ -124,6 +125,8 @@ class SingleNode:
         """There is nobody to tell."""
 
     def objection(self, components: Components) -> str | None:
+        if self._of_several:
+            return OF_SEVERAL
         members = _members(components)
         if members > 1:
             fact = f"etcd has {members} members, so that this is not the only control-plane node"

@@ -235,8 +235,9 @@ class Enforcer:
         return self.restarting.step(plan, assessment, around, self.neighbourhood, hands_over=hands_over)
 
     def rotate(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
-        """Bring a rotation on: see `Rotating.advance`."""
-        return self.rotating.advance(assessment, around, plan)
+        """Bring a rotation on: see `Rotating.give_first_aid` and `advance`."""
+        said = self.rotating.give_first_aid(around, assessment.taken_at)
+        return said or self.rotating.advance(assessment, around, plan)
 
     def keep_former(self, assessment: Assessment, around: Surroundings) -> None:
         """Note what is good, and what services use, so that both are known later. Raises BusyError, WriteError."""

@@ -14,7 +14,7 @@ from datetime import datetime
 from certmond.config import Config
 from certmond.pki.assess import assess
 from certmond.pki.candidate import Verdict, judge
-from certmond.pki.certificate import Anchor
+from certmond.pki.certificate import Anchor, certificates_of
 from certmond.pki.checks import finding
 from certmond.pki.family import Leaf, family_of
 from certmond.pki.inventory import Inventory
@@ -33,6 +33,8 @@ class Replaced:
         self._objection: str | None = None
         self._change: tuple[Change, Verdict, Ground] | None = None
         self._calm: frozenset[str] = frozenset()
+        self.changes: dict[str, tuple[Change, Verdict]] = {}
+        """What was changed, by the name of the entry, and how fit it is."""
 
     def see(self, inventory: Inventory, grounds: Mapping[str, Ground], objection: str | None) -> None:
         """The node as it is now; `objection` is why no rotation may begin by itself, whatever was changed."""
@@ -41,17 +43,30 @@ class Replaced:
 
     def forget(self) -> None:
         """Nothing is known of any change: a rotation is under way, or it cannot be told."""
-        self._change, self._calm = None, frozenset()
+        self._change, self._calm, self.changes = None, frozenset(), {}
 
-    def look(self, known: Mapping[str, Sequence[Anchor]], now: datetime) -> dict[str, tuple[Finding, ...]]:
-        """What is to be told, by the name of the entry. `known` are the anchors that the node has lived by."""
+    @property
+    def objection(self) -> str | None:
+        """Why no rotation may begin by itself, whatever was changed."""
+        return self._objection
+
+    def look(
+        self, known: Mapping[str, Sequence[Anchor]], aids: Mapping[str, Rotation], now: datetime
+    ) -> dict[str, tuple[Finding, ...]]:
+        """What is to be told, by the name of the entry. `known` are the anchors that the node has lived by, `aids` is
+        the first aid that it gives.
+        """
         told, calm = dict[str, tuple[Finding, ...]](), set[str]()
         for family, ground in self._grounds.items():
-            change = changed(family, ground, known.get(family, ()), self._inventory)
+            change, aid = changed(family, ground, known.get(family, ()), self._inventory), aids.get(family)
             if change is None:
-                calm.add(family)
+                if aid is None:
+                    calm.add(family)
                 continue
+            if aid and aid.new == change.new:
+                change = replace(change, old=tuple(dict.fromkeys((*change.old, *certificates_of(aid.old)))))
             verdict = self._verdict(change, ground, now)
+            self.changes[family] = change, verdict
             if self._change is None or (self._change[1].problems and not verdict.problems):
                 self._change = change, verdict, ground  # the first one that can be followed, if there is any
             told[family] = (finding(Reason.ROOT_CA_CHANGED, self._remedy(change, verdict, ground, now)),)
@@ -124,7 +139,7 @@ class Replaced:
 
     def _remedy(self, change: Change, verdict: Verdict, ground: Ground, now: datetime) -> str:
         """What happened, what certmond does about it, and when or by whose command it goes on."""
-        fact = f"{ground.path} holds another CA than this node lives by ({change.because})"
+        fact = fact_of(change, ground)
         alone = self._config.mode == "enforce" and not self._objection
         if verdict.until and len(verdict.problems) == 1 and alone:
             first = f"{verdict.problems[0]}; or put the former CA and its key back"
@@ -143,6 +158,11 @@ class Replaced:
         expired = _mode(change, verdict, now) is Mode.REPLACE
         how = "it is rotated now, without an overlap, as the former CA has expired" if expired else "it is rotated now"
         return "; ".join((f"{fact}; {how}", *verdict.warnings))
+
+
+def fact_of(change: Change, ground: Ground) -> str:
+    """Return what happened, for people."""
+    return f"{ground.path} holds another CA than this node lives by ({change.because})"
 
 
 def _mode(change: Change, verdict: Verdict, now: datetime) -> Mode:

@@ -64,6 +64,7 @@ def rotate(
     if rotation is None:
         rotation = enforcer.standing.replaced.found(assessment.taken_at, at_once=at_once)
         if rotation is None or rotation.family != family:
+            _refuse(tuple(enforcer.standing.first_aid.obstacles(family)))
             new = _new_keys if family == TOKEN_KEYS else _new
             rotation = new(options, config, assessment, family, exclude, at_once=at_once)
         else:

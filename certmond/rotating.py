@@ -113,6 +113,19 @@ class Rotating:
             return None
         return self._go_on(rotation, following(rotation, self._clock()), gate.told)
 
+    def give_first_aid(self, around: Surroundings, now: datetime) -> str | None:
+        """Note what this node does about a replaced anchor by itself, before its plan has the steps. Asks nobody, since
+        the API server may refuse this node. Return a sentence where that has changed. Raises BusyError, WriteError.
+        """
+        before, after = self._standing.first_aid.noted, self._standing.first_aid.carried_on(around, now)
+        if after == before:
+            return None
+        with self._executor.writing():
+            if self._record.aids() != before:
+                return _CHANGED
+            self._record.note_aids(after)
+        return f"the first aid is noted for: {', '.join(after) or 'nothing any more'}"
+
     def _asked_again_at(self) -> datetime | None:
         """Ask the others, and return when to do so again; at the next `poll` where the node cannot tell how it stands,
         because what is in the way may go without an event. None where an event will tell.
@@ -215,6 +228,8 @@ class Rotating:
         with self._executor.writing():
             if self._record.load() != self._standing.own:
                 return _CHANGED
+            if rotation.family in (aids := self._record.aids()):
+                self._record.note_aids({family: aid for family, aid in aids.items() if family != rotation.family})
             self._record.accept({**self._record.anchors(), rotation.family: (rotation.new,)})
             self._staging.destroy(*Part)
             self._record.close(rotation)

@@ -13,6 +13,7 @@ from datetime import datetime
 from certmond.conducting import Conductor
 from certmond.config import Config
 from certmond.errors import CertmondError, RotationError, defect
+from certmond.first_aid import FirstAid
 from certmond.host.manifest import Components
 from certmond.host.node_files import NodeFiles
 from certmond.host.rotation_record import RotationRecord
@@ -85,7 +86,7 @@ class Standing:
         self._families = [
             spec.name for spec in config.certificates if spec.is_trust and not (spec.is_glob or spec.renewed_by)
         ]
-        self.replaced = Replaced(config)
+        self.replaced, self.first_aid = Replaced(config), FirstAid(config, files)
         self._met: tuple[tuple[str, Phase], datetime] | None = None
         self._forget()
 
@@ -98,6 +99,7 @@ class Standing:
         self.broken: str | None = None
         self.elsewhere = False
         self.unsure: Mapping[str, str] = {}
+        self.first_aid.forget()
 
     def check(self) -> None:
         """Raise StateError where the state directory is not fit for use."""
@@ -152,7 +154,9 @@ class Standing:
             if self._alone:  # of several nodes, one may not have had the new key yet
                 self.back = put_back(self.rotation, self.ground, now)
             return self._told(self.rotation, self.ground, waits, inventory)
-        told = self.replaced.look(self._record.anchors(), now)
+        known, aids = self._record.anchors(), self._record.aids()
+        told = self.replaced.look(known, aids, now)
+        told |= self.first_aid.look(self._grounds, self.replaced, known, aids, now)
         self.unsure = {family: found[0].message for family, found in told.items()}
         return told
 
@@ -268,8 +272,10 @@ class Standing:
         return preview(rotation, ground, assessment, order)
 
     def lacks(self, assessment: Assessment) -> Lacks:
-        """What this node lacks of the phase; nothing where no rotation is under way."""
-        if self.rotation is None or self.ground is None or self.back or self._held_back(self.rotation):
+        """What this node lacks of the phase; of the first aid, where no rotation is under way."""
+        if self.rotation is None:
+            return Lacks(self.first_aid.steps)
+        if self.ground is None or self.back or self._held_back(self.rotation):
             return Lacks()
         return lacks(self.rotation, self.ground, assessment)
 

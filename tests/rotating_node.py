@@ -358,6 +358,22 @@ class RotatingNode:
         return found
 
 
+def with_manager(node: RotatingNode) -> Path:
+    """A manifest of a kube-controller-manager that signs with the CA's files; its path."""
+    flags = [f"--cluster-signing-cert-file={node.files}/ca.crt", f"--cluster-signing-key-file={node.files}/ca.key"]
+    mounted: dict[str, Any] = {"name": "pki", "mountPath": str(node.files)}
+    container = {"name": "kube-controller-manager", "command": ["kube-controller-manager", *flags]}
+    spec = {
+        "containers": [container | {"image": "x", "volumeMounts": [mounted]}],
+        "volumes": [{"name": "pki", "hostPath": {"path": str(node.files)}}],
+    }
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "kube-controller-manager"}, "spec": spec}
+    manifest = node.place / "manifests/kube-controller-manager.yaml"
+    manifest.parent.mkdir()
+    manifest.write_text(yaml.safe_dump(pod))
+    return manifest
+
+
 def kubeconfig(ca: Issued, user: Issued) -> bytes:
     return new_kubeconfig(
         cluster="kubernetes", server="https://127.0.0.1:6443", user="user", trust_pem=ca.pem,

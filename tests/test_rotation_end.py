@@ -15,7 +15,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -28,7 +27,7 @@ from certmond.pki.encoding import decode
 from certmond.pki.rotation import Mode, Phase, Rotation, abort
 from tests.builders import DAY, Issued, reissue
 from tests.daemon_harness import DEADLINE, Running
-from tests.rotating_node import RotatingNode, root_ca
+from tests.rotating_node import RotatingNode, root_ca, with_manager
 from tests.test_rotating import brought, cat, walk_into
 from tests.tracing import EVERY_STOP, kill_at, record
 
@@ -136,17 +135,7 @@ def at_once(node: RotatingNode) -> Issued:
 
 def with_a_signer(node: RotatingNode) -> Issued:
     """Beside a controller-manager, whose own files go in the end."""
-    flags = [f"--cluster-signing-cert-file={node.files}/ca.crt", f"--cluster-signing-key-file={node.files}/ca.key"]
-    mounted: dict[str, Any] = {"name": "pki", "mountPath": str(node.files)}
-    container = {"name": "kube-controller-manager", "command": ["kube-controller-manager", *flags]}
-    spec = {
-        "containers": [container | {"image": "x", "volumeMounts": [mounted]}],
-        "volumes": [{"name": "pki", "hostPath": {"path": str(node.files)}}],
-    }
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "kube-controller-manager"}, "spec": spec}
-    manifests = node.place / "manifests"
-    manifests.mkdir()
-    (manifests / "kube-controller-manager.yaml").write_text(yaml.safe_dump(pod))
+    with_manager(node)
     new = forth(node)
     assert (node.files / "signing-ca.key").exists()
     return new

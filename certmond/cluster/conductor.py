@@ -31,6 +31,7 @@ from certmond.host.lasting import Lasting
 from certmond.pki.certificate import Anchor
 from certmond.pki.rotation import Phase, Rotation, forth, sequence
 from certmond.pki.rotation_batches import Workers, behind, joined, next_batch, workers
+from certmond.pki.rotation_found import OF_SEVERAL
 from certmond.pki.rotation_gates import Gate, Member, Report, ahead, unknown_exclusions
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class ClusterConductor:
         )
 
     def objection(self, components: Components) -> str | None:  # noqa: ARG002 - it makes no difference here
-        return "a CA of several nodes is rotated by `certmond root-ca stage` on each of them and `rotate` on one"
+        return OF_SEVERAL
 
     def ask(self) -> timedelta:
         """Read the record again, where it is time for that; and in how long it is time again."""

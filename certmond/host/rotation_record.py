@@ -1,8 +1,8 @@
 """What a node has to know of a rotation from one process to the next: the record, and the anchors accepted so far.
 
-Owns `<state directory>/rotation/record.json` and `anchors.json`. All of it is public. Unlike a memory, a record that is
-there and cannot be read is not as if it were absent: a rotation that is forgotten half-way would be the outage that it
-is to prevent. Whoever writes holds the lock of the transactions.
+Owns `<state directory>/rotation/record.json`, `first_aid.json` and `anchors.json`. All of it is public. Unlike what is
+only a memory, a record that is there and cannot be read is not as if it were absent: a rotation that is forgotten
+half-way would be the outage that it is to prevent. Whoever writes holds the lock of the transactions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from certmond.errors import MalformedError
 from certmond.host.memory import Memory
-from certmond.host.place import blaming, opened
+from certmond.host.place import Place, blaming, opened
+from certmond.host.staging import remove
 from certmond.host.state_directory import VERSION, refuse_unfit
 from certmond.pki.certificate import Anchor, to_pem
 from certmond.pki.encoding import decode
@@ -26,6 +27,7 @@ from certmond.pki.rotation import Mode, Phase, Rotation, flaw, forth
 DIRECTORY = "rotation"
 """Below the state directory: where everything of a rotation is."""
 _RECORD, _LAST, _CLOSED, _ANCHORS = "record.json", "last.json", "closed.json", "anchors.json"
+_AIDS = "first_aid.json"
 _REMEMBERED = 100
 """So many rotations are known as closed: more than the backup of any etcd reaches back."""
 
@@ -73,6 +75,7 @@ class RotationRecord:
         self._memory = Memory(state_dir / DIRECTORY, _RECORD, TypeAdapter(_Entry))
         self._last = Memory(state_dir / DIRECTORY, _LAST, TypeAdapter(_Entry))
         self._closed = Memory(state_dir / DIRECTORY, _CLOSED, TypeAdapter(tuple[str, ...]))
+        self._aids = Memory(state_dir / DIRECTORY, _AIDS, TypeAdapter(dict[str, _Entry]))
         self._anchors = Memory(state_dir, _ANCHORS, TypeAdapter(dict[str, tuple[_Pem, ...]]))
 
     def load(self) -> Rotation | None:
@@ -85,10 +88,7 @@ class RotationRecord:
             raise _unknown(str(error)) from None
         if entry is None:
             return None
-        made = Rotation(
-            entry.id, entry.family, entry.mode, tuple(map(_parsed, entry.old)), _parsed(entry.new), entry.phase,
-            entry.since, entry.aborted, entry.found, entry.excluded, entry.published, entry.signature, entry.released,
-        )  # fmt: skip
+        made = _rotation(entry)
         if why := flaw(made):
             raise _unknown(f"{self._path} cannot be understood ({why})")
         return made
@@ -99,14 +99,7 @@ class RotationRecord:
 
     def save(self, rotation: Rotation) -> None:
         """Note how far it is. Raises WriteError."""
-        self._memory.write(
-            _Entry(
-                id=rotation.id, family=rotation.family, mode=rotation.mode, old=tuple(map(_text, rotation.old)),
-                new=_text(rotation.new), phase=rotation.phase, since=rotation.since, aborted=rotation.aborted,
-                found=rotation.found, excluded=rotation.excluded, published=rotation.published,
-                signature=rotation.signature, released=rotation.released,
-            )
-        )  # fmt: skip
+        self._memory.write(_entry(rotation))
 
     def close(self, rotation: Rotation) -> None:
         """Note that it is over: its record becomes the last one. On the disk when this returns. Raises WriteError."""
@@ -131,9 +124,39 @@ class RotationRecord:
         entries = (each for each in (self._memory.read(), self._last.read()) if each and each.family == family)
         return tuple(_parsed(text) for each in entries for text in (*each.old, each.new))
 
+    def aids(self) -> dict[str, Rotation]:
+        """Return the first aid that this node gives, by family (`pki.rotation_aid`); a memory only."""
+        found = {family: _rotation(entry) for family, entry in (self._aids.read() or {}).items()}
+        return {family: each for family, each in found.items() if not flaw(each)}
+
+    def note_aids(self, aids: Mapping[str, Rotation]) -> None:
+        """Remember these, and no others. On the disk when this returns. Raises WriteError."""
+        if aids:
+            self._aids.write({family: _entry(each) for family, each in aids.items()})
+            return
+        with blaming(str(self._path.parent / _AIDS)), opened(self._path.parent) as directory:
+            remove(Place(directory, _AIDS))
+            os.fsync(directory)
+
     def accept(self, anchors: Mapping[str, Sequence[Anchor]]) -> None:
         """Remember what the node lives by now. Raises WriteError."""
         self._anchors.write({family: tuple(map(_text, found)) for family, found in anchors.items()})
+
+
+def _entry(rotation: Rotation) -> _Entry:
+    return _Entry(
+        id=rotation.id, family=rotation.family, mode=rotation.mode, old=tuple(map(_text, rotation.old)),
+        new=_text(rotation.new), phase=rotation.phase, since=rotation.since, aborted=rotation.aborted,
+        found=rotation.found, excluded=rotation.excluded, published=rotation.published,
+        signature=rotation.signature, released=rotation.released,
+    )  # fmt: skip
+
+
+def _rotation(entry: _Entry) -> Rotation:
+    return Rotation(
+        entry.id, entry.family, entry.mode, tuple(map(_parsed, entry.old)), _parsed(entry.new), entry.phase,
+        entry.since, entry.aborted, entry.found, entry.excluded, entry.published, entry.signature, entry.released,
+    )  # fmt: skip
 
 
 def _unknown(fact: str) -> MalformedError:

@@ -17,6 +17,9 @@ from certmond.pki.path import find_paths
 from certmond.pki.rotation import Mode, Phase, Rotation, begin, desired
 from certmond.pki.rotation_steps import Ground
 
+OF_SEVERAL = "a CA of several nodes is rotated by `certmond root-ca stage` on each of them and `rotate` on one"
+"""Why no rotation begins by itself in a cluster."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:

@@ -96,9 +96,9 @@ def lacks(rotation: Rotation, ground: Ground, assessment: Assessment) -> Lacks:
         theirs = tuple(_of_kubeconfigs(rotation, wanted, assessment, only=frozenset(certificates_of(rotation.old))))
         reissue = frozenset(status.seen.identity for status in of_former(rotation, assessment))
         return Lacks(theirs, reissue, unawaited=_of_others(assessment))
-    anchor = tuple(_of_anchor(wanted, ground))
+    anchor = tuple(of_anchor(wanted, ground))
     known = (*rotation.old, rotation.new)
-    steps = [Rotate(rotation.family, ground.path, _told(rotation, anchor), anchor, known=known)] if anchor else []
+    steps = [Rotate(rotation.family, ground.path, told(rotation, anchor), anchor, known=known)] if anchor else []
     steps += _of_kubeconfigs(rotation, wanted, assessment)
     former = () if anchor or wanted.leaves is None else of_former(rotation, assessment)
     reissue = frozenset(status.seen.identity for status in former)
@@ -200,7 +200,7 @@ def unsettled(
             yield f"{', '.join(use.service for use in users)} was not looked at since {status.seen.path} changed"
     yield from dict.fromkeys(_unseen(statuses, around.live))
     yield from (f"the restart of {name} is not over" for name, past in around.past.items() if past.episode)
-    yield from _signs_otherwise(ground, around)
+    yield from signs_otherwise(ground, around)
     if ground.left and wanted and wanted.detached is None:
         fact = f"{' and '.join(ground.left)} would stay behind, as no manifest here has a controller-manager that signs"
         yield f"{fact}; put its manifest back, or take the files away if there is to be none"
@@ -285,8 +285,8 @@ def _by_digest(anchor: Anchor) -> str:
     return f"{name} (SHA-256 {anchor.sha256[:16]}…)"
 
 
-def _of_anchor(wanted: Desired, ground: Ground) -> Iterator[Want]:
-    """The anchor's own files, and those of the signer: keys before certificates, files before who is told of them."""
+def of_anchor(wanted: Desired, ground: Ground) -> Iterator[Want]:
+    """Return what the anchor's own files and the signer's lack: keys before certificates, files before who is told."""
     signer = ground.signer
     if signer and wanted.detached:
         if signer.holds != (wanted.detached,) or signer.key != wanted.detached.key:
@@ -316,7 +316,7 @@ def _of_kubeconfigs(
     for path, name in found.items():
         ours = frozenset(certificates_of((*rotation.old, rotation.new)))
         trusting = (Trusting(path, certificates_of(wanted.trust), ours),)
-        yield Rotate(name, path, _told(rotation, trusting), trusting)
+        yield Rotate(name, path, told(rotation, trusting), trusting)
 
 
 def _differing(rotation: Rotation, wanted: Desired, status: CertificateStatus) -> Iterator[Embedded]:
@@ -340,8 +340,8 @@ def of_former(rotation: Rotation, assessment: Assessment) -> Iterator[Certificat
             yield status
 
 
-def _signs_otherwise(ground: Ground, around: Surroundings) -> Iterator[str]:
-    """The controller-manager runs with other flags than its manifest has: the kubelet has not restarted it yet."""
+def signs_otherwise(ground: Ground, around: Surroundings) -> Iterator[str]:
+    """Return how the controller-manager runs otherwise than with its manifest's flags: it was not restarted yet."""
     signer = ground.signer
     if signer is None or around.live is None:
         return
@@ -365,7 +365,8 @@ def _given(command: Sequence[str], flag: str) -> str | None:
     return found
 
 
-def _told(rotation: Rotation, wants: tuple[Want, ...]) -> str:
+def told(rotation: Rotation, wants: tuple[Want, ...]) -> str:
+    """Return for people what is to become of these files."""
     said = list[str]()
     for want in wants:
         match want:

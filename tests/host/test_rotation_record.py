@@ -44,6 +44,23 @@ def test_what_is_noted_is_there_for_the_next_process(tmp_path: Path, rotation: R
     assert b"PRIVATE" not in path.read_bytes()
 
 
+def test_the_first_aid_is_remembered(tmp_path: Path) -> None:
+    """By family, beside the record and whatever that is; where it cannot be read, there is none."""
+    known, aid = RotationRecord(tmp_path), replace(BEGUN, found=True)
+    assert known.aids() == {}
+    known.note_aids({"ca": aid})
+    assert (known.aids(), known.load()) == ({"ca": aid}, None)
+    path = tmp_path / "rotation/first_aid.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    content = path.read_text()
+    for rubbish in ("rubbish", content.replace('"trust"', '"detach"')):  # a found one has no such phase
+        path.write_text(rubbish)
+        assert known.aids() == {}
+    for _ in range(2):
+        known.note_aids({})
+        assert (known.aids(), path.exists()) == ({}, False)
+
+
 def test_what_a_later_version_adds_is_passed_over(tmp_path: Path) -> None:
     """An older certmond goes on with the record of a newer one."""
     RotationRecord(tmp_path).save(BEGUN)

@@ -1,17 +1,22 @@
-"""ca.crt and ca.key are replaced on the only control-plane node while everybody connects to its API server over TLS."""
+"""ca.crt and ca.key are replaced on a control-plane node while everybody connects to its API server over TLS."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 
+from certmond.errors import SigningError
 from tests.builders import DAY, SECOND, Issued, make_ca
 from tests.control_plane import PKI
 from tests.rotation.bed import Bed, Make
-from tests.rotation.cluster import QUICK, WITHIN, Daemon, publish
+from tests.rotation.cluster import QUICK, WITHIN, Daemon, cluster, publish, successor
+from tests.rotation.node import BedNode
 
 pytestmark = [pytest.mark.real(part) for part in ("cgroup", "go", "openssl", "unshare")]
 
@@ -55,6 +60,42 @@ def test_the_api_server_answers_again_without_waiting(make: Make, terms: dict[st
         daemon.running.until(lambda: not daemon.reasons(), "nothing is told any more")
         phases = [entry["phase"] for entry in node.trail() if entry["event"] == "rotation"]
         assert list(dict.fromkeys(phases)) == ["trust", "issue", "distrust", "attach", "done"]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_one_of_several_control_planes_is_answered_again(programs: Path, tmp_path: Path) -> None:
+    """On one of two control planes the CA is replaced: its API server answers both generations of clients again, its
+    controller-manager runs and signs, no rotation begins, and the finding stays. When the former pair is back, the
+    other CA is trusted nowhere, and after that a rotation comes to its end on all nodes, as the finding says.
+    """
+    with cluster(programs, tmp_path) as made:
+        bed, daemon = made.bed, made.daemons[0]
+        node, other = daemon.node, successor()
+        daemon.running.until((node.state / "anchors.json").exists, "knows its anchor")
+        node.put_pair("ca", other)
+        daemon.running.until(lambda: node.read(f"{PKI}/ca.crt") == other.pem + made.old.pem, "both are trusted")
+        bed.until(lambda: heals(bed), "everybody is answered")
+        daemon.running.until(lambda: signs(node, other), "its controller-manager signs")
+        assert (daemon.reasons(), daemon.phase, daemon.over) == ({"root_ca_changed"}, "", False)
+        node.put_pair("ca", made.old)
+        own = [node.at(f"{PKI}/signing-ca.{kind}") for kind in ("crt", "key")]
+        daemon.running.until(lambda: not any(each.exists() for each in own), "the other CA is gone", WITHIN)
+        assert node.read(f"{PKI}/ca.crt") == made.old.pem
+        daemon.running.until(lambda: not daemon.reasons(), "nothing is told any more")
+        bed.until(lambda: heals(bed), "everybody is answered")
+        mark = bed.settled()
+        made.begin()
+        made.ends()
+        made.check(mark)
+
+
+def signs(node: BedNode, ca: Issued) -> bool:
+    """Its controller-manager signs with that CA."""
+    with suppress(SigningError, InvalidSignature):
+        node.canary().verify_directly_issued_by(ca.cert)
+        return True
+    return False
 
 
 def heals(bed: Bed) -> bool:
