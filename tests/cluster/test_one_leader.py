@@ -98,12 +98,12 @@ def node(world: World, tmp_path: Path) -> Shared:
 
 
 def led(world: World, node: Shared, until: Callable[[], bool], what: str) -> None:
-    """Wait; meanwhile the cluster becomes as it should be in each phase: in trust when the command has said so."""
+    """Wait; meanwhile the cluster becomes as it should be in each phase: in trust when the command waits for it."""
     end, before = time.monotonic() + 2 * DEADLINE, None
     while not until():
         assert time.monotonic() < end, f"{what}: never so; the phase is {node.phase}\n{node.said}"
         record = node.record
-        if record and record != before and (record.phase is not Phase.TRUST or "waiting: [trust] " in node.said):
+        if record and record != before and (record.phase is not Phase.TRUST or "kube-root-ca.crt" in node.said):
             before = record
             with world.api.lock:
                 fit(world, record)
