@@ -97,7 +97,7 @@ def renew(
     if dry_run:
         display(plan_document(made, assessment.taken_at), output, plan_table)
         return
-    outcomes = _carry_out(enforcer, handover, made, quiet=quiet)
+    outcomes = _carry_out(enforcer, handover, progress, made)
     outcomes = _decided(enforcer, handover, progress, outcomes, timeout)
     _tell_outcomes(outcomes, quiet=quiet)
     wanted = {service for each in outcomes if each.result == "done" for service in getattr(each.step, "restarts", ())}
@@ -215,15 +215,14 @@ def _known(names: Sequence[str], assessment: Assessment) -> frozenset[str]:
     return frozenset(names)
 
 
-def _carry_out(enforcer: Enforcer, handover: Handover, made: Plan, *, quiet: bool) -> tuple[Outcome, ...]:
+def _carry_out(enforcer: Enforcer, handover: Handover, progress: Progress, made: Plan) -> tuple[Outcome, ...]:
     """Carry out what changes files, and tell each step."""
     total, number = len(made.writes), 0
 
     def tell(step: Write) -> None:
         nonlocal number
         number += 1
-        if not quiet:
-            click.echo(f"[{number}/{total}] {step.target}: {step.detail}")
+        progress.tell(f"[{number}/{total}] {step.target}: {step.detail}")
 
     return handover.patiently(lambda: enforcer.executor.execute(made, tell=tell))
 

@@ -43,3 +43,10 @@ def output_fails() -> bool:
     except OSError:
         return True
     return False
+
+
+def discard_output() -> None:
+    """Have standard output lead nowhere from now on, also what is still in its buffer."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)

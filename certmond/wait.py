@@ -16,6 +16,7 @@ import click
 from certmond.host.wake import Wake
 from certmond.host.watch import Interest, Watcher
 from certmond.pki.reason import printable
+from certmond.streams import discard_output
 
 _LONGEST = 300.0
 """Seconds after which a wait ends in any case, as the daemon looks at the node again at each `resync`."""
@@ -53,9 +54,16 @@ class Progress:
         self._waiting: tuple[str, datetime] | None = None
 
     def tell(self, line: str) -> None:
-        """Print a line about something that happened."""
-        if not self._quiet:
+        """Print a line about something that happened. Where the reader of the output has gone, print nothing more: what
+        was begun is brought to its end all the same.
+        """
+        if self._quiet:
+            return
+        try:
             click.echo(printable(line))
+        except BrokenPipeError:
+            self._quiet = True
+            discard_output()
 
     def wait(
         self,

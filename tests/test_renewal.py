@@ -1088,6 +1088,15 @@ def test_renew_does_not_exit_with_0_where_something_broken_is_left_alone(host: H
     assert "left alone: apiserver: the file of its CA, the entry ca, holds no certificate: put the CA" in done.stdout
 
 
+def test_renew_goes_on_where_its_reader_has_gone(host: Host) -> None:
+    """Where the output is a pipe that nobody reads any more, as that of `| head -1`, every certificate is renewed."""
+    before = host.serials()
+    through = ("bash", "-c", 'exec > >(exec <&-; sleep 0.2); "$@"', "bash")
+    certmond(host, "renew", "--all", before=through)
+    after = host.serials()
+    assert {name for name in before if before[name] != after[name]} == before.keys()
+
+
 @pytest.mark.real("openssl")
 def test_renew_exits_by_what_became_of_it(waiting: tuple[Host, Helper]) -> None:
     """Exit 2 where something failed, 1 where a signer is waited for, 0 when all is done: with the reason on stderr."""
