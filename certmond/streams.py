@@ -46,7 +46,7 @@ def output_fails() -> bool:
 
 
 def discard_output() -> None:
-    """Have standard output lead nowhere from now on, also what is still in its buffer."""
+    """Redirect standard output to /dev/null, with what is still in its buffer."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
