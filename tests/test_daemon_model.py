@@ -26,7 +26,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from certmond.config import Source, parse
 from certmond.daemon import Cause, Daemon
 from certmond.host.journal import Event, Journal
-from certmond.pki.mismatch import WAIT
+from certmond.pki.mismatch import REPAIR_WAIT
 from tests.builders import DAY, HOUR, YEAR, Issued, make_ca, make_leaf, make_server
 from tests.fuse import Killed, fuse
 from tests.modelled import TOLD, Leaf, ca_of, read
@@ -90,7 +90,7 @@ class Process:
         self._wait_for_writers()
 
     def _wait_for_writers(self) -> None:
-        self._host.now += 2 * WAIT
+        self._host.now += 2 * REPAIR_WAIT
         self._wake("deadline")
 
     def _wake(self, cause: str) -> None:
