@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from cryptography import x509
 
 from certmond.expose.plan_document import step_name
 from certmond.host.archive import Archive
@@ -232,6 +233,30 @@ def test_a_right_that_a_later_certificate_no_longer_had_does_not_come_back(tmp_p
     done = host.enforcer().plan(host.look(), frozenset({"apiserver"}))
     assert [step_name(step) for step in done.steps] == ["issue"]
     assert "admin.example" not in str(done.steps[0].template.names)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("how", ["forgotten", "put back by hand"])
+def test_what_nobody_remembers_to_be_less_is_not_taken_to_be_as_much(tmp_path: Path, how: str) -> None:
+    """The archive has a certificate with more than the one that was there last, which a command never saw: what the
+    entry does not fix does not come back, whether the memory of renewals is lost, or has one that is in the archive.
+    """
+    host = Host(tmp_path, "apiserver")
+    host.entries["apiserver"] = {**API, "usages": ["client auth"], "subject": [], "names": []}
+    subject: Any = x509.Name.from_rfc4514_string("O=company-admins,CN=ops")
+    wide = make_leaf(host.ca, subject, not_before=host.now - YEAR, not_after=host.now + 20 * DAY)
+    host.put(API["path"], wide.pem)
+    host.put(API["key"], wide.key_pem, 0o600)
+    host.start()
+    if how == "forgotten":
+        (host.state / "renewals.json").unlink()
+    else:
+        host.restoration().restore("apiserver", None, dry_run=False)
+    narrow = make_leaf(host.ca, "ops", not_before=host.now - DAY, not_after=host.now + 10 * DAY)
+    host.put(API["path"], b"x")
+    host.put(API["key"], narrow.key_pem, 0o600)
+    assert host.start_once() == ()
+    (held,) = host.plan().held
+    assert "its entry fixes no subject" in held.because
 
 
 def test_during_a_rotation_the_generation_of_the_former_ca_stays_where_it_is(tmp_path: Path) -> None:

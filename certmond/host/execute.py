@@ -244,7 +244,8 @@ class Executor:
 
         writer.commit(changes, verify=verify, before_rename=lambda: self._keep_old(step))
         done = Attempt(
-            renewal.now, sha256=issued.sha256, ends_at=issued.not_after, common_name=holder_of(issued)
+            renewal.now, sha256=issued.sha256, ends_at=issued.not_after, common_name=holder_of(issued),
+            subject=issued.subject,
         )  # fmt: skip
         if step.cause in REPAIRS:
             done = done.repaired(attempt)
@@ -258,7 +259,7 @@ class Executor:
     def _restore(self, step: Restore, writer: Writer) -> Outcome:
         """Note first what comes back: whoever is killed in between has put it in place all the same."""
         now, leaf, before = self._clock(), step.certificate, self._ledger.attempts().get(step.identity)
-        put = leaf.sha256, leaf.not_after, holder_of(leaf), now
+        put = leaf.sha256, leaf.not_after, holder_of(leaf), leaf.subject, now
         self._ledger.remember(step.identity, (before or Attempt(now)).restoring(*put))
         done = self._restoration.put_right(step, writer)
         with suppress(WriteError):  # then it is one repair more that is not counted
