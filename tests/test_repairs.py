@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
@@ -354,6 +355,49 @@ def test_a_name_that_the_entry_does_not_fix_is_not_lost_unasked(tmp_path: Path) 
     (held,) = host.plan().held
     assert "DNS:lb.example" in held.because
     assert held.because.endswith("certmond renew apiserver")
+
+
+@pytest.mark.parametrize("field", ["exec", "token", "tokenFile", "auth-provider", "username"])
+@pytest.mark.parametrize("archived", [True, False])
+def test_other_credentials_than_a_certificate_are_the_operators_decision(
+    tmp_path: Path, field: str, *, archived: bool
+) -> None:
+    """A kubeconfig whose user has a token, say, in place of the certificate works: it is told, and never replaced."""
+    host = whole(tmp_path, "admin.conf", archived=archived)
+    document = yaml.safe_load(host.at(ADMIN["path"]).read_bytes())
+    document["users"][0]["user"] = {field: {"command": "kubelogin"} if field in {"exec", "auth-provider"} else "abc"}
+    host.put(ADMIN["path"], yaml.safe_dump(document).encode(), 0o600)
+    before = host.at(ADMIN["path"]).read_bytes()
+    assert host.start_once() == ()
+    assert certmond(host, "renew", "admin.conf").returncode
+    assert host.at(ADMIN["path"]).read_bytes() == before
+    (said,) = [item.message for status in host.look().statuses for item in status.findings]
+    assert f"authenticates with {field}; certmond leaves it as it is" in said
+
+
+def test_a_key_that_only_a_tpm_reads_is_not_replaced(tmp_path: Path) -> None:
+    """It may be the right one: that it is not read is told."""
+    host = whole(tmp_path, "apiserver", archived=True)
+    key = b"-----BEGIN TSS2 PRIVATE KEY-----\nMIHwBgZngQUKAQOgAwEB/6E=\n-----END TSS2 PRIVATE KEY-----\n"
+    host.put(API["key"], key, 0o600)
+    assert host.start_once() == ()
+    assert host.at(API["key"]).read_bytes() == key
+    assert any("TSS2 PRIVATE KEY" in item.message for status in host.look().statuses for item in status.findings)
+
+
+@pytest.mark.parametrize("damage", [gone(CURRENT), written(CURRENT, b"")])
+def test_the_pem_of_a_kubelet_that_reads_another_one_is_not_made(tmp_path: Path, damage: Damage) -> None:
+    """Where kubelet.conf embeds its credentials, a certificate of the node would be made that nothing reads."""
+    host = whole(tmp_path, "kubelet-client", archived=False)
+    pem = host.real(CURRENT).read_bytes()
+    document = yaml.safe_load(host.at("/etc/kubernetes/kubelet.conf").read_bytes())
+    document["users"][0]["user"] = {
+        "client-certificate-data": base64.b64encode(pem).decode(), "client-key-data": base64.b64encode(pem).decode()
+    }  # fmt: skip
+    host.put("/etc/kubernetes/kubelet.conf", yaml.safe_dump(document).encode(), 0o600)
+    damage(host)
+    assert host.start_once() == ()
+    assert CURRENT in {status.seen.path for status in host.look().statuses if status.findings}
 
 
 # Kubeconfigs

@@ -394,7 +394,10 @@ def test_a_broken_entry_hides_no_good_one(tree: Tree) -> None:
         (b"a: 1\nb: [}\n", "malformed: /x.conf is not YAML in line 2"),
         (b"a: 1", "malformed: /x.conf is not a kubeconfig: it has neither users nor clusters"),
         (kubeconfig(), "missing: /x.conf holds no client certificate"),
-        (kubeconfig([user("t", token="t")]), "missing: /x.conf holds no client certificate"),
+        (
+            kubeconfig([user("t", token="t")]),
+            "missing: /x.conf holds no client certificate: user 't' authenticates with token",
+        ),
         (
             kubeconfig([user("t", client_certificate_data="%%")]),
             "malformed: /x.conf: user 't': client-certificate-data is not base64",
