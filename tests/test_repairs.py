@@ -195,10 +195,32 @@ def test_the_newest_good_generation_comes_back_byte_for_byte(tmp_path: Path) -> 
         assert isinstance(outcome.step, Restore)
         assert (host.at(API["path"]).read_bytes(), host.at(API["key"]).read_bytes()) == first
     assert len(Archive(host.state).ids("apiserver")) == 1
-    assert len(Archive(host.state).ids("apiserver.damaged")) == 3
+    assert len(Archive(host.state).ids("apiserver.damaged")) == 3 + 1  # the first one has the only copy of its key
     for generation, files in Archive(host.state).whole("apiserver.damaged"):
         assert "PRIVATE KEY" not in str(generation.description)
         assert b"PRIVATE KEY" not in files[-1].content
+
+
+@pytest.mark.parametrize("archived", [True, False])
+def test_the_only_copy_of_a_private_key_is_not_pushed_out_of_the_archive(tmp_path: Path, *, archived: bool) -> None:
+    """The key of the CA was moved over that of a certificate: the message of the repair says where it is kept, and it
+    is still there after further damage, beside the last generations.
+    """
+    host = whole(tmp_path, "apiserver", archived=archived)
+    key = make_leaf(host.ca).key_pem
+    host.put(API["key"], key, 0o600)
+    (outcome,) = host.start_once()
+    (first,) = Archive(host.state).ids("apiserver.damaged")
+    assert outcome.message.endswith(f"; what was there is kept in the archive as apiserver.damaged {first}")
+    for number in range(5):
+        host.now += timedelta(hours=3)
+        host.at(API["path"]).write_bytes(b"%d" % number)
+        host.at(API["key"]).write_bytes(b"")
+        assert [each.result for each in host.start_once()] == ["done"]
+    kept = Archive(host.state).ids("apiserver.damaged")
+    assert len(kept) == 4
+    assert kept[0] == first
+    assert key in {file.content for file in Archive(host.state).load("apiserver.damaged", first)}
 
 
 def test_what_comes_back_is_in_the_trail_without_a_key(tmp_path: Path) -> None:
