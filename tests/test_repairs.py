@@ -425,6 +425,29 @@ def test_the_pem_of_a_kubelet_that_reads_another_one_is_not_made(tmp_path: Path,
 # Kubeconfigs
 
 
+@pytest.mark.parametrize("archived", [True, False])
+@pytest.mark.parametrize("content", ["AAAA", base64.b64encode(b"-----BEGIN CERTIFICATE-----").decode()])
+@pytest.mark.parametrize("field", ["client-certificate-data", "client-key-data"])
+def test_of_a_kubeconfig_with_others_only_the_damaged_user_is_replaced(
+    tmp_path: Path, field: str, content: str, *, archived: bool
+) -> None:
+    """From the archive or anew: its other users, clusters and contexts stay as they are."""
+    host = whole(tmp_path, "admin.conf", archived=archived)
+    document = yaml.safe_load(host.at(ADMIN["path"]).read_bytes())
+    document["users"].append({"name": "other", "user": {"token": "mine"}})
+    document["clusters"].append({"name": "other", "cluster": {"server": "https://other.example"}})
+    document["contexts"].append({"name": "other", "context": {"cluster": "other", "user": "other"}})
+    document["users"][0]["user"][field] = content
+    host.put(ADMIN["path"], yaml.safe_dump(document).encode(), 0o600)
+    host.start_once()
+    after = yaml.safe_load(host.at(ADMIN["path"]).read_bytes())
+    for each in (document, after):
+        del each["users"][0]["user"]
+    assert after == document
+    host.start()
+    assert host.unwell() == []
+
+
 def test_the_server_of_a_kubeconfig_comes_from_another_of_the_same_ca(tmp_path: Path) -> None:
     """Where the archive has nothing of it. A kubeconfig that another user can write is not asked."""
     host = whole(tmp_path, "admin.conf", archived=False)

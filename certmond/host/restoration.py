@@ -22,6 +22,7 @@ from certmond.host.damaged import DamagedFiles, kept_as
 from certmond.host.generations import Form, Generations
 from certmond.host.journal import Event
 from certmond.host.key_pair import KeyPairs, Unpaired, as_written
+from certmond.host.kubeconfig_text import has_others, with_credentials_of
 from certmond.host.node_files import NodeFiles
 from certmond.host.place import digest
 from certmond.host.placing import linked, placed
@@ -156,7 +157,9 @@ class Restoration:
         if form.kind is Kind.KUBELET:
             changes = self._linked(files[0], spec)
         else:
-            changes = [placed(spec, f.path, f.content, self._files, mode=f.mode, owner=f.owner) for f in files]
+            changes = [
+                placed(spec, f.path, self._content(form, f), self._files, mode=f.mode, owner=f.owner) for f in files
+            ]
 
         def verify(written: Mapping[str, bytes]) -> None:
             self._verify(f"{step.generation} of {name}", form, changes, written)
@@ -164,6 +167,11 @@ class Restoration:
         kept = list[Generation]()
         writer.commit(changes, verify=verify, before_rename=lambda: kept.extend(self._keep_damaged(name, paths, step)))
         return f"{step.path} is as in {step.generation} of the archive again{kept_as(kept)}"
+
+    def _content(self, form: Form, file: ArchivedFile) -> bytes:
+        """Of a kubeconfig that has more than its damaged user, only the credentials of that one come back."""
+        there = self._files.read(file.path, anyones=False) if form.kind is Kind.KUBECONFIG else None
+        return with_credentials_of(there, file.content, file.path) if there and has_others(there) else file.content
 
     def _keep_damaged(self, name: str, paths: Sequence[str], step: Restore) -> Iterator[Generation]:
         replaced = {path: self._transactions.real(path) for path in paths if self._files.read(path) is not None}
