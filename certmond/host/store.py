@@ -410,8 +410,17 @@ class Store:
 
 
 def _kept(used: tuple[Entry, ...], seen: tuple[Observation, ...], before: _Built | None) -> _Built:
-    """What was seen, as the objects of last time where nothing that they tell has changed: no news for anybody."""
-    return used, before[1] if before and before[1] == seen else seen
+    """What was seen, as the objects of last time where nothing that they tell has changed: no news for anybody. That a
+    file that cannot be used is still being written is news.
+    """
+    same = (
+        before
+        and before[1] == seen
+        and not any(
+            each.faults and each.changed_at != old.changed_at for each, old in zip(seen, before[1], strict=True)
+        )
+    )
+    return used, before[1] if before and same else seen
 
 
 def _one_each(whole: Observation, certificates: Sequence[Certificate]) -> Iterator[Observation]:

@@ -21,9 +21,9 @@ from certmond.pki.damage import is_whole, last_issued
 from certmond.pki.file_checks import about_damage, about_files, about_key_pair
 from certmond.pki.holding import NOWHERE, Presence, Surroundings
 from certmond.pki.inventory import Inventory, Observation
-from certmond.pki.mismatch import REPAIR_WAIT, Mismatch, mismatch_of, settled
+from certmond.pki.mismatch import REPAIR_REST, REPAIR_WAIT, Mismatch, mismatch_of, settled
 from certmond.pki.path import PathSearch, Question, Searching, find_all
-from certmond.pki.reason import Finding, Severity
+from certmond.pki.reason import Finding, Reason, Severity
 from certmond.pki.service_checks import about_services, turning_points
 from certmond.pki.signing_checks import not_issued_by_ca
 from certmond.pki.signing_policy import Basis, basis
@@ -235,6 +235,7 @@ def _look_at(
     damage = mismatch_of(
         is_whole(seen), seen.changed_at, before.damage if before else None, now,
         first=before is None, waits=terms.waits, wait=REPAIR_WAIT,
+        rest=None if any(fault.reason is Reason.MISSING for fault in seen.faults) else REPAIR_REST,
     )  # fmt: skip
     if not seen.certificates:
         absent = _absent(

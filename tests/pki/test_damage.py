@@ -127,6 +127,27 @@ def test_a_writer_has_ten_seconds(seen: Observation) -> None:
     assert isinstance(only(node.after(TICK)), Issue)
 
 
+def test_a_file_that_keeps_changing_is_let_be_for_two_minutes_more() -> None:
+    """The ten seconds begin again with each change of a file that is there, until two minutes after the first look;
+    then they pass whatever changes. What is not there does not grow: the directory may change for others.
+    """
+    for seen, patient in ((CUT, True), (GONE, False)):
+        node = Node()
+        node.look(seen)
+        held = 0
+        while isinstance(only(node.plan()), Held):
+            node.now += 5 * SECOND
+            node.look(replace(seen, changed_at=node.now))
+            held += 5
+        assert held == (130 if patient else 10)
+    node = Node()
+    node.look(CUT)
+    node.now += 5 * SECOND
+    node.look(replace(CUT, changed_at=node.now))
+    assert isinstance(only(node.after(REPAIR_WAIT - TICK)), Held)
+    assert isinstance(only(node.after(TICK)), Issue)
+
+
 def test_a_file_that_is_whole_in_time_is_let_be() -> None:
     """A writer that is done within the ten seconds, and stays so."""
     node = Node()
