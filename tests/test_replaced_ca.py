@@ -105,6 +105,34 @@ def test_a_ca_of_this_second_is_trusted_with_the_next_pass(
         assert node.phase is Phase.TRUST
 
 
+@pytest.mark.parametrize("between", [False, True])
+def test_a_rotation_by_hand_that_went_too_fast_is_followed(tmp_path: Path, between: bool) -> None:
+    """Somebody lets ca.crt hold both CAs, the former one first, or then the new one first with its key: nothing is
+    touched and nothing told, because everything is accepted. As soon as the former one is taken out while leaves and
+    kubeconfigs are of it, it is trusted again, and a rotation leads to the new one.
+    """
+    node, clock = RotatingNode(tmp_path / "place"), Clock()
+    new = root_ca()
+    with daemon(node, clock) as made:
+        node.put("ca.crt", node.old.pem + new.pem)
+        rest(made, Cause("change", None))
+        if between:
+            node.put("ca.key", new.key_pem)
+            node.put("ca.crt", new.pem + node.old.pem)
+            rest(made, Cause("change", None))
+        assert told(made) == []
+        assert (node.embedded(), node.record) == ((node.old.facts,), None)
+        put(node, new)
+        made._pass(Cause("change", None))
+        (said,) = told(made)
+        assert "holds another CA than this node lives by" in said
+        assert said.endswith("; it is rotated now")
+        rest(made, Cause("step", None), lambda: is_whole(node, new))
+        assert is_whole(node, new)
+    node.walk()
+    assert node.unwell(new) == []
+
+
 def test_a_ca_that_is_not_valid_yet_is_followed_at_its_first_instant(tmp_path: Path) -> None:
     """Of a CA whose notBefore is 20 s ahead one critical finding says until when it waits and what ends that; nothing
     is touched before, and the daemon wakes at that very instant, not at the next resync.

@@ -83,9 +83,33 @@ def test_where_nobody_remembers_it_only_files_of_root_tell(owner: str, mode: int
 
 
 def test_an_anchor_that_the_node_has_lived_by_is_no_change() -> None:
-    """Whatever else is still there: that is a rotation of ours, or its end."""
-    assert seen(conf(OLD), leaf(OLD), known=(NEW, OLD)) is None
+    """Whatever else is still there, of which it has never lived."""
+    assert seen(conf(OLD), leaf(OLD), known=(NEW,)) is None
     assert seen(conf(OLD), trust=(OLD, NEW), known=(OLD,)) is None
+
+
+def test_a_former_one_that_is_gone_from_the_bundle_is_a_change() -> None:
+    """The new one was remembered when both were trusted. What is left of the former one has nobody who accepts it."""
+    for known in ((OLD, NEW), (NEW, OLD)):
+        assert seen(conf(OLD), known=known) == change("/admin.conf trusts the former one", OLD)
+        assert seen(conf(OLD, NEW), leaf(OLD), known=known) == change("/pki/leaf.crt is of the former one", OLD)
+        assert seen(conf(OLD, NEW), leaf(NEW), known=known) is None
+
+
+def test_both_in_the_bundle_are_no_change_whichever_signs() -> None:
+    """Somebody rotates by hand, and everything is accepted: a leaf that is of either, a kubeconfig that trusts one."""
+    for trust in ((OLD, NEW), (NEW, OLD)):
+        assert seen(conf(OLD), conf(NEW), leaf(OLD), leaf(NEW), trust=trust, known=(OLD, NEW)) is None
+
+
+@pytest.mark.parametrize(("owner", "counts"), [("root:root", True), ("kim:root", False)])
+def test_only_files_of_root_tell_of_one_that_was_trusted_beside(owner: str, counts: bool) -> None:
+    """It was taken out, and did not sign when it was remembered: nobody else's file is to have it trusted again."""
+    permissions = (Permissions("/admin.conf", 0o600, owner, secret=True),)
+    embeds, signed = replace(conf(STRANGER), permissions=permissions), replace(leaf(STRANGER), permissions=permissions)
+    for observation in (embeds, signed):
+        assert (seen(observation, known=(NEW, STRANGER)) is not None) == counts
+        assert seen(observation, known=(STRANGER, NEW)) is not None
 
 
 def test_where_nothing_is_left_of_the_former_one_there_is_nothing_to_rotate() -> None:
