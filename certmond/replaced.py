@@ -20,7 +20,7 @@ from certmond.pki.family import Leaf, family_of
 from certmond.pki.inventory import Inventory
 from certmond.pki.reason import Finding, Reason
 from certmond.pki.rotation import Mode, Phase, Rotation, begin
-from certmond.pki.rotation_found import Change, changed
+from certmond.pki.rotation_found import Change, changed, overtaken
 from certmond.pki.rotation_steps import Ground, hindrance
 
 
@@ -91,6 +91,22 @@ class Replaced:
         if self._change is None or self._objection or self._change[1].problems:
             return None
         change, verdict, _ = self._change
+        return self._made(change, verdict, now, at_once=at_once)
+
+    def instead(self, rotation: Rotation, now: datetime) -> Rotation | None:
+        """The rotation, not begun, to a third anchor that somebody has put in the place of the one that `rotation` has
+        found there; None where nobody has, or one unfit, or where nothing begins by itself here.
+        """
+        ground, wanted = self._grounds[rotation.family], self._config.root_ca.on_change
+        if self._config.mode != "enforce" or wanted == "alarm" or self._objection:
+            return None
+        change = overtaken(rotation, ground, self._inventory)
+        verdict = self._verdict(change, ground, now) if change else None
+        if change is None or verdict is None or verdict.problems:
+            return None
+        return self._made(change, verdict, now, at_once=wanted == "replace")
+
+    def _made(self, change: Change, verdict: Verdict, now: datetime, *, at_once: bool) -> Rotation | None:
         mode = Mode.REPLACE if at_once else _mode(change, verdict, now)
         identity = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
         made = begin(Rotation(identity, change.family, mode, change.old, change.new, Phase.PREPARE, now, found=True))
@@ -148,6 +164,8 @@ class Replaced:
 def _mode(change: Change, verdict: Verdict, now: datetime) -> Mode:
     """An overlap with a CA that has expired is none: nobody accepts what it has signed."""
     expired = all(each.not_after < now for each in change.old)
+    if len(change.old) > 1 and verdict.mode == "reissue":
+        return Mode.OVERLAP  # of only one of them the leaves stay what they are
     return Mode.REPLACE if expired and verdict.mode == "overlap" else Mode(verdict.mode)
 
 

@@ -87,9 +87,10 @@ class Rotating:
         except RotationError as error:
             self._waits = (str(error),)  # the next look tells it as what it is
             return None
-        if stands.back:
-            self.change(stands.back)
-            return f"the former CA of {stands.back.family} was put back: {stands.back.name} begins"
+        if (back := stands.back) and stands.rotation:
+            self.change(back)
+            which = "the former CA" if back.new in stands.rotation.old else "another CA"
+            return f"{which} of {back.family} was put in place: {back.name} begins"
         if not self._is_known_to_all():
             return None
         reach = stands.reach(assessment, around, plan)

@@ -63,10 +63,10 @@ class Reach:
 class Standing:
     """As of the last look, for the node `node` and one configuration.
 
-    `own` is what the node's record has, `rotation` the one that is under way here, and `back` the one that leads back
-    where somebody has put the former CA in place again. `broken` says why nobody can tell how far a rotation is; None
-    where that is known. `elsewhere` says that others are in one which is no concern of this node. `unsure` are the
-    anchors with which nothing is to be signed now, as not everyone may trust them, and why.
+    `own` is what the node's record has, `rotation` the one that is under way here, and `back` the one that takes its
+    place where somebody has put the former CA in place again, or a third one. `broken` says why nobody can tell how far
+    a rotation is; None where that is known. `elsewhere` says that others are in one which is no concern of this node.
+    `unsure` are the anchors with which nothing is to be signed now, as not everyone may trust them, and why.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Standing:
             if why := self._refusal(self.rotation, self.ground, now):
                 return self._freeze(why, self.rotation.family)
             if self._alone:  # of several nodes, one may not have had the new key yet
-                self.back = put_back(self.rotation, self.ground, now)
+                self.back = put_back(self.rotation, self.ground, now) or self.replaced.instead(self.rotation, now)
             return self._told(self.rotation, self.ground, waits, inventory)
         told = self.replaced.look(self._record.anchors(), now)
         self.unsure = {family: found[0].message for family, found in told.items()}
@@ -201,6 +201,9 @@ class Standing:
     ) -> dict[str, tuple[Finding, ...]]:
         if frozen := standstill(rotation, ground):
             self.unsure = {} if is_as_before(rotation, ground) else {rotation.family: frozen}
+            if self.back and self.back.new in ground.trust:
+                said = f"{ground.path} was replaced again, by {self.back.new.called}; it is rotated to that one now"
+                return {rotation.family: (finding(Reason.ROOT_CA_CHANGED, said),)}
             return {rotation.family: (finding(Reason.ROTATION_FROZEN, frozen),)}
         if given_up(rotation, ground) and not is_as_before(rotation, ground):
             self.unsure = {

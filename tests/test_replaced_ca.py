@@ -133,6 +133,87 @@ def test_a_rotation_by_hand_that_went_too_fast_is_followed(tmp_path: Path, betwe
     assert node.unwell(new) == []
 
 
+def found_in_place(node: RotatingNode, ca: Issued, phase: Phase) -> None:
+    """Let the node, which knows its CA, follow another one as far as that phase."""
+    node.step()
+    put(node, ca)
+    node.step()
+    node.walk(lambda: node.phase is phase)
+    assert node.phase is phase
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_third_ca_is_followed_in_the_place_of_the_second(tmp_path: Path, signed: bool) -> None:
+    """While a rotation leads to a CA that was found in place, a third pair takes its place: it is told as a changed CA,
+    the rotation leads to that one from then on, the former CA stays trusted, and the second one only if it has signed.
+    """
+    node, clock = RotatingNode(tmp_path / "place", root_ca={"overlap": "1h"}), Clock()
+    second, third = root_ca(subject="second"), root_ca(subject="third")
+    with daemon(node, clock) as made:
+        put(node, second)
+        rest(made, Cause("change", None), lambda: is_whole(node, second))
+        if signed:
+            node.walk(lambda: node.verifies(node.read("web.crt"), second))
+        trusted = {node.old.facts, third.facts} | ({second.facts} if signed else set())
+        put(node, third)
+        made._pass(Cause("change", None))
+        assert "rotation_frozen" not in node.findings()
+        (said,) = told(made)
+        assert re.search("was replaced again, by CN=third.*; it is rotated to that one now", said)
+        rest(made, Cause("step", None), lambda: {*node.trust()} == trusted == {*node.embedded()})
+        assert {*node.trust()} == trusted == {*node.embedded()}
+        assert node.record is not None
+        assert (node.record.new, node.phase) == (third.facts, Phase.TRUST)
+    node.walk()
+    assert node.unwell(third) == []
+
+
+@pytest.mark.parametrize("whose", ["former", "second"])
+@pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE])
+def test_what_is_told_of_a_third_ca_that_cannot_be_followed_leads_out(tmp_path: Path, phase: Phase, whose: str) -> None:
+    """Of an unfit third pair it is told which files to put back: with either of the two pairs the rotation goes on."""
+    node = RotatingNode(tmp_path / "place")
+    second = root_ca(subject="second")
+    found_in_place(node, second, phase)
+    put(node, root_ca(key="rsa-1024"))
+    before = node.tree()
+    said = node.findings()["rotation_frozen"]
+    assert said.endswith("; put back the certificate and the key of one of these two, both files")
+    node.step()
+    assert node.tree() == before
+    back = node.old if whose == "former" else second
+    put(node, back)
+    node.step()
+    node.walk()
+    assert node.unwell(back) == []
+
+
+@pytest.mark.parametrize("settings", [{"mode": "observe"}, {"root_ca": {"on_change": "alarm"}}])
+def test_a_third_ca_is_nobodys_to_follow_where_nothing_begins_by_itself(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """In observe mode, and with `on_change: alarm`, the rotation under way stands still, and nothing is touched."""
+    node = RotatingNode(tmp_path / "place")
+    found_in_place(node, root_ca(subject="second"), Phase.TRUST)
+    node.configure(**settings)
+    put(node, root_ca(subject="third"))
+    before, record = node.tree(), node.record
+    node.step()
+    assert "rotation_frozen" in node.findings()
+    assert (node.tree(), node.record) == (before, record)
+
+
+def test_no_command_names_a_way_back_that_is_refused(tmp_path: Path) -> None:
+    """A rotation that was found in place cannot be aborted: who asks for another is told how it goes on."""
+    node = RotatingNode(tmp_path / "place")
+    found_in_place(node, root_ca(subject="second"), Phase.TRUST)
+    for words in (["root-ca", "rotate", "--at-once"], ["root-ca", "stage", "--generate"]):
+        said = node.hurry(*words)
+        assert said.code == 2
+        assert "abort" not in said.err
+        assert "certmond root-ca rotate --family ca" in said.err
+
+
 def test_a_ca_that_is_not_valid_yet_is_followed_at_its_first_instant(tmp_path: Path) -> None:
     """Of a CA whose notBefore is 20 s ahead one critical finding says until when it waits and what ends that; nothing
     is touched before, and the daemon wakes at that very instant, not at the next resync.

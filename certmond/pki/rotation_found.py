@@ -68,6 +68,27 @@ def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inv
     return Change(family, tuple(evidence), new, next(iter(evidence.values())))
 
 
+def overtaken(rotation: Rotation, ground: Ground, inventory: Inventory) -> Change | None:
+    """The change from the anchor that `rotation` has found in place to a third one, which somebody has put there with
+    its key meanwhile; None where nobody has.
+
+    What has signed nothing is trusted no longer. A controller-manager that signs may have done so for other nodes.
+    """
+    trust = certificates_of(ground.trust)
+    known = certificates_of((rotation.new, *rotation.old))
+    if not rotation.found or not trust or trust[0] in known or ground.key != trust[0].key:
+        return None
+    second, former = known[0], known[1:] if rotation.phase in {Phase.TRUST, Phase.ISSUE} else ()
+    leaves = (each for each in filter(_is_own, inventory.observations) if rotation.family in each.spec.ca)
+    signed = ground.signer is not None or second in trust or rotation.phase is not Phase.TRUST
+    signed = signed or any(
+        find_paths(each.certificates[0], (second,), each.certificates[1:]).paths
+        for each in leaves if each.certificates
+    )  # fmt: skip
+    because = f"{rotation.name} was to follow {second.called}"
+    return Change(rotation.family, (*former, second) if signed else former, trust[0], because)
+
+
 def put_back(rotation: Rotation, ground: Ground, now: datetime) -> Rotation | None:
     """The rotation back, where somebody has put the former key in the place of the one that was found there: nobody but
     they had that, so that it cannot go on. None where they have not.
