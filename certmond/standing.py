@@ -47,6 +47,8 @@ from certmond.pki.steps import Plan
 from certmond.pki.trust import digest_of
 from certmond.replaced import Replaced
 
+_EXPLAINED = "see: certmond explain rotation_frozen"
+
 
 @dataclass(frozen=True, slots=True)
 class Reach:
@@ -167,7 +169,8 @@ class Standing:
         self.replaced.forget()
         self.broken = why
         known = self._record.anchors()
-        self.unsure = {family: why for family in families if not self._is_as_ever(family, known.get(family, ()))}
+        said = f"{why}; {_EXPLAINED}"
+        self.unsure = {family: said for family in families if not self._is_as_ever(family, known.get(family, ()))}
         return {families[0]: (finding(Reason.ROTATION_FROZEN, why),)} if families else {}
 
     def _is_as_ever(self, family: str, known: Sequence[Anchor]) -> bool:
@@ -200,7 +203,8 @@ class Standing:
         self, rotation: Rotation, ground: Ground, waits: Sequence[str], inventory: Inventory
     ) -> dict[str, tuple[Finding, ...]]:
         if frozen := standstill(rotation, ground):
-            self.unsure = {} if is_as_before(rotation, ground) else {rotation.family: frozen}
+            said = f"{frozen}; {_EXPLAINED}"
+            self.unsure = {} if is_as_before(rotation, ground) else {rotation.family: said}
             if self.back and self.back.new in ground.trust:
                 said = f"{ground.path} was replaced again, by {self.back.new.called}; it is rotated to that one now"
                 return {rotation.family: (finding(Reason.ROOT_CA_CHANGED, said),)}
@@ -210,7 +214,8 @@ class Standing:
                 rotation.family: f"{ground.path} and its key are not those that {rotation.name} goes back to"
             }
         if (rotation.found and rotation.phase is Phase.TRUST) or self.back:
-            self.unsure = {rotation.family: f"{rotation.name} has not reached the phase {Phase.ISSUE} yet"}
+            fact = f"{rotation.name} has not reached the phase {Phase.ISSUE} yet"
+            self.unsure = {rotation.family: f"{fact}; see what it waits for: certmond status"}
         waiting = f"; it waits: {waits[0]}" if waits else ""
         if len(waits) > 1:
             waiting += f" (and {len(waits) - 1} more)"

@@ -203,6 +203,38 @@ def test_a_third_ca_is_nobodys_to_follow_where_nothing_begins_by_itself(
     assert (node.tree(), node.record) == (before, record)
 
 
+@pytest.mark.parametrize(
+    ("new", "following", "why"),
+    [
+        (root_ca(key="rsa-1024"), False, "and nothing is touched: .*; or put the former CA back"),
+        (root_ca(permitted=["DNS:example.org"], constraints_critical=True), False, "and nothing is touched: "),
+        (root_ca(), True, "has not reached the phase issue yet; see what it waits for: certmond status"),
+        (root_ca(key="rsa-1024"), True, "stands still: .*; see: certmond explain rotation_frozen"),
+    ],
+)
+def test_nobody_signs_with_a_ca_that_is_not_followed_yet(
+    tmp_path: Path, new: Issued, following: bool, why: str
+) -> None:
+    """Whoever asks for a certificate of it by name is told why not and what to look at, exit code 3, and nothing is
+    written; `--all` leaves it alone and says the same.
+    """
+    node = RotatingNode(tmp_path / "place", hurried=False, root_ca={"overlap": "1h"})
+    fit = new.facts.key.algorithm != "RSA"
+    if following:
+        found_in_place(node, new if fit else root_ca(), Phase.TRUST)
+    else:
+        node.step()
+    if not (following and fit):
+        put(node, new)
+    before = node.tree()
+    said = node.certmond("renew", "web")
+    assert said.returncode == 3
+    assert re.search(f"web cannot be renewed: .*{why}", said.stderr)
+    said = node.certmond("renew", "--all", "--no-restart")
+    assert len(re.findall(f"left alone: (?:web|user.conf): .*{why}", said.stdout)) == 2
+    assert node.tree() == before
+
+
 def test_no_command_names_a_way_back_that_is_refused(tmp_path: Path) -> None:
     """A rotation that was found in place cannot be aborted: who asks for another is told how it goes on."""
     node = RotatingNode(tmp_path / "place")
