@@ -19,7 +19,7 @@ from certmond.pki.checks import finding
 from certmond.pki.family import Leaf, family_of
 from certmond.pki.inventory import Inventory
 from certmond.pki.reason import Finding, Reason
-from certmond.pki.rotation import Mode, Phase, Rotation, begin
+from certmond.pki.rotation import SIGNER_FAMILY, Mode, Phase, Rotation, begin
 from certmond.pki.rotation_found import Change, changed, overtaken
 from certmond.pki.rotation_steps import Ground, hindrance
 
@@ -56,6 +56,18 @@ class Replaced:
                 self._change = change, verdict, ground  # the first one that can be followed, if there is any
             told[family] = (finding(Reason.ROOT_CA_CHANGED, self._remedy(change, verdict, ground, now)),)
         self._calm = frozenset(calm)
+        return told
+
+    def beside(
+        self, rotation: Rotation, known: Mapping[str, Sequence[Anchor]], now: datetime
+    ) -> dict[str, tuple[Finding, ...]]:
+        """What is to be told of the anchors of other families while `rotation` is under way: it is the turn of none."""
+        told = dict[str, tuple[Finding, ...]]()
+        others = {family: ground for family, ground in self._grounds.items() if family != rotation.family}
+        for family, ground in others.items():
+            if change := changed(family, ground, known.get(family, ()), self._inventory):
+                said = self._remedy(change, self._verdict(change, ground, now), ground, now, after=rotation)
+                told[family] = (finding(Reason.ROOT_CA_CHANGED, said),)
         return told
 
     @property
@@ -138,13 +150,16 @@ class Replaced:
         found = family_of(assess(self._inventory, now), family)
         return (found.leaves, found.leaves_end(now, self._config.validity)) if found else ((), None)
 
-    def _remedy(self, change: Change, verdict: Verdict, ground: Ground, now: datetime) -> str:
-        """What happened, what certmond does about it, and when or by whose command it goes on."""
+    def _remedy(
+        self, change: Change, verdict: Verdict, ground: Ground, now: datetime, after: Rotation | None = None
+    ) -> str:
+        """What happened, what certmond does about it, and when or by whose command it goes on: one `after` another."""
+        rotate = "certmond root-ca rotate" + ("" if change.family == SIGNER_FAMILY else f" --family {change.family}")
         fact = f"{ground.path} holds another CA than this node lives by ({change.because})"
         alone = self._config.mode == "enforce" and not self._objection
         if verdict.until and len(verdict.problems) == 1 and alone:
             first = f"{verdict.problems[0]}; or put the former CA and its key back"
-            command = "; then run: certmond root-ca rotate" if self._config.root_ca.on_change == "alarm" else ""
+            command = f"; then run: {rotate}" if self._config.root_ca.on_change == "alarm" else ""
             does = "certmond does not act before" if command else "certmond rotates it at"
             return f"{fact}; {does} {verdict.until:%Y-%m-%d %H:%M:%S} UTC{command}: {first}"
         if verdict.problems:
@@ -153,9 +168,12 @@ class Replaced:
             return f"{fact}; put the former one back and rotate with `certmond root-ca`, or let certmond enforce"
         if self._config.root_ca.on_change == "alarm":
             fact = f"{fact}; certmond does not act, because `root_ca.on_change` is alarm"
-            return f"{fact}: put the former CA and its key back, or run: certmond root-ca rotate"
+            then = f"or, when {after.name} is done, run" if after else "or run"
+            return f"{fact}: put the former CA and its key back, {then}: {rotate}"
         if self._objection:
             return f"{fact}, and nothing is touched: {self._objection}; put the former CA back"
+        if after:
+            return "; ".join((f"{fact}; it is followed when {after.name} is done", *verdict.warnings))
         expired = _mode(change, verdict, now) is Mode.REPLACE
         how = "it is rotated now, without an overlap, as the former CA has expired" if expired else "it is rotated now"
         return "; ".join((f"{fact}; {how}", *verdict.warnings))

@@ -153,7 +153,10 @@ class Standing:
                 return self._freeze(why, self.rotation.family)
             if self._alone:  # of several nodes, one may not have had the new key yet
                 self.back = put_back(self.rotation, self.ground, now) or self.replaced.instead(self.rotation, now)
-            return self._told(self.rotation, self.ground, waits, inventory)
+            told = self._told(self.rotation, self.ground, waits, inventory)
+            others = self.replaced.beside(self.rotation, self._record.anchors(), now)
+            self.unsure = {**self.unsure, **{family: found[0].message for family, found in others.items()}}
+            return told | others
         told = self.replaced.look(self._record.anchors(), now)
         self.unsure = {family: found[0].message for family, found in told.items()}
         return told

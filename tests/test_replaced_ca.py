@@ -381,6 +381,56 @@ def test_a_ca_that_can_be_followed_does_not_wait_for_one_that_cannot(tmp_path: P
         assert node.record.family == "other"
 
 
+@pytest.mark.parametrize("on_change", ["rotate", "alarm"])
+def test_a_second_family_is_told_while_the_first_one_is_followed(tmp_path: Path, on_change: str) -> None:
+    """Where two CAs were replaced together, that of the second one is told all the while, with when it is followed or
+    which command is then to be run; nothing is signed with it before, and it is followed after the first one.
+    """
+    node, clock = RotatingNode(tmp_path / "place"), Clock()
+    other = root_ca(subject="other")
+    dates: dict[str, Any] = {"not_before": clock.now - HOUR, "not_after": clock.now + 90 * DAY}
+    leaf = make_server(other, "leaf", **dates)
+    for name, content in (("other.crt", other.pem), ("other.key", other.key_pem), ("leaf.crt", leaf.pem)):
+        node.put(name, content)
+    node.put("leaf.key", leaf.key_pem)
+    with_more(node, "other", authority=True)
+    with_more(node, "leaf", ca="other")
+    node.step()
+    new, later = root_ca(), root_ca(subject="other")
+    put(node, new)
+    node.step()
+    assert node.phase is Phase.TRUST
+    node.put("other.key", later.key_pem)
+    node.put("other.crt", later.pem)
+    record = node.record
+    assert record is not None
+    settings = (node.place / "config.yaml").read_text()
+    (node.place / "config.yaml").write_text(
+        yaml.safe_dump(yaml.safe_load(settings) | {"root_ca": {"overlap": "1s", "on_change": on_change}})
+    )
+    said = node.findings()["root_ca_changed"]
+    assert f"{node.files}/other.crt holds another CA than this node lives by" in said
+    if on_change == "alarm":
+        assert said.endswith(f"or, when {record.name} is done, run: certmond root-ca rotate --family other")
+    else:
+        assert said.endswith(f"; it is followed when {record.name} is done")
+    asked = node.certmond("renew", "leaf")
+    assert asked.returncode == 3
+    assert said in asked.stderr
+    (node.place / "config.yaml").write_text(settings)
+    node.walk(lambda: node.phase is Phase.ISSUE)
+    assert "other.crt holds another CA" in node.findings()["root_ca_changed"]
+    node.walk()
+    assert node.trust() == (new.facts,)
+    node.step()
+    assert node.record is not None
+    assert node.record.family == "other"
+    node.walk()
+    assert node.trust("other.crt") == (later.facts,)
+    assert node.verifies(node.read("leaf.crt"), later)
+    assert node.unwell(new) == []
+
+
 def test_the_wait_of_a_second_process_is_over_with_the_clock(tmp_path: Path) -> None:
     """A command that looks while the daemon waits for a CA's first instant tells the same, and touches nothing."""
     node, clock = RotatingNode(tmp_path / "place"), Clock()
