@@ -111,9 +111,10 @@ class Standing:
         """See how the node stands, and what is to be told of its anchors, by the name of the entry. `waits` is what the
         phase was found to wait for.
         """
+        before = self.at
         self._forget()
         try:
-            told = self._look(inventory, components, now, waits)
+            told = self._look(inventory, components, now, waits, before)
         except CertmondError as error:
             told = self._freeze(str(error), *self._families)
         except Exception as error:  # noqa: BLE001 - what is not understood freezes it: nothing is done, and it is told
@@ -124,7 +125,12 @@ class Standing:
         return told
 
     def _look(
-        self, inventory: Inventory, components: Components, now: datetime, waits: Sequence[str]
+        self,
+        inventory: Inventory,
+        components: Components,
+        now: datetime,
+        waits: Sequence[str],
+        before: tuple[str, Phase] | None,
     ) -> dict[str, tuple[Finding, ...]]:
         self._record.check()
         unread = list[CertmondError]()
@@ -153,7 +159,7 @@ class Standing:
                 return self._freeze(why, self.rotation.family)
             if self._alone:  # of several nodes, one may not have had the new key yet
                 self.back = put_back(self.rotation, self.ground, now) or self.replaced.instead(self.rotation, now)
-            told = self._told(self.rotation, self.ground, waits, inventory)
+            told = self._told(self.rotation, self.ground, waits if before == self.at else (), inventory)
             others = self.replaced.beside(self.rotation, self._record.anchors(), now)
             self.unsure = {**self.unsure, **{family: found[0].message for family, found in others.items()}}
             return told | others
@@ -235,6 +241,11 @@ class Standing:
     def family(self) -> str | None:
         """The anchor that is being changed."""
         return self.rotation.family if self.rotation else None
+
+    @property
+    def at(self) -> tuple[str, Phase] | None:
+        """Which rotation and phase it is."""
+        return (self.rotation.id, self.rotation.phase) if self.rotation else None
 
     @property
     def signing(self) -> Mapping[str, Certificate]:
