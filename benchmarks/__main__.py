@@ -29,7 +29,7 @@ from benchmarks.processes import Pair, free_port
 from benchmarks.profiling import profiles
 from benchmarks.soak import soak
 from benchmarks.torn_pair import Count, measure_torn_pair
-from certmond.pki.catalog import KeyAlgorithm
+from certmond.pki.catalog.entries import KeyAlgorithm
 
 _PAGE = """# Benchmarks
 

@@ -15,15 +15,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.fixture import kubeadm_node
-from certmond.config import Config, Source, parse
-from certmond.enforce import Enforcer
-from certmond.host import execute, keys
-from certmond.host.audit import Audit
-from certmond.host.journal import Journal
-from certmond.host.keys import PrivateKey
-from certmond.host.store import Store
-from certmond.pki.assess import assess
-from certmond.pki.catalog import KeyAlgorithm
+from certmond.config.model import Config, Source, parse
+from certmond.controllers import executor as execute
+from certmond.daemon.enforcer import Enforcer
+from certmond.files.catalog_observer import Store
+from certmond.formats import private_key as keys
+from certmond.formats.private_key import PrivateKey
+from certmond.notify.audit import Audit
+from certmond.notify.journal import Journal
+from certmond.pki.assessment.assess import assess
+from certmond.pki.catalog.entries import KeyAlgorithm
 
 
 @dataclass(frozen=True)

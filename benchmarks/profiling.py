@@ -16,11 +16,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from benchmarks.fixture import START, Leaves
-from certmond.config import load
-from certmond.daemon import QUIET
-from certmond.expose.render import METRICS, STATUS, Renderer
-from certmond.host.store import Store
-from certmond.pki.assess import Assessment, assess
+from certmond.config.model import load
+from certmond.daemon.loop import QUIET
+from certmond.expose.metrics.exposition import METRICS, STATUS, Renderer
+from certmond.files.catalog_observer import Store
+from certmond.pki.assessment.assess import Assessment, assess
 
 ROWS = 10
 PASSES = 20  # of the short one

@@ -23,11 +23,11 @@ from pathlib import Path
 
 from benchmarks.handshakes import ADDRESS, PATIENCE, Credentials, Tally, client_context, clients, handshake
 from benchmarks.processes import free_port
-from certmond.config import Source, parse
-from certmond.enforce import Enforcer
-from certmond.host.audit import Audit
-from certmond.host.journal import Journal
-from certmond.options import look
+from certmond.cli.options import look
+from certmond.config.model import Source, parse
+from certmond.daemon.enforcer import Enforcer
+from certmond.notify.audit import Audit
+from certmond.notify.journal import Journal
 
 PKI = "etc/kubernetes/pki/etcd"
 NODE = f"node_name: node-1\nkey_algorithm: ECDSA-P256\ninit: {{advertise_address: {ADDRESS}}}\n"

@@ -1,5 +1,5 @@
 """`python -m certmond` is `certmond`."""
 
-from certmond.cli import main
+from certmond.cli.main import main
 
 main()

@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from certmond.host.store import Store
-from certmond.pki.assess import Assessment, assess
-from certmond.pki.catalog import CertificateSpec
-from certmond.pki.certificate import Certificate
-from certmond.pki.path import Refusal
-from certmond.pki.reason import Finding, Reason, Severity
+from certmond.files.catalog_observer import Store
+from certmond.pki.assessment.assess import Assessment, assess
+from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.findings import Finding, Reason, Severity
+from certmond.pki.x509.certificate import Certificate
+from certmond.pki.x509.path_building import Refusal
 from fuzz.mutated_chains import Chain, chains
 from fuzz.mutated_pairs import Pair, pairs
 from tests.builders import NOW

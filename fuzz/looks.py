@@ -20,16 +20,16 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from certmond.config import Config, Source, parse
-from certmond.enforce import policy_of
-from certmond.expose.compatibility import Compatible
-from certmond.expose.document import status_document
-from certmond.expose.plan_document import plan_document
-from certmond.expose.render import Renderer
-from certmond.options import Globals
-from certmond.pki.assess import Assessment
-from certmond.pki.forecast import next_event
-from certmond.writing import enforcer_for, seen
+from certmond.cli.options import Globals
+from certmond.cli.plan import enforcer_for, seen
+from certmond.config.model import Config, Source, parse
+from certmond.daemon.enforcer import policy_of
+from certmond.expose.documents.plan import plan_document
+from certmond.expose.documents.status import status_document
+from certmond.expose.metrics.exposition import Renderer
+from certmond.expose.metrics.x509_exporter_names import Compatible
+from certmond.pki.assessment.assess import Assessment
+from certmond.pki.planning.forecast import next_event
 from fuzz.mutation import damaged, kubeconfig
 from fuzz.worst import files
 from tests.builders import make_ca

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from certmond.errors import MalformedError
-from certmond.pki.der import read_value
+from certmond.pki.asn1.der import read_value
 from tests.builders import integer, make_ca, make_intermediate, make_leaf, make_server, new_key, oid, pem_block, tlv
 
 MAX_SIZE = 1 << 20

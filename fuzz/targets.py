@@ -16,30 +16,30 @@ from pathlib import Path
 
 from certmond.cluster.nodes import Acknowledgement
 from certmond.cluster.record import parse as parse_cluster_record
-from certmond.cluster.recorded import record_of, rotation_of
-from certmond.config import Source, dump
-from certmond.config import parse as parse_config
+from certmond.cluster.record_rules import record_of, rotation_of
+from certmond.config.model import Source, dump
+from certmond.config.model import parse as parse_config
 from certmond.errors import CertmondError, ConfigError, MalformedError, RotationError, RuntimeDirError, WriteError
-from certmond.expose.heartbeat import halted
-from certmond.expose.page import page
-from certmond.expose.render import STATUS, read_status
-from certmond.expose.web_config import parse as parse_web_config
-from certmond.host import kubelet_pem
-from certmond.host.changes import Changes
-from certmond.host.history import History
-from certmond.host.kubeadm_config import parse_kubeadm_config
-from certmond.host.kubeconfig import parse_kubeconfig
-from certmond.host.kubeconfig_text import with_credentials, with_trust
-from certmond.host.ledger import Ledger
-from certmond.host.manifest import containers, kubelet_fields, node_facts, parse_manifest
-from certmond.host.manifest_text import flag_values_in, with_flags
-from certmond.host.pending import Pending
-from certmond.host.place import opened
-from certmond.host.record import Records
-from certmond.host.rotation_record import DIRECTORY, RotationRecord
-from certmond.pki.attempt import Attempt
-from certmond.pki.certificate import parse_certificate, to_pem
-from certmond.pki.encoding import decode
+from certmond.expose.http.health import halted
+from certmond.expose.http.web_config import parse as parse_web_config
+from certmond.expose.metrics.exposition import STATUS, read_status
+from certmond.expose.page.render import page
+from certmond.formats import kubelet_pem
+from certmond.formats.kubeadm_config import parse_kubeadm_config
+from certmond.formats.kubeconfig import parse_kubeconfig
+from certmond.formats.kubeconfig_edit import with_credentials, with_trust
+from certmond.formats.manifest import containers, kubelet_fields, node_facts, parse_manifest
+from certmond.formats.manifest_edit import flag_values_in, with_flags
+from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.x509.certificate import parse_certificate, to_pem
+from certmond.pki.x509.parsing import decode
+from certmond.restart.history import History
+from certmond.services.content_times import Changes
+from certmond.state.pending_requests import Pending
+from certmond.state.renewals import Ledger
+from certmond.state.rotation_record import DIRECTORY, RotationRecord
+from certmond.transaction.dirfd import opened
+from certmond.transaction.journal import Records
 from fuzz.sameness import Difference, around, differences
 from tests.builders import Issued, make_ca, make_leaf
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from certmond.pki.der import read_value
+from certmond.pki.asn1.der import read_value
 from tests.builders import Issued, bundle, integer, make_ca, make_intermediate, make_leaf, oid, pem_block, tlv
 
 _RANDOM = Random(1)  # noqa: S311 - it has to be the same again

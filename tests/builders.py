@@ -37,7 +37,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from certmond.pki.certificate import EXTENDED_USAGES, KEY_USAGES, Certificate, parse_certificate
+from certmond.pki.x509.certificate import EXTENDED_USAGES, KEY_USAGES, Certificate, parse_certificate
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 SECOND, HOUR, DAY, YEAR = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1), timedelta(days=365)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from certmond.cli import cli
+from certmond.cli.main import cli
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

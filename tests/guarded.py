@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypedDict
 
-from certmond.expose.gate import Gate
+from certmond.expose.http.access_control import Gate
 from tests.builders import Issued, make_ca, make_leaf
 from tests.listening import put, render
 

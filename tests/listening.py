@@ -11,8 +11,8 @@ from contextlib import closing, contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
-from certmond.expose.entrance import Gate
-from certmond.expose.serve import Server, make_server
+from certmond.expose.http.access_policy import Gate
+from certmond.expose.http.server import Server, make_server
 
 METRICS = b'# TYPE certmond_findings gauge\ncertmond_findings{severity="critical"} 0.0\n'
 STATUS = (

@@ -25,18 +25,19 @@ from typing import Any, NamedTuple, Self
 import pytest
 import yaml
 
-from certmond import root_rotation, wait
-from certmond.cli import main
-from certmond.config import Config, Source, parse
-from certmond.enforce import Enforcer
-from certmond.host.audit import Audit
-from certmond.host.journal import Journal
-from certmond.host.kubeconfig_text import Embedded, new_kubeconfig
-from certmond.host.rotation_record import RotationRecord
-from certmond.host.staged import Part, Staging
-from certmond.pki.certificate import Certificate
-from certmond.pki.encoding import decode
-from certmond.pki.rotation import Mode, Phase, Rotation
+from certmond.cli import progress as wait
+from certmond.cli import root_ca_rotate as root_rotation
+from certmond.cli.main import main
+from certmond.config.model import Config, Source, parse
+from certmond.daemon.enforcer import Enforcer
+from certmond.formats.kubeconfig_edit import Embedded, new_kubeconfig
+from certmond.notify.audit import Audit
+from certmond.notify.journal import Journal
+from certmond.pki.rotation.phases import Mode, Phase, Rotation
+from certmond.pki.x509.certificate import Certificate
+from certmond.pki.x509.parsing import decode
+from certmond.rotation.staged_ca import Part, Staging
+from certmond.state.rotation_record import RotationRecord
 from tests.builders import DAY, HOUR, Issued, make_ca, make_leaf, make_server
 from tests.conftest import real_part
 from tests.daemon_harness import Running

@@ -17,20 +17,20 @@ TOGETHER = {
 """What the tests below a directory want. One worker does all that want the same, and begins with it."""
 
 FIRST = (
-    "tests/test_turns.py",
+    "tests/controllers/test_restart_lock.py",
     "tests/cluster/test_lease_holders.py",
-    "tests/test_enforce.py",
-    "tests/test_cli.py",
+    "tests/daemon/test_enforcer.py",
+    "tests/cli/test_main.py",
     "tests/test_init.py",
     "tests/test_restarts_of_pods.py",
-    "tests/test_rotating.py",
+    "tests/controllers/test_rotation.py",
 )
 """Modules that wait for much, or take long: others have to be there that work meanwhile."""
 
 LAST = "tests/test_renewal.py"
 """What there is left to do where a worker has nothing else."""
 
-SPREAD = ("tests/test_restarts_of_pods.py", "tests/test_rotating.py", LAST)
+SPREAD = ("tests/test_restarts_of_pods.py", "tests/controllers/test_rotation.py", LAST)
 """Modules of long tests that share little: each test is done wherever there is room."""
 
 

@@ -33,14 +33,14 @@ GIGABYTE = 1 << 30
 READING = """
 import json, sys
 from pathlib import Path
-from certmond.config import Source, parse
+from certmond.config.model import Source, parse
 from certmond.errors import CertmondError
-from certmond.expose.web_config import parse as web
-from certmond.host.kubeadm_config import parse_kubeadm_config
-from certmond.host.kubeconfig import parse_kubeconfig
-from certmond.host.kubeconfig_text import with_credentials, with_trust
-from certmond.host.manifest import containers, kubelet_fields, parse_manifest
-from certmond.host.manifest_text import with_flags
+from certmond.expose.http.web_config import parse as web
+from certmond.formats.kubeadm_config import parse_kubeadm_config
+from certmond.formats.kubeconfig import parse_kubeconfig
+from certmond.formats.kubeconfig_edit import with_credentials, with_trust
+from certmond.formats.manifest import containers, kubelet_fields, parse_manifest
+from certmond.formats.manifest_edit import with_flags
 
 PEM = Path(sys.argv[1]).read_bytes()
 READERS = {

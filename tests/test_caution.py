@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 
+from certmond.controllers.executor import Executor
 from certmond.errors import WriteError
-from certmond.host.audit import Audit
-from certmond.host.execute import Executor
-from certmond.host.journal import Event, Journal
-from certmond.pki.encoding import decode
+from certmond.notify.audit import Audit
+from certmond.notify.journal import Event, Journal
+from certmond.pki.x509.parsing import decode
 from tests.builders import DAY, YEAR, integer, make_ca, make_leaf, pem_block, tlv
 from tests.conftest import unavailable
 from tests.test_renewal import DATED, ENTRIES, PKI, Helper, Host, kubeconfig, now

@@ -22,11 +22,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from certmond.cli import cli
-from certmond.config import Source, parse, schema
+from certmond.cli.main import cli
+from certmond.config.model import Source, parse, schema
 from certmond.errors import CertmondError, ConfigError
-from certmond.expose.web_config import WebConfig
-from certmond.expose.web_config import parse as parse_web
+from certmond.expose.http.web_config import WebConfig
+from certmond.expose.http.web_config import parse as parse_web
 from tests.conftest import real_part
 from tests.documents import PAGES, ROOT, Block, blocks, calls, refusal
 
@@ -35,8 +35,8 @@ CANNOT_BE_RUN = {
     r"\b(systemctl|journalctl|systemd-sysusers|timedatectl|chronyc|sysctl)\b": "asks or changes this host's services",
     r"\bcrictl\b": "asks a container runtime",
     r"\b(getcert|crontab)\b|/cron": "looks at what certmonger or cron has on this host",
-    r"\bcertmond (run|serve|status|restart)\b": "needs a daemon or services that run; tests/test_daemon.py has them",
-    r"\bcertmond root-ca (rotate(?!.*--plan)|abort)": "waits for services that run; tests/test_rotating.py has them",
+    r"\bcertmond (run|serve|status|restart)\b": "needs a daemon or services that run, as tests/daemon/test_loop.py has",
+    r"\bcertmond root-ca (rotate(?!.*--plan)|abort)": "waits for services, as tests/controllers/test_rotation.py has",
     r"\b(curl|ssh|s_client)\b": "asks another process or host",
     r"^(apt|apt-get|dnf|make|ln|install|python3 -m venv|/opt/|\.ci/|\.venv/)": "installs, or is what runs this test",
     r"^promtool ": "is Prometheus' own; tests/expose/test_alerts.py runs it",

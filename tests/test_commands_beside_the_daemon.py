@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.host.node_lock import ACTING, WRITING, is_held
-from certmond.host.transaction import Transactions
+from certmond.transaction.commit import Transactions
+from certmond.transaction.node_lock import ACTING, WRITING, is_held
 from tests.builders import make_ca, make_server
 from tests.daemon_harness import DEADLINE, Running, running
 from tests.sleeping import asleep, needs_poll

@@ -23,10 +23,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from certmond.config import Source, parse
-from certmond.daemon import Cause, Daemon
-from certmond.host.journal import Event, Journal
-from certmond.pki.mismatch import REPAIR_WAIT, WAIT
+from certmond.config.model import Source, parse
+from certmond.daemon.loop import Cause, Daemon
+from certmond.notify.journal import Event, Journal
+from certmond.pki.assessment.key_mismatch import REPAIR_WAIT, WAIT
 from tests.builders import DAY, HOUR, YEAR, Issued, make_ca, make_leaf, make_server
 from tests.fuse import Killed, fuse
 from tests.modelled import TOLD, Leaf, ca_of, read

@@ -18,18 +18,18 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from certmond.cli import cli
-from certmond.config import DEFAULT_PROFILE, Config, parse, profiles
-from certmond.host.changes import Changes
-from certmond.host.distribution import distributions
-from certmond.host.neighbourhood import Neighbourhood
-from certmond.host.store import Store
-from certmond.host.survey import survey
-from certmond.pki.assess import assess
-from certmond.pki.catalog import CertificateSpec, Kind
-from certmond.pki.endpoint import Served
-from certmond.pki.holding import Surroundings
-from certmond.pki.service import Live
+from certmond.cli.main import cli
+from certmond.config.model import DEFAULT_PROFILE, Config, parse, profiles
+from certmond.discovery.distribution import distributions
+from certmond.files.catalog_observer import Store
+from certmond.pki.assessment.assess import assess
+from certmond.pki.catalog.endpoint import Served
+from certmond.pki.catalog.entries import CertificateSpec, Kind
+from certmond.pki.services.model import Live
+from certmond.pki.services.staleness import Surroundings
+from certmond.services.content_times import Changes
+from certmond.services.file_usage import survey
+from certmond.services.usage_state import Neighbourhood
 from tests.builders import DAY, NOW, YEAR, make_ca
 from tests.distributions import MAKERS, Tree
 from tests.node import Node

@@ -8,13 +8,11 @@ from pathlib import Path
 import click
 from click.testing import CliRunner
 
-from certmond.cli import cli
-from certmond.config import Source
-from certmond.config import parse as parse_config
-from certmond.expose.activity_document import activity_document
-from certmond.expose.render import Renderer
-from certmond.expose.telemetry import Telemetry
-from certmond.expose.web_config import (
+from certmond.cli.main import cli
+from certmond.config.model import Source
+from certmond.config.model import parse as parse_config
+from certmond.expose.documents.activity import activity_document
+from certmond.expose.http.web_config import (
     CURVES,
     HEADERS,
     VERSIONS,
@@ -24,12 +22,14 @@ from certmond.expose.web_config import (
     WebConfig,
     parse,
 )
-from certmond.host.journal import MESSAGE_IDS
-from certmond.host.store import Store
-from certmond.pki.assess import assess
-from certmond.pki.rotation import Mode, Phase, Rotation
-from certmond.pki.rotation_batches import Workers
-from certmond.pki.steps import Plan
+from certmond.expose.metrics.exposition import Renderer
+from certmond.expose.metrics.own_metrics import Telemetry
+from certmond.files.catalog_observer import Store
+from certmond.notify.journal import MESSAGE_IDS
+from certmond.pki.assessment.assess import assess
+from certmond.pki.planning.steps import Plan
+from certmond.pki.rotation.phases import Mode, Phase, Rotation
+from certmond.pki.rotation.worker_batches import Workers
 from tests import builders
 from tests.node import NOW, Node
 
@@ -38,7 +38,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 def test_every_metric_is_documented(node: Node) -> None:
     """Each metric family that is exported stands in docs/monitoring.md."""
-    from certmond.config import load
+    from certmond.config.model import load
 
     assessment = assess(Store(load().certificates, str(node.root)).observe(), NOW)
     text = Renderer().metrics(assessment, Telemetry("observe").text())

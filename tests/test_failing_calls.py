@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from certmond.errors import CertmondError, WriteError
-from certmond.host.archive import Archive
+from certmond.state.archive import Archive
 from tests.builders import DAY, Issued
+from tests.controllers.test_rotation import Watched, rotates, staged  # noqa: F401  # a fixture
 from tests.rotating_node import RotatingNode
 from tests.test_renewal import FORMS, Host, copies, readable
-from tests.test_rotating import Watched, rotates, staged  # noqa: F401  # a fixture
 from tests.tracing import EVERY_STOP, READING, SHORT, fail_at, record
 
 PLACES, SHARES = 96, 4

@@ -16,16 +16,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from certmond.config import Source, parse
-from certmond.daemon import Daemon
+from certmond.config.model import Source, parse
+from certmond.daemon.loop import Daemon
 from certmond.errors import WriteError
-from certmond.expose.render import Renderer
-from certmond.host.journal import Journal
+from certmond.expose.metrics.exposition import Renderer
+from certmond.notify.journal import Journal
 from tests.builders import DAY, YEAR, make_leaf
 from tests.conftest import real_part, unavailable
+from tests.daemon.test_enforcer import Shifted, at_rest, enforcing, in_process, well
 from tests.daemon_harness import Running
 from tests.documents import ROOT
-from tests.test_enforce import Shifted, at_rest, enforcing, in_process, well
 from tests.test_renewal import ENTRIES, Host, now
 
 HOLD = "/run/upgrade"

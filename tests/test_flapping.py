@@ -11,17 +11,17 @@ from typing import Any
 
 import yaml
 
-from certmond import acting
-from certmond.acting import Acting
-from certmond.config import Source, parse
-from certmond.daemon import Daemon
-from certmond.expose.telemetry import Telemetry
-from certmond.host.change_log import EACH
-from certmond.host.hooks import EACH as RUNS
-from certmond.host.journal import Event, Journal
+from certmond.config.model import Source, parse
+from certmond.daemon import reconciler as acting
+from certmond.daemon.loop import Daemon
+from certmond.daemon.reconciler import Acting
+from certmond.expose.metrics.own_metrics import Telemetry
+from certmond.notify.change_log import EACH
+from certmond.notify.hooks import EACH as RUNS
+from certmond.notify.journal import Event, Journal
 from tests.builders import YEAR, make_leaf
+from tests.daemon.test_enforcer import in_process
 from tests.daemon_harness import DEADLINE
-from tests.test_enforce import in_process
 from tests.test_renewal import Host, now
 
 FLAPS = 20

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import unavailable
 from tests.daemon_harness import Running, running
-from tests.host.test_store import cluster, kubeconfig, user
+from tests.files.test_catalog_observer import cluster, kubeconfig, user
 from tests.node import PKI, Node
 
 USER = 1000

@@ -20,13 +20,13 @@ import pytest
 import yaml
 from cryptography import x509
 
-from certmond.enforce import policy_of
-from certmond.host.ledger import Ledger
-from certmond.host.signers.signer import Request
-from certmond.pki.attempt import Attempt
-from certmond.pki.circumstances import Circumstances
-from certmond.pki.encoding import decode
-from certmond.pki.plan import plan
+from certmond.daemon.enforcer import policy_of
+from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.planning.planner_inputs import Circumstances
+from certmond.pki.planning.renewals import plan
+from certmond.pki.x509.parsing import decode
+from certmond.signers.protocol import Request
+from certmond.state.renewals import Ledger
 from tests.builders import DAY, YEAR, Issued, integer, make_ca, make_leaf, pem_block, tlv
 from tests.cluster.api_server import ApiServer
 from tests.daemon_harness import running

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from certmond.pki.encoding import decode
+from certmond.pki.x509.parsing import decode
 from tests.builders import DAY, YEAR, Issued, make_ca
 from tests.forging import forgeries
 from tests.node import PKI

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.host.ledger import Ledger
-from certmond.pki.attempt import Attempt
-from certmond.pki.encoding import decode
-from certmond.pki.rotation import Mode, Phase
+from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.rotation.phases import Mode, Phase
+from certmond.pki.x509.parsing import decode
+from certmond.state.renewals import Ledger
 from tests.builders import DAY, YEAR, Issued, make_leaf
 from tests.forging import forgeries
 from tests.rotating_node import RotatingNode, kubeconfig, root_ca

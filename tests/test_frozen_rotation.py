@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from certmond.config import Source, parse
-from certmond.enforce import Enforcer
-from certmond.host.audit import Audit
-from certmond.host.journal import Journal
-from certmond.pki.reason import Severity
+from certmond.config.model import Source, parse
+from certmond.daemon.enforcer import Enforcer
+from certmond.notify.audit import Audit
+from certmond.notify.journal import Journal
+from certmond.pki.findings import Severity
 from tests.node import Node
 
 
@@ -64,7 +64,7 @@ def test_what_nobody_foresaw(enforcer: Enforcer, monkeypatch: pytest.MonkeyPatch
     def fail(*_: object) -> None:
         raise ValueError("secret")
 
-    monkeypatch.setattr("certmond.standing.ground_of", fail)
+    monkeypatch.setattr("certmond.controllers.rotation_state.ground_of", fail)
     told = frozen(enforcer)
     assert "an unexpected ValueError in test_frozen_rotation.py:" in told
     assert "secret" not in told

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from certmond.config import parse
-from certmond.options import look
-from certmond.pki.mismatch import WAIT
-from certmond.pki.reason import Reason
+from certmond.cli.options import look
+from certmond.config.model import parse
+from certmond.pki.assessment.key_mismatch import WAIT
+from certmond.pki.findings import Reason
 from tests.daemon_harness import Running, running
 from tests.node import PKI, Node
 

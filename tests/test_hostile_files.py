@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from certmond.config import Source, parse
+from certmond.config.model import Source, parse
 from fuzz.looks import CONFIGURATION, look_at, node, run_looks, whole_look
 from fuzz.worst import FILES
 from tests.builders import integer, make_ca, oid, pem_block, tlv
+from tests.cli.test_main import certmond
 from tests.daemon_harness import Running, running
-from tests.test_cli import certmond
 
 DH, DSA, RSA = "1.2.840.113549.1.3.1", "1.2.840.10040.4.1", "1.2.840.113549.1.1.1"
 X25519, ED25519, ED448 = "1.3.101.110", "1.3.101.112", "1.3.101.113"

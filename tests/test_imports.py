@@ -24,8 +24,8 @@ def test_the_command_line_that_serves_is_small() -> None:
     """`certmond serve` loads click and the standard library: nothing that reads a configuration or a certificate, no
     event loop, no terminal, and not OpenSSL.
     """
-    found = loaded("certmond.cli", "certmond.expose.serve")
-    assert "certmond.expose.serve" in found
+    found = loaded("certmond.cli.main", "certmond.expose.http.server")
+    assert "certmond.expose.http.server" in found
     assert not found & {"asyncio", "cryptography", "hashlib", "jeepney", "pydantic", "rich", "ssl", "watchdog", "yaml"}
 
 
@@ -33,6 +33,6 @@ def test_the_daemon_draws_nothing() -> None:
     """`certmond run` as a unit loads nothing that is for terminals, nothing of the Kubernetes API, and no event loop
     before there is somebody to ask.
     """
-    found = loaded("certmond.cli", "certmond.daemon", "certmond.host.journal")
-    assert "certmond.daemon" in found
+    found = loaded("certmond.cli.main", "certmond.daemon.loop", "certmond.notify.journal")
+    assert "certmond.daemon.loop" in found
     assert not found & {"asyncio", "attr", "httpx", "lightkube", "pygments", "rich", "structlog"}

@@ -30,7 +30,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
-from certmond import cli
+from certmond.cli import main as cli
 from tests.conftest import real_part
 from tests.node import DATA, KUBELET_PEM, PKI, Node, key_pem
 from tests.tracing import kill_at, record

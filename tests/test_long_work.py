@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from certmond import acting
-from certmond.acting import Acting
-from certmond.daemon import Daemon
-from certmond.expose.telemetry import Telemetry
-from certmond.host.journal import Event, Journal
-from certmond.host.ledger import Ledger
-from certmond.host.transaction import Transactions
+from certmond.daemon import reconciler as acting
+from certmond.daemon.loop import Daemon
+from certmond.daemon.reconciler import Acting
+from certmond.expose.metrics.own_metrics import Telemetry
+from certmond.notify.journal import Event, Journal
+from certmond.state.renewals import Ledger
+from certmond.transaction.commit import Transactions
 from tests.builders import DAY, YEAR, make_ca, make_leaf
+from tests.daemon.test_enforcer import Gate, enforcing, in_process, renewed
 from tests.daemon_harness import DEADLINE
-from tests.test_enforce import Gate, enforcing, in_process, renewed
 from tests.test_renewal import ENTRIES, Helper, Host, now
 
 DAMAGED = 'certmond_finding{certificate="apiserver",path="/etc/kubernetes/pki/apiserver.crt",reason="malformed"'
@@ -108,7 +108,7 @@ def test_files_that_were_read_beside_their_writers_are_looked_at_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a look has no time to wait for the writer of a file, another look at it follows, without an event."""
-    monkeypatch.setattr("certmond.host.files._PAUSES", 0)
+    monkeypatch.setattr("certmond.files.cache._PAUSES", 0)
     for module in ("content", "entry"):
         monkeypatch.setattr(f"certmond.host.{module}.TICK", 10**15)
     host = Host(tmp_path / "host", "apiserver", now=now())

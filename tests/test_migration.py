@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from certmond.cli import cli
-from certmond.config import profiles
-from certmond.expose.render import COUNT, FAMILIES
-from certmond.expose.telemetry import Telemetry
-from certmond.pki.reason import Reason
+from certmond.cli.main import cli
+from certmond.config.model import profiles
+from certmond.expose.metrics.exposition import COUNT, FAMILIES
+from certmond.expose.metrics.own_metrics import Telemetry
+from certmond.pki.findings import Reason
 from tests.distributions import MAKERS
 from tests.documents import DOCS, ROOT, blocks, calls
 

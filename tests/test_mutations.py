@@ -14,17 +14,17 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from certmond.config import Config, Source, load, parse
-from certmond.enforce import Enforcer
-from certmond.host.audit import DAEMON, Audit
-from certmond.host.journal import Journal
-from certmond.host.rotation_record import RotationRecord
-from certmond.host.store import Store
-from certmond.pki.assess import Assessment, assess
-from certmond.pki.encoding import decode
-from certmond.pki.holding import Surroundings
-from certmond.pki.reason import Reason, Severity
-from certmond.pki.rotation import Mode, Phase, Rotation
+from certmond.config.model import Config, Source, load, parse
+from certmond.daemon.enforcer import Enforcer
+from certmond.files.catalog_observer import Store
+from certmond.notify.audit import DAEMON, Audit
+from certmond.notify.journal import Journal
+from certmond.pki.assessment.assess import Assessment, assess
+from certmond.pki.findings import Reason, Severity
+from certmond.pki.rotation.phases import Mode, Phase, Rotation
+from certmond.pki.services.staleness import Surroundings
+from certmond.pki.x509.parsing import decode
+from certmond.state.rotation_record import RotationRecord
 from tests.builders import make_ca, make_intermediate, pem_block
 from tests.conftest import real_part
 from tests.node import KUBELET_PEM, NOW, PKI, Node, ca_like, key_pem, pem, public_pem, sha1_signed
@@ -464,9 +464,9 @@ def test_a_leaf_that_is_due_with_its_ca_is_told_that_renewing_it_is_of_no_use(tm
 
 def test_the_table_covers_every_reason_that_observation_can_raise() -> None:
     """Each Reason that files alone can give stands in the table of mutations, which has at least forty."""
-    # About what runs, of which no file tells anything: tests/pki/test_holding.py and test_service_checks.py.
+    # About what runs, of which no file tells anything: tests/pki/services/test_staleness.py and test_service_checks.py.
     # So with what the Kubernetes API says: tests/cluster/test_conducted_node.py. Of a due certificate's origin:
-    # tests/pki/test_signing_policy.py.
+    # tests/pki/signing/test_policy.py.
     running = {Reason.SERVED_DIFFERS, Reason.RESTART_PENDING, Reason.RESTART_FAILED, Reason.CUT_OFF}
     remembered = {Reason.STILL_DUE, Reason.BREAKS_AGAIN}  # of which files alone say nothing
     later = {*running, *remembered, Reason.NOT_ISSUED_BY_CA}  # the last never comes alone: above

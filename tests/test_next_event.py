@@ -100,7 +100,7 @@ def test_the_daemon_names_the_same_next_event(home: Path) -> None:
     """`status` of a running daemon, its page and its line for systemd have what `forecast` has: the renewal that this
     node makes first, by the configured `spread`.
     """
-    from certmond.expose.page import page
+    from certmond.expose.page.render import page
 
     options = ("--config", str(home / "config.yaml"), "--state-dir", str(home / "state"))
     with running(home / "node", home, *options) as daemon:

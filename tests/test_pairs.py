@@ -24,19 +24,19 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from certmond.controllers.executor import Executor, Outcome
 from certmond.errors import ConfigError, RefusedError, UnreachableError, WaitingError
-from certmond.host.audit import Audit
-from certmond.host.execute import Executor, Outcome
-from certmond.host.journal import Journal
-from certmond.host.keys import PrivateKey, make_key
-from certmond.host.signers import signer as protocol
-from certmond.host.signers.signer import Request
-from certmond.pki.catalog import KeyAlgorithm
-from certmond.pki.issuance import builder
-from certmond.pki.steps import Issue, Plan
+from certmond.formats.private_key import PrivateKey, make_key
+from certmond.notify.audit import Audit
+from certmond.notify.journal import Journal
+from certmond.pki.catalog.entries import KeyAlgorithm
+from certmond.pki.planning.steps import Issue, Plan
+from certmond.pki.signing.template import builder
+from certmond.signers import protocol
+from certmond.signers.protocol import Request
 from tests.builders import DAY, YEAR, Issued, make_ca, make_leaf
 from tests.cluster.api_server import ApiServer
-from tests.host.test_key_pair import lying
+from tests.renewal.test_key_pair import lying
 from tests.test_renewal import CA, CURRENT, DATED, Helper, Host, copies, kubeconfig, now
 from tests.tracing import distinct, kill_at, record
 

@@ -9,13 +9,13 @@ from itertools import count
 from pathlib import Path
 from weakref import ReferenceType, ref
 
-from certmond.config import parse
-from certmond.expose.render import Renderer
-from certmond.host.change_log import ChangeLog
-from certmond.host.journal import Journal
-from certmond.host.store import Store
-from certmond.pki.assess import Assessment, assess
-from certmond.pki.certificate import Certificate
+from certmond.config.model import parse
+from certmond.expose.metrics.exposition import Renderer
+from certmond.files.catalog_observer import Store
+from certmond.notify.change_log import ChangeLog
+from certmond.notify.journal import Journal
+from certmond.pki.assessment.assess import Assessment, assess
+from certmond.pki.x509.certificate import Certificate
 from tests.node import NOW, PKI, Node
 
 
@@ -48,14 +48,14 @@ def test_the_collector_is_not_at_work_while_the_daemon_is_loaded(tmp_path: Path)
     (tmp_path / "file").touch()
     code = """if True:
         import gc, sys
-        from certmond.cli import cli
+        from certmond.cli.main import cli
         from certmond.errors import RuntimeDirError
         loading = []
-        gc.callbacks.append(lambda *_: loading.append("certmond.enforce" in sys.modules))
+        gc.callbacks.append(lambda *_: loading.append("certmond.daemon.enforcer" in sys.modules))
         try:
             cli.main(["run", *sys.argv[1:]], standalone_mode=False)
         except RuntimeDirError:
-            print("certmond.daemon" in sys.modules, any(loading))
+            print("certmond.daemon.loop" in sys.modules, any(loading))
     """
     options = ("--root", tmp_path, "--runtime-dir", tmp_path / "file" / "run")
     run = subprocess.run([sys.executable, "-c", code, *map(str, options)], capture_output=True, text=True, check=True)

@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from certmond.config import Source, parse, profiles
-from certmond.pki.catalog import SELF, CertificateSpec, Kind
-from certmond.pki.certificate import Certificate, parse_certificate
-from certmond.pki.fields import expand, subject_attributes
+from certmond.config.model import Source, parse, profiles
+from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind
+from certmond.pki.catalog.field_types import expand, subject_attributes
+from certmond.pki.x509.certificate import Certificate, parse_certificate
 
 FACTS = {
     "node_name": "controller-0",

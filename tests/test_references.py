@@ -12,13 +12,13 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from certmond.cli import cli
-from certmond.config import Config, Source, load, parse, profiles, schema
-from certmond.config_rules import PARTS
+from certmond.cli.main import cli
+from certmond.config.model import Config, Source, load, parse, profiles, schema
+from certmond.config.rules import PARTS
 from certmond.errors import ConfigError
-from certmond.expose.render import COUNT, FAMILIES, Renderer
-from certmond.host.store import Store
-from certmond.pki.assess import assess
+from certmond.expose.metrics.exposition import COUNT, FAMILIES, Renderer
+from certmond.files.catalog_observer import Store
+from certmond.pki.assessment.assess import assess
 from docs.generate import OUTPUTS
 from docs.generate.commands import verbs
 from tests.conftest import real_part

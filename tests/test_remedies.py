@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from certmond.cli import cli
-from certmond.explain import explain
-from certmond.pki.reason import Reason
+from certmond.cli.explain import explain
+from certmond.cli.main import cli
+from certmond.pki.findings import Reason
 
 CONFIGURATION = "key_algorithm: ECDSA-P256\nnode_name: node-1\ninit: {advertise_address: 192.0.2.10}\n"
 

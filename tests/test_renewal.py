@@ -23,22 +23,22 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.acting import Acting
-from certmond.config import Config, Source, parse
-from certmond.enforce import Enforcer
+from certmond.cli.options import look
+from certmond.config.model import Config, Source, parse
+from certmond.controllers.executor import Outcome
+from certmond.daemon.enforcer import Enforcer
+from certmond.daemon.reconciler import Acting
 from certmond.errors import WriteError
-from certmond.expose.telemetry import Telemetry
-from certmond.host.audit import Audit
-from certmond.host.execute import Outcome
-from certmond.host.journal import Journal
-from certmond.host.ledger import Ledger
-from certmond.host.restoration import Restoration
-from certmond.host.transaction import Transactions
-from certmond.options import look
-from certmond.pki.assess import Assessment
-from certmond.pki.attempt import Attempt
-from certmond.pki.certificate import load_request
-from certmond.pki.steps import Plan
+from certmond.expose.metrics.own_metrics import Telemetry
+from certmond.notify.audit import Audit
+from certmond.notify.journal import Journal
+from certmond.pki.assessment.assess import Assessment
+from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.planning.steps import Plan
+from certmond.pki.x509.certificate import load_request
+from certmond.renewal.restoration import Restoration
+from certmond.state.renewals import Ledger
+from certmond.transaction.commit import Transactions
 from tests.builders import DAY, NOW, YEAR, Issued, make_ca, make_leaf, make_server
 from tests.conftest import real_part, unavailable
 from tests.tracing import EVERY_STOP, changes, distinct, kill_at, record

@@ -17,12 +17,12 @@ import pytest
 import yaml
 from cryptography import x509
 
-from certmond.expose.plan_document import step_name
-from certmond.host.archive import Archive
-from certmond.host.ledger import Ledger
-from certmond.pki.attempt import Attempt
-from certmond.pki.mismatch import REPAIR_WAIT
-from certmond.pki.steps import Plan, Restore
+from certmond.expose.documents.plan import step_name
+from certmond.pki.assessment.key_mismatch import REPAIR_WAIT
+from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.planning.steps import Plan, Restore
+from certmond.state.archive import Archive
+from certmond.state.renewals import Ledger
 from tests.builders import DAY, YEAR, make_ca, make_leaf, make_server, new_key
 from tests.daemon_harness import Running, running
 from tests.test_renewal import (

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.daemon import Cause, Daemon
-from certmond.host.journal import Journal
-from certmond.pki.rotation import Phase
+from certmond.daemon.loop import Cause, Daemon
+from certmond.notify.journal import Journal
+from certmond.pki.rotation.phases import Phase
 from tests.builders import DAY, HOUR, SECOND, Issued, make_ca, make_leaf, make_server
 from tests.rotating_node import RotatingNode, kubeconfig, root_ca
 
@@ -93,7 +93,7 @@ def test_a_ca_of_this_second_is_trusted_with_the_next_pass(
         (tmp_path / "upgrade").touch()
         node.configure(hold={"file": str(tmp_path / "upgrade"), "unsynchronised_clock": False})
     elif hold == "clock":
-        monkeypatch.setattr("certmond.host.circumstances.clock_is_synchronised", lambda: False)
+        monkeypatch.setattr("certmond.controllers.host_holds.clock_is_synchronised", lambda: False)
         node.configure(hold={"unsynchronised_clock": True})
     new = make_ca(key=kind, not_before=clock.now, not_after=clock.now + DAY)
     with daemon(node, clock) as made:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from certmond.enforce import Enforcer
-from certmond.host.audit import Audit
-from certmond.host.journal import Journal
-from certmond.pki.rotation import Mode, Phase
+from certmond.daemon.enforcer import Enforcer
+from certmond.notify.audit import Audit
+from certmond.notify.journal import Journal
+from certmond.pki.rotation.phases import Mode, Phase
 from tests.rotating_node import RotatingNode, root_ca
 
 UNSEEN = "below another root nothing runs, so that it cannot be seen which files are used by web"

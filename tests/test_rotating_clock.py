@@ -8,11 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from certmond.host.rotation_record import RotationRecord
-from certmond.pki.rotation import Mode, Phase, Rotation
-from certmond.pki.rotation_gates import Gate
-from certmond.rotating import Rotating
-from certmond.standing import Reach
+from certmond.controllers.rotation import Rotating
+from certmond.controllers.rotation_state import Reach
+from certmond.pki.rotation.gates import Gate
+from certmond.pki.rotation.phases import Mode, Phase, Rotation
+from certmond.state.rotation_record import RotationRecord
 from tests.builders import NOW, make_ca
 
 ROTATION = Rotation("r1", "ca", Mode.OVERLAP, (make_ca().facts,), make_ca().facts, Phase.TRUST, NOW)

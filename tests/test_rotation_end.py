@@ -20,15 +20,15 @@ import pytest
 import yaml
 
 from certmond.errors import BusyError, RotationError
-from certmond.host.rotation_record import RotationRecord
-from certmond.host.staged import Part, Staging
-from certmond.host.transaction import Transactions
-from certmond.pki.encoding import decode
-from certmond.pki.rotation import Mode, Phase, Rotation, abort
+from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort
+from certmond.pki.x509.parsing import decode
+from certmond.rotation.staged_ca import Part, Staging
+from certmond.state.rotation_record import RotationRecord
+from certmond.transaction.commit import Transactions
 from tests.builders import DAY, Issued, reissue
+from tests.controllers.test_rotation import brought, cat, walk_into
 from tests.daemon_harness import DEADLINE, Running
 from tests.rotating_node import RotatingNode, root_ca, with_manager
-from tests.test_rotating import brought, cat, walk_into
 from tests.tracing import EVERY_STOP, kill_at, record
 
 pytestmark = [pytest.mark.real("openssl"), pytest.mark.timeout(900)]
@@ -159,7 +159,7 @@ def plain(quick: Path, monkeypatch: pytest.MonkeyPatch) -> Ending:
 
 def made(place: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> Ending:
     node = RotatingNode(place / "place")
-    monkeypatch.setattr("certmond.host.store._KUBERNETES", str(node.place))
+    monkeypatch.setattr("certmond.files.catalog_observer._KUBERNETES", str(node.place))
     node.step()  # it knows by which CA it lives
     ca = WAYS[way](node)
     rotation = node.record

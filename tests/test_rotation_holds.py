@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from certmond.host.circumstances import HostHolds
-from certmond.host.history import History
-from certmond.host.ledger import Ledger
-from certmond.pki.attempt import Attempt
-from certmond.pki.restart import Past, Result
-from certmond.pki.rotation import Mode, Phase
+from certmond.controllers.host_holds import HostHolds
+from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.rotation.phases import Mode, Phase
+from certmond.pki.services.restart_state_machine import Past, Result
+from certmond.restart.history import History
+from certmond.state.renewals import Ledger
 from tests.rotating_node import RotatingNode, root_ca
 
 End = Callable[[], object]
@@ -24,8 +24,8 @@ End = Callable[[], object]
 
 def unsynchronised(node: RotatingNode, patched: pytest.MonkeyPatch) -> End:
     node.configure(hold={"unsynchronised_clock": True})
-    patched.setattr("certmond.host.circumstances.clock_is_synchronised", lambda: False)
-    return lambda: patched.setattr("certmond.host.circumstances.clock_is_synchronised", lambda: True)
+    patched.setattr("certmond.controllers.host_holds.clock_is_synchronised", lambda: False)
+    return lambda: patched.setattr("certmond.controllers.host_holds.clock_is_synchronised", lambda: True)
 
 
 def a_file(node: RotatingNode, _: pytest.MonkeyPatch) -> End:

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from certmond.cli import cli
+from certmond.cli.main import cli
 from tests.builders import DAY, YEAR, make_ca, make_leaf
 from tests.test_renewal import now
 
@@ -92,7 +92,7 @@ class Served:
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    monkeypatch.setattr("certmond.uptake._RELOADED_WITHIN", timedelta(seconds=1))
+    monkeypatch.setattr("certmond.cli.service_restarts._RELOADED_WITHIN", timedelta(seconds=1))
     tmp_path.chmod(0o755)
     server = Served(tmp_path)
     try:

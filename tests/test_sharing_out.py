@@ -19,7 +19,8 @@ REPOSITORY = Path(__file__).parents[1]
 
 def test_a_module_is_done_by_one_worker() -> None:
     """Of several workers one does all tests of a module, and no worker has to do all modules."""
-    modules = [f"tests/pki/test_{name}.py" for name in ("demand", "reason", "service_checks", "holding")]
+    names = ("catalog/test_requirements", "test_findings", "assessment/test_service_rules", "services/test_staleness")
+    modules = [f"tests/pki/{name}.py" for name in names]
     command = [sys.executable, "-m", "pytest", "-n", "2", "-v", "-p", "no:cacheprovider", *modules]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(command, cwd=REPOSITORY, env=inherited, capture_output=True, text=True, check=True)
@@ -38,7 +39,11 @@ def test_what_takes_a_machine_or_a_cluster_is_done_by_one_worker_that_begins_wit
     """There is one machine, and one cluster at a time: their modules have a worker each, from the first moment."""
     wanting = [f"tests/{name}.py::test_it" for name in names]
     assert len(set(map(company, wanting))) == 1
-    others = ["tests/test_turns.py::test_it", "tests/pki/test_path.py::test_it", "tests/test_renewal.py::test_it"]
+    others = [
+        "tests/controllers/test_restart_lock.py::test_it",
+        "tests/pki/x509/test_path_building.py::test_it",
+        "tests/test_renewal.py::test_it",
+    ]
     assert sorted([*others[::-1], *wanting], key=turn) == [*wanting, *others]
 
 

@@ -20,21 +20,21 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from certmond.errors import StateError
-from certmond.host import transaction
-from certmond.host.archive import Archive
-from certmond.host.changes import Changes
-from certmond.host.history import History
-from certmond.host.keys import make_key
-from certmond.host.ledger import Ledger
-from certmond.host.memory import Memory
-from certmond.host.node_lock import ACTING, COMMAND, WRITING
-from certmond.host.pending import Pending
-from certmond.host.rotation_record import RotationRecord
-from certmond.host.state_directory import VERSION, refuse_unfit, understood, versioned
-from certmond.host.transaction import NewFile, Transactions
-from certmond.pki.attempt import Attempt
-from certmond.pki.catalog import KeyAlgorithm
-from certmond.pki.restart import Past
+from certmond.formats.private_key import make_key
+from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.catalog.entries import KeyAlgorithm
+from certmond.pki.services.restart_state_machine import Past
+from certmond.restart.history import History
+from certmond.services.content_times import Changes
+from certmond.state.archive import Archive
+from certmond.state.json_file import Memory
+from certmond.state.pending_requests import Pending
+from certmond.state.renewals import Ledger
+from certmond.state.rotation_record import RotationRecord
+from certmond.transaction import commit as transaction
+from certmond.transaction.commit import NewFile, Transactions
+from certmond.transaction.node_lock import ACTING, COMMAND, WRITING
+from certmond.transaction.state_directory import VERSION, refuse_unfit, understood, versioned
 from tests.builders import DAY, make_server
 from tests.conftest import unavailable
 from tests.rotating_node import RotatingNode, root_ca

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from certmond.host.containers import Pod, find
-from certmond.host.static_pod import stop
+from certmond.restart.static_pod import stop
+from certmond.services.containers import Pod, find
 from tests.builders import make_ca, make_server
 from tests.static_pods import Pods, compiled, installed_crictl, interpreter, kubelet
 

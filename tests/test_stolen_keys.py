@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from certmond.errors import KeyUnusableError, RefusedError, WriteError
-from certmond.host.archive import Archive
-from certmond.host.audit import Audit
-from certmond.host.bootstrap import Bootstrapper
-from certmond.host.journal import Journal
-from certmond.host.kubeconfig_text import Files, new_kubeconfig
-from certmond.host.node_files import NodeFiles
-from certmond.host.renewal import overtaken, present_key
-from certmond.pki.catalog import CertificateSpec, KeyAlgorithm, Kind
-from certmond.pki.init_steps import MakeKeyPair
-from certmond.pki.steps import Issue, Plan
+from certmond.formats.kubeconfig_edit import Files, new_kubeconfig
+from certmond.notify.audit import Audit
+from certmond.notify.journal import Journal
+from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm, Kind
+from certmond.pki.planning.bootstrap_steps import MakeKeyPair
+from certmond.pki.planning.steps import Issue, Plan
+from certmond.renewal.bootstrap import Bootstrapper
+from certmond.renewal.replace import overtaken, present_key
+from certmond.state.archive import Archive
+from certmond.transaction.node_files import NodeFiles
 from tests.builders import DAY, YEAR, Issued, make_leaf
 from tests.conftest import unavailable
 from tests.test_init import Host as BareHost

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from certmond.host.staged import Part
-from certmond.pki.encoding import decode
+from certmond.pki.x509.parsing import decode
+from certmond.rotation.staged_ca import Part
 from tests.builders import Key, make_ca, new_key
+from tests.cli.test_root_ca import Host
 from tests.node import PKI, Node
-from tests.test_rooting import Host
 
 SA = ("--family", "sa")
 

@@ -8,8 +8,8 @@ from itertools import count
 
 import pytest
 
-from certmond.config import Config
-from certmond.turns import Scattered, TurnTaking
+from certmond.config.model import Config
+from certmond.controllers.restart_lock import Scattered, TurnTaking
 
 SPREAD = timedelta(minutes=2)
 

@@ -21,9 +21,9 @@ from lightkube import ApiError, AsyncClient, KubeConfig
 from lightkube.core.exceptions import ConfigError
 
 from certmond.errors import RefusedError, UnknownServerError, UnknownUserError, UnreachableError
-from certmond.host.files import Files
-from certmond.host.way import named_users
-from certmond.pki.reason import printable
+from certmond.files.cache import Files
+from certmond.files.path_resolution import named_users
+from certmond.pki.findings import printable
 
 FIELD_MANAGER = "certmond"
 PAGE = 250

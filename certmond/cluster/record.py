@@ -11,10 +11,10 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from certmond.errors import MalformedError
-from certmond.pki.certificate import Anchor
-from certmond.pki.encoding import Document, decode
-from certmond.pki.fields import Instant
-from certmond.pki.reason import printable
+from certmond.pki.catalog.field_types import Instant
+from certmond.pki.findings import printable
+from certmond.pki.x509.certificate import Anchor
+from certmond.pki.x509.parsing import Document, decode
 
 SCHEMA = 1
 _NEVER, _REFUSED = "PRIVATE KEY", "holds a private key, which is never part of a record"

@@ -16,9 +16,9 @@ from lightkube.models.meta_v1 import OwnerReference
 from lightkube.resources.apps_v1 import DaemonSet, Deployment, ReplicaSet, StatefulSet
 from lightkube.resources.core_v1 import Pod
 
-from certmond.cluster.access import Access
-from certmond.cluster.canary import LIMIT, Canary, checked, named
 from certmond.cluster.client import PAGE, Connection
+from certmond.cluster.connection import Access
+from certmond.cluster.rotation_checks.csr import LIMIT, Canary, checked, named
 
 NAME = "workloads"
 KINDS: dict[str, Any] = {"Deployment": Deployment, "DaemonSet": DaemonSet, "StatefulSet": StatefulSet}

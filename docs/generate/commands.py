@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from certmond.cli import cli
+from certmond.cli.main import cli
 
 _HEAD = """# Command reference
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from certmond.config import Config, schema
-from certmond.config_rules import PARTS
-from certmond.pki.catalog import DEFAULT_EXCLUDE
-from certmond.pki.fields import AbsolutePath, Batch, Duration, Mode, Name
+from certmond.config.model import Config, schema
+from certmond.config.rules import PARTS
+from certmond.pki.catalog.entries import DEFAULT_EXCLUDE
+from certmond.pki.catalog.field_types import AbsolutePath, Batch, Duration, Mode, Name
 
 Schema = Mapping[str, Any]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from certmond.expose.gate import MEANING, SUCCESSFUL
-from certmond.expose.render import COUNT, FAMILIES
-from certmond.expose.telemetry import Telemetry
+from certmond.expose.http.access_control import MEANING, SUCCESSFUL
+from certmond.expose.metrics.exposition import COUNT, FAMILIES
+from certmond.expose.metrics.own_metrics import Telemetry
 
 _Row = tuple[str, str, tuple[str, ...], str]
 """Name, type, labels, meaning."""

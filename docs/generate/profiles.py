@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from certmond.config import parse
-from certmond.pki.catalog import CertificateSpec, Kind, ServiceSpec
+from certmond.config.model import parse
+from certmond.pki.catalog.entries import CertificateSpec, Kind, ServiceSpec
 
 _HEAD = """# Profiles
 

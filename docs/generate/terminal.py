@@ -20,7 +20,7 @@ from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
 from certmond.demo.node import Node
-from certmond.expose.table import status_table
+from certmond.expose.documents.status_table import status_table
 from docs.generate import ROOT
 
 COLUMNS = 128

@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from certmond.pki.certificate import EXTENDED_USAGES
+from certmond.pki.x509.certificate import EXTENDED_USAGES
 from tests.builders import Issued, make_ca, make_leaf, make_server
 from tests.cluster.lease_store import LEASES, Json, LeaseStore, status
 from tests.cluster.object_store import ObjectStore

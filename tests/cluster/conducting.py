@@ -12,19 +12,19 @@ from typing import Any
 
 import yaml
 
-from certmond.cluster.access import Access
-from certmond.cluster.conductor import ClusterConductor
+from certmond.cluster.connection import Access
+from certmond.cluster.coordinator import ClusterConductor
 from certmond.cluster.lease import ROTATION, ClusterLease
 from certmond.cluster.nodes import ANNOTATION
 from certmond.cluster.record import ClusterRecord, parse
-from certmond.cluster.recorded import record_of, rotation_of
-from certmond.config import Source
-from certmond.config import parse as configuration
-from certmond.pki.certificate import Certificate, to_pem
-from certmond.pki.fields import format_duration
-from certmond.pki.rotation import Mode, Phase, Rotation, desired
-from certmond.pki.rotation_gates import Gate, Report
-from certmond.pki.trust import digest_of
+from certmond.cluster.record_rules import record_of, rotation_of
+from certmond.config.model import Source
+from certmond.config.model import parse as configuration
+from certmond.pki.catalog.field_types import format_duration
+from certmond.pki.rotation.gates import Gate, Report
+from certmond.pki.rotation.phases import Mode, Phase, Rotation, desired
+from certmond.pki.services.trust_sets import digest_of
+from certmond.pki.x509.certificate import Certificate, to_pem
 from tests.builders import DAY, HOUR, make_ca
 from tests.cluster.api_server import ApiServer
 

@@ -17,18 +17,18 @@ import pytest
 import yaml
 
 from certmond.cluster.nodes import ANNOTATION
-from certmond.cluster.recorded import rotation_of
-from certmond.pki.certificate import Anchor
-from certmond.pki.encoding import decode
-from certmond.pki.rotation import Phase, Rotation, abort, desired, following
-from certmond.pki.rotation_batches import held_back
+from certmond.cluster.record_rules import rotation_of
+from certmond.pki.rotation.phases import Phase, Rotation, abort, desired, following
+from certmond.pki.rotation.worker_batches import held_back
+from certmond.pki.x509.certificate import Anchor
+from certmond.pki.x509.parsing import decode
 from tests.builders import SECOND
 from tests.cluster.conducting import POLL, World
 from tests.cluster.lease_store import Json
 from tests.cluster.test_canaries import info
-from tests.cluster.test_conductor import daemon_set, fit, pod
+from tests.cluster.test_coordinator import daemon_set, fit, pod
+from tests.controllers.test_rotation import Watched
 from tests.rotating_node import RotatingNode, root_ca
-from tests.test_rotating import Watched
 
 NODE, WORKER = "node-1", "worker-1"
 
@@ -47,7 +47,9 @@ class Story:
 
     def __init__(self, world: World, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.world, api = world, world.api
-        monkeypatch.setattr("certmond.conductors.KUBELET_CONF", api.user(f"system:node:{NODE}", "system:nodes"))
+        monkeypatch.setattr(
+            "certmond.controllers.coordinator_choice.KUBELET_CONF", api.user(f"system:node:{NODE}", "system:nodes")
+        )
         rights: Any = {"kubeconfig": api.user("certmond", "certmond"), "workloads": "restart"}
         self.node = _Hasty(place, hurried=False, cluster=rights)
         world.old, world.new = self.node.old, root_ca()

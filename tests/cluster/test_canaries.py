@@ -16,14 +16,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from certmond.cluster.access import Access
-from certmond.cluster.canary import Canary, named
-from certmond.cluster.cluster_info import cluster_info
-from certmond.cluster.published import published_trust, token_secrets
-from certmond.cluster.signing import Signing
-from certmond.cluster.tokens import tokens
-from certmond.pki.certificate import Certificate, describe_key
-from certmond.pki.encoding import decode
+from certmond.cluster.connection import Access
+from certmond.cluster.rotation_checks.cluster_info import cluster_info
+from certmond.cluster.rotation_checks.csr import Canary, named
+from certmond.cluster.rotation_checks.signer import Signing
+from certmond.cluster.rotation_checks.tokens import tokens
+from certmond.cluster.rotation_checks.trust_bundles import published_trust, token_secrets
+from certmond.pki.x509.certificate import Certificate, describe_key
+from certmond.pki.x509.parsing import decode
 from tests.builders import Issued, bundle, make_ca
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.conftest import Silence
@@ -409,7 +409,7 @@ def test_the_published_ca_is_compared_as_a_set(
     cluster: ApiServer, access: Access, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In every namespace exactly the wanted certificates, in whatever order, however often, on however many pages."""
-    monkeypatch.setattr("certmond.cluster.published.PAGE", 2)
+    monkeypatch.setattr("certmond.cluster.rotation_checks.trust_bundles.PAGE", 2)
     for namespace, pem in (
         ("default", bundle(NEW, OLD)),
         ("kube-public", bundle(OLD, NEW, OLD)),
@@ -471,7 +471,7 @@ def test_many_namespaces_are_counted() -> None:
 
 def test_a_page_that_is_gone_is_no_answer(cluster: ApiServer, access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the API server has forgotten the next page, nothing is concluded from those before."""
-    monkeypatch.setattr("certmond.cluster.published.PAGE", 1)
+    monkeypatch.setattr("certmond.cluster.rotation_checks.trust_bundles.PAGE", 1)
     for namespace in ("default", "kube-public", "kube-system"):
         publish(cluster, namespace, OLD.pem)
     cluster.store.forgets_pages = True

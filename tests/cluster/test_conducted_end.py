@@ -12,8 +12,8 @@ from typing import Any, SupportsIndex
 import pytest
 import yaml
 
-from certmond.cluster.access import Access
-from certmond.pki.rotation import Phase, Rotation
+from certmond.cluster.connection import Access
+from certmond.pki.rotation.phases import Phase, Rotation
 from tests.builders import DAY, make_ca, make_server
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.conducting import World
@@ -40,14 +40,16 @@ class Away(list[Fault]):
 
 @pytest.fixture
 def world(cluster: ApiServer, access_of: Callable[..., Access], monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr("certmond.cluster.signing._LOOK_AGAIN", 0.01)
+    monkeypatch.setattr("certmond.cluster.rotation_checks.signer._LOOK_AGAIN", 0.01)
     return World(cluster, access_of)
 
 
 @pytest.fixture
 def node(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RotatingNode:
     """The only node, in the last phase that changes files."""
-    monkeypatch.setattr("certmond.conductors.KUBELET_CONF", world.api.user(f"system:node:{NODE}", "system:nodes"))
+    monkeypatch.setattr(
+        "certmond.controllers.coordinator_choice.KUBELET_CONF", world.api.user(f"system:node:{NODE}", "system:nodes")
+    )
     settings: Any = {"kubeconfig": world.api.user("certmond", "certmond"), "workloads": "ignore"}
     made = RotatingNode(tmp_path / "place", hurried=False, cluster=settings)
     world.old, world.new = made.old, root_ca()

@@ -14,24 +14,24 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.acting import Acting
-from certmond.cluster.access import Access
+from certmond.cluster.connection import Access
 from certmond.cluster.nodes import ANNOTATION
-from certmond.cluster.recorded import rotation_of
-from certmond.enforce import Enforcer
+from certmond.cluster.record_rules import rotation_of
+from certmond.daemon.enforcer import Enforcer
+from certmond.daemon.reconciler import Acting
 from certmond.errors import OvertakenError, RotationError
-from certmond.expose.telemetry import Telemetry
-from certmond.host.boot import boot_id
-from certmond.host.journal import Journal
-from certmond.host.rotation_record import RotationRecord
-from certmond.pki.reason import Finding, Reason, Severity
-from certmond.pki.rotation import Phase, Rotation, abort
-from certmond.pki.rotation_batches import Workers, place
+from certmond.expose.metrics.own_metrics import Telemetry
+from certmond.notify.journal import Journal
+from certmond.pki.findings import Finding, Reason, Severity
+from certmond.pki.rotation.phases import Phase, Rotation, abort
+from certmond.pki.rotation.worker_batches import Workers, place
+from certmond.state.boot import boot_id
+from certmond.state.rotation_record import RotationRecord
 from tests.builders import DAY, Issued, make_server
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.conducting import World
 from tests.cluster.leaks import leaks
-from tests.cluster.test_conductor import fit
+from tests.cluster.test_coordinator import fit
 from tests.daemon_harness import DEADLINE
 from tests.rotating_node import RotatingNode, root_ca
 
@@ -41,7 +41,7 @@ HELD_BACK = "the batch of this worker has not come yet; a control plane says who
 
 @pytest.fixture
 def world(cluster: ApiServer, access_of: Callable[..., Access], monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setattr("certmond.cluster.signing._LOOK_AGAIN", 0.01)
+    monkeypatch.setattr("certmond.cluster.rotation_checks.signer._LOOK_AGAIN", 0.01)
     made = World(cluster, access_of)
     yield made
     assert not leaks(bytes(cluster.received), made.old, made.new)
@@ -50,7 +50,9 @@ def world(cluster: ApiServer, access_of: Callable[..., Access], monkeypatch: pyt
 @pytest.fixture
 def calm(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RotatingNode:
     """The only node, a control plane. It has its kubelet's kubeconfig, and that of config/rbac.yaml's group."""
-    monkeypatch.setattr("certmond.conductors.KUBELET_CONF", world.api.user(f"system:node:{NODE}", "system:nodes"))
+    monkeypatch.setattr(
+        "certmond.controllers.coordinator_choice.KUBELET_CONF", world.api.user(f"system:node:{NODE}", "system:nodes")
+    )
     rights = world.api.user("certmond", "certmond")
     settings: Any = {"kubeconfig": rights, "workloads": "ignore"}
     made = RotatingNode(tmp_path / "place", hurried=False, cluster=settings)

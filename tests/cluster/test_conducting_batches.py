@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from certmond.cluster.access import Access
+from certmond.cluster.connection import Access
 from certmond.cluster.nodes import ANNOTATION
 from certmond.cluster.record import parse
-from certmond.cluster.recorded import record_of, rotation_of
+from certmond.cluster.record_rules import record_of, rotation_of
 from certmond.errors import MalformedError, OvertakenError
-from certmond.pki.rotation import Mode, Phase, Rotation
-from certmond.pki.rotation_batches import Workers, held_back, place
-from certmond.pki.rotation_gates import Gate
+from certmond.pki.rotation.gates import Gate
+from certmond.pki.rotation.phases import Mode, Phase, Rotation
+from certmond.pki.rotation.worker_batches import Workers, held_back, place
 from tests.builders import SECOND
 from tests.cluster.api_server import ApiServer
 from tests.cluster.conducting import POLL, Place, World
@@ -27,7 +27,7 @@ WORKERS = sorted((f"worker-{number}" for number in range(1, 6)), key=place)
 
 @pytest.fixture
 def world(cluster: ApiServer, access_of: Callable[..., Access], monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr("certmond.cluster.signing._LOOK_AGAIN", 0.01)
+    monkeypatch.setattr("certmond.cluster.rotation_checks.signer._LOOK_AGAIN", 0.01)
     made = World(cluster, access_of)
     made.publish(made.old.facts, made.new.facts)
     return made

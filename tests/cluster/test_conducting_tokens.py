@@ -11,15 +11,15 @@ from datetime import timedelta
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from certmond.cluster.access import Access
-from certmond.cluster.conductor import ClusterConductor
+from certmond.cluster.connection import Access
+from certmond.cluster.coordinator import ClusterConductor
 from certmond.cluster.record import parse as parse_record
-from certmond.cluster.recorded import record_of, rotation_of
-from certmond.config import Source, parse
-from certmond.pki.certificate import describe_key
-from certmond.pki.rotation import Mode, Phase, Rotation
-from certmond.pki.rotation_gates import Gate, Report
-from certmond.pki.trust import digest_of
+from certmond.cluster.record_rules import record_of, rotation_of
+from certmond.config.model import Source, parse
+from certmond.pki.rotation.gates import Gate, Report
+from certmond.pki.rotation.phases import Mode, Phase, Rotation
+from certmond.pki.services.trust_sets import digest_of
+from certmond.pki.x509.certificate import describe_key
 from tests.builders import HOUR, NOW
 from tests.cluster.api_server import ApiServer
 

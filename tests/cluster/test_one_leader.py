@@ -14,21 +14,21 @@ from typing import Any
 
 import pytest
 
-from certmond.cluster.access import Access
-from certmond.pki.rotation import Phase
+from certmond.cluster.connection import Access
+from certmond.pki.rotation.phases import Phase
 from tests.cluster.api_server import CSRS, ApiServer
 from tests.cluster.conducting import World
 from tests.cluster.lease_store import LEASES
-from tests.cluster.test_conductor import fit
+from tests.cluster.test_coordinator import fit
 from tests.daemon_harness import DEADLINE
 from tests.rotating_node import RotatingNode, root_ca
 
 NODE = "node-1"
 PROGRAM = """
 import sys
-import certmond.conductors
-certmond.conductors.KUBELET_CONF = sys.argv.pop(1)
-from certmond.cli import main
+import certmond.controllers.coordinator_choice
+certmond.controllers.coordinator_choice.KUBELET_CONF = sys.argv.pop(1)
+from certmond.cli.main import main
 main()
 """
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.config import Source, parse
-from certmond.pki.publication import SYNCED
-from certmond.pki.rotation import Phase
-from certmond.pki.rotation_gates import Gate
-from certmond.publication import Publication
+from certmond.config.model import Source, parse
+from certmond.controllers.ca_publication import Publication
+from certmond.pki.rotation.ca_publication import SYNCED
+from certmond.pki.rotation.gates import Gate
+from certmond.pki.rotation.phases import Phase
 from tests.builders import NOW, SECOND, Issued, bundle
 from tests.cluster.api_server import ApiServer
 from tests.pki.rotation_node import NEW, OLD, STRANGER, at
@@ -86,7 +86,7 @@ def test_the_next_kubeconfig_is_tried_where_one_is_refused(cluster: ApiServer) -
 
 def test_without_the_extra_that_is_said(cluster: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """lightkube is optional: without it the overlap counts, and the message says what to install."""
-    monkeypatch.delitem(sys.modules, "certmond.cluster.published")
+    monkeypatch.delitem(sys.modules, "certmond.cluster.rotation_checks.trust_bundles")
     monkeypatch.setitem(sys.modules, "lightkube.resources.core_v1", None)
     paths = {"admin.conf": cluster.user("root", "certmond")}
     told = asking(paths).gate(TRUST, Gate(), NOW).told

@@ -11,17 +11,17 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.serialization import PrivateFormat
 
-from certmond.cluster.access import Access
-from certmond.cluster.ca_bundles import ca_bundles
-from certmond.cluster.cluster_info import cluster_info
+from certmond.cluster.connection import Access
 from certmond.cluster.lease import RESTART, ROTATION, ClusterLease
 from certmond.cluster.nodes import Acknowledgement, acknowledge, list_nodes
-from certmond.cluster.published import published_trust, token_secrets
 from certmond.cluster.record import ClusterRecord
 from certmond.cluster.record_api import create_record, read_record, replace_record
 from certmond.cluster.rollout import Outcome, restart_workloads
-from certmond.cluster.signing import Signing
-from certmond.cluster.tokens import tokens
+from certmond.cluster.rotation_checks.cluster_info import cluster_info
+from certmond.cluster.rotation_checks.signer import Signing
+from certmond.cluster.rotation_checks.tokens import tokens
+from certmond.cluster.rotation_checks.trust_bundles import published_trust, token_secrets
+from certmond.cluster.rotation_checks.webhook_ca_bundles import ca_bundles
 from certmond.cluster.workloads import stale_workloads, workloads
 from tests.builders import NOW, bundle, make_ca
 from tests.cluster.api_server import ApiServer

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from certmond.cluster.access import Access
+from certmond.cluster.connection import Access
 from certmond.cluster.record import ClusterRecord, parse
 from certmond.cluster.record_api import create_record, read_record, replace_record
-from certmond.cluster.recorded import rotation_of
+from certmond.cluster.record_rules import rotation_of
 from certmond.errors import MalformedError, OvertakenError, RefusedError, RotationError, UnreachableError
-from certmond.pki.rotation import abort, following, sequence
+from certmond.pki.rotation.phases import abort, following, sequence
 from tests.builders import NOW, bundle, make_ca
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.conftest import Silence

@@ -10,10 +10,10 @@ from itertools import pairwise
 
 import pytest
 
-from certmond.cluster.access import Access
+from certmond.cluster.connection import Access
 from certmond.cluster.nodes import ANNOTATION, Acknowledgement
 from certmond.errors import OvertakenError, RotationError
-from certmond.pki.rotation import Phase, Rotation, abort
+from certmond.pki.rotation.phases import Phase, Rotation, abort
 from tests.cluster.api_server import ApiServer, Fault
 from tests.cluster.conducting import POLL, Place, World
 from tests.cluster.leaks import leaks

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from certmond.expose.activity_document import activity_document
-from certmond.host.journal import RECENT, Event, Journal
-from certmond.pki.steps import Plan
+from certmond.expose.documents.activity import activity_document
+from certmond.notify.journal import RECENT, Event, Journal
+from certmond.pki.planning.steps import Plan
 from tests.daemon_harness import Running, running
 from tests.node import PKI, Node
 

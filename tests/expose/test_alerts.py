@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.explain import sections
-from certmond.expose.gate import SUCCESSFUL
-from certmond.expose.render import Renderer
-from certmond.expose.telemetry import Telemetry
-from certmond.pki.assess import Assessment
-from certmond.pki.reason import Reason, Severity
+from certmond.cli.explain import sections
+from certmond.expose.http.access_control import SUCCESSFUL
+from certmond.expose.metrics.exposition import Renderer
+from certmond.expose.metrics.own_metrics import Telemetry
+from certmond.pki.assessment.assess import Assessment
+from certmond.pki.findings import Reason, Severity
 from tests.conftest import real_part
 
 CONFIG = Path(__file__).parents[2] / "config"

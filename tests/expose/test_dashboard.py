@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.expose.render import Renderer
-from certmond.expose.telemetry import Telemetry
-from certmond.pki.assess import Assessment
+from certmond.expose.metrics.exposition import Renderer
+from certmond.expose.metrics.own_metrics import Telemetry
+from certmond.pki.assessment.assess import Assessment
 from tests.conftest import real_part
 
 CONFIG = Path(__file__).parents[2] / "config"

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from certmond.expose.markup import identity
-from certmond.expose.serve import Server, make_server
+from certmond.expose.http.server import Server, make_server
+from certmond.expose.page.html import identity
 from tests.chromium import Browser, Page, chromium
 from tests.conftest import real_part
 from tests.daemon_harness import Running, running

@@ -20,13 +20,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
 from certmond.errors import RefusedError, SigningError, UnreachableError, WaitingError
-from certmond.host.keys import key_pem, make_key
-from certmond.host.program import MAX_OUTPUT
-from certmond.host.signers.command import ASK_AGAIN, CommandSigner
-from certmond.host.signers.signer import Request
-from certmond.pki.catalog import CertificateSpec, KeyAlgorithm
-from certmond.pki.issuance import Template, Terms, first, general_name
-from certmond.pki.signing_policy import Grant
+from certmond.formats.private_key import key_pem, make_key
+from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
+from certmond.pki.signing.policy import Grant
+from certmond.pki.signing.template import Template, Terms, first, general_name
+from certmond.signers.command import ASK_AGAIN, CommandSigner
+from certmond.signers.protocol import Request
+from certmond.subprocesses import MAX_OUTPUT
 from tests.builders import NOW, YEAR, Issued, bundle, make_ca, make_intermediate, make_leaf
 from tests.conftest import real_part
 

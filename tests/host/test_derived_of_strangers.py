@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from certmond.host.derivation import Derivations
-from certmond.host.derived import Absent, State, Unready
-from certmond.host.kubeconfig_text import Embedded, new_kubeconfig
-from certmond.host.node_files import NodeFiles
-from certmond.pki.catalog import CertificateSpec
-from certmond.pki.settings import DerivedSpec
+from certmond.formats.kubeconfig_edit import Embedded, new_kubeconfig
+from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.catalog.settings import DerivedSpec
+from certmond.renewal.derived_file_state import Absent, State, Unready
+from certmond.renewal.derived_files import Derivations
+from certmond.transaction.node_files import NodeFiles
 from tests.builders import make_ca, make_leaf
 from tests.host.owned_tree import OTHERS, THEIRS, OwnedTree
 

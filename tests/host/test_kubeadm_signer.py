@@ -14,15 +14,15 @@ import yaml
 from cryptography import x509
 
 from certmond.errors import RefusedError, SigningError, UnreachableError
-from certmond.host.key_pair import KeyPair, key_pair
-from certmond.host.keys import key_pem, make_key
-from certmond.host.signers.kubeadm import KubeadmSigner
-from certmond.host.signers.signer import Request
-from certmond.pki.catalog import KeyAlgorithm
-from certmond.pki.certificate import Certificate, public_key_of
-from certmond.pki.encoding import decode
-from certmond.pki.issuance import BACKDATE, Template, general_name
-from certmond.pki.signing_policy import Grant
+from certmond.formats.private_key import key_pem, make_key
+from certmond.pki.catalog.entries import KeyAlgorithm
+from certmond.pki.signing.policy import Grant
+from certmond.pki.signing.template import BACKDATE, Template, general_name
+from certmond.pki.x509.certificate import Certificate, public_key_of
+from certmond.pki.x509.parsing import decode
+from certmond.renewal.key_pair import KeyPair, key_pair
+from certmond.signers.kubeadm import KubeadmSigner
+from certmond.signers.protocol import Request
 from tests.builders import Issued, make_ca, make_leaf
 
 STAND_IN = Path(__file__).with_name("kubeadm_stand_in.py")

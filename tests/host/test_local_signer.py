@@ -15,13 +15,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 
 from certmond.errors import KeyUnusableError, RefusedError
-from certmond.host.keys import key_pem, make_key
-from certmond.host.signers.local import LocalSigner, self_signed
-from certmond.host.signers.signer import Request
-from certmond.pki.catalog import CertificateSpec, KeyAlgorithm
-from certmond.pki.certificate import Certificate, parse_certificate
-from certmond.pki.issuance import Template, Terms, first, general_name
-from certmond.pki.signing_policy import Grant
+from certmond.formats.private_key import key_pem, make_key
+from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
+from certmond.pki.signing.policy import Grant
+from certmond.pki.signing.template import Template, Terms, first, general_name
+from certmond.pki.x509.certificate import Certificate, parse_certificate
+from certmond.signers.local_ca import LocalSigner, self_signed
+from certmond.signers.protocol import Request
 from tests.builders import DAY, NOW, YEAR, Issued, bundle, make_ca, make_intermediate, make_leaf, reissue
 from tests.conftest import real_part
 

@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from certmond.host.entry import Entry
-from certmond.host.files import Files
-from certmond.host.store import Store
-from certmond.host.way import ANYONE, Referrer
-from certmond.pki.assess import assess
-from certmond.pki.circumstances import Circumstances, Policy
-from certmond.pki.holding import files_of
-from certmond.pki.inventory import Observation
-from certmond.pki.plan import plan
-from certmond.pki.reason import Reason
-from certmond.pki.steps import Issue
+from certmond.files.cache import Files
+from certmond.files.cache_entry import Entry
+from certmond.files.catalog_observer import Store
+from certmond.files.path_resolution import ANYONE, Referrer
+from certmond.pki.assessment.assess import assess
+from certmond.pki.catalog.observation import Observation
+from certmond.pki.findings import Reason
+from certmond.pki.planning.planner_inputs import Circumstances, Policy
+from certmond.pki.planning.renewals import plan
+from certmond.pki.planning.steps import Issue
+from certmond.pki.services.staleness import files_of
 from tests.builders import DAY, NOW, make_ca, make_leaf
 from tests.conftest import unavailable
+from tests.files.test_catalog_observer import cluster, kubeconfig, row, told, user
 from tests.host.owned_tree import OTHERS, THEIRS, OwnedTree
-from tests.host.test_store import cluster, kubeconfig, row, told, user
 
 ROOT = make_ca()
 LEAF = make_leaf(ROOT, "client")

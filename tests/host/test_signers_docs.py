@@ -13,16 +13,16 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from certmond.cluster.csr import KUBELET_CLIENT, KUBELET_SERVING
+from certmond.cluster.csr_signer import KUBELET_CLIENT, KUBELET_SERVING
 from certmond.errors import RefusedError, SigningError, UnreachableError
-from certmond.host.keys import make_key
-from certmond.host.signers.command import CommandSigner
-from certmond.host.signers.signer import Request
-from certmond.pki.catalog import KeyAlgorithm
-from certmond.pki.certificate import Certificate, parse_certificate
-from certmond.pki.issuance import Template, general_name
-from certmond.pki.settings import SignerSpec
-from certmond.pki.signing_policy import Grant
+from certmond.formats.private_key import make_key
+from certmond.pki.catalog.entries import KeyAlgorithm
+from certmond.pki.catalog.settings import SignerSpec
+from certmond.pki.signing.policy import Grant
+from certmond.pki.signing.template import Template, general_name
+from certmond.pki.x509.certificate import Certificate, parse_certificate
+from certmond.signers.command import CommandSigner
+from certmond.signers.protocol import Request
 from tests.builders import NOW, YEAR, Issued, make_ca
 from tests.conftest import real_part
 

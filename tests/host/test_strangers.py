@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from certmond.cli.output_file import replace_file
 from certmond.errors import WriteError
-from certmond.expose.render import write
-from certmond.host.archive import Archive
-from certmond.host.audit import Audit
-from certmond.host.bootstrap import Bootstrapper
-from certmond.host.files import Files
-from certmond.host.journal import Journal
-from certmond.host.output import replace_file
-from certmond.host.pattern import expand
-from certmond.host.transaction import Transactions
+from certmond.expose.metrics.exposition import write
+from certmond.files.cache import Files
+from certmond.files.glob import expand
+from certmond.notify.audit import Audit
+from certmond.notify.journal import Journal
+from certmond.renewal.bootstrap import Bootstrapper
+from certmond.state.archive import Archive
+from certmond.transaction.commit import Transactions
 from tests.conftest import unavailable
 from tests.host.owned_tree import OTHERS, THEIRS, OwnedTree
 

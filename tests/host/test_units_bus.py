@@ -17,8 +17,8 @@ from jeepney.bus_messages import message_bus
 from jeepney.io.blocking import DBusConnection, Proxy, open_dbus_connection
 
 from certmond.errors import RestartError
-from certmond.host.units import UnitResult, look, restart
-from certmond.pki.service import ServiceSeen
+from certmond.pki.services.model import ServiceSeen
+from certmond.services.systemd_units import UnitResult, look, restart
 from tests.conftest import real_part
 
 UNIT = "some.service"

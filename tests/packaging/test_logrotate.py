@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from certmond.host.audit import LOG, Audit
-from certmond.host.journal import Event, Journal
+from certmond.notify.audit import LOG, Audit
+from certmond.notify.journal import Event, Journal
 from tests.conftest import real_part
 
 SNIPPET = Path(__file__).parents[2] / "packaging/logrotate"

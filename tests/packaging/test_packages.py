@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from certmond.cli import cli
-from certmond.config import Source, parse
+from certmond.cli.main import cli
+from certmond.config.model import Source, parse
 from tests.conftest import real_part
 from tests.node import Node
 from tests.system.machine import COMMAND_DEADLINE, HIDDEN, PREFIX, UNITS, Machine, booted
@@ -208,7 +208,7 @@ def test_a_wheel_has_what_the_package_has(built: Built) -> None:
         contents(built[".deb"]),
     ]
     wheel = set(re.findall(r"^(certmond/\S+\.(?:py|md|yaml)) ", listed[0], re.MULTILINE))
-    assert {"certmond/cli.py", "certmond/runbook.md", "certmond/profiles/kubeadm.yaml"} <= wheel
+    assert {"certmond/cli/main.py", "certmond/runbook.md", "certmond/profiles/kubeadm.yaml"} <= wheel
     assert set(re.findall(r"^[^/]+/(certmond/\S+\.(?:py|md|yaml))$", listed[1], re.MULTILINE)) == wheel
     assert set(re.findall(r"site-packages/(certmond/\S+\.(?:py|md|yaml))$", listed[2], re.MULTILINE)) == wheel
 

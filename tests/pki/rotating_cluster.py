@@ -13,16 +13,16 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cache
 
-from certmond.pki.assess import assess
-from certmond.pki.catalog import CertificateSpec, Kind
-from certmond.pki.certificate import Certificate, certificates_of
-from certmond.pki.inventory import Embedded, Inventory, Observation
-from certmond.pki.rotation import Phase, Rotation, desired, following
-from certmond.pki.rotation_batches import behind, is_released, next_batch
-from certmond.pki.rotation_gates import Member, Report, closed
-from certmond.pki.rotation_steps import Ground, Lacks, Signer, lacks
-from certmond.pki.steps import Bundle, Flags, Gone, Identity, KeyOf, Rotate, Trusting
-from certmond.pki.trust import digest_of
+from certmond.pki.assessment.assess import assess
+from certmond.pki.catalog.entries import CertificateSpec, Kind
+from certmond.pki.catalog.observation import Embedded, Inventory, Observation
+from certmond.pki.planning.steps import Bundle, Flags, Gone, Identity, KeyOf, Rotate, Trusting
+from certmond.pki.rotation.gates import Member, Report, closed
+from certmond.pki.rotation.phases import Phase, Rotation, desired, following
+from certmond.pki.rotation.planner import Ground, Lacks, Signer, lacks
+from certmond.pki.rotation.worker_batches import behind, is_released, next_batch
+from certmond.pki.services.trust_sets import digest_of
+from certmond.pki.x509.certificate import Certificate, certificates_of
 from tests.builders import NOW, YEAR, make_ca, make_leaf, reissue
 
 PKI = "/etc/kubernetes/pki"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from certmond.pki.certificate import Certificate
-from certmond.pki.rotation_batches import in_batches
+from certmond.pki.rotation.worker_batches import in_batches
+from certmond.pki.x509.certificate import Certificate
 from tests.pki.rotating_cluster import BATCH, SHARED, Cluster, Trust, verifies
 
 

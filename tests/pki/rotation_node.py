@@ -6,12 +6,12 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from certmond.pki.assess import Assessment, assess
-from certmond.pki.catalog import CertificateSpec
-from certmond.pki.holding import Surroundings
-from certmond.pki.inventory import Embedded, Inventory, Observation
-from certmond.pki.rotation import Mode, Phase, Rotation
-from certmond.pki.rotation_steps import Ground, Signer
+from certmond.pki.assessment.assess import Assessment, assess
+from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.catalog.observation import Embedded, Inventory, Observation
+from certmond.pki.rotation.phases import Mode, Phase, Rotation
+from certmond.pki.rotation.planner import Ground, Signer
+from certmond.pki.services.staleness import Surroundings
 from tests.builders import NOW, YEAR, Issued, make_ca, make_leaf, reissue
 
 OLD, NEW, STRANGER = (make_ca(not_before=NOW - YEAR) for _ in range(3))

@@ -29,9 +29,9 @@ from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 
 from certmond.errors import MalformedError
-from certmond.pki.certificate import Certificate, parse_certificate
-from certmond.pki.encoding import decode
-from certmond.pki.path import PathSearch, Refusal, find_paths
+from certmond.pki.x509.certificate import Certificate, parse_certificate
+from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.path_building import PathSearch, Refusal, find_paths
 from fuzz.differential import MUTANTS
 from fuzz.differential import compare as compare_mutants
 from tests.builders import (

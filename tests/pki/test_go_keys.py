@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certmond.errors import MalformedError
-from certmond.pki.certificate import describe_key
-from certmond.pki.go_private_key import Loaded, parse_private_key
-from certmond.pki.go_public_key import (
+from certmond.pki.go.private_key import Loaded, parse_private_key
+from certmond.pki.go.public_key import (
     is_plain_public_key,
     key_name,
     public_key_of_info,
     require_public_key,
     unusable,
 )
-from certmond.pki.go_signature import Signature, signature_algorithm_of
+from certmond.pki.go.signature import Signature, signature_algorithm_of
+from certmond.pki.x509.certificate import describe_key
 from tests.builders import integer, new_key, oid, tlv
 
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from certmond.pki.rotation import Mode, Phase, Rotation, begin
-from certmond.pki.rotation_found import put_back
-from certmond.pki.rotation_steps import Ground
+from certmond.pki.rotation.phases import Mode, Phase, Rotation, begin
+from certmond.pki.rotation.planner import Ground
+from certmond.pki.rotation.replaced_ca import put_back
 from tests.builders import DAY, HOUR, NOW, make_ca, reissue
 
 OLD, NEW = make_ca(not_before=NOW - DAY), make_ca(not_before=NOW - DAY)

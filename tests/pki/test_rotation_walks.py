@@ -10,10 +10,10 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from certmond.errors import RotationError
-from certmond.pki import rotation as machine
-from certmond.pki.certificate import certificates_of
-from certmond.pki.rotation import Mode, Phase, Rotation, abort, begin, sequence
-from certmond.pki.rotation_batches import next_batch
+from certmond.pki.rotation import phases as machine
+from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort, begin, sequence
+from certmond.pki.rotation.worker_batches import next_batch
+from certmond.pki.x509.certificate import certificates_of
 from tests.builders import NOW
 from tests.pki import rotation_invariants as invariants
 from tests.pki.rotating_cluster import AFRESH, NEW, OLD, SHARED, Cluster, verifies

@@ -14,16 +14,16 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from certmond.errors import RotationError
-from certmond.pki import rotation as machine
-from certmond.pki.assess import assess
-from certmond.pki.certificate import Anchor
-from certmond.pki.inventory import Inventory
-from certmond.pki.rotation import Mode, Phase, Rotation, abort, begin, following, sequence
-from certmond.pki.rotation_gates import OUTSIDERS, Member, Report, closed, lasting
-from certmond.pki.rotation_steps import Ground, Lacks, lacks
-from certmond.pki.settings import RootCaSpec
-from certmond.pki.steps import Bundle, KeyOf, Rotate
-from certmond.pki.trust import digest_of
+from certmond.pki.assessment.assess import assess
+from certmond.pki.catalog.observation import Inventory
+from certmond.pki.catalog.settings import RootCaSpec
+from certmond.pki.planning.steps import Bundle, KeyOf, Rotate
+from certmond.pki.rotation import phases as machine
+from certmond.pki.rotation.gates import OUTSIDERS, Member, Report, closed, lasting
+from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort, begin, following, sequence
+from certmond.pki.rotation.planner import Ground, Lacks, lacks
+from certmond.pki.services.trust_sets import digest_of
+from certmond.pki.x509.certificate import Anchor
 from tests.builders import HOUR, NOW, make_ca
 
 OLD, NEW = make_ca().facts.key, make_ca().facts.key

@@ -25,8 +25,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from certmond.host import units
-from certmond.pki.certificate import EXTENDED_USAGES
+from certmond.pki.x509.certificate import EXTENDED_USAGES
+from certmond.services import systemd_units as units
 from tests.builders import HOUR, YEAR, Issued, make_leaf
 from tests.control_plane import COMPONENTS, ELECTING, KUBECONFIGS, PKI, SETTINGS, ControlPlane
 from tests.daemon_harness import DEADLINE

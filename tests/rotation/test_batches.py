@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from certmond.pki.rotation_batches import place
+from certmond.pki.rotation.worker_batches import place
 from tests.control_plane import PKI
 from tests.rotation.cluster import WITHIN, Daemon, cluster
 

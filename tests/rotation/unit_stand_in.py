@@ -1,8 +1,9 @@
 """A stand-in for systemd and its bus: run as `unit_stand_in.py UNIT SOCKET LOG COMMAND…`, until stdin ends.
 
 There is one unit. It runs the command, takes it for started when it says `ready`, and starts it again when it ends.
-Over D-Bus it answers what certmond/host/units.py asks, as org.freedesktop.systemd1 does (systemd, src/core/dbus-unit.c
-and dbus-manager.c): a restart is a job that is removed when the new process is ready, and makes another InvocationID.
+Over D-Bus it answers what certmond/services/systemd_units.py asks, as org.freedesktop.systemd1 does (systemd,
+src/core/dbus-unit.c and dbus-manager.c): a restart is a job that is removed when the new process is ready, and makes
+another InvocationID.
 /run/dbus leads to the socket. What it is not asked for by certmond it does not know.
 """
 

@@ -132,7 +132,7 @@ def read(name: str) -> None:
 
 def have_a_second() -> None:
     """As certmond has one at its start; all that can be done there is done there."""
-    from certmond.host import second
+    from certmond.files import scan_process as second
 
     second.MANY = second._PIECE = 1
     second._Second.leaves_one = lambda _: False  # type: ignore[assignment,method-assign]

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from certmond.host.journal import MESSAGE_IDS, Event
-from certmond.pki.catalog import ServiceSpec
+from certmond.notify.journal import MESSAGE_IDS, Event
+from certmond.pki.catalog.entries import ServiceSpec
 from tests.guarded import PAIR, USERS, House, server_pair
 from tests.node import PKI, Node
 from tests.system.machine import PREFIX, PYTHON, SERVICES, TARGET, UNITS, Machine, booted, install

@@ -1,0 +1,22 @@
+"""The trust of a node handed out: its CA certificates as PEM.
+
+Owns that nothing but certificates leaves, and all of them or none. Writes nothing.
+"""
+
+from __future__ import annotations
+
+from certmond.errors import MalformedError
+from certmond.pki.x509.certificate import to_pem
+from certmond.pki.x509.parsing import decode
+from certmond.transaction.node_files import NodeFiles
+
+
+def trust_bundle(root: str, path: str) -> bytes:
+    """The certificates in the node's file `path`, each once, in their order.
+
+    Raises MalformedError where not all of it can be read: a part of a trust is none. Raises WriteError, too.
+    """
+    document = decode(NodeFiles(root).read(path) or b"", path)
+    if document.faults:
+        raise MalformedError("\n".join(f"{fault.detail}; put that right first" for fault in document.faults))
+    return b"".join(map(to_pem, dict.fromkeys(document.certificates)))

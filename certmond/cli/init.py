@@ -1,0 +1,222 @@
+"""The verb `init`: the whole PKI of a control-plane node, from a kubeadm configuration or certmond's own.
+
+Owns its options, what it prints and its exit codes, and the putting together of what it needs; what is to be made is
+`pki.bootstrap`'s, the making `host.bootstrap`'s.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from certmond.cli.options import STATE_DIR, Globals, display, global_options, globals_of, output_option
+from certmond.errors import CertmondError, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from certmond.config.model import Config
+    from certmond.pki.catalog.entries import CertificateSpec
+    from certmond.pki.planning.bootstrap import Bootstrap, Ground
+    from certmond.pki.planning.bootstrap_steps import InitStep
+    from certmond.renewal.bootstrap import Bootstrapper
+    from certmond.renewal.bootstrap_ca import GivenAuthority
+
+PATIENCE = 30.0
+"""Seconds that the verb waits for another certmond that is writing."""
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command()
+@global_options
+@click.option("--kubeadm-config", type=_FILE, help="The configuration of kubeadm (v1beta3, v1beta4) for this node")
+@click.option("--root-ca-cert", type=_FILE, help="Your own Root CA, in place of a new one")
+@click.option("--root-ca-key", type=_FILE, help="Its private key")
+@click.option("--dry-run", is_flag=True, help="Only show what would be made")
+@output_option
+@click.pass_context
+def init(
+    context: click.Context,
+    *,
+    kubeadm_config: Path | None,
+    root_ca_cert: Path | None,
+    root_ca_key: Path | None,
+    dry_run: bool,
+    output: str,
+) -> None:
+    """Make the whole PKI of a control-plane node. What exists is kept and checked, never overwritten."""
+    from certmond.daemon.enforcer import policy_of
+    from certmond.expose.documents.forecast_table import plan_table
+    from certmond.pki.planning.bootstrap import bootstrap
+    from certmond.pki.planning.bootstrap_steps import relocated
+
+    if (root_ca_cert is None) != (root_ca_key is None):
+        raise click.UsageError("Give --root-ca-cert and --root-ca-key together.")
+    options = globals_of(context)
+    config, joins = _config(options, kubeadm_config, acting=not dry_run)
+    facts = _facts(options, config)
+    now = datetime.now(UTC)
+    given = _given(root_ca_cert, root_ca_key, now)
+    specs = relocated(config.certificates, config.init)
+    maker = _maker(options, facts["node_name"], given)
+    if not dry_run:
+        maker.recover(PATIENCE)
+    elif maker.unfinished():
+        raise CertmondError("an earlier run was killed half-way; run `certmond init`, which goes on with it")
+    ground = replace(
+        _ground(options, config, specs, facts, now), given=given.certificate if given else None, joins=joins
+    )
+    made = bootstrap(specs, ground, config.init, policy_of(config))
+    if problems := made.problems or tuple(maker.objections(made.steps)):
+        raise ConfigError(problems)
+    if not made.steps and not ground.present.statuses:
+        raise CertmondError(
+            f"init makes nothing of the profile {config.profile!r}, and nothing of it is below {options.root}; "
+            "give another with --profile"
+        )
+    if dry_run:
+        display(_document(made, ground), output, plan_table)
+        return
+    if made.steps and options.given_state_dir is None:
+        maker.make_directory(str(STATE_DIR.parent))
+    _carry_out(maker, made, quiet=output in {"json", "yaml"})
+    if output in {"json", "yaml"}:
+        display(_document(made, ground), output, plan_table)
+
+
+def _config(options: Globals, kubeadm_config: Path | None, *, acting: bool) -> tuple[Config, bool]:
+    """The configuration, with what kubeadm's says laid over it; and whether that one is of a node that joins."""
+    from certmond.formats.kubeadm_config import parse_kubeadm_config
+    from certmond.signers.local_ca import read_file
+
+    config = options.load(acting=acting)
+    if kubeadm_config is None:
+        return config, False
+    try:
+        said = parse_kubeadm_config(read_file(str(kubeadm_config)), str(kubeadm_config))
+        mode = kubeadm_config.stat().st_mode & 0o777
+    except OSError as error:
+        raise CertmondError(f"{kubeadm_config} cannot be read ({error.strerror}); give another file") from error
+    if acting and mode & 0o022:  # whose it is, who gives it knows
+        fact = f"can be written by others (mode {mode:04o}), who would choose for whom certificates are made"
+        raise CertmondError(f"{kubeadm_config} {fact}; chmod go-w {kubeadm_config}")
+    given = {"node_name": said.node_name, "validity": said.validity, "key_algorithm": said.key_algorithm}
+    update: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    update["init"] = config.init.model_copy(
+        update={name: getattr(said.init, name) for name in said.init.model_fields_set}
+    )
+    return config.model_copy(update=update), said.joins
+
+
+def _facts(options: Globals, config: Config) -> dict[str, str]:
+    """The facts of the cluster and of the node that are to be."""
+    from certmond.pki.planning.bootstrap_steps import facts_of, is_usable_address
+
+    given = config.init.advertise_address
+    address = given if given and is_usable_address(given) else _address()
+    return facts_of(config.init, config.node_name or _host_name(options.root), address)
+
+
+def _given(certificate: Path | None, key: Path | None, now: datetime) -> GivenAuthority | None:
+    from certmond.renewal.bootstrap_ca import read_authority
+
+    return read_authority(str(certificate), str(key), now) if certificate and key else None
+
+
+def _maker(options: Globals, node_name: str, given: GivenAuthority | None) -> Bootstrapper:
+    from certmond.notify.audit import Audit, caller
+    from certmond.notify.journal import Journal
+    from certmond.renewal.bootstrap import Bootstrapper
+
+    return Bootstrapper(
+        root=options.root,
+        state_dir=options.state_dir,
+        audit=Audit(Journal("command" if options.root == "/" else "none"), options.state_dir, caller()),
+        clock=lambda: datetime.now(UTC),
+        given=given.key if given else None,
+        node_name=node_name,
+    )
+
+
+def _ground(
+    options: Globals, config: Config, specs: Sequence[CertificateSpec], facts: dict[str, str], now: datetime
+) -> Ground:
+    """What is on the node already, judged with the facts of the cluster that is to be."""
+    from certmond.files.catalog_observer import Store
+    from certmond.pki.assessment.assess import assess
+    from certmond.pki.planning.bootstrap import Ground
+    from certmond.transaction.node_files import NodeFiles
+
+    inventory = Store(specs, options.root, facts).observe()
+    present = assess(replace(inventory, facts=facts), now, renew_before=config.renew_before)
+    files = NodeFiles(options.root)
+    wanted = {path for spec in specs for path in (spec.path, spec.key, spec.kubeconfig) if path}
+    return Ground(present, frozenset(path for path in wanted if files.exists(path)))
+
+
+def _host_name(root: str) -> str:
+    """As kubeadm names a node: the host's name in lower case."""
+    from certmond.formats.kubeadm_config import is_node_name
+    from certmond.transaction.node_files import NodeFiles
+
+    written = (NodeFiles(root).read("/etc/hostname") or b"").decode("ascii", "replace").splitlines()
+    lines = (line.strip() for line in written)  # hostname(5): comments, and one name
+    name = next((line for line in lines if line and not line.startswith("#")), "") or socket.gethostname()
+    if not is_node_name(name.lower()):
+        raise CertmondError(f"this host's name {name!r} is none that a node can have; give `node_name`")
+    return name.lower()
+
+
+def _address() -> str:
+    """The address of the interface with the default route. No packet is sent: the kernel only chooses."""
+    for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((target, 9))
+                return str(probe.getsockname()[0])
+        except OSError:
+            continue
+    raise CertmondError(
+        "this host has no default route, so its address cannot be told; give `init: {advertise_address: …}` in the "
+        "configuration, or a kubeadm configuration that has `advertiseAddress`"
+    )
+
+
+def _carry_out(maker: Bootstrapper, made: Bootstrap, *, quiet: bool) -> None:
+    from certmond.renewal.bootstrap import path_of
+
+    total, number = len(made.steps), 0
+
+    def tell(step: InitStep) -> None:
+        nonlocal number
+        number += 1
+        if not quiet:
+            click.echo(f"[{number}/{total}] {path_of(step)}: {step.detail}")
+
+    if made.steps:
+        maker.carry_out(made.steps, PATIENCE, tell)
+    if not quiet:
+        kept = f"; kept as they are: {', '.join(made.kept)}" if made.kept else ""
+        click.echo(f"{total} made{kept}" if total else "nothing to do: everything is there")
+
+
+def _document(made: Bootstrap, ground: Ground) -> dict[str, Any]:
+    """The steps in the shape of `plan`."""
+    from certmond.pki.planning.steps import Cause
+    from certmond.renewal.bootstrap import path_of
+
+    steps = [
+        {
+            "step": "init", "target": step.spec.name, "path": path_of(step), "reason": Cause.MISSING.value,
+            "detail": step.detail, "restarts": [],
+        }
+        for step in made.steps
+    ]  # fmt: skip
+    taken_at = ground.present.taken_at.isoformat().replace("+00:00", "Z")
+    return {"schema": 1, "taken_at": taken_at, "steps": steps, "held": [], "kept": list(made.kept), "changes_at": None}

@@ -1,0 +1,330 @@
+"""The command line: the verbs, their options, their exit codes. The only place where the parts are wired together.
+
+Exit codes are those of monitoring plugins: 0 all well, 1 a warning, 2 a critical finding, 3 could not tell (a broken
+configuration, a wrong option, nothing to look at). What a verb needs is imported when it runs, so that `serve` stays
+without cryptography and `version` is quick.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import resource
+import sys
+import traceback
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from certmond.cli.archive import archive
+from certmond.cli.completion import completion, explained_names
+from certmond.cli.init import init
+from certmond.cli.options import (
+    COULD_NOT_TELL,
+    at_option,
+    display,
+    global_options,
+    globals_of,
+    look,
+    output_option,
+    runtime_option,
+)
+from certmond.cli.plan import forecast, plan
+from certmond.cli.renew import renew, restart
+from certmond.cli.root_ca import root_ca
+from certmond.cli.root_ca_rotate import abort, rotate
+from certmond.cli.root_ca_stage import stage
+from certmond.cli.stdio import output_fails, prepare
+from certmond.errors import CertmondError, ConfigError, NotRunningError, defect
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@global_options
+@click.version_option(package_name="certmond", message="%(package)s %(version)s", help="The version, and no more")
+def cli() -> None:
+    """Know every certificate that this Kubernetes node lives by, prove it, and say what is wrong before it hurts."""
+
+
+@cli.command()
+@global_options
+@runtime_option
+@click.option(
+    "--log", type=click.Choice(("auto", "journal", "plain", "json")), default="auto", help="How to write events"
+)
+@click.pass_context
+def run(context: click.Context, runtime_dir: Path, log: str) -> None:
+    """The daemon: watch, judge, render what `serve` and `status` show; in enforce mode renew what is due."""
+    gc.disable()  # what is loaded stays; after its first pass the daemon has what comes then collected
+    from certmond.daemon.loop import Daemon
+    from certmond.notify.journal import Journal
+
+    options = globals_of(context)
+    daemon = Daemon(
+        options.load, root=options.root, runtime_dir=runtime_dir, state_dir=options.state_dir,
+        journal=Journal(log, verbose=options.verbose),
+    )  # fmt: skip
+    sys.exit(daemon.run())
+
+
+@cli.command()
+@global_options
+@runtime_option
+@click.option("--listen", metavar="ADDR:PORT", help="Where to listen, whatever the configuration has [127.0.0.1:9964]")
+@click.option(
+    "--web-config",
+    type=click.Path(path_type=Path),
+    help="TLS, client certificates, passwords and headers (docs/web.md), whatever the configuration has [none]",
+)
+@click.pass_context
+def serve(context: click.Context, runtime_dir: Path, listen: str | None, web_config: Path | None) -> None:
+    """Serve over HTTP what the daemon rendered: a page at /, /metrics, /healthz, /readyz, /api/v1/status."""
+    from certmond.expose.http import server
+
+    if listen is None or web_config is None:
+        configured = globals_of(context).serving()
+        for problem in configured.problems:
+            click.echo(f"certmond: {problem} (only `listen` and `web_config` are needed here, and obeyed)", err=True)
+        listen = listen or configured.listen
+        web_config = web_config or (Path(configured.web_config) if configured.web_config else None)
+    gate = None
+    if web_config is not None:
+        from certmond.expose.http.access_control import Gate  # brings OpenSSL, bcrypt and pydantic
+
+        gate = Gate(web_config)
+    sys.exit(server.serve(runtime_dir, listen, gate))
+
+
+@cli.command()
+@global_options
+@at_option
+@output_option
+@click.pass_context
+def check(context: click.Context, at: datetime | None, output: str) -> None:
+    """Look once, without a daemon. Exit: 0 all well, 1 a warning, 2 a critical finding, 3 could not tell.
+
+    A certificate and a key that do not match may be half written: they are looked at again, two seconds later at most.
+    """
+    from certmond.daemon.enforcer import policy_of
+    from certmond.discovery.distribution import advice
+    from certmond.expose.documents.status import status_document
+    from certmond.expose.documents.status_table import status_table
+    from certmond.pki.planning.forecast import next_event
+
+    options = globals_of(context)
+    config = options.load()
+    assessment = look(config, options.root, at, state_dir=options.state_dir, asking=True)
+    following = next_event(assessment, policy_of(config))
+    display(status_document(assessment, config.mode, following), output, status_table)
+    if not assessment.statuses:
+        raise CertmondError(
+            f"there is no certificate of the profile {config.profile!r} below {options.root}; "
+            f"{advice(options.root, config.profile)}"
+        )
+    sys.exit(assessment.severity.rank if assessment.severity else 0)
+
+
+@cli.command()
+@global_options
+@runtime_option
+@output_option
+def status(runtime_dir: Path, output: str) -> None:
+    """What the running daemon last found; exit 3 where none runs, else as `check`."""
+    from certmond.expose.documents.status_table import status_table
+    from certmond.expose.http.health import silence
+    from certmond.expose.metrics.exposition import read_status
+
+    document = read_status(runtime_dir)
+    display(document, output, status_table)
+    if reason := silence(runtime_dir):
+        raise NotRunningError(f"this is what the daemon found at {document['taken_at']}, but {reason}")
+    if not (document["certificates"] or document["findings"]):
+        raise CertmondError("the daemon finds no certificate on this node; `certmond check` says which profile fits")
+    sys.exit(_exit_code(document))
+
+
+@cli.command()
+@global_options
+@at_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Replace FILE, as a whole, in place of printing",
+)
+@click.pass_context
+def metrics(context: click.Context, at: datetime | None, output: Path | None) -> None:
+    """Look once and print the metrics: for node_exporter's textfile collector, from a timer."""
+    from certmond.cli.output_file import replace_file
+    from certmond.expose.metrics.exposition import Renderer
+    from certmond.expose.metrics.own_metrics import Telemetry
+    from certmond.expose.metrics.x509_exporter_names import Compatible
+    from certmond.pki.findings import printable
+
+    options = globals_of(context)
+    config = options.load()
+    assessment = look(config, options.root, at, state_dir=options.state_dir)
+    own = Telemetry(config.mode).text() + (Compatible().text(assessment) if config.compatibility else "")
+    text = Renderer().metrics(assessment, own)
+    if output is not None:
+        replace_file(output, text.encode(errors="backslashreplace"))
+        return
+    if sys.stdout.isatty():  # names are for programs to read as they are, and for no terminal to obey
+        text = "\n".join(map(printable, text.split("\n")))
+    click.echo(text, nl=False, color=True)  # else it takes out what looks like a colour, be it a name's
+
+
+@cli.group()
+@global_options
+def config() -> None:
+    """Validate, show or describe the configuration."""
+
+
+@config.command()
+@global_options
+@click.pass_context
+def validate(context: click.Context) -> None:
+    """Say everything that is wrong with the configuration. Exit: 0 nothing, 3 something."""
+    from certmond.pki.rotation.ca_publication import short_overlap
+    from certmond.subprocesses import exposures
+
+    found = globals_of(context).load()
+    if globals_of(context).root == "/" and (problems := tuple(exposures(found.commands))):
+        raise ConfigError(problems)
+    if warning := short_overlap(found.root_ca, found.cluster):
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(
+        f"the configuration is good: profile {found.profile}, {len(found.certificates)} entries, mode {found.mode}"
+    )
+
+
+@config.command()
+@global_options
+@click.pass_context
+def show(context: click.Context) -> None:
+    """The configuration in force: profile, files and options joined."""
+    from certmond.config.model import dump
+
+    click.echo(dump(globals_of(context).load()), nl=False)
+
+
+@config.command()
+@global_options
+def schema() -> None:
+    """The JSON Schema of the configuration file, for editors."""
+    from certmond.config.model import schema as describe
+
+    click.echo(json.dumps(describe(), indent=2))
+
+
+@cli.command()
+@global_options
+@click.pass_context
+def discover(context: click.Context) -> None:
+    """Print the configuration that fits this node: its distribution's profile, marking where the node differs."""
+    from certmond.config.model import DEFAULT_PROFILE
+    from certmond.discovery.configuration import discover as look
+    from certmond.discovery.distribution import distributions
+
+    options = globals_of(context)
+    config, seen = options.load(), distributions(options.root)
+    named = "profile" in config.model_fields_set
+    if len(seen) == 1 and not named:  # nobody has said which one, and nothing speaks for another
+        config = replace(options, profile=seen[0].profile).load()
+    for each in seen:
+        if len(seen) > 1 or {each.profile, config.profile} != {DEFAULT_PROFILE}:
+            click.echo(f"# {each}: `profile: {each.profile}`")
+    click.echo(look(config, options.root), nl=False)
+
+
+@cli.command()
+@click.argument("reason", shell_complete=explained_names)
+def explain(reason: str) -> None:
+    """The runbook for a REASON or an alert: what it means, how to see it, what to do."""
+    from certmond.cli.explain import explain as look_up
+
+    click.echo(look_up(reason))
+
+
+@cli.command()
+@click.option("--keep", is_flag=True, help="Keep the demo's directory")
+def demo(keep: bool) -> None:
+    """A node's certificates going wrong and being put right, in a directory of its own, in a few seconds."""
+    from certmond.demo import run as run_demo
+
+    sys.exit(run_demo(keep=keep))
+
+
+@cli.command()
+def version() -> None:
+    """The version."""
+    from importlib.metadata import version as of
+
+    click.echo(f"certmond {of('certmond')}")
+
+
+cli.add_command(plan)
+cli.add_command(forecast)
+cli.add_command(renew)
+cli.add_command(restart)
+cli.add_command(archive)
+cli.add_command(init)
+cli.add_command(completion)
+cli.add_command(root_ca)
+for verb in (stage, rotate, abort):
+    root_ca.add_command(verb)
+
+
+def _exit_code(document: dict[str, Any]) -> int:
+    ranks = {"info": 0, "warning": 1, "critical": 2}
+    found = [item for entry in document["certificates"] for item in entry["findings"]] + document["findings"]
+    return max((ranks[item["severity"]] for item in found), default=0)
+
+
+def main() -> None:
+    """The console script: every failure that is not a bug is one clear text on stderr and exit code 3.
+
+    A bug has that code as well, for Python's own would be a warning; and what is told of it is where it is, for the
+    words of an exception may quote a key.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # private keys pass through this memory: no core file gets them
+    prepare()
+    heard = sys.stdout
+    try:
+        cli.main(standalone_mode=False)
+    except SystemExit:
+        if sys.stdout is heard:
+            raise
+        sys.exit(COULD_NOT_TELL)  # the reader of a pipe has gone: click has put another stream there, and ends with 1
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        with suppress(OSError):  # where nobody hears it, the exit code still tells
+            error.show()
+        sys.exit(COULD_NOT_TELL)
+    except CertmondError as error:
+        _say(str(error))
+        sys.exit(COULD_NOT_TELL)
+    except OSError as error:
+        if not output_fails():
+            _say(f"something could not be read or written ({error}); see that certmond may")
+            sys.exit(COULD_NOT_TELL)
+        _say(f"the output could not be written ({error})")
+        os._exit(COULD_NOT_TELL)  # not sys.exit: what is still buffered would fail once more on the way out
+    except MemoryError:
+        _say("there is not enough memory; see `MemoryMax=` of the unit, `ulimit -v`, and what else the host has to do")
+        sys.exit(COULD_NOT_TELL)
+    except Exception as error:  # noqa: BLE001 - as said above
+        with suppress(OSError):
+            click.echo(f"Traceback:\n{''.join(traceback.format_tb(error.__traceback__))}", err=True, nl=False)
+        _say(defect(error))
+        sys.exit(COULD_NOT_TELL)
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):
+        click.echo(f"certmond: {text}", err=True)

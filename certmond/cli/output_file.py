@@ -1,0 +1,38 @@
+"""The file into which a verb puts what it would print: one of this host that the caller names, replaced as a whole.
+
+Owns that a reader of it sees the old content or the new one, and that nothing but a regular file is ever replaced: a
+device or a pipe that somebody names stays what it is, and so does what a stranger's symlink leads to.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from certmond.transaction.dirfd import Directories, blaming
+from certmond.transaction.temp_file import new_file, remove
+
+_PUBLIC = 0o644
+
+
+def replace_file(target: Path, content: bytes) -> None:
+    """Put `content` in the place of `target`, whose mode stays; everybody may read a new one. Raises WriteError."""
+    with blaming(str(target)), Directories("/") as directories:
+        place = directories.place(directories.resolve(os.path.abspath(target)))
+        draft = place.beside(f".{place.name}.certmond")
+        status = place.status()
+        if status is not None and not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        remove(draft)
+        try:
+            with new_file(draft, content) as descriptor:
+                os.fchmod(descriptor, stat.S_IMODE(status.st_mode) if status else _PUBLIC)
+            os.rename(draft.name, place.name, src_dir_fd=draft.directory, dst_dir_fd=place.directory)
+        except BaseException:
+            with suppress(OSError):
+                remove(draft)
+            raise
+        directories.sync()

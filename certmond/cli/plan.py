@@ -1,0 +1,133 @@
+"""The verbs that show what would be done: plan, forecast; and what every verb needs that writes.
+
+Owns their options, what they print and their exit codes; the work is `enforce`'s.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import click
+
+from certmond.cli.options import Globals, at_option, display, global_options, globals_of, output_option
+from certmond.errors import CertmondError
+
+if TYPE_CHECKING:
+    from certmond.config.model import Config
+    from certmond.daemon.enforcer import Enforcer
+    from certmond.pki.assessment.assess import Assessment
+    from certmond.pki.services.staleness import Surroundings
+
+WAITING, FAILED = 1, 2
+
+
+@click.command()
+@global_options
+@at_option
+@output_option
+@click.pass_context
+def plan(context: click.Context, at: datetime | None, output: str) -> None:
+    """The steps that enforce mode would carry out now, and why. Exit: 0 none, 1 some, 3 could not tell."""
+    from certmond.expose.documents.forecast_table import plan_table
+    from certmond.expose.documents.plan import plan_document
+
+    options = globals_of(context)
+    config = _at(options.load(), at)
+    enforcer = enforcer_for(options, config, at)
+    assessment, around = seen(options, config, enforcer, at)
+    with _within_the_calendar():
+        made = enforcer.plan(assessment, around=around)
+    display(plan_document(made, assessment.taken_at), output, plan_table)
+    sys.exit(1 if made.steps else 0)
+
+
+def length(_: click.Context, __: click.Parameter, value: str) -> timedelta:
+    """Return the duration that an option has as its value."""
+    from certmond.pki.catalog.field_types import parse_duration
+
+    try:
+        found: timedelta = parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    if found > timedelta(days=100 * 365):
+        raise click.BadParameter("must be 100 years at most")
+    return found
+
+
+@click.command()
+@global_options
+@click.option("--for", "length", callback=length, default="2y", show_default=True, help="How far to look, as in 90d")
+@at_option
+@output_option
+@click.pass_context
+def forecast(context: click.Context, length: timedelta, at: datetime | None, output: str) -> None:
+    """The same planner run forward in time: what renews and restarts when, and what goes wrong if nobody acts."""
+    from certmond.daemon.enforcer import policy_of
+    from certmond.expose.documents.forecast_table import forecast_table
+    from certmond.expose.documents.plan import forecast_document
+    from certmond.pki.planning.forecast import forecast as foresee
+    from certmond.pki.planning.forecast import next_event
+
+    options = globals_of(context)
+    config = _at(options.load(), at)
+    enforcer = enforcer_for(options, config, at)
+    assessment, _ = seen(options, config, enforcer, at)
+    with _within_the_calendar():
+        policy = policy_of(config)
+        found = foresee(assessment, policy, assessment.taken_at + length, enforcer.circumstances())
+        following = next_event(assessment, policy)
+    display(forecast_document(found, config.mode, following), output, forecast_table)
+
+
+@contextmanager
+def _within_the_calendar() -> Iterator[None]:
+    try:
+        yield
+    except OverflowError as error:
+        fact = "the calendar ends with the year 9999, and begins with the year 1"
+        raise click.UsageError(f"{fact}: look less far, or give another time with --at.") from error
+
+
+def _at(config: Config, at: datetime | None) -> Config:
+    """A time that was given does not depend on this host's clock."""
+    if at is None:
+        return config
+    return config.model_copy(update={"hold": config.hold.model_copy(update={"unsynchronised_clock": False})})
+
+
+def enforcer_for(options: Globals, config: Config, at: datetime | None = None, *, acting: bool = False) -> Enforcer:
+    """What plans and carries out for a command; its entries of the journal say who gave it.
+
+    Raises StateError where the state directory is not fit for use.
+    """
+    from certmond.daemon.enforcer import Enforcer
+    from certmond.notify.audit import Audit, caller
+    from certmond.notify.journal import Journal
+    from certmond.transaction.state_directory import refuse_unfit
+
+    refuse_unfit(options.state_dir)
+    journal = Journal("command" if options.root == "/" else "none")
+    audit = Audit(journal, options.state_dir, caller())
+    return Enforcer(
+        config, root=options.root, state_dir=options.state_dir, audit=audit, clock=lambda: at or datetime.now(UTC),
+        acting=acting, keeps=acting,
+    )  # fmt: skip
+
+
+def seen(
+    options: Globals, config: Config, enforcer: Enforcer, at: datetime | None = None
+) -> tuple[Assessment, Surroundings]:
+    """One look at everything. Raises CertmondError where there is nothing to look at."""
+    from certmond.discovery.distribution import advice
+
+    assessment, around = enforcer.see(at)
+    if not assessment.statuses:
+        raise CertmondError(
+            f"there is no certificate of the profile {config.profile!r} below {options.root}; "
+            f"{advice(options.root, config.profile)}"
+        )
+    return assessment, around

@@ -1,0 +1,323 @@
+"""The verbs that bring new certificates into use: renew and restart, with their progress on the terminal.
+
+Owns their options, what they print and their exit codes. They go the way that the daemon goes: the same plan, the same
+steps, the same proof, under the same lock.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from certmond.cli.completion import certificate_names, service_names
+from certmond.cli.options import display, global_options, globals_of, output_option
+from certmond.cli.plan import FAILED, WAITING, enforcer_for, length, seen
+from certmond.errors import CertmondError
+
+if TYPE_CHECKING:
+    from certmond.cli.acting_process import Handover
+    from certmond.cli.progress import Progress
+    from certmond.config.model import Config
+    from certmond.controllers.executor import Outcome
+    from certmond.daemon.enforcer import Enforcer
+    from certmond.pki.assessment.assess import Assessment
+    from certmond.pki.planning.steps import Held, Plan, Write
+    from certmond.pki.services.staleness import Surroundings
+
+_FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=1), timedelta(seconds=8)
+"""Between the first two questions to a signer that may be asked at any time, and the most between two later ones."""
+
+
+def _patience(context: click.Context, parameter: click.Parameter, value: str) -> timedelta:
+    """Return the duration, which may be none here."""
+    return timedelta() if value == "0s" else length(context, parameter, value)
+
+
+@click.command()
+@global_options
+@click.argument("names", nargs=-1, metavar="NAME…", shell_complete=certificate_names)
+@click.option("--all", "everything", is_flag=True, help="Everything that certmond can renew here")
+@click.option("--dry-run", is_flag=True, help="Only show what would be done")
+@click.option("--no-restart", is_flag=True, help="Restart nothing afterwards, only say what still uses the old ones")
+@click.option(
+    "--timeout",
+    callback=_patience,
+    default="30s",
+    show_default=True,
+    help="How long to wait for a signer's decision; 0s: not at all",
+)
+@output_option
+@click.pass_context
+def renew(
+    context: click.Context,
+    names: tuple[str, ...],
+    *,
+    everything: bool,
+    dry_run: bool,
+    no_restart: bool,
+    timeout: timedelta,
+    output: str,
+) -> None:
+    """Reissue certificates now, and have them used. Exit: 0 done, 1 something is waited for or, with a finding, is left
+    alone, 2 something failed.
+
+    Where a daemon enforces on this node, it restarts and proves what has to be, and this command shows its progress.
+    """
+    from certmond.cli.acting_process import Handover
+    from certmond.cli.progress import Progress
+    from certmond.cli.service_restarts import bring_into_use, taken_up
+    from certmond.expose.documents.forecast_table import plan_table
+    from certmond.expose.documents.plan import plan_document
+
+    if everything == bool(names):
+        raise click.UsageError("Say which certificates: NAME…, or --all.")
+    options = globals_of(context)
+    config = options.load(acting=not dry_run)
+    enforcer = enforcer_for(options, config, acting=not dry_run)
+    quiet = output in {"json", "yaml"}
+    progress = Progress(quiet=quiet)
+    handover = Handover(options.state_dir, progress, enforcer.restarting.terms)
+    if not dry_run:
+        context.with_resource(handover)
+        handover.patiently(enforcer.executor.recover)  # what is half done is no ground to plan on
+    assessment, around = seen(options, config, enforcer)
+    asked = _all_of(assessment) if everything else _known(names, assessment)
+    made = enforcer.plan(assessment, asked, around)
+    unable = [held for held in made.held if held.target in asked]
+    if dry_run:
+        _show_denied(assessment, frozenset(held.target for held in unable), output)
+    if unable and not everything:
+        raise CertmondError("\n".join(f"{held.target} cannot be renewed: {held.because}" for held in unable))
+    if dry_run:
+        display(plan_document(made, assessment.taken_at), output, plan_table)
+        return
+    outcomes = _carry_out(enforcer, handover, progress, made)
+    outcomes = _decided(enforcer, handover, progress, outcomes, timeout)
+    _tell_outcomes(outcomes, quiet=quiet)
+    wanted = {service for each in outcomes if each.result == "done" for service in getattr(each.step, "restarts", ())}
+    if no_restart:
+        results: dict[str, str] = {}
+        held: tuple[Held, ...] = ()
+    else:
+        results, held = bring_into_use(enforcer, handover, progress, frozenset(wanted), by_hand=False)
+    renewed = [each.step.target for each in outcomes if each.result == "done"]
+    silent, stale = taken_up(enforcer, progress, assessment, frozenset(renewed), only_silent=no_restart)
+    if quiet:
+        document = {"schema": 1, "outcomes": [_entry(each) for each in outcomes], "restarts": results}
+        display(document, output, plan_table)
+    else:
+        for left in made.held:
+            click.echo(f"left alone: {left.target}: {left.because}")
+        for left in held:
+            click.echo(f"not restarted: {left.target}: {left.because}")
+        _tell_holders(outcomes, {*results, *_up_to_date(enforcer)})
+    failed = "failed" in {each.result for each in outcomes} or any(each != "proven" for each in results.values())
+    ill = {status.seen.name for status in assessment.statuses if status.severity and status.severity.rank}
+    waits = {each.result for each in outcomes} & {"waiting"} or held or stale or ill & {each.target for each in unable}
+    sys.exit(FAILED if failed or silent else WAITING if waits else 0)
+
+
+@click.command()
+@global_options
+@click.argument("names", nargs=-1, metavar="SERVICE…", shell_complete=service_names)
+@click.option("--stale", is_flag=True, help="All that hold an older certificate than is on disk")
+@click.option("--dry-run", is_flag=True, help="Only show what would be done")
+@output_option
+@click.pass_context
+def restart(context: click.Context, names: tuple[str, ...], *, stale: bool, dry_run: bool, output: str) -> None:
+    """Restart services, each proven before the next. Exit: 0 done, 1 something is waited for, 2 something failed."""
+    from certmond.cli.acting_process import Handover
+    from certmond.cli.progress import Progress
+    from certmond.cli.service_restarts import bring_into_use, planned
+    from certmond.expose.documents.forecast_table import plan_table
+    from certmond.expose.documents.plan import plan_document
+
+    if stale == bool(names):
+        raise click.UsageError("Say which services: SERVICE…, or --stale.")
+    options = globals_of(context)
+    config = options.load(acting=not dry_run)
+    enforcer = enforcer_for(options, config, acting=not dry_run)
+    assessment, around = seen(options, config, enforcer)
+    known = [service.name for service in config.services]
+    if unknown := [name for name in names if name not in known]:
+        raise CertmondError("\n".join(f"there is no service {name}; there are: {', '.join(known)}" for name in unknown))
+    _refuse_what_does_not_run(names, config, around)
+    wanted = frozenset(names or known)
+    if dry_run:
+        made = planned(enforcer, assessment, around, wanted, by_hand=not stale)
+        display(plan_document(made, assessment.taken_at), output, plan_table)
+        return
+    quiet = output in {"json", "yaml"}
+    progress = Progress(quiet=quiet)
+    handover = context.with_resource(Handover(options.state_dir, progress, enforcer.restarting.terms))
+    results, held = bring_into_use(enforcer, handover, progress, wanted, by_hand=not stale)
+    if quiet:
+        display({"schema": 1, "restarts": results}, output, plan_table)
+    else:
+        for left in held:
+            click.echo(f"not restarted: {left.target}: {left.because}")
+        click.echo("" if results or held else "nothing to restart", nl=not (results or held))
+    sys.exit(FAILED if any(each != "proven" for each in results.values()) else WAITING if held else 0)
+
+
+def _refuse_what_does_not_run(names: Iterable[str], config: Config, around: Surroundings) -> None:
+    if around.live is None:
+        raise CertmondError("what runs is that of this host alone: restart it there, without --root")
+    seen_now, problems = around.live.services, []
+    for service in (each for each in config.services if each.name in names):
+        if service.kind == "static-pod" and service.name not in seen_now:
+            problems.append(f"{service.name} is no static pod of this node: no manifest has a container {service.pod}")
+        elif service.name in seen_now and seen_now[service.name].running is False:
+            problems.append(f"{service.name} does not run, and is left so; start it by its own means")
+    if problems:
+        raise CertmondError("\n".join(problems))
+
+
+def _show_denied(assessment: Assessment, names: frozenset[str], output: str) -> None:
+    """Print what would be signed in place of the certificates that the CA's key does not sign, as entries to copy."""
+    import yaml
+
+    from certmond.pki.signing.policy import entry_that_fixes
+
+    denied = [status for status in assessment.certificates if status.seen.name in names and status.basis]
+    entries = [entry_that_fixes(each.seen.spec, each.certificate) for each in denied if each.certificate]
+    if entries and output in {"table", "wide"}:
+        click.echo("# The certificates on disk say this. Check each value before you copy it to the configuration:")
+        click.echo(yaml.safe_dump({"certificates": entries}, sort_keys=False, default_flow_style=None), nl=False)
+
+
+def _all_of(assessment: Assessment) -> frozenset[str]:
+    return frozenset(
+        status.seen.name
+        for status in assessment.certificates
+        if not status.seen.spec.authority and status.seen.name == status.seen.spec.name
+    )
+
+
+def _known(names: Sequence[str], assessment: Assessment) -> frozenset[str]:
+    from difflib import get_close_matches
+
+    known = {status.seen.name for status in assessment.certificates}
+    problems = []
+    for name in dict.fromkeys(names):
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            meant = f"did you mean {close[0]}?" if close else "`certmond check` shows those that there are"
+            problems.append(f"there is no certificate {name} on this node; {meant}")
+    if problems:
+        raise CertmondError("\n".join(problems))
+    return frozenset(names)
+
+
+def _carry_out(enforcer: Enforcer, handover: Handover, progress: Progress, made: Plan) -> tuple[Outcome, ...]:
+    """Carry out what changes files, and tell each step."""
+    total, number = len(made.writes), 0
+
+    def tell(step: Write) -> None:
+        nonlocal number
+        number += 1
+        progress.tell(f"[{number}/{total}] {step.target}: {step.detail}")
+
+    return handover.patiently(lambda: enforcer.executor.execute(made, tell=tell))
+
+
+def _decided(
+    enforcer: Enforcer, handover: Handover, progress: Progress, outcomes: tuple[Outcome, ...], timeout: timedelta
+) -> tuple[Outcome, ...]:
+    """Return the outcomes, of which those that a signer has not decided yet were asked for again until `timeout`.
+
+    A helper is asked when it said, and the Kubernetes API after a pause. What somebody else has put in place meanwhile
+    is not asked for again.
+    """
+    begun = datetime.now(UTC)
+    end, pause = begun + timeout, _FIRST_PAUSE
+    handover.look_begins(enforcer.interest)
+    again = _asked_again(enforcer, outcomes, pause)
+    while waiting := {_place(each): each for each in outcomes if each.result == "waiting"}:
+        for each in waiting.values():
+            reason, _, remedy = each.message.partition("; ")
+            progress.wait(f"{each.step.target}: {reason}", remedy, until=end, since=begun)
+        if datetime.now(UTC) >= end:
+            break
+        handover.pause(min(end, *again.values()), enforcer.interest)
+        handover.look_begins(enforcer.interest)
+        assessment, around = enforcer.see()
+        later = {place: there for place, each in waiting.items() if (there := _there(each, assessment))}
+        now = datetime.now(UTC)
+        if due := {place for place in waiting.keys() - later.keys() if again[place] <= now}:
+            made = enforcer.plan(assessment, frozenset(target for target, _ in due), around)
+            left = replace(made, steps=tuple(step for step in made.writes if (step.target, step.path) in due))
+            asked = handover.patiently(partial(enforcer.executor.execute, left))
+            later |= {_place(each): each for each in asked}
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            again |= _asked_again(enforcer, asked, pause)
+        outcomes = tuple(later.get(_place(each), each) for each in outcomes)
+    return outcomes
+
+
+def _place(outcome: Outcome) -> tuple[str, str]:
+    return outcome.step.target, outcome.step.path
+
+
+def _asked_again(enforcer: Enforcer, outcomes: Iterable[Outcome], pause: timedelta) -> dict[tuple[str, str], datetime]:
+    """When each signer that has not decided is asked again, by the place of the certificate."""
+    soon = datetime.now(UTC) + pause
+    return {_place(each): enforcer.asks_again(each.step) or soon for each in outcomes if each.result == "waiting"}
+
+
+def _there(waiting: Outcome, assessment: Assessment) -> Outcome | None:
+    """That another process, as the daemon, has put a certificate in place of the one that was to be replaced."""
+    from certmond.pki.planning.steps import Issue
+
+    step, status = waiting.step, assessment.by_identity.get(_place(waiting))
+    if not (isinstance(step, Issue) and step.old and status and status.certificate and status.key_matches):
+        return None
+    if status.stale or status.certificate.sha256 == step.old.sha256:
+        return None
+    return replace(waiting, result="done", message=f"{step.path} was replaced meanwhile", issued=status.certificate)
+
+
+def _tell_outcomes(outcomes: tuple[Outcome, ...], *, quiet: bool) -> None:
+    """Print what was not done, and how much was."""
+    if quiet:
+        return
+    for outcome in outcomes:
+        if outcome.result != "done":
+            click.echo(f"{outcome.result}: {outcome.step.target}: {outcome.message}", err=True)
+    done = sum(outcome.result == "done" for outcome in outcomes)
+    click.echo(f"{done} of {len(outcomes)} done" if outcomes else "nothing to do")
+
+
+def _up_to_date(enforcer: Enforcer) -> frozenset[str]:
+    """The services that are seen to hold nothing old: some have ended with another one, and come back by themselves."""
+    assessment, around = enforcer.see()
+    seen_now = around.live.services if around.live else {}
+    behind = {stale.service for status in assessment.statuses for stale in status.presence.stale}
+    return frozenset(name for name, each in seen_now.items() if each.running is not None) - behind
+
+
+def _tell_holders(outcomes: Iterable[Outcome], restarted: set[str]) -> None:
+    """The services that were not restarted, and still use what was replaced."""
+    from certmond.pki.planning.steps import Issue
+
+    holding: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.result == "done" and isinstance(outcome.step, Issue):
+            for service in outcome.step.restarts:
+                if service not in restarted:
+                    holding.setdefault(service, []).append(outcome.step.target)
+    for service, targets in holding.items():
+        click.echo(f"{service} uses the old {', '.join(targets)} for as long as it is not restarted")
+
+
+def _entry(outcome: Outcome) -> dict[str, Any]:
+    from certmond.expose.documents.plan import step_entry
+
+    serial = str(outcome.issued.serial) if outcome.issued else None
+    return {**step_entry(outcome.step), "result": outcome.result, "message": outcome.message, "serial": serial}

@@ -1,0 +1,137 @@
+"""What a command has renewed is brought into use: restarted by the process that acts on this node, and looked for.
+
+Owns which services a command waits for, and what became of each. Who restarts is `handover`'s to tell, and how a
+restart is made and proven is `restarting`'s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Container
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import click
+
+from certmond.cli.acting_process import Handover
+from certmond.cli.progress import Progress
+from certmond.controllers.restart import Progress as Step
+from certmond.controllers.restart import state_of
+from certmond.daemon.enforcer import Enforcer
+from certmond.pki.assessment.assess import Assessment
+from certmond.pki.assessment.service_rules import no_longer_served
+from certmond.pki.planning.steps import Held, Plan, Restart
+from certmond.pki.services.restart_state_machine import Past, Result
+from certmond.pki.services.staleness import Surroundings
+
+_RELOADED_WITHIN = timedelta(seconds=15)
+"""How long those that read a certificate again by themselves are waited for."""
+
+
+def bring_into_use(
+    enforcer: Enforcer, handover: Handover, progress: Progress, wanted: frozenset[str], *, by_hand: bool
+) -> tuple[dict[str, str], tuple[Held, ...]]:
+    """Have those of the `wanted` services restarted that hold something old, or all of them `by_hand`. Return what
+    became of each, and what is held.
+    """
+    results, since = dict[str, str](), datetime.now(UTC)
+    known: dict[str, str] | None = None
+    while True:
+        handover.look_begins()
+        assessment, around = enforcer.see()
+        for past in _ended_meanwhile(enforcer, wanted - results.keys(), since):
+            results[past.service] = str(past.result)
+            progress.tell(f"{past.service}: {past.message}")
+        running = {name: each.instance for name, each in around.live.services.items()} if around.live else {}
+        known = running if known is None else known
+        under_way = enforcer.restarting.restarted_now()
+        along = {name for name in wanted if by_hand and running.get(name) and running[name] != known.get(name)}
+        made = planned(enforcer, assessment, around, wanted - along - results.keys(), by_hand=by_hand)
+        with handover.turn() as ours:
+            step = handover.patiently(partial(enforcer.restart, made, assessment, around)) if ours else None
+        if not ours:
+            left = {each.target for each in made.steps} | (wanted & under_way)
+            if left and by_hand and not under_way:
+                ask = partial(enforcer.restart, made, assessment, around, hands_over=True)
+                step = handover.patiently(ask)
+                if step and step.until and step.message != "is handed over":
+                    _tell(handover, progress, enforcer, step)
+                    handover.pause(step.until, {})
+                    continue
+            if left and (kept := handover.follow_restarts(left, since)):
+                return results, (*_held(made, wanted), Held(kept[0], "", kept[1]))
+            if left:
+                continue
+        if step is None:
+            return results, _held(made, wanted)
+        _tell(handover, progress, enforcer, step)
+        if step.result not in {None, Result.SUPERSEDED}:
+            results[step.service] = str(step.result)
+        if step.until is not None:
+            handover.pause(step.until, enforcer.interest)
+
+
+def _held(made: Plan, wanted: Container[str]) -> tuple[Held, ...]:
+    return tuple(held for held in made.held if held.target in wanted)
+
+
+def _tell(handover: Handover, progress: Progress, enforcer: Enforcer, step: Step) -> None:
+    """Show what became of a step, and what is waited for with everything that a wait has."""
+    episode = enforcer.restarting.under_way()
+    if episode and step.until and step.message == state_of(episode):
+        handover.tell_episode(episode)
+    elif step.message.startswith("waits for"):
+        progress.wait(f"{step.service}: {step.message}")
+    else:
+        progress.tell(f"{step.service}: {step.message}")
+
+
+def _ended_meanwhile(enforcer: Enforcer, wanted: Container[str], since: datetime) -> list[Past]:
+    """The restarts that were over after `since` and that this command has not ended itself."""
+    return [
+        past
+        for name, past in enforcer.restarting.past().items()
+        if name in wanted and past.result not in {None, Result.SEEN, Result.SUPERSEDED}
+        and past.episode is None and past.ended_at and past.ended_at >= since
+    ]  # fmt: skip
+
+
+def planned(
+    enforcer: Enforcer, assessment: Assessment, around: Surroundings, wanted: frozenset[str], *, by_hand: bool
+) -> Plan:
+    """Return the plan of the restarts of the `wanted` services: those that hold something old, or all `by_hand`."""
+    if by_hand:
+        return enforcer.restarts(assessment, around, wanted)
+    made = enforcer.plan(assessment, frozenset(), around)
+    steps = tuple(step for step in made.steps if isinstance(step, Restart) and step.target in wanted)
+    return replace(made, steps=steps)
+
+
+def taken_up(
+    enforcer: Enforcer, progress: Progress, before: Assessment, renewed: frozenset[str], *, only_silent: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Wait a while for those that read a new certificate by themselves: the sentences about endpoints that served a
+    certificate `before` and serve none now, and about those that do not serve the new one yet, unless `only_silent`.
+    """
+    if not renewed:
+        return (), ()
+    begun, pause = datetime.now(UTC), 0.5
+    answered = [status.presence for status in before.statuses]
+    while True:
+        assessment, _ = enforcer.see()
+        mine = [status for status in assessment.certificates if status.seen.name in renewed and not only_silent]
+        served = [(status.seen.name, at) for status in mine for at in status.presence.served if at.matches is not None]
+        behind = tuple(f"{name} is not served at {at.endpoint} yet" for name, at in served if not at.matches)
+        silent = tuple(no_longer_served(answered, (status.presence for status in assessment.statuses)))
+        left = (begun + _RELOADED_WITHIN - datetime.now(UTC)).total_seconds()
+        if not (behind or silent) or left <= 0:
+            break
+        progress.wait((behind or silent)[0], "certmond restart --stale", until=begun + _RELOADED_WITHIN, since=begun)
+        time.sleep(min(pause, left))  # no file tells what an endpoint serves
+        pause *= 2
+    for line in behind or [f"{name} is served at {at.endpoint}" for name, at in served]:
+        progress.tell(line)
+    for line in silent:
+        click.echo(f"failed: {line}", err=True)
+    return silent, behind

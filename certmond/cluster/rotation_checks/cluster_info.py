@@ -1,0 +1,113 @@
+"""The ConfigMap kube-public/cluster-info: the CA that a node learns which joins the cluster with a token.
+
+Owns the check of its kubeconfig and, where it is asked for, the exchange of our CAs in it; what somebody else had it
+trust stays. The signatures beside it are kube-controller-manager's (bootstrap-signer), which makes them anew when the
+kubeconfig changes. Imports lightkube.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+import yaml
+from lightkube.resources.core_v1 import ConfigMap
+from lightkube.types import PatchType
+
+from certmond.cluster.client import Connection, GoneError, TakenError
+from certmond.cluster.connection import Access
+from certmond.cluster.rotation_checks.csr import LIMIT, Canary, checked, differs
+from certmond.errors import MalformedError, UnreachableError
+from certmond.formats.kubeconfig import load_mapping
+from certmond.pki.x509.certificate import Certificate, to_pem
+from certmond.pki.x509.parsing import decode
+
+NAME = "cluster_info"
+
+_NAMESPACE, _CONFIG_MAP, _KEY, _TRUST = "kube-public", "cluster-info", "kubeconfig", "certificate-authority-data"
+_WHERE = f"the ConfigMap {_NAMESPACE}/{_CONFIG_MAP}"
+
+
+def cluster_info(
+    access: Access,
+    ours: Iterable[Certificate],
+    wanted: Iterable[Certificate],
+    *,
+    update: bool = False,
+    limit: timedelta = LIMIT,
+) -> Canary:
+    """Of the CAs that its kubeconfig trusts, those of `ours`, the old and new ones of the family, are exactly `wanted`.
+    With `update` they are afterwards, in the order given, before all others.
+
+    A CA is one of `ours` by its key. Nothing else is changed, and it is changed only as it was read. Where there is
+    none, that is ok.
+    """
+    trust = tuple(wanted)
+    keys = frozenset(each.key for each in (*ours, *trust))
+
+    async def work(connection: Connection) -> Canary:
+        try:
+            found = await _call(connection, "get", lambda: _read(connection))
+        except GoneError:
+            return Canary(NAME, True, f"not looked at: the cluster has not {_WHERE}, so nothing joins by it")
+        text = (found.data or {}).get(_KEY, "")
+        try:
+            document, cluster = _cluster(text)
+        except MalformedError as error:
+            return Canary(NAME, False, f"the kubeconfig in {_WHERE} {error}", "kubeadm init phase bootstrap-token")
+        embedded = _embedded(cluster)
+        theirs = tuple(each for each in decode(embedded, "it").certificates if each.key not in keys)
+        if (fact := differs(embedded, (*trust, *theirs), "it")) is None:
+            return Canary(NAME, True, f"{_WHERE} is as wanted")
+        if not update:
+            return Canary(NAME, False, f"the CA in {_WHERE} {fact}", "let certmond update it, or do so by hand")
+        cluster[_TRUST] = base64.b64encode(b"".join(map(to_pem, (*trust, *theirs)))).decode("ascii")
+        patch = {
+            # With the version of what was read, this is a change of that and of nothing else.
+            "metadata": {"resourceVersion": found.metadata.resourceVersion},
+            "data": {_KEY: yaml.safe_dump(document)},
+        }
+        try:
+            await _call(connection, "patch", lambda: _patch(connection, patch))
+        except (TakenError, GoneError):
+            raise UnreachableError(f"{_WHERE} was changed by somebody else meanwhile; it is updated later") from None
+        return Canary(NAME, True, f"{_WHERE} was updated: before, its CA {fact}")
+
+    return checked(access, NAME, work, limit)
+
+
+async def _read(connection: Connection) -> ConfigMap:
+    found = await connection.client.get(ConfigMap, _CONFIG_MAP, namespace=_NAMESPACE)
+    if found.metadata is None or not found.metadata.resourceVersion:
+        raise ValueError
+    return found
+
+
+async def _patch(connection: Connection, patch: dict[str, Any]) -> ConfigMap:
+    return await connection.client.patch(
+        ConfigMap, _CONFIG_MAP, patch, namespace=_NAMESPACE, patch_type=PatchType.MERGE
+    )
+
+
+async def _call(connection: Connection, verb: str, call: Any) -> Any:
+    rule = f"apiGroups [''], resources [configmaps], resourceNames [{_CONFIG_MAP}], verbs [{verb}]"
+    return await connection.call(f"{verb} {_WHERE}", f"a role of its user in {_NAMESPACE} has to have {rule}", call)
+
+
+def _cluster(text: str) -> tuple[Any, dict[str, Any]]:
+    """The document, and the fields of the one cluster in it."""
+    document = load_mapping(text.encode("utf-8"))
+    match document:
+        case {"clusters": [{"cluster": dict() as cluster}]}:
+            return document, cluster
+        case _:
+            raise MalformedError("does not have exactly one cluster")
+
+
+def _embedded(cluster: dict[str, Any]) -> bytes:
+    try:
+        return base64.b64decode(str(cluster.get(_TRUST, "")), validate=True)
+    except ValueError:
+        return b""

@@ -1,0 +1,1 @@
+"""The configuration: its model, its rules, and the position of each problem in the file."""

@@ -1,0 +1,404 @@
+"""YAML text -> a frozen Config, or every problem at once, each with its file, line and path and the remedy.
+
+Owns the joining of profile, configuration file and conf.d/, and the rules between entries; what one entry may hold is
+the catalogue's. `parse` opens nothing but the shipped profiles; `load` only reads files for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from functools import cache
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError
+
+from certmond.config.problems import told
+from certmond.config.rules import PARTS, SECTIONS, between_entries, circles, references
+from certmond.config.yaml_source import MAX_BYTES, Node, Place, Problem, read, shown
+from certmond.errors import ConfigError
+from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm, ServiceSpec
+from certmond.pki.catalog.field_types import AbsolutePath, Duration, Many, Model, parse_duration
+from certmond.pki.catalog.settings import (
+    ArchiveSpec,
+    ClusterSpec,
+    DerivedSpec,
+    HoldSpec,
+    HookSpec,
+    InitSpec,
+    RestartSpec,
+    RootCaSpec,
+    SignerSpec,
+)
+
+DEFAULT_PATH = Path("/etc/certmond/config.yaml")
+DEFAULT_PROFILE = "kubeadm"
+NO_PROFILE = "none"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+SCHEMA_ID = "urn:certmond:schema:configuration"
+"""What the schema is known by: a name, and no address, so that no editor asks anybody for it."""
+
+
+class Source(NamedTuple):
+    """A text, and the name that its problems are told under."""
+
+    name: str
+    text: str | bytes
+
+
+@cache
+def profiles() -> Mapping[str, str]:
+    """The shipped profiles: name -> YAML text."""
+    shipped = sorted((Path(__file__).parents[1] / "profiles").iterdir())
+    return {file.name[:-5]: file.read_text("utf-8") for file in shipped if file.name.endswith(".yaml")}
+
+
+def _profile(name: str) -> str:
+    if name not in (known := (*profiles(), NO_PROFILE)):
+        raise ValueError(f"must be one of {', '.join(known)}")
+    return name
+
+
+def _node_name(name: str) -> str:
+    if not re.fullmatch(r"(?=.{1,253}$)[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name):
+        raise ValueError("must be the node's name in Kubernetes, of lower-case letters, digits, '-' and '.'")
+    return name
+
+
+def _listen(listen: str) -> str:
+    host, _, port = listen.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        fits = host == "localhost" or ip_address(host[1:-1] if bracketed else host).version == (6 if bracketed else 4)
+    except ValueError:
+        fits = False
+    if not fits or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        raise ValueError("must be ADDRESS:PORT such as 127.0.0.1:9964 or [::1]:9964")
+    return listen
+
+
+def _within(least: str, most: str) -> AfterValidator:
+    def check(value: timedelta) -> timedelta:
+        if not parse_duration(least) <= value <= parse_duration(most):
+            raise ValueError(f"must be from {least} to {most}")
+        return value
+
+    return AfterValidator(check)
+
+
+class Config(Model):
+    """What certmond is to do on this node: profile, configuration file and conf.d/ joined."""
+
+    mode: Literal["observe", "enforce"] = Field(
+        default="observe",
+        description="`observe` watches, proves and reports; `enforce` renews what is due as well, and restarts "
+        "what uses it",
+    )
+    profile: Annotated[str, AfterValidator(_profile)] = Field(
+        default=DEFAULT_PROFILE, description="the shipped catalogue to begin from; `none` for an empty one"
+    )
+    node_name: Annotated[str, AfterValidator(_node_name)] | None = Field(
+        default=None,
+        description="the node's name in Kubernetes. By default it is what kubelet.conf, the kubelet's flags, "
+        "etcd's manifest or `/etc/hostname` say, in this order.",
+    )
+    certificates: tuple[CertificateSpec, ...] = Field(
+        default=(), description="the certificates to watch, added to the profile's or changing them"
+    )
+    services: tuple[ServiceSpec, ...] = Field(
+        default=(), description="what uses the certificates, added to the profile's or changing them"
+    )
+    signers: tuple[SignerSpec, ...] = Field(default=(), description="what signs other than the CA's key on this node")
+    derived: tuple[DerivedSpec, ...] = Field(default=(), description="files that are made from certificates")
+    compatibility: Many[Literal["x509-certificate-exporter"]] = Field(
+        default=(), description="whose names of metrics are exported beside certmond's own"
+    )
+    hooks: tuple[HookSpec, ...] = Field(default=(), description="programs that are told of findings")
+    renew_before: Duration = Field(
+        default=timedelta(days=30),
+        description="a certificate is due so long before its end, or a third of its life before it, whichever is later",
+    )
+    validity: Duration = Field(
+        default=timedelta(days=365), description="how long a new certificate is good for; never longer than its CA"
+    )
+    key_algorithm: KeyAlgorithm = Field(
+        default=KeyAlgorithm.RSA_2048, strict=False, description="of a new key where there was none like it before"
+    )
+    spread: Duration = Field(
+        default=timedelta(days=3),
+        description="nodes renew up to so long before a certificate is due, each in its turn, by a hash of its "
+        "name; never more than a twentieth of the certificate's life",
+    )
+    hold: HoldSpec = Field(default=HoldSpec(), description="when to wait although a certificate is due")
+    restart: RestartSpec = Field(default=RestartSpec(), description="how long a restart may take, and what proves it")
+    root_ca: RootCaSpec = Field(default=RootCaSpec(), description="what follows where a Root CA changes")
+    cluster: ClusterSpec = Field(
+        default=ClusterSpec(),
+        description="the other nodes: whose turn it is to restart something, and a rotation of all",
+    )
+    init: InitSpec = Field(default=InitSpec(), description="the cluster that `certmond init` makes a PKI for")
+    archive: ArchiveSpec = Field(
+        default=ArchiveSpec(), description="how much of what was replaced is kept; a number alone is `keep`"
+    )
+    resync: Annotated[Duration, _within("10s", "24h")] = Field(
+        default=timedelta(minutes=5),
+        description="how often everything is looked at again, events or not: `10s` to `24h`",
+    )
+    poll: Annotated[Duration, _within("1s", "1h")] = Field(
+        default=timedelta(seconds=10),
+        description="how often to look where the system reports no events, as on some network file systems: "
+        "`1s` to `1h`",
+    )
+    listen: Annotated[str, AfterValidator(_listen)] = Field(
+        default="127.0.0.1:9964",
+        description="where `certmond serve` listens: `ADDRESS:PORT`, an IPv6 address in brackets; its `--listen` "
+        "comes first, and the shipped unit lets in this host and port 9964 only",
+    )
+    web_config: AbsolutePath | None = Field(
+        default=None,
+        description="the file that says who comes in to `certmond serve`: TLS, client certificates, passwords, in the "
+        "format of Prometheus's exporter-toolkit; its `--web-config` comes first",
+    )
+
+    @property
+    def given_facts(self) -> dict[str, str]:
+        """What is said here in the place of the node."""
+        return {"node_name": self.node_name} if self.node_name else {}
+
+    @property
+    def commands(self) -> dict[str, tuple[str, ...]]:
+        """The programs that certmond runs, with their arguments, by what runs them."""
+        found = {"hold": self.hold.command, **{f"signer {each.name}": each.command for each in self.signers}}
+        found |= {f"service {each.name}": each.command for each in self.services}
+        found |= {f"hook {each.name}": each.command for each in self.hooks}
+        return {what: command for what, command in found.items() if command}
+
+    @property
+    def acts(self) -> bool:
+        """It has certmond change the node, or run a program: then who writes the configuration has its rights."""
+        return self.mode == "enforce" or bool(self.commands)
+
+
+EVERY_KEY = frozenset(Config.model_fields)
+
+
+def load(
+    path: Path | None = None,
+    *,
+    profile: str | None = None,
+    explicit: bool = False,
+    acting: bool = False,
+    keys: Container[str] = EVERY_KEY,
+) -> Config:
+    """The configuration in `path` and conf.d/*.yaml beside it, later files over earlier ones, on top of the profile.
+
+    That `path` is not there is a problem only if it was asked for (`explicit`); that others can write what is read
+    is one only if the configuration has certmond act, or its caller is about to (`acting`). `keys` as for `parse`.
+    Raises ConfigError.
+    """
+    main = path or DEFAULT_PATH
+    sources: list[Source] = []
+    unread: list[Problem] = []
+    open_to_others: list[Problem] = []
+    found = (main, *_drop_ins(main.parent / "conf.d", unread))
+    for directory in dict.fromkeys((main.parent, main.parent / "conf.d", *(_home(file) for file in found))):
+        with suppress(OSError):  # one that is not there is nobody's, and one that cannot be entered is told below
+            open_to_others += _open_to_others(directory, directory.stat())
+    for file in found:
+        try:
+            with open(_regular(file), "rb") as stream:
+                sources.append(Source(str(file), stream.read(MAX_BYTES + 1)))
+                open_to_others += _open_to_others(file, os.fstat(stream.fileno()))
+        except OSError as error:
+            if explicit or file != main or not isinstance(error, FileNotFoundError):
+                unread.append(_unreadable(file, error))
+    config = parse(sources, profile=profile, unread=unread, keys=keys)
+    if open_to_others and (acting or config.acts):
+        raise ConfigError(tuple(map(str, open_to_others)))
+    return config
+
+
+def _regular(file: Path) -> int:
+    """A descriptor of `file`, for reading: of nothing that has to be waited for, or that never ends."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    raise OSError(errno.EINVAL, "it is no regular file")
+
+
+def _home(file: Path) -> Path:
+    """The directory that a file is in; of a symlink, the one that it leads to."""
+    return Path(os.path.realpath(file)).parent if file.is_symlink() else file.parent
+
+
+def _open_to_others(file: Path, status: os.stat_result) -> Iterator[Problem]:
+    """That somebody else can write what says which programs are run, and who signs; or put another in its place."""
+    sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX  # what is put there is refused
+    if status.st_mode & 0o022 and not sticky:
+        yield Problem(
+            Place(str(file)), f"can be written by others (mode {status.st_mode & 0o777:04o}); chmod go-w {file}"
+        )
+    if status.st_uid not in {0, os.geteuid()}:
+        yield Problem(Place(str(file)), f"belongs to user {status.st_uid}; chown root {file}")
+
+
+def _drop_ins(directory: Path, unread: list[Problem]) -> list[Path]:
+    try:
+        return sorted(file for file in directory.iterdir() if file.match("[!.]*.yaml"))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        unread.append(_unreadable(directory, error))
+        return []
+
+
+def _unreadable(path: Path, error: OSError) -> Problem:
+    return Problem(Place(str(path)), f"cannot be read ({error.strerror}); correct its path or permissions")
+
+
+def parse(
+    sources: Sequence[Source],
+    *,
+    profile: str | None = None,
+    unread: Sequence[Problem] = (),
+    keys: Container[str] = EVERY_KEY,
+) -> Config:
+    """`sources` joined, later over earlier, on top of the profile: `profile`, else the one that they name.
+
+    `unread` is what has gone wrong before, on the way to the sources. Known keys that are not among `keys` are passed
+    over, whatever they hold. Raises ConfigError with everything that is wrong.
+    """
+    problems = list(unread)
+    documents = []
+    for source in sources:
+        document, found = read(*source)
+        documents += [_only(keys, document)] if document else []
+        problems += found
+    whole = not unread and len(documents) == len(sources)  # else what seems to be missing may be in the rest
+    if profile is not None:
+        place = Place("--profile")
+        documents.append(Node({"profile": Node(profile, place)}, place))
+    tree = _join((*_base(documents), *documents), problems)
+    config = Config()
+    try:
+        config = Config.model_validate(tree.plain())
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        problems += [told(each, tree, Config, PARTS) for each in details if whole or each["type"] != "missing"]
+    else:
+        problems += between_entries(config.certificates, config.derived, config.signers, tree) if whole else ()
+    order = {source.name: number for number, source in enumerate(sources)}
+    if whole:
+        problems += [*references(tree), *circles(tree, order)]
+    if problems:
+        problems.sort(key=lambda problem: (order.get(problem.place.file, -1), problem.place.line))
+        raise ConfigError(tuple(dict.fromkeys(map(str, problems))))
+    return config
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a configuration file, for editors."""
+    whole = Config.model_json_schema()
+    models: list[tuple[dict[str, Any], type[Model]]] = [(whole, Config)]
+    models += [(whole["$defs"][model.__name__], model) for model in PARTS.values()]
+    for part, model in models:
+        written = model.model_construct().model_dump(mode="json")
+        for name, key in part["properties"].items():
+            if "default" in key:
+                key["default"] = written[name]  # as an operator writes it: 30d, 0600
+            # What stands behind a validator of ours pydantic calls by its own names, which no editor knows.
+            key |= {bound: key.pop(name) for name, bound in (("ge", "minimum"), ("le", "maximum")) if name in key}
+    for model in SECTIONS.values():
+        whole["$defs"][model.__name__]["required"] = ["name"]  # the profile's entry of that name may have the rest
+    short = whole["$defs"]["ArchiveSpec"]["properties"]["keep"]
+    archive = whole["properties"]["archive"]
+    archive["anyOf"] = [{"$ref": archive.pop("$ref")}, {key: short[key] for key in ("type", "minimum", "maximum")}]
+    whole["properties"]["profile"]["enum"] = [*profiles(), NO_PROFILE]
+    return {"$schema": DIALECT, "$id": SCHEMA_ID, **whole, "title": "certmond configuration"}
+
+
+def dump(config: Config) -> str:
+    """The effective configuration as YAML, with each field that somebody gave; `parse` makes the same of it."""
+    whole = config.model_dump(mode="json")
+    for section in SECTIONS:
+        whole[section] = [entry.model_dump(mode="json", exclude_unset=True) for entry in getattr(config, section)]
+    return yaml.dump(whole, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Short lists of text on one line, what occurs twice written twice, and odd characters escaped."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002  # the name is PyYAML's
+        return True
+
+    def represent_sequence(self, tag: str, items: Iterable[Any], flow_style: bool | None = None) -> yaml.SequenceNode:
+        flow_style = all(isinstance(item, str) for item in items) and len(", ".join(items)) < 80
+        return super().represent_sequence(tag, items, flow_style)
+
+    def represent_scalar(self, tag: str, value: str, style: str | None = None) -> yaml.ScalarNode:
+        return super().represent_scalar(tag, value, style if value.isprintable() else '"')
+
+
+def _only(keys: Container[str], document: Node) -> Node:
+    """Without the known keys that are not among `keys`; one that is not known may be any of them, misspelt."""
+    passed = [key for key in Config.model_fields if key not in keys]
+    return replace(document, value={key: node for key, node in document.fields.items() if key not in passed})
+
+
+def _base(documents: Sequence[Node]) -> tuple[Node, ...]:
+    """The profile that they name last, behind the one that it begins from itself, if it names one.
+
+    The default one stands in for one unknown, so that the rest can be judged.
+    """
+    named = [node.value for document in documents if (node := document.fields.get("profile")) and node.value]
+    name = named[-1] if named else DEFAULT_PROFILE
+    text = "" if name == NO_PROFILE else profiles().get(str(name), profiles()[DEFAULT_PROFILE])
+    own = read(f"profile {name}", text)[0] or Node({}, Place(""))
+    return (*_base((own,)), own) if "profile" in own.fields else (own,)
+
+
+def _join(documents: Iterable[Node], problems: list[Problem]) -> Node:
+    """Later documents over earlier ones. A known key with nothing behind it is as if it were not there."""
+    joined: dict[str, Node] = {}
+    for document in documents:
+        for key, node in document.fields.items():
+            if node.value is None and key in Config.model_fields:
+                continue
+            if key in SECTIONS and not isinstance(node.value, list):
+                problems.append(Problem(node.place, "must be a list, with lines such as `- name: …`"))
+                continue
+            earlier = joined[key].items if key in joined else []
+            joined[key] = replace(node, value=_overlay(earlier, node.items, problems)) if key in SECTIONS else node
+    return Node(joined, Place(""))
+
+
+def _overlay(earlier: list[Node], entries: list[Node], problems: list[Problem]) -> list[Node]:
+    """`earlier` with each entry laid over the one of its name, or added behind."""
+    result = list(earlier)
+    number = {entry.name: number for number, entry in enumerate(result) if entry.name}
+    lines: dict[str, int] = {}
+    for entry in entries:
+        if entry.name in lines:
+            text = f"has the name of line {lines[entry.name]}, {shown(entry.name)}; join the two, or rename one"
+            problems.append(Problem(entry.place, text))
+            continue
+        if entry.name in number:
+            result[number[entry.name]] = replace(entry, value=result[number[entry.name]].fields | entry.fields)
+        else:
+            result.append(entry)
+        if entry.name:
+            lines[entry.name] = entry.place.line
+    return result

@@ -1,0 +1,140 @@
+"""The rules between the entries of a configuration.
+
+Owns what refers to what, what may lie where, and who may wait for whom; what one entry may hold is the catalogue's and
+the settings'. Each problem is told where somebody wrote it. Reads nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
+
+from certmond.config.problems import meant
+from certmond.config.yaml_source import Node, Problem, shown
+from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind, ServiceSpec
+from certmond.pki.catalog.field_types import Model
+from certmond.pki.catalog.settings import (
+    LOCAL,
+    NOBODY,
+    OWN_KEY,
+    ArchiveSpec,
+    ClusterSpec,
+    DerivedSpec,
+    HoldSpec,
+    HookSpec,
+    InitSpec,
+    RestartSpec,
+    RootCaSpec,
+    SignerSpec,
+)
+
+SECTIONS: Mapping[str, type[Model]] = {
+    "certificates": CertificateSpec,
+    "services": ServiceSpec,
+    "signers": SignerSpec,
+    "derived": DerivedSpec,
+    "hooks": HookSpec,
+}
+_STATIC_PODS = re.compile(r"/etc/kubernetes/(.*/)?manifests/")
+PARTS: Mapping[str, type[Model]] = {
+    **SECTIONS,
+    "archive": ArchiveSpec,
+    "hold": HoldSpec,
+    "restart": RestartSpec,
+    "root_ca": RootCaSpec,
+    "cluster": ClusterSpec,
+    "init": InitSpec,
+}
+"""Each key of the file that has keys of its own: what it holds, or what each entry of it does."""
+_REFERENCES = (  # section and field -> the section that it names an entry of
+    ("certificates", "ca", "certificates"),
+    ("certificates", "embedded_ca", "certificates"),
+    ("certificates", "consumers", "services"),
+    ("services", "reloads", "certificates"),
+    ("services", "serves", "certificates"),
+    ("services", "after", "services"),
+    ("certificates", "signer", "signers"),
+    ("derived", "source", "certificates"),
+)
+_MAPPINGS = {"serves"}  # their keys are the names
+_RESERVED = {"ca": {SELF}, "signer": {LOCAL, NOBODY}}
+
+
+def references(tree: Node) -> Iterator[Problem]:
+    """Names of entries that are not there, and `ca` and `embedded_ca` that are no authority."""
+    entries = {section: tree.fields[section].items if section in tree.fields else [] for section in SECTIONS}
+    named = {section: {entry.name: entry for entry in found if entry.name} for section, found in entries.items()}
+    for section, field, target in _REFERENCES:
+        given = Node.keys if field in _MAPPINGS else Node.texts
+        for name, node in (text for entry in entries[section] for text in given(entry, field)):
+            if name in _RESERVED.get(field, ()):
+                continue
+            found = named[target].get(name)
+            if found is None:
+                remedy = meant(name, named[target]) or f"; add it to `{target}`, or take it away here"
+                yield Problem(node.place, f"there is no {target.removesuffix('s')} {shown(name)}{remedy}")
+            elif field.endswith("ca") and not ((flag := found.fields.get("authority")) and flag.value):
+                yield Problem(node.place, f"{name} is no authority; name one that is, or give it `authority: true`")
+
+
+def between_entries(
+    certificates: Sequence[CertificateSpec],
+    derived_specs: Iterable[DerivedSpec],
+    signers: Iterable[SignerSpec],
+    tree: Node,
+) -> Iterator[Problem]:
+    """What is wrong between entries of which each is right by itself."""
+    yield from derived_files(certificates, derived_specs, tree)
+    yield from kept_keys(certificates, signers, tree)
+
+
+def derived_files(
+    certificates: Iterable[CertificateSpec], derived_specs: Iterable[DerivedSpec], tree: Node
+) -> Iterator[Problem]:
+    """Derived files in the place of others, and those that cannot be made from their source."""
+    entries = {spec.name: spec for spec in certificates}
+    taken = {path: f"the entry {spec.name}" for spec in certificates for path in (spec.path, spec.key) if path}
+    for number, derived in enumerate(derived_specs):
+        place = tree.find(("derived", number, "path"))
+        if derived.path in taken:
+            yield Problem(place, f"is the path of {taken[derived.path]}; give it another")
+        elif _STATIC_PODS.match(derived.path):
+            yield Problem(place, "is among the static Pods, of which the kubelet starts each file; give it another")
+        taken.setdefault(derived.path, f"the derived file {derived.name}")
+        source = entries.get(derived.source)
+        wanted = (Kind.KUBECONFIG,) if derived.kind == "kubeconfig" else (Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET)
+        if source and (source.kind not in wanted or source.authority or source.is_glob):
+            place = tree.find(("derived", number, "source"))
+            yield Problem(
+                place, f"{derived.source} is nothing to make a {derived.kind} from; name one with a key of its own"
+            )
+
+
+def kept_keys(certificates: Iterable[CertificateSpec], signers: Iterable[SignerSpec], tree: Node) -> Iterator[Problem]:
+    """Entries that keep their key, of a signer that makes one itself: `keep_key` may be the profile's."""
+    kinds = {signer.name: signer.kind for signer in signers}
+    for number, spec in enumerate(certificates):
+        kind = kinds.get(spec.signer or LOCAL)
+        if spec.keep_key and kind in OWN_KEY and not (spec.authority or spec.renewed_by):
+            fact = f"{spec.name} keeps its key (`keep_key: true`), and a signer of kind {kind} makes a key of its own"
+            remedy = f"write `keep_key: false` in the entry {spec.name}, or name a signer of another kind"
+            yield Problem(tree.find(("certificates", number, "signer")), f"{fact}; {remedy}")
+
+
+def circles(tree: Node, order: Mapping[str, int]) -> Iterator[Problem]:
+    """Services that wait for each other, each circle once."""
+    services = tree.fields["services"].items if "services" in tree.fields else []
+    waits = {entry.name: dict(entry.texts("after")) for entry in services}
+    while True:
+        try:
+            TopologicalSorter(waits).prepare()
+        except CycleError as error:
+            circle = error.args[1][::-1]  # each waits for the next, and the last is the first
+            # Told where the latest file closes it: the rest may be as old as the profile.
+            later, earlier = max(pairwise(circle), key=lambda step: order.get(waits[step[0]][step[1]].place.file, -1))
+            node = waits[later].pop(earlier)
+            yield Problem(node.place, f"closes a circle: {' after '.join(circle)}; take one of these steps away")
+        else:
+            return

@@ -1,0 +1,88 @@
+"""Whether the cluster has given its pods the CAs that a node has come to trust, asked by a node that rotates alone.
+
+Owns with which kubeconfig that is asked, and how often. What follows from the answer is `pki.publication`'s. Can be
+imported without lightkube: then nobody can be asked, which is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from certmond.cluster.connection import Access
+from certmond.config.model import Config
+from certmond.errors import CertmondError
+from certmond.pki.catalog.entries import Kind
+from certmond.pki.rotation.ca_publication import Answer, Asked, concerns, gate, published_gate
+from certmond.pki.rotation.gates import Gate
+from certmond.pki.rotation.phases import Rotation, desired
+from certmond.pki.x509.certificate import certificates_of
+
+_KUBECONFIGS = ("admin.conf", "super-admin.conf", "controller-manager.conf")
+"""The entries whose user may list ConfigMaps of all namespaces, in the order in which they are tried. They are root's;
+one that another user can change is refused (`cluster.client`)."""
+_ANSWER, _LIMIT = timedelta(seconds=5), timedelta(seconds=20)
+"""A call of the API takes so long at most, and all of them."""
+
+
+class Publication:
+    """For one process and one configuration. `real` tells where a file of the node really is."""
+
+    def __init__(
+        self, config: Config, real: Callable[[str], str], alive: Callable[[], None], monotonic: Callable[[], float]
+    ) -> None:
+        paths = {s.name: s.path for s in config.certificates if s.kind is Kind.KUBECONFIG}
+        self._paths = [paths[name] for name in _KUBECONFIGS if name in paths]
+        self._real, self._alive, self._monotonic = real, alive, monotonic
+        self._pause = config.poll
+        self._known: tuple[tuple[str, datetime], float, Asked] | None = None
+
+    def gate(self, rotation: Rotation, held: Gate, now: datetime) -> Gate:
+        """Return `held`, the gate of the node by itself, with what pods were given. Never raises CertmondError."""
+        if not concerns(rotation):
+            return held
+        if rotation.published is not None:
+            return published_gate(rotation, held, now)
+        if not (paths := self._present()):
+            return held
+        return gate(rotation, held, self._asked(rotation, paths), now, self._pause)
+
+    def _present(self) -> list[str]:
+        """The kubeconfigs that this node has, where they really are."""
+        found = list[str]()
+        for path in self._paths:
+            try:
+                real = self._real(path)
+            except CertmondError:
+                continue
+            if Path(real).exists():
+                found.append(real)
+        return found
+
+    def _asked(self, rotation: Rotation, paths: Sequence[str]) -> Asked:
+        """The answer of no longer ago than `poll`."""
+        phase, now = (rotation.id, rotation.since), self._monotonic()
+        if (
+            self._known is None
+            or self._known[0] != phase
+            or not 0 <= now - self._known[1] < self._pause.total_seconds()
+        ):
+            found = [self._ask(rotation, path) for path in paths[:1]]
+            while found[-1].answer is Answer.REFUSED and len(found) < len(paths):
+                found.append(self._ask(rotation, paths[len(found)]))
+            given = next((each for each in found if each.answer is not Answer.REFUSED), found[0])
+            self._known = phase, self._monotonic(), given
+        return self._known[2]
+
+    def _ask(self, rotation: Rotation, path: str) -> Asked:
+        try:
+            from certmond.cluster.rotation_checks.trust_bundles import published_trust
+        except ImportError:
+            return Asked(Answer.REFUSED, "the package lightkube is missing; pip install certmond[kubernetes]")
+        wanted = desired(rotation)
+        trust = certificates_of(wanted.trust) if wanted else ()
+        found = published_trust(Access(lambda: path, _ANSWER, self._alive), trust, _LIMIT, at_least=True)
+        if found.ok:
+            return Asked(Answer.PUBLISHED, found.fact)
+        return Asked(found.failure or Answer.BEHIND, f"{found.fact}; {found.remedy}")

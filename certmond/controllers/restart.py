@@ -1,0 +1,407 @@
+"""Restarts carried out: one step of one episode at a time, noted before and after, so that any process can go on.
+
+Owns the joining of the pure state machine (`pki.restart`) with what acts: the record, the act, the former files. Waits
+for nothing: it says until when there is nothing to do. What is restarted, and when, is the plan's; whose turn it is
+among nodes, `turns`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from certmond.config.model import Config
+from certmond.controllers.executor import Executor
+from certmond.controllers.restart_lock import Turn, TurnTaking
+from certmond.errors import CertmondError, IdleError, RestartError, TriedError
+from certmond.notify.audit import Audit
+from certmond.notify.journal import Event
+from certmond.pki.assessment.assess import Assessment
+from certmond.pki.catalog.entries import ServiceSpec
+from certmond.pki.planning.steps import Plan, Restart
+from certmond.pki.services.model import Live, ServiceSeen
+from certmond.pki.services.restart_state_machine import (
+    INTERVAL,
+    LOOKS,
+    Act,
+    Bystander,
+    Ended,
+    Episode,
+    Glance,
+    Past,
+    PutBack,
+    Result,
+    Stage,
+    Terms,
+    Wait,
+    about_to_act,
+    acted,
+    follow,
+    put_back,
+    taken_along,
+)
+from certmond.pki.services.staleness import ServedAt, Surroundings, files_of
+from certmond.restart.act import Restarter
+from certmond.restart.history import History
+from certmond.restart.rollback import FormerFiles
+from certmond.services.containers import Pod
+from certmond.services.file_usage import KUBELET
+from certmond.services.usage_state import Neighbourhood
+from certmond.transaction.commit import Writer
+
+_FRESH = timedelta(seconds=5)
+"""Nothing is restarted for what was seen longer ago."""
+_REST, _AT_MOST = timedelta(seconds=3), timedelta(minutes=1)
+"""So long no file has changed before a service is restarted for one: whoever writes several has done by then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What became of a step: a sentence about a service, and when to look again; `result` where its episode is over."""
+
+    service: str
+    message: str
+    until: datetime | None = None
+    result: Result | None = None
+
+
+class Restarting:
+    """Carries out the restarts of plans, for one configuration and one node."""
+
+    def __init__(
+        self,
+        config: Config,
+        executor: Executor,
+        history: History,
+        former: FormerFiles,
+        audit: Audit,
+        *,
+        turn: Turn,
+        alive: Callable[[], None],
+    ) -> None:
+        self._config, self._executor, self._history = config, executor, history
+        self._former, self._audit = former, audit
+        self.turn, self._alive = TurnTaking(turn, config), alive
+        spec = config.restart
+        self._terms = Terms(spec.ready_within, spec.stable, spec.spacing)
+        self._services = {service.name: service for service in config.services}
+        self._waiting = ("", "")
+
+    @property
+    def terms(self) -> Terms:
+        return self._terms
+
+    def past(self) -> dict[str, Past]:
+        """What is remembered of each service."""
+        return self._history.all()
+
+    def restarted_now(self) -> frozenset[str]:
+        """The services whose restart is not over yet."""
+        return frozenset(name for name, past in self.past().items() if past.episode)
+
+    def under_way(self) -> Episode | None:
+        """The restart that is not over yet, whoever has begun it."""
+        return next((past.episode for past in self.past().values() if past.episode), None)
+
+    def step(
+        self,
+        plan: Plan,
+        assessment: Assessment,
+        around: Surroundings,
+        there: Neighbourhood,
+        *,
+        hands_over: bool = False,
+    ) -> Progress | None:
+        """Go on with the restart that is under way, else begin the first of `plan`; None where there is nothing to do.
+        Where it `hands_over`, the restart is noted, and the process that acts on this node makes it.
+
+        Raises BusyError while somebody else is writing, WriteError where the state directory cannot be used.
+        """
+        planned = next((each for each in plan.steps if isinstance(each, Restart)), None)
+        if around.live is None or (planned is None and self.under_way() is None):
+            return None
+        with self._executor.writing() as writer:
+            hand = _Hand(
+                self,
+                writer,
+                assessment,
+                around,
+                around.live,
+                there.pods,
+                Restarter(self._alive, there.runtime_endpoint),
+            )
+            if episode := self.under_way():
+                return None if hands_over else hand.go_on(episode)
+            return hand.begin(planned, plan, hands_over=hands_over) if planned else None
+
+    def meet(self, assessment: Assessment, around: Surroundings) -> None:
+        """Note what the files hold that services use which only a command restarts, where nothing is known of them.
+
+        Raises BusyError, WriteError.
+        """
+        known = self.past()
+        for service in self._config.services:
+            if service.kind == "command" and service.name not in known and around.live:
+                mine = [s for s in assessment.statuses if service.name in s.seen.spec.consumers]
+                paths = {path for status in mine for path in files_of(status.seen) if path in around.contents}
+                contents = {path: around.contents[path].sha256 for path in sorted(paths)}
+                with self._executor.writing():
+                    self._history.remember(
+                        Past(service.name, None, around.live.at, Result.SEEN, "it was first seen", contents=contents)
+                    )
+
+    def tell_waiting(self, name: str, why: str) -> None:
+        """Note that a service is not restarted yet, and why, once for each reason."""
+        if self._waiting != (name, why):
+            self._waiting = name, why
+            fields = {"step": "restart", "target": name}
+            self._audit.conclude(Event.STEP_HELD, datetime.now(UTC), f"{name} {why}", fields=fields)
+
+
+@dataclass(frozen=True, slots=True)
+class _Hand:
+    """One step, with everything at hand that it takes."""
+
+    owner: Restarting
+    writer: Writer
+    assessment: Assessment
+    around: Surroundings
+    live: Live
+    pods: Mapping[str, Pod]
+    restarter: Restarter
+
+    def begin(self, step: Restart, plan: Plan, *, hands_over: bool) -> Progress:
+        name = step.service.name
+        past = self.owner.past().get(name)
+        since = past.ended_at if past and past.ended_at and past.ended_at <= self._now() else None
+        if self._now() - self.live.at > _FRESH or (since and self.live.at <= since):
+            return Progress(name, "is looked at once more", self._now())
+        if rest_at := self._at_rest():
+            return Progress(name, "waits for the files to come to rest", rest_at)
+        if step.service.kind == "static-pod" and (why := self._kubelet()):
+            return self._wait(name, f"waits for the kubelet, which alone would start it again: {why}")
+        if not hands_over and (why := self.owner.turn.wait_for_others()):
+            return self._wait(name, f"waits for its turn: {why}")
+        others = (each for each in plan.steps if isinstance(each, Restart) and each.target != name and each.instance)
+        bystanders = tuple(
+            Bystander(each.target, each.instance, each.targets, each.detail, self._well(each.target)) for each in others
+        )
+        episode = Episode(
+            name, step.targets, step.detail, self._now(), before=step.instance, well_before=self._well(name),
+            bystanders=bystanders, asked=hands_over,
+        )  # fmt: skip
+        self._audit(Event.STEP_BEGUN, name, f"{name} is restarted: {step.detail}", cause=step.cause.value)
+        if hands_over:
+            self._remember(episode)
+            return Progress(name, "is handed over", self._now())
+        return self._act(episode)
+
+    def _well(self, name: str) -> tuple[str, ...]:
+        """The addresses at which it is seen to be well."""
+        health = self.around.survey.health.get(name, ())
+        return tuple(address for address in health if self.live.health.get(address, "not asked") is None)
+
+    def _at_rest(self) -> datetime | None:
+        """Until when it is to be waited, because somebody may be in the middle of writing; None where nobody is.
+
+        Not for ever: who writes on and on is at rest when the first of it is a minute old.
+        """
+        now = self._now()
+        stale = [stale.since for status in self.assessment.statuses for stale in status.presence.stale]
+        newest = max((content.since for content in self.around.contents.values() if content.since <= now), default=now)
+        if now < newest + _REST and min(stale, default=now) > now - _AT_MOST:
+            return newest + _REST
+        return None
+
+    def _wait(self, name: str, why: str) -> Progress:
+        self.owner.tell_waiting(name, why)
+        return Progress(name, why, self._now() + self.owner._config.poll)
+
+    def go_on(self, episode: Episode) -> Progress:
+        service = self.owner._services.get(episode.service)
+        if service is None:
+            return self._end(Ended(episode, Result.REFUSED, f"{episode.service} is not in the configuration any more"))
+        if lost := self.owner.turn.keep():
+            self._audit(Event.STEP_HELD, episode.service, lost, level="warning")
+        if self._is_superseded(episode):
+            said = f"{episode.service}: the files that it was restarted for have changed again, and are looked at anew"
+            return self._end(Ended(episode, Result.SUPERSEDED, said))
+        move = follow(
+            episode, self._glance(service), self.owner._terms,
+            changes_instance=service.changes_instance, starts=service.kind != "static-pod",
+        )  # fmt: skip
+        match move:
+            case Wait():
+                self._remember(move.episode)
+                return Progress(service.name, state_of(move.episode), move.until)
+            case Act():
+                return self._act_again(move.episode)
+            case PutBack():
+                return self._put_back(move.episode)
+            case Ended():
+                return self._end(move)
+
+    def _act(self, episode: Episode) -> Progress:
+        """The first act. Where nothing comes of it, nothing has happened."""
+        name, episode = episode.service, about_to_act(episode)
+        self._remember(episode)
+        if not self.owner.turn.may_begin():
+            return self._end(Ended(episode, Result.REFUSED, f"{name}: the turn was lost before anything was done"))
+        try:
+            said = self._made(episode)
+        except TriedError as error:
+            return self._tried(episode, error)
+        except RestartError as error:
+            return self._end(Ended(episode, Result.REFUSED, f"{name} was not restarted: {error}"))
+        return self._acted(episode, said)
+
+    def _tried(self, episode: Episode, error: TriedError) -> Progress:
+        """What came of it is to be seen, where anything is to be seen of this service."""
+        name = episode.service
+        served = any(service == name for service, _ in self.around.survey.serving.values())
+        if served or self.around.survey.health.get(name):
+            return self._acted(episode, str(error))
+        return self._end(Ended(episode, Result.FAILED, f"{name} was not restarted: {error}"))
+
+    def _act_again(self, episode: Episode) -> Progress:
+        """A further act, or the first by another process, which cannot know whether the one that was killed made it."""
+        if episode.attempt == 1 and (why := self.owner.turn.wait_for_others(asked=episode.asked)):
+            return self._wait(episode.service, f"waits for its turn: {why}")
+        episode = about_to_act(episode)
+        self._remember(episode)
+        try:
+            said = self._made(episode)
+        except TriedError as error:
+            return self._tried(episode, error)
+        except IdleError as error:  # nor has it failed: somebody has stopped it meanwhile
+            return self._end(Ended(episode, Result.REFUSED, f"{episode.service} was not restarted: {error}"))
+        except RestartError as error:
+            said = str(error)  # what is to be seen next decides
+        return self._acted(episode, said)
+
+    def _made(self, episode: Episode) -> str:
+        service, told = self.owner._services[episode.service], self.around.survey
+        return self.restarter.act(
+            service, episode.before, self.pods.get(service.name), revive=episode.attempt > 1,
+            listens=told.listens(service.name), delay=told.delays.get(service.name, timedelta()),
+        )  # fmt: skip
+
+    def _acted(self, episode: Episode, said: str) -> Progress:
+        self._remember(acted(episode, self._now()))
+        return Progress(episode.service, said, self._now() + INTERVAL)
+
+    def _put_back(self, episode: Episode) -> Progress:
+        self._remember(episode)
+        try:
+            said = self.owner._former.put_back(self.writer, episode.targets, self.assessment.statuses)
+        except CertmondError as error:
+            why = (
+                f"{episode.service} did not come up ({episode.trouble}), and the former files are not put back: {error}"
+            )
+            return self._end(Ended(episode, Result.FAILED, why))
+        self._audit(
+            Event.STEP_FAILED,
+            episode.service,
+            f"{episode.service} did not come up ({episode.trouble}): {said}",
+            level="error",
+        )
+        self._remember(put_back(episode, self._now()))
+        return Progress(episode.service, said, self._now())  # what runs then is looked at first: that has to end
+
+    def _end(self, ended: Ended) -> Progress:
+        episode, name = ended.episode, ended.episode.service
+        contents = {
+            path: self.around.contents[path].sha256
+            for target in episode.targets for path in target.contents if path in self.around.contents
+        }  # fmt: skip
+        superseded, before = ended.result is Result.SUPERSEDED, self.owner.past().get(name, Past(name)).ended_at
+        again = superseded and before is not None and before <= self._now() < before + self.owner.terms.spacing
+        contents = {} if superseded else contents
+        self.owner._history.remember(
+            Past(
+                name, None, self._now(), ended.result, ended.message, tuple(target.name for target in episode.targets),
+                self._seen(name).instance, contents, again,
+            )
+        )  # fmt: skip
+        good = ended.result is Result.PROVEN
+        self._audit(
+            Event.STEP_DONE if good else Event.STEP_FAILED, name, ended.message, level="info" if good else "error",
+            result=ended.result.value, seconds=f"{(self._now() - episode.begun_at).total_seconds():.1f}",
+        )  # fmt: skip
+        if not self._taken_along(episode):
+            self.owner.turn.give_back()
+        return Progress(name, ended.message, None, ended.result)
+
+    def _is_superseded(self, episode: Episode) -> bool:
+        """Somebody has changed the files once more, before the former ones had to come back."""
+        if episode.stage is Stage.PUT_BACK or episode.put_back_at:
+            return False
+        now = self.around.contents
+        wanted = {path: sha256 for target in episode.targets for path, sha256 in target.contents.items()}
+        return any(path in now and now[path].sha256 != sha256 for path, sha256 in wanted.items())
+
+    def _taken_along(self, episode: Episode) -> bool:
+        """See to those that ended with it: they are proven as if we had restarted them. Whether there are any."""
+        known, found = self.owner.past(), False
+        for bystander in episode.bystanders:
+            if along := taken_along(bystander, self._seen(bystander.service), self._now()):
+                past = known.get(bystander.service, Past(bystander.service))
+                said = f"{bystander.service} has ended with {episode.service}, and is to be proven: {bystander.why}"
+                self._audit(Event.STEP_BEGUN, bystander.service, said)
+                self.owner._history.remember(replace(past, episode=along))
+                found = True
+        return found or self.owner.under_way() is not None
+
+    def _glance(self, service: ServiceSpec) -> Glance:
+        addresses = self.around.survey.health.get(service.name, ())
+        ill = {
+            address: why for address in addresses if (why := self.live.health.get(address, f"{address} was not asked"))
+        }
+        unproven = [
+            _unproven(at, status.seen.path)
+            for status in self.assessment.certificates
+            for at in status.presence.served
+            if at.service == service.name and not at.matches
+        ]
+        return Glance(self.live.at, self._seen(service.name), ill, unproven)
+
+    def _kubelet(self) -> str | None:
+        """What is wrong with the kubelet, where something is seen of it at all."""
+        for service in self.owner._config.services:
+            if service.unit == KUBELET:
+                ill = map(self.live.health.get, self.around.survey.health.get(service.name, ()))
+                stopped = f"{service.name} does not run" if self._seen(service.name).running is False else None
+                return stopped or next(filter(None, ill), None)
+        return None
+
+    def _remember(self, episode: Episode) -> None:
+        known = self.owner.past().get(episode.service, Past(episode.service))
+        if known.episode != episode:
+            self.owner._history.remember(replace(known, episode=episode))
+
+    def _seen(self, name: str) -> ServiceSeen:
+        return self.live.services.get(name, ServiceSeen(None))
+
+    def _now(self) -> datetime:
+        return datetime.now(UTC)  # the clock of the processes and files that it is compared with
+
+    def _audit(self, event: Event, name: str, message: str, level: str = "info", **fields: str) -> None:
+        self.owner._audit.conclude(event, self._now(), message, level, {"step": "restart", "target": name, **fields})
+
+
+def _unproven(at: ServedAt, path: str) -> str:
+    if at.matches is False:
+        return f"{at.endpoint} serves another certificate than {path}"
+    if at.sha256:
+        return f"{path} holds no certificate to compare with what {at.endpoint} serves"
+    return f"{at.endpoint} serves none: {at.reason}"
+
+
+def state_of(episode: Episode) -> str:
+    """Return how far a restart is that waits for its proof, in words that follow the name of its service."""
+    if episode.trouble:
+        return f"is waited for: {episode.trouble}"
+    if episode.good:
+        return f"is well, {min(episode.good, LOOKS)} of {LOOKS}" if episode.good <= LOOKS else "is watched for a while"
+    return "is waited for"

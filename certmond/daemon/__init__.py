@@ -1,0 +1,1 @@
+"""The daemon: its loop, and one pass of plan and execution."""

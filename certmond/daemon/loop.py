@@ -1,0 +1,414 @@
+"""The loop: wait -> observe -> assess -> plan -> publish -> execute. A pass reads the world afresh, whatever woke it.
+
+Owns when a pass happens and in which order its parts run. It knows no rule about certificates and touches no file of
+the node itself. In observe mode nothing is carried out.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from certmond.config.model import Config
+from certmond.controllers.watched_records import records_of
+from certmond.daemon.enforcer import Enforcer, policy_of
+from certmond.daemon.python_gc import uncollected
+from certmond.daemon.reconciler import Acting
+from certmond.daemon.runtime_lock import locked
+from certmond.daemon.sd_notify import Notifier
+from certmond.daemon.wakeup import Wake
+from certmond.errors import ConfigError, RuntimeDirError, WriteError
+from certmond.expose.documents.activity import activity_document
+from certmond.expose.documents.plan import step_name
+from certmond.expose.metrics.exposition import ACTIVITY, HEARTBEAT, METRICS, STATUS, Renderer, heartbeat, summary, write
+from certmond.expose.metrics.own_metrics import Telemetry
+from certmond.expose.metrics.x509_exporter_names import Compatible
+from certmond.files.catalog_observer import Store
+from certmond.files.inotify import Watcher
+from certmond.notify.audit import DAEMON, Audit
+from certmond.notify.change_log import ChangeLog
+from certmond.notify.hooks import Hooks
+from certmond.notify.journal import Event, Journal
+from certmond.pki.assessment.assess import Assessment
+from certmond.pki.catalog.observation import Inventory
+from certmond.pki.planning.forecast import next_event
+from certmond.pki.services.staleness import Surroundings
+from certmond.transaction.node_lock import ACTING, NodeLock
+
+QUIET = 0.05
+"""Seconds without a further event after which a change counts as complete."""
+CEILING = 1.0
+"""Seconds after which a pass is made although events go on."""
+_LOOKS_AROUND = frozenset({"start", "reload", "resync", "step", "retry", "clock"})
+HEARTBEAT_INTERVAL = 10.0
+"""Seconds between signs of life to `serve`; the service manager's watchdog may ask for more."""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a pass is made, and what it has to look at: lookups ("directory/name"), or everything (None)."""
+
+    name: str
+    touched: frozenset[str] | None
+    since: float | None = None
+
+
+def utc_now() -> datetime:
+    """The clock of this host."""
+    return datetime.now(UTC)
+
+
+class Daemon:
+    """One node's daemon. `load` reads the configuration again; `clock` gives aware UTC instants. How often something is
+    reported goes by `monotonic`, in seconds.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Config],
+        *,
+        root: str,
+        runtime_dir: Path,
+        state_dir: Path,
+        journal: Journal,
+        clock: Callable[[], datetime] = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._load = load
+        self._config = load()
+        self._root = root
+        self._runtime_dir = runtime_dir
+        self._state_dir = state_dir
+        self._journal = journal
+        self._clock, self._monotonic = clock, monotonic
+        self._notifier = Notifier()
+        self._telemetry = Telemetry(self._config.mode)
+        self._renderer = Renderer()
+        self._compatible = Compatible()
+        self._store = self._new_store()
+        self._wake = Wake()
+        self._looked = False
+        self._look_due: float | None = None
+        self._lead = NodeLock(state_dir, ACTING)
+        self._enforcer, self._acting = self._new_hand()
+        self._acted = self._in_pass = self._looked_meanwhile = False
+        self._around, self._shown_at, self._reported = Surroundings(), 0.0, 0
+        self._beat_at = 0.0
+        self._watcher = Watcher(self._wake.set)
+        self._changes = ChangeLog(journal, self._telemetry.unlogged.inc)
+        self._hooks = Hooks(state_dir, journal, self._telemetry.count_hook, monotonic)
+        self._assessment: Assessment | None = None
+        self._stopping = self._reload = False
+        self._looked_at = 0.0
+        self._passed_at: float | None = None
+        self._degraded = False
+        self._unwritten: set[str] = set()
+        self._shown: object = None
+        self._summary = ""
+
+    def stop(self, *_: object) -> None:
+        """Ask the loop to end. Safe in a signal handler."""
+        self._stopping = True
+        self._wake.set()
+
+    def reload(self, *_: object) -> None:
+        """Ask the loop to read its configuration again. Safe in a signal handler."""
+        self._reload = True
+        self._wake.set()
+
+    def run(self) -> int:
+        """Run until stopped; 0. Raises RuntimeDirError where the runtime directory cannot be used."""
+        with locked(self._runtime_dir), self._wake:
+            signal.signal(signal.SIGTERM, self.stop)
+            signal.signal(signal.SIGINT, self.stop)
+            signal.signal(signal.SIGHUP, self.reload)
+            try:
+                self._acting.recover()
+                self._hooks.configure(self._config.hooks)
+                with uncollected():
+                    self._pass(Cause("start", None))
+                self._journal.tell(Event.STARTED, f"certmond watches this node: {self._summary}")
+                self._notifier.ready(self._summary)
+                self._beat()
+                self._act()  # what is due may take longer than a service manager waits for a start
+                self._publish_activity()
+                while not self._stopping:
+                    cause = self._next_cause()
+                    if cause:
+                        self._pass(cause)
+                        self._act()
+                    self._publish_activity()
+            finally:
+                self._notifier.stopping()
+                self._hooks.close()
+                self._watcher.close()
+                self._enforcer.neighbourhood.close()
+                self._lead.release()
+                with suppress(OSError):  # it may be gone with its directory, or that be read-only by now
+                    (self._runtime_dir / HEARTBEAT).unlink()
+            self._journal.tell(Event.STOPPED, "certmond has stopped")
+            self._publish_activity()
+        return 0
+
+    def _next_cause(self) -> Cause | None:
+        """Wait for the next reason to make a pass; None when there was only a sign of life to give."""
+        self._beat()
+        woken = self._wake.wait(0 if self._reload or self._acted else self._patience())
+        if self._stopping:
+            return None
+        if self._reload:
+            return self._reloaded()
+        if self._acted:
+            self._acted = False
+            return Cause("step", None)
+        if woken:
+            return self._changed(time.monotonic())
+        if self._look_due and time.monotonic() >= self._look_due:
+            self._look_due = None
+            self._enforcer.neighbourhood.ask()
+            return None
+        now, looked = self._clock(), time.monotonic() - self._looked_at
+        if looked >= self._config.resync.total_seconds():
+            return Cause("resync", None)
+        if self._watcher.polled and looked >= self._config.poll.total_seconds():
+            return Cause("poll", None)
+        if self._assessment and now < self._assessment.taken_at:
+            return Cause("clock", None)
+        if self._acting.retry_at and time.monotonic() >= self._acting.retry_at:
+            return Cause("retry", frozenset())
+        return Cause("deadline", frozenset()) if any(now >= due for due in self._deadlines()) else None
+
+    def _patience(self) -> float:
+        """Seconds until the loop has something to do by itself."""
+        looked = time.monotonic() - self._looked_at
+        due: list[float] = [HEARTBEAT_INTERVAL, self._config.resync.total_seconds() - looked]
+        if self._watcher.polled:
+            due.append(self._config.poll.total_seconds() - looked)
+        if self._look_due:
+            due.append(self._look_due - time.monotonic())
+        if self._notifier.watchdog:
+            due.append(self._notifier.watchdog / 3)
+        if self._acting.retry_at:
+            due.append(self._acting.retry_at - time.monotonic())
+        now = self._clock()
+        due += [(deadline - now).total_seconds() for deadline in self._deadlines()]
+        return max(0.0, min(due))
+
+    def _deadlines(self) -> list[datetime]:
+        """When time alone changes a verdict, or what is to be done."""
+        rotation = self._enforcer.rotating.until
+        instants = (self._assessment and self._assessment.changes_at, self._acting.plan.changes_at, rotation)
+        return [instant for instant in instants if instant]
+
+    def _changed(self, since: float) -> Cause | None:
+        """Let a change come to rest, then say what it touched."""
+        while time.monotonic() - since < CEILING and self._wake.wait(QUIET) and not (self._stopping or self._reload):
+            pass
+        looked, self._looked = self._looked, False
+        changes = self._watcher.take()
+        if changes is None:
+            return Cause("look", frozenset()) if looked else None
+        if changes.cause == "overflow":
+            self._journal.tell(Event.WATCH_OVERFLOW, "inotify lost events; everything is looked at again", "warning")
+        return Cause(changes.cause, None if changes.everything else changes.paths, since)
+
+    def _reloaded(self) -> Cause:
+        self._reload = False
+        self._notifier.reloading()
+        try:
+            self._config = self._load()
+        except ConfigError as error:
+            self._telemetry.config_ok.set(0)
+            for problem in error.problems:
+                self._journal.tell(Event.RELOAD_REFUSED, f"{problem} (the old configuration stays in force)", "error")
+        else:
+            self._telemetry.config_ok.set(1)
+            self._telemetry.set_mode(self._config.mode)
+            self._store = self._new_store()
+            self._enforcer.neighbourhood.close()
+            self._enforcer, self._acting = self._new_hand()
+            self._acting.recover()
+            self._hooks.configure(self._config.hooks)
+            self._journal.tell(Event.RELOADED, "the configuration was read again")
+        return Cause("reload", None)
+
+    def _new_store(self) -> Store:
+        derived = tuple(spec.path for spec in self._config.derived)
+        held = (self._config.hold.file,) if self._config.hold.file else ()
+        return Store(self._config.certificates, self._root, self._config.given_facts, also=(*derived, *held))
+
+    def _new_hand(self) -> tuple[Enforcer, Acting]:
+        enforcing = self._config.mode == "enforce"
+        enforcer = Enforcer(
+            self._config, root=self._root, state_dir=self._state_dir, clock=self._clock, alive=self._live,
+            audit=Audit(self._journal, self._state_dir, DAEMON), acting=enforcing, keeps=True, scattered=True,
+            wake=self._look_ended,
+        )  # fmt: skip
+        if not enforcing:
+            self._lead.release()
+        return enforcer, Acting(
+            enforcer, self._journal, self._telemetry, enforcing=enforcing, stopping=lambda: self._stopping,
+            leads=self._leads,
+        )  # fmt: skip
+
+    def _leads(self) -> bool:
+        """Whether no command is making a step: from then on none begins while this process lives."""
+        try:
+            return self._lead.take(self._runtime_dir)
+        except WriteError:
+            return True  # nothing can be written then, and whoever tries is told why
+
+    def _pass(self, cause: Cause) -> None:
+        self._in_pass, started = True, time.monotonic()
+        if cause.touched is None:
+            self._looked_at = started
+        inventory = self._observe(cause.touched)
+        around = self._enforcer.around(self._store, inventory)
+        assessment = self._enforcer.judge(inventory, self._clock(), around, self._assessment)
+        self._follow()
+        self._acting.decide(assessment, around)
+        before = self._show(cause, assessment, around, started)
+        self._acting.tell(assessment)
+        self._publish_activity()
+        self._look_out(cause, assessment)
+        if cause.name == "reload":
+            self._notifier.ready(self._summary)
+        elif before:
+            self._notifier.status(self._summary)
+        self._in_pass = False
+
+    def _observe(self, touched: frozenset[str] | None) -> Inventory:
+        inventory = self._store.observe(touched)
+        self._watcher.again(self._store.unfinished)
+        return inventory
+
+    def _look_meanwhile(self) -> None:
+        """Look at what changed while a step waits, and publish that. The next pass plans what follows from it.
+
+        Not in the middle of a pass, not while changes go on to come, and at most once in `CEILING` seconds.
+        """
+        quiet, self._reported = self._reported == self._watcher.events, self._watcher.events
+        before, since = self._assessment, time.monotonic() - self._shown_at
+        if self._in_pass or before is None or since < (CEILING if quiet else 2 * CEILING):
+            return
+        started, changes = time.monotonic(), self._watcher.take()
+        if changes is None and not (before.changes_at and self._clock() >= before.changes_at):
+            return
+        touched = (None if changes.everything else changes.paths) if changes else frozenset[str]()
+        assessment = self._enforcer.judge(self._observe(touched), self._clock(), self._around, before)
+        self._follow()
+        self._show(Cause(changes.cause if changes else "deadline", touched), assessment, self._around, started)
+        self._looked_meanwhile = True
+
+    def _show(self, cause: Cause, assessment: Assessment, around: Surroundings, started: float) -> Assessment | None:
+        """Publish and report what was seen; return what was seen before."""
+        before, self._assessment, self._around = self._assessment, assessment, around
+        self._shown_at = done = time.monotonic()
+        looked = "everything" if cause.touched is None else f"{len(cause.touched)} paths"
+        said = f"a pass ({cause.name}) over {looked} took {(done - started) * 1000:.0f} ms"
+        self._journal.detail(Event.PASSED, said, cause=cause.name)
+        self._telemetry.count_pass(cause.name, done - started, None if cause.since is None else done - cause.since)
+        self._publish(assessment)
+        self._passed_at = time.time()
+        self._changes.compare(before, assessment, self._monotonic())
+        # Below another root nothing runs that could be looked at. Until the first look, what it finds may seem gone.
+        self._hooks.hand(assessment, settled=around.live is not None or self._root != "/")
+        return before
+
+    def _look_out(self, cause: Cause, assessment: Assessment) -> None:
+        """Have a look at what runs, wherever something may have changed; and again while something old is in use."""
+        if cause.name in _LOOKS_AROUND or self._enforcer.neighbourhood.has_news:
+            self._enforcer.neighbourhood.ask()
+        stale = any(status.presence.stale or status.presence.refusing for status in assessment.statuses)
+        due = time.monotonic() + self._config.poll.total_seconds()
+        if stale:  # no pass puts a look off: where files are polled, one pass after the other would
+            self._look_due = min(self._look_due or due, due)
+
+    def _look_ended(self) -> None:
+        """Called from the thread that looks."""
+        self._looked = True
+        self._wake.set()
+
+    def _act(self) -> None:
+        again = self._acting.act()
+        self._acted, self._looked_meanwhile = again or self._looked_meanwhile, False
+        if self._acting.look_at:
+            wait = (self._acting.look_at - utc_now()).total_seconds()
+            due = time.monotonic() + min(max(0.0, wait), HEARTBEAT_INTERVAL)
+            self._look_due = min(self._look_due or due, due)  # no pass puts a look off
+
+    def _follow(self) -> None:
+        """Watch what was looked up. The watcher reports what it did not watch before: it may have changed since."""
+        self._watcher.follow({**self._store.interest, **records_of(self._state_dir)})
+        degraded = bool(self._watcher.polled)
+        if degraded and not self._degraded:
+            where = ", ".join(sorted(self._watcher.polled)[:3])
+            self._journal.tell(Event.WATCH_DEGRADED, f"inotify cannot see {where}: looked at every so often", "warning")
+        self._degraded = degraded
+
+    def _publish(self, assessment: Assessment) -> None:
+        """Write what others read. A full or missing runtime directory is told once; the next pass tries again."""
+        self._telemetry.count_watch(self._watcher.events, self._watcher.overflows)
+        self._telemetry.watched.set(self._watcher.watched)
+        self._telemetry.polled.set(len(self._watcher.polled))
+        self._telemetry.set_hooks(self._hooks.waiting)
+        self._telemetry.set_phase(self._enforcer.standing.phase)
+        self._telemetry.set_workers(self._enforcer.standing.workers)
+        self._telemetry.set_planned(Counter(step_name(step) for step in self._acting.plan.steps))
+        own = self._telemetry.text() + (self._compatible.text(assessment) if self._config.compatibility else "")
+        with self._writing(METRICS) as path:
+            self._renderer.write_metrics(path, assessment, own)
+        following = next_event(assessment, policy_of(self._config))
+        with self._writing(STATUS) as path:
+            self._renderer.write_status(path, assessment, self._config.mode, following)
+        self._summary = summary(assessment, following)
+
+    def _publish_activity(self) -> None:
+        """Write what was done and what is to be done, where that is not what was written last."""
+        rotating, journal = self._enforcer.rotating, self._journal
+        rotation, workers = self._enforcer.standing.rotation, self._enforcer.standing.workers
+        current = (self._acting.plan, rotation, rotating.waits, rotating.until, workers, journal.told)
+        if current != self._shown:
+            about = (rotation, rotating.waits, rotating.until)
+            document = activity_document(self._acting.plan, *about, tuple(journal.recent), workers=workers)
+            self._write(ACTIVITY, json.dumps(document))
+            self._shown = None if ACTIVITY in self._unwritten else current
+
+    def _write(self, name: str, text: str) -> None:
+        with self._writing(name):
+            write(self._runtime_dir, name, text)
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[Path]:
+        """That a file cannot be written is told once, until all can be again."""
+        try:
+            yield self._runtime_dir / name
+        except RuntimeDirError as error:
+            if not self._unwritten:
+                self._journal.tell(Event.PUBLISH_FAILED, str(error), "error")
+            self._unwritten.add(name)
+        else:
+            self._unwritten.discard(name)
+
+    def _beat(self) -> None:
+        """The sign of life, for the service manager and for `serve`: given by the loop itself, so it is true."""
+        self._notifier.alive()
+        self._changes.settle(self._monotonic())
+        self._beat_at = time.monotonic()
+        resync = self._config.resync.total_seconds()
+        self._write(HEARTBEAT, heartbeat(time.time(), self._passed_at, resync, self._passed_at is not None))
+
+    def _live(self) -> None:
+        """Give signs of life while a step takes its time, and look at what changes meanwhile."""
+        if time.monotonic() - self._beat_at < HEARTBEAT_INTERVAL:
+            self._notifier.alive()
+        else:
+            self._beat()
+        self._look_meanwhile()

@@ -1,0 +1,261 @@
+"""The story of the demo: a node's certificates are renewed, broken and put right, and after each change it is shown
+what the daemon saw, and once what it did.
+
+Owns the directory that everything lies in, the order of the stages and what is printed. Nothing is written outside that
+directory, and nobody beyond the loopback is spoken to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import yaml
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from certmond.config.model import parse
+from certmond.demo.node import AUTHORITIES, DAY, LEAVES, NODE, Node
+from certmond.demo.processes import Document, Expected, Running, StageError, entry_of
+from certmond.errors import CertmondError
+from certmond.expose.documents.status_table import status_table
+
+WIDTH = 400
+"""Wider than any line: a terminal that is narrower breaks lines, but no column of the table is cut short."""
+
+
+def run(keep: bool) -> int:
+    """The demo from beginning to end: 0, or 1 where a stage failed, or 130 where it was interrupted.
+
+    Raises CertmondError where there is no place for its directory.
+    """
+    console = Console(soft_wrap=True, width=WIDTH, highlight=False)
+    code = 0
+    with _interruptible() as interrupted:
+        try:
+            place = Path(tempfile.mkdtemp(prefix="certmond-demo-")).resolve()
+        except OSError as error:
+            raise CertmondError(f"no temporary directory can be made ({error}); name one in TMPDIR") from error
+        running = Running(place, interrupted.is_set)
+        try:
+            Demo(place, running, console).play()
+        except (StageError, OSError) as error:
+            code = 1
+            console.print(Text("\n".join((f"\nThe demo failed: {error}", *running.logs()))))
+        except KeyboardInterrupt:
+            code = 130
+            console.print(Text("\nInterrupted."))
+        finally:
+            running.stop()
+            if not keep:
+                shutil.rmtree(place)
+    if keep:
+        console.print(Text(f"\nDaemon and server are stopped. {place} is kept; no cluster trusts the keys in it."))
+        console.print(Text("\n".join(_advice(place))))
+    else:
+        console.print(Text(f"\nDaemon and server are stopped, {place} is removed."))
+    return code
+
+
+class Demo:
+    """The stages, one after the other."""
+
+    def __init__(self, place: Path, running: Running, console: Console) -> None:
+        self._place = place
+        self._running = running
+        self._console = console
+        self._node = Node(place / "node", datetime.now(UTC))
+        self._stage = 0
+        self._waits: list[float] = []
+        self._settings: dict[str, Any] = {}
+
+    def play(self) -> None:
+        """All of them. Raises StageError as soon as one does not show what it should."""
+        began = time.monotonic()
+        self._make()
+        self._start()
+        self._renew("apiserver")
+        self._cut_off("apiserver-kubelet-client")
+        self._let_age("front-proxy-client")
+        self._swap_key("apiserver-etcd-client")
+        self._enforce("front-proxy-client")
+        self._put_right("apiserver-kubelet-client", "apiserver-etcd-client")
+        least, most = (f"{1000 * wait:.0f}" for wait in (min(self._waits), max(self._waits)))
+        self._say(
+            f"\n{len(self._waits)} changes, each visible in /metrics {least} to {most} ms after the write began. "
+            f"The whole took {time.monotonic() - began:.1f} s."
+        )
+
+    def _make(self) -> None:
+        self._heading("A control-plane node's certificates, as kubeadm names and signs them")
+        began = time.monotonic()
+        self._node.make()
+        # Below another root a file's owner is a number, unless it is 0. Whoever runs the demo is the right owner in it.
+        owner = "root" if os.geteuid() == 0 else str(os.geteuid())
+        entries = [{"name": spec.name, "owner": owner} for spec in parse([]).certificates if spec.owner]
+        # Where inotify sees nothing, it polls. What the clock of whoever runs the demo is set by does not matter in it.
+        hold = {"unsynchronised_clock": False}
+        self._settings = {"profile": "kubeadm", "poll": "1s", "hold": hold, "certificates": entries}
+        self._configure("observe")
+        self._say(
+            f"{NODE}, below {self._place}/node: {len(AUTHORITIES)} CAs, {len(LEAVES)} certificates from them, and the "
+            f"kubelet's two, made in {time.monotonic() - began:.2f} s"
+        )
+
+    def _start(self) -> None:
+        self._heading("The daemon, and the server for what it renders")
+        began = time.monotonic()
+        self._run("daemon", ["run", *_options(self._place), "--log", "plain"])
+        self._run("server", [*_serve(self._place), "--listen", self._running.address])
+        document = self._running.wait_all_well()
+        self._say(f"http://{self._running.address}/metrics was there {time.monotonic() - began:.1f} s later")
+        self._heading("What it sees, as `certmond status` shows it: all well")
+        self._show(status_table(document))
+
+    def _renew(self, name: str) -> None:
+        self._heading(f"{name} is renewed: its key, then its certificate, each renamed into place")
+        before, end = entry_of(self._running.document(), name), self._running.end_of(name)
+        renewal = self._node.issue(name)
+        document = self._change(lambda: self._node.put(renewal.files), Expected(name, renewal.serial))
+        after = entry_of(document, name)
+        self._say(f"serial {before['serial']} -> {after['serial']}")
+        both = [{**before, "name": f"{name}, before"}, {**after, "name": f"{name}, after"}]
+        self._show(status_table({**document, "certificates": both, "findings": []}))
+        self._say(f"before {end}\nafter  {self._running.end_of(name)}")
+
+    def _cut_off(self, name: str) -> None:
+        self._heading(f"{name} breaks: its file is cut off in the middle")
+        entry = entry_of(self._running.document(), name)
+        expected = Expected(name, entry["serial"], (("malformed", "critical"),))
+        self._show_one(self._change(lambda: self._node.cut_off(entry["path"]), expected), name)
+        self._say("The series of its end is still that of the last good file: no alert resolves because a file broke.")
+        self._say(self._running.end_of(name))
+
+    def _let_age(self, name: str) -> None:
+        self._heading(f"{name} nears its end: of its 365 days, 3 are left")
+        renewal = self._node.issue(name, age=362 * DAY - timedelta(hours=1))
+        expected = Expected(name, renewal.serial, (("nearing_expiry", "critical"),))
+        self._show_one(self._change(lambda: self._node.put(renewal.files), expected), name)
+
+    def _swap_key(self, name: str) -> None:
+        self._heading(f"{name} gets the private key of a stranger")
+        key = self._node.stranger(name)
+        serial = entry_of(self._running.document(), name)["serial"]
+        expected = Expected(name, serial, (("key_mismatch", "critical"),))
+        self._show_one(self._change(lambda: self._node.put(key), expected), name)
+
+    def _enforce(self, name: str) -> None:
+        self._heading("The daemon is told to enforce: what is due it renews by itself, in its own careful way")
+        before = entry_of(self._running.document(), name)
+        began = time.monotonic()
+        self._configure("enforce")
+        self._running.reload("daemon")
+        self._say("$ systemctl reload certmond    # with `mode: enforce` in its configuration")
+
+        def renewed(document: Document) -> bool:
+            entry = entry_of(document, name)
+            return bool(entry["serial"] != before["serial"] and not entry["findings"])
+
+        document = self._running.document(renewed)
+        self._say(f"{name} was renewed, and seen to be, {1000 * (time.monotonic() - began):.0f} ms later")
+        self._show_one(document, name)
+        self._say("Its audit trail:")
+        trail = (self._place / "state/audit.log").read_text().splitlines()
+        for entry in (entry for entry in map(json.loads, trail) if entry.get("target") == name):
+            self._say(f"  {entry['event']:<13} by {entry['by']}: {entry['message']}")
+        self._say("What it replaced is kept: `certmond archive restore front-proxy-client` puts it back.")
+
+    def _configure(self, mode: str) -> None:
+        text = yaml.safe_dump({"mode": mode, **self._settings}, sort_keys=False)
+        file = self._place / "config.yaml"
+        file.write_text(text)
+        file.chmod(0o600)  # whatever our umask is: a configuration that others can write is refused
+
+    def _put_right(self, *names: str) -> None:
+        self._heading(f"All is put right: {', '.join(names)} are issued again")
+        renewals = {name: self._node.issue(name) for name in names}
+        files = {path: file for renewal in renewals.values() for path, file in renewal.files.items()}
+        self._change(lambda: self._node.put(files), *(Expected(name, each.serial) for name, each in renewals.items()))
+        document = self._running.wait_all_well()
+        self._say("all well")
+        self._show(status_table(document))
+
+    def _change(self, change: Callable[[], None], *expected: Expected) -> Document:
+        """Make a change, wait until /metrics shows it, say how long it took. The status document that shows it too."""
+
+        def look() -> bool:
+            text = self._running.metrics()
+            return all(each.in_metrics(text) for each in expected)
+
+        began = time.monotonic()
+        change()
+        self._running.wait("/metrics that has " + "; ".join(map(str, expected)), look)
+        self._waits.append(time.monotonic() - began)
+        self._say(f"visible in /metrics {1000 * self._waits[-1]:.0f} ms after the write began")
+        return self._running.document(lambda document: all(each.in_status(document) for each in expected))
+
+    def _run(self, name: str, arguments: list[str]) -> None:
+        self._say(f"$ certmond {shlex.join(arguments)}")
+        self._running.start(name, arguments)
+
+    def _heading(self, text: str) -> None:
+        self._stage += 1
+        self._show(Text(f"\n{self._stage}. {text}", style="bold"))
+
+    def _say(self, text: str) -> None:
+        self._show(Text(text))
+
+    def _show(self, what: RenderableType) -> None:
+        self._console.print(what)
+
+    def _show_one(self, document: Document, name: str) -> None:
+        self._show(status_table({**document, "certificates": [entry_of(document, name)], "findings": []}))
+
+
+def _options(place: Path, *, rendering: bool = True) -> list[str]:
+    """Where the verbs find the demo's node."""
+    options = ["--config", f"{place}/config.yaml", "--root", f"{place}/node", "--state-dir", f"{place}/state"]
+    return [*options, "--runtime-dir", f"{place}/run"] if rendering else options
+
+
+def _serve(place: Path) -> list[str]:
+    return ["serve", "--runtime-dir", f"{place}/run", "--config", f"{place}/config.yaml"]
+
+
+def _advice(place: Path) -> Iterator[str]:
+    """What a person may do with a kept directory."""
+    certmond = ["certmond"] if shutil.which("certmond") else [sys.executable, "-m", "certmond"]
+    for purpose, command in (
+        ("look at it once more", [*certmond, "check", *_options(place, rendering=False)]),
+        ("run the daemon again", [*certmond, "run", *_options(place)]),
+        ("serve what it renders", [*certmond, *_serve(place)]),
+        ("remove it", ["rm", "-r", str(place)]),
+    ):
+        yield f"  {purpose + ':':<26}{shlex.join(command)}"
+
+
+@contextmanager
+def _interruptible() -> Iterator[Event]:
+    """Ctrl-C, SIGTERM or a closed terminal sets the event, and interrupts nothing that is under way."""
+    event = Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(number, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""What an installation is: the distribution, and a configuration for it."""

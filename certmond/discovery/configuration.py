@@ -1,0 +1,258 @@
+"""The flags of a node's components -> the configuration that fits the node, with a comment on every difference.
+
+Owns the table of the flags that name files of the catalogue. Only what a flag names is believed: whether a file is
+right is for the checks to say. Reads through `Files` alone; the result loads, whatever the node's files hold.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import yaml
+
+from certmond.config.model import Config, parse
+from certmond.errors import MalformedError
+from certmond.files.cache import Files
+from certmond.files.catalog_observer import Store
+from certmond.formats.kubeconfig import Kubeconfig, parse_kubeconfig
+from certmond.formats.manifest import (
+    Container,
+    Manifest,
+    containers,
+    kubelet_environment,
+    kubelet_fields,
+    parse_manifest,
+)
+from certmond.pki.catalog.entries import CertificateSpec, Kind
+from certmond.pki.x509.parsing import Document, decode
+from certmond.pki.x509.path_building import signed_by
+
+_MANIFESTS, _KUBELET_CONF = "/etc/kubernetes/manifests", "/etc/kubernetes/kubelet.conf"
+_KUBELET_CONFIG, _KUBELET_SERVER = "/var/lib/kubelet/config.yaml", "/var/lib/kubelet/pki/kubelet-server-current.pem"
+_KUBELET_FLAGS = ("/etc/default/kubelet", "/etc/sysconfig/kubelet", "/var/lib/kubelet/kubeadm-flags.env")
+
+# Entry: what names its `path` and `key`, as "component flag [flag of the key]". Where several name it, the profile's
+# own file is believed first, then the first one here; the others are entries of their own, as are those of "".
+_FLAGS = {
+    "ca": ["kube-controller-manager root-ca-file", "kube-apiserver client-ca-file", "kubelet client-ca-file",
+           "kube-controller-manager cluster-signing-cert-file cluster-signing-key-file", "kubelet clientCAFile",
+           "kube-controller-manager client-ca-file", "kubelet.conf certificate-authority"],
+    "apiserver": ["kube-apiserver tls-cert-file tls-private-key-file"],
+    "apiserver-kubelet-client": ["kube-apiserver kubelet-client-certificate kubelet-client-key"],
+    "front-proxy-ca": ["kube-apiserver requestheader-client-ca-file"],
+    "front-proxy-client": ["kube-apiserver proxy-client-cert-file proxy-client-key-file"],
+    "etcd-ca": ["etcd trusted-ca-file", "kube-apiserver etcd-cafile", "etcd peer-trusted-ca-file"],
+    "etcd-server": ["etcd cert-file key-file"], "etcd-peer": ["etcd peer-cert-file peer-key-file"],
+    "apiserver-etcd-client": ["kube-apiserver etcd-certfile etcd-keyfile"],
+    "sa": ["kube-apiserver service-account-key-file service-account-signing-key-file"],
+    "controller-manager.conf": ["kube-controller-manager kubeconfig"], "scheduler.conf": ["kube-scheduler kubeconfig"],
+    "kubelet-client": ["kubelet.conf client-certificate client-key"], "kubelet-server": ["kubelet serverTLSBootstrap"],
+    "kubelet-server-self": ["kubelet tls-cert-file tls-private-key-file", "kubelet tlsCertFile tlsPrivateKeyFile"],
+    "": ["kube-apiserver tls-sni-cert-key", "kube-controller-manager tls-cert-file tls-private-key-file",
+         "kube-scheduler tls-cert-file tls-private-key-file"],
+}  # fmt: skip
+_REPEATED = ("tls-sni-cert-key", "service-account-key-file")  # of any other flag, the last one counts
+
+
+class _Source(NamedTuple):
+    """A file of the node that gives flags, or fields that are as good, to a component; `says` precedes their names."""
+
+    file: str
+    says: str
+    component: Container
+
+    def on_host(self, path: str) -> str:
+        """Where the host has what the component knows as `path`; "" where nowhere, or where no entry can say it."""
+        return "" if re.search(r"[\x00*?[]|.{4096}", path, re.DOTALL) else self.component.on_host(path) or ""
+
+
+_Claim = tuple[_Source, str, dict[str, tuple[str, str]]]  # …, flag, field of the entry: (value, what says so)
+
+
+def discover(config: Config, root: str) -> str:
+    """The configuration that fits the node below `root`, as YAML: its profile, and what differs, with comments."""
+    return _Discovery(config, root).text()
+
+
+class _Discovery:
+    def __init__(self, config: Config, root: str) -> None:
+        self._config, self._root, self._files = config, root, Files(root)
+        self._profile = {spec.name: spec for spec in parse((), profile=config.profile).certificates}
+        self._specs = dict(self._profile)  # what the entries are to be
+        self._entries: dict[str, tuple[list[str], dict[str, Any]]] = {}  # what is written of them: comments, fields
+        self._named: dict[str, str] = {}  # entries of the profile -> the file that names them
+        self._notes: list[str] = []
+        self._sources = [*self._kubelet_sources()]
+        own = (spec.kubeconfig for spec in self._profile.values() if spec.kubeconfig)
+        self._conf = self._setting("kubeconfig") or next(own, _KUBELET_CONF)
+        self._manifests = self._setting("pod-manifest-path", "staticPodPath") or _MANIFESTS
+        self._sources += [*self._conf_sources(), *self._pod_sources()]
+
+    def text(self) -> str:
+        left = [(name, claim) for name, rows in _FLAGS.items() for claim in self._place(name, [*self._claims(rows)])]
+        absent = [name for name in self._profile if self._is_absent(name)]
+        for name, claim in left:
+            self._add(name, *claim)
+        for spec in map(self._specs.__getitem__, self._named):
+            signers = self._signers(spec.path) if spec.ca else []
+            if signers and self._profile.keys().isdisjoint(signers):
+                self._change(spec.name, f"{signers[0]} has signed it: the profile has {spec.ca[0]}", ca=(signers[0],))
+        if not self._sources and len(absent) == len(self._profile):
+            self._notes.append(f"there is nothing of a Kubernetes node below {self._root}; choose another with --root")
+        elif not self._entries and not self._notes:
+            self._notes.append(f"nothing on this node differs from the profile {self._config.profile}")
+        text = "".join(map(_comment, self._notes)) + _yaml({"profile": self._config.profile})
+        name = self._config.node_name or Store((), self._root).observe().facts.get("node_name", "")
+        with suppress(ValueError):  # what the files say may be no name of a node
+            text += _yaml({"node_name": Config(node_name=name).node_name})
+        text += "certificates:\n" if self._entries else ""
+        for comments, fields in self._entries.values():
+            text += textwrap.indent("".join(map(_comment, comments)) + _yaml([fields]), "  ")
+        return text + (_comment(f"not on this node: {', '.join(absent)}") if absent else "")
+
+    def _manifest(self, path: str) -> Manifest:
+        return self._files.value(path, parse_manifest) or Manifest("", {}, {})
+
+    def _is_there(self, path: str) -> bool:
+        return not self._files.entry(path).missing
+
+    def _setting(self, *flags: str) -> str:
+        pairs = [(source, flag) for flag in flags for source in self._sources]
+        return next((source.on_host(each) for source, flag in pairs for each in source.component.values(flag)), "")
+
+    def _noted(self, path: str, told: Any) -> Any:
+        """What the file has told; if that is nothing, it is noted."""
+        if self._is_there(path) and not told:
+            fault = self._files.entry(path).fault
+            self._notes.append(f"{fault.detail if fault else f'{path} is broken'}: what it names is not in here")
+        return told
+
+    def _kubelet_sources(self) -> Iterator[_Source]:
+        for path in filter(self._is_there, _KUBELET_FLAGS):
+            yield _Source(path, f"{path} --", kubelet_environment(self._manifest(path).text))
+        if fields := self._noted(_KUBELET_CONFIG, self._manifest(_KUBELET_CONFIG).fields):
+            yield _Source(_KUBELET_CONFIG, f"{_KUBELET_CONFIG} ", kubelet_fields(fields, _KUBELET_CONFIG))
+
+    def _conf_sources(self) -> Iterator[_Source]:
+        """What the kubelet's kubeconfig refers to: for embedded credentials, itself."""
+        if config := self._files.value(self._conf, _parse_kubeconfig):
+            users = [user for user in config.users if user.name == config.current_user]
+            flags = [("certificate-authority", cluster.ca.path or "") for cluster in config.clusters if cluster.ca]
+            flags += [("client-certificate", each.certificate.path or self._conf) for each in users if each.certificate]
+            flags += [("client-key", each.key.path or "") for each in users if each.key]
+            yield _Source(self._conf, f"{self._conf} ", Container("kubelet.conf", tuple(flags), {}))
+
+    def _pod_sources(self) -> Iterator[_Source]:
+        names = (name for name in self._files.listing(self._manifests) if name.isprintable())
+        for name in (name for name in names if re.fullmatch(r"[^.].*\.(yaml|yml|json)", name)):
+            path = posixpath.join(self._manifests, name)
+            for container in self._noted(path, [*containers(self._manifest(path).fields)]):
+                yield _Source(path, f"{name} --", container)
+
+    def _claims(self, rows: Sequence[str]) -> Iterator[_Claim]:
+        for component, flag, *key_flags in map(str.split, rows):
+            for source in (source for source in self._sources if source.component.name == component):
+                for value in source.component.values(flag)[0 if flag in _REPEATED else -1 :]:
+                    path, _, pair = value.partition(",") if flag == "tls-sni-cert-key" else (value, "", "")
+                    path = _KUBELET_SERVER if flag == "serverTLSBootstrap" else path
+                    said = {"path": (path, flag), "key": (pair.partition(":")[0], flag)}
+                    said.update(("key", (key, by)) for by in key_flags for key in source.component.values(by))
+                    hosts = {field: (source.on_host(at), source.says + by) for field, (at, by) in said.items() if at}
+                    if "path" in hosts and all(at for at, _ in hosts.values()):
+                        yield source, flag, hosts
+                    else:
+                        self._notes.append(f"{source.says}{flag}: {value} is not followed, it is no file of this host")
+
+    def _place(self, name: str, claims: Sequence[_Claim]) -> Iterator[_Claim]:
+        """Have the entry of that name say what the claims on one file say; those on other files are given back."""
+        spec, paths = self._profile.get(name), [fields["path"][0] for *_, fields in claims]
+        own = spec.path if spec and spec.path in paths else next(iter(paths), "")
+        changes: dict[str, tuple[str, str]] = {}
+        for source, flag, fields in claims:
+            if spec is None or fields["path"][0] != own:
+                yield source, flag, fields
+            elif name != "kubelet-client" or own == spec.path or not self._is_there(spec.path):
+                self._named.setdefault(name, source.file)
+                changes = fields | changes
+        if changes and spec and spec.key and own != spec.path:
+            key = own if spec.key == spec.path else posixpath.splitext(own)[0] + ".key"
+            changes.setdefault("key", (key, f"beside {own}"))
+        if changes and own == self._conf:
+            changes["kind"] = (Kind.KUBECONFIG.value, f"{own} has the credentials inside")
+        for field, (value, says) in changes.items():
+            self._change(name, f"{says}: the profile has {getattr(spec, field)}", **{field: value})
+
+    def _change(self, name: str, comment: str, **fields: Any) -> None:
+        new = {field: value for field, value in fields.items() if value != getattr(self._specs[name], field)}
+        if new:
+            self._specs[name] = self._specs[name].model_copy(update=new)
+            comments, written = self._entries.setdefault(name, ([], {"name": name}))
+            comments.append(comment)
+            written.update(new)
+
+    def _is_absent(self, name: str) -> bool:
+        """Neither there nor named: not to be missed from now on, as what is named is to be, wherever that is."""
+        named, is_there = self._named.get(name), self._is_there(self._specs[name].path)
+        why = f"kubelet's staticPodPath {self._manifests}, kubeconfig {self._conf}"
+        for field in ("mentioned_in", "belongs_with") if named or is_there else ():
+            old = getattr(self._specs[name], field)
+            self._change(name, f"{why}: the profile has {', '.join(old)}", **{field: tuple(map(self._moved, old))})
+        spec = self._specs[name]
+        mentioned = any(spec.path in self._manifest(path).text for path in spec.mentioned_in)
+        beside = any(map(self._is_there, spec.belongs_with))
+        if spec.kubeconfig and (named or is_there):
+            self._change(name, f"kubelet's kubeconfig: the profile has {spec.kubeconfig}", kubeconfig=self._conf)
+        if named and (spec.optional or not (mentioned or beside)):
+            self._change(name, f"{named} expects it", optional=False, belongs_with=(*spec.belongs_with, named))
+        elif (beside or not spec.conditional) and not (named or mentioned or is_there):
+            self._change(name, "not expected: it is not on this node, and no flag names it", optional=True)
+        return not (named or mentioned or is_there)
+
+    def _moved(self, place: str) -> str:
+        files = [source.file for source in self._sources if place == f"{_MANIFESTS}/{source.component.name}.yaml"]
+        return self._conf if place == _KUBELET_CONF else place if place in files else next(iter(files), place)
+
+    def _add(self, entry: str, source: _Source, flag: str, fields: dict[str, tuple[str, str]]) -> None:
+        """One more entry, for a file that none has; further service-account keys have no end, and need none."""
+        given = {field: value for field, (value, _) in fields.items()}
+        if entry == "sa" or any(given["path"] in {it.path, it.key, it.kubeconfig} for it in self._specs.values()):
+            return
+        stem = f"{source.component.name}-{flag}"
+        names = (entry, stem, *(f"{stem}-{number}" for number in range(2, len(self._specs) + 3)))
+        name = next(name for name in names if name and name not in self._specs)
+        new: dict[str, Any] = {"name": name, **given, "belongs_with": source.file}
+        if entry.endswith("ca"):
+            new |= {"authority": True, "key_optional": True}
+        elif entry.endswith(".conf") or given["path"] == self._conf:
+            new["kind"] = Kind.KUBECONFIG.value
+        elif signers := self._signers(given["path"]):
+            new["ca"] = signers[0]
+        self._specs[name] = CertificateSpec.model_validate(new)
+        self._entries[name] = [f"{source.says}{flag}: the profile has no entry for it"], new
+
+    def _signers(self, path: str) -> list[str]:
+        leaf = self._document(path).certificates
+        held = [(spec.name, self._document(spec.path)) for spec in self._specs.values() if spec.authority]
+        return [name for name, has in held if any(signed_by(one, ca) for one in leaf for ca in has.certificates)]
+
+    def _document(self, path: str) -> Document:
+        return self._files.value(path, decode) or Document()
+
+
+def _parse_kubeconfig(data: bytes, path: str) -> Kubeconfig | None:
+    with suppress(MalformedError):
+        return parse_kubeconfig(data, path)
+    return None
+
+
+def _comment(text: str) -> str:
+    return "# " + "".join(character if character.isprintable() else " " for character in text) + "\n"
+
+
+def _yaml(value: object) -> str:
+    return str(yaml.safe_dump(value, sort_keys=False, width=1 << 16))

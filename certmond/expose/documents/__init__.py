@@ -1,0 +1,1 @@
+"""The JSON documents and the tables of the terminal."""

@@ -1,0 +1,97 @@
+"""The documents of a plan and a forecast for people: tables, and the forecast as a chart. It decides nothing."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from certmond.expose.documents.status_table import next_line
+from certmond.pki.findings import printable
+
+_WIDTH = 72  # columns of the chart
+_MARKS = {"renew": ("●", "green"), "due": ("!", "yellow"), "expire": ("✗", "bold red")}
+_STYLES = {
+    "renew": "green",
+    "restart": "cyan",
+    "clamp": "yellow",
+    "due": "yellow",
+    "hold": "yellow",
+    "expire": "bold red",
+}
+
+
+def plan_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
+    """The steps, then what is held and why."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("STEP", "TARGET", "REASON", "DETAIL", "RESTARTS", *(("PATH",) if wide else ())):
+        table.add_column(heading, no_wrap=heading != "DETAIL")
+    for entry in document["steps"]:
+        cells = (entry["step"], entry["target"], entry["reason"], entry["detail"], ", ".join(entry["restarts"]) or "-")
+        table.add_row(*map(Text, map(printable, (*cells, *((entry["path"],) if wide else ())))))
+    held = [
+        Text.assemble(("held    ", "yellow"), f" {printable(entry['target'])}: {printable(entry['because'])}")
+        for entry in document["held"]
+    ]
+    nothing = () if document["steps"] else (Text("nothing to do now" + _next(document)),)
+    return Group(*(() if nothing else (table,)), *nothing, *held)
+
+
+def _next(document: dict[str, Any]) -> str:
+    at = document["changes_at"]
+    return f"; time alone changes that on {datetime.fromisoformat(at):%Y-%m-%d %H:%M} UTC" if at else ""
+
+
+def forecast_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
+    """A chart with a line for each certificate, then the events: all of them, or with `wide` off those of one day and
+    kind together.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("WHEN", "WHAT", "TARGET", "DETAIL"):
+        table.add_column(heading, no_wrap=heading != "DETAIL")
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for event in document["events"]:
+        day = f"{datetime.fromisoformat(event['at']):%Y-%m-%d}"
+        key = (day, event["what"], event["detail"], *((event["target"],) if wide else ()))
+        rows.setdefault(key, []).append(event["target"])
+    for (day, what, detail, *_), targets in rows.items():
+        style = _STYLES.get(what, "yellow")
+        table.add_row(day, Text(what, style=style), Text(printable(", ".join(targets))), Text(printable(detail)))
+    cut = () if document["complete"] else (Text("There is more than this: ask for a shorter time.", style="yellow"),)
+    if not document["events"]:
+        return Group(Text("Nothing happens until then."), *next_line(document))
+    observes = document["mode"] != "enforce"
+    note = "This is what enforce mode would do. In observe mode, as here, nothing of it is done by itself."
+    return Group(
+        *((Text(note, style="yellow"), Text()) if observes else ()),
+        _chart(document),
+        *next_line(document),
+        Text(),
+        table,
+        *cut,
+    )
+
+
+def _chart(document: dict[str, Any]) -> RenderableType:
+    since, until = (datetime.fromisoformat(document[name]) for name in ("since", "until"))
+    lines: dict[str, list[tuple[int, str]]] = {}
+    for event in document["events"]:
+        if event["what"] in _MARKS:
+            share = (datetime.fromisoformat(event["at"]) - since) / (until - since)
+            lines.setdefault(event["target"], []).append((min(int(share * _WIDTH), _WIDTH - 1), event["what"]))
+    name_width = max(map(len, lines), default=0)
+    made = [Text.assemble(" " * name_width, f"  {since:%Y-%m-%d}".ljust(_WIDTH - 8), f"{until:%Y-%m-%d}")]
+    for target, marks in lines.items():
+        line = Text(f"{printable(target).ljust(name_width)}  ")
+        by_column = dict(marks)
+        ended = False
+        for column in range(_WIDTH):
+            mark, style = _MARKS.get(by_column.get(column, ""), (" " if ended else "─", ""))
+            ended = ended or by_column.get(column) == "expire"
+            line.append(mark, style=style)
+        made.append(line)
+    legend = "  ".join(f"{mark} {what}" for what, (mark, _) in _MARKS.items())
+    return Group(*made, Text(f"{' ' * name_width}  {legend}", style="dim"))

@@ -1,0 +1,81 @@
+"""A plan and a forecast as documents for scripts: plain types, times in RFC 3339.
+
+Owns their shapes; that of a plan is a contract (schema 1). It decides nothing, and draws nothing: `timeline` does.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from certmond.expose.documents.status import event_entry
+from certmond.pki.planning.forecast import Forecast, NextEvent
+from certmond.pki.planning.steps import Derive, Issue, Plan, Restart, Restore, Rotate, Step
+
+SCHEMA = 1
+
+
+def plan_document(plan: Plan, taken_at: datetime) -> dict[str, Any]:
+    """The steps in their order, and what is held."""
+    return {"schema": SCHEMA, "taken_at": _time(taken_at), **plan_entry(plan)}
+
+
+def plan_entry(plan: Plan) -> dict[str, Any]:
+    """The plan alone, in plain types."""
+    return {
+        "steps": [step_entry(step) for step in plan.steps],
+        "held": [
+            {"target": held.target, "path": held.path, "because": held.because, "until": _time(held.until)}
+            for held in plan.held
+        ],
+        "changes_at": _time(plan.changes_at),
+    }
+
+
+def step_entry(step: Step) -> dict[str, Any]:
+    """One step, in plain types."""
+    return {
+        "step": step_name(step),
+        "target": step.target,
+        "path": step.path,
+        "reason": step.cause.value,
+        "detail": step.detail,
+        "restarts": list(step.restarts) if isinstance(step, Issue) else [],
+    }
+
+
+def step_name(step: Step) -> str:
+    """What kind of step it is."""
+    match step:
+        case Issue():
+            return "issue"
+        case Restore():
+            return "restore"
+        case Derive():
+            return "derive"
+        case Restart():
+            return "restart"
+        case Rotate():
+            return "rotate"
+
+
+def forecast_document(forecast: Forecast, mode: str, following: NextEvent | None) -> dict[str, Any]:
+    """The timeline, and the next event, which may be after its end. What it tells of renewals is of enforce mode,
+    whatever the mode is.
+    """
+    return {
+        "schema": SCHEMA,
+        "since": _time(forecast.since),
+        "until": _time(forecast.until),
+        "complete": forecast.complete,
+        "mode": mode,
+        "next_event": event_entry(following),
+        "events": [
+            {"at": _time(e.at), "what": e.what.value, "target": e.target, "detail": e.detail, "bad": e.bad}
+            for e in forecast.events
+        ],
+    }
+
+
+def _time(instant: datetime | None) -> str | None:
+    return instant.isoformat().replace("+00:00", "Z") if instant else None

@@ -1,0 +1,112 @@
+"""A rotation that is to be, phase after phase, as a document for scripts and as a text for people.
+
+Owns the two shapes. It decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from certmond.pki.findings import printable
+from certmond.pki.rotation.expected_downtime import Absence
+from certmond.pki.rotation.phases import Rotation
+from certmond.pki.rotation.preview import Preview
+from certmond.pki.rotation.rotation_holds import Hold
+from certmond.pki.rotation.worker_batches import stepwise
+
+SCHEMA = 1
+
+
+def preview_document(
+    rotation: Rotation,
+    previews: Sequence[Preview],
+    away: Iterable[Absence],
+    batch: str | None,
+    holds: Sequence[Hold] = (),
+) -> dict[str, Any]:
+    """Return the phases in their order, each with what it changes on this node, what is restarted for it, and how long
+    that is away where nothing takes its place; in which of them workers follow in batches of `batch`, None where there
+    are no other nodes; and the `holds` for which the rotation waits where it is, before any key is exchanged.
+    """
+    known = list(away)
+    phases = [phase.value for phase in stepwise(rotation)] if batch else []
+    return {
+        "schema": SCHEMA,
+        "id": rotation.id,
+        "family": rotation.family,
+        "mode": rotation.mode.value,
+        "phase": rotation.phase.value,
+        "old": [each.sha256 for each in rotation.old],
+        "new": rotation.new.sha256,
+        "excluded": list(rotation.excluded),
+        "workers": {"phases": phases, "batch": batch} if phases else None,
+        "holds": [
+            {
+                "reason": each.reason.value,
+                "fact": each.fact,
+                "since": _time(each.since),
+                "until": _time(each.until),
+                "depends_on": each.depends_on,
+                "command": each.command,
+                "message": each.sentence,
+            }
+            for each in holds
+        ],
+        "phases": [
+            {
+                "phase": each.phase.value,
+                "steps": list(each.steps),
+                "restarts": list(each.restarts),
+                "away": [
+                    {"service": one.service, "seconds": round(one.length.total_seconds()), "because": one.because}
+                    for one in known
+                    if one.phase is each.phase
+                ],
+            }
+            for each in previews
+        ],
+    }
+
+
+def preview_table(document: dict[str, Any], wide: bool = False) -> RenderableType:  # noqa: ARG001 - as every table has it
+    """The same for a terminal."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("PHASE", "CHANGES", "RESTARTS"):
+        table.add_column(column, overflow="fold")
+    for each in document["phases"]:
+        table.add_row(each["phase"], Text("\n".join(each["steps"]) or "-"), Text("\n".join(each["restarts"]) or "-"))
+    below = [Text(line) for line in unavoidable(document)]
+    if workers := document["workers"]:
+        phases = ", ".join(workers["phases"])
+        how = f"one first, then {workers['batch']} at a time, when all before them have acknowledged the phase"
+        below.append(Text(f"workers in {phases}: {how}"))
+    if document["holds"]:
+        below.append(Text(f"it waits in {document['phase']}, where no key is exchanged yet, as long as this is so:"))
+        below += [Text(printable(each["message"]), style="yellow") for each in document["holds"]]
+    return Group(table, Text(), *below) if below else table
+
+
+def unavoidable(document: dict[str, Any]) -> Iterator[str]:
+    """Yield what a single control plane is without, and for how long, a line for each service and file."""
+    found = dict[tuple[str, int, str], list[str]]()
+    for each in document["phases"]:
+        for one in each["away"]:
+            found.setdefault((one["service"], one["seconds"], one["because"]), []).append(each["phase"])
+    if found:
+        yield "if this is the only control plane, it is without these while they are restarted:"
+    for (service, seconds, because), phases in found.items():
+        yield f"  {service}, about {seconds} s in {', '.join(phases)}: it has to be restarted for {because}"
+    restarts = Counter(service for (service, *_), phases in found.items() for _ in phases)
+    if any(times > 1 for times in restarts.values()):
+        yield "  a second restart within ten minutes takes about 20 s more, a third about 45 s: the kubelet's back-off"
+
+
+def _time(instant: datetime | None) -> str | None:
+    return instant.isoformat().replace("+00:00", "Z") if instant else None

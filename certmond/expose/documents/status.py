@@ -1,0 +1,113 @@
+"""The JSON of `check` and `status`: one object for people, scripts and the page. Its shape is a contract (schema 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from certmond.pki.assessment.assess import Assessment, CertificateStatus
+from certmond.pki.catalog.entries import Kind
+from certmond.pki.findings import Finding
+from certmond.pki.planning.forecast import NextEvent
+
+SCHEMA = 1
+
+
+def status_document(assessment: Assessment, mode: str, following: NextEvent | None) -> dict[str, Any]:
+    """The whole document, in plain types."""
+    return {
+        **header(assessment, mode, following),
+        "certificates": [certificate_entry(status) for status in assessment.certificates],
+        "trust_anchors": [anchor_entry(status) for status in assessment.trust_anchors],
+        "findings": _findings(assessment.loose_findings),
+    }
+
+
+def header(assessment: Assessment, mode: str, following: NextEvent | None) -> dict[str, Any]:
+    """What stands before the certificates."""
+    return {
+        "schema": SCHEMA,
+        "taken_at": _time(assessment.taken_at),
+        "node": assessment.facts.get("node_name", ""),
+        "mode": mode,
+        "next_event": event_entry(following),
+    }
+
+
+def event_entry(following: NextEvent | None) -> dict[str, str | None] | None:
+    """What happens first, in plain types; None where nothing does."""
+    if following is None:
+        return None
+    return {"at": _time(following.at), "what": following.what.value, "target": following.target}
+
+
+def certificate_entry(status: CertificateStatus) -> dict[str, Any]:
+    """One certificate. Where its file is bad, the facts are those of the last good one (null if there was none)."""
+    certificate = status.certificate
+    return {
+        "name": status.seen.name,
+        "path": status.seen.path,
+        "kind": status.seen.spec.kind.value if status.seen.spec.kind is not Kind.KEY_PAIR else Kind.FILE.value,
+        "subject": certificate and certificate.subject,
+        "issuer": certificate and certificate.issuer,
+        "serial": str(certificate.serial) if certificate else None,
+        "sha256": certificate and certificate.sha256,
+        "key": str(certificate.key) if certificate else None,
+        "not_before": _time(certificate.not_before if certificate else None),
+        "not_after": _time(certificate.not_after if certificate else None),
+        "renew_at": _time(status.renew_at),
+        "authority": status.trust_anchor.subject if status.trust_anchor else None,
+        "trust_anchor": status.trust_anchor and status.trust_anchor.sha256,
+        "chain_valid": status.chain_valid,
+        "key_matches": status.key_matches,
+        "stale": status.stale,
+        "consumers": [each.service for each in status.presence.consumers] or list(status.seen.spec.consumers),
+        "used_by": [
+            {
+                "service": each.service,
+                "reloads": each.reloads,
+                "running": each.running,
+                "started_at": _time(each.started_at and each.started_at.replace(microsecond=0)),
+            }
+            for each in status.presence.consumers
+        ],
+        "served": [
+            {
+                "endpoint": str(each.endpoint),
+                "service": each.service,
+                "sha256": each.sha256,
+                "matches": each.matches,
+                "reason": each.reason or None,
+            }
+            for each in status.presence.served
+        ],
+        "findings": _findings(status.findings),
+    }
+
+
+def anchor_entry(status: CertificateStatus) -> dict[str, Any]:
+    """One trust anchor, by the name of its entry in the catalogue."""
+    certificate = status.certificate
+    if certificate is None:
+        raise ValueError("a trust anchor without a certificate")
+    return {
+        "name": status.seen.name,
+        "path": status.seen.path,
+        "subject": certificate.subject,
+        "serial": str(certificate.serial),
+        "sha256": certificate.sha256,
+        "not_before": _time(certificate.not_before),
+        "not_after": _time(certificate.not_after),
+        "self_signed": certificate.self_issued and not any(f.reason == "ca_not_self_signed" for f in status.findings),
+        "findings": _findings(status.findings),
+    }
+
+
+def _findings(findings: Iterable[Finding]) -> list[dict[str, str]]:
+    return [{"reason": f.reason.value, "severity": f.severity.value, "message": f.message} for f in findings]
+
+
+def _time(instant: datetime | None) -> str | None:
+    """RFC 3339, UTC, with a fraction only where there is one."""
+    return instant.isoformat().replace("+00:00", "Z") if instant else None

@@ -1,0 +1,99 @@
+"""The document of `check` and `status` as a table for people, who know that of `kubeadm certs check-expiration`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from certmond.expose.documents.durations import residual
+from certmond.pki.findings import printable
+
+_STYLES = {"critical": "bold red", "warning": "yellow", "info": "cyan", "ok": "green"}
+_RANKS = ("critical", "warning", "info")
+_KEYS = {True: "matches", None: "-"}
+
+
+def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
+    """The certificates, what is next, then every finding with its remedy, the worst first."""
+    now = datetime.fromisoformat(document["taken_at"])
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("CERTIFICATE", "EXPIRES", "RESIDUAL TIME", "CERTIFICATE AUTHORITY", "CHAIN", "KEY", "STATE"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("SERVED", "USED BY", "SERIAL", "SUBJECT", "PATH") if wide else ():
+        table.add_column(heading, overflow="fold")
+    anchors = {entry["sha256"]: entry["name"] for entry in reversed(document["trust_anchors"])}  # the first of copies
+    for entry in document["certificates"]:
+        details = [*_presence(entry), *(Text(printable(entry[name] or "")) for name in ("serial", "subject", "path"))]
+        details = details if wide else []
+        table.add_row(*_cells(entry, anchors, now), *details)
+    return Group(table, *next_line(document), *_explanations(document))
+
+
+def next_line(document: dict[str, Any]) -> Iterator[Text]:
+    """The line about the next event of this document or of a forecast's; none where it has none."""
+    if event := document.get("next_event"):  # an older daemon writes none
+        yield Text()
+        at = datetime.fromisoformat(event["at"])
+        yield Text(f"next due: {printable(event['target'])} on {at:%Y-%m-%d %H:%M} UTC")
+
+
+def _cells(entry: dict[str, Any], anchors: dict[str, str], now: datetime) -> Iterator[str | Text]:
+    state = _worst(entry)
+    yield Text(printable(entry["name"]))
+    yield f"{datetime.fromisoformat(entry['not_after']):%b %d, %Y %H:%M} UTC" if entry["not_after"] else "-"
+    yield residual(entry["not_after"], now)
+    itself = entry["sha256"] and entry["trust_anchor"] == entry["sha256"]
+    yield Text("(itself)" if itself else printable(_authority(entry, anchors)))
+    yield Text("valid") if entry["chain_valid"] else Text("no", style=_STYLES["critical"])
+    yield Text("differs", style=_STYLES["critical"]) if entry["key_matches"] is False else _KEYS[entry["key_matches"]]
+    yield Text("ok" if state == "ok" else ", ".join(_reasons(entry)), style=_STYLES[state])
+
+
+def _presence(entry: dict[str, Any]) -> Iterator[Text]:
+    """Where it is served, and whether that is what the file has; who uses it, and since when that runs."""
+    words = {True: "is it", False: "DIFFERS", None: "no answer"}
+    served = [f"{at['endpoint']} {words[at['matches']]}" for at in entry["served"]]
+    differs = any(at["matches"] is False for at in entry["served"])
+    yield Text(printable(", ".join(served)) or "-", style=_STYLES["critical"] if differs else "")
+    used = [f"{each['service']}{_since(each)}" for each in entry["used_by"]]
+    yield Text(printable(", ".join(used or entry["consumers"])) or "-")
+
+
+def _since(used: dict[str, Any]) -> str:
+    if used["running"] is False:
+        return " (not running)"
+    how = "reloads" if used["reloads"] else "restart"
+    since = f", since {datetime.fromisoformat(used['started_at']):%b %d %H:%M}" if used["started_at"] else ""
+    return f" ({how}{since})"
+
+
+def _authority(entry: dict[str, Any], anchors: dict[str, str]) -> str:
+    """The entry that it chains to; an anchor inside its own file has none, and is called by its subject."""
+    return anchors.get(entry["trust_anchor"]) or entry["authority"] or ""
+
+
+def _explanations(document: dict[str, Any]) -> Iterator[RenderableType]:
+    found = [item for entry in document["certificates"] for item in entry["findings"]] + document["findings"]
+    found.sort(key=lambda item: _RANKS.index(item["severity"]))
+    if found:
+        yield Text()
+    for item in found:
+        yield Text.assemble(
+            (f"{item['severity']:<8}", _STYLES[item["severity"]]), " ", item["message"], f" [{item['reason']}]"
+        )
+
+
+def _worst(entry: dict[str, Any]) -> str:
+    severities = {item["severity"] for item in entry["findings"]}
+    return next((rank for rank in _RANKS if rank in severities), "ok")
+
+
+def _reasons(entry: dict[str, Any]) -> list[str]:
+    """The reasons that are worse than for information, or those where there is nothing worse."""
+    serious = [item["reason"] for item in entry["findings"] if item["severity"] != "info"]
+    return list(dict.fromkeys(serious or [item["reason"] for item in entry["findings"]]))

@@ -1,0 +1,115 @@
+"""Basic authentication (RFC 7617) against bcrypt hashes, so that a flood of wrong passwords holds up nobody else.
+
+Owns the check, its cache, and whose turn it is: one check at a time on this machine, and clients from one address wait
+behind each other before anybody waits behind them. A wrong password and an unknown user take the same time. Nothing
+here is logged, and of a password that was right only a keyed digest is kept.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
+
+import bcrypt
+
+from certmond.expose.http.routes import Answer, Request, sentence
+
+CHALLENGE = 'WWW-Authenticate: Basic realm="certmond", charset="UTF-8"'
+WAIT_SECONDS = 8.0  # for one's turn: a client is cut after ten
+WAITING = 8  # from one address; more are not let in to the wait, so that its other clients find a seat
+PASSWORD_BYTES = 72  # bcrypt looks at no more, and so neither do the programs that make hashes
+
+
+class Turns:
+    """One at a time; when several wait, one from another address than the last comes first."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: list[tuple[str, object]] = []
+        self._busy, self._last = False, ""
+
+    @contextmanager
+    def turn(self, origin: str) -> Iterator[bool]:
+        """Whether one's turn came in time; it lasts as long as the block. Where many wait already, it never comes."""
+        ticket = (origin, object())
+        with self._changed:
+            crowded = sum(each[0] == origin for each in self._waiting) >= WAITING
+            came = not crowded and self._wait(ticket)
+            if came:
+                self._busy, self._last = True, origin
+            self._changed.notify_all()
+        try:
+            yield came
+        finally:
+            if came:
+                with self._changed:
+                    self._busy = False
+                    self._changed.notify_all()
+
+    def _wait(self, ticket: tuple[str, object]) -> bool:
+        self._waiting.append(ticket)
+        came = self._changed.wait_for(lambda: not self._busy and self._next() is ticket, WAIT_SECONDS)
+        self._waiting.remove(ticket)
+        return came
+
+    def _next(self) -> tuple[str, object]:
+        return next((ticket for ticket in self._waiting if ticket[0] != self._last), self._waiting[0])
+
+
+class Passwords:
+    """The users of one configuration, and who of them has shown the right password."""
+
+    def __init__(self, users: Mapping[str, str]) -> None:
+        self._hashes = {name.encode(): text.encode() for name, text in users.items()}
+        # For each cost a hash that no password has: whoever asks, one check is made for each cost that there is.
+        costs = sorted({int(text.split("$")[2]) for text in users.values()})
+        self._nobody = {cost: bcrypt.gensalt(cost) + b"." * 31 for cost in costs}
+        self._secret = os.urandom(32)
+        self._right: set[bytes] = set()  # one for each user at most
+        self._turns = Turns()
+
+    def refusal(self, request: Request, origin: str) -> Answer | None:
+        """What to answer in the place of what was asked; None to who may have it: all, where there are no users."""
+        if not self._hashes:
+            return None
+        credentials = _credentials(request.headers.get("authorization", ""))
+        if credentials is None:
+            return sentence(HTTPStatus.UNAUTHORIZED, "a user and a password are asked for", CHALLENGE)
+        user, password = credentials
+        digest = hashlib.blake2b(len(user).to_bytes(4) + user + password, key=self._secret).digest()
+        if digest in self._right:
+            return None
+        with self._turns.turn(origin) as came:
+            if not came:
+                return sentence(HTTPStatus.SERVICE_UNAVAILABLE, "too many passwords are being checked: try again later")
+            right = self._check(user, password)
+        if not right:
+            return sentence(HTTPStatus.UNAUTHORIZED, "user and password do not match", CHALLENGE)
+        self._right.add(digest)
+        return None
+
+    def _check(self, user: bytes, password: bytes) -> bool:
+        own = self._hashes.get(user, b"")
+        right = False
+        for cost, nobody in self._nobody.items():
+            mine = own != b"" and int(own.split(b"$")[2]) == cost
+            matches = bcrypt.checkpw(password, own if mine else nobody)
+            right = right or (mine and matches)
+        return right
+
+
+def _credentials(header: str) -> tuple[bytes, bytes] | None:
+    scheme, _, token = header.partition(" ")
+    try:
+        user, colon, password = base64.b64decode(token.strip(), validate=True).partition(b":")
+    except (binascii.Error, ValueError):
+        return None
+    if scheme.lower() != "basic" or not colon or b"\0" in password:
+        return None
+    return user, password[:PASSWORD_BYTES]

@@ -1,0 +1,261 @@
+"""The process that listens: serves over HTTP the files that the daemon renders into its runtime directory.
+
+Owns the sockets, the threads and their limits of time; `seats` has their number, `site` says what is answered,
+`entrance` to whom. It holds no key of the node, needs no privilege and imports the standard library only.
+"""
+
+import errno
+import io
+import logging
+import os
+import re
+import selectors
+import signal
+import socket
+import threading
+import time
+from contextlib import nullcontext, suppress
+from http import HTTPStatus
+from pathlib import Path
+from typing import Self
+
+from certmond.errors import ListenError
+from certmond.expose.http.access_policy import Gate, OpenGate, Policy, misdirected
+from certmond.expose.http.connection_limits import Seats, origin_of
+from certmond.expose.http.routes import CHUNK_BYTES, HEAD_BYTES, Answer, Site, read_request, sentence
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 64  # are accepted before the clock is looked at again
+BACKLOG = 1024  # wait in the kernel; should more come at a time, those are to try again a second later
+DEFER_SECONDS = 1  # the kernel keeps a connection to itself so long, unless its client says something
+STOP_SECONDS = 0.8  # for the answers under way when we are told to stop
+LISTEN = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<four>[0-9.]+|localhost)):(?P<port>[0-9]{1,5})")
+EXPOSED = (
+    "listening on %s without TLS, or without asking who is there: others than this host can read the names, paths and "
+    "ends of its certificates; give --web-config FILE (docs/web.md), or see that a firewall keeps them away"
+)
+REMEDIES = {
+    errno.EADDRINUSE: "another process has this port: find it with `ss -ltnp`, or choose another with --listen",
+    errno.EADDRNOTAVAIL: "choose an address that `ip address` shows on this host",
+    errno.EACCES: "a port below 1024 needs a privilege that this process has no other use for: choose a higher one",
+    errno.EPERM: "the unit allows its own port only: add a drop-in with SocketBindAllow= for this one",
+}
+
+
+class Server:
+    """One loop, which accepts and keeps the time, and a thread for each connection."""
+
+    patience = 10.0  # seconds: for the handshake, to send a request whole, and to take each chunk of its answer
+
+    def __init__(self, runtime_dir: Path, listeners: list[socket.socket], gate: Gate | None = None) -> None:
+        self.listeners, self.gate = listeners, gate or OpenGate()
+        self.site = Site(runtime_dir, self.gate.metrics)
+        for listener in listeners:
+            listener.setblocking(False)
+            if listener.family != socket.AF_UNIX:
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_SECONDS)
+        self.seats = Seats()
+        self._stopping = False
+        self._woken, self._waker = socket.socketpair()
+        self._ping_every = int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6  # half of what systemd allows
+        self._ping_at = 0.0
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, port = self.listeners[0].getsockname()[:2]
+        return host, port
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in (*self.listeners, self._woken, self._waker):
+            each.close()
+
+    def stop(self) -> None:
+        """Ends `serve_forever`, from a signal handler or another thread."""
+        self._stopping = True
+        with suppress(OSError):
+            self._waker.send(b"\0")
+
+    def serve_forever(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._woken, selectors.EVENT_READ)
+            for listener in self.listeners:
+                selector.register(listener, selectors.EVENT_READ, listener)
+            notify("READY=1")
+            while not self._stopping:
+                pause = self._service_actions()
+                for key, _ in selector.select(pause):
+                    for _ in range(AT_ONCE if key.data else 0):
+                        if not self._accept(key.data):
+                            break
+        notify("STOPPING=1")
+        for listener in self.listeners:
+            listener.close()
+        self.seats.cut(socket.SHUT_RD)  # who waits for a request sees its end; who is answering goes on
+        with self.seats.changed:
+            self.seats.changed.wait_for(lambda: not self.seats.taken, STOP_SECONDS)
+        self.seats.cut(socket.SHUT_RDWR)
+
+    def _service_actions(self) -> float | None:
+        """Tell the watchdog that connections are being accepted, cut the overdue; the seconds until the next time."""
+        now = time.monotonic()
+        if self._ping_every and now >= self._ping_at:
+            notify("WATCHDOG=1")
+            self._ping_at = now + self._ping_every
+        self.seats.cut(socket.SHUT_RDWR, overdue_at=now)
+        pauses = [self._ping_at - now] if self._ping_every else []
+        return min(pauses + ([min(1.0, self.patience)] if self.seats.taken else []), default=None)
+
+    def _accept(self, listener: socket.socket) -> bool:
+        """Whether there was a connection to be accepted."""
+        try:
+            connection, _ = listener.accept()
+        except BlockingIOError:
+            return False
+        except OSError:  # a client that has gone; or descriptors ran out, and the listener stays readable: do not spin
+            time.sleep(0.05)
+            return False
+        if self.seats.take(connection, self.patience):
+            connection.setblocking(True)
+            local = listener.family != socket.AF_UNIX and not is_open(listener)
+            try:
+                threading.Thread(target=self._converse, args=(connection, local), daemon=True).start()
+            except RuntimeError:  # no thread is to be had
+                self.seats.leave(connection)
+                self._turn_away(connection)
+        else:
+            self._turn_away(connection)
+        return True
+
+    def _turn_away(self, connection: socket.socket) -> None:
+        answer = sentence(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections are open: try again later")
+        with connection, suppress(OSError):
+            connection.setblocking(False)
+            if not self.gate.latest.encrypts:  # else there would have to be a handshake, which is not for this thread
+                self._send(connection, answer, keep_alive=False)
+            connection.shutdown(socket.SHUT_WR)
+
+    def _converse(self, connection: socket.socket, local: bool) -> None:
+        """A connection from its first request to its end; `local` where its listener is on loopback."""
+        try:
+            origin, policy = origin_of(connection), self.gate.policy()
+            if connection.family != socket.AF_UNIX:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = self.seats.change(connection, policy.wrap)
+            if policy.greet(connection):
+                with connection.makefile("rb") as stream:
+                    while self._exchange(connection, stream, policy, origin, local):
+                        pass
+            self.seats.grant(connection, min(1.0, self.patience))
+            with suppress(OSError):
+                policy.part(connection)
+            socket.socket.shutdown(connection, socket.SHUT_WR)
+            while socket.socket.recv(connection, HEAD_BYTES):
+                pass  # closing over unread bytes would reset the connection, and the answer might be lost
+        except OSError:
+            pass  # the client went away, or its time was up
+        except Exception:
+            log.exception("a request was left without an answer")
+        finally:
+            connection.close()
+            self.seats.leave(connection)
+
+    def _exchange(
+        self, connection: socket.socket, stream: io.BufferedIOBase, policy: Policy, origin: str, local: bool
+    ) -> bool:
+        """One request and its answer; whether another may follow."""
+        self.seats.grant(connection, self.patience, waiting=True)
+        request = read_request(stream)
+        if request is None:
+            return False
+        if isinstance(request, HTTPStatus):
+            self._send(connection, policy.dress(sentence(request, request.phrase)), keep_alive=False)
+            return False
+        self.seats.grant(connection, self.patience)
+        latest = self.gate.policy()
+        refusal = latest.refusal(request, origin) or (misdirected(request, latest) if local else None)
+        answer = latest.dress(refusal or self.site.answer(request))
+        keep_alive = request.keep_alive and latest is policy and not self._stopping
+        self.seats.grant(connection, self.patience)
+        self._send(connection, answer, keep_alive=keep_alive, whole=request.method != "HEAD")
+        return keep_alive
+
+    def _send(self, connection: socket.socket, answer: Answer, *, keep_alive: bool, whole: bool = True) -> None:
+        size, body, tail = answer.size if whole else 0, answer.body, answer.tail if whole else b""
+        plain = type(connection) is socket.socket  # TLS knows no flags, and sendfile would pass it by
+        with nullcontext() if isinstance(body, bytes) else body:
+            connection.sendall(answer.head(keep_alive=keep_alive), socket.MSG_MORE if size and plain else 0)
+            own = size - len(tail)
+            for offset in range(0, own, CHUNK_BYTES):
+                end = min(own, offset + CHUNK_BYTES)
+                if isinstance(body, bytes):
+                    connection.sendall(memoryview(body)[offset:end])
+                elif plain:
+                    body.send(connection, offset, end)
+                else:
+                    body.feed(connection, offset, end)
+                self.seats.grant(connection, self.patience)
+            connection.sendall(tail)
+
+
+def notify(state: str) -> None:
+    """Tells systemd, where it wants to be told."""
+    if "NOTIFY_SOCKET" in os.environ:
+        import systemd.daemon  # noqa: PLC0415  # a laptop may not have it, and needs it only here
+
+        with suppress(OSError):  # nobody listens any more: no reason to end
+            systemd.daemon.notify(state)
+
+
+def inherited() -> list[socket.socket]:
+    """The sockets of certmond-web.socket, where systemd listens for us."""
+    if "LISTEN_FDS" not in os.environ:
+        return []
+    import systemd.daemon  # noqa: PLC0415  # as above
+
+    descriptors = systemd.daemon.listen_fds()
+    if not all(systemd.daemon.is_socket(each, type=socket.SOCK_STREAM, listening=1) for each in descriptors):
+        raise ListenError("what systemd passed is no listening socket: the .socket unit needs ListenStream=, Accept=no")
+    return [socket.socket(fileno=each) for each in descriptors]
+
+
+def bind(listen: str) -> socket.socket:
+    example = "write for example 127.0.0.1:9964 or [::1]:9964"
+    parts = LISTEN.fullmatch(listen)
+    if parts is None or int(parts["port"]) > 65535:
+        raise ListenError(f"cannot listen on {listen!r}, which is not ADDRESS:PORT: {example}")
+    address = (parts["six"] or parts["four"], int(parts["port"]))
+    family = socket.AF_INET6 if parts["six"] else socket.AF_INET
+    try:
+        return socket.create_server(address, family=family, backlog=BACKLOG)
+    except OSError as error:
+        fact = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        raise ListenError(f"cannot listen on {listen} ({fact}): {REMEDIES.get(error.errno or 0, example)}") from error
+
+
+def make_server(runtime_dir: Path, listen: str, gate: Gate | None = None) -> Server:
+    server = Server(runtime_dir, inherited() or [bind(listen)], gate)
+    if not (server.gate.latest.encrypts and server.gate.latest.asks):
+        for address in filter(is_open, server.listeners):
+            log.warning(EXPOSED, address.getsockname()[:2])
+    return server
+
+
+def is_open(listener: socket.socket) -> bool:
+    """Whether others than this host can reach it."""
+    if listener.family == socket.AF_UNIX:
+        return False
+    host: str = listener.getsockname()[0]
+    return not host.removeprefix("::ffff:").startswith("127.") and host != "::1"
+
+
+def serve(runtime_dir: Path, listen: str, gate: Gate | None = None) -> int:
+    """Until SIGTERM or SIGINT."""
+    with make_server(runtime_dir, listen, gate) as server:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: server.stop())
+        server.serve_forever()
+    return 0

@@ -1,0 +1,155 @@
+"""TLS of the listener: what a web configuration asks for, as OpenSSL takes it.
+
+Owns the reading of certificates and keys, the context that is made of them, and the question whether a client's names
+are among those allowed. Bytes go to OpenSSL through memory that has no name: a file is read once, whole, and nothing is
+left behind. Parses no certificate itself, and keeps no key: what it has read lives in the context alone.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+from typing import Any
+
+from certmond.config.yaml_source import MAX_BYTES, Problem
+from certmond.errors import ConfigError
+from certmond.expose.http.web_config import SUITES, Source, content
+
+_VERSIONS = {
+    "TLS10": ssl.TLSVersion.TLSv1,
+    "TLS11": ssl.TLSVersion.TLSv1_1,
+    "TLS12": ssl.TLSVersion.TLSv1_2,
+    "TLS13": ssl.TLSVersion.TLSv1_3,
+}
+_CURVES = {"CurveP256": "prime256v1", "CurveP384": "secp384r1", "CurveP521": "secp521r1", "X25519": "X25519"}
+_VERIFY = {"VerifyClientCertIfGiven": ssl.CERT_OPTIONAL, "RequireAndVerifyClientCert": ssl.CERT_REQUIRED}
+_NAMES = {"DNS", "email", "IP Address", "URI"}
+
+
+def make_context(source: Source) -> ssl.SSLContext:
+    """A server's context. Raises ConfigError with every file that cannot be used, each at its key."""
+    settings, problems = source.config.tls_server_config, []
+    pems = {key: _inline(source, key) for key in ("cert", "key", "client_ca")}
+    for key in settings.files:
+        try:
+            found = content(source.path(key))
+        except OSError as error:
+            text = f"{source.path(key)} cannot be read ({error.strerror}); correct its path or permissions"
+            problems.append(Problem(source.place(key), text))
+        else:
+            pems[key.removesuffix("_file")] = found
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if not problems:
+        problems += _take_pair(context, source, pems)
+        problems += _take_authorities(context, source, pems["client_ca"])
+    problems += _choose(context, source)
+    if problems:
+        raise ConfigError(tuple(map(str, problems)))
+    return context
+
+
+def allowed(connection: ssl.SSLSocket, names: tuple[str, ...]) -> bool:
+    """Whether one of the client's alternative names, of any kind, is literally one of `names`; all are where none is.
+
+    Addresses are written as Go writes them: 192.0.2.1, 2001:db8::1.
+    """
+    if not names:
+        return True
+    shown: Any = (connection.getpeercert() or {}).get("subjectAltName", ())
+    return any(_text(kind, value) in names for kind, value in shown if kind in _NAMES)
+
+
+def _text(kind: str, value: str) -> str:
+    if kind != "IP Address":
+        return value
+    address = ip_address(value.strip())
+    return str((address.version == 6 and address.ipv4_mapped) or address)
+
+
+def _inline(source: Source, key: str) -> bytes:
+    text: str = getattr(source.config.tls_server_config, key)
+    return text.encode()
+
+
+def _key_of(source: Source, name: str) -> str:
+    """The key that says where `name` is: in a file, or beside it in the configuration."""
+    return f"{name}_file" if f"{name}_file" in source.config.tls_server_config.files else name
+
+
+def _take_pair(context: ssl.SSLContext, source: Source, pems: dict[str, bytes]) -> Iterator[Problem]:
+    place, key = source.place(_key_of(source, "cert")), _key_of(source, "key")
+    key = str(source.path(key)) if key == "key_file" else key
+    try:
+        with _memory(pems["cert"]) as cert_path, _memory(pems["key"]) as key_path:
+            context.load_cert_chain(cert_path, key_path, password=_no_password)
+    except _EncryptedError:
+        yield Problem(place, f"{key} is encrypted; nobody is here to be asked for its password")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None)
+        if reason == "KEY_VALUES_MISMATCH":
+            yield Problem(place, f"is not the certificate of {key}; put in place the pair that belongs together")
+        else:
+            yield Problem(place, f"cannot be used with {key} ({reason or 'no PEM'}); both have to be whole and PEM")
+
+
+def _take_authorities(context: ssl.SSLContext, source: Source, pem: bytes) -> Iterator[Problem]:
+    mode = _VERIFY.get(source.config.tls_server_config.client_auth_type)
+    if mode is None:
+        return
+    context.verify_mode = mode
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # whatever is listed is trusted, as by Go
+    try:
+        with _memory(pem) as path:
+            context.load_verify_locations(path)
+    except (OSError, ValueError):
+        yield Problem(source.place(_key_of(source, "client_ca")), "has no certificate; PEM is expected")
+
+
+def _choose(context: ssl.SSLContext, source: Source) -> Iterator[Problem]:
+    settings = source.config.tls_server_config
+    least, most = _VERSIONS[settings.min_version], _VERSIONS[settings.max_version]
+    old = least < ssl.TLSVersion.TLSv1_2
+    chosen = [SUITES[name] for name in settings.cipher_suites if name in SUITES]
+    if settings.cipher_suites and not chosen:  # of TLS 1.3 only: whoever has no more than 1.2 finds none
+        least = ssl.TLSVersion.TLSv1_3
+    default = [name for name in SUITES.values() if old or not name.endswith("-SHA")]
+    # What TLS 1.0 and 1.1 sign with is below OpenSSL's first level of security.
+    context.set_ciphers(":".join(chosen or default) + ("@SECLEVEL=0" if old else ""))
+    context.minimum_version, context.maximum_version = least, most
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET  # each connection is verified by itself
+    context.num_tickets = 0
+    if settings.prefer_server_cipher_suites:
+        context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+    else:
+        context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.set_alpn_protocols(["http/1.1"])
+    for curve in settings.curve_preferences:
+        try:
+            context.set_ecdh_curve(_CURVES[curve])
+        except (OSError, ValueError):  # X25519 with Python 3.11.2, which Debian 12 has
+            fact = f"cannot be {curve} with the Python that certmond runs with"
+            yield Problem(
+                source.place("curve_preferences"), f"{fact}; take it away: OpenSSL offers what it has by itself"
+            )
+
+
+class _EncryptedError(Exception):
+    """OpenSSL asked for the password of a key."""
+
+
+def _no_password() -> str:
+    raise _EncryptedError
+
+
+@contextmanager
+def _memory(pem: bytes) -> Iterator[str]:
+    """A path to these bytes as long as the block lasts: OpenSSL is given paths only, and no disk is to see a key."""
+    if len(pem) > MAX_BYTES:
+        raise ValueError("larger than 1 MiB")
+    descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)
+    with os.fdopen(descriptor, "wb", buffering=0) as file:
+        file.write(pem)
+        yield f"/proc/self/fd/{descriptor}"

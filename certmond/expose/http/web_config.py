@@ -1,0 +1,268 @@
+"""The web configuration: a file in the format of Prometheus's exporter-toolkit -> a frozen WebConfig, or every problem.
+
+Owns the keys, what they may hold and what they may not hold together; each problem is told with its file and line, and
+none quotes a key or a hash. Follows docs/web-configuration.md of prometheus/exporter-toolkit; where certmond is
+stricter, a sentence here says so. Opens the file that it is given and no other.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from certmond.config.problems import meant, told
+from certmond.config.yaml_source import MAX_BYTES, Node, Place, Problem, read, shown
+from certmond.errors import ConfigError
+
+VERSIONS = ("TLS10", "TLS11", "TLS12", "TLS13")
+CURVES = ("CurveP256", "CurveP384", "CurveP521", "X25519")
+SUITES_13 = ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256")
+"""With TLS 1.3 these are always offered, as by Go: there they cannot be chosen."""
+SUITES = {
+    "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256": "ECDHE-RSA-AES128-GCM-SHA256",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384": "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384": "ECDHE-RSA-AES256-GCM-SHA384",
+    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-RSA-CHACHA20-POLY1305",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA": "ECDHE-ECDSA-AES128-SHA",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA": "ECDHE-RSA-AES128-SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA": "ECDHE-ECDSA-AES256-SHA",
+    "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA": "ECDHE-RSA-AES256-SHA",
+}
+"""Those of Go's crypto/tls.CipherSuites up to TLS 1.2, and what OpenSSL calls them."""
+HEADERS = {
+    "Content-Security-Policy": (),
+    "Strict-Transport-Security": (),
+    "X-Content-Type-Options": ("nosniff",),
+    "X-Frame-Options": ("deny", "sameorigin"),
+    "X-XSS-Protection": (),
+}
+"""The headers that may be set, and their values where only some make sense."""
+MOST_COST = 15
+"""With each step of the cost a check takes twice as long: 15 takes about two seconds, and a client is given ten."""
+
+_HASH = re.compile(r"\$2[abxy]?\$(\d\d)\$[./A-Za-z0-9]{53}")
+_SPAN = re.compile(r"0|(?:(?:\d{1,9}(?:\.\d{1,9})?)(?:ns|us|µs|ms|s|m|h))+")
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_VERIFYING = ("VerifyClientCertIfGiven", "RequireAndVerifyClientCert")
+
+
+def _client_auth(value: Any) -> Any:
+    if value in {"RequireAnyClientCert", "RequireClientCert"}:  # with it, a client proves that it made itself a key
+        raise ValueError(f"{value} lets in whoever has made a certificate; write RequireAndVerifyClientCert")
+    return value or "NoClientCert"
+
+
+def _span(value: Any) -> Any:
+    """The seconds that a duration of Go's means."""
+    if isinstance(value, str) and _SPAN.fullmatch(value):
+        return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(r"([\d.]+)([a-zµ]+)", value))
+    raise ValueError("must be a duration such as 500ms or 1m30s; 0 sets no limit")
+
+
+def _filled(value: Any) -> Any:
+    return {key: text or "" for key, text in value.items()} if isinstance(value, dict) else value
+
+
+def _count(value: Any) -> Any:
+    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,6}", value) else value
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_is_not_there(cls, given: Any) -> Any:
+        """A known key with nothing behind it is as if it were not there."""
+        if not isinstance(given, dict):
+            return given
+        return {key: value for key, value in given.items() if value is not None or key not in cls.model_fields}
+
+
+class TlsServerConfig(_Model):
+    cert: str = Field(default="", repr=False)
+    key: str = Field(default="", repr=False)
+    client_ca: str = Field(default="", repr=False)
+    cert_file: str = ""
+    key_file: str = ""
+    client_ca_file: str = ""
+    client_auth_type: Annotated[
+        Literal["NoClientCert", "RequestClientCert", "VerifyClientCertIfGiven", "RequireAndVerifyClientCert"],
+        BeforeValidator(_client_auth),
+    ] = "NoClientCert"
+    client_allowed_sans: tuple[str, ...] = ()
+    min_version: Literal["TLS10", "TLS11", "TLS12", "TLS13"] = "TLS12"
+    max_version: Literal["TLS10", "TLS11", "TLS12", "TLS13"] = "TLS13"
+    cipher_suites: tuple[Annotated[str, AfterValidator(lambda name: _known(name, (*SUITES, *SUITES_13)))], ...] = ()
+    prefer_server_cipher_suites: bool = True
+    curve_preferences: tuple[Annotated[str, AfterValidator(lambda name: _known(name, CURVES))], ...] = ()
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Key -> path, of the files that are to be read."""
+        paths = {key: getattr(self, key) for key in ("cert_file", "key_file", "client_ca_file")}
+        return {key: path for key, path in paths.items() if path}
+
+
+def _known(name: str, names: tuple[str, ...]) -> str:
+    if name not in names:
+        raise ValueError(f"must be one of {', '.join(names)}")
+    return name
+
+
+class HttpServerConfig(_Model):
+    http2: bool = True  # accepted, and not spoken: clients that have both take HTTP/1.1
+    headers: Annotated[dict[str, str], BeforeValidator(_filled)] = {}
+
+
+class RateLimit(_Model):
+    interval: Annotated[float, BeforeValidator(_span)] = 0.0
+    burst: Annotated[int, BeforeValidator(_count), Field(ge=0)] = 0
+
+
+class WebConfig(_Model):
+    """What the file says. Without `tls_server_config` there is no TLS, without `basic_auth_users` no password."""
+
+    tls_server_config: TlsServerConfig = TlsServerConfig()
+    http_server_config: HttpServerConfig = HttpServerConfig()
+    basic_auth_users: dict[str, str] = Field(default={}, repr=False)
+    rate_limit: RateLimit = RateLimit()
+
+    @property
+    def tls(self) -> bool:
+        return bool(self.tls_server_config.model_fields_set)
+
+
+_PARTS: dict[str, type[BaseModel]] = {
+    "tls_server_config": TlsServerConfig,
+    "http_server_config": HttpServerConfig,
+    "rate_limit": RateLimit,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A configuration, and where each of its words stands."""
+
+    config: WebConfig
+    tree: Node
+    directory: Path
+
+    def place(self, key: str) -> Place:
+        return self.tree.find(("tls_server_config", key))
+
+    def path(self, key: str) -> Path:
+        """Of the file behind this key; a relative one is looked for beside the configuration."""
+        return self.directory / self.config.tls_server_config.files[key]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(map(self.path, self.config.tls_server_config.files))
+
+
+def content(path: Path, most: int = MAX_BYTES) -> bytes:
+    """The bytes of a regular file, and one more than `most` at most: nothing that has to be waited for is opened."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return stream.read(most + 1)
+
+
+def load(path: Path) -> Source:
+    """The web configuration in `path`. Raises ConfigError with everything that is wrong."""
+    try:
+        text = content(path)
+    except OSError as error:
+        problem = Problem(Place(str(path)), f"cannot be read ({error.strerror}); correct its path or permissions")
+        raise ConfigError((str(problem),)) from error
+    return parse(str(path), text, path.parent)
+
+
+def parse(name: str, text: str | bytes, directory: Path) -> Source:
+    """The web configuration in `text`; `name` is what problems are told under. Raises ConfigError with all of them."""
+    tree, problems = read(name, text)
+    if tree is None:
+        raise ConfigError(tuple(map(str, problems)))
+    config = WebConfig()
+    try:
+        config = WebConfig.model_validate(tree.plain())
+    except ValidationError as error:
+        problems += [told(each, tree, WebConfig, _PARTS) for each in error.errors(include_url=False)]
+    problems += [*_tls(tree), *_headers(tree), *_users(tree)]
+    if problems:
+        problems.sort(key=lambda problem: problem.place.line)
+        raise ConfigError(tuple(dict.fromkeys(map(str, problems))))
+    return Source(config, tree, directory)
+
+
+def _tls(tree: Node) -> Iterator[Problem]:
+    """What does not go together in `tls_server_config`."""
+    whole = tree.fields.get("tls_server_config")
+    given = {key: node for key, node in (whole.fields if whole else {}).items() if node.value not in (None, "")}
+    if whole is None or not given:
+        return
+    for key in ("cert", "key", "client_ca"):
+        if key in given and f"{key}_file" in given:
+            yield Problem(given[key].place, f"is given, and {key}_file as well; keep one of them")
+        elif key != "client_ca" and not {key, f"{key}_file"} & given.keys():
+            yield Problem(whole.place, f"has no {key}_file; without one there is no TLS")
+    authority = given.get("client_ca_file") or given.get("client_ca")
+    auth = given.get("client_auth_type")
+    policy = auth.value if auth else "NoClientCert"
+    if auth and policy in _VERIFYING and not authority:  # Go would let in what any public CA has signed
+        yield Problem(auth.place, f"{policy} needs client_ca_file, the CAs that clients are verified against")
+    if authority and policy == "NoClientCert":
+        yield Problem(authority.place, "asks no client for a certificate by itself; add client_auth_type")
+    names = given.get("client_allowed_sans")
+    if names and policy != "RequireAndVerifyClientCert":
+        yield Problem(names.place, "needs client_auth_type: RequireAndVerifyClientCert; else there is no name to trust")
+    elif names and names.value == []:
+        yield Problem(names.place, "lets nobody in; name somebody, or take it away")
+    least, most = (given[key].value if key in given else None for key in ("min_version", "max_version"))
+    least, most = least or "TLS12", most or "TLS13"
+    if least in VERSIONS and most in VERSIONS and VERSIONS.index(str(least)) > VERSIONS.index(str(most)):
+        yield Problem(given.get("min_version", given.get("max_version", whole)).place, f"{least} is above {most}")
+    suites = [node.value for node in given["cipher_suites"].items] if "cipher_suites" in given else []
+    if suites and most != "TLS13" and not set(suites) - set(SUITES_13):
+        yield Problem(given["cipher_suites"].place, f"has none for {most}; add one, or allow TLS13")
+    curves = given.get("curve_preferences")
+    if curves and len(curves.items) > 1:  # ssl.SSLContext.set_ecdh_curve takes one
+        yield Problem(curves.place, "can name one curve here; keep the one that all clients have, or take it away")
+
+
+def _headers(tree: Node) -> Iterator[Problem]:
+    whole = tree.fields.get("http_server_config")
+    for name, node in whole.keys("headers") if whole else ():
+        if name not in HEADERS:
+            yield Problem(
+                node.place, f"cannot be set{meant(name, HEADERS) or '; those that can: ' + ', '.join(HEADERS)}"
+            )
+        elif not isinstance(value := node.value, str):
+            continue
+        elif value and not (value.isascii() and value.isprintable()):
+            yield Problem(node.place, "must be one line of plain characters")
+        elif HEADERS[name] and value not in HEADERS[name]:
+            yield Problem(node.place, f"must be {' or '.join(HEADERS[name])}, not {shown(value)}")
+
+
+def _users(tree: Node) -> Iterator[Problem]:
+    for name, node in tree.keys("basic_auth_users"):
+        if ":" in name:
+            yield Problem(node.place, "has a colon in its name, where basic authentication has the password begin")
+        if not isinstance(node.value, str):
+            continue
+        if not (parts := _HASH.fullmatch(node.value)) or not 4 <= int(parts[1]) <= 31:
+            yield Problem(node.place, "is no bcrypt hash; `htpasswd -nBC 10 \"\" | tr -d ':\\n'` makes one")
+        elif int(parts[1]) > MOST_COST:
+            yield Problem(node.place, f"has the cost {parts[1]}, which no client waits for; {MOST_COST} is the most")

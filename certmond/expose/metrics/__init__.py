@@ -1,0 +1,1 @@
+"""The metrics in the text format of Prometheus."""

@@ -1,0 +1,185 @@
+"""An assessment -> the texts that the runtime directory holds: metrics and status, written as one, atomically.
+
+Owns the exposition of everything about certificates and the writing of the runtime directory. What did not change since
+the last pass is not rendered again, and not kept either: it is copied from the file that has it (`sheet`).
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from certmond.errors import RuntimeDirError
+from certmond.expose.documents.status import SCHEMA, anchor_entry, certificate_entry, header
+from certmond.expose.metrics.incremental_rewrite import Sheet, encoded, replacing
+from certmond.expose.metrics.text import escaped
+from certmond.pki.assessment.assess import Assessment, CertificateStatus
+from certmond.pki.catalog.entries import Kind
+from certmond.pki.findings import Finding, Severity
+from certmond.pki.planning.forecast import NextEvent
+
+METRICS, STATUS, ACTIVITY, HEARTBEAT = "metrics.prom", "status.json", "activity.json", "heartbeat.json"
+
+_OF = ("certificate", "path")
+FAMILIES = (
+    ("certmond_certificate_not_before_timestamp_seconds", "Start of validity, Unix time", _OF),
+    (
+        "certmond_certificate_not_after_timestamp_seconds",
+        "End of validity, Unix time; of the last good file where it broke",
+        _OF,
+    ),
+    ("certmond_certificate_renewal_timestamp_seconds", "From when on it is due for renewal, Unix time", _OF),
+    ("certmond_certificate_chain_valid", "1 if a certification path to its trust anchor holds now", _OF),
+    (
+        "certmond_certificate_info",
+        "1, with the certificate's facts as labels",
+        (*_OF, "subject", "issuer", "serial", "sha256", "key"),
+    ),
+    ("certmond_finding", "1 while the finding stands", (*_OF, "reason", "severity")),
+    (
+        "certmond_trust_anchor_not_after_timestamp_seconds",
+        "End of validity of a trust anchor, Unix time",
+        (*_OF, "sha256"),
+    ),
+    (
+        "certmond_certificate_served_matches",
+        "1 if what is served at the endpoint is what the file has",
+        (*_OF, "endpoint"),
+    ),
+)
+"""The families of gauges about certificates: name, meaning, labels."""
+COUNT = ("certmond_findings", "How many findings stand", ("severity",))
+"""The gauge that is always exported, with 0 where nothing stands."""
+
+_Lines = tuple[str, ...]
+"""The lines of one certificate, one text for each family (empty where it has none)."""
+
+
+class Renderer:
+    """Writes the two files that have something of every certificate."""
+
+    def __init__(self) -> None:
+        self._metrics = Sheet(_lines)
+        self._status = Sheet(_entry, separator=",")
+
+    def metrics(self, assessment: Assessment, own: str = "") -> str:
+        """The metrics text (format 0.0.4): the certificates' families, the counts of findings, `own` as it stands."""
+        lines = [_lines(status) for status in _series(assessment)]
+        columns = [head + "".join(each[number] for each in lines) for number, head in enumerate(_HEADS)]
+        return "".join(columns) + _tail(assessment, own)
+
+    def write_metrics(self, path: Path, assessment: Assessment, own: str = "") -> None:
+        """The text of `metrics` into a file. Raises RuntimeDirError."""
+        self._metrics.write(path, _series(assessment), _HEADS, _tail(assessment, own))
+
+    def write_status(self, path: Path, assessment: Assessment, mode: str, following: NextEvent | None) -> None:
+        """The JSON of `check` into a file. Raises RuntimeDirError."""
+        head = json.dumps(header(assessment, mode, following))[:-1]
+        anchors = json.dumps([anchor_entry(status) for status in assessment.trust_anchors])
+        loose = json.dumps(
+            [{"reason": f.reason, "severity": f.severity, "message": f.message} for f in assessment.loose_findings]
+        )
+        tail = f'], "trust_anchors": {anchors}, "findings": {loose}}}\n'
+        self._status.write(path, tuple(assessment.certificates), (f'{head}, "certificates": [\n',), tail)
+
+
+_HEADS = tuple(f"# HELP {name} {explanation}\n# TYPE {name} gauge\n" for name, explanation, _ in FAMILIES)
+
+
+def _series(assessment: Assessment) -> tuple[CertificateStatus, ...]:
+    """By identity, because that is what the labels are: a series that stands there twice spoils the whole text."""
+    return tuple(assessment.by_identity.values())
+
+
+def _tail(assessment: Assessment, own: str) -> str:
+    counts = dict.fromkeys(Severity, 0)
+    for status in assessment.statuses:
+        for item in status.findings:
+            counts[item.severity] += 1
+    name, explanation, _ = COUNT
+    lines = [f'{name}{{severity="{severity}"}} {count}\n' for severity, count in counts.items()]
+    return "".join((f"# HELP {name} {explanation}\n# TYPE {name} gauge\n", *lines, own))
+
+
+def _entry(status: CertificateStatus) -> tuple[str]:
+    return (f"{json.dumps(certificate_entry(status))}\n",)
+
+
+def _lines(status: CertificateStatus) -> _Lines:
+    certificate, seen = status.certificate, status.seen
+    labels = f'certificate="{escaped(seen.name)}",path="{escaped(seen.path)}"'
+    kinds = dict.fromkeys((item.reason.value, item.severity.value) for item in status.findings)
+    findings = "".join(
+        f'certmond_finding{{{labels},reason="{reason}",severity="{severity}"}} 1\n' for reason, severity in kinds
+    )
+    if seen.spec.kind is Kind.KEY_PAIR:
+        return "", "", "", "", "", findings, "", ""
+    served = "".join(
+        f'{FAMILIES[7][0]}{{{labels},endpoint="{escaped(str(at.endpoint))}"}} {int(at.matches)}\n'
+        for at in status.presence.served if at.matches is not None
+    )  # fmt: skip
+    chain = f"{FAMILIES[3][0]}{{{labels}}} {int(status.chain_valid)}\n"
+    if certificate is None:
+        return "", "", "", chain, "", findings, "", ""
+    end = int(certificate.not_after.timestamp())
+    facts = {
+        "subject": certificate.subject, "issuer": certificate.issuer, "serial": str(certificate.serial),
+        "sha256": certificate.sha256, "key": str(certificate.key),
+    }  # fmt: skip
+    info = ",".join(f'{name}="{escaped(value)}"' for name, value in facts.items())
+    anchor = f'{FAMILIES[6][0]}{{{labels},sha256="{certificate.sha256}"}} {end}\n' if seen.spec.authority else ""
+    return (
+        f"{FAMILIES[0][0]}{{{labels}}} {int(certificate.not_before.timestamp())}\n",
+        f"{FAMILIES[1][0]}{{{labels}}} {end}\n",
+        f"{FAMILIES[2][0]}{{{labels}}} {int(status.renew_at.timestamp())}\n" if status.renew_at else "",
+        chain,
+        f"{FAMILIES[4][0]}{{{labels},{info}}} 1\n",
+        findings,
+        anchor,
+        served,
+    )
+
+
+def summary(assessment: Assessment, following: NextEvent | None) -> str:
+    """Return one line for `systemctl status`: how many, how bad, and what is next. Where there is nothing, nothing is
+    well.
+    """
+    if not assessment.statuses:
+        return "no certificate to watch: `certmond check` says which profile fits"
+    certificates = [status for status in assessment.certificates if status.certificate]
+    worst = [status for status in assessment.statuses if status.severity is Severity.CRITICAL]
+    warned = [status for status in assessment.statuses if status.severity is Severity.WARNING]
+    state = f"{len(worst)} critical" if worst else f"{len(warned)} to look at" if warned else "all well"
+    due = f"; next due {following.target} on {following.at:%Y-%m-%d}" if following else ""
+    about = next((f" ({s.seen.name}: {_gravest(s).reason})" for s in (*worst, *warned)), "")
+    return f"{len(certificates)} certificate{'s' * (len(certificates) != 1)}, {state}{about}{due}"
+
+
+def _gravest(status: CertificateStatus) -> Finding:
+    return max(status.findings, key=lambda item: item.severity.rank)
+
+
+def write(directory: Path, name: str, text: str) -> None:
+    """Put `text` into the runtime directory: a reader sees the old or the new, never half. Raises RuntimeDirError."""
+    with replacing(directory / name) as descriptor, open(descriptor, "wb", closefd=False) as file:
+        file.write(encoded(text))
+
+
+def heartbeat(alive_at: float, pass_at: float | None, resync: float, ready: bool) -> str:
+    """What `serve` judges the daemon's health by."""
+    return json.dumps({"alive_at": alive_at, "pass_at": pass_at, "resync": resync, "ready": ready})
+
+
+def read_status(directory: Path) -> dict[str, Any]:
+    """The document that the daemon last rendered. Raises RuntimeDirError."""
+    path = directory / STATUS
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        known = document["schema"] == SCHEMA and datetime.fromisoformat(document["taken_at"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise RuntimeDirError(f"{path} cannot be read ({error}); is `certmond run` running?") from error
+    if not known:
+        raise RuntimeDirError(f"{path} has another schema than {SCHEMA}; is the daemon of another version?")
+    return document

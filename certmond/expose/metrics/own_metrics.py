@@ -1,0 +1,150 @@
+"""The daemon's counts and clocks about itself, in a registry of their own, so that nothing else joins them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from certmond.pki.rotation.phases import Phase
+from certmond.pki.rotation.worker_batches import Workers
+
+# One series more for each counter and histogram, which nothing of ours needs. (The function has no annotations.)
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+_CAUSES = ("start", "inotify", "overflow", "mount", "resync", "poll", "deadline", "clock", "reload",
+           "retry", "step", "look")  # fmt: skip
+_STEPS = ("rotate", "issue", "restore", "derive", "restart")
+_PHASES = ("idle", *Phase)
+_WORKERS = ("all", "released", "acknowledged")
+_HOOK_RESULTS = ("told", "failed", "passed_over")
+_MODES = ("observe", "enforce")
+
+
+class Telemetry:
+    """What certmond exports of its own work; names and meanings are a contract."""
+
+    def __init__(self, mode: str) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.watch_events = Counter("certmond_watch_events", "Changes that inotify reported", registry=registry)
+        self.watch_overflows = Counter("certmond_watch_overflows", "Overflows of the inotify queue", registry=registry)
+        self.watched = Gauge("certmond_watched_directories", "Directories under inotify", registry=registry)
+        self.polled = Gauge("certmond_polled_directories", "Directories that inotify cannot see", registry=registry)
+        self.passes = Counter(
+            "certmond_passes", "Passes of the loop, by what caused them", ["cause"], registry=registry
+        )
+        self.duration = Histogram(
+            "certmond_pass_duration_seconds", "Time from the look at the files to the verdicts",
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10), registry=registry,
+        )  # fmt: skip
+        self.latency = Histogram(
+            "certmond_change_to_publish_seconds", "Time from the first report of a change to its verdict",
+            buckets=(0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5), registry=registry,
+        )  # fmt: skip
+        self.last_pass = Gauge("certmond_last_pass_timestamp_seconds", "When the last pass was done", registry=registry)
+        self.config_ok = Gauge(
+            "certmond_config_last_reload_successful", "Whether the configuration on disk is in force", registry=registry
+        )
+        self.renewals = Counter(
+            "certmond_renewals", "Renewals that were tried", ["certificate", "result"], registry=registry
+        )
+        self.restarts = Counter(
+            "certmond_restarts", "Restarts of services, by how they ended", ["service", "result"], registry=registry
+        )
+        self.hook_runs = Counter(
+            "certmond_hook_runs", "Runs of hooks, by how they ended", ["hook", "result"], registry=registry
+        )
+        self._hook_waiting = Gauge(
+            "certmond_hook_waiting",
+            "Findings of which a hook is still to be told something",
+            ["hook"],
+            registry=registry,
+        )
+        self.unlogged = Counter(
+            "certmond_changes_not_logged",
+            "Changes of findings and certificates that came too often to be logged one by one",
+            registry=registry,
+        )
+        self._planned = Gauge(
+            "certmond_planned_steps", "Steps that enforce mode would carry out now", ["step"], registry=registry
+        )
+        self._phase = Gauge(
+            "certmond_rotation_phase", "1 for the phase of the rotation that is under way", ["phase"], registry=registry
+        )
+        self._workers = Gauge(
+            "certmond_rotation_workers",
+            "Workers in the phase of the rotation that is under way, as far as this node counts them",
+            ["state"],
+            registry=registry,
+        )
+        self._mode = Gauge("certmond_mode", "1 for the mode in force", ["mode"], registry=registry)
+        info = Gauge("certmond_build_info", "1, with the version as label", ["version"], registry=registry)
+        info.labels(version("certmond")).set(1)
+        ProcessCollector(namespace="certmond", registry=registry)
+        for cause in _CAUSES:
+            self.passes.labels(cause)
+        self.set_planned({})
+        self.set_phase(None)
+        self.set_workers(None)
+        self.config_ok.set(1)
+        self.last_pass.set_to_current_time()  # `certmond metrics` looks once and counts no pass: 0 would read as 1970
+        self._events = self._overflows = 0
+        self.set_mode(mode)
+
+    def set_mode(self, mode: str) -> None:
+        for name in _MODES:
+            self._mode.labels(name).set(name == mode)
+
+    def set_planned(self, steps: Mapping[str, int]) -> None:
+        """How many steps of each kind are planned."""
+        for name in _STEPS:
+            self._planned.labels(name).set(steps.get(name, 0))
+
+    def count_hook(self, hook: str, result: str) -> None:
+        """A run of a hook has ended. May be called from any thread."""
+        self.hook_runs.labels(hook, result).inc()
+
+    def set_hooks(self, waiting: Mapping[str, int]) -> None:
+        """The hooks of the configuration, each with how much it is still to be told."""
+        self._hook_waiting.clear()
+        for hook, count in waiting.items():
+            self._hook_waiting.labels(hook).set(count)
+            for result in _HOOK_RESULTS:
+                self.hook_runs.labels(hook, result)
+
+    def set_phase(self, phase: Phase | None) -> None:
+        """The phase of the rotation under way; None where there is none."""
+        for name in _PHASES:
+            self._phase.labels(str(name)).set(name == (phase or "idle"))
+
+    def set_workers(self, workers: Workers | None) -> None:
+        """How many there are, may act and have acknowledged the phase; None where nobody counts them."""
+        for name in _WORKERS:
+            self._workers.labels(name).set(getattr(workers, name) if workers else 0)
+
+    def count_pass(self, cause: str, duration: float, latency: float | None) -> None:
+        """A pass was made: why, how long it took, and how long after the first report of a change (seconds)."""
+        self.passes.labels(cause).inc()
+        self.duration.observe(duration)
+        self.last_pass.set_to_current_time()
+        if latency is not None:
+            self.latency.observe(latency)
+
+    def count_watch(self, events: int, overflows: int) -> None:
+        """The watcher's totals as of now."""
+        self.watch_events.inc(events - self._events)
+        self.watch_overflows.inc(overflows - self._overflows)
+        self._events, self._overflows = events, overflows
+
+    def text(self) -> str:
+        """The exposition text of all this (Prometheus text format 0.0.4)."""
+        return generate_latest(self.registry).decode()

@@ -1,0 +1,152 @@
+"""The metrics of x509-certificate-exporter beside certmond's own, for whoever has rules and dashboards made for it.
+
+Owns those names and labels, as its versions 3 and 4 have them for files and kubeconfigs (its internal/collector.go and
+docs/metrics.md). It tells what certmond found and looks at nothing itself. Only where the configuration asks for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from posixpath import basename
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from certmond.expose.metrics.text import escaped
+from certmond.pki.assessment.assess import Assessment, CertificateStatus
+from certmond.pki.x509.certificate import Certificate, is_ordinary
+
+X509_CERTIFICATE_EXPORTER = "x509-certificate-exporter"
+_FIELDS = {
+    NameOID.COUNTRY_NAME: "C",
+    NameOID.STATE_OR_PROVINCE_NAME: "ST",
+    NameOID.LOCALITY_NAME: "L",
+    NameOID.ORGANIZATION_NAME: "O",
+    NameOID.ORGANIZATIONAL_UNIT_NAME: "OU",
+    NameOID.COMMON_NAME: "CN",
+}
+_FAMILIES = (
+    ("x509_cert_not_before", "Start of validity, Unix time"),
+    ("x509_cert_not_after", "End of validity, Unix time"),
+    ("x509_cert_expired", "1 if it has ended"),
+    ("x509_cert_error", "1 if no certificate can be read from the file"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """One certificate: its labels, which name it, and a line for each family."""
+
+    labels: str
+    not_before: str
+    not_after: str
+    expired: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Rendered:
+    """What one verdict comes to, up to the second `until`, at which a certificate ends."""
+
+    status: CertificateStatus
+    file: str
+    broken: bool
+    series: tuple[_Series, ...]
+    until: float
+
+
+class Compatible:
+    """Keeps what it rendered of each verdict, as `render.Renderer` does."""
+
+    def __init__(self) -> None:
+        self._version = version("certmond")
+        self._kept: dict[tuple[str, str], _Rendered] = {}
+
+    def text(self, assessment: Assessment) -> str:
+        """The exposition text. Each certificate of a file stands there once, whatever refers to it."""
+        now, before = int(assessment.taken_at.timestamp()), self._kept
+        self._kept = kept = {}
+        found: dict[str, _Series] = {}
+        files: dict[str, bool] = {}
+        for status in assessment.certificates:
+            identity = status.seen.identity
+            rendered = before.get(identity)
+            if rendered is None or rendered.status is not status or now > rendered.until:
+                rendered = _rendered(status, now)
+            kept[identity] = rendered
+            for series in rendered.series:
+                found.setdefault(series.labels, series)
+            files[rendered.file] = rendered.broken or files.get(rendered.file, False)
+        every = found.values()
+        columns = (
+            [series.not_before for series in every],
+            [series.not_after for series in every],
+            [series.expired for series in every],
+            [f"x509_cert_error{{{file}}} {int(broken)}\n" for file, broken in files.items()],
+        )
+        parts: list[str] = []
+        for (name, explanation), column in zip(_FAMILIES, columns, strict=True):
+            parts.append(f"# HELP {name} {explanation}\n# TYPE {name} gauge\n")
+            parts += column
+        parts.append("# HELP x509_read_errors How many files cannot be read\n# TYPE x509_read_errors gauge\n")
+        parts.append(f"x509_read_errors {sum(files.values())}\n")
+        parts.append("# HELP x509_exporter_build_info 1, with the version\n# TYPE x509_exporter_build_info gauge\n")
+        parts.append(f'x509_exporter_build_info{{version="{self._version}",revision="certmond"}} 1\n')
+        return "".join(parts)
+
+
+def _rendered(status: CertificateStatus, now: int) -> _Rendered:
+    """The certificate with the rest of its file, and those that a kubeconfig trusts."""
+    seen, series, until = status.seen, list[_Series](), float("inf")
+    own = seen.certificates if not status.stale else (status.certificate,) if status.certificate else ()
+    holders = [(seen.path, seen.holder, own)]
+    holders += [(each.path, ("cluster", each.cluster), each.certificates) for each in seen.embedded]
+    for path, holder, certificates in holders:
+        place = _file(path)
+        if holder:
+            place += f',embedded_kind="{holder[0]}",embedded_key="{escaped(holder[1])}"'
+        for certificate in certificates:
+            labels = f'{place},serial_number="{certificate.serial}"{_names(certificate)}'
+            start, end = int(certificate.not_before.timestamp()), int(certificate.not_after.timestamp())
+            until = min(until, end) if end >= now else until
+            series.append(
+                _Series(
+                    labels,
+                    f"x509_cert_not_before{{{labels}}} {start}\n",
+                    f"x509_cert_not_after{{{labels}}} {end}\n",
+                    f"x509_cert_expired{{{labels}}} {int(end < now)}\n",
+                )
+            )
+    broken = status.stale or status.certificate is None
+    return _Rendered(status, _file(seen.path), broken, tuple(series), until)
+
+
+def _file(path: str) -> str:
+    return f'filename="{escaped(basename(path))}",filepath="{escaped(path)}"'
+
+
+def _names(certificate: Certificate) -> str:
+    parts = _known_parts if is_ordinary(certificate.der) else _parts
+    return "".join(
+        f',{prefix}_{field}="{escaped(value)}"'
+        for prefix, name in (("issuer", certificate.issuer), ("subject", certificate.subject))
+        for field, value in parts(name).items()
+    )
+
+
+def _parts(name: str) -> dict[str, str]:
+    """The first of each attribute and the last CN, as Go has them (crypto/x509/pkix, FillFromRDNSequence)."""
+    try:
+        attributes = list(x509.Name.from_rfc4514_string(name))
+    except ValueError:  # an attribute that has no name of its own
+        return {}
+    found: dict[str, str] = {}
+    for attribute in attributes:
+        field = _FIELDS.get(attribute.oid)
+        if field and (field == "CN" or field not in found):
+            found[field] = str(attribute.value)
+    return found
+
+
+_known_parts = lru_cache(maxsize=1024)(_parts)

@@ -1,0 +1,155 @@
+"""The page's picture of the certificates: trust anchors with what chains to them, each with its life as a bar.
+
+Owns that markup, and that of the services. Pure, standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from certmond.expose.documents.durations import Lifetime, residual
+from certmond.expose.page.html import count, identity, items, mark, moment, section, text
+from certmond.expose.page.model import RANKS, Branch, Digest, Service
+
+_LATE = {"expired", "nearing_expiry"}
+_KEYS = {True: "belongs to it", False: "DIFFERS: it belongs to another", None: "none to compare"}
+_SERVED = {True: ("ok", "matches"), False: ("critical", "DIFFERS from"), None: ("none", "nothing to compare with")}
+
+
+def tree(digest: Digest) -> str:
+    """The section with every trust anchor and its leaves."""
+    if not digest.total:
+        return section("chains", "Certificates", '<p class="empty">There is no certificate to show.</p>')
+    legend = (
+        f'<p class="legend">{_bar(Lifetime(70.0, 20.0), "ok", "")} The bar is what is left of a life;'
+        " the tick is where renewal is due.</p>"
+    )
+    branches = (_branch(branch, digest) for branch in digest.branches)
+    return section("chains", "Certificates", legend, items("ul", branches, "tree"))
+
+
+def _branch(branch: Branch, digest: Digest) -> str:
+    if branch.head:
+        head = _row(branch.head, digest, "h3")
+    elif branch.sha256 is None:
+        head = '<h3 class="alone">no path to a trust anchor</h3>'
+    else:
+        head = f'<h3 class="alone">{text(branch.title)} <small>in no file of its own</small></h3>'
+    leaves = [_row(entry, digest) for entry in branch.leaves]
+    if branch.hidden:
+        rest = count(branch.hidden, "certificate")
+        leaves.append(f'<p class="rest">and {rest} more that end later; <code>certmond status</code> lists them</p>')
+    return head + (items("ul", leaves, "leaves") if leaves else "")
+
+
+def _row(entry: dict[str, Any], digest: Digest, heading: str = "span") -> str:
+    """One line that opens to the certificate's facts."""
+    state, words = _state(entry)
+    life = Lifetime.of(entry, digest.taken_at)
+    left = residual(entry["not_after"], digest.taken_at)
+    name = text(entry["name"])
+    if digest.names[entry["name"]] > 1:
+        name += f" <small>{text(entry['path'].rpartition('/')[2])}</small>"
+    cells = (
+        mark(state),
+        f'<{heading} class="name">{name}</{heading}>',
+        _bar(life, _tone(entry, life), f"{entry['name']}: {life}")
+        if life
+        else '<span class="bar none">no certificate</span>',
+        f'<span class="left">{left or "-"}</span>',
+        f'<span class="end">{moment(entry["not_after"], "day") if left else ""}</span>',
+        f'<span class="state {state}">{text(words)}</span>',
+    )
+    return f'<details id="{identity(entry)}"><summary>{"".join(cells)}</summary>{_facts(entry)}</details>'
+
+
+def _state(entry: dict[str, Any]) -> tuple[str, str]:
+    """The worst severity, and the reasons that are worse than for information, or those where nothing is worse."""
+    found = entry["findings"]
+    severities = {item["severity"] for item in found}
+    serious = [item["reason"] for item in found if item["severity"] != "info"]
+    reasons = dict.fromkeys(serious or [item["reason"] for item in found])
+    return next((rank for rank in RANKS if rank in severities), "ok"), ", ".join(reasons) or "ok"
+
+
+def _tone(entry: dict[str, Any], life: Lifetime) -> str:
+    """The colour of a bar, which tells of time and of nothing else."""
+    late = any(item["severity"] == "critical" and item["reason"] in _LATE for item in entry["findings"])
+    return "critical" if late else "due" if life.due else "ok"
+
+
+def _bar(life: Lifetime, tone: str, label: str) -> str:
+    said = f'role="img" aria-label="{text(label)}"' if label else 'aria-hidden="true"'
+    tick = "" if life.renewal is None else f'<path class="tick" d="M{life.renewal:.1f} 0V8"/>'
+    return (
+        f'<svg class="bar {tone}" {said} viewBox="0 0 100 8" preserveAspectRatio="none">'
+        '<rect class="life" width="100" height="8"/>'
+        f'<rect class="rest" width="{life.left:.1f}" height="8"/>{tick}</svg>'
+    )
+
+
+def _facts(entry: dict[str, Any]) -> str:
+    facts = {
+        "File": text(entry["path"]) + (" (bad now; these are the last good facts)" if entry["stale"] else ""),
+        "Subject": entry["subject"] and text(entry["subject"]),
+        "Issuer": entry["issuer"] and text(entry["issuer"]),
+        "Valid": entry["not_after"] and f"{moment(entry['not_before'])} to {moment(entry['not_after'])}",
+        "Renewal": entry["renew_at"] and f"from {moment(entry['renew_at'])} on",
+        "Path": "holds" if entry["chain_valid"] else "does NOT hold",
+        "Key": f"{text(entry['key'] or 'unknown')}; the private key {_KEYS[entry['key_matches']]}",
+        "Used by": ", ".join(map(_used, entry["used_by"])) or text(", ".join(entry["consumers"])),
+        "Served": ", ".join(_served(at) for at in entry["served"]),
+        "Serial": entry["serial"] and text(entry["serial"]),
+        "SHA-256": entry["sha256"] and text(entry["sha256"]),
+    }
+    lines = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items() if value)
+    told = [f"{mark(item['severity'])} {text(item['message'])}" for item in entry["findings"]]
+    return f"<dl>{lines}</dl>" + (items("ul", told, "told") if told else "")
+
+
+def _used(used: dict[str, Any]) -> str:
+    return f"{text(used['service'])} ({_runs(used['running'], used['started_at'])})"
+
+
+def _runs(running: bool | None, started_at: str | None) -> str:
+    if running is False:
+        return "not running"
+    return f"running since {moment(started_at)}" if started_at else "running" if running else "not seen"
+
+
+def _served(at: dict[str, Any]) -> str:
+    state, words = _SERVED[at["matches"]]
+    seen = f"nothing seen: {text(at['reason'])}" if at["reason"] else f"{words} the file" if at["sha256"] else words
+    return f"{mark(state)} {text(at['endpoint'])} {seen}"
+
+
+def services(digest: Digest) -> str:
+    """The section with who uses what, since when it runs, and whether it serves what the files have."""
+    if not digest.services:
+        return section("services", "Services", '<p class="empty">No service is seen that uses a certificate.</p>')
+    lines = ("".join(_service(each)) for each in digest.services.values())
+    return section("services", "Services", items("ul", lines))
+
+
+def _service(service: Service) -> Iterator[str]:
+    differs = any(at["matches"] is False for _, at in service.served)
+    state = "critical" if differs else "warning" if service.running is False else "ok" if service.running else "none"
+    takes = {frozenset({True}): "reloads by itself", frozenset({False}): "needs a restart for a new certificate"}
+    how = takes.get(
+        frozenset(service.reloads), "reloads some by itself, needs a restart for others" if service.reloads else ""
+    )
+    yield f"<p>{mark(state)} <b>{text(service.name) or 'no service of its own'}</b> "
+    yield f"{_runs(service.running, service.started_at)}{'; ' if how else ''}{how}</p>"
+    if service.served:
+        seen = (f"{_served_by_service(name, at)}" for name, at in service.served)
+        yield f'<p class="sub">serves {", ".join(seen)}</p>'
+    if service.uses:
+        more = f" and {service.count - len(service.uses):,} more" if service.count > len(service.uses) else ""
+        yield f'<p class="sub">uses {text(", ".join(service.uses))}{more}</p>'
+
+
+def _served_by_service(name: str, at: dict[str, Any]) -> str:
+    state, words = _SERVED[at["matches"]]
+    seen = f"(nothing seen: {text(at['reason'])})" if at["reason"] else f"{words} {text(name)}"
+    return f"{mark(state)} {text(at['endpoint'])} {seen}"

@@ -1,0 +1,244 @@
+"""The page at `/`: the two documents that the daemon renders, as one HTML text that needs nothing else.
+
+Owns the page's markup, and the policy by which a browser runs no script and applies no style but its own. It works
+without JavaScript; the script only asks whether there is another rendering, and puts that in place. All that is shown
+is text (`markup.text`). Pure: bytes in, text out; standard library only, because the process that listens imports it.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from base64 import b64encode
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from certmond.expose.page.certificate_tree import services, tree
+from certmond.expose.page.html import count, identity, items, mark, moment, section, text
+from certmond.expose.page.model import RANKS, Digest, Found
+
+STYLE, SCRIPT = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+STEPS = 50
+"""The most steps of a plan that are shown."""
+LINKS = {
+    "metrics": "metrics", "status": "api/v1/status", "activity": "api/v1/activity", "health": "healthz",
+    "readiness": "readyz",
+}  # fmt: skip
+_FAVICON = {
+    "critical": "%3cpath fill='%23b3261e' d='M8 0l8 8-8 8-8-8z'/%3e",
+    "warning": "%3cpath fill='%23b06a00' d='M8 1l8 14H0z'/%3e",
+    "ok": "%3ccircle fill='%232f6f4f' cx='8' cy='8' r='7'/%3e",
+}
+_NOUNS = {"critical": ("critical finding",), "warning": ("warning",), "info": ("note",)}
+_MARKS = {"error": "critical"}
+_PHASES = {
+    "prepare": "nothing changes yet",
+    "detach": "the signer gets files of its own",
+    "trust": "both are trusted",
+    "issue": "the new one signs, every leaf is issued anew",
+    "distrust": "the former one is trusted no more",
+    "attach": "the signer uses the common files again",
+    "done": "it is over",
+}
+
+
+VERSION = f"{zlib.crc32(f'{STYLE}{SCRIPT}'.encode()):08x}"
+
+
+@cache
+def policy() -> str:
+    """The Content-Security-Policy: this script, this style, this origin, and nothing else."""
+    # Five megabytes, for whom somebody looks at.
+    from hashlib import sha256  # noqa: PLC0415
+
+    script, style = (b64encode(sha256(each.encode()).digest()).decode() for each in (SCRIPT, STYLE))
+    return (
+        f"default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; img-src data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def page(status: bytes, activity: bytes | None, halted: str | None, tag: str) -> str:
+    """The whole page. `halted` says why what is shown may be old; `tag` names this rendering. Raises ValueError,
+    LookupError or TypeError for a document that is not the daemon's.
+    """
+    digest = Digest(status)
+    doing: dict[str, Any] = json.loads(activity) if activity else {"plan": None, "rotation": None, "events": []}
+    node, worst = digest.node or "this node", digest.worst
+    state = worst if worst in {"critical", "warning"} else "ok" if digest.total else "warning"
+    verdict = _verdict(digest)
+    body = (
+        _header(digest, node, state, verdict),
+        _halted(halted, digest),
+        '<main id="main">\n<div class="wide">',
+        _findings(digest),
+        tree(digest),
+        services(digest),
+        '</div>\n<div class="side">',
+        _rotation(doing["rotation"]),
+        _plan(doing["plan"], digest.mode),
+        _events(doing["events"]),
+        "</div>\n</main>",
+    )
+    return _shell(f"{verdict} - {text(node)} - certmond", state, tag, "\n".join(body))
+
+
+def empty(reason: str) -> str:
+    """The page as long as there is nothing to show, and why."""
+    header = '<header><p class="brand">certmond</p><h1>Nothing to show yet</h1></header>'
+    body = f'{header}\n<main id="main"><p>{text(reason)}</p></main>'
+    return _shell("certmond", "warning", "", body)
+
+
+def _shell(title: str, state: str, tag: str, body: str) -> str:
+    icon = f"%3csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3e{_FAVICON[state]}%3c/svg%3e"
+    links = "".join(f'<li><a href="{path}">{name}</a></li>' for name, path in LINKS.items())
+    return f"""<!doctype html>
+<html lang="en" data-version="{VERSION}" data-tag="{tag}">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<link rel="icon" href="data:image/svg+xml,{icon}">
+<style>{STYLE}</style>
+</head>
+<body>
+<a class="skip" href="#main">Skip to the findings</a>
+<p id="connection" role="alert" hidden></p>
+<div id="live">
+{body}
+</div>
+<footer><nav aria-label="For programs"><ul>{links}</ul></nav><p id="how">Reload to see it anew.</p></footer>
+<script>{SCRIPT}</script>
+</body>
+</html>
+"""
+
+
+def _verdict(digest: Digest) -> str:
+    stand = [count(digest.severities[rank], *_NOUNS[rank]) for rank in RANKS if digest.severities[rank]]
+    if digest.worst in {"critical", "warning"}:
+        return ", ".join(stand)
+    return ", ".join(["All well" if digest.total else "Nothing is watched", *stand])
+
+
+def _header(digest: Digest, node: str, state: str, verdict: str) -> str:
+    due = digest.next_event
+    passed = due and datetime.fromisoformat(due["at"]) <= digest.taken_at
+    facts = {
+        "Mode": text(digest.mode),
+        "Certificates": f"{digest.total:,}",
+        "Due now" if passed else "Next due": f"{text(due['target'])}, {moment(due['at'], 'day')}" if due else "none",
+        "As of": moment(digest.taken_at.isoformat(), "second") + " UTC",
+    }
+    lines = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())
+    return (
+        f'<header>\n<p class="brand">certmond</p>\n<h1>{text(node)}</h1>\n'
+        f'<p class="verdict {state}" role="status">{mark(state)} {verdict}</p>\n<dl>{lines}</dl>\n</header>'
+    )
+
+
+def _halted(why: str | None, digest: Digest) -> str:
+    if why is None:
+        return ""
+    since = moment(digest.taken_at.isoformat(), "second")
+    return f'<p id="halted" role="alert">{mark("critical")} <b>{text(why)}.</b> What follows is as of {since} UTC.</p>'
+
+
+def _findings(digest: Digest) -> str:
+    total = digest.severities.total()
+    if not total:
+        return section("findings", "Findings", '<p class="empty">None: nothing is to be done.</p>')
+    lines = [_finding(found, digest) for found in digest.findings]
+    more = total - len(lines)
+    rest = f'<p class="rest">and {more:,} more, no worse; <code>certmond status</code> lists them</p>' if more else ""
+    hint = '<p class="rest"><code>certmond explain REASON</code> says what each means, and what to do.</p>'
+    return section("findings", "Findings", items("ol", lines), rest, hint)
+
+
+def _finding(found: Found, digest: Digest) -> str:
+    fact, remedy = found.message, ""
+    if "; " in fact:
+        fact, _, remedy = fact.rpartition("; ")
+    about = ""
+    if found.entry:
+        name = text(found.entry["name"])
+        about = f'<a href="#{identity(found.entry)}">{name}</a> ' if digest.shows(found.entry) else f"{name} "
+    cure = f'; <b class="remedy">{text(remedy)}</b>' if remedy else ""
+    severity = f'<span class="severity {text(found.severity)}">{mark(found.severity)} {text(found.severity)}</span>'
+    return f"<p>{severity} {about}<code>{text(found.reason)}</code></p><p>{text(fact)}{cure}</p>"
+
+
+def _plan(plan: dict[str, Any] | None, mode: str) -> str:
+    if plan is None:
+        return section("plan", "Plan", '<p class="empty">Not known.</p>')
+    changes = f" Time alone changes that on {moment(plan['changes_at'])}." if plan["changes_at"] else ""
+    if not (plan["steps"] or plan["held"]):
+        return section("plan", "Plan", f'<p class="empty">Nothing is to be done now.{changes}</p>')
+    observes = "What enforce mode would do now. In observe mode, as here, nothing of it is done by itself."
+    note = f'<p class="rest">{observes if mode == "observe" else "What is done now, in this order."}</p>'
+    steps = [_step(step) for step in plan["steps"][:STEPS]]
+    held = [
+        f"<b>held</b> {text(each['target'])}{_until(each['until'])}: {text(each['because'])}"
+        for each in plan["held"][:STEPS]
+    ]
+    more = len(plan["steps"]) + len(plan["held"]) - len(steps) - len(held)
+    rest = f'<p class="rest">and {more:,} more; <code>certmond plan</code> lists them</p>' if more else ""
+    lists = (items("ol", steps) if steps else "", items("ul", held) if held else "")
+    return section("plan", "Plan", note, *lists, rest)
+
+
+def _step(step: dict[str, Any]) -> str:
+    restarts = f"; restarts {text(', '.join(step['restarts']))}" if step["restarts"] else ""
+    return f"<b>{text(step['step'])}</b> {text(step['target'])}: {text(step['detail'])}{restarts}"
+
+
+def _until(instant: str | None) -> str:
+    return f" until {moment(instant)}" if instant else ""
+
+
+def _rotation(rotation: dict[str, Any] | None) -> str:
+    if rotation is None:
+        return section("rotation", "Rotation", '<p class="empty">None is under way.</p>')
+    back = ", on its way back" if rotation["aborted"] else ""
+    since = moment(rotation["since"])
+    phase = text(rotation["phase"])
+    head = f"<p><b>{text(rotation['family'])}</b>, {text(rotation['mode'])}{back}: {phase} since {since}</p>"
+    phases, lines = rotation["phases"], []
+    now = phases.index(rotation["phase"]) if rotation["phase"] in phases else 0
+    for place, phase in enumerate(phases):
+        meaning = f"<b>{text(phase)}</b> <span>{text(_PHASES.get(phase, ''))}</span>"
+        if place == now:
+            lines.append(f'<li aria-current="step">{mark("now")} {meaning} <em>now</em></li>')
+        else:
+            state, word = ("ok", "reached") if place < now else ("none", "to come")
+            lines.append(f'<li class="{state}">{mark(state)} {meaning} <em>{word}</em></li>')
+    waits = [text(each) for each in rotation["waits"]]
+    waiting = f"<p>It waits{_until(rotation['until'])} for:</p>{items('ul', waits)}" if waits else ""
+    return section(
+        "rotation", "Rotation", head, f'<ol class="phases">{"".join(lines)}</ol>', waiting, _workers(rotation)
+    )
+
+
+def _workers(rotation: dict[str, Any]) -> str:
+    if not (count := rotation.get("workers")):
+        return ""
+    released, acknowledged = f"{count['released']} may act", f"{count['acknowledged']} have acknowledged the phase"
+    return f"<p>Of {count['all']} workers {released}, {acknowledged}.</p>"
+
+
+def _events(events: list[dict[str, str]]) -> str:
+    if not events:
+        return section("events", "Events", '<p class="empty">None yet.</p>')
+    lines = map(_event, events)
+    return section("events", "Events", '<p class="rest">The last fifty, the newest first; UTC.</p>', items("ol", lines))
+
+
+def _event(event: dict[str, str]) -> str:
+    level = event["level"]
+    grave = f'<b class="{text(level)}">{mark(_MARKS.get(level, level))} {text(level)}</b> ' if level != "info" else ""
+    head = f"{moment(event['at'], 'second')} <code>{text(event['event'])}</code>"
+    return f"<p>{head}</p><p>{grave}{text(event['message'])}</p>"

@@ -1,0 +1,1 @@
+"""Reading the files of the node: path resolution, consistent reads, patterns, inotify."""

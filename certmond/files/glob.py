@@ -1,0 +1,77 @@
+"""The paths that a pattern of the catalogue stands for: `*`, `?`, `[…]`, and `**` for any number of directories."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase, translate
+
+from certmond.files.cache import Files
+from certmond.files.cache_entry import Entry
+
+MOST = 100_000
+"""So many files of one pattern are looked at: whoever may write in the directory chooses how many match."""
+MOST_DIRECTORIES = 10_000
+"""Into so many directories one pattern leads: each takes a watch, of which a user has a limited number."""
+_MAX_DEPTH = 16  # of directories that `**` descends
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """The paths in order, each once; of what there is more, which is left out, "" where that is nothing; and what was
+    seen on the way to them, by which they hold or not.
+    """
+
+    paths: tuple[str, ...]
+    cut: str
+    listings: Mapping[str, tuple[str, ...]]
+    entries: tuple[Entry, ...]
+
+    def holds(self, files: Files) -> bool:
+        """The pattern still stands for the same paths: `files` hands out the same objects until something changes."""
+        listed = all(files.listing(directory) is names for directory, names in self.listings.items())
+        return listed and all(files.entry(entry.path) is entry for entry in self.entries)
+
+
+def expand(files: Files, pattern: str, exclude: Sequence[str]) -> Expansion:
+    """What a pattern stands for now, without the names that `exclude` has. `**` follows no symlink."""
+    walk = _Walk(files, exclude)
+    found = dict[str, None]()
+    for path in walk.paths("", pattern.strip("/").split("/"), 0):
+        if len(found) == MOST and path not in found:
+            walk.cut = f"matches more than {MOST} files"
+            break
+        found[path] = None
+    return Expansion(tuple(found), walk.cut, walk.listings, tuple(walk.entries))
+
+
+class _Walk:
+    def __init__(self, files: Files, exclude: Sequence[str]) -> None:
+        self._files = files
+        self._left_out = re.compile("|".join(map(translate, exclude)) or "(?!)")  # one for all, there may be many names
+        self.listings: dict[str, tuple[str, ...]] = {}
+        self.entries: list[Entry] = []
+        self.cut = ""
+
+    def paths(self, base: str, parts: list[str], depth: int) -> Iterator[str]:
+        part, rest = parts[0], parts[1:]
+        if not any(character in part for character in "*?["):
+            yield from self.paths(f"{base}/{part}", rest, depth) if rest else [f"{base}/{part}"]
+            return
+        if len(self.listings) == MOST_DIRECTORIES and base not in self.listings:
+            self.cut = f"leads into more than {MOST_DIRECTORIES} directories"
+            return
+        listing = self.listings[base] = self._files.listing(base)
+        names = [name for name in listing if not self._left_out.match(name)]
+        if part == "**":
+            yield from self.paths(base, rest or ["*"], depth)
+            for name in names if depth < _MAX_DEPTH else ():
+                entry = self._files.entry(f"{base}/{name}")
+                self.entries.append(entry)
+                if entry.is_directory and not entry.is_link:
+                    yield from self.paths(f"{base}/{name}", parts, depth + 1)
+            return
+        for name in names:
+            if fnmatchcase(name, part):
+                yield from self.paths(f"{base}/{name}", rest, depth) if rest else [f"{base}/{name}"]

@@ -1,0 +1,184 @@
+"""Who can write a file of the node, or put another one in its place.
+
+Owns the answer for a path: every directory on the way to it, symlinks included, and the file itself. root and the user
+who runs certmond always can. A group that can write counts as other users, root's group as well, unless the entry
+declares it; so does an access control list. Only reads.
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from certmond.pki.findings import printable
+
+_MAX_HOPS = 40  # as many symlinks as Linux follows (path_resolution(7))
+
+
+@dataclass(frozen=True, slots=True)
+class Writers:
+    """Who can write some files besides root, the user who runs certmond, and the declared owner.
+
+    `path` says who can put another file in the place of one, `file` who can change one; "" where only these can.
+    `owner` says that the declared owner, who is neither root nor that user, can do either.
+    """
+
+    path: str = ""
+    file: str = ""
+    owner: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Trusted:
+    users: frozenset[int]
+    groups: frozenset[int | None]
+    owner: int | None
+    owner_group: int | None
+
+    @classmethod
+    def of(cls, owner: str | None) -> _Trusted:
+        user, _, group = (owner or "").partition(":")
+        own = os.geteuid()
+        uid, gid = _user_id(user), _group_id(group)
+        users = {0, own} | ({uid} if uid is not None else set())
+        groups = ({gid} if gid is not None else set()) | ({_private_group(own)} if own else set())
+        return cls(frozenset(users), frozenset(groups), None if uid in {0, own} else uid, gid)
+
+    def stranger(self, status: os.stat_result, path: str) -> str:
+        """Who else can write what is at `path` and has this status: a phrase, "" where only the trusted can."""
+        if status.st_uid not in self.users:
+            return f"belongs to user {status.st_uid}"
+        if status.st_mode & stat.S_IWOTH:
+            return f"can be written by every user (mode {stat.S_IMODE(status.st_mode):04o})"
+        if not status.st_mode & stat.S_IWGRP:  # the mask of an access control list, where there is one (acl(5))
+            return ""
+        if status.st_gid not in self.groups:
+            return f"can be written by group {status.st_gid} (mode {stat.S_IMODE(status.st_mode):04o})"
+        return "can be written by who is in its access control list (getfacl)" if _has_list(path) else ""
+
+    def stranger_owner(self, status: os.stat_result) -> str:
+        """Who else owns what has this status: a phrase, "" where a trusted user does."""
+        return "" if status.st_uid in self.users else f"has a file of user {status.st_uid} there"
+
+    def is_the_owners(self, status: os.stat_result) -> bool:
+        """The declared owner can write it."""
+        by_group = self.owner_group is not None and status.st_gid == self.owner_group and status.st_mode & stat.S_IWGRP
+        return bool((self.owner is not None and status.st_uid == self.owner) or by_group)
+
+
+class WriterLookup:
+    """Answers for one look at the node below `root`: each directory is looked up once."""
+
+    def __init__(self, root: str) -> None:
+        self._root = "" if root == "/" else os.path.realpath(root)
+        self._statuses: dict[str, os.stat_result | None] = {}
+
+    def writers(self, paths: Iterable[str], owner: str | None) -> Writers:
+        """Return who can write these files, of an entry whose files belong to `owner` (`user` or `user:group`).
+
+        Of a path that does not exist, or cannot be looked up, the part that exists counts.
+        """
+        trusted = _Trusted.of(owner)
+        path_writers = file_writers = ""
+        owner_writes = False
+        for path in paths:
+            for step, directory, status in self._steps(path):
+                above = step.rpartition("/")[0]
+                stranger = trusted.stranger(directory, f"{self._root}{above}" or "/")
+                if directory.st_mode & stat.S_ISVTX and directory.st_uid in trusted.users and stranger:
+                    # Only its owner takes a name out of a sticky directory (unlink(2), EPERM).
+                    stranger = trusted.stranger_owner(status) if status else stranger
+                path_writers = path_writers or (f"{above or '/'} {stranger}" if stranger else "")
+                owner_writes = owner_writes or trusted.is_the_owners(directory)
+                if status and stat.S_ISREG(status.st_mode):
+                    stranger = trusted.stranger(status, f"{self._root}{step}")
+                    file_writers = file_writers or (f"{path} {stranger}" if stranger else "")
+                    owner_writes = owner_writes or trusted.is_the_owners(status)
+        return Writers(printable(path_writers), printable(file_writers), owner_writes)
+
+    def _steps(self, path: str) -> Iterator[tuple[str, os.stat_result, os.stat_result | None]]:
+        """Each name that is looked up for `path`, symlinks included: its path, the status of its directory, and its
+        own, None where it does not exist.
+        """
+        current, hops = "", 0
+        pending = _parts(path)
+        while pending:
+            part = pending.pop()
+            if part == "..":
+                current = current.rpartition("/")[0]
+                continue
+            directory, step = self._status(current), f"{current}/{part}"
+            if directory is None:
+                return
+            status = self._status(step)
+            yield step, directory, status
+            if status is None:
+                return
+            if not stat.S_ISLNK(status.st_mode):
+                current = step
+                continue
+            hops += 1
+            target = _link_target(f"{self._root}{step}")
+            if target is None or hops > _MAX_HOPS:
+                return
+            if target.startswith("/"):
+                current = ""
+            pending += _parts(target)
+
+    def _status(self, path: str) -> os.stat_result | None:
+        if path not in self._statuses:
+            try:
+                self._statuses[path] = os.lstat(f"{self._root}{path}" or "/")
+            except (OSError, ValueError):
+                self._statuses[path] = None
+        return self._statuses[path]
+
+
+def _parts(path: str) -> list[str]:
+    """The names in a path, the first one last."""
+    return [part for part in reversed(path.split("/")) if part not in {"", "."}]
+
+
+def _link_target(path: str) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
+
+
+def _user_id(user: str) -> int | None:
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except (KeyError, ValueError):
+        return int(user) if user.isdecimal() else None
+
+
+def _group_id(group: str) -> int | None:
+    try:
+        return grp.getgrnam(group).gr_gid
+    except (KeyError, ValueError):
+        return int(group) if group.isdecimal() else None
+
+
+def _private_group(uid: int) -> int | None:
+    """The group that a user has alone (useradd(8), USERGROUPS_ENAB); None where it is others' as well."""
+    try:
+        user = pwd.getpwuid(uid)
+        group = grp.getgrgid(user.pw_gid)
+    except (KeyError, OverflowError):
+        return None
+    others = {each.pw_name for each in pwd.getpwall() if each.pw_gid == user.pw_gid} | {*group.gr_mem}
+    return group.gr_gid if group.gr_name == user.pw_name and others == {user.pw_name} else None
+
+
+def _has_list(path: str) -> bool:
+    """There is an access control list besides the mode. One that cannot be read counts."""
+    try:
+        return bool(os.getxattr(path, "system.posix_acl_access", follow_symlinks=False))
+    except OSError as error:
+        return error.errno not in {errno.ENODATA, errno.ENOTSUP}

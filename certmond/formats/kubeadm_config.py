@@ -1,0 +1,254 @@
+"""A kubeadm configuration file (kubeadm.k8s.io, v1beta3 or v1beta4) -> what `certmond init` has to know of the cluster.
+
+Owns the names and defaults of that format (cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go, defaults.go). What does not
+concern certificates is passed over. Everything wrong is told at once; nothing is quoted that may be a secret, as the
+file can hold tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from ipaddress import IPv6Address, ip_address
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from certmond.errors import ConfigError
+from certmond.pki.catalog.entries import KeyAlgorithm
+from certmond.pki.catalog.field_types import parse_duration
+from certmond.pki.catalog.settings import InitSpec
+
+_GROUP, _VERSIONS = "kubeadm.k8s.io", ("v1beta3", "v1beta4")
+_KINDS = ("InitConfiguration", "ClusterConfiguration", "JoinConfiguration")
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_PORT = "must be a port from 1 to 65535"
+_SENTENCES = {
+    "string_type": "must be text", "tuple_type": "must be a list", "int_type": _PORT, "less_than_equal": _PORT,
+    "greater_than_equal": _PORT,
+}  # fmt: skip
+_NODE_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+_LABEL = re.compile(r"(?:ci/)?(?:stable|latest)(?:-1(\.[0-9]{1,3})?)?")  # util/version.go: a version to be looked up
+
+# Our field -> kind and path of theirs.
+_FIELDS = {
+    "advertise_address": ("InitConfiguration", "localAPIEndpoint.advertiseAddress"),
+    "bind_port": ("InitConfiguration", "localAPIEndpoint.bindPort"),
+    "control_plane_endpoint": ("ClusterConfiguration", "controlPlaneEndpoint"),
+    "service_subnet": ("ClusterConfiguration", "networking.serviceSubnet"),
+    "dns_domain": ("ClusterConfiguration", "networking.dnsDomain"),
+    "cluster_name": ("ClusterConfiguration", "clusterName"),
+    "kubernetes_version": ("ClusterConfiguration", "kubernetesVersion"),
+    "cert_sans": ("ClusterConfiguration", "apiServer.certSANs"),
+    "etcd_server_cert_sans": ("ClusterConfiguration", "etcd.local.serverCertSANs"),
+    "etcd_peer_cert_sans": ("ClusterConfiguration", "etcd.local.peerCertSANs"),
+    "certificates_dir": ("ClusterConfiguration", "certificatesDir"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class KubeadmConfig:
+    """What the file says. What it does not is unset in `init`, else None: certmond's own configuration then applies.
+
+    `joins`: it is the configuration of `kubeadm join`.
+    """
+
+    init: InitSpec
+    joins: bool = False
+    node_name: str | None = None
+    validity: timedelta | None = None
+    key_algorithm: KeyAlgorithm | None = None
+
+
+def is_node_name(text: str) -> bool:
+    """A node can have this name."""
+    return bool(_NODE_NAME.fullmatch(text))
+
+
+def parse_kubeadm_config(data: bytes, path: str) -> KubeadmConfig:
+    """The configuration in `data`; `path` names the file in problems. Raises ConfigError with all of them."""
+    return _Reader(path).read(data)
+
+
+class _Reader:
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._documents: dict[str, Mapping[str, Any]] = {}
+        self._problems: list[str] = []
+
+    def read(self, data: bytes) -> KubeadmConfig:
+        self._load(data)
+        given = {
+            field: value for field, (kind, place) in _FIELDS.items() if (value := self._get(kind, place)) is not None
+        }
+        if isinstance(port := given.get("bind_port"), bool):
+            given["bind_port"] = str(port)  # YAML's `yes` is no port
+        given |= {"advertise_address": _address(given.get("advertise_address"))}
+        given |= {"control_plane_endpoint": _bracketed(given.get("control_plane_endpoint"))}
+        given |= {"kubernetes_version": _version(given.get("kubernetes_version"))}
+        if self._get("ClusterConfiguration", "etcd.external") is not None:
+            given["external_etcd"] = True
+        given |= {"ca_validity": self._duration("caCertificateValidityPeriod")}
+        joins = self._node_kind() == "JoinConfiguration"
+        if joins:
+            self._check_join()
+        found = KubeadmConfig(
+            joins=joins,
+            init=self._spec({field: value for field, value in given.items() if value is not None}),
+            node_name=self._node_name(),
+            validity=self._duration("certificateValidityPeriod"),
+            key_algorithm=self._algorithm(),
+        )
+        if self._problems:
+            raise ConfigError(tuple(dict.fromkeys(self._problems)))
+        return found
+
+    def _load(self, data: bytes) -> None:
+        try:
+            documents = list(yaml.load_all(data, Loader=_Loader))
+        except yaml.MarkedYAMLError as error:
+            line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+            raise ConfigError((f"{self._path}{line}: is not YAML; correct it",)) from None
+        except Exception:  # noqa: BLE001 - PyYAML lets through what it meets inside
+            raise ConfigError((f"{self._path}: is not YAML; correct it",)) from None
+        for number, document in enumerate(documents, start=1):
+            self._take(number, document)
+        if not (self._documents or self._problems):
+            self._tell(
+                "", f"holds no {_KINDS[0]} and no {_KINDS[1]} of {_GROUP}; give the file of `kubeadm init --config`"
+            )
+
+    def _check_join(self) -> None:
+        if self._documents["JoinConfiguration"].get("controlPlane") is None:
+            self._tell(
+                "JoinConfiguration", "has no controlPlane, so the node is a worker; `init` is for control-plane nodes"
+            )
+        elif "ClusterConfiguration" not in self._documents:
+            self._tell("", "holds a JoinConfiguration alone; add the ClusterConfiguration of the cluster that it joins")
+
+    def _take(self, number: int, document: object) -> None:
+        if document is None:
+            return
+        if not isinstance(document, Mapping):
+            self._tell(f"document {number}", "is no mapping; correct it")
+            return
+        api, kind = document.get("apiVersion"), document.get("kind")
+        group, _, version = api.partition("/") if isinstance(api, str) else ("", "", "")
+        if group != _GROUP or not isinstance(kind, str):
+            return  # the configuration of the kubelet, of kube-proxy
+        if version not in _VERSIONS:
+            known = " and ".join(_VERSIONS)
+            self._tell(
+                f"document {number}", f"has a version of {_GROUP} other than {known}; `kubeadm config migrate` helps"
+            )
+        elif kind in self._documents:
+            self._tell(f"document {number}", f"is a second {kind}; remove one")
+        elif kind in _KINDS:
+            self._documents[kind] = document
+
+    def _get(self, kind: str, place: str) -> Any:
+        """What is at a place; None where it is not given. A node that joins says where it is in other words."""
+        if kind == "InitConfiguration":
+            kind, place = self._node_kind(), self._node_place(place)
+        value: Any = self._documents.get(kind, {})
+        walked: list[str] = []
+        for part in place.split("."):
+            if value is None:
+                return None
+            if not isinstance(value, Mapping):
+                self._tell(f"{kind}: {'.'.join(walked)}", "must be a mapping")
+                return None
+            walked.append(part)
+            value = value.get(part)
+        return value if value not in ("", [], {}) else None
+
+    def _spec(self, given: dict[str, Any]) -> InitSpec:
+        lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+        try:
+            return InitSpec.model_validate({**given, **lists})
+        except ValidationError as error:
+            for each in error.errors(include_url=False, include_input=False):
+                field, *rest = each["loc"]
+                kind, place = _FIELDS.get(str(field), ("ClusterConfiguration", str(field)))
+                index = "".join(f"[{part}]" for part in rest if isinstance(part, int))
+                text = (
+                    str(each["ctx"]["error"])
+                    if each["type"] == "value_error"
+                    else _SENTENCES.get(each["type"], each["msg"])
+                )
+                if kind == "InitConfiguration":
+                    kind, place = self._node_kind(), self._node_place(place)
+                self._tell(f"{kind}: {place}{index}", text)
+        return InitSpec()
+
+    def _node_kind(self) -> str:
+        """The kind that says what concerns this node alone."""
+        joins = "InitConfiguration" not in self._documents and "JoinConfiguration" in self._documents
+        return "JoinConfiguration" if joins else "InitConfiguration"
+
+    def _node_place(self, place: str) -> str:
+        joins = self._node_kind() == "JoinConfiguration"
+        return place.replace("localAPIEndpoint", "controlPlane.localAPIEndpoint") if joins else place
+
+    def _node_name(self) -> str | None:
+        name = self._get("InitConfiguration", "nodeRegistration.name")
+        if name is None:
+            return None
+        if isinstance(name, str) and is_node_name(name.strip().lower()):
+            return name.strip().lower()
+        self._tell(
+            f"{self._node_kind()}: nodeRegistration.name", "must be a name of lower-case letters, digits, '-' and '.'"
+        )
+        return None
+
+    def _duration(self, field: str) -> timedelta | None:
+        value = self._get("ClusterConfiguration", field)
+        if value is None:
+            return None
+        try:
+            found: timedelta = parse_duration(value)
+        except ValueError:
+            self._tell(f"ClusterConfiguration: {field}", "must be a duration such as 8760h0m0s")
+            return None
+        return found
+
+    def _algorithm(self) -> KeyAlgorithm | None:
+        value = self._get("ClusterConfiguration", "encryptionAlgorithm")
+        if value is None and self._get("ClusterConfiguration", "featureGates.PublicKeysECDSA") is True:
+            return KeyAlgorithm.ECDSA_P256  # before v1beta4
+        names = [each.value for each in KeyAlgorithm if each is not KeyAlgorithm.ED25519]
+        if value is None or value in names:
+            return KeyAlgorithm(value) if value else None
+        self._tell("ClusterConfiguration: encryptionAlgorithm", f"must be one of {', '.join(names)}")
+        return None
+
+    def _tell(self, place: str, text: str) -> None:
+        self._problems.append(f"{self._path}: {place + ': ' if place else ''}{text}")
+
+
+def _address(value: Any) -> Any:
+    """kubeadm takes 0.0.0.0 and :: for "choose one" (util/config, SetAPIEndpointDynamicDefaults)."""
+    try:
+        return None if isinstance(value, str) and ip_address(value).is_unspecified else value
+    except ValueError:
+        return value
+
+
+def _bracketed(value: Any) -> Any:
+    """An IPv6 address is an endpoint without brackets, too (util/endpoint.go, ParseHostPort)."""
+    try:
+        return f"[{value}]" if isinstance(value, str) and isinstance(ip_address(value), IPv6Address) else value
+    except ValueError:
+        return value
+
+
+def _version(value: Any) -> Any:
+    """Of a label such as stable-1.34, the version that it stands for; nothing, so a current one, where it has none."""
+    label = _LABEL.fullmatch(value) if isinstance(value, str) else None
+    if label is None:
+        return value
+    return f"v1{label[1]}" if label[1] else None

@@ -1,0 +1,86 @@
+"""A kubeconfig as the store looks at it: its PEM parsed to public facts, its bytes dropped.
+
+Owns that nothing of a private key stays in memory once a kubeconfig was read. Reads no file and judges nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from certmond.errors import MalformedError
+from certmond.formats.kubeconfig import Kubeconfig, Material, User, parse_kubeconfig
+from certmond.pki.findings import Fault, Reason, printable
+from certmond.pki.x509.parsed_file import not_pem
+from certmond.pki.x509.parsing import Document, decode, is_pkcs12
+
+MAX_KEYS = 256
+"""More private keys than this in one kubeconfig are not read: to compute the public half of one takes milliseconds."""
+_NO_KUBECONFIG = Kubeconfig((), (), None, None, ())
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A kubeconfig with its embedded PEM parsed and dropped: nothing of a private key stays in memory."""
+
+    config: Kubeconfig = _NO_KUBECONFIG
+    documents: Mapping[tuple[str, str], Document] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
+
+
+def parse_credentials(data: bytes, path: str) -> Credentials:
+    """The users and clusters of the kubeconfig at `path`, with what is wrong in it as faults. Never raises."""
+    try:
+        config = parse_kubeconfig(data, path)
+    except MalformedError as error:
+        return Credentials(faults=(Fault(Reason.MALFORMED, f"{path} {error}"),))
+    keys = [user for user in config.users if user.key and user.key.data is not None]
+    left_out = frozenset(user.name for user in keys[MAX_KEYS:])
+    materials = [(user.name, "certificate", user.certificate) for user in config.users]
+    materials += [(user.name, "key", user.key) for user in config.users if user.name not in left_out]
+    materials += [(cluster.name, "ca", cluster.ca) for cluster in config.clusters]
+    documents = {
+        (owner, field): _document(material.data, f"{path}, {field} of {owner!r}")
+        for owner, field, material in materials
+        if material and material.data is not None
+    }
+    bare = replace(
+        config,
+        users=tuple(
+            replace(user, key=_emptied(user.key), certificate=_emptied(user.certificate)) for user in config.users
+        ),
+        clusters=tuple(replace(cluster, ca=_emptied(cluster.ca)) for cluster in config.clusters),
+    )
+    faults = [Fault(Reason.MALFORMED, f"{path}: {problem}") for problem in config.problems]
+    if left_out:
+        fault = Fault(Reason.MALFORMED, f"{path} has more than {MAX_KEYS} private keys; the others are not read")
+        faults.append(fault)
+        documents |= {(name, "key"): Document(faults=(fault,)) for name in left_out}
+    return Credentials(bare, documents, tuple(faults))
+
+
+def no_certificate_in(path: str, others: Sequence[User]) -> Fault:
+    """The fault that none of the users of a kubeconfig has a client certificate. That those have `others`, such as a
+    token, somebody has decided: what they authenticate with is not replaced.
+    """
+    fact = f"{path} holds no client certificate"
+    if not others:
+        return Fault(Reason.MISSING, fact, "issue it again")
+    instead = printable(f"{fact}: user {others[0].name!r} authenticates with {others[0].other}")
+    remedy = "certmond leaves it as it is; to have the certificate again, move the file away"
+    return Fault(Reason.MISSING, instead, remedy)
+
+
+def _document(data: bytes, where: str) -> Document:
+    """What is embedded, with a fault where it is not PEM, which is all that client-go reads. A PKCS#12 file is not
+    opened: a kubeconfig may embed hundreds.
+    """
+    if is_pkcs12(data):
+        return Document(faults=(Fault(Reason.MALFORMED, f"{where} is PKCS#12, where client-go takes PEM"),))
+    document = decode(data, where)
+    return replace(document, faults=(*document.faults, *not_pem(document, where)))
+
+
+def _emptied(material: Material | None) -> Material | None:
+    """Return the same material without its bytes; only the fact that it was embedded is kept."""
+    return Material(data=b"") if material and material.data is not None else material

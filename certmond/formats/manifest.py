@@ -1,0 +1,189 @@
+"""What a node's own files say of it: the flags of its static pods, the kubelet's configuration, its name.
+
+Owns the reading of static-pod manifests and the facts that the catalogue's `${…}` stand for. Judges nothing; a file
+that cannot be read gives no facts, and then nothing is demanded that depends on them.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from itertools import pairwise
+from typing import Any
+from urllib.parse import urlsplit
+
+from certmond.errors import MalformedError
+from certmond.formats.kubeconfig import Kubeconfig, as_text, load_mapping
+
+_NODE_USER = "system:node:"
+_ISSUER_PREFIX = "kubernetes.default.svc."
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A small text file of the node: its text, and for a static pod the flags of each container by container name."""
+
+    text: str
+    flags: Mapping[str, Mapping[str, str]]
+    fields: Mapping[str, Any]
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """What the node says of what runs on it: its static pods, and the kubelet's two files."""
+
+    pods: tuple[Manifest, ...] = ()
+    kubelet_config: Manifest | None = None
+    kubelet_flags: Manifest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container of a static pod: its flags, repeated ones too, and its mounts: path inside -> path on the host."""
+
+    name: str
+    flags: tuple[tuple[str, str], ...]
+    mounts: Mapping[str, str | None]
+
+    def values(self, flag: str) -> list[str]:
+        """What the flag is given, each time that it is given anything."""
+        return [value for name, value in self.flags if name == flag and value]
+
+    def on_host(self, path: str) -> str | None:
+        """Where the host has what the container knows as `path`, mounted or not; None where it has no such file."""
+        if not path.startswith("/"):
+            return None
+        path = "/" + posixpath.normpath(path).lstrip("/")
+        inside = max((mount for mount in self.mounts if f"{path}/".startswith(f"{mount}/")), key=len, default="")
+        host = self.mounts.get(inside, "")
+        return None if host is None else host + path[len(inside) :]
+
+
+def parse_manifest(data: bytes, path: str) -> Manifest:
+    """The flags in a static-pod manifest or any other YAML; text that is no YAML has none. Never raises."""
+    text = data.decode("utf-8", "replace")
+    try:
+        document = load_mapping(data)
+    except MalformedError:
+        return Manifest(text, {}, {}, path)
+    return Manifest(text, {each.name: dict(each.flags) for each in containers(document)}, document, path)
+
+
+def containers(fields: Mapping[str, Any]) -> Iterator[Container]:
+    """Those of the pod whose manifest has `fields`; whatever has not the shape of a pod is passed over."""
+    spec = fields.get("spec")
+    hosts = {as_text(volume.get("name")): volume.get("hostPath") for volume in _mappings(spec, "volumes")}
+    for container in _mappings(spec, "containers"):
+        mounts = {}
+        for mount in _mappings(container, "volumeMounts"):
+            volume = hosts.get(as_text(mount.get("name")))
+            host = as_text(volume.get("path")) if isinstance(volume, Mapping) else ""
+            within = as_text(mount.get("subPath"))
+            sound = host.startswith("/") and not within.startswith("/")  # else no kubelet starts it
+            place = posixpath.join(host, within).rstrip("/") if sound else None
+            if inside := as_text(mount.get("mountPath")):
+                mounts[inside.rstrip("/")] = place
+        words = [*_strings(container.get("command")), *_strings(container.get("args"))]
+        yield Container(as_text(container.get("name")), tuple(flag_values(words)), mounts)
+
+
+def kubelet_environment(text: str) -> Container:
+    """The kubelet with the flags in an environment file of its unit, comments left out."""
+    return Container("kubelet", tuple(flag_values(re.sub(r"(?m)^\s*#.*|^\s*\w+=|[\"']", " ", text).split())), {})
+
+
+def kubelet_fields(fields: Mapping[str, Any], path: str) -> Container:
+    """The kubelet with the text in its configuration as flags, which is taken as paths, and what is switched on."""
+    authentication = fields.get("authentication")
+    x509 = authentication.get("x509") if isinstance(authentication, Mapping) else None
+    given = {**(x509 if isinstance(x509, Mapping) else {}), **fields}.items()
+    base = posixpath.dirname(path)
+    texts = [(as_text(name), posixpath.join(base, value)) for name, value in given if isinstance(value, str) and value]
+    switches = [(as_text(name), "true") for name, value in given if value is True]
+    return Container("kubelet", (*texts, *switches), {})
+
+
+def flag_values(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(name, value) of `--name=value` and `--name value`, in order; a flag without a value is "true" (spf13/pflag)."""
+    for word, following in pairwise([*words, "--"]):
+        if word.startswith("--"):
+            name, given, value = word[2:].partition("=")
+            yield name, value if given else "true" if following.startswith("-") else following
+
+
+def node_facts(
+    *,
+    apiserver: Manifest | None,
+    etcd: Manifest | None,
+    kubelet_conf: Kubeconfig | None,
+    admin_conf: Kubeconfig | None,
+    kubelet_config: Manifest | None,
+    kubelet_flags: Manifest | None,
+    hostname: str,
+) -> dict[str, str]:
+    """The facts that can be told: node_name, advertise_address, service_ip, dns_domain, control_plane_name."""
+    flags = apiserver.flags.get("kube-apiserver", {}) if apiserver else {}
+    names = etcd.flags.get("etcd", {}) if etcd else {}
+    kubelet = dict(kubelet_environment(kubelet_flags.text).flags) if kubelet_flags else {}
+    facts = {
+        "node_name": _node_user(kubelet_conf)
+        or kubelet.get("hostname-override")
+        or names.get("name")
+        or hostname.lower(),
+        "advertise_address": flags.get("advertise-address"),
+        "service_ip": _first_address(flags.get("service-cluster-ip-range", "")),
+        "dns_domain": _dns_domain(flags.get("service-account-issuer", ""), kubelet_config),
+        # A control plane's kubelet reaches the API server of its own node, from v1.33 on; admin.conf has the endpoint.
+        "control_plane_name": _server_name(admin_conf) or _server_name(kubelet_conf),
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _node_user(kubeconfig: Kubeconfig | None) -> str | None:
+    user = kubeconfig.current_user if kubeconfig else None
+    return user.removeprefix(_NODE_USER) if user and user.startswith(_NODE_USER) else None
+
+
+def _first_address(ranges: str) -> str | None:
+    """The service IP of the API server: the first address of the first range (kubeadm, GetAPIServerVirtualIP)."""
+    try:
+        return str(ip_network(ranges.partition(",")[0], strict=False)[1])
+    except (ValueError, IndexError):
+        return None
+
+
+def _dns_domain(issuer: str, kubelet_config: Manifest | None) -> str | None:
+    try:
+        host = urlsplit(issuer).hostname or ""
+    except ValueError:
+        host = ""
+    if host.startswith(_ISSUER_PREFIX):
+        return host.removeprefix(_ISSUER_PREFIX)
+    return as_text(kubelet_config.fields.get("clusterDomain")) if kubelet_config else None
+
+
+def _server_name(kubeconfig: Kubeconfig | None) -> str | None:
+    """The name under which clients reach the API server, as "DNS:…" or "IP:…"."""
+    if kubeconfig is None:
+        return None
+    cluster = next((item for item in kubeconfig.clusters if item.name == kubeconfig.current_cluster), None)
+    if cluster is None or cluster.server_name in {"", "localhost"}:
+        return None
+    try:
+        address = ip_address(cluster.server_name)
+    except ValueError:
+        return f"DNS:{cluster.server_name}"
+    return None if address.is_loopback else f"IP:{address}"  # a tunnel or proxy of this host's own demands no name
+
+
+def _mappings(value: Any, key: str) -> list[Mapping[str, Any]]:
+    items = value.get(key) if isinstance(value, Mapping) else None
+    return [item for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
+
+
+def _strings(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []

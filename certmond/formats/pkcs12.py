@@ -1,0 +1,61 @@
+"""PKCS#12 files of which a part is encrypted, opened in a process of their own that has a second.
+
+Owns that process. What such a file asks for in its encrypted part is not seen before OpenSSL does it, and OpenSSL
+cannot be interrupted: one file would hold up the daemon for as long as its author likes. The password goes to the
+process by standard input, which is a file in memory.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from base64 import b64decode
+from datetime import timedelta
+
+from certmond.errors import LimitError, MalformedError, SigningError
+from certmond.pki.x509.parsing import Document, Opened, decode
+from certmond.subprocesses import run
+
+LIMIT = 1
+"""Seconds of processor time, of which the start of Python takes a tenth."""
+_PATIENCE = timedelta(seconds=10)  # on a host that is busy with something else
+_NOT_OPENED = 3
+_PROGRAM = f"""
+import resource, sys
+resource.setrlimit(resource.RLIMIT_CPU, ({LIMIT}, {LIMIT}))
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+from base64 import b64encode
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, pkcs12
+given = sys.stdin.buffer.read()
+size = int.from_bytes(given[:8], signed=True)
+password = None if size < 0 else given[8 : 8 + size]
+try:
+    store = pkcs12.load_pkcs12(given[8 + max(size, 0) :], password)
+    key = store.key and store.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    found = [each.certificate.public_bytes(Encoding.DER) for each in (store.cert, *store.additional_certs) if each]
+except BaseException:
+    sys.exit({_NOT_OPENED})
+print(*(b64encode(each or b"").decode() for each in (key, *found)), sep="\\n")
+"""
+
+
+def decode_apart(data: bytes, path: str, password: bytes | None = None) -> Document:
+    """`decode`, where a PKCS#12 file of which a part is encrypted is opened in a process of its own."""
+    return decode(data, path, password, opened_apart)
+
+
+def opened_apart(data: bytes, password: bytes | None) -> Opened:
+    """Open a PKCS#12 file. Raises MalformedError where that cannot be done, LimitError where it takes too long."""
+    size = (-1 if password is None else len(password)).to_bytes(8, signed=True)
+    command = (sys.executable, "-P", "-s", "-c", _PROGRAM)
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    try:
+        ended = run(command, environment, _PATIENCE, lambda: None, size + (password or b"") + data)
+    except SigningError:
+        raise LimitError(f"is a PKCS#12 file that is not opened within {_PATIENCE.seconds} seconds") from None
+    if ended.status < 0:
+        raise LimitError(f"is a PKCS#12 file that takes more than {LIMIT} second of processor time to open")
+    if ended.status != 0:
+        raise MalformedError("is a PKCS#12 file that the given password does not open")
+    key, *found = map(b64decode, ended.output.split(b"\n")[:-1])
+    return Opened(tuple(found), key or None)

@@ -1,0 +1,115 @@
+"""Private keys: made, read and written as kubeadm and the kubelet do, and never kept.
+
+Owns the encodings of a key and the messages about one, which never quote it. The public half is `pki.certificate`'s.
+"""
+
+from __future__ import annotations
+
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_private_key,
+    load_pem_private_key,
+)
+
+from certmond.errors import KeyUnusableError, LimitError, MalformedError
+from certmond.pki.catalog.entries import KeyAlgorithm
+from certmond.pki.x509.library_guard import guarded
+from certmond.pki.x509.parsing import check_private_keys
+
+PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+"""The keys that Kubernetes' components can use."""
+_TRIAL = b"certmond"
+
+
+def make_key(algorithm: KeyAlgorithm) -> PrivateKey:
+    """A new key from the kernel's random numbers (by OpenSSL)."""
+    match algorithm:
+        case KeyAlgorithm.RSA_2048 | KeyAlgorithm.RSA_3072 | KeyAlgorithm.RSA_4096:
+            return rsa.generate_private_key(public_exponent=65537, key_size=int(algorithm.value.partition("-")[2]))
+        case KeyAlgorithm.ECDSA_P256:
+            return ec.generate_private_key(ec.SECP256R1())
+        case KeyAlgorithm.ECDSA_P384:
+            return ec.generate_private_key(ec.SECP384R1())
+        case KeyAlgorithm.ED25519:
+            return ed25519.Ed25519PrivateKey.generate()
+
+
+def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> PrivateKey:
+    """The private key in PEM or DER; `where` names its file in messages. A passphrase is used only if one is needed.
+
+    Raises KeyUnusableError, which never quotes the key.
+    """
+    load = load_pem_private_key if b"-----BEGIN " in data else load_der_private_key
+    key: PrivateKeyTypes | None
+    try:
+        check_private_keys(data)
+        with guarded("is no private key that can be used"):
+            # Without OpenSSL's 36 ms of consistency checks for each RSA key: a broken key does not sign, or
+            # what it signs does not verify, and either is found before anything is written.
+            try:
+                key = load(data, None, unsafe_skip_rsa_key_validation=True)
+            except TypeError:  # cryptography's way to say that it is encrypted
+                key = None if passphrase is None else load(data, passphrase, unsafe_skip_rsa_key_validation=True)
+    except LimitError as error:
+        raise KeyUnusableError(f"the private key in {where} {error}; put the right one there") from None
+    except MalformedError:
+        raise KeyUnusableError(f"{where} holds no private key that can be used; put the right one there") from None
+    if key is None:
+        remedy = "give its passphrase as a systemd credential, or store it decrypted"
+        raise KeyUnusableError(f"the private key in {where} is encrypted; {remedy}")
+    if not isinstance(key, PrivateKey):
+        raise KeyUnusableError(f"the private key in {where} is neither RSA nor ECDSA nor Ed25519; use one of these")
+    return key
+
+
+def sign(key: PrivateKey, data: bytes) -> bytes:
+    """The signature of `data`, with SHA-256 where the algorithm has no digest of its own. Raises KeyUnusableError."""
+    try:
+        with guarded("does not sign"):
+            match key:
+                case rsa.RSAPrivateKey():
+                    return key.sign(data, padding.PKCS1v15(), SHA256())
+                case ec.EllipticCurvePrivateKey():
+                    return key.sign(data, ec.ECDSA(SHA256()))
+                case ed25519.Ed25519PrivateKey():
+                    return key.sign(data)
+    except MalformedError:
+        raise KeyUnusableError("the private key does not sign; put the right one there") from None
+
+
+def can_sign(key: PrivateKey) -> bool:
+    """What it signs verifies: a key whose numbers do not fit each other loads, and fails here."""
+    try:
+        with guarded("does not verify"):
+            match key:
+                case rsa.RSAPrivateKey():
+                    signature = key.sign(_TRIAL, padding.PKCS1v15(), SHA256())
+                    key.public_key().verify(signature, _TRIAL, padding.PKCS1v15(), SHA256())
+                case ec.EllipticCurvePrivateKey():
+                    key.public_key().verify(key.sign(_TRIAL, ec.ECDSA(SHA256())), _TRIAL, ec.ECDSA(SHA256()))
+                case ed25519.Ed25519PrivateKey():
+                    key.public_key().verify(key.sign(_TRIAL), _TRIAL)
+    except MalformedError:  # OpenSSL's answer to such a key
+        return False
+    return True
+
+
+def key_pem(key: PrivateKey) -> bytes:
+    """PKCS#1 or SEC1, as client-go's keyutil writes them (MarshalPrivateKeyToPEM); PKCS#8 for Ed25519, which has no
+    other form. Raises MalformedError.
+    """
+    is_ed25519 = isinstance(key, ed25519.Ed25519PrivateKey)
+    form = PrivateFormat.PKCS8 if is_ed25519 else PrivateFormat.TraditionalOpenSSL
+    with guarded("the private key cannot be written; put the right one there"):
+        return key.private_bytes(Encoding.PEM, form, NoEncryption())
+
+
+def public_pem(key: PrivateKey) -> bytes:
+    """The public half, as `sa.pub` has it."""
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -1,1 +1,0 @@
-"""Effects on this node: reading its files, watching its directories, telling its journal."""

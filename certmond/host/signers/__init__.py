@@ -1,1 +1,0 @@
-"""Signers: what turns a request into a certificate. One small protocol, one module for each kind."""

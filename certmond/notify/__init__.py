@@ -1,0 +1,1 @@
+"""What certmond reports: the journal, the audit log, the change log, and hooks."""

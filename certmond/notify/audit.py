@@ -1,0 +1,101 @@
+"""The audit trail: every step that was planned, begun, done or failed, in the journal and in a log of its own.
+
+Owns `<state directory>/audit.log`: one JSON object a line, only ever appended to, on the disk before the step goes on.
+It says what, why, from which serial number to which, and by whom. No entry holds a key or a file's content.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType
+
+from certmond.errors import WriteError
+from certmond.notify.journal import Event, Journal
+from certmond.pki.findings import printable
+from certmond.state.append_only_file import append
+
+LOG = "audit.log"
+DAEMON = "daemon"
+
+_NONE: Mapping[str, str | None] = MappingProxyType({})
+_NOBODY = 0xFFFFFFFF  # the login UID of a process that nobody logged in for (proc_pid_loginuid(5))
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """An entry of the trail."""
+
+    event: Event
+    message: str
+    fields: Mapping[str, str | None] = field(default_factory=dict)
+
+
+class Audit:
+    """Writes the trail. `actor` is "daemon", or who gave the command (`caller`)."""
+
+    def __init__(self, journal: Journal, state_dir: Path, actor: str) -> None:
+        self._journal = journal
+        self._state_dir = state_dir
+        self._actor = printable(actor)
+
+    def note(
+        self, event: Event, at: datetime, message: str, level: str = "info", fields: Mapping[str, str | None] = _NONE
+    ) -> None:
+        """One entry in both. Raises WriteError where the log cannot be written: then the step must not go on."""
+        self.note_all([Note(event, message, fields)], at, level)
+
+    def note_all(self, notes: Sequence[Note], at: datetime, level: str = "info") -> None:
+        """The same for several of one instant, which are on the disk together."""
+        self._log(notes, at)
+        for note in notes:
+            self._tell(note.event, note.message, level, note.fields)
+
+    def conclude(
+        self, event: Event, at: datetime, message: str, level: str = "info", fields: Mapping[str, str | None] = _NONE
+    ) -> None:
+        """One entry about what is over. Where the log cannot be written, the journal has it, and why."""
+        try:
+            self._log([Note(event, message, fields)], at)
+        except WriteError as error:
+            self._journal.tell(Event.STEP_FAILED, str(error), "error")
+        self._tell(event, message, level, fields)
+
+    def _log(self, notes: Sequence[Note], at: datetime) -> None:
+        lines = (
+            {"at": at.isoformat(), "event": note.event.value, "by": self._actor, **_given(note.fields),
+             "message": printable(note.message)}
+            for note in notes
+        )  # fmt: skip
+        append(self._state_dir, LOG, [json.dumps(line, ensure_ascii=False).encode() for line in lines])
+
+    def _tell(self, event: Event, message: str, level: str, fields: Mapping[str, str | None]) -> None:
+        self._journal.tell(event, message, level, by=self._actor, **_given(fields))
+
+
+def _given(fields: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: printable(value) for name, value in fields.items() if value is not None}
+
+
+def caller() -> str:
+    """Who gave this command: who logged in, as the kernel knows it, and whose rights they used."""
+    name = _user(os.geteuid())
+    with suppress(OSError, ValueError):
+        login = int(Path("/proc/self/loginuid").read_text("ascii"))
+        if login != _NOBODY:
+            return name if _user(login) == name else f"{_user(login)} as {name}"
+    sudo = os.environ.get("SUDO_USER")
+    return f"{sudo} as {name}" if sudo and sudo != name else name
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

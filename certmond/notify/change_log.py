@@ -1,0 +1,157 @@
+"""Log the changes between passes: certificates replaced and removed, findings raised and cleared.
+
+Owns the limit on these entries. Each certificate has a budget, and so have all together. A change beyond the budget is
+counted, and a summary reports the count. When the budget permits it, the journal gets the current state. A critical
+finding of a certificate that has not changed often is always logged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from certmond.notify.journal import Event, Journal
+from certmond.pki.assessment.assess import Assessment, CertificateStatus
+from certmond.pki.assessment.event_rate_limit import Budget, Omissions, Quota
+from certmond.pki.findings import Finding, Severity
+from certmond.pki.planning.steps import Identity
+
+EACH = Budget(burst=10, every=60)
+"""Of one certificate: what a renewal, its restart and a mistake on the way bring at once; then one change a minute."""
+OVERALL = Budget(burst=1000, every=2)
+"""Of all: a large node that is renewed as a whole; then 30 a minute, 20 MB a day at the most."""
+RESERVE = Budget(burst=10_000, every=1)
+"""For critical findings beyond that: a CA that fails 10,000 certificates at a time. It is what journald takes from one
+unit in 30 s (RateLimitBurst=, journald.conf(5)).
+"""
+INTERVAL = 60.0
+"""Seconds between two summaries of what was left out."""
+_SETTLE_INTERVAL = 1.0  # seconds between two looks at what is still to be written
+
+_LEVELS = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "critical"}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One entry. `raises` is the severity of the finding that it raises."""
+
+    event: Event
+    message: str
+    level: str
+    fields: dict[str, str]
+    raises: Severity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Owed:
+    """A certificate as the journal has it, and as it is; None where it is not there."""
+
+    written: CertificateStatus | None
+    present: CertificateStatus | None
+
+
+class ChangeLog:
+    """Compares assessments for `journal`. `count` is called with how many changes were left out. Instants are seconds
+    of a monotonic clock.
+    """
+
+    def __init__(self, journal: Journal, count: Callable[[int], None] = lambda _: None) -> None:
+        self._journal, self._count = journal, count
+        self._quota, self._omissions = Quota(EACH, OVERALL, RESERVE), Omissions(INTERVAL)
+        self._owed: dict[Identity, _Owed] = {}
+        self._settle_at = 0.0
+
+    def compare(self, before: Assessment | None, after: Assessment, now: float) -> None:
+        """Write what changed from one assessment to the next."""
+        known = before.by_identity if before else {}
+        for status in after.statuses:
+            previous = known.get(status.seen.identity)
+            if previous is not status:
+                self._write(status.seen.identity, previous, status, now)
+        for identity, previous in known.items():
+            if identity not in after.by_identity:
+                self._write(identity, previous, None, now)
+        self.settle(now)
+
+    def settle(self, now: float) -> None:
+        """Write what the budget kept back and permits by now, and the summary where it is due."""
+        if self._owed and now >= self._settle_at:
+            self._settle_at = now + _SETTLE_INTERVAL
+            for identity, owed in list(self._owed.items()):
+                self._write(identity, owed.present, owed.present, now)
+        if report := self._omissions.reported(now):
+            changes, certificates = report
+            many = f"{changes} further changes of {certificates} certificates in the last minute were not logged"
+            self._journal.tell(Event.LEFT_OUT, f"{many}; see: certmond status", "warning", count=changes)
+
+    def _write(
+        self, identity: Identity, before: CertificateStatus | None, after: CertificateStatus | None, now: float
+    ) -> None:
+        """Write what leads from the state that the journal has to `after`, or keep it back. What happened since
+        `before`, and is not written now, is counted.
+        """
+        owed = self._owed.pop(identity, None)
+        written = owed.written if owed else before
+        entries, fresh = list(changes(written, after)), len(list(changes(before, after))) if owed else 0
+        if not entries:  # it came back to what the journal has
+            self._leave_out(identity, fresh, now)
+            return
+        critical = any(entry.raises is Severity.CRITICAL for entry in entries)
+        if self._quota.take(identity, now, urgent=critical):
+            for entry in entries:
+                self._journal.tell(entry.event, entry.message, entry.level, **entry.fields)
+            return
+        self._owed[identity] = _Owed(written, after)
+        self._leave_out(identity, fresh if owed else len(entries), now)
+
+    def _leave_out(self, identity: Identity, count: int, now: float) -> None:
+        if count:
+            self._omissions.add(identity, count, now)
+            self._count(count)
+
+
+def changes(before: CertificateStatus | None, after: CertificateStatus | None) -> Iterator[Change]:
+    """What leads from one state of a certificate to another; None: it is not there."""
+    if after is not None:
+        yield from _replaced(before, after)
+        yield from _findings(before, after)
+    elif before is not None:
+        path, held = before.seen.path, before.certificate
+        gone = f"no longer holds {held.subject} (serial {held.serial:x})" if held else "is no longer there"
+        message = f"{path} {gone}"
+        yield Change(Event.CERTIFICATE_GONE, message, "info", _fields(before))
+        for item in before.findings:
+            yield _cleared(before, item)
+
+
+def _replaced(before: CertificateStatus | None, after: CertificateStatus) -> Iterator[Change]:
+    old, new = before and before.certificate, after.certificate
+    if old and new and old != new:
+        message = f"{after.seen.path} has changed: serial {old.serial:x} is now {new.serial:x}"
+        serials = {"old_serial": f"{old.serial:x}", "new_serial": f"{new.serial:x}"}
+        fields = _fields(after) | serials | {"not_after": new.not_after.isoformat()}
+        yield Change(Event.CERTIFICATE_CHANGED, message, "info", fields)
+
+
+def _findings(before: CertificateStatus | None, after: CertificateStatus) -> Iterator[Change]:
+    old, new = _by_kind(before), _by_kind(after)
+    for kind, item in new.items():
+        if kind not in old:
+            fields = _fields(after) | {"reason": item.reason.value, "severity": item.severity.value}
+            yield Change(Event.FINDING_RAISED, item.message, _LEVELS[item.severity], fields, item.severity)
+    for kind, item in old.items():
+        if kind not in new:
+            yield _cleared(after, item)
+
+
+def _cleared(status: CertificateStatus, item: Finding) -> Change:
+    fields = _fields(status) | {"reason": item.reason.value, "severity": item.severity.value}
+    return Change(Event.FINDING_CLEARED, f"{status.seen.path}: no longer {item.reason}", "info", fields)
+
+
+def _by_kind(status: CertificateStatus | None) -> dict[tuple[str, str], Finding]:
+    return {(item.reason.value, item.severity.value): item for item in status.findings} if status else {}
+
+
+def _fields(status: CertificateStatus) -> dict[str, str]:
+    return {"certificate": status.seen.name, "path": status.seen.path}

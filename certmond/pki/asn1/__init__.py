@@ -1,0 +1,1 @@
+"""DER, and the limits of keys."""

@@ -1,0 +1,145 @@
+"""Limits of what is handed to a library: the kind and size of a key are read from the DER first, in linear time.
+
+Owns the numbers, and the sentences with them. A library works on a key for as long as the numbers in it ask for: on a
+DSA key of 10,000 bits for half a second. What is no DER raises MalformedError as well.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from certmond.errors import LimitError, MalformedError
+from certmond.pki.asn1.der import Value, read_value
+
+MAX_RSA_BITS = 16_384
+"""Of every number of an RSA key. OpenSSL uses no larger modulus (OPENSSL_RSA_MAX_MODULUS_BITS)."""
+MAX_RSA_EXPONENT_BITS = 64
+"""Of the public exponent, as OpenSSL has it for large moduli (OPENSSL_RSA_MAX_PUBEXP_BITS)."""
+MAX_DSA_BITS, MAX_DSA_ORDER_BITS = 3_072, 256
+"""Of the modulus of a DSA key, and of its order and private number (FIPS 186-4, 4.2)."""
+MAX_EC_BITS = 1_024
+"""Of the private number of a key on an elliptic curve. The largest that OpenSSL has is of 571 bits."""
+MAX_SERIAL_BITS = 8_192
+"""Of a serial number. RFC 5280, 4.1.2.2, allows 160."""
+
+_INTEGER, _OCTETS, _SEQUENCE = 0x02, 0x04, 0x30
+_RSA = frozenset(map(bytes.fromhex, ("2a864886f70d010101", "2a864886f70d010107", "2a864886f70d01010a")))
+"""rsaEncryption, id-RSAES-OAEP, id-RSASSA-PSS (RFC 4055)."""
+_DSA = frozenset(map(bytes.fromhex, ("2a8648ce380401", "2b0e03020c")))
+_DH = frozenset(map(bytes.fromhex, ("2a864886f70d010301", "2a8648ce3e0201")))  # PKCS #3 and X9.42
+_SMALL = 300  # bytes: a shorter public key costs little, whatever its numbers are
+_PRIVATE_FIELDS, _DSA_FIELDS, _MOST = (
+    4,
+    6,
+    16,
+)  # version, n, e, d; version, p, q, g, y, x; the most values that any of these structures has
+_EC = bytes.fromhex("2a8648ce3d0201")
+_LENGTHS = {
+    bytes.fromhex("2b656e"): ("X25519", 32),
+    bytes.fromhex("2b656f"): ("X448", 56),
+    bytes.fromhex("2b6570"): ("Ed25519", 32),
+    bytes.fromhex("2b6571"): ("Ed448", 57),
+}
+"""RFC 8410: the kinds of keys that have one length, in bytes."""
+
+
+def check_serial(serial: int) -> None:
+    """Raise LimitError for a serial number that exceeds the limit."""
+    if serial.bit_length() > MAX_SERIAL_BITS:
+        raise LimitError(_too_large("a serial number", serial.bit_length(), MAX_SERIAL_BITS))
+
+
+def check_request(der: bytes) -> None:
+    """Raise LimitError where the key of a certificate request exceeds a limit (RFC 2986, 4.1)."""
+    check_public_key(_values(_values(read_value(der), 1)[0], 3)[2].encoded)
+
+
+def check_public_key(der: bytes) -> None:
+    """Raise LimitError where a public key exceeds a limit: a SubjectPublicKeyInfo (RFC 5280, 4.1.2.7), or an RSA
+    key alone (RFC 8017, A.1.1).
+    """
+    if len(der) <= _SMALL:
+        return
+    fields = _values(read_value(der), 2)
+    if fields[0].tag == _INTEGER:
+        _check_rsa(fields)
+        return
+    algorithm, key = _values(fields[0], 1), fields[1].content[1:]  # without the count of unused bits
+    kind = algorithm[0].content
+    if kind in _RSA:
+        _check_rsa(_values(read_value(key), 2, 2))  # Go passes over what follows the two numbers
+    elif kind in _DSA:
+        _check_dsa(algorithm, [read_value(key)], [])
+    _check_kind(kind, key)
+
+
+def check_private_key(der: bytes) -> None:
+    """Raise LimitError where a private key exceeds a limit: PKCS #8 (RFC 5958), PKCS #1 (RFC 8017, A.1.2), SEC 1
+    (RFC 5915), or OpenSSL's form of a DSA key. Of one that is encrypted nothing is known.
+    """
+    fields = _values(read_value(der), 2)
+    if fields[0].tag == _SEQUENCE:
+        return
+    if fields[1].tag == _SEQUENCE:
+        _check_pkcs8(fields)
+    elif fields[1].tag == _OCTETS:
+        _check_bits("an EC private number", fields[1], MAX_EC_BITS)
+    elif len(fields) == _DSA_FIELDS:
+        _check_dsa([], [fields[1], fields[3], fields[4]], [fields[2], fields[5]])
+    else:
+        _check_rsa(fields)
+
+
+def _check_pkcs8(fields: list[Value]) -> None:
+    algorithm, key = _values(fields[1], 1), b"".join(field.content for field in fields[2:3])
+    kind = algorithm[0].content
+    if kind in _RSA:
+        _check_rsa(_values(read_value(key), 2))
+    elif kind in _DSA:
+        _check_dsa(algorithm, [], [read_value(key)])
+    elif kind == _EC:
+        _check_bits("an EC private number", _values(read_value(key), 2)[1], MAX_EC_BITS)
+    _check_kind(kind, read_value(key).content if kind in _LENGTHS else key)
+
+
+def _check_kind(kind: bytes, key: bytes) -> None:
+    if kind in _DH:
+        raise LimitError("is a Diffie-Hellman key, with which nothing is signed")
+    name, length = _LENGTHS.get(kind, ("", len(key)))
+    if len(key) != length:
+        raise LimitError(f"is an {name} key of {len(key)} bytes, where each has {length}")
+
+
+def _check_rsa(numbers: list[Value]) -> None:
+    """Behind a version, a private key begins as a public one: with the modulus and the public exponent."""
+    for number in numbers:
+        _check_bits("an RSA modulus or exponent", number, MAX_RSA_BITS)
+    public = numbers if len(numbers) < _PRIVATE_FIELDS else numbers[1:]
+    _check_bits("a public RSA exponent", public[1], MAX_RSA_EXPONENT_BITS)
+
+
+def _check_dsa(algorithm: list[Value], large: list[Value], small: list[Value]) -> None:
+    """The parameters p, q and g stand behind the algorithm's name (RFC 3279, 2.3.2)."""
+    parameters = _values(algorithm[1], 0) if len(algorithm) > 1 else []
+    for number in (*parameters[:1], *parameters[2:], *large):
+        _check_bits("a DSA modulus", number, MAX_DSA_BITS)
+    for number in (*parameters[1:2], *small):
+        _check_bits("a DSA order or private number", number, MAX_DSA_ORDER_BITS)
+
+
+def _check_bits(what: str, value: Value, most: int) -> None:
+    bits = int.from_bytes(value.content).bit_length()
+    if bits > most:
+        raise LimitError(_too_large(what, bits, most))
+
+
+def _too_large(what: str, bits: int, most: int) -> str:
+    return f"has {what} of {bits:,} bits, more than the {most:,} that certmond reads"
+
+
+def _values(value: Value, least: int, most: int = _MOST) -> list[Value]:
+    """The first `most` values that `value` consists of. Raises MalformedError for fewer than `least`."""
+    found = [*islice(value.values(), most)]
+    if len(found) < least:
+        raise MalformedError("the DER value has too few values in it")
+    return found

@@ -1,0 +1,1 @@
+"""The rules, and their application to what was observed."""

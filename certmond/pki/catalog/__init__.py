@@ -1,0 +1,1 @@
+"""The entries of the catalogue, and what was observed of them."""

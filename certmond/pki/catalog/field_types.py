@@ -1,0 +1,234 @@
+"""The kinds of values that a row of the catalogue or the configuration can have: durations, modes, subjects, names.
+
+Owns their syntax, and the sentence that says what is wrong with one; and the node's facts that texts may use, as in
+`${node_name}`. What the values mean is for others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
+from ipaddress import ip_address
+from string import Template
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    WithJsonSchema,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from certmond.errors import MalformedError
+from certmond.pki.catalog.endpoint import Endpoint
+
+_DURATION = re.compile("".join(f"(?:([0-9]{{1,6}}){unit})?" for unit in "ydhms"))
+_UNITS = (timedelta(days=365), timedelta(days=1), timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1))
+_HEALTH = re.compile(r"(?:tcp:|https?:)//(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})(?:/[!-~]*)?")
+_BATCH = re.compile(r"[1-9][0-9]{0,5}|(?:100|[1-9][0-9]?)%")
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+FACTS = ("node_name", "advertise_address", "service_ip", "dns_domain", "control_plane_name")
+"""What `${…}` may stand for. `control_plane_name` is where clients reach the API server, as DNS:… or IP:…."""
+
+
+def parse_duration(value: Any) -> Any:
+    """The timedelta that 30d, 12h or 1y6d means. Raises ValueError for anything else (pydantic then reports it)."""
+    if isinstance(value, timedelta):
+        return value
+    match = _DURATION.fullmatch(value) if isinstance(value, str) and value else None
+    if not match:
+        raise ValueError("must be a duration such as 30d, 12h or 90s")
+    total = sum((int(count) * unit for count, unit in zip(match.groups(), _UNITS, strict=True) if count), timedelta())
+    if total <= timedelta():
+        raise ValueError("must be longer than nothing")
+    return total
+
+
+def format_duration(value: timedelta) -> str:
+    """The inverse of `parse_duration`, without years: 5m, 30d, 1h30m."""
+    rest, parts = value, []
+    for unit, letter in zip(_UNITS[1:], "dhms", strict=True):
+        count, rest = divmod(rest, unit)
+        parts += [f"{count}{letter}"] if count else []
+    return "".join(parts)
+
+
+def _parse_mode(value: Any) -> Any:
+    # Always octal, whether it is written 0600, "0600", 600 or 0o600: that is what a mode means to a person.
+    if isinstance(value, str) and re.fullmatch(r"(0o?)?[0-7]{3}", value):
+        return int(value[-3:], 8)
+    if type(value) is not int:
+        raise ValueError("must be a file mode such as 0600")
+    return value
+
+
+def _usage(text: str) -> str:
+    if text not in USAGES:
+        raise ValueError(f"must be one of {', '.join(sorted(USAGES))}")
+    return text
+
+
+def _with_facts(text: str) -> str:
+    if unknown := [fact for fact in _VARIABLE.findall(text) if fact not in FACTS]:
+        raise ValueError(f"there is no fact ${{{unknown[0]}}}; known are {', '.join(FACTS)}")
+    if "$" in _VARIABLE.sub("", text).replace("$$", ""):
+        raise ValueError("must write a fact as ${node_name}, and a dollar sign as $$")
+    return text
+
+
+def _subject(text: str) -> str:
+    if not all(re.fullmatch(r"[A-Za-z0-9.]+=.+", part, re.DOTALL) for part in subject_attributes(text)):
+        raise ValueError("must be a subject such as CN=kubernetes-admin,O=system:masters")
+    return _with_facts(text)
+
+
+def _alternative_name(text: str) -> str:
+    kind, _, value = text.partition(":")
+    if text != "${control_plane_name}" and (kind not in {"DNS", "IP"} or not re.fullmatch(r"\S+", value)):
+        raise ValueError("must begin with DNS: or IP:, or be ${control_plane_name}")
+    if kind == "IP" and "$" not in value:
+        try:
+            ip_address(value)
+        except ValueError:
+            raise ValueError("must have an IP address after IP:") from None
+    return _with_facts(text)
+
+
+def _owner(text: str) -> str:
+    if not re.fullmatch(r"[^:\s]+(:[^:\s]+)?", text):
+        raise ValueError("must be user or user:group")
+    return text
+
+
+def _sentence(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise ValueError("must be a few words, on one line")
+    return text.strip()
+
+
+def _endpoint(text: str) -> str:
+    try:
+        return str(Endpoint.parse(text))
+    except MalformedError as error:
+        raise ValueError(f"must be ADDRESS:PORT or NAME@ADDRESS:PORT: {error}") from None
+
+
+def _health_address(text: str) -> str:
+    match = _HEALTH.fullmatch(text)
+    if not match or not 0 < int(match[1]) < 65536:
+        raise ValueError("must be http://ADDRESS:PORT/PATH, https://ADDRESS:PORT/PATH or tcp://ADDRESS:PORT")
+    return text
+
+
+def _usable(at: datetime) -> datetime:
+    """In UTC, and with a year to either end of the calendar: others count on from it."""
+    if MINYEAR < at.year < MAXYEAR and MINYEAR < (utc := at.astimezone(UTC)).year < MAXYEAR:
+        return utc
+    raise ValueError("is no time at which anything was done")
+
+
+def _octal(mode: int) -> str:
+    return f"{mode:04o}"
+
+
+def _absolute(path: str) -> str:
+    if not path.startswith("/") or "\x00" in path:
+        raise ValueError("must be an absolute path")
+    return "/" + "/".join(part for part in path.split("/") if part not in {"", "."})
+
+
+def has_wildcard(path: str) -> bool:
+    return any(character in path for character in "*?[")
+
+
+def _many(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+def _batch(value: Any) -> Any:
+    if not isinstance(value, str) or not _BATCH.fullmatch(value):
+        raise ValueError("must be a number from 1 on, or a share such as 10%")
+    return value
+
+
+def _count(value: Any) -> Any:
+    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,6}", value) else value
+
+
+def words(value: Any) -> Any:
+    if isinstance(value, str):  # split by nobody: there is no shell
+        raise ValueError("must be a list of the program and its arguments")  # noqa: TRY004  # pydantic takes no other
+    return _many(value)
+
+
+class _OneOrMany:
+    """To an editor: one value, or a list of them."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        array = handler(core)
+        return {"anyOf": [array["items"], array]}
+
+
+USAGES = frozenset({"digital signature", "key encipherment", "cert sign", "crl sign", "server auth", "client auth"})
+
+T = TypeVar("T")
+Instant = Annotated[AwareDatetime, AfterValidator(_usable)]
+Many = Annotated[tuple[T, ...], BeforeValidator(_many), _OneOrMany()]
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": f"^(?=.){_DURATION.pattern}$"}),
+]
+Mode = Annotated[
+    int,
+    BeforeValidator(_parse_mode),
+    Field(ge=0, le=0o777),
+    PlainSerializer(_octal),
+    WithJsonSchema({"type": ["integer", "string"], "pattern": "^(0o?)?[0-7]{3}$"}),
+]
+Count = Annotated[int, BeforeValidator(_count)]
+Batch = Annotated[
+    str,
+    BeforeValidator(_batch),
+    WithJsonSchema(
+        {"type": ["integer", "string"], "minimum": 1, "maximum": 999_999, "pattern": f"^(?:{_BATCH.pattern})$"}
+    ),
+]
+"""How many at once: a number, or a percentage."""
+AbsolutePath = Annotated[str, AfterValidator(_absolute), Field(json_schema_extra={"pattern": "^/"})]
+Subject = Annotated[str, AfterValidator(_subject)]
+Usage = Annotated[str, AfterValidator(_usage), Field(json_schema_extra={"enum": sorted(USAGES)})]
+AlternativeName = Annotated[str, AfterValidator(_alternative_name)]
+Owner = Annotated[str, AfterValidator(_owner)]
+EndpointText = Annotated[str, AfterValidator(_endpoint)]
+Sentence = Annotated[str, AfterValidator(_sentence)]
+HealthAddress = Annotated[str, AfterValidator(_health_address)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+
+
+class Model(BaseModel):
+    """Strict and frozen: nothing is coerced, nothing unknown is let through, nothing changes afterwards."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", validate_default=True)
+
+
+def expand(text: str, facts: Mapping[str, str]) -> str | None:
+    """`text` with the node's facts filled in; None where a fact is not known, so that nothing is demanded of it."""
+    if any(variable not in facts for variable in _VARIABLE.findall(text)):
+        return None
+    return Template(text).safe_substitute(facts)
+
+
+def subject_attributes(text: str) -> frozenset[str]:
+    """The attributes of CN=a,O=b: subjects are compared by them, whatever their order (RFC 4514 escapes kept)."""
+    return frozenset(part.strip() for part in re.split(r"(?<!\\)[,+]", text))

@@ -1,0 +1,1 @@
+"""What the crypto/x509 package of Go accepts."""

@@ -1,0 +1,151 @@
+"""Whether `certmond init` may make anything on this node, and what in which order: what is there -> the steps.
+
+Owns the decision. What exists is kept, and only checked; whatever forbids a step forbids them all, and everything that
+does is told at once. Pure, as `plan` is; what a step says is `pki.init_steps`'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from certmond.pki.assessment.assess import Assessment, CertificateStatus
+from certmond.pki.catalog.entries import CertificateSpec, Kind
+from certmond.pki.catalog.settings import InitSpec
+from certmond.pki.findings import Reason, Severity
+from certmond.pki.planning.bootstrap_steps import SUPER_ADMIN, Drafts, InitStep
+from certmond.pki.planning.planner_inputs import Policy
+from certmond.pki.x509.certificate import Certificate
+
+_LAST = "admin.conf"
+_HARMLESS = frozenset({Reason.NEARING_EXPIRY, Reason.STILL_DUE, Reason.OUTLIVES_CA})
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """The steps, and everything that forbids them: then none may be carried out."""
+
+    steps: tuple[InitStep, ...] = ()
+    problems: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What there is: the certificates of the node, judged with the cluster's facts, and the paths at which anything is.
+
+    `given` is the Root CA that the operator brought, already found to be a good one. A node that `joins` has to have
+    what all control-plane nodes share.
+    """
+
+    present: Assessment
+    paths: frozenset[str]
+    given: Certificate | None = None
+    joins: bool = False
+
+
+def bootstrap(specs: Sequence[CertificateSpec], ground: Ground, init: InitSpec, policy: Policy) -> Bootstrap:
+    """What of `specs` is to be made on this ground, at the instant that it was looked at."""
+    return _Bootstrapper(specs, ground, init, policy).run()
+
+
+class _Bootstrapper:
+    def __init__(self, specs: Sequence[CertificateSpec], ground: Ground, init: InitSpec, policy: Policy) -> None:
+        self._specs = {spec.name: spec for spec in specs}
+        self._given, self._joins, self._paths = ground.given, ground.joins, ground.paths
+        self._drafts = Drafts(init, policy, ground.present.facts, ground.present.taken_at)
+        self._present: Mapping[str, CertificateStatus] = {
+            status.seen.name: status for status in ground.present.statuses if status.seen.path in ground.paths
+        }
+        self._steps: list[InitStep] = []
+        self._problems: list[str] = []
+        self._ends: dict[str, datetime] = {}
+        self._unsigned: dict[str, list[str]] = {}
+
+    def run(self) -> Bootstrap:
+        for spec in self._ordered():
+            if status := self._present.get(spec.name):
+                self._keep(spec, status)
+            else:
+                self._make(spec)
+        self._problems += map(self._lacking_key, self._unsigned)
+        if self._problems:
+            return Bootstrap(problems=tuple(self._problems))
+        return Bootstrap(tuple(self._steps), kept=tuple(name for name in self._specs if name in self._present))
+
+    def _ordered(self) -> Iterator[CertificateSpec]:
+        """The authorities first; admin.conf last, as its being there says that the node was made."""
+        yield from sorted(self._specs.values(), key=lambda spec: (not spec.authority, spec.name == _LAST))
+
+    def _keep(self, spec: CertificateSpec, status: CertificateStatus) -> None:
+        """What is there has to be good, and to be the operator's where they brought one."""
+        passed_over = {*_HARMLESS, *(() if status.anchors else (Reason.NO_PATH,))}  # its CA's absence is told once
+        if spec.kubeconfig and spec.kubeconfig not in self._paths:
+            passed_over.add(Reason.MISSING)  # it is made
+        for found in status.findings:
+            if found.severity is Severity.CRITICAL and found.reason not in passed_over:
+                self._problems.append(f"{found.message} (it is kept as it is: put it right or away first)")
+        if spec.authority and status.certificate:
+            self._ends[spec.name] = status.certificate.not_after
+            if spec.name == "ca" and self._given and status.certificate != self._given:
+                self._problems.append(f"{spec.path} is another CA than the given one; a CA is not replaced by `init`")
+        self._refer_to(spec)
+
+    def _make(self, spec: CertificateSpec) -> None:
+        """What is not there is made, unless something that belongs to it is there, or has to come from elsewhere."""
+        beside = next((path for path in (spec.key, spec.kubeconfig) if path in self._paths), None)
+        if signed := ", ".join(self._signed_by(spec)):
+            self._problems.append(
+                f"{spec.path} is not there, but what it signed is: {signed}; put the CA back, or that away"
+            )
+        elif beside:
+            self._problems.append(f"{beside} is there without {spec.path}; put that back, or {beside} away")
+        elif self._joins and (spec.authority or spec.kind is Kind.KEY_PAIR):
+            self._problems.append(
+                f"{spec.path} is not there, which a node that joins shares with the others; "
+                f"copy it and {spec.key} from another control-plane node"
+            )
+        elif spec.authority:
+            step = self._drafts.authority(spec, self._given if spec.name == "ca" else None)
+            self._ends[spec.name] = step.not_after
+            self._steps.append(step)
+        elif spec.kind is Kind.KEY_PAIR:
+            self._steps.append(self._drafts.key_pair(spec))
+        elif spec.name != SUPER_ADMIN or self._makes_super_admin():
+            self._issue(spec)
+
+    def _signed_by(self, authority: CertificateSpec) -> Iterator[str]:
+        for spec in self._specs.values():
+            if authority.authority and authority.name in spec.ca and spec.name in self._present:
+                yield self._present[spec.name].seen.path
+
+    def _issue(self, spec: CertificateSpec) -> None:
+        authority = self._specs.get(spec.ca[0])
+        if authority is None:
+            return  # of a CA that is not the cluster's: its owner's affair
+        holder = self._present.get(authority.name)
+        if holder is not None and holder.certificate and holder.key_matches is None:
+            self._unsigned.setdefault(authority.name, []).append(spec.path)
+            return
+        try:
+            self._steps.append(self._drafts.certificate(spec, authority, self._ends.get(authority.name)))
+        except ValueError as error:
+            self._problems.append(f"{spec.path} cannot be what its entry {spec.name} says ({error}); correct that")
+        self._refer_to(spec)
+
+    def _refer_to(self, spec: CertificateSpec) -> None:
+        """The kubeconfig that refers to the certificate, where there is none."""
+        authority = self._specs.get(spec.ca[0]) if spec.ca else None
+        if spec.kubeconfig and spec.kubeconfig not in self._paths and authority:
+            self._steps.append(self._drafts.kubeconfig(spec, spec.kubeconfig, authority))
+
+    def _makes_super_admin(self) -> bool:
+        """From v1.29 on, where no admin.conf is there yet: later it may be in a safe. A node that joins gets none."""
+        return not self._joins and _LAST not in self._present and self._drafts.current_admins
+
+    def _lacking_key(self, name: str) -> str:
+        targets, key = ", ".join(self._unsigned[name]), self._specs[name].key
+        if self._present[name].seen.key_unknown:
+            return f"{key} cannot be read, or only with a passphrase, so {targets} cannot be made; store it decrypted"
+        return f"{key} is not here, so {targets} cannot be made; bring them, or the key"

@@ -1,0 +1,230 @@
+"""What `certmond init` makes, step by step, and what each first file says before there is an old one to take it from.
+
+Owns which entries of the catalogue a control-plane node has, and the subjects, names and servers that a kubeadm of the
+cluster's version gives them. Pure; whether anything is to be made at all is `pki.bootstrap`'s. Sources are files of
+kubernetes/kubernetes, below cmd/kubeadm/app.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from ipaddress import ip_address, ip_network
+
+from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm, Kind
+from certmond.pki.catalog.field_types import expand, subject_attributes
+from certmond.pki.catalog.requirements import missing_names
+from certmond.pki.catalog.settings import InitSpec, split_endpoint, subject_alternative_name
+from certmond.pki.planning.planner_inputs import Policy
+from certmond.pki.signing.policy import Fixed, fixed_by
+from certmond.pki.signing.template import Template, Terms, first
+from certmond.pki.x509.certificate import Certificate
+
+SUPER_ADMIN = "super-admin.conf"
+_DEFAULT_DIR = "/etc/kubernetes/pki"
+_AUTHORITIES = {
+    "ca": "kubernetes",
+    "etcd-ca": "etcd-ca",
+    "front-proxy-ca": "front-proxy-ca",
+}  # phases/certs/certlist.go
+_LOCAL = frozenset({"controller-manager.conf", "scheduler.conf"})  # reach this node's API server (kubeconfig.go)
+_ADMINS_CHANGED = (1, 29)  # kubernetes/kubernetes#121837: kubeadm:cluster-admins in place of system:masters
+_KUBELET_LOCAL = (1, 33)  # from then on the kubelet, too, reaches this node's (gate ControlPlaneKubeletLocalMode)
+_OLD_ADMINS = "O=system:masters"
+
+
+@dataclass(frozen=True, slots=True)
+class MakeAuthority:
+    """A Root CA and its key: made, or `given` by the operator, whose key is then with the caller."""
+
+    spec: CertificateSpec
+    template: Template | None
+    given: Certificate | None
+    not_after: datetime
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class MakeKeyPair:
+    """The keys that sign service-account tokens."""
+
+    spec: CertificateSpec
+    key: KeyAlgorithm
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewKubeconfig:
+    """What a new kubeconfig says besides credentials and trust."""
+
+    path: str
+    cluster: str
+    server: str
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class IssueFirst:
+    """The first certificate of an entry, signed by the CA of the entry `authority`. `fixed` is what the entry fixes,
+    with the names that the cluster's configuration adds.
+    """
+
+    spec: CertificateSpec
+    template: Template
+    fixed: Fixed
+    authority: CertificateSpec
+    detail: str
+    kubeconfig: NewKubeconfig | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WriteKubeconfig:
+    """A kubeconfig that refers to the kubelet's rotating PEM."""
+
+    spec: CertificateSpec
+    kubeconfig: NewKubeconfig
+    authority: CertificateSpec
+    detail: str
+
+
+InitStep = MakeAuthority | MakeKeyPair | IssueFirst | WriteKubeconfig
+
+
+def facts_of(init: InitSpec, node_name: str, address: str) -> dict[str, str]:
+    """The facts of the catalogue (`${…}`) as the cluster's configuration has them."""
+    host = split_endpoint(init.control_plane_endpoint)[0] if init.control_plane_endpoint else address
+    return {
+        "node_name": node_name,
+        "advertise_address": address,
+        "service_ip": str(ip_network(init.service_subnet.partition(",")[0], strict=False)[1]),
+        "dns_domain": init.dns_domain,
+        "control_plane_name": subject_alternative_name(host),
+    }
+
+
+def relocated(specs: Sequence[CertificateSpec], init: InitSpec) -> tuple[CertificateSpec, ...]:
+    """The entries that a control-plane node of this cluster has, where its `certificates_dir` has them."""
+
+    def moved(path: str | None) -> str | None:
+        if path and path.startswith(f"{_DEFAULT_DIR}/"):
+            return posixpath.join(init.certificates_dir, path[len(_DEFAULT_DIR) + 1 :])
+        return path
+
+    return tuple(
+        spec.model_copy(update={"path": moved(spec.path), "key": moved(spec.key)})
+        for spec in specs
+        if _belongs(spec) and not (init.external_etcd and (spec.name == "etcd-ca" or "etcd-ca" in spec.ca))
+    )
+
+
+def _belongs(spec: CertificateSpec) -> bool:
+    if spec.is_glob or spec.kind is Kind.BUNDLE or spec.signer is not None:
+        return False
+    if spec.authority:
+        return spec.name in _AUTHORITIES and spec.key is not None
+    if spec.kind is Kind.KEY_PAIR:
+        return True
+    if spec.kind is Kind.FILE and spec.key in {None, spec.path}:
+        return False  # only watched: a pair is what is made
+    return bool(spec.subject) and bool(spec.ca) and (not spec.optional or spec.name == SUPER_ADMIN)
+
+
+class Drafts:
+    """Draws up the steps for a cluster, on a node with these facts, at `now`."""
+
+    def __init__(self, init: InitSpec, policy: Policy, facts: Mapping[str, str], now: datetime) -> None:
+        self._init, self._policy, self._facts, self._now = init, policy, facts, now
+        version = re.match(r"v?([0-9]+)\.([0-9]+)", init.kubernetes_version or "")
+        self._version = (int(version[1]), int(version[2])) if version else None
+
+    def authority(self, spec: CertificateSpec, given: Certificate | None) -> MakeAuthority:
+        """A new Root CA, or the given one."""
+        if given is not None:
+            detail = f"{given.subject} as given, until {_day(given.not_after)}"
+            return MakeAuthority(spec, None, given, given.not_after, detail)
+        name = _AUTHORITIES[spec.name]
+        lasting = spec.model_copy(update={"validity": self._init.ca_validity or spec.validity})
+        terms = Terms(self._now, None, self._facts, self._policy.validity, self._policy.key)
+        template = first(lasting, f"CN={name}", (f"DNS:{name}",), terms, is_ca=True)
+        detail = f"a new Root CA CN={name}, {template.key.value}, until {_day(template.not_after)}"
+        return MakeAuthority(spec, template, None, template.not_after, detail)
+
+    def key_pair(self, spec: CertificateSpec) -> MakeKeyPair:
+        """Tokens are signed with RSA or ECDSA (pkg/serviceaccount/jwt.go)."""
+        wanted = spec.key_algorithm or self._policy.key
+        algorithm = KeyAlgorithm.RSA_2048 if wanted is KeyAlgorithm.ED25519 else wanted
+        return MakeKeyPair(spec, algorithm, f"a new pair of keys, {algorithm.value}")
+
+    def certificate(self, spec: CertificateSpec, authority: CertificateSpec, issuer_end: datetime | None) -> IssueFirst:
+        """A first certificate. Raises ValueError for a subject or a name that no certificate can have."""
+        subject = self._subject(spec)
+        names = _in_order((*missing_names(spec, self._facts, ()), *self._further_names(spec)))
+        terms = Terms(self._now, issuer_end, self._facts, self._policy.validity, self._policy.key)
+        template = first(spec, subject, names, terms)
+        detail = f"{subject}, {template.key.value}, signed by {authority.name}, until {_day(template.not_after)}"
+        if names:
+            detail += f", for {', '.join(names)}"
+        kubeconfig = self._kubeconfig(spec, spec.path) if spec.kind is Kind.KUBECONFIG else None
+        fixed = replace(fixed_by(spec, self._facts), names=names)
+        return IssueFirst(spec, template, fixed, authority, detail, kubeconfig)
+
+    def kubeconfig(self, spec: CertificateSpec, path: str, authority: CertificateSpec) -> WriteKubeconfig:
+        """The kubeconfig at `path` that refers to this certificate."""
+        kubeconfig = self._kubeconfig(spec, path)
+        return WriteKubeconfig(spec, kubeconfig, authority, f"refers to {spec.path}, server {kubeconfig.server}")
+
+    @property
+    def current_admins(self) -> bool:
+        """The cluster has the group kubeadm:cluster-admins, and a super-admin. No version told is a current one."""
+        return self._since(_ADMINS_CHANGED)
+
+    def _since(self, version: tuple[int, int]) -> bool:
+        return self._version is None or self._version >= version
+
+    def _kubeconfig(self, spec: CertificateSpec, path: str) -> NewKubeconfig:
+        subject = self._subject(spec)
+        user = next((text[3:] for text in sorted(subject_attributes(subject)) if text.startswith("CN=")), subject)
+        local = spec.name in _LOCAL or (spec.kind is Kind.KUBELET and self._since(_KUBELET_LOCAL))
+        return NewKubeconfig(path, self._init.cluster_name, self._server(local=local), user)
+
+    def _server(self, *, local: bool) -> str:
+        """Where the API server is reached (util/endpoint.go): by its endpoint, or on this node."""
+        port = self._init.bind_port
+        host: str = self._facts["advertise_address"]
+        if self._init.control_plane_endpoint and not local:
+            host, given = split_endpoint(self._init.control_plane_endpoint)
+            port = given or port
+        return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+
+    def _subject(self, spec: CertificateSpec) -> str:
+        """The subject that a kubeadm of the cluster's version would issue; the newest where that is not told."""
+        old = [text for text in spec.subject if _OLD_ADMINS in text]
+        text = old[0] if old and not self.current_admins else spec.subject[0]
+        return expand(text, self._facts) or text
+
+    def _further_names(self, spec: CertificateSpec) -> Iterator[str]:
+        given = {
+            "apiserver": self._init.cert_sans,
+            "etcd-server": self._init.etcd_server_cert_sans,
+            "etcd-peer": self._init.etcd_peer_cert_sans,
+        }
+        return map(subject_alternative_name, given.get(spec.name, ()))
+
+
+def _in_order(names: Sequence[str]) -> tuple[str, ...]:
+    """DNS names by the alphabet, then addresses as they come (util/pkiutil, RemoveDuplicateAltNames)."""
+    distinct = dict.fromkeys(names)
+    dns = sorted(name for name in distinct if name.startswith("DNS:"))
+    return (*dns, *(name for name in distinct if not name.startswith("DNS:")))
+
+
+def is_usable_address(text: str | None) -> bool:
+    """It is the address of an interface, not one that stands for all of them."""
+    return text is not None and not ip_address(text).is_unspecified
+
+
+def _day(instant: datetime) -> str:
+    return f"{instant:%Y-%m-%d}"

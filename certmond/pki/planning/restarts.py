@@ -1,0 +1,217 @@
+"""Which services are to be restarted now, in which order, and which are not although they hold something old.
+
+Owns the caution around a restart: it is for a good certificate, it is in its turn, it was not long since the last one,
+and it was not tried before for the same files. Only one is carried out at a time, and then everything is looked at
+again: the restart of one service may well have taken another with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from certmond.pki.assessment.assess import Assessment, CertificateStatus
+from certmond.pki.catalog.entries import Kind, ServiceSpec
+from certmond.pki.findings import Reason, Severity
+from certmond.pki.planning.renewal_holds import NOTHING_REPLACED, Healing
+from certmond.pki.planning.steps import Cause, Held, Issue, Plan, Restart, Step
+from certmond.pki.services.restart_state_machine import Past, Result, Target, Terms
+from certmond.pki.services.staleness import Stale, Surroundings, files_of
+
+_UNFIT = frozenset(
+    {
+        Reason.WRONG_USAGE,
+        Reason.UNEXPECTED_CHAIN,
+        Reason.UNREADABLE,
+        Reason.MALFORMED,
+        Reason.KEY_MISSING,
+        Reason.SERVICE_ACCOUNT_KEY_MISMATCH,
+    }
+)
+_DEADLY = frozenset(
+    {Reason.UNREADABLE, Reason.MISSING, Reason.MALFORMED, Reason.KEY_MISSING, Reason.KEY_MISMATCH}
+)  # a process lives on with such a file, and the next one does not start with it
+_CAUSES = {Reason.SERVED_DIFFERS: Cause.SERVED_DIFFERS, Reason.RESTART_PENDING: Cause.RESTART_PENDING}
+
+
+@dataclass(frozen=True, slots=True)
+class Caution:
+    """What speaks for waiting: an upgrade is under way; files made from a certificate that could not be made yet, by
+    the name of that certificate, with the reason. `rotating` are the trust anchors that are changing as they should.
+    `healing` is the one that was replaced without a rotation, and is followed now.
+    """
+
+    hold: str | None = None
+    unmade: Mapping[str, str] = field(default_factory=dict)
+    rotating: frozenset[str] = frozenset()
+    healing: Healing = NOTHING_REPLACED
+
+    def is_urgent(self, statuses: Iterable[CertificateStatus]) -> bool:
+        """Return whether a service that holds older ones of these is refused by everybody, so that waiting is harm."""
+        return self.healing.at_once and any(self.healing.concerns(each.seen.spec) for each in statuses)
+
+
+def restarts(
+    assessment: Assessment,
+    around: Surroundings,
+    before: Sequence[Step],
+    terms: Terms,
+    *,
+    caution: Caution,
+    asked: frozenset[str] | None = None,
+) -> Plan:
+    """The restarts that follow the steps `before`, those for what is to be renewed included, in their order.
+
+    `asked` names the services to restart by hand, these only, whatever they hold and whatever was tried before.
+    """
+    return _Planner(assessment, around, before, terms, caution=caution, asked=asked).plan()
+
+
+def in_order(services: Iterable[ServiceSpec]) -> list[ServiceSpec]:
+    """Each behind all that it is `after`, otherwise as given. The configuration lets no two wait for each other."""
+    waiting, found = {service.name: service for service in services}, list[ServiceSpec]()
+    while waiting:
+        ready = next((s for s in waiting.values() if not waiting.keys() & set(s.after)), next(iter(waiting.values())))
+        found.append(waiting.pop(ready.name))
+    return found
+
+
+class _Planner:
+    def __init__(
+        self,
+        assessment: Assessment,
+        around: Surroundings,
+        before: Sequence[Step],
+        terms: Terms,
+        *,
+        caution: Caution,
+        asked: frozenset[str] | None,
+    ) -> None:
+        self._around, self._terms, self._caution, self._asked = around, terms, caution, asked
+        self._statuses, self._now = assessment.statuses, assessment.taken_at
+        self._renewed = [step for step in before if isinstance(step, Issue)]
+        self._steps: list[Step] = []
+        self._held: list[Held] = []
+        self._instants: list[datetime] = []
+
+    def plan(self) -> Plan:
+        for service in in_order(self._around.services):
+            self._consider(service)
+        later = [at for at in self._instants if at > self._now]
+        return Plan(tuple(self._steps), tuple(self._held), min(later, default=None))
+
+    def _consider(self, service: ServiceSpec) -> None:
+        asked = self._asked is not None and service.name in self._asked
+        if self._asked is not None and not asked:
+            return
+        found = list(self._stale(service.name))
+        renewed = [step for step in self._renewed if service.name in step.restarts]
+        if not (found or renewed or asked):
+            return
+        targets = tuple(self._target(status) for status in dict.fromkeys(status for status, _ in found))
+        detail = "; ".join(dict.fromkeys(stale.detail for _, stale in found)) or "asked for"
+        instance = self._instance(service.name)
+        if asked:
+            self._steps.append(Restart(service, targets, Cause.ASKED, detail, instance))
+        elif found and (because := self._obstacle(service, found, targets)):
+            self._held.append(because)
+        elif found:
+            self._steps.append(Restart(service, targets, _CAUSES[found[0][1].reason], detail, instance))
+        else:
+            names = ", ".join(dict.fromkeys(step.target for step in renewed))
+            news = tuple(Target(step.target, step.path, {}) for step in renewed)
+            why = f"{names}: renewed first, and the service does not reload it"
+            self._steps.append(Restart(service, news, Cause.RENEWED, why, instance))
+
+    def _stale(self, service: str) -> Iterator[tuple[CertificateStatus, Stale]]:
+        """What a service holds that is older than its file, and has had the time to be read again."""
+        for status in self._statuses:
+            for stale in status.presence.stale:
+                if stale.service == service and stale.due:
+                    yield status, stale
+                elif stale.service == service:
+                    self._instants.append(stale.due_at)
+
+    def _obstacle(
+        self, service: ServiceSpec, found: Sequence[tuple[CertificateStatus, Stale]], targets: Sequence[Target]
+    ) -> Held | None:
+        """Why it is not restarted now, and until when."""
+        name, path = service.name, found[0][1].path
+        past = self._around.past.get(name)
+        trusted = [s.seen.name for s, _ in found if s.seen.spec.is_trust and s.seen.name not in self._caution.rotating]
+        if trusted:
+            anchors = ", ".join(dict.fromkeys(trusted))
+            return Held(
+                name, path, f"{anchors} changed, which all nodes must know first: that is a rotation, not a restart"
+            )
+        if unfit := next((why for status, _ in found if (why := _unfit(status))), None):
+            return Held(name, path, f"is not restarted on what is not good: {unfit}")
+        if deadly := next(self._deadly(name), None):
+            return Held(name, path, f"would not come up again: {deadly}")
+        if unmade := next((self._caution.unmade[t.name] for t in targets if t.name in self._caution.unmade), None):
+            return Held(name, path, f"a file that it may read could not be made: {unmade}")
+        if past and (tried := self._tried(past, targets)):
+            return Held(name, path, tried)
+        urgent = self._caution.is_urgent(status for status, _ in found)
+        late = urgent or any(item.severity is Severity.CRITICAL for status, _ in found for item in status.findings)
+        if self._caution.hold and not late:
+            return Held(name, path, self._caution.hold)
+        free = past is None or past.result is Result.SEEN or (past.result is Result.SUPERSEDED and not past.again)
+        free = free or (urgent and past is not None and not past.again)  # what it was restarted for was refused, too
+        restarted_at = None if past is None or free else past.ended_at
+        until = restarted_at + self._terms.spacing if restarted_at else None
+        now = self._around.live.at if self._around.live else None
+        # A look begins before what it leads to has ended; but a clock may have been set back.
+        if past and restarted_at and until and now and restarted_at - self._terms.spacing < now < until:
+            self._instants.append(until)
+            return Held(name, path, f"not so soon after {restarted_at:%Y-%m-%d %H:%M} UTC, when {past.message}", until)
+        return None
+
+    def _deadly(self, service: str) -> Iterator[str]:
+        """What is wrong with any of its files that it needs to start."""
+        for status in self._statuses:
+            reads = any(consumer.service == service for consumer in status.presence.consumers)
+            for item in status.findings if reads else ():
+                of_a_ca = status.seen.spec.authority and item.reason in {Reason.KEY_MISSING, Reason.KEY_MISMATCH}
+                if item.severity is Severity.CRITICAL and item.reason in _DEADLY and not of_a_ca:
+                    yield item.message
+            if reads and status.key_matches is False and not status.seen.spec.authority:
+                yield f"the key of {status.seen.path} is another's"  # no finding yet: it may be half written
+
+    def _tried(self, past: Past, targets: Sequence[Target]) -> str | None:
+        """It was restarted for the very same files, and to what effect: the daemon does not do that again."""
+        contents = {path: content.sha256 for path, content in self._around.contents.items()}
+        if failure := past.failure(contents):
+            return f"{failure}; another certificate, or `certmond restart {past.service}`, tries it again"
+        wanted = {path: sha256 for target in targets for path, sha256 in target.contents.items()}
+        if (
+            past.result in {None, Result.SEEN, Result.SUPERSEDED, Result.REFUSED}
+            or not wanted
+            or not wanted.items() <= past.contents.items()
+        ):
+            return None
+        return f"was restarted for this already, and it is still so: `certmond restart {past.service}` tries it again"
+
+    def _target(self, status: CertificateStatus) -> Target:
+        contents = self._around.contents
+        held = {path: contents[path].sha256 for path in files_of(status.seen) if path in contents}
+        return Target(status.seen.name, status.seen.path, held)
+
+    def _instance(self, service: str) -> str:
+        live = self._around.live
+        return live.services[service].instance if live and service in live.services else ""
+
+
+def _unfit(status: CertificateStatus) -> str | None:
+    """What speaks against putting this certificate, or these keys, into use."""
+    seen, keys = status.seen, status.seen.spec.kind is Kind.KEY_PAIR
+    if not keys and (status.stale or status.certificate is None):
+        return f"{seen.path} holds no certificate"
+    if status.key_matches is False:
+        return f"the key of {seen.path} is another's"
+    if not keys and not status.chain_valid:
+        return f"{seen.path} has no valid certification path"
+    return next(
+        (item.message for item in status.findings if item.severity is Severity.CRITICAL and item.reason in _UNFIT), None
+    )

@@ -1,0 +1,1 @@
+"""The rotation of a CA: its phases, gates and steps."""

@@ -1,0 +1,32 @@
+"""Which certificates of the former CA a phase of a rotation waits for.
+
+Owns that decision. A phase does not wait for what another user than root can hold up: a certificate that the CA's key
+does not sign because of its file, and one that came there after the phase began. Both are issued anew where that is
+possible, and told where it is not. Pure.
+"""
+
+from __future__ import annotations
+
+from certmond.pki.assessment.assess import Assessment, CertificateStatus
+from certmond.pki.rotation.phases import Rotation
+from certmond.pki.signing.policy import Denial, fixed_by, grant
+from certmond.pki.signing.template import Terms, successor
+
+
+def is_awaited(rotation: Rotation, status: CertificateStatus, assessment: Assessment) -> bool:
+    """Return whether the phase waits until this certificate of the former CA is issued anew."""
+    origin, changed_at = status.presence.provenance, status.seen.changed_at
+    if origin is None or not (origin.path_writers or origin.file_writers or origin.owner_writes):
+        return True  # only root can write it
+    return denial(status, assessment) is None and not (changed_at and changed_at > rotation.since)
+
+
+def denial(status: CertificateStatus, assessment: Assessment) -> Denial | None:
+    """Return why the CA's key does not sign a successor of this certificate; None where it does."""
+    certificate, spec, derived = status.certificate, status.seen.spec, status.basis
+    if certificate is None or derived is None or certificate.refused:
+        return None
+    terms = Terms(assessment.taken_at, None, assessment.facts)
+    template = successor(certificate, spec, terms, inherits=derived.predecessor is not None)
+    made = grant(template, fixed_by(spec, assessment.facts), derived)
+    return made if isinstance(made, Denial) else None

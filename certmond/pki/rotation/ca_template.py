@@ -1,0 +1,52 @@
+"""What a Root CA says that is to follow the present one: with a new key, or with the same.
+
+Owns what is taken over from the present CA and what is not. Pure: keys, random numbers and the time are arguments.
+Whether the present one may be followed so is `pki.candidate`'s.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from cryptography import x509
+
+from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.signing.template import Template, Terms, algorithm_of, first
+from certmond.pki.x509.certificate import Certificate, load
+
+_DNS_NAME = re.compile(
+    r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
+)
+
+
+def following(present: Certificate, spec: CertificateSpec, terms: Terms) -> Template:
+    """A Root CA as kubeadm makes it, with the name of the present one, for a new key: by default one of its kind."""
+    key = spec.key_algorithm or algorithm_of(present.key) or terms.key
+    name = present.common_name or ""
+    names = (f"DNS:{name}",) if _DNS_NAME.fullmatch(name) else ()
+    template = first(spec, "CN=ca", names, replace(terms, key=key), is_ca=True)
+    return replace(template, subject=load(present.der).subject)  # as it stands there: Go compares the bytes
+
+
+def reissued(present: Certificate, spec: CertificateSpec, terms: Terms, serial: int) -> x509.CertificateBuilder:
+    """The present CA with another serial number and other dates, ready for its own key: all else is as it was, the
+    subject key identifier byte for byte.
+    """
+    parsed = load(present.der)
+    start, end = terms.dates(spec)
+    made = x509.CertificateBuilder(
+        issuer_name=parsed.subject,
+        subject_name=parsed.subject,
+        public_key=parsed.public_key(),
+        serial_number=serial,
+        not_valid_before=start,
+        not_valid_after=end,
+    )
+    for extension in parsed.extensions:
+        if extension.oid != x509.AuthorityKeyIdentifier.oid:  # it may quote the old serial number
+            made = made.add_extension(extension.value, extension.critical)
+    if present.subject_key_id is None:
+        return made
+    own = x509.SubjectKeyIdentifier(present.subject_key_id)
+    return made.add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own), critical=False)

@@ -1,0 +1,95 @@
+"""What a rotation would do on a node from its first phase to its last, before anything is begun.
+
+Owns the forecast: the same comparison as `pki.rotation_steps` makes, phase after phase, each on the node as the one
+before would have left it. Pure; it promises nothing of how long a phase takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from certmond.pki.assessment.assess import Assessment
+from certmond.pki.rotation.awaited_leaves import denial
+from certmond.pki.rotation.phases import Desired, Phase, Rotation, desired, sequence
+from certmond.pki.rotation.planner import Ground, concerned, lacks, of_former
+from certmond.pki.services.staleness import files_of
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """One phase: a sentence for each change of files, and the services that are restarted for them. `because` has a
+    file that changes for each of these, which its process does not read again.
+    """
+
+    phase: Phase
+    steps: tuple[str, ...]
+    restarts: tuple[str, ...]
+    because: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+
+def preview(rotation: Rotation, ground: Ground, assessment: Assessment, order: Sequence[str]) -> tuple[Preview, ...]:
+    """The phases from the present one on, up to one in which the node would stand still, which says why. `order` has
+    the services in the order of their restarts.
+    """
+    phases, found = sequence(rotation), list[Preview]()
+    trust_before = ground.trust
+    for phase in phases[phases.index(rotation.phase) :]:
+        here = replace(rotation, phase=phase)
+        left, wanted = lacks(here, ground, assessment), desired(here)
+        if left.frozen:
+            return (*found, Preview(phase, (left.frozen,), ()))
+        steps = [step.detail for step in left.steps if step.target == rotation.family]
+        touched = _rewritten(ground, wanted)
+        if wanted and frozenset(wanted.trust) != frozenset(trust_before):
+            for status in concerned(rotation.family, assessment):
+                for embedded in status.seen.embedded if status.seen.spec.embedded_ca == rotation.family else ():
+                    if embedded.file is None:
+                        steps.append(f"{embedded.path} is to trust the same")
+                    touched.add(embedded.path)
+        if wanted and wanted.leaves and phase is Phase.ISSUE:
+            for status in of_former(rotation, assessment):
+                if denied := denial(status, assessment):
+                    steps.append(f"{status.seen.path} is not issued anew: the CA's key does not sign it: {denied}")
+                    continue
+                steps.append(f"{status.seen.path} is issued anew from the new CA")
+                touched.update(files_of(status.seen))
+        restarts = dict(_restarted(touched, assessment))
+        if ground.signer and any("sign with" in step for step in steps):
+            restarts.setdefault(ground.signer.container, ground.signer.manifest)
+        names = tuple(name for name in order if name in restarts)
+        found.append(Preview(phase, tuple(dict.fromkeys(steps)), names, restarts))
+        if wanted:
+            trust_before, ground = wanted.trust, _after(ground, wanted)
+    return tuple(found)
+
+
+def _rewritten(ground: Ground, wanted: Desired | None) -> set[str]:
+    """The anchor's own files that are other ones for who reads them: a set of anchors, or another key."""
+    found = set[str]()
+    if wanted and frozenset(wanted.trust) != frozenset(ground.trust):
+        found.add(ground.path)
+    if wanted and ground.holds_key and ground.key_path and ground.key != wanted.signing.key:
+        found.add(ground.key_path)
+    return found
+
+
+def _restarted(touched: set[str], assessment: Assessment) -> Iterator[tuple[str, str]]:
+    """Each service that does not read again what is touched, with a file of that."""
+    for status in assessment.statuses:
+        for each in status.presence.consumers if status.seen.name == status.seen.spec.name else ():
+            held = [path for path in each.files if path in touched]
+            if held and (status.seen.embedded or not each.reloads):
+                yield each.service, held[0]
+
+
+def _after(ground: Ground, wanted: Desired) -> Ground:
+    """The node with the files that the phase asks for."""
+    signer = ground.signer
+    if signer and wanted.detached:
+        signer = replace(
+            signer, now=signer.apart, holds=(wanted.detached,), key=wanted.detached.key, present=signer.files
+        )
+    elif signer:
+        signer = replace(signer, now=signer.shared)
+    return replace(ground, trust=wanted.trust, key=wanted.signing.key if ground.holds_key else None, signer=signer)

@@ -1,0 +1,105 @@
+"""What would stop a rotation after it has begun, found while it can still wait where nothing has changed.
+
+Owns which holds these are, in which phases they are asked for, and the sentence about each. What the host says is an
+argument; the rules by which it holds a leaf or a restart are those of `holds` and `restarts`. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+
+from certmond.pki.assessment.assess import Assessment
+from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.assessment.rules import critical_point
+from certmond.pki.planning.steps import Held, Identity
+from certmond.pki.rotation.phases import Mode, Phase, Rotation, sequence
+from certmond.pki.rotation.planner import Ground, concerned, of_former
+from certmond.pki.services.staleness import Surroundings
+
+
+class HoldReason(StrEnum):
+    """What holds."""
+
+    FILE = "hold_file"
+    COMMAND = "hold_command"
+    CLOCK = "unsynchronised_clock"
+    RESTART_FAILED = "restart_failed"
+    RENEWAL_FAILED = "renewal_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """One hold: `fact` says what it is. It ends at `until` at the latest where time ends it; else it `depends_on`
+    somebody or something. `command` is what ends it, or shows what it waits for.
+    """
+
+    reason: HoldReason
+    fact: str
+    depends_on: str
+    command: str
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @property
+    def sentence(self) -> str:
+        """All of it, for people."""
+        since = f" since {_second(self.since)}" if self.since else ""
+        until = f", until {_second(self.until)} at the latest" if self.until else ""
+        return f"{self.fact}{since}{until}; it depends on {self.depends_on}; run: {self.command}"
+
+    def held(self, ground: Ground) -> Held:
+        """Return what a plan says of it, where it stops the rotation of that anchor."""
+        return Held(ground.family, ground.path, self.sentence, self.until)
+
+
+def waits_here(rotation: Rotation) -> bool:
+    """Return whether the rotation stays in its phase while something would stop it later: until then nothing of the
+    former anchor is given up, and no key is exchanged.
+
+    A rotation that was found in place waits for nothing, because its keys are exchanged already. Nor does the way back.
+    """
+    if rotation.found or rotation.aborted:
+        return False
+    phases = sequence(rotation)
+    first = phases.index(Phase.ISSUE) if Phase.ISSUE in phases else 1
+    return phases.index(rotation.phase) < first
+
+
+def holds(
+    rotation: Rotation,
+    assessment: Assessment,
+    around: Surroundings,
+    past: Mapping[Identity, Attempt],
+    *,
+    upgrade: Hold | None,
+    clock: Hold | None,
+) -> Iterator[Hold]:
+    """Yield what keeps this node from going through with the rotation now: what the host says (`upgrade`, `clock`),
+    restarts that have failed, and renewals of which the next try is not due yet.
+    """
+    now, statuses = assessment.taken_at, list(concerned(rotation.family, assessment))
+    leaves = [status for status in statuses if status.certificate and not status.seen.spec.is_trust]
+    ends = [end for each in leaves if each.certificate and (end := critical_point(each.certificate)) > now]
+    if upgrade and (ends or not leaves):  # it holds restarts, too; but nothing that is critical
+        yield replace(upgrade, until=max(ends, default=None))
+    issued = list(of_former(rotation, assessment)) if rotation.mode is not Mode.REISSUE else []
+    late = [end for each in issued if each.certificate and (end := critical_point(each.certificate)) > now]
+    if clock and late:
+        yield replace(clock, until=max(late))
+    for failed in dict.fromkeys(past.service for status in statuses for past in around.failed(status.seen)):
+        restart = around.past[failed]
+        command = f"certmond restart {failed}"
+        yield Hold(HoldReason.RESTART_FAILED, restart.message, f"{failed} coming up", command, restart.ended_at)
+    for status in issued:
+        tried = past.get(status.seen.identity)
+        if tried and tried.failures and tried.at <= now < tried.retry_at:
+            fact = f"the renewal of {status.seen.name} failed {tried.failures} times, last: {tried.message}"
+            command = f"certmond renew {status.seen.name}"
+            yield Hold(HoldReason.RENEWAL_FAILED, fact, "its next try", command, tried.at, tried.retry_at)
+
+
+def _second(instant: datetime) -> str:
+    return f"{instant:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,64 @@
+"""The keys of service-account tokens on this node: which are there, who reads them, and whether another can follow.
+
+Owns the judgement of a key that is to sign tokens; a Root CA's is `pki.candidate`'s. Pure: no private key is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from certmond.pki.assessment.assess import Assessment
+from certmond.pki.catalog.entries import CertificateSpec, Kind
+from certmond.pki.x509.certificate import PublicKey
+
+_CURVES = (256, 384, 521)
+"""The sizes of those that tokens can be signed with (pkg/serviceaccount/jwt.go, signerFromECDSAPrivateKey)."""
+_LEAST_RSA = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class TokenKeys:
+    """`trusted` are the public keys in the order of their file. `key` is the public half of the key on this node; None
+    with `holds_key` where it cannot be told. `unread` says, in sentences, which of the two files nobody here reads.
+    """
+
+    spec: CertificateSpec
+    trusted: tuple[PublicKey, ...]
+    key: PublicKey | None
+    holds_key: bool
+    unread: tuple[str, ...] = ()
+
+
+def keys_of(assessment: Assessment, name: str) -> TokenKeys | None:
+    """The entry `name`; None where the catalogue has no such key pair, or this node has no public key of it."""
+    for status in assessment.statuses:
+        seen = status.seen
+        if seen.spec.name == name and seen.spec.kind is Kind.KEY_PAIR and seen.public_keys:
+            files = {path for consumer in status.presence.consumers for path in consumer.files}
+            flags = {seen.path: "--service-account-key-file", seen.key_path: "--service-account-signing-key-file"}
+            unread = tuple(
+                f"no service here is known to read {path}; see {flag} of kube-apiserver, and `consumers` of {name}"
+                for path, flag in flags.items()
+                if path and path not in files
+            )
+            return TokenKeys(seen.spec, seen.public_keys, seen.key, seen.key is not None or seen.key_unknown, unread)
+    return None
+
+
+def objections(key: PublicKey, present: Sequence[PublicKey], where: str) -> Iterator[str]:
+    """What speaks against `key`, from the file `where`, as the one that follows the `present` ones: each a sentence."""
+    match key.algorithm, key.bits:
+        case "RSA", bits if bits < _LEAST_RSA:
+            yield f"the RSA key in {where} has {bits} bits; give one of {_LEAST_RSA} at least"
+        case ("RSA", _):
+            pass
+        case "ECDSA", bits if bits in _CURVES:
+            pass
+        case _:
+            yield (
+                f"Kubernetes signs no tokens with a key such as the {key} one in {where}; give an RSA key, or an ECDSA "
+                "key on P-256, P-384 or P-521"
+            )
+    if key in present:
+        yield f"the key in {where} is in use already; give another one"

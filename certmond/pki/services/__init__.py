@@ -1,0 +1,1 @@
+"""What runs, and which service holds an older certificate."""

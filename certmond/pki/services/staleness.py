@@ -1,0 +1,301 @@
+"""Who holds what: which services use a certificate, and which of them still have an older one in memory.
+
+Owns two kinds of evidence. *Served*: a handshake showed another certificate than the file has. *Held*: the process is
+older than the file, and does not read it again by itself; where what it serves was seen to be right, that counts for
+more than its age. What cannot be seen is not claimed. Time comes with the look; nothing is read here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+
+from certmond.errors import MalformedError
+from certmond.pki.catalog.endpoint import Endpoint, Served, Unserved
+from certmond.pki.catalog.entries import Kind, ServiceSpec
+from certmond.pki.catalog.observation import Observation, Provenance, Salvage
+from certmond.pki.findings import Finding, Reason
+from certmond.pki.services.model import Content, Live, ServiceSeen, Survey
+from certmond.pki.services.restart_state_machine import Past, Result
+from certmond.pki.x509.certificate import parse_certificate
+
+RELOAD_WITHIN = timedelta(seconds=90)
+"""So long after a change a service that reads its files again may still serve the former certificate."""
+
+_SETTLED = timedelta(seconds=2)  # so long a certificate and its key may be two halves of one change
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """A service that uses a certificate. `reloads`: it picks a new one up by itself. `files` are those of the entry's
+    files that the service is told to read, or all of them where that is not known.
+    """
+
+    service: str
+    reloads: bool
+    running: bool | None = None
+    started_at: datetime | None = None
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServedAt:
+    """What was seen at an endpoint. Without a certificate, `sha256` and `matches` are None, and `reason` says why."""
+
+    endpoint: Endpoint
+    service: str
+    sha256: str | None
+    matches: bool | None
+    reason: str = ""
+    der: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """A service that has an older certificate in memory than `path` holds since `since`.
+
+    It is not `due` where it still has time, until `due_at`, to read the file again. `ends_at` is when the certificate
+    ends that it serves, where that was seen.
+    """
+
+    service: str
+    reason: Reason
+    path: str
+    since: datetime
+    due_at: datetime
+    due: bool
+    detail: str
+    ends_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusing:
+    """A server that ends every TLS handshake without a certificate, since `path` has its content. It is `due` where the
+    look began so long after that change that it did not fall between the two files of one change.
+    """
+
+    at: ServedAt
+    path: str
+    due: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Everything about one certificate that is not in a file: who uses it, where it is served, who has an older one.
+
+    It is `judged` where a look has begun since its files changed; before, that nobody is stale says nothing. `failures`
+    say what went wrong with restarts for the files that are there, the latest of them at `failed_at`. `told` is what is
+    said of it as a trust anchor that changes. `provenance` is where it comes from; None where that was not looked up.
+    `refusing` are the servers that present no certificate. `salvage` is what its files can be made from again; None
+    where they are not damaged, or that was not looked up.
+    """
+
+    consumers: tuple[Consumer, ...] = ()
+    served: tuple[ServedAt, ...] = ()
+    stale: tuple[Stale, ...] = ()
+    failures: tuple[str, ...] = ()
+    failed_at: datetime | None = None
+    judged: bool = False
+    told: tuple[Finding, ...] = ()
+    provenance: Provenance | None = None
+    refusing: tuple[Refusing, ...] = ()
+    salvage: Salvage | None = None
+
+
+NOWHERE = Presence()
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What is known of the node besides its certificates, at the time of a pass. `live` is None before a first look,
+    and where the node's files lie `elsewhere`, below another root: nothing runs there that could be looked at.
+    """
+
+    services: Sequence[ServiceSpec] = ()
+    survey: Survey = field(default_factory=Survey)
+    live: Live | None = None
+    contents: Mapping[str, Content] = field(default_factory=dict)
+    past: Mapping[str, Past] = field(default_factory=dict)
+    reload_within: timedelta = RELOAD_WITHIN
+    told: Mapping[str, tuple[Finding, ...]] = field(default_factory=dict)
+    provenance: Mapping[tuple[str, str], Provenance] = field(default_factory=dict)
+    elsewhere: bool = False
+    salvage: Mapping[tuple[str, str], Salvage] = field(default_factory=dict)
+
+    def presence(self, seen: Observation, renewed_at: datetime | None = None) -> Presence:
+        """Who uses this certificate, and how it is served. `renewed_at` says that certmond put it in place itself."""
+        told, provenance = self.told.get(seen.name, ()), self.provenance.get(seen.identity)
+        salvage = self.salvage.get(seen.identity)
+        if seen.name != seen.spec.name or not (self._mentioned(seen) or seen.spec.consumers):
+            known = told or provenance or salvage
+            return Presence(told=told, provenance=provenance, salvage=salvage) if known else NOWHERE
+        consumers = tuple(self._consumers(seen, renewed_at))
+        served = tuple(self._served(seen))
+        stale = tuple(self._stale(seen, consumers, served, renewed_at, self.live)) if self.live else ()
+        changed = self._changed(seen)
+        judged = self.live is not None and changed is not None and self.live.at >= changed
+        failed = self.failed(seen)
+        at = max((past.ended_at for past in failed if past.ended_at), default=None)
+        messages = tuple(past.message for past in failed)
+        refusing = tuple(self._refusing(seen, self.live)) if self.live and judged else ()
+        return Presence(consumers, served, stale, messages, at, judged, told, provenance, refusing, salvage)
+
+    def _changed(self, seen: Observation) -> datetime | None:
+        return max((self.contents[path].since for path in files_of(seen) if path in self.contents), default=None)
+
+    def failed(self, seen: Observation) -> tuple[Past, ...]:
+        """The last restarts for this certificate's sake that went wrong, for as long as their files are the same."""
+        contents = {path: content.sha256 for path, content in self.contents.items()}
+        return tuple(past for past in self.past.values() if seen.name in past.targets and past.failure(contents))
+
+    @cached_property
+    def _paths(self) -> frozenset[str]:
+        """Every file of which something is told."""
+        used = {path for paths in self.survey.uses.values() for path in paths}
+        return frozenset(used | {path for _, path in self.survey.serving.values()})
+
+    def _mentioned(self, seen: Observation) -> bool:
+        return seen.path in self._paths or seen.key_path in self._paths
+
+    def _consumers(self, seen: Observation, renewed_at: datetime | None) -> Iterator[Consumer]:
+        for service in self.services:
+            reloads = self._reloads(service, seen, renewed_at)
+            if reloads is not None:
+                now = self._seen(service.name)
+                yield Consumer(service.name, reloads, now.running, now.started_at, self._read(service, seen))
+
+    def _reloads(self, service: ServiceSpec, seen: Observation, renewed_at: datetime | None) -> bool | None:
+        """Whether it reads all files of this certificate again by itself; None where it uses none of them."""
+        known = self.survey.uses.get(service.name)
+        spec = seen.spec
+        if known is not None and spec.kind is not Kind.KUBELET:
+            found = [known[path].reloads for path in files_of(seen) if path in known]
+            if found or spec.name not in service.serves:
+                return all(found) if found else None
+        if service.name not in spec.consumers:
+            return None
+        if spec.kind is Kind.KUBELET and renewed_at is not None:
+            return False  # the kubelet knows of the certificates that it fetched itself, and of no other
+        return spec.name in service.reloads
+
+    def _read(self, service: ServiceSpec, seen: Observation) -> tuple[str, ...]:
+        """The files of this certificate that it is told to read: of a pair of keys, say, only the one that signs."""
+        known, files = self.survey.uses.get(service.name, {}), files_of(seen)
+        named = tuple(path for path in files if path in known)
+        return named if named and seen.spec.kind is not Kind.KUBELET else files
+
+    def _served(self, seen: Observation) -> Iterator[ServedAt]:
+        own = seen.certificates[0].sha256 if seen.certificates else None
+        for endpoint, (service, path) in self.survey.serving.items():
+            if path != seen.path or self.live is None or endpoint not in self.live.served:
+                continue
+            found = self.live.served[endpoint]
+            if isinstance(found, Served):
+                matches = None if own is None else found.sha256 == own
+                yield ServedAt(endpoint, service, found.sha256, matches, der=found.der)
+            else:
+                yield ServedAt(endpoint, service, None, None, found.reason)
+
+    def _refusing(self, seen: Observation, live: Live) -> Iterator[Refusing]:
+        changed = self._changed(seen)
+        due = changed is not None and live.at >= changed + _SETTLED
+        for at in self._served(seen):
+            found = live.served[at.endpoint]
+            if isinstance(found, Unserved) and found.spoke_tls:
+                yield Refusing(at, seen.path, due)
+
+    def _stale(
+        self,
+        seen: Observation,
+        consumers: Sequence[Consumer],
+        served: Sequence[ServedAt],
+        renewed_at: datetime | None,
+        live: Live,
+    ) -> Iterator[Stale]:
+        changed = self._changed(seen)
+        if changed is None or live.at < changed or _is_broken(seen):
+            return
+        reloading = {consumer.service: consumer.reloads for consumer in consumers}
+        for at in served:
+            if at.matches is False:
+                due_at = changed + (self.reload_within if reloading.get(at.service) else timedelta())
+                detail = f"{at.service or 'what listens'} at {at.endpoint} serves another certificate than {seen.path}"
+                yield Stale(
+                    at.service, Reason.SERVED_DIFFERS, seen.path, changed, due_at, live.at >= due_at, detail,
+                    _end_of(at.der),
+                )  # fmt: skip
+        for consumer in consumers:
+            if any(at.service == consumer.service and at.matches is not None for at in served):
+                continue  # what was seen counts for more than any age
+            yield from self._held(seen, consumer, renewed_at)
+
+    def _held(self, seen: Observation, consumer: Consumer, renewed_at: datetime | None) -> Iterator[Stale]:
+        """The first of its files that a consumer has read before it changed, and will not read again."""
+        name = consumer.service
+        now, past = self._seen(name), self.past.get(name)
+        began = self._last_run(seen.name, past, renewed_at) if name in self._commands else now.started_at
+        if now.running is False or began is None:
+            return
+        for path in consumer.files:
+            content = self.contents.get(path)
+            if content is None or began >= content.since or self._reads_again(consumer, seen, path):
+                continue
+            if past and past.has_read(path, content.sha256, now.instance):
+                continue
+            since = content.since
+            changed = f"changed at {_second(since)}"
+            detail = (
+                f"{name} was not restarted since {path} {changed}" if name in self._commands
+                else f"{name} runs since {_second(began)}, and has not read {path} since that {changed}"
+            )  # fmt: skip
+            yield Stale(name, Reason.RESTART_PENDING, path, since, since, True, detail)
+            return
+
+    @cached_property
+    def _commands(self) -> frozenset[str]:
+        """The services that a command restarts: of their processes nothing can be seen."""
+        return frozenset(service.name for service in self.services if service.kind == "command")
+
+    def _last_run(self, target: str, past: Past | None, renewed_at: datetime | None) -> datetime | None:
+        """Since when such a service has what it has: since the command was run last. Where it never was, or the files
+        have changed before that restart was over, only that certmond has renewed `target` itself tells that it has to
+        be, or that it was tried for its sake.
+        """
+        if past and past.ended_at and past.result not in {Result.REFUSED, Result.SUPERSEDED}:
+            return past.ended_at
+        return _LONG_AGO if renewed_at or (past and target in past.targets) else None
+
+    def _reads_again(self, consumer: Consumer, seen: Observation, path: str) -> bool:
+        if path == seen.spec.kubeconfig:
+            return False  # no client reads its kubeconfig twice
+        use = self.survey.uses.get(consumer.service, {}).get(path)
+        return use.reloads if use and seen.spec.kind is not Kind.KUBELET else consumer.reloads
+
+    def _seen(self, service: str) -> ServiceSeen:
+        return (self.live.services.get(service) if self.live else None) or ServiceSeen(None)
+
+
+def files_of(seen: Observation) -> tuple[str, ...]:
+    """The files that a new certificate of this entry changes, and those that lead its readers to it."""
+    kubeconfig = seen.spec.kubeconfig if seen.spec.kind is Kind.KUBELET else None
+    key = None if seen.foreign_key else seen.key_path
+    return tuple(dict.fromkeys(path for path in (seen.path, key, kubeconfig) if path))
+
+
+def _is_broken(seen: Observation) -> bool:
+    """There is nothing in it that could be held."""
+    return not seen.certificates and (seen.spec.kind is not Kind.KEY_PAIR or seen.key is None)
+
+
+def _end_of(der: bytes) -> datetime | None:
+    try:
+        return parse_certificate(der).not_after
+    except MalformedError:
+        return None
+
+
+def _second(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"

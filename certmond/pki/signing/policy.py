@@ -1,0 +1,271 @@
+"""What the key of a CA may sign: the one rule that every path to a signature passes.
+
+Owns the decision, and the `Grant` without which no signer signs. A certificate is signed for a subject, usages and
+names, each of which its entry fixes or a predecessor had. A predecessor is a certificate that the present CA, or a
+former CA that the node knows, has signed. Whatever else a file says is not signed. Reserved subjects need an entry that
+names them.
+Pure: who can write a file, and which CAs are known, are arguments (`Provenance`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
+from certmond.pki.catalog.field_types import USAGES, expand
+from certmond.pki.catalog.observation import Provenance
+from certmond.pki.catalog.requirements import accepted_subjects
+from certmond.pki.findings import printable
+from certmond.pki.signing.template import EXTENDED, Template, alternative_names, general_name, name_of, unfit_usages
+from certmond.pki.x509.certificate import KEY_USAGES, Certificate, attributes_of, load
+from certmond.pki.x509.path_building import find_paths
+
+_RESERVED = ("system:", "kubeadm:")
+"""Prefixes of users and groups that Kubernetes and kubeadm give rights to (RBAC, "default roles"; kubeadm v1.29)."""
+_SIGNS = "digital signature"
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What a successor can be derived from, besides its entry.
+
+    `predecessor` is the certificate whose subject, usages and names it may have; None for the `reasons`. `later` are
+    newer ones: what these lack is not passed on. With a `barrier` nothing is signed at all.
+    """
+
+    predecessor: Certificate | None = None
+    reasons: tuple[str, ...] = ()
+    later: tuple[Certificate, ...] = ()
+    barrier: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """What an entry fixes, with the node's facts filled in: subjects, any of which is right, usages and names."""
+
+    subjects: tuple[str, ...] = ()
+    usages: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The permission to sign exactly this. Only `grant` makes one."""
+
+    template: Template
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """Why a certificate is not signed: each part that neither the entry nor a predecessor covers, then the reasons."""
+
+    problems: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "; ".join(self.problems)
+
+
+def fixed_by(spec: CertificateSpec, facts: Mapping[str, str]) -> Fixed:
+    """Return what the entry `spec` fixes on a node with these facts."""
+    names = (expand(name, facts) for name in spec.names)
+    return Fixed(accepted_subjects(spec, facts), spec.usages, tuple(filter(None, names)))
+
+
+def basis(
+    certificate: Certificate, chain: Sequence[Certificate], issuers: Sequence[Certificate], provenance: Provenance
+) -> Basis:
+    """Return what a successor of `certificate` can be derived from.
+
+    `chain` is the rest of its file, `issuers` are the present certificates of the CA that signs. Validity periods do
+    not count: a signature does not expire.
+    """
+    if provenance.path_writers:
+        fact = f"{provenance.path_writers}, who could take the key of a new certificate"
+        return Basis(barrier=f"{fact}: give it to root, or name who may write there as the entry's `owner`")
+    reasons = []
+    if provenance.file_writers:
+        reasons.append(f"{provenance.file_writers}, so its content decides nothing")
+    if provenance.ca_writers:
+        reasons.append(f"{provenance.ca_writers}, so it does not prove what its CA has signed")
+    known = tuple(dict.fromkeys((*issuers, *provenance.former)))
+    if certificate.refused:
+        reasons.append(certificate.refused)
+    elif not is_issued(certificate, chain, known):
+        reasons.append("no present or former CA of its entry has signed it")
+    if provenance.owner_writes and not provenance.possessed:
+        reasons.append("its private key is not beside it, and its entry's owner can put any certificate there")
+    if provenance.lost:
+        reasons.append("it is older than the certificate that certmond put in its place")
+    later = tuple(each for each in provenance.later if is_issued(each, chain, known))
+    return Basis(None if reasons else certificate, tuple(reasons), later)
+
+
+def is_issued(certificate: Certificate, chain: Sequence[Certificate], issuers: Sequence[Certificate]) -> bool:
+    """Return whether one of `issuers` has signed the certificate, directly or through `chain`, whatever the dates of
+    these issuers.
+
+    Intermediate CAs count for the usages that they may certify (RFC 5280, 4.2.1.12, nested as Go does), and only where
+    they and the certificate were valid at one moment. Of a certificate that Go or cryptography does not read, it is not
+    known what was signed: False.
+    """
+    if certificate.refused or certificate in issuers:
+        return False
+    usages = certificate.extended_usages
+    limited = usages is not None and "any" not in usages
+    for path in find_paths(certificate, issuers, chain, usages or frozenset() if limited else frozenset()).paths:
+        signers = path.certificates[1:-1]
+        in_date = max(each.not_before for each in path.certificates[:-1]) <= min(
+            each.not_after for each in path.certificates[:-1]
+        )
+        if not signers or (in_date and (limited or all(each.extended_usages is None for each in signers))):
+            return True
+    return False
+
+
+def grant(template: Template, fixed: Fixed, basis: Basis) -> Grant | Denial:
+    """Return the permission to sign `template`, or why it is not given."""
+    if basis.barrier:
+        return Denial((basis.barrier,))
+    problems = list(_uncovered(template, fixed, basis.predecessor))
+    if problems:
+        return Denial((*problems, *basis.reasons))
+    for each in basis.later:
+        if uncovered := list(_uncovered(_as_of_its_key(template, each), fixed, each)):
+            said = f"a later certificate (serial {each.serial:x}) that certmond put in its place had less"
+            return Denial((*uncovered, said))
+    return Grant(template)
+
+
+def outdone(
+    certificate: Certificate, chain: Sequence[Certificate], issuers: Sequence[Certificate], provenance: Provenance,
+    fixed: Fixed,
+) -> tuple[str, ...]:  # fmt: skip
+    """Return what `certificate` has that a certificate which followed it no longer had, and no entry fixes: whoever put
+    it there put a former one back. The other arguments are those of `basis`.
+    """
+    found = [each for later in basis(certificate, chain, issuers, provenance).later
+             for each in surplus(certificate, later, fixed)]  # fmt: skip
+    if provenance.lost:
+        found += surplus(certificate, None, fixed)
+    return tuple(dict.fromkeys(found))
+
+
+def surplus(certificate: Certificate, later: Certificate | None, fixed: Fixed) -> tuple[str, ...]:
+    """Return the subject, usages and names of `certificate` that a `later` one did not have, and no entry fixes. Where
+    the later one is not known (None), those that no entry fixes. An entry that accepts several subjects fixes none of
+    them against the later one: only what is part of that one's is no surplus.
+
+    Of a certificate that Go or cryptography does not read, that it is so.
+    """
+    if certificate.refused:
+        return (certificate.refused,)
+    parsed = load(certificate.der)
+    has = Template(
+        subject=parsed.subject,
+        not_before=certificate.not_before,
+        not_after=certificate.not_after,
+        key=KeyAlgorithm.RSA_2048,
+        usages=frozenset(KEY_USAGES.values()) if certificate.usages is None else certificate.usages,
+        extended_usages=tuple(certificate.extended_usages or ()),
+        names=alternative_names(parsed),
+    )
+    has = _as_of_its_key(has, later or certificate)
+    accepted = is_fixed(has.subject, fixed)
+    same = (accepted and (later is None or len(fixed.subjects) == 1)) or (
+        later is not None and _is_part(has.subject, load(later.der).subject)
+    )
+    fact = "it has the other subject" if accepted else "its entry does not fix the subject"
+    subject = () if same else (f"{fact} {printable(certificate.subject)}",)
+    return (*subject, *_uncovered_usages(has, fixed, later), *_uncovered_names(has, fixed, later))
+
+
+def is_fixed(subject: x509.Name, fixed: Fixed) -> bool:
+    """Return whether the entry names exactly this subject."""
+    return any(_same_subject(subject, each) for each in map(_possible_name, fixed.subjects) if each)
+
+
+def entry_that_fixes(spec: CertificateSpec, certificate: Certificate) -> dict[str, str | list[str]]:
+    """Return the entry, as in the configuration, that fixes what `certificate` says: for a person to check and copy."""
+    usages = [usage for usage in (certificate.usages or ()) if usage in USAGES]
+    extended = [usage for usage in (certificate.extended_usages or ()) if usage in USAGES]
+    names = sorted(name for name in certificate.names if name.startswith(("DNS:", "IP:")))
+    return {"name": spec.name, "subject": certificate.subject, "usages": sorted(usages + extended), "names": names}
+
+
+def is_reserved(subject: x509.Name) -> bool:
+    """Return whether Kubernetes or kubeadm gives this user, or one of these groups, rights of their own."""
+    values = (each.value if isinstance(each.value, str) else each.value.decode("utf-8", "replace") for each in subject)
+    return any(value.strip().casefold().startswith(_RESERVED) for value in values)
+
+
+def _uncovered(template: Template, fixed: Fixed, predecessor: Certificate | None) -> Iterator[str]:
+    """What of the template neither the entry nor the predecessor has."""
+    if template.is_ca:
+        yield "it would be a CA"
+    if not is_fixed(template.subject, fixed):
+        subject = printable(template.subject.rfc4514_string()) or "(empty)"
+        if is_reserved(template.subject):
+            yield f"the subject {subject} is reserved, and its entry does not name exactly that"
+        elif predecessor is None or not _same_subject(template.subject, load(predecessor.der).subject):
+            yield f"its entry does not fix the subject {subject}"
+    yield from _uncovered_usages(template, fixed, predecessor)
+    yield from _uncovered_names(template, fixed, predecessor)
+
+
+def _uncovered_usages(template: Template, fixed: Fixed, predecessor: Certificate | None) -> Iterator[str]:
+    usages = predecessor.usages if predecessor else frozenset({_SIGNS})
+    extended = predecessor.extended_usages if predecessor else frozenset[str]()
+    lacking = frozenset[str]() if usages is None else template.usages - usages - {*fixed.usages}
+    if extended is not None and "any" not in extended:
+        lacking |= {*template.extended_usages} - extended - EXTENDED.intersection(fixed.usages)
+    if lacking:
+        yield f"its entry does not fix the usage {', '.join(sorted(lacking))}"
+    if not template.extended_usages and extended is not None:
+        yield "its entry fixes no extended key usage, and without one it would be good for every use"
+
+
+def _uncovered_names(template: Template, fixed: Fixed, predecessor: Certificate | None) -> Iterator[str]:
+    known = {name for name in map(_possible_general_name, fixed.names) if name}
+    if predecessor:
+        known |= {*alternative_names(load(predecessor.der))}
+    if lacking := [name for name in template.names if name not in known]:
+        yield f"its entry does not fix the name {', '.join(printable(str(each.value)) for each in lacking)}"
+    if predecessor is None and "server auth" in template.extended_usages and not template.names:
+        yield "its entry fixes no name, and no client accepts a server without one"
+
+
+def _as_of_its_key(template: Template, other: Certificate) -> Template:
+    """Return the template without the usages that a key like that of `other` cannot have."""
+    return replace(template, usages=template.usages - unfit_usages(other.key.algorithm))
+
+
+def _same_subject(one: x509.Name, other: x509.Name) -> bool:
+    """The same attributes, and the same common names in the same order: the last one is Kubernetes' user."""
+    return attributes_of(one) == attributes_of(other) and _common_names(one) == _common_names(other)
+
+
+def _is_part(one: x509.Name, other: x509.Name) -> bool:
+    """The same user, in no group that the other one is not in."""
+    return attributes_of(one) <= attributes_of(other) and _common_names(one) == _common_names(other)
+
+
+def _common_names(name: x509.Name) -> list[str | bytes]:
+    return [each.value for each in name.get_attributes_for_oid(NameOID.COMMON_NAME)]
+
+
+def _possible_name(text: str) -> x509.Name | None:
+    try:
+        return name_of(text)
+    except ValueError:
+        return None
+
+
+def _possible_general_name(text: str) -> x509.GeneralName | None:
+    try:
+        return general_name(text)
+    except ValueError:
+        return None

@@ -1,0 +1,314 @@
+"""What a new certificate is to say: a template, drawn up from the catalogue and the old certificate.
+
+Owns the rules of issuance (RFC 5280, sections 4.1 and 4.2, and what kubeadm and the kubelet write). Pure: keys, random
+numbers and the time are arguments; this module signs nothing and reads no key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from typing import TypeVar
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes, CertificatePublicKeyTypes
+
+from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm
+from certmond.pki.catalog.requirements import accepted_subjects, has_accepted_subject, missing_names
+from certmond.pki.x509.certificate import (
+    EXTENDED_USAGES,
+    KEY_USAGES,
+    Certificate,
+    PublicKey,
+    attributes_of,
+    load,
+    names_in,
+)
+
+BACKDATE = timedelta(minutes=5)
+"""A new certificate is valid from so long ago, for hosts whose clocks are behind: as Kubernetes' own signers do
+(pkg/controller/certificates/authority/policies.go)."""
+
+_OIDS = {name: oid for oid, name in EXTENDED_USAGES.items()}
+EXTENDED = frozenset(_OIDS)
+"""Kubernetes' names of the usages that an extendedKeyUsage extension has."""
+_KEY_USAGES = frozenset(KEY_USAGES.values())
+_OF_A_CA = frozenset({"cert sign", "crl sign"})
+_OF_A_ROOT = frozenset({"key encipherment", "cert sign"})  # besides digital signature, as kubeadm makes one
+_ENCIPHERING = frozenset({"key encipherment", "data encipherment"})
+_UNFIT = {"ECDSA": _ENCIPHERING, "Ed25519": _ENCIPHERING | {"key agreement"}}
+"""Usages that a key cannot have (RFC 8813, section 3; RFC 9295, section 3). For RSA, what there was is taken over."""
+_SIGNS = "digital signature"
+_FIRST = datetime.min.replace(tzinfo=UTC)
+_FOREVER = datetime.max.replace(tzinfo=UTC)  # RFC 5280, 4.1.2.5: 99991231235959Z
+_MADE_ANEW = frozenset(
+    {
+        x509.BasicConstraints.oid, x509.KeyUsage.oid, x509.ExtendedKeyUsage.oid, x509.SubjectAlternativeName.oid,
+        x509.SubjectKeyIdentifier.oid, x509.AuthorityKeyIdentifier.oid,
+    }
+)  # fmt: skip
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A certificate to be (RFC 4211, CertTemplate). Times are UTC. `usages` and `extended_usages` have Kubernetes'
+    names; an extended usage without one is its dotted OID. `changes` says in words how it will differ from the
+    certificate that it replaces, but for dates and serial number.
+    """
+
+    subject: x509.Name
+    not_before: datetime
+    not_after: datetime
+    key: KeyAlgorithm
+    usages: frozenset[str]
+    extended_usages: tuple[str, ...] = ()
+    names: tuple[x509.GeneralName, ...] = ()
+    is_ca: bool = False
+    changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which terms something is issued here and now: `facts` are the node's, `now` is UTC, `issuer_end` is the end of
+    the CA that signs, where it is known. `validity` and `key` apply where an entry says nothing else.
+    """
+
+    now: datetime
+    issuer_end: datetime | None
+    facts: Mapping[str, str]
+    validity: timedelta = timedelta(days=365)
+    key: KeyAlgorithm = KeyAlgorithm.RSA_2048
+
+    def dates(self, spec: CertificateSpec) -> tuple[datetime, datetime]:
+        """From five minutes ago for the entry's validity, but no longer than the CA that signs."""
+        try:
+            end = self.now + (spec.validity or self.validity)
+        except OverflowError:
+            end = _FOREVER
+        start = self.now - BACKDATE if self.now - _FIRST > BACKDATE else _FIRST
+        return _whole(start), _whole(min(end, self.issuer_end or end))
+
+
+def successor(old: Certificate, spec: CertificateSpec, terms: Terms, *, inherits: bool = True) -> Template:
+    """Return the certificate to replace `old`: its subject, names and usages, and what the catalogue demands.
+
+    Where it `inherits` nothing, the certificate says what the entry fixes and no more; what the entry leaves open is
+    taken from `old` all the same, for `signing_policy` to judge. A demand that no certificate can meet, such as a name
+    that is none, is not made. Raises MalformedError for an `old` that cryptography does not read.
+    """
+    parsed = load(old.der)
+    key = spec.key_algorithm or algorithm_of(old.key) or terms.key
+    had = old.usages or frozenset()
+    accepted, had_subject = accepted_subjects(spec, terms.facts), parsed.subject
+    present, had_names = tuple(_oids(parsed)), alternative_names(parsed)
+    if not inherits:
+        had, present, had_names = _left_open(spec, had, present, had_names)
+    usages = _usages((*spec.usages, *had), key, signs=_SIGNS in had or not had)
+    lacking = tuple(usage for usage in spec.usages if usage in _OIDS and usage not in present)
+    kept = names_in(had_names)
+    names = {text: _possible(general_name, text) for text in missing_names(spec, terms.facts, kept)}
+    missing = {text: name for text, name in names.items() if name}
+    before = old.usages or frozenset()
+    changes = [f"adds the usage {usage}" for usage in (*sorted(usages - before), *_not_in(lacking, _oids(parsed)))]
+    dropped = (*sorted(before - usages), *_not_in(_oids(parsed), (*present, *lacking)))
+    changes += [f"drops the usage {usage}" for usage in dropped]
+    changes += [f"adds the name {text}" for text in missing if text not in old.names]
+    changes += [f"drops the name {text}" for text in sorted(old.names - kept - names_in(missing.values()))]
+    changes += [f"drops the extension {oid.dotted_string}" for oid in _not_taken_over(parsed)]
+    changes += ["is no CA"] if old.is_ca else []
+    subject = had_subject
+    fits = inherits and has_accepted_subject(old, accepted)
+    if accepted and not fits and (wanted := _possible(name_of, accepted[0])):
+        subject = wanted
+        if attributes_of(wanted) != old.attributes:
+            changes.append(f"has the subject {accepted[0]} in place of {old.subject}")
+    if not is_a(old.key, key):
+        changes.append(f"has a key {key.value} in place of {old.key}")
+    start, end = terms.dates(spec)
+    return Template(
+        subject=subject,
+        not_before=start,
+        not_after=end,
+        key=key,
+        usages=usages,
+        extended_usages=(*present, *lacking),
+        names=(*had_names, *missing.values()),
+        changes=tuple(changes),
+    )
+
+
+def _left_open(
+    spec: CertificateSpec, usages: frozenset[str], extended: tuple[str, ...], names: tuple[x509.GeneralName, ...]
+) -> tuple[frozenset[str], tuple[str, ...], tuple[x509.GeneralName, ...]]:
+    """Return those of the usages and names of a certificate of which the entry fixes none of its own."""
+    fixes_usages = not EXTENDED.isdisjoint(spec.usages)
+    return (
+        frozenset() if spec.usages else usages,
+        () if fixes_usages else extended,
+        () if spec.names or "server auth" not in (*spec.usages, *extended) else names,
+    )
+
+
+def _not_in(usages: Iterable[str], others: Iterable[str]) -> Iterator[str]:
+    known = {*others}
+    return (usage for usage in usages if usage not in known)
+
+
+def first(spec: CertificateSpec, subject: str, names: Iterable[str], terms: Terms, *, is_ca: bool = False) -> Template:
+    """The first certificate of an entry, with these names (DNS:…, IP:…), or a Root CA as kubeadm makes it.
+
+    Raises ValueError for a subject or a name that is none.
+    """
+    key = spec.key_algorithm or terms.key
+    start, end = terms.dates(spec)
+    asked = (*spec.usages, *_OF_A_ROOT) if is_ca else spec.usages
+    return Template(
+        subject=name_of(subject),
+        not_before=start,
+        not_after=end,
+        key=key,
+        usages=_usages(asked, key, is_ca=is_ca),
+        extended_usages=tuple(usage for usage in spec.usages if usage in _OIDS),
+        names=tuple(map(general_name, names)),
+        is_ca=is_ca,
+    )
+
+
+def builder(
+    template: Template, public_key: CertificatePublicKeyTypes, serial: int, issuer: x509.Certificate | None
+) -> x509.CertificateBuilder:
+    """The certificate, ready for the key of `issuer` to be signed, or for its own where that is None."""
+    key_id = x509.SubjectKeyIdentifier.from_public_key(public_key)
+    made = x509.CertificateBuilder(
+        issuer_name=issuer.subject if issuer else template.subject,
+        subject_name=template.subject,
+        public_key=public_key,
+        serial_number=serial,
+        not_valid_before=template.not_before,
+        not_valid_after=template.not_after,
+    )
+    for extension, critical in extensions(template):
+        made = made.add_extension(extension, critical)
+    return made.add_extension(key_id, critical=False).add_extension(_issuer_key_id(issuer, key_id), critical=False)
+
+
+def extensions(template: Template) -> Iterator[tuple[x509.ExtensionType, bool]]:
+    """What a request asks for, each with whether it is critical, in the order of Go's x509.CreateCertificate."""
+    given = {field: name in template.usages for field, name in KEY_USAGES.items()}
+    yield x509.KeyUsage(**given, encipher_only=False, decipher_only=False), True
+    if template.extended_usages:
+        oids = [_OIDS.get(usage) or x509.ObjectIdentifier(usage) for usage in template.extended_usages]
+        yield x509.ExtendedKeyUsage(oids), False
+    yield x509.BasicConstraints(ca=template.is_ca, path_length=None), True
+    if template.names:
+        yield x509.SubjectAlternativeName(template.names), not list(template.subject)  # RFC 5280, 4.2.1.6
+
+
+def algorithm_of(key: PublicKey) -> KeyAlgorithm | None:
+    """The kind of key that a new one is made as, to be like `key`; None where certmond makes none like it.
+
+    An RSA key is made no shorter than it was, but for 2048 bits at least and 4096 at most.
+    """
+    match key.algorithm, key.bits:
+        case "RSA", bits:
+            sizes = {2048: KeyAlgorithm.RSA_2048, 3072: KeyAlgorithm.RSA_3072}
+            return next((made for size, made in sizes.items() if bits <= size), KeyAlgorithm.RSA_4096)
+        case "ECDSA", 256:
+            return KeyAlgorithm.ECDSA_P256
+        case "ECDSA", 384:
+            return KeyAlgorithm.ECDSA_P384
+        case "Ed25519", _:
+            return KeyAlgorithm.ED25519
+        case _:
+            return None
+
+
+def is_a(key: PublicKey, algorithm: KeyAlgorithm) -> bool:
+    """`key` is of exactly this kind and size."""
+    return str(key) == algorithm.value.replace("-P", "-")
+
+
+def general_name(text: str) -> x509.GeneralName:
+    """The subjectAltName entry that "DNS:…" or "IP:…" stands for. Raises ValueError for what is neither."""
+    kind, _, value = text.partition(":")
+    match kind:
+        case "DNS":
+            return x509.DNSName(value)
+        case "IP":
+            return x509.IPAddress(ip_address(value))
+        case _:
+            raise ValueError(f"{text} is neither DNS:… nor IP:…")
+
+
+def _possible(make: Callable[[str], T], text: str) -> T | None:
+    try:
+        return make(text)
+    except ValueError:
+        return None
+
+
+def name_of(text: str) -> x509.Name:
+    """Return the name of a subject in RFC 4514, where spaces around a separator mean nothing. Raises ValueError."""
+    return x509.Name.from_rfc4514_string("".join(part.strip() for part in re.split(r"(?<!\\)([,+])", text)))
+
+
+def _usages(asked: Iterable[str], key: KeyAlgorithm, *, is_ca: bool = False, signs: bool = True) -> frozenset[str]:
+    """Return the key usages among `asked` that such a key can have; to sign certificates is a CA's.
+
+    Digital signature is added where the certificate `signs`, and where nothing else would be left, as the extension has
+    at least one (RFC 5280, 4.2.1.3).
+    """
+    unfit = unfit_usages(key.value.partition("-")[0])
+    usages = _KEY_USAGES.intersection(asked) - unfit - (frozenset() if is_ca else _OF_A_CA)
+    return usages | {_SIGNS} if signs or not usages else usages
+
+
+def unfit_usages(algorithm: str) -> frozenset[str]:
+    """Return the key usages that a key of this kind ("RSA", "ECDSA", "Ed25519") cannot have."""
+    return _UNFIT.get(algorithm, frozenset())
+
+
+def _oids(parsed: x509.Certificate) -> Iterator[str]:
+    try:
+        usages = parsed.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return
+    for oid in usages:
+        yield EXTENDED_USAGES.get(oid, oid.dotted_string)
+
+
+def alternative_names(parsed: x509.Certificate) -> tuple[x509.GeneralName, ...]:
+    """Return the subjectAltName entries of a certificate, those without a text of their own included."""
+    try:
+        return tuple(parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        return ()
+
+
+def _not_taken_over(parsed: x509.Certificate) -> Iterator[x509.ObjectIdentifier]:
+    return (extension.oid for extension in parsed.extensions if extension.oid not in _MADE_ANEW)
+
+
+def _issuer_key_id(issuer: x509.Certificate | None, own: x509.SubjectKeyIdentifier) -> x509.AuthorityKeyIdentifier:
+    """The issuer's own identifier, byte for byte: OpenSSL compares it (RFC 5280, 4.2.1.1)."""
+    if issuer is None:
+        return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
+    try:
+        known = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        key = issuer.public_key()
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(_issuing(key))
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(known)
+
+
+def _issuing(key: CertificatePublicKeyTypes) -> CertificateIssuerPublicKeyTypes:
+    return key  # type: ignore[return-value]  # a key that cannot sign has signed nothing, and is refused before
+
+
+def _whole(instant: datetime) -> datetime:
+    return instant.replace(microsecond=0)

@@ -1,0 +1,1 @@
+"""Certificates: parsing, names, and certification paths (RFC 5280)."""

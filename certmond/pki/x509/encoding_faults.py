@@ -1,0 +1,29 @@
+"""What is wrong with the encoding of a certificate that has dates to watch: Go refuses it, or only Go reads it.
+
+Owns the sentences. Which rule a certificate breaks is in its own fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from certmond.pki.findings import Fault, Reason
+from certmond.pki.x509.certificate import Certificate
+
+
+def encoding_faults(certificate: Certificate, where: str) -> Iterator[Fault]:
+    """The faults of a certificate's encoding; `where` names the file, and the block in it."""
+    if certificate.objections:
+        refused = "; ".join(certificate.objections)
+        yield Fault(
+            Reason.MALFORMED,
+            f"{where}: no component of Kubernetes reads this certificate: Go refuses it ({refused})",
+            "issue it again, or put it back from a backup",
+        )
+    elif certificate.unread:
+        yield Fault(
+            Reason.NONCONFORMING,
+            f"{where}: Kubernetes reads this certificate, but its encoding breaks RFC 5280, and cryptography, with "
+            f"which certmond renews, refuses it: {certificate.unread}",
+            "issue it again from a request, as certmond cannot take over what it says",
+        )

@@ -1,0 +1,313 @@
+"""Bytes of a file -> the certificates and the key in them: PEM, DER and PKCS#12, as operators' tools write them.
+
+Every certificate that can be read is read: a bad block becomes a Fault with its number and hides no other. A private
+key is parsed only to learn its public half and is dropped at once. Any bytes give a `Document`, never an error. A fault
+quotes no bytes of the file: they may be of a file that its reader cannot read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import NamedTuple
+from weakref import WeakValueDictionary
+
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    load_der_private_key,
+    load_der_public_key,
+    pkcs12,
+)
+
+from certmond.errors import LimitError, MalformedError
+from certmond.pki.asn1.der import leading_value, read_value
+from certmond.pki.asn1.key_limits import check_private_key, check_public_key
+from certmond.pki.findings import Fault, Reason
+from certmond.pki.go.private_key import parse_private_key
+from certmond.pki.x509.certificate import Anchor, Certificate, PublicKey, describe_key, parse_certificate, public_key_of
+from certmond.pki.x509.encoding_faults import encoding_faults
+from certmond.pki.x509.library_guard import guarded
+from certmond.pki.x509.pem import BLANK, CERTIFICATE_LABELS, Block, blocks_in, is_pem
+from certmond.pki.x509.pkcs12 import check_iterations
+
+MAX_BLOCKS, MAX_PRIVATE_KEYS = 512, 16
+"""More PEM blocks than this in one file are not read, nor more private keys among them: no component of Kubernetes has
+use for them.
+"""
+
+_IGNORED_LABELS = frozenset({"EC PARAMETERS", "DH PARAMETERS", "DSA PARAMETERS", "CERTIFICATE REQUEST",
+                             "NEW CERTIFICATE REQUEST", "X509 CRL"})  # fmt: skip
+_KEY_LABELS = frozenset({"PRIVATE KEY", "ENCRYPTED PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY"})
+"""Of keys as Go reads them. Behind others, such as TSS2 PRIVATE KEY, may be a handle of a TPM."""
+_SEQUENCE = 0x30
+_PKCS12_START = re.compile(rb"\x30[\x80-\x84].{0,4}\x02\x01\x03\x30", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What the bytes of one file hold, in their order.
+
+    `key` is the public half of the (first) private key, `public_keys` are the bare public keys; `encrypted_key` says
+    that there is a key which needs a passphrase, `pem` that the file is PEM.
+    """
+
+    certificates: tuple[Certificate, ...] = ()
+    key: PublicKey | None = None
+    public_keys: tuple[PublicKey, ...] = ()
+    encrypted_key: bool = False
+    faults: tuple[Fault, ...] = ()
+    pem: bool = field(default=True, compare=False)
+
+    @property
+    def anchors(self) -> tuple[Anchor, ...]:
+        """What may be trusted of it: its certificates, or its bare public keys where it has none."""
+        return self.certificates or self.public_keys
+
+    @property
+    def only_keys(self) -> bool:
+        """It holds a key and no certificate: good as a key file, and no news in a directory of certificates."""
+        return not self.certificates and bool(self.key or self.public_keys or self.encrypted_key)
+
+
+class Opened(NamedTuple):
+    """What a PKCS#12 file holds: the DER of its certificates, and of the public half of its key."""
+
+    certificates: tuple[bytes, ...]
+    key: bytes | None
+
+
+Opening = Callable[[bytes, bytes | None], Opened]
+"""What opens a PKCS#12 file with a password. Raises MalformedError, and LimitError where that takes too long."""
+
+
+def opened_here(data: bytes, password: bytes | None) -> Opened:
+    """Open a PKCS#12 file in this process, however long that takes."""
+    with guarded("is a PKCS#12 file that the given password does not open"):
+        store = pkcs12.load_pkcs12(data, password)  # None opens a file with an empty password, too
+        found = filter(None, (store.cert, *store.additional_certs))
+        key = None if store.key is None else public_key_of(store.key).der
+        return Opened(tuple(each.certificate.public_bytes(Encoding.DER) for each in found), key)
+
+
+def not_opened(_data: bytes, _password: bytes | None) -> Opened:
+    """Open none of which a part is encrypted: how long that takes is not seen before."""
+    raise LimitError("is a PKCS#12 file of which a part is encrypted, and is not opened here; give PEM")
+
+
+def is_pkcs12(data: bytes) -> bool:
+    """Whether `data` begins as a PKCS#12 file does (RFC 7292, 4)."""
+    return _PKCS12_START.match(data) is not None
+
+
+def decode(data: bytes, path: str, password: bytes | None = None, opening: Opening = not_opened) -> Document:
+    """The certificates and keys in `data`; `path` only names the file in faults. `password` is for PKCS#12, `opening`
+    for such a file of which a part is encrypted.
+    """
+    if not data.strip(b"\x00 \t\r\n"):
+        return Document(faults=(Fault(Reason.MALFORMED, f"{path} is empty"),))
+    if is_pem(data):
+        return _decode_pem(data, path)
+    if is_pkcs12(data):
+        return replace(_decode_pkcs12(data, path, password, opening), pem=False)
+    return replace(_decode_der(data, path), pem=False)
+
+
+def _decode_pem(data: bytes, path: str) -> Document:
+    blocks = list(islice(blocks_in(data), MAX_BLOCKS + 1))
+    keys = [each for each in blocks if each.is_private_key][MAX_PRIVATE_KEYS:]
+    parts = [
+        _read(block, data, f"{path}, PEM block {number}")
+        for number, block in enumerate(blocks[:MAX_BLOCKS], start=1)
+        if not keys or block not in keys
+    ]
+    if keys:
+        detail = f"{path} has more than {MAX_PRIVATE_KEYS} private keys; the others are not read"
+        parts.append(Document(faults=(Fault(Reason.MALFORMED, detail),)))
+    if len(blocks) > MAX_BLOCKS:
+        detail = f"{path} has more than {MAX_BLOCKS} PEM blocks; the others are not read"
+        parts.append(Document(faults=(Fault(Reason.MALFORMED, detail),)))
+    elif rest := data[blocks[-1].stop :].strip(b"\x00" + BLANK):
+        detail = f"{path} has {len(rest)} bytes of text after the last PEM block"
+        parts.append(Document(faults=(Fault(Reason.TRAILING_DATA, detail),)))
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _joined(parts: Sequence[Document]) -> Document:
+    return Document(
+        certificates=tuple(certificate for part in parts for certificate in part.certificates),
+        key=next((part.key for part in parts if part.key), None),
+        public_keys=tuple(key for part in parts for key in part.public_keys),
+        encrypted_key=any(part.encrypted_key for part in parts),
+        faults=tuple(fault for part in parts for fault in part.faults),
+    )
+
+
+def _read(block: Block, data: bytes, where: str) -> Document:
+    """What one block holds; `where` names it in faults."""
+    try:
+        document = _contents(block, where)
+    except MalformedError as error:
+        return Document(faults=(Fault(Reason.MALFORMED, f"{where}: {error}"),))
+    if block.label not in _IGNORED_LABELS and (overlooked := block.overlooked_in(data)):
+        return replace(document, faults=(*document.faults, Fault(Reason.MALFORMED, f"{where}: {overlooked}")))
+    return document
+
+
+def _contents(block: Block, where: str) -> Document:
+    if block.label in CERTIFICATE_LABELS:
+        der = block.body()
+        head = leading_value(der)
+        document = _certificate_document(head, where)
+        if head == der or block.label.startswith("TRUSTED"):  # that has OpenSSL's settings behind it
+            return document
+        detail = f"{where}: {len(der) - len(head)} bytes after the certificate in its block, with which Go refuses it"
+        surplus = Fault(Reason.MALFORMED, detail)
+        return replace(document, faults=(*document.faults, surplus))
+    if block.is_private_key:
+        try:
+            return _key_document(block.key_body(), where, encrypted=block.is_encrypted)
+        except MalformedError as error:
+            if block.label in _KEY_LABELS or isinstance(error, LimitError):
+                raise
+        fact = f"{where}: a {block.label} is read by the program that wrote it only, so its public half is not known"
+        return Document(faults=(Fault(Reason.UNREADABLE, fact, "certmond leaves it as it is; look with that program"),))
+    if block.label.endswith("PUBLIC KEY"):
+        return Document(public_keys=(_public_key(block.body()),))
+    if block.label in _IGNORED_LABELS:
+        return Document()
+    raise MalformedError("has a label that is neither a certificate's nor a key's")
+
+
+def _certificate_document(der: bytes, where: str) -> Document:
+    """The certificate that these bytes are, with what is wrong with its encoding; or that they are none."""
+    try:
+        certificate = _certificate(der)
+    except MalformedError as error:
+        return Document(faults=(Fault(Reason.MALFORMED, f"{where}: {error}"),))
+    return Document((certificate,), faults=tuple(encoding_faults(certificate, where)))
+
+
+_held = WeakValueDictionary[bytes, Certificate]()
+"""The certificates that somebody has, and no others: one that is nowhere on the node any more takes no memory."""
+
+
+def _certificate(der: bytes) -> Certificate:
+    return held(der, lambda: parse_certificate(der))
+
+
+def held(der: bytes, make: Callable[[], Certificate]) -> Certificate:
+    """One object for the same certificate, however many files and kubeconfigs embed it; made where there is none."""
+    certificate = _held.get(der)
+    if certificate is None:
+        certificate = _held[der] = make()
+    return certificate
+
+
+def _key_document(der: bytes, where: str, *, encrypted: bool = False) -> Document:
+    """The public half of a private key, and why Go does not load it. Raises MalformedError where it is no key."""
+    found = parse_private_key(der)
+    if encrypted and found.objection:
+        return Document(encrypted_key=True)
+    try:
+        key = _private_key(der)
+    except LimitError:
+        raise
+    except MalformedError:
+        key = describe_key(found.public)
+    if found.objection is None or key is None:
+        return Document(key=key, encrypted_key=key is None)
+    detail = f"{where}: no component of Kubernetes loads this private key: Go refuses it ({found.objection})"
+    return Document(key=key, faults=(Fault(Reason.KEY_UNUSABLE, detail),))
+
+
+def _private_key(der: bytes) -> PublicKey | None:
+    """The public half of a private key; None where it takes a passphrase to learn it."""
+    check_private_key(der)
+    with guarded("is not a usable private key"):
+        try:
+            # The consistency check of an RSA key takes 36 ms; `go_private_key` makes those of Go's that matter.
+            return public_key_of(load_der_private_key(der, password=None, unsafe_skip_rsa_key_validation=True))
+        except TypeError:  # cryptography's way to say that a password is missing
+            return None
+
+
+def check_private_keys(data: bytes) -> None:
+    """Raise LimitError where a private key in `data`, PEM or DER, exceeds a limit, or asks for more iterations than
+    the limit where it is encrypted. Other damage is passed over.
+    """
+    if not is_pem(data):
+        _check_private_key(lambda: data)
+        return
+    for block in islice(blocks_in(data), MAX_BLOCKS):
+        if block.is_private_key:
+            _check_private_key(block.body)
+
+
+def _check_private_key(read: Callable[[], bytes]) -> None:
+    try:
+        check_private_key(der := read())
+        check_iterations(der)
+    except LimitError:
+        raise
+    except MalformedError:
+        pass
+
+
+def _public_key(der: bytes) -> PublicKey:
+    check_public_key(der)
+    with guarded("is not a usable public key"):
+        return describe_key(load_der_public_key(der))
+
+
+def _decode_der(data: bytes, path: str) -> Document:
+    head = leading_value(data)
+    try:
+        certificate = _certificate(head)
+        faults = [*encoding_faults(certificate, path)]
+        if head != data:
+            detail = f"{path} has {len(data) - len(head)} bytes after its DER certificate"
+            faults.append(Fault(Reason.TRAILING_DATA, detail))
+        return Document(certificates=(certificate,), faults=tuple(faults))
+    except LimitError as error:
+        return Document(faults=(Fault(Reason.MALFORMED, f"{path} {error}"),))
+    except MalformedError as error:
+        malformed = str(error)  # not the error itself: it would hold this frame, which holds it
+    try:
+        document = _key_document(data, path)
+    except LimitError as error:
+        return Document(faults=(Fault(Reason.MALFORMED, f"{path} {error}"),))
+    except MalformedError:
+        why = f": {malformed}" if _is_der(data) else ""  # of any other file, it would tell the first bytes
+        return Document(faults=(Fault(Reason.MALFORMED, f"{path} is neither PEM nor DER nor PKCS#12{why}"),))
+    detail = f"{path} is a private key in DER, and Kubernetes loads private keys in PEM only"
+    faults = [] if document.key is None else [Fault(Reason.KEY_UNUSABLE, detail)]
+    return replace(document, faults=(*document.faults, *faults))
+
+
+def _is_der(data: bytes) -> bool:
+    """Return whether the data is exactly one DER SEQUENCE, as a certificate and a key are."""
+    try:
+        value = read_value(data)
+    except MalformedError:
+        return False
+    return (value.tag, value.end) == (_SEQUENCE, len(data))
+
+
+def _decode_pkcs12(data: bytes, path: str, password: bytes | None, opening: Opening) -> Document:
+    try:
+        encrypted = check_iterations(data)
+    except MalformedError as error:
+        return Document(faults=(Fault(Reason.MALFORMED, f"{path} is a PKCS#12 file that {error}"),))
+    try:
+        found = opening(data, password) if encrypted else opened_here(data, password)
+        key = None if found.key is None else _public_key(found.key)
+    except MalformedError as error:
+        reason = Reason.MALFORMED if isinstance(error, LimitError) else Reason.UNREADABLE
+        return Document(faults=(Fault(reason, f"{path} {error}"),))
+    documents = [
+        _certificate_document(der, f"{path}, certificate {number}")
+        for number, der in enumerate(found.certificates, start=1)
+    ]
+    return replace(_joined(documents), key=key)

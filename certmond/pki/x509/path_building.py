@@ -1,0 +1,333 @@
+"""Certification paths, as Go's crypto/x509 builds and judges them, which is what Kubernetes' components run.
+
+Owns the search for paths from a certificate to a trust anchor. Time is left out of the search: a path says from when
+until when it holds, so that a passing hour moves the verdict and nothing is verified again. The rules are those of Go
+1.24's Certificate.Verify (crypto/x509/verify.go): signature and name chaining by the issuer's raw subject, never by
+name alone; cA where the version is 3; keyCertSign where keyUsage is there; pathLenConstraint; no SHA-1 or MD5, and no
+other algorithm that Go does not know; no unknown critical extension; extended key usages nested from anchor to leaf;
+name constraints on every name below. Not asked for, as Go does not: a subjectAltName on clients, an
+authorityKeyIdentifier, keyUsage on the root, a serial number above zero. A path that demands certificate policies is
+refused: no PKI of Kubernetes has them, and they are not judged.
+
+`cryptography.x509.verification` is not used: it judges at one instant, gives one sentence for every refusal, takes no
+Ed25519 key of a CA, and refuses what kubeadm writes unless most of its rules are relaxed; docs/decisions/0002 has more.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from functools import lru_cache
+from operator import attrgetter
+from typing import NamedTuple
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from certmond.errors import MalformedError
+from certmond.pki.asn1.key_limits import check_public_key
+from certmond.pki.go.certificate import alternative_names_of, signed_part_of
+from certmond.pki.go.signature import signature_algorithm_of
+from certmond.pki.x509.certificate import Certificate, is_ordinary, load
+from certmond.pki.x509.library_guard import guarded
+from certmond.pki.x509.search_budget import MAX_COMPARISONS, MAX_NAMES, MAX_WORK, Budget, work_of
+
+WEAK_HASHES = frozenset({"md2", "md5", "sha1"})
+_HASHES = frozenset({"sha256", "sha384", "sha512", None})  # None: Ed25519 has none of its own
+KEYS = frozenset({"RSA", "ECDSA", "Ed25519"})
+"""The kinds of keys that Go, and so Kubernetes, can verify with."""
+_MAX_SIGNATURE_CHECKS = 100  # Go's maxChainSignatureChecks: a hostile bundle must not cost more than this
+
+
+class Refusal(StrEnum):
+    """Why one step of a path was refused. The certificate it is about stands beside it."""
+
+    NO_ISSUER = "no certificate of its issuer's name"
+    BAD_SIGNATURE = "not signed by the certificate of its issuer's name"
+    NOT_CA = "the issuer is not a CA"
+    CANNOT_SIGN = "the issuer may not sign certificates"
+    WEAK_SIGNATURE = "signed with a broken digest"
+    UNSUPPORTED = "has an algorithm, or an encoding, that Go, and so Kubernetes, cannot use"
+    TOO_LONG = "more intermediates than the issuer allows"
+    UNKNOWN_CRITICAL = "has a critical extension that nobody understands"
+    NAME_CONSTRAINT = "has a name that the issuer may not certify"
+    TOO_MANY = "more certificates could have issued it than Go would try"
+    TOO_MANY_COMPARISONS = f"its name constraints ask for more than {MAX_COMPARISONS:,} comparisons, where Go gives up"
+    NAMES_EXCEEDED = f"its file has more than {MAX_NAMES:,} names to compare with name constraints, which is not done"
+    WORK_EXCEEDED = f"its file asks for the work of more than {MAX_WORK:,} signatures of RSA-2048, which is not done"
+    USAGE = "the issuer may not certify this usage"
+    POLICIES = "demands certificate policies, which certmond does not judge and Go does"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """One refused step: `refusal` is about `certificate` (the issuer, where it says so)."""
+
+    refusal: Refusal
+    certificate: Certificate
+
+
+_NOT_BEFORE, _NOT_AFTER = attrgetter("not_before"), attrgetter("not_after")
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A certification path, leaf first, anchor last. It holds from `since` to `until`, both ends included."""
+
+    certificates: tuple[Certificate, ...]
+    since: datetime = field(init=False, compare=False)
+    until: datetime = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "since", max(map(_NOT_BEFORE, self.certificates)))
+        object.__setattr__(self, "until", min(map(_NOT_AFTER, self.certificates)))
+
+    @property
+    def anchor(self) -> Certificate:
+        return self.certificates[-1]
+
+    def holds_at(self, now: datetime) -> bool:
+        return self.since <= now <= self.until
+
+
+_UNTIL = attrgetter("until")
+
+
+@dataclass(frozen=True, slots=True)
+class PathSearch:
+    """Every path found, whatever the time, and why the others were refused (empty where there are none to speak of)."""
+
+    paths: tuple[Path, ...]
+    rejections: tuple[Rejection, ...]
+
+    def valid_at(self, now: datetime) -> Path | None:
+        """The path that holds at `now` and does so for longest."""
+        return max([path for path in self.paths if path.holds_at(now)], key=_UNTIL, default=None)
+
+    @property
+    def best(self) -> Path | None:
+        """The path that ends last, holding now or not."""
+        return max(self.paths, key=_UNTIL, default=None)
+
+
+class Question(NamedTuple):
+    """What `find_paths` is asked, with its arguments' names."""
+
+    leaf: Certificate
+    anchors: tuple[Certificate, ...]
+    intermediates: tuple[Certificate, ...]
+    usages: frozenset[str]
+    file: str = ""
+    """Where the leaf is: what is asked about one file shares a `Budget`."""
+
+
+Searching = Callable[[Sequence[Question]], Iterable[PathSearch]]
+"""What answers many questions as `find_all` does."""
+
+
+def find_all(questions: Sequence[Question]) -> Iterable[PathSearch]:
+    """The answers of `find_paths`, one by one."""
+    budgets = defaultdict[str, Budget](Budget)
+    return [find_paths(*question[:4], budgets[question.file] if question.file else None) for question in questions]
+
+
+def find_paths(
+    leaf: Certificate,
+    anchors: Sequence[Certificate],
+    intermediates: Sequence[Certificate] = (),
+    usages: Iterable[str] = (),
+    budget: Budget | None = None,
+) -> PathSearch:
+    """All certification paths from `leaf` to one of `anchors`, each good for every extended usage in `usages`.
+
+    A leaf that is itself an anchor is its own path. `usages` are Kubernetes' names ("server auth", "client auth"), and
+    the leaf and every CA must have each of them, as in Go (VerifyOptions.KeyUsages). What the search costs is taken
+    from `budget`. Never raises.
+    """
+    return _Search(tuple(anchors), tuple(intermediates), frozenset(usages), budget or Budget()).run(leaf)
+
+
+class _Search:
+    def __init__(
+        self,
+        anchors: tuple[Certificate, ...],
+        intermediates: tuple[Certificate, ...],
+        usages: frozenset[str],
+        budget: Budget,
+    ) -> None:
+        self._anchor_set = frozenset(anchors)
+        self._anchors = anchors
+        self._intermediates = intermediates
+        self._usages = usages
+        self._budget = budget
+        self._names = dict[Certificate, tuple[bytes, bytes | None]]()
+        self._paths: list[Path] = []
+        self._rejections: list[Rejection] = []
+        self._checks = 0
+
+    def run(self, leaf: Certificate) -> PathSearch:
+        if refusal := _unusable(leaf):
+            self._reject(refusal, leaf)
+        elif leaf in self._anchor_set:
+            self._accept((leaf,))
+        else:
+            self._extend((leaf,))
+        return PathSearch(tuple(self._paths), tuple(dict.fromkeys(self._rejections)))
+
+    def _extend(self, chain: tuple[Certificate, ...]) -> None:
+        child = chain[-1]
+        known = dict.fromkeys((*self._anchors, *self._intermediates))
+        candidates = [each for each in known if each.subject_der == child.issuer_der]
+        keys = {link.key.sha256 for link in chain}
+        if any(each.key.sha256 in keys for each in candidates):  # seldom, and the names are found by parsing
+            seen = {self._entity(link) for link in chain}
+            candidates = [each for each in candidates if not (each.key.sha256 in keys and self._entity(each) in seen)]
+        if not candidates:
+            self._reject(Refusal.NO_ISSUER, child)
+        candidates.sort(key=lambda candidate: (candidate not in self._anchor_set, _distance(child, candidate)))
+        for issuer in candidates:
+            if self._checks >= _MAX_SIGNATURE_CHECKS:
+                self._reject(Refusal.TOO_MANY, child)
+                return
+            if not self._budget.spend_work(work_of(child, issuer)):
+                self._reject(Refusal.WORK_EXCEEDED, child)
+                return
+            if rejection := self._refuse(chain, issuer):
+                self._rejections.append(rejection)
+            elif issuer in self._anchor_set:
+                self._accept((*chain, issuer))
+            else:
+                self._extend((*chain, issuer))
+
+    def _refuse(self, chain: tuple[Certificate, ...], issuer: Certificate) -> Rejection | None:
+        """Why `issuer` cannot follow `chain`, with the signature first: nothing else matters of a stranger."""
+        child = chain[-1]
+        self._checks += 1
+        if child.signature_hash not in _HASHES:
+            weak = child.signature_hash in WEAK_HASHES
+            return Rejection(Refusal.WEAK_SIGNATURE if weak else Refusal.UNSUPPORTED, child)
+        if not signed_by(child, issuer):
+            return Rejection(Refusal.BAD_SIGNATURE, child)
+        refusal = _forbidden(issuer, chain, self._budget, is_anchor=issuer in self._anchor_set)
+        return Rejection(refusal, issuer) if refusal else None
+
+    def _entity(self, certificate: Certificate) -> tuple[str, tuple[bytes, bytes | None]]:
+        """Go's alreadyInChain: what has the same key, subject and subjectAltName, bytes for bytes, adds nothing."""
+        if certificate not in self._names:
+            self._names[certificate] = certificate.subject_der, alternative_names_of(certificate.der)
+        return certificate.key.sha256, self._names[certificate]
+
+    def _accept(self, chain: tuple[Certificate, ...]) -> None:
+        unfit = next((link for link in reversed(chain) if not all(map(link.has_usage, self._usages))), None)
+        if policed := next((link for link in chain[:-1] if link.demands_policies), None):
+            self._reject(Refusal.POLICIES, policed)
+        elif unfit is None:
+            self._paths.append(Path(chain))
+        else:
+            self._reject(Refusal.USAGE, unfit)
+
+    def _reject(self, refusal: Refusal, certificate: Certificate) -> None:
+        self._rejections.append(Rejection(refusal, certificate))
+
+
+def objection(anchor: Certificate, leaf: Certificate, usages: Iterable[str] = ()) -> Refusal | None:
+    """Why the trust anchor `anchor` could not certify what `leaf` says, were it to sign that; None where it could."""
+    if refusal := _forbidden(anchor, (leaf,), Budget(), is_anchor=True):
+        return refusal
+    return None if all(map(anchor.has_usage, usages)) else Refusal.USAGE
+
+
+def _forbidden(issuer: Certificate, chain: Sequence[Certificate], budget: Budget, *, is_anchor: bool) -> Refusal | None:
+    """Why `issuer` may not have signed the last of `chain`, whatever the signature says."""
+    if issuer.is_ca is False or (issuer.is_ca is None and (issuer.version == 3 or not is_anchor)):
+        return Refusal.NOT_CA
+    if issuer.usages and "cert sign" not in issuer.usages:
+        return Refusal.CANNOT_SIGN
+    if unusable := _unusable(issuer):
+        return unusable
+    if issuer.path_length is not None and len(chain) - 1 > issuer.path_length:
+        return Refusal.TOO_LONG
+    return _constrained(issuer, chain, budget)
+
+
+def _constrained(issuer: Certificate, chain: Sequence[Certificate], budget: Budget) -> Refusal | None:
+    if not issuer.constrains_names:
+        return None
+    constraints = budget.constraints_of(issuer)
+    if constraints is None:  # such a CA is unusable, whatever the names are
+        return Refusal.UNSUPPORTED
+    if sum(constraints.comparisons(link, MAX_COMPARISONS) for link in chain) > MAX_COMPARISONS:
+        return Refusal.TOO_MANY_COMPARISONS
+    if not budget.spend_names(sum(len(link.names) for link in chain)):
+        return Refusal.NAMES_EXCEEDED
+    return None if all(map(constraints.permit, chain)) else Refusal.NAME_CONSTRAINT
+
+
+def _unusable(certificate: Certificate) -> Refusal | None:
+    """Why Go would have nothing to do with `certificate`, whoever signed it."""
+    if certificate.unknown_critical and not certificate.objections:
+        return Refusal.UNKNOWN_CRITICAL
+    if certificate.objections or certificate.key.algorithm not in KEYS:
+        return Refusal.UNSUPPORTED
+    return None
+
+
+def _distance(child: Certificate, issuer: Certificate) -> int:
+    """Go's findPotentialParents: an issuer whose key identifier fits is tried sooner. A hint, which decides nothing."""
+    if child.authority_key_id == issuer.subject_key_id:
+        return 0
+    return 2 if child.authority_key_id and issuer.subject_key_id else 1
+
+
+def signed_by(certificate: Certificate, issuer: Certificate) -> bool:
+    """The signature of `certificate` verifies with the key of `issuer`, and the names chain. No digest is too weak."""
+    if certificate.issuer_der != issuer.subject_der:
+        return False
+    try:
+        with guarded("does not verify"):
+            return _verifies(certificate, issuer)
+    except MalformedError:
+        return False
+
+
+def _verifies(certificate: Certificate, issuer: Certificate) -> bool:
+    """With the issuer's key as it was loaded once. Raises if the signature is bad, or of another kind than the key."""
+    signed = signed_part_of(certificate.der)
+    # What is signed says how it is; a different word beside the signature is nobody's (RFC 5280, 4.1.1.2).
+    if signed.algorithm != signed.outer_algorithm:
+        return False
+    how = signature_algorithm_of(signed.algorithm)
+    key = _kept_key(issuer.key.der) if is_ordinary(issuer.key.der) else _key_of(issuer.key.der)
+    digest = _DIGESTS[how.digest]() if how.digest in _DIGESTS else None
+    match key:
+        case rsa.RSAPublicKey() if how.key == "RSA" and digest:
+            padded = padding.PSS(padding.MGF1(digest), digest.digest_size) if how.pss else _PKCS1
+            key.verify(signed.signature, signed.content, padded, digest)
+        case ec.EllipticCurvePublicKey() if how.key == "ECDSA" and digest:
+            key.verify(signed.signature, signed.content, ec.ECDSA(digest))
+        case ed25519.Ed25519PublicKey() if how.key == "Ed25519":
+            key.verify(signed.signature, signed.content)
+        case _ if how.key in KEYS:
+            return False
+        case _:  # an algorithm that Go does not verify: it is enough to tell whether a root signed itself
+            load(certificate.der).verify_directly_issued_by(load(issuer.der))
+    return True
+
+
+_PKCS1 = padding.PKCS1v15()
+_DIGESTS: dict[str | None, type[hashes.HashAlgorithm]] = {
+    "md5": hashes.MD5, "sha1": hashes.SHA1, "sha256": hashes.SHA256, "sha384": hashes.SHA384, "sha512": hashes.SHA512,
+}  # fmt: skip
+
+
+def _key_of(der: bytes) -> PublicKeyTypes:
+    check_public_key(der)
+    return load_der_public_key(der)
+
+
+_kept_key = lru_cache(maxsize=256)(_key_of)

@@ -1,0 +1,1 @@
+"""The renewal of files: new certificate and key, derived files, repairs from the archive."""

@@ -1,0 +1,303 @@
+"""The steps of `certmond init` carried out: keys and certificates made, signed, proven and written, step by step.
+
+Owns the making of the first files of a node, and of the directories that they lie in. What exists is never written
+over: a step whose files are there meanwhile fails. A run that was killed is gone on with by the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import assert_never
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from certmond.errors import RefusedError
+from certmond.files.path_resolution import open_straight
+from certmond.formats import kubelet_pem
+from certmond.formats.kubeconfig_edit import Embedded, Files, new_kubeconfig
+from certmond.formats.private_key import PrivateKey, key_pem, make_key, public_pem
+from certmond.notify.audit import Audit
+from certmond.notify.journal import Event
+from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm, Kind
+from certmond.pki.planning.bootstrap_steps import (
+    InitStep,
+    IssueFirst,
+    MakeAuthority,
+    MakeKeyPair,
+    NewKubeconfig,
+    WriteKubeconfig,
+)
+from certmond.pki.signing.policy import Basis, Denial, Grant, grant
+from certmond.pki.signing.template import Template, builder
+from certmond.pki.x509.certificate import attributes_of, describe_key, load, names_in, parse_certificate, to_pem
+from certmond.pki.x509.parsing import decode
+from certmond.pki.x509.path_building import find_paths
+from certmond.renewal.derived_file_state import owner_ids
+from certmond.renewal.key_pair import Read, Unpaired, anchor_of_key, as_written, entry_pair, kubeconfig_pairs
+from certmond.signers.local_ca import LocalSigner, self_signed
+from certmond.signers.protocol import Request
+from certmond.transaction.commit import Change, NewFile, NewLink, Transactions, Writer
+from certmond.transaction.dirfd import Directories, blaming
+from certmond.transaction.journal import is_record
+from certmond.transaction.node_files import NodeFiles
+
+_PUBLIC, _SECRET = 0o644, 0o600
+_EXTENDED = frozenset({"server auth", "client auth"})
+
+
+class Bootstrapper:
+    """Makes what is missing on the node below `root`. `given` is the key of the Root CA that the operator brought."""
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        state_dir: Path,
+        audit: Audit,
+        clock: Callable[[], datetime],
+        given: PrivateKey | None = None,
+        node_name: str = "",
+    ) -> None:
+        self._root, self._audit, self._clock, self._given, self._node = root, audit, clock, given, node_name
+        self._records = state_dir / "transactions"
+        self._transactions = Transactions(root, state_dir)
+        self._files = NodeFiles(root)
+
+    def unfinished(self) -> bool:
+        """A run that was killed, or somebody who writes at this moment, has left files half-way."""
+        with suppress(OSError):
+            return any(map(is_record, os.listdir(self._records)))
+        return False
+
+    def recover(self, patience: float) -> None:
+        """Finish or undo what was left half-way, before anything is looked at. Nothing is written where nothing was."""
+        if self.unfinished():
+            with self._transactions.lock(patience) as writer:
+                self._settle(writer)
+
+    def objections(self, steps: tuple[InitStep, ...]) -> Iterator[str]:
+        """Why the steps cannot all be carried out: another user could take a key; or the given CA cannot sign what it
+        is to sign, tried out in memory, as its constraints may forbid it.
+        """
+        yield from self._exposures(steps)
+        given = next((step.given for step in steps if isinstance(step, MakeAuthority) and step.given), None)
+        if given is None or self._given is None:
+            return
+        key = make_key(KeyAlgorithm.ECDSA_P256)
+        digest = None if isinstance(self._given, Ed25519PrivateKey) else SHA256()
+        for step in steps:
+            if isinstance(step, IssueFirst) and step.authority.name == "ca":
+                trial = builder(step.template, key.public_key(), 1, load(given.der)).sign(self._given, digest)
+                issued = parse_certificate(trial.public_bytes(Encoding.DER))
+                search = find_paths(issued, (given,), (), _EXTENDED.intersection(step.spec.usages))
+                if not search.paths:
+                    why = ", ".join(
+                        dict.fromkeys(f"{each.certificate.subject}: {each.refusal}" for each in search.rejections)
+                    )
+                    yield f"the given CA cannot sign {step.spec.path} ({why}); give another one"
+
+    def _exposures(self, steps: tuple[InitStep, ...]) -> Iterator[str]:
+        for step in steps:
+            if not isinstance(step, WriteKubeconfig):  # that one refers to its key
+                why = self._files.exposed(filter(None, (step.spec.key, step.spec.path)), step.spec.owner)
+                yield from (why,) if why else ()
+
+    def carry_out(
+        self, steps: tuple[InitStep, ...], patience: float, tell: Callable[[InitStep], None] = lambda _: None
+    ) -> None:
+        """All steps in their order; the first that fails ends it. Raises CertmondError; the next run goes on there.
+
+        Raises RefusedError before the first step where another user could take the key of any.
+        """
+        if exposures := list(self._exposures(steps)):
+            raise RefusedError("\n".join(exposures))
+        with self._transactions.lock(patience) as writer:
+            self._settle(writer)
+            for step in steps:
+                tell(step)
+                fields = {"step": "init", "target": step.spec.name, "path": path_of(step)}
+                self._audit.note(Event.STEP_BEGUN, self._clock(), f"{path_of(step)}: {step.detail}", fields=fields)
+                serial = self._make(step, writer)
+                done = {**fields, "new_serial": serial, "result": "done"}
+                self._audit.note(Event.STEP_DONE, self._clock(), f"{path_of(step)} is made", fields=done)
+
+    def _settle(self, writer: Writer) -> None:
+        for recovery in writer.recover():
+            self._audit.note(Event.RECOVERED, self._clock(), recovery.message, "warning")
+
+    def _make(self, step: InitStep, writer: Writer) -> str | None:
+        """Make one step's files; the serial number of a certificate among them."""
+        match step:
+            case MakeAuthority():
+                return self._authority(step, writer)
+            case MakeKeyPair():
+                key = make_key(step.key)
+                # kubeadm writes both for root alone (util/pkiutil, WritePublicKey).
+                owner = _owner(step.spec)
+                pair = [
+                    NewFile(_key_path(step.spec), key_pem(key), owner=owner),
+                    NewFile(step.spec.path, public_pem(key), owner=owner),
+                ]
+                self._write(writer, pair, lambda read: _prove_anchor(step.spec, read))
+            case IssueFirst():
+                return self._issue(step, writer)
+            case WriteKubeconfig():
+                files = Files(step.spec.path, step.spec.path)
+                content = self._kubeconfig(step.kubeconfig, step.authority, files)
+                where = step.kubeconfig.path
+                self._write(writer, [NewFile(where, content)], lambda read: _prove_user(where, read))
+            case _:
+                assert_never(step)
+        return None
+
+    def _authority(self, step: MakeAuthority, writer: Writer) -> str:
+        if step.template is not None:
+            key = make_key(step.template.key)
+            certificate = self_signed(step.template, key)
+        elif step.given is not None and self._given is not None:
+            key, certificate = self._given, to_pem(step.given)
+        else:
+            raise RefusedError(f"the key of the given CA {step.spec.path} is not at hand")
+        made = decode(certificate, step.spec.path).certificates[0]
+
+        def verify(read: Read) -> None:
+            _prove_anchor(step.spec, read)
+            if step.template is not None:
+                _prove(step.spec, read, key, step.template, find_paths(made, [made]).valid_at(self._clock()))
+
+        owner = _owner(step.spec)
+        pair = [
+            NewFile(_key_path(step.spec), key_pem(key), owner=owner),
+            NewFile(step.spec.path, certificate, _PUBLIC, owner),
+        ]
+        self._write(writer, pair, verify)
+        return f"{made.serial:x}"
+
+    def _issue(self, step: IssueFirst, writer: Writer) -> str:
+        key = make_key(step.template.key)
+        authority = [str(self._transactions.real(path)) for path in (step.authority.path, _key_path(step.authority))]
+        signer = LocalSigner(authority[0], authority[1], clock=self._clock)
+        name = step.spec.name
+        granted = self._granted(step)
+        pem = signer.sign(Request(name=name, grant=granted, key=key, node_name=self._node)).pem
+        issued = decode(pem, name).certificates[0]
+        anchors = decode(self._files.read(step.authority.path) or b"", step.authority.path).certificates
+        usages = _EXTENDED.intersection(step.spec.usages)
+
+        def verify(read: Read) -> None:
+            path = find_paths(issued, anchors, (), usages).valid_at(self._clock())
+            _prove(step.spec, read, key, step.template, path)
+
+        self._write(writer, list(self._forms(step, pem, key)), verify)
+        return f"{issued.serial:x}"
+
+    def _granted(self, step: IssueFirst) -> Grant:
+        """The permission to sign it. Raises RefusedError where the entry does not fix it, or others could take it."""
+        paths = filter(None, (step.spec.key, step.spec.path))
+        granted = grant(step.template, step.fixed, Basis(barrier=self._files.exposed(paths, step.spec.owner) or ""))
+        if isinstance(granted, Denial):
+            raise RefusedError(f"{step.spec.path} is not made: {granted}; correct that, and run it again")
+        return granted
+
+    def _forms(self, step: IssueFirst, pem: bytes, key: PrivateKey) -> Iterator[Change]:
+        """The files in which the certificate is kept, the key first."""
+        spec = step.spec
+        owner = _owner(spec)
+        if step.kubeconfig is not None:
+            content = self._kubeconfig(step.kubeconfig, step.authority, Embedded(pem, key_pem(key)))
+            yield NewFile(spec.path, content, owner=owner)
+        elif spec.kind is Kind.KUBELET:
+            taken = self._files.names(posixpath.dirname(spec.path))
+            dated = kubelet_pem.successor(spec.path, self._clock(), taken)
+            yield NewFile(dated, kubelet_pem.content(pem, key_pem(key)), owner=owner)
+            yield NewLink(spec.path, dated)
+        else:
+            yield NewFile(_key_path(spec), key_pem(key), owner=owner)
+            yield NewFile(spec.path, pem, _PUBLIC, owner)
+
+    def _kubeconfig(self, new: NewKubeconfig, authority: CertificateSpec, credentials: Embedded | Files) -> bytes:
+        trust = decode(self._files.read(authority.path) or b"", authority.path).certificates
+        return new_kubeconfig(
+            cluster=new.cluster, server=new.server, user=new.user, trust_pem=b"".join(map(to_pem, trust)),
+            credentials=credentials,
+        )  # fmt: skip
+
+    def _write(self, writer: Writer, changes: Sequence[Change], verify: Callable[[Read], None]) -> None:
+        """Write `changes`; `verify` is given what reads the node as it will be."""
+        for directory in dict.fromkeys(posixpath.dirname(change.path) for change in changes):
+            self.make_directory(directory)
+        writer.commit(changes, verify=lambda written: verify(as_written(changes, written, self._files)))
+
+    def make_directory(self, directory: str) -> None:
+        """One of the node, where it is not there, as kubeadm makes them: everybody may look, only root may write."""
+        with Directories(self._root) as directories, blaming(directory):
+            where = os.path.realpath(self._root).rstrip("/") + directories.resolve(directory)
+        missing = []
+        while not os.path.isdir(where):
+            missing.append(where)
+            where = os.path.dirname(where)
+        for each in reversed(missing):
+            with blaming(directory), _held(os.path.dirname(each)) as parent:
+                os.mkdir(os.path.basename(each), 0o755, dir_fd=parent)
+                with _held(each) as made:
+                    os.fchmod(made, 0o755)
+                os.fsync(parent)
+
+
+@contextmanager
+def _held(directory: str) -> Iterator[int]:
+    """The descriptor of a directory of the node, to which no symlink leads."""
+    descriptor = open_straight(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def path_of(step: InitStep) -> str:
+    """The file that a step is told by."""
+    return step.kubeconfig.path if isinstance(step, WriteKubeconfig) else step.spec.path
+
+
+def _owner(spec: CertificateSpec) -> tuple[int, int] | None:
+    return owner_ids(spec.owner) if spec.owner else None
+
+
+def _key_path(spec: CertificateSpec) -> str:
+    if spec.key is None:
+        raise RefusedError(f"the entry {spec.name} has no `key`; give it one")
+    return spec.key
+
+
+def _prove(spec: CertificateSpec, read: Read, key: PrivateKey, template: Template, path: object) -> None:
+    """What was read back is a certificate of this key, as asked for, with a path. Raises RefusedError."""
+    pair = entry_pair(spec.kind, spec.path, spec.key, read)
+    if isinstance(pair, Unpaired) or pair.leaf.key != describe_key(key.public_key()):
+        why = f" ({pair.message})" if isinstance(pair, Unpaired) else ""
+        raise RefusedError(f"what was made for {spec.name} is no pair{why}; look at the disk")
+    leaf = pair.leaf
+    wanted = (attributes_of(template.subject), names_in(template.names), template.not_after, template.is_ca)
+    if path is None or (leaf.attributes, leaf.names, leaf.not_after, bool(leaf.is_ca)) != wanted:
+        raise RefusedError(f"what was made for {spec.name} is not what was asked for; look at the CA and the clock")
+
+
+def _prove_anchor(spec: CertificateSpec, read: Read) -> None:
+    """The key belongs to the CA, or to the public key, that lies beside it. Raises RefusedError."""
+    key_path = _key_path(spec)
+    found = anchor_of_key(read(spec.path), read(key_path), spec.path, key_path)
+    if isinstance(found, Unpaired):
+        raise RefusedError(f"what was made for {spec.name} is no pair ({found.message}); look at the disk")
+
+
+def _prove_user(path: str, read: Read) -> None:
+    """The kubeconfig refers to a certificate with its key. Raises RefusedError."""
+    found = kubeconfig_pairs(read(path), path, read)[0]
+    if isinstance(found, Unpaired):
+        raise RefusedError(f"{path} would lead to no certificate with its key ({found.message}); look at the disk")

@@ -1,0 +1,109 @@
+"""The Root CA that an operator brings: read, and found to be one that Kubernetes can live with, or refused by name.
+
+Owns the reading of the two files of this host. The rules are those of `pki.candidate`; a weak signature is none of
+them, as nobody verifies it on a trust anchor.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from certmond.errors import ConfigError, KeyUnusableError
+from certmond.formats.private_key import PrivateKey, can_sign, load_key
+from certmond.pki.findings import printable
+from certmond.pki.rotation.ca_validation import unfit
+from certmond.pki.x509.certificate import Certificate, describe_key
+from certmond.pki.x509.encoding_faults import encoding_faults
+from certmond.pki.x509.parsing import decode
+from certmond.signers.local_ca import read_file
+
+
+@dataclass(frozen=True, slots=True)
+class GivenAuthority:
+    """A good Root CA and its key."""
+
+    certificate: Certificate
+    key: PrivateKey = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What the files hold. `unread` says which could not be read at all, `problems` what is wrong with what could, and
+    `warnings` who else may read the key.
+    """
+
+    certificate: Certificate | None
+    key: PrivateKey | None = field(default=None, repr=False)
+    unread: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def read_authority(certificate_path: str, key_path: str, now: datetime) -> GivenAuthority:
+    """The CA in these two files of this host. Raises ConfigError with everything that speaks against it."""
+    found = read_brought(certificate_path, key_path)
+    problems = [*found.unread, *found.problems]
+    if found.certificate is not None:
+        key = describe_key(found.key.public_key()) if found.key else None
+        problems += unfit(
+            found.certificate, key, now, where=certificate_path, key_where=key_path if key is not None else None
+        )
+    if problems or found.certificate is None or found.key is None:
+        raise ConfigError(tuple(problems))
+    return GivenAuthority(found.certificate, found.key)
+
+
+def read_brought(certificate_path: str, key_path: str | None) -> Brought:
+    """The certificate, and the key where one is asked for. What is wrong is part of what is returned: never raises."""
+    unread, problems = list[str](), list[str]()
+    certificate = _certificate(certificate_path, unread, problems)
+    key = _key(key_path, unread, problems) if key_path is not None else None
+    warnings = _open_to_others(key_path) if key is not None else ()
+    return Brought(certificate, key, *(tuple(map(printable, said)) for said in (unread, problems, warnings)))
+
+
+def read_key(path: str) -> Brought:
+    """A private key that has no certificate, as tokens are signed with. Never raises."""
+    unread, problems = list[str](), list[str]()
+    key = _key(path, unread, problems, "the private key")
+    warnings = _open_to_others(path) if key is not None else ()
+    return Brought(None, key, *(tuple(map(printable, said)) for said in (unread, problems, warnings)))
+
+
+def _certificate(path: str, unread: list[str], problems: list[str]) -> Certificate | None:
+    try:
+        document = decode(read_file(path), path)
+    except OSError as error:
+        unread.append(f"{path} cannot be read ({error.strerror}); give the CA's certificate")
+        return None
+    # What is wrong with the encoding of the certificate itself, pki.candidate says.
+    judged = tuple(fault.detail for each in document.certificates for fault in encoding_faults(each, ""))
+    told = [fault.detail for fault in document.faults if not fault.detail.endswith(judged)]
+    problems += [f"{detail}; give the CA's certificate alone, as PEM" for detail in told]
+    if len(document.certificates) != 1 and not document.faults:
+        problems.append(f"{path} holds {len(document.certificates)} certificates; give exactly one, the Root CA")
+        return None
+    return next(iter(document.certificates), None)
+
+
+def _key(path: str, unread: list[str], problems: list[str], what: str = "the CA's private key") -> PrivateKey | None:
+    try:
+        key = load_key(read_file(path), path)
+        if can_sign(key):
+            return key
+        problems.append(f"the private key in {path} is damaged: what it signs does not verify; give an intact one")
+    except OSError as error:
+        unread.append(f"{path} cannot be read ({error.strerror}); give {what}")
+    except KeyUnusableError as error:
+        problems.append(str(error))
+    return None
+
+
+def _open_to_others(path: str | None) -> Iterator[str]:
+    mode = os.stat(path).st_mode & 0o777 if path else 0
+    if mode & 0o077:
+        fact = f"{path} can be read or written by others (mode {mode:04o})"
+        yield f"{fact}; chmod 0600 {path}, and take another key if anybody may have seen this one"

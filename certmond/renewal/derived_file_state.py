@@ -1,0 +1,242 @@
+"""Derived files: a bundle of certificate and key, or a copy of a kubeconfig, kept as their source is.
+
+Owns what such a file has to hold, whether the one that is there is out of date, and whether it is ours to replace at
+all: one that holds anything which its source does not have is somebody's, and is left alone with a sentence that says
+why. Never reads or writes a file. No message and no representation shows a key.
+"""
+
+from __future__ import annotations
+
+import grp
+import pwd
+import re
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from certmond.errors import KeyUnusableError, WriteError
+from certmond.formats import kubelet_pem
+from certmond.formats.kubeconfig import User, as_text, load_mapping
+from certmond.formats.kubeconfig_credentials import Credentials, parse_credentials
+from certmond.formats.kubeconfig_edit import entries
+from certmond.formats.private_key import key_pem, load_key
+from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.catalog.settings import DerivedSpec
+from certmond.pki.findings import Reason, printable
+from certmond.pki.x509.certificate import Certificate
+from certmond.pki.x509.parsing import Document, decode
+
+_LABELS = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
+_BUNDLED = re.compile(rb"(X509 |TRUSTED )?CERTIFICATE|((RSA|EC) )?PRIVATE KEY|EC PARAMETERS")
+_YIELD = "move it away, and it is made anew"
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """It is as its source is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """It is ours, and out of date."""
+
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """It is not there."""
+
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """It is not ours to replace."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unready:
+    """Its source is missing or broken: whatever is there is left as it is."""
+
+    message: str
+
+
+State = Current | Stale | Absent | Foreign | Unready
+
+
+def state(spec: DerivedSpec, source: bytes | None, key: bytes | None, present: bytes | None) -> State:
+    """How the derived file stands, from the bytes of its source's certificate file (or kubeconfig), of the file with
+    the source's key where that is another one, and of the derived file itself; None where there is none.
+    """
+    if source is None:
+        return Unready(f"{spec.path} is not made: its source {spec.source} is not there; put it back")
+    return _bundle(spec, source, key, present) if spec.kind == "pem-bundle" else _copy(spec, source, present)
+
+
+def watched(spec: DerivedSpec, source: CertificateSpec) -> tuple[str, ...]:
+    """The files on which its state depends."""
+    key = source.key if spec.kind == "pem-bundle" else None
+    return (spec.path, source.path, *((key,) if key else ()))
+
+
+def owner_ids(owner: str) -> tuple[int, int]:
+    """Return uid and gid of "user:group", or of a user with its own group; a number needs no name on this host.
+
+    Raises WriteError, which names who does not exist.
+    """
+    name, _, group = owner.partition(":")
+    try:
+        user = (int(name), int(name)) if name.isdecimal() else pwd.getpwnam(name)[2:4]
+    except KeyError:
+        raise WriteError(f"there is no user {name!r} on this host; create it, or correct `owner`") from None
+    try:
+        gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid if group else user[1]
+    except KeyError:
+        raise WriteError(f"there is no group {group!r} on this host; create it, or correct `owner`") from None
+    return user[0], gid
+
+
+# --- pem-bundle -------------------------------------------------------------------------------------------------------
+
+
+def _bundle(spec: DerivedSpec, source: bytes, key: bytes | None, present: bytes | None) -> State:
+    where = f"source {spec.source} of {spec.path}"
+    held = decode(source, where)
+    keys = held if key is None else decode(key, where)
+    leaf = next((each for each in held.certificates if keys.key and each.key.sha256 == keys.key.sha256), None)
+    if leaf is None or _is_broken(held) or _is_broken(keys):
+        return Unready(f"{spec.path} is not made: {spec.source} is no certificate with its key; put that right")
+    chain = (leaf, *(each for each in held.certificates if each != leaf))
+    if present is not None and present.strip():
+        found = decode(present, spec.path)
+        if why := _not_ours(present, found, chain):
+            return Foreign(f"{spec.path} {why}, so it is not replaced; {_YIELD}")
+        if (found.certificates, found.key) == (chain, keys.key):
+            return Current()
+    try:
+        private = key_pem(load_key(source if key is None else key, f"the {where}"))
+    except KeyUnusableError as error:
+        return Unready(str(error))
+    content = kubelet_pem.content("".join(ssl.DER_cert_to_PEM_cert(each.der) for each in chain).encode(), private)
+    return Absent(content) if present is None else Stale(content)
+
+
+def _not_ours(present: bytes, found: Document, chain: Sequence[Certificate]) -> str | None:
+    """Why the bundle that is there was not made by us from an older certificate of this source."""
+    labels = _LABELS.findall(present)
+    if not labels:
+        return "is not PEM"
+    if strange := [label for label in labels if not _BUNDLED.fullmatch(label)]:
+        return f"holds a block {strange[0].decode('ascii')}"
+    if sum(label.endswith(b"PRIVATE KEY") for label in labels) > 1:
+        return "holds more than one private key"
+    if found.faults or found.encrypted_key or found.key is None or not found.certificates:
+        return "is not a certificate with its key"
+    leaf = _leaf(found)
+    if leaf.subject_der != chain[0].subject_der:
+        return f"holds a certificate of {printable(leaf.subject)}, not of {printable(chain[0].subject)}"
+    if others := [each for each in found.certificates if each not in (leaf, *chain) and not each.is_ca]:
+        return f"holds a certificate of {printable(others[0].subject)} as well"
+    return None
+
+
+# --- kubeconfig -------------------------------------------------------------------------------------------------------
+
+
+def _copy(spec: DerivedSpec, source: bytes, present: bytes | None) -> State:
+    own = parse_credentials(source, spec.source)
+    if why := _unfit(own):
+        return Unready(f"{spec.path} is not made: {spec.source} {why}; put that right")
+    if present is None:
+        return Absent(source)
+    if present == source:
+        return Current()
+    if present.strip() and (why := _not_a_copy(present, spec, source, own)):
+        return Foreign(f"{spec.path} {why}, so it is not replaced; {_YIELD}")
+    return Stale(source)
+
+
+def _unfit(own: Credentials) -> str | None:
+    """Why it would do harm to hand this kubeconfig on."""
+    if own.faults or any(map(_is_broken, own.documents.values())):
+        return "is broken"
+    if not own.config.users:
+        return "has no user"
+    for user in own.config.users:
+        certificate, key = own.documents.get((user.name, "certificate")), own.documents.get((user.name, "key"))
+        if certificate and not (
+            certificate.certificates and user.key and (not key or _leaf(certificate).key == key.key)
+        ):
+            return f"has no certificate with its key for user {user.name!r}"
+    materials = [material for user in own.config.users for material in (user.certificate, user.key)]
+    materials += [cluster.ca for cluster in own.config.clusters]
+    if any(material and material.path and not material.path.startswith("/") for material in materials):
+        return "refers to a file by a relative path, which leads elsewhere from a copy"
+    return None
+
+
+def _not_a_copy(present: bytes, spec: DerivedSpec, source: bytes, own: Credentials) -> str | None:
+    """Why the kubeconfig that is there is not an older copy of the source."""
+    found = parse_credentials(present, spec.path)
+    if found.faults or any(map(_is_broken, found.documents.values())):
+        return "is not a kubeconfig that can be read"
+    if surplus := _told(present) - _told(source):
+        return f"holds {min(surplus)}, which {spec.source} does not"
+    theirs, ours = _subjects(found), _subjects(own)
+    if missing := ours.keys() - theirs.keys():
+        return f"lacks the user {min(missing)!r} of {spec.source}"
+    if other := [name for name in ours if theirs[name] != ours[name]]:
+        return f"holds another identity for user {other[0]!r} than {spec.source}"
+    if _trust(found) != _trust(own) and _trust(found).isdisjoint(_trust(own)):
+        return f"trusts none of the CA certificates in {spec.source}: it may be for another cluster"
+    return None
+
+
+def _told(data: bytes) -> frozenset[str]:
+    """All that a kubeconfig says anything about, by name: what a copy has of it, and its source not, would be lost."""
+    document = load_mapping(data)
+    told = {repr(as_text(key)) for key, value in document.items() if value}
+    for plural, singular in (("users", "user"), ("clusters", "cluster"), ("contexts", "context")):
+        for entry in entries(document, plural, singular):
+            told.add(f"the {singular} {entry.name!r}")
+            told |= {
+                f"the {singular} {entry.name!r} with {as_text(key)!r}" for key, value in entry.fields.items() if value
+            }
+    return frozenset(told)
+
+
+def _subjects(credentials: Credentials) -> Mapping[str, bytes | str | None]:
+    """Of each user the subject of its certificate, or the file that it refers to; None where it has neither."""
+
+    def subject(user: User) -> bytes | str | None:
+        document = credentials.documents.get((user.name, "certificate"))
+        if document and document.certificates:
+            return _leaf(document).subject_der
+        return user.certificate.path if user.certificate else None
+
+    return {user.name: subject(user) for user in credentials.config.users}
+
+
+def _trust(credentials: Credentials) -> frozenset[Certificate | str]:
+    """The CA certificates of all clusters, and the files of those that refer to one."""
+    embedded = {
+        each for (_, field), held in credentials.documents.items() if field == "ca" for each in held.certificates
+    }
+    referred = {cluster.ca.path for cluster in credentials.config.clusters if cluster.ca and cluster.ca.path}
+    return frozenset(embedded | referred)
+
+
+# --- both -------------------------------------------------------------------------------------------------------------
+
+
+def _leaf(document: Document) -> Certificate:
+    """The first that is no CA's, else the first. There is one."""
+    return next((each for each in document.certificates if not each.is_ca), document.certificates[0])
+
+
+def _is_broken(document: Document) -> bool:
+    """Something in it cannot be handed on. Whether a key can is said where it is loaded."""
+    return any(fault.reason not in {Reason.TRAILING_DATA, Reason.KEY_UNUSABLE} for fault in document.faults)

@@ -1,0 +1,123 @@
+"""The derived files of this node: how each stands, and made anew by a transaction.
+
+Owns the way from a derived file's source on the node to its content; `renewal/derived_file_state` knows what that has
+to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from certmond.errors import MalformedError, WriteError
+from certmond.formats.kubeconfig import parse_kubeconfig
+from certmond.pki.catalog.entries import CertificateSpec, Kind
+from certmond.pki.catalog.settings import DerivedSpec
+from certmond.renewal.derived_file_state import Absent, Current, Foreign, Stale, State, Unready, owner_ids, state
+from certmond.renewal.key_pair import Unpaired, key_pair, kubeconfig_pairs
+from certmond.transaction.commit import NewFile, Writer
+from certmond.transaction.dirfd import digest
+from certmond.transaction.node_files import NodeFiles
+
+
+class Derivations:
+    """Those that `specs` name, made from `certificates`."""
+
+    def __init__(self, specs: Sequence[DerivedSpec], certificates: Sequence[CertificateSpec], files: NodeFiles) -> None:
+        self._specs = {spec.name: spec for spec in specs}
+        self._sources: Mapping[str, CertificateSpec] = {spec.name: spec for spec in certificates}
+        self._files = files
+
+    def states(self) -> dict[str, State]:
+        """How each stands; one that cannot be read is not ready."""
+        taken = {self._files.leads_to(spec.path): f"the entry {name}" for name, spec in self._sources.items()}
+        found: dict[str, State] = {}
+        for name, spec in self._specs.items():
+            place = self._files.leads_to(spec.path)
+            found[name] = self._look(spec)[0]
+            if place in taken:  # by a symlink: each would be written over the other for ever
+                found[name] = Foreign(f"{spec.path} leads to the file of {taken[place]}; give it another path")
+            taken.setdefault(place, f"the derived file {name}")
+        return found
+
+    def make(self, name: str, writer: Writer) -> str:
+        """Make it as its source is, and say so. Raises WriteError where that is not to be, and for one not ours."""
+        spec = self._specs[name]
+        found, present = self._look(spec)
+        match found:
+            case Foreign(message) | Unready(message):
+                raise WriteError(message)
+            case Stale(content) | Absent(content):
+                owner = owner_ids(spec.owner) if spec.owner else None
+                expected = None if present is None else digest(present)
+                change = NewFile(spec.path, content, spec.mode, owner, expected, at_most=spec.mode)
+                writer.commit([change], verify=lambda written: self._prove(spec, written[spec.path]))
+                return f"{spec.path} is made from {spec.source}"
+            case _:
+                return f"{spec.path} is as {spec.source} is"
+
+    def _look(self, spec: DerivedSpec) -> tuple[State, bytes | None]:
+        try:
+            if why := self._chosen_by_others(spec):
+                return Unready(why), None
+            source, key = self._source(spec)
+            present = self._files.read(spec.path)
+            others = self._is_of_others(spec)
+        except WriteError as error:
+            return Unready(f"{spec.path} is not made: {error}"), None
+        found = state(spec, source, key, present)
+        if not isinstance(found, Unready) and (why := self._files.exposed([spec.path], spec.owner)):
+            return Foreign(why), present
+        if others and isinstance(found, Current | Stale):
+            remedy = "chown it, or move it away, and it is made anew"
+            return Foreign(f"{spec.path} does not belong to {spec.owner}, as its entry says; {remedy}"), present
+        return found, present
+
+    def _chosen_by_others(self, spec: DerivedSpec) -> str | None:
+        """Why a kubeconfig is not copied: another user than root and the owner of the copy can change it. It names the
+        server and the programs that the users of the copy trust.
+        """
+        if spec.kind != "kubeconfig":
+            return None
+        path, present = self._sources[spec.source].path, self._files.owner(spec.path)
+        owner = spec.owner or (str(present[0]) if present else None)
+        if not (who := self._files.strangers(path, owner)):
+            return None
+        fact = f"{spec.path} is not made: {who}, and would choose what its users connect to and run"
+        return f"{fact}; let only root write {path} (chown, chmod go-w), or name that user as `owner` of {spec.name}"
+
+    def _is_of_others(self, spec: DerivedSpec) -> bool:
+        """The file that is there is not whose its entry says; when it is replaced, it would stay theirs."""
+        present = self._files.owner(spec.path) if spec.owner else None
+        if spec.owner is None or present is None:
+            return False
+        wanted = owner_ids(spec.owner)
+        return present != wanted if ":" in spec.owner else present[0] != wanted[0]
+
+    def _source(self, spec: DerivedSpec) -> tuple[bytes | None, bytes | None]:
+        source = self._sources[spec.source]
+        content = self._files.read(source.path, anyones=False)
+        if source.kind is Kind.KUBECONFIG and spec.kind == "pem-bundle":
+            return _credentials(content, source.path) if content is not None else (None, None)
+        key = self._files.read(source.key, anyones=False) if source.key and source.key != source.path else None
+        return content, key
+
+    def _prove(self, spec: DerivedSpec, written: bytes) -> None:
+        bundle = spec.kind == "pem-bundle"
+        pairs = (key_pair(written, written, spec.path, spec.path),) if bundle else kubeconfig_pairs(written, spec.path)
+        if torn := [pair.message for pair in pairs if isinstance(pair, Unpaired) and (bundle or pair.leaf)]:
+            raise WriteError(f"{spec.path} was not made: {'; '.join(torn)}; put {spec.source} right")
+        source, key = self._source(spec)
+        if isinstance(state(spec, source, key, written), Stale | Absent | Foreign | Unready):
+            raise WriteError(f"{spec.path} was not made: {spec.source} changed meanwhile; it is looked at again")
+
+
+def _credentials(content: bytes, path: str) -> tuple[bytes | None, bytes | None]:
+    """Certificate and key of the current user of a kubeconfig that embeds them."""
+    try:
+        config = parse_kubeconfig(content, path)
+    except MalformedError as error:
+        raise WriteError(f"{path} {error}") from error
+    user = next((user for user in config.users if user.name == config.current_user), None)
+    if user is None or user.certificate is None or user.key is None:
+        return None, None
+    return user.certificate.data, user.key.data

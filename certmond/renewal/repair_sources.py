@@ -1,0 +1,142 @@
+"""What the files of an entry that are damaged can be made from again: the archive, the entry, what the node knows.
+
+Owns the gathering of that, for the entries that are damaged at this moment, and where the API server of a kubeconfig
+is. Judges what is kept by `generations`, and decides nothing: `pki.damage` does. Only reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+from certmond.config.model import Config
+from certmond.errors import CertmondError, MalformedError
+from certmond.files.write_access import WriterLookup
+from certmond.formats.kubeconfig import parse_kubeconfig
+from certmond.formats.manifest import parse_manifest
+from certmond.pki.assessment.damage import damage, new_template, obstacle
+from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.catalog.entries import SELF, Kind
+from certmond.pki.catalog.observation import Inventory, Observation, Salvage
+from certmond.pki.catalog.settings import LOCAL
+from certmond.pki.planning.planner_inputs import Policy
+from certmond.pki.planning.steps import Identity
+from certmond.pki.signing.template import Terms
+from certmond.pki.x509.certificate import Certificate
+from certmond.renewal.archive_generations import Generations
+from certmond.renewal.archived_pair import Worth, as_put_back
+from certmond.state.archive import DID_NOT_WORK, Archive, ArchivedFile
+from certmond.state.renewals import Ledger
+from certmond.transaction.node_files import NodeFiles
+
+API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
+_PORT = "6443"  # kube-apiserver's --secure-port
+
+
+class SalvageLookup:
+    """The damaged entries of one node, for one configuration."""
+
+    def __init__(self, config: Config, root: str, state_dir: Path, policy: Policy) -> None:
+        self._config, self._root, self._policy = config, root, policy
+        self._files, self._archive, self._ledger = NodeFiles(root), Archive(state_dir), Ledger(state_dir)
+
+    def of_damaged(self, inventory: Inventory, now: datetime) -> dict[Identity, Salvage]:
+        """Return what there is for each entry that is damaged at `now` (aware, UTC)."""
+        damaged = [seen for seen in inventory.observations if damage(seen)]
+        if not damaged:
+            return {}
+        attempts = dict[Identity, Attempt]()
+        with suppress(CertmondError, OSError):
+            attempts = self._ledger.attempts()
+        generations = Generations(self._config, self._archive, self._files, lambda: now)
+        return {seen.identity: self._of(seen, inventory, generations, attempts, now) for seen in damaged}
+
+    def _of(
+        self,
+        seen: Observation,
+        inventory: Inventory,
+        generations: Generations,
+        attempts: dict[Identity, Attempt],
+        now: datetime,
+    ) -> Salvage:
+        spec, attempt = seen.spec, attempts.get(seen.identity)
+        whole = list(self._generations(spec.name))
+        good, kept = list[tuple[str, Certificate]](), list[Certificate]()
+        for number, files in whole:
+            with suppress(CertmondError):
+                form = generations.form(spec.name, files)
+                leaf = generations.pair(form, as_put_back(files, self._files)).leaf
+                if leaf and form.spec == spec:
+                    kept.append(leaf)
+                    if generations.judged(spec.name, number, files).worth is Worth.GOOD:
+                        good.append((number, leaf))
+        barrier = ""
+        with suppress(CertmondError):
+            barrier = self._files.exposed([path for path in (seen.path, seen.key_path) if path], spec.owner) or ""
+        server = None
+        if spec.kind is Kind.KUBECONFIG:
+            server = next(self._servers(seen, inventory, [files for _, files in whole]), None)
+        found = Salvage(
+            tuple(good), tuple(kept), attempt.sha256 if attempt else None, barrier, server, None,
+            attempt.repairs if attempt else 0, attempt.repaired_at if attempt else None,
+            attempt.subject if attempt else None,
+        )  # fmt: skip
+        named = (each for name in spec.ca if name != SELF for each in inventory.observations if each.name == name)
+        terms = Terms(now, None, inventory.facts, self._policy.validity, self._policy.key)
+        signer = self._policy.signers.get(spec.signer or LOCAL, spec.signer or LOCAL)
+        authority = next(named, None)
+        why = obstacle(seen, signer, authority)
+        if why is None and (not seen.certificates or spec.kind is Kind.KUBECONFIG):
+            template = new_template(seen, found, terms, signer=signer, authority=authority)
+            why = template if isinstance(template, str) else None
+        return replace(found, obstacle=why)
+
+    def _generations(self, name: str) -> Iterator[tuple[str, tuple[ArchivedFile, ...]]]:
+        """Newest first, but for those with which a service did not work; none where they cannot be read."""
+        with suppress(CertmondError, OSError):
+            for described, files in self._archive.whole(name):
+                if described.description.get("detail") != DID_NOT_WORK:
+                    yield described.id, files
+
+    def _servers(
+        self, seen: Observation, inventory: Inventory, kept: Sequence[Sequence[ArchivedFile]]
+    ) -> Iterator[tuple[str, str]]:
+        """The cluster and the server of a kubeconfig: as it had them, as another of the same CA has them that only root
+        can write, as the API server's manifest says.
+        """
+        for files in kept:
+            yield from _of_current(files[-1].content, seen.path)
+        writers = WriterLookup(self._root)
+        for path in self._others(seen, inventory):
+            with suppress(CertmondError):
+                strangers = writers.writers([path], None)
+                if not (strangers.path or strangers.file):
+                    yield from _of_current(self._files.read(path, anyones=False) or b"", path)
+        address = inventory.facts.get("advertise_address")
+        with suppress(CertmondError):
+            if address and (content := self._files.read(API_SERVER)):
+                flags = parse_manifest(content, API_SERVER).flags.get("kube-apiserver", {})
+                host = f"[{address}]" if ":" in address else address
+                yield "kubernetes", f"https://{host}:{flags.get('secure-port', _PORT)}"
+
+    @staticmethod
+    def _others(seen: Observation, inventory: Inventory) -> Iterator[str]:
+        """The kubeconfigs of the same CA: first those of the same kind, of a static pod or of people."""
+        same = [each for each in inventory.observations if each.spec.embedded_ca == seen.spec.embedded_ca is not None]
+        for each in sorted(same, key=lambda each: bool(each.spec.mentioned_in) != bool(seen.spec.mentioned_in)):
+            if each.path != seen.path and each.spec.kind is Kind.KUBECONFIG and each.certificates:
+                yield each.path
+            elif each.spec.kind is Kind.KUBELET and each.spec.kubeconfig:
+                yield each.spec.kubeconfig
+
+
+def _of_current(content: bytes, path: str) -> Iterator[tuple[str, str]]:
+    """Name and server of the cluster of a kubeconfig's current context."""
+    with suppress(MalformedError):
+        config = parse_kubeconfig(content, path)
+        for cluster in config.clusters:
+            if cluster.name == config.current_cluster and cluster.server:
+                yield cluster.name, cluster.server

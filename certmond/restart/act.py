@@ -1,0 +1,79 @@
+"""The one act of a restart, by the kind of the service: a unit, a static pod's container, a command.
+
+Owns which means belongs to which kind. When it is made, and whether it was of use, is decided by others. Never edits a
+manifest, never sends a signal by a name, and leaves alone what does not run, unless it is what we have ended ourselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import timedelta
+
+from certmond.errors import IdleError, RestartError, SigningError, TriedError, UntrustedError
+from certmond.pki.catalog.endpoint import Endpoint
+from certmond.pki.catalog.entries import ServiceSpec
+from certmond.restart import static_pod
+from certmond.services import crictl
+from certmond.services import systemd_units as units
+from certmond.services.containers import Pod
+from certmond.services.listener_probe import Draining
+from certmond.subprocesses import run
+
+
+@dataclass(frozen=True, slots=True)
+class Restarter:
+    """Acts on this host. `alive` is called every second at least. `runtime` is where the container runtime listens, as
+    the kubelet was told.
+    """
+
+    alive: Callable[[], None] = lambda: None
+    runtime: str | None = None
+
+    def act(
+        self, service: ServiceSpec, instance: str, pod: Pod | None, *,
+        revive: bool, listens: Collection[Endpoint] = (), delay: timedelta = timedelta(),
+    ) -> str:  # fmt: skip
+        """End `instance`, so that another one begins; a sentence of what was done.
+
+        `revive`: it is started even where it does not run any more, for we have ended it. `listens` are the endpoints
+        of a static pod, `delay` is for how long it goes on listening after SIGTERM. Raises RestartError where nothing
+        was done, IdleError where that is because it does not run.
+        """
+        match service.kind:
+            case "systemd":
+                return self._unit(service, revive=revive)
+            case "static-pod":
+                if pod is None:
+                    raise RestartError(
+                        f"no static pod on this node has a container {service.pod}; correct {service.name}"
+                    )
+                client = crictl.client(self.runtime)
+                draining = Draining(listens, service.drain.total_seconds()) if service.drain else None
+                grace = (service.grace + delay).total_seconds()
+                return static_pod.stop(
+                    pod, instance, crictl=client, alive=self.alive, grace=grace, draining=draining
+                )  # fmt: skip
+            case "command":
+                return self._command(service)
+
+    def _unit(self, service: ServiceSpec, *, revive: bool) -> str:
+        done = units.restart(
+            service.unit or "", reload=service.means == "reload", revive=revive, alive=self.alive,
+            limit=service.time_limit.total_seconds(),
+        )  # fmt: skip
+        if done.result == "not running" and not revive:
+            raise IdleError(done.message)
+        return done.message
+
+    def _command(self, service: ServiceSpec) -> str:
+        try:
+            ended = run(service.command, service.environment, service.time_limit, self.alive)
+        except UntrustedError as error:  # nothing was begun
+            raise RestartError(str(error)) from error
+        except SigningError as error:
+            raise TriedError(f"{service.command[0]} was not run to its end ({error})") from error
+        program = service.command[0]
+        if ended.status:
+            raise TriedError(f"{program} ended with {ended.status}; run it by hand to see why")
+        return f"{program} was run"

@@ -1,0 +1,66 @@
+"""A Root CA that follows the present one, made here: the key, and the certificate that it signs.
+
+Owns the making. What it says is `pki.root`'s, and that it can follow is proven by `pki.candidate`, as of one that an
+operator brings. Writes nothing; a key lives as long as the caller keeps it.
+"""
+
+from __future__ import annotations
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from certmond.errors import KeyUnusableError, RefusedError
+from certmond.formats.private_key import PrivateKey, load_key, make_key
+from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.rotation.ca_template import following, reissued
+from certmond.pki.signing.template import Terms
+from certmond.pki.x509.certificate import Certificate, describe_key
+from certmond.pki.x509.parsing import decode
+from certmond.renewal.bootstrap_ca import GivenAuthority
+from certmond.signers.local_ca import read_file, self_signed, signed
+from certmond.transaction.commit import Transactions
+from certmond.transaction.dirfd import blaming
+
+
+def generate(present: Certificate, spec: CertificateSpec, terms: Terms) -> GivenAuthority:
+    """A CA with the name of the present one and a new key, of the entry's kind or else of the present one's.
+
+    Raises RefusedError where cryptography does not read the present one.
+    """
+    _require_read(present, spec)
+    template = following(present, spec, terms)
+    key = make_key(template.key)
+    return GivenAuthority(_only(self_signed(template, key)), key)
+
+
+def reissue(present: Certificate, key: PrivateKey, spec: CertificateSpec, terms: Terms) -> GivenAuthority:
+    """The present CA once more, with its own key, a new serial number and new dates.
+
+    Raises KeyUnusableError where the key is not that of the present one, or is damaged, and RefusedError where
+    cryptography does not read the present one.
+    """
+    _require_read(present, spec)
+    if describe_key(key.public_key()) != present.key:
+        fact = f"{spec.key} is not the private key of {present.subject} (serial {present.serial})"
+        raise KeyUnusableError(f"{fact}; put back the pair that belongs together")
+    made = signed(reissued(present, spec, terms, x509.random_serial_number()), key, spec.key or "")
+    return GivenAuthority(_only(made.public_bytes(Encoding.PEM)), key)
+
+
+def present_key(spec: CertificateSpec, transactions: Transactions) -> PrivateKey:
+    """The key of the CA that signs on this node now. Raises KeyUnusableError or WriteError."""
+    if spec.key is None:
+        raise KeyUnusableError(f"the entry {spec.name} has no `key`; give it one")
+    real = str(transactions.real(spec.key))
+    with blaming(spec.key, "read"):
+        return load_key(read_file(real), spec.key)
+
+
+def _only(pem: bytes) -> Certificate:
+    return decode(pem, "the new Root CA").certificates[0]
+
+
+def _require_read(present: Certificate, spec: CertificateSpec) -> None:
+    if present.unread:
+        fact = f"{spec.path}: cryptography does not read the present CA: {present.unread}"
+        raise RefusedError(f"{fact}; make the new one elsewhere, and give it: certmond root-ca stage --help")

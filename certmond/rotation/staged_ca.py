@@ -1,0 +1,226 @@
+"""The CAs of a rotation that are not in place, or no more: the new one until its time has come, the old one after it.
+
+Owns `<state directory>/rotation/{new,old}.{crt,key,family}`: files that only we may read, in a directory that only we
+may enter. The certificate comes last and goes first, so that where it is, all is; anything else is told as a half, and
+is put right by doing again what was cut off. The key is never shown, and is loaded only where it is asked for. Whoever
+puts or destroys holds the lock of `host.transaction`. The rotation's record, which lies beside them, is only read.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+
+from certmond.errors import ConfigError, StateError
+from certmond.formats.private_key import PrivateKey, key_pem, load_key
+from certmond.pki.findings import printable
+from certmond.pki.x509.certificate import Anchor, PublicKey, to_pem
+from certmond.pki.x509.parsing import decode
+from certmond.transaction.dirfd import Place, blaming, opened, sentence
+from certmond.transaction.state_directory import opened_state, read_state, understood
+from certmond.transaction.temp_file import make_directory, new_file, remove
+
+_CERTIFICATE, _KEY, _FAMILY = "crt", "key", "family"
+_RECORD = "record.json"
+
+
+class Part(StrEnum):
+    """Which CA of a rotation."""
+
+    NEW = "new"
+    OLD = "old"
+
+
+@dataclass(frozen=True, slots=True)
+class StagedCA:
+    """What lies there. With a `fault`, which is a sentence, it cannot be used, and the rest is what could be read.
+    `key` is the public half; None where the key is not on this node (`key_unknown`: one is there that cannot be told).
+    """
+
+    part: Part
+    family: str
+    anchor: Anchor | None
+    key: PublicKey | None
+    fault: str | None = None
+    key_unknown: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What the record says of the rotation; empty where it cannot be understood.
+
+    While there is a record, a rotation is under way, in the phase `done` too: its end destroys what is staged.
+    """
+
+    id: str = ""
+    family: str = ""
+    phase: str = ""
+
+
+class Staging:
+    """The directory `rotation` below `state_dir`."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+        self.directory = state_dir / "rotation"
+
+    def read(self, part: Part) -> StagedCA | None:
+        """What is there; None where nothing is. What is wrong is told as a fault. Never raises."""
+        try:
+            with opened_state(self.directory) as directory:
+                found = dict(_contents(directory, part, self.directory))
+        except FileNotFoundError:
+            return None
+        except StateError as error:
+            return StagedCA(part, "", None, None, printable(str(error)))
+        except OSError as error:
+            return StagedCA(part, "", None, None, printable(sentence(str(self.directory), error, "read")))
+        return self._understood(part, found) if found else None
+
+    def key(self, part: Part) -> PrivateKey:
+        """The private key. Raises ConfigError where there is none, WriteError and KeyUnusableError where it is bad,
+        StateError where another user can read or change it.
+        """
+        where = self.directory / f"{part}.{_KEY}"
+        with blaming(str(where), "read"):
+            try:
+                with opened_state(self.directory) as directory:
+                    content = read_state(directory, where, secret=True)
+            except FileNotFoundError:
+                raise ConfigError((f"{where} is not there; stage the CA with its key",)) from None
+        return load_key(content, str(where))
+
+    def put(self, part: Part, family: str, anchor: Anchor, key: PrivateKey | None) -> None:
+        """Keep this CA, or this public key, as `part`, in place of what was there. On the disk when this returns.
+
+        Raises ConfigError where the key is another one's, WriteError where it cannot be written: then what was there
+        before is there, or a half that is told as such.
+        """
+        contents = {_KEY: key_pem(key) if key else None, _FAMILY: f"{family}\n".encode(),
+                    _CERTIFICATE: to_pem(anchor)}  # fmt: skip
+        if key is not None and decode(contents[_KEY] or b"", "").key != anchor.key:
+            fact = f"the key to be staged is not that of {anchor.called}"
+            raise ConfigError((printable(f"{fact}; give the two that belong together"),))
+        with blaming(str(self.directory)):
+            make_directory(self._state_dir)
+            make_directory(self.directory)
+            with opened_state(self.directory) as directory:
+                os.fchmod(directory, 0o700)  # whoever made it
+                names = {kind: _Names(directory, part, kind) for kind in contents}
+                try:
+                    for kind, content in contents.items():
+                        _draft(names[kind].draft, content)
+                    os.fsync(directory)
+                except BaseException:
+                    with suppress(OSError):  # else it is a half, and goes with the next that is staged
+                        for each in names.values():
+                            remove(each.draft)
+                    raise
+                _sync_after(directory, lambda: remove(names[_CERTIFICATE].place))
+                for kind, content in contents.items():
+                    _sync_after(directory, partial(names[kind].settle, content))
+
+    def destroy(self, *parts: Part) -> None:
+        """Remove these, halves and drafts too; all is gone from the disk when this returns. Raises WriteError."""
+        with blaming(str(self.directory)), suppress(FileNotFoundError), opened(self.directory) as directory:
+            for part in parts:
+                for kind in (_CERTIFICATE, _KEY, _FAMILY):
+                    names = _Names(directory, part, kind)
+                    remove(names.draft)
+                    _sync_after(directory, partial(remove, names.place))
+
+    def recorded(self) -> Recorded | None:
+        """What the record says; None where there is none, or where `read` tells that nothing here can be read.
+
+        Raises StateError where another user can change it, or a later certmond has written it.
+        """
+        try:
+            with opened_state(self.directory) as directory:
+                return _said(directory, self.directory / _RECORD)
+        except OSError:
+            return None
+
+    def _understood(self, part: Part, found: Mapping[str, bytes | None]) -> StagedCA:
+        family = (found.get(_FAMILY) or b"").decode("ascii", "replace").strip()
+        where = f"{self.directory}/{part}"
+        document = decode(found.get(_CERTIFICATE) or b"", f"{where}.{_CERTIFICATE}")
+        anchor = next(iter(document.anchors), None)
+        keys = decode(found[_KEY] or b"", f"{where}.{_KEY}") if _KEY in found else None
+        fault = None
+        if found.get(_CERTIFICATE) is None or not family:
+            fault = f"{where}.* is a half, as staging or removing it was cut off; do that again"
+        elif document.faults or len(document.anchors) != 1 or anchor is None:
+            fault = f"{where}.{_CERTIFICATE} is damaged; stage the CA again"
+        elif keys is not None and keys.key != anchor.key:
+            fact = f"{where}.{_KEY} is not the key of {where}.{_CERTIFICATE}"
+            fault = f"{fact}: a half, or damaged; stage the CA again"
+        key, unknown = (keys.key, keys.key is None) if keys else (None, False)
+        return StagedCA(part, printable(family), anchor, key, fault and printable(fault), unknown)
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """One file of a part: where it lies, and where it is written first."""
+
+    directory: int
+    part: Part
+    kind: str
+
+    @property
+    def place(self) -> Place:
+        return Place(self.directory, f"{self.part}.{self.kind}")
+
+    @property
+    def draft(self) -> Place:
+        return Place(self.directory, f".{self.part}.{self.kind}")
+
+    def settle(self, content: bytes | None) -> None:
+        """The draft in its place; nothing in its place where there is no content."""
+        if content is None:
+            remove(self.place)
+        else:
+            os.rename(self.draft.name, self.place.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+
+
+def _draft(place: Place, content: bytes | None) -> None:
+    """Complete and on the disk, under a name that nobody reads, and closed to others from the start."""
+    remove(place)
+    if content is None:
+        return
+    with new_file(place, content):
+        pass
+    if place.read() != content:
+        raise OSError(errno.EIO, "it does not read back as it was written")
+
+
+def _sync_after(directory: int, act: Callable[[], None]) -> None:
+    act()
+    os.fsync(directory)
+
+
+def _contents(directory: int, part: Part, where: Path) -> Iterator[tuple[str, bytes | None]]:
+    """The files of a part by their kind, and of a draft that is all there is, that there is one."""
+    all_of_it = [_Names(directory, part, kind) for kind in (_CERTIFICATE, _KEY, _FAMILY)]
+    present = [names for names in all_of_it if names.place.status() is not None]
+    for names in present:
+        yield names.kind, read_state(directory, where / names.place.name, secret=names.kind == _KEY)
+    if not present and any(names.draft.status() is not None for names in all_of_it):
+        yield _CERTIFICATE, None
+
+
+def _said(directory: int, record: Path) -> Recorded | None:
+    try:
+        said = understood(json.loads(read_state(directory, record)), str(record))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        return Recorded()
+    texts = [said.get(name) for name in ("id", "family", "phase")] if isinstance(said, Mapping) else []
+    return Recorded(*(printable(text) if isinstance(text, str) else "" for text in texts))

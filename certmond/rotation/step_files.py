@@ -1,0 +1,179 @@
+"""One step of a rotation on this node: what a phase wants of some files -> their content, replaced together.
+
+Owns the way from a `Rotate` to the bytes of each file, where a CA's private key is found, and the proof that what was
+written is what was wanted. A key that is about to be replaced is kept with the rotation first, because it is the way
+back. What is wanted is decided by `pki.rotation_steps`; how files are replaced is the transaction's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from certmond.errors import CertmondError, KeyUnusableError, RefusedError, WriteError
+from certmond.formats.kubeconfig import load_mapping
+from certmond.formats.kubeconfig_credentials import parse_credentials
+from certmond.formats.kubeconfig_edit import with_trust
+from certmond.formats.manifest import containers
+from certmond.formats.manifest_edit import with_flags
+from certmond.formats.private_key import PrivateKey, key_pem, load_key
+from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.planning.steps import Bundle, Flags, Gone, KeyOf, Rotate, Trusting, Want
+from certmond.pki.x509.certificate import Anchor, describe_key, to_pem
+from certmond.pki.x509.parsing import decode
+from certmond.renewal.key_pair import Read, Unpaired, anchor_of_key, as_written
+from certmond.rotation.staged_ca import Part, Staging
+from certmond.rotation.trust_anchor_files import own_files
+from certmond.state.archive import Archive
+from certmond.transaction.commit import Change, NewFile, Removed, Writer
+from certmond.transaction.dirfd import digest
+from certmond.transaction.node_files import NodeFiles
+
+
+class Arrangement:
+    """The files of rotations, for the entries `certificates` of one node."""
+
+    def __init__(
+        self, certificates: tuple[CertificateSpec, ...], files: NodeFiles, staging: Staging, archive: Archive
+    ) -> None:
+        self._anchors = {spec.name: spec for spec in certificates if spec.is_trust}
+        self._files, self._staging, self._archive = files, staging, archive
+
+    def make(self, step: Rotate, writer: Writer, now: datetime, real: Callable[[str], Path]) -> str:
+        """Do all that the step wants, or nothing, and say so. Raises CertmondError."""
+        self._check(step)
+        self._check_writers(step)
+        self._keep_key(step)
+        changes = [change for want in step.wants for change in self._change(want, step.target)]
+
+        def verify(written: Mapping[str, bytes]) -> None:
+            read = as_written(changes, written, self._files)
+            if problems := [*self._problems(step, written), *self._unpaired(step, changes, read)]:
+                raise RefusedError(f"what was written for {step.target} {'; '.join(problems)}")
+
+        writer.commit(changes, verify=verify, before_rename=lambda: self._archive_anchor(step, now, real))
+        return step.detail.replace(" is to ", " does now ") if not changes else f"{step.path}: done: {step.detail}"
+
+    def _change(self, want: Want, family: str) -> Iterator[Change]:
+        present = self._files.read(want.path, anyones=False)
+        expected = None if present is None else digest(present)
+        match want:
+            case Bundle(path, anchors):
+                yield NewFile(path, b"".join(map(to_pem, anchors)), 0o644, expected=expected)
+            case KeyOf(path, anchor):
+                yield NewFile(path, key_pem(self._key_of(anchor, family)), 0o600, expected=expected, at_most=0o600)
+            case Trusting(path, certificates, known):
+                content = with_trust(present or b"", path, certificates, known)
+                yield NewFile(path, content, expected=expected)
+            case Flags(path, container, flags):
+                content = with_flags(present or b"", path, container, dict(flags))
+                yield NewFile(path, content, expected=expected, manifest=True)
+            case Gone(path):
+                if expected is not None:
+                    yield Removed(path, expected)
+
+    def _check(self, step: Rotate) -> None:
+        """Raises WriteError where somebody has put another anchor or key there since it was looked at."""
+        spec = self._anchors.get(step.target)
+        if spec is None or not step.known:
+            return
+        anchors, keys = set(step.known), {each.key for each in step.known}
+        replaced = (want.path for want in step.wants if isinstance(want, Bundle | KeyOf | Gone))
+        for path in dict.fromkeys(filter(None, (spec.path, spec.key, *replaced))):
+            found = decode(self._files.read(path) or b"", path)
+            if set(found.anchors) - anchors or (found.key and found.key not in keys):
+                raise WriteError(f"{path} was changed by someone else since it was looked at; look at it again")
+
+    def _check_writers(self, step: Rotate) -> None:
+        """Raises WriteError where another user could take a key that is written."""
+        spec = self._anchors.get(step.target)
+        keys = [want.path for want in step.wants if isinstance(want, KeyOf)]
+        if why := self._files.exposed(keys, spec.owner if spec else None):
+            raise WriteError(why)
+
+    def _keep_key(self, step: Rotate) -> None:
+        """The anchor's key that is about to be replaced goes to the rotation's own files, where it is not yet."""
+        spec = self._anchors.get(step.target)
+        if spec is None or spec.key is None or not any(isinstance(w, KeyOf) and w.path == spec.key for w in step.wants):
+            return
+        content, anchors = (
+            self._files.read(spec.key),
+            decode(self._files.read(spec.path) or b"", spec.path).anchors,
+        )
+        if content is None:
+            return
+        key = load_key(content, spec.key)
+        own = next((each for each in anchors if each.key == describe_key(key.public_key())), None)
+        if own is None:
+            raise WriteError(f"{spec.key} is the key of nothing in {spec.path}; put back the pair")
+        kept = {part: found for part in Part if (found := self._staging.read(part))}
+        if any(found.anchor == own and found.key and not found.fault for found in kept.values()):
+            return
+        there = kept.get(Part.OLD)
+        if there and (there.key_unknown or there.key not in {None, own.key}):
+            where = f"{self._staging.directory}/{Part.OLD}.key"
+            fault = next((found.fault for found in kept.values() if found.fault), f"{where} is the key of another")
+            raise WriteError(f"{fault}; until then {spec.key} stays, as its key would be nowhere")
+        self._staging.put(Part.OLD, step.target, own, key)
+
+    def _key_of(self, anchor: Anchor, family: str) -> PrivateKey:
+        """The private key of an anchor, wherever on this node it is. Raises KeyUnusableError."""
+        for part in Part:
+            staged = self._staging.read(part)
+            if staged and staged.key == anchor.key:
+                return self._staging.key(part)
+        spec = self._anchors[family]
+        for path in filter(None, (spec.key, own_files(spec.path)[1])):
+            with suppress(CertmondError):
+                key = load_key(self._files.read(path) or b"", path)
+                if describe_key(key.public_key()) == anchor.key:
+                    return key
+        fact = f"the private key of {anchor.called} is nowhere on this node"
+        raise KeyUnusableError(f"{fact}; give it with `certmond root-ca stage`")
+
+    def _archive_anchor(self, step: Rotate, now: datetime, real: Callable[[str], Path]) -> None:
+        """The certificates that are replaced are kept; keys are not, as the rotation has them for as long as it may
+        want them.
+        """
+        spec = self._anchors.get(step.target)
+        if spec and any(isinstance(want, Bundle) and want.path == spec.path for want in step.wants):
+            self._archive.store(step.target, {spec.path: real(spec.path)}, now, {"cause": step.cause.value})
+
+    def _unpaired(self, step: Rotate, changes: Sequence[Change], read: Read) -> Iterator[str]:
+        """Why a key that will lie beside certificates is of none of them: the anchor's, and a signer's of its own."""
+        spec, changed = self._anchors.get(step.target), {change.path for change in changes}
+        for path, key_path in ((spec.path, spec.key), own_files(spec.path)) if spec else ():
+            key = read(key_path) if key_path and not changed.isdisjoint({path, key_path}) else None
+            found = anchor_of_key(read(path), key, path, key_path) if key is not None and key_path else None
+            if isinstance(found, Unpaired):
+                yield f"would leave no pair: {found.message}"
+
+    def _problems(self, step: Rotate, written: Mapping[str, bytes]) -> Iterator[str]:
+        """What is in the new files, and should not be."""
+        for want in step.wants:
+            content = written.get(want.path, b"")
+            match want:
+                case Bundle(path, anchors):
+                    if decode(content, path).anchors != anchors:
+                        yield f"does not read back as what {path} is to hold"
+                case KeyOf(path, anchor):
+                    if decode(content, path).key != anchor.key:
+                        yield f"does not read back as the key of {path}"
+                case Trusting(path, certificates, known):
+                    trusted = [
+                        document.certificates
+                        for (_, part), document in parse_credentials(content, path).documents.items()
+                        if part == "ca"
+                    ]
+                    ours = [set(each) & known for each in trusted if not known.isdisjoint(each)]
+                    if certificates not in trusted or any(each != set(certificates) for each in ours):
+                        yield f"does not read back as what {path} trusts"
+                case Flags(path, container, flags):
+                    found = (each for each in containers(load_mapping(content)) if each.name == container)
+                    given = next(found, None)
+                    if given is None or any(given.values(flag) != [value] for flag, value in flags):
+                        yield f"does not read back as the flags in {path}"
+                case Gone():
+                    pass

@@ -1,0 +1,111 @@
+"""Where this node's components serve which certificate: their flags and configuration -> endpoint -> file.
+
+Owns the flags that say so. What they tell is a file, not an entry of the catalogue: the entry is the one with that
+`path`, whatever it is called. A component that is given no file makes itself a certificate in memory, as the
+controller-manager and the scheduler of kubeadm do; it has no endpoint, for there is nothing to compare. Connects to
+nothing, judges nothing.
+
+*The way leads to this node*: a component that listens everywhere is asked on the loopback, and not at the address that
+it advertises or is probed at by the kubelet. That may be a load balancer's, behind which another node answers.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from certmond.errors import MalformedError
+from certmond.formats.kubeconfig import as_text
+from certmond.formats.manifest import Components, Container, containers, kubelet_environment
+from certmond.pki.catalog.endpoint import Endpoint
+
+_PORTS = {"kube-apiserver": "6443", "kube-controller-manager": "10257", "kube-scheduler": "10259"}
+_ETCD = (("listen-client-urls", "cert-file"), ("listen-peer-urls", "peer-cert-file"))
+_EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - not bound
+_KUBELET, _KUBELET_PKI = "/var/lib/kubelet", "/var/lib/kubelet/pki"
+
+
+class _Listener(NamedTuple):
+    """What the flags say, as text; `path` is None where the file is not this host's."""
+
+    component: str
+    address: str
+    port: str
+    path: str | None
+    server_name: str | None = None
+
+
+def endpoints_of(components: Components, outside: Iterable[Container] = ()) -> dict[Endpoint, tuple[str, str]]:
+    """Each endpoint, with the component that listens and the path of the file whose certificate is served there.
+
+    `outside` are components that run in no pod, with their flags.
+    """
+    listeners = [each for pod in components.pods if _on_host_network(pod.fields) for each in _of_pod(pod.fields)]
+    listeners += [each for container in outside for each in _of_container(container)]
+    if components.kubelet_config and components.kubelet_config.fields:
+        kubelet = kubelet_environment(components.kubelet_flags.text if components.kubelet_flags else "")
+        listeners.append(_of_kubelet(components.kubelet_config.fields, kubelet))
+    served: dict[Endpoint, tuple[str, str]] = {}
+    for component, address, port, path, server_name in listeners:
+        with suppress(MalformedError, ValueError):  # a flag can say anything; with most of it, nothing serves
+            endpoint = Endpoint(_EVERYWHERE.get(address, address), int(port), server_name)
+            if path:
+                served.setdefault(endpoint, (component, path))
+    return served
+
+
+def _on_host_network(fields: Mapping[str, Any]) -> bool:
+    """Otherwise nobody but the cluster knows where the pod listens."""
+    spec = fields.get("spec")
+    return isinstance(spec, Mapping) and spec.get("hostNetwork") is True
+
+
+def _of_pod(fields: Mapping[str, Any]) -> Iterator[_Listener]:
+    for container in containers(fields):
+        yield from _of_container(container)
+
+
+def _of_container(container: Container) -> Iterator[_Listener]:
+    if container.name in _PORTS:
+        yield from _of_component(container)
+    elif container.name == "etcd":
+        yield from _of_etcd(container)
+
+
+def _of_component(container: Container) -> Iterator[_Listener]:
+    """The flags of k8s.io/apiserver (pkg/server/options/serving.go), which the three components share."""
+    flags = dict(container.flags)
+    address, port = flags.get("bind-address", ""), flags.get("secure-port", _PORTS[container.name])
+    yield _Listener(container.name, address, port, container.on_host(flags.get("tls-cert-file", "")))
+    for value in container.values("tls-sni-cert-key"):  # certificate,key or certificate,key:name,name
+        pair, _, names = value.partition(":")
+        path = container.on_host(pair.partition(",")[0])
+        yield from (_Listener(container.name, address, port, path, name) for name in names.split(",") if name)
+
+
+def _of_etcd(container: Container) -> Iterator[_Listener]:
+    """All of its URLs for clients have one certificate, and all for peers: the first is asked."""
+    flags = dict(container.flags)
+    for urls, certificate in _ETCD:
+        for url in [url for url in flags.get(urls, "").split(",") if url.startswith("https://")][:1]:
+            with suppress(ValueError):
+                place = urlsplit(url)
+                path = container.on_host(flags.get(certificate, ""))
+                yield _Listener("etcd", place.hostname or "", str(place.port), path)
+
+
+def _of_kubelet(fields: Mapping[str, Any], kubelet: Container) -> _Listener:
+    """What it serves with (cmd/kubelet/app/server.go): a file that it is given; what it has signed; what it signs."""
+    flags = dict(kubelet.flags)
+    port = fields.get("port")
+    address = flags.get("address") or as_text(fields.get("address"))
+    given = flags.get("tls-cert-file") or as_text(fields.get("tlsCertFile"))
+    rotates = fields.get("serverTLSBootstrap") is True or flags.get("rotate-server-certificates") == "true"
+    own = "kubelet-server-current.pem" if rotates else "kubelet.crt"
+    path = posixpath.join(_KUBELET, given) if given else posixpath.join(flags.get("cert-dir", _KUBELET_PKI), own)
+    return _Listener(
+        "kubelet", address, flags.get("port") or str(port if type(port) is int else 10250), kubelet.on_host(path)
+    )

@@ -1,0 +1,203 @@
+"""Who uses which file, who serves what where, and how each is seen to be well: flags and probes -> `Survey`.
+
+Owns the table of what each component of Kubernetes reads again by itself, flag by flag (staging/src/k8s.io/apiserver,
+client-go and etcd's client/pkg/transport; the profile's `reloads` are for services whose flags are not understood). A
+file that a container has as a single-file mount is never read again: the mount keeps the inode that a rename replaced
+(mount(2)). Reads nothing: manifests and command lines are arguments.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from certmond.formats.kubeconfig import as_text
+from certmond.formats.manifest import Components, Container, Manifest, containers, flag_values
+from certmond.pki.catalog.endpoint import Endpoint
+from certmond.pki.catalog.entries import ServiceSpec
+from certmond.pki.services.model import Survey, Use
+from certmond.services.endpoints import endpoints_of
+
+_SHARED = {
+    "tls-cert-file",
+    "tls-private-key-file",
+    "tls-sni-cert-key",
+    "client-ca-file",
+    "requestheader-client-ca-file",
+}
+_RELOADED: Mapping[str, set[str]] = {
+    "kube-apiserver": {
+        *_SHARED, "kubelet-client-certificate", "kubelet-client-key", "proxy-client-cert-file", "proxy-client-key-file",
+        "etcd-certfile", "etcd-keyfile",
+    },
+    "kube-controller-manager": {*_SHARED, "cluster-signing-cert-file", "cluster-signing-key-file"},
+    "kube-scheduler": _SHARED,
+    "etcd": {
+        "cert-file", "key-file", "peer-cert-file", "peer-key-file", "client-cert-file", "client-key-file",
+        "peer-client-cert-file", "peer-client-key-file",
+    },
+}  # fmt: skip
+"""Component -> the flags whose files it reads again without a restart. Files of all its other flags are read once."""
+
+KUBELET = "kubelet.service"
+"""The unit of whose configuration and flags the node's files tell."""
+
+_HEALTHZ_PORT = 10248  # pkg/kubelet/apis/config/v1beta1/defaults.go
+
+_DELAY = "shutdown-delay-duration"
+"""For so long an API server goes on listening that was told to end (genericapiserver.go, RunWithContext)."""
+_GO_DURATION = re.compile(r"(?:[0-9]{1,6}(?:\.[0-9]{0,9})?(?:h|m(?!s)|s|ms))+|0")
+_GO_PART = re.compile(r"([0-9.]+)(h|ms|m|s)")
+_GO_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
+
+def survey(components: Components, services: Sequence[ServiceSpec], commands: Mapping[str, Sequence[str]]) -> Survey:
+    """What is told of `services`; `commands` are the command lines of those that are no pods and run, by name."""
+    pods = {service.name: _pod_of(service, components.pods) for service in services if service.kind == "static-pod"}
+    known = {s.name: _container(pod, s.pod or "") for s in services if (pod := pods.get(s.name)) is not None}
+    for service in services:
+        words = commands.get(service.name, ())
+        if service.kind == "systemd" and words and posixpath.basename(words[0]) in _RELOADED:
+            known[service.name] = Container(posixpath.basename(words[0]), tuple(flag_values(words)), {})
+    told = {name: dict(_uses(each)) for name, each in known.items() if each.name in _RELOADED}
+    uses = {
+        name: files for name, files in told.items() if files
+    }  # etcd may be told by its environment, which is unseen
+    return Survey(
+        uses, dict(_serving(components, services, known)), dict(_health(components, services, pods)),
+        dict(_delays(known)),
+    )  # fmt: skip
+
+
+def pod_name(service: ServiceSpec, components: Components) -> tuple[str, str, str] | None:
+    """Namespace and name of the pod as its manifest has it, and the program of its container; None without one."""
+    pod = _pod_of(service, components.pods)
+    metadata = pod.fields.get("metadata") if pod else None
+    if pod is None or not isinstance(metadata, Mapping):
+        return None
+    words = _words(pod.fields, service.pod or "")
+    namespace = as_text(metadata.get("namespace")) or "default"
+    return namespace, as_text(metadata.get("name")), posixpath.basename(words[0]) if words else service.pod or ""
+
+
+def runtime_endpoint(components: Components) -> str | None:
+    """Where the kubelet is told that the container runtime listens."""
+    flags = components.kubelet_flags.text if components.kubelet_flags else ""
+    given = dict(flag_values(flags.replace('"', " ").replace("'", " ").split())).get("container-runtime-endpoint")
+    config = components.kubelet_config.fields if components.kubelet_config else {}
+    return given or as_text(config.get("containerRuntimeEndpoint")) or None
+
+
+def _pod_of(service: ServiceSpec, pods: Iterable[Manifest]) -> Manifest | None:
+    """The pod with a container of that name; of several, the one that is called so itself."""
+    found = [pod for pod in pods if any(each.name == service.pod for each in containers(pod.fields))]
+    named = (pod for pod in found if _name(pod) == service.pod)
+    return next(named, found[0] if found else None)
+
+
+def _name(pod: Manifest) -> str:
+    metadata = pod.fields.get("metadata")
+    return as_text(metadata.get("name")) if isinstance(metadata, Mapping) else ""
+
+
+def _container(pod: Manifest, name: str) -> Container:
+    return next(each for each in containers(pod.fields) if each.name == name)
+
+
+def _words(fields: Mapping[str, Any], name: str) -> list[str]:
+    spec = fields.get("spec")
+    listed = spec.get("containers") if isinstance(spec, Mapping) else None
+    for each in listed if isinstance(listed, list) else ():
+        if isinstance(each, Mapping) and each.get("name") == name and isinstance(each.get("command"), list):
+            return [word for word in each["command"] if isinstance(word, str)]
+    return []
+
+
+def _uses(container: Container) -> Iterator[tuple[str, Use]]:
+    """Each file that a flag names, as the host has it. Of two flags for one file, the one that is read once counts."""
+    found: dict[str, Use] = {}
+    for flag, value in container.flags:
+        for path in value.partition(":")[0].split(","):
+            host = container.on_host(path)
+            if host is None:
+                continue
+            reloads = flag in _RELOADED[container.name] and posixpath.normpath(path) not in container.mounts
+            if host not in found or not reloads:
+                found[host] = Use(reloads, f"--{flag}")
+    yield from found.items()
+
+
+def _delays(known: Mapping[str, Container]) -> Iterator[tuple[str, timedelta]]:
+    for name, container in known.items():
+        value = dict(container.flags).get(_DELAY, "")
+        if _GO_DURATION.fullmatch(value):
+            seconds = sum(float(count) * _GO_UNITS[unit] for count, unit in _GO_PART.findall(value))
+            yield name, timedelta(seconds=seconds)
+
+
+def _serving(
+    components: Components, services: Sequence[ServiceSpec], known: Mapping[str, Container]
+) -> Iterator[tuple[Endpoint, tuple[str, str]]]:
+    """What the flags say, by the name of the service whose container or unit it is."""
+    names = {container.name: service for service, container in known.items()}
+    names["kubelet"] = next((service.name for service in services if service.unit == KUBELET), "")
+    outside = [known[service.name] for service in services if service.kind == "systemd" and service.name in known]
+    for endpoint, (component, path) in endpoints_of(components, outside).items():
+        yield endpoint, (names.get(component, ""), path)
+
+
+def _health(
+    components: Components, services: Sequence[ServiceSpec], pods: Mapping[str, Manifest | None]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for service in services:
+        if service.health:
+            yield service.name, service.health
+        elif pod := pods.get(service.name):
+            yield service.name, tuple(_probes(pod.fields, service.pod or ""))
+        elif service.unit == KUBELET and components.kubelet_config:
+            yield service.name, tuple(_of_kubelet(components.kubelet_config.fields))
+
+
+def _of_kubelet(fields: Mapping[str, Any]) -> Iterator[str]:
+    port = fields.get("healthzPort", _HEALTHZ_PORT)
+    if isinstance(port, int) and port > 0:
+        yield f"http://{_host(as_text(fields.get('healthzBindAddress')))}:{port}/healthz"
+
+
+def _probes(fields: Mapping[str, Any], name: str) -> Iterator[str]:
+    """Readiness says most; where a pod has no such probe, liveness."""
+    spec = fields.get("spec")
+    listed = spec.get("containers") if isinstance(spec, Mapping) else None
+    for container in listed if isinstance(listed, list) else ():
+        if not isinstance(container, Mapping) or container.get("name") != name:
+            continue
+        for kind in ("readinessProbe", "livenessProbe"):
+            probe = container.get(kind)
+            asked = probe.get("httpGet") if isinstance(probe, Mapping) else None
+            if isinstance(asked, Mapping) and (address := _address(asked, container)):
+                yield address
+                return
+
+
+def _address(asked: Mapping[str, Any], container: Mapping[str, Any]) -> str | None:
+    port = asked.get("port")
+    if isinstance(port, str) and not port.isdecimal():
+        ports = container.get("ports")
+        named = (
+            [p for p in ports if isinstance(p, Mapping) and p.get("name") == port] if isinstance(ports, list) else []
+        )
+        port = named[0].get("containerPort") if named else None
+    if not isinstance(port, int | str) or not str(port).isdecimal():
+        return None
+    scheme = "https" if as_text(asked.get("scheme")).upper() == "HTTPS" else "http"
+    path = as_text(asked.get("path")) or "/"
+    return f"{scheme}://{_host(as_text(asked.get('host')))}:{port}/{path.lstrip('/')}"
+
+
+def _host(host: str) -> str:
+    """Where the kubelet would ask: it and the pods that are meant share the host's network."""
+    host = "127.0.0.1" if host in {"", "0.0.0.0", "localhost"} else host  # noqa: S104 - not bound
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,161 @@
+"""One look at what runs on this node and what it serves: units, containers, handshakes, health addresses -> `Live`.
+
+Owns what is asked in a look, that all of it is asked at the same time, and the thread in which the daemon has it done,
+so that no pass waits for a server. Trusts nobody: whoever does not answer is a value. Changes nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from certmond.errors import RestartError, defect
+from certmond.pki.catalog.endpoint import Endpoint, Seen, Unserved
+from certmond.pki.services.model import Live, ServiceSeen
+from certmond.services import containers
+from certmond.services import systemd_units as units
+from certmond.services.containers import Pod
+
+if TYPE_CHECKING:
+    from certmond.services.health_probe import Anchors
+
+
+_NO_THREAD = "no thread is to be had; see TasksMax= of the unit, and what else runs on this host"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What to look at: systemd units and pods by the name of the service, endpoints, and health addresses."""
+
+    units: Mapping[str, str] = field(default_factory=dict)
+    pods: Mapping[str, Pod] = field(default_factory=dict)
+    endpoints: tuple[Endpoint, ...] = ()
+    health: Mapping[str, Anchors] = field(default_factory=dict)
+
+
+def look(question: Question, before: Live | None = None, limit: float | None = None) -> Live:
+    """What is to be seen within `limit` seconds, by default the probe's. `before` is the look before this one."""
+    at = datetime.now(UTC)
+    by_unit = units.look(set(question.units.values())) if question.units else {}
+    services = {name: by_unit[unit] for name, unit in question.units.items()}
+    services |= _pods(question.pods) if question.pods else {}
+    served, ill = _ask(question, at, limit)
+    return Live(at, {name: _same(seen, name, before) for name, seen in services.items()}, served, ill)
+
+
+def _pods(pods: Mapping[str, Pod]) -> dict[str, ServiceSeen]:
+    try:
+        found = containers.find(set(pods.values()))
+    except RestartError as error:
+        return dict.fromkeys(pods, ServiceSeen(None, problem=str(error)))
+    return {name: containers.seen(found[pod]) for name, pod in pods.items()}
+
+
+def _ask(question: Question, at: datetime, limit: float | None) -> tuple[dict[Endpoint, Seen], dict[str, str | None]]:
+    if not (question.endpoints or question.health):
+        return {}, {}
+    try:
+        return _asked(question, at, limit)
+    except (OSError, ImportError) as error:  # not even a loop could be had, such as for want of descriptors
+        why = f"the connection failed ({getattr(error, 'strerror', None) or error})"
+        return {each: Unserved(why, at) for each in question.endpoints}, dict.fromkeys(question.health, why)
+
+
+def _asked(question: Question, at: datetime, limit: float | None) -> tuple[dict[Endpoint, Seen], dict[str, str | None]]:
+    import asyncio
+
+    from certmond.services import health_probe as health
+    from certmond.services import tls_probe as probe
+
+    async def ask() -> tuple[dict[Endpoint, Seen], dict[str, str | None]]:
+        handshakes = probe.ask(question.endpoints, at, {}, probe.LIMIT if limit is None else limit)
+        return await asyncio.gather(handshakes, health.ask(question.health))
+
+    with asyncio.Runner() as runner:
+        return runner.run(ask())
+
+
+def _prepare(question: Question) -> None:
+    """Import what the look needs in the thread that asks for it. If two threads import asyncio and asyncio.subprocess
+    at the same time, each gets a module that is not complete, and no later import of asyncio succeeds in that process;
+    the client of the Kubernetes API begins with asyncio.subprocess.
+    """
+    if question.endpoints or question.health:
+        with suppress(OSError, ImportError):  # such as for want of descriptors: the look tries again, and tells it
+            from certmond.services import health_probe as health  # noqa: F401 - as in `_asked`
+
+
+def _same(seen: ServiceSeen, name: str, before: Live | None) -> ServiceSeen:
+    """The start of an instance as it was reckoned first: each reckoning from the kernel's clock differs a little."""
+    known = before.services.get(name) if before else None
+    if known and known.instance and known.instance == seen.instance:
+        return replace(seen, started_at=known.started_at)
+    return seen
+
+
+class Lookout:
+    """Looks in a thread of its own. `wake` is called from there after each look: it is quick and does not raise."""
+
+    def __init__(self, wake: Callable[[], None], limit: float | None = None) -> None:
+        self._wake = wake
+        self._limit = limit
+        self._changed = threading.Condition()
+        self._asked: Question | None = None
+        self._closed = False
+        self._seen: Live | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def seen(self) -> Live | None:
+        """What the latest look has seen, all of it and nothing older; None before the first has ended."""
+        return self._seen
+
+    def ask(self, question: Question) -> None:
+        """Have a look, after one that is under way; of several that wait, only the last is made. None is made while no
+        thread is to be had: then that is what is seen.
+        """
+        _prepare(question)
+        with self._changed:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="lookout", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    self._seen = _unknown(question, f"nobody could look: {_NO_THREAD}")
+                    return
+                self._thread = thread
+            self._asked = question
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Look no more. A look that is under way is waited for, which its limit makes short."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._asked)
+                question, self._asked = self._asked, None
+                if self._closed or question is None:
+                    return
+            self._seen = self._look(question)
+            self._wake()
+
+    def _look(self, question: Question) -> Live:
+        try:
+            return look(question, self._seen, self._limit)
+        except Exception as error:  # noqa: BLE001 - a defect of ours in one look must not be the end of all looks
+            return _unknown(question, defect(error))
+
+
+def _unknown(question: Question, why: str) -> Live:
+    services = dict.fromkeys((*question.units, *question.pods), ServiceSeen(None, problem=why))
+    return Live(datetime.now(UTC), services)

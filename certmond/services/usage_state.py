@@ -1,0 +1,145 @@
+"""What is around the certificates of this node, put together for a pass: files, flags, processes, what is served.
+
+Owns the question that a look asks, and what is known from pass to pass. Below another root than "/" nothing runs that
+could be looked at: there only the files tell. Judges nothing: `pki.holding` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from certmond.config.model import Config
+from certmond.errors import MalformedError
+from certmond.files.catalog_observer import Store
+from certmond.formats.manifest import Components
+from certmond.pki.catalog.endpoint import Endpoint
+from certmond.pki.catalog.entries import ServiceSpec
+from certmond.pki.catalog.observation import Inventory
+from certmond.pki.services.model import Content, Live, Survey
+from certmond.pki.services.restart_state_machine import Past
+from certmond.pki.services.staleness import Surroundings, files_of
+from certmond.pki.services.trust_sets import trust_sets
+from certmond.pki.x509.certificate import to_pem
+from certmond.services.containers import Pod
+from certmond.services.content_times import Changes
+from certmond.services.file_usage import pod_name, runtime_endpoint, survey
+from certmond.services.process_observer import Lookout, Question, look
+
+if TYPE_CHECKING:
+    from certmond.services.health_probe import Anchors
+
+
+class Neighbourhood:
+    """For one configuration. Whether services are well is asked for who is `acting`; who only looks has no use for it.
+    `wake` is called when a look that was asked for has ended.
+    """
+
+    def __init__(
+        self, config: Config, root: str, changes: Changes, *, acting: bool, wake: Callable[[], None] = lambda: None
+    ) -> None:
+        self._config, self._changes, self._acting = config, changes, acting
+        self._lookout = Lookout(wake)
+        self._visible = root == "/"
+        self._question = Question()
+        self._services: Sequence[ServiceSpec] = config.services
+        self._contents: Mapping[str, Content] = {}
+        self._asked: tuple[Question, Mapping[str, Content]] | None = None
+        self._live: Live | None = None
+        self.pods: Mapping[str, Pod] = {}
+        self.runtime_endpoint: str | None = None
+
+    def around(self, store: Store, inventory: Inventory, past: Mapping[str, Past]) -> Surroundings:
+        """What is known at this moment; the latest look is in it, however old it is."""
+        live = self._live = self._lookout.seen or self._live
+        components = store.components()
+        self._services = [each for each in self._config.services if _is_here(each, store)]
+        commands = {name: seen.command for name, seen in live.services.items()} if live else {}
+        found = survey(components, self._services, commands)
+        found = self._with_configured(found)
+        told = {path for used in found.uses.values() for path in used} | {path for _, path in found.serving.values()}
+        seen = [each for each in inventory.observations if each.spec.consumers or each.path in told]
+        paths = sorted({path for each in seen for path in files_of(each)})
+        self._prepare(components, found, inventory)
+        sets = trust_sets(inventory.observations)
+        states = ((path, sets.get(path, sha256), ctime) for path, sha256, ctime in store.states(paths))
+        self._contents = self._changes.contents(states, datetime.now(UTC))  # the clock of their ctime
+        return Surroundings(
+            self._services, found, live, self._contents, past,
+            self._config.restart.reload_within, elsewhere=not self._visible,
+        )  # fmt: skip
+
+    @property
+    def has_news(self) -> bool:
+        """There is something to look at that the latest look was not asked for, or a file has changed since."""
+        return self._visible and (self._question, self._contents) != self._asked
+
+    def ask(self) -> None:
+        """Have a look, without waiting for it."""
+        if self._visible:
+            self._asked = self._question, self._contents
+            self._lookout.ask(self._question)
+
+    def view(self, store: Store, inventory: Inventory, past: Mapping[str, Past]) -> Surroundings:
+        """What is known after a look that is waited for; and another, where the first has shown what more to ask."""
+        around = self.around(store, inventory, past)
+        self._asked = None
+        while self.has_news:
+            self._asked = self._question, self._contents
+            self._live = look(self._question, self._live)
+            around = self.around(store, inventory, past)
+        return around
+
+    def close(self) -> None:
+        self._lookout.close()
+
+    def _with_configured(self, found: Survey) -> Survey:
+        """What the configuration says of endpoints goes before what the flags say."""
+        entries = {spec.name: spec.path for spec in self._config.certificates}
+        serving = dict(found.serving)
+        for service in self._services:
+            for name, endpoints in service.serves.items():
+                for text in endpoints:
+                    serving[Endpoint.parse(text)] = service.name, entries[name]
+        return replace(found, serving=serving)
+
+    def _prepare(self, components: Components, found: Survey, inventory: Inventory) -> None:
+        """What the next look is to ask."""
+        node = inventory.facts.get("node_name", "")
+        pods = {}
+        for service in self._services:
+            if service.kind == "static-pod" and (told := pod_name(service, components)):
+                namespace, name, executable = told
+                pods[service.name] = Pod(
+                    container=service.pod or "", name=f"{name}-{node}", executable=executable, namespace=namespace
+                )
+        self.pods, self.runtime_endpoint = pods, runtime_endpoint(components)
+        units = {service.name: service.unit or "" for service in self._services if service.kind == "systemd"}
+        health = {
+            address: self._anchors(address, found, inventory) for each in found.health.values() for address in each
+        }
+        self._question = Question(units, pods, tuple(found.serving), health if self._acting else {})
+
+    def _anchors(self, address: str, found: Survey, inventory: Inventory) -> Anchors:
+        """The CAs of the certificate that a file says is served there; None where no file does."""
+        if not address.startswith("https://"):
+            return None
+        place = address.removeprefix("https://").partition("/")[0]
+        try:
+            port = Endpoint.parse(place).port
+        except MalformedError:
+            return None
+        served = {path for endpoint, (_, path) in found.serving.items() if endpoint.port == port}
+        named = {name for seen in inventory.observations if seen.path in served for name in seen.spec.ca}
+        anchors = [seen.certificates[0] for seen in inventory.observations
+                   if seen.spec.authority and seen.spec.name in named and seen.certificates]  # fmt: skip
+        return "".join(to_pem(each).decode() for each in anchors) or None
+
+
+def _is_here(service: ServiceSpec, store: Store) -> bool:
+    """The node's files say that it is one on which this service is."""
+    if service.belongs_with and not any(map(store.has, service.belongs_with)):
+        return False
+    return not any(map(store.has, service.not_with))

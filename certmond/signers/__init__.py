@@ -1,0 +1,1 @@
+"""The signers: the CA of this node, kubeadm, and commands."""

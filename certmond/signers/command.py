@@ -1,0 +1,146 @@
+"""Signing by a program that follows certmonger's contract for enrollment helpers (certmonger, doc/helpers.txt).
+
+Owns the contract: what the helper is told in its environment, and what its exit status and its output mean. So every
+helper that was written for certmonger works, and a new one is a few lines of shell. What a helper gives is put in
+order, the certificate of the request first; that it is what was asked for is for the caller to verify. The private key
+never leaves certmond: a helper gets the request.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from datetime import timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+
+from certmond.errors import MalformedError, RefusedError, UnreachableError, WaitingError
+from certmond.pki.x509.certificate import public_key_of, to_pem
+from certmond.pki.x509.library_guard import guarded
+from certmond.pki.x509.parsing import decode
+from certmond.signers.protocol import Issued, Request
+from certmond.subprocesses import Ended, first_line, run
+
+ASK_AGAIN = 300.0
+"""Seconds after which a helper is asked again that said to wait, but not for how long."""
+
+_SHORTEST, _LONGEST = 1, 7 * 86400  # seconds; of a wait that a helper asks for
+_MAX_COOKIE = 1 << 16  # bytes: it is handed back in an environment variable, which Linux limits to 128 KiB
+
+
+class CommandSigner:
+    """Signs by running `command`, a helper and its arguments. `name` is what the configuration calls the signer."""
+
+    def __init__(
+        self, name: str, command: tuple[str, ...], *, time_limit: timedelta, ca_profile: str | None = None
+    ) -> None:
+        self._name = name
+        self._command = command
+        self._time_limit = time_limit
+        self._ca_profile = ca_profile
+
+    def sign(self, request: Request) -> Issued:
+        """The certificate and its chain. Raises RefusedError, UnreachableError or WaitingError, as the helper says."""
+        ended = run(self._command, self._environment(request), self._time_limit, request.alive)
+        helper = f"the helper {self._command[0]} of signer {self._name}"
+        message = first_line(ended.output) or first_line(ended.said)
+        reason = f": {message}" if message else ""
+        match ended.status:
+            case 0:
+                return Issued(_in_order(ended.output, request, helper))
+            case 1:
+                raise _waiting(helper, ASK_AGAIN, ended.output)
+            case 5:
+                seconds, _, cookie = ended.output.lstrip().partition(b"\n")
+                raise _waiting(helper, _seconds(helper, seconds), cookie)
+            case 2:
+                raise RefusedError(f"{helper} was refused {request.name}{reason}")
+            case 3:
+                raise UnreachableError(f"{helper} cannot reach its CA{reason}")
+            case 4:
+                raise RefusedError(f"{helper} is not configured{reason}; configure it, and run it by hand to see")
+            case 6:
+                raise RefusedError(f"{helper} does not support {self._operation(request)}; use one that does")
+            case 16:
+                raise RefusedError(f"{helper} asks for SCEP messages, which certmond has none of; use another helper")
+            case 17:
+                raise RefusedError(f"{helper} asks for a new key{reason}; let {request.name} have no keep_key")
+            case _:
+                raise UnreachableError(f"{helper} {_broke(ended)}; run it by hand to see why")
+
+    def _operation(self, request: Request) -> str:
+        return "SUBMIT" if request.cookie is None else "POLL"
+
+    def _environment(self, request: Request) -> dict[str, str]:
+        """What the contract says of SUBMIT and POLL; a word that would be empty is left out, as certmonger does."""
+        names = request.template.names
+        words = {
+            "CERTMONGER_OPERATION": self._operation(request),
+            "CERTMONGER_CSR": request.pem().decode("ascii"),
+            "CERTMONGER_REQ_SUBJECT": request.template.subject.rfc4514_string(),
+            "CERTMONGER_REQ_HOSTNAME": _lines(name.value for name in names if isinstance(name, x509.DNSName)),
+            "CERTMONGER_REQ_IP_ADDRESS": _lines(str(name.value) for name in names if isinstance(name, x509.IPAddress)),
+            "CERTMONGER_REQ_EMAIL": _lines(name.value for name in names if isinstance(name, x509.RFC822Name)),
+            "CERTMONGER_CERTIFICATE": to_pem(request.old).decode("ascii") if request.old else "",
+            "CERTMONGER_CA_NICKNAME": self._name,
+            "CERTMONGER_CA_PROFILE": self._ca_profile or "",
+            "CERTMONGER_CA_COOKIE": request.cookie or "",
+        }
+        return {word: value for word, value in words.items() if value}
+
+
+def _waiting(helper: str, seconds: float, cookie: bytes) -> WaitingError:
+    """The cookie is kept as it came, but for the end of its last line."""
+    try:
+        text = cookie.decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        text = ""
+    if not text or "\0" in text or len(cookie) > _MAX_COOKIE:
+        raise RefusedError(f"{helper} says to wait without a cookie that can be handed back; it has to write one")
+    return WaitingError(f"{helper} waits for its CA's decision", seconds, text)
+
+
+def _seconds(helper: str, line: bytes) -> float:
+    if not re.fullmatch(rb"\s*[0-9]{1,12}\s*", line):
+        raise RefusedError(f"{helper} says to wait, but not for how many seconds; they have to be its first line")
+    return float(min(max(int(line), _SHORTEST), _LONGEST))
+
+
+def _broke(ended: Ended) -> str:
+    """How it ended where the contract knows no such end. Only its stderr is quoted: its output may be anything."""
+    said = first_line(ended.said)
+    how = f"was ended by signal {-ended.status}" if ended.status < 0 else f"ended with status {ended.status}"
+    return f"{how} ({said})" if said else how
+
+
+def _in_order(output: bytes, request: Request, helper: str) -> bytes:
+    """The certificate of the request's key, then the others as they came. What else is there is left behind."""
+    found = decode(_plain(output), "its output").certificates
+    if not found:
+        raise RefusedError(f"{helper} issued nothing that could be read as a certificate; it has to write PEM")
+    own = public_key_of(request.key)
+    leaf = next((certificate for certificate in found if certificate.key == own), None)
+    if leaf is None:
+        raise RefusedError(f"{helper} issued no certificate for the key of {request.name}; it has to sign its request")
+    return b"".join(map(to_pem, dict.fromkeys((leaf, *found))))
+
+
+def _plain(output: bytes) -> bytes:
+    """JSON (certmonger, src/submit-e.c: `certificate`, and `chain` of objects with one each) and PKCS#7 made PEM."""
+    try:
+        if output.lstrip().startswith(b"{"):
+            answer = json.loads(output)
+            chain = [link["certificate"] for link in answer.get("chain", ())]
+            return "\n".join([answer["certificate"], *chain]).encode()
+        if b"-----BEGIN PKCS7-----" in output:
+            with guarded("is not PKCS#7"):
+                return b"".join(made.public_bytes(Encoding.PEM) for made in pkcs7.load_pem_pkcs7_certificates(output))
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, MalformedError):
+        return b""
+    return output
+
+
+def _lines(values: Iterable[str]) -> str:
+    return "\n".join(values)

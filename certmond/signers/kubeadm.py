@@ -1,0 +1,216 @@
+"""Signing by kubeadm: `kubeadm certs renew` for the pairs below pki/, `kubeadm kubeconfig user` for client credentials.
+
+Owns what kubeadm is shown, and what is taken from it. It works in a private directory, with links to the CA's files and
+a configuration of its own: with `--cert-dir` alone it would ask the cluster first, take the directory from there, and
+write the node's real files in place (cmd/kubeadm/app/cmd/certs.go, getInternalCfg). What it made is read, and the
+directory goes whatever happens. kubeadm makes its own key; nothing that it writes to standard output is quoted,
+because a kubeconfig holds one. Written against kubeadm's source, v1.22 to v1.36; the tests have a stand-in for it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+
+import yaml
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from certmond.errors import KeyUnusableError, MalformedError, RefusedError, UnreachableError
+from certmond.formats.kubeconfig import Material, parse_kubeconfig
+from certmond.formats.private_key import PrivateKey, load_key
+from certmond.pki.catalog.entries import KeyAlgorithm
+from certmond.pki.signing.template import BACKDATE, Template
+from certmond.pki.x509.certificate import public_key_of
+from certmond.pki.x509.parsing import decode
+from certmond.signers.local_ca import read_file, self_signed
+from certmond.signers.protocol import Issued, Request
+from certmond.subprocesses import Ended, first_line, run
+
+# phases/certs/certlist.go: kubeadm's name -> the files of the pair and of its CA, without their endings.
+_PAIRS = {
+    "apiserver": ("apiserver", "ca"),
+    "apiserver-kubelet-client": ("apiserver-kubelet-client", "ca"),
+    "front-proxy-client": ("front-proxy-client", "front-proxy-ca"),
+    "etcd-server": ("etcd/server", "etcd/ca"),
+    "etcd-peer": ("etcd/peer", "etcd/ca"),
+    "etcd-healthcheck-client": ("etcd/healthcheck-client", "etcd/ca"),
+    "apiserver-etcd-client": ("apiserver-etcd-client", "etcd/ca"),
+}
+_PREFIX = "kubeadm-"
+_VERSION = re.compile(r"v1\.([0-9]{1,3})\.[0-9A-Za-z.+-]+")
+_OLDEST, _V1BETA4 = 22, 31  # v1beta3 came with v1.22, v1beta4 with v1.31
+
+
+class KubeadmSigner:
+    """Signs with the CA whose files lie at these paths, by running `command`; `directory` is certmond's own.
+
+    Whoever calls holds certmond's lock: what a crash left in `directory` is removed.
+    """
+
+    def __init__(
+        self, command: tuple[str, ...], ca_certificate: str, ca_key: str, *, directory: str, time_limit: timedelta
+    ) -> None:
+        self._command = command or ("kubeadm",)
+        self._ca_certificate = ca_certificate
+        self._ca_key = ca_key
+        self._directory = directory
+        self._time_limit = time_limit
+
+    def sign(self, request: Request) -> Issued:
+        """The certificate, and the key that kubeadm made for it. Raises RefusedError or UnreachableError."""
+        name, organizations = _subject(request)
+        if request.name not in _PAIRS and not _is_client(request.template):
+            detail = f"kubeadm knows no certificate {request.name}, and makes others for clients only"
+            raise RefusedError(f"{detail}; choose another signer")
+        version = self._version(request.alive)
+        if not _makes(request.template.key, version):
+            raise RefusedError(f"kubeadm {version} makes no {request.template.key.value} key; choose another signer")
+        with self._workplace() as place:
+            configuration = self._configured(place, request.template, version)
+            if request.name in _PAIRS:
+                return self._renewed(request, place, configuration)
+            self._link(place, "ca")
+            groups = (f"--org={organization}" for organization in organizations)
+            lifetime = f"--validity-period={_lifetime(request.template)}"
+            options = (f"--config={configuration}", f"--client-name={name}", *groups, lifetime)
+            ended = self._run(("kubeconfig", "user", *options), request.alive)
+            return _from_kubeconfig(ended.output)
+
+    def _renewed(self, request: Request, place: Path, configuration: Path) -> Issued:
+        pair, ca = _PAIRS[request.name]
+        self._link(place, ca)
+        certificate, key = place / f"{pair}.crt", place / f"{pair}.key"
+        certificate.parent.mkdir(mode=0o700, exist_ok=True)
+        # kubeadm takes subject, names and usages from the certificate that it finds (renewal/manager.go, certToConfig).
+        # It is shown one that says what the template says, so the old pair does not have to be copied.
+        shown = self_signed(request.template, request.key)
+        certificate.write_bytes(shown)
+        ended = self._run(("certs", "renew", request.name, f"--config={configuration}"), request.alive)
+        made, made_key = (_made(path) for path in (certificate, key))
+        if made == shown:  # and kubeadm ended with 0, as it does for a CA whose key it does not find
+            said = first_line(ended.output) or "it said nothing"
+            raise RefusedError(
+                f"kubeadm left {request.name} as it was ({said}); see that its CA and the CA's key are there"
+            )
+        return _issued(made, made_key)
+
+    def _version(self, alive: Callable[[], None]) -> str:
+        """kubeadm's own, which its configuration has to name: it would look for the newest one on the Internet."""
+        said = first_line(self._run(("version", "-o", "short"), alive).output)
+        match = _VERSION.fullmatch(said)
+        if match is None or int(match[1]) < _OLDEST:
+            raise RefusedError(f"{self._command[0]} is no kubeadm of v1.{_OLDEST} or newer; name one as `command`")
+        return said
+
+    def _run(self, arguments: tuple[str, ...], alive: Callable[[], None]) -> Ended:
+        ended = run((*self._command, *arguments), {}, self._time_limit, alive)
+        said = first_line(ended.said)
+        detail = f"{' '.join((self._command[0], *arguments[:2]))} ended with status {ended.status}"
+        if ended.status < 0:
+            raise UnreachableError(f"{detail} ({said}); run it by hand to see why")
+        if ended.status:
+            raise RefusedError(f"{detail} ({said}); run it by hand to see why")
+        return ended
+
+    @contextmanager
+    def _workplace(self) -> Iterator[Path]:
+        for left in Path(self._directory).glob(f"{_PREFIX}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=self._directory) as place:  # its mode is 0700
+            yield Path(place)
+
+    def _link(self, place: Path, ca: str) -> None:
+        """The CA's files under kubeadm's names: it reads them, and writes nothing there."""
+        (place / ca).parent.mkdir(mode=0o700, exist_ok=True)
+        os.symlink(self._ca_certificate, place / f"{ca}.crt")
+        os.symlink(self._ca_key, place / f"{ca}.key")
+
+    def _configured(self, place: Path, template: Template, version: str) -> Path:
+        """The least that kubeadm takes without asking the node, the cluster or the Internet for the rest."""
+        api = {"apiVersion": "kubeadm.k8s.io/v1beta4" if _is_newer(version) else "kubeadm.k8s.io/v1beta3"}
+        init = {
+            "kind": "InitConfiguration",
+            "nodeRegistration": {"name": "node", "criSocket": "unix:///var/run/containerd/containerd.sock"},
+            "localAPIEndpoint": {"advertiseAddress": "192.0.2.1"},  # only to be valid (RFC 5737): nothing is sent there
+        }
+        cluster = {"kind": "ClusterConfiguration", "certificatesDir": str(place), "kubernetesVersion": version}
+        if _is_newer(version):
+            cluster["certificateValidityPeriod"] = _lifetime(template)
+            cluster["encryptionAlgorithm"] = template.key.value  # certmond's names are kubeadm's
+        path = place / "kubeadm.yaml"
+        path.write_text(yaml.safe_dump_all([api | init, api | cluster]))
+        return path
+
+
+def _is_newer(version: str) -> bool:
+    """Its configuration may be v1beta4, which says what kind of key is made, and how long a certificate is good for."""
+    match = _VERSION.fullmatch(version)
+    return match is not None and int(match[1]) >= _V1BETA4
+
+
+def _makes(key: KeyAlgorithm, version: str) -> bool:
+    return key is not KeyAlgorithm.ED25519 if _is_newer(version) else key is KeyAlgorithm.RSA_2048
+
+
+def _subject(request: Request) -> tuple[str, tuple[str, ...]]:
+    """The common name and the organizations. Raises RefusedError for a certificate that kubeadm cannot make."""
+    template = request.template
+    names = [str(each.value) for each in template.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    groups = [str(each.value) for each in template.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
+    if template.is_ca:
+        raise RefusedError(f"{request.name} is to be a CA, and kubeadm renews none; let it sign itself")
+    if len(names) != 1 or len(names) + len(groups) != len(list(template.subject)):
+        detail = f"kubeadm makes subjects of one CN and any O, not {template.subject.rfc4514_string()}"
+        raise RefusedError(f"{detail}; choose another signer for {request.name}")
+    if any(re.search(r'[",\n\r]', group) or not group for group in groups):  # --org is a list with commas
+        raise RefusedError(f"kubeadm makes no O with a comma or a quote; choose another signer for {request.name}")
+    if not all(isinstance(name, x509.DNSName | x509.IPAddress) for name in template.names):
+        raise RefusedError(f"kubeadm gives DNS names and IP addresses only; choose another signer for {request.name}")
+    return names[0], tuple(groups)
+
+
+def _lifetime(template: Template) -> str:
+    """As Go reads a duration."""
+    return f"{int((template.not_after - template.not_before - BACKDATE).total_seconds())}s"
+
+
+def _is_client(template: Template) -> bool:
+    return template.extended_usages == ("client auth",) and not template.names
+
+
+def _made(path: Path) -> bytes:
+    """What kubeadm left there: nothing where it left no file."""
+    try:
+        return read_file(str(path))
+    except OSError:
+        return b""
+
+
+def _from_kubeconfig(output: bytes) -> Issued:
+    """The credentials of its one user. No message says what could not be read: it holds a private key."""
+    try:
+        users = parse_kubeconfig(output, "/").users
+    except MalformedError:
+        users = ()
+    match [(user.certificate, user.key) for user in users]:
+        case [(Material(data=bytes(certificate)), Material(data=bytes(key)))]:
+            return _issued(certificate, key)
+        case _:
+            raise RefusedError("kubeadm wrote no kubeconfig with a certificate and its key; run it by hand to see why")
+
+
+def _issued(certificate: bytes, key_data: bytes) -> Issued:
+    found = decode(certificate, "kubeadm's certificate").certificates
+    key: PrivateKey | None = None
+    with suppress(KeyUnusableError):
+        key = load_key(key_data, "what kubeadm made")
+    if not found or key is None or found[0].key != public_key_of(key):
+        raise RefusedError("kubeadm made no certificate with its key; run it by hand to see why")
+    return Issued(certificate, key)

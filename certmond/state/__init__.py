@@ -1,0 +1,1 @@
+"""The state directory: archive, renewals, requests, rotation."""

@@ -1,0 +1,36 @@
+"""Files of the state directory that only grow, a line at a time.
+
+Owns the one way to append: readable by root only, no symlink followed, and on the disk when the call returns. A line
+that a power cut has torn is ended first, so that it takes no other line with it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from certmond.transaction.dirfd import blaming
+from certmond.transaction.state_directory import opened_state
+from certmond.transaction.temp_file import make_directory
+
+_APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def append(state_dir: Path, name: str, lines: Sequence[bytes]) -> None:
+    """Add the lines to the file `name` of the state directory. Raises WriteError, StateError."""
+    with blaming(str(state_dir / name)):
+        make_directory(state_dir)
+        with opened_state(state_dir) as directory:
+            file = os.open(name, _APPEND, 0o600, dir_fd=directory)
+            try:
+                size = os.fstat(file).st_size
+                torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
+                rest = b"\n" * torn + b"".join(line + b"\n" for line in lines)
+                while rest:  # where the disk becomes full, the first write takes a part, and only the next fails
+                    rest = rest[os.write(file, rest) :]
+                os.fsync(file)
+                if size == 0:
+                    os.fsync(directory)
+            finally:
+                os.close(file)

@@ -1,0 +1,252 @@
+"""The files that were replaced, kept byte for byte, so that they can be put back.
+
+Owns `<state directory>/archive/<certificate>/<generation>/`: directories that only we may enter, files that only we may
+read, and beside them a description without any content. A generation is complete, or it is not there. Never writes
+outside the archive: what puts a generation back is a transaction like any other. Whoever stores holds its lock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
+
+from certmond.errors import MalformedError, WriteError
+from certmond.files.consistent_read import content_of
+from certmond.files.path_resolution import open_straight
+from certmond.pki.findings import printable
+from certmond.transaction.dirfd import Place, blaming, can_be_a_path, digest, opened
+from certmond.transaction.state_directory import VERSION, opened_state, read_state, understood
+from certmond.transaction.temp_file import make_directory, new_file
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_GENERATION = re.compile(r"(\d{6,})-\d{8}T\d{6}Z")
+_DESCRIPTION = "description.json"
+DID_NOT_WORK = "did not work, and was taken back"
+"""The `detail` in the description of files that a restart has failed with."""
+_SOURCE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_STORED = 200  # bytes of a file's name that are kept, for who looks into the archive: with a number it has to fit
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What was replaced at one time. `id` names it in the archive; `description` is what the caller gave with it."""
+
+    name: str
+    id: str
+    when: datetime
+    description: Mapping[str, str]
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedFile:
+    path: str
+    content: bytes = field(repr=False)
+    mode: int
+    owner: tuple[int, int]
+
+
+def _absolute(path: str) -> str:
+    if not path.startswith("/") or not can_be_a_path(path):
+        raise ValueError("is no path of the node")
+    return path
+
+
+_Id = Annotated[int, Field(ge=0, lt=(1 << 32) - 1)]  # the last one means "leave it" (chown(2))
+
+
+class _File(BaseModel):
+    """A file in a description: what the node calls it, and what it was like."""
+
+    path: Annotated[str, AfterValidator(_absolute)]
+    stored: str
+    mode: Annotated[int, Field(ge=0, le=0o7777)]
+    uid: _Id
+    gid: _Id
+    sha256: str
+
+
+class _Description(BaseModel):
+    when: AwareDatetime
+    description: dict[str, str]
+    files: tuple[_File, ...]
+
+
+class Archive:
+    """The last `keep` generations of each certificate."""
+
+    def __init__(self, state_dir: Path, keep: int = 3) -> None:
+        self._state_dir = state_dir
+        self._directory = state_dir / "archive"
+        self._keep = max(keep, 1)
+
+    def store(self, name: str, files: Mapping[str, Path], when: datetime, description: Mapping[str, str]) -> Generation:
+        """Keep `files`, each as the node calls it and where it really is. On the disk when this returns.
+
+        What is as in the newest generation is that one: a replacement that fails again and again pushes none out.
+        """
+        home = self._home(name)
+        with blaming(str(home)):
+            for own in (self._state_dir, self._directory, home):
+                make_directory(own)
+            _sweep(home)
+        found = [_found(path, real) for path, real in files.items()]
+        kept = self.ids(name)
+        if kept and self._holds(name, kept[-1], found):
+            return self.generation(name, kept[-1])
+        with blaming(str(home)):
+            last = max(map(_number, kept), default=0)
+            generation = f"{last + 1:06d}-{when.astimezone(UTC):%Y%m%dT%H%M%SZ}"
+            draft = home / f".{secrets.token_hex(8)}"
+            make_directory(draft)
+        facts = {
+            "version": VERSION,
+            "when": when.isoformat(),
+            "description": dict(description),
+            "files": list(_copy(found, draft)),
+        }
+        with blaming(str(home)), opened(draft) as directory, opened(home) as parent:
+            with new_file(Place(directory, _DESCRIPTION), json.dumps(facts, indent=1).encode()):
+                pass
+            os.fsync(directory)
+            os.rename(draft.name, generation, src_dir_fd=parent, dst_dir_fd=parent)
+            os.fsync(parent)
+        self.remove(name, self.ids(name)[: -self._keep])
+        return Generation(name, generation, when, dict(description), tuple(files))
+
+    def remove(self, name: str, generations: Sequence[str]) -> None:
+        """Remove these generations, and what a killed process left of others. Raises WriteError."""
+        home = self._home(name)
+        with blaming(str(home)), opened_state(home) as parent:
+            for old in generations:
+                # Out of sight first: what is half removed is no generation any more.
+                os.rename(old, f".{old}", src_dir_fd=parent, dst_dir_fd=parent)
+            _sweep(home)
+
+    def names(self) -> tuple[str, ...]:
+        """Every certificate of which something is kept."""
+        return tuple(name for name in _listing(self._directory) if _NAME.fullmatch(name) and self.ids(name))
+
+    def ids(self, name: str) -> tuple[str, ...]:
+        """Of the generations of a certificate, oldest first."""
+        return tuple(sorted(filter(_GENERATION.fullmatch, _listing(self._home(name))), key=_number))
+
+    def generation(self, name: str, generation: str) -> Generation:
+        """One of them. Raises MalformedError where its own description was damaged, StateError where a later certmond
+        has written it or another user can change it.
+        """
+        return self._described(name, generation)[0]
+
+    def load(self, name: str, generation: str) -> tuple[ArchivedFile, ...]:
+        """The files as they were, in the order in which they were stored. Raises MalformedError where one is not, and
+        StateError as `generation` does.
+        """
+        if generation not in self.ids(name):
+            raise MalformedError(f"the archive has no generation {generation!r} of {name}; look for those it has")
+        _, files = self._described(name, generation)
+        return tuple(_load(self._home(name) / generation, facts) for facts in files)
+
+    def whole(self, name: str) -> Iterator[tuple[Generation, tuple[ArchivedFile, ...]]]:
+        """Newest first, with their files; what was damaged is passed over."""
+        for generation in reversed(self.ids(name)):
+            with suppress(MalformedError):
+                yield self._described(name, generation)[0], self.load(name, generation)
+
+    def _home(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise WriteError(f"{name!r} cannot be a name in the archive; use letters, digits, dot, hyphen, underscore")
+        return self._directory / name
+
+    def _holds(self, name: str, generation: str, files: Sequence[ArchivedFile]) -> bool:
+        try:
+            return self.load(name, generation) == tuple(files)
+        except MalformedError:
+            return False
+
+    def _described(self, name: str, generation: str) -> tuple[Generation, tuple[_File, ...]]:
+        where = self._home(name) / generation
+        try:
+            with opened_state(where) as directory:
+                document = json.loads(read_state(directory, where / _DESCRIPTION))
+                said = _Description.model_validate(understood(document, str(where / _DESCRIPTION)))
+            when = said.when.astimezone(UTC)
+        except (OSError, ValueError, OverflowError, RecursionError) as error:
+            raise _damaged(where / _DESCRIPTION) from error
+        return Generation(name, generation, when, said.description, tuple(file.path for file in said.files)), said.files
+
+
+def _found(path: str, real: Path) -> ArchivedFile:
+    """A file as it is now. Raises WriteError where it cannot be read."""
+    try:
+        with open(open_straight(str(real), _SOURCE), "rb") as file:
+            status, content = os.fstat(file.fileno()), content_of(file)
+    except OSError as error:
+        fact = f"cannot be read ({error.strerror or error}), and is not replaced before it is kept"
+        raise WriteError(printable(f"{path} {fact}; look at it")) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise WriteError(printable(f"{path} is no regular file, and is not replaced before it is kept; look at it"))
+    return ArchivedFile(path, content, stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid))
+
+
+def _copy(files: Sequence[ArchivedFile], draft: Path) -> Iterator[dict[str, str | int]]:
+    for number, file in enumerate(files):
+        name = os.fsdecode(os.fsencode(Path(file.path).name)[:_STORED])
+        stored = f"{number}-{name}"
+        with blaming(str(draft)), opened(draft) as target, new_file(Place(target, stored), file.content):
+            pass
+        uid, gid = file.owner
+        yield {"path": file.path, "stored": stored, "mode": file.mode, "uid": uid, "gid": gid,
+               "sha256": digest(file.content)}  # fmt: skip
+
+
+def _load(where: Path, file: _File) -> ArchivedFile:
+    try:
+        with opened_state(where) as directory:
+            content = read_state(directory, where / Path(file.stored).name, secret=True)
+    except (OSError, ValueError) as error:
+        raise _damaged(where) from error
+    if digest(content) != file.sha256:
+        raise _damaged(where)
+    return ArchivedFile(file.path, content, file.mode, (file.uid, file.gid))
+
+
+def _damaged(where: Path) -> MalformedError:
+    return MalformedError(printable(f"{where} is damaged; it cannot be put back as a whole: name another generation"))
+
+
+def stored_at(generation: str) -> datetime | None:
+    """Return when a generation was stored, as its id says; None where that is no time."""
+    try:
+        return datetime.strptime(generation.partition("-")[2], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def _number(generation: str) -> int:
+    return int(generation.partition("-")[0])
+
+
+def _listing(directory: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _sweep(home: Path) -> None:
+    """What a killed `store` left."""
+    for name in _listing(home):
+        if name.startswith(".") and (home / name).is_dir():
+            shutil.rmtree(home / name)

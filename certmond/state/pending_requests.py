@@ -1,0 +1,105 @@
+"""Keys whose certificate a signer has not issued yet: kept until it has, so that the answer still has its key.
+
+Owns `<state directory>/pending/`, a directory that only we may enter: for each certificate the key, the request that
+was sent with it, and a record with the SHA-256 of the certificate that it shall replace. All go when that one is no
+longer in place, or the signer has refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from certmond.errors import KeyUnusableError, MalformedError
+from certmond.formats.private_key import PrivateKey, key_pem, load_key
+from certmond.pki.planning.steps import Identity
+from certmond.pki.x509.certificate import load_request
+from certmond.transaction.dirfd import Place, blaming, digest, opened
+from certmond.transaction.state_directory import opened_state, read_state, understood, versioned
+from certmond.transaction.temp_file import make_directory, new_file, remove
+
+_DIGEST = re.compile(rb"[0-9a-f]{64}")
+_Found = tuple[str | None, PrivateKey | None, bytes | None]
+
+
+class Pending:
+    """By name and path of the certificate. Who writes holds the lock of the transactions."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+        self._directory = state_dir / "pending"
+
+    def keep(self, identity: Identity, key: PrivateKey, csr: bytes, replaces: str) -> None:
+        """Keep a key, its request, and the SHA-256 of the certificate that it is to replace. Raises WriteError."""
+        with blaming(str(self._directory)):
+            make_directory(self._state_dir)
+            make_directory(self._directory)
+            with opened_state(self._directory) as directory:
+                record = json.dumps(versioned(replaces)).encode()
+                # The request last: where it is, the key is there as well.
+                for suffix, content in ((".key", key_pem(key)), (".for", record), (".csr", csr)):
+                    name = _stem(identity) + suffix
+                    draft = Place(directory, f".{name}")
+                    remove(draft)
+                    with new_file(draft, content):
+                        pass
+                    os.rename(draft.name, name, src_dir_fd=directory, dst_dir_fd=directory)
+                os.fsync(directory)
+
+    def take_up(self, identity: Identity, cookie: str | None) -> _Found:
+        """The cookie, key and request to ask again with; nothing where there is none, or one of them is lost.
+
+        Raises StateError where another user can read or change the key, or change the request.
+        """
+        if cookie is None:
+            return None, None, None
+        try:
+            with opened_state(self._directory) as directory:
+                key = read_state(directory, self._directory / f"{_stem(identity)}.key", secret=True)
+                request = read_state(directory, self._directory / f"{_stem(identity)}.csr")
+            csr = load_request(request).public_bytes(Encoding.PEM)  # as it was sent, without what got between
+            return cookie, load_key(key, str(self._directory)), csr
+        except (OSError, MalformedError, KeyUnusableError):
+            return None, None, None
+
+    def replaces(self, identity: Identity) -> str | None:
+        """The SHA-256 of the certificate that is to be replaced; None where nothing is kept, or it is damaged.
+
+        Raises StateError where another user can change it, or a later certmond has written it.
+        """
+        path = self._directory / f"{_stem(identity)}.for"
+        try:
+            with opened_state(self._directory) as directory:
+                content = read_state(directory, path)
+            # Version 1 has the digest alone, too, which is no JSON.
+            found = (
+                content.decode("ascii") if _DIGEST.fullmatch(content) else understood(json.loads(content), str(path))
+            )
+        except (OSError, ValueError, RecursionError):
+            return None
+        return found if isinstance(found, str) else None
+
+    def drop(self, identity: Identity) -> None:
+        """Forget them, if there are any."""
+        self._remove(lambda stem: stem == _stem(identity))
+
+    def tidy(self, waiting: Iterable[Identity]) -> None:
+        """Forget all but these, and what a process left that was killed meanwhile."""
+        stems = {_stem(identity) for identity in waiting}
+        self._remove(lambda stem: stem not in stems)
+
+    def _remove(self, unwanted: Callable[[str], bool]) -> None:
+        with suppress(OSError), opened(self._directory) as directory:
+            for name in sorted(os.listdir(directory)):  # drafts first, then the request, then the key
+                if unwanted(name.partition(".")[0]):
+                    remove(Place(directory, name))
+
+
+def _stem(identity: Identity) -> str:
+    return digest(os.fsencode("\0".join(identity)))[:32]

@@ -1,0 +1,171 @@
+"""One run of a program of the operator's, as a child that can neither hang, nor flood, nor outlive the call.
+
+Owns the child: an argument list and no shell, a session of its own, what it is given on standard input, an environment
+of four words and what the caller adds, a limit for its output and for its time, and the end of all that it started.
+Right before each run it checks that no other user can change what is run. What the exit status means is the caller's.
+No message quotes its arguments, its input or its output: each may be a secret.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from io import RawIOBase
+from typing import Self
+
+from certmond.errors import RefusedError, UnreachableError, UntrustedError
+from certmond.path_trust import distrust
+from certmond.pki.findings import printable
+
+MAX_OUTPUT = 1 << 20
+"""Bytes of standard output that are taken. No certificate with its chain is larger."""
+
+_GRACE = 2.0  # seconds between SIGTERM and SIGKILL
+_TURN = 0.5  # seconds; `alive` is due every second
+_CHUNK, _PIPE = 1 << 16, 1 << 20  # bytes; the second is the most that a pipe holds (pipe(7))
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a program ended. A negative status is the signal that ended it; `said` is what it wrote to stderr."""
+
+    status: int
+    output: bytes = field(repr=False)
+    said: bytes = field(repr=False)
+
+
+def run(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    time_limit: timedelta,
+    alive: Callable[[], None],
+    given: bytes = b"",
+) -> Ended:
+    """Run `command` to its end with `given` on standard input, calling `alive` every second at least.
+
+    Raises UntrustedError where another user can change it, UnreachableError where it cannot be run or takes too long,
+    RefusedError where it writes too much.
+    """
+    program = command[0]
+    try:
+        executable = resolved(program)
+        if why := distrust((executable, *command[1:])):
+            raise UntrustedError(f"{why}; until then certmond does not run {program}")
+        # A file in memory and no pipe: nobody waits for a program that does not read.
+        with open(os.memfd_create("given"), "r+b", buffering=0) as given_file:
+            given_file.write(given)
+            given_file.seek(0)
+            child = subprocess.Popen(
+                command, executable=executable, stdin=given_file, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                bufsize=0, cwd="/", env={**_surroundings(), **environment}, umask=0o077, start_new_session=True,
+            )  # fmt: skip
+    except OSError as error:
+        remedy = "install it, and see that it is executable"
+        raise UnreachableError(f"{program} cannot be run ({error.strerror}); {remedy}") from error
+    except ValueError:
+        raise UnreachableError(f"{program} cannot be run with what it is given: no word can have a NUL in it") from None
+    with child:
+        try:
+            with _Ear(child, program, alive) as ear:
+                ended = ear.listen(time_limit.total_seconds())
+                if not ended:
+                    os.killpg(child.pid, signal.SIGTERM)
+                    ear.listen(_GRACE)
+        finally:
+            # Its id is taken until it is waited for: this reaches what it started and left behind, and no other.
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    if not ended:
+        detail = f"{program} did not end within {time_limit.total_seconds():g} s"
+        raise UnreachableError(f"{detail}; see what it waits for, or give it a longer time_limit")
+    return Ended(child.returncode, bytes(ear.output), bytes(ear.said))
+
+
+def exposures(commands: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yield a sentence for each command that would not be run since another user can change it, with what runs it.
+
+    A program that is not there yet is passed over: it may be installed after its configuration.
+    """
+    for what, command in commands.items():
+        with suppress(OSError):
+            if why := distrust((resolved(command[0]), *command[1:])):
+                yield f"{what}: {why}"
+
+
+def resolved(program: str) -> str:
+    """Return the whole path of a program: one without a slash is found in PATH. Raises FileNotFoundError."""
+    if "/" in program:
+        return os.path.join("/", program)  # a child begins in /
+    if found := shutil.which(program, path=_surroundings()["PATH"]):
+        return os.path.abspath(found)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+
+def first_line(text: bytes) -> str:
+    """The first line with something on it, fit to be shown: at most 200 characters, none that a terminal obeys."""
+    lines = text.decode("utf-8", "replace").splitlines()
+    return printable(next(filter(None, map(str.strip, lines)), ""))[:200]
+
+
+class _Ear:
+    """Listens to a child's output and for its end."""
+
+    def __init__(self, child: subprocess.Popen[bytes], program: str, alive: Callable[[], None]) -> None:
+        self.output, self.said = bytearray(), bytearray()
+        self._program = program
+        self._alive = alive
+        self._end = os.pidfd_open(child.pid)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._end, selectors.EVENT_READ)
+        for stream, heard in ((child.stdout, self.output), (child.stderr, self.said)):
+            if stream is not None:  # never: both are pipes
+                os.set_blocking(stream.fileno(), False)
+                self._selector.register(stream, selectors.EVENT_READ, heard)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._selector.close()
+        os.close(self._end)
+
+    def listen(self, seconds: float) -> bool:
+        """Until the child ended (True) or the time is up (False). Its end counts, not that of what holds its pipes."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            ready = [key for key, _ in self._selector.select(min(left, _TURN))]
+            self._alive()
+            for key in ready:
+                if key.data is not None:
+                    self._take(key.fileobj, key.data)  # type: ignore[arg-type]  # only pipes are registered with data
+            if any(key.data is None for key in ready):
+                return True
+        return False
+
+    def _take(self, stream: RawIOBase, heard: bytearray) -> None:
+        """What is there to be read now; of one that writes faster than this reads, no more than a pipe can hold."""
+        for _ in range(_PIPE // _CHUNK + 1):
+            chunk: bytes | None = stream.read(_CHUNK)
+            if chunk is None:  # nothing more for now
+                return
+            if not chunk:  # the end of the file: it would be ready for ever
+                self._selector.unregister(stream)
+                return
+            heard += chunk[: MAX_OUTPUT + 1 - len(heard)]
+            if len(self.output) > MAX_OUTPUT:
+                raise RefusedError(f"{self._program} wrote more than {MAX_OUTPUT} bytes; have it write less")
+
+
+def _surroundings() -> dict[str, str]:
+    """What every program gets; nothing of certmond's own environment is anybody else's business."""
+    path = os.environ.get("PATH", os.defpath)
+    return {"PATH": path, "HOME": os.path.expanduser("~"), "LANG": "C.UTF-8"}

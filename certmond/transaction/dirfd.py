@@ -1,0 +1,300 @@
+"""Names on the node that something is to be written to, each held by the descriptor of its directory.
+
+Owns the way from a path to an open directory and a last name below the root: from then on nothing is looked up by path
+again, so that nobody can lead a write elsewhere by swapping a symlink. Knows what is at a name, whether it could be
+replaced, and the sentence that says why not. Never writes a file, never decides.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from certmond.errors import WriteError
+from certmond.files.consistent_read import MAX_SIZE, content_of
+from certmond.pki.findings import printable
+
+_MAX_HOPS = 40  # as many symlinks as Linux follows (path_resolution(7))
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PASSING = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_ITSELF = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+NO_FILE = "neither a file nor a symlink"
+"""What `Place.look` says of a directory or a device."""
+
+_REMEDIES = {
+    errno.ENOSPC: "make room on its file system",
+    errno.EDQUOT: "raise the disk quota, or make room",
+    errno.EROFS: "mount its file system writable",
+    errno.EACCES: "run certmond as root, and see that its unit may write there",
+    errno.EPERM: "run certmond as root, and take the immutable attribute away (lsattr, chattr -i)",
+    errno.ENOENT: "create the directory",
+    errno.ENOTDIR: "a part of its path is no directory: put that right",
+    errno.EISDIR: "a directory is in its place: move that away",
+    errno.ELOOP: "its path is a loop of symlinks, or a symlink is in its place: put that right",
+    errno.ENOLINK: "give its target's path, or let root own the link",  # as systemd's CHASE_SAFE has it
+    errno.EINVAL: "correct its path",
+    errno.EBUSY: "it is a mount point of its own: unmount it, or mount its directory instead",
+    errno.EMFILE: "give its unit a higher LimitNOFILE=",
+    errno.ENFILE: "see who holds so many files open (lsof), or raise fs.file-max",
+    errno.ESTALE: "its server has taken its file system away: mount it again",
+    errno.EIO: "the disk fails: look at the kernel's messages before trying again",
+    errno.EFBIG: "no file of a Kubernetes component is that large: look at it",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One name in a directory that is held open."""
+
+    directory: int
+    name: str
+
+    def beside(self, name: str) -> Place:
+        return replace(self, name=name)
+
+    def shares_mount(self, other: Place) -> bool:
+        """Whether a name can be renamed from here to there: one file system is not enough, under two mounts."""
+        same_device = os.fstat(self.directory).st_dev == os.fstat(other.directory).st_dev
+        return same_device and _mount(self.directory) == _mount(other.directory)
+
+    def status(self) -> os.stat_result | None:
+        """What lstat says; None where nothing is."""
+        try:
+            return os.lstat(self.name, dir_fd=self.directory)
+        except FileNotFoundError:
+            return None
+
+    def look(self) -> str | None:
+        """What is here, in one comparable line: SHA-256 of a file, target of a symlink; None where nothing is."""
+        status = self.status()
+        if status is None:
+            return None
+        if stat.S_ISLNK(status.st_mode):
+            return link_mark(os.readlink(self.name, dir_fd=self.directory))
+        return digest(self.read()) if stat.S_ISREG(status.st_mode) else NO_FILE
+
+    def hold(self) -> tuple[str | None, int | None]:
+        """What `look` says, and a descriptor of the file that it says it of; None where that is no regular file."""
+        status = self.status()
+        if status is None or not stat.S_ISREG(status.st_mode):
+            return self.look(), None
+        descriptor = self.open()
+        try:
+            with open(descriptor, "rb", closefd=False) as file:
+                return digest(content_of(file, MAX_SIZE)), descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def open(self) -> int:
+        """Return a descriptor of the regular file here, for reading. Raises OSError where it is none.
+
+        Nothing else is opened: opening a device or a FIFO has effects.
+        """
+        found = os.open(self.name, _ITSELF, dir_fd=self.directory)
+        try:
+            mode = os.fstat(found).st_mode
+            if stat.S_ISLNK(mode):
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            if not stat.S_ISREG(mode):
+                raise OSError(errno.EINVAL, "it is no regular file")
+            return os.open(f"/proc/self/fd/{found}", _READ)
+        finally:
+            os.close(found)
+
+    def read(self, most: int = MAX_SIZE) -> bytes:
+        """The bytes of a regular file. Raises OSError, EFBIG where they are more than `most`."""
+        with open(self.open(), "rb") as file:
+            return content_of(file, most)
+
+    def check_replaceable(self) -> None:
+        """Raise the OSError with which a rename onto this name would fail, as far as that can be known beforehand."""
+        if not os.access(".", os.W_OK | os.X_OK, dir_fd=self.directory, effective_ids=True):
+            read_only = os.fstatvfs(self.directory).f_flag & os.ST_RDONLY
+            raise (
+                OSError(errno.EROFS, os.strerror(errno.EROFS))
+                if read_only
+                else PermissionError(errno.EACCES, "its directory cannot be written: not permitted, or immutable")
+            )
+        status = self.status()
+        if status is None:
+            return
+        # rmdir is asked what rename would be: all that forbids to take the name away (immutable, append-only, sticky,
+        # read-only) is said before it sees that this is no directory, and then it has done nothing.
+        if not stat.S_ISDIR(status.st_mode):
+            with suppress(NotADirectoryError):
+                os.rmdir(self.name, dir_fd=self.directory)
+        descriptor = os.open(self.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory)
+        try:
+            if _mount(descriptor) != _mount(self.directory):
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        finally:
+            os.close(descriptor)
+
+
+class Directories:
+    """The directories below `root` that were asked for, each opened once and held until the end of the `with`."""
+
+    def __init__(self, root: str) -> None:
+        self._root = os.path.realpath(root)
+        self._open: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def resolve(self, path: str, *, follow: bool = True, anyones: bool = False) -> str:
+        """Where `path` really leads, never above the root. `follow` says whether its last name may be a symlink.
+
+        A symlink is refused that is neither root's nor our own, for its owner would choose where we write with rights
+        that he has not; `anyones` follows it all the same, for who only reads.
+        """
+        if not can_be_a_path(path):
+            raise OSError(errno.EINVAL, "no file can be called so")
+        real: list[str] = []
+        pending = [part for part in reversed(path.split("/")) if part not in {"", "."}]
+        hops = 0
+        while pending:
+            part = pending.pop()
+            if part == "..":
+                del real[-1:]
+                continue
+            target = self._link("/".join(("", *real)), part, anyones) if pending or follow else None
+            if target is None:
+                real.append(part)
+                continue
+            hops += 1
+            if hops > _MAX_HOPS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            if target.startswith("/"):
+                real.clear()
+            pending += [piece for piece in reversed(target.split("/")) if piece not in {"", "."}]
+        return "/" + "/".join(real)
+
+    def place(self, real: str) -> Place:
+        """The place of a path without symlinks, as `resolve` gives it."""
+        directory, _, name = real.rpartition("/")
+        if not name:
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        return Place(self._descriptor(directory), name)
+
+    def sync(self) -> None:
+        for directory, descriptor in self._open.items():
+            with _naming(directory):
+                os.fsync(descriptor)
+
+    def _link(self, directory: str, name: str, anyones: bool) -> str | None:
+        """The target of a symlink; None of anything else. Owner and target are of one and the same link: it is held."""
+        try:
+            within = self._walk(directory, _PASSING)
+            try:
+                link = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
+            finally:
+                os.close(within)
+        except (FileNotFoundError, NotADirectoryError):  # what is missing is told where it is opened
+            return None
+        try:
+            status = os.fstat(link)
+            if not stat.S_ISLNK(status.st_mode):
+                return None
+            if not anyones and status.st_uid not in {0, os.geteuid()}:
+                raise OSError(errno.ENOLINK, f"{directory}/{name} is a symlink of user {status.st_uid}")
+            return os.readlink("", dir_fd=link)
+        finally:
+            os.close(link)
+
+    def _descriptor(self, directory: str) -> int:
+        if directory not in self._open:
+            self._open[directory] = self._walk(directory, _DIRECTORY)
+        return self._open[directory]
+
+    def _walk(self, directory: str, flags: int) -> int:
+        """A descriptor of a directory, to which no symlink leads."""
+        descriptor = os.open(self._root, flags)
+        for part in directory.split("/")[1:]:
+            try:
+                with _naming(directory):
+                    deeper = os.open(part, flags, dir_fd=descriptor)
+            finally:
+                os.close(descriptor)
+            descriptor = deeper
+        return descriptor
+
+
+def can_be_a_path(text: str) -> bool:
+    """Whether the kernel could be asked for it: what a damaged file says may be anything."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def link_mark(target: str) -> str:
+    """What `Place.look` says of a symlink; it can be no SHA-256."""
+    return f"-> {target}"
+
+
+def is_link_mark(seen: str) -> bool:
+    return seen.startswith(link_mark(""))
+
+
+def sentence(path: str, error: OSError, done: str = "written") -> str:
+    """The file, the fact, the remedy."""
+    return f"{path} could not be {done} {reason(error)}"
+
+
+def reason(error: OSError) -> str:
+    """The fact and the remedy."""
+    remedy = _REMEDIES.get(error.errno or 0, "look at the kernel's messages")
+    return f"({error.strerror or error}): {remedy}"
+
+
+@contextmanager
+def blaming(path: str, done: str = "written") -> Iterator[None]:
+    """An OSError inside becomes the WriteError that names `path`, and what could not be done to it."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(printable(sentence(path, error, done))) from error
+
+
+@contextmanager
+def opened(directory: Path) -> Iterator[int]:
+    """The descriptor of a directory of our own, for as long as the `with` lasts."""
+    descriptor = os.open(directory, _DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _naming(directory: str) -> Iterator[None]:
+    """An OSError inside says which directory it is about, too."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{directory}: {error.strerror}") from None
+
+
+def _mount(descriptor: int) -> str:
+    with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as lines:
+        return next(line for line in lines if line.startswith("mnt_id:"))

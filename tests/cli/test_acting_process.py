@@ -1,0 +1,163 @@
+"""What a command shows of the work of the process that acts: each wait with the command that ends it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from certmond.cli.acting_process import Handover
+from certmond.cli.progress import Progress
+from certmond.errors import BusyError
+from certmond.expose.metrics.exposition import ACTIVITY, HEARTBEAT
+from certmond.pki.rotation.phases import Mode, Phase, Rotation
+from certmond.pki.rotation.rotation_holds import Hold, HoldReason
+from certmond.pki.services.restart_state_machine import Episode, Stage, Target, Terms
+from certmond.state.rotation_record import RotationRecord
+from certmond.transaction.node_lock import ACTING, NodeLock
+from tests.builders import HOUR, NOW, make_ca
+
+ROTATION = Rotation("r1", "ca", Mode.OVERLAP, (make_ca().facts,), make_ca().facts, Phase.TRUST, NOW)
+EPISODE = Episode("web", (Target("ca", "/ca.crt", {}),), "it is older", NOW, Stage.PROVE, acted_at=NOW)
+ABORT, STATUS = "; to end it: certmond root-ca abort)", "; see: certmond status)"
+
+
+@pytest.fixture
+def handover(tmp_path: Path) -> Iterator[Handover]:
+    with Handover(tmp_path, Progress(), Terms()) as made:
+        yield made
+
+
+def noted(tmp_path: Path, rotation: Rotation) -> Rotation:
+    (tmp_path / "rotation").mkdir(exist_ok=True)
+    RotationRecord(tmp_path).save(rotation)
+    return rotation
+
+
+@pytest.mark.parametrize(
+    ("fields", "end"),
+    [
+        ({}, ABORT),
+        ({"phase": Phase.ISSUE}, ABORT),
+        ({"phase": Phase.DISTRUST}, STATUS),
+        ({"phase": Phase.ATTACH}, STATUS),
+        ({"aborted": True}, STATUS),
+        ({"found": True}, STATUS),
+        ({"mode": Mode.REPLACE, "phase": Phase.ISSUE}, STATUS),
+    ],
+)
+def test_an_abort_is_offered_only_where_it_is_not_refused(
+    tmp_path: Path, handover: Handover, capsys: pytest.CaptureFixture[str], fields: dict[str, object], end: str
+) -> None:
+    """That goes for what a phase waits for, and for a service of it that is not well. A file of the former CA, put back
+    alone, would only stop the rotation: that is not offered.
+    """
+    rotation = noted(tmp_path, replace(ROTATION, **fields))  # type: ignore[arg-type]
+    handover.tell_rotation_wait(rotation, "web is older")
+    handover.tell_episode(replace(EPISODE, trouble="web does not run"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.endswith(end) for line in lines] == [True, True], lines
+
+
+@pytest.mark.parametrize("fields", [{}, {"found": True}])
+def test_of_a_hold_the_one_command_is_offered_that_ends_it(
+    tmp_path: Path, handover: Handover, capsys: pytest.CaptureFixture[str], fields: dict[str, Any]
+) -> None:
+    """And its own since: neither the way back nor the beginning of the phase is beside them."""
+    held = Hold(HoldReason.FILE, "held while /hold is there", "who keeps it", "rm /hold", NOW - HOUR, NOW + HOUR)
+    handover.tell_rotation_wait(noted(tmp_path, replace(ROTATION, **fields)), held.sentence, 1)
+    (line,) = capsys.readouterr().out.splitlines()
+    fact = "held while /hold is there, until 2026-11-24 13:00:00 UTC at the latest; it depends on who keeps it"
+    assert line == f"waiting: [trust] {fact} (and 1 more) (since 2026-11-24 11:00:00 UTC; to end it: rm /hold)"
+    without = replace(held, since=None, until=None)
+    handover.tell_rotation_wait(ROTATION, without.sentence)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith("; it depends on who keeps it (since 2026-11-24 12:00:00 UTC; to end it: rm /hold)")
+
+
+def test_a_restart_without_a_rotation_offers_the_archive_where_it_is_not_well(
+    handover: Handover, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As long as nothing is wrong, nobody has to do anything."""
+    handover.tell_episode(EPISODE)
+    handover.tell_episode(replace(EPISODE, trouble="web does not run"))
+    well, ill = capsys.readouterr().out.splitlines()
+    assert well.endswith(STATUS)
+    assert ill.endswith("; to end it: certmond archive restore ca)")
+
+
+TURN = "web waits for its turn: the Kubernetes API cannot be reached; it is waited for"
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Path]:
+    """Who acts, as far as a command can tell; the file in which it says what it does."""
+    (tmp_path / "run").mkdir()
+    lock = NodeLock(tmp_path, ACTING)
+    assert lock.take(tmp_path / "run")
+    yield tmp_path / "run" / ACTIVITY
+    lock.release()
+
+
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        ([("step_held", TURN)], f"waiting: [trust] {TURN} (since "),
+        ([("step_held", "/web.crt: not so soon"), ("step_held", TURN)], f"waiting: [trust] {TURN} (since "),
+        ([("step_held", TURN), ("step_done", "before")], f"waiting: [trust] {TURN} (since "),
+        ([("step_done", "web has taken up ca"), ("step_held", TURN)], "waiting: [trust] web is older (since "),
+        ([("step_held", "other waits for its turn: nobody plans it")], "waiting: [trust] web is older (since "),
+    ],
+)
+def test_why_a_restart_has_not_begun_is_what_a_phase_waits_for(
+    tmp_path: Path, daemon: Path, capsys: pytest.CaptureFixture[str], events: list[tuple[str, str]], said: str
+) -> None:
+    """That a service has not read its file is the same for as long as the restart takes. What keeps the restart from
+    its beginning is the reason: another node has its turn, or the API that decides it does not answer.
+    """
+    rotation = noted(tmp_path, ROTATION)
+    told = [{"at": f"{number}", "event": event, "message": text} for number, (event, text) in enumerate(events)]
+    activity = {
+        "plan": {"steps": [{"step": "restart", "target": "web"}], "held": []},
+        "rotation": {"id": "r1", "phase": "trust", "waits": ["web is older"]},
+        "events": told,
+    }
+    daemon.write_text(json.dumps(activity))
+    with Handover(tmp_path, Progress(), Terms()) as handover:
+        handover.follow_rotation(rotation, rotation)
+        handover.follow_restarts(["web"], NOW)
+    of_phase, of_restart = capsys.readouterr().out.splitlines()[1:]
+    assert of_phase.startswith(said)
+    assert (TURN in of_restart) == (TURN in said)
+
+
+def test_a_daemon_that_hangs_is_waited_for_until_an_instant(
+    tmp_path: Path, daemon: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that is stopped gives no sign of life: the command says so, with the command that ends that, and gives
+    up at the instant that it named.
+    """
+    monkeypatch.setattr("certmond.cli.acting_process._SILENT", 0.05)
+    monkeypatch.setattr("certmond.cli.acting_process._HUNG", 0.2)
+    daemon.with_name(HEARTBEAT).write_text(
+        json.dumps({"alive_at": 1.0, "pass_at": 1.0, "resync": 600.0, "ready": True})
+    )
+    rotation = noted(tmp_path, ROTATION)
+
+    def follow(made: Handover, restarts: bool) -> None:
+        while True:
+            if restarts:
+                made.follow_restarts(["web"], NOW)
+            else:
+                made.follow_rotation(rotation, rotation)
+
+    for restarts in (False, True):
+        with Handover(tmp_path, Progress(), Terms()) as made, pytest.raises(BusyError, match="no sign of life for "):
+            follow(made, restarts)
+        said = [line for line in capsys.readouterr().out.splitlines() if "gives no sign of life (since " in line]
+        assert len(said) == 1
+        assert said[0].endswith("; to end it: systemctl restart certmond)")

@@ -1,0 +1,79 @@
+"""Completion: each shell is given certmond's verbs, options and the names that only certmond knows."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from certmond.cli.main import cli
+from tests.conftest import real_part
+
+BIN = Path(sys.executable).parent
+
+
+def asked(shell: str, words: str) -> list[str]:
+    """What `shell` offers behind `words`, with certmond's script in force."""
+    number = len(words.split(" ")) - 1
+    with_bash = f"""
+        source <(certmond completion bash)
+        COMP_WORDS=({words} '') COMP_CWORD={number}; _certmond_completion certmond
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    with_zsh = f"""
+        compdef() {{ :; }}; compadd() {{ print -l -- $completions; }}
+        _describe() {{ print -l -- $completions_with_descriptions; }}  # both are local to the caller
+        source <(certmond completion zsh)
+        words=({words}) CURRENT={number + 1}; _certmond_completion
+    """
+    with_fish = f"certmond completion fish | source; complete --do-complete '{words}'"
+    script = {"bash": with_bash, "zsh": with_zsh, "fish": with_fish}[shell]
+    bare = {"bash": ["--norc"], "zsh": ["-f"], "fish": ["--no-config"]}[shell]
+    done = subprocess.run(
+        [real_part(shell), *bare, "-c", script],
+        capture_output=True, text=True, check=True, env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert not done.stderr
+    return [line.partition("\t")[0].partition(":")[0] for line in done.stdout.splitlines() if line]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.real("bash, zsh, fish")
+def test_a_shell_completes_verbs_and_names(shell: str) -> None:
+    """bash, zsh and fish complete the verb, and behind `renew` the names of certificates."""
+    assert asked(shell, "certmond ren") == ["renew"]
+    assert asked(shell, "certmond renew apiserver-k") == ["apiserver-kubelet-client"]
+
+
+def offered(words: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split(" ")) - 1))
+    done = CliRunner().invoke(cli, [], prog_name="certmond", env={"_CERTMOND_COMPLETE": "bash_complete"})
+    return [line.split(",")[1] for line in done.stdout.splitlines()]
+
+
+def test_names_are_completed_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Certificates, services, profiles, reasons, alerts and families; of the configuration that is named, whatever the
+    case.
+    """
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text("profile: none\ncertificates: [{name: nginx, path: /n.pem}]\n")
+    assert offered("certmond renew --config c.yaml n", monkeypatch) == ["nginx"]
+    assert offered("certmond archive restore front-proxy-cl", monkeypatch) == ["front-proxy-client"]
+    assert offered("certmond restart kube-s", monkeypatch) == ["kube-scheduler"]
+    assert offered("certmond explain key_m", monkeypatch) == ["key_missing", "key_mismatch"]
+    assert offered("certmond explain certmondstal", monkeypatch) == ["CertmondStale"]
+    assert offered("certmond check --profile k", monkeypatch) == ["k0s", "k3s", "kubeadm"]
+    assert offered("certmond --profile n", monkeypatch) == ["none"]
+    assert offered("certmond root-ca show --family f", monkeypatch) == ["front-proxy-ca"]
+
+
+def test_a_configuration_that_is_broken_costs_nobody_the_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where the configuration cannot be read, the profile's names serve, and nothing is said."""
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text("nonsense: [")
+    assert offered("certmond renew --config c.yaml scheduler", monkeypatch) == ["scheduler.conf"]

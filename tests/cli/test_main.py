@@ -1,0 +1,530 @@
+"""The command line on a real kubeadm node's tree: what it prints, and how it exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from certmond.cli.options import COULD_NOT_TELL
+from tests.builders import make_ca, make_leaf
+from tests.daemon_harness import Running, running
+from tests.node import DATA, PKI, Node, key_pem, pem
+
+AT = "2026-12-01T00:00:00Z"
+NAMES = {
+    "ca", "apiserver", "apiserver-kubelet-client", "front-proxy-ca", "front-proxy-client", "etcd-ca", "etcd-server",
+    "etcd-peer", "etcd-healthcheck-client", "apiserver-etcd-client", "admin.conf", "controller-manager.conf",
+    "scheduler.conf", "kubelet-client",
+}  # fmt: skip
+LOOKS = ("check", "plan", "forecast --for 1y", "renew apiserver --dry-run")
+UNPRIVILEGED = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all")
+"""What makes root subject to the modes of files, as everybody is."""
+
+
+def certmond(*arguments: str | Path, before: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    command = [*before, sys.executable, "-m", "certmond", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def check(root: Path, at: str = AT, *more: str | Path) -> tuple[int, dict[str, Any]]:
+    done = certmond("check", "--root", root, "--at", at, "-o", "json", *more)
+    assert not done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def kubeadms_view() -> dict[str, str]:
+    """name -> EXPIRES, as `kubeadm certs check-expiration` printed it of the same tree."""
+    lines = (DATA / "kubeadm-1.24.check-expiration.txt").read_text().splitlines()
+    rows = [line.split("  ") for line in lines if " UTC " in line]
+    return {row[0].strip(): next(cell.strip() for cell in row if "UTC" in cell) for row in rows}
+
+
+def test_a_healthy_node_is_well(node: Node) -> None:
+    """A real kubeadm node exits 0, with every certificate proven, and only the serial numbers of its CAs noted."""
+    code, document = check(node.root)
+    assert code == 0
+    assert {entry["name"] for entry in document["certificates"]} == NAMES
+    assert all(entry["chain_valid"] and entry["key_matches"] for entry in document["certificates"])
+    findings = [item for entry in document["certificates"] for item in entry["findings"]] + document["findings"]
+    assert {(item["reason"], item["severity"]) for item in findings} == {("nonpositive_serial", "info")}
+    assert document["schema"] == 1
+    assert document["taken_at"] == AT
+    assert document["node"] == "controller-0"
+    assert document["mode"] == "observe"
+
+
+def test_it_agrees_with_kubeadm(node: Node) -> None:
+    """Every expiry date is the one that `kubeadm certs check-expiration` prints."""
+    _, document = check(node.root)
+    ours = {
+        entry["name"]: datetime.fromisoformat(entry["not_after"]).strftime("%b %d, %Y %H:%M UTC")
+        for entry in document["certificates"]
+    }
+    theirs = kubeadms_view()
+    assert len(theirs) == 13
+    assert {name: ours[name] for name in theirs} == theirs
+
+
+def test_openssl_agrees(node: Node) -> None:
+    """Subject, serial number, dates and fingerprint are those that openssl reads."""
+    _, document = check(node.root)
+    entry = next(entry for entry in document["certificates"] if entry["name"] == "apiserver")
+    shown = subprocess.run(
+        ["openssl", "x509", "-in", node.path(f"{PKI}/apiserver.crt"), "-noout", "-serial", "-fingerprint", "-sha256"],
+        capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    assert int(shown[0].partition("=")[2], 16) == int(entry["serial"])
+    assert shown[1].partition("=")[2].replace(":", "").lower() == entry["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("at", "code", "reason"),
+    [("2027-11-10T00:00:00Z", 1, "nearing_expiry"), ("2027-11-25T00:00:00Z", 2, "expired")],
+)
+def test_the_exit_code_is_the_worst_severity(node: Node, at: str, code: int, reason: str) -> None:
+    """A warning exits 1, a critical finding 2, as monitoring plugins do."""
+    found, document = check(node.root, at)
+    assert found == code
+    leaf = next(entry for entry in document["certificates"] if entry["name"] == "apiserver")
+    assert [item["reason"] for item in leaf["findings"]] == [reason]
+
+
+def test_trust_anchors_are_listed(node: Node) -> None:
+    """Each trust anchor has its own entry, and every leaf names the one that it chains to."""
+    _, document = check(node.root)
+    anchors = {entry["name"]: entry for entry in document["trust_anchors"]}
+    assert set(anchors) == {"ca", "etcd-ca", "front-proxy-ca"}
+    assert all(entry["self_signed"] for entry in anchors.values())
+    used = {entry["name"]: entry["trust_anchor"] for entry in document["certificates"]}
+    assert used["apiserver"] == anchors["ca"]["sha256"]
+    assert used["etcd-peer"] == anchors["etcd-ca"]["sha256"]
+
+
+def test_json_has_exactly_the_promised_fields(node: Node) -> None:
+    """The JSON has the fields that others build on."""
+    _, document = check(node.root)
+    assert set(document) == {
+        "schema",
+        "taken_at",
+        "node",
+        "mode",
+        "next_event",
+        "certificates",
+        "trust_anchors",
+        "findings",
+    }
+    promised = {"name", "path", "kind", "subject", "issuer", "serial", "sha256", "not_before", "not_after", "renew_at",
+                "trust_anchor", "chain_valid", "key_matches", "served", "findings"}  # fmt: skip
+    for entry in document["certificates"]:
+        assert promised <= set(entry)
+        assert entry["kind"] in {"file", "kubeconfig", "bundle", "kubelet"}
+    assert {"name", "path", "subject", "serial", "sha256", "not_before", "not_after", "self_signed", "findings"} == set(
+        document["trust_anchors"][0]
+    )
+
+
+def test_yaml_is_the_same_document(node: Node) -> None:
+    """`-o yaml` says what `-o json` says."""
+    _, document = check(node.root)
+    done = certmond("check", "--root", node.root, "--at", AT, "-o", "yaml")
+    assert yaml.safe_load(done.stdout) == document
+
+
+@pytest.mark.parametrize("output", ["table", "wide"])
+def test_the_table_shows_each_certificate_and_each_remedy(node: Node, output: str) -> None:
+    """The table has a line for each certificate, and below it every finding with its remedy."""
+    node.path(f"{PKI}/apiserver.key").chmod(0o644)
+    done = certmond("check", "--root", node.root, "--at", AT, "-o", output)
+    assert done.returncode == 2
+    assert all(any(line.startswith(name) for line in done.stdout.splitlines()) for name in NAMES)
+    assert "chmod 0600 /etc/kubernetes/pki/apiserver.key" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_global_options_stand_before_or_after_the_verb(node: Node) -> None:
+    """`certmond --root T check` and `certmond check --root T` are the same."""
+    before = certmond("--root", node.root, "check", "--at", AT, "-o", "json")
+    after = certmond("check", "--root", node.root, "--at", AT, "-o", "json")
+    assert before.returncode == after.returncode == 0
+    assert before.stdout == after.stdout
+
+
+def test_what_stands_after_the_verb_wins(node: Node, tmp_path: Path) -> None:
+    """Where a global option is given twice, the one after the verb counts."""
+    assert certmond("--root", tmp_path, "check", "--root", node.root, "--at", AT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "--nonsense"),
+        ("check", "--at", "tomorrow"),
+        ("check", "--at", "2026-12-01T00:00:00"),
+        ("check", "--root", "/nowhere"),
+        ("check", "--profile", "nonsense"),
+        ("check", "--config", "/nowhere.yaml"),
+        ("check", "-o", "xml"),
+        ("status", "--runtime-dir", "/nowhere"),
+        ("serve", "--listen", "nonsense"),
+        ("explain", "nonsense"),
+        ("nonsense",),
+        ("config", "validate", "--config", "/nowhere.yaml"),
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_told_exits_3(arguments: tuple[str, ...]) -> None:
+    """A wrong option, time, root, profile, configuration or runtime directory exits 3, with one clear text."""
+    done = certmond(*arguments)
+    assert done.returncode == 3
+    assert done.stderr.strip()
+    assert "Traceback" not in done.stderr
+
+
+def test_nothing_to_look_at_is_no_good_news(tmp_path: Path) -> None:
+    """A root without a single certificate of the profile exits 3: silence must not look like health."""
+    done = certmond("check", "--root", tmp_path)
+    assert done.returncode == 3
+    assert "discover" in done.stderr
+
+
+def test_status_shows_what_the_daemon_rendered(node: Node, tmp_path: Path) -> None:
+    """`status` prints the running daemon's last assessment, and exits as `check` does."""
+    work = tmp_path / "work"
+    work.mkdir()
+    certificate, _ = node.mint(node.certificate(f"{PKI}/apiserver.crt"), usages=("client",))
+    node.write(f"{PKI}/apiserver.crt", pem(certificate))
+    with running(node.root, work) as daemon:
+        daemon.until(lambda: "key_mismatch" in daemon.reasons("apiserver"), "the pair is no longer given time")
+        before = daemon.status()
+        done = certmond("status", "--runtime-dir", daemon.runtime, "-o", "json")
+        assert done.returncode == 2
+        assert json.loads(done.stdout) in (before, daemon.status())  # a pass may come between
+
+
+def test_status_of_nothing_is_no_good_news(tmp_path: Path) -> None:
+    """`status` of a daemon that finds no certificate at all exits 3, as `check` does, and says what to do."""
+    for name in ("work", "node"):
+        (tmp_path / name).mkdir()
+    with running(tmp_path / "node", tmp_path / "work") as daemon:
+        done = certmond("status", "--runtime-dir", daemon.runtime)
+    assert done.returncode == 3
+    assert "no certificate" in done.stderr
+    assert "certmond check" in done.stderr
+
+
+def test_metrics_prints_one_pass(node: Node) -> None:
+    """`metrics` prints the exposition text of one look, for a textfile collector."""
+    done = certmond("metrics", "--root", node.root, "--at", AT)
+    assert done.returncode == 0
+    assert done.stdout.count("certmond_certificate_chain_valid{") == len(NAMES)
+    assert 'certmond_findings{severity="critical"} 0' in done.stdout
+
+
+def test_metrics_are_for_programs_as_they_are_and_for_a_terminal_escaped(node: Node) -> None:
+    """A name that a terminal would obey is read back as it is by whoever reads the text; a terminal gets it escaped."""
+    name = "etc/extra/a\x1b[2Jb\x07.crt"
+    node.path("etc/extra").mkdir()
+    node.write(name, node.read(f"{PKI}/apiserver.crt"))
+    config = node.root / "config.yaml"
+    config.write_text("certificates: [{name: extra, path: /etc/extra/*.crt}]")
+    command = ("metrics", "--root", node.root, "--config", config)
+    assert f'path="/{name}"' in certmond(*command).stdout
+    terminal, end = pty.openpty()
+    with open(terminal, "rb", buffering=0) as screen:
+        process = subprocess.Popen([sys.executable, "-m", "certmond", *map(str, command)], stdout=end)
+        os.close(end)
+        shown = bytearray()
+        with suppress(OSError):  # EIO, where nobody writes any more
+            while piece := screen.read(1 << 16):
+                shown += piece
+        assert process.wait() == 0
+    assert rb'path="/etc/extra/a\x1b[2Jb\x07.crt"' in shown
+    assert not {0x1B, 0x07} & set(shown)
+
+
+def test_metrics_replaces_a_file(node: Node, tmp_path: Path) -> None:
+    """`metrics -o` replaces the file as a whole, readable for all, and prints nothing; where it cannot, it says so."""
+    file = tmp_path / "certmond.prom"
+    file.write_text("old")
+    with file.open() as reader:
+        done = certmond("metrics", "--root", node.root, "--at", AT, "-o", file)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert reader.read() == "old"
+    assert file.read_text().count("certmond_certificate_chain_valid{") == len(NAMES)
+    assert file.stat().st_mode & 0o777 == 0o644
+    assert list(tmp_path.glob("*certmond.prom*")) == [file]
+    done = certmond("metrics", "--root", node.root, "-o", tmp_path / "none/certmond.prom")
+    assert done.returncode == 3
+    assert str(tmp_path / "none/certmond.prom") in done.stderr
+
+
+def test_metrics_replaces_nothing_but_a_file(node: Node, tmp_path: Path) -> None:
+    """What `metrics -o` names and is no regular file stays what it is, behind a symlink too: `-o /dev/null` as root
+    costs no host its /dev/null.
+    """
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for target in (pipe, link):
+        done = certmond("metrics", "--root", node.root, "--at", AT, "-o", target)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert done.stderr.startswith(f"certmond: {target} could not be written (it is no regular file): ")
+    assert (pipe.is_fifo(), link.is_symlink()) == (True, True)
+
+
+def test_config_verbs(tmp_path: Path) -> None:
+    """`config validate` says that all is good, `show` prints what validates again, `schema` is a JSON Schema."""
+    assert certmond("config", "validate").returncode == 0
+    shown = certmond("config", "show")
+    path = tmp_path / "shown.yaml"
+    path.write_text(shown.stdout)
+    assert certmond("config", "validate", "--config", path).returncode == 0
+    schema = json.loads(certmond("config", "schema").stdout)
+    assert "certificates" in schema["properties"]
+
+
+def test_a_short_overlap_is_warned_of(tmp_path: Path) -> None:
+    """`config validate` says that pods may lose the API server with it, and what to set; the configuration is good."""
+    path = tmp_path / "config.yaml"
+    for overlap, warned in (("30s", True), ("130s", False), ("10m", False)):
+        path.write_text(f"root_ca: {{overlap: {overlap}}}\n")
+        done = certmond("config", "validate", "--config", path)
+        assert done.returncode == 0
+        assert "the configuration is good" in done.stdout
+        assert ("warning: root_ca.overlap is 30 s, and pods may have a new CA only 130 s" in done.stderr) is warned
+
+
+@pytest.mark.parametrize("arguments", LOOKS)
+def test_who_only_looks_needs_no_kubeconfig(node: Node, tmp_path: Path, arguments: str) -> None:
+    """What is configured for the turn among nodes is not even looked for, and may be where the caller may not look."""
+    node.path("closed").symlink_to("closed")  # which is closed to root, too
+    own = tmp_path / "config.yaml"
+    own.write_text("cluster: {kubeconfig: /closed/certmond.conf}\n")
+    told = [certmond(*arguments.split(), "--root", node.root, *more) for more in ((), ("--config", own))]
+    assert [done.returncode for done in told] == [told[0].returncode] * 2
+    assert [done.stderr for done in told] == ["", ""]
+    assert told[0].returncode != COULD_NOT_TELL
+
+
+def test_who_only_looks_may_be_anybody(node: Node, tmp_path: Path) -> None:
+    """A state directory that the caller may not read is as one where nothing is remembered, also where it is named."""
+    closed = tmp_path / "state"
+    closed.mkdir(mode=0)
+    with running(node.root, tmp_path) as daemon:
+        for verb in (*LOOKS, f"status --runtime-dir {daemon.runtime}"):
+            given: list[str | Path] = [*verb.split(), "--root", node.root, "--state-dir", closed]
+            done = certmond(*given, before=UNPRIVILEGED if os.geteuid() == 0 else ())
+            assert (verb, done.stderr) == (verb, "")
+            assert done.returncode != COULD_NOT_TELL
+
+
+def test_every_verb_has_help() -> None:
+    """Each verb explains itself."""
+    listed = certmond("--help").stdout
+    for verb in ("run", "serve", "check", "status", "metrics", "config", "discover", "explain", "demo", "version"):
+        assert f"\n  {verb}" in listed
+        assert certmond(verb, "--help").returncode == 0
+
+
+def test_the_version() -> None:
+    """`--version` and the verb say the same: the name and the version."""
+    assert certmond("--version").stdout == certmond("version").stdout == f"certmond {version('certmond')}\n"
+
+
+def test_a_time_with_a_zone_is_taken_as_it_is(node: Node) -> None:
+    """`--at` with an offset means that instant."""
+    done = certmond("check", "--root", node.root, "--at", "2026-12-01T02:00:00+02:00", "-o", "json")
+    assert json.loads(done.stdout)["taken_at"] == AT
+
+
+def test_a_reader_that_goes_is_no_traceback(node: Node) -> None:
+    """`certmond check | head -1` ends quietly."""
+    command = f"{sys.executable} -m certmond check --root {node.root} --at {AT} -o json | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_dead_daemons_last_word_is_no_answer(node: Node, tmp_path: Path) -> None:
+    """`status` exits 3 when the daemon that rendered it no longer lives, whatever it last said."""
+    work = tmp_path / "work"
+    work.mkdir()
+    with running(node.root, work) as daemon:
+        assert certmond("status", "--runtime-dir", daemon.runtime).returncode == 0
+        daemon.stop()
+        done = certmond("status", "--runtime-dir", daemon.runtime)
+    assert done.returncode == 3
+    assert "sign of life" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"schema": 2}', '{"schema": 1, "taken_at": "x"}', "[" * 100_000])
+def test_a_broken_status_file_is_no_traceback(tmp_path: Path, text: str) -> None:
+    """What is no status document exits 3 with one clear text."""
+    (tmp_path / "status.json").write_text(text)
+    done = certmond("status", "--runtime-dir", tmp_path)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00"])
+def test_a_time_beyond_the_calendar_is_refused(at: str) -> None:
+    """A time that no calendar has in UTC exits 3."""
+    done = certmond("check", "--at", at)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("forecast", "--at", "9999-12-31T23:59:59Z", "--for", "100y"),
+        ("forecast", "--at", "9000-01-01T00:00:00Z", "--for", "100y", "--profile", "none"),
+        ("forecast", "--at", "9998-12-31T23:59:59Z", "--for", "1y"),
+        ("forecast", "--at", "0001-01-01T00:00:00Z", "--for", "1y"),
+        ("plan", "--at", "9999-12-31T23:59:59Z"),
+        ("plan", "--at", "0001-01-01T00:00:00Z"),
+    ],
+)
+def test_no_verb_looks_beyond_the_calendar_with_a_traceback(node: Node, arguments: tuple[str, ...]) -> None:
+    """Where what would be done ends after the last year there is, or begins before the first, that is said."""
+    done = certmond(*arguments, "--root", node.root)
+    assert "Traceback" not in done.stderr
+    if arguments[:3:2] == ("forecast", "9999-12-31T23:59:59Z"):
+        assert done.returncode == 3
+        assert "the calendar ends with the year 9999" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("renew", "--all"), ("renew", "apiserver"), ("init",), ("archive", "restore", "apiserver")]
+)
+def test_a_verb_that_writes_obeys_no_configuration_that_others_can_write(
+    node: Node, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """In observe mode neither; to look at what it would do is allowed."""
+    config = tmp_path / "config.yaml"
+    config.write_text("mode: observe\n")
+    config.chmod(0o666)
+    given: tuple[str | Path, ...] = (
+        *arguments,
+        "--config",
+        config,
+        "--root",
+        node.root,
+        "--state-dir",
+        tmp_path / "state",
+    )
+    done = certmond(*given)
+    assert done.returncode == 3
+    assert "can be written by others" in done.stderr
+    assert "can be written by others" not in certmond(*given, "--dry-run").stderr
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_full_disk_is_not_a_warning(node: Node) -> None:
+    """Output that cannot be written exits 3."""
+    command = f"{sys.executable} -m certmond check --root {node.root} --at {AT} > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [("raise ValueError('SEC' + 'RET')", "an unexpected ValueError in"), ("bytearray(1 << 62)", "enough memory")],
+)
+def test_a_mistake_of_our_own_is_not_a_warning(mistake: str, told: str) -> None:
+    """What nobody foresaw, and want of memory, exit 3; what is told of it quotes nothing, which could be a key."""
+    broken = f"from certmond import cli\n@cli.cli.command()\ndef broken(): {mistake}\ncli.main()"
+    done = subprocess.run([sys.executable, "-c", broken, "broken"], capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert told in done.stderr
+    assert "SECRET" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_change_nothing(node: Node, tmp_path: Path, closed: str) -> None:
+    """The daemon works and ends in good order, and no file that is opened gets the number of a stream."""
+    work = tmp_path / "run"
+    work.mkdir()
+    command = f'"$@" {closed}'
+    daemon = (sys.executable, "-m", "certmond", "--root", node.root, "--state-dir", tmp_path / "state")
+    process = subprocess.Popen(["bash", "-c", f"exec {command}", "bash", *daemon, "run", "--runtime-dir", work])
+    try:
+        alive = Running(process, work, Path(os.devnull))  # type: ignore[arg-type]
+        alive.until((work / "heartbeat.json").exists, "alive")
+        streams = {os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)}
+        assert not [each for each in streams if each.startswith(str(tmp_path)) or "anon_inode" in each]
+        assert alive.stop() == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_what_a_library_warns_of_is_not_told(node: Node) -> None:
+    """A name longer than RFC 5280 allows is no reason to print a line of cryptography's source."""
+    with pytest.warns(UserWarning, match="length"):
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x" * 65, _validate=False)])
+    node.write(f"{PKI}/front-proxy-client.crt", make_leaf(make_ca(), subject=name).pem)
+    assert certmond("check", "--root", node.root, "--at", AT).stderr == ""
+
+
+def test_colours_that_are_asked_for_are_there(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table in a pipe is plain, but where FORCE_COLOR asks for colours, as for `less -R`."""
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b" not in certmond("check", "--root", node.root, "--at", AT).stdout
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b[" in certmond("check", "--root", node.root, "--at", AT).stdout
+
+
+@pytest.mark.parametrize("arguments", ["check", "check -o json", "metrics", "plan", "config schema", "check --help"])
+def test_a_reader_that_has_gone_is_not_a_warning(node: Node, arguments: str) -> None:
+    """Where the reader of a pipe has gone, as `head` does, the exit code is 3, and nothing is said."""
+    (reading, output), where = os.pipe(), ["--root", str(node.root)]
+    os.close(reading)
+    command = [sys.executable, "-m", "certmond", *where, *arguments.split()]
+    done = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(output)
+    assert (done.returncode, done.stderr) == (3, "")
+
+
+@pytest.mark.parametrize("arguments", ["check --root /nowhere", "nonsense", "renew --config /nowhere apiserver"])
+def test_an_error_that_nobody_hears_keeps_its_exit_code(arguments: str) -> None:
+    """Where stderr cannot be written either, the exit code is still 3, and not that of a warning."""
+    command = f"{sys.executable} -m certmond {arguments} 2> /dev/full"
+    assert subprocess.run(["bash", "-c", command], timeout=60, check=False).returncode == 3
+
+
+def test_a_file_that_cannot_be_read_is_no_failing_output(tmp_path: Path) -> None:
+    """An error of the system that nobody foresaw is told as what it is, and not as one of the output."""
+    (tmp_path / "archive").symlink_to("archive")
+    done = certmond("archive", "list", "--state-dir", tmp_path)
+    assert done.returncode == 3
+    assert done.stderr == (
+        f"certmond: something could not be read or written ([Errno 40] Too many levels of symbolic links: "
+        f"'{tmp_path}/archive'); see that certmond may\n"
+    )
+
+
+def test_no_name_reaches_the_terminal_as_a_command(node: Node) -> None:
+    """Control characters in a subject are shown as escapes."""
+    certificate, key = node.mint(node.certificate(f"{PKI}/apiserver.crt"), subject="CN=evil\x1b[2J\x07")
+    node.write(f"{PKI}/apiserver.crt", pem(certificate))
+    node.write(f"{PKI}/apiserver.key", key_pem(key))
+    done = certmond("check", "--root", node.root, "--at", AT, "-o", "wide")
+    assert done.returncode == 2
+    assert "\x1b" not in done.stdout
+    assert r"evil\x1b[2J" in done.stdout

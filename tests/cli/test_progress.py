@@ -1,0 +1,52 @@
+"""What a command waits for: one line for each reason, and an end by a file or an instant."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from certmond.cli.progress import Events, Progress
+
+AT = datetime(2026, 11, 27, 20, 0, tzinfo=UTC)
+
+
+def test_a_wait_is_told_when_its_reason_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    """The line has the reason, since when, until when, and the command that ends it; where a person has nothing to do,
+    the command that shows what is going on. No reason is repeated.
+    """
+    progress = Progress()
+    for until in (AT + timedelta(minutes=1), AT + timedelta(minutes=2)):
+        progress.wait("ill", "certmond renew web", since=AT, until=until)
+    progress.wait("web is well", since=AT)
+    assert capsys.readouterr().out.splitlines() == [
+        "waiting: ill (since 2026-11-27 20:00:00 UTC, until 2026-11-27 20:01:00 UTC; to end it: certmond renew web)",
+        "waiting: web is well (since 2026-11-27 20:00:00 UTC; see: certmond status)",
+    ]
+
+
+def test_nothing_is_told_where_a_document_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """With `-o json` standard output is the document alone."""
+    progress = Progress(quiet=True)
+    progress.tell("something")
+    progress.wait("something")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_change_ends_a_wait(tmp_path: Path) -> None:
+    """A file that is replaced after it was named ends the wait, also when that was before the wait began."""
+    with Events() as events:
+        events.follow({str(tmp_path): frozenset({"record"})})
+        events.forget()
+        (tmp_path / "record").write_text("changed")
+        assert events.wait()
+
+
+def test_an_instant_ends_a_wait(tmp_path: Path) -> None:
+    """Where no file changes, and for another name in the directory, the wait lasts until its instant."""
+    with Events() as events:
+        events.follow({str(tmp_path): frozenset({"record"})})
+        events.forget()
+        (tmp_path / "other").write_text("changed")
+        assert not events.wait(datetime.now(UTC))

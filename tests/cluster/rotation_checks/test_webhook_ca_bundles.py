@@ -1,0 +1,184 @@
+"""The CA bundles of webhooks, APIServices and conversions: those of our CA are told, those given to us are updated."""
+
+from __future__ import annotations
+
+import base64
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from certmond.cluster.connection import Access
+from certmond.cluster.rotation_checks.csr import Canary
+from certmond.cluster.rotation_checks.webhook_ca_bundles import ca_bundles
+from tests.builders import Issued, bundle, make_ca, reissue
+from tests.cluster.api_server import ApiServer, Fault
+from tests.cluster.conftest import Silence
+
+OLD, NEW, STRANGE = make_ca(), make_ca(), make_ca("elsewhere")
+BOTH = (OLD.facts, NEW.facts)
+ANNOTATED = {"annotations": {"certmond.io/ca-bundle": "ca"}}
+RESOURCES = ("validatingwebhookconfigurations", "mutatingwebhookconfigurations", "apiservices",
+             "customresourcedefinitions")  # fmt: skip
+
+
+def b64(*certificates: Issued) -> str:
+    return base64.b64encode(bundle(*certificates)).decode()
+
+
+def add(cluster: ApiServer, resource: str, name: str, *bundles: str | None, **metadata: Any) -> dict[str, Any]:
+    """An object of that kind with these bundles; None is a client configuration without one."""
+    configs = [{"caBundle": each, "later": 1} if each is not None else {"url": "https://it"} for each in bundles]
+    match resource:
+        case "apiservices":
+            content: dict[str, Any] = {"spec": {"group": "x", **configs[0]}}
+        case "customresourcedefinitions":
+            content = {"spec": {"conversion": {"strategy": "Webhook", "webhook": {"clientConfig": configs[0]}}}}
+        case _:
+            content = {"webhooks": [{"name": f"w{i}", "clientConfig": each} for i, each in enumerate(configs)]}
+    return cluster.store.add(resource, name, metadata=metadata, **content)
+
+
+def bundles(made: dict[str, Any]) -> list[str | None]:
+    spec = made.get("spec", {})
+    webhook = spec.get("conversion", {}).get("webhook", {}).get("clientConfig")
+    found = [each["clientConfig"] for each in made.get("webhooks", [])] or [webhook or spec]
+    return [each.get("caBundle") for each in found]
+
+
+def look(access: Access, wanted: Any = BOTH, **more: Any) -> Canary:
+    return ca_bundles(access, "ca", [OLD.facts, NEW.facts], wanted, **more)
+
+
+@pytest.mark.parametrize("resource", RESOURCES)
+def test_a_bundle_with_our_ca_is_told_until_it_is_as_wanted(cluster: ApiServer, access: Access, resource: str) -> None:
+    """Of each kind: what has the old CA and not the new one is named with the remedy, and nothing is written."""
+    made = add(cluster, resource, "it", b64(OLD, STRANGE))
+    canary = look(access, update=True)
+    assert not canary.ok
+    assert canary.fact == f"the CA bundle of {made['kind']} it lacks {NEW.facts.sha256[:12]}"
+    assert canary.remedy == "exchange the CA there, or annotate it certmond.io/ca-bundle: ca"
+    add(cluster, resource, "right", b64(NEW, STRANGE, OLD))
+    cluster.store.remove(resource, "it")
+    assert look(access) == Canary("ca_bundles", True, "no CA bundle is behind")
+    canary = look(access, [NEW.facts])
+    assert canary.fact == f"the CA bundle of {made['kind']} right still has {OLD.facts.sha256[:12]}"
+
+
+@pytest.mark.parametrize("resource", RESOURCES)
+def test_the_bundles_of_others_are_no_news(cluster: ApiServer, access: Access, resource: str) -> None:
+    """Another's CA, no bundle at all, and what is no certificate, are somebody else's."""
+    for number, each in enumerate((b64(STRANGE), None, "", base64.b64encode(b"x").decode(), "%", "abcde")):
+        add(cluster, resource, f"it-{number}", each)
+    assert look(access).ok
+
+
+@pytest.mark.parametrize("resource", RESOURCES)
+def test_an_annotated_bundle_is_updated(cluster: ApiServer, access: Access, resource: str) -> None:
+    """Where it is asked for: it is exactly what is wanted then, in that order; what else is written there stays."""
+    assert cluster.rbac
+    cluster.rbac.bind("certmond-rotation-ca-bundles", "certmond")
+    made = add(cluster, resource, "it", b64(OLD, STRANGE), **ANNOTATED)
+    canary = look(access)
+    assert (canary.ok, canary.remedy) == (False, "let certmond update it")
+    canary = look(access, update=True)
+    assert canary.ok
+    assert canary.fact == f"no CA bundle is behind; updated: {made['kind']} it"
+    after = cluster.store.get(resource, "it")
+    assert bundles(after) == [b64(OLD, NEW)]
+    assert "later" in str(after)
+    version = after["metadata"]["resourceVersion"]
+    assert look(access, update=True).fact == "no CA bundle is behind"
+    assert cluster.store.get(resource, "it")["metadata"]["resourceVersion"] == version
+
+
+def test_each_webhook_of_a_configuration_is_looked_at(cluster: ApiServer, access: Access) -> None:
+    """Of an annotated one every bundle is written that is not as wanted, an empty one too, and no other is."""
+    assert cluster.rbac
+    cluster.rbac.bind("certmond-rotation-ca-bundles", "certmond")
+    resource = "validatingwebhookconfigurations"
+    add(cluster, resource, "it", b64(NEW, OLD), b64(OLD), "", **ANNOTATED)
+    assert look(access, update=True).ok
+    assert bundles(cluster.store.get(resource, "it")) == [b64(NEW, OLD), b64(OLD, NEW), b64(OLD, NEW)]
+
+
+@pytest.mark.parametrize("family", ["front-proxy-ca", ""])
+def test_the_annotation_of_another_family_gives_no_right(cluster: ApiServer, access: Access, family: str) -> None:
+    """Only what is annotated with this family is written."""
+    assert cluster.rbac
+    cluster.rbac.bind("certmond-rotation-ca-bundles", "certmond")
+    add(cluster, "apiservices", "it", b64(OLD), annotations={"certmond.io/ca-bundle": family})
+    assert not look(access, update=True).ok
+    assert bundles(cluster.store.get("apiservices", "it")) == [b64(OLD)]
+
+
+def test_a_ca_that_was_issued_again_is_ours_by_its_key(cluster: ApiServer, access: Access) -> None:
+    """An older certificate of the same key is not foreign: it is told."""
+    older = reissue(OLD)
+    add(cluster, "apiservices", "it", b64(older))
+    assert look(access, [OLD.facts]).fact == (
+        f"the CA bundle of APIService it lacks {OLD.facts.sha256[:12]} and still has {older.facts.sha256[:12]}"
+    )
+
+
+@pytest.mark.parametrize("what", ["changed", "deleted"])
+def test_what_somebody_else_changes_meanwhile_is_looked_at_again(cluster: ApiServer, access: Access, what: str) -> None:
+    """The numbers of webhooks may mean others by then: nothing is written, and it is not ok yet."""
+    assert cluster.rbac
+    cluster.rbac.bind("certmond-rotation-ca-bundles", "certmond")
+    resource = "mutatingwebhookconfigurations"
+    add(cluster, resource, "it", b64(STRANGE), b64(OLD), **ANNOTATED)
+
+    def other() -> None:
+        if what == "deleted":
+            cluster.store.remove(resource, "it")
+            return
+        held = cluster.store.get(resource, "it")
+        held["webhooks"].reverse()
+        cluster.store.change(held)
+
+    cluster.store.before_write = other
+    assert not look(access, update=True).ok
+    if what == "changed":
+        assert bundles(cluster.store.get(resource, "it")) == [b64(OLD), b64(STRANGE)]
+
+
+def test_without_the_right_to_update_it_is_told(cluster: ApiServer, access: Access) -> None:
+    """config/rbac.yaml binds that right to nobody; which one is missing is said, best for this object only."""
+    add(cluster, "apiservices", "it", b64(OLD), **ANNOTATED)
+    canary = look(access, update=True)
+    assert not canary.ok
+    assert "may not patch the APIService it" in canary.fact
+    assert "resources [apiservices], verbs [patch], best with resourceNames [it]" in canary.fact
+
+
+def test_a_cluster_without_such_a_kind_is_refused(cluster: ApiServer, access: Access) -> None:
+    """Where the API has no such kind, that is told, and not taken for an empty list."""
+    cluster.store.missing = {"apiservices"}
+    canary = look(access)
+    assert not canary.ok
+    assert "cannot list the apiservices: it has no such kind" in canary.fact
+
+
+def test_all_pages_are_looked_at(cluster: ApiServer, access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last of many is found."""
+    monkeypatch.setattr("certmond.cluster.rotation_checks.webhook_ca_bundles.PAGE", 2)
+    for number in range(4):
+        add(cluster, "apiservices", f"it-{number}", b64(STRANGE))
+    add(cluster, "apiservices", "last", b64(OLD))
+    assert "APIService last" in look(access).fact
+
+
+def test_a_failure_is_not_ok(cluster: ApiServer, access: Access) -> None:
+    """What could not be listed may have any bundle."""
+    cluster.faults = [Fault(500)]
+    assert not look(access).ok
+
+
+@pytest.mark.parametrize(("whose", "said"), [("check", "within 7 s"), ("call", "no answer within 60 s")])
+def test_silence_is_not_ok(access: Access, silence: Silence, whose: str, said: str) -> None:
+    """Neither where a call takes too long, nor where all of it does."""
+    silence(whose)
+    canary = look(access, limit=timedelta(seconds=7))
+    assert not canary.ok
+    assert said in canary.fact

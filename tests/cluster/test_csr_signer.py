@@ -1,0 +1,562 @@
+"""The Kubernetes API signs what is filed with it, once somebody approves it: by its own rules, and certmond's."""
+
+from __future__ import annotations
+
+import base64
+import re
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from ipaddress import ip_address
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from certmond.cluster.csr_signer import CsrSigner
+from certmond.errors import RefusedError, SigningError, UnknownUserError, UnreachableError, WaitingError
+from certmond.formats.private_key import key_pem, make_key
+from certmond.pki.catalog.entries import KeyAlgorithm
+from certmond.pki.signing.policy import Grant
+from certmond.pki.signing.template import BACKDATE, Template
+from certmond.pki.x509.certificate import Certificate
+from certmond.pki.x509.parsing import decode
+from certmond.signers.protocol import Request
+from tests.builders import NOW, make_ca, make_leaf
+from tests.cluster.api_server import CSRS, ApiServer, Fault
+
+NODE = "CN=system:node:node-1,O=system:nodes"
+KUBELET_CLIENT = "kubernetes.io/kube-apiserver-client-kubelet"
+KUBELET_SERVING = "kubernetes.io/kubelet-serving"
+API_CLIENT = "kubernetes.io/kube-apiserver-client"
+DNS, IP = x509.DNSName("node-1"), x509.IPAddress(ip_address("10.0.0.5"))
+
+
+def template(
+    usage: str = "client auth",
+    subject: str = NODE,
+    names: tuple[x509.GeneralName, ...] = (),
+    key: KeyAlgorithm = KeyAlgorithm.ECDSA_P256,
+    days: float = 365,
+) -> Template:
+    usages = {"digital signature"} | ({"key encipherment"} if key.value.startswith("RSA") else set())
+    return Template(
+        subject=x509.Name.from_rfc4514_string(subject),
+        not_before=NOW - BACKDATE,
+        not_after=NOW + timedelta(days=days),
+        key=key,
+        usages=frozenset(usages),
+        extended_usages=(usage,),
+        names=names,
+    )
+
+
+def request(made: Template | None = None, **changes: Any) -> Request:
+    made = made or template()
+    return replace(Request("kubelet-client", Grant(made), make_key(made.key), "node-1"), **changes)
+
+
+SERVING = template("server auth", names=(DNS, IP))
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[ApiServer]:
+    with ApiServer(tmp_path) as server:
+        yield server
+
+
+def signer(api: ApiServer, *, approve: bool = False, seconds: float = 5) -> CsrSigner:
+    return CsrSigner(api.kubeconfig, time_limit=timedelta(seconds=seconds), approve=approve)
+
+
+def waits(signer: CsrSigner, asked: Request) -> WaitingError:
+    with pytest.raises(WaitingError) as raised:
+        signer.sign(asked)
+    return raised.value
+
+
+def facts(pem: bytes) -> Certificate:
+    (made,) = decode(pem, "it").certificates
+    return made
+
+
+# --- what is filed ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("made", "signer_name", "usages"),
+    [
+        (template(), KUBELET_CLIENT, ["digital signature", "client auth"]),
+        (template(key=KeyAlgorithm.RSA_2048), KUBELET_CLIENT, ["digital signature", "key encipherment", "client auth"]),
+        (SERVING, KUBELET_SERVING, ["digital signature", "server auth"]),
+        (template(subject="CN=scheduler"), API_CLIENT, ["digital signature", "client auth"]),
+        (template(subject="CN=system:node:node-1,O=other"), API_CLIENT, ["digital signature", "client auth"]),
+        (replace(template(), usages=frozenset({"digital signature", "crl sign"})), KUBELET_CLIENT,
+         ["digital signature", "client auth"]),
+    ],
+)  # fmt: skip
+def test_what_is_filed_is_what_its_signer_permits(
+    api: ApiServer, made: Template, signer_name: str, usages: list[str]
+) -> None:
+    """Subject and usages choose Kubernetes' signer, the usages are those that it permits, and it issues."""
+    api.approves = {signer_name}
+    asked = request(made)
+    cookie = waits(signer(api), asked).cookie
+    spec = api.only["spec"]
+    assert (spec["signerName"], spec["usages"], spec["expirationSeconds"]) == (signer_name, usages, 365 * 86400)
+    issued = signer(api).sign(replace(asked, cookie=cookie))
+    assert facts(issued.pem).subject == made.subject.rfc4514_string()
+    assert issued.key is None
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        template("server auth", "CN=kube-apiserver", (DNS,)),
+        template("server auth"),  # a kubelet's, without a name
+        template(names=(DNS,)),  # its client certificate, with one
+        template("code signing"),
+        replace(template(), extended_usages=()),
+        replace(template(), extended_usages=("client auth", "server auth")),
+    ],
+)
+def test_what_no_signer_of_kubernetes_signs_is_refused(api: ApiServer, made: Template) -> None:
+    """What none of Kubernetes' signers would sign is refused before anything is filed."""
+    with pytest.raises(
+        RefusedError, match="kubelet-client is neither by its subject, usages and names; choose another"
+    ):
+        signer(api).sign(request(made))
+    assert not api.calls
+
+
+@pytest.mark.parametrize(("days", "seconds"), [(0.001, 600), (1, 86400), (36500, (1 << 31) - 1)])
+def test_the_lifetime_is_within_what_the_api_takes(api: ApiServer, days: float, seconds: int) -> None:
+    """The template's lifetime is asked for, but no less than the API's ten minutes, and no more than it can hold."""
+    waits(signer(api), request(template(days=days)))
+    assert api.only["spec"]["expirationSeconds"] == seconds
+
+
+@pytest.mark.parametrize(
+    ("node", "name"), [("node-1", "kubelet-client"), ("Node_7.Example.com", "my.Entry_"), ("n" * 253, "x" * 63)]
+)
+def test_the_name_is_a_dns_name_and_says_whose_it_is(api: ApiServer, node: str, name: str) -> None:
+    """The object is called certmond-<node>-<entry>-<hash>, by DNS-1123, the same for the same request."""
+    asked = request(node_name=node, name=name)
+    waits(signer(api), asked)
+    made = api.only["metadata"]["name"]
+    assert re.fullmatch(r"certmond-[a-z0-9]([-a-z0-9]*[a-z0-9])?-[0-9a-f]{10}", made)
+    assert len(made) <= 253
+    assert made.startswith(f"certmond-{node[:4].lower()}")
+
+
+def test_the_private_key_stays_here(api: ApiServer) -> None:
+    """The API gets the request; nothing of the key is in it, in the cookie or in an error."""
+    asked = request()
+    secret = key_pem(asked.key).decode().splitlines()[1]
+    waiting = waits(signer(api), asked)
+    filed = base64.b64decode(api.only["spec"]["request"]).decode()
+    assert x509.load_pem_x509_csr(filed.encode()).public_key() == asked.key.public_key()
+    assert secret not in filed + waiting.cookie + str(waiting) + repr(asked)
+
+
+# --- until it is decided ----------------------------------------------------------------------------------------------
+
+
+def test_a_pending_request_waits_longer_and_longer(api: ApiServer) -> None:
+    """While nobody decides, each look is later than the one before, five minutes apart at most; it is filed once."""
+    asked = request()
+    waiting = waits(signer(api), asked)
+    seconds = [waiting.seconds]
+    for _ in range(11):
+        waiting = waits(signer(api), replace(asked, cookie=waiting.cookie))
+        seconds.append(waiting.seconds)
+    assert seconds[:4] == [2, 4, 8, 16]
+    assert seconds[-1] == 300
+    assert all(before <= after for before, after in pairwise(seconds))
+    assert api.calls.count("POST /") == 1
+    name = api.only["metadata"]["name"]
+    asks = f"the request {name} (signer {KUBELET_CLIENT}, usages client auth, digital signature)"
+    assert str(waiting) == f"{asks} waits for approval; kubectl certificate approve {name}"
+
+
+def test_what_was_issued_is_for_our_key(api: ApiServer) -> None:
+    """An issued certificate is taken without the text around it, if it is for the request's key."""
+    asked = request()
+    cookie = waits(signer(api), asked).cookie
+    api.decide("Approved")
+    issued = signer(api).sign(replace(asked, cookie=cookie))
+    assert issued.pem.startswith(b"-----BEGIN CERTIFICATE-----")
+    assert facts(issued.pem).has_usage("client auth")
+    assert x509.load_pem_x509_certificate(issued.pem).public_key() == asked.key.public_key()
+
+
+@pytest.mark.parametrize("content", [make_leaf(make_ca()).pem, b"no certificate"])
+def test_what_was_issued_for_another_key_is_refused(api: ApiServer, content: bytes) -> None:
+    """A certificate for another key, or none at all, is refused, and the signer is named."""
+    asked = request()
+    cookie = waits(signer(api), asked).cookie
+    api.only["status"]["certificate"] = base64.b64encode(content).decode()
+    with pytest.raises(RefusedError, match=f"is no certificate of its key; see what signs {KUBELET_CLIENT}"):
+        signer(api).sign(replace(asked, cookie=cookie))
+
+
+def test_what_is_approved_and_not_signed_says_so(api: ApiServer) -> None:
+    """An approved request that no controller signs waits for its signer, which is named."""
+    api.signs = False
+    asked = request()
+    cookie = waits(signer(api), asked).cookie
+    api.decide("Approved")
+    assert "is approved and waits for kubernetes.io/kube-api" in str(waits(signer(api), replace(asked, cookie=cookie)))
+
+
+@pytest.mark.parametrize("kind", ["Denied", "Failed"])
+def test_a_verdict_is_told_in_its_own_words(api: ApiServer, kind: str) -> None:
+    """A request that was denied, or that its signer failed, is refused with the message of whoever decided."""
+    asked = request()
+    cookie = waits(signer(api), asked).cookie
+    api.signs = False
+    api.decide(kind, "not on\x1b my watch")
+    expected = rf"was {kind.lower()} \(not on\\x1b my watch\); delete it to have kubelet-client asked for again"
+    with pytest.raises(RefusedError, match=expected):
+        signer(api).sign(replace(asked, cookie=cookie))
+
+
+def test_a_request_that_was_cleaned_up_is_filed_again(api: ApiServer) -> None:
+    """Kubernetes removes old requests: one that is gone is filed anew, and waits from the start."""
+    asked = request()
+    waiting = waits(signer(api), replace(asked, cookie=waits(signer(api), asked).cookie))
+    api.objects.clear()
+    again = waits(signer(api), replace(asked, cookie=waiting.cookie))
+    assert again.cookie != waiting.cookie
+    assert (waiting.seconds, again.seconds) == (4, 2)
+    assert api.only
+
+
+def test_a_request_of_another_key_is_not_ours(api: ApiServer) -> None:
+    """With a cookie of another request, as after the key was made anew, this one is filed beside it."""
+    cookie = waits(signer(api), request()).cookie
+    waits(signer(api), request(cookie=cookie))
+    assert len(api.objects) == 2
+    waits(signer(api), request(cookie="nothing of mine"))
+    assert len(api.objects) == 3
+
+
+def test_the_same_request_is_filed_once(api: ApiServer) -> None:
+    """Asked again without the cookie, as after a crash, the request that is there is picked up, and what it came to."""
+    asked = request()
+    waits(signer(api), asked)
+    waits(signer(api), asked)
+    assert api.calls.count("POST /") == 2
+    api.decide("Approved")
+    assert signer(api).sign(asked).pem
+
+
+def of_version_2(asked: Request) -> bytes:
+    """The request, saying that it is of a version that there is not (RFC 2986, section 4.1: 0 is version 1)."""
+    der = base64.b64decode(b"".join(asked.pem().splitlines()[1:-1])).replace(b"\x02\x01\x00", b"\x02\x01\x01", 1)
+    return b"-----BEGIN CERTIFICATE REQUEST-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE REQUEST-----\n"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda spec: spec.update(usages=["client auth"]),
+        lambda spec: spec.update(signerName=API_CLIENT),
+        lambda spec: spec.update(request=base64.b64encode(request().pem()).decode()),
+        lambda spec: spec.update(request=base64.b64encode(b"no request").decode()),
+        lambda spec: spec.update(request=base64.b64encode(of_version_2(request())).decode()),
+    ],
+)
+def test_another_content_under_our_name_is_refused(api: ApiServer, change: Any) -> None:
+    """An object of our name that asks for something else is nobody's to pick up, and never approved."""
+    asked = request()
+    waits(signer(api), asked)
+    change(api.only["spec"])
+    with pytest.raises(RefusedError, match="is there with another content; find out whose it is, delete it"):
+        signer(api, approve=True).sign(asked)
+    assert "conditions" not in api.only["status"]
+
+
+def test_a_request_that_vanishes_meanwhile_is_for_later(api: ApiServer) -> None:
+    """A name that was taken and is free a moment later is not chased: the next time it is filed anew."""
+    asked = request()
+    waits(signer(api), asked)
+    api.before = lambda method, path: api.objects.clear() if method == "GET" else None
+    with pytest.raises(UnreachableError, match="was gone a moment later; it is filed anew"):
+        signer(api).sign(asked)
+
+
+# --- approval ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("made", [template(), SERVING, template("server auth", names=(DNS,))])
+def test_our_own_identity_is_approved(api: ApiServer, made: Template) -> None:
+    """Where the configuration says so, a request for exactly this node's identity is approved, and told by whom."""
+    asked = request(made)
+    cookie = waits(signer(api, approve=True), asked).cookie
+    (condition,) = api.only["status"]["conditions"]
+    assert (condition["type"], condition["reason"]) == ("Approved", "CertmondApproved")
+    assert condition["message"] == "certmond on node-1 renews its own kubelet-client"
+    assert signer(api, approve=True).sign(replace(asked, cookie=cookie)).pem
+
+
+def test_what_is_decided_is_not_decided_again(api: ApiServer) -> None:
+    """Once a request is approved it is only looked at."""
+    api.signs = False
+    asked = request(SERVING)
+    cookie = waits(signer(api, approve=True), asked).cookie
+    api.calls.clear()
+    waits(signer(api, approve=True), replace(asked, cookie=cookie))
+    assert api.calls == [f"GET /{api.only['metadata']['name']}"]
+
+
+def test_nothing_is_approved_unless_configured(api: ApiServer) -> None:
+    """Without `approve` nothing is approved."""
+    waits(signer(api), request())
+    assert "conditions" not in api.only["status"]
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (template(subject="CN=scheduler"), "kubernetes.io/kube-apiserver-client is approved by people"),
+        (template(subject="CN=system:node:node-2,O=system:nodes"), "O=system:nodes is not this node"),
+        (template(subject="CN=system:node:node-1,O=system:nodes,OU=x"), "OU=x is not this node"),
+        (replace(SERVING, names=(x509.DNSName("node-2"),)), "node-2 is no name of this node to the cluster"),
+        (replace(SERVING, names=(DNS, x509.DNSName("node-1.example"))), "node-1.example is no name of this node"),
+        (replace(SERVING, names=(x509.IPAddress(ip_address("10.0.0.6")),)), "10.0.0.6 is no name of this node"),
+        (replace(SERVING, names=(DNS, x509.RFC822Name("a@node-1"))), "a@node-1 is no name of this node"),
+    ],
+)
+def test_no_other_identity_is_approved(api: ApiServer, made: Template, reason: str) -> None:
+    """Another subject, another name, or an address that the cluster does not know this Node by is left to people."""
+    waiting = waits(signer(api, approve=True), request(made))
+    assert re.search(f"waits for approval, which certmond does not give, for .*{re.escape(reason)}", str(waiting))
+    assert "conditions" not in api.only["status"]
+
+
+def test_an_address_of_a_node_that_is_not_there_is_not_approved(api: ApiServer) -> None:
+    """Without a Node in the cluster, or with other kinds of addresses, no address is this node's."""
+    api.nodes["node-1"] = {"addresses": [{"type": "Hostname", "address": "10.0.0.5"}]}
+    assert "10.0.0.5 is no name" in str(waits(signer(api, approve=True), request(SERVING)))
+    api.nodes.clear()
+    assert "10.0.0.5 is no name" in str(waits(signer(api, approve=True), request(SERVING)))
+
+
+def test_a_conflict_is_tried_again_with_what_is_there(api: ApiServer) -> None:
+    """Where the object changed since it was read (409), it is read again and approved then."""
+    turns = iter(range(2))
+    api.before = lambda method, path: api.touch() if method == "PUT" and next(turns, None) is not None else None
+    waits(signer(api, approve=True), request())
+    assert [call.partition(" ")[0] for call in api.calls] == ["POST", "GET", "PUT", "GET", "PUT", "GET", "PUT"]
+    assert api.only["status"]["conditions"][0]["type"] == "Approved"
+
+
+def test_endless_conflicts_are_for_later(api: ApiServer) -> None:
+    """An object that changes all the time is approved another time."""
+    api.before = lambda method, path: api.touch() if method == "PUT" else None
+    with pytest.raises(UnreachableError, match="is being changed all the time; certmond approves it later"):
+        signer(api, approve=True).sign(request())
+
+
+def test_what_was_decided_meanwhile_stands(api: ApiServer) -> None:
+    """A request that somebody denied while certmond was about to approve it stays denied."""
+    api.before = lambda method, path: api.decide("Denied", "no") if method == "GET" else None
+    with pytest.raises(RefusedError, match=r"was denied \(no\)"):
+        signer(api, approve=True).sign(request())
+    assert not [call for call in api.calls if call.startswith("PUT")]
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_only_the_request_that_was_read_is_approved(api: ApiServer, gone: bool) -> None:
+    """An object that is gone, or another one under the same name, is not approved in its place."""
+
+    def swap(method: str, path: str) -> None:
+        if method == "GET" and gone:
+            api.objects.clear()
+        elif method == "GET":
+            api.only["metadata"]["uid"] = "another"
+
+    api.before = swap
+    waits(signer(api, approve=True), request())
+    assert all("conditions" not in made["status"] for made in api.objects.values())
+
+
+# --- when the API does not do it --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "approve", "made", "rule"),
+    [
+        ("POST", False, template(), "may not create .*resources [certificatesigningrequests], verbs [create]"),
+        ("GET /certmond", False, template(), "may not read .*resources [certificatesigningrequests], verbs [get]"),
+        ("PUT", True, template(), "may not approve .*/approval], verbs [update], and for resources [signers] with"),
+        (
+            "GET /api/v1/nodes",
+            True,
+            SERVING,
+            "may not read the Node .*resources [nodes], verbs [get], in apiGroups ['']",
+        ),
+    ],
+)
+def test_a_missing_right_is_told_with_the_rule(
+    api: ApiServer, call: str, approve: bool, made: Template, rule: str
+) -> None:
+    """What the user may not do (403) is refused with the rule that its cluster role lacks."""
+    asked = request(made)
+    if call.startswith("GET /certmond"):
+        asked = replace(asked, cookie=waits(signer(api), asked).cookie)
+    api.denied = {call}
+    with pytest.raises(RefusedError, match=".*".join(map(re.escape, rule.split(".*")))) as raised:
+        signer(api, approve=approve).sign(asked)
+    assert "a cluster role of its user has to have" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "reason"),
+    [
+        (Fault(401, "Unauthorized"), RefusedError, r"does not know the user of .*kubelet\.conf; renew the credentials"),
+        (Fault(401, body=b"", content_type=None), UnknownUserError, "does not know the user of"),
+        (Fault(401, body=b""), UnknownUserError, "does not know the user of"),
+        (Fault(401, body=b"[]"), UnknownUserError, "does not know the user of"),
+        (Fault(422, "spec: Invalid"), RefusedError, r"does not take the request \(422: spec: Invalid\)"),
+        (Fault(410, "Gone"), UnreachableError, r"is not able to \(410: Gone\)"),
+        (Fault(429, "slow down"), UnreachableError, r"is not able to \(429: slow down\)"),
+        (Fault(429, "later", {"Retry-After": "3600"}), UnreachableError, r"is not able to \(429: later\)"),
+        (Fault(503, "x", {"Retry-After": "Wed, 25 Nov 2026 00:00:00 GMT"}), UnreachableError, r"\(503: x\)"),
+        (Fault(500, "etcdserver: request timed out"), UnreachableError, r"\(500: etcdserver: request timed out\)"),
+        (Fault(503, body=b"<html>", content_type="text/html"), UnreachableError, r"\(503: Service Unavailable\)"),
+        (Fault(503, body=b"", content_type=None), UnreachableError, "is no Kubernetes API; see what listens there"),
+        (Fault(503, body=b"{}"), UnreachableError, r"\(503: "),
+        (Fault(503, body=b"not json"), UnreachableError, "is no Kubernetes API; see what listens there"),
+        (Fault(200, body=b"<html>", content_type="text/html"), UnreachableError, "is no Kubernetes API; see what"),
+        (Fault(200, body=b"[]"), UnreachableError, "is no Kubernetes API; see what listens there"),
+        (Fault(200, body=b"{}"), UnreachableError, "is no Kubernetes API; see what listens there"),
+        (Fault(302, headers={"Location": "https://elsewhere/"}), UnreachableError, r"\(302: "),
+        (Fault(0), UnreachableError, r"of .*kubelet\.conf cannot be reached \(.+\)"),
+    ],
+)
+def test_every_failure_of_the_api_has_its_meaning(
+    api: ApiServer, fault: Fault, error: type[SigningError], reason: str
+) -> None:
+    """Who we are and what we ask for can be refused; whatever else the API answers may be better later."""
+    api.faults = [fault]
+    with pytest.raises(error, match=reason) as raised:
+        signer(api).sign(request())
+    assert "\n" not in str(raised.value)
+
+
+def test_a_busy_api_is_asked_again_when_it_says(api: ApiServer) -> None:
+    """An answer with Retry-After, as of priority and fairness (429), is waited for within the time limit."""
+    api.faults = [Fault(429, headers={"Retry-After": "1"}), Fault(503, headers={"Retry-After": "0"})]
+    calls: list[float] = []
+    started = time.monotonic()
+    waits(signer(api), request(alive=lambda: calls.append(time.monotonic())))
+    assert time.monotonic() - started >= 2
+    assert api.calls == ["POST /"] * 3
+    api.faults = [Fault(429, headers={"Retry-After": "1"})] * 9
+    with pytest.raises(UnreachableError, match="no answer within 2 s"):
+        signer(api, seconds=2).sign(request())
+
+
+def silent(api: ApiServer) -> None:
+    api.closing.wait(60)
+
+
+def test_a_silent_api_is_given_up_and_alive_is_called_meanwhile(api: ApiServer) -> None:
+    """A call takes no longer than the time limit, and `alive` is called every second at least until then."""
+    api.before = lambda method, path: silent(api)
+    calls = [time.monotonic()]
+    with pytest.raises(UnreachableError, match=r"kubelet\.conf cannot be reached \(no answer within 2\.5 s\)"):
+        signer(api, seconds=2.5).sign(request(alive=lambda: calls.append(time.monotonic())))
+    calls.append(time.monotonic())
+    assert calls[-1] - calls[0] < 5
+    assert max(after - before for before, after in pairwise(calls)) <= 1
+
+
+def test_who_is_told_to_stop_stops(api: ApiServer) -> None:
+    """Where `alive` raises, because the daemon is told to stop, the call is given up at once."""
+    api.before = lambda method, path: silent(api)
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        signer(api).sign(request(alive=stop))
+    assert time.monotonic() - started < 3
+
+
+def test_an_api_that_is_down_is_unreachable(api: ApiServer, tmp_path: Path) -> None:
+    """No server, or one that another CA vouches for, cannot be reached."""
+    client = make_leaf(api.ca)
+    Path(api.kubeconfig).write_bytes(api.kubeconfig_of(client, port=1))
+    with pytest.raises(UnreachableError, match="cannot be reached"):
+        signer(api).sign(request())
+    api.ca = make_ca()
+    Path(api.kubeconfig).write_bytes(api.kubeconfig_of(client))
+    with pytest.raises(UnreachableError, match=r"is of no CA that .* trusts \(.*CERTIFICATE_VERIFY_FAILED"):
+        signer(api).sign(request())
+    assert not api.calls
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        b"",
+        b"[]",
+        b"{",
+        b"clusters: []\ncontexts: []\n",
+        b"\x00",
+        b"current-context: it\nclusters: []\ncontexts: []",
+    ],
+)
+def test_a_kubeconfig_that_cannot_be_used_is_named(api: ApiServer, content: bytes | None) -> None:
+    """A kubeconfig that is missing or broken is refused by its name, and never quoted."""
+    path = Path(api.kubeconfig)
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(RefusedError, match=r"kubelet\.conf is no kubeconfig that can be used; see that it is there"):
+        signer(api).sign(request())
+
+
+def test_a_kubeconfig_that_others_can_change_is_not_used(api: ApiServer) -> None:
+    """Its program would run, and its files would be read, with certmond's rights: the API is not asked."""
+    path = Path(api.kubeconfig)
+    path.chmod(0o664)
+    with pytest.raises(RefusedError, match=r"kubelet\.conf can be changed by other users, and is not used; chown root"):
+        signer(api).sign(request())
+    assert not api.received
+    path.chmod(0o600)
+    assert "waits for approval" in str(waits(signer(api), request()))
+
+
+def test_a_broken_key_is_never_quoted(api: ApiServer) -> None:
+    """Neither a kubeconfig's key nor its file is quoted where they cannot be used."""
+    path = Path(api.kubeconfig)
+    path.write_bytes(path.read_bytes().replace(b"client-key:", b"client-key-data: c2VjcmV0IGtleQ==\n    x:"))
+    with pytest.raises(RefusedError, match="is no kubeconfig that can be used") as raised:
+        signer(api).sign(request())
+    assert "secret" not in repr(raised.value)
+    assert raised.value.__context__ is None  # not even for who looks at the frames behind it
+
+
+def test_without_the_extra_the_remedy_is_told(api: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without lightkube everything but the call itself works, and that says what to install."""
+    monkeypatch.delitem(sys.modules, "certmond.cluster.client", raising=False)
+    monkeypatch.setitem(sys.modules, "lightkube", None)
+    with pytest.raises(RefusedError, match=r"lightkube, .* is missing; pip install certmond\[kubernetes\], or choose"):
+        signer(api).sign(request())
+
+
+def test_the_api_server_of_these_tests_is_strict(api: ApiServer) -> None:
+    """What stands in for Kubernetes fails what Kubernetes fails: usages that the kubelet's signer does not permit."""
+    waits(signer(api), request())
+    api.only["spec"]["usages"] = ["client auth"]
+    api.decide("Approved")
+    assert api.only["status"]["conditions"][1]["message"].startswith("usages did not match")
+    assert api.answer("PUT", f"{CSRS}/x/approval", b"{}")[0] == 404

@@ -1,0 +1,1300 @@
+"""A Root CA that is followed by another on one node: the real program, on real files, left alone and disturbed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cryptography.hazmat.primitives.serialization import PrivateFormat
+
+from certmond.errors import RotationError, WriteError
+from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort
+from certmond.pki.x509.parsing import decode
+from certmond.rotation.staged_ca import Part, Staging
+from tests.builders import DAY, Issued, make_intermediate, make_leaf, make_server, reissue
+from tests.conftest import unavailable
+from tests.daemon_harness import Running
+from tests.rotating_node import RotatingNode, kubeconfig, root_ca, secret_lines
+from tests.sleeping import asleep, needs_poll
+from tests.tracing import kill_at, record
+
+STOPS, SHARES = 24, 2
+"""At so many of the more than a thousand stops in a rotation it is killed, in so many tests."""
+
+pytestmark = pytest.mark.real("openssl")
+
+
+def brought(node: RotatingNode, new: Issued, key: bytes | None = None) -> tuple[str, str]:
+    """A CA as an operator brings it: its certificate and its key, in files that are not the node's."""
+    certificate, secret = node.place / "brought.crt", node.place / "brought.key"
+    certificate.write_bytes(new.pem)
+    secret.touch(0o600)
+    secret.write_bytes(new.key_pem if key is None else key)
+    return str(certificate), str(secret)
+
+
+def restarts_by_phase(node: RotatingNode) -> Counter[str]:
+    """In which phase the service was restarted, and how often."""
+    found, phase = Counter[str](), "none"
+    for entry in node.audit():
+        if entry["event"] == "rotation":
+            phase = entry["phase"]
+        elif entry.get("step") == "restart" and entry["event"] == "step_begun":
+            found[phase] += 1
+    return found
+
+
+# By hand
+
+
+@pytest.mark.slow
+def test_a_ca_follows_another(quick: Path) -> None:
+    """Staged and rotated by hand, the new CA is the only one that is trusted, what the old one signed is accepted no
+    more, each phase that concerns a service has restarted it once, and no CA's key is left but the one in its place.
+    """
+    node, new = RotatingNode(quick / "place", served=True, hurried=False), root_ca()
+    old_leaf, old_user = node.read("web.crt"), node.user()
+    staged = node.certmond("root-ca", "stage", *brought(node, new))
+    assert staged.returncode == 0, staged.stderr
+    done = node.certmond("root-ca", "rotate")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert done.stdout.splitlines()[-1] == "done"
+    assert node.unwell(new) == []
+    assert not node.verifies(old_leaf, new)
+    assert not node.verifies(old_user, new)
+    assert node.embedded() == (new.facts,)
+    assert restarts_by_phase(node) == {"trust": 1, "issue": 1, "distrust": 1}
+    assert node.restarts() == 3
+    assert node.phases() == ["prepare", "detach", "trust", "issue", "distrust", "attach", "done", "done"]
+    again = node.certmond("root-ca", "rotate")
+    assert again.returncode == 3
+    assert "no CA is staged that could follow ca; give one with `certmond root-ca stage`" in again.stderr
+
+
+def test_a_plan_changes_nothing(quick: Path) -> None:
+    """It names every phase with its files and restarts, and neither the node nor the record is another for it."""
+    node = RotatingNode(quick / "place", served=True)
+    node.stage(root_ca())
+    before, state = node.tree(), sorted(map(str, node.state.rglob("*")))
+    planned = node.certmond("root-ca", "rotate", "--plan")
+    assert planned.returncode == 0
+    told = {line.split()[0]: line for line in planned.stdout.splitlines() if not line.startswith(" ")}
+    assert list(told) == ["PHASE", *map(str, Phase)]
+    restarted = {phase for phase in Phase if told[phase].split()[-1] == "web"}
+    assert restarted == {Phase.TRUST, Phase.ISSUE, Phase.DISTRUST}
+    assert "ca.key is to be the key of the new CA" in told[Phase.ISSUE]
+    assert (node.tree(), sorted(map(str, node.state.rglob("*")))) == (before, state)
+    assert (node.record, node.restarts()) == (None, 0)
+
+
+@pytest.mark.slow
+def test_the_same_key_with_other_dates(quick: Path) -> None:
+    """Where only dates change, leaves and keys stay as they are, and one restart does."""
+    node = RotatingNode(quick / "place", served=True, hurried=False)
+    before, user = node.tree(), node.user()
+    staged = node.certmond("root-ca", "stage", "--reuse-key", "--validity", "3y")
+    assert staged.returncode == 0, staged.stderr
+    done = node.certmond("root-ca", "rotate")
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = node.tree()
+    assert {name for name in before if before[name] != after[name]} == {"ca.crt", "user.conf"}
+    assert node.user() == user
+    (now,) = node.trust()
+    assert (now.key, now.subject_key_id) == (node.old.facts.key, node.old.facts.subject_key_id)
+    assert now.not_after > node.old.facts.not_after
+    assert node.embedded() == (now,)
+    assert node.unwell(reissued(node)) == []
+    assert node.phases() == ["prepare", "distrust", "done", "done"]
+    assert restarts_by_phase(node) == {"distrust": 1}
+
+
+@pytest.mark.slow
+def test_the_same_key_where_everything_has_expired(quick: Path) -> None:
+    """Where the CA and all that it signed have ended, one rotation to the same key brings all of it back."""
+    node, now = RotatingNode(quick / "place", served=True, hurried=False), datetime.now(UTC)
+    dates: Any = {"not_before": now - 90 * DAY, "not_after": now - DAY}
+    node.old = reissue(node.old, not_before=now - 900 * DAY, not_after=now - DAY)
+    web = make_server(node.old, "web", names=["DNS:web"], **dates)
+    node.put("ca.crt", node.old.pem)
+    node.put("web.crt", web.pem)
+    node.put("web.key", web.key_pem)
+    node.put("user.conf", kubeconfig(node.old, make_leaf(node.old, "user", **dates)))
+    assert node.certmond("check").returncode == 2
+    assert node.certmond("root-ca", "stage", "--reuse-key").returncode == 0
+    done = node.certmond("root-ca", "rotate")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert node.unwell(reissued(node)) == []
+    assert node.certmond("check").returncode == 0
+    assert restarts_by_phase(node) == {"distrust": 1}
+
+
+def reissued(node: RotatingNode) -> Issued:
+    """The CA that is in place, as the builders have it."""
+    (now,) = node.trust()
+    return Issued(now.der, node.old.key, node.old.subject, node.old.subject_key_id, node.old.names)
+
+
+def test_at_once(quick: Path) -> None:
+    """Without an overlap the new CA stands alone from the first change of files on."""
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.stage(new)
+    done = node.hurry("root-ca", "rotate", "--at-once")
+    assert (done.code, done.err) == (0, "")
+    assert node.unwell(new) == []
+    assert node.phases() == ["prepare", "issue", "done", "done"]
+    assert "and the former CA" not in done.out
+
+
+PHASES_BACK = (Phase.PREPARE, Phase.DETACH, Phase.TRUST, Phase.ISSUE)
+
+
+@pytest.mark.parametrize("reached", [False, True], ids=["begun", "reached"])
+@pytest.mark.parametrize("phase", PHASES_BACK)
+def test_a_rotation_goes_back(quick: Path, phase: Phase, reached: bool) -> None:
+    """Aborted in any phase before the former CA is distrusted, at its beginning or at its end: that one is the only
+    one again, everything verifies, and no staged key is left.
+    """
+    node = RotatingNode(quick / "place")
+    node.begin(root_ca())
+    walk_into(node, phase, reached=reached)
+    done = node.hurry("root-ca", "abort")
+    assert (done.code, done.err) == (0, ""), done.out
+    assert f"was in the phase {phase}, and goes back" in done.out
+    assert node.unwell(node.old) == []
+    assert node.findings() == {}
+
+
+def walk_into(node: RotatingNode, phase: Phase, *, reached: bool) -> None:
+    """To the first moment of a phase, or to where its files are written."""
+    node.walk(lambda: node.phase is phase)
+    while reached:
+        enforcer = node.enforcer()
+        assessment, around = enforcer.see()
+        if not enforcer.plan(assessment, around=around).writes:
+            return
+        node.step()
+
+
+def test_a_service_that_fails_with_the_new_ca_is_led_back(quick: Path) -> None:
+    """What it failed with stops the rotation, and not the way back, which puts other files there."""
+    node, new = RotatingNode(quick / "place", served=True), root_ca()
+    line = node.old.pem.split()[2].decode()
+    node.program(f"head -n 2 {node.files}/ca.crt | grep -qF '{line}'")
+    node.stage(new)
+    failed = node.hurry("root-ca", "rotate")
+    assert (failed.code, node.phase) == (2, Phase.ISSUE), failed.out
+    assert "see restart_failed" in failed.out
+    done = node.hurry("root-ca", "abort")
+    assert (done.code, done.err) == (0, ""), done.out
+    assert node.unwell(node.old) == []
+    assert node.findings() == {}
+
+
+@pytest.mark.parametrize("phase", [Phase.DISTRUST, Phase.ATTACH])
+def test_there_is_a_point_of_no_return(quick: Path, phase: Phase) -> None:
+    """From then on an abort is refused, with the reason, and the rotation goes on to its end."""
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.begin(new)
+    walk_into(node, phase, reached=True)
+    before, rotation = node.tree(), node.record
+    refused = node.hurry("root-ca", "abort")
+    assert refused.code == 2
+    assert f"is in the phase {phase}, from which there is no way back" in refused.err
+    assert "the former CA is distrusted already somewhere; let it go on to its end" in refused.err
+    assert (node.tree(), node.record) == (before, rotation)
+    assert node.hurry("root-ca", "rotate").code == 0
+    assert node.unwell(new) == []
+
+
+def test_what_goes_back_goes_back_once(quick: Path) -> None:
+    """Neither a rotation that goes back nor none at all can be aborted."""
+    node = RotatingNode(quick / "place")
+    assert "no rotation is under way; there is nothing to abort" in node.hurry("root-ca", "abort").err
+    node.begin(root_ca())
+    node.walk(lambda: node.phase is Phase.ISSUE)
+    assert node.hurry("root-ca", "abort", "--no-wait").code == 0
+    again = node.hurry("root-ca", "abort")
+    assert again.code == 2
+    assert "is on its way back already" in again.err
+    node.walk()
+    assert node.unwell(node.old) == []
+
+
+def test_a_rotation_that_was_led_back_is_not_done(quick: Path) -> None:
+    """Who asked for the new CA is told, and by the exit code, that somebody else has turned it round."""
+    node = RotatingNode(quick / "place")
+    node.begin(root_ca())
+    node.walk(lambda: node.phase is Phase.ISSUE)
+    assert node.hurry("root-ca", "abort", "--no-wait").code == 0
+    done = node.hurry("root-ca", "rotate")
+    assert done.code == 2
+    assert done.err.endswith("-back of ca was led back: the former CA is in place, not the new one\n")
+    assert node.unwell(node.old) == []
+
+
+@pytest.mark.slow
+def test_a_command_that_is_ended_goes_on(quick: Path) -> None:
+    """Ended in the middle by Ctrl-C, and begun again, the command finishes what it found."""
+    node, new = RotatingNode(quick / "place", root_ca={"overlap": "1m"}), root_ca()
+    node.stage(new)
+    # By the host's clock: a minute is time enough to end it. A shell that began this in the background ignores SIGINT.
+    command = ["env", "--default-signal=INT", *node.command("root-ca", "rotate")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout
+        assert any("detach is reached" in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        said = process.stdout.read()
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    rotation = node.record
+    assert rotation is not None
+    done = node.hurry("root-ca", "rotate")
+    assert (done.code, done.err) == (0, ""), done.out
+    assert node.unwell(new) == []
+    assert {entry["rotation"] for entry in node.audit() if entry["event"] == "rotation"} == {rotation.id}
+
+
+# By itself
+
+
+def cat(node: RotatingNode, new: Issued) -> None:
+    node.put("ca.key", new.key_pem)
+    node.put("ca.crt", new.pem)
+
+
+def has_looked(daemon: Running, since: float) -> bool:
+    """It has made a pass."""
+    return daemon.passes() > since
+
+
+def in_place(node: RotatingNode, new: Issued, _: Callable[[], None]) -> None:
+    cat(node, new)
+
+
+def renamed(node: RotatingNode, new: Issued, _: Callable[[], None]) -> None:
+    node.rename("ca.key", new.key_pem)
+    node.rename("ca.crt", new.pem)
+
+
+def key_first(node: RotatingNode, new: Issued, meanwhile: Callable[[], None]) -> None:
+    node.put("ca.key", new.key_pem)
+    meanwhile()
+    node.put("ca.crt", new.pem)
+
+
+def certificate_first(node: RotatingNode, new: Issued, meanwhile: Callable[[], None]) -> None:
+    node.rename("ca.crt", new.pem)
+    meanwhile()
+    node.rename("ca.key", new.key_pem)
+
+
+PUT: dict[str, Callable[[RotatingNode, Issued, Callable[[], None]], None]] = {
+    "in place": in_place, "renamed": renamed, "key first": key_first, "certificate first": certificate_first,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", PUT)
+def test_a_ca_that_somebody_put_there_is_rotated(quick: Path, how: str) -> None:
+    """However its certificate and key came, and though a half of it is seen first: it is noticed, trusted beside the
+    former one, and is alone in the end.
+    """
+    node, new = RotatingNode(quick / "place", hurried=False), root_ca()
+    with node.daemon() as daemon:
+        before = daemon.passes()
+        PUT[how](node, new, partial(daemon.until, lambda: daemon.passes() > before, "the first half is seen"))
+        daemon.until(lambda: len(node.trust()) == 2 or "distrust" in node.phases(), "both are trusted")
+        daemon.until(lambda: node.phases()[-2:] == ["done", "done"], "done")
+        daemon.until(lambda: not daemon.reasons("ca"), "nothing is told any more")
+    assert node.unwell(new) == []
+    assert node.phases() == ["trust", "issue", "distrust", "attach", "done", "done"]
+    log = daemon.log.read_text()
+    assert "holds another CA than this node lives by" in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.slow
+def test_a_wrong_key_is_waited_for(quick: Path) -> None:
+    """A certificate whose key has not come, or is another one's, is told as critical and changes nothing, however long
+    it lasts; as soon as the right key is there it is rotated.
+    """
+    node, new = RotatingNode(quick / "place", hurried=False), root_ca()
+    with node.daemon() as daemon:
+        node.put("ca.crt", new.pem)
+        daemon.until(lambda: "root_ca_changed" in daemon.reasons("ca"), "told")
+        node.put("ca.key", root_ca().key_pem)
+        before = node.tree()
+        for _ in range(3):
+            passes = daemon.passes()
+            node.put("ca.crt", new.pem)  # written once more, so that it is looked at
+            daemon.until(partial(has_looked, daemon, passes), "looked again")
+        assert (node.tree(), node.phases()) == (before, [])
+        assert "ca.key is not the private key of" in daemon.log.read_text()
+        node.put("ca.key", new.key_pem)
+        daemon.until(lambda: node.phases()[-2:] == ["done", "done"], "done")
+    assert node.unwell(new) == []
+
+
+@pytest.mark.slow
+def test_replaced_at_once(quick: Path) -> None:
+    """With `on_change: replace` the former CA is trusted no more from the first change of files on."""
+    node, new = (
+        RotatingNode(quick / "place", hurried=False, root_ca={"on_change": "replace"}),
+        root_ca(subject="site"),
+    )
+    with node.daemon() as daemon:
+        cat(node, new)
+        daemon.until(lambda: node.phases()[-2:] == ["done", "done"], "done")
+    assert node.unwell(new) == []
+    assert node.phases() == ["issue", "done", "done"]
+
+
+@pytest.mark.slow
+def test_only_an_alarm(quick: Path) -> None:
+    """With `on_change: alarm` it is told with both ways out, and nothing is touched; put back, it is told no more."""
+    node, new = RotatingNode(quick / "place", hurried=False, root_ca={"on_change": "alarm"}), root_ca()
+    with node.daemon() as daemon:
+        cat(node, new)
+        before = node.tree()
+        daemon.until(lambda: "root_ca_changed" in daemon.reasons("ca"), "told")
+        remedy = "`root_ca.on_change` is alarm: put the former CA and its key back, or run: certmond root-ca rotate"
+        daemon.until(lambda: remedy in daemon.log.read_text(), "logged")
+        passes = daemon.passes()
+        node.put("ca.crt", new.pem)
+        daemon.until(lambda: daemon.passes() > passes, "looked again")
+        assert (node.tree(), node.phases()) == (before, [])
+        cat(node, node.old)
+        daemon.until(lambda: not daemon.reasons("ca"), "told no more")
+    assert node.unwell(node.old) == []
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_after_an_alarm_it_is_begun_by_hand(quick: Path, at_once: bool) -> None:
+    """As the alarm says: `root-ca rotate` goes on from the CA that somebody has put in place, whatever the mode."""
+    node, new = RotatingNode(quick / "place", root_ca={"overlap": "1s", "on_change": "alarm"}), root_ca()
+    node.step()
+    cat(node, new)
+    assert "or run: certmond root-ca rotate" in node.findings()["root_ca_changed"]
+    before = node.tree()
+    planned = node.hurry("root-ca", "rotate", "--plan", *["--at-once"] * at_once)
+    assert (planned.code, node.tree(), node.record) == (0, before, None)
+    done = node.hurry("root-ca", "rotate", *["--at-once"] * at_once)
+    assert (done.code, done.err) == (0, ""), done.out
+    assert node.unwell(new) == []
+    assert node.phases()[0] == ("issue" if at_once else "trust")
+
+
+@pytest.mark.parametrize("reached", [False, True], ids=["begun", "reached"])
+@pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE, Phase.DISTRUST, Phase.DONE])
+@pytest.mark.parametrize("first", ["ca.crt", "ca.key"])
+def test_a_found_ca_that_is_taken_back(quick: Path, phase: Phase, first: str, reached: bool) -> None:
+    """Who puts the former pair back, in whatever phase and order, and though it is looked at in between, has begun a
+    rotation back: the former CA is alone in the end, and what the other one has signed meanwhile is issued again.
+    """
+    node = RotatingNode(quick / "place")
+    node.step()
+    cat(node, root_ca())
+    node.step()
+    walk_into(node, phase, reached=reached)
+    files = {"ca.crt": node.old.pem, "ca.key": node.old.key_pem}
+    node.put(first, files.pop(first))
+    node.step()
+    for name, content in files.items():
+        node.put(name, content)
+    node.walk()
+    assert node.unwell(node.old) == []
+    assert node.findings() == {}
+    rotations = {entry["rotation"] for entry in node.audit() if entry["event"] == "rotation"}
+    assert {each.endswith("-back") for each in rotations} == {True, False}
+
+
+@pytest.mark.slow
+def test_who_observes_touches_nothing(quick: Path) -> None:
+    """In observe mode a changed CA is told as critical, and neither the node nor the state directory changes."""
+    node = RotatingNode(quick / "place", hurried=False, mode="observe")
+    with node.daemon() as daemon:
+        cat(node, root_ca())
+        before = node.tree()
+        daemon.until(lambda: "root_ca_changed" in daemon.reasons("ca"), "told")
+        remedy = "put the former one back and rotate with `certmond root-ca`, or let certmond enforce"
+        daemon.until(lambda: remedy in daemon.log.read_text(), "logged")
+        passes = daemon.passes()
+        node.put("web.crt", node.read("web.crt"))
+        daemon.until(lambda: daemon.passes() > passes, "looked again")
+    assert {name: entry for name, entry in node.tree().items() if before[name] != entry} == {}
+    assert not (node.state / "rotation").exists()
+
+
+def test_a_ca_that_ends_before_its_leaves(quick: Path) -> None:
+    """What it signs ends with it at the latest; by hand that is warned of before, and goes through."""
+    now = datetime.now(UTC)
+    node, short = RotatingNode(quick / "place"), root_ca(not_after=now + 60 * DAY)
+    staged = node.hurry("root-ca", "stage", *brought(node, short))
+    assert staged.code == 0
+    assert re.search("^warning: .* sooner than what is issued from it would", staged.err, re.MULTILINE)
+    done = node.hurry("root-ca", "rotate")
+    assert done.code == 0
+    assert re.search("^warning: the staged CA ends on .* which is cut to that day", done.err, re.MULTILINE)
+    assert node.unwell(short) == []
+    assert [leaf.not_after for leaf in node.trust("web.crt")] == [short.facts.not_after]
+
+
+@pytest.mark.slow
+def test_a_daemon_tells_of_a_rotation_that_stands_still(quick: Path) -> None:
+    """A stranger in the bundle is told as critical with the first look, and no more when it is taken out; the phase
+    that waits, and for what, stands in what the daemon tells of its activity.
+    """
+    node, new = RotatingNode(quick / "place", hurried=False, root_ca={"overlap": "1h"}), root_ca()
+    with node.daemon() as daemon:
+        cat(node, new)
+        daemon.until(lambda: len(node.trust()) == 2 == len(node.embedded()), "both are trusted")
+        good = node.read("ca.crt")
+        node.put("ca.crt", good + root_ca().pem)
+        daemon.until(lambda: "rotation_frozen" in daemon.reasons("ca"), "told")
+        assert "rotation_under_way" not in daemon.reasons("ca")
+        node.put("ca.crt", good)
+        daemon.until(lambda: "rotation_under_way" in daemon.reasons("ca"), "under way")
+        assert "rotation_frozen" not in daemon.reasons("ca")
+        rotation = daemon.until(lambda: (told := daemon.activity()["rotation"]) and told["until"] and told, "it waits")
+        assert (rotation["family"], rotation["phase"], rotation["aborted"]) == ("ca", "trust", False)
+        assert rotation["waits"]
+        assert rotation["phases"] == ["prepare", "trust", "issue", "distrust", "attach", "done"]
+        assert (rotation["old"], rotation["new"]) == ([node.old.facts.sha256], new.facts.sha256)
+    assert node.phase is Phase.TRUST
+
+
+@pytest.mark.parametrize("phase", [Phase.TRUST, Phase.ISSUE, Phase.DISTRUST, Phase.DONE])
+def test_no_key_is_lost_where_the_cas_own_is_away(quick: Path, phase: Phase) -> None:
+    """Without ca.key, such as where its mount has gone, a node that signs is not taken for a worker: the rotation
+    stands still, the keys that are kept stay, and it goes on when the key is back.
+    """
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.begin(new)
+    walk_into(node, phase, reached=False)
+    key, kept = node.read("ca.key"), node.staged
+    (node.files / "ca.key").unlink()
+    assert "on a node that signs" in node.findings().get("rotation_frozen", "")
+    for _ in range(5):
+        node.step()
+    assert (node.phase, node.staged) == (phase, kept)
+    node.put("ca.key", key)
+    node.walk()
+    assert node.unwell(new) == []
+
+
+def test_what_is_decided_of_a_rotation_is_of_the_one_that_was_seen(quick: Path) -> None:
+    """Two who decide at once: the later one is told that the record has changed, and nothing of the first is lost."""
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.begin(new)
+    walk_into(node, Phase.TRUST, reached=False)
+    early, late = node.enforcer(), node.enforcer()
+    for each in (early, late):
+        each.see()
+    seen = late.standing.rotation
+    assert seen
+    early.rotating.change(abort(seen, node.clock()))
+    with pytest.raises(RotationError, match="another process has changed the rotation"):
+        late.rotating.change(replace(seen, excluded=("node-9",)))
+    assert node.record
+    assert node.record.aborted
+
+
+@pytest.mark.parametrize("key", [None, root_ca().key_pem, b"rubbish"], ids=["none", "another's", "damaged"])
+def test_a_key_that_is_waited_for_can_be_given(quick: Path, key: bytes | None) -> None:
+    """A rotation that waits for the new CA's key, as there is none or not this one, says what to do, and goes on when
+    that is done; any other CA is not staged in its middle.
+    """
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.begin(new)
+    Staging(node.state).put(Part.NEW, "ca", new.facts, None)
+    if key is not None:
+        (node.state / "rotation/new.key").write_bytes(key)
+        (node.state / "rotation/new.key").chmod(0o600)
+    enforcer = node.enforcer()
+    assessment, around = enforcer.see()
+    assert enforcer.rotate(assessment, around, enforcer.plan(assessment, around=around)) is None
+    assert "give it with `certmond root-ca stage`" in enforcer.rotating.waits[0]
+    other = node.hurry("root-ca", "stage", *brought(node, root_ca()), "--force")
+    assert other.code == 2
+    assert "a rotation is under way (ca, prepare), which needs what is staged" in other.err
+    given = node.hurry("root-ca", "stage", *brought(node, new), "--force")
+    assert given.code == 0, given.err
+    node.walk()
+    assert node.unwell(new) == []
+
+
+def test_a_kubeconfig_of_two_clusters_trusts_the_new_ca_in_both(quick: Path) -> None:
+    """In the end the former CA is trusted for no cluster of the file, be it the current context's or not."""
+    node, new = RotatingNode(quick / "place"), root_ca()
+    document = yaml.safe_load(node.read("user.conf"))
+    document["clusters"].append({"name": "direct", "cluster": dict(document["clusters"][0]["cluster"])})
+    node.put("user.conf", yaml.safe_dump(document).encode())
+    node.begin(new)
+    node.walk()
+    trusted = [
+        each["cluster"]["certificate-authority-data"] for each in yaml.safe_load(node.read("user.conf"))["clusters"]
+    ]
+    assert [decode(base64.b64decode(each), "").certificates for each in trusted] == [(new.facts,), (new.facts,)]
+    assert node.unwell(new) == []
+
+
+def test_a_former_ca_does_not_come_back_from_the_archive(quick: Path) -> None:
+    """`archive restore` refuses a CA, whichever generation is named, in a dry run too: what it would put back has no
+    key, and may be what is to be trusted no more. Nothing is touched, and the sentence says what to do.
+    """
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.begin(new)
+    node.walk()
+    kept = [line.split()[1] for line in node.hurry("archive", "list", "ca").out.splitlines()]
+    assert kept
+    before = node.tree()
+    for words in ((), ("--dry-run",), *((each,) for each in kept)):
+        refused = node.hurry("archive", "restore", "ca", *words)
+        assert (refused.code, refused.out) == (3, ""), words
+        assert re.search("never put back from the archive.*by hand, together, and then rotate", refused.err), words
+    assert node.tree() == before
+    assert node.unwell(new) == []
+    assert node.hurry("archive", "restore", "nonsense").code == 3
+    (node.state / "archive/ca").rename(node.state / "archive/former-name")
+    assert "which is never put back" in node.hurry("archive", "restore", "former-name").err
+    assert node.tree() == before
+    node.configure(profile="kubeadm")
+    refused = node.hurry("archive", "restore", "sa")
+    assert (refused.code, "sa is a CA or a key pair without a certificate" in refused.err) == (3, True)
+
+
+# Disturbed
+
+
+DISTURBED: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
+    "a stranger in the bundle": ("ca.crt", lambda old: old + root_ca().pem, "is neither the former nor the new CA"),
+    "a third key": ("ca.key", lambda _: root_ca().key_pem, "is the key of neither the former nor the new CA"),
+    "no certificate": ("ca.crt", lambda _: b"", "ca.crt holds no CA"),
+    "a damaged key": ("ca.key", lambda _: b"-----BEGIN PRIVATE KEY-----\n", "cannot be read as a key"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_what_is_strange_stops_it(quick: Path, phase: Phase) -> None:
+    """In any phase, somebody else's certificate or key in the place of the CA's is told as critical at the first look,
+    and nothing is touched; put right, the rotation goes on to its end.
+    """
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.begin(new)
+    walk_into(node, phase, reached=False)
+    for what, (name, spoil, sentence) in DISTURBED.items():
+        good = node.read(name)
+        node.put(name, spoil(good))
+        before, rotation = node.tree(), node.record
+        assert sentence in node.findings().get("rotation_frozen", ""), what
+        assert [node.step() for _ in range(3)] == [None, None, None], what
+        stopped = node.hurry("root-ca", "rotate")
+        assert stopped.code == 2, what
+        assert sentence in stopped.out + stopped.err, what
+        assert (node.tree(), node.record) == (before, rotation), what
+        node.put(name, good)
+        assert "rotation_frozen" not in node.findings(), what
+    node.walk()
+    assert node.unwell(new) == []
+    assert node.findings() == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\x00garbage", b'{"id": 1}', None], ids=repr)
+def test_a_record_that_cannot_be_read_stops_it(quick: Path, content: bytes | None) -> None:
+    """Where nobody can tell how far a rotation is, that is critical, and nothing is touched until it can be told."""
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.begin(new)
+    walk_into(node, Phase.ISSUE, reached=False)
+    path = node.state / "rotation/record.json"
+    good = path.read_bytes()
+    if content is None:
+        path.unlink()
+        path.mkdir(mode=0o700)
+    else:
+        path.write_bytes(content)
+    before = node.tree()
+    told = node.findings()["rotation_frozen"]
+    assert told.startswith(f"{path} cannot be read (")
+    assert "), so that nobody knows how far a rotation is; put it back from a backup" in told
+    assert [node.step() for _ in range(3)] == [None, None, None]
+    for words in (("rotate",), ("abort",), ("stage", "--generate", "--force")):
+        refused = node.hurry("root-ca", *words)
+        assert refused.code in {2, 3}, words
+        assert refused.err, words
+    assert node.tree() == before
+    assert node.staged
+    if content is None:
+        path.rmdir()
+    path.write_bytes(good)
+    node.walk()
+    assert node.unwell(new) == []
+
+
+def make_due(node: RotatingNode) -> None:
+    """The leaf is due for its renewal, whatever becomes of its CA."""
+    now = node.clock()
+    leaf = make_server(node.old, "web", names=["DNS:web"], not_before=now - 80 * DAY, not_after=now + 2 * DAY)
+    node.put("web.key", leaf.key_pem)
+    node.put("web.crt", leaf.pem)
+
+
+@pytest.mark.parametrize("what", ["alarm", "unfit", "frozen", "a broken record"])
+def test_nothing_is_signed_that_nobody_may_trust(quick: Path, what: str) -> None:
+    """A certificate that is due stays as it is while the CA in place is not known to be trusted, and the plan says
+    why; the daemon renews it when that is settled.
+    """
+    node = RotatingNode(quick / "place", root_ca={"overlap": "1s", "on_change": "alarm"})
+    good = node.read("ca.crt"), node.read("ca.key")
+    node.step()
+    record = node.state / "rotation/record.json"
+    noted = b""
+    if what == "alarm":
+        cat(node, root_ca())
+    elif what == "unfit":
+        cat(node, root_ca(key="rsa-1024"))
+    else:
+        node.begin(root_ca())
+        walk_into(node, Phase.TRUST, reached=True)
+        good, noted = (node.read("ca.crt"), node.read("ca.key")), record.read_bytes()
+        if what == "frozen":
+            node.put("ca.crt", good[0] + root_ca().pem)
+        else:
+            record.write_bytes(b"{}")
+    make_due(node)
+    before = node.tree()
+    assert [node.step() for _ in range(3)] == [None, None, None]
+    assert node.tree() == before
+    enforcer = node.enforcer()
+    (held,) = (each for each in enforcer.plan(enforcer.see()[0]).held if each.target == "web")
+    assert re.search("nothing is touched|is alarm|stands still|cannot be read", held.because)
+    node.put("ca.crt", good[0])
+    node.put("ca.key", good[1])
+    if noted:
+        record.write_bytes(noted)
+    node.step()
+    assert node.tree()["web.crt"] != before["web.crt"]
+
+
+def test_a_found_ca_signs_nothing_before_it_is_trusted(quick: Path) -> None:
+    """A certificate that is due when somebody replaces the CA is not issued from the new one until both are trusted."""
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.step()
+    cat(node, new)
+    make_due(node)
+    before = node.tree()["web.crt"]
+    seen = set[Phase]()
+    while node.tree()["web.crt"] == before:
+        node.step()
+        seen |= {node.phase} if node.phase else set()
+        assert len(seen) < len(Phase)
+    assert seen == {Phase.TRUST, Phase.ISSUE}
+    node.walk()
+    assert node.unwell(new) == []
+
+
+# Refused
+
+
+Unfit = tuple[bytes, bytes | None, str]
+"""The certificate, the key beside it, and what is said of them."""
+
+
+def _intermediate() -> Unfit:
+    other, now = root_ca(), datetime.now(UTC)
+    made = make_intermediate(other, "kubernetes", not_before=now - 10 * DAY, not_after=now + 800 * DAY)
+    return made.pem, made.key_pem, "is not self-signed"
+
+
+def _leaf() -> Unfit:
+    now = datetime.now(UTC)
+    made = make_server(root_ca(), "web", not_before=now - DAY, not_after=now + 90 * DAY)
+    return made.pem, made.key_pem, "lacks basicConstraints CA:TRUE"
+
+
+def _another_key() -> Unfit:
+    return root_ca().pem, root_ca().key_pem, "ca.key is not the private key of"
+
+
+def _no_key() -> Unfit:
+    return root_ca().pem, None, "its key is not on this node"
+
+
+def _encrypted() -> Unfit:
+    made = root_ca()
+    locked = made.key_as(PrivateFormat.PKCS8, b"secret")
+    return made.pem, locked, "ca.key cannot be read as a key; put the right key there without a passphrase"
+
+
+def _made(sentence: str, **modifiers: Any) -> Callable[[], Unfit]:
+    def make() -> Unfit:
+        dates = {name: datetime.now(UTC) + value for name, value in modifiers.items() if name.startswith("not_")}
+        made = root_ca(**modifiers | dates)
+        return made.pem, made.key_pem, sentence
+
+    return make
+
+
+UNFIT: dict[str, Callable[[], Unfit]] = {
+    "an intermediate": _intermediate,
+    "a leaf": _leaf,
+    "another's key": _another_key,
+    "no key": _no_key,
+    "an encrypted key": _encrypted,
+    "expired": _made("expired on", not_after=-DAY),
+    "not valid yet": _made("is valid from", not_before=60 * DAY),
+    "a weak key": _made("has the key RSA-1024", key="rsa-1024"),
+    "no keyCertSign": _made("has a keyUsage without keyCertSign", usages=["digital signature"]),
+}
+
+
+@pytest.mark.parametrize("what", UNFIT)
+def test_what_is_unfit_is_not_rotated(quick: Path, what: str) -> None:
+    """A CA that no cluster could live with, put in the place of the node's: critical, with all that is wrong, by the
+    daemon's look as by `check`, and nothing is written; put back, all is well.
+    """
+    node = RotatingNode(quick / "place")
+    node.step()
+    certificate, key, sentence = UNFIT[what]()
+    good = node.read("ca.crt"), node.read("ca.key")
+    node.put("ca.crt", certificate)
+    if key is None:
+        (node.files / "ca.key").unlink()
+    else:
+        node.put("ca.key", key)
+    before = node.tree()
+    told = node.findings()["root_ca_changed"]
+    waits = "certmond rotates it at .* UTC" if what == "not valid yet" else "nothing is touched"
+    assert re.search(f"holds another CA than this node lives by .*{waits}: .*{sentence}", told), told
+    assert re.search("; or put the former CA (and its key )?back$", told)
+    assert [node.step() for _ in range(3)] == [None, None, None]
+    checked = node.hurry("check")
+    assert checked.code == 2
+    assert "[root_ca_changed]" in checked.out
+    assert (node.tree(), node.record, node.staged) == (before, None, [])
+    node.put("ca.crt", good[0])
+    node.put("ca.key", good[1])
+    node.step()
+    assert (node.findings(), node.hurry("check").code) == ({}, 0)
+    assert node.unwell(node.old) == []
+
+
+def test_a_found_ca_that_may_not_sign_the_leaves_is_not_rotated(quick: Path) -> None:
+    """One whose name constraints forbid a leaf of this node is refused with the leaf's file, and nothing is written;
+    put back, all is well.
+    """
+    node = RotatingNode(quick / "place")
+    node.step()
+    good = node.read("ca.crt"), node.read("ca.key")
+    cat(node, root_ca(permitted=["DNS:other.example"]))
+    before = node.tree()
+    told = node.findings()["root_ca_changed"]
+    assert re.search(
+        "and nothing is touched: .* cannot sign .*web.crt .*; give a CA whose constraints allow that", told
+    )
+    assert [node.step() for _ in range(3)] == [None, None, None]
+    assert (node.tree(), node.record) == (before, None)
+    node.put("ca.crt", good[0])
+    node.put("ca.key", good[1])
+    node.step()
+    assert node.findings() == {}
+
+
+def test_a_found_ca_beside_a_stranger_is_not_rotated(quick: Path) -> None:
+    """Where the file holds a third CA besides, that is told, nothing begins, and no step fails."""
+    node, new, third = RotatingNode(quick / "place"), root_ca(), root_ca()
+    node.step()
+    node.put("ca.crt", new.pem + third.pem)
+    node.put("ca.key", new.key_pem)
+    before = node.tree()
+    told = node.findings()["root_ca_changed"]
+    assert f"{third.facts.sha256[:16]}…), which is neither the former nor the new CA; take it out" in told
+    assert [node.step() for _ in range(3)] == [None, None, None]
+    assert (node.tree(), node.record) == (before, None)
+
+
+def test_a_found_ca_that_ends_before_its_leaves_is_told(quick: Path) -> None:
+    """It is rotated, as one that is staged would be, and its short life is told with the first look and by hand."""
+    node, short = RotatingNode(quick / "place"), root_ca(not_after=datetime.now(UTC) + 60 * DAY)
+    node.step()
+    cat(node, short)
+    sentence = "ends on .*, sooner than what is issued from it would .*, which is cut to that day"
+    assert re.search(f"; it is rotated now; {node.files}/ca.crt {sentence}", node.findings()["root_ca_changed"])
+    done = node.hurry("root-ca", "rotate")
+    assert done.code == 0
+    assert re.search(f"^warning: {node.files}/ca.crt {sentence}", done.err, re.MULTILINE), done.err
+    assert node.unwell(short) == []
+
+
+@pytest.mark.parametrize("what", UNFIT)
+def test_what_is_unfit_is_not_staged(quick: Path, what: str) -> None:
+    """Brought by an operator, the same is refused, and neither kept nor rotated to."""
+    node = RotatingNode(quick / "place")
+    certificate, key, sentence = UNFIT[what]()
+    paths = node.place / "ca.crt", node.place / "ca.key"
+    for path, content in zip(paths, (certificate, key or b""), strict=True):
+        path.touch(0o600)
+        path.write_bytes(content)
+    before = node.tree()
+    refused = node.hurry("root-ca", "stage", *map(str, paths[: 1 if key is None else 2]))
+    assert refused.code == 2
+    sentence = {"no key": "give the private key of", "an encrypted key": "ca.key is encrypted"}.get(what, sentence)
+    assert re.search(f"^refused: .*{sentence}", refused.err, re.MULTILINE), refused.err
+    assert (node.tree(), node.staged) == (before, [])
+    assert node.hurry("root-ca", "rotate").code == 3
+    assert (node.tree(), node.record) == (before, None)
+
+
+@pytest.mark.parametrize("place", ["certificate", "key"])
+def test_what_is_staged_and_spoilt_is_not_begun(quick: Path, place: str) -> None:
+    """A staged CA whose files were damaged meanwhile is told so, and no rotation to it begins."""
+    node = RotatingNode(quick / "place")
+    node.stage(root_ca())
+    path = node.state / "rotation" / f"new.{'crt' if place == 'certificate' else 'key'}"
+    path.write_bytes(root_ca().pem if place == "certificate" else root_ca().key_pem)
+    refused = node.hurry("root-ca", "rotate")
+    assert refused.code == 3
+    assert "new.key is not the key of" in refused.err
+    assert node.record is None
+
+
+def _with_a_passphrase(node: RotatingNode) -> None:
+    node.put("ca.key", node.old.key_as(PrivateFormat.PKCS8, b"secret"))
+
+
+def _elsewhere(node: RotatingNode) -> None:
+    (node.files / "ca.key").unlink()
+
+
+def _of_three(node: RotatingNode) -> None:
+    manifests = node.place / "manifests"
+    manifests.mkdir()
+    members = ",".join(f"control-{n}=https://192.0.2.{n}:2380" for n in (1, 2, 3))
+    container = {"name": "etcd", "image": "etcd", "command": ["etcd", f"--initial-cluster={members}"]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "etcd"}, "spec": {"containers": [container]}}
+    (manifests / "etcd.yaml").write_text(yaml.safe_dump(pod))
+
+
+HINDERED: dict[str, tuple[Callable[[RotatingNode], None], str]] = {
+    "an encrypted key": (_with_a_passphrase, "ca.key cannot be read as a key; put the right key there without"),
+    "a CA elsewhere": (_elsewhere, "nothing else would sign .*web.crt.*; a CA that is kept elsewhere is rotated by"),
+    "other members": (_of_three, "etcd has 3 members, so that .*; name `cluster:` on every node"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", HINDERED)
+def test_what_a_node_cannot_carry_through_is_not_begun(quick: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Neither from the terminal nor otherwise: it is refused with what is in the way, nothing is recorded, and the plan
+    tells it too.
+    """
+    node, new = RotatingNode(quick / "place"), root_ca()
+    monkeypatch.setattr("certmond.files.catalog_observer._KUBERNETES", str(node.place))
+    node.stage(new)
+    hinder, sentence = HINDERED[what]
+    hinder(node)
+    before, staged = node.tree(), node.staged
+    refused = node.hurry("root-ca", "rotate")
+    assert (refused.code, refused.out) == (2, "")
+    assert re.search(f"^refused: .*{sentence}", refused.err, re.MULTILINE), refused.err
+    assert re.search(sentence, node.hurry("root-ca", "rotate", "--plan").err)
+    made = Rotation("r1", "ca", Mode.OVERLAP, (node.old.facts,), new.facts, Phase.PREPARE, node.clock())
+    enforcer = node.enforcer()
+    enforcer.see()
+    with pytest.raises(RotationError, match=sentence):
+        enforcer.rotating.start(made)
+    assert (node.tree(), node.staged, node.record) == (before, staged, None)
+
+
+def test_that_nobody_looks_at_workloads_is_told(quick: Path) -> None:
+    """Without `cluster:` one line says who has to restart pods, and when: with the beginning, with each command that
+    goes on before that is too late, and in a plan beside what it prints, which stays a document.
+    """
+    node = RotatingNode(quick / "place")
+    node.stage(root_ca())
+    planned = node.hurry("root-ca", "rotate", "--plan", "-o", "json")
+    told = "^note: certmond looks at no workloads without `cluster:`; restart pods .* between trust and issue"
+    assert len(re.findall(told, planned.err, re.MULTILINE)) == 1
+    assert json.loads(planned.out)["family"] == "ca"
+    begun = node.hurry("root-ca", "rotate", "--no-wait")
+    assert (begun.code, begun.err) == (0, "")
+    assert len(re.findall(told, begun.out, re.MULTILINE)) == 1
+    walk_into(node, Phase.TRUST, reached=True)
+    assert re.search(told, node.hurry("root-ca", "rotate", "--no-wait").out, re.MULTILINE)
+    walk_into(node, Phase.ISSUE, reached=False)
+    assert not re.search(told, node.hurry("root-ca", "rotate", "--no-wait").out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("words", [("--family", "etcd-ca"), ("--at-once",)], ids=" ".join)
+def test_another_rotation_is_not_taken_for_the_one_that_is_asked_for(quick: Path, words: tuple[str, ...]) -> None:
+    """While one is under way, asking for one of another family or at once is refused and brings nothing on; in a plan
+    too. Asked for as it is, it goes on, and `--at-once` is no other where it is at once already.
+    """
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.begin(new)
+    walk_into(node, Phase.TRUST, reached=False)
+    before, rotation = node.tree(), node.record
+    for more in ((), ("--plan",), ("--no-wait",)):
+        refused = node.hurry("root-ca", "rotate", *words, *more)
+        assert (refused.code, refused.out) == (2, ""), more
+        assert re.search("^refused: the rotation .* of ca is under way, by overlap, .*; let it go on", refused.err)
+        assert (node.tree(), node.record) == (before, rotation), more
+    assert node.hurry("root-ca", "rotate").code == 0
+    at_once = root_ca()
+    node.old = new
+    node.begin(at_once, Mode.REPLACE)
+    assert node.hurry("root-ca", "rotate", "--at-once").code == 0
+    assert node.unwell(at_once) == []
+
+
+def test_what_a_phase_waited_for_is_not_told_of_another_one(quick: Path) -> None:
+    """Somebody leads the rotation back in another process: what it waited for on the way there is said no more."""
+    node = RotatingNode(quick / "place", root_ca={"overlap": "9000h"})
+    node.begin(root_ca())
+    node.walk(lambda: node.phase is Phase.TRUST)
+    enforcer = node.enforcer()
+    for _ in range(9):
+        assessment, around = enforcer.see()
+        made = enforcer.plan(assessment, around=around)
+        enforcer.executor.execute(made)
+        enforcer.rotate(assessment, around, made)
+    (wait,) = enforcer.rotating.waits
+    assert wait.startswith("both CAs are trusted until")
+    record = node.record
+    assert record is not None
+    other = node.enforcer()
+    other.see()
+    other.rotating.change(abort(record, node.clock()))
+    for _ in range(2):
+        assessment, around = enforcer.see()
+        told = [
+            f.message for each in assessment.statuses for f in each.findings if f.reason.value == "rotation_under_way"
+        ]
+        assert len(told) == 1
+        assert "is in the phase distrust" in told[0]
+        assert "it waits" not in told[0]
+        assert enforcer.rotating.waits == ()
+
+
+@pytest.mark.parametrize("what", ["an encrypted key", "another CA"])
+def test_what_has_changed_nothing_can_be_given_up(quick: Path, what: str) -> None:
+    """A rotation that stands still before it has changed anything is led to its end by an abort, whatever is in its
+    way; what this node signs with is held back only where that is not what it was.
+    """
+    node, new, other = RotatingNode(quick / "place"), root_ca(), root_ca()
+    node.begin(new)
+    if what == "another CA":
+        cat(node, other)
+    else:
+        _with_a_passphrase(node)
+    assert "stands still" in node.findings()["rotation_frozen"]
+    before = node.tree()
+    for _ in range(2):
+        enforcer = node.enforcer()
+        enforcer.see()
+        assert ("ca" in enforcer.standing.unsure) is (what == "another CA")
+        found = enforcer.standing.rotation
+        assert found is not None
+        if not found.aborted:
+            enforcer.rotating.change(abort(found, node.clock()))
+    assert "rotation_frozen" not in node.findings()
+    node.step()
+    assert (node.record, node.staged) == (None, [])
+    assert node.tree() == before
+
+
+def test_a_key_that_nobody_can_tell_is_not_destroyed(quick: Path) -> None:
+    """Where a rotation would end, and the key in place is not that of its CA, a key that is kept and cannot be read may
+    be the only one there is: it is named, and all stays until somebody has put that right.
+    """
+    node, new, other = RotatingNode(quick / "place"), root_ca(), root_ca()
+    begun = node.begin(new)
+    cat(node, other)
+    enforcer = node.enforcer()
+    enforcer.see()
+    enforcer.rotating.change(abort(begun, node.clock()))
+    kept = node.state / "rotation/new.key"
+    right = kept.read_bytes()
+    kept.write_bytes(b"rubbish")
+    before, staged = node.tree(), node.staged
+    assessment, around = enforcer.see()
+    for _ in range(2):
+        assert enforcer.rotate(assessment, around, enforcer.plan(assessment, around=around)) is None
+    (said,) = enforcer.rotating.waits
+    fault = f"{kept} is not the key of {kept.with_suffix('.crt')}: a half, or damaged; stage the CA again"
+    assert said == f"{node.files}/ca.key is not the key of the CA in place, and {fault}; no key is destroyed"
+    assert (node.tree(), node.staged, node.phase) == (before, staged, Phase.DONE)
+    kept.write_bytes(right)
+    node.step()
+    assert (node.record, node.staged) == (None, [])
+
+
+# Killed
+
+
+class Watched:
+    """What has to hold of a node at every moment of a rotation, looked at from outside."""
+
+    def __init__(self, node: RotatingNode, new: Issued) -> None:
+        self._node, self._old, self._new = node, node.old, new
+        self.problems: list[str] = []
+        self.looks = 0
+
+    def look(self, stop: str) -> None:
+        """Where a call has changed something: at the entry of the next, and after a sync, all is as it was then."""
+        if stop.startswith("exit") and stop != "exit fsync":
+            self.looks += 1
+            self.problems += [f"{self.looks}, {stop}: {problem}" for problem in self._wrong()]
+
+    def _wrong(self) -> Iterator[str]:
+        node = self._node
+        yield from node.readable()
+        trust, key = node.trust(), decode(node.read("ca.key"), "ca.key").key
+        whole = bool(trust) and trust[0].key == key
+        if not whole and not list((node.state / "transactions").glob("*.commit.json")):
+            yield "ca.crt and ca.key do not belong together, and nothing says how to go on"
+        kept = {each.anchor for part in Part if (each := Staging(node.state).read(part)) and each.key}
+        kept |= {trust[0]} if whole else set()
+        kept |= {each.facts for each in (self._old, self._new) if each.facts.key == key}
+        if self._new.facts not in kept and self._new.facts in trust:
+            yield "the new CA is trusted, and its key is nowhere"
+        if self._old.facts not in kept and trust != (self._new.facts,):
+            yield "the former CA is not gone, and its key is"
+        for name in ("web.crt", "user.conf"):
+            if not node.belongs(name) and not list((node.state / "transactions").glob("*.commit.json")):
+                yield f"{name} does not belong to its key"
+
+
+def rotates(node: RotatingNode) -> None:
+    """The command, from its beginning to its end, in this process."""
+    done = node.hurry("root-ca", "rotate")
+    assert done.code == 0, done
+
+
+@pytest.fixture
+def staged(quick: Path) -> tuple[RotatingNode, Issued]:
+    """A node with a CA that is to follow."""
+    node, new = RotatingNode(quick / "original"), root_ca()
+    node.stage(new)
+    node.step()
+    return node, new
+
+
+@pytest.mark.slow
+def test_whole_at_every_moment(staged: tuple[RotatingNode, Issued]) -> None:
+    """From the first system call of a rotation to its last, pairs are whole or will be made whole, no CA's key is lost
+    while it is wanted, and none can be read by others.
+    """
+    node, new = staged
+    watched = Watched(node, new)
+    record(partial(rotates, node), watched.look)
+    assert watched.problems == []
+    assert watched.looks > 200
+    assert node.unwell(new) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", range(SHARES))
+def test_killed_anywhere(quick: Path, staged: tuple[RotatingNode, Issued], share: int) -> None:
+    """Killed at any system call that changes something, the command begun again finishes the rotation, and leaves
+    nothing behind.
+    """
+    original, new = staged
+    stops = record(partial(rotates, original.copy(quick / "whole")))
+    step = len(stops) / STOPS
+    seen = set[str]()
+    for number in range(share, STOPS, SHARES):
+        node = original.copy(quick / "twin")
+        where = f"killed at {(n := int(number * step))}, {kill_at(partial(rotates, node), n)}"
+        watched = Watched(node, new)
+        watched.look("exit")
+        seen.add(str(node.phase))
+        again = node.hurry("root-ca", "rotate")
+        over = again.code == 3 and "no CA is staged" in again.err  # it was killed on its way out
+        assert again.code == 0 or over, (where, again)
+        assert watched.problems == [], where
+        assert node.unwell(new) == [], where
+        assert node.findings() == {}, where
+        shutil.rmtree(node.place)
+    assert seen >= {"issue", "distrust", "done"}
+
+
+# No room
+
+
+@pytest.fixture
+def mount() -> Iterator[Callable[..., None]]:
+    """Mounts a small file system, until the end of the test."""
+    if os.geteuid() != 0:
+        unavailable("only root can mount")
+    with ExitStack() as mounted:
+
+        def make(size: str, mode: int, on: Path) -> None:
+            options = f"size={size},mode={mode:o}"
+            command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(on)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                unavailable(f"nothing can be mounted here: {done.stderr}")
+            mounted.callback(lambda: subprocess.run(["umount", on], check=False))
+
+        yield make
+
+
+def on_a_small_disk(directory: Path, mount: Callable[..., None]) -> None:
+    """What is in the directory is on a file system of 512 KiB of its own."""
+    kept = directory.with_name(f"{directory.name}.kept")
+    mode = directory.stat().st_mode & 0o777
+    directory.rename(kept)
+    directory.mkdir(mode=mode)
+    mount("512k", mode, directory)
+    shutil.copytree(kept, directory, symlinks=True, dirs_exist_ok=True)
+    directory.chmod(mode)
+    shutil.rmtree(kept)
+
+
+def fill(directory: Path) -> Path:
+    filler = directory / "filler"
+    filler.touch(0o600)
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(512))
+    return filler
+
+
+@pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.TRUST, Phase.ISSUE, Phase.DISTRUST, Phase.DONE])
+@pytest.mark.parametrize("place", ["node", "state"])
+def test_a_full_disk_loses_nothing(quick: Path, mount: Callable[..., None], place: str, phase: Phase) -> None:
+    """Where there is no room, for the node's files or for what certmond notes, nothing is lost and it is told; where
+    there is again, the rotation goes on.
+    """
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.begin(new)
+    walk_into(node, phase, reached=False)
+    directory = node.files if place == "node" else node.state
+    on_a_small_disk(directory, mount)
+    filler = fill(directory)
+    before, kept, rotation = node.tree(), node.staged, node.record
+    if place == "state" or phase in {Phase.TRUST, Phase.ISSUE, Phase.DISTRUST}:
+        told = list[str]()
+        for _ in range(2):
+            try:
+                told.append(node.step() or "")
+            except WriteError as error:
+                told.append(str(error))
+        assert re.search("make room", told[0]), told
+        assert (node.tree(), node.record) == (before, rotation)
+        assert set(node.staged) >= set(kept)
+        assert [path for path in node.files.iterdir() if path.name.startswith(".")] == []
+    filler.unlink()
+    node.walk()
+    assert node.unwell(new) == []
+    assert node.readable() == []
+
+
+def test_a_command_on_a_full_disk(quick: Path, mount: Callable[..., None]) -> None:
+    """It ends, and says where there is no room; begun again, it goes on."""
+    node, new = RotatingNode(quick / "place"), root_ca()
+    node.stage(new)
+    on_a_small_disk(node.state, mount)
+    filler = fill(node.state)
+    refused = node.hurry("root-ca", "rotate")
+    assert refused.code == 3
+    assert "make room" in refused.err
+    assert node.record is None
+    filler.unlink()
+    assert node.hurry("root-ca", "rotate").code == 0
+    assert node.unwell(new) == []
+
+
+# Secrets
+
+
+@pytest.mark.slow
+def test_no_key_is_told(quick: Path) -> None:
+    """No line of any private key, old or new, is in what the daemon or a command says, renders, notes or hands to a
+    child, whatever the phase; the state directory is ours alone at every look.
+    """
+    node, new = RotatingNode(quick / "place", served=True, hurried=False), root_ca()
+    said = dict[str, bytes]()
+    keys = node.secrets() | {"new": new.key_pem}
+    problems = list[str]()
+
+    def note(name: str, *told: str | bytes) -> None:
+        said[name] = b"".join(each.encode() if isinstance(each, str) else each for each in told)
+        keys.update(node.secrets())
+        problems.extend(node.readable())
+
+    def noted() -> Iterator[tuple[str, bytes]]:
+        for path in (*node.state.rglob("*"), *(node.place / "run").rglob("*"), node.place / "processes"):
+            name = str(path.relative_to(node.state)) if path.is_relative_to(node.state) else ""
+            secret = re.fullmatch(r"(rotation/\.?(new|old)\.key|(former|archive|pending|transactions)/.*)", name)
+            with suppress(FileNotFoundError):
+                if path.is_file() and not secret:
+                    yield f"{path} {node.phase}", path.read_bytes()
+
+    staged = node.certmond("-v", "root-ca", "stage", *brought(node, new))
+    note("stage", staged.stdout, staged.stderr)
+    with node.daemon("-v") as daemon:
+        command = node.command("-v", "root-ca", "rotate", "--at-once")
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            assert process.stdout
+            for number, line in enumerate(process.stdout):
+                note(f"rotate {number}", line, Path(f"/proc/{process.pid}/cmdline").read_bytes(),
+                     Path(f"/proc/{process.pid}/environ").read_bytes())  # fmt: skip
+                for name, content in noted():
+                    note(name, content)
+        assert process.returncode == 0
+        for words in (("root-ca", "show", "-o", "json"), ("check", "-o", "json"), ("status",), ("metrics",)):
+            runtime = ("--runtime-dir", str(node.place / "run")) if words == ("status",) else ()
+            done = node.certmond("-v", *words, *runtime)
+            note(words[0], done.stdout, done.stderr)
+        note("daemon", Path(f"/proc/{daemon.process.pid}/cmdline").read_bytes())
+    note("log", daemon.log.read_bytes())
+    assert node.unwell(new) == []
+    assert problems == []
+    secrets = secret_lines(keys)
+    assert len(keys) >= 6
+    assert any(line in node.read("ca.key") for line in secrets)  # it can find them
+    for kind in ("metrics.prom", "status.json", "audit.log", "record.json", "anchors.json", "processes", "last.json"):
+        assert any(kind in name for name in said), kind
+    assert {
+        name for name, text in said.items() if b"PRIVATE KEY" in text or any(line in text for line in secrets)
+    } == set()
+    assert not [name for name, text in said.items() if b"Traceback" in text]
+
+
+@pytest.mark.slow
+@needs_poll
+def test_a_command_that_waits_for_an_instant_looks_at_nothing(quick: Path) -> None:
+    """While both CAs are trusted, `rotate` has said until when, and sleeps until then or for minutes, and nothing wakes
+    it.
+    """
+    node, new = RotatingNode(quick / "place", hurried=False, root_ca={"overlap": "10m"}), root_ca()
+    node.stage(new)
+    with subprocess.Popen(
+        node.command("root-ca", "rotate"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as command:
+        try:
+            assert command.stdout
+            said = next(line for line in iter(command.stdout.readline, "") if line.startswith("waiting: [trust] "))
+            assert "both CAs are trusted until " in said
+            assert said.endswith("; to end it: certmond root-ca abort)\n")
+            asleep(command.pid, 60_000)
+        finally:
+            command.kill()

@@ -1,0 +1,809 @@
+"""Who comes in at a listener with a web configuration: real sockets, real TLS, real passwords."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import itertools
+import logging
+import os
+import re
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+import bcrypt
+import pytest
+from cryptography.hazmat.primitives.serialization import PrivateFormat
+
+from certmond.errors import ConfigError
+from certmond.expose.http import access_control as gate_module
+from certmond.expose.http import connection_limits as seats
+from certmond.expose.http import server as serve
+from certmond.expose.http import tls
+from certmond.expose.http.access_control import Bucket
+from certmond.expose.http.server import Server, make_server
+from certmond.expose.http.web_config import SUITES, VERSIONS, RateLimit
+from tests.builders import Issued, bundle, make_ca, make_intermediate
+from tests.conftest import real_part
+from tests.guarded import HASH, LIFE, NOW, PAIR, USERS, VERIFY, House, client_pair, server_pair
+from tests.listening import METRICS, ask, await_connections, hear, put, running, say
+
+OLD = pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1:DeprecationWarning")
+
+TOLD = METRICS + (
+    b"# HELP certmond_web_config_last_reload_successful Whether the web configuration on disk is in force.\n"
+    b"# TYPE certmond_web_config_last_reload_successful gauge\ncertmond_web_config_last_reload_successful 1\n"
+)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+def connect(server: Server, context: ssl.SSLContext) -> ssl.SSLSocket:
+    return context.wrap_socket(socket.create_connection(server.address), server_hostname="localhost")
+
+
+def get(path: str = "/metrics", password: str | None = None, user: str = "alice") -> bytes:
+    token = base64.b64encode(f"{user}:{password}".encode()).decode()
+    authorization = f"Authorization: Basic {token}\r\n" if password is not None else ""
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{authorization}Connection: close\r\n\r\n".encode()
+
+
+def fetch(server: Server, context: ssl.SSLContext, request: bytes = get()) -> bytes:  # a constant
+    """The whole answer; nothing where the connection came to nothing."""
+    with suppress(OSError), connect(server, context) as client:
+        client.sendall(request)
+        return hear(client)
+    return b""
+
+
+def admitted(server: Server, context: ssl.SSLContext) -> bool:
+    return fetch(server, context).endswith(TOLD)
+
+
+class TestTls:
+    @pytest.mark.parametrize("version", ["TLS12", "TLS13"])
+    def test_whole_answers(self, house: House, version: str) -> None:
+        """Every form of an answer arrives whole through TLS, one after the other on one connection."""
+        content = os.urandom(3_000_000)
+        put(house.runtime / "metrics.prom", content)
+        with running(house.runtime, gate=house.gate(PAIR)) as server:
+            with connect(server, house.client(version=version)) as client, client.makefile("rb") as stream:
+                for method, coding in itertools.product(("GET", "HEAD"), ("identity", "gzip")):
+                    line = f"{method} /metrics HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: {coding}\r\n\r\n"
+                    client.sendall(line.encode())
+                    head = b"".join(iter(stream.readline, b"\r\n"))
+                    size = int(re.findall(rb"Content-Length: (\d+)", head)[0])
+                    if method == "GET":
+                        body = stream.read(size)
+                        assert (gzip.decompress(body) if coding == "gzip" else body) == content + TOLD[len(METRICS) :]
+            await_connections(server, 0)
+
+    def test_goodbye(self, house: House) -> None:
+        """The end of a connection is told within TLS, so that nobody can make an answer end early."""
+        with running(house.runtime, gate=house.gate(PAIR)) as server:
+            context = house.client()
+            raw = socket.create_connection(server.address)
+            with context.wrap_socket(raw, server_hostname="localhost", suppress_ragged_eofs=False) as client:
+                client.sendall(get())
+                assert hear(client).endswith(TOLD)
+
+    def test_answer_under_way(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An answer under way when the server is told to stop is finished, and not a byte of it in plain text."""
+        monkeypatch.setattr(serve, "STOP_SECONDS", 1000)
+        content = os.urandom(30_000_000)
+        put(house.runtime / "metrics.prom", content)
+        gate = house.gate(PAIR)
+        with running(house.runtime, patience=1000, gate=gate) as server, connect(server, house.client()) as client:
+            client.sendall(get())
+            head = client.recv(1)
+            address = server.address
+            server.stop()
+            with suppress(ConnectionRefusedError):
+                while True:
+                    socket.create_connection(address).close()
+            assert (head + hear(client)).endswith(content + TOLD[len(METRICS) :])
+
+    def test_large_body(self, house: House) -> None:
+        """A client that sends more than it was asked for still hears the answer."""
+        head = b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000\r\n\r\n"
+        with running(house.runtime, gate=house.gate(PAIR)) as server:
+            assert fetch(server, house.client(), head + bytes(2_000_000)).startswith(b"HTTP/1.1 405 ")
+
+    def test_only_http_1(self, house: House) -> None:
+        """To a client that speaks HTTP/2 as well, HTTP/1.1 is what is agreed on."""
+        context = house.client()
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        with running(house.runtime, gate=house.gate(PAIR)) as server, connect(server, context) as client:
+            assert client.selected_alpn_protocol() == "http/1.1"
+
+    def test_plain_http(self, house: House) -> None:
+        """Who speaks plain HTTP to it is told so, and nothing else."""
+        with running(house.runtime, gate=house.gate(PAIR)) as server:
+            answer = say(server, get())
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.endswith(b"this port speaks HTTPS, and was spoken to in plain HTTP\n")
+
+    def test_without_tls(self, house: House) -> None:
+        """Without `tls_server_config` the port is plain, and passwords are asked for nevertheless."""
+        with running(house.runtime, gate=house.gate(USERS)) as server:
+            assert say(server, get()).startswith(b"HTTP/1.1 401 ")
+            assert say(server, get(password="secret")).endswith(TOLD)
+
+    @pytest.mark.parametrize(("text", "status"), [(PAIR, b"200"), (USERS, b"200"), ("", b"421")])
+    def test_another_name(self, house: House, text: str, status: bytes) -> None:
+        """Where TLS proves the name, or a password is asked for, a browser gives nothing to a page of another name: any
+        name is answered then, also on loopback.
+        """
+        request = get(password="secret").replace(b"localhost", b"node-1.example.org")
+        with running(house.runtime, gate=house.gate(text)) as server:
+            answer = fetch(server, house.client(), request) if text == PAIR else say(server, request)
+        assert answer.startswith(b"HTTP/1.1 %s " % status)
+
+    @OLD
+    @pytest.mark.parametrize(
+        ("least", "most"), [pair for pair in itertools.product(VERSIONS, VERSIONS) if pair[0] <= pair[1]]
+    )
+    def test_versions(self, house: House, least: str, most: str) -> None:
+        """A client of a version from `min_version` to `max_version` comes in, and no other."""
+        text = f"{PAIR}  min_version: {least}\n  max_version: {most}\n"
+        with running(house.runtime, gate=house.gate(text)) as server:
+            found = {version: admitted(server, house.client(version=version)) for version in VERSIONS}
+        assert found == {version: least <= version <= most for version in VERSIONS}
+
+    def test_default_versions(self, house: House) -> None:
+        """By default those are 1.2 and 1.3."""
+        with running(house.runtime, gate=house.gate(PAIR)) as server:
+            assert admitted(server, house.client(version="TLS12"))
+            assert admitted(server, house.client(version="TLS13"))
+
+    @pytest.mark.parametrize("key", ["ec", "rsa"])
+    def test_cipher_suites(self, house: House, key: str) -> None:
+        """A suite that is named is used, and a client that has only another is turned away."""
+        house.put_pair(server_pair(house.ca, key))
+        text = f"{PAIR}  max_version: TLS12\n  cipher_suites: "
+        names = [name for name in SUITES if ("ECDSA" in name) == (key == "ec")]
+        with running(house.runtime, gate=house.gate(f"{text}[{names[0]}]\n")) as server:
+            for name, other in zip(names, names[1:] + names[:1], strict=True):
+                house.write(f"{text}[{name}]\n")
+                with connect(server, house.client(ciphers="ALL:@SECLEVEL=0")) as client:
+                    assert (client.cipher() or ("",))[0] == SUITES[name]
+                assert not admitted(server, house.client(ciphers=SUITES[other]))
+
+    def test_suites_of_1_3_alone(self, house: House) -> None:
+        """Where only suites of TLS 1.3 are named, TLS 1.2 finds none; those of 1.3 are always there."""
+        with running(house.runtime, gate=house.gate(PAIR + "  cipher_suites: [TLS_AES_128_GCM_SHA256]\n")) as server:
+            assert not admitted(server, house.client(version="TLS12"))
+            assert admitted(server, house.client(version="TLS13"))
+
+    @pytest.mark.parametrize("prefer", ["true", "false"])
+    def test_whose_preference(self, house: House, prefer: str) -> None:
+        """The order of the suites is the server's, or the client's where that is not to be preferred."""
+        first, second = "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"
+        text = f"{PAIR}  max_version: TLS12\n  cipher_suites: [{first}, {second}]\n"
+        gate = house.gate(f"{text}  prefer_server_cipher_suites: {prefer}\n")
+        context = house.client(ciphers=f"{SUITES[second]}:{SUITES[first]}")
+        with running(house.runtime, gate=gate) as server, connect(server, context) as client:
+            assert (client.cipher() or ("",))[0] == SUITES[first if prefer == "true" else second]
+
+    @pytest.mark.parametrize(
+        ("curve", "name", "other"),
+        [
+            ("CurveP256", "prime256v1", "secp521r1"),
+            ("CurveP384", "secp384r1", "prime256v1"),
+            ("CurveP521", "secp521r1", "prime256v1"),
+            ("X25519", "X25519", "secp384r1"),
+        ],
+    )
+    def test_curve(self, house: House, curve: str, name: str, other: str) -> None:
+        """A curve that is named is the one that is used; a client without it is turned away."""
+        if curve == "X25519" and sys.version_info < (3, 11, 3):
+            pytest.skip("this Python's ssl knows no X25519 by name")
+        with running(house.runtime, gate=house.gate(f"{PAIR}  curve_preferences: [{curve}]\n")) as server:
+            for groups, comes_in in ((name, True), (other, False)):
+                context = house.client()
+                context.set_ecdh_curve(groups)
+                assert admitted(server, context) is comes_in
+
+    def test_inline(self, house: House) -> None:
+        """Certificate, key and CA may stand in the file itself."""
+        pair = server_pair(house.ca)
+        block = {"cert": pair.pem, "key": pair.key_pem, "client_ca": house.clients.pem}
+        lines = "".join(
+            f"  {key}: |\n" + "".join(f"    {line}\n" for line in pem.decode().splitlines())
+            for key, pem in block.items()
+        )
+        gate = house.gate(f"tls_server_config:\n{lines}  client_auth_type: RequireAndVerifyClientCert\n")
+        with running(house.runtime, gate=gate) as server:
+            assert admitted(server, house.client(client_pair(house.clients)))
+            assert not admitted(server, house.client())
+
+    @pytest.mark.real("openssl")
+    def test_openssl(self, house: House, tmp_path: Path) -> None:
+        """`openssl s_client` proves the chain, and reads the metrics with a client certificate and a password."""
+        (tmp_path / "ca.crt").write_bytes(house.ca.pem)
+        own = client_pair(house.clients)
+        (tmp_path / "own.pem").write_bytes(own.pem + own.key_pem)
+        with running(house.runtime, gate=house.gate(VERIFY + USERS)) as server:
+            command = [real_part("openssl"), "s_client", "-connect", f"127.0.0.1:{server.address[1]}", "-quiet",
+                       "-verify_return_error", "-CAfile", str(tmp_path / "ca.crt"), "-verify_hostname", "localhost",
+                       "-cert", str(tmp_path / "own.pem"), "-ign_eof"]  # fmt: skip
+            done = subprocess.run(command, input=get(password="secret"), capture_output=True, check=True)
+        assert done.stdout.endswith(TOLD)
+
+
+class TestClientCertificates:
+    KINDS = ("none", "good", "stranger", "expired", "server")
+
+    def own(self, house: House, kind: str) -> Issued | None:
+        match kind:
+            case "good":
+                return client_pair(house.clients)
+            case "stranger":  # the same name, another key
+                return client_pair(make_ca("clients", **LIFE))
+            case "expired":
+                return client_pair(house.clients, not_after=NOW - timedelta(hours=1))
+            case "server":
+                return client_pair(house.clients, extended_usages=["server auth"])
+            case _:
+                return None
+
+    @pytest.mark.parametrize("version", ["TLS12", "TLS13"])
+    @pytest.mark.parametrize(
+        ("policy", "comes_in"),
+        [
+            ("NoClientCert", KINDS),
+            ("RequestClientCert", KINDS),
+            ("VerifyClientCertIfGiven", ("none", "good")),
+            ("RequireAndVerifyClientCert", ("good",)),
+        ],
+    )
+    def test_policies(self, house: House, policy: str, comes_in: tuple[str, ...], version: str) -> None:
+        """Each `client_auth_type` lets in whom it lets in elsewhere, and nobody else."""
+        authority = "" if policy == "NoClientCert" else "  client_ca_file: clients.crt\n"
+        with running(house.runtime, gate=house.gate(f"{PAIR}{authority}  client_auth_type: {policy}\n")) as server:
+            found = [kind for kind in self.KINDS if admitted(server, house.client(self.own(house, kind), version))]
+        assert tuple(found) == comes_in
+
+    def test_intermediate_as_authority(self, house: House) -> None:
+        """Whatever CA is listed is trusted, also one that another has signed; several can be listed."""
+        issuer = make_intermediate(house.clients, **LIFE)
+        put(house.directory / "clients.crt", bundle(make_ca("another", **LIFE), issuer))
+        with running(house.runtime, gate=house.gate(VERIFY)) as server:
+            assert admitted(server, house.client(client_pair(issuer)))
+            assert not admitted(server, house.client(client_pair(house.clients)))
+
+    @pytest.mark.parametrize(
+        ("names", "entry", "comes_in"),
+        [
+            (["DNS:a.example", "DNS:b.example"], "b.example", True),
+            (["DNS:a.example"], "A.example", False),
+            (["DNS:*.example"], "a.example", False),
+            (["IP:192.0.2.1"], "192.0.2.1", True),
+            (["IP:2001:db8::1"], "2001:db8::1", True),
+            (["email:ops@example.org"], "ops@example.org", True),
+            (["URI:spiffe://cluster/prometheus"], "spiffe://cluster/prometheus", True),
+            (["dirName:a.example"], "a.example", False),
+            ([], "prometheus", False),
+        ],
+    )
+    def test_allowed_names(self, house: House, names: list[str], entry: str, comes_in: bool) -> None:
+        """One of the client's alternative names has to be in `client_allowed_sans`, literally; the subject is none."""
+        with running(house.runtime, gate=house.gate(f"{VERIFY}  client_allowed_sans: ['{entry}', other]\n")) as server:
+            assert admitted(server, house.client(client_pair(house.clients, *names))) is comes_in
+
+
+class TestPasswords:
+    @pytest.mark.parametrize(
+        "header",
+        [
+            "",
+            "Basic",
+            "Basic !!!",
+            "Basic " + base64.b64encode(b"alice").decode(),
+            "Basic " + base64.b64encode(b"alice:wrong").decode(),
+            "Basic " + base64.b64encode(b"alice:").decode(),
+            "Basic " + base64.b64encode(b"alice:secret\0x").decode(),
+            "Basic " + base64.b64encode(b"bob:secret").decode(),
+            "Basic " + base64.b64encode(b":secret").decode(),
+            "Bearer " + base64.b64encode(b"alice:secret").decode(),
+            f"Basic {base64.b64encode(HASH.encode()).decode()}",
+        ],
+    )
+    def test_refused(self, house: House, header: str) -> None:
+        """Without the right user and password the answer to any path is 401, and says how to ask."""
+        line = f"Authorization: {header}\r\n" if header else ""
+        with running(house.runtime, gate=house.gate(USERS)) as server:
+            for path in ("/metrics", "/", "/healthz", "/nothing"):
+                answer = say(server, f"GET {path} HTTP/1.0\r\n{line}\r\n".encode())
+                assert answer.startswith(b"HTTP/1.1 401 ")
+                assert b'\r\nWWW-Authenticate: Basic realm="certmond"' in answer
+
+    def test_forms_of_hashes(self, house: House) -> None:
+        """Hashes of htpasswd ($2y$), of others ($2a$, $2b$), and of different costs are good; names may be any text."""
+        texts = {"a": HASH.replace("$2b$", "$2y$"), "b": HASH.replace("$2b$", "$2a$"), "c": HASH, "Jörg": HASH}
+        texts["d"] = bcrypt.hashpw(b"secret", bcrypt.gensalt(5)).decode()
+        gate = house.gate("basic_auth_users:\n" + "".join(f"  {name}: {text}\n" for name, text in texts.items()))
+        with running(house.runtime, gate=gate) as server:
+            for name in texts:
+                assert say(server, get(password="secret", user=name)).endswith(TOLD)
+                assert say(server, get(password="Secret", user=name)).startswith(b"HTTP/1.1 401 ")
+
+    def test_long_password(self, house: House) -> None:
+        """Of a password the first 72 bytes count, as for whoever made the hash."""
+        text = bcrypt.hashpw(b"x" * 72, bcrypt.gensalt(4)).decode()
+        with running(house.runtime, gate=house.gate(f"basic_auth_users: {{alice: {text}}}\n")) as server:
+            assert say(server, get(password="x" * 200)).endswith(TOLD)
+            assert say(server, get(password="x" * 71)).startswith(b"HTTP/1.1 401 ")
+
+    def test_nothing_of_it_is_told(self, house: House, caplog: pytest.LogCaptureFixture) -> None:
+        """Neither password nor hash is in an answer or in the log."""
+        caplog.set_level(logging.DEBUG)
+        with running(house.runtime, gate=house.gate(USERS)) as server:
+            told = say(server, get(password="hunter2")) + say(server, get(password="secret"))
+            house.write(USERS.replace(HASH, HASH[:-1]))
+            told += say(server, get(password="secret"))
+        for secret in (b"hunter2", b"secret", HASH[8:20].encode()):
+            assert secret not in told
+            assert secret.decode() not in caplog.text
+
+
+class TestHeaders:
+    def test_on_every_answer(self, house: House) -> None:
+        """The headers that are configured are on every answer, also on refusals; certmond's own give way to them."""
+        headers = {
+            "Content-Security-Policy": "frame-ancestors https://grafana.example",
+            "Strict-Transport-Security": "max-age=300",
+            "X-Content-Type-Options": "nosniff",
+            "X-Frame-Options": "deny",
+            "X-XSS-Protection": "0",
+        }
+        lines = "".join(f"    {name}: '{value}'\n" for name, value in headers.items())
+        gate = house.gate(f"http_server_config:\n  http2: true\n  headers:\n{lines}{USERS}")
+        requests = (get("/", "secret"), get(password="secret"), get(), get("/nothing", "secret"), b"?\r\n\r\n")
+        with running(house.runtime, gate=gate) as server:
+            for request in requests:
+                head = say(server, request).partition(b"\r\n\r\n")[0].decode()
+                for name, value in headers.items():
+                    assert re.findall(rf"(?mi)^{name}: (.*?)\r?$", head) == [value]
+
+    def test_blank(self, house: House) -> None:
+        """A blank header is not sent, and takes nothing away."""
+        gate = house.gate("http_server_config:\n  headers:\n    Content-Security-Policy: ''\n    X-XSS-Protection:\n")
+        with running(house.runtime, gate=gate) as server:
+            head = say(server, get("/"))
+        assert b"X-XSS-Protection" not in head
+        assert head.count(b"Content-Security-Policy: default-src 'none'") == 1
+
+    def test_rate(self, house: House) -> None:
+        """Beyond `burst` requests, and one more each interval, the answer is 429."""
+        with running(house.runtime, gate=house.gate("rate_limit: {interval: 1h, burst: 2}\n")) as server:
+            assert [say(server, get())[9:12] for _ in range(3)] == [b"200", b"200", b"429"]
+
+    def test_rate_comes_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What was used up comes back, one each interval, up to `burst`."""
+        now = [1000.0]
+        monkeypatch.setattr("time.monotonic", lambda: now[0])
+        bucket = Bucket(RateLimit(interval="10s", burst="2"))  # type: ignore[arg-type]
+        taken = []
+        for seconds in (0, 0, 0, 10, 0, 100, 0, 0):
+            now[0] += seconds
+            taken.append(bucket.take())
+        assert taken == [True, True, False, True, False, True, True, False]
+
+
+class TestChanges:
+    """Files are followed without a restart, and a server never has less than it had."""
+
+    def test_users(self, house: House) -> None:
+        """Users are those of the file as it is now, also for who was let in before."""
+        with running(house.runtime, gate=house.gate(USERS)) as server:
+            assert say(server, get(password="secret")).endswith(TOLD)
+            house.write(USERS.replace("alice", "bob"))
+            assert say(server, get(password="secret")).startswith(b"HTTP/1.1 401 ")
+            assert say(server, get(password="secret", user="bob")).endswith(TOLD)
+            house.write("")
+            assert say(server, get()).endswith(TOLD)
+
+    def test_certificate(self, house: House) -> None:
+        """The next connection is served with the certificate that has been put in place."""
+        with running(house.runtime, gate=house.gate(PAIR)) as server:
+            for key in ("ec", "rsa", "ec-p384"):
+                pair = server_pair(house.ca, key)
+                house.put_pair(pair)
+                with connect(server, house.client()) as client:
+                    assert client.getpeercert(binary_form=True) == pair.der
+
+    def test_torn_pair(self, house: House, caplog: pytest.LogCaptureFixture) -> None:
+        """While one half of a pair is new, the former pair is served, and for a moment that is no event."""
+        before, after = server_pair(house.ca), server_pair(house.ca)
+        house.put_pair(before)
+        with running(house.runtime, gate=house.gate(PAIR)) as server:
+
+            def served() -> bytes | None:
+                with connect(server, house.client()) as client:
+                    return client.getpeercert(binary_form=True)
+
+            put(house.directory / "tls.crt", after.pem)
+            assert [served(), served()] == [before.der, before.der]
+            put(house.directory / "tls.key", after.key_pem)
+            assert served() == after.der
+        assert caplog.records == []
+
+    def test_files_that_take_turns_are_told(
+        self, house: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The wait for a writer counts from the first time that the files could not be used, however often they change;
+        and a new wait begins once they were good for two seconds.
+        """
+        now = [1000.0]
+        monkeypatch.setattr("time.monotonic", lambda: now[0])
+        house.write(USERS)
+        gate = gate_module.Gate(house.path)
+        told = []
+        for content, seconds in (
+            ("x: 1\n", 0.7),
+            ("", 0.7),
+            ("y: 1\n", 0.7),
+            ("", 0.7),
+            ("z: 1\n", 2),
+            ("", 2),
+            ("x: 1\n", 0),
+        ):
+            house.write(USERS + content)
+            gate.policy()
+            told.append(len(caplog.records))
+            now[0] += seconds
+            gate.policy()
+        assert told == [0, 0, 0, 1, 2, 2, 2]
+
+    def test_told_once(self, house: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What stays unusable is told once in the journal, with all that is wrong, and what was good stays."""
+        monkeypatch.setattr(gate_module, "CHANGE_SECONDS", 0)
+        with running(house.runtime, gate=house.gate(USERS)) as server:
+            house.write(f"{USERS}colour: red\nrate_limits: 1\n")
+            for _ in range(4):
+                assert METRICS in say(server, get(password="secret"))
+            [record] = caplog.records
+            assert record.levelno == logging.WARNING
+            assert f"{house.path}:3: colour: unknown key" in record.getMessage()
+            assert f"{house.path}:4: rate_limits: unknown key; did you mean rate_limit?" in record.getMessage()
+            house.path.unlink()
+            for _ in range(4):
+                assert METRICS in say(server, get(password="secret"))
+            assert "cannot be read (No such file or directory)" in caplog.records[1].getMessage()
+            house.write("")
+            assert say(server, get()).endswith(TOLD)
+        assert len(caplog.records) == 2
+
+    def test_a_metric_says_so(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        """While a change is refused, `/metrics` says so behind what the daemon rendered, in each form, with another
+        tag; it says 1 before, as long as it may be half a change, and again when the file is right.
+        """
+        now = [1000.0]
+        monkeypatch.setattr("time.monotonic", lambda: now[0])
+        gate, tags = house.gate(""), set()
+        with running(house.runtime, patience=1e6, gate=gate) as server:
+            for text, later, value in (("", 0, 1), ("a: b\n", 0, 1), ("a: b\n", 3, 0), ("c: d\n", 0, 0), ("", 0, 1)):
+                if text != house.path.read_text():
+                    house.write(text)
+                now[0] += later
+                ask(server, "/healthz")  # looks at the file
+                response, body = ask(server, "/metrics", Accept_Encoding="identity")
+                again = ask(server, "/metrics", Accept_Encoding="gzip")[1]
+                assert gzip.decompress(again) == body
+                assert body.startswith(METRICS)
+                assert body.endswith(b"\ncertmond_web_config_last_reload_successful %d\n" % value)
+                tags.add((response.headers["ETag"], value))
+        assert len(tags) == 2
+
+    @pytest.mark.parametrize("text", [PAIR, ""])
+    def test_the_metric_of_a_large_rendering(self, house: House, text: str) -> None:
+        """What the listener adds comes behind whatever the daemon rendered, however long that is."""
+        content = os.urandom(3_000_000)
+        put(house.runtime / "metrics.prom", content)
+        with running(house.runtime, gate=house.gate(text)) as server:
+            answer = fetch(server, house.client(), get()) if text else say(server, get())
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert body.startswith(content)
+        assert body[len(content) :].startswith(b"# HELP certmond_web_config_last_reload_successful ")
+        assert b"\r\nContent-Length: %d" % len(body) in head
+
+    def test_renewal_beside_a_mistake(self, house: House) -> None:
+        """While the file has a mistake, the certificate that it named before is still followed."""
+        with running(house.runtime, gate=house.gate(PAIR)) as server:
+            house.write(PAIR + "  colour: red\n")
+            for mistake in (
+                "  colour: red\n",
+                "  client_ca_file: gone\n  client_auth_type: RequireAndVerifyClientCert\n",
+            ):
+                house.write(PAIR + mistake)
+                pair = server_pair(house.ca)
+                house.put_pair(pair)
+                with connect(server, house.client()) as client:
+                    assert client.getpeercert(binary_form=True) == pair.der
+
+    def test_authority(self, house: House) -> None:
+        """A CA that is no longer listed lets nobody in, on new connections at once, on an old one after an answer."""
+        own = client_pair(house.clients)
+        with running(house.runtime, gate=house.gate(VERIFY)) as server:
+            with connect(server, house.client(own)) as client, client.makefile("rb") as stream:
+                for connection in (b"keep-alive", b"close"):
+                    client.sendall(get().replace(b"Connection: close\r\n", b""))
+                    head = b"".join(iter(stream.readline, b"\r\n"))
+                    assert b"Connection: " + connection in head
+                    assert stream.read(len(TOLD)) == TOLD
+                    put(house.directory / "clients.crt", make_ca("clients", **LIFE).pem)
+                assert stream.read() == b""
+            assert not admitted(server, house.client(own))
+
+    def test_tls_comes_and_goes(self, house: House) -> None:
+        """A file that begins to ask for TLS gets it, and one that ceases gets a plain port."""
+        with running(house.runtime, gate=house.gate("")) as server:
+            assert say(server, get()).endswith(TOLD)
+            house.write(PAIR)
+            assert admitted(server, house.client())
+            house.write("")
+            assert say(server, get()).endswith(TOLD)
+
+    def test_another_password_is_no_change_for_the_certificate(self, house: House) -> None:
+        """Who has shown the right password need not have it checked again because the certificate was renewed."""
+        gate = house.gate(PAIR + USERS)
+        before = gate.policy()
+        house.put_pair(server_pair(house.ca))
+        assert gate.policy() is not before
+        assert gate.policy()._passwords is before._passwords
+
+
+class TestStart:
+    """What cannot be used at the start is refused, with all that is wrong."""
+
+    @pytest.mark.parametrize(
+        ("files", "problem"),
+        [
+            ({"tls.crt": None}, r"web.yaml:2: tls_server_config.cert_file: \S+/tls.crt cannot be read \(No such file"),
+            ({"tls.key": None}, r"web.yaml:3: tls_server_config.key_file: \S+/tls.key cannot be read \(No such file"),
+            ({"clients.crt": None}, r"web.yaml:4: tls_server_config.client_ca_file: \S+/clients.crt cannot be read"),
+            ({"clients.crt": b"nothing"}, r"web.yaml:4: tls_server_config.client_ca_file: has no certificate"),
+            ({"tls.crt": b"nothing"}, r"web.yaml:2: tls_server_config.cert_file: cannot be used with \S+/tls.key"),
+            ({"tls.key": b""}, r"web.yaml:2: tls_server_config.cert_file: cannot be used with \S+/tls.key"),
+            ({"tls.key": bytes(2_000_000)}, r"web.yaml:2: tls_server_config.cert_file: cannot be used with"),
+        ],
+    )
+    def test_files(self, house: House, files: dict[str, bytes | None], problem: str) -> None:
+        """A file that is missing, empty, too large or something else is told with its key, line and path."""
+        for name, content in files.items():
+            path = house.directory / name
+            path.unlink() if content is None else path.write_bytes(content)
+        with pytest.raises(ConfigError, match=problem) as caught:
+            house.gate(VERIFY)
+        assert len(caught.value.problems) == 1
+
+    def test_all_files(self, house: House) -> None:
+        """Several are told at once."""
+        for name in ("tls.crt", "tls.key", "clients.crt"):
+            (house.directory / name).unlink()
+        with pytest.raises(ConfigError) as caught:
+            house.gate(VERIFY)
+        assert len(caught.value.problems) == 3
+
+    def test_a_curve_that_cannot_be_had(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A curve that this Python or OpenSSL does not know by name is told with its line, as any other problem."""
+        monkeypatch.setitem(tls._CURVES, "X25519", "a curve of another time")
+        problem = r"web.yaml:4: tls_server_config.curve_preferences: cannot be X25519 .*; take it away"
+        with pytest.raises(ConfigError, match=problem):
+            house.gate(PAIR + "  curve_preferences: [X25519]\n")
+
+    def test_strange_pair(self, house: House) -> None:
+        """A key that is another's is told as such."""
+        put(house.directory / "tls.key", server_pair(house.ca).key_pem)
+        with pytest.raises(
+            ConfigError, match=r"cert_file: is not the certificate of \S+/tls.key; put in place the pair"
+        ):
+            house.gate(PAIR)
+
+    @pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
+    def test_encrypted_key(self, house: House, form: PrivateFormat) -> None:
+        """A key that wants a password is refused, and nobody is asked for it."""
+        pair = server_pair(house.ca)
+        put(house.directory / "tls.crt", pair.pem)
+        put(house.directory / "tls.key", pair.key_as(form, b"password"))
+        with pytest.raises(ConfigError, match=r"tls\.key is encrypted"):
+            house.gate(PAIR)
+
+    def test_pipe_for_a_key(self, house: House) -> None:
+        """A pipe in the place of a file is not waited for."""
+        (house.directory / "tls.key").unlink()
+        os.mkfifo(house.directory / "tls.key")
+        with pytest.raises(ConfigError, match="it is no regular file"):
+            house.gate(PAIR)
+
+    def test_command(self, house: House) -> None:
+        """`certmond serve --web-config` says all that is wrong, and exits with 3."""
+        house.write(PAIR + "  colour: red\nbasic_auth_users: {a: b}\n")
+        command = [sys.executable, "-m", "certmond", "serve", "--runtime-dir", str(house.runtime), "--listen",
+                   "127.0.0.1:0", "--web-config", str(house.path)]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (3, "")
+        lines = done.stderr.splitlines()
+        assert [line.partition("web.yaml")[2].partition(": ")[0] for line in lines] == [":4", ":5"]
+
+    @pytest.mark.parametrize(
+        ("listen", "text", "warned"),
+        [
+            ("127.0.0.1:0", None, False),
+            ("[::1]:0", None, False),
+            ("0.0.0.0:0", None, True),
+            ("[::]:0", None, True),
+            ("0.0.0.0:0", PAIR, True),
+            ("0.0.0.0:0", USERS, True),
+            ("0.0.0.0:0", PAIR + USERS, False),
+            ("0.0.0.0:0", VERIFY, False),
+        ],
+    )
+    def test_open_to_others(
+        self, house: House, listen: str, text: str | None, warned: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Listening where others can come, without TLS and a proof of who they are, is allowed, and told once."""
+        with make_server(house.runtime, listen, None if text is None else house.gate(text)):
+            pass
+        assert [record.levelno for record in caplog.records] == [logging.WARNING] * warned
+        assert ("--web-config FILE" in caplog.text) is warned
+
+    def test_what_is_loaded(self, house: House) -> None:
+        """OpenSSL, bcrypt and pydantic are loaded only for a web configuration; what handles node keys never is."""
+        house.write(PAIR + USERS)
+        code = (
+            "import sys, pathlib, certmond.expose.http.server\n"
+            "print(sorted({'ssl', 'bcrypt', 'pydantic', 'cryptography'} & set(sys.modules)))\n"
+            "from certmond.expose.http.access_control import Gate\n"
+            "Gate(pathlib.Path(sys.argv[1]))\n"
+            "print(sorted({'ssl', 'bcrypt', 'pydantic', 'cryptography', 'certmond.pki'} & set(sys.modules)))\n"
+        )
+        run = subprocess.run([sys.executable, "-c", code, house.path], capture_output=True, text=True, check=True)
+        assert run.stdout.splitlines() == ["[]", "['bcrypt', 'pydantic', 'ssl']"]
+
+
+class TestAbuse:
+    """Whatever is done to the listener, others are served meanwhile, and the limits hold."""
+
+    @pytest.fixture
+    def server(self, house: House) -> Iterator[Server]:
+        with running(house.runtime, gate=house.gate(PAIR + USERS)) as server:
+            yield server
+
+    def served(self, server: Server, house: House) -> bool:
+        return fetch(server, house.client(), get(password="secret")).endswith(TOLD)
+
+    def test_silent_connections(self, server: Server, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Thousands of connections say nothing: the limit holds, and who asks is answered, also from their address."""
+        clients = []
+        try:
+            for number in range(1500):
+                clients.append(socket.create_connection(server.address, source_address=("127.0.0.2", 0)))
+                assert len(server.seats.taken) <= 64
+                if number % 500 == 0:
+                    assert self.served(server, house)
+            monkeypatch.setattr(seats, "GRACE_SECONDS", 0)
+            answer = b""
+            while not answer:  # those that were turned away for it may not have left yet
+                raw = socket.create_connection(server.address, source_address=("127.0.0.2", 0))
+                with raw, suppress(OSError), house.client().wrap_socket(raw, server_hostname="localhost") as client:
+                    client.sendall(get(password="secret"))
+                    answer = hear(client)
+            assert answer.endswith(TOLD)
+        finally:
+            for each in clients:
+                each.close()
+
+    def test_a_handshake_makes_room(self, server: Server, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who begins a handshake displaces at once who has begun none, also from the same address."""
+        monkeypatch.setattr(seats, "GRACE_SECONDS", 1000)
+        clients = [socket.create_connection(server.address) for _ in range(seats.SHARE)]
+        try:
+            for number, client in enumerate(clients):
+                client.sendall(b"\x16")
+                await_connections(server, seats.SHARE, least=number + 1)
+            assert self.served(server, house)
+            assert hear(clients[0]) == b""
+        finally:
+            for each in clients:
+                each.close()
+
+    def test_half_a_handshake(self, house: House) -> None:
+        """A handshake that does not go on is cut when its time is up, and holds up nobody."""
+        with running(house.runtime, patience=0.5, gate=house.gate(PAIR)) as server:
+            with socket.create_connection(server.address) as client:
+                incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+                talk = house.client().wrap_bio(incoming, outgoing, server_hostname="localhost")
+                with pytest.raises(ssl.SSLWantReadError):
+                    talk.do_handshake()
+                client.sendall(outgoing.read()[:100])
+                assert admitted(server, house.client())
+                assert hear(client) == b""
+            await_connections(server, 0)
+
+    def test_slow_request(self, house: House) -> None:
+        """A request that comes byte by byte through TLS is cut when its time is up."""
+        with running(house.runtime, patience=0.5, gate=house.gate(PAIR)) as server:
+            with connect(server, house.client()) as client:
+                client.settimeout(0.02)
+                answer = None
+                while answer is None:
+                    try:
+                        client.sendall(b"G")
+                        answer = client.recv(1)
+                    except TimeoutError:
+                        pass
+                    except OSError:
+                        answer = b""
+                assert answer == b""
+            await_connections(server, 0)
+
+    def test_client_that_does_not_read(self, house: House) -> None:
+        """A client that takes no more of its answer through TLS is cut when its time is up."""
+        put(house.runtime / "metrics.prom", os.urandom(50_000_000))
+        gate = house.gate(PAIR)
+        with running(house.runtime, patience=0.5, gate=gate) as server, connect(server, house.client()) as client:
+            client.sendall(get())
+            client.recv(1)
+            await_connections(server, 0)
+
+    @pytest.mark.parametrize(
+        "noise",
+        [b"\0" * 100_000, b"\x16\x03\x01\xff\xff" + b"\1" * 70_000, b"\x80\x2e\x01\x00\x02", b"SSH-2.0-x\r\n" * 9000,
+         b"\x15\x03\x01\0\2\2\x28", b"\x16\x03\x01\0\4\1\xff\xff\xff" * 2000],
+    )  # fmt: skip
+    def test_noise(self, server: Server, house: House, noise: bytes, caplog: pytest.LogCaptureFixture) -> None:
+        """What is no TLS ends the connection and is no event."""
+        with socket.create_connection(server.address) as client, suppress(OSError):
+            client.sendall(noise)
+            client.shutdown(socket.SHUT_WR)
+            hear(client)
+        await_connections(server, 0)
+        assert self.served(server, house)
+        assert caplog.records == []
+
+    @pytest.mark.parametrize(
+        ("request_bytes", "status"),
+        [
+            (b"GET /" + b"x" * 20_000, 414),
+            (b"GET / HTTP/1.1\r\nAuthorization: Basic " + b"x" * 20_000, 431),
+            (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 5000, 431),
+        ],
+    )
+    def test_huge_headers(self, server: Server, house: House, request_bytes: bytes, status: int) -> None:
+        """What is too long is told so, as without TLS."""
+        assert fetch(server, house.client(), request_bytes).startswith(b"HTTP/1.1 %d " % status)
+        assert self.served(server, house)
+
+    def test_wrong_passwords(self, server: Server, house: House) -> None:
+        """While wrong passwords are tried without a pause, who has the right one is let in."""
+        stop = threading.Event()
+
+        def guess() -> None:
+            while not stop.is_set():
+                raw = socket.create_connection(server.address, source_address=("127.0.0.2", 0))
+                with suppress(OSError), house.client().wrap_socket(raw, server_hostname="localhost") as client:
+                    client.sendall(get(password="wrong"))
+                    answer = hear(client)
+                    assert not answer or answer.startswith((b"HTTP/1.1 401 ", b"HTTP/1.1 503 "))
+
+        guessers = [threading.Thread(target=guess) for _ in range(8)]
+        for each in guessers:
+            each.start()
+        try:
+            assert all(self.served(server, house) for _ in range(10))
+        finally:
+            stop.set()
+            for each in guessers:
+                each.join()

@@ -1,0 +1,111 @@
+"""A file of which little changes: what a reader finds in it, whatever was written before."""
+
+from __future__ import annotations
+
+import json
+import os
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from certmond.errors import RuntimeDirError
+from certmond.expose.metrics.incremental_rewrite import Sheet
+
+
+class Row:
+    """A row with a text of its own in each of three columns; it counts how often it was asked for them."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.asked = text, 0
+
+    def texts(self) -> tuple[str, str, str]:
+        self.asked += 1
+        return f"a {self.text}\n", "", f"{self.text * 3}\n"
+
+
+HEADS = ("first\n", "second\n", "third\n")
+
+
+def expected(rows: list[Row], tail: str) -> str:
+    """The file as if nothing had been written before."""
+    columns = [head + "".join(Row(row.text).texts()[number] for row in rows) for number, head in enumerate(HEADS)]
+    return "".join(columns) + tail
+
+
+POOL = [Row(text) for text in ("", "x", "yy", "ü\udcff", "long" * 40, "z")]
+
+
+@given(st.lists(st.tuples(st.lists(st.sampled_from(range(len(POOL))), unique=True), st.text(max_size=3)), min_size=2))
+@settings(max_examples=150, deadline=None)
+def test_the_file_is_as_if_made_anew(
+    tmp_path_factory: pytest.TempPathFactory, writings: list[tuple[list[int], str]]
+) -> None:
+    """Whatever stays, goes, comes and moves from one writing to the next, the file has just the rows it was given."""
+    sheet, path = Sheet(Row.texts), tmp_path_factory.mktemp("sheet") / "rows"
+    for numbers, tail in writings:
+        rows = [POOL[number] for number in numbers]
+        sheet.write(path, rows, HEADS, tail)
+        assert path.read_bytes() == expected(rows, tail).encode("utf-8", "backslashreplace")
+
+
+def test_a_separator_stands_between_two(tmp_path: Path) -> None:
+    """JSON stays JSON when the first row goes, when one comes before it, and when none is left."""
+    sheet, path = Sheet[str](lambda text: (f"{json.dumps(text)}\n",), ","), tmp_path / "list"
+    one, two, three = "one", "two", "three"
+    for rows in ([one, two, three], [two, three], [one, two, three], [three, one], [], [two]):
+        sheet.write(path, rows, ("[\n",), "]\n")
+        assert json.loads(path.read_text()) == rows
+
+
+def test_a_row_that_stays_is_not_made_again(tmp_path: Path) -> None:
+    """A row is asked for its texts once, as long as it is the same object and nobody touches the file."""
+    sheet, path, rows = Sheet(Row.texts), tmp_path / "rows", [Row("a"), Row("b"), Row("c")]
+    sheet.write(path, rows, HEADS, "")
+    sheet.write(path, [rows[0], Row("new"), rows[2]], HEADS, "")
+    assert [row.asked for row in rows] == [1, 1, 1]
+
+
+def test_a_writing_takes_no_more_at_a_time_than_the_heap_gives_and_takes_back(tmp_path: Path) -> None:
+    """128 KiB, for a few rows: the heap of who takes and gives back more than that in each pass is soon in pieces."""
+    sheet, path = Sheet(Row.texts), tmp_path / "rows"
+    tracemalloc.start()
+    try:
+        sheet.write(path, [Row("a"), Row("b")], HEADS, "")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 128 << 10
+
+
+@pytest.mark.parametrize("touch", ["write", "truncate", "remove"])
+def test_a_file_that_somebody_touched_is_made_anew(tmp_path: Path, touch: str) -> None:
+    """What somebody else wrote into the file is not copied on: the next writing has none of it."""
+    sheet, path, rows = Sheet(Row.texts), tmp_path / "rows", [Row("a"), Row("b")]
+    sheet.write(path, rows, HEADS, "end")
+    if touch == "write":
+        with path.open("r+") as file:
+            file.write("X" * path.stat().st_size)
+    elif touch == "truncate":
+        os.truncate(path, 3)
+    else:
+        path.unlink()
+    sheet.write(path, rows, HEADS, "end")
+    assert path.read_text() == expected(rows, "end")
+
+
+def test_a_full_disk_costs_one_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a file cannot be written, the old one stays whole and the next is made anew; no descriptor is lost."""
+    sheet, path, rows = Sheet(Row.texts), tmp_path / "rows", [Row("a"), Row("b")]
+    sheet.write(path, rows, HEADS, "old")
+    opened = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "sendfile", lambda *_: 0)
+        with pytest.raises(RuntimeDirError, match="rows cannot be written"):
+            sheet.write(path, rows, HEADS, "new")
+    assert path.read_text() == expected(rows, "old")
+    sheet.write(path, rows, HEADS, "new")
+    assert path.read_text() == expected(rows, "new")
+    assert len(os.listdir("/proc/self/fd")) == opened

@@ -1,0 +1,381 @@
+"""A second process beside this one: what it does, and that nothing depends on it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from certmond.files import scan_process as second
+from certmond.files.scan_process import in_two
+from certmond.files.scan_process_messages import pack
+from tests.host.beside import FORKS, worthwhile
+
+pytestmark = pytest.mark.filterwarnings(FORKS)
+
+THINGS = range(1000)
+HERE = os.getpid()
+Made = list[tuple[int, int]]
+"""Of each thing, what was made of it and in which process."""
+
+
+@pytest.fixture(autouse=True)
+def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    worthwhile(monkeypatch, least=len(THINGS), piece=10)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """No process stays, no descriptor, and no signal is held back."""
+    before = os.listdir("/proc/self/fd")
+    yield
+    assert os.listdir("/proc/self/fd") == before
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def made(things: Sequence[int]) -> Made:
+    return [(os.getpid(), 2 * thing) for thing in things]
+
+
+def shared_out(work: Callable[[Sequence[int]], Made] = made) -> set[int]:
+    """The processes that had a part in it; whichever they were, all is there, once and in its order."""
+    results = [*in_two(THINGS, work)]
+    assert [value for some in results for _, value in some] == [2 * thing for thing in THINGS]
+    return {pid for some in results for pid, _ in some}
+
+
+class Patient:
+    """Work that begins in this process only when the other has come to its first piece, which `there` does."""
+
+    def __init__(self, home: Path, there: Callable[[Sequence[int]], Made] = made) -> None:
+        self.fifo, self.there = home / "fifo", there
+        os.mkfifo(self.fifo)
+        self.met = False
+
+    def __call__(self, things: Sequence[int]) -> Made:
+        met, self.met = self.met, True
+        if met:
+            return made(things)
+        if os.getpid() == HERE:
+            self.fifo.read_bytes()  # which ends when the other has opened it and closed it
+            return made(things)
+        self.fifo.write_bytes(b"")
+        return self.there(things)
+
+
+def test_two_processes_share_what_is_many(tmp_path: Path) -> None:
+    """Each piece is done once, by the one or the other, and the results come in order."""
+    pids = shared_out(Patient(tmp_path))
+    assert len(pids) == 2
+    assert HERE in pids
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda _: os.kill(os.getpid(), signal.SIGKILL),
+        lambda _: os.kill(os.getpid(), signal.SIGTERM),
+        lambda _: 1 / 0,
+        lambda _: sys.exit(3),
+    ],
+)
+def test_what_the_other_does_not_bring_is_done_here(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], end: Callable[[object], Made]
+) -> None:
+    """Whether it is killed or breaks down, at its first piece; and it says no word, which might quote a file."""
+    assert shared_out(Patient(tmp_path, end)) == {HERE}
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("brought", [1, 3])
+def test_what_it_brought_before_its_end_counts(tmp_path: Path, brought: int) -> None:
+    """It is killed at a later piece."""
+    done: list[Sequence[int]] = []
+    patient = Patient(tmp_path)
+
+    def work(things: Sequence[int]) -> Made:
+        if os.getpid() != HERE:
+            if len(done) == brought:
+                os.kill(os.getpid(), signal.SIGKILL)
+            done.append(things)
+        return patient(things)
+
+    assert len(shared_out(work)) == 2
+
+
+def test_it_is_not_waited_for_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that stands still is ended, and its piece is done here."""
+    monkeypatch.setattr(second, "_PATIENCE", 0.05)
+
+    def still(things: Sequence[int]) -> Made:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return made(things)
+
+    assert shared_out(Patient(tmp_path, still)) == {HERE}
+
+
+@contextmanager
+def limited(limit: int, value: int) -> Iterator[None]:
+    before = resource.getrlimit(limit)
+    resource.setrlimit(limit, (value, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(limit, before)
+
+
+@pytest.mark.parametrize("room", range(7))
+def test_without_descriptors_all_is_done_here(room: int) -> None:
+    """Whichever is the one that there is no room for."""
+    used = max(int(name) for name in os.listdir("/proc/self/fd"))
+    with limited(resource.RLIMIT_NOFILE, used + room):
+        shared_out()
+
+
+def test_without_a_process_all_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are as many as there may be."""
+
+    def refused() -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(os, "fork", refused)
+    assert shared_out() == {HERE}
+
+
+def test_a_result_that_breaks_off_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No part of a result is taken for all of it: its piece is done here."""
+
+    def breaks_off(_pieces: object, _work: object, turns: FileIO, tell: FileIO) -> None:
+        turns.read(1)
+        (tmp_path / "fifo").write_bytes(b"")
+        tell.write((1000).to_bytes(8) + b"half")
+
+    monkeypatch.setattr(second, "_work_through", breaks_off)
+    assert shared_out(Patient(tmp_path)) == {HERE}
+
+
+def test_who_stopped_in_the_middle_of_a_result_is_not_heard_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says when it goes on begins in the middle of something, and would be taken for what it is not."""
+    monkeypatch.setattr(second, "_PATIENCE", 0.05)
+    go_on, gone_on = tmp_path / "go on", tmp_path / "gone on"
+    os.mkfifo(go_on)
+    os.mkfifo(gone_on)
+
+    def stops(_pieces: object, _work: object, turns: FileIO, tell: FileIO) -> None:
+        turns.read(1)
+        (tmp_path / "fifo").write_bytes(b"")
+        tell.write((1000).to_bytes(8) + b"half")
+        go_on.read_bytes()
+        other = pack([(0, -1)] * 10)
+        tell.write(len(other).to_bytes(8) + other)
+        gone_on.write_bytes(b"")
+
+    done = []
+
+    def work(things: Sequence[int]) -> Made:
+        done.append(things)
+        if len(done) == 2:
+            go_on.write_bytes(b"")
+            gone_on.read_bytes()
+        return patient(things)
+
+    patient = Patient(tmp_path)
+    monkeypatch.setattr(second, "_work_through", stops)
+    assert shared_out(work) == {HERE}
+
+
+def test_results_that_are_larger_than_the_pipe_arrive(tmp_path: Path) -> None:
+    """The other process waits until they are read, and this one until they have come."""
+    size = 3 * second._ROOM
+
+    results = in_two(THINGS, Patient(tmp_path), tell=lambda _, some: (bytes(size), some), take=lambda _, told: told[1])
+    assert len({pid for some in results for pid, _ in some}) == 2
+
+
+def test_nothing_is_waited_for_that_is_not_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the other process stands still without a piece, all is done here, and that is that."""
+    monkeypatch.setattr(second, "_PATIENCE", 10**6)
+    monkeypatch.setattr(second, "_work_through", lambda *_: os.kill(os.getpid(), signal.SIGSTOP))
+    assert shared_out() == {HERE}
+
+
+def test_an_interrupt_at_the_very_beginning_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is heard when there is somebody to end the other process."""
+    fork = os.fork
+    # What is started in the background ignores it, and so may this process.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def interrupted() -> int:
+        child = fork()
+        if child:
+            signal.raise_signal(signal.SIGINT)
+        return child
+
+    monkeypatch.setattr(os, "fork", interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            shared_out()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_each_piece_is_there_for_the_caller_before_the_next_is_begun(tmp_path: Path) -> None:
+    """What he does with it, he does while the other process goes on."""
+    begun, patient = [], Patient(tmp_path)
+
+    def work(things: Sequence[int]) -> Made:
+        begun.append(things)
+        return patient(things)
+
+    results = in_two(THINGS, work)
+    assert begun == []
+    next(results)
+    assert len(begun) == 1
+    del results
+
+
+@pytest.mark.parametrize("error", [OSError("no file"), MemoryError(), KeyboardInterrupt()])
+def test_what_fails_here_is_raised_and_ends_the_other(tmp_path: Path, error: BaseException) -> None:
+    """Whatever it is: nothing is taken for a second process that cannot be had."""
+    calls = []
+    patient = Patient(tmp_path)
+
+    def work(things: Sequence[int]) -> Made:
+        if os.getpid() == HERE:
+            calls.append(things)
+            raise error
+        return patient(things)
+
+    with pytest.raises(type(error)):
+        [*in_two(THINGS, work)]
+    assert len(calls) == 1
+
+
+def test_it_has_nothing_of_this_process_but_its_memory(tmp_path: Path) -> None:
+    """No open file, lock or socket, whatever its number, no handler of a signal and none that is held back."""
+    received: list[int] = []
+    before = signal.signal(signal.SIGHUP, lambda number, _: received.append(number))
+    waking, wake = os.pipe()
+    os.set_blocking(wake, False)
+    woken = signal.set_wakeup_fd(wake)
+    told: list[Any] = []
+    os.dup2(wake, 200)
+
+    def look(_: Sequence[int]) -> Any:
+        return (
+            sorted(int(name) for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")),
+            [int(each) for each in signal.valid_signals() if callable(signal.getsignal(each))],
+            [int(each) for each in signal.pthread_sigmask(signal.SIG_BLOCK, ())],
+            signal.set_wakeup_fd(-1),
+        )
+
+    def take(things: Sequence[int], found: Any) -> Made:
+        if isinstance(found, tuple):
+            told.append(found)
+            return made(things)
+        return cast("Made", found)
+
+    try:
+        [*in_two(THINGS, Patient(tmp_path, look), take=take)]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        signal.set_wakeup_fd(woken)
+        for each in (waking, wake, 200):
+            os.close(each)
+    ((descriptors, handled, held, woke),) = told
+    assert len(descriptors) == 5, "those of every process, the turns, and where results are told"
+    assert descriptors[:3] == [0, 1, 2]
+    assert (handled, held, woke) == ([], [], -1)
+
+
+@pytest.mark.parametrize("why", ["few", "one processor", "threads", "reaped"])
+def test_there_is_one_process_where_two_are_not_worthwhile(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    """Few things, one processor, another thread, whose locks would be copied, or a process that waits for no other, so
+    that a number is soon somebody else's: then all is one piece.
+    """
+    match why:
+        case "few":
+            monkeypatch.setattr(second, "MANY", 1001)
+        case "one processor":
+            monkeypatch.setattr(os, "sched_getaffinity", lambda _: {7})
+        case "reaped":
+            monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_IGN)
+        case _:
+            monkeypatch.undo()
+            monkeypatch.setattr(second, "MANY", 1)
+            monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    results = [*in_two(THINGS, made)]
+    done.set()
+    thread.join()
+    assert results == [made(THINGS)]
+
+
+def test_however_many_there_are_the_sharing_out_does_not_stall(tmp_path: Path) -> None:
+    """A pipe has room for 4,096 turns, whatever else the user has open; so many more have larger pieces."""
+    things = range(5_000 * second._PIECE)
+    results = [*in_two(things, Patient(tmp_path))]
+    assert len(results) <= 4096
+    assert sum(map(len, results)) == len(things)
+
+
+ENDS_IN_THE_MIDDLE = """
+import os, signal, sys
+from certmond.files import scan_process as second
+second.MANY = 1
+os.sched_getaffinity = lambda _: {0, 1}
+here = os.getpid()
+
+def work(things):
+    if os.getpid() == here:
+        open(sys.argv[1], "rb").read()
+        os.kill(here, signal.SIGKILL)
+    open(sys.argv[1], "wb").close()
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+list(second.in_two(range(1000), work))
+"""
+
+
+def test_it_ends_with_this_process(tmp_path: Path) -> None:
+    """Though it stands still: nothing stays of a daemon that was killed, or holds what it left."""
+    os.mkfifo(tmp_path / "fifo")
+    command = [sys.executable, "-c", ENDS_IN_THE_MIDDLE, str(tmp_path / "fifo")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read() == b"", "which ends when both have ended"
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_it_goes_first_where_memory_is_short(tmp_path: Path) -> None:
+    """The kernel ends it, and not who can do without it."""
+
+    def look(_: Sequence[int]) -> Any:
+        return Path("/proc/self/oom_score_adj").read_text()
+
+    taken: list[str] = []
+
+    def take(things: Sequence[int], told: Any) -> Made:
+        if isinstance(told, str):
+            taken.append(told)
+            return made(things)
+        return cast("Made", told)
+
+    list(in_two(THINGS, Patient(tmp_path, look), take=take))
+    assert taken == ["1000\n"]

@@ -1,0 +1,236 @@
+"""What a node's own files say of it, and that they may say anything."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from certmond.formats.kubeconfig import Kubeconfig, parse_kubeconfig
+from certmond.formats.manifest import Manifest, containers, flag_values, node_facts, parse_manifest
+from certmond.pki.catalog.field_types import FACTS
+from tests.node import Node
+
+MANIFESTS = "etc/kubernetes/manifests"
+
+
+def pod(name: str, *words: str, args: Any = None) -> Manifest:
+    container = {"name": name, "command": [name, *words], "args": args}
+    return parse_manifest(yaml.safe_dump({"kind": "Pod", "spec": {"containers": [container]}}).encode(), "/m.yaml")
+
+
+def conf(user: str = "", server: str = "", **cluster: str) -> Kubeconfig:
+    document = {
+        "users": [{"name": user}],
+        "clusters": [{"name": "c", "cluster": {"server": server, **cluster}}],
+        "contexts": [{"name": "x", "context": {"user": user, "cluster": "c"}}],
+        "current-context": "x",
+    }
+    return parse_kubeconfig(yaml.safe_dump(document).encode(), "/k.conf")
+
+
+FILES = ("apiserver", "etcd", "kubelet_config", "kubelet_flags")
+
+
+def fact(name: str, **files: Any) -> str | None:
+    nothing = dict.fromkeys((*FILES, "kubelet_conf", "admin_conf"))
+    return node_facts(**{**nothing, "hostname": "", **files}).get(name)
+
+
+# --- manifests --------------------------------------------------------------------------------------------------------
+
+
+def test_the_flags_of_a_real_static_pod_are_read(node: Node) -> None:
+    """By the container's name."""
+    found = parse_manifest(node.read(f"{MANIFESTS}/kube-apiserver.yaml"), "/m.yaml")
+    flags = found.flags["kube-apiserver"]
+    assert flags["tls-cert-file"] == "/etc/kubernetes/pki/apiserver.crt"
+    assert flags["service-cluster-ip-range"] == "10.96.0.0/12"
+    assert "/etc/kubernetes/pki/apiserver.crt" in found.text
+
+
+def test_a_manifest_may_be_json() -> None:
+    """The kubelet takes both."""
+    document = {"spec": {"containers": [{"name": "etcd", "command": ["etcd", "--name=a"], "args": ["--name", "b"]}]}}
+    assert parse_manifest(json.dumps(document).encode(), "/m.json").flags == {"etcd": {"name": "b"}}
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        (["--a=1", "--b", "2"], [("a", "1"), ("b", "2")]),
+        (["--a", "--b=x=y"], [("a", "true"), ("b", "x=y")]),
+        (["--a=", "-v", "--c"], [("a", ""), ("c", "true")]),
+        (["--a", "-1"], [("a", "true")]),
+        (["a", "b"], []),
+        ([], []),
+    ],
+)
+def test_flags_are_written_in_two_ways(words: list[str], flags: list[tuple[str, str]]) -> None:
+    """`--name=value` and `--name value`; without a value it is switched on."""
+    assert list(flag_values(words)) == flags
+
+
+def test_of_a_flag_that_is_given_twice_the_last_counts() -> None:
+    """As in spf13/pflag; arguments come after the command."""
+    assert pod("etcd", "--name=a", args=["--name=b"]).flags == {"etcd": {"name": "b"}}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {}, {"spec": None}, {"spec": []}, {"spec": {"containers": {}}}, {"spec": {"containers": ["x", None]}},
+        {"spec": {"containers": None}},
+    ],
+)  # fmt: skip
+def test_what_is_no_pod_has_no_flags(document: Any) -> None:
+    """Any other YAML is taken for its fields."""
+    found = parse_manifest(yaml.safe_dump(document).encode(), "/m.yaml")
+    assert (found.flags, found.fields) == ({}, document)
+
+
+def test_text_that_is_no_yaml_is_kept_as_text() -> None:
+    """The kubelet's environment file, for one; bytes that are no UTF-8 do no harm."""
+    found = parse_manifest(b'KUBELET_KUBEADM_ARGS="--a=1\n --b\xff"\n', "/f.env")
+    assert (found.flags, found.fields) == ({}, {})
+    assert "--a=1" in found.text
+
+
+@pytest.mark.parametrize(
+    ("path", "within", "place"),
+    [
+        ("/etc/pki", "etcd", "/etc/pki/etcd/ca.crt"),
+        ("/etc/pki/", None, "/etc/pki/ca.crt"),
+        ("/", None, "/ca.crt"),
+        ("etc/pki", None, None),
+        ("", None, None),
+        ("/etc/pki", "/root", None),
+        (1, None, None),
+    ],
+)
+def test_a_volume_of_the_host_is_at_an_absolute_path(path: object, within: str | None, place: str | None) -> None:
+    """What is mounted from a relative one, or from an absolute one within a volume, no kubelet would start: it leads
+    nowhere, and least of all to where certmond happens to run.
+    """
+    mount = {"name": "v", "mountPath": "/in"} | ({"subPath": within} if within else {})
+    spec = {"containers": [{"volumeMounts": [mount]}], "volumes": [{"name": "v", "hostPath": {"path": path}}]}
+    (container,) = containers({"spec": spec})
+    assert container.on_host("/in/ca.crt") == place
+
+
+def test_aliases_cannot_make_it_endless() -> None:
+    """A few lines of YAML stand for more text than there is memory; no text is made of them."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]" for n in range(1, 40)]
+    lines += ["clusterDomain: *a39", "spec: {containers: [{name: *a39, command: *a39, args: [*a39, --a=1]}]}"]
+    found = parse_manifest("\n".join(lines).encode(), "/m.yaml")
+    assert found.flags == {"": {"a": "1"}}
+    assert fact("dns_domain", kubelet_config=found) is None
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_manifest(data: bytes) -> None:
+    """Reading never fails: there are flags or there are none."""
+    for text in (data, b"spec:\n  containers:\n" + data, b"spec: {containers: [{name: a, command: [" + data + b"]}]}"):
+        found = parse_manifest(text, "/m.yaml")
+        assert all(isinstance(value, str) for flags in found.flags.values() for value in flags.values())
+        assert all(fact(name, **dict.fromkeys(FILES, found)) != "" for name in FACTS)
+
+
+# --- facts ------------------------------------------------------------------------------------------------------------
+
+
+def test_where_nothing_is_known_there_are_no_facts() -> None:
+    """Rather than empty ones: nothing is then demanded that depends on them."""
+    files = dict.fromkeys((*FILES, "kubelet_conf", "admin_conf"))
+    assert node_facts(**files, hostname="") == {}
+    assert node_facts(**files, hostname="Worker-1") == {"node_name": "worker-1"}
+
+
+def test_the_nodes_name_is_what_the_kubelet_calls_itself() -> None:
+    """By its kubeconfig, or else its flags, etcd's own name, and at last the host's."""
+    flags = parse_manifest(b'KUBELET_KUBEADM_ARGS="--v=2 --hostname-override=by-flag"\n', "/f.env")
+    sources: dict[str, Any] = {
+        "kubelet_conf": conf("system:node:by-conf"), "kubelet_flags": flags, "etcd": pod("etcd", "--name=by-etcd"),
+        "hostname": "By-Host",
+    }  # fmt: skip
+    for expected in ("by-conf", "by-flag", "by-etcd", "by-host"):
+        assert fact("node_name", **sources) == expected
+        del sources[next(iter(sources))]
+    assert fact("node_name", kubelet_conf=conf("default-auth")) is None
+    assert fact("node_name", etcd=pod("other", "--name=x")) is None
+
+
+@pytest.mark.parametrize(
+    ("ranges", "address"),
+    [
+        ("10.96.0.0/12", "10.96.0.1"), ("10.96.7.7/12", "10.96.0.1"), ("10.96.0.0/12,fd00::/108", "10.96.0.1"),
+        ("fd00:1::/108", "fd00:1::1"), ("10.96.0.5/32", None), ("", None), ("default", None),
+    ],
+)  # fmt: skip
+def test_the_service_address_is_the_first_of_the_first_range(ranges: str, address: str | None) -> None:
+    """As kubeadm reckons it."""
+    assert fact("service_ip", apiserver=pod("kube-apiserver", f"--service-cluster-ip-range={ranges}")) == address
+
+
+@pytest.mark.parametrize(
+    ("issuer", "domain"),
+    [
+        ("https://kubernetes.default.svc.cluster.local", "cluster.local"),
+        ("https://kubernetes.default.svc.k8s.example.com:443/x", "k8s.example.com"),
+        ("https://issuer.example.com", "by-kubelet"),
+        ("https://[", "by-kubelet"),
+        ("", "by-kubelet"),
+    ],
+)
+def test_the_dns_domain_is_in_the_issuer_of_tokens(issuer: str, domain: str) -> None:
+    """Or, where that is the operator's own, in the kubelet's configuration."""
+    apiserver = pod("kube-apiserver", f"--service-account-issuer={issuer}")
+    kubelet = parse_manifest(b"clusterDomain: by-kubelet\n", "/c.yaml")
+    assert fact("dns_domain", apiserver=apiserver, kubelet_config=kubelet) == domain
+    assert fact("dns_domain", apiserver=apiserver) == (None if domain == "by-kubelet" else domain)
+
+
+@pytest.mark.parametrize(
+    ("server", "more", "name"),
+    [
+        ("https://k8s.example.com:6443", {}, "DNS:k8s.example.com"),
+        ("https://10.0.0.1:6443", {}, "IP:10.0.0.1"),
+        ("https://[fd00:0::1]:6443", {}, "IP:fd00::1"),
+        ("https://10.0.0.1:6443", {"tls-server-name": "api"}, "DNS:api"),
+        ("", {}, None),
+        ("https://localhost:6443", {}, None),
+        ("https://127.0.0.1:6443", {}, None),
+        ("https://[::1]:6443", {}, None),
+    ],
+)
+def test_the_control_plane_has_the_name_by_which_clients_reach_it(server: str, more: Any, name: str | None) -> None:
+    """As the administrator's kubeconfig has it, or else the kubelet's. A tunnel or proxy of this host demands none."""
+    assert fact("control_plane_name", admin_conf=conf("a", server, **more), kubelet_conf=conf("b", "")) == name
+    assert fact("control_plane_name", kubelet_conf=conf("b", server, **more)) == name
+    both = {"admin_conf": conf("a", server, **more), "kubelet_conf": conf("b", "https://other")}
+    assert fact("control_plane_name", **both) == (name or "DNS:other")
+    assert fact("control_plane_name", admin_conf=Kubeconfig((), (), None, None, ())) is None
+
+
+def test_a_real_nodes_facts(node: Node) -> None:
+    """All five of them."""
+    read = node.read
+
+    def manifest(name: str) -> Manifest:
+        return parse_manifest(read(f"{MANIFESTS}/{name}.yaml"), f"/{name}.yaml")
+
+    assert node_facts(
+        apiserver=manifest("kube-apiserver"),
+        etcd=manifest("etcd"),
+        kubelet_conf=parse_kubeconfig(read("etc/kubernetes/kubelet.conf"), "/etc/kubernetes/kubelet.conf"),
+        admin_conf=parse_kubeconfig(read("etc/kubernetes/admin.conf"), "/etc/kubernetes/admin.conf"),
+        kubelet_config=None,
+        kubelet_flags=None,
+        hostname="",
+    ).keys() == {"node_name", "advertise_address", "service_ip", "dns_domain", "control_plane_name"}

@@ -1,0 +1,172 @@
+"""The journal has what changes from pass to pass: all of it while that is little, a bounded part where it is much."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from certmond.notify.change_log import EACH, INTERVAL, OVERALL, ChangeLog, changes
+from certmond.notify.journal import MESSAGE_IDS, Event, Journal
+from certmond.pki.assessment.assess import Assessment, assess
+from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.catalog.observation import Inventory, Observation
+from certmond.pki.findings import Fault, Reason
+from tests.builders import NOW, make_ca, make_leaf
+
+CA = make_ca()
+LEAVES = make_leaf(CA), make_leaf(CA)
+FAULTS = {"noted": Reason.TRAILING_DATA, "broken": Reason.MISSING}
+LONG = 86400.0
+States = Mapping[str, str]
+
+
+class Log(Journal):
+    """A journal that keeps everything, and knows what stands by what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__("none")
+        self.entries: list[tuple[Event, str, Mapping[str, object]]] = []
+        self.standing: set[tuple[object, object]] = set()
+
+    def tell(self, event: Event, message: str, level: str = "info", **fields: object) -> None:
+        super().tell(event, message, level, **fields)
+        self.entries.append((event, message, fields))
+        kind = fields.get("certificate"), fields.get("reason")
+        if event is Event.FINDING_RAISED:
+            assert kind not in self.standing
+            self.standing.add(kind)
+        if event is Event.FINDING_CLEARED:
+            self.standing.remove(kind)
+
+    def left_out(self) -> list[int]:
+        """What each summary has counted."""
+        return [int(str(fields["count"])) for event, _, fields in self.entries if event is Event.LEFT_OUT]
+
+    def changes(self) -> list[Event]:
+        return [event for event, *_ in self.entries if event is not Event.LEFT_OUT]
+
+
+def seen(name: str, state: str) -> Observation:
+    """A certificate that is well, has something behind it (information), is missing (critical), or is another one."""
+    spec = CertificateSpec.model_validate({"name": name, "path": f"/{name}"})
+    certificates = () if state == "broken" else (LEAVES[state == "other"].facts,)
+    faults = (Fault(FAULTS[state], f"/{name} is {state}"),) if state in FAULTS else ()
+    return Observation(name, spec, f"/{name}", certificates, faults=faults)
+
+
+class Walk:
+    """Passes over a node, each at an instant."""
+
+    def __init__(self) -> None:
+        self.log, self.counted, self.made = Log(), 0, 0
+        self.now = 0.0
+        self.assessment: Assessment | None = None
+        self._changes = ChangeLog(self.log, self._count)
+
+    def look(self, states: States) -> None:
+        before = self.assessment
+        self.assessment = assess(Inventory(tuple(seen(name, state) for name, state in states.items())), NOW, before)
+        known = before.by_identity if before else {}
+        for identity in known.keys() | self.assessment.by_identity.keys():
+            self.made += len(list(changes(known.get(identity), self.assessment.by_identity.get(identity))))
+        self._changes.compare(before, self.assessment, self.now)
+
+    def rest(self, seconds: float) -> None:
+        """Nothing changes for a while; the daemon gives its sign of life every second."""
+        for _ in range(10):
+            self.now += seconds / 10
+            self._changes.settle(self.now)
+
+    def standing(self) -> set[tuple[object, object]]:
+        assert self.assessment
+        return {(each.seen.name, item.reason.value) for each in self.assessment.statuses for item in each.findings}
+
+    def _count(self, count: int) -> None:
+        self.counted += count
+
+
+STATES = st.dictionaries(st.sampled_from("abc"), st.sampled_from(["well", "noted", "broken", "other"]))
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.0, 0.1, 1.0, 61.0]), STATES), max_size=60))
+@settings(max_examples=50)
+def test_the_journal_ends_with_what_is_so_and_what_it_left_out_is_counted_once(
+    passes: list[tuple[float, States]],
+) -> None:
+    """Nothing is raised that stands, nor cleared that does not. Of a node at rest the journal has what is so; the
+    summaries together have counted each change that was left out, once.
+    """
+    walk = Walk()
+    for pause, states in [*passes, (0.0, {"a": "well"})]:
+        walk.now += pause
+        walk.look(states)
+    walk.rest(LONG)
+    assert walk.log.standing == walk.standing()
+    assert sum(walk.log.left_out()) == walk.counted
+    assert len(walk.log.changes()) >= walk.made - walk.counted
+    assert walk.counted == 0 or walk.made > EACH.burst
+
+
+def test_a_certificate_that_flaps_has_its_budget_and_a_summary() -> None:
+    """Of a certificate that changes hundreds of times in a minute ten changes are written, then one a minute, for what
+    is so by then; and one summary a minute says how many were left out, under a MESSAGE_ID of its own.
+    """
+    walk = Walk()
+    walk.look({"a": "well", "b": "well"})
+    for _ in range(100):
+        walk.look({"a": "noted", "b": "well"})
+        walk.look({"a": "well", "b": "well"})
+    walk.look({"a": "noted", "b": "well"})
+    assert len(walk.log.changes()) == EACH.burst
+    walk.rest(INTERVAL)
+    assert len(walk.log.changes()) == EACH.burst + 1
+    assert walk.log.standing == {("a", "trailing_data")}
+    message = "191 further changes of 1 certificates in the last minute were not logged; see: certmond status"
+    assert [each for each in walk.log.entries if each[0] is Event.LEFT_OUT] == [
+        (Event.LEFT_OUT, message, {"count": 191})
+    ]
+    assert list(MESSAGE_IDS.values()).count(MESSAGE_IDS[Event.LEFT_OUT]) == 1
+    walk.look({"a": "noted", "b": "noted"})
+    assert ("b", "trailing_data") in walk.log.standing
+
+
+def test_a_critical_finding_of_a_certificate_that_did_not_flap_is_always_written() -> None:
+    """However much else changes, the first critical finding of a certificate is written at once, also when all others
+    together have used up the budget.
+    """
+    walk, many = Walk(), [f"n{number}" for number in range(OVERALL.burst + 100)]
+    walk.look(dict.fromkeys([*many, "a"], "well"))
+    walk.look({**dict.fromkeys(many, "noted"), "a": "well"})
+    assert len(walk.log.changes()) == OVERALL.burst
+    walk.look({**dict.fromkeys(many, "broken"), "a": "broken"})
+    assert {name for name, reason in walk.log.standing if reason == "missing"} == {*many, "a"}
+
+
+def test_files_that_come_and_go_under_new_names_leave_nothing_behind() -> None:
+    """What was never written is not remembered when it is gone."""
+    walk = Walk()
+    for number in range(OVERALL.burst + 50):
+        walk.look({f"n{number}": "noted"})
+    walk.look({})
+    assert len(walk._changes._owed) <= OVERALL.burst / 2  # what is asked is what it keeps
+    walk.rest(LONG)
+    assert walk._changes._owed == {}
+    assert walk.log.standing == set()
+
+
+def test_what_is_gone_from_a_file_that_stays_is_named_by_its_certificate() -> None:
+    """Of two CAs in one file, one may go, and the file stays: the entry says which certificate the file no longer
+    holds, and does not say that the file is gone. Where the file never held one, it is the file that is gone.
+    """
+    spec = CertificateSpec.model_validate({"name": "ca", "path": "/ca.crt"})
+    first, second = (
+        Observation(f"ca{n}", spec, "/ca.crt", (leaf.facts,)) for n, leaf in zip(("", "#2"), LEAVES, strict=True)
+    )
+    before, empty = assess(Inventory((first, second)), NOW), assess(Inventory((seen("a", "broken"),)), NOW)
+    facts = LEAVES[1].facts
+    (gone,) = (each for each in changes(before.statuses[1], None) if each.event is Event.CERTIFICATE_GONE)
+    assert gone.message == f"/ca.crt no longer holds {facts.subject} (serial {facts.serial:x})"
+    messages = [each.message for each in changes(empty.statuses[0], None)]
+    assert messages[0] == "/a is no longer there"

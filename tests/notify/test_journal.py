@@ -1,0 +1,66 @@
+"""What the daemon tells, line by line, where no journal takes it."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+
+import pytest
+
+from certmond.notify.journal import LONGEST, Event, Journal
+
+
+def test_a_plain_entry_is_one_line_whatever_a_name_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    """A plain entry is one line: when, how grave, what happened, and the fields by name, quoted where they need it."""
+    Journal("plain").tell(Event.STEP_DONE, "done\nin two lines", path="/a b\x1b[2J", certificate="etcd", count=3)
+    at, _, rest = capsys.readouterr().err.partition(" ")
+    assert datetime.fromisoformat(at).utcoffset() is not None
+    assert rest == ("[info     ] done\\nin two lines certificate=etcd count=3 kind=step_done path='/a b\\\\x1b[2J'\n")
+
+
+def test_a_json_entry_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
+    """A JSON entry is one object on one line, with the message as `event`, the kind, the level and the time."""
+    journal = Journal("json")
+    journal.tell(Event.FINDING_RAISED, "über alt", "critical", path="/etc/a.crt", serial=2**70)
+    journal.tell(Event.STOPPED, "the end")
+    first, second = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert datetime.fromisoformat(first.pop("timestamp")).utcoffset() is not None
+    assert first == {
+        "kind": "finding_raised", "path": "/etc/a.crt", "serial": 2**70, "event": "über alt", "level": "critical"
+    }  # fmt: skip
+    assert second["kind"] == "stopped"
+
+
+def test_of_what_is_too_long_the_beginning_and_the_end_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """A name of half a megabyte fills neither the journal nor the memory for the last events, and hides no remedy."""
+    journal, name = Journal("json"), "x" * LONGEST
+    journal.tell(Event.FINDING_RAISED, f"of {name * 100}; renew it", path=name, certificate=f"admin#{name}")
+    (entry,) = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert entry["event"] == journal.recent[0]["message"]
+    assert entry["event"].startswith("of xx")
+    assert entry["event"].endswith("xx; renew it")
+    assert f"… ({99 * LONGEST + 13} characters) …" in entry["event"]
+    assert len(entry["event"]) < LONGEST + 40
+    assert entry["path"] == name, "it is as long as it may be"
+    assert len(entry["certificate"]) < LONGEST + 40
+
+
+def test_who_tells_nobody_still_remembers(capsys: pytest.CaptureFixture[str]) -> None:
+    """The style `none` writes nothing, and the page shows the entry all the same, the newest first."""
+    journal = Journal("none")
+    journal.tell(Event.STARTED, "first")
+    journal.tell(Event.STOPPED, "second", "error")
+    assert capsys.readouterr().err == ""
+    assert [(each["event"], each["level"], each["message"]) for each in journal.recent] == [
+        ("stopped", "error", "second"), ("started", "info", "first")
+    ]  # fmt: skip
+    assert journal.told == 2
+
+
+def test_details_are_for_who_wants_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """How it works is told only to who asks for more, and is no event of the page."""
+    for journal in (Journal("json"), Journal("json", verbose=True)):
+        journal.detail(Event.PASSED, "a pass", cause="resync")
+        assert (list(journal.recent), journal.told) == ([], 0)
+    (only,) = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert (only["event"], only["level"], only["kind"], only["cause"]) == ("a pass", "debug", "passed", "resync")

@@ -1,0 +1,422 @@
+"""Which broken files are put right, with what, and when: the decision, as a function of what is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from certmond.pki.assessment.assess import Assessment, assess
+from certmond.pki.assessment.damage import damage, generation, is_whole, last_issued, new_template
+from certmond.pki.assessment.key_mismatch import REPAIR_WAIT
+from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.catalog.observation import Inventory, Observation, Salvage
+from certmond.pki.findings import Fault, Reason
+from certmond.pki.planning.planner_inputs import Circumstances, Policy
+from certmond.pki.planning.renewals import plan
+from certmond.pki.planning.steps import Cause, Held, Issue, Plan, Restore
+from certmond.pki.services.staleness import Surroundings
+from certmond.pki.signing.policy import Basis, Grant, fixed_by, grant
+from certmond.pki.signing.template import Template, Terms
+from certmond.pki.x509.certificate import attributes_of
+from tests.builders import DAY, HOUR, NOW, SECOND, YEAR, Issued, make_ca, make_leaf, make_server, new_key
+from tests.pki.planning.test_renewals import AUTHORITY, FACTS, KEY, ROOT, row, see
+
+TICK = timedelta(microseconds=1)
+TERMS = Terms(NOW, None, FACTS, YEAR)
+CA = see(AUTHORITY, ROOT)
+SPEC = row("leaf", subject="CN=leaf,O=readers", usages=["digital signature", "client auth"])
+GOOD = see(SPEC, make_leaf(ROOT, key=KEY, not_before=NOW - DAY, not_after=NOW + YEAR))
+GONE = Observation(
+    "leaf", SPEC, SPEC.path, faults=(Fault(Reason.MISSING, "/pki/leaf.crt is not there"),), key_path=SPEC.key
+)
+CUT = replace(GONE, faults=(Fault(Reason.MALFORMED, "/pki/leaf.crt is cut off"),))
+NO_KEY, OTHER_KEY = replace(GOOD, key=None), replace(GOOD, key=ROOT.facts.key)
+
+
+def archived(*names: str, end: datetime = NOW + 10 * DAY, **fields: Any) -> Issued:
+    return make_server(ROOT, "leaf", names=list(names), key=KEY, not_before=end - YEAR, not_after=end, **fields)
+
+
+class Node:
+    """A pass after the other on one entry: what is seen, what is kept, and what was tried."""
+
+    def __init__(self, seen: Observation = GOOD, salvage: Salvage | None = None, **fields: Any) -> None:
+        self.now, self.salvage, self.past, self.fields = NOW, salvage or Salvage(), dict[Any, Attempt](), fields
+        self.assessment: Assessment | None = None
+        self.look(seen)
+
+    def look(self, seen: Observation) -> Plan:
+        self.seen = seen
+        around = Surroundings(salvage={seen.identity: self.salvage} if damage(seen) else {})
+        self.assessment = assess(Inventory((CA, seen), FACTS), self.now, self.assessment, around=around)
+        return self.plan()
+
+    def plan(self, *, asked: bool = False, **circumstances: Any) -> Plan:
+        assert self.assessment
+        names = frozenset({"leaf"}) if asked else None
+        about = Circumstances(**circumstances)
+        return plan(self.assessment, Policy(spread=TICK), self.past, about, names, **self.fields)
+
+    def after(self, time: timedelta) -> Plan:
+        self.now += time
+        return self.look(self.seen)
+
+
+def only(made: Plan) -> Issue | Restore | Held:
+    found: object
+    (found,) = made.steps or made.held
+    assert isinstance(found, Issue | Restore | Held)
+    return found
+
+
+# What is broken
+
+
+@pytest.mark.parametrize("seen", [GONE, CUT, NO_KEY, OTHER_KEY])
+def test_what_holds_no_whole_pair_is_broken(seen: Observation) -> None:
+    """A certificate or key that is missing, malformed or another's."""
+    assert damage(seen)
+    assert is_whole(seen) is False
+    assert is_whole(GOOD) is True
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        replace(GONE, spec=row("leaf", authority=True)),
+        replace(GONE, spec=row("leaf", path="/pki/*.crt", key=None)),
+        replace(GONE, spec=row("leaf", kind="bundle")),
+        replace(GONE, spec=row("leaf", password_file="/pki/password")),
+        replace(GONE, name="leaf#2"),
+        replace(GONE, wanted=False),
+        replace(GONE, faults=(Fault(Reason.UNREADABLE, "/pki/leaf.crt is a directory, not a file"),)),
+        replace(NO_KEY, key_unknown=True),
+        replace(NO_KEY, spec=row("leaf", key_optional=True)),
+        replace(GONE, spec=row("leaf", kind="kubeconfig", key=None), renewable=False),
+    ],
+)
+def test_what_others_decide_or_cannot_be_read_is_none_of_it(seen: Observation) -> None:
+    """Trust anchors, patterns, bundles, keystores, further users of a kubeconfig, files that nobody asks for any
+    longer, that cannot be read, or whose key may well be right.
+    """
+    assert damage(seen) is None
+
+
+# When
+
+
+@pytest.mark.parametrize("seen", [GONE, CUT, NO_KEY, OTHER_KEY])
+def test_a_writer_has_ten_seconds(seen: Observation) -> None:
+    """The plan says until when, and the assessment wakes the daemon at that instant, not before and not later."""
+    node = Node()
+    made = node.look(seen)
+    waiting = only(made)
+    assert isinstance(waiting, Held)
+    assert waiting.until == NOW + REPAIR_WAIT
+    assert made.changes_at is not None
+    assert made.changes_at <= waiting.until
+    assert node.assessment
+    assert node.assessment.changes_at is not None
+    assert node.assessment.changes_at <= waiting.until
+    assert isinstance(only(node.after(REPAIR_WAIT - TICK)), Held)
+    assert isinstance(only(node.after(TICK)), Issue)
+
+
+def test_a_file_that_keeps_changing_is_let_be_for_two_minutes_more() -> None:
+    """The ten seconds begin again with each change of a file that is there, until two minutes after the first look;
+    then they pass whatever changes. What is not there does not grow: the directory may change for others.
+    """
+    for seen, patient in ((CUT, True), (GONE, False)):
+        node = Node()
+        node.look(seen)
+        held = 0
+        while isinstance(only(node.plan()), Held):
+            node.now += 5 * SECOND
+            node.look(replace(seen, changed_at=node.now))
+            held += 5
+        assert held == (130 if patient else 10)
+    node = Node()
+    node.look(CUT)
+    node.now += 5 * SECOND
+    node.look(replace(CUT, changed_at=node.now))
+    assert isinstance(only(node.after(REPAIR_WAIT - TICK)), Held)
+    assert isinstance(only(node.after(TICK)), Issue)
+
+
+def test_a_file_that_is_whole_in_time_is_let_be() -> None:
+    """A writer that is done within the ten seconds, and stays so."""
+    node = Node()
+    node.look(CUT)
+    node.now += 9 * SECOND
+    assert node.look(GOOD).steps == ()
+    assert node.after(HOUR).held == ()
+    assert node.assessment
+    assert node.assessment.statuses[1].damage is None
+
+
+def test_asked_for_it_is_put_right_at_once() -> None:
+    """By hand nothing is waited for: neither a writer nor a former attempt."""
+    node = Node()
+    node.look(CUT)
+    node.past[CUT.identity] = Attempt(NOW, 3, "it failed")
+    assert isinstance(only(node.plan(asked=True)), Issue)
+
+
+def test_asked_for_it_nothing_is_issued_by_a_ca_that_not_everyone_trusts() -> None:
+    """What was good before is put back all the same."""
+    doubt = "not everyone trusts it"
+    node = Node()
+    node.look(CUT)
+    assert only(node.plan(asked=True, unsure={"ca": doubt})) == Held(*CUT.identity, doubt)
+    node = Node(salvage=Salvage(good=(("000001-x", GOOD.certificates[0]),)))
+    node.look(GONE)
+    assert isinstance(only(node.plan(asked=True, unsure={"ca": doubt})), Restore)
+
+
+def test_a_clock_in_doubt_and_an_upgrade_hold() -> None:
+    """An upgrade may be who writes. A clock in doubt holds a new certificate, and not one that was good before."""
+    node = Node()
+    node.look(GONE)
+    node.after(REPAIR_WAIT)
+    assert isinstance(only(node.plan(hold="an upgrade")), Held)
+    assert isinstance(only(node.plan(clock="the clock")), Held)
+    assert isinstance(only(node.plan(unsure={"ca": "not everyone trusts it"})), Held)
+    node = Node(salvage=Salvage(good=(("000001-x", GOOD.certificates[0]),)))
+    node.look(GONE)
+    node.after(REPAIR_WAIT)
+    assert isinstance(only(node.plan(hold="an upgrade")), Held)
+    assert isinstance(only(node.plan(clock="the clock", unsure={"ca": "not everyone trusts it"})), Restore)
+
+
+def test_a_repair_that_failed_or_did_not_last_waits_longer_each_time() -> None:
+    """As renewals do, and the plan says when it is tried again; a renewal is no reason to wait."""
+    node = Node()
+    node.look(GONE)
+    node.after(REPAIR_WAIT)
+    node.past[GONE.identity] = Attempt(node.now)
+    assert isinstance(only(node.plan()), Issue)
+    for fields in (
+        {"failures": 1, "message": "disk full"},
+        {"repaired_at": node.now + timedelta(minutes=1), "repairs": 1},
+    ):
+        node.past[GONE.identity] = Attempt(node.now, **fields)  # type: ignore[arg-type]
+        waiting = only(node.plan())
+        assert isinstance(waiting, Held)
+        assert waiting.until == node.now + timedelta(minutes=1)
+        assert isinstance(only(node.after(timedelta(minutes=1))), Issue)
+        node.look(GONE)
+
+
+# With what
+
+NAMES = ("DNS:a", "DNS:b", "DNS:c")
+
+
+@given(
+    fixed=st.sets(st.sampled_from(NAMES)),
+    kept=st.lists(st.sets(st.sampled_from(NAMES), min_size=1), max_size=4),
+    last=st.none() | st.sets(st.sampled_from(NAMES), min_size=1),
+    known=st.none() | st.sets(st.sampled_from(NAMES), min_size=1),
+    in_archive=st.booleans(),
+)
+def test_no_right_comes_back_that_was_lost(
+    fixed: set[str], kept: list[set[str]], last: set[str] | None, known: set[str] | None, *, in_archive: bool
+) -> None:
+    """Whatever the archive has, a generation comes back only if the entry fixes its names, or the certificate that was
+    last in the files had them. Where that is not known, or certmond put another one in place that is lost, only the
+    entry counts. The newest such one it is.
+    """
+    spec = row(
+        "leaf", subject="CN=leaf", usages=["digital signature", "key encipherment", "server auth"], names=[*fixed]
+    )
+    seen = replace(GONE, spec=spec)
+    newest = archived(*sorted(last), end=NOW + YEAR).facts if last else None
+    there = archived(*sorted(known), end=NOW + YEAR).facts if known else None
+    leaves = [archived(*sorted(names), end=NOW + (20 - number) * DAY).facts for number, names in enumerate(kept)]
+    good = tuple((f"{number:06d}-x", leaf) for number, leaf in enumerate(leaves))
+    everything = (*leaves, newest) if newest and in_archive else tuple(leaves)
+    salvage = Salvage(good, everything, newest.sha256 if newest else None)
+    found = generation(seen, salvage, FACTS, known=there)
+    lost = newest is not None and not in_archive
+    allowed = fixed | known if known and not lost else fixed
+    fit = [entry for entry, names in zip(good, kept, strict=True) if names <= allowed]
+    assert found == (fit[0] if fit else None)
+
+
+MASTERS, ADMINS, PLAIN = "CN=admin,O=system:masters", "CN=admin,O=kubeadm:cluster-admins", "CN=admin"
+
+
+def client(text: str, end: datetime = NOW + 10 * DAY, ca: Issued = ROOT) -> Issued:
+    """A certificate with one of these subjects."""
+    subject = subject_of("admin", text.partition("O=")[2]) if "O=" in text else "admin"
+    return make_leaf(ca, subject, key=KEY, not_before=end - YEAR, not_after=end)
+
+
+@pytest.mark.parametrize("remembered", ["known", "lost", "kept"])
+@pytest.mark.parametrize(
+    ("last", "former", "back"),
+    [
+        (ADMINS, MASTERS, False),
+        (MASTERS, ADMINS, False),
+        (PLAIN, MASTERS, False),
+        (MASTERS, PLAIN, True),
+        (ADMINS, PLAIN, True),
+        (MASTERS, MASTERS, True),
+    ],
+)
+def test_of_several_accepted_subjects_only_the_last_one_or_less_comes_back(
+    remembered: str, last: str, former: str, *, back: bool
+) -> None:
+    """That an entry accepts a subject does not bring it back once another was there: only a part of that one. It is
+    known from the files, or remembered of what certmond put in place. Issued anew, the certificate has the last one.
+    """
+    spec = row("leaf", subject=[ADMINS, MASTERS, PLAIN], usages=["digital signature", "client auth"])
+    old, new = client(former).facts, client(last, NOW + YEAR).facts
+    kept = (old, new) if remembered == "kept" else (old,)
+    salvage = Salvage((("000001-x", old),), kept, new.sha256, subject=last)
+    seen, known = replace(GONE, spec=spec), new if remembered == "known" else None
+    found = generation(seen, salvage, FACTS, known=known)
+    assert found == (("000001-x", old) if back else None)
+    template = new_template(seen, salvage, TERMS, signer="local", authority=CA, known=known)
+    assert isinstance(template, Template)
+    assert attributes_of(template.subject) == new.attributes
+
+
+def test_where_two_subjects_may_have_been_the_last_one_the_first_of_the_entry_is_issued() -> None:
+    """What certmond put in place last had another one than what was in the files last."""
+    spec = row("leaf", subject=[ADMINS, MASTERS], usages=["digital signature", "client auth"])
+    for last, known in ((ADMINS, MASTERS), (MASTERS, ADMINS)):
+        salvage = Salvage(last="00", subject=last)
+        template = new_template(
+            replace(GONE, spec=spec), salvage, TERMS, signer="local", authority=CA, known=client(known).facts
+        )
+        assert isinstance(template, Template)
+        assert attributes_of(template.subject) == client(ADMINS).facts.attributes
+
+
+def test_what_another_ca_signed_says_nothing_of_the_rights_that_were_there() -> None:
+    """Who can write the file could otherwise have every right brought back, by a certificate of their own."""
+    other = make_ca(key=new_key(), not_before=NOW - YEAR, not_after=NOW + YEAR)
+    mine, forged = client(MASTERS).facts, client(MASTERS, ca=other).facts
+    assert last_issued(mine, (ROOT.facts,)) == mine
+    assert last_issued(forged, (ROOT.facts,)) is None
+    assert last_issued(None, (ROOT.facts,)) is None
+    spec = row("leaf", subject=[], usages=["digital signature", "client auth"])
+    node = Node(see(spec, client(MASTERS, ca=other)), salvage=Salvage((("000001-x", mine),), (mine,)))
+    node.look(replace(GONE, spec=spec))
+    assert isinstance(only(node.after(REPAIR_WAIT)), Held)
+
+
+def test_the_finding_names_what_certmond_would_do_by_itself() -> None:
+    """Not a generation that it refuses to put back: then what is in the way of a new certificate, or how to have it."""
+    old = client(MASTERS).facts
+    for subject, obstacle, known, said in (
+        (MASTERS, None, None, "put it back: certmond archive restore leaf 000001-x"),
+        ([], "its entry fixes no subject", client(MASTERS, NOW + YEAR), "put it back: certmond archive restore leaf"),
+        ([], "its entry fixes no subject", None, "its entry fixes no subject"),
+        (ADMINS, None, None, "issue it anew: certmond renew leaf"),
+        (ADMINS, None, client(ADMINS, NOW + YEAR), "issue it anew: certmond renew leaf"),
+    ):
+        spec = row("leaf", subject=subject, usages=["digital signature", "client auth"])
+        salvage = Salvage((("000001-x", old),), (old,), obstacle=obstacle)
+        node = Node(see(spec, known) if known else GOOD, salvage=salvage)
+        if not known:
+            node.assessment = None
+        node.look(replace(GONE, spec=spec))
+        assert node.assessment
+        (finding,) = [each for status in node.assessment.statuses for each in status.findings
+                      if each.reason is Reason.MISSING]  # fmt: skip
+        assert said in finding.message
+
+
+def test_in_a_rotation_the_ca_of_the_phase_decides() -> None:
+    """A generation of another CA than the one that signs now does not come back."""
+    other = make_ca(key=new_key(), not_before=NOW - YEAR, not_after=NOW + YEAR)
+    salvage = Salvage(good=(("000002-x", GOOD.certificates[0]),))
+    for anchor, expected in ((ROOT.facts, Restore), (other.facts, Issue)):
+        node = Node(salvage=salvage, signing={"ca": anchor})
+        node.look(GONE)
+        step = only(node.after(REPAIR_WAIT))
+        assert isinstance(step, expected)
+        assert not isinstance(step, Issue) or step.under == other.facts
+
+
+@given(
+    subjects=st.lists(st.sampled_from(["CN=leaf,O=readers", "CN=leaf,O=writers", "CN=leaf"]), max_size=3, unique=True),
+    usages=st.sets(st.sampled_from(["digital signature", "client auth", "server auth"])),
+    names=st.sets(st.sampled_from(NAMES)),
+    former=st.sets(st.sampled_from([*NAMES, "DNS:former"])),
+)
+def test_a_certificate_without_a_predecessor_says_what_the_entry_fixes(
+    subjects: list[str], usages: set[str], names: set[str], former: set[str]
+) -> None:
+    """Its subject is one of the entry's, its usages and names are the entry's, whatever the archive had; and the policy
+    grants it without any predecessor. Where the entry does not fix enough, nothing is issued, and the plan says why.
+    """
+    spec = row("leaf", subject=subjects, usages=[*usages], names=[*names])
+    kept = archived(*sorted(former)).facts if former else make_leaf(ROOT).facts
+    node = Node(salvage=Salvage(kept=(kept,)))
+    node.look(replace(GONE, spec=spec))
+    node.after(REPAIR_WAIT)
+    found = only(node.plan(asked=True))
+    if isinstance(found, Held):
+        assert found.because
+        return
+    assert isinstance(found, Issue)
+    assert found.old is None
+    assert found.cause is Cause.DAMAGED
+    template: Template = found.template
+    assert isinstance(grant(template, fixed_by(spec, FACTS), Basis()), Grant)
+    assert {str(name.value) for name in template.names} == {name.removeprefix("DNS:") for name in names}
+    assert set(template.extended_usages) <= usages
+
+
+def test_the_subject_is_the_one_that_the_cluster_knows() -> None:
+    """Of several accepted ones: as the archive had it, else with the group that other certificates of this CA have,
+    else the first.
+    """
+    accepted = ["CN=admin,O=kubeadm:cluster-admins", "CN=admin,O=system:masters"]
+    spec = row("leaf", subject=accepted, usages=["digital signature", "client auth"])
+    old = make_leaf(ROOT, subject_of("admin", "system:masters"))
+    sibling = see(row("other", path="/pki/other.crt"), make_leaf(ROOT, subject_of("kubelet-client", "system:masters"),
+                  key=KEY, not_before=NOW - DAY, not_after=NOW + YEAR))  # fmt: skip
+    seen = replace(GONE, spec=spec)
+    for kept, others, expected in (((), (), 0), ((old.facts,), (), 1), ((), (sibling,), 1)):
+        around = Surroundings(salvage={seen.identity: Salvage(kept=kept)})
+        assessment = assess(Inventory((CA, seen, *others), FACTS), NOW, around=around)
+        found = only(plan(assessment, Policy(), {}, Circumstances(), frozenset({"leaf"})))
+        assert isinstance(found, Issue)
+        group = accepted[expected].partition("O=")[2]
+        assert group in found.template.subject.rfc4514_string()
+
+
+def subject_of(name: str, group: str) -> Any:
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    return x509.Name(
+        [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group), x509.NameAttribute(NameOID.COMMON_NAME, name)]
+    )
+
+
+def test_what_cannot_be_put_right_says_why_and_what_to_do() -> None:
+    """The reason names the obstacle: who renews it, who could take the key, where the key of the CA is."""
+    other = see(AUTHORITY, ROOT, key=None)
+    for fields, ca, said in (
+        ({"renewed_by": "the distribution at its start"}, CA, "it is not renewed by certmond"),
+        ({"signer": "none"}, CA, "nobody signs it"),
+        ({"subject": []}, CA, "its entry fixes no subject"),
+        ({"subject": "CN=${service_ip}"}, CA, "this node does not tell its subject"),
+        ({}, other, "is not here"),
+    ):
+        spec = row("leaf", **{"subject": "CN=leaf", **fields})
+        seen = replace(GONE, spec=spec)
+        assessment = assess(Inventory((ca, seen), FACTS), NOW)
+        waiting = only(plan(assessment, Policy(), {}, Circumstances(), frozenset({"leaf"})))
+        assert isinstance(waiting, Held)
+        assert said in waiting.because

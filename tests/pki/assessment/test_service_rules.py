@@ -1,0 +1,110 @@
+"""The policy for what is served and held: when something is said, how bad it is, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+
+from certmond.pki.assessment.rules import CRITICAL_WINDOW
+from certmond.pki.assessment.service_rules import about_services, no_longer_served, turning_points
+from certmond.pki.catalog.endpoint import Endpoint
+from certmond.pki.findings import Finding, Reason, Severity
+from certmond.pki.services.staleness import NOWHERE, Presence, Refusing, ServedAt, Stale
+from tests.builders import DAY, NOW
+
+TICK = timedelta(microseconds=1)
+HELD = Stale("web", Reason.RESTART_PENDING, "/a", NOW, NOW, due=True, detail="web has not read /a")
+SERVED = Stale(
+    "web", Reason.SERVED_DIFFERS, "/a", NOW, NOW, due=True, detail="web serves another", ends_at=NOW + 99 * DAY
+)
+
+
+def said(*stale: Stale, now: datetime = NOW, failures: tuple[str, ...] = ()) -> list[Finding]:
+    return list(about_services(Presence(stale=stale, failures=failures), now))
+
+
+def test_where_nothing_is_stale_nothing_is_said() -> None:
+    """Nor of what still has time to read its file again."""
+    assert list(about_services(NOWHERE, NOW)) == []
+    assert said(replace(SERVED, due=False), replace(HELD, due=False)) == []
+
+
+@pytest.mark.parametrize(
+    ("left", "severity"),
+    [
+        (CRITICAL_WINDOW + TICK, Severity.WARNING),
+        (CRITICAL_WINDOW, Severity.CRITICAL),
+        (-DAY, Severity.CRITICAL),
+        (None, Severity.CRITICAL),
+    ],
+)
+def test_what_is_served_is_as_bad_as_its_end_is_near(left: timedelta | None, severity: Severity) -> None:
+    """In its last week it is critical, and so is one whose end cannot be told."""
+    (found,) = said(replace(SERVED, ends_at=None if left is None else NOW + left))
+    assert (found.reason, found.severity) == (Reason.SERVED_DIFFERS, severity)
+
+
+def test_it_says_until_when_and_whom_to_restart() -> None:
+    """Where no service of the configuration listens there, somebody has to look."""
+    (known,) = said(SERVED)
+    assert known.message == "web serves another, which ends on 2027-03-03 12:00 UTC; restart web"
+    (unknown,) = said(replace(SERVED, service="", ends_at=None))
+    assert unknown.message == "web serves another; see what listens there"
+
+
+def test_a_server_that_ends_every_handshake_is_critical() -> None:
+    """Of a server that took the connection and presented nothing, it is said why, once both files have settled."""
+    at = ServedAt(Endpoint.parse("127.0.0.1:2379"), "etcd", None, None, "the handshake failed (internal error)")
+    (found,) = about_services(Presence(refusing=(Refusing(at, "/a", due=True),)), NOW)
+    assert (found.reason, found.severity) == (Reason.SERVED_DIFFERS, Severity.CRITICAL)
+    assert found.message == (
+        "etcd at 127.0.0.1:2379 serves no certificate (the handshake failed (internal error)) in place of /a; "
+        "see its log, and put its former files back: certmond archive restore NAME"
+    )
+    assert list(about_services(Presence(refusing=(Refusing(at, "/a", due=False),)), NOW)) == []
+    (unknown,) = about_services(Presence(refusing=(Refusing(replace(at, service=""), "/a", due=True),)), NOW)
+    assert unknown.message.startswith("what listens at 127.0.0.1:2379 serves no certificate")
+
+
+def test_an_endpoint_that_has_served_and_serves_no_more_is_told() -> None:
+    """Whatever it serves now is no matter, nor is one that served nothing before, or is not looked at any more."""
+    one, two, three, four = (Endpoint("127.0.0.1", port) for port in (1, 2, 3, 4))
+    before = Presence(served=(
+        ServedAt(one, "etcd", "00", True), ServedAt(two, "", "00", False), ServedAt(three, "c", None, None, "refused"),
+        ServedAt(four, "d", "00", True),
+    ))  # fmt: skip
+    after = Presence(served=(
+        ServedAt(one, "etcd", None, None, "the handshake failed"), ServedAt(two, "", None, None, "it was refused"),
+        ServedAt(three, "c", None, None, "refused"),
+    ))  # fmt: skip
+    remedy = "see its log, and put the former files back: certmond archive restore NAME"
+    assert list(no_longer_served((before, NOWHERE), (NOWHERE, after))) == [
+        f"etcd at 127.0.0.1:1 served a certificate before, and serves none now: the handshake failed; {remedy}",
+        f"what listens at 127.0.0.1:2 served a certificate before, and serves none now: it was refused; {remedy}",
+    ]
+    assert list(no_longer_served([before], [before])) == []
+
+
+def test_a_process_that_holds_an_older_one_is_to_be_restarted() -> None:
+    """How bad that is, is the vocabulary's."""
+    (found,) = said(HELD)
+    assert (found.reason, found.message) == (Reason.RESTART_PENDING, "web has not read /a; restart web")
+
+
+def test_a_restart_that_failed_is_told() -> None:
+    """With where to look and what ends it."""
+    (found,) = said(failures=("web did not come up",))
+    assert found.reason is Reason.RESTART_FAILED
+    assert found.message == (
+        "web did not come up; see its log, put another certificate there, or restart it"
+    )  # fmt: skip
+
+
+def test_the_instants_at_which_it_gets_worse_are_told() -> None:
+    """So that a daemon may sleep until then."""
+    presence = Presence(stale=(SERVED, HELD))
+    (only,) = turning_points(presence)
+    severities = [found.severity for at in (only - TICK, only) for found in about_services(presence, at)]
+    assert severities[::2] == [Severity.WARNING, Severity.CRITICAL]

@@ -1,0 +1,101 @@
+"""An endpoint is its text, and what was seen there is a value."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import ssl
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from certmond.errors import MalformedError
+from certmond.pki.catalog.endpoint import Endpoint, Served, Unserved
+
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+LABELS = st.from_regex(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", fullmatch=True)
+NAMES = st.lists(LABELS, min_size=1, max_size=4).map(lambda labels: ".".join([*labels, "example"])[-253:].lstrip("-."))
+ADDRESSES = st.ip_addresses().filter(lambda address: not address.is_unspecified).map(str)
+
+
+@given(ADDRESSES, st.integers(1, 65535), st.none() | NAMES)
+def test_the_text_of_an_endpoint_is_the_endpoint(address: str, port: int, name: str | None) -> None:
+    """Whatever can be said of one is in it, and can be read again."""
+    endpoint = Endpoint(address, port, name)
+    assert Endpoint.parse(str(endpoint)) == endpoint
+
+
+@given(NAMES)
+def test_every_server_name_can_be_sent(name: str) -> None:
+    """What is a name here is one for OpenSSL, too."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    asked = Endpoint("127.0.0.1", 1, name).server_name
+    assert context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=asked).server_hostname == name
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("192.0.2.10:6443", "192.0.2.10:6443"),
+        ("[2001:DB8:0:0::1]:2379", "[2001:db8::1]:2379"),
+        ("[192.0.2.10]:06443", "192.0.2.10:6443"),
+        ("API.example.com.@192.0.2.10:6443", "api.example.com@192.0.2.10:6443"),
+        ("localhost@[::1]:1", "localhost@[::1]:1"),
+    ],
+)
+def test_an_endpoint_is_written_in_one_way(text: str, written: str) -> None:
+    """However it was given, so that equal ones are equal."""
+    assert str(Endpoint.parse(text)) == written
+    assert Endpoint.parse(text) == Endpoint.parse(written)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "is not an endpoint such as"),
+        ("192.0.2.10", "is not an endpoint such as"),
+        ("2001:db8::1:6443", "is not an endpoint such as"),
+        ("node-1:6443", "is not an endpoint such as"),
+        ("192.0.2.10:6443 ", "is not an endpoint such as"),
+        ("192.0.2.10:6443\n", "is not an endpoint such as"),
+        ("192.0.2.010:6443", "'192.0.2.010' is no IP address"),
+        ("[1::2::3]:6443", "'1::2::3' is no IP address"),
+        ("0.0.0.0:6443", "0.0.0.0 is no address to connect to"),
+        ("[::]:6443", ":: is no address to connect to"),
+        ("192.0.2.10:0", "0 is no port"),
+        ("192.0.2.10:65536", "65536 is no port"),
+        ("*.example.com@192.0.2.10:6443", "'*.example.com' is no DNS name"),
+        ("192.0.2.11@192.0.2.10:6443", "'192.0.2.11' is no DNS name"),
+        (f"{'a' * 64}@192.0.2.10:6443", "is no DNS name"),
+        (f"{'a.' * 127}a@192.0.2.10:6443", "is no DNS name"),
+    ],
+)
+def test_what_nobody_can_connect_to_is_no_endpoint(text: str, complaint: str) -> None:
+    """And the sentence says what is wrong with it."""
+    with pytest.raises(MalformedError, match=complaint.replace("*", r"\*")):
+        Endpoint.parse(text)
+
+
+def test_an_address_has_no_zone() -> None:
+    """Components of Kubernetes are given none."""
+    with pytest.raises(MalformedError, match="no address to connect to"):
+        Endpoint("fe80::1%eth0", 6443)
+
+
+def test_what_is_served_is_compared_by_the_digest_of_its_der() -> None:
+    """As certificates are, in the same notation."""
+    served = Served(b"certificate", "TLSv1.3", NOW)
+    assert served.sha256 == hashlib.sha256(b"certificate").hexdigest()
+    assert served == Served(b"certificate", "TLSv1.3", NOW)
+    assert served != dataclasses.replace(served, der=b"another")
+    assert "certificate" not in repr(served).replace("Served", "")
+
+
+def test_an_endpoint_and_what_is_seen_there_do_not_change() -> None:
+    """They are handed from thread to thread."""
+    for value in (Endpoint("192.0.2.10", 6443), Served(b"", "TLSv1.3", NOW), Unserved("refused", NOW)):
+        for field in dataclasses.fields(value):
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                setattr(value, field.name, None)

@@ -1,0 +1,311 @@
+"""The rows of the catalogue: what an operator may write, and what it comes to."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from certmond.pki.catalog.entries import DEFAULT_EXCLUDE, CertificateSpec, Kind, ServiceSpec, anchors_first
+from certmond.pki.catalog.field_types import FACTS, Instant, expand, format_duration, parse_duration, subject_attributes
+
+BASE = {"name": "x", "path": "/x.crt"}
+
+
+def row(**fields: Any) -> CertificateSpec:
+    return CertificateSpec.model_validate(BASE | fields)
+
+
+def refused(**fields: Any) -> str:
+    with pytest.raises(ValidationError) as caught:
+        row(**fields)
+    return str(caught.value)
+
+
+# --- instants ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9998-12-31T23:30:00-01:00", "0002-01-01T00:30:00+01:00", "9999-01-01T00:00:00+00:00",
+        "9999-12-31T23:30:00-01:00", "0001-01-01T00:30:00+01:00",
+    ],
+)  # fmt: skip
+def test_an_instant_has_a_year_to_either_end_of_the_calendar(text: str) -> None:
+    """In UTC as well, whatever zone names it: who counts on from it stays within the calendar."""
+    with pytest.raises(ValidationError, match="is no time"):
+        TypeAdapter(Instant).validate_python(text)
+
+
+def test_an_instant_is_in_utc() -> None:
+    """Whatever zone names it."""
+    found = TypeAdapter(Instant).validate_python("2026-11-24T13:00:00+01:00")
+    assert found.isoformat() == "2026-11-24T12:00:00+00:00"
+
+
+# --- durations --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("30d", timedelta(days=30)),
+        ("12h", timedelta(hours=12)),
+        ("1y6d", timedelta(days=371)),
+        ("1h30m", timedelta(minutes=90)),
+        ("90s", timedelta(seconds=90)),
+        ("2y1d1h1m1s", timedelta(days=731, hours=1, minutes=1, seconds=1)),
+    ],
+)
+def test_a_duration_is_written_in_units_from_large_to_small(text: str, value: timedelta) -> None:
+    """A year is 365 days; units may be left out, but not turned round."""
+    assert parse_duration(text) == value
+    assert parse_duration(value) is value
+
+
+@pytest.mark.parametrize(
+    "text", ["", "30", "d", "0d", "-1d", "1m1h", "1.5h", " 1d", "1d ", "9999999d", "1w", 30, None, []]
+)
+def test_anything_else_is_no_duration(text: object) -> None:
+    """No unit, nothing at all, or another type: the sentence says what is meant."""
+    with pytest.raises(ValueError, match="must be"):
+        parse_duration(text)
+
+
+@given(st.integers(min_value=1, max_value=10**10))
+def test_a_duration_is_read_back_as_it_was_written(seconds: int) -> None:
+    """`config show` prints what `config validate` takes."""
+    value = timedelta(seconds=seconds)
+    if value.days <= 999_999:
+        assert parse_duration(format_duration(value)) == value
+    assert "y" not in format_duration(value)
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [0o600, "0600", "600", "0o600"])
+def test_a_mode_is_octal_however_it_is_written(mode: object) -> None:
+    """That is what a mode means to a person; YAML itself turns 0600 into a number."""
+    assert row(mode=mode).mode == 0o600
+    assert row(mode=mode).model_dump(mode="json")["mode"] == "0600"
+
+
+def test_a_mode_may_forbid_everything() -> None:
+    """Nothing is less than 0000."""
+    assert row(mode="0000").mode == 0
+
+
+@pytest.mark.parametrize("mode", ["rw", "0999", "06000", 0o1000, -1, True, 6.0])
+def test_what_is_no_mode_is_refused(mode: object) -> None:
+    """So are modes beyond permissions, such as the sticky bit."""
+    assert "mode" in refused(mode=mode)
+
+
+def test_a_path_is_absolute_and_written_in_one_way() -> None:
+    """Superfluous slashes and dots go, so that a path is the same wherever it is named; `..` is left to the node."""
+    assert row(path="//etc/./pki//a.crt").path == "/etc/pki/a.crt"
+    assert row(path="/etc/../a").path == "/etc/../a"
+    assert "absolute path" in refused(path="etc/a.crt")
+    assert "absolute path" in refused(path="/etc/\0")
+
+
+def test_subjects_and_names_may_use_the_facts_of_the_node() -> None:
+    """A fact that there is not, and a stray dollar sign, are refused with the facts that there are."""
+    spec = row(
+        subject="CN=system:node:${node_name},O=system:nodes", names=["DNS:${node_name}", "${control_plane_name}"]
+    )
+    assert spec.subject == ("CN=system:node:${node_name},O=system:nodes",)
+    assert row(subject="CN=a$$b").subject == ("CN=a$$b",)
+    message = refused(subject="CN=${hostname}")
+    assert all(fact in message for fact in ("${hostname}", *FACTS))
+    assert "$$" in refused(subject="CN=$node_name")
+    assert "$$" in refused(names=["DNS:$x"])
+
+
+@pytest.mark.parametrize("subject", ["", "kubernetes", "CN=", "=x", "CN=a,O", "C N=a"])
+def test_a_subject_is_made_of_attributes(subject: str) -> None:
+    """Type and value, separated by commas."""
+    assert "must be a subject" in refused(subject=subject)
+
+
+@pytest.mark.parametrize("name", ["kubernetes", "dns:a", "DNS:", "DNS:a b", "IP:", "URI:spiffe://a", "${node_name}"])
+def test_an_alternative_name_is_a_dns_name_or_an_address(name: str) -> None:
+    """Or the one fact that is such a name already."""
+    assert "DNS: or IP:" in refused(names=name)
+
+
+def test_an_address_is_an_address() -> None:
+    """Where it is not a fact, it has to be one."""
+    assert row(names=["IP:10.96.0.1", "IP:::1", "IP:${service_ip}"]).names[1] == "IP:::1"
+    assert "an IP address" in refused(names="IP:10.96.0.256")
+
+
+def test_usages_are_those_of_kubernetes() -> None:
+    """The message lists them."""
+    assert "client auth, crl sign" in refused(usages=["clientAuth"])
+    assert row(usages="server auth").usages == ("server auth",)
+
+
+@pytest.mark.parametrize("owner", ["root", "root:root", "65532:0"])
+def test_an_owner_is_a_user_or_a_user_and_a_group(owner: str) -> None:
+    """By name or by number."""
+    assert row(owner=owner).owner == owner
+
+
+@pytest.mark.parametrize("owner", ["", ":root", "root:", "a b", "a:b:c"])
+def test_other_owners_are_refused(owner: str) -> None:
+    """The message says the form."""
+    assert "user or user:group" in refused(owner=owner)
+
+
+def test_one_value_may_stand_for_a_list_of_one() -> None:
+    """And an editor is told so by the schema."""
+    assert row(ca="ca", consumers=["a", "b"]).ca == ("ca",)
+    assert "tuple" in refused(ca=1)
+    schema = TypeAdapter(CertificateSpec).json_schema()["properties"]
+    assert [option["type"] for option in schema["ca"]["anyOf"]] == ["string", "array"]
+    assert schema["mode"]["anyOf"][0]["type"] == ["integer", "string"]
+
+
+def test_nothing_unknown_is_let_through_and_nothing_changes_afterwards() -> None:
+    """A misspelt field is an error, not a certificate without that demand."""
+    assert "extra" in refused(subjects="CN=a").lower()
+    with pytest.raises(ValidationError, match="frozen"):
+        row().path = "/y"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a/b", "a b", "x" * 64])
+def test_a_name_is_good_as_a_label(name: str) -> None:
+    """Letters, digits, dots, dashes and underscores."""
+    assert "name" in refused(name=name)
+
+
+def test_a_key_pair_has_a_key_and_a_glob_has_none_beside_it() -> None:
+    """A glob's files hold their keys themselves; there is no rule that finds the key for each."""
+    assert "must be given for kind key-pair" in refused(kind="key-pair")
+    assert row(kind="key-pair", key="/x.key").kind is Kind.KEY_PAIR
+    assert "must be left out" in refused(path="/certs/*.pem", key="/x.key")
+    assert row(path="/certs/*.pem", key="/certs/*.pem").is_glob
+    assert row(path="/certs/*.pem").key is None
+    assert not row(key="/x.key").is_glob
+    # With the path itself at fault, the key is not blamed for it.
+    assert "must be left out" not in refused(path="relative/*.pem", key="/x.key")
+
+
+def test_a_row_is_conditional_where_other_files_decide() -> None:
+    """Either way: by naming it, or by being there."""
+    assert row(mentioned_in="/m.yaml").conditional
+    assert row(belongs_with=["/m.yaml"]).conditional
+    assert not row(optional=True).conditional
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [("systemd", "unit", "kubelet.service"), ("static-pod", "pod", "etcd"), ("command", "command", ["/bin/x", "-a"])],
+)
+def test_a_service_says_what_restarts_it(kind: str, field: str, value: object) -> None:
+    """Each kind has one field that it cannot do without."""
+    service = ServiceSpec.model_validate({"name": "s", "kind": kind, field: value})
+    assert getattr(service, field) == (tuple(value) if isinstance(value, list) else value)
+    with pytest.raises(ValidationError, match=f"must be given for kind {kind}"):
+        ServiceSpec.model_validate({"name": "s", "kind": kind, field: [] if field == "command" else ""})
+
+
+def test_a_command_is_a_list() -> None:
+    """No shell splits it."""
+    with pytest.raises(ValidationError, match="a list of the program"):
+        ServiceSpec.model_validate({"name": "s", "kind": "command", "command": "systemctl restart x"})
+
+
+def service(**fields: Any) -> ServiceSpec:
+    return ServiceSpec.model_validate({"name": "s", "kind": "systemd", "unit": "s.service"} | fields)
+
+
+def test_only_a_unit_can_be_told_to_reload() -> None:
+    """What a restart leaves as the process that it was is no other instance; nor is what a command does."""
+    assert service().changes_instance
+    assert not service(means="reload").changes_instance
+    assert service(kind="static-pod", pod="etcd").changes_instance
+    assert not service(kind="command", command=["/x"]).changes_instance
+    with pytest.raises(ValidationError, match="must be restart where the kind is not systemd"):
+        service(kind="command", command=["/x"], means="reload")
+
+
+def test_where_something_is_served_is_an_address_that_can_be_connected_to() -> None:
+    """Written in one way; with a name where the server is asked by one."""
+    served = service(
+        serves={"apiserver": ["[2001:DB8:0::1]:6443", "API.example.com@192.0.2.1:443"], "b": "127.0.0.1:1"}
+    )
+    assert served.serves == {
+        "apiserver": ("[2001:db8::1]:6443", "api.example.com@192.0.2.1:443"), "b": ("127.0.0.1:1",)
+    }  # fmt: skip
+    for text in ("localhost:6443", "127.0.0.1", "0.0.0.0:1", "127.0.0.1:0", "https://127.0.0.1:1"):
+        with pytest.raises(ValidationError, match="must be ADDRESS:PORT or NAME@ADDRESS:PORT: "):
+            service(serves={"a": text})
+
+
+@pytest.mark.parametrize(
+    "text", ["http://127.0.0.1:2381/health?serializable=true", "https://[::1]:6443/readyz", "tcp://localhost:80"]
+)
+def test_where_a_service_says_that_it_is_well_is_an_address_with_a_port(text: str) -> None:
+    """A name will do: whoever answers there is asked, and not believed to be another."""
+    assert service(health=text).health == (text,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["127.0.0.1:80", "http://127.0.0.1/", "http://:80/", "tcp://a:0", "tcp://a:65536", "http://a:1/a b", "http://a:1/\r\nX",
+     "ftp://a:1", "https://u@a:1/", ""],
+)  # fmt: skip
+def test_other_health_addresses_are_refused(text: str) -> None:
+    """The sentence says the forms."""
+    with pytest.raises(ValidationError, match="must be http://ADDRESS:PORT/PATH, https://"):
+        service(health=text)
+
+
+# --- around them ------------------------------------------------------------------------------------------------------
+
+
+def test_authorities_come_before_what_they_sign() -> None:
+    """The rest stays in the given order."""
+    rows = [row(name="b"), row(name="ca", authority=True), row(name="a"), row(name="etcd-ca", authority=True)]
+    assert [spec.name for spec in anchors_first(rows)] == ["ca", "etcd-ca", "b", "a"]
+
+
+def test_text_with_an_unknown_fact_comes_to_nothing() -> None:
+    """So that nothing is demanded of it."""
+    assert expand("CN=system:node:${node_name}", {"node_name": "worker-1"}) == "CN=system:node:worker-1"
+    assert expand("DNS:${node_name}.${dns_domain}", {"node_name": "worker-1"}) is None
+    assert expand("CN=a$$b", {}) == "CN=a$b"
+
+
+def test_subjects_are_compared_by_their_attributes() -> None:
+    """Neither order nor grouping counts; an escaped comma separates nothing."""
+    assert subject_attributes("CN=a,O=b") == subject_attributes("O=b, CN=a") == subject_attributes("CN=a+O=b")
+    assert subject_attributes(r"CN=a\,b,O=c") == {r"CN=a\,b", "O=c"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "kubelet-client-2026-11-24-14-15-30.pem", "kubelet-server-2026-11-24-14-15-30.pem", "expired", "apiserver.key",
+        "apiserver.crt.bak", "apiserver.crt~", "apiserver.crt.old", ".hidden", "..data", "sa.pub", "x.csr", "x.pem.tmp",
+        "x.crt.orig", "x.pem.dpkg-old", "x.pem.rpmsave",
+    ],
+)  # fmt: skip
+def test_a_glob_passes_over_what_is_no_certificate_in_use(name: str) -> None:
+    """Keys, requests, backups, hidden files, and the PEM files that the kubelet has retired."""
+    assert any(fnmatchcase(name, pattern) for pattern in DEFAULT_EXCLUDE)
+
+
+@pytest.mark.parametrize("name", ["apiserver.crt", "kubelet-client-current.pem", "tls.pem", "haproxy.pem", "ca.crt"])
+def test_a_glob_takes_up_certificates(name: str) -> None:
+    """The kubelet's current PEM among them."""
+    assert not any(fnmatchcase(name, pattern) for pattern in DEFAULT_EXCLUDE)

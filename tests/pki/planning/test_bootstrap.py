@@ -1,0 +1,520 @@
+"""What `init` decides, over any ground: a node with any of its files, none of them, or all."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from functools import cache
+
+import pytest
+from cryptography import x509
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from certmond.config.model import load
+from certmond.pki.assessment.assess import Assessment, assess
+from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm, Kind
+from certmond.pki.catalog.field_types import expand
+from certmond.pki.catalog.observation import Embedded, Inventory, Observation
+from certmond.pki.catalog.requirements import missing_names
+from certmond.pki.catalog.settings import InitSpec
+from certmond.pki.findings import Fault, Reason
+from certmond.pki.planning.bootstrap import Bootstrap, Ground, bootstrap
+from certmond.pki.planning.bootstrap_steps import (
+    InitStep,
+    IssueFirst,
+    MakeAuthority,
+    MakeKeyPair,
+    WriteKubeconfig,
+    facts_of,
+    is_usable_address,
+    relocated,
+)
+from certmond.pki.planning.planner_inputs import Policy
+from tests.builders import DAY, NOW, YEAR, Issued, make_ca, make_leaf
+
+PROFILE = load().certificates
+INIT = InitSpec(advertise_address="192.0.2.10", control_plane_endpoint="k8s.example.com")
+FACTS = facts_of(INIT, "node-1", "192.0.2.10")
+POLICY = Policy(key=KeyAlgorithm.ECDSA_P256)
+SPECS = relocated(PROFILE, INIT)
+AUTHORITIES = {"ca": "kubernetes", "etcd-ca": "etcd-ca", "front-proxy-ca": "front-proxy-ca"}
+PEM, KUBELET_CONF = "/var/lib/kubelet/pki/kubelet-client-current.pem", "/etc/kubernetes/kubelet.conf"
+PATHS = sorted({path for spec in SPECS for path in (spec.path, spec.key, spec.kubeconfig) if path})
+
+
+@cache
+def whole() -> Mapping[str, Issued]:
+    """A certificate for each entry that has one, as it should be."""
+    made = {name: make_ca(subject) for name, subject in AUTHORITIES.items()}
+    for spec in SPECS:
+        if spec.name not in made and spec.kind is not Kind.KEY_PAIR:
+            subject = expand(spec.subject[0], FACTS) or ""
+            cn, _, group = subject.removeprefix("CN=").partition(",O=")
+            made[spec.name] = make_leaf(
+                made[spec.ca[0]], subject=named(cn, group), names=missing_names(spec, FACTS, ()) or None,
+                extended_usages=[usage for usage in spec.usages if usage.endswith("auth")],
+            )  # fmt: skip
+    return made
+
+
+def named(cn: str, group: str) -> x509.Name:
+    return x509.Name.from_rfc4514_string(f"CN={cn},O={group}" if group else f"CN={cn}")
+
+
+def observed(
+    paths: Iterable[str], certificates: Mapping[str, Issued] | None = None, specs: Sequence[CertificateSpec] = SPECS
+) -> Assessment:
+    """What is seen of a node that has these files, judged."""
+    there, made = frozenset(paths), {**whole(), **(certificates or {})}
+    seen = []
+    for spec in specs:
+        if spec.path not in there:
+            continue
+        if spec.kind is Kind.KEY_PAIR:
+            key = make_key_pair().facts.key
+            own = key if spec.key in there else None
+            seen.append(Observation(spec.name, spec, spec.path, key=own, key_path=spec.key, public_key=key))
+            continue
+        facts = made[spec.name].facts
+        embeds = spec.embedded_ca and (spec.kind is Kind.KUBECONFIG or spec.kubeconfig in there)
+        lacks = spec.kubeconfig and spec.kubeconfig not in there
+        seen.append(Observation(
+            spec.name, spec, spec.path, certificates=(facts,), key_path=spec.key or spec.path,
+            key=facts.key if spec.key is None or spec.key in there else None,
+            embedded=(Embedded(spec.path, (made["ca"].facts,)),) if embeds else (),
+            faults=(Fault(Reason.MISSING, f"{spec.kubeconfig} is not there"),) if lacks else (),
+        ))  # fmt: skip
+    return assess(Inventory(tuple(seen), FACTS), NOW)
+
+
+@cache
+def make_key_pair() -> Issued:
+    return make_ca("sa")
+
+
+def decide(paths: Iterable[str], init: InitSpec = INIT, policy: Policy = POLICY, **more: object) -> Bootstrap:
+    there = frozenset(paths)
+    ground = Ground(observed(there), there)
+    return bootstrap(SPECS, replace(ground, **more), init, policy)  # type: ignore[arg-type]
+
+
+def files_of(step: InitStep) -> frozenset[str]:
+    """What a step puts there."""
+    if isinstance(step, WriteKubeconfig):
+        return frozenset({step.kubeconfig.path})
+    return frozenset({step.spec.path, step.spec.key or step.spec.path})
+
+
+def without(*paths: str) -> frozenset[str]:
+    assert set(paths) <= set(PATHS), paths
+    return frozenset(PATHS) - set(paths)
+
+
+def pki(*names: str) -> list[str]:
+    return [f"/etc/kubernetes/pki/{name}" for name in names]
+
+
+# Any ground
+
+
+@given(st.sets(st.sampled_from(PATHS)) | st.sets(st.sampled_from(PATHS)).map(lambda gone: set(PATHS) - gone))
+@settings(max_examples=400, deadline=None)
+def test_any_files(there: set[str]) -> None:
+    """Whatever files are there: either problems and no step, or steps after which there is nothing to do. No step is
+    for what is there, an authority comes before what it signs, admin.conf last, and what is there is what is kept.
+    """
+    made = decide(there)
+    if made.problems:
+        assert made.steps == ()
+        assert made.kept == ()
+        assert len(set(made.problems)) == len(made.problems)
+        return
+    written: set[str] = set()
+    for step in made.steps:
+        assert not files_of(step) & (there | written), step.detail
+        if isinstance(step, IssueFirst | WriteKubeconfig):
+            needed = {step.authority.path, step.authority.key if isinstance(step, IssueFirst) else None} - {None}
+            assert needed <= there | written
+        written |= files_of(step)
+    assert "admin.conf" not in {step.spec.name for step in made.steps[:-1]}
+    assert set(made.kept) == {spec.name for spec in SPECS if spec.path in there}
+    again = decide(there | written)
+    assert (again.steps, again.problems) == ((), ())
+
+
+@given(st.integers(0, 17))
+@settings(max_examples=18, deadline=None)
+def test_any_step_may_be_the_last(number: int) -> None:
+    """A run that ends after any step is gone on with by the next one, with the very steps that were left."""
+    steps = decide(()).steps
+    assert len(steps) == 17
+    done = frozenset[str]().union(*map(files_of, steps[:number]))
+    again = decide(done)
+    assert again.problems == ()
+    assert [step.detail for step in again.steps] == [step.detail for step in steps[number:]]
+
+
+def test_nothing_is_there() -> None:
+    """On an empty node everything is made, the authorities first."""
+    steps = decide(()).steps
+    kinds = [type(step) for step in steps]
+    assert kinds.count(IssueFirst) == 12
+    assert kinds[:3] == [MakeAuthority] * 3
+    assert [kinds.count(kind) for kind in (MakeKeyPair, WriteKubeconfig)] == [1, 1]
+    assert frozenset().union(*map(files_of, steps)) == frozenset(PATHS)
+
+
+def test_everything_is_there() -> None:
+    """On a whole node nothing is made, and everything is kept."""
+    assert decide(PATHS) == Bootstrap(kept=tuple(spec.name for spec in SPECS))
+
+
+# What forbids it
+
+
+@pytest.mark.parametrize(
+    ("gone", "told"),
+    [
+        (pki("ca.crt", "ca.key"), "ca.crt is not there, but what it signed is"),
+        (pki("ca.crt"), "ca.crt is not there, but what it signed is"),
+        (pki("sa.pub"), "sa.key is there without /etc/kubernetes/pki/sa.pub; put that back, or"),
+        (pki("sa.key"), "sa.key is not there, the private key of"),
+        (pki("apiserver.crt"), "apiserver.key is there without /etc/kubernetes/pki/apiserver.crt"),
+        (pki("apiserver.key"), "apiserver.crt has no private key"),
+        ([PEM], "kubelet.conf is there without /var/lib/kubelet/pki/kubelet-client-current.pem"),
+        (pki("ca.key", "apiserver.crt", "apiserver.key"), "ca.key is not here, so /etc/kubernetes/pki/apiserver.crt"),
+    ],
+)
+def test_what_forbids_it(gone: list[str], told: str) -> None:
+    """What belongs to something that is not there, and what nobody can sign, forbids all steps."""
+    made = decide(without(*gone))
+    assert made.steps == ()
+    assert any(told in problem for problem in made.problems), made.problems
+
+
+def test_everything_that_forbids_it_is_told() -> None:
+    """Every problem is told, not only the first."""
+    made = decide(without(*pki("ca.crt", "ca.key", "etcd/ca.crt", "etcd/ca.key", "front-proxy-client.key", "sa.pub")))
+    assert len(made.problems) == 4
+    text = made.problems[0]
+    assert text.startswith("/etc/kubernetes/pki/ca.crt is not there, but what it signed is: ")
+    assert all(path in text for path in ("/etc/kubernetes/admin.conf", PEM, *pki("apiserver.crt")))
+
+
+def test_a_key_elsewhere() -> None:
+    """Where a CA's key is elsewhere and all that it signs is there, nothing is missing."""
+    assert decide(without(*pki("ca.key", "etcd/ca.key", "front-proxy-ca.key"))).problems == ()
+
+
+def test_kubelet_conf_needs_no_key() -> None:
+    """A kubeconfig that only refers to the PEM is written without the CA's key."""
+    (step,) = decide(without(KUBELET_CONF, *pki("ca.key"))).steps
+    assert isinstance(step, WriteKubeconfig)
+    assert step.kubeconfig.user == "system:node:node-1"
+
+
+def test_a_ca_with_another_key() -> None:
+    """A CA whose key is that of another one is told once, as what it is."""
+    there = without(*pki("apiserver.crt", "apiserver.key"))
+    seen = observed(there)
+    other = make_ca().facts.key
+    statuses = tuple(status.seen for status in seen.statuses)
+    odd = tuple(replace(item, key=other) if item.name == "ca" else item for item in statuses)
+    ground = Ground(assess(Inventory(odd, FACTS), NOW), there)
+    (problem,) = bootstrap(SPECS, ground, INIT, POLICY).problems
+    assert "ca.key is not the private key of /etc/kubernetes/pki/ca.crt" in problem
+
+
+def test_a_key_that_cannot_be_read() -> None:
+    """A CA's key that is there and cannot be read signs nothing, which is told before anything is made."""
+    there = without(*pki("apiserver.crt", "apiserver.key"))
+    odd = tuple(
+        replace(item, key=None, key_unknown=True) if item.name == "ca" else item
+        for item in (status.seen for status in observed(there).statuses)
+    )
+    (problem,) = bootstrap(SPECS, Ground(assess(Inventory(odd, FACTS), NOW), there), INIT, POLICY).problems
+    assert problem.startswith("/etc/kubernetes/pki/ca.key cannot be read, or only with a passphrase")
+
+
+def test_a_broken_ca() -> None:
+    """A CA that cannot be read is told as such, and as nothing else."""
+    there = frozenset(pki("ca.crt", "ca.key"))
+    spec = next(spec for spec in SPECS if spec.name == "ca")
+    fault = Fault(Reason.MALFORMED, f"{spec.path} holds no certificate")
+    seen = Inventory((Observation("ca", spec, spec.path, key_path=spec.key, faults=(fault,)),), FACTS)
+    made = bootstrap(SPECS, Ground(assess(seen, NOW), there), INIT, POLICY)
+    (problem,) = made.problems
+    assert problem.startswith("/etc/kubernetes/pki/ca.crt holds no certificate; ")
+    assert problem.endswith("(it is kept as it is: put it right or away first)")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"not_after": NOW - DAY}, "ca.crt expired on"),
+        ({"not_before": NOW + DAY}, "ca.crt is valid from"),
+        ({"is_ca": False}, "lacks basicConstraints CA:TRUE"),
+        ({"usages": ["digital signature"]}, "without keyCertSign"),
+    ],
+)
+def test_an_authority_that_is_no_good(changes: Mapping[str, object], told: str) -> None:
+    """A CA that is there and no good forbids everything."""
+    there = frozenset(pki("etcd/ca.crt", "etcd/ca.key"))
+    bad = make_ca("etcd-ca", **changes)  # type: ignore[arg-type]
+    made = bootstrap(SPECS, Ground(observed(there, {"etcd-ca": bad}), there), INIT, POLICY)
+    assert made.steps == ()
+    assert told in made.problems[0]
+
+
+def test_what_is_due_is_kept() -> None:
+    """A certificate that is near its end, or that outlives its CA, is no reason to refuse: `init` renews nothing."""
+    late = make_leaf(
+        whole()["front-proxy-ca"], "front-proxy-client", not_before=NOW - YEAR, not_after=NOW + timedelta(hours=1)
+    )
+    made = bootstrap(
+        SPECS, Ground(observed(PATHS, {"front-proxy-client": late}), frozenset(PATHS)), INIT, POLICY
+    )  # fmt: skip
+    assert (made.steps, made.problems) == ((), ())
+
+
+def test_names_that_are_lacking_are_kept() -> None:
+    """So is one that lacks a name: that is a warning of `check`."""
+    bare = make_leaf(whole()["etcd-ca"], "node-1", extended_usages=["server auth", "client auth"])
+    made = bootstrap(SPECS, Ground(observed(PATHS, {"etcd-peer": bare}), frozenset(PATHS)), INIT, POLICY)
+    assert made.problems == ()
+
+
+# The Root CA that is given, and the node that joins
+
+
+def test_a_given_ca() -> None:
+    """A given Root CA takes the place of a new one, and nothing outlives it; the other CAs are new."""
+    given = make_ca("Example Root", not_after=NOW + 100 * DAY)
+    made = decide((), given=given.facts)
+    authorities = {step.spec.name: step for step in made.steps if isinstance(step, MakeAuthority)}
+    assert authorities["ca"].given == given.facts
+    assert authorities["ca"].template is None
+    assert authorities["ca"].detail == "CN=Example Root as given, until 2027-03-04"
+    assert authorities["etcd-ca"].given is None
+    for step in made.steps:
+        if isinstance(step, IssueFirst):
+            end = given.facts.not_after if step.authority.name == "ca" else NOW + YEAR
+            assert step.template.not_after == end
+
+
+def test_the_given_ca_is_there() -> None:
+    """The same CA given again is no other one; another one is refused."""
+    assert decide(PATHS, given=whole()["ca"].facts).problems == ()
+    (problem,) = decide(PATHS, given=make_ca().facts).problems
+    assert problem == ("/etc/kubernetes/pki/ca.crt is another CA than the given one; a CA is not replaced by `init`")
+
+
+def test_a_node_that_joins() -> None:
+    """A node that joins has to be given what all share; then it is made the rest, but for super-admin.conf."""
+    made = decide((), joins=True)
+    assert len(made.problems) == 4
+    assert "copy it and /etc/kubernetes/pki/sa.key from another control-plane node" in made.problems[-1]
+    shared = [f"{name}.{end}" for name in ("ca", "etcd/ca", "front-proxy-ca") for end in ("crt", "key")]
+    made = decide(pki(*shared, "sa.pub", "sa.key"), joins=True)
+    assert made.problems == ()
+    assert "super-admin.conf" not in {step.spec.name for step in made.steps}
+    assert len(made.steps) == 12
+
+
+# What the steps say
+
+
+@pytest.mark.parametrize(
+    ("version", "admins", "super_admin"),
+    [("v1.28.0", "system:masters", False), ("v1.29.0", "kubeadm:cluster-admins", True),
+     (None, "kubeadm:cluster-admins", True)],
+)  # fmt: skip
+def test_admins(version: str | None, admins: str, super_admin: bool) -> None:
+    """Groups are those of the cluster's version, or of a current one."""
+    made = decide((), INIT.model_copy(update={"kubernetes_version": version}))
+    subjects = {
+        step.spec.name: step.template.subject.rfc4514_string() for step in made.steps if isinstance(step, IssueFirst)
+    }
+    assert subjects["admin.conf"] == f"CN=kubernetes-admin,O={admins}"
+    assert ("super-admin.conf" in subjects) is super_admin
+
+
+def test_a_super_admin_is_not_made_again() -> None:
+    """Where admin.conf is there, super-admin.conf is not made."""
+    assert decide(without("/etc/kubernetes/super-admin.conf")).steps == ()
+
+
+def test_names_are_in_kubeadms_order() -> None:
+    """DNS names come first, by the alphabet, and each name comes once."""
+    init = INIT.model_copy(update={"cert_sans": ("k8s.example.com", "192.0.2.10", "a.example.com")})
+    step = next(step for step in decide((), init).steps if step.spec.name == "apiserver")
+    assert isinstance(step, IssueFirst)
+    assert [str(name.value) for name in step.template.names] == [
+        "a.example.com", "k8s.example.com", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local", "node-1", "10.96.0.1", "192.0.2.10",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "address", "common", "own"),
+    [
+        (None, "192.0.2.10", "https://192.0.2.10:7443", "https://192.0.2.10:7443"),
+        ("k8s.example.com", "192.0.2.10", "https://k8s.example.com:7443", "https://192.0.2.10:7443"),
+        ("k8s.example.com:443", "2001:db8::1", "https://k8s.example.com:443", "https://[2001:db8::1]:7443"),
+        ("[2001:db8::2]:443", "192.0.2.10", "https://[2001:db8::2]:443", "https://192.0.2.10:7443"),
+    ],
+)
+def test_servers(endpoint: str | None, address: str, common: str, own: str) -> None:
+    """A kubeconfig has the cluster's endpoint, with this node's port unless it has its own; the node's own have it."""
+    init = InitSpec(control_plane_endpoint=endpoint, bind_port=7443, kubernetes_version="v1.30")
+    seen = replace(observed(()), facts=facts_of(init, "node-1", address))
+    made = bootstrap(SPECS, Ground(seen, frozenset()), init, POLICY)
+    servers = {
+        step.kubeconfig.path.rpartition("/")[2]: step.kubeconfig.server
+        for step in made.steps
+        if isinstance(step, IssueFirst | WriteKubeconfig) and step.kubeconfig
+    }
+    assert servers == {
+        "admin.conf": common, "super-admin.conf": common, "kubelet.conf": common, "scheduler.conf": own,
+        "controller-manager.conf": own,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [(KeyAlgorithm.ED25519, KeyAlgorithm.RSA_2048), (KeyAlgorithm.ECDSA_P384, KeyAlgorithm.ECDSA_P384)],
+)
+def test_keys_for_tokens(policy: KeyAlgorithm, expected: KeyAlgorithm) -> None:
+    """Tokens are signed with RSA or ECDSA, whatever the other keys are."""
+    made = decide((), policy=Policy(key=policy))
+    assert [step.key for step in made.steps if isinstance(step, MakeKeyPair)] == [expected]
+    assert {step.template.key for step in made.steps if isinstance(step, IssueFirst)} == {policy}
+
+
+def test_validities() -> None:
+    """A new CA is good for as long as the cluster says, else its entry, else the general one; never beyond the
+    calendar.
+    """
+
+    def ends(init: InitSpec, specs: Sequence[CertificateSpec] = SPECS) -> set[timedelta]:
+        made = bootstrap(specs, Ground(observed(()), frozenset()), init, POLICY)
+        return {step.not_after - NOW for step in made.steps if isinstance(step, MakeAuthority)}
+
+    plain = [spec.model_copy(update={"validity": None}) for spec in SPECS]
+    assert ends(INIT) == {10 * YEAR}
+    assert ends(INIT.model_copy(update={"ca_validity": 5 * YEAR})) == {5 * YEAR}
+    assert ends(INIT, plain) == {YEAR}
+    (longest,) = ends(INIT.model_copy(update={"ca_validity": 99999 * YEAR}))
+    assert (NOW + longest).year == 9999
+
+
+def test_a_subject_that_cannot_be() -> None:
+    """What no certificate can say is told with the entry, before anything is made."""
+    facts = facts_of(INIT, "n" * 60, "192.0.2.10")
+    seen = replace(observed(()), facts=facts)
+    made = bootstrap(SPECS, Ground(seen, frozenset()), INIT, POLICY)
+    (problem,) = made.problems
+    assert problem.startswith(f"{PEM} cannot be what its entry kubelet-client says (")
+
+
+# Which entries belong to a node
+
+
+def entry(**fields: object) -> CertificateSpec:
+    return CertificateSpec.model_validate(
+        {"name": "mine", "path": "/a.crt", "key": "/a.key", "ca": ("ca",), "subject": ("CN=mine",), **fields}
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "belongs"),
+    [
+        ({}, True),
+        ({"kind": "kubeconfig", "key": None}, True),
+        ({"key": None}, False),
+        ({"key": "/a.crt"}, False),
+        ({"path": "/*.crt", "key": None}, False),
+        ({"kind": "bundle"}, False),
+        ({"signer": "vault"}, False),
+        ({"optional": True}, False),
+        ({"subject": ()}, False),
+        ({"ca": ()}, False),
+        ({"authority": True}, False),
+        ({"name": "ca", "authority": True, "key": None}, False),
+        ({"name": "ca", "authority": True}, True),
+        ({"kind": "key-pair", "subject": (), "ca": ()}, True),
+    ],
+)
+def test_which_entries_are_made(fields: Mapping[str, object], belongs: bool) -> None:
+    """What can be made is a pair or a kubeconfig of one of the cluster's CAs, with a subject, and not optional."""
+    assert bool(relocated([entry(**fields)], INIT)) is belongs
+
+
+def test_of_another_ca() -> None:
+    """An entry of a CA that is not the cluster's is not made, and is no obstacle where it is there."""
+    other = entry(ca=("company",))
+    specs = (*SPECS, other)
+    assert bootstrap(specs, Ground(observed(()), frozenset()), INIT, POLICY).steps == decide(()).steps
+    there = frozenset({*PATHS, "/a.crt", "/a.key"})
+    seen = observed(there, {"mine": make_leaf(make_ca("company"), "mine")}, specs)
+    made = bootstrap(specs, Ground(seen, there), INIT, POLICY)
+    assert (made.steps, made.problems) == ((), ())
+
+
+def test_a_kubelet_of_another_ca() -> None:
+    """A kubelet's PEM of another CA is kept, and no kubeconfig is written for it."""
+    specs = tuple(
+        spec.model_copy(update={"ca": ("company",)}) if spec.name == "kubelet-client" else spec for spec in SPECS
+    )
+    there = without(KUBELET_CONF)
+    foreign = make_leaf(make_ca("company"), subject=named("system:node:node-1", "system:nodes"))
+    made = bootstrap(specs, Ground(observed(there, {"kubelet-client": foreign}, specs), there), INIT, POLICY)
+    assert (made.steps, made.problems) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"advertise_address": "host"}, "must be an IP address"),
+        ({"advertise_address": "fe80::1%eth0"}, "must be an IP address"),
+        ({"control_plane_endpoint": "k8s.example.com:0"}, "must have a port from 1 to 65535"),
+        ({"control_plane_endpoint": "a:b:c"}, "must be HOST or HOST:PORT"),
+        ({"control_plane_endpoint": "under_score:443"}, "must be an IP address, or a DNS name"),
+        ({"cert_sans": "fe80::1%eth0"}, "must be an IP address, or a DNS name"),
+        ({"dns_domain": "-"}, "must be a DNS name"),
+        ({"service_subnet": "10.96.0.0/12,"}, "must be a network such as"),
+        ({"service_subnet": "10.96.0.0/12,10.0.0.1/32"}, "must have room for at least one Service"),
+        ({"kubernetes_version": "latest"}, "must be a version such as"),
+        ({"bind_port": "0"}, "greater than or equal to 1"),
+    ],
+)
+def test_what_no_cluster_is(fields: Mapping[str, object], told: str) -> None:
+    """A cluster that cannot be is refused with a sentence."""
+    with pytest.raises(ValidationError, match=told):
+        InitSpec.model_validate(fields)
+
+
+def test_external_etcd() -> None:
+    """With an external etcd, nothing of its CA is made."""
+    names = {spec.name for spec in relocated(PROFILE, INIT.model_copy(update={"external_etcd": True}))}
+    assert names == {spec.name for spec in SPECS if "etcd" not in spec.name}
+    assert len(SPECS) - len(names) == 5
+
+
+def test_certificates_elsewhere() -> None:
+    """Only what is in pki/ is where `certificates_dir` says."""
+    moved = relocated(PROFILE, INIT.model_copy(update={"certificates_dir": "/srv/pki"}))
+    for before, after in zip(SPECS, moved, strict=True):
+        for old, new in ((before.path, after.path), (before.key, after.key)):
+            assert new == (old and old.replace("/etc/kubernetes/pki/", "/srv/pki/"))
+    assert posixpath.dirname(moved[0].path) == "/srv/pki"
+
+
+def test_usable_addresses() -> None:
+    """An address that stands for all interfaces is none to be reached by."""
+    assert is_usable_address("192.0.2.1")
+    assert not any(map(is_usable_address, (None, "0.0.0.0", "::")))  # noqa: S104 - nothing is bound to it

@@ -1,0 +1,310 @@
+"""The plan run forward in time: it says what will happen, and what goes wrong if nobody acts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from certmond.pki.assessment.assess import assess
+from certmond.pki.assessment.renewal_attempt import MIN_INTERVAL
+from certmond.pki.catalog.entries import CertificateSpec, ServiceSpec
+from certmond.pki.catalog.observation import Inventory, Observation
+from certmond.pki.planning.forecast import MAX_EVENTS, Forecast, What, forecast, next_event
+from certmond.pki.planning.planner_inputs import Circumstances, Policy
+from certmond.pki.planning.steps import Issue
+from tests.builders import DAY, HOUR, NOW, SECOND, YEAR, make_ca
+from tests.pki.planning.test_renewals import (
+    AUTHORITY,
+    CA,
+    CA_KEY,
+    FACTS,
+    INSTANTS,
+    KUBELET,
+    POLICY,
+    TICK,
+    World,
+    leaf,
+    row,
+    see,
+    world,
+    worlds,
+)
+
+
+def foresee(made: World, length: timedelta = 12 * YEAR, now: datetime = NOW) -> Forecast:
+    return forecast(made.look(now), made.policy, now + length, made.circumstances)
+
+
+def told(found: Forecast, *kinds: What, about: str | None = None) -> list[tuple[datetime, str]]:
+    """When, and about what."""
+    return [(e.at, e.target) for e in found.events if e.what in kinds and about in {None, e.target}]
+
+
+def sentences(found: Forecast, what: What) -> list[str]:
+    return [event.detail for event in found.events if event.what is what]
+
+
+def ending(end: datetime, name: str = "ca") -> Observation:
+    """A CA that ends then."""
+    spec = AUTHORITY if name == "ca" else AUTHORITY.model_copy(update={"name": name, "path": f"/pki/{name}.crt"})
+    return see(spec, make_ca(key=CA_KEY, not_before=NOW - YEAR, not_after=end))
+
+
+# --- it is the plan ---------------------------------------------------------------------------------------------------
+
+
+def lived(made: World, now: datetime, until: datetime, rounds: int) -> tuple[list[tuple[datetime, str, str]], datetime]:
+    """What happens when every plan is carried out by a real signer and looked at again; and until when that went."""
+    events = []
+    for _ in range(rounds):
+        wanted = made.plan(now)
+        events += [(now, step.target, step.detail) for step in wanted.steps if isinstance(step, Issue)]
+        made = made.after(wanted, now)
+        wanted = made.plan(now)
+        if wanted.changes_at is None or wanted.changes_at > until:
+            return events, until
+        now = wanted.changes_at
+    return events, now - TICK
+
+
+@settings(deadline=None, max_examples=60)
+@given(worlds(), INSTANTS, st.sampled_from([HOUR, 40 * DAY, 3 * YEAR]))
+def test_what_is_foreseen_is_what_a_daemon_does(made: World, now: datetime, length: timedelta) -> None:
+    """The same renewals at the same instants and in the same words, as when each is signed, read again and judged."""
+    made = replace(made, past={}, circumstances=Circumstances())
+    expected, until = lived(made, now, now + length, 30)
+    found = forecast(made.look(now), made.policy, until)
+    renewals = [event for event in found.events if event.what is What.RENEW]
+    if found.complete:
+        assert [(event.at, event.target) for event in renewals] == [(at, target) for at, target, _ in expected]
+        assert [event.detail for event in renewals] == [detail for _, _, detail in expected]
+
+
+@settings(deadline=None, max_examples=60)
+@given(worlds(), INSTANTS)
+def test_a_forecast_is_in_order_within_its_time_and_renews_nothing_twice_within_an_hour(
+    made: World, now: datetime
+) -> None:
+    """Whatever there is on a node; and a hold that is in force today is no part of it."""
+    found = forecast(made.look(now), made.policy, now + 6 * DAY, made.circumstances)
+    instants = [event.at for event in found.events]
+    assert instants == sorted(instants)
+    assert all(now <= at <= now + 6 * DAY for at in instants)
+    last: dict[str, datetime] = {}
+    for at, target in told(found, What.RENEW):
+        assert at - last.get(target, at - YEAR) >= MIN_INTERVAL
+        last[target] = at
+    assert found == forecast(made.look(now), made.policy, now + 6 * DAY)
+
+
+def test_the_last_instant_belongs_to_it() -> None:
+    """What happens one later does not."""
+    made = world(leaf(NOW + YEAR))
+    due = made.plan(NOW).changes_at
+    assert due
+    assert told(forecast(made.look(NOW), POLICY, due), What.RENEW) == [(due, "leaf")]
+    assert told(forecast(made.look(NOW), POLICY, due - TICK), What.RENEW) == []
+
+
+# --- what happens -----------------------------------------------------------------------------------------------------
+
+
+def node() -> World:
+    """What a control-plane node of kubeadm has: three CAs for ten years, ten leaves for one."""
+    cas = [ending(NOW + 10 * YEAR, name) for name in ("ca", "etcd-ca", "front-proxy-ca")]
+    rows = [row(f"leaf-{n}", ca=cas[n % 3].name, consumers=["apiserver"]) for n in range(10)]
+    leaves = [see(spec, leaf(NOW + YEAR)) for spec in rows]
+    services = (ServiceSpec(name="apiserver", kind="static-pod", pod="kube-apiserver", reloads=("leaf-0",)),)
+    return World((*cas, *leaves), Policy(services=services))
+
+
+def test_a_nodes_twelve_years() -> None:
+    """Each leaf once a year, each CA's end, and what that does to the leaves: nothing in between is left out."""
+    found = foresee(node())
+    assert found.complete
+    renewals = Counter(target for _, target in told(found, What.RENEW))
+    assert set(renewals) == {f"leaf-{n}" for n in range(10)}
+    assert set(renewals.values()) == {10}
+    cas = ["ca", "etcd-ca", "front-proxy-ca"]
+    for what in (What.CLAMP, What.DUE):
+        assert sorted(target for _, target in told(found, what)) == cas
+    for what in (What.HOLD, What.EXPIRE):
+        leaves = {target for _, target in told(found, what)} - set(cas)
+        assert leaves == set(renewals)
+    assert {at for at, _ in told(found, What.EXPIRE)} == {NOW + 10 * YEAR + TICK}
+    assert {at for at, _ in told(found, What.CLAMP)} == {max(at for at, _ in told(found, What.RENEW))}
+    bad = {event.what for event in found.events if event.bad}
+    assert bad == {What.CLAMP, What.DUE, What.HOLD, What.EXPIRE}
+
+
+def test_a_service_is_restarted_once_for_all_that_it_holds() -> None:
+    """And not for what it reads again by itself."""
+    found = foresee(node(), YEAR)
+    (restart,) = [event for event in found.events if event.what is What.RESTART]
+    assert restart.target == "apiserver"
+    assert restart.detail == "it holds " + ", ".join(f"leaf-{number}" for number in range(1, 10))
+    assert restart.at == told(found, What.RENEW)[0][0]
+
+
+def test_the_first_time_that_a_ca_cuts_a_life_short_is_told_once_for_each_ca() -> None:
+    """Not for the lives that merely end before it, and not for a CA that is nobody's here."""
+    made = world(leaf(NOW + DAY), leaf(NOW + 2 * DAY), ca=ending(NOW + 100 * DAY))
+    other = row("other", ca=["second"])
+    cas = ending(NOW + 100 * YEAR, "second"), ending(NOW + 100 * DAY, "idle")
+    made = replace(made, seen=(*made.seen, *cas, see(other, leaf(NOW + DAY))))
+    found = foresee(made, 90 * DAY)
+    assert told(found, What.CLAMP) == [(NOW, "ca")]
+    assert "ends on 2027-03-04" in sentences(found, What.CLAMP)[0]
+    short = foresee(replace(made, policy=replace(POLICY, validity=10 * DAY)), 100 * DAY)
+    ((at, target),) = told(short, What.CLAMP)
+    assert (target, at > NOW + 90 * DAY) == ("ca", True)
+
+
+def test_a_ca_that_ends_takes_its_leaves_with_it() -> None:
+    """The leaf's last renewal, that there is no other, and both ends, each told once."""
+    found = foresee(world(leaf(NOW + 40 * DAY), ca=ending(NOW + 100 * DAY)))
+    assert [(event.at - NOW, event.what, event.target) for event in found.events] == [
+        (10 * DAY, What.CLAMP, "ca"),
+        (10 * DAY, What.RENEW, "leaf"),
+        (70 * DAY, What.HOLD, "leaf"),
+        (70 * DAY, What.DUE, "ca"),
+        (100 * DAY + TICK, What.EXPIRE, "leaf"),
+        (100 * DAY + TICK, What.EXPIRE, "ca"),
+    ]
+    assert "rotate the CA" in sentences(found, What.HOLD)[0]
+
+
+LAST = ("expire", YEAR + TICK, True)
+UNSIGNED = {"signer": "none", "renew_before": "30d"}
+ROTATED = KUBELET.model_copy(update={"signer": "none", "renew_before": 30 * DAY})
+
+
+@pytest.mark.parametrize(
+    ("spec", "symlink", "end", "expected"),
+    [
+        (row(**UNSIGNED), None, YEAR, [("due", YEAR - 30 * DAY, True), LAST]),
+        (row(**UNSIGNED), None, 10 * DAY, [("due", 0 * DAY, True), ("expire", 10 * DAY + TICK, True)]),
+        (row(**UNSIGNED), None, -DAY, [("expire", 0 * DAY, True)]),
+        (ROTATED, True, YEAR, [("expire", YEAR + TICK, False)]),
+        (ROTATED, True, -DAY, [("expire", 0 * DAY, True)]),
+        (ROTATED, False, YEAR, [("due", YEAR - 30 * DAY, True), LAST]),
+    ],
+)
+def test_the_end_of_what_is_not_renewed_is_told(
+    spec: CertificateSpec, symlink: bool | None, end: timedelta, expected: list[tuple[str, timedelta, bool]]
+) -> None:
+    """And from when it is due; what is past already comes first. A kubelet is expected to rotate its own."""
+    found = foresee(World((CA, see(spec, leaf(NOW + end), symlink=symlink))), 2 * YEAR)
+    events = [event for event in found.events if event.target == spec.name]
+    assert [(event.what.value, event.at - NOW, event.bad) for event in events] == expected
+    last = events[-1].detail
+    assert last.endswith(": its entry says that nobody signs it")
+    assert last.startswith("expires" if end > timedelta() else "expired on 2026-11-23")
+    assert ("unless the kubelet rotates it" in last) is not events[-1].bad
+
+
+def test_of_what_is_not_there_nothing_is_foretold() -> None:
+    """A finding says so today."""
+    assert foresee(World((see(row()),))).events == ()
+    remembered = assess(Inventory((CA, see(row()))), NOW, World((CA, see(row(), leaf(NOW + DAY)))).look(NOW))
+    assert forecast(remembered, POLICY, NOW + DAY).events == ()
+
+
+def test_a_certificate_that_has_to_wait_beyond_its_end_is_told_to_expire() -> None:
+    """Its life is shorter than the hour between two renewals; once is enough."""
+    made = world(leaf(NOW + 90 * SECOND, 90 * SECOND), spec=row(validity="90s"))
+    found = foresee(made, 10 * HOUR)
+    renewals = told(found, What.RENEW)
+    assert {later[0] - earlier[0] for earlier, later in pairwise(renewals)} == {MIN_INTERVAL}
+    assert told(found, What.EXPIRE, What.HOLD) == [(renewals[0][0] + 90 * SECOND + TICK, "leaf")]
+
+
+def test_it_ends_after_so_many_events_and_says_so() -> None:
+    """Certificates of 90 seconds for a dozen years: the beginning is told in full, and nothing from after it."""
+    made = world(*(leaf(NOW + SECOND, 90 * SECOND) for _ in range(4)), policy=replace(POLICY, validity=90 * SECOND))
+    found = foresee(made)
+    assert not found.complete
+    assert MAX_EVENTS <= len(found.events) < MAX_EVENTS + 10
+    assert found.until == NOW + 12 * YEAR
+    assert told(found, What.EXPIRE, about="ca") == []
+    assert found.events[-1].at < NOW + MAX_EVENTS * HOUR
+    assert foresee(made, DAY).complete
+
+
+# --- what is said of it -----------------------------------------------------------------------------------------------
+
+
+def test_what_changes_is_said_once() -> None:
+    """The next certificate is as the new one was."""
+    spec = row(names="DNS:worker-1", keep_key=True)
+    found = foresee(world(leaf(NOW + DAY), spec=spec), 2 * YEAR)
+    first, second, *_ = sentences(found, What.RENEW)
+    assert first == "is due, signed by local, until 2027-11-24 12:00 UTC; adds the name DNS:worker-1; keeps its key"
+    assert second == "is due, signed by local, until 2028-10-24 12:00 UTC; keeps its key"
+
+
+def test_a_key_that_was_another_certificates_is_kept_from_the_second_time_on() -> None:
+    """A renewal puts a pair there that belongs together."""
+    made = World((CA, see(row(keep_key=True), leaf(NOW + DAY), key=CA.key)))
+    assert ["keeps its key" in said for said in sentences(foresee(made, YEAR), What.RENEW)] == [False, True]
+
+
+def test_the_general_renew_before_counts_for_what_is_not_there_yet() -> None:
+    """As for what is."""
+    seen = Inventory((CA, see(row(), leaf(NOW + YEAR))), FACTS)
+    found = forecast(assess(seen, NOW, renew_before=60 * DAY), POLICY, NOW + 2 * YEAR)
+    assert [at - NOW for at, _ in told(found, What.RENEW)] == [305 * DAY, 610 * DAY]
+
+
+def test_a_pem_in_the_symlinks_place_is_put_right_once() -> None:
+    """From then on the kubelet's symlink is there, and it is renewed by its dates."""
+    made = world(leaf(NOW + YEAR), spec=KUBELET)
+    made = replace(made, seen=(CA, replace(made.seen[1], symlink=False)))
+    found = foresee(made, YEAR)
+    assert [at - NOW for at, _ in told(found, What.RENEW)] == [timedelta(), 335 * DAY]
+
+
+def test_derived_files_are_made_when_they_are_old_and_after_their_source() -> None:
+    """What is out of date today is made once."""
+    around = Circumstances("an upgrade", {"b": "/b is not there"}, {"a": ("/a", "leaf"), "b": ("/b", "leaf")})
+    found = foresee(world(leaf(NOW + 31 * DAY), leaf(NOW + 30 * DAY + HOUR), circumstances=around), 2 * DAY)
+    assert told(found, What.DERIVE) == [(NOW, "b"), (NOW + DAY, "a"), (NOW + DAY, "b")]
+    assert sentences(found, What.DERIVE) == ["/b is not there", "leaf is renewed", "leaf is renewed"]
+
+
+def test_certificates_of_one_name_are_told_apart_by_their_path() -> None:
+    """A glob's files have the name of their entry."""
+    spec = row(path="/pki/*.pem", key="/pki/*.pem")
+    ca = ending(NOW + 20 * DAY)
+    files = [replace(see(spec, leaf(NOW + 20 * DAY)), path=f"/pki/{n}.pem") for n in "ab"]
+    found = foresee(World((ca, *files)), 30 * DAY)
+    assert len(told(found, What.HOLD, about="leaf")) == len(told(found, What.EXPIRE, about="leaf")) == 2
+
+
+# --- what is next -----------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=30)
+@given(worlds(), INSTANTS)
+def test_what_is_next_is_the_first_of_the_forecast(made: World, now: datetime) -> None:
+    """The next event is the first `renew` or `due` of the forecast, and its instant: where nothing is
+    held, which the line does not know, and no derived file comes first.
+    """
+    made = replace(made, past={}, circumstances=Circumstances())
+    found = foresee(made, 60 * DAY, now)
+    if told(found, What.HOLD):
+        return
+    due = told(found, What.RENEW, What.DUE)
+    following = next_event(made.look(now), made.policy)
+    if not due:
+        assert following is None or following.at > now + 60 * DAY
+        return
+    assert following is not None
+    assert following.at == due[0][0]
+    assert following[:2] in told(found, following.what)

@@ -1,0 +1,111 @@
+"""What a hold keeps waiting, and that it keeps nothing waiting whose users are refused already."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.planning.planner_inputs import Circumstances
+from certmond.pki.planning.renewal_holds import NOTHING_REPLACED, Healing
+from certmond.pki.planning.renewals import plan
+from certmond.pki.planning.restarts import Caution
+from certmond.pki.planning.steps import Cause, Plan
+from certmond.pki.services.restart_state_machine import Past, Result
+from tests.builders import DAY, HOUR, NOW, SECOND
+from tests.pki.planning import test_restarts as restarting
+from tests.pki.planning.test_renewals import ROOT, World, held, leaf, steps, world
+
+MINUTE = timedelta(minutes=1)
+LEAF = ("leaf", "/pki/leaf.crt")
+REFUSED, TRUSTED = (Healing("ca", NOW - SECOND, at_once=at_once) for at_once in (True, False))
+HOST: dict[str, Any] = {"hold": "held while /upgrade is there", "clock": "held until this host's clock is synchronised"}
+
+
+def planned(made: World, *, rotates: bool = True, **circumstances: Any) -> Plan:
+    """With the leaf to be issued again, as its CA is on its way out, if it `rotates`."""
+    reissue = {LEAF: ROOT.facts} if rotates else {}
+    found = replace(made, circumstances=Circumstances(**circumstances))
+    return plan(found.look(NOW), found.policy, found.past, found.circumstances, None, reissue=reissue)
+
+
+def test_a_leaf_that_nobody_accepts_waits_for_nothing_of_the_host() -> None:
+    """Where a CA was replaced and the former one is trusted no longer, its leaves are issued again whatever the host
+    says; in any other rotation they are held until they get critical.
+    """
+    node = world(leaf(NOW + 200 * DAY))
+    assert steps(planned(node, **HOST, healing=REFUSED)) == [("leaf", Cause.ROTATION)]
+    assert held(planned(node, **HOST)).because == HOST["hold"]
+    assert held(planned(node, clock=HOST["clock"])).because == HOST["clock"]
+
+
+def test_a_leaf_that_is_accepted_waits_for_the_operator_and_not_for_the_clock() -> None:
+    """Where the former CA is trusted beside the one that replaced it, a hold of the operator counts, because to wait
+    harms nobody; a clock that nothing may ever synchronise does not keep the rotation from its end.
+    """
+    node = world(leaf(NOW + 200 * DAY))
+    assert steps(planned(node, clock=HOST["clock"], healing=TRUSTED)) == [("leaf", Cause.ROTATION)]
+    assert held(planned(node, hold=HOST["hold"], healing=TRUSTED)).because == HOST["hold"]
+    due = world(leaf(NOW + 20 * DAY))
+    assert held(planned(due, rotates=False, clock=HOST["clock"], healing=TRUSTED)).because == HOST["clock"]
+
+
+@pytest.mark.parametrize("end", [NOW - HOUR, NOW + 20 * DAY], ids=["expired", "due"])
+def test_an_expired_leaf_does_not_wait_until_pods_trust_the_new_ca(end: Any) -> None:
+    """As long as others may not trust the CA that replaced the former one, it signs nothing new but for a certificate
+    that has expired, which nobody accepts.
+    """
+    made = planned(world(leaf(end)), rotates=False, unsure={"ca": "not in issue yet"}, clock="no", healing=TRUSTED)
+    assert [each.because for each in made.held] == ([] if end < NOW else ["not in issue yet"])
+    assert steps(made) == ([("leaf", Cause.EXPIRED)] if end < NOW else [])
+
+
+@pytest.mark.parametrize("failures", [0, 9])
+def test_what_was_tried_before_the_ca_was_replaced_delays_nothing(failures: int) -> None:
+    """An attempt of before counts no more. One of after, that failed, is made again after a minute at the latest where
+    nobody accepts the certificate, and the plan says when.
+    """
+    old = leaf(NOW + 200 * DAY)
+    before = Attempt(NOW - 2 * SECOND, failures, "no room", sha256=old.facts.sha256)
+    node = world(old, past={LEAF: before})
+    for healing in (REFUSED, TRUSTED):
+        assert steps(planned(node, healing=healing)) == [("leaf", Cause.ROTATION)]
+    assert held(planned(node)).until
+    after = world(old, past={LEAF: Attempt(NOW - SECOND, failures + 1, "no room")})
+    for healing, at in ((REFUSED, NOW - SECOND + MINUTE), (TRUSTED, NOW - SECOND + MINUTE * min(60, 2**failures))):
+        made = planned(after, healing=healing)
+        assert (held(made).until, made.changes_at) == (at, at)
+
+
+@pytest.mark.parametrize("superseded", [False, True], ids=["restarted", "superseded again"])
+def test_a_service_that_is_refused_is_restarted_at_once(superseded: bool) -> None:
+    """Neither a hold of the host nor the spacing of restarts keeps it waiting, but for files that somebody goes on and
+    on to change. A service that is not refused waits.
+    """
+    result = Result.SUPERSEDED if superseded else Result.PROVEN
+    past = Past("web", None, NOW - MINUTE, result, "it was restarted", ("leaf",), "web-1", {"/leaf.crt": "another"})
+    known = restarting.around(restarting.LEAF, past={"web": replace(past, again=superseded)})
+    for healing in (REFUSED, TRUSTED, NOTHING_REPLACED, replace(REFUSED, family="etcd-ca")):
+        made = restarting.made(restarting.LEAF, known=known, caution=Caution(healing=healing))
+        if healing is REFUSED and not superseded:
+            assert restarting.restart(made).target == "web"
+        else:
+            assert restarting.held(made).until == NOW - MINUTE + restarting.TERMS.spacing
+    free = restarting.around(restarting.LEAF)
+    on_hold = {each: Caution("an upgrade", healing=each) for each in (REFUSED, TRUSTED)}
+    assert restarting.restart(restarting.made(restarting.LEAF, known=free, caution=on_hold[REFUSED])).target == "web"
+    assert (
+        restarting.held(restarting.made(restarting.LEAF, known=free, caution=on_hold[TRUSTED])).because == "an upgrade"
+    )
+
+
+def test_a_ca_is_refused_with_what_it_has_signed_and_what_trusts_it() -> None:
+    """A service counts as refused for the CA's own file, for a leaf of it and for a kubeconfig that embeds it."""
+    others: dict[str, Any] = {"ca": [], "authority": True, "usages": "cert sign"}
+    ca, other = restarting.row("ca", **others), restarting.row("etcd-ca", **others)
+    conf = restarting.row("x.conf", kind="kubeconfig", key=None, ca=[], embedded_ca="ca")
+    rows = [ca, other, restarting.row(), conf, restarting.row("etcd", ca="etcd-ca")]
+    assert [REFUSED.concerns(each) for each in rows] == [True, False, True, True, False]

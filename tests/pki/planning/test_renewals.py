@@ -1,0 +1,973 @@
+"""When a certificate is renewed, when it is not although it is due, and until when the answer holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from certmond.pki.assessment.assess import Assessment, CertificateStatus, assess
+from certmond.pki.assessment.renewal_attempt import MIN_INTERVAL, Attempt
+from certmond.pki.assessment.rules import critical_point
+from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm, ServiceSpec
+from certmond.pki.catalog.observation import Embedded, Inventory, Observation
+from certmond.pki.findings import Fault, Reason
+from certmond.pki.planning.obstacles import unable
+from certmond.pki.planning.planner_inputs import Circumstances, Policy
+from certmond.pki.planning.renewal_quota import RENEWALS
+from certmond.pki.planning.renewals import plan, turn
+from certmond.pki.planning.steps import Cause, Derive, Held, Identity, Issue, Plan, Restart
+from certmond.pki.services.model import Content, Survey, Use
+from certmond.pki.services.restart_state_machine import Past, Result
+from certmond.pki.services.staleness import Surroundings
+from certmond.pki.signing.policy import Basis
+from certmond.pki.signing.template import builder
+from certmond.pki.x509.certificate import Certificate, parse_certificate
+from tests.builders import DAY, HOUR, NOW, SECOND, YEAR, Issued, make_ca, make_leaf, make_server, new_key
+
+TICK = timedelta(microseconds=1)
+MINUTE = timedelta(minutes=1)
+FACTS = {"node_name": "worker-1"}
+KEY, CA_KEY = new_key(), new_key()
+ROOT = make_ca(key=CA_KEY, not_before=NOW - 5 * YEAR, not_after=NOW + 5 * YEAR)
+POLICY = Policy(spread=TICK)  # every node in its turn, which is the same instant
+
+
+def row(name: str = "leaf", **fields: Any) -> CertificateSpec:
+    pair = {"name": name, "path": f"/pki/{name}.crt", "key": f"/pki/{name}.key", "ca": "ca", "usages": "client auth"}
+    return CertificateSpec.model_validate(pair | fields)
+
+
+AUTHORITY = row("ca", ca=[], authority=True, usages="cert sign")
+KUBELET = row("kubelet-client", kind="kubelet", key=None, path="/kubelet/current.pem")
+
+
+def see(spec: CertificateSpec, *issued: Issued, **fields: Any) -> Observation:
+    key = issued[0].facts.key if issued else None
+    found = {"key": key, "key_path": spec.key or spec.path} | fields
+    return Observation(spec.name, spec, spec.path, tuple(each.facts for each in issued), **found)
+
+
+CA = see(AUTHORITY, ROOT)
+
+
+def leaf(end: datetime, life: timedelta = YEAR, **modifiers: Any) -> Issued:
+    return make_leaf(
+        ROOT, **({"key": KEY, "usages": ["digital signature"], "not_before": end - life, "not_after": end} | modifiers)
+    )
+
+
+@dataclass(frozen=True)
+class World:
+    """All that a plan depends on but for the hour."""
+
+    seen: tuple[Observation, ...]
+    policy: Policy = POLICY
+    past: Mapping[Identity, Attempt] = field(default_factory=dict)
+    circumstances: Circumstances = field(default_factory=Circumstances)
+    facts: Mapping[str, str] = field(default_factory=lambda: FACTS)
+
+    def look(self, now: datetime) -> Assessment:
+        renewed = {attempt.sha256: attempt.at for attempt in self.past.values() if attempt.sha256}
+        return assess(Inventory(self.seen, self.facts), now, renewed=renewed)
+
+    def plan(self, now: datetime, asked: frozenset[str] | None = None) -> Plan:
+        return plan(self.look(now), self.policy, self.past, self.circumstances, asked)
+
+    def after(self, made: Plan, now: datetime, **given: Any) -> World:
+        """The world when the steps of a plan are carried out; `given` is what the signer makes of the template."""
+        issues = {step.identity: step for step in made.steps if isinstance(step, Issue)}
+        new = {identity: sign(step, **given) for identity, step in issues.items()}
+        seen = tuple(replaced(each, new[each.identity]) if each.identity in new else each for each in self.seen)
+        past = {identity: Attempt(now, sha256=certificate.sha256) for identity, certificate in new.items()}
+        return replace(self, seen=seen, past={**self.past, **past}, circumstances=replace(self.circumstances, stale={}))
+
+
+def replaced(seen: Observation, new: Certificate) -> Observation:
+    return replace(seen, certificates=(new,), key=new.key, symlink=None if seen.symlink is None else True)
+
+
+def sign(step: Issue, **given: Any) -> Certificate:
+    """What a signer makes of a step, always with the same key."""
+    made = builder(replace(step.template, **given), KEY.public_key(), 1, ROOT.cert)
+    return parse_certificate(made.sign(CA_KEY, SHA256()).public_bytes(Encoding.DER))
+
+
+def world(*issued: Issued, ca: Observation = CA, spec: CertificateSpec | None = None, **fields: Any) -> World:
+    """A node with a CA and certificates of the same row: leaf, leaf-1, …"""
+    rows = [spec or row("leaf" if number == 0 else f"leaf-{number}") for number, _ in enumerate(issued)]
+    seen = (ca, *(see(each, certificate) for each, certificate in zip(rows, issued, strict=True)))
+    return World(seen, **fields)
+
+
+def steps(made: Plan) -> list[tuple[str, Cause]]:
+    return [(step.target, step.cause) for step in made.steps]
+
+
+def issue(made: Plan) -> Issue:
+    (step,) = made.steps
+    assert isinstance(step, Issue)
+    return step
+
+
+def held(made: Plan) -> Held:
+    assert made.steps == ()
+    (only,) = made.held
+    return only
+
+
+def status_of(made: World, name: str = "leaf", now: datetime = NOW) -> CertificateStatus:
+    return next(status for status in made.look(now).statuses if status.seen.name == name)
+
+
+# --- how often an entry with a pattern is renewed ---------------------------------------------------------------------
+
+
+def flood(**fields: Any) -> World:
+    """A certificate of a pattern that is due, where as many as the quota has were renewed under names that are gone."""
+    spec = row("apps", path="/srv/*.pem", key="/srv/*.pem", **fields)
+    past = {("apps", f"/srv/{number}.pem"): Attempt(NOW - 30 * MINUTE, sha256="ab") for number in range(RENEWALS)}
+    return World((CA, replace(see(spec, leaf(NOW + DAY)), path="/srv/new.pem")), past=past)
+
+
+def test_a_pattern_has_an_hourly_quota() -> None:
+    """A certificate that is due is held while a thousand of its pattern were renewed in the last hour, whatever became
+    of their files; the plan has the instant at which it is renewed.
+    """
+    made = flood()
+    waiting = held(made.plan(NOW))
+    assert waiting.until == made.plan(NOW).changes_at == NOW + 30 * MINUTE
+    assert "1000 certificates of apps were renewed within an hour" in waiting.because
+    assert steps(made.plan(NOW + 30 * MINUTE)) == [("apps", Cause.DUE)]
+
+
+def test_the_quota_holds_back_no_person_and_no_rotation() -> None:
+    """Who asks for a certificate gets it beyond the quota, and so does a rotation."""
+    made = flood()
+    assert steps(made.plan(NOW, frozenset({"apps"}))) == [("apps", Cause.ASKED)]
+    reissue = {("apps", "/srv/new.pem"): ROOT.facts}
+    found = plan(made.look(NOW), made.policy, made.past, made.circumstances, reissue=reissue)
+    assert steps(found) == [("apps", Cause.ROTATION)]
+
+
+def test_the_quota_is_of_patterns_alone() -> None:
+    """An entry of one file has no quota, and its renewals do not count for a pattern."""
+    single = see(row(), leaf(NOW + DAY))
+    made = replace(flood(), seen=(CA, single))
+    assert steps(made.plan(NOW)) == [("leaf", Cause.DUE)]
+
+
+# --- when it is due ---------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_done_before_a_nodes_turn_and_at_that_instant_it_is() -> None:
+    """The plan says until when it holds, and that is the turn, to the microsecond."""
+    made = world(leaf(NOW + YEAR), policy=Policy())
+    due = turn(status_of(made), made.policy, "worker-1")
+    assert due
+    assert NOW + YEAR - 33 * DAY <= due < NOW + YEAR - 30 * DAY
+    for now in (NOW, due - TICK):
+        assert made.plan(now) == Plan((), (), due)
+    assert steps(made.plan(due)) == [("leaf", Cause.DUE)]
+
+
+def test_what_changes_at_the_instant_of_a_plan_has_changed_in_it() -> None:
+    """`changes_at` is later, or a daemon would wake for it again and again."""
+    made = world(leaf(NOW + YEAR))
+    due = turn(status_of(made), made.policy, "worker-1")
+    assert due
+    assert made.plan(due).changes_at == status_of(made).certificate.expires_at  # type: ignore[union-attr]
+
+
+def test_a_nodes_turn_is_the_same_in_every_process() -> None:
+    """A hash of its name, and not Python's, which differs from one process to the next."""
+    made = status_of(world(leaf(NOW + YEAR)))
+    share = 0x13029F9E83D15B3D / 2**64
+    assert turn(made, Policy(), "worker-1") == NOW + YEAR - 30 * DAY - 3 * DAY * share
+
+
+@pytest.mark.parametrize(
+    ("life", "spread", "width"), [(YEAR, 3 * DAY, 3 * DAY), (YEAR, 300 * DAY, YEAR / 20), (DAY, 3 * DAY, DAY / 20)]
+)
+def test_nodes_take_turns_up_to_the_spread_before_it_is_due(
+    life: timedelta, spread: timedelta, width: timedelta
+) -> None:
+    """Never more than a twentieth of the life, and evenly: of 300 nodes, every tenth of the time has its share."""
+    made = status_of(world(leaf(NOW + life, life)))
+    due = made.renew_at
+    assert due
+    turns = [turn(made, Policy(spread=spread), f"node-{number}") for number in range(300)]
+    early = [(due - each) / width for each in turns if each]
+    assert all(0 <= share <= 1 for share in early)
+    tenths = [sum(tenth <= share * 10 < tenth + 1 for share in early) for tenth in range(10)]
+    assert min(tenths) >= 15
+
+
+def test_an_expired_certificate_is_renewed_and_the_cause_is_said() -> None:
+    """At its last instant it is due, one later it has expired."""
+    made = world(leaf(NOW))
+    assert steps(made.plan(NOW)) == [("leaf", Cause.DUE)]
+    assert steps(made.plan(NOW + TICK)) == [("leaf", Cause.EXPIRED)]
+    assert made.plan(NOW).changes_at == NOW + TICK
+    assert issue(made.plan(NOW + TICK)).detail == "has expired, signed by local, until 2027-11-24 12:00 UTC"
+
+
+def test_the_kubelet_renews_its_own_until_nine_tenths_of_the_life_are_over() -> None:
+    """So certmond's turn is then, and not spread: it is late already."""
+    made = world(leaf(NOW + 100 * DAY, 100 * DAY), spec=KUBELET, policy=Policy(spread=30 * DAY))
+    made = replace(made, seen=(CA, replace(made.seen[1], symlink=True)))
+    due = NOW + 90 * DAY
+    assert made.plan(due - TICK) == Plan((), (), due)
+    assert steps(made.plan(due)) == [("kubelet-client", Cause.DUE)]
+
+
+def test_the_kubelets_pem_is_renewed_at_once_where_the_kubelet_cannot_rotate_it() -> None:
+    """A plain file in place of its symlink stops the rotation. It is not for a later end, so the CA's is no matter."""
+    ca = see(AUTHORITY, make_ca(key=CA_KEY, not_after=NOW + 50 * DAY))
+    for end in (NOW + YEAR, NOW + 50 * DAY):
+        made = world(leaf(end), ca=ca, spec=KUBELET)
+        made = replace(made, seen=(ca, replace(made.seen[1], symlink=False)))
+        assert steps(made.plan(NOW)) == [("kubelet-client", Cause.NOT_A_SYMLINK)]
+        assert steps(made.after(made.plan(NOW), NOW).plan(NOW)) == []
+
+
+def test_a_renewal_does_not_keep_the_link_of_the_kubelets_pem_waiting() -> None:
+    """A PEM that became a plain file is linked at once, however short a while ago it was renewed."""
+    made = world(leaf(NOW + YEAR), spec=KUBELET)
+    plain = replace(made.seen[1], symlink=False)
+    just = Attempt(NOW, sha256=plain.certificates[0].sha256)
+    made = replace(made, seen=(CA, plain), past={plain.identity: just})
+    assert steps(made.plan(NOW + SECOND)) == [("kubelet-client", Cause.NOT_A_SYMLINK)]
+
+
+def test_a_link_that_is_lost_again_and_again_is_made_at_growing_intervals() -> None:
+    """A minute after the first repair, two after the second, an hour at last; the plan says when, and what happens. Two
+    hours without a repair begin a new count.
+    """
+    made = world(leaf(NOW + YEAR), spec=KUBELET)
+    plain = replace(made.seen[1], symlink=False)
+    attempt, now, pauses, because = None, NOW, list[timedelta](), ""
+    for _ in range(9):
+        attempt = Attempt(now).repaired(attempt)
+        waits = replace(made, seen=(CA, plain), past={plain.identity: attempt}).plan(now)
+        assert held(waits).until == waits.changes_at
+        because = held(waits).because
+        assert waits.changes_at
+        pauses.append(waits.changes_at - now)
+        now = waits.changes_at
+    assert pauses == [*(MINUTE * 2**n for n in range(6)), HOUR, HOUR, HOUR]
+    assert because == f"it was put right 9 times, last on {now - HOUR:%Y-%m-%d %H:%M} UTC, and breaks again"
+    assert Attempt(now + HOUR).repaired(attempt).repairs == 1
+    assert Attempt(now - 2 * HOUR).repaired(attempt).repairs == 1  # the clock was set back
+
+
+def test_what_was_restored_is_renewed_as_soon_as_it_is_due() -> None:
+    """No signer gave it, so that its putting in place is no reason to wait."""
+    old = leaf(NOW + 10 * DAY)
+    made = world(old)
+    for restored, expected in ((True, [("leaf", Cause.DUE)]), (False, [])):
+        attempt = Attempt(NOW, sha256=old.facts.sha256, restored=restored)
+        assert steps(replace(made, past={("leaf", "/pki/leaf.crt"): attempt}).plan(NOW + SECOND)) == expected
+
+
+def test_what_is_not_valid_yet_is_renewed_at_once_though_its_successor_ends_sooner() -> None:
+    """A clock that was far ahead made it; nothing else would put it right for years. From its first instant it is
+    like any other."""
+    start = NOW + 2 * YEAR
+    made = world(leaf(NOW + 9 * YEAR, 7 * YEAR))
+    assert steps(made.plan(start - TICK)) == [("leaf", Cause.NOT_YET_VALID)]
+    assert made.plan(start - TICK).changes_at == start
+    assert (made.plan(start).steps, made.plan(start).held) == ((), ())
+    step = issue(made.plan(NOW))
+    assert step.detail == "is not valid yet, signed by local, until 2027-11-24 12:00 UTC"
+    assert made.after(made.plan(NOW), NOW).plan(NOW).steps == ()
+
+
+def test_what_is_not_valid_yet_waits_after_an_attempt_like_any_other() -> None:
+    """Its signer's clock may be the wrong one: it is asked once an hour."""
+    ahead = {"not_before": NOW + DAY, "not_after": NOW + YEAR}
+    made = world(leaf(NOW + 2 * YEAR))
+    made = made.after(made.plan(NOW), NOW, **ahead)
+    assert held(made.plan(NOW + HOUR - TICK)).because == "it was renewed on 2026-11-24 12:00 UTC, and is not valid yet"
+    assert held(made.plan(NOW)).until == made.plan(NOW).changes_at == NOW + HOUR
+    assert steps(made.plan(NOW + HOUR)) == [("leaf", Cause.NOT_YET_VALID)]
+    failed = world(leaf(NOW + 2 * YEAR), past={("leaf", "/pki/leaf.crt"): Attempt(NOW, 3, "no such key")})
+    assert held(failed.plan(NOW)).until == NOW + 4 * MINUTE
+
+
+# --- when it waits ----------------------------------------------------------------------------------------------------
+
+
+def with_attempt(attempt: Attempt, end: datetime = NOW + 20 * DAY) -> World:
+    return world(leaf(end), past={("leaf", "/pki/leaf.crt"): attempt})
+
+
+@pytest.mark.parametrize(
+    ("failures", "wait"), [(1, 1), (2, 2), (3, 4), (4, 8), (5, 16), (6, 32), (7, 60), (8, 60), (10**6, 60)]
+)
+def test_after_a_failure_it_waits_twice_as_long_each_time_up_to_an_hour(failures: int, wait: int) -> None:
+    """A minute after the first one."""
+    made = with_attempt(Attempt(NOW, failures, "no such key"))
+    until = NOW + wait * MINUTE
+    because = f"it failed {failures} times, last: no such key"
+    assert made.plan(until - TICK) == Plan((), (Held("leaf", "/pki/leaf.crt", because, until),), until)
+    assert steps(made.plan(until)) == [("leaf", Cause.DUE)]
+
+
+def test_what_its_signer_has_not_decided_is_asked_for_again_when_the_signer_said() -> None:
+    """Not sooner, however long ago it was asked."""
+    made = with_attempt(Attempt(NOW - DAY, message="an approver is asked", wait_until=NOW + DAY))
+    assert held(made.plan(NOW)).because == "its signer has not decided yet: an approver is asked"
+    assert held(made.plan(NOW)).until == made.plan(NOW).changes_at == NOW + DAY
+    assert steps(made.plan(NOW + DAY)) == [("leaf", Cause.DUE)]
+
+
+def test_nothing_is_renewed_twice_within_an_hour() -> None:
+    """Whatever lies there now: somebody put an old one back, which is renewed again, but not at once."""
+    made = with_attempt(Attempt(NOW, sha256="of another"))
+    assert held(made.plan(NOW + HOUR - TICK)).until == NOW + HOUR
+    assert steps(made.plan(NOW + HOUR)) == [("leaf", Cause.DUE)]
+
+
+def test_a_past_that_is_yet_to_come_holds_nothing_up() -> None:
+    """The clock was wrong then: waiting for that hour could take years."""
+    made = with_attempt(Attempt(NOW + YEAR, 3, "no such key"))
+    assert steps(made.plan(NOW)) == [("leaf", Cause.DUE)]
+
+
+def test_what_was_due_from_the_start_is_renewed_when_two_thirds_of_what_it_had_left_are_over() -> None:
+    """A signer that gives a short life with a notBefore of long ago is not asked in a loop; and what it gave does not
+    end either."""
+    made = world(leaf(NOW))
+    brief = made.after(made.plan(NOW), NOW, not_before=NOW - YEAR, not_after=NOW + 9 * DAY)
+    again = NOW + 6 * DAY
+    assert (
+        held(brief.plan(NOW + HOUR)).because
+        == "it was renewed on 2026-11-24 12:00 UTC, and is still due: see still_due"
+    )
+    for now in (NOW - MINUTE, NOW, again - TICK):  # also where the clock jumps back
+        assert held(brief.plan(now)).until == brief.plan(now).changes_at == again
+    assert steps(brief.plan(again)) == [("leaf", Cause.DUE)]
+    assert Reason.STILL_DUE in reasons(brief)
+    just = made.after(made.plan(NOW), NOW, not_before=NOW - YEAR, not_after=NOW + 30 * DAY)
+    assert held(just.plan(NOW + HOUR)).until == NOW + 20 * DAY
+
+
+def reasons(made: World, now: datetime = NOW, name: str = "leaf") -> set[Reason]:
+    return {item.reason for item in status_of(made, name, now).findings}
+
+
+def test_renewed_and_still_due_is_a_finding() -> None:
+    """Of what certmond put there itself; it says who is to be asked for a longer life."""
+    made = world(leaf(NOW))
+    long = made.after(made.plan(NOW), NOW)
+    assert Reason.STILL_DUE not in reasons(long)
+    assert Reason.STILL_DUE not in reasons(long, NOW + YEAR - DAY)
+    brief = made.after(made.plan(NOW), NOW, not_before=NOW - YEAR, not_after=NOW + 9 * DAY)
+    assert Reason.STILL_DUE not in reasons(brief, NOW + 10 * DAY)
+    assert Reason.STILL_DUE not in reasons(replace(brief, past={}))
+    (told,) = [item for item in status_of(brief).findings if item.reason is Reason.STILL_DUE]
+    assert "was renewed on 2026-11-24 12:00 UTC" in told.message
+
+
+@pytest.mark.parametrize("now", [NOW, NOW + 25 * DAY, NOW + 25 * DAY + TICK, NOW + 40 * DAY])
+def test_what_ends_with_its_ca_is_not_renewed_but_told(now: datetime) -> None:
+    """No later end is to be had, before that day or after it."""
+    ca = see(AUTHORITY, make_ca(key=CA_KEY, not_after=NOW + 25 * DAY))
+    made = world(leaf(NOW + 25 * DAY), leaf(NOW + 27 * DAY), leaf(NOW + 24 * DAY), ca=ca)
+    because = "no new one can last beyond 2026-12-19 12:00 UTC, the end of its CA: rotate the CA"
+    told = [Held(name, f"/pki/{name}.crt", because) for name in ("leaf", "leaf-1", "leaf-2")]
+    ended = now >= NOW + 25 * DAY
+    assert list(made.plan(now).held) == (told if ended else told[:2])
+    assert steps(made.plan(now)) == ([] if ended else [("leaf-2", Cause.DUE)])
+    assert (Reason.STILL_DUE in reasons(made, now)) is (now <= NOW + 25 * DAY)
+
+
+def test_a_shorter_validity_than_there_was_is_no_reason_to_wait() -> None:
+    """Whoever sets one wants it; only the CA's end makes a renewal useless."""
+    made = world(leaf(NOW + 29 * DAY), policy=replace(POLICY, validity=2 * DAY))
+    assert issue(made.plan(NOW)).template.not_after == NOW + 2 * DAY
+
+
+@pytest.mark.parametrize("life", [YEAR, 30 * DAY])
+def test_a_hold_counts_until_the_certificate_gets_critical_and_not_longer(life: timedelta) -> None:
+    """In the last 7 days, or the last tenth of a shorter life, it is renewed all the same."""
+    late = NOW + life - min(7 * DAY, life / 10)
+    made = world(leaf(NOW + life, life), circumstances=Circumstances(hold="an upgrade is under way"))
+    assert made.plan(late - TICK) == Plan((), (Held("leaf", "/pki/leaf.crt", "an upgrade is under way", late),), late)
+    assert steps(made.plan(late)) == [("leaf", Cause.DUE)]
+    assert made.plan(NOW).held == ()
+    assert critical_point(made.seen[1].certificates[0]) == late
+
+
+def test_what_may_be_trusted_by_nobody_is_not_issued() -> None:
+    """As long as that is so, whatever the date, and whoever asks for it; what another CA signs is."""
+    made = world(leaf(NOW), circumstances=Circumstances(unsure={"ca": "the CA was replaced"}))
+    for now in (NOW, NOW + YEAR):
+        assert held(made.plan(now)) == Held("leaf", "/pki/leaf.crt", "the CA was replaced")
+    assert held(made.plan(NOW, frozenset({"leaf"}))) == Held("leaf", "/pki/leaf.crt", "the CA was replaced")
+    elsewhere = replace(made, circumstances=Circumstances(unsure={"etcd-ca": "the CA was replaced"}))
+    assert steps(elsewhere.plan(NOW)) == [("leaf", Cause.DUE)]
+    assert steps(elsewhere.plan(NOW, frozenset({"leaf"}))) == [("leaf", Cause.ASKED)]
+
+
+def test_a_clock_that_may_be_wrong_holds_what_seems_to_be_beyond_its_dates() -> None:
+    """Then the clock is the suspect. While the certificate is valid, it is a hold like any other."""
+    start, end, late = NOW, NOW + YEAR, NOW + YEAR - 7 * DAY
+    made = world(leaf(end), circumstances=Circumstances(clock="the clock"))
+    waits = Held("leaf", "/pki/leaf.crt", "the clock")
+    assert made.plan(start - TICK) == Plan((), (waits,), start)
+    assert made.plan(start).held == ()
+    assert made.plan(late - TICK) == Plan((), (replace(waits, until=late),), late)
+    assert steps(made.plan(late)) == steps(made.plan(end)) == [("leaf", Cause.DUE)]
+    assert made.plan(end).changes_at == end + TICK
+    assert held(made.plan(end + TICK)) == waits
+    for now in (start - TICK, end + TICK):
+        assert steps(made.plan(now, frozenset({"leaf"}))) == [("leaf", Cause.ASKED)]
+
+
+def test_an_upgrade_holds_nothing_that_is_beyond_its_dates() -> None:
+    """It does no harm to what is broken already. With a doubtful clock as well, only the clock counts there."""
+    made = world(leaf(NOW + YEAR), circumstances=Circumstances("an upgrade"))
+    assert steps(made.plan(NOW - TICK)) == [("leaf", Cause.NOT_YET_VALID)]
+    assert steps(made.plan(NOW + YEAR + TICK)) == [("leaf", Cause.EXPIRED)]
+    both = replace(made, circumstances=Circumstances("an upgrade", clock="the clock"))
+    assert held(both.plan(NOW + YEAR - 8 * DAY)).because == "an upgrade"
+    assert held(both.plan(NOW - TICK)).because == held(both.plan(NOW + YEAR + TICK)).because == "the clock"
+
+
+# --- what certmond cannot renew ---------------------------------------------------------------------------------------
+
+GOOD = see(row(), leaf(NOW + DAY))
+LOST = see(row(), faults=(Fault(Reason.MISSING, "/pki/leaf.crt is not there"),), key_path="/pki/leaf.key")
+STRANGER = see(AUTHORITY, ROOT, key=make_leaf(ROOT).facts.key)
+
+
+@pytest.mark.parametrize(
+    ("seen", "ca", "signers", "why"),
+    [
+        (GOOD, CA, {}, None),
+        (replace(CA, spec=AUTHORITY, name="leaf"), CA, {}, "it is a CA, which is rotated, not renewed"),
+        (replace(GOOD, name="leaf#2"), CA, {}, "it is not an entry of its own"),
+        (see(row(kind="bundle"), leaf(NOW + DAY)), CA, {}, "it is not an entry of its own"),
+        (see(row(signer="none"), leaf(NOW + DAY)), CA, {}, "its entry says that nobody signs it"),
+        (replace(GOOD, renewable=False), CA, {}, "its file is not PEM"),
+        (see(row(), make_leaf(ROOT, path_length=0, not_after=NOW + DAY)), CA, {}, "cryptography does not read it"),
+        (see(row(), make_leaf(ROOT, serial=-1, not_after=NOW + DAY)), CA, {}, "Go does not read it (x509: negative"),
+        (GOOD, see(AUTHORITY, make_ca(serial=-1)), {}, "the certificate of its CA, /pki/ca.crt, is refused by Go"),
+        (see(row(kind="kubeconfig"), leaf(NOW + DAY), renewable=False), CA, {}, "it refers to files"),
+        (replace(GOOD, key=None, key_path=None), CA, {}, "its entry does not say where its key is"),
+        (see(KUBELET, leaf(NOW + DAY), key=None, key_path=None), CA, {}, None),
+        (see(row(ca="self"), leaf(NOW + DAY)), CA, {}, "no CA of the catalogue signs it"),
+        (see(row(ca=[]), leaf(NOW + DAY)), CA, {}, "no CA of the catalogue signs it"),
+        (see(row(ca=["self", "ca"]), leaf(NOW + DAY)), CA, {}, None),
+        (GOOD, replace(CA, key=None), {}, "the key of its CA, /pki/ca.key, is not on this node, or another's"),
+        (GOOD, STRANGER, {}, "the key of its CA, /pki/ca.key, is not on this node, or another's"),
+        (GOOD, replace(CA, key=None, key_path=None), {}, "the key of its CA, /pki/ca.crt, is not on this node"),
+        (GOOD, replace(CA, key=None, key_unknown=True), {}, None),
+        (see(row(signer="vault"), leaf(NOW + DAY)), replace(CA, key=None), {"vault": "command"}, None),
+        (see(row(signer="vault", ca=[]), leaf(NOW + DAY)), CA, {"vault": "command"}, None),
+        (see(row(signer="api"), leaf(NOW + DAY)), replace(CA, key=None), {"api": "csr"}, None),
+        (see(row(signer="k"), leaf(NOW + DAY)), replace(CA, key=None), {"k": "kubeadm"}, "the key of its CA"),
+        (see(row(signer="k"), leaf(NOW + DAY)), CA, {"k": "kubeadm"}, None),
+        (see(row(signer="mine"), leaf(NOW + DAY)), replace(CA, key=None), {"mine": "local"}, "the key of its CA"),
+    ],
+)
+def test_what_cannot_be_renewed_has_its_reason(
+    seen: Observation, ca: Observation, signers: dict[str, str], why: str | None
+) -> None:
+    """By itself certmond then does nothing, which is no news each time; asked for it, it says why."""
+    made = World((replace(ca, spec=AUTHORITY), seen), replace(POLICY, signers=signers))
+    status = made.look(NOW).statuses[1]
+    found = unable(status, {each.seen.name: each for each in made.look(NOW).trust_anchors}, made.policy)
+    by_itself, asked = made.plan(NOW), made.plan(NOW, frozenset({seen.name}))
+    if why is None:
+        assert found is None
+        assert [step.target for step in by_itself.steps] == [step.target for step in asked.steps] == [seen.name]
+    else:
+        assert found
+        assert found.startswith(why)
+        assert (by_itself.steps, by_itself.held) == ((), ())
+        assert held(asked) == Held(seen.name, seen.path, found)
+
+
+def test_a_file_that_went_bad_has_no_successor() -> None:
+    """The last good certificate is remembered for its dates. It is put right by other rules, which say why not."""
+    first = World((CA, GOOD)).look(NOW)
+    later = assess(Inventory((CA, LOST), FACTS), NOW, first)
+    made = plan(later, POLICY, {}, Circumstances(), frozenset({"leaf"}))
+    assert held(made).because == "/pki/leaf.crt is not there; its entry fixes no subject; name it there as `subject`"
+    assert "there is no certificate to renew" in (unable(later.statuses[1], {}, POLICY) or "")
+    assert turn(assess(Inventory((CA, LOST), FACTS), NOW).statuses[1], POLICY, "worker-1") is None
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "why"),
+    [
+        ({}, {}, "set keep_key on both"),
+        ({"keep_key": True}, {}, None),
+        ({"keep_key": True, "key_algorithm": "RSA-2048"}, {}, "it cannot keep it, so give it a key of its own"),
+        ({}, {"path": "/pki/leaf.crt"}, None),
+        ({}, {"key": "/pki/other.key"}, None),
+        ({}, {"kind": "key-pair", "path": "/pki/sa.pub", "usages": []}, "set keep_key on both"),
+    ],
+)
+def test_a_key_that_another_entry_has_as_well_is_not_replaced(
+    mine: dict[str, Any], other: dict[str, Any], why: str | None
+) -> None:
+    """The other's certificate would stay, without its key: by itself or for the asking."""
+    key = new_key("ec")
+    spec = row("other", **({"key": "/pki/leaf.key"} | other))
+    seen = (CA, see(row(**mine), leaf(NOW + DAY, key=key)), see(spec, leaf(NOW + YEAR, key=key)))
+    for asked in (None, frozenset({"leaf"})):
+        made = World(seen).plan(NOW, asked)
+        if why is None:
+            assert issue(made).keep_key is bool(mine)
+        else:
+            assert held(made).because == f"shares its key /pki/leaf.key with other: {why}"
+
+
+def test_what_refers_to_a_certificate_and_its_key_shares_neither() -> None:
+    """A kubeconfig that names both files has the new pair as soon as they do; one that embeds a certificate, even the
+    same one, or the key, has not, and its half would be left alone.
+    """
+    conf = row("conf", kind="kubeconfig", key=None, path="/conf")
+    own = see(row(), leaf(NOW + DAY))
+    refers = replace(
+        see(conf, key_path="/pki/leaf.key", renewable=False, certificate_file="/pki/leaf.crt"),
+        certificates=own.certificates,
+    )
+    assert steps(World((CA, own, refers)).plan(NOW)) == [("leaf", Cause.DUE)]
+    for apart in (replace(refers, certificate_file="/conf"), replace(refers, certificate_file=None)):
+        assert "shares its key /pki/leaf.key with conf" in held(World((CA, own, apart)).plan(NOW)).because
+    apart = replace(refers, key_path="/conf")
+    assert "shares its certificate /pki/leaf.crt with conf" in held(World((CA, own, apart)).plan(NOW)).because
+
+
+def test_a_key_is_the_same_one_whatever_it_is_called() -> None:
+    """By another way to the same file a key is shared as well; two files are two keys, and nobody else is harmed."""
+    own = see(row(), leaf(NOW + DAY), key_file="/real/key")
+    other = see(row("other", key="/etc/link.key"), leaf(NOW + YEAR))
+    assert "with other" in held(World((CA, own, replace(other, key_file="/real/key"))).plan(NOW)).because
+    assert steps(World((CA, own, other)).plan(NOW)) == [("leaf", Cause.DUE)]
+
+
+def test_files_of_one_glob_have_each_a_key_of_their_own() -> None:
+    """They have the name of their entry, and are told apart by their path."""
+    spec = row(path="/pki/*.pem", key="/pki/*.pem")
+    files = [replace(see(spec, leaf(NOW + DAY)), path=f"/pki/{n}.pem", key_path=f"/pki/{n}.pem") for n in "ab"]
+    assert steps(World((CA, *files)).plan(NOW)) == [("leaf", Cause.DUE)] * 2
+
+
+# --- asked for --------------------------------------------------------------------------------------------------------
+
+
+def test_who_asks_gets_it_now() -> None:
+    """Not due, tried a minute ago, an upgrade under way, no later end: all that is the asker's to know."""
+    ca = see(AUTHORITY, make_ca(key=CA_KEY, not_after=NOW + YEAR))
+    made = world(
+        leaf(NOW + YEAR), leaf(NOW + DAY), ca=ca,
+        past={("leaf", "/pki/leaf.crt"): Attempt(NOW, 5, "no")}, circumstances=Circumstances(hold="an upgrade"),
+    )  # fmt: skip
+    assert steps(made.plan(NOW, frozenset({"leaf"}))) == [("leaf", Cause.ASKED)]
+    assert steps(made.plan(NOW, frozenset())) == []
+    assert issue(made.plan(NOW, frozenset({"leaf"}))).detail.startswith("asked for, signed by local")
+
+
+def test_what_is_impossible_is_not_done_for_the_asking_either() -> None:
+    """A CA that has ended signs nothing."""
+    ca = see(AUTHORITY, make_ca(key=CA_KEY, not_after=NOW))
+    made = world(leaf(NOW + YEAR), ca=ca)
+    assert "the end of its CA" in held(made.plan(NOW, frozenset({"leaf"}))).because
+    assert steps(made.plan(NOW - SECOND, frozenset({"leaf"}))) == [("leaf", Cause.ASKED)]
+    assert made.plan(NOW - SECOND, frozenset({"leaf"})).changes_at == NOW
+
+
+# --- what a step says -------------------------------------------------------------------------------------------------
+
+
+def test_a_step_says_what_is_signed_by_whom_and_what_holds_the_old_one() -> None:
+    """Services that read it again by themselves are not restarted; but the kubelet does not read what others wrote."""
+    services = [
+        ServiceSpec(name="apiserver", kind="static-pod", pod="x", reloads=("leaf", "kubelet-client")),
+        ServiceSpec(name="scheduler", kind="static-pod", pod="y"),
+        ServiceSpec(name="kubelet", kind="systemd", unit="kubelet.service", reloads=("kubelet-client",)),
+        ServiceSpec(name="proxy", kind="systemd", unit="proxy.service"),
+    ]
+    consumers: dict[str, Any] = {"consumers": ["kubelet", "scheduler", "apiserver"]}
+    pem = KUBELET.model_copy(update={"consumers": ("kubelet",)})
+    seen = (CA, see(row(**consumers, names="DNS:${node_name}"), leaf(NOW + DAY)), see(pem, leaf(NOW + DAY, 2 * DAY)))
+    made = World(seen, replace(POLICY, services=services)).plan(NOW + DAY)
+    one, two = (step for step in made.steps if isinstance(step, Issue))
+    assert (one.restarts, two.restarts) == (("scheduler", "kubelet"), ("kubelet",))
+    assert (one.signer, one.authority, one.node, one.keep_key) == ("local", "ca", "worker-1", False)
+    assert one.detail == ("is due, signed by local, until 2027-11-25 12:00 UTC; adds the name DNS:worker-1")
+    assert (one.old, one.path) == (seen[1].certificates[0], "/pki/leaf.crt")
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "mine", "kept"),
+    [
+        ("rsa", {"keep_key": True}, True, True),
+        ("rsa", {}, True, False),
+        ("rsa", {"keep_key": True}, False, False),
+        ("rsa-1024", {"keep_key": True}, True, False),
+        ("ec-p521", {"keep_key": True}, True, False),
+        ("ec", {"keep_key": True, "key_algorithm": "RSA-2048"}, True, False),
+        ("ec", {"keep_key": True, "key_algorithm": "ECDSA-P256"}, True, True),
+    ],
+)
+def test_a_key_is_kept_where_the_entry_says_so_and_it_is_as_a_new_one_would_be(
+    kind: str, fields: Any, mine: bool, kept: bool
+) -> None:
+    """A key that is too weak, of another kind than the entry names, or another certificate's, is not."""
+    old = leaf(NOW + DAY, key=kind, usages=["digital signature"])
+    seen = see(row(**fields), old) if mine else see(row(**fields), old, key=ROOT.facts.key)
+    step = issue(World((CA, seen)).plan(NOW))
+    assert step.keep_key is kept
+    assert step.detail.endswith("; keeps its key") is kept
+    if not kept and kind == "rsa-1024":
+        assert step.template.key is KeyAlgorithm.RSA_2048
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("kubeadm", False), ("command", True), ("csr", True), ("local", True)])
+def test_no_plan_promises_that_a_signer_keeps_a_key_which_makes_its_own(kind: str, kept: bool) -> None:
+    """kubeadm does; what shares its key with another entry is held then."""
+    seen = see(row(keep_key=True, signer="it"), leaf(NOW + DAY, key="rsa"))
+    policy = replace(POLICY, signers={"it": kind})
+    step = issue(World((CA, seen), policy).plan(NOW))
+    assert step.keep_key is kept
+    assert step.detail.endswith("; keeps its key") is kept
+
+
+def test_the_validity_is_the_entrys_else_the_general_one_and_the_key_likewise() -> None:
+    """As the configuration says it; a kubeconfig gets the CA certificates that it has to embed."""
+    conf = row("conf", kind="kubeconfig", embedded_ca="ca", validity="5d")
+    seen = (CA, see(conf, leaf(NOW + DAY, key="ec-p521"), embedded=(Embedded("/conf", (ROOT.facts,)),)), GOOD)
+    policy = replace(POLICY, validity=9 * DAY, key=KeyAlgorithm.ED25519)
+    one, two = (step for step in World(seen, policy).plan(NOW).steps if isinstance(step, Issue))
+    assert (one.template.not_after, two.template.not_after) == (NOW + 5 * DAY, NOW + 9 * DAY)
+    assert (one.template.key, two.template.key) == (KeyAlgorithm.ED25519, KeyAlgorithm.ECDSA_P256)
+    assert (one.trust, two.trust) == ((ROOT.facts,), ())
+
+
+def test_an_entry_that_names_several_cas_is_signed_by_the_first_that_is_there() -> None:
+    """And lives within that one's life."""
+    other = row("other", ca=[], authority=True, usages="cert sign")
+    seen = (CA, see(other, make_ca(not_after=NOW + 9 * DAY)), see(row(ca=["self", "absent", "other", "ca"]), leaf(NOW)))
+    step = issue(World(seen).plan(NOW))
+    assert (step.authority, step.template.not_after) == ("other", NOW + 9 * DAY)
+
+
+@pytest.mark.parametrize("asked", [None, frozenset({"leaf", "twin", "link"})])
+def test_what_is_done_to_a_file_is_done_once(asked: frozenset[str] | None) -> None:
+    """A certificate that several entries name, by one path or by a symlink, is renewed by the first that can."""
+    due = leaf(NOW + DAY)
+    own = see(row(signer="none"), due)
+    twin = see(row("twin", path="/pki/leaf.crt", key="/pki/leaf.key"), due)
+    link = see(row("link"), due, certificate_file="/pki/leaf.crt", key_file="/pki/leaf.key")
+    made = World((CA, own, twin, link)).plan(NOW, asked)
+    assert [step.target for step in made.steps] == ["twin"]
+    failed = {("twin", "/pki/leaf.crt"): Attempt(NOW, 1, "no")}
+    assert World((CA, own, twin, link), past=failed).plan(NOW).steps == ()
+
+
+@pytest.mark.parametrize("asked", [None, frozenset({"leaf", "twin"})])
+def test_an_entry_that_is_refused_takes_no_turn_of_another(asked: frozenset[str] | None) -> None:
+    """Where the signing policy refuses one of two entries with the same certificate, the other one is renewed."""
+    due = leaf(NOW + DAY)
+    seen = (CA, see(row(), due), see(row("twin", path="/pki/leaf.crt", key="/pki/leaf.key"), due))
+    assessment = World(seen).look(NOW)
+    refused = replace(assessment.by_identity["leaf", "/pki/leaf.crt"], basis=Basis(barrier="it is forged"))
+    statuses = tuple(refused if each.seen is refused.seen else each for each in assessment.statuses)
+    made = plan(replace(assessment, statuses=statuses), POLICY, {}, Circumstances(), asked)
+    assert [step.target for step in made.steps] == ["twin"]
+    assert [(each.target, each.because) for each in made.held] == [
+        ("leaf", "the CA's key does not sign it: it is forged")
+    ]
+
+
+def test_each_entry_that_shares_a_certificate_is_told_so() -> None:
+    """Two entries that have one certificate, and keys of their own, are both held."""
+    due = leaf(NOW + DAY)
+    seen = (CA, see(row(), due), see(row("twin"), due, certificate_file="/pki/leaf.crt"))
+    made = World(seen).plan(NOW)
+    assert (made.steps, [each.target for each in made.held]) == ((), ["leaf", "twin"])
+
+
+@pytest.mark.parametrize("asked", [None, frozenset({"leaf", "bundles"})])
+def test_a_derived_file_that_a_pattern_matches_is_not_renewed_by_itself(asked: frozenset[str] | None) -> None:
+    """It is due when its source is, and made from that alone; by the way of a symlink neither."""
+    spec = row("bundles", path="/etc/app/*.pem", key=None)
+    bundle = replace(see(spec, leaf(NOW + DAY)), path="/etc/app/a.pem", key_path="/etc/app/a.pem")
+    link = replace(bundle, path="/etc/app/b.pem", certificate_file="/etc/app/a.pem")
+    derived = Circumstances(derived={"a": ("/etc/app/a.pem", "leaf")})
+    made = World((CA, see(row(), leaf(NOW + DAY)), bundle, link), circumstances=derived).plan(NOW, asked)
+    assert [step.target for step in made.steps] == ["leaf", "a"]
+    assert made.held == ()
+    assert len(World((CA, bundle)).plan(NOW).steps) == 1
+
+
+def test_what_others_renew_and_is_not_there_is_theirs_to_make() -> None:
+    """Nothing is planned, and nothing is told of it here: its finding is enough."""
+    made = World((CA, see(row(renewed_by="the start of another service")))).plan(NOW)
+    assert (made.steps, made.held, made.changes_at) == ((), (), None)
+
+
+def test_derived_files_follow_what_they_are_made_from() -> None:
+    """After their source is renewed, and where they are out of date by themselves; asked for the source, only then."""
+    derived = {name: (f"/etc/{name}", source) for name, source in {"a": "leaf", "b": "leaf-1", "c": "leaf-1"}.items()}
+    stale = {"a": "is old", "b": "/etc/b is not as leaf-1 is"}
+    made = world(leaf(NOW + DAY), leaf(NOW + YEAR), circumstances=Circumstances(None, stale, derived))
+    _, one, two = made.plan(NOW).steps
+    assert one == Derive("a", "/etc/a", "leaf", Cause.SOURCE_CHANGED, "leaf is renewed")
+    assert two == Derive("b", "/etc/b", "leaf-1", Cause.SOURCE_CHANGED, "/etc/b is not as leaf-1 is")
+    asked = made.plan(NOW, frozenset({"leaf-1"}))
+    assert [step.target for step in asked.steps] == ["leaf-1", "b", "c"]
+
+
+# --- until when a plan holds ------------------------------------------------------------------------------------------
+
+SPANS = st.sampled_from([SECOND, 90 * SECOND, MINUTE, HOUR, DAY, 7 * DAY, 10 * DAY, 30 * DAY, 90 * DAY, YEAR])
+OFFSETS = st.builds(lambda span, times: span * times, SPANS, st.integers(-4, 4))
+INSTANTS = OFFSETS.map(lambda offset: NOW + offset)
+
+
+@st.composite
+def attempts(draw: st.DrawFn, certificate: Certificate) -> Attempt:
+    at = draw(INSTANTS)
+    match draw(st.sampled_from(["mine", "another's", "failed", "waits"])):
+        case "mine":
+            return Attempt(at, sha256=certificate.sha256)
+        case "another's":
+            return Attempt(at, sha256="another")
+        case "failed":
+            return Attempt(at, draw(st.integers(1, 9)), "no")
+        case _:
+            return Attempt(at, message="wait", wait_until=at + abs(draw(OFFSETS)))
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    """A node with up to four certificates in whatever state, and any past."""
+    ca = see(
+        AUTHORITY, make_ca(key=CA_KEY, not_before=NOW - 9 * YEAR, not_after=draw(INSTANTS | st.just(NOW + 9 * YEAR)))
+    )
+    seen, past = [ca], {}
+    for number in range(draw(st.integers(1, 4))):
+        fields: dict[str, Any] = {"renew_before": draw(st.sampled_from([None, "1h", "60d"]))}
+        fields["validity"] = draw(st.sampled_from([None, "90s", "2h", "10d", "400d"]))
+        if draw(st.integers(0, 3)) == 0:
+            fields |= {"kind": "kubelet", "key": None}
+        spec = row(f"leaf-{number}", **fields)
+        one, other = sorted((draw(INSTANTS), draw(INSTANTS)))
+        found = see(spec, make_leaf(ROOT, key=KEY, not_before=one, not_after=max(other, one + SECOND)))
+        found = replace(found, symlink=draw(st.booleans()) if spec.kind == "kubelet" else None)
+        seen.append(found)
+        if draw(st.booleans()):
+            past[found.identity] = draw(attempts(found.certificates[0]))
+    return World(
+        tuple(seen),
+        Policy(validity=draw(st.sampled_from([HOUR, 30 * DAY, YEAR])), spread=draw(SPANS)),
+        past,
+        Circumstances(draw(st.none() | st.just("an upgrade")), clock=draw(st.none() | st.just("the clock"))),
+        {"node_name": draw(st.sampled_from(["a", "b", "c", "d"]))},
+    )
+
+
+def essence(made: Plan) -> tuple[Any, ...]:
+    """What is to be done and what is held, without the dates of what would be issued."""
+    return [(s.target, s.cause, s.restarts, s.keep_key) if isinstance(s, Issue) else s for s in made.steps], made.held
+
+
+@settings(deadline=None, max_examples=300)
+@given(worlds(), INSTANTS, st.none() | st.integers(0, 30), st.lists(st.floats(0, 1), max_size=3))
+def test_until_it_says_a_plan_stays_as_it_is(
+    made: World, now: datetime, number: int | None, shares: list[float]
+) -> None:
+    """At every instant before `changes_at` the plan is the same, and without one for ever: a daemon sleeps so long."""
+    known = edges(made)
+    start = now if number is None else known[number % len(known)]
+    first = made.plan(start)
+    assert first.changes_at is None or first.changes_at > start
+    end = first.changes_at or start + 20 * YEAR
+    later = {end - TICK, *(start + (end - TICK - start) * share for share in shares)}
+    for instant in later | {edge for edge in known if start < edge < end}:
+        assert essence(made.plan(instant)) == essence(first), instant
+
+
+def edges(made: World) -> list[datetime]:
+    """Instants at which something might change."""
+    found = [status.renew_at for status in made.look(NOW).statuses if status.renew_at]
+    for certificate in (each.certificates[0] for each in made.seen):
+        found += [certificate.not_before, certificate.not_after, certificate.not_after + TICK]
+        found += [critical_point(certificate)]
+    found += [instant for attempt in made.past.values() for instant in (attempt.at, attempt.retry_at)]
+    return sorted(found)
+
+
+@settings(deadline=None, max_examples=250)
+@given(worlds(), INSTANTS, st.data())
+def test_what_was_renewed_is_not_renewed_again_whatever_the_clock_does(
+    made: World, now: datetime, data: st.DataObject
+) -> None:
+    """Not at the same instant, not within the hour, and not when the clock jumps back, unless to where the new one is
+    not valid yet; even if its signer gave a life that was nearly over, with a beginning of long ago."""
+    first = made.plan(now)
+    given: dict[str, Any] = {}
+    if data.draw(st.booleans()):
+        given = {"not_before": now.replace(microsecond=0) - abs(data.draw(OFFSETS)) - SECOND}
+        given["not_after"] = now.replace(microsecond=0) + SECOND + abs(data.draw(OFFSETS))
+    done = made.after(first, now, **given)
+    targets = {step.target for step in first.steps}
+    for later in (now, now + MIN_INTERVAL - TICK, now + min(data.draw(OFFSETS), MIN_INTERVAL - TICK)):
+        again = {
+            step.target for step in done.plan(later).steps if later >= now or step.cause is not Cause.NOT_YET_VALID
+        }
+        assert not again & targets, later
+
+
+@settings(deadline=None, max_examples=40)
+@given(worlds(), INSTANTS, st.sampled_from([{}, {"not_before": NOW - 9 * YEAR}]))
+def test_a_daemon_that_wakes_when_its_plan_says_never_falls_into_a_loop(
+    made: World, now: datetime, given: dict[str, Any]
+) -> None:
+    """Every certificate rests for an hour after a renewal, and the clock always moves on."""
+    last: dict[str, datetime] = {}
+    for _ in range(12):
+        wanted = made.plan(now)
+        for step in wanted.steps:
+            assert now - last.get(step.target, now - YEAR) >= MIN_INTERVAL
+            last[step.target] = now
+        made = made.after(wanted, now, **given)
+        after = made.plan(now)
+        assert after.steps == ()
+        if after.changes_at is None:
+            break
+        assert after.changes_at > now
+        now = after.changes_at
+
+
+def test_a_server_certificate_is_planned_like_any_other() -> None:
+    """What a certificate is good for has nothing to do with when it is renewed."""
+    server = make_server(ROOT, key=KEY, not_before=NOW - YEAR, not_after=NOW + DAY)
+    assert steps(World((CA, see(row(usages="server auth"), server))).plan(NOW)) == [("leaf", Cause.DUE)]
+
+
+# --- who holds the old one --------------------------------------------------------------------------------------------
+
+
+def test_who_has_to_be_restarted_is_told_by_the_node_before_the_catalogue() -> None:
+    """Flags that were seen count for more than what the configuration lists; the kubelet takes up nothing of others."""
+    spec = row(consumers=["listed", "reloading"])
+    services = tuple(
+        ServiceSpec(name=name, kind="systemd", unit=f"{name}.service", reloads=("leaf",) if name == "reloading" else ())
+        for name in ("listed", "reloading", "flagged")
+    )
+    policy = replace(POLICY, services=services)
+    made = world(leaf(NOW), spec=spec, policy=policy)
+    assert issue(made.plan(NOW)).restarts == ("listed",)
+    survey = Survey({"flagged": {"/pki/leaf.crt": Use(False, "--x")}, "listed": {}, "reloading": {}})
+    around = Surroundings(services, survey)
+    seen = assess(Inventory(made.seen, FACTS), NOW, around=around)
+    assert issue(plan(seen, policy, {}, Circumstances())).restarts == ("flagged",)
+    kubelet = row("leaf", kind="kubelet", key=None, path="/kubelet/current.pem", consumers="reloading")
+    assert issue(world(leaf(NOW), spec=kubelet, policy=policy).plan(NOW)).restarts == ("reloading",)
+
+
+def test_after_a_restart_that_failed_nothing_new_is_issued_by_itself() -> None:
+    """A new certificate would bring the same again. Asked for by hand, it is issued: that is another try."""
+    services = (ServiceSpec(name="web", kind="systemd", unit="web.service"),)
+    made = world(leaf(NOW), spec=row(consumers="web"))
+    past = Past("web", None, NOW, Result.TAKEN_BACK, "web did not come up", ("leaf",), "2", {"/pki/leaf.crt": "x"})
+    contents = {"/pki/leaf.crt": Content("x", NOW)}
+    seen = assess(
+        Inventory(made.seen, FACTS), NOW, around=Surroundings(services, contents=contents, past={"web": past})
+    )
+    assert held(plan(seen, POLICY, {}, Circumstances())).because == "web did not come up: see restart_failed"
+    asked = plan(seen, POLICY, {}, Circumstances(), frozenset({"leaf"}))
+    assert steps(asked) == [("leaf", Cause.ASKED)]
+
+
+def test_what_changes_files_is_told_from_what_restarts() -> None:
+    """So that all of the first are done before any of the second."""
+    write = issue(world(leaf(NOW)).plan(NOW))
+    restart = Restart(ServiceSpec(name="web", kind="systemd", unit="web.service"), (), Cause.RENEWED, "")
+    assert Plan((write, restart)).writes == (write,)
+
+
+# --- a CA that is on its way out --------------------------------------------------------------------------------------
+
+OUT = {("leaf", "/pki/leaf.crt"): ROOT.facts}
+"""What is to be issued again, under which anchor."""
+LASTING = leaf(NOW + 300 * DAY)
+NOTHING = Circumstances()
+
+
+def rotated(
+    now: datetime = NOW, past: Attempt | None = None, of: World | None = None, around: Circumstances = NOTHING
+) -> Plan:
+    """The plan for a certificate that is of the former CA, and otherwise good."""
+    of = of or world(LASTING)
+    attempts = {("leaf", "/pki/leaf.crt"): past} if past else {}
+    return plan(of.look(now), of.policy, attempts, around, reissue=OUT)
+
+
+def test_what_is_of_the_former_ca_is_issued_again_whatever_its_dates() -> None:
+    """And has to be of the new one then. Others are left alone, and who asks by hand gets what is right now."""
+    made = rotated(of=world(LASTING, leaf(NOW + 300 * DAY, key=new_key())))
+    step = issue(made)
+    assert (step.target, step.cause, step.under) == ("leaf", Cause.ROTATION, ROOT.facts)
+    assert step.detail.startswith("is of the former CA, signed by local, until ")
+    of = world(LASTING)
+    by_hand = issue(plan(of.look(NOW), of.policy, {}, Circumstances(), frozenset({"leaf"}), reissue=OUT))
+    assert (by_hand.cause, by_hand.under) == (Cause.ASKED, None)
+    assert issue(world(leaf(NOW + DAY)).plan(NOW)).under is None
+
+
+def test_a_renewal_of_a_minute_ago_does_not_hold_up_a_rotation_for_an_hour() -> None:
+    """What it brought was of the former CA; but a minute goes by, lest a signer that knows no better is overrun."""
+    for past in (Attempt(NOW, sha256="x"), Attempt(NOW + 30 * SECOND, sha256="x", issued_at=NOW)):
+        waiting = held(rotated(NOW + MINUTE - TICK, past))
+        assert waiting.until == NOW + MINUTE
+        assert waiting.because.endswith(", and is of the former CA")
+        assert steps(rotated(NOW + MINUTE, past)) == [("leaf", Cause.ROTATION)]
+    assert rotated(NOW + SECOND, Attempt(NOW)).changes_at == NOW + MINUTE
+
+
+def test_what_fails_in_a_rotation_backs_off_as_ever() -> None:
+    """Twice as long each time; and what the signer has not decided is asked for when it said."""
+    failing = Attempt(NOW, failures=3, message="no")
+    assert held(rotated(NOW + MINUTE, failing)).until == NOW + 4 * MINUTE
+    assert steps(rotated(NOW + 4 * MINUTE, failing)) == [("leaf", Cause.ROTATION)]
+    pending = Attempt(NOW, message="pending", wait_until=NOW + HOUR)
+    assert held(rotated(NOW + 2 * MINUTE, pending)).until == NOW + HOUR
+
+
+@pytest.mark.parametrize("around", [Circumstances(hold="not now"), Circumstances(clock="not now")])
+def test_a_rotation_waits_for_the_host_until_the_certificate_gets_critical(around: Circumstances) -> None:
+    """As every renewal does."""
+    late = critical_point(LASTING.facts)
+    waiting = held(rotated(late - TICK, around=around))
+    assert (waiting.because, waiting.until) == ("not now", late)
+    assert steps(rotated(late, around=around)) == [("leaf", Cause.ROTATION)]
+
+
+def test_a_rotation_needs_no_later_end_but_a_ca_that_has_not_ended() -> None:
+    """The new CA may well end before the certificate that it replaces would have."""
+    short = make_ca(key=CA_KEY, not_before=NOW - DAY, not_after=NOW + 30 * DAY)
+    assert steps(rotated(of=world(LASTING, ca=see(AUTHORITY, short)))) == [("leaf", Cause.ROTATION)]
+    ended = make_ca(key=CA_KEY, not_before=NOW - DAY, not_after=NOW - HOUR)
+    assert "the end of its CA: rotate the CA" in held(rotated(of=world(LASTING, ca=see(AUTHORITY, ended)))).because
+
+
+def test_what_cannot_be_issued_again_holds_the_rotation_with_its_reason() -> None:
+    """So that somebody does it."""
+    assert held(rotated(of=world(LASTING, spec=row(signer="none")))).because == "its entry says that nobody signs it"

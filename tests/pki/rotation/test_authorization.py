@@ -1,0 +1,192 @@
+"""Which rotation a node follows that others tell it of, and which it does not."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ed448
+
+from certmond.formats.private_key import sign
+from certmond.pki.rotation.authorization import refusal, statement
+from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort
+from certmond.pki.rotation.planner import Ground
+from certmond.pki.x509.certificate import Certificate, describe_key
+from tests.builders import DAY, NOW, Issued, make_ca, make_leaf
+
+DATES: Any = {"not_before": NOW - 10 * DAY, "not_after": NOW + 900 * DAY}
+OLD, NEW, FOREIGN = make_ca(**DATES), make_ca(**DATES), make_ca(**DATES)
+
+
+def signed(rotation: Rotation, by: Issued = OLD) -> Rotation:
+    made = sign(by.key, statement(rotation))  # type: ignore[arg-type]
+    return replace(rotation, signature=b64encode(made).decode())
+
+
+BEGUN = signed(Rotation("r-1", "ca", Mode.OVERLAP, (OLD.facts,), NEW.facts, Phase.PREPARE, NOW))
+
+
+def at(phase: Phase, rotation: Rotation = BEGUN) -> Rotation:
+    return replace(rotation, phase=phase)
+
+
+def back(phase: Phase) -> Rotation:
+    return abort(at(phase), NOW)
+
+
+def worker(*trust: Certificate) -> Ground:
+    return Ground("ca", "/ca.crt", None, trust or (OLD.facts,), None, False, None)
+
+
+def control_plane(*trust: Certificate, key: Issued = OLD) -> Ground:
+    return Ground("ca", "/ca.crt", "/ca.key", trust or (OLD.facts,), key.facts.key, False, None)
+
+
+def said(own: Rotation | None, told: Rotation, ground: Ground, staged: bool = False) -> str:
+    return refusal(own, told, ground, staged=staged, now=NOW) or ""
+
+
+BOTH, TURNED, AFTER = (OLD.facts, NEW.facts), (NEW.facts, OLD.facts), (NEW.facts,)
+
+
+@pytest.mark.parametrize(
+    ("own", "told", "ground", "staged"),
+    [
+        (None, BEGUN, worker(), False),
+        (None, BEGUN, control_plane(), False),
+        *((None, at(phase), worker(), False) for phase in Phase),
+        *((None, at(phase), control_plane(), True) for phase in Phase),
+        (None, at(Phase.TRUST), worker(*BOTH), False),
+        (None, at(Phase.ISSUE), worker(*TURNED), False),
+        (None, at(Phase.DISTRUST), worker(*AFTER), False),
+        (at(Phase.DONE, replace(BEGUN, id="r-0")), BEGUN, worker(), False),
+        (BEGUN, at(Phase.ISSUE), worker(*BOTH), False),
+        (at(Phase.ISSUE), at(Phase.DISTRUST), control_plane(*TURNED, key=NEW), False),
+        (at(Phase.TRUST), back(Phase.TRUST), worker(*BOTH), False),
+        (at(Phase.TRUST), back(Phase.ISSUE), worker(*BOTH), False),
+        (at(Phase.ISSUE), back(Phase.ISSUE), control_plane(*TURNED, key=NEW), True),
+        (at(Phase.TRUST), back(Phase.TRUST), control_plane(*BOTH), False),
+        (None, back(Phase.ISSUE), worker(), False),
+        (None, back(Phase.TRUST), worker(*BOTH), False),
+    ],
+)
+def test_what_is_signed_is_followed(own: Rotation | None, told: Rotation, ground: Ground, staged: bool) -> None:
+    """From whatever phase on a node hears of it, has joined in it, or is told that it goes back."""
+    assert said(own, told, ground, staged) == ""
+
+
+@pytest.mark.parametrize("key", ["rsa", "ec", "ed25519"])
+def test_whatever_key_the_former_ca_has(key: str) -> None:
+    """RSA, ECDSA and Ed25519 sign, and what they have signed verifies for that rotation only."""
+    old = make_ca(key=key, **DATES)
+    made = signed(replace(BEGUN, old=(old.facts,)), old)
+    assert said(None, made, worker(old.facts)) == ""
+    assert "not signed" in said(None, replace(made, id="r-2"), worker(old.facts))
+
+
+EVIL = signed(replace(BEGUN, new=FOREIGN.facts), FOREIGN)
+
+
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("ground", [worker(), control_plane()], ids=["worker", "control plane"])
+@pytest.mark.parametrize(
+    "told",
+    [EVIL, replace(EVIL, signature=""), replace(EVIL, signature=BEGUN.signature), replace(BEGUN, signature="===="),
+     replace(BEGUN, mode=Mode.REPLACE), replace(BEGUN, family="etcd-ca"), replace(BEGUN, id="r-2"),
+     signed(replace(BEGUN, old=(FOREIGN.facts,), new=NEW.facts), OLD)],
+    ids=["by another", "by nobody", "for another", "nonsense", "at once", "family", "again", "of another"],
+)  # fmt: skip
+def test_what_the_former_ca_has_not_signed_is_not_followed(told: Rotation, ground: Ground, phase: Phase) -> None:
+    """By nobody who hears of it for the first time, whatever its phase, and whatever is staged there."""
+    why = said(None, at(phase, told), ground, staged=True)
+    assert why.startswith(f"{told.name} is not followed: it is not signed with the key of the CA that it is to follow")
+    assert why.endswith("; see who wrote the ConfigMap kube-system/certmond-rotation, and delete it if that was none "
+                        "of yours")  # fmt: skip
+
+
+@pytest.mark.parametrize("phase", [each for each in Phase if each is not Phase.PREPARE])
+def test_a_foreign_ca_that_signs_for_itself_is_not_followed(phase: Phase) -> None:
+    """A rotation from a CA that this node does not trust is none of its own, whoever has signed it."""
+    told = at(phase, signed(replace(BEGUN, old=(FOREIGN.facts,)), FOREIGN))
+    others = at(phase, signed(replace(BEGUN, old=(OLD.facts, FOREIGN.facts)), FOREIGN))
+    first = signed(replace(BEGUN, old=(FOREIGN.facts,), new=OLD.facts), FOREIGN)
+    turned = replace(first, id="r-1-back", aborted=True, old=(OLD.facts,), new=FOREIGN.facts, phase=phase)
+    for each in (told, others, turned):
+        assert "/ca.crt does not hold the CA that has signed it" in said(None, each, worker())
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_a_rotation_to_what_is_there_already_never_leads_elsewhere(phase: Phase) -> None:
+    """From another CA to that of this node: it is followed only where nothing is changed, and not back from there."""
+    first = at(phase, signed(replace(BEGUN, old=(FOREIGN.facts,), new=OLD.facts), FOREIGN))
+    if said(None, first, worker()) == "":
+        assert phase in {Phase.DISTRUST, Phase.ATTACH, Phase.DONE}
+        turned = replace(first, id="r-1-back", aborted=True, old=(OLD.facts,), new=FOREIGN.facts, phase=Phase.ISSUE)
+        assert "no way back" in said(first, turned, worker()) or phase is Phase.DONE
+        assert said(first, turned, worker()) != ""
+
+
+def test_a_beginning_is_from_what_the_node_trusts() -> None:
+    """All of it: in the phase prepare nothing has been changed yet."""
+    assert "what it calls the former CA is not what /ca.crt holds" in said(None, BEGUN, worker(*BOTH))
+
+
+def test_an_unfit_ca_is_not_followed() -> None:
+    """Although it is signed, be it no CA at all or one that has ended; but the way back is to what has been there."""
+    for new in (make_leaf(OLD, "x", **DATES), make_ca(not_before=NOW - 9 * DAY, not_after=NOW - DAY)):
+        made = signed(replace(BEGUN, new=new.facts))
+        assert "its new CA" in said(None, made, worker())
+    ended = make_ca(not_before=NOW - 9 * DAY, not_after=NOW - DAY)
+    forth = at(Phase.TRUST, signed(replace(BEGUN, old=(ended.facts,)), ended))
+    assert said(None, abort(forth, NOW), worker(ended.facts)) == ""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"new": FOREIGN.facts}, {"old": (FOREIGN.facts,)}, {"mode": Mode.REPLACE}, {"family": "etcd-ca"},
+     {"aborted": True}, {"signature": ""}],
+    ids=lambda changes: next(iter(changes)),
+)  # fmt: skip
+def test_a_rotation_stays_what_it_is(changes: dict[str, Any]) -> None:
+    """Under its id nothing but the phase, the nodes that are left out and what is published changes."""
+    told = replace(at(Phase.ISSUE), **changes)
+    assert "it has this node's own rotation, with other" in said(at(Phase.TRUST), told, worker(*BOTH))
+
+
+def test_the_keys_of_tokens_are_followed_likewise() -> None:
+    """The former key signs, and what it does not sign is not followed; a key that signs no tokens is unfit."""
+    old, new = OLD.facts.key, NEW.facts.key
+    begun = signed(Rotation("r-1", "sa", Mode.OVERLAP, (old,), new, Phase.PREPARE, NOW))
+    ground = Ground("sa", "/sa.pub", "/sa.key", (old,), old)
+    assert said(None, begun, ground) == ""
+    assert "not signed" in said(None, replace(begun, new=FOREIGN.facts.key), ground)
+    assert "the new public key with its key" in said(begun, at(Phase.TRUST, begun), ground)
+    unfit = signed(replace(begun, new=make_ca(key="ed25519").facts.key))
+    assert "Kubernetes signs no tokens" in said(None, unfit, ground)
+
+
+def test_a_way_back_is_that_of_the_way_there() -> None:
+    """To the CA that it came from, and from where there still is one."""
+    evil = replace(back(Phase.TRUST), new=FOREIGN.facts)
+    assert "it is not the way back of the rotation r-1" in said(at(Phase.TRUST), evil, worker(*BOTH))
+    late = said(at(Phase.DISTRUST), back(Phase.ISSUE), worker(*AFTER))
+    assert "from which there is no way back" in late
+    assert "a way back without a way there" in said(None, replace(back(Phase.TRUST), id="r-1"), worker())
+
+
+def test_a_key_that_signs_nothing_here_has_signed_nothing() -> None:
+    """A former CA with a key of a kind that no CA of Kubernetes has consents to nothing, whatever is said of it."""
+    strange = replace(OLD.facts, key=describe_key(ed448.Ed448PrivateKey.generate().public_key()))
+    assert "not signed" in said(None, replace(BEGUN, old=(strange,)), worker(strange))
+
+
+@pytest.mark.parametrize("phase", [each for each in Phase if each is not Phase.PREPARE])
+@pytest.mark.parametrize("own", [None, BEGUN], ids=["first", "known"])
+def test_who_signs_goes_on_only_with_what_a_person_has_given(own: Rotation | None, phase: Phase) -> None:
+    """A node with the CA's key leaves prepare only where the new one is staged there, or in place already."""
+    told = at(phase)
+    assert "nobody has given this control-plane node the new CA with its key" in said(own, told, control_plane())
+    assert said(own, told, control_plane(), staged=True) == ""
+    assert said(own, told, control_plane(*TURNED, key=NEW)) == ""

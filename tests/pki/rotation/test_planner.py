@@ -1,0 +1,589 @@
+"""What a node lacks of a phase: the steps, in their order; when nothing is touched; what keeps it in the phase."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from certmond.pki.assessment.assess import assess
+from certmond.pki.catalog.entries import ServiceSpec
+from certmond.pki.catalog.observation import Inventory, Observation, Provenance
+from certmond.pki.planning.steps import Bundle, Flags, Gone, Held, KeyOf, Plan, Rotate, Trusting, Want
+from certmond.pki.rotation.phases import Mode, Phase, Rotation
+from certmond.pki.rotation.planner import (
+    SIGNING_FLAGS,
+    Ground,
+    Lacks,
+    concerned,
+    is_as_before,
+    lacks,
+    settles_at,
+    unattainable,
+    unsettled,
+)
+from certmond.pki.services.model import Content, Live, ServiceSeen, Survey, Use
+from certmond.pki.services.restart_state_machine import Episode, Past, Result
+from certmond.pki.services.staleness import Surroundings
+from tests.builders import DAY, HOUR, NOW, cross_sign, make_intermediate, make_leaf
+from tests.pki.rotation_node import (
+    AFRESH,
+    ANCHOR,
+    ANCHOR_KEY,
+    APART,
+    MANAGER,
+    MANIFEST,
+    NEW,
+    OLD,
+    OWN,
+    OWN_KEY,
+    SHARED,
+    STRANGER,
+    anchors,
+    at,
+    conf,
+    ground,
+    judged,
+    leaf,
+    row,
+    see,
+    signer,
+)
+
+P = Phase
+O, N = OLD.facts, NEW.facts  # noqa: E741 - as the plan on paper calls them
+
+
+def flags(values: tuple[str, str]) -> Flags:
+    return Flags(MANIFEST, MANAGER, tuple(zip(SIGNING_FLAGS, values, strict=True)))
+
+
+def wants(rotation: Rotation, of: Ground) -> list[Want]:
+    """What the anchor's own step wants: there is one at most."""
+    found = lacks(rotation, of, judged())
+    assert found.frozen is None
+    assert all(step.target == "ca" and step.path == ANCHOR for step in found.steps)
+    return [want for step in found.steps for want in step.wants]
+
+
+# --- frozen -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("of", "said"),
+    [
+        (ground(OLD, STRANGER), f"{ANCHOR} holds CN=kubernetes (SHA-256 {STRANGER.facts.sha256[:16]}…), which is"),
+        (ground(), f"{ANCHOR} holds no CA; put back what it held"),
+        (ground(OLD, key=STRANGER), f"{ANCHOR_KEY} is the key of neither the former nor the new CA; put back"),
+        (ground(OLD, key=None, key_unknown=True), f"{ANCHOR_KEY} cannot be read as a key; put the right key there"),
+        (ground(OLD, signer=signer(problem="it signs elsewhere; let it not")), "it signs elsewhere; let it not"),
+        (ground(OLD, signer=signer(STRANGER)), f"{OWN} is of neither the former nor the new CA, and would be replaced"),
+        (
+            ground(OLD, signer=signer(OLD, key=STRANGER.facts.key, now=SHARED)),
+            f"{OWN_KEY} is of neither the former nor the new CA, and would be replaced; keep it under another name",
+        ),
+        (
+            ground(OLD, signer=signer(OLD, key=None)),
+            f"{OWN_KEY} is of neither the former nor the new CA, and would be replaced; let {MANAGER} sign with",
+        ),
+    ],
+    ids=["a stranger", "no CA", "another key", "an unreadable key", "a signer that cannot be moved",
+         "another signer's files", "another key in its place", "a key there that cannot be read"],
+)  # fmt: skip
+@pytest.mark.parametrize("phase", [P.PREPARE, P.TRUST, P.DONE])
+def test_what_is_neither_of_before_nor_of_after_is_not_touched(phase: Phase, of: Ground, said: str) -> None:
+    """In any phase: somebody else changes the same files. It is said what is strange, and how to put it right."""
+    found = lacks(at(phase), of, judged(conf(OLD), leaf(OLD)))
+    assert (found.frozen or "").startswith(f"the rotation r1 of ca stands still: {said}")
+    assert found == Lacks(frozen=found.frozen)
+    assert list(unsettled(at(phase), of, judged(conf(OLD)), Surroundings(), Plan())) == [found.frozen]
+
+
+BACK = at(P.DONE, old=(N,), new=O, aborted=True)
+
+
+@pytest.mark.parametrize(
+    ("of", "frozen"),
+    [
+        (ground(OLD, key=None, key_unknown=True), False),
+        (ground(OLD, STRANGER), False),
+        (ground(OLD, signer=signer(problem="it signs elsewhere")), False),
+        (ground(OLD, NEW, STRANGER), True),
+        (ground(OLD, STRANGER, key=NEW), True),
+        (ground(OLD, STRANGER, signer=signer(NEW)), True),
+    ],
+    ids=["an unreadable key", "a stranger", "a signer", "and the CA", "and its key", "and its signer"],
+)  # fmt: skip
+def test_what_was_given_up_ends_whatever_else_is_there(of: Ground, frozen: bool) -> None:
+    """Led back to its end, a rotation wants nothing of a node whose anchor has nothing of the abandoned CA; where it
+    has, what is strange stops it as ever. Kubeconfigs and leaves of that CA are put right, and no others.
+    """
+    nothing = judged(conf(OLD, STRANGER, issuer=OLD), leaf(OLD))
+    assert (lacks(BACK, of, nothing).frozen is not None) is frozen
+    if not frozen:
+        assert lacks(BACK, of, nothing) == Lacks()
+        assert list(unsettled(BACK, of, nothing, Surroundings(), Plan())) == []
+        left = lacks(BACK, of, judged(conf(OLD, NEW), leaf(NEW)))
+        assert [step.path for step in left.steps] == ["/admin.conf"]
+        assert ("leaf", "/pki/leaf.crt") in left.reissue
+
+
+@pytest.mark.parametrize(
+    ("rotation", "of", "same"),
+    [
+        (at(P.PREPARE), ground(OLD), True),
+        (at(P.PREPARE), ground(OLD, key=None), True),
+        (at(P.PREPARE), ground(OLD, key=NEW), False),
+        (at(P.PREPARE), ground(OLD, NEW), False),
+        (at(P.TRUST), ground(OLD), False),
+        (BACK, ground(OLD), True),
+        (BACK, ground(OLD, key=STRANGER), False),
+    ],
+)
+def test_a_node_is_as_before_where_all_trust_what_it_signs_with(rotation: Rotation, of: Ground, same: bool) -> None:
+    """Prepared only, or led back to its end, with the former CA alone in place, and its own key or none."""
+    assert is_as_before(rotation, of) is same
+
+
+@pytest.mark.parametrize("of", [ground(OLD), ground(NEW, key=NEW), ground(OLD, NEW), ground(OLD, key=None)])
+def test_what_is_of_before_or_after_is_not_strange(of: Ground) -> None:
+    """Each certificate may be there, with either key or none."""
+    assert lacks(at(P.TRUST), of, judged()).frozen is None
+
+
+# --- the anchor and its signer ----------------------------------------------------------------------------------------
+
+
+def test_nothing_is_changed_to_prepare() -> None:
+    """Whatever is there."""
+    assert lacks(at(P.PREPARE), ground(OLD, signer=signer()), judged(conf(NEW), leaf(OLD))) == Lacks()
+
+
+def test_a_signer_gets_its_files_before_it_is_told_of_them() -> None:
+    """And the key of a certificate before the certificate."""
+    own = [KeyOf(OWN_KEY, O), Bundle(OWN, (O,))]
+    assert wants(at(P.DETACH), ground(OLD, signer=signer())) == [*own, flags(APART)]
+    assert wants(at(P.DETACH), ground(OLD, signer=signer(OLD, now=SHARED))) == [flags(APART)]
+    assert wants(at(P.DETACH), ground(OLD, signer=signer(OLD))) == []
+    assert wants(at(P.DETACH), ground(OLD, signer=signer(OLD, key=N.key))) == own
+    assert wants(at(P.DETACH), ground(OLD, signer=replace(signer(OLD), holds=(O, N)))) == own
+
+
+def test_the_first_that_is_trusted_is_the_one_of_the_key() -> None:
+    """The order in the file counts."""
+    both = Bundle(ANCHOR, (O, N))
+    for trust in ((OLD,), (NEW, OLD), (NEW,)):
+        assert wants(at(P.TRUST), ground(*trust, signer=signer(OLD))) == [both]
+    assert wants(at(P.TRUST), ground(OLD, NEW, signer=signer(OLD))) == []
+
+
+def test_what_signs_is_exchanged_together_with_what_it_signs_with() -> None:
+    """Both signers of a control plane, in one step: keys before certificates, and nothing of it without the rest."""
+    found = lacks(at(P.ISSUE), ground(OLD, NEW, signer=signer(OLD)), judged(leaf(OLD), trust=(OLD, NEW)))
+    detail = (
+        f"{OWN_KEY} is to be the key of the new CA; {OWN} is to hold the new CA; "
+        f"{ANCHOR_KEY} is to be the key of the new CA; {ANCHOR} is to hold the new CA and the former CA"
+    )
+    wanted = KeyOf(OWN_KEY, N), Bundle(OWN, (N,)), KeyOf(ANCHOR_KEY, N), Bundle(ANCHOR, (N, O))
+    assert found == Lacks((Rotate("ca", ANCHOR, detail, wanted, known=(O, N)),))
+
+
+def test_no_leaf_is_issued_before_its_ca_signs() -> None:
+    """First the files, and only what is seen then is issued again: it would be of the former one once more."""
+    seen = judged(leaf(OLD), trust=(OLD, NEW))
+    assert lacks(at(P.ISSUE), ground(OLD, NEW), seen).reissue == frozenset()
+    assert lacks(at(P.ISSUE), ground(NEW, OLD, key=NEW), seen).reissue == {("leaf", "/pki/leaf.crt")}
+
+
+@pytest.mark.parametrize("of", [ground(OLD, key=None), replace(ground(OLD, key=None), key_path=None)])
+def test_a_worker_trusts_and_never_gets_a_key(of: Ground) -> None:
+    """It has none before, and none after."""
+    assert wants(at(P.DETACH), of) == []
+    assert wants(at(P.TRUST), of) == [Bundle(ANCHOR, (O, N))]
+    assert wants(at(P.ISSUE), of) == [Bundle(ANCHOR, (N, O))]
+
+
+def test_a_key_whose_place_is_not_known_is_not_written() -> None:
+    """The catalogue says where it is, or nobody does."""
+    assert wants(at(P.ISSUE), replace(ground(OLD), key_path=None)) == [Bundle(ANCHOR, (N, O))]
+
+
+def test_the_signer_goes_back_before_its_files_go() -> None:
+    """They are removed at the very end, and only where nothing names them any more."""
+    after = ground(NEW, key=NEW, signer=signer(NEW))
+    assert wants(at(P.ATTACH), after) == [flags(SHARED)]
+    assert wants(at(P.DONE), after) == [flags(SHARED)]
+    attached = replace(after, signer=signer(NEW, now=SHARED))
+    assert wants(at(P.ATTACH), attached) == []
+    assert wants(at(P.DONE), attached) == [Gone(OWN), Gone(OWN_KEY)]
+    assert wants(at(P.DONE), replace(after, signer=signer())) == []
+
+
+def test_each_want_is_told() -> None:
+    """In words, of what it is for the rotation: all CAs may well have the same name."""
+    (step,) = lacks(at(P.DETACH), ground(OLD, signer=signer(OLD, now=SHARED)), judged()).steps
+    assert step.detail == f"{MANAGER} is to sign with {APART[0]}"
+    (step,) = lacks(at(P.DONE), ground(NEW, key=NEW, signer=signer(NEW, now=SHARED)), judged()).steps
+    assert step.detail == f"{OWN} is to go; {OWN_KEY} is to go"
+    (step,) = lacks(at(P.TRUST, found=True, old=(O, STRANGER.facts)), ground(NEW, key=NEW), judged()).steps
+    assert step.detail == f"{ANCHOR} is to hold the new CA and the former CA and the former CA"
+    back = at(P.ISSUE, aborted=True, old=(N,), new=O)
+    (step,) = lacks(back, ground(NEW, OLD, key=NEW), judged()).steps
+    assert step.detail == (
+        f"{ANCHOR_KEY} is to be the key of the CA of before; {ANCHOR} is to hold the CA of before and the abandoned CA"
+    )
+
+
+def test_with_the_same_key_only_certificates_are_exchanged() -> None:
+    """The key stays, the signer too, and so does every leaf."""
+    rotation = at(P.DISTRUST, mode=Mode.REISSUE, new=AFRESH.facts)
+    found = lacks(rotation, ground(OLD, signer=signer()), judged(leaf(OLD)))
+    assert [step.wants for step in found.steps] == [(Bundle(ANCHOR, (AFRESH.facts,)),)]
+    assert lacks(rotation, ground(AFRESH, signer=signer()), judged(leaf(OLD), trust=(AFRESH,))) == Lacks()
+    at_once = at(P.ISSUE, mode=Mode.REPLACE)
+    assert wants(at_once, ground(OLD, signer=signer())) == [KeyOf(ANCHOR_KEY, N), Bundle(ANCHOR, (N,))]
+
+
+# --- kubeconfigs ------------------------------------------------------------------------------------------------------
+
+
+def test_a_kubeconfig_trusts_what_the_anchors_file_trusts() -> None:
+    """Each in a step of its own: whoever reads it needs no other."""
+    found = lacks(at(P.TRUST), ground(OLD, NEW), judged(conf(OLD), conf(OLD, name="b.conf"), trust=(OLD, NEW)))
+    assert found.steps == tuple(
+        Rotate(
+            name,
+            f"/{name}",
+            f"/{name} is to trust the former CA and the new CA",
+            (Trusting(f"/{name}", (O, N), frozenset({O, N})),),
+        )
+        for name in ("admin.conf", "b.conf")
+    )
+
+
+def test_in_which_order_a_kubeconfig_trusts_does_not_matter() -> None:
+    """It is a set, in which nothing is missing and nothing too much."""
+    for trust, steps in (((NEW, OLD), 0), ((OLD, NEW, OLD), 0), ((NEW,), 1), ((OLD, NEW, STRANGER), 1), ((), 1)):
+        found = lacks(at(P.TRUST), ground(OLD, NEW), judged(conf(*trust), trust=(OLD, NEW)))
+        assert len(found.steps) == steps
+
+
+def test_a_kubeconfig_that_refers_to_a_file_is_not_written() -> None:
+    """That file is somebody's, and most likely the anchor's own; it keeps the phase from being reached while it is
+    another one.
+    """
+    seen = judged(conf(OLD, file="/other/ca.crt"), trust=(OLD, NEW))
+    assert lacks(at(P.TRUST), ground(OLD, NEW), seen) == Lacks()
+    (said,) = unsettled(at(P.TRUST), ground(OLD, NEW), seen, Surroundings(live=Live(NOW)), Plan())
+    assert said == "/admin.conf trusts what is in /other/ca.crt, which is not the former CA and the new CA"
+    seen = judged(conf(OLD, NEW, file=ANCHOR), trust=(OLD, NEW))
+    assert list(unsettled(at(P.TRUST), ground(OLD, NEW), seen, Surroundings(live=Live(NOW)), Plan())) == []
+
+
+def test_a_kubeconfig_is_written_once_for_all_its_contexts_and_only_for_its_family() -> None:
+    """What trusts another anchor is left alone."""
+    (embedded,) = conf(OLD).embedded
+    twice = replace(conf(OLD), embedded=(embedded, embedded))
+    assert len(lacks(at(P.TRUST), ground(OLD, NEW), judged(twice, trust=(OLD, NEW))).steps) == 1
+    other = replace(conf(OLD), spec=row("admin.conf", kind="kubeconfig", key=None, embedded_ca="front-proxy-ca"))
+    assert lacks(at(P.TRUST), ground(OLD, NEW), judged(other, trust=(OLD, NEW))).steps == ()
+
+
+# --- leaves -----------------------------------------------------------------------------------------------------------
+
+BELOW_OLD, BELOW_NEW = make_intermediate(OLD), make_intermediate(NEW)
+
+
+def self_signed() -> Observation:
+    """The kubelet's own server certificate, which no CA has signed."""
+    served = make_leaf(STRANGER, "kubelet")
+    return see(row("kubelet", ca=["ca", "self"]), served, STRANGER)
+
+
+@pytest.mark.parametrize(
+    ("seen", "again"),
+    [
+        (leaf(OLD), True),
+        (conf(OLD, NEW, issuer=OLD), True),
+        (see(row(), make_leaf(BELOW_OLD), BELOW_OLD), True),
+        (leaf(NEW), False),
+        (see(row(), make_leaf(BELOW_NEW), BELOW_NEW), False),
+        (see(row(), make_leaf(BELOW_OLD), BELOW_OLD, cross_sign(BELOW_OLD, by=NEW)), False),
+        (leaf(STRANGER), False),
+        (self_signed(), False),
+        (leaf(OLD, ca="etcd-ca"), False),
+        (replace(leaf(OLD), name="leaf#2"), False),
+        (replace(leaf(OLD), spec=row(kind="bundle", key=None)), False),
+        (replace(leaf(OLD), spec=row(authority=True)), False),
+        (see(row()), False),
+    ],
+)
+def test_what_the_former_one_has_signed_is_issued_again_and_nothing_else(seen: Observation, again: bool) -> None:
+    """By proof, and not by name: what is of the new one, of neither, or signs itself, stays; and so does what is no
+    end entity of this family.
+    """
+    found = lacks(at(P.ISSUE), ground(NEW, OLD, key=NEW), judged(seen, trust=(NEW, OLD)))
+    assert found == Lacks(reissue=frozenset({seen.identity} if again else ()))
+    assert lacks(at(P.TRUST), ground(OLD, NEW), judged(seen, trust=(OLD, NEW))).reissue == frozenset()
+
+
+def test_of_a_file_that_went_bad_nothing_is_issued_again() -> None:
+    """The certificate that it had is remembered, and is not there."""
+    before = judged(leaf(OLD), trust=(NEW, OLD))
+    gone = assess(Inventory((*anchors(NEW, OLD), see(row()))), NOW, before)
+    assert gone.by_identity["leaf", "/pki/leaf.crt"].stale
+    assert lacks(at(P.ISSUE), ground(NEW, OLD, key=NEW), gone).reissue == frozenset()
+
+
+def test_a_family_is_the_anchor_what_it_signs_and_who_trusts_it() -> None:
+    """And nothing of another one."""
+    trusting = replace(conf(OLD), spec=row("b.conf", kind="kubeconfig", key=None, ca="etcd-ca", embedded_ca="ca"))
+    seen = judged(leaf(OLD), trusting, leaf(OLD, "etcd", ca="etcd-ca"), trust=(OLD, NEW))
+    assert [status.seen.spec.name for status in concerned("ca", seen)] == ["ca", "ca", "leaf", "b.conf"]
+
+
+# --- when the phase is reached ----------------------------------------------------------------------------------------
+
+WEB = ServiceSpec(name="web", kind="systemd", unit="web.service")
+KCM = ServiceSpec(name="kcm", kind="static-pod", pod=MANAGER)
+CHANGED = NOW - HOUR
+BOTH = (OLD, NEW)
+
+
+def runs(since: timedelta = timedelta(), *command: str, running: bool | None = True) -> ServiceSeen:
+    return ServiceSeen(running, "1", NOW - since, command=command)
+
+
+def around(web: ServiceSeen | None = None, kcm: ServiceSeen | None = None, **fields: Any) -> Surroundings:
+    """Two services that run since a moment ago, and read the leaf once, which has changed an hour ago."""
+    seen = {"web": web or runs(), "kcm": kcm or runs()}
+    survey = Survey({name: {"/pki/leaf.crt": Use(False, "--x")} for name in seen})
+    known: dict[str, Any] = {
+        "services": (WEB, KCM), "survey": survey, "live": Live(NOW, seen),
+        "contents": {"/pki/leaf.crt": Content("x", CHANGED)},
+    }  # fmt: skip
+    return Surroundings(**known | fields)
+
+
+def kept(known: Surroundings, of: Ground | None = None, plan: Plan | None = None, phase: Phase = P.TRUST) -> list[str]:
+    """What keeps a node in its phase that has all its files."""
+    seen = judged(leaf(OLD), trust=BOTH, around=known)
+    return list(unsettled(at(phase), of or ground(*BOTH, signer=signer(OLD)), seen, known, plan or Plan()))
+
+
+def test_where_nothing_is_left_to_do_the_phase_is_reached() -> None:
+    """Also where nothing was to be done."""
+    assert kept(around()) == []
+    assert kept(around(), phase=P.PREPARE) == []
+
+
+def test_each_step_that_is_left_keeps_it() -> None:
+    """And each certificate that is still of the former one, with the reason why it is not renewed at once."""
+    seen = judged(conf(OLD), trust=(OLD,))
+    said = list(unsettled(at(P.TRUST), ground(OLD), seen, around(), Plan()))
+    assert said == [
+        f"{ANCHOR} is to hold the former CA and the new CA", "/admin.conf is to trust the former CA and the new CA"
+    ]  # fmt: skip
+    full = Plan(held=(Held("ca", ANCHOR, "no space is left"),))
+    assert next(unsettled(at(P.TRUST), ground(OLD), seen, around(), full)) == f"{said[0]} (no space is left)"
+    held = Plan(held=(Held("leaf", "/pki/leaf.crt", "an upgrade is under way"),))
+    here = ground(NEW, OLD, key=NEW, signer=signer(NEW))
+    assert kept(around(), here, phase=P.ISSUE) == ["/pki/leaf.crt is still of the former CA"]
+    assert kept(around(), here, held, P.ISSUE) == [
+        "/pki/leaf.crt is still of the former CA (an upgrade is under way)"
+    ]  # fmt: skip
+
+
+def of_others(seen: Observation) -> Observation:
+    """The same kubeconfig, where another user than root can change it."""
+    return replace(seen, embedded=tuple(replace(each, others=True) for each in seen.embedded))
+
+
+@pytest.mark.parametrize("file", [None, "/other/ca.crt"])
+def test_a_kubeconfig_that_others_can_change_keeps_no_phase(file: str | None) -> None:
+    """A kubeconfig that another user than root can change is given the CAs, and the phase does not wait for that."""
+    seen = judged(of_others(conf(OLD, file=file)), trust=(OLD, NEW))
+    of = ground(OLD, NEW, signer=signer(OLD))
+    assert [step.path for step in lacks(at(P.TRUST), of, seen).steps] == ([] if file else ["/admin.conf"])
+    assert list(unsettled(at(P.TRUST), of, seen, around(), Plan())) == []
+
+
+@pytest.mark.parametrize(
+    ("origin", "later", "waits"),
+    [
+        (Provenance(owner_writes=True, possessed=False), False, False),
+        (Provenance(owner_writes=True, possessed=True), False, True),
+        (Provenance(owner_writes=True, possessed=True), True, False),
+        (Provenance(file_writers="it belongs to user 65534"), False, False),
+        (Provenance(path_writers="it can be written by every user"), False, False),
+        (Provenance(lost=True), False, True),
+        (Provenance(lost=True), True, True),
+    ],
+)
+def test_a_leaf_that_others_hold_up_keeps_no_phase(origin: Provenance, later: bool, waits: bool) -> None:
+    """A leaf of the former CA that the CA's key does not sign, or that came after the phase began, keeps the phase only
+    where root alone can write its file. It is issued anew in any case, if that is possible.
+    """
+    seen = replace(leaf(OLD), changed_at=NOW + HOUR if later else NOW - HOUR)
+    known = around(provenance={seen.identity: origin})
+    of, rotation = ground(NEW, OLD, key=NEW, signer=signer(NEW)), at(P.ISSUE)
+    found = judged(seen, trust=(NEW, OLD), around=known)
+    assert lacks(rotation, of, found).reissue == {seen.identity}
+    said = ["/pki/leaf.crt is still of the former CA"] if waits else []
+    assert [each for each in unsettled(rotation, of, found, known, Plan()) if "of the former" in each] == said
+
+
+def test_what_nobody_has_looked_at_is_not_reached() -> None:
+    """Before the first look; and after a change of the files, until somebody has looked again who it is that runs."""
+    assert kept(around(live=None)) == ["nothing is known yet of what runs here"]
+    before = Live(CHANGED - HOUR, {"web": runs(), "kcm": runs(running=False)})
+    assert kept(around(live=before))[:1] == ["web was not looked at since /pki/leaf.crt changed"]
+    nobody = Live(CHANGED - HOUR, {"web": runs(running=False), "kcm": runs(running=False)})
+    assert "kcm, web was not looked at since /pki/leaf.crt changed" not in kept(around(live=nobody))
+    assert not [said for said in kept(around(live=nobody)) if "looked at" in said]
+    assert not [said for said in kept(around(live=Live(CHANGED - HOUR))) if "looked at" in said]
+
+
+def test_below_another_root_only_what_no_service_uses_is_reached() -> None:
+    """Nothing runs there, so a service of the configuration is never seen to have taken up a file. It keeps each phase,
+    but those of a rotation at once. Without services nothing does.
+    """
+    elsewhere = around(live=None, elsewhere=True)
+    fact = "below another root nothing runs, so that it cannot be seen which files are used by web, kcm"
+    assert kept(elsewhere) == [fact]
+    assert unattainable(at(P.TRUST), around()) is None
+    assert kept(replace(elsewhere, services=())) == []
+    assert unattainable(replace(at(P.TRUST), mode=Mode.REPLACE), elsewhere) is None
+    many = replace(elsewhere, services=tuple(WEB.model_copy(update={"name": str(number)}) for number in range(4)))
+    assert (unattainable(at(P.TRUST), many) or "").endswith("used by 0, 1, 2 …")
+
+
+def test_what_cannot_be_seen_keeps_it() -> None:
+    """A bus that does not answer, two containers at once: it may hold the older one. What there is none of does not."""
+    blind = ServiceSeen(None, problem="systemd cannot be asked")
+    assert kept(around(web=blind)) == ["what web holds cannot be told: systemd cannot be asked"]
+    assert kept(around(web=replace(blind, absent=True))) == []
+    assert kept(around(web=ServiceSeen(None))) == []  # a command is never seen
+
+
+def test_who_holds_an_older_file_keeps_it() -> None:
+    """With the reason why it is not restarted at once."""
+    old = around(web=runs(DAY))
+    (said,) = kept(old)
+    assert said.startswith("web runs since ")
+    held = Plan(held=(Held("web", "/pki/leaf.crt", "it is another node's turn"),))
+    assert kept(old, plan=held) == [f"{said} (it is another node's turn)"]
+
+
+def test_a_key_that_has_gone_stops_it() -> None:
+    """On a node that keeps one of the rotation's keys, the CA's own key is missed; elsewhere it never was."""
+    here = ground(OLD, NEW, key=None, signs=True)
+    why = lacks(at(P.TRUST), here, judged(leaf(OLD))).frozen
+    assert str(why).endswith(f": {ANCHOR_KEY} is not there, on a node that signs; put the CA's key back")
+    assert lacks(at(P.TRUST), replace(here, signs=False), judged(leaf(OLD))).frozen is None
+
+
+def test_a_clock_that_was_set_back_does_not_hold_it() -> None:
+    """What was noted in the future counts for nothing: the time runs from when the phase was met by this clock, be it
+    looked at once or again and again.
+    """
+    known = around(contents={"/pki/leaf.crt": Content("x", NOW + 300 * DAY)})
+    late, met = replace(at(P.TRUST), since=NOW + 300 * DAY), NOW - HOUR
+    assert settles_at(late, judged(leaf(OLD)), known, met) == met + known.reload_within
+    assert settles_at(late, judged(leaf(OLD)), around(contents={}), met) == met
+
+
+def test_nothing_is_written_for_a_service_that_did_not_come_up() -> None:
+    """The former files are back: to write the new ones again would bring it down again, and again."""
+    failed = Past("web", None, NOW, Result.TAKEN_BACK, "web did not come up", ("leaf",), "1", {"/pki/leaf.crt": "x"})
+    here = ground(OLD, signer=signer(OLD))
+    assert lacks(at(P.TRUST), here, judged(leaf(OLD), around=around())).steps
+    left = lacks(at(P.TRUST), here, judged(leaf(OLD), around=around(past={"web": failed})))
+    assert (left.steps, left.reissue) == ((), frozenset())
+    assert left.frozen == "the rotation r1 of ca stands still: web did not come up; see restart_failed"
+
+
+@pytest.mark.parametrize(("ago", "back", "frozen"), [(HOUR, True, False), (-HOUR, True, True), (HOUR, False, True)])
+def test_the_way_back_leads_out_of_what_failed_on_the_way_there(ago: timedelta, back: bool, frozen: bool) -> None:
+    """What it asks for is something else. Where that fails, too, it stands still."""
+    failed = Past("web", None, NOW - ago, Result.FAILED, "it is down", ("leaf",), "1", {"/pki/leaf.crt": "x"})
+    turned = at(P.ISSUE, old=(N,), new=O, aborted=True) if back else at(P.ISSUE)
+    left = lacks(turned, ground(*BOTH), judged(leaf(NEW), leaf(OLD, "other"), around=around(past={"web": failed})))
+    assert bool(left.frozen) is frozen
+    assert left.reissue == (frozenset() if frozen else {("leaf", "/pki/leaf.crt")})
+
+
+def test_a_restart_that_is_under_way_or_has_failed_keeps_it() -> None:
+    """Until it is over, or somebody has put it right."""
+    under_way = Past("web", episode=Episode("web", (), "x", NOW))
+    assert kept(around(past={"web": under_way})) == ["the restart of web is not over"]
+    failed = Past("web", None, NOW, Result.FAILED, "web does not come up", ("leaf",), "1", {"/pki/leaf.crt": "x"})
+    (why,) = kept(around(past={"web": failed}))
+    assert why.endswith("stands still: web does not come up; see restart_failed")
+
+
+GOOD_FLAGS = tuple(f"--{flag}={value}" for flag, value in zip(SIGNING_FLAGS, APART, strict=True))
+OTHER_FLAGS = tuple(f"--{flag}={value}" for flag, value in zip(SIGNING_FLAGS, SHARED, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("kube-controller-manager", "--v=2", *GOOD_FLAGS), None),
+        (("kube-controller-manager",), None),
+        (("kube-controller-manager", f"--{SIGNING_FLAGS[0]}", APART[0], f"--{SIGNING_FLAGS[1]}", APART[1]), None),
+        (("kube-controller-manager", f"--{SIGNING_FLAGS[0].replace('-', '_')}={APART[0]}", GOOD_FLAGS[1]), None),
+        ((*OTHER_FLAGS, *GOOD_FLAGS), None),
+        ((*GOOD_FLAGS, *OTHER_FLAGS), "does not run with the signer that /manifests/kcm.yaml names yet"),
+        ((GOOD_FLAGS[0], OTHER_FLAGS[1]), "does not run with the signer that /manifests/kcm.yaml names yet"),
+        ((GOOD_FLAGS[1], f"--{SIGNING_FLAGS[0]}"), "does not run with the signer that /manifests/kcm.yaml names yet"),
+    ],
+)
+def test_the_controller_manager_has_to_run_with_the_signer_of_its_manifest(
+    command: tuple[str, ...], said: str | None
+) -> None:
+    """However its flags are written, as long as they are to be seen: the kubelet may not have restarted it yet."""
+    assert kept(around(kcm=runs(timedelta(), *command))) == ([f"kcm {said}"] if said else [])
+    assert kept(around(kcm=runs(timedelta(), *command)), ground(*BOTH)) == []
+
+
+@pytest.mark.parametrize(("running", "said"), [(False, ["kcm does not run"]), (None, [])])
+def test_a_controller_manager_that_is_down_keeps_it(running: bool | None, said: list[str]) -> None:
+    """Nobody could tell whether it takes up its signer. Where nothing can be seen of it, nothing is claimed."""
+    assert kept(around(kcm=runs(running=running, since=timedelta()))) == said
+    assert kept(around(live=Live(NOW, {"web": runs()}))) == []
+    assert kept(around(services=(WEB,))) == []
+
+
+@pytest.mark.parametrize("phase", [P.TRUST, P.ATTACH, P.DONE])
+def test_no_key_of_a_signer_stays_behind(phase: Phase) -> None:
+    """Whose manifest is away may want it when it comes back: it is neither removed nor forgotten at the end."""
+    known, left = around(services=(WEB,)), (OWN, OWN_KEY)
+    here = ground(*BOTH) if phase is P.TRUST else ground(NEW, key=NEW)
+    before, after = kept(known, here, phase=phase), kept(known, replace(here, left=left), phase=phase)
+    said = [each for each in after if each not in before]
+    assert [each.partition(", ")[0] for each in said] == (
+        [] if phase is P.TRUST else [f"{OWN} and {OWN_KEY} would stay behind"]
+    )
+    given_up = at(P.DONE, old=(N,), new=O, aborted=True)
+    back = [list(unsettled(given_up, each, judged(), known, Plan())) for each in (ground(OLD), ground(OLD, left=left))]
+    assert [len(each) for each in back] == [0, 1]
+
+
+def test_who_reads_files_again_by_itself_has_the_time_to() -> None:
+    """Counted from the last change of a file of the family, or from the beginning of the phase, whichever is later."""
+    within = timedelta(seconds=90)
+
+    def settles(since: datetime, **contents: datetime) -> datetime:
+        known = around(contents={path: Content("x", when) for path, when in contents.items()}, reload_within=within)
+        return settles_at(at(P.TRUST, since=since), judged(leaf(OLD)), known, NOW)
+
+    path, key = "/pki/leaf.crt", ANCHOR_KEY
+    assert settles(NOW - DAY, **{path: CHANGED, key: CHANGED - HOUR}) == CHANGED + within
+    assert settles(NOW - DAY, **{path: CHANGED - HOUR, key: CHANGED}) == CHANGED + within
+    assert settles(NOW, **{path: CHANGED}) == NOW + within
+    assert settles(NOW - DAY, **{path: NOW + HOUR}) == NOW - DAY + within  # a clock was set back
+    assert settles(NOW - DAY, **{path: NOW}) == NOW + within
+    assert settles(NOW - DAY, **{"/etc/other": NOW}) == NOW - DAY  # files are not watched: there is nothing to wait for

@@ -1,0 +1,167 @@
+"""What a rotation would do, told before anything is begun."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from certmond.pki.assessment.assess import Assessment
+from certmond.pki.catalog.entries import ServiceSpec
+from certmond.pki.catalog.observation import Observation
+from certmond.pki.rotation.phases import Mode, Phase, Rotation, begin
+from certmond.pki.rotation.planner import Ground
+from certmond.pki.rotation.preview import Preview, preview
+from certmond.pki.services.model import Content, Live, Survey, Use
+from certmond.pki.services.staleness import Surroundings
+from certmond.pki.signing.policy import Basis
+from tests.builders import NOW, Issued
+from tests.pki.rotation_node import (
+    AFRESH,
+    ANCHOR,
+    ANCHOR_KEY,
+    APART,
+    MANAGER,
+    NEW,
+    OLD,
+    OWN,
+    OWN_KEY,
+    PLANNED,
+    SHARED,
+    STRANGER,
+    at,
+    conf,
+    ground,
+    judged,
+    leaf,
+    signer,
+)
+
+P = Phase
+NAMES = ("api", MANAGER, "kubelet", "reader")
+SERVICES = tuple(ServiceSpec(name=name, kind="systemd", unit=f"{name}.service") for name in NAMES)
+Uses = dict[str, dict[str, Use]]
+USES: Uses = {
+    "api": {ANCHOR: Use(True, "--x"), "/pki/leaf.crt": Use(True, "--x")},
+    "kubelet": {ANCHOR: Use(False, "--x")},
+    "reader": {"/pki/leaf.crt": Use(False, "--x"), "/admin.conf": Use(True, "--x")},
+}
+"""Who uses which files: the first follows them, the last follows its kubeconfig only."""
+
+
+def node(*seen: Observation, trust: tuple[Issued, ...] = (OLD,), uses: Uses = USES) -> Assessment:
+    contents = {path: Content("x", NOW) for path in (ANCHOR, ANCHOR_KEY, "/pki/leaf.crt", "/admin.conf")}
+    known: dict[str, Any] = {"survey": Survey(uses), "live": Live(NOW), "contents": contents}
+    return judged(*seen, trust=trust, around=Surroundings(services=SERVICES, **known))
+
+
+def shown(rotation: Rotation, of: Ground, seen: Assessment) -> tuple[Preview, ...]:
+    return preview(rotation, of, seen, NAMES)
+
+
+def test_every_phase_is_told_on_the_node_as_the_one_before_would_have_left_it() -> None:
+    """With the changes of files, and the services that are restarted for them, in the order of restarts: who does not
+    read again what is changed, and who has it embedded.
+    """
+
+    def own(ca: str) -> tuple[str, str]:
+        return f"{OWN_KEY} is to be the key of {ca}", f"{OWN} is to hold {ca}"
+
+    anchor = f"{ANCHOR_KEY} is to be the key of the new CA", f"{ANCHOR} is to hold the new CA and the former CA"
+    trusting = "/admin.conf is to trust the same"
+    seen = node(conf(OLD, issuer=OLD), leaf(OLD))
+    assert shown(PLANNED, ground(OLD, signer=signer()), seen) == (
+        Preview(P.PREPARE, (), ()),
+        Preview(
+            P.DETACH,
+            ("; ".join((*own("the former CA"), f"{MANAGER} is to sign with {APART[0]}")),),
+            (MANAGER,),
+        ),
+        Preview(P.TRUST, (f"{ANCHOR} is to hold the former CA and the new CA", trusting), ("kubelet", "reader")),
+        Preview(
+            P.ISSUE,
+            (
+                "; ".join((*own("the new CA"), *anchor)),
+                "/admin.conf is issued anew from the new CA",
+                "/pki/leaf.crt is issued anew from the new CA",
+            ),
+            ("reader",),
+        ),
+        Preview(P.DISTRUST, (f"{ANCHOR} is to hold the new CA", trusting), ("kubelet", "reader")),
+        Preview(P.ATTACH, (f"{MANAGER} is to sign with {SHARED[0]}",), (MANAGER,)),
+        Preview(P.DONE, (f"{OWN} is to go; {OWN_KEY} is to go",), ()),
+    )
+
+
+def test_a_worker_is_told_of_no_key_and_no_signer() -> None:
+    """Its files are fewer, and so are the sentences."""
+    found = shown(PLANNED, ground(OLD, key=None), node(leaf(OLD)))
+    assert [each.steps for each in found] == [
+        (), (), (f"{ANCHOR} is to hold the former CA and the new CA",),
+        (f"{ANCHOR} is to hold the new CA and the former CA", "/pki/leaf.crt is issued anew from the new CA"),
+        (f"{ANCHOR} is to hold the new CA",), (), (),
+    ]  # fmt: skip
+
+
+def test_it_begins_in_the_present_phase() -> None:
+    """What is behind is told no more."""
+    after = ground(NEW, key=NEW, signer=signer(NEW))
+    found = shown(at(P.ATTACH), after, node(conf(NEW), leaf(NEW), trust=(NEW,)))
+    assert [each.phase for each in found] == [P.ATTACH, P.DONE]
+
+
+def test_what_was_found_is_told_with_the_leaves_that_nobody_trusts_now() -> None:
+    """The anchor that has signed them is in no file of the node any more, and they are what is most urgent."""
+    found = shown(begin(replace(PLANNED, found=True)), ground(NEW, key=NEW), node(leaf(OLD), trust=(NEW,)))
+    assert found[0] == Preview(P.TRUST, (f"{ANCHOR} is to hold the new CA and the former CA",), ("kubelet",))
+    assert found[1] == Preview(P.ISSUE, ("/pki/leaf.crt is issued anew from the new CA",), ("reader",))
+
+
+def test_other_dates_bring_no_leaf_and_at_once_means_one_phase() -> None:
+    """As the mode says."""
+    seen, dates = node(leaf(OLD)), at(P.PREPARE, mode=Mode.REISSUE, new=AFRESH.facts)
+    assert [each.steps for each in shown(dates, ground(OLD), seen)] == [(), (f"{ANCHOR} is to hold the new CA",), ()]
+    (_, at_once, _) = shown(at(P.PREPARE, mode=Mode.REPLACE), ground(OLD), seen)
+    assert at_once.restarts == ("kubelet", "reader")
+    assert at_once.steps == (
+        f"{ANCHOR_KEY} is to be the key of the new CA; {ANCHOR} is to hold the new CA",
+        "/pki/leaf.crt is issued anew from the new CA",
+    )
+
+
+def test_what_a_kubeconfig_refers_to_is_not_written_there() -> None:
+    """But who reads it has to begin again all the same; and each file is named once, whatever its contexts."""
+    (embedded,) = conf(OLD).embedded
+    twice = replace(conf(OLD, issuer=NEW), embedded=(embedded, embedded))
+    assert shown(PLANNED, ground(OLD), node(twice))[2].steps[1:] == ("/admin.conf is to trust the same",)
+    referring = shown(PLANNED, ground(OLD), node(conf(OLD, file=ANCHOR, issuer=NEW)))[2]
+    assert (referring.steps[1:], referring.restarts) == ((), ("kubelet", "reader"))
+
+
+def test_who_signs_with_the_cas_key_is_restarted_when_it_is_another() -> None:
+    """Though it reads nothing else that changes then."""
+    seen = node(leaf(OLD), uses={"api": {ANCHOR_KEY: Use(False, "--x")}})
+    assert [each.phase for each in shown(PLANNED, ground(OLD), seen) if each.restarts == ("api",)] == [P.ISSUE]
+
+
+@pytest.mark.parametrize("of", [ground(OLD, STRANGER), ground(OLD, signer=signer(problem="it signs elsewhere"))])
+def test_a_node_that_would_stand_still_is_told_as_such(of: Ground) -> None:
+    """Before it is begun, and nothing is told of phases that would not come."""
+    (only,) = shown(PLANNED, of, node(leaf(OLD)))
+    assert only.phase is P.PREPARE
+    assert only.steps[0].startswith("the rotation r1 of ca stands still: ")
+
+
+def test_a_certificate_that_the_key_of_the_ca_does_not_sign_is_named_with_the_reason() -> None:
+    """In the phase `issue`: nothing is issued in its place, and no service is restarted for it."""
+    seen = node(leaf(OLD))
+    barred = tuple(
+        replace(each, basis=Basis(barrier="another user can write it")) if each.seen.path == "/pki/leaf.crt" else each
+        for each in seen.statuses
+    )
+    found = shown(PLANNED, ground(OLD), replace(seen, statuses=barred))
+    (issue,) = (each for each in found if each.phase is P.ISSUE)
+    said = "/pki/leaf.crt is not issued anew: the CA's key does not sign it: another user can write it"
+    assert said in issue.steps
+    assert issue.restarts == ()

@@ -1,0 +1,50 @@
+"""Which files of a phase come before everything else, and which wait for another try."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.planning.steps import Cause, Derive, Held, Plan, Rotate
+from certmond.pki.rotation.planner import Lacks
+from certmond.pki.rotation.step_order import pace
+from tests.builders import NOW
+
+MINUTE = timedelta(minutes=1)
+ANCHOR, OTHERS = Rotate("ca", "/ca.crt", "is to hold", ()), Rotate("kube", "/srv/config", "is to trust", ())
+LEFT = Lacks((ANCHOR, OTHERS), unawaited=frozenset({OTHERS.path}))
+FAILED = Attempt(NOW, failures=1, message="no")
+OF_ANCHOR, OF_OTHERS = {("ca", "/ca.crt"): FAILED}, {("kube", "/srv/config"): FAILED}
+DUE = Plan((Derive("copy", "/copy", "web", Cause.SOURCE_CHANGED, ""),), changes_at=NOW + 5 * MINUTE)
+
+
+def test_the_files_of_a_phase_come_first() -> None:
+    """Before anything else is planned, the steps that a phase waits for are carried out."""
+    made = pace(LEFT, {}, NOW)
+    assert (made.first, made.steps, made.held) == (True, (ANCHOR, OTHERS), ())
+    assert not pace(Lacks(), {}, NOW).first
+
+
+def test_a_file_that_could_not_be_written_is_tried_beside_the_rest() -> None:
+    """A step that failed does not come first any more: what is due is planned beside it, and it says what failed."""
+    made = pace(LEFT, OF_ANCHOR, NOW)
+    assert (made.first, made.steps, made.held) == (False, (ANCHOR, OTHERS), (Held("ca", "/ca.crt", "no"),))
+    assert made.beside(DUE).steps == (ANCHOR, OTHERS, *DUE.steps)
+
+
+def test_a_file_that_others_can_change_comes_first_never() -> None:
+    """A step that the phase does not wait for is planned beside the rest, from the beginning."""
+    assert not pace(Lacks((OTHERS,), unawaited=LEFT.unawaited), {}, NOW).first
+
+
+def test_a_file_that_others_can_change_is_tried_again_later() -> None:
+    """A step that the phase does not wait for waits after a failure, ten minutes at the most, and the plan changes
+    then.
+    """
+    made = pace(LEFT, OF_OTHERS, NOW)
+    assert made.steps == (ANCHOR,)
+    assert made.held == (Held("kube", "/srv/config", "no", NOW + MINUTE),)
+    assert made.beside(DUE).changes_at == NOW + MINUTE
+    assert pace(LEFT, OF_OTHERS, NOW + MINUTE).steps == (ANCHOR, OTHERS)
+    often = {("kube", "/srv/config"): Attempt(NOW, failures=30, message="no")}
+    assert pace(LEFT, often, NOW + 10 * MINUTE).steps == (ANCHOR, OTHERS)

@@ -1,0 +1,243 @@
+"""Workers follow in batches: who may act, who is waited for, and that nobody overtakes who is silent."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from certmond.pki.rotation.gates import Gate, Member, Report
+from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort, following
+from certmond.pki.rotation.worker_batches import (
+    Workers,
+    behind,
+    held_back,
+    in_batches,
+    is_released,
+    joined,
+    next_batch,
+    place,
+    stepwise,
+    workers,
+)
+from certmond.pki.services.trust_sets import digest_of
+from tests.builders import HOUR, NOW
+from tests.pki.rotation_node import NEW, OLD, at
+
+P = Phase
+BOTH = digest_of((OLD.facts, NEW.facts))
+
+
+def shared(phase: Phase = P.TRUST, **fields: Any) -> Rotation:
+    """One that several nodes carry on."""
+    return at(phase, **{"signature": "c2lnbmVk"} | fields)
+
+
+def members(names: Collection[str], silent: Collection[str] = (), control_planes: Sequence[str] = ()) -> list[Member]:
+    """All of them have acknowledged `trust`, but for the silent ones."""
+    said = Report("r1", P.TRUST, BOTH)
+    return [
+        Member(name, name in control_planes, None if name in silent else said) for name in (*control_planes, *names)
+    ]
+
+
+def in_order(names: Collection[str]) -> list[str]:
+    return sorted(names, key=place)
+
+
+NAMES = st.lists(st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True), min_size=1, max_size=20, unique=True)
+SIZES = st.integers(1, 25).map(str) | st.integers(1, 100).map(lambda share: f"{share}%")
+
+
+def at_most(batch: str, count: int) -> int:
+    """What `batch` means to a person."""
+    return max(1, int(batch[:-1]) * count // 100) if batch.endswith("%") else int(batch)
+
+
+@given(NAMES, SIZES, st.data())
+def test_never_more_than_a_batch_is_under_way_and_every_worker_has_its_turn(
+    names: list[str], batch: str, data: st.DataObject
+) -> None:
+    """In whatever order workers acknowledge: first one alone acts, then no more at a time than the batch, nobody twice
+    held back, until all have acted. Workers that are left out stop none of that.
+    """
+    excluded = data.draw(st.sets(st.sampled_from(names)))
+    counted = [name for name in names if name not in excluded]
+    rotation, done, batches = shared(excluded=tuple(excluded)), set[str](), list[int]()
+    while rotation.released < 1:
+        assert not behind(rotation, members(names, {*names} - done))
+        raised = next_batch(rotation, members(names, {*names} - done), batch).noted
+        assert raised
+        assert raised.released > rotation.released
+        assert raised == replace(rotation, released=raised.released)
+        rotation = raised
+        under_way = [name for name in counted if is_released(rotation, name) and name not in done]
+        batches.append(len(under_way))
+        for name in data.draw(st.permutations(under_way)):
+            assert behind(rotation, members(names, {*names} - done))
+            done.add(name)
+    assert {*counted} == done
+    assert next_batch(rotation, members(names), batch) == Gate()
+    assert batches[0] == min(1, len(counted))
+    assert all(1 <= count <= at_most(batch, len(counted)) for count in batches[1:])
+
+
+@given(NAMES, SIZES, st.data())
+def test_who_is_silent_is_named_and_nobody_behind_it_begins(names: list[str], batch: str, data: st.DataObject) -> None:
+    """Until it answers, or is left out. Of those that have not begun nobody is told."""
+    silent, rotation = data.draw(st.sampled_from(names)), shared()
+    while not (waits := behind(rotation, members(names, {silent}))):
+        raised = next_batch(rotation, members(names, {silent}), batch).noted
+        assert raised
+        rotation = raised
+    (said,) = waits
+    assert said.startswith(f"{silent} has not answered (")
+    assert is_released(rotation, silent)
+    count = workers(rotation, members(names, {silent}))
+    assert count
+    assert count.acknowledged == count.released - 1
+    left_out = replace(rotation, excluded=(silent,))
+    assert behind(left_out, members(names, {silent})) == ()
+
+
+def test_workers_come_after_all_control_planes() -> None:
+    """None of them acts before every control plane has come so far; each of these is named."""
+    there = members(["w1", "w2"], {"cp-2", "w1", "w2"}, ["cp-1", "cp-2"])
+    assert behind(shared(), there) == ("cp-2 has not answered (2 workers: 0 released, 0 acknowledged)",)
+    assert behind(shared(), members(["w1", "w2"], {"w1", "w2"}, ["cp-1", "cp-2"])) == ()
+
+
+def test_the_first_acts_alone_and_its_successors_are_named() -> None:
+    """Those of a batch by their names, as long as that can be read."""
+    names = [f"worker-{number}" for number in range(20)]
+    order = in_order(names)
+    first = next_batch(shared(), members(names, names), "7")
+    assert first.waits == (f"trust is acknowledged by 0 of 20 workers; next: {order[0]}",)
+    assert first.noted
+    second = next_batch(first.noted, members(names, order[1:]), "7")
+    said = f"trust is acknowledged by 1 of 20 workers; next: {', '.join(order[1:6])} and 2 more"
+    assert second.waits == (said,)
+    assert second.noted
+    assert [name for name in order if is_released(second.noted, name)] == order[:8]
+
+
+@pytest.mark.parametrize(
+    ("batch", "count", "size"),
+    [("10%", 5, 1), ("10%", 29, 2), ("100%", 7, 6), ("1", 9, 1), ("50", 9, 8), ("50%", 9, 4)],
+)
+def test_a_share_is_rounded_down_but_is_one_at_least(batch: str, count: int, size: int) -> None:
+    """As with `maxUnavailable` of Kubernetes, but that nothing would stop for good."""
+    names = [f"worker-{number}" for number in range(count)]
+    first = next_batch(shared(), members(names), batch).noted
+    assert first
+    second = next_batch(first, members(names), batch).noted
+    assert second
+    assert sum(is_released(second, name) for name in names) == 1 + size
+
+
+def test_who_joins_in_front_of_those_that_wait_acts_at_once() -> None:
+    """And behind them in its turn."""
+    order = in_order([f"worker-{number}" for number in range(9)])
+    present = [*order[:3], *order[6:]]
+    rotation = next_batch(shared(released=place(order[1])), members(present, order[1:]), "2").noted
+    assert rotation
+    assert [is_released(rotation, name) for name in order] == [True] * 6 + [False] * 3
+    assert behind(rotation, members(order, order[4:]))[0].startswith(f"{order[4]} has not answered")
+
+
+@pytest.mark.parametrize("left_out", [(), ("w1", "w2")])
+def test_where_no_worker_is_waited_for_none_is_held_back(left_out: tuple[str, ...]) -> None:
+    """Be it that there is none, or that all are left out: one of these may be there after all, and follows."""
+    gate = next_batch(shared(excluded=left_out), members(left_out, left_out), "1")
+    assert gate == Gate(("no worker is held back any more",), noted=shared(excluded=left_out, released=1.0))
+
+
+@pytest.mark.parametrize(
+    ("rotation", "phases"),
+    [
+        (shared(), (P.TRUST, P.ISSUE, P.DISTRUST)),
+        (abort(shared(P.ISSUE), NOW), (P.TRUST, P.ISSUE, P.DISTRUST)),
+        (shared(P.DISTRUST, mode=Mode.REISSUE), (P.DISTRUST,)),
+        (shared(P.ISSUE, mode=Mode.REPLACE), ()),
+        (shared(family="etcd-ca"), ()),
+    ],
+)
+def test_only_what_changes_a_worker_is_made_in_batches(rotation: Rotation, phases: tuple[Phase, ...]) -> None:
+    """Not what is to be done at once, nor what is none of a worker's; elsewhere all may act, and nothing is counted."""
+    assert stepwise(rotation) == phases
+    for phase in P:
+        here, there = replace(rotation, phase=phase), members(["w1"], ["w1"])
+        assert in_batches(here) is (phase in phases)
+        assert is_released(here, "w1") is (phase not in phases)
+        assert (workers(here, there) is None) is (phase not in phases)
+        assert (next_batch(here, there, "1") == Gate()) is (phase not in phases)
+
+
+def test_a_worker_says_why_it_does_nothing_yet() -> None:
+    """It does not know for whom it waits, and says who does; once it may act it says nothing."""
+    why = "the batch of this worker has not come yet; a control plane says who has to come so far before"
+    assert held_back(shared(released=place("w1")), "w1") == why
+    assert held_back(shared(released=1.0), "w1") is None
+
+
+def test_a_node_by_itself_waits_for_no_batch() -> None:
+    """It carries the rotation on alone, be it a worker or not."""
+    assert not in_batches(at(P.TRUST))
+    assert is_released(at(P.TRUST), "w1")
+
+
+def test_each_phase_begins_anew() -> None:
+    """On the way there and on the way back."""
+    rotation = shared(released=0.7)
+    assert following(rotation, NOW + HOUR).released == 0
+    assert abort(rotation, NOW + HOUR).released == 0
+
+
+def test_who_may_act_is_not_held_back_again_in_the_same_phase() -> None:
+    """Whatever an older record says that has come back; all else of it counts. Another phase is another matter."""
+    own = shared(released=0.7)
+    assert joined(own, shared(released=0.2, excluded=("x",))) == shared(released=0.7, excluded=("x",))
+    for told in (shared(released=0.9), shared(P.ISSUE), abort(own, NOW), replace(own, id="r2", released=0.1)):
+        assert joined(own, told) == told
+
+
+@given(st.text())
+def test_a_place_is_one_from_0_to_below_1(name: str) -> None:
+    """The same each time, and so exact that it is the same in JSON."""
+    assert 0 <= place(name) < 1
+    assert place(name) == float(repr(place(name)))
+
+
+def test_the_count_is_of_those_that_are_waited_for() -> None:
+    """Control planes are not among them, nor who is left out; and only who is released has acknowledged."""
+    order = in_order(["a", "b", "c", "d"])
+    rotation = shared(excluded=(order[3],), released=place(order[2]))
+    there = members(order, [order[1]], ["cp-1"])
+    assert workers(rotation, there) == Workers(3, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "worker"),
+    [
+        pytest.param(None, False, id="nothing"),
+        pytest.param(Report("r1", P.DETACH, BOTH, signs=True, ready=True), False, id="that it has the new key"),
+        pytest.param(Report("r1", P.DETACH, BOTH, signs=True, ready=False), True, id="that it has none"),
+        pytest.param(Report("r0", P.DETACH, BOTH, signs=True, ready=False), False, id="that of another rotation"),
+    ],
+)
+@pytest.mark.parametrize("back", [False, True])
+def test_who_is_labelled_as_a_control_plane_is_believed_that_it_has_no_key(
+    said: Report | None, worker: bool, back: bool
+) -> None:
+    """It has come beyond `prepare` without, as only workers do: it is counted, and held back, among them; also on the
+    way back, by what it said on the way there.
+    """
+    rotation = replace(shared(), id="r1-back") if back else shared()
+    there = [Member("x", True, said)]
+    assert workers(rotation, there) == Workers(int(worker), 0, 0)
+    assert bool(behind(rotation, there)) is not worker
+    assert bool(next_batch(rotation, there, "1").noted)

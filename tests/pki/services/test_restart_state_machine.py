@@ -1,0 +1,691 @@
+"""One restart from the decision to its proof: the state machine, alone and against a world that goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import event, example, given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from certmond.pki.services.model import ServiceSeen
+from certmond.pki.services.restart_state_machine import (
+    BACK_OFF,
+    INTERVAL,
+    LOOKS,
+    Act,
+    Bystander,
+    Ended,
+    Episode,
+    Glance,
+    Move,
+    Past,
+    PutBack,
+    Result,
+    Stage,
+    Target,
+    Terms,
+    Wait,
+    acted,
+    follow,
+    put_back,
+    taken_along,
+)
+from tests.builders import NOW, SECOND
+
+TERMS = Terms(ready_within=20 * SECOND, stable=5 * SECOND)
+TARGET = Target("admin.conf", "/etc/admin.conf", {"/etc/admin.conf": "new"})
+WELL, ILL = "http://127.0.0.1:1/", "https://127.0.0.1:2/"
+BEGUN = Episode("s", (TARGET,), "it is older", NOW, before="1", well_before=(WELL,))
+ACTED = acted(BEGUN, NOW)
+BYSTANDER = Bystander("s", "1", (TARGET,), "it is older, too", (WELL,))
+PUT_BACK_AT = NOW + 60 * SECOND
+THIRD = acted(put_back(replace(BEGUN, attempt=3, before="3"), PUT_BACK_AT), PUT_BACK_AT)
+
+
+def seen(instance: str = "2", **fields: Any) -> ServiceSeen:
+    return ServiceSeen(running=True, instance=instance, **fields)
+
+
+def look(seconds: float, service: ServiceSeen | None = None, *, ill: Sequence[str] = (), unproven: str = "") -> Glance:
+    wrong = {address: f"{address} answers 500" for address in ill}
+    return Glance(NOW + seconds * SECOND, service or seen(), wrong, (unproven,) if unproven else ())
+
+
+def after(episode: Episode, *glances: Glance, changes_instance: bool = True) -> Move:
+    """What follows from looks, one after the other."""
+    move: Move = Wait(episode, NOW)
+    for glance in glances:
+        assert not isinstance(move, Ended)
+        move = follow(move.episode, glance, TERMS, changes_instance=changes_instance)
+    return move
+
+
+def ended(move: Move) -> tuple[Result, str]:
+    assert isinstance(move, Ended)
+    return move.result, move.message
+
+
+def trouble(move: Move) -> str:
+    assert isinstance(move, Wait)
+    assert move.episode.good == 0
+    return move.episode.trouble
+
+
+# --- what is proof ----------------------------------------------------------------------------------------------------
+
+
+def test_proof_is_another_instance_that_is_well_three_times_and_stays_so() -> None:
+    """The first looks are a second apart, then the end of the time is waited for."""
+    looks = [look(1), look(2), look(3), look(6)]
+    waits = [after(ACTED, *looks[:number]) for number in range(1, 4)]
+    assert [move.until for move in waits if isinstance(move, Wait)] == [look(n).at for n in (2, 3, 6)]
+    assert ended(after(ACTED, *looks)) == (Result.PROVEN, "s has taken up admin.conf")
+
+
+@pytest.mark.parametrize("between", [0.5, 0.99])
+def test_looks_that_follow_each_other_too_fast_count_once(between: float) -> None:
+    """Three answers of one moment are one answer."""
+    move = after(ACTED, look(1), look(1 + between), look(6))
+    assert isinstance(move, Wait)
+    assert move.episode.good == 2
+    assert after(ACTED, look(1), look(1 + between)) == Wait(after(ACTED, look(1)).episode, look(2).at)
+
+
+def test_what_was_seen_before_the_act_proves_nothing() -> None:
+    """A look that began before it shows the old instance, whatever it says."""
+    assert after(ACTED, look(0)) == Wait(ACTED, NOW + INTERVAL)
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (look(3, ServiceSeen(False)), "s does not run"),
+        (look(3, ServiceSeen(False, failed=True)), "s does not start: its manager has given up"),
+        (look(3, ServiceSeen(None, problem="two of it run")), "s cannot be seen: two of it run"),
+        (look(3, ServiceSeen(None)), "s cannot be seen: nothing is known of it"),
+        (look(3, seen("1")), "s has not been restarted yet"),
+        (look(3, ill=[WELL]), f"{WELL} answers 500"),
+        (look(3, unproven="127.0.0.1:1 serves another certificate"), "127.0.0.1:1 serves another certificate"),
+    ],
+)
+def test_one_bad_look_begins_the_count_anew(bad: Glance, said: str) -> None:
+    """And it is told what was wrong."""
+    if not bad.service.failed:
+        assert trouble(after(ACTED, look(1), look(2), bad)) == said
+        assert not isinstance(after(ACTED, look(1), look(2), bad, look(4), look(5), look(6), look(8)), Ended)
+    else:
+        move = after(ACTED, look(1), look(2), bad)
+        assert isinstance(move, Act)
+        assert move.episode.trouble == said
+
+
+def test_another_instance_begins_the_count_anew() -> None:
+    """What was well has died; its successor has to show all of it by itself."""
+    move = after(ACTED, look(1), look(2), look(3, seen("3")), look(4, seen("3")))
+    assert (move.episode.instances, move.episode.good) == (("2", "3"), 2)
+    assert move.episode.good_since == look(3).at
+
+
+def test_an_address_that_was_not_well_before_is_not_waited_for() -> None:
+    """Unless none was: then they are all that there is to go by."""
+    assert ended(after(ACTED, *(look(n, ill=[ILL]) for n in (1, 2, 3, 6))))[0] is Result.PROVEN
+    assert trouble(after(replace(ACTED, well_before=()), look(1, ill=[ILL]))) == f"{ILL} answers 500"
+
+
+def test_what_was_restarted_for_no_certificate_is_well() -> None:
+    """Nothing is said to have been taken up."""
+    done = ended(after(replace(ACTED, targets=()), look(1), look(2), look(3), look(6)))
+    assert done == (Result.PROVEN, "s was restarted and is well")
+
+
+def test_a_reload_is_proven_by_the_same_instance() -> None:
+    """It is told to read its files again, and lives on; of a command nothing is seen but what it serves."""
+    for service in (seen("1"), ServiceSeen(None)):
+        looks = [look(n, service) for n in (1, 2, 3, 6)]
+        assert ended(after(ACTED, *looks, changes_instance=False))[0] is Result.PROVEN
+
+
+# --- what follows where it fails --------------------------------------------------------------------------------------
+
+
+def test_it_is_tried_once_more_then_the_former_files_come_back() -> None:
+    """The second act ends what runs now; the third is recorded as one on the former files before they are there."""
+    again = after(ACTED, look(20, ill=[WELL]))
+    assert again == Act(replace(after(ACTED, look(19, ill=[WELL])).episode, stage=Stage.ACT, attempt=2, before="2"))
+    back = after(acted(again.episode, look(21).at), look(41, seen("3"), ill=[WELL]))
+    assert isinstance(back, PutBack)
+    assert (back.episode.stage, back.episode.attempt, back.episode.before) == (Stage.PUT_BACK, 3, "3")
+    assert follow(back.episode, look(42), TERMS, changes_instance=True) == back
+
+
+def test_one_that_dies_again_and_again_is_not_tried_once_more() -> None:
+    """Three instances are three tries."""
+    move = after(ACTED, look(1), look(2, seen("3")), look(3, seen("4"), ill=[WELL]))
+    assert isinstance(move, PutBack)
+    never_well = after(replace(ACTED, well_before=()), look(1), look(2, seen("3")), look(3, seen("4"), ill=[ILL]))
+    assert isinstance(never_well, PutBack)
+
+
+def test_what_only_others_start_is_not_tried_once_more_where_it_does_not_run() -> None:
+    """There is nothing to stop, and the kubelet tries it again and again already."""
+    gone = Glance(NOW + 20 * SECOND, ServiceSeen(running=False))
+    assert isinstance(follow(ACTED, gone, TERMS, changes_instance=True, starts=False), PutBack)
+    assert isinstance(follow(ACTED, gone, TERMS, changes_instance=True, starts=True), Act)
+    runs = look(20, ill=(WELL,))
+    assert isinstance(follow(ACTED, runs, TERMS, changes_instance=True, starts=False), Act)
+
+
+@pytest.mark.parametrize("now", [seen("2"), ServiceSeen(running=False)])
+def test_what_has_ended_with_another_is_proven_as_if_by_us(now: ServiceSeen) -> None:
+    """It was restarted already, or is about to be: where it does not come up, its former files come back as well."""
+    episode = taken_along(BYSTANDER, now, NOW)
+    assert episode == acted(replace(BEGUN, why="it is older, too"), NOW)
+
+
+@pytest.mark.parametrize("now", [seen("1"), ServiceSeen(None)])
+def test_what_goes_on_or_cannot_be_seen_has_not_ended_with_another(now: ServiceSeen) -> None:
+    """It has its own turn."""
+    assert taken_along(BYSTANDER, now, NOW) is None
+
+
+STOPPED = ServiceSeen(running=False, stopped=True)
+
+
+@pytest.mark.parametrize("changes_instance", [True, False])
+def test_what_somebody_stops_during_its_proof_stays_stopped(changes_instance: bool) -> None:
+    """It is over at once, nothing is tried again, and nothing is blamed on the certificate."""
+    looks = look(1, seen("2" if changes_instance else "1")), look(2, STOPPED)
+    done = ended(after(ACTED, *looks, changes_instance=changes_instance))
+    assert done == (Result.REFUSED, "s was stopped meanwhile, and not by certmond: it is left so")
+
+
+def test_what_somebody_stops_on_its_former_files_has_not_come_up_with_the_new_ones() -> None:
+    """That stands, and it stays stopped."""
+    told = "s did not come up with the new files; on the former ones it was stopped meanwhile, and not by certmond: "
+    later = (replace(look(60 + n, service), unproven=()) for n, service in ((1, seen("4")), (2, STOPPED)))
+    assert ended(after(THIRD, *later)) == (Result.FAILED, f"{told}it is left so")
+
+
+def test_what_is_stopped_before_it_was_seen_to_run_again_may_have_been_stopped_by_us() -> None:
+    """As where what it depends on did not start: it is tried once more."""
+    move = after(ACTED, look(1, STOPPED), look(20, STOPPED))
+    assert isinstance(move, Act)
+    assert move.episode.attempt == 2
+
+
+def test_one_that_was_not_well_before_is_left_with_its_new_files() -> None:
+    """Nothing has become worse, and the former files are no cure."""
+    result, said = ended(after(replace(ACTED, well_before=()), look(20, ill=[ILL])))
+    assert (result, said) == (
+        Result.UNPROVEN, f"s was restarted and is not well, as it was not before ({ILL} answers 500)"
+    )  # fmt: skip
+    assert not isinstance(after(replace(ACTED, well_before=()), look(20, ServiceSeen(False), ill=[ILL])), Ended)
+
+
+def test_what_cannot_be_seen_is_not_acted_on() -> None:
+    """Neither a second try nor former files: a person has to look."""
+    result, said = ended(after(ACTED, look(20, ServiceSeen(None, problem="no bus"))))
+    assert (result, said) == (
+        Result.UNPROVEN, "s was restarted, and what became of it cannot be told (s cannot be seen: no bus)"
+    )  # fmt: skip
+
+
+def test_one_that_cannot_be_ended_keeps_its_files() -> None:
+    """It runs on as it did, so the new files are not to blame. A second instance that stays is another matter."""
+    assert ended(after(ACTED, look(20, seen("1")))) == (
+        Result.FAILED, "s was told to restart, and runs on as it did"
+    )  # fmt: skip
+    second = acted(replace(BEGUN, attempt=2, before="2"), NOW)
+    assert isinstance(after(second, look(20, seen("2"), ill=[WELL])), PutBack)
+
+
+def test_what_was_asked_for_without_a_certificate_has_nothing_to_take_back() -> None:
+    """There is no third act then."""
+    second = acted(replace(BEGUN, targets=(), attempt=2, before="2"), NOW)
+    assert ended(after(second, look(20, seen("3"), ill=[WELL]))) == (
+        Result.FAILED, f"s was restarted and did not come up ({WELL} answers 500)"
+    )  # fmt: skip
+
+
+def test_on_the_former_files_it_has_to_begin_anew() -> None:
+    """What began before they were back holds the others, however well it is."""
+    old, new = (seen("4", started_at=PUT_BACK_AT + shift * SECOND) for shift in (-1, 1))
+    assert trouble(after(THIRD, look(61, old))) == "s has not been restarted since the former files are back"
+    good = [look(60 + n, new) for n in (1, 2, 3, 6)]
+    assert ended(after(THIRD, *good)) == (
+        Result.TAKEN_BACK, "s did not come up with the new files and runs on the former ones"
+    )  # fmt: skip
+
+
+def test_on_the_former_files_it_is_waited_for_as_long_as_a_kubelet_backs_off() -> None:
+    """A container that has ended often is not started again at once, though nothing is wrong any more."""
+    end = 60 * SECOND + TERMS.ready_within + BACK_OFF
+    late = [Glance(NOW + end + shift, ServiceSeen(False)) for shift in (-SECOND, 0 * SECOND)]
+    assert trouble(after(THIRD, late[0])) == "s does not run"
+    assert ended(after(THIRD, late[1]))[0] is Result.FAILED
+
+
+def test_who_comes_up_on_the_former_files_has_as_long_to_get_well_as_ever() -> None:
+    """From when it was started again, however long the kubelet has backed off: to be up is not yet to be well."""
+    began = PUT_BACK_AT + TERMS.ready_within + BACK_OFF / 2
+    up = seen("4", started_at=began)
+    end, ill = began + TERMS.ready_within, {WELL: f"{WELL} answers 500"}
+    early, late = (Glance(end + shift, up, ill) for shift in (-SECOND, 0 * SECOND))
+    assert trouble(after(THIRD, early)) == f"{WELL} answers 500"
+    assert ended(after(THIRD, late))[0] is Result.FAILED
+
+
+@pytest.mark.parametrize(
+    "last", [look(80, ill=[WELL]), look(80, ServiceSeen(None)), look(61, ServiceSeen(False, failed=True))]
+)
+def test_where_the_former_files_do_not_help_either_it_is_over(last: Glance) -> None:
+    """There is no fourth act."""
+    result, said = ended(after(THIRD, last))
+    assert result is Result.FAILED
+    assert said.startswith("s did not come up with the new files, nor with the former ones (")
+
+
+# --- whoever acts is killed -------------------------------------------------------------------------------------------
+
+
+def test_an_act_that_was_recorded_is_made_unless_it_was() -> None:
+    """Another instance than the one that it was to end says so; a reload leaves no such trace."""
+    assert after(BEGUN, look(1, seen("1"))) == Act(BEGUN)
+    assert after(BEGUN, look(1, ServiceSeen(False))) == Act(BEGUN)
+    assert after(BEGUN, look(1, seen("2"))) == Wait(acted(BEGUN, look(1).at), look(2).at)
+    assert after(replace(BEGUN, before=""), look(1)) == Act(replace(BEGUN, before=""))
+    assert after(BEGUN, look(1, seen("2")), changes_instance=False) == Act(BEGUN)
+
+
+def test_after_the_former_files_are_back_what_runs_is_ended() -> None:
+    """Whatever it is: it may have begun before."""
+    third = put_back(replace(BEGUN, stage=Stage.PUT_BACK, attempt=3, before="3"), PUT_BACK_AT)
+    assert after(third, look(61, seen("4"))) == Act(replace(third, before="4"))
+
+
+def test_an_episode_is_read_back_as_it_was_written() -> None:
+    """So that any process can go on with it."""
+    whole = Past("s", replace(THIRD, instances=("4",), good=1, good_since=NOW, good_at=NOW, trouble="x"))
+    adapter = TypeAdapter(Past)
+    assert adapter.validate_json(adapter.dump_json(whole)) == whole
+
+
+# --- what is remembered -----------------------------------------------------------------------------------------------
+
+
+PAST = Past("s", None, NOW, Result.FAILED, "it broke", ("admin.conf",), "2", {"/a": "new", "/b": "same"})
+
+
+@pytest.mark.parametrize("result", Result)
+def test_a_failure_stands_for_as_long_as_the_files_are_the_same(result: Result) -> None:
+    """Another certificate is another try. Where nothing was done, nothing has failed."""
+    past = replace(PAST, result=result)
+    failed = result in {Result.FAILED, Result.TAKEN_BACK, Result.UNPROVEN}
+    assert past.failure({"/a": "new", "/b": "same", "/c": "x"}) == ("it broke" if failed else None)
+    assert past.failure({"/a": "newer", "/b": "same"}) is None
+    assert past.failure({"/b": "same"}) is None
+    assert replace(past, contents={}).failure({"/a": "new"}) is None
+    assert Past("s").failure({}) is None
+
+
+@pytest.mark.parametrize("result", [None, *Result])
+def test_only_the_instance_that_took_it_up_has_read_a_content(result: Result | None) -> None:
+    """Of what did not come up, its age tells more."""
+    past = replace(PAST, result=result)
+    assert past.has_read("/a", "new", "2") is (
+        result in {Result.PROVEN, Result.UNPROVEN, Result.TAKEN_BACK, Result.SEEN}
+    )
+    assert not past.has_read("/a", "newer", "2")
+    assert not past.has_read("/a", "new", "3")
+    assert not past.has_read("/c", "new", "2")
+
+
+# --- the whole world --------------------------------------------------------------------------------------------------
+
+TICK = SECOND / 2
+
+
+@dataclass(frozen=True)
+class Life:
+    """What becomes of one start: well after so many seconds (None: never), ill in between, dead after so many."""
+
+    up_after: float | None = 0
+    dies_after: float | None = None
+    ill_each: int = 0
+
+
+@dataclass(frozen=True)
+class Fate:
+    """All that the world does to a restart."""
+
+    new: tuple[Life, ...] = ()
+    former: tuple[Life, ...] = ()
+    well_before: bool = True
+    beside_ill: bool = False
+    reload: bool = False
+    gives_up_after: int = 100
+    deaf: frozenset[int] = frozenset()  # acts that have no effect
+    refused: frozenset[int] = frozenset()  # acts that raise
+    blind: frozenset[int] = frozenset()  # looks that see no process
+    blind_from: int = 1000  # all looks from this one on
+    kills: frozenset[int] = frozenset()  # points at which the controller is killed
+    pause: int = 1  # seconds until a controller that was killed is there again
+    by_another: int | None = None  # the second in which somebody else restarts it
+    no_former: bool = False
+
+
+class KilledError(Exception):
+    """The process is no more."""
+
+
+class ActError(Exception):
+    """Nothing was done."""
+
+
+@dataclass
+class World:
+    """A service with its manager, and the files on the disk."""
+
+    fate: Fate
+    now: datetime = NOW
+    disk: str = "new"
+    instance: int = 1
+    holds: str = "former"
+    begun_at: datetime = NOW - 3600 * SECOND
+    life: Life = field(default_factory=Life)
+    running: bool = True
+    next_start: datetime | None = None
+    starts: dict[str, int] = field(default_factory=lambda: {"new": 0, "former": 0})
+    deaths: int = 0
+    looks: int = 0
+    acts: int = 0
+    interfered: bool = False
+
+    def advance(self, until: datetime) -> None:
+        while True:
+            self._live()
+            if self.now >= until:
+                return
+            self.now += TICK
+
+    def _live(self) -> None:
+        age = (self.now - self.begun_at) / SECOND
+        if self.fate.by_another is not None and not self.interfered and self.now >= NOW + self.fate.by_another * SECOND:
+            self.interfered = True
+            self._start()
+        elif self.running and self.life.dies_after is not None and age >= self.life.dies_after:
+            self.running = False
+            self.deaths += 1
+            self.next_start = None if self.failed else self.now + SECOND
+        elif self.next_start is not None and self.now >= self.next_start:
+            self._start()
+
+    @property
+    def failed(self) -> bool:
+        return not self.running and self.deaths >= self.fate.gives_up_after
+
+    def _read(self) -> None:
+        lives = self.fate.new if self.disk == "new" else self.fate.former
+        number = self.starts[self.disk]
+        self.starts[self.disk] += 1
+        self.holds, self.begun_at = self.disk, self.now
+        self.life = lives[min(number, len(lives) - 1)] if lives else Life()
+
+    def _start(self) -> None:
+        self.instance += 1
+        self.running, self.next_start = True, None
+        self._read()
+
+    def act(self, instance: str) -> None:
+        self.acts += 1
+        if self.acts in self.fate.refused:
+            raise ActError
+        if self.acts in self.fate.deaf:
+            return
+        if self.fate.reload and self.running:
+            self._read()
+            return
+        if self.running and instance not in {"", str(self.instance)}:
+            raise ActError  # another one runs than was seen
+        self._start()
+
+    def healthy(self) -> bool:
+        age = int((self.now - self.begun_at) / SECOND)
+        up = self.life.up_after is not None and age >= self.life.up_after
+        flaps = self.life.ill_each and age % self.life.ill_each == self.life.ill_each - 1
+        if self.instance == 1 and self.holds == "former" and self.starts == {"new": 0, "former": 0}:
+            return self.fate.well_before
+        return self.running and up and not flaps
+
+    def look(self) -> Glance:
+        self.looks += 1
+        ill = {} if self.healthy() else {WELL: "it is ill"}
+        ill |= {ILL: "always so"} if self.fate.beside_ill else {}
+        unproven = () if self.running and self.holds == self.disk else ("serves another",)
+        if self.looks in self.fate.blind or self.looks >= self.fate.blind_from:
+            service = ServiceSeen(None, problem="no answer")
+        elif self.running:
+            service = ServiceSeen(True, str(self.instance), self.begun_at)
+        else:
+            service = ServiceSeen(False, failed=self.failed)
+        return Glance(self.now, service, ill, unproven)
+
+
+@dataclass
+class Controller:
+    """Whoever carries it out, and what it leaves on the disk when it is killed."""
+
+    world: World
+    record: Episode | None = None
+    points: int = 0
+    kills: int = 0
+    log: list[tuple[str, int]] = field(default_factory=list)
+
+    def point(self) -> None:
+        self.points += 1
+        if self.points in self.world.fate.kills:
+            self.kills += 1
+            raise KilledError
+
+    def remember(self, episode: Episode) -> None:
+        self.point()
+        self.record = episode
+        self.point()
+
+    def act(self, episode: Episode) -> None:
+        # A record precedes every act.
+        assert self.record == episode
+        assert episode.stage is Stage.ACT
+        # The third is made only after the former files were put back.
+        assert (episode.attempt == 3) == (self.world.disk == "former") == (episode.put_back_at is not None)
+        self.log.append(("act", episode.attempt))
+        assert len(self.log) <= 3 + self.kills
+        self.world.act(episode.before)
+        self.point()
+
+    def begin(self, glance: Glance) -> Ended | datetime:
+        well = (WELL,) if WELL not in glance.ill else ()
+        episode = replace(BEGUN, begun_at=self.world.now, before=glance.service.instance, well_before=well)
+        self.remember(episode)
+        try:
+            self.act(episode)
+        except ActError:
+            return Ended(episode, Result.REFUSED, "")
+        return self.acted(episode)
+
+    def acted(self, episode: Episode) -> datetime:
+        self.remember(acted(episode, self.world.now))
+        return self.world.now + INTERVAL
+
+    def step(self, glance: Glance) -> Ended | datetime:
+        if self.record is None:
+            return self.begin(glance)
+        move = follow(self.record, glance, TERMS, changes_instance=not self.world.fate.reload)
+        match move:
+            case Wait():
+                self.remember(move.episode)
+                return move.until
+            case Act():
+                self.remember(move.episode)
+                with suppress(ActError):
+                    self.act(move.episode)
+                return self.acted(move.episode)
+            case PutBack():
+                self.remember(move.episode)
+                if self.world.fate.no_former:
+                    return Ended(move.episode, Result.FAILED, "")
+                self.world.disk = "former"
+                self.point()
+                self.remember(put_back(move.episode, self.world.now))
+                return self.world.now
+            case Ended():
+                return move
+
+
+few = st.frozensets(st.integers(1, 12), max_size=3)
+lives = st.lists(
+    st.builds(
+        Life,
+        up_after=st.sampled_from([0, 0, 0, 3, 15, None]),
+        dies_after=st.sampled_from([None, None, None, 1, 4, 12]),
+        ill_each=st.sampled_from([0, 0, 0, 2, 4, 7]),
+    ),
+    max_size=4,
+).map(tuple)
+fates = st.builds(
+    Fate,
+    new=lives,
+    former=lives,
+    well_before=st.booleans(),
+    beside_ill=st.booleans(),
+    reload=st.booleans(),
+    gives_up_after=st.sampled_from([100, 100, 1, 3]),
+    deaf=st.frozensets(st.integers(1, 4), max_size=1),
+    refused=st.frozensets(st.integers(1, 4), max_size=1),
+    blind=few,
+    blind_from=st.sampled_from([1000, 1000, 1000, 1, 4]),
+    kills=st.frozensets(st.integers(1, 30), max_size=4),
+    pause=st.sampled_from([1, 5, 60]),
+    by_another=st.sampled_from([None, None, 1, 10, 25]),
+    no_former=st.booleans(),
+)
+CRASHING = (Life(dies_after=1),)
+
+
+@settings(deadline=None, max_examples=300)
+@example(Fate())
+@example(Fate(new=CRASHING, former=(Life(),)))
+@example(Fate(new=(Life(up_after=None),), kills=frozenset({2, 3, 4}), pause=60))
+@example(Fate(new=(Life(up_after=None),), former=(Life(up_after=None),)))
+@example(Fate(blind_from=2))
+@example(Fate(reload=True, kills=frozenset({3})))
+@example(Fate(deaf=frozenset(range(5))))
+@given(fates)
+def test_whatever_happens_a_restart_keeps_its_word(fate: Fate) -> None:
+    """A record precedes every act. There are at most three acts, and one more for each kill; the third only after the
+    former files were put back. It always ends, in bounded time. Proven is only what is another instance, well, serving,
+    at least so often and so long; taken back only what runs on the former files."""
+    world = World(fate)
+    controller = Controller(world)
+    truth: list[tuple[datetime, str, bool]] = []
+    bound = NOW + (3 + len(fate.kills)) * (TERMS.ready_within + TERMS.stable + (fate.pause + 10) * SECOND) + BACK_OFF
+    while True:
+        world.advance(world.now + TICK)
+        glance = world.look()
+        good = world.healthy() and not glance.unproven and (fate.reload or glance.service.running is True)
+        truth.append((glance.at, glance.service.instance, good))
+        try:
+            done = controller.step(glance)
+        except KilledError:
+            if controller.record and controller.record.good_at != glance.at:
+                truth.pop()  # what was seen and not recorded is known to nobody
+            world.advance(world.now + fate.pause * SECOND)
+            continue
+        if isinstance(done, Ended):
+            break
+        world.advance(done)
+        assert world.now < bound, controller.record
+    event(done.result.value)
+    if done.result in {Result.PROVEN, Result.TAKEN_BACK}:
+        shown = []
+        for at, instance, was_good in reversed(truth):
+            if not was_good or instance != truth[-1][1]:
+                break
+            shown.append(at)
+        assert len(shown) >= LOOKS
+        assert shown[0] - shown[-1] >= TERMS.stable
+        assert fate.reload or world.instance > 1
+        assert world.holds == world.disk == ("new" if done.result is Result.PROVEN else "former")
+    if done.result is Result.REFUSED:
+        assert controller.log == [("act", 1)]
+        assert world.disk == "new"
+
+
+def test_the_worlds_are_of_every_kind() -> None:
+    """Each result is reached by some fate: otherwise the simulation would prove little."""
+    kinds = {
+        Result.PROVEN: Fate(),
+        Result.REFUSED: Fate(refused=frozenset({1})),
+        Result.TAKEN_BACK: Fate(new=CRASHING),
+        Result.FAILED: Fate(new=CRASHING, former=CRASHING),
+        Result.UNPROVEN: Fate(new=(Life(up_after=None),), well_before=False),
+    }
+    for result, fate in kinds.items():
+        world = World(fate)
+        controller = Controller(world)
+        done: Ended | datetime = NOW
+        while not isinstance(done, Ended):
+            world.advance(max(done, world.now + TICK))
+            done = controller.step(world.look())
+        assert done.result is result
+
+
+@pytest.mark.parametrize("seconds", [0, 1, 19])
+def test_a_wait_is_never_for_the_past(seconds: int) -> None:
+    """Whoever obeys it makes no busy loop."""
+    for glance in (look(seconds), look(seconds, ill=[WELL]), look(seconds, seen("1"))):
+        move = after(ACTED, glance)
+        assert isinstance(move, Wait)
+        assert move.until > glance.at
+        assert move.until - glance.at <= max(TERMS.stable, timedelta(seconds=1))
+
+
+MONTH = NOW + timedelta(days=30)
+
+
+@pytest.mark.parametrize(
+    "noted",
+    [
+        {"acted_at": MONTH}, {"good": 1, "good_at": MONTH, "instances": ("2",)},
+        {"acted_at": look(1).at + 5 * INTERVAL + timedelta(milliseconds=1)},
+    ],
+)  # fmt: skip
+def test_what_was_noted_before_the_clock_was_set_back_counts_from_now(noted: dict[str, Any]) -> None:
+    """Otherwise it would be waited for until that day, and every other service with it."""
+    move = after(replace(ACTED, **noted), look(1))
+    assert isinstance(move, Wait)
+    assert look(1).at < move.until <= look(1).at + INTERVAL
+    assert ended(after(move.episode, *(look(seconds) for seconds in (2, 3, 4, 7))))[0] is Result.PROVEN
+
+
+def test_a_few_seconds_are_no_clock_that_was_set_back() -> None:
+    """A look begins before what it sees is noted, and clocks are corrected all the time."""
+    shortly = look(1).at + 5 * INTERVAL
+    move = after(replace(ACTED, acted_at=shortly), look(1))
+    assert isinstance(move, Wait)
+    assert move.until == shortly + INTERVAL
+
+
+def test_how_long_it_was_well_before_the_clock_was_set_back_is_not_counted() -> None:
+    """Nor would it ever be long enough: what was well since then is well since now."""
+    future = replace(ACTED, good=LOOKS, good_since=MONTH, good_at=MONTH, instances=("2",))
+    move = after(future, look(1), look(2))
+    assert isinstance(move, Wait)
+    assert move.until == look(1).at + TERMS.stable
+    assert ended(after(move.episode, look(6)))[0] is Result.PROVEN

@@ -1,0 +1,53 @@
+"""What a file of trust anchors makes its readers trust: a set."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from certmond.pki.catalog.entries import CertificateSpec, Kind
+from certmond.pki.catalog.observation import Observation
+from certmond.pki.findings import Fault, Reason
+from certmond.pki.services.trust_sets import digest_of, trust_sets
+from tests.builders import Issued, make_ca
+
+OLD, NEW, STRANGER = make_ca("kubernetes"), make_ca("kubernetes"), make_ca("stranger")
+CA = CertificateSpec(name="ca", path="/pki/ca.crt", authority=True)
+SA = CertificateSpec(name="sa", path="/pki/sa.pub", key="/pki/sa.key", kind=Kind.KEY_PAIR)
+LEAF = CertificateSpec(name="leaf", path="/pki/ca.crt", ca=("ca",))
+
+
+def of_ca(*issued: Issued, **fields: Any) -> list[Observation]:
+    """What is seen of a CA's file with these certificates: a row for each."""
+    rows = [Observation("ca", CA, CA.path, (each.facts,), **fields) for each in issued]
+    return [replace(row, name=row.name if number == 1 else f"ca#{number}") for number, row in enumerate(rows, 1)]
+
+
+@given(st.permutations([OLD, NEW, STRANGER]), st.lists(st.sampled_from([OLD, NEW, STRANGER]), max_size=3))
+def test_a_set_of_anchors_has_one_digest(order: list[Any], again: list[Any]) -> None:
+    """Whatever their order, and however often each is there; any other set has another one."""
+    same = digest_of(each.facts for each in (*order, *again))
+    assert same == digest_of([OLD.facts, NEW.facts, STRANGER.facts])
+    assert same != digest_of([each.facts for each in order[:2]])
+
+
+def test_the_order_in_a_file_is_no_difference() -> None:
+    """As of the certificates in a CA's file, so of the public keys of tokens."""
+    assert (
+        trust_sets(of_ca(OLD, NEW)) == trust_sets(of_ca(NEW, OLD)) == {"/pki/ca.crt": digest_of([OLD.facts, NEW.facts])}
+    )
+    assert trust_sets(of_ca(OLD)) != trust_sets(of_ca(OLD, NEW))
+    keys = OLD.facts.key, NEW.facts.key
+    for order in (keys, keys[::-1]):
+        assert trust_sets([Observation("sa", SA, SA.path, public_keys=order)]) == {"/pki/sa.pub": digest_of(keys)}
+
+
+def test_of_any_other_file_every_byte_counts() -> None:
+    """One with a fault, one in which nothing is found, and one that another entry describes as something else."""
+    assert trust_sets(of_ca(OLD, faults=(Fault(Reason.TRAILING_DATA, "there is more"),))) == {}
+    assert trust_sets([Observation("ca", CA, CA.path)]) == {}
+    leaf = Observation("leaf", LEAF, LEAF.path, (OLD.facts,))
+    assert trust_sets([*of_ca(OLD, NEW), leaf]) == trust_sets([leaf, *of_ca(OLD, NEW)]) == trust_sets([leaf]) == {}

@@ -1,0 +1,494 @@
+"""The CA's key signs what an entry fixes, or a successor, no wider, of a certificate that the CA has signed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
+
+from certmond.pki.assessment.assess import assess
+from certmond.pki.catalog.entries import CertificateSpec
+from certmond.pki.catalog.observation import Inventory, Observation, Provenance
+from certmond.pki.findings import Reason, Severity
+from certmond.pki.planning.planner_inputs import Circumstances, Policy
+from certmond.pki.planning.renewals import plan
+from certmond.pki.planning.steps import Issue
+from certmond.pki.services.staleness import Surroundings
+from certmond.pki.signing.policy import (
+    Basis,
+    Denial,
+    Fixed,
+    Grant,
+    basis,
+    fixed_by,
+    grant,
+    is_issued,
+    is_reserved,
+    outdone,
+    surplus,
+)
+from certmond.pki.signing.template import EXTENDED, Template, Terms, first, general_name, successor
+from certmond.pki.x509.certificate import Certificate, attributes_of, names_in
+from tests.builders import DAY, HOUR, NOW, YEAR, Issued, make_ca, make_intermediate, make_leaf, make_server, new_key
+
+ROOT, TWIN, FORMER = make_ca(), make_ca(), make_ca()
+KEY = new_key()
+FACTS = {"node_name": "node-1"}
+ADMIN = x509.Name(
+    [
+        x509.NameAttribute(NameOID.ORGANIZATION_NAME, "system:masters"),
+        x509.NameAttribute(NameOID.COMMON_NAME, "mallory"),
+    ]
+)
+OLD: Any = {"not_before": NOW - YEAR, "not_after": NOW - HOUR}
+
+
+def entry(**fields: Any) -> CertificateSpec:
+    return CertificateSpec.model_validate({"name": "app", "path": "/app.crt", "key": "/app.key", "ca": "ca"} | fields)
+
+
+def basis_of(old: Issued, *chain: Issued, has_key: bool = True, **provenance: Any) -> Basis:
+    found = Provenance(possessed=has_key, **provenance)
+    return basis(old.facts, [each.facts for each in chain], (ROOT.facts,), found)
+
+
+def decided(old: Issued, spec: CertificateSpec, derived: Basis) -> Grant | Denial:
+    template = successor(old.facts, spec, Terms(NOW, None, FACTS), inherits=derived.predecessor is not None)
+    return grant(template, fixed_by(spec, FACTS), derived)
+
+
+def denied(decision: Grant | Denial) -> str:
+    assert isinstance(decision, Denial), "it was granted"
+    return str(decision)
+
+
+def granted(decision: Grant | Denial) -> Template:
+    assert isinstance(decision, Grant), str(decision)
+    return decision.template
+
+
+# --- a predecessor ----------------------------------------------------------------------------------------------------
+
+
+def test_an_expired_certificate_of_the_ca_has_a_successor_with_its_subject_usages_and_names() -> None:
+    """A signature that verifies against the present CA counts, whatever the dates."""
+    old = make_server(ROOT, "app", names=["DNS:app", "IP:192.0.2.7"], **OLD)
+    made = granted(decided(old, entry(), basis_of(old)))
+    assert made.subject == old.cert.subject
+    assert names_in(made.names) == {"DNS:app", "IP:192.0.2.7"}
+    assert made.extended_usages == ("server auth",)
+
+
+def test_a_former_ca_that_the_node_knows_counts_as_well() -> None:
+    """Where the CA was replaced, the leaves of the former one have successors of the present one."""
+    old = make_leaf(FORMER, "app", **OLD)
+    assert "no present or former CA of its entry has signed it" in denied(decided(old, entry(), basis_of(old)))
+    granted(decided(old, entry(), basis_of(old, former=(FORMER.facts,))))
+
+
+def test_a_certificate_below_an_intermediate_of_the_ca_counts() -> None:
+    """The CA has signed an intermediate, and the intermediate the certificate."""
+    link = make_intermediate(ROOT)
+    old = make_leaf(link, "app", **OLD)
+    granted(decided(old, entry(), basis_of(old, link)))
+
+
+def test_a_certificate_below_an_intermediate_has_no_usage_that_the_intermediate_may_not_certify() -> None:
+    """What a CA limited to certificates of servers has signed for a client, or without usages, has no successor; one of
+    a server has.
+    """
+    link = make_intermediate(ROOT, extended_usages=["server auth"])
+    for usages in (["client auth"], ["server auth", "client auth"], None, ["any"]):
+        old = make_leaf(link, "app", extended_usages=usages, **OLD)
+        assert not is_issued(old.facts, [link.facts], (ROOT.facts,)), usages
+        assert "no present or former CA" in denied(decided(old, entry(), basis_of(old, link)))
+    server = make_server(link, "app", names=["DNS:app"], **OLD)
+    granted(decided(server, entry(), basis_of(server, link)))
+
+
+def test_an_intermediate_proves_nothing_that_it_signed_out_of_its_dates() -> None:
+    """A certificate that was valid only after its intermediate had expired has no successor. The dates of the CA of the
+    entry do not count.
+    """
+    link = make_intermediate(ROOT, not_before=NOW - 3 * YEAR, not_after=NOW - 2 * YEAR)
+    old = make_leaf(link, "app", **OLD)
+    assert not is_issued(old.facts, [link.facts], (ROOT.facts,))
+    reissued = make_ca(key=ROOT.key, not_before=NOW, not_after=NOW + YEAR)
+    assert is_issued(make_leaf(ROOT, "app", **OLD).facts, (), (reissued.facts,))
+
+
+FORGERIES: Any = {
+    "self-signed": lambda: make_ca("app", is_ca=None, subject=ADMIN, extended_usages=["client auth"], **OLD),
+    "signed by a CA of the same name": lambda: make_leaf(TWIN, subject=ADMIN, **OLD),
+    "widened after it was signed": lambda: make_leaf(ROOT, subject=ADMIN, signing_key=new_key(), **OLD),
+    "a copy of the CA's own certificate": lambda: ROOT,
+}
+
+
+@pytest.mark.parametrize("forge", FORGERIES.values(), ids=list(FORGERIES))
+def test_a_forged_certificate_has_no_successor(forge: Any) -> None:
+    """What no CA of the entry has signed passes nothing on, and nothing is signed where the entry fixes nothing."""
+    forged = forge()
+    assert "no present or former CA of its entry has signed it" in denied(decided(forged, entry(), basis_of(forged)))
+
+
+@pytest.mark.parametrize("forge", FORGERIES.values(), ids=list(FORGERIES))
+def test_in_place_of_a_forged_certificate_what_the_entry_fixes_is_signed(forge: Any) -> None:
+    """The entry alone decides subject, usages and names; nothing of the forged one is left."""
+    forged = forge()
+    spec = entry(subject="CN=app", usages=["digital signature", "client auth"])
+    made = granted(decided(forged, spec, basis_of(forged)))
+    assert attributes_of(made.subject) == {"CN=app"}
+    assert made.usages == {"digital signature"}
+    assert (made.extended_usages, made.names) == (("client auth",), ())
+
+
+def test_a_file_that_others_can_write_passes_nothing_on() -> None:
+    """Its content may be anything, though the CA has signed it."""
+    old = make_leaf(ROOT, "app", **OLD)
+    derived = basis_of(old, file_writers="/app.crt belongs to user 1000")
+    assert "/app.crt belongs to user 1000" in denied(decided(old, entry(), derived))
+
+
+def test_a_ca_file_that_others_can_write_proves_nothing() -> None:
+    """A user who can add a CA of their own to it would have it vouch for any certificate."""
+    old = make_leaf(ROOT, "app", **OLD)
+    derived = basis_of(old, ca_writers="/ca.crt belongs to user 1000")
+    assert "/ca.crt belongs to user 1000, so it does not prove what its CA has signed" in denied(
+        decided(old, entry(), derived)
+    )
+    granted(decided(old, entry(subject="CN=app", usages="client auth"), derived))
+
+
+def test_nothing_is_signed_where_others_can_take_the_key() -> None:
+    """Who can put another file in its place would own the file with the new key, even of a fixed subject."""
+    old = make_leaf(ROOT, "app", **OLD)
+    derived = basis_of(old, path_writers="/srv can be written by every user (mode 0777)")
+    spec = entry(subject="CN=app", usages="client auth")
+    assert denied(decided(old, spec, derived)).startswith("/srv can be written by every user (mode 0777)")
+
+
+def test_an_owner_who_can_write_the_file_has_to_have_its_key() -> None:
+    """Certificates are public: without its key, a certificate of another user in the owner's file is not renewed."""
+    old = make_leaf(ROOT, "bob", **OLD)
+    assert "private key is not beside it" in denied(
+        decided(old, entry(), basis_of(old, owner_writes=True, has_key=False))
+    )
+    granted(decided(old, entry(), basis_of(old, owner_writes=True)))
+    granted(decided(old, entry(), basis_of(old, has_key=False)))
+
+
+# --- no wider ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_older_certificate_does_not_bring_back_what_a_later_one_had_not() -> None:
+    """A group, a name or a usage that the later one had no more is not signed again."""
+    later = make_leaf(ROOT, "app", not_after=NOW + YEAR)
+    for old in (
+        make_leaf(ROOT, subject=_name(CN="app", O="developers"), **OLD),
+        make_leaf(ROOT, "app", names=["DNS:app"], **OLD),
+        make_leaf(ROOT, "app", extended_usages=["client auth", "server auth"], names=None, **OLD),
+        make_leaf(ROOT, "app", usages=["digital signature", "content commitment"], **OLD),
+    ):
+        said = denied(decided(old, entry(), basis_of(old, later=(later.facts,))))
+        assert f"a later certificate (serial {later.facts.serial:x}) that certmond put in its place had less" in said
+    same = make_leaf(ROOT, "app", **OLD)
+    granted(decided(same, entry(), basis_of(same, later=(later.facts,))))
+
+
+def test_usages_that_the_later_key_cannot_have_are_not_missed() -> None:
+    """An ECDSA key has no key encipherment, so that a later certificate without it takes nothing away."""
+    old = make_leaf(ROOT, "app", key="rsa", usages=["digital signature", "key encipherment"], **OLD)
+    later = make_leaf(ROOT, "app", usages=["digital signature"], not_after=NOW + YEAR)
+    granted(decided(old, entry(), basis_of(old, later=(later.facts,))))
+    assert surplus(old.facts, later.facts, Fixed()) == ()
+
+
+def test_a_later_certificate_that_no_ca_has_signed_does_not_count() -> None:
+    """What is archived may be a forged one that was seen; it takes no right away."""
+    old = make_leaf(ROOT, subject=_name(CN="app", O="developers"), **OLD)
+    granted(decided(old, entry(), basis_of(old, later=(make_leaf(TWIN, "app").facts,))))
+
+
+def test_an_older_certificate_passes_nothing_on_where_the_later_one_is_lost() -> None:
+    """How wide the later one was is not known then; what the entry fixes is signed."""
+    old = make_leaf(ROOT, "app", **OLD)
+    assert "older than the certificate that certmond put in its place" in denied(
+        decided(old, entry(), basis_of(old, lost=True))
+    )
+    granted(decided(old, entry(subject="CN=app", usages="client auth"), basis_of(old, lost=True)))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"subject": ADMIN}, "is reserved"),
+        ({"subject": x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "root")])}, "does not fix the subject CN=root"),
+        ({"usages": frozenset({"digital signature", "cert sign"})}, "does not fix the usage cert sign"),
+        ({"extended_usages": ("client auth", "server auth")}, "does not fix the usage server auth"),
+        ({"extended_usages": ("1.2.3.4",)}, "does not fix the usage 1.2.3.4"),
+        ({"extended_usages": ()}, "fixes no extended key usage"),
+        ({"names": (general_name("DNS:kubernetes"),)}, "does not fix the name kubernetes"),
+        ({"names": (x509.DirectoryName(ADMIN),)}, "does not fix the name"),
+        ({"is_ca": True}, "it would be a CA"),
+    ],
+)
+def test_whatever_is_added_is_denied(change: Mapping[str, Any], problem: str) -> None:
+    """No subject, usage or name beyond those of entry and predecessor."""
+    old = make_leaf(ROOT, "app", usages=["digital signature"], **OLD)
+    derived = basis_of(old)
+    wider = replace(granted(decided(old, entry(), derived)), **change)
+    assert problem in denied(grant(wider, fixed_by(entry(), FACTS), derived))
+
+
+def test_a_predecessor_without_usages_permits_every_usage() -> None:
+    """An absent extension restricts nothing (RFC 5280, 4.2.1.3 and 4.2.1.12), so that a successor is no wider."""
+    old = make_leaf(ROOT, "app", usages=None, extended_usages=None, **OLD)
+    template = granted(decided(old, entry(), basis_of(old)))
+    wide = replace(template, usages=frozenset({"data encipherment"}), extended_usages=("server auth",))
+    granted(grant(wide, Fixed(), basis_of(old)))
+    anything = make_leaf(ROOT, "app", extended_usages=["any"], **OLD)
+    granted(grant(replace(template, usages=frozenset(), extended_usages=("client auth",)), Fixed(), basis_of(anything)))
+
+
+def test_a_server_of_which_the_entry_fixes_no_name_is_not_signed() -> None:
+    """Without a predecessor there would be no name in it, and no client accepts that."""
+    forged = make_server(TWIN, "app", names=["DNS:app"], **OLD)
+    spec = entry(subject="CN=app", usages=["digital signature", "key encipherment", "server auth"])
+    assert "does not fix the name app" in denied(decided(forged, spec, basis_of(forged)))
+    template = first(spec, "CN=app", (), Terms(NOW, None, FACTS))
+    assert "no client accepts a server without one" in denied(grant(template, fixed_by(spec, FACTS), Basis()))
+    named = entry(subject="CN=app", usages="server auth", names=["DNS:app", "DNS:${node_name}"])
+    assert names_in(granted(decided(forged, named, basis_of(forged))).names) == {"DNS:app", "DNS:node-1"}
+
+
+# --- reserved subjects ------------------------------------------------------------------------------------------------
+
+
+def _name(**attributes: str) -> x509.Name:
+    oids = {"CN": NameOID.COMMON_NAME, "O": NameOID.ORGANIZATION_NAME, "OU": NameOID.ORGANIZATIONAL_UNIT_NAME}
+    return x509.Name([x509.NameAttribute(oids[kind], value) for kind, value in attributes.items()])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        _name(CN="system:kube-scheduler"), _name(CN="app", O="system:masters"),
+        _name(CN="app", O="kubeadm:cluster-admins"), _name(CN="system:node:node-1", O="system:nodes"),
+        _name(CN="app", O=" System:Masters"), _name(OU="system:masters"),
+    ],
+)  # fmt: skip
+def test_a_reserved_subject_needs_an_entry_that_names_exactly_it(name: x509.Name) -> None:
+    """A certificate of the CA alone does not do."""
+    old = make_leaf(ROOT, subject=name, **OLD)
+    assert is_reserved(name)
+    assert "is reserved" in denied(decided(old, entry(), basis_of(old)))
+    granted(decided(old, entry(subject=name.rfc4514_string().replace(" System", "\\ System")), basis_of(old)))
+
+
+def test_a_subject_that_is_not_reserved_needs_none() -> None:
+    """Users and groups of an operator's own."""
+    assert not is_reserved(_name(CN="jane", O="developers"))
+    assert not is_reserved(_name(CN="my-system:x"))
+
+
+def test_the_order_of_common_names_counts() -> None:
+    """Go takes the last one for the user: two names the other way round are another user."""
+    both = [x509.NameAttribute(NameOID.COMMON_NAME, "jane"), x509.NameAttribute(NameOID.COMMON_NAME, "root")]
+    old = make_leaf(ROOT, subject=x509.Name(both), **OLD)
+    template = replace(granted(decided(old, entry(), basis_of(old))), subject=x509.Name(both[::-1]))
+    assert "does not fix the subject" in denied(grant(template, Fixed(), basis_of(old)))
+
+
+def test_a_fact_that_the_node_cannot_tell_fixes_no_subject() -> None:
+    """Else any node's identity would be accepted."""
+    spec = entry(subject="CN=system:node:${node_name},O=system:nodes", usages="client auth")
+    assert fixed_by(spec, {}).subjects == ()
+    old = make_leaf(ROOT, subject=_name(CN="system:node:node-2", O="system:nodes"), **OLD)
+    template = successor(old.facts, spec, Terms(NOW, None, {}))
+    assert "is reserved" in denied(grant(template, fixed_by(spec, {}), basis_of(old)))
+
+
+def test_what_an_entry_fixes_and_no_certificate_can_have_fixes_nothing() -> None:
+    """A subject that is none, and a name that is none, cover nothing."""
+    old = make_leaf(TWIN, "app", names=["DNS:app"], **OLD)
+    derived = basis_of(old)
+    template = successor(old.facts, entry(), Terms(NOW, None, FACTS), inherits=False)
+    assert "does not fix the subject CN=app" in denied(grant(template, Fixed(("CN=",), (), ("DNS:ä", "IP:x")), derived))
+
+
+# --- the property -----------------------------------------------------------------------------------------------------
+
+SUBJECTS = st.sampled_from([_name(CN="app"), _name(CN="root"), ADMIN, _name(CN="app", O="dev"), _name(CN="system:x")])
+USAGES = st.sampled_from([["client auth"], ["server auth"], ["client auth", "server auth"], ["code signing"], None])
+NAMES = st.sampled_from([None, ["DNS:app"], ["DNS:app", "DNS:kubernetes"], ["IP:192.0.2.1"]])
+SIGNERS = st.sampled_from([ROOT, TWIN, FORMER])
+
+
+@st.composite
+def certificates(draw: st.DrawFn) -> Issued:
+    return make_leaf(
+        draw(SIGNERS), key=KEY, subject=draw(SUBJECTS), extended_usages=draw(USAGES), names=draw(NAMES),
+        not_before=NOW - YEAR, not_after=NOW + draw(st.sampled_from([-HOUR, DAY])),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class World:
+    """A certificate in its file, its entry, and what the node shows of its origin."""
+
+    old: Issued
+    later: list[Issued]
+    subject: list[str]
+    usages: list[str]
+    names: list[str]
+    file_writers: str
+    path_writers: str
+    former: bool
+    has_key: bool
+    owner_writes: bool
+
+    @property
+    def issuers(self) -> tuple[Certificate, ...]:
+        return (ROOT.facts, FORMER.facts) if self.former else (ROOT.facts,)
+
+    def basis(self) -> Basis:
+        return basis_of(
+            self.old, has_key=self.has_key, later=tuple(each.facts for each in self.later), former=self.issuers[1:],
+            file_writers=self.file_writers, path_writers=self.path_writers, owner_writes=self.owner_writes,
+        )  # fmt: skip
+
+
+WORLDS = st.builds(
+    World,
+    old=certificates(),
+    later=st.lists(certificates(), max_size=2),
+    subject=st.sampled_from([[], ["CN=app"], ["CN=mallory,O=system:masters", "CN=app"]]),
+    usages=st.sampled_from([[], ["client auth"], ["digital signature", "server auth"]]),
+    names=st.sampled_from([[], ["DNS:app"], ["DNS:${node_name}"]]),
+    file_writers=st.sampled_from(["", "x belongs to user 1000"]),
+    path_writers=st.sampled_from(["", "", "", "d belongs to user 1000"]),
+    former=st.booleans(),
+    has_key=st.booleans(),
+    owner_writes=st.booleans(),
+)
+
+
+@given(WORLDS)
+def test_whatever_is_granted_is_fixed_by_the_entry_or_no_wider_than_what_the_ca_had_signed(world: World) -> None:
+    """Subject, usages and names of a granted certificate, each on its own, for any file and any entry."""
+    old, spec = world.old, entry(subject=world.subject, usages=world.usages, names=world.names)
+    decision = decided(old, spec, world.basis())
+    if isinstance(decision, Denial):
+        assert decision.problems
+        return
+    made, fixed = decision.template, fixed_by(spec, FACTS)
+    inherited = (
+        is_issued(old.facts, (), world.issuers) and not world.file_writers and (world.has_key or not world.owner_writes)
+    )
+    assert not world.path_writers
+    assert not made.is_ca
+    attributes = attributes_of(made.subject)
+    if attributes not in [frozenset(each.split(",")) for each in fixed.subjects]:
+        assert inherited
+        assert attributes == old.facts.attributes
+        assert not is_reserved(made.subject)
+    for usage in {*made.extended_usages} - EXTENDED.intersection(fixed.usages):
+        assert inherited
+        assert old.facts.has_usage(usage)
+    for name in names_in(made.names) - {*fixed.names}:
+        assert inherited
+        assert name in old.facts.names
+
+
+# --- in the plan and the findings -------------------------------------------------------------------------------------
+
+CA_ROW = CertificateSpec.model_validate(
+    {"name": "ca", "path": "/ca.crt", "key": "/ca.key", "authority": True, "usages": "cert sign"}
+)
+
+
+def looked(old: Issued, provenance: Provenance | None, now: Any = NOW, **fields: Any) -> Any:
+    spec = entry(**fields)
+    ca = Observation("ca", CA_ROW, "/ca.crt", (ROOT.facts,), key=ROOT.facts.key, key_path="/ca.key")
+    seen = Observation("app", spec, "/app.crt", (old.facts,), key=old.facts.key, key_path="/app.key")
+    around = Surroundings(provenance={("app", "/app.crt"): provenance} if provenance else {})
+    return assess(Inventory((ca, seen), FACTS), now, around=around)
+
+
+def test_what_is_not_signed_is_a_critical_finding_once_it_is_due() -> None:
+    """The finding not_issued_by_ca names the file, each fact, and the command that shows what would be signed."""
+    forged = make_leaf(TWIN, subject=ADMIN, **OLD)
+    (_, status) = looked(forged, Provenance()).statuses
+    (found,) = [each for each in status.findings if each.reason is Reason.NOT_ISSUED_BY_CA]
+    assert found.severity is Severity.CRITICAL
+    assert found.message == (
+        "/app.crt is not renewed: the subject CN=mallory,O=system:masters is reserved, and its entry does not name "
+        "exactly that; its entry does not fix the usage client auth; no present or former CA of its entry has signed "
+        "it; see what would be signed: certmond renew app --dry-run"
+    )
+
+
+@pytest.mark.parametrize("provenance", [None, Provenance()])
+def test_what_is_signed_or_not_due_has_no_such_finding(provenance: Provenance | None) -> None:
+    """Neither a certificate of the CA that is due, nor one of another CA that is not."""
+    for issued in (make_leaf(ROOT, "app", **OLD), make_leaf(TWIN, "app", not_before=NOW, not_after=NOW + YEAR)):
+        (_, status) = looked(issued, provenance, NOW + HOUR).statuses
+        assert Reason.NOT_ISSUED_BY_CA not in {each.reason for each in status.findings}
+
+
+def test_the_plan_holds_what_is_not_signed_and_says_why() -> None:
+    """There is no step for it; beside it, what the CA has signed is renewed."""
+    made = plan(looked(make_leaf(TWIN, "app", **OLD), Provenance()), Policy(), {}, Circumstances())
+    assert made.steps == ()
+    (held,) = made.held
+    assert held.because.startswith("the CA's key does not sign it: its entry does not fix the subject CN=app")
+    (step,) = plan(looked(make_leaf(ROOT, "app", **OLD), Provenance()), Policy(), {}, Circumstances()).steps
+    assert isinstance(step, Issue)
+
+
+@pytest.mark.parametrize("fields", [{"path_length": 0}, {"serial": -1}], ids=["by cryptography", "by Go"])
+def test_a_certificate_that_is_not_read_has_no_successor_with_its_content(fields: Any) -> None:
+    """What was signed of it is not known: it is no predecessor, no step renews it, and the plan says why."""
+    old = make_leaf(ROOT, "app", **OLD, **fields)
+    assert old.facts.refused
+    assert not is_issued(old.facts, (), (ROOT.facts,))
+    assert basis_of(old).reasons == (old.facts.refused,)
+    assert surplus(old.facts, make_leaf(ROOT, "app").facts, Fixed()) == (old.facts.refused,)
+    looked_at = looked(old, Provenance())
+    (_, status) = looked_at.statuses
+    assert Reason.NOT_ISSUED_BY_CA not in {each.reason for each in status.findings}
+    made = plan(looked_at, Policy(), {}, Circumstances(), frozenset({"app"}))
+    assert made.steps == ()
+    assert made.held[0].because.startswith(old.facts.refused)
+
+
+def test_a_self_signed_certificate_has_no_successor_of_the_ca() -> None:
+    """An entry that accepts `self` beside a CA: the kubelet's own serving certificate."""
+    own = make_ca("node-1@1700000000", is_ca=None, extended_usages=["server auth"], names=["DNS:node-1"], **OLD)
+    made = plan(looked(own, None, ca=["self", "ca"]), Policy(), {}, Circumstances(), frozenset({"app"}))
+    assert made.steps == ()
+    assert made.held[0].because.startswith("it is self-signed, and no CA signs its successor")
+
+
+def test_what_a_later_certificate_no_longer_had_is_told_of_a_former_one_that_came_back() -> None:
+    """Each part that no entry fixes, once; where the later one is lost, all that no entry fixes. A later one that the
+    CA has not signed takes nothing away.
+    """
+    old, new = make_leaf(ROOT, "app", names=["DNS:a"]).facts, make_leaf(ROOT, "app").facts
+    forged = make_leaf(make_ca(), "app").facts
+    said = ("its entry does not fix the name a",)
+    for provenance, fixed, expected in (
+        (Provenance(), Fixed(), ()),
+        (Provenance(later=(new, new)), Fixed(), said),
+        (Provenance(later=(new,)), Fixed(names=("DNS:a",)), ()),
+        (Provenance(later=(forged,)), Fixed(), ()),
+        (Provenance(lost=True), Fixed(("CN=app",), ("digital signature", "key encipherment", "client auth")), said),
+    ):
+        assert outdone(old, (), (ROOT.facts,), provenance, fixed) == expected

@@ -1,0 +1,46 @@
+"""The vocabulary: its names are a contract, and its severities have an order."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from certmond.pki.findings import Fault, Finding, Reason, Severity, printable
+
+
+def test_the_severities_rank_as_the_exit_codes_of_a_monitoring_plugin() -> None:
+    """Information is 0, a warning 1, something critical 2."""
+    assert [severity.rank for severity in (Severity.INFO, Severity.WARNING, Severity.CRITICAL)] == [0, 1, 2]
+    assert {severity.value for severity in Severity} == {"info", "warning", "critical"}
+
+
+def test_every_reason_is_a_label_that_the_design_promises() -> None:
+    """None of the promised names is gone or renamed, and each is snake_case, good as a label and as an anchor."""
+    promised = """unreadable missing malformed trailing_data unexpected_chain expired not_yet_valid nearing_expiry
+        outlives_ca no_path ca_not_self_signed ca_not_ca ca_cannot_sign wrong_subject wrong_usage missing_name
+        key_missing key_mismatch too_open wrong_owner embedded_ca_differs not_rotating_pem not_a_symlink weak_key
+        weak_signature served_differs restart_pending service_account_key_mismatch nonpositive_serial"""
+    assert set(promised.split()) <= {reason.value for reason in Reason}
+    assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", reason) for reason in Reason)
+    assert all(reason.name.lower() == reason.value for reason in Reason)
+
+
+@given(st.text())
+def test_text_is_made_fit_for_one_line_of_a_terminal(text: str) -> None:
+    """What can be printed stays as it is, in any script; the rest becomes an escape."""
+    assert printable(text).isprintable()
+    assert printable(printable(text)) == printable(text)
+    assert (printable(text) == text) == text.isprintable()
+    assert printable("/pki/größe\t\x1b[0m\ud800") == r"/pki/größe\t\x1b[0m\ud800"
+
+
+def test_findings_and_faults_are_values() -> None:
+    """Two that say the same are the same, can be put into a set, and cannot be changed."""
+    one = Finding(Reason.EXPIRED, Severity.CRITICAL, "text")
+    assert {one, Finding(Reason.EXPIRED, Severity.CRITICAL, "text")} == {one}
+    assert Fault(Reason.MISSING, "x") == Fault(Reason.MISSING, "x", None) != Fault(Reason.MISSING, "x", "look")
+    with pytest.raises(AttributeError):
+        one.message = "other"  # type: ignore[misc]

@@ -1,0 +1,51 @@
+"""What a library raises over bytes from outside, and what of it a caller sees."""
+
+from __future__ import annotations
+
+import pytest
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
+
+from certmond.errors import LimitError, MalformedError
+from certmond.pki.x509.library_guard import guarded
+
+SECRET = "MC4CAQAwBQYDK2VwBCIEIA"
+PANIC = type("PanicException", (BaseException,), {})
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        ValueError(SECRET), TypeError(SECRET), OverflowError(SECRET), RecursionError(SECRET), StopIteration(SECRET),
+        UnsupportedAlgorithm(SECRET), InternalError(SECRET, []), PANIC(SECRET),
+    ],
+    ids=lambda each: type(each).__name__,
+)  # fmt: skip
+def test_whatever_a_library_raises_is_one_sentence_that_quotes_nothing(raised: BaseException) -> None:
+    """Its own errors and a panic of Rust, too, which derives from BaseException."""
+    with pytest.raises(MalformedError) as found, guarded("is no key"):
+        raise raised
+    assert str(found.value) == "is no key"
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (ValueError("a field is missing\nand more"), "is no request (a field is missing)"),
+        (ValueError(), "is no request (ValueError)"),
+        (InternalError("Unknown OpenSSL error", []), "is no request (InternalError)"),
+        (ValueError("x" * 500), f"is no request ({'x' * 200})"),
+    ],
+)
+def test_of_public_bytes_the_first_line_of_what_it_says_follows(raised: Exception, said: str) -> None:
+    """It is bounded, and an error that OpenSSL does not explain is named by its kind."""
+    with pytest.raises(MalformedError) as found, guarded("is no request", quotable=True):
+        raise raised
+    assert str(found.value) == said
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt(), SystemExit(1), MemoryError(), LimitError("too large")])
+def test_what_is_not_about_the_bytes_passes(raised: BaseException) -> None:
+    """So do an interrupt, an exit, a shortage of memory, and what is a sentence about the bytes already."""
+    with pytest.raises(type(raised)) as found, guarded("is no key"):
+        raise raised
+    assert found.value is raised

@@ -1,0 +1,280 @@
+"""Where a certificate comes from: the former CAs that the node knows, and what certmond put in its place since."""
+
+from __future__ import annotations
+
+import base64
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from certmond.config.model import Source, parse
+from certmond.files.catalog_observer import Store
+from certmond.pki.assessment.assess import assess
+from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.catalog.observation import Inventory, Provenance
+from certmond.pki.rotation.phases import Mode, Phase, Rotation
+from certmond.renewal.certificate_origin import ProvenanceLookup
+from certmond.state.archive import Archive
+from certmond.state.renewals import Ledger
+from certmond.state.rotation_record import RotationRecord
+from tests.builders import DAY, HOUR, NOW, YEAR, Issued, make_ca, make_leaf
+from tests.test_renewal import Host, kubeconfig
+
+FORMER = make_ca()
+ALICE = 64_101
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    """A node with a pair, a kubeconfig and a kubelet's PEM, all of them due."""
+    return Host(tmp_path / "host", "apiserver", "admin.conf", "kubelet-client")
+
+
+def inventory(host: Host) -> Inventory:
+    return Store(host.config.certificates, str(host.root)).observe()
+
+
+def found(host: Host, now: Any = NOW, **options: Any) -> dict[str, Provenance]:
+    lookup = ProvenanceLookup(host.config, str(host.root), host.state)
+    return {name: each for (name, _), each in lookup.of_due(inventory(host), now, **options).items()}
+
+
+def test_what_is_due_is_looked_up_and_nothing_else(host: Host) -> None:
+    """From the renewal point on, less the spread; also of the CA that is rotated, or of everything where asked for."""
+    assert found(host).keys() == {"apiserver", "admin.conf", "kubelet-client"}
+    early = NOW - 60 * DAY
+    assert found(host, early) == {}
+    assert found(host, early, family="ca").keys() == {"apiserver", "admin.conf", "kubelet-client"}
+    assert found(host, early, family="other") == {}
+    assert found(host, early, everything=True).keys() == {"apiserver", "admin.conf", "kubelet-client"}
+    assert found(host, NOW - 2 * YEAR).keys() == {"apiserver", "admin.conf", "kubelet-client"}  # not valid yet
+
+
+def test_what_certmond_does_not_renew_is_not_looked_up(host: Host) -> None:
+    """Where no signer signs it, another program renews it, or the CA's key is not on this node."""
+    host.entries["apiserver"] |= {"signer": "none"}
+    host.entries["admin.conf"] |= {"renewed_by": "the operator"}
+    assert found(host).keys() == {"kubelet-client"}
+    host.at("/etc/kubernetes/pki/ca.key").unlink()
+    assert found(host) == {}
+    host.settings["signers"] = [{"name": "site", "kind": "command", "command": ["/bin/true"]}]
+    host.entries["kubelet-client"] |= {"signer": "site"}
+    assert found(host).keys() == {"kubelet-client"}
+
+
+def test_a_former_ca_is_known_from_the_record_the_archive_and_kubeconfigs_of_root(host: Host) -> None:
+    """Each of the three alone; where the record knows the CAs, kubeconfigs add none."""
+    own = {host.ca.facts}
+    assert {*found(host)["apiserver"].former} == own  # what the kubeconfigs embed
+
+    record = RotationRecord(host.state)
+    record.accept({"ca": (FORMER.facts,), "other": (make_ca().facts,)})
+    assert {*found(host)["apiserver"].former} == {FORMER.facts}
+    record.accept({})
+    other = make_ca()
+    record.save(Rotation("r", "ca", Mode.OVERLAP, (FORMER.facts,), other.facts, Phase.TRUST, NOW))
+    assert {*found(host)["apiserver"].former} == {FORMER.facts, other.facts}
+    (host.state / "rotation/record.json").unlink()
+
+    path = host.place / "ca.crt"
+    path.write_bytes(FORMER.pem)
+    Archive(host.state).store("ca", {"/etc/kubernetes/pki/ca.crt": path}, NOW, {})
+    assert {*found(host)["apiserver"].former} == own | {FORMER.facts}
+    seen = next(each for each in inventory(host).observations if each.name == "apiserver")
+    now_known = ProvenanceLookup(host.config, str(host.root), host.state).of(seen, "ca", None)
+    assert now_known.former == (FORMER.facts,)
+
+    conf = host.at("/etc/kubernetes/admin.conf")
+    os.chown(conf, ALICE, ALICE)
+    assert {*found(host)["apiserver"].former} == {FORMER.facts}
+
+
+def test_the_ca_of_another_cluster_in_one_kubeconfig_is_no_former_one(host: Host) -> None:
+    """A context of another cluster in one kubeconfig of root proves nothing: each of them has to embed the CA."""
+    other = make_ca()
+    host.entries["second.conf"] = {**host.entries["admin.conf"], "path": "/etc/kubernetes/second.conf"}
+    host.put("/etc/kubernetes/second.conf", kubeconfig(other, make_leaf(other)), 0o600)
+    assert found(host)["apiserver"].former == ()
+    host.put("/etc/kubernetes/admin.conf", kubeconfig(other, make_leaf(other)), 0o600)
+    assert found(host)["apiserver"].former == (other.facts,)
+
+
+def test_who_can_change_the_cas_file_is_told(host: Host) -> None:
+    """Besides root and the owner that the CA's own entry declares."""
+    assert found(host)["apiserver"].ca_writers == ""
+    os.chown(host.at("/etc/kubernetes/pki/ca.crt"), ALICE, ALICE)
+    assert found(host)["apiserver"].ca_writers == f"/etc/kubernetes/pki/ca.crt belongs to user {ALICE}"
+
+
+def test_the_former_cas_are_those_of_the_ca_that_signs(host: Host) -> None:
+    """Of an entry that accepts several CAs, the first that is on the node signs, and no other one counts."""
+    site = make_ca("site")
+    host.put("/etc/site.crt", site.pem)
+    host.put("/etc/site.key", site.key_pem, 0o600)
+    RotationRecord(host.state).accept({"ca": (host.ca.facts,), "site": (FORMER.facts,)})
+    document = host.document()
+    document["certificates"].append(
+        {"name": "site", "path": "/etc/site.crt", "key": "/etc/site.key", "authority": True}
+    )
+    for entry in document["certificates"]:
+        if entry["name"] == "apiserver":
+            entry["ca"] = ["site", "ca"]
+    config = parse([Source("test", yaml.safe_dump(document))])
+    seen = Store(config.certificates, str(host.root)).observe()
+    lookup = ProvenanceLookup(config, str(host.root), host.state).of_due(seen, NOW)
+    assert lookup["apiserver", host.entries["apiserver"]["path"]].former == (FORMER.facts,)
+    (status,) = (each for each in assess(seen, NOW).statuses if each.seen.name == "apiserver")
+    assert status.issuers == (site.facts,)
+
+
+def test_in_a_pattern_a_later_certificate_may_have_another_name(host: Host) -> None:
+    """Where the owner can write its files, one of the same common name that ends later counts."""
+    host.entries = {"many": {"path": "/srv/*.pem", "key": "/srv/*.pem", "owner": str(ALICE)}}
+    dates: Any = {"not_before": NOW - YEAR}
+    old, later = (
+        make_leaf(host.ca, "app", not_after=NOW, **dates),
+        make_leaf(host.ca, "app", not_after=NOW + DAY, **dates),
+    )
+    for name, each in (
+        ("old", old),
+        ("later", later),
+        ("other", make_leaf(host.ca, "b", not_after=NOW + DAY, **dates)),
+    ):
+        host.put(f"/srv/{name}.pem", each.pem + each.key_pem, 0o600)
+        os.chown(host.at(f"/srv/{name}.pem"), ALICE, ALICE)
+    lookup = ProvenanceLookup(host.config, str(host.root), host.state).of_due(inventory(host), NOW)
+    assert lookup["many", "/srv/old.pem"].later == (later.facts,)
+    assert lookup["many", "/srv/old.pem"].possessed
+    assert lookup["many", "/srv/later.pem"].later == ()
+
+
+def test_evidence_is_gathered_for_a_part_of_a_pass_and_used_again(host: Host) -> None:
+    """What is not looked up in time is left out. What was looked up is used again for the same observations, until the
+    next resync, and not for a file that has changed.
+    """
+    lookup, seen = ProvenanceLookup(host.config, str(host.root), host.state), inventory(host)
+    everything = {each.identity for each in seen.observations if not each.spec.authority}
+    assert lookup.of_due(seen, NOW, within=0.0) == {}
+    assert lookup.of_due(seen, NOW, within=3600.0).keys() == everything
+    assert lookup.of_due(seen, NOW + timedelta(seconds=1), within=0.0).keys() == everything
+    assert lookup.of_due(seen, NOW + host.config.resync, within=0.0) == {}
+    lookup.of_due(seen, NOW, within=3600.0)
+    assert lookup.of_due(inventory(host), NOW, within=0.0) == {}
+
+
+def test_of_what_no_ca_has_signed_possession_is_not_asked(host: Host) -> None:
+    """A self-signed certificate of the owner is not possessed, whatever key lies beside it."""
+    host.entries["apiserver"] |= {"owner": str(ALICE)}
+    own = make_ca("app", is_ca=None, not_before=NOW - YEAR, not_after=NOW + DAY)
+    host.put(host.entries["apiserver"]["path"], own.pem)
+    host.put(host.entries["apiserver"]["key"], own.key_pem, 0o600)
+    os.chown(host.at(host.entries["apiserver"]["path"]), ALICE, ALICE)
+    assert (found(host)["apiserver"].owner_writes, found(host)["apiserver"].possessed) == (True, False)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_key_that_a_kubeconfig_refers_to_is_not_possessed(host: Host, *, right: bool) -> None:
+    """Its owner chooses which file of root that is: whether it is the right key makes no difference."""
+    leaf = make_leaf(host.ca, "bob", not_before=NOW - YEAR, not_after=NOW + DAY)
+    host.put("/root/bob.key", leaf.key_pem if right else make_leaf(host.ca).key_pem, 0o600)
+    user = {"client-certificate-data": base64.b64encode(leaf.pem).decode(), "client-key": "/root/bob.key"}
+    path = host.entries["admin.conf"]["path"]
+    host.put(path, yaml.safe_dump({"users": [{"name": "bob", "user": user}]}).encode(), 0o600)
+    os.chown(host.at(path), ALICE, ALICE)
+    host.entries["admin.conf"] |= {"owner": str(ALICE)}
+    assert (found(host)["admin.conf"].owner_writes, found(host)["admin.conf"].possessed) == (True, False)
+
+
+def test_a_key_that_comes_after_the_look_is_not_possessed(host: Host) -> None:
+    """The look saw another key beside the certificate: that the file has the right one by now proves nothing of what
+    was seen.
+    """
+    path = host.entries["admin.conf"]["path"]
+    host.entries["admin.conf"] |= {"owner": str(ALICE)}
+    leaf = make_leaf(host.ca, "bob", not_before=NOW - YEAR, not_after=NOW + DAY)
+
+    def put(key: bytes) -> None:
+        encoded = {
+            "client-certificate-data": base64.b64encode(leaf.pem).decode(),
+            "client-key-data": base64.b64encode(key).decode(),
+        }
+        host.put(path, yaml.safe_dump({"users": [{"name": "bob", "user": encoded}]}).encode(), 0o600)
+        os.chown(host.at(path), ALICE, ALICE)
+
+    put(make_leaf(host.ca).key_pem)
+    seen = inventory(host)
+    put(leaf.key_pem)
+    lookup = ProvenanceLookup(host.config, str(host.root), host.state)
+    assert not lookup.of_due(seen, NOW)["admin.conf", path].possessed
+    assert lookup.of_due(inventory(host), NOW)["admin.conf", path].possessed
+
+
+def archived(host: Host, issued: Issued, at: timedelta = -DAY) -> None:
+    path = host.place / "old.crt"
+    path.write_bytes(issued.pem)
+    Archive(host.state).store("apiserver", {host.entries["apiserver"]["path"]: path}, NOW + at, {})
+
+
+def test_certificates_that_were_there_later_are_those_that_end_later(host: Host) -> None:
+    """Of the archive; an earlier one does not count."""
+    later, earlier = make_leaf(host.ca, not_after=NOW + YEAR), make_leaf(host.ca, not_after=NOW - DAY)
+    archived(host, later, -2 * DAY)
+    archived(host, earlier)
+    assert found(host)["apiserver"].later == (later.facts,)
+    assert found(host)["apiserver"].lost is False
+
+
+def present_of(host: Host) -> Issued:
+    """The certificate that is in place now."""
+    (certificate,) = x509.load_pem_x509_certificates(host.at(host.entries["apiserver"]["path"]).read_bytes())
+    return Issued(certificate.public_bytes(Encoding.DER), host.keys[1], certificate.subject, None, None)
+
+
+def remembered(host: Host, sha256: str, ends_at: Any) -> None:
+    identity = ("apiserver", host.entries["apiserver"]["path"])
+    Ledger(host.state).remember(identity, Attempt(NOW - DAY, sha256=sha256, ends_at=ends_at))
+
+
+def test_what_certmond_put_in_place_last_is_lost_where_no_generation_has_it(host: Host) -> None:
+    """The present certificate ends before it, or is in the archive itself: then it was replaced, and put back."""
+    remembered(host, "0" * 64, NOW + YEAR)
+    assert found(host)["apiserver"].lost
+    remembered(host, "0" * 64, NOW + HOUR)
+    assert not found(host)["apiserver"].lost  # the present one is newer: another program renewed it
+    present = present_of(host)
+    archived(host, present)
+    assert found(host)["apiserver"].lost
+    remembered(host, present.facts.sha256, NOW + HOUR)
+    assert not found(host)["apiserver"].lost
+
+
+def test_the_last_one_is_later_where_a_generation_has_it(host: Host) -> None:
+    """Even if it ends before the present one, as one of a shorter validity does."""
+    last = make_leaf(host.ca, not_after=NOW + DAY)
+    present = present_of(host)
+    archived(host, present, -2 * DAY)
+    archived(host, last)
+    remembered(host, last.facts.sha256, NOW + DAY)
+    assert found(host)["apiserver"].later == (last.facts,)
+    assert not found(host)["apiserver"].lost
+
+
+def test_writers_are_those_of_certificate_and_key(host: Host) -> None:
+    """A key in a directory that every user can write is told as well."""
+    host.entries["apiserver"] |= {"key": "/srv/apiserver.key"}
+    host.put("/srv/apiserver.key", host.at("/etc/kubernetes/pki/apiserver.key").read_bytes(), 0o600)
+    host.at("/srv").chmod(0o777)
+    assert found(host)["apiserver"].path_writers == "/srv can be written by every user (mode 0777)"
+
+
+def test_a_kubeconfig_that_refers_to_its_ca_tells_nothing(host: Host) -> None:
+    """Its trust is what another file holds."""
+    config = kubeconfig(host.ca, make_leaf(host.ca)).replace(b"certificate-authority-data", b"x-data")
+    host.put("/etc/kubernetes/admin.conf", config, 0o600)
+    assert found(host)["apiserver"].former == ()

@@ -1,0 +1,437 @@
+"""Exactly the container that was seen is stopped, and whatever else is on the host, nothing happens to it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from certmond.errors import RestartError
+from certmond.pki.catalog.endpoint import Endpoint
+from certmond.restart.static_pod import stop
+from certmond.services.containers import Pod, find, seen
+from certmond.services.crictl import Crictl, client
+from certmond.services.listener_probe import Draining
+from tests.conftest import real_part, unavailable
+from tests.daemon_harness import DEADLINE
+from tests.static_pods import Pods, compiled, installed_crictl, kubelet
+
+pytestmark = pytest.mark.real("cgroup")
+
+APISERVER = Pod(container="kube-apiserver", name="kube-apiserver-node-1", executable="kube-apiserver")
+REPOSITORY = Path(__file__).parents[2]
+SLOW = 1000.0  # a factor with which no container is started again while a test runs
+Told = dict[str, Any]
+
+
+def quiet() -> None:
+    """Nobody watches."""
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    return compiled(tmp_path).rename(tmp_path / "kube-apiserver")
+
+
+@pytest.fixture(params=["crictl", "signal"])
+def crictl(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Pods], Crictl | None]:
+    """The client of a kubelet's runtime, and on other hosts none."""
+    if request.param == "signal":
+        return lambda pods: None
+    installed = installed_crictl(tmp_path)
+    return lambda pods: Crictl((str(installed), "--runtime-endpoint", pods.endpoint))
+
+
+Client = Callable[[Pods], Crictl | None]
+
+
+@contextmanager
+def apiserver(tmp_path: Path, program: Path, *arguments: str, factor: float = SLOW) -> Iterator[tuple[Pods, Told]]:
+    """A kubelet with one API server, and its start as it was told."""
+    with kubelet(tmp_path, factor) as pods:
+        pods.apply("kube-apiserver", {"kube-apiserver": [str(program), *arguments]})
+        yield pods, pods.ready("kube-apiserver", pod="kube-apiserver-node-1")
+
+
+def instance(pods: Pods, pod: Pod = APISERVER) -> str:
+    """What has been seen before anything is stopped."""
+    return seen(find([pod], logs=pods.logs)[pod]).instance
+
+
+@contextmanager
+def decoy(program: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The same program on the host, of the same name and in no container. It is still there when the block ends."""
+    with subprocess.Popen([program, *arguments], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield process
+            assert process.poll() is None
+        finally:
+            process.kill()
+
+
+def ended(pods: Pods) -> list[tuple[str, str]]:
+    return [(event["id"], event["why"]) for event in pods.events(event="ended")]
+
+
+# --- exactly one ------------------------------------------------------------------------------------------------------
+
+
+def test_the_container_that_was_seen_is_stopped(tmp_path: Path, program: Path, crictl: Client) -> None:
+    """It ends by SIGTERM, in words that name it, and the kubelet starts the same pod's next container."""
+    with apiserver(tmp_path, program, factor=0.1) as (pods, told):
+        manifests = sorted(os.scandir(pods.settings.manifests), key=lambda entry: entry.name)
+        before = [(entry.name, entry.stat().st_mtime_ns, entry.inode()) for entry in manifests]
+        assert instance(pods) == told["id"]
+        done = stop(APISERVER, told["id"], crictl=crictl(pods), alive=quiet, logs=pods.logs)
+        assert f"the container {told['id'][:13]} (kube-apiserver of kube-apiserver-node-1)" in done
+        assert pods.event("ended")["why"].endswith("exit status 0")
+        again = pods.event("started", attempt=1)
+        assert (again["container"], again["uid"]) == ("kube-apiserver", told["uid"])
+        pods.until(lambda: instance(pods) == again["id"], "the new one is seen")
+        manifests = sorted(os.scandir(pods.settings.manifests), key=lambda entry: entry.name)
+        assert before == [(entry.name, entry.stat().st_mtime_ns, entry.inode()) for entry in manifests]
+
+
+def test_no_other_is_touched(tmp_path: Path, program: Path, crictl: Client) -> None:
+    """Not the same program on the host, nor the same name in another pod, nor the pod's other containers."""
+    with apiserver(tmp_path, program) as (pods, _), decoy(program):
+        pods.apply("another", {"kube-apiserver": [str(program)]})
+        pods.apply("kube-apiserver-node", {"kube-apiserver": [str(program)]})
+        proxy = shutil.copy(program, tmp_path / "kube-apiserver-proxy")
+        pods.apply("kube-apiserver", {"proxy": [str(proxy)], "kube-apiserver": [str(program)], "z": [str(proxy)]})
+        pods.event("ended")  # another text, another pod
+        for pod in ("another-node-1", "kube-apiserver-node-node-1"):
+            pods.ready("kube-apiserver", pod=pod)
+        pods.ready("proxy")
+        uid = pods.ready("z")["uid"]
+        wanted = pods.ready("kube-apiserver", uid=uid)
+        stop(APISERVER, wanted["id"], crictl=crictl(pods), alive=quiet, logs=pods.logs)
+        pods.event("ended", id=wanted["id"])
+        assert len(ended(pods)) == 2
+
+
+def test_the_next_container_is_not_the_one_that_was_seen(tmp_path: Path, program: Path, crictl: Client) -> None:
+    """Where the kubelet has started it again meanwhile, that is said, and nothing is stopped."""
+    with apiserver(tmp_path, program, factor=0.01) as (pods, told):
+        os.kill(told["pid"], signal.SIGKILL)
+        again = pods.ready("kube-apiserver", attempt=1)
+        with pytest.raises(RestartError) as raised:
+            stop(APISERVER, told["id"], crictl=crictl(pods), alive=quiet, logs=pods.logs)
+        assert f"runs as {again['id'][:13]} now, and not as {told['id'][:13]} alone" in str(raised.value)
+        assert "nothing was stopped" in str(raised.value)
+        assert ended(pods) == [(told["id"], "SIGKILL")]
+        assert instance(pods) == again["id"]
+
+
+def test_where_none_runs_nothing_is_done(tmp_path: Path, program: Path, crictl: Client) -> None:
+    """A container that waits for its next start needs no stop."""
+    with apiserver(tmp_path, program) as (pods, told), decoy(program):
+        os.kill(told["pid"], signal.SIGKILL)
+        pods.event("ended")
+        done = stop(APISERVER, told["id"], crictl=crictl(pods), alive=quiet, logs=pods.logs)
+        assert done.startswith("no container kube-apiserver of kube-apiserver-node-1 runs: nothing was done")
+
+
+def test_a_deaf_container_is_killed_after_its_grace(tmp_path: Path, program: Path, crictl: Client) -> None:
+    """SIGTERM alone does not end it; SIGKILL does. Whoever watches us is told all the while."""
+    calls: list[None] = []
+    with apiserver(tmp_path, program, "--deaf") as (pods, told):
+        client = crictl(pods)
+        done = stop(APISERVER, told["id"], crictl=client, alive=lambda: calls.append(None), grace=1.5, logs=pods.logs)
+        assert pods.event("ended")["why"].endswith("SIGKILL")
+        assert calls
+        assert client or done.endswith("was ended by SIGKILL")
+
+
+def test_a_container_that_drains_is_waited_for(tmp_path: Path, program: Path, crictl: Client) -> None:
+    """One that takes its time within the grace is not killed; those who lose their lease with it end by themselves."""
+    manager = shutil.copy(program, tmp_path / "kube-controller-manager")
+    with kubelet(tmp_path, 0.05, ("kube-apiserver",), ("kube-controller-manager",)) as pods:
+        pods.apply("kube-apiserver", {"kube-apiserver": [str(program)]})
+        pods.apply("kube-controller-manager", {"kube-controller-manager": [str(manager)]})
+        pods.ready("kube-controller-manager")
+        told = pods.ready("kube-apiserver")
+        stop(APISERVER, told["id"], crictl=crictl(pods), alive=quiet, logs=pods.logs)
+        assert pods.event("ended", container="kube-apiserver")["why"].endswith("exit status 0")
+        assert pods.event("ended", container="kube-controller-manager")["why"] == "leaderelection lost: SIGKILL"
+        assert pods.event("started", container="kube-controller-manager", attempt=1)["why"] == "restart after 0.7 s"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+def test_who_listens_no_longer_is_not_waited_for(tmp_path: Path, program: Path, crictl: Client) -> None:
+    """An API server closes its listener and goes on for the sake of open watches: it is killed as soon as it has
+    drained, and not when its grace is over.
+    """
+    port = free_port()
+    with apiserver(tmp_path, program, f"--listening={port}") as (pods, told):
+        draining = Draining([Endpoint("127.0.0.1", port)], 0.1)
+        terms: Any = {"grace": 4 * DEADLINE, "draining": draining}
+        stop(APISERVER, told["id"], crictl=crictl(pods), alive=quiet, logs=pods.logs, **terms)
+        assert pods.event("ended")["why"].endswith("SIGKILL")
+        assert draining.over()
+
+
+def test_who_still_listens_has_its_whole_grace(tmp_path: Path, program: Path, crictl: Client) -> None:
+    """As in its shutdown delay, in which an API server serves on. Where nothing is known to listen, or nothing did
+    before SIGTERM, the grace is all that counts.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as other, apiserver(tmp_path, program, "--deaf") as (pods, told):
+        address = Endpoint("127.0.0.1", other.getsockname()[1])
+        turns = list[bool]()
+
+        class Watched(Draining):
+            def over(self) -> bool:
+                turns.append(super().over())
+                return turns[-1]
+
+        stop(
+            APISERVER, told["id"], crictl=crictl(pods), alive=quiet, grace=1.5,
+            draining=Watched([address, Endpoint("127.0.0.1", free_port())], 0.01), logs=pods.logs,
+        )  # fmt: skip
+        assert pods.event("ended")["why"].endswith("SIGKILL")
+    assert turns
+    assert not any(turns)
+    for endpoints in ((), (Endpoint("127.0.0.1", free_port()),)):
+        assert not Draining(endpoints, 0).over()
+
+
+# --- by the client ----------------------------------------------------------------------------------------------------
+
+
+def fake(directory: Path, line: str, seconds: float = 20) -> Crictl:
+    path = directory / "fake-crictl"
+    path.write_text(f"#!/bin/sh\n{line}\n")
+    path.chmod(0o755)
+    return Crictl((str(path),), timedelta(seconds=seconds))
+
+
+def listed(*identifiers: str) -> str:
+    labels = {
+        "io.kubernetes.container.name": APISERVER.container,
+        "io.kubernetes.pod.namespace": APISERVER.namespace,
+        "io.kubernetes.pod.name": APISERVER.name,
+    }
+    containers = [{"id": each, "state": "CONTAINER_RUNNING", "labels": labels} for each in identifiers]
+    return f"echo '{json.dumps({'containers': containers})}'"
+
+
+@pytest.mark.parametrize(
+    ("line", "seconds"), [("echo unreachable >&2; exit 1", 20), ("sleep 60", 0.2), ("echo garbage", 20)]
+)
+def test_a_client_that_fails_is_not_needed(tmp_path: Path, program: Path, line: str, seconds: float) -> None:
+    """Where it fails, hangs or answers garbage, the container is stopped without it, and that is said."""
+    with apiserver(tmp_path, program) as (pods, told):
+        done = stop(APISERVER, told["id"], crictl=fake(tmp_path, line, seconds), alive=quiet, logs=pods.logs)
+        assert f"PID {told['pid']}, was ended by SIGTERM, without the container runtime: " in done
+        assert "crictl" in done
+        assert pods.event("ended")["why"] == "exit status 0"
+
+
+def test_without_its_client_the_next_container_is_not_stopped_either(tmp_path: Path, program: Path) -> None:
+    """Who was never asked to stop the one that was seen has not done it."""
+    with apiserver(tmp_path, program, factor=0.01) as (pods, told):
+        os.kill(told["pid"], signal.SIGKILL)
+        pods.ready("kube-apiserver", attempt=1)
+        with pytest.raises(RestartError, match="nothing was stopped"):
+            stop(APISERVER, told["id"], crictl=fake(tmp_path, "exit 1"), alive=quiet, logs=pods.logs)
+        assert len(ended(pods)) == 1
+
+
+def test_a_client_that_stops_nothing_is_not_believed(tmp_path: Path, program: Path) -> None:
+    """Where it knows the container and cannot stop it, its process is ended."""
+    with apiserver(tmp_path, program) as (pods, told):
+        line = f'case "$*" in *ps*) {listed(told["id"])} ;; *) exit 1 ;; esac'
+        done = stop(APISERVER, told["id"], crictl=fake(tmp_path, line), alive=quiet, logs=pods.logs)
+        assert "was ended by SIGTERM, without the container runtime: " in done
+        assert pods.event("ended")["why"] == "exit status 0"
+
+
+def test_a_client_that_fails_after_the_end_has_done_it(tmp_path: Path, program: Path) -> None:
+    """The container that runs by then is the next one, and is left alone."""
+    with apiserver(tmp_path, program, factor=0.01) as (pods, told):
+        events = pods.settings.events
+        kill = f'kill {told["pid"]}; until grep -q \'"started".*"attempt": 1\' {events}; do :; done; exit 1'
+        line = f'case "$*" in *ps*) {listed(told["id"])} ;; *) {kill} ;; esac'
+        done = stop(APISERVER, told["id"], crictl=fake(tmp_path, line), alive=quiet, logs=pods.logs)
+        assert "has ended, though the container runtime did not say so" in done
+        assert ended(pods) == [(told["id"], "exit status 0")]
+
+
+def test_of_two_containers_none_is_stopped(tmp_path: Path, program: Path) -> None:
+    """Whichever of them was seen."""
+    with apiserver(tmp_path, program) as (pods, told):
+        both = fake(tmp_path, listed(told["id"], "cd" * 32))
+        with pytest.raises(RestartError, match="nothing was stopped"):
+            stop(APISERVER, told["id"], crictl=both, alive=quiet, logs=pods.logs)
+        assert not ended(pods)
+
+
+def test_a_client_of_another_runtime_stops_nothing(tmp_path: Path, program: Path) -> None:
+    """Where it knows of no such container and one runs, the two do not speak of the same runtime."""
+    with apiserver(tmp_path, program) as (pods, told):
+        with pytest.raises(RestartError, match="give crictl the endpoint of the kubelet's runtime"):
+            stop(APISERVER, told["id"], crictl=fake(tmp_path, listed()), alive=quiet, logs=pods.logs)
+        assert not ended(pods)
+
+
+def test_the_client_of_the_host_is_found_and_used(
+    tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the endpoint that the kubelet has to the end of the container."""
+    monkeypatch.setenv("PATH", str(installed_crictl(tmp_path).parent), prepend=":")
+    with apiserver(tmp_path, program) as (pods, told):
+        found = client(pods.endpoint, str(tmp_path))
+        done = stop(APISERVER, told["id"], crictl=found, alive=quiet, logs=pods.logs)
+        assert done.endswith("was stopped by the container runtime")
+        assert ended(pods) == [(told["id"], "stopped through the runtime: exit status 0")]
+
+
+# --- by a signal ------------------------------------------------------------------------------------------------------
+
+
+def reused(pid: int, program: Path) -> subprocess.Popen[bytes]:
+    """Another process with the number of one that has ended."""
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end:
+        try:
+            Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
+        except OSError:
+            unavailable("the kernel lets nobody choose the number of a process")
+        process = subprocess.Popen([program])
+        if process.pid == pid:
+            return process
+        process.kill()
+        process.wait()
+    raise AssertionError("somebody else has the number")
+
+
+def test_another_process_with_its_number_is_left_alone(
+    tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the container ends after it was found, and another process is given its number before it is opened."""
+    with apiserver(tmp_path, program) as (pods, told):
+        innocent: list[subprocess.Popen[bytes]] = []
+        real = os.pidfd_open
+
+        def late(pid: int) -> int:
+            monkeypatch.undo()
+            os.kill(pid, signal.SIGKILL)
+            pods.event("ended")
+            innocent.append(reused(pid, program))
+            return real(pid)
+
+        monkeypatch.setattr("certmond.restart.static_pod.os.pidfd_open", late)
+        try:
+            with pytest.raises(RestartError, match="was left alone: it is not any more the process that was seen"):
+                stop(APISERVER, told["id"], crictl=None, alive=quiet, logs=pods.logs)
+            assert innocent[0].poll() is None
+        finally:
+            for process in innocent:
+                process.kill()
+                process.wait()
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_one_that_ends_by_itself_is_fine(
+    tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch, opened: bool
+) -> None:
+    """Whether it ends before its process is opened or after."""
+    with apiserver(tmp_path, program) as (pods, told):
+        real = os.pidfd_open
+
+        def late(pid: int) -> int:
+            monkeypatch.undo()
+            descriptor = real(pid)
+            os.kill(pid, signal.SIGKILL)
+            pods.event("ended")
+            if opened:
+                return descriptor
+            os.close(descriptor)
+            return real(pid)
+
+        monkeypatch.setattr("certmond.restart.static_pod.os.pidfd_open", late)
+        done = stop(APISERVER, told["id"], crictl=None, alive=quiet, logs=pods.logs)
+        assert done.endswith(f"PID {told['pid']}, has just ended by itself")
+
+
+def test_another_program_of_the_same_name_is_left_alone(tmp_path: Path, program: Path) -> None:
+    """A command line may say anything: the file that runs has to have the name as well."""
+    other = program.rename(tmp_path / "imposter")
+    program.symlink_to(other)
+    with apiserver(tmp_path, program) as (pods, told):
+        assert instance(pods) == told["id"]
+        with pytest.raises(RestartError, match="imposter, and not kube-apiserver"):
+            stop(APISERVER, told["id"], crictl=None, alive=quiet, logs=pods.logs)
+        assert not ended(pods)
+
+
+def test_a_program_that_was_replaced_is_still_known(tmp_path: Path, program: Path) -> None:
+    """Its file is deleted, and the kernel says so after its name."""
+    with apiserver(tmp_path, program) as (pods, told):
+        program.unlink()
+        assert "SIGTERM" in stop(APISERVER, told["id"], crictl=None, alive=quiet, logs=pods.logs)
+
+
+SCRIPT = """
+import sys
+from certmond.errors import RestartError
+from certmond.services.containers import Pod
+from certmond.restart.static_pod import stop
+
+container, name, executable, instance, logs = sys.argv[1:]
+try:
+    stop(Pod(container=container, name=name, executable=executable), instance, crictl=None, alive=int, logs=logs)
+except RestartError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("privilege", "said"),
+    [
+        ("sys_ptrace", "was left alone: which program it runs may not be read; give certmond CAP_SYS_PTRACE"),
+        ("kill", "may not be signalled; give certmond CAP_KILL"),
+    ],
+)
+def test_without_a_privilege_nothing_is_stopped(tmp_path: Path, program: Path, privilege: str, said: str) -> None:
+    """Who may not see which program runs, or not signal it, is told which privilege that takes."""
+    with apiserver(tmp_path, program, "--nobody") as (pods, told):
+        command = [real_part("setpriv"), "--bounding-set", f"-{privilege}", sys.executable, "-c", SCRIPT]
+        pod = (APISERVER.container, APISERVER.name, APISERVER.executable)
+        done = subprocess.run(
+            [*command, *pod, told["id"], pods.logs], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        )
+        assert said in done.stdout
+        assert not ended(pods)
+
+
+def test_a_failure_to_open_the_process_is_told(tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is signalled by its number instead."""
+    with apiserver(tmp_path, program) as (pods, told):
+
+        def full(pid: int) -> int:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        monkeypatch.setattr("certmond.restart.static_pod.os.pidfd_open", full)
+        with pytest.raises(RestartError, match=r"cannot be opened \(Too many open files\); see the limits"):
+            stop(APISERVER, told["id"], crictl=None, alive=quiet, logs=pods.logs)
+        assert not ended(pods)

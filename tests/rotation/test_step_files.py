@@ -1,0 +1,373 @@
+"""The files of one step of a rotation, on a real kubeadm node: all as they are wanted, or all as they were."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import yaml
+
+from certmond.config.model import Source, parse
+from certmond.errors import CertmondError, KeyUnusableError, RefusedError, WriteError
+from certmond.formats.private_key import load_key
+from certmond.pki.planning.steps import Bundle, Flags, Gone, KeyOf, Rotate, Trusting, Want
+from certmond.pki.rotation.planner import SIGNING_FLAGS
+from certmond.pki.x509.certificate import Certificate, to_pem
+from certmond.pki.x509.parsing import decode
+from certmond.rotation.staged_ca import Part, Staging
+from certmond.rotation.step_files import Arrangement
+from certmond.state.archive import Archive
+from certmond.transaction.commit import Transactions
+from certmond.transaction.node_files import NodeFiles
+from tests.builders import Issued, make_ca
+from tests.conftest import unavailable
+from tests.node import Node
+
+PKI = "/etc/kubernetes/pki"
+CRT, KEY = f"{PKI}/ca.crt", f"{PKI}/ca.key"
+APART = (f"{PKI}/signing-ca.crt", f"{PKI}/signing-ca.key")
+MANIFEST = "/etc/kubernetes/manifests/kube-controller-manager.yaml"
+ADMIN = "/etc/kubernetes/admin.conf"
+
+
+class Arranged:
+    """A node, its state directory, and what makes the files of a step there."""
+
+    def __init__(self, node: Node, state: Path) -> None:
+        state.mkdir()
+        self.node, self.state, self.new = node, state, make_ca()
+        self.staging = Staging(state)
+        self._files, self._archive = NodeFiles(str(node.root)), Archive(state)
+        entries = parse([Source("test", "profile: kubeadm")]).certificates
+        self._arrangement = Arrangement(entries, self._files, self.staging, self._archive)
+        (self.old,) = self.certificates(CRT)
+
+    def stage(self, ca: Issued | None = None) -> None:
+        ca = ca or self.new
+        self.staging.put(Part.NEW, "ca", ca.facts, load_key(ca.key_pem, ""))
+
+    def make(
+        self,
+        *wants: Want,
+        meanwhile: Callable[[], object] = lambda: None,
+        target: tuple[str, str] = ("ca", CRT),
+        known: tuple[Certificate, ...] = (),
+    ) -> str:
+        """Carry out one step; `meanwhile` is called when all is written beside what it is to replace."""
+        transactions = Transactions(str(self.node.root), self.state)
+
+        def real(path: str) -> Path:
+            found = transactions.real(path)
+            meanwhile()
+            return found
+
+        with transactions.lock() as writer:
+            step = Rotate(*target, "all is to be so", wants, known=known)
+            return self._arrangement.make(step, writer, datetime.now(UTC), real)
+
+    def read(self, path: str) -> bytes:
+        return self.node.read(path[1:])
+
+    def mode(self, path: str) -> int:
+        return self.node.path(path[1:]).stat().st_mode & 0o777
+
+    def certificates(self, path: str) -> tuple[Certificate, ...]:
+        return decode(self.read(path), path).certificates
+
+    def tree(self) -> dict[Path, str]:
+        """Everything below /etc/kubernetes, drafts of ours too."""
+        root = self.node.path("etc/kubernetes")
+        return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*") if path.is_file()}
+
+    def archived(self) -> list[Path]:
+        return sorted(path for path in (self.state / "archive").rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def arranged(node: Node, tmp_path: Path) -> Arranged:
+    return Arranged(node, tmp_path / "state")
+
+
+def test_the_keys_of_tokens(arranged: Arranged) -> None:
+    """The key and the public keys are as they are wanted, the key closed to others; the former key is kept with the
+    rotation, and its public half in the archive.
+    """
+    pub, key, new = f"{PKI}/sa.pub", f"{PKI}/sa.key", arranged.new.facts.key
+    (old,), mode = decode(arranged.read(pub), pub).public_keys, arranged.mode(pub)
+    arranged.staging.put(Part.NEW, "sa", new, load_key(arranged.new.key_pem, ""))
+    arranged.make(KeyOf(key, new), Bundle(pub, (new, old)), target=("sa", pub))
+    assert decode(arranged.read(pub), pub).public_keys == (new, old)
+    assert decode(arranged.read(key), key).key == new
+    assert [arranged.mode(path) for path in (key, pub)] == [0o600, mode]
+    assert (kept := arranged.staging.read(Part.OLD))
+    assert (kept.family, kept.anchor, kept.key, kept.fault) == ("sa", old, old, None)
+    assert any(decode(path.read_bytes(), "").public_keys == (old,) for path in arranged.archived())
+    assert not any(b"PRIVATE" in path.read_bytes() for path in arranged.archived())
+
+
+def test_everything_at_once(arranged: Arranged) -> None:
+    """Key, certificates, and the flags that name them are as they are wanted; keys are closed to others; the manifest
+    is the same but for the flags; the certificate that was replaced is kept, and its key with the rotation only.
+    """
+    arranged.stage()
+    old, new = arranged.old, arranged.new.facts
+    manifest = yaml.safe_load(arranged.read(MANIFEST))
+    said = arranged.make(
+        KeyOf(APART[1], new), Bundle(APART[0], (new,)), KeyOf(KEY, new), Bundle(CRT, (new, old)),
+        Flags(MANIFEST, "kube-controller-manager", tuple(zip(SIGNING_FLAGS, APART, strict=True))),
+    )  # fmt: skip
+    assert "done" in said
+    assert arranged.certificates(CRT) == (new, old)
+    assert arranged.certificates(APART[0]) == (new,)
+    assert [decode(arranged.read(path), path).key for path in (KEY, APART[1])] == [new.key, new.key]
+    assert [arranged.mode(path) for path in (KEY, APART[1], CRT, APART[0])] == [0o600, 0o600, 0o644, 0o644]
+    command = manifest["spec"]["containers"][0]["command"]
+    for flag, before, after in zip(SIGNING_FLAGS, (CRT, KEY), APART, strict=True):
+        command[command.index(f"--{flag}={before}")] = f"--{flag}={after}"
+    assert yaml.safe_load(arranged.read(MANIFEST)) == manifest
+    kept = arranged.staging.read(Part.OLD)
+    assert kept is not None
+    assert (kept.anchor, kept.key, kept.fault) == (old, old.key, None)
+    assert any(decode(path.read_bytes(), "").certificates == (old,) for path in arranged.archived())
+    assert not [path for path in arranged.archived() if b"PRIVATE KEY" in path.read_bytes()]
+    assert list((arranged.state / "transactions").glob("*")) == []
+
+
+def test_the_key_goes_back(arranged: Arranged) -> None:
+    """On the way back the former key is put in place from the rotation's own files, and the new one is kept there."""
+    arranged.stage()
+    old, new = arranged.old, arranged.new.facts
+    before = decode(arranged.read(KEY), KEY).key
+    arranged.make(KeyOf(KEY, new), Bundle(CRT, (new, old)))
+    arranged.make(KeyOf(KEY, old), Bundle(CRT, (old, new)))
+    assert decode(arranged.read(KEY), KEY).key == before
+    assert arranged.certificates(CRT) == (old, new)
+    kept = [arranged.staging.read(part) for part in Part]
+    assert [each.anchor for each in kept if each] == [new, old]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("old.key", make_ca().key_pem, "old.key is not the key of "),
+        ("old.key", b"rubbish", "old.key is not the key of "),
+        ("old.crt", make_ca().pem, "old.key is not the key of "),
+        ("new.key", b"rubbish", "new.key is not the key of "),
+        ("whole", b"", "old.key is the key of another"),
+    ],
+)
+def test_what_is_kept_is_never_destroyed_for_another_key(
+    arranged: Arranged, name: str, content: bytes, said: str
+) -> None:
+    """A key goes only where it is kept whole; where something else is in its place, or nobody can tell what, all stays
+    as it is, and the file is named.
+    """
+    arranged.stage()
+    other, back = make_ca(), name == "new.key"
+    arranged.staging.put(Part.OLD, "ca", other.facts, load_key(other.key_pem, ""))
+    if back:  # on the way back the new CA's key is the one that goes
+        for path, its in ((CRT, arranged.new.pem), (KEY, arranged.new.key_pem)):
+            arranged.node.path(path[1:]).write_bytes(its)
+    elif name == "old.key":
+        (arranged.staging.directory / "old.crt").write_bytes(to_pem(arranged.old))
+    if name != "whole":
+        (arranged.staging.directory / name).write_bytes(content)
+    wanted = other.facts if back else arranged.new.facts
+    before, kept = arranged.tree(), {each: each.read_bytes() for each in arranged.staging.directory.iterdir()}
+    with pytest.raises(WriteError, match=f"{said}.*; until then {KEY} stays, as its key would be nowhere$"):
+        arranged.make(KeyOf(KEY, wanted), Bundle(CRT, (wanted,)))
+    assert arranged.tree() == before
+    assert {each: each.read_bytes() for each in arranged.staging.directory.iterdir()} == kept
+
+
+def test_a_kubeconfig_trusts_both(arranged: Arranged) -> None:
+    """What it trusts is replaced, and all else in it stays, its mode too."""
+    before = yaml.safe_load(arranged.read(ADMIN))
+    mode = arranged.mode(ADMIN)
+    arranged.make(Trusting(ADMIN, (arranged.old, arranged.new.facts)))
+    after = yaml.safe_load(arranged.read(ADMIN))
+    (cluster,) = after["clusters"]
+    trusted = base64.b64decode(cluster["cluster"].pop("certificate-authority-data"))
+    before["clusters"][0]["cluster"].pop("certificate-authority-data")
+    assert decode(trusted, "").certificates == (arranged.old, arranged.new.facts)
+    assert (after, arranged.mode(ADMIN)) == (before, mode)
+
+
+def test_each_cluster_of_a_kubeconfig_trusts_both(arranged: Arranged) -> None:
+    """Every cluster that embeds one of the rotation's anchors gets them in its place, and keeps whomever else it
+    trusts; one that embeds none of them stays as it is, as does everything else.
+    """
+    other = make_ca()
+    document = yaml.safe_load(arranged.read(ADMIN))
+    embedded = {"direct": (arranged.old,), "beside": (other.facts, arranged.old), "elsewhere": (other.facts,)}
+    for name, trust in embedded.items():
+        data = base64.b64encode(b"".join(map(to_pem, trust))).decode()
+        entry = {"server": f"https://{name}:6443", "certificate-authority-data": data}
+        document["clusters"].append({"name": name, "cluster": entry})
+    arranged.node.write(ADMIN[1:], yaml.safe_dump(document).encode())
+    both = (arranged.old, arranged.new.facts)
+    arranged.make(Trusting(ADMIN, both, frozenset(both)))
+    after = yaml.safe_load(arranged.read(ADMIN))
+    found = [
+        decode(base64.b64decode(each["cluster"].pop("certificate-authority-data")), "").certificates
+        for each in after["clusters"]
+    ]
+    assert found == [both, both, (*both, other.facts), (other.facts,)]
+    for each in document["clusters"]:
+        each["cluster"].pop("certificate-authority-data")
+    assert after == document
+
+
+def test_what_is_to_go_is_gone(arranged: Arranged) -> None:
+    """A file that is not wanted any more is removed; one that is not there is none."""
+    for path in APART:
+        arranged.node.write(path[1:], b"former")
+    arranged.make(*map(Gone, APART))
+    assert not [path for path in APART if arranged.node.path(path[1:]).exists()]
+    before = arranged.tree()
+    arranged.make(*map(Gone, APART))
+    assert arranged.tree() == before
+
+
+def test_the_same_once_more_changes_nothing_that_can_be_read(arranged: Arranged) -> None:
+    """A step that is done again leaves the same files."""
+    arranged.stage()
+    wants = KeyOf(KEY, arranged.new.facts), Bundle(CRT, (arranged.new.facts, arranged.old))
+    arranged.make(*wants)
+    before, kept = arranged.tree(), arranged.staging.read(Part.OLD)
+    arranged.make(*wants)
+    assert (arranged.tree(), arranged.staging.read(Part.OLD)) == (before, kept)
+
+
+def spoil_nothing(_: Arranged) -> None:
+    """The new key is nowhere."""
+
+
+def another_key_in_place(arranged: Arranged) -> None:
+    arranged.stage()
+    arranged.node.write(KEY[1:], make_ca().key_pem)
+
+
+def a_damaged_key_in_place(arranged: Arranged) -> None:
+    arranged.stage()
+    arranged.node.write(KEY[1:], b"-----BEGIN PRIVATE KEY-----\n")
+
+
+def no_directory(arranged: Arranged) -> None:
+    arranged.stage()
+    arranged.node.path(MANIFEST[1:]).unlink()
+
+
+REFUSED: dict[str, tuple[Callable[[Arranged], None], type[CertmondError], str]] = {
+    "the key is nowhere": (
+        spoil_nothing, KeyUnusableError, "is nowhere on this node; give it with `certmond root-ca stage`"
+    ),
+    "the key in place is another one's": (
+        another_key_in_place, WriteError, f"{KEY} is the key of nothing in {CRT}; put back the pair"
+    ),
+    "the key in place is damaged": (a_damaged_key_in_place, CertmondError, KEY),
+    "there is no manifest": (no_directory, CertmondError, MANIFEST),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_made_is_not_begun(arranged: Arranged, what: str) -> None:
+    """With one want that cannot be had, no file changes, and it is told with its remedy."""
+    spoil, kind, sentence = REFUSED[what]
+    spoil(arranged)
+    before = arranged.tree()
+    new = arranged.new.facts
+    with pytest.raises(kind) as caught:
+        arranged.make(
+            Bundle(APART[0], (new,)), KeyOf(KEY, new), Bundle(CRT, (new, arranged.old)),
+            Flags(MANIFEST, "kube-controller-manager", tuple(zip(SIGNING_FLAGS, APART, strict=True))),
+        )  # fmt: skip
+    assert sentence in str(caught.value)
+    assert arranged.tree() == before
+    assert list((arranged.state / "transactions").glob("*")) == []
+
+
+@pytest.mark.parametrize("what", ["both", "key", "certificate"])
+def test_what_somebody_else_wrote_before_stays(arranged: Arranged, what: str) -> None:
+    """Another pair that was put there since the rotation was planned is not ours to replace, nor is one half of it."""
+    arranged.stage()
+    new, theirs = arranged.new.facts, make_ca()
+    for path, content in ((KEY, theirs.key_pem), (CRT, theirs.pem)):
+        if what in {"both", "key" if path == KEY else "certificate"}:
+            arranged.node.replace(path[1:], content)
+    before = arranged.tree()
+    with pytest.raises(WriteError, match="was changed by someone else since it was looked at"):
+        arranged.make(KeyOf(KEY, new), Bundle(CRT, (new, arranged.old)), known=(arranged.old, new))
+    assert arranged.tree() == before
+    assert arranged.staging.read(Part.OLD) is None
+
+
+@pytest.mark.parametrize("path", APART)
+def test_a_signer_of_somebody_else_stays(arranged: Arranged, path: str) -> None:
+    """Where the controller-manager's own files go, another CA's certificate or key is not replaced, nor removed."""
+    theirs = make_ca()
+    arranged.node.write(path[1:], theirs.pem if path == APART[0] else theirs.key_pem)
+    before, old, known = arranged.tree(), arranged.old, (arranged.old, arranged.new.facts)
+    for wants in ((KeyOf(APART[1], old), Bundle(APART[0], (old,))), (Gone(APART[0]), Gone(APART[1]))):
+        with pytest.raises(WriteError, match=f"{path} was changed by someone else since it was looked at"):
+            arranged.make(*wants, known=known)
+    assert arranged.tree() == before
+
+
+@pytest.mark.parametrize("path", [CRT, KEY])
+def test_what_somebody_else_writes_meanwhile_stays(arranged: Arranged, path: str) -> None:
+    """A file that is another than was looked at is not overwritten, whichever of them it is."""
+    arranged.stage()
+    new, theirs = arranged.new.facts, make_ca()
+    content = theirs.pem if path == CRT else theirs.key_pem
+    with pytest.raises(WriteError, match=path):
+        arranged.make(
+            KeyOf(KEY, new), Bundle(CRT, (new, arranged.old)),
+            meanwhile=lambda: arranged.node.replace(path[1:], content),
+        )  # fmt: skip
+    assert arranged.read(path) == content
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_key_beside_certificates_of_others_is_refused(arranged: Arranged, apart: bool) -> None:
+    """A step that would leave a CA beside the key of another one changes nothing; a signer of its own likewise."""
+    arranged.stage()
+    path, key = APART if apart else (CRT, KEY)
+    wants: tuple[Want, ...] = (Bundle(path, (arranged.new.facts,)),)
+    if apart:
+        wants = (KeyOf(key, arranged.new.facts), Bundle(path, (arranged.old,)))
+    before = arranged.tree()
+    with pytest.raises(RefusedError, match=f"would leave no pair: {key} is the key of nothing in {path}$"):
+        arranged.make(*wants)
+    assert arranged.tree() == before
+
+
+def test_no_key_of_a_ca_where_another_user_can_take_it(arranged: Arranged) -> None:
+    """Where another user can replace the file of the key, the step does nothing, and no copy of a key is made."""
+    if os.geteuid() != 0:
+        unavailable("only root can give files away")
+    arranged.stage()
+    os.chown(arranged.node.path(PKI[1:]), 64_998, 64_998)
+    before = arranged.tree()
+    with pytest.raises(WriteError, match=f"no private key is written to {KEY}: {PKI} belongs to user 64998"):
+        arranged.make(Bundle(CRT, (arranged.new.facts,)), KeyOf(KEY, arranged.new.facts))
+    assert arranged.tree() == before
+    assert arranged.staging.read(Part.OLD) is None
+
+
+def test_nothing_is_copied_through_a_strangers_link(arranged: Arranged) -> None:
+    """A kubeconfig that a symlink of another user leads to is not read for what is written."""
+    if os.geteuid() != 0:
+        unavailable("only root can give files away")
+    conf = arranged.node.path(ADMIN[1:])
+    conf.rename(conf.with_name("moved.conf"))
+    conf.symlink_to("/etc/kubernetes/moved.conf")
+    os.chown(conf, 64_998, 64_998, follow_symlinks=False)
+    both = (arranged.old, arranged.new.facts)
+    with pytest.raises(WriteError, match=r"could not be read .*is a symlink of user 64998"):
+        arranged.make(Trusting(ADMIN, both, frozenset(both)))

@@ -1,0 +1,280 @@
+"""Whether a service is well, as its probes would ask. Every server here is a real one on the loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from certmond.services.health_probe import ask
+from tests.builders import Issued, make_ca
+from tests.services.test_tls_probe import (
+    ALWAYS,
+    GENEROUS,
+    SHORT,
+    Answer,
+    Files,
+    Serve,
+    Server,
+    saying,
+    server_certificate,
+    until_closed,
+)
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    with contextlib.ExitStack() as stack:
+
+        def start(answer: Answer, address: str = "127.0.0.1") -> Server:
+            server = Server(answer, address)
+            stack.callback(server.close)
+            return server
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def ca() -> Issued:
+    return make_ca("kubernetes", **ALWAYS)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def wrong(address: str, anchors: str | None = None, limit: float = GENEROUS) -> str | None:
+    """What is said without the address itself."""
+    said = asyncio.run(ask({address: anchors}, limit))[address]
+    if said is None:
+        return None
+    assert said.startswith(address)
+    return said.removeprefix(address).lstrip(": ")
+
+
+def over_tls(context: ssl.SSLContext, words: bytes) -> Answer:
+    def answer(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as shaken:
+            saying(words)(shaken)
+
+    return answer
+
+
+def status(code: int | str, reason: str = "OK") -> bytes:
+    return f"HTTP/1.1 {code} {reason}\r\nContent-Length: 0\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize("code", [200, 204, 302, 399, 401, 403])
+def test_an_answer_is_well(serve: Serve, code: int) -> None:
+    """As for the kubelet; and who refuses strangers is up. No redirect is followed."""
+    server = serve(saying(status(code)))
+    assert wrong(f"http://{server.endpoint}/healthz") is None
+    assert server.asked == 1
+
+
+@pytest.mark.parametrize("code", [100, 199, 400, 404, 429, 500, 503])
+def test_another_answer_is_not(serve: Serve, code: int) -> None:
+    """It is told with its status."""
+    assert wrong(f"http://{serve(saying(status(code))).endpoint}/") == f"answers {code}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [b"garbage\r\n", b"\n", b"HTTP/1.1\r\n", b"HTTP/1.1 OK\r\n", b"SSH-2.0-x 200\r\n", b"HTTP/1.1 -200 x\r\n",
+     b"HTTP/1.1 \xb2\xb0\xb0\r\n", b"\x15\x03\x01\x00\x02\x02\x46" * 9 + b"\n", b"x" * (1 << 20)],
+)  # fmt: skip
+def test_what_is_no_answer_of_http_is_none(serve: Serve, words: bytes) -> None:
+    """However long it is."""
+    assert wrong(f"http://{serve(saying(words)).endpoint}/") == "gives no answer of HTTP"
+
+
+def test_a_server_that_closes_has_not_answered(serve: Serve) -> None:
+    """Nor one where nobody listens."""
+    server = serve(lambda connection: connection.recv(1 << 16))
+    assert wrong(f"http://{server.endpoint}/") == "gives no answer of HTTP"
+    assert wrong("http://127.0.0.1:1/") is not None
+
+
+def test_the_path_is_asked_for_and_nothing_else_is_sent(serve: Serve) -> None:
+    """With its query, to the host that it names; no header of ours tells anything."""
+    heard: list[bytes] = []
+
+    def answer(connection: socket.socket) -> None:
+        heard.append(connection.recv(1 << 16))
+        connection.sendall(status(200))
+
+    server = serve(answer)
+    for place, asked in (("/readyz?exclude=a&b", "/readyz?exclude=a&b"), ("", "/"), ("/?a", "/?a")):
+        assert wrong(f"http://{server.endpoint}{place}") is None
+        request = f"GET {asked} HTTP/1.1\r\nHost: {server.endpoint}\r\nConnection: close\r\n\r\n"
+        assert heard.pop() == request.encode()
+
+
+@pytest.mark.parametrize("words", [b"", b"HTTP/1.1 200"])
+def test_a_server_that_does_not_come_to_an_end_is_not_well(serve: Serve, words: bytes) -> None:
+    """Within the limit for all of them together, and the others are not held up."""
+    slow, quick = serve(saying(words)), serve(saying(status(200)))
+    addresses = {f"http://{server.endpoint}/": None for server in (slow, quick)}
+    said = asyncio.run(ask(addresses, SHORT))
+    assert list(said.values()) == [f"http://{slow.endpoint}/ does not answer in time", None]
+
+
+def test_a_port_that_takes_a_connection_is_well(serve: Serve) -> None:
+    """For who speaks no HTTP; nothing is sent there."""
+    server = serve(until_closed)
+    assert wrong(f"tcp://{server.endpoint}") is None
+    assert wrong("tcp://127.0.0.1:1") is not None
+
+
+def test_an_address_may_be_ipv6(serve: Serve) -> None:
+    """In brackets."""
+    try:
+        server = serve(saying(status(200)), "::1")
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    assert wrong(f"http://{server.endpoint}/") is None
+
+
+# --- who answers ------------------------------------------------------------------------------------------------------
+
+
+def anchors(*issued: Issued) -> str:
+    return b"".join(each.pem for each in issued).decode()
+
+
+def test_a_server_is_verified_against_its_ca(serve: Serve, files: Files, ca: Issued) -> None:
+    """By its chain, and not by its name: the way led to this node already. Any of several CAs will do."""
+    leaf = server_certificate(ca, names=["DNS:elsewhere.example"])
+    server = serve(over_tls(files.context(leaf), status(200)))
+    address = f"https://{server.endpoint}/healthz"
+    for given_anchors in (anchors(ca), anchors(make_ca(**ALWAYS), ca)):
+        assert wrong(address, given_anchors) is None
+
+
+def test_a_server_of_another_ca_is_not_well(serve: Serve, files: Files, ca: Issued) -> None:
+    """Though it is of the same name. Without a CA to go by, as for what a component makes itself, it is heard."""
+    stranger = server_certificate(make_ca("kubernetes", **ALWAYS))
+    address = f"https://{serve(over_tls(files.context(stranger), status(200))).endpoint}/"
+    said = wrong(address, anchors(ca))
+    assert said is not None
+    assert said.startswith("serves a certificate that its CA does not stand for (")
+    assert wrong(address) is None
+
+
+def test_a_server_with_an_expired_certificate_is_not_well(serve: Serve, files: Files, ca: Issued) -> None:
+    """Its clients refuse it, whatever it answers."""
+    today = datetime.now(UTC)
+    old = server_certificate(ca, not_before=today - timedelta(days=9), not_after=today - timedelta(days=1))
+    address = f"https://{serve(over_tls(files.context(old), status(200))).endpoint}/"
+    assert wrong(address, anchors(ca)) == (
+        "serves a certificate that its CA does not stand for (certificate has expired)"
+    )  # fmt: skip
+    assert wrong(address) is None
+
+
+def test_a_ca_of_an_old_kubeadm_will_do(serve: Serve, files: Files) -> None:
+    """Before v1.27 it has the serial number 0, which OpenSSL refuses when it is told to be strict."""
+    old = make_ca(serial=0, not_before=ALWAYS["not_before"], not_after=ALWAYS["not_after"])
+    leaf = server_certificate(old)
+    address = f"https://{serve(over_tls(files.context(leaf), status(200))).endpoint}/"
+    assert wrong(address, anchors(old)) is None
+
+
+def test_a_server_that_does_not_speak_tls_is_not_well(serve: Serve, ca: Issued) -> None:
+    """It is told that the handshake failed, with or without a CA; and anchors that are none are no reason to raise."""
+    server = serve(saying(b"HTTP/1.1 400 no TLS\r\n\r\n"))
+    for given_anchors in (None, anchors(ca)):
+        said = wrong(f"https://{server.endpoint}/", given_anchors)
+        assert said is not None
+        assert said.startswith("the handshake failed (")
+    assert wrong(f"https://{server.endpoint}/", "junk") is not None
+
+
+def test_a_server_may_demand_a_client_certificate(serve: Serve, files: Files, ca: Issued) -> None:
+    """We have none, and it is told as what it is: not well, without anything raised."""
+    context = files.context(server_certificate(ca), ssl.TLSVersion.TLSv1_2)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cadata=anchors(ca))
+    assert wrong(f"https://{serve(over_tls(context, status(200))).endpoint}/", anchors(ca)) is not None
+
+
+# --- whatever is asked ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:99999/", "http://127.0.0.1/", "https://[::1/", "", "junk"])
+def test_what_is_no_address_is_not_well(address: str) -> None:
+    """A manifest may say anything."""
+    assert asyncio.run(ask({address: None}, GENEROUS))[address]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.text())
+def test_no_address_raises(text: str) -> None:
+    """Nobody listens at port 1."""
+    address = f"tcp://127.0.0.1:1/{text}"
+    assert asyncio.run(ask({address: None, text: None}, SHORT))[address]
+
+
+def test_nothing_asked_is_nothing_said() -> None:
+    """No loop is needed for it."""
+    assert asyncio.run(ask({})) == {}
+
+
+def test_without_descriptors_nothing_is_well_and_nothing_raised() -> None:
+    """Nor is it waited for."""
+    script = """if True:
+        import asyncio, resource
+        from certmond.services.health_probe import ask
+        async def main():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (7, 7))
+            return await ask({"http://127.0.0.1:1/": None, "https://127.0.0.1:1/": None})
+        print(asyncio.run(main()))
+    """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=GENEROUS, check=True,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+    assert done.stdout.count(b"does not answer") == 2
+
+
+def silent_after(context: ssl.SSLContext, words: bytes, end: threading.Event) -> Answer:
+    """Whatever the other side does, this one says no more, and does not close."""
+
+    def answer(connection: socket.socket) -> None:
+        shaken = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=True)
+        shaken.recv(1 << 12)
+        if words:
+            shaken.sendall(words)
+        end.wait(GENEROUS)
+        shaken.close()
+
+    return answer
+
+
+@pytest.mark.parametrize(("words", "well"), [(b"", False), (b"HTTP/1.1 200 OK\r\n\r\n", True)])
+def test_a_server_that_says_no_more_is_not_waited_for(
+    serve: Serve, files: Files, ca: Issued, words: bytes, well: bool
+) -> None:
+    """Not for its answer longer than the limit, and not at all for an orderly end of TLS."""
+    end = threading.Event()
+    server = serve(silent_after(files.context(server_certificate(ca)), words, end))
+    address = f"https://127.0.0.1:{server.endpoint.port}/"
+
+    async def within() -> str | None:
+        async with asyncio.timeout(GENEROUS / 4):
+            return (await ask({address: None}, GENEROUS / 20))[address]
+
+    said = asyncio.run(within())
+    end.set()
+    assert said == (None if well else f"{address} does not answer in time")

@@ -1,0 +1,214 @@
+"""A look is made in a thread of its own: nobody waits for a server, and of what waits only the last is made."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from certmond.pki.catalog.endpoint import Endpoint, Served, Unserved
+from certmond.pki.services.model import Live
+from certmond.services.process_observer import Lookout, Question
+from tests.builders import Issued, make_ca
+from tests.conftest import no_thread_left
+from tests.services.test_tls_probe import (
+    ALWAYS,
+    GENEROUS,
+    SHORT,
+    Files,
+    Server,
+    saying,
+    server_certificate,
+    tls,
+    until_closed,
+)
+
+Serve = Callable[[Callable[[socket.socket], object]], Server]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    servers: list[Server] = []
+
+    def start(answer: Callable[[socket.socket], object]) -> Server:
+        servers.append(Server(answer))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def ca() -> Issued:
+    return make_ca("ca", **ALWAYS)
+
+
+@pytest.fixture
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return Files(tmp_path_factory.mktemp("files"))
+
+
+class Asker:
+    """Whoever has looks made: woken once for each."""
+
+    def __init__(self, limit: float = GENEROUS) -> None:
+        self._woken = threading.Semaphore(0)
+        self.lookout = Lookout(self._woken.release, limit)
+
+    def ask(self, *endpoints: Endpoint) -> None:
+        self.lookout.ask(Question(endpoints=endpoints))
+
+    def seen(self) -> Live:
+        assert self.lookout.seen
+        return self.lookout.seen
+
+    def served(self) -> dict[Endpoint, str]:
+        """What the latest look has seen: a digest, or the reason why not."""
+        seen = self.lookout.seen.served if self.lookout.seen else {}
+        return {each: found.sha256 if isinstance(found, Served) else found.reason for each, found in seen.items()}
+
+    def woken(self) -> None:
+        assert self._woken.acquire(timeout=GENEROUS)
+
+    def idle(self) -> bool:
+        return not self._woken.acquire(blocking=False)
+
+
+@pytest.fixture
+def asker() -> Iterator[Asker]:
+    asker = Asker()
+    yield asker
+    asker.lookout.close()
+
+
+class Gate:
+    """A server that keeps its client waiting, and says when it has one."""
+
+    def __init__(self) -> None:
+        self.reached, self.opened = threading.Event(), threading.Event()
+
+    def __call__(self, connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        self.reached.set()
+        self.opened.wait(GENEROUS)
+
+
+def test_a_look_wakes_whoever_asked_for_it(serve: Serve, files: Files, ca: Issued, asker: Asker) -> None:
+    """Then the results are there, and are those of that look alone."""
+    leaf = server_certificate(ca)
+    first, second = (serve(tls(files.context(leaf))).endpoint for _ in range(2))
+    assert asker.served() == {}
+    asker.ask(first)
+    asker.woken()
+    before = asker.seen()
+    assert asker.served() == {first: leaf.facts.sha256}
+    asker.ask(second)
+    asker.woken()
+    assert asker.served() == {second: leaf.facts.sha256}
+    assert list(before.served) == [first]
+    assert asker.idle()
+
+
+def test_nobody_waits_for_a_server(serve: Serve, files: Files, ca: Issued, asker: Asker) -> None:
+    """While one hangs, more can be asked for; of what waits, only the last is looked at."""
+    leaf, gate = server_certificate(ca), Gate()
+    passed_over, wanted = (serve(tls(files.context(leaf))) for _ in range(2))
+    asker.ask(serve(gate).endpoint)
+    assert gate.reached.wait(GENEROUS)
+    asker.ask(passed_over.endpoint)
+    asker.ask(wanted.endpoint)
+    assert asker.served() == {}
+    gate.opened.set()
+    asker.woken()
+    asker.woken()
+    assert list(asker.served()) == [wanted.endpoint]
+    assert asker.idle()
+    assert passed_over.asked == 0
+
+
+def test_after_a_look_that_saw_nothing_the_next_one_is_made(serve: Serve, files: Files, ca: Issued) -> None:
+    """The thread lives on."""
+    asker = Asker(limit=SHORT)
+    mute = serve(saying(b"")).endpoint
+    asker.ask(mute)
+    asker.woken()
+    assert asker.served() == {mute: "it did not answer in time"}
+    closed = Endpoint("127.0.0.1", 1)
+    asker.ask(closed)
+    asker.woken()
+    assert isinstance(asker.seen().served[closed], Unserved)
+    asker.lookout.close()
+
+
+def looking() -> bool:
+    return "lookout" in {thread.name for thread in threading.enumerate()}
+
+
+def test_closing_ends_the_thread(serve: Serve) -> None:
+    """Idle or in the middle of a look; what still waits is not looked at, and to close twice is to close."""
+    Asker().lookout.close()
+    assert not looking()
+    gate, asker, other = Gate(), Asker(limit=SHORT), serve(until_closed)
+    asker.ask(serve(gate).endpoint)
+    assert gate.reached.wait(GENEROUS)
+    asker.ask(other.endpoint)
+    assert looking()
+    asker.lookout.close()
+    assert not looking()
+    asker.lookout.close()
+    asker.ask(other.endpoint)
+    gate.opened.set()
+    assert other.asked == 0
+
+
+def test_without_a_thread_nothing_is_known(asker: Asker) -> None:
+    """Where no thread is to be had, whoever asks is not harmed and is told why; once there is one, the look is made."""
+    with no_thread_left():
+        asker.lookout.ask(Question(units={"kubelet": "kubelet.service"}))
+    problem = asker.seen().services["kubelet"].problem
+    assert problem
+    assert "no thread is to be had" in problem
+    asker.ask()
+    asker.woken()
+    assert asker.seen().services == {}
+
+
+def test_a_process_ends_though_its_lookout_was_not_closed() -> None:
+    """As when the daemon dies of something else."""
+    script = "from certmond.services.process_observer import Lookout, Question; Lookout(print).ask(Question())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=GENEROUS, check=True)
+    assert done.stderr == b""
+
+
+_IMPORTS_BY_THREAD = """
+import sys, threading
+from importlib.abc import MetaPathFinder
+
+class Finder(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        print(threading.current_thread().name, name)
+
+sys.meta_path.insert(0, Finder())
+from certmond.services.process_observer import Lookout, Question
+from certmond.pki.catalog.endpoint import Endpoint
+seen = threading.Event()
+lookout = Lookout(seen.set, 1)
+lookout.ask(Question(endpoints=(Endpoint("127.0.0.1", 1),), health={"http://127.0.0.1:1/": None}))
+seen.wait()
+lookout.close()
+"""
+
+
+def test_the_thread_that_looks_imports_no_package_that_another_thread_may_import() -> None:
+    """Python cannot import asyncio in one thread and asyncio.subprocess in another at the same time: both fail, and so
+    does every later import in the process. The client of the Kubernetes API begins with asyncio.subprocess.
+    """
+    run = subprocess.run([sys.executable, "-c", _IMPORTS_BY_THREAD], capture_output=True, text=True, check=True)
+    imported = [line.split()[1] for line in run.stdout.splitlines() if line.startswith("lookout ")]
+    assert [name for name in imported if name.partition(".")[0] in {"asyncio", "certmond", "concurrent"}] == []
+    assert "MainThread asyncio.subprocess" in run.stdout

@@ -1,0 +1,219 @@
+"""The record of a rotation: there, not there, or told as what cannot be read; and the anchors that were lived by."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from certmond.errors import MalformedError, RotationError
+from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort, following, sequence
+from certmond.pki.x509.certificate import to_pem
+from certmond.state.rotation_record import RotationRecord
+from tests.builders import DAY, NOW, bundle, make_ca
+from tests.json_documents import edited
+from tests.tracing import kill_at, record
+
+OLD, OTHER, NEW = make_ca(), make_ca(), make_ca()
+BEGUN = Rotation("20261124T120000Z-abcdef", "ca", Mode.OVERLAP, (OLD.facts,), NEW.facts, Phase.TRUST, NOW)
+
+
+@pytest.mark.parametrize(
+    "rotation",
+    [BEGUN, replace(BEGUN, old=(OLD.facts, OTHER.facts), mode=Mode.REPLACE, phase=Phase.ISSUE, aborted=True,
+                    found=True, excluded=("node-2", "node-3"), published=NOW + DAY, signature="c2lnbmVk")],
+    ids=["plain", "with everything"],
+)  # fmt: skip
+def test_what_is_noted_is_there_for_the_next_process(tmp_path: Path, rotation: Rotation) -> None:
+    """All of it, in a file that only we may read."""
+    assert RotationRecord(tmp_path / "state").load() is None
+    (tmp_path / "state").mkdir()
+    RotationRecord(tmp_path / "state").save(rotation)
+    assert RotationRecord(tmp_path / "state").load() == rotation
+    path = tmp_path / "state/rotation/record.json"
+    assert [each.stat().st_mode & 0o777 for each in (path, path.parent)] == [0o600, 0o700]
+    assert b"PRIVATE" not in path.read_bytes()
+
+
+def test_the_first_aid_is_remembered(tmp_path: Path) -> None:
+    """By family, beside the record and whatever that is; where it cannot be read, there is none."""
+    known, aid = RotationRecord(tmp_path), replace(BEGUN, found=True)
+    assert known.aids() == {}
+    known.note_aids({"ca": aid})
+    assert (known.aids(), known.load()) == ({"ca": aid}, None)
+    path = tmp_path / "rotation/first_aid.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    content = path.read_text()
+    for rubbish in ("rubbish", content.replace('"trust"', '"detach"')):  # a found one has no such phase
+        path.write_text(rubbish)
+        assert known.aids() == {}
+    for _ in range(2):
+        known.note_aids({})
+        assert (known.aids(), path.exists()) == ({}, False)
+
+
+def test_what_a_later_version_adds_is_passed_over(tmp_path: Path) -> None:
+    """An older certmond goes on with the record of a newer one."""
+    RotationRecord(tmp_path).save(BEGUN)
+    path = tmp_path / "rotation/record.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"later": {"a": 1}}))
+    assert RotationRecord(tmp_path).load() == BEGUN
+
+
+def damaged(**fields: object) -> Callable[[Path], object]:
+    def write(path: Path) -> None:
+        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+    return write
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def leads_nowhere(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "empty": (lambda path: path.write_bytes(b""), "read (it is no JSON)"),
+    "cut": (cut, "read (it is no JSON)"),
+    "rubbish": (lambda path: path.write_bytes(b"\xff\x00"), "read (it is no JSON)"),
+    "endless": (lambda path: path.write_bytes(b"[" * 100_000), "read (it is no JSON)"),
+    "a list": (lambda path: path.write_bytes(b"[]"), "read (Input should be a valid dictionary"),
+    "an unknown phase": (damaged(phase="later"), "read (phase Input should be"),
+    "a phase of another mode": (
+        damaged(mode="reissue"), "understood (by reissue, a rotation of ca has no phase trust)"
+    ),
+    "a phase of another family": (
+        damaged(family="etcd-ca", phase="detach"), "understood (by overlap, a rotation of etcd-ca has no phase detach)"
+    ),
+    "an unknown mode": (damaged(mode="slowly"), "read (mode Input should be"),
+    "no old": (damaged(old=[]), "read (old Tuple should have at least 1 item"),
+    "two old": (
+        damaged(old=[OLD.pem.decode(), OTHER.pem.decode()]), "understood (it has several that are to be followed)"
+    ),
+    "a key follows a CA": (
+        damaged(new=NEW.public_pem.decode()),
+        "understood (it has certificates and public keys, of which only the same kind follows the other)",
+    ),
+    "no PEM": (damaged(new="rubbish"), "read (new Value error, is not one certificate or public key as PEM)"),
+    "two certificates": (damaged(new=bundle(OLD, NEW).decode()), "read (new Value error, is not one certificate"),
+    "no date": (damaged(since="yesterday"), "read (since Input should be a valid datetime"),
+    "a name of two lines": (damaged(id="a\nb"), "read (id String should match pattern"),
+    "a directory": (directory, "read (it is no regular file)"),
+    "a symlink that leads nowhere": (leads_nowhere, "read (Too many levels of symbolic links)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_cannot_be_read_is_not_as_if_it_were_absent(tmp_path: Path, damage: str) -> None:
+    """Then nobody knows how far the rotation is, which is said with the file, the fact and both ways out."""
+    RotationRecord(tmp_path).save(BEGUN)
+    path = tmp_path / "rotation/record.json"
+    act, said = DAMAGES[damage]
+    act(path)
+    with pytest.raises(MalformedError) as caught:
+        RotationRecord(tmp_path).load()
+    assert str(caught.value).startswith(f"{path} cannot be {said}")
+    assert str(caught.value).endswith(
+        "), so that nobody knows how far a rotation is; put it back from a backup, or take it away if no rotation is "
+        "under way"
+    )
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_stands_there(tmp_path: Path, data: st.DataObject) -> None:
+    """Any JSON, and a record with any of its fields changed, is a rotation whose phases follow each other, or told as
+    what is not to be understood, in one printable sentence with its remedy.
+    """
+    noted = RotationRecord(tmp_path)
+    noted.save(BEGUN)
+    path = tmp_path / "rotation/record.json"
+    path.write_text(json.dumps(data.draw(edited(json.loads(path.read_text())))))
+    found, said = None, ""
+    try:
+        found = noted.load()
+    except MalformedError as error:
+        said = str(error)
+    if found is None:
+        assert said.startswith(f"{path} cannot be ")
+        assert said.isprintable()
+        return
+    assert following(found, NOW).phase in sequence(found)
+    with suppress(RotationError):
+        abort(found, NOW)
+
+
+def test_a_rotation_that_is_over(tmp_path: Path) -> None:
+    """It is under way no more, and its id is remembered, beside those before and that of the way there of one that went
+    back; where that cannot be read, it is as if there had been none.
+    """
+    noted = RotationRecord(tmp_path)
+    assert noted.closed() == set()
+    back = replace(BEGUN, id="r-2-back", phase=Phase.DONE, aborted=True)
+    for each in (replace(BEGUN, phase=Phase.DONE), back):
+        noted.save(each)
+        noted.close(each)
+    assert (noted.load(), noted.closed()) == (None, frozenset({BEGUN.id, "r-2", "r-2-back"}))
+    (tmp_path / "rotation/closed.json").write_bytes(b"rubbish")
+    assert (noted.load(), noted.closed()) == (None, frozenset({"r-2", "r-2-back"}))
+    (tmp_path / "rotation/last.json").write_bytes(b"rubbish")
+    assert (noted.load(), noted.closed()) == (None, frozenset())
+
+
+def test_the_anchors_that_were_lived_by(tmp_path: Path) -> None:
+    """Each family's come back in their order; what cannot be read is as if nothing were remembered."""
+    noted = RotationRecord(tmp_path)
+    assert noted.anchors() == {}
+    noted.accept({"ca": (NEW.facts, OLD.facts), "etcd-ca": (OTHER.facts,)})
+    assert noted.anchors() == {"ca": (NEW.facts, OLD.facts), "etcd-ca": (OTHER.facts,)}
+    assert (tmp_path / "anchors.json").stat().st_mode & 0o777 == 0o600
+    for content in (b"", b"rubbish", json.dumps({"ca": ["rubbish"]}).encode(),
+                    json.dumps({"ca": to_pem(OLD.facts).decode()}).encode()):  # fmt: skip
+        (tmp_path / "anchors.json").write_bytes(content)
+        assert noted.anchors() == {}
+
+
+@pytest.mark.parametrize("act", ["save", "close"])
+def test_killed_anywhere(tmp_path: Path, act: str) -> None:
+    """Killed at any system call, the record says the former phase or the later one, and never that it cannot be read;
+    done again, it is done.
+    """
+    later = replace(BEGUN, phase=Phase.DONE)
+    original = tmp_path / "original"
+    original.mkdir()
+    RotationRecord(original).save(BEGUN)
+
+    def run(state: Path) -> None:
+        getattr(RotationRecord(state), act)(later)
+
+    shutil.copytree(original, tmp_path / "whole")
+    stops = record(partial(run, tmp_path / "whole"))
+    end = None if act == "close" else later
+    seen = set[Phase | None]()
+    for n in range(len(stops)):
+        state = tmp_path / str(n)
+        shutil.copytree(original, state)
+        kill_at(partial(run, state), n)
+        found = RotationRecord(state).load()
+        seen.add(found.phase if found else None)
+        run(state)
+        assert RotationRecord(state).load() == end
+    assert seen == {Phase.TRUST, Phase.DONE, *({None} if act == "close" else ())}

@@ -1,0 +1,128 @@
+"""A program that somebody else could change is not run, and why is said."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from certmond.path_trust import distrust, exposure
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """A program in a directory of its own."""
+    directory = tmp_path / "bin"
+    directory.mkdir(mode=0o755)
+    path = directory / "hook"
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_what_nobody_else_can_change_is_trusted(program: Path) -> None:
+    """Owned by root or by who runs it, written by nobody else, executable: nothing speaks against it."""
+    assert exposure(str(program)) is None
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o757])
+@pytest.mark.parametrize("what", [".", ".."])
+def test_what_others_can_write_is_not_trusted(program: Path, mode: int, what: str) -> None:
+    """A file, or a directory on the way, that group or others can write: it is named with its mode and the remedy."""
+    place = program if what == "." else program.parent
+    place.chmod(mode)
+    assert exposure(str(program)) == f"{place} can be written by others (mode 0{mode:o}); chmod go-w {place}"
+
+
+def test_a_symlink_is_followed_with_all_its_directories(program: Path, tmp_path: Path) -> None:
+    """Who can write a directory with a link on the way can put another there."""
+    (open_to_all := tmp_path / "open").mkdir()
+    link, outer = open_to_all / "link", tmp_path / "outer"
+    link.symlink_to(program)
+    outer.symlink_to(link)
+    assert exposure(str(outer)) is None
+    open_to_all.chmod(0o777)
+    assert str(open_to_all) in (exposure(str(outer)) or "")
+    open_to_all.chmod(0o1777)  # where nobody moves what is another's
+    assert exposure(str(outer)) is None
+
+
+def test_a_directory_that_is_a_symlink_is_looked_at_on_both_sides(program: Path, tmp_path: Path) -> None:
+    """Neither where the link to a directory lies may others write, nor where it leads to."""
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    program.parent.rename(tmp_path / "there/bin")
+    (tmp_path / "here/bin").symlink_to(tmp_path / "there/bin")
+    path = str(tmp_path / "here/bin/hook")
+    assert exposure(path) is None
+    for name in ("here", "there"):
+        (tmp_path / name).chmod(0o777)
+        assert (exposure(path) or "").startswith(f"{tmp_path / name} can be written by others")
+        (tmp_path / name).chmod(0o755)
+
+
+def test_what_belongs_to_another_user_is_not_trusted(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of a user that is neither root nor the one that runs certmond is named with the command that fixes it."""
+    if os.geteuid() == 0:
+        os.chown(program, 12345, 12345)
+        assert exposure(str(program)) == f"{program} belongs to user 12345; chown root {program}"
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+        assert "chown 12345" in (exposure(str(program)) or "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs the rights to give a file to another user")
+def test_a_symlink_of_another_user_is_not_trusted(program: Path, tmp_path: Path) -> None:
+    """In a directory with the sticky bit, too: its owner can let it lead to any other program of root's."""
+    (shared := tmp_path / "shared").mkdir()
+    shared.chmod(0o1777)
+    (link := shared / "link").symlink_to(program)
+    assert exposure(str(link)) is None
+    os.chown(link, 12345, 12345, follow_symlinks=False)
+    assert exposure(str(link)) == f"{link} belongs to user 12345; chown -h root {link}"
+
+
+def test_each_symlink_between_counts(program: Path, tmp_path: Path) -> None:
+    """The directory of a link that another link leads to is looked at, though neither end of the way is in it."""
+    (between := tmp_path / "between").mkdir()
+    (between / "bin").symlink_to(program.parent)
+    (tmp_path / "start").symlink_to("between/../between/bin")
+    path = str(tmp_path / "start" / program.name)
+    assert exposure(path) is None
+    between.chmod(0o777)
+    assert (exposure(path) or "").startswith(f"{between} can be written by others")
+
+
+def test_a_script_among_the_arguments_counts(program: Path, tmp_path: Path) -> None:
+    """The rule holds for each argument that is the whole path of a regular file; for other words it does not."""
+    data, command = (
+        tmp_path / "x.sh",
+        ("/bin/sh", "-e", str(tmp_path / "x.sh"), str(tmp_path), "/dev/null", "/none", "-"),
+    )
+    data.write_text("exit 0")
+    data.chmod(0o644)
+    assert distrust(command) is None
+    data.chmod(0o666)
+    assert distrust(command) == f"{data} can be written by others (mode 0666); chmod go-w {data}"
+
+
+def test_what_is_not_there_is_the_systems_error(program: Path) -> None:
+    """A missing file and a circle of links are told as what they are, not as trusted."""
+    with pytest.raises(FileNotFoundError):
+        exposure(str(program) + "x")
+    (circle := program.with_name("circle")).symlink_to(circle)
+    with pytest.raises(OSError, match="Too many levels"):
+        exposure(str(circle))
+
+
+def test_an_ordinary_users_own_group_is_that_user(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the umask 0002 of many distributions, what a user makes can be written by the group of the same name."""
+    program.parent.chmod(0o775)
+    gid = os.stat(program.parent).st_gid
+    assert exposure(str(program)) is not None or os.geteuid() != 0
+    monkeypatch.setattr(os, "getegid", lambda: gid)
+    monkeypatch.setattr(os, "geteuid", lambda: os.stat(program).st_uid or 4711)
+    assert exposure(str(program)) is None
+    monkeypatch.setattr(os, "getegid", lambda: gid + 1)
+    assert (exposure(str(program)) or "").startswith(f"{program.parent} can be written by others")

@@ -1,0 +1,1663 @@
+"""Writing on a real file system: all or nothing, whatever is killed, full, forbidden, or written by somebody else."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import itertools
+import json
+import os
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from certmond.errors import BusyError, CertmondError, WriteError
+from certmond.state.archive import Archive
+from certmond.transaction.commit import Change, NewFile, NewLink, Outcome, Recovery, Removed, Transactions
+from certmond.transaction.dirfd import Directories
+from certmond.transaction.journal import Records
+from certmond.transaction.node_files import NodeFiles
+from tests.conftest import real_part, unavailable
+from tests.tracing import distinct, kill_at, record
+
+PKI = "/etc/kubernetes/pki"
+KEY, CRT = f"{PKI}/apiserver.key", f"{PKI}/apiserver.crt"
+KUBELET = "/var/lib/kubelet/pki"
+CURRENT, DATED = f"{KUBELET}/kubelet-client-current.pem", f"{KUBELET}/kubelet-client-2026-12-01.pem"
+PODS = "/etc/kubernetes/manifests"
+MANIFEST = f"{PODS}/kube-controller-manager.yaml"
+POD, NEW_POD = b"kind: Pod # old\n", b"kind: Pod # new\n"
+SIGNING_KEY, SIGNING_CRT = f"{PKI}/signing-ca.key", f"{PKI}/signing-ca.crt"
+SECRET = b"-----BEGIN PRIVATE KEY-----\n%s\n-----END PRIVATE KEY-----\n"
+OLD, NEW = {KEY: SECRET % b"old", CRT: b"old certificate"}, {KEY: SECRET % b"new", CRT: b"new certificate"}
+WHEN = datetime(2026, 12, 1, tzinfo=UTC)
+
+Snapshot = Mapping[str, tuple[object, ...]]
+
+
+class Host:
+    """A node's files below `root`, and what certmond keeps of them."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.root, self.state = place / "root", place / "state"
+        for directory in (f"{PKI}/etcd", PODS, KUBELET):
+            self.at(directory).mkdir(parents=True)
+        self.at(MANIFEST).write_bytes(POD)
+        self.at(MANIFEST).chmod(0o600)
+        for path, content in OLD.items():
+            self.at(path).write_bytes(content)
+        self.at(KEY).chmod(0o600)
+        self.at(CRT).chmod(0o644)
+        self.at(f"{KUBELET}/kubelet-client-2026-06-01.pem").write_bytes(SECRET % b"old kubelet")
+        self.at(f"{KUBELET}/kubelet-client-2026-06-01.pem").chmod(0o600)
+        self.at(CURRENT).symlink_to("kubelet-client-2026-06-01.pem")
+        self.transactions = Transactions(str(self.root), self.state)
+        self.archive = Archive(self.state)
+
+    def at(self, path: str) -> Path:
+        return self.root / path.lstrip("/")
+
+    def new(self, path: str, content: bytes, mode: int = 0o600, owner: tuple[int, int] | None = None) -> NewFile:
+        """To be written in the place of what is there now."""
+        real = self.transactions.real(path)
+        expected = hashlib.sha256(real.read_bytes()).hexdigest() if real.is_file() else None
+        return NewFile(path, content, mode, owner, expected)
+
+    def pair(self) -> list[Change]:
+        return [self.new(path, content) for path, content in NEW.items()]
+
+    def manifest(self, path: str = MANIFEST, content: bytes = NEW_POD) -> NewFile:
+        return replace(self.new(path, content), manifest=True)
+
+    def removed(self, path: str) -> Removed:
+        return Removed(path, hashlib.sha256(self.at(path).read_bytes()).hexdigest())
+
+    def signing(self) -> list[Change]:
+        """The end of a signing CA of its own: the flags go back, then its two files are gone."""
+        for path, content in ((SIGNING_KEY, SECRET % b"signing"), (SIGNING_CRT, b"signing certificate")):
+            self.at(path).write_bytes(content)
+            self.at(path).chmod(0o600)
+        return [self.manifest(), self.removed(SIGNING_KEY), self.removed(SIGNING_CRT)]
+
+    def commit(
+        self,
+        changes: Sequence[Change],
+        verify: Callable[[Mapping[str, bytes]], None] = lambda _: None,
+        before_rename: Callable[[], object] = lambda: None,
+    ) -> None:
+        with self.transactions.lock() as writer:
+            writer.commit(changes, verify=verify, before_rename=lambda: void(before_rename()))
+
+    def renew(self, changes: Sequence[Change]) -> None:
+        """As a renewal does it: recovery first, and what is replaced goes to the archive; not so what is removed."""
+
+        def keep() -> None:
+            replaced = [change.path for change in changes if not isinstance(change, Removed)]
+            files = {path: self.transactions.real(path) for path in replaced}
+            there = {path: real for path, real in files.items() if real.is_file()}
+            self.archive.store("apiserver", there, WHEN, {"why": "it is a test"})
+
+        with self.transactions.lock() as writer:
+            writer.recover()
+            writer.commit(changes, verify=lambda _: None, before_rename=keep)
+
+    def recover(self) -> tuple[Recovery, ...]:
+        with self.transactions.lock() as writer:
+            found = writer.recover()
+        assert all(recovery.message.isprintable() and recovery.message for recovery in found)
+        return found
+
+    def error(self, changes: Sequence[Change], **hooks: Callable[..., None]) -> str:
+        """What committing is refused with; it left the world as it was."""
+        before = self.snapshot()
+        with pytest.raises(WriteError) as raised:
+            self.commit(changes, **hooks)
+        assert self.snapshot() == before
+        assert self.records() == []
+        return str(raised.value)
+
+    def snapshot(self) -> Snapshot:
+        """Every name below the root, with all that is to be kept of it."""
+        found = {}
+        for path in sorted(self.root.rglob("*")):
+            status = path.lstat()
+            content: object = path.readlink() if path.is_symlink() else path.read_bytes() if path.is_file() else None
+            found[str(path.relative_to(self.root))] = (status.st_mode, status.st_uid, status.st_gid, content)
+        return found
+
+    def records(self) -> list[str]:
+        return sorted(path.name for path in self.state.glob("transactions/*"))
+
+    def write_record(self, state: str, staged: Mapping[str, bytes], new: Mapping[str, bytes] = NEW) -> None:
+        """What a process left that was killed in this state, with these of the staged files."""
+        identity = "0123456789abcdef"
+        entries = []
+        for number, (path, content) in enumerate(new.items()):
+            name = f".certmond-{identity}-{number}"
+            old = hashlib.sha256(OLD[path]).hexdigest() if path in OLD else None
+            digest = hashlib.sha256(content).hexdigest()
+            entries.append({"path": path, "real": path, "staged": name, "old": old, "new": digest})
+            if path in staged:
+                self.at(path).with_name(name).write_bytes(staged[path])
+        self.put_record(f"{identity}.{state}.json", json.dumps({"entries": entries}).encode())
+
+    def put_record(self, name: str, content: bytes) -> None:
+        (self.state / "transactions").mkdir(parents=True, exist_ok=True, mode=0o700)
+        (self.state / "transactions" / name).write_bytes(content)
+
+
+def void(_: object) -> None:
+    """Tests do with expressions what a hook does with statements."""
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path / "host")
+
+
+@pytest.fixture
+def root() -> None:
+    if os.geteuid() != 0:
+        unavailable("only root can give files away and mount")
+
+
+# What is written
+
+
+def test_replaced(host: Host) -> None:
+    """The new content is where the old was, and nothing else is left of it: no file beside it, no record."""
+    before = host.snapshot()
+    host.commit(host.pair())
+    after = host.snapshot()
+    assert {path: host.at(path).read_bytes() for path in NEW} == NEW
+    assert after.keys() == before.keys()
+    assert {name for name in before if before[name] != after[name]} == {KEY[1:], CRT[1:]}
+    assert host.records() == []
+
+
+def test_verify_sees_what_was_read_back(host: Host) -> None:
+    """`verify` is given every new file's content, by the path that the caller used, before anything is replaced."""
+    seen: list[Mapping[str, bytes]] = []
+
+    def verify(staged: Mapping[str, bytes]) -> None:
+        assert host.at(KEY).read_bytes() == OLD[KEY]
+        seen.append(staged)
+
+    host.commit([*host.pair(), NewLink(f"{PKI}/link", "apiserver.crt")], verify=verify)
+    assert seen == [NEW]
+
+
+def test_order_of_the_hooks(host: Host) -> None:
+    """`before_rename` comes after `verify`, and sees the old files."""
+    calls: list[object] = []
+    host.commit(
+        host.pair(),
+        verify=lambda _: calls.append("verify"),
+        before_rename=lambda: calls.append(host.at(KEY).read_bytes()),
+    )
+    assert calls == ["verify", OLD[KEY]]
+
+
+def acl(*entries: tuple[int, int, int]) -> bytes:
+    """A POSIX ACL (tag, permissions, id) as the kernel takes it."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def set_attribute(path: Path, name: str, value: bytes) -> None:
+    try:
+        os.setxattr(path, name, value)
+    except OSError as error:
+        unavailable(f"{name} cannot be set here: {error}")
+
+
+NOBODY = (65534, 65534)
+READABLE_BY_1234 = acl((1, 6, 2**32 - 1), (2, 4, 1234), (4, 0, 2**32 - 1), (16, 4, 2**32 - 1), (32, 0, 2**32 - 1))
+
+
+@pytest.mark.usefixtures("root")
+def test_attributes_are_kept(host: Host) -> None:
+    """A replaced file keeps mode, owner, ACL, SELinux label and other extended attributes, whatever was asked for."""
+    attributes = {"user.note": b"mine", "security.selinux": b"system_u:object_r:cert_t:s0\0",
+                  "system.posix_acl_access": READABLE_BY_1234}  # fmt: skip
+    os.chown(host.at(KEY), *NOBODY)
+    for name, value in attributes.items():
+        set_attribute(host.at(KEY), name, value)
+    before = host.at(KEY).stat()
+    host.commit([host.new(KEY, NEW[KEY], mode=0o777, owner=(1, 1))])
+    after = host.at(KEY).stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, *NOBODY)
+    assert {name: os.getxattr(host.at(KEY), name) for name in os.listxattr(host.at(KEY))} == attributes
+
+
+def test_an_acl_opens_nothing_before_its_time(host: Host) -> None:
+    """Where the old key could be read by its ACL, the new one can be read by nobody else at any moment before it is
+    complete, and then by those of the ACL alone whom its entry permits: here by no one.
+    """
+    open_to_all = (*READABLE_BY_1234[:-8], *acl((32, 4, 2**32 - 1))[4:])
+    set_attribute(host.at(KEY), "system.posix_acl_access", bytes(open_to_all))
+    change = replace(host.new(KEY, NEW[KEY]), at_most=0o600)
+    staged: list[str] = []
+
+    def look(stop: str) -> None:
+        found = host.at(PKI).glob(".certmond-*")
+        staged.extend(f"{path} has mode {stat.S_IMODE(path.stat().st_mode):o} at {stop}" for path in found)
+
+    record(lambda: host.commit([change]), look)
+    assert staged
+    assert [each for each in staged if "mode 600" not in each] == []
+    assert stat.S_IMODE(host.at(KEY).stat().st_mode) == 0o600
+    kept = os.getxattr(host.at(KEY), "system.posix_acl_access")
+    assert (2, 4, 1234) in list(struct.iter_unpack("<HHI", kept[4:]))
+
+
+def test_hash_of_the_old_content_is_not_kept(host: Host) -> None:
+    """A signature that the kernel keeps of the old content is not carried over to the new."""
+    set_attribute(host.at(KEY), "security.ima", b"\x04\x04" + bytes(32))
+    host.commit(host.pair())
+    assert "security.ima" not in os.listxattr(host.at(KEY))
+
+
+def test_default_acl_gives_nothing_to_a_replaced_file(host: Host) -> None:
+    """A directory's default ACL opens no file to anybody who could not read the old one."""
+    set_attribute(host.at(PKI), "system.posix_acl_default", READABLE_BY_1234)
+    host.at(KEY).chmod(0o640)
+    host.commit(host.pair())
+    assert "system.posix_acl_access" not in os.listxattr(host.at(KEY))
+    assert stat.S_IMODE(host.at(KEY).stat().st_mode) == 0o640
+
+
+@pytest.mark.usefixtures("root")
+def test_new_file_is_as_told(host: Host) -> None:
+    """A file that was not there gets the mode and owner that it was asked for; without any, only we can read it."""
+    told, untold = f"{PKI}/told.crt", f"{PKI}/untold.key"
+    host.commit([NewFile(told, b"crt", 0o644, NOBODY), NewFile(untold, NEW[KEY])])
+    found = [host.at(path).stat() for path in (told, untold)]
+    assert [(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) for status in found] == [
+        (0o644, *NOBODY), (0o600, 0, 0),
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("root")
+def test_a_new_file_is_not_given_to_the_owner_of_its_directory(host: Host) -> None:
+    """Where no owner is asked for, a new file belongs to who runs certmond, and its directory gives it no ACL."""
+    os.chown(host.at(KEY).parent, 12, 34)
+    set_attribute(host.at(KEY).parent, "system.posix_acl_default", READABLE_BY_1234)
+    path = f"{os.path.dirname(KEY)}/another.key"
+    host.commit([host.new(path, b"content", mode=0o640)])
+    found = host.at(path).stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o640, 0, 0)
+    assert "system.posix_acl_access" not in os.listxattr(host.at(path))
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("before", ["a file", "nothing"])
+def test_owner_and_acl_are_those_of_the_file_that_was_looked_at(host: Host, before: str) -> None:
+    """A file that comes to the name while the new one is staged gives it neither owner nor ACL."""
+    key, other = host.at(KEY), host.at(KEY).with_name("other")
+    other.write_bytes(b"")
+    os.chown(other, *NOBODY)
+    set_attribute(other, "system.posix_acl_access", READABLE_BY_1234)
+    if before == "nothing":
+        key.unlink()
+    staged = list[tuple[int, int]]()
+
+    def look(_: str) -> None:
+        found = [each for each in key.parent.glob(".certmond-*") if each.is_file()]
+        if found and other.exists():
+            other.rename(key)
+        for each in found:
+            staged.append((each.stat().st_uid, len(os.listxattr(each))))
+
+    def commit() -> None:
+        with suppress(WriteError):  # what came to the name meanwhile is not overwritten
+            host.commit([host.new(KEY, NEW[KEY])])
+
+    record(commit, look)
+    assert not other.exists()
+    assert {*staged} == {(0, 0)}
+
+
+def test_content_is_not_shown() -> None:
+    """The content of a new file is in no representation of it."""
+    assert "PRIVATE" not in repr(NewFile(KEY, NEW[KEY]))
+
+
+# Where it is written
+
+
+@pytest.mark.parametrize("target", ["../../../data/real.key", "/data/real.key", "/../../data/./real.key"])
+def test_symlink_stays(host: Host, target: str) -> None:
+    """A symlink is followed, below the root, and stays; what it leads to is replaced."""
+    host.at("/data").mkdir()
+    host.at(KEY).rename(host.at("/data/real.key"))
+    host.at(KEY).symlink_to(target)
+    host.commit(host.pair())
+    assert host.at(KEY).readlink() == Path(target)
+    assert host.at("/data/real.key").read_bytes() == NEW[KEY]
+    assert os.listdir(host.at("/data")) == ["real.key"]
+
+
+def test_symlinked_directory(host: Host) -> None:
+    """So is a symlink on the way."""
+    host.at(PKI).rename(host.at("/pki"))
+    host.at(PKI).symlink_to("/pki")
+    host.commit(host.pair())
+    assert host.at("/pki/apiserver.key").read_bytes() == NEW[KEY]
+
+
+def test_dangling_symlink(host: Host) -> None:
+    """A symlink to nothing is a name for the file that is created there."""
+    host.at(f"{PKI}/front.key").symlink_to("etcd/back.key")
+    host.commit([NewFile(f"{PKI}/front.key", NEW[KEY])])
+    assert host.at(f"{PKI}/etcd/back.key").read_bytes() == NEW[KEY]
+    assert host.at(f"{PKI}/front.key").is_symlink()
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("link", ["/home/ops/.kube", "/home/ops/.kube/config"])
+def test_symlink_of_another_user(host: Host, link: str) -> None:
+    """Where a user's symlink leads, nothing is written or archived: they may not write there. Root's are followed."""
+    path = "/home/ops/.kube/config"
+    host.at("/cron.d").mkdir()
+    host.at(link).parent.mkdir(parents=True)
+    host.at(link).symlink_to("/cron.d" if link != path else "/cron.d/config")
+    os.chown(host.at(link), 1000, 1000, follow_symlinks=False)
+    message = host.error([NewFile(path, b"evil")])
+    assert message == (
+        f"{path} could not be written ({link} is a symlink of user 1000): give its target's path, "
+        "or let root own the link"
+    )
+    with pytest.raises(WriteError, match="a symlink of user 1000"):
+        host.transactions.real(path)
+    assert NodeFiles(str(host.root)).read(path) is None
+    os.chown(host.at(link), 0, 0, follow_symlinks=False)
+    host.commit([NewFile(path, b"good")])
+    assert host.at("/cron.d/config").read_bytes() == b"good"
+
+
+@pytest.mark.usefixtures("root")
+def test_new_link_in_the_place_of_a_users(host: Host) -> None:
+    """A user's symlink that is replaced is not followed, and therefore in nobody's way."""
+    os.chown(host.at(CURRENT), 1000, 1000, follow_symlinks=False)
+    host.commit([NewLink(CURRENT, "new.pem")])
+    assert host.at(CURRENT).readlink() == Path("new.pem")
+
+
+def test_link_is_replaced(host: Host) -> None:
+    """A new link takes the place of the old one, and the file that it led to stays."""
+    host.commit([NewFile(DATED, NEW[KEY]), NewLink(CURRENT, os.path.basename(DATED))])
+    assert host.at(CURRENT).readlink() == Path(os.path.basename(DATED))
+    assert host.at(CURRENT).read_bytes() == NEW[KEY]
+    assert host.at(f"{KUBELET}/kubelet-client-2026-06-01.pem").read_bytes() == SECRET % b"old kubelet"
+
+
+def test_file_becomes_a_link(host: Host) -> None:
+    """A file makes way for a link only if it is the one that the decision was made upon."""
+    expected = hashlib.sha256(OLD[CRT]).hexdigest()
+    for wrong in (None, hashlib.sha256(b"something else").hexdigest()):
+        assert f"{CRT} is no symlink" in host.error([NewLink(CRT, "etcd/a.crt", wrong)])
+    host.commit([NewLink(CRT, "etcd/a.crt", expected)])
+    assert host.at(CRT).readlink() == Path("etcd/a.crt")
+
+
+# What is refused
+
+
+def test_all_problems_at_once(host: Host) -> None:
+    """Every obstacle is told in one error, with file, fact and remedy, before anything is written."""
+    host.at(f"{PKI}/loop").symlink_to("loop")
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.bind(str(host.at(f"{PKI}/socket")))
+    stale = hashlib.sha256(b"something else").hexdigest()
+    changes: list[Change] = [
+        NewFile(KEY, NEW[KEY], expected=stale), NewFile(CRT, b"new"), NewFile(f"{PKI}/gone.crt", b"", expected=stale),
+        NewFile("/etc/nowhere/deep/a.key", b""), NewFile(f"{PKI}/etcd", b""), NewFile(f"{PKI}/socket", b""),
+        NewFile(f"{PKI}/loop", b""), NewLink(CRT, "target"), NewFile(f"{CRT}/below", b""), NewFile("/", b""),
+    ]  # fmt: skip
+    problems = host.error(changes).split("\n")
+    facts = [
+        (KEY, "was changed by someone else"), (CRT, "was changed by someone else"),
+        (f"{PKI}/gone.crt", "was changed by someone else"),
+        ("/etc/nowhere/deep/a.key", "(/etc/nowhere/deep: No such file or directory): create the directory"),
+        (f"{PKI}/etcd", "is no regular file"), (f"{PKI}/socket", "is no regular file"),
+        (f"{PKI}/loop", "Too many levels of symbolic links"), (CRT, f"and {CRT} are one file"),
+        (CRT, "is no symlink"), (f"{CRT}/below", "Not a directory"), ("/", "Is a directory"),
+    ]  # fmt: skip
+    assert [(line.split(" ", 1)[0], fact in line) for line, (_, fact) in zip(problems, facts, strict=True)] == [
+        (path, True) for path, _ in facts
+    ]
+    assert os.listdir(host.state) == [".lock", "transactions"] or set(os.listdir(host.state)) == {
+        ".lock",
+        "transactions",
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "link", "target"),
+    [
+        ("/etc/kubernetes/manifests/a.yaml", None, ""),
+        ("/etc/kubernetes/pki/manifests/a.yaml", None, ""),
+        ("/etc/./kubernetes/pki/../manifests/a.yaml", None, ""),
+        (f"{PKI}/a.yaml", f"{PKI}/a.yaml", "../manifests/a.yaml"),
+        (f"{PKI}/a.yaml", f"{PKI}/a.yaml", "manifests/a.yaml"),
+        ("/pods/a.yaml", "/etc/kubernetes/manifests", "/pods"),
+        ("/etc/kubernetes/pki/manifests/a.yaml", PKI, "/pods"),
+    ],
+)
+def test_static_pods(host: Host, path: str, link: str | None, target: str) -> None:
+    """Nothing is ever put where the kubelet would start it, whatever the way there is called."""
+    for directory in (f"{PKI}/manifests", "/pods/manifests"):
+        host.at(directory).mkdir(parents=True)
+    if link:
+        if host.at(link).is_dir():
+            host.at(link).rename(host.at("/away"))
+        host.at(link).symlink_to(target)
+    assert "is among the static Pods" in host.error([NewFile(path, b"kind: Pod")])
+
+
+@pytest.mark.parametrize("path", [MANIFEST, "/etc/kubernetes/pki/manifests/etcd.yaml"])
+def test_no_static_pod_is_removed(host: Host, path: str) -> None:
+    """Nor is anything taken away from where the kubelet would stop it."""
+    host.at(path).parent.mkdir(exist_ok=True)
+    host.at(path).write_bytes(POD)
+    assert "is among the static Pods" in host.error([host.removed(path)])
+
+
+def test_same_file_twice(host: Host) -> None:
+    """One file under two names is not replaced twice; that they are one is what is said."""
+    host.at(f"{PKI}/other.key").symlink_to("apiserver.key")
+    said = f"{PKI}/other.key and {KEY} are one file, {KEY}; give each a file of its own"
+    assert host.error([host.new(KEY, b"a"), host.new(f"{PKI}/other.key", b"b")]) == said
+
+
+class RefusedError(CertmondError):
+    pass
+
+
+def refuse(*_: object) -> None:
+    raise RefusedError("no")
+
+
+@pytest.mark.parametrize("hook", ["verify", "before_rename"])
+@pytest.mark.parametrize("failure", [RefusedError("no"), KeyboardInterrupt()])
+def test_hook_that_raises(host: Host, hook: str, failure: BaseException) -> None:
+    """What a hook raises passes through, and everything is as it was."""
+
+    def fail(*_: object) -> None:
+        raise failure
+
+    before = host.snapshot()
+    with pytest.raises(type(failure)):
+        host.commit(host.pair(), **{hook: fail})
+    assert host.snapshot() == before
+    assert host.records() == []
+
+
+def test_message_is_printable(host: Host) -> None:
+    """A name that a terminal would obey is told with escapes."""
+    assert host.error([NewFile("/etc/\x1b[2J/a.key", b"")]).isprintable()
+    with pytest.raises(WriteError) as raised, Transactions("/", host.place / "\x1b[2J" / "state").lock():
+        pass
+    assert str(raised.value).isprintable()
+
+
+# The manifest of a static pod
+
+RKE2 = "/var/lib/rancher/rke2/agent/pod-manifests"
+
+
+def test_a_manifest_is_replaced(host: Host) -> None:
+    """Where that is asked for: with owner and mode of the old one, from above its directory, where nothing is left."""
+    above = sorted(os.listdir(host.at("/etc/kubernetes")))
+    before = host.at(MANIFEST).stat()
+    waiting: list[bytes] = []
+
+    def look() -> None:
+        waiting.extend(path.read_bytes() for path in host.at("/etc/kubernetes").glob(".certmond-*"))
+
+    with closing(Notices(host.at(PODS))) as notices:
+        host.commit([replace(host.manifest(), mode=0o644)], before_rename=look)
+        assert notices.told() == [REPLACED]
+    after = host.at(MANIFEST).stat()
+    assert (host.at(MANIFEST).read_bytes(), waiting) == (NEW_POD, [NEW_POD])
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert sorted(os.listdir(host.at("/etc/kubernetes"))) == above
+
+
+@pytest.mark.parametrize(("link", "target"), [(None, ""), (RKE2, "/data"), (os.path.dirname(RKE2), "/data")])
+def test_wherever_the_kubelet_has_its_manifests(host: Host, link: str | None, target: str) -> None:
+    """That it is one is what the caller says, not its path; of a directory behind a symlink it is the real one."""
+    directory = host.at(RKE2 if link is None else RKE2.replace(link, target))
+    directory.mkdir(parents=True)
+    if link:
+        host.at(link).parent.mkdir(parents=True)
+        host.at(link).symlink_to(target)
+    (directory / os.path.basename(MANIFEST)).write_bytes(POD)
+    with closing(Notices(directory)) as notices:
+        path = f"{RKE2}/{os.path.basename(MANIFEST)}"
+        host.commit([NewFile(path, NEW_POD, expected=hashlib.sha256(POD).hexdigest(), manifest=True)])
+        assert notices.told() == [REPLACED]
+    assert (directory / os.path.basename(MANIFEST)).read_bytes() == NEW_POD
+    assert list(host.root.rglob(".certmond-*")) == []
+
+
+def test_a_manifest_is_never_created(host: Host) -> None:
+    """Where none is, whoever stopped the pod is who starts it."""
+    host.at(MANIFEST).unlink()
+    assert f"{MANIFEST} is not there, and certmond starts no pod" in host.error([host.manifest()])
+    message = host.error([replace(host.manifest(), expected=hashlib.sha256(POD).hexdigest())])
+    assert f"{MANIFEST} is not there, and certmond starts no pod" in message
+
+
+@pytest.mark.parametrize("decided", [False, True])
+def test_a_manifest_that_is_taken_away_meanwhile_stays_away(host: Host, decided: bool) -> None:
+    """However far certmond was, and the other files are as the transaction ended: old, or new if it was half done."""
+    changes: list[Change] = [*host.pair(), host.manifest()]
+    if decided:
+        renames = [n for n, stop in enumerate(record(lambda: host.commit(changes))) if stop == "exit renameat"]
+        host = Host(host.place / "killed")
+        changes = [*host.pair(), host.manifest()]
+        kill_at(lambda: host.commit(changes), renames[2])  # announced, decided, the key
+        host.at(MANIFEST).unlink()
+        [found] = host.recover()
+        assert found.outcome is Outcome.FROZEN
+        assert found.message.startswith(f"{MANIFEST} was written by somebody else")
+        assert {path: host.at(path).read_bytes() for path in NEW} == NEW
+    else:
+        with pytest.raises(WriteError, match=f"^{MANIFEST} was written by somebody else"):
+            host.commit(changes, before_rename=lambda: host.at(MANIFEST).unlink())
+        assert {path: host.at(path).read_bytes() for path in NEW} == OLD
+    assert os.listdir(host.at(PODS)) == []
+    assert list(host.root.rglob(".certmond-*")) == []
+    assert host.records() == []
+
+
+def test_a_manifest_changed_meanwhile_is_theirs(host: Host) -> None:
+    """As any other file, before the decision upon it and after."""
+    stale = host.manifest()
+    host.at(MANIFEST).write_bytes(b"theirs")
+    assert "was changed by someone else since it was looked at" in host.error([stale])
+    with pytest.raises(WriteError, match="written by somebody else"):
+        host.commit([host.manifest()], before_rename=lambda: host.at(MANIFEST).write_bytes(b"theirs, too"))
+    assert host.at(MANIFEST).read_bytes() == b"theirs, too"
+
+
+@pytest.mark.parametrize("target", ["other.yaml", "/data/pod.yaml", "../pod.yaml"])
+def test_a_manifest_that_is_a_symlink(host: Host, target: str) -> None:
+    """It is not followed out of the directory, nor within, and stays: the kubelet would be told of nothing there."""
+    host.at("/data").mkdir()
+    host.at(MANIFEST).unlink()
+    host.at(MANIFEST).symlink_to(target)
+    led_to = host.at(target if target.startswith("/") else f"{PODS}/{target}")
+    led_to.write_bytes(POD)
+    expected = hashlib.sha256(POD).hexdigest()
+    message = host.error([NewFile(MANIFEST, NEW_POD, expected=expected, manifest=True)])
+    assert message == f"{MANIFEST} is a symlink, and what it leads to is not touched; put the file itself there"
+
+
+@pytest.mark.parametrize("kind", ["tmpfs", "bind"])
+def test_a_manifests_directory_of_its_own_mount(host: Host, mount: Mount, kind: str) -> None:
+    """Nothing can be renamed into it, though it were the same file system: that is said before anything is written."""
+    if kind == "tmpfs":
+        mount("-t", "tmpfs", "tmpfs", on=host.at(PODS))
+        host.at(MANIFEST).write_bytes(POD)
+    else:
+        mount("--bind", str(host.at(PODS)), on=host.at(PODS))
+    assert host.error([*host.pair(), host.manifest()]) == (
+        f"{MANIFEST} could not be replaced in one step ({PODS} is mounted apart from /etc/kubernetes): "
+        "have both on one file system, under one mount"
+    )
+
+
+@pytest.mark.parametrize("path", [f"{PODS}/deep/a.yaml", "/etc/kubernetes/x/manifests/deep/a.yaml", "/a.yaml"])
+def test_a_manifest_never_waits_among_static_pods(host: Host, path: str) -> None:
+    """Where above its directory pods are started as well, or nothing is above, it is refused."""
+    host.at(path).parent.mkdir(parents=True, exist_ok=True)
+    host.at(path).write_bytes(POD)
+    assert "where it would wait, is among the static Pods" in host.error([host.manifest(path)])
+
+
+def test_no_other_file_comes_beside_a_manifest(host: Host) -> None:
+    """A directory with a manifest is one of static pods, whatever it is called."""
+    host.at(RKE2).mkdir(parents=True)
+    for name in ("a.yaml", "b.yaml"):
+        host.at(f"{RKE2}/{name}").write_bytes(POD)
+    manifest = host.manifest(f"{RKE2}/a.yaml")
+    others: list[Change] = [
+        host.new(f"{RKE2}/b.yaml", b"b"), host.removed(f"{RKE2}/b.yaml"), NewLink(f"{RKE2}/c", "a.yaml"),
+        host.new(f"{RKE2}/c", b"c"),
+    ]  # fmt: skip
+    for other in others:
+        assert host.error([other, manifest]).startswith(f"{other.path} is among the static Pods")
+    host.commit([manifest, host.manifest(f"{RKE2}/b.yaml", b"b")])
+    assert host.at(f"{RKE2}/b.yaml").read_bytes() == b"b"
+
+
+# What is removed
+
+
+def test_removed(host: Host) -> None:
+    """The file is gone, and no copy of it is left; all else is as before."""
+    *_, key, crt = host.signing()
+    before = host.snapshot()
+    host.commit([key, crt])
+    after = host.snapshot()
+    assert before.keys() - after.keys() == {SIGNING_KEY[1:], SIGNING_CRT[1:]}
+    assert after.items() <= before.items()
+    assert host.records() == []
+    assert not any(b"signing" in path.read_bytes() for path in host.place.rglob("*") if path.is_file())
+
+
+def test_verify_is_given_nothing_of_what_is_removed(host: Host) -> None:
+    """Only what is new was read back; until then the old file is there."""
+    seen: list[Mapping[str, bytes]] = []
+    changes = host.signing()
+    host.commit(changes, verify=seen.append, before_rename=lambda: host.at(SIGNING_KEY).stat())
+    assert seen == [{MANIFEST: NEW_POD}]
+
+
+def test_only_the_expected_file_is_removed(host: Host) -> None:
+    """One that was changed, is gone, is a symlink or no file is left alone; so are the others."""
+    key = host.removed(KEY)
+    host.at("/data").mkdir()
+    for make, fact in (
+        (lambda: host.at(KEY).write_bytes(b"theirs"), "was changed by someone else"),
+        (lambda: host.at(KEY).unlink(), "was changed by someone else"),
+        (lambda: host.at(KEY).mkdir(), "is no regular file"),
+        (lambda: host.at(KEY).rmdir(), "was changed by someone else"),
+        (lambda: host.at(KEY).symlink_to("/data/key"), "is a symlink, and what it leads to is not touched"),
+        (lambda: host.at("/data/key").write_bytes(OLD[KEY]), "is a symlink, and what it leads to is not touched"),
+    ):
+        make()
+        assert f"{KEY} {fact}" in host.error([host.removed(CRT), key])
+
+
+@pytest.mark.parametrize("undone", [False, True])
+def test_removed_that_somebody_else_wrote_meanwhile(host: Host, undone: bool) -> None:
+    """Theirs stays. Where nothing had been done yet nothing is; half-way, the rest is, and that is said."""
+    changes = [host.removed(KEY), host.removed(CRT)]
+    if undone:
+        with pytest.raises(
+            WriteError, match=f"^{CRT} was written by somebody else while .* left as it is; look at it$"
+        ):
+            host.commit(changes, before_rename=lambda: host.at(CRT).write_bytes(b"theirs"))
+        assert {path: host.at(path).read_bytes() for path in NEW} == {**OLD, CRT: b"theirs"}
+        return
+    decided = [n for n, stop in enumerate(record(lambda: host.commit(changes))) if stop == "exit renameat"][1]
+    host = Host(host.place / "killed")
+    changes = [host.removed(KEY), host.removed(CRT)]
+    kill_at(lambda: host.commit(changes), decided + 2 + 2)  # its fsync, then the first file
+    assert (host.at(KEY).exists(), host.at(CRT).exists()) == (False, True)
+    host.at(CRT).write_bytes(b"theirs")
+    [found] = host.recover()
+    assert found.outcome is Outcome.FROZEN
+    assert found.message.startswith(f"{CRT} was written by somebody else")
+    assert f"and {KEY} is removed" in found.message
+    assert host.at(CRT).read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("first", [MANIFEST, SIGNING_KEY])
+def test_what_somebody_else_removed_is_no_beginning(host: Host, first: str) -> None:
+    """Where a file that was to be removed is gone, though its turn comes later, the others are left as they are."""
+    manifest, key, crt = host.signing()
+    changes = [manifest, key, crt] if first == MANIFEST else [key, crt, manifest]
+
+    def meddle() -> None:
+        host.at(MANIFEST).write_bytes(b"theirs")
+        host.at(SIGNING_CRT).unlink()
+
+    with pytest.raises(WriteError, match=f"^{MANIFEST} was written by somebody else"):
+        host.commit(changes, before_rename=meddle)
+    assert host.at(SIGNING_KEY).exists()
+    assert host.at(MANIFEST).read_bytes() == b"theirs"
+    assert host.records() == []
+
+
+def test_what_is_removed_needs_no_room(host: Host, mount: Mount) -> None:
+    """A full disk, or one without inodes, is the last to be in the way."""
+    mount("-t", "tmpfs", "-o", "size=512k,nr_inodes=20", "tmpfs", on=host.at(KUBELET))
+    host.at(f"{KUBELET}/a.key").write_bytes(SECRET)
+    for number in range(17):
+        host.at(f"{KUBELET}/{number}").touch()
+    fill(host.at(KUBELET), leave=0)
+    host.commit([host.removed(f"{KUBELET}/a.key")])
+    assert not host.at(f"{KUBELET}/a.key").exists()
+
+
+@pytest.mark.real("chattr")
+def test_removed_that_is_immutable(host: Host) -> None:
+    """It is told beforehand; where it became so since, nothing else is done, or it is finished later."""
+    with attribute("i", host.at(CRT)) as give:
+        with pytest.raises(WriteError, match="the old files stay"):
+            host.commit([host.removed(CRT), host.removed(KEY)], before_rename=give)
+        assert "immutable" in host.error([host.removed(KEY), host.removed(CRT)])
+        assert host.at(KEY).exists()
+
+
+# Somebody else
+
+
+@pytest.mark.parametrize("path", [KEY, CRT])
+def test_changed_between_staging_and_renaming(host: Host, path: str) -> None:
+    """A file that somebody else writes while ours is staged stays theirs, and the rest of the pair stays old."""
+    with pytest.raises(WriteError, match=f"^{path} was written by somebody else"):
+        host.commit(host.pair(), before_rename=lambda: host.at(path).write_bytes(b"theirs"))
+    assert {p: host.at(p).read_bytes() for p in NEW} == {**OLD, path: b"theirs"}
+    assert sorted(os.listdir(host.at(PKI))) == ["apiserver.crt", "apiserver.key", "etcd"]
+    assert host.records() == []
+
+
+def test_created_between_staging_and_renaming(host: Host) -> None:
+    """So does a file that somebody else creates where there was none."""
+    path = f"{PKI}/etcd/server.key"
+    with pytest.raises(WriteError, match="written by somebody else"):
+        host.commit([NewFile(path, NEW[KEY])], before_rename=lambda: host.at(path).write_bytes(b"theirs"))
+    assert host.at(path).read_bytes() == b"theirs"
+    assert os.listdir(host.at(f"{PKI}/etcd")) == ["server.key"]
+    assert host.records() == []
+
+
+def test_directory_swapped_for_a_symlink(host: Host) -> None:
+    """Who swaps the directory for a symlink after the look gets no file: it goes where it was looked at."""
+
+    def swap() -> None:
+        host.at(PKI).rename(host.at("/etc/kubernetes/moved"))
+        host.at(PKI).symlink_to("/var/lib/kubelet")
+
+    host.commit(host.pair(), before_rename=swap)
+    assert host.at("/etc/kubernetes/moved/apiserver.key").read_bytes() == NEW[KEY]
+    assert os.listdir(host.at("/var/lib/kubelet")) == ["pki"]
+
+
+def test_busy(host: Host) -> None:
+    """While one writes, another is told who that is after the time it was ready to wait, and nobody after that."""
+    who = rf"^another command \(process {os.getpid()}\) is writing on this node; .*\(`ps -fp {os.getpid()}` shows it\)$"
+    with host.transactions.lock():
+        with pytest.raises(BusyError, match=who), host.transactions.lock(0.1):
+            pass
+        with pytest.raises(BusyError), Transactions(str(host.root), host.state).lock():
+            pass
+    with host.transactions.lock():
+        assert stat.S_IMODE((host.state / ".lock").stat().st_mode) == 0o600
+
+
+def test_waits_for_its_turn(host: Host) -> None:
+    """Who is ready to wait gets its turn when the other is done."""
+    with ExitStack() as first:
+        first.enter_context(host.transactions.lock())
+        threading.Timer(0.15, first.pop_all().close).start()
+        with host.transactions.lock(30) as writer:
+            writer.commit(host.pair(), verify=lambda _: None)
+    assert host.at(KEY).read_bytes() == NEW[KEY]
+
+
+def test_state_is_ours_alone(host: Host) -> None:
+    """Nobody else may enter the state directory or read a record; a record holds no content."""
+    seen: list[tuple[int, bytes]] = []
+
+    def look() -> None:
+        for path in (host.state, host.state / "transactions"):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o700
+        seen.extend((path.stat().st_mode, path.read_bytes()) for path in (host.state / "transactions").iterdir())
+
+    host.commit(host.pair(), before_rename=look)
+    [(mode, content)] = seen
+    assert stat.S_IMODE(mode) == 0o600
+    assert not any(word in content for word in (b"PRIVATE", b"new certificate"))
+
+
+def test_records_that_are_no_directory(host: Host) -> None:
+    """Where something else has the name of the records' directory, the error names it, and what to do."""
+    host.state.mkdir(mode=0o700)
+    (host.state / "transactions").write_text("")
+    with pytest.raises(WriteError, match=r"/transactions could not be written \(Not a directory\): a part of its path"):
+        host.recover()
+
+
+@pytest.mark.parametrize("name", ["a\0", "\ud800"])
+def test_what_can_be_no_path_is_told_as_such(host: Host, name: str) -> None:
+    """A name that the kernel cannot be asked for is refused in words, whether it is to be read or written."""
+    with pytest.raises(WriteError, match=r"could not be read \(no file can be called so\): correct its path"):
+        NodeFiles(str(host.root)).read(f"/etc/{name}/b")
+    assert "no file can be called so" in host.error([NewFile(f"/etc/{name}", b"")])
+
+
+def test_state_directory_without_a_parent(host: Host) -> None:
+    """Where the state directory cannot be made, the error names it."""
+    transactions = Transactions(str(host.root), host.place / "no" / "state")
+    with pytest.raises(WriteError, match="/no/state could not be written"), transactions.lock():
+        pass
+
+
+# Killed
+
+
+def test_stop_is_before_or_after_the_call(tmp_path: Path) -> None:
+    """The harness: killed at the entry of a call, a process has not made it; killed at its exit, it has."""
+    reading = tmp_path / "read"
+    reading.touch()
+
+    def change() -> None:
+        reading.read_bytes()  # which is no change
+        (tmp_path / "a").mkdir()
+        (tmp_path / "b").touch()
+
+    names = ["entry mkdir", "exit mkdir", "entry openat", "exit openat", "entry exit_group"]
+    seen: list[tuple[str, int]] = []
+    assert record(change, lambda stop: seen.append((stop, len(os.listdir(tmp_path))))) == names
+    assert seen == list(zip(names, [1, 2, 2, 3, 3], strict=True))
+    for n, left in enumerate([["read"], ["a", "read"], ["a", "read"], ["a", "b", "read"], ["a", "b", "read"]]):
+        for name in ("a", "b"):
+            subprocess.run(["rm", "-rf", tmp_path / name], check=True)
+        assert kill_at(change, n) == names[n]
+        assert sorted(os.listdir(tmp_path)) == left
+
+
+def test_harness_tells_what_went_wrong(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The harness: a child that fails, a stop that is not reached and an observer that objects are no success."""
+    with pytest.raises(AssertionError, match="the child failed"):
+        record(refuse)
+    assert "RefusedError: no" in capfd.readouterr().err
+    with pytest.raises(AssertionError, match="there are only 3 stops"):
+        kill_at((tmp_path / "a").mkdir, 3)
+    with pytest.raises(RefusedError):
+        record((tmp_path / "b").mkdir, refuse)
+    assert not (tmp_path / "b").exists()
+
+
+def changes_of(host: Host, scenario: str) -> list[Change]:
+    """What a renewal changes."""
+    if scenario == "pair":
+        return host.pair()
+    if scenario == "pod":
+        manifest, key, _ = host.signing()
+        return [*host.pair(), manifest, key]
+    if scenario == "kubelet":
+        return [host.new(DATED, SECRET % b"new kubelet"), NewLink(CURRENT, os.path.basename(DATED))]
+    created = {f"{PKI}/etcd/server.key": NEW[KEY], f"{PKI}/etcd/server.crt": NEW[CRT]}
+    return [host.new(path, content) for path, content in created.items()]
+
+
+class Watcher:
+    """Looks at everything while the writer stands still."""
+
+    def __init__(self, host: Host, changes: Sequence[Change]) -> None:
+        self.host = host
+        self.old = [self._content(change.path) for change in changes]
+        self.new = [link_or_content(change) for change in changes]
+        self.paths = [change.path for change in changes]
+        self.removed = [isinstance(change, Removed) for change in changes]
+
+    def __call__(self, stop: str) -> None:
+        everything = list(self._files())
+        for path, content in everything:
+            closed = stat.S_IMODE(path.lstat().st_mode) & 0o077 == 0
+            assert closed or b"PRIVATE KEY" not in content, f"{path} can be read by others at {stop}"
+        contents = [content for _, content in everything]
+        for old, new, name, removed in zip(self.old, self.new, self.paths, self.removed, strict=True):
+            assert self._content(name) in {old, new}, f"{name} is neither old nor new at {stop}"
+            if removed:
+                assert contents.count(old or b"") == (self._content(name) is not None), f"{name} has a copy at {stop}"
+            elif old is not None and name != CURRENT:
+                assert old in contents, f"the old {name} is nowhere at {stop}"
+        assert os.listdir(self.host.at(PODS)) == [os.path.basename(MANIFEST)], f"the kubelet finds more at {stop}"
+        if any(name.endswith(".commit.json") for name in self.host.records()):
+            lost = [name for new, name in zip(self.new, self.paths, strict=True) if new not in {*contents, None}]
+            assert lost in ([], [CURRENT]), f"the new content is nowhere at {stop}"
+
+    def _content(self, path: str) -> bytes | None:
+        there = self.host.at(path)
+        if there.is_symlink():
+            return os.fsencode(there.readlink())
+        return there.read_bytes() if there.exists() else None
+
+    def _files(self) -> Iterator[tuple[Path, bytes]]:
+        for path in self.host.place.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                yield path, path.read_bytes()
+
+
+def link_or_content(change: Change) -> bytes | None:
+    if isinstance(change, Removed):
+        return None
+    return change.content if isinstance(change, NewFile) else os.fsencode(change.target)
+
+
+class Notices:
+    """What inotify(7) tells of a directory, to whoever watches it as the kubelet does: all but who opens and reads."""
+
+    MOVED_TO = 0x80
+    _READING = 0x1 | 0x10 | 0x20  # IN_ACCESS, IN_CLOSE_NOWRITE, IN_OPEN
+    _ALL = 0xFFF
+
+    def __init__(self, directory: Path, *, reading: bool = False) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        watch = libc.inotify_add_watch(
+            self._descriptor, os.fsencode(directory), self._ALL if reading else self._ALL & ~self._READING
+        )
+        assert watch >= 0, os.strerror(ctypes.get_errno())
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def told(self) -> list[tuple[int, str]]:
+        """(what, name) of each notice since it was last asked, in their order. The kernel queues them at once."""
+        found = []
+        with suppress(BlockingIOError):
+            while data := os.read(self._descriptor, 1 << 16):
+                while data:
+                    _, mask, _, length = struct.unpack_from("iIII", data)
+                    found.append((mask, data[16 : 16 + length].rstrip(b"\0").decode()))
+                    data = data[16 + length :]
+        return found
+
+
+def test_nothing_is_opened_but_regular_files(tmp_path: Path) -> None:
+    """A FIFO, a device or a symlink is refused without having been opened: opening one has effects on others."""
+    os.mkfifo(tmp_path / "fifo")
+    os.mknod(tmp_path / "device", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "file").write_bytes(b"content")
+    with Directories(str(tmp_path)) as directories, closing(Notices(tmp_path, reading=True)) as notices:
+        for name in ("fifo", "device", "link"):
+            with pytest.raises(OSError, match=r"no regular file|Too many levels"):
+                directories.place(f"/{name}").read()
+        assert {name for _, name in notices.told()} <= {""}
+        assert directories.place("/file").read() == b"content"
+        assert {name for _, name in notices.told()} == {"file"}
+
+
+REPLACED = (Notices.MOVED_TO, os.path.basename(MANIFEST))
+
+
+def fresh_hosts(place: Path) -> Iterator[Host]:
+    return (Host(place / str(number)) for number in itertools.count())
+
+
+SCENARIOS = ["pair", "kubelet", "created", "pod"]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_killed_anywhere(tmp_path: Path, scenario: str) -> None:
+    """Killed at any system call, a renewal is found whole after recovery: all old or all new, and nothing beside it.
+
+    At no moment can others read a private key, is a file half written, or is the old or the new content lost, but for
+    what is removed: that has no copy. Whoever watches the static pods sees a manifest replaced, once, and nothing else.
+    """
+    hosts = fresh_hosts(tmp_path)
+    host = next(hosts)
+    changes = changes_of(host, scenario)
+    before = host.snapshot()
+    with closing(Notices(host.at(PODS))) as notices:
+        stops = record(lambda: host.renew(changes), Watcher(host, changes))
+        assert notices.told() == [REPLACED] * (scenario == "pod")
+    after = host.snapshot()
+    assert after != before
+    ends = {False: 0, True: 0}
+    chosen = distinct(stops)
+    for n in chosen:
+        host = next(hosts)
+        changes = changes_of(host, scenario)
+        watch = Watcher(host, changes)
+        with closing(Notices(host.at(PODS))) as notices:
+            watch(kill_at(lambda: host.renew(changes), n))  # noqa: B023 - it is called at once
+            outcomes = [recovery.outcome for recovery in host.recover()]
+            found = host.snapshot()
+            told = notices.told()
+        assert found in (before, after), f"after {n}: {stops[n]}"
+        assert host.records() == []
+        assert outcomes in ([], [Outcome.FINISHED if found == after else Outcome.UNDONE])
+        assert host.recover() == ()
+        manifest_replaced = before[MANIFEST[1:]] != found[MANIFEST[1:]]
+        assert told == [REPLACED] * manifest_replaced, f"the kubelet was told otherwise after {n}: {stops[n]}"
+        ends[found == after] += 1
+        if found == before:
+            host.renew(changes)
+            assert host.snapshot() == after
+            assert not [name for name in os.listdir(host.state / "archive/apiserver") if name.startswith(".")]
+    assert min(ends.values()) > 5
+
+
+@pytest.mark.parametrize("scenario", ["pair", "pod"])
+def test_recovery_killed_anywhere(tmp_path: Path, scenario: str) -> None:
+    """Recovery, too, may be killed at any system call; the next one ends what it began."""
+    hosts = fresh_hosts(tmp_path)
+    host = next(hosts)
+    changes = changes_of(host, scenario)
+    before = host.snapshot()
+    stops = record(lambda: host.renew(changes))
+    after = host.snapshot()
+    announced, archived, decided, *replaced = [n for n, stop in enumerate(stops) if stop == "exit renameat"]
+    ends = {announced: before, archived: before, decided: after, **dict.fromkeys(replaced, after)}
+    if scenario == "pod":  # what comes before the manifest is as with a pair
+        removed = stops.index("exit unlinkat", replaced[-1])
+        ends = {decided: after, replaced[-1]: after, removed: after}
+
+    def interrupted(n: int) -> tuple[Host, Watcher]:
+        host = next(hosts)
+        changes = changes_of(host, scenario)
+        watch = Watcher(host, changes)
+        kill_at(lambda: host.renew(changes), n)
+        return host, watch
+
+    for n, end in ends.items():
+        host, watch = interrupted(n)
+        for m in distinct(record(host.recover, watch)):
+            host, watch = interrupted(n)
+            with closing(Notices(host.at(PODS))) as notices:
+                watch(kill_at(host.recover, m))
+                host.recover()
+                assert notices.told() in ([], [REPLACED])
+            assert host.snapshot() == end
+            assert host.records() == []
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.data())
+def test_killed_with_any_files(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Whatever files there are, old or new, and wherever writer and recovery are killed: all or none."""
+    hosts = fresh_hosts(tmp_path_factory.mktemp("any"))
+    sizes = data.draw(st.lists(st.tuples(st.booleans(), st.integers(0, 9000)), min_size=1, max_size=4))
+    at = data.draw(st.integers(0, len(sizes)))
+
+    def prepared() -> tuple[Host, list[Change]]:
+        host = next(hosts)
+        paths = [f"{PKI if number % 2 else KUBELET}/{number}.key" for number in range(len(sizes))]
+        for path, (exists, _) in zip(paths, sizes, strict=True):
+            if exists:
+                host.at(path).write_bytes(SECRET % b"old")
+                host.at(path).chmod(0o600)
+        changes = [
+            host.removed(path) if size % 3 == 0 and exists else host.new(path, SECRET * size)
+            for path, (exists, size) in zip(paths, sizes, strict=True)
+        ]
+        changes.insert(at, host.manifest())
+        return host, [*changes, NewLink(f"{PKI}/a link", "0.key")]
+
+    def interrupted(n: int) -> Host:
+        host, changes = prepared()
+        kill_at(lambda: host.renew(changes), n)
+        return host
+
+    host, changes = prepared()
+    before = host.snapshot()
+    stops = record(lambda: host.renew(changes))
+    after = host.snapshot()
+    n = data.draw(st.integers(0, len(stops) - 1))
+    stops = record(interrupted(n).recover)
+    host = interrupted(n)
+    kill_at(host.recover, data.draw(st.integers(0, len(stops) - 1)))
+    host.recover()
+    assert host.snapshot() in (before, after)
+    assert host.records() == []
+
+
+def test_order_on_the_disk(host: Host) -> None:
+    """Every step is on the disk before the next: this is the order of all calls that change anything."""
+    with host.transactions.lock():
+        pass
+
+    def commit() -> None:
+        with host.transactions.lock() as writer:
+            writer.commit(changes, verify=lambda _: None)
+
+    changes = host.pair()
+    calls = [stop.removeprefix("entry ") for stop in record(commit) if stop.startswith("entry ")]
+    staging = ["openat", "write", "fchown", "fsync", "fchmod", "fsync"]
+    assert calls == [
+        "mkdir", "mkdir", "openat", "ftruncate", "pwrite64",  # the state directory; the lock, and whose it is
+        "unlinkat", "unlinkat",  # may these be replaced? Asked as rmdir, which no file obeys
+        "openat", "write", "fsync", "renameat", "fsync",  # announced
+        *staging, *staging, "fsync",  # staged, and their directory
+        "renameat", "fsync",  # decided
+        "renameat", "renameat", "fsync",  # replaced, in this order
+        "unlinkat", "unlinkat", "fsync",  # nothing staged is left
+        "unlinkat", "unlinkat", "fsync",  # nor a record, nor a draft of one
+        "exit_group",
+    ]  # fmt: skip
+
+
+def test_order_on_the_disk_of_a_manifest_and_a_removal(host: Host) -> None:
+    """Both directories, where the manifest waited and where it is, reach the disk before the record is forgotten."""
+    changes = host.signing()[:2]
+    with host.transactions.lock():
+        pass
+    calls = [stop.removeprefix("entry ") for stop in record(lambda: host.commit(changes)) if stop.startswith("entry ")]
+    decided = calls.index("renameat", calls.index("renameat") + 1)
+    assert calls[decided:] == [
+        "renameat", "fsync",  # decided
+        "renameat", "unlinkat", "fsync", "fsync", "fsync",  # replaced and removed; manifests/, /etc/kubernetes and pki/
+        "unlinkat", "unlinkat", "fsync", "fsync", "fsync",  # nothing staged is left
+        "unlinkat", "unlinkat", "fsync",  # nor a record, nor a draft of one
+        "exit_group",
+    ]  # fmt: skip
+
+
+class Interruption(BaseException):
+    """What a handler raises, as Ctrl-C does."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("call", ["decide", "rename"])
+def test_signal_waits(host: Host, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, call: str) -> None:
+    """Who wants to end the process from the decision on is heard when all is in place, by who heard it before."""
+
+    def interrupt(_: int, __: object) -> None:
+        raise Interruption
+
+    def interrupted(*arguments: Any, **names: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return original(*arguments, **names)
+
+    owner: Any = Records if call == "decide" else os
+    original = getattr(owner, call)
+    changes = host.pair()
+    before = signal.signal(number, interrupt)
+    try:
+        with host.transactions.lock() as writer, pytest.raises(Interruption):
+            writer.commit(
+                changes, verify=lambda _: None, before_rename=lambda: monkeypatch.setattr(owner, call, interrupted)
+            )
+        assert signal.getsignal(number) is interrupt
+    finally:
+        signal.signal(number, before)
+    assert {path: host.at(path).read_bytes() for path in NEW} == NEW
+    assert host.records() == []
+
+
+def test_signal_before_the_decision(host: Host) -> None:
+    """Until then it is heard at once, and the old files stay."""
+    changes = host.pair()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell started beside itself ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            host.commit(changes, before_rename=lambda: signal.raise_signal(signal.SIGINT))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert {path: host.at(path).read_bytes() for path in NEW} == OLD
+    assert host.records() == []
+
+
+# Found by the next process
+
+
+def test_nothing_to_recover(host: Host) -> None:
+    """Where nothing was left, recovery changes nothing and has nothing to say."""
+    before = host.snapshot()
+    assert host.recover() == ()
+    assert host.snapshot() == before
+
+
+@pytest.mark.parametrize("path", [KEY, CRT])
+def test_recovery_keeps_what_somebody_else_wrote(host: Host, path: str) -> None:
+    """Before anything was replaced, a file of somebody else stops the whole: theirs is kept, the others stay old."""
+    host.write_record("commit", staged=NEW)
+    host.at(path).write_bytes(b"theirs")
+    [found] = host.recover()
+    assert (found.outcome, found.paths) == (Outcome.FROZEN, (KEY, CRT))
+    assert found.message.startswith(f"{path} was written by somebody else")
+    assert "is new" not in found.message
+    assert {p: host.at(p).read_bytes() for p in NEW} == {**OLD, path: b"theirs"}
+    assert sorted(os.listdir(host.at(PKI))) == ["apiserver.crt", "apiserver.key", "etcd"]
+    assert host.records() == []
+
+
+def test_recovery_half_way_keeps_what_somebody_else_wrote(host: Host) -> None:
+    """Half-way, theirs is kept, and all the others become new; the message tells which are."""
+    extra = f"{PKI}/etcd/extra.crt"
+    host.write_record("commit", {CRT: NEW[CRT], extra: b"extra"}, {**NEW, extra: b"extra"})
+    host.at(KEY).write_bytes(NEW[KEY])  # renamed before the crash
+    host.at(CRT).write_bytes(b"theirs")
+    [found] = host.recover()
+    assert found.outcome is Outcome.FROZEN
+    assert found.message.startswith(f"{CRT} was written by somebody else")
+    assert f"and {KEY} is new, and {extra} is new" in found.message
+    contents = [host.at(path).read_bytes() for path in (KEY, CRT, extra)]
+    assert contents == [NEW[KEY], b"theirs", b"extra"]
+    assert len(os.listdir(host.at(PKI))) + len(os.listdir(host.at(f"{PKI}/etcd"))) == 4
+    assert host.records() == []
+
+
+def test_staged_file_that_is_not_whole(host: Host) -> None:
+    """A staged file that is not what was verified is never put in place."""
+    host.write_record("commit", staged={KEY: NEW[KEY], CRT: NEW[CRT][:-1]})
+    assert [recovery.outcome for recovery in host.recover()] == [Outcome.FROZEN]
+    assert {path: host.at(path).read_bytes() for path in NEW} == OLD
+    assert host.records() == []
+
+
+def test_undecided_is_undone(host: Host) -> None:
+    """What was only announced is taken away, however much of it is there."""
+    before = host.snapshot()
+    host.write_record("intent", staged={KEY: NEW[KEY][:5]})
+    [found] = host.recover()
+    assert (found.outcome, found.paths) == (Outcome.UNDONE, (KEY, CRT))
+    assert host.snapshot() == before
+    assert host.records() == []
+
+
+ENTRY = {"path": KEY, "real": KEY, "staged": ".certmond-0123456789abcdef-0", "old": None, "new": "00"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{", b"\xff\xfe", b"[]", b"null", b"{}", b'{"entries": 1}', b'{"entries": [{}]}',
+        json.dumps({"entries": [ENTRY | {"staged": "apiserver.key"}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"staged": "../../.certmond-0123456789abcdef-0"}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"real": "/etc/../../../apiserver.key"}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"real": "apiserver.key"}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"real": "/etc/a\0"}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"real": "/etc\0/a"}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"real": "/etc/\ud800"}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"path": "/etc/\ud800"}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"old": 5}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"new": 5}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"manifest": "no"}]}).encode(),
+        json.dumps({"entries": [ENTRY | {"more": "fields"}]}).encode(),
+        json.dumps({"entries": [ENTRY]}).encode()[:-20],
+        b"[" * 100_000,
+        json.dumps({"root": 5, "entries": [ENTRY]}).encode(),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("state", ["intent", "commit"])
+def test_damaged_record(host: Host, content: bytes, state: str) -> None:
+    """A record that cannot be ours is put aside and told once; no file is touched for it, and writing goes on."""
+    before = host.snapshot()
+    host.put_record(f"0123456789abcdef.{state}.json", content)
+    [found] = host.recover()
+    assert found.outcome is Outcome.DAMAGED
+    assert f"0123456789abcdef.{state}.json.damaged" in found.message
+    assert host.records() == [f"0123456789abcdef.{state}.json.damaged"]
+    assert host.snapshot() == before
+    assert host.recover() == ()
+    host.commit(host.pair())
+
+
+def test_damaged_record_is_never_passed_over(host: Host) -> None:
+    """Who writes without having recovered is told of a damaged record, too, once."""
+    host.put_record("0123456789abcdef.commit.json", b"{")
+    with pytest.raises(WriteError, match="cannot be understood, and was put aside"):
+        host.commit(host.pair())
+    assert {path: host.at(path).read_bytes() for path in NEW} == OLD
+    host.commit(host.pair())
+
+
+@pytest.mark.parametrize("decided", [False, True])
+def test_what_was_begun_below_another_root_is_left_to_it(host: Host, tmp_path: Path, decided: bool) -> None:
+    """A process with another root neither ends nor forgets it, says which root that is, and may write its own; whoever
+    has that root ends it.
+    """
+    before = host.snapshot()
+    renames = [n for n, stop in enumerate(record(lambda: host.commit(host.pair()))) if stop == "exit renameat"]
+    host = Host(tmp_path / "killed")
+    before = host.snapshot()
+    kill_at(lambda: host.commit(host.pair()), renames[1 if decided else 0])
+    half_done, kept = host.snapshot(), host.records()
+    other = Host(tmp_path / "other")
+    other.transactions = Transactions(str(other.root), host.state)
+    [found] = other.recover()
+    assert (found.outcome, found.paths) == (Outcome.PENDING, (KEY, CRT))
+    assert f"start certmond with `--root {host.root}`" in found.message
+    other.commit(other.pair())
+    assert (host.snapshot(), host.records()) == (half_done, kept)
+    [found] = host.recover()
+    assert found.outcome is (Outcome.FINISHED if decided else Outcome.UNDONE)
+    assert (host.snapshot() == before, host.records()) == (not decided, [])
+
+
+def test_what_is_moved_as_a_whole_is_ended_there(host: Host) -> None:
+    """A node's files and its state that are found below another directory, as in a container, are one as before."""
+    renames = [n for n, stop in enumerate(record(lambda: host.commit(host.pair()))) if stop == "exit renameat"]
+    for path, content in OLD.items():
+        host.at(path).write_bytes(content)
+    kill_at(lambda: host.commit(host.pair()), renames[1])
+    moved = host.place.rename(f"{host.place}-moved")
+    with Transactions(str(moved / "root"), moved / "state").lock() as writer:
+        [found] = writer.recover()
+    assert found.outcome is Outcome.FINISHED
+
+
+def test_other_files_among_the_records(host: Host) -> None:
+    """Whatever else lies among the records is left there, but for the draft of one."""
+    host.put_record("notes.txt", b"mine")
+    host.put_record(".0123456789abcdef", b"{")
+    assert host.recover() == ()
+    assert host.records() == ["notes.txt"]
+
+
+@pytest.mark.parametrize("state", ["intent", "commit"])
+def test_directory_is_away(host: Host, state: str) -> None:
+    """While a directory is away, such as a disk that is not mounted yet, its transaction waits; then it ends."""
+    host.write_record(state, staged=NEW)
+    host.at(PKI).rename(host.at("/away"))
+    assert [recovery.outcome for recovery in host.recover()] == [Outcome.PENDING]
+    assert len(host.records()) == 1
+    host.at("/away").rename(host.at(PKI))
+    assert [recovery.outcome for recovery in host.recover()] == [
+        Outcome.FINISHED if state == "commit" else Outcome.UNDONE
+    ]
+    assert {path: host.at(path).read_bytes() for path in NEW} == (NEW if state == "commit" else OLD)
+
+
+@pytest.mark.parametrize("state", ["commit", "intent"])
+def test_recovery_follows_no_symlink(host: Host, state: str) -> None:
+    """A directory that is a symlink since is as one that is away: where it leads nothing is replaced or removed."""
+    host.write_record(state, NEW)
+    host.at(PKI).rename(host.at("/elsewhere"))
+    host.at(PKI).symlink_to("/elsewhere")
+    before = host.snapshot()
+    assert [recovery.outcome for recovery in host.recover()] == [Outcome.PENDING]
+    assert host.snapshot() == before
+
+
+def test_pending_files_are_not_written_again(host: Host) -> None:
+    """What waits for its end is not begun again; other files may be replaced."""
+    host.write_record("commit", staged=NEW)
+    with pytest.raises(WriteError, match=f"{KEY} is part of a replacement that is not finished"):
+        host.commit(host.pair()[:1])
+    host.commit([NewFile(f"{PKI}/etcd/server.key", NEW[KEY])])
+    host.recover()
+    assert {path: host.at(path).read_bytes() for path in NEW} == NEW
+
+
+# Failing disks
+
+
+@pytest.fixture
+def mount(root: None) -> Iterator[Callable[..., None]]:
+    """Mounts what is asked for, until the end of the test."""
+    with ExitStack() as mounted:
+
+        def make(*arguments: str, on: Path) -> None:
+            done = subprocess.run(["mount", *arguments, on], capture_output=True, text=True, check=False)
+            if done.returncode:
+                unavailable(f"nothing can be mounted here: {done.stderr}")
+            mounted.callback(lambda: subprocess.run(["umount", on], check=True))
+
+        yield make
+
+
+Mount = Callable[..., None]
+
+
+def fill(directory: Path, leave: int) -> None:
+    """Leave so many bytes free."""
+    (directory / "filler").unlink(missing_ok=True)
+    free = os.statvfs(directory)
+    with (directory / "filler").open("wb") as filler:
+        filler.write(bytes(free.f_bavail * free.f_frsize - leave))
+
+
+def test_full_disk_is_seen_beforehand(host: Host, mount: Mount) -> None:
+    """On a full disk nothing is begun, on a disk that has room all is done: the error says where and how much."""
+    mount("-t", "tmpfs", "-o", "size=512k", "tmpfs", on=host.at(KUBELET))
+    key, crt = f"{KUBELET}/a.key", f"{KUBELET}/a.crt"
+    host.commit([NewFile(key, SECRET), NewFile(crt, b"old")])
+    changes = [host.new(key, SECRET * 200), host.new(crt, b"new" * 2000)]
+    for free in range(0, 64 << 10, 8 << 10):
+        fill(host.at(KUBELET), leave=free)
+        message = host.error([*host.pair(), *changes])
+        assert message == f"{key} could not be written (less than 86016 bytes are free); make room on its file system"
+    fill(host.at(KUBELET), leave=88 << 10)
+    host.commit(changes)
+    assert host.at(crt).read_bytes() == b"new" * 2000
+
+
+@pytest.mark.parametrize("leave", [0, 4096, 8192, 12288, 16384, 20480])
+def test_disk_that_fills_up_meanwhile(host: Host, mount: Mount, leave: int) -> None:
+    """Whenever the disk with certmond's own state fills up, all is done or nothing is; the decision needs no room."""
+    host.state.mkdir()
+    mount("-t", "tmpfs", "-o", "size=512k,mode=700", "tmpfs", on=host.state)
+    before = host.snapshot()
+
+    def keep() -> None:
+        fill(host.state, leave)
+        host.archive.store("apiserver", {path: host.at(path) for path in OLD}, WHEN, {})
+
+    if leave > 8192:
+        host.commit(host.pair(), before_rename=keep)
+        assert {path: host.at(path).read_bytes() for path in NEW} == NEW
+    else:
+        with pytest.raises(WriteError, match=r"\(No space left on device\): make room on its file system"):
+            host.commit(host.pair(), before_rename=keep)
+        assert host.snapshot() == before
+    assert host.records() == []
+    (host.state / "filler").unlink()
+    fill(host.state, 0)
+    assert host.recover() == ()
+
+
+def test_no_inodes(host: Host, mount: Mount) -> None:
+    """A file system without free inodes is told as such, and nothing is begun."""
+    mount("-t", "tmpfs", "-o", "nr_inodes=20", "tmpfs", on=host.at(KUBELET))
+    for number in range(11):
+        host.at(f"{KUBELET}/{number}").touch()
+    message = host.error([NewFile(f"{KUBELET}/a.key", SECRET)])
+    assert message == f"{KUBELET}/a.key could not be written (its file system has no inodes left); remove files from it"
+    host.at(f"{KUBELET}/0").unlink()
+    host.at(f"{KUBELET}/1").unlink()
+    host.commit([NewFile(f"{KUBELET}/a.key", SECRET)])
+
+
+def test_read_only(host: Host, mount: Mount) -> None:
+    """On a read-only file system nothing is begun, and other files are no exception."""
+    mount("-o", "bind,ro", str(host.at(PKI)), on=host.at(PKI))
+    problems = host.error([*host.pair(), NewFile(f"{PKI}/a.key", b"")]).split("\n")
+    assert problems == [
+        f"{path} could not be written (Read-only file system): mount its file system writable"
+        for path in (KEY, CRT, f"{PKI}/a.key")
+    ]
+
+
+def test_read_only_state(host: Host, mount: Mount) -> None:
+    """Where certmond cannot keep its record, it writes nothing."""
+    host.commit([])
+    mount("-o", "bind,ro", str(host.state), on=host.state)
+    with pytest.raises(WriteError, match=r"state/\.lock could not be written \(Read-only file system\)"):
+        host.commit(host.pair())
+
+
+def test_file_that_is_a_mount_point(host: Host, mount: Mount) -> None:
+    """A file that is mounted cannot be replaced: that is said beforehand, not between key and certificate."""
+    (host.place / "other").write_bytes(OLD[CRT])
+    mount("--bind", str(host.place / "other"), on=host.at(CRT))
+    assert "it is a mount point of its own" in host.error(host.pair())
+
+
+@contextmanager
+def attribute(letter: str, path: Path) -> Iterator[Callable[[], None]]:
+    """What gives the file this attribute (chattr), which is taken away again in the end."""
+    chattr = real_part("chattr")
+
+    def give() -> None:
+        done = subprocess.run([chattr, f"+{letter}", path], capture_output=True, text=True, check=False)
+        if done.returncode:
+            unavailable(f"no file can be made immutable here: {done.stderr}")
+
+    try:
+        yield give
+    finally:
+        subprocess.run([chattr, f"-{letter}", path], check=True)
+
+
+@pytest.mark.real("chattr")
+@pytest.mark.parametrize("letter", ["i", "a"])
+@pytest.mark.parametrize("path", [CRT, PKI])
+def test_immutable(host: Host, letter: str, path: str) -> None:
+    """A file or directory that is immutable or append-only is told beforehand, with the way to change that."""
+    with attribute(letter, host.at(path)) as give:
+        give()
+        message = host.error(host.pair())
+    assert f"{CRT} could not be written" in message
+    assert "immutable" in message
+
+
+@pytest.mark.real("chattr")
+def test_first_rename_fails(host: Host) -> None:
+    """Where the first file cannot be replaced after all, everything is undone at once, and the old files stay."""
+    before = host.snapshot()
+    with (
+        attribute("i", host.at(KEY)) as give,
+        pytest.raises(WriteError, match=r"could not be replaced \(Operation not permitted\): .*; the old files stay"),
+    ):
+        host.commit(host.pair(), before_rename=give)
+    assert host.snapshot() == before
+    assert host.records() == []
+
+
+@pytest.mark.real("chattr")
+def test_second_rename_fails(host: Host) -> None:
+    """Where the second cannot, there is only forward: the error says so, and the next start finishes it."""
+    with attribute("i", host.at(CRT)) as give:
+        with pytest.raises(WriteError, match="the next start of certmond tries again"):
+            host.commit(host.pair(), before_rename=give)
+        assert [recovery.outcome for recovery in host.recover()] == [Outcome.PENDING]
+        assert {path: host.at(path).read_bytes() for path in NEW} == {**OLD, KEY: NEW[KEY]}
+    assert [recovery.outcome for recovery in host.recover()] == [Outcome.FINISHED]
+    assert {path: host.at(path).read_bytes() for path in NEW} == NEW
+    assert host.records() == []
+
+
+def test_file_system_that_knows_little(host: Host, mount: Mount) -> None:
+    """A file system without extended attributes, and without an end of blocks and inodes, is as good as any."""
+    mount("-t", "ramfs", "ramfs", on=host.at(KUBELET))
+    host.commit([NewFile(f"{KUBELET}/a.key", b"old")])
+    host.commit([host.new(f"{KUBELET}/a.key", NEW[KEY])])
+    assert host.at(f"{KUBELET}/a.key").read_bytes() == NEW[KEY]
+
+
+def test_too_large(host: Host) -> None:
+    """What is too large to be a certificate is not replaced."""
+    host.at(CRT).write_bytes(bytes(2 << 20))
+    assert f"{CRT} could not be written (File too large)" in host.error(host.pair())
+
+
+WRITER = """
+import hashlib, sys
+from pathlib import Path
+from certmond.errors import WriteError
+from certmond.transaction.commit import NewFile, Transactions
+
+root, state, *pairs = sys.argv[1:]
+changes = []
+for path, content in zip(pairs[::2], pairs[1::2]):
+    expected = hashlib.sha256(Path(root + path).read_bytes()).hexdigest()
+    changes.append(NewFile(path, content.encode(), expected=expected))
+try:
+    with Transactions(root, Path(state)).lock() as writer:
+        writer.commit(changes, verify=lambda _: None)
+except WriteError as error:
+    print(error)
+    sys.exit(3)
+"""
+
+
+def inject(host: Host, call: str, fault: str) -> subprocess.CompletedProcess[str]:
+    """Replace the pair in a process of its own, whose system calls fail as told."""
+    words = [word for path, content in NEW.items() for word in (path, content.decode())]
+    quickly = [real_part("strace"), "-f", "--seccomp-bpf", "-o", "/dev/null"]  # of the other calls it hears nothing
+    command = [*quickly, "-e", f"trace={call}", "-e", f"inject={call}:{fault}",
+               sys.executable, "-c", WRITER, str(host.root), str(host.state), *words]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={"PYTHONDONTWRITEBYTECODE": "1"},
+                          cwd=Path(__file__).parents[2])  # fmt: skip
+
+
+def calls_of_a_commit(host: Host) -> Mapping[str, int]:
+    """How often each system call is made that an error can be injected into."""
+    changes = host.pair()
+    stops = [stop.removeprefix("entry ") for stop in record(lambda: host.commit(changes)) if stop.startswith("entry ")]
+    return {call: stops.count(call) for call in stops if call not in {"exit_group", "openat"}}
+
+
+@pytest.mark.real("strace")
+@pytest.mark.parametrize("error", ["EIO", "EDQUOT"])
+def test_any_call_fails_once(tmp_path: Path, error: str) -> None:
+    """Whichever call fails, and with whatever: all is new, or all is old and a sentence says why; nothing is left."""
+    hosts = fresh_hosts(tmp_path)
+    host = next(hosts)
+    before = host.snapshot()
+    calls = calls_of_a_commit(host)
+    after = host.snapshot()
+    failed = 0
+    kinds = {"EIO": calls.keys(), "EDQUOT": {"write", "mkdir", "fsync"}}[error]
+    for call, n in [(kind, n + 1) for kind in kinds for n in range(calls[kind])]:
+        host = next(hosts)
+        done = inject(host, call, f"error={error}:when={n}")
+        assert done.returncode in {0, 3}, done.stderr
+        found = host.snapshot()
+        left = len(host.records())
+        assert (found == after) is (done.returncode == 0), f"{call} {n}: {done.stdout}"
+        if done.returncode:
+            assert found == before, f"{call} {n}"
+            assert {"EIO": "Input/output error", "EDQUOT": "Disk quota exceeded"}[error] in done.stdout
+            failed += 1
+        assert left == 0, f"{call} {n}"
+    assert failed > len(kinds)
+
+
+@pytest.mark.real("strace")
+def test_disk_that_fails_for_good(tmp_path: Path) -> None:
+    """A disk that fails for good leaves the old files, or what the next start finishes; the error says which."""
+    hosts = fresh_hosts(tmp_path)
+    host = next(hosts)
+    before = host.snapshot()
+    calls = calls_of_a_commit(host)
+    after = host.snapshot()
+    waiting = 0
+    for call, n in [(kind, n + 1) for kind in ("renameat", "fsync", "unlinkat") for n in range(calls[kind])]:
+        host = next(hosts)
+        done = inject(host, call, f"error=EROFS:when={n}+")
+        assert done.returncode == 3, done.stderr
+        if "the next start of certmond tries again" in done.stdout:
+            waiting += 1
+            host.recover()
+            assert host.snapshot() in (before, after)
+        else:
+            assert {path: host.at(path).read_bytes() for path in NEW} == OLD
+            host.recover()
+            assert host.snapshot() == before
+        assert host.records() == []
+    assert waiting >= 3
+
+
+@pytest.mark.real("strace")
+def test_disk_that_lies(host: Host) -> None:
+    """What does not read back as it was written is never put in place, though every call said that all was well."""
+    host.commit([])  # the state directory is there
+    before = host.snapshot()
+    done = inject(host, "write", f"retval={len(NEW[KEY])}:when=2")
+    assert (done.returncode, done.stdout.count("does not read back as it was written")) == (3, 1)
+    assert host.snapshot() == before
+    assert host.records() == []
+
+
+@pytest.mark.real("strace")
+def test_no_extended_attributes(host: Host) -> None:
+    """A file system that has no extended attributes, and says so, is written to all the same."""
+    done = inject(host, "flistxattr", "error=EOPNOTSUPP")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path: host.at(path).read_bytes() for path in NEW} == NEW
+
+
+def test_a_path_of_this_host_is_told_as_people_write_it(tmp_path: Path) -> None:
+    """Below the root of the host itself a path has one slash in front, in whatever sentence it comes to stand."""
+    assert str(Transactions("/", tmp_path).real("/etc/passwd")) == "/etc/passwd"
+    (tmp_path / "etc").mkdir()
+    assert str(Transactions(str(tmp_path), tmp_path).real("/etc/passwd")) == f"{tmp_path}/etc/passwd"
