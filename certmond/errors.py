@@ -1,32 +1,32 @@
-"""The exceptions of certmond, drawn as the tree that they are.
+"""Exceptions of certmond, as a tree.
 
-    CertmondError                what a person can act on; the command line prints it and exits with 3
-    ├── ConfigError              the configuration: carries every problem at once
-    ├── MalformedError           bytes that are not what they claim to be; becomes a Reason, never a crash
-    │   └── LimitError               they may be, but exceed a limit of what certmond reads
+    CertmondError                an operator can act on it; the command line prints it and exits with 3
+    ├── ConfigError              the configuration is invalid: carries all problems
+    ├── MalformedError           bytes that cannot be parsed; becomes a Reason, never a crash
+    │   └── LimitError               bytes that exceed a limit of size or work
     ├── ListenError              the HTTP listener could not be opened
-    ├── RuntimeDirError          what the daemon rendered could not be written or read
-    ├── NotRunningError          a verb needs a running daemon, and there is none
+    ├── RuntimeDirError          the runtime directory could not be written or read
+    ├── NotRunningError          a command needs a running daemon
     ├── WriteError               a file could not be written; the old one is still in place
-    │   └── StateError           the state directory is not fit for use: nothing was read from it or written
+    │   └── StateError           the state directory is unfit for use: nothing was read from it or written
     ├── BusyError                another certmond is writing on this node
     ├── KeyUnusableError         a private key could not be read or used
-    ├── RotationError            a rotation cannot be begun, go on or be aborted as asked; it stays as it is
-    ├── LostError                the turn to restart was lost; another node may have it by now
-    ├── OvertakenError           somebody else changed the cluster's record first: it is to be read again
-    ├── RestartError             a service could not be restarted, or be told apart from others: nothing was done to it
-    │   ├── IdleError            it does not run, so that there is nothing to restart
-    │   └── TriedError           it was tried, and something may have come of it
+    ├── RotationError            a rotation cannot begin, continue or be aborted; it stays as it is
+    ├── LostError                the restart lock was lost; another node may hold it
+    ├── OvertakenError           another writer changed the cluster's record first; read it again
+    ├── RestartError             a service could not be restarted, or not be identified: nothing was done to it
+    │   ├── IdleError            the service does not run
+    │   └── TriedError           the restart was tried, and may have had an effect
     └── SigningError             a certificate was not issued, and the old one is still in place
-        ├── RefusedError         the signer will not; the same question gets the same answer
-        │   ├── UnknownUserError     the Kubernetes API does not know who asks
-        │   └── UntrustedError       another user can change the program that was to be run: it is not run
-        ├── UnreachableError     the signer could not be asked; later it may answer
-        │   └── UnknownServerError   what serves the Kubernetes API is of a CA that is not trusted here
-        └── WaitingError         the signer has not decided yet; carries what to ask it with, and when
+        ├── RefusedError         the signer refuses; the same request gets the same answer
+        │   ├── UnknownUserError     the Kubernetes API does not know the user
+        │   └── UntrustedError       another user can change the program: it is not run
+        ├── UnreachableError     the signer did not answer; a later request may succeed
+        │   └── UnknownServerError   the server of the Kubernetes API has a certificate of an untrusted CA
+        └── WaitingError         the signer has not decided yet; carries its cookie and the delay
 
-A fact about the world (a missing file, a broken certificate) is a value with a Reason. Only our own failure to do
-what we were asked is an exception.
+A fact about the node (a missing file, a broken certificate) is a value with a Reason. An exception means that certmond
+could not do what was requested.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class CertmondError(Exception):
 
 
 class ConfigError(CertmondError):
-    """The configuration cannot be used. `problems` has one sentence for each thing that is wrong, none left out."""
+    """The configuration is invalid. `problems` has one sentence for each problem."""
 
     def __init__(self, problems: tuple[str, ...]) -> None:
         super().__init__("\n".join(problems))
@@ -45,11 +45,11 @@ class ConfigError(CertmondError):
 
 
 class MalformedError(CertmondError):
-    """Bytes that cannot be parsed as what they claim to be."""
+    """Bytes that cannot be parsed."""
 
 
 class LimitError(MalformedError):
-    """Bytes that exceed a limit of size or work, and are given to no library. The message has the number."""
+    """Bytes that exceed a limit of size or work, and are passed to no library. The message has the limit."""
 
 
 class ListenError(CertmondError):
@@ -57,17 +57,17 @@ class ListenError(CertmondError):
 
 
 class RuntimeDirError(CertmondError):
-    """The runtime directory could not be written, or does not hold what it should."""
+    """The runtime directory could not be written, or has unexpected contents."""
 
 
 class NotRunningError(CertmondError):
-    """There is no running daemon whose assessment could be shown."""
+    """No daemon with an assessment is running."""
 
 
 class WriteError(CertmondError):
-    """Files could not be replaced, and the old ones are in place, unless a sentence says otherwise.
+    """Files could not be replaced. The old ones are in place, unless a sentence reports otherwise.
 
-    `problems` has one sentence for each thing that stood in the way.
+    `problems` has one sentence for each obstacle.
     """
 
     def __init__(self, *problems: str) -> None:
@@ -76,14 +76,14 @@ class WriteError(CertmondError):
 
 
 class StateError(WriteError):
-    """What certmond keeps in its state directory can be changed by another user, or is a later version's.
+    """Another user can change the state directory, or a later version of certmond wrote it.
 
-    Nothing of it was used or changed, and nothing was written on the node.
+    certmond used and changed nothing in it, and wrote nothing on the node.
     """
 
 
 class BusyError(CertmondError):
-    """Another process of certmond is writing on this node; later it will be done."""
+    """Another process of certmond is writing on this node. A later attempt may succeed."""
 
 
 class KeyUnusableError(CertmondError):
@@ -91,27 +91,27 @@ class KeyUnusableError(CertmondError):
 
 
 class RotationError(CertmondError):
-    """A rotation of a trust anchor cannot do what it was asked to. It stays where it is."""
+    """A rotation of a trust anchor cannot do what was requested. It stays in its phase."""
 
 
 class LostError(CertmondError):
-    """The turn to restart was lost. What was begun may be finished; nothing more is begun."""
+    """The restart lock was lost. A restart in progress may finish, and no other begins."""
 
 
 class OvertakenError(CertmondError):
-    """Somebody else wrote first, and nothing was written here: what was decided from the older state is void."""
+    """Another writer was first, and nothing was written: decisions from the older state are void."""
 
 
 class RestartError(CertmondError):
-    """A service was not restarted: it cannot be reached, is not the one that was meant, or its manager refused."""
+    """A service was not restarted: it is not reachable, is not the intended one, or its manager refused."""
 
 
 class IdleError(RestartError):
-    """A service does not run, so that there is nothing to restart: whoever stopped it is who starts it."""
+    """A service does not run, so that there is nothing to restart. The user who stopped it starts it."""
 
 
 class TriedError(RestartError):
-    """What was to restart a service was begun and did not end well: something may have come of it, or nothing."""
+    """The restart of a service began and failed. It may have had an effect."""
 
 
 class SigningError(CertmondError):
@@ -119,23 +119,23 @@ class SigningError(CertmondError):
 
 
 class RefusedError(SigningError):
-    """The signer will not issue this certificate, or what it issued is not what was asked for."""
+    """The signer refuses this certificate, or issued another one than requested."""
 
 
 class UnknownUserError(RefusedError):
-    """The Kubernetes API does not know the user of a kubeconfig: its certificate is of no CA that counts there."""
+    """The Kubernetes API does not know the user of a kubeconfig: the API does not trust its CA."""
 
 
 class UntrustedError(RefusedError):
-    """Another user can change a program that certmond was to run. It is not run."""
+    """Another user can change a program that certmond should run. It is not run."""
 
 
 class UnreachableError(SigningError):
-    """The signer could not be asked, or did not answer in time."""
+    """The signer was not reachable, or did not answer in time."""
 
 
 class UnknownServerError(UnreachableError):
-    """The certificate that the Kubernetes API serves is of no CA that a kubeconfig trusts."""
+    """No CA that a kubeconfig trusts has signed the certificate of the Kubernetes API."""
 
 
 class WaitingError(SigningError):
@@ -148,7 +148,7 @@ class WaitingError(SigningError):
 
 
 def defect(error: Exception) -> str:
-    """What is told of an exception that nobody foresaw: its kind and its place, not its words: they may quote a key."""
+    """Return a message for an unexpected exception: its type and place, without its text, which may quote a key."""
     trace, place = error.__traceback__, ""
     while trace is not None:
         place = f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}"

@@ -1,7 +1,7 @@
 """Whether only root, or the user that runs certmond, can change what a path leads to.
 
-Owns that one rule, for programs that certmond runs and for its state directory: the file, each directory and each
-symlink on its way belong to root or to that user, and no other user can write them. In a directory with the sticky bit
+Owns that rule, for programs that certmond runs and for its state directory. The file, each directory and each symlink
+that leads to it belong to root or to that user, and no other user can write them. In a directory with the sticky bit
 others can add names, but cannot replace those of another user. Changes nothing.
 """
 
@@ -16,19 +16,18 @@ _MOST_LINKS = 40  # path_resolution(7)
 
 
 def exposure(path: str, owners: Container[int] = ()) -> str | None:
-    """Return why another user can change what `path` leads to, as fact and remedy; None where no other user can.
+    """Return why another user can change what `path` leads to, as fact and remedy, or None if no other user can.
 
-    What belongs to one of `owners` is as root's. Raises OSError where a part of the path is missing or cannot be looked
-    at.
+    Files of `owners` count like root's. Raises OSError if a part of the path is missing or cannot be read.
     """
     return next(filter(None, (_exposed(place, status, owners) for place, status in _on_the_way(path))), None)
 
 
 def distrust(command: Sequence[str]) -> str | None:
-    """Return why another user can change what the command runs, as fact and remedy; None where no other user can.
+    """Return why another user can change what the command runs, as fact and remedy, or None if no other user can.
 
-    The first word is a whole path. Each argument that is the whole path of a regular file counts as well: a shell, an
-    interpreter, `env` or `timeout` runs it. Raises OSError where the program cannot be looked at.
+    The first word is an absolute path. Each argument that is the absolute path of a regular file counts too: a shell,
+    an interpreter, `env` or `timeout` runs it. Raises OSError if the program cannot be read.
     """
     program, *arguments = command
     files = (argument for argument in arguments if argument.startswith("/") and _is_regular(argument))
@@ -36,7 +35,7 @@ def distrust(command: Sequence[str]) -> str | None:
 
 
 def exposed_file(path: str, status: os.stat_result, *, owners: Container[int] = (), secret: bool = False) -> str | None:
-    """Return why another user can change this file, or can read it where it is `secret`; None where no other can."""
+    """Return why another user can change this file, or read it if it is `secret`; None if no other user can."""
     if secret and status.st_mode & 0o077:
         return f"{path} can be read or written by others (mode {_mode(status)}); chmod 600 {path}"
     return _exposed(path, status, owners)
@@ -53,8 +52,10 @@ def _exposed(path: str, status: os.stat_result, owners: Container[int]) -> str |
 
 
 def _others(status: os.stat_result) -> int:
-    """The bits of a mode that let others write. An ordinary user's own group is that user: with the umask 0002 of many
-    distributions, what this user makes is writable by it.
+    """Return the bits of a mode that let others write.
+
+    An unprivileged user's primary group counts as that user: with the umask 0002 of many distributions, it can write
+    what this user creates.
     """
     return 0o002 if os.geteuid() != 0 and status.st_gid == os.getegid() else 0o022
 
@@ -75,7 +76,7 @@ def _is_regular(path: str) -> bool:
 
 
 def _on_the_way(path: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Each directory and symlink on the way, and the file at its end, with its own status."""
+    """Yield each directory and symlink that leads to the file, and the file, with its own status."""
     reached, links = "/", 0
     rest = os.path.join(os.getcwd(), path).split("/")[::-1]
     yield reached, os.lstat(reached)

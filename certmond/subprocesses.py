@@ -1,9 +1,9 @@
-"""One run of a program of the operator's, as a child that can neither hang, nor flood, nor outlive the call.
+"""One run of a child process with limits on its time and output; it does not outlive the call.
 
-Owns the child: an argument list and no shell, a session of its own, what it is given on standard input, an environment
-of four words and what the caller adds, a limit for its output and for its time, and the end of all that it started.
-Right before each run it checks that no other user can change what is run. What the exit status means is the caller's.
-No message quotes its arguments, its input or its output: each may be a secret.
+Owns the child: an argument list without a shell, a new session, standard input, and the end of all processes that it
+started. Its environment is PATH, HOME, LANG and what the caller adds. Before each run it checks that no other user can
+change the program. The caller interprets the exit status. No message quotes arguments, input or output: each may be a
+secret.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from certmond.path_trust import distrust
 from certmond.pki.findings import printable
 
 MAX_OUTPUT = 1 << 20
-"""Bytes of standard output that are taken. No certificate with its chain is larger."""
+"""Bytes of standard output that are accepted. No certificate with its chain is larger."""
 
 _GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 _TURN = 0.5  # seconds; `alive` is due every second
-_CHUNK, _PIPE = 1 << 16, 1 << 20  # bytes; the second is the most that a pipe holds (pipe(7))
+_CHUNK, _PIPE = 1 << 16, 1 << 20  # bytes; the second is the capacity of a pipe (pipe(7))
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a program ended. A negative status is the signal that ended it; `said` is what it wrote to stderr."""
+    """The result of a program. A negative status is the signal that ended it; `said` is its standard error."""
 
     status: int
     output: bytes = field(repr=False)
@@ -50,17 +50,17 @@ def run(
     alive: Callable[[], None],
     given: bytes = b"",
 ) -> Ended:
-    """Run `command` to its end with `given` on standard input, calling `alive` every second at least.
+    """Run `command` to its end with `given` on standard input; call `alive` at least every second.
 
-    Raises UntrustedError where another user can change it, UnreachableError where it cannot be run or takes too long,
-    RefusedError where it writes too much.
+    Raises UntrustedError if another user can change it, UnreachableError if it cannot be run or takes too long,
+    RefusedError if it writes too much.
     """
     program = command[0]
     try:
         executable = resolved(program)
         if why := distrust((executable, *command[1:])):
             raise UntrustedError(f"{why}; until then certmond does not run {program}")
-        # A file in memory and no pipe: nobody waits for a program that does not read.
+        # A file in memory instead of a pipe: writing does not block if the program does not read.
         with open(os.memfd_create("given"), "r+b", buffering=0) as given_file:
             given_file.write(given)
             given_file.seek(0)
@@ -81,7 +81,7 @@ def run(
                     os.killpg(child.pid, signal.SIGTERM)
                     ear.listen(_GRACE)
         finally:
-            # Its id is taken until it is waited for: this reaches what it started and left behind, and no other.
+            # Its pid is reserved until wait(2): the signal reaches only processes that it started and left behind.
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
     if not ended:
@@ -91,9 +91,9 @@ def run(
 
 
 def exposures(commands: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Yield a sentence for each command that would not be run since another user can change it, with what runs it.
+    """Yield a sentence for each command that is not run because another user can change it, with what would run it.
 
-    A program that is not there yet is passed over: it may be installed after its configuration.
+    A missing program is skipped: it may be installed after its configuration.
     """
     for what, command in commands.items():
         with suppress(OSError):
@@ -102,22 +102,22 @@ def exposures(commands: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 
 def resolved(program: str) -> str:
-    """Return the whole path of a program: one without a slash is found in PATH. Raises FileNotFoundError."""
+    """Return the absolute path of a program; one without a slash is found in PATH. Raises FileNotFoundError."""
     if "/" in program:
-        return os.path.join("/", program)  # a child begins in /
+        return os.path.join("/", program)  # a child starts in /
     if found := shutil.which(program, path=_surroundings()["PATH"]):
         return os.path.abspath(found)
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
 
 def first_line(text: bytes) -> str:
-    """The first line with something on it, fit to be shown: at most 200 characters, none that a terminal obeys."""
+    """Return the first non-empty line, printable, at most 200 characters."""
     lines = text.decode("utf-8", "replace").splitlines()
     return printable(next(filter(None, map(str.strip, lines)), ""))[:200]
 
 
 class _Ear:
-    """Listens to a child's output and for its end."""
+    """Reads a child's output and waits for its end."""
 
     def __init__(self, child: subprocess.Popen[bytes], program: str, alive: Callable[[], None]) -> None:
         self.output, self.said = bytearray(), bytearray()
@@ -139,7 +139,7 @@ class _Ear:
         os.close(self._end)
 
     def listen(self, seconds: float) -> bool:
-        """Until the child ended (True) or the time is up (False). Its end counts, not that of what holds its pipes."""
+        """Read until the child has ended (True) or the time is up (False), even if others hold its pipes."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             ready = [key for key, _ in self._selector.select(min(left, _TURN))]
@@ -152,12 +152,12 @@ class _Ear:
         return False
 
     def _take(self, stream: RawIOBase, heard: bytearray) -> None:
-        """What is there to be read now; of one that writes faster than this reads, no more than a pipe can hold."""
+        """Read what is available, at most the capacity of a pipe from one that writes faster than this reads."""
         for _ in range(_PIPE // _CHUNK + 1):
             chunk: bytes | None = stream.read(_CHUNK)
-            if chunk is None:  # nothing more for now
+            if chunk is None:  # no more data for now
                 return
-            if not chunk:  # the end of the file: it would be ready for ever
+            if not chunk:  # end of file: it would stay ready forever
                 self._selector.unregister(stream)
                 return
             heard += chunk[: MAX_OUTPUT + 1 - len(heard)]
@@ -166,6 +166,6 @@ class _Ear:
 
 
 def _surroundings() -> dict[str, str]:
-    """What every program gets; nothing of certmond's own environment is anybody else's business."""
+    """Return the environment of every program. It has no other part of certmond's environment."""
     path = os.environ.get("PATH", os.defpath)
     return {"PATH": path, "HOME": os.path.expanduser("~"), "LANG": "C.UTF-8"}

@@ -1,9 +1,9 @@
-"""One acting process per node: a command acts itself, or hands over to the process that does, and follows that one.
+"""One acting process per node: a command acts itself, or hands over to the process that does, and follows it.
 
-Owns the question who acts, and what a command shows of the daemon's work: its events, its restarts, its rotation, from
-the records that the daemon writes. What a person's decision needs is written by the command itself, under the lock of
-every writer; restarts, phases, proofs and what all nodes wait for are the acting process's. Where that one ends, the
-command goes on by itself. Waits for files to change, and looks at nothing meanwhile.
+Owns the choice of the acting process, and what a command shows of the daemon's work. It reads the daemon's records for
+that. The command itself writes an operator's decision, under the lock that all writers share. The acting process does
+restarts, phases, verification and the work that all nodes wait for. If it ends, the command continues alone. Waits for
+file events, without polling.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.node_lock import ACTING, COMMAND, WRITING, Holder, NodeLock, holder_of, is_held, writer_of
 
 PATIENCE = timedelta(seconds=30)
-"""How long a command waits for another command that is writing."""
+"""How long a command waits for another command that writes."""
 
 T = TypeVar("T")
 
 _UNTAKEN = 60.0
-"""Seconds after which a restart that the daemon neither begins nor plans nor holds is no longer waited for."""
+"""Seconds that a command waits for a restart that the daemon neither begins nor plans nor holds."""
 _HEARD = 30.0
 """Seconds after which a lock is looked at again in any case: whoever held it may have been killed."""
 _SILENT, _HUNG = 30.0, 120.0
@@ -45,7 +45,7 @@ _SILENT, _HUNG = 30.0, 120.0
 _TOLD = frozenset({"step_begun", "step_done", "step_failed", "recovered", "rotation"})
 """The daemon's events that a command shows."""
 _STEPS = frozenset({"step_begun", "step_done", "step_failed"})
-"""Those of a step that is made."""
+"""Those of a step that is executed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +61,17 @@ class Report:
 
     @property
     def planned(self) -> frozenset[str]:
-        """The services whose restart it plans."""
+        """Return the services whose restart it plans."""
         return frozenset(each["target"] for each in self._plan("steps") if each.get("step") == "restart")
 
     @property
     def held(self) -> Mapping[str, str]:
-        """What it leaves alone, by name with the reason."""
+        """Return what it holds, by name, with the reason."""
         return {each["target"]: each["because"] for each in self._plan("held")}
 
     @property
     def obstacle(self) -> str:
-        """What keeps a restart that it plans from its beginning, where it has made no step since it noted that."""
+        """Return what blocks a planned restart; empty where a step was executed since that event."""
         for each in self.activity.get("events", ()):
             if each["event"] in _STEPS:
                 break
@@ -81,7 +81,7 @@ class Report:
         return ""
 
     def rotation(self, under_way: Rotation) -> Mapping[str, Any]:
-        """What it says of this phase of this rotation."""
+        """Return what it publishes about this phase of this rotation."""
         said = self.activity.get("rotation") or {}
         same = (said.get("id"), said.get("phase")) == (under_way.id, under_way.phase.value)
         return said if same else {}
@@ -95,7 +95,7 @@ _SINCE = re.compile(r" since (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC")
 
 
 class Handover:
-    """For one command, with the state directory that it shares with the daemon of the node."""
+    """The choice of the acting process for one command and one state directory."""
 
     def __init__(self, state_dir: Path, progress: Progress, terms: Terms) -> None:
         self._state_dir, self._progress, self._terms = state_dir, progress, terms
@@ -109,7 +109,7 @@ class Handover:
 
     @contextmanager
     def turn(self) -> Iterator[bool]:
-        """Whether this command is the one that acts, for the block: no daemon enforces here, and no other command acts.
+        """Yield whether this command acts during the block: no daemon enforces here, and no other command acts.
 
         Raises WriteError, StateError.
         """
@@ -120,8 +120,10 @@ class Handover:
             self._acting.release()
 
     def patiently(self, act: Callable[[], T]) -> T:
-        """Return what `act` returns, which raises BusyError at once where another process is writing: that is waited
-        for, as long as it takes where that is the one that acts on this node, else for `PATIENCE`. Raises BusyError.
+        """Call `act` and return its result. After a BusyError, wait for the other writer and call it again.
+
+        The wait has no limit for the process that acts on this node, and `PATIENCE` for another. Raises BusyError after
+        that.
         """
         waited: Holder | None = None
         begun = end = datetime.now(UTC)
@@ -147,7 +149,7 @@ class Handover:
                         self._tell_silence(report)
 
     def _acts(self, writer: Holder) -> bool:
-        """Whether it is another process that acts on this node."""
+        """Return whether another process that acts on this node is the writer."""
         acting = holder_of(self._state_dir, ACTING)
         return acting is not None and acting.pid == writer.pid != os.getpid()
 
@@ -157,16 +159,23 @@ class Handover:
         self._events.wait(until, at_most=at_most)
 
     def look_begins(self, interest: Interest | None = None) -> None:
-        """What has changed up to now is looked at now. What changes from now on, of `interest` too, ends a pause."""
+        """Discard the changes up to now, because the caller scans now.
+
+        Later changes, of `interest` too, end a pause.
+        """
         if interest is not None:
             self._follow({**interest, **records_of(self._state_dir)})
         self._events.forget()
 
-    # What the acting process does
+    # Progress of the acting process
 
     def follow_restarts(self, left: Collection[str], since: datetime) -> tuple[str, str] | None:
-        """Show what the acting process does about the services `left` until that changes, or it acts no more: None. A
-        service and the reason where it leaves one alone although it has looked at the node `since` then.
+        """Show what the acting process does about the services `left`.
+
+        Return None when that changes, or when it stops acting.
+
+        Return a service and the reason where the process holds it, although it has scanned the node after `since`. Do
+        the same where it has not begun a restart after `_UNTAKEN` seconds.
         """
         before, end = self._ended(left), time.monotonic() + _UNTAKEN
         while True:
@@ -194,8 +203,9 @@ class Handover:
             self._events.wait(at_most=min(_SILENT, max(1.0, end - time.monotonic())))
 
     def follow_rotation(self, rotation: Rotation, noted: Rotation | None) -> None:
-        """Show what the acting process does about the rotation until that changes, or it acts no more. `noted` is what
-        the record of this node had of it at the last look.
+        """Show what the acting process does about the rotation until that changes, or until it stops acting.
+
+        `noted` is the rotation in this node's record at the last scan.
         """
         while True:
             report = self._report()
@@ -226,15 +236,17 @@ class Handover:
         self._progress.wait(f"[{rotation.phase}] {fact}{others}", command or _way_back(rotation), since=since)
 
     def tell_episode(self, episode: Episode) -> None:
-        """Show how far a restart is, and until when it is waited for."""
+        """Show the progress of a restart, and until when the command waits for it."""
         until = episode.acted_at + self._terms.ready_within if episode.acted_at and not episode.good else None
         remedy = self._way_out(episode) if episode.trouble else ""
         said = "is being restarted" if episode.stage is Stage.ACT else state_of(episode)
         self._progress.wait(f"{episode.service}: {said}", remedy, until=until, since=episode.begun_at)
 
     def _way_out(self, episode: Episode) -> str:
-        """The command that puts back what the service does not come up with; during a rotation its abort, because one
-        file of the former CA among those of the new one would only stop it.
+        """Return the command that restores the files with which the service fails.
+
+        During a rotation this is its abort: a single file of the old CA among those of the new one would stop the
+        rotation.
         """
         if rotation := self._record_now():
             return _way_back(rotation)
@@ -242,7 +254,7 @@ class Handover:
         return f"certmond archive restore {names}" if names else ""
 
     def _changed(self, seen: object) -> bool:
-        """Whether this is another state than the one that was followed before."""
+        """Return whether this state differs from the last one."""
         before, self._seen = self._seen, seen
         return before != seen
 
@@ -302,7 +314,7 @@ class Handover:
         if report.activity or self._heard is None:
             self._heard = {*found}
 
-    # What is waited for
+    # Watched files
 
     def _follow(self, interest: Interest) -> None:
         self._events.follow(interest)
@@ -327,7 +339,7 @@ class Handover:
         self.close()
 
     def close(self) -> None:
-        """End to wait, and give this command's turn back."""
+        """Stop watching, and release the command's lock."""
         self._events.close()
         self._command.release()
 

@@ -1,7 +1,7 @@
-"""The verbs of the archive: what was replaced, and how it is put back.
+"""The commands of the archive: list replaced files, and restore them.
 
-Owns their options, what they print and their exit codes. What a generation is worth, and how it is put back, is
-`host.restoration`'s; who else is writing is waited for as every verb waits, by `handover`.
+Owns their options, output and exit codes. `renewal.restoration` judges and restores a generation. `acting_process`
+waits for other writers.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
     try:
         config = options.load()
         restoration = _restoration(options, config, enforcer_for(options, config))
-    except ConfigError as error:  # what is kept can be seen all the same
+    except ConfigError as error:  # the archive is readable without it
         click.echo(f"certmond: {error}", err=True)
     known = kept.names()
     for name, number in [(each, number) for each in names or known for number in kept.ids(each)]:
@@ -56,7 +56,7 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
             verdict = _verdict(restoration, name, number)
         except (MalformedError, WriteError) as error:
             click.echo(f"certmond: {error}", err=True)
-            unread = unread or isinstance(error, StateError)  # another user can change it, or it is a later version's
+            unread = unread or isinstance(error, StateError)  # another user can change it, or a later version wrote it
             damaged = damaged or not isinstance(error, StateError)
             continue
         worth, why = (verdict.worth, verdict.why) if verdict else ("-", "")
@@ -70,7 +70,7 @@ def list_archive(context: click.Context, names: tuple[str, ...]) -> None:
 
 
 def _verdict(restoration: Restoration | None, name: str, generation: str) -> Verdict | None:
-    """What a generation is worth; None where it is not put back, or the caller may not read the node's files."""
+    """Return the verdict on a generation; None where certmond never restores it, or cannot read the node's files."""
     from certmond.errors import StateError, WriteError
 
     try:

@@ -1,7 +1,7 @@
-"""Completion in the shell: the script that a shell sources, and the words that only certmond knows.
+"""Shell completion: the script for a shell, and the names that only certmond has.
 
 Owns which names complete an argument: certificates and services of the configuration in force, reasons and alerts of
-the runbook. It never complains: where the configuration cannot be read, the names of the default profile serve.
+the runbook. Where the configuration cannot be read, it offers the names of the default profile without an error.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ service_names = _names_of("services")
 
 
 def explained_names(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The reasons and alerts of the runbook."""
+    """Return the reasons and alerts of the runbook."""
     from certmond.cli.explain import sections
 
     return _fitting(sections(), incomplete)

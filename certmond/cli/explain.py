@@ -1,7 +1,7 @@
-"""The runbook, offline: what a reason or an alert means, how to see it, what to do.
+"""The runbook, offline: what a reason or an alert means, how to inspect it, what to do.
 
-Owns the looking up of a section of runbook.md, which is shipped with the package. Its headings are the names of the
-reasons and of the alerts, and it has no other sections.
+Owns the search for a section of runbook.md, which is part of the package. Its headings are exactly the names of the
+reasons and of the alerts.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from certmond.errors import CertmondError
 
 
 def explain(name: str) -> str:
-    """The section of the runbook about a reason or an alert, in whatever case, with hyphens or underscores.
+    """Return the runbook's section on a reason or an alert. Case, hyphens and underscores in `name` do not matter.
 
-    Raises CertmondError for a name that has none.
+    Raises CertmondError for a name without a section.
     """
     by_key = {_key(heading): section for heading, section in sections().items()}
     if section := by_key.get(_key(name)):
@@ -30,7 +30,7 @@ def explain(name: str) -> str:
 
 @cache
 def sections() -> dict[str, str]:
-    """Every section of the runbook by its heading, in order."""
+    """Return every section of the runbook by its heading, in order."""
     text = files("certmond").joinpath("runbook.md").read_text(encoding="utf-8")
     _, *parts = re.split(r"^## ", text, flags=re.MULTILINE)
     return {part.partition("\n")[0].strip(): f"## {part.strip()}" for part in parts}

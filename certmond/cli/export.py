@@ -1,6 +1,6 @@
-"""The trust of a node handed out: its CA certificates as PEM.
+"""Export of the node's CA certificates as PEM.
 
-Owns that nothing but certificates leaves, and all of them or none. Writes nothing.
+Exports only certificates, and all of them or none. Writes nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from certmond.transaction.node_files import NodeFiles
 
 
 def trust_bundle(root: str, path: str) -> bytes:
-    """The certificates in the node's file `path`, each once, in their order.
+    """Return the certificates in the node's file `path`, each once, in their order.
 
-    Raises MalformedError where not all of it can be read: a part of a trust is none. Raises WriteError, too.
+    Raises MalformedError where a part is unreadable, because an incomplete trust bundle is wrong. Also raises
+    WriteError.
     """
     document = decode(NodeFiles(root).read(path) or b"", path)
     if document.faults:

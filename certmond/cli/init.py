@@ -1,7 +1,7 @@
-"""The verb `init`: the whole PKI of a control-plane node, from a kubeadm configuration or certmond's own.
+"""The command `init`: create the whole PKI of a control-plane node from a kubeadm or certmond configuration.
 
-Owns its options, what it prints and its exit codes, and the putting together of what it needs; what is to be made is
-`pki.bootstrap`'s, the making `host.bootstrap`'s.
+Owns its options, output and exit codes, and collects its input. `pki.planning.bootstrap` decides what to create, and
+`renewal.bootstrap` creates it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from certmond.renewal.bootstrap_ca import GivenAuthority
 
 PATIENCE = 30.0
-"""Seconds that the verb waits for another certmond that is writing."""
+"""Seconds that the command waits for another certmond that writes."""
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -91,7 +91,7 @@ def init(
 
 
 def _config(options: Globals, kubeadm_config: Path | None, *, acting: bool) -> tuple[Config, bool]:
-    """The configuration, with what kubeadm's says laid over it; and whether that one is of a node that joins."""
+    """Return the configuration, overlaid with kubeadm's, and whether kubeadm's is of a node that joins."""
     from certmond.formats.kubeadm_config import parse_kubeadm_config
     from certmond.signers.local_ca import read_file
 
@@ -103,7 +103,7 @@ def _config(options: Globals, kubeadm_config: Path | None, *, acting: bool) -> t
         mode = kubeadm_config.stat().st_mode & 0o777
     except OSError as error:
         raise CertmondError(f"{kubeadm_config} cannot be read ({error.strerror}); give another file") from error
-    if acting and mode & 0o022:  # whose it is, who gives it knows
+    if acting and mode & 0o022:  # the owner does not matter: the operator names this file
         fact = f"can be written by others (mode {mode:04o}), who would choose for whom certificates are made"
         raise CertmondError(f"{kubeadm_config} {fact}; chmod go-w {kubeadm_config}")
     given = {"node_name": said.node_name, "validity": said.validity, "key_algorithm": said.key_algorithm}
@@ -115,7 +115,7 @@ def _config(options: Globals, kubeadm_config: Path | None, *, acting: bool) -> t
 
 
 def _facts(options: Globals, config: Config) -> dict[str, str]:
-    """The facts of the cluster and of the node that are to be."""
+    """Return the facts of the new cluster and of its node."""
     from certmond.pki.planning.bootstrap_steps import facts_of, is_usable_address
 
     given = config.init.advertise_address
@@ -147,7 +147,7 @@ def _maker(options: Globals, node_name: str, given: GivenAuthority | None) -> Bo
 def _ground(
     options: Globals, config: Config, specs: Sequence[CertificateSpec], facts: dict[str, str], now: datetime
 ) -> Ground:
-    """What is on the node already, judged with the facts of the cluster that is to be."""
+    """Return what is on the node already, assessed with the facts of the new cluster."""
     from certmond.files.catalog_observer import Store
     from certmond.pki.assessment.assess import assess
     from certmond.pki.planning.bootstrap import Ground
@@ -161,7 +161,7 @@ def _ground(
 
 
 def _host_name(root: str) -> str:
-    """As kubeadm names a node: the host's name in lower case."""
+    """Return the host's name in lower case, as kubeadm names a node."""
     from certmond.formats.kubeadm_config import is_node_name
     from certmond.transaction.node_files import NodeFiles
 
@@ -174,7 +174,7 @@ def _host_name(root: str) -> str:
 
 
 def _address() -> str:
-    """The address of the interface with the default route. No packet is sent: the kernel only chooses."""
+    """Return the address of the interface with the default route. The kernel selects it without sending a packet."""
     for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -207,7 +207,7 @@ def _carry_out(maker: Bootstrapper, made: Bootstrap, *, quiet: bool) -> None:
 
 
 def _document(made: Bootstrap, ground: Ground) -> dict[str, Any]:
-    """The steps in the shape of `plan`."""
+    """Return the steps in the format of `plan`."""
     from certmond.pki.planning.steps import Cause
     from certmond.renewal.bootstrap import path_of
 

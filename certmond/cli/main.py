@@ -1,8 +1,8 @@
-"""The command line: the verbs, their options, their exit codes. The only place where the parts are wired together.
+"""The command line: commands, options and exit codes. Only this module connects all parts.
 
-Exit codes are those of monitoring plugins: 0 all well, 1 a warning, 2 a critical finding, 3 could not tell (a broken
-configuration, a wrong option, nothing to look at). What a verb needs is imported when it runs, so that `serve` stays
-without cryptography and `version` is quick.
+Exit codes are those of monitoring plugins: 0 all well, 1 a warning, 2 a critical finding, 3 unknown. Unknown includes a
+broken configuration, a wrong option, and no certificate found. A command imports what it needs when it runs. `serve`
+therefore does not load cryptography, and `version` is fast.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def cli() -> None:
 @click.pass_context
 def run(context: click.Context, runtime_dir: Path, log: str) -> None:
     """The daemon: watch, judge, render what `serve` and `status` show; in enforce mode renew what is due."""
-    gc.disable()  # what is loaded stays; after its first pass the daemon has what comes then collected
+    gc.disable()  # loaded modules stay; the daemon enables collection after its first pass
     from certmond.daemon.loop import Daemon
     from certmond.notify.journal import Journal
 
@@ -93,7 +93,7 @@ def serve(context: click.Context, runtime_dir: Path, listen: str | None, web_con
         web_config = web_config or (Path(configured.web_config) if configured.web_config else None)
     gate = None
     if web_config is not None:
-        from certmond.expose.http.access_control import Gate  # brings OpenSSL, bcrypt and pydantic
+        from certmond.expose.http.access_control import Gate  # imports OpenSSL, bcrypt and pydantic
 
         gate = Gate(web_config)
     sys.exit(server.serve(runtime_dir, listen, gate))
@@ -173,9 +173,9 @@ def metrics(context: click.Context, at: datetime | None, output: Path | None) ->
     if output is not None:
         replace_file(output, text.encode(errors="backslashreplace"))
         return
-    if sys.stdout.isatty():  # names are for programs to read as they are, and for no terminal to obey
+    if sys.stdout.isatty():  # programs read names unchanged, but a terminal must not interpret them
         text = "\n".join(map(printable, text.split("\n")))
-    click.echo(text, nl=False, color=True)  # else it takes out what looks like a colour, be it a name's
+    click.echo(text, nl=False, color=True)  # otherwise click removes color codes, even from a name
 
 
 @cli.group()
@@ -233,7 +233,7 @@ def discover(context: click.Context) -> None:
     options = globals_of(context)
     config, seen = options.load(), distributions(options.root)
     named = "profile" in config.model_fields_set
-    if len(seen) == 1 and not named:  # nobody has said which one, and nothing speaks for another
+    if len(seen) == 1 and not named:  # no profile is configured, and one distribution fits
         config = replace(options, profile=seen[0].profile).load()
     for each in seen:
         if len(seen) > 1 or {each.profile, config.profile} != {DEFAULT_PROFILE}:
@@ -286,12 +286,12 @@ def _exit_code(document: dict[str, Any]) -> int:
 
 
 def main() -> None:
-    """The console script: every failure that is not a bug is one clear text on stderr and exit code 3.
+    """Run the console script. Every error that is not a bug is one text on stderr and exit code 3.
 
-    A bug has that code as well, for Python's own would be a warning; and what is told of it is where it is, for the
-    words of an exception may quote a key.
+    A bug also has exit code 3, because Python's own 1 would be a warning. The output then has the traceback without the
+    text of the exception, which may quote a key.
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # private keys pass through this memory: no core file gets them
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # private keys are in this memory: no core file may have them
     prepare()
     heard = sys.stdout
     try:
@@ -299,11 +299,11 @@ def main() -> None:
     except SystemExit:
         if sys.stdout is heard:
             raise
-        sys.exit(COULD_NOT_TELL)  # the reader of a pipe has gone: click has put another stream there, and ends with 1
+        sys.exit(COULD_NOT_TELL)  # the reader closed the pipe: click has replaced the stream, and exits with 1
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
-        with suppress(OSError):  # where nobody hears it, the exit code still tells
+        with suppress(OSError):  # the exit code remains if stderr is closed
             error.show()
         sys.exit(COULD_NOT_TELL)
     except CertmondError as error:
@@ -314,11 +314,11 @@ def main() -> None:
             _say(f"something could not be read or written ({error}); see that certmond may")
             sys.exit(COULD_NOT_TELL)
         _say(f"the output could not be written ({error})")
-        os._exit(COULD_NOT_TELL)  # not sys.exit: what is still buffered would fail once more on the way out
+        os._exit(COULD_NOT_TELL)  # not sys.exit: the flush of the buffer would fail again
     except MemoryError:
         _say("there is not enough memory; see `MemoryMax=` of the unit, `ulimit -v`, and what else the host has to do")
         sys.exit(COULD_NOT_TELL)
-    except Exception as error:  # noqa: BLE001 - as said above
+    except Exception as error:  # noqa: BLE001 - as the docstring explains
         with suppress(OSError):
             click.echo(f"Traceback:\n{''.join(traceback.format_tb(error.__traceback__))}", err=True, nl=False)
         _say(defect(error))

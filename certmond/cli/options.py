@@ -1,4 +1,4 @@
-"""What the verbs of the command line share: the global options, how a time is given, how a document is printed."""
+"""Shared parts of the commands: global options, the format of a time, the output of a document."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Serving(NamedTuple):
-    """Where `serve` listens, the file that says who comes in, None where everybody does; and what else is wrong."""
+    """Where `serve` listens, the file that controls access (None: no access control), and problems elsewhere."""
 
     listen: str
     web_config: str | None
@@ -41,7 +41,7 @@ class Serving(NamedTuple):
 
 @dataclass(frozen=True)
 class Globals:
-    """The options that every verb takes, before or after its name."""
+    """The options that every command accepts, before or after its name."""
 
     config: Path | None = None
     root: str = "/"
@@ -51,19 +51,19 @@ class Globals:
 
     @property
     def state_dir(self) -> Path:
-        """Where certmond keeps its own state: by default on the node that it writes on, below the root as all of it."""
+        """Return the directory of certmond's state. By default it is below the root, like every file of the node."""
         return self.given_state_dir or Path(self.root) / STATE_DIR.relative_to("/")
 
     def load(self, *, acting: bool = False) -> Config:
-        """The configuration in force; `acting` says that the verb writes on the node. Raises ConfigError."""
+        """Return the configuration in force. `acting`: the command writes on the node. Raises ConfigError."""
         from certmond.config.model import load
 
         return load(self.config, profile=self.profile, explicit=self.config is not None, acting=acting)
 
     def serving(self) -> Serving:
-        """What the configuration says of `serve`, whatever is wrong with what it says to others. Raises CertmondError.
+        """Return the configuration of `serve`, despite problems in other keys. Raises CertmondError.
 
-        A child reads it and ends: who listens is to hold nothing of what it takes to read a configuration.
+        A child process reads it and exits, so that the process that listens does not load the code for that.
         """
         receiving, sending = os.pipe()
         if child := os.fork():
@@ -77,7 +77,7 @@ class Globals:
         with (
             suppress(BaseException),
             os.fdopen(sending, "w", encoding="utf-8") as pipe,
-        ):  # the child ends anyhow
+        ):  # the child exits in any case
             try:
                 json.dump(self._serving()._asdict(), pipe)
             except CertmondError as error:
@@ -93,7 +93,7 @@ class Globals:
             config = self.load()
         except ConfigError as error:
             problems = error.problems
-            try:  # with mistakes in it, it is not obeyed either where others can have made them
+            try:  # even then, a file that other users can change is refused
                 config = load(self.config, explicit=self.config is not None, acting=True, keys={"listen", "web_config"})
             except ConfigError as needed:
                 raise ConfigError(tuple(dict.fromkeys((*problems, *needed.problems)))) from error
@@ -107,14 +107,14 @@ def _remember(context: click.Context, parameter: click.Parameter, value: Any) ->
 
 
 def _profile_names(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """What a shell offers behind --profile."""
+    """Return the completions of --profile."""
     from certmond.config.model import NO_PROFILE, profiles
 
     return [CompletionItem(name) for name in (*profiles(), NO_PROFILE) if name.startswith(incomplete.casefold())]
 
 
 def global_options(function: F) -> F:
-    """The same options on the group and on each verb; what stands after the verb wins."""
+    """Add the global options to the group and to each command. An option after the command takes precedence."""
     options = (
         click.option(
             "--config", type=click.Path(path_type=Path), help="Configuration file [/etc/certmond/config.yaml]"
@@ -178,7 +178,7 @@ at_option = click.option("--at", callback=instant, help="As of this RFC 3339 tim
 
 
 def globals_of(context: click.Context) -> Globals:
-    """The global options of this call."""
+    """Return the global options of this call."""
     return context.find_object(Globals) or Globals()
 
 
@@ -192,11 +192,12 @@ def look(
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     pause: Callable[[float], None] = time.sleep,
 ) -> Assessment:
-    """Look once at files and at what runs, as of `at` or of now, and return the verdicts that the daemon would have.
-    With `asking`, ask the Kubernetes API as well whether it and this node know each other, where one is configured.
+    """Scan files and running services as of `at` or of now, and return the verdicts that the daemon would have.
 
-    A certificate and a key that do not match, and changed less than two seconds ago, may be half written: then the rest
-    of that time is waited for (`pause`), and the second look is the one that counts. As of `at`, nothing is waited for.
+    With `asking`, also check whether the Kubernetes API and this node accept each other, where an API is configured.
+
+    A certificate and a key that do not match, and changed in the last two seconds, may be partly written. Then `pause`
+    waits for the rest of that time, and the second scan counts. With `at`, there is no wait.
     """
     from certmond.daemon.enforcer import Enforcer
     from certmond.notify.audit import Audit, caller
@@ -209,7 +210,7 @@ def look(
 
     def see(*, waits: bool) -> Assessment:
         assessment, around = enforcer.see(everything=False, private=private, waits=waits)
-        if enforcer.standing.broken and not around.told:  # no anchor is in the catalogue that could have the finding
+        if enforcer.standing.broken and not around.told:  # the catalogue has no anchor for the finding
             raise CertmondError(enforcer.standing.broken)
         return assessment
 
@@ -231,7 +232,7 @@ def _say_what_is_waited_for(assessment: Assessment) -> None:
 
 
 def _may_enter(state_dir: Path) -> bool:
-    """Who may not cannot know whether a rotation is under way, which is not to be told as if it could not be read."""
+    """Return whether the caller may read the state of a rotation. Without permission it is unknown, not unreadable."""
     try:
         (state_dir / "rotation").stat()
     except PermissionError:
@@ -242,7 +243,7 @@ def _may_enter(state_dir: Path) -> bool:
 
 
 def display(document: dict[str, Any], output: str, table: Callable[[dict[str, Any], bool], RenderableType]) -> None:
-    """Print a document: as it is, or as the table that `table` makes of it."""
+    """Print a document in the format `output`, or as the table that `table` returns."""
     if output == "json":
         click.echo(json.dumps(document, indent=2))
     elif output == "yaml":
@@ -252,8 +253,8 @@ def display(document: dict[str, Any], output: str, table: Callable[[dict[str, An
     else:
         from rich.console import Console
 
-        # Wide enough for every row: a narrow terminal wraps lines, where rich would cut columns away.
+        # Wide enough for every row: a narrow terminal wraps lines, where rich would truncate columns.
         console = Console(soft_wrap=True, width=400, highlight=False)
-        with console.capture() as text:  # rich ends the process itself, as with a warning, where nobody reads
+        with console.capture() as text:  # rich would exit with 1, a warning, on a closed pipe
             console.print(table(document, output == "wide"))
-        click.echo(text.get(), nl=False, color=True)  # what rich has coloured stays so, as with FORCE_COLOR
+        click.echo(text.get(), nl=False, color=True)  # keep the colors that rich has added, as with FORCE_COLOR

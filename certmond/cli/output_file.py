@@ -1,7 +1,7 @@
-"""The file into which a verb puts what it would print: one of this host that the caller names, replaced as a whole.
+"""Replacement of the output file that the caller names on this host.
 
-Owns that a reader of it sees the old content or the new one, and that nothing but a regular file is ever replaced: a
-device or a pipe that somebody names stays what it is, and so does what a stranger's symlink leads to.
+A reader sees the old content or the new. Only a regular file is replaced: a device or a pipe stays, and so does the
+target of another user's symlink.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ _PUBLIC = 0o644
 
 
 def replace_file(target: Path, content: bytes) -> None:
-    """Put `content` in the place of `target`, whose mode stays; everybody may read a new one. Raises WriteError."""
+    """Replace `target` with `content`.
+
+    An existing file keeps its mode, a new one is world-readable. Raises WriteError.
+    """
     with blaming(str(target)), Directories("/") as directories:
         place = directories.place(directories.resolve(os.path.abspath(target)))
         draft = place.beside(f".{place.name}.certmond")

@@ -1,6 +1,6 @@
-"""The verbs that show what would be done: plan, forecast; and what every verb needs that writes.
+"""The commands `plan` and `forecast`, and what every command that writes shares.
 
-Owns their options, what they print and their exit codes; the work is `enforce`'s.
+Owns their options, output and exit codes. `daemon.enforcer` plans.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def plan(context: click.Context, at: datetime | None, output: str) -> None:
 
 
 def length(_: click.Context, __: click.Parameter, value: str) -> timedelta:
-    """Return the duration that an option has as its value."""
+    """Return the duration in the value of an option."""
     from certmond.pki.catalog.field_types import parse_duration
 
     try:
@@ -93,16 +93,16 @@ def _within_the_calendar() -> Iterator[None]:
 
 
 def _at(config: Config, at: datetime | None) -> Config:
-    """A time that was given does not depend on this host's clock."""
+    """Disable the check of this host's clock where a time is given."""
     if at is None:
         return config
     return config.model_copy(update={"hold": config.hold.model_copy(update={"unsynchronised_clock": False})})
 
 
 def enforcer_for(options: Globals, config: Config, at: datetime | None = None, *, acting: bool = False) -> Enforcer:
-    """What plans and carries out for a command; its entries of the journal say who gave it.
+    """Return the planner and executor of a command. Its journal entries name the calling user.
 
-    Raises StateError where the state directory is not fit for use.
+    Raises StateError where the state directory is unusable.
     """
     from certmond.daemon.enforcer import Enforcer
     from certmond.notify.audit import Audit, caller
@@ -121,7 +121,7 @@ def enforcer_for(options: Globals, config: Config, at: datetime | None = None, *
 def seen(
     options: Globals, config: Config, enforcer: Enforcer, at: datetime | None = None
 ) -> tuple[Assessment, Surroundings]:
-    """One look at everything. Raises CertmondError where there is nothing to look at."""
+    """Scan and assess the node. Raises CertmondError where it has no certificate of the profile."""
     from certmond.discovery.distribution import advice
 
     assessment, around = enforcer.see(at)

@@ -1,7 +1,6 @@
-"""What a command waits for: told once for each reason, and waited for without looking again and again.
+"""The wait of a command: one line for each reason, and file events instead of polling.
 
-Owns the line about a wait, and the events that end it: files that change, and an instant. What is waited for is its
-caller's.
+Owns that line, and the events that end a wait: changes of files, and an instant. The caller decides what to wait for.
 """
 
 from __future__ import annotations
@@ -19,19 +18,20 @@ from certmond.files.inotify import Interest, Watcher
 from certmond.pki.findings import printable
 
 _LONGEST = 300.0
-"""Seconds after which a wait ends in any case, as the daemon looks at the node again at each `resync`."""
+"""Seconds after which a wait ends in any case, as the daemon scans the node at each `resync`."""
 _QUIET = 0.05
-"""Seconds in which the changes that belong together are made, and in which a closed file releases its lock."""
+"""Seconds within which related changes arrive, and within which a closed file releases its lock."""
 
 
 STATUS = "certmond status"
-"""The command that shows what is going on."""
+"""The command that shows the current state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """What is waited for, since when, until when where time ends it, and the command of a person that ends it. Where
-    there is no such command, `remedy` is empty, and the line names the command that `shows` what is going on.
+    """What a command waits for, since when, until when where time ends it, and the operator's command that ends it.
+
+    Where no such command exists, `remedy` is empty, and the line names the command that `shows` the state.
     """
 
     reason: str
@@ -47,7 +47,7 @@ class Wait:
 
 
 class Progress:
-    """The lines of one command on the terminal; none where `quiet`. A wait is told when its reason changes."""
+    """The terminal output of one command; none where `quiet`. A wait is printed when its reason changes."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -74,7 +74,7 @@ class Progress:
         since: datetime | None = None,
         shows: str = STATUS,
     ) -> None:
-        """Print the wait if it is another than the one before. It counts from now where nothing says since when."""
+        """Print the wait if its reason differs from the last one. It begins now unless `since` is given."""
         if self._waiting and self._waiting[0] == reason:
             return
         begun = since or datetime.now(UTC)
@@ -83,7 +83,7 @@ class Progress:
 
 
 class Events:
-    """The changes of files that a command waits for. `follow` names them before they are looked at."""
+    """The file changes that a command waits for. Call `follow` before reading the files."""
 
     def __init__(self) -> None:
         self._wake = Wake()
@@ -91,13 +91,13 @@ class Events:
         self._interest: Interest = {}
 
     def follow(self, interest: Interest) -> None:
-        """Wait for these names from now on. What is new among them counts as changed with the next `wait`."""
+        """Wait for these names from now on. The next `wait` counts new names as changed."""
         if interest != self._interest or self._watcher.polled:
             self._watcher.follow(interest)
             self._interest = dict(interest)
 
     def forget(self) -> None:
-        """Forget what has changed so far: the caller looks at it now."""
+        """Discard the changes up to now, because the caller reads the files now."""
         self._wake.wait(0)
         self._watcher.take()
 
@@ -111,7 +111,7 @@ class Events:
         while changed and self._wake.wait(min(_QUIET, max(0.0, end - time.monotonic()))):
             pass
         self._watcher.take()
-        self._watcher.follow(self._interest)  # a directory may have come meanwhile
+        self._watcher.follow(self._interest)  # a directory may have appeared meanwhile
         return changed
 
     def __enter__(self) -> Self:

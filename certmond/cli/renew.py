@@ -1,7 +1,6 @@
-"""The verbs that bring new certificates into use: renew and restart, with their progress on the terminal.
+"""The commands `renew` and `restart`, with their progress on the terminal.
 
-Owns their options, what they print and their exit codes. They go the way that the daemon goes: the same plan, the same
-steps, the same proof, under the same lock.
+Owns their options, output and exit codes. They share the daemon's plan, steps, verification and lock.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ if TYPE_CHECKING:
     from certmond.pki.services.staleness import Surroundings
 
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=1), timedelta(seconds=8)
-"""Between the first two questions to a signer that may be asked at any time, and the most between two later ones."""
+"""Pause between the first two requests to a signer without a set time, and the longest pause later."""
 
 
 def _patience(context: click.Context, parameter: click.Parameter, value: str) -> timedelta:
-    """Return the duration, which may be none here."""
+    """Return the duration, which may be zero here."""
     return timedelta() if value == "0s" else length(context, parameter, value)
 
 
@@ -85,7 +84,7 @@ def renew(
     handover = Handover(options.state_dir, progress, enforcer.restarting.terms)
     if not dry_run:
         context.with_resource(handover)
-        handover.patiently(enforcer.executor.recover)  # what is half done is no ground to plan on
+        handover.patiently(enforcer.executor.recover)  # an incomplete transaction is no basis for a plan
     assessment, around = seen(options, config, enforcer)
     asked = _all_of(assessment) if everything else _known(names, assessment)
     made = enforcer.plan(assessment, asked, around)
@@ -180,7 +179,7 @@ def _refuse_what_does_not_run(names: Iterable[str], config: Config, around: Surr
 
 
 def _show_denied(assessment: Assessment, names: frozenset[str], output: str) -> None:
-    """Print what would be signed in place of the certificates that the CA's key does not sign, as entries to copy."""
+    """Print the entries that would let the CA's key sign the certificates that it refuses now, for copying."""
     import yaml
 
     from certmond.pki.signing.policy import entry_that_fixes
@@ -230,10 +229,10 @@ def _carry_out(enforcer: Enforcer, handover: Handover, progress: Progress, made:
 def _decided(
     enforcer: Enforcer, handover: Handover, progress: Progress, outcomes: tuple[Outcome, ...], timeout: timedelta
 ) -> tuple[Outcome, ...]:
-    """Return the outcomes, of which those that a signer has not decided yet were asked for again until `timeout`.
+    """Request undecided certificates again until `timeout`, and return the outcomes.
 
-    A helper is asked when it said, and the Kubernetes API after a pause. What somebody else has put in place meanwhile
-    is not asked for again.
+    The next request to a program is at the time that it has set, and to the Kubernetes API after a pause. A certificate
+    that another process has replaced meanwhile is not requested again.
     """
     begun = datetime.now(UTC)
     end, pause = begun + timeout, _FIRST_PAUSE
@@ -266,13 +265,13 @@ def _place(outcome: Outcome) -> tuple[str, str]:
 
 
 def _asked_again(enforcer: Enforcer, outcomes: Iterable[Outcome], pause: timedelta) -> dict[tuple[str, str], datetime]:
-    """When each signer that has not decided is asked again, by the place of the certificate."""
+    """Return the time of the next request to each undecided signer, by the place of the certificate."""
     soon = datetime.now(UTC) + pause
     return {_place(each): enforcer.asks_again(each.step) or soon for each in outcomes if each.result == "waiting"}
 
 
 def _there(waiting: Outcome, assessment: Assessment) -> Outcome | None:
-    """That another process, as the daemon, has put a certificate in place of the one that was to be replaced."""
+    """Return the new outcome where another process, such as the daemon, has replaced the certificate meanwhile."""
     from certmond.pki.planning.steps import Issue
 
     step, status = waiting.step, assessment.by_identity.get(_place(waiting))
@@ -284,7 +283,7 @@ def _there(waiting: Outcome, assessment: Assessment) -> Outcome | None:
 
 
 def _tell_outcomes(outcomes: tuple[Outcome, ...], *, quiet: bool) -> None:
-    """Print what was not done, and how much was."""
+    """Print the steps that failed or wait, and the number of those done."""
     if quiet:
         return
     for outcome in outcomes:
@@ -295,7 +294,10 @@ def _tell_outcomes(outcomes: tuple[Outcome, ...], *, quiet: bool) -> None:
 
 
 def _up_to_date(enforcer: Enforcer) -> frozenset[str]:
-    """The services that are seen to hold nothing old: some have ended with another one, and come back by themselves."""
+    """Return the running services that hold no old certificate.
+
+    Some have ended with another one and restart by themselves.
+    """
     assessment, around = enforcer.see()
     seen_now = around.live.services if around.live else {}
     behind = {stale.service for status in assessment.statuses for stale in status.presence.stale}
@@ -303,7 +305,7 @@ def _up_to_date(enforcer: Enforcer) -> frozenset[str]:
 
 
 def _tell_holders(outcomes: Iterable[Outcome], restarted: set[str]) -> None:
-    """The services that were not restarted, and still use what was replaced."""
+    """Print the services that were not restarted and still use what was replaced."""
     from certmond.pki.planning.steps import Issue
 
     holding: dict[str, list[str]] = {}

@@ -1,8 +1,8 @@
-"""The verbs that look at Root CAs: `root-ca show`, `verify` and `export`; and how a CA is judged against this node.
+"""The commands that read Root CAs: `root-ca show`, `verify` and `export`, and the assessment of a CA for this node.
 
-The keys of service-account tokens are shown beside them, as they are followed by others in the same way.
+They include the keys of service-account tokens, which rotate in the same way.
 
-Owns the group, their options, what they print and their exit codes. What a CA has to be is `pki.candidate`'s. Nothing
+Owns the group, its options, output and exit codes. `pki.rotation.ca_validation` has the requirements for a CA. Nothing
 here writes on the node, and no key is ever printed.
 """
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from certmond.renewal.bootstrap_ca import Brought
 
 TOKEN_KEYS = "sa"  # noqa: S105 - a name
-"""The entry of the profile that has the keys of service-account tokens, and no certificate."""
+"""The entry of the profile for the keys of service-account tokens, which has no certificate."""
 FAMILIES = ("ca", "etcd-ca", "front-proxy-ca", TOKEN_KEYS)
-"""The entries of the profile that others have to agree on, by their names."""
+"""The entries of the profile on which all nodes and clients must agree."""
 WARNED, REFUSED = 1, 2
 
 FILE = click.Path(path_type=Path)
@@ -117,7 +117,7 @@ def export(context: click.Context, family: str, output: Path | None) -> None:
 
 
 def _released(options: Globals) -> float | None:
-    """Up to which place workers may act in the phase; None where they do not go in batches."""
+    """Return the place up to which workers may act in the phase; None without batches."""
     from certmond.errors import MalformedError, RotationError
     from certmond.pki.rotation.worker_batches import in_batches
     from certmond.state.rotation_record import RotationRecord
@@ -125,12 +125,12 @@ def _released(options: Globals) -> float | None:
     try:
         rotation = RotationRecord(options.state_dir).load()
     except (MalformedError, RotationError):
-        return None  # what is wrong with it is told beside this
+        return None  # the document reports the problem elsewhere
     return rotation.released if rotation and in_batches(rotation) else None
 
 
 def family_here(options: Globals, config: Config, name: str) -> tuple[Family, datetime]:
-    """The family as this node has it now. Raises CertmondError where it has none."""
+    """Return the family as it is on this node now. Raises CertmondError where the node has none."""
     from certmond.pki.rotation.ca_hierarchy import family_of
 
     assessment = _assessed(options, config)
@@ -144,14 +144,14 @@ def family_here(options: Globals, config: Config, name: str) -> tuple[Family, da
 
 
 def ours_to_rotate(config: Config, name: str) -> None:
-    """Raises CertmondError where somebody else renews the trust anchor."""
+    """Raise CertmondError where another program renews the trust anchor."""
     for spec in config.certificates:
         if spec.name == name and spec.renewed_by:
             raise CertmondError(f"{name} is not rotated by certmond: it is renewed by {spec.renewed_by}")
 
 
 def keys_here(options: Globals, config: Config, name: str) -> tuple[TokenKeys, datetime]:
-    """The keys of service-account tokens as this node has them now. Raises CertmondError where it has none."""
+    """Return the keys of service-account tokens on this node. Raises CertmondError where it has none."""
     from certmond.pki.rotation.service_account_keys import keys_of
 
     assessment = _assessed(options, config)
@@ -172,20 +172,20 @@ def _assessed(options: Globals, config: Config) -> Assessment:
 
 
 def no_certificate(family: str, what: str, remedy: str) -> None:
-    """Refuse what can be asked of a certificate only."""
+    """Refuse a request that needs a certificate."""
     if family == TOKEN_KEYS:
         raise click.UsageError(f"{what} is for Root CAs: {family} is a pair of keys without a certificate. {remedy}.")
 
 
 def read_pair(certificate: Path, key: Path | None) -> Brought:
-    """What the operator's files hold. Raises CertmondError where one cannot be read."""
+    """Return the content of the operator's files. Raises CertmondError where one cannot be read."""
     from certmond.renewal.bootstrap_ca import read_brought
 
     return readable(read_brought(str(certificate), str(key) if key else None))
 
 
 def readable(found: Brought) -> Brought:
-    """The same. Raises CertmondError where one of the files cannot be read."""
+    """Return `found`. Raises CertmondError where one of its files could not be read."""
     if found.unread:
         raise CertmondError("\n".join(found.unread))
     return found
@@ -194,7 +194,7 @@ def readable(found: Brought) -> Brought:
 def judged(
     brought: Brought, family: Family, config: Config, now: datetime, *, where: str, key_where: str | None
 ) -> Verdict:
-    """Everything that speaks against it, what is wrong with the files included."""
+    """Return the verdict on the CA, including the problems of its files."""
     from certmond.pki.rotation.ca_validation import Verdict, judge
     from certmond.pki.x509.certificate import describe_key
 

@@ -1,7 +1,7 @@
-"""The verbs that carry a rotation out: `root-ca rotate` and `root-ca abort`, with their progress on the terminal.
+"""The commands `root-ca rotate` and `root-ca abort`, with their progress on the terminal.
 
-Owns their options, what they print and their exit codes. Beside a daemon that enforces, they record what a person has
-decided and follow it; else they go the way that it goes. A command that is interrupted loses nothing.
+Owns their options, output and exit codes. Where a daemon enforces, they record the operator's decision and follow the
+daemon. Otherwise they do what the daemon would do. An interrupted command loses nothing.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def rotate(
     if not dry_run:
         context.with_resource(handover)
         handover.patiently(enforcer.executor.recover)
-        enforcer.rotating.ask()  # what is decided here is decided of what the cluster has, not of what this node had
+        enforcer.rotating.ask()  # decide on the cluster's record, not on this node's copy
     assessment, around = seen(options, config, enforcer)
     rotation = enforcer.standing.rotation
     if enforcer.standing.broken and not dry_run:
@@ -141,7 +141,7 @@ def _handover(options: Globals, enforcer: Enforcer) -> tuple[Handover, Progress]
 
 
 def _see_that_it_is_meant(rotation: Rotation, family: str, *, at_once: bool) -> None:
-    """Exits with 2 where the rotation under way is not the one that is asked for."""
+    """Exit with 2 where the rotation in progress is not the requested one."""
     if rotation.family != family or (at_once and rotation.mode != "replace"):
         how = f"{rotation.name} is under way, by {rotation.mode}, in the phase {rotation.phase}"
         remedy = f"let it go on by `certmond root-ca rotate --family {rotation.family}`{_or_abort(rotation)}"
@@ -157,7 +157,7 @@ def _or_abort(rotation: Rotation) -> str:
 
 
 def _see_that_it_can_end(rotation: Rotation, around: Surroundings, verb: str, or_else: str = "") -> None:
-    """Exits with 2 where a phase would be waited for without end, as below another root."""
+    """Exit with 2 where a phase would never end, as below another root."""
     from certmond.pki.rotation.planner import unattainable
 
     if fact := unattainable(rotation, around):
@@ -167,7 +167,7 @@ def _see_that_it_can_end(rotation: Rotation, around: Surroundings, verb: str, or
 
 
 def _tell_of_workloads(config: Config, rotation: Rotation, *, beside: bool) -> None:
-    """What a node by itself does not see to, as long as somebody else still may; `beside` a document, if so."""
+    """Print what certmond leaves to the operator without `cluster:`, on stderr if `beside` a document."""
     early = rotation.phase in {"prepare", "detach", "trust"} and not rotation.aborted
     if early and rotation.family == "ca" and rotation.mode == "overlap" and config.cluster.kubeconfig is None:
         fact = "note: certmond looks at no workloads without `cluster:`"
@@ -183,7 +183,7 @@ def _warn(warnings: tuple[str, ...]) -> None:
 def _new(
     options: Globals, config: Config, assessment: Assessment, family: str, exclude: tuple[str, ...], *, at_once: bool
 ) -> Rotation:
-    """The rotation to the staged CA. Raises CertmondError, or exits with 2 and all that speaks against it."""
+    """Return the rotation to the staged CA. Raises CertmondError, or exits with 2 and every objection."""
     from certmond.pki.rotation.ca_hierarchy import family_of
     from certmond.pki.rotation.ca_validation import judge
     from certmond.pki.rotation.phases import Mode
@@ -209,14 +209,14 @@ def _new(
 
 def _new_keys(
     options: Globals,
-    config: Config,  # noqa: ARG001 - as of a CA
+    config: Config,  # noqa: ARG001 - same signature as for a CA
     assessment: Assessment,
     family: str,
     exclude: tuple[str, ...],
     *,
     at_once: bool,
 ) -> Rotation:
-    """The rotation to the staged key of tokens. Raises CertmondError, or exits with 2 and what speaks against it."""
+    """Return the rotation to the staged key of tokens. Raises CertmondError, or exits with 2 and every objection."""
     from certmond.pki.rotation.phases import Mode
     from certmond.pki.rotation.service_account_keys import keys_of, objections
 
@@ -235,7 +235,10 @@ def _new_keys(
 
 
 def _staged(options: Globals, family: str, what: str) -> tuple[Anchor, PublicKey | None]:
-    """What is staged for `family`, and the public half of the key beside it. Raises CertmondError where nothing is."""
+    """Return what is staged for `family`, and the public half of its key.
+
+    Raises CertmondError where nothing is staged.
+    """
     from certmond.rotation.staged_ca import Part, Staging
 
     staged = Staging(options.state_dir).read(Part.NEW)
@@ -246,14 +249,14 @@ def _staged(options: Globals, family: str, what: str) -> tuple[Anchor, PublicKey
 
 
 def _refuse(problems: tuple[str, ...]) -> None:
-    """Tell them all, and end, where there are any."""
+    """Print the problems and exit with 2, where there are any."""
     if problems:
         click.echo("\n".join(f"refused: {problem}" for problem in problems), err=True)
         sys.exit(REFUSED)
 
 
 def _made(family: str, mode: Mode, old: tuple[Anchor, ...], new: Anchor, exclude: tuple[str, ...]) -> Rotation:
-    import secrets  # brings OpenSSL, which `serve` has no use for
+    import secrets  # imports OpenSSL, which `serve` does not need
 
     from certmond.pki.rotation.phases import Phase, Rotation, begin
 
@@ -272,7 +275,7 @@ def _show_plan(
 
 
 def _tell_of_absences(document: dict[str, Any]) -> None:
-    """What a single control plane cannot avoid, before anything is begun."""
+    """Print the unavoidable downtime of a single control plane, before the rotation begins."""
     from certmond.expose.documents.rotation import unavoidable
 
     for line in unavoidable(document):
@@ -282,7 +285,7 @@ def _tell_of_absences(document: dict[str, Any]) -> None:
 def _plan(
     enforcer: Enforcer, rotation: Rotation, assessment: Assessment, around: Surroundings, batch: str | None
 ) -> dict[str, Any]:
-    """What the rotation would do on this node, as a document. Raises RotationError where it cannot begin."""
+    """Return what the rotation would do on this node, as a document. Raises RotationError where it cannot begin."""
     from certmond.expose.documents.rotation import preview_document
     from certmond.pki.planning.restarts import in_order
     from certmond.pki.rotation.expected_downtime import absences

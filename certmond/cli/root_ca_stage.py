@@ -1,8 +1,8 @@
-"""The verb `root-ca stage`: a new Root CA, or a new key for tokens, brought or made, is kept for a rotation.
+"""The command `root-ca stage`: keep a new Root CA, or a new key for tokens, for a rotation.
 
-Owns its options, what it prints and its exit codes, and that nothing takes the place of what a rotation needs. A CA is
-judged as by `verify`, made by `host.new_root` and kept by `host.staged`; a key of tokens is judged by `pki.token_keys`.
-What the node uses stays as it is.
+Owns its options, output and exit codes, and prevents the replacement of what a rotation needs. A CA is judged as by
+`verify`, created by `rotation.ca_generation` and stored by `rotation.staged_ca`. `pki.rotation.service_account_keys`
+judges a key of tokens. The files that the node uses do not change.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def stage(
 
 
 def _stage_keys(context: click.Context, family: str, given: Path | None, algorithm: str | None, *, force: bool) -> None:
-    """Keep the private key in the file `given`, or one that is made."""
+    """Stage the private key in the file `given`, or a new one."""
     from certmond.formats.private_key import make_key
     from certmond.pki.catalog.entries import KeyAlgorithm
     from certmond.pki.rotation.service_account_keys import objections
@@ -158,7 +158,10 @@ def _stage_keys(context: click.Context, family: str, given: Path | None, algorit
 
 
 def _misplaced_key(family: Family, certificate: Path | None, key: Path | None) -> Iterator[str]:
-    """A CA comes with its key exactly where the present one has its own."""
+    """Yield a problem where the key is missing or superfluous.
+
+    The node needs it only if it has the present CA's key.
+    """
     if family.holds_key and certificate and key is None:
         yield f"this node signs with {family.spec.key}: give the private key of {certificate} as well"
     elif not family.holds_key and key is not None:
@@ -197,7 +200,7 @@ def _made(
 
 
 def _patient(context: click.Context, config: Config) -> Handover:
-    """What waits for another process that is writing on this node."""
+    """Return the object that waits for another process that writes on this node."""
     from certmond.cli.acting_process import Handover
     from certmond.cli.progress import Progress
 
@@ -208,7 +211,7 @@ def _patient(context: click.Context, config: Config) -> Handover:
 
 
 def _keep(options: Globals, family: str, anchor: Anchor, key: PrivateKey | None, now: datetime, *, force: bool) -> None:
-    """Keep it, if nothing is in the way. Raises BusyError while somebody else is writing."""
+    """Stage the anchor, or exit with 2 where something forbids it. Raises BusyError while another process writes."""
     from certmond.notify.audit import Audit, caller
     from certmond.notify.journal import Event, Journal
     from certmond.pki.x509.certificate import Certificate
@@ -244,7 +247,10 @@ def _keep(options: Globals, family: str, anchor: Anchor, key: PrivateKey | None,
 
 
 def _is_awaited(options: Globals, family: str, anchor: Anchor) -> bool:
-    """It is the very one that the rotation under way is for, which a node may have heard of before it was staged."""
+    """Return whether the rotation in progress is to this anchor.
+
+    A node may receive its record before the CA is staged.
+    """
     from certmond.errors import MalformedError
     from certmond.state.rotation_record import RotationRecord
 
@@ -265,6 +271,6 @@ def _told(certificate: Certificate, verdict: Verdict, family: Family) -> str:
 
 
 def _refuse(problems: Iterable[str]) -> NoReturn:
-    """Tell them all, and end."""
+    """Print the problems and exit with 2."""
     click.echo("\n".join(f"refused: {problem}" for problem in problems), err=True)
     sys.exit(REFUSED)

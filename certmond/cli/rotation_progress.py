@@ -1,7 +1,7 @@
-"""A rotation brought to its end by a command: step by step where it acts on this node, else by following who does.
+"""Completion of a rotation by a command: it acts step by step, or follows the process that acts on this node.
 
-Owns when the node is looked at again, and what is shown of a step. The steps are the daemon's own: the same plan, the
-same proofs, the same gates.
+Owns when the node is scanned again, and what is shown of a step. The steps are those of the daemon, with the same plan,
+verification and gates.
 """
 
 from __future__ import annotations
@@ -23,18 +23,20 @@ from certmond.pki.rotation.phases import Rotation
 from certmond.pki.services.staleness import Surroundings
 
 _RETRY = timedelta(seconds=1)
-"""Between two tries of a step while another process is writing."""
+"""Pause between two attempts while another process writes."""
 _UNSEEN = 2.0
-"""Seconds until the node is looked at again for what no file tells, as that a service is well or a file can be written;
-then twice as many each time, and `_SELDOM` at most.
+"""Seconds until the next scan for changes without a file event, such as a service that becomes healthy.
+
+The pause doubles each time, up to `_SELDOM`.
 """
 _SELDOM, _LONGEST = 30.0, 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """What became of one step: a sentence about it, or what it waits for (`waits`), until when; whether the rotation
-    cannot go on without a person (`failed`).
+    """The result of one step: a sentence about it, or what it waits for (`waits`), and until when.
+
+    `failed`: the rotation cannot continue without an operator.
     """
 
     said: str | None = None
@@ -44,8 +46,9 @@ class _Done:
 
 
 def carry_on(enforcer: Enforcer, handover: Handover, progress: Progress, *, back: bool) -> int:
-    """Do what there is to do until the rotation is done, there or `back`, or follow the process that does. Return the
-    exit code. Raises RotationError where nobody can tell how far it is.
+    """Execute steps until the rotation is complete or aborted (`back`), or follow the process that does.
+
+    Return the exit code. Raises RotationError where the progress is unknown.
     """
     told: Any = None
     rotation: Rotation | None = None
@@ -89,8 +92,10 @@ def carry_on(enforcer: Enforcer, handover: Handover, progress: Progress, *, back
 def _one_step(
     enforcer: Enforcer, progress: Progress, assessment: Assessment, around: Surroundings, begun: set[str]
 ) -> _Done:
-    """Make the next step of the rotation, or of what it needs. A file that cannot be written keeps no restart and no
-    other decision from its turn. `begun` are the steps that were told since the last one succeeded.
+    """Execute the next step of the rotation, or of what it needs.
+
+    A file that cannot be written does not block restarts or the rotation's decisions. `begun` has the steps printed
+    since the last success.
     """
     unwritten: str | None = None
     try:
@@ -103,11 +108,11 @@ def _one_step(
         step = enforcer.restart(made.restartable, assessment, around)
         if step and step.until is None:
             return _Done(f"{step.service}: {step.message}")
-        if said := enforcer.rotate(assessment, around, made):  # which a restart that waits may not concern
+        if said := enforcer.rotate(assessment, around, made):  # may be independent of a restart that waits
             return _Done(said, datetime.now(UTC))
     except BusyError as error:
         return _Done(str(error), datetime.now(UTC) + _RETRY, waits=True)
-    if unwritten:  # which a person has to see to, whatever else is waited for
+    if unwritten:  # the operator must fix that, whatever else the rotation waits for
         return _Done(unwritten, step.until if step else enforcer.rotating.until, waits=True)
     if step:
         return _Done(f"{step.service}: {step.message}", step.until, waits=True)
@@ -118,9 +123,7 @@ def _one_step(
 
 
 def _unwritten(enforcer: Enforcer, progress: Progress, made: Plan, begun: set[str]) -> str | None:
-    """Make the steps that change files. Return why there is nothing new to look at: the first of them that was not
-    done, where none was.
-    """
+    """Execute the steps that change files. Return None if one was done, else the message of the first."""
 
     def tell(step: Write) -> None:
         line = f"  {step.target}: {step.detail}"

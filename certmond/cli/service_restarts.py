@@ -1,7 +1,7 @@
-"""What a command has renewed is brought into use: restarted by the process that acts on this node, and looked for.
+"""Restarts after a renewal by a command, and the check that services use the new certificates.
 
-Owns which services a command waits for, and what became of each. Who restarts is `handover`'s to tell, and how a
-restart is made and proven is `restarting`'s.
+Owns which services a command waits for, and the result of each. `acting_process` decides which process restarts them,
+and `controllers.restart` how.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from certmond.pki.services.restart_state_machine import Past, Result
 from certmond.pki.services.staleness import Surroundings
 
 _RELOADED_WITHIN = timedelta(seconds=15)
-"""How long those that read a certificate again by themselves are waited for."""
+"""How long a command waits for services that reload a certificate by themselves."""
 
 
 def bring_into_use(
     enforcer: Enforcer, handover: Handover, progress: Progress, wanted: frozenset[str], *, by_hand: bool
 ) -> tuple[dict[str, str], tuple[Held, ...]]:
-    """Have those of the `wanted` services restarted that hold something old, or all of them `by_hand`. Return what
-    became of each, and what is held.
+    """Restart those of the `wanted` services that hold something old, or all of them `by_hand`.
+
+    Return the result of each, and what is held.
     """
     results, since = dict[str, str](), datetime.now(UTC)
     known: dict[str, str] | None = None
@@ -77,7 +78,7 @@ def _held(made: Plan, wanted: Container[str]) -> tuple[Held, ...]:
 
 
 def _tell(handover: Handover, progress: Progress, enforcer: Enforcer, step: Step) -> None:
-    """Show what became of a step, and what is waited for with everything that a wait has."""
+    """Print the result of a step, or the details of a wait."""
     episode = enforcer.restarting.under_way()
     if episode and step.until and step.message == state_of(episode):
         handover.tell_episode(episode)
@@ -88,7 +89,7 @@ def _tell(handover: Handover, progress: Progress, enforcer: Enforcer, step: Step
 
 
 def _ended_meanwhile(enforcer: Enforcer, wanted: Container[str], since: datetime) -> list[Past]:
-    """The restarts that were over after `since` and that this command has not ended itself."""
+    """Return the restarts that ended after `since` and that this command has not ended itself."""
     return [
         past
         for name, past in enforcer.restarting.past().items()
@@ -111,8 +112,10 @@ def planned(
 def taken_up(
     enforcer: Enforcer, progress: Progress, before: Assessment, renewed: frozenset[str], *, only_silent: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Wait a while for those that read a new certificate by themselves: the sentences about endpoints that served a
-    certificate `before` and serve none now, and about those that do not serve the new one yet, unless `only_silent`.
+    """Wait for the services that reload a new certificate by themselves.
+
+    Return a sentence for each endpoint that served a certificate `before` and serves none now. Unless `only_silent`,
+    also return one for each that does not serve the new one yet.
     """
     if not renewed:
         return (), ()
@@ -128,7 +131,7 @@ def taken_up(
         if not (behind or silent) or left <= 0:
             break
         progress.wait((behind or silent)[0], "certmond restart --stale", until=begun + _RELOADED_WITHIN, since=begun)
-        time.sleep(min(pause, left))  # no file tells what an endpoint serves
+        time.sleep(min(pause, left))  # no file event shows what an endpoint serves
         pause *= 2
     for line in behind or [f"{name} is served at {at.endpoint}" for name, at in served]:
         progress.tell(line)

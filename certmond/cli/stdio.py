@@ -1,7 +1,6 @@
-"""The standard streams, made fit for use: whoever starts certmond may have closed them, and a name may be no text.
+"""Preparation of the standard streams, which the parent process may have closed.
 
-Owns that each is open before anything else is, that nothing which is to be told fails for a character in it, and that
-nobody but certmond writes there. Says nothing itself.
+Opens each stream before any other file, and makes output tolerate characters that have no encoding. Prints nothing.
 """
 
 from __future__ import annotations
@@ -13,22 +12,23 @@ import warnings
 
 
 def prepare() -> None:
-    """To be called first: what is opened before would take the place of a stream that is closed."""
+    """Call this first. A file that is opened before would take the descriptor of a closed stream."""
     for number in range(3):
         try:
             os.fstat(number)
-        except OSError:  # else the next file, a key perhaps, is what somebody takes for the terminal
+        except OSError:  # otherwise the next file, perhaps a key, would become a standard stream
             os.open(os.devnull, os.O_RDWR)
     sys.stdin = sys.stdin or _stream(0, "r")
     sys.stdout = sys.stdout or _stream(1, "w")
     sys.stderr = sys.stderr or _stream(2, "w")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text at all
-    if isinstance(sys.stderr, io.TextIOWrapper):  # no buffer: what cannot be written must not fail again at the end
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may not be valid text
+    if isinstance(sys.stderr, io.TextIOWrapper):  # unbuffered: a failed write must not fail again at exit
         raw = io.FileIO(sys.stderr.fileno(), "w", closefd=False)
         sys.stderr = io.TextIOWrapper(raw, sys.stderr.encoding, "backslashreplace", write_through=True)
     if not sys.warnoptions:
-        # cryptography has one for a name of 65 letters, and for more that a stranger's certificate may have.
+        # cryptography warns about names longer than 64 characters and other faults, which certificates on the node may
+        # have.
         warnings.simplefilter("ignore", UserWarning)
 
 
@@ -37,7 +37,7 @@ def _stream(descriptor: int, mode: str) -> io.TextIOWrapper:
 
 
 def output_fails() -> bool:
-    """What could not be written is still in the buffer, and fails once more."""
+    """Flush stdout, and return whether that fails: unwritten output is still in the buffer."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,1 +1,1 @@
-"""The cluster around this node, as the Kubernetes API shows it. Needs the extra `kubernetes`."""
+"""The cluster of this node, as the Kubernetes API shows it. Needs the extra `kubernetes`."""

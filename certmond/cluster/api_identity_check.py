@@ -1,7 +1,7 @@
-"""Whether the Kubernetes API and this node know each other: asked once, by who only looks at the node.
+"""Check whether the Kubernetes API and this node accept each other, for a command that only reads.
 
-Owns nothing but that question. Who asks all the time is the `conductor`. It can be imported without lightkube: then
-nobody can tell.
+The coordinator makes this check continuously for a process that acts. This module imports without lightkube, and then
+has no result.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from certmond.cluster.connection import Access
 from certmond.errors import CertmondError, UnknownServerError, UnknownUserError
 
 _TIMES = 2
-"""Once is not so yet: somebody may be at work there."""
+"""A single failure is not conclusive: a change may be in progress."""
 
 
 def estranged(access: Access) -> str | None:
-    """How the two do not know each other, a sentence; None where they do, or where nobody can tell. Never raises
-    CertmondError.
+    """Return a sentence on how the two do not accept each other; None where they do, or where that is unknown.
+
+    Never raises CertmondError.
     """
     try:
         from certmond.cluster.record_api import read_record  # noqa: PLC0415 - needs the extra

@@ -1,8 +1,8 @@
-"""The connection to the Kubernetes API, through lightkube, with the rights of a kubeconfig.
+"""The connection to the Kubernetes API, through lightkube, with the credentials of a kubeconfig.
 
-Owns the connection, the time limit of a call, and the translation of the API's refusals into ours. What is called, and
-what an answer means, is the caller's. No message quotes a kubeconfig. Imported only where a configuration asks for it:
-lightkube is an extra.
+Owns the connection, the time limit of a call, and the translation of the API's errors. The caller owns the calls and
+the meaning of the answers. No message quotes a kubeconfig. lightkube is an extra, so this module is imported only where
+a configuration needs it.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ from certmond.pki.findings import printable
 
 FIELD_MANAGER = "certmond"
 PAGE = 250
-"""Objects in one page of a listing; a pod is some ten kilobytes."""
+"""Objects in one page of a listing. A pod is some ten kilobytes."""
 _LISTING = 12
-"""So many times as long as any other call may a listing take, with all its pages: of 30,000 pods there are 120."""
+"""Time limit of a listing with all its pages, as a multiple of one call's. 30,000 pods have 120 pages."""
 
 _TURN = 0.5  # seconds; `alive` is due every second
 _NO_ISSUER = {7, 18, 19, 20, 21}
-"""What OpenSSL calls a certificate that no trusted CA has signed (x509_vfy.h), be there one of its name or none."""
+"""OpenSSL's codes for a certificate that no trusted CA has signed (x509_vfy.h), with or without a CA of that name."""
 
-# What lightkube raises where a kubeconfig, or the other end, is not what it takes for granted.
+# Exceptions of lightkube where a kubeconfig, or the server, violates its assumptions.
 _LAX = (ConfigError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 T = TypeVar("T")
 
 
 class TakenError(Exception):
-    """409: the name is taken, or the object was changed meanwhile."""
+    """HTTP 409: the name exists, or the object was changed meanwhile."""
 
 
 class GoneError(Exception):
-    """404: it is not there."""
+    """HTTP 404: the object does not exist."""
 
 
 @asynccontextmanager
 async def connected(kubeconfig: str, time_limit: timedelta) -> AsyncIterator[Connection]:
-    """The API that the current context of `kubeconfig` leads to, with the rights of its user.
+    """Yield a connection for the current context of `kubeconfig`.
 
-    Raises RefusedError for a kubeconfig that cannot be used, or that others than root and certmond can change: they
-    would choose which program is run, and which files are read, with certmond's rights.
+    Raises RefusedError for an unusable kubeconfig, or one that users other than root and certmond can change. These
+    users would choose which program runs, and which files are read, with certmond's rights.
     """
     if writers := Files().entry(kubeconfig).writers:
         detail = f"{kubeconfig} can be changed by {named_users(writers)}, and is not used"
@@ -72,17 +72,17 @@ async def connected(kubeconfig: str, time_limit: timedelta) -> AsyncIterator[Con
 
 
 def _client(kubeconfig: str, seconds: float) -> AsyncClient | None:
-    """None where the file is not good for one. Why is not said: the reason may quote a private key."""
+    """Return a client, or None for an unusable file. The reason may quote a private key, so it is not reported."""
     try:
         config = KubeConfig.from_file(kubeconfig).get()
-        # What the environment says of proxies and trust is not asked: the kubeconfig alone says whom to talk to.
+        # Ignore proxies and trust of the environment: the kubeconfig alone decides which server to trust.
         return AsyncClient(config, timeout=httpx2.Timeout(seconds), trust_env=False, field_manager=FIELD_MANAGER)
     except (*_LAX, OSError, AssertionError, yaml.YAMLError):
         return None
 
 
 def attended(work: Coroutine[Any, Any, T], alive: Callable[[], None]) -> T:
-    """The result of `work`, with `alive` called every second at least until it is there."""
+    """Return the result of `work`. Call `alive` at least every second until then."""
 
     async def attend() -> T:
         task = asyncio.create_task(work)
@@ -95,9 +95,7 @@ def attended(work: Coroutine[Any, Any, T], alive: Callable[[], None]) -> T:
 
 
 class Connection:
-    """The API server, spoken to with the rights of one kubeconfig. A call, or a page of a listing, takes `seconds` at
-    most.
-    """
+    """A connection to the API server with one kubeconfig. A call, or a page of a listing, takes at most `seconds`."""
 
     def __init__(self, client: AsyncClient, kubeconfig: str, seconds: float) -> None:
         self.client = client
@@ -105,11 +103,11 @@ class Connection:
         self._seconds = seconds
 
     async def call(self, doing: str, rule: str, call: Callable[[], Awaitable[T]], *, times: int = 1) -> T:
-        """One call, again after as long as the API server says where it says so, until the time is up.
+        """Make one call. Repeat it after the server's Retry-After, until the time is up.
 
-        `doing` is told where it is forbidden, and `rule`: what has to permit it. Raises RefusedError where the API
-        server will not, UnreachableError where asking later may help, and TakenError or GoneError for the caller. It
-        may take so many `times` as long as a call does.
+        `doing` describes the call in an error message, and `rule` is the RBAC rule that permits it. The limit is
+        `times` that of a call. Raises RefusedError where the API server refuses, UnreachableError where a later call
+        may succeed, and TakenError or GoneError for the caller.
         """
         seconds = self._seconds * times
         try:
@@ -123,7 +121,7 @@ class Connection:
                             raise self._translated(doing, rule, error) from None
                         await asyncio.sleep(max(int(wait), 1))
         except (TimeoutError, httpx2.HTTPError, OSError) as error:
-            within = seconds if isinstance(error, TimeoutError) else self._seconds  # httpx gives up on one answer
+            within = seconds if isinstance(error, TimeoutError) else self._seconds  # httpx limits each response
             detail = printable(str(error)) or f"no answer within {within:g} s"
             if _is_of_no_known_ca(error):
                 fact = f"what the Kubernetes API serves is of no CA that {self._kubeconfig} trusts ({detail})"
@@ -137,7 +135,10 @@ class Connection:
             raise UnreachableError(f"{detail}; see what listens there") from None
 
     async def listed(self, doing: str, rule: str, items: Callable[[], AsyncIterable[T]]) -> list[T]:
-        """All that a listing has, whatever its pages. A kind that the API does not know is refused."""
+        """Return all objects of a listing, across its pages.
+
+        Raises RefusedError for a kind that the API does not have.
+        """
 
         async def every() -> list[T]:
             return [item async for item in items()]
@@ -180,7 +181,7 @@ def _is_of_no_known_ca(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The exception, and those that led to it."""
+    """Yield the exception and its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -1,7 +1,7 @@
-"""The way to the Kubernetes API for who asks it something: with whose rights, how long, and what goes on meanwhile.
+"""Access to the Kubernetes API: credentials, time limit, and a callback during a call.
 
-Owns nothing but that: what is asked is the caller's, and the connection is `client`'s. It can be imported without
-lightkube; a call then says what is missing.
+`client` owns the connection, and the caller the requests. This module imports without lightkube. A call then raises an
+error that names the missing package.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """`kubeconfig` tells the path of one, at each use and not before; it may raise RefusedError.
+    """`kubeconfig` returns the path of a kubeconfig at each use, and may raise RefusedError.
 
-    One call of the API, or one page of a listing, takes `time_limit` at most. `alive` is called every second at least
-    meanwhile; what it raises passes through.
+    One call of the API, or one page of a listing, takes at most `time_limit`. Meanwhile `alive` is called at least
+    every second. Its exceptions pass through.
     """
 
     kubeconfig: Callable[[], str]
@@ -32,10 +32,10 @@ class Access:
     alive: Callable[[], None]
 
     def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """The result of `work`, over one connection.
+        """Return the result of `work`, over one connection.
 
-        Raises RefusedError where the kubeconfig or lightkube is not there, and what `work` raises; UnreachableError for
-        a conflict, or something missing, that `work` did not expect.
+        Raises RefusedError where the kubeconfig or lightkube is missing, and what `work` raises. Raises
+        UnreachableError for a conflict, or a missing object, that `work` does not handle.
         """
         try:
             from certmond.cluster.client import GoneError, TakenError, attended, connected  # noqa: PLC0415 - the extra

@@ -1,9 +1,9 @@
-"""A rotation that all nodes of a cluster carry on together: one record, one coordinator, and what every node says.
+"""Coordination of a rotation among all nodes of a cluster: one record, one coordinator, and a report of every node.
 
-Owns when the cluster is asked, who coordinates, when the next workers may act, and when the record moves on to the
-next phase: when every node has said that it has come so far (`roll_call`), and the cluster itself is as it should be
-(`inspection`). A node that is not answered by the API holds where it is. Changes no file of the node; keys are never
-part of what is said.
+Owns when the cluster is read, which node coordinates, when the next workers may act, and when the next phase begins. It
+begins after every node has reported the phase (`node_reports`) and the cluster passes its checks
+(`rotation_checks.preconditions`). A node without an answer from the API keeps its phase. Changes no file of the node.
+No report contains a key.
 """
 
 from __future__ import annotations
@@ -39,14 +39,16 @@ if TYPE_CHECKING:
     from certmond.formats.manifest import Components
 
 _FORGOTTEN = timedelta(minutes=10)
-"""So long the record is gone before a worker takes it that all others have ended the rotation: a control plane that has
-noted it brings it back within a minute."""
+"""Time without a record after which a worker concludes that the others have ended the rotation.
+
+A control-plane node that has recorded the rotation restores the record within a minute.
+"""
 IDLE = 6
-"""So many times as long as the configuration's `poll` are the pauses between two questions, while nothing goes on."""
+"""Polling interval while no rotation runs, as a multiple of `poll`."""
 
 
 class Lead(Protocol):
-    """Whose turn it is to coordinate."""
+    """The lock of the coordinator."""
 
     def take(self) -> str | None: ...
 
@@ -54,8 +56,10 @@ class Lead(Protocol):
 
 
 class ClusterConductor:
-    """For the node `node`. `own` is the access as that node itself: nobody else may annotate it. `clock` gives aware
-    UTC instants, `monotonic` seconds of a clock that nobody sets. `boot` is the machine's boot ID.
+    """The coordinator for the node `node`.
+
+    `own` has the credentials of the node itself, which alone may annotate its Node. `clock` returns aware UTC instants,
+    `monotonic` the seconds of a clock that cannot be set. `boot` is the machine's boot ID.
     """
 
     def __init__(
@@ -81,7 +85,7 @@ class ClusterConductor:
         self._strange: str | None = None
         self._estranged: str | None = None
         self._ask_again = 0.0
-        self._gone_since: float | None = None  # None as well where nobody can tell whether there is a record
+        self._gone_since: float | None = None  # None also where the record is unknown
         self._forgotten: Rotation | None = None
         self._closed: frozenset[str] = frozenset()
         self._counted: tuple[str, Phase, Workers | None] | None = None
@@ -93,8 +97,10 @@ class ClusterConductor:
     def follow(
         self, own: Rotation | None, closed: Collection[str], trusted: Collection[Anchor] = ()
     ) -> Rotation | None:
-        """The cluster's, where it is known and this node has never ended it; not an earlier phase of its own. One that
-        is over concerns only a node that has known it, or that lives by what was rotated away.
+        """Return the cluster's rotation, unless it is unknown, or this node has ended it or is further in it.
+
+        A complete rotation that is not in `own` concerns only a node that has ended one before, or that trusts an old
+        CA of it. Raises RotationError where the record is unreadable or of another rotation.
         """
         self._closed = frozenset(closed)
         if self._unread:
@@ -105,7 +111,7 @@ class ClusterConductor:
         if shared is None or shared == own:
             return own
         if forth(shared.id) in closed:
-            return own  # an older record is back, of an etcd that was restored perhaps
+            return own  # an older record, perhaps of a restored etcd
         if own is None:
             was_away = not {*shared.old}.isdisjoint(trusted)
             return None if shared.over and not (closed or was_away) else shared
@@ -115,10 +121,10 @@ class ClusterConductor:
             return own if earlier else joined(own, shared)
         if shared.id == f"{own.id}-back":
             return shared
-        if own.id == f"{shared.id}-back" or own.over:  # what is over is ended here before another one begins
+        if own.id == f"{shared.id}-back" or own.over:  # a complete rotation ends here before another begins
             return own
         if (own.new,) == shared.old and own.phase is sequence(own)[-2]:
-            return replace(own, phase=Phase.DONE)  # all had come so far, or no other would have begun with its end
+            return replace(own, phase=Phase.DONE)  # every node has reached it: its new CA is the next one's old
         raise RotationError(
             f"this node is in {own.name}, and the cluster in {shared.name}; see which one is right, and take the "
             f"record of the other away: the cluster's by `{TAKE_AWAY}`, this node's in rotation/ of the state directory"
@@ -128,7 +134,7 @@ class ClusterConductor:
         return OF_SEVERAL
 
     def ask(self) -> timedelta:
-        """Read the record again, where it is time for that; and in how long it is time again."""
+        """Read the record again where that is due, and return the time until the next read."""
         if self._monotonic() >= self._ask_again:
             self._read()
             under_way = self._found is not None and self._found.record.phase != Phase.DONE
@@ -137,8 +143,10 @@ class ClusterConductor:
         return timedelta(seconds=max(0.0, self._ask_again - self._monotonic()))
 
     def publish(self, rotation: Rotation) -> None:
-        """Raises RotationError where the cluster is in another one, or this one cannot be recorded; OvertakenError
-        where it was decided from what is not so any more; CertmondError where the API does not do it.
+        """Publish the rotation in the cluster's record.
+
+        Raises RotationError where the cluster is in another one, or this one cannot be recorded. Raises OvertakenError
+        where the decision used an outdated record, CertmondError where the API does not write it.
         """
         self._publish(rotation, noted=False)
 
@@ -158,7 +166,10 @@ class ClusterConductor:
         self._found = written
 
     def bring_back(self, rotation: Rotation) -> None:
-        """Raises RotationError, too, where another node seems to know more; what is not known now is left alone."""
+        """Restore the record.
+
+        Do nothing where its state is unknown. Also raises RotationError where another node is ahead.
+        """
         if not self._lacks(rotation):
             return
         self._read()  # another process of this node may have written it
@@ -198,36 +209,39 @@ class ClusterConductor:
         waits = self._inspection.canaries(rotation, now)
         if not waits and not held.noted and self._asks_workloads(rotation):
             if rotation.published is None:
-                # Not `now`: what was started between that and the check may have been given the former CA only.
+                # Not `now`: a pod that started between that and the check may have received only the old CA.
                 self.publish(replace(rotation, published=self._clock()))
                 return Gate(("both CAs are published now; workloads are looked at next",), now)
-            gone = self._roll.silent(rotation.excluded)  # who is left out and well has pods that trust one CA only
+            gone = self._roll.silent(rotation.excluded)  # pods of an excluded node that is ready still count
             waits = self._inspection.workloads(rotation.published, gone, now)
-        if waits := waits or self._behind(rotation, self._roll.members(rotation)):  # as they are after all that
-            return Gate(waits, now + self._pause)  # what is not so yet counts from no instant
-        # Not `now`: a node may have come so far, and have said it, after this one's look began.
+        if waits := waits or self._behind(rotation, self._roll.members(rotation)):  # again, after these checks
+            return Gate(waits, now + self._pause)  # while something is missing, the timer does not start
+        # Not `now`: a node may have reached the phase and reported it after this node's scan began.
         return replace(held, noted=replace(rotation, published=self._clock())) if held.noted else Gate()
 
     def _led(self, rotation: Rotation) -> str:
-        """What a node waits for that does not lead."""
+        """Return what a node waits for that does not coordinate."""
         if self._gone_since is None:
             return "the coordinator leads it on when all nodes have come so far"
-        last = sequence(rotation)[-2]  # after which nothing is asked of who has no key
+        last = sequence(rotation)[-2]  # after it, a node without the CA's key has no step left
         if rotation.phase is last and self._monotonic() >= self._gone_since + _FORGOTTEN.total_seconds():
             self._forgotten = rotation
         return "the cluster has no record of it; a control plane that has noted it brings it back"
 
     def _behind(self, rotation: Rotation, members: Sequence[Member]) -> tuple[str, ...]:
         self._counted = rotation.id, rotation.phase, workers(rotation, members)
-        if all(each.name != self._node for each in members):  # which has just said something there
+        if all(each.name != self._node for each in members):  # this node has just annotated its Node
             return (f"the cluster has no Node {self._node}, which is this one; see what answers, and `node_name`",)
         waits = behind(rotation, members)
         unknown = unknown_exclusions(rotation, {each.name: each for each in members})
         strangers = (f"the cluster has no Node {name}, which is excluded" for name in unknown)
-        return (*waits, *strangers) if waits else ()  # of whom one may have been meant by a stranger's name
+        return (*waits, *strangers) if waits else ()  # the unknown name may be a misspelling of one of them
 
     def _asks_workloads(self, rotation: Rotation) -> bool:
-        """Whoever was started before both CAs were published trusts the former one only."""
+        """Return whether the phase checks workloads.
+
+        Pods from before the publication of both CAs trust only the old one.
+        """
         return rotation.family == "ca" and rotation.phase is Phase.TRUST and self._spec.workloads != "ignore"
 
     def unsettled(self, rotation: Rotation) -> None:
@@ -252,7 +266,7 @@ class ClusterConductor:
         except CertmondError as error:
             self._silent, before, self._gone_since = True, self._strange, None
             self._strange = str(error) if isinstance(error, UnknownServerError | UnknownUserError) else None
-            self._estranged = self._strange if before else None  # once is not so yet: somebody may be at work there
+            self._estranged = self._strange if before else None  # one failure is not conclusive
         else:
             self._unread, self._silent, self._strange, self._estranged = None, False, None, None
             since = self._monotonic() if self._gone_since is None else self._gone_since

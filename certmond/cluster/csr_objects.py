@@ -1,7 +1,7 @@
-"""CertificateSigningRequests of certificates.k8s.io/v1, and this Node, as the Kubernetes API has them.
+"""CertificateSigningRequests of certificates.k8s.io/v1, and this node's Node, in the Kubernetes API.
 
-Owns the bookkeeping of the API's objects: names, uids, resource versions, conflicts. What is asked for, and what an
-answer means, is the caller's.
+Owns names, uids, resource versions and conflicts. The caller owns the content of a request and the meaning of an
+answer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lightkube.resources.core_v1 import Node
 from certmond.cluster.client import Connection, GoneError, TakenError
 from certmond.errors import UnreachableError
 
-_CONFLICTS = 5  # as many times as client-go's retry.DefaultRetry tries
+_CONFLICTS = 5  # the number of attempts of client-go's retry.DefaultRetry
 _RULES = {
     "create": "resources [certificatesigningrequests], verbs [create]",
     "read": "resources [certificatesigningrequests], verbs [get]",
@@ -34,14 +34,14 @@ _RULES = {
     "delete": "resources [certificatesigningrequests], verbs [delete]",
     "read the Node": "resources [nodes], verbs [get], in apiGroups ['']",
 }
-"""What a cluster role has to permit for each of the calls, in apiGroups [certificates.k8s.io] where not said."""
+"""The rule that a cluster role needs for each call, in apiGroups [certificates.k8s.io] unless it names another."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Filed:
-    """A CertificateSigningRequest as the API has it: PEM, and its conditions with their messages."""
+    """A CertificateSigningRequest in the API: PEM, and its conditions with their messages."""
 
     name: str
     uid: str
@@ -53,7 +53,10 @@ class Filed:
 
 
 class Requests:
-    """Each call raises RefusedError where the API server forbids it, UnreachableError where asking later may help."""
+    """The calls on requests.
+
+    Each raises RefusedError where the API server forbids it, UnreachableError where a retry may succeed.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -62,7 +65,7 @@ class Requests:
     async def create(
         self, name: str, request: bytes, signer_name: str, usages: tuple[str, ...], expiration_seconds: int
     ) -> Filed | None:
-        """File a request; None where the name is taken."""
+        """Create a request and return it, or None where the name exists."""
         spec = CertificateSigningRequestSpec(
             request=base64.b64encode(request).decode("ascii"),
             signerName=signer_name,
@@ -76,32 +79,33 @@ class Requests:
             return None
 
     async def read(self, name: str) -> Filed | None:
-        """The request of this name; None where there is none."""
+        """Return the request of this name, or None."""
         try:
             return await self._call("read", lambda: self._filed(self._client.get(CertificateSigningRequest, name)))
         except GoneError:
             return None
 
     async def approve(self, filed: Filed, reason: str, message: str, *, dry_run: bool = False) -> Filed | None:
-        """Approve exactly this request, unless it is decided already; None where it is not there any more. A `dry_run`
-        only asks whether that would be permitted.
+        """Approve exactly this request, unless it is decided already. Return it, or None where it does not exist.
+
+        A `dry_run` only checks the permission.
         """
         for _ in range(_CONFLICTS):
             try:
                 return await self._call("approve", lambda: self._filed(self._approved(filed, reason, message, dry_run)))
-            except TakenError:  # somebody changed it since it was read: it is read again
+            except TakenError:  # changed since it was read: read it again
                 continue
             except GoneError:
                 return None
         raise UnreachableError(f"{filed.name} is being changed all the time; certmond approves it later")
 
     async def delete(self, name: str) -> None:
-        """The request is not there afterwards, whoever took it away."""
+        """Delete the request, if it exists."""
         with suppress(GoneError):
             await self._call("delete", lambda: self._client.delete(CertificateSigningRequest, name))
 
     async def addresses(self, node_name: str) -> frozenset[str]:
-        """The IP addresses that the cluster knows this Node by."""
+        """Return the IP addresses in the status of this Node."""
         try:
             node = await self._call("read the Node", lambda: self._client.get(Node, node_name))
         except GoneError:
@@ -114,7 +118,7 @@ class Requests:
         if found.metadata is None or found.metadata.uid != filed.uid:
             raise GoneError
         status = found.status or CertificateSigningRequestStatus()
-        if status.conditions:  # approved, denied or failed: none of these is ever taken back
+        if status.conditions:  # approved, denied or failed: all three are final
             return found
         now = datetime.now(UTC)
         condition = CertificateSigningRequestCondition(
@@ -123,7 +127,7 @@ class Requests:
         approval = CertificateSigningRequest.Approval(
             metadata=found.metadata, spec=found.spec, status=CertificateSigningRequestStatus(conditions=[condition])
         )
-        # The resource version in its metadata makes this a change of what was just read, and of nothing else.
+        # The resource version in its metadata limits the change to the object that was read.
         return await self._client.replace(approval, filed.name, dry_run=dry_run)
 
     @staticmethod
@@ -137,7 +141,7 @@ class Requests:
             usages=frozenset(found.spec.usages or ()),
             request=base64.b64decode(found.spec.request),
             certificate=base64.b64decode(status.certificate or ""),
-            # The API takes no other status than True for the conditions that it knows.
+            # The API accepts only the status True for the conditions that it knows.
             conditions={each.type: each.message or each.reason or "" for each in status.conditions or ()},
         )
 

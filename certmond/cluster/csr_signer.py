@@ -1,9 +1,9 @@
-"""Signing by the cluster: a CertificateSigningRequest of certificates.k8s.io/v1, looked at again until it is decided.
+"""Signing by the cluster: a CertificateSigningRequest of certificates.k8s.io/v1, polled until it is decided.
 
-Owns which of Kubernetes' signers a certificate belongs to, what the request says, what it is called, and when certmond
-approves one itself. Nothing here waits for a decision: one that is pending is asked for again with its cookie, and a
-request that was filed before, by this process or the one before it, is picked up instead of filed twice. The private
-key never leaves this node: the API gets the request.
+Owns the choice of Kubernetes' signer, the content and name of the request, and the rule by which certmond approves a
+request itself. Does not wait for a decision: the caller asks again for a pending request with its cookie. A request
+that this process or an earlier one has filed is used again. The private key never leaves this node: the API receives
+only the request.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ KUBELET_CLIENT, KUBELET_SERVING, API_CLIENT = (
     "kubernetes.io/kube-apiserver-client",
 )
 
-_PERMITTED = ("digital signature", "key encipherment")  # pkg/apis/certificates/helpers.go, for all three of them
-_SHORTEST, _LONGEST = 600, (1 << 31) - 1  # expirationSeconds: the API's least, and the most of its type
-_MOST_PATIENT = 300.0  # seconds between two looks at a request that nobody decides
+_PERMITTED = ("digital signature", "key encipherment")  # pkg/apis/certificates/helpers.go, for all three signers
+_SHORTEST, _LONGEST = 600, (1 << 31) - 1  # expirationSeconds: the API's minimum, and the maximum of its type
+_MOST_PATIENT = 300.0  # seconds between two checks of an undecided request
 
 
 class CsrSigner:
     """Signs through the Kubernetes API, with the rights of a kubeconfig's current user.
 
-    With `approve` it approves a request of its own, too, if that is for this node's identity and nothing more.
+    With `approve`, also approves its own request if that is only for this node's identity.
     """
 
     def __init__(self, kubeconfig: str, *, time_limit: timedelta, approve: bool = False) -> None:
@@ -50,9 +50,12 @@ class CsrSigner:
         self._approve = approve
 
     def sign(self, request: Request) -> Issued:
-        """The certificate. Raises RefusedError, UnreachableError, or WaitingError while it is not decided."""
+        """Return the certificate.
+
+        Raises RefusedError, UnreachableError, or WaitingError while the request is undecided.
+        """
         try:
-            from certmond.cluster.client import attended  # noqa: PLC0415 - needs the extra, which may not be there
+            from certmond.cluster.client import attended  # noqa: PLC0415 - needs the extra
         except ImportError:
             remedy = "pip install certmond[kubernetes], or choose another signer"
             raise RefusedError(
@@ -83,7 +86,7 @@ class CsrSigner:
         raise self._waiting(filed, asked_for, unapproved)
 
     async def _find(self, api: Requests, wanted: _Wanted, asked_for: _Cookie | None) -> Filed:
-        """Our request in the API: the one that the cookie names, or a new one, or one that is there already."""
+        """Return this request in the API: the one of the cookie, a new one, or an existing one."""
         filed = await api.read(asked_for.name) if asked_for else None
         if filed and wanted.is_same(filed):
             return filed
@@ -116,7 +119,7 @@ class CsrSigner:
 
 @dataclass(frozen=True, slots=True)
 class _Cookie:
-    """Which object was filed, and how often it was looked at since."""
+    """The filed object, and the number of checks since."""
 
     name: str
     uid: str
@@ -124,7 +127,7 @@ class _Cookie:
 
     @classmethod
     def parse(cls, text: str | None) -> _Cookie | None:
-        """None where it was not written here."""
+        """Return the cookie in `text`, or None where certmond did not write it."""
         match (text or "").split(" "):
             case [name, uid, turns] if turns.isdecimal():
                 return cls(name, uid, int(turns))
@@ -137,7 +140,7 @@ class _Cookie:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What is to be filed: a function of the request, but for its signature."""
+    """The request to file. Only its signature does not follow from the caller's request."""
 
     name: str
     pem: bytes
@@ -161,7 +164,7 @@ class _Wanted:
         )
 
     def is_same(self, filed: Filed) -> bool:
-        """The API's object asks for this, whatever the signature under it: ECDSA's is another each time."""
+        """Return whether the API's object has this content. The signature may differ, as each of ECDSA's does."""
         try:
             content = load_request(filed.request).tbs_certrequest_bytes
         except MalformedError:
@@ -170,7 +173,7 @@ class _Wanted:
 
 
 def _signer_name(name: str, template: Template) -> str:
-    """Whom Kubernetes has for such a certificate (pkg/controller/certificates/signer/signer.go)."""
+    """Return Kubernetes' signer for such a certificate (pkg/controller/certificates/signer/signer.go)."""
     usage, organizations = template.extended_usages, _values(template.subject, NameOID.ORGANIZATION_NAME)
     common_name = "".join(_values(template.subject, NameOID.COMMON_NAME))
     of_node = common_name.startswith("system:node:") and organizations == ["system:nodes"]
@@ -185,11 +188,11 @@ def _signer_name(name: str, template: Template) -> str:
 
 
 async def _objection(api: Requests, request: Request, wanted: _Wanted) -> str | None:
-    """Why certmond does not approve this request; None where it does.
+    """Return why certmond does not approve this request, or None where it does.
 
-    The rule: it is for one of the kubelet's two signers; its subject is CN=system:node:<this node>,O=system:nodes and
-    nothing else; each DNS name is this node's name; each IP address is one that the cluster has in the Node's status.
-    There are no names of another kind.
+    The rule: the request is for one of the kubelet's two signers. Its subject is exactly CN=system:node:<this
+    node>,O=system:nodes. Each DNS name is this node's name, and each IP address is in the status of the Node. It has no
+    names of another kind.
     """
     if wanted.signer_name == API_CLIENT:
         return f"{API_CLIENT} is approved by people"
@@ -215,7 +218,10 @@ def _approval(request: Request) -> str:
 
 
 def _of_key(filed: Filed, request: Request) -> bytes:
-    """The PEM of what was issued, if it is for the request's key; text around it is left behind."""
+    """Return the PEM of the issued chain, without other text.
+
+    Raises RefusedError where it is not for the request's key.
+    """
     found = decode(filed.certificate, filed.name).certificates
     if not found or found[0].key != public_key_of(request.key):
         detail = f"what was issued for the request {filed.name} is no certificate of its key"
@@ -224,7 +230,7 @@ def _of_key(filed: Filed, request: Request) -> bytes:
 
 
 def _object_name(request: Request, content: bytes) -> str:
-    """The same for the same request on the same node, and a name by the rules of DNS-1123."""
+    """Return a DNS-1123 name that is the same for the same request on the same node."""
     parts = (request.node_name[:100], request.name, hashlib.sha256(content).hexdigest()[:10])
     plain = (re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") for part in parts)
     return "-".join(("certmond", *filter(None, plain)))

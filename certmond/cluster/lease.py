@@ -1,8 +1,8 @@
-"""One at a time among the nodes of a cluster: a Lease of coordination.k8s.io/v1, by its name.
+"""A lock among the nodes of a cluster: a Lease of coordination.k8s.io/v1.
 
-Owns whose turn it is: the rules of client-go's leader election, applied to the Lease as it was read, and the fence by
-which this node knows, from its own clock alone, that the turn is still its own. No time in the Lease is ever compared
-with a clock of this node, since the clocks of nodes differ. What is done in a turn is the caller's.
+Owns the rules of client-go's leader election, applied to the Lease as it was read. Owns also the fence: this node knows
+from its own clock alone that it still holds the Lease. No time in the Lease is compared with this node's clock, because
+the clocks of nodes differ. The caller decides what the lock protects.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from certmond.pki.findings import printable
 if TYPE_CHECKING:
     from certmond.cluster.client import Connection
 
-_RENEWED_AFTER = 1 / 3  # of the duration: a renewal that fails is tried again, and again, before the turn is over
-_HELD_FOR = 5 / 6  # of the duration: clocks may differ in speed by a fifth, and still no two nodes hold it
-_CONFLICTS = 5  # as many times as client-go's retry.DefaultRetry tries
+_RENEWED_AFTER = 1 / 3  # of the duration: leaves time to retry a renewal that fails
+_HELD_FOR = 5 / 6  # of the duration: even if clocks differ in speed by a fifth, no two nodes hold it
+_CONFLICTS = 5  # the number of attempts of client-go's retry.DefaultRetry
 
 RESTART, ROTATION = "certmond-restart", "certmond-rotation"
-"""The Leases of certmond: whose turn it is to restart something, and who leads a rotation."""
+"""certmond's Leases: the lock for restarts, and the lock of the coordinator of a rotation."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A Lease as the API has it, or as it is to be (`version` is empty then, if there is none yet).
+    """A Lease in the API, or one to write (then `version` is empty if no Lease exists).
 
-    `metadata` is the API's own, and goes back to it as it came.
+    `metadata` is the API's own, and is written unchanged.
     """
 
     holder: str
@@ -51,7 +51,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """It is another's turn, and has been since `since` by that one's clock."""
+    """Another node holds the Lease, since `since` by that node's clock."""
 
     holder: str
     since: datetime | None
@@ -60,11 +60,11 @@ class Waits:
 def decide(
     found: Record | None, identity: str, seconds: int, *, seen: float, now: float, at: datetime
 ) -> Record | Waits:
-    """What is to be written so that it is the turn of `identity`, or who is waited for.
+    """Return the Lease to write so that `identity` holds it, or the holder to wait for.
 
-    `found` was read before `now`, and this very record was first seen at `seen`, both by our own monotonic clock. Of
-    another's it is free once it has stayed the same for as long as it says, or for `seconds`, our own duration, where
-    it says nothing. `at` is the time of day, for people.
+    `found` was read before `now`, and this very record was first read at `seen`, both by this node's monotonic clock. A
+    Lease of another node is free once it has not changed for its own duration, or for `seconds` where it has none. `at`
+    is the time of day, for the operator.
     """
     if found is None:
         return Record(identity, seconds, acquired=at, renewed=at, transitions=0)
@@ -76,26 +76,26 @@ def decide(
 
 
 class Leases(Protocol):
-    """One Lease in the API. Each call raises RefusedError or UnreachableError where the API does not do it."""
+    """One Lease in the API. Each call raises RefusedError or UnreachableError where the API does not execute it."""
 
     async def read(self) -> Record | None:
-        """The Lease as it is now; None where there is none."""
+        """Return the current Lease, or None."""
 
     async def create(self, record: Record) -> Record | None:
-        """The Lease as it was made; None where there is one already."""
+        """Create the Lease and return it, or None where one exists."""
 
     async def replace(self, record: Record) -> Record | None:
-        """The Lease as it was written; None where it is not any more what `record.version` says, or is gone."""
+        """Replace the Lease and return it, or None where it differs from `record.version` or was deleted."""
 
 
 class ClusterLease:
-    """The turn of this node at one thing, held by the Lease `name`: to restart things, or to lead a rotation.
+    """A lock held by the Lease `name`: for restarts, or for the coordination of a rotation.
 
-    `kubeconfig` tells the path of one, at each call of the API and not before; it may raise RefusedError.
-    `identity` is the node's name: no two nodes may have the same. `duration` is how long a node that has gone silent
-    is waited for; the Lease says it in whole seconds, at least one. A call of the API takes `time_limit` at most, and
-    `alive` is called every second at least meanwhile; what it raises passes through. `monotonic` is a clock, in
-    seconds, that nobody sets. One thread uses it.
+    `kubeconfig` returns the path of a kubeconfig at each call of the API, and may raise RefusedError. `identity` is the
+    node's name, which must be unique. `duration` is how long other nodes wait for a silent holder. The Lease has it in
+    whole seconds, at least one. A call of the API takes at most `time_limit`. Meanwhile `alive` is called at least
+    every second, and its exceptions pass through. `monotonic` is a clock in seconds that cannot be set. Only one thread
+    may use the object.
     """
 
     def __init__(
@@ -115,25 +115,26 @@ class ClusterLease:
         self._duration, self._monotonic = duration.total_seconds(), monotonic
         self._seconds = max(math.ceil(self._duration), 1)
         self._seen: tuple[Record | None, float] = (None, 0.0)
-        self._ours: Record | None = None  # as it was last written
-        self._began = 0.0  # when that was, by our clock, before the request left
+        self._ours: Record | None = None  # as last written
+        self._began = 0.0  # the time of that write by this node's clock, before the request was sent
 
     @property
     def held(self) -> bool:
-        """Whether no other node can have the turn yet, by our own clock: the fence, asked right before each act."""
+        """Return whether no other node can hold the lock yet, by this node's clock. This fence precedes each act."""
         return self._ours is not None and self._monotonic() - self._began < self._duration * _HELD_FOR
 
     def take(self) -> str | None:
-        """None: the turn is ours, taken or renewed just now. Else the sentence why not.
+        """Take or renew the lock. Return None, or a sentence why this node does not hold it.
 
-        Raises UnreachableError and RefusedError; what was held before is then held for the rest of its time.
+        Raises UnreachableError and RefusedError. A lock that this node held before is then held for the rest of its
+        time.
         """
         return self._run(self._take)
 
     def keep(self) -> None:
-        """Renew, if a third of the duration has passed since that was done last.
+        """Renew the lock, if a third of the duration has passed since the last renewal.
 
-        Raises LostError where the turn is not ours, UnreachableError and RefusedError where that could not be learned.
+        Raises LostError where this node does not hold it, UnreachableError and RefusedError where that is unknown.
         """
         if self._ours is None:
             raise LostError(f"{self} is not held by this node; it has to be taken first")
@@ -141,7 +142,10 @@ class ClusterLease:
             self._run(partial(self._keep, self._ours))
 
     def give_back(self) -> None:
-        """Let the next node have its turn at once, if the turn is held; if the API is away, that node waits instead."""
+        """Release the lock, so that the next node can take it at once.
+
+        If the API is unreachable, that node waits instead.
+        """
         held, ours = self.held, self._ours
         self._ours = None
         if held and ours is not None:
@@ -169,11 +173,11 @@ class ClusterLease:
             if await self._written(api, replace(ours, renewed=datetime.now(UTC))):
                 return
             found = await api.read()
-            if found is None or found.holder != self._identity:  # deleted or free, it may have been another's meanwhile
+            if found is None or found.holder != self._identity:  # another node may have held it meanwhile
                 self._ours = None
                 holder = printable(found.holder) if found and found.holder else "nobody"
                 raise LostError(f"the turn was lost, {holder} holds {self} now; it has to be taken anew")
-            ours = self._ours = found  # by a renewal whose answer never came, or by another hand: ours still
+            ours = self._ours = found  # a renewal without an answer, or another program, wrote it: still held
         raise UnreachableError(f"{self} is being changed all the time; it is renewed later")
 
     async def _written(self, api: Leases, wanted: Record) -> bool:
@@ -185,7 +189,7 @@ class ClusterLease:
         return True
 
     def _decided(self, found: Record | None) -> Record | Waits:
-        # The clock is read after the answer came: to have seen a record too late is safe, too early is not.
+        # Read the clock after the answer: a late time of the first read is safe, an early one is not.
         now = self._monotonic()
         if found != self._seen[0]:
             self._seen = (found, now)
@@ -194,7 +198,7 @@ class ClusterLease:
 
     def _run(self, work: Callable[[Leases], Awaitable[T]]) -> T:
         async def call(connection: Connection) -> T:
-            from certmond.cluster.lease_api import LeaseApi  # noqa: PLC0415 - needs lightkube, which may not be there
+            from certmond.cluster.lease_api import LeaseApi  # noqa: PLC0415 - needs the extra
 
             return await work(LeaseApi(connection, self._namespace, self._name))
 

@@ -1,7 +1,7 @@
-"""A Lease of coordination.k8s.io/v1 in the Kubernetes API: read, made, and replaced by what follows from it.
+"""One Lease of coordination.k8s.io/v1 in the Kubernetes API: read, create, and compare-and-swap.
 
-Owns the form in which the API takes a Lease, and the compare-and-swap: whatever is replaced carries the uid and the
-resource version of what was read, so that it replaces that and nothing else. Whose turn it is, is the caller's.
+Owns the API's form of a Lease. A replacement carries the uid and the resource version of the Lease that was read, so it
+replaces only that. The caller decides which node holds it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class LeaseApi:
-    """One Lease, by its namespace and name; the calls of `certmond.cluster.lease.Leases`."""
+    """One Lease, by its namespace and name. Implements `certmond.cluster.lease.Leases`."""
 
     def __init__(self, connection: Connection, namespace: str, name: str) -> None:
         self._connection = connection
@@ -33,7 +33,7 @@ class LeaseApi:
         self._name = name
 
     async def read(self) -> Record | None:
-        """The Lease as it is now; None where there is none."""
+        """Return the current Lease, or None."""
         try:
             return await self._call(
                 "read", lambda: _record(self._client.get(Lease, self._name, namespace=self._namespace))
@@ -42,7 +42,7 @@ class LeaseApi:
             return None
 
     async def create(self, record: Record) -> Record | None:
-        """The Lease as it was made; None where there is one already."""
+        """Create the Lease and return it, or None where one exists."""
         made = Lease(metadata=ObjectMeta(name=self._name, namespace=self._namespace), spec=_spec(record))
         try:
             return await self._call("create", lambda: _record(self._client.create(made)))
@@ -53,7 +53,7 @@ class LeaseApi:
             raise RefusedError(f"the cluster has no namespace {self._namespace}; {remedy}") from None
 
     async def replace(self, record: Record) -> Record | None:
-        """The Lease as it was written; None where it is not any more what `record.version` says, or is gone."""
+        """Replace the Lease and return it, or None where it differs from `record.version` or was deleted."""
         lease = Lease(metadata=record.metadata, spec=_spec(record))
         try:
             return await self._call("update", lambda: _record(self._client.replace(lease)))
@@ -76,14 +76,14 @@ def _spec(record: Record) -> LeaseSpec:
 
 
 def _micro(time: datetime | None) -> Any:
-    """The API takes a MicroTime with six digits and no others; lightkube would leave six zeros away."""
+    """Return the time as a MicroTime with six digits, which the API requires. lightkube would omit six zeros."""
     return time and f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
 
 
 async def _record(answer: Awaitable[Any]) -> Record:
     found = await answer
     metadata, spec = found.metadata, found.spec or LeaseSpec()
-    if not (metadata.uid and metadata.resourceVersion):  # without them, the API would replace anything, or make it anew
+    if not (metadata.uid and metadata.resourceVersion):  # without them, the API would replace any Lease, or create one
         raise ValueError
     return Record(
         holder=spec.holderIdentity or "",

@@ -1,8 +1,8 @@
-"""Who there is in the cluster, and how far each node says that it is: this node says so, and the others are read.
+"""Reports of the nodes on their progress in a rotation: this node writes its own, and reads the others.
 
-Owns when this node says what it has come to, says it again, and takes it back; and what is remembered of the others:
-who was known to have a CA's key, who took part in a rotation, and whose kubelet answered. What a node may write of
-itself is `nodes`'; what follows from it is decided elsewhere. It can be imported without lightkube.
+Owns when this node writes, repeats and withdraws its report. Owns also the memory of other nodes: which ever had a CA's
+key, which took part in a rotation, and whose kubelet was ready. `nodes` owns the format of a report. Imports without
+lightkube.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from certmond.cluster.nodes import ClusterNode
 
 _REPEATED = 6
-"""So many times as long as the configuration's `poll` is what this node says left alone: its Node may be made anew."""
+"""Interval after which an unchanged report is written again, as a multiple of `poll`: the Node may be a new object."""
 
 
 class RollCall:
-    """For the node `node`, whose machine has the boot ID `boot`, and one process. `own` is the access as that node
-    itself: nobody else may annotate it. `monotonic` gives seconds of a clock that nobody sets.
+    """The reports for one process on the node `node`, whose machine has the boot ID `boot`.
+
+    `own` has the credentials of the node itself, which alone may annotate its Node. `monotonic` returns the seconds of
+    a clock that cannot be set.
     """
 
     def __init__(
@@ -41,15 +43,15 @@ class RollCall:
     ) -> None:
         self._access, self._own, self._node, self._boot = access, own, node, boot
         self._pause, self._monotonic = pause.total_seconds(), monotonic
-        self._signers = set[str]()  # uids: once known to have a CA key, a node is asked, whatever its label is then
-        self._took_part = set[tuple[str, str]]()  # uids, and the ids of rotations of which they have said something
-        self._ready = frozenset[str]()  # by name, as they were listed last
+        self._signers = set[str]()  # uids; a node that once had a CA key stays a signer, whatever its label is later
+        self._took_part = set[tuple[str, str]]()  # uids, and the ids of rotations on which they reported
+        self._ready = frozenset[str]()  # names, as last listed
         self._said: Report | None = None
-        self._known = False  # whether `_said` is what the Node says: not in a process that has just begun
+        self._known = False  # whether the Node has `_said`; unknown in a new process
         self._say_again = self._withdraw_again = 0.0
 
     def say(self, report: Report) -> None:
-        """Tell the cluster what this node has come to: once, and now and then again.
+        """Write this node's report if it is new or due again.
 
         Raises RefusedError, UnreachableError.
         """
@@ -57,8 +59,9 @@ class RollCall:
             self._annotate(report.rotation, report)
 
     def take_back(self, rotation: Rotation) -> None:
-        """This node has not come so far as it may have said of this phase. That it takes part in the rotation stays
-        said, for who has not seen it before. Never raises CertmondError.
+        """Withdraw the report on this phase. The annotation still shows that the node takes part in the rotation.
+
+        Never raises CertmondError.
         """
         said = self._said
         if self._known and (said is None or (said.rotation, said.phase) != (rotation.id, rotation.phase)):
@@ -69,7 +72,7 @@ class RollCall:
                 self._annotate(rotation.id, None)
 
     def members(self, rotation: Rotation) -> list[Member]:
-        """All nodes, as they are now. Raises RefusedError, UnreachableError."""
+        """Return all nodes, as they are now. Raises RefusedError, UnreachableError."""
         from certmond.cluster.nodes import list_nodes  # noqa: PLC0415 - needs the extra
 
         found, there = list_nodes(self._access), forth(rotation.id)
@@ -85,11 +88,11 @@ class RollCall:
         ]  # fmt: skip
 
     def others(self, rotation: Rotation) -> list[Member]:
-        """The same without this node."""
+        """Return all nodes except this one. Raises the same errors."""
         return [each for each in self.members(rotation) if each.name != self._node]
 
     def silent(self, names: Collection[str]) -> frozenset[str]:
-        """Those of the nodes whose kubelet did not answer when `members` were listed last, or that were not there."""
+        """Return those of `names` that were missing, or not ready, when `members` last listed the nodes."""
         return frozenset(names) - self._ready
 
     def _annotate(self, rotation: str, report: Report | None) -> None:
@@ -99,7 +102,7 @@ class RollCall:
         if report is not None:
             holds = report.signs and report.ready
             said = Acknowledgement(rotation, report.phase.value, report.trust, report.issuer, holds, self._boot)
-        self._known = False  # what the Node says if the answer never comes
+        self._known = False  # the Node's state is unknown if no answer arrives
         acknowledge(self._own, self._node, said)
         self._said, self._known = report, True
         self._say_again, self._withdraw_again = self._monotonic() + self._pause * _REPEATED, 0.0

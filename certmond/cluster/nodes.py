@@ -1,7 +1,7 @@
-"""The Nodes of the cluster as a rotation needs them: who there is, and what each one says of itself.
+"""The Nodes of the cluster as a rotation needs them, and the report of each one.
 
-Owns the annotation `certmond.io/rotation`: its text, and setting this node's own without touching anything else. What
-a node says is a claim of that node, to be judged elsewhere. Imports lightkube.
+Owns the annotation `certmond.io/rotation`: its text, and a write of this node's own that changes nothing else. A report
+is a claim of that node, which the caller judges. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _WRITE = "its user has to be this node's (kubelet.conf), or a cluster role has t
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """What a node says of itself: in which phase of which rotation it is settled; of no phase where `phase` is empty.
+    """A node's report: which phase of which rotation it has reached. Without a `phase`, it has reached none.
 
-    `trust` is the SHA-256 of the set that it trusts, `issuer` that of the CA of its oldest leaf, both in hexadecimal;
-    empty where it has none. `holds_key`: the new CA's key is on it. `boot`: the boot ID of the machine that said so,
-    empty where it has none.
+    `trust` is the SHA-256 of the set that it trusts, `issuer` that of the CA of its oldest leaf, both in hexadecimal.
+    Either is empty where it has none. `holds_key`: the new CA's key is on the node. `boot`: the boot ID of the machine
+    that reported, or empty.
     """
 
     id: str
@@ -48,14 +48,14 @@ class Acknowledgement:
     boot: str = ""
 
     def __str__(self) -> str:
-        """The value of the annotation."""
+        """Return the value of the annotation."""
         key = "key" if self.holds_key else "nokey"
         said = f"{self.id}/{self.phase or _NONE}/{self.trust or _NONE}/{self.issuer or _NONE}/{key}"
         return f"{said}/{self.boot}" if self.boot else said
 
     @classmethod
     def parse(cls, text: str) -> Acknowledgement | None:
-        """None for anything that is not exactly such a value."""
+        """Return the report in `text`, or None for any other text."""
         found = _SAID.fullmatch(text)
         if found is None:
             return None
@@ -65,8 +65,10 @@ class Acknowledgement:
 
 @dataclass(frozen=True, slots=True)
 class ClusterNode:
-    """One Node. `said` is None where it said nothing that can be read; `uid` tells a Node from its namesake later, and
-    `boot`, which is empty where its kubelet tells none, this start of its machine from others.
+    """One Node. `said` is its report, or None where it has no valid one.
+
+    `uid` distinguishes it from a later Node of the same name. `boot` distinguishes the starts of its machine, and is
+    empty where the kubelet reports none.
     """
 
     name: str
@@ -80,28 +82,28 @@ class ClusterNode:
 
     @property
     def started_since(self) -> bool:
-        """Its machine was started since it said that, or is another one."""
+        """Return whether its machine was started, or exchanged, since the report."""
         return bool(self.said and self.said.boot and self.boot and self.said.boot != self.boot)
 
 
 def list_nodes(access: Access) -> tuple[ClusterNode, ...]:
-    """Every Node, by name. Raises RefusedError, UnreachableError."""
+    """Return every Node, sorted by name. Raises RefusedError, UnreachableError."""
 
     async def work(connection: Connection) -> tuple[ClusterNode, ...]:
         found = await connection.listed("list the Nodes", _READ, lambda: told(connection.client))
         return tuple(sorted(found, key=lambda node: node.name))
 
     async def told(client: AsyncClient) -> AsyncIterator[ClusterNode]:
-        async for node in client.list(Node, chunk_size=PAGE):  # of which most is names of images: nothing of it is kept
+        async for node in client.list(Node, chunk_size=PAGE):  # drops names of images, most of a Node
             yield _node(node)
 
     return access.run(work)
 
 
 def acknowledge(access: Access, name: str, said: Acknowledgement) -> None:
-    """Annotate the Node `name` with what it says. Nothing else of it is changed.
+    """Write the report `said` to the Node `name`, and change nothing else.
 
-    Raises RefusedError where there is no such Node or it may not be written, UnreachableError.
+    Raises RefusedError where the Node does not exist or must not be written, UnreachableError.
     """
     text = str(said)
     if Acknowledgement.parse(text) != said:
@@ -116,7 +118,7 @@ def acknowledge(access: Access, name: str, said: Acknowledgement) -> None:
             )
         except GoneError:
             raise RefusedError(f"the cluster has no Node {name}; see `node_name` in the configuration") from None
-        except TakenError:  # the API server tries a patch several times before it says so
+        except TakenError:  # the API server retries a patch several times first
             raise UnreachableError(f"the Node {name} is being changed all the time; it is annotated later") from None
 
     access.run(work)

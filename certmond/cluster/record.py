@@ -1,7 +1,7 @@
-"""The public record of a rotation, as every node of the cluster may read it: a value, and its text.
+"""The public record of a rotation, which every node of the cluster may read: a value, and its text.
 
-Owns the schema of the record, and the rule that nothing secret is ever part of it. Where it is kept is `record_api`'s;
-what a phase means, and which one follows, is decided elsewhere.
+Owns the schema of the record, and the rule that it never contains a secret. `record_api` stores it. `pki.rotation`
+defines the phases.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ _NEVER, _REFUSED = "PRIVATE KEY", "holds a private key, which is never part of a
 
 
 def _public(pem: str) -> str:
-    """PEM of certificates or bare public keys (a rotation of sa.key has no certificates), and nothing else."""
+    """Return `pem`, which must contain only certificates or bare public keys.
+
+    A rotation of sa.key has no certificates.
+    """
     found = decode(pem.encode(), "it")
     holds_private = found.key or found.encrypted_key
     if found.faults or not found.pem or holds_private or not found.anchors:
@@ -37,14 +40,15 @@ _NodeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$")]
 
 
 class ClusterRecord(BaseModel):
-    """A rotation: which, of what, how far. Public data only.
+    """A rotation: its id, subject and progress. Public data only.
 
-    `phase` has lasted since `since`. `old` are the PEMs of what is rotated away, `new` of what takes its place; for a
-    pair of service account keys they are the public keys. `excluded` are the nodes that nobody waits for. `coordinator`
-    is the node that wrote the record last, `published` when both CAs were first seen to be published to workloads.
-    `signature` is that of the CA that is rotated away, over what `pki.rotation_consent` says. `released` is up to which
-    place workers may act in the phase (`pki.rotation_batches`).
-    Fields that a later certmond adds are passed over.
+    The phase `phase` began at `since`. `old` are the PEMs of what is rotated away, `new` of what replaces it. For a
+    pair of service account keys they are the public keys. `excluded` are the nodes for which no other node waits.
+    `coordinator` is the node that wrote the record last. `published` is when both CAs were first found published to
+    workloads. `signature` is that of the old CA, over the statement of `pki.rotation.authorization`. `released` is the
+    place up to which workers may act in the phase (`pki.rotation.worker_batches`).
+
+    Fields of a later certmond are ignored.
     """
 
     model_config = ConfigDict(
@@ -79,22 +83,22 @@ class ClusterRecord(BaseModel):
 
     @property
     def old_anchors(self) -> tuple[Anchor, ...]:
-        """Those of `old`, in their order."""
+        """Return the anchors of `old`, in their order."""
         return tuple(each for pem in self.old for each in _read(pem).anchors)
 
     @property
     def new_anchors(self) -> tuple[Anchor, ...]:
-        """That of `new`."""
+        """Return the anchors of `new`."""
         return _read(self.new).anchors
 
     def text(self) -> str:
-        """The record as JSON."""
+        """Return the record as JSON."""
         return self.model_dump_json(by_alias=True, indent=1)
 
 
 def parse(text: str, where: str) -> ClusterRecord:
-    """The record in `text`; `where` names its place. Raises MalformedError, which never quotes the text."""
-    if _NEVER in text:  # in a field that is passed over, too: whoever put it there has to learn of it
+    """Return the record in `text`; `where` names its place. Raises MalformedError, which never quotes the text."""
+    if _NEVER in text:  # also in an ignored field: its author must learn of it
         raise _not_understood(where, _REFUSED)
     try:
         return ClusterRecord.model_validate_json(text)

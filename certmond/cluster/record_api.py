@@ -1,7 +1,7 @@
 """The record of a rotation in the Kubernetes API: the ConfigMap kube-system/certmond-rotation.
 
-Owns reading, making and replacing it. What is replaced is exactly what was read: the resource version goes with it, and
-who comes second is told so. What is recorded is the caller's, and public (`record` sees to that). Imports lightkube.
+Owns its read, creation and replacement. A replacement carries the resource version that was read, so a second writer
+gets an error. The caller owns the content, and `record` ensures that it is public. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A record as the API has it. `metadata` and `others` are the API's own, and go back to it as they came."""
+    """A record in the API. `metadata` and `others` are the API's own, and are written unchanged."""
 
     record: ClusterRecord
     metadata: Any = field(repr=False, compare=False)
@@ -39,9 +39,9 @@ class Recorded:
 
 
 def read_record(access: Access) -> Recorded | None:
-    """The record as it is now; None where there is none.
+    """Return the current record, or None.
 
-    Raises MalformedError where it cannot be understood, RefusedError, UnreachableError.
+    Raises MalformedError where it is invalid, RefusedError, UnreachableError.
     """
 
     async def work(connection: Connection) -> Recorded | None:
@@ -54,7 +54,7 @@ def read_record(access: Access) -> Recorded | None:
 
 
 def create_record(access: Access, record: ClusterRecord) -> Recorded:
-    """The record, as it was made. Raises OvertakenError where there is one already, RefusedError, UnreachableError."""
+    """Create the record and return it. Raises OvertakenError where one exists, RefusedError, UnreachableError."""
     made = ConfigMap(metadata=ObjectMeta(name=NAME, namespace=NAMESPACE), data={_KEY: record.text()})
 
     async def work(connection: Connection) -> Recorded:
@@ -69,9 +69,9 @@ def create_record(access: Access, record: ClusterRecord) -> Recorded:
 
 
 def replace_record(access: Access, found: Recorded, record: ClusterRecord) -> Recorded:
-    """The record, as it was written in place of `found`.
+    """Replace the record `found` and return the new one.
 
-    Raises OvertakenError where somebody changed or deleted it since it was read, RefusedError, UnreachableError.
+    Raises OvertakenError where it was changed or deleted since it was read, RefusedError, UnreachableError.
     """
     made = ConfigMap(metadata=found.metadata, data={**found.others, _KEY: record.text()})
 
@@ -95,7 +95,10 @@ async def _call(connection: Connection, verb: str, call: Callable[[], Awaitable[
 
 
 async def _versioned(answer: Awaitable[ConfigMap]) -> ConfigMap:
-    """What has neither uid nor resource version would replace anything: then it is no Kubernetes API that answers."""
+    """Return the ConfigMap.
+
+    One without uid and resource version would replace any: then the server is no Kubernetes API.
+    """
     found = await answer
     if found.metadata is None or not (found.metadata.uid and found.metadata.resourceVersion):
         raise ValueError

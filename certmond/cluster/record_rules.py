@@ -1,9 +1,8 @@
-"""A rotation as the cluster's record has it: to and fro, and which one may take the place of another.
+"""Conversion between a rotation and the cluster's record, and the rules for the replacement of a record.
 
-Owns what this certmond understands of a record, and the rule that a record never goes back: to an earlier phase, to
-fewer workers that may act in the same one, to another rotation while one is under way, or to what was decided from a
-state that has passed; and when it has less than a node has noted, as where it was deleted. Pure; where the record is
-kept is `record_api`'s.
+A record never moves to an earlier phase, or to fewer released workers in the same phase. It never changes to another
+rotation while one is in progress, nor to a decision from an outdated state. Owns also the rule when a record is behind
+a node, as after its deletion. Pure; `record_api` stores the record.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from certmond.pki.rotation.phases import Mode, Phase, Rotation, abort, flaw, for
 from certmond.pki.x509.certificate import to_pem
 
 TAKE_AWAY = "kubectl -n kube-system delete configmap certmond-rotation"
-"""What a person does with a record that is not to be followed."""
+"""The operator's command to delete a record that must not be followed."""
 
 
 def rotation_of(record: ClusterRecord) -> Rotation:
-    """The rotation in a record. Raises RotationError where it is none that this certmond knows."""
+    """Return the rotation in a record. Raises RotationError where this certmond does not know it."""
     try:
         (new,), old = record.new_anchors, record.old_anchors
         made = Rotation(
@@ -40,7 +39,7 @@ def rotation_of(record: ClusterRecord) -> Rotation:
 
 
 def record_of(rotation: Rotation, coordinator: str) -> ClusterRecord:
-    """The public record of a rotation. Raises RotationError where it has none."""
+    """Return the public record of a rotation. Raises RotationError where it has none."""
     if rotation.found:
         raise RotationError(
             f"{rotation.name} was begun by this node alone, which has found another CA in place; let it end there, "
@@ -62,9 +61,11 @@ def record_of(rotation: Rotation, coordinator: str) -> ClusterRecord:
 
 
 def lacks(found: ClusterRecord | None, own: Rotation, closed: Collection[str] = ()) -> bool:
-    """Whether the record has less than a node that has noted `own`: it is gone, or an older one has come back, of it,
-    of the way there, or of a rotation that has ended (`closed`). As a phase is left only when every node has reached
-    it, the furthest is the one to go on from. Raises RotationError.
+    """Return whether the record is behind a node that has recorded `own`.
+
+    It is missing, or an older one has returned: of that rotation, of the rotation that `own` aborts, or of one that has
+    ended (`closed`). A phase ends only after every node has reached it, so the furthest phase is valid. Raises
+    RotationError.
     """
     if found is None:
         return True
@@ -85,9 +86,11 @@ def admit(
     *,
     noted: bool = False,
 ) -> None:
-    """Whether `rotation`, decided while the record was `known` (None where it was not asked for), may take the place of
-    `found`. `closed` are the ids of the rotations that this node has ended; `noted` says that it is not decided now,
-    but was recorded before. Raises RotationError where it may not, OvertakenError where it is to be decided anew.
+    """Check that `rotation`, decided while the record was `known`, may replace the record `found`.
+
+    `known` is None where the record was not read. `closed` are the ids of the rotations that this node has ended.
+    `noted`: the rotation was recorded before and is not a new decision. Raises RotationError where it may not,
+    OvertakenError where the caller must decide again.
     """
     if known is not None and found != known:
         raise OvertakenError("the cluster's record of the rotation was changed by another node; look again")
@@ -95,7 +98,7 @@ def admit(
         return
     there = rotation_of(found)
     if rotation.id == f"{there.id}-back":
-        # Before `issue` the abandoned CA has signed nothing, so that any phase of the way back may follow.
+        # Before `issue` the new CA has signed nothing, so any phase of the abort may follow.
         if abort(there, rotation.since).phase is rotation.phase or (noted and there.phase is not Phase.ISSUE):
             return
         if noted:

@@ -1,8 +1,8 @@
-"""Restarting workloads as `kubectl rollout restart` does, some at a time, and waiting until their pods are replaced.
+"""Restarts of workloads as by `kubectl rollout restart`, in batches, until their pods are replaced.
 
-Owns the annotation of the pod template and what counts as done, which are kubectl's. The API server's controllers
-replace the pods, with the care that each workload asks for. Which ones are to be restarted is `workloads`'. What was
-restarted since the given instant, by whomever, is not restarted again, only waited for. Imports lightkube.
+Owns the annotation of the pod template and the rule for completion, both kubectl's. The controllers of the cluster
+replace the pods, within the limits of each workload. `workloads` selects them. A workload that was restarted since the
+given instant is only waited for. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LOOK_AGAIN = 0.5  # seconds
 
 
 class Outcome(StrEnum):
-    """What came of one restart."""
+    """The result of one restart."""
 
     DONE = "done"
     UNDER_WAY = "under way"
@@ -39,7 +39,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One restart. `fact` says what it waits for, or why it was not made or failed; it follows the workload's name."""
+    """One restart.
+
+    `fact` is what it waits for, or why it failed or was not made, as a phrase after the workload's name.
+    """
 
     workload: Workload
     outcome: Outcome
@@ -55,11 +58,11 @@ def restart_workloads(
     batch: int = 5,
     limit: timedelta = timedelta(minutes=10),
 ) -> tuple[Rollout, ...]:
-    """Restart the workloads, `batch` at a time, unless they were since `since`; `at` is now.
+    """Restart the workloads, `batch` at a time, unless they were restarted since `since`; `at` is now.
 
-    A batch is waited for until all of it is done, for `limit` at most; where one of it fails or is not done then, those
-    behind it are not touched, and have no Rollout. An API that does not answer meanwhile is waited for, too. Raises
-    RefusedError, and UnreachableError where a restart could not be begun.
+    Each batch must complete within `limit` before the next begins. After a failed or incomplete restart, the remaining
+    workloads are not touched and have no Rollout. A temporary failure of the API only prolongs the wait. Raises
+    RefusedError, and UnreachableError where a restart could not begin.
     """
 
     async def work(connection: Connection) -> tuple[Rollout, ...]:
@@ -87,7 +90,7 @@ async def _begun(connection: Connection, workload: Workload, since: datetime, at
 
 
 async def _finished(connection: Connection, begun: list[Rollout], seconds: float) -> list[Rollout]:
-    """The rollouts as they are when none is under way any more, or the time is up."""
+    """Return the rollouts once none is in progress, or the time is up."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             while any(each.outcome is Outcome.UNDER_WAY for each in begun):
@@ -118,7 +121,7 @@ async def _seen(connection: Connection, rollout: Rollout) -> Rollout:
 
 
 def _missing(kind: str, found: Any) -> str:
-    """What the rollout waits for by kubectl's rules (polymorphichelpers/rollout_status.go); empty where it is over."""
+    """Return what the rollout waits for by kubectl's rules (polymorphichelpers/rollout_status.go), or empty."""
     status = found.status
     if kind == "DaemonSet":
         wanted = status.desiredNumberScheduled
@@ -167,7 +170,7 @@ async def _patch(connection: Connection, workload: Workload, at: datetime) -> No
                 resource, workload.name, patch, namespace=workload.namespace, patch_type=PatchType.MERGE
             ),
         )
-    except TakenError:  # the API server tries a patch several times before it says so
+    except TakenError:  # the API server retries a patch several times first
         raise UnreachableError(f"the {workload} is being changed all the time; it is restarted later") from None
 
 

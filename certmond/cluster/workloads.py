@@ -1,8 +1,8 @@
-"""Which workloads have pods that started before the cluster published a CA, so that they may not trust it yet.
+"""Workloads with pods that started before the cluster published a CA, and may not trust it yet.
 
-Owns the look: pods that are given a service account's token or `kube-root-ca.crt`, and who made them. A process reads
-both when it starts, as a rule, so what began earlier is taken for one that does not know of the CA. Restarts nothing
-(`rollout` does), and looks at no Secret: a pod with an old Secret as its only token is not seen. Imports lightkube.
+Owns the search for pods that receive a service account's token or `kube-root-ca.crt`, and for their owners. A process
+usually reads both at its start, so an older process counts as one that does not trust the CA. Restarts nothing
+(`rollout` does). Reads no Secret, so it misses a pod whose only token is in an old Secret. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MIRROR, _PUBLISHED = "kubernetes.io/config.mirror", "kube-root-ca.crt"
 
 
 class Workload(NamedTuple):
-    """What makes pods, or a pod by itself."""
+    """An owner of pods, or a pod without one."""
 
     kind: str
     namespace: str
@@ -39,8 +39,9 @@ class Workload(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StaleWorkloads:
-    """`restartable` can be restarted by certmond; `by_hand`, each with the reason, cannot; `bare` are pods that nothing
-    would make again.
+    """`restartable`: certmond can restart them.
+
+    `by_hand`: it cannot, with the reason. `bare`: pods without an owner.
     """
 
     restartable: tuple[Workload, ...] = ()
@@ -49,7 +50,7 @@ class StaleWorkloads:
 
 
 def stale_workloads(access: Access, since: datetime, gone: Collection[str] = ()) -> StaleWorkloads:
-    """Those with a pod that runs since before the whole second of `since`, but for pods on the nodes that are `gone`.
+    """Return those with a pod that runs since before the whole second of `since`, except on the nodes that are `gone`.
 
     Raises RefusedError, UnreachableError.
     """
@@ -57,8 +58,9 @@ def stale_workloads(access: Access, since: datetime, gone: Collection[str] = ())
 
 
 def workloads(access: Access, since: datetime, limit: timedelta = LIMIT, *, gone: Collection[str] = ()) -> Canary:
-    """No pod that is given a token or the published CA runs since before `since`, but on the nodes that are `gone`:
-    of these the API has the pods for as long as it has the Nodes.
+    """Check that no pod with a token or the published CA runs since before `since`.
+
+    Pods on the nodes that are `gone` do not count. The API has the pods of such a node for as long as it has the Node.
     """
 
     async def work(connection: Connection) -> Canary:
@@ -77,7 +79,7 @@ def workloads(access: Access, since: datetime, limit: timedelta = LIMIT, *, gone
 
 
 def why_not_restarted(kind: str, spec: Any) -> str | None:
-    """Why a restart of the pod template would not replace all the pods; None where it does."""
+    """Return why a restart of the pod template would not replace all the pods, or None."""
     strategy = getattr(spec, "updateStrategy", None)
     if kind == "Deployment" and spec.paused:
         return "is paused"
@@ -89,10 +91,10 @@ def why_not_restarted(kind: str, spec: Any) -> str | None:
 
 
 async def _stale(connection: Connection, since: datetime, gone: Collection[str]) -> StaleWorkloads:
-    client, since = connection.client, since.replace(microsecond=0)  # the API has no finer times for containers
+    client, since = connection.client, since.replace(microsecond=0)  # the API's resolution for containers
 
     async def old_pods() -> AsyncIterator[tuple[Workload, OwnerReference | None]]:
-        # Told to the last field right here: of ten thousand pods no more is kept than that.
+        # Reduced here, so that a listing of ten thousand pods keeps only these fields.
         async for pod in client.list(Pod, namespace="*", fields={"status.phase": "Running"}, chunk_size=PAGE):
             if _concerned(pod, gone) and _began(pod) < since:
                 yield _as_workload("Pod", pod), _controller(pod)
@@ -125,7 +127,7 @@ async def _stale(connection: Connection, since: datetime, gone: Collection[str])
 
 
 async def _held(connection: Connection, kind: str) -> dict[Workload, str]:
-    """Those of a kind that a new pod template does not restart, and why."""
+    """Return the workloads of a kind that a new pod template does not restart, with the reason."""
 
     async def held() -> AsyncIterator[tuple[Workload, str]]:
         async for each in connection.client.list(KINDS[kind], namespace="*", chunk_size=PAGE):
@@ -145,8 +147,9 @@ def _controller(found: Any) -> OwnerReference | None:
 
 
 def _concerned(pod: Any, gone: Collection[str]) -> bool:
-    """It is given a token or the published CA, is no static pod's image, is not about to go anyway, and on a node that
-    is there.
+    """Return whether the check covers the pod: it receives a token or the published CA.
+
+    Mirrors of static pods, pods being deleted, and pods on the nodes that are `gone` do not count.
     """
     metadata = pod.metadata
     if metadata.deletionTimestamp or _MIRROR in (metadata.annotations or {}) or pod.spec.nodeName in gone:
@@ -155,7 +158,10 @@ def _concerned(pod: Any, gone: Collection[str]) -> bool:
 
 
 def _holds(volume: Any) -> bool:
-    """A projected volume is what the API server adds where automounting is not switched off."""
+    """Return whether the volume has a token or the CA.
+
+    The API server adds a projected one where automounting is enabled.
+    """
     sources: Iterable[Any] = (volume.projected and volume.projected.sources) or ()
     projected = any(
         each.serviceAccountToken or (each.configMap and each.configMap.name == _PUBLISHED) for each in sources
@@ -164,7 +170,10 @@ def _holds(volume: Any) -> bool:
 
 
 def _began(pod: Any) -> datetime:
-    """When its oldest container that runs now was started: one that the kubelet restarts has read its files again."""
+    """Return when its oldest running container started.
+
+    A container that the kubelet restarts has read its files again.
+    """
     status = pod.status
     running = [
         each.state.running.startedAt

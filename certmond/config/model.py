@@ -1,7 +1,7 @@
-"""YAML text -> a frozen Config, or every problem at once, each with its file, line and path and the remedy.
+"""Parsing of YAML text into a frozen Config, or into every problem with its file, line, path and remedy.
 
-Owns the joining of profile, configuration file and conf.d/, and the rules between entries; what one entry may hold is
-the catalogue's. `parse` opens nothing but the shipped profiles; `load` only reads files for it.
+Owns the merge of profile, configuration file and conf.d/, and the rules between entries. `pki.catalog` defines what one
+entry may contain. `parse` opens only the shipped profiles; `load` reads the files for it.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ DEFAULT_PROFILE = "kubeadm"
 NO_PROFILE = "none"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 SCHEMA_ID = "urn:certmond:schema:configuration"
-"""What the schema is known by: a name, and no address, so that no editor asks anybody for it."""
+"""The identifier of the schema: a name rather than an address, so that no editor fetches it."""
 
 
 class Source(NamedTuple):
-    """A text, and the name that its problems are told under."""
+    """A text, and its name in problems."""
 
     name: str
     text: str | bytes
@@ -57,7 +57,7 @@ class Source(NamedTuple):
 
 @cache
 def profiles() -> Mapping[str, str]:
-    """The shipped profiles: name -> YAML text."""
+    """Return the shipped profiles: name -> YAML text."""
     shipped = sorted((Path(__file__).parents[1] / "profiles").iterdir())
     return {file.name[:-5]: file.read_text("utf-8") for file in shipped if file.name.endswith(".yaml")}
 
@@ -171,12 +171,12 @@ class Config(Model):
 
     @property
     def given_facts(self) -> dict[str, str]:
-        """What is said here in the place of the node."""
+        """Return the facts that the configuration sets instead of the node."""
         return {"node_name": self.node_name} if self.node_name else {}
 
     @property
     def commands(self) -> dict[str, tuple[str, ...]]:
-        """The programs that certmond runs, with their arguments, by what runs them."""
+        """Return the programs that certmond runs, with their arguments, by purpose."""
         found = {"hold": self.hold.command, **{f"signer {each.name}": each.command for each in self.signers}}
         found |= {f"service {each.name}": each.command for each in self.services}
         found |= {f"hook {each.name}": each.command for each in self.hooks}
@@ -184,7 +184,10 @@ class Config(Model):
 
     @property
     def acts(self) -> bool:
-        """It has certmond change the node, or run a program: then who writes the configuration has its rights."""
+        """Return whether certmond changes the node or runs a program.
+
+        The configuration's authors then have certmond's rights.
+        """
         return self.mode == "enforce" or bool(self.commands)
 
 
@@ -199,11 +202,12 @@ def load(
     acting: bool = False,
     keys: Container[str] = EVERY_KEY,
 ) -> Config:
-    """The configuration in `path` and conf.d/*.yaml beside it, later files over earlier ones, on top of the profile.
+    """Return the configuration: the profile, then the file `path`, then conf.d/*.yaml beside it.
 
-    That `path` is not there is a problem only if it was asked for (`explicit`); that others can write what is read
-    is one only if the configuration has certmond act, or its caller is about to (`acting`). `keys` as for `parse`.
-    Raises ConfigError.
+    Later files take precedence.
+
+    A missing `path` is a problem only if `explicit`. Write permission for other users is a problem only if the
+    configuration has certmond act, or if the caller is `acting`. `keys` is as for `parse`. Raises ConfigError.
     """
     main = path or DEFAULT_PATH
     sources: list[Source] = []
@@ -211,7 +215,7 @@ def load(
     open_to_others: list[Problem] = []
     found = (main, *_drop_ins(main.parent / "conf.d", unread))
     for directory in dict.fromkeys((main.parent, main.parent / "conf.d", *(_home(file) for file in found))):
-        with suppress(OSError):  # one that is not there is nobody's, and one that cannot be entered is told below
+        with suppress(OSError):  # a missing directory has no owner; one without access is reported below
             open_to_others += _open_to_others(directory, directory.stat())
     for file in found:
         try:
@@ -228,7 +232,7 @@ def load(
 
 
 def _regular(file: Path) -> int:
-    """A descriptor of `file`, for reading: of nothing that has to be waited for, or that never ends."""
+    """Return a descriptor of `file` for reading. Refuses files that block or never end."""
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
@@ -240,13 +244,13 @@ def _regular(file: Path) -> int:
 
 
 def _home(file: Path) -> Path:
-    """The directory that a file is in; of a symlink, the one that it leads to."""
+    """Return the directory of a file; of a symlink, the directory of its target."""
     return Path(os.path.realpath(file)).parent if file.is_symlink() else file.parent
 
 
 def _open_to_others(file: Path, status: os.stat_result) -> Iterator[Problem]:
-    """That somebody else can write what says which programs are run, and who signs; or put another in its place."""
-    sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX  # what is put there is refused
+    """Yield the problems of a file or directory that other users can write: it decides what runs and what signs."""
+    sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX  # another user's file in it is refused
     if status.st_mode & 0o022 and not sticky:
         yield Problem(
             Place(str(file)), f"can be written by others (mode {status.st_mode & 0o777:04o}); chmod go-w {file}"
@@ -276,10 +280,10 @@ def parse(
     unread: Sequence[Problem] = (),
     keys: Container[str] = EVERY_KEY,
 ) -> Config:
-    """`sources` joined, later over earlier, on top of the profile: `profile`, else the one that they name.
+    """Return `sources` merged, later over earlier, over the profile: `profile`, else the one that they name.
 
-    `unread` is what has gone wrong before, on the way to the sources. Known keys that are not among `keys` are passed
-    over, whatever they hold. Raises ConfigError with everything that is wrong.
+    `unread` are earlier problems of the sources. Known keys outside `keys` are ignored with any value. Raises
+    ConfigError with every problem.
     """
     problems = list(unread)
     documents = []
@@ -287,7 +291,7 @@ def parse(
         document, found = read(*source)
         documents += [_only(keys, document)] if document else []
         problems += found
-    whole = not unread and len(documents) == len(sources)  # else what seems to be missing may be in the rest
+    whole = not unread and len(documents) == len(sources)  # otherwise a missing value may be in an unread source
     if profile is not None:
         place = Place("--profile")
         documents.append(Node({"profile": Node(profile, place)}, place))
@@ -310,7 +314,7 @@ def parse(
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of a configuration file, for editors."""
+    """Return the JSON schema of a configuration file, for editors."""
     whole = Config.model_json_schema()
     models: list[tuple[dict[str, Any], type[Model]]] = [(whole, Config)]
     models += [(whole["$defs"][model.__name__], model) for model in PARTS.values()]
@@ -318,11 +322,11 @@ def schema() -> dict[str, Any]:
         written = model.model_construct().model_dump(mode="json")
         for name, key in part["properties"].items():
             if "default" in key:
-                key["default"] = written[name]  # as an operator writes it: 30d, 0600
-            # What stands behind a validator of ours pydantic calls by its own names, which no editor knows.
+                key["default"] = written[name]  # in the operator's format: 30d, 0600
+            # Behind a validator, pydantic uses names for the bounds that editors do not know.
             key |= {bound: key.pop(name) for name, bound in (("ge", "minimum"), ("le", "maximum")) if name in key}
     for model in SECTIONS.values():
-        whole["$defs"][model.__name__]["required"] = ["name"]  # the profile's entry of that name may have the rest
+        whole["$defs"][model.__name__]["required"] = ["name"]  # the profile's entry of that name may have the others
     short = whole["$defs"]["ArchiveSpec"]["properties"]["keep"]
     archive = whole["properties"]["archive"]
     archive["anyOf"] = [{"$ref": archive.pop("$ref")}, {key: short[key] for key in ("type", "minimum", "maximum")}]
@@ -331,7 +335,10 @@ def schema() -> dict[str, Any]:
 
 
 def dump(config: Config) -> str:
-    """The effective configuration as YAML, with each field that somebody gave; `parse` makes the same of it."""
+    """Return the effective configuration as YAML, with each given field.
+
+    `parse` returns the same configuration from it.
+    """
     whole = config.model_dump(mode="json")
     for section in SECTIONS:
         whole[section] = [entry.model_dump(mode="json", exclude_unset=True) for entry in getattr(config, section)]
@@ -339,7 +346,7 @@ def dump(config: Config) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Short lists of text on one line, what occurs twice written twice, and odd characters escaped."""
+    """Formats short lists of text on one line, repeats instead of aliases, and escapes unprintable characters."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002  # the name is PyYAML's
         return True
@@ -353,15 +360,18 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _only(keys: Container[str], document: Node) -> Node:
-    """Without the known keys that are not among `keys`; one that is not known may be any of them, misspelt."""
+    """Return the document without known keys outside `keys`.
+
+    An unknown key stays, as it may be a misspelling of any.
+    """
     passed = [key for key in Config.model_fields if key not in keys]
     return replace(document, value={key: node for key, node in document.fields.items() if key not in passed})
 
 
 def _base(documents: Sequence[Node]) -> tuple[Node, ...]:
-    """The profile that they name last, behind the one that it begins from itself, if it names one.
+    """Return the profile that the documents name last, after the profile on which it is based.
 
-    The default one stands in for one unknown, so that the rest can be judged.
+    The default profile replaces an unknown one, so that the other problems can be found.
     """
     named = [node.value for document in documents if (node := document.fields.get("profile")) and node.value]
     name = named[-1] if named else DEFAULT_PROFILE
@@ -371,7 +381,7 @@ def _base(documents: Sequence[Node]) -> tuple[Node, ...]:
 
 
 def _join(documents: Iterable[Node], problems: list[Problem]) -> Node:
-    """Later documents over earlier ones. A known key with nothing behind it is as if it were not there."""
+    """Merge the documents, later over earlier. A known key without a value counts as missing."""
     joined: dict[str, Node] = {}
     for document in documents:
         for key, node in document.fields.items():
@@ -386,7 +396,7 @@ def _join(documents: Iterable[Node], problems: list[Problem]) -> Node:
 
 
 def _overlay(earlier: list[Node], entries: list[Node], problems: list[Problem]) -> list[Node]:
-    """`earlier` with each entry laid over the one of its name, or added behind."""
+    """Return `earlier` with each entry merged into the one of its name, or appended."""
     result = list(earlier)
     number = {entry.name: number for number, entry in enumerate(result) if entry.name}
     lines: dict[str, int] = {}

@@ -1,7 +1,7 @@
-"""What pydantic finds wrong with a configuration, in our words, at the line where somebody wrote it.
+"""Messages for the errors that pydantic finds in a configuration, each at its line.
 
-Owns the sentences for single values and the guesses at misspelt keys; rules between values are told by those who know
-them. Knows no schema: the models are handed in.
+Owns the messages for single values, and suggestions for misspelled keys. `rules` has the rules between values. Has no
+schema: the caller passes the models.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _SENTENCES = {
 
 
 def told(error: ErrorDetails, tree: Node, whole: type[BaseModel], parts: Mapping[str, type[BaseModel]]) -> Problem:
-    """What pydantic found wrong with `whole`, of which `parts` are the models by their key, in its place in `tree`."""
+    """Return the problem for an error that pydantic found in `whole`, at its place in `tree`.
+
+    `parts` are the models of the sections, by key.
+    """
     location, given = error["loc"], error["input"]
     match error["type"]:
         case "extra_forbidden":
@@ -51,8 +54,8 @@ def told(error: ErrorDetails, tree: Node, whole: type[BaseModel], parts: Mapping
 
 
 def meant(word: object, known: Iterable[str], kind: str = "") -> str:
-    """What was meant by a word that is not known, if that can be guessed; else nothing."""
-    from difflib import get_close_matches  # noqa: PLC0415 - whose configuration is good has no need of it
+    """Return a suggestion for an unknown word, or empty."""
+    from difflib import get_close_matches  # noqa: PLC0415 - not needed for a valid configuration
 
     close = get_close_matches(str(word)[:64], known, n=1)
     return f"; did you mean {kind}{close[0]}?" if close else ""

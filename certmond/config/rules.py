@@ -1,7 +1,7 @@
 """The rules between the entries of a configuration.
 
-Owns what refers to what, what may lie where, and who may wait for whom; what one entry may hold is the catalogue's and
-the settings'. Each problem is told where somebody wrote it. Reads nothing.
+Owns references, conflicts of paths, and the order of services. `pki.catalog` defines what one entry may contain. Each
+problem has its place in the file. Reads no file.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ PARTS: Mapping[str, type[Model]] = {
     "cluster": ClusterSpec,
     "init": InitSpec,
 }
-"""Each key of the file that has keys of its own: what it holds, or what each entry of it does."""
-_REFERENCES = (  # section and field -> the section that it names an entry of
+"""Each key of the file that has keys itself: the model of its value, or of each entry in it."""
+_REFERENCES = (  # section and field -> the section of the entry that it names
     ("certificates", "ca", "certificates"),
     ("certificates", "embedded_ca", "certificates"),
     ("certificates", "consumers", "services"),
@@ -63,7 +63,7 @@ _RESERVED = {"ca": {SELF}, "signer": {LOCAL, NOBODY}}
 
 
 def references(tree: Node) -> Iterator[Problem]:
-    """Names of entries that are not there, and `ca` and `embedded_ca` that are no authority."""
+    """Yield references to missing entries, and `ca` and `embedded_ca` that name no authority."""
     entries = {section: tree.fields[section].items if section in tree.fields else [] for section in SECTIONS}
     named = {section: {entry.name: entry for entry in found if entry.name} for section, found in entries.items()}
     for section, field, target in _REFERENCES:
@@ -85,7 +85,7 @@ def between_entries(
     signers: Iterable[SignerSpec],
     tree: Node,
 ) -> Iterator[Problem]:
-    """What is wrong between entries of which each is right by itself."""
+    """Yield the problems between entries that are each valid."""
     yield from derived_files(certificates, derived_specs, tree)
     yield from kept_keys(certificates, signers, tree)
 
@@ -93,7 +93,7 @@ def between_entries(
 def derived_files(
     certificates: Iterable[CertificateSpec], derived_specs: Iterable[DerivedSpec], tree: Node
 ) -> Iterator[Problem]:
-    """Derived files in the place of others, and those that cannot be made from their source."""
+    """Yield derived files with the path of another file, and those that cannot be made from their source."""
     entries = {spec.name: spec for spec in certificates}
     taken = {path: f"the entry {spec.name}" for spec in certificates for path in (spec.path, spec.key) if path}
     for number, derived in enumerate(derived_specs):
@@ -113,7 +113,7 @@ def derived_files(
 
 
 def kept_keys(certificates: Iterable[CertificateSpec], signers: Iterable[SignerSpec], tree: Node) -> Iterator[Problem]:
-    """Entries that keep their key, of a signer that makes one itself: `keep_key` may be the profile's."""
+    """Yield entries that keep their key with a signer that makes one itself. `keep_key` may be from the profile."""
     kinds = {signer.name: signer.kind for signer in signers}
     for number, spec in enumerate(certificates):
         kind = kinds.get(spec.signer or LOCAL)
@@ -124,7 +124,7 @@ def kept_keys(certificates: Iterable[CertificateSpec], signers: Iterable[SignerS
 
 
 def circles(tree: Node, order: Mapping[str, int]) -> Iterator[Problem]:
-    """Services that wait for each other, each circle once."""
+    """Yield the services that wait for each other, each cycle once."""
     services = tree.fields["services"].items if "services" in tree.fields else []
     waits = {entry.name: dict(entry.texts("after")) for entry in services}
     while True:
@@ -132,7 +132,7 @@ def circles(tree: Node, order: Mapping[str, int]) -> Iterator[Problem]:
             TopologicalSorter(waits).prepare()
         except CycleError as error:
             circle = error.args[1][::-1]  # each waits for the next, and the last is the first
-            # Told where the latest file closes it: the rest may be as old as the profile.
+            # The problem is in the latest file of the cycle: other parts may be as old as the profile.
             later, earlier = max(pairwise(circle), key=lambda step: order.get(waits[step[0]][step[1]].place.file, -1))
             node = waits[later].pop(earlier)
             yield Problem(node.place, f"closes a circle: {' after '.join(circle)}; take one of these steps away")

@@ -1,8 +1,8 @@
-"""YAML text -> values that know their file, line and path, so that what is wrong with one can be said where it stands.
+"""Parsing of YAML text into values with their file, line and path, so that a problem has its place.
 
-Owns the reading of YAML for configurations: only mappings, lists, text, booleans and nothing; no key twice; anchors,
-aliases and merge keys, up to a size that cannot eat memory. Numbers stay text: the numbers of a configuration are modes
-and durations, which mean the same with quotes and without. Any text gives a tree or problems, never another error.
+Owns the supported YAML: mappings, lists, text, booleans and null; no repeated key; anchors, aliases and merge keys, up
+to a size that limits memory. Numbers stay text: those of a configuration are modes and durations, which mean the same
+with and without quotes. Any text results in a tree or in problems, never in another error.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Place(NamedTuple):
         return f"{place}: {self.path}" if self.path else place
 
     def below(self, key: str | int) -> Place:
-        """The place of an item or a key that is, or should be, in the value here."""
+        """Return the place of a present or missing item or key in this value."""
         if isinstance(key, int):
             return self._replace(path=f"{self.path}[{key}]")
         name = key if re.fullmatch(r"[\w-]{1,64}", key) else shown(key)
@@ -46,7 +46,7 @@ class Place(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What is wrong, where, and the remedy."""
+    """A problem: its place, the fact, and the remedy."""
 
     place: Place
     text: str
@@ -60,41 +60,41 @@ Value: TypeAlias = "str | bool | list[Node] | dict[str, Node] | None"
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A value and its place: for the value of a key, that of the key."""
+    """A value and its place. The place of a key's value is that of the key."""
 
     value: Value
     place: Place
 
     @property
     def fields(self) -> dict[str, Node]:
-        """What it has by key; nothing where it is no mapping."""
+        """Return the values of a mapping by key; empty for any other value."""
         return self.value if isinstance(self.value, dict) else {}
 
     @property
     def items(self) -> list[Node]:
-        """What it has by number; nothing where it is no list."""
+        """Return the values of a list; empty for any other value."""
         return self.value if isinstance(self.value, list) else []
 
     @property
     def name(self) -> str:
-        """The text in its field `name`, by which entries of lists are known; else empty."""
+        """Return the text in the field `name`, which identifies an entry of a list, or empty."""
         node = self.fields.get("name")
         return node.value if node and isinstance(node.value, str) else ""
 
     def texts(self, field: str) -> Iterator[tuple[str, Node]]:
-        """The text in a field, or each text of the list there."""
+        """Yield the text in a field, or each text of the list there."""
         node = self.fields.get(field)
         for each in (node.items or [node]) if node else ():
             if isinstance(each.value, str):
                 yield each.value, each
 
     def keys(self, field: str) -> Iterator[tuple[str, Node]]:
-        """Each key of the mapping in a field."""
+        """Yield each key of the mapping in a field, with its value."""
         node = self.fields.get(field)
         yield from node.fields.items() if node else ()
 
     def find(self, location: Iterable[str | int]) -> Place:
-        """The place that a location below this node has, or would have."""
+        """Return the place of a present or missing location below this node."""
         node = self
         for step in location:
             if isinstance(step, str) and step in node.fields:
@@ -103,10 +103,10 @@ class Node:
                 node = node.items[step]
             elif isinstance(node.value, dict):
                 return node.place.below(step)
-        return node.place  # one text may stand for a list of one
+        return node.place  # a single text may replace a list of one
 
     def plain(self) -> Any:
-        """The value alone; a list becomes a tuple."""
+        """Return the value alone, with tuples instead of lists."""
         match self.value:
             case list():
                 return tuple(node.plain() for node in self.value)
@@ -117,13 +117,13 @@ class Node:
 
 
 def shown(text: object) -> str:
-    """What somebody wrote, fit for a sentence: quoted, on one line, not too long."""
+    """Return a text for a message: quoted, on one line, and limited in length."""
     whole = repr(text)
     return whole if len(whole) <= 64 else f"{whole[:60]}…{whole[-1]}"
 
 
 def read(file: str, text: str | bytes) -> tuple[Node | None, list[Problem]]:
-    """The mapping that the document in `text` is, None where it cannot be used, and all that is wrong with it."""
+    """Return the mapping in the document `text`, or None where it is unusable, and every problem."""
     reader = _Reader(file)
     try:
         return reader.document(text), reader.problems
@@ -144,7 +144,7 @@ def read(file: str, text: str | bytes) -> tuple[Node | None, list[Problem]]:
 
 
 class _UnusableError(Exception):
-    """The rest of the document cannot be used: (place, sentence)."""
+    """The remaining document is unusable: (place, sentence)."""
 
 
 class _Reader:
@@ -167,7 +167,7 @@ class _Reader:
                     raise _UnusableError(self._at(event), "begins a second document; remove the line ---")
                 first = next(self._events)
                 root = self._node(first, self._at(first), 0)
-        if root is None or root.value is None:  # a file may be all comments
+        if root is None or root.value is None:  # a file may contain only comments
             return Node({}, Place(self.file, 1))
         if not isinstance(root.value, dict):
             raise _UnusableError(root.place, "must be a mapping, with lines such as `profile: kubeadm`")
@@ -192,7 +192,7 @@ class _Reader:
             case events.CollectionStartEvent():
                 node = Node(list(self._items(place, depth)), place)
                 self._refuse_tag(event.tag, place)
-            case _:  # pragma: no cover  # the parser has no other event here
+            case _:  # the parser has no other event here
                 raise _UnusableError(place, "is not YAML")
         if event.anchor:
             self._anchors[event.anchor] = node, self._values - before
@@ -247,7 +247,7 @@ class _Reader:
     def _scalar(self, event: events.ScalarEvent, place: Place) -> str | bool | None:
         tag = event.tag if event.tag != "!" else None
         if tag is None:
-            implicit = (True, False) if event.tag else event.implicit  # libyaml says another of a `!` before nothing
+            implicit = (True, False) if event.tag else event.implicit  # libyaml differs for an empty `!`
             resolved: str = _RESOLVER.resolve(yaml.ScalarNode, event.value, implicit)  # type: ignore[no-untyped-call]
             kind = resolved.removeprefix(_TAG)
         else:

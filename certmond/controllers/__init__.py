@@ -1,1 +1,1 @@
-"""What drives one thing to its desired state: renewals, restarts, and the rotation of a CA."""
+"""Controllers that drive one thing to its desired state: renewals, restarts, and the rotation of a CA."""

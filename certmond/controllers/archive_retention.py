@@ -1,8 +1,7 @@
-"""How long replaced files stay in the archive: a generation past its time goes, keys included.
+"""Retention of replaced files in the archive: generations older than `archive.keep_for` are removed, keys included.
 
-Owns which go: those older than `archive.keep_for`, but for the newest good one of each certificate, so that something
-can still be put back. Of a certificate with a generation of a later certmond none goes. The process that applies it
-holds the lock of the transactions.
+Keeps the newest good generation of each certificate, so that it can be restored. Removes no generation of a certificate
+that has one from a later certmond. The caller of `apply` holds the lock of the transactions.
 """
 
 from __future__ import annotations
@@ -25,7 +24,10 @@ _INTERVAL = timedelta(hours=1)
 
 
 class Retention:
-    """The rule of one configuration. It is applied at most once an hour, and once more where the clock was set back."""
+    """The retention rule of one configuration.
+
+    It applies at most once an hour, or again after the clock was set back.
+    """
 
     def __init__(self, archive: Archive, config: Config, audit: Audit, clock: Callable[[], datetime]) -> None:
         self._archive, self._audit, self._clock = archive, audit, clock
@@ -33,12 +35,12 @@ class Retention:
         self._applied_at: datetime | None = None
 
     def due(self) -> bool:
-        """Return whether the archive was not looked through in the last hour, and the clock is not in doubt."""
+        """Return whether the rule has not run in the last hour and the clock is trustworthy."""
         recently = self._applied_at and timedelta() <= self._clock() - self._applied_at < _INTERVAL
         return not recently and doubt_of_the_clock(self._hold) is None
 
     def apply(self) -> None:
-        """Remove what is past its time, where that is due, and note each generation. Raises WriteError."""
+        """Remove expired generations, where the rule is due, and record each. Raises WriteError."""
         if not self.due():
             return
         self._applied_at = now = self._clock()
@@ -55,9 +57,9 @@ class Retention:
         self._audit.conclude(Event.STEP_DONE, now, said, fields=fields)
 
     def expired(self, name: str, now: datetime) -> tuple[str, ...]:
-        """Return the generations of a certificate that are past their time, oldest first.
+        """Return the expired generations of a certificate, oldest first.
 
-        Raises StateError where one of them is a later certmond's.
+        Raises StateError where a later certmond wrote one of them.
         """
         found = self._archive.ids(name)
         old = tuple(each for each in found if (at := stored_at(each)) and now - at > self._keep_for)
@@ -77,7 +79,10 @@ class Retention:
 
 
 def belongs_together(files: Sequence[ArchivedFile]) -> bool:
-    """Return whether one of the certificates or public keys in the files belongs to one of the keys in them, if any."""
+    """Return whether a certificate or public key in the files matches a private key in them.
+
+    True without private keys.
+    """
     documents = [document for file in files for document in _documents(file)]
     keys = {document.key.sha256 for document in documents if document.key}
     return not keys or any(anchor.key.sha256 in keys for document in documents for anchor in document.anchors)

@@ -1,7 +1,7 @@
-"""Whether the cluster has given its pods the CAs that a node has come to trust, asked by a node that rotates alone.
+"""Check whether the cluster has published the new CAs to its pods, for a node that rotates alone.
 
-Owns with which kubeconfig that is asked, and how often. What follows from the answer is `pki.publication`'s. Can be
-imported without lightkube: then nobody can be asked, which is said.
+Owns the choice of the kubeconfig and the interval of the requests. `pki.rotation.ca_publication` evaluates the answer.
+This module imports without lightkube. The answer then reports the missing package.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from certmond.pki.rotation.phases import Rotation, desired
 from certmond.pki.x509.certificate import certificates_of
 
 _KUBECONFIGS = ("admin.conf", "super-admin.conf", "controller-manager.conf")
-"""The entries whose user may list ConfigMaps of all namespaces, in the order in which they are tried. They are root's;
-one that another user can change is refused (`cluster.client`)."""
+"""Entries whose user may list ConfigMaps in all namespaces, in order of preference.
+
+The files belong to root. `cluster.client` refuses a file that another user can change.
+"""
 _ANSWER, _LIMIT = timedelta(seconds=5), timedelta(seconds=20)
-"""A call of the API takes so long at most, and all of them."""
+"""Time limits of one API request, and of all requests of a check."""
 
 
 class Publication:
-    """For one process and one configuration. `real` tells where a file of the node really is."""
+    """The check for one process and one configuration. `real` resolves the path of a file of the node."""
 
     def __init__(
         self, config: Config, real: Callable[[str], str], alive: Callable[[], None], monotonic: Callable[[], float]
@@ -39,7 +41,7 @@ class Publication:
         self._known: tuple[tuple[str, datetime], float, Asked] | None = None
 
     def gate(self, rotation: Rotation, held: Gate, now: datetime) -> Gate:
-        """Return `held`, the gate of the node by itself, with what pods were given. Never raises CertmondError."""
+        """Return `held`, the gate of the node itself, combined with what pods received. Never raises CertmondError."""
         if not concerns(rotation):
             return held
         if rotation.published is not None:
@@ -49,7 +51,7 @@ class Publication:
         return gate(rotation, held, self._asked(rotation, paths), now, self._pause)
 
     def _present(self) -> list[str]:
-        """The kubeconfigs that this node has, where they really are."""
+        """Return the resolved paths of the kubeconfigs that this node has."""
         found = list[str]()
         for path in self._paths:
             try:
@@ -61,7 +63,7 @@ class Publication:
         return found
 
     def _asked(self, rotation: Rotation, paths: Sequence[str]) -> Asked:
-        """The answer of no longer ago than `poll`."""
+        """Return the answer of the API, at most `poll` old."""
         phase, now = (rotation.id, rotation.since), self._monotonic()
         if (
             self._known is None

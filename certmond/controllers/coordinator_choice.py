@@ -1,6 +1,6 @@
-"""Which conductor speaks for all nodes in a rotation, put together from a configuration.
+"""Choice of the coordinator for the rotations of a configuration.
 
-Owns with whose rights the Kubernetes API is asked for it. Decides nothing of a rotation.
+Owns the choice of the credentials for the Kubernetes API. Decides nothing about a rotation.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from certmond.errors import RefusedError
 from certmond.state.boot import boot_id
 
 KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
-"""With whose rights the Kubernetes API is asked where the configuration does not say, and a node writes to its Node."""
+"""Default kubeconfig for the Kubernetes API, and the one with which a node writes to its Node."""
 _GLANCE, _ANSWER = timedelta(seconds=2), timedelta(seconds=5)
-"""So long at most waits for an answer of the Kubernetes API a command that only looks, and whoever acts."""
+"""Timeout of an API request of a command that only reads, and of a process that acts."""
 
 
 def awake() -> float:
-    """Seconds, those that the host sleeps included: a host that sleeps does not hold its turn."""
+    """Return seconds that include suspend (CLOCK_BOOTTIME), so that a suspended host does not keep its Lease."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -40,8 +40,10 @@ def conductor_of(
     monotonic: Callable[[], float],
     alive: Callable[[], None],
 ) -> Conductor:
-    """Return the conductor for the node `node`. `real` tells where a file of the node really is, and may raise
-    RefusedError; who is not `acting` only looks. Below another `root` than this host's there is no API to ask.
+    """Return the coordinator for the node `node`.
+
+    `real` resolves the path of a file of the node, and may raise RefusedError. A process that is not `acting` only
+    reads. Below a `root` other than this host's, there is no API.
     """
     kubeconfig = config.cluster.kubeconfig
     if kubeconfig is None:
@@ -64,7 +66,7 @@ def conductor_of(
 
 
 def _as_itself(real: Callable[[str], str], otherwise: str) -> str:
-    """With whose rights the node writes to its own Node: the kubelet's, where it has one in the usual place."""
+    """Return the kubeconfig for writes to the node's own Node: the kubelet's at its usual path, else `otherwise`."""
     with suppress(RefusedError):
         if Path(own := real(KUBELET_CONF)).exists():
             return own

@@ -1,7 +1,6 @@
-"""Who decides when a phase of a rotation is over: a node by itself where it is alone, the cluster where it is not.
+"""The protocol that decides when a phase of a rotation is complete, and its implementation for a single node.
 
-Owns the protocol between a node and whoever speaks for all, and the conductor of a single node. The cluster's is
-`cluster.conductor`. Changes no file of the node.
+`cluster.coordinator` implements it for several nodes. Changes no file of the node.
 """
 
 from __future__ import annotations
@@ -23,60 +22,68 @@ from certmond.rotation.phase_timer import Lasting
 
 
 class Conductor(Protocol):
-    """Who speaks for all the nodes that a rotation concerns."""
+    """Coordinates all the nodes that a rotation concerns."""
 
     def follow(
         self, own: Rotation | None, closed: Collection[str], trusted: Collection[Anchor] = ()
     ) -> Rotation | None:
-        """The rotation that this node is to carry on, where its own record has `own`, it has closed those with the ids
-        `closed`, and trusts the anchors `trusted`. Asks nobody, and waits for nothing. Raises RotationError where the
-        two cannot be of one rotation.
+        """Return the rotation that this node continues. Sends no request and does not block.
+
+        `own` is the rotation in the node's record. `closed` has the ids of the rotations that the node has ended.
+        `trusted` are the trust anchors of the node. Raises RotationError where `own` and the shared record cannot
+        belong to one rotation.
         """
         ...
 
     @property
     def estranged(self) -> str | None:
-        """How the others and this node do not know each other any more, a sentence; None where they do."""
+        """Return a sentence on how this node and the cluster no longer accept each other; None where they do."""
         ...
 
     def ask(self) -> timedelta | None:
-        """Ask what others have decided, unless that was done a moment ago; and in how long it is time again."""
+        """Read the decisions of the others, unless they were read recently. Return the time until the next request."""
         ...
 
     def objection(self, components: Components) -> str | None:
-        """Why a rotation may not begin by itself on this node; None where it may."""
+        """Return why a rotation may not begin automatically on this node; None where it may."""
         ...
 
     def publish(self, rotation: Rotation) -> None:
-        """What this node has decided is for all to know. Raises CertmondError where nobody could be told."""
+        """Publish a decision of this node to all nodes. Raises CertmondError where that fails."""
         ...
 
     def bring_back(self, rotation: Rotation) -> None:
-        """This node, of the control plane, has noted the rotation so: where what all know is less, or gone, it is for
-        all to know again. Raises CertmondError where it cannot be.
+        """Restore the shared record from this control-plane node where it is missing or behind.
+
+        Raises CertmondError where that fails.
         """
         ...
 
     def gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
-        """This node has reached the phase, and reports so: may it be left? Never raises CertmondError."""
+        """Report that this node has reached the phase, and return whether the phase may end.
+
+        Never raises CertmondError.
+        """
         ...
 
     def workers(self, rotation: Rotation) -> Workers | None:
-        """How far the workers were in the phase when they were counted last; None where this node has not done so."""
+        """Return the progress of the workers in the phase at the last count; None where this node counts none."""
         ...
 
     def unsettled(self, rotation: Rotation) -> None:
-        """This node has not reached the phase, whatever it has reported before. Never raises CertmondError."""
+        """Withdraw this node's report that it has reached the phase. Never raises CertmondError."""
         ...
 
     def end(self) -> None:
-        """This node has ended the rotation. Never raises."""
+        """End the rotation for this node. Never raises."""
         ...
 
 
 class SingleNode:
-    """A node that is all there is: what it has reached, everybody has. Of several nodes, this one alone, for who only
-    looks: `strange` asks then how the others and it do not know each other. `publication` asks what pods were given.
+    """Coordinator of a single-node cluster: a phase reached here is reached everywhere.
+
+    A command that only reads also uses it on one of several nodes. `strange` then checks whether this node and the
+    cluster accept each other. `publication` checks what pods received.
     """
 
     def __init__(
@@ -91,13 +98,13 @@ class SingleNode:
         self._publication = publication
         self._clock, self._lasting, self._strange = clock, Lasting(config.root_ca, monotonic), strange
         self._estranged: str | None = None
-        self._of_several = config.cluster.kubeconfig is not None  # which who only looks does not ask
+        self._of_several = config.cluster.kubeconfig is not None  # a command that only reads does not ask them
 
     def follow(
         self,
         own: Rotation | None,
-        closed: Collection[str],  # noqa: ARG002 - there are no others
-        trusted: Collection[Anchor] = (),  # noqa: ARG002 - likewise
+        closed: Collection[str],  # noqa: ARG002 - a single node has no others
+        trusted: Collection[Anchor] = (),  # noqa: ARG002 - a single node has no others
     ) -> Rotation | None:
         if own and own.shared and not self._of_several:
             raise RotationError(
@@ -114,15 +121,15 @@ class SingleNode:
         self._estranged = self._strange()
         return None
 
-    def workers(self, rotation: Rotation) -> Workers | None:  # noqa: ARG002 - there are none
+    def workers(self, rotation: Rotation) -> Workers | None:  # noqa: ARG002 - a single node has no workers
         return None
 
     def unsettled(self, rotation: Rotation) -> None:
-        """There is nobody to tell; but the time of the phase has begun."""
+        """Start the timer of the phase. There is no shared report to withdraw."""
         self._lasting.meet(rotation, self._clock())
 
     def end(self) -> None:
-        """There is nobody to tell."""
+        """Do nothing: there is no shared record."""
 
     def objection(self, components: Components) -> str | None:
         if self._of_several:
@@ -134,10 +141,10 @@ class SingleNode:
         return None
 
     def publish(self, rotation: Rotation) -> None:
-        """There is nobody to tell."""
+        """Do nothing: there is no shared record."""
 
     def bring_back(self, rotation: Rotation) -> None:
-        """Nobody else knows of it."""
+        """Do nothing: there is no shared record."""
 
     def gate(self, rotation: Rotation, report: Report, now: datetime) -> Gate:
         if rotation.phase is Phase.PREPARE and report.signs and not report.ready:
@@ -148,6 +155,6 @@ class SingleNode:
 
 
 def _members(components: Components) -> int:
-    """How many members etcd's manifest names (phases/etcd/local.go: those that it joined, and itself)."""
+    """Return the number of members in etcd's manifest: those that it joined, and itself (phases/etcd/local.go)."""
     flags = (pod.flags.get("etcd", {}) for pod in components.pods)
     return max((len(found.get("initial-cluster", "").split(",")) for found in flags), default=0)

@@ -1,8 +1,7 @@
-"""The plan carried out: each step begun, done or failed, noted in the audit trail, and independent of the others.
+"""Execution of a plan: each step is recorded in the audit trail as begun, done or failed.
 
-Owns the order of one step: key, signer, proof, archive, replacement, memory. What is decided is the plan's, what a
-signer does is the signer's, and how files are replaced is the transaction's. A failed step leaves the old files in
-place and does not stop the next one.
+Owns the order within one step: key, signer, verification, archive, replacement, ledger. The plan decides what to do,
+and `transaction` how files are replaced. A failed step leaves the old files in place and does not stop the next one.
 """
 
 from __future__ import annotations
@@ -50,12 +49,12 @@ from certmond.transaction.commit import Recovery, Transactions, Writer
 from certmond.transaction.node_files import NodeFiles
 
 _NOTHING = ""
-"""What a request is for that replaces no certificate."""
+"""Recorded for a request that replaces no certificate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a step: "done", "failed" or "waiting". `issued` is the certificate that is in place now."""
+    """The result of a step: "done", "failed" or "waiting". `issued` is the certificate that is now in place."""
 
     step: Write
     result: str
@@ -64,8 +63,9 @@ class Outcome:
 
 
 class Executor:
-    """Carries out plans on the node below `root`. `signer` finds what signs a step; `alive` is called often enough for
-    any watchdog.
+    """Executes plans on the node below `root`.
+
+    `signer` returns the signer of a step. `alive` is called often enough for any watchdog.
     """
 
     def __init__(
@@ -98,25 +98,28 @@ class Executor:
         self._arrangement = Arrangement(config.certificates, self._files, Staging(state_dir), self._archive)
 
     def interrupted(self) -> frozenset[str]:
-        """The records of replacements that are under way, or were left half done."""
+        """Return the journals of transactions that are in progress or incomplete."""
         with suppress(OSError):
             return frozenset(name for name in os.listdir(self._records) if name.endswith(".json"))
         return frozenset()
 
     def recover(self, patience: float = 0) -> tuple[Recovery, ...]:
-        """Finish or undo what a killed process left, and note it. Raises BusyError while somebody else is writing."""
+        """Complete or undo the transactions of a killed process, and record that.
+
+        Raises BusyError while another process writes.
+        """
         with self._transactions.lock(patience) as writer:
             return self._recover(writer)
 
     def tidy(self) -> None:
-        """Remove what is past its time, where that was not done in the last hour. Raises BusyError, WriteError."""
+        """Remove expired generations, unless that was done in the last hour. Raises BusyError, WriteError."""
         if self._retention.due():
             with self.writing():
                 pass
 
     @contextmanager
     def writing(self, patience: float = 0) -> Iterator[Writer]:
-        """Keep others from writing, after what a killed process left is finished. Raises BusyError, WriteError."""
+        """Lock out other writers, after recovery from a killed process. Raises BusyError, WriteError."""
         with self._transactions.lock(patience) as writer:
             self._recover(writer)
             yield writer
@@ -128,11 +131,11 @@ class Executor:
         tell: Callable[[Write], None] = lambda _: None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> tuple[Outcome, ...]:
-        """Carry out the steps in their order, but for restarts: those follow a new look at the node.
+        """Execute the steps in their order, except restarts, which need a new scan of the node.
 
-        `tell` is given each before it begins, and none begins when `stopping`.
+        `tell` receives each step before it begins. No step begins after `stopping` returns true.
 
-        Raises BusyError while somebody else is writing, WriteError where the state directory cannot be used.
+        Raises BusyError while another process writes, WriteError where the state directory cannot be used.
         """
         with self._transactions.lock(patience) as writer, self._ledger.held():
             self._recover(writer)
@@ -155,23 +158,24 @@ class Executor:
         return found
 
     def _waiting(self) -> Iterator[Identity]:
-        """The certificates that a signer is still to be asked for again: in the place of those that it was asked for.
+        """Yield the certificates whose pending request still applies: the file holds the certificate that it replaces.
 
-        The others were renewed meanwhile, by a process that was killed before it noted so, or by somebody else.
+        The others were renewed meanwhile, by a process that was killed before it recorded that, or by another program.
+        Their pending requests are removed from the ledger.
         """
         for identity, attempt in self._ledger.attempts().items():
             if attempt.cookie is not None:
                 if self._pending.replaces(identity) in (self._in_place(*identity) or {_NOTHING}):
                     yield identity
                 else:
-                    with suppress(WriteError):  # then it is forgotten next time
-                        if attempt.sha256:  # what it put in place before is remembered
+                    with suppress(WriteError):  # the next recovery retries
+                        if attempt.sha256:  # keep the record of the earlier renewal
                             self._ledger.remember(identity, Attempt(attempt.put_in_place_at).after(attempt))
                         else:
                             self._ledger.forget(identity)
 
     def _in_place(self, name: str, path: str) -> frozenset[str]:
-        """The SHA-256 of each certificate in a file; none where it cannot be read, or has no entry any more."""
+        """Return the SHA-256 of each certificate in a file; empty where it is unreadable or has no entry."""
         try:
             content = self._files.read(path)
             found = certificates_in(content or b"", path, self._kinds[name])
@@ -202,17 +206,17 @@ class Executor:
         except CertmondError as error:
             outcome = Outcome(step, "failed", str(error))
             self._remember_failure(step, error)
-        except Exception as error:  # noqa: BLE001 - a defect of ours in one step must not keep the others from their turn
+        except Exception as error:  # noqa: BLE001 - a defect in one step must not block the others
             outcome = Outcome(step, "failed", f"{step.path}: {defect(error)}")
             self._remember_failure(step, WriteError(outcome.message))
         self._note(outcome, fields)
         return outcome
 
     def _issue(self, step: Issue, writer: Writer) -> Outcome:
-        if why := overtaken(step, self._files):  # no failure to be remembered: what is there now is another matter
+        if why := overtaken(step, self._files):  # not a recorded failure: the file has changed since the plan
             return Outcome(step, "failed", why)
         granted = self._grants.granted(step)
-        self._ledger.check()  # without a memory of it, nothing would keep it from being renewed again and again
+        self._ledger.check()  # without a ledger, each pass would renew it again
         attempt = self._ledger.attempts().get(step.identity)
         cookie, key, csr = self._pending.take_up(step.identity, attempt.cookie if attempt else None)
         key = key or self._key(step)
@@ -220,9 +224,9 @@ class Executor:
             name=step.target, grant=granted, key=key, node_name=step.node, old=step.old,
             authority=step.authority, cookie=cookie, csr=csr, alive=self._alive,
         )  # fmt: skip
-        if csr is not None and not request.is_asked_in(csr):  # entry or predecessor changed since it was sent
+        if csr is not None and not request.is_asked_in(csr):  # entry or old certificate changed since then
             request = replace(request, cookie=None, csr=None)
-        request = replace(request, csr=request.pem())  # once: a signature by ECDSA is another each time
+        request = replace(request, csr=request.pem())  # once: each ECDSA signature differs
         try:
             given = self._signer(step).sign(request)
         except WaitingError as error:
@@ -253,19 +257,19 @@ class Executor:
             done = done.repaired(attempt)
         elif attempt:
             done = replace(done, repaired_at=attempt.repaired_at, repairs=attempt.repairs)
-        with suppress(WriteError):  # it is a memory only, and the certificate is in place
+        with suppress(WriteError):  # the ledger is only a record, and the certificate is in place
             self._ledger.remember(step.identity, done)
         self._pending.drop(step.identity)
         said = f"{step.path} is renewed until {issued.not_after:%Y-%m-%d %H:%M} UTC{kept_as(kept)}"
         return Outcome(step, "done", said, issued)
 
     def _restore(self, step: Restore, writer: Writer) -> Outcome:
-        """Note first what comes back: whoever is killed in between has put it in place all the same."""
+        """Restore a certificate. Record it first: a process that is killed in between may have put it in place."""
         now, leaf, before = self._clock(), step.certificate, self._ledger.attempts().get(step.identity)
         put = leaf.sha256, leaf.not_after, holder_of(leaf), leaf.subject, now
         self._ledger.remember(step.identity, (before or Attempt(now)).restoring(*put))
         done = self._restoration.put_right(step, writer)
-        with suppress(WriteError):  # then it is one repair more that is not counted
+        with suppress(WriteError):  # then this repair is not counted
             self._ledger.remember(step.identity, Attempt(now).restoring(*put).repaired(before))
         self._pending.drop(step.identity)
         return Outcome(step, "done", done)
@@ -292,11 +296,10 @@ class Executor:
         identity = (step.target, step.path)
         before = self._ledger.attempts().get(identity)
         failures = before.failures + 1 if before else 1
-        # What a signer has promised is still to be had from it where it could not be asked, or its answer could not be
-        # written.
+        # Keep the signer's cookie where the signer was unreachable or its answer could not be written.
         promised = before.cookie if before and isinstance(error, UnreachableError | WriteError) else None
         failed = Attempt(self._clock(), failures, str(error), cookie=promised)
-        with suppress(WriteError):  # the disk may be what failed
+        with suppress(WriteError):  # the disk may be the cause
             self._ledger.remember(identity, failed.after(before))
         if promised is None:
             self._pending.drop(identity)

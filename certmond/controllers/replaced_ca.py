@@ -1,7 +1,7 @@
-"""A trust anchor that somebody has put in the place of another: seen, judged, and what a rotation from there would be.
+"""Detection of a trust anchor that was replaced in place, and the rotation that would follow.
 
-Owns what is said of a changed anchor, which rotation would follow from it, and what forbids one on this node. It begins
-nothing and writes nothing: `rotating` does.
+Owns the finding on the change, the rotation, and what forbids one on this node. Begins nothing and writes nothing:
+`controllers.rotation` does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from certmond.pki.x509.certificate import Anchor, certificates_of
 
 
 class Replaced:
-    """What became of each anchor of a node without a rotation, as of the last look."""
+    """The changes of the anchors of a node outside a rotation, as of the last scan."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -37,7 +37,10 @@ class Replaced:
         """What was changed, by the name of the entry, and how fit it is."""
 
     def see(self, inventory: Inventory, grounds: Mapping[str, Ground], objection: str | None) -> None:
-        """The node as it is now; `objection` is why no rotation may begin by itself, whatever was changed."""
+        """Store the current state of the node and discard the last result.
+
+        `objection` is why no rotation may begin automatically, whatever has changed.
+        """
         self._inventory, self._grounds, self._objection = inventory, dict(grounds), objection
         self.forget()
 
@@ -68,7 +71,7 @@ class Replaced:
             verdict = self._verdict(change, ground, now)
             self.changes[family] = change, verdict
             if self._change is None or (self._change[1].problems and not verdict.problems):
-                self._change = change, verdict, ground  # the first one that can be followed, if there is any
+                self._change = change, verdict, ground  # the first change without a problem, if any
             told[family] = (finding(Reason.ROOT_CA_CHANGED, self._remedy(change, verdict, ground, now)),)
         self._calm = frozenset(calm)
         return told
@@ -87,18 +90,18 @@ class Replaced:
 
     @property
     def is_followed(self) -> bool:
-        """A rotation to an anchor that was found in place may begin by itself."""
+        """Return whether certmond begins a rotation to the replaced anchor by itself."""
         mine = self._config.mode == "enforce" and self._config.root_ca.on_change != "alarm"
         return mine and self._change is not None and not (self._objection or self._change[1].problems)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What speaks against the anchor that was found in place, and does not forbid it."""
+        """Return the warnings on the replaced anchor, which do not forbid it."""
         return self._change[1].warnings if self._change else ()
 
     @property
     def calm(self) -> dict[str, tuple[Anchor, ...]]:
-        """The anchors of which nothing has changed, by their family; none where any has."""
+        """Return the anchors by family if none has changed, else nothing."""
         if self._change is not None:
             return {}
         return {family: self._grounds[family].trust for family in self._calm if self._grounds[family].trust}
@@ -114,7 +117,7 @@ class Replaced:
         return replace(verdict, problems=(*unusable, *_strangers(change, ground), *verdict.problems))
 
     def found(self, now: datetime, *, at_once: bool) -> Rotation | None:
-        """A rotation, not begun, to the anchor that somebody has put in place; None where nobody has, or one unfit."""
+        """Return the rotation to the replaced anchor, not begun; None where no anchor was replaced, or it is unfit."""
         if self._change is None or self._objection or self._change[1].problems:
             return None
         change, verdict, _ = self._change
@@ -140,7 +143,7 @@ class Replaced:
         return None if self.refusal(made) else made
 
     def refusal(self, rotation: Rotation) -> str | None:
-        """Why `rotation` may not begin here, a sentence with its remedy; None where it may, as far as was seen."""
+        """Return why `rotation` may not begin here, with a remedy; None where nothing observed forbids it."""
         ground = self._grounds.get(rotation.family)
         if ground is None:
             return None
@@ -153,7 +156,7 @@ class Replaced:
         return hindrance(rotation, ground)
 
     def _unsigned(self, family: str) -> Iterator[str]:
-        """The leaves that nobody but the CA's key on this node would sign."""
+        """Yield the paths of the leaves that only the CA's key on this node can sign."""
         cluster = {spec.name for spec in self._config.signers if spec.kind == "csr"}
         for seen in self._inventory.observations:
             own = seen.name == seen.spec.name and not seen.spec.authority and bool(seen.certificates)
@@ -161,7 +164,7 @@ class Replaced:
                 yield seen.path
 
     def _leaves(self, family: str, now: datetime) -> tuple[tuple[Leaf, ...], datetime | None]:
-        """The leaves that the anchor would have to sign, and when what is issued now would end."""
+        """Return the leaves that the anchor would have to sign, and when a certificate issued now would end."""
         found = family_of(assess(self._inventory, now), family)
         return (found.leaves, found.leaves_end(now, self._config.validity)) if found else ((), None)
 
@@ -200,7 +203,10 @@ def fact_of(change: Change, ground: Ground) -> str:
 
 
 def _mode(change: Change, verdict: Verdict, now: datetime) -> Mode:
-    """An overlap with a CA that has expired is none: nobody accepts what it has signed."""
+    """Return the mode of the rotation.
+
+    An overlap with an expired CA has no effect: clients reject what it has signed.
+    """
     expired = all(each.not_after < now for each in change.old)
     if len(change.old) > 1 and verdict.mode == "reissue":
         return Mode.OVERLAP  # of only one of them the leaves stay what they are
@@ -220,7 +226,7 @@ def _unusable(ground: Ground) -> Iterator[str]:
 
 
 def _strangers(change: Change, ground: Ground) -> Iterator[str]:
-    """With these no rotation could be carried through."""
+    """Yield the anchors in the file that are neither old nor new. With these a rotation cannot complete."""
     for each in ground.trust:
         if each not in {change.new, *change.old}:
             fact = f"{ground.path} holds {each.called} (SHA-256 {each.sha256[:16]}…), which is neither the former nor"

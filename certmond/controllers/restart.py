@@ -1,8 +1,8 @@
-"""Restarts carried out: one step of one episode at a time, noted before and after, so that any process can go on.
+"""Execution of restarts, one step of one episode at a time, recorded before and after.
 
-Owns the joining of the pure state machine (`pki.restart`) with what acts: the record, the act, the former files. Waits
-for nothing: it says until when there is nothing to do. What is restarted, and when, is the plan's; whose turn it is
-among nodes, `turns`'s.
+Any process can therefore continue. Joins the pure state machine (`pki.services.restart_state_machine`) with the record,
+the act and the rollback. Does not block: it returns the time of the next step. The plan decides what is restarted.
+`restart_lock` decides which node may restart.
 """
 
 from __future__ import annotations
@@ -51,14 +51,17 @@ from certmond.services.usage_state import Neighbourhood
 from certmond.transaction.commit import Writer
 
 _FRESH = timedelta(seconds=5)
-"""Nothing is restarted for what was seen longer ago."""
+"""Maximum age of the observation that leads to a restart."""
 _REST, _AT_MOST = timedelta(seconds=3), timedelta(minutes=1)
-"""So long no file has changed before a service is restarted for one: whoever writes several has done by then."""
+"""Time without a change of the files before a restart, and the longest wait for it.
+
+A process that writes several files finishes within that time.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What became of a step: a sentence about a service, and when to look again; `result` where its episode is over."""
+    """The result of a step: a sentence about a service, and when to check again; `result` once its episode is over."""
 
     service: str
     message: str
@@ -67,7 +70,7 @@ class Progress:
 
 
 class Restarting:
-    """Carries out the restarts of plans, for one configuration and one node."""
+    """Executes the restarts of plans, for one configuration and one node."""
 
     def __init__(
         self,
@@ -93,15 +96,15 @@ class Restarting:
         return self._terms
 
     def past(self) -> dict[str, Past]:
-        """What is remembered of each service."""
+        """Return the record of each service."""
         return self._history.all()
 
     def restarted_now(self) -> frozenset[str]:
-        """The services whose restart is not over yet."""
+        """Return the services whose restart is in progress."""
         return frozenset(name for name, past in self.past().items() if past.episode)
 
     def under_way(self) -> Episode | None:
-        """The restart that is not over yet, whoever has begun it."""
+        """Return the restart in progress, whichever process began it, or None."""
         return next((past.episode for past in self.past().values() if past.episode), None)
 
     def step(
@@ -113,10 +116,11 @@ class Restarting:
         *,
         hands_over: bool = False,
     ) -> Progress | None:
-        """Go on with the restart that is under way, else begin the first of `plan`; None where there is nothing to do.
-        Where it `hands_over`, the restart is noted, and the process that acts on this node makes it.
+        """Continue the restart in progress, else begin the first of `plan`. Return None where there is nothing to do.
 
-        Raises BusyError while somebody else is writing, WriteError where the state directory cannot be used.
+        With `hands_over`, only record the restart. The process that acts on this node executes it.
+
+        Raises BusyError while another process writes, WriteError where the state directory cannot be used.
         """
         planned = next((each for each in plan.steps if isinstance(each, Restart)), None)
         if around.live is None or (planned is None and self.under_way() is None):
@@ -136,7 +140,7 @@ class Restarting:
             return hand.begin(planned, plan, hands_over=hands_over) if planned else None
 
     def meet(self, assessment: Assessment, around: Surroundings) -> None:
-        """Note what the files hold that services use which only a command restarts, where nothing is known of them.
+        """Record the contents of the files that services of kind `command` use, where no record exists.
 
         Raises BusyError, WriteError.
         """
@@ -152,7 +156,7 @@ class Restarting:
                     )
 
     def tell_waiting(self, name: str, why: str) -> None:
-        """Note that a service is not restarted yet, and why, once for each reason."""
+        """Record why a service is not restarted yet, unless the last such record is the same."""
         if self._waiting != (name, why):
             self._waiting = name, why
             fields = {"step": "restart", "target": name}
@@ -161,7 +165,7 @@ class Restarting:
 
 @dataclass(frozen=True, slots=True)
 class _Hand:
-    """One step, with everything at hand that it takes."""
+    """One step of a restart, with all its inputs."""
 
     owner: Restarting
     writer: Writer
@@ -198,14 +202,14 @@ class _Hand:
         return self._act(episode)
 
     def _well(self, name: str) -> tuple[str, ...]:
-        """The addresses at which it is seen to be well."""
+        """Return the addresses at which the service is healthy."""
         health = self.around.survey.health.get(name, ())
         return tuple(address for address in health if self.live.health.get(address, "not asked") is None)
 
     def _at_rest(self) -> datetime | None:
-        """Until when it is to be waited, because somebody may be in the middle of writing; None where nobody is.
+        """Return until when a restart waits, because a process may still write files; None where none does.
 
-        Not for ever: who writes on and on is at rest when the first of it is a minute old.
+        The wait ends when the first change is a minute old, even if writes continue.
         """
         now = self._now()
         stale = [stale.since for status in self.assessment.statuses for stale in status.presence.stale]
@@ -243,7 +247,7 @@ class _Hand:
                 return self._end(move)
 
     def _act(self, episode: Episode) -> Progress:
-        """The first act. Where nothing comes of it, nothing has happened."""
+        """Act for the first time. After a RestartError the episode is over, and the service is unchanged."""
         name, episode = episode.service, about_to_act(episode)
         self._remember(episode)
         if not self.owner.turn.may_begin():
@@ -257,7 +261,7 @@ class _Hand:
         return self._acted(episode, said)
 
     def _tried(self, episode: Episode, error: TriedError) -> Progress:
-        """What came of it is to be seen, where anything is to be seen of this service."""
+        """Continue the episode if a probe of the service can show the result of the attempt, else end it as failed."""
         name = episode.service
         served = any(service == name for service, _ in self.around.survey.serving.values())
         if served or self.around.survey.health.get(name):
@@ -265,7 +269,7 @@ class _Hand:
         return self._end(Ended(episode, Result.FAILED, f"{name} was not restarted: {error}"))
 
     def _act_again(self, episode: Episode) -> Progress:
-        """A further act, or the first by another process, which cannot know whether the one that was killed made it."""
+        """Act again, or for the first time after a process was killed that may have acted already."""
         if episode.attempt == 1 and (why := self.owner.turn.wait_for_others(asked=episode.asked)):
             return self._wait(episode.service, f"waits for its turn: {why}")
         episode = about_to_act(episode)
@@ -274,10 +278,10 @@ class _Hand:
             said = self._made(episode)
         except TriedError as error:
             return self._tried(episode, error)
-        except IdleError as error:  # nor has it failed: somebody has stopped it meanwhile
+        except IdleError as error:  # not a failure: an operator has stopped it meanwhile
             return self._end(Ended(episode, Result.REFUSED, f"{episode.service} was not restarted: {error}"))
         except RestartError as error:
-            said = str(error)  # what is to be seen next decides
+            said = str(error)  # the next check decides
         return self._acted(episode, said)
 
     def _made(self, episode: Episode) -> str:
@@ -307,7 +311,7 @@ class _Hand:
             level="error",
         )
         self._remember(put_back(episode, self._now()))
-        return Progress(episode.service, said, self._now())  # what runs then is looked at first: that has to end
+        return Progress(episode.service, said, self._now())  # check first what runs now: it must end
 
     def _end(self, ended: Ended) -> Progress:
         episode, name = ended.episode, ended.episode.service
@@ -334,7 +338,7 @@ class _Hand:
         return Progress(name, ended.message, None, ended.result)
 
     def _is_superseded(self, episode: Episode) -> bool:
-        """Somebody has changed the files once more, before the former ones had to come back."""
+        """Return whether the files have changed again, before a rollback."""
         if episode.stage is Stage.PUT_BACK or episode.put_back_at:
             return False
         now = self.around.contents
@@ -342,7 +346,10 @@ class _Hand:
         return any(path in now and now[path].sha256 != sha256 for path, sha256 in wanted.items())
 
     def _taken_along(self, episode: Episode) -> bool:
-        """See to those that ended with it: they are proven as if we had restarted them. Whether there are any."""
+        """Begin to verify the services that ended with this one, as after a restart.
+
+        Return whether a restart is in progress.
+        """
         known, found = self.owner.past(), False
         for bystander in episode.bystanders:
             if along := taken_along(bystander, self._seen(bystander.service), self._now()):
@@ -367,7 +374,7 @@ class _Hand:
         return Glance(self.live.at, self._seen(service.name), ill, unproven)
 
     def _kubelet(self) -> str | None:
-        """What is wrong with the kubelet, where something is seen of it at all."""
+        """Return what is wrong with the kubelet; None where it is healthy or not observed."""
         for service in self.owner._config.services:
             if service.unit == KUBELET:
                 ill = map(self.live.health.get, self.around.survey.health.get(service.name, ()))
@@ -384,7 +391,7 @@ class _Hand:
         return self.live.services.get(name, ServiceSeen(None))
 
     def _now(self) -> datetime:
-        return datetime.now(UTC)  # the clock of the processes and files that it is compared with
+        return datetime.now(UTC)  # the clock of the timestamps of processes and files
 
     def _audit(self, event: Event, name: str, message: str, level: str = "info", **fields: str) -> None:
         self.owner._audit.conclude(event, self._now(), message, level, {"step": "restart", "target": name, **fields})
@@ -399,7 +406,7 @@ def _unproven(at: ServedAt, path: str) -> str:
 
 
 def state_of(episode: Episode) -> str:
-    """Return how far a restart is that waits for its proof, in words that follow the name of its service."""
+    """Return the progress of a restart that is being verified, as a phrase that follows the name of its service."""
     if episode.trouble:
         return f"is waited for: {episode.trouble}"
     if episode.good:

@@ -1,8 +1,7 @@
-"""Whose turn it is among control-plane nodes to restart something, and what that means for a restart.
+"""The lock that lets one control-plane node at a time restart services.
 
-Owns when the turn is asked for, kept and given back, and what follows where nobody can be asked. Who has it is decided
-by the Lease (`cluster.lease`); a node by itself is always in turn, and a worker when its moment has come. Restarts
-nothing.
+Owns when a restart takes, renews and releases the lock, and what follows where the API does not answer. The Lease
+(`cluster.lease`) decides which node holds it. A single node always holds it, a worker after its delay.
 """
 
 from __future__ import annotations
@@ -18,28 +17,31 @@ from certmond.pki.rotation.worker_batches import place
 
 
 class Turn(Protocol):
-    """Whose turn it is among control-plane nodes to restart something."""
+    """A lock for restarts among control-plane nodes."""
 
     def take(self) -> str | None:
-        """None where it is ours; else the sentence why not. Raises UnreachableError, RefusedError."""
+        """Take the lock.
+
+        Return None, or a sentence why this node does not hold it. Raises UnreachableError, RefusedError.
+        """
         ...
 
     def keep(self) -> None:
-        """It is still ours. Raises LostError where it is another's, UnreachableError, RefusedError."""
+        """Renew the lock. Raises LostError where another node holds it, UnreachableError, RefusedError."""
         ...
 
     @property
     def held(self) -> bool:
-        """It is ours by our own clock, at this moment."""
+        """Return whether this node holds the lock now, by its own clock."""
         ...
 
     def give_back(self) -> None:
-        """We have done. Never raises."""
+        """Release the lock. Never raises."""
         ...
 
 
 class Alone:
-    """There are no others: it is always our turn."""
+    """The lock of a single node, which always holds it."""
 
     held = True
 
@@ -54,10 +56,10 @@ class Alone:
 
 
 class Scattered:
-    """A worker asks nobody, and lets its own moment come: among a thousand, not all begin at once.
+    """The delay of a worker, which spreads the restarts of many workers without an API request.
 
-    The moment lies within `spread` of when it first asks, at a place that its name decides. It is now where the worker
-    is `called`, as one of few. `monotonic` is a clock, in seconds, that nobody sets.
+    The delay begins with the first `take`. The node's name decides how much of `spread` it is. A worker that is
+    `called`, as one of a batch, does not wait. `monotonic` is a clock in seconds that cannot be set.
     """
 
     held = True
@@ -90,7 +92,7 @@ class Scattered:
 
 
 class TurnTaking:
-    """The turn, as a restart needs it: taken before the first act, kept to the end, given back."""
+    """The lock during a restart: taken before the first act, renewed to the end, then released."""
 
     def __init__(self, turn: Turn, config: Config) -> None:
         self._turn, self._config = turn, config
@@ -99,7 +101,10 @@ class TurnTaking:
         self._lost: str | None = None
 
     def wait_for_others(self, *, asked: bool = False) -> str | None:
-        """Return why it is not this node's turn; None where it is. A worker that is `asked` waits for none."""
+        """Return why this node must wait, or None.
+
+        A worker does not wait where the operator `asked` for the restart.
+        """
         if asked and isinstance(self._turn, Scattered):
             return None
         self._fenced = True
@@ -114,14 +119,17 @@ class TurnTaking:
             return str(error)
 
     def may_begin(self) -> bool:
-        """It is still our turn, by our own clock: asked right before the first act."""
+        """Return whether this node still holds the lock by its own clock, right before the first act.
+
+        True where `without_api: go_on` lets it restart without the lock.
+        """
         return self._turn.held or not self._fenced
 
     def keep(self) -> str | None:
-        """Stay in turn as long as a restart takes; a sentence where it was lost, once.
+        """Renew the lock during a restart. Return a sentence where it was lost, once per reason.
 
-        What has begun is brought to its end all the same: half-way is worse for all. And the API server may be what is
-        being restarted.
+        A restart that has begun continues, because a partial restart is worse for all nodes. The service may also be
+        the API server itself.
         """
         asked = time.monotonic()
         if not self._turn.held and asked < self._asked_again_at:
@@ -141,5 +149,5 @@ class TurnTaking:
         return lost if news else None
 
     def give_back(self) -> None:
-        """We have done. Never raises."""
+        """Release the lock. Never raises."""
         self._turn.give_back()

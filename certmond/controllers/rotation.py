@@ -1,8 +1,8 @@
-"""A rotation carried on by one node: begun, led from phase to phase as each is reached, and ended.
+"""One node's part in the rotation of a CA: begin it, advance it from phase to phase, and end it.
 
-Owns what is written of it: the node's record, and what is kept for the way back. How it stands here is `standing`'s to
-tell. The files of a phase are steps of the plan, which `host.execute` carries out; whether a phase may be left is asked
-of the `conductor`, who speaks for all nodes. Waits for nothing.
+Owns what is written about it: the node's record, and the files kept for an abort. `rotation_state` reads the state.
+`executor` writes the files of a phase as steps of the plan. The coordinator decides whether a phase may end. Does not
+block.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.node_files import NodeFiles
 
 _UNTOLD = (SigningError, OvertakenError, RotationError, MalformedError)
-"""With these nobody could be told."""
+"""Errors after which the other nodes do not have the decision."""
 _CHANGED = "the record was changed meanwhile"
-"""Said where another process was faster: everything is looked at again, and decided anew."""
+"""Result where another process was faster: the daemon scans the node again and decides again."""
 
 
 class Rotating:
@@ -59,12 +59,12 @@ class Rotating:
         self._waits: tuple[str, ...] = ()
         self._waited: tuple[str, Phase] | None = None
         self.until: datetime | None = None
-        """When time alone may bring it on."""
+        """When time alone may advance the rotation."""
         self.settled = False
-        """This node is as the phase asks, and what is waited for is not seen on it."""
+        """Whether the node has reached the phase, and waits for something that no scan of this node shows."""
 
     def ask(self) -> None:
-        """Ask the others how far they are, before the look from which a person decides."""
+        """Read the state of the other nodes, before a scan whose result an operator uses."""
         self._conductor.ask()
 
     @property
@@ -73,7 +73,7 @@ class Rotating:
         return self._waits if self._waited == self._standing.at else ()
 
     def advance(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
-        """Bring the rotation on by what can be done now; the sentence about it, None where nothing has changed.
+        """Advance the rotation as far as possible now. Return a sentence about it, or None where nothing has changed.
 
         Raises BusyError, WriteError.
         """
@@ -85,9 +85,9 @@ class Rotating:
             return self._take_over(stands.own, stands.rotation)
         try:
             if stands.followed() != stands.rotation:
-                return "the cluster has another record"  # it is taken over with the next look
+                return "the cluster has another record"  # the next pass adopts it
         except RotationError as error:
-            self._waits = (str(error),)  # the next look tells it as what it is
+            self._waits = (str(error),)  # the next pass reports it as a finding
             return None
         if (back := stands.back) and stands.rotation:
             self.change(back)
@@ -100,7 +100,7 @@ class Rotating:
         if reach is None:
             return self._begin_found(assessment.taken_at) or self._accept()
         if reach.waits:
-            if reach.begun:  # else it has said nothing of this phase, and what it said of the one before stands
+            if reach.begun:  # else it has no report to withdraw
                 self._conductor.unsettled(reach.rotation)
             self._waits = reach.waits
             self.until = min((at for at in (self.until, reach.until) if at), default=None)
@@ -130,39 +130,41 @@ class Rotating:
         return f"the first aid is noted for: {', '.join(after) or 'nothing any more'}"
 
     def _asked_again_at(self) -> datetime | None:
-        """Ask the others, and return when to do so again; at the next `poll` where the node cannot tell how it stands,
-        because what is in the way may go without an event. None where an event will tell.
+        """Read the decisions of the others, and return when to do so again; None where an event announces it.
+
+        The time is the next `poll` where the state is unknown, because the obstacle may disappear without an event.
         """
         wait = self._conductor.ask()
         waits = [each for each in (wait, self._config.poll if self._standing.broken else None) if each is not None]
         return self._clock() + min(waits) if waits else None
 
     def _take_over(self, own: Rotation | None, rotation: Rotation) -> str:
-        """Note here what the others have come to."""
+        """Store the rotation of the shared record in the node's record."""
         with self._executor.writing():
             if self._record.load() != own:
                 return _CHANGED
             self._record.save(rotation)
         said = f"{rotation.name} is in the phase {rotation.phase}"
         if own is None or replace(own, released=rotation.released) != rotation:
-            self._note(said, rotation)  # that others may act is noted by who has let them
+            self._note(said, rotation)  # the node that released the others has recorded that
         return said
 
     def _is_known_to_all(self) -> bool:
-        """Whether the others have a record of the rotation, brought back where they had lost it."""
+        """Return whether the others have a record of the rotation, after restoring a missing or older one."""
         rotation, ground = self._standing.rotation, self._standing.ground
         if rotation is None or ground is None or not ground.holds_key:
-            return True  # who has no CA's key writes no record
+            return True  # a node without the CA's key writes no shared record
         try:
             self._conductor.bring_back(rotation)
         except _UNTOLD as error:
             self._waits = (f"the record of {rotation.name} is gone, or an older one, and cannot be put right: {error}",)
-            return rotation.over  # which the others can find by themselves
+            return rotation.over  # the others detect the end of a rotation themselves
         return True
 
     def start(self, rotation: Rotation) -> None:
-        """Note a rotation that is asked for. Raises RotationError where there is one already or this node could not
-        carry it through, BusyError, WriteError.
+        """Record a rotation that the operator requests or that a replaced CA requires.
+
+        Raises RotationError where one is in progress or this node cannot complete it, BusyError, WriteError.
         """
         if why := self._standing.replaced.refusal(rotation):
             raise RotationError(why)
@@ -176,7 +178,10 @@ class Rotating:
         self._note(f"{rotation.name} begins, by {rotation.mode}: {_names(rotation)}", rotation)
 
     def _signed(self, rotation: Rotation) -> Rotation:
-        """With the former CA's word for it, where other nodes are to follow. Raises RotationError, KeyUnusableError."""
+        """Return the rotation, signed with the old CA's key where other nodes follow it.
+
+        Raises RotationError, KeyUnusableError.
+        """
         if self._config.cluster.kubeconfig is None or rotation.found:
             return rotation
         path = next((spec.key for spec in self._config.certificates if spec.name == rotation.family), None)
@@ -188,7 +193,7 @@ class Rotating:
         return replace(rotation, signature=b64encode(sign(key, statement(rotation))).decode("ascii"))
 
     def change(self, rotation: Rotation) -> None:
-        """Note what somebody has decided of the rotation under way: that it goes back, or that nodes are left out."""
+        """Record a decision about the rotation in progress: that it is aborted, or that nodes are excluded."""
         with self._executor.writing(5):
             if self._record.load() not in {self._standing.own, self._standing.rotation}:
                 raise RotationError("another process has changed the rotation meanwhile; look at it, and decide anew")
@@ -197,8 +202,9 @@ class Rotating:
         self._note(f"{rotation.name} goes on in the phase {rotation.phase}", rotation)
 
     def _keep(self, rotation: Rotation, reached: str, said: str) -> str | None:
-        """Record how the rotation goes on. `said` where that is done; else what is the matter, or None where that is
-        waited for.
+        """Record how the rotation continues, and return `said`.
+
+        Return another sentence where the record has changed, and None where the others cannot be informed yet.
         """
         with self._executor.writing():
             if self._record.load() != self._standing.own:
@@ -217,9 +223,10 @@ class Rotating:
         return self._keep(after, f"{before.phase} is reached", said)
 
     def _end(self, rotation: Rotation, former: Sequence[str]) -> str | None:
-        """All is as it should be: what was kept for the way back goes, and the node lives by the new anchor.
+        """End the rotation: destroy the files kept for an abort, and accept the new anchor.
 
-        `former` are the files that still hold certificates of the former one, for which the rotation has not waited.
+        `former` are the files that still hold certificates of the old CA, for which the rotation did not wait. Without
+        the new CA's key in place, no key is destroyed.
         """
         ground, kept = self._standing.ground, [each for each in map(self._staging.read, Part) if each]
         needed = [each for each in kept if each.key_unknown or each.key == rotation.new.key]
@@ -247,7 +254,7 @@ class Rotating:
         return said
 
     def _begin_found(self, now: datetime) -> str | None:
-        """Somebody has put another anchor in place, with its key: from there on it is a rotation."""
+        """Begin a rotation to an anchor that was replaced in place, together with its key."""
         wanted = self._config.root_ca.on_change
         made = self._standing.replaced.found(now, at_once=wanted == "replace") if wanted != "alarm" else None
         if made is None:
@@ -256,7 +263,7 @@ class Rotating:
         return f"the CA of {made.family} was replaced: {made.name} begins in the phase {made.phase}"
 
     def _accept(self) -> str | None:
-        """Remember the anchors that the node lives by, where nothing speaks against them."""
+        """Record the anchors in place as accepted, where none was replaced."""
         known, present = self._record.anchors(), self._standing.replaced.calm
         if any(known.get(family) != trust for family, trust in present.items()):
             with self._executor.writing():

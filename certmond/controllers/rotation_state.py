@@ -1,7 +1,7 @@
-"""How a rotation stands on this node: which one it follows, what is told of it, and what is left alone meanwhile.
+"""The state of a rotation on this node: which one it follows, the findings about it, and what it holds.
 
-Owns what is made of one look at the node, its record, and what the `conductor` knows of the others: for who carries the
-rotation on (`rotating`), who plans and who shows. It writes nothing, asks nobody, and waits for nothing.
+Combines one scan of the node, its record, and what the coordinator has read from the others. The controller of the
+rotation, the planner and the commands read it. Writes nothing, sends no request, and does not block.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ _EXPLAINED = "see: certmond explain rotation_frozen"
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How far this node is in its phase: what is waited for, and until when where time alone tells. It has not `begun`
-    where it is not this node's turn to do anything of it.
+    """The progress of this node in its phase: what it waits for, and until when if time alone decides.
+
+    `begun` is false where the node may not act in the phase yet.
     """
 
     rotation: Rotation
@@ -64,7 +65,7 @@ class Reach:
 
 
 class Standing:
-    """As of the last look, for the node `node` and one configuration.
+    """The state as of the last scan, for the node `node` and one configuration.
 
     `own` is what the node's record has, `rotation` the one that is under way here, and `back` the one that takes its
     place where somebody has put the former CA in place again, or a third one. `broken` says why nobody can tell how far
@@ -104,14 +105,15 @@ class Standing:
         self.first_aid.forget()
 
     def check(self) -> None:
-        """Raise StateError where the state directory is not fit for use."""
+        """Raise StateError where the state directory is unusable."""
         self._record.check()
 
     def look(
         self, inventory: Inventory, components: Components, now: datetime, waits: Sequence[str] = ()
     ) -> dict[str, tuple[Finding, ...]]:
-        """See how the node stands, and what is to be told of its anchors, by the name of the entry. `waits` is what the
-        phase was found to wait for.
+        """Read the state of the node, and return the findings on its anchors by name of the entry.
+
+        `waits` is what the phase waits for, as found last.
         """
         before = self.at
         self._forget()
@@ -119,7 +121,7 @@ class Standing:
             told = self._look(inventory, components, now, waits, before)
         except CertmondError as error:
             told = self._freeze(str(error), *self._families)
-        except Exception as error:  # noqa: BLE001 - what is not understood freezes it: nothing is done, and it is told
+        except Exception as error:  # noqa: BLE001 - any other error freezes it: certmond does nothing, and reports it
             told = self._freeze(defect(error), *self._families)
         if (fact := self._conductor.estranged) and SIGNER_FAMILY in self._families:
             said = f"{fact}; if the CA was rotated without this node, let it join anew: `kubeadm reset`, `kubeadm join`"
@@ -172,12 +174,15 @@ class Standing:
         return told
 
     def followed(self) -> Rotation | None:
-        """The one to carry on, by what is known of the others now. Raises RotationError where that cannot be told."""
+        """Return the rotation to follow, as far as the others are known now.
+
+        Raises RotationError where that is undecidable.
+        """
         trusted = {anchor for ground in self._grounds.values() for anchor in ground.trust}
         return self._conductor.follow(self.own, self._record.closed(), trusted)
 
     def _freeze(self, why: str, *families: str) -> dict[str, tuple[Finding, ...]]:
-        """Nobody can tell what is to be done with these anchors, so that nothing is."""
+        """Freeze these anchors: certmond does nothing with them, and reports the reason."""
         self.rotation = self.ground = self.back = None
         self.replaced.forget()
         self.broken = why
@@ -187,29 +192,33 @@ class Standing:
         return {families[0]: (finding(Reason.ROTATION_FROZEN, why),)} if families else {}
 
     def _is_as_ever(self, family: str, known: Sequence[Anchor]) -> bool:
-        """File and key of the anchor are those that the node has lived by since before a rotation, of which it knows
-        nothing. Then it is trusted by whoever trusts the present leaves, whatever a record says: no other node can be
-        where it is distrusted before this one has said that it is so far, but those that have left this one out.
+        """Return whether the node still has the anchor file and the key that it accepted before any rotation it knows.
+
+        Each client that trusts the present leaves trusts that anchor, whatever a record contains. No other node removes
+        it before this node has reported that phase, unless the operator has excluded this node.
         """
         ground, own = self._grounds.get(family), self.own
         if ground is None or not known or ground.trust != known or ground.key not in {None, known[0].key}:
             return False
         under_way = own is not None and own.family == family and not own.over
-        return not under_way and self._staging.read(Part.OLD) is None  # its key was exchanged, and put back by somebody
+        return not under_way and self._staging.read(Part.OLD) is None  # else its key was exchanged, and then restored
 
     def _refusal(self, rotation: Rotation, ground: Ground, now: datetime) -> str | None:
-        """Why what others tell of a rotation is not followed; what this node has noted itself was judged before."""
+        """Return why the node does not follow the rotation of the shared record, or None.
+
+        Its own record is checked already.
+        """
         if rotation == self.own:
             return None
         return refusal(self.own, rotation, ground, staged=self._is_given(rotation), now=now)
 
     def _is_given(self, rotation: Rotation) -> bool:
-        """The certificate that follows is kept on this node, with its key."""
+        """Return whether the next certificate is staged on this node with its key."""
         kept = (self._staging.read(part) for part in Part)
         return any(each and not each.fault and each.key and each.anchor == rotation.new for each in kept)
 
     def _concerns(self, ground: Ground) -> bool:
-        """The node lives by that anchor, or has lived by it."""
+        """Return whether the node uses that anchor, or has used it."""
         return bool(ground.trust or ground.holds_key) or ground.family in self._record.anchors()
 
     def _told(
@@ -239,11 +248,11 @@ class Standing:
             return {rotation.family: (finding(Reason.ROOT_CA_CHANGED, said),)}
         return {rotation.family: (finding(Reason.ROTATION_UNDER_WAY, said),)}
 
-    # Of the rotation that is under way
+    # Properties of the rotation in progress
 
     @property
     def family(self) -> str | None:
-        """The anchor that is being changed."""
+        """Return the family of the anchor that is being changed, or None."""
         return self.rotation.family if self.rotation else None
 
     @property
@@ -253,7 +262,7 @@ class Standing:
 
     @property
     def signing(self) -> Mapping[str, Certificate]:
-        """The anchor that signs in the present phase, by its name; nothing where no rotation is under way."""
+        """Return the anchor that signs in the present phase, by its name. Empty without a rotation."""
         rotation, wanted = self.rotation, desired(self.rotation) if self.rotation else None
         if rotation is None or wanted is None:
             return {}
@@ -266,7 +275,7 @@ class Standing:
 
     @property
     def healing(self) -> Healing:
-        """The anchor that was replaced without a rotation, and that the one under way follows."""
+        """Return the anchor that was replaced without a rotation and that the rotation in progress follows."""
         rotation = self.rotation
         if rotation is None or not rotation.found:
             return NOTHING_REPLACED
@@ -274,20 +283,26 @@ class Standing:
 
     @property
     def workers(self) -> Workers | None:
-        """How far the workers were in the phase when they were counted last; None where this node counts none."""
+        """Return the progress of the workers in the phase at the last count; None where this node counts none."""
         return self._conductor.workers(self.rotation) if self.rotation else None
 
     @property
     def called(self) -> bool:
-        """This node is a worker, and its batch has come: it waits for no moment of its own in addition."""
+        """Return whether this node is a worker whose batch is released. It then has no further delay."""
         return self.rotation is not None and in_batches(self.rotation) and self._held_back(self.rotation) is None
 
     def _held_back(self, rotation: Rotation) -> str | None:
-        """Why a worker does nothing of the phase yet. Who has a CA's key is none, whatever its Node is labelled."""
+        """Return why a worker waits in the phase, or None.
+
+        A node with a CA's key is no worker, whatever its Node's labels.
+        """
         return None if self.ground is None or self.ground.holds_key else held_back(rotation, self._node)
 
     def preview(self, rotation: Rotation, assessment: Assessment, order: Sequence[str]) -> tuple[Preview, ...]:
-        """What `rotation` would do on this node, from its phase on. Raises RotationError where it cannot begin."""
+        """Return what `rotation` would do on this node, from its phase on.
+
+        Raises RotationError where it cannot begin.
+        """
         ground = self._grounds.get(rotation.family)
         if ground is None:
             raise RotationError(f"the catalogue has no trust anchor {rotation.family}; name it among `certificates`")
@@ -302,7 +317,7 @@ class Standing:
         return lacks(self.rotation, self.ground, assessment)
 
     def reach(self, assessment: Assessment, around: Surroundings, plan: Plan) -> Reach | None:
-        """How far this node is in its phase; None where no rotation is under way."""
+        """Return the progress of this node in its phase; None without a rotation."""
         rotation, ground = self.rotation, self.ground
         if rotation is None or ground is None:
             return None
@@ -316,14 +331,14 @@ class Standing:
         return Reach(rotation, waits)
 
     def _met_at(self, rotation: Rotation, now: datetime) -> datetime:
-        """When this process has first seen the node in this phase; `now` where a clock was set back since."""
+        """Return when this process first observed the node in this phase; `now` where the clock was set back since."""
         phase = rotation.id, rotation.phase
         if self._met is None or self._met[0] != phase or self._met[1] > now:
             self._met = phase, now
         return self._met[1]
 
     def report(self, rotation: Rotation, assessment: Assessment) -> Report:
-        """What this node says of itself, now that it has come so far."""
+        """Return the report of this node, which has reached the phase."""
         ground, known = self.ground, {*rotation.old, rotation.new}
         leaves = [each for each in concerned(rotation.family, assessment) if not each.seen.spec.is_trust]
         leaves = [each for each in leaves if is_awaited(rotation, each, assessment)]

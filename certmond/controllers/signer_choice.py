@@ -1,6 +1,6 @@
-"""Which signer signs a step, by the kind that the configuration gives it.
+"""Choice of the signer of a step, by the kind that the configuration gives it.
 
-Owns the making of signers, each imported only where it is used. What is signed is `pki.signing_policy`'s.
+Owns the creation of signers. Each is imported only where it is used. `pki.signing.policy` decides what is signed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from certmond.transaction.commit import Transactions
 
 
 class SignerChoice:
-    """For one configuration, on one node. The API is asked with `kubeconfig` where a signer names no other."""
+    """The signers of one configuration, on one node. `kubeconfig` is the default of the csr signer."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class SignerChoice:
         self._kubeconfig = kubeconfig
 
     def of(self, step: Issue) -> Signer:
-        """Return what signs the step. Raises RefusedError where the configuration has no such signer, or no CA."""
+        """Return the signer of the step. Raises RefusedError where the configuration has no such signer, or no CA."""
         spec = next((spec for spec in self._config.signers if spec.name == step.signer), None)
         match spec.kind if spec else LOCAL:
             case "local":
@@ -63,7 +63,7 @@ class SignerChoice:
         return LocalSigner(certificate, key, spec.passphrase if spec else None, clock=self._clock)
 
     def _authority(self, step: Issue) -> tuple[str, str]:
-        """Where certificate and key of the CA really are."""
+        """Return the resolved paths of the CA's certificate and key."""
         entries: Mapping[str, tuple[str, str | None]] = {s.name: (s.path, s.key) for s in self._config.certificates}
         path, key = entries.get(step.authority or "", ("", None))
         if not key:

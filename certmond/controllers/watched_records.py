@@ -1,6 +1,6 @@
-"""The records of the state directory by which the processes of a node hand work to each other.
+"""The records in the state directory through which the processes of a node pass work to each other.
 
-Owns which they are, for who waits for them to change. What is in them is `history`'s and `rotation_record`'s.
+Owns their names, for processes that watch them. `restart.history` and `state.rotation_record` own the content.
 """
 
 from __future__ import annotations

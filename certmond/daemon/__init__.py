@@ -1,1 +1,1 @@
-"""The daemon: its loop, and one pass of plan and execution."""
+"""The daemon: its loop, the reconciliation of each pass, and its notifications to systemd."""

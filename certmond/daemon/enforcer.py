@@ -1,7 +1,6 @@
-"""What renewing is made of on this node: policy, circumstances, plan and signers, put together from a configuration.
+"""Wiring of the components that plan and execute on one node, for the daemon and the command line.
 
-Owns the wiring that the daemon and the command line share. It decides nothing: when a certificate is renewed is
-`pki.plan`'s, and how is `host.execute`'s.
+Owns no decision: `pki.planning` decides when a certificate is renewed, and `controllers.executor` how.
 """
 
 from __future__ import annotations
@@ -55,15 +54,20 @@ from certmond.transaction.commit import Transactions
 from certmond.transaction.node_files import NodeFiles
 
 LAST_RETRY = timedelta(minutes=10)
-"""A derived file that could not be made is tried again after that at the latest."""
+"""Longest delay before the daemon retries a derived file that it could not write."""
 _EVIDENCE = 0.5
-"""Seconds of a pass for looking up where certificates that are due come from; the next pass goes on with that."""
+"""Seconds that one pass spends on the origin of certificates that are due. The next pass continues there."""
 API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
-"""Where it is, the node is of the control plane: with a kubelet's rights it is refused a Lease, and told so."""
+"""Marks a control-plane node.
+
+Without this file, a node with the kubelet's kubeconfig is a worker, which takes no Lease.
+
+With it, the API refuses that kubeconfig a Lease, and the node reports that.
+"""
 
 
 def policy_of(config: Config) -> Policy:
-    """What the configuration says of renewing."""
+    """Return the renewal policy of the configuration."""
     return Policy(
         validity=config.validity,
         key=config.key_algorithm,
@@ -74,7 +78,7 @@ def policy_of(config: Config) -> Policy:
 
 
 def _replaced(made: Plan) -> frozenset[str]:
-    """The names of the entries whose certificates the plan replaces."""
+    """Return the names of the entries whose certificates the plan replaces."""
     return frozenset(step.target for step in made.steps if isinstance(step, Issue | Restore))
 
 
@@ -83,9 +87,9 @@ def _holds_something(assessment: Assessment) -> bool:
 
 
 class Enforcer:
-    """Plans and carries out, for one configuration and one node.
+    """Planner and executor for one configuration and one node.
 
-    With `scattered` a worker restarts at a moment of its own, as its daemon does; who asks by hand waits for none.
+    With `scattered`, a worker delays its restarts, as its daemon does. A command of the operator does not wait.
     """
 
     def __init__(
@@ -108,7 +112,7 @@ class Enforcer:
         self._alive, self._scattered = alive, scattered
         self.audit = audit
         self.interest: Interest = {}
-        """The files behind the latest look of `see`, for who waits for them to change."""
+        """The files behind the latest result of `see`, to watch for changes."""
         self._files = NodeFiles(root)
         self._transactions = Transactions(root, state_dir)
         self._ledger = Ledger(state_dir)
@@ -146,11 +150,14 @@ class Enforcer:
         )
 
     def renewed(self) -> dict[str, datetime]:
-        """When certmond put a certificate in place, by its SHA-256."""
+        """Return when certmond put each certificate in place, by SHA-256."""
         return self._ledger.renewed()
 
     def circumstances(self) -> Circumstances:
-        """Which derived files there are, and which of them are to be made again. One that is not ours is in neither."""
+        """Return the derived files, and those that certmond must write again.
+
+        A file that certmond did not write is in neither.
+        """
         return self._circumstances(self._derivations.states())
 
     def _circumstances(self, states: Mapping[str, State]) -> Circumstances:
@@ -171,10 +178,11 @@ class Enforcer:
     def see(
         self, at: datetime | None = None, *, everything: bool = True, private: bool = True, waits: bool = False
     ) -> tuple[Assessment, Surroundings]:
-        """Look at everything, wait for the answers, and judge it as of `at` or of now.
+        """Scan the whole node, wait for the probes, and assess the result as of `at` or of now.
 
-        With `everything` the origin of each certificate is looked up, else of those that are due. `private` says that
-        the caller may read the state directory. With `waits` a pair that may be half written is not judged yet.
+        With `everything`, look up the origin of each certificate, else only of those that are due. With `private`, the
+        caller may read the state directory. With `waits`, a certificate and key that may be partly written are not
+        assessed yet.
         """
         store = Store(self._config.certificates, self._root, self._config.given_facts)
         inventory, now = store.observe(), at or self._clock()
@@ -184,7 +192,7 @@ class Enforcer:
         return self.judge(inventory, now, around, waits=waits), around
 
     def around(self, store: Store, inventory: Inventory) -> Surroundings:
-        """Return what is known of the node besides its certificates at this moment. Waits for nothing."""
+        """Return the current state of the node apart from its certificates. Does not block."""
         seen = self.neighbourhood.around(store, inventory, self.restarting.past())
         return self._told(store, inventory, self._clock(), seen, within=_EVIDENCE)
 
@@ -198,8 +206,9 @@ class Enforcer:
         everything: bool = False,
         within: float | None = None,
     ) -> Surroundings:
-        """Return `seen` with what the records of the state directory say of the anchors, of what is due and of what is
-        damaged. `within` limits the time for new evidence of what is due, in seconds.
+        """Add to `seen` what the state directory records about trust anchors, due certificates and damaged files.
+
+        `within` limits the time for new evidence of certificates that are due, in seconds.
         """
         told = self.standing.look(inventory, store.components(), now, self.rotating.waits)
         provenance = self.provenance.of_due(
@@ -217,7 +226,7 @@ class Enforcer:
         *,
         waits: bool = True,
     ) -> Assessment:
-        """Return the verdicts on `inventory`. The daemon and each command judge the node by this function alone."""
+        """Return the verdicts on `inventory`. The daemon and each command assess the node with this function only."""
         return assess(
             inventory, now, before, self._config.renew_before, renewed=self.renewed(), around=around,
             waits=waits, searching=find_in_two,
@@ -231,7 +240,7 @@ class Enforcer:
         *,
         hands_over: bool = False,
     ) -> Progress | None:
-        """One step of a restart: see `Restarting.step`."""
+        """Advance a restart by one step: see `Restarting.step`."""
         return self.restarting.step(plan, assessment, around, self.neighbourhood, hands_over=hands_over)
 
     def rotate(self, assessment: Assessment, around: Surroundings, plan: Plan) -> str | None:
@@ -240,7 +249,7 @@ class Enforcer:
         return said or self.rotating.advance(assessment, around, plan)
 
     def keep_former(self, assessment: Assessment, around: Surroundings) -> None:
-        """Note what is good, and what services use, so that both are known later. Raises BusyError, WriteError."""
+        """Record which files are good and which of them services use. Raises BusyError, WriteError."""
         self.restarting.meet(assessment, around)
         if unkept := self._former.unkept(tuple(assessment.certificates), self.restarting.restarted_now()):
             with self.executor.writing():
@@ -249,16 +258,17 @@ class Enforcer:
     def plan(
         self, assessment: Assessment, asked: frozenset[str] | None = None, around: Surroundings | None = None
     ) -> Plan:
-        """The steps for what was seen, and what is left alone; `asked` as for `pki.plan.plan`.
+        """Return the steps for the assessed state and what is held. `asked` is as for `pki.planning.renewals.plan`.
 
-        Whether to wait is asked of the host only where something is due: a program may have to be run for that.
+        The holds of the host are evaluated only if a certificate is due or a service uses an old one. They may run a
+        program.
         """
         states = self._derivations.states()
         policy, past, now = policy_of(self._config), self._ledger.attempts(), self._circumstances(states)
         now = replace(now, unsure=self.standing.unsure, healing=self.standing.healing)
         left = self.standing.lacks(assessment) if asked is None else Lacks()
         rotating = pace(left, past, assessment.taken_at)
-        if rotating.first:  # the anchors change first: whatever else there is comes after a new look
+        if rotating.first:  # Trust anchors change first. The next pass plans everything else.
             return rotating.beside(Plan(plan(assessment, policy, past, now, frozenset()).steps))
         under = certificates_of((self.standing.rotation.new,)) if self.standing.rotation else ()
         reissue = {identity: each for each in under for identity in left.reissue}
@@ -283,29 +293,32 @@ class Enforcer:
         return self._with_restarts(made, assessment, around, Caution(hold, unmade, changing, now.healing))
 
     def asks_again(self, step: Step) -> datetime | None:
-        """Return when a signer that has not decided wants to be asked again; None where any time will do."""
+        """Return when an undecided signer accepts the next request, or None for any time."""
         attempt = self._ledger.attempts().get((step.target, step.path))
         of_api = isinstance(step, Issue) and policy_of(self._config).signers.get(step.signer) == "csr"
         return attempt.wait_until if attempt and not of_api else None
 
     def foresee(self, assessment: Assessment, around: Surroundings | None = None) -> Plan:
-        """The steps as far as what is seen alone tells them: for who only observes."""
+        """Return the steps that follow from the observed state alone, for observe mode."""
         made = plan(assessment, policy_of(self._config), self._ledger.attempts(), Circumstances())
         return self._with_restarts(made, assessment, around, Caution())
 
     def restarts(self, assessment: Assessment, around: Surroundings, asked: frozenset[str]) -> Plan:
-        """The restarts of these services, whatever they hold: by hand."""
+        """Return the restarts that the operator requests, whatever certificates these services use."""
         return restarts(assessment, around, (), self.restarting.terms, caution=Caution(), asked=asked)
 
     def _with_restarts(self, made: Plan, assessment: Assessment, around: Surroundings | None, caution: Caution) -> Plan:
-        """The plan with the restarts behind all that changes files."""
+        """Append the restarts to the plan, after all steps that change files."""
         around = around or Surroundings(self._config.services)
         after = restarts(assessment, around, made.steps, self.restarting.terms, caution=caution)
         instants = [at for at in (made.changes_at, after.changes_at) if at]
         return Plan((*made.steps, *after.steps), (*made.held, *after.held), min(instants, default=None))
 
     def stops(self, rotation: Rotation, assessment: Assessment, around: Surroundings) -> tuple[Hold, ...]:
-        """What would stop the rotation on this node later, and keeps it where it is; nothing where it does not wait."""
+        """Return what would stop the rotation later on this node and holds it now.
+
+        Empty where the rotation does not wait.
+        """
         if not waits_here(rotation):
             return ()
         upgrade, clock = self._host.lately()
@@ -325,14 +338,14 @@ class Enforcer:
         kubeconfig = self._config.cluster.kubeconfig
         if kubeconfig is None:
             return Alone()
-        if kubeconfig == KUBELET_CONF and not self._files.exists(API_SERVER):  # a worker keeps nobody waiting
+        if kubeconfig == KUBELET_CONF and not self._files.exists(API_SERVER):  # a worker takes no Lease
             if not self._scattered:
                 return Alone()
             return Scattered(self._identity, self._config.cluster.spread, called=lambda: self.standing.called)
         from certmond.cluster.lease import RESTART, ClusterLease
 
         return ClusterLease(
-            partial(self._real_kubeconfig, kubeconfig),  # who only plans may not even be able to look for it
+            partial(self._real_kubeconfig, kubeconfig),  # resolved late: a process that plans may lack permission
             identity=self._identity, name=RESTART, duration=self._config.cluster.lease_duration, alive=self._alive,
             monotonic=awake,
         )  # fmt: skip
@@ -344,7 +357,7 @@ class Enforcer:
             raise RefusedError(str(error)) from error
 
     def _without_hurry(self, made: Plan, now: datetime) -> Plan:
-        """The plan without the derived files whose making has failed not long ago, unless their source is renewed."""
+        """Hold the derived files that failed recently, unless the plan renews their source."""
         past, renewed = self._ledger.attempts(), _replaced(made)
         steps, held, instants = list[Step](), list[Held](), [made.changes_at] if made.changes_at else []
         for step in made.steps:
@@ -359,7 +372,7 @@ class Enforcer:
         return replace(made, steps=tuple(steps), held=(*made.held, *held), changes_at=min(instants, default=None))
 
     def _left_alone(self, states: Mapping[str, State]) -> Iterator[Held]:
-        """The derived files that are not made, and why."""
+        """Yield the derived files that certmond does not write, with the reason."""
         for spec in self._config.derived:
             state = states[spec.name]
             if isinstance(state, Foreign | Unready):

@@ -1,7 +1,7 @@
-"""The loop: wait -> observe -> assess -> plan -> publish -> execute. A pass reads the world afresh, whatever woke it.
+"""The daemon's loop: wait, observe, assess, plan, publish, execute.
 
-Owns when a pass happens and in which order its parts run. It knows no rule about certificates and touches no file of
-the node itself. In observe mode nothing is carried out.
+Owns when a pass runs and in which order its parts run. Each pass reads the current state, whatever its cause. It has no
+rule about certificates and changes no certificate itself. In observe mode it executes nothing.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ from certmond.transaction.node_lock import ACTING, NodeLock
 QUIET = 0.05
 """Seconds without a further event after which a change counts as complete."""
 CEILING = 1.0
-"""Seconds after which a pass is made although events go on."""
+"""Seconds after which a pass runs although events still arrive."""
 _LOOKS_AROUND = frozenset({"start", "reload", "resync", "step", "retry", "clock"})
 HEARTBEAT_INTERVAL = 10.0
-"""Seconds between signs of life to `serve`; the service manager's watchdog may ask for more."""
+"""Seconds between heartbeats for `serve`. The service manager's watchdog may require shorter intervals."""
 
 
 @dataclass(frozen=True)
 class Cause:
-    """Why a pass is made, and what it has to look at: lookups ("directory/name"), or everything (None)."""
+    """Why a pass runs, and its scope: lookups ("directory/name"), or everything (None)."""
 
     name: str
     touched: frozenset[str] | None
@@ -61,13 +61,15 @@ class Cause:
 
 
 def utc_now() -> datetime:
-    """The clock of this host."""
+    """Return the time of this host's clock, in UTC."""
     return datetime.now(UTC)
 
 
 class Daemon:
-    """One node's daemon. `load` reads the configuration again; `clock` gives aware UTC instants. How often something is
-    reported goes by `monotonic`, in seconds.
+    """The daemon of one node.
+
+    `load` reads the configuration again. `clock` returns aware UTC instants. `monotonic`, in seconds, limits the rate
+    of reports and hooks.
     """
 
     def __init__(
@@ -124,7 +126,7 @@ class Daemon:
         self._wake.set()
 
     def run(self) -> int:
-        """Run until stopped; 0. Raises RuntimeDirError where the runtime directory cannot be used."""
+        """Run until stopped and return 0. Raises RuntimeDirError where the runtime directory cannot be used."""
         with locked(self._runtime_dir), self._wake:
             signal.signal(signal.SIGTERM, self.stop)
             signal.signal(signal.SIGINT, self.stop)
@@ -137,7 +139,7 @@ class Daemon:
                 self._journal.tell(Event.STARTED, f"certmond watches this node: {self._summary}")
                 self._notifier.ready(self._summary)
                 self._beat()
-                self._act()  # what is due may take longer than a service manager waits for a start
+                self._act()  # after READY=1: due steps may take longer than TimeoutStartSec=
                 self._publish_activity()
                 while not self._stopping:
                     cause = self._next_cause()
@@ -151,14 +153,17 @@ class Daemon:
                 self._watcher.close()
                 self._enforcer.neighbourhood.close()
                 self._lead.release()
-                with suppress(OSError):  # it may be gone with its directory, or that be read-only by now
+                with suppress(OSError):  # the directory may be deleted or read-only by now
                     (self._runtime_dir / HEARTBEAT).unlink()
             self._journal.tell(Event.STOPPED, "certmond has stopped")
             self._publish_activity()
         return 0
 
     def _next_cause(self) -> Cause | None:
-        """Wait for the next reason to make a pass; None when there was only a sign of life to give."""
+        """Wait for the next cause of a pass, or return None.
+
+        None means that the daemon stops, or that only a heartbeat or a check of the running services was due.
+        """
         self._beat()
         woken = self._wake.wait(0 if self._reload or self._acted else self._patience())
         if self._stopping:
@@ -186,7 +191,7 @@ class Daemon:
         return Cause("deadline", frozenset()) if any(now >= due for due in self._deadlines()) else None
 
     def _patience(self) -> float:
-        """Seconds until the loop has something to do by itself."""
+        """Return the seconds until the loop has work without an event."""
         looked = time.monotonic() - self._looked_at
         due: list[float] = [HEARTBEAT_INTERVAL, self._config.resync.total_seconds() - looked]
         if self._watcher.polled:
@@ -202,13 +207,13 @@ class Daemon:
         return max(0.0, min(due))
 
     def _deadlines(self) -> list[datetime]:
-        """When time alone changes a verdict, or what is to be done."""
+        """Return the instants at which time alone changes a verdict, the plan or the rotation."""
         rotation = self._enforcer.rotating.until
         instants = (self._assessment and self._assessment.changes_at, self._acting.plan.changes_at, rotation)
         return [instant for instant in instants if instant]
 
     def _changed(self, since: float) -> Cause | None:
-        """Let a change come to rest, then say what it touched."""
+        """Wait until events cease, at most `CEILING` seconds, then return the cause and what it touched."""
         while time.monotonic() - since < CEILING and self._wake.wait(QUIET) and not (self._stopping or self._reload):
             pass
         looked, self._looked = self._looked, False
@@ -259,11 +264,14 @@ class Daemon:
         )  # fmt: skip
 
     def _leads(self) -> bool:
-        """Whether no command is making a step: from then on none begins while this process lives."""
+        """Take the node's lock for acting, and return whether no command acts now.
+
+        While it is held, commands begin no step.
+        """
         try:
             return self._lead.take(self._runtime_dir)
         except WriteError:
-            return True  # nothing can be written then, and whoever tries is told why
+            return True  # every write fails then, with its own message
 
     def _pass(self, cause: Cause) -> None:
         self._in_pass, started = True, time.monotonic()
@@ -290,9 +298,9 @@ class Daemon:
         return inventory
 
     def _look_meanwhile(self) -> None:
-        """Look at what changed while a step waits, and publish that. The next pass plans what follows from it.
+        """Observe changes while a step waits, and publish them. The next pass plans what follows.
 
-        Not in the middle of a pass, not while changes go on to come, and at most once in `CEILING` seconds.
+        Does nothing during a pass. Runs at most once in `CEILING` seconds, or in twice that time while events arrive.
         """
         quiet, self._reported = self._reported == self._watcher.events, self._watcher.events
         before, since = self._assessment, time.monotonic() - self._shown_at
@@ -308,7 +316,7 @@ class Daemon:
         self._looked_meanwhile = True
 
     def _show(self, cause: Cause, assessment: Assessment, around: Surroundings, started: float) -> Assessment | None:
-        """Publish and report what was seen; return what was seen before."""
+        """Publish and report the assessment, and return the assessment before it."""
         before, self._assessment, self._around = self._assessment, assessment, around
         self._shown_at = done = time.monotonic()
         looked = "everything" if cause.touched is None else f"{len(cause.touched)} paths"
@@ -318,21 +326,25 @@ class Daemon:
         self._publish(assessment)
         self._passed_at = time.time()
         self._changes.compare(before, assessment, self._monotonic())
-        # Below another root nothing runs that could be looked at. Until the first look, what it finds may seem gone.
+        # Findings on running services are unknown before their first check, and must not count as resolved. Below
+        # another root there is no such check.
         self._hooks.hand(assessment, settled=around.live is not None or self._root != "/")
         return before
 
     def _look_out(self, cause: Cause, assessment: Assessment) -> None:
-        """Have a look at what runs, wherever something may have changed; and again while something old is in use."""
+        """Request a check of the running services where something may have changed.
+
+        While a service uses an old certificate, or refuses clients, also schedule the next check.
+        """
         if cause.name in _LOOKS_AROUND or self._enforcer.neighbourhood.has_news:
             self._enforcer.neighbourhood.ask()
         stale = any(status.presence.stale or status.presence.refusing for status in assessment.statuses)
         due = time.monotonic() + self._config.poll.total_seconds()
-        if stale:  # no pass puts a look off: where files are polled, one pass after the other would
+        if stale:  # keep the earlier time: frequent passes, as with polling, would postpone it without an end
             self._look_due = min(self._look_due or due, due)
 
     def _look_ended(self) -> None:
-        """Called from the thread that looks."""
+        """Wake the loop. Called by the thread that checks the running services."""
         self._looked = True
         self._wake.set()
 
@@ -342,10 +354,13 @@ class Daemon:
         if self._acting.look_at:
             wait = (self._acting.look_at - utc_now()).total_seconds()
             due = time.monotonic() + min(max(0.0, wait), HEARTBEAT_INTERVAL)
-            self._look_due = min(self._look_due or due, due)  # no pass puts a look off
+            self._look_due = min(self._look_due or due, due)  # keep the earlier time, as above
 
     def _follow(self) -> None:
-        """Watch what was looked up. The watcher reports what it did not watch before: it may have changed since."""
+        """Watch the paths of the last scan.
+
+        The watcher reports new paths as changed: they may have changed before the watch.
+        """
         self._watcher.follow({**self._store.interest, **records_of(self._state_dir)})
         degraded = bool(self._watcher.polled)
         if degraded and not self._degraded:
@@ -354,7 +369,10 @@ class Daemon:
         self._degraded = degraded
 
     def _publish(self, assessment: Assessment) -> None:
-        """Write what others read. A full or missing runtime directory is told once; the next pass tries again."""
+        """Write the metrics and the status.
+
+        A full or missing runtime directory is reported once, and the next pass retries.
+        """
         self._telemetry.count_watch(self._watcher.events, self._watcher.overflows)
         self._telemetry.watched.set(self._watcher.watched)
         self._telemetry.polled.set(len(self._watcher.polled))
@@ -371,7 +389,7 @@ class Daemon:
         self._summary = summary(assessment, following)
 
     def _publish_activity(self) -> None:
-        """Write what was done and what is to be done, where that is not what was written last."""
+        """Write the plan, the rotation and recent events, unless they are unchanged since the last write."""
         rotating, journal = self._enforcer.rotating, self._journal
         rotation, workers = self._enforcer.standing.rotation, self._enforcer.standing.workers
         current = (self._acting.plan, rotation, rotating.waits, rotating.until, workers, journal.told)
@@ -387,7 +405,7 @@ class Daemon:
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[Path]:
-        """That a file cannot be written is told once, until all can be again."""
+        """Yield the path of a runtime file. Report a failed write once, until all files can be written again."""
         try:
             yield self._runtime_dir / name
         except RuntimeDirError as error:
@@ -398,7 +416,10 @@ class Daemon:
             self._unwritten.discard(name)
 
     def _beat(self) -> None:
-        """The sign of life, for the service manager and for `serve`: given by the loop itself, so it is true."""
+        """Send a heartbeat to the service manager and to `serve`.
+
+        The loop sends it itself, which proves that it runs.
+        """
         self._notifier.alive()
         self._changes.settle(self._monotonic())
         self._beat_at = time.monotonic()
@@ -406,7 +427,7 @@ class Daemon:
         self._write(HEARTBEAT, heartbeat(time.time(), self._passed_at, resync, self._passed_at is not None))
 
     def _live(self) -> None:
-        """Give signs of life while a step takes its time, and look at what changes meanwhile."""
+        """Send heartbeats while a step takes time, and publish what changes meanwhile."""
         if time.monotonic() - self._beat_at < HEARTBEAT_INTERVAL:
             self._notifier.alive()
         else:

@@ -1,4 +1,4 @@
-"""The garbage collector of this process, and what it need not look at."""
+"""Exclusion of long-lived objects from Python's garbage collector."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Keep the collector from whatever is made in the `with`, then and later.
+    """Exclude the objects that the `with` block creates from garbage collection.
 
-    It would go through all of ten thousand certificates every now and then, in the middle of a pass. What is needed no
-    longer is freed all the same, unless it refers to itself, as nothing that a pass makes does.
+    The collector would otherwise scan the objects of ten thousand certificates in the middle of a pass. Reference
+    counting still frees unused objects, except reference cycles, which a pass does not create.
     """
     gc.disable()
     try:

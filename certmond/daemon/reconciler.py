@@ -1,7 +1,7 @@
-"""The daemon's hand: the plan of each pass, told, and in enforce mode carried out.
+"""Logs the plan of each pass and, in enforce mode, executes it.
 
-Owns what is remembered of that from pass to pass: what was told, whether somebody else is writing, when to try again.
-When a pass is made is the daemon's; what is planned and how it is done, `enforce`'s.
+Owns the state between passes: what was logged, whether another process writes, when to retry. `daemon.loop` decides
+when a pass runs. `daemon.enforcer` plans and executes.
 """
 
 from __future__ import annotations
@@ -23,28 +23,33 @@ from certmond.pki.planning.steps import Issue, Plan, Write
 from certmond.pki.services.staleness import Surroundings
 
 BUSY_INTERVAL, FAILURE_INTERVAL = 2.0, 60.0
-"""Seconds until a plan is made again while somebody else is writing, or where a signer has not decided yet, after which
-the plan itself says when to ask it; and where the state directory cannot be used.
+"""Seconds until the next attempt.
+
+Busy: another process writes, or a signer has not decided; later the plan sets the time to ask the signer. Failure: a
+step failed, or the state directory cannot be used.
 """
 SLICE = 1.0
-"""Seconds after which no further step begins before the node has been looked at, and what is seen is published. A step
-that is under way is not interrupted.
+"""Seconds after which no further step begins before the daemon has scanned the node and published the result.
+
+A step in progress is not interrupted.
 """
 TURN = 10.0
-"""Seconds for which files alone are written. Then restarts and rotations have a turn, where each entry has had one."""
+"""Seconds for file steps alone. Restarts and rotations follow once each entry of the plan has had a step."""
 HELD_EACH, HELD_OVERALL, HELD_INTERVAL = Budget(10, 60), Budget(10_000, 1), 60.0
-"""How often it is noted in the trail that a step is held: of one file ten times, then once a minute; and how many
-seconds are between two summaries of what was left out. Steps that are begun, done or failed are always noted.
+"""Limits for audit records of held steps: ten per file, then one a minute; and seconds between two summaries.
+
+A summary counts the records left out. Steps that begin, end or fail are always recorded.
 """
 LOOK_INTERVAL = timedelta(seconds=2)
-"""Between two looks at what runs, while a rotation waits for it."""
+"""Pause between two checks of the running services while a rotation waits for them."""
 RECOVERY_PATIENCE = 5.0
-"""Seconds to wait at the start for somebody else who is writing."""
+"""Seconds that the start waits for another process that writes."""
 
 
 class Acting:
-    """Plans for one configuration, and acts on it if `enforcing`, and as soon as this process `leads`: no command is
-    making a step. No step begins once `stopping` says so.
+    """Plans for one configuration, and executes the plan if `enforcing` and while this process `leads`.
+
+    A process leads while no command acts. No step begins after `stopping` returns true.
     """
 
     def __init__(
@@ -61,24 +66,24 @@ class Acting:
         self._enforcer, self._journal, self._telemetry = enforcer, journal, telemetry
         self._enforcing, self._leads, self._stopping = enforcing, leads, stopping
         self._monotonic = monotonic
-        self._begun: set[tuple[type, str, str]] = set()  # the steps of the round that is under way, each once
-        self._results: set[str] = set()  # what became of them
-        self._served: set[str] = set()  # the entries that had a step since the last turn of restarts and rotations
+        self._begun: set[tuple[type, str, str]] = set()  # steps begun in the current round
+        self._results: set[str] = set()  # their results
+        self._served: set[str] = set()  # entries with a step since the last restart or rotation
         self._served_since = monotonic()
         self._told: frozenset[tuple[Event, str, str]] = frozenset()
-        self._late: frozenset[tuple[Event, str, str]] = frozenset()  # what is held, and not noted yet
+        self._late: frozenset[tuple[Event, str, str]] = frozenset()  # held steps that are not recorded yet
         self._quota, self._omissions = Quota(HELD_EACH, HELD_OVERALL, HELD_OVERALL), Omissions(HELD_INTERVAL)
         self._interrupted: frozenset[str] = frozenset()
         self._seen: tuple[Assessment, Surroundings] | None = None
         self._no_restart_before = 0.0
         self.plan = Plan()
         self.look_at: datetime | None = None
-        """When what runs is to be looked at again for the sake of a restart."""
+        """When to check the running services again for a restart or a rotation."""
         self.retry_at: float | None = None
-        """When the plan is tried again, on the monotonic clock; None where nothing stands in its way."""
+        """When to retry the plan, on the monotonic clock, or None."""
 
     def recover(self) -> None:
-        """Finish what a process that was killed has left, before anything else is looked at."""
+        """Finish the transactions of a killed process before the first pass. In observe mode, only report them."""
         if not self._enforcing:
             try:
                 self._enforcer.standing.check()
@@ -94,13 +99,13 @@ class Acting:
             self._journal.tell(Event.STEP_FAILED, str(error), "error")
 
     def decide(self, assessment: Assessment, around: Surroundings) -> None:
-        """What is to be done; in observe mode what would be, as far as what is seen alone tells it."""
+        """Plan the pass. In observe mode, plan from the observed state alone."""
         self._seen = assessment, around
         planned = self._enforcer.plan if self._enforcing else self._enforcer.foresee
         self.plan = planned(assessment, around=around)
 
     def tell(self, assessment: Assessment) -> None:
-        """Note in the trail what is planned or held and was not before, unless the hold ends within `REPAIR_WAIT`."""
+        """Record the steps that are newly planned or held, except holds that end within `REPAIR_WAIT`."""
         if not self._enforcing:
             return
         now = self._monotonic()
@@ -108,9 +113,9 @@ class Acting:
         lasting = (held for held in self.plan.held if not held.until or held.until > assessment.taken_at + REPAIR_WAIT)
         current |= {(Event.STEP_HELD, held.target, held.path): held.because for held in lasting}
         fresh = [entry for entry in current if entry not in self._told]
-        # What is planned is done, and so bounded by what is done.
+        # A planned step needs no limit: each is executed, and the execution is limited.
         late = {entry for entry in fresh if entry[0] is Event.STEP_HELD and not self._quota.take(entry, now)}
-        for entry in self._late - late - current.keys():  # it is held no longer, and was never noted
+        for entry in self._late - late - current.keys():  # no longer held, and never recorded
             self._omissions.add(entry, 1, now)
         if report := self._omissions.reported(now):
             many = f"{report[0]} steps of {report[1]} files were held for a moment in the last minute, and not logged"
@@ -128,17 +133,17 @@ class Acting:
         self._told, self._late = frozenset(current) - late, frozenset(late)
 
     def act(self) -> bool:
-        """Carry out the plan. Whether the node is to be looked at again at once."""
+        """Execute the plan. Return whether the daemon must scan the node again at once."""
         again = self.retry_at is not None and time.monotonic() >= self.retry_at
         self.retry_at = None
         if not self._enforcing or self._stopping():
             return False
         executor = self._enforcer.executor
-        self._enforcer.rotating.until = None  # its moment is now; what is not done then has another
+        self._enforcer.rotating.until = None  # this deadline has passed; `_rotate` sets the next
         if not self._leads():
             self.look_at, self.retry_at = None, time.monotonic() + BUSY_INTERVAL
             return False
-        # Half done, and not by us: whoever began it was killed, or is at it and holds the lock.
+        # Unfinished transactions of a process that crashed, or that still holds the lock.
         begun = executor.interrupted() - (frozenset() if again else self._interrupted)
         try:
             stands = self._enforcer.standing
@@ -164,18 +169,19 @@ class Acting:
         except BusyError:
             self.retry_at = time.monotonic() + BUSY_INTERVAL
             return False
-        except CertmondError as error:  # the state directory cannot be used: nothing was begun
+        except CertmondError as error:  # the state directory cannot be used, and no step began
             self._end_of_round()
             self.retry_at = self._no_restart_before = time.monotonic() + FAILURE_INTERVAL
             self._journal.tell(Event.STEP_FAILED, str(error), "error")
             return False
 
     def _slice(self) -> bool:
-        """Begin the steps that change files, one of each entry in turn, for `SLICE` seconds, and one at least; return
-        whether all of the plan have been begun.
+        """Begin file steps for `SLICE` seconds, at least one, alternating between entries.
 
-        A plan that takes longer is carried out in a round of slices, each of the plan that the pass before it made. A
-        step that the plan still has although it was begun, because it failed, waits until the others had their turn.
+        Return whether all have begun.
+
+        A longer plan runs as a round of slices, each with the plan of its pass. A step that failed is still in the
+        plan, and waits until the others have begun.
         """
         left = in_turn(
             (step for step in self.plan.writes if _mark(step) not in self._begun),
@@ -196,7 +202,7 @@ class Acting:
         return len(fresh) == len(left)
 
     def _is_over(self, begun: Collection[str]) -> bool:
-        """Whether files were written for long enough: in a pattern, ever new ones may be due."""
+        """Return whether file steps ran long enough. A glob pattern may have new files due without end."""
         if begun or self._monotonic() < self._served_since + TURN:
             return False
         return all(step.target in self._served for step in self.plan.writes)
@@ -205,7 +211,7 @@ class Acting:
         self._served, self._served_since = set(), self._monotonic()
 
     def _end_of_round(self) -> set[str]:
-        """Return what became of the steps of the round that is over, and set the time of the next try."""
+        """Return the results of the finished round, and set the time of the next attempt."""
         results, self._results, self._begun = self._results, set(), set()
         if self._interrupted or "failed" in results:
             self.retry_at = time.monotonic() + FAILURE_INTERVAL
@@ -214,16 +220,17 @@ class Acting:
         return results
 
     def _without_writing(self) -> bool:
-        """What a rotation has to hear and say although nothing can be written for it: it may have been led back.
-        Whether to look at everything again now.
+        """Advance the rotation although no step has succeeded, because an operator may have aborted it.
+
+        Return whether the daemon must scan the node again at once.
         """
         again = self._rotate()
         if self.retry_at:
-            self.look_at = self._enforcer.rotating.until = None  # that comes first: each pass tries the plan again
+            self.look_at = self._enforcer.rotating.until = None  # the retry comes first: each pass tries the plan again
         return again
 
     def _restart(self) -> bool:
-        """One step of a restart, now that its files are as they should be. Whether to look at everything again now."""
+        """Advance a restart by one step, after its files are written. Return whether to scan the node again at once."""
         self.look_at = None
         if self._seen is None or time.monotonic() < self._no_restart_before:
             return False
@@ -232,7 +239,7 @@ class Acting:
             progress = self._enforcer.restart(self.plan.restartable, *self._seen)
         except CertmondError:
             raise
-        except Exception as error:  # noqa: BLE001 - a defect of ours in a restart must not keep renewals from their turn
+        except Exception as error:  # noqa: BLE001 - a defect in a restart must not block renewals
             self._journal.tell(Event.STEP_FAILED, f"a restart: {defect(error)}", "error")
             self.retry_at = self._no_restart_before = time.monotonic() + FAILURE_INTERVAL
             return False
@@ -244,25 +251,25 @@ class Acting:
         return progress.until is None
 
     def _rotate(self) -> bool:
-        """Bring a rotation on. Whether to look at everything again now."""
+        """Advance a rotation. Return whether to scan the node again at once."""
         if self._seen is None:
             return False
         rotating = self._enforcer.rotating
         try:
             said = self._enforcer.rotate(*self._seen, self.plan)
             if said is None and rotating.waits and self.look_at is None:
-                soon = datetime.now(UTC) + LOOK_INTERVAL  # whatever it waits for, nobody may tell us of it
+                soon = datetime.now(UTC) + LOOK_INTERVAL  # no event may announce what it waits for
                 late = rotating.until - LOOK_INTERVAL if rotating.settled and rotating.until else soon
                 self.look_at = max(soon, late)
             return said is not None
         except CertmondError:
             raise
-        except Exception as error:  # noqa: BLE001 - a defect of ours in a rotation must not keep renewals from their turn
+        except Exception as error:  # noqa: BLE001 - a defect in a rotation must not block renewals
             self._journal.tell(Event.STEP_FAILED, f"a rotation: {defect(error)}", "error")
             self.retry_at = time.monotonic() + FAILURE_INTERVAL
             return False
 
 
 def _mark(step: Write) -> tuple[type, str, str]:
-    """What makes a step the same one in the next plan."""
+    """Return what identifies a step across plans."""
     return type(step), step.target, step.path

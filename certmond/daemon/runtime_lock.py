@@ -1,4 +1,4 @@
-"""The lock that keeps a runtime directory to one daemon."""
+"""The lock of a runtime directory, which admits one daemon."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from certmond.errors import RuntimeDirError
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """One daemon for one runtime directory. Raises RuntimeDirError, also where the directory cannot be made."""
+    """Hold the lock of `directory`.
+
+    Raises RuntimeDirError where another daemon holds it or the directory is unusable.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -1,7 +1,7 @@
-"""What the service manager is told (sd_notify(3)): ready, reloading, stopping, alive, and one line of status.
+"""Notifications to the service manager (sd_notify(3)): ready, reloading, stopping, watchdog and status.
 
-Outside of systemd nothing is told to anybody, and nothing fails. Nor does it where nobody listens any more. A status is
-one line of text: a line of its own would be an order, and names of certificates are anybody's choice.
+Outside systemd nothing is sent. A failed notification is ignored. A status is one line: a line break would start
+another assignment, and users choose the names of certificates.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from contextlib import suppress
 
 from certmond.pki.findings import printable
 
-_MOST = 500  # characters of a status: `systemctl status` shows it on one line, and a message has a limit
+_MOST = 500  # characters of a status: `systemctl status` shows one line, and messages have a size limit
 
 
 class Notifier:
-    """Speaks to the service manager that started this process, if one did."""
+    """Sends notifications to the service manager that started this process, if one did."""
 
     def __init__(self) -> None:
         self._wanted = "NOTIFY_SOCKET" in os.environ
         mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self.watchdog = int(os.environ.get("WATCHDOG_USEC", "0")) / 1e6 if mine else 0.0
-        """Seconds within which the service manager expects `alive`; 0 where it does not."""
+        """Seconds within which the service manager expects `alive`; 0 where the watchdog is off."""
 
     def ready(self, status: str) -> None:
         self._tell(f"READY=1\nSTATUS={printable(status)[:_MOST]}")
@@ -42,7 +42,7 @@ class Notifier:
 
     def _tell(self, message: str) -> None:
         if self._wanted:
-            from systemd.daemon import notify  # noqa: PLC0415 - a laptop without libsystemd has nobody to tell
+            from systemd.daemon import notify  # noqa: PLC0415 - libsystemd is optional outside systemd
 
             with suppress(OSError):
                 notify(message)

@@ -1,6 +1,6 @@
-"""The one wake-up of the daemon: events, signals and deadlines all end here.
+"""The wake-up of the daemon's loop by events, signals and deadlines.
 
-Owns an eventfd, because a signal handler may interrupt the very thread that waits: `threading.Event` could deadlock.
+Owns an eventfd: `threading.Event` could deadlock when a signal handler interrupts the waiting thread.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Self
 
 
 class Wake:
-    """Set from any thread or signal handler, awaited by one. What was set before the wait is not lost."""
+    """A flag that any thread or signal handler sets and one thread awaits. A set before the wait is not lost."""
 
     def __init__(self) -> None:
         self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -23,7 +23,7 @@ class Wake:
         os.eventfd_write(self._descriptor, 1)
 
     def wait(self, seconds: float) -> bool:
-        """Whether it was set within `seconds`; it is clear again afterwards, before anything is read."""
+        """Return whether the flag was set within `seconds`, and clear it before the caller reads anything."""
         if not self._poll.poll(max(0, seconds) * 1000):
             return False
         os.eventfd_read(self._descriptor)

@@ -1,4 +1,4 @@
-"""`certmond demo`: a node of its own, the real daemon and the real server, and what they show when things go wrong."""
+"""`certmond demo`: a temporary node with the real daemon and the real server, and their output after each change."""
 
 from certmond.demo.walkthrough import run
 

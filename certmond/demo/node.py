@@ -1,8 +1,7 @@
-"""The files of a control-plane node, made below a directory as kubeadm and the kubelet would make them, for the demo.
+"""The files of a control-plane node for the demo, as kubeadm and the kubelet create them.
 
-Owns what kubeadm calls everything: paths, subjects, usages, names, modes, flags. It knows nothing of certmond's
-catalogue, so that in the demo each is held against the other. Keys are ECDSA P-256, for speed; no cluster trusts
-anything that is made here.
+Owns kubeadm's paths, subjects, usages, names, modes and flags. It does not import certmond's catalogue, so the demo
+compares both. Keys are ECDSA P-256, for speed. No cluster trusts these certificates.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ KUBERNETES, KUBELET = "/etc/kubernetes", "/var/lib/kubelet"
 DAY = timedelta(days=1)
 CA_LIFE, LEAF_LIFE = 3650 * DAY, 365 * DAY
 CA_AGE, LEAF_AGE = 400 * DAY, 100 * DAY
-"""When the node was installed, and when its leaves were last renewed."""
+"""The age of the node's installation, and of the last renewal of its leaves."""
 
 _SERVER, _CLIENT = (ExtendedKeyUsageOID.SERVER_AUTH,), (ExtendedKeyUsageOID.CLIENT_AUTH,)
 _SERVICE = ("DNS:kubernetes", "DNS:kubernetes.default", "DNS:kubernetes.default.svc")
@@ -39,18 +38,18 @@ _ADMINS = "kubeadm:cluster-admins"
 
 
 class File(NamedTuple):
-    """What a file holds, and its mode."""
+    """The content and the mode of a file."""
 
     content: bytes
     mode: int = 0o600
 
 
 Files = Mapping[str, File]
-"""Path on the node -> the file; they are put in place one after the other, in this order."""
+"""Path on the node -> file. The files are written one after the other, in this order."""
 
 
 class Renewal(NamedTuple):
-    """What a renewal puts in place, and the serial number by which it is known."""
+    """The files of a renewal, and the serial number that identifies it."""
 
     files: Files
     serial: str
@@ -58,7 +57,10 @@ class Renewal(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of kubeadm's table. `path` is below /etc/kubernetes: a pair's without its ending, or a kubeconfig's."""
+    """One row of kubeadm's table.
+
+    `path` is below /etc/kubernetes: a pair's without its extension, or a kubeconfig's.
+    """
 
     path: str
     ca: str
@@ -139,7 +141,7 @@ class _Issued:
 
 
 class Node:
-    """A node's root directory. Paths are those on the node, as /etc/kubernetes/pki/ca.crt."""
+    """The root directory of a node. Paths are those on the node, as /etc/kubernetes/pki/ca.crt."""
 
     def __init__(self, root: Path, now: datetime) -> None:
         self._root = root
@@ -147,7 +149,7 @@ class Node:
         self._authorities: dict[str, _Issued] = {}
 
     def make(self) -> None:
-        """Everything: the authorities, what they sign, and the files that tell what uses it."""
+        """Create everything: the CAs, their leaves, and the files that configure the components."""
         for name, row in AUTHORITIES.items():
             self._authorities[name] = _issue(row, None, self._now - CA_AGE, CA_LIFE)
             self.put(_pair(f"{KUBERNETES}/{row.path}", self._authorities[name]))
@@ -159,7 +161,7 @@ class Node:
         self._make_kubelet()
 
     def issue(self, name: str, age: timedelta = timedelta(minutes=5)) -> Renewal:
-        """A new certificate with a new key, for a year that began `age` ago. Nothing is written yet."""
+        """Return a new certificate with a new key, for a year that began `age` ago. Writes nothing."""
         row = LEAVES[name]
         issued = _issue(row, self._authorities[row.ca], self._now - age, LEAF_LIFE)
         path = f"{KUBERNETES}/{row.path}"
@@ -169,11 +171,11 @@ class Node:
         return Renewal({path: File(self._kubeconfig(row.common_name, user))}, issued.serial)
 
     def stranger(self, name: str) -> Files:
-        """A private key that belongs to nothing, for the place of the one that belongs to a certificate."""
+        """Return a private key that matches no certificate, for the place of the key of `name`."""
         return {f"{KUBERNETES}/{LEAVES[name].path}.key": File(_key_pem(ec.generate_private_key(ec.SECP256R1())))}
 
     def put(self, files: Files) -> None:
-        """Each file is written beside its place and renamed into it, so that a reader sees the old or the new."""
+        """Write each file beside its place and rename it, so that a reader sees the old or the new file."""
         for path, file in files.items():
             target = self.place(path)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -184,15 +186,15 @@ class Node:
             staged.replace(target)
 
     def cut_off(self, path: str) -> None:
-        """Leave the first half of a file, as a full disk does to who writes in place."""
+        """Truncate a file to its first half, as a full disk does to a process that writes in place."""
         os.truncate(self.place(path), self.place(path).stat().st_size // 2)
 
     def place(self, path: str) -> Path:
-        """Where a path of the node really is."""
+        """Return the real path of a path on the node."""
         return self._root / path.lstrip("/")
 
     def _make_kubelet(self) -> None:
-        """Its rotating PEM behind a symlink, kubelet.conf that refers to that, and its self-signed serving pair."""
+        """Create the kubelet's rotating PEM behind a symlink, its kubelet.conf, and its self-signed serving pair."""
         start = self._now - LEAF_AGE
         client = _issue(_KUBELET_CLIENT, self._authorities["ca"], start, LEAF_LIFE)
         current, dated = (f"{KUBELET}/pki/kubelet-client-{which}.pem" for which in ("current", f"{start:%F-%H-%M-%S}"))
@@ -227,7 +229,7 @@ class Node:
 
 
 def _issue(row: Row, issuer: _Issued | None, start: datetime, life: timedelta) -> _Issued:
-    """A certificate, signed by `issuer`, or a Root CA where there is none."""
+    """Return a certificate signed by `issuer`, or a Root CA without one."""
     key = ec.generate_private_key(ec.SECP256R1())
     organization = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, row.organization)] if row.organization else []
     subject = x509.Name([*organization, x509.NameAttribute(NameOID.COMMON_NAME, row.common_name)])
@@ -284,7 +286,7 @@ def _pod(name: str, flags: str) -> bytes:
 
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """SEC1, as kubeadm and the kubelet write it."""
+    """Return the key in SEC1 format, as kubeadm and the kubelet write it."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
 
 

@@ -1,6 +1,6 @@
-"""The daemon and the server of the demo, run as an operator runs them, and seen only through what they serve.
+"""The daemon and the server of the demo, run as an operator runs them. The demo reads only what they serve.
 
-Owns the two processes, the HTTP requests and the waiting: by asking again every so often, never beyond a deadline.
+Owns the two processes, the HTTP requests, and the waits, which poll until a deadline.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from certmond.errors import CertmondError
 
 PATIENCE = 10.0
-"""Seconds within which whatever is waited for has to be seen."""
+"""Seconds within which a change must be visible."""
 INTERVAL = 0.01
 STOP_SECONDS = 5.0
 
@@ -34,12 +34,12 @@ T = TypeVar("T")
 
 
 class StageError(CertmondError):
-    """A stage of the demo did not show what it should."""
+    """A stage of the demo did not show the expected result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """All that is to be seen of one certificate: its serial number, and its findings with their severities."""
+    """The expected state of one certificate: its serial number, and its findings with their severities."""
 
     name: str
     serial: str
@@ -61,23 +61,23 @@ class Expected:
 
 
 class Running:
-    """The processes by name, and the address on the loopback where the server listens.
+    """The processes by name, and the loopback address on which the server listens.
 
-    `interrupted` is asked at every step of the waiting, so that no signal comes between a process and its being known.
+    Each wait checks `interrupted`, so that no signal arrives between the start of a process and its registration.
     """
 
     def __init__(self, place: Path, interrupted: Callable[[], bool] = bool) -> None:
         self._place = place
         self._interrupted = interrupted
         self._programs: dict[str, subprocess.Popen[bytes]] = {}
-        # Bound and not listening: the server may listen on the same port, and nobody else is given it meanwhile.
+        # Bind without listening: this reserves the port until the server listens on it.
         self._port = socket.socket()
         self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._port.bind(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._port.getsockname()[1]}"
 
     def start(self, name: str, arguments: Sequence[str]) -> None:
-        """Run `certmond` with these, in a session of its own: Ctrl-C is for the demo to handle."""
+        """Run `certmond` with these arguments, in a separate session, because the demo handles Ctrl-C."""
         environment = {key: value for key, value in os.environ.items() if key not in _NOT_OURS}
         with self._log(name).open("wb") as log:
             self._programs[name] = subprocess.Popen(
@@ -86,11 +86,11 @@ class Running:
             )  # fmt: skip
 
     def reload(self, name: str) -> None:
-        """Have a process read its configuration again."""
+        """Make a process reload its configuration."""
         self._programs[name].send_signal(signal.SIGHUP)
 
     def stop(self) -> None:
-        """End every process; what they wrote stays."""
+        """Stop every process. Their logs stay."""
         for program in self._programs.values():
             program.terminate()
         for program in self._programs.values():
@@ -102,24 +102,24 @@ class Running:
         self._port.close()
 
     def logs(self) -> Iterator[str]:
-        """What the processes had to say."""
+        """Yield the output of each process."""
         for name in self._programs:
             text = self._log(name).read_text(errors="replace").rstrip()
             yield f"--- the {name} said:\n{text or '(nothing)'}"
 
     def metrics(self) -> str:
-        """What /metrics says now; nothing where there is no answer."""
+        """Return the content of /metrics, or empty without an answer."""
         return self._get("/metrics") or ""
 
     def end_of(self, name: str) -> str:
-        """The line of /metrics that gives a certificate's end."""
+        """Return the line of /metrics with a certificate's end. Raises StageError where it is missing."""
         found = re.search(rf'^{_END}\{{certificate="{re.escape(name)}",.*', self.metrics(), re.MULTILINE)
         if not found:
             raise StageError(f"/metrics has no {_END} for {name}")
         return found[0]
 
     def document(self, good: Callable[[Document], bool] = bool) -> Document:
-        """What /api/v1/status says, as soon as `good` likes it: it is rendered right after the metrics."""
+        """Return the content of /api/v1/status as soon as `good` accepts it. It is rendered right after the metrics."""
 
         def look() -> Document | None:
             document: Document = json.loads(self._get("/api/v1/status") or "{}")
@@ -128,7 +128,7 @@ class Running:
         return self.wait("/api/v1/status that says what /metrics says", look)
 
     def wait_all_well(self) -> Document:
-        """Wait until no finding is worse than for information; the status document that says so too."""
+        """Wait until no finding is above the severity info, and return the status document that shows the same."""
 
         def look() -> bool:
             text = self.metrics()
@@ -138,8 +138,9 @@ class Running:
         return self.document(lambda document: not any(item["severity"] != "info" for item in _findings(document)))
 
     def wait(self, what: str, look: Callable[[], T | None]) -> T:
-        """The first thing that `look` finds. Raises StageError when its time is over or a process has ended, and
-        KeyboardInterrupt.
+        """Return the first result of `look`.
+
+        Raises StageError after the deadline or the end of a process, KeyboardInterrupt.
         """
         deadline = time.monotonic() + PATIENCE
         while not (found := look()):
@@ -155,7 +156,7 @@ class Running:
         return found
 
     def _get(self, path: str) -> str | None:
-        """The body of the server's answer; None where there is none, or none with status 200."""
+        """Return the body of the server's answer; None without one, or for a status other than 200."""
         connection = HTTPConnection(self.address, timeout=PATIENCE)
         try:
             connection.request("GET", path)
@@ -171,7 +172,7 @@ class Running:
 
 
 def entry_of(document: Document, name: str) -> Document:
-    """The status document's entry for one certificate. Raises StageError where it has none."""
+    """Return the status document's entry for one certificate. Raises StageError where it has none."""
     entry: Document | None = next((entry for entry in document["certificates"] if entry["name"] == name), None)
     if entry is None:
         raise StageError(f"/api/v1/status has no entry {name}")

@@ -1,8 +1,7 @@
-"""The story of the demo: a node's certificates are renewed, broken and put right, and after each change it is shown
-what the daemon saw, and once what it did.
+"""The stages of the demo: certificates are renewed, broken and repaired, and each stage shows what the daemon reports.
 
-Owns the directory that everything lies in, the order of the stages and what is printed. Nothing is written outside that
-directory, and nobody beyond the loopback is spoken to.
+Owns the directory of the demo, the order of the stages and the output. Writes nothing outside that directory, and
+connects only to the loopback address.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ from certmond.errors import CertmondError
 from certmond.expose.documents.status_table import status_table
 
 WIDTH = 400
-"""Wider than any line: a terminal that is narrower breaks lines, but no column of the table is cut short."""
+"""Wider than any line: a narrow terminal wraps lines, but no column of the table is truncated."""
 
 
 def run(keep: bool) -> int:
-    """The demo from beginning to end: 0, or 1 where a stage failed, or 130 where it was interrupted.
+    """Run the demo. Return 0, 1 where a stage failed, or 130 where it was interrupted.
 
-    Raises CertmondError where there is no place for its directory.
+    Raises CertmondError where its directory cannot be created.
     """
     console = Console(soft_wrap=True, width=WIDTH, highlight=False)
     code = 0
@@ -70,7 +69,7 @@ def run(keep: bool) -> int:
 
 
 class Demo:
-    """The stages, one after the other."""
+    """The stages, in their order."""
 
     def __init__(self, place: Path, running: Running, console: Console) -> None:
         self._place = place
@@ -82,7 +81,7 @@ class Demo:
         self._settings: dict[str, Any] = {}
 
     def play(self) -> None:
-        """All of them. Raises StageError as soon as one does not show what it should."""
+        """Run all stages. Raises StageError as soon as one does not show the expected result."""
         began = time.monotonic()
         self._make()
         self._start()
@@ -102,10 +101,10 @@ class Demo:
         self._heading("A control-plane node's certificates, as kubeadm names and signs them")
         began = time.monotonic()
         self._node.make()
-        # Below another root a file's owner is a number, unless it is 0. Whoever runs the demo is the right owner in it.
+        # Below another root a file's owner is a number, unless it is 0. The user of the demo is the right owner in it.
         owner = "root" if os.geteuid() == 0 else str(os.geteuid())
         entries = [{"name": spec.name, "owner": owner} for spec in parse([]).certificates if spec.owner]
-        # Where inotify sees nothing, it polls. What the clock of whoever runs the demo is set by does not matter in it.
+        # Polling covers file systems without inotify events. The clock of this host does not matter in the demo.
         hold = {"unsynchronised_clock": False}
         self._settings = {"profile": "kubeadm", "poll": "1s", "hold": hold, "certificates": entries}
         self._configure("observe")
@@ -181,7 +180,7 @@ class Demo:
         text = yaml.safe_dump({"mode": mode, **self._settings}, sort_keys=False)
         file = self._place / "config.yaml"
         file.write_text(text)
-        file.chmod(0o600)  # whatever our umask is: a configuration that others can write is refused
+        file.chmod(0o600)  # independent of the umask: a configuration that others can write is refused
 
     def _put_right(self, *names: str) -> None:
         self._heading(f"All is put right: {', '.join(names)} are issued again")
@@ -193,7 +192,7 @@ class Demo:
         self._show(status_table(document))
 
     def _change(self, change: Callable[[], None], *expected: Expected) -> Document:
-        """Make a change, wait until /metrics shows it, say how long it took. The status document that shows it too."""
+        """Make a change, wait until /metrics shows it, and print the time. Return the status document that shows it."""
 
         def look() -> bool:
             text = self._running.metrics()
@@ -225,7 +224,7 @@ class Demo:
 
 
 def _options(place: Path, *, rendering: bool = True) -> list[str]:
-    """Where the verbs find the demo's node."""
+    """Return the options with which a command finds the demo's node."""
     options = ["--config", f"{place}/config.yaml", "--root", f"{place}/node", "--state-dir", f"{place}/state"]
     return [*options, "--runtime-dir", f"{place}/run"] if rendering else options
 
@@ -235,7 +234,7 @@ def _serve(place: Path) -> list[str]:
 
 
 def _advice(place: Path) -> Iterator[str]:
-    """What a person may do with a kept directory."""
+    """Yield the commands for a kept directory, each with its purpose."""
     certmond = ["certmond"] if shutil.which("certmond") else [sys.executable, "-m", "certmond"]
     for purpose, command in (
         ("look at it once more", [*certmond, "check", *_options(place, rendering=False)]),
@@ -248,11 +247,11 @@ def _advice(place: Path) -> Iterator[str]:
 
 @contextmanager
 def _interruptible() -> Iterator[Event]:
-    """Ctrl-C, SIGTERM or a closed terminal sets the event, and interrupts nothing that is under way."""
+    """Make Ctrl-C, SIGTERM and a closed terminal set the event, without an interruption of the current stage."""
     event = Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # as nohup leaves it
+        if handler is not signal.SIG_IGN:  # keep what nohup has set
             signal.signal(number, lambda *_: event.set())
     try:
         yield event

@@ -1,1 +1,1 @@
-"""What an installation is: the distribution, and a configuration for it."""
+"""Discovery of an installation: its distribution, and a configuration for it."""

@@ -1,7 +1,7 @@
-"""The flags of a node's components -> the configuration that fits the node, with a comment on every difference.
+"""Discovery of the configuration that fits a node, from the flags of its components, with a comment on each difference.
 
-Owns the table of the flags that name files of the catalogue. Only what a flag names is believed: whether a file is
-right is for the checks to say. Reads through `Files` alone; the result loads, whatever the node's files hold.
+Owns the table of the flags that name files of the catalogue. It uses only the names in flags: the checks judge the
+files. Reads only through `Files`. The result is a valid configuration, whatever the node's files contain.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ _MANIFESTS, _KUBELET_CONF = "/etc/kubernetes/manifests", "/etc/kubernetes/kubele
 _KUBELET_CONFIG, _KUBELET_SERVER = "/var/lib/kubelet/config.yaml", "/var/lib/kubelet/pki/kubelet-server-current.pem"
 _KUBELET_FLAGS = ("/etc/default/kubelet", "/etc/sysconfig/kubelet", "/var/lib/kubelet/kubeadm-flags.env")
 
-# Entry: what names its `path` and `key`, as "component flag [flag of the key]". Where several name it, the profile's
-# own file is believed first, then the first one here; the others are entries of their own, as are those of "".
+# Entry -> the flags that name its `path` and `key`, as "component flag [flag of the key]". If several flags name
+# different files, the profile's path takes precedence, then the first flag here. Each other file becomes a separate
+# entry, and so do the files of "".
 _FLAGS = {
     "ca": ["kube-controller-manager root-ca-file", "kube-apiserver client-ca-file", "kubelet client-ca-file",
            "kube-controller-manager cluster-signing-cert-file cluster-signing-key-file", "kubelet clientCAFile",
@@ -60,22 +61,22 @@ _REPEATED = ("tls-sni-cert-key", "service-account-key-file")  # of any other fla
 
 
 class _Source(NamedTuple):
-    """A file of the node that gives flags, or fields that are as good, to a component; `says` precedes their names."""
+    """A file with flags, or equivalent fields, of a component. `says` is the prefix of their names in comments."""
 
     file: str
     says: str
     component: Container
 
     def on_host(self, path: str) -> str:
-        """Where the host has what the component knows as `path`; "" where nowhere, or where no entry can say it."""
+        """Return the host's path of the component's `path`, or "" if it has none or an entry cannot contain it."""
         return "" if re.search(r"[\x00*?[]|.{4096}", path, re.DOTALL) else self.component.on_host(path) or ""
 
 
-_Claim = tuple[_Source, str, dict[str, tuple[str, str]]]  # …, flag, field of the entry: (value, what says so)
+_Claim = tuple[_Source, str, dict[str, tuple[str, str]]]  # …, flag, field of the entry: (value, its flag)
 
 
 def discover(config: Config, root: str) -> str:
-    """The configuration that fits the node below `root`, as YAML: its profile, and what differs, with comments."""
+    """Return the configuration that fits the node below `root`, as YAML with comments: profile and differences."""
     return _Discovery(config, root).text()
 
 
@@ -83,8 +84,8 @@ class _Discovery:
     def __init__(self, config: Config, root: str) -> None:
         self._config, self._root, self._files = config, root, Files(root)
         self._profile = {spec.name: spec for spec in parse((), profile=config.profile).certificates}
-        self._specs = dict(self._profile)  # what the entries are to be
-        self._entries: dict[str, tuple[list[str], dict[str, Any]]] = {}  # what is written of them: comments, fields
+        self._specs = dict(self._profile)  # the resulting entries
+        self._entries: dict[str, tuple[list[str], dict[str, Any]]] = {}  # the written part of them: comments, fields
         self._named: dict[str, str] = {}  # entries of the profile -> the file that names them
         self._notes: list[str] = []
         self._sources = [*self._kubelet_sources()]
@@ -108,7 +109,7 @@ class _Discovery:
             self._notes.append(f"nothing on this node differs from the profile {self._config.profile}")
         text = "".join(map(_comment, self._notes)) + _yaml({"profile": self._config.profile})
         name = self._config.node_name or Store((), self._root).observe().facts.get("node_name", "")
-        with suppress(ValueError):  # what the files say may be no name of a node
+        with suppress(ValueError):  # the files may contain an invalid name
             text += _yaml({"node_name": Config(node_name=name).node_name})
         text += "certificates:\n" if self._entries else ""
         for comments, fields in self._entries.values():
@@ -126,7 +127,7 @@ class _Discovery:
         return next((source.on_host(each) for source, flag in pairs for each in source.component.values(flag)), "")
 
     def _noted(self, path: str, told: Any) -> Any:
-        """What the file has told; if that is nothing, it is noted."""
+        """Return the content of the file, and record a note where the file exists without content."""
         if self._is_there(path) and not told:
             fault = self._files.entry(path).fault
             self._notes.append(f"{fault.detail if fault else f'{path} is broken'}: what it names is not in here")
@@ -139,7 +140,7 @@ class _Discovery:
             yield _Source(_KUBELET_CONFIG, f"{_KUBELET_CONFIG} ", kubelet_fields(fields, _KUBELET_CONFIG))
 
     def _conf_sources(self) -> Iterator[_Source]:
-        """What the kubelet's kubeconfig refers to: for embedded credentials, itself."""
+        """Yield the references of the kubelet's kubeconfig. For embedded credentials this is the file itself."""
         if config := self._files.value(self._conf, _parse_kubeconfig):
             users = [user for user in config.users if user.name == config.current_user]
             flags = [("certificate-authority", cluster.ca.path or "") for cluster in config.clusters if cluster.ca]
@@ -169,7 +170,7 @@ class _Discovery:
                         self._notes.append(f"{source.says}{flag}: {value} is not followed, it is no file of this host")
 
     def _place(self, name: str, claims: Sequence[_Claim]) -> Iterator[_Claim]:
-        """Have the entry of that name say what the claims on one file say; those on other files are given back."""
+        """Apply the claims on one file to the entry `name`. Yield the claims on other files."""
         spec, paths = self._profile.get(name), [fields["path"][0] for *_, fields in claims]
         own = spec.path if spec and spec.path in paths else next(iter(paths), "")
         changes: dict[str, tuple[str, str]] = {}
@@ -196,7 +197,10 @@ class _Discovery:
             written.update(new)
 
     def _is_absent(self, name: str) -> bool:
-        """Neither there nor named: not to be missed from now on, as what is named is to be, wherever that is."""
+        """Return whether the entry's file is neither on the node nor named by a flag.
+
+        Also make the file optional then. A file that a flag names is required, wherever it is.
+        """
         named, is_there = self._named.get(name), self._is_there(self._specs[name].path)
         why = f"kubelet's staticPodPath {self._manifests}, kubeconfig {self._conf}"
         for field in ("mentioned_in", "belongs_with") if named or is_there else ():
@@ -218,7 +222,7 @@ class _Discovery:
         return self._conf if place == _KUBELET_CONF else place if place in files else next(iter(files), place)
 
     def _add(self, entry: str, source: _Source, flag: str, fields: dict[str, tuple[str, str]]) -> None:
-        """One more entry, for a file that none has; further service-account keys have no end, and need none."""
+        """Add an entry for a file without one. Further service-account keys have no end of validity, and need none."""
         given = {field: value for field, (value, _) in fields.items()}
         if entry == "sa" or any(given["path"] in {it.path, it.key, it.kubeconfig} for it in self._specs.values()):
             return

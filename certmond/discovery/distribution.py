@@ -1,7 +1,7 @@
-"""Which distribution of Kubernetes a node is of, told by the files that nothing else has: it is the profile that fits.
+"""Detection of a node's Kubernetes distribution by files that only that distribution has. It selects the profile.
 
-Owns the table of those files. Where more than one distribution has left some, nobody can tell, and nothing is claimed.
-Reads no file: that one is there is all that counts.
+Owns the table of those files. Several candidates are all returned. Reads no content: only the existence of a file
+counts.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from certmond.files.cache import Files
 
-# Profile -> the files of which one is enough. Those of a profile before another one's count for more: StarlingX is
-# kubeadm's, and an etcd may be beside either.
+# Profile -> files, of which one is enough. `_MORE_THAN` has the profiles that take precedence: StarlingX contains
+# kubeadm, and an etcd may be beside either.
 _MARKS = {
     "k3s": ("/var/lib/rancher/k3s/server/tls/server-ca.crt", "/var/lib/rancher/k3s/agent/server-ca.crt"),
     "rke2": ("/var/lib/rancher/rke2/server/tls/server-ca.crt", "/var/lib/rancher/rke2/agent/server-ca.crt"),
@@ -27,11 +27,11 @@ NAMES = {
     "k3s": "k3s", "rke2": "RKE2", "k0s": "k0s", "microk8s": "MicroK8s", "starlingx": "StarlingX", "kubeadm": "kubeadm",
     "etcd": "an etcd of its own",
 }  # fmt: skip
-"""What people call them."""
+"""Names of the distributions in messages."""
 
 
 class Distribution(NamedTuple):
-    """The profile that fits, and the file that says so."""
+    """A profile that fits, and the file that shows it."""
 
     profile: str
     mark: str
@@ -41,7 +41,7 @@ class Distribution(NamedTuple):
 
 
 def distributions(root: str) -> tuple[Distribution, ...]:
-    """Those that the files below `root` speak for: one where that is certain, more where it is not, or none."""
+    """Return the candidates below `root`: one if the distribution is certain, several if it is not, or none."""
     files = Files(root)
     marks = {name: _first(files, paths) for name, paths in _MARKS.items()}
     found = {name: mark for name, mark in marks.items() if mark}
@@ -50,7 +50,7 @@ def distributions(root: str) -> tuple[Distribution, ...]:
 
 
 def advice(root: str, profile: str) -> str:
-    """What to do where the node below `root` has no certificate of `profile`."""
+    """Return the remedy where the node below `root` has no certificate of `profile`."""
     others = [each for each in distributions(root) if each.profile != profile]
     if not others:
         return "name another with --profile, or list certificates in the configuration (`certmond discover` helps)"

@@ -1,1 +1,1 @@
-"""What people and machines look at: rendered text, and the HTTP server that hands it out."""
+"""Output for operators and programs: documents, metrics, the page, and the HTTP server."""

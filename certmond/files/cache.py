@@ -1,10 +1,10 @@
-"""Reading this node's files: safely, consistently, and only when they changed.
+"""Cache of parsed files of the node. It reads consistently, and only what has changed.
 
-Owns the way from a path of the catalogue to its bytes: the root directory that every path (absolute symlinks included)
-lies below, the refusal of all but regular files of a sane size, and the memory of what was parsed. A file is looked at
-again only if its directory reported a change, and parsed again only if its bytes are new. It keeps parsed values and
-digests, never the bytes: they may be a private key. A path that a file of a stranger names has an entry of its own
-beside certmond's, with what that stranger can read. Never writes, never judges.
+Owns the lookup from a path of the catalogue to bytes, below a root directory that also bounds absolute symlinks. It
+refuses everything except regular files of at most MAX_SIZE. It stats a file again only after its directory reported a
+change, and parses it again only if its bytes differ. It keeps parsed values and digests, never bytes, which may be a
+private key. A path that a file of another user names has a separate entry, with what that user can read. Never writes,
+never judges.
 """
 
 from __future__ import annotations
@@ -25,17 +25,19 @@ from certmond.files.path_resolution import Referrer, Way, beginning, beside, fau
 from certmond.files.scan_process import in_two
 from certmond.pki.findings import Fault, Reason
 
-_TOGETHER = 1 << 18  # bytes are read before they are parsed
+_TOGETHER = 1 << 18  # bytes that are read before they are parsed
 _PAUSES = 20
-"""How often one look pauses for processes that write known files. A user can touch many files without end."""
+"""Maximum number of pauses in one pass, for processes that write known files. A user can touch many files
+without end.
+"""
 
 T = TypeVar("T")
 Parser = Callable[[bytes, str], T]
-"""(content, path for messages) -> value. Never raises: what is wrong with the content is part of the value."""
+"""(content, path for messages) -> value. Never raises: an error in the content is part of the value."""
 
 
 class Files:
-    """The files of a node whose root directory is `root` ("/" for this one). Not for more than one thread."""
+    """The files of a node whose root directory is `root` ("/" for this node). For one thread only."""
 
     def __init__(self, root: str = "/") -> None:
         self._root = "" if root == "/" else os.path.realpath(root)
@@ -47,20 +49,20 @@ class Files:
         self._by_lookup: dict[str, Asked | set[Asked]] = {}
         self._interest: dict[str, frozenset[str] | None] | None = None
         self.forgotten: frozenset[Entry] | None = None
-        """The entries that the last `refresh` forgot; None where it forgot all."""
+        """The entries that the last `refresh` dropped, or None if it dropped all."""
         self._patience = Patience(_PAUSES)
         self.unfinished = set[str]()
-        """The lookups of files that the next look reads again, because this one had used up its pauses."""
+        """The lookups of files that the next pass reads again, because this pass had no pauses left."""
 
     def refresh(self, touched: frozenset[str] | None) -> None:
-        """Forget what may have changed: the entries behind the `touched` lookups ("directory/name"), or all (None).
+        """Drop what may have changed: the entries of the `touched` lookups ("directory/name"), or all (None).
 
-        What nobody asked for since the last time is forgotten for good.
+        Entries that were not requested again since the last call are dropped for good.
         """
         self.forgotten, self._patience, self.unfinished = None, Patience(_PAUSES), set()
         if self._known or self._listed:
             self._interest = None
-        # A directory that came, went or moved leads every path below it elsewhere: then all is looked at.
+        # A created, removed or moved directory can change every path below it, so everything is checked again.
         if touched is None or not touched.isdisjoint(self._directory_lookups()):
             self._directories.clear()
             self._by_lookup.clear()
@@ -82,7 +84,7 @@ class Files:
             self.forgotten = frozenset(self._known.values())
 
     def _forget_way(self, entry: Entry) -> None:
-        """Its way is looked up anew, and may be another: whoever may turn a symlink would fill the memory else."""
+        """Drop the old lookups. Otherwise a user who keeps retargeting a symlink grows this index without bound."""
         for lookup in entry.lookups:
             others = self._by_lookup.get(lookup)
             if isinstance(others, set):
@@ -91,7 +93,7 @@ class Files:
                 del self._by_lookup[lookup]
 
     def _moved(self, place: str, name: str) -> bool:
-        """A name has come into a directory that is listed, or gone. Whoever only replaces a file changes no listing."""
+        """Return whether a name was added to or removed from a listed directory. A replaced file changes no listing."""
         names = self._listings.get(place)
         if names is None:
             return False
@@ -99,8 +101,9 @@ class Files:
         return (names[at : at + 1] == (name,)) != os.path.lexists(f"{place}/{name}")
 
     def entry(self, path: str, referrer: Referrer | None = None) -> Entry:
-        """Return the entry of `path`, read again if the file may have changed. If a file of strangers names `path`
-        (`referrer`), the entry holds only what those strangers can read.
+        """Return the entry of `path`, read again if the file may have changed.
+
+        If a file that other users can change names `path` (`referrer`), the entry has only what those users can read.
         """
         wanted = asked(path, referrer)
         entry = self._entries.get(wanted)
@@ -116,13 +119,13 @@ class Files:
         self._entries[wanted] = entry
         for lookup in entry.lookups:
             others = self._by_lookup.setdefault(lookup, wanted)
-            if others != wanted:  # most lead to one path, which needs no set
+            if others != wanted:  # most lookups belong to one path, which needs no set
                 self._by_lookup[lookup] = others = others if isinstance(others, set) else {others}
                 others.add(wanted)
         return entry
 
     def value(self, path: str, parse: Parser[T], referrer: Referrer | None = None) -> T | None:
-        """The parsed content of `path`; None where the entry has a fault."""
+        """Return the parsed content of `path`, or None if the entry has a fault."""
         entry = self.entry(path, referrer)
         if entry.fault is None and parse not in entry.values:
             self._parse_entries((entry,), parse)
@@ -130,8 +133,9 @@ class Files:
         return found
 
     def parsed(self, paths: Sequence[str], parse: Parser[Any]) -> Iterator[Iterable[str]]:
-        """Have the content of each of `paths` parsed, for `value` to find, a part of them at a time: those that are
-        done. Of many, a second process looks at some, so that what `parse` gives has to be a fact without a key in it.
+        """Parse each of `paths`, for `value` to return, and yield the finished paths part by part.
+
+        For many paths, a second process parses some of them. So the values of `parse` must be facts without a key.
         """
         known = [path for path in paths if path in self._entries or path in self._known]
         new = [*dict.fromkeys(path for path in paths if path not in self._entries and path not in self._known)]
@@ -148,8 +152,10 @@ class Files:
         return paths
 
     def _parse_entries(self, entries: Iterable[Entry], parse: Parser[Any]) -> None:
-        """Several are read, then parsed: whoever goes to and fro for each of ten thousand takes a fifth longer, as the
-        kernel and the parser drive each other out of the processor's caches.
+        """Parse the entries in batches: read several, then parse them.
+
+        To alternate for each of ten thousand files takes a fifth longer, because kernel and parser evict each other
+        from the processor's caches.
         """
         read, size = list[tuple[Entry, bytes]](), 0
         for entry in entries:
@@ -162,10 +168,10 @@ class Files:
         _parse(read, parse)
 
     def _take(self, paths: Iterable[str], told: Iterable[Any], parse: Parser[Any]) -> Iterable[str]:
-        """Know of these paths what another process has found there."""
+        """Store what another process has found for these paths."""
         self._interest = None
         for path, (rest, values) in zip(paths, told, strict=True):
-            if path in self._entries:  # somebody has asked for it meanwhile, and has what was seen then
+            if path in self._entries:  # requested and read here meanwhile
                 continue
             self._directory(path.rpartition("/")[0])
             entry = self._keep(Entry(path, *rest))
@@ -174,12 +180,13 @@ class Files:
         return paths
 
     def listing(self, directory: str) -> tuple[str, ...]:
-        """The names in a directory, sorted; none where it cannot be read. Any change in it is of interest from now. The
-        same object is handed out until they change.
+        """Return the sorted names in a directory, or () if it cannot be read; add all its names to `interest`.
+
+        Returns the same object until the names change.
         """
         place = self._admitted(self._directory(directory), directory)
         if place.fault is not None:
-            return ()  # and nothing is kept of it: another path may lead there all the same
+            return ()  # not stored: another path may lead to the same directory without a fault
         names = self._listings.get(place.real)
         if names is None:
             try:
@@ -193,7 +200,7 @@ class Files:
         return names
 
     def changed_in(self, directory: str) -> datetime | None:
-        """Return when a name has come into a directory or gone, at the latest (ctime); None where that is not told."""
+        """Return when a name was last added to or removed from a directory (ctime), or None if that cannot be read."""
         place = self._admitted(self._directory(directory), directory)
         with suppress(OSError):
             return instant_of(os.lstat(place.real or "/").st_ctime_ns) if place.fault is None else None
@@ -201,8 +208,8 @@ class Files:
 
     @property
     def interest(self) -> Mapping[str, frozenset[str] | None]:
-        """Every directory in which something was looked up, with the names; None where all names are of interest."""
-        # What was of interest, and was not asked for again after a change, is not any more.
+        """Return every directory in which names were looked up, with the names, or None for all names."""
+        # Entries that were not requested again after a change are no longer of interest.
         if self._interest is None or self._known or self._listed:
             names: dict[str, set[str]] = {}
             lookups = [entry.lookups for entry in self._entries.values()]
@@ -226,7 +233,7 @@ class Files:
         return place
 
     def _way(self, path: str, referrer: Referrer | None) -> Way:
-        if referrer and referrer.writers:  # nothing on this way is kept: a stranger has chosen it
+        if referrer and referrer.writers:  # cache no directory of this path: another user has chosen it
             home = referrer.path.rpartition("/")[0]
             if path.startswith(f"{home}/") and (place := self._directory(home)).fault is None:
                 behind, rest = beside(referrer, place), path.removeprefix(home)
@@ -240,17 +247,17 @@ class Files:
         return self._admitted(follow(name, place, root=self._root, called=path), path)
 
     def _admitted(self, way: Way, path: str) -> Way:
-        """The way; with a fault where strangers have chosen a part of it, and cannot read themselves what is there."""
+        """Return the way, with a fault if other users have chosen a part of it and cannot read the file there."""
         if way.fault is not None or way.blame is None:
             return way
         with suppress(OSError):
             status = os.lstat(way.real or "/")
             if open_to(way.strangers, way.real, status, root=self._root):
-                return replace(way, status=status)  # the file that is read has to be this one
+                return replace(way, status=status)  # the file that is read must be this one
         return replace(way, fault=refusal(path, way.blame))
 
     def _look(self, path: str, known: Entry | None, referrer: Referrer | None) -> Entry:
-        """Stat `path`; the known entry again where nothing changed, and its values where only the outside did."""
+        """Stat `path`. Return `known` if nothing changed; reuse its values if only the metadata changed."""
         place = self._way(path, referrer)
         entry = Entry(path, fault=place.fault, is_link=place.is_link, lookups=place.lookups, writers=place.writers)
         entry.blame, entry.referrer = place.blame, referrer
@@ -275,9 +282,9 @@ class Files:
         return known if same else entry
 
     def _withhold(self, entry: Entry, place: Way) -> None:
-        """Replace the entry of a reference whose strangers cannot read the file: the new entry says only that.
+        """Replace the entry of a reference whose writers cannot read the file: the new entry has only that fact.
 
-        certmond goes on watching the first part of the path: the directories that those strangers can read.
+        certmond keeps watching the first part of the path: the directories that those users can read.
         """
         entry.fault = place.blame and refusal(entry.path, place.blame)
         entry.real, entry.is_link, entry.key, entry.mode, entry.uid, entry.gid = None, False, None, 0, 0, 0
@@ -290,7 +297,7 @@ class Files:
         return False
 
     def _take_over(self, entry: Entry, known: Entry, real: str) -> None:
-        """Equal bytes keep their values: a touched or rewritten file is no news."""
+        """Read the content; keep the values if the bytes are equal. A touched file is no change."""
         omitted = self._patience.omitted
         try:
             content = content_at(real, entry.inode, self._patience)
@@ -307,7 +314,7 @@ class Files:
             entry.values = {parse: parse(content, entry.path) for parse in known.values}
 
     def _read(self, entry: Entry) -> bytes | None:
-        """What the file holds; None where it cannot be read, which is the entry's fault from then on."""
+        """Return the content, or None if it cannot be read; the entry then has the fault."""
         content = self._straight(entry)
         if content is None:
             way = self._way(entry.path, entry.referrer)
@@ -321,7 +328,7 @@ class Files:
         return content
 
     def _straight(self, entry: Entry) -> bytes | None:
-        """What is at a path to which no symlink led; None where the way has to be looked at again."""
+        """Return the content of a path without symlinks. None if it has one or the read fails: then follow it again."""
         if entry.real == entry.path:
             with suppress(OSError):
                 return content_at(f"{self._root}{entry.path}", entry.inode)
@@ -331,19 +338,19 @@ class Files:
 def _parse(read: Iterable[tuple[Entry, bytes]], parse: Parser[Any]) -> None:
     for entry, content in read:
         digest = hashlib.sha256(content).digest()
-        if digest != entry.digest:  # it is another content than was parsed in another way a moment ago
+        if digest != entry.digest:  # the content has changed since other parsers ran
             entry.values = {other: other(content, entry.path) for other in entry.values}
         entry.digest = digest
         entry.values[parse] = parse(content, entry.path)
 
 
 def _visible(entry: Entry) -> tuple[object, ...]:
-    """Return what makes an entry another one, its content apart."""
+    """Return what distinguishes two entries, without their content."""
     return entry.lookups, entry.key, entry.fault, entry.writers, entry.blame, entry.foreign
 
 
 def _renamed(place: Way, path: str) -> Fault | None:
-    """The fault of a directory, said of the path that leads through it."""
+    """Return the fault of a directory, worded for a path through it."""
     if place.blame:
         return refusal(path, place.blame)
     if place.fault is None or place.fault.reason is Reason.MISSING:

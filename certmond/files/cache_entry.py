@@ -1,6 +1,6 @@
-"""What is known of one path of the node: where it leads, its state, and what was parsed of its content.
+"""The entry of one path in the cache: where it leads, its metadata, and the parsed values of its content.
 
-Owns that value alone, and the faults of what is no regular file of a sane size. Looks at nothing.
+Owns that value, and the faults of what is not a regular file of at most MAX_SIZE. Reads nothing.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Asked = str | tuple[str, Referrer]
-"""A path, and the file that names it where strangers can change that one: they see less than certmond."""
+"""The key of an entry: a path, and the file that names it if other users can change that file."""
 
 
 @dataclass(eq=False, slots=True)
 class Entry:
-    """What is known of one path. The same object is handed out until something about the file changes.
+    """What the cache has of one path. The cache returns the same object until the file changes.
 
-    `real` is where the path leads below the root, without symlinks; None where it leads nowhere. `settled` says that
-    whatever is done to the file afterwards will show in `key`. `writers` are the strangers that can change the file.
-    `blame` is the reason why the entry holds only what strangers can read; `referrer` is their file that names it.
-    `foreign` says that strangers have chosen a part of the way, and that one of them does not own the file there.
+    `real` is the path below the root without symlinks, or None if it does not exist. `settled` says that every later
+    change of the file changes `key`. `writers` are the other users that can change the file. `blame` is the reason why
+    the entry has only what other users can read; `referrer` is their file that names it. `foreign` says that other
+    users have chosen a part of the path, and that one of them does not own the file.
     """
 
     path: str
@@ -55,7 +55,7 @@ class Entry:
 
     @property
     def asked(self) -> Asked:
-        """What it answers."""
+        """Return the key of this entry."""
         return asked(self.path, self.referrer)
 
     @property
@@ -64,8 +64,9 @@ class Entry:
 
     @property
     def own_file(self) -> str | None:
-        """The file that an entry has by this path; None where it leads nowhere. A link of strangers to a file of other
-        users makes that file none of the entry's: what the entry has is the path.
+        """Return the file that counts as the entry's, or None if it does not exist.
+
+        If other users have linked to a file that is not theirs, it is the path itself and not that file.
         """
         return self.path if self.real and self.foreign else self.real
 
@@ -75,16 +76,16 @@ class Entry:
 
     @property
     def inode(self) -> tuple[int, ...] | None:
-        """Device and inode that have to be those of what is opened; None where any file at the path will do."""
+        """Return the device and inode that the opened file must have, or None if any file at the path will do."""
         return self.key[:2] if self.key and self.blame else None
 
     @property
     def changed_at(self) -> datetime | None:
-        """When the content or the inode changed last (ctime); None of what was not seen."""
+        """Return when the content or the inode last changed (ctime), or None if it was not read."""
         return instant_of(self.key[4]) if self.key else None
 
     def take(self, status: os.stat_result) -> None:
-        """Note the state of what the path leads to; that it is no regular file of a sane size is the fault."""
+        """Store the metadata of the file. Set the fault if it is not a regular file of at most MAX_SIZE."""
         self.mode, self.uid, self.gid = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
         self.key = state_of(status)
         self.settled = status.st_ctime_ns < time.time_ns() - TICK
@@ -97,7 +98,7 @@ class Entry:
 
 
 def asked(path: str, referrer: Referrer | None) -> Asked:
-    """Return the key of an entry: a file that only root and certmond can change names a path as certmond does."""
+    """Return the key of an entry: the path alone if only root and certmond can change the referrer."""
     return (path, referrer) if referrer and referrer.writers else path
 
 
@@ -111,10 +112,10 @@ def instant_of(nanoseconds: int) -> datetime:
 
 
 def latest_change(*entries: Entry) -> datetime | None:
-    """Return when any of these files changed last; None where none was seen."""
+    """Return when any of these files last changed, or None if none of them was read."""
     return max(filter(None, (entry.changed_at for entry in entries)), default=None)
 
 
 def packed(entry: Entry) -> tuple[object, list[object]]:
-    """Return an entry that was parsed in one way, for a process that knows its path and the way."""
+    """Return an entry with one parsed value, for a process that has its path and its parser."""
     return _REST(entry), [*entry.values.values()]

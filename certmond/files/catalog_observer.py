@@ -1,8 +1,8 @@
-"""The node's certificates as they are now: catalogue + files -> Inventory.
+"""Observation of the node's certificates: catalogue and files -> Inventory.
 
-Owns the joining of what a row of the catalogue names (files, keys, kubeconfigs, globs) with what the files hold. The
-same `Observation` object is handed out until one of the files behind it changes, so that later stages can skip it.
-Judges nothing: whatever is wrong with a file is a Fault in its observation.
+Owns the mapping of an entry of the catalogue (files, keys, kubeconfigs, patterns) to the content of the files. It
+returns the same `Observation` object until one of the files behind it changes, so that later stages can skip it. Judges
+nothing: an error of a file is a Fault in its observation.
 """
 
 from __future__ import annotations
@@ -46,13 +46,14 @@ _KUBELET_CONFIG, _KUBELET_FLAGS = "/var/lib/kubelet/config.yaml", "/var/lib/kube
 
 _NOTHING = Document()
 _Built = tuple[tuple[Entry, ...], tuple[Observation, ...]]
-"""What was seen, and the entries of the files that it was seen in."""
+"""Observations, and the cache entries of the files behind them."""
 _UNSEEN: _Built = (), ()
 
 
 class Store:
-    """What `specs` name on the node below `root`. `facts` override what the node says of itself; `also` are paths of
-    which changes are of interest, too.
+    """What `specs` name on the node below `root`.
+
+    `facts` override the facts that the node's files give. `also` are more paths to watch for changes.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Store:
         self._used: dict[Asked, Entry] = {}
 
     def observe(self, touched: frozenset[str] | None = None) -> Inventory:
-        """Look at everything again (None), or at what lies behind the `touched` lookups, and say what is there."""
+        """Return the inventory, after reading everything again (None) or what is behind the `touched` lookups."""
         self._files.refresh(touched)
         observations: list[Observation] = []
         for number, spec in enumerate(self._specs):
@@ -93,20 +94,20 @@ class Store:
         return Inventory(tuple(observations), self._facts())
 
     def components(self) -> Components:
-        """What the node says of its static pods and its kubelet. To be asked after `observe`."""
+        """Return what the files say of the static Pods and the kubelet. Callers call it after `observe`."""
         config = self._manifest(_KUBELET_CONFIG)
         directory = as_text(config.fields.get("staticPodPath")) if config else ""
         directory = directory.rstrip("/") or f"{_KUBERNETES}/manifests"
-        names = [name for name in self._files.listing(directory) if not name.startswith(".")]  # as the kubelet has it
+        names = [name for name in self._files.listing(directory) if not name.startswith(".")]  # as the kubelet does
         pods = [self._manifest(f"{directory}/{name}") for name in names if not self._entry(f"{directory}/{name}").fault]
         return Components(tuple(pod for pod in pods if pod), config, self._manifest(_KUBELET_FLAGS))
 
     def has(self, path: str) -> bool:
-        """Something is there. To be asked after `observe`."""
+        """Return whether a file exists. Callers call it after `observe`."""
         return not self._files.entry(path).missing
 
     def states(self, paths: Iterable[str]) -> Iterator[tuple[str, str, int]]:
-        """SHA-256 and time of the last change (ctime, nanoseconds) of each of `paths` that was read."""
+        """Yield the SHA-256 and the time of the last change (ctime, nanoseconds) of each of `paths` that was read."""
         for path in paths:
             entry = self._files.entry(path)
             if entry.fault is None and entry.digest and entry.key:
@@ -114,16 +115,16 @@ class Store:
 
     @property
     def unfinished(self) -> frozenset[str]:
-        """What the last look has to be followed by another look for: files that are being written, too many to wait."""
+        """Return the lookups that the next pass reads again: files that are being written, too many to wait for."""
         return frozenset(self._files.unfinished)
 
     @property
     def interest(self) -> Mapping[str, frozenset[str] | None]:
-        """The directories to watch, with the names that matter in each (None: all)."""
+        """Return the directories to watch, with the names that matter in each (None: all)."""
         return self._files.interest
 
     def _paths(self, number: int, spec: CertificateSpec) -> tuple[tuple[str, ...], str]:
-        """What an entry stands for, and of what there is more."""
+        """Return the paths of an entry, and which excess was left out ("" if there is no excess)."""
         if not spec.is_glob:
             return (spec.path,), ""
         known = self._expansions.get(number)
@@ -132,7 +133,7 @@ class Store:
         return known.paths, known.cut
 
     def _built_of(self, spec: CertificateSpec, paths: Iterable[str], before: Mapping[str, _Built]) -> dict[str, _Built]:
-        """What is seen at each of the paths: what was before, where no file behind it has changed."""
+        """Return what is observed at each path. Paths whose files have not changed keep their observations."""
         forgotten = self._files.forgotten
         holds = self._current if forgotten is None else forgotten.isdisjoint
         built = {
@@ -171,12 +172,12 @@ class Store:
     ) -> Iterator[Observation]:
         is_pair = spec.kind is Kind.KEY_PAIR
         kubelet_conf = spec.kubeconfig if spec.kind is Kind.KUBELET else None
-        # The key of one of many files is in that file: a pattern is no path.
+        # With a pattern, the key of each file is in that file.
         own_key = path if spec.is_glob and spec.key else spec.key
         key_path = own_key or (path if has_key(document) else None)
         key_document = self._document(key_path, spec) if key_path and key_path != path else document
         public_key = public_key_in(document, key_document.key)
-        is_secret = has_key(document) and bool(is_pair or document.certificates)  # else what it holds is misplaced
+        is_secret = has_key(document) and bool(is_pair or document.certificates)  # otherwise the key is misplaced
         faults = [*self._password_faults(spec), *document.faults]
         if spec.authority or (own_key and own_key != path):
             faults += not_pem(document, path)
@@ -223,7 +224,7 @@ class Store:
         user = next((user for user in config.users if user.name == config.current_user), None)
         refers_to = None
         for material in (user.certificate, user.key) if user else ():
-            if material and refers_to in {None, seen.path}:  # the first that is not the rotating PEM is what is told
+            if material and refers_to in {None, seen.path}:  # report the first one that is not the rotating PEM
                 refers_to = material.path if material.data is None else ""
         return refers_to
 
@@ -271,7 +272,8 @@ class Store:
         referrer = self._referrer(seen.path)
         named = referrer if key_path != seen.path else None
         permissions = self._permissions({key_path: True}, named) if named else ()
-        # What a stranger names is not the kubeconfig's own: else it would be shared with the entry whose file it is.
+        # A file that another user names is not the kubeconfig's own: otherwise the entry to which that file belongs
+        # would share it.
         own = self._entry((not referrer.writers and user.certificate and user.certificate.path) or seen.path)
         return replace(
             seen, **leaf_of(certificate), key=key.key, key_unknown=may_hide_key(key), key_path=key_path,
@@ -282,7 +284,7 @@ class Store:
         )  # fmt: skip
 
     def _clusters(self, spec: CertificateSpec, path: str, credentials: Credentials) -> Iterator[Observation]:
-        """The CA certificates in a kubeconfig that no row of the catalogue stands for: their ends matter as well."""
+        """Yield the CA certificates in a kubeconfig that no entry of the catalogue covers: their expiry matters too."""
         update: dict[str, Any] = {"subject": (), "names": (), "usages": (), "ca": (), "key": None, "key_optional": True}
         bare = spec.model_copy(update=update)
         for cluster in credentials.config.clusters:
@@ -293,14 +295,14 @@ class Store:
             yield from _one_each(whole, document.certificates) if document.certificates or document.faults else ()
 
     def _trust(self, path: str, credentials: Credentials) -> tuple[tuple[Embedded, ...], tuple[Fault, ...]]:
-        """The CA certificates that a kubeconfig embeds for the cluster of its context, and what is wrong with them."""
+        """Return the CA certificates that a kubeconfig embeds for the cluster of its context, and their faults."""
         config = credentials.config
         current = [cluster for cluster in config.clusters if cluster.name == config.current_cluster]
         if not current and len(config.clusters) != 1:
             return (), ()
         cluster = (current or config.clusters)[0]
         document = self._material(path, credentials, cluster.name, "ca", cluster.ca)
-        # The entry of a separate file reports what is wrong with it. A file that strangers name has no such entry.
+        # The entry of a separate file reports its faults. A file that other users name has no such entry.
         own = cluster.ca and cluster.ca.data is None and not self._referrer(path).writers
         faults = () if own else document.faults
         told = not document.certificates and (faults or credentials.faults)
@@ -311,7 +313,7 @@ class Store:
     def _material(
         self, path: str, credentials: Credentials, owner: str, field: str, material: Material | None
     ) -> Document:
-        """What the kubeconfig at `path` has inside, or names: as far as the users who can change it can read that."""
+        """Return what the kubeconfig at `path` embeds or names, as far as the users who can change it can read that."""
         if material is None:
             return Document()
         if material.path and material.data is None:
@@ -327,7 +329,7 @@ class Store:
         return document if document is not None else Document(faults=(entry.fault,) if entry.fault else ())
 
     def _parser(self, spec: CertificateSpec) -> Parser[Any]:
-        """What reads the files of a row."""
+        """Return the parser of an entry's files."""
         if spec.kind is Kind.KUBECONFIG:
             return parse_credentials
         password = self._password(spec.password_file) if spec.password_file else None
@@ -356,7 +358,7 @@ class Store:
         return entry
 
     def _expected(self, spec: CertificateSpec) -> bool:
-        """The node should have it: unconditionally, or because one of its other files says so."""
+        """Return whether the node should have it: always, or because one of its other files requires it."""
         if spec.optional or not spec.conditional:
             return not spec.optional
         mentioned = (self._manifest(path) for path in spec.mentioned_in)
@@ -368,12 +370,12 @@ class Store:
         )
 
     def _changed_at(self, *entries: Entry) -> datetime | None:
-        """When any of these files changed last: of one that is not there, its directory."""
+        """Return when any of these files last changed; for a missing file, its directory counts."""
         gone = (self._files.changed_in(posixpath.dirname(each.path)) for each in entries if each.missing)
         return max(filter(None, (latest_change(*entries), *gone)), default=None)
 
     def _wanted(self, spec: CertificateSpec) -> bool:
-        """Whether a file that is there, or was, is one that the node should have: see `Observation.wanted`."""
+        """Return `Observation.wanted`: whether the node should have a file that exists or existed."""
         return spec.optional or spec.is_glob or self._expected(spec)
 
     def _missing(self, spec: CertificateSpec, path: str, entry: Entry) -> Fault:
@@ -385,7 +387,7 @@ class Store:
         return Fault(Reason.MISSING, f"{path} is not there{dangling}{because}")
 
     def _permissions(self, secret: Mapping[str, bool], referrer: Referrer | None = None) -> Iterator[Permissions]:
-        """Of the given files, each with whether it holds a private key."""
+        """Yield the permissions of the given files, each with whether it holds a private key."""
         for path, is_secret in secret.items():
             entry = self._entry(path, referrer)
             if entry.fault is None:
@@ -424,7 +426,7 @@ def _kept(used: tuple[Entry, ...], seen: tuple[Observation, ...], before: _Built
 
 
 def _one_each(whole: Observation, certificates: Sequence[Certificate]) -> Iterator[Observation]:
-    """A bundle: an observation for each certificate; what is said of the file, and its key, stays with the first."""
+    """Yield one observation for each certificate of a bundle. The first has the faults of the file and its key."""
     distinct = tuple(dict.fromkeys(certificates))
     yield replace(whole, certificates=distinct[:1])
     for number, certificate in enumerate(distinct[1:], start=2):

@@ -1,7 +1,7 @@
-"""The bytes of a regular file as they were at one moment, and what tells one state of it from the next.
+"""Consistent reads of a regular file that another process may be writing.
 
-Owns how a file is read that others may be writing. It finds no way to a file, remembers none, and knows nothing of what
-is in it.
+Owns the read, and the values that distinguish two states of a file. It resolves no path, caches nothing, and does not
+interpret content.
 """
 
 from __future__ import annotations
@@ -15,23 +15,22 @@ from io import BufferedReader
 from certmond.files.path_resolution import open_straight
 
 MAX_SIZE = 1 << 20
-"""The largest file that is read, in bytes. Whatever is larger holds no certificate of a Kubernetes component."""
+"""The largest file that is read, in bytes. A larger file holds no certificate of a Kubernetes component."""
 TICK = 20_000_000
-"""Nanoseconds: two changes within one tick of the kernel's clock have the same time stamps."""
+"""Nanoseconds. Two changes within one tick of the kernel's clock have the same time stamps."""
 
-_HELD_UP = 0.005  # seconds in which the scheduler brings a writer back that it has interrupted
+_HELD_UP = 0.005  # seconds in which the scheduler resumes a preempted writer
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
 def content_of(file: BufferedReader, most: int = MAX_SIZE) -> bytes:
-    """The bytes of a regular file that is open. Raises OSError, EFBIG where they are more than `most`.
+    """Return the content of an open regular file. Raises OSError; EFBIG if it has more than `most` bytes.
 
-    It takes as much memory as there is content. Room for `most`, given back at once but for a little, would be taken
-    with each reading anew, and leave the heap in pieces.
+    Allocates only as much memory as there is content. A buffer of `most` bytes for each read would fragment the heap.
     """
     size = os.fstat(file.fileno()).st_size
     content = file.read(min(size, most) + 1)
-    if len(content) > size:  # it has become longer meanwhile
+    if len(content) > size:  # the file has grown meanwhile
         content += file.read(max(0, most + 1 - len(content)))
     if len(content) > most:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
@@ -39,13 +38,13 @@ def content_of(file: BufferedReader, most: int = MAX_SIZE) -> bytes:
 
 
 class Patience:
-    """How many pauses a look may still make for writers, and how many it has left out since they were used up."""
+    """Limit of the pauses of one pass for writers. `omitted` counts the pauses that were skipped after that."""
 
     def __init__(self, pauses: int) -> None:
         self._pauses, self.omitted = pauses, 0
 
     def take(self) -> bool:
-        """Count a pause, and return whether it is made."""
+        """Count a pause. Return whether the caller makes it."""
         if not self._pauses:
             self.omitted += 1
             return False
@@ -54,11 +53,11 @@ class Patience:
 
 
 def content_at(real: str, inode: tuple[int, ...] | None = None, patience: Patience | None = None) -> bytes:
-    """Return the bytes of a regular file as they were at one moment.
+    """Return the content of a regular file as of one instant.
 
-    `inode` is (device, inode) of the file that was looked at, where it has to be that one. Raises OSError, also where
-    there is no such moment, or another file is there by now. Where `patience` leaves out a pause, a writer that is held
-    up may be in the middle: look at the file again later.
+    `inode` is the (device, inode) that the file must have. Raises OSError, also if the file keeps changing or was
+    replaced. If `patience` skips a pause, a preempted writer may be in the middle of a write: read the file again
+    later.
     """
     descriptor = open_straight(real, _OPEN)
     try:
@@ -71,8 +70,8 @@ def content_at(real: str, inode: tuple[int, ...] | None = None, patience: Patien
             if before.st_size > MAX_SIZE:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
             content = os.pread(descriptor, before.st_size + 1, 0)
-            # A write stamps the time before it copies, and may be held up while it does: that the stamps are equal does
-            # not say that it is done.
+            # write(2) sets the time before it copies, and can be preempted in between, so equal time stamps do not
+            # prove that it has finished.
             recent = abs(time.time_ns() - before.st_ctime_ns) < TICK
             if recent and (patience is None or patience.take()):
                 time.sleep(_HELD_UP)
@@ -83,11 +82,11 @@ def content_at(real: str, inode: tuple[int, ...] | None = None, patience: Patien
                 and state_of(os.fstat(descriptor)) == state_of(before)
             ):
                 return content
-        raise OSError(errno.EBUSY, "it is being written")  # and the writer's last event brings us back
+        raise OSError(errno.EBUSY, "it is being written")  # the last event of the writer triggers another pass
     finally:
         os.close(descriptor)
 
 
 def state_of(status: os.stat_result) -> tuple[int, ...]:
-    """What tells one state of a file from the next; ctime sees a chmod, and a rewrite that puts size and mtime back."""
+    """Return the state of a file. ctime shows a chmod, and a rewrite that restores size and mtime."""
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_mode)

@@ -1,4 +1,4 @@
-"""The paths that a pattern of the catalogue stands for: `*`, `?`, `[…]`, and `**` for any number of directories."""
+"""Expansion of a pattern of the catalogue: `*`, `?`, `[…]`, and `**` for any number of directories."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from certmond.files.cache import Files
 from certmond.files.cache_entry import Entry
 
 MOST = 100_000
-"""So many files of one pattern are looked at: whoever may write in the directory chooses how many match."""
+"""Maximum number of files for one pattern: a user who can write in the directory chooses how many match."""
 MOST_DIRECTORIES = 10_000
-"""Into so many directories one pattern leads: each takes a watch, of which a user has a limited number."""
-_MAX_DEPTH = 16  # of directories that `**` descends
+"""Maximum number of directories for one pattern: each takes an inotify watch, and the number per user is limited."""
+_MAX_DEPTH = 16  # levels of directories that `**` descends
 
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
-    """The paths in order, each once; of what there is more, which is left out, "" where that is nothing; and what was
-    seen on the way to them, by which they hold or not.
+    """The paths in order, each once.
+
+    `cut` is the excess that was left out, or "". `listings` and `entries` are what the expansion read.
     """
 
     paths: tuple[str, ...]
@@ -29,13 +30,13 @@ class Expansion:
     entries: tuple[Entry, ...]
 
     def holds(self, files: Files) -> bool:
-        """The pattern still stands for the same paths: `files` hands out the same objects until something changes."""
+        """Return whether the pattern gives the same paths: `files` returns the same objects until a change."""
         listed = all(files.listing(directory) is names for directory, names in self.listings.items())
         return listed and all(files.entry(entry.path) is entry for entry in self.entries)
 
 
 def expand(files: Files, pattern: str, exclude: Sequence[str]) -> Expansion:
-    """What a pattern stands for now, without the names that `exclude` has. `**` follows no symlink."""
+    """Return the paths that match the pattern now, without the names in `exclude`. `**` follows no symlink."""
     walk = _Walk(files, exclude)
     found = dict[str, None]()
     for path in walk.paths("", pattern.strip("/").split("/"), 0):
@@ -49,7 +50,7 @@ def expand(files: Files, pattern: str, exclude: Sequence[str]) -> Expansion:
 class _Walk:
     def __init__(self, files: Files, exclude: Sequence[str]) -> None:
         self._files = files
-        self._left_out = re.compile("|".join(map(translate, exclude)) or "(?!)")  # one for all, there may be many names
+        self._left_out = re.compile("|".join(map(translate, exclude)) or "(?!)")  # one expression for all names
         self.listings: dict[str, tuple[str, ...]] = {}
         self.entries: list[Entry] = []
         self.cut = ""

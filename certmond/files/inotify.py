@@ -1,30 +1,31 @@
-"""Wakes the daemon when a name that it asked for changes in a directory.
+"""Watches of directories with inotify; wakes the daemon when a name of interest changes.
 
-Owns the inotify instance, the watch on each directory, the thread that waits for the mount table to change, and the
-record of what happened since it was last asked. It never opens, reads or judges a certificate, keeps no time and
-decides nothing: an event says where to look again, not what is there. One thread calls `follow`, `take` and `close`.
+Owns the inotify instance, the watch of each directory, and the thread that waits for changes of the mount table. Keeps
+the changes until the next `take`. It opens and judges no certificate and reads no clock. An event says where to read
+again, not what is there. One thread calls `follow`, `take` and `close`.
 
-*Directories, not files*: a renewal replaces a file by a rename, and a watch on the old file would see nothing of the
-new one; a name that does not exist yet can be waited for, too.
+*Directories, not files*: a renewal replaces a file by a rename, and a watch of the old file does not see the new one. A
+watch of the directory also sees a name that does not exist yet.
 
-*`InotifyFD`, not watchdog's `Observer`*: an observer starts a thread for each directory and hides it when the kernel's
-queue overflows. `InotifyFD` is one descriptor and one thread for all of them, and says so. What it leaves to us:
+*`InotifyFD`, not watchdog's `Observer`*: an observer starts a thread for each directory and hides an overflow of the
+kernel's queue. `InotifyFD` is one descriptor and one thread for all, and reports an overflow. This module handles what
+`InotifyFD` does not:
 
-- EACCES is not raised but answered with the descriptor -1, under which the callback is then kept;
+- EACCES does not raise: it returns the descriptor -1, under which the callback is then kept;
 - a second callback with the same number on one watch is a RuntimeWarning. A watch belongs to an inode, so two paths can
-  share it (a bind mount; a directory moved and followed at its new place): each descriptor has one callback here;
-- an overflow can swallow the notice that a watch is gone, so that after it every watch is asked for anew;
-- an exception in a callback ends its thread, so that `follow` looks whether it lives.
+  share it (a bind mount; a directory that is followed at its new place). Each descriptor has one callback here;
+- an overflow can lose the notice that a watch was removed, so `follow` requests every watch again after it;
+- an exception in a callback ends its thread, so `follow` checks that the thread is alive.
 
-*What a watch cannot see* is in `Watcher.polled`: no watches left, a forbidden directory, and filesystems that others
-change behind this kernel's back. These have a watch all the same where one can be had, for what this host does to them.
+`Watcher.polled` has the directories *that a watch does not cover*: no watches left, no permission, or a file system
+that other hosts change. These have a watch too where that is possible, for changes by this host.
 
-*No gap*: whoever asks to follow a directory has looked into it before, when nothing watched it yet. So a directory
-whose watch is new, and a name that is new in a watched one, count as changed.
+*No gap*: the caller reads a directory before it follows it, when no watch exists. So a directory with a new watch, and
+a new name in a watched one, count as changed.
 
-*Mounts*: a mount covers a directory without an event in it. The kernel makes /proc/self/mountinfo readable as
-"exceptional" for each change, and what concerns a followed path is reported. Pods come and go with mounts of their own,
-which concern nobody here and wake nobody.
+*Mounts*: a mount covers a directory without an event in it. The kernel marks /proc/self/mountinfo as "exceptional"
+(POLLPRI) after each change. A change that affects a followed path is reported. The mounts of Pods do not wake the
+daemon.
 """
 
 import errno
@@ -41,11 +42,11 @@ from typing import NamedTuple
 from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyEvent, InotifyFD, Mask, WatchDescriptor
 
 Interest = Mapping[str, frozenset[str] | None]
-"""A real directory -> the names that are looked up in it; None is every name."""
+"""A real directory -> the names that are looked up in it, or None for every name."""
 
 _MASK = Mask(
     InotifyConstants.IN_CREATE
-    | InotifyConstants.IN_MODIFY  # a writer that keeps the file open never comes to the close
+    | InotifyConstants.IN_MODIFY  # a writer that keeps the file open never closes it
     | InotifyConstants.IN_CLOSE_WRITE
     | InotifyConstants.IN_MOVED_FROM
     | InotifyConstants.IN_MOVED_TO
@@ -53,26 +54,26 @@ _MASK = Mask(
     | InotifyConstants.IN_ATTRIB
     | InotifyConstants.IN_DELETE_SELF
     | InotifyConstants.IN_MOVE_SELF
-    | InotifyConstants.IN_ONLYDIR  # IN_UNMOUNT comes unasked
+    | InotifyConstants.IN_ONLYDIR  # the kernel always sends IN_UNMOUNT
 )
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 _EVENTLESS = re.compile(
     r"9p|afs|beegfs|ceph|cifs|coda|fuse(blk|\..*)?|gfs2|gpfs|lustre|nfs4?|ocfs2|orangefs|overlay|smb3|smbfs|vboxsf|virtiofs"
 )
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
-_CAUSES = ("inotify", "overflow", "mount")  # each more drastic than the one before
-_MANY = 16_384  # beyond so many changed paths, looking at everything is no more work and takes no more memory
-_PATIENCE = 5.0  # seconds for a thread to end, which it does at once unless `wake` holds it
+_CAUSES = ("inotify", "overflow", "mount")  # in ascending order of effect
+_MANY = 16_384  # with more changed paths than this, reading everything again is no more work and takes less memory
+_PATIENCE = 5.0  # seconds for a thread to end; only a slow `wake` delays it
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
     everything: bool
-    """Look at all again: events were lost, a mount changed, or there are too many paths to name."""
+    """Read everything again: events were lost, a mount changed, or there are too many paths."""
     paths: frozenset[str]
-    """`directory/name` of entries that may have changed, and bare `directory` where it is the directory itself."""
+    """`directory/name` of entries that may have changed, or `directory` for the directory itself."""
     cause: str
-    """inotify, overflow or mount: the most drastic of what happened."""
+    """inotify, overflow or mount: the one with the largest effect."""
 
 
 class Mount(NamedTuple):
@@ -84,7 +85,7 @@ class Mount(NamedTuple):
 
 
 def parse_mounts(table: bytes) -> tuple[Mount, ...]:
-    """The lines of a /proc/PID/mountinfo, in its order; a line that makes no sense is left out."""
+    """Return the lines of a /proc/PID/mountinfo in its order, without those that cannot be parsed."""
     mounts = []
     for line in table.split(b"\n"):
         head, _, tail = line.partition(b" - ")
@@ -96,7 +97,7 @@ def parse_mounts(table: bytes) -> tuple[Mount, ...]:
 
 
 def filesystem(directory: str, types: Mapping[str, str]) -> str | None:
-    """The type of the filesystem that a directory is on, by the mount points' types; None if that is not known."""
+    """Return the type of a directory's file system from the types of the mount points, or None if it is unknown."""
     while directory not in types:
         directory, below = os.path.dirname(directory), directory
         if directory == below:
@@ -105,12 +106,12 @@ def filesystem(directory: str, types: Mapping[str, str]) -> str | None:
 
 
 def eventless(filesystem_type: str | None) -> bool:
-    """Whether files on such a filesystem can change without an event: it is shared, layered or not known."""
+    """Return whether files on this file system can change without an event: it is shared, layered or unknown."""
     return filesystem_type is None or _EVENTLESS.fullmatch(filesystem_type) is not None
 
 
 def concerns(point: str, interest: Interest) -> bool:
-    """Whether a mount at this point covers or uncovers something that is followed, be it a single file."""
+    """Return whether a mount at this point covers or uncovers a followed path, even a single file."""
     parent, name = os.path.split(point)
     names = interest.get(parent, frozenset())
     below = os.path.join(point, "")
@@ -122,7 +123,7 @@ class _Directory:
     path: str
     names: frozenset[str] | None
     identity: tuple[int, int] | None = None
-    """Device and inode as they were just before the watch was asked for; if it then got another, `follow` sees that."""
+    """Device and inode just before the watch was requested. If the watch got another inode, `follow` detects that."""
     watch: WatchDescriptor | None = None
 
     def entries(self, names: Iterable[str]) -> list[str]:
@@ -131,9 +132,9 @@ class _Directory:
 
 class Watcher:
     def __init__(self, wake: Callable[[], None]) -> None:
-        """`wake` is called for each change, by the threads in here and by `follow`: it is quick and does not raise."""
+        """`follow` and the threads of this module call `wake` for each change. It must be quick and not raise."""
         self.events = 0
-        """Events that concerned a name or directory which somebody asked for."""
+        """Events that affected a followed name or directory."""
         self.overflows = 0
         self._wake = wake
         self._closed = False
@@ -142,7 +143,7 @@ class Watcher:
         self._polled: frozenset[str] = frozenset()
         self._numbers = itertools.count()
         self._inotify: InotifyFD | None = None
-        self._lock = threading.Lock()  # over what follows; taken before InotifyFD's own, never while that is held
+        self._lock = threading.Lock()  # for what follows; taken before InotifyFD's lock, never inside
         self._watches: dict[WatchDescriptor, tuple[CallbackId, set[_Directory]]] = {}
         self._doubt = False
         self._everything = False
@@ -152,7 +153,7 @@ class Watcher:
 
     @property
     def polled(self) -> frozenset[str]:
-        """Directories to look at every now and then: inotify sees nothing of them, or not all."""
+        """Return the directories to poll: inotify sees no change in them, or not all."""
         return self._polled
 
     @property
@@ -161,7 +162,7 @@ class Watcher:
             return sum(len(directories) for _, directories in self._watches.values())
 
     def take(self) -> Changes | None:
-        """What happened since the last time, or None."""
+        """Return the changes since the last call, or None."""
         with self._lock:
             if self._cause < 0:
                 return None
@@ -170,15 +171,16 @@ class Watcher:
             return changes
 
     def again(self, paths: frozenset[str]) -> None:
-        """Count these as changed, to be looked at once more."""
+        """Count these paths as changed, so that the next pass reads them again."""
         if paths:
             self._report(paths)
 
     def follow(self, interest: Interest) -> None:
-        """Watch exactly these directories from now on, each as the inode that its path leads to now.
+        """Watch exactly these directories from now on, each as the inode to which its path leads now.
 
-        A directory that cannot be watched is no error: if it is gone, its parent tells when it comes; else it is
-        polled. What is new here counts as changed, so that a change between looking and following is not lost.
+        A directory that cannot be watched is no error. If it does not exist, its parent reports its creation; otherwise
+        it is polled. A new directory or name counts as changed, so that a change between the read and this call is not
+        lost.
         """
         if self._closed:
             return
@@ -214,7 +216,7 @@ class Watcher:
         if self._mounts is not None:
             self._mounts.close()
 
-    # What watchdog's reader calls (its WatchCallback).
+    # The interface that watchdog's reader calls (WatchCallback).
 
     def on_event(self, event: InotifyEvent) -> None:
         name = os.fsdecode(event.name)
@@ -241,10 +243,10 @@ class Watcher:
             self._doubt = True
         self._report(everything=True, cause="overflow")
 
-    # Within.
+    # Internals.
 
     def _mount_table(self) -> "_MountTable | None":
-        """None while it cannot be had: then no filesystem is known, and everything is polled."""
+        """Return the mount table, or None if it cannot be opened: then no type is known, and everything is polled."""
         try:
             return _MountTable(self._mounts_changed)
         except OSError:
@@ -269,9 +271,9 @@ class Watcher:
         self._wake()
 
     def _living(self) -> InotifyFD | None:
-        """The inotify instance with its thread; None while there is one of them too many."""
+        """Return the inotify instance with a live thread, or None while the kernel refuses one."""
         if self._inotify is not None and not self._inotify.is_alive():
-            self._inotify.stop()  # which calls on_watch_deleted for every watch
+            self._inotify.stop()  # calls on_watch_deleted for every watch
             self._inotify = None
         if self._inotify is None:
             try:
@@ -283,7 +285,7 @@ class Watcher:
         return self._inotify
 
     def _watch(self, directory: _Directory, inotify: InotifyFD | None, *, full: bool, doubt: bool) -> int:
-        """See to it that a directory is watched; 0, or the errno that tells why it is not."""
+        """Ensure that a directory is watched. Return 0, or the errno of the failure."""
         trouble = 0
         try:
             status = os.stat(directory.path)
@@ -293,9 +295,9 @@ class Watcher:
             if inotify is None:
                 return errno.EMFILE
             if full and directory.watch is None:
-                return errno.ENOSPC  # as for the one before: do not ask the kernel ten thousand times
+                return errno.ENOSPC  # as for the directory before: do not ask the kernel ten thousand times
             renewed = self._attach(inotify, directory, identity)
-        except ValueError:  # no path at all, for example one with a NUL in it
+        except ValueError:  # not a path, for example with a NUL in it
             return errno.ENOENT
         except OSError as problem:
             trouble = problem.errno or errno.EIO
@@ -306,7 +308,7 @@ class Watcher:
         return trouble
 
     def _attach(self, inotify: InotifyFD, directory: _Directory, identity: tuple[int, int]) -> bool:
-        """Ask the kernel for the watch; whether it is another than before. No event passes while the lock is held."""
+        """Request the watch from the kernel. Return whether it is a new one. The lock defers events."""
         number = CallbackId(next(self._numbers))
         with self._lock:
             watch = inotify.add_callback(os.fsencode(directory.path), _MASK, self, number)
@@ -323,7 +325,7 @@ class Watcher:
             return True
 
     def _release(self, directory: _Directory) -> bool:
-        """Give up the watch, and with the last directory on it the kernel's. The lock is held."""
+        """Remove the watch of a directory, with the last one also the kernel's. The caller holds the lock."""
         watch, directory.watch = directory.watch, None
         if watch is None:
             return False
@@ -337,7 +339,7 @@ class Watcher:
 
 
 class _Inotify(InotifyFD):
-    """Raises OSError where it cannot be had, nor a thread for it, and then keeps no descriptor."""
+    """Raises OSError if the kernel refuses the instance or its thread, and then leaks no descriptor."""
 
     def start(self) -> None:
         self.name = "certmond-inotify"
@@ -349,11 +351,11 @@ class _Inotify(InotifyFD):
 
 
 class _MountTable:
-    """The mounts of this process, kept current by a thread that sleeps until the kernel says that they changed."""
+    """The mounts of this process, kept current by a thread that sleeps until the kernel reports a change."""
 
     def __init__(self, changed: Callable[[frozenset[str]], None]) -> None:
         self._changed = changed
-        self._file = io.FileIO("/proc/self/mountinfo")  # opened before it is read: no change falls between
+        self._file = io.FileIO("/proc/self/mountinfo")  # opened before it is read, so that no change is missed
         try:
             self._end, self._stop = os.pipe()
         except OSError:
@@ -370,13 +372,13 @@ class _MountTable:
             raise OSError(errno.EAGAIN, "no thread is to be had") from error
 
     def types(self) -> dict[str, str]:
-        """The type of the filesystem at each mount point, the uppermost where they are stacked."""
+        """Return the type of the file system at each mount point; the uppermost one if mounts are stacked."""
         return {mount.point: mount.type for mount in self._mounts} if self._thread.is_alive() else {}
 
     def _run(self) -> None:
-        with self._file, open(self._end, "rb") as end:  # given back when this ends, however long somebody holds it up
+        with self._file, open(self._end, "rb") as end:  # closed when this thread ends, however late
             poller = select.poll()
-            poller.register(self._file, select.POLLPRI)  # POLLERR, which the kernel sends with it, comes unasked
+            poller.register(self._file, select.POLLPRI)  # the kernel always reports POLLERR with it
             poller.register(end, select.POLLIN)  # and POLLHUP with this one
             while not any(descriptor == self._end for descriptor, _ in poller.poll()):
                 before = self._mounts

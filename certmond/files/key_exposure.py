@@ -1,6 +1,6 @@
-"""Files to which no private key is written, because another user could take it there.
+"""The check that a private key is written only to files from which no other user can take it.
 
-Owns the sentence and its remedy; who can write where is `files/write_access`'. Only reads.
+Owns the message and its remedy; `files/write_access` finds who can write. Only reads.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from certmond.pki.findings import printable
 
 
 def exposed(root: str, paths: Iterable[str], owner: str | None) -> str | None:
-    """Return why no private key is written to these files, with the remedy: another user than root, the user who runs
-    certmond and `owner` can put a file in the place of one. None where no other user can.
+    """Return the reason not to write a private key to these files, with the remedy, or None.
+
+    The reason is a user other than root, the user who runs certmond and `owner` that can replace one of the files.
     """
     lookup = WriterLookup(root)
     for path in paths:

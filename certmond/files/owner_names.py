@@ -1,4 +1,4 @@
-"""The name of a file's owner, as people and configurations write it."""
+"""Names of file owners, as in the configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import lru_cache
 
 @lru_cache(maxsize=256)
 def owner_name(uid: int, gid: int, by_name: bool) -> str:
-    """Return `user:group`, by name on this node; below another root only 0 has a name that is sure."""
+    """Return `user:group`, by name on this node. Below another root only 0 has a certain name."""
     if not by_name:
         return f"{'root' if uid == 0 else uid}:{'root' if gid == 0 else gid}"
     try:

@@ -1,6 +1,6 @@
-"""Many questions about certification paths, answered on two processors where there are two.
+"""Search of certification paths on two processors, if the node has two.
 
-Owns nothing of the answers: they are those of `pki.path.find_all`.
+The results are those of `pki.x509.path_building.find_all`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from certmond.pki.x509.path_building import PathSearch, Question, find_all
 
 
 def find_in_two(questions: Sequence[Question]) -> Iterator[PathSearch]:
-    """The answers of `find_all`, each when it is asked for."""
+    """Return an iterator of the results of `find_all`, each computed on demand."""
     return chain.from_iterable(in_two(questions, find_all, shared=_certificates))
 
 
 def _certificates(questions: Sequence[Question]) -> list[Certificate]:
-    """All that an answer can be about: both processes have them."""
+    """Return every certificate that a result can contain: both processes have them."""
     return [each for question in questions for each in (question.leaf, *question.anchors, *question.intermediates)]

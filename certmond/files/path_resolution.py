@@ -1,10 +1,10 @@
-"""Where a path leads: symlinks followed one by one, as Linux does, but never above a root directory.
+"""Path resolution that follows symlinks one by one, as Linux does, but never above a root directory.
 
-Owns the names that were looked up on the way, which are what has to be watched, and the rule for strangers: users that
-are neither root nor the user that certmond runs as. A symlink of a stranger, and a path in a file that a stranger can
-change, lead only to what that user can read, through directories in which that user can look up a name. What is
-opened is what was found. Otherwise a user who can write one watched file would read with certmond's rights. Says why
-a path leads nowhere; reads no file.
+Owns the names that were looked up, which are the names to watch, and the rule for other users: neither root nor the
+user of certmond. A symlink of another user leads only to files that this user can read, through directories that this
+user can search. So does a path in a file that another user can change. The file that is opened is the one that was
+found. Otherwise a user who can write one watched file could read with certmond's rights. Returns why a path does not
+exist; reads no content.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import NamedTuple
 
 from certmond.pki.findings import Fault, Reason
 
-_MAX_HOPS = 40  # as many symlinks as Linux follows (path_resolution(7))
+_MAX_HOPS = 40  # the limit of Linux (path_resolution(7))
 _ITSELF = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 ANYONE = -1
-"""In place of a user ID: every user, where the group or others may write."""
+"""In place of a user ID: every user, if the group or others can write."""
 
 
 class Blame(NamedTuple):
-    """Why a path leads only to what strangers can read: the fact, and what changes it. Says nothing of the target."""
+    """Why a path leads only to what other users can read: fact and remedy. It does not describe the target."""
 
     fact: str
     remedy: str
@@ -33,7 +33,7 @@ class Blame(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Referrer:
-    """A file that names another one, and the strangers that can change it."""
+    """A file that names another file, and the other users that can change it."""
 
     path: str
     writers: frozenset[int]
@@ -41,12 +41,12 @@ class Referrer:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """Where a path leads: the file itself, and every "directory/name" that was looked up on the way.
+    """Where a path leads: the file itself, and every "directory/name" that was looked up.
 
-    `status` is that of the file, where it was seen. `strangers` have chosen a part of the way: what is there has to be
-    `open_to` each of them, and `blame` says why. `writers` are the strangers that can change what the path leads to:
-    the owners of the file, of the directories and of the symlinks on the way, and `ANYONE` where the group or others
-    may write. A directory with the sticky bit is left out: there, users can replace only files of their own.
+    `status` is that of the file, if it was read. `strangers` have chosen a part of the path. The file must be `open_to`
+    each of them, and `blame` is the reason. `writers` are the other users that can change where the path leads: the
+    owners of the file, the directories and the symlinks, and `ANYONE` if the group or others can write. A directory
+    with the sticky bit does not count, because users can replace only their own files in it.
     """
 
     real: str
@@ -60,7 +60,7 @@ class Way:
 
 
 def beginning(root: str, referrer: Referrer | None = None) -> Way:
-    """Return the way to the root directory, for a path that the `referrer` names, or that certmond is given."""
+    """Return the way to the root directory, for a path of certmond or a path that `referrer` names."""
     if referrer is None or not referrer.writers:
         return Way(root, ())
     return Way(root, (), strangers=referrer.writers, blame=_named_in(referrer))
@@ -73,12 +73,12 @@ def beside(referrer: Referrer, directory: Way) -> Way:
 
 
 def follow(path: str, behind: Way, *, root: str, called: str) -> Way:
-    """Follow `path` from where the way `behind` ends, symlinks included, never above the `root`; faults say `called`.
+    """Follow `path` and its symlinks from the end of `behind`, never above `root`. Faults name `called`.
 
-    The strangers and writers of the way behind are those of the whole way, too. From where strangers choose the way,
-    each name is looked up only in a directory that every one of them can search (path_resolution(7)). Otherwise a way
-    such as `/closed/name/../../open/file` would tell that the name is there. The names on the way to the directory
-    where the strangers' part begins are no secret.
+    `strangers` and `writers` of `behind` carry over. Where other users choose the path, each name is looked up only in
+    a directory that each of them can search (path_resolution(7)). Otherwise a path such as
+    `/closed/name/../../open/file` would disclose that the name exists. The names on the way to the directory where the
+    part of the other users begins are not secret.
     """
     current, strangers, writers, blame = behind.real, behind.strangers, behind.writers, behind.blame
     mine, hops = {0, os.geteuid()}, 0
@@ -102,7 +102,7 @@ def follow(path: str, behind: Way, *, root: str, called: str) -> Way:
             status = os.lstat(step)
             link = _link(step) if stat.S_ISLNK(status.st_mode) else None
         except (OSError, ValueError) as error:
-            if isinstance(error, ValueError):  # a flag or a configuration can name what no file has: a NUL is in it
+            if isinstance(error, ValueError):  # a flag or a configuration can contain a NUL, which no file name has
                 error = OSError(errno.EINVAL, os.strerror(errno.EINVAL))
             fault = fault_of(error, called, blame)
             return Way(step, tuple(lookups), is_link, fault, strangers=strangers, writers=writers, blame=blame)
@@ -129,7 +129,7 @@ def follow(path: str, behind: Way, *, root: str, called: str) -> Way:
 
 
 def open_to(strangers: frozenset[int], real: str, status: os.stat_result, *, root: str) -> bool:
-    """Whether each of `strangers` owns what is at `real`, or all users can read it."""
+    """Return whether each of `strangers` owns the file at `real`, or all users can read it."""
     if strangers <= {status.st_uid}:
         return True
     needed = stat.S_IROTH
@@ -142,22 +142,22 @@ def open_to(strangers: frozenset[int], real: str, status: os.stat_result, *, roo
 
 
 def open_straight(real: str, flags: int) -> int:
-    """A descriptor of what is at `real`, to which no symlink leads, whatever was swapped for one meanwhile."""
+    """Return a descriptor of `real`, without following a symlink in any part, even if one was swapped in meanwhile."""
     descriptor = os.open(real, flags | os.O_NOFOLLOW)
     try:
-        # The kernel's own name for it tells, and saves the opening of every directory on the way.
+        # The kernel's name of the descriptor proves it without opening every directory.
         if os.readlink(f"/proc/self/fd/{descriptor}") == real:
             return descriptor
     except OSError:
-        pass  # no /proc: step by step, then
+        pass  # without /proc: open each directory
     os.close(descriptor)
     return _open_step_by_step(real, flags)
 
 
 def fault_of(error: OSError, path: str, blame: Blame | None = None) -> Fault:
-    """Return the failure of a look at `path` as a fact about it; of a way with a `blame`, the one sentence for that."""
+    """Return an error of `path` as a fault; if it has a `blame`, the `refusal`."""
     if blame:
-        return refusal(path, blame)  # how it failed would tell the stranger what is there
+        return refusal(path, blame)  # the kind of error would tell the other user what is there
     if error.errno in {errno.ENOENT, errno.ENOTDIR}:
         return Fault(Reason.MISSING, f"{path} is not there")
     if error.errno == errno.ELOOP:
@@ -166,18 +166,18 @@ def fault_of(error: OSError, path: str, blame: Blame | None = None) -> Fault:
 
 
 def refusal(path: str, blame: Blame) -> Fault:
-    """Return the one sentence for whatever a stranger leads to and cannot read. It tells nothing of what is there."""
+    """Return the fault for a file that another user refers to and cannot read. It does not describe the file."""
     return Fault(Reason.UNREADABLE, f"{path} {blame.fact}", blame.remedy)
 
 
 def _behind_link_of(user: int) -> Blame:
-    # The first stranger on the way only: which others there are would tell of places that this one cannot see.
+    # Only the first user: the others would disclose places that this one cannot see.
     fact = f"is behind a symlink of user {user}, and is nothing that this user can reach and owns"
     return Blame(f"{fact}, or that all users can read", "let root own the link, or give the path itself")
 
 
 def named_users(writers: frozenset[int]) -> str:
-    """Return these strangers as a part of a sentence."""
+    """Return these users as a phrase."""
     who = [f"user {user}" for user in sorted(writers - {ANYONE})]
     return " and ".join([*who, "other users"] if ANYONE in writers else who)
 
@@ -189,21 +189,21 @@ def _named_in(referrer: Referrer) -> Blame:
 
 
 def _can_search(strangers: frozenset[int], directory: str) -> bool:
-    """Whether each of `strangers` can look up a name in what is at `directory`: as its owner, or as any user can."""
+    """Return whether each of `strangers` can look up a name in `directory`, as its owner or as any user."""
     status = os.lstat(directory or "/")
     owned = stat.S_IXUSR if strangers <= {status.st_uid} else 0
     return stat.S_ISDIR(status.st_mode) and bool(status.st_mode & (stat.S_IXOTH | owned))
 
 
 def _writers_of(status: os.stat_result) -> frozenset[int]:
-    """Return the strangers that can change a file, or what is in a directory."""
+    """Return the other users that can change a file, or the names in a directory."""
     sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
     anyone = {ANYONE} if status.st_mode & _OTHERS_WRITE and not sticky else set[int]()
     return frozenset({status.st_uid, *anyone} - {0, os.geteuid()})
 
 
 def _link(step: str) -> tuple[str, int] | None:
-    """Target and owner of the symlink at `step`, of one and the same: it is held. None where it is one no more."""
+    """Return target and owner of the symlink at `step`, from one descriptor, or None if it is not one."""
     held = open_straight(step, _ITSELF)
     try:
         status = os.fstat(held)

@@ -1,13 +1,12 @@
-"""A second process that takes a part of what is many: the first look at ten thousand files, and the proof of as many.
+"""A forked worker that shares the work on many things, such as the first scan of ten thousand files.
 
-Owns that process from its beginning to its end, and the sharing out: whoever is done with a piece takes the next one,
-this process from the front and the other from the back. What the other does not bring, whatever has become of it, is
-done here. So it changes how long something takes, and nothing else.
+Owns the worker from fork to exit, and the distribution: this process takes pieces from the front, the worker from the
+back. Pieces that the worker does not deliver are done here. So the worker changes only the duration.
 
-It is this process once more (fork(2)), with what that has in memory, its user and its rights. It writes its results
-into a pipe, and nothing else; of all descriptors it keeps the standard ones and two pipes, and it runs no handler of a
-signal. It ends when this process does, however that comes about, and is the first to go where memory is short. It is
-begun only where there is one thread: locks that another one has would be held for ever in it.
+The worker is a fork(2) of this process, with its memory, user and rights. It writes only its results, into a pipe. It
+keeps the standard descriptors and two pipes, and runs no signal handler. It dies with this process, and is the first
+victim of the OOM killer. It is started only if this process has one thread: locks of other threads would stay locked in
+the worker.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ from itertools import pairwise
 from typing import Any, NoReturn, TypeVar
 
 MANY = 2_000
-"""With so many, it is worth the few milliseconds that its beginning takes."""
+"""The number of things from which a fork, which takes a few milliseconds, pays off."""
 
-_PIECE = 250  # things at least
-_MOST_PIECES = 4096  # a byte in a pipe for each, and so many it takes of every user
-_PATIENCE = 5.0  # seconds for a piece, which takes hundredths: after that it is not waited for any more
-_LENGTH = 8  # bytes that say how long a result is
-_ROOM = 1 << 20  # bytes of results that may wait for this process; as many as the kernel gives everybody
+_PIECE = 250  # minimum number of things
+_MOST_PIECES = 4096  # a byte in a pipe for each; every user may fill a pipe with this many
+_PATIENCE = 5.0  # seconds to wait for a piece, which takes hundredths of a second
+_LENGTH = 8  # bytes of the length of a result
+_ROOM = 1 << 20  # bytes of results that may wait for this process; the kernel grants it to every user
 _PR_SET_PDEATHSIG = 1
 
 T = TypeVar("T")
@@ -54,17 +53,18 @@ def in_two(
     take: Callable[[Sequence[T], Any], R] = _as_it_is,
     shared: Callable[[Sequence[T]], Sequence[object]] = _nothing,
 ) -> Iterator[R]:
-    """What `work` gives for `things`, a piece of them at a time and in their order. The other process does as many as
-    it can, also while the caller does something with a piece. Where it is not worthwhile, there is one piece.
+    """Yield what `work` returns for `things`, piece by piece and in their order. If a worker cannot run or pay off,
+    there is one piece.
 
-    Of its results the other process tells the facts that `tell` gives, of which `take` makes the result here; `shared`
-    lists those in a piece that both have. `tell` is asked in the other process only, and may forget what it has told.
-    Raises what `work` and `take` raise here; a piece that fails in the other process is done here again.
+    The worker takes as many pieces as it can, also while the caller processes one. `tell` turns its result into facts,
+    and `take` turns these into the result here. `shared` lists the objects of a piece that both processes have. `tell`
+    runs only in the worker, and may drop what it has returned. Raises what `work` and `take` raise here. A piece that
+    fails in the worker is done here again.
     """
     if len(things) < MANY or not _possible():
         yield work(things)
         return
-    from certmond.files.scan_process_messages import pack, unpack  # noqa: PLC0415 - pickle: most nodes never have a use for it
+    from certmond.files.scan_process_messages import pack, unpack  # noqa: PLC0415 - pickle, which most nodes never need
 
     size = max(_PIECE, -(-len(things) // _MOST_PIECES))
     pieces = [things[at : at + size] for at in range(0, len(things), size)]
@@ -78,7 +78,7 @@ def in_two(
         back.append(take(piece, unpack(result, shared(piece))))
 
     with ExitStack() as stack:
-        with suppress(OSError):  # there is no process to be had, no descriptor or no memory
+        with suppress(OSError):  # no process, descriptor or memory is available
             second = None
             second = stack.enter_context(_second(pieces, there))
         while second and second.leaves_one():
@@ -94,13 +94,16 @@ def in_two(
 
 
 def _possible() -> bool:
-    """There are two processors, one thread, and whoever ends is waited for: else its number might be another's."""
+    """Return whether a worker can run: two processors, one thread, and exited children stay zombies until waitpid(2).
+
+    Without zombies, the pid of the worker could be reused.
+    """
     reaped = signal.getsignal(signal.SIGCHLD) is not signal.SIG_IGN
     return len(os.sched_getaffinity(0)) > 1 and threading.active_count() == 1 and reaped
 
 
 class _Second:
-    """The other process, as it is seen from this one."""
+    """The worker, as this process uses it."""
 
     def __init__(self, turns: FileIO, told: FileIO) -> None:
         self._turns, self._told = turns, told
@@ -109,19 +112,19 @@ class _Second:
         self._heard = True
 
     def leaves_one(self) -> bool:
-        """Whether there is one more piece: it is this process's then."""
+        """Return whether a piece is left; this process has then taken it."""
         return bool(self._turns.read(1))
 
     def results(self, patience: float = 0) -> Iterator[bytes]:
-        """What it has done since the last time; each is waited for so many seconds, until it has ended."""
+        """Yield the results since the last call, waiting at most `patience` seconds for each."""
         while self._heard and self._poll.poll(patience * 1000):
             if result := self._read(int.from_bytes(self._read(_LENGTH))):
                 yield result
-            else:  # it has ended, or stopped in the middle of something: what it may still say has no beginning
+            else:  # ended, or stopped in the middle of a result: later bytes have no start
                 self._heard = False
 
     def _read(self, size: int) -> bytes:
-        """So many bytes; none where they do not come."""
+        """Return `size` bytes, or b"" if they do not arrive."""
         data = bytearray()
         while len(data) < size:
             some = self._told.read(size - len(data)) if self._poll.poll(_PATIENCE * 1000) else b""
@@ -133,16 +136,16 @@ class _Second:
 
 @contextmanager
 def _second(pieces: Sequence[Sequence[T]], work: Callable[[Sequence[T]], bytes]) -> Iterator[_Second]:
-    """Begins it, and ends it. Raises OSError where it cannot be had."""
+    """Start and end the worker. Raises OSError if that is not possible."""
     with ExitStack() as stack:
         turns, give = _pipe(stack)
         told, tell = _pipe(stack)
-        with suppress(OSError):  # less will do
+        with suppress(OSError):  # a smaller pipe works too
             fcntl.fcntl(tell, fcntl.F_SETPIPE_SZ, _ROOM)
         give.write(b"." * len(pieces))
         give.close()
         parent = os.getpid()
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # no handler of this one runs in it
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # no handler runs in it
         try:
             child = os.fork()
             if child == 0:
@@ -155,7 +158,7 @@ def _second(pieces: Sequence[Sequence[T]], work: Callable[[Sequence[T]], bytes])
 
 
 def _pipe(stack: ExitStack) -> tuple[FileIO, FileIO]:
-    """The end that is read, and the one that is written."""
+    """Return the read end and the write end."""
     out, into = os.pipe()
     return stack.enter_context(FileIO(out)), stack.enter_context(FileIO(into, "w"))
 
@@ -179,10 +182,10 @@ def _be_second(work: Callable[[], None], files: Iterable[FileIO], parent: int, m
             os.closerange(below + 1, above)
         with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
             score.write("1000")
-        if os.getppid() == parent:  # else it was gone before it was asked for its end
+        if os.getppid() == parent:  # else the parent had already exited
             work()
     finally:
-        os._exit(0)  # without a word: what failed may quote a file, and is done again where it can be told
+        os._exit(0)  # no message, which may quote a file; this process repeats the piece and reports
 
 
 def _work_through(

@@ -1,7 +1,7 @@
-"""Facts as bytes, for the process that this one is a copy of, and back.
+"""Serialization of facts between this process and its forked worker.
 
-Owns which facts can be told so: those that are values, none of which has a private key in it. What both processes have
-is told by its place in a list that both have. Bytes of anybody else are not unpacked: they would be carried out.
+Owns which facts can be sent: values, of which none has a private key. Objects that both processes have are sent as
+their index in a shared list. Only bytes of the worker are unpacked, because pickle executes what it unpacks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from certmond.pki.x509.path_building import Path, PathSearch, Rejection
 
 
 def _certificate(*values: Any) -> Certificate:
-    """The one that is in memory, where it is."""
+    """Return the equal certificate that is in memory, if there is one."""
     return held(values[0], lambda: Certificate(*values))
 
 
@@ -28,8 +28,8 @@ _FACTS = (Certificate, PublicKey, Document, Fault, PathSearch, Path, Rejection)
 
 
 def _maker(made: type[Any]) -> Callable[[Any], tuple[Callable[..., Any], tuple[Any, ...]]]:
-    """How a fact is told: as what makes it, with what it was made of. pickle's own way for frozen classes with slots
-    takes five times as long.
+    """Return how to pickle a fact: its constructor and the arguments. The default of pickle for frozen classes with
+    slots takes five times as long.
     """
     names = [each.name for each in fields(made) if each.init]
     make = _certificate if made is Certificate else made
@@ -38,11 +38,11 @@ def _maker(made: type[Any]) -> Callable[[Any], tuple[Callable[..., Any], tuple[A
 
 
 class _Packer(pickle.Pickler):
-    dispatch_table = {made: _maker(made) for made in _FACTS}  # noqa: RUF012 - the name and the kind that pickle wants
+    dispatch_table = {made: _maker(made) for made in _FACTS}  # noqa: RUF012 - pickle requires name and type
 
 
 class _Sharing(_Packer):
-    """It asks for a place of each of its thousand values, which takes as long as to write them."""
+    """Pickler with a shared list. To look up each of a thousand values takes as long as to write them."""
 
     def __init__(self, room: io.BytesIO, shared: Sequence[object]) -> None:
         super().__init__(room, pickle.HIGHEST_PROTOCOL)
@@ -62,12 +62,12 @@ class _Unpacker(pickle.Unpickler):
 
 
 def pack(facts: object, shared: Sequence[object] = ()) -> bytes:
-    """What `unpack` makes `facts` of, given a list with the same at the same places as `shared`."""
+    """Return `facts` as bytes for `unpack`, which needs a list with the same objects in the same order as `shared`."""
     room = io.BytesIO()
     (_Sharing(room, shared) if shared else _Packer(room, pickle.HIGHEST_PROTOCOL)).dump(facts)
     return room.getvalue()
 
 
 def unpack(packed: bytes, shared: Sequence[object] = ()) -> Any:
-    """The facts that were packed."""
+    """Return the facts that were packed."""
     return _Unpacker(io.BytesIO(packed), shared).load()

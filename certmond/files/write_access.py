@@ -1,8 +1,8 @@
-"""Who can write a file of the node, or put another one in its place.
+"""Which users can write a file of the node, or put another file in its place.
 
-Owns the answer for a path: every directory on the way to it, symlinks included, and the file itself. root and the user
-who runs certmond always can. A group that can write counts as other users, root's group as well, unless the entry
-declares it; so does an access control list. Only reads.
+Owns the answer for a path: every directory that leads to it, symlinks included, and the file itself. root and the user
+who runs certmond always can. A group that can write counts as other users, even root's group, unless the entry declares
+it. An access control list counts too. Only reads.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from dataclasses import dataclass
 
 from certmond.pki.findings import printable
 
-_MAX_HOPS = 40  # as many symlinks as Linux follows (path_resolution(7))
+_MAX_HOPS = 40  # the limit of Linux (path_resolution(7))
 
 
 @dataclass(frozen=True, slots=True)
 class Writers:
-    """Who can write some files besides root, the user who runs certmond, and the declared owner.
+    """Users who can write some files, besides root, the user who runs certmond, and the declared owner.
 
-    `path` says who can put another file in the place of one, `file` who can change one; "" where only these can.
-    `owner` says that the declared owner, who is neither root nor that user, can do either.
+    `path` is who can put another file in the place of one, `file` who can change one; "" if no other user can. `owner`
+    is whether the declared owner, neither root nor that user, can do either.
     """
 
     path: str = ""
@@ -50,29 +50,29 @@ class _Trusted:
         return cls(frozenset(users), frozenset(groups), None if uid in {0, own} else uid, gid)
 
     def stranger(self, status: os.stat_result, path: str) -> str:
-        """Who else can write what is at `path` and has this status: a phrase, "" where only the trusted can."""
+        """Return who else can write the file at `path` with this status, as a phrase; "" if only trusted users can."""
         if status.st_uid not in self.users:
             return f"belongs to user {status.st_uid}"
         if status.st_mode & stat.S_IWOTH:
             return f"can be written by every user (mode {stat.S_IMODE(status.st_mode):04o})"
-        if not status.st_mode & stat.S_IWGRP:  # the mask of an access control list, where there is one (acl(5))
+        if not status.st_mode & stat.S_IWGRP:  # the mask, if there is an access control list (acl(5))
             return ""
         if status.st_gid not in self.groups:
             return f"can be written by group {status.st_gid} (mode {stat.S_IMODE(status.st_mode):04o})"
         return "can be written by who is in its access control list (getfacl)" if _has_list(path) else ""
 
     def stranger_owner(self, status: os.stat_result) -> str:
-        """Who else owns what has this status: a phrase, "" where a trusted user does."""
+        """Return who else owns the file of this status, as a phrase; "" if a trusted user does."""
         return "" if status.st_uid in self.users else f"has a file of user {status.st_uid} there"
 
     def is_the_owners(self, status: os.stat_result) -> bool:
-        """The declared owner can write it."""
+        """Return whether the declared owner can write it."""
         by_group = self.owner_group is not None and status.st_gid == self.owner_group and status.st_mode & stat.S_IWGRP
         return bool((self.owner is not None and status.st_uid == self.owner) or by_group)
 
 
 class WriterLookup:
-    """Answers for one look at the node below `root`: each directory is looked up once."""
+    """Lookups for one pass over the node below `root`: each path is read once."""
 
     def __init__(self, root: str) -> None:
         self._root = "" if root == "/" else os.path.realpath(root)
@@ -81,7 +81,7 @@ class WriterLookup:
     def writers(self, paths: Iterable[str], owner: str | None) -> Writers:
         """Return who can write these files, of an entry whose files belong to `owner` (`user` or `user:group`).
 
-        Of a path that does not exist, or cannot be looked up, the part that exists counts.
+        If a path does not exist or cannot be read, the part that exists counts.
         """
         trusted = _Trusted.of(owner)
         path_writers = file_writers = ""
@@ -91,7 +91,7 @@ class WriterLookup:
                 above = step.rpartition("/")[0]
                 stranger = trusted.stranger(directory, f"{self._root}{above}" or "/")
                 if directory.st_mode & stat.S_ISVTX and directory.st_uid in trusted.users and stranger:
-                    # Only its owner takes a name out of a sticky directory (unlink(2), EPERM).
+                    # Only its owner removes a name from a sticky directory (unlink(2), EPERM).
                     stranger = trusted.stranger_owner(status) if status else stranger
                 path_writers = path_writers or (f"{above or '/'} {stranger}" if stranger else "")
                 owner_writes = owner_writes or trusted.is_the_owners(directory)
@@ -102,8 +102,8 @@ class WriterLookup:
         return Writers(printable(path_writers), printable(file_writers), owner_writes)
 
     def _steps(self, path: str) -> Iterator[tuple[str, os.stat_result, os.stat_result | None]]:
-        """Each name that is looked up for `path`, symlinks included: its path, the status of its directory, and its
-        own, None where it does not exist.
+        """Yield each name that is looked up for `path`, symlinks included: its path, the status of its directory, and
+        its status or None if it does not exist.
         """
         current, hops = "", 0
         pending = _parts(path)
@@ -140,7 +140,7 @@ class WriterLookup:
 
 
 def _parts(path: str) -> list[str]:
-    """The names in a path, the first one last."""
+    """Return the names in a path, the first one last."""
     return [part for part in reversed(path.split("/")) if part not in {"", "."}]
 
 
@@ -166,7 +166,7 @@ def _group_id(group: str) -> int | None:
 
 
 def _private_group(uid: int) -> int | None:
-    """The group that a user has alone (useradd(8), USERGROUPS_ENAB); None where it is others' as well."""
+    """Return the private group of a user (useradd(8), USERGROUPS_ENAB), or None if other users are in it."""
     try:
         user = pwd.getpwuid(uid)
         group = grp.getgrgid(user.pw_gid)
@@ -177,7 +177,7 @@ def _private_group(uid: int) -> int | None:
 
 
 def _has_list(path: str) -> bool:
-    """There is an access control list besides the mode. One that cannot be read counts."""
+    """Return whether the file has an access control list besides the mode. One that cannot be read counts."""
     try:
         return bool(os.getxattr(path, "system.posix_acl_access", follow_symlinks=False))
     except OSError as error:

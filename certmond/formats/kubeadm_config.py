@@ -1,8 +1,8 @@
-"""A kubeadm configuration file (kubeadm.k8s.io, v1beta3 or v1beta4) -> what `certmond init` has to know of the cluster.
+"""A kubeadm configuration file (kubeadm.k8s.io, v1beta3 or v1beta4) -> the cluster that `certmond init` creates.
 
-Owns the names and defaults of that format (cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go, defaults.go). What does not
-concern certificates is passed over. Everything wrong is told at once; nothing is quoted that may be a secret, as the
-file can hold tokens.
+Owns the field names and defaults of that format (cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go, defaults.go). Fields
+without relation to certificates are ignored. All problems are reported together. No message quotes a value that may be
+a secret, because the file can contain tokens.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _SENTENCES = {
     "greater_than_equal": _PORT,
 }  # fmt: skip
 _NODE_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
-_LABEL = re.compile(r"(?:ci/)?(?:stable|latest)(?:-1(\.[0-9]{1,3})?)?")  # util/version.go: a version to be looked up
+_LABEL = re.compile(r"(?:ci/)?(?:stable|latest)(?:-1(\.[0-9]{1,3})?)?")  # util/version.go: kubeadm resolves it
 
-# Our field -> kind and path of theirs.
+# certmond's field -> kind and path of kubeadm's.
 _FIELDS = {
     "advertise_address": ("InitConfiguration", "localAPIEndpoint.advertiseAddress"),
     "bind_port": ("InitConfiguration", "localAPIEndpoint.bindPort"),
@@ -52,9 +52,10 @@ _FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class KubeadmConfig:
-    """What the file says. What it does not is unset in `init`, else None: certmond's own configuration then applies.
+    """The content of the file. Fields without a value are unset in `init`, else None: then certmond's configuration
+    applies.
 
-    `joins`: it is the configuration of `kubeadm join`.
+    With `joins`, it is the configuration of `kubeadm join`.
     """
 
     init: InitSpec
@@ -65,12 +66,12 @@ class KubeadmConfig:
 
 
 def is_node_name(text: str) -> bool:
-    """A node can have this name."""
+    """Return whether a node can have this name."""
     return bool(_NODE_NAME.fullmatch(text))
 
 
 def parse_kubeadm_config(data: bytes, path: str) -> KubeadmConfig:
-    """The configuration in `data`; `path` names the file in problems. Raises ConfigError with all of them."""
+    """Return the configuration in `data`. Raises ConfigError with all problems; `path` names the file in them."""
     return _Reader(path).read(data)
 
 
@@ -86,7 +87,7 @@ class _Reader:
             field: value for field, (kind, place) in _FIELDS.items() if (value := self._get(kind, place)) is not None
         }
         if isinstance(port := given.get("bind_port"), bool):
-            given["bind_port"] = str(port)  # YAML's `yes` is no port
+            given["bind_port"] = str(port)  # YAML's `yes` is not a port
         given |= {"advertise_address": _address(given.get("advertise_address"))}
         given |= {"control_plane_endpoint": _bracketed(given.get("control_plane_endpoint"))}
         given |= {"kubernetes_version": _version(given.get("kubernetes_version"))}
@@ -113,7 +114,7 @@ class _Reader:
         except yaml.MarkedYAMLError as error:
             line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
             raise ConfigError((f"{self._path}{line}: is not YAML; correct it",)) from None
-        except Exception:  # noqa: BLE001 - PyYAML lets through what it meets inside
+        except Exception:  # noqa: BLE001 - PyYAML also raises exceptions of its internals
             raise ConfigError((f"{self._path}: is not YAML; correct it",)) from None
         for number, document in enumerate(documents, start=1):
             self._take(number, document)
@@ -151,7 +152,7 @@ class _Reader:
             self._documents[kind] = document
 
     def _get(self, kind: str, place: str) -> Any:
-        """What is at a place; None where it is not given. A node that joins says where it is in other words."""
+        """Return the value at a place, or None if it is not set. A node that joins has other places."""
         if kind == "InitConfiguration":
             kind, place = self._node_kind(), self._node_place(place)
         value: Any = self._documents.get(kind, {})
@@ -186,7 +187,7 @@ class _Reader:
         return InitSpec()
 
     def _node_kind(self) -> str:
-        """The kind that says what concerns this node alone."""
+        """Return the kind with the fields of this node."""
         joins = "InitConfiguration" not in self._documents and "JoinConfiguration" in self._documents
         return "JoinConfiguration" if joins else "InitConfiguration"
 
@@ -231,7 +232,7 @@ class _Reader:
 
 
 def _address(value: Any) -> Any:
-    """kubeadm takes 0.0.0.0 and :: for "choose one" (util/config, SetAPIEndpointDynamicDefaults)."""
+    """Return None for 0.0.0.0 and ::, "choose one" (util/config, SetAPIEndpointDynamicDefaults)."""
     try:
         return None if isinstance(value, str) and ip_address(value).is_unspecified else value
     except ValueError:
@@ -239,7 +240,7 @@ def _address(value: Any) -> Any:
 
 
 def _bracketed(value: Any) -> Any:
-    """An IPv6 address is an endpoint without brackets, too (util/endpoint.go, ParseHostPort)."""
+    """Return an IPv6 address in brackets: without them it is a valid endpoint too (util/endpoint.go, ParseHostPort)."""
     try:
         return f"[{value}]" if isinstance(value, str) and isinstance(ip_address(value), IPv6Address) else value
     except ValueError:
@@ -247,7 +248,7 @@ def _bracketed(value: Any) -> Any:
 
 
 def _version(value: Any) -> Any:
-    """Of a label such as stable-1.34, the version that it stands for; nothing, so a current one, where it has none."""
+    """Return the version of a label such as stable-1.34; None for one without version (the current one)."""
     label = _LABEL.fullmatch(value) if isinstance(value, str) else None
     if label is None:
         return value

@@ -1,7 +1,7 @@
-"""Kubeconfig text -> the credentials and trust in it (k8s.io/client-go, tools/clientcmd/api/v1/types.go).
+"""Kubeconfig text -> its credentials and trust (k8s.io/client-go, tools/clientcmd/api/v1/types.go).
 
-Owns the reading of the format: every user, every cluster, embedded data and file references. Reads no file itself:
-references are handed back as paths, relative ones resolved against the kubeconfig's directory as client-go does.
+Owns the parsing of the format: every user, every cluster, embedded data and file references. Reads no file itself.
+References are returned as paths; relative ones are resolved against the kubeconfig's directory, as in client-go.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from certmond.errors import MalformedError
 
 _PEM_IN_BASE64 = base64.b64encode(b"-----BEGIN").decode()[:-3]
 MAX_STRUCTURE = 50_000
-"""Characters that separate the values of a YAML text: PyYAML takes tens of microseconds for each."""
+"""Maximum number of characters that separate the values of a YAML text. PyYAML takes tens of microseconds for each."""
 _STRUCTURE = (b"\n", b":", b",", b"[", b"{")
 _OTHERS = ("exec", "token", "tokenFile", "auth-provider", "username")
 """What client-go authenticates a user with besides a certificate (tools/clientcmd/api/v1/types.go, AuthInfo)."""
@@ -29,7 +29,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """PEM that a kubeconfig embeds (`data`) or refers to (`path`); client-go prefers the data where both are given."""
+    """PEM that a kubeconfig embeds (`data`) or to which it refers (`path`). client-go prefers the data."""
 
     data: bytes | None = None
     path: str | None = None
@@ -52,7 +52,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A cluster entry. `server_name` is the host that the server's certificate is checked against."""
+    """A cluster entry. `server_name` is the host for which the server's certificate is verified."""
 
     name: str
     server: str
@@ -62,7 +62,7 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Kubeconfig:
-    """A whole file. `current_user` and `current_cluster` are those of the current context, where it names any."""
+    """A whole file. `current_user` and `current_cluster` are those of the current context, or None."""
 
     users: tuple[User, ...]
     clusters: tuple[Cluster, ...]
@@ -72,8 +72,9 @@ class Kubeconfig:
 
 
 def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
-    """The content of the kubeconfig that lies at `path`. Raises MalformedError where it is none at all; what is wrong
-    inside an entry is a problem beside the other entries.
+    """Return the content of the kubeconfig at `path`.
+
+    Raises MalformedError if it is not a kubeconfig. An error inside an entry is a problem beside the other entries.
     """
     document = load_mapping(data)
     if "users" not in document and "clusters" not in document:
@@ -103,7 +104,7 @@ def parse_kubeconfig(data: bytes, path: str) -> Kubeconfig:
 
 
 def load_mapping(data: bytes) -> Mapping[str, Any]:
-    """A YAML document that is a mapping. Raises MalformedError, which never quotes the text: it may hold a key."""
+    """Return the mapping in a YAML document. Raises MalformedError, which never quotes the text, perhaps a key."""
     if sum(map(data.count, _STRUCTURE)) > MAX_STRUCTURE:
         raise MalformedError(f"is not read: it has more than {MAX_STRUCTURE:,} lines, keys and items")
     try:
@@ -111,7 +112,7 @@ def load_mapping(data: bytes) -> Mapping[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise MalformedError(f"is not YAML{line}") from None
-    except Exception:  # noqa: BLE001 - PyYAML lets through what it meets inside: a KeyError for `!!bool x`, and more
+    except Exception:  # noqa: BLE001 - PyYAML also raises exceptions of its internals, such as KeyError for `!!bool x`
         raise MalformedError("is not YAML") from None
     if not isinstance(document, Mapping):
         raise MalformedError("is not a YAML mapping")
@@ -151,7 +152,7 @@ def _material(
 
 
 def _is_path(text: str) -> bool:
-    """It can be a path. PEM in the wrong field is none: it may be a private key, and paths are told to everybody."""
+    """Return whether the text can be a path. PEM cannot: it may be a private key, and paths are published."""
     return bool(text) and not any(part in text for part in ("\x00", "-----BEGIN", _PEM_IN_BASE64))
 
 
@@ -163,5 +164,5 @@ def _host(server: str) -> str:
 
 
 def as_text(value: Any) -> str:
-    """The text that a YAML value is, "" where it is none: one made of a list could be endless, by its aliases."""
+    """Return the text of a YAML value, or "" for another type: aliases could make the text of a list endless."""
     return value if isinstance(value, str) else ""

@@ -1,6 +1,6 @@
-"""A kubeconfig as the store looks at it: its PEM parsed to public facts, its bytes dropped.
+"""A kubeconfig reduced to public facts: its PEM is parsed, and its bytes are dropped.
 
-Owns that nothing of a private key stays in memory once a kubeconfig was read. Reads no file and judges nothing.
+Owns that no part of a private key stays in memory after a kubeconfig was read. Reads no file and judges nothing.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from certmond.pki.x509.parsed_file import not_pem
 from certmond.pki.x509.parsing import Document, decode, is_pkcs12
 
 MAX_KEYS = 256
-"""More private keys than this in one kubeconfig are not read: to compute the public half of one takes milliseconds."""
+"""Maximum number of private keys that are read in one kubeconfig: each public half takes milliseconds to compute."""
 _NO_KUBECONFIG = Kubeconfig((), (), None, None, ())
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A kubeconfig with its embedded PEM parsed and dropped: nothing of a private key stays in memory."""
+    """A kubeconfig with parsed PEM, without bytes: no part of a private key stays in memory."""
 
     config: Kubeconfig = _NO_KUBECONFIG
     documents: Mapping[tuple[str, str], Document] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class Credentials:
 
 
 def parse_credentials(data: bytes, path: str) -> Credentials:
-    """The users and clusters of the kubeconfig at `path`, with what is wrong in it as faults. Never raises."""
+    """Return the users and clusters of the kubeconfig at `path`, with its errors as faults. Never raises."""
     try:
         config = parse_kubeconfig(data, path)
     except MalformedError as error:
@@ -72,8 +72,9 @@ def no_certificate_in(path: str, others: Sequence[User]) -> Fault:
 
 
 def _document(data: bytes, where: str) -> Document:
-    """What is embedded, with a fault where it is not PEM, which is all that client-go reads. A PKCS#12 file is not
-    opened: a kubeconfig may embed hundreds.
+    """Return the embedded content, with a fault if it is not PEM, which is all that client-go reads.
+
+    A PKCS#12 file is not opened: a kubeconfig may embed hundreds.
     """
     if is_pkcs12(data):
         return Document(faults=(Fault(Reason.MALFORMED, f"{where} is PKCS#12, where client-go takes PEM"),))

@@ -1,8 +1,8 @@
-"""The text of a kubeconfig -> the same text with other credentials; and the text of a new one, as kubeadm writes it.
+"""Edits of a kubeconfig's text: other credentials in the same text; and a new text, as kubeadm writes it.
 
-Owns the editing in place: the base64 of one user's certificate and key, and of its clusters' CA, is exchanged where it
-stands; comments, order, quotes and whatever others keep in the file stay byte for byte, and the result is read again to
-prove it. Never reads or writes a file, and never quotes the text: it holds a private key.
+Owns the edit in place: the base64 of one user's certificate and key, and of its cluster's CA, is replaced. Comments,
+order, quotes and other content stay byte for byte, and the result is parsed again to prove it. Never reads or writes a
+file, and never quotes the text: it contains a private key.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from certmond.pki.x509.parsing import decode
 _CERTIFICATE, _KEY, _TRUST = "client-certificate-data", "client-key-data", "certificate-authority-data"
 
 _Place = tuple[str | int, ...]
-"""Where a value stands in a document: keys and numbers, from the outside in."""
+"""The place of a value in a document: keys and indexes, from the outside in."""
 
-# What stands before a value: anchor and tag, then a quote, or the head of a block with its first indentation.
+# What precedes a value: anchor and tag, then a quote, or the header of a block scalar with its first indentation.
 _HEAD = re.compile(r"""(?:[&!]\S*\s+)*(?:["']|[|>][^\n]*\n\s*|)""")
 _TAIL = "\"' \t\r\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """A client certificate and its key, to be held by the kubeconfig itself."""
+    """A client certificate and its key, which the kubeconfig embeds."""
 
     certificate_pem: bytes = field(repr=False)
     key_pem: bytes = field(repr=False)
@@ -40,14 +40,14 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The absolute paths of a client certificate and its key, as kubelet.conf has them."""
+    """The absolute paths of a client certificate and its key, as in kubelet.conf."""
 
     certificate_path: str
     key_path: str
 
 
 class Entry(NamedTuple):
-    """One of the users, clusters or contexts: its name, the place of its fields, and these."""
+    """One of the users, clusters or contexts: its name, the place of its fields, and the fields."""
 
     name: str
     place: _Place
@@ -63,10 +63,10 @@ def with_credentials(
     key_pem: bytes,
     trust_pem: bytes | None,
 ) -> bytes:
-    """The kubeconfig `data` with a new certificate and key for the user that embeds `old` (None: the current context's
-    user), and with the bundle `trust_pem` for the cluster of its context, where that embeds its CA.
+    """Return the kubeconfig `data` with a new certificate and key for the user that embeds `old`.
 
-    Raises WriteError where that is not possible, or not without changing anything else; `path` names the file in it.
+    If `old` is None, it is the user of the current context. `trust_pem` replaces the CA of the cluster of its context,
+    if that is embedded. Raises WriteError if this is not possible without another change; `path` names the file in it.
     """
     document = _loaded(data, path)
     contexts = _contexts(document)
@@ -106,10 +106,10 @@ def with_credentials_of(data: bytes, source: bytes, path: str) -> bytes:
 
 
 def with_trust(data: bytes, path: str, trust: Sequence[Certificate], anchors: Collection[Certificate] = ()) -> bytes:
-    """The kubeconfig `data` with `trust` for the cluster of its current context, which embeds its CA; and in the place
-    of `anchors` for every other cluster that embeds one of these, beside whatever else that one trusts.
+    """Return the kubeconfig `data` with `trust` for the cluster of its current context, which embeds its CA.
 
-    Raises WriteError where that is not possible, or not without changing anything else; `path` names the file in it.
+    For every other cluster that embeds one of `anchors`, `trust` replaces these, beside other CAs that it trusts.
+    Raises WriteError if this is not possible without another change; `path` names the file in it.
     """
     document = _loaded(data, path)
     clusters = list(entries(document, "clusters", "cluster"))
@@ -143,7 +143,7 @@ def _loaded(data: bytes, path: str) -> Mapping[str, Any]:
 
 
 def _contexts(document: Mapping[str, Any]) -> list[Entry]:
-    """The current one first."""
+    """Return the contexts, the current one first."""
     return sorted(entries(document, "contexts", "context"), key=lambda entry: not _is_current(document, entry))
 
 
@@ -152,13 +152,13 @@ def _is_current(document: Mapping[str, Any], context: Entry) -> bool:
 
 
 def _exchanged(data: bytes, document: Mapping[str, Any], wanted: Mapping[_Place, bytes], what: str) -> bytes:
-    """The text with the values of `wanted`, proven to be the same but for them. Raises WriteError."""
-    # What is there already stays as it is written: nothing changes, then, in a file that needs no change.
+    """Return the text with the values of `wanted`, proven to be equal otherwise. Raises WriteError."""
+    # Equal values keep their text, so that a file that needs no change does not change.
     edits = {place: content for place, content in wanted.items() if _decoded(_value(document, place)) != content}
     try:
         result = _spliced(data.decode("utf-8"), edits).encode("utf-8")
         proven = _proves(document, load_mapping(result), wanted)
-    except Exception:  # noqa: BLE001 - whatever PyYAML or the proof stumbles over: then it is not proven
+    except Exception:  # noqa: BLE001 - after any exception of PyYAML or the proof, the result is not proven
         proven, result = False, b""
     if not proven:
         fact = f"{what} cannot be exchanged without changing more than that"
@@ -167,7 +167,7 @@ def _exchanged(data: bytes, document: Mapping[str, Any], wanted: Mapping[_Place,
 
 
 def new_kubeconfig(*, cluster: str, server: str, user: str, trust_pem: bytes, credentials: Embedded | Files) -> bytes:
-    """A kubeconfig with one context, byte for byte as kubeadm's (client-go, tools/clientcmd, WriteToFile)."""
+    """Return a kubeconfig with one context, byte for byte like kubeadm's (client-go, tools/clientcmd, WriteToFile)."""
     match credentials:
         case Embedded(certificate_pem, key_pem):
             fields = {_CERTIFICATE: _encoded(certificate_pem), _KEY: _encoded(key_pem)}
@@ -190,7 +190,7 @@ def new_kubeconfig(*, cluster: str, server: str, user: str, trust_pem: bytes, cr
 
 
 def entries(document: Mapping[str, Any], plural: str, singular: str) -> Iterator[Entry]:
-    """Those that can be read at all."""
+    """Yield the valid entries."""
     entries = document.get(plural)
     for number, entry in enumerate(entries if isinstance(entries, list) else ()):
         fields = entry.get(singular) if isinstance(entry, Mapping) else None
@@ -199,7 +199,7 @@ def entries(document: Mapping[str, Any], plural: str, singular: str) -> Iterator
 
 
 def _user(document: Mapping[str, Any], contexts: list[Entry], path: str, old: Certificate | None) -> Entry:
-    """The user whose credentials are to change: one that embeds both a certificate and a key."""
+    """Return the user whose credentials change: one that embeds both a certificate and a key. Raises WriteError."""
     is_current = bool(contexts) and _is_current(document, contexts[0])
     current = is_current and as_text(contexts[0].fields.get("user"))
     users = sorted(entries(document, "users", "user"), key=lambda entry: entry.name != current)
@@ -228,14 +228,14 @@ def _embeds(entry: Entry, certificate: Certificate) -> bool:
 
 
 def _cluster(document: Mapping[str, Any], contexts: list[Entry], user: str) -> Entry | None:
-    """The cluster that the user is for: of the current context, or else of the first that names the user."""
+    """Return the cluster of the user: that of the current context, or else of the first one with the user."""
     names = [context.fields.get("cluster") for context in contexts if context.fields.get("user") == user]
     return next((entry for entry in entries(document, "clusters", "cluster") if entry.name in names[:1]), None)
 
 
 def _spliced(text: str, edits: Mapping[_Place, bytes]) -> str:
-    """The text with other values at some places. Raises ValueError where one of them is not a single scalar."""
-    # The loader written in Python: its marks count characters, from a BOM on.
+    """Return the text with other values at some places. Raises ValueError if one of them is not a single scalar."""
+    # The loader in Python, whose marks count characters from a BOM on.
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     nodes = [(_node(root, place), content) for place, content in edits.items()]
     for node, content in sorted(nodes, key=lambda pair: -pair[0].start_mark.index):
@@ -254,22 +254,22 @@ def _node(node: Any, place: _Place) -> yaml.ScalarNode:
         else:
             node = node.value[step]
     if not isinstance(node, yaml.ScalarNode):
-        raise ValueError("is no scalar")  # noqa: TRY004 - what is wrong is the text, not a type of ours
+        raise ValueError("is no scalar")  # noqa: TRY004 - the text is wrong, not a type in this program
     return node
 
 
 def _proves(before: Mapping[str, Any], after: Mapping[str, Any], wanted: Mapping[_Place, bytes]) -> bool:
-    """The new document has exactly what is wanted, and all else as it was, down to types and order."""
+    """Return whether the new document has the wanted values, and is equal otherwise, including types and order."""
     if any(_decoded(_value(after, place)) != content for place, content in wanted.items()):
         return False
-    # As text, since that is quick with aliases in it, and tells 1 from true and not .nan from itself.
+    # As text: that is fast with aliases, distinguishes 1 from true, and finds .nan equal to itself.
     bare = [yaml.safe_dump(_without(document, list(wanted)), sort_keys=False) for document in (before, after)]
     return bare[0] == bare[1]
 
 
 def _without(document: Any, places: list[_Place]) -> Any:
-    """A copy in which the values at `places` are None. It shares nothing on the way there: an alias of such a value, or
-    of what holds it, still shows it.
+    """Return a copy with None at `places`. It copies every level above them, so an alias of such a value, or of a
+    mapping with it, still shows the value.
     """
     for place in places:
         document = _blanked(document, place)
@@ -295,7 +295,7 @@ def _encoded(content: bytes) -> str:
 
 
 def _decoded(value: Any) -> bytes | None:
-    """The bytes behind base64, which may be broken into lines; None where it is none."""
+    """Return the decoded base64, which may be split into lines, or None if it is not base64."""
     try:
         return base64.b64decode("".join(as_text(value).split()), validate=True)
     except ValueError:

@@ -1,7 +1,7 @@
-"""The kubelet's rotating PEM: the name of the next dated file behind …-current.pem, and what such a file holds.
+"""The kubelet's rotating PEM: the name of the next dated file behind …-current.pem, and its content.
 
-Owns what the kubelet agrees with us about: names and content (client-go, util/certificate/certificate_store.go). Never
-touches a file.
+Owns the interface with the kubelet: names and content (client-go, util/certificate/certificate_store.go). Never
+accesses a file.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ _CURRENT = "-current.pem"
 
 
 def dated(path: str, when: datetime) -> str:
-    """The file that the kubelet would write at `when` behind the symlink `path`. As Go's time.Now() does, it names the
-    local time.
+    """Return the file that the kubelet would write at `when` behind the symlink `path`, in local time like Go's
+    time.Now().
+
+    Raises WriteError if `path` does not end in -current.pem.
     """
     name = posixpath.basename(path)
     if not name.endswith(_CURRENT):
@@ -26,8 +28,9 @@ def dated(path: str, when: datetime) -> str:
 
 
 def successor(path: str, when: datetime, taken: Container[str]) -> str:
-    """The dated file of `when`, or of the first second after it whose name is not `taken` in the directory: an older
-    file is never written over, as it is what there is to go back to.
+    """Return the dated file of `when`, or of the first later second whose name is not `taken` in the directory.
+
+    An older file is never overwritten, because it is the one to return to.
     """
     while posixpath.basename(found := dated(path, when)) in taken:
         when += timedelta(seconds=1)
@@ -35,5 +38,5 @@ def successor(path: str, when: datetime, taken: Container[str]) -> str:
 
 
 def content(certificate_pem: bytes, key_pem: bytes) -> bytes:
-    """The certificate with its chain, then the key: the order that the kubelet writes, and that HAProxy reads."""
+    """Return the certificate with its chain, then the key: the order that the kubelet writes and HAProxy reads."""
     return b"".join(part.rstrip() + b"\n" for part in (certificate_pem, key_pem))

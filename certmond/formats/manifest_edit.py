@@ -1,8 +1,8 @@
-"""The text of a static pod's manifest -> the same text with other values for some flags of one container.
+"""Edits of a static Pod manifest's text: other values for some flags of one container.
 
-Owns the one edit of a manifest that certmond makes, for --cluster-signing-cert-file and its like. Only the words of
-these flags change, where they stand; all else stays byte for byte, and the result is read again to prove it. Never
-reads or writes a file: whoever writes one here restarts the pod.
+Owns the only edit of a manifest that certmond makes, for --cluster-signing-cert-file and similar flags. Only the words
+of these flags change. The rest stays byte for byte, and the result is parsed again to prove it. Never reads or writes a
+file: a caller that writes the result restarts the Pod.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BLOCKS = frozenset("|>")
 
 
 _Place = tuple[str | int, ...]
-"""Where a word stands in a document: keys and numbers, from the outside in."""
+"""The place of a word in a document: keys and indexes, from the outside in."""
 
 
 class _Word(NamedTuple):
@@ -33,20 +33,20 @@ class _Word(NamedTuple):
 
 
 def flag_values_in(data: bytes, path: str, container: str, flags: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """What the manifest gives each of these flags (named without dashes) of the container: each time, in order, so that
-    the last one counts; () where it is not given.
+    """Return the values of each flag (named without dashes) of the container in order, of which the last one counts; ()
+    if it is not set.
 
-    Raises WriteError where nothing can be told; `path` names the file in it.
+    Raises WriteError if they cannot be determined; `path` names the file in it.
     """
     found = _container(_document(data, path), path, container)
     return {flag: tuple(value for name, value in found.flags if name == flag) for flag in flags}
 
 
 def with_flags(data: bytes, path: str, container: str, flags: Mapping[str, str]) -> bytes:
-    """The manifest `data` in which each of these flags (named without dashes) of the container has its new value,
-    however often it is given. It is the same bytes where they have it already.
+    """Return the manifest `data` with a new value for each flag (named without dashes) of the container, however often
+    it is set. Equal values leave the bytes unchanged.
 
-    Raises WriteError where that is not possible, or not without changing anything else; `path` names the file in it.
+    Raises WriteError if this is not possible without another change; `path` names the file in it.
     """
     document = _document(data, path)
     _container(document, path, container)
@@ -62,7 +62,7 @@ def with_flags(data: bytes, path: str, container: str, flags: Mapping[str, str])
     try:
         result = _spliced(data.decode("utf-8"), edits).encode("utf-8")
         proven = _proves(document, load_mapping(result), container, flags, edits)
-    except Exception:  # noqa: BLE001 - whatever PyYAML or the proof stumbles over: then it is not proven
+    except Exception:  # noqa: BLE001 - after any exception of PyYAML or the proof, the result is not proven
         proven, result = False, b""
     if not proven:
         names = ", ".join(f"--{flag}" for flag in flags)
@@ -72,7 +72,7 @@ def with_flags(data: bytes, path: str, container: str, flags: Mapping[str, str])
 
 
 def _document(data: bytes, path: str) -> Mapping[str, Any]:
-    """The one document, in which each text stands for itself."""
+    """Return the one document, which has no anchors. Raises WriteError."""
     documents, shared = 0, False
     try:
         for event in yaml.parse(data.decode("utf-8"), Loader=_Loader):
@@ -81,7 +81,7 @@ def _document(data: bytes, path: str) -> Mapping[str, Any]:
     except UnicodeDecodeError:
         raise WriteError(f"{path} is not UTF-8; write it anew in that encoding") from None
     except yaml.YAMLError:
-        pass  # the loader says where
+        pass  # the loader reports the place
     if documents > 1:
         raise WriteError(f"{path} holds several documents; leave in it the one that the kubelet runs")
     if shared:
@@ -104,7 +104,7 @@ def _container(document: Mapping[str, Any], path: str, name: str) -> Container:
 
 
 def _words(document: Mapping[str, Any], container: str) -> Iterator[_Word]:
-    """The words that `containers` reads the flags from."""
+    """Yield the words from which `containers` reads the flags."""
     for number, fields in enumerate(document["spec"]["containers"]):
         if isinstance(fields, Mapping) and as_text(fields.get("name")) == container:
             for field in ("command", "args"):
@@ -115,14 +115,14 @@ def _words(document: Mapping[str, Any], container: str) -> Iterator[_Word]:
 
 
 def _edits(words: list[_Word], flag: str, value: str) -> dict[_Place, str]:
-    """The words that change. Raises ValueError with what is wrong, and what to do."""
+    """Return the words that change. Raises ValueError with the problem and the remedy."""
     edits, given = dict[_Place, str](), False
     for number, word in enumerate(words):
         name, assigned, old = word.text.partition("=")
         if not name.startswith("--") or name[2:].replace("_", "-") != flag:
             continue
         given = True
-        if name[2:] != flag:  # a component takes the one for the other
+        if name[2:] != flag:  # a component accepts both spellings
             raise ValueError("is written with underscores; write it with dashes")
         if assigned:
             place, instead = word.place, f"{name}={value}"
@@ -130,7 +130,7 @@ def _edits(words: list[_Word], flag: str, value: str) -> dict[_Place, str]:
             place, old, instead = words[number + 1].place, words[number + 1].text, value
         else:
             raise ValueError(f"is followed by no value; write it as --{flag}=VALUE")
-        if old != value:  # what is there already stays as it is written
+        if old != value:  # an equal value keeps its text
             edits[place] = instead
     if not given:
         raise ValueError("is not given; add it to the command, as a word of its own")
@@ -138,8 +138,8 @@ def _edits(words: list[_Word], flag: str, value: str) -> dict[_Place, str]:
 
 
 def _spliced(text: str, edits: Mapping[_Place, str]) -> str:
-    """The text with other words at some places. Raises ValueError where one of them is not written as a single word."""
-    # The loader written in Python: its marks count characters.
+    """Return the text with other words. Raises ValueError if an old one is not a plain or quoted scalar."""
+    # The loader in Python, whose marks count characters.
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     nodes = [(_node(root, place), word) for place, word in edits.items()]
     for node, word in sorted(nodes, key=lambda pair: -pair[0].start_mark.index):
@@ -159,7 +159,7 @@ def _node(node: Any, place: _Place) -> yaml.ScalarNode:
         else:
             node = node.value[step]
     if not isinstance(node, yaml.ScalarNode):
-        raise ValueError("is no scalar")  # noqa: TRY004 - what is wrong is the text, not a type of ours
+        raise ValueError("is no scalar")  # noqa: TRY004 - the text is wrong, not a type in this program
     return node
 
 
@@ -170,14 +170,14 @@ def _proves(
     flags: Mapping[str, str],
     edits: Mapping[_Place, str],
 ) -> bool:
-    """The new document has exactly these words in exactly these places, all else as it was, and the flags say so."""
+    """Return whether only these words have changed, and the container has the flags."""
     expected = copy.deepcopy(dict(before))
     for place, word in edits.items():
         within: Any = expected
         for step in place[:-1]:
             within = within[step]
         within[place[-1]] = word
-    # As text: that tells 1 from true, and not .nan from itself.
+    # As text: that distinguishes 1 from true, and finds .nan equal to itself.
     if yaml.safe_dump(expected, sort_keys=False) != yaml.safe_dump(after, sort_keys=False):
         return False
     found = next(each for each in containers(after) if each.name == container)

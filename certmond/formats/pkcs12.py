@@ -1,8 +1,7 @@
-"""PKCS#12 files of which a part is encrypted, opened in a process of their own that has a second.
+"""PKCS#12 files with an encrypted part, decrypted in a separate process with a limit of CPU time.
 
-Owns that process. What such a file asks for in its encrypted part is not seen before OpenSSL does it, and OpenSSL
-cannot be interrupted: one file would hold up the daemon for as long as its author likes. The password goes to the
-process by standard input, which is a file in memory.
+Owns that process. The cost of decryption is unknown before OpenSSL does it, and OpenSSL cannot be interrupted: the
+author of a file could block the daemon. The password reaches the process on standard input, a file in memory.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from certmond.pki.x509.parsing import Document, Opened, decode
 from certmond.subprocesses import run
 
 LIMIT = 1
-"""Seconds of processor time, of which the start of Python takes a tenth."""
-_PATIENCE = timedelta(seconds=10)  # on a host that is busy with something else
+"""Seconds of CPU time, of which the start of Python takes a tenth."""
+_PATIENCE = timedelta(seconds=10)  # for a busy host
 _NOT_OPENED = 3
 _PROGRAM = f"""
 import resource, sys
@@ -40,12 +39,12 @@ print(*(b64encode(each or b"").decode() for each in (key, *found)), sep="\\n")
 
 
 def decode_apart(data: bytes, path: str, password: bytes | None = None) -> Document:
-    """`decode`, where a PKCS#12 file of which a part is encrypted is opened in a process of its own."""
+    """Return `decode` of the file; a PKCS#12 file with an encrypted part is opened in a separate process."""
     return decode(data, path, password, opened_apart)
 
 
 def opened_apart(data: bytes, password: bytes | None) -> Opened:
-    """Open a PKCS#12 file. Raises MalformedError where that cannot be done, LimitError where it takes too long."""
+    """Open a PKCS#12 file. Raises MalformedError if that fails, LimitError if it takes too long."""
     size = (-1 if password is None else len(password)).to_bytes(8, signed=True)
     command = (sys.executable, "-P", "-s", "-c", _PROGRAM)
     environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

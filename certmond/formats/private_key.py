@@ -1,6 +1,6 @@
-"""Private keys: made, read and written as kubeadm and the kubelet do, and never kept.
+"""Private keys: generated, loaded and encoded as kubeadm and the kubelet do, and never cached.
 
-Owns the encodings of a key and the messages about one, which never quote it. The public half is `pki.certificate`'s.
+Owns the encodings of a key, and messages that never quote it. `pki.x509.certificate` has the public half.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from certmond.pki.x509.library_guard import guarded
 from certmond.pki.x509.parsing import check_private_keys
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
-"""The keys that Kubernetes' components can use."""
+"""The keys that the components of Kubernetes can use."""
 _TRIAL = b"certmond"
 
 
 def make_key(algorithm: KeyAlgorithm) -> PrivateKey:
-    """A new key from the kernel's random numbers (by OpenSSL)."""
+    """Return a new key from the kernel's random numbers (by OpenSSL)."""
     match algorithm:
         case KeyAlgorithm.RSA_2048 | KeyAlgorithm.RSA_3072 | KeyAlgorithm.RSA_4096:
             return rsa.generate_private_key(public_exponent=65537, key_size=int(algorithm.value.partition("-")[2]))
@@ -41,7 +41,7 @@ def make_key(algorithm: KeyAlgorithm) -> PrivateKey:
 
 
 def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> PrivateKey:
-    """The private key in PEM or DER; `where` names its file in messages. A passphrase is used only if one is needed.
+    """Return the private key in PEM or DER. `where` names its file in messages. A passphrase is used only if needed.
 
     Raises KeyUnusableError, which never quotes the key.
     """
@@ -50,11 +50,11 @@ def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> Privat
     try:
         check_private_keys(data)
         with guarded("is no private key that can be used"):
-            # Without OpenSSL's 36 ms of consistency checks for each RSA key: a broken key does not sign, or
-            # what it signs does not verify, and either is found before anything is written.
+            # Skip OpenSSL's consistency checks, 36 ms for each RSA key. A broken key does not sign, or its signature
+            # does not verify; both are found before anything is written.
             try:
                 key = load(data, None, unsafe_skip_rsa_key_validation=True)
-            except TypeError:  # cryptography's way to say that it is encrypted
+            except TypeError:  # cryptography's exception for an encrypted key
                 key = None if passphrase is None else load(data, passphrase, unsafe_skip_rsa_key_validation=True)
     except LimitError as error:
         raise KeyUnusableError(f"the private key in {where} {error}; put the right one there") from None
@@ -69,7 +69,7 @@ def load_key(data: bytes, where: str, passphrase: bytes | None = None) -> Privat
 
 
 def sign(key: PrivateKey, data: bytes) -> bytes:
-    """The signature of `data`, with SHA-256 where the algorithm has no digest of its own. Raises KeyUnusableError."""
+    """Return the signature of `data`, with SHA-256 unless the algorithm has a digest. Raises KeyUnusableError."""
     try:
         with guarded("does not sign"):
             match key:
@@ -84,7 +84,7 @@ def sign(key: PrivateKey, data: bytes) -> bytes:
 
 
 def can_sign(key: PrivateKey) -> bool:
-    """What it signs verifies: a key whose numbers do not fit each other loads, and fails here."""
+    """Return whether a signature of the key verifies: a key with inconsistent numbers loads, but fails here."""
     try:
         with guarded("does not verify"):
             match key:
@@ -95,14 +95,14 @@ def can_sign(key: PrivateKey) -> bool:
                     key.public_key().verify(key.sign(_TRIAL, ec.ECDSA(SHA256())), _TRIAL, ec.ECDSA(SHA256()))
                 case ed25519.Ed25519PrivateKey():
                     key.public_key().verify(key.sign(_TRIAL), _TRIAL)
-    except MalformedError:  # OpenSSL's answer to such a key
+    except MalformedError:  # OpenSSL's error for such a key
         return False
     return True
 
 
 def key_pem(key: PrivateKey) -> bytes:
-    """PKCS#1 or SEC1, as client-go's keyutil writes them (MarshalPrivateKeyToPEM); PKCS#8 for Ed25519, which has no
-    other form. Raises MalformedError.
+    """Return the key as PKCS#1 or SEC1 PEM, as client-go's keyutil writes them (MarshalPrivateKeyToPEM); Ed25519 as
+    PKCS#8, its only form. Raises MalformedError.
     """
     is_ed25519 = isinstance(key, ed25519.Ed25519PrivateKey)
     form = PrivateFormat.PKCS8 if is_ed25519 else PrivateFormat.TraditionalOpenSSL
@@ -111,5 +111,5 @@ def key_pem(key: PrivateKey) -> bytes:
 
 
 def public_pem(key: PrivateKey) -> bytes:
-    """The public half, as `sa.pub` has it."""
+    """Return the public half, as in `sa.pub`."""
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -1,7 +1,7 @@
-"""The audit trail: every step that was planned, begun, done or failed, in the journal and in a log of its own.
+"""The audit trail: every planned, started, completed or failed step, in the journal and in a separate log.
 
-Owns `<state directory>/audit.log`: one JSON object a line, only ever appended to, on the disk before the step goes on.
-It says what, why, from which serial number to which, and by whom. No entry holds a key or a file's content.
+Owns `<state directory>/audit.log`: one JSON object a line, append-only, on the disk before the step continues. An entry
+has the step, its cause, the old and new serial number, and the actor. No entry has a key or a file's content.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOG = "audit.log"
 DAEMON = "daemon"
 
 _NONE: Mapping[str, str | None] = MappingProxyType({})
-_NOBODY = 0xFFFFFFFF  # the login UID of a process that nobody logged in for (proc_pid_loginuid(5))
+_NOBODY = 0xFFFFFFFF  # the login UID of a process without a login session (proc_pid_loginuid(5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Note:
 
 
 class Audit:
-    """Writes the trail. `actor` is "daemon", or who gave the command (`caller`)."""
+    """Writes the trail. `actor` is "daemon", or the user who ran the command (`caller`)."""
 
     def __init__(self, journal: Journal, state_dir: Path, actor: str) -> None:
         self._journal = journal
@@ -48,11 +48,11 @@ class Audit:
     def note(
         self, event: Event, at: datetime, message: str, level: str = "info", fields: Mapping[str, str | None] = _NONE
     ) -> None:
-        """One entry in both. Raises WriteError where the log cannot be written: then the step must not go on."""
+        """Write an entry to both. Raises WriteError if the log cannot be written: then the caller must not continue."""
         self.note_all([Note(event, message, fields)], at, level)
 
     def note_all(self, notes: Sequence[Note], at: datetime, level: str = "info") -> None:
-        """The same for several of one instant, which are on the disk together."""
+        """Write several entries of one instant, which are on the disk together. Raises WriteError."""
         self._log(notes, at)
         for note in notes:
             self._tell(note.event, note.message, level, note.fields)
@@ -60,7 +60,7 @@ class Audit:
     def conclude(
         self, event: Event, at: datetime, message: str, level: str = "info", fields: Mapping[str, str | None] = _NONE
     ) -> None:
-        """One entry about what is over. Where the log cannot be written, the journal has it, and why."""
+        """Write an entry about a completed step. If the log cannot be written, the journal has the error."""
         try:
             self._log([Note(event, message, fields)], at)
         except WriteError as error:
@@ -84,7 +84,7 @@ def _given(fields: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def caller() -> str:
-    """Who gave this command: who logged in, as the kernel knows it, and whose rights they used."""
+    """Return the user who ran this command: the login user, as the kernel reports it, and the effective user."""
     name = _user(os.geteuid())
     with suppress(OSError, ValueError):
         login = int(Path("/proc/self/loginuid").read_text("ascii"))

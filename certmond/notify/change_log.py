@@ -17,16 +17,17 @@ from certmond.pki.findings import Finding, Severity
 from certmond.pki.planning.steps import Identity
 
 EACH = Budget(burst=10, every=60)
-"""Of one certificate: what a renewal, its restart and a mistake on the way bring at once; then one change a minute."""
+"""Budget of one certificate: the changes of a renewal, its restart and an error at once, then one change a minute."""
 OVERALL = Budget(burst=1000, every=2)
-"""Of all: a large node that is renewed as a whole; then 30 a minute, 20 MB a day at the most."""
+"""Budget of all: a large node that is renewed completely, then 30 a minute, at most 20 MB a day."""
 RESERVE = Budget(burst=10_000, every=1)
-"""For critical findings beyond that: a CA that fails 10,000 certificates at a time. It is what journald takes from one
-unit in 30 s (RateLimitBurst=, journald.conf(5)).
+"""Budget for more critical findings, such as those of a CA that fails 10,000 certificates at a time.
+
+journald accepts this number from one unit in 30 s (RateLimitBurst=, journald.conf(5)).
 """
 INTERVAL = 60.0
-"""Seconds between two summaries of what was left out."""
-_SETTLE_INTERVAL = 1.0  # seconds between two looks at what is still to be written
+"""Seconds between two summaries of omitted changes."""
+_SETTLE_INTERVAL = 1.0  # seconds between two attempts to write what is still to come
 
 _LEVELS = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "critical"}
 
@@ -44,15 +45,16 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class _Owed:
-    """A certificate as the journal has it, and as it is; None where it is not there."""
+    """A certificate in its logged and in its present state; None if it does not exist."""
 
     written: CertificateStatus | None
     present: CertificateStatus | None
 
 
 class ChangeLog:
-    """Compares assessments for `journal`. `count` is called with how many changes were left out. Instants are seconds
-    of a monotonic clock.
+    """Compares assessments for `journal`. `count` is called with the number of omitted changes.
+
+    Instants are seconds of a monotonic clock.
     """
 
     def __init__(self, journal: Journal, count: Callable[[int], None] = lambda _: None) -> None:
@@ -62,7 +64,7 @@ class ChangeLog:
         self._settle_at = 0.0
 
     def compare(self, before: Assessment | None, after: Assessment, now: float) -> None:
-        """Write what changed from one assessment to the next."""
+        """Write the changes from one assessment to the next."""
         known = before.by_identity if before else {}
         for status in after.statuses:
             previous = known.get(status.seen.identity)
@@ -74,7 +76,7 @@ class ChangeLog:
         self.settle(now)
 
     def settle(self, now: float) -> None:
-        """Write what the budget kept back and permits by now, and the summary where it is due."""
+        """Write the deferred changes that the budget now permits, and the summary if it is due."""
         if self._owed and now >= self._settle_at:
             self._settle_at = now + _SETTLE_INTERVAL
             for identity, owed in list(self._owed.items()):
@@ -87,13 +89,13 @@ class ChangeLog:
     def _write(
         self, identity: Identity, before: CertificateStatus | None, after: CertificateStatus | None, now: float
     ) -> None:
-        """Write what leads from the state that the journal has to `after`, or keep it back. What happened since
-        `before`, and is not written now, is counted.
+        """Write the changes from the logged state to `after`, or defer them. Changes since `before` that are not
+        written are counted.
         """
         owed = self._owed.pop(identity, None)
         written = owed.written if owed else before
         entries, fresh = list(changes(written, after)), len(list(changes(before, after))) if owed else 0
-        if not entries:  # it came back to what the journal has
+        if not entries:  # it has returned to the logged state
             self._leave_out(identity, fresh, now)
             return
         critical = any(entry.raises is Severity.CRITICAL for entry in entries)
@@ -111,7 +113,7 @@ class ChangeLog:
 
 
 def changes(before: CertificateStatus | None, after: CertificateStatus | None) -> Iterator[Change]:
-    """What leads from one state of a certificate to another; None: it is not there."""
+    """Yield the changes from one state of a certificate to another; None is a missing one."""
     if after is not None:
         yield from _replaced(before, after)
         yield from _findings(before, after)

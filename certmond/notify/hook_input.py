@@ -1,7 +1,6 @@
 """The JSON that a hook reads on its standard input.
 
-Owns its fields, which are a promise, as those of the document of `status` are. What a hook is given, and when, is
-decided elsewhere.
+Owns its fields, which are stable like those of `certmond status --json`. `hooks` decides what a hook gets, and when.
 """
 
 from __future__ import annotations

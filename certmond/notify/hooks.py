@@ -1,10 +1,12 @@
 """Programs of the operator that certmond runs when a finding is raised and when it is cleared.
 
-Owns the running of them: a thread for each, so that no pass waits for one; its memory of what it was told,
-`<state directory>/hooks/NAME.json`; the trying again of what failed; how often it is run. What is due is `pki.notice`'s
-decision, taken afresh whenever a pass hands over what stands. Each is run with one document on standard input and no
-shell, to its end before the next: exactly once for each event, and once more where certmond is killed before it could
-note it. A finding that comes and goes again and again is delivered as its latest state.
+Owns the runs, in one thread for each hook, so that no pass waits. Owns the record of what each hook was run for
+(`<state directory>/hooks/NAME.json`), the retries, and the rate limit. `pki.assessment.hook_delivery` decides what is
+due, after each pass.
+
+Each run gets one document on standard input, without a shell, and ends before the next. A hook runs exactly once for
+each event, and again if certmond is killed before it has stored the result. A finding that flaps is delivered in its
+latest state.
 """
 
 from __future__ import annotations
@@ -31,31 +33,31 @@ from certmond.subprocesses import first_line, run
 from certmond.transaction.temp_file import make_directory
 
 MOST = 1000
-"""Findings that one hook is told of at a time; the rest wait until some of these are cleared."""
+"""Findings that one hook gets at a time; the others wait until some of these are cleared."""
 GRACE = 5.0
-"""Seconds that a run may take to its end when certmond stops; then it is ended, and made again at the next start."""
+"""Seconds that a run may take when certmond stops. Then it is killed, and repeated at the next start."""
 FIRST_PAUSE, LAST_PAUSE = 5.0, 300.0
-"""Seconds between a run that failed and the next one, doubled each time."""
+"""Seconds between a failed run and the next one, doubled each time."""
 EACH = Budget(burst=4, every=60)
-"""Runs for one reason of one certificate: raised, cleared, raised as a graver one and cleared; then one a minute."""
+"""Runs for one reason of one certificate: raised, cleared, raised more severely, cleared; then one a minute."""
 OVERALL = Budget(burst=100, every=0.5)
-"""Runs in all: then two a second, so that a thousand findings take eight minutes."""
+"""Runs in all; then two a second, so that a thousand findings take eight minutes."""
 RESERVE = Budget(burst=MOST, every=1)
-"""Runs beyond that, for critical findings that were raised and have not come and gone."""
+"""Runs beyond that, for raised critical findings that do not flap."""
 LINES, ALL_LINES = Budget(burst=2, every=60), Budget(burst=50, every=2)
-"""How often the journal says of one reason of one certificate, and of all, that a finding was passed over."""
+"""Entries of the journal about skipped findings, for one reason of one certificate, and for all."""
 INTERVAL = 60.0
-"""Seconds between two summaries of what was left out."""
-_SAVE_INTERVAL = 1.0  # seconds; what is forgotten when certmond is killed is told once more
+"""Seconds between two summaries of omitted entries."""
+_SAVE_INTERVAL = 1.0  # seconds; what is not stored when certmond is killed is delivered again
 _MEMORY = TypeAdapter(list[Notice])
 
 Count = Callable[[str, str], None]
-"""Called with the name of a hook and how a run ended: `told`, `failed`, or `passed_over` where none was made."""
+"""Called with the name of a hook and the result of a run: `told`, `failed`, or `passed_over` without a run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a pass found. `settled`: what runs and is served has been looked at, so that what is not there is gone."""
+    """The result of a pass. With `settled`, services were observed, so that a missing finding is cleared."""
 
     node: str
     at: datetime
@@ -63,7 +65,7 @@ class Seen:
 
 
 class Hooks:
-    """All hooks of a configuration. `configure` may be called again; nothing here waits for a program but `close`."""
+    """All hooks of a configuration. `configure` may be called again. Only `close` waits for a program."""
 
     def __init__(
         self, state_dir: Path, journal: Journal, count: Count, monotonic: Callable[[], float] = time.monotonic
@@ -73,7 +75,7 @@ class Hooks:
         self._leaving: dict[str, Hook] = {}
 
     def configure(self, specs: Iterable[HookSpec]) -> None:
-        """Run these from now on, and no others. One that is as it was is not disturbed."""
+        """Run these from now on, and no others. Unchanged ones keep running."""
         by_name = {spec.name: spec for spec in specs}
         for name, hook in list(self._hooks.items()):
             if by_name.get(name) != hook.spec:
@@ -81,25 +83,25 @@ class Hooks:
                 self._leaving[name] = self._hooks.pop(name)
         for name, spec in by_name.items():
             if name not in self._hooks:
-                # One memory, one writer: the new one begins when the old one has ended.
+                # One record, one writer: the new thread starts after the old one has ended.
                 self._hooks[name] = Hook(
                     spec, self._state_dir, self._journal, self._count, after=self._leaving.pop(name, None),
                     monotonic=self._monotonic,
                 )  # fmt: skip
 
     def hand(self, assessment: Assessment, *, settled: bool) -> None:
-        """What stands now."""
+        """Pass the present findings to each hook."""
         seen = Seen(assessment.facts.get("node_name", ""), assessment.taken_at, settled)
         for hook in self._hooks.values():
             hook.hand(standing(assessment, hook.spec.at_least), seen)
 
     @property
     def waiting(self) -> Mapping[str, int]:
-        """For each hook, how much it has still to be told."""
+        """Return the number of waiting events of each hook."""
         return {name: hook.waiting for name, hook in self._hooks.items()}
 
     def close(self) -> None:
-        """End them: what is under way has a moment to come to its end."""
+        """Stop all hooks. Running programs have GRACE seconds to end."""
         every = [*self._hooks.values(), *self._leaving.values()]
         for hook in every:
             hook.leave()
@@ -109,8 +111,9 @@ class Hooks:
 
 
 class Hook:
-    """One hook, and its thread. `pauses` are the first and the last of those after a failure, in seconds. How often it
-    is run goes by `monotonic`, in seconds.
+    """One hook, and its thread. `pauses` are the first and the last pause after a failure, in seconds.
+
+    `monotonic` is the clock of the rate limit, in seconds.
     """
 
     def __init__(
@@ -132,7 +135,7 @@ class Hook:
         self._journal, self._count, self._pauses, self._most = journal, count, pauses, most
         self._lock, self._woken = threading.Lock(), threading.Event()
         self._handed: tuple[dict[Key, Notice], Seen] | None = None
-        self._passing: dict[Key, Notice] = {}  # what stood at any time since the thread last looked
+        self._passing: dict[Key, Notice] = {}  # findings at any time since the thread last took them
         self._leaving, self._abandoned = threading.Event(), False
         self._told: dict[Key, Notice] = {}
         self._want: dict[Key, Notice] = {}
@@ -150,7 +153,7 @@ class Hook:
         self._halted = False
 
     def hand(self, found: dict[Key, Notice], seen: Seen) -> None:
-        """What stands now, for the thread to see to, which is begun with the first. Returns at once."""
+        """Pass the present findings to the thread, which the first call starts. Returns at once."""
         with self._lock:
             self._handed = found, seen
             self._passing |= found
@@ -172,12 +175,12 @@ class Hook:
             self._thread = thread
 
     def leave(self) -> None:
-        """Begin nothing more."""
+        """Start no more runs."""
         self._leaving.set()
         self._woken.set()
 
     def end(self, patience: float) -> None:
-        """Wait for the thread; a program that takes longer than `patience` seconds is ended."""
+        """Wait for the thread. A program that takes longer than `patience` seconds is killed."""
         if self._thread is None:
             return
         self._thread.join(patience)
@@ -195,7 +198,7 @@ class Hook:
                 while not self._leaving.is_set() and (step := self._next()):
                     self._tell(step)
                     self._take()
-            except Exception as error:  # noqa: BLE001 - a defect of ours with one event must not silence the rest
+            except Exception as error:  # noqa: BLE001 - a defect with one event must not stop the others
                 self._fail(None, defect(error))
             self._report()
             self._save()
@@ -203,7 +206,7 @@ class Hook:
         self._save()
 
     def _recalled(self) -> bool:
-        """Return whether certmond may run the hook: not while it cannot read the record of earlier calls.
+        """Return whether certmond may run the hook: not while it cannot read the record of earlier runs.
 
         A damaged record counts as an empty one.
         """
@@ -217,7 +220,7 @@ class Hook:
         return True
 
     def _take(self) -> None:
-        """Take up what was handed over; what came and went in between is passed over, and that is said."""
+        """Take the findings that were passed. Those that came and went in between are skipped, which is logged."""
         self._woken.clear()
         with self._lock:
             handed, passing, self._passing = self._handed, self._passing, {}
@@ -242,7 +245,7 @@ class Hook:
         self._left_out = left_out
         steps = {step.key for step in self._due()}
         for event, key in self._kept_back - steps:
-            # The finding came back before certmond ran the hook for its end.
+            # The finding returned before certmond ran the hook for its end.
             if event == "cleared" and self._seen.settled:
                 self._omissions.add(key[:3], 1, now)
                 self._count(self.spec.name, "passed_over")
@@ -254,8 +257,9 @@ class Hook:
         return list(due(self._want, self._told, now, settled=seen.settled, at=seen.at, repeat=self.spec.repeat))
 
     def _next(self) -> Due | None:
-        """Return the run that is next: those that failed least often come first, then findings that do not flap, then
-        others. None while nothing is due, in the pause after a failure, and while the budget is used up.
+        """Return the next run: those with the fewest failures first, then findings that do not flap, then others.
+
+        None while no run is due, in the pause after a failure, and while the budget is used up.
         """
         steps, now = self._due(), self._monotonic()
         self.waiting = len(steps) + self._left_out
@@ -271,7 +275,7 @@ class Hook:
         return min(admitted, key=lambda step: (self._failures.get(step.key, 0), not calm(step.notice.subject, now)))
 
     def _patience(self) -> float | None:
-        """Seconds until there is something to do by itself; None for ever."""
+        """Return the seconds until the next action without a new pass, or None."""
         if self._leaving.is_set():
             return 0
         now, pauses = self._monotonic(), list[float]()
@@ -323,7 +327,7 @@ class Hook:
         self._journal.tell(Event.HOOK_FAILED, message, "warning", **fields)
 
     def _report(self) -> None:
-        """Write the summary of what was left out, where it is due."""
+        """Write the summary of omitted entries, if it is due."""
         if report := self._omissions.reported(self._monotonic()):
             many = (
                 f"{report[0]} changes of {report[1]} findings were over before hook {self.spec.name} was run for them"

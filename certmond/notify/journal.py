@@ -1,7 +1,7 @@
-"""What the daemon tells its journal: one entry for each event, with structured fields and a MESSAGE_ID for its kind.
+"""The journal of certmond: one entry for each event, with structured fields and a MESSAGE_ID for its kind.
 
-Owns the kinds of events and the three ways to write them: the systemd journal, plain lines, JSON lines. An entry is
-about what happened, and never says that something is still so. No entry holds a key or a file's content.
+Owns the kinds of events and three outputs: the systemd journal, plain lines, JSON lines. An entry reports an event, not
+a lasting state. No entry has a key or a file's content.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from enum import StrEnum
 from certmond.pki.findings import printable
 
 LONGEST = 4096
-"""Characters of a message or a field that are told."""
+"""Characters of a message or a field that are written."""
 RECENT = 50
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
 _SOCKET = "/run/systemd/journal/socket"  # systemd-journald.service(8)
 
 
 class Event(StrEnum):
-    """The kinds of events. Each has a MESSAGE_ID that never changes: `journalctl MESSAGE_ID=…` finds them all."""
+    """The kinds of events. Each has a constant MESSAGE_ID: `journalctl MESSAGE_ID=…` finds them all."""
 
     STARTED = "started"
     STOPPED = "stopped"
@@ -81,8 +81,10 @@ _Write = Callable[[str, str, Mapping[str, object]], None]
 
 
 class Journal:
-    """Writes events. `style` is "journal", "plain", "json" or "none"; "auto" is the journal under systemd, else plain;
-    "command", for a verb that tells its caller by itself, is the journal where this host has one, else none.
+    """Writes events. `style` is "journal", "plain", "json", "none", "auto" or "command".
+
+    "auto" is the journal under systemd, else plain. "command" is for a command that reports to its caller: the journal
+    if this host has one, else none.
     """
 
     def __init__(self, style: str = "auto", verbose: bool = False) -> None:
@@ -97,26 +99,27 @@ class Journal:
         self._write: _Write = {"journal": _to_journal, "none": _to_nobody}.get(style) or _to_reader(style)
 
     def tell(self, event: Event, message: str, level: str = "info", **fields: object) -> None:
-        """One entry. `fields` become CERTMOND_… fields of the journal."""
+        """Write an entry. `fields` become CERTMOND_… fields of the journal."""
         at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         self.recent.appendleft({"at": at, "event": event.value, "level": level, "message": _shown(message)})
         self.told += 1
         self._put(event, message, level, fields)
 
     def detail(self, event: Event, message: str, **fields: object) -> None:
-        """One entry for who wants to see how it works (`--verbose`). It is nothing that happened, and is not kept."""
+        """Write an entry of level debug, with `--verbose` only. It reports no event and is not in `recent`."""
         if self._verbose:
             self._put(event, message, "debug", fields)
 
     def _put(self, event: Event, message: str, level: str, fields: Mapping[str, object]) -> None:
         shown = {name: _shown(value) if isinstance(value, str) else value for name, value in fields.items()}
-        with suppress(OSError):  # nobody hears it, the disk is full or the journal gone: no reason to end
+        with suppress(OSError):  # stderr is closed, the disk is full or the journal has stopped: no reason to exit
             self._write(level, _shown(message), {"kind": event.value, **shown})
 
 
 def _shown(text: str) -> str:
-    """Without what would end a line; of what is too long, the beginning, and the end, where the remedy stands. A name
-    in a kubeconfig may be half a megabyte, and fifty entries are kept.
+    """Return the text on one line, without the middle of a too long one: the remedy is at its end.
+
+    A name in a kubeconfig may have half a megabyte, and fifty entries are kept.
     """
     shown = printable(text)
     if len(shown) <= LONGEST:
@@ -125,8 +128,8 @@ def _shown(text: str) -> str:
 
 
 def _to_reader(style: str) -> _Write:
-    """To stderr, a line for each entry, as structlog writes it."""
-    import structlog  # noqa: PLC0415 - 5 MB that a daemon with a journal has no use for
+    """Return a function that writes one line for each entry to stderr, with structlog."""
+    import structlog  # noqa: PLC0415 - 5 MB that a daemon with a journal does not need
 
     logger = structlog.wrap_logger(
         structlog.PrintLogger(sys.stderr),
@@ -143,12 +146,12 @@ def _to_reader(style: str) -> _Write:
 
 
 def _to_nobody(level: str, message: str, fields: Mapping[str, object]) -> None:
-    """It is remembered all the same."""
+    """Write nothing; `recent` has the entry."""
 
 
 def _to_journal(level: str, message: str, fields: Mapping[str, object]) -> None:
-    """Hand the entry to journald; where that is gone, the line goes to stderr and nothing fails."""
-    import systemd.journal  # noqa: PLC0415 - a laptop without libsystemd writes plain lines
+    """Send the entry to journald. If that fails, write the message to stderr."""
+    import systemd.journal  # noqa: PLC0415 - without libsystemd, certmond writes plain lines
 
     kind = Event(str(fields["kind"]))
     try:

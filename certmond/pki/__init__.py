@@ -1,1 +1,1 @@
-"""Pure knowledge of the PKI of a Kubernetes node: no file, clock, log, thread or environment."""
+"""Pure functions and values for the PKI of a Kubernetes node, without files, clock, log, threads or environment."""

@@ -1,7 +1,7 @@
-"""The one vocabulary: what can be wrong with a certificate, how bad it is, and the sentence that says so.
+"""Vocabulary of findings: reasons, severities, and messages.
 
 A `Reason` is the log key, the metric label, the JSON field, the alert and the anchor in the runbook. Names are a
-contract: more may join, none changes its meaning. This module decides nothing; `checks` does.
+contract: new ones may be added, and none changes its meaning. `assessment.rules` decides.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Severity(StrEnum):
 
     @property
     def rank(self) -> int:
-        """0, 1 or 2: the exit code that a monitoring plugin gives for it."""
+        """0, 1 or 2: the exit code of a monitoring plugin."""
         return _RANKS[self]
 
 
@@ -27,7 +27,7 @@ _RANKS = {Severity.INFO: 0, Severity.WARNING: 1, Severity.CRITICAL: 2}
 
 
 class Reason(StrEnum):
-    """What is wrong. The value is the public name."""
+    """Kind of a finding. The value is its public name."""
 
     UNREADABLE = "unreadable"
     MISSING = "missing"
@@ -71,27 +71,30 @@ class Reason(StrEnum):
 
 
 def printable(text: str) -> str:
-    """`text` on one line, with what a terminal would obey or hide written as an escape: names are anybody's choice."""
+    """Return `text` on one line, with escapes for characters that control or confuse a terminal: any user can choose
+    names.
+    """
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong. `message` is one sentence: the file, the fact, the remedy."""
+    """One problem. `message` is one sentence: the file, the fact, the remedy."""
 
     reason: Reason
     severity: Severity
     message: str
 
     def capped(self, most: Severity | None) -> Finding:
-        """The same finding, no more severe than `most`."""
+        """Return the finding with at most the severity `most`."""
         return replace(self, severity=most) if most and self.severity.rank > most.rank else self
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What reading a file found wrong with it, before anything is judged. `detail` names the file and the fact;
-    `remedy` is what to do about it, where that is not the usual thing for its reason.
+    """A fault of a file from reading it, before any assessment.
+
+    `detail` names the file and the fact. `remedy` is the remedy if it is not the usual one of the reason.
     """
 
     reason: Reason

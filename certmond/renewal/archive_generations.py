@@ -1,7 +1,7 @@
-"""The generations of the archive, judged against the node as it is now: which are good in the place of what is there.
+"""Generations of the archive, judged against the current state of the node.
 
-Owns where the files of a generation belong, and that no right comes back which a later certificate no longer had. What
-a pair is worth is `archived_pair`'s. Only reads.
+Owns where the files of a generation belong, and the rule that no right is restored that a later certificate no longer
+had. `archived_pair` judges the pair itself. Only reads.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ class Form:
     key_path: str
     spec: CertificateSpec | None
     references: bool = False
-    """Whether files that it refers to are read: no other user chose them."""
+    """Whether files that it refers to are read. True if no other user has chosen them."""
 
 
 class Generations:
-    """What the archive has for one configuration, on one node."""
+    """The archive's generations for one configuration, on one node."""
 
     def __init__(self, config: Config, archive: Archive, files: NodeFiles, clock: Callable[[], datetime]) -> None:
         self._specs, self._facts = {spec.name: spec for spec in config.certificates}, config.given_facts
         self._archive, self._files, self._clock = archive, files, clock
 
     def judged(self, name: str, generation: str, files: Sequence[ArchivedFile]) -> Verdict:
-        """Return what a generation with these files is worth in the place of what is there."""
+        """Return the verdict on a generation with these files if it replaced the current files."""
         form = self.form(name, files)
         if form.spec and form.spec.password_file:
             return Verdict(Worth.UNJUDGED, f"{form.path} is opened by a password")
@@ -93,7 +93,7 @@ class Generations:
         yield from ((pair, when > first) for pair, when in found)
 
     def is_whole(self, name: str, files: Sequence[ArchivedFile]) -> bool:
-        """What is in place of these files is a pair, or cannot be judged."""
+        """Return whether the current files are a pair, or cannot be judged."""
         pair = self.pair(self.form(name, files), self._files.read)
         return not isinstance(pair, Unpaired) or pair.encrypted
 
@@ -102,7 +102,7 @@ class Generations:
         return entry_pair(form.kind, form.path, form.key_path, read, references=form.references)
 
     def form(self, name: str, files: Sequence[ArchivedFile]) -> Form:
-        """By its entry; where the configuration has none any longer, by what the files are: the key comes first."""
+        """Return where the files belong, from the entry, or else from the files, of which the key is first."""
         paths = [file.path for file in files]
         for pattern in (each for each in self._specs.values() if each.is_glob):
             if path := next((each for each in paths if archive_name(pattern, each) == name), None):
@@ -118,7 +118,7 @@ class Generations:
         return Form(spec.kind, path, key_path, spec, references=roots)
 
     def _anchors(self, spec: CertificateSpec | None, own: Sequence[Certificate]) -> tuple[Certificate, ...] | None:
-        """The CAs of an entry as they are on the node now; None where that cannot be told."""
+        """Return the current CAs of an entry, or None if they cannot be determined."""
         if spec is None or not spec.ca:
             return None
         found = list[Certificate]()

@@ -1,6 +1,6 @@
-"""What a generation of the archive is worth in the place of what is on the node now: its pair, its path and its dates.
+"""Verdict on a generation of the archive as a replacement of the current files: its pair, its path and its dates.
 
-Owns the judgement that the daemon and `certmond archive` share. Reads no file by itself, and writes nothing.
+Owns the verdict that the daemon and `certmond archive` share. Reads and writes no file.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from certmond.transaction.commit import NewFile
 
 class Worth(StrEnum):
     """`good`: a pair that is valid now. `outdated`: a pair that is not. `wider`: a later certificate no longer had its
-    subject, or a usage or name that it has. `unjudged`: its key needs a passphrase. `broken`: certificate and key do
-    not belong together, or one of them cannot be read.
+    subject, or one of its usages or names. `unjudged`: its key needs a passphrase. `broken`: certificate and key do not
+    match, or one of them cannot be read.
     """
 
     GOOD = "good"
@@ -32,14 +32,14 @@ class Worth(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a generation is worth, and in one clause why it is not good."""
+    """The worth of a generation, and in one clause why it is not good."""
 
     worth: Worth
     why: str = ""
 
 
 def as_put_back(files: Iterable[ArchivedFile], node: Files) -> Read:
-    """Return what reads the node as it would be with these files in their places."""
+    """Return a function that reads the node as it would be with these files restored."""
     found = {file.path: file.content for file in files}
     return as_written([NewFile(path, content) for path, content in found.items()], found, node)
 
@@ -47,8 +47,9 @@ def as_put_back(files: Iterable[ArchivedFile], node: Files) -> Read:
 def verdict(
     pair: KeyPair | Unpaired, anchors: Sequence[Certificate] | None, usages: frozenset[str], now: datetime
 ) -> Verdict:
-    """Return what a pair is worth at `now` (aware, UTC). `anchors` are the CAs of which it has to lead to one; where
-    they are not known, only its own dates count.
+    """Return the verdict on a pair at `now` (aware, UTC).
+
+    `anchors` are the CAs of which one must anchor its path. If they are None, only the pair's own dates count.
     """
     if isinstance(pair, Unpaired):
         return Verdict(Worth.UNJUDGED if pair.encrypted else Worth.BROKEN, pair.message)

@@ -1,7 +1,7 @@
-"""The steps of `certmond init` carried out: keys and certificates made, signed, proven and written, step by step.
+"""Execution of the steps of `certmond init`: each creates, signs, verifies and writes files.
 
-Owns the making of the first files of a node, and of the directories that they lie in. What exists is never written
-over: a step whose files are there meanwhile fails. A run that was killed is gone on with by the next one.
+Owns the first files of a node and their directories. It never overwrites a file: a step whose files exist meanwhile
+fails. The next run continues a run that was killed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _EXTENDED = frozenset({"server auth", "client auth"})
 
 
 class Bootstrapper:
-    """Makes what is missing on the node below `root`. `given` is the key of the Root CA that the operator brought."""
+    """Creates what is missing on the node below `root`. `given` is the key of the operator's Root CA."""
 
     def __init__(
         self,
@@ -71,20 +71,21 @@ class Bootstrapper:
         self._files = NodeFiles(root)
 
     def unfinished(self) -> bool:
-        """A run that was killed, or somebody who writes at this moment, has left files half-way."""
+        """Return whether a killed run, or a process that is writing, has left an unfinished transaction."""
         with suppress(OSError):
             return any(map(is_record, os.listdir(self._records)))
         return False
 
     def recover(self, patience: float) -> None:
-        """Finish or undo what was left half-way, before anything is looked at. Nothing is written where nothing was."""
+        """Finish or undo unfinished transactions. Without one it writes nothing."""
         if self.unfinished():
             with self._transactions.lock(patience) as writer:
                 self._settle(writer)
 
     def objections(self, steps: tuple[InitStep, ...]) -> Iterator[str]:
-        """Why the steps cannot all be carried out: another user could take a key; or the given CA cannot sign what it
-        is to sign, tried out in memory, as its constraints may forbid it.
+        """Yield why the steps cannot all be executed: another user could take a key, or the given CA cannot sign.
+
+        The signature is tried in memory, because constraints of the CA may forbid it.
         """
         yield from self._exposures(steps)
         given = next((step.given for step in steps if isinstance(step, MakeAuthority) and step.given), None)
@@ -105,16 +106,16 @@ class Bootstrapper:
 
     def _exposures(self, steps: tuple[InitStep, ...]) -> Iterator[str]:
         for step in steps:
-            if not isinstance(step, WriteKubeconfig):  # that one refers to its key
+            if not isinstance(step, WriteKubeconfig):  # it refers to its key
                 why = self._files.exposed(filter(None, (step.spec.key, step.spec.path)), step.spec.owner)
                 yield from (why,) if why else ()
 
     def carry_out(
         self, steps: tuple[InitStep, ...], patience: float, tell: Callable[[InitStep], None] = lambda _: None
     ) -> None:
-        """All steps in their order; the first that fails ends it. Raises CertmondError; the next run goes on there.
+        """Execute all steps in order; stop at the first that fails, where the next run continues. Raises CertmondError.
 
-        Raises RefusedError before the first step where another user could take the key of any.
+        Raises RefusedError before the first step if another user could take the key of any step.
         """
         if exposures := list(self._exposures(steps)):
             raise RefusedError("\n".join(exposures))
@@ -133,13 +134,13 @@ class Bootstrapper:
             self._audit.note(Event.RECOVERED, self._clock(), recovery.message, "warning")
 
     def _make(self, step: InitStep, writer: Writer) -> str | None:
-        """Make one step's files; the serial number of a certificate among them."""
+        """Create the files of one step. Return the serial number of its certificate, if it has one."""
         match step:
             case MakeAuthority():
                 return self._authority(step, writer)
             case MakeKeyPair():
                 key = make_key(step.key)
-                # kubeadm writes both for root alone (util/pkiutil, WritePublicKey).
+                # kubeadm writes both with mode 0600 (util/pkiutil, WritePublicKey).
                 owner = _owner(step.spec)
                 pair = [
                     NewFile(_key_path(step.spec), key_pem(key), owner=owner),
@@ -199,7 +200,9 @@ class Bootstrapper:
         return f"{issued.serial:x}"
 
     def _granted(self, step: IssueFirst) -> Grant:
-        """The permission to sign it. Raises RefusedError where the entry does not fix it, or others could take it."""
+        """Return the permission to sign. Raises RefusedError if the entry does not fix the content, or another user
+        could take the key.
+        """
         paths = filter(None, (step.spec.key, step.spec.path))
         granted = grant(step.template, step.fixed, Basis(barrier=self._files.exposed(paths, step.spec.owner) or ""))
         if isinstance(granted, Denial):
@@ -207,7 +210,7 @@ class Bootstrapper:
         return granted
 
     def _forms(self, step: IssueFirst, pem: bytes, key: PrivateKey) -> Iterator[Change]:
-        """The files in which the certificate is kept, the key first."""
+        """Yield the files of the certificate, the key first."""
         spec = step.spec
         owner = _owner(spec)
         if step.kubeconfig is not None:
@@ -230,13 +233,13 @@ class Bootstrapper:
         )  # fmt: skip
 
     def _write(self, writer: Writer, changes: Sequence[Change], verify: Callable[[Read], None]) -> None:
-        """Write `changes`; `verify` is given what reads the node as it will be."""
+        """Write `changes`. `verify` receives a function that reads the node as it will be."""
         for directory in dict.fromkeys(posixpath.dirname(change.path) for change in changes):
             self.make_directory(directory)
         writer.commit(changes, verify=lambda written: verify(as_written(changes, written, self._files)))
 
     def make_directory(self, directory: str) -> None:
-        """One of the node, where it is not there, as kubeadm makes them: everybody may look, only root may write."""
+        """Create a directory of the node and its missing parents with mode 0755, as kubeadm does."""
         with Directories(self._root) as directories, blaming(directory):
             where = os.path.realpath(self._root).rstrip("/") + directories.resolve(directory)
         missing = []
@@ -253,7 +256,7 @@ class Bootstrapper:
 
 @contextmanager
 def _held(directory: str) -> Iterator[int]:
-    """The descriptor of a directory of the node, to which no symlink leads."""
+    """Open a directory of the node without following symlinks; yield its descriptor."""
     descriptor = open_straight(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield descriptor
@@ -262,7 +265,7 @@ def _held(directory: str) -> Iterator[int]:
 
 
 def path_of(step: InitStep) -> str:
-    """The file that a step is told by."""
+    """Return the file that names the step in messages."""
     return step.kubeconfig.path if isinstance(step, WriteKubeconfig) else step.spec.path
 
 
@@ -277,7 +280,7 @@ def _key_path(spec: CertificateSpec) -> str:
 
 
 def _prove(spec: CertificateSpec, read: Read, key: PrivateKey, template: Template, path: object) -> None:
-    """What was read back is a certificate of this key, as asked for, with a path. Raises RefusedError."""
+    """Prove that the files are the requested certificate with this key and a path. Raises RefusedError."""
     pair = entry_pair(spec.kind, spec.path, spec.key, read)
     if isinstance(pair, Unpaired) or pair.leaf.key != describe_key(key.public_key()):
         why = f" ({pair.message})" if isinstance(pair, Unpaired) else ""
@@ -289,7 +292,7 @@ def _prove(spec: CertificateSpec, read: Read, key: PrivateKey, template: Templat
 
 
 def _prove_anchor(spec: CertificateSpec, read: Read) -> None:
-    """The key belongs to the CA, or to the public key, that lies beside it. Raises RefusedError."""
+    """Prove that the key belongs to the CA or public key of the same entry. Raises RefusedError."""
     key_path = _key_path(spec)
     found = anchor_of_key(read(spec.path), read(key_path), spec.path, key_path)
     if isinstance(found, Unpaired):
@@ -297,7 +300,7 @@ def _prove_anchor(spec: CertificateSpec, read: Read) -> None:
 
 
 def _prove_user(path: str, read: Read) -> None:
-    """The kubeconfig refers to a certificate with its key. Raises RefusedError."""
+    """Prove that the kubeconfig refers to a certificate with its key. Raises RefusedError."""
     found = kubeconfig_pairs(read(path), path, read)[0]
     if isinstance(found, Unpaired):
         raise RefusedError(f"{path} would lead to no certificate with its key ({found.message}); look at the disk")

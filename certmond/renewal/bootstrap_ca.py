@@ -1,7 +1,7 @@
-"""The Root CA that an operator brings: read, and found to be one that Kubernetes can live with, or refused by name.
+"""The Root CA that an operator brings: read from two files of this host, and checked for use in Kubernetes.
 
-Owns the reading of the two files of this host. The rules are those of `pki.candidate`; a weak signature is none of
-them, as nobody verifies it on a trust anchor.
+The rules are those of `pki.rotation.ca_validation`. A weak signature is not among them, because no component verifies
+the signature of a trust anchor.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from certmond.signers.local_ca import read_file
 
 @dataclass(frozen=True, slots=True)
 class GivenAuthority:
-    """A good Root CA and its key."""
+    """A Root CA that passed every check, and its key."""
 
     certificate: Certificate
     key: PrivateKey = field(repr=False)
@@ -31,8 +31,10 @@ class GivenAuthority:
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """What the files hold. `unread` says which could not be read at all, `problems` what is wrong with what could, and
-    `warnings` who else may read the key.
+    """The content of the files.
+
+    `unread` are the files that could not be read, `problems` the errors of the others, `warnings` the users who can
+    read the key.
     """
 
     certificate: Certificate | None
@@ -43,7 +45,7 @@ class Brought:
 
 
 def read_authority(certificate_path: str, key_path: str, now: datetime) -> GivenAuthority:
-    """The CA in these two files of this host. Raises ConfigError with everything that speaks against it."""
+    """Return the CA in these two files of this host. Raises ConfigError with every problem."""
     found = read_brought(certificate_path, key_path)
     problems = [*found.unread, *found.problems]
     if found.certificate is not None:
@@ -57,7 +59,7 @@ def read_authority(certificate_path: str, key_path: str, now: datetime) -> Given
 
 
 def read_brought(certificate_path: str, key_path: str | None) -> Brought:
-    """The certificate, and the key where one is asked for. What is wrong is part of what is returned: never raises."""
+    """Return the certificate, and the key if `key_path` is given. Never raises: errors are part of the result."""
     unread, problems = list[str](), list[str]()
     certificate = _certificate(certificate_path, unread, problems)
     key = _key(key_path, unread, problems) if key_path is not None else None
@@ -66,7 +68,7 @@ def read_brought(certificate_path: str, key_path: str | None) -> Brought:
 
 
 def read_key(path: str) -> Brought:
-    """A private key that has no certificate, as tokens are signed with. Never raises."""
+    """Return a private key without a certificate, such as one that signs tokens. Never raises."""
     unread, problems = list[str](), list[str]()
     key = _key(path, unread, problems, "the private key")
     warnings = _open_to_others(path) if key is not None else ()
@@ -79,7 +81,7 @@ def _certificate(path: str, unread: list[str], problems: list[str]) -> Certifica
     except OSError as error:
         unread.append(f"{path} cannot be read ({error.strerror}); give the CA's certificate")
         return None
-    # What is wrong with the encoding of the certificate itself, pki.candidate says.
+    # ca_validation reports the faults in the encoding of the certificate itself.
     judged = tuple(fault.detail for each in document.certificates for fault in encoding_faults(each, ""))
     told = [fault.detail for fault in document.faults if not fault.detail.endswith(judged)]
     problems += [f"{detail}; give the CA's certificate alone, as PEM" for detail in told]

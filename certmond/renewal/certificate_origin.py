@@ -1,7 +1,7 @@
-"""Where the certificates that are due come from: former CAs, who can write their files, what certmond put there since.
+"""Provenance of the certificates that are due: old CAs, users who can write the files, and successors from certmond.
 
-Owns the gathering of that evidence from the node, the state directory and the root-owned kubeconfigs. Judges nothing:
-`pki.signing_policy` does. Only reads.
+Owns the collection of this evidence from the node, the state directory and root-owned kubeconfigs. Judges nothing:
+`pki.signing.policy` does. Only reads.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _RENEWED = frozenset({Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET})
 
 @dataclass(frozen=True, slots=True)
 class _Evidence:
-    """What was looked up `at` an instant, and what it was looked up of."""
+    """The evidence `at` an instant, and its inputs."""
 
     seen: Observation
     attempt: Attempt | None
@@ -70,11 +70,11 @@ class ProvenanceLookup:
         everything: bool = False,
         within: float | None = None,
     ) -> dict[Identity, Provenance]:
-        """Return the provenance of each certificate that certmond may renew at `now`: those whose time has come, those
-        of the CA `family`, which is being rotated, or all where `everything` is asked for.
+        """Return the provenance of each certificate that certmond may renew at `now`: those that are due, those of the
+        CA `family`, which is being rotated, or all with `everything`.
 
-        With `within`, in seconds, the evidence of the calls before is used again for files that did not change, until
-        the next resync. New evidence is gathered for so long; the rest is left out, and the executor gathers it.
+        `within`, in seconds, limits the time for new evidence; the rest is left out, and the executor gathers it. Until
+        the next resync, evidence of earlier calls is reused for files that did not change.
         """
         keys = {each.name for each in inventory.observations if each.spec.authority and (each.key or each.key_unknown)}
         due, chosen = dict[Identity, tuple[Observation, datetime | None]](), list[Observation]()
@@ -96,7 +96,7 @@ class ProvenanceLookup:
         present = {each.spec.name: each.certificates for each in inventory.observations if each.spec.authority}
         until = None if within is None else time.monotonic() + within
         pattern = Pattern(inventory)
-        with suppress(WriteError):  # the executor meets it again, and refuses
+        with suppress(WriteError):  # the executor fails on it too, and refuses
             renewals = Renewals(self._ledger.attempts())
             for seen in chosen:
                 ca = next((name for name in seen.spec.ca if present.get(name)), None)
@@ -142,7 +142,7 @@ class ProvenanceLookup:
         """Return the provenance of one certificate as it is now, where the CA `ca` signs. Former CAs and later
         certificates that were `known` stay known.
 
-        Raises WriteError where the archive cannot be read.
+        Old CAs and later certificates of `known` are kept. Raises WriteError if the archive cannot be read.
         """
         former = (*(known.former if known else ()), *(self._former(ca) if ca else ()))
         made = self._provenance(
@@ -152,7 +152,7 @@ class ProvenanceLookup:
         return replace(made, later=(*made.later, *known.later)) if known else made
 
     def _due_at(self, seen: Observation) -> datetime | None:
-        """Since when the certificate can be renewed; None for what certmond does not renew."""
+        """Return since when the certificate can be renewed, or None if certmond does not renew it."""
         spec = seen.spec
         if seen.name != spec.name or spec.authority or spec.kind not in _RENEWED or not seen.certificates:
             return None
@@ -171,7 +171,7 @@ class ProvenanceLookup:
         self, seen: Observation, ca: str | None, look: WriterLookup, renewals: Renewals, *,
         former: Iterable[Certificate], beside: Iterable[Certificate], signed: bool,
     ) -> Provenance:  # fmt: skip
-        """Without `signed`, no CA has signed it, and possession of its key is not asked."""
+        """Without `signed`, no known CA has signed the certificate, and possession of its key is not checked."""
         owner, key = seen.spec.owner, [seen.key_path] if seen.key_path else []
         writers = look.writers([seen.path], owner)
         authority = self._authorities.get(ca or "")
@@ -179,7 +179,7 @@ class ProvenanceLookup:
         later, lost = self._later(seen, renewals, beside, owner_writes=writers.owner)
         return Provenance(
             former=tuple(dict.fromkeys(former)),
-            path_writers=writers.path or look.writers(key, owner).path,  # what a key says decides no subject
+            path_writers=writers.path or look.writers(key, owner).path,  # the content of a key decides no subject
             file_writers=writers.file,
             owner_writes=writers.owner,
             possessed=writers.owner and signed and self._is_possessed(seen),
@@ -189,8 +189,10 @@ class ProvenanceLookup:
         )
 
     def _is_possessed(self, seen: Observation) -> bool:
-        """The key that was seen beside the certificate signs for it. What a symlink of another user leads to, or a
-        reference in a kubeconfig, does not count: root can read more than that user.
+        """Return whether the observed key beside the certificate signs for it.
+
+        The target of another user's symlink, or of a reference in a kubeconfig, does not count: root can read more than
+        that user.
         """
         if not seen.key_matches:
             return False
@@ -202,16 +204,14 @@ class ProvenanceLookup:
         return isinstance(pair, KeyPair) and pair.leaf == seen.certificates[0]
 
     def _former(self, name: str, inventory: Inventory | None = None) -> tuple[Certificate, ...]:
-        """The CAs of an entry that the record of rotations, the archive and root-owned kubeconfigs know."""
+        """Return the CAs of an entry in the record of rotations, the archive and root-owned kubeconfigs."""
         lived_by = certificates_of((*self._record.anchors().get(name, ()), *self._record.rotated(name)))
         kept = (each for files in self._generations(name) for each in _in_files(files, Kind.BUNDLE))
         embedded = self._embedded(name, inventory) if inventory and not lived_by else ()
         return tuple(dict.fromkeys((*lived_by, *kept, *embedded)))
 
     def _embedded(self, name: str, inventory: Inventory) -> tuple[Certificate, ...]:
-        """The CAs that every kubeconfig of the entry embeds which only root can write: one of another cluster alone
-        proves nothing.
-        """
+        """Return the CAs that all root-owned kubeconfigs of the entry embed. One alone may be of another cluster."""
         look, trusted = WriterLookup(self._root), list[frozenset[Certificate]]()
         for seen in (each for each in inventory.observations if each.spec.embedded_ca == name):
             for embedded in (each for each in seen.embedded if each.file is None and each.certificates):
@@ -223,7 +223,7 @@ class ProvenanceLookup:
     def _later(
         self, seen: Observation, known: Renewals, beside: Iterable[Certificate], *, owner_writes: bool
     ) -> tuple[tuple[Certificate, ...], bool]:
-        """Return the certificates that certmond put in place after the present one, and whether one of them is lost:
+        """Return the certificates that certmond installed after the present one, and whether one of them is lost:
         neither in the archive nor `beside` it in another file.
         """
         present, kept = seen.certificates[0], list[Certificate]()
@@ -234,17 +234,14 @@ class ProvenanceLookup:
         return tuple(dict.fromkeys(later)), not last <= {each.sha256 for each in (*kept, *beside)}
 
     def _generations(self, name: str) -> list[tuple[ArchivedFile, ...]]:
-        """The archived files of an entry; none where the user who runs certmond may not look there.
-
-        Raises WriteError where they cannot be read.
-        """
+        """Return the archived files of an entry, or [] without access. Raises WriteError on other errors."""
         with blaming(f"the archive of {name}", "read"), suppress(PermissionError):
             return [files for _, files in self._archive.whole(name)]
         return []
 
 
 def _in_files(files: Iterable[ArchivedFile], kind: Kind) -> Iterator[Certificate]:
-    """The end entity of each archived file, or every certificate of a bundle."""
+    """Yield the end entity of each archived file, or every certificate of a bundle."""
     for file in files:
         with suppress(CertmondError):
             found = certificates_in(file.content, file.path, kind)

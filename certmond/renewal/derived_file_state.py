@@ -1,8 +1,8 @@
-"""Derived files: a bundle of certificate and key, or a copy of a kubeconfig, kept as their source is.
+"""State of derived files: a bundle of certificate and key, or a copy of a kubeconfig, kept equal to their source.
 
-Owns what such a file has to hold, whether the one that is there is out of date, and whether it is ours to replace at
-all: one that holds anything which its source does not have is somebody's, and is left alone with a sentence that says
-why. Never reads or writes a file. No message and no representation shows a key.
+Owns the required content of such a file, whether the present one is out of date, and whether certmond may replace it. A
+file with content that its source lacks belongs to another program: certmond leaves it alone and reports why. Never
+reads or writes a file. No message and no repr shows a key.
 """
 
 from __future__ import annotations
@@ -33,33 +33,33 @@ _YIELD = "move it away, and it is made anew"
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """It is as its source is."""
+    """The file is equal to its source."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """It is ours, and out of date."""
+    """certmond made the file, and it is out of date."""
 
     content: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """It is not there."""
+    """The file does not exist."""
 
     content: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """It is not ours to replace."""
+    """certmond may not replace the file."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unready:
-    """Its source is missing or broken: whatever is there is left as it is."""
+    """The source is missing or broken: the present file is left as it is."""
 
     message: str
 
@@ -68,8 +68,10 @@ State = Current | Stale | Absent | Foreign | Unready
 
 
 def state(spec: DerivedSpec, source: bytes | None, key: bytes | None, present: bytes | None) -> State:
-    """How the derived file stands, from the bytes of its source's certificate file (or kubeconfig), of the file with
-    the source's key where that is another one, and of the derived file itself; None where there is none.
+    """Return the state of the derived file.
+
+    `source` is the content of the source's certificate file or kubeconfig, `key` that of its key file if separate,
+    `present` that of the derived file. Each is None if the file does not exist.
     """
     if source is None:
         return Unready(f"{spec.path} is not made: its source {spec.source} is not there; put it back")
@@ -77,15 +79,15 @@ def state(spec: DerivedSpec, source: bytes | None, key: bytes | None, present: b
 
 
 def watched(spec: DerivedSpec, source: CertificateSpec) -> tuple[str, ...]:
-    """The files on which its state depends."""
+    """Return the files on which the state depends."""
     key = source.key if spec.kind == "pem-bundle" else None
     return (spec.path, source.path, *((key,) if key else ()))
 
 
 def owner_ids(owner: str) -> tuple[int, int]:
-    """Return uid and gid of "user:group", or of a user with its own group; a number needs no name on this host.
+    """Return uid and gid of "user:group", or of a user with its own group. A number needs no name on this host.
 
-    Raises WriteError, which names who does not exist.
+    Raises WriteError, which names the missing user or group.
     """
     name, _, group = owner.partition(":")
     try:
@@ -125,7 +127,7 @@ def _bundle(spec: DerivedSpec, source: bytes, key: bytes | None, present: bytes 
 
 
 def _not_ours(present: bytes, found: Document, chain: Sequence[Certificate]) -> str | None:
-    """Why the bundle that is there was not made by us from an older certificate of this source."""
+    """Return why certmond has not made the present bundle from an older certificate of this source, or None."""
     labels = _LABELS.findall(present)
     if not labels:
         return "is not PEM"
@@ -160,7 +162,7 @@ def _copy(spec: DerivedSpec, source: bytes, present: bytes | None) -> State:
 
 
 def _unfit(own: Credentials) -> str | None:
-    """Why it would do harm to hand this kubeconfig on."""
+    """Return why a copy of this kubeconfig would do harm, or None."""
     if own.faults or any(map(_is_broken, own.documents.values())):
         return "is broken"
     if not own.config.users:
@@ -179,7 +181,7 @@ def _unfit(own: Credentials) -> str | None:
 
 
 def _not_a_copy(present: bytes, spec: DerivedSpec, source: bytes, own: Credentials) -> str | None:
-    """Why the kubeconfig that is there is not an older copy of the source."""
+    """Return why the present kubeconfig is not an older copy of the source, or None."""
     found = parse_credentials(present, spec.path)
     if found.faults or any(map(_is_broken, found.documents.values())):
         return "is not a kubeconfig that can be read"
@@ -196,7 +198,7 @@ def _not_a_copy(present: bytes, spec: DerivedSpec, source: bytes, own: Credentia
 
 
 def _told(data: bytes) -> frozenset[str]:
-    """All that a kubeconfig says anything about, by name: what a copy has of it, and its source not, would be lost."""
+    """Return the names of all content of a kubeconfig: what the present copy has and its source lacks would be lost."""
     document = load_mapping(data)
     told = {repr(as_text(key)) for key, value in document.items() if value}
     for plural, singular in (("users", "user"), ("clusters", "cluster"), ("contexts", "context")):
@@ -209,7 +211,7 @@ def _told(data: bytes) -> frozenset[str]:
 
 
 def _subjects(credentials: Credentials) -> Mapping[str, bytes | str | None]:
-    """Of each user the subject of its certificate, or the file that it refers to; None where it has neither."""
+    """Return the subject of each user's certificate, or the file to which it refers, or None if it has neither."""
 
     def subject(user: User) -> bytes | str | None:
         document = credentials.documents.get((user.name, "certificate"))
@@ -221,7 +223,7 @@ def _subjects(credentials: Credentials) -> Mapping[str, bytes | str | None]:
 
 
 def _trust(credentials: Credentials) -> frozenset[Certificate | str]:
-    """The CA certificates of all clusters, and the files of those that refer to one."""
+    """Return the CA certificates of all clusters, and the files of those that refer to one."""
     embedded = {
         each for (_, field), held in credentials.documents.items() if field == "ca" for each in held.certificates
     }
@@ -233,10 +235,10 @@ def _trust(credentials: Credentials) -> frozenset[Certificate | str]:
 
 
 def _leaf(document: Document) -> Certificate:
-    """The first that is no CA's, else the first. There is one."""
+    """Return the first certificate that is not a CA, else the first. The document has at least one."""
     return next((each for each in document.certificates if not each.is_ca), document.certificates[0])
 
 
 def _is_broken(document: Document) -> bool:
-    """Something in it cannot be handed on. Whether a key can is said where it is loaded."""
+    """Return whether some content cannot be passed on. Errors of a key are reported when it is loaded."""
     return any(fault.reason not in {Reason.TRAILING_DATA, Reason.KEY_UNUSABLE} for fault in document.faults)

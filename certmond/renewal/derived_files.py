@@ -1,7 +1,6 @@
-"""The derived files of this node: how each stands, and made anew by a transaction.
+"""The derived files of this node: their states, and their replacement by a transaction.
 
-Owns the way from a derived file's source on the node to its content; `renewal/derived_file_state` knows what that has
-to be.
+Owns the reading of a derived file's source; `renewal/derived_file_state` defines its content.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from certmond.transaction.node_files import NodeFiles
 
 
 class Derivations:
-    """Those that `specs` name, made from `certificates`."""
+    """The derived files of `specs`, made from `certificates`."""
 
     def __init__(self, specs: Sequence[DerivedSpec], certificates: Sequence[CertificateSpec], files: NodeFiles) -> None:
         self._specs = {spec.name: spec for spec in specs}
@@ -28,19 +27,22 @@ class Derivations:
         self._files = files
 
     def states(self) -> dict[str, State]:
-        """How each stands; one that cannot be read is not ready."""
+        """Return the state of each file; one whose source cannot be read is not ready."""
         taken = {self._files.leads_to(spec.path): f"the entry {name}" for name, spec in self._sources.items()}
         found: dict[str, State] = {}
         for name, spec in self._specs.items():
             place = self._files.leads_to(spec.path)
             found[name] = self._look(spec)[0]
-            if place in taken:  # by a symlink: each would be written over the other for ever
+            if place in taken:  # through a symlink: each would overwrite the other without end
                 found[name] = Foreign(f"{spec.path} leads to the file of {taken[place]}; give it another path")
             taken.setdefault(place, f"the derived file {name}")
         return found
 
     def make(self, name: str, writer: Writer) -> str:
-        """Make it as its source is, and say so. Raises WriteError where that is not to be, and for one not ours."""
+        """Make the file equal to its source; return what was done as a sentence.
+
+        Raises WriteError if the source is not ready, or if certmond may not replace the file.
+        """
         spec = self._specs[name]
         found, present = self._look(spec)
         match found:
@@ -73,8 +75,10 @@ class Derivations:
         return found, present
 
     def _chosen_by_others(self, spec: DerivedSpec) -> str | None:
-        """Why a kubeconfig is not copied: another user than root and the owner of the copy can change it. It names the
-        server and the programs that the users of the copy trust.
+        """Return why a kubeconfig is not copied, or None.
+
+        A user other than root and the owner of the copy could change it. It chooses the server and the programs that
+        the users of the copy trust.
         """
         if spec.kind != "kubeconfig":
             return None
@@ -86,7 +90,7 @@ class Derivations:
         return f"{fact}; let only root write {path} (chown, chmod go-w), or name that user as `owner` of {spec.name}"
 
     def _is_of_others(self, spec: DerivedSpec) -> bool:
-        """The file that is there is not whose its entry says; when it is replaced, it would stay theirs."""
+        """Return whether the file's owner differs from its entry: a replacement would keep that owner."""
         present = self._files.owner(spec.path) if spec.owner else None
         if spec.owner is None or present is None:
             return False
@@ -112,7 +116,7 @@ class Derivations:
 
 
 def _credentials(content: bytes, path: str) -> tuple[bytes | None, bytes | None]:
-    """Certificate and key of the current user of a kubeconfig that embeds them."""
+    """Return certificate and key of the current user of a kubeconfig that embeds them."""
     try:
         config = parse_kubeconfig(content, path)
     except MalformedError as error:

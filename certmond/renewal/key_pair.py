@@ -1,8 +1,8 @@
-"""Certificate and private key that lie side by side: the proof that they belong together, from their files' bytes.
+"""Proof that a certificate and a private key belong together, from the content of their files.
 
-Owns what a pair is in each form that a node has, as Go's crypto/tls loads it (tls.go, X509KeyPair): the first
-certificate of the one file is of the first private key of the other; and that the key really signs. Everything that
-writes a certificate or a key asks here before it replaces a file. Judges no dates, names or paths, and writes nothing.
+Owns the definition of a pair in each format on a node, as Go's crypto/tls loads it (tls.go, X509KeyPair). The first
+certificate of the one file belongs to the first private key of the other, and the key signs. Every write of a
+certificate or key is checked here before a file is replaced. Judges no dates, names or paths, and writes nothing.
 """
 
 from __future__ import annotations
@@ -21,37 +21,38 @@ from certmond.pki.x509.parsing import Document, decode
 from certmond.transaction.operations import Change, NewLink, Removed
 
 Read = Callable[[str], bytes | None]
-"""Return the bytes of the file at a path of the node, None where it is not there. May raise WriteError."""
+"""Return the content of the file at a path of the node, or None if it does not exist. May raise WriteError."""
 
 
 class Files(Protocol):
-    """The files of the node, as they are at this moment."""
+    """The current files of the node."""
 
     def read(self, path: str) -> bytes | None:
-        """The bytes of a file; None where it is not there. Raises WriteError where it cannot be read."""
+        """Return the content of a file, or None if it does not exist. Raises WriteError if it cannot be read."""
         ...
 
     def leads_to(self, path: str) -> str:
-        """The path without its symlinks."""
+        """Return the path without its symlinks."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """A certificate that belongs to the key beside it. `chain` is what its file holds, that certificate first."""
+    """A certificate that belongs to its key. `chain` is the content of its file, that certificate first."""
 
     chain: tuple[Certificate, ...]
 
     @property
     def leaf(self) -> Certificate:
-        """The certificate of the key."""
+        """Return the certificate of the key."""
         return self.chain[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Unpaired:
-    """Why certificate and key are no pair, in one clause with the file. `leaf` is the certificate, if there is one.
-    Of an `encrypted` key it is not known.
+    """Why certificate and key are not a pair, in one clause with the file.
+
+    `leaf` is the certificate, if there is one. With `encrypted`, the key is not known.
     """
 
     message: str
@@ -60,7 +61,7 @@ class Unpaired:
 
 
 def key_pair(certificate: bytes | None, key: bytes | None, path: str, key_path: str) -> KeyPair | Unpaired:
-    """Return the pair in the bytes of two files, or of one given twice; the paths name them in messages."""
+    """Return the pair in the content of two files, or of one given twice. The paths name them in messages."""
     if certificate is None:
         return Unpaired(f"{path} is not there")
     found = decode(certificate, path)
@@ -78,9 +79,9 @@ def key_pair(certificate: bytes | None, key: bytes | None, path: str, key_path: 
 
 
 def anchor_of_key(trust: bytes | None, key: bytes | None, path: str, key_path: str) -> Anchor | Unpaired:
-    """Return the certificate or public key, of all in the file at `path`, that is of the key at `key_path`.
+    """Return the certificate or public key in the file at `path` that belongs to the key at `key_path`.
 
-    Several trust anchors are in one file while a CA, or the key of service-account tokens, is rotated.
+    One file has several trust anchors while a CA, or the key of service-account tokens, is rotated.
     """
     if trust is None:
         return Unpaired(f"{path} is not there")
@@ -94,7 +95,7 @@ def anchor_of_key(trust: bytes | None, key: bytes | None, path: str, key_path: s
 def kubeconfig_pairs(data: bytes | None, path: str, read: Read | None = None) -> tuple[KeyPair | Unpaired, ...]:
     """Return the client certificates of a kubeconfig with their keys, that of its current user first.
 
-    A file that it refers to is read with `read`; without that, only users count of whom both are embedded.
+    `read` reads files to which it refers. Without `read`, only users with embedded certificate and key count.
     """
     if data is None:
         return (Unpaired(f"{path} is not there"),)
@@ -108,7 +109,7 @@ def kubeconfig_pairs(data: bytes | None, path: str, read: Read | None = None) ->
 
 
 def key_of_user(data: bytes, path: str, certificate: Certificate) -> bytes | None:
-    """Return the key that a kubeconfig embeds for the user of this certificate. Raises KeyUnusableError."""
+    """Return the key that a kubeconfig embeds for the user of this certificate, or None. Raises KeyUnusableError."""
     try:
         users = parse_kubeconfig(data, path).users
     except MalformedError as error:
@@ -123,10 +124,11 @@ def key_of_user(data: bytes, path: str, certificate: Certificate) -> bytes | Non
 def entry_pair(
     kind: Kind, path: str, key_path: str | None, read: Read, *, references: bool = False
 ) -> KeyPair | Unpaired:
-    """Return the pair of an entry: of a kubeconfig its current user's, else of `path` with `key_path`.
+    """Return the pair of an entry: that of a kubeconfig's current user, else of `path` with `key_path`.
 
-    A path without a key of its own holds both. `references` are read as well, with the rights of this process, for a
-    kubeconfig that no other user can write: who writes it chooses which files it names.
+    Without `key_path`, the file at `path` has both. With `references`, files to which a kubeconfig refers are read,
+    with the rights of this process. Set it only for a kubeconfig that no other user can write, because its writer
+    chooses them.
     """
     if kind is Kind.KUBECONFIG:
         return kubeconfig_pairs(read(path), path, read if references else None)[0]
@@ -134,8 +136,10 @@ def entry_pair(
 
 
 def as_written(changes: Sequence[Change], written: Mapping[str, bytes], files: Files) -> Read:
-    """Return what reads the node as it will be: `written` has what was staged for `changes`, and every other file is
-    read as it is at this moment. A path that leads to a changed file, or to a changed symlink, reads what is new.
+    """Return a function that reads the node as it will be after `changes`.
+
+    `written` has their staged content; every other file is read in its current state. A path that leads to a changed
+    file or symlink reads the new content.
     """
     new: dict[str, bytes | None] = dict(written)
     for change in changes:
@@ -155,7 +159,7 @@ def as_written(changes: Sequence[Change], written: Mapping[str, bytes], files: F
 
 
 class KeyPairs:
-    """The pairs of files that the entries of a configuration name; of a pattern none is known by its path."""
+    """The pairs of files that the entries of a configuration name, without patterns, whose pairs have no fixed path."""
 
     def __init__(self, specs: Sequence[CertificateSpec], files: Files) -> None:
         self._files = files
@@ -166,8 +170,9 @@ class KeyPairs:
                     self._of.setdefault(path, []).append(spec)
 
     def torn(self, changes: Sequence[Change], read: Read) -> Iterator[str]:
-        """Yield a clause for each pair that belongs together now, and would not do so after `changes`, which `read`
-        reads: another entry may have one of these files.
+        """Yield a clause for each pair that belongs together now, and would not after `changes`, which `read` reads.
+
+        Another entry may share one of these files.
         """
         concerned = {spec.name: spec for change in changes for spec in self._of.get(change.path, ())}
         for spec in concerned.values():
@@ -189,7 +194,7 @@ class KeyPairs:
 
 
 def _key_in(data: bytes | None, path: str) -> PublicKey | Unpaired:
-    """The public half of the key in a file, where that key signs."""
+    """Return the public half of the key in a file, if that key signs."""
     if data is None:
         return Unpaired(f"{path} is not there")
     try:

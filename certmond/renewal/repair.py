@@ -1,7 +1,6 @@
-"""Files in the place of damaged ones: with the owner and mode that their entry says, whatever is there now.
+"""Replacement of damaged files, with the owner and mode of their entry.
 
-Owns that nothing of a damaged file is taken over. What is written, and whether, is the caller's; how, the
-transaction's.
+Owns the rule that nothing is copied from a damaged file. The caller decides what is written; the transaction writes it.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ _SECRET = (b"PRIVATE KEY", b"client-key-data")
 
 
 class View(Protocol):
-    """The files of the node, as they are at this moment."""
+    """The current files of the node."""
 
     def read(self, path: str, *, anyones: bool = True) -> bytes | None:
-        """The bytes of a file; None where it is not there. Raises WriteError where it cannot be read.
+        """Return the content of a file, or None if it does not exist. Raises WriteError if it cannot be read.
 
-        What gets into a file is read with `anyones` false: no symlink of another user is followed.
+        Content that is copied is read with `anyones` false: no symlink of another user is followed.
         """
         ...
 
     def names(self, directory: str) -> frozenset[str]:
-        """What is in a directory; nothing where it cannot be read."""
+        """Return the names in a directory, or an empty set if it cannot be read."""
         ...
 
 
@@ -44,10 +43,10 @@ def placed(
     mode: int | None = None,
     owner: tuple[int, int] | None = None,
 ) -> NewFile:
-    """Return the file of an entry, in the place of what is at `path` now. `mode` and `owner` are those that it had
-    before, as far as the entry leaves them open.
+    """Return the file of an entry that replaces the present file at `path`.
 
-    Raises WriteError where the present file cannot be read, or the entry names a user who does not exist.
+    `mode` and `owner` are its previous ones, and apply where the entry does not set them. Raises WriteError if the
+    present file cannot be read, or the entry names an unknown user.
     """
     most = spec.key_mode if is_secret(content) else _PUBLIC if spec.mode is None else spec.mode
     whose = owner_ids(spec.owner) if spec.owner else owner
@@ -60,7 +59,7 @@ def linked(
     path: str, content: bytes, spec: CertificateSpec | None, files: View, now: datetime, *,
     owner: tuple[int, int] | None = None,
 ) -> list[Change]:  # fmt: skip
-    """Return a new dated PEM of the kubelet, and its symlink `path` moved there, whatever is at that name now."""
+    """Return a new dated PEM of the kubelet, and the symlink `path` to it, whatever has that name now."""
     dated = kubelet_pem.successor(path, now, files.names(posixpath.dirname(path)))
     most, whose = (spec.key_mode, spec.owner) if spec else (0o600, None)
     present = files.read(path)
@@ -76,5 +75,5 @@ def is_secret(content: bytes) -> bool:
 
 
 def damaged_name(name: str) -> str:
-    """Return where the archive keeps the damaged files of an entry: apart, so that they push no generation out."""
+    """Return the archive name of an entry's damaged files. It is separate, so that they push no generation out."""
     return f"{name[:54]}.damaged"

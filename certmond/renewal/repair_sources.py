@@ -1,7 +1,7 @@
-"""What the files of an entry that are damaged can be made from again: the archive, the entry, what the node knows.
+"""Sources for a repair of damaged entries: the archive, the entry, and facts of the node.
 
-Owns the gathering of that, for the entries that are damaged at this moment, and where the API server of a kubeconfig
-is. Judges what is kept by `generations`, and decides nothing: `pki.damage` does. Only reads.
+Owns the collection of these sources, and the search for the API server of a kubeconfig. `archive_generations` judges
+archived files, and `pki.assessment.damage` decides. Only reads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from certmond.state.renewals import Ledger
 from certmond.transaction.node_files import NodeFiles
 
 API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
-_PORT = "6443"  # kube-apiserver's --secure-port
+_PORT = "6443"  # the default of kube-apiserver's --secure-port
 
 
 class SalvageLookup:
@@ -44,7 +44,7 @@ class SalvageLookup:
         self._files, self._archive, self._ledger = NodeFiles(root), Archive(state_dir), Ledger(state_dir)
 
     def of_damaged(self, inventory: Inventory, now: datetime) -> dict[Identity, Salvage]:
-        """Return what there is for each entry that is damaged at `now` (aware, UTC)."""
+        """Return the sources of each entry that is damaged at `now` (aware, UTC)."""
         damaged = [seen for seen in inventory.observations if damage(seen)]
         if not damaged:
             return {}
@@ -95,7 +95,7 @@ class SalvageLookup:
         return replace(found, obstacle=why)
 
     def _generations(self, name: str) -> Iterator[tuple[str, tuple[ArchivedFile, ...]]]:
-        """Newest first, but for those with which a service did not work; none where they cannot be read."""
+        """Yield generations, newest first, without those with which a service failed; none if they cannot be read."""
         with suppress(CertmondError, OSError):
             for described, files in self._archive.whole(name):
                 if described.description.get("detail") != DID_NOT_WORK:
@@ -104,8 +104,8 @@ class SalvageLookup:
     def _servers(
         self, seen: Observation, inventory: Inventory, kept: Sequence[Sequence[ArchivedFile]]
     ) -> Iterator[tuple[str, str]]:
-        """The cluster and the server of a kubeconfig: as it had them, as another of the same CA has them that only root
-        can write, as the API server's manifest says.
+        """Yield candidates for cluster and server of a kubeconfig: its archived ones, those of another kubeconfig of
+        the same CA that only root can write, and the API server's manifest.
         """
         for files in kept:
             yield from _of_current(files[-1].content, seen.path)
@@ -124,7 +124,7 @@ class SalvageLookup:
 
     @staticmethod
     def _others(seen: Observation, inventory: Inventory) -> Iterator[str]:
-        """The kubeconfigs of the same CA: first those of the same kind, of a static pod or of people."""
+        """Yield the kubeconfigs of the same CA, first those of the same kind: of a static Pod, or of users."""
         same = [each for each in inventory.observations if each.spec.embedded_ca == seen.spec.embedded_ca is not None]
         for each in sorted(same, key=lambda each: bool(each.spec.mentioned_in) != bool(seen.spec.mentioned_in)):
             if each.path != seen.path and each.spec.kind is Kind.KUBECONFIG and each.certificates:
@@ -134,7 +134,7 @@ class SalvageLookup:
 
 
 def _of_current(content: bytes, path: str) -> Iterator[tuple[str, str]]:
-    """Name and server of the cluster of a kubeconfig's current context."""
+    """Yield name and server of the cluster of a kubeconfig's current context."""
     with suppress(MalformedError):
         config = parse_kubeconfig(content, path)
         for cluster in config.clusters:

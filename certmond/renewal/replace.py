@@ -1,7 +1,7 @@
-"""One renewal, from what is on the node and what the signer gave to the files that replace the old ones.
+"""One renewal: the new files from the present files and the signer's answer.
 
-Owns the forms that a certificate has on a node: a pair of files, one PEM with both, a kubeconfig, the kubelet's dated
-PEM behind its symlink; and the proof that what was written is right, before anything is replaced. Reads through a
+Owns the formats of a certificate on a node: a pair of files, one PEM with both, a kubeconfig, the kubelet's dated PEM
+behind its symlink. Also owns the proof, before any replacement, that the staged files are correct. Reads through a
 `View`, writes nothing.
 """
 
@@ -35,7 +35,7 @@ _EXTENDED = frozenset({"server auth", "client auth"})
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """A step under way: the key that is certified, and the PEM that the signer gave."""
+    """A renewal in progress: the key that was certified, and the PEM from the signer."""
 
     step: Issue
     key: PrivateKey = field(repr=False)
@@ -43,7 +43,7 @@ class Renewal:
     now: datetime
 
     def changes(self, view: View) -> list[Change]:
-        """What to write, the key before the certificate. Raises WriteError where the node is no longer as planned."""
+        """Return the changes, the key before the certificate. Raises WriteError if the node differs from the plan."""
         spec, path = self.step.status.seen.spec, self.step.path
         if why := overtaken(self.step, view):
             raise WriteError(why)
@@ -82,24 +82,25 @@ class Renewal:
         return [certificate] if self.step.keep_key else [placed(spec, key_path, key_pem(self.key), view), certificate]
 
     def _secret(self, path: str, content: bytes, present: bytes | None) -> NewFile:
-        """A file with a key in it: no more open than its entry permits, whatever it was before."""
+        """Return a file with a key. Its mode is limited by the entry, whatever it was before."""
         at_most = self.step.status.seen.spec.key_mode
         return NewFile(path, content, owner=self._owner(present), expected=_expected(present), at_most=at_most)
 
     def _owner(self, present: bytes | None) -> tuple[int, int] | None:
-        """Whose a file is that is not there yet: the entry says it."""
+        """Return the owner of a file that does not exist yet, from the entry."""
         owner = self.step.status.seen.spec.owner
         return owner_ids(owner) if owner and present is None else None
 
     def verify(self, read: Read) -> None:
-        """Prove what `read` finds in the files of the entry, once they are replaced: the certificate that was asked
-        for, with the key that lies beside it. Raises RefusedError with everything that is not so.
+        """Prove that `read` finds the requested certificate with its key in the replaced files of the entry.
+
+        Raises RefusedError with every difference.
         """
         if problems := list(self._problems(self._pair(read))):
             raise RefusedError(f"what {self.step.signer} issued for {self.step.target} {'; '.join(problems)}")
 
     def issued(self) -> Certificate:
-        """The certificate that the signer gave for our key. Raises RefusedError."""
+        """Return the certificate that the signer issued for this key. Raises RefusedError."""
         found = decode(self.pem, self.step.signer).certificates
         own = describe_key(self.key.public_key())
         leaf = next((each for each in found if each.key == own), None)
@@ -126,7 +127,7 @@ class Renewal:
         )  # fmt: skip
 
     def _kubelet(self, view: View) -> Iterator[Change]:
-        """A dated file, and the symlink moved to it, as the kubelet would; what is no symlink yet becomes one."""
+        """Yield a dated file and the symlink to it, as the kubelet does. A regular file becomes a symlink."""
         path = self.step.path
         dated = kubelet_pem.successor(path, self.now, view.names(posixpath.dirname(path)))
         content = kubelet_pem.content(to_pem(self.issued()), key_pem(self.key))
@@ -134,12 +135,12 @@ class Renewal:
         yield NewLink(path, dated, expected=_expected(view.read(path)))
 
     def _combined(self, present: bytes) -> bytes:
-        """Key and certificate in the order that the file had: its readers may insist on it."""
+        """Return key and certificate in the order of the present file, on which its readers may depend."""
         chain, key = self._chain(present), key_pem(self.key)
         return key + chain if 0 <= present.find(b"PRIVATE KEY") < present.find(b"BEGIN CERTIFICATE") else chain + key
 
     def _chain(self, present: bytes) -> bytes:
-        """The certificate, and behind it what the signer gave, else what the file had if the issuer is the same."""
+        """Return the certificate with the signer's chain, else with the present one if the issuer is the same."""
         leaf, old = self.issued(), self.step.old
         if not self.step.status.seen.spec.chain:
             return to_pem(leaf)
@@ -192,9 +193,9 @@ class Renewal:
 
 
 def certified_key(step: Issue, asked: PrivateKey, given: PrivateKey | None) -> PrivateKey:
-    """Return the key that the signer certified: the one that it was asked for, or the one that it made and gave.
+    """Return the key that the signer certified: `asked`, or `given`, which the signer made.
 
-    Raises RefusedError where the entry keeps its key, and the signer made another.
+    Raises RefusedError if the entry keeps its key and the signer made another.
     """
     if given is None:
         return asked
@@ -207,7 +208,7 @@ def certified_key(step: Issue, asked: PrivateKey, given: PrivateKey | None) -> P
 def present_key(step: Issue, view: View) -> PrivateKey:
     """Return the key of the certificate that the step replaces.
 
-    Raises KeyUnusableError where its file holds another key or none, WriteError where it cannot be read.
+    Raises KeyUnusableError if its file has another key or none, WriteError if it cannot be read.
     """
     seen, old = step.status.seen, step.old
     path = seen.key_path or step.path
@@ -225,13 +226,13 @@ def present_key(step: Issue, view: View) -> PrivateKey:
 
 
 def is_one_file(seen: Observation) -> bool:
-    """Certificate and key are in one file, whatever the two are called."""
+    """Return whether certificate and key are in one file, under one path or two."""
     certificate, key = seen.pair
     return key in {None, certificate}
 
 
 def overtaken(step: Issue, view: View) -> str | None:
-    """Why the files are no longer those that the step was planned for; None where they are."""
+    """Return why the files are no longer those of the plan, or None if they are."""
     seen = step.status.seen
     if step.old is None:
         pair = entry_pair(seen.spec.kind, step.path, None if is_one_file(seen) else seen.key_path, view.read)
@@ -248,7 +249,7 @@ def overtaken(step: Issue, view: View) -> str | None:
 
 
 def _public_key(content: bytes, path: str, step: Issue) -> PublicKey | None:
-    """The public half of the private key that an entry has in this file; None where there is none."""
+    """Return the public half of the private key that an entry has in this file, or None if there is no key."""
     if step.status.seen.spec.kind is Kind.KUBECONFIG and step.old:
         try:
             content = key_of_user(content, path, step.old) or b""
@@ -258,7 +259,7 @@ def _public_key(content: bytes, path: str, step: Issue) -> PublicKey | None:
 
 
 def certificates_in(content: bytes, path: str, kind: Kind) -> tuple[Certificate, ...]:
-    """Every certificate that a file of this kind holds."""
+    """Return every certificate in a file of this kind."""
     if kind is not Kind.KUBECONFIG:
         return decode(content, path).certificates
     documents = parse_credentials(content, path).documents.values()
@@ -266,14 +267,14 @@ def certificates_in(content: bytes, path: str, kind: Kind) -> tuple[Certificate,
 
 
 def archived(seen: Observation) -> tuple[str, ...]:
-    """The files whose old content is kept before they are replaced."""
+    """Return the files whose old content is archived before they are replaced."""
     if seen.key_path is None or seen.spec.kind is Kind.KUBECONFIG or is_one_file(seen):
         return (seen.path,)
     return seen.key_path, seen.path
 
 
 def archive_name(spec: CertificateSpec, path: str) -> str:
-    """Where the archive keeps them: by the entry's name, and for one of many files also by its path."""
+    """Return the archive name: the entry's name, for one of many files with a digest of its path."""
     return f"{spec.name[:40]}-{digest(os.fsencode(path))[:12]}" if spec.is_glob else spec.name
 
 

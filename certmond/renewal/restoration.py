@@ -1,7 +1,7 @@
-"""A generation of the archive put back in the place of what is on the node, which is kept as a new one.
+"""Restore of a generation of the archive. The replaced files become a new generation.
 
-Owns which generation that is: by default the newest good one that is not there now, and never one whose certificate and
-key do not belong together. What a generation is worth is `archived_pair`'s; how files are replaced, the transaction's.
+Owns the choice of the generation: by default the newest good one that differs from the present files, and never one
+whose certificate and key do not match. `archived_pair` judges a generation; the transaction replaces files.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from certmond.transaction.operations import Change
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A generation that could be read, with its files, and what it is worth now."""
+    """A readable generation with its files and its present verdict."""
 
     generation: Generation
     files: tuple[ArchivedFile, ...]
@@ -43,7 +43,7 @@ class _Candidate:
 
 
 class Restoration:
-    """For one configuration and the node below `root`. `writing` takes the lock."""
+    """Restores for one configuration and the node below `root`. `writing` takes the lock."""
 
     def __init__(
         self,
@@ -67,19 +67,18 @@ class Restoration:
         self._audit, self._clock, self._writing = audit, clock, writing
 
     def verdict(self, name: str, generation: str) -> Verdict | None:
-        """Return what a generation would be worth now; None for one that is never put back.
+        """Return the present verdict on a generation, or None for one that is never restored.
 
-        Raises MalformedError where it was damaged, WriteError where a file of the node cannot be read.
+        Raises MalformedError if it is damaged, WriteError if a file of the node cannot be read.
         """
         files = self._archive.load(name, generation)
         return None if self._is_by_hand(name, files) else self._generations.judged(name, generation, files)
 
     def restore(self, name: str, generation: str | None, *, dry_run: bool) -> list[str]:
-        """Put a generation of the archive back, by default the newest good one that is not there now. Return a sentence
-        for each file, and for each generation that was passed over.
+        """Restore a generation, by default the newest good one that differs from the present files.
 
-        Raises RefusedError where none is good, or the named one is not, BusyError while somebody else is writing, and
-        CertmondError.
+        Return a sentence for each file, and for each generation that was skipped. Raises RefusedError if no generation
+        is good or the named one is not, BusyError while another process writes, and CertmondError.
         """
         if self._is_by_hand(name, ()):
             raise WriteError(_never(name))
@@ -117,7 +116,7 @@ class Restoration:
             NewFile(f.path, f.content, f.mode, f.owner, _digest(present[f.path]), at_most=f.mode) for f in changed
         ]
         if form.kind is Kind.KUBELET and self._files.leads_to(form.path) == form.path:
-            changes = self._linked(changed[0], form.spec)  # the kubelet cannot rotate a file that is no symlink
+            changes = self._linked(changed[0], form.spec)  # the kubelet cannot rotate a regular file
         generation = chosen.generation.id
         fields = {"step": "restore", "target": name, "generation": generation}
         replaced = {path: self._transactions.real(path) for path, content in present.items() if content is not None}
@@ -138,10 +137,9 @@ class Restoration:
             self._audit.conclude(Event.STEP_DONE, self._clock(), f"{name}: {generation} was put back", fields=fields)
 
     def put_right(self, step: Restore, writer: Writer) -> str:
-        """Put a generation in the place of an entry's damaged files, with the owner and mode of the entry. Return a
-        sentence.
+        """Replace an entry's damaged files with a generation, with the owner and mode of the entry. Return a sentence.
 
-        Raises RefusedError where the generation is not good any more, WriteError where the files are whole meanwhile,
+        Raises RefusedError if the generation is no longer good. Raises WriteError if the files were repaired meanwhile,
         or another user could take the key.
         """
         spec, name = step.status.seen.spec, step.target
@@ -180,7 +178,7 @@ class Restoration:
             yield self._damaged.keep(name, replaced, self._clock(), described)
 
     def _linked(self, file: ArchivedFile, spec: CertificateSpec | None) -> list[Change]:
-        """A new dated file behind the kubelet's symlink, as the kubelet writes one."""
+        """Return a new dated file and the kubelet's symlink to it, as the kubelet writes them."""
         return linked(file.path, file.content, spec, self._files, self._clock(), owner=file.owner)
 
     def _verify(self, what: str, form: Form, changes: Sequence[Change], written: Mapping[str, bytes]) -> None:
@@ -205,9 +203,9 @@ class Restoration:
     def _newest(self, name: str, kept: Sequence[str], passed: list[str]) -> _Candidate:
         """Return the newest good generation whose files differ from the node's.
 
-        If there is none, return the newest one that the node already has, unless it is broken. If the node has no
-        whole pair, return the newest outdated one. `passed` collects the generations that certmond passed over.
-        Raises RefusedError if none of these exists.
+        Otherwise return the newest one that the node already has, unless it is broken. If the node has no whole pair,
+        return the newest outdated one. `passed` collects the generations that certmond passed over. Raises RefusedError
+        if none of these exists.
         """
         candidates = list[_Candidate]()
         for generation in reversed(kept):
@@ -232,7 +230,10 @@ class Restoration:
         raise RefusedError("\n".join([f"the archive has no good generation of {name} that is not there now", *passed]))
 
     def _candidate(self, name: str, generation: str) -> _Candidate:
-        """Raises MalformedError where it was damaged, WriteError where it is none that is put back."""
+        """Return a generation with its verdict.
+
+        Raises MalformedError if it is damaged, WriteError if it is one that is never restored.
+        """
         files = self._archive.load(name, generation)
         if self._is_by_hand(name, files):
             raise WriteError(_never(name))
@@ -241,8 +242,9 @@ class Restoration:
         return _Candidate(described, files, self._generations.judged(name, generation, files), in_place)
 
     def _is_by_hand(self, name: str, files: Sequence[ArchivedFile]) -> bool:
-        """Return whether an operator must restore `name` by hand: a CA, because the operator may have removed its key
-        or ended the trust in it, and a key pair that has no certificate.
+        """Return whether an operator must restore `name` by hand: a CA, or a key pair without a certificate.
+
+        The operator may have removed a CA's key or ended the trust in it.
         """
         return name in self._by_hand or not self._by_hand.isdisjoint(file.path for file in files)
 

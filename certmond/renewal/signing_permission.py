@@ -1,7 +1,6 @@
-"""The permission to sign a step of the plan, by what the node shows at the moment of the signature.
+"""The permission to sign a step of the plan, from the evidence at the time of the signature.
 
-Owns that the evidence is looked up afresh, and that the CA is the same one afterwards. What is permitted is
-`pki.signing_policy`'s decision. Only reads.
+Owns that the evidence is read again, and that the CA is unchanged afterwards. `pki.signing.policy` decides. Only reads.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from certmond.transaction.node_files import NodeFiles
 
 
 class Grants:
-    """For one configuration and the node below `root`."""
+    """Permissions for one configuration and the node below `root`."""
 
     def __init__(self, config: Config, root: str, state_dir: Path, files: NodeFiles) -> None:
         self._authorities = {
@@ -31,7 +30,7 @@ class Grants:
         self._files, self._provenance = files, ProvenanceLookup(config, root, state_dir)
 
     def granted(self, step: Issue) -> Grant:
-        """The permission to sign it, by what the node shows at this moment. Raises RefusedError."""
+        """Return the permission to sign, from the present evidence. Raises RefusedError."""
         seen = step.status.seen
         if step.old is None:
             paths = [each for each in (step.path, seen.key_path) if each]
@@ -45,15 +44,15 @@ class Grants:
         return granted
 
     def _basis(self, step: Issue, old: Certificate) -> Basis:
-        """What the successor of a certificate can be derived from, as the node shows it at this moment."""
+        """Return the basis of a certificate's successor, from the present evidence."""
         status, seen = step.status, step.status.seen
         provenance = self._provenance.of(seen, step.authority, status.presence.provenance)
         return basis(old, seen.certificates[1:], status.issuers, provenance)
 
     def check_authorities(self, step: Issue) -> None:
-        """A signer may take its time. Raises WriteError where the CA on the node has become another meanwhile.
+        """Raise WriteError if the CA on the node has changed while the signer worked.
 
-        Not asked of anchors that more than reading a file of PEM finds: those of a pattern, or below a password.
+        Anchors of a pattern or below a password are not checked, because they need more than reading a PEM file.
         """
         named = [name for name in step.status.seen.spec.ca if name != SELF]
         if not self._authorities.keys() >= set(named):

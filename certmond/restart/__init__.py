@@ -1,1 +1,1 @@
-"""The restart of a service: its act, its history, and the return to the former files."""
+"""The restart of a service: its act, its history, and the rollback to the previous files."""

@@ -1,7 +1,7 @@
-"""The one act of a restart, by the kind of the service: a unit, a static pod's container, a command.
+"""The act of a restart, by the kind of the service: a unit, a static Pod's container, a command.
 
-Owns which means belongs to which kind. When it is made, and whether it was of use, is decided by others. Never edits a
-manifest, never sends a signal by a name, and leaves alone what does not run, unless it is what we have ended ourselves.
+Owns the mapping of a kind to its act. Other modules decide when to act, and whether the restart worked. Never edits a
+manifest, never signals a process by name, and does not start what does not run, except after certmond has ended it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from certmond.subprocesses import run
 
 @dataclass(frozen=True, slots=True)
 class Restarter:
-    """Acts on this host. `alive` is called every second at least. `runtime` is where the container runtime listens, as
-    the kubelet was told.
+    """Acts on this host. `alive` is called at least every second. `runtime` is the kubelet's container runtime
+    endpoint.
     """
 
     alive: Callable[[], None] = lambda: None
@@ -34,11 +34,11 @@ class Restarter:
         self, service: ServiceSpec, instance: str, pod: Pod | None, *,
         revive: bool, listens: Collection[Endpoint] = (), delay: timedelta = timedelta(),
     ) -> str:  # fmt: skip
-        """End `instance`, so that another one begins; a sentence of what was done.
+        """End `instance`, so that a new one starts. Return what was done as a sentence.
 
-        `revive`: it is started even where it does not run any more, for we have ended it. `listens` are the endpoints
-        of a static pod, `delay` is for how long it goes on listening after SIGTERM. Raises RestartError where nothing
-        was done, IdleError where that is because it does not run.
+        With `revive`, a unit is started even if it does not run, because certmond has ended it. `listens` are the
+        endpoints of a static Pod, `delay` is how long it listens after SIGTERM. Raises RestartError if nothing was
+        done, and IdleError if the reason is that it does not run. Raises TriedError if a command failed.
         """
         match service.kind:
             case "systemd":
@@ -69,7 +69,7 @@ class Restarter:
     def _command(self, service: ServiceSpec) -> str:
         try:
             ended = run(service.command, service.environment, service.time_limit, self.alive)
-        except UntrustedError as error:  # nothing was begun
+        except UntrustedError as error:  # the program was not started
             raise RestartError(str(error)) from error
         except SigningError as error:
             raise TriedError(f"{service.command[0]} was not run to its end ({error})") from error

@@ -1,7 +1,7 @@
-"""What certmond remembers of its restarts: the episode under way, and how each service's last one ended.
+"""The history of restarts: the current episode, and the result of each service's last one.
 
-Owns `<state directory>/restarts.json`. Unlike the memory of renewals it has to be there before an act: without it, a
-process that is killed would restart the same thing again. Whoever writes holds the lock of the transactions.
+Owns `<state directory>/restarts.json`. It must be written before an act: without it, the next process would repeat the
+restart of a killed one. A writer holds the lock of the transactions.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ NAME = "restarts.json"
 
 
 class History:
-    """The services' past, by name."""
+    """The past of the services, by name."""
 
     def __init__(self, state_dir: Path) -> None:
         self._memory = Memory(state_dir, NAME, TypeAdapter(dict[str, Past]))
 
     def all(self) -> dict[str, Past]:
-        """What is remembered; nothing where the file is not there or cannot be used."""
+        """Return the stored history, or {} if the file is missing or cannot be used."""
         return self._memory.read() or {}
 
     def remember(self, past: Past) -> None:
-        """Note it in the place of what was known of the service. Raises WriteError."""
+        """Replace the history of the service. Raises WriteError."""
         self._memory.write({**self.all(), past.service: past})

@@ -1,7 +1,8 @@
-"""The files that worked: kept when they are seen to be good, and put back when what came after them did not work.
+"""Rollback of files: archive those that work, and restore them if their successors do not.
 
-Owns which generation of the archive is a former one: another than what is there, whole, and still valid. CAs and their
-keys are never copied: a Root CA is not taken back by a daemon. What puts files in place is a transaction as any other.
+Owns which generation of the archive is a previous one: different from the present files, complete, and still valid. CAs
+and their keys are never copied, because the daemon does not roll back a Root CA. An ordinary transaction replaces the
+files.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from certmond.transaction.node_files import NodeFiles
 
 
 class FormerFiles:
-    """For one configuration and one node."""
+    """The previous files for one configuration and one node."""
 
     def __init__(self, config: Config, root: str, state_dir: Path, clock: Callable[[], datetime]) -> None:
         self._specs = {spec.name: spec for spec in config.certificates}
         self._archive = Archive(state_dir, config.archive.keep)
-        # One more for what did not work: it must not push out what it is replaced by.
+        # One more, so that the files that did not work do not push out the generation that replaces them.
         self._taken_back = Archive(state_dir, config.archive.keep + 1)
         self._files, self._transactions = NodeFiles(root), Transactions(root, state_dir)
         self._pairs = KeyPairs(config.certificates, self._files)
@@ -45,10 +46,11 @@ class FormerFiles:
     def unkept(
         self, statuses: Collection[CertificateStatus], restarting: Container[str] = ()
     ) -> list[CertificateStatus]:
-        """The certificates that services use, are good, and were not looked at by `keep` as they are now.
+        """Return the certificates that services use, that are good, and that `keep` has not stored in their present
+        state.
 
-        Of those that `restarting` services use nobody knows yet. What is not among `statuses` is forgotten: where it
-        comes back, it is looked at anew.
+        Those that `restarting` services use are left out: whether they work is not known yet. A certificate that is not
+        among `statuses` is dropped, and stored again when it returns.
         """
         there = {status.seen.identity for status in statuses}
         self._kept = {identity: seen for identity, seen in self._kept.items() if identity in there}
@@ -75,7 +77,7 @@ class FormerFiles:
             name = archive_name(seen.spec, seen.path)
             present = self._present(archived(seen))
             if any(content is None for content in present.values()):
-                continue  # it goes at this moment: the next pass sees to it
+                continue  # the file is being replaced; the next pass stores it
             files = {path: self._transactions.real(path) for path in present}
             description = {
                 "serial": f"{status.certificate.serial:x}" if status.certificate else "",
@@ -94,10 +96,10 @@ class FormerFiles:
         return bool(outdone(seen.certificates[0], seen.certificates[1:], status.issuers, provenance, fixed))
 
     def put_back(self, writer: Writer, targets: Sequence[Target], statuses: Iterable[CertificateStatus]) -> str:
-        """Put the newest former files of each target back, in the place of what it has; a sentence about it.
+        """Restore the newest previous files of each target. Return a sentence.
 
-        `statuses` are the verdicts of now: they have the CAs to which former certificates have to lead. Raises
-        WriteError where there are none, or somebody has changed the files meanwhile; nothing was changed then.
+        `statuses` are the present verdicts, with the CAs to which previous certificates must chain. Raises WriteError,
+        without a change, if there are no such files, or another process has changed the files meanwhile.
         """
         known = {status.seen.identity: status for status in statuses}
         changes, kept, said = list[NewFile](), list[tuple[str, dict[str, Path]]](), list[str]()
@@ -111,7 +113,7 @@ class FormerFiles:
             for path, content in present.items():
                 if path in target.contents and content is not None and digest(content) != target.contents[path]:
                     if all(present[file.path] == file.content for file in files):
-                        break  # they are back already: a process that did it was killed
+                        break  # they are restored already, by a process that was killed
                     raise WriteError(f"{path} was changed by someone else meanwhile")
             else:
                 own = [_change(file, present[file.path]) for file in files if present[file.path] != file.content]
@@ -154,7 +156,7 @@ class FormerFiles:
     def _is_good(
         self, spec: CertificateSpec, target: Target, files: Sequence[ArchivedFile], status: CertificateStatus
     ) -> bool:
-        """Put back, there is a certificate with its key, and with a path to the CAs of now that holds now."""
+        """Return whether the restored files would be a valid certificate with its key, under the present CAs."""
         pair = self._pair(spec, target.path, as_put_back(files, self._files))
         own = pair.chain if isinstance(pair, KeyPair) else ()
         anchors = status.anchors if spec.ca else own
@@ -171,7 +173,7 @@ class FormerFiles:
 def _is_good(status: CertificateStatus) -> bool:
     seen = status.seen
     mine = bool(status.presence.consumers) and not seen.spec.authority and seen.spec.kind is not Kind.KEY_PAIR
-    # Otherwise nobody knows yet whether it works.
+    # Otherwise it is not known yet whether the certificate works.
     in_use = status.presence.judged and not (status.presence.stale or status.presence.failures)
     return mine and in_use and status.chain_valid and status.key_matches is True and not status.stale
 

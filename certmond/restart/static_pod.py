@@ -1,9 +1,9 @@
-"""One container of a static pod is stopped, so that the kubelet starts it again with the files that are there now.
+"""Stop of one container of a static Pod, which the kubelet then starts again with the present files.
 
-Owns that it is exactly the container that was seen, and no other: by its id with the runtime's client, and without one
-by a descriptor of its process that is checked after it was opened. Names are never enough to stop anything. Owns as
-well how long it is waited for: until it has ended, has drained (`host.draining`), or its grace is over. Starts nothing,
-which is the kubelet's, and never touches a manifest: an edited or moved one is another pod.
+Owns that exactly the observed container is stopped: by its id with the runtime's client, or without one by a pidfd that
+is checked after it was opened. A name alone never suffices. Also owns the wait: until the container has ended, has
+drained (`services.listener_probe`), or its grace is over. Starts nothing, because the kubelet does. Never touches a
+manifest: an edited or moved one is another Pod.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from certmond.services.containers import Found, Pod, find, is_still
 from certmond.services.crictl import Crictl
 from certmond.services.listener_probe import Draining
 
-_AFTER_KILL = 10.0  # seconds in which a process ends that has been killed, unless the kernel holds it
-_TURN = 0.5  # seconds; `alive` is due every second, and a process that has drained is pure outage
+_AFTER_KILL = 10.0  # seconds in which a killed process ends, unless the kernel blocks it
+_TURN = 0.5  # seconds; `alive` is due every second, and waiting for a drained process is downtime
 
 
 def stop(
@@ -36,11 +36,10 @@ def stop(
     proc: str = "/proc",
     logs: str = "/var/log/pods",
 ) -> str:
-    """Stop the container `instance` of the pod: SIGTERM, and SIGKILL after `grace` seconds, or as soon as `draining` is
-    over. What was done, in words.
+    """Stop the container `instance` of the Pod: SIGTERM, and SIGKILL after `grace` seconds or when `draining` is over.
 
-    Where no container of the pod runs, nothing is done. Raises RestartError, before anything is done, where another one
-    or more than one runs; and where this one cannot be stopped.
+    Return what was done, as a phrase. If no container of the Pod runs, nothing is done. Raises RestartError, before any
+    act, if another one or several run; and if this one cannot be stopped.
     """
 
     def look() -> list[Found]:
@@ -55,7 +54,7 @@ def stop(
             with _cut_short(pod, look(), draining, alive, proc) as turn:
                 crictl.stop(instance, math.ceil(grace), turn)
             return f"{_name(pod, instance)} was stopped by the container runtime"
-    except RestartError as error:  # a runtime that does not answer is no reason to leave the container as it is
+    except RestartError as error:  # even if the runtime does not answer, the container must be stopped
         excuse = str(error)
     else:
         return _another(pod, ids, instance, look())
@@ -70,9 +69,9 @@ def stop(
 def _cut_short(
     pod: Pod, found: Sequence[Found], draining: Draining | None, alive: Callable[[], None], proc: str
 ) -> Iterator[Callable[[], None]]:
-    """What to call while the runtime waits for a container to end: the process is killed when it has drained.
+    """Yield the function to call while the runtime waits for the container: it kills the process when that has drained.
 
-    Where it cannot be opened or told for sure, the runtime's own grace is what counts.
+    If the process cannot be opened or identified, only the grace of the runtime counts.
     """
     if draining is None or len(found) != 1:
         yield alive
@@ -99,7 +98,7 @@ def _cut_short(
 
 
 def _another(pod: Pod, ids: Sequence[str], instance: str, found: Sequence[Found]) -> str:
-    """What there is to say where the runtime does not run this one container and no other."""
+    """Return or raise the result if the runtime does not run exactly this container."""
     if ids:
         raise _not_alone(pod, ids, instance)
     if found:
@@ -125,7 +124,7 @@ def _by_signal(
     except OSError as error:
         raise RestartError(f"{name} cannot be opened ({error.strerror}); see the limits of certmond") from error
     try:
-        # The descriptor is one process for good: what the PID is found to be now is what will be signalled.
+        # The descriptor always refers to one process: the checks of the PID now hold for the process that is signaled.
         doubt = _doubt(pod, only, proc)
         if _ends(descriptor, 0, alive):
             return f"{name} has just ended by itself"
@@ -137,12 +136,12 @@ def _by_signal(
 
 
 def _doubt(pod: Pod, found: Found, proc: str) -> str | None:
-    """Why the PID may not be the process that was found, or not the pod's program; None where it is."""
+    """Return why the PID may not be the observed process or the Pod's program, or None if it is."""
     try:
         program = os.readlink(os.path.join(proc, str(found.pid), "exe"))
     except PermissionError:
         return "which program it runs may not be read; give certmond CAP_SYS_PTRACE, or the host crictl"
-    except OSError:  # it has ended, which is no doubt of its own
+    except OSError:  # it has ended, which `is_still` reports
         program = ""
     if not is_still(found, proc):
         return "it is not any more the process that was seen; look again"
@@ -154,12 +153,12 @@ def _doubt(pod: Pod, found: Found, proc: str) -> str | None:
 def _end(
     descriptor: int, name: str, grace: float, alive: Callable[[], None], draining: Draining | None
 ) -> str:  # fmt: skip
-    """SIGTERM, the grace or until it has drained, SIGKILL; until the process has ended."""
+    """Send SIGTERM, wait for the grace or until it has drained, send SIGKILL, and wait until it has ended."""
     for sent, seconds, until in ((signal.SIGTERM, grace, draining), (signal.SIGKILL, _AFTER_KILL, None)):
         try:
             signal.pidfd_send_signal(descriptor, sent)
         except ProcessLookupError:
-            pass  # it has ended meanwhile, which its descriptor says as well
+            pass  # it has ended meanwhile, which its descriptor shows
         except PermissionError as error:
             raise RestartError(f"{name} may not be signalled; give certmond CAP_KILL, or the host crictl") from error
         if _ends(descriptor, seconds, alive, until):
@@ -168,7 +167,7 @@ def _end(
 
 
 def _ends(descriptor: int, seconds: float, alive: Callable[[], None], draining: Draining | None = None) -> bool:
-    """Whether the process ends within so many seconds, and before it has drained; or has ended."""
+    """Return whether the process has ended, or ends within `seconds` and before it has drained."""
     waiting = select.poll()
     waiting.register(descriptor, select.POLLIN)
     deadline = time.monotonic() + seconds

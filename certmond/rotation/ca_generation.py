@@ -1,7 +1,7 @@
-"""A Root CA that follows the present one, made here: the key, and the certificate that it signs.
+"""Generation of a Root CA that follows the present one: its key and its self-signed certificate.
 
-Owns the making. What it says is `pki.root`'s, and that it can follow is proven by `pki.candidate`, as of one that an
-operator brings. Writes nothing; a key lives as long as the caller keeps it.
+`pki.rotation.ca_template` defines the content. `pki.rotation.ca_validation` checks that it can follow, as for a CA that
+an operator brings. Writes nothing, and keeps no key.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from certmond.transaction.dirfd import blaming
 
 
 def generate(present: Certificate, spec: CertificateSpec, terms: Terms) -> GivenAuthority:
-    """A CA with the name of the present one and a new key, of the entry's kind or else of the present one's.
+    """Return a CA with the name of the present one and a new key, of the entry's algorithm, else of the present one's.
 
-    Raises RefusedError where cryptography does not read the present one.
+    Raises RefusedError if cryptography cannot parse the present one.
     """
     _require_read(present, spec)
     template = following(present, spec, terms)
@@ -34,10 +34,10 @@ def generate(present: Certificate, spec: CertificateSpec, terms: Terms) -> Given
 
 
 def reissue(present: Certificate, key: PrivateKey, spec: CertificateSpec, terms: Terms) -> GivenAuthority:
-    """The present CA once more, with its own key, a new serial number and new dates.
+    """Return the present CA again, with its own key, a new serial number and new dates.
 
-    Raises KeyUnusableError where the key is not that of the present one, or is damaged, and RefusedError where
-    cryptography does not read the present one.
+    Raises KeyUnusableError if the key is not that of the present one, or is damaged. Raises RefusedError if
+    cryptography cannot parse the present one.
     """
     _require_read(present, spec)
     if describe_key(key.public_key()) != present.key:
@@ -48,7 +48,7 @@ def reissue(present: Certificate, key: PrivateKey, spec: CertificateSpec, terms:
 
 
 def present_key(spec: CertificateSpec, transactions: Transactions) -> PrivateKey:
-    """The key of the CA that signs on this node now. Raises KeyUnusableError or WriteError."""
+    """Return the key of the CA that signs on this node now. Raises KeyUnusableError or WriteError."""
     if spec.key is None:
         raise KeyUnusableError(f"the entry {spec.name} has no `key`; give it one")
     real = str(transactions.real(spec.key))

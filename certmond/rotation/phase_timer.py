@@ -1,7 +1,7 @@
-"""How long a phase of a rotation has lasted, by a clock that nobody sets: a step of the time of day ends no overlap.
+"""The duration of a rotation's phase by a monotonic clock, so that a step of the system time ends no overlap early.
 
-Owns when this process met the phase. What was before, only the record's time of day tells; from then on, elapsed time
-does. How long a phase has to last is `pki.rotation_gates`'. Waits for nothing.
+Owns when this process first saw the phase. Before that, only the time in the record counts; after it, elapsed time
+does. `pki.rotation.gates` defines how long a phase must last. Waits for nothing.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from certmond.pki.rotation.phases import Phase, Rotation
 from certmond.pki.x509.certificate import PublicKey
 
 _DRIFT = timedelta(minutes=1)
-"""By less than half of it clocks differ that nobody has set: one of them is steered."""
+"""Clocks that are only slewed, not stepped, differ by less than half of it."""
 
 
 class Lasting:
-    """For one process. `monotonic` gives seconds of a clock that nobody sets."""
+    """The timer of one process. `monotonic` returns seconds of a monotonic clock."""
 
     def __init__(self, spec: RootCaSpec, monotonic: Callable[[], float]) -> None:
         self._spec, self._monotonic = spec, monotonic
         self._met: tuple[tuple[str, Phase, datetime], datetime, float] | None = None
 
     def meet(self, rotation: Rotation, now: datetime) -> tuple[datetime, timedelta]:
-        """The rotation is in this phase: since when this process knows, and how long that is ago."""
+        """Return since when this process has seen the phase, by the system time, and the elapsed time since then."""
         phase = rotation.id, rotation.phase, _counted_from(rotation)
         if self._met is None or self._met[0] != phase:
             self._met = phase, now, self._monotonic()
@@ -35,8 +35,10 @@ class Lasting:
         return at, timedelta(seconds=self._monotonic() - seconds)
 
     def gate(self, rotation: Rotation, now: datetime) -> Gate:
-        """Whether the phase is to last although all nodes are ready. What the record has of a time that is yet to come,
-        noted before a clock was set back, or by a node whose clock is ahead, counts from when this process met it.
+        """Return the gate that holds the phase for its minimal duration, although all nodes are ready.
+
+        A time of the record in the future counts from when this process saw it. A clock was set back after it was
+        stored, or the node that stored it was ahead.
         """
         met, ago = self.meet(rotation, now)
         stepped = _DRIFT * round((now - met - ago) / _DRIFT)
@@ -46,6 +48,6 @@ class Lasting:
 
 
 def _counted_from(rotation: Rotation) -> datetime:
-    """As `lasting` counts: with the keys of tokens from when all sign with the new one, where that is known."""
+    """Return the start for `lasting`: for token keys, since when all sign with the new one, if known."""
     seen = rotation.published if isinstance(rotation.new, PublicKey) else None
     return rotation.since if seen is None else seen

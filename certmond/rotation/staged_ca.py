@@ -1,9 +1,9 @@
-"""The CAs of a rotation that are not in place, or no more: the new one until its time has come, the old one after it.
+"""The CAs of a rotation that are not installed: the new one before its phase, the old one after it.
 
-Owns `<state directory>/rotation/{new,old}.{crt,key,family}`: files that only we may read, in a directory that only we
-may enter. The certificate comes last and goes first, so that where it is, all is; anything else is told as a half, and
-is put right by doing again what was cut off. The key is never shown, and is loaded only where it is asked for. Whoever
-puts or destroys holds the lock of `host.transaction`. The rotation's record, which lies beside them, is only read.
+Owns `<state directory>/rotation/{new,old}.{crt,key,family}`: files with mode 0600 in a directory with mode 0700. The
+certificate is written last and removed first, so that with it the part is complete. Everything else is reported as
+incomplete, and repeating the interrupted command repairs it. The key is never shown, and is loaded only on request. A
+writer holds the lock of `transaction`. The rotation's record in the same directory is only read.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _RECORD = "record.json"
 
 
 class Part(StrEnum):
-    """Which CA of a rotation."""
+    """A CA of a rotation."""
 
     NEW = "new"
     OLD = "old"
@@ -40,8 +40,10 @@ class Part(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StagedCA:
-    """What lies there. With a `fault`, which is a sentence, it cannot be used, and the rest is what could be read.
-    `key` is the public half; None where the key is not on this node (`key_unknown`: one is there that cannot be told).
+    """The content of a part. With a `fault`, a sentence, it cannot be used; the rest is what could be read.
+
+    `key` is the public half, or None if the key is not on this node. `key_unknown` is true if a key exists that cannot
+    be read.
     """
 
     part: Part
@@ -54,9 +56,9 @@ class StagedCA:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What the record says of the rotation; empty where it cannot be understood.
+    """The rotation in the record; empty if the record cannot be parsed.
 
-    While there is a record, a rotation is under way, in the phase `done` too: its end destroys what is staged.
+    While a record exists, a rotation is in progress, also in the phase `done`: its end destroys what is staged.
     """
 
     id: str = ""
@@ -72,7 +74,7 @@ class Staging:
         self.directory = state_dir / "rotation"
 
     def read(self, part: Part) -> StagedCA | None:
-        """What is there; None where nothing is. What is wrong is told as a fault. Never raises."""
+        """Return the content of a part, or None if it is empty. Errors are its fault. Never raises."""
         try:
             with opened_state(self.directory) as directory:
                 found = dict(_contents(directory, part, self.directory))
@@ -85,8 +87,10 @@ class Staging:
         return self._understood(part, found) if found else None
 
     def key(self, part: Part) -> PrivateKey:
-        """The private key. Raises ConfigError where there is none, WriteError and KeyUnusableError where it is bad,
-        StateError where another user can read or change it.
+        """Return the private key.
+
+        Raises ConfigError if it does not exist, WriteError or KeyUnusableError if it cannot be used, StateError if
+        another user can read or change it.
         """
         where = self.directory / f"{part}.{_KEY}"
         with blaming(str(where), "read"):
@@ -98,10 +102,10 @@ class Staging:
         return load_key(content, str(where))
 
     def put(self, part: Part, family: str, anchor: Anchor, key: PrivateKey | None) -> None:
-        """Keep this CA, or this public key, as `part`, in place of what was there. On the disk when this returns.
+        """Replace `part` with this CA or public key. On the disk when this returns.
 
-        Raises ConfigError where the key is another one's, WriteError where it cannot be written: then what was there
-        before is there, or a half that is told as such.
+        Raises ConfigError if the key belongs to another one, WriteError if it cannot be written. Then the previous
+        content remains, or an incomplete one that is reported as such.
         """
         contents = {_KEY: key_pem(key) if key else None, _FAMILY: f"{family}\n".encode(),
                     _CERTIFICATE: to_pem(anchor)}  # fmt: skip
@@ -112,14 +116,14 @@ class Staging:
             make_directory(self._state_dir)
             make_directory(self.directory)
             with opened_state(self.directory) as directory:
-                os.fchmod(directory, 0o700)  # whoever made it
+                os.fchmod(directory, 0o700)  # whichever mode it had
                 names = {kind: _Names(directory, part, kind) for kind in contents}
                 try:
                     for kind, content in contents.items():
                         _draft(names[kind].draft, content)
                     os.fsync(directory)
                 except BaseException:
-                    with suppress(OSError):  # else it is a half, and goes with the next that is staged
+                    with suppress(OSError):  # then it is incomplete, and the next staging removes it
                         for each in names.values():
                             remove(each.draft)
                     raise
@@ -128,7 +132,7 @@ class Staging:
                     _sync_after(directory, partial(names[kind].settle, content))
 
     def destroy(self, *parts: Part) -> None:
-        """Remove these, halves and drafts too; all is gone from the disk when this returns. Raises WriteError."""
+        """Remove these parts with their drafts. All is removed from the disk when this returns. Raises WriteError."""
         with blaming(str(self.directory)), suppress(FileNotFoundError), opened(self.directory) as directory:
             for part in parts:
                 for kind in (_CERTIFICATE, _KEY, _FAMILY):
@@ -137,9 +141,9 @@ class Staging:
                     _sync_after(directory, partial(remove, names.place))
 
     def recorded(self) -> Recorded | None:
-        """What the record says; None where there is none, or where `read` tells that nothing here can be read.
+        """Return the record, or None if it is missing or the directory cannot be read, which `read` reports.
 
-        Raises StateError where another user can change it, or a later certmond has written it.
+        Raises StateError if another user can change it, or a later certmond has written it.
         """
         try:
             with opened_state(self.directory) as directory:
@@ -167,7 +171,7 @@ class Staging:
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """One file of a part: where it lies, and where it is written first."""
+    """One file of a part: its place, and its draft."""
 
     directory: int
     part: Part
@@ -182,7 +186,7 @@ class _Names:
         return Place(self.directory, f".{self.part}.{self.kind}")
 
     def settle(self, content: bytes | None) -> None:
-        """The draft in its place; nothing in its place where there is no content."""
+        """Rename the draft to its place; without content remove the file there."""
         if content is None:
             remove(self.place)
         else:
@@ -190,7 +194,7 @@ class _Names:
 
 
 def _draft(place: Place, content: bytes | None) -> None:
-    """Complete and on the disk, under a name that nobody reads, and closed to others from the start."""
+    """Write the content with mode 0600 under a draft name, and read it back."""
     remove(place)
     if content is None:
         return
@@ -206,7 +210,7 @@ def _sync_after(directory: int, act: Callable[[], None]) -> None:
 
 
 def _contents(directory: int, part: Part, where: Path) -> Iterator[tuple[str, bytes | None]]:
-    """The files of a part by their kind, and of a draft that is all there is, that there is one."""
+    """Yield the files of a part by their kind; if only a draft exists, the certificate without content."""
     all_of_it = [_Names(directory, part, kind) for kind in (_CERTIFICATE, _KEY, _FAMILY)]
     present = [names for names in all_of_it if names.place.status() is not None]
     for names in present:

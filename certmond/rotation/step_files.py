@@ -1,8 +1,8 @@
-"""One step of a rotation on this node: what a phase wants of some files -> their content, replaced together.
+"""Files of one step of a rotation on this node, replaced together.
 
-Owns the way from a `Rotate` to the bytes of each file, where a CA's private key is found, and the proof that what was
-written is what was wanted. A key that is about to be replaced is kept with the rotation first, because it is the way
-back. What is wanted is decided by `pki.rotation_steps`; how files are replaced is the transaction's.
+Owns the content of each file of a `Rotate`, the search for a CA's private key, and the proof that the result is as
+planned. A key that will be replaced is first stored with the rotation, because an abort needs it.
+`pki.rotation.planner` plans the step; the transaction replaces the files.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Arrangement:
         self._files, self._staging, self._archive = files, staging, archive
 
     def make(self, step: Rotate, writer: Writer, now: datetime, real: Callable[[str], Path]) -> str:
-        """Do all that the step wants, or nothing, and say so. Raises CertmondError."""
+        """Execute the step completely or not at all. Return a sentence. Raises CertmondError."""
         self._check(step)
         self._check_writers(step)
         self._keep_key(step)
@@ -75,7 +75,7 @@ class Arrangement:
                     yield Removed(path, expected)
 
     def _check(self, step: Rotate) -> None:
-        """Raises WriteError where somebody has put another anchor or key there since it was looked at."""
+        """Raise WriteError if another process has installed another anchor or key since the observation."""
         spec = self._anchors.get(step.target)
         if spec is None or not step.known:
             return
@@ -87,14 +87,14 @@ class Arrangement:
                 raise WriteError(f"{path} was changed by someone else since it was looked at; look at it again")
 
     def _check_writers(self, step: Rotate) -> None:
-        """Raises WriteError where another user could take a key that is written."""
+        """Raise WriteError if another user could take a key that is written."""
         spec = self._anchors.get(step.target)
         keys = [want.path for want in step.wants if isinstance(want, KeyOf)]
         if why := self._files.exposed(keys, spec.owner if spec else None):
             raise WriteError(why)
 
     def _keep_key(self, step: Rotate) -> None:
-        """The anchor's key that is about to be replaced goes to the rotation's own files, where it is not yet."""
+        """Store the anchor's key that will be replaced with the rotation, unless it is there already."""
         spec = self._anchors.get(step.target)
         if spec is None or spec.key is None or not any(isinstance(w, KeyOf) and w.path == spec.key for w in step.wants):
             return
@@ -119,7 +119,7 @@ class Arrangement:
         self._staging.put(Part.OLD, step.target, own, key)
 
     def _key_of(self, anchor: Anchor, family: str) -> PrivateKey:
-        """The private key of an anchor, wherever on this node it is. Raises KeyUnusableError."""
+        """Return the private key of an anchor, wherever on this node it is. Raises KeyUnusableError."""
         for part in Part:
             staged = self._staging.read(part)
             if staged and staged.key == anchor.key:
@@ -134,15 +134,13 @@ class Arrangement:
         raise KeyUnusableError(f"{fact}; give it with `certmond root-ca stage`")
 
     def _archive_anchor(self, step: Rotate, now: datetime, real: Callable[[str], Path]) -> None:
-        """The certificates that are replaced are kept; keys are not, as the rotation has them for as long as it may
-        want them.
-        """
+        """Archive the certificates that are replaced, but no keys: the rotation keeps those itself."""
         spec = self._anchors.get(step.target)
         if spec and any(isinstance(want, Bundle) and want.path == spec.path for want in step.wants):
             self._archive.store(step.target, {spec.path: real(spec.path)}, now, {"cause": step.cause.value})
 
     def _unpaired(self, step: Rotate, changes: Sequence[Change], read: Read) -> Iterator[str]:
-        """Why a key that will lie beside certificates is of none of them: the anchor's, and a signer's of its own."""
+        """Yield why the anchor's key, or that of a separate signer, would match no certificate of its file."""
         spec, changed = self._anchors.get(step.target), {change.path for change in changes}
         for path, key_path in ((spec.path, spec.key), own_files(spec.path)) if spec else ():
             key = read(key_path) if key_path and not changed.isdisjoint({path, key_path}) else None
@@ -151,7 +149,7 @@ class Arrangement:
                 yield f"would leave no pair: {found.message}"
 
     def _problems(self, step: Rotate, written: Mapping[str, bytes]) -> Iterator[str]:
-        """What is in the new files, and should not be."""
+        """Yield the differences between the new files and the plan."""
         for want in step.wants:
             content = written.get(want.path, b"")
             match want:

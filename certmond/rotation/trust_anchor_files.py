@@ -1,7 +1,7 @@
-"""What a node shows of one trust anchor and of who signs with it: inventory, manifests and files -> `Ground`.
+"""One trust anchor on this node and its signer, from inventory, manifests and files -> `Ground`.
 
-Owns where the controller-manager's signer is, and where it goes to: beside the anchor's file, in the directory that its
-container has mounted. Judges nothing, writes nothing.
+Owns the location of the controller-manager's signer now and during a rotation: beside the anchor's file, in the
+directory that its container mounts. Judges nothing, writes nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SPECIFIC = ("kubelet-serving", "kubelet-client", "kube-apiserver-client", "lega
 
 
 def ground_of(family: str, inventory: Inventory, components: Components, files: NodeFiles) -> Ground | None:
-    """The anchor `family` on this node; None where the catalogue has no such entry. Raises WriteError."""
+    """Return the anchor `family` on this node, or None if the catalogue has no such entry. Raises WriteError."""
     seen = [each for each in inventory.observations if each.spec.name == family and each.spec.is_trust]
     first = next((each for each in seen if each.name == family), None)
     if first is None:
@@ -39,13 +39,13 @@ def ground_of(family: str, inventory: Inventory, components: Components, files: 
 
 
 def own_files(path: str) -> tuple[str, str]:
-    """Where a signer's own certificate and key are, for an anchor at `path`."""
+    """Return the paths of a separate signer's certificate and key, for an anchor at `path`."""
     directory = posixpath.dirname(path)
     return posixpath.join(directory, _OWN[0]), posixpath.join(directory, _OWN[1])
 
 
 def _signer(pod: Manifest, path: str, key_path: str, files: NodeFiles) -> Signer | None:
-    """The controller-manager in this pod, if it is there and signs."""
+    """Return the controller-manager's signer in this Pod, or None if the Pod has none."""
     container = next((each for each in containers(pod.fields) if each.name == CONTROLLER_MANAGER), None)
     if container is None:
         return None
@@ -68,7 +68,7 @@ def _signer(pod: Manifest, path: str, key_path: str, files: NodeFiles) -> Signer
 
 
 def _problems(signer: Signer, container: Container, anchor: tuple[str, str]) -> Iterator[str]:
-    """Why this signer cannot be moved to files of its own and back."""
+    """Yield why this signer cannot be moved to separate files and back."""
     for usage in _SPECIFIC:
         if container.values(flag := f"cluster-signing-{usage}-cert-file"):
             yield (

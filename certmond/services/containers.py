@@ -1,8 +1,8 @@
-"""Which process a static pod's container is: seen from the host, whatever the container runtime.
+"""The process of a static Pod's container, found on the host without the container runtime.
 
-Owns the way from a name to a process: the kubelet's directory of logs tells a pod's uids, the control group of a
-process its pod and its container, its first command word the program. So it takes neither a client of the runtime nor a
-privilege, only a /proc that does not hide the processes of others. Sends no signal, opens no `exe`, judges nothing.
+Owns the lookup from a name to a process. The kubelet's log directory gives a Pod's uids, the cgroup of a process its
+Pod and container, and the first command word the program. It needs no client of the runtime and no privilege, only a
+/proc that shows the processes of other users. Sends no signal, opens no `exe`, judges nothing.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from typing import NamedTuple
 from certmond.errors import RestartError
 from certmond.pki.services.model import ServiceSeen
 
-_TICKS = os.sysconf("SC_CLK_TCK")  # a second, in /proc
+_TICKS = os.sysconf("SC_CLK_TCK")  # per second, in /proc
 
 _CONTAINER = re.compile(
     rb"(?:^|/)"
     rb"(?:kubepods(?:-burstable|-besteffort)?-)?pod(?P<uid>[^/:]+?)(?:\.slice)?"
-    rb"[/:]"  # ":" where the kubelet is told systemd and the runtime is not
-    # Not crio-conmon, which is no container.
+    rb"[/:]"  # ":" if the kubelet uses the systemd driver and the runtime does not
+    # Not crio-conmon, which is not a container.
     rb"(?:(?:cri-containerd|crio|cri-o|docker)[-:])?(?P<container>[0-9a-f]{64})(?:\.scope)?"
-    rb"(?:/container)?\Z"  # a group of its own that crun makes inside
+    rb"(?:/container)?\Z"  # a nested cgroup of crun
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
-    """Which container of which static pod is meant.
+    """A container of a static Pod.
 
-    `container` is its name in the manifest. `name` is metadata.name of the manifest, "-" and the node's name, as the
-    kubelet calls the mirror pod. `executable` is the last part of the container's first command word.
+    `container` is its name in the manifest. `name` is the manifest's metadata.name, "-" and the node's name, which is
+    the name of the mirror Pod. `executable` is the base name of the container's first command word.
     """
 
     container: str
@@ -47,10 +47,10 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A container that runs, by its own process. `started_at` is by this host's clock (UTC), to about 10 ms.
+    """A running container, identified by its main process. `started_at` is by this host's clock (UTC), to about 10 ms.
 
-    `ticks` is the same instant as the kernel counts it, which no change of the clock moves: with `pid` it names one
-    process until the host is booted again.
+    `ticks` is the same instant by the kernel's clock, which no clock change moves. With `pid` it identifies a process
+    until the next boot.
     """
 
     pid: int
@@ -62,9 +62,9 @@ class Found:
 
 
 def find(pods: Collection[Pod], proc: str = "/proc", logs: str = "/var/log/pods") -> dict[Pod, list[Found]]:
-    """The running containers of each of the pods, in one look at `proc`: none, one, or more than one uid has left.
+    """Return the running containers of each Pod, from one scan of `proc`: none, one, or several.
 
-    Raises RestartError where `logs` is there and cannot be read: nobody could say then that nothing runs.
+    Raises RestartError if `logs` exists and cannot be read: then "nothing runs" cannot be stated.
     """
     uids = {pod: set[str]() for pod in pods}
     for pod, uid in _uids(pods, logs):
@@ -82,7 +82,7 @@ def find(pods: Collection[Pod], proc: str = "/proc", logs: str = "/var/log/pods"
 
 
 def seen(found: Sequence[Found]) -> ServiceSeen:
-    """What `find` found of one pod, as a service."""
+    """Return the result of `find` for one Pod as the state of a service."""
     if not found:
         return ServiceSeen(running=False)
     if len(found) > 1:
@@ -93,7 +93,7 @@ def seen(found: Sequence[Found]) -> ServiceSeen:
 
 
 def is_still(found: Found, proc: str = "/proc") -> bool:
-    """Whether its PID is the process that was found: in the same container, and started at the same instant."""
+    """Return whether the PID is still the process that was found: same container, same start."""
     process = _process(found.pid, proc)
     return process is not None and (process.container_id, process.ticks) == (found.container_id, found.ticks)
 
@@ -107,10 +107,10 @@ class _Process(NamedTuple):
 
 
 def _uids(pods: Iterable[Pod], logs: str) -> Iterator[tuple[Pod, str]]:
-    """Each pod with each uid that it has or had: the kubelet names directories NAMESPACE_POD_UID/CONTAINER."""
+    """Yield each Pod with each uid that it has or had, from the kubelet's directories NAMESPACE_POD_UID/CONTAINER."""
     try:
         names = os.listdir(logs)
-    except (FileNotFoundError, NotADirectoryError):  # no kubelet, no pods
+    except (FileNotFoundError, NotADirectoryError):  # no kubelet, no Pods
         return
     except OSError as error:
         detail = f"{logs} cannot be read ({error.strerror}), so that no container can be told from another"
@@ -124,14 +124,14 @@ def _uids(pods: Iterable[Pod], logs: str) -> Iterator[tuple[Pod, str]]:
 
 
 def _processes(uids: Collection[str], proc: str) -> Iterator[_Process]:
-    """Every process that is in a container of one of these pods."""
+    """Yield every process in a container of one of these Pods."""
     for name in os.listdir(proc):
         if name.isascii() and name.isdigit() and (process := _process(int(name), proc)) and process.pod_uid in uids:
             yield process
 
 
 def _process(pid: int, proc: str) -> _Process | None:
-    """None for a process that is in no container, or is no more."""
+    """Return the process, or None if it is in no container or has ended."""
     try:
         group = _container(_read(proc, pid, "cgroup"))
         times = _times(_read(proc, pid, "stat")) if group else None
@@ -141,7 +141,7 @@ def _process(pid: int, proc: str) -> _Process | None:
 
 
 def _container(cgroup: bytes) -> tuple[str, str] | None:
-    """(uid, container) by /proc/PID/cgroup, in hierarchies of version 1 and 2; None where they do not agree."""
+    """Return (uid, container) from /proc/PID/cgroup, for cgroup v1 and v2, or None if the hierarchies differ."""
     paths = (line.split(b":", 2)[2] for line in cgroup.split(b"\n") if line.count(b":") >= 2)
     matches = filter(None, map(_CONTAINER.search, paths))
     told = {(_plain(_text(match["uid"])), _text(match["container"])) for match in matches}
@@ -149,7 +149,7 @@ def _container(cgroup: bytes) -> tuple[str, str] | None:
 
 
 def _times(stat: bytes) -> tuple[int, int] | None:
-    """(parent, start in ticks) by /proc/PID/stat: fields 4 and 22. The name before them may hold anything."""
+    """Return (parent, start in ticks) from /proc/PID/stat, fields 4 and 22. The name can contain any byte."""
     fields = stat.rpartition(b")")[2].split()
     try:
         return int(fields[1]), int(fields[19])
@@ -158,7 +158,7 @@ def _times(stat: bytes) -> tuple[int, int] | None:
 
 
 def _first(group: Sequence[_Process]) -> _Process:
-    """The container's own process: nobody's child in there, and of those (`crictl exec` makes more) the oldest."""
+    """Return the container's main process: the oldest with a parent outside (`crictl exec` adds some)."""
     inside = {process.pid for process in group}
     own = [process for process in group if process.parent not in inside]
     return min(own or group, key=lambda process: (process.ticks, process.pid))
@@ -168,7 +168,7 @@ def _found(process: _Process, booted: float, proc: str) -> Found | None:
     try:
         words = _read(proc, process.pid, "cmdline").split(b"\0")
         started = datetime.fromtimestamp(booted + process.ticks / _TICKS, UTC)
-    except (OSError, ValueError, OverflowError):  # it has ended meanwhile, or no clock has such a time
+    except (OSError, ValueError, OverflowError):  # it has ended meanwhile, or the time is out of range
         return None
     command = tuple(map(_text, words[:-1] if words[-1] == b"" else words))
     return Found(process.pid, process.container_id, process.pod_uid, started, command, process.ticks)
@@ -179,7 +179,7 @@ def _program(command: Sequence[str]) -> str:
 
 
 def _plain(uid: str) -> str:
-    """A uid in one way of writing: a systemd slice has "_" for its "-"."""
+    """Return a uid in its plain form: a systemd slice has "_" instead of "-"."""
     return uid.replace("_", "-")
 
 

@@ -1,7 +1,7 @@
-"""The client of the container runtime, as operators have it: crictl, from cri-tools.
+"""The client of the container runtime: crictl, from cri-tools.
 
-Owns its command line, where it and its configuration are found, and what its answers mean. Names containers by their
-labels, never by a pattern, and stops one by its whole id. Decides nothing: which one that is, is the caller's.
+Owns its command line, the search for it and its configuration, and the meaning of its answers. Selects containers by
+labels, never by a pattern, and stops one by its full id. The caller decides which one.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _SOCKETS = (
     "/run/cri-dockerd.sock",
 )
 
-_LIMIT = timedelta(seconds=20)  # for the program; a container's grace comes on top of it
-_CALL = 10  # seconds for one call to the runtime, where crictl's own are 2
+_LIMIT = timedelta(seconds=20)  # for the program; the grace of a container is added
+_CALL = 10  # seconds for one call to the runtime; crictl's default is 2
 
 
 def client(endpoint: str | None = None, root: str = "/") -> Crictl | None:
-    """The client of the host whose files are below `root`; None where it has none.
+    """Return the client of the host whose files are below `root`, or None if it has none.
 
-    `endpoint` is the runtime's as the kubelet is told it, and counts where crictl has no configuration of its own.
+    `endpoint` is the kubelet's runtime endpoint. It applies if crictl has no configuration file.
     """
     program = _program(root)
     if program is None:
@@ -50,25 +50,27 @@ def client(endpoint: str | None = None, root: str = "/") -> Crictl | None:
 
 
 class Crictl:
-    """`command` is the program with what it needs to reach the runtime. Every call takes `limit` at most."""
+    """`command` is the program with the arguments to reach the runtime. Every call takes at most `limit`, and `stop`
+    its grace too.
+    """
 
     def __init__(self, command: tuple[str, ...], limit: timedelta = _LIMIT) -> None:
         self.command = command
         self._limit = limit
 
     def running(self, pod: Pod, alive: Callable[[], None]) -> list[str]:
-        """The ids of the pod's running containers of that name. Raises RestartError where the runtime cannot tell."""
+        """Return the ids of the Pod's running containers. Raises RestartError if the runtime does not answer."""
         labels = [word for name, value in _labels(pod).items() for word in ("--label", f"{name}={value}")]
         ended = self._run(("ps", "--state", "Running", *labels, "-o", "json"), _CALL, self._limit, alive)
         return _ids(ended.output, pod)
 
     def stop(self, container_id: str, grace: int, alive: Callable[[], None]) -> None:
-        """SIGTERM, and after `grace` seconds SIGKILL, to this container; returns when it has ended.
+        """Stop a container: SIGTERM, and SIGKILL after `grace` seconds. Return when it has ended.
 
-        Raises RestartError where the runtime cannot, or did not in time. It may have ended even so.
+        Raises RestartError if the runtime fails or exceeds the time. The container may have ended even so.
         """
         limit = self._limit + timedelta(seconds=grace)
-        # Without its own --timeout, `stop` has no grace at all. The other one is for the call that waits for it.
+        # Without --timeout after it, `stop` has no grace. The --timeout before it limits the call that waits.
         self._run(("stop", "--timeout", str(grace), container_id), grace + _CALL, limit, alive)
 
     def _run(self, verb: tuple[str, ...], call: int, limit: timedelta, alive: Callable[[], None]) -> Ended:
@@ -87,7 +89,10 @@ class Crictl:
 
 
 def _ids(answer: bytes, pod: Pod) -> list[str]:
-    """The ids in a ListContainersResponse of running containers with the pod's labels; the others are no answer."""
+    """Return the ids in a ListContainersResponse of running containers with the Pod's labels.
+
+    Raises RestartError if the answer is not such JSON.
+    """
     try:
         containers = json.loads(answer)["containers"]
         return [
@@ -100,7 +105,7 @@ def _ids(answer: bytes, pod: Pod) -> list[str]:
 
 
 def _labels(pod: Pod) -> dict[str, str]:
-    """What the kubelet has written on the container."""
+    """Return the labels that the kubelet sets on the container."""
     return {
         "io.kubernetes.container.name": pod.container,
         "io.kubernetes.pod.namespace": pod.namespace,
@@ -116,5 +121,5 @@ def _program(root: str) -> tuple[str, ...] | None:
 
 
 def _existing(paths: tuple[str, ...], root: str, mode: int = os.F_OK) -> str | None:
-    """The first of the paths that is there, as it is to be called from here."""
+    """Return the first existing path, including `root`."""
     return next((path for path in (root.rstrip("/") + each for each in paths) if os.access(path, mode)), None)

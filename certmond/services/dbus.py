@@ -1,8 +1,8 @@
-"""A connection to a D-Bus message bus: one call after the other, and the signals that come meanwhile.
+"""A connection to a D-Bus message bus: sequential calls, and the signals that arrive meanwhile.
 
-Owns the socket, and that nobody waits longer than agreed: every wait, for a connection, an answer or a signal, ends at
-`deadline`, and calls `alive` on its way. jeepney knows the protocol and does no I/O here: its own connection says Hello
-to a bus without a limit. Knows no service on the bus.
+Owns the socket and its deadline: every wait, for a connection, an answer or a signal, ends at `deadline` and calls
+`alive` meanwhile. jeepney implements the protocol and does no I/O here: its own connection sends Hello without a time
+limit. Does not depend on any service of the bus.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ BUS_ITSELF = DBusAddress("/org/freedesktop/DBus", "org.freedesktop.DBus", "org.f
 
 _TURN = 0.5  # seconds; `alive` is due every second
 _PIECE = 1 << 16
-_SHOWN = 200  # characters of what an impostor sent
+_SHOWN = 200  # characters that are shown of an invalid answer
 
 
 class Bus:
-    """A connection that is open, and is closed at the end of its `with` block.
+    """An open connection, closed at the end of its `with` block.
 
-    Whoever has more time than was said at first moves `deadline`, an instant of time.monotonic(). All of it raises
-    OSError where the bus cannot be reached or has not answered by then.
+    A caller that gets more time moves `deadline`, an instant of time.monotonic(). Every method raises OSError if the
+    bus cannot be reached or has not answered by then.
     """
 
     def __init__(self, address: str, deadline: float, alive: Callable[[], None]) -> None:
@@ -59,9 +59,9 @@ class Bus:
         self._socket.close()
 
     def call(self, to: DBusAddress, method: str, signature: str | None = None, *arguments: object) -> tuple[Any, ...]:
-        """What the method returns. Raises DBusErrorResponse where it, or the bus, refuses."""
+        """Call a method and return its result. Raises DBusErrorResponse if the peer or the bus refuses."""
         serial = next(self._serials)
-        # No NO_AUTO_START: a bus that was just started holds what is for systemd until systemd has come to it, too.
+        # Without NO_AUTO_START: a bus that has just started queues the message until systemd has connected.
         self._send(new_method_call(to, method, signature, arguments).serialise(serial=serial))
         while True:
             message = self._receive()
@@ -72,7 +72,7 @@ class Bus:
                 return answer
 
     def signal(self) -> Any:
-        """The next signal, first of those that came while an answer was waited for: none is lost in between."""
+        """Return the next signal, first those that arrived during a call, so that none is lost."""
         while not self._signals:
             message = self._receive()
             if message.header.message_type is MessageType.signal:
@@ -80,7 +80,7 @@ class Bus:
         return self._signals.popleft()
 
     def _authenticate(self) -> None:
-        """As the user that we are, which the kernel tells the bus."""
+        """Authenticate as the user of this process, which the kernel reports to the bus (SASL EXTERNAL)."""
         with _only_os_errors():
             authenticator = Authenticator()
             for line in authenticator:
@@ -119,17 +119,17 @@ class Bus:
 
 @contextmanager
 def _only_os_errors() -> Iterator[None]:
-    """Who does not speak D-Bus, or not with us, is as good as nobody."""
+    """Turn every other exception inside into an OSError: a peer that does not speak D-Bus counts as unreachable."""
     try:
         yield
     except OSError:
         raise
     except Exception as error:
-        # jeepney raises whatever comes of it: AuthenticationError, struct.error, KeyError, AssertionError, ...
+        # jeepney raises AuthenticationError, struct.error, KeyError, AssertionError and others.
         detail = f"{type(error).__name__}: {error}"[:_SHOWN]
         raise ConnectionAbortedError(f"what is there is no bus, or does not let us in: {detail}") from error
 
 
 def said(error: DBusErrorResponse) -> str:
-    """The words of a refusal, or its name where it has none."""
+    """Return the message of a refusal, or its name if it has none."""
     return str(error.data[0] if error.data else error.name).rstrip(".")

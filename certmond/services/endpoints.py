@@ -1,12 +1,11 @@
-"""Where this node's components serve which certificate: their flags and configuration -> endpoint -> file.
+"""Endpoints of this node's components and the certificate file of each, from flags and configuration.
 
-Owns the flags that say so. What they tell is a file, not an entry of the catalogue: the entry is the one with that
-`path`, whatever it is called. A component that is given no file makes itself a certificate in memory, as the
-controller-manager and the scheduler of kubeadm do; it has no endpoint, for there is nothing to compare. Connects to
-nothing, judges nothing.
+Owns the flags. They name a file, which belongs to the catalogue entry with that `path`. A component without a
+certificate file makes one in memory, as kubeadm's controller-manager and scheduler do. It has no endpoint, because
+there is no file to compare. Connects to nothing, judges nothing.
 
-*The way leads to this node*: a component that listens everywhere is asked on the loopback, and not at the address that
-it advertises or is probed at by the kubelet. That may be a load balancer's, behind which another node answers.
+*Addresses of this node*: a component that listens on all addresses is probed on the loopback, not at the address that
+it advertises or that the kubelet probes. That address may be a load balancer's, behind which another node answers.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _KUBELET, _KUBELET_PKI = "/var/lib/kubelet", "/var/lib/kubelet/pki"
 
 
 class _Listener(NamedTuple):
-    """What the flags say, as text; `path` is None where the file is not this host's."""
+    """The content of the flags, as text. `path` is None if the file is not on this host."""
 
     component: str
     address: str
@@ -39,9 +38,9 @@ class _Listener(NamedTuple):
 
 
 def endpoints_of(components: Components, outside: Iterable[Container] = ()) -> dict[Endpoint, tuple[str, str]]:
-    """Each endpoint, with the component that listens and the path of the file whose certificate is served there.
+    """Return each endpoint with the component that listens and the path of the certificate that it serves.
 
-    `outside` are components that run in no pod, with their flags.
+    `outside` are components that do not run in a Pod, with their flags.
     """
     listeners = [each for pod in components.pods if _on_host_network(pod.fields) for each in _of_pod(pod.fields)]
     listeners += [each for container in outside for each in _of_container(container)]
@@ -50,7 +49,7 @@ def endpoints_of(components: Components, outside: Iterable[Container] = ()) -> d
         listeners.append(_of_kubelet(components.kubelet_config.fields, kubelet))
     served: dict[Endpoint, tuple[str, str]] = {}
     for component, address, port, path, server_name in listeners:
-        with suppress(MalformedError, ValueError):  # a flag can say anything; with most of it, nothing serves
+        with suppress(MalformedError, ValueError):  # a flag can have any value; invalid ones are skipped
             endpoint = Endpoint(_EVERYWHERE.get(address, address), int(port), server_name)
             if path:
                 served.setdefault(endpoint, (component, path))
@@ -58,7 +57,7 @@ def endpoints_of(components: Components, outside: Iterable[Container] = ()) -> d
 
 
 def _on_host_network(fields: Mapping[str, Any]) -> bool:
-    """Otherwise nobody but the cluster knows where the pod listens."""
+    """Return whether the Pod uses the host's network; otherwise this node cannot determine its address."""
     spec = fields.get("spec")
     return isinstance(spec, Mapping) and spec.get("hostNetwork") is True
 
@@ -76,7 +75,7 @@ def _of_container(container: Container) -> Iterator[_Listener]:
 
 
 def _of_component(container: Container) -> Iterator[_Listener]:
-    """The flags of k8s.io/apiserver (pkg/server/options/serving.go), which the three components share."""
+    """Yield the listeners by the flags of k8s.io/apiserver (pkg/server/options/serving.go)."""
     flags = dict(container.flags)
     address, port = flags.get("bind-address", ""), flags.get("secure-port", _PORTS[container.name])
     yield _Listener(container.name, address, port, container.on_host(flags.get("tls-cert-file", "")))
@@ -87,7 +86,7 @@ def _of_component(container: Container) -> Iterator[_Listener]:
 
 
 def _of_etcd(container: Container) -> Iterator[_Listener]:
-    """All of its URLs for clients have one certificate, and all for peers: the first is asked."""
+    """Yield the first URL for clients and the first for peers: all URLs of one kind have one certificate."""
     flags = dict(container.flags)
     for urls, certificate in _ETCD:
         for url in [url for url in flags.get(urls, "").split(",") if url.startswith("https://")][:1]:
@@ -98,7 +97,7 @@ def _of_etcd(container: Container) -> Iterator[_Listener]:
 
 
 def _of_kubelet(fields: Mapping[str, Any], kubelet: Container) -> _Listener:
-    """What it serves with (cmd/kubelet/app/server.go): a file that it is given; what it has signed; what it signs."""
+    """Return the kubelet's listener (cmd/kubelet/app/server.go): a configured, signed or self-signed file."""
     flags = dict(kubelet.flags)
     port = fields.get("port")
     address = flags.get("address") or as_text(fields.get("address"))

@@ -1,9 +1,9 @@
-"""Who uses which file, who serves what where, and how each is seen to be well: flags and probes -> `Survey`.
+"""Use of files by services, endpoints and health addresses, from flags and probes -> `Survey`.
 
-Owns the table of what each component of Kubernetes reads again by itself, flag by flag (staging/src/k8s.io/apiserver,
-client-go and etcd's client/pkg/transport; the profile's `reloads` are for services whose flags are not understood). A
-file that a container has as a single-file mount is never read again: the mount keeps the inode that a rename replaced
-(mount(2)). Reads nothing: manifests and command lines are arguments.
+Owns the table of files that each Kubernetes component reloads, by flag (staging/src/k8s.io/apiserver, client-go and
+etcd's client/pkg/transport). The profile's `reloads` is for services whose flags are unknown. A single-file mount in a
+container is never reloaded: it keeps the inode that a rename replaced (mount(2)). Reads nothing: manifests and command
+lines are arguments.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ _RELOADED: Mapping[str, set[str]] = {
         "peer-client-cert-file", "peer-client-key-file",
     },
 }  # fmt: skip
-"""Component -> the flags whose files it reads again without a restart. Files of all its other flags are read once."""
+"""Component -> flags whose files it reloads without a restart. It reads the files of all other flags once."""
 
 KUBELET = "kubelet.service"
-"""The unit of whose configuration and flags the node's files tell."""
+"""The unit whose configuration and flags are in the node's files."""
 
 _HEALTHZ_PORT = 10248  # pkg/kubelet/apis/config/v1beta1/defaults.go
 
 _DELAY = "shutdown-delay-duration"
-"""For so long an API server goes on listening that was told to end (genericapiserver.go, RunWithContext)."""
+"""How long an API server listens after SIGTERM (genericapiserver.go, RunWithContext)."""
 _GO_DURATION = re.compile(r"(?:[0-9]{1,6}(?:\.[0-9]{0,9})?(?:h|m(?!s)|s|ms))+|0")
 _GO_PART = re.compile(r"([0-9.]+)(h|ms|m|s)")
 _GO_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 def survey(components: Components, services: Sequence[ServiceSpec], commands: Mapping[str, Sequence[str]]) -> Survey:
-    """What is told of `services`; `commands` are the command lines of those that are no pods and run, by name."""
+    """Return the survey of `services`. `commands` are command lines of running services outside Pods."""
     pods = {service.name: _pod_of(service, components.pods) for service in services if service.kind == "static-pod"}
     known = {s.name: _container(pod, s.pod or "") for s in services if (pod := pods.get(s.name)) is not None}
     for service in services:
@@ -65,7 +65,7 @@ def survey(components: Components, services: Sequence[ServiceSpec], commands: Ma
     told = {name: dict(_uses(each)) for name, each in known.items() if each.name in _RELOADED}
     uses = {
         name: files for name, files in told.items() if files
-    }  # etcd may be told by its environment, which is unseen
+    }  # etcd can be configured by its environment, which is not read
     return Survey(
         uses, dict(_serving(components, services, known)), dict(_health(components, services, pods)),
         dict(_delays(known)),
@@ -73,7 +73,7 @@ def survey(components: Components, services: Sequence[ServiceSpec], commands: Ma
 
 
 def pod_name(service: ServiceSpec, components: Components) -> tuple[str, str, str] | None:
-    """Namespace and name of the pod as its manifest has it, and the program of its container; None without one."""
+    """Return namespace, name and program of the Pod in its manifest, or None without a manifest."""
     pod = _pod_of(service, components.pods)
     metadata = pod.fields.get("metadata") if pod else None
     if pod is None or not isinstance(metadata, Mapping):
@@ -84,7 +84,7 @@ def pod_name(service: ServiceSpec, components: Components) -> tuple[str, str, st
 
 
 def runtime_endpoint(components: Components) -> str | None:
-    """Where the kubelet is told that the container runtime listens."""
+    """Return the kubelet's container runtime endpoint, or None."""
     flags = components.kubelet_flags.text if components.kubelet_flags else ""
     given = dict(flag_values(flags.replace('"', " ").replace("'", " ").split())).get("container-runtime-endpoint")
     config = components.kubelet_config.fields if components.kubelet_config else {}
@@ -92,7 +92,7 @@ def runtime_endpoint(components: Components) -> str | None:
 
 
 def _pod_of(service: ServiceSpec, pods: Iterable[Manifest]) -> Manifest | None:
-    """The pod with a container of that name; of several, the one that is called so itself."""
+    """Return the Pod with a container of that name; of several, prefer the one with that name itself."""
     found = [pod for pod in pods if any(each.name == service.pod for each in containers(pod.fields))]
     named = (pod for pod in found if _name(pod) == service.pod)
     return next(named, found[0] if found else None)
@@ -117,7 +117,7 @@ def _words(fields: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _uses(container: Container) -> Iterator[tuple[str, Use]]:
-    """Each file that a flag names, as the host has it. Of two flags for one file, the one that is read once counts."""
+    """Yield each file of a flag by its path on the host. Of two flags, the one without reload counts."""
     found: dict[str, Use] = {}
     for flag, value in container.flags:
         for path in value.partition(":")[0].split(","):
@@ -141,7 +141,7 @@ def _delays(known: Mapping[str, Container]) -> Iterator[tuple[str, timedelta]]:
 def _serving(
     components: Components, services: Sequence[ServiceSpec], known: Mapping[str, Container]
 ) -> Iterator[tuple[Endpoint, tuple[str, str]]]:
-    """What the flags say, by the name of the service whose container or unit it is."""
+    """Yield the served endpoints, by the name of the service of the container or unit."""
     names = {container.name: service for service, container in known.items()}
     names["kubelet"] = next((service.name for service in services if service.unit == KUBELET), "")
     outside = [known[service.name] for service in services if service.kind == "systemd" and service.name in known]
@@ -168,7 +168,7 @@ def _of_kubelet(fields: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _probes(fields: Mapping[str, Any], name: str) -> Iterator[str]:
-    """Readiness says most; where a pod has no such probe, liveness."""
+    """Yield the address of the readiness probe, or without one, of the liveness probe."""
     spec = fields.get("spec")
     listed = spec.get("containers") if isinstance(spec, Mapping) else None
     for container in listed if isinstance(listed, list) else ():
@@ -198,6 +198,6 @@ def _address(asked: Mapping[str, Any], container: Mapping[str, Any]) -> str | No
 
 
 def _host(host: str) -> str:
-    """Where the kubelet would ask: it and the pods that are meant share the host's network."""
+    """Return the host that the kubelet would probe: it and these Pods share the host's network."""
     host = "127.0.0.1" if host in {"", "0.0.0.0", "localhost"} else host  # noqa: S104 - not bound
     return f"[{host}]" if ":" in host else host

@@ -1,9 +1,9 @@
-"""Whether services are well, as their probes would ask: an HTTP request or a TCP connection to each address.
+"""Health probes of services: an HTTP request or a TCP connection to each address.
 
-Owns the request and what its answer means: as for the kubelet (pkg/probe/http), 200 to 399 is well; 401 and 403 are,
-too, for who refuses strangers is up. The server of an https:// address is verified against the CAs that are given with
-it, by its chain and not by its name, for the way led to this node already; without CAs, as for a certificate that a
-component makes itself, it is only listened to. Follows no redirect, and sends nothing but the path.
+Owns the request and the meaning of the answer. As for the kubelet (pkg/probe/http), 200 to 399 is healthy. 401 and 403
+are healthy too: a server that refuses anonymous requests is up. The certificate of an https:// address is verified
+against the given CAs. Its names are not checked, because the address is one of this node. Without CAs, as for a
+self-signed certificate in memory, it is not verified. Follows no redirect, and sends only the path.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 LIMIT = 3.0
-"""Seconds for all addresses together: a probe of kubeadm has 15, but it asks a component that may be busy."""
-_HEAD = 1 << 12  # bytes of an answer that are read
+"""Seconds for all addresses together. A probe of kubeadm has 15, for a component that may be busy."""
+_HEAD = 1 << 12  # bytes that are read of an answer
 
 Anchors = str | None
 """Certificates in PEM, one after another."""
 
 
 async def ask(addresses: Mapping[str, Anchors], limit: float = LIMIT) -> dict[str, str | None]:
-    """For each address what is wrong, in words; None where it is well. Never raises."""
+    """Return the problem of each address as a sentence, or None if it is healthy. Never raises."""
     deadline = asyncio.get_running_loop().time() + limit
     looks = [_ask(address, anchors, deadline) for address, anchors in addresses.items()]
     return dict(zip(addresses, await asyncio.gather(*looks), strict=True))
@@ -58,7 +58,7 @@ async def _answer(address: str, anchors: Anchors) -> str | None:
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         return f"{address} gives no answer of HTTP"
     finally:
-        writer.transport.abort()  # an orderly end of TLS waits for the other side, for longer than we have
+        writer.transport.abort()  # an orderly end of TLS would wait for the peer beyond the limit
 
 
 def _meaning(address: str, line: bytes) -> str | None:

@@ -1,7 +1,7 @@
-"""One look at what runs on this node and what it serves: units, containers, handshakes, health addresses -> `Live`.
+"""One observation of what runs on this node and what it serves: units, containers, handshakes, health -> `Live`.
 
-Owns what is asked in a look, that all of it is asked at the same time, and the thread in which the daemon has it done,
-so that no pass waits for a server. Trusts nobody: whoever does not answer is a value. Changes nothing.
+Owns the observation, whose network probes run concurrently, and the daemon's thread for it, so that no pass waits for a
+server. A server that does not answer is a value. Changes nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NO_THREAD = "no thread is to be had; see TasksMax= of the unit, and what else r
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What to look at: systemd units and pods by the name of the service, endpoints, and health addresses."""
+    """What to observe: systemd units and Pods by the name of the service, endpoints, and health addresses."""
 
     units: Mapping[str, str] = field(default_factory=dict)
     pods: Mapping[str, Pod] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Question:
 
 
 def look(question: Question, before: Live | None = None, limit: float | None = None) -> Live:
-    """What is to be seen within `limit` seconds, by default the probe's. `before` is the look before this one."""
+    """Observe for `limit` seconds, by default those of the probe. `before` is the previous observation."""
     at = datetime.now(UTC)
     by_unit = units.look(set(question.units.values())) if question.units else {}
     services = {name: by_unit[unit] for name, unit in question.units.items()}
@@ -60,7 +60,7 @@ def _ask(question: Question, at: datetime, limit: float | None) -> tuple[dict[En
         return {}, {}
     try:
         return _asked(question, at, limit)
-    except (OSError, ImportError) as error:  # not even a loop could be had, such as for want of descriptors
+    except (OSError, ImportError) as error:  # the event loop failed, for example without file descriptors
         why = f"the connection failed ({getattr(error, 'strerror', None) or error})"
         return {each: Unserved(why, at) for each in question.endpoints}, dict.fromkeys(question.health, why)
 
@@ -80,17 +80,18 @@ def _asked(question: Question, at: datetime, limit: float | None) -> tuple[dict[
 
 
 def _prepare(question: Question) -> None:
-    """Import what the look needs in the thread that asks for it. If two threads import asyncio and asyncio.subprocess
-    at the same time, each gets a module that is not complete, and no later import of asyncio succeeds in that process;
-    the client of the Kubernetes API begins with asyncio.subprocess.
+    """Import the probes in the calling thread.
+
+    If two threads import asyncio and asyncio.subprocess at the same time, each gets an incomplete module. Every later
+    import of asyncio in the process fails then. The client of the Kubernetes API imports asyncio.subprocess first.
     """
     if question.endpoints or question.health:
-        with suppress(OSError, ImportError):  # such as for want of descriptors: the look tries again, and tells it
+        with suppress(OSError, ImportError):  # such as without file descriptors: the observation retries and reports it
             from certmond.services import health_probe as health  # noqa: F401 - as in `_asked`
 
 
 def _same(seen: ServiceSeen, name: str, before: Live | None) -> ServiceSeen:
-    """The start of an instance as it was reckoned first: each reckoning from the kernel's clock differs a little."""
+    """Return the service with its first computed start time: computations from the kernel's clock differ."""
     known = before.services.get(name) if before else None
     if known and known.instance and known.instance == seen.instance:
         return replace(seen, started_at=known.started_at)
@@ -98,7 +99,7 @@ def _same(seen: ServiceSeen, name: str, before: Live | None) -> ServiceSeen:
 
 
 class Lookout:
-    """Looks in a thread of its own. `wake` is called from there after each look: it is quick and does not raise."""
+    """Observes in a separate thread, which calls `wake` after each observation. `wake` must be quick and not raise."""
 
     def __init__(self, wake: Callable[[], None], limit: float | None = None) -> None:
         self._wake = wake
@@ -111,12 +112,13 @@ class Lookout:
 
     @property
     def seen(self) -> Live | None:
-        """What the latest look has seen, all of it and nothing older; None before the first has ended."""
+        """Return the latest complete observation, or None before the first has ended."""
         return self._seen
 
     def ask(self, question: Question) -> None:
-        """Have a look, after one that is under way; of several that wait, only the last is made. None is made while no
-        thread is to be had: then that is what is seen.
+        """Request an observation, after a running one. Of several waiting requests only the last is executed.
+
+        While no thread can be started, `seen` reports that.
         """
         _prepare(question)
         with self._changed:
@@ -132,7 +134,7 @@ class Lookout:
             self._changed.notify()
 
     def close(self) -> None:
-        """Look no more. A look that is under way is waited for, which its limit makes short."""
+        """Stop. Waits for a running observation, which its limit keeps short."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -152,7 +154,7 @@ class Lookout:
     def _look(self, question: Question) -> Live:
         try:
             return look(question, self._seen, self._limit)
-        except Exception as error:  # noqa: BLE001 - a defect of ours in one look must not be the end of all looks
+        except Exception as error:  # noqa: BLE001 - a defect in one observation must not end the others
             return _unknown(question, defect(error))
 
 

@@ -1,11 +1,11 @@
-"""The units of systemd, over D-Bus: what runs, and the one restart or reload that was asked for, with its outcome.
+"""systemd units over D-Bus: their state, and one restart or reload with its result.
 
-Owns what systemd's words mean: which unit has processes that hold a certificate, which job was ours, and how it ended.
-Never starts what is not running, and decides nothing: which unit, and when, is the plan's.
+Owns the meaning of systemd's properties: which unit has processes that hold a certificate, which job is certmond's, and
+how it ended. Never starts a unit that does not run, except with `revive`. The plan decides which unit, and when.
 
-*Only what runs, by systemd's own doing*: TryRestartUnit of a unit that stopped a moment before queues a job that does
-nothing, and ReloadUnit one that is invalid. There is no instant between our look and its act. That "done" was nothing
-is told by the InvocationID, which is another one after each start.
+*Only running units, checked by systemd*: TryRestartUnit of a unit that has just stopped queues a job that does nothing,
+and ReloadUnit one that is invalid. So there is no race between check and act. The InvocationID, which changes at each
+start, shows whether "done" meant that nothing was done.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ BUS = "unix:path=/run/dbus/system_bus_socket"
 _NAME = "org.freedesktop.systemd1"
 _MANAGER = DBusAddress("/org/freedesktop/systemd1", _NAME, f"{_NAME}.Manager")
 _REMOVED = f"type='signal',sender='{_NAME}',path='{_MANAGER.object_path}',member='JobRemoved'"
-_ANSWER = 25.0  # seconds for systemd to take a job on; it is the limit of its own tools, too
-_DOWN = frozenset({"inactive", "failed", "deactivating"})  # what TryRestartUnit leaves alone
+_ANSWER = 25.0  # seconds for systemd to accept a job; also the limit of systemd's tools
+_DOWN = frozenset({"inactive", "failed", "deactivating"})  # states that TryRestartUnit leaves alone
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _NO_REPLY = "org.freedesktop.DBus.Error.NoReply"
@@ -52,11 +52,11 @@ _Properties = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class UnitResult:
-    """How a restart or reload ended, in one word and in one sentence.
+    """The result of a restart or reload, as a word and a sentence.
 
-    "done"; "not running", and nothing was done; "stopping", which it was before already, and nothing was done;
-    "skipped", and it was stopped, but its conditions forbade the start; "timeout", and it may still be under way; or
-    what else systemd says of a job: "failed", "canceled", "dependency".
+    "done"; "not running": nothing was done; "stopping": it already was, and nothing was done; "skipped": it was
+    stopped, but its conditions forbade the start; "timeout": it may still be in progress; or another job result of
+    systemd: "failed", "canceled", "dependency".
     """
 
     result: str
@@ -64,9 +64,9 @@ class UnitResult:
 
 
 def look(units: Collection[str], bus: str = BUS, limit: float = 2.0) -> dict[str, ServiceSeen]:
-    """Each of the units as it is now, seen within `limit` seconds for all of them. Raises nothing.
+    """Return the state of each unit, read within `limit` seconds for all of them. Raises nothing.
 
-    A unit runs where it has a main process, or others of its own: a oneshot that is over, a target or a socket holds no
+    A unit runs if it has a main process, or others in its cgroup. A finished oneshot, a target or a socket holds no
     certificate.
     """
     seen: dict[str, ServiceSeen] = {}
@@ -83,10 +83,10 @@ def look(units: Collection[str], bus: str = BUS, limit: float = 2.0) -> dict[str
 def restart(
     unit: str, *, reload: bool, alive: Callable[[], None], revive: bool = False, bus: str = BUS, limit: float = 120.0
 ) -> UnitResult:
-    """Restart a unit that runs, or reload it, and wait up to `limit` seconds for the end, calling `alive` each second.
+    """Restart or reload a running unit; wait at most `limit` seconds for the end; call `alive` each second.
 
-    `revive` has it started even where it does not run: for who has ended it before. That the unit was started too
-    often of late is no obstacle. Raises RestartError where systemd cannot be asked or refuses: then nothing was done.
+    `revive` starts it even if it does not run, for a caller that has ended it. An exceeded start limit is no obstacle.
+    Raises RestartError if systemd cannot be reached or refuses; then nothing was done.
     """
     started = time.monotonic()
     asked = queued = False
@@ -134,7 +134,7 @@ def _look_at(connection: Bus, unit: str) -> ServiceSeen:
 
 
 def _properties(connection: Bus, unit: str) -> _Properties:
-    """All that systemd says of a unit, whatever its kind; it need not be loaded, nor exist."""
+    """Return all properties of a unit, of any type. It need not be loaded, nor exist."""
     (path,) = connection.call(_MANAGER, "LoadUnit", "s", unit)
     whole = DBusAddress(path, _NAME, "org.freedesktop.DBus.Properties")
     (found,) = connection.call(whole, "GetAll", "s", "")
@@ -142,17 +142,19 @@ def _properties(connection: Bus, unit: str) -> _Properties:
 
 
 def _runs(found: _Properties) -> bool:
-    """Whether there are processes that may hold a certificate: also those of a service that is on its way up or down.
+    """Return whether processes may hold a certificate, including those of a starting or stopping service.
 
-    A service that forks and has no PID file may be without a main process; it is then "running" for as long as its
-    control group has others. Only services have the property.
+    A forking service without a PID file may have no main process. It is then "running" as long as its cgroup has
+    others. Only services have the property MainPID.
     """
     return "MainPID" in found and (found["MainPID"] > 0 or found["SubState"] == "running")
 
 
 def _was_stopped(found: _Properties) -> bool:
-    """Whether it was told to stop, did, and nothing more is to come. What ends by itself has ended before systemd has
-    it leave the state "active". Of a unit that systemd has forgotten since, only that it has not failed is known.
+    """Return whether it was stopped on request and no job is pending.
+
+    A process that ends by itself exits before systemd leaves the state "active". Of a unit that systemd has unloaded
+    since, only that it has not failed is known.
     """
     by_itself = 0 < found.get("ExecMainExitTimestampMonotonic", 0) <= found["ActiveExitTimestampMonotonic"]
     (job, _) = found["Job"]
@@ -163,27 +165,27 @@ def _command(process: int) -> tuple[str, ...]:
     try:
         with open(f"/proc/{process}/cmdline", "rb") as file:
             line = file.read()
-    except OSError:  # it has ended, or a sandbox hides it: no word of it is a value, too
+    except OSError:  # it has ended, or a sandbox hides it: then the command is empty
         return ()
     return tuple(map(os.fsdecode, line.removesuffix(b"\0").split(b"\0"))) if line else ()
 
 
 def _ease(connection: Bus, unit: str, before: _Properties, *, reload: bool, revive: bool) -> None:
-    """What makes for a better restart, but is not needed for one: a refusal is none of the restart."""
+    """Prepare the restart. A refusal of these optional calls does not count."""
     with suppress(DBusErrorResponse):
-        # Until we disconnect the unit is not forgotten when it stops, and its InvocationID not with it.
+        # Until the connection ends, systemd does not unload a stopped unit, so its InvocationID stays.
         (path,) = connection.call(_MANAGER, "GetUnit", "s", unit)
         connection.call(DBusAddress(path, _NAME, f"{_NAME}.Unit"), "Ref")
-    if revive or (not reload and before["ActiveState"] not in _DOWN):  # what has failed stays seen as failed
+    if revive or (not reload and before["ActiveState"] not in _DOWN):  # a failed unit stays visible as failed
         with suppress(DBusErrorResponse):
-            # Past its StartLimitBurst it would be stopped, and refused the start.
+            # Above StartLimitBurst, systemd would stop it and refuse the start.
             connection.call(_MANAGER, "ResetFailedUnit", "s", unit)
 
 
 def _outcome(connection: Bus, job: str) -> str:
-    """The result of this very job. Anybody may send us a signal: only systemd's own counts.
+    """Return the result of this job. Any process can send a signal: only that of systemd counts.
 
-    Its owner is asked for each time, because systemd comes back to the bus under another name after a daemon-reexec.
+    The owner of systemd's name is looked up each time, because it changes with a daemon-reexec.
     """
     while True:
         signal = connection.signal()
@@ -197,10 +199,10 @@ def _outcome(connection: Bus, job: str) -> str:
 
 
 def _told(unit: str, result: str, reload: bool, before: _Properties, after: _Properties) -> UnitResult:
-    """The result of a job as the unit's own state bears it out."""
+    """Return the result of a job, checked against the state of the unit."""
     see = f"see journalctl -u {unit}"
     state = f"ActiveState {after['ActiveState']}"
-    stopping = after["ActiveState"] == "deactivating"  # it may be the first half of a restart that others asked for
+    stopping = after["ActiveState"] == "deactivating"  # or another process restarts it
     idle = UnitResult(
         "stopping" if stopping else "not running", f"{unit} is not running ({state}), and was left as it is"
     )

@@ -1,7 +1,7 @@
-"""What is around the certificates of this node, put together for a pass: files, flags, processes, what is served.
+"""The surroundings of this node's certificates for a pass: files, flags, processes, served certificates.
 
-Owns the question that a look asks, and what is known from pass to pass. Below another root than "/" nothing runs that
-could be looked at: there only the files tell. Judges nothing: `pki.holding` does.
+Owns the question of an observation, and the state between passes. Below another root than "/" no process can be
+observed, and only files count. Judges nothing: `pki.services.staleness` does.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 
 
 class Neighbourhood:
-    """For one configuration. Whether services are well is asked for who is `acting`; who only looks has no use for it.
-    `wake` is called when a look that was asked for has ended.
+    """The surroundings for one configuration.
+
+    Health is observed only with `acting`, for a process that restarts services. `wake` is called when a requested
+    observation has ended.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class Neighbourhood:
         self.runtime_endpoint: str | None = None
 
     def around(self, store: Store, inventory: Inventory, past: Mapping[str, Past]) -> Surroundings:
-        """What is known at this moment; the latest look is in it, however old it is."""
+        """Return the present surroundings, with the latest observation, however old."""
         live = self._live = self._lookout.seen or self._live
         components = store.components()
         self._services = [each for each in self._config.services if _is_here(each, store)]
@@ -73,17 +75,17 @@ class Neighbourhood:
 
     @property
     def has_news(self) -> bool:
-        """There is something to look at that the latest look was not asked for, or a file has changed since."""
+        """Return whether the question has changed since the latest request, or a file has."""
         return self._visible and (self._question, self._contents) != self._asked
 
     def ask(self) -> None:
-        """Have a look, without waiting for it."""
+        """Request an observation, without waiting for it."""
         if self._visible:
             self._asked = self._question, self._contents
             self._lookout.ask(self._question)
 
     def view(self, store: Store, inventory: Inventory, past: Mapping[str, Past]) -> Surroundings:
-        """What is known after a look that is waited for; and another, where the first has shown what more to ask."""
+        """Return the surroundings after an observation. Repeat it while it shows more to observe."""
         around = self.around(store, inventory, past)
         self._asked = None
         while self.has_news:
@@ -96,7 +98,7 @@ class Neighbourhood:
         self._lookout.close()
 
     def _with_configured(self, found: Survey) -> Survey:
-        """What the configuration says of endpoints goes before what the flags say."""
+        """Return the survey in which configured endpoints override those of the flags."""
         entries = {spec.name: spec.path for spec in self._config.certificates}
         serving = dict(found.serving)
         for service in self._services:
@@ -106,7 +108,7 @@ class Neighbourhood:
         return replace(found, serving=serving)
 
     def _prepare(self, components: Components, found: Survey, inventory: Inventory) -> None:
-        """What the next look is to ask."""
+        """Prepare the question of the next observation."""
         node = inventory.facts.get("node_name", "")
         pods = {}
         for service in self._services:
@@ -123,7 +125,7 @@ class Neighbourhood:
         self._question = Question(units, pods, tuple(found.serving), health if self._acting else {})
 
     def _anchors(self, address: str, found: Survey, inventory: Inventory) -> Anchors:
-        """The CAs of the certificate that a file says is served there; None where no file does."""
+        """Return the CAs of the certificate file that is served at `address`, or None if that is unknown."""
         if not address.startswith("https://"):
             return None
         place = address.removeprefix("https://").partition("/")[0]
@@ -139,7 +141,7 @@ class Neighbourhood:
 
 
 def _is_here(service: ServiceSpec, store: Store) -> bool:
-    """The node's files say that it is one on which this service is."""
+    """Return whether this node has the service, according to its files."""
     if service.belongs_with and not any(map(store.has, service.belongs_with)):
         return False
     return not any(map(store.has, service.not_with))

@@ -1,9 +1,8 @@
 """Signing by a program that follows certmonger's contract for enrollment helpers (certmonger, doc/helpers.txt).
 
-Owns the contract: what the helper is told in its environment, and what its exit status and its output mean. So every
-helper that was written for certmonger works, and a new one is a few lines of shell. What a helper gives is put in
-order, the certificate of the request first; that it is what was asked for is for the caller to verify. The private key
-never leaves certmond: a helper gets the request.
+Owns the contract: the environment of the helper, and the meaning of its exit status and output. Every helper for
+certmonger works, and a new one is a few lines of shell. The helper's output is sorted, the requested certificate first;
+the caller verifies it. The private key never leaves certmond: a helper gets the request.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from certmond.signers.protocol import Issued, Request
 from certmond.subprocesses import Ended, first_line, run
 
 ASK_AGAIN = 300.0
-"""Seconds after which a helper is asked again that said to wait, but not for how long."""
+"""Seconds until certmond repeats a request whose helper reports "wait" without a time."""
 
-_SHORTEST, _LONGEST = 1, 7 * 86400  # seconds; of a wait that a helper asks for
-_MAX_COOKIE = 1 << 16  # bytes: it is handed back in an environment variable, which Linux limits to 128 KiB
+_SHORTEST, _LONGEST = 1, 7 * 86400  # seconds; limits of a wait that a helper requests
+_MAX_COOKIE = 1 << 16  # bytes: it is passed back in an environment variable, which Linux limits to 128 KiB
 
 
 class CommandSigner:
-    """Signs by running `command`, a helper and its arguments. `name` is what the configuration calls the signer."""
+    """Signs by running `command`, a helper and its arguments. `name` is the signer's name in the configuration."""
 
     def __init__(
         self, name: str, command: tuple[str, ...], *, time_limit: timedelta, ca_profile: str | None = None
@@ -42,7 +41,7 @@ class CommandSigner:
         self._ca_profile = ca_profile
 
     def sign(self, request: Request) -> Issued:
-        """The certificate and its chain. Raises RefusedError, UnreachableError or WaitingError, as the helper says."""
+        """Return the certificate and its chain. Raises RefusedError, UnreachableError or WaitingError."""
         ended = run(self._command, self._environment(request), self._time_limit, request.alive)
         helper = f"the helper {self._command[0]} of signer {self._name}"
         message = first_line(ended.output) or first_line(ended.said)
@@ -74,7 +73,7 @@ class CommandSigner:
         return "SUBMIT" if request.cookie is None else "POLL"
 
     def _environment(self, request: Request) -> dict[str, str]:
-        """What the contract says of SUBMIT and POLL; a word that would be empty is left out, as certmonger does."""
+        """Return the environment for SUBMIT or POLL. Empty variables are left out, as certmonger does."""
         names = request.template.names
         words = {
             "CERTMONGER_OPERATION": self._operation(request),
@@ -92,7 +91,7 @@ class CommandSigner:
 
 
 def _waiting(helper: str, seconds: float, cookie: bytes) -> WaitingError:
-    """The cookie is kept as it came, but for the end of its last line."""
+    """Return the error with the cookie, unchanged except for the end of its last line."""
     try:
         text = cookie.decode().rstrip("\r\n")
     except UnicodeDecodeError:
@@ -109,14 +108,14 @@ def _seconds(helper: str, line: bytes) -> float:
 
 
 def _broke(ended: Ended) -> str:
-    """How it ended where the contract knows no such end. Only its stderr is quoted: its output may be anything."""
+    """Return how the helper ended, for an unknown status. Only stderr is quoted: stdout may have a secret."""
     said = first_line(ended.said)
     how = f"was ended by signal {-ended.status}" if ended.status < 0 else f"ended with status {ended.status}"
     return f"{how} ({said})" if said else how
 
 
 def _in_order(output: bytes, request: Request, helper: str) -> bytes:
-    """The certificate of the request's key, then the others as they came. What else is there is left behind."""
+    """Return the certificate of the request's key, then the others in their order. Other content is dropped."""
     found = decode(_plain(output), "its output").certificates
     if not found:
         raise RefusedError(f"{helper} issued nothing that could be read as a certificate; it has to write PEM")
@@ -128,7 +127,9 @@ def _in_order(output: bytes, request: Request, helper: str) -> bytes:
 
 
 def _plain(output: bytes) -> bytes:
-    """JSON (certmonger, src/submit-e.c: `certificate`, and `chain` of objects with one each) and PKCS#7 made PEM."""
+    """Return JSON (certmonger, src/submit-e.c: `certificate`, and `chain` of objects with one each) or
+    PKCS#7 as PEM.
+    """
     try:
         if output.lstrip().startswith(b"{"):
             answer = json.loads(output)

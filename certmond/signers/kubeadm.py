@@ -1,10 +1,11 @@
 """Signing by kubeadm: `kubeadm certs renew` for the pairs below pki/, `kubeadm kubeconfig user` for client credentials.
 
-Owns what kubeadm is shown, and what is taken from it. It works in a private directory, with links to the CA's files and
-a configuration of its own: with `--cert-dir` alone it would ask the cluster first, take the directory from there, and
-write the node's real files in place (cmd/kubeadm/app/cmd/certs.go, getInternalCfg). What it made is read, and the
-directory goes whatever happens. kubeadm makes its own key; nothing that it writes to standard output is quoted,
-because a kubeconfig holds one. Written against kubeadm's source, v1.22 to v1.36; the tests have a stand-in for it.
+Owns the input and output of kubeadm. It runs in a private directory, with symlinks to the CA's files and a separate
+configuration. With `--cert-dir` alone it would read the directory from the cluster, and overwrite the node's real files
+(cmd/kubeadm/app/cmd/certs.go, getInternalCfg). certmond reads the result and always removes the directory.
+
+kubeadm makes its own key. Its standard output is not quoted, because a kubeconfig contains a key. Written against
+kubeadm's source, v1.22 to v1.36; the tests replace it with a stand-in.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from certmond.signers.local_ca import read_file, self_signed
 from certmond.signers.protocol import Issued, Request
 from certmond.subprocesses import Ended, first_line, run
 
-# phases/certs/certlist.go: kubeadm's name -> the files of the pair and of its CA, without their endings.
+# phases/certs/certlist.go: kubeadm's name -> the files of the pair and of its CA, without suffix.
 _PAIRS = {
     "apiserver": ("apiserver", "ca"),
     "apiserver-kubelet-client": ("apiserver-kubelet-client", "ca"),
@@ -45,13 +46,13 @@ _PAIRS = {
 }
 _PREFIX = "kubeadm-"
 _VERSION = re.compile(r"v1\.([0-9]{1,3})\.[0-9A-Za-z.+-]+")
-_OLDEST, _V1BETA4 = 22, 31  # v1beta3 came with v1.22, v1beta4 with v1.31
+_OLDEST, _V1BETA4 = 22, 31  # v1.22 introduced v1beta3, v1.31 v1beta4
 
 
 class KubeadmSigner:
-    """Signs with the CA whose files lie at these paths, by running `command`; `directory` is certmond's own.
+    """Signs with the CA whose files are at these paths, by running `command`; `directory` belongs to certmond.
 
-    Whoever calls holds certmond's lock: what a crash left in `directory` is removed.
+    The caller holds certmond's lock: files of a crashed run in `directory` are removed.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class KubeadmSigner:
         self._time_limit = time_limit
 
     def sign(self, request: Request) -> Issued:
-        """The certificate, and the key that kubeadm made for it. Raises RefusedError or UnreachableError."""
+        """Return the certificate, and the key that kubeadm made for it. Raises RefusedError or UnreachableError."""
         name, organizations = _subject(request)
         if request.name not in _PAIRS and not _is_client(request.template):
             detail = f"kubeadm knows no certificate {request.name}, and makes others for clients only"
@@ -88,13 +89,13 @@ class KubeadmSigner:
         self._link(place, ca)
         certificate, key = place / f"{pair}.crt", place / f"{pair}.key"
         certificate.parent.mkdir(mode=0o700, exist_ok=True)
-        # kubeadm takes subject, names and usages from the certificate that it finds (renewal/manager.go, certToConfig).
-        # It is shown one that says what the template says, so the old pair does not have to be copied.
+        # kubeadm copies subject, names and usages from the certificate that it finds (renewal/manager.go,
+        # certToConfig). It gets one with the content of the template, so the old pair need not be copied.
         shown = self_signed(request.template, request.key)
         certificate.write_bytes(shown)
         ended = self._run(("certs", "renew", request.name, f"--config={configuration}"), request.alive)
         made, made_key = (_made(path) for path in (certificate, key))
-        if made == shown:  # and kubeadm ended with 0, as it does for a CA whose key it does not find
+        if made == shown:  # with status 0, as for a CA whose key is missing
             said = first_line(ended.output) or "it said nothing"
             raise RefusedError(
                 f"kubeadm left {request.name} as it was ({said}); see that its CA and the CA's key are there"
@@ -102,7 +103,7 @@ class KubeadmSigner:
         return _issued(made, made_key)
 
     def _version(self, alive: Callable[[], None]) -> str:
-        """kubeadm's own, which its configuration has to name: it would look for the newest one on the Internet."""
+        """Return kubeadm's version for its configuration. Without it kubeadm queries the Internet."""
         said = first_line(self._run(("version", "-o", "short"), alive).output)
         match = _VERSION.fullmatch(said)
         if match is None or int(match[1]) < _OLDEST:
@@ -127,30 +128,30 @@ class KubeadmSigner:
             yield Path(place)
 
     def _link(self, place: Path, ca: str) -> None:
-        """The CA's files under kubeadm's names: it reads them, and writes nothing there."""
+        """Link the CA's files under kubeadm's names. kubeadm only reads them."""
         (place / ca).parent.mkdir(mode=0o700, exist_ok=True)
         os.symlink(self._ca_certificate, place / f"{ca}.crt")
         os.symlink(self._ca_key, place / f"{ca}.key")
 
     def _configured(self, place: Path, template: Template, version: str) -> Path:
-        """The least that kubeadm takes without asking the node, the cluster or the Internet for the rest."""
+        """Write a configuration with which kubeadm queries neither node, cluster nor Internet. Return its path."""
         api = {"apiVersion": "kubeadm.k8s.io/v1beta4" if _is_newer(version) else "kubeadm.k8s.io/v1beta3"}
         init = {
             "kind": "InitConfiguration",
             "nodeRegistration": {"name": "node", "criSocket": "unix:///var/run/containerd/containerd.sock"},
-            "localAPIEndpoint": {"advertiseAddress": "192.0.2.1"},  # only to be valid (RFC 5737): nothing is sent there
+            "localAPIEndpoint": {"advertiseAddress": "192.0.2.1"},  # only valid (RFC 5737), never used
         }
         cluster = {"kind": "ClusterConfiguration", "certificatesDir": str(place), "kubernetesVersion": version}
         if _is_newer(version):
             cluster["certificateValidityPeriod"] = _lifetime(template)
-            cluster["encryptionAlgorithm"] = template.key.value  # certmond's names are kubeadm's
+            cluster["encryptionAlgorithm"] = template.key.value  # the names of kubeadm
         path = place / "kubeadm.yaml"
         path.write_text(yaml.safe_dump_all([api | init, api | cluster]))
         return path
 
 
 def _is_newer(version: str) -> bool:
-    """Its configuration may be v1beta4, which says what kind of key is made, and how long a certificate is good for."""
+    """Return whether kubeadm supports v1beta4, which sets algorithm and lifetime."""
     match = _VERSION.fullmatch(version)
     return match is not None and int(match[1]) >= _V1BETA4
 
@@ -160,7 +161,7 @@ def _makes(key: KeyAlgorithm, version: str) -> bool:
 
 
 def _subject(request: Request) -> tuple[str, tuple[str, ...]]:
-    """The common name and the organizations. Raises RefusedError for a certificate that kubeadm cannot make."""
+    """Return common name and organizations. Raises RefusedError for a certificate that kubeadm cannot make."""
     template = request.template
     names = [str(each.value) for each in template.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     groups = [str(each.value) for each in template.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
@@ -169,7 +170,7 @@ def _subject(request: Request) -> tuple[str, tuple[str, ...]]:
     if len(names) != 1 or len(names) + len(groups) != len(list(template.subject)):
         detail = f"kubeadm makes subjects of one CN and any O, not {template.subject.rfc4514_string()}"
         raise RefusedError(f"{detail}; choose another signer for {request.name}")
-    if any(re.search(r'[",\n\r]', group) or not group for group in groups):  # --org is a list with commas
+    if any(re.search(r'[",\n\r]', group) or not group for group in groups):  # --org is a comma-separated list
         raise RefusedError(f"kubeadm makes no O with a comma or a quote; choose another signer for {request.name}")
     if not all(isinstance(name, x509.DNSName | x509.IPAddress) for name in template.names):
         raise RefusedError(f"kubeadm gives DNS names and IP addresses only; choose another signer for {request.name}")
@@ -177,7 +178,7 @@ def _subject(request: Request) -> tuple[str, tuple[str, ...]]:
 
 
 def _lifetime(template: Template) -> str:
-    """As Go reads a duration."""
+    """Return the lifetime as a Go duration."""
     return f"{int((template.not_after - template.not_before - BACKDATE).total_seconds())}s"
 
 
@@ -186,7 +187,7 @@ def _is_client(template: Template) -> bool:
 
 
 def _made(path: Path) -> bytes:
-    """What kubeadm left there: nothing where it left no file."""
+    """Return the content of a file that kubeadm wrote, or b"" if it does not exist."""
     try:
         return read_file(str(path))
     except OSError:
@@ -194,7 +195,7 @@ def _made(path: Path) -> bytes:
 
 
 def _from_kubeconfig(output: bytes) -> Issued:
-    """The credentials of its one user. No message says what could not be read: it holds a private key."""
+    """Return the credentials of its one user. No message quotes the output, which holds a private key."""
     try:
         users = parse_kubeconfig(output, "/").users
     except MalformedError:

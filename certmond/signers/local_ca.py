@@ -1,8 +1,8 @@
-"""Signing with the key of a CA on this node, as kubeadm and k3s keep it; and the Root CA that signs itself.
+"""Signing with the key of a CA on this node, as kubeadm and k3s keep it; and the self-signed Root CA.
 
-Owns the way from the CA's two files to a signature: both are read at the moment of use, checked against each other and
-against the clock, and dropped with the call. Nothing is kept between two calls, nothing is written, and no message
-quotes a key or a passphrase. What a certificate says is `pki.issuance`'s.
+Owns the steps from the CA's two files to a signature. Both are read when used, checked against each other and the
+clock, and dropped after the call. Nothing is cached or written, and no message quotes a key or a passphrase.
+`pki.signing.template` defines the content of a certificate.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from certmond.pki.x509.library_guard import guarded
 from certmond.pki.x509.parsing import decode
 from certmond.signers.protocol import Issued, Request
 
-_OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY  # a FIFO or a device is opened without waiting
+_OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY  # does not block on a FIFO or a device
 
 
 class LocalSigner:
-    """Signs with the CA whose certificate and key lie at these paths, symlinks and root directory resolved.
+    """Signs with the CA whose certificate and key are at these paths, symlinks and root directory resolved.
 
-    `passphrase` names the systemd credential that opens an encrypted key.
+    `passphrase` names the systemd credential that decrypts the key.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class LocalSigner:
         self._clock = clock
 
     def sign(self, request: Request) -> Issued:
-        """The certificate; where an intermediate signs, followed by what leads to its root.
+        """Return the certificate; if an intermediate CA signs, followed by its chain without the root.
 
-        Raises RefusedError for a CA that may not sign, KeyUnusableError for its key.
+        Raises RefusedError if the CA may not sign, KeyUnusableError if its key cannot be used.
         """
         if request.template.is_ca:
             raise RefusedError(f"{request.name} is to be a CA, and no CA is signed by another; let it sign itself")
@@ -86,7 +86,7 @@ class LocalSigner:
             raise KeyUnusableError(f"{error}, or its passphrase into the credential {self._passphrase}") from None
 
     def _issuer(self, known: tuple[Certificate, ...], key: PrivateKey) -> Certificate:
-        """The certificate of this key; of several, such as after a renewal with the same key, the one that lasts."""
+        """Return the certificate of this key; of several, as after a reissue, the valid one that ends last."""
         own = public_key_of(key)
         candidates = sorted((each for each in known if each.key == own), key=lambda each: each.not_after, reverse=True)
         if not candidates:
@@ -100,23 +100,23 @@ class LocalSigner:
 
 
 def self_signed(template: Template, key: PrivateKey) -> bytes:
-    """The PEM of a certificate that is signed with its own key: a Root CA."""
+    """Return the PEM of a certificate that is signed with its own key: a Root CA."""
     made = builder(template, key.public_key(), x509.random_serial_number(), None)
     return made.sign(key, _digest(key)).public_bytes(Encoding.PEM)
 
 
 def signed(made: x509.CertificateBuilder, key: PrivateKey, where: str) -> x509.Certificate:
-    """What `made` says, signed with the CA's key in the file `where`. Raises KeyUnusableError if that cannot sign."""
+    """Sign `made` with the CA's key in the file `where`. Raises KeyUnusableError if the key cannot sign."""
     try:
         with guarded("does not sign"):
             return made.sign(key, _digest(key))
-    except MalformedError:  # OpenSSL's answer to a key whose numbers do not fit each other
+    except MalformedError:  # OpenSSL's error for a key whose numbers are inconsistent
         fact = f"the CA's key {where} is damaged: nothing can be signed with it"
         raise KeyUnusableError(f"{fact}; put it back from a backup") from None
 
 
 def read_file(path: str) -> bytes:
-    """The bytes of a regular file of a sane size, without waiting for anything. Raises OSError."""
+    """Return the content of a regular file of at most MAX_SIZE, without blocking. Raises OSError."""
     with open(os.open(path, _OPEN), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file")
@@ -124,7 +124,7 @@ def read_file(path: str) -> bytes:
 
 
 def _credential(name: str) -> bytes:
-    """The first line of a systemd credential (systemd.exec(5), LoadCredential= and LoadCredentialEncrypted=)."""
+    """Return the first line of a systemd credential (systemd.exec(5), LoadCredential= and LoadCredentialEncrypted=)."""
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     remedy = f"add LoadCredentialEncrypted={name}:FILE to the unit that runs certmond"
     if directory is None:
@@ -139,7 +139,7 @@ def _credential(name: str) -> bytes:
 
 
 def _objection(ca: Certificate, now: datetime) -> str | None:
-    """Why this certificate may not sign others now (RFC 5280, 4.2.1.3, 4.2.1.9 and 6.1.4), with the remedy."""
+    """Return why this certificate may not sign now (RFC 5280, 4.2.1.3, 4.2.1.9 and 6.1.4), with the remedy, or None."""
     if ca.refused:
         return f"({ca.subject}) is not usable: {ca.refused}; replace that CA"
     if not ca.is_ca:
@@ -154,7 +154,7 @@ def _objection(ca: Certificate, now: datetime) -> str | None:
 
 
 def _below_root(ca: Certificate | None, known: tuple[Certificate, ...]) -> Iterator[Certificate]:
-    """The certificates from `ca` up that no client trusts by itself: none where it is a root."""
+    """Yield `ca` and its issuers without the root: none if `ca` is a root."""
     rest = list(known)
     while ca is not None and not ca.self_issued:
         yield ca
@@ -164,7 +164,7 @@ def _below_root(ca: Certificate | None, known: tuple[Certificate, ...]) -> Itera
 
 
 def _digest(key: PrivateKey) -> SHA256 | SHA384 | SHA512 | None:
-    """What is signed over: as strong as the curve, as Go's x509.CreateCertificate chooses it."""
+    """Return the digest to sign with: as strong as the curve, like Go's x509.CreateCertificate."""
     match key:
         case ed25519.Ed25519PrivateKey():
             return None

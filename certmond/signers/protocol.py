@@ -1,4 +1,4 @@
-"""The protocol that every signer follows, and the request that it is given. A signer writes nothing on the node."""
+"""The protocol of every signer, and its request. A signer writes nothing on the node."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from certmond.pki.x509.certificate import Certificate, load_request
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The request for one certificate: what is granted to be signed, the key that it certifies, and what it replaces.
+    """The request for one certificate: the granted content, the key to certify, and the certificate that it replaces.
 
-    `authority` is the entry of the CA, None where the signer alone knows it. A signer that was asked before is given
-    the `cookie` that it answered with, and the request as it was sent then (`csr`). `alive` is called every second at
-    least while the signer waits for something.
+    `authority` is the entry of the CA, or None if only the signer knows it. A repeated request has the `cookie` of the
+    signer's last answer, and the request that was sent then (`csr`). The signer calls `alive` at least every second
+    while it waits.
     """
 
     name: str
@@ -38,19 +38,19 @@ class Request:
 
     @property
     def template(self) -> Template:
-        """What the certificate says."""
+        """Return the content of the certificate."""
         return self.grant.template
 
     def is_asked_in(self, csr: bytes) -> bool:
-        """Whether a request that was sent before, as PEM, asks for exactly what is granted now, whatever its key.
+        """Return whether an earlier request, as PEM, asks for exactly what is granted now, with any key.
 
-        Raises MalformedError for what is no request.
+        Raises MalformedError if it is not a request.
         """
         sent, asked = load_request(csr), load_request(replace(self, csr=None).pem())
         return sent.subject == asked.subject and {*sent.extensions} == {*asked.extensions}
 
     def pem(self) -> bytes:
-        """The request as PKCS#10 (RFC 2986), signed with its key: the one that was sent before, if any."""
+        """Return the earlier request if there is one, else a PKCS#10 (RFC 2986) signed with its key, as PEM."""
         if self.csr is not None:
             return self.csr
         builder = x509.CertificateSigningRequestBuilder(self.template.subject)
@@ -62,15 +62,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """What a signer gave: PEM, the certificate first, then its chain. `key` is None unless it made its own."""
+    """The answer of a signer: PEM, the certificate first, then its chain. `key` is set only if the signer made it."""
 
     pem: bytes
     key: PrivateKey | None = field(default=None, repr=False)
 
 
 class Signer(Protocol):
-    """Something that signs. What it gives is not trusted: the caller verifies it before use."""
+    """A signer. Its answer is not trusted: the caller verifies it before use."""
 
     def sign(self, request: Request) -> Issued:
-        """The certificate. Raises RefusedError, UnreachableError, or WaitingError where it must be asked again."""
+        """Return the certificate. Raises RefusedError, UnreachableError, or WaitingError if it must be asked again."""
         ...

@@ -1,7 +1,7 @@
-"""Files of the state directory that only grow, a line at a time.
+"""Append-only files of the state directory, with one record in each line.
 
-Owns the one way to append: readable by root only, no symlink followed, and on the disk when the call returns. A line
-that a power cut has torn is ended first, so that it takes no other line with it.
+Owns the append: mode 0600, no symlink followed, and on the disk when the call returns. An incomplete last line after a
+power failure is terminated first, so that the next line is not lost with it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def append(state_dir: Path, name: str, lines: Sequence[bytes]) -> None:
-    """Add the lines to the file `name` of the state directory. Raises WriteError, StateError."""
+    """Append the lines to the file `name` of the state directory. Raises WriteError, StateError."""
     with blaming(str(state_dir / name)):
         make_directory(state_dir)
         with opened_state(state_dir) as directory:
@@ -27,7 +27,7 @@ def append(state_dir: Path, name: str, lines: Sequence[bytes]) -> None:
                 size = os.fstat(file).st_size
                 torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
                 rest = b"\n" * torn + b"".join(line + b"\n" for line in lines)
-                while rest:  # where the disk becomes full, the first write takes a part, and only the next fails
+                while rest:  # on a full disk the first write takes a part, and only the next fails
                     rest = rest[os.write(file, rest) :]
                 os.fsync(file)
                 if size == 0:

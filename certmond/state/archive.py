@@ -1,8 +1,8 @@
-"""The files that were replaced, kept byte for byte, so that they can be put back.
+"""Archive of replaced files, byte for byte, from which they can be restored.
 
-Owns `<state directory>/archive/<certificate>/<generation>/`: directories that only we may enter, files that only we may
-read, and beside them a description without any content. A generation is complete, or it is not there. Never writes
-outside the archive: what puts a generation back is a transaction like any other. Whoever stores holds its lock.
+Owns `<state directory>/archive/<certificate>/<generation>/`: directories with mode 0700, files with mode 0600, and a
+description without content. A generation is complete, or it does not exist. Never writes outside the archive: a restore
+is an ordinary transaction. The caller of `store` holds the lock of the transactions.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _GENERATION = re.compile(r"(\d{6,})-\d{8}T\d{6}Z")
 _DESCRIPTION = "description.json"
 DID_NOT_WORK = "did not work, and was taken back"
-"""The `detail` in the description of files that a restart has failed with."""
+"""The `detail` in the description of files with which a restart failed."""
 _SOURCE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-_STORED = 200  # bytes of a file's name that are kept, for who looks into the archive: with a number it has to fit
+_STORED = 200  # bytes of a file's name that are kept for the reader; with the number it fits NAME_MAX
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What was replaced at one time. `id` names it in the archive; `description` is what the caller gave with it."""
+    """The files of one replacement. `id` names it in the archive; `description` is what the caller gave with it."""
 
     name: str
     id: str
@@ -64,11 +64,11 @@ def _absolute(path: str) -> str:
     return path
 
 
-_Id = Annotated[int, Field(ge=0, lt=(1 << 32) - 1)]  # the last one means "leave it" (chown(2))
+_Id = Annotated[int, Field(ge=0, lt=(1 << 32) - 1)]  # the last one means "do not change" (chown(2))
 
 
 class _File(BaseModel):
-    """A file in a description: what the node calls it, and what it was like."""
+    """A file in a description: its path on the node and its metadata."""
 
     path: Annotated[str, AfterValidator(_absolute)]
     stored: str
@@ -93,9 +93,10 @@ class Archive:
         self._keep = max(keep, 1)
 
     def store(self, name: str, files: Mapping[str, Path], when: datetime, description: Mapping[str, str]) -> Generation:
-        """Keep `files`, each as the node calls it and where it really is. On the disk when this returns.
+        """Store `files`, a path of the node -> the real file. On the disk when this returns. Raises WriteError.
 
-        What is as in the newest generation is that one: a replacement that fails again and again pushes none out.
+        If the files equal the newest generation, return that one: a replacement that fails again and again pushes none
+        out.
         """
         home = self._home(name)
         with blaming(str(home)):
@@ -127,31 +128,34 @@ class Archive:
         return Generation(name, generation, when, dict(description), tuple(files))
 
     def remove(self, name: str, generations: Sequence[str]) -> None:
-        """Remove these generations, and what a killed process left of others. Raises WriteError."""
+        """Remove these generations, and drafts of killed processes. Raises WriteError."""
         home = self._home(name)
         with blaming(str(home)), opened_state(home) as parent:
             for old in generations:
-                # Out of sight first: what is half removed is no generation any more.
+                # Hide it first: a partly removed generation does not count.
                 os.rename(old, f".{old}", src_dir_fd=parent, dst_dir_fd=parent)
             _sweep(home)
 
     def names(self) -> tuple[str, ...]:
-        """Every certificate of which something is kept."""
+        """Return every certificate that has a generation."""
         return tuple(name for name in _listing(self._directory) if _NAME.fullmatch(name) and self.ids(name))
 
     def ids(self, name: str) -> tuple[str, ...]:
-        """Of the generations of a certificate, oldest first."""
+        """Return the ids of a certificate's generations, oldest first."""
         return tuple(sorted(filter(_GENERATION.fullmatch, _listing(self._home(name))), key=_number))
 
     def generation(self, name: str, generation: str) -> Generation:
-        """One of them. Raises MalformedError where its own description was damaged, StateError where a later certmond
-        has written it or another user can change it.
+        """Return one generation.
+
+        Raises MalformedError if its description is damaged, StateError if a later certmond has written it or another
+        user can change it.
         """
         return self._described(name, generation)[0]
 
     def load(self, name: str, generation: str) -> tuple[ArchivedFile, ...]:
-        """The files as they were, in the order in which they were stored. Raises MalformedError where one is not, and
-        StateError as `generation` does.
+        """Return the files in the order in which they were stored.
+
+        Raises MalformedError if the generation does not exist or is damaged, and StateError as `generation` does.
         """
         if generation not in self.ids(name):
             raise MalformedError(f"the archive has no generation {generation!r} of {name}; look for those it has")
@@ -159,7 +163,7 @@ class Archive:
         return tuple(_load(self._home(name) / generation, facts) for facts in files)
 
     def whole(self, name: str) -> Iterator[tuple[Generation, tuple[ArchivedFile, ...]]]:
-        """Newest first, with their files; what was damaged is passed over."""
+        """Yield the generations with their files, newest first, without damaged ones."""
         for generation in reversed(self.ids(name)):
             with suppress(MalformedError):
                 yield self._described(name, generation)[0], self.load(name, generation)
@@ -188,7 +192,7 @@ class Archive:
 
 
 def _found(path: str, real: Path) -> ArchivedFile:
-    """A file as it is now. Raises WriteError where it cannot be read."""
+    """Return a file as it is now. Raises WriteError if it cannot be read."""
     try:
         with open(open_straight(str(real), _SOURCE), "rb") as file:
             status, content = os.fstat(file.fileno()), content_of(file)
@@ -227,7 +231,7 @@ def _damaged(where: Path) -> MalformedError:
 
 
 def stored_at(generation: str) -> datetime | None:
-    """Return when a generation was stored, as its id says; None where that is no time."""
+    """Return when a generation was stored, from its id, or None if that is no time."""
     try:
         return datetime.strptime(generation.partition("-")[2], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     except ValueError:
@@ -246,7 +250,7 @@ def _listing(directory: Path) -> list[str]:
 
 
 def _sweep(home: Path) -> None:
-    """What a killed `store` left."""
+    """Remove the drafts of killed processes."""
     for name in _listing(home):
         if name.startswith(".") and (home / name).is_dir():
             shutil.rmtree(home / name)

@@ -1,7 +1,6 @@
-"""Since which start this machine runs.
+"""The kernel's boot ID (random(4)), which changes at each boot, also if the disks are replaced.
 
-Owns the one question: the kernel's boot ID (random(4)), which is another after each start, be it of other disks. It is
-what a kubelet tells of its machine as `status.nodeInfo.bootID` (google/cadvisor, machine/info.go).
+A kubelet reports it as `status.nodeInfo.bootID` (google/cadvisor, machine/info.go).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ _UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def boot_id() -> str:
-    """The boot ID, a UUID in small letters; empty where the kernel, or what a container shows of it, tells no such."""
+    """Return the boot ID, a UUID in lower case, or "" if the kernel or the container does not show one."""
     try:
         found = _BOOT_ID.read_text().strip()
     except (OSError, ValueError):

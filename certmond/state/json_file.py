@@ -1,8 +1,7 @@
-"""A small JSON document of the state directory, read with suspicion and replaced as a whole.
+"""A small JSON document of the state directory: validated when read, replaced as a whole.
 
-Owns the two ends of such a memory: what cannot be read is as if it were not there, unless the caller asks to be told,
-and what is written is on the disk, readable by its owner only, or the old one stays. A document of a later version
-stays as it is. What is in it is the caller's.
+Owns read and write. `read` treats an unusable document as absent; `load` raises. A written document is on the disk with
+mode 0600, or the old one stays. A document of a later version is not replaced. The caller owns the content.
 """
 
 from __future__ import annotations
@@ -26,21 +25,23 @@ T = TypeVar("T")
 
 
 class Memory(Generic[T]):
-    """The document `name` below `state_dir`, of the shape that `adapter` knows."""
+    """The document `name` below `state_dir`, with the schema of `adapter`."""
 
     def __init__(self, state_dir: Path, name: str, adapter: TypeAdapter[T]) -> None:
         self._state_dir, self._name, self._adapter = state_dir, name, adapter
         self._draft = f".{name}.new"
 
     def read(self) -> T | None:
-        """What is remembered; None where there is nothing that can be used."""
+        """Return the content, or None if the file is missing or cannot be used."""
         with suppress(MalformedError, StateError):
             return self.load()
         return None
 
     def load(self) -> T | None:
-        """What is remembered; None where nothing is. Raises MalformedError, with the fact alone, where something is
-        there that cannot be used, StateError where another user can change it or a later certmond has written it.
+        """Return the content, or None if the file is missing.
+
+        Raises MalformedError, with the fact alone, if it cannot be used. Raises StateError if another user can change
+        it or a later certmond has written it.
         """
         try:
             return self._adapter.validate_python(self._content())
@@ -56,8 +57,8 @@ class Memory(Generic[T]):
         raise MalformedError(f"{self._state_dir / self._name} cannot be read ({printable(detail)[:200]})")
 
     def write(self, value: T) -> None:
-        """Remember `value` in the place of what was remembered. Raises WriteError, and StateError as `load` does."""
-        # By hand, because pydantic's own JSON has no place for a path that is no UTF-8.
+        """Replace the content with `value`. Raises WriteError, and StateError as `load` does."""
+        # With json, because pydantic's serializer refuses a path that is not UTF-8.
         content = json.dumps(versioned(self._adapter.dump_python(value)), indent=1, default=datetime.isoformat).encode()
         with suppress(OSError, ValueError, RecursionError), opened_state(self._state_dir) as directory:
             refuse_record(directory, self._state_dir / self._name)  # a damaged one is replaced
@@ -71,12 +72,12 @@ class Memory(Generic[T]):
                 os.fsync(directory)
 
     def _content(self) -> object:
-        """Raises StateError, OSError, ValueError or RecursionError."""
+        """Return the parsed document. Raises StateError, OSError, ValueError or RecursionError."""
         path = self._state_dir / self._name
         with opened_state(self._state_dir) as directory:
             return understood(json.loads(read_state(directory, path)), str(path))
 
     def tidy(self) -> None:
-        """Remove what a process left that was killed while it wrote."""
+        """Remove the draft of a killed process."""
         with suppress(OSError), opened(self._state_dir) as directory:
             remove(Place(directory, self._draft))

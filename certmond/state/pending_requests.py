@@ -1,8 +1,8 @@
-"""Keys whose certificate a signer has not issued yet: kept until it has, so that the answer still has its key.
+"""Keys whose certificate the signer has not issued yet, kept so that the answer has its key.
 
-Owns `<state directory>/pending/`, a directory that only we may enter: for each certificate the key, the request that
-was sent with it, and a record with the SHA-256 of the certificate that it shall replace. All go when that one is no
-longer in place, or the signer has refused.
+Owns `<state directory>/pending/`, with mode 0700. For each certificate it has the key, the request, and a record with
+the SHA-256 of the certificate to replace. The caller drops them when that certificate was replaced or the signer has
+refused.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _Found = tuple[str | None, PrivateKey | None, bytes | None]
 
 
 class Pending:
-    """By name and path of the certificate. Who writes holds the lock of the transactions."""
+    """The pending requests by name and path of the certificate. A writer holds the lock of the transactions."""
 
     def __init__(self, state_dir: Path) -> None:
         self._state_dir = state_dir
         self._directory = state_dir / "pending"
 
     def keep(self, identity: Identity, key: PrivateKey, csr: bytes, replaces: str) -> None:
-        """Keep a key, its request, and the SHA-256 of the certificate that it is to replace. Raises WriteError."""
+        """Store a key, its request, and the SHA-256 of the certificate to replace. Raises WriteError."""
         with blaming(str(self._directory)):
             make_directory(self._state_dir)
             make_directory(self._directory)
             with opened_state(self._directory) as directory:
                 record = json.dumps(versioned(replaces)).encode()
-                # The request last: where it is, the key is there as well.
+                # The request comes last: if it exists, the key exists too.
                 for suffix, content in ((".key", key_pem(key)), (".for", record), (".csr", csr)):
                     name = _stem(identity) + suffix
                     draft = Place(directory, f".{name}")
@@ -53,9 +53,10 @@ class Pending:
                 os.fsync(directory)
 
     def take_up(self, identity: Identity, cookie: str | None) -> _Found:
-        """The cookie, key and request to ask again with; nothing where there is none, or one of them is lost.
+        """Return the cookie, key and request with which to ask again, or three None if there is no cookie or a file is
+        lost.
 
-        Raises StateError where another user can read or change the key, or change the request.
+        Raises StateError if another user can read or change the key, or change the request.
         """
         if cookie is None:
             return None, None, None
@@ -63,21 +64,21 @@ class Pending:
             with opened_state(self._directory) as directory:
                 key = read_state(directory, self._directory / f"{_stem(identity)}.key", secret=True)
                 request = read_state(directory, self._directory / f"{_stem(identity)}.csr")
-            csr = load_request(request).public_bytes(Encoding.PEM)  # as it was sent, without what got between
+            csr = load_request(request).public_bytes(Encoding.PEM)  # the bytes that were sent, without additions
             return cookie, load_key(key, str(self._directory)), csr
         except (OSError, MalformedError, KeyUnusableError):
             return None, None, None
 
     def replaces(self, identity: Identity) -> str | None:
-        """The SHA-256 of the certificate that is to be replaced; None where nothing is kept, or it is damaged.
+        """Return the SHA-256 of the certificate to replace, or None if the record is missing or damaged.
 
-        Raises StateError where another user can change it, or a later certmond has written it.
+        Raises StateError if another user can change it, or a later certmond has written it.
         """
         path = self._directory / f"{_stem(identity)}.for"
         try:
             with opened_state(self._directory) as directory:
                 content = read_state(directory, path)
-            # Version 1 has the digest alone, too, which is no JSON.
+            # Version 1 also has the bare digest, which is not JSON.
             found = (
                 content.decode("ascii") if _DIGEST.fullmatch(content) else understood(json.loads(content), str(path))
             )
@@ -86,11 +87,11 @@ class Pending:
         return found if isinstance(found, str) else None
 
     def drop(self, identity: Identity) -> None:
-        """Forget them, if there are any."""
+        """Remove the pending request of a certificate, if there is one."""
         self._remove(lambda stem: stem == _stem(identity))
 
     def tidy(self, waiting: Iterable[Identity]) -> None:
-        """Forget all but these, and what a process left that was killed meanwhile."""
+        """Remove all others, and the drafts of killed processes."""
         stems = {_stem(identity) for identity in waiting}
         self._remove(lambda stem: stem not in stems)
 

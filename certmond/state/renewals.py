@@ -1,9 +1,8 @@
-"""What certmond remembers of its renewals from one process to the next: the last attempt for each certificate.
+"""The last renewal attempt of each certificate, kept across processes.
 
-Owns `<state directory>/renewals.json` and, while many renewals are under way, `renewals.log` beside it: one line for
-each attempt that the document does not have yet. It is a memory, not a source of truth: without it nothing is wrong but
-that a failure is tried again sooner. Attempts of files that are gone are dropped, but for the latest ones and those of
-the last hour. Holds no key; times are UTC.
+Owns `<state directory>/renewals.json`. During many renewals `renewals.log` has one line for each attempt that the
+document does not have yet. It is a cache: without it, certmond only retries a failure sooner. Attempts of deleted files
+are pruned, except the most recent ones and those of the last hour. Holds no key; times are UTC.
 """
 
 from __future__ import annotations
@@ -35,9 +34,10 @@ _LOG = "renewals.log"
 _LONGEST_LOG = 64 << 20
 """Bytes that are read of the log."""
 _ABSENT = 100
-"""Of so many files that are gone the attempts are kept: those that were tried last, for they may come back. Besides
-these, the last one for each common name of an entry is kept, as its owner may put a former certificate in a file of
-another name, and those of an hour, which count in the quota of their entry.
+"""Attempts of deleted files that are kept: the most recent ones, because the files may return.
+
+The last one of each common name of an entry is kept too: its owner may put an old certificate into a file of another
+name. Those of the last hour are kept, because they count in the quota of their entry.
 """
 
 
@@ -51,7 +51,7 @@ _Text = Annotated[str, AfterValidator(_nameable)]
 
 
 class _Entry(BaseModel):
-    """An attempt in the file. What a later version adds is passed over."""
+    """An attempt in the file. Fields of a later version are ignored."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -73,7 +73,7 @@ class _Entry(BaseModel):
 
 
 class _Line(BaseModel):
-    """A line of the log: an attempt, or that the certificate's attempt is forgotten."""
+    """A line of the log: an attempt, or the removal of a certificate's attempt."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -82,8 +82,9 @@ class _Line(BaseModel):
 
 
 class Ledger:
-    """The attempts, by name and path of the certificate. Who writes holds the lock of the transactions, and says
-    whether a file is `there`.
+    """The attempts by name and path of the certificate. A writer holds the lock of the transactions.
+
+    `there` returns whether a file exists.
     """
 
     def __init__(self, state_dir: Path, there: Callable[[str], bool] = lambda _: True) -> None:
@@ -94,16 +95,16 @@ class Ledger:
         self._written = self._noted = False
 
     def attempts(self) -> dict[Identity, Attempt]:
-        """Return what is remembered; nothing where neither file is there or can be used."""
+        """Return the stored attempts, or {} if neither file can be used."""
         return self._load() if self._held is None else dict(self._held)
 
     def renewed(self) -> dict[str, datetime]:
-        """When certmond put a new certificate in place, by its SHA-256: not one from the archive."""
+        """Return when certmond installed each new certificate, by SHA-256. Restored ones do not count."""
         new = (each for each in self.attempts().values() if not each.restored)
         return {each.sha256: each.put_in_place_at for each in new if each.sha256}
 
     def remember(self, identity: Identity, attempt: Attempt) -> None:
-        """Note the last attempt for a certificate. Raises WriteError."""
+        """Store the last attempt for a certificate. Raises WriteError."""
         if self._held is None:
             self._write(self._without_gone({**self._load(), identity: attempt}))
         else:
@@ -111,15 +112,15 @@ class Ledger:
             self._held[identity] = attempt
 
     def check(self) -> None:
-        """Raise WriteError where nothing could be noted now."""
+        """Raise WriteError if an attempt could not be stored now."""
         if self._held is None or not self._written:
             self._write(self.attempts())
             self._written = True
         else:
-            append(self._state_dir, _LOG, [b""])  # an empty line says nothing, and shows that another has room
+            append(self._state_dir, _LOG, [b""])  # a line without meaning, to test for space
 
     def forget(self, identity: Identity) -> None:
-        """As if it had never been tried. Raises WriteError."""
+        """Remove the attempt of a certificate. Raises WriteError."""
         if self._held is None:
             self._write({other: attempt for other, attempt in self._load().items() if other != identity})
         elif before := self._held.get(identity):
@@ -127,15 +128,15 @@ class Ledger:
             del self._held[identity]
 
     def tidy(self) -> None:
-        """Remove what a process left that was killed while it noted something."""
+        """Remove the draft of a killed process."""
         self._memory.tidy()
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Note each attempt as a line of the log, and write the document once, at the end of the `with`.
+        """Store each attempt as a line of the log, and write the document once, at the end of the `with`.
 
-        Each attempt is on the disk when `remember` returns, as without. A process that is killed leaves the log, which
-        every `attempts` reads, and which the next document replaces.
+        Each attempt is on the disk when `remember` returns, as it is outside the `with`. A killed process leaves the
+        log: `attempts` reads it, and the next write of the document replaces it.
         """
         self._held, self._written, self._noted = self._load(), False, False
         try:
@@ -157,7 +158,7 @@ class Ledger:
 
     def _load(self) -> dict[Identity, Attempt]:
         known: dict[Identity, Attempt] = {}
-        with suppress(StateError), _opened_log(self._state_dir) as log:  # before the document, which removes the log
+        with suppress(StateError), _opened_log(self._state_dir) as log:  # first: `_write` removes the log
             known = {(each.name, each.path): _attempt(each) for each in self._memory.read() or ()}
             for line in _lines(log, str(self._state_dir / _LOG)):
                 identity = line.entry.name, line.entry.path
@@ -167,7 +168,7 @@ class Ledger:
         return known
 
     def _without_gone(self, attempts: Mapping[Identity, Attempt]) -> Mapping[Identity, Attempt]:
-        """Looks at the files only where many attempts have come since it did so last: that takes its time."""
+        """Return the attempts without those of deleted files. Checks files, which is slow, only now and then."""
         if len(attempts) <= self._enough:
             return attempts
         gone = sorted((each for each in attempts if not self._there(each[1])), key=lambda each: attempts[each].at)
@@ -184,10 +185,10 @@ class Ledger:
         return kept
 
     def _write(self, attempts: Mapping[Identity, Attempt]) -> None:
-        """Write the document, and remove the log that it takes over. Raises WriteError, StateError."""
+        """Write the document, and remove the log that it replaces. Raises WriteError, StateError."""
         with _opened_log(self._state_dir) as log:
             for _ in _lines(log, str(self._state_dir / _LOG)):
-                pass  # one of a later version is not removed
+                pass  # raises for one of a later version, which is not removed
         self._memory.write(tuple(_entry(identity, attempt) for identity, attempt in attempts.items()))
         with suppress(OSError), opened_state(self._state_dir) as directory:
             remove(Place(directory, _LOG))
@@ -204,7 +205,7 @@ def _attempt(entry: _Entry) -> Attempt:
 
 @contextmanager
 def _opened_log(state_dir: Path) -> Iterator[int | None]:
-    """A descriptor of the log; None where there is none."""
+    """Open the log; yield its descriptor, or None if there is no log."""
     descriptor = None
     with suppress(OSError), opened_state(state_dir) as directory:
         descriptor = Place(directory, _LOG).open()
@@ -216,7 +217,7 @@ def _opened_log(state_dir: Path) -> Iterator[int | None]:
 
 
 def _lines(log: int | None, path: str) -> Iterator[_Line]:
-    """The lines that can be used: a torn one is passed over. Raises StateError for one of a later version."""
+    """Yield the valid lines; an incomplete one is skipped. Raises StateError for one of a later version."""
     if log is None:
         return
     with suppress(OSError), open(log, "rb", closefd=False) as file:

@@ -1,4 +1,4 @@
-"""What a node has to know of a rotation from one process to the next: the record, and the anchors accepted so far.
+"""The record of this node's rotation, and the accepted trust anchors, kept across processes.
 
 Owns `<state directory>/rotation/record.json`, `first_aid.json` and `anchors.json`. All of it is public. Unlike what is
 only a memory, a record that is there and cannot be read is not as if it were absent: a rotation that is forgotten
@@ -25,15 +25,15 @@ from certmond.transaction.state_directory import VERSION, refuse_unfit
 from certmond.transaction.temp_file import remove
 
 DIRECTORY = "rotation"
-"""Below the state directory: where everything of a rotation is."""
+"""The directory of a rotation, below the state directory."""
 _RECORD, _LAST, _CLOSED, _ANCHORS = "record.json", "last.json", "closed.json", "anchors.json"
 _AIDS = "first_aid.json"
 _REMEMBERED = 100
-"""So many rotations are known as closed: more than the backup of any etcd reaches back."""
+"""The number of closed rotations that are kept: more than any backup of etcd reaches back."""
 
 
 def record_path(state_dir: Path) -> Path:
-    """Where the record is, for who wants to know that it has changed."""
+    """Return the path of the record, for callers that watch it."""
     return (state_dir / DIRECTORY / _RECORD).absolute()
 
 
@@ -47,7 +47,7 @@ _Pem = Annotated[str, AfterValidator(_anchor)]
 
 
 class _Entry(BaseModel):
-    """The record in the file. What a later version adds is passed over."""
+    """The record in the file. Fields of a later version are ignored."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -68,7 +68,7 @@ class _Entry(BaseModel):
 
 
 class RotationRecord:
-    """The rotation of this node, and the anchors that the node has lived by."""
+    """The rotation of this node, and the anchors that the node has used."""
 
     def __init__(self, state_dir: Path) -> None:
         self._state_dir, self._path = state_dir, record_path(state_dir)
@@ -79,12 +79,12 @@ class RotationRecord:
         self._anchors = Memory(state_dir, _ANCHORS, TypeAdapter(dict[str, tuple[_Pem, ...]]))
 
     def load(self) -> Rotation | None:
-        """The rotation under way; None where there is none. Raises MalformedError where that cannot be told."""
+        """Return the current rotation, or None. Raises MalformedError if that cannot be read."""
         try:
             entry = self._memory.load()
         except MalformedError as error:
             if not os.access(self._path.parent, os.X_OK):
-                return None  # who may not look there only shows what the node's files tell
+                return None  # a user without access to the directory sees only what the node's files show
             raise _unknown(str(error)) from None
         if entry is None:
             return None
@@ -94,7 +94,7 @@ class RotationRecord:
         return made
 
     def check(self) -> None:
-        """Raise StateError where another user can change the state directory, or a later certmond has written in it."""
+        """Raise StateError if another user can change the state directory, or a later certmond has written in it."""
         refuse_unfit(self._state_dir)
 
     def save(self, rotation: Rotation) -> None:
@@ -102,7 +102,7 @@ class RotationRecord:
         self._memory.write(_entry(rotation))
 
     def close(self, rotation: Rotation) -> None:
-        """Note that it is over: its record becomes the last one. On the disk when this returns. Raises WriteError."""
+        """Close the rotation: its record becomes the last one, on the disk when this returns. Raises WriteError."""
         self.save(rotation)
         ids = dict.fromkeys((*(self._closed.read() or ()), forth(rotation.id), rotation.id))
         self._closed.write(tuple(ids)[-_REMEMBERED:])
@@ -111,16 +111,16 @@ class RotationRecord:
             os.fsync(directory)
 
     def closed(self) -> frozenset[str]:
-        """The ids of the rotations that were closed, and of the way there of those that went back; a memory only."""
+        """Return the ids of closed rotations, and for aborted ones also the forward id. A cache only."""
         entry = self._last.read()
         return frozenset((*(self._closed.read() or ()), *([entry.id, forth(entry.id)] if entry else ())))
 
     def anchors(self) -> dict[str, tuple[Anchor, ...]]:
-        """The anchors that this node has lived by, by family; a memory only."""
+        """Return the anchors that this node has used, by family. A cache only."""
         return {family: tuple(map(_parsed, texts)) for family, texts in (self._anchors.read() or {}).items()}
 
     def rotated(self, family: str) -> tuple[Anchor, ...]:
-        """The anchors of the rotation under way and of the last one, where they are of this family; a memory only."""
+        """Return the anchors of the current and of the last rotation, if they are of this family. A cache only."""
         entries = (each for each in (self._memory.read(), self._last.read()) if each and each.family == family)
         return tuple(_parsed(text) for each in entries for text in (*each.old, each.new))
 
@@ -139,7 +139,7 @@ class RotationRecord:
             os.fsync(directory)
 
     def accept(self, anchors: Mapping[str, Sequence[Anchor]]) -> None:
-        """Remember what the node lives by now. Raises WriteError."""
+        """Store the anchors that the node uses now. Raises WriteError."""
         self._anchors.write({family: tuple(map(_text, found)) for family, found in anchors.items()})
 
 

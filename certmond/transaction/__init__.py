@@ -1,1 +1,1 @@
-"""Atomic replacement of several files, by directory descriptors."""
+"""Atomic replacement of several files through directory descriptors."""

@@ -1,10 +1,9 @@
-"""Files of the node replaced together: after any crash either all of them are the old ones, or all are the new ones.
+"""Transactions that replace several files of the node: after a crash all of them are old, or all are new.
 
-Owns the one order in which anything is written on a node: announced, staged, verified, decided, renamed or removed.
-Until the decision every failure leaves the old files untouched and nothing beside them; from then on the next process
-finishes what this one could not. What somebody else has written meanwhile is never overwritten. It creates no
-directory, puts nothing where the kubelet would start it, but for a manifest in the place of one, and does not know what
-a certificate is.
+Owns the order of every write: write the record, stage, verify, decide, then rename or remove. Until the decision a
+failure leaves the old files untouched and removes the staged ones. After it the next process completes the transaction.
+A file that another process has changed meanwhile is never overwritten. The module creates no directory on the node. In
+a directory that the kubelet watches it only replaces a manifest. It does not interpret certificates.
 """
 
 from __future__ import annotations
@@ -45,26 +44,26 @@ from certmond.transaction.temp_file import make_directory, stage
 __all__ = ["Change", "NewFile", "NewLink", "Outcome", "Recovery", "Removed", "Transactions", "Writer"]
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_POLL = 0.05  # seconds between two attempts to take the lock
+_POLL = 0.05  # seconds between two attempts to lock
 
 
 class Transactions:
-    """The way to write below `root`, which one process at a time may go."""
+    """Transactions below `root`. One process at a time can write."""
 
     def __init__(self, root: str, state_dir: Path) -> None:
         self._root = root
         self._state_dir = state_dir
 
     def real(self, path: str) -> Path:
-        """The file that a `NewFile` of this path replaces, as this process can open it."""
+        """Return the file that a `NewFile` of this path replaces, as a path that this process can open."""
         with Directories(self._root) as directories, blaming(path, "read"):
             return Path(os.path.realpath(self._root).rstrip("/") + directories.resolve(path))
 
     @contextmanager
     def lock(self, timeout: float = 0) -> Iterator[Writer]:
-        """Wait at most `timeout` seconds for another writer, and keep others out until the end of the `with`.
+        """Lock out other writers until the end of the `with`; wait at most `timeout` seconds for one.
 
-        Raises BusyError, WriteError, and StateError where the state directory is not fit for use.
+        Raises BusyError, WriteError, and StateError if the state directory is not fit for use.
         """
         records = self._state_dir / "transactions"
         with blaming(str(self._state_dir)):
@@ -101,7 +100,7 @@ class Transactions:
 
 
 class Writer:
-    """Who holds the lock. `Transactions.lock` makes it, and it is of no use after that."""
+    """The holder of the lock. `Transactions.lock` creates it; it is valid until the end of that `with`."""
 
     def __init__(self, root: str, where: Path, directory: int) -> None:
         self._root = root
@@ -116,9 +115,10 @@ class Writer:
         verify: Callable[[Mapping[str, bytes]], None],
         before_rename: Callable[[], None] = lambda: None,
     ) -> None:
-        """Make all changes, in this order, or none. `verify` is given what was read back of each new file, and raises.
+        """Make all changes, in this order, or none.
 
-        `before_rename` is called when all is well, and nothing has been replaced yet.
+        `verify` receives the content of each new file as it was read back, and raises to refuse it. `before_rename` is
+        called after that, before the first rename. Raises WriteError.
         """
         with Directories(self._root) as directories, ExitStack() as files, ExitStack() as uninterrupted:
             record, held = self._plan(changes, directories, files)
@@ -137,17 +137,17 @@ class Writer:
                 with blaming(str(self._where)):
                     record = self._records.decide(record)
             except BaseException:
-                with suppress(OSError):  # then the next recovery does it, and tells it
+                with suppress(OSError):  # the next recovery undoes it and reports it
                     undo(record, self._records, directories)
                 raise
             result = settle(record, self._records, directories)
-            if result.outcome is Outcome.PENDING:  # half-way there is only forward: once more, should it have passed
+            if result.outcome is Outcome.PENDING:  # decided: retry once
                 result = settle(record, self._records, directories)
         if result.outcome is not Outcome.FINISHED:
             raise WriteError(result.message)
 
     def recover(self) -> tuple[Recovery, ...]:
-        """Finish or undo what an earlier process left, and tell it. To be called at each start, and before a commit."""
+        """Finish or undo the transactions of earlier processes. Callers do so at each start and before a commit."""
         with blaming(str(self._where)):
             return tuple(self._recover(record) for record in list(self._records.left()))
 
@@ -168,15 +168,15 @@ class Writer:
         return record.root in {None, self._below()}
 
     def _below(self) -> str:
-        """The root, as seen from the records."""
+        """Return the root, relative to the directory of the records."""
         return os.path.relpath(os.path.realpath(self._root), os.path.realpath(self._where))
 
     def _plan(
         self, changes: Sequence[Change], directories: Directories, files: ExitStack
     ) -> tuple[Record, list[int | None]]:
-        """Where everything goes, and the descriptor of each file that is replaced, for as long as `files` is open.
+        """Return the record, and the descriptors of the files to replace, open as long as `files`.
 
-        Raises one WriteError with everything that stands in the way.
+        Raises one WriteError with every obstacle.
         """
         identity = secrets.token_hex(8)
         entries, held, problems = list[Entry](), list[int | None](), list[str]()
@@ -226,16 +226,16 @@ class Writer:
 
 @contextmanager
 def _signals_wait() -> Iterator[None]:
-    """Whoever wants to end this process is heard at the end of the `with`: never between key and certificate.
+    """Defer signals that end this process to the end of the `with`, so that none arrives between key and certificate.
 
-    Handlers run in the main thread, whichever thread the kernel gave the signal to; in another nothing is interrupted.
+    Python runs signal handlers in the main thread only. In another thread this has no effect.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     heard = list[int]()
     before = {number: signal.getsignal(number) for number in _ENDING}
-    try:  # SIGINT goes first and comes back last: its handler is the one that raises
+    try:  # SIGINT is replaced first and restored last: its handler is the one that raises
         for number in before:
             signal.signal(number, lambda number, _: heard.append(number))
         yield

@@ -1,8 +1,8 @@
-"""Names on the node that something is to be written to, each held by the descriptor of its directory.
+"""Names on the node that certmond writes to, each with the open descriptor of its directory.
 
-Owns the way from a path to an open directory and a last name below the root: from then on nothing is looked up by path
-again, so that nobody can lead a write elsewhere by swapping a symlink. Knows what is at a name, whether it could be
-replaced, and the sentence that says why not. Never writes a file, never decides.
+Owns the resolution of a path below the root to an open directory and a last name. Nothing is looked up by path after
+that, so a user who swaps a symlink cannot redirect a write. Reads what a name is, whether it can be replaced, and the
+error message if not. Never writes a file.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from certmond.errors import WriteError
 from certmond.files.consistent_read import MAX_SIZE, content_of
 from certmond.pki.findings import printable
 
-_MAX_HOPS = 40  # as many symlinks as Linux follows (path_resolution(7))
+_MAX_HOPS = 40  # the limit of Linux (path_resolution(7))
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PASSING = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _ITSELF = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 NO_FILE = "neither a file nor a symlink"
-"""What `Place.look` says of a directory or a device."""
+"""The result of `Place.look` for a directory or a device."""
 
 _REMEDIES = {
     errno.ENOSPC: "make room on its file system",
@@ -40,7 +40,7 @@ _REMEDIES = {
     errno.ENOTDIR: "a part of its path is no directory: put that right",
     errno.EISDIR: "a directory is in its place: move that away",
     errno.ELOOP: "its path is a loop of symlinks, or a symlink is in its place: put that right",
-    errno.ENOLINK: "give its target's path, or let root own the link",  # as systemd's CHASE_SAFE has it
+    errno.ENOLINK: "give its target's path, or let root own the link",  # the rule of CHASE_SAFE in systemd
     errno.EINVAL: "correct its path",
     errno.EBUSY: "it is a mount point of its own: unmount it, or mount its directory instead",
     errno.EMFILE: "give its unit a higher LimitNOFILE=",
@@ -53,7 +53,7 @@ _REMEDIES = {
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One name in a directory that is held open."""
+    """One name in an open directory."""
 
     directory: int
     name: str
@@ -62,19 +62,21 @@ class Place:
         return replace(self, name=name)
 
     def shares_mount(self, other: Place) -> bool:
-        """Whether a name can be renamed from here to there: one file system is not enough, under two mounts."""
+        """Return whether a rename from here to there can work. Two mounts of the same file system do not allow it."""
         same_device = os.fstat(self.directory).st_dev == os.fstat(other.directory).st_dev
         return same_device and _mount(self.directory) == _mount(other.directory)
 
     def status(self) -> os.stat_result | None:
-        """What lstat says; None where nothing is."""
+        """Return the result of lstat, or None if the name does not exist."""
         try:
             return os.lstat(self.name, dir_fd=self.directory)
         except FileNotFoundError:
             return None
 
     def look(self) -> str | None:
-        """What is here, in one comparable line: SHA-256 of a file, target of a symlink; None where nothing is."""
+        """Return the SHA-256 of a file, `link_mark` of a symlink, NO_FILE for another type, None if the name does not
+        exist.
+        """
         status = self.status()
         if status is None:
             return None
@@ -83,7 +85,7 @@ class Place:
         return digest(self.read()) if stat.S_ISREG(status.st_mode) else NO_FILE
 
     def hold(self) -> tuple[str | None, int | None]:
-        """What `look` says, and a descriptor of the file that it says it of; None where that is no regular file."""
+        """Return the result of `look`, and a descriptor of that same file, or None if it is not a regular file."""
         status = self.status()
         if status is None or not stat.S_ISREG(status.st_mode):
             return self.look(), None
@@ -96,9 +98,9 @@ class Place:
             raise
 
     def open(self) -> int:
-        """Return a descriptor of the regular file here, for reading. Raises OSError where it is none.
+        """Return a descriptor of this regular file, for reading. Raises OSError if it is not a regular file.
 
-        Nothing else is opened: opening a device or a FIFO has effects.
+        It opens no other type: to open a device or a FIFO has effects.
         """
         found = os.open(self.name, _ITSELF, dir_fd=self.directory)
         try:
@@ -112,12 +114,12 @@ class Place:
             os.close(found)
 
     def read(self, most: int = MAX_SIZE) -> bytes:
-        """The bytes of a regular file. Raises OSError, EFBIG where they are more than `most`."""
+        """Return the content of a regular file. Raises OSError; EFBIG if it has more than `most` bytes."""
         with open(self.open(), "rb") as file:
             return content_of(file, most)
 
     def check_replaceable(self) -> None:
-        """Raise the OSError with which a rename onto this name would fail, as far as that can be known beforehand."""
+        """Raise the OSError with which a rename onto this name would fail, as far as it can be predicted."""
         if not os.access(".", os.W_OK | os.X_OK, dir_fd=self.directory, effective_ids=True):
             read_only = os.fstatvfs(self.directory).f_flag & os.ST_RDONLY
             raise (
@@ -128,8 +130,8 @@ class Place:
         status = self.status()
         if status is None:
             return
-        # rmdir is asked what rename would be: all that forbids to take the name away (immutable, append-only, sticky,
-        # read-only) is said before it sees that this is no directory, and then it has done nothing.
+        # rmdir meets the same obstacles as rename. The kernel checks permission to remove the name (immutable,
+        # append-only, sticky, read-only) before it refuses what is not a directory, so the call changes nothing.
         if not stat.S_ISDIR(status.st_mode):
             with suppress(NotADirectoryError):
                 os.rmdir(self.name, dir_fd=self.directory)
@@ -142,7 +144,7 @@ class Place:
 
 
 class Directories:
-    """The directories below `root` that were asked for, each opened once and held until the end of the `with`."""
+    """The directories below `root` that were requested. Each one is opened once, until the end of the `with`."""
 
     def __init__(self, root: str) -> None:
         self._root = os.path.realpath(root)
@@ -158,10 +160,10 @@ class Directories:
             os.close(self._open.popitem()[1])
 
     def resolve(self, path: str, *, follow: bool = True, anyones: bool = False) -> str:
-        """Where `path` really leads, never above the root. `follow` says whether its last name may be a symlink.
+        """Return `path` without symlinks, never above the root. `follow` is whether its last name may be a symlink.
 
-        A symlink is refused that is neither root's nor our own, for its owner would choose where we write with rights
-        that he has not; `anyones` follows it all the same, for who only reads.
+        Raises OSError (ENOLINK) for a symlink that belongs neither to root nor to this user: its owner could redirect a
+        write with rights of this process. With `anyones`, which is for reads, such a symlink is followed.
         """
         if not can_be_a_path(path):
             raise OSError(errno.EINVAL, "no file can be called so")
@@ -186,7 +188,7 @@ class Directories:
         return "/" + "/".join(real)
 
     def place(self, real: str) -> Place:
-        """The place of a path without symlinks, as `resolve` gives it."""
+        """Return the place of a path without symlinks, as `resolve` returns it."""
         directory, _, name = real.rpartition("/")
         if not name:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -198,14 +200,14 @@ class Directories:
                 os.fsync(descriptor)
 
     def _link(self, directory: str, name: str, anyones: bool) -> str | None:
-        """The target of a symlink; None of anything else. Owner and target are of one and the same link: it is held."""
+        """Return the target of a symlink, or None if it is not one. The descriptor ties its owner to its target."""
         try:
             within = self._walk(directory, _PASSING)
             try:
                 link = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
             finally:
                 os.close(within)
-        except (FileNotFoundError, NotADirectoryError):  # what is missing is told where it is opened
+        except (FileNotFoundError, NotADirectoryError):  # the caller that opens it reports the missing file
             return None
         try:
             status = os.fstat(link)
@@ -223,7 +225,7 @@ class Directories:
         return self._open[directory]
 
     def _walk(self, directory: str, flags: int) -> int:
-        """A descriptor of a directory, to which no symlink leads."""
+        """Return a descriptor of a directory. Raises OSError if a part of its path is a symlink."""
         descriptor = os.open(self._root, flags)
         for part in directory.split("/")[1:]:
             try:
@@ -236,7 +238,7 @@ class Directories:
 
 
 def can_be_a_path(text: str) -> bool:
-    """Whether the kernel could be asked for it: what a damaged file says may be anything."""
+    """Return whether the kernel accepts `text` as a path: a damaged file can contain any text."""
     try:
         return b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
@@ -248,7 +250,7 @@ def digest(content: bytes) -> str:
 
 
 def link_mark(target: str) -> str:
-    """What `Place.look` says of a symlink; it can be no SHA-256."""
+    """Return the result of `Place.look` for a symlink. It differs from every SHA-256."""
     return f"-> {target}"
 
 
@@ -257,19 +259,19 @@ def is_link_mark(seen: str) -> bool:
 
 
 def sentence(path: str, error: OSError, done: str = "written") -> str:
-    """The file, the fact, the remedy."""
+    """Return the file, the fact and the remedy as one message."""
     return f"{path} could not be {done} {reason(error)}"
 
 
 def reason(error: OSError) -> str:
-    """The fact and the remedy."""
+    """Return the fact and the remedy."""
     remedy = _REMEDIES.get(error.errno or 0, "look at the kernel's messages")
     return f"({error.strerror or error}): {remedy}"
 
 
 @contextmanager
 def blaming(path: str, done: str = "written") -> Iterator[None]:
-    """An OSError inside becomes the WriteError that names `path`, and what could not be done to it."""
+    """Turn an OSError inside into a WriteError that names `path` and the operation that failed."""
     try:
         yield
     except OSError as error:
@@ -278,7 +280,7 @@ def blaming(path: str, done: str = "written") -> Iterator[None]:
 
 @contextmanager
 def opened(directory: Path) -> Iterator[int]:
-    """The descriptor of a directory of our own, for as long as the `with` lasts."""
+    """Open a directory that belongs to certmond; yield its descriptor."""
     descriptor = os.open(directory, _DIRECTORY)
     try:
         yield descriptor
@@ -288,7 +290,7 @@ def opened(directory: Path) -> Iterator[int]:
 
 @contextmanager
 def _naming(directory: str) -> Iterator[None]:
-    """An OSError inside says which directory it is about, too."""
+    """Add the directory to the message of an OSError inside."""
     try:
         yield
     except OSError as error:

@@ -1,8 +1,8 @@
-"""What a transaction remembers of itself, so that the next process can finish it or undo it.
+"""Records of transactions on the disk, from which the next process finishes or undoes them.
 
-Owns the records: one file for each transaction that is under way, with the paths and SHA-256 of what is written, never
-with content. It is written once and complete; what was decided is in its name (`….intent.json`, `….commit.json`), so
-that the decision is one rename, which needs no room on the disk. Knows nothing of the node's files.
+Owns one file for each unfinished transaction, with the paths and SHA-256 of what is written, never with content. The
+file is written once. Its name has the state (`….intent.json`, `….commit.json`), so that the decision is one rename,
+which needs no space on the disk. It does not read the node's files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NAME = re.compile(r"([0-9a-f]{16})\.(intent|commit)\.json")
 
 
 class State(StrEnum):
-    """What was decided. Until COMMIT every trace is taken away again; from then on the new files are put in place."""
+    """The decision. INTENT: every staged file is removed. COMMIT: the new files are renamed into place."""
 
     INTENT = "intent"
     COMMIT = "commit"
@@ -33,8 +33,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One name that is replaced: as it is called, and where that really is. `old`, `new`: what `Place.look` says; where
-    the file is removed nothing is new. What is new waits under the name `staged`: beside the old, but for a `manifest`.
+    """One name that a transaction replaces: `path` as the change names it, `real` without symlinks.
+
+    `old` and `new` are results of `Place.look`; `new` is None if the file is removed. `staged` is the name of the new
+    file until the rename.
     """
 
     path: str
@@ -46,15 +48,19 @@ class Entry:
 
     @property
     def staging(self) -> str:
-        """Where it waits. A manifest does so above its directory: in there the kubelet would see it come and go."""
+        """Return the path of the staged file: beside the old one, or for a manifest in the parent directory.
+
+        In the manifest's directory the kubelet would see the staged file appear and vanish.
+        """
         directory = posixpath.dirname(self.real)
         return posixpath.join(posixpath.dirname(directory) if self.manifest else directory, self.staged)
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A transaction on the node below `root`, as seen from the records: what is copied or mounted elsewhere as a whole
-    keeps it. None in a record of a version that did not note it.
+    """A transaction below `root`. That is relative to the records, so that a copy of the tree stays valid.
+
+    `root` is None in a record of a version that did not store it.
     """
 
     id: str
@@ -68,13 +74,13 @@ class Record:
 
 
 class Records:
-    """The records in one directory, whose open descriptor this is. One process at a time: the lock's holder."""
+    """The records in the directory of this descriptor. Only the holder of the lock uses them."""
 
     def __init__(self, directory: int) -> None:
         self._directory = directory
 
     def write(self, record: Record) -> None:
-        """Under another name first: what has the name of a record is complete."""
+        """Write the record under a draft name, then rename it: a file with its final name is complete."""
         draft = f".{record.id}"
         text = json.dumps(
             {"version": VERSION, "root": record.root, "entries": [asdict(entry) for entry in record.entries]}, indent=1
@@ -84,13 +90,13 @@ class Records:
         self._rename(draft, _name(record))
 
     def decide(self, record: Record) -> Record:
-        """From here on it is to be finished."""
+        """Decide the transaction: from now on recovery finishes it."""
         decided = replace(record, state=State.COMMIT)
         self._rename(_name(record), _name(decided))
         return decided
 
     def take_back(self, record: Record) -> Record:
-        """From here on it is to be undone, whether it was decided upon or not, or was never written."""
+        """Revoke the decision: from now on recovery undoes it. Works in every state, also without a record."""
         undecided = replace(record, state=State.INTENT)
         with suppress(FileNotFoundError):
             self._rename(_name(replace(record, state=State.COMMIT)), _name(undecided))
@@ -102,9 +108,9 @@ class Records:
         os.fsync(self._directory)
 
     def left(self) -> Iterator[Record | str]:
-        """Every record that is there; of one that cannot be understood, the name under which it is kept aside."""
+        """Yield every record; for one that cannot be parsed, the new name under which it is set aside."""
         for name in sorted(os.listdir(self._directory)):
-            if name.startswith("."):  # it was being written: nothing had been done yet
+            if name.startswith("."):  # an incomplete record: its transaction has staged no file
                 remove(Place(self._directory, name))
             elif found := _NAME.fullmatch(name):
                 try:
@@ -120,7 +126,7 @@ class Records:
 
 
 def is_record(name: str) -> bool:
-    """Whether a file among the records is one: of a replacement that is under way, or was left half done."""
+    """Return whether a file among the records is the record of an unfinished transaction."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -133,8 +139,10 @@ def _name(record: Record) -> str:
 
 
 def _record(identity: str, state: State, content: bytes) -> Record:
-    """Raises StateError for the record of a later certmond, and ValueError for whatever no transaction of this identity
-    can have written: nothing else is ever removed.
+    """Return the parsed record.
+
+    Raises StateError for the record of a later certmond. Raises ValueError for content that no transaction of this
+    identity can have written, so that recovery removes only files of certmond.
     """
     try:
         document: Any = understood(json.loads(content), f"the record {identity} of a replacement")

@@ -1,6 +1,6 @@
-"""The node's files as they are at this moment, read once and not remembered: for what is about to be written.
+"""The current state of files of the node, read without a cache, for a caller that is about to write.
 
-Owns nothing but the way below the root; `files/cache` is for what is watched. Never writes.
+Owns the resolution below the root; `files/cache` serves the files that the daemon watches. Never writes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class NodeFiles:
         self._root = root
 
     def exposed(self, paths: Iterable[str], owner: str | None) -> str | None:
-        """Why no private key is written to these files of `owner`; None where no other user could take it."""
+        """Return why another user could take a private key from these files of `owner`, or None."""
         return exposed(self._root, paths, owner)
 
     def strangers(self, path: str, owner: str | None) -> str:
@@ -32,9 +32,10 @@ class NodeFiles:
         return writers.path or writers.file
 
     def read(self, path: str, *, anyones: bool = True) -> bytes | None:
-        """The bytes of a file; None where it is not there. Raises WriteError where it cannot be read.
+        """Return the content of a file, or None if it does not exist. Raises WriteError if it cannot be read.
 
-        What is copied elsewhere is read with `anyones` false: whoever owns a symlink would choose what is copied.
+        Callers that copy the content elsewhere set `anyones` to false: otherwise the owner of a symlink chooses what is
+        copied.
         """
         with Directories(self._root) as directories, blaming(path, "read"):
             try:
@@ -43,7 +44,7 @@ class NodeFiles:
                 return None
 
     def owner(self, path: str) -> tuple[int, int] | None:
-        """uid and gid of a file; None where it is not there. Raises WriteError where that cannot be told."""
+        """Return uid and gid of a file, or None if it does not exist. Raises WriteError if they cannot be read."""
         with Directories(self._root) as directories, blaming(path, "read"):
             try:
                 status = directories.place(directories.resolve(path, anyones=True)).status()
@@ -52,17 +53,17 @@ class NodeFiles:
             return (status.st_uid, status.st_gid) if status else None
 
     def is_shared(self, directory: str) -> bool:
-        """Whether anybody but root and us may write in it. Raises WriteError where that cannot be told."""
+        """Return whether a user besides root and this one can write in it. Raises WriteError if it cannot be read."""
         with Directories(self._root) as directories, blaming(directory, "read"):
             status = os.fstat(directories.place(f"{directories.resolve(directory, anyones=True)}/.").directory)
             return bool(status.st_mode & 0o022) or status.st_uid not in {0, os.geteuid()}
 
     def exists(self, path: str) -> bool:
-        """Whether anything is there."""
+        """Return whether a file, symlink or directory exists at `path`. False if that cannot be read."""
         return self.modified_at(path) is not None
 
     def modified_at(self, path: str) -> datetime | None:
-        """Return when what is there was modified last, in whole seconds (UTC); None where nothing is."""
+        """Return the mtime of `path` in whole seconds (UTC), or None if it does not exist or cannot be read."""
         with Directories(self._root) as directories:
             try:
                 status = directories.place(directories.resolve(path, anyones=True)).status()
@@ -71,7 +72,7 @@ class NodeFiles:
             return datetime.fromtimestamp(int(status.st_mtime), UTC) if status else None
 
     def leads_to(self, path: str) -> str:
-        """The path without its symlinks; itself where that cannot be told."""
+        """Return the path without symlinks, or the path itself if it cannot be resolved."""
         with Directories(self._root) as directories:
             try:
                 return directories.resolve(path, anyones=True)
@@ -79,7 +80,7 @@ class NodeFiles:
                 return path
 
     def names(self, directory: str) -> frozenset[str]:
-        """What is in a directory; nothing where it cannot be read."""
+        """Return the names in a directory, or an empty set if it cannot be read."""
         with Directories(self._root) as directories:
             try:
                 real = directories.resolve(directory, anyones=True)

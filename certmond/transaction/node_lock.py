@@ -1,9 +1,9 @@
-"""Which process of certmond acts on this node: a daemon that enforces, else one command at a time.
+"""Locks that decide which process of certmond acts on this node: a daemon in enforce mode, or one command at a time.
 
-Owns the two advisory locks of the state directory that say so, and what the holder of any writes into it. The kernel
-releases a lock when its holder ends, however it ends. `ACTING` is held by the daemon for its life, and by a command
-while it makes one step, so that a daemon that starts has it as soon as that step is made. `COMMAND` is held by the one
-command that acts where no daemon does. What is written on the node has a lock of its own (`transaction`).
+Owns two advisory locks in the state directory, and what the holder of a lock writes into it. The kernel releases a lock
+when its holder ends. The daemon holds `ACTING` for its lifetime. A command holds `ACTING` for one step, so that a
+daemon that starts gets it after that step. Without a daemon, the one command that acts holds `COMMAND`. `WRITING` is
+the lock of `transaction`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from certmond.transaction.state_directory import refuse_exposed
 from certmond.transaction.temp_file import make_directory
 
 ACTING, COMMAND, WRITING = "acting.lock", "command.lock", ".lock"
-"""The names of the locks; WRITING is that of `transaction`."""
-_MOST = 4096  # bytes of what a holder says
+"""The names of the locks. WRITING is that of `transaction`."""
+_MOST = 4096  # bytes that are read of what the holder wrote
 _LOOKERS = 1000
 """After so many attempts, of a millisecond each, that only processes which ask were in the way of, it is not taken."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The process that holds a lock, and the runtime directory into which it renders; a command has none."""
+    """The process that holds a lock, and the runtime directory into which it renders. A command has none."""
 
     pid: int
     runtime_dir: Path | None = None
@@ -41,7 +41,7 @@ class Holder:
 
     @property
     def shows(self) -> str:
-        """The command that shows what it does."""
+        """Return the command that shows what the process does."""
         return f"ps -fp {self.pid}" if self.pid and not self.runtime_dir else "certmond status"
 
 
@@ -54,13 +54,13 @@ class NodeLock:
 
     @property
     def is_ours(self) -> bool:
-        """Whether this process holds it."""
+        """Return whether this process holds the lock."""
         return self._descriptor is not None
 
     def take(self, runtime_dir: Path | None = None) -> bool:
-        """Return whether this process holds the lock, which is taken if it is free. Waits for no other process.
+        """Take the lock if it is free. Return whether this process holds it. Waits for no other process.
 
-        Raises WriteError, and StateError where another user can change the state directory.
+        Raises WriteError, and StateError if another user can change the state directory.
         """
         if self.is_ours:
             return True
@@ -85,7 +85,7 @@ class NodeLock:
         return True
 
     def _lock(self, descriptor: int) -> bool:
-        """Who only asks (`is_held`) has a shared lock for an instant: that is no holder, and is outlasted."""
+        """Try to lock; retry if only the short shared lock of another process's `is_held` prevents it."""
         for _ in range(_LOOKERS):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -98,22 +98,22 @@ class NodeLock:
         return False
 
     def release(self) -> None:
-        """Give the lock back, if this process holds it."""
+        """Release the lock, if this process holds it."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
 def name_holder(descriptor: int, runtime_dir: Path | None = None) -> None:
-    """Write into the lock of this descriptor that this process holds it."""
+    """Write this process into the lock of this descriptor, as its holder."""
     said = {"pid": os.getpid(), "runtime_dir": str(runtime_dir.absolute()) if runtime_dir else None}
-    with suppress(OSError):  # a full disk: the lock counts, not what is in it
+    with suppress(OSError):  # the lock is valid without it, such as on a full disk
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(said).encode(), 0)
 
 
 def is_held(state_dir: Path, name: str) -> bool:
-    """Return whether a process holds the lock `name`. Opened for reading, so that no watcher of writers is woken."""
+    """Return whether a process holds the lock `name`. Opens it for reading, which wakes no watcher of writes."""
     try:
         descriptor = os.open(state_dir / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -131,7 +131,7 @@ def is_held(state_dir: Path, name: str) -> bool:
 
 
 def holder_of(state_dir: Path, name: str) -> Holder | None:
-    """Return the process that holds the lock `name`, None where it is free. Its process is 0 where it does not say."""
+    """Return the process that holds the lock `name`, with pid 0 if that is unknown, or None if it is free."""
     if not is_held(state_dir, name):
         return None
     try:
@@ -145,6 +145,6 @@ def holder_of(state_dir: Path, name: str) -> Holder | None:
 
 
 def writer_of(state_dir: Path) -> Holder | None:
-    """Return the process that writes on this node, None where none does: the daemon where that is the one."""
+    """Return the process that writes on this node, or None. If it is the daemon, its runtime directory is set."""
     writer, acting = holder_of(state_dir, WRITING), holder_of(state_dir, ACTING)
     return acting if writer and acting and writer.pid == acting.pid else writer

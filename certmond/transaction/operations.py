@@ -1,7 +1,7 @@
-"""What can be asked of a transaction, and what speaks against one thing that is asked.
+"""The changes that a transaction can make, and the obstacles to one of them.
 
-Owns the kinds of a change: a new file, a new symlink, a file that is removed; and that nothing comes to where the
-kubelet starts whatever it finds, but for a manifest that takes the place of one. Never writes, reads no content.
+Owns the kinds of a change (a new file, a new symlink, a removed file). It also owns the rule that the kubelet finds no
+new file to start: a manifest only replaces a manifest. Never writes; reads no content.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from dataclasses import dataclass, field
 from certmond.transaction.dirfd import NO_FILE, Place, digest, is_link_mark, link_mark
 from certmond.transaction.journal import Entry
 
-_MARGIN = 64 << 10  # bytes left free on each file system: for the record, and for those who write at the same time
+_MARGIN = 64 << 10  # bytes left free on each file system, for the record and for processes that write at the same time
 _MARGIN_INODES = 8
-_STATIC_PODS = re.compile(r"/etc/kubernetes/(.*/)?manifests/")  # whatever is put there is started
+_STATIC_PODS = re.compile(r"/etc/kubernetes/(.*/)?manifests/")  # the kubelet starts every file in it
 
 
 @dataclass(frozen=True, slots=True)
 class NewFile:
-    """A file's new content.
+    """The new content of a file.
 
-    `mode` and `owner` (uid, gid; None: who runs certmond) are for a file that is not there yet; another keeps its own,
-    but for what `at_most` does not permit: for a key must not come into a file that others could read.
-    `expected` is the SHA-256 of the content that the decision was made upon; None: nothing was there.
+    `mode` and `owner` (uid, gid; None: the user that runs certmond) apply to a file that does not exist. An existing
+    file keeps its own, without the bits that `at_most` lacks, so that no key enters a file that others can read.
+    `expected` is the SHA-256 of the content on which the decision is based, or None if there was no file.
 
-    `anew` says that nothing is taken over of the file that it replaces, neither owner and mode nor attributes.
+    With `anew`, the new file takes neither owner and mode nor attributes from the file that it replaces.
 
-    `manifest` says that this is the manifest of a static pod, wherever the kubelet has them. It takes the place of one
-    that is there, and its directory never has any other name in it: what the kubelet finds there it starts.
+    `manifest` marks the manifest of a static Pod, in whichever directory the kubelet reads. It replaces an existing
+    one. Its directory never contains another name, because the kubelet starts every file in it.
     """
 
     path: str
@@ -46,7 +46,7 @@ class NewFile:
 
 @dataclass(frozen=True, slots=True)
 class NewLink:
-    """A symlink's new target. It replaces a symlink, or the file whose content has the SHA-256 `expected`."""
+    """The new target of a symlink. It replaces a symlink, or the file whose content has the SHA-256 `expected`."""
 
     path: str
     target: str
@@ -55,7 +55,7 @@ class NewLink:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """A regular file that is to be gone, if its content has the SHA-256 `expected`. No copy of it is made."""
+    """A regular file to remove, if its content has the SHA-256 `expected`. No copy is kept."""
 
     path: str
     expected: str
@@ -69,12 +69,12 @@ def is_manifest(change: Change) -> bool:
 
 
 def is_followed(change: Change) -> bool:
-    """Whether the last name of its path may be a symlink to what is meant."""
+    """Return whether the last name of the path may be a symlink, which is then followed."""
     return isinstance(change, NewFile) and not change.manifest
 
 
 def aim(change: Change) -> str | None:
-    """What `Place.look` says when it is done."""
+    """Return what `Place.look` returns after the change."""
     match change:
         case NewFile():
             return digest(change.content)
@@ -85,7 +85,7 @@ def aim(change: Change) -> str | None:
 
 
 def objections(change: Change, old: str | None) -> Iterator[str]:
-    """What speaks against it, given what is there, as `Place.look` told it."""
+    """Yield the obstacles to the change; `old` is the current result of `Place.look`."""
     if isinstance(change, NewLink):
         if old not in {None, change.expected} and not is_link_mark(str(old)):
             yield f"{change.path} is no symlink, and no other is replaced by one; look at it"
@@ -100,7 +100,7 @@ def objections(change: Change, old: str | None) -> Iterator[str]:
 
 
 def started(entries: Sequence[Entry], watched: str) -> Iterator[str]:
-    """What would be put where the kubelet starts it: below `watched`, or beside a manifest that is replaced."""
+    """Yield an obstacle for each file that the kubelet would start: below `watched`, or beside a replaced manifest."""
     pods = {posixpath.dirname(entry.real) for entry in entries if entry.manifest}
     for entry in entries:
         names = (entry.staging,) if entry.manifest else (entry.path, entry.real)
@@ -114,7 +114,7 @@ def started(entries: Sequence[Entry], watched: str) -> Iterator[str]:
 
 
 def divided(entry: Entry, staged: Place, place: Place) -> Iterator[str]:
-    """That a file cannot be renamed from where it waits to where it belongs."""
+    """Yield an obstacle if a file cannot be renamed from where it is staged to its place."""
     if not staged.shares_mount(place):
         above, directory = posixpath.dirname(entry.staging) or "/", posixpath.dirname(entry.real)
         fact = f"{entry.path} could not be replaced in one step ({directory} is mounted apart from {above})"
@@ -122,7 +122,7 @@ def divided(entry: Entry, staged: Place, place: Place) -> Iterator[str]:
 
 
 def shortages(wanted: Sequence[tuple[Place, str, int]]) -> Iterator[str]:
-    """What does not fit, file system by file system, of (place, path, bytes)."""
+    """Yield an obstacle for each file system without space for its part of `wanted` (place, path, bytes)."""
     by_device: dict[int, list[tuple[Place, str, int]]] = {}
     for item in wanted:
         by_device.setdefault(os.fstat(item[0].directory).st_dev, []).append(item)
@@ -130,8 +130,8 @@ def shortages(wanted: Sequence[tuple[Place, str, int]]) -> Iterator[str]:
         place, path, _ = items[0]
         free = os.fstatvfs(place.directory)
         needed = _MARGIN + sum(-(-size // free.f_frsize) * free.f_frsize for _, _, size in items)
-        # A file system that counts no blocks or inodes has no end of them; root may use the part that is reserved, and
-        # who may not is told when the file is staged.
+        # A file system that reports 0 blocks or inodes has no limit. Reserved blocks count as free: root can use them,
+        # and for another user the write itself fails.
         if free.f_blocks and free.f_bfree * free.f_frsize < needed:
             yield f"{path} could not be written (less than {needed} bytes are free); make room on its file system"
         if free.f_files and free.f_ffree < len(items) + _MARGIN_INODES:

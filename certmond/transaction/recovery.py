@@ -1,8 +1,8 @@
-"""The end of a transaction: the new files are put in place, or every trace is taken away, whatever was done before.
+"""The end of a transaction: put the new files into place, or remove every staged file.
 
-Owns both ways out, for the process that began and for any that comes after a crash: they are the same code, may be
-killed at any moment, and may be repeated. What somebody else has written meanwhile is kept. Never stages anything, and
-never decides.
+Owns both ends, for the process that began the transaction and for a later one after a crash. Both run the same code,
+which may be killed at any instruction and repeated. A file that another process has changed meanwhile is kept. Stages
+no file and decides nothing.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from certmond.transaction.temp_file import remove
 
 
 class Outcome(StrEnum):
-    """What became of a transaction."""
+    """The result of a transaction."""
 
     FINISHED = "finished"  # every new file is in place
     UNDONE = "undone"  # every old file is in place
-    FROZEN = "frozen"  # somebody else has written meanwhile; theirs was kept
+    FROZEN = "frozen"  # another process has written meanwhile; its file was kept
     PENDING = "pending"  # it can be neither finished nor undone now; its record is kept
-    DAMAGED = "damaged"  # its record cannot be understood; it was put aside
+    DAMAGED = "damaged"  # its record cannot be parsed; it was set aside
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """`paths` are all that the transaction was to write; `message` is one printable sentence."""
+    """`paths` are all that the transaction changes; `message` is one printable sentence."""
 
     outcome: Outcome
     paths: tuple[str, ...]
@@ -40,11 +40,11 @@ class Recovery:
 
 
 def settle(record: Record, records: Records, directories: Directories) -> Recovery:
-    """Bring a transaction that was decided upon to its end, whatever part of that is already done."""
+    """Finish a transaction that was decided, whichever part of it is already complete."""
     try:
         steps = [_Step.of(entry, directories) for entry in record.entries]
         ready = [step for step in steps if step.is_ready()]
-        # In their order: that a file is gone which was to be removed says nothing where an earlier one still waits.
+        # In order: a missing file that an entry removes proves nothing while an earlier entry still waits.
         begun = any(step.is_done() for step in takewhile(lambda step: not step.is_waiting(), steps))
         if not begun and len(ready) < len(steps):
             undo(record, records, directories)
@@ -54,7 +54,7 @@ def settle(record: Record, records: Records, directories: Directories) -> Recove
                 try:
                     step.take()
                 except OSError as error:
-                    if begun:  # there is only forward: the next process tries again
+                    if begun:  # it can only be completed: the next process tries again
                         raise
                     undo(record, records, directories)
                     said = f"could not be replaced {reason(error)}; the old files stay"
@@ -71,8 +71,9 @@ def settle(record: Record, records: Records, directories: Directories) -> Recove
 
 
 def undo(record: Record, records: Records, directories: Directories) -> Recovery:
-    """Take away whatever was written, but for what has been renamed. Raises OSError where that cannot be done now."""
-    # First the decision: staged files that vanish one by one would make half a transaction of one that is decided.
+    """Remove every staged file; what was renamed stays. Raises OSError if that fails now."""
+    # First revoke the decision. Otherwise a decided transaction would lose its staged files one by one and be
+    # incomplete.
     record = records.take_back(record)
     _clear(record, records, directories)
     return _recovery(Outcome.UNDONE, record, "an interrupted replacement was undone; the old files are in place")
@@ -84,7 +85,7 @@ def pending(record: Record, error: OSError) -> Recovery:
 
 
 def elsewhere(record: Record, root: str) -> Recovery:
-    """It was begun on the files below another root: what is said of paths there is not true here."""
+    """Return the result for a transaction below another root, whose paths mean other files here."""
     what = f"a replacement below {root} is not finished; start certmond with `--root {root}`, which ends it"
     return _recovery(Outcome.PENDING, record, what)
 
@@ -102,12 +103,13 @@ def damaged(where: str) -> Recovery:
 
 @contextmanager
 def _held(places: Iterable[Place]) -> Iterator[None]:
-    """The old files are held until all are replaced: a rename that frees one takes twenty times as long, and between
-    two renames a key is not its certificate's.
+    """Keep the old files open until all are replaced.
+
+    A rename that frees a file takes twenty times as long, and between two renames key and certificate do not match.
     """
     with ExitStack() as held:
         for place in places:
-            with suppress(OSError):  # there is none yet
+            with suppress(OSError):  # the file does not exist yet
                 old = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory)
                 held.callback(os.close, old)
         yield
@@ -115,7 +117,7 @@ def _held(places: Iterable[Place]) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One file of the transaction, and the place where what is new waits."""
+    """One file of the transaction, and the place of its staged content."""
 
     entry: Entry
     staged: Place
@@ -129,7 +131,7 @@ class _Step:
         return self.staged.look() == self.entry.new and self.place.look() in {self.entry.old, self.entry.new}
 
     def is_waiting(self) -> bool:
-        """Whether it has certainly not been taken."""
+        """Return whether the step has certainly not been taken."""
         return self.place.look() == self.entry.old if self.entry.new is None else self.staged.look() is not None
 
     def is_done(self) -> bool:
@@ -144,7 +146,7 @@ class _Step:
 
 
 def _clear(record: Record, records: Records, directories: Directories) -> None:
-    """No staged file, then no record: in this order on the disk, too."""
+    """Remove the staged files, then the record. The sync keeps this order on the disk."""
     for entry in record.entries:
         remove(directories.place(entry.staging))
     directories.sync()

@@ -1,8 +1,8 @@
-"""Whether certmond's state directory is fit for use: changed by no other user, and written by no later version.
+"""Checks that the state directory is fit for use: no other user can change it, and no later version has written it.
 
-Owns both rules, and the format version of what certmond notes for the next process. What does not fit is refused as a
-whole, by the name of the file, before anything is read from it or written: nothing is lost, and an older certmond does
-not finish half of what a later one began. Writes nothing.
+Owns both rules, and the version of the format of its records. An unfit directory is refused as a whole, with the name
+of the file, before anything in it is read or written. So nothing is lost, and an older certmond does not execute half
+of what a later one began. Writes nothing.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from certmond.path_trust import exposed_file, exposure
 from certmond.transaction.dirfd import Place, opened
 
 VERSION = 1
-"""The format of the records that this certmond writes, and the latest that it reads. One without a number is 1."""
+"""The format of the records that certmond writes, and the latest that it reads; 1 if a record has no number."""
 
 _USER = "certmond"
-"""The user of the shipped unit that observes (systemd/certmond.sysusers): its state directory serves root's verbs."""
+"""The user of the shipped unit that observes (systemd/certmond.sysusers). Commands of root use its state directory."""
 _DIRECTORIES = ("transactions", "rotation", "pending", "archive", "hooks")
 _RECORDS = ("*.json", "rotation/*.json", "transactions/*.json", "hooks/*.json", "pending/*.for")
 _LINES = ("renewals.log",)
 _KEYS = ("rotation/*.key", "pending/*.key")
 _MOST = 64 << 20
-"""Bytes that are read of a file: what there is to remember of a hundred thousand certificates has room in it."""
+"""Bytes that are read of a file: enough for the state of a hundred thousand certificates."""
 _LARGE = 1 << 16  # bytes
 _fit: dict[str, tuple[int, ...]] = {}
-"""Of the large records that were fit for use, the status that they had."""
+"""The status of each large record when it was found fit for use."""
 
 
 def versioned(content: Any) -> Any:
-    """Return `content` with the version of its format: a document that names its version already stays as it is."""
+    """Return `content` with the version of its format. A document that already names its version is not changed."""
     return content if _number(content) is not None else {"version": VERSION, "content": content}
 
 
 def understood(document: Any, path: str) -> Any:
     """Return the content of a document that was read from `path`.
 
-    Raises StateError where a later certmond has written it.
+    Raises StateError if a later certmond has written it.
     """
     number = _number(document)
     if number is not None and number > VERSION:
@@ -56,35 +56,35 @@ def understood(document: Any, path: str) -> Any:
 
 @contextmanager
 def opened_state(path: Path) -> Iterator[int]:
-    """Open a directory of the state. Raises StateError where another user can change it, OSError."""
+    """Open a directory of the state. Raises StateError if another user can change it, and OSError."""
     refuse_exposed(path)
     with opened(path) as directory:
         yield directory
 
 
 def refuse_exposed(path: Path) -> None:
-    """Raise StateError where another user can change the file or directory, or one on its way; OSError."""
+    """Raise StateError if another user can change the file or directory, or a parent of it. Raises OSError."""
     if why := exposure(str(path), owners=_owners()):
         raise StateError(f"{why}; until then certmond uses nothing in it (another place: --state-dir)")
 
 
 def read_state(directory: int, path: Path, *, secret: bool = False) -> bytes:
-    """Return the bytes of a file in a directory of the state.
+    """Return the content of a file in a directory of the state.
 
-    Raises StateError where another user can change it, or read it where it is `secret`; OSError.
+    Raises StateError if another user can change it, or read it if it is `secret`. Raises OSError.
     """
     place = Place(directory, path.name)
     status = place.status()
-    regular = status if status is not None and stat.S_ISREG(status.st_mode) else None  # anything else is not read
+    regular = status if status is not None and stat.S_ISREG(status.st_mode) else None  # no other type is read
     if regular and (why := exposed_file(str(path), regular, owners=_owners(), secret=secret)):
         raise StateError(f"{why}; until then certmond does not use it")
     return place.read(_MOST)
 
 
 def refuse_unfit(state_dir: Path) -> None:
-    """Raise StateError with the first thing that makes the state directory unfit for use.
+    """Raise StateError with the first fact that makes the state directory unfit for use.
 
-    What is not there, or not for this process to look at, is passed over: it is not used either.
+    Files that do not exist, or that this process cannot read, are skipped: certmond does not use them either.
     """
     for directory in (state_dir, *(state_dir / name for name in _DIRECTORIES)):
         with suppress(OSError):
@@ -98,15 +98,15 @@ def refuse_unfit(state_dir: Path) -> None:
     for path in _found(state_dir, _LINES):
         with suppress(OSError), opened(path.parent) as parent:
             for line in read_state(parent, path).splitlines():
-                with suppress(ValueError, RecursionError):  # a torn one
+                with suppress(ValueError, RecursionError):  # an incomplete line
                     understood(json.loads(line), str(path))
 
 
 def refuse_record(directory: int, path: Path) -> None:
-    """Raise StateError where another user can change the record, or a later certmond has written it.
+    """Raise StateError if another user can change the record, or a later certmond has written it.
 
-    Raises OSError, ValueError or RecursionError where it cannot be read. A large one is parsed again only when its
-    status has changed, which a chmod changes as well.
+    Raises OSError, ValueError or RecursionError if it cannot be read. A large record is parsed again only after its
+    status has changed; a chmod changes it too.
     """
     status = Place(directory, path.name).status()
     signature = status and (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -128,13 +128,13 @@ def _number(document: Any) -> int | None:
 
 
 def _owners() -> frozenset[int]:
-    """The users, besides root and the one that runs certmond, whose state root goes on with."""
+    """Return the users, besides root and the user of this process, whose state directory root may use."""
     return _service() if os.geteuid() == 0 else frozenset()
 
 
 @cache
 def _service() -> frozenset[int]:
-    """The user of the shipped unit, where this host has one. Asked once: a directory service may have to answer."""
+    """Return the user of the shipped unit, if this host has it. Cached: the lookup may query a directory service."""
     try:
         return frozenset({pwd.getpwnam(_USER).pw_uid})
     except KeyError:

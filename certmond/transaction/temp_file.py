@@ -1,8 +1,8 @@
-"""A new file beside the one that it shall replace: complete, on the disk, and read back before anything depends on it.
+"""A staged file beside the one that it will replace: complete, on the disk, and read back.
 
-Owns how the content comes to the disk under a name that nobody reads, with mode, owner and extended attributes (ACL,
-SELinux label) of the file that is to be replaced. A staged file can be read by nobody else until it is complete, and
-then by whoever could read the old one. Never touches the old file, never renames.
+Owns how content is written under a temporary name, with mode, owner and extended attributes (ACL, SELinux label) of the
+file that it replaces. Until it is complete no other user can read it. After that the users can who could read the old
+one. Never changes the old file, never renames.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from pathlib import Path
 from certmond.transaction.dirfd import Place, opened
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
-_OF_THE_CONTENT = {"security.ima", "security.evm"}  # the kernel's own hashes of the old content
+_OF_THE_CONTENT = {"security.ima", "security.evm"}  # hashes of the old content, computed by the kernel
 _ACL = "system.posix_acl_access"
 _ACL_HEADER, _ACL_ENTRY = 4, struct.Struct("<HHI")  # linux/posix_acl_xattr.h: a version, then (tag, rights, id)
-_OF_THE_MODE = {0x10, 0x20}  # its mask and the others: what a mode has for them, they have
+_OF_THE_MODE = {0x10, 0x20}  # the mask and the others: the mode sets their rights
 
 
 @contextmanager
 def new_file(place: Place, content: bytes) -> Iterator[int]:
-    """A file that was not there, ours alone, with its content; on the disk when the block is left."""
+    """Create a file with mode 0600 and this content; yield its descriptor. The file is on the disk after the block."""
     descriptor = os.open(place.name, _NEW, 0o600, dir_fd=place.directory)
     try:
         rest = memoryview(content)
@@ -41,14 +41,15 @@ def new_file(place: Place, content: bytes) -> Iterator[int]:
 def stage(
     staged: Place, old: int | None, content: bytes, mode: int, owner: tuple[int, int] | None, *, at_most: int
 ) -> bytes:
-    """Write `content` to `staged`, like the file of descriptor `old`, but no more open than `at_most`; else as told.
+    """Write `content` to `staged` with the attributes of `old`, a descriptor, and its mode limited by `at_most`.
 
-    Return what was read back. This does not read the name that it replaced: another file may be there by now.
+    If `old` is None, apply `mode` and `owner`. Return what was read back, which is independent of the name to be
+    replaced: that may be another file by now.
     """
     with new_file(staged, content) as descriptor:
         if old is None:
             os.fchown(descriptor, *(owner or (os.geteuid(), os.getegid())))
-            if _ACL in _attributes(descriptor):  # the directory's default: whoever set it would read the file
+            if _ACL in _attributes(descriptor):  # a default ACL of the directory could let its users read the file
                 os.removexattr(descriptor, _ACL)
         else:
             mode = _take_over(descriptor, old) & at_most
@@ -56,13 +57,13 @@ def stage(
         found = staged.read()
         if found != content:
             raise OSError(errno.EIO, "it does not read back as it was written")
-        # The last step, since a mode is what lets others in; it has to reach the disk, too.
+        # The last step, because the mode opens the file to other users. It must also reach the disk.
         os.fchmod(descriptor, mode)
     return found
 
 
 def make_directory(path: Path) -> None:
-    """A directory of our own, which nobody else may enter, where there is none yet."""
+    """Create a directory with mode 0700, unless it exists. Raises OSError."""
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
@@ -77,11 +78,11 @@ def remove(place: Place) -> None:
 
 
 def _take_over(descriptor: int, old: int) -> int:
-    """Owner and extended attributes as `old` has them. The mode that is left to be set."""
+    """Copy owner and extended attributes of `old`. Return its mode, which the caller sets."""
     status = os.fstat(old)
     os.fchown(descriptor, status.st_uid, status.st_gid)
     wanted, present = _attributes(old), _attributes(descriptor)
-    for name in present.keys() - wanted.keys():  # such as an ACL that the directory hands to every new file
+    for name in present.keys() - wanted.keys():  # such as an ACL that the directory sets on every new file
         os.removexattr(descriptor, name)
     for name, value in wanted.items():
         if present.get(name) != value:
@@ -90,7 +91,7 @@ def _take_over(descriptor: int, old: int) -> int:
 
 
 def _closed(acl: bytes) -> bytes:
-    """The ACL with nothing in force but the owner's part: setting one sets the mode, and the mode comes last."""
+    """Return the ACL with only the owner's rights in force: setting it sets the mode, which must come last."""
     entries = list(_ACL_ENTRY.iter_unpack(acl[_ACL_HEADER:]))
     closed = (_ACL_ENTRY.pack(tag, 0 if tag in _OF_THE_MODE else rights, who) for tag, rights, who in entries)
     return acl[:_ACL_HEADER] + b"".join(closed)

@@ -1,1 +1,1 @@
-"""What a rotation checks in the cluster before a phase ends, and what it changes there."""
+"""Checks of the cluster before a phase of a rotation ends, and the changes that a rotation makes there."""

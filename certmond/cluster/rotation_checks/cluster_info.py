@@ -1,8 +1,7 @@
-"""The ConfigMap kube-public/cluster-info: the CA that a node learns which joins the cluster with a token.
+"""The ConfigMap kube-public/cluster-info, from which a node that joins with a token learns the CA.
 
-Owns the check of its kubeconfig and, where it is asked for, the exchange of our CAs in it; what somebody else had it
-trust stays. The signatures beside it are kube-controller-manager's (bootstrap-signer), which makes them anew when the
-kubeconfig changes. Imports lightkube.
+Owns the check of its kubeconfig and, on request, the replacement of the cluster's CAs in it. Other CAs stay.
+kube-controller-manager (bootstrap-signer) signs the kubeconfig again when it changes. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -38,11 +37,10 @@ def cluster_info(
     update: bool = False,
     limit: timedelta = LIMIT,
 ) -> Canary:
-    """Of the CAs that its kubeconfig trusts, those of `ours`, the old and new ones of the family, are exactly `wanted`.
-    With `update` they are afterwards, in the order given, before all others.
+    """Check that the kubeconfig trusts, of `ours` (the old and new CAs of the family), exactly `wanted`.
 
-    A CA is one of `ours` by its key. Nothing else is changed, and it is changed only as it was read. Where there is
-    none, that is ok.
+    With `update`, write them in the given order, before all others. A CA belongs to `ours` by its key. Nothing else is
+    changed, and only the version that was read. A missing ConfigMap passes the check.
     """
     trust = tuple(wanted)
     keys = frozenset(each.key for each in (*ours, *trust))
@@ -65,7 +63,7 @@ def cluster_info(
             return Canary(NAME, False, f"the CA in {_WHERE} {fact}", "let certmond update it, or do so by hand")
         cluster[_TRUST] = base64.b64encode(b"".join(map(to_pem, (*trust, *theirs)))).decode("ascii")
         patch = {
-            # With the version of what was read, this is a change of that and of nothing else.
+            # The resource version limits the change to the object that was read.
             "metadata": {"resourceVersion": found.metadata.resourceVersion},
             "data": {_KEY: yaml.safe_dump(document)},
         }
@@ -97,7 +95,7 @@ async def _call(connection: Connection, verb: str, call: Any) -> Any:
 
 
 def _cluster(text: str) -> tuple[Any, dict[str, Any]]:
-    """The document, and the fields of the one cluster in it."""
+    """Return the document, and the fields of its only cluster. Raises MalformedError."""
     document = load_mapping(text.encode("utf-8"))
     match document:
         case {"clusters": [{"cluster": dict() as cluster}]}:

@@ -1,7 +1,7 @@
-"""What a check of the cluster found before a rotation goes on: a value, and the frame in which every check is made.
+"""The result of a check of the cluster, and the common frame of all checks.
 
-Owns the time limit of a check, and that a cluster which does not answer, or refuses, is a check that is not passed,
-never one that is. What is checked is its own module's.
+Owns the time limit of a check. A cluster that refuses or does not answer fails the check. Each check has its own
+module.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ _NAMED = 10  # things that a sentence names; the others are counted
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """`ok`: nothing here stands in the way of the next phase. What was not looked at is ok, and `fact` says so. Where
-    nothing could be looked at, `failure` says whether asking later may help.
+    """The result of a check. `ok`: it does not block the next phase. A skipped check is ok, and `fact` reports that.
+
+    Where the check was not possible, `failure` distinguishes a refusal from a missing answer, which may come later.
     """
 
     name: str
@@ -42,7 +43,10 @@ class Canary:
 def checked(
     access: Access, name: str, work: Callable[[Connection], Awaitable[Canary]], limit: timedelta | None
 ) -> Canary:
-    """What `work` finds; where the API forbids or does not answer within `limit` (None: `work` has its own), that."""
+    """Return the result of `work`, or a failed check where the API refuses or does not answer within `limit`.
+
+    Without `limit`, `work` has its own.
+    """
     seconds = None if limit is None else limit.total_seconds()
 
     async def call(connection: Connection) -> Canary:
@@ -61,8 +65,9 @@ def checked(
 
 
 def differs(pem: bytes, wanted: Iterable[Certificate], where: str, *, at_least: bool = False) -> str | None:
-    """How the bundle `pem` differs, as a set, from `wanted`, in words that follow its name; None where it does not.
-    With `at_least` it may have more.
+    """Return how the bundle `pem` differs, as a set, from `wanted`, as a phrase after its name; None where it does not.
+
+    With `at_least` it may contain more.
     """
     found = decode(pem, where)
     if found.faults:
@@ -75,7 +80,7 @@ def differs(pem: bytes, wanted: Iterable[Certificate], where: str, *, at_least: 
 
 
 def named(names: Iterable[str]) -> str:
-    """The names in their order, the first ten of them, and how many there are more."""
+    """Return the first ten names in their order, and the number of the others."""
     known = [printable(name) for name in names]
     more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
     return ", ".join(known[:_NAMED]) + more

@@ -1,7 +1,7 @@
-"""What is to be seen of the cluster itself before a phase of a rotation is left: signer, what is published, workloads.
+"""Checks of the cluster that a phase of a rotation requires before it ends: signer, published CAs, workloads.
 
-Owns which checks a phase asks for, how long they may take, and what is restarted of the workloads. How each is made is
-its own module's; whether the phase is left is the `conductor`'s to say. It can be imported without lightkube.
+Owns the selection of the checks, their time limits, and the restarts of workloads. Each check has its own module, and
+the coordinator ends the phase. Imports without lightkube.
 """
 
 from __future__ import annotations
@@ -21,27 +21,28 @@ if TYPE_CHECKING:
     from certmond.cluster.rotation_checks.signer import Signing
 
 _A_WHILE = timedelta(seconds=20)
-"""What is asked of the cluster takes so long at most: it is asked again, and the node has more to do meanwhile."""
+"""Time limit of a check. The coordinator repeats it, and the node has other work meanwhile."""
 _LISTED = timedelta(seconds=60)
-"""So long, where it lists what a large cluster has many of: namespaces, definitions of resources, pods."""
+"""Time limit of a check that lists many objects: namespaces, definitions of resources, pods."""
 _BATCH = 5
-"""So many workloads are restarted before the node looks after itself again."""
+"""Workloads to restart before the node continues its other work."""
 
 
 class Inspection:
-    """For one process: it knows a request that is still undecided."""
+    """The checks for one process, which keeps an undecided request."""
 
     def __init__(self, access: Access, spec: ClusterSpec) -> None:
         self._access, self._spec = access, spec
-        self._signing: Signing | None = None  # which needs the extra
+        self._signing: Signing | None = None  # needs the extra
 
     def canaries(self, rotation: Rotation, now: datetime) -> tuple[str, ...]:
-        """What is amiss, with its remedy, a sentence for each check; none where the cluster is as it should be."""
+        """Return a sentence with its remedy for each failed check."""
         return _amiss(self._canaries(rotation, now))
 
     def workloads(self, since: datetime, gone: Collection[str], now: datetime) -> tuple[str, ...]:
-        """The same of the workloads that have to be started again `since` then, but on the nodes that are `gone`, and
-        of those that were restarted.
+        """Return the same for workloads from before `since`, and for restarts in progress.
+
+        Workloads on nodes that are `gone` do not count.
 
         Raises RefusedError, UnreachableError.
         """
@@ -62,7 +63,7 @@ class Inspection:
         )
 
     def end(self) -> None:
-        """Nothing of this process is left in the API. Never raises."""
+        """Delete this process's request in the API. Never raises."""
         if self._signing:
             self._signing.withdraw()
 

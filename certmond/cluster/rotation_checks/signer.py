@@ -1,10 +1,9 @@
-"""Whether the cluster signs, and with which CA: a certificate is asked for, looked at, and thrown away.
+"""Check that the cluster signs, and with which CA: certmond requests a certificate, verifies it and discards it.
 
-Owns the request of the check: for the signer kubernetes.io/kube-apiserver-client, with a key that is thrown away, for a
-user who may do nothing, for the shortest time that the API takes. While a person is to approve it, or nobody has signed
-it yet, it stays, and each further check looks at it again, be it of another process: a command beside the daemon, or
-the one that follows on it. It stays as well where a person has denied it, until somebody takes it away: nobody is asked
-again what was refused. Else it is deleted, whatever comes of it, by a later check, or by the cluster within a day.
+Owns the request of the check: for the signer kubernetes.io/kube-apiserver-client, with a temporary key, for a user
+without rights, and with the API's shortest lifetime. While the request waits for approval or for the signer, it stays,
+and each later check reads it again, also from another process. A denied request stays until it is deleted, so that the
+operator does not have to deny it again. Otherwise this check or a later one deletes it, or the cluster within a day.
 Imports lightkube.
 """
 
@@ -35,14 +34,14 @@ from certmond.pki.x509.path_building import find_paths
 
 NAME = "signing"
 REQUEST = "certmond-canary"
-"""The name of the request: always the same, so that a role can permit this one and no other."""
+"""The fixed name of the request, so that a role can permit exactly this one."""
 USER = "certmond:canary"
-"""The common name that is asked for. It is in no group, and nothing is to be bound to it."""
+"""The common name of the certificate. It is in no group, and no role may be bound to it."""
 
 _SUBJECT = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, USER)])
 _USAGES = ("digital signature", "client auth")
 _SAID = "CertmondCanary", "certmond checks which CA the cluster signs with"
-_SECONDS = 600  # the API's least
+_SECONDS = 600  # the API's minimum
 _LOOK_AGAIN = 0.5  # seconds
 _APPROVE = (
     f"look at it (docs/cluster.md says how), then `kubectl certificate approve {REQUEST}`; or permit certmond to do so"
@@ -57,7 +56,7 @@ _CONTROLLER = "see that a kube-controller-manager leads, and what its log says o
 
 @dataclass(slots=True)
 class _Asked:
-    """The request that is in the API, in whose answer nobody else could be meant."""
+    """The request in the API. Its certificate can only be the answer to this check."""
 
     expected: Certificate
     key: PublicKey
@@ -66,17 +65,17 @@ class _Asked:
 
 
 class Signing:
-    """The check, for one process: it knows a request that is still undecided."""
+    """The check for one process, which keeps an undecided request."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
         self._asked: _Asked | None = None
 
     def check(self, expected: Certificate, now: datetime, limit: timedelta = LIMIT) -> Canary:
-        """A certificate that the cluster signs now verifies with the CA `expected` at `now`.
+        """Check that a certificate that the cluster signs now verifies with the CA `expected` at `now`.
 
-        Takes `limit` at most, and the time of one call of the API to clean up. Where certmond may not approve its
-        request it waits for nobody: the next check looks at it again.
+        Takes at most `limit`, and one more call of the API for the deletion. Where certmond may not approve its
+        request, it does not wait: the next check reads the request again.
         """
         seconds = limit.total_seconds()
 
@@ -97,21 +96,21 @@ class Signing:
             if "Denied" in asked.filed.conditions:
                 return Canary(NAME, False, _said_of(asked.filed, "was denied", "Denied"), _DENIED)
             self._asked = None
-            with suppress(SigningError):  # what cannot be deleted now, the next check does, or the cluster within a day
+            with suppress(SigningError):  # a later check deletes it, or the cluster within a day
                 await api.delete(REQUEST)
             return _verdict(asked.filed, asked.key, expected, now)
 
         return checked(self._access, NAME, work, limit=None)
 
     def withdraw(self) -> None:
-        """No request of this process is left. Never raises."""
+        """Delete the request of this process. Never raises."""
         if self._asked is not None:
             self._asked = None
             with suppress(CertmondError):
                 self._access.run(lambda connection: Requests(connection).delete(REQUEST))
 
     async def _ask(self, api: Requests, expected: Certificate) -> _Asked:
-        """What was filed before, for the same CA, or a request that is filed now."""
+        """Return the earlier request for the same CA, or a new one."""
         if self._asked and self._asked.expected == expected:
             await self._look(api, self._asked)
             return self._asked
@@ -119,7 +118,7 @@ class Signing:
         if before is None and (found := await self._left_to_a_person(api, expected)):
             self._asked = found
             return found
-        await api.delete(REQUEST)  # of a process that was killed
+        await api.delete(REQUEST)  # of a killed process
         key = ec.generate_private_key(ec.SECP256R1())
         request = x509.CertificateSigningRequestBuilder().subject_name(_SUBJECT).sign(key, hashes.SHA256())
         filed = await api.create(REQUEST, request.public_bytes(Encoding.PEM), API_CLIENT, _USAGES, _SECONDS)
@@ -129,8 +128,9 @@ class Signing:
         return self._asked
 
     async def _left_to_a_person(self, api: Requests, expected: Certificate) -> _Asked | None:
-        """What another process has filed, and a person is to approve, or has denied: who took it away would have them
-        begin again.
+        """Return the request of another process that the operator must approve or has denied.
+
+        Its deletion would force the operator to begin again.
         """
         filed = await api.read(REQUEST)
         key = _key_of(filed) if filed and not filed.certificate else None
@@ -145,7 +145,7 @@ class Signing:
         return None
 
     async def _approve(self, api: Requests, asked: _Asked) -> str | None:
-        """Why certmond may not; None where it is decided, by whomever."""
+        """Approve the request, and return why certmond may not; None where it is decided."""
         try:
             found = await api.approve(asked.filed, *_SAID)
         except RefusedError as error:
@@ -154,7 +154,7 @@ class Signing:
         return None
 
     async def _decide(self, api: Requests, asked: _Asked) -> None:
-        """Until it has a certificate, or will never have one."""
+        """Wait until the request has a certificate, or will never have one."""
         while not (asked.filed.certificate or {"Denied", "Failed"} & asked.filed.conditions.keys()):
             asked.approved = "Approved" in asked.filed.conditions
             await asyncio.sleep(_LOOK_AGAIN)
@@ -164,7 +164,7 @@ class Signing:
         self._take(asked, await api.read(REQUEST))
 
     def _take(self, asked: _Asked, found: Filed | None) -> None:
-        """What the API has of it now."""
+        """Store the API's current state of the request. Raises UnreachableError where it was deleted or replaced."""
         if found is None or found.uid != asked.filed.uid:
             self._asked = None
             raise UnreachableError(f"the request {REQUEST} was deleted by somebody else; it is filed again")
@@ -172,7 +172,7 @@ class Signing:
 
 
 def _key_of(filed: Filed) -> PublicKey | None:
-    """The key of a request that asks for exactly what this check asks for, whoever has filed it; else None."""
+    """Return the key of a request with exactly the content of this check, else None."""
     try:
         asked = load_request(filed.request)
         with guarded("is not a request that can be used"):

@@ -1,7 +1,7 @@
-"""Whether a service account's token that is made now is taken, and which key signed it.
+"""Check that the API server accepts a new service account token, and which key signed it.
 
-Owns the check: a token is asked for, shown to the API server for review, and dropped; it is in no message. The service
-account is one that may do nothing. Imports lightkube.
+Certmond requests a token, has the API server review it, and discards it. No message contains the token. The service
+account needs no rights. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from certmond.pki.x509.certificate import PublicKey
 
 NAME = "tokens"
 
-_SECONDS = 600  # the API's least
+_SECONDS = 600  # the API's minimum
 
 
 def tokens(
@@ -35,9 +35,9 @@ def tokens(
     signed_by: PublicKey | None = None,
     limit: timedelta = LIMIT,
 ) -> Canary:
-    """A fresh token of the service account is taken by the API server; where given, the key `signed_by` signed it.
+    """Check that the API server accepts a new token of the service account, signed with the key `signed_by` if given.
 
-    Where there is no such service account it is not looked at, and that is ok.
+    Without that service account the check is skipped, and is ok.
     """
     who = f"{namespace}/{service_account}"
     rule = f"a role of its user in {namespace} has to have apiGroups [''], resourceNames [{service_account}],"
@@ -99,7 +99,7 @@ def _verdict(
 
 
 def _key_id(token: str) -> str:
-    """What a token's head says of its key (RFC 7515, 4.1.4); empty where it says nothing that can be read."""
+    """Return the key ID in a token's header (RFC 7515, 4.1.4), or empty where it cannot be read."""
     head = token.partition(".")[0]
     try:
         return str(json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))["kid"])
@@ -108,5 +108,5 @@ def _key_id(token: str) -> str:
 
 
 def _kubernetes_id(key: PublicKey) -> str:
-    """What Kubernetes calls a key in its tokens (pkg/serviceaccount/jwt.go, keyIDFromPublicKey)."""
+    """Return the ID of a key in Kubernetes' tokens (pkg/serviceaccount/jwt.go, keyIDFromPublicKey)."""
     return base64.urlsafe_b64encode(bytes.fromhex(key.sha256)).decode("ascii").rstrip("=")

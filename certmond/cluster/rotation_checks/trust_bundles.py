@@ -1,8 +1,7 @@
-"""What the cluster publishes to its workloads as the CA of the API server, compared with what it should be.
+"""Check of the CA that the cluster publishes to its workloads for the API server.
 
-Owns the check of the ConfigMap kube-root-ca.crt of every namespace, and, where it is asked for, of the Secrets that
-hold a service account's token. Neither is ever written here: kube-controller-manager does that. No Secret's token is
-looked at. Imports lightkube.
+Checks the ConfigMap kube-root-ca.crt in every namespace, and on request the Secrets with service account tokens.
+kube-controller-manager writes both, certmond neither. certmond reads no token. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -29,8 +28,9 @@ _REMEDY = "see that a kube-controller-manager leads, and was restarted since its
 def published_trust(
     access: Access, wanted: Iterable[Certificate], limit: timedelta = LIMIT, *, at_least: bool = False
 ) -> Canary:
-    """`kube-root-ca.crt` holds exactly `wanted`, as a set, in every namespace that is not being deleted. With
-    `at_least` it may hold more.
+    """Check that `kube-root-ca.crt` holds exactly `wanted`, as a set, in every namespace that is not being deleted.
+
+    With `at_least` it may hold more.
     """
     trust = tuple(wanted)
 
@@ -45,7 +45,7 @@ def published_trust(
             f"list the ConfigMaps {_CONFIG_MAP}",
             f"a cluster role of its user has to have apiGroups [''], resources [configmaps], resourceNames"
             f" [{_CONFIG_MAP}], verbs [list]",
-            # With this selector the API server asks for the right to this one name only.
+            # With this selector, the API server checks the permission for this name only.
             lambda: client.list(ConfigMap, namespace="*", fields={"metadata.name": _CONFIG_MAP}, chunk_size=PAGE),
         )
         found = {str(each.metadata.namespace): (each.data or {}).get(_KEY, "") for each in maps if each.metadata}
@@ -64,9 +64,9 @@ def published_trust(
 def token_secrets(
     access: Access, wanted: Iterable[Certificate], *, look: bool = False, limit: timedelta = LIMIT
 ) -> Canary:
-    """The CA in every Secret with a service account's token is exactly `wanted`, as a set.
+    """Check that the CA in every Secret with a service account's token is exactly `wanted`, as a set.
 
-    Looks only where `look` is set, since that takes the right to read all Secrets; else it says so, and asks nothing.
+    Without `look`, the check is skipped, because it needs the right to read all Secrets.
     """
     trust = tuple(wanted)
     if not look:

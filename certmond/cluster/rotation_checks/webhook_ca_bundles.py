@@ -1,8 +1,8 @@
-"""The CA bundles by which the API server trusts webhooks and extension API servers, as far as they hold our CA.
+"""The CA bundles with which the API server trusts webhooks and extension API servers, where they hold the cluster's CA.
 
-Owns where such bundles are: in webhook configurations, APIServices and the conversion of CustomResourceDefinitions.
-Only those are written that carry the annotation `certmond.io/ca-bundle: <family>`, for they are certmond's to write;
-the others are told. A bundle without any CA of the family is somebody else's, and no news. Imports lightkube.
+They are in webhook configurations, APIServices and the conversion of CustomResourceDefinitions. certmond writes only
+those with the annotation `certmond.io/ca-bundle: <family>`, and reports the others. It ignores a bundle without a CA of
+the family. Imports lightkube.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _BUNDLE = "caBundle"
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A kind of objects, read as they are written: what this certmond knows nothing of is neither seen nor lost."""
+    """A kind of objects, read as raw fields, so that fields unknown to certmond stay intact."""
 
     resource: type[GenericGlobalResource]
     group: str
     plural: str
-    place: tuple[str, ...]  # of the fields around the bundle; a star is each one of a list
+    place: tuple[str, ...]  # the fields around the bundle; a star is each item of a list
 
 
 def _kind(group: str, kind: str, plural: str, place: tuple[str, ...]) -> _Kind:
@@ -54,7 +54,7 @@ _KINDS = (
 
 @dataclass(frozen=True, slots=True)
 class _Behind:
-    """An object one or more of whose bundles are not as wanted. `pointers` (RFC 6901) say which."""
+    """An object with outdated bundles, at the given `pointers` (RFC 6901)."""
 
     kind: _Kind
     name: str
@@ -76,10 +76,10 @@ def ca_bundles(
     update: bool = False,
     limit: timedelta = LIMIT,
 ) -> Canary:
-    """Every bundle that holds a CA of `ours`, the old and new ones of the family, holds exactly `wanted` of them.
+    """Check that every bundle with a CA of `ours`, the old and new ones of the family, holds exactly `wanted` of them.
 
-    A CA is one of `ours` by its key. With `update`, the annotated bundles hold `wanted` and nothing else afterwards, in
-    the order given; each is changed only as it was read.
+    A CA belongs to `ours` by its key. With `update`, the annotated bundles then hold only `wanted`, in the given order.
+    Each is changed only in the version that was read.
     """
     trust = tuple(wanted)
     keys = frozenset(each.key.sha256 for each in (*ours, *trust))
@@ -128,7 +128,7 @@ def _behind(
 
 
 def _places(value: Any, place: tuple[str, ...], pointer: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The fields around each bundle, with the JSON pointer of where they are."""
+    """Yield the fields around each bundle, with their JSON pointer."""
     if not place:
         if isinstance(value, Mapping):
             yield pointer, value
@@ -151,10 +151,11 @@ def _fact(bundle: str, owned: bool, keys: frozenset[str], wanted: tuple[Certific
 
 
 async def _updated(connection: Connection, behind: _Behind, wanted: tuple[Certificate, ...]) -> bool:
-    """False where it was changed or deleted since it was read: it is looked at again."""
+    """Write the bundle. Return False where the object was changed or deleted since it was read."""
     bundle = base64.b64encode(b"".join(map(to_pem, wanted))).decode("ascii")
     patch = [
-        # With the version of what was read, this is a change of that, so that each number still names the same webhook.
+        # The resource version limits the change to the object that was read, so each index still names the same
+        # webhook.
         {"op": "replace", "path": "/metadata/resourceVersion", "value": behind.version},
         *({"op": "add", "path": pointer, "value": bundle} for pointer in behind.pointers),
     ]

@@ -1,1 +1,1 @@
-"""The JSON documents and the tables of the terminal."""
+"""The JSON documents, and the tables of the terminal."""

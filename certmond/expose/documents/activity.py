@@ -1,6 +1,6 @@
-"""What the daemon does beside looking, as one document: its plan, the rotation under way, the last events.
+"""The daemon's activity as a document: its plan, the rotation in progress, the last events.
 
-Owns its shape, which is a contract (schema 1). It decides nothing. What is *seen* is in `document`.
+Owns its shape, which is a contract (schema 1). Decides nothing. `status` has the observed state.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ def activity_document(
     *,
     workers: Workers | None = None,
 ) -> dict[str, Any]:
-    """`waits` is what the rotation waits for, `until` when time alone brings it on, `workers` how far they are, where
-    that is counted; `events` are the newest first.
+    """Return the document.
+
+    `waits` is what the rotation waits for, `until` when time alone advances it, and `workers` their progress, where
+    counted. The newest of `events` comes first.
     """
     return {
         "schema": SCHEMA,

@@ -1,4 +1,4 @@
-"""The life of a certificate as people read it: how much is left, in words and as a share.
+"""The remaining life of a certificate, as text and as a percentage.
 
 Pure, standard library only.
 """
@@ -12,7 +12,7 @@ _UNITS = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60))
 
 
 def residual(end: str | None, now: datetime) -> str:
-    """The time left as kubeadm writes it: the largest unit that fits (y, d, h, m), or how long it is over."""
+    """Return the time left as kubeadm prints it: the largest unit that fits (y, d, h, m). Negative after the end."""
     if end is None:
         return ""
     left = (datetime.fromisoformat(end) - now).total_seconds()
@@ -22,14 +22,14 @@ def residual(end: str | None, now: datetime) -> str:
 
 
 class Lifetime(NamedTuple):
-    """Percentages of a whole life: what is `left` of it at an instant, and how much will be left at its renewal."""
+    """Percentages of a certificate's life: what is `left` of it now, and what will be left at its `renewal`."""
 
     left: float
     renewal: float | None
 
     @classmethod
     def of(cls, entry: dict[str, Any], now: datetime) -> Lifetime | None:
-        """That of a certificate in the status document; None where its dates are not known."""
+        """Return that of a certificate in the status document, or None where its dates are unknown."""
         if entry["not_before"] is None or entry["not_after"] is None:
             return None
         start, end = datetime.fromisoformat(entry["not_before"]), datetime.fromisoformat(entry["not_after"])
@@ -43,7 +43,7 @@ class Lifetime(NamedTuple):
 
     @property
     def due(self) -> bool:
-        """The renewal point is behind."""
+        """Return whether the renewal time has passed."""
         return self.renewal is not None and self.left <= self.renewal
 
     def __str__(self) -> str:

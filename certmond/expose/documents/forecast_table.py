@@ -1,4 +1,4 @@
-"""The documents of a plan and a forecast for people: tables, and the forecast as a chart. It decides nothing."""
+"""The documents of a plan and a forecast as tables, and the forecast as a chart. Decides nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STYLES = {
 
 
 def plan_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
-    """The steps, then what is held and why."""
+    """Return a table of the steps, then what is held and why."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("STEP", "TARGET", "REASON", "DETAIL", "RESTARTS", *(("PATH",) if wide else ())):
         table.add_column(heading, no_wrap=heading != "DETAIL")
@@ -46,8 +46,9 @@ def _next(document: dict[str, Any]) -> str:
 
 
 def forecast_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
-    """A chart with a line for each certificate, then the events: all of them, or with `wide` off those of one day and
-    kind together.
+    """Return a chart with a line for each certificate, then a table of the events.
+
+    Without `wide`, a row combines the events of one day and kind.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("WHEN", "WHAT", "TARGET", "DETAIL"):

@@ -1,6 +1,6 @@
 """A plan and a forecast as documents for scripts: plain types, times in RFC 3339.
 
-Owns their shapes; that of a plan is a contract (schema 1). It decides nothing, and draws nothing: `timeline` does.
+Owns their shapes. That of a plan is a contract (schema 1). Decides nothing; `forecast_table` prints them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ SCHEMA = 1
 
 
 def plan_document(plan: Plan, taken_at: datetime) -> dict[str, Any]:
-    """The steps in their order, and what is held."""
+    """Return the steps in their order, and what is held."""
     return {"schema": SCHEMA, "taken_at": _time(taken_at), **plan_entry(plan)}
 
 
 def plan_entry(plan: Plan) -> dict[str, Any]:
-    """The plan alone, in plain types."""
+    """Return the plan alone, in plain types."""
     return {
         "steps": [step_entry(step) for step in plan.steps],
         "held": [
@@ -33,7 +33,7 @@ def plan_entry(plan: Plan) -> dict[str, Any]:
 
 
 def step_entry(step: Step) -> dict[str, Any]:
-    """One step, in plain types."""
+    """Return one step, in plain types."""
     return {
         "step": step_name(step),
         "target": step.target,
@@ -45,7 +45,7 @@ def step_entry(step: Step) -> dict[str, Any]:
 
 
 def step_name(step: Step) -> str:
-    """What kind of step it is."""
+    """Return the kind of a step."""
     match step:
         case Issue():
             return "issue"
@@ -60,8 +60,9 @@ def step_name(step: Step) -> str:
 
 
 def forecast_document(forecast: Forecast, mode: str, following: NextEvent | None) -> dict[str, Any]:
-    """The timeline, and the next event, which may be after its end. What it tells of renewals is of enforce mode,
-    whatever the mode is.
+    """Return the timeline, and the next event, which may be after its end.
+
+    The renewals in it are those of enforce mode, in each mode.
     """
     return {
         "schema": SCHEMA,

@@ -1,6 +1,6 @@
-"""The documents of `root-ca show` and `root-ca verify`, and both as tables for people.
+"""The documents of `root-ca show` and `root-ca verify`, and both as tables.
 
-Owns their shapes, which are contracts (schema 1). They hold public facts only. Decides nothing.
+Owns their shapes, which are contracts (schema 1). They contain public facts only. Decides nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _STYLES = {"refused": "bold red", "warning": "yellow", "fit": "green"}
 
 @dataclass(frozen=True, slots=True)
 class StagedFacts:
-    """What lies in the state directory for a rotation, in public."""
+    """The public facts on a staged file of a rotation."""
 
     part: str
     family: str
@@ -37,15 +37,16 @@ class StagedFacts:
 
 
 def pin(certificate: Certificate) -> str:
-    """The hash of the public key, as `kubeadm join --discovery-token-ca-cert-hash` takes it."""
+    """Return the hash of the public key, as `kubeadm join --discovery-token-ca-cert-hash` takes it."""
     return f"sha256:{certificate.key.sha256}"
 
 
 def show_document(
     family: Family | TokenKeys, staged: Sequence[StagedFacts], rotation: dict[str, Any] | None, now: datetime
 ) -> dict[str, Any]:
-    """The present CAs with what they signed, or the public keys of tokens; what is staged; and the rotation that is
-    under way (null: none).
+    """Return the present CAs with what they signed, or the public keys of tokens; what is staged; and the rotation.
+
+    `rotation` is the record of the rotation in progress, or None.
     """
     return {
         "schema": SCHEMA,
@@ -77,7 +78,7 @@ def show_document(
 def verify_document(
     path: str, family: Family, candidate: Certificate | None, verdict: Verdict, now: datetime
 ) -> dict[str, Any]:
-    """Whether a candidate is fit (`fit`, `warning` or `refused`), and which of the node's leaves chain to it."""
+    """Return whether a candidate is fit (`fit`, `warning` or `refused`), and which of the node's leaves chain to it."""
     chained = [leaf.name for leaf in family.signed_by(candidate, now)] if candidate else []
     return {
         "schema": SCHEMA,
@@ -100,7 +101,7 @@ def _signed(family: Family | TokenKeys, anchor: Anchor, now: datetime) -> list[s
 
 
 def facts(certificate: Anchor) -> dict[str, Any]:
-    """What is told of a CA; of a public key, null for what only a certificate has."""
+    """Return the facts of a CA. Those of a public key have null for what only a certificate has."""
     if isinstance(certificate, PublicKey):
         known = {"sha256": certificate.sha256, "key": str(certificate)}
         return dict.fromkeys(("subject", "serial", "sha256", "pin", "key", "not_before", "not_after")) | known
@@ -116,7 +117,7 @@ def facts(certificate: Anchor) -> dict[str, Any]:
 
 
 def show_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
-    """A line for each CA, present or staged, then pins and what hangs on them."""
+    """Return a line for each CA, present or staged, then the pins and what each CA signed."""
     table = _table(
         "CA", "SUBJECT", "KEY", "FROM", "UNTIL", "KEY HERE", "SIGNS", *(("SERIAL", "SHA256") if wide else ())
     )
@@ -147,7 +148,7 @@ def _below(document: dict[str, Any]) -> Iterator[RenderableType]:
     rotation = document["rotation"]
     if rotation is None:
         faults = any(each["fault"] for each in document["staged"])
-        yield from () if faults else (Text("no rotation is under way"),)  # else that cannot be said
+        yield from () if faults else (Text("no rotation is under way"),)  # unknown where a staged file has a fault
     elif not rotation["phase"]:
         yield Text("the record of a rotation cannot be read", style=_STYLES["refused"])
     else:
@@ -157,7 +158,7 @@ def _below(document: dict[str, Any]) -> Iterator[RenderableType]:
 
 
 def verify_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
-    """The verdict with its reasons, then the leaves."""
+    """Return the verdict with its reasons, then the leaves."""
     said = document["verdict"]
     head = {"refused": "is no fit Root CA", "warning": "is fit, with warnings", "fit": "is fit"}[said]
     mode = f" (mode {document['mode']})" if document["mode"] else ""

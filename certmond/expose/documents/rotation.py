@@ -1,6 +1,6 @@
-"""A rotation that is to be, phase after phase, as a document for scripts and as a text for people.
+"""A planned rotation, phase by phase, as a document for scripts and as a table.
 
-Owns the two shapes. It decides nothing.
+Owns both shapes. Decides nothing.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ def preview_document(
     batch: str | None,
     holds: Sequence[Hold] = (),
 ) -> dict[str, Any]:
-    """Return the phases in their order, each with what it changes on this node, what is restarted for it, and how long
-    that is away where nothing takes its place; in which of them workers follow in batches of `batch`, None where there
-    are no other nodes; and the `holds` for which the rotation waits where it is, before any key is exchanged.
+    """Return the phases in their order, each with its changes on this node, its restarts, and the downtime of services.
+
+    Downtime counts only where no other instance replaces the service. `batch` is the size of the batches in which
+    workers follow, or None without other nodes. For the `holds` the rotation waits in its phase, before any key is
+    exchanged.
     """
     known = list(away)
     phases = [phase.value for phase in stepwise(rotation)] if batch else []
@@ -75,8 +77,8 @@ def preview_document(
     }
 
 
-def preview_table(document: dict[str, Any], wide: bool = False) -> RenderableType:  # noqa: ARG001 - as every table has it
-    """The same for a terminal."""
+def preview_table(document: dict[str, Any], wide: bool = False) -> RenderableType:  # noqa: ARG001 - as in every table
+    """Return the same as a table."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("PHASE", "CHANGES", "RESTARTS"):
         table.add_column(column, overflow="fold")
@@ -94,7 +96,7 @@ def preview_table(document: dict[str, Any], wide: bool = False) -> RenderableTyp
 
 
 def unavoidable(document: dict[str, Any]) -> Iterator[str]:
-    """Yield what a single control plane is without, and for how long, a line for each service and file."""
+    """Yield the downtime of a single control plane, one line for each service and file."""
     found = dict[tuple[str, int, str], list[str]]()
     for each in document["phases"]:
         for one in each["away"]:

@@ -1,4 +1,4 @@
-"""The JSON of `check` and `status`: one object for people, scripts and the page. Its shape is a contract (schema 1)."""
+"""The JSON of `check` and `status`, for scripts and the page. Its shape is a contract (schema 1)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCHEMA = 1
 
 
 def status_document(assessment: Assessment, mode: str, following: NextEvent | None) -> dict[str, Any]:
-    """The whole document, in plain types."""
+    """Return the whole document, in plain types."""
     return {
         **header(assessment, mode, following),
         "certificates": [certificate_entry(status) for status in assessment.certificates],
@@ -25,7 +25,7 @@ def status_document(assessment: Assessment, mode: str, following: NextEvent | No
 
 
 def header(assessment: Assessment, mode: str, following: NextEvent | None) -> dict[str, Any]:
-    """What stands before the certificates."""
+    """Return the part before the certificates."""
     return {
         "schema": SCHEMA,
         "taken_at": _time(assessment.taken_at),
@@ -36,14 +36,14 @@ def header(assessment: Assessment, mode: str, following: NextEvent | None) -> di
 
 
 def event_entry(following: NextEvent | None) -> dict[str, str | None] | None:
-    """What happens first, in plain types; None where nothing does."""
+    """Return the next event in plain types, or None."""
     if following is None:
         return None
     return {"at": _time(following.at), "what": following.what.value, "target": following.target}
 
 
 def certificate_entry(status: CertificateStatus) -> dict[str, Any]:
-    """One certificate. Where its file is bad, the facts are those of the last good one (null if there was none)."""
+    """Return one certificate. If its file is bad, the facts are those of the last good one (null without one)."""
     certificate = status.certificate
     return {
         "name": status.seen.name,
@@ -87,7 +87,7 @@ def certificate_entry(status: CertificateStatus) -> dict[str, Any]:
 
 
 def anchor_entry(status: CertificateStatus) -> dict[str, Any]:
-    """One trust anchor, by the name of its entry in the catalogue."""
+    """Return one trust anchor, by the name of its entry in the catalogue."""
     certificate = status.certificate
     if certificate is None:
         raise ValueError("a trust anchor without a certificate")
@@ -109,5 +109,5 @@ def _findings(findings: Iterable[Finding]) -> list[dict[str, str]]:
 
 
 def _time(instant: datetime | None) -> str | None:
-    """RFC 3339, UTC, with a fraction only where there is one."""
+    """Return the time in RFC 3339, UTC, with a fraction only where the time has one."""
     return instant.isoformat().replace("+00:00", "Z") if instant else None

@@ -1,4 +1,4 @@
-"""The document of `check` and `status` as a table for people, who know that of `kubeadm certs check-expiration`."""
+"""The document of `check` and `status` as a table, similar to that of `kubeadm certs check-expiration`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _KEYS = {True: "matches", None: "-"}
 
 
 def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType:
-    """The certificates, what is next, then every finding with its remedy, the worst first."""
+    """Return the certificates, the next event, then every finding with its remedy, the worst first."""
     now = datetime.fromisoformat(document["taken_at"])
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("CERTIFICATE", "EXPIRES", "RESIDUAL TIME", "CERTIFICATE AUTHORITY", "CHAIN", "KEY", "STATE"):
         table.add_column(heading, no_wrap=True)
     for heading in ("SERVED", "USED BY", "SERIAL", "SUBJECT", "PATH") if wide else ():
         table.add_column(heading, overflow="fold")
-    anchors = {entry["sha256"]: entry["name"] for entry in reversed(document["trust_anchors"])}  # the first of copies
+    anchors = {entry["sha256"]: entry["name"] for entry in reversed(document["trust_anchors"])}  # first copy wins
     for entry in document["certificates"]:
         details = [*_presence(entry), *(Text(printable(entry[name] or "")) for name in ("serial", "subject", "path"))]
         details = details if wide else []
@@ -35,7 +35,7 @@ def status_table(document: dict[str, Any], wide: bool = False) -> RenderableType
 
 
 def next_line(document: dict[str, Any]) -> Iterator[Text]:
-    """The line about the next event of this document or of a forecast's; none where it has none."""
+    """Yield the line about the next event of this document or of a forecast's, if it has one."""
     if event := document.get("next_event"):  # an older daemon writes none
         yield Text()
         at = datetime.fromisoformat(event["at"])
@@ -55,7 +55,7 @@ def _cells(entry: dict[str, Any], anchors: dict[str, str], now: datetime) -> Ite
 
 
 def _presence(entry: dict[str, Any]) -> Iterator[Text]:
-    """Where it is served, and whether that is what the file has; who uses it, and since when that runs."""
+    """Yield where the certificate is served and whether it matches the file, then its users and since when they run."""
     words = {True: "is it", False: "DIFFERS", None: "no answer"}
     served = [f"{at['endpoint']} {words[at['matches']]}" for at in entry["served"]]
     differs = any(at["matches"] is False for at in entry["served"])
@@ -73,7 +73,7 @@ def _since(used: dict[str, Any]) -> str:
 
 
 def _authority(entry: dict[str, Any], anchors: dict[str, str]) -> str:
-    """The entry that it chains to; an anchor inside its own file has none, and is called by its subject."""
+    """Return the entry that it chains to. An anchor inside its own file has no entry, so its subject represents it."""
     return anchors.get(entry["trust_anchor"]) or entry["authority"] or ""
 
 
@@ -94,6 +94,6 @@ def _worst(entry: dict[str, Any]) -> str:
 
 
 def _reasons(entry: dict[str, Any]) -> list[str]:
-    """The reasons that are worse than for information, or those where there is nothing worse."""
+    """Return the reasons above the severity info, or all where none is above."""
     serious = [item["reason"] for item in entry["findings"] if item["severity"] != "info"]
     return list(dict.fromkeys(serious or [item["reason"] for item in entry["findings"]]))

@@ -1,8 +1,8 @@
-"""The gate of the listener: who comes in, by TLS, client certificate and password, as a web configuration says.
+"""Access control of the listener by TLS, client certificates and passwords, from a web configuration.
 
-Owns the reading of that file and of what it names, at the start and again when one of them has changed: looked at by
-stat(2) for every connection and request. What cannot be used is told once in the journal, and by a metric as long as it
-stands; what was good before stays in force: so a pair of which one half is new is waited for.
+Owns the reading of that file and of the files it names. stat(2) detects changes at each connection and request.
+Unusable files are reported once in the journal, and by a metric until they are repaired. Until then, the last good
+configuration remains in force, also while only one half of a new pair is in place.
 """
 
 from __future__ import annotations
@@ -24,17 +24,19 @@ from certmond.expose.http.web_config import RateLimit, Source, load
 log = logging.getLogger(__name__)
 
 CHANGE_SECONDS = 2.0
-"""How long files that cannot be used may be half of a change, from the first look that saw it; and how long all has to
-be good before another change is waited for."""
+"""Seconds for which unusable files may be an incomplete change, from their first detection.
+
+Also the seconds for which all files must be good before another such wait begins.
+"""
 Mark = tuple[int, ...] | None
 SUCCESSFUL = "certmond_web_config_last_reload_successful"
 MEANING = "Whether the web configuration on disk is in force"
-_ALWAYS = {"X-Content-Type-Options"}  # sent without being asked for
+_ALWAYS = {"X-Content-Type-Options"}  # sent without a configuration
 _NOT_TLS = b"this port speaks HTTPS, and was spoken to in plain HTTP\n"
 
 
 class Policy:
-    """A configuration with its certificates and users; what its methods promise stands at `entrance.Policy`.
+    """A configuration with its certificates and users. `access_policy.Policy` describes the methods.
 
     Raises ConfigError where the certificates cannot be used.
     """
@@ -44,7 +46,7 @@ class Policy:
         self.encrypts = config.tls
         self.asks = bool(config.basic_auth_users) or config.tls_server_config.client_auth_type.startswith("Require")
         self._context = make_context(source) if config.tls else None
-        # Whoever has shown the right password need not do so again because of another change.
+        # A client that has sent the right password does not repeat it because of another change.
         users, limit = config.basic_auth_users, config.rate_limit
         known = former is not None and former.source.config.basic_auth_users == users
         self._passwords: Passwords = former._passwords if former and known else Passwords(users)
@@ -78,7 +80,7 @@ class Policy:
         return self._passwords.refusal(request, origin)
 
     def dress(self, answer: Answer) -> Answer:
-        """With the headers of the configuration; certmond's own of the same name give way."""
+        """Add the headers of the configuration, which replace certmond's own of the same name."""
         own = tuple(each for each in answer.headers if not each.startswith(self._replaced))
         return answer._replace(headers=(*own, *self._headers))
 
@@ -88,7 +90,10 @@ class Policy:
 
 
 class Bucket:
-    """A request each interval, and `burst` at once after a time without any. Without an interval there is no limit."""
+    """A rate limit: one request each interval, and `burst` at once after a pause.
+
+    Without an interval there is no limit.
+    """
 
     def __init__(self, limit: RateLimit) -> None:
         self._limit, self._lock = limit, threading.Lock()
@@ -108,25 +113,25 @@ class Bucket:
 
 
 class Gate:
-    """What is in force, following the files. Raises ConfigError when it is made from what cannot be used."""
+    """The policy in force, which follows its files. Raises ConfigError for files that are unusable at the start."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.Lock()
         self._seen: dict[Path, Mark] = {}
-        self._untold: str | None = None  # what is wrong, and may be a change under way
-        self._broken_since: float | None = None  # when that wait began; None once all was good for as long again
+        self._untold: str | None = None  # the problem, which may be an incomplete change
+        self._broken_since: float | None = None  # start of that wait; None once all was good for as long
         self._good_since: float | None = None
         self._latest: Policy | None = None
-        self._refused = False  # and told
+        self._refused = False  # and reported
         self._refresh()
 
     @property
     def latest(self) -> Policy:
-        assert self._latest  # noqa: S101  # or there would be no gate
+        assert self._latest  # noqa: S101  # otherwise the constructor has raised
         return self._latest
 
     def policy(self) -> Policy:
-        """What is in force now. Who asks first after a change reads; the others wait for that."""
+        """Return the policy in force now. The first caller after a change reads the files while the others wait."""
         with self._lock:
             now = time.monotonic()
             if self._good_since is not None and now >= self._good_since + CHANGE_SECONDS:
@@ -148,12 +153,12 @@ class Gate:
         return f"# HELP {SUCCESSFUL} {MEANING}.\n# TYPE {SUCCESSFUL} gauge\n{SUCCESSFUL} {value}\n".encode()
 
     def _refresh(self) -> None:
-        """Take the configuration that is there now, else what the files of the former one have become.
+        """Load the current configuration, or else the last good one with its current files.
 
-        Raises ConfigError with what is wrong, also where the latter is in force instead.
+        Raises ConfigError with the problems, also where the last good one is in force instead.
         """
         former, problems, sources = self._latest, list[str](), list[Source]()
-        self._seen = {self._path: _mark(self._path)}  # marks are older than what is read: no change goes unseen
+        self._seen = {self._path: _mark(self._path)}  # marks are older than the content, so no change is lost
         try:
             sources.append(load(self._path))
         except ConfigError as error:
@@ -172,7 +177,7 @@ class Gate:
 
 
 def _mark(path: Path) -> Mark:
-    """What changes when the file that a path leads to is another, or has other bytes; None where there is none."""
+    """Return what changes when a path has another file or other bytes; None where no file exists."""
     try:
         found = path.stat()
     except OSError:

@@ -1,8 +1,7 @@
-"""What the server asks of whoever guards it, and the guard where there is none: everybody comes in, in plain text.
+"""The interface of access control, and the implementation that admits every client in plain text.
 
-`gate` has the one that follows a web configuration; it is imported only where there is such a file. Where nobody has to
-show who they are, what is asked on loopback has to be asked of this host. Imports the standard library only, and not
-even its ssl.
+`access_control` implements it from a web configuration, and is imported only where one exists. Without authentication,
+a request on loopback must be for a name of this host. Imports the standard library only, and not its ssl.
 """
 
 from __future__ import annotations
@@ -22,37 +21,37 @@ MISDIRECTED = (
 
 
 class Policy(Protocol):
-    """Who comes in, and how. Never changes: a connection lives under one, and ends when another is in force."""
+    """Which clients are admitted, and how. Immutable: a connection keeps its policy, and ends after a change."""
 
     encrypts: bool
-    asks: bool  # somebody has to show who they are
+    asks: bool  # clients must authenticate
 
     def wrap(self, connection: socket.socket) -> socket.socket:
-        """The connection as it is used from now on. Exchanges no byte."""
+        """Return the connection to use from now on. Exchanges no byte."""
 
     def greet(self, connection: socket.socket) -> bool:
-        """The handshake, as long as the client takes; whether the client may come in. OSError: it came to nothing."""
+        """Do the handshake, and return whether the client is admitted. Raises OSError where it fails."""
 
     def refusal(self, request: Request, origin: str) -> Answer | None:
-        """What to answer in the place of what is asked for; None: go on. `origin` is whose turn it takes."""
+        """Return the answer to a refused request, or None. `origin` is the client's address for the limits."""
 
     def dress(self, answer: Answer) -> Answer:
-        """The answer as it leaves."""
+        """Return the answer with the headers of the policy."""
 
     def part(self, connection: socket.socket) -> None:
-        """The farewell: nothing more is sent."""
+        """Close the connection for writing."""
 
 
 class Gate(Protocol):
     @property
     def latest(self) -> Policy:
-        """What was in force at the last look. Does nothing."""
+        """Return the policy of the last check, without another check."""
 
     def policy(self) -> Policy:
-        """What is in force now; looks at files, and so is not for the loop that accepts."""
+        """Return the policy in force now. Reads files, so the loop that accepts connections must not call it."""
 
     def metrics(self) -> bytes:
-        """What there is to be told of the guard, in the text format of Prometheus."""
+        """Return the metrics of the access control, in the text format of Prometheus."""
 
 
 class OpenPolicy:
@@ -71,7 +70,7 @@ class OpenPolicy:
         return answer
 
     def part(self, connection: socket.socket) -> None:
-        """Ends of itself."""
+        """Do nothing: plain TCP needs no farewell."""
 
 
 class OpenGate:
@@ -86,10 +85,11 @@ class OpenGate:
 
 
 def misdirected(request: Request, policy: Policy) -> Answer | None:
-    """What to answer on loopback to a request that is for another host (RFC 9110, 15.5.20); None where it is for us.
+    """Return the answer on loopback to a request for another host (RFC 9110, 15.5.20), or None.
 
-    A page in a browser reads what comes from its own name, wherever that leads, and its owner can make it lead here
-    (DNS rebinding). An address is nobody's name; with TLS the browser finds the name wrong, and a password it has not.
+    The owner of a web site can resolve its name to this address (DNS rebinding), and its page can then read the answer.
+    An address as Host is safe. With TLS the name does not match the certificate, and with passwords the browser has
+    none.
     """
     if policy.encrypts or policy.asks or _is_own(request.headers.get("host", "")):
         return None
@@ -97,7 +97,7 @@ def misdirected(request: Request, policy: Policy) -> Answer | None:
 
 
 def _is_own(host: str) -> bool:
-    """Whether it is no name, or a name that only this host gives itself."""
+    """Return whether `host` is no name, or a name that only this host uses."""
     parts = HOST.fullmatch(host.lower())
     if parts is None:
         return False

@@ -1,8 +1,8 @@
-"""Basic authentication (RFC 7617) against bcrypt hashes, so that a flood of wrong passwords holds up nobody else.
+"""Basic authentication (RFC 7617) against bcrypt hashes, resistant to a flood of wrong passwords.
 
-Owns the check, its cache, and whose turn it is: one check at a time on this machine, and clients from one address wait
-behind each other before anybody waits behind them. A wrong password and an unknown user take the same time. Nothing
-here is logged, and of a password that was right only a keyed digest is kept.
+Owns the check, its cache, and the order of checks. One check runs at a time, and clients of one address wait for each
+other before clients of another address do. A wrong password and an unknown user take the same time. Nothing is logged.
+Of a right password, only a keyed digest is kept.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import bcrypt
 from certmond.expose.http.routes import Answer, Request, sentence
 
 CHALLENGE = 'WWW-Authenticate: Basic realm="certmond", charset="UTF-8"'
-WAIT_SECONDS = 8.0  # for one's turn: a client is cut after ten
-WAITING = 8  # from one address; more are not let in to the wait, so that its other clients find a seat
-PASSWORD_BYTES = 72  # bcrypt looks at no more, and so neither do the programs that make hashes
+WAIT_SECONDS = 8.0  # for the check; the server closes a connection after ten
+WAITING = 8  # from one address; its other clients keep their connections free
+PASSWORD_BYTES = 72  # bcrypt ignores more, and so do the programs that create hashes
 
 
 class Turns:
-    """One at a time; when several wait, one from another address than the last comes first."""
+    """Grants one check at a time, and prefers an address other than the last one."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -36,7 +36,10 @@ class Turns:
 
     @contextmanager
     def turn(self, origin: str) -> Iterator[bool]:
-        """Whether one's turn came in time; it lasts as long as the block. Where many wait already, it never comes."""
+        """Yield whether the check may run, for the block.
+
+        False after `WAIT_SECONDS`, or at once if too many wait already.
+        """
         ticket = (origin, object())
         with self._changed:
             crowded = sum(each[0] == origin for each in self._waiting) >= WAITING
@@ -63,19 +66,19 @@ class Turns:
 
 
 class Passwords:
-    """The users of one configuration, and who of them has shown the right password."""
+    """The users of one configuration, and which of them have sent the right password."""
 
     def __init__(self, users: Mapping[str, str]) -> None:
         self._hashes = {name.encode(): text.encode() for name, text in users.items()}
-        # For each cost a hash that no password has: whoever asks, one check is made for each cost that there is.
+        # A hash without a password for each cost. Each request then makes one check for each cost.
         costs = sorted({int(text.split("$")[2]) for text in users.values()})
         self._nobody = {cost: bcrypt.gensalt(cost) + b"." * 31 for cost in costs}
         self._secret = os.urandom(32)
-        self._right: set[bytes] = set()  # one for each user at most
+        self._right: set[bytes] = set()  # at most one for each user
         self._turns = Turns()
 
     def refusal(self, request: Request, origin: str) -> Answer | None:
-        """What to answer in the place of what was asked; None to who may have it: all, where there are no users."""
+        """Return the answer to a refused request, or None. Without users, every request is admitted."""
         if not self._hashes:
             return None
         credentials = _credentials(request.headers.get("authorization", ""))

@@ -1,10 +1,10 @@
-"""Who is connected: how many there may be, from where, for how long, and who makes room.
+"""Limits of connections: number, share of an address, time, and displacement by new connections.
 
-Owns the numbers and the clock of connections, and cuts those whose time is up; takes no byte from them and writes none.
-No address has more than half of the seats. Where all are taken, who keeps the server waiting for a request makes room:
-first those who have not asked for anything yet, and of them who has been silent longest. For a newcomer who brings a
-request they do so at once; else nobody does who has waited for hardly a moment. So those who open connections and say
-nothing displace each other, a storm of them is turned away, which costs next to nothing, and who asks is served.
+Owns the numbers and the deadlines, and shuts down overdue connections. Reads and writes no payload. One address has at
+most half of the slots. If all are taken, a connection that waits for its client is displaced. Those without any request
+yield first, and among them the one that is silent longest. A new connection with a request displaces those at once, and
+others after `GRACE_SECONDS`. Silent connections therefore displace each other, a flood of them is refused at low cost,
+and clients with a request are served.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from dataclasses import dataclass
 
 from certmond.expose.http.routes import HEAD_BYTES
 
-CONNECTIONS = 64  # at the same time; each has a thread
+CONNECTIONS = 64  # at the same time, each with a thread
 SHARE = CONNECTIONS // 2  # of those, from one address
-GRACE_SECONDS = 0.25  # for a handshake and a request, before one may be displaced
-LEAVING = 16  # displaced, with threads that are not yet at their end; no more are displaced meanwhile
+GRACE_SECONDS = 0.25  # for a handshake and a request, before displacement
+LEAVING = 16  # displaced, with threads that still run; a limit of further displacements
 
 
 @dataclass(slots=True)
 class Seat:
     origin: str
-    deadline: float  # the monotonic instant at which the connection is cut
+    deadline: float  # the monotonic time at which the connection is shut down
     since: float  # when that time was granted
-    asked: bool  # it has sent a request, or had begun when it came
-    waiting: bool  # for the client: it has not yet sent its next request whole
+    asked: bool  # it has sent a request, or had begun to on arrival
+    waiting: bool  # for the client, whose next request is incomplete
 
 
 class Seats:
@@ -40,7 +40,7 @@ class Seats:
         self._leaving = 0
 
     def take(self, connection: socket.socket, seconds: float) -> bool:
-        """Whether there is a seat for it, which may have been another's."""
+        """Take a slot for the connection, perhaps of a displaced one. Return whether that was possible."""
         origin, asks, now = origin_of(connection), brings_request(connection), time.monotonic()
         with self.changed:
             own = [seat for seat in self.taken.values() if seat.origin == origin]
@@ -68,7 +68,7 @@ class Seats:
         return True
 
     def change(self, connection: socket.socket, wrap: Callable[[socket.socket], socket.socket]) -> socket.socket:
-        """The same seat for what `wrap` makes of the connection. ConnectionAbortedError if it has lost it."""
+        """Move the slot to the connection that `wrap` returns. Raises ConnectionAbortedError if it was displaced."""
         with self.changed:
             if connection not in self.taken:
                 raise ConnectionAbortedError("it has made room")
@@ -78,22 +78,22 @@ class Seats:
 
     def grant(self, connection: socket.socket, seconds: float, *, waiting: bool = False) -> None:
         with self.changed:
-            if seat := self.taken.get(connection):  # else it is being turned away
+            if seat := self.taken.get(connection):  # else it was displaced
                 now = time.monotonic()
-                if not (seat.waiting and waiting):  # who has said nothing yet is silent since it came
+                if not (seat.waiting and waiting):  # the silence of a waiting client began earlier
                     seat.since = now
                 seat.deadline, seat.waiting = now + seconds, waiting
                 seat.asked = seat.asked or not waiting
 
     def leave(self, connection: socket.socket) -> None:
-        """Its thread is at its end."""
+        """Release the slot, at the end of the connection's thread."""
         with self.changed:
             if self.taken.pop(connection, None) is None:
                 self._leaving -= 1
             self.changed.notify_all()
 
     def cut(self, how: int, overdue_at: float = float("inf")) -> None:
-        """Those whose time is up. A thread that was waiting for its client wakes up and ends."""
+        """Shut down the overdue connections. A thread that waits for its client then ends."""
         with self.changed:
             for connection, seat in self.taken.items():
                 if seat.deadline <= overdue_at:
@@ -101,7 +101,7 @@ class Seats:
 
 
 def brings_request(connection: socket.socket) -> bool:
-    """Whether a whole head is there already, or the begin of a TLS handshake, which is as far as that can be seen."""
+    """Return whether a complete head has arrived, or the beginning of a TLS handshake, where no more is visible."""
     try:
         head = connection.recv(HEAD_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except OSError:
@@ -111,15 +111,15 @@ def brings_request(connection: socket.socket) -> bool:
 
 def _end(connection: socket.socket, how: int) -> None:
     with suppress(OSError):
-        socket.socket.shutdown(connection, how)  # SSLSocket's own would go on in plain text
+        socket.socket.shutdown(connection, how)  # SSLSocket's own method would continue in plain text
 
 
 def origin_of(connection: socket.socket) -> str:
-    """Where a client is, as far as it cannot choose that itself: an IPv4 address, or the first half of an IPv6 one."""
+    """Return the part of a client's address that it cannot choose: an IPv4 address, or half of an IPv6 address."""
     try:
         host = connection.getpeername()[0]
     except (OSError, IndexError):
-        return ""  # it has gone, or has no address
+        return ""  # the client has disconnected, or has no address
     if connection.family != socket.AF_INET6 or host.startswith("::ffff:"):
         return str(host)
     return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[:8].hex()

@@ -1,6 +1,6 @@
-"""The daemon's sign of life, as it is judged from outside: is its loop alive, and is what it rendered to be relied on.
+"""Evaluation of the daemon's heartbeat: is its loop alive, and is its output current?
 
-Knows the form of `heartbeat.json`, which `render` writes. Imports the standard library only.
+Reads `heartbeat.json`, which `metrics.exposition` writes. Imports the standard library only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 
 ALIVE_SECONDS = 30  # the daemon rewrites its heartbeat at least every ten
 UNREADABLE = (KeyError, OSError, OverflowError, RecursionError, TypeError, ValueError)
-"""What reading or judging a file raises that is no sign of life, OSError for an instant that no calendar has."""
+"""Errors of reading or evaluating an invalid file, OSError for a time outside the calendar."""
 SEE_JOURNAL = "see `journalctl -u certmond`"
 
 
@@ -31,15 +31,15 @@ class Heartbeat(NamedTuple):
 
 
 def not_alive(beat: Heartbeat, now: float) -> str | None:
-    """Why the daemon's loop cannot be called alive; a sign of life ahead of the clock is no better than an old one."""
+    """Return why the loop does not count as alive, or None. A heartbeat in the future counts as an old one."""
     age = now - beat.alive_at
-    if abs(age) < ALIVE_SECONDS:  # put this way round, NaN is not alive
+    if abs(age) < ALIVE_SECONDS:  # in this form, NaN is not alive
         return None
     return f"the daemon's last sign of life is {age:.0f} s old; it gives one every 10 s: {SEE_JOURNAL}"
 
 
 def silence(runtime_dir: Path) -> str | None:
-    """Why the daemon that renders into `runtime_dir` cannot be called alive; None where it can."""
+    """Return why the daemon that writes into `runtime_dir` does not count as alive, or None."""
     path = runtime_dir / "heartbeat.json"
     try:
         return not_alive(Heartbeat.parse(path.read_bytes()), time.time())
@@ -48,7 +48,7 @@ def silence(runtime_dir: Path) -> str | None:
 
 
 def not_ready(beat: Heartbeat, now: float) -> str | None:
-    """Why what the daemon rendered should not be relied on."""
+    """Return why the daemon's output is not current, or None."""
     if beat.pass_at is None or not beat.ready:
         return f"the daemon has not completed its first pass: {SEE_JOURNAL}"
     age, limit = now - beat.pass_at, 2 * beat.resync + 60
@@ -58,8 +58,9 @@ def not_ready(beat: Heartbeat, now: float) -> str | None:
 
 
 def halted(text: bytes | None, now: float) -> str | None:
-    """Why the daemon may not have seen what is new, and since when, in words that stay the same as time goes on; None
-    where it has. `text` is its sign of life; None where it left none.
+    """Return why the daemon may have missed changes, and since when, or None.
+
+    The text does not change as time passes. `text` is the heartbeat, or None where the file does not exist.
     """
     if text is None:
         return "The daemon is not running"

@@ -1,8 +1,8 @@
-"""What the listening process answers: requests in, answers out, nothing of sockets and threads.
+"""Requests and answers of the HTTP server, without sockets and threads.
 
-It knows four file names by heart; no part of a URL ever reaches the file system. A file is opened afresh for each
-request, so a descriptor holds one rendering or the next, never a mixture: the plain form goes out by sendfile, the gzip
-form is made once per rendering and shared. Imports the standard library only.
+Only fixed file names are opened. No part of a URL reaches the file system. Each request opens its file, so the
+descriptor has one rendering, never a mixture. The plain form is sent with sendfile. The gzip form is compressed once
+for each rendering and shared. Imports the standard library only.
 """
 
 import errno
@@ -27,7 +27,7 @@ from certmond.expose.page.render import empty, page, policy
 HEAD_BYTES = 16 * 1024  # of a request, line and headers together
 GZIP = 16 + zlib.MAX_WBITS
 PART_BYTES = 64 * 1024  # of a file, in memory at a time
-CHUNK_BYTES = 1024 * 1024  # a client earns more time with each that it takes
+CHUNK_BYTES = 1024 * 1024  # each one that a client takes extends its time
 TEXT, HTML, JSON = "text/plain; charset=utf-8", "text/html; charset=utf-8", "application/json"
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~\w-]+) ([!-~]+) HTTP/1\.([01])")
@@ -44,7 +44,7 @@ class Request(NamedTuple):
 
 
 class Rendering(io.FileIO):
-    """A file as the daemon rendered it; whatever is renamed into its place later does not touch it."""
+    """A file as the daemon rendered it. A later rename into its place does not change it."""
 
     def __init__(self, path: Path) -> None:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
@@ -54,7 +54,7 @@ class Rendering(io.FileIO):
             self.close()
             raise OSError(errno.EINVAL, "not a regular file", path)
         self.size = status.st_size
-        self.tag = f"{status.st_dev:x}-{status.st_ino:x}-{self.size:x}-{status.st_mtime_ns:x}"  # no two have the same
+        self.tag = f"{status.st_dev:x}-{status.st_ino:x}-{self.size:x}-{status.st_mtime_ns:x}"  # unique
 
     def send(self, connection: socket.socket, offset: int, end: int) -> None:
         while offset < end:
@@ -64,7 +64,7 @@ class Rendering(io.FileIO):
             offset += sent
 
     def feed(self, connection: socket.socket, offset: int, end: int) -> None:
-        """The same through a connection that has to see every byte, to encrypt it."""
+        """Send the same bytes through a connection that encrypts them."""
         while offset < end:
             part = os.pread(self.fileno(), min(PART_BYTES, end - offset), offset)
             if not part:
@@ -78,7 +78,7 @@ class Answer(NamedTuple):
     content_type: str
     body: bytes | Rendering
     headers: tuple[str, ...] = ()
-    tail: bytes = b""  # follows the body, and is part of it for whoever reads
+    tail: bytes = b""  # after the body, and part of it for the client
 
     @property
     def size(self) -> int:
@@ -104,7 +104,7 @@ def sentence(status: HTTPStatus, text: str, *headers: str) -> Answer:
 
 
 def read_request(stream: io.BufferedIOBase) -> Request | HTTPStatus | None:
-    """The next request of a connection, or what is wrong with it; None when the client has no more."""
+    """Return the next request of a connection, or its error; None when the client has no more."""
     lines: list[bytes] = []
     room = HEAD_BYTES
     while line := stream.readline(room + 1):
@@ -138,7 +138,7 @@ def parse_request(first: bytes, *rest: bytes) -> Request | None:
 
 
 def prefers_gzip(accept_encoding: str) -> bool:
-    """Whether gzip is acceptable, and the plain form not liked better (RFC 9110, 12.5.3)."""
+    """Return whether gzip is acceptable and not less preferred than the plain form (RFC 9110, 12.5.3)."""
     quality: dict[str, float] = {}
     for item in accept_encoding.lower().split(","):
         coding, semicolon, parameter = item.partition(";")
@@ -150,7 +150,7 @@ def prefers_gzip(accept_encoding: str) -> bool:
 
 
 class Document:
-    """A file that the daemon replaces as a whole; `tail` is what this process adds at its end."""
+    """A file that the daemon replaces as a whole. `tail` returns what this process appends."""
 
     def __init__(self, path: Path, content_type: str, tail: Callable[[], bytes] = bytes) -> None:
         self.path, self.content_type, self.tail = path, content_type, tail
@@ -158,7 +158,7 @@ class Document:
         self._compressed = ("", b"")  # the tag of a rendering, and its gzip form
 
     def compressed(self) -> tuple[str, bytes]:
-        """Whoever asks first after a change compresses; the others wait for it, and all share one copy."""
+        """Return the shared gzip form. The first caller after a change compresses while the others wait."""
         with self._lock, Rendering(self.path) as file:
             tail = self.tail()
             tag = named(file, tail)
@@ -180,12 +180,12 @@ class Document:
 
 
 def named(file: Rendering, tail: bytes) -> str:
-    """The tag of a rendering with what is added to it."""
+    """Return the tag of a rendering with its tail."""
     return f"{file.tag}-{zlib.crc32(tail):x}" if tail else file.tag
 
 
 def conditional(request: Request, tag: str, answer: Answer) -> Answer:
-    """The answer, whose entity tag is `tag`; or that the client has it already."""
+    """Return the answer with the entity tag `tag`, or 304 where the client has it already."""
     known = {each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")}
     headers = (*answer.headers, f"ETag: {tag}")
     if known.isdisjoint({"*", tag}):
@@ -196,9 +196,9 @@ def conditional(request: Request, tag: str, answer: Answer) -> Answer:
 
 
 class Front:
-    """The page, made from what the daemon rendered by whoever asks first after a change, and shared in its gzip form.
+    """The page, rendered on the first request after a change, and shared in its gzip form.
 
-    It is made here because only who answers can tell that the daemon has ended, and because nobody may be looking.
+    The server renders it: only the server can report the daemon's end, and the page may have no readers.
     """
 
     def __init__(self, runtime_dir: Path) -> None:
@@ -219,7 +219,7 @@ class Front:
         return conditional(request, f'"{tag}"', Answer(HTTPStatus.OK, HTML, zlib.decompress(packed, GZIP), headers))
 
     def made(self) -> tuple[str, bytes]:
-        """The page as of now: a name for it, and its gzip form."""
+        """Return the tag and the gzip form of the current page."""
         with self._lock, ExitStack() as stack:
             beat = None
             with suppress(OSError):
@@ -246,10 +246,10 @@ def unreadable(error: OSError) -> str:
 
 
 class Site:
-    """The closed set of paths, and what each answers."""
+    """The fixed set of paths, and the answer of each."""
 
     def __init__(self, runtime_dir: Path, metrics: Callable[[], bytes] = bytes) -> None:
-        """`metrics` are those of this process, behind the daemon's."""
+        """`metrics` returns those of this process, which follow the daemon's."""
         self.heartbeat = runtime_dir / "heartbeat.json"
         self.routes: dict[str, Callable[[Request], Answer]] = {
             "/": Front(runtime_dir).answer,

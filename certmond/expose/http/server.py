@@ -1,7 +1,8 @@
-"""The process that listens: serves over HTTP the files that the daemon renders into its runtime directory.
+"""The HTTP server process: serves the files that the daemon renders into its runtime directory.
 
-Owns the sockets, the threads and their limits of time; `seats` has their number, `site` says what is answered,
-`entrance` to whom. It holds no key of the node, needs no privilege and imports the standard library only.
+Owns the sockets, the threads and their time limits. `connection_limits` limits their number, `routes` has the answers,
+and `access_policy` decides access. It holds no key of the node, needs no privilege and imports the standard library
+only.
 """
 
 import errno
@@ -26,10 +27,10 @@ from certmond.expose.http.routes import CHUNK_BYTES, HEAD_BYTES, Answer, Site, r
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 64  # are accepted before the clock is looked at again
-BACKLOG = 1024  # wait in the kernel; should more come at a time, those are to try again a second later
-DEFER_SECONDS = 1  # the kernel keeps a connection to itself so long, unless its client says something
-STOP_SECONDS = 0.8  # for the answers under way when we are told to stop
+AT_ONCE = 64  # accepted before the next check of the deadlines
+BACKLOG = 1024  # wait in the kernel; clients of a larger burst retry after a second
+DEFER_SECONDS = 1  # the kernel holds a connection so long, unless its client sends data
+STOP_SECONDS = 0.8  # for answers in progress after a request to stop
 LISTEN = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+(?:%\w+)?)\]|(?P<four>[0-9.]+|localhost)):(?P<port>[0-9]{1,5})")
 EXPOSED = (
     "listening on %s without TLS, or without asking who is there: others than this host can read the names, paths and "
@@ -44,7 +45,7 @@ REMEDIES = {
 
 
 class Server:
-    """One loop, which accepts and keeps the time, and a thread for each connection."""
+    """One loop, which accepts connections and checks deadlines, and a thread for each connection."""
 
     patience = 10.0  # seconds: for the handshake, to send a request whole, and to take each chunk of its answer
 
@@ -58,7 +59,7 @@ class Server:
         self.seats = Seats()
         self._stopping = False
         self._woken, self._waker = socket.socketpair()
-        self._ping_every = int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6  # half of what systemd allows
+        self._ping_every = int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6  # half of systemd's limit
         self._ping_at = 0.0
 
     @property
@@ -74,7 +75,7 @@ class Server:
             each.close()
 
     def stop(self) -> None:
-        """Ends `serve_forever`, from a signal handler or another thread."""
+        """End `serve_forever`, from a signal handler or another thread."""
         self._stopping = True
         with suppress(OSError):
             self._waker.send(b"\0")
@@ -94,13 +95,13 @@ class Server:
         notify("STOPPING=1")
         for listener in self.listeners:
             listener.close()
-        self.seats.cut(socket.SHUT_RD)  # who waits for a request sees its end; who is answering goes on
+        self.seats.cut(socket.SHUT_RD)  # ends connections that wait for a request; answers in progress continue
         with self.seats.changed:
             self.seats.changed.wait_for(lambda: not self.seats.taken, STOP_SECONDS)
         self.seats.cut(socket.SHUT_RDWR)
 
     def _service_actions(self) -> float | None:
-        """Tell the watchdog that connections are being accepted, cut the overdue; the seconds until the next time."""
+        """Send the watchdog's heartbeat and shut down overdue connections. Return the seconds until the next call."""
         now = time.monotonic()
         if self._ping_every and now >= self._ping_at:
             notify("WATCHDOG=1")
@@ -110,12 +111,12 @@ class Server:
         return min(pauses + ([min(1.0, self.patience)] if self.seats.taken else []), default=None)
 
     def _accept(self, listener: socket.socket) -> bool:
-        """Whether there was a connection to be accepted."""
+        """Accept a connection, if one waits. Return whether one did."""
         try:
             connection, _ = listener.accept()
         except BlockingIOError:
             return False
-        except OSError:  # a client that has gone; or descriptors ran out, and the listener stays readable: do not spin
+        except OSError:  # the client left, or descriptors ran out: do not spin, as the listener stays readable
             time.sleep(0.05)
             return False
         if self.seats.take(connection, self.patience):
@@ -123,7 +124,7 @@ class Server:
             local = listener.family != socket.AF_UNIX and not is_open(listener)
             try:
                 threading.Thread(target=self._converse, args=(connection, local), daemon=True).start()
-            except RuntimeError:  # no thread is to be had
+            except RuntimeError:  # no thread is available
                 self.seats.leave(connection)
                 self._turn_away(connection)
         else:
@@ -134,12 +135,12 @@ class Server:
         answer = sentence(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections are open: try again later")
         with connection, suppress(OSError):
             connection.setblocking(False)
-            if not self.gate.latest.encrypts:  # else there would have to be a handshake, which is not for this thread
+            if not self.gate.latest.encrypts:  # TLS would need a handshake, which would block this thread
                 self._send(connection, answer, keep_alive=False)
             connection.shutdown(socket.SHUT_WR)
 
     def _converse(self, connection: socket.socket, local: bool) -> None:
-        """A connection from its first request to its end; `local` where its listener is on loopback."""
+        """Serve a connection from its first request to its end. `local`: its listener is on loopback."""
         try:
             origin, policy = origin_of(connection), self.gate.policy()
             if connection.family != socket.AF_UNIX:
@@ -154,9 +155,9 @@ class Server:
                 policy.part(connection)
             socket.socket.shutdown(connection, socket.SHUT_WR)
             while socket.socket.recv(connection, HEAD_BYTES):
-                pass  # closing over unread bytes would reset the connection, and the answer might be lost
+                pass  # a close with unread bytes would reset the connection and lose the answer
         except OSError:
-            pass  # the client went away, or its time was up
+            pass  # the client left, or its time was up
         except Exception:
             log.exception("a request was left without an answer")
         finally:
@@ -166,7 +167,7 @@ class Server:
     def _exchange(
         self, connection: socket.socket, stream: io.BufferedIOBase, policy: Policy, origin: str, local: bool
     ) -> bool:
-        """One request and its answer; whether another may follow."""
+        """Read one request and answer it. Return whether another may follow."""
         self.seats.grant(connection, self.patience, waiting=True)
         request = read_request(stream)
         if request is None:
@@ -185,7 +186,7 @@ class Server:
 
     def _send(self, connection: socket.socket, answer: Answer, *, keep_alive: bool, whole: bool = True) -> None:
         size, body, tail = answer.size if whole else 0, answer.body, answer.tail if whole else b""
-        plain = type(connection) is socket.socket  # TLS knows no flags, and sendfile would pass it by
+        plain = type(connection) is socket.socket  # TLS has no flags, and sendfile would bypass it
         with nullcontext() if isinstance(body, bytes) else body:
             connection.sendall(answer.head(keep_alive=keep_alive), socket.MSG_MORE if size and plain else 0)
             own = size - len(tail)
@@ -202,16 +203,16 @@ class Server:
 
 
 def notify(state: str) -> None:
-    """Tells systemd, where it wants to be told."""
+    """Notify systemd, where it started this process."""
     if "NOTIFY_SOCKET" in os.environ:
-        import systemd.daemon  # noqa: PLC0415  # a laptop may not have it, and needs it only here
+        import systemd.daemon  # noqa: PLC0415  # optional outside systemd
 
-        with suppress(OSError):  # nobody listens any more: no reason to end
+        with suppress(OSError):  # systemd has stopped listening: continue
             systemd.daemon.notify(state)
 
 
 def inherited() -> list[socket.socket]:
-    """The sockets of certmond-web.socket, where systemd listens for us."""
+    """Return the sockets of certmond-web.socket, on which systemd listens for this process."""
     if "LISTEN_FDS" not in os.environ:
         return []
     import systemd.daemon  # noqa: PLC0415  # as above
@@ -245,7 +246,7 @@ def make_server(runtime_dir: Path, listen: str, gate: Gate | None = None) -> Ser
 
 
 def is_open(listener: socket.socket) -> bool:
-    """Whether others than this host can reach it."""
+    """Return whether other hosts can reach the listener."""
     if listener.family == socket.AF_UNIX:
         return False
     host: str = listener.getsockname()[0]
@@ -253,7 +254,7 @@ def is_open(listener: socket.socket) -> bool:
 
 
 def serve(runtime_dir: Path, listen: str, gate: Gate | None = None) -> int:
-    """Until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT, and return 0."""
     with make_server(runtime_dir, listen, gate) as server:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.stop())

@@ -1,8 +1,8 @@
-"""TLS of the listener: what a web configuration asks for, as OpenSSL takes it.
+"""TLS of the listener: the settings of a web configuration, applied to OpenSSL.
 
-Owns the reading of certificates and keys, the context that is made of them, and the question whether a client's names
-are among those allowed. Bytes go to OpenSSL through memory that has no name: a file is read once, whole, and nothing is
-left behind. Parses no certificate itself, and keeps no key: what it has read lives in the context alone.
+Owns the reading of certificates and keys, their TLS context, and the check of a client's names. OpenSSL reads the bytes
+from anonymous memory: each file is read once, whole, and nothing is left behind. Parses no certificate itself. Only the
+context keeps a key.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NAMES = {"DNS", "email", "IP Address", "URI"}
 
 
 def make_context(source: Source) -> ssl.SSLContext:
-    """A server's context. Raises ConfigError with every file that cannot be used, each at its key."""
+    """Return a server's context. Raises ConfigError with every unusable file, each at its key."""
     settings, problems = source.config.tls_server_config, []
     pems = {key: _inline(source, key) for key in ("cert", "key", "client_ca")}
     for key in settings.files:
@@ -52,7 +52,7 @@ def make_context(source: Source) -> ssl.SSLContext:
 
 
 def allowed(connection: ssl.SSLSocket, names: tuple[str, ...]) -> bool:
-    """Whether one of the client's alternative names, of any kind, is literally one of `names`; all are where none is.
+    """Return whether one of the client's alternative names, of any kind, is literally in `names`. True without `names`.
 
     Addresses are written as Go writes them: 192.0.2.1, 2001:db8::1.
     """
@@ -75,7 +75,7 @@ def _inline(source: Source, key: str) -> bytes:
 
 
 def _key_of(source: Source, name: str) -> str:
-    """The key that says where `name` is: in a file, or beside it in the configuration."""
+    """Return the key that configures `name`: the one of a file, or of an inline value."""
     return f"{name}_file" if f"{name}_file" in source.config.tls_server_config.files else name
 
 
@@ -100,7 +100,7 @@ def _take_authorities(context: ssl.SSLContext, source: Source, pem: bytes) -> It
     if mode is None:
         return
     context.verify_mode = mode
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # whatever is listed is trusted, as by Go
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # every CA in the file is trusted, as by Go
     try:
         with _memory(pem) as path:
             context.load_verify_locations(path)
@@ -113,10 +113,10 @@ def _choose(context: ssl.SSLContext, source: Source) -> Iterator[Problem]:
     least, most = _VERSIONS[settings.min_version], _VERSIONS[settings.max_version]
     old = least < ssl.TLSVersion.TLSv1_2
     chosen = [SUITES[name] for name in settings.cipher_suites if name in SUITES]
-    if settings.cipher_suites and not chosen:  # of TLS 1.3 only: whoever has no more than 1.2 finds none
+    if settings.cipher_suites and not chosen:  # all of TLS 1.3: a client with at most 1.2 has no suite
         least = ssl.TLSVersion.TLSv1_3
     default = [name for name in SUITES.values() if old or not name.endswith("-SHA")]
-    # What TLS 1.0 and 1.1 sign with is below OpenSSL's first level of security.
+    # The signatures of TLS 1.0 and 1.1 need OpenSSL's security level 0.
     context.set_ciphers(":".join(chosen or default) + ("@SECLEVEL=0" if old else ""))
     context.minimum_version, context.maximum_version = least, most
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET  # each connection is verified by itself
@@ -129,7 +129,7 @@ def _choose(context: ssl.SSLContext, source: Source) -> Iterator[Problem]:
     for curve in settings.curve_preferences:
         try:
             context.set_ecdh_curve(_CURVES[curve])
-        except (OSError, ValueError):  # X25519 with Python 3.11.2, which Debian 12 has
+        except (OSError, ValueError):  # X25519 with Python 3.11.2, as in Debian 12
             fact = f"cannot be {curve} with the Python that certmond runs with"
             yield Problem(
                 source.place("curve_preferences"), f"{fact}; take it away: OpenSSL offers what it has by itself"
@@ -137,7 +137,7 @@ def _choose(context: ssl.SSLContext, source: Source) -> Iterator[Problem]:
 
 
 class _EncryptedError(Exception):
-    """OpenSSL asked for the password of a key."""
+    """OpenSSL requested the password of a key."""
 
 
 def _no_password() -> str:
@@ -146,7 +146,7 @@ def _no_password() -> str:
 
 @contextmanager
 def _memory(pem: bytes) -> Iterator[str]:
-    """A path to these bytes as long as the block lasts: OpenSSL is given paths only, and no disk is to see a key."""
+    """Yield a path to these bytes for the block. OpenSSL accepts only paths, and a key must not reach a disk."""
     if len(pem) > MAX_BYTES:
         raise ValueError("larger than 1 MiB")
     descriptor = os.memfd_create("pem", os.MFD_CLOEXEC)

@@ -1,8 +1,8 @@
-"""The web configuration: a file in the format of Prometheus's exporter-toolkit -> a frozen WebConfig, or every problem.
+"""The web configuration in the format of Prometheus's exporter-toolkit: a frozen WebConfig, or every problem.
 
-Owns the keys, what they may hold and what they may not hold together; each problem is told with its file and line, and
-none quotes a key or a hash. Follows docs/web-configuration.md of prometheus/exporter-toolkit; where certmond is
-stricter, a sentence here says so. Opens the file that it is given and no other.
+Owns the keys, their values and their combinations. Each problem has its file and line, and none quotes a key or a hash.
+Follows docs/web-configuration.md of prometheus/exporter-toolkit. A comment names each place where certmond is stricter.
+Opens only the given file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from certmond.errors import ConfigError
 VERSIONS = ("TLS10", "TLS11", "TLS12", "TLS13")
 CURVES = ("CurveP256", "CurveP384", "CurveP521", "X25519")
 SUITES_13 = ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256")
-"""With TLS 1.3 these are always offered, as by Go: there they cannot be chosen."""
+"""TLS 1.3 always offers these, as in Go, so a configuration cannot choose among them."""
 SUITES = {
     "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256",
     "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256": "ECDHE-RSA-AES128-GCM-SHA256",
@@ -38,7 +38,7 @@ SUITES = {
     "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA": "ECDHE-ECDSA-AES256-SHA",
     "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA": "ECDHE-RSA-AES256-SHA",
 }
-"""Those of Go's crypto/tls.CipherSuites up to TLS 1.2, and what OpenSSL calls them."""
+"""Those of Go's crypto/tls.CipherSuites up to TLS 1.2, with OpenSSL's names."""
 HEADERS = {
     "Content-Security-Policy": (),
     "Strict-Transport-Security": (),
@@ -46,9 +46,9 @@ HEADERS = {
     "X-Frame-Options": ("deny", "sameorigin"),
     "X-XSS-Protection": (),
 }
-"""The headers that may be set, and their values where only some make sense."""
+"""The headers that the configuration may set, and their values where only some make sense."""
 MOST_COST = 15
-"""With each step of the cost a check takes twice as long: 15 takes about two seconds, and a client is given ten."""
+"""Each step of the cost doubles the time of a check. 15 takes about two seconds, and a client has ten."""
 
 _HASH = re.compile(r"\$2[abxy]?\$(\d\d)\$[./A-Za-z0-9]{53}")
 _SPAN = re.compile(r"0|(?:(?:\d{1,9}(?:\.\d{1,9})?)(?:ns|us|µs|ms|s|m|h))+")
@@ -57,13 +57,13 @@ _VERIFYING = ("VerifyClientCertIfGiven", "RequireAndVerifyClientCert")
 
 
 def _client_auth(value: Any) -> Any:
-    if value in {"RequireAnyClientCert", "RequireClientCert"}:  # with it, a client proves that it made itself a key
+    if value in {"RequireAnyClientCert", "RequireClientCert"}:  # these prove only that the client has a key
         raise ValueError(f"{value} lets in whoever has made a certificate; write RequireAndVerifyClientCert")
     return value or "NoClientCert"
 
 
 def _span(value: Any) -> Any:
-    """The seconds that a duration of Go's means."""
+    """Return the seconds of a duration in Go's format."""
     if isinstance(value, str) and _SPAN.fullmatch(value):
         return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(r"([\d.]+)([a-zµ]+)", value))
     raise ValueError("must be a duration such as 500ms or 1m30s; 0 sets no limit")
@@ -83,7 +83,7 @@ class _Model(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _nothing_is_not_there(cls, given: Any) -> Any:
-        """A known key with nothing behind it is as if it were not there."""
+        """Drop known keys without a value."""
         if not isinstance(given, dict):
             return given
         return {key: value for key, value in given.items() if value is not None or key not in cls.model_fields}
@@ -109,7 +109,7 @@ class TlsServerConfig(_Model):
 
     @property
     def files(self) -> dict[str, str]:
-        """Key -> path, of the files that are to be read."""
+        """Return the path of each file to read, by key."""
         paths = {key: getattr(self, key) for key in ("cert_file", "key_file", "client_ca_file")}
         return {key: path for key, path in paths.items() if path}
 
@@ -121,7 +121,7 @@ def _known(name: str, names: tuple[str, ...]) -> str:
 
 
 class HttpServerConfig(_Model):
-    http2: bool = True  # accepted, and not spoken: clients that have both take HTTP/1.1
+    http2: bool = True  # accepted without effect: clients that support both use HTTP/1.1
     headers: Annotated[dict[str, str], BeforeValidator(_filled)] = {}
 
 
@@ -131,7 +131,7 @@ class RateLimit(_Model):
 
 
 class WebConfig(_Model):
-    """What the file says. Without `tls_server_config` there is no TLS, without `basic_auth_users` no password."""
+    """The content of the file. Without `tls_server_config` there is no TLS, without `basic_auth_users` no password."""
 
     tls_server_config: TlsServerConfig = TlsServerConfig()
     http_server_config: HttpServerConfig = HttpServerConfig()
@@ -152,7 +152,7 @@ _PARTS: dict[str, type[BaseModel]] = {
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A configuration, and where each of its words stands."""
+    """A configuration, and the line of each value."""
 
     config: WebConfig
     tree: Node
@@ -162,7 +162,7 @@ class Source:
         return self.tree.find(("tls_server_config", key))
 
     def path(self, key: str) -> Path:
-        """Of the file behind this key; a relative one is looked for beside the configuration."""
+        """Return the path of the file at this key. A relative path starts at the configuration's directory."""
         return self.directory / self.config.tls_server_config.files[key]
 
     @property
@@ -171,7 +171,7 @@ class Source:
 
 
 def content(path: Path, most: int = MAX_BYTES) -> bytes:
-    """The bytes of a regular file, and one more than `most` at most: nothing that has to be waited for is opened."""
+    """Return the bytes of a regular file, at most one more than `most`. Opens nothing that blocks."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -180,7 +180,7 @@ def content(path: Path, most: int = MAX_BYTES) -> bytes:
 
 
 def load(path: Path) -> Source:
-    """The web configuration in `path`. Raises ConfigError with everything that is wrong."""
+    """Return the web configuration in `path`. Raises ConfigError with every problem."""
     try:
         text = content(path)
     except OSError as error:
@@ -190,7 +190,10 @@ def load(path: Path) -> Source:
 
 
 def parse(name: str, text: str | bytes, directory: Path) -> Source:
-    """The web configuration in `text`; `name` is what problems are told under. Raises ConfigError with all of them."""
+    """Return the web configuration in `text`.
+
+    `name` is the file in each problem. Raises ConfigError with all of them.
+    """
     tree, problems = read(name, text)
     if tree is None:
         raise ConfigError(tuple(map(str, problems)))
@@ -207,7 +210,7 @@ def parse(name: str, text: str | bytes, directory: Path) -> Source:
 
 
 def _tls(tree: Node) -> Iterator[Problem]:
-    """What does not go together in `tls_server_config`."""
+    """Yield the invalid combinations in `tls_server_config`."""
     whole = tree.fields.get("tls_server_config")
     given = {key: node for key, node in (whole.fields if whole else {}).items() if node.value not in (None, "")}
     if whole is None or not given:
@@ -220,7 +223,7 @@ def _tls(tree: Node) -> Iterator[Problem]:
     authority = given.get("client_ca_file") or given.get("client_ca")
     auth = given.get("client_auth_type")
     policy = auth.value if auth else "NoClientCert"
-    if auth and policy in _VERIFYING and not authority:  # Go would let in what any public CA has signed
+    if auth and policy in _VERIFYING and not authority:  # Go would admit every client with a certificate of a public CA
         yield Problem(auth.place, f"{policy} needs client_ca_file, the CAs that clients are verified against")
     if authority and policy == "NoClientCert":
         yield Problem(authority.place, "asks no client for a certificate by itself; add client_auth_type")

@@ -1,7 +1,7 @@
-"""An assessment -> the texts that the runtime directory holds: metrics and status, written as one, atomically.
+"""The files of the runtime directory: metrics and status, rendered from an assessment and written atomically.
 
-Owns the exposition of everything about certificates and the writing of the runtime directory. What did not change since
-the last pass is not rendered again, and not kept either: it is copied from the file that has it (`sheet`).
+Owns the exposition of certificates, and writes the runtime directory. Unchanged parts are neither rendered again nor
+kept in memory: `incremental_rewrite` copies them from the previous file.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ FAMILIES = (
         (*_OF, "endpoint"),
     ),
 )
-"""The families of gauges about certificates: name, meaning, labels."""
+"""The gauges about certificates: name, help, labels."""
 COUNT = ("certmond_findings", "How many findings stand", ("severity",))
-"""The gauge that is always exported, with 0 where nothing stands."""
+"""The gauge that is always exported, with 0 where no finding exists."""
 
 _Lines = tuple[str, ...]
-"""The lines of one certificate, one text for each family (empty where it has none)."""
+"""The lines of one certificate, one text for each gauge (empty where it has none)."""
 
 
 class Renderer:
@@ -65,17 +65,17 @@ class Renderer:
         self._status = Sheet(_entry, separator=",")
 
     def metrics(self, assessment: Assessment, own: str = "") -> str:
-        """The metrics text (format 0.0.4): the certificates' families, the counts of findings, `own` as it stands."""
+        """Return the metrics text (format 0.0.4): gauges of certificates, counts of findings, and `own` unchanged."""
         lines = [_lines(status) for status in _series(assessment)]
         columns = [head + "".join(each[number] for each in lines) for number, head in enumerate(_HEADS)]
         return "".join(columns) + _tail(assessment, own)
 
     def write_metrics(self, path: Path, assessment: Assessment, own: str = "") -> None:
-        """The text of `metrics` into a file. Raises RuntimeDirError."""
+        """Write the text of `metrics` into a file. Raises RuntimeDirError."""
         self._metrics.write(path, _series(assessment), _HEADS, _tail(assessment, own))
 
     def write_status(self, path: Path, assessment: Assessment, mode: str, following: NextEvent | None) -> None:
-        """The JSON of `check` into a file. Raises RuntimeDirError."""
+        """Write the JSON of `check` into a file. Raises RuntimeDirError."""
         head = json.dumps(header(assessment, mode, following))[:-1]
         anchors = json.dumps([anchor_entry(status) for status in assessment.trust_anchors])
         loose = json.dumps(
@@ -89,7 +89,10 @@ _HEADS = tuple(f"# HELP {name} {explanation}\n# TYPE {name} gauge\n" for name, e
 
 
 def _series(assessment: Assessment) -> tuple[CertificateStatus, ...]:
-    """By identity, because that is what the labels are: a series that stands there twice spoils the whole text."""
+    """Return one status for each identity, because the labels are the identity.
+
+    A repeated series invalidates the text.
+    """
     return tuple(assessment.by_identity.values())
 
 
@@ -143,8 +146,9 @@ def _lines(status: CertificateStatus) -> _Lines:
 
 
 def summary(assessment: Assessment, following: NextEvent | None) -> str:
-    """Return one line for `systemctl status`: how many, how bad, and what is next. Where there is nothing, nothing is
-    well.
+    """Return one line for `systemctl status`: the number of certificates, the worst finding, and the next event.
+
+    Without certificates, the line does not report that all is well.
     """
     if not assessment.statuses:
         return "no certificate to watch: `certmond check` says which profile fits"
@@ -162,18 +166,21 @@ def _gravest(status: CertificateStatus) -> Finding:
 
 
 def write(directory: Path, name: str, text: str) -> None:
-    """Put `text` into the runtime directory: a reader sees the old or the new, never half. Raises RuntimeDirError."""
+    """Write `text` into the runtime directory.
+
+    A reader sees the old or the new file, never a part. Raises RuntimeDirError.
+    """
     with replacing(directory / name) as descriptor, open(descriptor, "wb", closefd=False) as file:
         file.write(encoded(text))
 
 
 def heartbeat(alive_at: float, pass_at: float | None, resync: float, ready: bool) -> str:
-    """What `serve` judges the daemon's health by."""
+    """Return the JSON from which `serve` evaluates the daemon's health."""
     return json.dumps({"alive_at": alive_at, "pass_at": pass_at, "resync": resync, "ready": ready})
 
 
 def read_status(directory: Path) -> dict[str, Any]:
-    """The document that the daemon last rendered. Raises RuntimeDirError."""
+    """Return the document that the daemon rendered last. Raises RuntimeDirError."""
     path = directory / STATUS
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -1,8 +1,8 @@
-"""A file of many rows of which little changes from one writing to the next: what stays is copied from the file before.
+"""Replacement of a file of many rows, of which few change: unchanged rows are copied from the previous file.
 
-Owns the replacing of a file as a whole, and where each row stands in the one that was written last. That stays open:
-no text stays in memory, and none is made again: the kernel copies it. Should somebody have touched the file meanwhile,
-nothing of it is believed, and all is made anew.
+Owns the replacement of a file as a whole, and the position of each row in the previous file. That file stays open, and
+the kernel copies from it, so no text stays in memory. If another process has touched the file, every row is rendered
+again.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import Generic, NamedTuple, TypeVar
 from certmond.errors import RuntimeDirError
 
 _BUFFER = 1 << 16
-"""Bytes of new text that are collected before they are written. It is taken and given back with each writing: what is
-larger than M_MMAP_THRESHOLD (128 KiB, mallopt(3)) has glibc take from the heap from then on what it would map else.
+"""Bytes of new text collected before a write, allocated and freed with each write.
+
+A larger block would make glibc raise its mmap threshold (M_MMAP_THRESHOLD, 128 KiB, mallopt(3)).
 """
 
 R = TypeVar("R")
@@ -29,15 +30,16 @@ R = TypeVar("R")
 
 @contextmanager
 def replacing(path: Path) -> Iterator[int]:
-    """A descriptor for what is to take the place of `path`: a reader sees the old or the new, never half. Raises
-    RuntimeDirError, also for an OSError of who writes.
+    """Yield a descriptor for the new content of `path`. A reader sees the old or the new file, never a part.
+
+    Raises RuntimeDirError, also for an OSError of the caller's writes.
     """
     staged = path.with_name(f".{path.name}.new")
     try:
-        staged.unlink(missing_ok=True)  # it may be anybody's where the directory is not ours alone
+        staged.unlink(missing_ok=True)  # may belong to another user where the directory is shared
         descriptor = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
-            os.fchmod(descriptor, 0o644)  # the unit's umask is for everything else: this is for all to read
+            os.fchmod(descriptor, 0o644)  # the unit's umask is for other files: every user may read this one
             yield descriptor
             staged.replace(path)
         finally:
@@ -49,21 +51,21 @@ def replacing(path: Path) -> Iterator[int]:
 
 
 class _Column(NamedTuple):
-    """Where the first row begins in a file, and how many bytes each takes."""
+    """The start of the first row in a file, and the size of each row in bytes."""
 
     start: int
     sizes: array[int]
 
 
 class _Reading:
-    """Places in a column, for who asks for one row after the other: what lies between is added up once."""
+    """Positions in a column, for increasing row numbers: the sizes in between are added up once."""
 
     def __init__(self, column: _Column) -> None:
         self._column = column
         self._row, self._place = 0, column.start
 
     def stretch(self, row: int, length: int) -> tuple[int, array[int]]:
-        """Where a row begins, and the sizes of it and of those that follow it."""
+        """Return the start of a row, and the sizes of it and of the rows after it."""
         if row < self._row:
             self._row, self._place = 0, self._column.start
         self._place += sum(self._column.sizes[self._row : row])
@@ -72,9 +74,10 @@ class _Reading:
 
 
 class Sheet(Generic[R]):
-    """`texts` gives a row's text in each column. A row is the same row as long as it is the same object.
+    """A file whose rows have texts in several columns, which `texts` returns.
 
-    With a `separator`, one character, it stands before every row but the first.
+    A row is unchanged as long as it is the same object. A `separator`, one character, precedes every row except the
+    first.
     """
 
     def __init__(self, texts: Callable[[R], Sequence[str]], separator: str = "") -> None:
@@ -85,7 +88,7 @@ class Sheet(Generic[R]):
         self._columns: list[_Column] = []
 
     def write(self, path: Path, rows: Sequence[R], heads: Sequence[str], tail: str) -> None:
-        """Replace `path` by the columns one after the other, each behind its head, and the tail. RuntimeDirError."""
+        """Replace `path` with the columns, each after its head, and the tail. Raises RuntimeDirError."""
         kept = None
         try:
             with replacing(path) as descriptor:
@@ -105,7 +108,7 @@ class Sheet(Generic[R]):
         self._file, self._rows, self._columns = None, (), []
 
     def _fill(self, descriptor: int, rows: Sequence[R], heads: Sequence[str], tail: str) -> list[_Column]:
-        """Write all of it; where each row stands in each column."""
+        """Write everything, and return the position of each row in each column."""
         runs, fresh = list(self._runs(rows)), dict[int, list[Sequence[str]]]()
         found: list[_Column] = []
         with open(descriptor, "wb", _BUFFER, closefd=False) as file:
@@ -132,15 +135,16 @@ class Sheet(Generic[R]):
         return found
 
     def _runs(self, rows: Sequence[R]) -> Iterator[tuple[int, int, int]]:
-        """Rows that follow each other as before, or are new: the first one's number, its former one, which is below
-        zero where they are new, and how many.
+        """Yield runs of rows that keep their order, or are new: the first row's number, its former number, the length.
+
+        The former number of new rows is negative.
         """
         known: dict[int, int] = {}
         if self._file is not None and _state(self._file) == self._state:
             known = dict(zip(map(id, self._rows), count()))
         former = list(map(known.get, map(id, rows), count(-len(rows))))
         first = 0
-        for _, run in groupby(map(sub, former, count())):  # the distance to the former number is the same all along
+        for _, run in groupby(map(sub, former, count())):  # within a run, the distance to the former number is constant
             length = len(list(run))
             yield first, former[first], length
             first += length
@@ -154,11 +158,11 @@ class Sheet(Generic[R]):
 
 
 def _state(descriptor: int) -> tuple[int, ...]:
-    """What tells that nobody has touched the file: its change time moves with whatever is done to it."""
+    """Return what shows that the file is untouched: each change of it updates its change time."""
     status = os.fstat(descriptor)
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def encoded(text: str) -> bytes:
-    """The bytes that a text has in a file, whatever it is made of."""
+    """Return the bytes of a text in a file, with escapes for what has no encoding."""
     return text.encode("utf-8", "backslashreplace")

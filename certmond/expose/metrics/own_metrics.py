@@ -1,4 +1,4 @@
-"""The daemon's counts and clocks about itself, in a registry of their own, so that nothing else joins them."""
+"""The daemon's metrics about itself, in a separate registry, so that no library adds to them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prometheus_client import (
 from certmond.pki.rotation.phases import Phase
 from certmond.pki.rotation.worker_batches import Workers
 
-# One series more for each counter and histogram, which nothing of ours needs. (The function has no annotations.)
+# Avoids an unneeded series for each counter and histogram. (The function has no annotations.)
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _CAUSES = ("start", "inotify", "overflow", "mount", "resync", "poll", "deadline", "clock", "reload",
@@ -31,7 +31,7 @@ _MODES = ("observe", "enforce")
 
 
 class Telemetry:
-    """What certmond exports of its own work; names and meanings are a contract."""
+    """The metrics of certmond's own work. Names and meanings are a contract."""
 
     def __init__(self, mode: str) -> None:
         self.registry = registry = CollectorRegistry()
@@ -96,7 +96,7 @@ class Telemetry:
         self.set_phase(None)
         self.set_workers(None)
         self.config_ok.set(1)
-        self.last_pass.set_to_current_time()  # `certmond metrics` looks once and counts no pass: 0 would read as 1970
+        self.last_pass.set_to_current_time()  # `certmond metrics` counts no pass: 0 would mean 1970
         self._events = self._overflows = 0
         self.set_mode(mode)
 
@@ -105,16 +105,16 @@ class Telemetry:
             self._mode.labels(name).set(name == mode)
 
     def set_planned(self, steps: Mapping[str, int]) -> None:
-        """How many steps of each kind are planned."""
+        """Set the number of planned steps of each kind."""
         for name in _STEPS:
             self._planned.labels(name).set(steps.get(name, 0))
 
     def count_hook(self, hook: str, result: str) -> None:
-        """A run of a hook has ended. May be called from any thread."""
+        """Count a run of a hook that has ended. May be called from any thread."""
         self.hook_runs.labels(hook, result).inc()
 
     def set_hooks(self, waiting: Mapping[str, int]) -> None:
-        """The hooks of the configuration, each with how much it is still to be told."""
+        """Set the hooks of the configuration, each with the number of its pending findings."""
         self._hook_waiting.clear()
         for hook, count in waiting.items():
             self._hook_waiting.labels(hook).set(count)
@@ -122,17 +122,17 @@ class Telemetry:
                 self.hook_runs.labels(hook, result)
 
     def set_phase(self, phase: Phase | None) -> None:
-        """The phase of the rotation under way; None where there is none."""
+        """Set the phase of the rotation in progress, or None."""
         for name in _PHASES:
             self._phase.labels(str(name)).set(name == (phase or "idle"))
 
     def set_workers(self, workers: Workers | None) -> None:
-        """How many there are, may act and have acknowledged the phase; None where nobody counts them."""
+        """Set how many workers exist, may act and have acknowledged the phase; None where this node counts none."""
         for name in _WORKERS:
             self._workers.labels(name).set(getattr(workers, name) if workers else 0)
 
     def count_pass(self, cause: str, duration: float, latency: float | None) -> None:
-        """A pass was made: why, how long it took, and how long after the first report of a change (seconds)."""
+        """Count a pass: its cause, its duration, and the time since the first report of a change, in seconds."""
         self.passes.labels(cause).inc()
         self.duration.observe(duration)
         self.last_pass.set_to_current_time()
@@ -140,11 +140,11 @@ class Telemetry:
             self.latency.observe(latency)
 
     def count_watch(self, events: int, overflows: int) -> None:
-        """The watcher's totals as of now."""
+        """Set the watcher's current totals."""
         self.watch_events.inc(events - self._events)
         self.watch_overflows.inc(overflows - self._overflows)
         self._events, self._overflows = events, overflows
 
     def text(self) -> str:
-        """The exposition text of all this (Prometheus text format 0.0.4)."""
+        """Return the exposition of these metrics (Prometheus text format 0.0.4)."""
         return generate_latest(self.registry).decode()

@@ -9,7 +9,7 @@ _SPECIAL = re.compile(r'[\\"\n]')
 
 
 def escaped(value: str) -> str:
-    """`value` as it stands between the quotes of a label."""
-    if not value.isascii():  # a file's name may be any bytes; one that is no UTF-8 must not cost everybody the scrape
+    """Return `value` as written between the quotes of a label."""
+    if not value.isascii():  # file names may be any bytes; invalid UTF-8 must not break the scrape
         value = value.encode("utf-8", "backslashreplace").decode("utf-8")
     return value.translate(_ESCAPES) if _SPECIAL.search(value) else value

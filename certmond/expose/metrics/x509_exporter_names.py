@@ -1,7 +1,7 @@
-"""The metrics of x509-certificate-exporter beside certmond's own, for whoever has rules and dashboards made for it.
+"""The metrics of x509-certificate-exporter beside certmond's own, for existing rules and dashboards.
 
-Owns those names and labels, as its versions 3 and 4 have them for files and kubeconfigs (its internal/collector.go and
-docs/metrics.md). It tells what certmond found and looks at nothing itself. Only where the configuration asks for it.
+Owns these names and labels, as in versions 3 and 4 for files and kubeconfigs (its internal/collector.go and
+docs/metrics.md). Exports certmond's assessment, and reads no file. Active only where the configuration enables it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _FAMILIES = (
 
 @dataclass(frozen=True, slots=True)
 class _Series:
-    """One certificate: its labels, which name it, and a line for each family."""
+    """One certificate: its labels, which identify it, and a line for each metric."""
 
     labels: str
     not_before: str
@@ -47,7 +47,7 @@ class _Series:
 
 @dataclass(frozen=True, slots=True)
 class _Rendered:
-    """What one verdict comes to, up to the second `until`, at which a certificate ends."""
+    """The lines of one status, valid until the second `until`, at which a certificate ends."""
 
     status: CertificateStatus
     file: str
@@ -57,14 +57,14 @@ class _Rendered:
 
 
 class Compatible:
-    """Keeps what it rendered of each verdict, as `render.Renderer` does."""
+    """Renders these metrics, and keeps the lines of each status."""
 
     def __init__(self) -> None:
         self._version = version("certmond")
         self._kept: dict[tuple[str, str], _Rendered] = {}
 
     def text(self, assessment: Assessment) -> str:
-        """The exposition text. Each certificate of a file stands there once, whatever refers to it."""
+        """Return the exposition text. Each certificate of a file is in it once, however many entries refer to it."""
         now, before = int(assessment.taken_at.timestamp()), self._kept
         self._kept = kept = {}
         found: dict[str, _Series] = {}
@@ -97,7 +97,7 @@ class Compatible:
 
 
 def _rendered(status: CertificateStatus, now: int) -> _Rendered:
-    """The certificate with the rest of its file, and those that a kubeconfig trusts."""
+    """Return the lines of the certificate, of the others in its file, and of those that a kubeconfig trusts."""
     seen, series, until = status.seen, list[_Series](), float("inf")
     own = seen.certificates if not status.stale else (status.certificate,) if status.certificate else ()
     holders = [(seen.path, seen.holder, own)]
@@ -136,10 +136,10 @@ def _names(certificate: Certificate) -> str:
 
 
 def _parts(name: str) -> dict[str, str]:
-    """The first of each attribute and the last CN, as Go has them (crypto/x509/pkix, FillFromRDNSequence)."""
+    """Return the first of each attribute and the last CN, as Go does (crypto/x509/pkix, FillFromRDNSequence)."""
     try:
         attributes = list(x509.Name.from_rfc4514_string(name))
-    except ValueError:  # an attribute that has no name of its own
+    except ValueError:  # an attribute without a name
         return {}
     found: dict[str, str] = {}
     for attribute in attributes:

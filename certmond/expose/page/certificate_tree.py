@@ -1,4 +1,4 @@
-"""The page's picture of the certificates: trust anchors with what chains to them, each with its life as a bar.
+"""The page's tree of certificates: each trust anchor with its leaves, and a bar for the life of each.
 
 Owns that markup, and that of the services. Pure, standard library only.
 """
@@ -18,7 +18,7 @@ _SERVED = {True: ("ok", "matches"), False: ("critical", "DIFFERS from"), None: (
 
 
 def tree(digest: Digest) -> str:
-    """The section with every trust anchor and its leaves."""
+    """Return the section with every trust anchor and its leaves."""
     if not digest.total:
         return section("chains", "Certificates", '<p class="empty">There is no certificate to show.</p>')
     legend = (
@@ -44,7 +44,7 @@ def _branch(branch: Branch, digest: Digest) -> str:
 
 
 def _row(entry: dict[str, Any], digest: Digest, heading: str = "span") -> str:
-    """One line that opens to the certificate's facts."""
+    """Return one line that expands to the certificate's facts."""
     state, words = _state(entry)
     life = Lifetime.of(entry, digest.taken_at)
     left = residual(entry["not_after"], digest.taken_at)
@@ -65,7 +65,7 @@ def _row(entry: dict[str, Any], digest: Digest, heading: str = "span") -> str:
 
 
 def _state(entry: dict[str, Any]) -> tuple[str, str]:
-    """The worst severity, and the reasons that are worse than for information, or those where nothing is worse."""
+    """Return the worst severity, and the reasons above info, or all where none is above."""
     found = entry["findings"]
     severities = {item["severity"] for item in found}
     serious = [item["reason"] for item in found if item["severity"] != "info"]
@@ -74,7 +74,7 @@ def _state(entry: dict[str, Any]) -> tuple[str, str]:
 
 
 def _tone(entry: dict[str, Any], life: Lifetime) -> str:
-    """The colour of a bar, which tells of time and of nothing else."""
+    """Return the color of a bar, which depends only on time."""
     late = any(item["severity"] == "critical" and item["reason"] in _LATE for item in entry["findings"])
     return "critical" if late else "due" if life.due else "ok"
 
@@ -125,7 +125,7 @@ def _served(at: dict[str, Any]) -> str:
 
 
 def services(digest: Digest) -> str:
-    """The section with who uses what, since when it runs, and whether it serves what the files have."""
+    """Return the section on services: the files that each uses, its start, and whether it serves their content."""
     if not digest.services:
         return section("services", "Services", '<p class="empty">No service is seen that uses a certificate.</p>')
     lines = ("".join(_service(each)) for each in digest.services.values())

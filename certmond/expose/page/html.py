@@ -1,4 +1,4 @@
-"""The small pieces of the page's HTML. Whatever comes from a file, a certificate or a message goes through `text`.
+"""Elements of the page's HTML. Every value from a file, a certificate or a message passes through `text`.
 
 Pure, standard library only.
 """
@@ -10,14 +10,16 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-# The module `html` would do, but brings the names of all characters: memory, in a process that has little.
+# The module `html` would load the names of all characters, and this process must stay small.
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
 _NO_FRAGMENT = re.compile(r"[^A-Za-z0-9./-]")
 
 
 def text(value: object) -> str:
-    """A value as text of an element or of a quoted attribute. What cannot be seen, or turns the direction of what
-    follows, is written as an escape: subjects and file names are anybody's choice.
+    """Return a value as the text of an element or of a quoted attribute.
+
+    Invisible characters, and those that change the direction of text, are escaped: users choose subjects and file
+    names.
     """
     plain = str(value)
     if not plain.isprintable():
@@ -26,12 +28,12 @@ def text(value: object) -> str:
 
 
 def identity(entry: dict[str, Any]) -> str:
-    """The fragment of a certificate: the same in every rendering, and fit for an attribute."""
+    """Return the fragment of a certificate: the same in every rendering, and valid in an attribute."""
     return "c-" + _NO_FRAGMENT.sub(lambda each: f"_{ord(each[0]):x}_", f"{entry['name']}:{entry['path']}")
 
 
 def moment(value: str | None, style: str = "minute") -> str:
-    """A time of the documents (RFC 3339, UTC) as people read it: its day, or up to the minute or second."""
+    """Return a time of the documents (RFC 3339, UTC) as markup, with its day, minute or second."""
     if value is None:
         return "never"
     instant = datetime.fromisoformat(value)
@@ -42,22 +44,22 @@ def moment(value: str | None, style: str = "minute") -> str:
 
 
 def mark(state: str) -> str:
-    """The sign of a state: a shape of its own for each, beside the word that says it."""
+    """Return the symbol of a state: a distinct shape, beside the word for it."""
     return f'<span class="mark {text(state)}" aria-hidden="true"></span>'
 
 
 def section(name: str, title: str, *parts: str) -> str:
-    """A landmark with its heading."""
+    """Return a landmark with its heading."""
     head = f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>'
     return "\n".join((head, *parts, "</section>\n"))
 
 
 def items(kind: str, lines: Iterable[str], name: str = "") -> str:
-    """A list (`ul` or `ol`) of what is already markup."""
+    """Return a list (`ul` or `ol`) of markup."""
     named = f' class="{name}"' if name else ""
     return f"<{kind}{named}>\n" + "".join(f"<li>{line}</li>\n" for line in lines) + f"</{kind}>"
 
 
 def count(number: int, one: str, many: str = "") -> str:
-    """`1 warning`, `2 warnings`, `no warnings`."""
+    """Return `1 warning`, `2 warnings`, `no warnings`."""
     return f"{number:,} {one}" if number == 1 else f"{number or 'no':{',' if number else ''}} {many or one + 's'}"

@@ -1,8 +1,8 @@
-"""What the page shows of `status.json`: read certificate by certificate, and never more of them than a page can hold.
+"""The part of `status.json` that the page shows, read one certificate at a time.
 
-Owns the choice: every finding is counted and the worst are shown; of the certificates those that have a finding, then
-those that end first. Ten thousand take ten megabytes of JSON, and are never in memory all at once. Pure: bytes in, a
-value out; standard library only.
+Owns the selection: every finding is counted and the worst are shown, then the certificates with a finding, then those
+that end first. Ten thousand certificates are ten megabytes of JSON, and are never in memory at the same time. Pure:
+bytes in, a value out; standard library only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 ROWS, FINDINGS, NAMES = 2500, 200, 12
-"""The most certificates and findings on a page, and the most certificates that are named for one service."""
+"""The limits of certificates and findings on a page, and of certificates named for one service."""
 RANKS = ("critical", "warning", "info")
 
 _DECODER = json.JSONDecoder()
@@ -27,7 +27,7 @@ Entry = dict[str, Any]
 
 
 class Found(NamedTuple):
-    """A finding, and the certificate that it is about; None where it is about none."""
+    """A finding, and the certificate that it is about, or None."""
 
     severity: str
     reason: str
@@ -36,7 +36,7 @@ class Found(NamedTuple):
 
 
 class Service:
-    """What is seen of one service, over all certificates that it uses or serves."""
+    """The observed state of one service, over all certificates that it uses or serves."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -49,9 +49,9 @@ class Service:
 
 
 class Branch:
-    """A trust anchor and what chains to it. `head` is its own entry; None where the anchor is in no file of its own.
+    """A trust anchor and its leaves. `head` is its own entry, or None where the anchor is in no separate file.
 
-    `hidden` certificates are below it for which the page has no room.
+    `hidden` is the number of leaves without room on the page.
     """
 
     def __init__(self, sha256: str | None, title: str) -> None:
@@ -62,8 +62,9 @@ class Branch:
 
 
 class Digest:
-    """A status document (schema 1) in the order in which the page tells it. Raises ValueError, LookupError or
-    TypeError for what is no such document.
+    """A status document (schema 1) in the page's order.
+
+    Raises ValueError, LookupError or TypeError for another document.
     """
 
     def __init__(self, document: bytes) -> None:
@@ -86,26 +87,26 @@ class Digest:
 
     @property
     def next_event(self) -> Entry | None:
-        """What `forecast` has next; None where nothing is, or an older daemon says none."""
+        """Return the next event of the forecast; None without one, or from an older daemon."""
         found: Entry | None = self._members.get("next_event")
         return found
 
     @property
     def total(self) -> int:
-        """How many certificates there are."""
+        """Return the number of certificates."""
         return self.names.total()
 
     @property
     def worst(self) -> str | None:
-        """The severity of the gravest finding."""
+        """Return the severity of the worst finding."""
         return next((rank for rank in RANKS if self.severities[rank]), None)
 
     def shows(self, entry: Entry) -> bool:
-        """Whether the page has room for a certificate that a finding is about."""
+        """Return whether the page has room for the certificate of a finding."""
         return id(entry) in self._shown
 
     def _seen(self, entries: Iterable[Entry]) -> Iterator[tuple[int, Entry]]:
-        """Every certificate with its place in the catalogue, counted as it goes by."""
+        """Yield every certificate with its place in the catalogue, and count it."""
         for place, entry in enumerate(entries):
             self.names[entry["name"]] += 1
             self._below[entry["trust_anchor"]] += 1
@@ -117,7 +118,7 @@ class Digest:
         for item in findings:
             self.severities[item["severity"]] += 1
             self.findings.append(Found(item["severity"], item["reason"], item["message"], entry))
-        if len(self.findings) > 10 * FINDINGS:  # what is certainly not shown is not kept
+        if len(self.findings) > 10 * FINDINGS:  # drops what is certainly not shown
             self.findings = heapq.nsmallest(FINDINGS, self.findings, key=lambda found: RANKS.index(found.severity))
 
     def _note_services(self, entry: Entry) -> None:
@@ -138,13 +139,13 @@ class Digest:
         return self.services.setdefault(name, Service(name))
 
     def _grown(self, entries: list[Entry]) -> list[Branch]:
-        """The tree: a branch for each trust anchor in the order of the catalogue, and last what chains to none."""
+        """Return a branch for each trust anchor in the catalogue's order, and last what chains to none."""
         branches: dict[str | None, Branch] = {}
         files: dict[tuple[str, str], Branch] = {}
         for anchor in self._members["trust_anchors"]:
             branch = branches.setdefault(anchor["sha256"], Branch(anchor["sha256"], anchor["name"]))
             files.setdefault((anchor["name"], anchor["path"]), branch)
-        once = {(entry["name"], entry["path"]): entry for entry in entries}  # a series, a row: the same identity
+        once = {(entry["name"], entry["path"]): entry for entry in entries}  # one row for each identity
         for entry in once.values():
             own = files.get((entry["name"], entry["path"]))
             if own and own.head is None:
@@ -160,7 +161,7 @@ class Digest:
 
 
 def _urgency(placed: tuple[int, Entry]) -> tuple[int, str]:
-    """The smaller, the less the page may do without it: anchors, findings by severity, then what ends first."""
+    """Return the sort key: anchors first, then findings by severity, then the certificates that end first."""
     entry = placed[1]
     if entry["trust_anchor"] and entry["trust_anchor"] == entry["sha256"]:
         return -1, ""
@@ -169,7 +170,7 @@ def _urgency(placed: tuple[int, Entry]) -> tuple[int, str]:
 
 
 def _walk(text: str, members: Entry) -> Iterator[Entry]:
-    """The elements of `certificates`, one after the other; every other member of the object goes to `members`."""
+    """Yield the elements of `certificates`, one at a time. Every other member of the object goes to `members`."""
     at = _between(text, text.index("{") + 1)
     while text[at] != "}":
         name, at = _DECODER.raw_decode(text, at)

@@ -1,8 +1,8 @@
-"""The page at `/`: the two documents that the daemon renders, as one HTML text that needs nothing else.
+"""The page at `/`: the daemon's two documents as one self-contained HTML text.
 
-Owns the page's markup, and the policy by which a browser runs no script and applies no style but its own. It works
-without JavaScript; the script only asks whether there is another rendering, and puts that in place. All that is shown
-is text (`markup.text`). Pure: bytes in, text out; standard library only, because the process that listens imports it.
+Owns the page's markup, and the policy with which a browser runs only its own script and style. The page works without
+JavaScript: the script only fetches a newer rendering and inserts it. Every value is escaped (`html.text`). Pure: bytes
+in, text out; standard library only, because the HTTP server imports it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from certmond.expose.page.model import RANKS, Digest, Found
 
 STYLE, SCRIPT = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
 STEPS = 50
-"""The most steps of a plan that are shown."""
+"""The limit of steps of a plan on the page."""
 LINKS = {
     "metrics": "metrics", "status": "api/v1/status", "activity": "api/v1/activity", "health": "healthz",
     "readiness": "readyz",
@@ -49,8 +49,8 @@ VERSION = f"{zlib.crc32(f'{STYLE}{SCRIPT}'.encode()):08x}"
 
 @cache
 def policy() -> str:
-    """The Content-Security-Policy: this script, this style, this origin, and nothing else."""
-    # Five megabytes, for whom somebody looks at.
+    """Return the Content-Security-Policy, which permits only this script, this style and this origin."""
+    # Imported late: the library takes five megabytes, which are only needed for the page.
     from hashlib import sha256  # noqa: PLC0415
 
     script, style = (b64encode(sha256(each.encode()).digest()).decode() for each in (SCRIPT, STYLE))
@@ -61,8 +61,9 @@ def policy() -> str:
 
 
 def page(status: bytes, activity: bytes | None, halted: str | None, tag: str) -> str:
-    """The whole page. `halted` says why what is shown may be old; `tag` names this rendering. Raises ValueError,
-    LookupError or TypeError for a document that is not the daemon's.
+    """Return the whole page. `halted` is why it may be outdated, and `tag` names this rendering.
+
+    Raises ValueError, LookupError or TypeError for a document that is not the daemon's.
     """
     digest = Digest(status)
     doing: dict[str, Any] = json.loads(activity) if activity else {"plan": None, "rotation": None, "events": []}
@@ -86,7 +87,7 @@ def page(status: bytes, activity: bytes | None, halted: str | None, tag: str) ->
 
 
 def empty(reason: str) -> str:
-    """The page as long as there is nothing to show, and why."""
+    """Return the page for an empty state, with the reason."""
     header = '<header><p class="brand">certmond</p><h1>Nothing to show yet</h1></header>'
     body = f'{header}\n<main id="main"><p>{text(reason)}</p></main>'
     return _shell("certmond", "warning", "", body)

@@ -1,1 +1,1 @@
-"""DER, and the limits of keys."""
+"""DER, and limits of keys."""

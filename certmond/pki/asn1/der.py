@@ -1,6 +1,6 @@
-"""DER (ITU-T X.690): the values in an encoding.
+"""Reader of DER values (ITU-T X.690).
 
-Owns tags and lengths, and nothing of their meaning. Each function takes any bytes.
+Owns tags and lengths, without their meaning. Each function accepts any bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from certmond.errors import MalformedError
 
 
 class Value(NamedTuple):
-    """One DER value in `data`: its first tag byte, where it starts, where its content starts, and where it ends."""
+    """One DER value in `data`: its first tag byte, its start, the start of its content, and its end."""
 
     data: bytes
     tag: int
@@ -31,7 +31,7 @@ class Value(NamedTuple):
         return self.data[self.start : self.end]
 
     def values(self) -> Iterator[Value]:
-        """The values that a constructed value consists of. Raises MalformedError where the content is not values."""
+        """Yield the values in a constructed value. Raises MalformedError if the content is not a sequence of values."""
         at = self.content_start
         while at < self.end:
             value = read_value(self.data, at, self.end)
@@ -42,8 +42,8 @@ class Value(NamedTuple):
 def read_value(data: bytes, at: int = 0, end: int | None = None) -> Value:
     """Return the DER value at `at`, which must end at `end` or before.
 
-    Raises MalformedError for a length that is not the shortest form (X.690, 10.1), for an indefinite length, for a tag
-    number above 30, and for a value that goes beyond `end`. Go's cryptobyte refuses the same.
+    Raises MalformedError for a length that is not in the shortest form (X.690, 10.1), and for an indefinite length.
+    Also raises it for a tag number above 30, and for a value that goes beyond `end`. Go's cryptobyte refuses the same.
     """
     end = len(data) if end is None else end
     if end - at < 2:
@@ -65,12 +65,12 @@ def read_value(data: bytes, at: int = 0, end: int | None = None) -> Value:
 
 
 def leading_value(data: bytes) -> bytes:
-    """The first DER value of `data`, without what follows it; `data` itself where its length field makes no sense."""
+    """Return the SEQUENCE at the start of `data`, or `data` if it starts otherwise, or if the SEQUENCE is cut off."""
     return data[: _content(data, 0)[1]] if len(data) >= 2 and data[0] == 0x30 else data
 
 
 def _content(data: bytes, at: int) -> tuple[int, int]:
-    """Where the content of the value at `at` begins, and where it ends."""
+    """Return the start and the end of the content of the value at `at`."""
     size, begin = data[at + 1], at + 2
     if size & 0x80:
         begin += size & 0x7F

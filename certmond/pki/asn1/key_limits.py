@@ -1,7 +1,7 @@
-"""Limits of what is handed to a library: the kind and size of a key are read from the DER first, in linear time.
+"""Limits for data that is passed to a library: kind and size of a key, read from the DER in linear time.
 
-Owns the numbers, and the sentences with them. A library works on a key for as long as the numbers in it ask for: on a
-DSA key of 10,000 bits for half a second. What is no DER raises MalformedError as well.
+Owns the limits and their messages. The time that a library works on a key depends on its numbers: half a second for a
+DSA key of 10,000 bits. Bytes that are not DER raise MalformedError as well.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from certmond.errors import LimitError, MalformedError
 from certmond.pki.asn1.der import Value, read_value
 
 MAX_RSA_BITS = 16_384
-"""Of every number of an RSA key. OpenSSL uses no larger modulus (OPENSSL_RSA_MAX_MODULUS_BITS)."""
+"""Limit of every number of an RSA key. OpenSSL uses no larger modulus (OPENSSL_RSA_MAX_MODULUS_BITS)."""
 MAX_RSA_EXPONENT_BITS = 64
-"""Of the public exponent, as OpenSSL has it for large moduli (OPENSSL_RSA_MAX_PUBEXP_BITS)."""
+"""Limit of the public exponent, as in OpenSSL for large moduli (OPENSSL_RSA_MAX_PUBEXP_BITS)."""
 MAX_DSA_BITS, MAX_DSA_ORDER_BITS = 3_072, 256
-"""Of the modulus of a DSA key, and of its order and private number (FIPS 186-4, 4.2)."""
+"""Limits of the modulus of a DSA key, and of its order and private number (FIPS 186-4, 4.2)."""
 MAX_EC_BITS = 1_024
-"""Of the private number of a key on an elliptic curve. The largest that OpenSSL has is of 571 bits."""
+"""Limit of the private number of a key on an elliptic curve. OpenSSL's largest has 571 bits."""
 MAX_SERIAL_BITS = 8_192
-"""Of a serial number. RFC 5280, 4.1.2.2, allows 160."""
+"""Limit of a serial number. RFC 5280, 4.1.2.2, allows 160 bits."""
 
 _INTEGER, _OCTETS, _SEQUENCE = 0x02, 0x04, 0x30
 _RSA = frozenset(map(bytes.fromhex, ("2a864886f70d010101", "2a864886f70d010107", "2a864886f70d01010a")))
 """rsaEncryption, id-RSAES-OAEP, id-RSASSA-PSS (RFC 4055)."""
 _DSA = frozenset(map(bytes.fromhex, ("2a8648ce380401", "2b0e03020c")))
 _DH = frozenset(map(bytes.fromhex, ("2a864886f70d010301", "2a8648ce3e0201")))  # PKCS #3 and X9.42
-_SMALL = 300  # bytes: a shorter public key costs little, whatever its numbers are
+_SMALL = 300  # bytes: a shorter public key costs little with any numbers
 _PRIVATE_FIELDS, _DSA_FIELDS, _MOST = (
     4,
     6,
@@ -40,7 +40,7 @@ _LENGTHS = {
     bytes.fromhex("2b6570"): ("Ed25519", 32),
     bytes.fromhex("2b6571"): ("Ed448", 57),
 }
-"""RFC 8410: the kinds of keys that have one length, in bytes."""
+"""Kinds of keys with one length, in bytes (RFC 8410)."""
 
 
 def check_serial(serial: int) -> None:
@@ -50,13 +50,14 @@ def check_serial(serial: int) -> None:
 
 
 def check_request(der: bytes) -> None:
-    """Raise LimitError where the key of a certificate request exceeds a limit (RFC 2986, 4.1)."""
+    """Raise LimitError if the key of a certificate request exceeds a limit (RFC 2986, 4.1)."""
     check_public_key(_values(_values(read_value(der), 1)[0], 3)[2].encoded)
 
 
 def check_public_key(der: bytes) -> None:
-    """Raise LimitError where a public key exceeds a limit: a SubjectPublicKeyInfo (RFC 5280, 4.1.2.7), or an RSA
-    key alone (RFC 8017, A.1.1).
+    """Raise LimitError if a public key exceeds a limit.
+
+    The key is a SubjectPublicKeyInfo (RFC 5280, 4.1.2.7) or an RSA key alone (RFC 8017, A.1.1).
     """
     if len(der) <= _SMALL:
         return
@@ -67,15 +68,17 @@ def check_public_key(der: bytes) -> None:
     algorithm, key = _values(fields[0], 1), fields[1].content[1:]  # without the count of unused bits
     kind = algorithm[0].content
     if kind in _RSA:
-        _check_rsa(_values(read_value(key), 2, 2))  # Go passes over what follows the two numbers
+        _check_rsa(_values(read_value(key), 2, 2))  # Go ignores data after the two numbers
     elif kind in _DSA:
         _check_dsa(algorithm, [read_value(key)], [])
     _check_kind(kind, key)
 
 
 def check_private_key(der: bytes) -> None:
-    """Raise LimitError where a private key exceeds a limit: PKCS #8 (RFC 5958), PKCS #1 (RFC 8017, A.1.2), SEC 1
-    (RFC 5915), or OpenSSL's form of a DSA key. Of one that is encrypted nothing is known.
+    """Raise LimitError if a private key exceeds a limit.
+
+    The key is PKCS #8 (RFC 5958), PKCS #1 (RFC 8017, A.1.2), SEC 1 (RFC 5915), or OpenSSL's form of a DSA key. Does not
+    check an encrypted key.
     """
     fields = _values(read_value(der), 2)
     if fields[0].tag == _SEQUENCE:
@@ -111,7 +114,7 @@ def _check_kind(kind: bytes, key: bytes) -> None:
 
 
 def _check_rsa(numbers: list[Value]) -> None:
-    """Behind a version, a private key begins as a public one: with the modulus and the public exponent."""
+    """Check the numbers. After a version, a private key begins as a public one: with modulus and public exponent."""
     for number in numbers:
         _check_bits("an RSA modulus or exponent", number, MAX_RSA_BITS)
     public = numbers if len(numbers) < _PRIVATE_FIELDS else numbers[1:]
@@ -119,7 +122,7 @@ def _check_rsa(numbers: list[Value]) -> None:
 
 
 def _check_dsa(algorithm: list[Value], large: list[Value], small: list[Value]) -> None:
-    """The parameters p, q and g stand behind the algorithm's name (RFC 3279, 2.3.2)."""
+    """Check the numbers. The parameters p, q and g follow the algorithm's name (RFC 3279, 2.3.2)."""
     parameters = _values(algorithm[1], 0) if len(algorithm) > 1 else []
     for number in (*parameters[:1], *parameters[2:], *large):
         _check_bits("a DSA modulus", number, MAX_DSA_BITS)
@@ -138,7 +141,7 @@ def _too_large(what: str, bits: int, most: int) -> str:
 
 
 def _values(value: Value, least: int, most: int = _MOST) -> list[Value]:
-    """The first `most` values that `value` consists of. Raises MalformedError for fewer than `least`."""
+    """Return the first `most` values in `value`. Raises MalformedError for fewer than `least`."""
     found = [*islice(value.values(), most)]
     if len(found) < least:
         raise MalformedError("the DER value has too few values in it")

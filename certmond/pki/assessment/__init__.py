@@ -1,1 +1,1 @@
-"""The rules, and their application to what was observed."""
+"""Rules, and the assessment of an observed node by them."""

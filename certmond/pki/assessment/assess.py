@@ -1,8 +1,7 @@
-"""What the node's certificates amount to at one instant: every verdict, and when the next one changes by itself.
+"""Assessment of the node's certificates at one instant: every verdict, and the time of the next change.
 
-Owns the joining of observation, paths and policy into an `Assessment`. Pure: time is an argument, and the previous
-assessment is one too, so that nothing is judged again whose bytes, anchors and hour did not change, and so that a file
-that went bad keeps its last good certificate beside the finding.
+Combines observations, paths and rules into an `Assessment`. Pure: the time and the previous assessment are arguments.
+The previous assessment supplies the verdicts for unchanged inputs, and the last good certificate of a file that broke.
 """
 
 from __future__ import annotations
@@ -31,17 +30,17 @@ from certmond.pki.x509.path_building import PathSearch, Question, Searching, fin
 RENEW_BEFORE = timedelta(days=30)
 _EXTENDED = frozenset({"server auth", "client auth"})
 
-_CHANGES_AT = attrgetter("changes_at")  # in a loop over ten thousand, that counts
+_CHANGES_AT = attrgetter("changes_at")  # the lookup is measurable in a loop over ten thousand statuses
 
 Anchors = tuple[Certificate, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class CertificateStatus:
-    """The verdict on one certificate. `certificate` is the last good one where the file is bad now (`stale`).
+    """The verdict on one certificate. `certificate` is the last good one if the file is bad now (`stale`).
 
-    `issuers` are the present certificates of the CA that would sign its successor. `basis` is what that could be
-    derived from; None where the origin was not looked up. `damage` says since when its files hold no whole pair.
+    `issuers` are the present certificates of the CA that would sign its successor. `basis` has the sources of that
+    successor, or None if its origin was not checked. `damage` has the time since when its files hold no complete pair.
     """
 
     seen: Observation
@@ -68,13 +67,13 @@ class CertificateStatus:
 
     @property
     def severity(self) -> Severity | None:
-        """The worst that stands, or None where nothing does."""
+        """The highest severity of the findings, or None without findings."""
         return worst(self.findings)
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a verdict comes from, besides the observation and the time."""
+    """Inputs of a verdict besides the observation and the time."""
 
     facts: Mapping[str, str]
     renew_before: timedelta
@@ -100,12 +99,12 @@ class Assessment:
 
     @cached_property
     def changes_at(self) -> datetime | None:
-        """The next instant at which time alone changes a verdict; None where none ever does."""
+        """The next instant at which a verdict changes with time, or None."""
         return min(filter(None, map(_CHANGES_AT, self.statuses)), default=None)
 
     @property
     def waits_until(self) -> datetime | None:
-        """When the last mismatch of a pair that may be half written is reported; None where none is waited for."""
+        """When certmond reports the last mismatch of a pair that may be half written, or None without such a pair."""
         waits = (status.mismatch.waits_until for status in self.statuses if status.mismatch)
         return max(filter(None, waits), default=None)
 
@@ -119,7 +118,7 @@ class Assessment:
 
     @property
     def loose_findings(self) -> Iterator[Finding]:
-        """Findings that are about no certificate."""
+        """The findings of key pairs, which have no certificate."""
         return (item for status in self.statuses if status.seen.spec.kind is Kind.KEY_PAIR for item in status.findings)
 
     @cached_property
@@ -128,7 +127,7 @@ class Assessment:
 
 
 def worst(findings: Iterable[Finding]) -> Severity | None:
-    """The highest severity among `findings`."""
+    """Return the highest severity among `findings`, or None."""
     return max((item.severity for item in findings), key=lambda severity: severity.rank, default=None)
 
 
@@ -143,12 +142,13 @@ def assess(
     searching: Searching = find_all,
     waits: bool = True,
 ) -> Assessment:
-    """Judge everything in `inventory` at `now` (aware, UTC).
+    """Assess all observations of `inventory` at `now` (aware, UTC).
 
-    `previous` saves work and remembers the last good certificate of a file that went bad; it changes no other verdict.
-    `renewed` says when certmond itself has put a certificate in place, by its SHA-256. `around` is what runs and is
-    served; None where nobody looked. `searching` answers what is asked about paths, as `find_all` does. `waits` says
-    that a mismatch of certificate and key is reported only once no writer can be between the two files any more.
+    `previous` saves work and supplies the last good certificate of a file that broke. It changes no other verdict.
+    `renewed` has the time at which certmond installed a certificate, by its SHA-256. `around` has the running services
+    and what they serve, or None if they were not observed. `searching` searches paths, as `find_all` does. With
+    `waits`, a mismatch of certificate and key is reported only after the time that a writer needs between the two
+    files.
     """
     terms = Terms(inventory.facts, renew_before, _anchors(inventory.observations), renewed or {}, around, waits)
     same_terms = previous is not None and (previous.facts, previous.renew_before) == (inventory.facts, renew_before)
@@ -158,7 +158,7 @@ def assess(
         kept.get(id(seen)) or _look_at(seen, terms, now, before=known.get(seen.identity), same_terms=same_terms)
         for seen in inventory.observations
     ]
-    # All paths before all verdicts: signatures and policy drive each other out of the processor's caches.
+    # All paths before all verdicts: signatures and rules evict each other from the processor's caches.
     asked = [each.question for each in looked if isinstance(each, _Unjudged) and each.search is None]
     found = iter(searching(asked))
     statuses = tuple(
@@ -171,8 +171,9 @@ def assess(
 
 
 def _kept(previous: Assessment | None, terms: Terms, now: datetime) -> dict[int, CertificateStatus]:
-    """The verdicts that stand without being looked at, by the `id` of their observation: where nothing has changed but
-    files, and the time of none has come, that is all but those of the files.
+    """Return the verdicts that are valid without a check, by the `id` of their observation.
+
+    Without a change of the terms, and before the next change with time, only new observations need a check.
     """
     if previous is None or previous.terms != terms or now < previous.taken_at:
         return {}
@@ -182,7 +183,7 @@ def _kept(previous: Assessment | None, terms: Terms, now: datetime) -> dict[int,
 
 
 def _anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
-    """The trust anchors that each authority of the catalogue holds, by its name."""
+    """Return the trust anchors of each authority in the catalogue, by its name."""
     found: dict[str, list[Certificate]] = {}
     for seen in observations:
         if seen.spec.authority:
@@ -191,8 +192,8 @@ def _anchors(observations: Iterable[Observation]) -> dict[str, Anchors]:
 
 
 class _Unjudged(NamedTuple):
-    """A certificate to be judged: what is asked about its paths, with the answer where that still stands, and what else
-    is news of it.
+    """A certificate without a verdict yet: its question about paths, the previous answer if still valid, and other
+    inputs.
     """
 
     seen: Observation
@@ -208,17 +209,17 @@ class _Unjudged(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _extended(usages: tuple[str, ...]) -> frozenset[str]:
-    """Those of a row that are extended: one object for all of its certificates."""
+    """Return the extended usages among `usages`, as one object for all certificates of an entry."""
     return _EXTENDED.intersection(usages)
 
 
 def _look_at(
     seen: Observation, terms: Terms, now: datetime, *, before: CertificateStatus | None, same_terms: bool
 ) -> CertificateStatus | _Unjudged:
-    """The verdict where there is nothing to judge, as it still holds or there is no certificate; else what to judge."""
+    """Return the verdict if it is still valid or there is no certificate, otherwise the inputs of a new one."""
     anchors, around = terms.anchors, terms.around
     own = _anchors_of(seen, anchors)
-    told = not own and any(name in anchors for name in seen.spec.ca)  # those entries say why they have no certificate
+    told = not own and any(name in anchors for name in seen.spec.ca)  # their own findings report missing certificates
     embeddable = anchors.get(seen.spec.embedded_ca, ()) if seen.spec.embedded_ca else ()
     renewed_at = terms.renewed.get(seen.certificates[0].sha256) if seen.certificates else None
     presence = around.presence(seen, renewed_at) if around else NOWHERE
@@ -300,9 +301,9 @@ def _news_of(before: CertificateStatus) -> tuple[bool, datetime | None, Presence
 def _still_holds(
     before: CertificateStatus, seen: Observation, anchors: Anchors, embeddable: Anchors, now: datetime
 ) -> bool:
-    """Nothing that the verdict came from has changed, and the hour has not come either.
+    """Return whether no input of the verdict has changed and the time of its next change has not come.
 
-    `is` costs nothing and is enough: the store hands out the same observation until its file changes.
+    A comparison with `is` suffices: the observer returns the same object until its file changes.
     """
     return (
         before.seen is seen
@@ -314,7 +315,7 @@ def _still_holds(
 
 
 def _anchors_of(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
-    """The anchors that it may chain to. An authority is its own; with no `ca` named, the file proves itself."""
+    """Return the anchors of its paths. An authority is its own anchor; without `ca`, the anchors come from the file."""
     if seen.spec.authority:
         return seen.certificates[:1]
     if not seen.spec.ca:
@@ -328,7 +329,7 @@ def _anchors_of(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
 
 
 def _issuers_of(seen: Observation, anchors: Mapping[str, Anchors]) -> Anchors:
-    """The present certificates of the CA that would sign it: the first of its entry, and never one of its own file."""
+    """Return the present certificates of the CA that would sign it: the first in its entry, and none of its file."""
     return next((found for name in seen.spec.ca if name != SELF and (found := anchors.get(name))), ())
 
 
@@ -348,7 +349,7 @@ def _absent(
     issuers: Anchors,
     facts: Mapping[str, str],
 ) -> CertificateStatus:
-    """There is no certificate to judge: the faults speak, and the last good one is kept for its dates."""
+    """Return the verdict without a certificate: the faults of its files, and the dates of the last good one."""
     last = before.certificate if before else None
     known = last_issued(last, (*issuers, *anchors)) if presence.salvage else None
     said = (*about_files(seen), *about_key_pair(seen), *about_services(presence, now))
@@ -379,7 +380,7 @@ def _capped(seen: Observation, findings: tuple[Finding, ...]) -> tuple[Finding, 
 
 
 def _next_change(case: Case, others: Iterable[datetime | None]) -> datetime | None:
-    """The first instant after now at which time alone may change what is said of this certificate."""
+    """Return the first instant after `now` at which the findings or the renewal may change with time, or None."""
     certificate, paths = case.certificate, case.search.paths
     instants = [certificate.not_before, case.renew_at, critical_point(certificate), certificate.expires_at]
     instants += filter(None, others)

@@ -1,7 +1,7 @@
-"""What is broken of an entry's files, and what puts them right: a generation of the archive, or a new certificate.
+"""Damaged files of an entry, and their repair: a generation of the archive, or a new certificate.
 
-Owns which entries certmond puts right by itself, which generation comes back, and what a certificate says that is
-issued without a predecessor. When that is done is `pki.plan`'s. Pure: what the archive has is an argument (`Salvage`).
+Owns which entries certmond repairs, which generation it restores, and the contents of a certificate without a
+predecessor. `pki.planning` decides when. Pure: `Salvage` has the contents of the archive.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from certmond.pki.signing.template import Template, Terms, first
 from certmond.pki.x509.certificate import Certificate, names_in
 from certmond.pki.x509.path_building import find_paths
 
-_WITH_A_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the key of the CA on this node
+_WITH_A_KEY = frozenset({LOCAL, "kubeadm"})  # signers that need the key of the CA on this node
 _REPAIRED = frozenset({Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET})
 _BROKEN = frozenset({Reason.MISSING, Reason.MALFORMED})
 
 
 def damage(seen: Observation) -> str | None:
-    """Return what is wrong with the files of an entry, in a clause; None where they hold a certificate and its key, and
-    where certmond does not put them right: trust anchors, patterns, files that cannot be read or are not wanted.
+    """Return what is wrong with the files of an entry, as a clause. None if they hold a certificate and its key.
+
+    Also None for files that certmond does not repair: trust anchors, patterns, unreadable files, and unwanted files.
     """
     spec, faults = seen.spec, [fault for fault in seen.faults if fault.reason in _BROKEN]
     if spec.kind not in _REPAIRED or spec.authority or spec.is_glob or spec.password_file or seen.name != spec.name:
@@ -34,7 +35,7 @@ def damage(seen: Observation) -> str | None:
     if not seen.wanted or any(fault.reason is Reason.UNREADABLE for fault in seen.faults):
         return None
     if spec.kind is Kind.KUBECONFIG and not seen.renewable:
-        return None  # what it refers to has an entry of its own
+        return None  # the file that it refers to has a separate entry
     if not seen.certificates:
         return faults[0].detail if faults else None
     if seen.key_path is None or spec.key_optional:
@@ -45,7 +46,7 @@ def damage(seen: Observation) -> str | None:
 
 
 def is_whole(seen: Observation) -> bool | None:
-    """Return whether the files hold a certificate and its key; None where that cannot be told."""
+    """Return whether the files hold a certificate and its key, or None if that is unknown."""
     if damage(seen):
         return False
     return True if seen.certificates else None
@@ -59,7 +60,7 @@ def generation(
     known: Certificate | None,
     under: Certificate | None = None,
 ) -> tuple[str, Certificate] | None:
-    """Return the newest good generation that may come back by itself, with its certificate; None where none may.
+    """Return the newest good generation that certmond may restore by itself, with its certificate, or None.
 
     `known` is the last certificate of these files that their CA signed; None where it is not remembered. A generation
     has no more than that one. Where that is not known, or what certmond put in place last is neither that one nor in
@@ -90,7 +91,7 @@ def new_template(
     seen: Observation, salvage: Salvage, terms: Terms, *, signer: str, authority: Observation | None,
     known: Certificate | None = None, siblings: Iterable[Certificate] = (),
 ) -> Template | str:  # fmt: skip
-    """Return what a certificate says that only the entry decides, or why there is none: a clause, and the remedy.
+    """Return a certificate whose contents only the entry decides, or the reason against it: a clause, and the remedy.
 
     `signer` is the kind of its signer. Of several accepted subjects, the one decides that was there last: `known` had
     it, or what certmond put in place last; where the two differ, the first of them in the entry. Else the certificates
@@ -120,8 +121,9 @@ def new_template(
 def lost_names(
     seen: Observation, template: Template, former: Sequence[Certificate], issuers: Sequence[Certificate]
 ) -> str:
-    """Return the names that the newest of the `former` certificates of this CA had and the template has not, joined;
-    "" where there are none: a server would lose clients that reach it by one of these.
+    """Return the names that the newest of the `former` certificates of this CA had and the template lacks, joined.
+
+    Return "" for a certificate of a client: only a server loses clients that connect to a missing name.
     """
     mine = [each for each in former if is_issued(each, (), issuers)]
     newest = max(mine, key=lambda each: each.not_after, default=None)
@@ -133,7 +135,7 @@ def lost_names(
 
 
 def unknown_names(seen: Observation, facts: Mapping[str, str]) -> list[str]:
-    """Return the names of the entry with a fact that the node does not tell at this moment."""
+    """Return the names of the entry that contain a fact which is unknown on the node now."""
     return [name for name in seen.spec.names if expand(name, facts) is None]
 
 
@@ -150,7 +152,7 @@ def remedy(seen: Observation, salvage: Salvage, facts: Mapping[str, str], *, kno
 
 
 def obstacle(seen: Observation, signer: str, authority: Observation | None) -> str | None:
-    """Return why nothing signs a new certificate of this entry, a clause with the remedy; None where something does."""
+    """Return why no signer signs a new certificate of this entry, a clause with the remedy, or None."""
     spec = seen.spec
     if spec.renewed_by:
         return f"it is not renewed by certmond but by {spec.renewed_by}"

@@ -1,6 +1,6 @@
-"""The policy for files themselves: what reading them met, who may read or write them, and whether two keys are a pair.
+"""Rules for files: faults of reading them, their permissions, and whether two keys are a pair.
 
-Owns these rules and the sentence of each, as `checks` does for certificates.
+Owns these rules and their messages, as `rules` does for certificates.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _OF_DAMAGE = frozenset({Reason.MISSING, Reason.MALFORMED, Reason.KEY_MISSING, Re
 
 
 def about_files(seen: Observation) -> Iterator[Finding]:
-    """Findings about the files themselves: what reading them met, and who may read or write them."""
+    """Yield the findings about files: faults of reading them, modes and owners."""
     for fault in seen.faults:
         yield found_in(fault)
     for permissions in seen.permissions:
@@ -56,7 +56,7 @@ def about_damage(
 
 
 def _too_open(permissions: Permissions, spec: CertificateSpec) -> Iterator[Finding]:
-    # Where the catalogue names no mode for a certificate, only writing by others is too much: it is public.
+    # Without a mode in the catalogue, a certificate may be readable by all users, and writable only by its owner.
     allowed = spec.key_mode if permissions.secret else 0o755 if spec.mode is None else spec.mode
     if excess := permissions.mode & ~allowed & 0o777:
         readable = permissions.secret and excess & 0o004
@@ -69,7 +69,7 @@ def _too_open(permissions: Permissions, spec: CertificateSpec) -> Iterator[Findi
 
 
 def about_key_pair(seen: Observation) -> Iterator[Finding]:
-    """The service-account keys: every API server must verify what every controller manager signs."""
+    """Check the service-account keys: every API server must verify what every controller manager signs."""
     if seen.spec.kind is not Kind.KEY_PAIR or seen.public_key is None:
         return
     if seen.key is None and not seen.key_unknown and not seen.spec.key_optional:

@@ -1,7 +1,7 @@
-"""What a hook is told: which findings it knows of, which stand, and what of that it has still to hear.
+"""Events that a hook receives: the findings that it knows, those that are open, and the difference.
 
-Owns that decision, as values: nobody is run here, and time is an argument. A hook that was told of everything that
-stands, and of everything that stands no more, has nothing to hear, whatever happened in between.
+Owns that decision, as values. It runs no hook, and time is an argument. A hook that received each open finding and each
+end of a finding needs no further event, whatever happened in between.
 """
 
 from __future__ import annotations
@@ -16,14 +16,18 @@ from certmond.pki.catalog.field_types import Instant
 from certmond.pki.findings import Severity
 
 Key = tuple[str, str, str, str]
-"""Certificate, path, reason, severity: what makes one finding, as in the journal. One that gets graver is another."""
+"""Certificate, path, reason, severity: the identity of a finding, as in the journal. A higher severity is a new
+finding.
+"""
 Told = Mapping[Key, "Notice"]
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One finding, as a hook is told of it. `at` is when it was first seen to stand; `told_at` when the hook was told
-    last, None for never. `reason` is text: what an older version remembers may be none of ours.
+    """One finding, as a hook receives it.
+
+    `at` is when the finding was first observed. `told_at` is when the hook last received it, None for never. `reason`
+    is text, because the state of an older version may have a reason that this version does not have.
     """
 
     certificate: str
@@ -41,13 +45,13 @@ class Notice:
 
     @property
     def subject(self) -> tuple[str, str, str]:
-        """What a receiver may have in mind as one thing, however severe it is."""
+        """The subject of the finding for a receiver that ignores the severity."""
         return self.certificate, self.path, self.reason
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """One run of a hook: what it is to be told."""
+    """One run of a hook, with its event."""
 
     event: Literal["raised", "cleared"]
     notice: Notice
@@ -58,7 +62,7 @@ class Due:
 
 
 def standing(assessment: Assessment, at_least: Severity) -> dict[Key, Notice]:
-    """The findings that stand, no less severe than `at_least`; of several of one subject the gravest."""
+    """Return the open findings of at least the severity `at_least`; of several for one subject, the most severe."""
     found: dict[tuple[str, str, str], Notice] = {}
     for status in assessment.statuses:
         end = status.certificate.not_after if status.certificate else None
@@ -75,9 +79,10 @@ def standing(assessment: Assessment, at_least: Severity) -> dict[Key, Notice]:
 
 
 def wanted(found: Told, told: Told, before: Told, most: int) -> dict[Key, Notice]:
-    """What of `found` the hook is to know, `most` at most: what it was told of, then the gravest of the rest.
+    """Return the findings that the hook should know, at most `most`: first those that it received.
 
-    What was wanted `before` keeps the instant at which it was first seen.
+    The most severe of the others follow. A finding that was wanted `before` keeps the time at which it was first
+    observed.
     """
     kept = {key: notice for key, notice in found.items() if key in told}
     rest = sorted((notice for key, notice in found.items() if key not in told), key=_gravest_first)
@@ -88,11 +93,11 @@ def wanted(found: Told, told: Told, before: Told, most: int) -> dict[Key, Notice
 def due(
     want: Told, told: Told, now: datetime, *, settled: bool, at: datetime, repeat: timedelta | None = None
 ) -> Iterator[Due]:
-    """What the hook has to be told, in this order: what is cleared, what is raised, what it may have forgotten.
+    """Yield the events for the hook in this order: cleared findings, new findings, repeats.
 
-    Nothing is cleared before the node is `settled`: what runs and is served has been looked at. `at` is what a clearing
-    is dated. While one severity of a subject has to be cleared, no other is raised, so that a receiver which knows
-    subjects only ends with what is true.
+    Nothing is cleared before the node is `settled`: the services and their endpoints were observed. `at` is the time of
+    a clearing. A finding is not raised before another severity of its subject is cleared. So a receiver that ignores
+    the severity ends in the right state.
     """
     gone = [notice for key, notice in told.items() if key not in want]
     if settled:
@@ -102,13 +107,13 @@ def due(
     yield from (Due("raised", notice) for notice in sorted(fresh, key=_gravest_first))
     if repeat:
         for key, notice in told.items():
-            # A clock that was set back must not make it wait for as long as it was wrong.
+            # A clock that was set back must not delay the repeat by its error.
             if key in want and not (notice.told_at and notice.told_at <= now < notice.told_at + repeat):
                 yield Due("raised", notice)
 
 
 def next_repeat(told: Told, repeat: timedelta) -> datetime | None:
-    """When the first of what was told is to be told again; None where there is nothing."""
+    """Return the time of the next repeat, or None."""
     return min((notice.told_at + repeat for notice in told.values() if notice.told_at), default=None)
 
 

@@ -1,11 +1,11 @@
-"""Since when a certificate and its key do not match: the wait for a writer that is not done yet.
+"""Mismatch of a certificate and its key over time, with the wait for a writer that replaces both files.
 
 Owns that memory from pass to pass, as a value. The wait counts from the first look that sees the mismatch, and ends
 `wait` later, however often the files change meanwhile; before a repair, from their last change. Only a pair that has
 matched for `wait` without a break begins a new wait: a pair that matches at times is reported all the time.
 
-Two questions are asked so. A certificate and a key of two pairs are reported after `WAIT`; nothing else that is wrong
-with a file waits to be reported. Files that hold no whole pair, for whatever reason, are put right after `REPAIR_WAIT`.
+Two conditions use it. certmond reports a certificate and a key of two pairs after `WAIT`, and repairs files without a
+complete pair after `REPAIR_WAIT`. Other faults of files have no wait.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from certmond.pki.findings import Finding, Reason
 WAIT = timedelta(seconds=2)
 """How long a certificate and a key that do not match may be two halves of one change."""
 REPAIR_WAIT = timedelta(seconds=10)
-"""How long files that hold no whole pair may be written by somebody: a program that pauses, or a person who types. What
-runs has its certificates in memory meanwhile."""
+"""How long a program, or an operator at a terminal, may take to write a complete pair. Running services have their
+certificates in memory meanwhile.
+"""
 
 REPAIR_REST = timedelta(minutes=2)
 """How long files that keep changing are let be at most, besides the wait."""
@@ -46,12 +47,14 @@ class Mismatch:
 
     @property
     def waits_until(self) -> datetime | None:
-        """When a mismatch that is not reported yet will be; None where there is nothing to wait for."""
+        """When the mismatch will be reported, or None if it is reported or the pair matches."""
         return None if self.reported or self.matching_since else self.since + self.wait
 
     @property
     def changes_at(self) -> datetime | None:
-        """When time alone changes what is reported: the end of the wait, or of the time in which the pair matches."""
+        """When the reported state changes with time: the end of the wait, or of the period for which the pair must
+        match.
+        """
         return self.matching_since + self.wait if self.matching_since else self.waits_until
 
 
@@ -66,7 +69,7 @@ def mismatch_of(
     wait: timedelta = WAIT,
     rest: timedelta | None = None,
 ) -> Mismatch | None:
-    """Return what is known of a mismatch at `now`; None where there is none, or none any more.
+    """Return the mismatch at `now`, or None without one.
 
     `matches` is None where certificate or key cannot be read. `before` is what was known at the look before. At the
     `first` look, the mismatch began when the files changed (`changed_at`): unknown or in the future, it is reported at
@@ -95,7 +98,7 @@ def _matching(before: Mismatch | None, now: datetime) -> Mismatch | None:
 
 
 def settled(findings: Iterable[Finding], mismatch: Mismatch | None, case: Case) -> Iterator[Finding]:
-    """The findings, without a mismatch that may be a writer's, and with one that was reported a moment ago."""
+    """Yield the findings, without a mismatch that may be a writer's, and with one that ended less than the wait ago."""
     for item in findings:
         if item.reason is not Reason.KEY_MISMATCH or (mismatch and mismatch.reported):
             yield item

@@ -1,6 +1,6 @@
-"""The last renewal or repair of a certificate that certmond tried: its outcome, and when the next one may follow.
+"""The last attempt to renew or repair a certificate: its outcome, and the earliest time of the next one.
 
-Owns these pauses. The state directory remembers attempts (`state/renewals`).
+Owns the pauses between attempts. `state.renewals` stores them.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 MIN_INTERVAL = timedelta(hours=1)
-"""A certificate is not renewed again by itself so soon after it was."""
+"""Minimum time between two automatic renewals of a certificate."""
 IN_A_ROW = timedelta(hours=2)
-"""A repair so soon after the one before is of what comes back: the pauses between them grow."""
+"""A repair within this time after the previous one is a repeat: the pauses between repeats grow."""
 FIRST_RETRY, LAST_RETRY = timedelta(minutes=1), timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """The last renewal of a certificate that was tried: when, and with what outcome (`failures` in a row since).
+    """The last attempt to renew a certificate: its time, its outcome, and the number of `failures` in a row.
 
     `sha256` is what the last successful one put in place, `ends_at`, `common_name` and `subject` are the end, the
     common name and the subject of that, and `issued_at` is when it was, where that was an earlier attempt. `restored`
     says that it came from the archive, not from a signer.
 
-    `repaired_at` is when files of the entry that were not as they must be were put right last, and `repairs` how often
-    in a row: that is counted apart, as it says nothing of renewals.
+    `repaired_at` is the time of the last repair of damaged files. `repairs` counts repairs in a row, separately from
+    renewals.
     """
 
     at: datetime
@@ -43,12 +43,12 @@ class Attempt:
 
     @property
     def put_in_place_at(self) -> datetime:
-        """When the certificate `sha256` was."""
+        """When the certificate `sha256` was installed."""
         return self.issued_at or self.at
 
     @property
     def retry_at(self) -> datetime:
-        """The earliest instant for the next one."""
+        """The earliest time of the next attempt."""
         if self.wait_until is not None:
             return self.wait_until
         if self.failures:
@@ -57,13 +57,13 @@ class Attempt:
 
     @property
     def repair_pause(self) -> tuple[datetime, datetime] | None:
-        """Since when, and until when, the last repair or failure keeps the next one waiting; None where none does."""
+        """The start and the end of the pause before the next repair, or None."""
         if self.failures or self.wait_until is not None:
             return self.at, self.retry_at
         return (self.repaired_at, self.repaired_at + _pause(self.repairs)) if self.repaired_at else None
 
     def repaired(self, before: Attempt | None) -> Attempt:
-        """Return this attempt as one that has put files right, at its own time, after the attempt `before`."""
+        """Return this attempt as a repair at its own time, after the attempt `before`."""
         in_a_row = before and before.repaired_at and timedelta() <= self.at - before.repaired_at < IN_A_ROW
         return replace(self, repaired_at=self.at, repairs=(before.repairs if before and in_a_row else 0) + 1)
 
@@ -74,7 +74,7 @@ class Attempt:
         )
 
     def after(self, before: Attempt | None) -> Attempt:
-        """Return this attempt, which put nothing in place, with what is remembered of those `before`."""
+        """Return this attempt, which installed nothing, with certificate and repairs of the attempt `before`."""
         if before is None:
             return self
         kept = replace(self, repaired_at=before.repaired_at, repairs=before.repairs)
@@ -87,5 +87,5 @@ class Attempt:
 
 
 def _pause(times: int) -> timedelta:
-    """A minute, and twice as long each further time, up to an hour."""
+    """Return a minute, doubled for each further time, at most an hour."""
     return min(FIRST_RETRY * (1 << min(max(times, 1) - 1, 16)), LAST_RETRY)

@@ -1,7 +1,7 @@
-"""The policy: what a certificate of a Kubernetes node must fulfil, as a list that can be read aloud.
+"""Rules for the certificates of a Kubernetes node, as a list of checks.
 
-Owns each rule and the sentence that it says. A check gets one `Case` and yields findings; it never looks at another
-certificate's verdict. A fault is told once, where it is: a leaf is not blamed for what its CA's own entry reports.
+Owns each rule and its message. A check gets one `Case` and yields findings, without the verdict on any other
+certificate. One entry reports each fault: a leaf has no finding for a fault of its CA that the entry of the CA reports.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SEVERITIES = {
     Reason.RESTART_PENDING: Severity.WARNING,
     Reason.ROTATION_UNDER_WAY: Severity.INFO,
 }
-"""Whatever is not listed is critical: it stops a component, now or at its next start."""
+"""A reason that is not listed is critical: it stops a component, now or at its next start."""
 
 _REMEDIES = {
     Reason.UNREADABLE: "make it readable for root, or put the right file in its place",
@@ -50,12 +50,12 @@ _REMEDIES = {
     Reason.TRAILING_DATA: "it does no harm, but remove it",
     Reason.KEY_UNUSABLE: "write it as PEM, or issue the pair again",
 }
-"""What to do about a fault that does not say it itself."""
+"""Remedies for faults that have no remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """All that a check may look at: one certificate, where it was seen, its paths, its anchors, the node, the time."""
+    """Input of a check: one certificate, its files, its paths, its anchors, the facts of the node, and the time."""
 
     seen: Observation
     certificate: Certificate
@@ -79,7 +79,7 @@ class Case:
 
     @property
     def further_anchor(self) -> bool:
-        """It stands behind the first certificate of a bundle of trust anchors: the others do without it."""
+        """Whether it is not the first certificate of a bundle of trust anchors: the others are valid without it."""
         return self.spec.authority and self.seen.name != self.spec.name
 
 
@@ -87,19 +87,20 @@ Check = Callable[[Case], Iterator[Finding]]
 
 
 def finding(reason: Reason, message: str, severity: Severity | None = None) -> Finding:
-    """A finding with the severity that its reason usually has."""
+    """Return a finding with the given severity, or with the default severity of its reason."""
     return Finding(reason, severity or _SEVERITIES.get(reason, Severity.CRITICAL), printable(message))
 
 
 def found_in(fault: Fault) -> Finding:
-    """The finding that a fault of a file amounts to."""
+    """Return the finding for a fault of a file."""
     return finding(fault.reason, f"{fault.detail}; {fault.remedy or _REMEDIES[fault.reason]}")
 
 
 def renewal_point(certificate: Certificate, spec: CertificateSpec, default: timedelta) -> datetime:
-    """The instant from which the certificate is due: `renew_before` its end, or a third of its life if that is shorter.
+    """Return the renewal point: `renew_before` before the end, at most a third of the lifetime before it.
 
-    The kubelet renews its own at 70 to 90 % of the life, so that one is due only when the kubelet has failed.
+    For a certificate of the kubelet it is at most a tenth. The kubelet renews at 70 to 90 %, so the certificate is due
+    only after the kubelet has failed.
     """
     life = certificate.not_after - certificate.not_before
     share = life / 10 if spec.kind is Kind.KUBELET else life / 3
@@ -107,12 +108,12 @@ def renewal_point(certificate: Certificate, spec: CertificateSpec, default: time
 
 
 def critical_point(certificate: Certificate) -> datetime:
-    """The instant from which nearing the end is critical: the last 7 days, or tenth of the life if that is shorter."""
+    """Return the instant from which a near end is critical: the last 7 days, or a tenth of the lifetime if shorter."""
     return certificate.not_after - min(CRITICAL_WINDOW, (certificate.not_after - certificate.not_before) / 10)
 
 
 def expired(case: Case) -> Iterator[Finding]:
-    """The certificate, or an intermediate that its path needs, has ended (RFC 5280, 4.1.2.5: notAfter is included)."""
+    """Report the end of the certificate or of a CA of its path (RFC 5280, 4.1.2.5: notAfter is included)."""
     for link in _own_links(case):
         if case.now > link.not_after and case.further_anchor:
             message = (
@@ -124,7 +125,7 @@ def expired(case: Case) -> Iterator[Finding]:
 
 
 def not_yet_valid(case: Case) -> Iterator[Finding]:
-    """The certificate, or an intermediate that its path needs, is not valid yet: a clock is wrong, here or there."""
+    """Report that the certificate, or a CA of its path, is not valid yet, because a clock is wrong."""
     for link in _own_links(case):
         if case.now < link.not_before:
             yield finding(
@@ -135,7 +136,7 @@ def not_yet_valid(case: Case) -> Iterator[Finding]:
 
 
 def nearing_expiry(case: Case) -> Iterator[Finding]:
-    """The certificate has entered its renewal window."""
+    """Report that the certificate is in its renewal window."""
     if case.renew_at <= case.now <= case.certificate.not_after:
         late = case.now >= critical_point(case.certificate)
         remedy = "the kubelet should have rotated it: see its log" if case.spec.kind is Kind.KUBELET else _renew(case)
@@ -147,7 +148,7 @@ def nearing_expiry(case: Case) -> Iterator[Finding]:
 
 
 def still_due(case: Case) -> Iterator[Finding]:
-    """It is due, and renewing it is of no use: it just was renewed, or a new one would end with its CA as well."""
+    """Report a due certificate that a renewal does not help: it was just renewed, or it ends with its CA."""
     if not case.renew_at <= case.now <= case.certificate.not_after:
         return
     best = case.search.best
@@ -166,7 +167,7 @@ def still_due(case: Case) -> Iterator[Finding]:
 
 
 def outlives_ca(case: Case) -> Iterator[Finding]:
-    """The certificate ends after a CA of its path, so it will fail before its own date says so."""
+    """Report a certificate that ends after a CA of its path, and so fails before its own end."""
     best = case.search.best
     if best and len(best.certificates) > 1 and best.until < case.certificate.not_after and case.now <= best.until:
         issuer = min(best.certificates[1:], key=lambda link: link.not_after)
@@ -178,7 +179,7 @@ def outlives_ca(case: Case) -> Iterator[Finding]:
 
 
 def no_path(case: Case) -> Iterator[Finding]:
-    """No certification path leads to the trust anchor, for a reason that no other entry reports."""
+    """Report that no certification path leads to the trust anchor, for a reason that no other entry reports."""
     if case.search.paths or case.anchors_told:
         return
     if not case.anchors and case.spec.ca != (SELF,):
@@ -187,7 +188,7 @@ def no_path(case: Case) -> Iterator[Finding]:
         return
     if any(_told_elsewhere(case, why) for why in case.search.rejections):
         return
-    rank = {Refusal.BAD_SIGNATURE: 2, Refusal.NO_ISSUER: 1}  # the more a refusal knows, the more it tells
+    rank = {Refusal.BAD_SIGNATURE: 2, Refusal.NO_ISSUER: 1}  # a more specific refusal has a lower rank
     why = min(case.search.rejections, key=lambda why: rank.get(why.refusal, 0))
     yield finding(
         Reason.NO_PATH,
@@ -197,7 +198,7 @@ def no_path(case: Case) -> Iterator[Finding]:
 
 
 def ca_not_self_signed(case: Case) -> Iterator[Finding]:
-    """A trust anchor is signed by another CA."""
+    """Report a trust anchor that another CA has signed."""
     if case.spec.authority and not (case.certificate.self_issued and signed_by(case.certificate, case.certificate)):
         yield finding(
             Reason.CA_NOT_SELF_SIGNED,
@@ -207,7 +208,7 @@ def ca_not_self_signed(case: Case) -> Iterator[Finding]:
 
 
 def ca_not_ca(case: Case) -> Iterator[Finding]:
-    """A trust anchor does not say that it is a CA (RFC 5280, 4.2.1.9). Version 1 has no way to say it."""
+    """Report a trust anchor without CA:TRUE (RFC 5280, 4.2.1.9). A version 1 certificate cannot have it."""
     if case.spec.authority and not case.certificate.is_ca and case.certificate.version >= 3:
         yield finding(
             Reason.CA_NOT_CA,
@@ -217,7 +218,7 @@ def ca_not_ca(case: Case) -> Iterator[Finding]:
 
 
 def ca_cannot_sign(case: Case) -> Iterator[Finding]:
-    """A trust anchor has a keyUsage without keyCertSign (RFC 5280, 4.2.1.3). No keyUsage at all permits it."""
+    """Report a trust anchor with a keyUsage without keyCertSign (RFC 5280, 4.2.1.3). A CA without keyUsage can sign."""
     if case.spec.authority and not case.certificate.has_usage("cert sign"):
         yield finding(
             Reason.CA_CANNOT_SIGN,
@@ -227,7 +228,7 @@ def ca_cannot_sign(case: Case) -> Iterator[Finding]:
 
 
 def wrong_subject(case: Case) -> Iterator[Finding]:
-    """The subject is none of those that the catalogue accepts; to Kubernetes the subject is the identity."""
+    """Report a subject that the catalogue does not accept: for Kubernetes, the subject is the identity."""
     accepted = accepted_subjects(case.spec, case.facts)
     if accepted and not has_accepted_subject(case.certificate, accepted):
         yield finding(
@@ -237,14 +238,14 @@ def wrong_subject(case: Case) -> Iterator[Finding]:
 
 
 def wrong_usage(case: Case) -> Iterator[Finding]:
-    """A usage that its consumers ask for is not permitted."""
+    """Report a usage that its consumers require and the certificate does not permit."""
     lacking = () if case.spec.authority else lacking_usages(case.spec, case.certificate)
     if lacking:
         yield finding(Reason.WRONG_USAGE, f"{case.where} may not be used for {', '.join(lacking)}; reissue it")
 
 
 def missing_name(case: Case) -> Iterator[Finding]:
-    """A DNS name or IP address under which it is reached is not among its subjectAltNames."""
+    """Report a DNS name or IP address of the server that is missing in the subjectAltName extension."""
     if missing := missing_names(case.spec, case.facts, case.certificate.names):
         yield finding(
             Reason.MISSING_NAME,
@@ -253,7 +254,7 @@ def missing_name(case: Case) -> Iterator[Finding]:
 
 
 def key_missing(case: Case) -> Iterator[Finding]:
-    """The private key that belongs to it is not there."""
+    """Report that the private key of the certificate is missing."""
     seen = case.seen
     if seen.key_path and seen.key is None and not seen.key_unknown and not seen.spec.key_optional:
         yield finding(
@@ -263,7 +264,7 @@ def key_missing(case: Case) -> Iterator[Finding]:
 
 
 def key_mismatch(case: Case) -> Iterator[Finding]:
-    """The private key beside it is another one."""
+    """Report a private key that belongs to another certificate."""
     key = case.seen.key
     if key is not None and key.sha256 != case.certificate.key.sha256:
         yield finding(
@@ -274,7 +275,7 @@ def key_mismatch(case: Case) -> Iterator[Finding]:
 
 
 def embedded_ca_differs(case: Case) -> Iterator[Finding]:
-    """A kubeconfig trusts other CA certificates than the CA file holds."""
+    """Report a kubeconfig that trusts other CA certificates than those in the CA file."""
     wanted = frozenset(case.embeddable)
     for embedded in case.seen.embedded if wanted else ():
         given = frozenset(embedded.certificates)
@@ -289,7 +290,7 @@ def embedded_ca_differs(case: Case) -> Iterator[Finding]:
 
 
 def not_rotating_pem(case: Case) -> Iterator[Finding]:
-    """kubelet.conf does not refer to the PEM that the kubelet rotates: the next start will use stale credentials."""
+    """Report a kubelet.conf without the PEM that the kubelet rotates: its next start would use stale credentials."""
     if case.spec.kind is Kind.KUBELET and case.seen.refers_to is not None and case.seen.refers_to != case.where:
         instead = case.seen.refers_to or "embedded credentials"
         yield finding(
@@ -300,7 +301,7 @@ def not_rotating_pem(case: Case) -> Iterator[Finding]:
 
 
 def not_a_symlink(case: Case) -> Iterator[Finding]:
-    """The kubelet's current PEM is a plain file: the kubelet cannot rotate it any more."""
+    """Report that the kubelet's current PEM is a plain file, which the kubelet cannot rotate."""
     if case.seen.symlink is False:
         yield finding(
             Reason.NOT_A_SYMLINK,
@@ -310,7 +311,7 @@ def not_a_symlink(case: Case) -> Iterator[Finding]:
 
 
 def unexpected_chain(case: Case) -> Iterator[Finding]:
-    """The file holds more than its one certificate, or the certificate is not the first in it."""
+    """Report a file with more than its one certificate, or with another certificate first."""
     extra = len(case.seen.certificates) - 1
     if extra and not case.seen.leaf_first:
         yield finding(
@@ -327,10 +328,10 @@ def unexpected_chain(case: Case) -> Iterator[Finding]:
 
 
 def weak_key(case: Case) -> Iterator[Finding]:
-    """The key is shorter than RSA-2048 or P-256, or of a kind that Kubernetes' components do not take.
+    """Report a key that is shorter than RSA-2048 or P-256, or of a kind that Kubernetes does not support.
 
-    Go refuses RSA below 1,024 bits (crypto/rsa, checkKeySize), and its TLS every kind but these and P-224
-    (crypto/tls, signatureSchemesForCertificate); it verifies what a CA with a key on P-224 has signed.
+    Go refuses RSA below 1,024 bits (crypto/rsa, checkKeySize). Its TLS refuses every kind but these and P-224
+    (crypto/tls, signatureSchemesForCertificate). It verifies what a CA with a key on P-224 has signed.
     """
     key = case.certificate.key
     least = {"RSA": 2048, "ECDSA": 256, "Ed25519": 256}.get(key.algorithm)
@@ -343,9 +344,9 @@ def weak_key(case: Case) -> Iterator[Finding]:
 
 
 def key_unusable(case: Case) -> Iterator[Finding]:
-    """Go reads the key of the certificate, and cannot use it: RSA over 8,192 bits, or with an exponent over 2³¹-1.
+    """Report a key that Go parses and cannot use: RSA over 8,192 bits, or with an exponent over 2³¹-1.
 
-    Go verifies what a CA with more bits has signed, and its TLS refuses the CA itself in a chain: a warning.
+    A CA with more bits is a warning: Go verifies what it has signed, but Go's TLS refuses the CA itself in a chain.
     """
     if why := unusable(case.certificate.key):
         large = case.spec.authority and case.certificate.key.bits > LARGEST_RSA
@@ -358,7 +359,9 @@ def key_unusable(case: Case) -> Iterator[Finding]:
 
 
 def weak_signature(case: Case) -> Iterator[Finding]:
-    """Signed with MD5 or SHA-1, which Go refuses; on a trust anchor nobody checks it, so that is for information."""
+    """Report a signature with MD5 or SHA-1, which Go refuses. On a trust anchor it is info, because Go does not verify
+    it.
+    """
     if case.certificate.signature_hash in WEAK_HASHES:
         yield finding(
             Reason.WEAK_SIGNATURE,
@@ -368,7 +371,7 @@ def weak_signature(case: Case) -> Iterator[Finding]:
 
 
 def nonpositive_serial(case: Case) -> Iterator[Finding]:
-    """The serial number is zero or negative (RFC 5280, 4.1.2.2 forbids it); kubeadm gave its CAs 0 before v1.27."""
+    """Report a serial number of zero or below (forbidden by RFC 5280, 4.1.2.2), as in CAs of kubeadm before v1.27."""
     if case.certificate.serial <= 0:
         yield finding(
             Reason.NONPOSITIVE_SERIAL,
@@ -401,15 +404,15 @@ POLICY: tuple[Check, ...] = (
     key_unusable,
     nonpositive_serial,
 )
-"""In the order in which a person should hear of them: what fails now, what will fail, what is untidy."""
+"""In the order of the report: what fails now, what will fail, what is untidy."""
 
 
 _OF_THE_ANCHOR = frozenset({Refusal.NOT_CA, Refusal.CANNOT_SIGN, Refusal.UNSUPPORTED, Refusal.UNKNOWN_CRITICAL})
-"""What an anchor is refused for by itself, whoever's path it ends."""
+"""Refusals of an anchor that do not depend on the path below it."""
 
 
 def _own_links(case: Case) -> tuple[Certificate, ...]:
-    """The certificate and the rest of the path that counts, but for an anchor that has an entry of its own."""
+    """Return the certificate and the rest of its best path, without an anchor that has a separate entry."""
     best = case.search.valid_at(case.now) or case.search.best
     if best is None:
         return (case.certificate,)
@@ -417,12 +420,12 @@ def _own_links(case: Case) -> tuple[Certificate, ...]:
 
 
 def _has_entry(case: Case, anchor: Certificate) -> bool:
-    """The anchor is another entry's; for one that only this file holds, nobody else speaks."""
+    """Return whether the anchor belongs to another entry. Otherwise it is checked with this file."""
     return SELF not in (case.spec.ca or (SELF,)) or anchor not in case.seen.certificates
 
 
 def _told_elsewhere(case: Case, why: Rejection) -> bool:
-    """The rejection is what another check says of this certificate, or what its anchor's own entry says."""
+    """Return whether another check of this certificate, or the entry of its anchor, reports the rejection."""
     if why.certificate.objections and why.certificate in case.seen.certificates:
         return True
     if why.certificate == case.certificate:
@@ -438,7 +441,7 @@ def _called(case: Case, link: Certificate) -> str:
 def _renew(case: Case) -> str:
     if case.spec.renewed_by:
         return f"it is renewed by {case.spec.renewed_by}"
-    return "rotate it" if case.spec.authority else "renew it"  # a CA is refused by `certmond renew`
+    return "rotate it" if case.spec.authority else "renew it"  # `certmond renew` refuses a CA
 
 
 def _day(instant: datetime) -> str:

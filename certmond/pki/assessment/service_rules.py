@@ -1,7 +1,6 @@
-"""The policy for what is not in a file: a certificate that is served, or held in memory, is the one on disk.
+"""Rules for running services: the certificate that a service serves, or has in memory, is the one on disk.
 
-Owns these rules and the sentence of each, as `checks` does for the files. What was seen, and what follows from it, is
-`holding`'s.
+Owns these rules and their messages, as `rules` does for files. `services.staleness` owns the evidence.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from certmond.pki.services.staleness import Presence, Stale
 
 
 def about_services(presence: Presence, now: datetime) -> Iterator[Finding]:
-    """What is wrong between the files of a certificate and those that use it."""
+    """Yield the findings about services whose certificate differs from its files."""
     yield from served_differs(presence, now)
     yield from handshake_refused(presence)
     yield from restart_pending(presence)
@@ -24,14 +23,14 @@ def about_services(presence: Presence, now: datetime) -> Iterator[Finding]:
 
 
 def turning_points(presence: Presence) -> Iterator[datetime]:
-    """The instants at which time alone makes it worse."""
+    """Yield the instants at which a finding becomes more severe with time."""
     for stale in presence.stale:
         if stale.ends_at:
             yield stale.ends_at - CRITICAL_WINDOW
 
 
 def served_differs(presence: Presence, now: datetime) -> Iterator[Finding]:
-    """An endpoint serves another certificate than its file has, and has had the time to read it."""
+    """Report an endpoint that serves another certificate than its file has, after the time that a reload takes."""
     for stale in presence.stale:
         if stale.reason is Reason.SERVED_DIFFERS and stale.due:
             soon = stale.ends_at is None or now >= stale.ends_at - CRITICAL_WINDOW
@@ -44,7 +43,7 @@ def served_differs(presence: Presence, now: datetime) -> Iterator[Finding]:
 
 
 def handshake_refused(presence: Presence) -> Iterator[Finding]:
-    """An endpoint of which the node says that it serves the certificate ends each handshake without any."""
+    """Report an endpoint of this certificate that ends each handshake without any certificate."""
     for refusing in presence.refusing:
         if refusing.due:
             at = refusing.at
@@ -54,14 +53,14 @@ def handshake_refused(presence: Presence) -> Iterator[Finding]:
 
 
 def restart_pending(presence: Presence) -> Iterator[Finding]:
-    """A process is older than a file that it does not read again."""
+    """Report a process that is older than a file that it does not reload."""
     for stale in presence.stale:
         if stale.reason is Reason.RESTART_PENDING and stale.due:
             yield finding(Reason.RESTART_PENDING, f"{stale.detail}; {_remedy(stale)}")
 
 
 def restart_failed(presence: Presence) -> Iterator[Finding]:
-    """A service was restarted for its sake and did not come up as it should."""
+    """Report a service that was restarted for this certificate and failed."""
     for message in presence.failures:
         yield finding(Reason.RESTART_FAILED, f"{message}; see its log, put another certificate there, or restart it")
 
@@ -71,7 +70,7 @@ def _remedy(stale: Stale) -> str:
 
 
 def no_longer_served(before: Iterable[Presence], after: Iterable[Presence]) -> Iterator[str]:
-    """Return a sentence for each endpoint that answered with a certificate `before`, and `after` with none."""
+    """Yield a sentence for each endpoint that served a certificate `before`, and serves no certificate `after`."""
     answered = {at.endpoint for presence in before for at in presence.served if at.sha256}
     silent = {at.endpoint: at for presence in after for at in presence.served if not at.sha256}
     for endpoint in sorted(answered & silent.keys(), key=str):

@@ -1,6 +1,6 @@
-"""The policy for what the CA's key does not sign: a certificate that is due, and has no successor.
+"""Rule for a due certificate whose successor the CA's key does not sign.
 
-Owns the sentence of that finding. What may be signed is decided by `signing_policy`.
+Owns the message of that finding. `signing.policy` decides what may be signed.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from certmond.pki.signing.template import Terms, successor
 
 
 def not_issued_by_ca(case: Case) -> Iterator[Finding]:
-    """The certificate is due, and neither its entry nor a certificate of the CA covers what a successor would say."""
+    """Report a due certificate if neither its entry nor a certificate of the CA covers the contents of a successor."""
     if case.basis is None or case.certificate.refused or case.certificate.not_before <= case.now < case.renew_at:
-        return  # of a certificate that is refused, its own finding says that it is not renewed
+        return  # a certificate that is refused has a separate finding about its renewal
     inherits = case.basis.predecessor is not None
     template = successor(case.certificate, case.spec, Terms(case.now, None, case.facts), inherits=inherits)
     denial = grant(template, fixed_by(case.spec, case.facts), case.basis)

@@ -1,1 +1,1 @@
-"""The entries of the catalogue, and what was observed of them."""
+"""Entries of the catalogue, and observations of their files."""

@@ -1,7 +1,7 @@
-"""Where a certificate is served, and what was seen there: values, handed from `host` to whoever compares.
+"""Endpoint of a service, and the observed certificate.
 
 Owns the text form of an endpoint, which is also its identity: `192.0.2.10:6443`, `[2001:db8::1]:2379`, and
-`api.example.com@192.0.2.10:6443` where the server is asked by a name. Never connects, and judges nothing.
+`api.example.com@192.0.2.10:6443` with a server name (SNI). Never connects, and makes no findings.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _TEXT = re.compile(r"(?:([^@]+)@)?(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):([0-9]{1,5}
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An address and port to connect to, and the name that the server is asked by (SNI), if any.
+    """An address and port to connect to, and the server name (SNI), if any.
 
-    However they are written, two endpoints that are the same are equal. Raises MalformedError for what nobody can
-    connect to: a name in place of the address, for then it is not sure whose certificate is seen; no address at all
-    ("0.0.0.0", "::"); a zone; a port out of range; and for an address as `server_name` (RFC 6066, section 3).
+    Equal endpoints compare equal in any notation. Raises MalformedError for an endpoint without a unique address: a
+    name in place of the address, no specific address ("0.0.0.0", "::"), or a zone. Also raises it for a port out of
+    range, and for an address as `server_name` (RFC 6066, section 3).
     """
 
     address: str
@@ -43,7 +43,7 @@ class Endpoint:
 
     @classmethod
     def parse(cls, text: str) -> Endpoint:
-        """The endpoint that `text` stands for. Raises MalformedError."""
+        """Return the endpoint of `text`. Raises MalformedError."""
         match = _TEXT.fullmatch(text)
         if not match:
             raise MalformedError(f"{text!r} is not an endpoint such as 192.0.2.10:6443 or [2001:db8::1]:6443")
@@ -57,7 +57,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The server's own certificate as it was presented, whatever it is worth: DER, the version of TLS, and when."""
+    """The server's certificate as presented, without validation: DER, the TLS version, and the time."""
 
     der: bytes = field(repr=False)
     version: str
@@ -65,14 +65,15 @@ class Served:
 
     @property
     def sha256(self) -> str:
-        """What to compare with `Certificate.sha256`."""
+        """The digest to compare with `Certificate.sha256`."""
         return hashlib.sha256(self.der).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Unserved:
-    """No certificate was presented. `reason` says what happened instead: "the connection was refused". A server that
-    `spoke_tls` took the connection and ended the handshake: it has no pair that it can use.
+    """The server presented no certificate. `reason` is what happened instead: "the connection was refused".
+
+    A server that `spoke_tls` accepted the connection and ended the handshake: it has no usable key pair.
     """
 
     reason: str

@@ -1,7 +1,7 @@
-"""The catalogue: which certificates a node should have, and what each must be. A new certificate is a new row.
+"""Catalogue: the certificates that a node should have, and their requirements. A new certificate is a new entry.
 
-The same schema serves the shipped profiles and the operator's `certificates:` list. Owns the models and the rules that
-hold within them; `config` reads them from YAML and joins profile and operator. Never looks at a node.
+The profiles in the package and the operator's `certificates:` list have the same schema. Owns the models and the rules
+within them. `config` reads them from YAML and merges profile and operator. Never reads a node.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from certmond.pki.catalog.field_types import (
 from certmond.pki.findings import Severity
 
 SELF = "self"
-"""In `ca`: the file's own self-signed certificate is the trust anchor (the kubelet's default serving certificate)."""
+"""In `ca`: the self-signed certificate in the file is the trust anchor (the kubelet's default serving certificate)."""
 
 DEFAULT_EXCLUDE = (
     ".*", "*.key", "*.csr", "*.pub", "*~", "*.bak", "*.old", "*.orig", "*.tmp", "*.rpmsave", "*.dpkg-*", "expired",
     "kubelet-client-????-??-??-??-??-??.pem", "kubelet-server-????-??-??-??-??-??.pem",
 )  # fmt: skip
-"""Names that a glob does not take up: keys, requests, backups, `pki/expired`, and the kubelet's retired PEM files."""
+"""Names that a glob skips: keys, requests, backups, `pki/expired`, and the kubelet's rotated PEM files."""
 
 
 class Kind(StrEnum):
@@ -182,17 +182,17 @@ class CertificateSpec(Model):
 
     @property
     def is_glob(self) -> bool:
-        """`path` stands for any number of files."""
+        """Whether `path` is a pattern for any number of files."""
         return has_wildcard(self.path)
 
     @property
     def is_trust(self) -> bool:
-        """Others must agree on it: a trust anchor, or the keys of service-account tokens."""
+        """Whether several nodes must agree on it: a trust anchor, or the keys of service-account tokens."""
         return self.authority or self.kind is Kind.KEY_PAIR
 
     @property
     def conditional(self) -> bool:
-        """The node's other files say whether it should be there."""
+        """Whether other files of the node decide that it should exist."""
         return bool(self.mentioned_in or self.belongs_with)
 
     @field_validator("key")
@@ -270,7 +270,7 @@ class ServiceSpec(Model):
 
     @property
     def changes_instance(self) -> bool:
-        """A new process takes the place of the old one when it takes up what is new."""
+        """Whether a new process replaces the old one when it reads new files."""
         return self.kind != "command" and self.means == "restart"
 
     @field_validator("means")
@@ -290,5 +290,5 @@ class ServiceSpec(Model):
 
 
 def anchors_first(specs: Iterable[CertificateSpec]) -> tuple[CertificateSpec, ...]:
-    """The rows with every authority before what it signs; otherwise in the given order."""
+    """Return the entries with every authority before the certificates that it signs, otherwise in the given order."""
     return tuple(sorted(specs, key=lambda spec: not spec.authority))

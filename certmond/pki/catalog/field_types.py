@@ -1,7 +1,7 @@
-"""The kinds of values that a row of the catalogue or the configuration can have: durations, modes, subjects, names.
+"""Types of values in the catalogue and the configuration: durations, modes, subjects, names.
 
-Owns their syntax, and the sentence that says what is wrong with one; and the node's facts that texts may use, as in
-`${node_name}`. What the values mean is for others.
+Owns their syntax, and the message for an invalid value. Owns the facts of the node that texts may contain, as in
+`${node_name}`.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _BATCH = re.compile(r"[1-9][0-9]{0,5}|(?:100|[1-9][0-9]?)%")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 FACTS = ("node_name", "advertise_address", "service_ip", "dns_domain", "control_plane_name")
-"""What `${…}` may stand for. `control_plane_name` is where clients reach the API server, as DNS:… or IP:…."""
+"""Names of the facts in `${…}`. `control_plane_name` is the name of the API server for clients, as DNS:… or IP:…."""
 
 
 def parse_duration(value: Any) -> Any:
-    """The timedelta that 30d, 12h or 1y6d means. Raises ValueError for anything else (pydantic then reports it)."""
+    """Return the timedelta of 30d, 12h or 1y6d. Raises ValueError for other values (pydantic then reports it)."""
     if isinstance(value, timedelta):
         return value
     match = _DURATION.fullmatch(value) if isinstance(value, str) and value else None
@@ -54,7 +54,7 @@ def parse_duration(value: Any) -> Any:
 
 
 def format_duration(value: timedelta) -> str:
-    """The inverse of `parse_duration`, without years: 5m, 30d, 1h30m."""
+    """Return the text of a duration as `parse_duration` reads it, without years: 5m, 30d, 1h30m."""
     rest, parts = value, []
     for unit, letter in zip(_UNITS[1:], "dhms", strict=True):
         count, rest = divmod(rest, unit)
@@ -63,7 +63,7 @@ def format_duration(value: timedelta) -> str:
 
 
 def _parse_mode(value: Any) -> Any:
-    # Always octal, whether it is written 0600, "0600", 600 or 0o600: that is what a mode means to a person.
+    # Always octal, whether written 0600, "0600", 600 or 0o600, as operators expect of a mode.
     if isinstance(value, str) and re.fullmatch(r"(0o?)?[0-7]{3}", value):
         return int(value[-3:], 8)
     if type(value) is not int:
@@ -130,7 +130,7 @@ def _health_address(text: str) -> str:
 
 
 def _usable(at: datetime) -> datetime:
-    """In UTC, and with a year to either end of the calendar: others count on from it."""
+    """Return the time in UTC. It must be a year away from both ends of the calendar, because other code adds to it."""
     if MINYEAR < at.year < MAXYEAR and MINYEAR < (utc := at.astimezone(UTC)).year < MAXYEAR:
         return utc
     raise ValueError("is no time at which anything was done")
@@ -165,13 +165,13 @@ def _count(value: Any) -> Any:
 
 
 def words(value: Any) -> Any:
-    if isinstance(value, str):  # split by nobody: there is no shell
+    if isinstance(value, str):  # no shell splits it
         raise ValueError("must be a list of the program and its arguments")  # noqa: TRY004  # pydantic takes no other
     return _many(value)
 
 
 class _OneOrMany:
-    """To an editor: one value, or a list of them."""
+    """JSON schema for an editor: one value, or a list of values."""
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         array = handler(core)
@@ -204,7 +204,7 @@ Batch = Annotated[
         {"type": ["integer", "string"], "minimum": 1, "maximum": 999_999, "pattern": f"^(?:{_BATCH.pattern})$"}
     ),
 ]
-"""How many at once: a number, or a percentage."""
+"""Number of workers at once: a number, or a percentage."""
 AbsolutePath = Annotated[str, AfterValidator(_absolute), Field(json_schema_extra={"pattern": "^/"})]
 Subject = Annotated[str, AfterValidator(_subject)]
 Usage = Annotated[str, AfterValidator(_usage), Field(json_schema_extra={"enum": sorted(USAGES)})]
@@ -217,18 +217,18 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 
 
 class Model(BaseModel):
-    """Strict and frozen: nothing is coerced, nothing unknown is let through, nothing changes afterwards."""
+    """Strict and frozen model: it converts no type, accepts no unknown field, and does not change."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", validate_default=True)
 
 
 def expand(text: str, facts: Mapping[str, str]) -> str | None:
-    """`text` with the node's facts filled in; None where a fact is not known, so that nothing is demanded of it."""
+    """Return `text` with the node's facts filled in, or None if a fact is unknown, so that nothing is required."""
     if any(variable not in facts for variable in _VARIABLE.findall(text)):
         return None
     return Template(text).safe_substitute(facts)
 
 
 def subject_attributes(text: str) -> frozenset[str]:
-    """The attributes of CN=a,O=b: subjects are compared by them, whatever their order (RFC 4514 escapes kept)."""
+    """Return the attributes of CN=a,O=b, for comparisons without their order (RFC 4514 escapes unchanged)."""
     return frozenset(part.strip() for part in re.split(r"(?<!\\)[,+]", text))

@@ -1,4 +1,4 @@
-"""What was seen on the node at one moment: values, handed from `host` to `assess`. Judges nothing, reads nothing."""
+"""Observation of the files of one entry at one time, as values. Makes no findings and reads no file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from certmond.pki.x509.certificate import Certificate, PublicKey
 
 @dataclass(frozen=True, slots=True)
 class Permissions:
-    """Who may read a file. `secret` says that it holds a private key; `owner` is "user:group", by name where known."""
+    """Permissions of a file. `secret` is True with a private key in it; `owner` is "user:group", by name if known."""
 
     path: str
     mode: int
@@ -23,9 +23,11 @@ class Permissions:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The CA certificates that a kubeconfig trusts, for the cluster of one context. `path` is the kubeconfig, and
-    `file` the one that it refers to, None where it has them itself. `cluster` is what that one is called. `others` says
-    that another user than root and the one who runs certmond can change the kubeconfig, or where its path leads.
+    """CA certificates that a kubeconfig trusts, for the cluster of one context.
+
+    `path` is the kubeconfig. `file` is the CA file that it refers to, or None if it embeds the certificates. `cluster`
+    is the name of the cluster. `others` is True if another user than root and the user of certmond can change the
+    kubeconfig, or the target of its path.
     """
 
     path: str
@@ -37,20 +39,20 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One certificate of the catalogue as found, or its absence.
+    """One certificate of the catalogue as observed, or its absence.
 
-    `certificates` has the judged one first, then the rest of its file's chain. `name` with `path` is unique. `key` is
-    None where no private key was found, and `key_unknown` says that one is there whose public half cannot be told
-    (encrypted, unreadable). `refers_to` is the file that kubelet.conf names as client certificate, "" where it embeds
-    one. `symlink` is None where that does not matter. `renewable` says that certmond can write such a file: PEM, or a
-    kubeconfig with its credentials embedded. `certificate_file` and `key_file` are where the two really are, whatever
-    symlinks or references lead there; None where that is not known. Where a symlink of another user than root leads to
-    a file that this user does not own, it is the path of the symlink: that file is none of this entry. `foreign_key`
-    says that `key_path` stands in a kubeconfig that other users can change: it is not counted as a file of this entry.
-    `holder` says of a kubeconfig whose it is: "user" or "cluster", and the name. `wanted` is False where no
-    other file of the node says any longer that this one should be there. `changed_at` is when the file of the
-    certificate or of the key changed last (ctime), or, of a file that is not there, its directory; a change of an inode
-    alone makes no other observation.
+    `name` with `path` is unique. In `certificates` the assessed one is first, then the rest of its file's chain. `key`
+    is None without a private key, and `key_unknown` is True if one exists whose public half is unknown (encrypted,
+    unreadable). `refers_to` is the file that kubelet.conf names as client certificate, "" if it embeds one. `symlink`
+    is None if it does not matter. `renewable` is True if certmond can write such a file: PEM, or a kubeconfig with
+    embedded credentials.
+
+    `certificate_file` and `key_file` are the files at the end of symlinks or references, or None if unknown. A symlink
+    of another user than root to a file that this user does not own is not followed: the path of the symlink is then the
+    file. `foreign_key` is True if `key_path` is from a kubeconfig that other users can change: it is not a file of this
+    entry. `holder` is the owner of a kubeconfig: "user" or "cluster", and the name. `wanted` is False if no other file
+    of the node refers to this one any longer. `changed_at` is the last change (ctime) of the file of the certificate or
+    of the key, or of the directory of a missing file. A change of only an inode makes no new observation.
     """
 
     name: str
@@ -78,33 +80,32 @@ class Observation:
 
     @property
     def identity(self) -> tuple[str, str]:
-        """What tells it from every other one, from pass to pass."""
+        """The identity of the observation from pass to pass."""
         return self.name, self.path
 
     @property
     def key_matches(self) -> bool | None:
-        """Whether the key belongs to the certificate; None where one of them is not known."""
+        """Whether the key belongs to the certificate, or None if one of them is unknown."""
         if self.key is None or not self.certificates:
             return None
         return self.key.sha256 == self.certificates[0].key.sha256
 
     @property
     def pair(self) -> tuple[str, str | None]:
-        """The files of certificate and key, in the one form that tells whether two entries have the same."""
+        """The files of certificate and key in a canonical form, to compare entries."""
         key = self.path if self.foreign_key else self.key_file or self.key_path
         return self.certificate_file or self.path, key
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What the node shows of the origin of one certificate.
+    """Origin of one certificate, as far as the node shows it.
 
-    `former` are former CAs of its entry. `ca_writers` says who, besides root and its own
-    entry's owner, can change the file of the present one.
-    `path_writers` says who, besides root and the entry's owner, can put another file in its place, `file_writers` who
-    can change the file; "" where only they can. `owner_writes` says that the entry's owner, who is not root, can do
-    either, and `possessed` that the key beside it signs for it. `later` are certificates that certmond put in its place
-    afterwards; `lost` says that the last of them is not kept.
+    `former` are old CAs of its entry. `ca_writers` are the users who can change the file of the present CA, except root
+    and the owner of its entry. `path_writers` can put another file in its place, and `file_writers` can change the
+    file, except root and the entry's owner; "" without such users. `owner_writes` is True if the entry's owner, who is
+    not root, can do either. `possessed` is True if the key beside it signs for it. `later` are certificates that
+    certmond installed in its place afterwards, and `lost` is True if the last of them is unknown.
     """
 
     former: tuple[Certificate, ...] = ()
@@ -119,7 +120,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Salvage:
-    """What the node has besides the files of an entry that are damaged, from which they can be made again.
+    """Sources for a repair of an entry's damaged files.
 
     `good` are the generations of the archive that are good now, newest first: each with its certificate. `kept` are the
     certificates of all generations, newest first. `last` is the SHA-256 of the certificate that certmond put in place
@@ -142,7 +143,7 @@ class Salvage:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Everything seen in one look. `facts` are what the node says of itself: node_name, service_ip, …"""
+    """All observations of one pass. `facts` are the node's: node_name, service_ip, …"""
 
     observations: tuple[Observation, ...]
     facts: Mapping[str, str] = field(default_factory=dict)

@@ -1,7 +1,7 @@
-"""What a row of the catalogue demands of a certificate on this node, with the node's facts filled in.
+"""Requirements of an entry for a certificate on this node, with the node's facts filled in.
 
-Owns the comparison of a certificate's subject, usages and names with those demands; `checks` says what is lacking,
-`issuance` adds it. A demand with a fact that the node cannot tell is not made.
+Owns the comparison of a certificate's subject, usages and names with them. `assessment.rules` reports what is missing,
+and `signing.template` adds it. A requirement with an unknown fact is skipped.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from certmond.pki.x509.certificate import Certificate
 
 
 def accepted_subjects(spec: CertificateSpec, facts: Mapping[str, str]) -> tuple[str, ...]:
-    """The subjects that are right, the one to issue first; none where it cannot be told whether another one is."""
+    """Return the accepted subjects, the one to issue first. Return none if a fact of any of them is unknown."""
     texts = tuple(text for text in (expand(subject, facts) for subject in spec.subject) if text)
     return texts if len(texts) == len(spec.subject) else ()
 
 
 def has_accepted_subject(certificate: Certificate, accepted: Iterable[str]) -> bool:
-    """Subjects are compared by their attributes, whatever the order."""
+    """Return whether the subject is accepted. Compares the attributes without their order."""
     return any(subject_attributes(text) == certificate.attributes for text in accepted)
 
 
 def lacking_usages(spec: CertificateSpec, certificate: Certificate) -> tuple[str, ...]:
-    """Usages that are asked for and not permitted. Key encipherment is asked of RSA keys only."""
+    """Return the required usages that are not permitted. Key encipherment is required of RSA keys only."""
     lacking = tuple(usage for usage in spec.usages if not certificate.has_usage(usage))
     if certificate.key.algorithm == "RSA":
         return lacking
@@ -34,7 +34,7 @@ def lacking_usages(spec: CertificateSpec, certificate: Certificate) -> tuple[str
 
 
 def missing_names(spec: CertificateSpec, facts: Mapping[str, str], names: Iterable[str]) -> tuple[str, ...]:
-    """Names that are asked for and not among `names`, each once."""
+    """Return the required names that are not among `names`, each once."""
     if not spec.names:
         return ()
     wanted = {_comparable(text): text for text in (expand(name, facts) for name in spec.names) if text}

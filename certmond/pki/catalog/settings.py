@@ -1,7 +1,6 @@
-"""What the configuration says of issuing: who signs, what is made from what, when to wait.
+"""Settings of the configuration for issuance: signers, derived files, holds, restarts, rotation, and `certmond init`.
 
-Owns these models and the rules that hold within them, as `catalog` does for certificates and services. Never looks at a
-node.
+Owns these models and the rules within them, as `entries` does for certificates and services. Never reads a node.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from certmond.pki.catalog.field_types import AbsolutePath, Batch, Count, Duratio
 from certmond.pki.findings import Severity
 
 LOCAL, NOBODY = "local", "none"
-"""In `signer`: the key of the certificate's CA on this node, which needs no entry; and that nothing is signed."""
+"""Values of `signer` without an entry: the key of the certificate's CA on this node, and no signer."""
 OWN_KEY = frozenset({"kubeadm"})
-"""Kinds of signers that make the key which they certify (cmd/kubeadm/app/phases/certs/renewal/filerenewal.go)."""
+"""Kinds of signers that create the key of the certificate (cmd/kubeadm/app/phases/certs/renewal/filerenewal.go)."""
 
 _DNS_NAME = re.compile(r"(\*\.)?(?=.{1,253}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 
@@ -33,7 +32,7 @@ def _address(text: str) -> str:
 
 
 def _canonical(text: str) -> str:
-    """An address as it can stand in a certificate: without the zone that means something on one host only."""
+    """Return an address as a certificate can have it: without a zone, which is valid on one host only."""
     if "%" in text:
         raise ValueError("must have no zone")
     return str(ip_address(text))
@@ -64,7 +63,7 @@ def _endpoint(text: str) -> str:
 
 
 def split_endpoint(text: str) -> tuple[str, int | None]:
-    """The host and the port, if there is one, of HOST, HOST:PORT, [IPv6] or [IPv6]:PORT. Raises ValueError."""
+    """Return host and optional port of HOST, HOST:PORT, [IPv6] or [IPv6]:PORT. Raises ValueError."""
     match = re.fullmatch(r"\[([^]]+)\](?::([0-9]{1,5}))?|([^:]+)(?::([0-9]{1,5}))?", text)
     if not match:
         raise ValueError("must be HOST or HOST:PORT, an IPv6 address in brackets")
@@ -329,7 +328,7 @@ class InitSpec(Model):
 
 
 def subject_alternative_name(host: str) -> str:
-    """A name or an address as "DNS:…" or "IP:…"."""
+    """Return a name or an address as "DNS:…" or "IP:…"."""
     try:
         return f"IP:{ip_address(host)}"
     except ValueError:

@@ -1,1 +1,1 @@
-"""What the crypto/x509 package of Go accepts."""
+"""Rules of Go's crypto/x509 and crypto/tls, as the components of Kubernetes apply them."""

@@ -1,7 +1,7 @@
-"""A certificate as Go reads it: crypto/x509.ParseCertificate of Go 1.24 (crypto/x509/parser.go), rule by rule.
+"""Certificates as Go parses them: crypto/x509.ParseCertificate of Go 1.24 (crypto/x509/parser.go), rule by rule.
 
-Owns the fields of a certificate's DER, and why Go, and so every component of Kubernetes, refuses to read it. The fields
-are also those of a certificate that Go refuses, where the encoding has them: its dates matter all the same. Pure.
+Owns the fields of a certificate's DER, and the reasons for which Go, and so every component of Kubernetes, refuses it.
+A refused certificate also has the fields that its encoding contains, because its dates matter anyway. Pure.
 """
 
 from __future__ import annotations
@@ -33,17 +33,19 @@ from certmond.pki.go.public_key import is_plain_public_key, parse_algorithm, req
 from certmond.pki.go.signature import Signature, signature_of
 
 _KEPT = 512
-"""Parts of a certificate up to this many octets are judged once for all certificates that have them."""
+"""Parts of a certificate up to this many octets are parsed once for all certificates that contain them."""
 _VERSION, _ISSUER_ID, _SUBJECT_ID, _EXTENSIONS = 0xA0, 0x81, 0x82, 0xA3
 _MOST_OBJECTIONS, _LONGEST_WORDS = 4, 240
-"""Of what Go refuses so much is kept: it may quote the certificate."""
+"""Limits of the stored objections, which may quote the certificate."""
 _VERSION_3 = b"\xa0\x03\x02\x01\x02"
 _ORDINARY_TIMES = re.compile(2 * rb"\x17\x0d(\d{6})((?:[01]\d|2[0-3])[0-5]\d[0-5]\d)Z")
 
 
 class Fields(NamedTuple):
-    """What the DER of a certificate says. `objections` has Go's words for all that it refuses; None of them, and Go
-    reads the certificate. `facts` are fields of `Certificate` that extensions fill.
+    """Fields in the DER of a certificate.
+
+    `objections` has Go's messages for all that it refuses; Go reads a certificate without any. `facts` are fields of
+    `Certificate` from extensions.
     """
 
     version: int
@@ -60,13 +62,13 @@ class Fields(NamedTuple):
 
 
 class _Reading:
-    """The values of one SEQUENCE in their order, and what Go says against them."""
+    """The values of one SEQUENCE in their order."""
 
     def __init__(self, data: bytes, at: int, end: int) -> None:
         self.data, self.at, self.end = data, at, end
 
     def next(self, tag: int, words: str) -> Value:
-        """The next value, which has this tag. Raises MalformedError(words)."""
+        """Return the next value, which must have this tag. Raises MalformedError(words)."""
         data, at = self.data, self.at
         if self.end - at > 1 and data[at] == tag and (size := data[at + 1]) < 0x80 and size <= self.end - at - 2:
             self.at = at + 2 + size
@@ -80,10 +82,10 @@ class _Reading:
 
 
 def parse_fields(der: bytes) -> Fields:
-    """Return the fields of the certificate that `der` is.
+    """Return the fields of the certificate `der`.
 
-    Raises MalformedError, with Go's words, where the encoding does not have the fields from version to validity, and
-    LimitError for a serial number that exceeds the limit.
+    Raises MalformedError, with Go's message, if the encoding lacks a field from version to validity. Raises LimitError
+    for a serial number that exceeds the limit.
     """
     objections = list[str]()
     whole = read(der, 0, len(der), SEQUENCE, "x509: malformed certificate")
@@ -153,20 +155,20 @@ def _times(encoded: bytes) -> tuple[datetime, datetime]:
         try:
             return _time(found[1], found[2]), _time(found[3], found[4])
         except ValueError:
-            pass  # no day of the calendar: said below
+            pass  # not a day of the calendar: `time` raises the error
     start = read_any(encoded, 0, len(encoded), "x509: unsupported time format")
     end = read_any(encoded, start.end, len(encoded), "x509: unsupported time format")
     return time(start), time(end)
 
 
 def _time(day: bytes, hour: bytes) -> datetime:
-    """The time of a UTCTime of 13 octets. Raises ValueError for a day that no calendar has."""
+    """Return the time of a UTCTime of 13 octets. Raises ValueError for an impossible day."""
     century = "20" if day < b"5" else "19"
     return datetime.fromisoformat(f"{century}{day.decode('ascii')}T{hour.decode('ascii')}Z")
 
 
 def _of_key(info: bytes) -> tuple[str, ...]:
-    """What Go says against a SubjectPublicKeyInfo."""
+    """Return Go's objections to a SubjectPublicKeyInfo."""
     try:
         require_public_key(info)
     except MalformedError as error:
@@ -175,7 +177,7 @@ def _of_key(info: bytes) -> tuple[str, ...]:
 
 
 def _extensions(fields: _Reading, objections: list[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """What the extensions say, those that are critical and not handled, and what Go says against them."""
+    """Return the facts of the extensions and the unhandled critical ones, and add Go's objections to `objections`."""
     facts, unknown, seen = dict[str, Any](), list[str](), set[bytes]()
     try:
         _unique_identifiers(fields, objections)
@@ -207,7 +209,7 @@ def _extension(encoded: bytes) -> tuple[Extension | None, Understood, str | None
 
 @lru_cache(maxsize=1024)
 def _known_extension(encoded: bytes) -> tuple[Extension | None, Understood, str | None]:
-    """An extension, what Go understands of it, and what Go says against it."""
+    """Return an extension, the parts that Go handles, and Go's objection."""
     extension = None
     try:
         extension = parse_extension(read_value(encoded))
@@ -230,7 +232,7 @@ def _unique_identifiers(fields: _Reading, objections: list[str]) -> None:
 
 
 def _outer(outer: _Reading, inner: bytes, objections: list[str]) -> None:
-    """What stands beside what is signed: the algorithm once more, and the signature."""
+    """Check the parts after the signed part: the second algorithm identifier, and the signature."""
     try:
         if outer.next(SEQUENCE, "x509: malformed algorithm identifier").content != inner:
             objections.append("x509: inner and outer signature algorithm identifiers don't match")
@@ -241,7 +243,7 @@ def _outer(outer: _Reading, inner: bytes, objections: list[str]) -> None:
 
 @lru_cache(maxsize=256)
 def _known_signature(encoded: bytes) -> tuple[Signature, str | None]:
-    """The signature algorithm that an AlgorithmIdentifier stands for, and what Go says against it (parseAI)."""
+    """Return the signature algorithm of an AlgorithmIdentifier, and Go's objection (parseAI)."""
     try:
         return signature_of(parse_algorithm(read_value(encoded))), None
     except MalformedError as error:
@@ -257,7 +259,7 @@ def _signature(identifier: Value, objections: list[str]) -> Signature:
 
 
 class SignedPart(NamedTuple):
-    """What is signed of a certificate, with which algorithm by its own word and by that beside the signature."""
+    """The signed part of a certificate, the algorithm in it and the one outside of it, and the signature."""
 
     content: bytes
     algorithm: bytes
@@ -266,7 +268,7 @@ class SignedPart(NamedTuple):
 
 
 def signed_part_of(der: bytes) -> SignedPart:
-    """Return what is signed of a certificate, and the signature. Raises MalformedError where the encoding lacks it."""
+    """Return the signed part of a certificate, and the signature. Raises MalformedError if the encoding lacks them."""
     whole = read(der, 0, len(der), SEQUENCE, "x509: malformed certificate")
     outer = _Reading(der, whole.content_start, whole.end)
     signed = outer.next(SEQUENCE, "x509: malformed tbs certificate")
@@ -281,9 +283,9 @@ def signed_part_of(der: bytes) -> SignedPart:
 
 
 def extension_of(der: bytes, oid: bytes) -> bytes | None:
-    """Return the content of the first extension with this object identifier; None where there is none.
+    """Return the content of the first extension with this object identifier, or None.
 
-    Raises MalformedError for what `parse_fields` refuses.
+    Raises MalformedError for encodings that `parse_fields` refuses.
     """
     whole = read(der, 0, len(der), SEQUENCE, "x509: malformed certificate")
     signed = read(der, whole.content_start, whole.end, SEQUENCE, "x509: malformed tbs certificate")
@@ -296,8 +298,9 @@ def extension_of(der: bytes, oid: bytes) -> bytes | None:
 
 
 def alternative_names_of(der: bytes) -> bytes | None:
-    """Return the content of the subjectAltName extension (RFC 5280, 4.2.1.6); None where there is none, or none that
-    `extension_of` reaches.
+    """Return the content of the subjectAltName extension (RFC 5280, 4.2.1.6).
+
+    None without one, or if `extension_of` raises an error.
     """
     try:
         return extension_of(der, SUBJECT_ALTERNATIVE_NAME)

@@ -1,7 +1,7 @@
-"""DER values as Go reads them: vendor/golang.org/x/crypto/cryptobyte/asn1.go, of Go 1.24.
+"""DER values as Go parses them: vendor/golang.org/x/crypto/cryptobyte/asn1.go, of Go 1.24.
 
-Owns the types of ASN.1 that certificates consist of. Each function raises MalformedError with the words that Go's
-parser has for that field. Pure.
+Owns the ASN.1 types in certificates. Each function raises MalformedError with the message of Go's parser for that
+field. Pure.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ _NUMERIC = b"0123456789 "
 
 
 class Bits(NamedTuple):
-    """A BIT STRING: its bytes without the leading octet, and how many bits of the last one do not count."""
+    """A BIT STRING: its bytes without the leading octet, and the number of unused bits in the last one."""
 
     octets: bytes
     padding: int
 
     @property
     def right_aligned(self) -> bytes:
-        """The bits as a number of so many bytes, as asn1.BitString.RightAlign has them."""
+        """The bits as a right-aligned number of the same length, as asn1.BitString.RightAlign returns them."""
         if not self.padding:
             return self.octets
         return (int.from_bytes(self.octets) >> self.padding).to_bytes(len(self.octets))
 
     def is_set(self, place: int) -> bool:
-        """The bit at `place`, from the left; one that is not there is not set."""
+        """Return the bit at `place`, counted from the left. A missing bit is not set."""
         return place < 8 * len(self.octets) - self.padding and bool(self.octets[place // 8] >> (7 - place % 8) & 1)
 
 
 def read(data: bytes, at: int, end: int, tag: int, words: str) -> Value:
-    """Return the value with this tag at `at`. Raises MalformedError(words) where Go's ReadASN1 returns false."""
+    """Return the value with this tag at `at`. Raises MalformedError(words) if Go's ReadASN1 returns false."""
     try:
         value = read_value(data, at, end)
     except MalformedError:
@@ -54,7 +54,7 @@ def read(data: bytes, at: int, end: int, tag: int, words: str) -> Value:
 
 
 def read_any(data: bytes, at: int, end: int, words: str) -> Value:
-    """Return the value at `at`, whatever its tag (ReadAnyASN1). Raises MalformedError(words)."""
+    """Return the value at `at`, with any tag (ReadAnyASN1). Raises MalformedError(words)."""
     try:
         return read_value(data, at, end)
     except MalformedError:
@@ -67,12 +67,12 @@ def only(data: bytes, tag: int, words: str) -> Value:
 
 
 def starts_with(data: bytes, at: int, end: int, tag: int) -> bool:
-    """The next octet is this tag (PeekASN1Tag)."""
+    """Return whether the next octet is this tag (PeekASN1Tag)."""
     return at < end and data[at] == tag
 
 
 def integer(content: bytes, words: str) -> int:
-    """Return the INTEGER of `content`, of any size. Raises MalformedError(words) where it is not minimally encoded."""
+    """Return the INTEGER of `content`, of any size. Raises MalformedError(words) if it is not minimally encoded."""
     if not content or (len(content) > 1 and (content[0], content[1] >> 7) in {(0, 0), (0xFF, 1)}):
         raise MalformedError(words)
     return int.from_bytes(content, signed=True)
@@ -94,7 +94,7 @@ def boolean(content: bytes, words: str) -> bool:
 
 
 def is_object_identifier(content: bytes) -> bool:
-    """ReadASN1ObjectIdentifier takes it: each part minimally encoded, below 2³¹, and the last one complete."""
+    """Return whether ReadASN1ObjectIdentifier accepts it: complete and minimally encoded parts below 2³¹."""
     if not content or content[-1] & 0x80:
         return False
     value, length = 0, 0
@@ -108,7 +108,7 @@ def is_object_identifier(content: bytes) -> bool:
 
 
 def dotted(content: bytes) -> str:
-    """The text of an object identifier."""
+    """Return the text of an object identifier."""
     parts, value = list[int](), 0
     for octet in content:
         value = value << 7 | octet & 0x7F
@@ -130,8 +130,9 @@ def bits(content: bytes, words: str) -> Bits:
 
 
 def string(tag: int, content: bytes) -> str:
-    """Return the text of an attribute's value (parseASN1String). Raises MalformedError for a type that Go does not
-    take. Go keeps the octets of a T61String as they are; here they are Latin-1.
+    """Return the text of an attribute's value (parseASN1String). Raises MalformedError for an unsupported type.
+
+    Go keeps the octets of a T61String unchanged. Here they are Latin-1.
     """
     match tag:
         case 0x0C:
@@ -158,7 +159,7 @@ def string(tag: int, content: bytes) -> str:
 
 
 def is_plain_text(content: bytes) -> bool:
-    """The octets are the same text in a PrintableString and in a UTF8String."""
+    """Return whether the octets are the same text in a PrintableString and in a UTF8String."""
     return not content.translate(None, _PRINTABLE)
 
 
@@ -171,7 +172,7 @@ def _of(content: bytes, permitted: bytes, words: str) -> str:
 def time(value: Value) -> datetime:
     """Return the time of a UTCTime or GeneralizedTime (parseTime), UTC. Raises MalformedError.
 
-    Go takes a UTCTime without seconds and a time with an offset from UTC, both of which RFC 5280 forbids.
+    Go accepts a UTCTime without seconds and a time with an offset from UTC, both of which RFC 5280 forbids.
     """
     if value.tag == UTC_TIME:
         words, found = "x509: malformed UTCTime", _UTC.fullmatch(value.content)
@@ -196,7 +197,7 @@ def time(value: Value) -> datetime:
 
 
 def _offset(sign: bytes | None, hours: bytes | None, minutes: bytes | None, words: str) -> timedelta:
-    """The offset from UTC. Go writes the time again and compares: an offset of zero is written Z."""
+    """Return the offset from UTC. Go formats the time again and compares, so that an offset of zero must be Z."""
     if sign is None:
         return timedelta()
     offset = timedelta(hours=int(hours or b"0"), minutes=int(minutes or b"0"))

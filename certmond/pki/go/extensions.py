@@ -1,7 +1,7 @@
-"""Extensions of a certificate as Go's crypto/x509 reads them (Go 1.24, crypto/x509/parser.go, processExtensions).
+"""Extensions of a certificate as Go's crypto/x509 parses them (Go 1.24, crypto/x509/parser.go, processExtensions).
 
-Owns which extension Go refuses, in Go's words, which critical one it does not handle, and what those say that certmond
-looks at, as the fields of `Certificate`. Pure.
+Owns which extensions Go refuses, with Go's messages, and which critical ones it does not handle. Returns the contents
+that certmond uses as fields of `Certificate`. Pure.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _USAGES = (
     "crl sign",
 )  # fmt: skip
 _OF_AGREEMENT = ("encipher only", "decipher only")
-"""The bits behind those: they restrict the use of a key agreement, and alone they permit nothing."""
+"""The bits after those. They restrict the use of a key agreement, and alone permit no usage."""
 _EXTENDED = {
     "2.5.29.37.0": "any", "1.3.6.1.5.5.7.3.1": "server auth", "1.3.6.1.5.5.7.3.2": "client auth",
     "1.3.6.1.5.5.7.3.3": "code signing", "1.3.6.1.5.5.7.3.4": "email protection",
@@ -55,14 +55,14 @@ class Extension(NamedTuple):
 
 
 class Understood(NamedTuple):
-    """What Go makes of an extension: fields of `Certificate`, and whether it handles all of it."""
+    """Result for an extension: fields of `Certificate`, and whether Go handles all of it."""
 
     facts: dict[str, Any]
     handled: bool = True
 
 
 def parse_extension(value: Value) -> Extension:
-    """Return the extension in this SEQUENCE. Raises MalformedError with Go's words (parseExtension)."""
+    """Return the extension in this SEQUENCE. Raises MalformedError with Go's message (parseExtension)."""
     data, end = value.data, value.end
     name = read(data, value.content_start, end, OID, "x509: malformed extension OID field")
     oid = name.content
@@ -77,13 +77,13 @@ def parse_extension(value: Value) -> Extension:
 
 
 def understand(extension: Extension) -> Understood:
-    """Return what Go reads in it. Raises MalformedError with Go's words where it refuses the certificate for it."""
+    """Return the parts that Go handles. Raises MalformedError with Go's message if Go refuses the extension."""
     reader = _READERS.get(extension.oid)
     return reader(extension) if reader else Understood({}, handled=False)
 
 
 def _sequence(content: bytes, words: str) -> Iterator[Value]:
-    """The values in the SEQUENCE that `content` begins with. Raises MalformedError(words)."""
+    """Yield the values in the SEQUENCE at the start of `content`. Raises MalformedError(words)."""
     whole = only(content, SEQUENCE, words)
     at = whole.content_start
     while at < whole.end:
@@ -139,7 +139,7 @@ def _extended_key_usage(extension: Extension) -> Understood:
             raise MalformedError(words)
         text = dotted(value.content)
         found.append(_EXTENDED.get(text, text))
-    # Go's checkChainForKeyUsage passes over a certificate that lists no usage at all.
+    # Go's checkChainForKeyUsage skips a certificate without any usage in the list.
     return Understood({"extended_usages": frozenset(found) or None})
 
 
@@ -174,7 +174,7 @@ def _policies(extension: Extension) -> Understood:
 
 
 def _is_policy(content: bytes) -> bool:
-    """newOIDFromDER: parts of any size, minimally encoded."""
+    """Return whether newOIDFromDER accepts it: minimally encoded parts of any size."""
     if not content or content[-1] & 0x80:
         return False
     return all(octet != 0x80 or (place and content[place - 1] & 0x80) for place, octet in enumerate(content))

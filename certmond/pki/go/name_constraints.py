@@ -1,7 +1,7 @@
-"""Name constraints as Go's crypto/x509 reads them (Go 1.24, crypto/x509: parseNameConstraintsExtension, and
-parseRFC2821Mailbox of verify.go).
+"""Name constraints as Go's crypto/x509 parses them (Go 1.24, parseNameConstraintsExtension).
 
-Owns which subtrees Go refuses, in Go's words, and their values. Whether a name is within one is `constraints`'. Pure.
+Mailboxes follow parseRFC2821Mailbox of verify.go. Owns which subtrees Go refuses, with Go's messages, and their values.
+`x509.name_constraints` compares names. Pure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from certmond.pki.go.uri import is_domain
 
 EMAIL, DNS, URI, IP = 0x81, 0x82, 0x86, 0x87
 KINDS = {EMAIL: "email", DNS: "DNS", URI: "URI", IP: "IP"}
-"""The kinds of GeneralName that Go knows (RFC 5280, 4.2.1.6), by their tags."""
+"""The kinds of GeneralName that Go supports (RFC 5280, 4.2.1.6), by their tags."""
 _ATEXT = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-/=?^_`{|}~.")
 
 
@@ -29,7 +29,7 @@ class Constraint(NamedTuple):
 
 
 class Constraints(NamedTuple):
-    """The subtrees of nameConstraints that Go compares with names."""
+    """The subtrees of nameConstraints that Go compares with names. `handled` is False if Go does not support others."""
 
     permitted: tuple[Constraint, ...]
     excluded: tuple[Constraint, ...]
@@ -37,7 +37,7 @@ class Constraints(NamedTuple):
 
 
 def parse_constraints(content: bytes) -> Constraints:
-    """Return the subtrees of nameConstraints. Raises MalformedError with Go's words (parseNameConstraintsExtension)."""
+    """Return the subtrees (parseNameConstraintsExtension). Raises MalformedError with Go's message."""
     words = "x509: invalid NameConstraints extension"
     whole = only(content, SEQUENCE, words)
     at, found = whole.content_start, dict[int, Value]()
@@ -100,7 +100,7 @@ def _is_address(text: str) -> bool:
 
 
 def parse_mailbox(text: str) -> tuple[str, str] | None:
-    """Return the local part and the domain of an email address; None for one that parseRFC2821Mailbox refuses."""
+    """Return the local part and the domain of an email address, or None if parseRFC2821Mailbox refuses it."""
     local, rest = _quoted(text[1:]) if text.startswith('"') else _atoms(text)
     if local is None or not rest.startswith("@") or not is_domain(rest[1:]):
         return None

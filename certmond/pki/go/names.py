@@ -1,6 +1,7 @@
-"""Names of subjects and issuers as Go's crypto/x509 reads them (Go 1.24, crypto/x509/parser.go, parseName).
+"""Names of subjects and issuers as Go's crypto/x509 parses them (Go 1.24, crypto/x509/parser.go, parseName).
 
-Owns why Go refuses a name, in Go's words, and the text of one that cryptography does not read. Pure.
+Owns the reasons for which Go refuses a name, with Go's messages, and the text of a name that cryptography does not
+read. Pure.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ _ESCAPED = frozenset('\\"+,;<>')
 
 
 def is_plain_name(name: bytes) -> bool:
-    """Each attribute is alone, of a type of X.520, and plain text, as most are. Go takes all of these."""
+    """Return whether each attribute is plain text, of a type of X.520, in a separate SET. Go accepts such names."""
     at, end = 2, len(name)
     if end != name[1] + 2:
         return False
     while at < end:
-        # a SET, a SEQUENCE, the object identifier 2.5.4.n and the text, whose length gives those around it
+        # SET, SEQUENCE, the object identifier 2.5.4.n, and the text, whose length determines the outer lengths
         if end - at < 11 or name[at] != SET or name[at + 2] != SEQUENCE or name[at + 4 : at + 8] != _X520:
             return False
         size = name[at + 10]
@@ -58,7 +59,7 @@ class _Attribute(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The attribute as RFC 4514 writes it; a value that Go does not take is in hexadecimal digits."""
+        """The attribute as in RFC 4514. A value that Go refuses is in hexadecimal digits."""
         kind = dotted(self.oid) if is_object_identifier(self.oid) else f"#{self.oid[:16].hex()}"
         try:
             value = _escaped(string(self.tag, self.content))
@@ -69,7 +70,7 @@ class _Attribute(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def name_objections(name: bytes) -> tuple[str, ...]:
-    """What Go says against a Name (parseName)."""
+    """Return Go's objections to a Name (parseName)."""
     words = "x509: invalid RDNSequence"
     try:
         for attribute in (each for together in _attributes(name) for each in together):
@@ -85,7 +86,7 @@ def name_objections(name: bytes) -> tuple[str, ...]:
 
 
 def _attributes(name: bytes) -> list[list[_Attribute]]:
-    """The attributes of a Name. Raises MalformedError for another structure than that of RFC 5280, 4.1.2.4."""
+    """Return the attributes of a Name. Raises MalformedError for another structure than that of RFC 5280, 4.1.2.4."""
     words = "x509: invalid RDNSequence"
     whole, found = read(name, 0, len(name), SEQUENCE, words), list[list[_Attribute]]()
     at = whole.content_start
@@ -103,7 +104,7 @@ def _attributes(name: bytes) -> list[list[_Attribute]]:
 
 
 def attribute_texts(name: bytes) -> list[list[str]]:
-    """Return the attributes of a Name as RFC 4514 writes each; of what is no Name, one with its octets."""
+    """Return the attributes of a Name as in RFC 4514. For other bytes, return one attribute with the octets."""
     try:
         return [[each.text for each in together] for together in _attributes(name)]
     except MalformedError:
@@ -111,7 +112,7 @@ def attribute_texts(name: bytes) -> list[list[str]]:
 
 
 def _escaped(text: str) -> str:
-    """An attribute's value as RFC 4514, 2.4 writes it."""
+    """Return an attribute's value with the escapes of RFC 4514, 2.4."""
     escaped = "".join(f"\\{each}" if each in _ESCAPED else each for each in text).replace("\0", "\\00")
     if escaped.startswith(("#", " ")):
         escaped = f"\\{escaped}"

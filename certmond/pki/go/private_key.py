@@ -1,8 +1,8 @@
-"""Private keys as Go loads them: tls.X509KeyPair, x509.ParsePKCS1PrivateKey, ParsePKCS8PrivateKey and ParseECPrivateKey
-of Go 1.24, with crypto/rsa's checks of a private key.
+"""Private keys as Go loads them, with crypto/rsa's checks of a private key.
 
-Owns why Go refuses the DER of a private key, in Go's words, and the public half of one that it takes. The words name no
-number of the key. Pure.
+The functions are tls.X509KeyPair, x509.ParsePKCS1PrivateKey, ParsePKCS8PrivateKey and ParseECPrivateKey of Go 1.24.
+Owns the reasons for which Go refuses the DER of a private key, with Go's messages, and the public half of an accepted
+key. No message has a number of the key. Pure.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from certmond.pki.go.public_key import (
 _CONSTRUCTED = 0x20
 _MOST_PRIMES = 16
 _LIKELY = re.compile(rb"\x30(?:\x82..|\x81.|.)\x02\x01.(.)", re.DOTALL)
-"""A version in a SEQUENCE, and the tag of what follows: 02 in PKCS#1, 30 in PKCS#8, 04 in SEC 1."""
+"""A version in a SEQUENCE, and the tag after it: 02 in PKCS#1, 30 in PKCS#8, 04 in SEC 1."""
 _WORDS = "asn1: structure error"
 
 
 class _RefusedError(MalformedError):
-    """The structure is of this form, and its content is refused."""
+    """The structure has this form, but Go refuses its content."""
 
 
 class _Rsa(NamedTuple):
@@ -66,14 +66,14 @@ _Parsed = _Rsa | _Point | bytes
 
 
 class Loaded(NamedTuple):
-    """What Go makes of a private key: its numbers, or why it refuses it. The numbers are secret."""
+    """A private key as Go parses it: its numbers, or the reason for which Go refuses it. The numbers are secret."""
 
     parsed: _Parsed | None
     objection: str | None = None
 
     @property
     def public(self) -> PublicKeyTypes:
-        """The public half. Raises MalformedError where there is none, as of the number 0."""
+        """The public half. Raises MalformedError if it does not exist, as for the number 0."""
         try:
             match self.parsed:
                 case _Rsa(modulus, exponent):
@@ -89,7 +89,7 @@ class Loaded(NamedTuple):
 
 
 class _Element(NamedTuple):
-    """A value as Go's encoding/asn1 reads it: its first octet, its content, and where it ends."""
+    """A value as Go's encoding/asn1 parses it: its first octet, its content, and its end."""
 
     tag: int
     content: bytes
@@ -97,13 +97,13 @@ class _Element(NamedTuple):
 
 
 def parse_private_key(der: bytes) -> Loaded:
-    """Return what Go makes of the private key in `der`, whatever the label of its PEM block. Never raises.
+    """Return Go's result for the private key in `der`, with any label of its PEM block. Never raises.
 
-    Go tries PKCS#1, PKCS#8 and SEC 1 in that order, and says of the last only that none fitted; the words here are of
-    the form that the structure belongs to.
+    Go tries PKCS#1, PKCS#8 and SEC 1 in that order, and its last message only names the failure. The message here is
+    that of the matching form.
     """
     objections = list[tuple[int, str]]()
-    likely = _LIKELY.match(der)  # no octets are of two forms: the order is for the time that it takes
+    likely = _LIKELY.match(der)  # no octets have two forms: the order only saves time
     forms = {b"\x30": (_pkcs8, _pkcs1, _sec1), b"\x04": (_sec1, _pkcs1, _pkcs8)}
     for parse in forms.get(likely[1] if likely else b"", (_pkcs1, _pkcs8, _sec1)):
         try:
@@ -116,7 +116,7 @@ def parse_private_key(der: bytes) -> Loaded:
 
 
 def _pkcs1(der: bytes) -> _Rsa:
-    """ParsePKCS1PrivateKey (RFC 8017, A.1.2)."""
+    """Parse as ParsePKCS1PrivateKey does (RFC 8017, A.1.2)."""
     whole = _element(der, 0, SEQUENCE)
     if whole.end != len(der):
         raise MalformedError("asn1: syntax error: trailing data")
@@ -141,7 +141,7 @@ def _pkcs1(der: bytes) -> _Rsa:
 
 
 def _integers(data: bytes, most: int) -> tuple[list[bytes], int]:
-    """The contents of the INTEGERs that `data` begins with, and where the next value is."""
+    """Return the contents of the INTEGERs at the start of `data`, and the position of the next value."""
     found, at = list[bytes](), 0
     while len(found) < most and at < len(data):
         tag, start, length = _header(data, at)
@@ -155,7 +155,7 @@ def _integers(data: bytes, most: int) -> tuple[list[bytes], int]:
 
 
 def _primes(data: bytes, at: int) -> list[int]:
-    """The third and later primes, which are optional."""
+    """Return the third and later primes, which are optional."""
     if at == len(data):
         return []
     several, found, at = _any(data, at), list[int](), 0
@@ -172,17 +172,17 @@ def _primes(data: bytes, at: int) -> list[int]:
 
 
 def _require_consistent(key: _Rsa, private: int, primes: tuple[int, ...], crt: list[int]) -> None:
-    """crypto/rsa's Validate (crypto/internal/fips140/rsa, checkPrivateKey): the numbers must fit together."""
+    """Check the relation of the numbers like crypto/rsa's Validate (crypto/internal/fips140/rsa, checkPrivateKey)."""
     modulus, exponent = key
     if private >= modulus or modulus < 2:
         raise _RefusedError("crypto/rsa: invalid private exponent")
     if why := rsa_objection(modulus, exponent):
         raise _RefusedError(why)
-    if modulus.bit_length() > MAX_RSA_BITS:  # of a longer one nothing is computed
+    if modulus.bit_length() > MAX_RSA_BITS:  # no computation with a longer one
         raise _RefusedError(f"the modulus has {modulus.bit_length()} bits, more than {MAX_RSA_BITS}")
     if len(primes) > 2:
         _require_coprime(primes, modulus)
-        return  # Go checks no more of the primes of such a key, and computes without them
+        return  # Go does not check the primes of such a key further, and computes without them
     p, q = primes
     if not (2 < p < modulus and 2 < q < modulus):
         raise _RefusedError("crypto/rsa: invalid prime")
@@ -213,7 +213,7 @@ def _require_coprime(primes: tuple[int, ...], modulus: int) -> None:
 
 
 def _pkcs8(der: bytes) -> _Parsed:
-    """ParsePKCS8PrivateKey (RFC 5208)."""
+    """Parse as ParsePKCS8PrivateKey does (RFC 5208)."""
     whole = _element(der, 0, SEQUENCE)
     version = _element(whole.content, 0, INTEGER)
     small_integer(version.content, "asn1: integer too large")
@@ -249,7 +249,7 @@ def _wrapped(oid: bytes, parameters: bytes, private: bytes) -> _Parsed:
 
 
 def _named(parameters: bytes) -> bytes | None:
-    """The object identifier of a curve; None where the parameters are something else."""
+    """Return the object identifier of a curve, or None for other parameters."""
     try:
         name = _element(parameters, 0, OID).content
     except MalformedError:
@@ -258,7 +258,7 @@ def _named(parameters: bytes) -> bytes | None:
 
 
 def _sec1(der: bytes, curve: bytes | None = None) -> _Point:
-    """parseECPrivateKey (RFC 5915), with the curve that PKCS#8 names where it does."""
+    """Parse as parseECPrivateKey does (RFC 5915), with the curve that PKCS#8 names, if any."""
     whole = _element(der, 0, SEQUENCE)
     data = whole.content
     version = _element(data, 0, INTEGER)
@@ -282,7 +282,7 @@ def _sec1(der: bytes, curve: bytes | None = None) -> _Point:
 
 
 def _explicit(data: bytes, at: int, tag: int, inner: int) -> tuple[bytes | None, int]:
-    """An optional value in an explicit tag, and where the next one is. One of another type is as good as absent."""
+    """Return an optional value in an explicit tag, and the position of the next one. Another type counts as absent."""
     if at == len(data):
         return None, at
     outer, content, length = _header(data, at)
@@ -301,7 +301,7 @@ def _explicit(data: bytes, at: int, tag: int, inner: int) -> tuple[bytes | None,
 
 
 def _element(data: bytes, at: int, tag: int) -> _Element:
-    """The value at `at`, with this tag. Raises MalformedError for another one, or where it is cut off."""
+    """Return the value at `at`, with this tag. Raises MalformedError for another tag, or if it is cut off."""
     found = _any(data, at)
     if found.tag != tag:
         raise MalformedError(f"{_WORDS}: tags don't match")
@@ -316,7 +316,7 @@ def _any(data: bytes, at: int) -> _Element:
 
 
 def _header(data: bytes, at: int) -> tuple[int, int, int]:
-    """The tag, where the content begins and its length (parseTagAndLength). Tag numbers above 30 are refused here."""
+    """Return the tag, and start and length of the content (parseTagAndLength). Refuses tag numbers above 30."""
     if len(data) - at < 2 or data[at] & 0x1F == 0x1F:
         raise MalformedError("asn1: syntax error: truncated tag or length")
     tag, length, at = data[at], data[at + 1], at + 2

@@ -1,7 +1,7 @@
-"""Public keys as Go reads them (Go 1.24, crypto/x509/parser.go, parsePublicKey) and as its TLS uses them.
+"""Public keys as Go parses them (Go 1.24, crypto/x509/parser.go, parsePublicKey) and as its TLS uses them.
 
-Owns which SubjectPublicKeyInfo Go refuses, in Go's words, and which key that it reads it cannot verify or serve with.
-Pure.
+Owns which SubjectPublicKeyInfo Go refuses, with Go's messages. Owns which accepted keys Go cannot use to verify or to
+serve. Pure.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RSA, RSA_PSS, EC = (bytes.fromhex(text) for text in ("2a864886f70d010101", "2a86
 ED25519, X25519, DSA = (bytes.fromhex(text) for text in ("2b6570", "2b656e", "2a8648ce380401"))
 NULL_ENCODED = b"\x05\x00"
 LARGEST_RSA, SMALLEST_RSA, LARGEST_EXPONENT = 8192, 1024, (1 << 31) - 1
-"""Bits that crypto/tls takes of a peer's RSA key and crypto/rsa works with, and the largest public exponent."""
+"""Limits of crypto/tls and crypto/rsa for the bits of an RSA key, and the largest public exponent."""
 _COMMON_EXPONENT = b"\x02\x03\x01\x00\x01"
 
 
@@ -47,7 +47,7 @@ class Algorithm(NamedTuple):
 
 
 class Key(Protocol):
-    """What is asked of a public key here: `certificate.PublicKey` has it."""
+    """The attributes of a public key that this module uses, as in `certificate.PublicKey`."""
 
     @property
     def algorithm(self) -> str: ...
@@ -67,11 +67,11 @@ class Curve(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Octets of a coordinate."""
+        """Octets of one coordinate."""
         return (self.p.bit_length() + 7) // 8
 
     def has(self, point: bytes) -> bool:
-        """The point is uncompressed and on the curve, as elliptic.Unmarshal demands."""
+        """Return whether the point is uncompressed and on the curve, as elliptic.Unmarshal requires."""
         size = self.size
         if len(point) != 1 + 2 * size or point[0] != 4:
             return False
@@ -112,7 +112,7 @@ CURVES = {
 
 
 def parse_algorithm(value: Value) -> Algorithm:
-    """Return the AlgorithmIdentifier in this SEQUENCE (parseAI). Raises MalformedError with Go's words."""
+    """Return the AlgorithmIdentifier in this SEQUENCE (parseAI). Raises MalformedError with Go's message."""
     name = read(value.data, value.content_start, value.end, OID, "x509: malformed OID")
     if not is_object_identifier(name.content):
         raise MalformedError("x509: malformed OID")
@@ -127,16 +127,16 @@ _P256 = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
 
 
 def is_plain_public_key(info: bytes) -> bool:
-    """The SubjectPublicKeyInfo is of RSA with 2,048 bits and the exponent 65,537, or of P-256: Go reads it."""
+    """Return whether the SubjectPublicKeyInfo is RSA-2048 with the exponent 65,537, or P-256: Go accepts both."""
     if info.startswith(_RSA_2048):
         return len(info) == 294 and info[33] >= 0x80 and info.endswith(_COMMON_EXPONENT)
     return info.startswith(_P256) and len(info) == 91 and CURVES[_P256_NAME].has(info[26:])
 
 
 def require_public_key(info: bytes) -> Algorithm:
-    """Return the algorithm of a SubjectPublicKeyInfo. Raises MalformedError with the words of ParseCertificate.
+    """Return the algorithm of a SubjectPublicKeyInfo. Raises MalformedError with the message of ParseCertificate.
 
-    A key of an algorithm that Go does not know is not looked at: Go reads the certificate, and cannot use the key.
+    Does not check a key of an unknown algorithm: Go parses the certificate, and cannot use the key.
     """
     whole = only(info, SEQUENCE, "x509: malformed spki")
     identifier = read(info, whole.content_start, whole.end, SEQUENCE, "x509: malformed public key algorithm identifier")
@@ -203,10 +203,10 @@ _CHECKS = {RSA: _require_rsa, EC: _require_ec, ED25519: _require_ed25519, DSA: _
 
 
 def public_key_of_info(info: bytes) -> PublicKeyTypes | None:
-    """Return the key of a SubjectPublicKeyInfo that Go reads, and passes over what follows the numbers in it.
+    """Return the key of a SubjectPublicKeyInfo that Go accepts, ignoring data after its numbers.
 
-    None for an algorithm that Go's TLS does not use, and where cryptography has no such key. Raises MalformedError
-    where Go does.
+    None for an algorithm that Go's TLS does not use, or that cryptography does not support. Raises MalformedError if Go
+    refuses it.
     """
     algorithm = require_public_key(info)
     key = _key_bits(info)
@@ -223,7 +223,7 @@ def public_key_of_info(info: bytes) -> PublicKeyTypes | None:
 
 
 def unusable(key: Key) -> str | None:
-    """Return why neither crypto/tls nor crypto/x509 can use a key that Go reads, in Go's words; None where they can."""
+    """Return why neither crypto/tls nor crypto/x509 can use a key that Go parses, with Go's message, or None."""
     if key.algorithm != "RSA":
         return None
     if key.bits > LARGEST_RSA:
@@ -245,7 +245,7 @@ def _key_bits(info: bytes) -> bytes:
 
 
 def rsa_objection(modulus: int, exponent: int) -> str | None:
-    """Return why crypto/rsa does not work with such a public key (checkPublicKey); None where it does."""
+    """Return why crypto/rsa refuses such a public key (checkPublicKey), or None."""
     if modulus % 2 == 0:
         return "crypto/rsa: public modulus is even"
     if exponent < 2:
@@ -258,7 +258,7 @@ def rsa_objection(modulus: int, exponent: int) -> str | None:
 
 
 def key_name(info: bytes) -> str:
-    """Return what the algorithm of a SubjectPublicKeyInfo is called, its object identifier where it has no name."""
+    """Return the name of the algorithm of a SubjectPublicKeyInfo, or its object identifier."""
     try:
         whole = only(info, SEQUENCE, "x509: malformed spki")
         algorithm = parse_algorithm(read_any(info, whole.content_start, whole.end, "x509: malformed spki"))

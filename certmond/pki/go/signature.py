@@ -1,7 +1,7 @@
-"""Signature algorithms of certificates, as Go's crypto/x509 tells them (Go 1.24, getSignatureAlgorithmFromAI).
+"""Signature algorithms of certificates, as Go's crypto/x509 identifies them (Go 1.24, getSignatureAlgorithmFromAI).
 
-Owns which AlgorithmIdentifier is which algorithm. Go takes RSASSA-PSS only with one hash throughout and a salt of its
-length, whatever else RFC 4055 permits. Pure.
+Owns the mapping from AlgorithmIdentifier to algorithm. Go accepts RSASSA-PSS only with one hash throughout and a salt
+of its length. RFC 4055 permits more. Pure.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _ED25519, _PSS = bytes.fromhex("2b6570"), bytes.fromhex("2a864886f70d01010a")
 
 
 class Signature(NamedTuple):
-    """A signature algorithm: the kind of key, the digest, and whether RSA is padded by PSS.
+    """A signature algorithm: the kind of key, the digest, and whether RSA uses PSS padding.
 
-    `key` is empty for an algorithm that Go does not know; `digest` is then its object identifier. It is None for
-    Ed25519, which has no digest of its own.
+    `key` is empty for an algorithm that Go does not support, and `digest` is then its object identifier. `digest` is
+    None for Ed25519, which has no separate digest.
     """
 
     key: str
@@ -50,7 +50,7 @@ _ALGORITHMS = {bytes.fromhex(text): signature for text, signature in _PLAIN.item
 
 
 def signature_of(algorithm: Algorithm) -> Signature:
-    """Return the signature algorithm that an AlgorithmIdentifier stands for. Parameters matter to PSS and Ed25519."""
+    """Return the signature algorithm of an AlgorithmIdentifier. Parameters matter only for PSS and Ed25519."""
     if algorithm.oid == _ED25519 and not algorithm.parameters:
         return Signature("Ed25519", None)
     unknown = Signature("", dotted(algorithm.oid))
@@ -60,12 +60,12 @@ def signature_of(algorithm: Algorithm) -> Signature:
 
 
 def signature_algorithm_of(encoded: bytes) -> Signature:
-    """Return what an encoded AlgorithmIdentifier stands for. Raises MalformedError for what is none."""
+    """Return the signature algorithm of an encoded AlgorithmIdentifier. Raises MalformedError for other bytes."""
     return signature_of(parse_algorithm(read_value(encoded)))
 
 
 def _pss(parameters: bytes) -> Signature | None:
-    """RSASSA-PSS-params (RFC 4055, 3.1), none of which Go takes by default."""
+    """Return the algorithm of RSASSA-PSS-params (RFC 4055, 3.1). Go supports none of the default values."""
     words = "x509: unsupported RSASSA-PSS parameters"
     try:
         whole = read(parameters, 0, len(parameters), SEQUENCE, words)

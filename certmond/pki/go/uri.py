@@ -1,7 +1,6 @@
-"""URIs in a subjectAltName, as Go's net/url.Parse and crypto/x509 take them (Go 1.24, net/url/url.go).
+"""URIs in a subjectAltName, as Go's net/url.Parse and crypto/x509 parse them (Go 1.24, net/url/url.go).
 
-Owns one question: does Go read a certificate with this URI? A URI that Go cannot parse makes the whole certificate
-unreadable. Pure.
+Decides whether Go reads a certificate with a URI: Go refuses a certificate with a URI that it cannot parse. Pure.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _PORT = re.compile("(:[0-9]*)?")
 
 
 def require_uri(uri: str) -> None:
-    """Raises MalformedError, with Go's words, for a URI that url.Parse refuses or whose host is no domain."""
+    """Raise MalformedError, with Go's message, for a URI that url.Parse refuses or whose host is not a domain."""
     try:
         host = host_in(uri)
     except MalformedError as error:
@@ -28,12 +27,12 @@ def require_uri(uri: str) -> None:
 
 
 def is_domain(name: str) -> bool:
-    """domainToReverseLabels takes it: no empty label but for the empty name, and no character below ! or above ~."""
+    """Return whether domainToReverseLabels accepts it: the empty name, or no empty label, and only `!` to `~`."""
     return not name or all(label and all("!" <= each <= "~" for each in label) for label in name.split("."))
 
 
 def host_in(uri: str) -> str:
-    """Return the URL's host, unescaped, with its port; empty where it has none. Raises MalformedError."""
+    """Return the URL's host, unescaped, with its port, or "". Raises MalformedError."""
     whole, _, fragment = uri.partition("#")
     if any(each < " " or each == "\x7f" for each in whole):
         raise MalformedError("net/url: invalid control character in URL")
@@ -90,14 +89,14 @@ def _require_port(port: str) -> None:
 
 
 def _unescaped(text: str) -> str:
-    """Raises MalformedError for a % without two hexadecimal digits."""
+    """Return the text without escapes. Raises MalformedError for a % without two hexadecimal digits."""
     if any(found[1] is None for found in _ESCAPE.finditer(text)):
         raise MalformedError("invalid URL escape")
     return _ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)
 
 
 def _unescaped_host(text: str) -> str:
-    """In a host only octets above ASCII, and the % itself, are written with a %."""
+    """Return the host without escapes. In a host, only octets above ASCII, and the % itself, may be escaped."""
     plain = _unescaped(text)
     if any(int(found[1], 16) < 0x80 and found[1] != "25" for found in _ESCAPE.finditer(text)):
         raise MalformedError("invalid URL escape")

@@ -1,1 +1,1 @@
-"""The steps: renewals, repairs, restarts, the forecast, and the PKI of an empty node."""
+"""Planners of renewals, repairs, restarts, the forecast, and the PKI of an empty node."""

@@ -1,7 +1,7 @@
-"""Whether `certmond init` may make anything on this node, and what in which order: what is there -> the steps.
+"""Planner of `certmond init`: the steps that create the missing files of a node, or the problems that forbid them.
 
-Owns the decision. What exists is kept, and only checked; whatever forbids a step forbids them all, and everything that
-does is told at once. Pure, as `plan` is; what a step says is `pki.init_steps`'.
+Existing files are only checked. One problem forbids all steps, and the plan reports all problems together. Pure.
+`bootstrap_steps` owns the contents of each step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HARMLESS = frozenset({Reason.NEARING_EXPIRY, Reason.STILL_DUE, Reason.OUTLIVES_
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """The steps, and everything that forbids them: then none may be carried out."""
+    """The steps, or all problems that forbid them. `kept` are the existing entries."""
 
     steps: tuple[InitStep, ...] = ()
     problems: tuple[str, ...] = ()
@@ -33,10 +33,10 @@ class Bootstrap:
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What there is: the certificates of the node, judged with the cluster's facts, and the paths at which anything is.
+    """State of the node: its certificates, assessed with the facts of the cluster, and all existing paths.
 
-    `given` is the Root CA that the operator brought, already found to be a good one. A node that `joins` has to have
-    what all control-plane nodes share.
+    `given` is the Root CA of the operator, already validated. A node that `joins` must have the files that all
+    control-plane nodes share.
     """
 
     present: Assessment
@@ -46,7 +46,7 @@ class Ground:
 
 
 def bootstrap(specs: Sequence[CertificateSpec], ground: Ground, init: InitSpec, policy: Policy) -> Bootstrap:
-    """What of `specs` is to be made on this ground, at the instant that it was looked at."""
+    """Return the steps that create `specs` on this node, at the time of its assessment."""
     return _Bootstrapper(specs, ground, init, policy).run()
 
 
@@ -75,14 +75,16 @@ class _Bootstrapper:
         return Bootstrap(tuple(self._steps), kept=tuple(name for name in self._specs if name in self._present))
 
     def _ordered(self) -> Iterator[CertificateSpec]:
-        """The authorities first; admin.conf last, as its being there says that the node was made."""
+        """Return the authorities first. admin.conf is last, because its existence shows that `certmond init` has
+        finished.
+        """
         yield from sorted(self._specs.values(), key=lambda spec: (not spec.authority, spec.name == _LAST))
 
     def _keep(self, spec: CertificateSpec, status: CertificateStatus) -> None:
-        """What is there has to be good, and to be the operator's where they brought one."""
-        passed_over = {*_HARMLESS, *(() if status.anchors else (Reason.NO_PATH,))}  # its CA's absence is told once
+        """Require that an existing entry is good, and that it is the operator's CA if they gave one."""
+        passed_over = {*_HARMLESS, *(() if status.anchors else (Reason.NO_PATH,))}  # the missing CA has a problem
         if spec.kubeconfig and spec.kubeconfig not in self._paths:
-            passed_over.add(Reason.MISSING)  # it is made
+            passed_over.add(Reason.MISSING)  # a step creates it
         for found in status.findings:
             if found.severity is Severity.CRITICAL and found.reason not in passed_over:
                 self._problems.append(f"{found.message} (it is kept as it is: put it right or away first)")
@@ -93,7 +95,7 @@ class _Bootstrapper:
         self._refer_to(spec)
 
     def _make(self, spec: CertificateSpec) -> None:
-        """What is not there is made, unless something that belongs to it is there, or has to come from elsewhere."""
+        """Add the step that creates a missing entry, unless related files exist or must come from another node."""
         beside = next((path for path in (spec.key, spec.kubeconfig) if path in self._paths), None)
         if signed := ", ".join(self._signed_by(spec)):
             self._problems.append(
@@ -123,7 +125,7 @@ class _Bootstrapper:
     def _issue(self, spec: CertificateSpec) -> None:
         authority = self._specs.get(spec.ca[0])
         if authority is None:
-            return  # of a CA that is not the cluster's: its owner's affair
+            return  # the CA is not the cluster's; its owner issues the certificate
         holder = self._present.get(authority.name)
         if holder is not None and holder.certificate and holder.key_matches is None:
             self._unsigned.setdefault(authority.name, []).append(spec.path)
@@ -135,13 +137,16 @@ class _Bootstrapper:
         self._refer_to(spec)
 
     def _refer_to(self, spec: CertificateSpec) -> None:
-        """The kubeconfig that refers to the certificate, where there is none."""
+        """Add the kubeconfig that refers to the certificate if it is missing."""
         authority = self._specs.get(spec.ca[0]) if spec.ca else None
         if spec.kubeconfig and spec.kubeconfig not in self._paths and authority:
             self._steps.append(self._drafts.kubeconfig(spec, spec.kubeconfig, authority))
 
     def _makes_super_admin(self) -> bool:
-        """From v1.29 on, where no admin.conf is there yet: later it may be in a safe. A node that joins gets none."""
+        """Return whether to create it: since v1.29, before admin.conf exists. Later its owner may have moved it away.
+
+        A node that joins gets no super-admin.conf.
+        """
         return not self._joins and _LAST not in self._present and self._drafts.current_admins
 
     def _lacking_key(self, name: str) -> str:

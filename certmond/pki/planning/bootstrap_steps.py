@@ -1,7 +1,7 @@
-"""What `certmond init` makes, step by step, and what each first file says before there is an old one to take it from.
+"""Steps of `certmond init`, and the contents of each first certificate and kubeconfig.
 
-Owns which entries of the catalogue a control-plane node has, and the subjects, names and servers that a kubeadm of the
-cluster's version gives them. Pure; whether anything is to be made at all is `pki.bootstrap`'s. Sources are files of
+Owns which entries of the catalogue a control-plane node has. Owns the subjects, names and servers that the kubeadm of
+the cluster's version gives them. Pure. `bootstrap` decides whether a step is made. Sources are files of
 kubernetes/kubernetes, below cmd/kubeadm/app.
 """
 
@@ -30,15 +30,15 @@ _AUTHORITIES = {
     "etcd-ca": "etcd-ca",
     "front-proxy-ca": "front-proxy-ca",
 }  # phases/certs/certlist.go
-_LOCAL = frozenset({"controller-manager.conf", "scheduler.conf"})  # reach this node's API server (kubeconfig.go)
+_LOCAL = frozenset({"controller-manager.conf", "scheduler.conf"})  # use this node's API server (kubeconfig.go)
 _ADMINS_CHANGED = (1, 29)  # kubernetes/kubernetes#121837: kubeadm:cluster-admins in place of system:masters
-_KUBELET_LOCAL = (1, 33)  # from then on the kubelet, too, reaches this node's (gate ControlPlaneKubeletLocalMode)
+_KUBELET_LOCAL = (1, 33)  # since then the kubelet also uses this node's (gate ControlPlaneKubeletLocalMode)
 _OLD_ADMINS = "O=system:masters"
 
 
 @dataclass(frozen=True, slots=True)
 class MakeAuthority:
-    """A Root CA and its key: made, or `given` by the operator, whose key is then with the caller."""
+    """A Root CA and its key: new, or `given` by the operator. The caller then has the key."""
 
     spec: CertificateSpec
     template: Template | None
@@ -49,7 +49,7 @@ class MakeAuthority:
 
 @dataclass(frozen=True, slots=True)
 class MakeKeyPair:
-    """The keys that sign service-account tokens."""
+    """The key pair that signs service-account tokens."""
 
     spec: CertificateSpec
     key: KeyAlgorithm
@@ -58,7 +58,7 @@ class MakeKeyPair:
 
 @dataclass(frozen=True, slots=True)
 class NewKubeconfig:
-    """What a new kubeconfig says besides credentials and trust."""
+    """Contents of a new kubeconfig besides credentials and trust."""
 
     path: str
     cluster: str
@@ -68,8 +68,9 @@ class NewKubeconfig:
 
 @dataclass(frozen=True, slots=True)
 class IssueFirst:
-    """The first certificate of an entry, signed by the CA of the entry `authority`. `fixed` is what the entry fixes,
-    with the names that the cluster's configuration adds.
+    """First certificate of an entry, signed by the CA of the entry `authority`.
+
+    `fixed` is what the entry fixes, with the names that the cluster's configuration adds.
     """
 
     spec: CertificateSpec
@@ -94,7 +95,7 @@ InitStep = MakeAuthority | MakeKeyPair | IssueFirst | WriteKubeconfig
 
 
 def facts_of(init: InitSpec, node_name: str, address: str) -> dict[str, str]:
-    """The facts of the catalogue (`${…}`) as the cluster's configuration has them."""
+    """Return the facts of the catalogue (`${…}`) from the cluster's configuration."""
     host = split_endpoint(init.control_plane_endpoint)[0] if init.control_plane_endpoint else address
     return {
         "node_name": node_name,
@@ -106,7 +107,7 @@ def facts_of(init: InitSpec, node_name: str, address: str) -> dict[str, str]:
 
 
 def relocated(specs: Sequence[CertificateSpec], init: InitSpec) -> tuple[CertificateSpec, ...]:
-    """The entries that a control-plane node of this cluster has, where its `certificates_dir` has them."""
+    """Return the entries of a control-plane node in this cluster, with paths in its `certificates_dir`."""
 
     def moved(path: str | None) -> str | None:
         if path and path.startswith(f"{_DEFAULT_DIR}/"):
@@ -128,12 +129,12 @@ def _belongs(spec: CertificateSpec) -> bool:
     if spec.kind is Kind.KEY_PAIR:
         return True
     if spec.kind is Kind.FILE and spec.key in {None, spec.path}:
-        return False  # only watched: a pair is what is made
+        return False  # without a separate key file it is only checked
     return bool(spec.subject) and bool(spec.ca) and (not spec.optional or spec.name == SUPER_ADMIN)
 
 
 class Drafts:
-    """Draws up the steps for a cluster, on a node with these facts, at `now`."""
+    """Creates the steps for a cluster, on a node with these facts, at `now`."""
 
     def __init__(self, init: InitSpec, policy: Policy, facts: Mapping[str, str], now: datetime) -> None:
         self._init, self._policy, self._facts, self._now = init, policy, facts, now
@@ -141,7 +142,7 @@ class Drafts:
         self._version = (int(version[1]), int(version[2])) if version else None
 
     def authority(self, spec: CertificateSpec, given: Certificate | None) -> MakeAuthority:
-        """A new Root CA, or the given one."""
+        """Return the step for a new Root CA, or for the given one."""
         if given is not None:
             detail = f"{given.subject} as given, until {_day(given.not_after)}"
             return MakeAuthority(spec, None, given, given.not_after, detail)
@@ -153,13 +154,13 @@ class Drafts:
         return MakeAuthority(spec, template, None, template.not_after, detail)
 
     def key_pair(self, spec: CertificateSpec) -> MakeKeyPair:
-        """Tokens are signed with RSA or ECDSA (pkg/serviceaccount/jwt.go)."""
+        """Return the step for the token keys. Kubernetes signs tokens with RSA or ECDSA (pkg/serviceaccount/jwt.go)."""
         wanted = spec.key_algorithm or self._policy.key
         algorithm = KeyAlgorithm.RSA_2048 if wanted is KeyAlgorithm.ED25519 else wanted
         return MakeKeyPair(spec, algorithm, f"a new pair of keys, {algorithm.value}")
 
     def certificate(self, spec: CertificateSpec, authority: CertificateSpec, issuer_end: datetime | None) -> IssueFirst:
-        """A first certificate. Raises ValueError for a subject or a name that no certificate can have."""
+        """Return the step for a first certificate. Raises ValueError for an invalid subject or name."""
         subject = self._subject(spec)
         names = _in_order((*missing_names(spec, self._facts, ()), *self._further_names(spec)))
         terms = Terms(self._now, issuer_end, self._facts, self._policy.validity, self._policy.key)
@@ -172,13 +173,13 @@ class Drafts:
         return IssueFirst(spec, template, fixed, authority, detail, kubeconfig)
 
     def kubeconfig(self, spec: CertificateSpec, path: str, authority: CertificateSpec) -> WriteKubeconfig:
-        """The kubeconfig at `path` that refers to this certificate."""
+        """Return the step for the kubeconfig at `path` that refers to this certificate."""
         kubeconfig = self._kubeconfig(spec, path)
         return WriteKubeconfig(spec, kubeconfig, authority, f"refers to {spec.path}, server {kubeconfig.server}")
 
     @property
     def current_admins(self) -> bool:
-        """The cluster has the group kubeadm:cluster-admins, and a super-admin. No version told is a current one."""
+        """Whether the cluster has the group kubeadm:cluster-admins, and a super-admin. Without a version, it has."""
         return self._since(_ADMINS_CHANGED)
 
     def _since(self, version: tuple[int, int]) -> bool:
@@ -191,7 +192,7 @@ class Drafts:
         return NewKubeconfig(path, self._init.cluster_name, self._server(local=local), user)
 
     def _server(self, *, local: bool) -> str:
-        """Where the API server is reached (util/endpoint.go): by its endpoint, or on this node."""
+        """Return the URL of the API server (util/endpoint.go): of the control-plane endpoint, or on this node."""
         port = self._init.bind_port
         host: str = self._facts["advertise_address"]
         if self._init.control_plane_endpoint and not local:
@@ -200,7 +201,7 @@ class Drafts:
         return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
     def _subject(self, spec: CertificateSpec) -> str:
-        """The subject that a kubeadm of the cluster's version would issue; the newest where that is not told."""
+        """Return the subject that the kubeadm of the cluster's version issues, or the newest without a version."""
         old = [text for text in spec.subject if _OLD_ADMINS in text]
         text = old[0] if old and not self.current_admins else spec.subject[0]
         return expand(text, self._facts) or text
@@ -215,14 +216,16 @@ class Drafts:
 
 
 def _in_order(names: Sequence[str]) -> tuple[str, ...]:
-    """DNS names by the alphabet, then addresses as they come (util/pkiutil, RemoveDuplicateAltNames)."""
+    """Return DNS names in alphabetical order, then addresses in the given order (util/pkiutil,
+    RemoveDuplicateAltNames).
+    """
     distinct = dict.fromkeys(names)
     dns = sorted(name for name in distinct if name.startswith("DNS:"))
     return (*dns, *(name for name in distinct if not name.startswith("DNS:")))
 
 
 def is_usable_address(text: str | None) -> bool:
-    """It is the address of an interface, not one that stands for all of them."""
+    """Return whether the text is the address of an interface, and not the unspecified address."""
     return text is not None and not ip_address(text).is_unspecified
 
 

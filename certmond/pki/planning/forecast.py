@@ -1,6 +1,6 @@
-"""The plan run forward in time: what renews and restarts when, and what goes wrong if nobody acts.
+"""Simulation of the planner over time: future renewals and restarts, and problems that need an operator.
 
-Owns the simulation. It carries nothing out and knows no rule of its own: each instant's steps are `plan`'s, and a
+Executes nothing and has no rules except those of the planner: `renewals.plan` returns the steps of each instant. A
 renewed certificate is the old one with the dates of the step's template.
 """
 
@@ -24,11 +24,11 @@ from certmond.pki.planning.steps import Derive, Held, Identity, Issue
 from certmond.pki.x509.certificate import Certificate
 
 MAX_EVENTS = 5000
-"""A forecast ends after so many: certificates of minutes' life would fill years with them."""
+"""Maximum number of events. Certificates with a lifetime of minutes would fill years with events."""
 
 
 class What(StrEnum):
-    """What happens."""
+    """Kind of an event."""
 
     RENEW = "renew"
     RESTART = "restart"
@@ -40,7 +40,7 @@ class What(StrEnum):
 
 
 class NextEvent(NamedTuple):
-    """What happens first to a certificate (`target`): certmond renews it, or it is due and certmond does not."""
+    """First event of a certificate (`target`): certmond renews it, or it becomes due and certmond does not renew it."""
 
     at: datetime
     target: str
@@ -49,7 +49,7 @@ class NextEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ForecastEvent:
-    """One line of the timeline. `bad` says that it hurts if nobody acts before."""
+    """One line of the timeline. `bad` marks a problem that an operator can prevent."""
 
     at: datetime
     what: What
@@ -60,7 +60,7 @@ class ForecastEvent:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """The timeline until `until`; `complete` says that it was not cut off."""
+    """The timeline until `until`. It is `complete` if `MAX_EVENTS` did not end it."""
 
     since: datetime
     until: datetime
@@ -71,13 +71,14 @@ class Forecast:
 def forecast(
     assessment: Assessment, policy: Policy, until: datetime, circumstances: Circumstances | None = None
 ) -> Forecast:
-    """What happens from the instant of `assessment` to `until`, if all steps succeed and nobody does more."""
+    """Return the events from the time of `assessment` to `until`, if all steps succeed and no operator acts."""
     return _Simulation(assessment, policy, until, circumstances or Circumstances()).run()
 
 
 def next_event(assessment: Assessment, policy: Policy) -> NextEvent | None:
-    """Return the first `renew` or `due` of a forecast without a past: when the first certificate is renewed or, where
-    certmond cannot renew it, due. An instant that has passed counts as now. None where no such certificate is left.
+    """Return the first `renew` or `due` event of a forecast without past attempts, or None.
+
+    An instant in the past counts as now.
     """
     node, now = assessment.facts.get("node_name", ""), assessment.taken_at
     authorities = {status.seen.name: status for status in assessment.trust_anchors}
@@ -85,7 +86,7 @@ def next_event(assessment: Assessment, policy: Policy) -> NextEvent | None:
     first: NextEvent | None = None
     for at, status in sorted(((at, each) for at, each in earliest if at), key=lambda pair: pair[0]):
         if first and at > first.at:
-            break  # what is due is due after its turn
+            break  # a certificate is due only after its planned renewal
         if instant := _due_at(status, authorities, policy, at, now):
             able = unable(status, authorities, policy) is None
             found = NextEvent(max(instant, now), status.seen.name, What.RENEW if able else What.DUE)
@@ -94,7 +95,7 @@ def next_event(assessment: Assessment, policy: Policy) -> NextEvent | None:
 
 
 def _earliest(status: CertificateStatus, policy: Policy, node: str, now: datetime) -> datetime | None:
-    """Return when certmond renews the certificate if it can; None where that has no date."""
+    """Return when certmond renews the certificate if it can, or None without dates."""
     at, certificate = turn(status, policy, node), status.certificate
     if at is None or certificate is None:
         return None
@@ -108,7 +109,7 @@ def _due_at(
     at: datetime,
     now: datetime,
 ) -> datetime | None:
-    """Return when a certificate is renewed, which is `at` if certmond can, or due; None where its life simply ends."""
+    """Return `at` if certmond can renew the certificate, otherwise when it is due, or None if it just expires."""
     certificate = status.certificate
     if unable(status, authorities, policy) is None:
         return at
@@ -118,7 +119,7 @@ def _due_at(
 
 
 def _is_rotated(status: CertificateStatus, now: datetime) -> bool:
-    """Whether the kubelet renews this certificate itself, as it does from the link to its dated file."""
+    """Return whether the kubelet renews this certificate itself, through the symlink to its dated file."""
     over = status.certificate is not None and status.certificate.expires_at < now
     return status.seen.spec.kind is Kind.KUBELET and status.seen.symlink is not False and not over
 
@@ -146,7 +147,7 @@ class _Simulation:
             self._circumstances = replace(self._circumstances, stale={})
             for held in made.held:
                 self._tell_held(now, held)
-            if made.steps:  # the same instant is planned again: what was renewed has another turn
+            if made.steps:  # planned again at the same instant: a renewed certificate may be due again
                 made = plan(self._assessment, self._policy, self._past, self._circumstances)
             if made.changes_at is None:
                 break
@@ -161,7 +162,7 @@ class _Simulation:
         for step in issues:
             self._tell_clamped(now, step)
             self._events.append(ForecastEvent(now, What.RENEW, step.target, self._detail(step)))
-            if step.old:  # what is damaged now has no dates to go on from
+            if step.old:  # a damaged certificate has no dates to continue from
                 renewed[step.identity] = self._renewed(step, step.old)
             self._past[step.identity] = Attempt(now)
         services = dict.fromkeys(service for step in issues for service in step.restarts)
@@ -181,7 +182,7 @@ class _Simulation:
         return replace(status, seen=seen, certificate=new, renew_at=due, key_matches=True)
 
     def _detail(self, step: Issue) -> str:
-        """What the plan says; but what changes does so once, the first time."""
+        """Return the detail of the plan, with the changes of the template only the first time."""
         if step.identity not in self._past:
             return step.detail
         return "; ".join(part for part in step.detail.split("; ") if part not in step.template.changes)
@@ -195,7 +196,7 @@ class _Simulation:
 
     def _tell_held(self, now: datetime, held: Held) -> None:
         if self._assessment.by_identity[held.target, held.path].seen.spec.renewed_by:
-            return  # its fate says so already
+            return  # `_fates` has its event
         if held.until is None:
             self._tell_once(ForecastEvent(now, What.HOLD, held.target, held.because, bad=True), held.path)
         certificate = self._assessment.by_identity[held.target, held.path].certificate
@@ -205,14 +206,14 @@ class _Simulation:
             )
 
     def _tell_once(self, event: ForecastEvent, path: str = "") -> None:
-        """The first of its kind about this target."""
+        """Add the first event of its kind for this target."""
         key = (event.what, event.target, path)
         if key not in self._told:
             self._told.add(key)
             self._events.append(event)
 
     def _fates(self) -> Iterator[ForecastEvent]:
-        """What comes to those that certmond does not renew: the CAs, and what it cannot sign. The past comes first."""
+        """Yield the events of certificates that certmond does not renew: CAs, and those that it cannot sign."""
         since = self._assessment.taken_at
         authorities = {status.seen.name: status for status in self._assessment.trust_anchors}
         for status in self._assessment.certificates:

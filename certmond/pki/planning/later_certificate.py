@@ -1,8 +1,7 @@
-"""What certmond put in the place of a certificate later: by its memory of renewals, the archive, and the files of a
-pattern.
+"""Successors of a certificate that certmond installed: from the record of renewals, the archive, and patterns.
 
 Owns the rule that decides which of two certificates is the later one. An old certificate that its owner restores, in
-the same file or in another file of its pattern, gets no rights that the later one does not have. Pure.
+the same file or in another file of its pattern, gets no rights beyond the later one. Pure.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ def holder_of(certificate: Certificate) -> str | None:
 
 
 class Renewals:
-    """What certmond remembers of its renewals, by certificate, and for the files of one pattern by common name."""
+    """The recorded renewals, by certificate, and for the files of one pattern by common name."""
 
     def __init__(self, attempts: Mapping[Identity, Attempt]) -> None:
         self.attempts = attempts
@@ -41,14 +40,14 @@ class Renewals:
         return [each for path, each in found if path != seen.path]
 
     def successors(self, seen: Observation, kept: Sequence[Certificate], *, owner_writes: bool) -> list[Attempt]:
-        """Return the attempts that put another certificate in the place of the present one, which is older.
+        """Return the attempts that replaced the present certificate, which is older than their certificates.
 
-        `kept` are the certificates that the archive has of this file. Where the entry's owner writes the file, the date
-        of issue decides as well, and so do the other files of a pattern.
+        `kept` are the certificates of this file in the archive. If the entry's owner can write the file, the date of
+        issue and the other files of a pattern also decide.
         """
         present, own = seen.certificates[0], self.attempts.get(seen.identity)
         if own and own.sha256 == present.sha256:
-            return []  # certmond put this one there
+            return []  # certmond installed this certificate
         found = [own] if own and own.sha256 and (present in kept or _ends_earlier(present, own)) else []
         if owner_writes:
             found += [each for each in (own, *self.elsewhere(seen)) if each and is_older(present, each)]
@@ -56,7 +55,7 @@ class Renewals:
 
 
 class Pattern:
-    """The certificates in the files of patterns, by common name: one of another file may be the later one."""
+    """The certificates in the files of patterns, by common name. Another file may have the later certificate."""
 
     def __init__(self, inventory: Inventory) -> None:
         self._inventory = inventory
@@ -77,13 +76,13 @@ class Pattern:
 def later_beside(
     present: Certificate, beside: Sequence[Certificate], elsewhere: Sequence[Attempt]
 ) -> tuple[Certificate, ...]:
-    """Return the certificates `beside` it that end later, or that certmond put there after it was issued."""
+    """Return the certificates in `beside` that end later, or that certmond installed after `present` was issued."""
     followed = {each.sha256 for each in elsewhere if is_older(present, each)}
     return tuple(each for each in beside if each.not_after > present.not_after or each.sha256 in followed)
 
 
 def is_older(present: Certificate, attempt: Attempt) -> bool:
-    """Return whether it is not what the attempt put in place, and was issued before that or ends earlier."""
+    """Return whether the attempt installed another certificate, and `present` is older or ends earlier."""
     return attempt.sha256 not in {None, present.sha256} and (
         present.not_before < attempt.put_in_place_at or _ends_earlier(present, attempt)
     )

@@ -1,6 +1,6 @@
-"""Why certmond cannot renew a certificate, whatever the date: its kind, its files, its signer, the key of its CA.
+"""Reasons for which certmond cannot renew a certificate: its kind, its files, its signer, the key of its CA.
 
-Owns these reasons, each with its remedy. When it is renewed is `pki.plan`'s.
+Owns these reasons, each with its remedy. `renewals` decides when a certificate is renewed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _WITH_A_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the ke
 
 
 def unable(status: CertificateStatus, authorities: Mapping[str, CertificateStatus], policy: Policy) -> str | None:
-    """Why certmond cannot renew this certificate, whatever the date; None where it can."""
+    """Return why certmond cannot renew this certificate at any time, or None if it can."""
     spec, certificate = status.seen.spec, status.certificate
     signer = spec.signer or LOCAL
     if spec.renewed_by:
@@ -60,5 +60,5 @@ def _unable_to_sign(authority: CertificateStatus | None, named: Sequence[str]) -
 
 
 def authority_of(status: CertificateStatus, authorities: Mapping[str, CertificateStatus]) -> CertificateStatus | None:
-    """The entry of the CA that would sign it: the first named one."""
+    """Return the status of the CA that would sign it: the first one that its entry names."""
     return next((authorities[name] for name in status.seen.spec.ca if name != SELF and name in authorities), None)

@@ -1,4 +1,4 @@
-"""What a plan is made from besides the assessment: what is configured, and what the host says.
+"""Inputs of the planner besides the assessment: configuration, and the state of the host.
 
 Owns these values. Decides nothing.
 """
@@ -15,7 +15,7 @@ from certmond.pki.planning.renewal_holds import NOTHING_REPLACED, Healing
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the configuration says of renewing. `signers` has the kind of each by its name."""
+    """Configuration of renewals. `signers` has the kind of each signer by its name."""
 
     validity: timedelta = timedelta(days=365)
     key: KeyAlgorithm = KeyAlgorithm.RSA_2048
@@ -26,10 +26,11 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What the host says at this moment: why to wait (`hold`: an upgrade; `clock`: an unsynchronised one), and which
-    derived files are to be made again, by name with the reason; `derived` gives their paths and sources. `unsure` are
-    the anchors, by name with the reason, of which it is not known that others trust what is signed with them.
-    `healing` is the one that was replaced without a rotation, and is followed now.
+    """State of the host: reasons to wait (`hold`: an upgrade; `clock`: not synchronized), and derived files.
+
+    `stale` has the reason for each derived file that must be written again, and `derived` the path and source of each.
+    `unsure` has the reason for each anchor, by name, that other components may not trust yet. `healing` is an anchor
+    that was replaced without a rotation and now has one.
     """
 
     hold: str | None = None

@@ -1,6 +1,6 @@
-"""Why a certificate that is due is not renewed yet, and until when: it was tried a short while ago, or the host waits.
+"""Delays of a due renewal: a recent attempt, or a reason of the host to wait.
 
-Owns these waits. Each has an instant, or a cause that somebody ends. What is due is `pki.plan`'s.
+Owns these delays. Each ends at an instant, or when an operator removes its cause. `renewals` owns what is due.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from certmond.pki.planning.steps import Cause, Held
 from certmond.pki.x509.certificate import Certificate
 
 REPAIRS = frozenset({Cause.NOT_A_SYMLINK, Cause.DAMAGED})
-"""What is wrong with files, whatever the dates: the last renewal says nothing of it."""
+"""Faults of files, independent of dates. The last renewal has no effect on them."""
 SAID = {
     Cause.DUE: "is due",
     Cause.EXPIRED: "has expired",
@@ -35,7 +35,7 @@ SAID = {
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Why to wait (None: nothing speaks for it), and the instants at which time alone changes that."""
+    """The reason to wait, or None, and the instants at which it changes with time."""
 
     held: Held | None = None
     instants: tuple[datetime, ...] = ()
@@ -51,8 +51,9 @@ def waiting(
     attempt: Attempt | None,
     circumstances: Circumstances,
 ) -> Waiting:
-    """Return why it is too early at `now` to renew `old` (None: to issue what has no predecessor), and until when.
-    `due` is when this node would renew it.
+    """Return why `old` is not renewed at `now`, and until when.
+
+    `old` is None for a certificate without a predecessor. `due` is when this node would renew it.
     """
     (name, path), spec, healing = status.seen.identity, status.seen.spec, circumstances.healing
     if doubted := in_doubt(status, cause, circumstances):
@@ -70,7 +71,7 @@ def waiting(
         if pause and pause[0] <= now < (until := pause[1]):
             return Waiting(Held(name, path, _why_wait(attempt, cause), until), instants)
     hold, clock = circumstances.hold, circumstances.clock
-    if cause is Cause.DAMAGED or old is None:  # who upgrades may be who writes, and nothing else says when that ends
+    if cause is Cause.DAMAGED or old is None:  # the writer may be the upgrade, and no other condition ends the hold.
         return Waiting(Held(name, path, hold or clock or "") if hold or clock else None, instants)
     because, late = HostHold(hold, clock).of(old, spec, cause, now, healing)
     instants += (late,) if late else ()
@@ -88,14 +89,14 @@ def in_doubt(status: CertificateStatus, cause: Cause, circumstances: Circumstanc
 def _pause_after(
     attempt: Attempt, cause: Cause, old: Certificate | None, now: datetime, due: datetime | None
 ) -> tuple[datetime, datetime]:
-    """Since when, and until when, the last attempt keeps the next one waiting."""
+    """Return the start and the end of the pause after the last attempt."""
     since, until = attempt.at, attempt.retry_at
     if attempt.restored and not attempt.failures and attempt.wait_until is None:
-        return since, since  # no signer gave what is in place
+        return since, since  # the signer did not issue the present certificate
     if cause is Cause.ROTATION and not attempt.failures and attempt.wait_until is None:
-        until = attempt.put_in_place_at + FIRST_RETRY  # what it brought then was of the former CA
+        until = attempt.put_in_place_at + FIRST_RETRY  # that attempt issued a certificate of the old CA
     if cause is Cause.DUE and old and old.sha256 == attempt.sha256 and due and due <= attempt.put_in_place_at:
-        # It was due from the start: whatever the clock says, as long as two thirds of the time that it then had left.
+        # It was due from the start: wait two thirds of the time that it then had left, independent of the clock.
         since, until = now, max(until, old.not_after - (old.not_after - attempt.put_in_place_at) / 3)
     return since, until
 
@@ -113,5 +114,5 @@ def _why_wait(attempt: Attempt, cause: Cause) -> str:
 
 
 def day(instant: datetime) -> str:
-    """Return the instant as messages have it, in UTC to the minute."""
+    """Return the instant as in messages, in UTC to the minute."""
     return f"{instant:%Y-%m-%d %H:%M} UTC"

@@ -1,6 +1,6 @@
-"""What keeps a certificate from being renewed although something asks for it, and what such a hold does not apply to.
+"""Holds that delay a renewal, and the cases to which they do not apply.
 
-Owns the rules; when a certificate is due is `pki.plan`'s. Pure: what the host says is an argument.
+Owns the rules. `renewals` decides when a certificate is due. Pure: the state of the host is an argument.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _BEYOND_ITS_DATES = frozenset({Cause.EXPIRED, Cause.NOT_YET_VALID})
 
 @dataclass(frozen=True, slots=True)
 class Healing:
-    """A CA that was replaced on disk without a rotation, and is followed by one whose phase began at `since`.
+    """A CA that was replaced on disk without a rotation, and has one now, whose phase began at `since`.
 
-    `at_once`: the former CA is trusted no longer, so that every certificate of it is refused until it is issued again.
+    `at_once` is True if the old CA is no longer trusted: every certificate of it is refused until it is issued again.
     """
 
     family: str
@@ -32,11 +32,11 @@ class Healing:
         return self.family in {spec.name, spec.embedded_ca, *spec.ca}
 
     def is_refused(self, spec: CertificateSpec, cause: Cause) -> bool:
-        """Return whether nobody accepts the certificate now, so that to wait with a new one is the harm."""
+        """Return whether all components refuse the certificate now, so that waiting for a new one does harm."""
         return self.family in spec.ca and (cause in _BEYOND_ITS_DATES or (cause is Cause.ROTATION and self.at_once))
 
     def discounts(self, tried_at: datetime, spec: CertificateSpec, cause: Cause) -> bool:
-        """Return whether an attempt says nothing of this renewal: it was one with the former CA."""
+        """Return whether an attempt does not count for this renewal, because it used the old CA."""
         heals = self.family in spec.ca and (cause is Cause.ROTATION or self.is_refused(spec, cause))
         return heals and tried_at < self.since
 
@@ -46,7 +46,7 @@ NOTHING_REPLACED = Healing("", datetime.max.replace(tzinfo=UTC), at_once=False)
 
 @dataclass(frozen=True, slots=True)
 class HostHold:
-    """What the host says: why to wait (`hold`: an upgrade), and why its clock cannot be trusted (`clock`)."""
+    """Reasons of the host to wait (`hold`: an upgrade), and not to trust its clock (`clock`)."""
 
     hold: str | None = None
     clock: str | None = None
@@ -54,12 +54,13 @@ class HostHold:
     def of(
         self, old: Certificate, spec: CertificateSpec, cause: Cause, now: datetime, healing: Healing = NOTHING_REPLACED
     ) -> tuple[str | None, datetime | None]:
-        """Return why `old` is not renewed at `now` for that cause, and until when: from the critical point on, to wait
-        would be the greater harm.
+        """Return why `old` is not renewed at `now` for that cause, and until when.
+
+        The hold ends at the critical point, from which waiting would do more harm.
         """
         if healing.is_refused(spec, cause):
             return None, None
-        if cause in _BEYOND_ITS_DATES:  # an upgrade would harm nothing more; but the clock itself is the suspect
+        if cause in _BEYOND_ITS_DATES:  # An upgrade cannot do more harm, but the clock itself may be wrong.
             return self.clock, None
         clock = None if cause is Cause.ROTATION and healing.family in spec.ca else self.clock
         because, late = self.hold or clock, critical_point(old)

@@ -1,7 +1,6 @@
-"""How the work is shared among the entries of the catalogue: whose step is next, and how often a pattern is renewed.
+"""Order of the steps among the entries of the catalogue, and the hourly quota of an entry with a pattern.
 
-Owns the order in which steps are begun, and the hourly quota of an entry with a pattern. A user who can create files in
-a directory of a pattern chooses how many certificates of it are due. Pure.
+A user who can create files in a directory of a pattern chooses how many certificates of it are due. Pure.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from operator import itemgetter
 from certmond.pki.planning.steps import Write
 
 RENEWALS, WINDOW = 1000, timedelta(hours=1)
-"""So many certificates of one entry with a pattern are renewed within this time, at most."""
+"""Maximum number of certificates of one entry with a pattern that are renewed within `WINDOW`."""
 
 
 def in_turn(steps: Iterable[Write], begun: Iterable[str]) -> tuple[Write, ...]:
-    """Return the steps in the order in which they are begun: one of each entry, then the next one of each.
+    """Return the steps in the order of their execution: one of each entry, then the next one of each.
 
-    `begun` has the name of the entry of each step that was begun before in this round.
+    `begun` has the name of the entry for each step that began earlier in this round.
     """
     taken, numbered = Counter(begun), list[tuple[int, Write]]()
     for step in steps:
@@ -30,7 +29,7 @@ def in_turn(steps: Iterable[Write], begun: Iterable[str]) -> tuple[Write, ...]:
 
 
 class RenewalQuota:
-    """The quota as of `now`. `attempts` has the name of the entry and the time of each renewal that was tried."""
+    """The quota at `now`. `attempts` has the name of the entry and the time of each attempted renewal."""
 
     def __init__(self, attempts: Iterable[tuple[str, datetime]], now: datetime) -> None:
         self._now = now
@@ -40,9 +39,7 @@ class RenewalQuota:
                 self._used.setdefault(name, []).append(at)
 
     def take(self, name: str) -> datetime | None:
-        """Count one more renewal of the entry, and return None; where its quota is used up, return when it no longer
-        is.
-        """
+        """Count a renewal of the entry, and return None. If its quota is used up, return when it has room again."""
         used = self._used.setdefault(name, [])
         if len(used) >= RENEWALS:
             return used[-RENEWALS] + WINDOW

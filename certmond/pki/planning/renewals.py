@@ -1,8 +1,8 @@
-"""What enforce mode would do now, what it waits for, and when that changes: assessment -> plan.
+"""Planner of enforce mode: the renewals and repairs that are due, those that are held, and the time of the next change.
 
-Owns when a certificate is renewed, and when it is not although it is due. Decisions are data: `certmond plan` prints
-the steps that `controllers/executor` would carry out, no others. Time, the past and the state of the host are
-arguments; the same arguments give the same plan, here and when `forecast` runs it forward in time.
+Owns when a certificate is renewed, and when a due one is not. Decisions are values: `certmond plan` prints the same
+steps that `controllers.executor` executes. Time, past attempts and the state of the host are arguments. The same
+arguments give the same plan, also in a forecast.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from certmond.pki.signing.policy import Basis, Denial, fixed_by, grant
 from certmond.pki.signing.template import Terms, is_a, successor
 from certmond.pki.x509.certificate import Certificate
 
-_SPREAD_SHARE = 20  # nodes renew at most a twentieth of the life before the certificate is due
+_SPREAD_SHARE = 20  # nodes renew at most a twentieth of the lifetime before the certificate is due
 _FOR_A_LATER_END = frozenset({Cause.DUE, Cause.EXPIRED})
 
 
@@ -43,30 +43,32 @@ def plan(
     reissue: Mapping[Identity, Certificate] | None = None,
     signing: Mapping[str, Certificate] | None = None,
 ) -> Plan:
-    """The steps for `assessment`, at the instant that it was taken.
+    """Return the steps for `assessment`, at its time.
 
-    `asked` names the entries to renew now whatever their dates: by hand. None is the daemon's own plan, in which those
-    of `reissue` are renewed because their CA is on its way out, each under the anchor that it has there. `signing` has
-    the anchor that signs in the present phase of a rotation, by the name of its CA: nothing of another is put back.
+    `asked` names the entries that the operator renews now, independent of dates. None is the daemon's own plan. It
+    also renews the certificates in `reissue`, for a rotation of their CA, each under the anchor that `reissue` has for
+    it. `signing` has the anchor that signs in the present phase of a rotation, by the name of its CA. The plan restores
+    no certificate of another anchor.
     """
     return _Planner(assessment, policy, past, circumstances, asked, reissue=reissue or {}, signing=signing or {}).plan()
 
 
 def turn(status: CertificateStatus, policy: Policy, node: str) -> datetime | None:
-    """The instant at which this node renews the certificate by itself: its renewal point, or up to `spread` before it,
-    by a stable hash of the node's name, so that not all nodes do so in the same hour.
+    """Return when this node renews the certificate by itself: its renewal point, or up to `spread` before it.
+
+    A stable hash of the node's name chooses the time, so that not all nodes renew in the same hour.
     """
     certificate, due = status.certificate, status.renew_at
     if certificate is None or due is None:
         return None
     if status.seen.spec.kind is Kind.KUBELET:
-        return due  # the kubelet's own turn comes before
+        return due  # the kubelet renews earlier by itself
     return due - _earlier(certificate.not_after - certificate.not_before, policy.spread, node)
 
 
 @lru_cache(maxsize=256)
 def _earlier(life: timedelta, spread: timedelta, node: str) -> timedelta:
-    """How long before it is due: a share of the spread that is the node's own, whenever it is asked."""
+    """Return how long before it is due: a share of the spread that is constant for the node."""
     share = int.from_bytes(hashlib.sha256(node.encode()).digest()[:8]) / 2**64
     return min(spread, life / _SPREAD_SHARE) * share
 
@@ -91,7 +93,7 @@ class _Planner:
         self._derived = {path for path, _ in circumstances.derived.values()}
         self._steps: list[Step] = []
         self._held: list[Held] = []
-        self._covered: set[str] = set()  # an entry that is refused leaves its file to the next one
+        self._covered: set[str] = set()  # a refused entry leaves its file to the next one
         self._instants: list[datetime] = []
 
     def plan(self) -> Plan:
@@ -109,7 +111,7 @@ class _Planner:
 
     @cached_property
     def _holders(self) -> dict[str, list[Observation]]:
-        """Who has each file as certificate or as key, of all that have a key."""
+        """The observations with a key, by each file that they have as certificate or as key."""
         found: dict[str, list[Observation]] = {}
         for each in (status.seen for status in self._assessment.statuses if status.seen.key_path):
             for file in filter(None, {*each.pair}):
@@ -117,9 +119,9 @@ class _Planner:
         return found
 
     def _cause(self, status: CertificateStatus) -> Cause | None:
-        """Why the certificate would be renewed now; None where nothing asks for it.
+        """Return why the certificate would be renewed now, or None.
 
-        A derived file, which a pattern may match as well, has its turn with its source, and none of its own.
+        A derived file, which a pattern may also match, is written with its source.
         """
         if self._derived and not self._derived.isdisjoint({status.seen.path, status.seen.pair[0]}):
             return None
@@ -127,7 +129,7 @@ class _Planner:
             return Cause.ASKED if status.seen.name in self._asked else None
         if status.seen.identity in self._reissue:
             return Cause.ROTATION
-        others = status.seen.spec.renewed_by is not None  # told, when it is due: somebody else has to act
+        others = status.seen.spec.renewed_by is not None  # the hold of a due one names its renewer
         if not others and unable(status, self._authorities, self._policy):
             return None
         certificate, due = status.certificate, turn(status, self._policy, self._node)
@@ -155,7 +157,7 @@ class _Planner:
                 self._hold(status, f"no new one can last beyond {day(end)}, the end of its CA: rotate the CA")
                 return
         if (file := status.seen.pair[0]) in self._covered:
-            return  # by another entry, or under another name: what is done to its file is done once
+            return  # another entry, or another path of the same file, already has a step
         step = self._issue(status, old, cause, authority, end)
         granted = grant(step.template, fixed_by(status.seen.spec, self._assessment.facts), _basis(status, old))
         if isinstance(granted, Denial):
@@ -174,7 +176,7 @@ class _Planner:
             self._covered.add(file)
 
     def _may_repair(self, status: CertificateStatus) -> bool:
-        """The files of a derived entry, and those that another entry has as well, have their turn with that one."""
+        """Return whether no derived entry or earlier entry has the same files."""
         files = {status.seen.path, status.seen.pair[0]}
         asked = self._asked is None or status.seen.name in self._asked
         return asked and self._derived.isdisjoint(files) and self._covered.isdisjoint(files)
@@ -188,7 +190,7 @@ class _Planner:
         made = self._repairs.cure(status, by_hand=asked)
         if isinstance(made, Restore | Issue) and not asked:
             about = self._circumstances
-            if isinstance(made, Restore):  # what was good before needs no clock, and no CA that all others trust
+            if isinstance(made, Restore):  # a restored certificate needs no clock, and no CA that all components trust
                 about = replace(about, clock=None, unsure={})
             made = self._waiting(status, None, Cause.DAMAGED, about) or made
         elif isinstance(made, Issue):
@@ -222,7 +224,7 @@ class _Planner:
         return Held(status.seen.name, status.seen.path, fact, until)
 
     def _shared(self, seen: Observation) -> str | None:
-        """What another entry has of this pair, and not all of it: with a new key, its half would have no other one."""
+        """Return what another entry shares of this pair, if not all of it: a new key would break its half."""
         certificate, key = seen.pair
         holders = (each for file in (key, certificate) if file for each in self._holders.get(file, ()))
         for other in (each for each in holders if each.path != seen.path):
@@ -285,13 +287,15 @@ class _Planner:
         )
 
     def _under(self, status: CertificateStatus, cause: Cause) -> Certificate | None:
-        """The anchor that a new certificate must have, where that is not any of its entry's."""
+        """Return the anchor that a new certificate must have if not every anchor of its entry is permitted."""
         if cause is Cause.ROTATION:
             return self._reissue.get(status.seen.identity)
         return next(filter(None, map(self._signing.get, status.seen.spec.ca)), None) if cause in REPAIRS else None
 
     def _holders_of_the_old(self, status: CertificateStatus) -> Iterator[str]:
-        """The services that do not read the new one by themselves, as the node shows it, else as the catalogue says."""
+        """Yield the services that do not reload the new certificate, as observed on the node, otherwise as in the
+        catalogue.
+        """
         spec = status.seen.spec
         known = {each.service: each.reloads for each in status.presence.consumers}
         for service in self._policy.services:
@@ -301,7 +305,7 @@ class _Planner:
                 yield service.name
 
     def _derivations(self) -> Iterator[Derive]:
-        """Files made from others: those that are out of date, and those whose source is about to change."""
+        """Yield the steps for derived files that are out of date, and for those whose source has a step."""
         renewed = {step.target for step in self._steps if isinstance(step, Issue | Restore)}
         for name, (path, source) in self._circumstances.derived.items():
             if source not in renewed and (why := self._unproven(source)):
@@ -312,7 +316,7 @@ class _Planner:
                 yield Derive(name, path, source, Cause.SOURCE_CHANGED, self._circumstances.stale[name])
 
     def _unproven(self, name: str) -> str | None:
-        """Why what an entry's file says is not to be copied elsewhere: it is due, and has no successor of its CA."""
+        """Return why the file of an entry must not be copied: it is due and has no successor of its CA."""
         found = (status.basis for status in self._assessment.certificates if status.seen.name == name)
         return next(("; ".join(each.reasons) or each.barrier for each in found if each and not each.predecessor), None)
 
@@ -321,7 +325,8 @@ class _Planner:
 
 
 def _basis(status: CertificateStatus, old: Certificate) -> Basis:
-    """What the successor is derived from. Where the origin was not looked up yet, nothing speaks against it: the
-    executor looks it up in any case.
+    """Return the sources of the successor. Before its origin is checked, no reason speaks against `old`.
+
+    The executor checks the origin in any case.
     """
     return status.basis or Basis(old)

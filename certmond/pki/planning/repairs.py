@@ -1,7 +1,7 @@
-"""Damaged files as a step: which generation is put back, else which certificate is issued anew, else why neither.
+"""Repair of damaged files as a step: a generation of the archive, otherwise a new certificate, otherwise the obstacle.
 
-Owns that order, and what keeps a new certificate from being a loss. What is broken, and what may come back, is
-`pki.damage`'s; when it is done, `pki.plan`'s.
+Owns that order, and the cases in which a new certificate would lose something. `assessment.damage` owns what is broken
+and what may be restored. `renewals` decides when.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from certmond.pki.x509.certificate import Certificate
 
 
 def being_written(status: CertificateStatus) -> Held | None:
-    """Return until when damaged files may be written by somebody; None where that time is over."""
+    """Return until when another process may be writing the damaged files, or None after that time."""
     since = status.damage
     if since is None or since.stands:
         return None
@@ -32,8 +32,10 @@ def being_written(status: CertificateStatus) -> Held | None:
 
 
 class Repairs:
-    """What puts the damaged files of one assessment right. `shared` says what an entry has in common with another, and
-    `restarts` which services do not read a new certificate by themselves.
+    """Repairs of the damaged files of one assessment.
+
+    `shared` returns what an entry shares with another, and `restarts` the services that do not reload a new
+    certificate.
     """
 
     def __init__(
@@ -51,7 +53,9 @@ class Repairs:
         self._signing, self._node, self._shared, self._restarts = signing, node, shared, restarts
 
     def cure(self, status: CertificateStatus, *, by_hand: bool) -> Restore | Issue | Held | None:
-        """Return what puts the files right. None where their certificate is whole, and can have a successor."""
+        """Return the step that repairs the files, or the obstacle. None if their certificate is complete and can be
+        renewed.
+        """
         seen, salvage, what = status.seen, status.presence.salvage or Salvage(), damage(status.seen)
         if seen.spec.renewed_by:
             return self._held(status, f"it is not renewed by certmond but by {seen.spec.renewed_by}")
@@ -72,7 +76,7 @@ class Repairs:
     def _anew(
         self, status: CertificateStatus, salvage: Salvage, under: Certificate | None, *, by_hand: bool
     ) -> Issue | str:
-        """A certificate that says what the entry fixes, and no more; or why there is none."""
+        """Return a certificate with only what the entry fixes, or the reason against it."""
         seen, facts, authority = status.seen, self._assessment.facts, authority_of(status, self._authorities)
         signer, end = seen.spec.signer or LOCAL, None
         if authority and authority.certificate:
@@ -113,7 +117,7 @@ class Repairs:
         )
 
     def _siblings(self, status: CertificateStatus) -> list[Certificate]:
-        """The certificates of the same CA on this node that lead to it."""
+        """Return the valid certificates of the same CA on this node."""
         others = [each for each in self._assessment.certificates if each.seen.spec.ca == status.seen.spec.ca]
         return [each.certificate for each in others if each.certificate and each.chain_valid]
 

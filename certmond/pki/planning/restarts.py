@@ -1,8 +1,8 @@
-"""Which services are to be restarted now, in which order, and which are not although they hold something old.
+"""Planner of restarts: services with an outdated file in memory, their order, and the restarts that are held.
 
-Owns the caution around a restart: it is for a good certificate, it is in its turn, it was not long since the last one,
-and it was not tried before for the same files. Only one is carried out at a time, and then everything is looked at
-again: the restart of one service may well have taken another with it.
+Owns the conditions of a restart: the certificate is good, the order permits it, the last restart is not recent, and no
+restart failed with the same files. The daemon executes one restart at a time and then observes the node again, because
+one restart may also have restarted other services.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ _UNFIT = frozenset(
 )
 _DEADLY = frozenset(
     {Reason.UNREADABLE, Reason.MISSING, Reason.MALFORMED, Reason.KEY_MISSING, Reason.KEY_MISMATCH}
-)  # a process lives on with such a file, and the next one does not start with it
+)  # a running process survives such a file, and the next one does not start with it
 _CAUSES = {Reason.SERVED_DIFFERS: Cause.SERVED_DIFFERS, Reason.RESTART_PENDING: Cause.RESTART_PENDING}
 
 
 @dataclass(frozen=True, slots=True)
 class Caution:
-    """What speaks for waiting: an upgrade is under way; files made from a certificate that could not be made yet, by
-    the name of that certificate, with the reason. `rotating` are the trust anchors that are changing as they should.
-    `healing` is the one that was replaced without a rotation, and is followed now.
+    """Reasons to wait. `hold` is an upgrade, and `unmade` has the reason for derived files that could not be written.
+
+    The keys of `unmade` are the names of their certificates. `rotating` are the trust anchors that a rotation changes.
+    `healing` is an anchor that was replaced without a rotation and now has one.
     """
 
     hold: str | None = None
@@ -48,7 +49,7 @@ class Caution:
     healing: Healing = NOTHING_REPLACED
 
     def is_urgent(self, statuses: Iterable[CertificateStatus]) -> bool:
-        """Return whether a service that holds older ones of these is refused by everybody, so that waiting is harm."""
+        """Return whether all components refuse a service with older versions of these, so that waiting does harm."""
         return self.healing.at_once and any(self.healing.concerns(each.seen.spec) for each in statuses)
 
 
@@ -61,15 +62,16 @@ def restarts(
     caution: Caution,
     asked: frozenset[str] | None = None,
 ) -> Plan:
-    """The restarts that follow the steps `before`, those for what is to be renewed included, in their order.
+    """Return the restarts that follow the steps `before`, in their order, including those for planned renewals.
 
-    `asked` names the services to restart by hand, these only, whatever they hold and whatever was tried before.
+    `asked` names the services that the operator restarts: only these, whatever they have in memory or were restarted
+    for.
     """
     return _Planner(assessment, around, before, terms, caution=caution, asked=asked).plan()
 
 
 def in_order(services: Iterable[ServiceSpec]) -> list[ServiceSpec]:
-    """Each behind all that it is `after`, otherwise as given. The configuration lets no two wait for each other."""
+    """Return each service after those in its `after`, otherwise in the given order. The configuration has no cycle."""
     waiting, found = {service.name: service for service in services}, list[ServiceSpec]()
     while waiting:
         ready = next((s for s in waiting.values() if not waiting.keys() & set(s.after)), next(iter(waiting.values())))
@@ -125,7 +127,7 @@ class _Planner:
             self._steps.append(Restart(service, news, Cause.RENEWED, why, instance))
 
     def _stale(self, service: str) -> Iterator[tuple[CertificateStatus, Stale]]:
-        """What a service holds that is older than its file, and has had the time to be read again."""
+        """Yield what a service has in memory that is older than its file, after the time that a reload takes."""
         for status in self._statuses:
             for stale in status.presence.stale:
                 if stale.service == service and stale.due:
@@ -136,7 +138,7 @@ class _Planner:
     def _obstacle(
         self, service: ServiceSpec, found: Sequence[tuple[CertificateStatus, Stale]], targets: Sequence[Target]
     ) -> Held | None:
-        """Why it is not restarted now, and until when."""
+        """Return why the service is not restarted now, and until when."""
         name, path = service.name, found[0][1].path
         past = self._around.past.get(name)
         trusted = [s.seen.name for s, _ in found if s.seen.spec.is_trust and s.seen.name not in self._caution.rotating]
@@ -158,18 +160,18 @@ class _Planner:
         if self._caution.hold and not late:
             return Held(name, path, self._caution.hold)
         free = past is None or past.result is Result.SEEN or (past.result is Result.SUPERSEDED and not past.again)
-        free = free or (urgent and past is not None and not past.again)  # what it was restarted for was refused, too
+        free = free or (urgent and past is not None and not past.again)  # components refused those files, too
         restarted_at = None if past is None or free else past.ended_at
         until = restarted_at + self._terms.spacing if restarted_at else None
         now = self._around.live.at if self._around.live else None
-        # A look begins before what it leads to has ended; but a clock may have been set back.
+        # A pass begins before the restart that follows it has ended. The clock may also have been set back.
         if past and restarted_at and until and now and restarted_at - self._terms.spacing < now < until:
             self._instants.append(until)
             return Held(name, path, f"not so soon after {restarted_at:%Y-%m-%d %H:%M} UTC, when {past.message}", until)
         return None
 
     def _deadly(self, service: str) -> Iterator[str]:
-        """What is wrong with any of its files that it needs to start."""
+        """Yield the faults of files that the service needs to start."""
         for status in self._statuses:
             reads = any(consumer.service == service for consumer in status.presence.consumers)
             for item in status.findings if reads else ():
@@ -177,10 +179,10 @@ class _Planner:
                 if item.severity is Severity.CRITICAL and item.reason in _DEADLY and not of_a_ca:
                     yield item.message
             if reads and status.key_matches is False and not status.seen.spec.authority:
-                yield f"the key of {status.seen.path} is another's"  # no finding yet: it may be half written
+                yield f"the key of {status.seen.path} is another's"  # no finding yet: the pair may be half written
 
     def _tried(self, past: Past, targets: Sequence[Target]) -> str | None:
-        """It was restarted for the very same files, and to what effect: the daemon does not do that again."""
+        """Return why a restart for the same files is not repeated by the daemon, or None."""
         contents = {path: content.sha256 for path, content in self._around.contents.items()}
         if failure := past.failure(contents):
             return f"{failure}; another certificate, or `certmond restart {past.service}`, tries it again"
@@ -204,7 +206,7 @@ class _Planner:
 
 
 def _unfit(status: CertificateStatus) -> str | None:
-    """What speaks against putting this certificate, or these keys, into use."""
+    """Return why this certificate, or this key pair, must not be put into use, or None."""
     seen, keys = status.seen, status.seen.spec.kind is Kind.KEY_PAIR
     if not keys and (status.stale or status.certificate is None):
         return f"{seen.path} holds no certificate"

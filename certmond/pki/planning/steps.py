@@ -1,7 +1,7 @@
-"""What can be done to a node, as values: the closed set of steps, the plan that they make, and what is held.
+"""Steps as values: the closed set of changes to a node, the plan, and held steps.
 
-Owns the shapes that the planner hands to whoever prints or carries out; a new thing to do is a class in the union
-`Step`, and mypy points at every `match` that lacks it. Decides nothing.
+Owns the types between the planner and the executor or the output. A new kind of step is a class in the union `Step`,
+and mypy reports every `match` that lacks it. Decides nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Identity = tuple[str, str]
 
 
 class Cause(StrEnum):
-    """Why something is done."""
+    """Reason for a step."""
 
     DUE = "due"
     EXPIRED = "expired"
@@ -40,10 +40,11 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """A new certificate of an entry in the place of `old`, or, where that is None, of files that are damaged: it then
-    has no predecessor, and `server` is what a kubeconfig says of its cluster, its name and the URL of the API server.
-    `restarts` are the consumers that do not reload it. `under` is the anchor that it has to have, where it is not any
-    of its entry's.
+    """A new certificate of an entry in place of `old`, or of damaged files if `old` is None.
+
+    For damaged files, `server` has the name of the cluster and the URL of the API server for a kubeconfig. `restarts`
+    are the consumers that do not reload the certificate. `under` is the required anchor if not every anchor of the
+    entry is permitted.
     """
 
     status: CertificateStatus
@@ -76,7 +77,7 @@ class Issue:
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """A generation of the archive in the place of an entry's damaged files. `certificate` is the one that it has."""
+    """A generation of the archive, with its `certificate`, in place of an entry's damaged files."""
 
     status: CertificateStatus
     generation: str
@@ -99,7 +100,7 @@ class Restore:
 
 @dataclass(frozen=True, slots=True)
 class Derive:
-    """A derived file is made again from the entry `source`."""
+    """A derived file is written again from the entry `source`."""
 
     target: str
     path: str
@@ -110,7 +111,7 @@ class Derive:
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """A service takes up what is on disk. `instance` is what runs now; `targets` are for whose sake."""
+    """A service is restarted. `instance` is the running one, and `targets` are the reason for the restart."""
 
     service: ServiceSpec
     targets: tuple[Target, ...]
@@ -129,7 +130,7 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """The file `path` holds these anchors, in this order, and nothing else."""
+    """The file `path` contains exactly these anchors, in this order."""
 
     path: str
     anchors: tuple[Anchor, ...]
@@ -137,7 +138,7 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True)
 class KeyOf:
-    """The file `path` holds the private key of this anchor, which the state directory or the node has."""
+    """The file `path` contains the private key of this anchor, from the state directory or the node."""
 
     path: str
     anchor: Anchor
@@ -145,8 +146,9 @@ class KeyOf:
 
 @dataclass(frozen=True, slots=True)
 class Trusting:
-    """The kubeconfig `path` embeds these CA certificates for the cluster of its context, and in the place of any of
-    `anchors` for each other cluster that it has.
+    """The kubeconfig `path` embeds these CA certificates for the cluster of its context.
+
+    For its other clusters, they replace any of `anchors`.
     """
 
     path: str
@@ -156,7 +158,7 @@ class Trusting:
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """The static-pod manifest `path` gives its `container` these flags, which it has already, with these values."""
+    """The static Pod manifest `path` sets these flags of its `container`, which it already has, to these values."""
 
     path: str
     container: str
@@ -165,7 +167,7 @@ class Flags:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """There is no file `path`."""
+    """The file `path` does not exist."""
 
     path: str
 
@@ -175,8 +177,9 @@ Want = Bundle | KeyOf | Trusting | Flags | Gone
 
 @dataclass(frozen=True, slots=True)
 class Rotate:
-    """What a phase of a rotation asks of files that belong together: all of it is so, or nothing has changed. `known`
-    are the anchors of before and after: where the files hold another one, it is not for this step to replace it.
+    """Changes of a rotation phase to files that belong together, made in one transaction.
+
+    `known` are the old and new anchors. The step does not replace another anchor in the files.
     """
 
     target: str
@@ -188,13 +191,13 @@ class Rotate:
 
 
 Write = Issue | Restore | Derive | Rotate
-"""What changes files."""
+"""Steps that change files."""
 Step = Write | Restart
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What would be a step, and why it is none; `until` where the time alone will tell."""
+    """A step that is held, with the reason, and `until` when if only time decides."""
 
     target: str
     path: str
@@ -204,7 +207,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do now, in this order; what is held; and the instant until which time alone changes neither."""
+    """The steps in their order, the held steps, and the time until which neither changes with time."""
 
     steps: tuple[Step, ...] = ()
     held: tuple[Held, ...] = ()
@@ -212,12 +215,12 @@ class Plan:
 
     @property
     def writes(self) -> tuple[Write, ...]:
-        """The steps that change files: they come first, all of them."""
+        """The steps that change files. They come before all restarts."""
         return tuple(step for step in self.steps if not isinstance(step, Restart))
 
     @property
     def restartable(self) -> Plan:
-        """The plan without the restarts of services for which it still writes files."""
+        """The plan without restarts of services for which it still writes files."""
         waiting = {service for step in self.writes if isinstance(step, Issue) for service in step.restarts}
         steps = (step for step in self.steps if not (isinstance(step, Restart) and step.target in waiting))
         return replace(self, steps=tuple(steps))

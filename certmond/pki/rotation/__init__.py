@@ -1,1 +1,1 @@
-"""The rotation of a CA: its phases, gates and steps."""
+"""Rotation of a CA or of the token keys: phases, gates and steps."""

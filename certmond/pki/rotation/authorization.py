@@ -1,8 +1,8 @@
-"""Whether a node may follow a rotation that others tell it of: a CA is followed only by whom it has named itself.
+"""Authorization of a rotation that another node announces: a node follows only a rotation that the old CA has signed.
 
-Owns what is signed at the beginning of a rotation, with the key of the CA that is to be followed, and what a node asks
-of a record before it touches anything: whoever can write the record, and does not have that key, can make no node trust
-a CA. Pure; who has the key signs with `host.keys.sign`.
+Owns the statement that the key of the old CA signs at the start. Owns the checks of a record before a node uses it. A
+user who can write the record, but does not have that key, cannot make a node trust a CA. Pure. The holder of the key
+signs with `formats.private_key.sign`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from certmond.pki.x509.library_guard import guarded
 
 
 def statement(rotation: Rotation) -> bytes:
-    """What is signed, with the key of `old`, when a rotation begins; on its way back it is the same."""
+    """Return what the key of `old` signs when a rotation begins. An aborted rotation has the same statement."""
     there = _forth(rotation)
     lines = (
         "certmond rotation", there.id, there.family, there.mode.value,
@@ -36,8 +36,9 @@ def statement(rotation: Rotation) -> bytes:
 
 
 def refusal(own: Rotation | None, told: Rotation, ground: Ground, *, staged: bool, now: datetime) -> str | None:
-    """Why this node, whose own record has `own`, does not follow `told`; a sentence, None where it does. `staged` says
-    that a person has given this node the certificate that follows, and its key.
+    """Return why this node, whose own record has `own`, does not follow `told`, as a sentence. None if it does.
+
+    `staged` is True if an operator has staged the new certificate and its key on this node.
     """
     why = next(_objections(own, told, ground, staged, now), None)
     if why is None:
@@ -86,10 +87,10 @@ def _not_the_way_back(own: Rotation, told: Rotation, now: datetime) -> Iterator[
 
 
 def _not_continuous(told: Rotation, ground: Ground) -> Iterator[str]:
-    """This node hears of it for the first time."""
+    """Yield the reasons against a rotation that is new to this node."""
     there, trust, wanted = _forth(told), set(ground.trust), desired(told)
     signers = {each for each in there.old if _consents(each, statement(told), told.signature)}
-    # A node that joined when only the new CA was left has nothing to be changed any more, and that stays so.
+    # A node that joined after the old CA was removed has nothing left to change.
     joined = trust == {told.new} and wanted is not None and set(wanted.trust) == trust
     if told.aborted and told.id == there.id:
         yield "it is a way back without a way there"
@@ -102,7 +103,7 @@ def _not_continuous(told: Rotation, ground: Ground) -> Iterator[str]:
 
 
 def _forth(rotation: Rotation) -> Rotation:
-    """The rotation as it was when it began."""
+    """Return the rotation as it was when it began."""
     if not rotation.aborted:
         return rotation
     return replace(rotation, id=forth(rotation.id), old=(rotation.new,), new=rotation.old[0])

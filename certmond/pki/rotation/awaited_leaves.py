@@ -1,8 +1,8 @@
-"""Which certificates of the former CA a phase of a rotation waits for.
+"""Certificates of the old CA for which a phase of a rotation waits.
 
-Owns that decision. A phase does not wait for what another user than root can hold up: a certificate that the CA's key
-does not sign because of its file, and one that came there after the phase began. Both are issued anew where that is
-possible, and told where it is not. Pure.
+A phase does not wait for what a user other than root can delay: a certificate that the CA's key does not sign because
+of its file, or one that was installed after the phase began. certmond issues both again if possible, and reports them
+otherwise. Pure.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from certmond.pki.signing.template import Terms, successor
 
 
 def is_awaited(rotation: Rotation, status: CertificateStatus, assessment: Assessment) -> bool:
-    """Return whether the phase waits until this certificate of the former CA is issued anew."""
+    """Return whether the phase waits until this certificate of the old CA is issued again."""
     origin, changed_at = status.presence.provenance, status.seen.changed_at
     if origin is None or not (origin.path_writers or origin.file_writers or origin.owner_writes):
         return True  # only root can write it
@@ -22,7 +22,7 @@ def is_awaited(rotation: Rotation, status: CertificateStatus, assessment: Assess
 
 
 def denial(status: CertificateStatus, assessment: Assessment) -> Denial | None:
-    """Return why the CA's key does not sign a successor of this certificate; None where it does."""
+    """Return why the CA's key does not sign a successor of this certificate, or None if it does."""
     certificate, spec, derived = status.certificate, status.seen.spec, status.basis
     if certificate is None or derived is None or certificate.refused:
         return None

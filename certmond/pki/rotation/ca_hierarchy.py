@@ -1,6 +1,6 @@
-"""A family: one trust anchor of the catalogue on this node, its present certificates, and the leaves that hang on it.
+"""Family: one trust anchor of the catalogue on this node, its present certificates, and the leaves below it.
 
-Owns which certificate belongs to which CA, by proof and never by name. Judges nothing.
+Owns which certificate belongs to which CA, by signatures and never by name. Makes no findings.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from certmond.pki.x509.path_building import find_paths
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A certificate of this node that is not a CA. `chain` is what stands behind it in its file; `usages` are asked of
-    it.
+    """A certificate of this node that is not a CA.
+
+    `chain` is the rest of its file. `usages` are the usages that its entry requires.
     """
 
     name: str
@@ -30,9 +31,10 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """`present` are the trusted certificates in the order of their file, but the one whose key is here first; `trusted`
-    are they in the very order of the file. `key` is the public half of the key on this node; None with `holds_key`
-    where it cannot be told, such as of one with a passphrase.
+    """A trust anchor and its leaves. `trusted` are its certificates in the order of the file.
+
+    In `present`, the certificate whose key is on this node comes first. `key` is the public half of that key, or None
+    with `holds_key` if it is unknown, such as with a passphrase.
     """
 
     spec: CertificateSpec
@@ -43,7 +45,7 @@ class Family:
     leaves: tuple[Leaf, ...]
 
     def signed_by(self, ca: Certificate, now: datetime) -> tuple[Leaf, ...]:
-        """The leaves that are valid at `now` where nothing but `ca` is trusted."""
+        """Return the leaves that are valid at `now` if only `ca` is trusted."""
         return tuple(
             leaf
             for leaf in self.leaves
@@ -51,8 +53,9 @@ class Family:
         )
 
     def leaves_end(self, now: datetime, validity: timedelta) -> datetime:
-        """When the longest of its leaves would end if it was issued at `now`; `validity` is for those that have none
-        of their own.
+        """Return when the longest of its leaves would end if issued at `now`.
+
+        `validity` is for leaves whose entry has none.
         """
         try:
             return now + max((leaf.validity or validity for leaf in self.leaves), default=validity)
@@ -61,7 +64,7 @@ class Family:
 
 
 def family_of(assessment: Assessment, name: str) -> Family | None:
-    """The family `name`; None where the catalogue has none or this node has no certificate of it."""
+    """Return the family `name`, or None if the catalogue or this node has no certificate of it."""
     statuses = [status for status in assessment.statuses if status.seen.spec.name == name]
     trusted = tuple(status.seen.certificates[0] for status in statuses if status.seen.certificates)
     if not trusted or not statuses[0].seen.spec.authority:

@@ -1,7 +1,7 @@
-"""When pods have the CA that a rotation has them trust: what the cluster answers, and how long the rest takes.
+"""Publication of a new CA to Pods: the state of the kube-root-ca.crt ConfigMaps, and the delays after it.
 
-Owns the times, each from the sources of Kubernetes, and what follows from an answer for a node by itself. Where several
-nodes rotate together, `cluster.inspection` asks more. Pure.
+Owns the delays, each from the sources of Kubernetes, and the gate of a node that rotates alone. For several nodes,
+`cluster.rotation_checks` has further checks. Pure.
 """
 
 from __future__ import annotations
@@ -15,46 +15,49 @@ from certmond.pki.rotation.gates import Gate
 from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation
 
 _BACK = timedelta(seconds=20)
-"""A kubelet looks at its manifests again within that time, and so starts a kube-controller-manager whose manifest has
-changed: fileCheckFrequency, pkg/kubelet/apis/config/v1beta1/defaults.go."""
+"""A kubelet checks its manifests within this period, and then starts a kube-controller-manager with a changed manifest
+(fileCheckFrequency, pkg/kubelet/apis/config/v1beta1/defaults.go).
+"""
 _LEASE, _RETRY = timedelta(seconds=15), timedelta(seconds=2) * 2.2
-"""The Lease of the leader that has ended lasts for so long (LeaseDuration). Another one tries to take it in each
-RetryPeriod, with jitter (component-base/config/v1alpha1/defaults.go; JitterFactor, client-go/tools/leaderelection)."""
+"""The Lease of a leader that ended is valid for LeaseDuration. Another candidate tries to acquire it in each
+RetryPeriod, with jitter (component-base/config/v1alpha1/defaults.go; JitterFactor, client-go/tools/leaderelection).
+"""
 SYNCED = timedelta(minutes=1) * 1.5
-"""A kubelet exchanges a ConfigMap in a running pod with the pod's next sync: syncFrequency (the same defaults.go), with
-jitter: workerResyncIntervalJitterFactor 0.5, pkg/kubelet/pod_workers.go. By default it watches ConfigMaps meanwhile."""
+"""A kubelet updates a ConfigMap in a running Pod at the Pod's next sync: syncFrequency (the same defaults.go), with
+jitter (workerResyncIntervalJitterFactor 0.5, pkg/kubelet/pod_workers.go). By default it also watches ConfigMaps.
+"""
 LEADS = _BACK + _LEASE + _RETRY
-"""So long after its restart a kube-controller-manager publishes at the latest: before, it does not lead."""
+"""A kube-controller-manager publishes at most this long after its restart. It must become the leader first."""
 TAKES = LEADS + SYNCED
 
 
 class Answer(Enum):
-    """What came of asking for the ConfigMaps kube-root-ca.crt."""
+    """Result of the request for the ConfigMaps kube-root-ca.crt."""
 
     PUBLISHED = auto()
     BEHIND = auto()
-    SILENT = auto()  # nobody answers now: asking later may help
-    REFUSED = auto()  # by the API, or because it cannot be asked from here
+    SILENT = auto()  # no answer now; a later request may succeed
+    REFUSED = auto()  # by the API, or this node cannot send the request
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The answer, and the sentence about it."""
+    """The result, and the sentence about it."""
 
     answer: Answer
     fact: str
 
 
 def concerns(rotation: Rotation) -> bool:
-    """Return whether the phase may be left only when pods trust what it has nodes trust."""
+    """Return whether the phase ends only after Pods trust both CAs."""
     return rotation.family == SIGNER_FAMILY and rotation.mode is Mode.OVERLAP and rotation.phase is Phase.TRUST
 
 
 def gate(rotation: Rotation, held: Gate, asked: Asked, now: datetime, pause: timedelta) -> Gate:
-    """Return `held`, the gate of a node by itself, with what pods were given. It is asked again after `pause`.
+    """Return `held`, the gate of a node that rotates alone, with the state of the publication. Retries after `pause`.
 
-    Where it cannot be asked, the overlap alone counts, and the gate says so. An API server that does not answer may be
-    the one that is restarted, and gets the time that a publication takes.
+    If the request is impossible, only the overlap counts, and the gate reports it. An API server that does not answer
+    may be restarting, and gets the time that a publication takes.
     """
     fact = asked.fact
     again = Gate((*held.waits, fact), min(filter(None, (held.until, now + pause))))
@@ -72,7 +75,7 @@ def gate(rotation: Rotation, held: Gate, asked: Asked, now: datetime, pause: tim
 
 
 def published_gate(rotation: Rotation, held: Gate, now: datetime) -> Gate:
-    """Return `held` with the time that kubelets need, in a rotation whose CAs were seen to be published."""
+    """Return `held` with the delay of the kubelets, for a rotation whose CAs are published."""
     since = rotation.published
     if since is None or not since <= now < since + SYNCED:
         return held
@@ -82,8 +85,9 @@ def published_gate(rotation: Rotation, held: Gate, now: datetime) -> Gate:
 
 
 def short_overlap(spec: RootCaSpec, cluster: ClusterSpec) -> str | None:
-    """Return why the overlap may be too short for pods, as a sentence with its remedy; None where it is not, or where a
-    phase waits for them anyway.
+    """Return why the overlap may be too short for Pods, as a sentence with its remedy, or None.
+
+    None also if a phase waits for Pods anyway.
     """
     waits = cluster.kubeconfig is not None and cluster.workloads != "ignore"
     if waits or spec.overlap >= TAKES:

@@ -1,7 +1,7 @@
-"""What a Root CA says that is to follow the present one: with a new key, or with the same.
+"""Template of a Root CA that follows the present one, with a new key or with the same key.
 
-Owns what is taken over from the present CA and what is not. Pure: keys, random numbers and the time are arguments.
-Whether the present one may be followed so is `pki.candidate`'s.
+Owns which parts are copied from the present CA. Pure: keys, random numbers and the time are arguments. `ca_validation`
+decides whether the present CA may have such a successor.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ _DNS_NAME = re.compile(
 
 
 def following(present: Certificate, spec: CertificateSpec, terms: Terms) -> Template:
-    """A Root CA as kubeadm makes it, with the name of the present one, for a new key: by default one of its kind."""
+    """Return a Root CA as kubeadm creates it, with the present name, for a new key, by default of the same kind."""
     key = spec.key_algorithm or algorithm_of(present.key) or terms.key
     name = present.common_name or ""
     names = (f"DNS:{name}",) if _DNS_NAME.fullmatch(name) else ()
     template = first(spec, "CN=ca", names, replace(terms, key=key), is_ca=True)
-    return replace(template, subject=load(present.der).subject)  # as it stands there: Go compares the bytes
+    return replace(template, subject=load(present.der).subject)  # unchanged, because Go compares the bytes
 
 
 def reissued(present: Certificate, spec: CertificateSpec, terms: Terms, serial: int) -> x509.CertificateBuilder:
-    """The present CA with another serial number and other dates, ready for its own key: all else is as it was, the
-    subject key identifier byte for byte.
+    """Return the present CA with another serial number and other dates, ready to be signed with its own key.
+
+    All other parts stay the same, the subject key identifier byte for byte.
     """
     parsed = load(present.der)
     start, end = terms.dates(spec)
@@ -44,7 +45,7 @@ def reissued(present: Certificate, spec: CertificateSpec, terms: Terms, serial: 
         not_valid_after=end,
     )
     for extension in parsed.extensions:
-        if extension.oid != x509.AuthorityKeyIdentifier.oid:  # it may quote the old serial number
+        if extension.oid != x509.AuthorityKeyIdentifier.oid:  # it may contain the old serial number
             made = made.add_extension(extension.value, extension.critical)
     if present.subject_key_id is None:
         return made

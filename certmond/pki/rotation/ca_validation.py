@@ -1,8 +1,8 @@
-"""A Root CA that is to be: whether Kubernetes can live with it, and whether it can follow the one that is in place.
+"""Validation of a new Root CA: whether Kubernetes accepts it, and whether it can follow the present one.
 
-Owns the judgement, and its sentences where no check of `pki.checks` has them already: what would be critical once the
-CA is in place is refused before. What is refused has to be put right; what is only warned of goes through. Pure: it
-reads no file, and whoever has the key proves it by its public half.
+Refuses what would be a critical finding once the CA is in place. Owns the messages that `assessment.rules` does not
+have. A problem must be repaired, and a warning does not stop the rotation. Pure: it reads no file. The public half of
+its key proves possession.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from certmond.pki.x509.encoding_faults import encoding_faults
 from certmond.pki.x509.path_building import Refusal, objection
 
 Mode = Literal["overlap", "reissue"]
-"""How a candidate can follow: beside the present CA, or in its place with the same key, so that leaves stay."""
+"""How a candidate can follow: beside the present CA, or in its place with the same key, so that leaves stay valid."""
 
 _ANY_CA = CertificateSpec(name="ca", path="/ca.crt", key="/ca.key", authority=True, usages=("cert sign",))
 _OF_LEAVES = frozenset({Refusal.NAME_CONSTRAINT, Refusal.USAGE})
-"""What a CA is refused for only because of what it is to sign."""
+"""Refusals that depend only on the leaves that the CA must sign."""
 _OF_THE_KEY = frozenset({Reason.WEAK_KEY, Reason.KEY_UNUSABLE})
 _FATAL = _OF_THE_KEY | {Reason.NONCONFORMING}
-"""What a CA is refused for that may be a warning of one in place."""
+"""Findings that refuse a new CA although they may be warnings for one in place."""
 _SAME_LIFE = timedelta(days=1)
-"""By so much a life may be shorter without being called so: nobody counts a CA's life in hours."""
+"""A lifetime that is shorter by up to this much gets no warning."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What speaks against a candidate: `problems` forbid it, `warnings` do not. Each sentence has its remedy.
+    """Result for a candidate: `problems` forbid it, and `warnings` do not. Each sentence has its remedy.
 
-    Where time alone removes problems, `until` is when the first of them goes.
+    If time alone removes problems, `until` is when the first one ends.
     """
 
     mode: Mode
@@ -62,14 +62,14 @@ def judge(
 ) -> Verdict:
     """Return whether `candidate` can follow the `present` certificates of its family, of which the first one signs now.
 
-    `leaves_end` is when a certificate would end that is issued now, `leaves` are those that are to be issued anew.
-    `where` and `key_where` name the files in messages; with `key_where` None no key is asked for, as on a worker.
+    `leaves_end` is when a certificate that is issued now would end. `leaves` are those that the rotation issues again.
+    `where` and `key_where` name the files in messages. With `key_where` None no key is required, as on a worker.
 
-    A candidate that is staged can wait until nothing speaks against it. One that is `in_place` already is what the API
-    server verifies its clients with: only what makes the rotation impossible forbids it, and the rest are warnings.
+    A staged candidate can wait until it has no problems. The API server already verifies its clients with a candidate
+    that is `in_place`: only what makes the rotation impossible is a problem, and the rest are warnings.
     """
     status = _assessed(candidate, key, now, where, key_where)
-    advice = (  # about other programs than Kubernetes' own
+    advice = (  # about programs other than Kubernetes
         *(found.message for found in status.findings if found.reason is Reason.WEAK_SIGNATURE),
         *_unidentified(candidate, where),
         *_same_identifier(candidate, present, where),
@@ -96,14 +96,14 @@ def judge(
 def unfit(
     certificate: Certificate, key: PublicKey | None, now: datetime, *, where: str, key_where: str | None
 ) -> tuple[str, ...]:
-    """Why no cluster could live with this Root CA at `now`, be it the first one or a later one: each a sentence."""
+    """Return why no cluster could use this Root CA at `now`, as the first or a later one, each as a sentence."""
     return tuple(map(printable, _fatal(_assessed(certificate, key, now, where, key_where))))
 
 
 def _assessed(
     certificate: Certificate, key: PublicKey | None, now: datetime, where: str, key_where: str | None
 ) -> CertificateStatus:
-    """What every later look would say of it, were it in place."""
+    """Return the assessment of the CA as if it were in place."""
     faults = tuple(encoding_faults(certificate, where))
     seen = Observation(_ANY_CA.name, _ANY_CA, where, (certificate,), key=key, key_path=key_where, faults=faults)
     (status,) = assess(Inventory((seen,)), now).statuses
@@ -118,20 +118,20 @@ def _fatal(status: CertificateStatus, *, in_place: bool = False) -> list[str]:
         if found.reason is not Reason.NO_PATH
         and not (in_place and _is_late(found))
         and (found.severity is Severity.CRITICAL or found.reason in _FATAL)
-        and not (certificate.objections and found.reason in _OF_THE_KEY)  # Go's words have told it
+        and not (certificate.objections and found.reason in _OF_THE_KEY)  # Go's objections already have it
     ]
-    if certificate.version < 3:  # what it lacks nobody finds, as it has no way to say it
+    if certificate.version < 3:  # the rules skip it, because version 1 has no such extension
         told.append(f"{where} is of version {certificate.version}, which has no CA:TRUE; give another CA")
     told += [
         f"{where}: {certificate.subject} {why.refusal}; give another CA"
         for why in status.search.rejections
-        if why.refusal is not Refusal.UNSUPPORTED  # that was told, of its encoding or of its key
+        if why.refusal is not Refusal.UNSUPPORTED  # a finding has it, about the encoding or the key
     ]
     return told
 
 
 def _is_late(found: Finding) -> bool:
-    """It says that the CA ends so soon that its end is critical."""
+    """Return whether the finding is that the CA ends so soon that it is critical."""
     return found.reason is Reason.NEARING_EXPIRY and found.severity is Severity.CRITICAL
 
 
@@ -143,7 +143,7 @@ def _too_young(candidate: Certificate, now: datetime, where: str) -> Iterator[st
 
 
 def _unidentified(candidate: Certificate, where: str) -> Iterator[str]:
-    """Of what is no CA, or has no extensions at all, that is told, and not also this."""
+    """Yield faults of key identifiers. A certificate that is not a CA has another problem already."""
     if not candidate.is_ca:
         return
     if candidate.subject_key_id is None:
@@ -155,7 +155,7 @@ def _unidentified(candidate: Certificate, where: str) -> Iterator[str]:
 
 
 def _confusable(candidate: Certificate, present: Sequence[Certificate], where: str) -> Iterator[str]:
-    """What is the present CA, or has its key and is neither that one again nor another."""
+    """Yield the problem of a candidate that is the present CA, or has its key with another name or identifier."""
     if candidate in present:
         yield f"{where} is the CA that is in place already (serial {candidate.serial}); give a new one"
         return
@@ -172,7 +172,9 @@ def _confusable(candidate: Certificate, present: Sequence[Certificate], where: s
 
 
 def _same_identifier(candidate: Certificate, present: Sequence[Certificate], where: str) -> Iterator[str]:
-    """What OpenSSL, which chooses an issuer by name and identifier, would take for the present CA."""
+    """Yield the problem of a candidate that OpenSSL, which selects by name and identifier, confuses with the present
+    CA.
+    """
     for other in present:
         if (
             candidate.subject_key_id
@@ -208,7 +210,7 @@ def _shorter_life(candidate: Certificate, present: Sequence[Certificate], where:
 
 
 def _no_serial(candidate: Certificate, where: str) -> Iterator[str]:
-    """A negative one is no warning: Go refuses it."""
+    """Yield a warning for serial number 0. Go refuses a negative one."""
     if candidate.serial == 0:
         yield f"{where} has the serial number 0, which RFC 5280 forbids; better have it issued with another"
 

@@ -1,7 +1,7 @@
-"""How long a service is away in each phase of a rotation where nothing takes its place: told before it is begun.
+"""Expected downtime of services without a replica in each phase of a rotation, for the preview.
 
-Owns the sum: what a process may go on for after it has closed its listener, and how long the next one takes until it
-serves, both of them fields of the service's row. What is restarted is `pki.rotation_preview`'s. Pure.
+Owns the sum: the time for which a process runs after it has closed its listener, and the time until the next one
+serves. Both are fields of the service's entry. `preview` owns which services restart. Pure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from certmond.pki.rotation.preview import Preview
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """In `phase`, `service` is away for about `length`, because it has to read `because` again."""
+    """Downtime of `service` in `phase`, of about `length`, because it must read `because` again."""
 
     phase: Phase
     service: str
@@ -26,7 +26,7 @@ class Absence:
 
 
 def absences(previews: Sequence[Preview], services: Iterable[ServiceSpec]) -> Iterator[Absence]:
-    """Yield one for each planned restart of a service whose row says how long that takes."""
+    """Yield one for each planned restart of a service whose entry has the duration."""
     lengths = {each.name: each.restart_takes + (each.drain or timedelta()) for each in services if each.restart_takes}
     for found in previews:
         for name in found.restarts:

@@ -1,7 +1,7 @@
-"""When a phase may be left: only when every node has said, of what it sees of itself, that it has come so far.
+"""Gates between phases: a phase ends only after every node has reported that it has reached it.
 
-Owns what a node reports and what is asked of the reports. A node that has not answered is not presumed to agree: the
-phase stays, until it answers or a person leaves it out. Pure; who carries the reports is `cluster`.
+Owns the contents of a report, and the checks of the reports. A node without a report keeps the phase open, until it
+reports or an operator excludes it. Pure. `cluster` transports the reports.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ from certmond.pki.services.trust_sets import digest_of
 from certmond.pki.x509.certificate import PublicKey
 
 _HELD = {Phase.TRUST: "before the new {} is used", Phase.ISSUE: "before the former {} is distrusted"}
-"""The phases that last for a while although all nodes are ready: others, which nobody reports of, need the time."""
+"""Phases with a minimum duration after all nodes are ready, for components without a report."""
 OUTSIDERS = timedelta(hours=1)
-"""So long may whoever verifies tokens outside of the cluster keep its keys: /openid/v1/jwks says `max-age=3600`
-(pkg/routes/openidmetadata.go)."""
+"""How long a verifier of tokens outside of the cluster may cache its keys: /openid/v1/jwks has `max-age=3600`
+(pkg/routes/openidmetadata.go).
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a node says of itself when it has reached a phase.
+    """Report of a node that has reached a phase.
 
-    `trust` is the digest of the anchors that it observes, `issuer` the SHA-256 of the anchor of its leaves ("" where it
-    has none, or they differ). `signs` says that it has the key of a CA, and then `ready` that the new one's is there.
+    `trust` is the digest of the anchors that it observes. `issuer` is the SHA-256 of the anchor of its leaves, or "" if
+    it has no leaves or they differ. `signs` is True if it has the key of a CA, and then `ready` if it has the key of
+    the new CA.
     """
 
     rotation: str
@@ -40,8 +42,10 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A node of the cluster, and what it has said last; None where it has said nothing. Its machine may have been
-    `started_since`, or be another one of the same name. `took_part`: it was known to say something of the rotation.
+    """A node of the cluster, and its last report, or None.
+
+    `started_since` is True if its machine was started after the report, or is another one with the same name.
+    `took_part` is True if the node is known to report on the rotation.
     """
 
     name: str
@@ -53,8 +57,9 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Why the phase cannot be left yet, and when to ask again, where that is known. It is open without `waits`. `noted`
-    is the rotation with what has to be known of it first, by all nodes. `told` is to be said although it is open.
+    """Reasons for which the phase cannot end yet, and when to check again, if known. It is open without `waits`.
+
+    `noted` is the rotation with what all nodes must know first. `told` is a message of an open gate.
     """
 
     waits: tuple[str, ...] = ()
@@ -64,7 +69,7 @@ class Gate:
 
 
 def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
-    """Why the phase cannot be left, a sentence for each node that keeps it; none where it can."""
+    """Yield a sentence for each node that keeps the phase open."""
     wanted = desired(rotation)
     for member in members:
         if member.name in rotation.excluded or not _concerns(rotation, member):
@@ -89,14 +94,15 @@ def closed(rotation: Rotation, members: Iterable[Member]) -> Iterator[str]:
 
 
 def _concerns(rotation: Rotation, member: Member) -> bool:
-    """Every node lives by the Root CA; by any other, control planes alone, and who has said that it does."""
+    """Return whether the node takes part: every node for the Root CA, otherwise control planes and reporting nodes."""
     return rotation.family == SIGNER_FAMILY or member.control_plane or member.took_part
 
 
 def ahead(rotation: Rotation, members: Iterable[Member], closed: Collection[str]) -> Iterator[str]:
-    """Why a node that has noted `rotation` may not be the one that knows most of it, a sentence for each of the others
-    that has said so: of a later phase, of one on the way there from which none leads back, or of another rotation,
-    which is none of those that have ended here (`closed`).
+    """Yield a sentence for each node whose report is ahead of `rotation`.
+
+    Then the record with `rotation` may be outdated. The report has a later phase, or one that no longer permitted the
+    abort. Or it has another rotation, which is not among those that ended here (`closed`).
     """
     phases = sequence(rotation)
     for name, report in ((each.name, each.report) for each in members if each.report):
@@ -110,9 +116,10 @@ def ahead(rotation: Rotation, members: Iterable[Member], closed: Collection[str]
 
 
 def lasting(rotation: Rotation, spec: RootCaSpec, now: datetime) -> Gate:
-    """Whether the phase is to last although all nodes are ready. With the keys of tokens that counts from when they all
-    are, be it long after the phase began: just before, one may have signed with the former key, or told outsiders of
-    it alone.
+    """Return the gate for the minimum duration of the phase after all nodes are ready.
+
+    For token keys, the duration counts from when all nodes are ready. Just before, one may still have signed with the
+    old key, or published only the old key to verifiers outside of the cluster.
     """
     if rotation.mode is not Mode.OVERLAP or rotation.phase not in _HELD:
         return Gate()
@@ -135,5 +142,5 @@ def lasting(rotation: Rotation, spec: RootCaSpec, now: datetime) -> Gate:
 
 
 def unknown_exclusions(rotation: Rotation, members: Mapping[str, Member]) -> tuple[str, ...]:
-    """The excluded nodes that the cluster does not have: most likely a slip of the pen."""
+    """Return the excluded nodes that the cluster does not have, which are probably typing errors."""
     return tuple(name for name in rotation.excluded if name not in members)

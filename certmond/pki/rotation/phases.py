@@ -1,22 +1,21 @@
-"""The rotation of a trust anchor (RFC 4210, 4.4: root CA key update): its phases, and what each asks of every node.
+"""Phases of the rotation of a trust anchor (RFC 4210, 4.4: root CA key update), and the files of each phase.
 
-Owns the one rule, *trust before use, use before distrust*, as values: a phase says which files a node should have, and
-nothing more. Where a node is in it is seen from its files; which steps lead there is `pki.rotation_steps`'; when a
-phase may be left is `pki.rotation_gates`'. Acts on nothing.
+Owns the rule *trust before use, use before distrust*, as values: a phase defines the files that a node should have. The
+files of a node show how far it is. `planner` owns the steps, and `gates` when a phase ends. Executes nothing.
 
-These hold in every phase and between any two that follow each other, on whatever node has come how far (proven by
+These invariants hold in every phase and between any two consecutive phases, for any progress of the nodes (proven by
 `tests/pki/rotation/test_phases.py`):
-  I1  Every server accepts the client certificates that anybody has.
-  I2  Every client accepts the server certificates that anybody has.
-  I3  What signs is trusted by everyone, before it signs anything.
+  I1  Every server accepts every client certificate in use.
+  I2  Every client accepts every server certificate in use.
+  I3  All components trust an anchor before it signs.
   I4  The first certificate of the anchor's file belongs to the key beside it.
-  I5  A leaf is issued again only where its new issuer is trusted by everyone.
-  I6  An anchor is distrusted only where no leaf is left that it has signed.
-  I7  In the end the former anchor is trusted nowhere.
+  I5  A leaf is issued again only after all components trust its new issuer.
+  I6  An anchor is distrusted only after no leaf is left that it has signed.
+  I7  In the end no component trusts the old anchor.
 
-The keys of service-account tokens are an anchor, too: a public key is trusted, tokens are what hangs on it, and nobody
-issues these again: the former key goes when all have ended that it has signed.
-  I8  Every API server accepts every token that is still alive.
+The keys of service-account tokens are an anchor as well: components trust a public key, and tokens depend on it. No
+component issues these again: the old key is removed after all tokens that it signed have ended.
+  I8  Every API server accepts every token that has not ended.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _BACK = "-back"
 
 
 class Mode(StrEnum):
-    """How the anchor changes: while both are trusted; the same key with other dates; at once, with an outage."""
+    """How the anchor changes: with both trusted, with the same key and other dates, or at once, with an outage."""
 
     OVERLAP = "overlap"
     REISSUE = "reissue"
@@ -46,7 +45,7 @@ class Mode(StrEnum):
 
 
 class Phase(StrEnum):
-    """How far a rotation is. Each phase is a state of files that is to be reached on every node."""
+    """Progress of a rotation. Each phase is a state of files that every node must reach."""
 
     PREPARE = "prepare"
     DETACH = "detach"
@@ -68,18 +67,18 @@ _MIRRORED = {
     Phase.TRUST: Phase.DISTRUST,
     Phase.ISSUE: Phase.ISSUE,
 }
-"""Where an abort goes on: the same machine, with what was new as the old."""
+"""Phase in which an abort continues: the same phases, with the new anchor as the old one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """One rotation: `old` is to be followed by `new`, and `phase` is to be reached `since` then (UTC).
+    """One rotation from `old` to `new`, in `phase` `since` that time (UTC).
 
-    `found` says that somebody had put the new anchor in place before anything was prepared, so that it signs from the
-    start. `aborted` says that old and new were exchanged. `excluded` are nodes that are not waited for, `published`
-    is when the phase was first seen to be everywhere: a CA in all namespaces, another key with all who sign tokens.
-    `signature` is the former anchor's, over what `rotation_consent` says, as base64; empty where the node is alone.
-    `released` is up to which place workers may act in the phase, from 0 to 1 (`rotation_batches`).
+    `found` is True if the new anchor was in place before the rotation began, so that it signs from the start. `aborted`
+    is True if old and new were exchanged. The rotation does not wait for the nodes in `excluded`. `published` is when
+    the phase was first observed everywhere: a CA in all namespaces, another key with all signers of tokens. `signature`
+    is that of the old anchor over the statement of `authorization`, in base64; empty for a node that rotates alone.
+    `released` is the place, from 0 to 1, below which workers may act in the phase (`worker_batches`).
     """
 
     id: str
@@ -98,34 +97,33 @@ class Rotation:
 
     @property
     def over(self) -> bool:
-        """There is nothing more to be reached."""
+        """Whether the rotation has ended."""
         return self.phase is Phase.DONE
 
     @property
     def shared(self) -> bool:
-        """Other nodes carry it on, too: it was signed for them."""
+        """Whether other nodes take part: the rotation is signed for them."""
         return bool(self.signature)
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The name of the rotation in messages."""
         return f"the rotation {self.id} of {self.family}"
 
     @property
     def noun(self) -> str:
-        """What follows what, for people."""
+        """The kind of the anchor in messages."""
         return "CA" if isinstance(self.new, Certificate) else "public key"
 
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What a phase asks of every node's files.
+    """Files that a phase requires on every node.
 
-    `trust` are the anchors, in the order of their file: the first belongs to the key beside it. `detached` is what
-    kube-controller-manager signs with from files of its own, None where it signs with the anchor's: it refuses a file
-    with more than one certificate (pkg/controller/certificates/signer/ca_provider.go, setCA). `leaves` is the anchor
-    that every end entity has to chain to, None where that does not matter. `tidy` says that files of the signer's own
-    are not to be there.
+    `trust` are the anchors, in the order of their file. The first belongs to the key beside it. `detached` is the
+    anchor with which kube-controller-manager signs from separate files, or None if it uses the anchor's files: it
+    refuses a file with more than one certificate (pkg/controller/certificates/signer/ca_provider.go, setCA). `leaves`
+    is the anchor of all end entities, or None if it does not matter. With `tidy`, the separate files must not exist.
     """
 
     trust: tuple[Anchor, ...]
@@ -135,12 +133,12 @@ class Desired:
 
     @property
     def signing(self) -> Anchor:
-        """The one whose key is the anchor's key on control-plane nodes."""
+        """The anchor whose key control-plane nodes have as the anchor's key."""
         return self.trust[0]
 
 
 def sequence(rotation: Rotation) -> tuple[Phase, ...]:
-    """The phases of this rotation, in their order."""
+    """Return the phases of this rotation, in their order."""
     phases = _SEQUENCES[rotation.mode]
     if rotation.family != SIGNER_FAMILY:
         phases = tuple(phase for phase in phases if phase not in {Phase.DETACH, Phase.ATTACH})
@@ -150,7 +148,7 @@ def sequence(rotation: Rotation) -> tuple[Phase, ...]:
 
 
 def flaw(rotation: Rotation) -> str | None:
-    """Why nobody can have begun it, a fact; None where somebody may have. Whoever reads a record has to ask."""
+    """Return why the rotation is impossible, or None. A reader of a record must check it."""
     if not rotation.old:
         return "it says nothing of what is to be followed"
     if len({type(each) for each in (rotation.new, *rotation.old)}) > 1:
@@ -163,14 +161,14 @@ def flaw(rotation: Rotation) -> str | None:
 
 
 def following(rotation: Rotation, now: datetime) -> Rotation:
-    """The rotation in its next phase; itself where it is over."""
+    """Return the rotation in its next phase, or unchanged if it has ended."""
     phases = sequence(rotation)
     later = phases[phases.index(rotation.phase) + 1 :]
     return replace(rotation, phase=later[0], since=now, published=None, released=0.0) if later else rotation
 
 
 def desired(rotation: Rotation) -> Desired | None:
-    """What the phase asks of a node's files; None where it asks for nothing."""
+    """Return the files that the phase requires, or None."""
     old, new = rotation.old, rotation.new
     signer = rotation.family == SIGNER_FAMILY
     match rotation.phase:
@@ -199,30 +197,32 @@ def desired(rotation: Rotation) -> Desired | None:
 
 
 def begin(rotation: Rotation) -> Rotation:
-    """The rotation at its beginning. What somebody asks for changes nothing yet; where the new anchor was *found* in
-    place, nobody trusts it yet but who reads that file, so that both are trusted first, as soon as possible.
+    """Return the rotation in its first phase.
+
+    A rotation that the operator starts has no effect yet. If the new anchor was *found* in place, only readers of that
+    file trust it, so that the first phase is trust in both.
     """
     phases = sequence(rotation)
     return replace(rotation, phase=phases[1] if rotation.found else phases[0])
 
 
 def forth(identity: str) -> str:
-    """The id of the way there, of that or of the way back."""
+    """Return the id of the rotation before an abort, from the id of either."""
     return identity.removesuffix(_BACK)
 
 
 def may_turn_back(rotation: Rotation) -> bool:
-    """The phase is one from which a way back leads: the former anchor is distrusted nowhere yet."""
+    """Return whether the phase permits an abort: no component distrusts the old anchor yet."""
     return rotation.phase in _MIRRORED and not (rotation.mode is Mode.REPLACE and rotation.phase is Phase.ISSUE)
 
 
 def may_be_aborted(rotation: Rotation) -> bool:
-    """Return whether `abort` leads it back to the former anchor."""
+    """Return whether `abort` can return to the old anchor."""
     return may_turn_back(rotation) and not (rotation.aborted or rotation.found)
 
 
 def abort(rotation: Rotation, now: datetime) -> Rotation:
-    """The way back: the same machine with old and new exchanged. Raises RotationError where there is none any more."""
+    """Return the aborted rotation: the same phases with old and new exchanged. Raises RotationError if impossible."""
     if rotation.over:
         raise RotationError(f"{rotation.name} is over; there is nothing to abort")
     if rotation.aborted:
@@ -240,7 +240,7 @@ def abort(rotation: Rotation, now: datetime) -> Rotation:
     (old,) = rotation.old
     return replace(
         rotation,
-        id=f"{rotation.id}{_BACK}",  # what nodes have said of it on the way there counts no more
+        id=f"{rotation.id}{_BACK}",  # so that reports from before the abort no longer count
         old=(rotation.new,),
         new=old,
         phase=_MIRRORED[rotation.phase],

@@ -1,7 +1,7 @@
-"""What a node lacks of what a phase of a rotation asks, as steps; and what keeps the phase from being reached there.
+"""Planner of one node in a phase of a rotation: missing steps, and the conditions that keep the phase open.
 
-Owns the comparison of one node, as it was seen, with `pki.rotation.desired`. A node that is neither as it was before
-nor as it should be is *frozen*: somebody else changes the same files, and nothing is touched. Pure.
+Owns the comparison of an observed node with `phases.desired`. A node that has neither the old nor the desired state is
+*frozen*: another program changes the same files, and certmond touches no file. Pure.
 """
 
 from __future__ import annotations
@@ -24,16 +24,18 @@ from certmond.pki.x509.certificate import Anchor, Certificate, PublicKey, certif
 from certmond.pki.x509.path_building import find_paths
 
 SIGNING_FLAGS = ("cluster-signing-cert-file", "cluster-signing-key-file")
-"""What tells kube-controller-manager its signer (cmd/kube-controller-manager/app/options/csrsigningcontroller.go)."""
+"""Flags that select the signer of kube-controller-manager
+(cmd/kube-controller-manager/app/options/csrsigningcontroller.go).
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """The controller-manager of this node, and what it signs with.
+    """The controller-manager of this node, and the files with which it signs.
 
-    `now`, `shared` and `apart` are values of its two flags: those in its manifest, those that name the anchor's files,
-    and those that name files of its own, which the host has as `files`. `holds` and `key` are what is in these;
-    `present` are those that are there at all. `problem` says why it cannot be moved.
+    `now`, `shared` and `apart` are values of its two flags: those in its manifest, those with the anchor's files, and
+    those with separate files, which are `files` on the host. `holds` and `key` are the contents of these files, and
+    `present` those that exist. `problem` is why the signer cannot be moved.
     """
 
     manifest: str
@@ -50,9 +52,10 @@ class Signer:
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What a node shows of a family: the anchor's file and key (`key_unknown`: one is there that cannot be told).
-    `signs` says that a key for it is kept on the node, so that it should have the present one, too. `left` are files of
-    a signer's own, where no manifest has one that they could be for.
+    """State of a family on a node: the anchor's file and key (`key_unknown`: the public half of the key is unknown).
+
+    With `signs`, the node has a key for it, so that it should also have the present one. `left` are separate files of a
+    signer without a manifest that could use them.
     """
 
     family: str
@@ -67,16 +70,16 @@ class Ground:
 
     @property
     def holds_key(self) -> bool:
-        """It is a node that signs: a control plane."""
+        """Whether the node has the key: it is a control-plane node."""
         return self.key is not None or self.key_unknown
 
 
 @dataclass(frozen=True, slots=True)
 class Lacks:
-    """What is to be done on a node for its phase: files first, then certificates to be issued again, by identity.
+    """Missing steps of a node for its phase: files first, then certificates to issue again, by identity.
 
-    `unawaited` are the kubeconfigs that the phase does not wait for, as another user than root can keep certmond from
-    writing them. Where it is `frozen`, the sentence says why, and there is nothing else.
+    `unawaited` are the kubeconfigs for which the phase does not wait, because a user other than root can keep certmond
+    from writing them. If the node is `frozen`, that is the reason, and there are no steps.
     """
 
     steps: tuple[Rotate, ...] = ()
@@ -86,7 +89,7 @@ class Lacks:
 
 
 def lacks(rotation: Rotation, ground: Ground, assessment: Assessment) -> Lacks:
-    """What this node lacks of the phase."""
+    """Return the missing steps of this node in the phase."""
     wanted = desired(rotation)
     if why := standstill(rotation, ground) or (wanted and _failed(rotation, ground, assessment)):
         return Lacks(frozen=why)
@@ -106,24 +109,25 @@ def lacks(rotation: Rotation, ground: Ground, assessment: Assessment) -> Lacks:
 
 
 def _of_others(assessment: Assessment) -> frozenset[str]:
-    """The kubeconfigs that another user than root can change."""
+    """Return the kubeconfigs that a user other than root can change."""
     return frozenset(each.path for status in assessment.statuses for each in status.seen.embedded if each.others)
 
 
 def standstill(rotation: Rotation, ground: Ground) -> str | None:
-    """Why nothing is touched on this node, a sentence; None where it is as the rotation has left it."""
+    """Return why the node is frozen, as a sentence, or None."""
     why = None if given_up(rotation, ground) else hindrance(rotation, ground)
     return f"{rotation.name} stands still: {why}" if why else None
 
 
 def hindrance(rotation: Rotation, ground: Ground) -> str | None:
-    """Why this node could not carry it through, a sentence with its remedy; None where it could."""
+    """Return why this node could not execute the rotation, as a sentence with its remedy, or None."""
     return next(_strange(rotation, ground), None)
 
 
 def given_up(rotation: Rotation, ground: Ground) -> bool:
-    """It was led back to its end, and the node's anchor has nothing of the abandoned CA: whatever else is there is not
-    of this rotation, which is no reason to keep it.
+    """Return whether the rotation was aborted and has ended, and the node's anchor has no part of the abandoned CA.
+
+    Other faults then do not belong to this rotation, and do not keep it open.
     """
     abandoned, signer = {*rotation.old} - {rotation.new}, ground.signer
     if not (rotation.aborted and rotation.over) or not abandoned.isdisjoint(ground.trust):
@@ -134,16 +138,15 @@ def given_up(rotation: Rotation, ground: Ground) -> bool:
 
 
 def is_as_before(rotation: Rotation, ground: Ground) -> bool:
-    """Nothing was changed by it, or nothing is any more, and by nobody else: what the node signs with is trusted by
-    all, as far as can be told.
-    """
+    """Return whether the node has exactly the old state, as far as known: all components trust its signing anchor."""
     before = (rotation.new,) if given_up(rotation, ground) else rotation.old if rotation.phase is Phase.PREPARE else ()
     return bool(before) and ground.trust == before and ground.key in {None, before[0].key}
 
 
 def _failed(rotation: Rotation, ground: Ground, assessment: Assessment) -> str | None:
-    """A service did not come up with what the phase asks for: to write the same again would bring it down again. What
-    went wrong on the way there is what the way back leads out of.
+    """Return why a service failed with the files of the phase, or None. Another write would stop it again.
+
+    An aborted rotation ignores failures from before the abort.
     """
     if given_up(rotation, ground):
         return None
@@ -155,7 +158,7 @@ def _failed(rotation: Rotation, ground: Ground, assessment: Assessment) -> str |
 
 
 def concerned(family: str, assessment: Assessment) -> Iterator[CertificateStatus]:
-    """The anchor itself, all that it signs, and all that trusts it."""
+    """Yield the anchor, the certificates that it signs, and the files that trust it."""
     for status in assessment.statuses:
         spec = status.seen.spec
         if spec.name == family or family in spec.ca or spec.embedded_ca == family:
@@ -165,10 +168,9 @@ def concerned(family: str, assessment: Assessment) -> Iterator[CertificateStatus
 def unsettled(
     rotation: Rotation, ground: Ground, assessment: Assessment, around: Surroundings, plan: Plan
 ) -> Iterator[str]:
-    """What keeps the phase from being reached on this node, a sentence each; none where it is reached. `plan` says why
-    what is lacking is not done at once.
+    """Yield a sentence for each condition that keeps the phase from being reached on this node.
 
-    Time alone may settle the rest: `settles_at` says when.
+    `plan` has the reasons for held steps. `settles_at` returns when time settles the rest.
     """
     left, held = lacks(rotation, ground, assessment), {each.target: each.because for each in plan.held}
     if left.frozen:
@@ -207,9 +209,10 @@ def unsettled(
 
 
 def unattainable(rotation: Rotation, around: Surroundings) -> str | None:
-    """Return why a phase of the rotation is never reached below another root; None where it can be reached.
+    """Return why a phase of the rotation is never reached below another root, or None.
 
-    A service that holds an older file ends each phase but those of a rotation at once, and is never seen there.
+    A phase ends only after no running service has an older file, which certmond cannot observe below another root. The
+    mode `replace` does not wait for that.
     """
     if not around.elsewhere or not around.services or rotation.mode is Mode.REPLACE:
         return None
@@ -226,7 +229,7 @@ def _unknown(rotation: Rotation, around: Surroundings) -> Iterator[str]:
 
 
 def _unseen(statuses: Sequence[CertificateStatus], live: Live) -> Iterator[str]:
-    """Those that should be seen, and are not: what they hold nobody knows, so that it may be the older one."""
+    """Yield services whose state is unknown, so that they may have the older file in memory."""
     for use in (use for status in statuses for use in status.presence.consumers):
         seen = live.services.get(use.service)
         if seen and seen.running is None and seen.problem and not seen.absent:
@@ -234,10 +237,10 @@ def _unseen(statuses: Sequence[CertificateStatus], live: Live) -> Iterator[str]:
 
 
 def settles_at(rotation: Rotation, assessment: Assessment, around: Surroundings, met: datetime) -> datetime:
-    """Return when those that read files again by themselves have had the time to do so, as far as files are watched.
+    """Return when services that reload files have had the time to do so, as far as the files are watched.
 
-    An instant in the future was noted before a clock was set back, and does not count. Where all are, `met` does: when
-    this process has first seen the node in this phase, by the clock as it is now.
+    Ignores instants in the future, which are from before the clock was set back. `met` is when this process first
+    observed the node in this phase, and applies if all instants are in the future.
     """
     paths = {path for status in concerned(rotation.family, assessment) for path in files_of(status.seen)}
     since = [content.since for path, content in around.contents.items() if path in paths]
@@ -248,7 +251,7 @@ def settles_at(rotation: Rotation, assessment: Assessment, around: Surroundings,
 
 
 def _strange(rotation: Rotation, ground: Ground) -> Iterator[str]:
-    """What is on the node that is neither of before nor of after."""
+    """Yield the reasons for which the node has neither the old nor the new state."""
     known = {*rotation.old, rotation.new}
     if not ground.trust:
         yield f"{ground.path} holds no {rotation.noun}; put back what it held"
@@ -272,7 +275,7 @@ def _strange(rotation: Rotation, ground: Ground) -> Iterator[str]:
 
 
 def _not_ours(signer: Signer, known: set[Anchor]) -> Iterator[str]:
-    """Files where the signer's own go that somebody else has put there: to write there would destroy their key."""
+    """Yield files of another program in place of the signer's separate files. Writing there would destroy its key."""
     certificate, key = signer.files
     ours = {certificate: bool(signer.holds) and {*signer.holds} <= known, key: signer.key in {a.key for a in known}}
     for path in (each for each in signer.present if not ours[each]):
@@ -282,7 +285,7 @@ def _not_ours(signer: Signer, known: set[Anchor]) -> Iterator[str]:
 
 
 def _by_digest(anchor: Anchor) -> str:
-    """Which one it is, where all of them have the same name."""
+    """Return a text that distinguishes anchors with the same name."""
     name = anchor.subject if isinstance(anchor, Certificate) else f"a public key, {anchor}"
     return f"{name} (SHA-256 {anchor.sha256[:16]}…)"
 
@@ -309,7 +312,7 @@ def of_anchor(wanted: Desired, ground: Ground) -> Iterator[Want]:
 def _of_kubeconfigs(
     rotation: Rotation, wanted: Desired, assessment: Assessment, only: frozenset[Certificate] = frozenset()
 ) -> Iterator[Rotate]:
-    """As sets: in which order a kubeconfig trusts does not matter. With `only`, those that trust one of these."""
+    """Yield the changes to kubeconfigs, compared as sets without order. With `only`, those that trust one of these."""
     found = dict[str, str]()
     for status in assessment.statuses:
         for embedded in _differing(rotation, wanted, status):
@@ -328,7 +331,7 @@ def _differing(rotation: Rotation, wanted: Desired, status: CertificateStatus) -
 
 
 def of_former(rotation: Rotation, assessment: Assessment) -> Iterator[CertificateStatus]:
-    """The end entities that the former anchor has signed, and the new one has not, whatever the node trusts now."""
+    """Yield the end entities that the old anchor has signed and the new one has not, whatever the node trusts."""
     for status in assessment.certificates:
         certificate, spec = status.certificate, status.seen.spec
         if certificate is None or status.stale or spec.authority or rotation.family not in spec.ca:
@@ -358,7 +361,7 @@ def signs_otherwise(ground: Ground, around: Surroundings) -> Iterator[str]:
 
 
 def _given(command: Sequence[str], flag: str) -> str | None:
-    """The value of a flag as components take it: `--flag=value` or `--flag value`, `_` for `-`, and the last counts."""
+    """Return the last value of a flag, as components parse it: `--flag=value` or `--flag value`, `_` for `-`."""
     found = None
     for word, following in pairwise((*command, "")):
         name, equals, value = word.partition("=")
@@ -388,7 +391,7 @@ def told(rotation: Rotation, wants: tuple[Want, ...]) -> str:
 
 
 def _named(rotation: Rotation, anchors: tuple[Anchor, ...]) -> str:
-    """By what they are to this rotation: all of them may well have the same subject."""
+    """Return names of the anchors by their role in this rotation, because all may have the same subject."""
     what = rotation.noun
     former, later = (
         (f"the abandoned {what}", f"the {what} of before")

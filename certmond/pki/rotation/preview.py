@@ -1,7 +1,7 @@
-"""What a rotation would do on a node from its first phase to its last, before anything is begun.
+"""Preview of a rotation on a node from its first to its last phase.
 
-Owns the forecast: the same comparison as `pki.rotation_steps` makes, phase after phase, each on the node as the one
-before would have left it. Pure; it promises nothing of how long a phase takes.
+Uses the same comparison as `planner`, phase after phase, each on the node as the previous one would leave it. Pure. It
+does not estimate the duration of a phase.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from certmond.pki.services.staleness import files_of
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """One phase: a sentence for each change of files, and the services that are restarted for them. `because` has a
-    file that changes for each of these, which its process does not read again.
+    """One phase: a sentence for each change of files, and the services that are restarted for them.
+
+    `because` has, for each service, a changed file that it does not reload.
     """
 
     phase: Phase
@@ -29,8 +30,9 @@ class Preview:
 
 
 def preview(rotation: Rotation, ground: Ground, assessment: Assessment, order: Sequence[str]) -> tuple[Preview, ...]:
-    """The phases from the present one on, up to one in which the node would stand still, which says why. `order` has
-    the services in the order of their restarts.
+    """Return the phases from the present one on, up to one in which the node would be frozen, with the reason.
+
+    `order` has the services in the order of their restarts.
     """
     phases, found = sequence(rotation), list[Preview]()
     trust_before = ground.trust
@@ -65,7 +67,7 @@ def preview(rotation: Rotation, ground: Ground, assessment: Assessment, order: S
 
 
 def _rewritten(ground: Ground, wanted: Desired | None) -> set[str]:
-    """The anchor's own files that are other ones for who reads them: a set of anchors, or another key."""
+    """Return the anchor's files that change for their readers: another set of anchors, or another key."""
     found = set[str]()
     if wanted and frozenset(wanted.trust) != frozenset(ground.trust):
         found.add(ground.path)
@@ -75,7 +77,7 @@ def _rewritten(ground: Ground, wanted: Desired | None) -> set[str]:
 
 
 def _restarted(touched: set[str], assessment: Assessment) -> Iterator[tuple[str, str]]:
-    """Each service that does not read again what is touched, with a file of that."""
+    """Yield each service that does not reload a changed file, with one such file."""
     for status in assessment.statuses:
         for each in status.presence.consumers if status.seen.name == status.seen.spec.name else ():
             held = [path for path in each.files if path in touched]
@@ -84,7 +86,7 @@ def _restarted(touched: set[str], assessment: Assessment) -> Iterator[tuple[str,
 
 
 def _after(ground: Ground, wanted: Desired) -> Ground:
-    """The node with the files that the phase asks for."""
+    """Return the node with the files that the phase requires."""
     signer = ground.signer
     if signer and wanted.detached:
         signer = replace(

@@ -1,8 +1,7 @@
-"""The trust anchor on disk is another one than the node lives by: whether that is so, and which one was before.
+"""Detection of a trust anchor that was replaced on disk without a rotation, and of the anchor before it.
 
-Owns the evidence: what the node is known to have lived by, what its kubeconfigs embed, what its leaves are signed with.
-A name proves nothing, because every CA of a cluster has the same. Whether the new one is any good is `candidate`'s to
-judge. Pure.
+Owns the evidence: anchors that the node is known to have used, anchors in its kubeconfigs, and issuers of its leaves. A
+name proves nothing, because every CA of a cluster has the same name. `ca_validation` validates the new anchor. Pure.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ OF_SEVERAL = "a CA of several nodes is rotated by `certmond root-ca stage` on ea
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """`new` stands where `old` stood, and something on the node is still of the old."""
+    """`new` is in place of `old`, and the node still has files that depend on `old`."""
 
     family: str
     old: tuple[Certificate, ...]
@@ -32,7 +31,7 @@ class Change:
 
 
 def changed(family: str, ground: Ground, known: Sequence[Anchor], inventory: Inventory) -> Change | None:
-    """The change of an anchor that was not a rotation of ours; None where there is none, or nothing is left of it.
+    """Return the change of an anchor without a rotation, or None. None also if no file depends on the old anchor.
 
     `known` are the anchors that the node has lived by, the one that signed first. Where they are not remembered, only
     files count that nobody but root can write: what stands in any other file would be anybody's way to have a CA of
@@ -93,8 +92,9 @@ def overtaken(rotation: Rotation, ground: Ground, inventory: Inventory) -> Chang
 
 
 def put_back(rotation: Rotation, ground: Ground, now: datetime) -> Rotation | None:
-    """The rotation back, where somebody has put the former key in the place of the one that was found there: nobody but
-    they had that, so that it cannot go on. None where they have not.
+    """Return the reverse rotation if an operator has replaced the key that was found with the old key, or None.
+
+    Only the operator has that key, so that the rotation cannot continue.
     """
     if not rotation.found:
         return None
@@ -110,10 +110,10 @@ def put_back(rotation: Rotation, ground: Ground, now: datetime) -> Rotation | No
 
 
 def is_refused(rotation: Rotation, ground: Ground, inventory: Inventory) -> bool:
-    """Return whether the exchange of an anchor that `rotation` has found in place still keeps clients out.
+    """Return whether clients are still refused because of an anchor that `rotation` has found in place.
 
-    The API server takes what the anchor's file holds at once (apiserver/pkg/server/dynamiccertificates), and its
-    clients trust what the kubeconfigs embed. Where the former anchor is trusted no longer, each leaf has to follow.
+    The API server uses the anchor's file at once (apiserver/pkg/server/dynamiccertificates), and its clients trust the
+    anchors in the kubeconfigs. If the old anchor is no longer trusted, each leaf must be issued again.
     """
     wanted = desired(rotation) if rotation.found else None
     if wanted is None or rotation.mode is Mode.REISSUE:

@@ -1,7 +1,7 @@
-"""What would stop a rotation after it has begun, found while it can still wait where nothing has changed.
+"""Holds that would stop a rotation after it has begun, detected while it can still wait without a change.
 
-Owns which holds these are, in which phases they are asked for, and the sentence about each. What the host says is an
-argument; the rules by which it holds a leaf or a restart are those of `holds` and `restarts`. Pure.
+Owns the list of holds, the phases in which they apply, and their messages. The state of the host is an argument.
+`planning.renewal_holds` and `planning.restarts` own the holds of leaves and restarts. Pure.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from certmond.pki.services.staleness import Surroundings
 
 
 class HoldReason(StrEnum):
-    """What holds."""
+    """Kind of a hold."""
 
     FILE = "hold_file"
     COMMAND = "hold_command"
@@ -32,8 +32,9 @@ class HoldReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """One hold: `fact` says what it is. It ends at `until` at the latest where time ends it; else it `depends_on`
-    somebody or something. `command` is what ends it, or shows what it waits for.
+    """One hold. `fact` describes it. It ends at `until` at the latest, if time ends it.
+
+    Otherwise `depends_on` names what ends it. `command` ends it, or shows what it waits for.
     """
 
     reason: HoldReason
@@ -45,21 +46,21 @@ class Hold:
 
     @property
     def sentence(self) -> str:
-        """All of it, for people."""
+        """The whole hold as a sentence."""
         since = f" since {_second(self.since)}" if self.since else ""
         until = f", until {_second(self.until)} at the latest" if self.until else ""
         return f"{self.fact}{since}{until}; it depends on {self.depends_on}; run: {self.command}"
 
     def held(self, ground: Ground) -> Held:
-        """Return what a plan says of it, where it stops the rotation of that anchor."""
+        """Return the entry of a plan for a hold that stops the rotation of that anchor."""
         return Held(ground.family, ground.path, self.sentence, self.until)
 
 
 def waits_here(rotation: Rotation) -> bool:
-    """Return whether the rotation stays in its phase while something would stop it later: until then nothing of the
-    former anchor is given up, and no key is exchanged.
+    """Return whether the rotation waits in its phase while a hold would stop it later.
 
-    A rotation that was found in place waits for nothing, because its keys are exchanged already. Nor does the way back.
+    In such a phase, the old anchor is still in use, and no key was exchanged. A rotation that was found in place does
+    not wait, because its keys are already exchanged. An aborted rotation does not wait either.
     """
     if rotation.found or rotation.aborted:
         return False
@@ -77,13 +78,14 @@ def holds(
     upgrade: Hold | None,
     clock: Hold | None,
 ) -> Iterator[Hold]:
-    """Yield what keeps this node from going through with the rotation now: what the host says (`upgrade`, `clock`),
-    restarts that have failed, and renewals of which the next try is not due yet.
+    """Yield the conditions that keep this node from completing the rotation now.
+
+    These are holds of the host (`upgrade`, `clock`), failed restarts, and failed renewals before their retry.
     """
     now, statuses = assessment.taken_at, list(concerned(rotation.family, assessment))
     leaves = [status for status in statuses if status.certificate and not status.seen.spec.is_trust]
     ends = [end for each in leaves if each.certificate and (end := critical_point(each.certificate)) > now]
-    if upgrade and (ends or not leaves):  # it holds restarts, too; but nothing that is critical
+    if upgrade and (ends or not leaves):  # also holds restarts, but no critical certificate
         yield replace(upgrade, until=max(ends, default=None))
     issued = list(of_former(rotation, assessment)) if rotation.mode is not Mode.REISSUE else []
     late = [end for each in issued if each.certificate and (end := critical_point(each.certificate)) > now]

@@ -1,6 +1,6 @@
-"""The keys of service-account tokens on this node: which are there, who reads them, and whether another can follow.
+"""Keys of service-account tokens on this node: their files, their readers, and the validation of a new key.
 
-Owns the judgement of a key that is to sign tokens; a Root CA's is `pki.candidate`'s. Pure: no private key is seen.
+`ca_validation` validates a Root CA. Pure: it never has a private key.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.x509.certificate import PublicKey
 
 _CURVES = (256, 384, 521)
-"""The sizes of those that tokens can be signed with (pkg/serviceaccount/jwt.go, signerFromECDSAPrivateKey)."""
+"""Sizes of the curves with which Kubernetes signs tokens (pkg/serviceaccount/jwt.go, signerFromECDSAPrivateKey)."""
 _LEAST_RSA = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class TokenKeys:
-    """`trusted` are the public keys in the order of their file. `key` is the public half of the key on this node; None
-    with `holds_key` where it cannot be told. `unread` says, in sentences, which of the two files nobody here reads.
+    """The key pair of one entry. `trusted` are the public keys in the order of their file.
+
+    `key` is the public half of the key on this node, or None with `holds_key` if it is unknown. `unread` has a sentence
+    for each of the two files that no service here is known to read.
     """
 
     spec: CertificateSpec
@@ -31,7 +33,7 @@ class TokenKeys:
 
 
 def keys_of(assessment: Assessment, name: str) -> TokenKeys | None:
-    """The entry `name`; None where the catalogue has no such key pair, or this node has no public key of it."""
+    """Return the entry `name`, or None if the catalogue has no such key pair or this node no public key of it."""
     for status in assessment.statuses:
         seen = status.seen
         if seen.spec.name == name and seen.spec.kind is Kind.KEY_PAIR and seen.public_keys:
@@ -47,7 +49,7 @@ def keys_of(assessment: Assessment, name: str) -> TokenKeys | None:
 
 
 def objections(key: PublicKey, present: Sequence[PublicKey], where: str) -> Iterator[str]:
-    """What speaks against `key`, from the file `where`, as the one that follows the `present` ones: each a sentence."""
+    """Yield a sentence for each problem of `key`, from the file `where`, as successor of the `present` keys."""
     match key.algorithm, key.bits:
         case "RSA", bits if bits < _LEAST_RSA:
             yield f"the RSA key in {where} has {bits} bits; give one of {_LEAST_RSA} at least"

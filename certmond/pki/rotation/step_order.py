@@ -1,6 +1,6 @@
-"""Which files of a rotation's phase come before everything else, which beside it, and which wait for another try.
+"""Order of the files of a rotation's phase: before other steps, beside them, or held until a retry.
 
-Owns that order. A file that could not be written keeps no certificate from being renewed. Pure.
+A file that could not be written does not delay the renewal of a certificate. Pure.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ _LAST_RETRY = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """The `steps` of a phase that certmond tries now, and those that it holds until `changes_at`. If they come `first`,
-    certmond renews certificates only after a new look at the node.
+    """The `steps` of a phase that certmond tries now, and those that it holds until `changes_at`.
+
+    If they come `first`, certmond renews certificates only after it has observed the node again.
     """
 
     steps: tuple[Rotate, ...] = ()
@@ -28,7 +29,7 @@ class Pace:
     first: bool = False
 
     def beside(self, made: Plan) -> Plan:
-        """Return the plan with these steps before its own. A certificate in one of their files has its turn later."""
+        """Return the plan with these steps before its own. A certificate in one of their files is renewed later."""
         paths = {step.path for step in self.steps}
         rest = (step for step in made.steps if not (isinstance(step, Issue) and step.path in paths))
         instants = filter(None, (made.changes_at, self.changes_at))
@@ -40,8 +41,8 @@ class Pace:
 def pace(left: Lacks, past: Mapping[Identity, Attempt], now: datetime) -> Pace:
     """Return when the steps of a phase are tried, by the attempts of the `past`.
 
-    One that failed is tried in each plan, beside the rest. One that the phase does not wait for is tried again as late
-    as a renewal, and after ten minutes at the latest.
+    A failed step is tried in each plan, beside the others. A step for which the phase does not wait is tried again
+    after the pause of a renewal, at most ten minutes.
     """
     steps, held, instants, first = list[Rotate](), list[Held](), list[datetime](), False
     for step in left.steps:

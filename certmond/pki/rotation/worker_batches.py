@@ -1,8 +1,8 @@
-"""In which order workers follow in a phase: one first, then some at a time, when all before them have come so far.
+"""Batches of workers in a phase: first one worker, then several at a time, after all workers before them are ready.
 
-Owns a worker's place among the workers, and up to which place they may act. A worker that is silent keeps those behind
-it where they are, so that what breaks a kubelet breaks few. Control planes come before all workers, and take turns of
-their own (`turns`). Pure; who raises the mark, and tells the nodes, is `cluster.conductor`.
+Owns the place of a worker, and the place up to which workers may act. A silent worker stops those behind it, so that a
+fault breaks few kubelets. Control planes come before all workers, and use the restart lock (`restart_lock`). Pure.
+`cluster.coordinator` raises the limit and informs the nodes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from certmond.pki.rotation.gates import Gate, Member, closed
 from certmond.pki.rotation.phases import SIGNER_FAMILY, Mode, Phase, Rotation, forth, sequence
 
 _CHANGING = frozenset({Phase.TRUST, Phase.ISSUE, Phase.DISTRUST})
-"""The phases that change anything on a worker. In the others its kubelet is not restarted, and nobody waits."""
+"""Phases with changes on a worker. In the others its kubelet is not restarted, and no worker waits."""
 _NAMED = 5
-"""So many workers of a batch are told by their names."""
+"""Number of workers of a batch that a message names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """How many workers are waited for in the phase, how many of these may act, and how many have acknowledged it."""
+    """Numbers of workers in the phase: all that take part, those that may act, and those that have acknowledged it."""
 
     all: int
     released: int
@@ -33,43 +33,43 @@ class Workers:
 
 
 def place(name: str) -> float:
-    """Where a node is among all, from 0 to below 1: decided by its name, so that nobody has to be asked."""
+    """Return the place of a node, from 0 to below 1, computed from its name without a request."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6]) / 2**48
 
 
 def stepwise(rotation: Rotation) -> tuple[Phase, ...]:
-    """The phases in which workers go in batches: none where it is done at once, or of a CA that workers do not have."""
+    """Return the phases with batches: none for a rotation at once, or for a CA that workers do not have."""
     if rotation.family != SIGNER_FAMILY or rotation.mode is Mode.REPLACE:
         return ()
     return tuple(phase for phase in sequence(rotation) if phase in _CHANGING)
 
 
 def in_batches(rotation: Rotation) -> bool:
-    """Workers go in batches in the phase that the rotation is in."""
+    """Return whether the present phase of the rotation has batches."""
     return rotation.shared and rotation.phase in stepwise(rotation)
 
 
 def is_released(rotation: Rotation, name: str) -> bool:
-    """This worker may act in the phase."""
+    """Return whether this worker may act in the phase."""
     return not in_batches(rotation) or place(name) < rotation.released
 
 
 def held_back(rotation: Rotation, name: str) -> str | None:
-    """Why this worker does nothing of the phase yet, a sentence; None where it may act."""
+    """Return why this worker does not act in the phase yet, as a sentence, or None if it may act."""
     if is_released(rotation, name):
         return None
     return "the batch of this worker has not come yet; a control plane says who has to come so far before"
 
 
 def joined(own: Rotation, told: Rotation) -> Rotation:
-    """`told`, of which this node knows `own`: who may act already is not held back again in the same phase."""
+    """Return `told`, with the limit of `own` in the same phase if that is higher: a released worker stays released."""
     if (own.id, own.phase) != (told.id, told.phase) or own.released <= told.released:
         return told
     return replace(told, released=own.released)
 
 
 def workers(rotation: Rotation, members: Iterable[Member]) -> Workers | None:
-    """How far the workers are; None in a phase without batches."""
+    """Return the progress of the workers, or None in a phase without batches."""
     if not in_batches(rotation):
         return None
     found = _waited_for(rotation, members)
@@ -78,8 +78,9 @@ def workers(rotation: Rotation, members: Iterable[Member]) -> Workers | None:
 
 
 def behind(rotation: Rotation, members: Iterable[Member]) -> tuple[str, ...]:
-    """Why neither the next workers may act nor the phase can be left: a sentence for each node that has to come so far
-    first. Of those that may not act yet nothing is told.
+    """Return a sentence for each node that keeps the next workers from acting, and the phase open.
+
+    Workers that may not act yet have no sentence.
     """
     members = list(members)
     acting = (each for each in members if not _is_worker(rotation, each) or is_released(rotation, each.name))
@@ -88,33 +89,36 @@ def behind(rotation: Rotation, members: Iterable[Member]) -> tuple[str, ...]:
 
 
 def next_batch(rotation: Rotation, members: Iterable[Member], batch: str) -> Gate:
-    """The rotation with those workers released that are next, where all before them have come so far: one first, then
-    `batch` at a time, a number or a percentage, rounded down, but one at least. Open where nobody is held back.
+    """Return the rotation with the next workers released, if all before them are ready. Open if no worker is held back.
+
+    The first batch is one worker. Then `batch` is a number or a percentage, rounded down, but at least one.
     """
     found = _waited_for(rotation, members)
     count = workers(rotation, found)
     if count is None or rotation.released >= 1:
         return Gate()
     waiting = sorted((place(each.name), each.name) for each in found if not is_released(rotation, each.name))
-    if not waiting:  # but perhaps somebody who was left out, and is there
+    if not waiting:  # an excluded worker may still be held back
         return Gate(("no worker is held back any more",), noted=replace(rotation, released=1.0))
     size = _size(batch, count.all) if count.released else 1
     names, later = [name for _, name in waiting[:size]], [at for at, _ in waiting[size:]]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     said = f"{rotation.phase} is acknowledged by {count.acknowledged} of {count.all} workers"
-    # Up to the one behind them: who joins with a place before that one waits for nobody.
+    # Up to the next place: a worker that joins with a place before it need not wait.
     mark = later[0] if later else 1.0
     return Gate((f"{said}; next: {', '.join(names[:_NAMED])}{more}",), noted=replace(rotation, released=mark))
 
 
 def _waited_for(rotation: Rotation, members: Iterable[Member]) -> list[Member]:
-    """The workers, but those that a person has left out."""
+    """Return the workers without those that an operator has excluded."""
     return [each for each in members if _is_worker(rotation, each) and each.name not in rotation.excluded]
 
 
 def _is_worker(rotation: Rotation, member: Member) -> bool:
-    """By its label, or by its own word: no control plane comes beyond `prepare` without the new key, so that who has
-    none was labelled as one since, and waits for its batch as before.
+    """Return whether the node is a worker, by its label or by its report.
+
+    No control plane gets beyond `prepare` without the new key. A node without it was labeled as one later, and waits
+    for its batch as before.
     """
     report = member.report
     if not member.control_plane or report is None:

@@ -1,1 +1,1 @@
-"""What runs, and which service holds an older certificate."""
+"""Running services, and those with an outdated certificate in memory."""

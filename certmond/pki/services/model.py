@@ -1,6 +1,6 @@
-"""What runs and serves on the node, as it was seen at one moment: values, handed from `host` to whoever judges.
+"""Snapshot of the services of a node and of what each one serves.
 
-Owns what counts as "the same process as before": the instance, which is another one after each start. Judges nothing.
+Owns the identity of a process: its instance, which changes with each start. Makes no findings.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from certmond.pki.catalog.endpoint import Endpoint, Seen
 class ServiceSeen:
     """Whether a service runs, since when, and as which instance.
 
-    `running` is None where that could not be told, and `problem` then says why; `absent` that its manager knows of none
-    such, so that nothing of it can run. `instance` is systemd's InvocationID or the id of a container: another one
-    after each start, "" where it does not run or has none. `started_at` is by this host's clock (UTC). `failed` says
-    that its manager has given up starting it, `stopped` that nothing is wrong with it but that it was told to stop.
-    `command` is its command line.
+    `running` is None if unknown, and `problem` is then the reason. `absent` is True if its manager has no such service,
+    so that it cannot run. `instance` is systemd's InvocationID or the ID of a container: another one after each start,
+    "" if it does not run or has none. `started_at` is by this host's clock (UTC). `failed` is True if its manager has
+    stopped trying to start it, `stopped` if it was stopped on request. `command` is its command line.
     """
 
     running: bool | None
@@ -35,8 +34,9 @@ class ServiceSeen:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The SHA-256 of a file's bytes, or of the set of anchors that it holds and nothing else (`pki.trust`), and since
-    when that is so, by this host's clock (UTC).
+    """The SHA-256 of a file's bytes, and since when it has this content, by this host's clock (UTC).
+
+    For a file with only trust anchors, it is the digest of their set (`trust_sets`).
     """
 
     sha256: str
@@ -45,7 +45,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A service uses a file. `reloads`: it reads the file again by itself. `how` is the flag that says so."""
+    """A service uses a file. `reloads` is True if it reloads the file. `how` is the flag that shows it."""
 
     reloads: bool
     how: str
@@ -53,11 +53,11 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What the node's own files and processes say of its services, by the service's name.
+    """Files and endpoints of the services, from the node's files and processes, by the service's name.
 
-    `uses` has, for those whose command line is understood, every file that they are told to use; `serving` the
-    service and the file behind each endpoint; `health` the addresses that tell whether a service is well; `delays` for
-    how long one goes on listening that was told to end, where its flags say so.
+    `uses` has every file that a known command line names. `serving` has the service and the file behind each endpoint.
+    `health` has the addresses that show whether a service is healthy. `delays` has the time for which a service still
+    listens after SIGTERM, if its flags set one.
     """
 
     uses: Mapping[str, Mapping[str, Use]] = field(default_factory=dict)
@@ -72,8 +72,10 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """One look at what runs: when it began (this host's clock), the services by name, what is served where, and for
-    each health address that was asked None where it is well, else what is wrong.
+    """One observation of the running services.
+
+    It began `at` (this host's clock). `services` are by name, and `served` is by endpoint. `health` has None for each
+    healthy address, otherwise the fault.
     """
 
     at: datetime

@@ -1,15 +1,13 @@
-"""One restart, from the decision to its proof: the state machine, as values and one pure function.
+"""State machine of one restart, from the decision to its proof, as values and one pure function.
 
-Owns what counts as proof (another instance, well three times in a row, serving what is on disk, and all that for a
-while), and what follows where it fails: one more try, then the former files, then a person. Every act is decided from
-the record and from what the node shows, so that a process that was killed anywhere goes on where it was. Acts on
-nothing.
+Owns what counts as proof: another instance, healthy three times in a row, that serves the files on disk, for some time.
+Owns what follows a failure: one more attempt, then the previous files, then the operator. The record and the observed
+node decide every act, so that a new process continues where a killed one stopped. Executes nothing.
 
-These hold at every step:
-  - A record says that an act is about to be made before it is made.
-  - An act is made at most three times in an episode, and once more for each time that the process is killed; the third
-    is on the former files.
-  - An episode that has acted and ended is not begun again for the same contents.
+These invariants hold at every step:
+  - The record of an act is written before the act.
+  - An episode has at most three acts, and one more for each kill of the process. The third uses the previous files.
+  - An episode that has acted and ended does not begin again for the same contents.
 """
 
 from __future__ import annotations
@@ -23,19 +21,17 @@ from certmond.pki.catalog.field_types import Instant
 from certmond.pki.services.model import ServiceSeen
 
 LOOKS = 3
-"""So many looks in a row have to show that a service is well."""
+"""Number of observations in a row that must show a healthy service."""
 _BLIND_ACTS = 3
-"""So many acts more than tries are made where it could not be recorded that they were."""
+"""Number of acts beyond the attempts that are made while the record of an act cannot be written."""
 BACK_OFF = timedelta(minutes=5)
-"""So long the kubelet waits at most before it starts a container again that ended often (MaxContainerBackOff)."""
+"""Longest back-off of the kubelet before it starts a container again that ended often (MaxContainerBackOff)."""
 INTERVAL = timedelta(seconds=1)
-"""Between two looks that count."""
+"""Time between two observations that count."""
 
 
 class Stage(StrEnum):
-    """How far an episode is: the act is about to be made, or it was and is to be proven, or the former files come back
-    first.
-    """
+    """Progress of an episode: before the act, before its proof, or before the previous files are restored."""
 
     ACT = "act"
     PROVE = "prove"
@@ -43,20 +39,20 @@ class Stage(StrEnum):
 
 
 class Result(StrEnum):
-    """How an episode ended."""
+    """Result of an episode."""
 
     PROVEN = "proven"
-    UNPROVEN = "unproven"  # restarted, and no better than before: it was not well then either
+    UNPROVEN = "unproven"  # restarted, and as unhealthy as before the restart
     TAKEN_BACK = "taken_back"
     FAILED = "failed"
-    SEEN = "seen"  # no restart: what a command restarts cannot be looked at, and counts from when it was first met
-    SUPERSEDED = "superseded"  # the files that it was for have changed again: those are another matter
-    REFUSED = "refused"  # it could not be reached, or told apart from others, or was stopped by someone else
+    SEEN = "seen"  # no restart: a process behind a command cannot be observed, and counts from its first observation
+    SUPERSEDED = "superseded"  # its files have changed again, which begins another episode
+    REFUSED = "refused"  # not reachable, not distinguishable from others, or stopped by another process or user
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A certificate for whose sake a service is restarted: its entry, and what its files hold."""
+    """A certificate that is the reason for a restart: its entry, and the contents of its files."""
 
     name: str
     path: str
@@ -65,8 +61,9 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Bystander:
-    """Another service that holds something old while one is restarted, and may well end with it, as the
-    controller-manager and the scheduler do when the API server goes. `instance` is what runs of it before that.
+    """Another service with outdated files that may end with the restarted one.
+
+    For example, the controller-manager and the scheduler end with the API server. `instance` is its instance before.
     """
 
     service: str
@@ -78,12 +75,13 @@ class Bystander:
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """One restart of one service, as it is recorded before and after each act.
+    """One restart of one service, recorded before and after each act.
 
-    `before` is the instance that the latest act was to end, `instances` are those seen since. `well_before` says which
-    health addresses were well when it began. `attempt` counts the tries; the third is on the former files, which are
-    there since `put_back_at`. `acts` counts what was recorded to be made: more than the tries where processes were
-    killed, or could not record that they had. `asked` says that a command has asked for it, not the daemon's own plan.
+    `before` is the instance that the latest act ends, and `instances` are those observed since. `well_before` are the
+    health addresses that were healthy at the start. `attempt` counts the attempts. The third uses the previous files,
+    which are in place since `put_back_at`. `acts` counts the recorded acts: more than the attempts if processes were
+    killed, or could not write the record after an act. `asked` is True if a command requested the restart, not the
+    daemon's plan.
     """
 
     service: str
@@ -108,10 +106,10 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What is remembered of a service: the episode under way, and how the last one ended.
+    """State of a service: the present episode, and the result of the last one.
 
-    `contents` are the digests of the files when it ended, by path. `instance` is what ran then. `again`: it was
-    superseded, and so soon after the one before that whoever changes the files may go on and on.
+    `contents` are the digests of the files at its end, by path, and `instance` was running then. `again` is True if the
+    episode was superseded so soon after the one before that the files may change again and again.
     """
 
     service: str
@@ -125,12 +123,12 @@ class Past:
     again: bool = False
 
     def has_read(self, path: str, sha256: str, instance: str) -> bool:
-        """The instance that runs has read this content: it was restarted, or told to reload, for its sake."""
+        """Return whether the running instance has read this content: it was restarted, or reloaded, for it."""
         taken_up = self.result in {Result.PROVEN, Result.UNPROVEN, Result.TAKEN_BACK, Result.SEEN}
         return taken_up and self.instance == instance and self.contents.get(path) == sha256
 
     def failure(self, contents: Mapping[str, str]) -> str | None:
-        """What went wrong last, for as long as the files are as they were then: another certificate is another try."""
+        """Return the message of the failed last episode while its files are unchanged, or None."""
         if self.result not in {Result.TAKEN_BACK, Result.FAILED, Result.UNPROVEN} or not self.contents:
             return None
         return self.message if all(contents.get(path) == sha for path, sha in self.contents.items()) else None
@@ -138,7 +136,10 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How long what may take: `ready_within` after an act, it has to be well; `stable` long it has to stay so."""
+    """Time limits: `ready_within` after an act the service must be healthy, and stay so for `stable`.
+
+    `spacing` is the least time between two restarts of a service.
+    """
 
     ready_within: timedelta = timedelta(minutes=4)
     stable: timedelta = timedelta(seconds=30)
@@ -147,8 +148,9 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """What one look shows of the service of an episode: begun `at`; `ill` has a sentence for each health address that
-    is not well, by address; `unproven` one for each endpoint that does not serve what is on disk.
+    """One observation of the service of an episode, begun `at`.
+
+    `ill` has a sentence for each unhealthy address, and `unproven` one for each endpoint that does not serve the file.
     """
 
     at: datetime
@@ -159,21 +161,21 @@ class Glance:
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """End the instance `episode.before`, so that another one begins."""
+    """End the instance `episode.before`, so that a new one starts."""
 
     episode: Episode
 
 
 @dataclass(frozen=True, slots=True)
 class PutBack:
-    """Put the former files back, in the place of those that `episode.targets` have; then it is restarted on them."""
+    """Restore the files from before `episode.targets`. The service is then restarted with them."""
 
     episode: Episode
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing is to be done but to look again at `until`."""
+    """Observe again at `until`."""
 
     episode: Episode
     until: datetime
@@ -181,7 +183,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """It is over."""
+    """The episode has ended."""
 
     episode: Episode
     result: Result
@@ -192,8 +194,10 @@ Move = Act | PutBack | Wait | Ended
 
 
 def follow(episode: Episode, glance: Glance, terms: Terms, *, changes_instance: bool, starts: bool = True) -> Move:
-    """What is to be done next. `changes_instance`: the act brings another instance, as a restart does and a reload does
-    not. `starts`: it starts what does not run; of a static pod only the kubelet does.
+    """Return the next move.
+
+    `changes_instance` is True if the act starts a new instance, as a restart does and a reload does not. `starts` is
+    True if the act starts a service that does not run; only the kubelet starts a static Pod.
     """
     episode = _not_in_the_future(episode, glance.at)
     if episode.stage is Stage.PUT_BACK:
@@ -207,7 +211,7 @@ def follow(episode: Episode, glance: Glance, terms: Terms, *, changes_instance: 
     if glance.at <= acted_at:
         return Wait(episode, acted_at + INTERVAL)
     episode = _with_instance(episode, glance.service)
-    # What is stopped before anything of it was seen since the act may have been stopped by the act.
+    # A service that stopped before it was observed after the act may have been stopped by the act.
     if glance.service.stopped and (episode.instances or not changes_instance):
         return _left_stopped(episode)
     troubles = list(_troubles(episode, glance, changes_instance=changes_instance))
@@ -220,12 +224,12 @@ def follow(episode: Episode, glance: Glance, terms: Terms, *, changes_instance: 
 
 
 def about_to_act(episode: Episode) -> Episode:
-    """The record before its act is made: another one each time, so that it has to be written."""
+    """Return the record before its act. It differs each time, so that it must be written."""
     return replace(episode, stage=Stage.ACT, acts=episode.acts + 1)
 
 
 def _not_in_the_future(episode: Episode, now: datetime) -> Episode:
-    """What was noted before the clock was set back counts from now."""
+    """Return the episode with instants in the future, from before the clock was set back, replaced by `now`."""
 
     def at_most(at: datetime | None) -> datetime | None:
         return now if at is not None and at > now + 5 * INTERVAL else at
@@ -237,9 +241,9 @@ def _not_in_the_future(episode: Episode, now: datetime) -> Episode:
 
 
 def taken_along(bystander: Bystander, seen: ServiceSeen, at: datetime) -> Episode | None:
-    """The episode of a service that ended with another one: restarted already, and to be proven as if by us.
+    """Return the episode of a service that ended with the restarted one, as if certmond had restarted it.
 
-    None where it has not ended, or nothing is known of it.
+    None if it has not ended, or its state is unknown.
     """
     if seen.running is None or (seen.running and seen.instance == bystander.instance):
         return None
@@ -253,16 +257,16 @@ def taken_along(bystander: Bystander, seen: ServiceSeen, at: datetime) -> Episod
 
 
 def acted(episode: Episode, at: datetime) -> Episode:
-    """The record after its act was made."""
+    """Return the record after its act."""
     return replace(
         episode, stage=Stage.PROVE, acted_at=at, instances=(), good=0, good_since=None, good_at=None, trouble=""
     )
 
 
 def _resume(episode: Episode, glance: Glance, *, changes_instance: bool) -> Move:
-    """An act is recorded: it is made, unless whoever recorded it has made it before it was killed."""
+    """Return the recorded act, or a wait if the process that recorded it had executed it before it was killed."""
     instance, failed = glance.service.instance, glance.service.failed
-    if episode.put_back_at:  # what runs may have begun before the former files were back: it is that which has to end
+    if episode.put_back_at:  # the instance may have started before the files were restored, and must end
         return Act(replace(episode, before=instance))
     if changes_instance and episode.before and (failed or (instance and instance != episode.before)):
         return Wait(acted(episode, glance.at), glance.at + INTERVAL)
@@ -292,7 +296,7 @@ def _troubles(episode: Episode, glance: Glance, *, changes_instance: bool) -> Se
 
 
 def _is_unseen(seen: ServiceSeen, *, changes_instance: bool) -> bool:
-    """It should be seen whether it runs, as of a command it is not, and it is not."""
+    """Return whether the state of the service is unknown although it should be observable; a command's is not."""
     return seen.running is None and (changes_instance or seen.problem is not None)
 
 
@@ -313,11 +317,11 @@ def _good(episode: Episode, now: datetime, terms: Terms) -> Move:
 
 
 def _is_over(episode: Episode, glance: Glance, acted_at: datetime, terms: Terms) -> bool:
-    """It will not get well by being waited for: given up by its manager, dying again and again, or out of time."""
+    """Return whether waiting does not help: its manager gave up, it ends again and again, or its time is over."""
     service, end = glance.service, acted_at + terms.ready_within
     if episode.put_back_at and service.running is False:
         end += BACK_OFF
-    elif episode.put_back_at and service.started_at:  # it was started when the kubelet thought it time
+    elif episode.put_back_at and service.started_at:  # the kubelet started it after its back-off
         end = max(acted_at, service.started_at) + terms.ready_within
     return service.failed or len(episode.instances) > LOOKS - 1 or glance.at >= end
 
@@ -328,7 +332,7 @@ def _failed(episode: Episode, glance: Glance, *, changes_instance: bool, starts:
     if episode.put_back_at:
         said = f"{name} did not come up with the new files, nor with the former ones ({trouble})"
         return Ended(episode, Result.FAILED, said)
-    if _is_unseen(seen, changes_instance=changes_instance):  # to act blindly would be a guess
+    if _is_unseen(seen, changes_instance=changes_instance):  # another act would be a guess
         return Ended(
             episode, Result.UNPROVEN, f"{name} was restarted, and what became of it cannot be told ({trouble})"
         )
@@ -336,22 +340,22 @@ def _failed(episode: Episode, glance: Glance, *, changes_instance: bool, starts:
         said = f"{name} was restarted and is not well, as it was not before ({trouble})"
         return Ended(episode, Result.UNPROVEN, said)
     if episode.attempt == 1 and changes_instance and seen.instance and seen.instance == episode.before:
-        return Ended(episode, Result.FAILED, f"{name} was told to restart, and runs on as it did")  # no fault of files
-    # One more try where that can bring anything: what dies, or others start, is being tried again already.
+        return Ended(episode, Result.FAILED, f"{name} was told to restart, and runs on as it did")  # no file fault
+    # One more attempt if it can help: a service that ends, or that another program starts, is already tried again.
     if episode.attempt == 1 and not dies and (starts or seen.running is not False):
         return Act(replace(episode, stage=Stage.ACT, attempt=2, before=seen.instance))
-    if not episode.targets:  # asked for by hand: there is nothing to take back
+    if not episode.targets:  # requested by the operator: no files to restore
         return Ended(episode, Result.FAILED, f"{name} was restarted and did not come up ({trouble})")
     return PutBack(replace(episode, stage=Stage.PUT_BACK, attempt=3, before=seen.instance))
 
 
 def put_back(episode: Episode, at: datetime) -> Episode:
-    """The record after the former files came back: the service is to take them up."""
+    """Return the record after the previous files were restored. The service must be restarted."""
     return replace(episode, stage=Stage.ACT, put_back_at=at)
 
 
 def _left_stopped(episode: Episode) -> Ended:
-    """Whoever stops a service means it, a restart or not."""
+    """Return the end of the episode: a service that another process or user has stopped stays stopped."""
     name, left = episode.service, "was stopped meanwhile, and not by certmond: it is left so"
     if episode.put_back_at:
         return Ended(episode, Result.FAILED, f"{name} did not come up with the new files; on the former ones it {left}")

@@ -1,8 +1,8 @@
-"""Who holds what: which services use a certificate, and which of them still have an older one in memory.
+"""Staleness: services that use a certificate, and those that still have an older one in memory.
 
 Owns two kinds of evidence. *Served*: a handshake showed another certificate than the file has. *Held*: the process is
-older than the file, and does not read it again by itself; where what it serves was seen to be right, that counts for
-more than its age. What cannot be seen is not claimed. Time comes with the look; nothing is read here.
+older than the file, and does not reload it. A handshake with the right certificate counts more than the age. Without
+evidence, there is no finding. Pure: the time comes with the observation.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from certmond.pki.services.restart_state_machine import Past, Result
 from certmond.pki.x509.certificate import parse_certificate
 
 RELOAD_WITHIN = timedelta(seconds=90)
-"""So long after a change a service that reads its files again may still serve the former certificate."""
+"""How long after a change a service that reloads its files may still serve the previous certificate."""
 
-_SETTLED = timedelta(seconds=2)  # so long a certificate and its key may be two halves of one change
+_SETTLED = timedelta(seconds=2)  # how long a certificate and its key may be two halves of one change
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """A service that uses a certificate. `reloads`: it picks a new one up by itself. `files` are those of the entry's
-    files that the service is told to read, or all of them where that is not known.
+    """A service that uses a certificate. `reloads` is True if it reloads a new one.
+
+    `files` are the files of the entry that the service reads by its command line, or all of them if unknown.
     """
 
     service: str
@@ -43,7 +44,7 @@ class Consumer:
 
 @dataclass(frozen=True, slots=True)
 class ServedAt:
-    """What was seen at an endpoint. Without a certificate, `sha256` and `matches` are None, and `reason` says why."""
+    """Observation of an endpoint. Without a certificate, `sha256` and `matches` are None, and `reason` explains it."""
 
     endpoint: Endpoint
     service: str
@@ -55,10 +56,10 @@ class ServedAt:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """A service that has an older certificate in memory than `path` holds since `since`.
+    """A service with an older certificate in memory than the one in `path` since `since`.
 
-    It is not `due` where it still has time, until `due_at`, to read the file again. `ends_at` is when the certificate
-    ends that it serves, where that was seen.
+    It is `due` after `due_at`, when the time for a reload is over. `ends_at` is the end of the served certificate, if
+    observed.
     """
 
     service: str
@@ -73,8 +74,9 @@ class Stale:
 
 @dataclass(frozen=True, slots=True)
 class Refusing:
-    """A server that ends every TLS handshake without a certificate, since `path` has its content. It is `due` where the
-    look began so long after that change that it did not fall between the two files of one change.
+    """A server that ends every TLS handshake without a certificate, since `path` has its content.
+
+    It is `due` if the observation began late enough after the change not to fall between the two files of one change.
     """
 
     at: ServedAt
@@ -84,13 +86,13 @@ class Refusing:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """Everything about one certificate that is not in a file: who uses it, where it is served, who has an older one.
+    """State of one certificate outside of its files: its consumers, endpoints, and services with an older one.
 
-    It is `judged` where a look has begun since its files changed; before, that nobody is stale says nothing. `failures`
-    say what went wrong with restarts for the files that are there, the latest of them at `failed_at`. `told` is what is
-    said of it as a trust anchor that changes. `provenance` is where it comes from; None where that was not looked up.
-    `refusing` are the servers that present no certificate. `salvage` is what its files can be made from again; None
-    where they are not damaged, or that was not looked up.
+    It is `judged` if an observation has begun since its files changed. Before that, an empty `stale` proves nothing.
+    `failures` are the failed restarts for the present files, the latest at `failed_at`. `told` are findings about a
+    changing trust anchor. `provenance` is its origin, or None if not checked. `refusing` are servers without a
+    certificate. `salvage` has the sources of a repair, or None if the files are not damaged or the sources were not
+    checked.
     """
 
     consumers: tuple[Consumer, ...] = ()
@@ -110,8 +112,10 @@ NOWHERE = Presence()
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What is known of the node besides its certificates, at the time of a pass. `live` is None before a first look,
-    and where the node's files lie `elsewhere`, below another root: nothing runs there that could be looked at.
+    """State of the node besides its certificates, at the time of a pass.
+
+    `live` is None before the first observation. It is also None if the node's files are `elsewhere`, below another
+    root, where no service runs.
     """
 
     services: Sequence[ServiceSpec] = ()
@@ -126,7 +130,7 @@ class Surroundings:
     salvage: Mapping[tuple[str, str], Salvage] = field(default_factory=dict)
 
     def presence(self, seen: Observation, renewed_at: datetime | None = None) -> Presence:
-        """Who uses this certificate, and how it is served. `renewed_at` says that certmond put it in place itself."""
+        """Return the consumers and endpoints of this certificate. `renewed_at` is when certmond installed it."""
         told, provenance = self.told.get(seen.name, ()), self.provenance.get(seen.identity)
         salvage = self.salvage.get(seen.identity)
         if seen.name != seen.spec.name or not (self._mentioned(seen) or seen.spec.consumers):
@@ -147,13 +151,13 @@ class Surroundings:
         return max((self.contents[path].since for path in files_of(seen) if path in self.contents), default=None)
 
     def failed(self, seen: Observation) -> tuple[Past, ...]:
-        """The last restarts for this certificate's sake that went wrong, for as long as their files are the same."""
+        """Return the last failed restarts for this certificate, while their files are unchanged."""
         contents = {path: content.sha256 for path, content in self.contents.items()}
         return tuple(past for past in self.past.values() if seen.name in past.targets and past.failure(contents))
 
     @cached_property
     def _paths(self) -> frozenset[str]:
-        """Every file of which something is told."""
+        """Every file that a service uses or serves."""
         used = {path for paths in self.survey.uses.values() for path in paths}
         return frozenset(used | {path for _, path in self.survey.serving.values()})
 
@@ -168,7 +172,7 @@ class Surroundings:
                 yield Consumer(service.name, reloads, now.running, now.started_at, self._read(service, seen))
 
     def _reloads(self, service: ServiceSpec, seen: Observation, renewed_at: datetime | None) -> bool | None:
-        """Whether it reads all files of this certificate again by itself; None where it uses none of them."""
+        """Return whether the service reloads all files of this certificate, or None if it uses none of them."""
         known = self.survey.uses.get(service.name)
         spec = seen.spec
         if known is not None and spec.kind is not Kind.KUBELET:
@@ -178,11 +182,11 @@ class Surroundings:
         if service.name not in spec.consumers:
             return None
         if spec.kind is Kind.KUBELET and renewed_at is not None:
-            return False  # the kubelet knows of the certificates that it fetched itself, and of no other
+            return False  # the kubelet only knows certificates that it requested itself
         return spec.name in service.reloads
 
     def _read(self, service: ServiceSpec, seen: Observation) -> tuple[str, ...]:
-        """The files of this certificate that it is told to read: of a pair of keys, say, only the one that signs."""
+        """Return the files of this certificate that the service reads: of a key pair, perhaps only one."""
         known, files = self.survey.uses.get(service.name, {}), files_of(seen)
         named = tuple(path for path in files if path in known)
         return named if named and seen.spec.kind is not Kind.KUBELET else files
@@ -229,11 +233,11 @@ class Surroundings:
                 )  # fmt: skip
         for consumer in consumers:
             if any(at.service == consumer.service and at.matches is not None for at in served):
-                continue  # what was seen counts for more than any age
+                continue  # a handshake counts more than the age
             yield from self._held(seen, consumer, renewed_at)
 
     def _held(self, seen: Observation, consumer: Consumer, renewed_at: datetime | None) -> Iterator[Stale]:
-        """The first of its files that a consumer has read before it changed, and will not read again."""
+        """Yield the first file that changed after a consumer has read it, and that it does not reload."""
         name = consumer.service
         now, past = self._seen(name), self.past.get(name)
         began = self._last_run(seen.name, past, renewed_at) if name in self._commands else now.started_at
@@ -256,13 +260,14 @@ class Surroundings:
 
     @cached_property
     def _commands(self) -> frozenset[str]:
-        """The services that a command restarts: of their processes nothing can be seen."""
+        """The services that a command restarts. Their processes cannot be observed."""
         return frozenset(service.name for service in self.services if service.kind == "command")
 
     def _last_run(self, target: str, past: Past | None, renewed_at: datetime | None) -> datetime | None:
-        """Since when such a service has what it has: since the command was run last. Where it never was, or the files
-        have changed before that restart was over, only that certmond has renewed `target` itself tells that it has to
-        be, or that it was tried for its sake.
+        """Return since when such a service has its files: since the last run of the command.
+
+        The command may never have run, or the files may have changed before it ended. Then the restart is due only if
+        certmond renewed `target` itself, or restarted the service for it.
         """
         if past and past.ended_at and past.result not in {Result.REFUSED, Result.SUPERSEDED}:
             return past.ended_at
@@ -270,7 +275,7 @@ class Surroundings:
 
     def _reads_again(self, consumer: Consumer, seen: Observation, path: str) -> bool:
         if path == seen.spec.kubeconfig:
-            return False  # no client reads its kubeconfig twice
+            return False  # no client reloads its kubeconfig
         use = self.survey.uses.get(consumer.service, {}).get(path)
         return use.reloads if use and seen.spec.kind is not Kind.KUBELET else consumer.reloads
 
@@ -279,14 +284,14 @@ class Surroundings:
 
 
 def files_of(seen: Observation) -> tuple[str, ...]:
-    """The files that a new certificate of this entry changes, and those that lead its readers to it."""
+    """Return the files that a new certificate of this entry changes, and those that refer to it."""
     kubeconfig = seen.spec.kubeconfig if seen.spec.kind is Kind.KUBELET else None
     key = None if seen.foreign_key else seen.key_path
     return tuple(dict.fromkeys(path for path in (seen.path, key, kubeconfig) if path))
 
 
 def _is_broken(seen: Observation) -> bool:
-    """There is nothing in it that could be held."""
+    """Return whether the files have no content that a service could have in memory."""
     return not seen.certificates and (seen.spec.kind is not Kind.KEY_PAIR or seen.key is None)
 
 

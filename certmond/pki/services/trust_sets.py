@@ -1,8 +1,7 @@
-"""The set of anchors that a file makes its readers trust: the same set in other bytes is no change for them.
+"""Digest of the set of trust anchors in a file, which does not change with order, repetition or text.
 
-A verifier looks for any anchor that leads to an end: neither order nor repetition nor text between PEM blocks matters
-(RFC 5280, section 6.1; Go's x509.CertPool and kube-apiserver's public keys of tokens are sets, too). Owns the digest of
-such a set. Pure.
+A verifier accepts any anchor at the end of a path, so that only the set matters (RFC 5280, section 6.1). Go's
+x509.CertPool and the token keys of kube-apiserver are sets as well. Pure.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from certmond.pki.x509.certificate import Anchor
 
 
 def digest_of(trust: Iterable[Anchor]) -> str:
-    """Return the SHA-256 of a set of anchors, whatever their order."""
+    """Return the SHA-256 of a set of anchors, independent of their order."""
     return hashlib.sha256("\n".join(sorted({each.sha256 for each in trust})).encode()).hexdigest()
 
 
 def trust_sets(observations: Collection[Observation]) -> dict[str, str]:
-    """Return the digest of the set of anchors in each file that holds nothing else, by its path.
+    """Return the digest of the set of anchors in each file that has no other content, by its path.
 
-    A file with a fault is left out, and so is one that another entry describes as something else: of these every byte
-    may matter.
+    Leaves out a file with a fault, and one that another entry describes as something else: every byte of these may
+    matter.
     """
     anchors = {seen.path: set[Anchor]() for seen in observations if seen.spec.is_trust}
     for seen in (each for each in observations if each.path in anchors):

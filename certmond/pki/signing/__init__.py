@@ -1,1 +1,1 @@
-"""What the key of the CA may sign, and what a new certificate says."""
+"""Rules for what the key of a CA may sign, and for the contents of new certificates."""

@@ -1,10 +1,9 @@
-"""What the key of a CA may sign: the one rule that every path to a signature passes.
+"""Policy for what the key of a CA may sign. Every path to a signature passes it.
 
-Owns the decision, and the `Grant` without which no signer signs. A certificate is signed for a subject, usages and
-names, each of which its entry fixes or a predecessor had. A predecessor is a certificate that the present CA, or a
-former CA that the node knows, has signed. Whatever else a file says is not signed. Reserved subjects need an entry that
-names them.
-Pure: who can write a file, and which CAs are known, are arguments (`Provenance`).
+Owns the decision, and the `Grant` without which no signer signs. An entry must fix the subject, each usage and each
+name of a new certificate, or a predecessor must have them. A predecessor is a certificate that the present CA, or an
+old CA known to the node, has signed. No other content of a file is signed. Reserved subjects need an entry that names
+them. Pure: `Provenance` has the users that can write a file, and the known CAs.
 """
 
 from __future__ import annotations
@@ -25,16 +24,17 @@ from certmond.pki.x509.certificate import KEY_USAGES, Certificate, attributes_of
 from certmond.pki.x509.path_building import find_paths
 
 _RESERVED = ("system:", "kubeadm:")
-"""Prefixes of users and groups that Kubernetes and kubeadm give rights to (RBAC, "default roles"; kubeadm v1.29)."""
+"""Prefixes of users and groups to which Kubernetes and kubeadm give rights (RBAC, "default roles"; kubeadm v1.29)."""
 _SIGNS = "digital signature"
 
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """What a successor can be derived from, besides its entry.
+    """Sources of a successor besides its entry.
 
-    `predecessor` is the certificate whose subject, usages and names it may have; None for the `reasons`. `later` are
-    newer ones: what these lack is not passed on. With a `barrier` nothing is signed at all.
+    The successor may have the subject, usages and names of `predecessor`, which is None for the `reasons`. `later` are
+    newer certificates; the successor gets nothing that one of them lacks. With a `barrier`, the policy denies
+    everything.
     """
 
     predecessor: Certificate | None = None
@@ -45,7 +45,7 @@ class Basis:
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """What an entry fixes, with the node's facts filled in: subjects, any of which is right, usages and names."""
+    """Parts that an entry fixes, with the node's facts filled in: the accepted subjects, the usages and the names."""
 
     subjects: tuple[str, ...] = ()
     usages: tuple[str, ...] = ()
@@ -54,14 +54,14 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The permission to sign exactly this. Only `grant` makes one."""
+    """Permission to sign exactly this template. Only `grant` creates one."""
 
     template: Template
 
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """Why a certificate is not signed: each part that neither the entry nor a predecessor covers, then the reasons."""
+    """Reasons to refuse a signature: each part that neither the entry nor a predecessor covers, then other reasons."""
 
     problems: tuple[str, ...]
 
@@ -78,10 +78,10 @@ def fixed_by(spec: CertificateSpec, facts: Mapping[str, str]) -> Fixed:
 def basis(
     certificate: Certificate, chain: Sequence[Certificate], issuers: Sequence[Certificate], provenance: Provenance
 ) -> Basis:
-    """Return what a successor of `certificate` can be derived from.
+    """Return the possible sources of a successor of `certificate`.
 
-    `chain` is the rest of its file, `issuers` are the present certificates of the CA that signs. Validity periods do
-    not count: a signature does not expire.
+    `chain` is the rest of its file, and `issuers` are the present certificates of the CA that signs. Validity periods
+    do not count, because a signature does not expire.
     """
     if provenance.path_writers:
         fact = f"{provenance.path_writers}, who could take the key of a new certificate"
@@ -105,12 +105,11 @@ def basis(
 
 
 def is_issued(certificate: Certificate, chain: Sequence[Certificate], issuers: Sequence[Certificate]) -> bool:
-    """Return whether one of `issuers` has signed the certificate, directly or through `chain`, whatever the dates of
-    these issuers.
+    """Return whether one of `issuers` has signed the certificate, directly or through `chain`. Ignores their validity.
 
-    Intermediate CAs count for the usages that they may certify (RFC 5280, 4.2.1.12, nested as Go does), and only where
-    they and the certificate were valid at one moment. Of a certificate that Go or cryptography does not read, it is not
-    known what was signed: False.
+    Intermediate CAs count for the usages that they may certify (RFC 5280, 4.2.1.12, nested as in Go). They and the
+    certificate must have been valid at the same time. Return False for a certificate that Go or cryptography does not
+    read.
     """
     if certificate.refused or certificate in issuers:
         return False
@@ -127,7 +126,7 @@ def is_issued(certificate: Certificate, chain: Sequence[Certificate], issuers: S
 
 
 def grant(template: Template, fixed: Fixed, basis: Basis) -> Grant | Denial:
-    """Return the permission to sign `template`, or why it is not given."""
+    """Return the permission to sign `template`, or the reasons for the denial."""
     if basis.barrier:
         return Denial((basis.barrier,))
     problems = list(_uncovered(template, fixed, basis.predecessor))
@@ -159,7 +158,8 @@ def surplus(certificate: Certificate, later: Certificate | None, fixed: Fixed) -
     the later one is not known (None), those that no entry fixes. An entry that accepts several subjects fixes none of
     them against the later one: only what is part of that one's is no surplus.
 
-    Of a certificate that Go or cryptography does not read, that it is so.
+    If `later` is None, return those that the entry does not fix. For a certificate that Go or cryptography does not
+    read, return that reason.
     """
     if certificate.refused:
         return (certificate.refused,)
@@ -189,7 +189,7 @@ def is_fixed(subject: x509.Name, fixed: Fixed) -> bool:
 
 
 def entry_that_fixes(spec: CertificateSpec, certificate: Certificate) -> dict[str, str | list[str]]:
-    """Return the entry, as in the configuration, that fixes what `certificate` says: for a person to check and copy."""
+    """Return an entry, as in the configuration, that fixes the contents of `certificate`, for the operator to check."""
     usages = [usage for usage in (certificate.usages or ()) if usage in USAGES]
     extended = [usage for usage in (certificate.extended_usages or ()) if usage in USAGES]
     names = sorted(name for name in certificate.names if name.startswith(("DNS:", "IP:")))
@@ -197,13 +197,13 @@ def entry_that_fixes(spec: CertificateSpec, certificate: Certificate) -> dict[st
 
 
 def is_reserved(subject: x509.Name) -> bool:
-    """Return whether Kubernetes or kubeadm gives this user, or one of these groups, rights of their own."""
+    """Return whether Kubernetes or kubeadm gives this user, or one of these groups, special rights."""
     values = (each.value if isinstance(each.value, str) else each.value.decode("utf-8", "replace") for each in subject)
     return any(value.strip().casefold().startswith(_RESERVED) for value in values)
 
 
 def _uncovered(template: Template, fixed: Fixed, predecessor: Certificate | None) -> Iterator[str]:
-    """What of the template neither the entry nor the predecessor has."""
+    """Yield each part of the template that neither the entry nor the predecessor covers."""
     if template.is_ca:
         yield "it would be a CA"
     if not is_fixed(template.subject, fixed):
@@ -244,7 +244,9 @@ def _as_of_its_key(template: Template, other: Certificate) -> Template:
 
 
 def _same_subject(one: x509.Name, other: x509.Name) -> bool:
-    """The same attributes, and the same common names in the same order: the last one is Kubernetes' user."""
+    """Return whether the attributes are equal, and the common names in the same order: the last one is the Kubernetes
+    user.
+    """
     return attributes_of(one) == attributes_of(other) and _common_names(one) == _common_names(other)
 
 

@@ -1,7 +1,7 @@
-"""What a new certificate is to say: a template, drawn up from the catalogue and the old certificate.
+"""Templates of new certificates, from the catalogue and the old certificate.
 
 Owns the rules of issuance (RFC 5280, sections 4.1 and 4.2, and what kubeadm and the kubelet write). Pure: keys, random
-numbers and the time are arguments; this module signs nothing and reads no key.
+numbers and the time are arguments. This module signs nothing and reads no key.
 """
 
 from __future__ import annotations
@@ -29,18 +29,21 @@ from certmond.pki.x509.certificate import (
 )
 
 BACKDATE = timedelta(minutes=5)
-"""A new certificate is valid from so long ago, for hosts whose clocks are behind: as Kubernetes' own signers do
-(pkg/controller/certificates/authority/policies.go)."""
+"""notBefore of a new certificate is this much in the past, for hosts with slow clocks. Kubernetes' own signers do the
+same (pkg/controller/certificates/authority/policies.go).
+"""
 
 _OIDS = {name: oid for oid, name in EXTENDED_USAGES.items()}
 EXTENDED = frozenset(_OIDS)
-"""Kubernetes' names of the usages that an extendedKeyUsage extension has."""
+"""The Kubernetes names of the usages in an extendedKeyUsage extension."""
 _KEY_USAGES = frozenset(KEY_USAGES.values())
 _OF_A_CA = frozenset({"cert sign", "crl sign"})
-_OF_A_ROOT = frozenset({"key encipherment", "cert sign"})  # besides digital signature, as kubeadm makes one
+_OF_A_ROOT = frozenset({"key encipherment", "cert sign"})  # besides digital signature, as in a CA of kubeadm
 _ENCIPHERING = frozenset({"key encipherment", "data encipherment"})
 _UNFIT = {"ECDSA": _ENCIPHERING, "Ed25519": _ENCIPHERING | {"key agreement"}}
-"""Usages that a key cannot have (RFC 8813, section 3; RFC 9295, section 3). For RSA, what there was is taken over."""
+"""Usages that a key cannot have (RFC 8813, section 3; RFC 9295, section 3). An RSA key keeps the usages of the old
+certificate.
+"""
 _SIGNS = "digital signature"
 _FIRST = datetime.min.replace(tzinfo=UTC)
 _FOREVER = datetime.max.replace(tzinfo=UTC)  # RFC 5280, 4.1.2.5: 99991231235959Z
@@ -56,9 +59,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A certificate to be (RFC 4211, CertTemplate). Times are UTC. `usages` and `extended_usages` have Kubernetes'
-    names; an extended usage without one is its dotted OID. `changes` says in words how it will differ from the
-    certificate that it replaces, but for dates and serial number.
+    """Contents of a new certificate (RFC 4211, CertTemplate). Times are UTC.
+
+    `usages` and `extended_usages` have Kubernetes names; an extended usage without a name is its dotted OID. `changes`
+    are the differences from the old certificate, except dates and serial number, as texts.
     """
 
     subject: x509.Name
@@ -74,8 +78,9 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """On which terms something is issued here and now: `facts` are the node's, `now` is UTC, `issuer_end` is the end of
-    the CA that signs, where it is known. `validity` and `key` apply where an entry says nothing else.
+    """Terms of issuance. `facts` are the node's, and `now` is UTC.
+
+    `issuer_end` is the end of the signing CA, if known. `validity` and `key` are defaults for an entry without a value.
     """
 
     now: datetime
@@ -85,7 +90,9 @@ class Terms:
     key: KeyAlgorithm = KeyAlgorithm.RSA_2048
 
     def dates(self, spec: CertificateSpec) -> tuple[datetime, datetime]:
-        """From five minutes ago for the entry's validity, but no longer than the CA that signs."""
+        """Return the validity period: from `BACKDATE` ago, for the entry's validity, at most to the end of the signing
+        CA.
+        """
         try:
             end = self.now + (spec.validity or self.validity)
         except OverflowError:
@@ -95,11 +102,11 @@ class Terms:
 
 
 def successor(old: Certificate, spec: CertificateSpec, terms: Terms, *, inherits: bool = True) -> Template:
-    """Return the certificate to replace `old`: its subject, names and usages, and what the catalogue demands.
+    """Return the template that replaces `old`: its subject, names and usages, and what the catalogue requires.
 
-    Where it `inherits` nothing, the certificate says what the entry fixes and no more; what the entry leaves open is
-    taken from `old` all the same, for `signing_policy` to judge. A demand that no certificate can meet, such as a name
-    that is none, is not made. Raises MalformedError for an `old` that cryptography does not read.
+    Without `inherits`, the template has only what the entry fixes. It still takes from `old` what the entry leaves
+    open, and `signing.policy` decides about that. Ignores a requirement that no certificate can meet, such as an
+    invalid name. Raises MalformedError for an `old` that cryptography does not read.
     """
     parsed = load(old.der)
     key = spec.key_algorithm or algorithm_of(old.key) or terms.key
@@ -145,7 +152,7 @@ def successor(old: Certificate, spec: CertificateSpec, terms: Terms, *, inherits
 def _left_open(
     spec: CertificateSpec, usages: frozenset[str], extended: tuple[str, ...], names: tuple[x509.GeneralName, ...]
 ) -> tuple[frozenset[str], tuple[str, ...], tuple[x509.GeneralName, ...]]:
-    """Return those of the usages and names of a certificate of which the entry fixes none of its own."""
+    """Return the usages and names of a certificate without those for which the entry fixes other values."""
     fixes_usages = not EXTENDED.isdisjoint(spec.usages)
     return (
         frozenset() if spec.usages else usages,
@@ -160,9 +167,9 @@ def _not_in(usages: Iterable[str], others: Iterable[str]) -> Iterator[str]:
 
 
 def first(spec: CertificateSpec, subject: str, names: Iterable[str], terms: Terms, *, is_ca: bool = False) -> Template:
-    """The first certificate of an entry, with these names (DNS:…, IP:…), or a Root CA as kubeadm makes it.
+    """Return the first certificate of an entry, with these names (DNS:…, IP:…), or a Root CA as kubeadm creates it.
 
-    Raises ValueError for a subject or a name that is none.
+    Raises ValueError for an invalid subject or name.
     """
     key = spec.key_algorithm or terms.key
     start, end = terms.dates(spec)
@@ -182,7 +189,7 @@ def first(spec: CertificateSpec, subject: str, names: Iterable[str], terms: Term
 def builder(
     template: Template, public_key: CertificatePublicKeyTypes, serial: int, issuer: x509.Certificate | None
 ) -> x509.CertificateBuilder:
-    """The certificate, ready for the key of `issuer` to be signed, or for its own where that is None."""
+    """Return the certificate, ready to be signed with the key of `issuer`, or with its own key if `issuer` is None."""
     key_id = x509.SubjectKeyIdentifier.from_public_key(public_key)
     made = x509.CertificateBuilder(
         issuer_name=issuer.subject if issuer else template.subject,
@@ -198,7 +205,7 @@ def builder(
 
 
 def extensions(template: Template) -> Iterator[tuple[x509.ExtensionType, bool]]:
-    """What a request asks for, each with whether it is critical, in the order of Go's x509.CreateCertificate."""
+    """Yield the extensions of a request, and whether each is critical, in the order of Go's x509.CreateCertificate."""
     given = {field: name in template.usages for field, name in KEY_USAGES.items()}
     yield x509.KeyUsage(**given, encipher_only=False, decipher_only=False), True
     if template.extended_usages:
@@ -210,9 +217,9 @@ def extensions(template: Template) -> Iterator[tuple[x509.ExtensionType, bool]]:
 
 
 def algorithm_of(key: PublicKey) -> KeyAlgorithm | None:
-    """The kind of key that a new one is made as, to be like `key`; None where certmond makes none like it.
+    """Return the algorithm for a new key that replaces `key`, or None if certmond does not create such keys.
 
-    An RSA key is made no shorter than it was, but for 2048 bits at least and 4096 at most.
+    A new RSA key is not shorter than the old one, and has 2048 to 4096 bits.
     """
     match key.algorithm, key.bits:
         case "RSA", bits:
@@ -229,12 +236,12 @@ def algorithm_of(key: PublicKey) -> KeyAlgorithm | None:
 
 
 def is_a(key: PublicKey, algorithm: KeyAlgorithm) -> bool:
-    """`key` is of exactly this kind and size."""
+    """Return whether `key` has exactly this algorithm and size."""
     return str(key) == algorithm.value.replace("-P", "-")
 
 
 def general_name(text: str) -> x509.GeneralName:
-    """The subjectAltName entry that "DNS:…" or "IP:…" stands for. Raises ValueError for what is neither."""
+    """Return the subjectAltName entry for "DNS:…" or "IP:…". Raises ValueError for other texts."""
     kind, _, value = text.partition(":")
     match kind:
         case "DNS":
@@ -253,15 +260,15 @@ def _possible(make: Callable[[str], T], text: str) -> T | None:
 
 
 def name_of(text: str) -> x509.Name:
-    """Return the name of a subject in RFC 4514, where spaces around a separator mean nothing. Raises ValueError."""
+    """Return the name for an RFC 4514 subject, ignoring spaces around separators. Raises ValueError."""
     return x509.Name.from_rfc4514_string("".join(part.strip() for part in re.split(r"(?<!\\)([,+])", text)))
 
 
 def _usages(asked: Iterable[str], key: KeyAlgorithm, *, is_ca: bool = False, signs: bool = True) -> frozenset[str]:
-    """Return the key usages among `asked` that such a key can have; to sign certificates is a CA's.
+    """Return the key usages among `asked` that such a key can have. Only a CA gets the usages of a CA.
 
-    Digital signature is added where the certificate `signs`, and where nothing else would be left, as the extension has
-    at least one (RFC 5280, 4.2.1.3).
+    Adds digital signature if the certificate `signs`, or if no other usage is left, because the extension needs at
+    least one (RFC 5280, 4.2.1.3).
     """
     unfit = unfit_usages(key.value.partition("-")[0])
     usages = _KEY_USAGES.intersection(asked) - unfit - (frozenset() if is_ca else _OF_A_CA)
@@ -269,7 +276,7 @@ def _usages(asked: Iterable[str], key: KeyAlgorithm, *, is_ca: bool = False, sig
 
 
 def unfit_usages(algorithm: str) -> frozenset[str]:
-    """Return the key usages that a key of this kind ("RSA", "ECDSA", "Ed25519") cannot have."""
+    """Return the key usages that a key of this algorithm ("RSA", "ECDSA", "Ed25519") cannot have."""
     return _UNFIT.get(algorithm, frozenset())
 
 
@@ -283,7 +290,7 @@ def _oids(parsed: x509.Certificate) -> Iterator[str]:
 
 
 def alternative_names(parsed: x509.Certificate) -> tuple[x509.GeneralName, ...]:
-    """Return the subjectAltName entries of a certificate, those without a text of their own included."""
+    """Return the subjectAltName entries of a certificate, of all kinds."""
     try:
         return tuple(parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
     except x509.ExtensionNotFound:
@@ -295,7 +302,7 @@ def _not_taken_over(parsed: x509.Certificate) -> Iterator[x509.ObjectIdentifier]
 
 
 def _issuer_key_id(issuer: x509.Certificate | None, own: x509.SubjectKeyIdentifier) -> x509.AuthorityKeyIdentifier:
-    """The issuer's own identifier, byte for byte: OpenSSL compares it (RFC 5280, 4.2.1.1)."""
+    """Return the issuer's subject key identifier, byte for byte, because OpenSSL compares it (RFC 5280, 4.2.1.1)."""
     if issuer is None:
         return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
     try:

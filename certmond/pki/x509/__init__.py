@@ -1,1 +1,1 @@
-"""Certificates: parsing, names, and certification paths (RFC 5280)."""
+"""X.509 certificates: parsing, names, and certification paths (RFC 5280)."""

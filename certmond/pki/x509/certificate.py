@@ -1,8 +1,7 @@
-"""One X.509 certificate as facts: parsed once, then compared, judged and shown without its encoding.
+"""One X.509 certificate as an immutable value, parsed once.
 
-Owns the translation from DER to `Certificate`, and the public half of a key as `PublicKey`. Never judges: a
-serial number of zero, a SHA-1 signature and a CA without CA:TRUE are facts here and findings elsewhere.
-Never holds a private key.
+Owns the translation from DER to `Certificate`, and the public half of a key as `PublicKey`. Makes no findings: a serial
+number of zero, a SHA-1 signature and a CA without CA:TRUE are facts here. Never holds a private key.
 """
 
 from __future__ import annotations
@@ -30,12 +29,13 @@ from certmond.pki.go.names import attribute_texts
 from certmond.pki.go.public_key import RSA_PSS, is_plain_public_key, key_name, public_key_of_info
 from certmond.pki.x509.library_guard import guarded
 
-# Every kubeadm CA before v1.27 has serial number 0. That is a finding (nonpositive_serial), not a warning to print.
+# Every kubeadm CA before v1.27 has serial number 0. certmond reports the finding nonpositive_serial and prints no
+# warning.
 warnings.filterwarnings("ignore", message="Parsed a serial number", category=CryptographyDeprecationWarning)
-# RFC 5280 bounds the lengths of attributes, and no component of Kubernetes cares.
+# RFC 5280 limits the lengths of attributes. No component of Kubernetes enforces these limits.
 warnings.filterwarnings("ignore", message="Attribute's length must be", category=UserWarning)
 
-# Kubernetes' own names of usages (certificates.k8s.io/v1, KeyUsage), which operators know from CSRs.
+# The names that Kubernetes gives to usages (certificates.k8s.io/v1, KeyUsage), as in CSRs.
 EXTENDED_USAGES = {
     EKU.ANY_EXTENDED_KEY_USAGE: "any",
     EKU.SERVER_AUTH: "server auth",
@@ -54,7 +54,7 @@ KEY_USAGES = {
     "key_cert_sign": "cert sign",
     "crl_sign": "crl sign",
 }
-# The curves of Go's crypto/elliptic. A key on any other is called by its curve, for it is not "ECDSA" to Kubernetes.
+# The curves of Go's crypto/elliptic. Kubernetes cannot use another curve, so such a key has the name of its curve.
 _CURVES = (ec.SECP224R1, ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
 
@@ -65,7 +65,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """The public half of a key. Two keys are the same key exactly if `sha256` (of the SubjectPublicKeyInfo) is."""
+    """Public half of a key. Two keys are equal exactly if `sha256`, of the SubjectPublicKeyInfo, is equal."""
 
     algorithm: str
     bits: int
@@ -74,12 +74,12 @@ class PublicKey:
 
     @property
     def key(self) -> PublicKey:
-        """Itself: what a trust anchor proves with."""
+        """Return the key itself: as a trust anchor, it verifies signatures with this key."""
         return self
 
     @property
     def called(self) -> str:
-        """For people."""
+        """Return a text for messages."""
         return f"the {self} key with the SHA-256 {self.sha256[:16]}…"
 
     def __str__(self) -> str:
@@ -88,14 +88,13 @@ class PublicKey:
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Certificate:
-    """The facts of one certificate (RFC 5280, section 4). Times are UTC. Equal exactly if the DER is.
+    """The facts of one certificate (RFC 5280, section 4). Times are UTC. Two are equal exactly if their DER is.
 
-    `usages` is None where the certificate has no keyUsage extension, `extended_usages` where it has no
-    extendedKeyUsage: both then restrict nothing. `names` are the subjectAltName entries as "DNS:…", "IP:…", "email:…"
-    or "URI:…". `is_ca` is None where there are no basicConstraints. `demands_policies` says that a path with it may
-    fail for certificate policies (RFC 5280, 6.1), which certmond does not judge. `objections` has Go's words for what
-    it refuses: no component of Kubernetes reads a certificate that has any. `unread` is why cryptography does not
-    read it.
+    `usages` is None without a keyUsage extension, and `extended_usages` without an extendedKeyUsage: both then restrict
+    nothing. `names` are the subjectAltName entries as "DNS:…", "IP:…", "email:…" or "URI:…". `is_ca` is None without
+    basicConstraints. `demands_policies` is True if certificate policies may invalidate a path (RFC 5280, 6.1). certmond
+    does not evaluate policies. `objections` are Go's reasons to refuse the certificate: with any of them, no component
+    of Kubernetes reads it. `unread` is the reason for which cryptography does not parse it.
     """
 
     der: bytes = field(repr=False)
@@ -132,33 +131,33 @@ class Certificate:
 
     @property
     def called(self) -> str:
-        """For people."""
+        """Return a text for messages."""
         return f"{self.subject} (serial {self.serial:x})"
 
     @property
     def refused(self) -> str | None:
-        """Who does not read the certificate, and why: what it says is then taken over into no other."""
+        """The library that does not read the certificate, and why. A renewal copies nothing from such a certificate."""
         if self.objections:
             return f"Go does not read it ({'; '.join(self.objections)})"
         return f"cryptography does not read it: {self.unread}" if self.unread else None
 
     @property
     def common_name(self) -> str | None:
-        """The subject's CN, where it has one."""
+        """The CN of the subject, or None."""
         return next((text[3:] for text in sorted(self.attributes) if text.startswith("CN=")), None)
 
     @property
     def expires_at(self) -> datetime:
-        """The first instant after its validity, of which notAfter itself is the last (RFC 5280, 4.1.2.5)."""
+        """The first instant after the validity period, which includes notAfter (RFC 5280, 4.1.2.5)."""
         return self.not_after + _INSTANT
 
     @property
     def self_issued(self) -> bool:
-        """Subject and issuer are the same name (RFC 5280, section 3.2); says nothing of the signature."""
+        """Whether subject and issuer are the same name (RFC 5280, section 3.2). Does not check the signature."""
         return self.subject_der == self.issuer_der
 
     def has_usage(self, usage: str) -> bool:
-        """The certificate may be used for `usage`, a Kubernetes name; an absent extension permits everything."""
+        """Return whether the certificate permits the Kubernetes usage `usage`. An absent extension permits all."""
         if usage in _KEY_USAGE_NAMES:
             return self.usages is None or usage in self.usages
         return self.extended_usages is None or "any" in self.extended_usages or usage in self.extended_usages
@@ -168,10 +167,10 @@ _KEY_USAGE_NAMES = frozenset(KEY_USAGES.values())
 
 
 def parse_certificate(der: bytes) -> Certificate:
-    """Return the facts of a DER certificate. Raises MalformedError where the encoding has no dates to watch, and
-    LimitError for a serial number or a key that exceeds a limit.
+    """Return the facts of a DER certificate, as Go reads them (`pki.go.certificate`).
 
-    The facts are what Go reads (`pki.go_certificate`). What Go, or cryptography, refuses is in the certificate.
+    `objections` and `unread` have what Go or cryptography refuses. Raises MalformedError for an encoding without
+    readable dates, and LimitError for a serial number or a key that exceeds a limit.
     """
     try:
         fields = parse_fields(der)
@@ -215,26 +214,26 @@ def parse_certificate(der: bytes) -> Certificate:
 
 
 Anchor = Certificate | PublicKey
-"""What others trust, and what is followed by another: a Root CA, or the key that signs service-account tokens."""
+"""A trust anchor with a successor: a Root CA, or the key that signs service-account tokens."""
 
 
 def to_pem(anchor: Anchor) -> bytes:
-    """PEM with the label CERTIFICATE or PUBLIC KEY (RFC 7468). Raises MalformedError for an unusable public key."""
+    """Return PEM labeled CERTIFICATE or PUBLIC KEY (RFC 7468). Raises MalformedError for an unusable public key."""
     if isinstance(anchor, PublicKey):
         with guarded("is not a usable public key"):
             return load_der_public_key(anchor.der).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    text = b64encode(anchor.der)  # one that cryptography does not read has this form as well
+    text = b64encode(anchor.der)  # also works for a certificate that cryptography does not read
     lines = (text[at : at + 64] for at in range(0, len(text), 64))
     return b"\n".join((b"-----BEGIN CERTIFICATE-----", *lines, b"-----END CERTIFICATE-----", b""))
 
 
 def certificates_of(anchors: Iterable[Anchor]) -> tuple[Certificate, ...]:
-    """Those that are certificates."""
+    """Return the anchors that are certificates."""
     return tuple(each for each in anchors if isinstance(each, Certificate))
 
 
 def names_in(names: Iterable[x509.GeneralName]) -> frozenset[str]:
-    """subjectAltName entries as "DNS:…", "IP:…", "email:…" and "URI:…"; what is of another kind is left out."""
+    """Return the subjectAltName entries as "DNS:…", "IP:…", "email:…" and "URI:…", without entries of other kinds."""
     return frozenset(filter(None, map(_name, names)))
 
 
@@ -253,13 +252,13 @@ def _name(name: x509.GeneralName) -> str | None:
 
 
 def load(der: bytes) -> x509.Certificate:
-    """cryptography's own object for a DER certificate. Raises MalformedError."""
+    """Return cryptography's object for a DER certificate. Raises MalformedError."""
     with guarded("not a certificate", quotable=True):
         return x509.load_der_x509_certificate(der)
 
 
 def load_request(pem: bytes) -> x509.CertificateSigningRequest:
-    """The same for a certificate request in PEM (RFC 2986). Raises MalformedError."""
+    """Return cryptography's object for a certificate request in PEM (RFC 2986). Raises MalformedError."""
     with guarded("not a certificate request", quotable=True):
         request = x509.load_pem_x509_csr(pem)
         check_request(request.public_bytes(Encoding.DER))
@@ -267,13 +266,13 @@ def load_request(pem: bytes) -> x509.CertificateSigningRequest:
 
 
 def public_key_of(holder: x509.Certificate | PrivateKeyTypes) -> PublicKey:
-    """The public half of a certificate's or a private key's key. Raises MalformedError for an unknown algorithm."""
+    """Return the public key of a certificate or a private key. Raises MalformedError for an unknown algorithm."""
     with guarded("its public key cannot be used"):
         return describe_key(holder.public_key())
 
 
 def describe_key(key: PublicKeyTypes) -> PublicKey:
-    """Algorithm, size and fingerprint of a public key."""
+    """Return the algorithm, size and fingerprint of a public key."""
     spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     match key:
         case rsa.RSAPublicKey():
@@ -288,25 +287,27 @@ def describe_key(key: PublicKeyTypes) -> PublicKey:
 
 
 def attributes_of(name: x509.Name) -> frozenset[str]:
-    """The attributes of a name as "CN=…", "O=…", whatever their order and grouping."""
+    """Return the attributes of a name as "CN=…", "O=…", without their order and grouping."""
     return frozenset(attribute.rfc4514_string() for attribute in name)
 
 
 def is_ordinary(der: bytes) -> bool:
-    """Whether something of a certificate is kept for the others that have it, too: of one that fills a page it is not.
-    Else whoever puts ever other ones of a megabyte into one file would have a thousand of them in memory.
+    """Return whether a certificate is small enough for the caches, which share values between certificates.
+
+    Without this limit, a file with ever-changing certificates of a megabyte would fill the caches with a thousand of
+    them.
     """
     return len(der) <= 4096
 
 
 def _common(value: T, ordinary: bool) -> T:
-    """The same value; of an ordinary certificate the same object as others have for it."""
+    """Return an equal value: for an ordinary certificate, the object that is shared with other certificates."""
     return _shared(value) if ordinary else value
 
 
 @lru_cache(maxsize=1024)
 def _shared(value: T) -> T:
-    """One object for equal values: ten thousand leaves of one CA hold its name and identifier once."""
+    """Return one object for equal values: ten thousand leaves of one CA share its name and identifier."""
     return value
 
 
@@ -318,7 +319,7 @@ class _Issuer:
 
 @lru_cache(maxsize=256)
 def _issuer(issuer: _Issuer) -> str:
-    """The name of a certificate's issuer, which it has in common with all others of that CA."""
+    """Return the name of the issuer, cached for all certificates of that CA."""
     return issuer.certificate.issuer.rfc4514_string()
 
 
@@ -330,12 +331,13 @@ _ABSENT = {
 
 
 def _by_library(der: bytes, fields: Fields, issuer: bytes, ordinary: bool) -> tuple[list[list[str]], str, PublicKey]:
-    """The attributes of the subject, the issuer's name and the key. Raises MalformedError for any part that
-    cryptography does not read, of extensions too: a renewal takes them over. Raises LimitError for a key that exceeds a
-    limit.
+    """Return the attributes of the subject, the issuer's name and the key.
+
+    Raises MalformedError for any part that cryptography does not read, including extensions: a renewal copies them.
+    Raises LimitError for a key that exceeds a limit.
     """
     check_public_key(fields.key)
-    # cryptography parses lazily, and raises many types.
+    # cryptography parses lazily and raises many types of exceptions.
     with guarded("not a usable certificate", quotable=True):
         parsed = load(der)
         attributes = [[each.rfc4514_string() for each in together] for together in parsed.subject.rdns]
@@ -343,12 +345,12 @@ def _by_library(der: bytes, fields: Fields, issuer: bytes, ordinary: bool) -> tu
         key = _plain_key(fields.key) or public_key_of(parsed)
         tuple(parsed.extensions)
     if key.algorithm == "RSA" and key.der != fields.key and RSA_PSS in fields.key[:32]:
-        key = replace(key, algorithm="RSASSA-PSS")  # Go knows it by its own name, and cannot use it
+        key = replace(key, algorithm="RSASSA-PSS")  # for Go a separate algorithm, which it cannot use
     return attributes, name, key
 
 
 def _plain_key(info: bytes) -> PublicKey | None:
-    """The key of an ordinary kind, which needs no library to be known; None for any other."""
+    """Return an RSA-2048 or P-256 key in its usual encoding, without the library. Return None for any other key."""
     if not is_plain_public_key(info):
         return None
     algorithm, bits = ("RSA", 2048) if len(info) == 294 else ("ECDSA", 256)
@@ -356,7 +358,7 @@ def _plain_key(info: bytes) -> PublicKey | None:
 
 
 def _bare_key(info: bytes) -> PublicKey:
-    """The key of a certificate that cryptography does not read: known where it is of a kind that Go uses."""
+    """Return the key of a certificate that cryptography does not read, with the size if Go supports the key."""
     try:
         check_public_key(info)
         if key := public_key_of_info(info):

@@ -1,6 +1,6 @@
-"""What is wrong with the encoding of a certificate that has dates to watch: Go refuses it, or only Go reads it.
+"""Faults in the encoding of a certificate that Go refuses, or that only Go reads.
 
-Owns the sentences. Which rule a certificate breaks is in its own fields.
+Owns the messages. The fields `objections` and `unread` of a certificate have the reasons.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from certmond.pki.x509.certificate import Certificate
 
 
 def encoding_faults(certificate: Certificate, where: str) -> Iterator[Fault]:
-    """The faults of a certificate's encoding; `where` names the file, and the block in it."""
+    """Yield the faults of a certificate's encoding. `where` names the file and the block in it."""
     if certificate.objections:
         refused = "; ".join(certificate.objections)
         yield Fault(

@@ -1,8 +1,8 @@
-"""The guard around a library that reads bytes from outside: whatever it raises becomes one sentence about these bytes.
+"""Guard around library calls on untrusted bytes: each exception becomes a MalformedError with one sentence.
 
-Owns which exceptions that are. cryptography and OpenSSL raise ValueError, TypeError, UnsupportedAlgorithm and
-OverflowError for damaged input, but also InternalError, RecursionError and pyo3's PanicException, which derives from
-BaseException alone.
+Owns the list of these exceptions. For damaged input, cryptography and OpenSSL raise ValueError, TypeError,
+UnsupportedAlgorithm and OverflowError, but also InternalError, RecursionError and pyo3's PanicException, which derives
+directly from BaseException.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from cryptography.exceptions import InternalError
 
 from certmond.errors import MalformedError
 
-_PANIC = "PanicException"  # of a module that pyo3 makes; it cannot be imported
-_LONGEST = 200  # characters of what the library says
+_PANIC = "PanicException"  # pyo3 creates its module, which cannot be imported
+_LONGEST = 200  # characters of the library's message
 
 
 class guarded:  # noqa: N801 - it is read as a statement: with guarded("…"):
-    """Run a block, and raise MalformedError with `sentence` for whatever a library raises in it.
+    """Run a block, and raise MalformedError with `sentence` for any exception of a library.
 
-    What the library says follows only with `quotable`, for it may quote the bytes. KeyboardInterrupt, SystemExit,
-    MemoryError and a MalformedError pass. A class, because a generator would leave frames that refer to each other.
+    The library's message follows only with `quotable`, because it may quote the bytes. KeyboardInterrupt, SystemExit,
+    MemoryError and MalformedError pass through. A class, because the frames of a generator would refer to each other.
     """
 
     def __init__(self, sentence: str, *, quotable: bool = False) -> None:
         self._sentence, self._quotable = sentence, quotable
 
     def __enter__(self) -> None:
-        """Nothing is to be prepared."""
+        """Do nothing."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -43,6 +43,6 @@ class guarded:  # noqa: N801 - it is read as a statement: with guarded("…"):
 
 
 def _said(error: Exception) -> str:
-    """The first line of what the library says; of an error of OpenSSL that it does not know, only the kind."""
+    """Return the first line of the library's message, or only the type for an InternalError of OpenSSL."""
     text = str(error).partition("\n")[0][:_LONGEST]
     return text if text and not isinstance(error, InternalError) else type(error).__name__

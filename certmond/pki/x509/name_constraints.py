@@ -1,8 +1,8 @@
 """Name constraints of a CA (RFC 5280, section 4.2.1.10), as Go's crypto/x509 applies them to a certificate's names.
 
-Owns one question: may this CA certify these names? Knows DNS names, IP addresses, email addresses and URIs. A name that
-cannot be parsed is not permitted. A CA that constrains any other kind of name does not get here: that is a critical
-extension which Go does not understand. The subtrees are indexed once, so that a name costs as much as it has labels.
+Decides whether a CA may certify given DNS names, IP addresses, email addresses and URIs. It does not permit a name that
+cannot be parsed. A CA with constraints of another kind never gets here, because Go does not handle that critical
+extension. The subtrees are indexed once, so the cost of a name is proportional to its labels.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from certmond.pki.go.uri import host_in
 from certmond.pki.x509.certificate import Certificate, is_ordinary
 
 _LEAST = 2  # bytes of a name
-_AT_OR_BELOW, _BELOW = "", "."  # what ends a domain in the index; neither is a label
+_AT_OR_BELOW, _BELOW = "", "."  # end of a domain in the index; neither is a label
 
 
 @dataclass(slots=True)
 class _Subtrees:
-    """Subtrees by their kind: domains as a tree of labels, mailboxes, and networks by version and length of prefix."""
+    """Subtrees by kind: domains as a tree of labels, mailboxes, and networks by version and prefix length."""
 
     counts: Counter[str] = field(default_factory=Counter)
     domains: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class _Subtrees:
     networks: dict[tuple[int, int], set[int]] = field(default_factory=dict)
 
     def add(self, subtree: Constraint) -> None:
-        """Raises ValueError for a domain that is none."""
+        """Add a subtree to the index. Raises ValueError for an invalid domain."""
         match subtree.value:
             case IPv4Network() | IPv6Network() as network:
                 self.counts["IP"] += 1
@@ -50,7 +50,7 @@ class _Subtrees:
                 self._add_domain(subtree.kind, domain)
 
     def _add_domain(self, kind: str, domain: str) -> None:
-        """`domain` takes in itself and all below it, with a leading dot only what is below it; empty, everything."""
+        """Add a domain, which includes its subdomains; with a leading dot, only those; empty, every domain."""
         node = self.domains.setdefault(kind, {})
         for label in _labels(domain.removeprefix(".")):
             node = node.setdefault(label, {})
@@ -58,7 +58,7 @@ class _Subtrees:
         self.counts[kind] += 1
 
     def hold(self, kind: str, value: str) -> bool:
-        """Whether the name lies in one of them. Raises ValueError for a name that cannot be parsed."""
+        """Return whether a subtree contains the name. Raises ValueError for a name that cannot be parsed."""
         match kind:
             case "IP":
                 address = ip_address(value)
@@ -87,21 +87,22 @@ class _Subtrees:
 
 @dataclass(frozen=True, slots=True)
 class NameConstraints:
-    """What one CA may certify."""
+    """The names that one CA may certify."""
 
     permitted: _Subtrees
     excluded: _Subtrees
 
     def permit(self, certificate: Certificate) -> bool:
-        """Every name of `certificate` is within the permitted and outside the excluded subtrees."""
+        """Return whether every name of `certificate` is in the permitted and outside the excluded subtrees."""
         try:
             return all(self._permits(name) for name in certificate.names)
         except ValueError:
             return False
 
     def comparisons(self, certificate: Certificate, most: int) -> int:
-        """How often Go compares a name of `certificate` with a subtree of its kind, if it must compare all; exactly,
-        where that may be more than `most`.
+        """Return how often Go compares a name of `certificate` with a subtree of its kind in the worst case.
+
+        The number is an upper bound where that does not exceed `most`, and exact above it.
         """
         names = alternative_names_of(certificate.der)
         subtrees = self.permitted.counts + self.excluded.counts
@@ -112,7 +113,7 @@ class NameConstraints:
 
     def _permits(self, name: str) -> bool:
         kind, _, value = name.partition(":")
-        if kind in {"DNS", "email"}:  # judged even where no constraint is about this kind, as in Go
+        if kind in {"DNS", "email"}:  # as in Go, also checked without a constraint of this kind
             _labels(value if kind == "DNS" else _mailbox(value)[1])
         if self.excluded.counts[kind] and self.excluded.hold(kind, value):
             return False
@@ -120,7 +121,7 @@ class NameConstraints:
 
 
 def constraints_of(issuer: Certificate) -> NameConstraints | None:
-    """The constraints of a CA that has some; None where they cannot be parsed, and then Go does not read the CA."""
+    """Return the constraints of a CA that has some, or None if they cannot be parsed; Go then refuses the CA."""
     return _kept(issuer.der) if is_ordinary(issuer.der) else _parsed(issuer.der)
 
 
@@ -145,7 +146,9 @@ def _prefix(address: IPv4Address | IPv6Address, length: int) -> int:
 
 
 def _labels(domain: str) -> list[str]:
-    """The labels of a domain, last one first. Raises ValueError for an empty one (as after a final dot) or a blank."""
+    """Return the labels of a domain, last one first. Raises ValueError for an empty label or other characters than `!`
+    to `~`.
+    """
     labels = domain.lower().split(".")[::-1] if domain else []
     if not all(labels) or _NOT_IN_A_LABEL.search(domain):
         raise ValueError(domain)
@@ -163,7 +166,7 @@ def _mailbox(address: str) -> tuple[str, str]:
 
 
 def _host(uri: str) -> str:
-    """The host that a URI names. Raises ValueError for none and for an address, as RFC 5280 demands."""
+    """Return the host of a URI. Raises ValueError without a host and for an IP address, as RFC 5280 requires."""
     host = host_in(uri)
     if not host.endswith("]"):
         host = host.partition(":")[0]

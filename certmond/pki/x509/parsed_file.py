@@ -1,7 +1,6 @@
-"""What a document says once its file is read: which certificate is the end entity's, and what is known of a key in it.
+"""Facts of one parsed file: its end-entity certificate, its key, and the faults that follow from them.
 
-Owns the answers for one document at a time. Pure: it reads no file, and judges nothing; which files make an observation
-is the store's.
+Pure: it reads no file and makes no findings. `files.catalog_observer` decides which files belong to an observation.
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ from certmond.pki.x509.parsing import Document
 
 
 def leaf_of(document: Document) -> dict[str, Any]:
-    """The fields of an observation: the end entity first, whatever the order in the file. It is the one whose key is
-    there, else the first non-CA.
+    """Return the fields of an observation, with the end-entity certificate first.
+
+    That is the certificate whose private key is in the file, otherwise the first that is not a CA.
     """
     certificates = document.certificates
     if len(certificates) < 2:
@@ -28,40 +28,42 @@ def leaf_of(document: Document) -> dict[str, Any]:
 
 
 def public_key_in(document: Document, key: PublicKey | None) -> PublicKey | None:
-    """The public key in a file; of several (service-account keys while they change), the one that belongs to `key`."""
+    """Return the public key in a file. Of several, as during a rotation of service-account keys, prefer the one of
+    `key`.
+    """
     found = (*document.public_keys, *filter(None, (document.key,)), *(item.key for item in document.certificates))
     return next((one for one in found if key and one.sha256 == key.sha256), next(iter(found), None))
 
 
 def has_key(document: Document) -> bool:
-    """There is a private key in it, be it encrypted."""
+    """Return whether the file contains a private key, plain or encrypted."""
     return document.key is not None or document.encrypted_key
 
 
 def may_hide_key(document: Document) -> bool:
-    """There is, or may be, a private key in it whose public half cannot be told."""
+    """Return whether the file contains, or may contain, a private key whose public half is unknown."""
     return document.encrypted_key or any(f.reason in {Reason.UNREADABLE, Reason.MALFORMED} for f in document.faults)
 
 
 def is_broken(document: Document) -> bool:
-    """That something is not in it says nothing: a fault is told already."""
+    """Return whether a fault already explains why a certificate or key is missing from the file."""
     return any(fault.reason is not Reason.TRAILING_DATA for fault in document.faults)
 
 
 def encrypted_key_in(document: Document, path: str) -> Iterator[Fault]:
-    """The fault that a key in it is encrypted, if it is."""
+    """Yield the fault of an encrypted private key."""
     if document.encrypted_key:
         fact = f"the private key in {path} is encrypted, which no component of Kubernetes can read"
         yield Fault(Reason.UNREADABLE, fact, "store it decrypted, mode 0600")
 
 
 def not_pem(document: Document, path: str) -> Iterator[Fault]:
-    """The fault that certificates are not PEM, where Kubernetes reads PEM only: a pair of files, and trust anchors."""
+    """Yield the fault of certificates that are not PEM. Kubernetes reads key pairs and trust anchors in PEM only."""
     if document.certificates and not document.pem:
         fact = f"{path} is not PEM, and tls.LoadX509KeyPair and client-go read certificates in PEM only"
         yield Fault(Reason.MALFORMED, fact, "write it as PEM: openssl x509 -inform DER")
 
 
 def without_missing(faults: Sequence[Fault]) -> tuple[Fault, ...]:
-    """The faults of what is there."""
+    """Return the faults of files that exist."""
     return tuple(fault for fault in faults if fault.reason is not Reason.MISSING)

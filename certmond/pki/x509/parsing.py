@@ -1,8 +1,8 @@
-"""Bytes of a file -> the certificates and the key in them: PEM, DER and PKCS#12, as operators' tools write them.
+"""Parser of certificates and keys in the bytes of a file: PEM, DER and PKCS#12, as common tools write them.
 
-Every certificate that can be read is read: a bad block becomes a Fault with its number and hides no other. A private
-key is parsed only to learn its public half and is dropped at once. Any bytes give a `Document`, never an error. A fault
-quotes no bytes of the file: they may be of a file that its reader cannot read.
+Every readable certificate is parsed: a bad block becomes a Fault with its number and does not hide the others. A
+private key is parsed only for its public half and is dropped at once. Any bytes give a `Document`, never an error. A
+fault quotes no bytes of the file, because the reader of the message may have no permission to read the file.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from certmond.pki.x509.pem import BLANK, CERTIFICATE_LABELS, Block, blocks_in, i
 from certmond.pki.x509.pkcs12 import check_iterations
 
 MAX_BLOCKS, MAX_PRIVATE_KEYS = 512, 16
-"""More PEM blocks than this in one file are not read, nor more private keys among them: no component of Kubernetes has
-use for them.
+"""Limits of PEM blocks in one file, and of private keys among them: no component of Kubernetes uses more. The rest is
+not read.
 """
 
 _IGNORED_LABELS = frozenset({"EC PARAMETERS", "DH PARAMETERS", "DSA PARAMETERS", "CERTIFICATE REQUEST",
@@ -47,10 +47,10 @@ _PKCS12_START = re.compile(rb"\x30[\x80-\x84].{0,4}\x02\x01\x03\x30", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What the bytes of one file hold, in their order.
+    """Contents of one file, in their order.
 
-    `key` is the public half of the (first) private key, `public_keys` are the bare public keys; `encrypted_key` says
-    that there is a key which needs a passphrase, `pem` that the file is PEM.
+    `key` is the public half of the (first) private key, and `public_keys` are the bare public keys. `encrypted_key` is
+    True for a key that requires a passphrase, `pem` for a PEM file.
     """
 
     certificates: tuple[Certificate, ...] = ()
@@ -62,48 +62,51 @@ class Document:
 
     @property
     def anchors(self) -> tuple[Anchor, ...]:
-        """What may be trusted of it: its certificates, or its bare public keys where it has none."""
+        """The possible trust anchors in the file: its certificates, or without any, its bare public keys."""
         return self.certificates or self.public_keys
 
     @property
     def only_keys(self) -> bool:
-        """It holds a key and no certificate: good as a key file, and no news in a directory of certificates."""
+        """Whether the file has a key and no certificate: valid as a key file, and ignored in a directory of
+        certificates.
+        """
         return not self.certificates and bool(self.key or self.public_keys or self.encrypted_key)
 
 
 class Opened(NamedTuple):
-    """What a PKCS#12 file holds: the DER of its certificates, and of the public half of its key."""
+    """Contents of a PKCS#12 file: the DER of its certificates, and of the public half of its key."""
 
     certificates: tuple[bytes, ...]
     key: bytes | None
 
 
 Opening = Callable[[bytes, bytes | None], Opened]
-"""What opens a PKCS#12 file with a password. Raises MalformedError, and LimitError where that takes too long."""
+"""Function that opens a PKCS#12 file with a password. Raises MalformedError, and LimitError if that takes too long."""
 
 
 def opened_here(data: bytes, password: bytes | None) -> Opened:
-    """Open a PKCS#12 file in this process, however long that takes."""
+    """Return the contents of a PKCS#12 file, opened in this process without a time limit. Raises MalformedError."""
     with guarded("is a PKCS#12 file that the given password does not open"):
-        store = pkcs12.load_pkcs12(data, password)  # None opens a file with an empty password, too
+        store = pkcs12.load_pkcs12(data, password)  # None also opens a file with an empty password
         found = filter(None, (store.cert, *store.additional_certs))
         key = None if store.key is None else public_key_of(store.key).der
         return Opened(tuple(each.certificate.public_bytes(Encoding.DER) for each in found), key)
 
 
 def not_opened(_data: bytes, _password: bytes | None) -> Opened:
-    """Open none of which a part is encrypted: how long that takes is not seen before."""
+    """Refuse an encrypted PKCS#12 file, whose cost is unknown before it is decrypted. Raises LimitError."""
     raise LimitError("is a PKCS#12 file of which a part is encrypted, and is not opened here; give PEM")
 
 
 def is_pkcs12(data: bytes) -> bool:
-    """Whether `data` begins as a PKCS#12 file does (RFC 7292, 4)."""
+    """Return whether `data` begins as a PKCS#12 file does (RFC 7292, 4)."""
     return _PKCS12_START.match(data) is not None
 
 
 def decode(data: bytes, path: str, password: bytes | None = None, opening: Opening = not_opened) -> Document:
-    """The certificates and keys in `data`; `path` only names the file in faults. `password` is for PKCS#12, `opening`
-    for such a file of which a part is encrypted.
+    """Return the certificates and keys in `data`. `path` only names the file in faults.
+
+    `password` is for PKCS#12. `opening` opens PKCS#12 files with an encrypted part.
     """
     if not data.strip(b"\x00 \t\r\n"):
         return Document(faults=(Fault(Reason.MALFORMED, f"{path} is empty"),))
@@ -145,7 +148,7 @@ def _joined(parts: Sequence[Document]) -> Document:
 
 
 def _read(block: Block, data: bytes, where: str) -> Document:
-    """What one block holds; `where` names it in faults."""
+    """Return the contents of one block. `where` names it in faults."""
     try:
         document = _contents(block, where)
     except MalformedError as error:
@@ -160,7 +163,7 @@ def _contents(block: Block, where: str) -> Document:
         der = block.body()
         head = leading_value(der)
         document = _certificate_document(head, where)
-        if head == der or block.label.startswith("TRUSTED"):  # that has OpenSSL's settings behind it
+        if head == der or block.label.startswith("TRUSTED"):  # OpenSSL appends its trust settings
             return document
         detail = f"{where}: {len(der) - len(head)} bytes after the certificate in its block, with which Go refuses it"
         surplus = Fault(Reason.MALFORMED, detail)
@@ -181,7 +184,9 @@ def _contents(block: Block, where: str) -> Document:
 
 
 def _certificate_document(der: bytes, where: str) -> Document:
-    """The certificate that these bytes are, with what is wrong with its encoding; or that they are none."""
+    """Return the certificate in these bytes with the faults of its encoding, or the fault that they are not a
+    certificate.
+    """
     try:
         certificate = _certificate(der)
     except MalformedError as error:
@@ -190,7 +195,7 @@ def _certificate_document(der: bytes, where: str) -> Document:
 
 
 _held = WeakValueDictionary[bytes, Certificate]()
-"""The certificates that somebody has, and no others: one that is nowhere on the node any more takes no memory."""
+"""Certificates that are in use. Weak references free the memory of a certificate that no longer exists on the node."""
 
 
 def _certificate(der: bytes) -> Certificate:
@@ -198,7 +203,7 @@ def _certificate(der: bytes) -> Certificate:
 
 
 def held(der: bytes, make: Callable[[], Certificate]) -> Certificate:
-    """One object for the same certificate, however many files and kubeconfigs embed it; made where there is none."""
+    """Return one object for equal certificates, shared by all files that embed it. Call `make` for a new one."""
     certificate = _held.get(der)
     if certificate is None:
         certificate = _held[der] = make()
@@ -206,7 +211,9 @@ def held(der: bytes, make: Callable[[], Certificate]) -> Certificate:
 
 
 def _key_document(der: bytes, where: str, *, encrypted: bool = False) -> Document:
-    """The public half of a private key, and why Go does not load it. Raises MalformedError where it is no key."""
+    """Return the public half of a private key, and the fault if Go does not load it. Raises MalformedError for other
+    bytes.
+    """
     found = parse_private_key(der)
     if encrypted and found.objection:
         return Document(encrypted_key=True)
@@ -223,19 +230,19 @@ def _key_document(der: bytes, where: str, *, encrypted: bool = False) -> Documen
 
 
 def _private_key(der: bytes) -> PublicKey | None:
-    """The public half of a private key; None where it takes a passphrase to learn it."""
+    """Return the public half of a private key, or None if reading it requires a passphrase."""
     check_private_key(der)
     with guarded("is not a usable private key"):
         try:
-            # The consistency check of an RSA key takes 36 ms; `go_private_key` makes those of Go's that matter.
+            # The consistency check of an RSA key takes 36 ms; `pki.go.private_key` does the relevant checks of Go.
             return public_key_of(load_der_private_key(der, password=None, unsafe_skip_rsa_key_validation=True))
-        except TypeError:  # cryptography's way to say that a password is missing
+        except TypeError:  # cryptography raises it for a missing password
             return None
 
 
 def check_private_keys(data: bytes) -> None:
-    """Raise LimitError where a private key in `data`, PEM or DER, exceeds a limit, or asks for more iterations than
-    the limit where it is encrypted. Other damage is passed over.
+    """Raise LimitError if a private key in `data`, PEM or DER, exceeds a limit of size, or of iterations where it is
+    encrypted. Ignores other damage.
     """
     if not is_pem(data):
         _check_private_key(lambda: data)
@@ -273,13 +280,13 @@ def _decode_der(data: bytes, path: str) -> Document:
     except LimitError as error:
         return Document(faults=(Fault(Reason.MALFORMED, f"{path} {error}"),))
     except MalformedError as error:
-        malformed = str(error)  # not the error itself: it would hold this frame, which holds it
+        malformed = str(error)  # the error itself would refer to this frame, and this frame to the error
     try:
         document = _key_document(data, path)
     except LimitError as error:
         return Document(faults=(Fault(Reason.MALFORMED, f"{path} {error}"),))
     except MalformedError:
-        why = f": {malformed}" if _is_der(data) else ""  # of any other file, it would tell the first bytes
+        why = f": {malformed}" if _is_der(data) else ""  # for any other file, the message would quote the first bytes
         return Document(faults=(Fault(Reason.MALFORMED, f"{path} is neither PEM nor DER nor PKCS#12{why}"),))
     detail = f"{path} is a private key in DER, and Kubernetes loads private keys in PEM only"
     faults = [] if document.key is None else [Fault(Reason.KEY_UNUSABLE, detail)]

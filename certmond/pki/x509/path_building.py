@@ -1,16 +1,20 @@
-"""Certification paths, as Go's crypto/x509 builds and judges them, which is what Kubernetes' components run.
+"""Certification paths, built and verified as Go's crypto/x509 does, which the components of Kubernetes use.
 
-Owns the search for paths from a certificate to a trust anchor. Time is left out of the search: a path says from when
-until when it holds, so that a passing hour moves the verdict and nothing is verified again. The rules are those of Go
-1.24's Certificate.Verify (crypto/x509/verify.go): signature and name chaining by the issuer's raw subject, never by
-name alone; cA where the version is 3; keyCertSign where keyUsage is there; pathLenConstraint; no SHA-1 or MD5, and no
-other algorithm that Go does not know; no unknown critical extension; extended key usages nested from anchor to leaf;
-name constraints on every name below. Not asked for, as Go does not: a subjectAltName on clients, an
-authorityKeyIdentifier, keyUsage on the root, a serial number above zero. A path that demands certificate policies is
-refused: no PKI of Kubernetes has them, and they are not judged.
+Owns the search for paths from a certificate to a trust anchor. The search ignores time: a path has the period in which
+it is valid, so that a later verdict needs no new verification. The rules are those of Go 1.24's Certificate.Verify
+(crypto/x509/verify.go):
 
-`cryptography.x509.verification` is not used: it judges at one instant, gives one sentence for every refusal, takes no
-Ed25519 key of a CA, and refuses what kubeadm writes unless most of its rules are relaxed; docs/decisions/0002 has more.
+- signature, and name chaining by the issuer's raw subject, never by name alone
+- cA where the version is 3; keyCertSign where the issuer has keyUsage; pathLenConstraint
+- no SHA-1, MD5 or other algorithm that Go does not support, and no unknown critical extension
+- extended key usages nested from anchor to leaf; name constraints on every certificate below
+
+As in Go, no rule requires a subjectAltName on clients, an authorityKeyIdentifier, keyUsage on the root, or a positive
+serial number. A path that demands certificate policies is refused: certmond does not evaluate them, and no PKI of
+Kubernetes has them.
+
+`cryptography.x509.verification` is not used. It verifies at one instant and has one message for every refusal. It
+takes no Ed25519 key of a CA, and most of its rules refuse certificates of kubeadm. docs/decisions/0002 has more.
 """
 
 from __future__ import annotations
@@ -38,14 +42,14 @@ from certmond.pki.x509.library_guard import guarded
 from certmond.pki.x509.search_budget import MAX_COMPARISONS, MAX_NAMES, MAX_WORK, Budget, work_of
 
 WEAK_HASHES = frozenset({"md2", "md5", "sha1"})
-_HASHES = frozenset({"sha256", "sha384", "sha512", None})  # None: Ed25519 has none of its own
+_HASHES = frozenset({"sha256", "sha384", "sha512", None})  # None: Ed25519 has no separate digest
 KEYS = frozenset({"RSA", "ECDSA", "Ed25519"})
-"""The kinds of keys that Go, and so Kubernetes, can verify with."""
-_MAX_SIGNATURE_CHECKS = 100  # Go's maxChainSignatureChecks: a hostile bundle must not cost more than this
+"""The algorithms of keys with which Go, and so Kubernetes, can verify."""
+_MAX_SIGNATURE_CHECKS = 100  # Go's maxChainSignatureChecks: limits the cost of a hostile bundle
 
 
 class Refusal(StrEnum):
-    """Why one step of a path was refused. The certificate it is about stands beside it."""
+    """Reason for the refusal of one step of a path. `Rejection` has the certificate that it is about."""
 
     NO_ISSUER = "no certificate of its issuer's name"
     BAD_SIGNATURE = "not signed by the certificate of its issuer's name"
@@ -66,7 +70,7 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """One refused step: `refusal` is about `certificate` (the issuer, where it says so)."""
+    """One refused step. `certificate` is the issuer where the text of `refusal` names the issuer."""
 
     refusal: Refusal
     certificate: Certificate
@@ -77,7 +81,7 @@ _NOT_BEFORE, _NOT_AFTER = attrgetter("not_before"), attrgetter("not_after")
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """A certification path, leaf first, anchor last. It holds from `since` to `until`, both ends included."""
+    """A certification path, leaf first, anchor last. It is valid from `since` to `until`, both included."""
 
     certificates: tuple[Certificate, ...]
     since: datetime = field(init=False, compare=False)
@@ -100,38 +104,38 @@ _UNTIL = attrgetter("until")
 
 @dataclass(frozen=True, slots=True)
 class PathSearch:
-    """Every path found, whatever the time, and why the others were refused (empty where there are none to speak of)."""
+    """All paths, at any time, and the reasons why other candidates were refused."""
 
     paths: tuple[Path, ...]
     rejections: tuple[Rejection, ...]
 
     def valid_at(self, now: datetime) -> Path | None:
-        """The path that holds at `now` and does so for longest."""
+        """Return the path that is valid at `now` and ends last."""
         return max([path for path in self.paths if path.holds_at(now)], key=_UNTIL, default=None)
 
     @property
     def best(self) -> Path | None:
-        """The path that ends last, holding now or not."""
+        """The path that ends last, valid now or not."""
         return max(self.paths, key=_UNTIL, default=None)
 
 
 class Question(NamedTuple):
-    """What `find_paths` is asked, with its arguments' names."""
+    """The arguments of `find_paths`, and the file."""
 
     leaf: Certificate
     anchors: tuple[Certificate, ...]
     intermediates: tuple[Certificate, ...]
     usages: frozenset[str]
     file: str = ""
-    """Where the leaf is: what is asked about one file shares a `Budget`."""
+    """The file of the leaf: all questions about one file share a `Budget`."""
 
 
 Searching = Callable[[Sequence[Question]], Iterable[PathSearch]]
-"""What answers many questions as `find_all` does."""
+"""Function that answers many questions, as `find_all` does."""
 
 
 def find_all(questions: Sequence[Question]) -> Iterable[PathSearch]:
-    """The answers of `find_paths`, one by one."""
+    """Return the result of `find_paths` for each question."""
     budgets = defaultdict[str, Budget](Budget)
     return [find_paths(*question[:4], budgets[question.file] if question.file else None) for question in questions]
 
@@ -143,11 +147,10 @@ def find_paths(
     usages: Iterable[str] = (),
     budget: Budget | None = None,
 ) -> PathSearch:
-    """All certification paths from `leaf` to one of `anchors`, each good for every extended usage in `usages`.
+    """Return all certification paths from `leaf` to one of `anchors` that permit every extended usage in `usages`.
 
-    A leaf that is itself an anchor is its own path. `usages` are Kubernetes' names ("server auth", "client auth"), and
-    the leaf and every CA must have each of them, as in Go (VerifyOptions.KeyUsages). What the search costs is taken
-    from `budget`. Never raises.
+    A leaf that is an anchor is its own path. `usages` are names of Kubernetes ("server auth", "client auth"). As in Go
+    (VerifyOptions.KeyUsages), the leaf and every CA must have each of them. The search spends `budget`. Never raises.
     """
     return _Search(tuple(anchors), tuple(intermediates), frozenset(usages), budget or Budget()).run(leaf)
 
@@ -184,7 +187,7 @@ class _Search:
         known = dict.fromkeys((*self._anchors, *self._intermediates))
         candidates = [each for each in known if each.subject_der == child.issuer_der]
         keys = {link.key.sha256 for link in chain}
-        if any(each.key.sha256 in keys for each in candidates):  # seldom, and the names are found by parsing
+        if any(each.key.sha256 in keys for each in candidates):  # rare, and the names require parsing
             seen = {self._entity(link) for link in chain}
             candidates = [each for each in candidates if not (each.key.sha256 in keys and self._entity(each) in seen)]
         if not candidates:
@@ -205,7 +208,9 @@ class _Search:
                 self._extend((*chain, issuer))
 
     def _refuse(self, chain: tuple[Certificate, ...], issuer: Certificate) -> Rejection | None:
-        """Why `issuer` cannot follow `chain`, with the signature first: nothing else matters of a stranger."""
+        """Return why `issuer` cannot follow `chain`. The signature comes first: without it, the other properties are
+        irrelevant.
+        """
         child = chain[-1]
         self._checks += 1
         if child.signature_hash not in _HASHES:
@@ -217,7 +222,9 @@ class _Search:
         return Rejection(refusal, issuer) if refusal else None
 
     def _entity(self, certificate: Certificate) -> tuple[str, tuple[bytes, bytes | None]]:
-        """Go's alreadyInChain: what has the same key, subject and subjectAltName, bytes for bytes, adds nothing."""
+        """Return key, subject and subjectAltName, byte for byte. Like Go's alreadyInChain, a path has each of them
+        once.
+        """
         if certificate not in self._names:
             self._names[certificate] = certificate.subject_der, alternative_names_of(certificate.der)
         return certificate.key.sha256, self._names[certificate]
@@ -236,14 +243,14 @@ class _Search:
 
 
 def objection(anchor: Certificate, leaf: Certificate, usages: Iterable[str] = ()) -> Refusal | None:
-    """Why the trust anchor `anchor` could not certify what `leaf` says, were it to sign that; None where it could."""
+    """Return why the trust anchor `anchor` could not certify the contents of `leaf` if it signed them, or None."""
     if refusal := _forbidden(anchor, (leaf,), Budget(), is_anchor=True):
         return refusal
     return None if all(map(anchor.has_usage, usages)) else Refusal.USAGE
 
 
 def _forbidden(issuer: Certificate, chain: Sequence[Certificate], budget: Budget, *, is_anchor: bool) -> Refusal | None:
-    """Why `issuer` may not have signed the last of `chain`, whatever the signature says."""
+    """Return why `issuer` may not certify the chain below it, apart from the signature."""
     if issuer.is_ca is False or (issuer.is_ca is None and (issuer.version == 3 or not is_anchor)):
         return Refusal.NOT_CA
     if issuer.usages and "cert sign" not in issuer.usages:
@@ -259,7 +266,7 @@ def _constrained(issuer: Certificate, chain: Sequence[Certificate], budget: Budg
     if not issuer.constrains_names:
         return None
     constraints = budget.constraints_of(issuer)
-    if constraints is None:  # such a CA is unusable, whatever the names are
+    if constraints is None:  # Go refuses such a CA for any names
         return Refusal.UNSUPPORTED
     if sum(constraints.comparisons(link, MAX_COMPARISONS) for link in chain) > MAX_COMPARISONS:
         return Refusal.TOO_MANY_COMPARISONS
@@ -269,7 +276,7 @@ def _constrained(issuer: Certificate, chain: Sequence[Certificate], budget: Budg
 
 
 def _unusable(certificate: Certificate) -> Refusal | None:
-    """Why Go would have nothing to do with `certificate`, whoever signed it."""
+    """Return the reason for which Go refuses the certificate with any issuer, or None."""
     if certificate.unknown_critical and not certificate.objections:
         return Refusal.UNKNOWN_CRITICAL
     if certificate.objections or certificate.key.algorithm not in KEYS:
@@ -278,14 +285,14 @@ def _unusable(certificate: Certificate) -> Refusal | None:
 
 
 def _distance(child: Certificate, issuer: Certificate) -> int:
-    """Go's findPotentialParents: an issuer whose key identifier fits is tried sooner. A hint, which decides nothing."""
+    """Return the rank of an issuer by its key identifier, as in Go's findPotentialParents. Affects only the order."""
     if child.authority_key_id == issuer.subject_key_id:
         return 0
     return 2 if child.authority_key_id and issuer.subject_key_id else 1
 
 
 def signed_by(certificate: Certificate, issuer: Certificate) -> bool:
-    """The signature of `certificate` verifies with the key of `issuer`, and the names chain. No digest is too weak."""
+    """Return whether the signature verifies with the key of `issuer`, and the names chain. Accepts weak digests."""
     if certificate.issuer_der != issuer.subject_der:
         return False
     try:
@@ -296,9 +303,9 @@ def signed_by(certificate: Certificate, issuer: Certificate) -> bool:
 
 
 def _verifies(certificate: Certificate, issuer: Certificate) -> bool:
-    """With the issuer's key as it was loaded once. Raises if the signature is bad, or of another kind than the key."""
+    """Verify with the issuer's key, cached after it is first loaded. Raises for a bad signature."""
     signed = signed_part_of(certificate.der)
-    # What is signed says how it is; a different word beside the signature is nobody's (RFC 5280, 4.1.1.2).
+    # Only the algorithm in the signed part counts; the outer one must be equal (RFC 5280, 4.1.1.2).
     if signed.algorithm != signed.outer_algorithm:
         return False
     how = signature_algorithm_of(signed.algorithm)
@@ -314,7 +321,7 @@ def _verifies(certificate: Certificate, issuer: Certificate) -> bool:
             key.verify(signed.signature, signed.content)
         case _ if how.key in KEYS:
             return False
-        case _:  # an algorithm that Go does not verify: it is enough to tell whether a root signed itself
+        case _:  # Go does not verify this algorithm; only needed to see whether a root is self-signed
             load(certificate.der).verify_directly_issued_by(load(issuer.der))
     return True
 

@@ -1,7 +1,6 @@
-"""PEM blocks in the bytes of a file (RFC 7468), as operators' tools write them, and which of them Go does not see.
+"""PEM blocks in the bytes of a file (RFC 7468), and which of them Go ignores.
 
-Owns the frame of a block, its headers and its base64. What a block contains is `encoding`'s. No message quotes bytes of
-the file. Pure.
+Owns the frame of a block, its headers and its base64. `parsing` owns the contents. No message quotes bytes of the file.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _END_OF_LINE = re.compile(rb"[ \t]*(?:\r?\n|\Z)")
 
 
 class Block(NamedTuple):
-    """A PEM block and where it stands; without an end of its own it goes on to the next one."""
+    """A PEM block and its position. Without an END line, it extends to the next block."""
 
     label: str
     text: bytes
@@ -33,23 +32,23 @@ class Block(NamedTuple):
 
     @property
     def is_private_key(self) -> bool:
-        """Go takes it for a private key (tls.X509KeyPair)."""
+        """Whether Go treats the block as a private key (tls.X509KeyPair)."""
         return self.label == "PRIVATE KEY" or self.label.endswith(" PRIVATE KEY")
 
     @property
     def is_encrypted(self) -> bool:
-        """The key takes a passphrase to read, by PKCS#8 or by the headers of RFC 1421."""
+        """Whether the key requires a passphrase, by PKCS#8 or by the headers of RFC 1421."""
         if self.label == "ENCRYPTED PRIVATE KEY":
             return True
         return b"ENCRYPTED" in self.text and _ENCRYPTED.search(self.text) is not None
 
     def body(self) -> bytes:
-        """Return the decoded content: any white space is passed over, and so are headers. Raises MalformedError."""
+        """Return the decoded content, without white space and headers. Raises MalformedError."""
         frame = len("-----BEGIN -----") + len(self.label)
         text, end, _ = self.text[frame:].partition(b"-----END " + self.label.encode("ascii") + b"-----")
         if not end:
             raise MalformedError(f"is cut off: its END {self.label} line is missing")
-        if b":" in text:  # RFC 1421 headers: Go takes each line with a colon, up to the first without, for one
+        if b":" in text:  # RFC 1421 headers: for Go, each line with a colon, up to the first line without
             text = _HEADERS.sub(b"", text, count=1)
         try:
             return base64.b64decode(text.translate(None, BLANK), validate=True)
@@ -57,15 +56,17 @@ class Block(NamedTuple):
             raise MalformedError("is not base64") from None
 
     def key_body(self) -> bytes:
-        """Return the same of a private key, whose label is in no message: a reader could take it for the key."""
+        """Return the decoded private key. Raises MalformedError without the label, which a reader could mistake for the
+        key.
+        """
         try:
             return self.body()
         except MalformedError:
             raise MalformedError("is not a usable private key: it is cut off, or not base64") from None
 
     def overlooked_in(self, data: bytes) -> str | None:
-        """Return why Go's encoding/pem passes over the block, which is legible here, in the file `data`; None where it
-        does not. To Kubernetes it is then not there at all.
+        """Return why Go's encoding/pem skips this block of the file `data`, or None. Kubernetes does not see a skipped
+        block.
         """
         begins_line = data[self.start - 1 : self.start] in {b"", b"\n"}
         if not (begins_line and _OWN_LINES.fullmatch(self.text) and _END_OF_LINE.match(data, self.stop)):
@@ -83,7 +84,7 @@ def is_pem(data: bytes) -> bool:
 
 
 def blocks_in(data: bytes) -> Iterator[Block]:
-    """Return the PEM blocks in `data`, in their order."""
+    """Yield the PEM blocks in `data`, in their order."""
     begin = _BEGIN.search(data)
     while begin:
         following = _BEGIN.search(data, begin.end())

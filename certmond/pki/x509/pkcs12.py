@@ -1,7 +1,7 @@
-"""PKCS #12 (RFC 7292): how much work opening a file asks for, before OpenSSL opens it.
+"""Cost of opening a PKCS #12 file (RFC 7292), determined before OpenSSL opens it.
 
-Owns the walk through the BER that OpenSSL takes (indefinite lengths, lengths of any form), and the count of iterations:
-of the MAC, and of each key derivation in what is not encrypted itself. Bounded in depth and in the number of values.
+Owns a reader of the BER that OpenSSL accepts (indefinite lengths, lengths of any form). It counts the iterations of the
+MAC, and of each key derivation outside encrypted parts. Depth and number of values are limited.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from certmond.errors import LimitError, MalformedError
 
 MAX_ITERATIONS = 5_000_000
-"""Of HMAC-SHA-256, in a whole file; each iteration of another function counts as the several that take as long."""
+"""Iterations of HMAC-SHA-256 in a whole file. An iteration of another function counts as several, by its cost."""
 
 _INTEGER, _OCTETS, _OID, _SEQUENCE, _EXPLICIT = 0x02, 0x04, 0x06, 0x30, 0xA0
 _CONSTRUCTED, _HIGH_TAG, _LONG, _INDEFINITE, _END = 0x20, 0x1F, 0x80, 0x80, b"\0\0"
@@ -20,16 +20,16 @@ _MAX_DEPTH, _MAX_VALUES, _MOST_TAG = 32, 20_000, 1 << 32
 _LARGEST = 1 << 63  # a larger number counts as this one
 _ENCRYPTED_DATA = bytes.fromhex("2a864886f70d010706")
 _HMAC_SHA256 = bytes.fromhex("2a864886f70d0209")
-_DEFAULT_PRF = b""  # HMAC-SHA-1 (RFC 8018, A.2); the KDF of PKCS #12 itself takes no longer
+_DEFAULT_PRF = b""  # HMAC-SHA-1 (RFC 8018, A.2); the KDF of PKCS #12 takes no longer
 _WEIGHTS = {_HMAC_SHA256: 1, _DEFAULT_PRF: 4}
 _OTHER_WEIGHT = 6
 _SCRYPT_WEIGHT = 4  # for each block of each of its N * p rounds
-_DIGEST = 32  # bytes that one run of PBKDF2 gives
+_DIGEST = 32  # bytes of one run of PBKDF2
 
 
 @dataclass(slots=True)
 class _Node:
-    """A BER value: its first tag byte, its content where it is primitive, and the values in it where it is not."""
+    """A BER value: its first tag byte, and its content if it is primitive, or else the values in it."""
 
     tag: int
     content: bytes = b""
@@ -37,10 +37,10 @@ class _Node:
 
 
 def check_iterations(data: bytes) -> bool:
-    """Return whether a part of a PKCS #12 file is encrypted, in which more may be asked for than is seen.
+    """Return whether a part of a PKCS #12 file is encrypted. Such a part may require more iterations than are counted.
 
-    Raises LimitError where the file, or an encrypted PKCS #8 key, asks for more than `MAX_ITERATIONS`, and
-    MalformedError where OpenSSL could see another structure than is seen here.
+    Raises LimitError if the file, or an encrypted PKCS #8 key, requires more than `MAX_ITERATIONS`. Raises
+    MalformedError if OpenSSL could read another structure than this reader.
     """
     found = [*_Reader(data).nodes(0, len(data), 0)]
     asked = sum(map(_work, found))
@@ -52,7 +52,7 @@ def check_iterations(data: bytes) -> bool:
 
 
 class _Reader:
-    """Reads BER, and the BER in the octet strings that a ContentInfo or a bag has (RFC 2315, 7; RFC 7292, 4.2)."""
+    """Reader of BER, including the BER in the octet strings of a ContentInfo or a bag (RFC 2315, 7; RFC 7292, 4.2)."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -86,7 +86,7 @@ class _Reader:
         return node, place
 
     def _inside(self, node: _Node, depth: int) -> list[_Node]:
-        """The values in an octet string, which BER may cut into pieces."""
+        """Return the values in an octet string, which BER may split."""
         if node.tag & ~_CONSTRUCTED != _OCTETS:
             return []
         inner = _Reader(_octets(node))
@@ -96,7 +96,7 @@ class _Reader:
         return found
 
     def _head(self, at: int, end: int) -> tuple[int, int, int | None]:
-        """The tag byte, where the content begins, and where it ends (None: where its end is marked)."""
+        """Return the tag byte, and the start and end of the content; the end is None for an indefinite length."""
         tag, at = self._tag(at, end)
         if at >= end:
             raise MalformedError("has a value that is cut off")
@@ -113,7 +113,7 @@ class _Reader:
         return tag, at, at + size
 
     def _tag(self, at: int, end: int) -> tuple[int, int]:
-        """The tag as one byte, and what follows it. OpenSSL takes a low number in the form of a high one, too."""
+        """Return the tag as one byte, and the next position. OpenSSL also accepts a low number in the high form."""
         first, number = self._data[at], 0
         at += 1
         if first & _HIGH_TAG != _HIGH_TAG:
@@ -131,12 +131,12 @@ def _octets(node: _Node) -> bytes:
 
 
 def _is_encrypted(node: _Node) -> bool:
-    """It has a ContentInfo of the kind EncryptedData (RFC 2315, 13)."""
+    """Return whether a ContentInfo of the kind EncryptedData is in the value (RFC 2315, 13)."""
     return (node.tag, node.content) == (_OID, _ENCRYPTED_DATA) or any(map(_is_encrypted, node.values))
 
 
 def _work(node: _Node) -> int:
-    """The iterations that a value and all in it ask for: a salt is followed by them in each kind of parameters."""
+    """Return the iterations of a value and all values in it. In each kind of parameters they follow a salt."""
     here = 0
     for place, value in enumerate(node.values[:-1]):
         follower = node.values[place + 1]
@@ -146,7 +146,9 @@ def _work(node: _Node) -> int:
 
 
 def _asked(parameters: Sequence[_Node]) -> int:
-    """What follows the salt, of PBKDF2 (RFC 8018, A.2), scrypt (RFC 7914, 7), or PKCS #12 (RFC 7292, 4 and C)."""
+    """Return the cost of the parameters after the salt: PBKDF2 (RFC 8018, A.2), scrypt (RFC 7914, 7), or PKCS #12 (RFC
+    7292, 4 and C).
+    """
     numbers = [min(int.from_bytes(each.content), _LARGEST) for each in parameters if each.tag == _INTEGER]
     prf = next((each.values[0].content for each in parameters if each.tag == _SEQUENCE and each.values), _DEFAULT_PRF)
     match numbers:
