@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from base64 import b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from certmond.cli.explain import explain
 from certmond.cli.main import cli
 from certmond.pki.findings import Reason
+from tests.conftest import real_part
+from tests.node import PKI, Node, sha1_signed
 
 CONFIGURATION = "key_algorithm: ECDSA-P256\nnode_name: node-1\ninit: {advertise_address: 192.0.2.10}\n"
+API = f"{PKI}/apiserver"
+KUBELET_LINK = "var/lib/kubelet/pki/kubelet-client-current.pem"
+TODAY, DAY = datetime.now(UTC), timedelta(days=1)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +67,34 @@ def appended(text: Callable[[Path], str]) -> Callable[[Path], None]:
     return change
 
 
+def node(pki: Path) -> Node:
+    """The node to which the directory belongs, as the helper that forges certificates."""
+    made = Node.__new__(Node)  # without the tree that it would unpack
+    made.root = pki.parents[2]
+    return made
+
+
+def reissued(**changes: Any) -> Callable[[Path], None]:
+    """The API server's certificate and key anew, with these changes."""
+    return lambda pki: node(pki).reissue(API, **changes)
+
+
+def plain_pem(pki: Path) -> None:
+    """The kubelet's PEM as a file of its own in the place of the symlink."""
+    link = pki.parents[2] / KUBELET_LINK
+    content = (link.parent / link.readlink().name).read_bytes()  # its target is absolute, on the node
+    link.unlink()
+    link.write_bytes(content)
+    link.chmod(0o600)
+
+
 DAMAGES: dict[Reason, Callable[[Path], object]] = {
+    Reason.EXPIRED: reissued(start=TODAY - 9 * DAY, end=TODAY - DAY),
+    Reason.NOT_YET_VALID: reissued(start=TODAY + DAY, end=TODAY + 300 * DAY),
+    Reason.NEARING_EXPIRY: reissued(start=TODAY - 300 * DAY, end=TODAY + 3 * DAY),
+    Reason.WEAK_KEY: reissued(key=rsa.generate_private_key(65537, 1024)),  # noqa: S505 - weak on purpose
+    Reason.WEAK_SIGNATURE: lambda pki: node(pki).write(f"{API}.crt", sha1_signed(node(pki), API, f"{PKI}/ca")),
+    Reason.NOT_A_SYMLINK: plain_pem,
     Reason.KEY_MISMATCH: lambda pki: shutil.copyfile(pki / "etcd/server.key", pki / "apiserver.key"),
     Reason.KEY_MISSING: lambda pki: (pki / "apiserver.key").unlink(),
     Reason.WRONG_SUBJECT: foreign("apiserver-kubelet-client"),
@@ -77,6 +112,32 @@ def test_what_renewing_puts_right_is_right_afterwards(reason: Reason, root: Path
     assert "`certmond renew NAME`" in explain(reason)
     DAMAGES[reason](root / "etc/kubernetes/pki")
     assert reason in reasons(root)
+    certmond(root, "renew", "kubelet-client" if reason is Reason.NOT_A_SYMLINK else "apiserver")
+    assert not reasons(root)
+
+
+ELSEWHERE = {
+    Reason.MISSING: "tests/test_repairs.py",
+    Reason.MALFORMED: "tests/test_repairs.py",
+    Reason.KEY_UNUSABLE: "below, with the openssl of this machine",
+    Reason.EMBEDDED_CA_DIFFERS: "below, with a kubeconfig",
+}
+
+
+def test_every_reason_that_a_renewal_clears_is_shown_to_be_cleared() -> None:
+    """The reasons with `cleared_by_renewal` are those whose renewal a test executes. The runbook names it for each."""
+    cleared = {reason for reason in Reason if reason.cleared_by_renewal}
+    assert cleared == {*DAMAGES, *ELSEWHERE}
+    assert not [reason for reason in cleared if "`certmond renew NAME`" not in explain(reason)]
+
+
+@pytest.mark.real("openssl")
+def test_renewing_replaces_a_key_with_explicit_curve_parameters(root: Path) -> None:
+    """`certmond renew NAME` is the remedy of key_unusable."""
+    key = root / f"{API}.key"
+    with_parameters = [real_part("openssl"), "pkey", "-in", str(key), "-ec_param_enc", "explicit"]
+    key.write_bytes(subprocess.run(with_parameters, capture_output=True, check=True).stdout)
+    assert Reason.KEY_UNUSABLE in reasons(root)
     certmond(root, "renew", "apiserver")
     assert not reasons(root)
 

@@ -7,7 +7,8 @@ contract: new ones may be added, and none changes its meaning. `assessment.rules
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
+from enum import Enum, Flag, StrEnum, auto
+from typing import Self
 
 
 class Severity(StrEnum):
@@ -26,48 +27,103 @@ class Severity(StrEnum):
 _RANKS = {Severity.INFO: 0, Severity.WARNING: 1, Severity.CRITICAL: 2}
 
 
-class Reason(StrEnum):
-    """Kind of a finding. The value is its public name."""
+class Remedy(Enum):
+    """What clears a finding."""
 
-    UNREADABLE = "unreadable"
-    MISSING = "missing"
-    MALFORMED = "malformed"
-    BREAKS_AGAIN = "breaks_again"
-    TRAILING_DATA = "trailing_data"
-    UNEXPECTED_CHAIN = "unexpected_chain"
-    EXPIRED = "expired"
-    NOT_YET_VALID = "not_yet_valid"
-    NEARING_EXPIRY = "nearing_expiry"
-    STILL_DUE = "still_due"
-    OUTLIVES_CA = "outlives_ca"
-    NO_PATH = "no_path"
-    NOT_ISSUED_BY_CA = "not_issued_by_ca"
-    CA_NOT_SELF_SIGNED = "ca_not_self_signed"
-    CA_NOT_CA = "ca_not_ca"
-    CA_CANNOT_SIGN = "ca_cannot_sign"
-    WRONG_SUBJECT = "wrong_subject"
-    WRONG_USAGE = "wrong_usage"
-    MISSING_NAME = "missing_name"
-    KEY_MISSING = "key_missing"
-    KEY_MISMATCH = "key_mismatch"
-    TOO_OPEN = "too_open"
-    WRONG_OWNER = "wrong_owner"
-    EMBEDDED_CA_DIFFERS = "embedded_ca_differs"
-    NOT_ROTATING_PEM = "not_rotating_pem"
-    NOT_A_SYMLINK = "not_a_symlink"
-    WEAK_KEY = "weak_key"
-    KEY_UNUSABLE = "key_unusable"
-    NONCONFORMING = "nonconforming"
-    WEAK_SIGNATURE = "weak_signature"
-    SERVED_DIFFERS = "served_differs"
-    RESTART_PENDING = "restart_pending"
-    RESTART_FAILED = "restart_failed"
-    SERVICE_ACCOUNT_KEY_MISMATCH = "service_account_key_mismatch"
-    ROOT_CA_CHANGED = "root_ca_changed"
-    ROTATION_UNDER_WAY = "rotation_under_way"
-    ROTATION_FROZEN = "rotation_frozen"
-    CUT_OFF = "cut_off"
-    NONPOSITIVE_SERIAL = "nonpositive_serial"
+    OPERATOR = auto()
+    """The operator, or the end of the condition: a renewal does not clear it."""
+    RENEWAL = auto()
+    """A renewal of the certificate. A CA is rotated instead."""
+    REPAIR = auto()
+    """A repair of the damaged files from the archive, or a renewal."""
+
+
+class Blocks(Flag):
+    """What certmond does not do because of a finding, until the finding is cleared."""
+
+    NOTHING = 0
+    ISSUING = auto()
+    """If the finding is critical, `certmond init` issues no certificate."""
+    USE = auto()
+    """If the finding is critical, no service is restarted in order to use the certificate."""
+    START = auto()
+    """If the finding is critical, no service that reads the file is restarted: it would not start again."""
+    NEW_CA = auto()
+    """No certificate with the finding, whatever its severity, becomes a Root CA."""
+
+
+class Reason(StrEnum):
+    """Kind of a finding. The value is its public name, and the heading of its section in `runbook.md`.
+
+    A member states its usual severity, what clears it and what it blocks. There are no defaults: this module does not
+    import if a member lacks one of them.
+    """
+
+    severity: Severity
+    remedy: Remedy
+    blocks: Blocks
+
+    def __new__(cls, value: str, severity: Severity, remedy: Remedy, blocks: Blocks) -> Self:
+        """Return the member with its classification."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.severity, member.remedy, member.blocks = severity, remedy, blocks
+        return member
+
+    UNREADABLE = "unreadable", Severity.CRITICAL, Remedy.OPERATOR, Blocks.ISSUING | Blocks.USE | Blocks.START
+    MISSING = "missing", Severity.CRITICAL, Remedy.REPAIR, Blocks.ISSUING | Blocks.START
+    MALFORMED = "malformed", Severity.CRITICAL, Remedy.REPAIR, Blocks.ISSUING | Blocks.USE | Blocks.START
+    BREAKS_AGAIN = "breaks_again", Severity.WARNING, Remedy.OPERATOR, Blocks.ISSUING
+    TRAILING_DATA = "trailing_data", Severity.INFO, Remedy.RENEWAL, Blocks.ISSUING
+    UNEXPECTED_CHAIN = "unexpected_chain", Severity.WARNING, Remedy.RENEWAL, Blocks.ISSUING | Blocks.USE
+    EXPIRED = "expired", Severity.CRITICAL, Remedy.RENEWAL, Blocks.ISSUING
+    NOT_YET_VALID = "not_yet_valid", Severity.CRITICAL, Remedy.RENEWAL, Blocks.ISSUING
+    NEARING_EXPIRY = "nearing_expiry", Severity.WARNING, Remedy.RENEWAL, Blocks.NOTHING
+    STILL_DUE = "still_due", Severity.WARNING, Remedy.OPERATOR, Blocks.NOTHING
+    OUTLIVES_CA = "outlives_ca", Severity.WARNING, Remedy.OPERATOR, Blocks.NOTHING
+    NO_PATH = "no_path", Severity.CRITICAL, Remedy.RENEWAL, Blocks.ISSUING
+    NOT_ISSUED_BY_CA = "not_issued_by_ca", Severity.CRITICAL, Remedy.OPERATOR, Blocks.ISSUING
+    CA_NOT_SELF_SIGNED = "ca_not_self_signed", Severity.CRITICAL, Remedy.OPERATOR, Blocks.ISSUING
+    CA_NOT_CA = "ca_not_ca", Severity.CRITICAL, Remedy.OPERATOR, Blocks.ISSUING
+    CA_CANNOT_SIGN = "ca_cannot_sign", Severity.CRITICAL, Remedy.OPERATOR, Blocks.ISSUING
+    WRONG_SUBJECT = "wrong_subject", Severity.CRITICAL, Remedy.RENEWAL, Blocks.ISSUING
+    WRONG_USAGE = "wrong_usage", Severity.CRITICAL, Remedy.RENEWAL, Blocks.ISSUING | Blocks.USE
+    MISSING_NAME = "missing_name", Severity.WARNING, Remedy.RENEWAL, Blocks.ISSUING
+    KEY_MISSING = "key_missing", Severity.CRITICAL, Remedy.REPAIR, Blocks.ISSUING | Blocks.USE | Blocks.START
+    KEY_MISMATCH = "key_mismatch", Severity.CRITICAL, Remedy.REPAIR, Blocks.ISSUING | Blocks.START
+    TOO_OPEN = "too_open", Severity.WARNING, Remedy.OPERATOR, Blocks.ISSUING
+    WRONG_OWNER = "wrong_owner", Severity.WARNING, Remedy.OPERATOR, Blocks.ISSUING
+    EMBEDDED_CA_DIFFERS = "embedded_ca_differs", Severity.WARNING, Remedy.RENEWAL, Blocks.ISSUING
+    NOT_ROTATING_PEM = "not_rotating_pem", Severity.WARNING, Remedy.OPERATOR, Blocks.ISSUING
+    NOT_A_SYMLINK = "not_a_symlink", Severity.WARNING, Remedy.RENEWAL, Blocks.ISSUING
+    WEAK_KEY = "weak_key", Severity.WARNING, Remedy.RENEWAL, Blocks.ISSUING | Blocks.NEW_CA
+    KEY_UNUSABLE = "key_unusable", Severity.CRITICAL, Remedy.RENEWAL, Blocks.ISSUING | Blocks.NEW_CA
+    NONCONFORMING = "nonconforming", Severity.WARNING, Remedy.OPERATOR, Blocks.ISSUING | Blocks.NEW_CA
+    WEAK_SIGNATURE = "weak_signature", Severity.CRITICAL, Remedy.RENEWAL, Blocks.ISSUING
+    SERVED_DIFFERS = "served_differs", Severity.CRITICAL, Remedy.OPERATOR, Blocks.ISSUING
+    RESTART_PENDING = "restart_pending", Severity.WARNING, Remedy.OPERATOR, Blocks.ISSUING
+    RESTART_FAILED = "restart_failed", Severity.CRITICAL, Remedy.OPERATOR, Blocks.ISSUING
+    SERVICE_ACCOUNT_KEY_MISMATCH = (
+        "service_account_key_mismatch",
+        Severity.CRITICAL,
+        Remedy.OPERATOR,
+        Blocks.ISSUING | Blocks.USE,
+    )
+    ROOT_CA_CHANGED = "root_ca_changed", Severity.CRITICAL, Remedy.OPERATOR, Blocks.ISSUING
+    ROTATION_UNDER_WAY = "rotation_under_way", Severity.INFO, Remedy.OPERATOR, Blocks.ISSUING
+    ROTATION_FROZEN = "rotation_frozen", Severity.CRITICAL, Remedy.OPERATOR, Blocks.ISSUING
+    CUT_OFF = "cut_off", Severity.CRITICAL, Remedy.OPERATOR, Blocks.ISSUING
+    NONPOSITIVE_SERIAL = "nonpositive_serial", Severity.INFO, Remedy.OPERATOR, Blocks.ISSUING
+
+    @property
+    def cleared_by_renewal(self) -> bool:
+        """Whether the finding is gone after the renewal of the certificate."""
+        return self.remedy is not Remedy.OPERATOR
+
+    @property
+    def blocks_issuing(self) -> bool:
+        """Whether `certmond init` issues nothing while a file has this finding and the finding is critical."""
+        return Blocks.ISSUING in self.blocks
 
 
 def printable(text: str) -> str:

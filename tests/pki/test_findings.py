@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certmond.pki.findings import Fault, Finding, Reason, Severity, printable
+from certmond.pki import findings
+from certmond.pki.findings import Blocks, Fault, Finding, Reason, Remedy, Severity, printable
 
 
 def test_the_severities_rank_as_the_exit_codes_of_a_monitoring_plugin() -> None:
@@ -44,3 +48,35 @@ def test_findings_and_faults_are_values() -> None:
     assert Fault(Reason.MISSING, "x") == Fault(Reason.MISSING, "x", None) != Fault(Reason.MISSING, "x", "look")
     with pytest.raises(AttributeError):
         one.message = "other"  # type: ignore[misc]
+
+
+def test_every_reason_is_classified() -> None:
+    """Each reason has a usual severity, what clears it and what it blocks, each of its own type."""
+    assert all(isinstance(reason.severity, Severity) for reason in Reason)
+    assert all(isinstance(reason.remedy, Remedy) for reason in Reason)
+    assert all(isinstance(reason.blocks, Blocks) for reason in Reason)
+
+
+DEFINITION = '"on_fire"', "Severity.CRITICAL", "Remedy.OPERATOR", "Blocks.ISSUING"
+
+
+def imported(parts: Sequence[str]) -> dict[str, Any]:
+    """The names of certmond.pki.findings with one reason more, which has `parts` as its definition."""
+    before, mark, after = Path(findings.__file__).read_text("utf-8").partition("    UNREADABLE = ")
+    namespace: dict[str, Any] = {"__name__": findings.__name__}
+    exec(f"{before}    ON_FIRE = ({', '.join(parts)},)\n{mark}{after}", namespace)  # noqa: S102 - it is the module
+    return namespace
+
+
+def test_a_classified_reason_imports() -> None:
+    """A reason with each part of its classification becomes a member with these parts."""
+    reason = imported(DEFINITION)["Reason"]("on_fire")
+    assert (reason.severity.value, reason.remedy.name, reason.blocks.name) == ("critical", "OPERATOR", "ISSUING")
+    assert (reason.cleared_by_renewal, reason.blocks_issuing) == (False, True)
+
+
+@pytest.mark.parametrize("lacking", DEFINITION)
+def test_a_reason_without_a_part_of_its_classification_does_not_import(lacking: str) -> None:
+    """Without its name, severity, remedy or what it blocks, a reason makes the import of the module fail."""
+    with pytest.raises((TypeError, RuntimeError)):  # Python 3.11 raises the second, from the first
+        imported([part for part in DEFINITION if part != lacking])

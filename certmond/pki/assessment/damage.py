@@ -13,7 +13,7 @@ from certmond.pki.catalog.field_types import expand, subject_attributes
 from certmond.pki.catalog.observation import Observation, Salvage
 from certmond.pki.catalog.requirements import accepted_subjects, has_accepted_subject
 from certmond.pki.catalog.settings import LOCAL, NOBODY
-from certmond.pki.findings import Reason
+from certmond.pki.findings import Reason, Remedy
 from certmond.pki.signing.policy import Basis, Denial, fixed_by, grant, is_issued, surplus
 from certmond.pki.signing.template import Template, Terms, first
 from certmond.pki.x509.certificate import Certificate, names_in
@@ -21,7 +21,6 @@ from certmond.pki.x509.path_building import find_paths
 
 _WITH_A_KEY = frozenset({LOCAL, "kubeadm"})  # signers that need the key of the CA on this node
 _REPAIRED = frozenset({Kind.FILE, Kind.KUBECONFIG, Kind.KUBELET})
-_BROKEN = frozenset({Reason.MISSING, Reason.MALFORMED})
 
 
 def damage(seen: Observation) -> str | None:
@@ -29,7 +28,7 @@ def damage(seen: Observation) -> str | None:
 
     Also None for files that certmond does not repair: trust anchors, patterns, unreadable files, and unwanted files.
     """
-    spec, faults = seen.spec, [fault for fault in seen.faults if fault.reason in _BROKEN]
+    spec, faults = seen.spec, [fault for fault in seen.faults if fault.reason.remedy is Remedy.REPAIR]
     if spec.kind not in _REPAIRED or spec.authority or spec.is_glob or spec.password_file or seen.name != spec.name:
         return None
     if not seen.wanted or any(fault.reason is Reason.UNREADABLE for fault in seen.faults):

@@ -14,10 +14,8 @@ from certmond.pki.assessment.renewal_attempt import IN_A_ROW
 from certmond.pki.assessment.rules import finding, found_in
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Observation, Permissions, Salvage
-from certmond.pki.findings import Finding, Reason, Severity, printable
+from certmond.pki.findings import Finding, Reason, Remedy, Severity, printable
 from certmond.pki.x509.certificate import Certificate
-
-_OF_DAMAGE = frozenset({Reason.MISSING, Reason.MALFORMED, Reason.KEY_MISSING, Reason.KEY_MISMATCH})
 
 
 def about_files(seen: Observation) -> Iterator[Finding]:
@@ -45,7 +43,7 @@ def about_damage(
     for item in findings:
         fact, _, usual = item.message.partition("; ")
         own = any(path and path in fact for path in (seen.path, seen.key_path))
-        told = own and item.reason in _OF_DAMAGE and usual
+        told = own and item.reason.remedy is Remedy.REPAIR and usual
         said.append(replace(item, message=printable(f"{fact}; {command}")) if told else item)
     if salvage.repaired_at and now - salvage.repaired_at < IN_A_ROW:
         often = "once" if salvage.repairs == 1 else f"{salvage.repairs} times"

@@ -22,27 +22,6 @@ from certmond.pki.x509.path_building import WEAK_HASHES, PathSearch, Refusal, Re
 CRITICAL_WINDOW = timedelta(days=7)
 ROOT_CA_ONLY = "Kubernetes supports a Root CA only, no intermediate"
 
-_SEVERITIES = {
-    Reason.TRAILING_DATA: Severity.INFO,
-    Reason.BREAKS_AGAIN: Severity.WARNING,
-    Reason.NONPOSITIVE_SERIAL: Severity.INFO,
-    Reason.UNEXPECTED_CHAIN: Severity.WARNING,
-    Reason.NEARING_EXPIRY: Severity.WARNING,
-    Reason.STILL_DUE: Severity.WARNING,
-    Reason.OUTLIVES_CA: Severity.WARNING,
-    Reason.MISSING_NAME: Severity.WARNING,
-    Reason.TOO_OPEN: Severity.WARNING,
-    Reason.WRONG_OWNER: Severity.WARNING,
-    Reason.EMBEDDED_CA_DIFFERS: Severity.WARNING,
-    Reason.NOT_ROTATING_PEM: Severity.WARNING,
-    Reason.NOT_A_SYMLINK: Severity.WARNING,
-    Reason.WEAK_KEY: Severity.WARNING,
-    Reason.NONCONFORMING: Severity.WARNING,
-    Reason.RESTART_PENDING: Severity.WARNING,
-    Reason.ROTATION_UNDER_WAY: Severity.INFO,
-}
-"""A reason that is not listed is critical: it stops a component, now or at its next start."""
-
 _REMEDIES = {
     Reason.UNREADABLE: "make it readable for root, or put the right file in its place",
     Reason.MISSING: "put it back, or issue it again",
@@ -87,8 +66,8 @@ Check = Callable[[Case], Iterator[Finding]]
 
 
 def finding(reason: Reason, message: str, severity: Severity | None = None) -> Finding:
-    """Return a finding with the given severity, or with the default severity of its reason."""
-    return Finding(reason, severity or _SEVERITIES.get(reason, Severity.CRITICAL), printable(message))
+    """Return a finding with the given severity, or with the usual severity of its reason."""
+    return Finding(reason, severity or reason.severity, printable(message))
 
 
 def found_in(fault: Fault) -> Finding:

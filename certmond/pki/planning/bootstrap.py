@@ -19,7 +19,6 @@ from certmond.pki.planning.planner_inputs import Policy
 from certmond.pki.x509.certificate import Certificate
 
 _LAST = "admin.conf"
-_HARMLESS = frozenset({Reason.NEARING_EXPIRY, Reason.STILL_DUE, Reason.OUTLIVES_CA})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +81,12 @@ class _Bootstrapper:
 
     def _keep(self, spec: CertificateSpec, status: CertificateStatus) -> None:
         """Require that an existing entry is good, and that it is the operator's CA if they gave one."""
-        passed_over = {*_HARMLESS, *(() if status.anchors else (Reason.NO_PATH,))}  # the missing CA has a problem
+        passed_over = set() if status.anchors else {Reason.NO_PATH}  # the missing CA has a problem
         if spec.kubeconfig and spec.kubeconfig not in self._paths:
             passed_over.add(Reason.MISSING)  # a step creates it
         for found in status.findings:
-            if found.severity is Severity.CRITICAL and found.reason not in passed_over:
+            blocks = found.severity is Severity.CRITICAL and found.reason.blocks_issuing
+            if blocks and found.reason not in passed_over:
                 self._problems.append(f"{found.message} (it is kept as it is: put it right or away first)")
         if spec.authority and status.certificate:
             self._ends[spec.name] = status.certificate.not_after

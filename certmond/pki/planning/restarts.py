@@ -13,25 +13,12 @@ from datetime import datetime
 
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.catalog.entries import Kind, ServiceSpec
-from certmond.pki.findings import Reason, Severity
+from certmond.pki.findings import Blocks, Reason, Severity
 from certmond.pki.planning.renewal_holds import NOTHING_REPLACED, Healing
 from certmond.pki.planning.steps import Cause, Held, Issue, Plan, Restart, Step
 from certmond.pki.services.restart_state_machine import Past, Result, Target, Terms
 from certmond.pki.services.staleness import Stale, Surroundings, files_of
 
-_UNFIT = frozenset(
-    {
-        Reason.WRONG_USAGE,
-        Reason.UNEXPECTED_CHAIN,
-        Reason.UNREADABLE,
-        Reason.MALFORMED,
-        Reason.KEY_MISSING,
-        Reason.SERVICE_ACCOUNT_KEY_MISMATCH,
-    }
-)
-_DEADLY = frozenset(
-    {Reason.UNREADABLE, Reason.MISSING, Reason.MALFORMED, Reason.KEY_MISSING, Reason.KEY_MISMATCH}
-)  # a running process survives such a file, and the next one does not start with it
 _CAUSES = {Reason.SERVED_DIFFERS: Cause.SERVED_DIFFERS, Reason.RESTART_PENDING: Cause.RESTART_PENDING}
 
 
@@ -176,7 +163,7 @@ class _Planner:
             reads = any(consumer.service == service for consumer in status.presence.consumers)
             for item in status.findings if reads else ():
                 of_a_ca = status.seen.spec.authority and item.reason in {Reason.KEY_MISSING, Reason.KEY_MISMATCH}
-                if item.severity is Severity.CRITICAL and item.reason in _DEADLY and not of_a_ca:
+                if item.severity is Severity.CRITICAL and Blocks.START in item.reason.blocks and not of_a_ca:
                     yield item.message
             if reads and status.key_matches is False and not status.seen.spec.authority:
                 yield f"the key of {status.seen.path} is another's"  # no finding yet: the pair may be half written
@@ -214,6 +201,9 @@ def _unfit(status: CertificateStatus) -> str | None:
         return f"the key of {seen.path} is another's"
     if not keys and not status.chain_valid:
         return f"{seen.path} has no valid certification path"
-    return next(
-        (item.message for item in status.findings if item.severity is Severity.CRITICAL and item.reason in _UNFIT), None
+    blocking = (
+        item.message
+        for item in status.findings
+        if item.severity is Severity.CRITICAL and Blocks.USE in item.reason.blocks
     )
+    return next(blocking, None)

@@ -15,7 +15,7 @@ from typing import Literal
 from certmond.pki.assessment.assess import CertificateStatus, assess
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
-from certmond.pki.findings import Finding, Reason, Severity, printable
+from certmond.pki.findings import Blocks, Finding, Reason, Severity, printable
 from certmond.pki.rotation.ca_hierarchy import Leaf
 from certmond.pki.signing.template import BACKDATE
 from certmond.pki.x509.certificate import Certificate, PublicKey
@@ -29,8 +29,6 @@ _ANY_CA = CertificateSpec(name="ca", path="/ca.crt", key="/ca.key", authority=Tr
 _OF_LEAVES = frozenset({Refusal.NAME_CONSTRAINT, Refusal.USAGE})
 """Refusals that depend only on the leaves that the CA must sign."""
 _OF_THE_KEY = frozenset({Reason.WEAK_KEY, Reason.KEY_UNUSABLE})
-_FATAL = _OF_THE_KEY | {Reason.NONCONFORMING}
-"""Findings that refuse a new CA although they may be warnings for one in place."""
 _SAME_LIFE = timedelta(days=1)
 """A lifetime that is shorter by up to this much gets no warning."""
 
@@ -117,7 +115,7 @@ def _fatal(status: CertificateStatus, *, in_place: bool = False) -> list[str]:
         for found in status.findings
         if found.reason is not Reason.NO_PATH
         and not (in_place and _is_late(found))
-        and (found.severity is Severity.CRITICAL or found.reason in _FATAL)
+        and (found.severity is Severity.CRITICAL or Blocks.NEW_CA in found.reason.blocks)
         and not (certificate.objections and found.reason in _OF_THE_KEY)  # Go's objections already have it
     ]
     if certificate.version < 3:  # the rules skip it, because version 1 has no such extension
