@@ -80,3 +80,31 @@ def test_a_reason_without_a_part_of_its_classification_does_not_import(lacking: 
     """Without its name, severity, remedy or what it blocks, a reason makes the import of the module fail."""
     with pytest.raises((TypeError, RuntimeError)):  # Python 3.11 raises the second, from the first
         imported([part for part in DEFINITION if part != lacking])
+
+
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [
+        (Blocks.USE, "unreadable malformed unexpected_chain wrong_usage key_missing service_account_key_mismatch"),
+        (Blocks.START, "unreadable missing malformed key_missing key_mismatch"),
+        (Blocks.NEW_CA, "weak_key key_unusable nonconforming"),
+    ],
+)
+def test_what_a_reason_blocks_is_decided(what: Blocks, names: str) -> None:
+    """These reasons, and no others, keep a certificate from use, a service from a restart, a CA from its place."""
+    assert {reason.value for reason in Reason if what in reason.blocks} == set(names.split())
+
+
+def test_init_issues_beside_certificates_that_are_due() -> None:
+    """Only the reasons about the end of a certificate do not keep `certmond init` from issuing others."""
+    assert {reason.value for reason in Reason if not reason.blocks_issuing} == {
+        "nearing_expiry",
+        "still_due",
+        "outlives_ca",
+    }
+
+
+def test_the_reasons_of_damage_are_four() -> None:
+    """A file that is missing or malformed, and a key that is missing or another's, are repaired."""
+    damage = {reason.value for reason in Reason if reason.remedy is Remedy.REPAIR}
+    assert damage == {"missing", "malformed", "key_missing", "key_mismatch"}
