@@ -37,7 +37,7 @@ def test_the_commands_for_a_starlingx_node_run_on_one(tmp_path: Path) -> None:
 def test_what_is_ours_on_the_page_of_the_exporters_is_there() -> None:
     """Each series, reason and alert of ours on that page is one."""
     page = PAGES["exporters"].read_text()
-    known = {name for name, *_ in (*FAMILIES, COUNT)}
+    known = {family.name for family in (*FAMILIES, COUNT)}
     known |= set(re.findall(r"(?m)^# TYPE (\S+)", Telemetry("observe").text()))
     assert not set(re.findall(r"\bcertmond_\w+", page)) - known
     reasons = {word for found in re.findall(r'reason=~?"([^"]+)"', page) for word in re.split(r"\\?\|", found)}

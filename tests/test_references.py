@@ -78,7 +78,7 @@ def test_every_family_has_the_labels_that_are_told(node: Node) -> None:
     """The labels of each rendered series are those that the table of families names, in their order."""
     node.path("etc/kubernetes/pki/apiserver.key").chmod(0o644)
     text = Renderer().metrics(assess(Store(load().certificates, str(node.root)).observe(), NOW))
-    told = {name: labels for name, _, labels in (*FAMILIES, COUNT)}
+    told = {family.name: family.labels for family in (*FAMILIES, COUNT)}
     series = re.findall(r"^(\w+)\{(.*)\} \S+$", text, re.MULTILINE)
     assert {name for name, _ in series} >= set(told) - {"certmond_certificate_served_matches"}
     assert all(tuple(re.findall(r'(?:^|,)(\w+)="', labels)) == told[name] for name, labels in series)

@@ -24,7 +24,8 @@ def reference() -> str:
     """docs/reference/metrics.md."""
     own = [row for row in _own() if not row[0].startswith("certmond_process_")]
     process = [row for row in _own() if row[0].startswith("certmond_process_")]
-    certificates: list[_Row] = [(name, "gauge", labels, meaning) for name, meaning, labels in (*FAMILIES, COUNT)]
+    families = (*FAMILIES, COUNT)
+    certificates: list[_Row] = [(each.name, "gauge", each.labels, each.meaning) for each in families]
     return (
         _HEAD
         + _table("Certificates", certificates)

@@ -7,6 +7,7 @@ kept in memory: `incremental_rewrite` copies them from the previous file.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,35 +23,58 @@ from certmond.pki.planning.forecast import NextEvent
 
 METRICS, STATUS, ACTIVITY, HEARTBEAT = "metrics.prom", "status.json", "activity.json", "heartbeat.json"
 
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Family:
+    """A family of gauges. `meaning` is its help text; `labels` are in the order in which a series has them."""
+
+    name: str
+    meaning: str
+    labels: tuple[str, ...]
+
+    @property
+    def head(self) -> str:
+        """The two lines of comment before the series."""
+        return f"# HELP {self.name} {self.meaning}\n# TYPE {self.name} gauge\n"
+
+
 _OF = ("certificate", "path")
-FAMILIES = (
-    ("certmond_certificate_not_before_timestamp_seconds", "Start of validity, Unix time", _OF),
-    (
-        "certmond_certificate_not_after_timestamp_seconds",
-        "End of validity, Unix time; of the last good file where it broke",
-        _OF,
-    ),
-    ("certmond_certificate_renewal_timestamp_seconds", "From when on it is due for renewal, Unix time", _OF),
-    ("certmond_certificate_chain_valid", "1 if a certification path to its trust anchor holds now", _OF),
-    (
-        "certmond_certificate_info",
-        "1, with the certificate's facts as labels",
-        (*_OF, "subject", "issuer", "serial", "sha256", "key"),
-    ),
-    ("certmond_finding", "1 while the finding stands", (*_OF, "reason", "severity")),
-    (
-        "certmond_trust_anchor_not_after_timestamp_seconds",
-        "End of validity of a trust anchor, Unix time",
-        (*_OF, "sha256"),
-    ),
-    (
-        "certmond_certificate_served_matches",
-        "1 if what is served at the endpoint is what the file has",
-        (*_OF, "endpoint"),
-    ),
+NOT_BEFORE = Family("certmond_certificate_not_before_timestamp_seconds", "Start of validity, Unix time", _OF)
+NOT_AFTER = Family(
+    "certmond_certificate_not_after_timestamp_seconds",
+    "End of validity, Unix time; of the last good file where it broke",
+    _OF,
 )
-"""The gauges about certificates: name, help, labels."""
-COUNT = ("certmond_findings", "How many findings stand", ("severity",))
+RENEWAL = Family("certmond_certificate_renewal_timestamp_seconds", "From when on it is due for renewal, Unix time", _OF)
+CHAIN_VALID = Family("certmond_certificate_chain_valid", "1 if a certification path to its trust anchor holds now", _OF)
+INFO = Family(
+    "certmond_certificate_info",
+    "1, with the certificate's facts as labels",
+    (*_OF, "subject", "issuer", "serial", "sha256", "key"),
+)
+FINDING = Family("certmond_finding", "1 while the finding stands", (*_OF, "reason", "severity"))
+TRUST_ANCHOR_NOT_AFTER = Family(
+    "certmond_trust_anchor_not_after_timestamp_seconds",
+    "End of validity of a trust anchor, Unix time",
+    (*_OF, "sha256"),
+)
+SERVED_MATCHES = Family(
+    "certmond_certificate_served_matches",
+    "1 if what is served at the endpoint is what the file has",
+    (*_OF, "endpoint"),
+)
+FAMILIES = (
+    NOT_BEFORE,
+    NOT_AFTER,
+    RENEWAL,
+    CHAIN_VALID,
+    INFO,
+    FINDING,
+    TRUST_ANCHOR_NOT_AFTER,
+    SERVED_MATCHES,
+)
+"""The gauges about certificates, in their order in the text."""
+COUNT = Family("certmond_findings", "How many findings stand", ("severity",))
 """The gauge that is always exported, with 0 where no finding exists."""
 
 _Lines = tuple[str, ...]
@@ -85,7 +109,7 @@ class Renderer:
         self._status.write(path, tuple(assessment.certificates), (f'{head}, "certificates": [\n',), tail)
 
 
-_HEADS = tuple(f"# HELP {name} {explanation}\n# TYPE {name} gauge\n" for name, explanation, _ in FAMILIES)
+_HEADS = tuple(family.head for family in FAMILIES)
 
 
 def _series(assessment: Assessment) -> tuple[CertificateStatus, ...]:
@@ -101,9 +125,8 @@ def _tail(assessment: Assessment, own: str) -> str:
     for status in assessment.statuses:
         for item in status.findings:
             counts[item.severity] += 1
-    name, explanation, _ = COUNT
-    lines = [f'{name}{{severity="{severity}"}} {count}\n' for severity, count in counts.items()]
-    return "".join((f"# HELP {name} {explanation}\n# TYPE {name} gauge\n", *lines, own))
+    lines = [f'{COUNT.name}{{severity="{severity}"}} {count}\n' for severity, count in counts.items()]
+    return "".join((COUNT.head, *lines, own))
 
 
 def _entry(status: CertificateStatus) -> tuple[str]:
@@ -111,38 +134,45 @@ def _entry(status: CertificateStatus) -> tuple[str]:
 
 
 def _lines(status: CertificateStatus) -> _Lines:
+    texts = _texts(status)
+    return tuple(texts.get(family, "") for family in FAMILIES)
+
+
+def _texts(status: CertificateStatus) -> dict[Family, str]:
     certificate, seen = status.certificate, status.seen
     labels = f'certificate="{escaped(seen.name)}",path="{escaped(seen.path)}"'
     kinds = dict.fromkeys((item.reason.value, item.severity.value) for item in status.findings)
     findings = "".join(
-        f'certmond_finding{{{labels},reason="{reason}",severity="{severity}"}} 1\n' for reason, severity in kinds
+        f'{FINDING.name}{{{labels},reason="{reason}",severity="{severity}"}} 1\n' for reason, severity in kinds
     )
     if seen.spec.kind is Kind.KEY_PAIR:
-        return "", "", "", "", "", findings, "", ""
-    served = "".join(
-        f'{FAMILIES[7][0]}{{{labels},endpoint="{escaped(str(at.endpoint))}"}} {int(at.matches)}\n'
-        for at in status.presence.served if at.matches is not None
-    )  # fmt: skip
-    chain = f"{FAMILIES[3][0]}{{{labels}}} {int(status.chain_valid)}\n"
+        return {FINDING: findings}
+    chain = f"{CHAIN_VALID.name}{{{labels}}} {int(status.chain_valid)}\n"
     if certificate is None:
-        return "", "", "", chain, "", findings, "", ""
+        return {CHAIN_VALID: chain, FINDING: findings}
     end = int(certificate.not_after.timestamp())
     facts = {
         "subject": certificate.subject, "issuer": certificate.issuer, "serial": str(certificate.serial),
         "sha256": certificate.sha256, "key": str(certificate.key),
     }  # fmt: skip
     info = ",".join(f'{name}="{escaped(value)}"' for name, value in facts.items())
-    anchor = f'{FAMILIES[6][0]}{{{labels},sha256="{certificate.sha256}"}} {end}\n' if seen.spec.authority else ""
-    return (
-        f"{FAMILIES[0][0]}{{{labels}}} {int(certificate.not_before.timestamp())}\n",
-        f"{FAMILIES[1][0]}{{{labels}}} {end}\n",
-        f"{FAMILIES[2][0]}{{{labels}}} {int(status.renew_at.timestamp())}\n" if status.renew_at else "",
-        chain,
-        f"{FAMILIES[4][0]}{{{labels},{info}}} 1\n",
-        findings,
-        anchor,
-        served,
-    )
+    texts = {
+        NOT_BEFORE: f"{NOT_BEFORE.name}{{{labels}}} {int(certificate.not_before.timestamp())}\n",
+        NOT_AFTER: f"{NOT_AFTER.name}{{{labels}}} {end}\n",
+        CHAIN_VALID: chain,
+        INFO: f"{INFO.name}{{{labels},{info}}} 1\n",
+        FINDING: findings,
+        SERVED_MATCHES: "".join(
+            f'{SERVED_MATCHES.name}{{{labels},endpoint="{escaped(str(at.endpoint))}"}} {int(at.matches)}\n'
+            for at in status.presence.served if at.matches is not None
+        ),
+    }  # fmt: skip
+    if status.renew_at:
+        texts[RENEWAL] = f"{RENEWAL.name}{{{labels}}} {int(status.renew_at.timestamp())}\n"
+    if seen.spec.authority:
+        anchor = f'{labels},sha256="{certificate.sha256}"'
+        texts[TRUST_ANCHOR_NOT_AFTER] = f"{TRUST_ANCHOR_NOT_AFTER.name}{{{anchor}}} {end}\n"
+    return texts
 
 
 def summary(assessment: Assessment, following: NextEvent | None) -> str:
