@@ -96,6 +96,41 @@ class Module:
         return name.removeprefix(".") in OF_A_PATH or (name == ".replace" and len(call.args) == 1 and not call.keywords)
 
 
+OWNERS = {
+    "writes": ("transaction", "state"),
+    "runs": ("subprocesses",),
+    "signals": ("subprocesses",),
+    "connects": ("services", "cluster/client", "expose/http/server", "notify/journal", "daemon/sd_notify"),
+    "changes in the cluster": ("cluster",),
+}
+"""The packages and modules to which an effect belongs."""
+EXCEPTIONS = {
+    ("writes", "rotation/staged_ca"): "the staged CA in the state directory",
+    ("writes", "renewal/bootstrap"): "directories that are missing; the files in them are written by `transaction`",
+    ("writes", "cli/output_file"): "the file that the operator names with -o",
+    ("writes", "cli/options"): "a pipe",
+    ("writes", "cli/stdio"): "/dev/null",
+    ("writes", "signers/kubeadm"): "a temporary directory of its own",
+    ("writes", "subprocesses"): "a memfd",
+    ("writes", "expose/http/tls"): "a memfd",
+    ("writes", "expose/metrics/exposition"): "the runtime directory",
+    ("writes", "expose/metrics/incremental_rewrite"): "the runtime directory",
+    ("writes", "daemon/loop"): "the runtime directory",
+    ("writes", "daemon/runtime_lock"): "the runtime directory",
+    ("writes", "files/scan_process"): "the OOM score of its own process, in /proc",
+    ("writes", "demo/node"): "the directory of the demonstration",
+    ("writes", "demo/processes"): "the directory of the demonstration",
+    ("writes", "demo/walkthrough"): "the directory of the demonstration",
+    ("runs", "cli/options"): "a fork that reads the configuration for `serve`",
+    ("runs", "files/scan_process"): "a fork that reads a part of many files",
+    ("runs", "demo/processes"): "certmond on the node of the demonstration",
+    ("signals", "files/scan_process"): "its own child process",
+    ("signals", "restart/static_pod"): "the process of a static pod, through a pidfd",
+    ("connects", "cli/init"): "a datagram socket that sends nothing",
+    ("connects", "demo/processes"): "the server of the demonstration",
+}
+"""Every other module with an effect, and the reason why the effect is there."""
+
 FOUND = {
     (effect, str(path.relative_to(ROOT / "certmond").with_suffix("")))
     for path in sorted((ROOT / "certmond").rglob("*.py"))
@@ -115,6 +150,18 @@ def test_where_certmond_acts_is_written_down() -> None:
     the security model, with what it acts on; and what is in the table is so.
     """
     assert written_down() == FOUND
+
+
+def test_an_effect_is_in_its_package_or_has_a_reason() -> None:
+    """Only `transaction` and `state` write, only `subprocesses` runs programs and signals them, only `cluster` changes
+    the cluster. Each other module with an effect is an exception with a reason, and each exception has the effect.
+    """
+    outside = {
+        (effect, module)
+        for effect, module in FOUND
+        if not any(module == owner or module.startswith(f"{owner}/") for owner in OWNERS[effect])
+    }
+    assert outside == EXCEPTIONS.keys()
 
 
 @pytest.mark.parametrize(
