@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -33,7 +34,45 @@ from certmond.pki.rotation.worker_batches import Workers
 from tests import builders
 from tests.node import NOW, Node
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_architecture_lists_every_verb() -> None:
+    """The section about the processes names each verb of the program, and its list of commands names nothing else."""
+    section = (ROOT / "ARCHITECTURE.md").read_text().partition("## Two processes\n")[2].partition("\n## ")[0]
+    commands = section[section.index("The commands ") :]
+    assert set(re.findall(r"`(?:certmond )?([a-z-]+)`", section)) >= cli.commands.keys()
+    assert set(re.findall(r"`([a-z-]+)`", commands)) <= cli.commands.keys()
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    """Each version has a heading with its date, the newest first. Only the first, this one, may be unreleased."""
+    found = re.findall(r"^## (.*)$", CHANGELOG, re.MULTILINE)
+    matches = [re.fullmatch(r"(\d+)\.(\d+)\.(\d+) \((unreleased|\d{4}-\d\d-\d\d)\)", heading) for heading in found]
+    versions = [tuple(map(int, match.groups()[:3])) for match in matches if match]
+    assert len(versions) == len(found)
+    assert versions == sorted(set(versions), reverse=True)
+    assert ".".join(map(str, versions[0])) == version("certmond")
+    assert not [heading for heading in found[1:] if "unreleased" in heading]
+
+
+def test_the_changelog_has_entries_below_headings() -> None:
+    """A version consists of headings, none of them twice, with entries below each. An entry is a list item that ends
+    with a full stop.
+    """
+    for text in re.split(r"^## ", CHANGELOG, flags=re.MULTILINE)[1:]:
+        _, *parts = re.split(r"^### ", text, flags=re.MULTILINE)
+        headings = [part.partition("\n")[0] for part in parts]
+        assert headings
+        assert len(headings) == len(set(headings))
+        for part in parts:
+            body = part.partition("\n")[2].strip("\n")
+            assert all(re.match(r"- \S|  \S", line) for line in body.split("\n")), part[:60]
+            entries = re.split(r"^- ", body, flags=re.MULTILINE)[1:]
+            assert entries, part[:60]
+            assert not [entry for entry in entries if not entry.rstrip().endswith(".")]
 
 
 def test_every_metric_is_documented(node: Node) -> None:
