@@ -203,7 +203,7 @@ def test_a_helper_is_not_asked_for_a_forged_certificate(tmp_path: Path) -> None:
 
 def test_kubeadm_is_not_asked_for_a_forged_certificate(tmp_path: Path) -> None:
     """A signer of kind `kubeadm` signs the genuine certificates alone."""
-    stand_in = Path(__file__).parent / "host" / "kubeadm_stand_in.py"
+    stand_in = Path(__file__).parent / "signers/kubeadm_stand_in.py"
     command = tmp_path / "kubeadm"
     log = tmp_path / "calls"
     command.write_text(f'#!/bin/sh\necho "$*" >>{log}\nexec {sys.executable} {stand_in} v1.34.0 "$@"\n')

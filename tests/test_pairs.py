@@ -40,7 +40,7 @@ from tests.renewal.test_key_pair import lying
 from tests.test_renewal import CA, CURRENT, DATED, Helper, Host, copies, kubeconfig, now
 from tests.tracing import distinct, kill_at, record
 
-STAND_IN = Path(__file__).parent / "host/kubeadm_stand_in.py"
+STAND_IN = Path(__file__).parent / "signers/kubeadm_stand_in.py"
 PAIR = {"path": "/etc/app/leaf.crt", "key": "/etc/app/leaf.key"}
 FORMS: dict[str, dict[str, Any]] = {
     "pair": PAIR,

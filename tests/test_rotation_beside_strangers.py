@@ -12,7 +12,7 @@ import yaml
 from certmond.pki.findings import Reason
 from certmond.pki.rotation.phases import Phase
 from tests.builders import DAY, YEAR, make_leaf, make_server
-from tests.host.owned_tree import THEIRS
+from tests.owned_tree import THEIRS
 from tests.rotating_node import RotatingNode, kubeconfig, root_ca
 
 pytestmark = [

@@ -21,8 +21,8 @@ from certmond.renewal.replace import overtaken, present_key
 from certmond.state.archive import Archive
 from certmond.transaction.node_files import NodeFiles
 from tests.builders import DAY, YEAR, Issued, make_leaf
+from tests.cli.test_init import Host as BareHost
 from tests.conftest import unavailable
-from tests.test_init import Host as BareHost
 from tests.test_renewal import Host, kubeconfig, now
 
 APP, MALLORY = 64_999, 64_998

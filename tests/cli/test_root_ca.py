@@ -23,13 +23,13 @@ from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.commit import Transactions
 from fuzz.mutated_chains import key_forms, rsa_info, with_key
 from tests.builders import DAY, YEAR, Issued, bundle, make_ca, make_intermediate, make_leaf, oid, pem_block, tlv
+from tests.cli.test_init import Done
+from tests.cli.test_init import certmond as here
 from tests.cli.test_main import UNPRIVILEGED
 from tests.cli.test_main import certmond as separate
 from tests.conftest import real_part, unavailable
 from tests.node import PKI, Node, key_pem
 from tests.renewal.test_bootstrap_ca import damaged
-from tests.test_init import Done
-from tests.test_init import certmond as here
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 LEAVES = ["apiserver", "apiserver-kubelet-client", "admin.conf", "controller-manager.conf", "scheduler.conf",

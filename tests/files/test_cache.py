@@ -24,7 +24,7 @@ from certmond.files import consistent_read as content
 from certmond.files.cache import Files
 from certmond.files.cache_entry import Entry
 from certmond.files.consistent_read import MAX_SIZE, content_of
-from tests.host.beside import FORKS, elsewhere, worthwhile
+from tests.files.beside import FORKS, elsewhere, worthwhile
 
 YEAR = 365 * 86400
 

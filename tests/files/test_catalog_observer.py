@@ -30,9 +30,9 @@ from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.findings import Reason
 from tests import node as real
 from tests.builders import NOW, Issued, bundle, make_ca, make_intermediate, make_leaf, make_server, pem_block
+from tests.files.beside import FORKS, elsewhere
 from tests.files.test_cache import CHANGES, change
 from tests.files.test_cache import Tree as FileTree
-from tests.host.beside import FORKS, elsewhere
 from tests.node import KUBELET_PEM, PKI, Node
 
 ROOT = make_ca()

@@ -19,7 +19,7 @@ import pytest
 from certmond.files import scan_process as second
 from certmond.files.scan_process import in_two
 from certmond.files.scan_process_messages import pack
-from tests.host.beside import FORKS, worthwhile
+from tests.files.beside import FORKS, worthwhile
 
 pytestmark = pytest.mark.filterwarnings(FORKS)
 

@@ -14,7 +14,7 @@ from certmond.renewal.derived_file_state import Absent, State, Unready
 from certmond.renewal.derived_files import Derivations
 from certmond.transaction.node_files import NodeFiles
 from tests.builders import make_ca, make_leaf
-from tests.host.owned_tree import OTHERS, THEIRS, OwnedTree
+from tests.owned_tree import OTHERS, THEIRS, OwnedTree
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 

@@ -23,7 +23,7 @@ from certmond.renewal.bootstrap import Bootstrapper
 from certmond.state.archive import Archive
 from certmond.transaction.commit import Transactions
 from tests.conftest import unavailable
-from tests.host.owned_tree import OTHERS, THEIRS, OwnedTree
+from tests.owned_tree import OTHERS, THEIRS, OwnedTree
 
 REFUSED = (
     "unreadable: … is behind a symlink of user 65534, "

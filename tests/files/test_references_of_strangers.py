@@ -22,7 +22,7 @@ from certmond.pki.services.staleness import files_of
 from tests.builders import DAY, NOW, make_ca, make_leaf
 from tests.conftest import unavailable
 from tests.files.test_catalog_observer import cluster, kubeconfig, row, told, user
-from tests.host.owned_tree import OTHERS, THEIRS, OwnedTree
+from tests.owned_tree import OTHERS, THEIRS, OwnedTree
 
 ROOT = make_ca()
 LEAF = make_leaf(ROOT, "client")

@@ -35,7 +35,7 @@ from tests.conftest import real_part
 from tests.node import DATA, KUBELET_PEM, PKI, Node, key_pem
 from tests.tracing import kill_at, record
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs" / "init.md"
 CONFIG = DATA / "kubeadm-1.24.config.yaml"
 CURRENT = "var/lib/kubelet/pki/kubelet-client-current.pem"

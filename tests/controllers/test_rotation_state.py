@@ -66,5 +66,5 @@ def test_what_nobody_foresaw(enforcer: Enforcer, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("certmond.controllers.rotation_state.ground_of", fail)
     told = frozen(enforcer)
-    assert "an unexpected ValueError in test_frozen_rotation.py:" in told
+    assert "an unexpected ValueError in test_rotation_state.py:" in told
     assert "secret" not in told
