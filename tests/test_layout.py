@@ -1,0 +1,196 @@
+"""A reader finds the tests of a module by its path: `certmond/a/b.py` has `tests/a/test_b.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = {
+    str(path.relative_to(ROOT / "certmond").with_suffix(""))
+    for path in (ROOT / "certmond").rglob("*.py")
+    if not path.name.startswith("__")
+}
+
+EXEMPT: Mapping[str, tuple[str, list[str]]] = {
+    "tests/cli/test_init.py": ("runs `certmond init`", ["renewal/bootstrap"]),
+    "tests/cli/test_main.py": (
+        "runs the verbs on a node, and compares the documents and tables that they print",
+        ["cli/options", "cli/stdio", "errors", "expose/documents/status", "expose/documents/status_table"],
+    ),
+    "tests/cli/test_root_ca.py": (
+        "runs the verbs of `root-ca`, and compares what they print",
+        ["cli/export", "cli/root_ca_stage", "expose/documents/root_ca", "pki/rotation/ca_template"],
+    ),
+    "tests/cluster/test_canaries.py": (
+        "tests the checks of a rotation together: they share one frame and one stand-in",
+        [
+            "cluster/rotation_checks/cluster_info",
+            "cluster/rotation_checks/csr",
+            "cluster/rotation_checks/signer",
+            "cluster/rotation_checks/tokens",
+            "cluster/rotation_checks/trust_bundles",
+        ],
+    ),
+    "tests/cluster/test_conducted_node.py": (
+        "runs a whole node beside the API, as its configuration says",
+        ["controllers/coordinator_choice"],
+    ),
+    "tests/cluster/test_coordinator.py": (
+        "leads rotations of several nodes through the API",
+        ["cluster/api_identity_check", "cluster/node_reports", "cluster/rotation_checks/preconditions"],
+    ),
+    "tests/cluster/test_csr_signer.py": (
+        "signs through a real HTTP API",
+        ["cluster/client", "cluster/connection", "cluster/csr_objects"],
+    ),
+    "tests/cluster/test_lease.py": ("takes the Lease through the API", ["cluster/lease_api"]),
+    "tests/cluster/test_publication.py": (
+        "is beside the stand-in of the API that it needs",
+        ["controllers/ca_publication"],
+    ),
+    "tests/cluster/test_record.py": (
+        "reads and writes the record through the API",
+        ["cluster/record_api", "cluster/record_rules"],
+    ),
+    "tests/cluster/test_workloads.py": ("restarts workloads through the API", ["cluster/rollout"]),
+    "tests/config/test_model.py": (
+        "parses whole configurations: each message has a file and a line",
+        ["config/problems", "config/rules", "config/yaml_source"],
+    ),
+    "tests/controllers/test_restart.py": ("restarts services of each kind", ["restart/act"]),
+    "tests/controllers/test_rotation.py": (
+        "carries rotations out, by the daemon and by `root-ca rotate`",
+        [
+            "cli/root_ca_rotate",
+            "cli/rotation_progress",
+            "controllers/coordinator_protocol",
+            "expose/documents/rotation",
+        ],
+    ),
+    "tests/daemon/test_loop.py": (
+        "runs the daemon as a process",
+        ["daemon/python_gc", "daemon/reconciler", "daemon/runtime_lock", "daemon/wakeup"],
+    ),
+    "tests/expose/http/test_access_control.py": ("speaks TLS with the server", ["expose/http/tls"]),
+    "tests/expose/http/test_server.py": (
+        "speaks HTTP with the server",
+        ["expose/http/access_policy", "expose/http/connection_limits", "expose/http/health", "expose/http/routes"],
+    ),
+    "tests/expose/metrics/test_exposition.py": (
+        "parses what is exported",
+        ["expose/metrics/own_metrics", "expose/metrics/text"],
+    ),
+    "tests/expose/page/test_render.py": (
+        "reads the whole page",
+        ["expose/documents/durations", "expose/page/certificate_tree", "expose/page/html", "expose/page/model"],
+    ),
+    "tests/files/test_cache.py": ("reads files that change", ["files/cache_entry", "files/consistent_read"]),
+    "tests/files/test_catalog_observer.py": (
+        "observes files of every kind",
+        ["files/glob", "files/owner_names", "formats/kubeconfig_credentials"],
+    ),
+    "tests/files/test_references_of_strangers.py": (
+        "resolves the paths that another user controls",
+        ["files/path_resolution"],
+    ),
+    "tests/notify/test_hooks.py": ("runs hooks", ["notify/hook_input"]),
+    "tests/pki/assessment/test_assess.py": ("assesses the values", ["pki/catalog/observation"]),
+    "tests/pki/assessment/test_damage.py": ("plans the repair of each damage", ["pki/planning/repairs"]),
+    "tests/pki/assessment/test_rules.py": ("tests the rules together", ["pki/assessment/file_rules"]),
+    "tests/pki/catalog/test_entries.py": ("parses entries with fields of each type", ["pki/catalog/field_types"]),
+    "tests/pki/go/test_certificate.py": (
+        "parses certificates as Go does",
+        ["pki/go/names", "pki/x509/encoding_faults"],
+    ),
+    "tests/pki/go/test_extensions.py": ("parses extensions as Go does", ["pki/go/name_constraints"]),
+    "tests/pki/planning/test_bootstrap.py": ("plans the steps of `init`", ["pki/planning/bootstrap_steps"]),
+    "tests/pki/planning/test_renewals.py": (
+        "plans renewals, with the reasons why one waits or cannot be done",
+        [
+            "pki/assessment/renewal_attempt",
+            "pki/planning/obstacles",
+            "pki/planning/planner_inputs",
+            "pki/planning/renewal_delays",
+            "pki/planning/steps",
+        ],
+    ),
+    "tests/pki/rotation/test_planner.py": (
+        "plans the phases in which leaves are awaited",
+        ["pki/rotation/awaited_leaves"],
+    ),
+    "tests/pki/services/test_staleness.py": ("compares the values", ["pki/services/model"]),
+    "tests/pki/signing/test_policy.py": ("compares the finding with the permission", ["pki/assessment/signing_rules"]),
+    "tests/pki/test_go_keys.py": (
+        "compares all that concerns keys with Go",
+        ["pki/go/private_key", "pki/go/public_key", "pki/go/signature"],
+    ),
+    "tests/pki/x509/test_parsing.py": ("parses files of PEM blocks", ["pki/x509/pem"]),
+    "tests/renewal/test_restoration.py": (
+        "restores generations of the archive",
+        ["cli/archive", "renewal/archive_generations", "renewal/archived_pair"],
+    ),
+    "tests/restart/test_static_pod.py": ("waits until the listeners of a pod are closed", ["services/listener_probe"]),
+    "tests/services/test_systemd_units.py": ("asks systemd over D-Bus", ["services/dbus"]),
+    "tests/test_caution.py": ("reads the trail of renewals that fail", ["notify/audit", "state/append_only_file"]),
+    "tests/test_commands_beside_the_daemon.py": ("runs commands beside a daemon", ["controllers/watched_records"]),
+    "tests/test_demo.py": ("runs `certmond demo`", ["demo/node", "demo/processes", "demo/walkthrough"]),
+    "tests/test_distributions.py": (
+        "reads nodes of every distribution",
+        ["discovery/distribution", "services/usage_state"],
+    ),
+    "tests/test_forgeries.py": ("renews beside forged files", ["renewal/signing_permission"]),
+    "tests/test_next_event.py": (
+        "compares what plan, forecast and the other verbs print",
+        ["cli/plan", "expose/documents/forecast_table"],
+    ),
+    "tests/test_pairs.py": ("signs with every signer", ["signers/protocol"]),
+    "tests/test_renewal.py": (
+        "renews on real files, killed anywhere",
+        ["cli/renew", "controllers/executor", "controllers/signer_choice"],
+    ),
+    "tests/test_renewing_by_request.py": ("waits for a signer that answers later", ["state/pending_requests"]),
+    "tests/test_repairs.py": (
+        "repairs damaged files",
+        ["expose/documents/plan", "renewal/repair", "renewal/repair_sources"],
+    ),
+    "tests/test_stolen_keys.py": ("renews beside files that another user can write", ["files/key_exposure"]),
+    "tests/test_strangers.py": ("writes where another user owns a symlink", ["cli/output_file"]),
+    "tests/transaction/test_commit.py": (
+        "kills a transaction at each of its calls, and recovers it",
+        [
+            "transaction/dirfd",
+            "transaction/journal",
+            "transaction/node_files",
+            "transaction/operations",
+            "transaction/recovery",
+            "transaction/temp_file",
+        ],
+    ),
+}
+"""Modules whose behavior shows in another one: the test module that executes them, how it does so, and the modules."""
+
+
+def mirror(module: str) -> str:
+    """The test module of `module`, such as tests/a/test_b.py of a/b."""
+    directory, slash, name = module.rpartition("/")
+    return f"tests/{directory}{slash}test_{name}.py"
+
+
+def test_a_module_has_a_test_module_of_its_name() -> None:
+    """A module has a test module at the path that mirrors its own, or EXEMPT names the one that executes it: once, and
+    not longer than that is so.
+    """
+    exempt = [module for _, modules in EXEMPT.values() for module in modules]
+    without = {module for module in MODULES if not (ROOT / mirror(module)).exists()}
+    assert not [f"write {mirror(module)}" for module in sorted(without.difference(exempt))]
+    assert not [f"exempt without need: {module}" for module in sorted(set(exempt) - without)]
+    assert len(exempt) == len(set(exempt))
+
+
+@pytest.mark.parametrize("path", EXEMPT)
+def test_an_exemption_names_a_test_module(path: str) -> None:
+    """The test module of an exemption exists."""
+    assert (ROOT / path).is_file()
