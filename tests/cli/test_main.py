@@ -447,7 +447,7 @@ def test_a_full_disk_is_not_a_warning(node: Node) -> None:
 )
 def test_a_mistake_of_our_own_is_not_a_warning(mistake: str, told: str) -> None:
     """What nobody foresaw, and want of memory, exit 3; what is told of it quotes nothing, which could be a key."""
-    broken = f"from certmond import cli\n@cli.cli.command()\ndef broken(): {mistake}\ncli.main()"
+    broken = f"from certmond.cli import main\n@main.cli.command()\ndef broken(): {mistake}\nmain.main()"
     done = subprocess.run([sys.executable, "-c", broken, "broken"], capture_output=True, text=True, check=False)
     assert done.returncode == 3
     assert told in done.stderr
