@@ -18,6 +18,7 @@ from types import MappingProxyType
 
 from certmond.errors import WriteError
 from certmond.notify.journal import Event, Journal
+from certmond.notify.redaction import redacted
 from certmond.pki.findings import printable
 from certmond.state.append_only_file import append
 
@@ -70,7 +71,7 @@ class Audit:
     def _log(self, notes: Sequence[Note], at: datetime) -> None:
         lines = (
             {"at": at.isoformat(), "event": note.event.value, "by": self._actor, **_given(note.fields),
-             "message": printable(note.message)}
+             "message": printable(redacted(note.message))}
             for note in notes
         )  # fmt: skip
         append(self._state_dir, LOG, [json.dumps(line, ensure_ascii=False).encode() for line in lines])
@@ -80,7 +81,7 @@ class Audit:
 
 
 def _given(fields: Mapping[str, str | None]) -> dict[str, str]:
-    return {name: printable(value) for name, value in fields.items() if value is not None}
+    return {name: printable(redacted(value)) for name, value in fields.items() if value is not None}
 
 
 def caller() -> str:

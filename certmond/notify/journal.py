@@ -1,25 +1,34 @@
-"""The journal of certmond: one entry for each event, with structured fields and a MESSAGE_ID for its kind.
+"""The log of both processes and of the commands: one call for each event, which each renderer and the page show.
 
-Owns the kinds of events and three outputs: the systemd journal, plain lines, JSON lines. An entry reports an event, not
-a lasting state. No entry has a key or a file's content.
+Owns the kinds of events with their MESSAGE_IDs, the pipeline that each event passes through, and the fields that are
+bound to everything that a part of the program logs (`bound`). An entry reports an event, not a lasting state. No entry
+has a key or a file's content.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 
+from certmond.notify import renderers
+from certmond.notify.redaction import redacted_value
+from certmond.notify.structlog_core import (
+    BoundLoggerBase,
+    EventDict,
+    WrappedLogger,
+    add_log_level,
+    bound_contextvars,
+    merge_contextvars,
+)
 from certmond.pki.findings import printable
 
 LONGEST = 4096
-"""Characters of a message or a field that are written."""
+"""Characters of a message or a field that are logged."""
 RECENT = 50
-_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
 _SOCKET = "/run/systemd/journal/socket"  # systemd-journald.service(8)
 
 
@@ -75,45 +84,96 @@ MESSAGE_IDS = {
     Event.PASSED: "38230448ef064b8fbcb4939e96adeeb9",
 }
 
+_RENDERERS = {
+    "journal": renderers.journald, "plain": renderers.console, "json": renderers.json_lines,
+    "message": renderers.sentences, "none": renderers.nowhere,
+}  # fmt: skip
 
-_Write = Callable[[str, str, Mapping[str, object]], None]
-"""Level, message, fields."""
+bound = bound_contextvars
+"""`with bound(certificate=…, path=…):` gives these fields to each event that this thread logs inside. A field that the
+event has by itself wins. The names are `certificate`, `path`, `service` and `rotation`.
+"""
 
 
 class Journal:
-    """Writes events. `style` is "journal", "plain", "json", "none", "auto" or "command".
+    """Logs events. `style` is "journal", "plain", "json", "message", "none", "auto", "serve" or "command".
 
-    "auto" is the journal under systemd, else plain. "command" is for a command that reports to its caller: the journal
-    if this host has one, else none.
+    "auto" is the journal under systemd, else plain. "serve" is the journal under systemd, else the message alone.
+    "command" is for a command that reports to its caller: the journal if this host has one, else none.
     """
 
     def __init__(self, style: str = "auto", verbose: bool = False) -> None:
-        if style == "auto":
-            style = "journal" if "JOURNAL_STREAM" in os.environ else "plain"
+        if style in {"auto", "serve"}:
+            style = "journal" if _stderr_is_of_journald() else {"auto": "plain", "serve": "message"}[style]
         if style == "command":
             style = "journal" if os.path.exists(_SOCKET) else "none"
         self.recent: deque[dict[str, str]] = deque(maxlen=RECENT)
-        """The last entries, the newest first, in plain types."""
+        """The last entries, the newest first, in plain types: the events of the page."""
         self.told = 0
         self._verbose = verbose
-        self._write: _Write = {"journal": _to_journal, "none": _to_nobody}.get(style) or _to_reader(style)
+        renderer = _RENDERERS[style]()
+        self._logger = _EventLogger(
+            renderer.logger,
+            [
+                merge_contextvars, _redact, _shorten, add_log_level, _add_message_id, _add_timestamp, self._remember,
+                renderer.render,
+            ],
+            {},
+        )  # fmt: skip
 
     def tell(self, event: Event, message: str, level: str = "info", **fields: object) -> None:
-        """Write an entry. `fields` become CERTMOND_… fields of the journal."""
-        at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        self.recent.appendleft({"at": at, "event": event.value, "level": level, "message": _shown(message)})
-        self.told += 1
-        self._put(event, message, level, fields)
+        """Log one event. `fields` become CERTMOND_… fields of the journal."""
+        self._log(event, message, level, fields)
 
     def detail(self, event: Event, message: str, **fields: object) -> None:
-        """Write an entry of level debug, with `--verbose` only. It reports no event and is not in `recent`."""
+        """Log how the daemon works, with `--verbose` only. It reports no event, and the page does not show it."""
         if self._verbose:
-            self._put(event, message, "debug", fields)
+            self._log(event, message, "debug", fields)
 
-    def _put(self, event: Event, message: str, level: str, fields: Mapping[str, object]) -> None:
-        shown = {name: _shown(value) if isinstance(value, str) else value for name, value in fields.items()}
+    def _log(self, event: Event, message: str, level: str, fields: Mapping[str, object]) -> None:
         with suppress(OSError):  # stderr is closed, the disk is full or the journal has stopped: no reason to exit
-            self._write(level, _shown(message), {"kind": event.value, **shown})
+            self._logger.log(level, message, {"kind": event.value, **fields})
+
+    def _remember(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        if event["level"] != "debug":
+            at = f"{event['timestamp'][:19]}Z"
+            shown = {"at": at, "event": event["kind"], "level": event["level"], "message": event["event"]}
+            self.recent.appendleft(shown)
+            self.told += 1
+        return event
+
+
+class _EventLogger(BoundLoggerBase):
+    """The logger of structlog whose levels are values, as those of events are."""
+
+    def log(self, level: str, message: str, fields: Mapping[str, object]) -> None:
+        self._proxy_to_logger(level, message, **fields)
+
+
+def _stderr_is_of_journald() -> bool:
+    """Return whether journald reads the standard error of this process (JOURNAL_STREAM, systemd.exec(5)). A terminal
+    may inherit the variable from a service.
+    """
+    with suppress(OSError):
+        found = os.fstat(2)
+        return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+    return False
+
+
+def _redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {name: redacted_value(value) for name, value in event.items()}
+
+
+def _shorten(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {name: _shown(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _add_message_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {**event, "message_id": MESSAGE_IDS[Event(event["kind"])]}
+
+
+def _add_timestamp(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {**event, "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z")}
 
 
 def _shown(text: str) -> str:
@@ -125,44 +185,3 @@ def _shown(text: str) -> str:
     if len(shown) <= LONGEST:
         return shown
     return f"{shown[: LONGEST // 2]} … ({len(shown) - LONGEST} characters) … {shown[-LONGEST // 2 :]}"
-
-
-def _to_reader(style: str) -> _Write:
-    """Return a function that writes one line for each entry to stderr, with structlog."""
-    import structlog  # noqa: PLC0415 - 5 MB that a daemon with a journal does not need
-
-    logger = structlog.wrap_logger(
-        structlog.PrintLogger(sys.stderr),
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer()
-            if style == "json"
-            else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0),
-        ],
-        wrapper_class=structlog.BoundLogger,
-    )
-    return lambda level, message, fields: getattr(logger, level)(message, **fields)
-
-
-def _to_nobody(level: str, message: str, fields: Mapping[str, object]) -> None:
-    """Write nothing; `recent` has the entry."""
-
-
-def _to_journal(level: str, message: str, fields: Mapping[str, object]) -> None:
-    """Send the entry to journald. If that fails, write the message to stderr."""
-    import systemd.journal  # noqa: PLC0415 - without libsystemd, certmond writes plain lines
-
-    kind = Event(str(fields["kind"]))
-    try:
-        systemd.journal.send(
-            message, MESSAGE_ID=MESSAGE_IDS[kind], PRIORITY=_PRIORITIES[level], **dict(_journal_fields(fields))
-        )
-    except OSError:
-        sys.stderr.write(f"{message}\n")
-
-
-def _journal_fields(fields: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    yield "SYSLOG_IDENTIFIER", "certmond"
-    for name, value in fields.items():
-        yield f"CERTMOND_{name.upper()}", str(value)

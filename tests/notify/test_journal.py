@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import datetime
 
 import pytest
 
-from certmond.notify.journal import LONGEST, Event, Journal
+from certmond.notify.journal import LONGEST, Event, Journal, bound
 
 
 def test_a_plain_entry_is_one_line_whatever_a_name_holds(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,3 +65,45 @@ def test_details_are_for_who_wants_them(capsys: pytest.CaptureFixture[str]) -> N
         assert (list(journal.recent), journal.told) == ([], 0)
     (only,) = (json.loads(line) for line in capsys.readouterr().err.splitlines())
     assert (only["event"], only["level"], only["kind"], only["cause"]) == ("a pass", "debug", "passed", "resync")
+
+
+def test_bound_fields_are_of_every_event_inside(capsys: pytest.CaptureFixture[str]) -> None:
+    """Fields that are bound go to each event of this thread until the end, also from within; an event's own field of
+    the same name wins.
+    """
+    journal, other = Journal("json"), Journal("json")
+    with bound(certificate="apiserver", path="/a.crt"):
+        journal.tell(Event.STEP_BEGUN, "begins")
+        with bound(service="kubelet", path="/b.crt"):
+            other.tell(Event.STEP_BEGUN, "inside", certificate="own")
+        journal.tell(Event.STEP_DONE, "ends")
+    journal.tell(Event.STOPPED, "after")
+    names = ("certificate", "path", "service")
+    told = [[json.loads(line).get(name) for name in names] for line in capsys.readouterr().err.splitlines()]
+    assert told == [
+        ["apiserver", "/a.crt", None], ["own", "/b.crt", "kubelet"], ["apiserver", "/a.crt", None], [None, None, None],
+    ]  # fmt: skip
+
+
+def test_the_process_that_listens_writes_sentences(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`certmond serve` writes the message alone where systemd does not take its entries."""
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    Journal("serve").tell(Event.STARTED, "listening", "warning", path="/a")
+    assert capsys.readouterr().err == "listening\n"
+
+
+def test_a_terminal_of_a_service_is_no_journal(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where journald reads stderr, an entry goes to the journal alone. A terminal that a service has started inherits
+    JOURNAL_STREAM, and shows the entries all the same.
+    """
+    found = os.fstat(2)
+    for stream, style in ((f"{found.st_dev}:{found.st_ino}", "auto"), ("1:2", "auto"), ("1:2", "serve")):
+        monkeypatch.setenv("JOURNAL_STREAM", stream)
+        Journal(style).tell(Event.STARTED, f"{style} with {stream}")
+    plain, message = capfd.readouterr().err.splitlines()
+    assert "auto with 1:2" in plain
+    assert message == "serve with 1:2"

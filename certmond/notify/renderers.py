@@ -1,0 +1,101 @@
+"""Where log entries go, and how they are written: journald, the console, JSON lines, sentences, nowhere.
+
+Each renderer is the last processor of the pipeline and the logger that writes its result (structlog). An event comes
+here with its message (`event`), `level`, `timestamp`, `message_id`, and fields from which key material is removed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from certmond.notify.structlog_core import EventDict, Processor, WrappedLogger
+
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}  # syslog(3)
+
+
+class Renderer(NamedTuple):
+    """The processor that renders an event, and the logger that writes the result."""
+
+    render: Processor
+    logger: WrappedLogger
+
+
+class JournaldLogger:
+    """Sends entries to journald through systemd-python; writes the message to stderr where journald does not answer."""
+
+    def msg(self, message: str, **fields: object) -> None:
+        import systemd.journal  # noqa: PLC0415 - a laptop without libsystemd writes plain lines
+
+        try:
+            systemd.journal.send(message, **fields)
+        except OSError:
+            sys.stderr.write(f"{message}\n")
+
+    debug = info = warning = error = critical = msg
+
+
+class StderrLogger:
+    """Writes each line to the standard error that the process has at that moment, at once."""
+
+    def msg(self, line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+    debug = info = warning = error = critical = msg
+
+
+class NoLogger:
+    """Writes nothing. The processors before it have seen the event."""
+
+    def msg(self, message: str) -> None: ...
+
+    debug = info = warning = error = critical = msg
+
+
+def journald() -> Renderer:
+    """Return the renderer of the systemd journal: MESSAGE_ID, PRIORITY, and each field as CERTMOND_…."""
+    return Renderer(_journal_entry, JournaldLogger())
+
+
+def console() -> Renderer:
+    """Return the renderer of lines for a person, in colours on a terminal."""
+    import structlog.dev  # noqa: PLC0415 - 3.5 MB, with rich, that only a terminal needs
+
+    return Renderer(_line(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)), StderrLogger())
+
+
+def json_lines() -> Renderer:
+    """Return the renderer of lines for a program: one JSON object each."""
+    import structlog.processors  # noqa: PLC0415 - the same
+
+    return Renderer(_line(structlog.processors.JSONRenderer()), StderrLogger())
+
+
+def sentences() -> Renderer:
+    """Return the renderer of the message alone."""
+    return Renderer(lambda _logger, _method, event: str(event["event"]), StderrLogger())
+
+
+def nowhere() -> Renderer:
+    """Return the renderer for a caller that tells its user by itself."""
+    return Renderer(lambda _logger, _method, event: str(event["event"]), NoLogger())
+
+
+def _line(render: Processor) -> Processor:
+    """Return the processor for a line, which has no MESSAGE_ID: that is a field of journald."""
+    return lambda logger, method, event: render(logger, method, _without(event, {"message_id"}))
+
+
+def _journal_entry(_logger: WrappedLogger, _method: str, event: EventDict) -> tuple[tuple[str], Mapping[str, object]]:
+    """Return the arguments of `JournaldLogger.msg`. journald adds the timestamp."""
+    others = _without(event, {"event", "level", "timestamp", "message_id"})
+    return (event["event"],), {
+        "MESSAGE_ID": event["message_id"], "PRIORITY": _PRIORITIES[event["level"]], "SYSLOG_IDENTIFIER": "certmond",
+        **{f"CERTMOND_{name.upper()}": str(value) for name, value in others.items()},
+    }  # fmt: skip
+
+
+def _without(event: EventDict, names: set[str]) -> EventDict:
+    return {name: value for name, value in event.items() if name not in names}

@@ -1,0 +1,47 @@
+"""The part of structlog that certmond's processes use: bound loggers, context variables and levels.
+
+Owns how structlog is imported. The `__init__` of its package imports every module of it, and with these asyncio, rich,
+pygments and attrs: 5 MB in the daemon, 8 MB in `certmond serve` (docs/decisions/0060). This module finds the package
+without running that file, so that an import of `structlog.X` loads X alone. The first use of a name that the package
+lacks runs the file after all, so that other users of structlog in the process find it whole.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec, module_from_spec
+from typing import Any
+
+
+def _find_package() -> None:
+    """Make `structlog` a package of which nothing is loaded yet."""
+    spec = find_spec("structlog")
+    if "structlog" in sys.modules or spec is None or (loader := spec.loader) is None:
+        return
+    package = module_from_spec(spec)
+
+    def complete(name: str) -> Any:
+        del package.__dict__["__getattr__"]
+        loader.exec_module(package)
+        return getattr(package, name)
+
+    package.__dict__["__getattr__"] = complete
+    sys.modules["structlog"] = package
+
+
+_find_package()
+
+from structlog._base import BoundLoggerBase  # noqa: E402 - the package is found first
+from structlog._log_levels import add_log_level  # noqa: E402
+from structlog.contextvars import bound_contextvars, merge_contextvars  # noqa: E402
+from structlog.typing import EventDict, Processor, WrappedLogger  # noqa: E402
+
+__all__ = [
+    "BoundLoggerBase",
+    "EventDict",
+    "Processor",
+    "WrappedLogger",
+    "add_log_level",
+    "bound_contextvars",
+    "merge_contextvars",
+]

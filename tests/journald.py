@@ -1,0 +1,62 @@
+"""A stand-in for journald that receives what libsystemd sends, in a mount namespace of its own.
+
+    entries = received([("step_done", "renewed", {"path": "/a"})])     # each entry's fields, as journald has them
+
+The code under test runs in a child process whose /run is empty but for the socket of journald, which the child reads
+itself: libsystemd, systemd-python and the kernel's socket are the real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import certmond
+from tests.conftest import real_part
+
+Told = tuple[str, str, Mapping[str, object]]
+"""The kind of an event, its message and its fields."""
+
+_CHILD = """
+import json, os, socket, sys
+os.makedirs("/run/systemd/journal")
+receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+receiver.bind("/run/systemd/journal/socket")
+receiver.settimeout(60)
+from certmond.notify.journal import Event, Journal, bound
+journal, (context, told) = Journal("command"), json.load(sys.stdin)
+entries = []
+with bound(**context):
+    for kind, message, fields in told:
+        level = fields.pop("level", "info")
+        journal.tell(Event(kind), message, level, **fields)
+        entries.append(receiver.recv(1 << 20).decode())
+json.dump([entries, list(journal.recent)], sys.stdout)
+"""
+
+
+def received(told: Iterable[Told], **context: object) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Return what journald receives of these events, inside `bound(**context)`, and the events of the page."""
+    script = 'mount -t tmpfs tmpfs /run && exec "$@"'
+    command = [
+        real_part("unshare"),
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        sys.executable,
+        "-c",
+        _CHILD,
+    ]
+    done = subprocess.run(
+        command, input=json.dumps([context, list(told)]), capture_output=True, text=True, check=False,
+        cwd=Path(certmond.__file__).parents[1],
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    entries, recent = json.loads(done.stdout)
+    return [dict(line.split("=", 1) for line in entry.splitlines()) for entry in entries], recent
