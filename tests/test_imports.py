@@ -24,7 +24,7 @@ def test_the_command_line_that_serves_is_small() -> None:
     """`certmond serve` loads click and the standard library: nothing that reads a configuration or a certificate, no
     event loop, no terminal, and not OpenSSL.
     """
-    found = loaded("certmond.cli.main", "certmond.expose.http.server")
+    found = loaded("certmond.cli.main", "certmond.expose.http.server", "certmond.notify.library_log")
     assert "certmond.expose.http.server" in found
     assert not found & {"asyncio", "cryptography", "hashlib", "jeepney", "pydantic", "rich", "ssl", "watchdog", "yaml"}
 

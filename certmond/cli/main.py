@@ -62,12 +62,14 @@ def run(context: click.Context, runtime_dir: Path, log: str) -> None:
     gc.disable()  # loaded modules stay; the daemon enables collection after its first pass
     from certmond.daemon.loop import Daemon
     from certmond.notify.journal import Journal
+    from certmond.notify.library_log import log_to
 
     options = globals_of(context)
+    journal = Journal(log, verbose=options.verbose)
+    log_to(journal)
     daemon = Daemon(
-        options.load, root=options.root, runtime_dir=runtime_dir, state_dir=options.state_dir,
-        journal=Journal(log, verbose=options.verbose),
-    )  # fmt: skip
+        options.load, root=options.root, runtime_dir=runtime_dir, state_dir=options.state_dir, journal=journal
+    )
     sys.exit(daemon.run())
 
 
@@ -84,7 +86,10 @@ def run(context: click.Context, runtime_dir: Path, log: str) -> None:
 def serve(context: click.Context, runtime_dir: Path, listen: str | None, web_config: Path | None) -> None:
     """Serve over HTTP what the daemon rendered: a page at /, /metrics, /healthz, /readyz, /api/v1/status."""
     from certmond.expose.http import server
+    from certmond.notify.journal import Journal
+    from certmond.notify.library_log import log_to
 
+    log_to(Journal("serve"))
     if listen is None or web_config is None:
         configured = globals_of(context).serving()
         for problem in configured.problems:

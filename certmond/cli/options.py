@@ -202,7 +202,9 @@ def look(
     from certmond.daemon.enforcer import Enforcer
     from certmond.notify.audit import Audit, caller
     from certmond.notify.journal import Journal
+    from certmond.notify.library_log import log_to
 
+    log_to(Journal("message"))
     audit, private = Audit(Journal("none"), state_dir, caller()), _may_enter(state_dir)
     enforcer = Enforcer(config, root=root, state_dir=state_dir, audit=audit, clock=lambda: at or clock())
     if asking and private and at is None and root == "/":

@@ -107,9 +107,11 @@ def enforcer_for(options: Globals, config: Config, at: datetime | None = None, *
     from certmond.daemon.enforcer import Enforcer
     from certmond.notify.audit import Audit, caller
     from certmond.notify.journal import Journal
+    from certmond.notify.library_log import log_to
     from certmond.transaction.state_directory import refuse_unfit
 
     refuse_unfit(options.state_dir)
+    log_to(Journal("message"))
     journal = Journal("command" if options.root == "/" else "none")
     audit = Audit(journal, options.state_dir, caller())
     return Enforcer(

@@ -57,6 +57,10 @@ class Event(StrEnum):
     HOOK_TOLD = "hook_told"
     HOOK_FAILED = "hook_failed"
     PASSED = "passed"
+    WEB_EXPOSED = "web_exposed"
+    WEB_CONFIG_REFUSED = "web_config_refused"
+    REQUEST_FAILED = "request_failed"
+    LIBRARY = "library"
 
 
 MESSAGE_IDS = {
@@ -82,6 +86,10 @@ MESSAGE_IDS = {
     Event.HOOK_TOLD: "c83a145aa7fa457882147b9574779f4f",
     Event.HOOK_FAILED: "28aa285ec0ae45fb976465f02ac141dd",
     Event.PASSED: "38230448ef064b8fbcb4939e96adeeb9",
+    Event.WEB_EXPOSED: "c725a5596dfe4a9a8e256660420c2f7d",
+    Event.WEB_CONFIG_REFUSED: "57ae3c3911be4ba8b200ccff7748bd89",
+    Event.REQUEST_FAILED: "90ee0b468e104a75b178d127b1fc31ee",
+    Event.LIBRARY: "6fc11b4eab2a4995976d5a60b2d6048c",
 }
 
 _RENDERERS = {

@@ -144,7 +144,8 @@ class Gate:
                     self._untold, self._good_since = str(error), None
                     self._broken_since = now if self._broken_since is None else self._broken_since
             if self._untold and self._broken_since is not None and now >= self._broken_since + CHANGE_SECONDS:
-                log.warning("the web configuration cannot be used; what was good stays in force: %s", self._untold)
+                what = "the web configuration cannot be used; what was good stays in force: %s"
+                log.warning(what, self._untold, extra={"kind": "web_config_refused"})
                 self._untold, self._refused = None, True
             return self.latest
 

@@ -159,7 +159,7 @@ class Server:
         except OSError:
             pass  # the client left, or its time was up
         except Exception:
-            log.exception("a request was left without an answer")
+            log.exception("a request was left without an answer", extra={"kind": "request_failed"})
         finally:
             connection.close()
             self.seats.leave(connection)
@@ -241,7 +241,7 @@ def make_server(runtime_dir: Path, listen: str, gate: Gate | None = None) -> Ser
     server = Server(runtime_dir, inherited() or [bind(listen)], gate)
     if not (server.gate.latest.encrypts and server.gate.latest.asks):
         for address in filter(is_open, server.listeners):
-            log.warning(EXPOSED, address.getsockname()[:2])
+            log.warning(EXPOSED, address.getsockname()[:2], extra={"kind": "web_exposed"})
     return server
 
 
