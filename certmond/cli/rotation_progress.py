@@ -17,6 +17,7 @@ from certmond.cli.plan import FAILED
 from certmond.cli.progress import Progress
 from certmond.daemon.enforcer import Enforcer
 from certmond.errors import BusyError, RotationError
+from certmond.notify.journal import bound
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.planning.steps import Plan, Write
 from certmond.pki.rotation.phases import Rotation
@@ -67,7 +68,7 @@ def carry_on(enforcer: Enforcer, handover: Handover, progress: Progress, *, back
                 return FAILED
             click.echo("done")
             return 0
-        with handover.turn() as ours:
+        with handover.turn() as ours, bound(rotation=rotation.id):
             done = _one_step(enforcer, progress, assessment, around, begun) if ours else _Done()
         if not ours:
             if frozen := enforcer.standing.lacks(assessment).frozen:

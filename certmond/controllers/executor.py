@@ -19,7 +19,7 @@ from certmond.controllers.archive_retention import Retention
 from certmond.errors import CertmondError, RefusedError, UnreachableError, WaitingError, WriteError, defect
 from certmond.formats.private_key import PrivateKey, make_key
 from certmond.notify.audit import Audit
-from certmond.notify.journal import Event
+from certmond.notify.journal import Event, bound
 from certmond.pki.assessment.renewal_attempt import Attempt
 from certmond.pki.planning.later_certificate import holder_of
 from certmond.pki.planning.renewal_delays import REPAIRS
@@ -145,7 +145,8 @@ class Executor:
                     break
                 tell(step)
                 self._alive()
-                outcomes.append(self._carry_out(step, writer))
+                with bound(certificate=step.target, path=step.path):
+                    outcomes.append(self._carry_out(step, writer))
             return tuple(outcomes)
 
     def _recover(self, writer: Writer) -> tuple[Recovery, ...]:

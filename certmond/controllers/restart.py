@@ -16,7 +16,7 @@ from certmond.controllers.executor import Executor
 from certmond.controllers.restart_lock import Turn, TurnTaking
 from certmond.errors import CertmondError, IdleError, RestartError, TriedError
 from certmond.notify.audit import Audit
-from certmond.notify.journal import Event
+from certmond.notify.journal import Event, bound
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.catalog.entries import ServiceSpec
 from certmond.pki.planning.steps import Plan, Restart
@@ -136,8 +136,12 @@ class Restarting:
                 Restarter(self._alive, there.runtime_endpoint),
             )
             if episode := self.under_way():
-                return None if hands_over else hand.go_on(episode)
-            return hand.begin(planned, plan, hands_over=hands_over) if planned else None
+                with bound(service=episode.service):
+                    return None if hands_over else hand.go_on(episode)
+            if planned is None:
+                return None
+            with bound(service=planned.service.name):
+                return hand.begin(planned, plan, hands_over=hands_over)
 
     def meet(self, assessment: Assessment, around: Surroundings) -> None:
         """Record the contents of the files that services of kind `command` use, where no record exists.

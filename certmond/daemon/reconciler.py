@@ -14,7 +14,7 @@ from certmond.daemon.enforcer import Enforcer
 from certmond.errors import BusyError, CertmondError, StateError, WriteError, defect
 from certmond.expose.metrics.own_metrics import Telemetry
 from certmond.notify.audit import Note
-from certmond.notify.journal import Event, Journal
+from certmond.notify.journal import Event, Journal, bound
 from certmond.pki.assessment.assess import Assessment
 from certmond.pki.assessment.event_rate_limit import Budget, Omissions, Quota
 from certmond.pki.assessment.key_mismatch import REPAIR_WAIT
@@ -134,6 +134,11 @@ class Acting:
 
     def act(self) -> bool:
         """Execute the plan. Return whether the daemon must scan the node again at once."""
+        rotation = self._enforcer.standing.rotation
+        with bound(**({"rotation": rotation.id} if rotation else {})):
+            return self._act()
+
+    def _act(self) -> bool:
         again = self.retry_at is not None and time.monotonic() >= self.retry_at
         self.retry_at = None
         if not self._enforcing or self._stopping():
