@@ -25,6 +25,7 @@ from typing import Self
 from certmond.errors import RefusedError, UnreachableError, UntrustedError
 from certmond.path_trust import distrust
 from certmond.pki.findings import printable
+from certmond.redaction import redacted
 
 MAX_OUTPUT = 1 << 20
 """Bytes of standard output that are accepted. No certificate with its chain is larger."""
@@ -111,8 +112,8 @@ def resolved(program: str) -> str:
 
 
 def first_line(text: bytes) -> str:
-    """Return the first non-empty line, printable, at most 200 characters."""
-    lines = text.decode("utf-8", "replace").splitlines()
+    """Return the first non-empty line without private keys, printable, at most 200 characters."""
+    lines = redacted(text.decode("utf-8", "replace")).splitlines()
     return printable(next(filter(None, map(str.strip, lines)), ""))[:200]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from base64 import b64encode
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,8 +21,8 @@ from certmond.services.crictl import Crictl
 from certmond.signers.command import CommandSigner
 from certmond.signers.kubeadm import KubeadmSigner
 from certmond.signers.protocol import Request
-from certmond.subprocesses import exposures, run
-from tests.builders import NOW, YEAR
+from certmond.subprocesses import exposures, first_line, run
+from tests.builders import NOW, YEAR, make_ca
 from tests.cli.test_main import certmond
 
 MINUTE = timedelta(minutes=1)
@@ -128,3 +129,12 @@ def test_validation_reports_each_program_that_would_not_be_run(tmp_path: Path) -
 def test_nothing_is_said_of_trusted_programs() -> None:
     """A program of the system, by its whole path or found in PATH."""
     assert list(exposures({"hold": ("/bin/sh", "-c", "true"), "signer s": ("sh",)})) == []
+
+
+def test_what_a_program_printed_is_quoted_without_keys() -> None:
+    """Of what a program printed the first line is quoted, with each private key removed, and cut after that."""
+    key = make_ca().key_pem
+    assert first_line(b"\n" + key + b"more") == "[private key removed]"
+    assert first_line(b"key: " + b64encode(key) + b" is refused\nmore") == "key: [private key removed] is refused"
+    assert first_line(b" a\x1b[2J\nb") == "a\\x1b[2J"
+    assert first_line(b"x" * 300) == "x" * 200

@@ -41,6 +41,7 @@ from certmond.cli.root_ca_rotate import abort, rotate
 from certmond.cli.root_ca_stage import stage
 from certmond.cli.stdio import output_fails, prepare
 from certmond.errors import CertmondError, ConfigError, NotRunningError, defect
+from certmond.redaction import redacted
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -332,4 +333,4 @@ def main() -> None:
 
 def _say(text: str) -> None:
     with suppress(OSError):
-        click.echo(f"certmond: {text}", err=True)
+        click.echo(f"certmond: {redacted(text)}", err=True)

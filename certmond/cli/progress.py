@@ -16,6 +16,7 @@ from certmond.cli.stdio import discard_output
 from certmond.daemon.wakeup import Wake
 from certmond.files.inotify import Interest, Watcher
 from certmond.pki.findings import printable
+from certmond.redaction import redacted
 
 _LONGEST = 300.0
 """Seconds after which a wait ends in any case, as the daemon scans the node at each `resync`."""
@@ -54,13 +55,11 @@ class Progress:
         self._waiting: tuple[str, datetime] | None = None
 
     def tell(self, line: str) -> None:
-        """Print a line about something that happened. Where the reader of the output has gone, print nothing more: what
-        was begun is brought to its end all the same.
-        """
+        """Print a line about an event. When the reader of the output has gone, print nothing more and continue."""
         if self._quiet:
             return
         try:
-            click.echo(printable(line))
+            click.echo(printable(redacted(line)))
         except BrokenPipeError:
             self._quiet = True
             discard_output()

@@ -18,8 +18,8 @@ from types import MappingProxyType
 
 from certmond.errors import WriteError
 from certmond.notify.journal import Event, Journal
-from certmond.notify.redaction import redacted
 from certmond.pki.findings import printable
+from certmond.redaction import redacted
 from certmond.state.append_only_file import append
 
 LOG = "audit.log"

@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from certmond.notify import renderers
-from certmond.notify.redaction import redacted_value
 from certmond.notify.structlog_core import (
     BoundLoggerBase,
     EventDict,
@@ -25,6 +24,7 @@ from certmond.notify.structlog_core import (
     merge_contextvars,
 )
 from certmond.pki.findings import printable
+from certmond.redaction import redacted_value
 
 LONGEST = 4096
 """Characters of a message or a field that are logged."""

@@ -528,3 +528,17 @@ def test_no_name_reaches_the_terminal_as_a_command(node: Node) -> None:
     assert done.returncode == 2
     assert "\x1b" not in done.stdout
     assert r"evil\x1b[2J" in done.stdout
+
+
+def test_an_error_is_told_without_the_key_that_it_quotes() -> None:
+    """A failure whose text quotes a private key is told without it, and exits with 3."""
+    code = (
+        "import sys, certmond.cli.main as verbs\n"
+        "from certmond.errors import CertmondError\n"
+        "def fails(**_): raise CertmondError(f'the answer was: {sys.argv[1]}')\n"
+        "verbs.cli.main = fails\n"
+        "verbs.main()"
+    )
+    command = [sys.executable, "-c", code, make_ca().key_pem.decode().strip()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (COULD_NOT_TELL, "certmond: the answer was: [private key removed]\n")

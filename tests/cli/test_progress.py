@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from certmond.cli.progress import Events, Progress
+from tests.builders import make_ca
 
 AT = datetime(2026, 11, 27, 20, 0, tzinfo=UTC)
 
@@ -32,6 +33,13 @@ def test_nothing_is_told_where_a_document_is_asked_for(capsys: pytest.CaptureFix
     progress.tell("something")
     progress.wait("something")
     assert capsys.readouterr().out == ""
+
+
+def test_no_private_key_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line that quotes a private key is printed without it."""
+    key = make_ca().key_pem.decode()
+    Progress().tell(f"the signer said {key}")
+    assert capsys.readouterr().out == "the signer said [private key removed]\\n\n"
 
 
 def test_a_change_ends_a_wait(tmp_path: Path) -> None:

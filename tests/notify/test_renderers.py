@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from certmond.notify.audit import Audit
 from certmond.notify.journal import LONGEST, MESSAGE_IDS, Event, Journal, bound
-from certmond.notify.redaction import REMOVED
+from certmond.redaction import REMOVED
 from tests.builders import NOW, new_key
 from tests.journald import received
 

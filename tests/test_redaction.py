@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from certmond.notify.redaction import REMOVED, redacted, redacted_value
 from certmond.pki.findings import printable
+from certmond.redaction import REMOVED, redacted, redacted_value
 from tests.builders import make_ca, new_key
 
 PKCS8, TRADITIONAL, OPENSSH = PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL, PrivateFormat.OpenSSH
