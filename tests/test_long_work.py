@@ -109,8 +109,8 @@ def test_files_that_were_read_beside_their_writers_are_looked_at_again(
 ) -> None:
     """Where a look has no time to wait for the writer of a file, another look at it follows, without an event."""
     monkeypatch.setattr("certmond.files.cache._PAUSES", 0)
-    for module in ("content", "entry"):
-        monkeypatch.setattr(f"certmond.host.{module}.TICK", 10**15)
+    for module in ("consistent_read", "cache_entry"):
+        monkeypatch.setattr(f"certmond.files.{module}.TICK", 10**15)
     host = Host(tmp_path / "host", "apiserver", now=now())
     metrics = host.place / "run" / "metrics.prom"
     daemon = Daemon(

@@ -1015,8 +1015,8 @@ def test_a_look_waits_for_so_many_writers_and_says_which_are_left(tree: Tree, mo
         tree.write(path, b"A")
         tree.value(path)
     pauses = list[float]()
-    for module in ("content", "entry"):
-        monkeypatch.setattr(f"certmond.host.{module}.TICK", 10**15)
+    for module in ("consistent_read", "cache_entry"):
+        monkeypatch.setattr(f"certmond.files.{module}.TICK", 10**15)
     monkeypatch.setattr("certmond.files.consistent_read.time.sleep", pauses.append)
     for path in paths:
         tree.write(path, b"B")

@@ -407,8 +407,8 @@ def test_the_styles_and_the_script_are_packaged() -> None:
     root = Path(__file__).parents[3]
     declared = (root / "pyproject.toml").read_text()
     for name in ("page.css", "page.js"):
-        assert (root / "certmond" / "expose" / name).is_file()
-        assert f'"expose/{name}"' in declared
+        assert (root / "certmond" / "expose" / "page" / name).is_file()
+        assert f'"expose/page/{name}"' in declared
 
 
 def test_a_broken_file_keeps_its_bar(node: Node) -> None:
