@@ -30,7 +30,7 @@ from certmond.formats.kubeconfig import parse_kubeconfig
 from certmond.formats.kubeconfig_edit import with_credentials, with_trust
 from certmond.formats.manifest import containers, kubelet_fields, node_facts, parse_manifest
 from certmond.formats.manifest_edit import flag_values_in, with_flags
-from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.x509.certificate import parse_certificate, to_pem
 from certmond.pki.x509.parsing import decode
 from certmond.restart.history import History

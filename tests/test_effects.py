@@ -100,7 +100,7 @@ OWNERS = {
     "writes": ("transaction", "state"),
     "runs": ("subprocesses",),
     "signals": ("subprocesses",),
-    "connects": ("services", "cluster/client", "expose/http/server", "notify/journal", "daemon/sd_notify"),
+    "connects": ("services", "cluster/client", "expose/http/server", "notify/renderers", "daemon/sd_notify"),
     "changes in the cluster": ("cluster",),
 }
 """The packages and modules to which an effect belongs."""

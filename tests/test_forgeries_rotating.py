@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.rotation.phases import Mode, Phase
 from certmond.pki.x509.parsing import decode
 from certmond.state.renewals import Ledger

@@ -28,9 +28,9 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
         "tests the checks of a rotation together: they share one frame and one stand-in",
         [
             "cluster/rotation_checks/cluster_info",
-            "cluster/rotation_checks/csr",
+            "cluster/rotation_checks/check",
             "cluster/rotation_checks/signer",
-            "cluster/rotation_checks/tokens",
+            "cluster/rotation_checks/service_account_tokens",
             "cluster/rotation_checks/trust_bundles",
         ],
     ),
@@ -102,14 +102,17 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     "tests/pki/planning/test_renewals.py": (
         "plans renewals, with the reasons why one waits or cannot be done",
         [
-            "pki/assessment/renewal_attempt",
-            "pki/planning/obstacles",
+            "pki/assessment/last_attempt",
+            "pki/planning/renewal_obstacles",
             "pki/planning/planner_inputs",
             "pki/planning/renewal_delays",
             "pki/planning/steps",
         ],
     ),
-    "tests/pki/rotation/test_expected_downtime.py": ("reads the document of a preview", ["expose/documents/rotation"]),
+    "tests/pki/rotation/test_expected_downtime.py": (
+        "reads the document of a preview",
+        ["expose/documents/rotation_preview"],
+    ),
     "tests/pki/rotation/test_planner.py": (
         "plans the phases in which leaves are awaited",
         ["pki/rotation/awaited_leaves"],
@@ -147,7 +150,7 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     "tests/test_renewing_by_request.py": ("waits for a signer that answers later", ["state/pending_requests"]),
     "tests/test_repairs.py": (
         "repairs damaged files",
-        ["expose/documents/plan", "renewal/repair", "renewal/repair_sources"],
+        ["expose/documents/plan", "renewal/damaged_files", "renewal/repair", "renewal/repair_sources"],
     ),
     "tests/test_stolen_keys.py": ("renews beside files that another user can write", ["files/key_exposure"]),
     "tests/test_strangers.py": ("writes where another user owns a symlink", ["cli/output_file"]),

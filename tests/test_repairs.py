@@ -19,7 +19,7 @@ from cryptography import x509
 
 from certmond.expose.documents.plan import step_name
 from certmond.pki.assessment.key_mismatch import REPAIR_WAIT
-from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.planning.steps import Plan, Restore
 from certmond.state.archive import Archive
 from certmond.state.renewals import Ledger

@@ -269,14 +269,14 @@ def _show_plan(
     enforcer: Enforcer, rotation: Rotation, assessment: Assessment, around: Surroundings, output: str,
     *, batch: str | None,
 ) -> None:  # fmt: skip
-    from certmond.expose.documents.rotation import preview_table
+    from certmond.expose.documents.rotation_preview import preview_table
 
     display(_plan(enforcer, rotation, assessment, around, batch), output, preview_table)
 
 
 def _tell_of_absences(document: dict[str, Any]) -> None:
     """Print the unavoidable downtime of a single control plane, before the rotation begins."""
-    from certmond.expose.documents.rotation import unavoidable
+    from certmond.expose.documents.rotation_preview import unavoidable
 
     for line in unavoidable(document):
         click.echo(line)
@@ -286,7 +286,7 @@ def _plan(
     enforcer: Enforcer, rotation: Rotation, assessment: Assessment, around: Surroundings, batch: str | None
 ) -> dict[str, Any]:
     """Return what the rotation would do on this node, as a document. Raises RotationError where it cannot begin."""
-    from certmond.expose.documents.rotation import preview_document
+    from certmond.expose.documents.rotation_preview import preview_document
     from certmond.pki.planning.restarts import in_order
     from certmond.pki.rotation.expected_downtime import absences
 

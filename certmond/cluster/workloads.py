@@ -18,7 +18,7 @@ from lightkube.resources.core_v1 import Pod
 
 from certmond.cluster.client import PAGE, Connection
 from certmond.cluster.connection import Access
-from certmond.cluster.rotation_checks.csr import LIMIT, Canary, checked, named
+from certmond.cluster.rotation_checks.check import LIMIT, Canary, checked, named
 
 NAME = "workloads"
 KINDS: dict[str, Any] = {"Deployment": Deployment, "DaemonSet": DaemonSet, "StatefulSet": StatefulSet}

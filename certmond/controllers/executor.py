@@ -20,8 +20,8 @@ from certmond.errors import CertmondError, RefusedError, UnreachableError, Waiti
 from certmond.formats.private_key import PrivateKey, make_key
 from certmond.notify.audit import Audit
 from certmond.notify.journal import Event, bound
-from certmond.pki.assessment.renewal_attempt import Attempt
-from certmond.pki.planning.later_certificate import holder_of
+from certmond.pki.assessment.last_attempt import Attempt
+from certmond.pki.planning.installed_successors import holder_of
 from certmond.pki.planning.renewal_delays import REPAIRS
 from certmond.pki.planning.steps import Cause, Derive, Identity, Issue, Plan, Restore, Rotate, Write
 from certmond.pki.x509.certificate import Certificate

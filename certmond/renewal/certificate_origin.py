@@ -17,12 +17,12 @@ from pathlib import Path
 from certmond.config.model import Config
 from certmond.errors import CertmondError, WriteError
 from certmond.files.write_access import WriterLookup, Writers
-from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.assessment.rules import renewal_point
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Inventory, Observation, Provenance
 from certmond.pki.catalog.settings import LOCAL, NOBODY
-from certmond.pki.planning.later_certificate import Pattern, Renewals, later_beside
+from certmond.pki.planning.installed_successors import Pattern, Renewals, later_beside
 from certmond.pki.planning.steps import Identity
 from certmond.pki.signing.policy import is_issued
 from certmond.pki.x509.certificate import Certificate, certificates_of

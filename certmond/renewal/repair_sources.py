@@ -18,7 +18,7 @@ from certmond.files.write_access import WriterLookup
 from certmond.formats.kubeconfig import parse_kubeconfig
 from certmond.formats.manifest import parse_manifest
 from certmond.pki.assessment.damage import damage, new_template, obstacle
-from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.catalog.entries import SELF, Kind
 from certmond.pki.catalog.observation import Inventory, Observation, Salvage
 from certmond.pki.catalog.settings import LOCAL

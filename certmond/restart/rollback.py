@@ -16,7 +16,7 @@ from certmond.errors import WriteError
 from certmond.pki.assessment.assess import CertificateStatus
 from certmond.pki.catalog.entries import SELF, CertificateSpec, Kind
 from certmond.pki.catalog.observation import Observation
-from certmond.pki.planning.later_certificate import Renewals
+from certmond.pki.planning.installed_successors import Renewals
 from certmond.pki.services.restart_state_machine import Target
 from certmond.pki.signing.policy import fixed_by, outdone
 from certmond.renewal.archived_pair import Worth, as_put_back, verdict

@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from certmond.cluster.connection import Access
+from certmond.cluster.rotation_checks.check import Canary, named
 from certmond.cluster.rotation_checks.cluster_info import cluster_info
-from certmond.cluster.rotation_checks.csr import Canary, named
+from certmond.cluster.rotation_checks.service_account_tokens import tokens
 from certmond.cluster.rotation_checks.signer import Signing
-from certmond.cluster.rotation_checks.tokens import tokens
 from certmond.cluster.rotation_checks.trust_bundles import published_trust, token_secrets
 from certmond.pki.x509.certificate import Certificate, describe_key
 from certmond.pki.x509.parsing import decode

@@ -9,7 +9,7 @@ import pytest
 
 from certmond.cluster.connection import Access
 from certmond.cluster.rollout import Outcome, Rollout, restart_workloads
-from certmond.cluster.rotation_checks.csr import Canary
+from certmond.cluster.rotation_checks.check import Canary
 from certmond.cluster.workloads import StaleWorkloads, Workload, stale_workloads, workloads
 from certmond.errors import RefusedError, UnreachableError
 from tests.cluster.api_server import ApiServer, Fault

@@ -18,7 +18,7 @@ from certmond.config.model import Config, load
 from certmond.errors import WriteError
 from certmond.files.catalog_observer import Store
 from certmond.pki.assessment.assess import CertificateStatus, assess
-from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.settings import ArchiveSpec
 from certmond.pki.services.model import Content, Live, ServiceSeen

@@ -17,7 +17,7 @@ from lightkube.types import PatchType
 
 from certmond.cluster.client import Connection, GoneError, TakenError
 from certmond.cluster.connection import Access
-from certmond.cluster.rotation_checks.csr import LIMIT, Canary, checked, differs
+from certmond.cluster.rotation_checks.check import LIMIT, Canary, checked, differs
 from certmond.errors import MalformedError, UnreachableError
 from certmond.formats.kubeconfig import load_mapping
 from certmond.pki.x509.certificate import Certificate, to_pem

@@ -17,7 +17,7 @@ from certmond.pki.x509.certificate import PublicKey, certificates_of
 
 if TYPE_CHECKING:
     from certmond.cluster.rollout import Rollout
-    from certmond.cluster.rotation_checks.csr import Canary
+    from certmond.cluster.rotation_checks.check import Canary
     from certmond.cluster.rotation_checks.signer import Signing
 
 _A_WHILE = timedelta(seconds=20)
@@ -69,8 +69,8 @@ class Inspection:
 
     def _canaries(self, rotation: Rotation, now: datetime) -> Iterator[Canary]:
         from certmond.cluster.rotation_checks.cluster_info import cluster_info  # noqa: PLC0415
+        from certmond.cluster.rotation_checks.service_account_tokens import tokens  # noqa: PLC0415
         from certmond.cluster.rotation_checks.signer import Signing  # noqa: PLC0415
-        from certmond.cluster.rotation_checks.tokens import tokens  # noqa: PLC0415
         from certmond.cluster.rotation_checks.trust_bundles import published_trust, token_secrets  # noqa: PLC0415
         from certmond.cluster.rotation_checks.webhook_ca_bundles import ca_bundles  # noqa: PLC0415 - needs the extra
 

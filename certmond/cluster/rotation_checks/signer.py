@@ -24,7 +24,7 @@ from certmond.cluster.client import Connection
 from certmond.cluster.connection import Access
 from certmond.cluster.csr_objects import Filed, Requests
 from certmond.cluster.csr_signer import API_CLIENT
-from certmond.cluster.rotation_checks.csr import LIMIT, Canary, checked
+from certmond.cluster.rotation_checks.check import LIMIT, Canary, checked
 from certmond.errors import CertmondError, MalformedError, RefusedError, SigningError, UnreachableError
 from certmond.pki.findings import printable
 from certmond.pki.x509.certificate import Certificate, PublicKey, describe_key, load_request, public_key_of

@@ -15,7 +15,7 @@ from lightkube.resources.core_v1 import ConfigMap, Namespace, Secret
 
 from certmond.cluster.client import PAGE, Connection
 from certmond.cluster.connection import Access
-from certmond.cluster.rotation_checks.csr import LIMIT, Canary, checked, differs, named
+from certmond.cluster.rotation_checks.check import LIMIT, Canary, checked, differs, named
 from certmond.pki.x509.certificate import Certificate
 
 PUBLISHED, SECRETS = "published_trust", "token_secrets"

@@ -18,7 +18,7 @@ from lightkube.types import PatchType
 
 from certmond.cluster.client import PAGE, Connection, GoneError, TakenError
 from certmond.cluster.connection import Access
-from certmond.cluster.rotation_checks.csr import LIMIT, Canary, checked, differs, named
+from certmond.cluster.rotation_checks.check import LIMIT, Canary, checked, differs, named
 from certmond.pki.x509.certificate import Certificate, to_pem
 from certmond.pki.x509.parsing import decode
 

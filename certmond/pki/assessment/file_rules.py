@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from certmond.pki.assessment.damage import damage, remedy
-from certmond.pki.assessment.renewal_attempt import IN_A_ROW
+from certmond.pki.assessment.last_attempt import IN_A_ROW
 from certmond.pki.assessment.rules import finding, found_in
 from certmond.pki.catalog.entries import CertificateSpec, Kind
 from certmond.pki.catalog.observation import Observation, Permissions, Salvage

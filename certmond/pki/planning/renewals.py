@@ -15,13 +15,13 @@ from functools import cached_property, lru_cache
 
 from certmond.pki.assessment.assess import Assessment, CertificateStatus
 from certmond.pki.assessment.damage import damage
-from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.catalog.entries import Kind
 from certmond.pki.catalog.observation import Observation
 from certmond.pki.catalog.settings import LOCAL, OWN_KEY
-from certmond.pki.planning.obstacles import authority_of, unable
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.renewal_delays import REPAIRS, SAID, day, in_doubt, waiting
+from certmond.pki.planning.renewal_obstacles import authority_of, unable
 from certmond.pki.planning.renewal_quota import RENEWALS, RenewalQuota
 from certmond.pki.planning.repairs import Repairs, being_written
 from certmond.pki.planning.steps import Cause, Derive, Held, Identity, Issue, Plan, Restore, Step

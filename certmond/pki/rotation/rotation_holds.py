@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from certmond.pki.assessment.assess import Assessment
-from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.assessment.rules import critical_point
 from certmond.pki.planning.steps import Held, Identity
 from certmond.pki.rotation.phases import Mode, Phase, Rotation, sequence

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from certmond.cluster.connection import Access
-from certmond.cluster.rotation_checks.csr import Canary
+from certmond.cluster.rotation_checks.check import Canary
 from certmond.cluster.rotation_checks.webhook_ca_bundles import ca_bundles
 from tests.builders import Issued, bundle, make_ca, reissue
 from tests.cluster.api_server import ApiServer, Fault

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from certmond.pki.assessment.assess import Assessment, assess
 from certmond.pki.assessment.damage import damage, generation, is_whole, last_issued, new_template
 from certmond.pki.assessment.key_mismatch import REPAIR_WAIT
-from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.catalog.observation import Inventory, Observation, Salvage
 from certmond.pki.findings import Fault, Reason
 from certmond.pki.planning.planner_inputs import Circumstances, Policy

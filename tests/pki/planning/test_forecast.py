@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certmond.pki.assessment.assess import assess
-from certmond.pki.assessment.renewal_attempt import MIN_INTERVAL
+from certmond.pki.assessment.last_attempt import MIN_INTERVAL
 from certmond.pki.catalog.entries import CertificateSpec, ServiceSpec
 from certmond.pki.catalog.observation import Inventory, Observation
 from certmond.pki.planning.forecast import MAX_EVENTS, Forecast, What, forecast, next_event

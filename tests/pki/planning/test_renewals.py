@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certmond.pki.assessment.assess import Assessment, CertificateStatus, assess
-from certmond.pki.assessment.renewal_attempt import MIN_INTERVAL, Attempt
+from certmond.pki.assessment.last_attempt import MIN_INTERVAL, Attempt
 from certmond.pki.assessment.rules import critical_point
 from certmond.pki.catalog.entries import CertificateSpec, KeyAlgorithm, ServiceSpec
 from certmond.pki.catalog.observation import Embedded, Inventory, Observation
 from certmond.pki.findings import Fault, Reason
-from certmond.pki.planning.obstacles import unable
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
+from certmond.pki.planning.renewal_obstacles import unable
 from certmond.pki.planning.renewal_quota import RENEWALS
 from certmond.pki.planning.renewals import plan, turn
 from certmond.pki.planning.steps import Cause, Derive, Held, Identity, Issue, Plan, Restart

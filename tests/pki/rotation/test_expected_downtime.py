@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from certmond.expose.documents.rotation import preview_document, unavoidable
+from certmond.expose.documents.rotation_preview import preview_document, unavoidable
 from certmond.pki.catalog.entries import ServiceSpec
 from certmond.pki.rotation.expected_downtime import Absence, absences
 from certmond.pki.rotation.phases import Phase

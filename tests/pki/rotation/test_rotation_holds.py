@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from certmond.pki.assessment.assess import Assessment
-from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.assessment.rules import critical_point
 from certmond.pki.planning.steps import Plan
 from certmond.pki.rotation.phases import Mode, Phase, Rotation

@@ -17,7 +17,7 @@ from lightkube.resources.core_v1 import ServiceAccount, ServiceAccountToken
 
 from certmond.cluster.client import Connection, GoneError
 from certmond.cluster.connection import Access
-from certmond.cluster.rotation_checks.csr import LIMIT, Canary, checked
+from certmond.cluster.rotation_checks.check import LIMIT, Canary, checked
 from certmond.errors import RefusedError
 from certmond.pki.findings import printable
 from certmond.pki.x509.certificate import PublicKey

@@ -8,10 +8,10 @@ from typing import Any
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from certmond.pki.assessment.renewal_attempt import Attempt
+from certmond.pki.assessment.last_attempt import Attempt
 from certmond.pki.catalog.entries import CertificateSpec
 from certmond.pki.catalog.observation import Inventory, Observation
-from certmond.pki.planning.later_certificate import Pattern, Renewals, holder_of, is_older, later_beside
+from certmond.pki.planning.installed_successors import Pattern, Renewals, holder_of, is_older, later_beside
 from tests.builders import DAY, NOW, YEAR, Issued, make_ca, make_leaf
 
 CA = make_ca()
