@@ -15,7 +15,7 @@ from certmond.errors import CertmondError, WriteError
 from certmond.host.archive import Archive
 from tests.builders import DAY, Issued
 from tests.rotating_node import RotatingNode
-from tests.test_renewal import FORMS, Host, copies, quick, readable  # noqa: F401  # a fixture
+from tests.test_renewal import FORMS, Host, copies, readable
 from tests.test_rotating import Watched, rotates, staged  # noqa: F401  # a fixture
 from tests.tracing import EVERY_STOP, READING, SHORT, fail_at, record
 
@@ -45,7 +45,7 @@ def defects(state: Path) -> list[str]:
 @pytest.mark.parametrize(
     "form", ["pair", *(pytest.param(form, marks=pytest.mark.long) for form in FORMS if form != "pair")]
 )
-def test_any_call_that_changes_something_may_fail(quick: Path, form: str) -> None:  # noqa: F811
+def test_any_call_that_changes_something_may_fail(quick: Path, form: str) -> None:
     """With EIO, ENOSPC, EROFS, ESTALE or EDQUOT, or by half a write: the renewal is done or is not, never is a pair
     torn, or a key readable by others; and an hour later it is whole, with nothing left beside it.
     """
@@ -79,7 +79,7 @@ def test_any_call_that_changes_something_may_fail(quick: Path, form: str) -> Non
     assert done > 5
 
 
-def test_a_lock_that_cannot_be_had_begins_nothing(quick: Path) -> None:  # noqa: F811
+def test_a_lock_that_cannot_be_had_begins_nothing(quick: Path) -> None:
     """Where the file system of the state directory gives no locks (ENOLCK), that is said, and nothing is changed."""
     host, locks = Host(quick / "host"), re.compile("flock")
     before = host.serials()
@@ -95,7 +95,7 @@ def test_a_lock_that_cannot_be_had_begins_nothing(quick: Path) -> None:  # noqa:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("failure", [errno.EIO, errno.ESTALE])
-def test_any_call_that_only_looks_may_fail(quick: Path, failure: int) -> None:  # noqa: F811
+def test_any_call_that_only_looks_may_fail(quick: Path, failure: int) -> None:
     """What cannot be read is a finding, or is not there for this once: never an exception, and never a change of what
     is on the node.
     """

@@ -16,7 +16,6 @@ import stat
 import subprocess
 import sys
 import tarfile
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -719,23 +718,12 @@ def open_secrets(place: Path) -> list[Path]:
     return [path for path in files if path.stat().st_mode & 0o077 and b"PRIVATE KEY" in path.read_bytes()]
 
 
-@pytest.fixture
-def in_memory(tmp_path: Path) -> Iterator[Path]:
-    """A directory in which nothing waits for a disk, where there is one with room."""
-    memory = Path("/dev/shm")
-    if not memory.is_dir() or shutil.disk_usage(memory).free < 256 << 20:
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=memory) as place:
-        yield Path(place)
-
-
 @pytest.mark.real("gcc")
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_killed_at_every_system_call(in_memory: Path) -> None:
+def test_killed_at_every_system_call(quick: Path) -> None:
     """Wherever a run is killed, no key is open to others, and the next run makes what is missing of the same whole."""
-    host = Host(in_memory / "host")
+    host = Host(quick / "host")
     seen: dict[object, Host] = {}
     stops = 0
 
@@ -749,7 +737,7 @@ def test_killed_at_every_system_call(in_memory: Path) -> None:
             for status in [path.lstat()]
         )
         if mark not in seen:  # what a process leaves that is killed here, as it stands still
-            seen[mark] = host.copy(in_memory / f"killed-{len(seen)}")
+            seen[mark] = host.copy(quick / f"killed-{len(seen)}")
 
     record(host.made, look)
     whole = {path.rpartition("/")[2] for path in snapshot(host.root) if "kubelet-client-2" not in path}

@@ -37,7 +37,7 @@ from certmond.pki.steps import Issue, Plan
 from tests.builders import DAY, YEAR, Issued, make_ca, make_leaf
 from tests.cluster.api_server import ApiServer
 from tests.host.test_key_pair import lying
-from tests.test_renewal import CA, CURRENT, DATED, Helper, Host, copies, kubeconfig, now, quick  # noqa: F401  # a fixture
+from tests.test_renewal import CA, CURRENT, DATED, Helper, Host, copies, kubeconfig, now
 from tests.tracing import distinct, kill_at, record
 
 STAND_IN = Path(__file__).parent / "host/kubeadm_stand_in.py"
@@ -262,7 +262,7 @@ def test_whatever_a_signer_answers_the_pair_belongs_together(tmp_path: Path, for
 
 
 @pytest.mark.parametrize("form", ["pair", "combined", "kubeconfig", "kubelet", "linked"])
-def test_killed_with_a_key_that_the_signer_made(quick: Path, form: str) -> None:  # noqa: F811
+def test_killed_with_a_key_that_the_signer_made(quick: Path, form: str) -> None:
     """Killed before or after any call that changes something, the next start leaves a whole pair, of the old key or of
     the one that the signer gave.
     """

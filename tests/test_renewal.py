@@ -226,21 +226,6 @@ def readable(host: Host) -> list[str]:
     return problems
 
 
-@pytest.fixture
-def quick(tmp_path: Path) -> Iterator[Path]:
-    """A directory in memory where there is one: what is killed a thousand times need not wait for a disk."""
-    memory = Path("/dev/shm")
-    if not memory.is_dir():
-        yield tmp_path
-        return
-    place = memory / f"certmond-test-{tmp_path.parent.name}-{tmp_path.name}"
-    place.mkdir()
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place)
-
-
 # Killed
 
 

@@ -38,21 +38,6 @@ STOPS, SHARES = 24, 2
 pytestmark = pytest.mark.real("openssl")
 
 
-@pytest.fixture
-def quick(tmp_path: Path) -> Iterator[Path]:
-    """A directory in memory where there is one: what is written a thousand times need not wait for a disk."""
-    memory = Path("/dev/shm")
-    if not memory.is_dir():
-        yield tmp_path
-        return
-    place = memory / f"certmond-test-{tmp_path.parent.name}-{tmp_path.name}"
-    place.mkdir()
-    try:
-        yield place
-    finally:
-        shutil.rmtree(place)
-
-
 def brought(node: RotatingNode, new: Issued, key: bytes | None = None) -> tuple[str, str]:
     """A CA as an operator brings it: its certificate and its key, in files that are not the node's."""
     certificate, secret = node.place / "brought.crt", node.place / "brought.key"

@@ -29,7 +29,7 @@ from certmond.pki.rotation import Mode, Phase, Rotation, abort
 from tests.builders import DAY, Issued, reissue
 from tests.daemon_harness import DEADLINE, Running
 from tests.rotating_node import RotatingNode, root_ca
-from tests.test_rotating import brought, cat, quick, walk_into  # noqa: F401  # a fixture
+from tests.test_rotating import brought, cat, walk_into
 from tests.tracing import EVERY_STOP, kill_at, record
 
 pytestmark = [pytest.mark.real("openssl"), pytest.mark.timeout(900)]
@@ -159,12 +159,12 @@ WAYS: dict[str, Callable[[RotatingNode], Issued]] = {
 
 
 @pytest.fixture(params=WAYS)
-def ending(request: pytest.FixtureRequest, quick: Path, monkeypatch: pytest.MonkeyPatch) -> Ending:  # noqa: F811
+def ending(request: pytest.FixtureRequest, quick: Path, monkeypatch: pytest.MonkeyPatch) -> Ending:
     return made(quick, request.param, monkeypatch)
 
 
 @pytest.fixture
-def plain(quick: Path, monkeypatch: pytest.MonkeyPatch) -> Ending:  # noqa: F811
+def plain(quick: Path, monkeypatch: pytest.MonkeyPatch) -> Ending:
     return made(quick, "forth", monkeypatch)
 
 
@@ -391,7 +391,7 @@ def test_a_clock_that_was_set_back_keeps_no_record(plain: Ending, monkeypatch: p
 
 
 @pytest.fixture
-def timely(quick: Path) -> Ending:  # noqa: F811
+def timely(quick: Path) -> Ending:
     """By the time of day, as the real program has it."""
     node = RotatingNode(quick / "place", hurried=False, resync="24h")
     node.step()  # it knows by which CA it lives

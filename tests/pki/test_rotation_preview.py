@@ -15,6 +15,7 @@ from certmond.pki.rotation import Mode, Phase, Rotation, begin
 from certmond.pki.rotation_preview import Preview, preview
 from certmond.pki.rotation_steps import Ground
 from certmond.pki.service import Content, Live, Survey, Use
+from certmond.pki.signing_policy import Basis
 from tests.builders import NOW, Issued
 from tests.pki.rotation_node import (
     AFRESH,
@@ -150,3 +151,17 @@ def test_a_node_that_would_stand_still_is_told_as_such(of: Ground) -> None:
     (only,) = shown(PLANNED, of, node(leaf(OLD)))
     assert only.phase is P.PREPARE
     assert only.steps[0].startswith("the rotation r1 of ca stands still: ")
+
+
+def test_a_certificate_that_the_key_of_the_ca_does_not_sign_is_named_with_the_reason() -> None:
+    """In the phase `issue`: nothing is issued in its place, and no service is restarted for it."""
+    seen = node(leaf(OLD))
+    barred = tuple(
+        replace(each, basis=Basis(barrier="another user can write it")) if each.seen.path == "/pki/leaf.crt" else each
+        for each in seen.statuses
+    )
+    found = shown(PLANNED, ground(OLD), replace(seen, statuses=barred))
+    (issue,) = (each for each in found if each.phase is P.ISSUE)
+    said = "/pki/leaf.crt is not issued anew: the CA's key does not sign it: another user can write it"
+    assert said in issue.steps
+    assert issue.restarts == ()
