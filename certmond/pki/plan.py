@@ -27,6 +27,7 @@ from certmond.pki.steps import Cause, Derive, Held, Identity, Issue, Plan, Step
 MIN_INTERVAL = timedelta(hours=1)
 """A certificate is not renewed again by itself so soon after it was."""
 _FIRST_RETRY, _LAST_RETRY = timedelta(minutes=1), timedelta(hours=1)
+_LAST_FILE_RETRY = timedelta(minutes=10)
 _SPREAD_SHARE = 20  # nodes renew at most a twentieth of the life before the certificate is due
 
 _WITH_A_KEY = frozenset({LOCAL, "kubeadm"})  # kinds of signers that need the key of the CA on this node
@@ -63,6 +64,11 @@ class Attempt:
         if self.failures:
             return self.at + min(_FIRST_RETRY * (1 << min(self.failures - 1, 16)), _LAST_RETRY)
         return self.at + MIN_INTERVAL
+
+    @property
+    def file_retry_at(self) -> datetime:
+        """The same for a file that needs no signature: ten minutes later at the latest."""
+        return min(self.retry_at, self.at + _LAST_FILE_RETRY)
 
 
 @dataclass(frozen=True, slots=True)
