@@ -90,7 +90,6 @@ EXEMPT: Mapping[str, tuple[str, list[str]]] = {
     ),
     "tests/notify/test_hooks.py": ("runs hooks", ["notify/hook_input"]),
     "tests/pki/assessment/test_assess.py": ("assesses the values", ["pki/catalog/observation"]),
-    "tests/pki/assessment/test_damage.py": ("plans the repair of each damage", ["pki/planning/repairs"]),
     "tests/pki/assessment/test_rules.py": ("tests the rules together", ["pki/assessment/file_rules"]),
     "tests/pki/catalog/test_entries.py": ("parses entries with fields of each type", ["pki/catalog/field_types"]),
     "tests/pki/go/test_certificate.py": (

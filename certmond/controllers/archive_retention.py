@@ -40,9 +40,13 @@ class Retention:
         return not recently and doubt_of_the_clock(self._hold) is None
 
     def apply(self) -> None:
-        """Remove expired generations, where the rule is due, and record each. Raises WriteError."""
+        """Remove expired generations, where the rule is due, and record each. Raises WriteError.
+
+        Remove also drafts of killed processes, which can hold keys of any age.
+        """
         if not self.due():
             return
+        self._archive.tidy()
         self._applied_at = now = self._clock()
         for name in self._archive.names():
             with suppress(StateError):

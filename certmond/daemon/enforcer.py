@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -53,8 +53,6 @@ from certmond.state.rotation_record import RotationRecord
 from certmond.transaction.commit import Transactions
 from certmond.transaction.node_files import NodeFiles
 
-LAST_RETRY = timedelta(minutes=10)
-"""Longest delay before the daemon retries a derived file that it could not write."""
 _EVIDENCE = 0.5
 """Seconds that one pass spends on the origin of certificates that are due. The next pass continues there."""
 API_SERVER = "/etc/kubernetes/manifests/kube-apiserver.yaml"
@@ -362,13 +360,12 @@ class Enforcer:
         steps, held, instants = list[Step](), list[Held](), [made.changes_at] if made.changes_at else []
         for step in made.steps:
             attempt = past.get((step.target, step.path))
-            if isinstance(step, Derive) and step.source not in renewed and attempt:
-                again = min(attempt.retry_at, attempt.at + LAST_RETRY)
-                if again > now >= attempt.at:
-                    held.append(Held(step.target, step.path, attempt.message, again))
-                    instants.append(again)
-                    continue
-            steps.append(step)
+            may_wait = isinstance(step, Derive) and step.source not in renewed
+            if may_wait and attempt and (again := attempt.file_retry_at) > now >= attempt.at:
+                held.append(Held(step.target, step.path, attempt.message, again))
+                instants.append(again)
+            else:
+                steps.append(step)
         return replace(made, steps=tuple(steps), held=(*made.held, *held), changes_at=min(instants, default=None))
 
     def _left_alone(self, states: Mapping[str, State]) -> Iterator[Held]:

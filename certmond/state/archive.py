@@ -22,7 +22,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
-from certmond.errors import MalformedError, WriteError
+from certmond.errors import MalformedError, StateError, WriteError
 from certmond.files.consistent_read import content_of
 from certmond.files.path_resolution import open_straight
 from certmond.pki.findings import printable
@@ -128,13 +128,23 @@ class Archive:
         return Generation(name, generation, when, dict(description), tuple(files))
 
     def remove(self, name: str, generations: Sequence[str]) -> None:
-        """Remove these generations, and drafts of killed processes. Raises WriteError."""
+        """Remove these generations, and drafts of killed processes. Raises StateError, WriteError."""
         home = self._home(name)
         with blaming(str(home)), opened_state(home) as parent:
             for old in generations:
                 # Hide it first: a partly removed generation does not count.
                 os.rename(old, f".{old}", src_dir_fd=parent, dst_dir_fd=parent)
             _sweep(home)
+
+    def tidy(self) -> None:
+        """Remove drafts of killed processes, keys included. Raises WriteError.
+
+        A directory that another user can change stays as it is.
+        """
+        for name in filter(_NAME.fullmatch, _listing(self._directory)):
+            if any(each.startswith(".") for each in _listing(self._directory / name)):
+                with suppress(StateError):
+                    self.remove(name, ())
 
     def names(self) -> tuple[str, ...]:
         """Return every certificate that has a generation."""

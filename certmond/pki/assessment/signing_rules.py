@@ -9,17 +9,13 @@ from collections.abc import Iterator
 
 from certmond.pki.assessment.rules import Case, finding
 from certmond.pki.findings import Finding, Reason
-from certmond.pki.signing.policy import Denial, fixed_by, grant
-from certmond.pki.signing.template import Terms, successor
+from certmond.pki.signing.policy import successor_denial
 
 
 def not_issued_by_ca(case: Case) -> Iterator[Finding]:
     """Report a due certificate if neither its entry nor a certificate of the CA covers the contents of a successor."""
     if case.basis is None or case.certificate.refused or case.certificate.not_before <= case.now < case.renew_at:
         return  # a certificate that is refused has a separate finding about its renewal
-    inherits = case.basis.predecessor is not None
-    template = successor(case.certificate, case.spec, Terms(case.now, None, case.facts), inherits=inherits)
-    denial = grant(template, fixed_by(case.spec, case.facts), case.basis)
-    if isinstance(denial, Denial):
+    if denial := successor_denial(case.certificate, case.spec, case.facts, case.basis, case.now):
         remedy = f"see what would be signed: certmond renew {case.seen.name} --dry-run"
         yield finding(Reason.NOT_ISSUED_BY_CA, f"{case.where} is not renewed: {denial}; {remedy}")

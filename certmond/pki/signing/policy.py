@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -19,7 +20,16 @@ from certmond.pki.catalog.field_types import USAGES, expand
 from certmond.pki.catalog.observation import Provenance
 from certmond.pki.catalog.requirements import accepted_subjects
 from certmond.pki.findings import printable
-from certmond.pki.signing.template import EXTENDED, Template, alternative_names, general_name, name_of, unfit_usages
+from certmond.pki.signing.template import (
+    EXTENDED,
+    Template,
+    Terms,
+    alternative_names,
+    general_name,
+    name_of,
+    successor,
+    unfit_usages,
+)
 from certmond.pki.x509.certificate import KEY_USAGES, Certificate, attributes_of, load
 from certmond.pki.x509.path_building import find_paths
 
@@ -123,6 +133,15 @@ def is_issued(certificate: Certificate, chain: Sequence[Certificate], issuers: S
         if not signers or (in_date and (limited or all(each.extended_usages is None for each in signers))):
             return True
     return False
+
+
+def successor_denial(
+    certificate: Certificate, spec: CertificateSpec, facts: Mapping[str, str], basis: Basis, now: datetime
+) -> Denial | None:
+    """Return why the CA's key does not sign a successor of the certificate, or None if it does."""
+    template = successor(certificate, spec, Terms(now, None, facts), inherits=basis.predecessor is not None)
+    made = grant(template, fixed_by(spec, facts), basis)
+    return made if isinstance(made, Denial) else None
 
 
 def grant(template: Template, fixed: Fixed, basis: Basis) -> Grant | Denial:

@@ -19,6 +19,7 @@ from certmond.pki.planning.forecast import MAX_EVENTS, Forecast, What, forecast,
 from certmond.pki.planning.planner_inputs import Circumstances, Policy
 from certmond.pki.planning.steps import Issue
 from tests.builders import DAY, HOUR, NOW, SECOND, YEAR, make_ca
+from tests.pki.assessment.test_damage import GONE
 from tests.pki.planning.test_renewals import (
     AUTHORITY,
     CA,
@@ -212,6 +213,7 @@ def test_the_end_of_what_is_not_renewed_is_told(
 def test_of_what_is_not_there_nothing_is_foretold() -> None:
     """A finding says so today."""
     assert foresee(World((see(row()),))).events == ()
+    assert next_event(World((see(row()),)).look(NOW), POLICY) is None
     remembered = assess(Inventory((CA, see(row()))), NOW, World((CA, see(row(), leaf(NOW + DAY)))).look(NOW))
     assert forecast(remembered, POLICY, NOW + DAY).events == ()
 
@@ -287,6 +289,20 @@ def test_certificates_of_one_name_are_told_apart_by_their_path() -> None:
     assert len(told(found, What.HOLD, about="leaf")) == len(told(found, What.EXPIRE, about="leaf")) == 2
 
 
+def test_what_is_damaged_today_is_put_right_once() -> None:
+    """Of what is issued without a predecessor nobody can tell the dates, and so no more is foretold of it."""
+    found = foresee(World((CA, see(row("other"), leaf(NOW + YEAR)), GONE)))
+    assert told(found, What.RENEW, about="leaf") == [(NOW, "leaf")]
+    assert sentences(found, What.RENEW)[0].startswith("/pki/leaf.crt is not there; issued anew")
+    assert len(told(found, What.RENEW, about="other")) > 1
+
+
+def test_what_another_service_renews_is_told_as_its_fate_alone() -> None:
+    """It is due then, and ends then; nothing is held of it besides."""
+    found = foresee(World((CA, see(row(renewed_by="the start of k3s"), leaf(NOW + 40 * DAY)))), 50 * DAY)
+    assert told(found, *What) == [(NOW + 10 * DAY, "leaf"), (NOW + 40 * DAY + TICK, "leaf")]
+
+
 # --- what is next -----------------------------------------------------------------------------------------------------
 
 
@@ -308,3 +324,10 @@ def test_what_is_next_is_the_first_of_the_forecast(made: World, now: datetime) -
     assert following is not None
     assert following.at == due[0][0]
     assert following[:2] in told(found, following.what)
+
+
+@pytest.mark.parametrize("end", [NOW - DAY, NOW + YEAR], ids=["has ended", "rotates"])
+def test_what_only_ends_is_not_next(end: datetime) -> None:
+    """What has expired and nobody signs is due no more, nor is what the kubelet rotates by itself."""
+    spec = row(**UNSIGNED) if end < NOW else ROTATED
+    assert next_event(World((see(spec, leaf(end), symlink=True),)).look(NOW), POLICY) is None
