@@ -117,7 +117,7 @@ class Reason(StrEnum):
 
     @property
     def cleared_by_renewal(self) -> bool:
-        """Whether the finding is gone after the renewal of the certificate."""
+        """Whether a renewal of the certificate clears the finding."""
         return self.remedy is not Remedy.OPERATOR
 
     @property

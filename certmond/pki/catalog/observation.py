@@ -124,10 +124,10 @@ class Salvage:
 
     `good` are the generations of the archive that are good now, newest first: each with its certificate. `kept` are the
     certificates of all generations, newest first. `last` is the SHA-256 of the certificate that certmond put in place
-    last, and `subject` its subject, where that is remembered. `barrier` says why no key is written to these files.
-    `server` is what a kubeconfig is to say of its cluster: the name and the URL of the API server; None where that is
-    not known. `obstacle` says why no new certificate can be issued, with the remedy of that; None where one can.
-    `repairs` counts how often they were put right in a row, the last time at `repaired_at`.
+    last, and `subject` its subject, where the state directory has it. `barrier` is the reason for which certmond writes
+    no key to these files. `server` is the name and the URL of the API server for a kubeconfig, or None if unknown.
+    `obstacle` is the reason for which no new certificate can be issued, with its remedy, or None. `repairs` is the
+    number of repairs in a row, and `repaired_at` the time of the last one.
     """
 
     good: tuple[tuple[str, Certificate], ...] = ()

@@ -162,8 +162,10 @@ def outdone(
     certificate: Certificate, chain: Sequence[Certificate], issuers: Sequence[Certificate], provenance: Provenance,
     fixed: Fixed,
 ) -> tuple[str, ...]:  # fmt: skip
-    """Return what `certificate` has that a certificate which followed it no longer had, and no entry fixes: whoever put
-    it there put a former one back. The other arguments are those of `basis`.
+    """Return what `certificate` has that a later certificate did not have, and that no entry fixes.
+
+    A result that is not empty shows that an old certificate replaced a later one. The other arguments are those of
+    `basis`.
     """
     found = [each for later in basis(certificate, chain, issuers, provenance).later
              for each in surplus(certificate, later, fixed)]  # fmt: skip
