@@ -1,7 +1,8 @@
-"""What is forged in a file that certmond renews is not signed: by the daemon, by hand, in a rotation, by any signer.
+"""certmond signs no forged content of a file that it renews: neither the daemon nor a command nor a rotation, with any
+signer.
 
-Five forgeries stand beside a genuine certificate of the same entry's form, all of them expired. Each forged one claims
-the group system:masters, or a name that its holder has no right to.
+Five forgeries are beside a genuine certificate of the same form, all of them expired. Each forgery claims the group
+system:masters, or a name to which its holder has no right.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Forged:
 
 
 def write(host: Host, form: str, directory: str, issued: Issued) -> tuple[dict[str, Any], Path]:
-    """A certificate in its form below a directory of its own: its entry, and the file with the certificate."""
+    """Write a certificate in its form below a separate directory. Return its entry and its file."""
     match form:
         case "kubeconfig":
             path = f"{directory}/user.conf"
@@ -80,7 +81,7 @@ def write(host: Host, form: str, directory: str, issued: Issued) -> tuple[dict[s
 
 
 def forged_node(place: Path, signer: dict[str, Any] | None = None, forms: tuple[str, ...] = FORMS) -> Forged:
-    """The node. Each directory is root's, but for the one that another user can write."""
+    """Return the node. Each directory belongs to root, except the one that another user can write."""
     host = Host(place, "apiserver", now=now())
     host.entries = {}
     made = Forged(host)
@@ -178,7 +179,7 @@ def test_a_dry_run_shows_what_would_be_signed(forged: Forged) -> None:
 
 
 def test_an_entry_that_fixes_everything_is_signed_whatever_the_file_says(forged: Forged) -> None:
-    """The new certificate says what the entry says, and nothing of the forged one."""
+    """The new certificate has what the entry fixes, and no part of the forged certificate."""
     forged.host.entries["file-self-signed"] |= {"subject": "CN=app", "usages": ["client auth"]}
     done = certmond(forged.host, "renew", "file-self-signed")
     assert (done.returncode, done.stderr) == (0, "")
@@ -298,8 +299,8 @@ def test_a_ca_file_that_another_user_can_write_proves_nothing(plain: Host) -> No
 def test_what_certmond_put_in_place_is_remembered_whatever_the_signer_does(
     plain: Host, tmp_path: Path, status: int
 ) -> None:
-    """A signer that fails, or has not decided yet, does not make certmond forget that it put a narrower certificate
-    there: the wider one that its owner puts back is not renewed.
+    """After a signer fails or has not decided, certmond still records that it issued a narrower certificate. It does
+    not renew the wider one that the owner restores.
     """
     plain.settings["signers"] = [{"name": "site", "kind": "command", "command": [str(tmp_path / "helper" / "helper")]}]
     helper = Helper(tmp_path / "helper", plain.ca)
@@ -407,7 +408,9 @@ def test_no_file_is_made_from_a_forged_certificate(forged: Forged) -> None:
 
 
 def test_what_changes_between_plan_and_signature_is_seen(tmp_path: Path) -> None:
-    """The rule is asked again at the moment of signing: a directory that was opened to others meanwhile stops it."""
+    """certmond applies the rule again when it signs: a directory that became writable for others since the plan stops
+    the step.
+    """
     host = Host(tmp_path / "node", "apiserver", now=now())
     made = host.plan()
     host.at("/etc/kubernetes/pki").chmod(0o777)
@@ -435,8 +438,8 @@ def wide_and_narrow(host: Host) -> tuple[Issued, Issued]:
 
 
 def test_a_former_certificate_that_ends_later_brings_no_right_back(plain: Host) -> None:
-    """certmond has put a narrower certificate in place since it was issued: the CA's key signs no successor of it,
-    whatever its end.
+    """After certmond has issued a narrower certificate, the CA's key signs no successor of the wider one, whatever its
+    end.
     """
     wide, narrow = wide_and_narrow(plain)
     plain.settings["validity"] = "30d"
@@ -450,8 +453,8 @@ def test_a_former_certificate_that_ends_later_brings_no_right_back(plain: Host) 
 
 
 def test_a_former_certificate_brings_no_right_back_under_another_name(plain: Host) -> None:
-    """In a pattern that its owner can write, a file of another name does not hide that certmond has renewed the
-    certificate of this common name since.
+    """In a pattern that its owner can write, a file of another name does not hide that certmond has since renewed the
+    certificate of this common name.
     """
     wide, narrow = wide_and_narrow(plain)
     plain.entries["many"] = {"path": "/home/many/*.pem", "key": "/home/many/*.pem", "owner": str(MALLORY)}
@@ -476,7 +479,7 @@ def test_a_former_certificate_brings_no_right_back_under_another_name(plain: Hos
 
 
 def broken(host: Host, form: str, name: str, content: bytes, **fields: Any) -> Path:
-    """An entry whose file was damaged after it held `content`: nothing in it can be read as a whole any more."""
+    """Write an entry whose file was damaged after it held `content`: no part of it is readable as a whole."""
     leaf = make_leaf(host.ca, "app", not_before=host.now - DAY, not_after=host.now + YEAR)
     entry, path = write(host, form, f"/srv/{form}/{name}", leaf)
     host.entries[f"{form}-{name}"] = entry | fields
@@ -486,8 +489,8 @@ def broken(host: Host, form: str, name: str, content: bytes, **fields: Any) -> P
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_broken_file_of_which_the_entry_fixes_nothing_is_not_made_again(plain: Host, form: str) -> None:
-    """Neither by itself nor by hand: what an entry leaves open, nobody signs. The same where the file held a forged
-    certificate before it was cut off.
+    """Neither the daemon nor a command issues a certificate for fields that an entry leaves open, also if the file had
+    a forged certificate before it was cut off.
     """
     forged = make_ca(subject=MASTERS, is_ca=None, usages=None, names=None, extended_usages=["client auth"])
     for name, content in (("empty", b""), ("cut", forged.pem[:-40] + forged.key_pem[:-40])):
@@ -499,8 +502,8 @@ def test_a_broken_file_of_which_the_entry_fixes_nothing_is_not_made_again(plain:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_broken_file_is_made_again_with_what_its_entry_fixes_alone(plain: Host, form: str) -> None:
-    """Whatever it held, whoever owns it now and whatever its mode: the new certificate is the entry's, and the files
-    are root's and closed.
+    """Whatever the file contained, and whatever its owner and mode: the new certificate is that of the entry, and the
+    files belong to root and are closed.
     """
     forged = make_ca(subject=MASTERS, is_ca=None, usages=None, names=None, extended_usages=["client auth"])
     fixed = {"subject": "CN=app", "usages": ["client auth"], "owner": "root:root"}
@@ -530,7 +533,7 @@ def test_a_broken_file_is_made_again_with_what_its_entry_fixes_alone(plain: Host
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_broken_file_is_not_made_again_where_another_user_can_take_the_key(plain: Host, form: str) -> None:
-    """A directory that anybody can write: no key comes there, neither a new one nor one of the archive."""
+    """No key, neither a new one nor one of the archive, is written to a directory that every user can write."""
     path = broken(plain, form, "shared", b"", subject="CN=app", usages=["client auth"], embedded_ca="ca")
     path.parent.chmod(0o777)
     before = sorted(path.parent.iterdir())
@@ -558,9 +561,8 @@ def test_nothing_is_put_back_through_a_symlink_of_another_user(plain: Host) -> N
 
 
 def test_breaking_a_file_brings_no_former_right_back(plain: Host) -> None:
-    """The owner of a file had a certificate with one name more, which the entry fixes no longer. It is in the archive,
-    good and in date; the narrower one that certmond put in its place is destroyed. What comes back has the entry's
-    names.
+    """The certificate in the archive is valid and has a name that the entry no longer fixes. The narrower certificate
+    that certmond issued is destroyed. The repaired file has the names of the entry.
     """
     wide = make_leaf(plain.ca, "app", names=["DNS:a", "DNS:b"], extended_usages=["server auth"],
                      not_before=plain.now - YEAR, not_after=plain.now + 10 * DAY)  # fmt: skip

@@ -28,7 +28,7 @@ def put(host: Host, stem: str, issued: Issued) -> None:
 
 
 def subjects(host: Host) -> set[str]:
-    """The subjects of all certificates that are files of their own."""
+    """Return the subjects of all certificates in separate files."""
     return {
         certificate.subject
         for path in host.root.rglob("*.crt")
@@ -38,8 +38,8 @@ def subjects(host: Host) -> set[str]:
 
 @pytest.mark.parametrize("forgery", ["self-signed", "same-name", "widened", "older"])
 def test_init_signs_nothing_that_a_forged_file_says(tmp_path: Path, forgery: str) -> None:
-    """`init` makes nothing beside a forged certificate, and names its file. Without it, `init` makes what the cluster's
-    configuration says, and no certificate with the forged subject.
+    """`init` creates nothing beside a forged certificate, and names its file. Without that file, `init` creates what
+    the cluster's configuration defines, and no certificate with the forged subject.
     """
     host, ca = Host(tmp_path / "host"), make_ca(**AUTHORITY)
     put(host, f"{PKI}/ca", ca)

@@ -124,10 +124,10 @@ def x509_pem(der: bytes) -> bytes:
 
 @pytest.mark.parametrize("mode", [Mode.OVERLAP, Mode.REPLACE])
 def test_a_whole_rotation_signs_nothing_forged(tmp_path: Path, mode: Mode) -> None:
-    """The new CA signs what the former one had signed, and nothing of what is forged, whatever phase it is in. Where
-    the CA's key signs no successor of a certificate of the former CA whose file root alone can write, the rotation
-    waits in `issue` and names it. It continues when no entry names that file, and then only the new CA is in place.
-    For a file that other users can write it does not wait; at the end it names that file.
+    """The new CA signs what the old one had signed, and nothing forged, in every phase. If the CA's key may sign no
+    successor of a certificate whose file only root can write, the rotation waits in `issue` and names it. It continues
+    when no entry names that file, and then only the new CA is in place. For a file that other users can write it does
+    not wait, and names that file at the end.
     """
     node, new = ForgedNode(tmp_path / "place"), root_ca()
     before = node.forged
@@ -159,7 +159,7 @@ def waits_of(node: ForgedNode) -> tuple[str, ...]:
 
 
 def test_an_abort_signs_nothing_forged(tmp_path: Path) -> None:
-    """On the way back the former CA signs what it had signed before, and nothing of what is forged."""
+    """During an abort the old CA signs what it had signed before, and nothing forged."""
     node, new = ForgedNode(tmp_path / "place"), root_ca()
     before = node.forged
     node.begin(new)

@@ -1,4 +1,4 @@
-"""Whole renewals on real files, killed anywhere: planned, carried out, and begun again until nothing is to be done."""
+"""Complete renewals on real files, killed at any system call: planned, executed, and restarted until nothing is due."""
 
 from __future__ import annotations
 
@@ -87,7 +87,9 @@ def kubelet_conf(ca: Issued) -> bytes:
 
 
 class Host:
-    """A small node below `place`, and certmond's state: every certificate is due at `now`, and quick to sign anew."""
+    """A small node below `place` with the state directory of certmond. Each certificate is due at `now`, with a fast
+    key type.
+    """
 
     def __init__(
         self, place: Path, *names: str, plain: bool = False, key: str = "ec", now: datetime = NOW, **more: Any
@@ -174,7 +176,7 @@ class Host:
         return self.enforcer().plan(self.look())
 
     def start(self) -> list[Outcome]:
-        """As a start of certmond: recover, then plan and carry out until nothing is to be done."""
+        """Run like a start of certmond: recover, then plan and execute until the plan is empty."""
         outcomes: list[Outcome] = []
         enforcer = self.enforcer()
         enforcer.executor.recover()
@@ -195,7 +197,7 @@ class Host:
         return [json.loads(line) for line in (self.state / "audit.log").read_text().splitlines()]
 
     def attempts(self) -> dict[str, Attempt]:
-        """What is remembered, by name."""
+        """Return the attempts that the ledger records, by name."""
         return {name: attempt for (name, _), attempt in Ledger(self.state).attempts().items()}
 
     def files(self) -> Iterator[Path]:
@@ -241,7 +243,7 @@ def readable(host: Host) -> list[str]:
 
 
 def copies(host: Host, place: Path) -> Iterator[Host]:
-    """Any number of twins, each gone when the next is asked for."""
+    """Yield copies of the host. Each is deleted when the next is requested."""
     for number in itertools.count():
         twin = host.copy(place / str(number))
         yield twin
@@ -287,7 +289,9 @@ def test_killed_anywhere(quick: Path, form: str) -> None:
 
 
 def test_killed_with_everything_on_rsa(quick: Path) -> None:
-    """So it is with all forms at once and RSA keys, at a sample of the calls; openssl accepts what is there then."""
+    """The same holds for all forms at once with RSA keys, at a sample of the calls. openssl accepts the resulting
+    files.
+    """
     bundle = {"name": "haproxy", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/haproxy/apiserver.pem"}
     host = Host(quick / "original", key="rsa", derived=[bundle])
     host.at("/etc/haproxy").mkdir()
@@ -324,7 +328,7 @@ def accepted_by_openssl(host: Host) -> None:
 
 
 class Story:
-    """A renewal that is killed again and again, and at last left alone; what was seen on the way."""
+    """A renewal that is killed repeatedly and then runs to its end, with the problems observed on the way."""
 
     def __init__(self, host: Host, kills: Sequence[int]) -> None:
         self.kills = 0
@@ -369,8 +373,8 @@ class Story:
 @pytest.mark.timeout(400)  # hundreds of kills, where every stop counts
 @pytest.mark.parametrize("seed", range(4))
 def test_killed_again_and_again(quick: Path, seed: int) -> None:
-    """Killed at random, and again while it recovers, as often as it happens: the end is always the same, with every
-    due certificate renewed once.
+    """A renewal that is killed at random, also during recovery, always ends in the same state: each due certificate is
+    renewed once.
     """
     bundle = {"name": "haproxy", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/haproxy/apiserver.pem"}
     host = Host(quick / "original", "apiserver", derived=[bundle])
@@ -401,7 +405,7 @@ def smallest(plan: list[int], story: Story, twins: Iterator[Host]) -> tuple[list
 
 
 class Helper:
-    """A CA's helper in shell: for each call what it was told is kept, and it answers as the test says."""
+    """A helper of a CA as a shell script. It stores the input of each call and gives the answer that the test sets."""
 
     def __init__(self, place: Path, ca: Issued) -> None:
         self.place = place
@@ -444,8 +448,8 @@ def now() -> datetime:
 
 @pytest.mark.real("openssl")
 def test_a_request_that_no_longer_asks_for_what_is_granted_is_filed_anew(waiting: tuple[Host, Helper]) -> None:
-    """Where the entry changed while the signer decided, the kept request is not sent again: a new one is, without the
-    cookie of the former, and it asks for what the entry fixes now.
+    """If the entry changes while the signer decides, certmond sends a new request without the old cookie. The new
+    request has what the entry fixes now.
     """
     host, helper = waiting
     helper.answers(5, "1\ncookie\n")
@@ -463,7 +467,7 @@ def test_a_request_that_no_longer_asks_for_what_is_granted_is_filed_anew(waiting
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize("damage", [b"", b"\0", b"\xff\xfe", b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n"])
 def test_a_request_that_was_damaged_is_lost(waiting: tuple[Host, Helper], damage: bytes) -> None:
-    """Where what was sent to a signer cannot be read any more, the certificate is asked for anew, and renewed."""
+    """If a pending request of a signer is unreadable, certmond sends a new request and renews the certificate."""
     host, helper = waiting
     helper.answers(5, "60\ncookie\n")
     assert [outcome.result for outcome in host.start()] == ["waiting"]
@@ -494,8 +498,8 @@ def test_what_stands_beside_a_request_is_not_sent(waiting: tuple[Host, Helper]) 
 
 @pytest.mark.real("openssl")
 def test_a_signer_that_waits_is_asked_again(waiting: tuple[Host, Helper]) -> None:
-    """A signer that has not decided is asked again at its time and not before, by whatever process, with its cookie,
-    the same key and the same request; the key is nobody's to read, and gone when the certificate is in place.
+    """Any process asks an undecided signer again at the time that it named, and not before, with its cookie, the same
+    key and the same request. Only root can read the key, which is deleted when the certificate is in place.
     """
     host, helper = waiting
     before = host.serials()
@@ -522,8 +526,8 @@ def test_a_signer_that_waits_is_asked_again(waiting: tuple[Host, Helper]) -> Non
 
 
 def test_a_daemon_asks_a_signer_that_waits_by_itself(waiting: tuple[Host, Helper]) -> None:
-    """Where a signer has not decided, and nothing else was done, the plan is made again soon, without a look at any
-    file; from then on it says when the signer is due.
+    """If a signer has not decided and no other step ran, the daemon soon plans again without reading any file. The new
+    plan has the time of the next question.
     """
     host, helper = waiting
     helper.answers(5, "600\ncookie-1\n")
@@ -541,7 +545,7 @@ def test_a_daemon_asks_a_signer_that_waits_by_itself(waiting: tuple[Host, Helper
 
 @pytest.mark.real("openssl")
 def test_a_promise_outlives_a_failure(waiting: tuple[Host, Helper]) -> None:
-    """Where the signer cannot be reached meanwhile, or its answer not be written, it is asked again for the same."""
+    """If the signer is unreachable or its answer cannot be written, the next question is for the same request."""
     host, helper = waiting
     helper.answers(5, "60\ncookie\n")
     host.start()
@@ -551,7 +555,7 @@ def test_a_promise_outlives_a_failure(waiting: tuple[Host, Helper]) -> None:
     host.now += timedelta(seconds=61)
     helper.answers(0)
     manifests = host.at("/etc/kubernetes/manifests")
-    manifests.symlink_to("manifests")  # a loop: nothing can be told to be outside of it
+    manifests.symlink_to("manifests")  # a loop: certmond cannot prove that it is outside
     assert [outcome.result for outcome in host.start()] == ["failed"]
     manifests.unlink()
     host.now += timedelta(hours=1)
@@ -563,7 +567,7 @@ def test_a_promise_outlives_a_failure(waiting: tuple[Host, Helper]) -> None:
 
 @pytest.mark.real("openssl")
 def test_a_refusal_ends_a_promise(waiting: tuple[Host, Helper]) -> None:
-    """What a signer has refused is asked for anew, with a new key; the refused one is gone."""
+    """After a signer refuses, certmond deletes the refused request and sends a new one with a new key."""
     host, helper = waiting
     helper.answers(5, "60\ncookie\n")
     host.start()
@@ -581,7 +585,7 @@ def test_a_refusal_ends_a_promise(waiting: tuple[Host, Helper]) -> None:
 
 @pytest.mark.real("openssl")
 def test_what_somebody_else_renewed_is_not_waited_for(waiting: tuple[Host, Helper]) -> None:
-    """When somebody else has renewed the certificate, the key that waited for its own is forgotten."""
+    """When another process renews the certificate, certmond deletes the key of its pending request."""
     host, helper = waiting
     helper.answers(5, "60\ncookie\n")
     host.start()
@@ -595,7 +599,7 @@ def test_what_somebody_else_renewed_is_not_waited_for(waiting: tuple[Host, Helpe
 
 @pytest.mark.real("openssl")
 def test_killed_while_a_signer_waits(waiting: tuple[Host, Helper], quick: Path) -> None:
-    """Killed anywhere between the first question and the last, nothing is left but what the next start goes on with."""
+    """A process killed at any call between the first and the last question leaves only files that the next start uses."""
     host, helper = waiting
 
     def ask(status: int, said: str = "") -> None:
@@ -623,12 +627,12 @@ def test_killed_while_a_signer_waits(waiting: tuple[Host, Helper], quick: Path) 
         assert {attempt.cookie for attempt in twin.attempts().values()} <= {None}, f"killed at {n} of {stops}"
 
 
-# What stands in the way
+# Obstacles
 
 
 @pytest.fixture
 def mount() -> Iterator[Callable[..., None]]:
-    """Mounts what is asked for, until the end of the test."""
+    """Mount file systems until the end of the test."""
     if os.geteuid() != 0:
         unavailable("only root can mount")
     with ExitStack() as mounted:
@@ -646,7 +650,7 @@ Mount = Callable[..., None]
 
 
 def full(host: Host, mount: Mount, path: str) -> None:
-    """The directory is on a file system of 64 KiB of its own, with what was in it."""
+    """Put the directory on its own file system of 64 KiB, with its content."""
     content = {file.name: file.read_bytes() for file in host.at(path).iterdir() if file.is_file()}
     mount("-t", "tmpfs", "-o", "size=64k,mode=755", "tmpfs", on=host.at(path))
     for name, data in content.items():
@@ -662,8 +666,8 @@ def read_only(host: Host, mount: Mount, path: str) -> None:
     [(full, r"less than \d+ bytes are free.*make room"), (read_only, r"Read-only file system.*mount its file system")],
 )
 def test_what_cannot_be_written_is_tried_again(tmp_path: Path, mount: Mount, obstacle: Any, fact: str) -> None:
-    """A full disk or a read-only directory leaves the old pair; a clear message is in the outcome, in the trail and
-    remembered; the next attempts come after one, two, four minutes, and none before; the last succeeds.
+    """A full disk or a read-only directory leaves the old pair. The outcome, the trail and the ledger have a clear
+    message. The next attempts follow after one, two and four minutes, not earlier; the last succeeds.
     """
     host = Host(tmp_path / "host", "apiserver")
     before = host.serials()
@@ -701,7 +705,9 @@ def test_other_steps_go_on(tmp_path: Path, mount: Mount) -> None:
 
 @pytest.mark.parametrize("obstacle", [full, read_only])
 def test_state_that_cannot_be_written(tmp_path: Path, mount: Mount, obstacle: Any) -> None:
-    """Where certmond cannot note what it does, it does nothing, says so, and leaves nothing behind."""
+    """If certmond cannot write its audit log or state, it changes no file of the node, reports the error, and leaves no
+    temporary file.
+    """
     host = Host(tmp_path / "host", "apiserver")
     before = host.serials()
     host.enforcer().executor.recover()  # the state directory is there
@@ -724,8 +730,8 @@ def test_state_that_cannot_be_written(tmp_path: Path, mount: Mount, obstacle: An
 
 
 def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
-    """A derived file whose directory is missing is told with the remedy, tried again later and later, and made when the
-    directory is there.
+    """A derived file whose directory is missing is reported with the remedy, retried after growing delays, and made
+    when the directory exists.
     """
     bundle = {"name": "haproxy", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/haproxy/apiserver.pem"}
     host = Host(tmp_path / "host", "apiserver", derived=[bundle])
@@ -746,7 +752,7 @@ def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_overtaken_between_look_and_step(tmp_path: Path) -> None:
-    """What somebody else renewed after the look is left as it is, and is no failure to be remembered."""
+    """A certificate that another process renewed after the scan stays. The ledger records no failure."""
     host = Host(tmp_path / "host", "apiserver", "admin.conf")
     enforcer = host.enforcer()
     plan = enforcer.plan(host.look())
@@ -764,7 +770,7 @@ def test_overtaken_between_look_and_step(tmp_path: Path) -> None:
 
 
 def test_a_key_that_somebody_else_has_just_written(tmp_path: Path) -> None:
-    """A key that was replaced after the look, its certificate not yet, is left to whoever is at it."""
+    """If only the key was replaced after the scan, certmond leaves the pair to the process that writes it."""
     host = Host(tmp_path / "host", "apiserver")
     plan = host.plan()
     theirs = make_server(host.ca, "kube-apiserver")
@@ -778,7 +784,7 @@ def test_a_key_that_somebody_else_has_just_written(tmp_path: Path) -> None:
 
 @pytest.mark.real("openssl")
 def test_overtaken_while_the_signer_signs(waiting: tuple[Host, Helper]) -> None:
-    """What somebody else renewed while the signer was at it stays; what was signed is not put there."""
+    """A certificate that another process renewed while the signer signs stays. certmond discards the signed one."""
     host, helper = waiting
     theirs = make_server(host.ca, "kube-apiserver", not_before=host.now - DAY, not_after=host.now + YEAR)
     (helper.place / "theirs.crt").write_bytes(theirs.pem)
@@ -797,8 +803,8 @@ def test_overtaken_while_the_signer_signs(waiting: tuple[Host, Helper]) -> None:
 
 
 def test_bundles_and_copies_follow_their_source(tmp_path: Path) -> None:
-    """A bundle for HAProxy from a pair and one from admin.conf, and a copy of a kubeconfig for somebody else, are made
-    and made again with their source, with the mode and owner that they were given; openssl accepts them.
+    """Bundles for HAProxy from a pair and from admin.conf, and a copy of a kubeconfig for another user, follow each
+    renewal of their source with the configured mode and owner. openssl accepts them.
     """
     derived = [
         {"name": "front", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/haproxy/front.pem"},
@@ -831,7 +837,9 @@ def test_bundles_and_copies_follow_their_source(tmp_path: Path) -> None:
 
 
 def test_a_foreign_file_is_left_alone_and_told(tmp_path: Path) -> None:
-    """Where a derived file should be, somebody else's is left as it is; the plan says so, and it stops nothing."""
+    """If the path of a derived file has the file of another program, certmond leaves it. The plan reports it, and other
+    steps run.
+    """
     bundle = {"name": "haproxy", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/haproxy/apiserver.pem"}
     host = Host(tmp_path / "host", "apiserver", derived=[bundle])
     theirs = make_server(make_ca(), "another")
@@ -851,8 +859,8 @@ def test_a_foreign_file_is_left_alone_and_told(tmp_path: Path) -> None:
 
 
 def test_the_host_is_asked_only_where_something_is_due(tmp_path: Path) -> None:
-    """The program that says whether to wait is run where something is due, and at no other look; while it says so,
-    nothing is renewed, up to the critical point.
+    """certmond runs the hold command only in passes in which a step is due. Until the critical point, no certificate is
+    renewed while the command holds.
     """
     asked = tmp_path / "asked"
     host = Host(tmp_path / "host", "apiserver")
@@ -868,7 +876,7 @@ def test_the_host_is_asked_only_where_something_is_due(tmp_path: Path) -> None:
     assert [outcome.result for outcome in host.start()] == ["done"]
 
 
-# What is told
+# Reports
 
 
 def test_the_kubelets_pem_is_linked_again_right_after_a_renewal(tmp_path: Path) -> None:
@@ -997,7 +1005,9 @@ def test_plan_at_another_time(host: Host) -> None:
 
 
 def test_renew_by_name(host: Host) -> None:
-    """`renew NAME` renews that one, whatever its dates, and the others stay; each step is told, and its end."""
+    """`renew NAME` renews the named certificates, regardless of their dates, and no other. It prints each step and its
+    end.
+    """
     host.start()
     before = host.serials()
     done = certmond(host, "renew", "apiserver", "admin.conf")
@@ -1043,7 +1053,7 @@ def test_dry_run_writes_nothing(host: Host) -> None:
 
 
 def test_unknown_names_are_told_at_once(host: Host) -> None:
-    """Every unknown name is told, with the one that was meant, and nothing is renewed."""
+    """`renew` reports each unknown name with the most similar known one, and renews nothing."""
     before = host.serials()
     done = certmond(host, "renew", "apiservr", "admin.conf", "nonsense")
     assert done.returncode == 3
@@ -1055,7 +1065,9 @@ def test_unknown_names_are_told_at_once(host: Host) -> None:
 
 
 def test_those_that_cannot_be_renewed_are_told_at_once(host: Host) -> None:
-    """Every one that cannot be renewed is told with the reason, and none of the others is; `--all` leaves them out."""
+    """`renew` reports each certificate that it cannot renew with the reason, and renews none of the others. `--all`
+    omits them.
+    """
     before = host.serials()
     host.entries["etcd-server"]["signer"] = "none"
     done = certmond(host, "renew", "ca", "apiserver", "etcd-server")
@@ -1073,7 +1085,7 @@ def test_those_that_cannot_be_renewed_are_told_at_once(host: Host) -> None:
 
 @pytest.mark.parametrize("arguments", [("renew",), ("renew", "--all", "apiserver"), ("renew", "--al")])
 def test_renew_has_to_be_told_what(host: Host, arguments: tuple[str, ...]) -> None:
-    """Without a name, with both, or with a wrong option nothing is done, and it exits 3."""
+    """Without a name, with names and `--all`, or with a wrong option, `renew` changes nothing and exits 3."""
     assert certmond(host, *arguments).returncode == 3
     assert not host.state.exists()
 
@@ -1089,7 +1101,9 @@ def test_renew_does_not_exit_with_0_where_something_broken_is_left_alone(host: H
 
 
 def test_renew_goes_on_where_its_reader_has_gone(host: Host) -> None:
-    """Where the output is a pipe that nobody reads any more, as that of `| head -1`, every certificate is renewed."""
+    """If the reader of the output has closed the pipe, as `| head -1` does, `renew --all` still renews each
+    certificate.
+    """
     before = host.serials()
     through = ("bash", "-c", 'exec > >(exec <&-; sleep 0.2); "$@"', "bash")
     certmond(host, "renew", "--all", before=through)
@@ -1115,7 +1129,7 @@ def test_renew_exits_by_what_became_of_it(waiting: tuple[Host, Helper]) -> None:
 
 
 def test_sudo_is_named(host: Host) -> None:
-    """Who gave the command is in the trail: the user behind sudo, too."""
+    """The trail names the user who ran the command, also behind sudo."""
     if Path("/proc/self/loginuid").read_text() != str(2**32 - 1):
         pytest.skip("somebody logged in here, and the kernel's word goes before sudo's")
     certmond(host, "renew", "apiserver", SUDO_USER="alice")
@@ -1123,8 +1137,8 @@ def test_sudo_is_named(host: Host) -> None:
 
 
 def test_what_was_interrupted_is_finished_first(host: Host, quick: Path) -> None:
-    """A renewal that was killed between key and certificate is finished before the next is planned, and that is told
-    in the trail.
+    """A renewal that was killed between key and certificate is completed before the next is planned. The trail records
+    it.
     """
     twins = copies(host, quick)
     stops = record(next(twins).start)
@@ -1165,8 +1179,8 @@ def test_forecast(host: Host) -> None:
 
 
 def test_archive_is_listed_and_restored(host: Host) -> None:
-    """`archive list` shows every generation, `archive restore` puts one back and keeps what it replaced; `--dry-run`
-    only says so; who did it is in the trail.
+    """`archive list` shows each generation. `archive restore` restores one and archives what it replaces; `--dry-run`
+    only prints it. The trail has the user who ran it.
     """
     pair = [host.at(ENTRIES["apiserver"][field]) for field in ("path", "key")]
     old = [path.read_bytes() for path in pair]
@@ -1198,8 +1212,8 @@ def test_archive_is_listed_and_restored(host: Host) -> None:
 
 
 def test_a_name_of_which_nothing_is_kept_is_told(tmp_path: Path) -> None:
-    """`archive list NAME` of which the archive has nothing says so, and what it has; the exit code is 3, and what there
-    is of the other names is listed.
+    """`archive list NAME` exits 3 if the archive has no generation of NAME, and names the entries that it has. It lists
+    the generations of the other names.
     """
     host = Host(tmp_path / "host", "apiserver")
     empty = certmond(host, "archive", "list", "apiserver")
@@ -1213,8 +1227,8 @@ def test_a_name_of_which_nothing_is_kept_is_told(tmp_path: Path) -> None:
 
 
 def test_a_damaged_generation_is_told_and_blocks_no_other(tmp_path: Path) -> None:
-    """`archive list` tells it on standard error, goes on, and exits with 2; `archive restore` puts back the one that is
-    asked for.
+    """`archive list` reports a damaged generation on standard error, continues, and exits 2. `archive restore` restores
+    the requested one.
     """
     host = Host(tmp_path / "host", "apiserver")
     for name in ("first", "second"):

@@ -1,4 +1,6 @@
-"""Broken files are put right: from the archive, else anew by their entry; by the daemon, by hand, killed anywhere."""
+"""The repair of broken files: from the archive, or as a new certificate of the entry; by the daemon, by a command,
+killed at any call.
+"""
 
 from __future__ import annotations
 
@@ -125,8 +127,9 @@ def kinds(outcomes: Any) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("how", BROKEN)
 @pytest.mark.parametrize("archived", [True, False])
 def test_each_damage_is_put_right(tmp_path: Path, how: str, archived: bool) -> None:
-    """From the archive where a generation is good, and anew where none is. Afterwards nothing is found or planned, the
-    files have the modes of their entry, and the kubelet's PEM is a dated file behind its link.
+    """certmond restores a damaged pair from the archive if a generation is good, and otherwise issues a new one.
+    Afterwards there is no finding and no step, the files have the modes of their entry, and the PEM of the kubelet is a
+    dated file behind its link.
     """
     name, damage = BROKEN[how]
     host = whole(tmp_path, name, archived=archived)
@@ -147,7 +150,7 @@ def test_each_damage_is_put_right(tmp_path: Path, how: str, archived: bool) -> N
 
 @pytest.mark.parametrize("archived", [True, False])
 def test_everything_at_once_is_put_right(tmp_path: Path, archived: bool) -> None:
-    """Several damaged files heal in one pass, each by its own step."""
+    """One pass repairs several damaged files, each by its own step."""
     host = whole(tmp_path, archived=archived)
     for how in ("deleted pair", "key that was kept", "kubeconfig that is none", "cut PEM"):
         BROKEN[how][1](host)
@@ -235,8 +238,8 @@ def test_what_comes_back_is_in_the_trail_without_a_key(tmp_path: Path) -> None:
 
 
 def test_a_right_that_a_later_certificate_no_longer_had_does_not_come_back(tmp_path: Path) -> None:
-    """The generation with it is good, but what certmond put in place last had it no longer, and is lost: a certificate
-    of the entry is issued anew.
+    """The generation with a wider right is good, but the certificate that certmond issued last had it no longer, and is
+    lost. certmond issues a certificate of the entry.
     """
     host = Host(tmp_path, "apiserver")
     wide = make_server(host.ca, names=[*API["names"], "DNS:admin.example"], not_before=host.now - YEAR,
@@ -260,8 +263,8 @@ def test_a_right_that_a_later_certificate_no_longer_had_does_not_come_back(tmp_p
 
 @pytest.mark.parametrize("how", ["forgotten", "put back by hand"])
 def test_what_nobody_remembers_to_be_less_is_not_taken_to_be_as_much(tmp_path: Path, how: str) -> None:
-    """The archive has a certificate with more than the one that was there last, which a command never saw: what the
-    entry does not fix does not come back, whether the memory of renewals is lost, or has one that is in the archive.
+    """The archive has a certificate with more rights than the lost one, which no command recorded. A right that the
+    entry does not fix does not return, whether the ledger is lost or has an archived certificate.
     """
     host = Host(tmp_path, "apiserver")
     host.entries["apiserver"] = {**API, "usages": ["client auth"], "subject": [], "names": []}
@@ -283,7 +286,7 @@ def test_what_nobody_remembers_to_be_less_is_not_taken_to_be_as_much(tmp_path: P
 
 
 def test_during_a_rotation_the_generation_of_the_former_ca_stays_where_it_is(tmp_path: Path) -> None:
-    """What the archive has leads to a CA that is on the node no longer: the new one issues."""
+    """A generation whose CA is no longer on the node stays in the archive. The new CA issues."""
     host = whole(tmp_path, "apiserver", archived=True)
     new = make_ca(key="ec", not_before=host.now - DAY, not_after=host.now + 9 * YEAR)
     host.put(CA["path"], new.pem)
@@ -316,11 +319,13 @@ def test_what_breaks_again_and_again_is_put_right_at_growing_intervals(tmp_path:
     assert host.unwell() == []
 
 
-# What is not put right
+# What certmond does not repair
 
 
 def test_what_nobody_asks_for_any_longer_stays_away(tmp_path: Path) -> None:
-    """An entry whose manifest went with its files is not brought back, nor an optional one, nor a CA."""
+    """certmond does not restore an entry whose manifest was removed together with its files, an optional entry, or a
+    CA.
+    """
     host = whole(tmp_path, "apiserver", archived=True)
     manifest = "/etc/kubernetes/manifests/kube-apiserver.yaml"
     host.entries["apiserver"] |= {"mentioned_in": [manifest]}
@@ -340,7 +345,9 @@ def test_what_nobody_asks_for_any_longer_stays_away(tmp_path: Path) -> None:
 
 
 def test_a_kubeconfig_that_no_entry_fixes_is_never_issued(tmp_path: Path) -> None:
-    """A user's own kubeconfig has no subject in its entry: it comes from the archive, or not at all, as is said."""
+    """The kubeconfig of a user has no subject in its entry. certmond restores it from the archive or holds the step
+    with the reason.
+    """
     host = whole(tmp_path, "admin.conf", archived=False)
     host.entries["admin.conf"] = {"kind": "kubeconfig", "path": ADMIN["path"], "usages": ["client auth"]}
     host.at(ADMIN["path"]).write_bytes(b"")
@@ -352,7 +359,9 @@ def test_a_kubeconfig_that_no_entry_fixes_is_never_issued(tmp_path: Path) -> Non
 
 
 def test_without_the_key_of_the_ca_the_finding_says_where_it_is(tmp_path: Path) -> None:
-    """A worker has no key of the CA: where the archive has nothing good, the finding names the way back."""
+    """A worker has no key of the CA. If the archive has no good generation, the finding names the commands that join
+    the node again.
+    """
     host = whole(tmp_path, "kubelet-client", archived=False)
     host.at(CA["key"]).unlink()
     host.entries["kubelet-client"] |= {}
@@ -384,7 +393,9 @@ def test_a_name_that_the_entry_does_not_fix_is_not_lost_unasked(tmp_path: Path) 
 def test_other_credentials_than_a_certificate_are_the_operators_decision(
     tmp_path: Path, field: str, *, archived: bool
 ) -> None:
-    """A kubeconfig whose user has a token, say, in place of the certificate works: it is told, and never replaced."""
+    """A kubeconfig whose user has another credential, such as a token, works. certmond reports it and never replaces
+    it.
+    """
     host = whole(tmp_path, "admin.conf", archived=archived)
     document = yaml.safe_load(host.at(ADMIN["path"]).read_bytes())
     document["users"][0]["user"] = {field: {"command": "kubelogin"} if field in {"exec", "auth-provider"} else "abc"}
@@ -398,7 +409,7 @@ def test_other_credentials_than_a_certificate_are_the_operators_decision(
 
 
 def test_a_key_that_only_a_tpm_reads_is_not_replaced(tmp_path: Path) -> None:
-    """It may be the right one: that it is not read is told."""
+    """The key may be the right one. A finding reports that certmond does not read it."""
     host = whole(tmp_path, "apiserver", archived=True)
     key = b"-----BEGIN TSS2 PRIVATE KEY-----\nMIHwBgZngQUKAQOgAwEB/6E=\n-----END TSS2 PRIVATE KEY-----\n"
     host.put(API["key"], key, 0o600)
@@ -431,7 +442,9 @@ def test_the_pem_of_a_kubelet_that_reads_another_one_is_not_made(tmp_path: Path,
 def test_of_a_kubeconfig_with_others_only_the_damaged_user_is_replaced(
     tmp_path: Path, field: str, content: str, *, archived: bool
 ) -> None:
-    """From the archive or anew: its other users, clusters and contexts stay as they are."""
+    """certmond replaces only the damaged user, from the archive or with a new certificate. The other users, clusters
+    and contexts stay.
+    """
     host = whole(tmp_path, "admin.conf", archived=archived)
     document = yaml.safe_load(host.at(ADMIN["path"]).read_bytes())
     document["users"].append({"name": "other", "user": {"token": "mine"}})
@@ -449,7 +462,9 @@ def test_of_a_kubeconfig_with_others_only_the_damaged_user_is_replaced(
 
 
 def test_the_server_of_a_kubeconfig_comes_from_another_of_the_same_ca(tmp_path: Path) -> None:
-    """Where the archive has nothing of it. A kubeconfig that another user can write is not asked."""
+    """If the archive has no kubeconfig of the entry, certmond takes the server from another one of the same CA, but not
+    from one that another user can write.
+    """
     host = whole(tmp_path, "admin.conf", archived=False)
     shutil.rmtree(host.state / "archive")
     leaf = make_leaf(host.ca, "system:kube-scheduler", not_after=host.now + YEAR, key="ec")
@@ -515,8 +530,8 @@ def clean(daemon: Running, *names: str) -> bool:
 
 
 def test_the_daemon_heals_after_a_pause_that_it_announces(tmp_path: Path) -> None:
-    """A truncated kubelet PEM, a deleted pair and a kubeconfig that is none: the plan says until when a writer has
-    time, the daemon wakes at that instant by itself, and everything is whole.
+    """A truncated kubelet PEM, a deleted pair and an invalid kubeconfig: the plan reports until when a writer has time.
+    The daemon wakes at that instant and repairs all three.
     """
     host = whole(tmp_path / "host", now=now(), archived=True)
     with watching(host) as daemon:
@@ -532,7 +547,7 @@ def test_the_daemon_heals_after_a_pause_that_it_announces(tmp_path: Path) -> Non
 
 
 def test_the_daemon_leaves_a_writer_that_pauses_alone(tmp_path: Path) -> None:
-    """Whoever replaces the pair within the pause has the last word: nothing is put back over it."""
+    """If a writer replaces the pair within the pause, its files stay. The daemon restores nothing over them."""
     host = whole(tmp_path / "host", "apiserver", now=now(), archived=True)
     mine = make_server(host.ca, names=API["names"], not_after=now() + YEAR, key=new_key())
     with watching(host) as daemon:

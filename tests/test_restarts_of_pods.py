@@ -79,9 +79,9 @@ def restarts(daemon: Running, service: str, result: str = "proven") -> float:
 
 
 def settled(daemon: Running) -> None:
-    """A whole look and a pass after it, and nothing is left to be done.
+    """Wait for a complete scan and the pass after it, which leave nothing to do.
 
-    A look whose answer comes together with a change of files has no pass of its own: then another one is asked for.
+    A scan whose answer arrives together with a change of files has no pass. The function then requests another one.
     """
     looks, asked = number_of_looks(daemon), 0.0
 
@@ -122,7 +122,7 @@ def test_renewed_by_hand(either: ControlPlane) -> None:
         "kube-controller-manager: kube-controller-manager has taken up controller-manager.conf"
     )
     assert [line for line in lines if "uses the old" in line] == [
-        "kubelet uses the old kubelet-client for as long as it is not restarted"  # of which nothing is seen here
+        "kubelet uses the old kubelet-client for as long as it is not restarted"  # which cannot be detected here
     ]
     whole_node_is_proven(node)
     assert sorted(each["target"] for each in node.trail() if each.get("step") == "restart") == sorted(ELECTING * 2)
@@ -164,8 +164,8 @@ def mounted_alone(manifest: dict[str, Any]) -> None:
 
 
 def test_who_ends_with_the_api_server(template: Path, tmp_path: Path, crictl: bool) -> None:
-    """The controller-manager and the scheduler end with an API server that has to be restarted, come back with the new
-    files, and are not restarted once more.
+    """The controller-manager and the scheduler end with an API server that has to be restarted. They start again with
+    the new files, and certmond does not restart them.
     """
     with control_plane(template, tmp_path, crictl=crictl, edit=mounted_alone) as node:
         done = node.certmond("renew", "--all")
@@ -173,13 +173,13 @@ def test_who_ends_with_the_api_server(template: Path, tmp_path: Path, crictl: bo
         assert "kube-apiserver: kube-apiserver has taken up apiserver-etcd-client" in done.stdout.splitlines()
         assert node.attempts() == {"etcd": 0, "kube-apiserver": 1, "kube-controller-manager": 1, "kube-scheduler": 1}
         are_proven(node)
-        proven = ["kube-apiserver", *ELECTING]  # two of which nobody has restarted
+        proven = ["kube-apiserver", *ELECTING]  # certmond restarted neither of the two
         assert sorted(each["target"] for each in node.trail() if each.get("step") == "restart") == sorted(proven * 2)
 
 
 def test_an_api_server_with_open_watches(template: Path, tmp_path: Path, crictl: bool) -> None:
-    """It closes its listener and would go on for a minute: it is killed when its `drain` is over, although its `grace`
-    is not. During its shutdown delay it still serves, and is left alone.
+    """An API server with open watches closes its listener and would run for a minute. certmond kills it at the end of
+    its `drain`, before the end of its `grace`. During its shutdown delay it still serves, and certmond waits.
     """
 
     def delayed(manifest: dict[str, Any]) -> None:
@@ -217,8 +217,8 @@ def test_restarted_by_rote(node: ControlPlane) -> None:
 
 @pytest.mark.parametrize(("by", "crictl"), [("write", True), ("replace", False)])
 def test_one_kubeconfig(either: ControlPlane, by: str) -> None:
-    """A kubeconfig that somebody has written anew, in place as kubeadm or by a rename, has its one reader restarted
-    once, and nobody else.
+    """A kubeconfig that is rewritten, in place like kubeadm or by a rename, has its only reader restarted once. No
+    other component restarts.
     """
     node = either
     with node.daemon() as daemon:
@@ -280,8 +280,8 @@ def test_decoys(template: Path, tmp_path: Path, crictl: bool) -> None:
 
 
 def test_taken_back(template: Path, tmp_path: Path) -> None:
-    """A component that does not come up with its new kubeconfig gets the former one back, once; that stands as
-    critical, and is not tried again until there is another one.
+    """A component that does not start with its new kubeconfig gets the previous one back, once. The finding stays
+    critical, without another attempt until the file changes.
     """
     terms = {**SETTINGS["restart"], "ready_within": "3s", "spacing": "1s"}  # the kubelet backs off 1.5 s at most
     with control_plane(template, tmp_path, factor=0.005, settings={"restart": terms}) as node:
@@ -305,8 +305,8 @@ def test_taken_back(template: Path, tmp_path: Path) -> None:
 
 
 def test_what_does_not_reload(template: Path, tmp_path: Path) -> None:
-    """A component that goes on serving the former certificate, although it should have read the new one, is restarted
-    after a while; what it serves then is the proof.
+    """A component that still serves the old certificate, although it reloads files, is restarted after a delay. The
+    certificate that it serves then is the proof.
     """
     with control_plane(template, tmp_path, edit=keep_the_pair) as node, node.daemon() as daemon:
         certificate, key = node.pair("etcd/server")
@@ -344,7 +344,7 @@ def test_without_a_kubelet(node: ControlPlane) -> None:
 
 
 def test_another_root_ca(template: Path, tmp_path: Path) -> None:
-    """Where nobody is to follow another Root CA, nobody is restarted for it. A finding says that it is not in use."""
+    """With `on_change: alarm`, another Root CA restarts no component. A finding reports that it is not in use."""
     settings = {"root_ca": {"on_change": "alarm"}}
     with control_plane(template, tmp_path, settings=settings) as node, node.daemon() as daemon:
         old = node.tree.certificate(f"{PKI[1:]}/ca.crt")
@@ -357,8 +357,8 @@ def test_another_root_ca(template: Path, tmp_path: Path) -> None:
 
 
 def test_the_same_cas_in_other_bytes(node: ControlPlane) -> None:
-    """A CA's file that is written anew with the same set of certificates has nobody hold an older one; one certificate
-    more has.
+    """A CA file that is rewritten with the same set of certificates makes no component stale. One certificate more
+    does.
     """
     path = f"{PKI}/etcd/ca.crt"
     own, other = node.at(path).read_bytes(), make_ca("etcd-ca").pem
@@ -387,7 +387,7 @@ MOMENTS = [
 
 @pytest.mark.parametrize(("means", "moment"), MOMENTS)
 def test_killed_in_a_restart(template: Path, tmp_path: Path, means: str, moment: str) -> None:
-    """A daemon that is killed goes on where it was when it is started again, and stops nothing twice."""
+    """A daemon that is killed during a restart continues it after its next start, and stops no process twice."""
     with control_plane(template, tmp_path, crictl=means == "crictl", edit=mounted_alone) as node:
         name = "kube-apiserver"
         certificate, key = node.pair("apiserver-etcd-client")
@@ -477,8 +477,8 @@ def test_what_does_not_run(template: Path, tmp_path: Path) -> None:
 
 
 def test_observe_mode(template: Path, tmp_path: Path) -> None:
-    """Who only observes tells what is not in use, as findings and as metrics. It restarts nothing, and writes nothing
-    outside of its own directories.
+    """In observe mode certmond reports stale components as findings and metrics. It restarts nothing and writes only to
+    its own directories.
     """
     settings = {"mode": "observe"}
     with control_plane(template, tmp_path, edit=keep_the_pair, settings=settings) as node, node.daemon() as daemon:

@@ -44,7 +44,7 @@ def to_the_last_phase(node: RotatingNode) -> None:
 
 
 def commands(node: RotatingNode) -> None:
-    """The command goes on with the rotation, or finds none to go on with."""
+    """Run the command, which continues the rotation or finds no rotation."""
     done = node.hurry("root-ca", "rotate")
     back = done.code == 2 and "was led back" in done.err
     over = done.code == 3 and "no CA is staged" in done.err
@@ -60,7 +60,7 @@ class Ending:
     rotation: Rotation
 
     def again(self) -> RotatingNode:
-        """The node, as it was: below the same paths, which what it remembers is of."""
+        """Restore the node as it was below the same paths, because its state refers to them."""
         kept = self.node.place.with_name("kept")
         if not kept.exists():
             shutil.copytree(self.node.place, kept, symlinks=True)
@@ -193,7 +193,7 @@ def passes(node: RotatingNode) -> None:
 
 
 def is_cut_again(node: RotatingNode) -> None:
-    """Whatever goes on with it is killed as well, and then another one comes."""
+    """The process that continues is killed as well, and another one follows."""
     kept = node.place.with_name("once")
     shutil.rmtree(kept, ignore_errors=True)
     shutil.copytree(node.place, kept, symlinks=True)
@@ -208,7 +208,7 @@ FOLLOWERS: tuple[Callable[[RotatingNode], None], ...] = (commands, passes, is_cu
 
 
 def ended(ending: Ending, where: str) -> None:
-    """It is over, with nothing left of it, nothing told, and the next one can begin."""
+    """Assert that the rotation has ended without leftovers or findings, and that the next one can begin."""
     node = ending.node
     assert node.unwell(ending.ca) == [], where
     assert list(wrong(ending)) == [], where
@@ -236,8 +236,8 @@ def test_the_end_is_whole_at_every_moment(ending: Ending) -> None:
 
 
 def test_an_end_that_is_cut_off_is_ended(ending: Ending) -> None:
-    """Killed at any of its writes, what comes next ends it, be it a command, a daemon, or one that is killed as well:
-    no record is left, no staged file, no draft, nothing is told of it, and another rotation can begin.
+    """If the end is killed at any of its writes, a command, a daemon, or one that is killed as well completes it. No
+    record, staged file, draft or finding remains, and another rotation can begin.
     """
     seen = set[str]()
     for number, (n, stop) in enumerate(ending.stops):
@@ -278,7 +278,7 @@ def test_nothing_is_staged_in_an_end_that_is_cut_off(plain: Ending) -> None:
 
 
 class Beside:
-    """Another process, which makes some passes while the first one stands still at its n-th stop."""
+    """Another process, which makes some passes while the first one is stopped at its n-th stop."""
 
     def __init__(self, node: RotatingNode, n: int) -> None:
         self._node, self._left, self.outcome = node, n, "has not come"
@@ -295,8 +295,8 @@ class Beside:
 
 
 def test_two_who_end_it_at_the_same_time(plain: Ending) -> None:
-    """While one process stands still at any of its writes, with the lock or without, another looks and acts: it is kept
-    out or ends the rotation itself, and the first, when it goes on, ends well.
+    """While one process is stopped at any of its writes, with or without the lock, another makes a pass: it waits for
+    the lock or ends the rotation. The first one then continues and ends without an error.
     """
     outcomes = set[str]()
     for n, stop in plain.stops:
@@ -309,8 +309,8 @@ def test_two_who_end_it_at_the_same_time(plain: Ending) -> None:
 
 
 def test_a_record_that_comes_back_is_ended_again(plain: Ending) -> None:
-    """Where power was cut before a file system had noted that the record is gone, it is in `done` with nothing kept:
-    that is ended once more, whoever comes first.
+    """If a power cut brings the deleted record back, in phase `done` without any CA, the next command or pass ends the
+    rotation again.
     """
     for follow in (commands, passes):
         node = plain.again()
@@ -340,8 +340,8 @@ def test_another_does_not_begin_in_the_place_of_one_that_has_not_ended(plain: En
 
 
 def test_an_anchor_that_is_no_longer_named_is_told(plain: Ending) -> None:
-    """Where a rotation has not ended here, and the configuration names its anchor no more, that is critical and tells
-    which entry to put back; nothing is destroyed, and with the entry it ends.
+    """If the configuration no longer names the anchor of an unfinished rotation, a critical finding names the entry to
+    restore. No file is removed, and with the entry the rotation ends.
     """
     node = plain.again()
     to_the_last_phase(node)
@@ -398,8 +398,8 @@ def is_over(node: RotatingNode, daemon: Running) -> bool:
 
 @pytest.mark.slow
 def test_a_daemon_ends_what_was_cut_off(timely: Ending) -> None:
-    """Started after a kill at any of the last writes, the daemon ends the rotation although no event wakes it, and
-    shows no phase any more.
+    """A daemon that starts after a kill at any of the last writes ends the rotation without an event, and shows no
+    phase afterwards.
     """
     stops = timely.stops
     for n, stop in stops if EVERY_STOP else stops[len(stops) // 3 :: 3]:

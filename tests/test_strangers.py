@@ -1,4 +1,4 @@
-"""What somebody gains who may write in a directory that is watched, and is neither root nor certmond: nothing."""
+"""A user who can write in a watched directory, and is neither root nor the user of certmond, gains nothing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ REFUSED = (
 
 
 class Shared(OwnedTree):
-    """A node with a directory `/shared` that somebody else owns, and a secret of root's."""
+    """A node with a directory `/shared` of another user, and a secret file of root."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -60,8 +60,8 @@ def shared(tmp_path: Path) -> Shared:
     "target", ["/vault/tls.key", "/vault/none", "/vault", "/vault/tls.key/x", "/none", "loop", "/dev/null", "/large"]
 )
 def test_a_strangers_link_tells_nothing_of_what_it_leads_to(shared: Shared, target: str) -> None:
-    """Of whoever is neither root nor certmond, a symlink to what is not his is refused, and with the same words
-    whatever is there: not even that something is there, of what kind and how large, is told.
+    """certmond refuses a symlink of another user to a file of a third user. The sentence is the same whether or not the
+    target exists, and whatever its type and size.
     """
     shared.put("/large", bytes(2 << 20), 0o600)
     shared.link("/shared/loop", "loop")
@@ -73,14 +73,14 @@ def test_a_strangers_link_tells_nothing_of_what_it_leads_to(shared: Shared, targ
 
 @pytest.mark.parametrize("name", ["tls.key", "none"])
 def test_a_directory_behind_a_strangers_link_is_refused_as_well(shared: Shared, name: str) -> None:
-    """Where the link is in the path matters not; and links may follow on each other."""
+    """The refusal also covers a link in the middle of the path, and a link to a link."""
     shared.link("/shared/hop", "/vault")
     shared.link("/shared/current", "hop")
     assert shared.seen(f"/shared/current/{name}") == REFUSED
 
 
 def test_no_name_of_a_closed_directory_is_told(shared: Shared) -> None:
-    """A pattern does not list what a stranger's link leads to, for its matches are told by name."""
+    """A pattern does not list the target of another user's link, because its matches are reported by name."""
     shared.link("/shared/current", "/vault")
     assert expand(shared.files, "/shared/*/*", ()).paths == ()
     assert shared.files.listing("/shared/current") == ()
@@ -88,8 +88,8 @@ def test_no_name_of_a_closed_directory_is_told(shared: Shared) -> None:
 
 @pytest.mark.parametrize("first", ["/vault", "/shared/current"])
 def test_a_closed_directory_has_its_names_for_who_needs_no_link(shared: Shared, first: str) -> None:
-    """Whichever of two patterns is looked at first: a stranger's link hides nothing of a directory from a row that
-    names it, and learns nothing by it.
+    """The order of two patterns does not matter: a link of another user hides no name from an entry that names the
+    directory, and gets none through it.
     """
     shared.link("/shared/current", "/vault")
     expected = {"/vault": ("tls.key",), "/shared/current": ()}
@@ -99,13 +99,13 @@ def test_a_closed_directory_has_its_names_for_who_needs_no_link(shared: Shared, 
 
 
 def test_links_that_root_vouches_for_are_followed(shared: Shared) -> None:
-    """An operator's link in somebody's directory, and the kubelet's to its dated PEM, lead wherever they lead."""
+    """A link of root in another user's directory, and the kubelet's link to its dated PEM, are followed anywhere."""
     shared.link("/shared/tls.key", "/vault/tls.key", owner=0)
     assert shared.seen("/shared/tls.key") == b"secret"
 
 
 def test_whose_the_link_is_his_is_the_file(shared: Shared) -> None:
-    """As in a volume of a program's own, `tls.crt -> ..data/tls.crt` with `..data -> ..2026_1`."""
+    """An example is a projected volume: `tls.crt -> ..data/tls.crt` with `..data -> ..2026_1`."""
     shared.put("/shared/..2026_1/tls.crt", b"own", 0o600, THEIRS)
     shared.link("/shared/..data", "..2026_1")
     shared.link("/shared/tls.crt", "..data/tls.crt")
@@ -113,7 +113,9 @@ def test_whose_the_link_is_his_is_the_file(shared: Shared) -> None:
 
 
 def test_a_stranger_may_lead_to_what_everybody_may_read(shared: Shared) -> None:
-    """To the CA bundle of the system, say; but not if a directory on the way is closed, or if it is another's link."""
+    """An example is the CA bundle of the system. The link is refused if a directory on the path is closed, or if a
+    further link belongs to another user.
+    """
     shared.put("/public/ca.crt", b"public", 0o644)
     shared.put("/vault/ca.crt", b"not public", 0o644)
     shared.link("/shared/ca.crt", "/public/ca.crt")
@@ -123,7 +125,7 @@ def test_a_stranger_may_lead_to_what_everybody_may_read(shared: Shared) -> None:
 
 
 def test_two_strangers_do_not_lend_each_other_their_files(shared: Shared) -> None:
-    """Each link has to lead to what its owner may read; only the owner of the first is told."""
+    """The owner of each link must be able to read its target. The message names only the owner of the first."""
     shared.put("/shared/theirs", b"theirs", 0o600, OTHERS)
     shared.link("/shared/second", "theirs", OTHERS)
     shared.link("/shared/first", "second")
@@ -136,8 +138,8 @@ PIECES = ("public", "vault", "shared", "out", "in", "file", "own", "..", "mine")
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_strangers_link_shows_what_linux_shows_that_stranger(shared: Shared) -> None:
-    """Of every link of up to four names, with `..`, symlinks, closed directories and files among them, certmond reads
-    what the kernel lets the owner of the link read there, and refuses the rest in one sentence.
+    """Of each link of up to four names, with `..`, symlinks, closed directories and files among them, certmond reads
+    what the kernel lets the owner of the link read there. It refuses the rest with one sentence.
     """
     shared.put("/public/file", b"public", 0o644)
     shared.put("/vault/file", b"closed", 0o644)
@@ -161,7 +163,7 @@ def test_a_strangers_link_shows_what_linux_shows_that_stranger(shared: Shared) -
 
 
 def read_as(user: int, root: Path, paths: list[str]) -> dict[str, bytes | str]:
-    """What is to be seen at each of the paths below `root`, as far as this user can read what is there."""
+    """Return what this user can read at each of the paths below `root`."""
     reader, writer = os.pipe()
     if (child := os.fork()) == 0:
         try:
@@ -192,7 +194,7 @@ def content_of(path: str) -> str:
 
 @pytest.mark.parametrize("name", ["there", "none", "file", "link"])
 def test_what_is_watched_for_a_strangers_link_tells_nothing(shared: Shared, name: str) -> None:
-    """No name in a closed directory is looked up for a stranger, so that no change there makes certmond look again."""
+    """certmond looks up no name of a closed directory for another user, so no change there causes a pass."""
     shared.at("/vault/there").mkdir()
     shared.put("/vault/file", b"", 0o644)
     shared.put("/public/ca.crt", b"public", 0o644)
@@ -204,7 +206,7 @@ def test_what_is_watched_for_a_strangers_link_tells_nothing(shared: Shared, name
 
 
 def test_every_stranger_on_the_way_has_to_be_able_to_go_it(shared: Shared) -> None:
-    """Where the link of one user leads to that of another one, the rest of the way is closed to none of them."""
+    """If the link of one user leads to that of another, each owner must be able to traverse the rest of the path."""
     shared.put("/public/ca.crt", b"public", 0o644)
     shared.at("/shared/mine").mkdir(mode=0o700)
     os.chown(shared.at("/shared/mine"), THEIRS, THEIRS)
@@ -234,7 +236,7 @@ def test_a_users_place_below_a_closed_directory_is_no_secret(shared: Shared) -> 
 
 
 def test_a_link_of_roots_goes_up_from_directories_alone(shared: Shared) -> None:
-    """`..` after a file leads nowhere, as for Linux, and through a closed directory it leads wherever it leads."""
+    """`..` after a file does not resolve, as in Linux. Through a closed directory it resolves to any target."""
     shared.put("/public/ca.crt", b"public", 0o644)
     shared.at("/vault/there").mkdir()
     shared.link("/shared/up", "/vault/there/../../public/ca.crt", 0)
@@ -244,7 +246,7 @@ def test_a_link_of_roots_goes_up_from_directories_alone(shared: Shared) -> None:
 
 
 def test_a_directory_that_becomes_a_link_between_look_and_opening_leads_nowhere(shared: Shared) -> None:
-    """What was looked at is what is opened: a stranger who swaps a directory for a link in between gains nothing."""
+    """certmond opens the file that it checked. A user who swaps a directory for a link in between gains nothing."""
     shared.put("/shared/app/tls.key", b"own", 0o600, THEIRS)
     shared.files.entry("/shared/app/tls.key")
     shared.at("/shared/app").rename(shared.at("/shared/was"))
@@ -281,7 +283,7 @@ def test_who_swaps_again_and_again_never_wins(shared: Shared) -> None:
 
 
 def test_what_is_exported_goes_to_no_file_that_a_stranger_chose(shared: Shared) -> None:
-    """`-o` into a directory of somebody else's: his symlink is refused, and the file that it leads to stays."""
+    """`-o` into a directory of another user refuses the symlink of that user, and its target is unchanged."""
     shared.link("/shared/ca.pem", "../vault/tls.key")
     with pytest.raises(WriteError, match="is a symlink of user 65534"):
         replace_file(shared.at("/shared/ca.pem"), b"new")
@@ -290,8 +292,8 @@ def test_what_is_exported_goes_to_no_file_that_a_stranger_chose(shared: Shared) 
 
 @pytest.mark.parametrize("planted", ["hard link", "FIFO", "symlink", "open to him"])
 def test_what_is_rendered_is_written_to_a_file_of_our_own(shared: Shared, planted: str) -> None:
-    """Whatever a stranger has put where the metrics are written first (node_exporter's directory is often another's):
-    it is not waited for, not written to, and not what is put in place.
+    """Whatever another user puts at the draft of the metrics (the directory of node_exporter often belongs to another
+    user), certmond does not wait for it, does not write to it, and does not rename it to the target.
     """
     draft = shared.at("/shared/.node.prom.new")
     keeper = None
@@ -316,7 +318,7 @@ def test_what_is_rendered_is_written_to_a_file_of_our_own(shared: Shared, plante
 
 
 def test_the_archive_keeps_nothing_that_a_stranger_swapped_in(shared: Shared, tmp_path: Path) -> None:
-    """What was found is what is kept: a directory that has become a link since is not followed."""
+    """The archive stores the file that was found. It does not follow a directory that has become a link since."""
     shared.put("/shared/app/tls.key", b"own", 0o600, THEIRS)
     real = Transactions(str(shared.root), tmp_path / "state").real("/shared/app/tls.key")
     shared.at("/shared/app").rename(shared.at("/shared/was"))
@@ -330,7 +332,9 @@ def test_the_archive_keeps_nothing_that_a_stranger_swapped_in(shared: Shared, tm
 def test_a_directory_that_is_made_for_a_node_opens_no_other(
     shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who swaps the new directory for a link before its mode is set does not have that of another one set."""
+    """A user who swaps the new directory for a link before its mode is set does not change the mode of another
+    directory.
+    """
     mkdir = os.mkdir
 
     def swapped(name: str, mode: int, **where: int) -> None:
