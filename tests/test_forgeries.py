@@ -296,7 +296,7 @@ def test_a_ca_file_that_another_user_can_write_proves_nothing(plain: Host) -> No
 
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize("status", [2, 5])
-def test_what_certmond_put_in_place_is_remembered_whatever_the_signer_does(
+def test_a_narrower_certificate_stays_recorded_whatever_the_signer_does(
     plain: Host, tmp_path: Path, status: int
 ) -> None:
     """After a signer fails or has not decided, certmond still records that it issued a narrower certificate. It does
@@ -407,7 +407,7 @@ def test_no_file_is_made_from_a_forged_certificate(forged: Forged) -> None:
     assert made == ["file-genuine"]
 
 
-def test_what_changes_between_plan_and_signature_is_seen(tmp_path: Path) -> None:
+def test_a_change_between_plan_and_signature_stops_the_signature(tmp_path: Path) -> None:
     """certmond applies the rule again when it signs: a directory that became writable for others since the plan stops
     the step.
     """
@@ -437,7 +437,7 @@ def wide_and_narrow(host: Host) -> tuple[Issued, Issued]:
     return wide, narrow
 
 
-def test_a_former_certificate_that_ends_later_brings_no_right_back(plain: Host) -> None:
+def test_an_older_certificate_that_ends_later_restores_no_right(plain: Host) -> None:
     """After certmond has issued a narrower certificate, the CA's key signs no successor of the wider one, whatever its
     end.
     """
@@ -452,7 +452,7 @@ def test_a_former_certificate_that_ends_later_brings_no_right_back(plain: Host) 
     assert plain.at("/home/app/app.crt").read_bytes() == wide.pem
 
 
-def test_a_former_certificate_brings_no_right_back_under_another_name(plain: Host) -> None:
+def test_an_older_certificate_under_another_name_restores_no_right(plain: Host) -> None:
     """In a pattern that its owner can write, a file of another name does not hide that certmond has since renewed the
     certificate of this common name.
     """
@@ -560,7 +560,7 @@ def test_nothing_is_put_back_through_a_symlink_of_another_user(plain: Host) -> N
     assert plain.at("/etc/precious").read_bytes() == b"root's"
 
 
-def test_breaking_a_file_brings_no_former_right_back(plain: Host) -> None:
+def test_breaking_a_file_restores_no_earlier_right(plain: Host) -> None:
     """The certificate in the archive is valid and has a name that the entry no longer fixes. The narrower certificate
     that certmond issued is destroyed. The repaired file has the names of the entry.
     """

@@ -447,7 +447,7 @@ def now() -> datetime:
 
 
 @pytest.mark.real("openssl")
-def test_a_request_that_no_longer_asks_for_what_is_granted_is_filed_anew(waiting: tuple[Host, Helper]) -> None:
+def test_a_request_that_no_longer_matches_its_entry_is_replaced(waiting: tuple[Host, Helper]) -> None:
     """If the entry changes while the signer decides, certmond sends a new request without the old cookie. The new
     request has what the entry fixes now.
     """
@@ -466,7 +466,7 @@ def test_a_request_that_no_longer_asks_for_what_is_granted_is_filed_anew(waiting
 
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize("damage", [b"", b"\0", b"\xff\xfe", b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n"])
-def test_a_request_that_was_damaged_is_lost(waiting: tuple[Host, Helper], damage: bytes) -> None:
+def test_a_damaged_request_is_replaced_by_a_new_one(waiting: tuple[Host, Helper], damage: bytes) -> None:
     """If a pending request of a signer is unreadable, certmond sends a new request and renews the certificate."""
     host, helper = waiting
     helper.answers(5, "60\ncookie\n")
@@ -525,7 +525,7 @@ def test_a_signer_that_waits_is_asked_again(waiting: tuple[Host, Helper]) -> Non
     assert host.serials() != before
 
 
-def test_a_daemon_asks_a_signer_that_waits_by_itself(waiting: tuple[Host, Helper]) -> None:
+def test_the_daemon_asks_a_waiting_signer_again_without_an_event(waiting: tuple[Host, Helper]) -> None:
     """If a signer has not decided and no other step ran, the daemon soon plans again without reading any file. The new
     plan has the time of the next question.
     """
@@ -584,7 +584,7 @@ def test_a_refusal_ends_a_promise(waiting: tuple[Host, Helper]) -> None:
 
 
 @pytest.mark.real("openssl")
-def test_what_somebody_else_renewed_is_not_waited_for(waiting: tuple[Host, Helper]) -> None:
+def test_a_renewal_by_another_process_ends_the_wait(waiting: tuple[Host, Helper]) -> None:
     """When another process renews the certificate, certmond deletes the key of its pending request."""
     host, helper = waiting
     helper.answers(5, "60\ncookie\n")
@@ -599,7 +599,7 @@ def test_what_somebody_else_renewed_is_not_waited_for(waiting: tuple[Host, Helpe
 
 @pytest.mark.real("openssl")
 def test_killed_while_a_signer_waits(waiting: tuple[Host, Helper], quick: Path) -> None:
-    """A process killed at any call between the first and the last question leaves only files that the next start uses."""
+    """A kill at any call between the first and the last question leaves only files that the next start uses."""
     host, helper = waiting
 
     def ask(status: int, said: str = "") -> None:
@@ -751,7 +751,7 @@ def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
     assert host.unwell() == []
 
 
-def test_overtaken_between_look_and_step(tmp_path: Path) -> None:
+def test_a_renewal_by_another_process_before_the_step_is_no_failure(tmp_path: Path) -> None:
     """A certificate that another process renewed after the scan stays. The ledger records no failure."""
     host = Host(tmp_path / "host", "apiserver", "admin.conf")
     enforcer = host.enforcer()
@@ -769,7 +769,7 @@ def test_overtaken_between_look_and_step(tmp_path: Path) -> None:
     assert host.serials()["apiserver"] == leaf.facts.serial
 
 
-def test_a_key_that_somebody_else_has_just_written(tmp_path: Path) -> None:
+def test_a_key_that_another_process_has_just_written_stays(tmp_path: Path) -> None:
     """If only the key was replaced after the scan, certmond leaves the pair to the process that writes it."""
     host = Host(tmp_path / "host", "apiserver")
     plan = host.plan()
@@ -783,7 +783,7 @@ def test_a_key_that_somebody_else_has_just_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.real("openssl")
-def test_overtaken_while_the_signer_signs(waiting: tuple[Host, Helper]) -> None:
+def test_a_renewal_by_another_process_while_the_signer_signs_stays(waiting: tuple[Host, Helper]) -> None:
     """A certificate that another process renewed while the signer signs stays. certmond discards the signed one."""
     host, helper = waiting
     theirs = make_server(host.ca, "kube-apiserver", not_before=host.now - DAY, not_after=host.now + YEAR)
@@ -836,7 +836,7 @@ def test_bundles_and_copies_follow_their_source(tmp_path: Path) -> None:
             assert [outcome.result for outcome in enforcer.executor.execute(plan)] == ["done"] * 5
 
 
-def test_a_foreign_file_is_left_alone_and_told(tmp_path: Path) -> None:
+def test_a_foreign_file_at_the_path_of_a_derived_file_stays(tmp_path: Path) -> None:
     """If the path of a derived file has the file of another program, certmond leaves it. The plan reports it, and other
     steps run.
     """
@@ -858,7 +858,7 @@ def test_a_foreign_file_is_left_alone_and_told(tmp_path: Path) -> None:
 # When to wait
 
 
-def test_the_host_is_asked_only_where_something_is_due(tmp_path: Path) -> None:
+def test_the_hold_command_runs_only_if_a_step_is_due(tmp_path: Path) -> None:
     """certmond runs the hold command only in passes in which a step is due. Until the critical point, no certificate is
     renewed while the command holds.
     """
@@ -1052,7 +1052,7 @@ def test_dry_run_writes_nothing(host: Host) -> None:
     assert {path: path.read_bytes() for path in host.files()} == content
 
 
-def test_unknown_names_are_told_at_once(host: Host) -> None:
+def test_renew_reports_every_unknown_name_and_renews_nothing(host: Host) -> None:
     """`renew` reports each unknown name with the most similar known one, and renews nothing."""
     before = host.serials()
     done = certmond(host, "renew", "apiservr", "admin.conf", "nonsense")
@@ -1064,7 +1064,7 @@ def test_unknown_names_are_told_at_once(host: Host) -> None:
     assert host.serials() == before
 
 
-def test_those_that_cannot_be_renewed_are_told_at_once(host: Host) -> None:
+def test_renew_reports_every_name_that_it_cannot_renew(host: Host) -> None:
     """`renew` reports each certificate that it cannot renew with the reason, and renews none of the others. `--all`
     omits them.
     """
@@ -1084,7 +1084,7 @@ def test_those_that_cannot_be_renewed_are_told_at_once(host: Host) -> None:
 
 
 @pytest.mark.parametrize("arguments", [("renew",), ("renew", "--all", "apiserver"), ("renew", "--al")])
-def test_renew_has_to_be_told_what(host: Host, arguments: tuple[str, ...]) -> None:
+def test_renew_refuses_an_incomplete_selection(host: Host, arguments: tuple[str, ...]) -> None:
     """Without a name, with names and `--all`, or with a wrong option, `renew` changes nothing and exits 3."""
     assert certmond(host, *arguments).returncode == 3
     assert not host.state.exists()
@@ -1100,7 +1100,7 @@ def test_renew_does_not_exit_with_0_where_something_broken_is_left_alone(host: H
     assert "left alone: apiserver: the file of its CA, the entry ca, holds no certificate: put the CA" in done.stdout
 
 
-def test_renew_goes_on_where_its_reader_has_gone(host: Host) -> None:
+def test_renew_continues_after_its_reader_closes_the_pipe(host: Host) -> None:
     """If the reader of the output has closed the pipe, as `| head -1` does, `renew --all` still renews each
     certificate.
     """
@@ -1211,7 +1211,7 @@ def test_archive_is_listed_and_restored(host: Host) -> None:
     assert readable(host) == []
 
 
-def test_a_name_of_which_nothing_is_kept_is_told(tmp_path: Path) -> None:
+def test_archive_list_exits_3_for_a_name_without_generations(tmp_path: Path) -> None:
     """`archive list NAME` exits 3 if the archive has no generation of NAME, and names the entries that it has. It lists
     the generations of the other names.
     """
@@ -1226,7 +1226,7 @@ def test_a_name_of_which_nothing_is_kept_is_told(tmp_path: Path) -> None:
     assert "nothing is kept of apisever; the archive has apiserver" in listed.stderr
 
 
-def test_a_damaged_generation_is_told_and_blocks_no_other(tmp_path: Path) -> None:
+def test_a_damaged_generation_is_reported_and_blocks_no_other(tmp_path: Path) -> None:
     """`archive list` reports a damaged generation on standard error, continues, and exits 2. `archive restore` restores
     the requested one.
     """

@@ -126,7 +126,7 @@ def kinds(outcomes: Any) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("how", BROKEN)
 @pytest.mark.parametrize("archived", [True, False])
-def test_each_damage_is_put_right(tmp_path: Path, how: str, archived: bool) -> None:
+def test_each_damage_is_repaired(tmp_path: Path, how: str, archived: bool) -> None:
     """certmond restores a damaged pair from the archive if a generation is good, and otherwise issues a new one.
     Afterwards there is no finding and no step, the files have the modes of their entry, and the PEM of the kubelet is a
     dated file behind its link.
@@ -149,7 +149,7 @@ def test_each_damage_is_put_right(tmp_path: Path, how: str, archived: bool) -> N
 
 
 @pytest.mark.parametrize("archived", [True, False])
-def test_everything_at_once_is_put_right(tmp_path: Path, archived: bool) -> None:
+def test_several_damages_are_repaired_in_one_pass(tmp_path: Path, archived: bool) -> None:
     """One pass repairs several damaged files, each by its own step."""
     host = whole(tmp_path, archived=archived)
     for how in ("deleted pair", "key that was kept", "kubeconfig that is none", "cut PEM"):
@@ -262,7 +262,7 @@ def test_a_right_that_a_later_certificate_no_longer_had_does_not_come_back(tmp_p
 
 
 @pytest.mark.parametrize("how", ["forgotten", "put back by hand"])
-def test_what_nobody_remembers_to_be_less_is_not_taken_to_be_as_much(tmp_path: Path, how: str) -> None:
+def test_a_wider_generation_is_not_restored_without_proof(tmp_path: Path, how: str) -> None:
     """The archive has a certificate with more rights than the lost one, which no command recorded. A right that the
     entry does not fix does not return, whether the ledger is lost or has an archived certificate.
     """
@@ -285,7 +285,7 @@ def test_what_nobody_remembers_to_be_less_is_not_taken_to_be_as_much(tmp_path: P
     assert "its entry fixes no subject" in held.because
 
 
-def test_during_a_rotation_the_generation_of_the_former_ca_stays_where_it_is(tmp_path: Path) -> None:
+def test_during_a_rotation_no_generation_of_the_old_ca_is_restored(tmp_path: Path) -> None:
     """A generation whose CA is no longer on the node stays in the archive. The new CA issues."""
     host = whole(tmp_path, "apiserver", archived=True)
     new = make_ca(key="ec", not_before=host.now - DAY, not_after=host.now + 9 * YEAR)
@@ -322,7 +322,7 @@ def test_what_breaks_again_and_again_is_put_right_at_growing_intervals(tmp_path:
 # What certmond does not repair
 
 
-def test_what_nobody_asks_for_any_longer_stays_away(tmp_path: Path) -> None:
+def test_a_file_that_the_node_no_longer_expects_is_not_restored(tmp_path: Path) -> None:
     """certmond does not restore an entry whose manifest was removed together with its files, an optional entry, or a
     CA.
     """
@@ -529,7 +529,7 @@ def clean(daemon: Running, *names: str) -> bool:
     return all(daemon.reasons(name) == set() for name in names) and not daemon.activity()["plan"]["steps"]
 
 
-def test_the_daemon_heals_after_a_pause_that_it_announces(tmp_path: Path) -> None:
+def test_the_daemon_repairs_after_a_pause_that_it_announces(tmp_path: Path) -> None:
     """A truncated kubelet PEM, a deleted pair and an invalid kubeconfig: the plan reports until when a writer has time.
     The daemon wakes at that instant and repairs all three.
     """

@@ -279,7 +279,7 @@ def test_decoys(template: Path, tmp_path: Path, crictl: bool) -> None:
             stranger.kill()
 
 
-def test_taken_back(template: Path, tmp_path: Path) -> None:
+def test_a_component_that_fails_gets_the_previous_kubeconfig_back(template: Path, tmp_path: Path) -> None:
     """A component that does not start with its new kubeconfig gets the previous one back, once. The finding stays
     critical, without another attempt until the file changes.
     """

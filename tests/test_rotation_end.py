@@ -339,7 +339,7 @@ def test_another_does_not_begin_in_the_place_of_one_that_has_not_ended(plain: En
     assert (node.record, node.staged) == (before, kept)
 
 
-def test_an_anchor_that_is_no_longer_named_is_told(plain: Ending) -> None:
+def test_an_anchor_that_left_the_configuration_is_reported(plain: Ending) -> None:
     """If the configuration no longer names the anchor of an unfinished rotation, a critical finding names the entry to
     restore. No file is removed, and with the entry the rotation ends.
     """

@@ -59,7 +59,7 @@ def shared(tmp_path: Path) -> Shared:
 @pytest.mark.parametrize(
     "target", ["/vault/tls.key", "/vault/none", "/vault", "/vault/tls.key/x", "/none", "loop", "/dev/null", "/large"]
 )
-def test_a_strangers_link_tells_nothing_of_what_it_leads_to(shared: Shared, target: str) -> None:
+def test_a_link_of_another_user_reveals_nothing_of_its_target(shared: Shared, target: str) -> None:
     """certmond refuses a symlink of another user to a file of a third user. The sentence is the same whether or not the
     target exists, and whatever its type and size.
     """
@@ -72,14 +72,14 @@ def test_a_strangers_link_tells_nothing_of_what_it_leads_to(shared: Shared, targ
 
 
 @pytest.mark.parametrize("name", ["tls.key", "none"])
-def test_a_directory_behind_a_strangers_link_is_refused_as_well(shared: Shared, name: str) -> None:
+def test_a_directory_behind_a_link_of_another_user_is_refused(shared: Shared, name: str) -> None:
     """The refusal also covers a link in the middle of the path, and a link to a link."""
     shared.link("/shared/hop", "/vault")
     shared.link("/shared/current", "hop")
     assert shared.seen(f"/shared/current/{name}") == REFUSED
 
 
-def test_no_name_of_a_closed_directory_is_told(shared: Shared) -> None:
+def test_no_name_of_a_closed_directory_is_reported(shared: Shared) -> None:
     """A pattern does not list the target of another user's link, because its matches are reported by name."""
     shared.link("/shared/current", "/vault")
     assert expand(shared.files, "/shared/*/*", ()).paths == ()
@@ -87,7 +87,7 @@ def test_no_name_of_a_closed_directory_is_told(shared: Shared) -> None:
 
 
 @pytest.mark.parametrize("first", ["/vault", "/shared/current"])
-def test_a_closed_directory_has_its_names_for_who_needs_no_link(shared: Shared, first: str) -> None:
+def test_a_closed_directory_is_listed_for_entries_without_a_link(shared: Shared, first: str) -> None:
     """The order of two patterns does not matter: a link of another user hides no name from an entry that names the
     directory, and gets none through it.
     """
@@ -104,7 +104,7 @@ def test_links_that_root_vouches_for_are_followed(shared: Shared) -> None:
     assert shared.seen("/shared/tls.key") == b"secret"
 
 
-def test_whose_the_link_is_his_is_the_file(shared: Shared) -> None:
+def test_a_link_to_a_file_of_the_same_owner_is_followed(shared: Shared) -> None:
     """An example is a projected volume: `tls.crt -> ..data/tls.crt` with `..data -> ..2026_1`."""
     shared.put("/shared/..2026_1/tls.crt", b"own", 0o600, THEIRS)
     shared.link("/shared/..data", "..2026_1")
@@ -112,7 +112,7 @@ def test_whose_the_link_is_his_is_the_file(shared: Shared) -> None:
     assert shared.seen("/shared/tls.crt") == b"own"
 
 
-def test_a_stranger_may_lead_to_what_everybody_may_read(shared: Shared) -> None:
+def test_a_link_of_another_user_may_lead_to_a_file_that_all_can_read(shared: Shared) -> None:
     """An example is the CA bundle of the system. The link is refused if a directory on the path is closed, or if a
     further link belongs to another user.
     """
@@ -124,7 +124,7 @@ def test_a_stranger_may_lead_to_what_everybody_may_read(shared: Shared) -> None:
     assert shared.seen("/shared/closed.crt") == REFUSED
 
 
-def test_two_strangers_do_not_lend_each_other_their_files(shared: Shared) -> None:
+def test_links_of_two_users_do_not_grant_each_other_access(shared: Shared) -> None:
     """The owner of each link must be able to read its target. The message names only the owner of the first."""
     shared.put("/shared/theirs", b"theirs", 0o600, OTHERS)
     shared.link("/shared/second", "theirs", OTHERS)
@@ -137,7 +137,7 @@ PIECES = ("public", "vault", "shared", "out", "in", "file", "own", "..", "mine")
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_strangers_link_shows_what_linux_shows_that_stranger(shared: Shared) -> None:
+def test_a_link_of_another_user_shows_what_linux_shows_that_user(shared: Shared) -> None:
     """Of each link of up to four names, with `..`, symlinks, closed directories and files among them, certmond reads
     what the kernel lets the owner of the link read there. It refuses the rest with one sentence.
     """
@@ -193,7 +193,7 @@ def content_of(path: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["there", "none", "file", "link"])
-def test_what_is_watched_for_a_strangers_link_tells_nothing(shared: Shared, name: str) -> None:
+def test_watches_for_a_link_of_another_user_reveal_nothing(shared: Shared, name: str) -> None:
     """certmond looks up no name of a closed directory for another user, so no change there causes a pass."""
     shared.at("/vault/there").mkdir()
     shared.put("/vault/file", b"", 0o644)
@@ -205,7 +205,7 @@ def test_what_is_watched_for_a_strangers_link_tells_nothing(shared: Shared, name
     assert not any(place.endswith("/vault") for place in shared.files.interest)
 
 
-def test_every_stranger_on_the_way_has_to_be_able_to_go_it(shared: Shared) -> None:
+def test_every_owner_of_a_link_on_the_path_can_traverse_it(shared: Shared) -> None:
     """If the link of one user leads to that of another, each owner must be able to traverse the rest of the path."""
     shared.put("/public/ca.crt", b"public", 0o644)
     shared.at("/shared/mine").mkdir(mode=0o700)
@@ -235,7 +235,7 @@ def test_a_users_place_below_a_closed_directory_is_no_secret(shared: Shared) -> 
     assert [shared.seen(f"/vault/app/{number}") for number in range(len(targets))] == [*targets.values()]
 
 
-def test_a_link_of_roots_goes_up_from_directories_alone(shared: Shared) -> None:
+def test_a_link_of_root_goes_up_from_directories_only(shared: Shared) -> None:
     """`..` after a file does not resolve, as in Linux. Through a closed directory it resolves to any target."""
     shared.put("/public/ca.crt", b"public", 0o644)
     shared.at("/vault/there").mkdir()
@@ -245,7 +245,7 @@ def test_a_link_of_roots_goes_up_from_directories_alone(shared: Shared) -> None:
     assert shared.seen("/shared/file") == "missing: … is not there"
 
 
-def test_a_directory_that_becomes_a_link_between_look_and_opening_leads_nowhere(shared: Shared) -> None:
+def test_a_directory_that_becomes_a_link_before_open_is_not_followed(shared: Shared) -> None:
     """certmond opens the file that it checked. A user who swaps a directory for a link in between gains nothing."""
     shared.put("/shared/app/tls.key", b"own", 0o600, THEIRS)
     shared.files.entry("/shared/app/tls.key")
@@ -282,7 +282,7 @@ def test_who_swaps_again_and_again_never_wins(shared: Shared) -> None:
     assert shared.seen("/shared/app/tls.key") == b"own"
 
 
-def test_what_is_exported_goes_to_no_file_that_a_stranger_chose(shared: Shared) -> None:
+def test_an_export_refuses_a_link_of_another_user(shared: Shared) -> None:
     """`-o` into a directory of another user refuses the symlink of that user, and its target is unchanged."""
     shared.link("/shared/ca.pem", "../vault/tls.key")
     with pytest.raises(WriteError, match="is a symlink of user 65534"):
@@ -291,7 +291,7 @@ def test_what_is_exported_goes_to_no_file_that_a_stranger_chose(shared: Shared) 
 
 
 @pytest.mark.parametrize("planted", ["hard link", "FIFO", "symlink", "open to him"])
-def test_what_is_rendered_is_written_to_a_file_of_our_own(shared: Shared, planted: str) -> None:
+def test_metrics_are_written_through_a_draft_of_certmond(shared: Shared, planted: str) -> None:
     """Whatever another user puts at the draft of the metrics (the directory of node_exporter often belongs to another
     user), certmond does not wait for it, does not write to it, and does not rename it to the target.
     """
@@ -317,7 +317,7 @@ def test_what_is_rendered_is_written_to_a_file_of_our_own(shared: Shared, plante
     assert sorted(path.name for path in shared.at("/shared").iterdir()) == ["node.prom"]
 
 
-def test_the_archive_keeps_nothing_that_a_stranger_swapped_in(shared: Shared, tmp_path: Path) -> None:
+def test_the_archive_stores_nothing_through_a_swapped_directory(shared: Shared, tmp_path: Path) -> None:
     """The archive stores the file that was found. It does not follow a directory that has become a link since."""
     shared.put("/shared/app/tls.key", b"own", 0o600, THEIRS)
     real = Transactions(str(shared.root), tmp_path / "state").real("/shared/app/tls.key")
