@@ -1,6 +1,6 @@
-"""Clients that treat the listener as no client should, each in a thread of its own, until they are told to stop.
+"""Clients that abuse the listener, each in its own thread, until they are stopped.
 
-What they are answered is kept, by the kind of abuse, as HTTP statuses; 0 stands for a connection that came to nothing.
+The HTTP statuses of the answers are stored by the kind of abuse. 0 represents a connection without an answer.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Abuse:
         return self.context.wrap_socket(self.connect(origin), server_hostname="localhost")
 
     def fetch(self, origin: str, path: str, password: str, more: str = "") -> bytes:
-        """The whole answer. OSError where there is none."""
+        """Return the whole answer, or raise OSError without one."""
         token = base64.b64encode(f"alice:{password}".encode()).decode()
         request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic {token}\r\n{more}"
         with self.connect_tls(origin) as client:
@@ -78,7 +78,7 @@ class Abuse:
             return hear(client)
 
     def silence(self, connections: int) -> None:
-        """So many connections are open, and say nothing; one that is ended is opened anew."""
+        """Hold this number of silent connections open, and replace each that the server closes."""
         held: dict[int, socket.socket] = {}
         ended, origins = select.epoll(), cycle(ORIGINS)
         with ended:

@@ -56,7 +56,7 @@ UNKNOWN_OID = "1.3.6.1.4.1.99999.1"
 
 
 class Modifiers(TypedDict, total=False):
-    """What a certificate can be told to be. Whatever is not said stays as the kind of certificate has it."""
+    """The modifications of a certificate. An absent field keeps the value of the kind of certificate."""
 
     key: str | Key  # "rsa", "rsa-1024", "ec", "ec-p384", "ed25519", … (see `new_key`), or a key to use again
     serial: int
@@ -83,7 +83,7 @@ class Modifiers(TypedDict, total=False):
 
 @dataclass(frozen=True, eq=False)
 class Issued:
-    """A certificate with its key, and what its maker was told of it."""
+    """A certificate with its key and the parameters of its construction."""
 
     der: bytes = field(repr=False)
     key: Key = field(repr=False)
@@ -144,7 +144,9 @@ def cross_sign(ca: Issued, by: Issued, **modifiers: Unpack[Modifiers]) -> Issued
 
 
 def reissue(ca: Issued, **modifiers: Unpack[Modifiers]) -> Issued:
-    """The name, key and identifier of `ca`, self-signed afresh: a Root CA that was renewed with its key."""
+    """Return a new self-signed certificate with the name, key and identifier of `ca`: a Root CA that was renewed with
+    its key.
+    """
     return _make(None, _CA | _identity(ca) | modifiers)
 
 

@@ -1,7 +1,8 @@
-"""A real Chromium, spoken to over a pipe in the DevTools protocol (https://chromedevtools.github.io/devtools-protocol/).
+"""A real Chromium, controlled over a pipe in the DevTools protocol
+(https://chromedevtools.github.io/devtools-protocol/).
 
-Two descriptors and JSON with NUL at its end are all that takes: no driver that has to be of the browser's version, and
-no library. Each page has a context of its own: nothing is shared but the process.
+The protocol needs two descriptors and JSON with a NUL at its end. It needs no driver of the browser's version and no
+library. Each page has its own context, and the pages share only the process.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class Browser:
 
     @contextmanager
     def page(self, *, script: bool = True, dark: bool = False, width: int = 1440, height: int = 900) -> Iterator[Page]:
-        """An empty tab in a context of its own."""
+        """Return an empty tab in a new context."""
         context = self.call("Target.createBrowserContext")["browserContextId"]
         target = self.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -129,7 +130,7 @@ class Page:
         assert self.run(f"new Promise((yes) => {{ {end}; {look}; look(); }})"), f"never so: {condition}"
 
     def text(self, selector: str) -> str:
-        """What is to be read there, whether it is in view or not."""
+        """Return the text of the element, whether or not it is in view."""
         said: str = self.run(f"document.querySelector({json.dumps(selector)}).textContent")
         return " ".join(said.split())
 
@@ -150,7 +151,7 @@ class Page:
 
     def complaints(self) -> list[str]:
         """Errors and warnings of the console, refusals of the policy and exceptions, up to now."""
-        self.call("Browser.getVersion")  # whatever was said before this answer has come
+        self.call("Browser.getVersion")  # wait for all messages before this answer
         kinds = {
             "Runtime.exceptionThrown": "exceptionDetails",
             "Runtime.consoleAPICalled": "args",
@@ -159,7 +160,7 @@ class Page:
         return [str(event[part]) for method, part in kinds.items() for event in self._own(method)]
 
     def requests(self) -> list[str]:
-        """The URLs of all that was asked for, but for what stands in the page itself."""
+        """Return the URLs of all requests, except data URLs of the page itself."""
         self.call("Browser.getVersion")
         asked = [event["request"]["url"] for event in self._own("Network.requestWillBeSent")]
         return [url for url in asked if not url.startswith("data:")]
@@ -190,7 +191,7 @@ def chromium(command: str, work: Path) -> Iterator[Browser]:
     try:
         yield Browser(process, write_command, read_answer)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # a session of its own: the browser and its helpers, and nobody else
+        os.killpg(process.pid, signal.SIGKILL)  # a separate session: the browser and its helpers only
         process.wait()
         os.close(write_command)
         os.close(read_answer)

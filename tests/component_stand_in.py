@@ -1,13 +1,13 @@
 """A stand-in for a component of the control plane: run as `component_stand_in.py FLAGS…` by a Python that is called
 kube-apiserver, kube-controller-manager, kube-scheduler or etcd.
 
-What counts is what it holds: the API server and etcd load the pair that they serve with for each handshake, the API
-server its pair for etcd for each connection (etcd, client/pkg/transport/listener.go, baseConfig), and all of them read
-the files of the flags in READ_ONCE at their start. Of these they tell: `holds PATH SHA-256` on stdout, `ready`
-when they listen, `draining` when they are told to end. An API server is then not ready for as many seconds as
---shutdown-delay-duration says, closes its listener (`closed`), and goes on for the seconds in STAND_IN_DRAIN, as the
-real one does with open watches (staging/src/k8s.io/apiserver/pkg/server/genericapiserver.go, RunWithContext). With
-STAND_IN_KEEPS they keep the pair, too. It imports nothing of this repository, and nothing but Python.
+The stand-in reports what it has loaded. The API server and etcd load their serving pair for each handshake, and the API
+server its pair for etcd for each connection (etcd, client/pkg/transport/listener.go, baseConfig). All of them read the
+files of the flags in READ_ONCE at their start and print: `holds PATH SHA-256` on stdout, `ready` when they listen,
+`draining` at a signal to end. An API server is then not ready for the seconds of --shutdown-delay-duration, closes its
+listener (`closed`), and continues for the seconds in STAND_IN_DRAIN, like the real one with open watches
+(staging/src/k8s.io/apiserver/pkg/server/genericapiserver.go, RunWithContext). With STAND_IN_KEEPS they keep the pair,
+too. It imports only the standard library.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What takes long begins first, as it is shared out; what takes minutes only where that is asked for."""
+    """Sort the tests so that long ones begin first, and deselect tests that take minutes unless CERTMOND_LONG is 1."""
     items.sort(key=lambda item: turn(item.nodeid))
     if os.environ.get("CERTMOND_LONG") != "1":
         left = [item for item in items if item.get_closest_marker("long")]
@@ -47,7 +47,7 @@ def real_part(command: str) -> str:
 
 @contextmanager
 def no_thread_left() -> Iterator[None]:
-    """Threads that run go on; none can be started, because it asks for more room than there is."""
+    """Make each start of a thread fail, because it requests more memory than exists. Running threads continue."""
     threading.stack_size(1 << 50)
     try:
         yield

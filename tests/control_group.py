@@ -1,4 +1,4 @@
-"""A control group of a test's own: what the test starts in it ends with it, and nobody else's is touched."""
+"""A separate control group for a test: the processes that the test starts in it end with it, and no others."""
 
 from __future__ import annotations
 

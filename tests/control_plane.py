@@ -1,7 +1,7 @@
-"""A control-plane node that runs: the tree of `certmond init`, kubeadm's manifests, stand-ins for what runs in them.
+"""A running control-plane node: the tree of `certmond init`, the manifests of kubeadm, and stand-ins for its programs.
 
-It lives in namespaces of mounts and of the network: there its tree is at "/", and its addresses and ports are kubeadm's
-own. Nothing of it is seen or left behind on this machine, but processes that end with it.
+The node has its own mount and network namespaces. There its tree is at "/", and it has the addresses and ports of
+kubeadm. On this machine it leaves only processes that end with it.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class ControlPlane:
         return self._mint(self.tree.certificate(f"{PKI[1:]}/{name}.crt"), PAIRS[name], dates)
 
     def kubeconfig(self, path: str, more: bytes = b"", dates: Dates = AS_BEFORE) -> bytes:
-        """What is at `path`, with a new certificate; `more` stands behind it."""
+        """Return the kubeconfig at `path` with a new certificate, followed by `more`."""
         document = yaml.safe_load(self.at(path).read_bytes())
         user = document["users"][0]["user"]
         old = x509.load_pem_x509_certificate(base64.b64decode(user["client-certificate-data"]))
@@ -141,7 +141,7 @@ class ControlPlane:
         self.at(path).write_bytes(content)
 
     def replace(self, path: str, content: bytes) -> None:
-        """By a rename, from outside of the directories that anybody looks at."""
+        """Replace the file by a rename from outside the watched directories."""
         staged = self.work / "staged"
         staged.write_bytes(content)
         staged.chmod(self.at(path).stat().st_mode & 0o777)
@@ -195,7 +195,7 @@ class ControlPlane:
         return self.run(sys.executable, "-m", "certmond", "--state-dir", str(self.state), *arguments)
 
     def started(self, *arguments: str) -> subprocess.Popen[str]:
-        """A command of certmond that goes on meanwhile."""
+        """Start a command of certmond that runs meanwhile."""
         command = [*self.inside, sys.executable, "-u", "-m", "certmond", "--state-dir", str(self.state), *arguments]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=self.environment)
 
@@ -213,7 +213,7 @@ class ControlPlane:
         return {**os.environ, "PATH": self.path, "PYTHONWARNINGS": "error"}
 
     def past(self, service: str) -> dict[str, Any]:
-        """What certmond remembers of its restarts."""
+        """Return what certmond recorded of its restarts of the service."""
         with suppress(OSError, ValueError):
             found: dict[str, Any] = json.loads((self.state / "restarts.json").read_text())["content"].get(service, {})
             return found

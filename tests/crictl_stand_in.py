@@ -1,9 +1,9 @@
-"""A stand-in for crictl: run as `crictl_stand_in.py ARGUMENTS…`, it asks tests/kubelet_stand_in.py for a runtime.
+"""A stand-in for crictl: run as `crictl_stand_in.py ARGUMENTS…`, it calls the runtime of tests/kubelet_stand_in.py.
 
-Follows cmd/crictl/{main,container}.go of cri-tools v1.24 to v1.37 for `ps` and `stop`, and Go's flag package for the
-rest: flags end with the first other word, `-name` is `--name`, a flag that is not defined is an error, and a duration
-has a unit. A runtime that is not there, a call that takes longer than --timeout and a container that is unknown are the
-errors of gRPC. `stop` without a --timeout of its own kills at once.
+It follows cmd/crictl/{main,container}.go of cri-tools v1.24 to v1.37 for `ps` and `stop`, and Go's flag package for
+other arguments: flags end with the first other word, `-name` is `--name`, an undefined flag is an error, and a duration
+has a unit. A missing runtime, a call that exceeds --timeout, and an unknown container give the errors of gRPC. `stop`
+without its own --timeout kills at once.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Trees of nodes as other distributions than kubeadm make them: paths, subjects, usages, names, keys, dates, modes and
-the order of certificates in a file, each from the source that certmond/profiles/NAME.yaml names.
+"""Trees of nodes as other distributions than kubeadm create them: paths, subjects, usages, names, keys, dates, modes
+and the order of certificates in a file, each from the source that certmond/profiles/NAME.yaml names.
 
-    tree = MAKERS["k3s"](tmp_path)                        # a server with embedded etcd, as it is after its first start
-    tree.leaf("/var/lib/…/client-admin.crt", not_after=NOW - DAY)      # the same once more, but for what is named
+    tree = MAKERS["k3s"](tmp_path)                        # a server with embedded etcd, as after its first start
+    tree.leaf("/var/lib/…/client-admin.crt", not_after=NOW - DAY)      # the same leaf with this change
 
-What a `Tree` was told of a file it remembers, so that one thing at a time can be made different.
+A `Tree` stores the parameters of each file, so that a test can change one at a time.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class Tree:
         return ca
 
     def pair(self, path: str, ca: str, *, chain: bool = False, **wanted: Any) -> Issued:
-        """A leaf that the CA at `ca` signs, and its key; behind it the CA's certificate, where `chain` says so."""
+        """Write a leaf that the CA at `ca` signs, and its key. With `chain` the CA's certificate follows the leaf."""
         self.leaves[path] = (ca, {"chain": chain, **wanted})
         return self.leaf(path)
 
     def leaf(self, path: str, by: Issued | None = None, **changes: Any) -> Issued:
-        """What `pair` was told once more, but for the `changes`; `by` is another CA that signs it."""
+        """Write the leaf of `pair` again with the `changes`. `by` is another CA that signs it."""
         ca, wanted = self.leaves[path]
         given = wanted | changes
         modes = given.pop("modes", (0o644, 0o600))

@@ -46,14 +46,14 @@ class Block:
 
     @property
     def is_commands(self) -> bool:
-        """It is to be typed: its first line that is no comment begins with a program."""
+        """Return whether the block has commands to type: its first line that is no comment begins with a program."""
         if self.language not in {"", "sh", "bash", "console"} or self.is_script:
             return False
         first = next((line for line in self.text.splitlines() if line.strip() and not line.startswith("#")), "")
         return bool(_COMMAND.match(first))
 
     def commands(self) -> Iterator[str]:
-        """Each command with its continuation lines; of a console, what stands behind the prompt."""
+        """Yield each command with its continuation lines; of a console, the text after the prompt."""
         lines = self.text.splitlines()
         if any(line.startswith("$ ") for line in lines):
             lines = [line[2:] for line in lines if line.startswith("$ ")]

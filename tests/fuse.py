@@ -1,7 +1,7 @@
-"""A process that dies at any instruction that changes a file, without a process of its own.
+"""Imitates a process that dies at any instruction that changes a file, without a second process.
 
-Owns the imitation: from the call at which the fuse blows, every call of this thread that would change a file fails, so
-that nothing of what unwinds is seen on the disk. What is killed for real is in `tracing`, and takes much longer.
+From the call at which the fuse blows, every call of this thread that would change a file fails. So the disk shows
+nothing of the code that unwinds. `tracing` kills a real process, which takes much longer.
 """
 
 from __future__ import annotations
@@ -47,5 +47,5 @@ def fuse(calls: int | None) -> Iterator[None]:
 
     changed = {name: counted(getattr(os, name), lambda *_, **__: True) for name in _CHANGING}
     changed["open"] = counted(os.open, writes)
-    with mock.patch.multiple("os", **changed):  # type: ignore[call-overload]  # a name may be one of its own arguments
+    with mock.patch.multiple("os", **changed):  # type: ignore[call-overload]  # a name may be one of its arguments
         yield

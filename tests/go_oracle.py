@@ -24,7 +24,7 @@ def version_of(go: str) -> str:
 
 
 def is_old(version: str) -> bool:
-    """This version of Go is older than the one whose rules are asked about."""
+    """Return whether this version of Go is older than the one whose rules the tests check."""
     return tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST
 
 

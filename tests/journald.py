@@ -1,9 +1,9 @@
-"""A stand-in for journald that receives what libsystemd sends, in a mount namespace of its own.
+"""A stand-in for journald that receives the messages of libsystemd, in a separate mount namespace.
 
-    entries = received([("step_done", "renewed", {"path": "/a"})])     # each entry's fields, as journald has them
+    entries = received([("step_done", "renewed", {"path": "/a"})])     # the fields of each entry in journald
 
-The code under test runs in a child process whose /run is empty but for the socket of journald, which the child reads
-itself: libsystemd, systemd-python and the kernel's socket are the real ones.
+The code under test runs in a child process whose /run has only the socket of journald, which the child reads itself.
+libsystemd, systemd-python and the kernel's socket are real.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""JSON as somebody may have left it who has edited a file by hand: for whatever reads one."""
+"""Strategies for JSON that a user may have edited by hand, for each reader of JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ANY: st.SearchStrategy[Any] = st.recursive(
 
 @st.composite
 def edited(draw: st.DrawFn, right: dict[str, Any]) -> Any:
-    """Anything at all, or `right` with some fields that are gone, or hold anything, or what another field holds."""
+    """Return any value, or `right` with some fields missing, arbitrary, or with the value of another field."""
     if draw(st.integers(0, 4)) == 0:
         return draw(_ANY)
     made = dict(right)

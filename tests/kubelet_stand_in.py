@@ -1,11 +1,11 @@
 """A stand-in for the kubelet and its container runtime: run as `kubelet_stand_in.py SETTINGS.json`, until stdin ends.
 
-It runs the static pods in a directory of manifests as real processes in real control groups, and starts each container
-again that ends. What it does, and after how long, was measured with kubelet v1.24 and containerd 1.7: the first restart
-comes at once, the next ones are backed off, whatever ended the container; when an API server ends, whoever holds a
-leader's lease ends a moment later; another text in a manifest is another pod. `factor` scales all of these times.
-It has no images, no namespaces and no probes: a container sees the files of this machine. With `mounts`, it sees of
-/etc/kubernetes what its manifest mounts, and of a file that is mounted by itself the inode of its own start.
+It runs the static Pods of a directory of manifests as real processes in real control groups, and restarts each
+container that ends. Its behavior and delays were measured with kubelet v1.24 and containerd 1.7. The first restart
+comes at once, and the next ones are backed off, whatever ended the container. When an API server ends, the holder of a
+leader's lease ends a moment later. Another text in a manifest is another Pod. `factor` scales all of these times. It
+has no images, no namespaces and no probes: a container uses the files of this machine. With `mounts`, a container sees
+of /etc/kubernetes only what its manifest mounts, and of a file that is mounted separately the inode of its own start.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DRAIN = 60.0
 (staging/src/k8s.io/apiserver/pkg/server/config.go, ShutdownTimeout); measured 12 in v1.24 and v1.33, more than 30 in
 v1.27. It is told them as STAND_IN_DRAIN.
 """
-LEASE_LOST = 1.0  # seconds from the end of an API server to that of those who hold a lease
+LEASE_LOST = 1.0  # seconds from the end of an API server to that of the holder of a lease
 GRACE = 30.0  # seconds for the containers of a pod that is removed
 LOOK = 0.05  # seconds between two looks at the manifests, which are not scaled
 
@@ -84,7 +84,7 @@ class Container:
     created: int
     process: subprocess.Popen[bytes]
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    why: str = ""  # of an end that somebody here has caused
+    why: str = ""  # of an end that the stand-in has caused
 
     @property
     def runs(self) -> bool:
@@ -203,7 +203,7 @@ class Kubelet:
         identifier = secrets.token_hex(32)
         logs = Path(self.settings.logs, f"{pod.namespace}_{pod.name}_{pod.uid}", place.name)
         logs.mkdir(parents=True, exist_ok=True)
-        attempt = len(list(logs.iterdir()))  # for a manifest that is put back, too: that is the same pod again
+        attempt = len(list(logs.iterdir()))  # for a restored manifest, too: that is the same Pod again
         log = logs / f"{attempt}.log"
         words = [*place.spec["command"], *place.spec.get("args", ())]
         environment = {item["name"]: item["value"] for item in place.spec.get("env", ())}
@@ -267,7 +267,7 @@ class Kubelet:
             )  # fmt: skip
 
     def task(self, identifier: str, pid: int, words: list[str], pod: Pod, place: Place | None) -> None:
-        """What containerd's shim keeps of a container, as far as anybody has ever read it."""
+        """Write what containerd's shim stores of a container, as far as any test reads it."""
         directory = Path(self.settings.tasks, identifier)
         directory.mkdir(parents=True)
         annotations = {
@@ -308,7 +308,7 @@ class Kubelet:
         task = self.loop.create_task(work)
         self.jobs.add(task)
         task.add_done_callback(self.jobs.discard)
-        task.add_done_callback(asyncio.Task.result)  # what goes wrong is told on stderr, by the loop
+        task.add_done_callback(asyncio.Task.result)  # the loop prints errors on stderr
 
     # --- what the client asks -----------------------------------------------------------------------------------------
 

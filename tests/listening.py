@@ -63,7 +63,7 @@ def running(
 
 
 def ask(server: Server, path: str, method: str = "GET", **headers: str) -> tuple[HTTPResponse, bytes]:
-    """One request on a connection of its own; header names are written with underscores."""
+    """Send one request on a new connection. Names of headers are written with underscores."""
     with closing(HTTPConnection(*server.address)) as client:
         client.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
         response = client.getresponse()

@@ -1,7 +1,7 @@
-"""A small node as an outsider reads it: what is in its files, what is wrong with that, and who may have changed what.
+"""An independent model of a small node: the content of its files, their defects, and who may have changed what.
 
-Owns a second opinion, in as few words as will do: nothing of certmond is asked. It knows of one leaf at a time: is it
-there, can it be read, is the key its own, is it signed by the CA that is in place, and what says the clock.
+It gives a second opinion without any code of certmond. It models one leaf at a time: whether it exists and is readable,
+has its own key, is signed by the installed CA, and is in date.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Leaf:
     key_fits: bool
 
     def wrong(self, ca: x509.Certificate | None, now: datetime) -> set[str]:
-        """The reasons that have to be told of it, of those in TOLD."""
+        """Return the reasons that certmond must report for the file."""
         if self.certificate is None:
             return {"malformed"} if self.there else {"missing"}
         reasons = set()

@@ -33,7 +33,7 @@ class Node:
     def __init__(self, root: Path) -> None:
         self.root = root
         with tarfile.open(DATA / "kubeadm-1.24.tar") as archive:
-            archive.extraction_filter = lambda member, _: member  # all of it is ours; Python 3.11.2 has no `filter=`
+            archive.extraction_filter = lambda member, _: member  # trusted; Python 3.11.2 has no `filter=`
             archive.extractall(root)  # noqa: S202 - our own data, whose modes and links matter
 
     def path(self, name: str) -> Path:
@@ -72,7 +72,7 @@ class Node:
         self.write(name, yaml.safe_dump(document))
 
     def reissue(self, name: str, ca: str = f"{PKI}/ca", **changes: Any) -> None:
-        """Write `name`.crt and `name`.key anew, as `mint` makes them from the old certificate."""
+        """Write new `name`.crt and `name`.key, which `mint` makes from the old certificate."""
         certificate, key = self.mint(self.certificate(f"{name}.crt"), ca, **changes)
         self.write(f"{name}.crt", pem(certificate))
         self.write(f"{name}.key", key_pem(key))
@@ -93,7 +93,7 @@ class Node:
         digital_signature: bool = True,
         extra: x509.ExtensionType | None = None,
     ) -> tuple[x509.Certificate, Key]:
-        """A certificate like `old`, but for what is named."""
+        """Return a certificate like `old`, except for the parameters."""
         own = key or ec.generate_private_key(ec.SECP256R1())
         issuer = self.certificate(f"{ca}.crt")
         ekus = old.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
@@ -138,7 +138,7 @@ def ca_like(
     issuer: str | None = None,
     signer: Key | None = None,
 ) -> x509.Certificate:
-    """A CA certificate for the same name and key, but for what is named."""
+    """Return a CA certificate with the same name and key, except for the parameters."""
     return (
         x509.CertificateBuilder()
         .subject_name(old.subject)
@@ -192,7 +192,7 @@ def common_name(text: str) -> x509.Name:
 
 
 def sha1_signed(node: Node, name: str, ca: str) -> bytes:
-    """The certificate of `name` signed anew with SHA-1, which no library still does."""
+    """Sign the certificate of `name` again with SHA-1, which current libraries no longer do."""
     authority, old = node.certificate(f"{ca}.crt"), node.certificate(f"{name}.crt")
     key_id = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
     issuer = Issued(

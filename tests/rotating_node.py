@@ -1,7 +1,7 @@
-"""A small node whose Root CA is to be followed by another: its files, its configuration, and what openssl says of it.
+"""A small node whose Root CA will be rotated: its files, its configuration, and the verdict of openssl.
 
-Everything lies below a directory of the test's own, and is named by absolute paths, so that the real program does to it
-what it would do to a node. The one service is a command that notes when it was run.
+All files are below a directory of the test, and have absolute paths, so that the real program treats them like those of
+a node. The only service is a command that records its runs.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class Said(NamedTuple):
 
 
 class RotatingNode:
-    """The node below `place`. `served` says whether a service uses its files; `more` goes into the configuration.
+    """The node below `place`. `served` decides whether a service uses its files; `more` extends the configuration.
 
-    By its clock an hour passes in a second, in every process that is forked from this one, so that nobody has to wait;
-    or, where it is not `hurried`, as by that of the real program.
+    On its clock an hour passes in a second, in every process that is forked from this one, so that tests do not wait.
+    Without `hurried` it has the clock of the real program.
     """
 
     def __init__(self, place: Path, *, served: bool = False, hurried: bool = True, **more: Any) -> None:
@@ -94,7 +94,7 @@ class RotatingNode:
         return self._began + (datetime.now(UTC) - self._began) * self._pace
 
     def seconds(self) -> float:
-        """By a clock that nobody sets."""
+        """Return the seconds of a clock that is never set."""
         return self.clock().timestamp()
 
     def configure(self, **more: Any) -> None:
@@ -180,7 +180,7 @@ class RotatingNode:
             process.wait()
 
     def hurry(self, *words: str) -> Said:
-        """The command in this process, by this node's clock: it waits for nobody."""
+        """Run the command in this process with this node's clock, without waiting."""
         said, told = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patched, redirect_stdout(said), redirect_stderr(told):
             patched.setattr(wait, "_LONGEST", 0.0)
@@ -237,7 +237,7 @@ class RotatingNode:
         raise AssertionError(f"it does not come to rest: {self.record}")
 
     def findings(self) -> dict[str, str]:
-        """What is told of the CA, by reason."""
+        """Return the findings of the CA, by reason."""
         assessment, _ = self.enforcer().see()
         return {each.reason.value: each.message for status in assessment.statuses for each in status.findings}
 
@@ -294,7 +294,7 @@ class RotatingNode:
         return found
 
     def verifies(self, leaf: bytes, *trust: Issued, usage: str = "any") -> bool:
-        """Whether openssl accepts a certificate, strictly, where nothing but `trust` is trusted."""
+        """Return whether openssl accepts a certificate, strictly, with only `trust` as trust anchors."""
         anchors, certificate = self.place / "anchors.pem", self.place / "leaf.pem"
         anchors.write_bytes(b"".join(each.pem for each in trust))
         certificate.write_bytes(leaf)

@@ -1,8 +1,8 @@
-"""Which tests one worker does together, and what is begun first, where several workers share them out.
+"""The order of all tests, and the groups of tests that pytest-xdist gives to one worker.
 
-Owns the order of all tests and the scheduler of pytest-xdist. A module stays together for the sake of what its tests
-share: a CA, a server, a machine. (`--dist loadgroup` would do; but with pytest 9.2 the names that xdist 3.8 gives the
-groups reach nobody, and each test is on its own.)
+It has the scheduler of pytest-xdist. A module stays together because its tests share a CA, a server or a machine.
+(`--dist loadgroup` would suffice, but with pytest 9.2 the names that xdist 3.8 gives the groups have no effect, and
+each test is separate.)
 """
 
 from __future__ import annotations

@@ -18,10 +18,11 @@ needs_poll = pytest.mark.skipif(platform.machine() != "x86_64", reason="poll(2) 
 
 
 def asleep(process: int, milliseconds: int) -> None:
-    """Wait until its main thread waits in poll(2) for longer than that, and is in that very call a second later.
+    """Wait until the main thread has a poll(2) timeout longer than `milliseconds`, and is in the same call a second
+    later.
 
-    Who looks every so often waits for a shorter time, and who is woken by what it does itself is given a processor
-    again. The other threads may be: each mount on the host wakes the one that follows the mount table.
+    A process that polls has a shorter timeout, and a process that wakes itself uses the processor in between. The other
+    threads may wake: each mount on the host wakes the one that follows the mount table.
     """
     end, before = time.monotonic() + DEADLINE, ""
     thread = Path(f"/proc/{process}/task/{process}")

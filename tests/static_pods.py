@@ -1,4 +1,4 @@
-"""Static pods of a test's own: a kubelet's stand-in that runs, its manifests, what it has told, and its client."""
+"""Static Pods for a test: a running stand-in for the kubelet, its manifests, its events, and its client."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ int main(int argc, char **argv) {
 
 
 def compiled(directory: Path) -> Path:
-    """A program that waits, and after SIGTERM drains as long as it is told.
+    """Compile a program that waits, and after SIGTERM drains for the given time.
 
-    With --deaf (first) it ignores SIGTERM, with --fork it has a child, with --nobody it gives up being root. With
-    --listening=PORT it does as an API server with open watches: after SIGTERM it listens no longer, and goes on. To run
-    it under a name, copy it there: its command line and its file have to say the same.
+    With --deaf (first) it ignores SIGTERM, with --fork it has a child, with --nobody it drops root. With
+    --listening=PORT it acts like an API server with open watches: after SIGTERM it closes its listener and continues.
+    To run it under a name, copy it to that name: its command line and its file must have the same name.
     """
     program = directory / "waiting"
     command = [real_part("gcc"), "-x", "c", "-o", str(program), "-"]
@@ -119,7 +119,7 @@ class Pods:
         Path(self.settings.manifests, f"{name}.yaml").unlink()
 
     def events(self, **fields: Any) -> list[dict[str, Any]]:
-        """What it has told, in order: the events with all of these fields."""
+        """Return its events with all of these fields, in order."""
         path = Path(self.settings.events)
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         events = [json.loads(line) for line in lines if line.endswith("\n")]

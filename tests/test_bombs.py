@@ -1,6 +1,6 @@
-"""YAML that is small and stands for much: aliases of aliases, merge keys of merge keys, and what is nested without end.
+"""YAML bombs: aliases of aliases, merge keys of merge keys, and unbounded nesting.
 
-All are given to every reader in a child that may have a gigabyte, and says what came of each.
+A child process with a limit of one gigabyte passes all of them to every reader and reports each result.
 """
 
 from __future__ import annotations

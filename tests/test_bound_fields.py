@@ -21,7 +21,7 @@ from tests.test_renewal import Host, now
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    """The entries that were written."""
+    """Return the entries that were written."""
     return [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
 
 

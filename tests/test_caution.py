@@ -52,7 +52,7 @@ def test_each_file_of_a_pattern_keeps_a_key_of_its_own(tmp_path: Path, key: str 
 
 
 def test_a_name_that_is_no_text_is_renewed_as_any_other(tmp_path: Path) -> None:
-    """A file whose name is not UTF-8 is renewed, and keeps nobody else from it."""
+    """A file whose name is not UTF-8 is renewed, and blocks no other renewal."""
     host = Host(tmp_path / "host", "apiserver")
     host.entries["app"] = dict(GLOB)
     combined(host, "/etc/app/a\udcff.pem")
@@ -63,7 +63,7 @@ def test_a_name_that_is_no_text_is_renewed_as_any_other(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("present", [None, b"", b"\n"])
 def test_a_derived_file_is_no_more_open_than_its_entry_says(tmp_path: Path, present: bytes | None) -> None:
-    """A bundle, or a copy of a kubeconfig, does not get a key into a file that others can read, whoever made that."""
+    """certmond never writes a key of a bundle or of a copied kubeconfig into a file that others can read."""
     derived = [
         {"name": "bundle", "kind": "pem-bundle", "source": "apiserver", "path": "/etc/bundle.pem", "mode": "0640"},
         {"name": "copy", "kind": "kubeconfig", "source": "admin.conf", "path": "/etc/copy.conf"},
@@ -78,8 +78,8 @@ def test_a_derived_file_is_no_more_open_than_its_entry_says(tmp_path: Path, pres
 
 @pytest.mark.parametrize("owner", ["root", "root:root"])
 def test_a_derived_file_of_another_owner_is_left_alone(tmp_path: Path, owner: str) -> None:
-    """Where `owner` is given, no key is put into a file that belongs to somebody else, and that is told until it is his
-    whom the entry says.
+    """With `owner`, no key is written to a file of another owner. The plan reports it until the file has the configured
+    owner.
     """
     if os.geteuid() != 0:
         unavailable("only root can give files away")
@@ -106,8 +106,8 @@ def test_a_derived_file_of_another_owner_is_left_alone(tmp_path: Path, owner: st
 def test_who_may_write_in_a_directory_is_given_no_key(
     tmp_path: Path, planted: str, shared: str, owner: str | None
 ) -> None:
-    """Where another user than root and the entry's `owner` can write in the directory, no key is made: neither in a
-    file that this user has put there, nor where there is none.
+    """If a user other than root and the entry's `owner` can write in the directory, no key is written: neither to a
+    file that this user created, nor as a new file.
     """
     if os.geteuid() != 0:
         unavailable("only root can give files away")
@@ -145,8 +145,8 @@ def test_a_component_that_runs_as_a_user_of_its_own_keeps_its_key(tmp_path: Path
 
 @pytest.mark.parametrize("link", ["tls.crt", "tls.key"])
 def test_nobody_elses_symlink_says_what_a_derived_file_is_made_from(tmp_path: Path, link: str) -> None:
-    """A symlink that belongs neither to root nor to certmond is not followed to the source of a derived file: its owner
-    would have any key on the node copied to where he can read it.
+    """certmond does not follow a symlink of another unprivileged user to the source of a derived file. Its owner could
+    otherwise have any key of the node copied to a readable place.
     """
     if os.geteuid() != 0:
         unavailable("only root can give files away")
@@ -167,8 +167,8 @@ def test_nobody_elses_symlink_says_what_a_derived_file_is_made_from(tmp_path: Pa
 
 
 def test_a_restored_key_is_no_more_open_than_it_was(tmp_path: Path) -> None:
-    """What is put back from the archive has the mode that it had, whatever is in its place now; where that belongs to
-    somebody else, nothing is put back, and it is said what to do.
+    """A restored file has the mode of its generation, whatever the present file has. If the present file belongs to
+    another user, nothing is restored, and the error has the remedy.
     """
     if os.geteuid() != 0:
         unavailable("only root can give files away")
@@ -202,7 +202,9 @@ def test_a_derived_file_among_those_of_a_pattern_is_made_from_its_source_alone(t
 
 
 def test_a_pair_that_is_one_file_is_renewed_as_one(tmp_path: Path) -> None:
-    """Where the names of certificate and key lead to one file, that gets both, is kept once, and can be put back."""
+    """If the paths of certificate and key resolve to one file, that file gets both, is archived once, and can be
+    restored.
+    """
     host = Host(tmp_path / "host", "apiserver")
     pair = [host.at(ENTRIES["apiserver"][field]) for field in ("path", "key")]
     host.put(f"{PKI}/both.pem", b"".join(path.read_bytes() for path in pair), 0o600)
@@ -239,7 +241,7 @@ def test_a_certificate_alone_does_not_become_a_bundle(tmp_path: Path) -> None:
 
 
 def test_a_renewed_key_is_no_more_open_than_its_entry_permits(tmp_path: Path) -> None:
-    """A key file, or a kubeconfig, that was readable by all is not so any more when it holds a new key."""
+    """A key file or kubeconfig that all users could read is closed when it gets a new key."""
     host = Host(tmp_path / "host", "apiserver", "admin.conf")
     host.at(ENTRIES["apiserver"]["key"]).chmod(0o644)
     host.at(ENTRIES["admin.conf"]["path"]).chmod(0o644)
@@ -251,7 +253,7 @@ def test_a_renewed_key_is_no_more_open_than_its_entry_permits(tmp_path: Path) ->
 def helped(tmp_path: Path, days: int) -> tuple[Host, Helper]:
     """A node whose one certificate, good for ten days more, is signed by a helper that issues for so many days."""
     signer = {"name": "site", "kind": "command", "command": [str(tmp_path / "helper" / "helper")]}
-    soon = now() + timedelta(minutes=1)  # this node's clock stands, and openssl's goes on
+    soon = now() + timedelta(minutes=1)  # this node's clock does not run, and openssl's does
     host = Host(tmp_path / "host", "apiserver", now=soon, signers=[signer])
     host.entries["apiserver"] |= {"signer": "site"}
     helper = Helper(tmp_path / "helper", host.ca)
@@ -321,7 +323,9 @@ def test_a_key_that_another_entry_reaches_by_another_way_is_not_replaced(tmp_pat
 
 
 def test_a_kubeconfig_that_embeds_a_certificate_and_refers_to_its_key_is_not_broken(tmp_path: Path) -> None:
-    """Its certificate would not follow; one that refers to both files does, and keeps nobody from being renewed."""
+    """certmond does not renew the key of such a kubeconfig, because the embedded certificate would not follow. A
+    kubeconfig that refers to both files blocks no renewal.
+    """
     host = Host(tmp_path / "host", "apiserver")
     entry = ENTRIES["apiserver"]
     host.entries["kc"] = {"kind": "kubeconfig", "path": "/etc/u.conf", "ca": "ca"}
@@ -365,7 +369,9 @@ def test_nothing_is_renewed_that_could_not_be_remembered(tmp_path: Path) -> None
 
 
 def test_a_defect_in_one_step_is_told_and_does_not_stop_the_next(tmp_path: Path, monkeypatch: Any) -> None:
-    """An error that nobody foresaw fails its own step, by its type and place alone: its words may hold a secret."""
+    """An unexpected error fails only its own step. The message has its type and place, but not its text, which may
+    contain a secret.
+    """
     host = Host(tmp_path / "host", "apiserver", "etcd-server")
     make = Executor._key
 
@@ -383,7 +389,8 @@ def test_a_defect_in_one_step_is_told_and_does_not_stop_the_next(tmp_path: Path,
 
 
 def test_two_derived_files_that_are_one_are_not_written_over_each_other(tmp_path: Path) -> None:
-    """Where a symlink makes two derived files one, the second is left alone and told, and all comes to rest."""
+    """If a symlink makes two derived files one, certmond leaves the second and reports it, and the plan becomes empty.
+    """
     derived = [
         {"name": name, "kind": "pem-bundle", "source": source, "path": f"/etc/{name}.pem"}
         for name, source in (("one", "apiserver"), ("two", "etcd-server"))
@@ -398,7 +405,7 @@ def test_two_derived_files_that_are_one_are_not_written_over_each_other(tmp_path
 
 
 def test_a_damaged_key_of_a_ca_is_told_as_such(tmp_path: Path) -> None:
-    """A CA's RSA key whose numbers do not fit each other fails the renewal by its name, and with what to do."""
+    """An RSA key of a CA whose numbers do not match fails the renewal. The message names the key and the remedy."""
     host = Host(tmp_path / "host", "apiserver", key="rsa")
     assert isinstance(host.ca.key, rsa.RSAPrivateKey)
     key = host.ca.key.private_numbers()
@@ -414,7 +421,7 @@ def test_a_damaged_key_of_a_ca_is_told_as_such(tmp_path: Path) -> None:
 
 
 def test_a_line_of_the_trail_that_is_written_in_part_is_an_error(tmp_path: Path) -> None:
-    """Where the disk becomes full in the middle of a line, the step must not go on; the next line is one of its own."""
+    """If the disk becomes full in the middle of a line, the step fails. The next entry begins on a new line."""
     audit, trail, at = Audit(Journal("none"), tmp_path, "x"), tmp_path / "audit.log", datetime(2026, 11, 24, tzinfo=UTC)
     audit.note(Event.STEP_BEGUN, at, "the first")
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -430,7 +437,7 @@ def test_a_line_of_the_trail_that_is_written_in_part_is_an_error(tmp_path: Path)
 
 
 def test_whoever_gave_the_command_is_told_on_one_line(tmp_path: Path) -> None:
-    """An actor whose name is no text, or has control characters, is written as an escape."""
+    """The name of an actor that is not UTF-8 or has control characters is escaped."""
     audit = Audit(Journal("none"), tmp_path / "state", "al\udcff\nice")
     audit.note(Event.STEP_BEGUN, datetime(2026, 11, 24, tzinfo=UTC), "x")
     (line,) = (tmp_path / "state/audit.log").read_text().splitlines()

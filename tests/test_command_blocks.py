@@ -1,8 +1,7 @@
-"""What the documentation tells people to type, and to write, is what there is.
+"""The commands and configuration in the documentation work.
 
-Every command is either run, in a directory that stands in for a node, or it belongs to a class of which is said why it
-cannot be. Whatever it is, its calls of certmond have verbs and options that exist. Every YAML is judged by
-what reads it.
+Each command runs in a directory that represents a node, or belongs to a class with the reason why it cannot run. Its
+calls of certmond use verbs and options that exist. Each YAML block is parsed by its reader.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / directory).mkdir(parents=True, exist_ok=True)
     configuration.write_text("key_algorithm: ECDSA-P256\nnode_name: node-1\ninit: {advertise_address: 192.0.2.10}\n")
     (root / "etc/certmond/conf.d/enforce.yaml").write_text("mode: observe\n")
-    for words in (["init"], ["renew", "apiserver"]):  # so that there is something to put back
+    for words in (["init"], ["renew", "apiserver"]):  # so that there is a generation to restore
         done = CliRunner().invoke(cli, [*words, "--root", str(root), "--config", str(configuration)])
         assert done.exit_code == 0, done.output
     pod = "command:\n- kube-apiserver\n- --tls-cert-file=/etc/kubernetes/pki/apiserver.crt\n"
@@ -144,7 +143,7 @@ class Sandbox:
         return done.returncode, done.stdout + done.stderr
 
     def _call(self, typed: str) -> tuple[int, str]:
-        """The same in this process, which is much cheaper, where it is nothing but a call of certmond."""
+        """Run the command in this process, which is much cheaper, if it is only a call of certmond."""
         (words,) = calls(typed)
         given = ["--root", str(self.root), "--config", str(self.root / "etc/certmond/config.yaml")]
         with contextlib.chdir(self.cwd):
@@ -165,7 +164,7 @@ def _reason(command: str) -> str | None:
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_command_that_can_be_run_is_good(page: Path, template: Path, tmp_path: Path) -> None:
-    """Each command of a page does what it should on a node in a directory, one after the other as they stand there."""
+    """Each command of a page works on a node in a directory, in the order of the page."""
     real_part("openssl")
     sandbox = Sandbox(tmp_path, template, page)
     failed = []

@@ -44,7 +44,7 @@ class Command:
         raise AssertionError(f"never said: {said}\n" + "\n".join(self.lines))
 
     def end(self) -> int:
-        """Let it go on to its end; the exit code."""
+        """Let it continue to its end. Return the exit code."""
         self.process.send_signal(signal.SIGCONT)
         said, _ = self.process.communicate(timeout=DEADLINE)
         self.lines += said.splitlines()
@@ -96,7 +96,7 @@ class Home:
         descriptor = os.open(self.gate, os.O_RDWR | os.O_NONBLOCK)
 
         def end() -> None:
-            self.gate.unlink(missing_ok=True)  # whoever runs it later finds none
+            self.gate.unlink(missing_ok=True)  # a later run finds none
             os.write(descriptor, b"done")
 
         try:
@@ -131,7 +131,7 @@ class Home:
 
     @contextmanager
     def stopped_after_its_act(self, *arguments: str) -> Iterator[Command]:
-        """A command that has run the program, is between two steps, and comes to nothing more until it is told to."""
+        """A command that has run the program and is stopped between two steps, until a test continues it."""
         with self.command(*arguments) as command:
             command.until(f"web: {self.place}/act was run")
             while True:
@@ -175,8 +175,8 @@ def test_the_daemon_makes_the_restart_that_a_command_asks_for(home: Home) -> Non
 
 
 def test_a_renewal_beside_a_daemon_lasts_as_long_as_the_restart(home: Home) -> None:
-    """A restart that takes longer than a command waits for others that write is waited for all the same, once it has
-    begun: the command says what is waited for, and ends with 0 when the daemon has proven it.
+    """A command also waits for a restart that takes longer than its limit for other writers, once the restart has
+    begun. It names what it waits for, and exits 0 when the daemon has proof.
     """
     with home.daemon() as daemon, home.held_open() as end:
         daemon.until((home.state / "restarts.json").exists, "it has met the service")
@@ -202,8 +202,8 @@ WRITERS = (
 @needs_poll
 @pytest.mark.parametrize("words", WRITERS, ids=" ".join)
 def test_what_writes_waits_for_a_daemon_that_is_writing(home: Home, words: tuple[str, ...]) -> None:
-    """However long the daemon writes, longer also than a command waits for another one: it is named with the instant
-    since when it is waited for, and then the command does what it was asked for.
+    """A command waits for a daemon that writes, also longer than for another command. It names the daemon and the start
+    of its work, and then does its own.
     """
     with home.daemon() as daemon, home.held_open() as end:
         daemon.until((home.state / "restarts.json").exists, "it has met the service")
@@ -274,7 +274,7 @@ def test_of_two_commands_one_acts(home: Home) -> None:
 
 
 def test_what_the_daemon_has_taken_back_is_no_success(home: Home) -> None:
-    """Whoever renewed and began the restart says that it failed, although nothing old is in use any more."""
+    """The command that renewed and began the restart reports a failure, although no old certificate is in use."""
     before = (home.place / "web.crt").read_bytes()
     with home.stopped_after_its_act("renew", "web") as command:
         assert (home.place / "web.crt").read_bytes() != before

@@ -1,7 +1,7 @@
-"""The whole daemon against a model: whatever happens to a node, in whatever order, and wherever the daemon is killed.
+"""The whole daemon against a model: any events on a node, in any order, with the daemon killed at any point.
 
-After each step the files, the metrics, the status, the journal and the trail say the same, and nothing has changed but
-what was to be renewed. The daemon is the real one, in this process, one pass at a time and on a clock of ours.
+After each step the files, metrics, status, journal and audit log agree, and only due certificates have changed. The
+daemon is the real one, in this process, one pass at a time and with the clock of the test.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Process:
         for wait in (2 * WAIT, 2 * REPAIR_WAIT):
             self._host.now += wait
             acted = self._wake("deadline")
-        while acted:  # what was put right matches for a while before its finding is cleared
+        while acted:  # a repaired file matches for a while before its finding is cleared
             self._host.now += 2 * WAIT
             acted = self._wake("deadline")
 

@@ -37,7 +37,9 @@ def scratch() -> Iterator[Path]:
 
 
 def environment(scratch: Path) -> dict[str, str]:
-    """No HOME, no settings of whoever runs the tests; but coverage finds its way."""
+    """Return an environment without HOME and without the settings of the user who runs the tests, except those of
+    coverage.
+    """
     kept = {key: value for key, value in os.environ.items() if key == "PATH" or key.startswith("COVERAGE_")}
     return {**kept, "TMPDIR": str(scratch)}
 
@@ -47,7 +49,7 @@ def demo_as(user: str, scratch: Path, *options: str) -> subprocess.CompletedProc
     if user == "nobody":
         account = pwd.getpwnam(user)
         os.chown(scratch, account.pw_uid, account.pw_gid)
-        # The checkout may lie where nobody may not go: nobody sees it at /mnt, in a mount namespace of this test's own.
+        # The user nobody may not be able to enter the checkout: a separate mount namespace mounts it at /mnt.
         here = Path(__file__).parents[1]
         python = Path("/mnt") / Path(sys.executable).relative_to(here)
         env = {"PATH": os.environ["PATH"], "TMPDIR": str(scratch), "PYTHONPATH": "/mnt"}  # coverage's file is closed
@@ -213,7 +215,7 @@ def test_stage_that_does_not_show_what_it_should_fails_the_demo(
 def test_findings_that_stand_are_told_when_a_stage_fails(
     impatient: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A demo that fails says what /metrics finds instead of what it should."""
+    """A demo that fails prints the findings in /metrics."""
     monkeypatch.setattr(Node, "cut_off", lambda self, path: self.place(path).unlink())
     assert story.run(keep=False) == 1
     assert f'certmond_finding{{certificate="apiserver-kubelet-client",path="{BROKEN}",reason="missing"' in (
@@ -236,7 +238,7 @@ def test_process_that_ends_fails_the_demo_at_once(
 
 
 def test_no_place_for_a_directory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no temporary directory can be made, the demo says so and how to name another."""
+    """If no temporary directory can be made, the demo reports that and how to name another."""
     monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
     with pytest.raises(CertmondError, match=r"no temporary directory can be made .* name one in TMPDIR"):
         story.run(keep=False)
@@ -267,7 +269,7 @@ def test_certificate_that_is_not_served_is_told(tmp_path: Path) -> None:
 
 
 def test_expectation_names_what_is_missing() -> None:
-    """What a failed stage was waiting for is told in words."""
+    """A failed stage describes what it was waiting for."""
     assert str(Expected("apiserver", "1")) == "apiserver with serial 1 and no finding"
 
 

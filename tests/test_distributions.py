@@ -1,5 +1,5 @@
-"""The profiles of other distributions than kubeadm: what each makes is well, what breaks is told, and by whom it is
-renewed is respected.
+"""The profiles of other distributions than kubeadm: a fresh node has no finding, each defect has one, and certmond
+respects the component that renews.
 """
 
 from __future__ import annotations
@@ -79,13 +79,13 @@ def check(tree: Tree, profile: str, at: datetime = AT) -> tuple[int, dict[str, A
 
 
 def told(document: dict[str, Any]) -> dict[str, set[str]]:
-    """entry -> the reasons that are told of it."""
+    """Return the reasons of the findings of each entry."""
     found = {entry["name"]: {item["reason"] for item in entry["findings"]} for entry in document["certificates"]}
     return {name: reasons - {"nonpositive_serial"} for name, reasons in found.items()}
 
 
 def test_what_a_distribution_makes_is_well(profile: str, tree: Tree) -> None:
-    """On a node as it is made, `check` exits 0 and tells nothing but serial numbers of 0, of every certificate."""
+    """On a fresh node, `check` exits 0, and its only findings are serial numbers of 0."""
     code, document = check(tree, profile)
     assert code == 0
     findings = [item for entry in document["certificates"] for item in entry["findings"]] + document["findings"]
@@ -117,7 +117,7 @@ def test_a_profile_has_every_certificate_of_its_tree(profile: str, tree: Tree) -
 
 
 def test_a_leaf_that_has_ended_is_told(profile: str, tree: Tree) -> None:
-    """An expired leaf is critical, and the remedy is whoever renews it."""
+    """An expired leaf is critical, and the remedy names the component that renews it."""
     trap = TRAPS[profile]
     tree.leaf(trap.path, not_before=NOW - YEAR, not_after=NOW - DAY)
     code, document = check(tree, profile)
@@ -160,7 +160,7 @@ def test_a_usage_that_is_missing_is_told(profile: str, tree: Tree) -> None:
 
 
 def test_a_file_that_is_torn_is_told(profile: str, tree: Tree) -> None:
-    """Half a file is malformed, whether the leaf is what is cut or the CA behind it."""
+    """A truncated file is malformed, whether the leaf or the CA behind it is cut."""
     trap = TRAPS[profile]
     whole = tree.at(trap.path).read_bytes()
     tree.at(trap.path).write_bytes(whole[:-100])
@@ -171,7 +171,7 @@ def test_a_file_that_is_torn_is_told(profile: str, tree: Tree) -> None:
 
 @pytest.mark.parametrize("profile", ["k3s", "rke2"])
 def test_a_chain_in_the_wrong_order_is_told(profile: str, tree: Tree) -> None:
-    """Where a leaf stands before its CA in one file, the CA in front is what Go would take for the leaf."""
+    """If the CA precedes the leaf in one file, Go would use the CA as the leaf."""
     trap = TRAPS[profile]
     ca, _ = tree.leaves[trap.path]
     tree.at(trap.path).write_bytes(tree.authorities[ca].pem + tree.issued[trap.path].pem)
@@ -181,7 +181,7 @@ def test_a_chain_in_the_wrong_order_is_told(profile: str, tree: Tree) -> None:
 
 
 def test_a_key_that_others_may_read_is_told(profile: str, tree: Tree) -> None:
-    """A key is as open as the distribution makes it, and no more."""
+    """The mode of a key is at most that of the distribution."""
     trap = TRAPS[profile]
     tree.at(trap.path.replace(".crt", ".key")).chmod(0o664)
     code, document = check(tree, profile)
@@ -212,7 +212,7 @@ def test_what_is_renewed_by_others_is_not_renewed(profile: str, tree: Tree) -> N
 
 @pytest.mark.parametrize("profile", sorted(STARTER))
 def test_the_forecast_says_whom_it_depends_on(profile: str, tree: Tree) -> None:
-    """What others renew has a day from which on it is due and a day on which it ends, each once, with who renews it."""
+    """A certificate that another component renews has one due event and one expiry event, each with that component."""
     done = run(tree, "forecast", "--for", "2y", "--profile", profile, "-o", "json")
     trap = TRAPS[profile]
     events = [each for each in json.loads(done.stdout)["events"] if each["target"] == trap.entry]
@@ -234,7 +234,7 @@ def test_a_ca_that_others_replace_is_not_rotated(profile: str, tree: Tree, famil
 
 @pytest.mark.parametrize("profile", ["k3s", "rke2", "k0s", "microk8s"])
 def test_another_ca_in_its_place_begins_no_rotation(profile: str, tree: Tree) -> None:
-    """Where somebody else exchanges CAs, an exchanged one is theirs: in enforce mode, too, the plan has no step."""
+    """If another component exchanges CAs, certmond follows none: in enforce mode, too, the plan has no step."""
     family = {"k3s": "server-ca", "rke2": "server-ca"}.get(profile, "ca")
     spec = next(spec for spec in parse((), profile=profile).certificates if spec.name == family)
     tree.authority(spec.path, make_ca("", subject=tree.authorities[spec.path].subject))
@@ -255,8 +255,8 @@ def test_another_ca_in_its_place_begins_no_rotation(profile: str, tree: Tree) ->
     ],
 )
 def test_what_nobody_else_renews_is_planned(profile: str, tree: Tree, entries: set[str], tmp_path: Path) -> None:
-    """Ten days before their end the leaves that no distribution renews by itself are due, signed by the CA's key. Where
-    a group can write the files, as on MicroK8s, the entries have to declare it.
+    """Ten days before their end the leaves that no distribution renews are due, signed by the CA's key. If a group can
+    write the files, as on MicroK8s, the entries must declare it.
     """
     config = tmp_path / "config.yaml"
     shared = (*sorted(entries), "ca", "front-proxy-ca") if profile == "microk8s" else ()
@@ -282,7 +282,7 @@ def test_starlingx_renews_admin_conf_with_what_is_made_from_it(tmp_path: Path) -
 
 
 def test_starlingx_is_asked_at_the_port_of_its_manifest(tmp_path: Path) -> None:
-    """The API server is looked at on 16443, as its flags say, and etcd where the profile says."""
+    """certmond probes the API server on 16443, as its flags define, and etcd where the profile defines."""
     tree, config = MAKERS["starlingx"](tmp_path), parse((), profile="starlingx")
     store = Store(config.certificates, str(tree.root))
     store.observe()
@@ -324,7 +324,7 @@ def seen_around(tree: Tree, config: Config) -> tuple[Store, Surroundings]:
 
 @pytest.mark.parametrize("profile", ["k3s", "rke2", "k0s", "microk8s", "etcd"])
 def test_another_certificate_than_the_file_has_is_told_in_observe_mode(profile: str, tree: Tree) -> None:
-    """Where a port of the distribution serves an older one, that is told, with the service that is to be restarted."""
+    """If a port of the distribution serves an older certificate, the finding names the service to restart."""
     config = parse((), profile=profile)
     store, found = seen_around(tree, config)
     trap = TRAPS[profile]
@@ -340,7 +340,7 @@ def test_another_certificate_than_the_file_has_is_told_in_observe_mode(profile: 
 
 
 def test_the_ports_are_those_of_the_distribution(profile: str, tree: Tree) -> None:
-    """What is served is looked for where a default installation serves it."""
+    """certmond probes the ports where a default installation serves."""
     found = around(tree, parse((), profile=profile)).survey.serving
     assert {str(endpoint) for endpoint in found} - {"127.0.0.1:10250"} == ENDPOINTS[profile] - {"127.0.0.1:10250"}
     assert {str(endpoint) for endpoint in found} >= ENDPOINTS[profile]
@@ -348,7 +348,9 @@ def test_the_ports_are_those_of_the_distribution(profile: str, tree: Tree) -> No
 
 @pytest.mark.parametrize("profile", WORKERS)
 def test_a_worker_is_asked_for_nothing_of_a_control_plane(profile: str, tree: Tree) -> None:
-    """On a worker nothing of a control plane is missing, nobody is asked at its ports, and only its services are."""
+    """On a worker no file of a control plane is missing, no port of one is probed, and only the services of a worker
+    are expected.
+    """
     make, endpoints, services = WORKERS[profile]
     make(tree)
     code, document = check(tree, profile)
@@ -360,7 +362,7 @@ def test_a_worker_is_asked_for_nothing_of_a_control_plane(profile: str, tree: Tr
 
 
 def test_the_distribution_of_a_node_is_told(profile: str, tree: Tree) -> None:
-    """`discover` says which distribution it sees, and proposes its profile, which fits."""
+    """`discover` names the distribution that it detects, and proposes its profile, which fits."""
     (seen,) = distributions(str(tree.root))
     assert seen.profile == profile
     done = run(tree, "discover", at=None)
@@ -372,7 +374,7 @@ def test_the_distribution_of_a_node_is_told(profile: str, tree: Tree) -> None:
 
 
 def test_a_profile_that_does_not_fit_is_told(profile: str, tree: Tree) -> None:
-    """Where no certificate of the profile is there, the error names the profile that fits."""
+    """If no certificate of the profile exists, the error names the profile that fits."""
     other = "etcd" if profile != "etcd" else "k3s"
     for verb in ("check", "plan"):
         done = run(tree, verb, "--profile", other)
@@ -381,7 +383,7 @@ def test_a_profile_that_does_not_fit_is_told(profile: str, tree: Tree) -> None:
 
 
 def test_what_somebody_has_named_is_not_changed(tmp_path: Path) -> None:
-    """`discover` keeps to a profile that is named, and says that another one would fit."""
+    """`discover` keeps a profile that the command names, and reports that another one would fit."""
     tree = MAKERS["k3s"](tmp_path)
     done = run(tree, "discover", "--profile", "kubeadm", at=None)
     assert yaml.safe_load(done.stdout)["profile"] == "kubeadm"
@@ -389,13 +391,13 @@ def test_what_somebody_has_named_is_not_changed(tmp_path: Path) -> None:
 
 
 def test_the_default_is_kubeadm(node: Node) -> None:
-    """Without a word of a profile, a node of kubeadm is what is looked for, and it is told apart from the others."""
+    """Without a profile, certmond expects a node of kubeadm, and distinguishes it from the others."""
     assert [each.profile for each in distributions(str(node.root))] == [DEFAULT_PROFILE]
     assert set(profiles()) == {*MAKERS, DEFAULT_PROFILE}
 
 
 def test_two_distributions_on_one_node_are_both_told(tmp_path: Path) -> None:
-    """Where files of two are there, `discover` claims neither and names both."""
+    """If a node has files of two distributions, `discover` names both and proposes neither."""
     MAKERS["k3s"](tmp_path)
     tree = MAKERS["k0s"](tmp_path)
     done = run(tree, "discover", at=None)
@@ -418,7 +420,7 @@ def specs(profile: str) -> dict[str, CertificateSpec]:
 
 @pytest.mark.parametrize("profile", ["k3s", "rke2"])
 def test_k3s_and_rke2_differ_in_their_names_only(profile: str) -> None:
-    """The same code makes both: entries, subjects and paths are the same but for the name of the program."""
+    """The same code makes both: entries, subjects and paths are the same, except for the name of the program."""
     theirs = {name.replace(profile, "k3s"): spec for name, spec in specs(profile).items()}
     assert theirs.keys() == specs("k3s").keys()
     for name, spec in specs("k3s").items():
@@ -445,7 +447,7 @@ def test_every_path_of_a_distribution_is_below_its_own_directories() -> None:
 
 
 def test_every_entry_that_is_used_names_who_uses_it() -> None:
-    """Each entry has a consumer, but for those that people use, and what others are made from."""
+    """Each entry has a consumer, except those that people use and those that are sources of other files."""
     alone = {
         "k3s": {"k3s.yaml"}, "rke2": {"rke2.yaml"}, "k0s": {"admin.conf"}, "microk8s": {"client.config"},
         "etcd": {"etcdctl-etcd-client", "apiserver-etcd-client"},
@@ -464,7 +466,7 @@ def test_what_a_starter_writes_at_its_start_is_no_news_to_it(profile: str) -> No
 
 
 def test_whoever_renews_is_said_of_every_entry_of_a_starter() -> None:
-    """Of k3s, RKE2 and k0s certmond renews nothing, and so each entry says who does."""
+    """certmond renews nothing of k3s, RKE2 and k0s, so each entry names the component that does."""
     for profile in STARTER:
         assert all(spec.renewed_by for spec in specs(profile).values())
     for profile in ("etcd", "starlingx"):
@@ -484,7 +486,7 @@ def test_a_kubeconfig_that_trusts_another_ca_is_told(profile: str, tree: Tree) -
 
 
 def test_a_kubelet_of_k0s_that_no_longer_rotates_is_told(tmp_path: Path) -> None:
-    """The link that k0s's kubelet moves is watched where k0s has it."""
+    """The link that k0s's kubelet moves is watched at the path of k0s."""
     tree = MAKERS["k0s"](tmp_path)
     current = tree.at("/var/lib/k0s/kubelet/pki/kubelet-client-current.pem")
     content = tree.at(str(current.readlink())).read_bytes()

@@ -76,7 +76,7 @@ def test_the_changelog_has_entries_below_headings() -> None:
 
 
 def test_every_metric_is_documented(node: Node) -> None:
-    """Each metric family that is exported stands in docs/monitoring.md."""
+    """docs/monitoring.md describes each exported metric family."""
     from certmond.config.model import load
 
     assessment = assess(Store(load().certificates, str(node.root)).observe(), NOW)
@@ -88,14 +88,14 @@ def test_every_metric_is_documented(node: Node) -> None:
 
 
 def test_every_message_id_is_documented() -> None:
-    """Each kind of journal entry stands in docs/monitoring.md with its MESSAGE_ID, and no two share one."""
+    """docs/monitoring.md has each kind of journal entry with its MESSAGE_ID, and no two share one."""
     documented = (DOCS / "monitoring.md").read_text()
     assert not [kind for kind, identifier in MESSAGE_IDS.items() if identifier not in documented]
     assert len(set(MESSAGE_IDS.values())) == len(MESSAGE_IDS)
 
 
 def test_every_field_of_the_activity_is_documented() -> None:
-    """Each field of activity.json stands in docs/monitoring.md."""
+    """docs/monitoring.md describes each field of activity.json."""
     documented = (DOCS / "monitoring.md").read_text()
     old, new = (builders.make_ca().facts for _ in range(2))
     rotation = Rotation("r1", "ca", Mode.OVERLAP, (old,), new, Phase.TRUST, NOW)
@@ -107,7 +107,7 @@ def test_every_field_of_the_activity_is_documented() -> None:
 
 
 def test_every_option_of_a_root_ca_is_documented() -> None:
-    """Each verb of `root-ca` stands in docs/rotation.md with each of its own options, and README has each verb."""
+    """docs/rotation.md has each verb of `root-ca` with each of its options, and README has each verb."""
     documented, readme = (DOCS / "rotation.md").read_text(), (DOCS.parent / "README.md").read_text()
     shared = {option for parameter in cli.params for option in parameter.opts}
     group = cli.commands["root-ca"]
@@ -131,7 +131,7 @@ def test_every_command_of_the_rotation_is_one() -> None:
 
 
 def test_every_field_of_a_root_ca_is_documented(node: Node) -> None:
-    """Each field in the JSON of `root-ca show` and `verify` stands in docs/rotation.md."""
+    """docs/rotation.md has each field in the JSON of `root-ca show` and `verify`."""
     documented = (DOCS / "rotation.md").read_text()
     runner = CliRunner()
     runner.invoke(cli, ["root-ca", "stage", "--generate", "--key-algorithm", "Ed25519", "--root", str(node.root)])
@@ -143,7 +143,7 @@ def test_every_field_of_a_root_ca_is_documented(node: Node) -> None:
 
 
 def test_every_key_of_a_web_configuration_is_documented() -> None:
-    """Each key of a web configuration stands in docs/web.md, and so does each header that can be set."""
+    """docs/web.md has each key of a web configuration and each header that can be set."""
     documented = (DOCS / "web.md").read_text()
     models = (WebConfig, TlsServerConfig, HttpServerConfig, RateLimit)
     inline = {"client_ca", "tls_server_config", "http_server_config"}
@@ -152,7 +152,7 @@ def test_every_key_of_a_web_configuration_is_documented() -> None:
 
 
 def test_the_examples_of_a_web_configuration_are_ones() -> None:
-    """The examples in docs/web.md have no mistake, and ask for all that they are said to ask for."""
+    """The examples in docs/web.md have no mistake, and set what the page describes."""
     configuration, example, _, entry = re.findall(r"```yaml\n(.*?)```", (DOCS / "web.md").read_text(), re.DOTALL)
     [listed] = [each for each in parse_config([Source("web.md", entry)]).certificates if each.name == "certmond-web"]
     assert (listed.path, listed.mode, listed.key_mode) == ("/etc/certmond/web/tls.crt", 0o640, 0o640)

@@ -42,7 +42,7 @@ FLAGS = re.compile(r"O_(WRONLY|RDWR|CREAT|TRUNC|APPEND|TMPFILE)")
 
 
 class Module:
-    """The source of a module, and what its names stand for."""
+    """The source of a module, and what its names refer to."""
 
     def __init__(self, source: str) -> None:
         self.tree = ast.parse(source)
@@ -190,5 +190,5 @@ def test_an_effect_is_in_its_package_or_has_a_reason() -> None:
     ],
 )
 def test_how_it_is_written_hides_nothing(effect: str | None, source: str) -> None:
-    """Each way to say it is seen, under whatever name; reading is none of them."""
+    """The check finds each spelling of an effect under any name. Reading a file is no effect."""
     assert set(Module(source).effects()) == ({effect} if effect else set())

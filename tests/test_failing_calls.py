@@ -1,4 +1,4 @@
-"""A disk that fails at any one call: what was done is said truly, nothing is lost, and the next start ends it."""
+"""A disk that fails at any single call: the report is true, nothing is lost, and the next start completes the work."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ FAILURES = (errno.EIO, errno.ENOSPC, errno.EROFS, errno.ESTALE, errno.EDQUOT)
 
 
 def renews(host: Host) -> None:
-    """As a pass of the daemon: whatever the disk does, what is raised is an error of ours with its sentence."""
+    """Run a pass like the daemon: whatever the disk does, each error that is raised is a CertmondError with its
+    sentence.
+    """
     try:
         enforcer = host.enforcer()
         enforcer.executor.recover()
@@ -35,7 +37,7 @@ def renews(host: Host) -> None:
 
 
 def defects(state: Path) -> list[str]:
-    """What the trail has of our own mistakes."""
+    """Return the defects of certmond that the audit log records."""
     trail = state / "audit.log"
     lines = trail.read_text(errors="replace").splitlines() if trail.exists() else []
     return [line for line in lines if "please report it" in line]
@@ -80,7 +82,7 @@ def test_any_call_that_changes_something_may_fail(quick: Path, form: str) -> Non
 
 
 def test_a_lock_that_cannot_be_had_begins_nothing(quick: Path) -> None:
-    """Where the file system of the state directory gives no locks (ENOLCK), that is said, and nothing is changed."""
+    """If the file system of the state directory supports no locks (ENOLCK), certmond reports it and changes nothing."""
     host, locks = Host(quick / "host"), re.compile("flock")
     before = host.serials()
     host.look()

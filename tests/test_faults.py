@@ -1,4 +1,6 @@
-"""What happens to the daemon itself: limits, clocks, a stop, a lost state. It goes on, and recovers by itself."""
+"""Faults of the daemon's environment: limits, clocks, a stop, a lost state. The daemon continues, and recovers on its
+own.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +50,8 @@ def waiting(tmp_path: Path) -> Host:
 
 @pytest.mark.parametrize("obstacle", ["full", "gone"])
 def test_nobody_hears_what_it_says(host: Host, tmp_path: Path, obstacle: str) -> None:
-    """Where what it says goes to a full disk, or to a journal that has ended, the daemon does its work all the same,
-    and ends in good order; the page has its last words.
+    """If its log goes to a full disk or to a journal that has ended, the daemon does its work and exits normally. The
+    page has its last messages.
     """
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(host.document()))
@@ -77,7 +79,9 @@ def test_nobody_hears_what_it_says(host: Host, tmp_path: Path, obstacle: str) ->
 
 
 def test_stopped_for_a_while(host: Host) -> None:
-    """What changed while the process was stopped (SIGSTOP, a machine that was suspended) is seen when it goes on."""
+    """The daemon detects the changes made while its process was stopped (SIGSTOP, a suspended machine) when it
+    continues.
+    """
     host.settings["mode"] = "observe"
     with enforcing(host) as daemon:
         daemon.process.send_signal(signal.SIGSTOP)
@@ -110,8 +114,8 @@ def test_no_descriptors_left(waiting: Host, limit: int) -> None:
 @pytest.mark.real("unshare")
 @pytest.mark.parametrize("limit", ["instances", "watches"])
 def test_no_watches_left(host: Host, limit: str) -> None:
-    """Without an inotify instance or a watch the daemon says so, and looks every now and then: it sees and renews."""
-    setting = f"/proc/sys/user/max_inotify_{limit}"  # of a user namespace of its own: nobody else is limited
+    """Without an inotify instance or watch the daemon reports it and polls: it detects changes and renews."""
+    setting = f"/proc/sys/user/max_inotify_{limit}"  # of a separate user namespace: no other process is limited
     alone = (real_part("unshare"), "--map-root-user", "sh", "-c", f'echo 0 >{setting} && exec "$@"', "sh")
     if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
         unavailable("no user namespace can be made here")
@@ -124,8 +128,8 @@ def test_no_watches_left(host: Host, limit: str) -> None:
 
 
 def test_the_runtime_directory_is_lost(waiting: Host) -> None:
-    """When somebody removes it the daemon says so once, and goes on with its work; when it is there again, all is
-    published anew.
+    """If the runtime directory is removed, the daemon reports it once and continues. When the directory exists again,
+    the daemon publishes all files again.
     """
     before = waiting.serials()
     with enforcing(waiting) as daemon:
@@ -183,9 +187,9 @@ DAMAGES = [_truncated, _garbage, _other, _directory, _link, _gone]
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_state_that_is_damaged(tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    """Whichever file of the state directory is cut off, garbage, another document, a directory, a link or gone: what is
-    due is renewed, or the old certificate stays and it is said which file is in the way; once that is moved away, the
-    certificate is renewed.
+    """Whichever file of the state directory is truncated, garbage, another document, a directory, a link or missing:
+    certmond renews what is due, or keeps the old certificate and names the file. After that file is moved away, it
+    renews the certificate.
     """
     original = Host(tmp_path / "original", "apiserver")
     original.start()
@@ -217,7 +221,9 @@ def test_a_state_that_is_damaged(tmp_path: Path, damage: Callable[[Path], None])
 
 
 def test_the_state_directory_is_lost(waiting: Host) -> None:
-    """When somebody removes all of it, even while the daemon runs, it is made anew, and what is due is renewed."""
+    """If the state directory is removed, even while the daemon runs, the daemon creates it again and renews what is
+    due.
+    """
     with enforcing(waiting) as daemon:
         waiting.state.rename(waiting.state.with_name("lost"))  # at once, whatever the daemon writes meanwhile
         waiting.at(HOLD).unlink()
@@ -232,8 +238,8 @@ def test_the_state_directory_is_lost(waiting: Host) -> None:
 
 @pytest.mark.parametrize("year", [2038, 2039, 2049, 2050, 2106, 2107, 9980])
 def test_whatever_the_year(tmp_path: Path, year: int) -> None:
-    """After 2038-01-19 (32 bits with a sign), after 2049 (UTCTime), after 2106 (32 bits), as now: renewed, well,
-    and told to the second.
+    """After 2038-01-19 (32 bits with a sign), after 2049 (UTCTime) and after 2106 (32 bits), certificates are renewed
+    and are valid, and the messages have the exact second.
     """
     host = Host(tmp_path / "host", "apiserver", "admin.conf", now=datetime(year, 2, 8, 12, tzinfo=UTC))
     assert [outcome.result for outcome in host.start()] == ["done", "done"]
@@ -262,7 +268,9 @@ def test_a_certificate_without_an_end(host: Host) -> None:
 
 @pytest.mark.parametrize("leap", [YEAR, -YEAR])
 def test_a_clock_that_leaps(tmp_path: Path, leap: timedelta) -> None:
-    """A year forward or back, the daemon says what is so by its clock; when that is right again, so is the daemon."""
+    """If the clock leaps a year forward or back, the daemon judges by its clock. When the clock is right again, so is
+    the daemon.
+    """
     host = Host(tmp_path / "host", "apiserver", mode="observe")
     runtime = tmp_path / "run"
     clock = Shifted(host.now)

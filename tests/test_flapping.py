@@ -1,4 +1,4 @@
-"""Files that break and heal again and again fill neither journal nor trail, and keep no hook busy."""
+"""Files that break and recover repeatedly do not fill the journal or the audit log, and do not keep a hook busy."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ class Published:
 
 
 def test_files_that_flap_fill_no_journal_and_keep_no_hook_busy(tmp_path: Path) -> None:
-    """Each pass publishes what is so. The journal has the first changes of each file, and the hook is run for the first
-    ones; then a summary says what was left out, and both get what is so by then.
+    """Each pass publishes the current state. The journal has the first changes of each file, and the hook runs for the
+    first ones. Then a summary counts what was omitted, and both get the current state.
     """
     host = Host(tmp_path / "host", "apiserver", now=now())
     (log := tmp_path / "told").touch()

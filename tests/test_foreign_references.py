@@ -1,4 +1,4 @@
-"""A user who can write a watched kubeconfig learns nothing of the files that it names: from no output of certmond."""
+"""No output of certmond reveals to a user who can write a watched kubeconfig anything about the files that it names."""
 
 from __future__ import annotations
 

@@ -31,12 +31,13 @@ def test_a_value_or_the_declared_error_and_nothing_else_comes_out(target: str) -
     ],
 )
 def test_what_differs_is_told_with_its_place(old: bytes, new: bytes, places: list[tuple[object, ...]]) -> None:
-    """A value, its type, a key more, another key, and the order of keys, whatever refers to what inside."""
+    """A value, its type, an additional key, another key, and the order of keys are differences, whatever aliases exist.
+    """
     assert [each.place for each in differences(BEFORE, BEFORE.replace(old, new))] == places
 
 
 @pytest.mark.parametrize(("old", "new", "same"), [(b"QQ==", b"Qg==", True), (b"# ours", b"# yours", False)])
 def test_what_stands_around_the_values_is_told_as_well(old: bytes, new: bytes, same: bool) -> None:
-    """A comment is no value, and is part of what must not change."""
+    """A comment is no value, but must not change either."""
     places = [("users", 0, "key")]
     assert (around(BEFORE, places) == around(BEFORE.replace(old, new), places)) is same

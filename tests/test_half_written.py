@@ -23,7 +23,7 @@ SECOND = timedelta(seconds=1)
 
 
 class Clock:
-    """A clock that stands still but for what is waited."""
+    """A clock that advances only by the time that the code waits."""
 
     def __init__(self) -> None:
         self.now, self.waited = datetime.now(UTC), list[float]()
@@ -54,8 +54,8 @@ def changed_at(path: Path) -> datetime:
 
 
 def test_a_check_waits_for_the_rest_of_the_time_and_tells(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
-    """A wrong key that was written a second ago is looked at again a second later, and is a finding then. Meanwhile,
-    standard error says what is waited for.
+    """A wrong key that was written a second ago is read again a second later, and is a finding then. Meanwhile standard
+    error names what `check` waits for.
     """
     node.replace(f"{API}.key", node.read(f"{PKI}/etcd/peer.key"))
     clock = Clock()
@@ -81,7 +81,7 @@ def test_a_check_tells_nothing_of_a_writer_that_is_done_in_time(node: Node) -> N
 
 
 def test_what_is_older_or_asked_of_another_time_is_not_waited_for(node: Node) -> None:
-    """A mismatch of two seconds ago is told at once, and so is any mismatch with `--at`."""
+    """A mismatch of two seconds ago is a finding at once, and so is any mismatch with `--at`."""
     node.replace(f"{API}.key", node.read(f"{PKI}/etcd/peer.key"))
     clock = Clock()
     written = changed_at(node.path(f"{API}.key"))
@@ -92,7 +92,7 @@ def test_what_is_older_or_asked_of_another_time_is_not_waited_for(node: Node) ->
 
 
 def test_the_command_exits_with_2_right_after_a_wrong_key(node: Node, tmp_path: Path) -> None:
-    """A script that checks at once after it has put a wrong key there is told."""
+    """A script that checks right after it has installed a wrong key gets the exit code 2."""
     command = [sys.executable, "-m", "certmond", "--root", str(node.root), "--state-dir", str(tmp_path), "check"]
     assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
     node.replace(f"{API}.key", node.read(f"{PKI}/etcd/peer.key"))
@@ -106,8 +106,8 @@ def more(daemon: Running, passes: float) -> bool:
 
 
 def test_the_daemon_tells_of_keys_that_alternate(node: Node, tmp_path: Path) -> None:
-    """A good key and a wrong one that replace each other every 0.7 seconds are told, and stay told in each of fourteen
-    samples while that goes on; once the good one stays, the finding goes.
+    """A good key and a wrong one that replace each other every 0.7 seconds are a finding in each of fourteen samples.
+    When the good key stays, the finding ends.
     """
     work = tmp_path / "work"
     work.mkdir()

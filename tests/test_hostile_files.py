@@ -59,7 +59,7 @@ def application(root: Path, *keys: bytes) -> Path:
 
 
 def test_a_hostile_key_is_a_finding_of_its_file_in_every_verb(tmp_path: Path) -> None:
-    """`check`, `plan` and `renew` go on to their end, and say what is wrong with each key."""
+    """`check`, `plan` and `renew` run to their end, and describe the defect of each key."""
     config = application(tmp_path, *HOSTILE.values())
     done = certmond("check", "--root", tmp_path, "-o", "json", "--config", config)
     assert not done.stderr
@@ -82,7 +82,8 @@ def test_no_damaged_file_ends_a_look_or_takes_a_second() -> None:
 
 @pytest.mark.parametrize(("name", "said"), WORST.items())
 def test_what_asks_for_more_than_its_budget_is_told_so(name: str, said: str) -> None:
-    """The largest files of their kind come to an end, and the finding says which budget they exceed."""
+    """The largest files of their kind are handled in bounded time, and the finding names the budget that they exceed.
+    """
     with node() as root:
         config = parse([Source("config.yaml", CONFIGURATION.encode())])
         look_at(root, config, {name: FILES[name]()})
@@ -91,7 +92,7 @@ def test_what_asks_for_more_than_its_budget_is_told_so(name: str, said: str) -> 
 
 
 def test_the_daemon_goes_on_beside_hostile_keys(tmp_path: Path) -> None:
-    """Each of them becomes `malformed` while it lies there, and is gone when the file is good again."""
+    """Each of them is `malformed` while it is there. The finding ends when the file is good again."""
     root = tmp_path / "root"
     config = application(root, b"")
     bad = root / "etc/app/bad-0.pem"

@@ -30,8 +30,8 @@ def test_the_command_line_that_serves_is_small() -> None:
 
 
 def test_the_daemon_draws_nothing() -> None:
-    """`certmond run` as a unit loads nothing that is for terminals, nothing of the Kubernetes API, and no event loop
-    before there is somebody to ask.
+    """`certmond run` as a unit loads nothing for terminals or for the Kubernetes API, and no event loop before it
+    probes an endpoint.
     """
     found = loaded("certmond.cli.main", "certmond.daemon.loop", "certmond.notify.journal")
     assert {"certmond.daemon.loop", "structlog"} <= found

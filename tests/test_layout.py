@@ -176,7 +176,7 @@ def mirror(module: str) -> str:
 
 def test_a_module_has_a_test_module_of_its_name() -> None:
     """A module has a test module at the path that mirrors its own, or EXEMPT names the one that executes it: once, and
-    not longer than that is so.
+    only while it is needed.
     """
     exempt = [module for _, modules in EXEMPT.values() for module in modules]
     without = {module for module in MODULES if not (ROOT / mirror(module)).exists()}

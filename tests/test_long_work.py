@@ -1,4 +1,4 @@
-"""While a long plan is carried out, the daemon goes on looking at the node and publishing what it sees."""
+"""While the daemon executes a long plan, it still observes the node and publishes the state."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_damage_is_published_while_a_command_writes(tmp_path: Path) -> None:
 def test_files_that_were_read_beside_their_writers_are_looked_at_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a look has no time to wait for the writer of a file, another look at it follows, without an event."""
+    """If a scan has no time to wait for the writer of a file, another scan of it follows without an event."""
     monkeypatch.setattr("certmond.files.cache._PAUSES", 0)
     for module in ("consistent_read", "cache_entry"):
         monkeypatch.setattr(f"certmond.files.{module}.TICK", 10**15)
@@ -143,8 +143,8 @@ def test_files_that_were_read_beside_their_writers_are_looked_at_again(
 
 @pytest.mark.real("openssl")
 def test_damage_is_published_while_a_signer_waits(tmp_path: Path) -> None:
-    """While a signer is waited for, what changes elsewhere on the node is looked at and published; what follows from it
-    is done after the step, also where that one has failed.
+    """While the daemon waits for a signer, it scans and publishes changes elsewhere on the node. It acts on them after
+    the step, also if the step failed.
     """
     host = Host(tmp_path / "host", "apiserver", now=now())
     host.entries["etcd-server"] = dict(ENTRIES["etcd-server"])
@@ -169,7 +169,7 @@ def test_damage_is_published_while_a_signer_waits(tmp_path: Path) -> None:
 
 
 def test_a_slice_is_bounded_and_the_next_pass_goes_on(tmp_path: Path) -> None:
-    """When its time is over no further step begins, and the node is looked at again at once; each step is made once."""
+    """When its time is over, no further step begins, and another scan follows at once. Each step is made once."""
     host = Host(tmp_path / "host")
     before = host.serials()
     made, enforcer = hand(host)
@@ -209,7 +209,7 @@ def flooded(host: Host) -> Callable[[], None]:
 
 
 def test_ever_new_names_in_a_pattern_keep_no_other_entry_waiting(tmp_path: Path) -> None:
-    """While a pattern has new certificates to renew in each pass, every other entry has a step of its own in turn."""
+    """While a pattern has new certificates to renew in each pass, every other entry still gets its step."""
     host = Host(tmp_path / "host", "apiserver", "etcd-server")
     before, add = host.serials(), flooded(host)
     made, enforcer = hand(host)
@@ -222,8 +222,8 @@ def test_ever_new_names_in_a_pattern_keep_no_other_entry_waiting(tmp_path: Path)
 
 
 def test_ever_new_names_in_a_pattern_keep_no_restart_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a pattern has new certificates to renew in each pass, restarts and a rotation have their turn, when every
-    other entry has had its own.
+    """While a pattern has new certificates to renew in each pass, restarts and a rotation still run after every other
+    entry has had its step.
     """
     host = Host(tmp_path / "host", "apiserver", "etcd-server")
     add = flooded(host)
@@ -244,8 +244,8 @@ def test_ever_new_names_in_a_pattern_keep_no_restart_waiting(tmp_path: Path, mon
 
 @pytest.mark.real("openssl")
 def test_a_step_that_fails_keeps_no_other_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slice in which a step failed, and was not even remembered, is followed by the next slice at once; the failed
-    step is tried again after the round.
+    """If a step failed and the failure was not even recorded, the next slice follows at once. The failed step is tried
+    again after the round.
     """
     helper = Helper(tmp_path / "helper", make_ca())
     signer = {"name": "site", "kind": "command", "command": [str(helper.script)]}

@@ -1,6 +1,6 @@
-"""The pages of docs/migration: what they say of nodes of a kind runs on one, and what is ours in them is there.
+"""Each page of docs/migration is true on a node of its kind, and the names of certmond in it exist.
 
-That every command and every YAML is good by itself is tests/test_command_blocks.py's.
+tests/test_command_blocks.py checks every command and every YAML block.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def test_the_commands_for_a_starlingx_node_run_on_one(tmp_path: Path) -> None:
 
 
 def test_what_is_ours_on_the_page_of_the_exporters_is_there() -> None:
-    """Each series, reason and alert of ours on that page is one."""
+    """Each series, reason and alert of certmond on that page exists."""
     page = PAGES["exporters"].read_text()
     known = {family.name for family in (*FAMILIES, COUNT)}
     known |= set(re.findall(r"(?m)^# TYPE (\S+)", Telemetry("observe").text()))

@@ -1,4 +1,4 @@
-"""One thing goes wrong on a real kubeadm node, and exactly that is said of it."""
+"""One defect on a real kubeadm node gives exactly the finding of that defect."""
 
 from __future__ import annotations
 
@@ -315,7 +315,7 @@ CA = f"{PKI}/ca"
 
 
 def put_ca(beside: Any = None, **modifiers: Any) -> Mutation:
-    """Somebody puts another CA in place, with its key or that one beside it, and does nothing else."""
+    """Return a mutation that installs another CA, with its key or `beside` next to it, and changes nothing else."""
 
     def mutate(node: Node) -> None:
         ca = make_ca(**modifiers)
@@ -411,7 +411,9 @@ def test_each_fault_raises_its_reason_and_no_other(tmp_path: Path, mutate: Mutat
 
 @pytest.mark.parametrize("row", ROTATIONS.values(), ids=ROTATIONS)
 def test_what_becomes_of_a_ca_is_told_with_what_speaks_against_it(node: Node, row: Told) -> None:
-    """A CA that somebody put in place, a rotation, and one that stands still: one of them is told, at the CA alone."""
+    """A CA that another user installed, a rotation, and a rotation that is blocked: only the CA has the finding, and
+    only one of the three.
+    """
     mutate, settings, reason, severity, said = row
     mutate(node)
     found = {
@@ -451,7 +453,7 @@ def test_a_ca_near_its_end_is_found_before_its_leaves_are_due(tmp_path: Path) ->
 
 
 def test_a_leaf_that_is_due_with_its_ca_is_told_that_renewing_it_is_of_no_use(tmp_path: Path) -> None:
-    """A leaf that is due and ends on the same second as its CA is `still_due` beside `nearing_expiry`."""
+    """A leaf that is due and ends at the same second as its CA is `still_due` beside `nearing_expiry`."""
     node = Node(tmp_path)
     end = datetime(2026, 12, 20, tzinfo=UTC)
     node.new_ca(end=end)
@@ -463,7 +465,7 @@ def test_a_leaf_that_is_due_with_its_ca_is_told_that_renewing_it_is_of_no_use(tm
 
 
 def test_the_table_covers_every_reason_that_observation_can_raise() -> None:
-    """Each Reason that files alone can give stands in the table of mutations, which has at least forty."""
+    """The table of mutations has each Reason that files alone can give, and at least forty of them."""
     # About what runs, of which no file tells anything: tests/pki/services/test_staleness.py and test_service_checks.py.
     # So with what the Kubernetes API says: tests/cluster/test_conducted_node.py. Of a due certificate's origin:
     # tests/pki/signing/test_policy.py.

@@ -1,4 +1,4 @@
-"""The next event of a node: whoever is asked names the same one."""
+"""Each command names the same next event of a node."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_check_and_forecast_name_the_same_next_event(node: Node) -> None:
 
 
 def test_a_forecast_that_ends_before_it_names_it_too(node: Node) -> None:
-    """Where nothing happens in the time that was asked for, `forecast` still says what is next."""
+    """If nothing happens in the requested time, `forecast` still names the next event."""
     at = ("--root", node.root, "--at", AT, "--for", "1d")
     document = json.loads(said("forecast", *at, "-o", "json"))
     assert document["events"] == []

@@ -50,7 +50,7 @@ def subscriptable_since(module: str, name: str) -> tuple[int, ...]:
 
 
 def evaluated(node: ast.AST) -> Iterator[ast.AST]:
-    """Everything below but for annotations, which are only written beside a name."""
+    """Yield all nodes below except annotations, which Python does not evaluate."""
     for each in ast.iter_child_nodes(node):
         if (
             isinstance(node, ast.arg)
@@ -83,7 +83,7 @@ def test_nothing_is_subscripted_that_the_oldest_cannot() -> None:
 
 
 def test_what_is_seen() -> None:
-    """An annotation is not evaluated; what is called, and what a name is bound to, are."""
+    """The check ignores an annotation, and checks a call and the value of a name."""
     lines = ["from array import array", "def f(a: array[int]) -> array[int]:", "    b: array[int] = a", "    return b",
              "found = list[array[int]]()", "Alias = array[int]"]  # fmt: skip
     assert too_new("\n".join(lines)) == ["line 5: array[int]", "line 6: array[int]"]

@@ -1,4 +1,4 @@
-"""What certmond knows of its own renewals is in every look: of `check`, `metrics`, `plan` and the daemon."""
+"""`check`, `metrics`, `plan` and the daemon all use the record of certmond's own renewals."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def certmond(home: Home, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_look_finds_the_service_that_holds_what_certmond_replaced(home: Home) -> None:
-    """After `renew --no-restart`, `check` and `metrics` report the service that still holds the old certificate, and
-    `plan` has its restart. Nothing but the record of the renewal shows that.
+    """After `renew --no-restart`, `check` and `metrics` report the service that still uses the old certificate, and
+    `plan` has its restart. Only the record of the renewal shows that.
     """
     assert certmond(home, "check").returncode == 0
     assert certmond(home, "renew", "web", "--no-restart").returncode == 0

@@ -292,8 +292,8 @@ def test_killed_with_a_key_that_the_signer_made(quick: Path, form: str) -> None:
 
 
 def test_a_promise_for_a_new_key_does_not_count_for_one_that_is_kept(tmp_path: Path) -> None:
-    """A request that was filed for a new key, before the entry was told to keep its key, is answered with a certificate
-    that does not belong to the key on the disk: it is not put beside it, and the next one is of that key.
+    """The answer to a request for a new key, filed before the entry got `keep_key`, does not belong to the key on the
+    disk. certmond does not install it, and sends the next request with that key.
     """
     host = One(tmp_path, "pair", keep=False)
     host.answer = lambda request: waits(host, request)
@@ -405,7 +405,7 @@ def test_a_helper_signs_every_form(tmp_path: Path, form: str, keep: bool) -> Non
 @pytest.mark.real("openssl")
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_helper_that_signs_another_request_changes_nothing(tmp_path: Path, keep: bool) -> None:
-    """A certificate of a key that is not the entry's is refused, whether the key was to be kept or not."""
+    """A certificate of a key that is not the entry's is refused, with and without `keep_key`."""
     signer = {"name": "site", "kind": "command", "command": [str(tmp_path / "helper")]}
     host = One(tmp_path / "host", "pair", keep=keep, signers=[signer])
     host.entries["leaf"]["signer"] = "site"

@@ -20,8 +20,9 @@ from tests.node import NOW, PKI, Node
 
 
 def test_a_pass_makes_nothing_that_only_the_collector_could_free(node: Node, tmp_path: Path) -> None:
-    """What looking, judging and rendering make is freed when it is not needed any more: nothing refers to itself, on a
-    node that is well and on one that breaks. The daemon relies on it: its collector leaves alone what was there first.
+    """The objects of a scan, a judgment and a rendering are freed without the garbage collector: none is in a cycle, on
+    a valid node and on one that breaks. The daemon relies on it, because its collector ignores the objects of the
+    start.
     """
     config, renderer = parse([]), Renderer()
     store = Store(config.certificates, str(node.root))
@@ -63,8 +64,8 @@ def test_the_collector_is_not_at_work_while_the_daemon_is_loaded(tmp_path: Path)
 
 
 def test_a_certificate_that_nothing_shows_any_more_is_kept_nowhere(node: Node, tmp_path: Path) -> None:
-    """One that was replaced takes no memory once that is told, and the last good one of a file that broke none after
-    there is another: how many have ever been on a node makes no difference to the daemon.
+    """A replaced certificate takes no memory after its report. The last valid one of a broken file takes none after a
+    new one exists. So the memory of the daemon does not depend on the number of past certificates.
     """
     config, renderer, written, hours = parse([]), Renderer(), ChangeLog(Journal("none")), count()
     store, path = Store(config.certificates, str(node.root)), f"{PKI}/apiserver-kubelet-client"

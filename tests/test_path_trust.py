@@ -1,4 +1,4 @@
-"""A program that somebody else could change is not run, and why is said."""
+"""certmond does not run a program that another user can change, and reports the reason."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from certmond.path_trust import distrust, exposure
 
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
-    """A program in a directory of its own."""
+    """Return a program in a separate directory."""
     directory = tmp_path / "bin"
     directory.mkdir(mode=0o755)
     path = directory / "hook"
@@ -22,7 +22,9 @@ def program(tmp_path: Path) -> Path:
 
 
 def test_what_nobody_else_can_change_is_trusted(program: Path) -> None:
-    """Owned by root or by who runs it, written by nobody else, executable: nothing speaks against it."""
+    """A program that belongs to root or to the user of certmond, that no other user can write, and that is executable
+    has no exposure.
+    """
     assert exposure(str(program)) is None
 
 
@@ -36,7 +38,7 @@ def test_what_others_can_write_is_not_trusted(program: Path, mode: int, what: st
 
 
 def test_a_symlink_is_followed_with_all_its_directories(program: Path, tmp_path: Path) -> None:
-    """Who can write a directory with a link on the way can put another there."""
+    """A user who can write a directory with a link on the path can replace that link."""
     (open_to_all := tmp_path / "open").mkdir()
     link, outer = open_to_all / "link", tmp_path / "outer"
     link.symlink_to(program)
@@ -44,7 +46,7 @@ def test_a_symlink_is_followed_with_all_its_directories(program: Path, tmp_path:
     assert exposure(str(outer)) is None
     open_to_all.chmod(0o777)
     assert str(open_to_all) in (exposure(str(outer)) or "")
-    open_to_all.chmod(0o1777)  # where nobody moves what is another's
+    open_to_all.chmod(0o1777)  # in a sticky directory a user cannot move the files of another
     assert exposure(str(outer)) is None
 
 
@@ -84,7 +86,7 @@ def test_a_symlink_of_another_user_is_not_trusted(program: Path, tmp_path: Path)
 
 
 def test_each_symlink_between_counts(program: Path, tmp_path: Path) -> None:
-    """The directory of a link that another link leads to is looked at, though neither end of the way is in it."""
+    """The directory of a link in the middle of the path is checked, although neither end of the path is in it."""
     (between := tmp_path / "between").mkdir()
     (between / "bin").symlink_to(program.parent)
     (tmp_path / "start").symlink_to("between/../between/bin")
@@ -108,7 +110,7 @@ def test_a_script_among_the_arguments_counts(program: Path, tmp_path: Path) -> N
 
 
 def test_what_is_not_there_is_the_systems_error(program: Path) -> None:
-    """A missing file and a circle of links are told as what they are, not as trusted."""
+    """A missing file and a loop of links raise the error of the system."""
     with pytest.raises(FileNotFoundError):
         exposure(str(program) + "x")
     (circle := program.with_name("circle")).symlink_to(circle)

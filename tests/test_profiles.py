@@ -52,7 +52,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A control-plane node as kubeadm v1.24 left it."""
     place = tmp_path_factory.mktemp("node")
     with tarfile.open(Path(__file__).parent / "data/kubeadm-1.24.tar") as archive:
-        archive.extraction_filter = lambda member, _: member  # all of it is ours; Python 3.11.2 has no `filter=`
+        archive.extraction_filter = lambda member, _: member  # trusted; Python 3.11.2 has no `filter=`
         archive.extractall(place)  # noqa: S202  # our own, whose modes and links matter
     return place
 
@@ -154,7 +154,7 @@ def test_each_kubeconfig_embeds_the_root_ca(spec: CertificateSpec, root: Path) -
 
 @pytest.mark.parametrize("spec", PRESENT, ids=called)
 def test_each_certificate_of_the_tree_is_expected_there(spec: CertificateSpec, root: Path) -> None:
-    """The files that say whether a node should have it do say so, each of them that is there."""
+    """Each existing file that decides whether a node should have the certificate names it."""
     places = [real(root, path) for path in spec.mentioned_in if real(root, path).exists()]
     assert all(spec.path in place.read_text() for place in places)
     assert places or any(real(root, path).exists() for path in spec.belongs_with)
@@ -183,7 +183,7 @@ def test_leaves_that_kubeadm_renews_are_alone_in_their_files() -> None:
 
 
 def test_a_worker_is_asked_only_for_what_its_files_name() -> None:
-    """Where nothing but the kubelet runs: the Root CA, and the kubelet's own."""
+    """A node with only the kubelet needs the Root CA and the certificate of the kubelet."""
     worker = {"/var/lib/kubelet/config.yaml", "/etc/kubernetes/kubelet.conf"}
     expected = {name for name, spec in SPECS.items() if worker & {*spec.mentioned_in, *spec.belongs_with}}
     assert expected == {"ca", "kubelet-client"}

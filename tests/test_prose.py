@@ -56,7 +56,7 @@ def test_a_long_sentence_in_a_page_is_a_finding(tmp_path: Path) -> None:
 
 @pytest.mark.real("textlint")
 def test_a_marker_in_a_module_is_a_finding(tmp_path: Path) -> None:
-    """A marker is found in a docstring, a comment and a message; `is None` and a name of a function are none."""
+    """A marker is a finding in a docstring, a comment and a message, but not in `is None` or the name of a function."""
     module = '''"""What somebody is told."""
 
 # Put right by the next pass.

@@ -98,7 +98,7 @@ def test_values_of_any_type_are_redacted() -> None:
     ],
 )
 def test_other_texts_stay_as_they_are(text: str) -> None:
-    """A text without a private key is not changed: words, certificates and public keys are none."""
+    """A text without a private key is not changed: words, certificates and public keys stay."""
     assert redacted(text) is text
 
 

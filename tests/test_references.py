@@ -41,7 +41,7 @@ def test_every_key_says_what_it_means(model: type[BaseModel]) -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_key_that_is_unknown_in_a_part_is_told(part: str) -> None:
-    """Each part of the file that has keys of its own answers for them."""
+    """Each part of the file with its own keys reports an unknown one."""
     is_list = "items" in schema()["properties"][part]
     text = f"{part}: [{{name: x, nonsense: 1}}]" if is_list else f"{part}: {{nonsense: 1}}"
     with pytest.raises(ConfigError, match=r"nonsense: unknown key; this version knows "):
@@ -75,7 +75,7 @@ def test_the_shipped_file_is_what_the_schema_permits() -> None:
 
 
 def test_every_family_has_the_labels_that_are_told(node: Node) -> None:
-    """The labels of each rendered series are those that the table of families names, in their order."""
+    """The labels of each rendered series are those of the table of families, in their order."""
     node.path("etc/kubernetes/pki/apiserver.key").chmod(0o644)
     text = Renderer().metrics(assess(Store(load().certificates, str(node.root)).observe(), NOW))
     told = {family.name: family.labels for family in (*FAMILIES, COUNT)}
@@ -85,7 +85,7 @@ def test_every_family_has_the_labels_that_are_told(node: Node) -> None:
 
 
 def test_every_verb_is_told() -> None:
-    """Each verb of the program, those of groups too, is in the reference and the manual."""
+    """The reference and the manual have each verb of the program, also those of groups."""
 
     def leaves(group: click.Group, path: str) -> set[str]:
         found = set()
@@ -98,7 +98,7 @@ def test_every_verb_is_told() -> None:
 
 
 def test_every_verb_has_a_page() -> None:
-    """`man certmond renew` shows a page, and so for whatever stands behind `certmond` first; there is no other page."""
+    """`man certmond renew` shows a page, and so does each other first word after `certmond`. There is no other page."""
     pages = {page.name for page in (ROOT / "docs/man").iterdir()}
     assert pages == {"certmond.8", "certmond.yaml.5", *(f"certmond-{name}.8" for name in cli.commands)}
     for verb in verbs():

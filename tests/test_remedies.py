@@ -1,4 +1,4 @@
-"""What the runbook says that `certmond renew NAME` puts right, it puts right."""
+"""Each problem that the runbook repairs with `certmond renew NAME` is repaired by that command."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ def node(pki: Path) -> Node:
 
 
 def reissued(**changes: Any) -> Callable[[Path], None]:
-    """The API server's certificate and key anew, with these changes."""
+    """Return a function that issues the API server's certificate and key again, with these changes."""
     return lambda pki: node(pki).reissue(API, **changes)
 
 
 def plain_pem(pki: Path) -> None:
-    """The kubelet's PEM as a file of its own in the place of the symlink."""
+    """Replace the symlink to the kubelet's PEM with a plain file."""
     link = pki.parents[2] / KUBELET_LINK
     content = (link.parent / link.readlink().name).read_bytes()  # its target is absolute, on the node
     link.unlink()
@@ -108,7 +108,9 @@ DAMAGES: dict[Reason, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("reason", DAMAGES)
 def test_what_renewing_puts_right_is_right_afterwards(reason: Reason, root: Path) -> None:
-    """A finding of whose section `certmond renew NAME` is a remedy stands before it, and nothing does after it."""
+    """A finding whose section has `certmond renew NAME` as a remedy exists before the command, and no finding exists
+    after it.
+    """
     assert "`certmond renew NAME`" in explain(reason)
     DAMAGES[reason](root / "etc/kubernetes/pki")
     assert reason in reasons(root)
@@ -147,7 +149,7 @@ def test_renewing_a_kubeconfig_embeds_the_whole_of_the_ca(root: Path) -> None:
     kubeconfig = root / "etc/kubernetes/admin.conf"
     assert "`certmond renew NAME`" in explain(Reason.EMBEDDED_CA_DIFFERS)
     text = kubeconfig.read_text()
-    (client,) = re.findall(r"client-certificate-data: (.*)", text)  # as good as any that is not the CA
+    (client,) = re.findall(r"client-certificate-data: (.*)", text)  # equivalent to any certificate other than the CA's
     kubeconfig.write_text(re.sub(r"(certificate-authority-data:) .*", rf"\1 {client}", text))
     assert Reason.EMBEDDED_CA_DIFFERS in reasons(root)
     certmond(root, "renew", "admin.conf")
@@ -155,7 +157,9 @@ def test_renewing_a_kubeconfig_embeds_the_whole_of_the_ca(root: Path) -> None:
 
 
 def test_a_kubelet_without_its_pem_gets_both_files_anew(root: Path) -> None:
-    """The last remedy of `missing`: with kubelet.conf away as well, `certmond init` makes the PEM and it."""
+    """The last remedy of `missing`: if kubelet.conf is missing as well, `certmond init` creates the PEM and
+    kubelet.conf.
+    """
     for file in (root / "var/lib/kubelet/pki").iterdir():
         file.unlink()
     assert Reason.MISSING in reasons(root)

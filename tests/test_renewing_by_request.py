@@ -84,7 +84,7 @@ def test_the_request_is_shown_and_its_approval_is_waited_for(asking: Asking) -> 
 
 
 def test_a_request_that_is_denied_ends_the_wait(asking: Asking) -> None:
-    """Exit 2, with the request and what was said of it."""
+    """The command exits 2, and prints the request and the reason of the denial."""
     with asking.renew("--timeout", "10m") as command:
         asking.waits(command)
         asking.api.decide("Denied", "not now")
@@ -94,7 +94,7 @@ def test_a_request_that_is_denied_ends_the_wait(asking: Asking) -> None:
 
 
 def test_a_request_that_nobody_decides_is_waited_for_as_long_as_asked(asking: Asking) -> None:
-    """Exit 1 at the end of `--timeout`; the request stays, and the next command picks it up."""
+    """The command exits 1 at the end of `--timeout`. The request stays, and the next command uses it."""
     with asking.renew("--timeout", "1s") as command:
         _, told = command.communicate(timeout=DEADLINE)
     assert command.returncode == 1
@@ -134,8 +134,8 @@ def helped(tmp_path: Path) -> Iterator[Helped]:
 
 
 def test_a_helper_is_asked_again_when_it_said(helped: Helped) -> None:
-    """A helper that wants to be asked after an hour is asked once, however long `--timeout` is: what the command itself
-    writes in its directory is no reason.
+    """If a helper names an hour, certmond asks it once, however long `--timeout` is. A file that the command itself
+    writes in its directory is no reason to ask again.
     """
     helped.says(3600)
     with helped.renew("--timeout", "3s") as command:
@@ -155,8 +155,8 @@ def test_a_helper_is_asked_no_more_often_than_it_said(helped: Helped) -> None:
 
 
 def test_what_another_process_has_put_in_place_ends_the_wait(helped: Helped) -> None:
-    """While a helper is waited for, somebody else, as the daemon, puts a certificate in place: the command sees it at
-    once, asks nobody again, and ends with 0.
+    """While a command waits for a helper, another process such as the daemon installs a certificate. The command
+    detects it at once, asks the helper no more, and exits 0.
     """
     helped.says(3600)
     with helped.renew("--timeout", "10m") as command:

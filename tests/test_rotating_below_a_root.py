@@ -19,7 +19,7 @@ pytestmark = pytest.mark.real("openssl")
 
 
 class BelowRoot(RotatingNode):
-    """The node's files are named as the node itself names them, and lie below a directory of this host."""
+    """The configuration has the paths of the node itself, and the files are below a directory of this host."""
 
     def configure(self, **more: Any) -> None:
         super().configure(**more)

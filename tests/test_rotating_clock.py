@@ -1,4 +1,4 @@
-"""When a phase begins that a rotation goes on to: after all that keeps the former one has been asked."""
+"""The start of a phase: it begins after all checks that can delay it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ TAKES = timedelta(minutes=5)
 
 
 def test_a_phase_begins_when_the_checks_of_the_cluster_are_over(tmp_path: Path) -> None:
-    """They may last for minutes: a certificate is signed, and workloads are restarted. The overlap of the next phase
-    counts from its beginning, and is not shorter by the time of the checks, in which nothing of the phase was done.
+    """The checks may take minutes: a certificate is signed, and workloads restart. The overlap of the next phase counts
+    from its start, and is not shortened by the time of the checks.
     """
     now = [NOW]
 

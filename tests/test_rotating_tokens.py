@@ -61,7 +61,7 @@ class TokenNode(RotatingNode):
         assert done.code == 0, done.err
 
     def follow(self, new: Issued, mode: Mode = Mode.OVERLAP) -> None:
-        """Stage `new`, and begin, as the command does not where no service is seen to read the keys."""
+        """Stage `new` and start a rotation, which the command refuses if no detected service reads the keys."""
         self.staged_now(new)
         old, to, now = (self.pair.facts.key,), new.facts.key, self.clock()
         self.enforcer().rotating.start(Rotation("20261124T120000Z-abcdef", "sa", mode, old, to, Phase.PREPARE, now))
@@ -144,7 +144,9 @@ def test_services_that_read_the_keys_are_restarted_in_each_phase(tmp_path: Path)
 
 
 def test_the_time_of_the_last_tokens_is_kept(tmp_path: Path) -> None:
-    """It is in the record, so that who goes on later counts from the same instant, and leaves nothing earlier."""
+    """The record has the time of the last tokens, so that another process counts from the same instant and skips no
+    time.
+    """
     node = TokenNode(tmp_path / "place")
 
     def published() -> datetime | None:
@@ -201,7 +203,7 @@ def test_there_is_a_point_of_no_return(tmp_path: Path) -> None:
 
 
 def test_at_once(tmp_path: Path) -> None:
-    """Without an overlap the new key stands alone from the first change of files on."""
+    """Without an overlap the new key is alone from the first change of files."""
     node, new = TokenNode(tmp_path / "place"), key()
     node.follow(new, Mode.REPLACE)
     done = node.hurry("root-ca", "rotate", *SA)
@@ -223,7 +225,9 @@ STRANGE: dict[str, tuple[str, Callable[[TokenNode], bytes], str]] = {
 
 @pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.TRUST, Phase.ISSUE, Phase.DISTRUST])
 def test_what_is_strange_stops_it(tmp_path: Path, phase: Phase) -> None:
-    """Somebody else's key is told as critical, and nothing is touched; put right, the rotation goes on to its end."""
+    """A key of another process is critical, and certmond changes no file. After the key is restored, the rotation
+    continues to its end.
+    """
     node, new = TokenNode(tmp_path / "place"), key()
     node.follow(new)
     reach(node, phase)
@@ -242,7 +246,7 @@ def test_what_is_strange_stops_it(tmp_path: Path, phase: Phase) -> None:
 
 
 def test_a_pair_that_somebody_has_replaced_begins_nothing(tmp_path: Path) -> None:
-    """No file tells which key was before: nothing is said of a rotation, and nothing is begun."""
+    """No file shows which key was there before. certmond reports no rotation and begins none."""
     node, other = TokenNode(tmp_path / "place"), key()
     node.walk((node.state / "anchors.json").exists)
     node.put("sa.key", other.key_pem)
@@ -332,7 +336,9 @@ def test_killed_anywhere(tmp_path: Path, staged: tuple[TokenNode, Issued]) -> No
 
 
 def test_no_key_is_told(tmp_path: Path) -> None:
-    """No line of any private key, old or new, is in what a command says, renders or notes, whatever the phase."""
+    """No line of any private key, old or new, is in the output, the rendered files or the log of a command, in any
+    phase.
+    """
     node, new = TokenNode(tmp_path / "place"), key()
     keys = node.secrets() | {"new": new.key_pem}
     said = dict[str, str]()

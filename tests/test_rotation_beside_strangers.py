@@ -22,7 +22,7 @@ pytestmark = [
 
 
 class SharedNode(RotatingNode):
-    """A node with a kubeconfig in a directory of another user, who has put a symlink of their own in its place."""
+    """A node with a kubeconfig in a directory of another user, who has replaced it with a symlink."""
 
     def __init__(self, place: Path) -> None:
         super().__init__(place, hurried=False)

@@ -75,8 +75,9 @@ HOLDS: dict[str, tuple[Callable[[RotatingNode, pytest.MonkeyPatch], End], str]] 
 def test_a_hold_keeps_a_rotation_in_prepare(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str, mode: Mode
 ) -> None:
-    """The plan of a rotation names each hold with its reason and the command that ends it, as a table and as JSON. Once
-    begun it stays in `prepare` with not a file changed, and the finding says why; it goes on when the hold has ended.
+    """The plan of a rotation names each hold with its reason and the command that ends it, as a table and as JSON.
+    After its start the rotation stays in `prepare` without a changed file, and the finding has the reason. It continues
+    when the hold ends.
     """
     node, new = RotatingNode(tmp_path / "place", served=True), root_ca()
     hold, command = HOLDS[reason]

@@ -24,7 +24,7 @@ pytestmark = [
 
 @contextmanager
 def mounted(path: Path) -> Iterator[None]:
-    """The file is a mount point of its own, so that no other can take its place."""
+    """Make the file a mount point, so that no other file can replace it."""
     if subprocess.run(["mount", "--bind", path, path], capture_output=True, check=False).returncode:
         unavailable("no file can be mounted here")
     try:

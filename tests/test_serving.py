@@ -27,7 +27,9 @@ def status(port: int) -> int:
 
 
 def test_it_listens_where_the_configuration_says(tmp_path: Path) -> None:
-    """Without --listen the configuration says where; what reads it is gone, with all that it takes to do so."""
+    """Without --listen the configuration gives the address. The process that reads the configuration has ended, with
+    all its libraries.
+    """
     (port,) = free_ports(1)
     with serving(tmp_path, f"listen: 127.0.0.1:{port}\n") as server:
         server.until(lambda: answers(port), "listens")
@@ -45,7 +47,7 @@ def test_options_come_first(tmp_path: Path) -> None:
 
 
 def test_the_configuration_says_who_comes_in(tmp_path: Path) -> None:
-    """`web_config` is obeyed as --web-config is, also where --listen is given."""
+    """`web_config` has the effect of --web-config, also with --listen."""
     (port,) = free_ports(1)
     (tmp_path / "web.yaml").write_text(f"basic_auth_users: {{alice: {HASH}}}\n")
     with serving(tmp_path, f"web_config: {tmp_path}/web.yaml\n", "--listen", f"127.0.0.1:{port}") as server:
@@ -53,7 +55,7 @@ def test_the_configuration_says_who_comes_in(tmp_path: Path) -> None:
 
 
 def test_a_guard_that_cannot_be_had_lets_nobody_in(tmp_path: Path) -> None:
-    """With a `web_config` that is not there, nothing is served: the exit code is 3, and the file is named."""
+    """If the file of `web_config` is missing, nothing is served. The exit code is 3, and the message names the file."""
     with serving(tmp_path, f"web_config: {tmp_path}/web.yaml\n", "--listen", "127.0.0.1:0") as server:
         assert server.process.wait(DEADLINE) == 3
     assert f"{tmp_path}/web.yaml: cannot be read (No such file or directory)" in server.log.read_text()
@@ -61,7 +63,7 @@ def test_a_guard_that_cannot_be_had_lets_nobody_in(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [(), ("--listen", "127.0.0.1:0"), ("--web-config", "web.yaml")])
 def test_a_broken_configuration_is_told(tmp_path: Path, options: tuple[str, ...]) -> None:
-    """It does not guess where to listen, or whether all may come in: problems are told, and the exit code is 3."""
+    """certmond does not guess the address or the access rules: it reports the problems and exits 3."""
     with serving(tmp_path, "listen: nowhere\nmode: sometimes\n", *options) as server:
         assert server.process.wait(DEADLINE) == 3
     said = server.log.read_text()
@@ -71,8 +73,8 @@ def test_a_broken_configuration_is_told(tmp_path: Path, options: tuple[str, ...]
 
 
 def test_what_it_does_not_need_keeps_it_from_nothing(tmp_path: Path) -> None:
-    """What is wrong elsewhere in the configuration is told, each with its line, and where it listens and who comes in
-    is obeyed: a mistake in an entry does not take the metrics away that tell of it.
+    """certmond reports each unrelated mistake in the configuration with its line, and applies the address and the
+    access rules. A mistake in an entry does not remove the metrics that report it.
     """
     (port,) = free_ports(1)
     (tmp_path / "web.yaml").write_text(f"basic_auth_users: {{alice: {HASH}}}\n")
@@ -106,8 +108,8 @@ def test_what_it_does_not_need_keeps_it_from_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_what_it_might_need_is_not_guessed(tmp_path: Path, configuration: str, problem: str) -> None:
-    """A key that is not known, one given twice, or a text that is no YAML might be what says who comes in: nothing is
-    served, and all problems are told.
+    """An unknown key, a repeated key, or a text that is no YAML might define the access. Nothing is served, and all
+    problems are reported.
     """
     with serving(tmp_path, f"{configuration}mode: sometimes\n") as server:
         assert server.process.wait(DEADLINE) == 3
@@ -118,7 +120,7 @@ def test_what_it_might_need_is_not_guessed(tmp_path: Path, configuration: str, p
 
 
 def test_what_others_can_write_is_not_half_obeyed(tmp_path: Path) -> None:
-    """Where others can write a configuration that has mistakes, nothing is served: both are told."""
+    """If others can write a configuration that has mistakes, nothing is served. Both problems are reported."""
     (tmp_path / "conf.d").mkdir()
     (tmp_path / "conf.d/10-open.yaml").write_text("poll: never\n")
     (tmp_path / "conf.d/10-open.yaml").chmod(0o666)

@@ -1,4 +1,4 @@
-"""The documentation as a site: every link in it leads somewhere, and reading it asks nobody for anything."""
+"""The documentation as a site: every link resolves, and a reader's browser contacts no other host."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Addresses(HTMLParser):
 
 
 def test_the_site_is_built_and_asks_nobody(site: Path) -> None:
-    """It builds strictly, and no page, style sheet or manifest names an address of another host to be fetched."""
+    """The site builds in strict mode, and no page, style sheet or manifest loads anything from another host."""
     pages = list(site.rglob("*.html"))
     assert len(pages) > 30
     assert not [address for page in pages for address in Addresses(page.read_text()).found if "//" in address]
@@ -63,6 +63,6 @@ def test_every_page_can_be_reached(site: Path) -> None:
 
 
 def test_a_file_that_a_page_leads_to_comes_along(site: Path) -> None:
-    """What stands beside docs/ in the repository, such as alerts and the security policy, is below source/."""
+    """Files next to docs/ in the repository, such as alerts and the security policy, are below source/."""
     assert (site / "source/config/alerts.yaml").read_bytes() == (ROOT / "config/alerts.yaml").read_bytes()
     assert "Guarantees about keys" in (site / "source/SECURITY.html").read_text()

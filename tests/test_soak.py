@@ -1,4 +1,4 @@
-"""The soak: that it runs, that what does not agree is seen, and that growth is."""
+"""The soak test: it runs, and detects disagreement and growth."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ certmond_restarts_total{{result="proven",service="server"}} 1.0
 
 
 def opinions() -> Opinions:
-    """Everybody says the same of a node with a leaf, a file that is none, and a service that was restarted once."""
+    """Return equal opinions of a node with a leaf, a malformed file, and a service that was restarted once."""
     shown = [{"name": "leaf", "path": BAD, "findings": [{"reason": "malformed", "severity": "warning"}]}]
     trail = ({"step": "issue", "result": "done"}, {"step": "issue", "result": "done"},
              {"step": "restart", "result": "proven"}, {"step": "issue", "event": "step_begun"})  # fmt: skip
@@ -58,13 +58,13 @@ PLANTED: list[tuple[str, Callable[[Opinions], dict[str, Any]]]] = [
 
 
 def test_what_agrees_is_no_disagreement() -> None:
-    """Where all say the same, nothing is told."""
+    """Equal opinions give no disagreement."""
     assert opinions().disagreements() == []
 
 
 @pytest.mark.parametrize(("words", "planted"), PLANTED)
 def test_whoever_says_something_else_is_noticed(words: str, planted: Callable[[Opinions], dict[str, Any]]) -> None:
-    """Each of disk, metrics, status, journal, trail and service may be the one that is wrong; one sentence says so."""
+    """Each of disk, metrics, status, journal, audit log and service may be wrong. One sentence reports it."""
     (said,) = replace(opinions(), **planted(opinions())).disagreements()
     assert words in said
 
@@ -99,8 +99,8 @@ def held(*memory: float, watches: int = 1) -> list[Sample]:
 def test_what_grows_is_seen_and_what_was_filled_once_or_comes_and_goes_is_not(
     samples: list[Sample], grown: list[str]
 ) -> None:
-    """The first third is for what is done for the first time; after it memory has a slope, whatever single samples
-    meet, and counts a median. 2.5 MB in an hour are growth: a heap that comes to pieces has as much.
+    """The first third is for one-time work. After it memory is measured by its slope and counts by their median,
+    regardless of single samples. 2.5 MB in an hour are growth, which a fragmented heap also shows.
     """
     in_order = [sample._replace(at=60.0 * number) for number, sample in enumerate(samples)]
     assert list(growth(in_order)) == grown
@@ -156,7 +156,7 @@ def test_a_soak_that_is_ended_leaves_nothing() -> None:
 @pytest.mark.real("openssl")
 @pytest.mark.timeout(400)
 def test_it_renews_restarts_and_agrees(tmp_path: Path) -> None:
-    """In each round leaves are renewed, or the service is restarted, and then everybody says the same."""
+    """In each round leaves are renewed or the service is restarted, and then all sources agree."""
     real_part("openssl")
     with closing(soak(tmp_path, 60, 0, filling=0, every=2)) as lines:
         renewals, restarts = ([*islice(lines, 2)][-1].split()[number] for number in (1, 3))

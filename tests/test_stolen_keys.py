@@ -97,7 +97,7 @@ def test_a_key_is_kept_only_of_the_certificate_that_is_replaced(host: Host, form
 
 @FORMS
 def test_a_key_is_not_read_through_a_strangers_link(host: Host, form: str) -> None:
-    """Root's rights to read open no file to which a symlink of the entry's owner leads: the key would be copied."""
+    """certmond does not use its rights as root for a symlink of the entry's owner: the key would be copied."""
     step, path, _ = keeping(host, form)
     host.put("/root/moved", path.read_bytes(), 0o600)
     path.unlink()
@@ -162,8 +162,8 @@ KINDS = pytest.mark.parametrize("kind", ["kubeconfig", "pem-bundle"])
 @pytest.mark.parametrize("owner", [None, APP])
 @pytest.mark.parametrize("planted", ["nothing", "an empty file"])
 def test_no_derived_file_where_another_user_can_take_it(host: Host, kind: str, owner: int | None, planted: str) -> None:
-    """Where another user than root and the `owner` of a derived file can replace it, it is not made, and the plan says
-    whose directory stands in the way; its source is renewed all the same.
+    """If a user other than root and the `owner` of a derived file can replace it, it is not made, and the plan names
+    the owner of the directory. Its source is renewed.
     """
     copy = derived(host, kind, owner)
     give(host.at(PLACE), MALLORY)
@@ -190,8 +190,8 @@ def test_a_derived_file_is_made_in_its_owners_directory(host: Host, kind: str) -
 
 
 def test_no_generation_is_put_back_where_another_user_can_take_its_key(host: Host) -> None:
-    """`archive restore` refuses, dry or not, where another user than root and the entry's `owner` can replace a file of
-    the generation; where the directory is root's again, it is put back.
+    """`archive restore`, also with `--dry-run`, refuses if a user other than root and the entry's `owner` can replace a
+    file of the generation. When the directory belongs to root again, it restores the generation.
     """
     host.entries["app"] = {"path": f"{PLACE}/tls.crt", "key": f"{PLACE}/tls.key"}
     files = [host.at(f"{PLACE}/tls.key"), host.at(f"{PLACE}/tls.crt")]

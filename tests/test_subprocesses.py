@@ -30,7 +30,7 @@ POD = Pod(container="kube-scheduler", name="kube-scheduler-node-1", executable="
 
 
 class Program:
-    """A program that leaves a trace where it runs, and what is said of it while others can write it."""
+    """A program that leaves a trace when it runs, and the message about it while others can write it."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self.path, self.ran = directory / "bin" / name, directory / "ran"
@@ -52,7 +52,7 @@ def sign_by_command(program: Program) -> None:
 
 
 def sign_by_kubeadm(program: Program) -> None:
-    """It has no path of its own in the configuration, and is found in PATH."""
+    """Sign with kubeadm, which has no path in the configuration and is found in PATH."""
     state = program.path.parent / "state"
     state.mkdir(mode=0o700)
     KubeadmSigner((), "/ca.crt", "/ca.key", directory=str(state), time_limit=MINUTE).sign(request())

@@ -48,7 +48,7 @@ def test_show(place: Place) -> None:
 
 @pytest.mark.parametrize("kind", ["rsa", "rsa-3072", "ec", "ec-p384", "ec-p521"])
 def test_stage(place: Place, kind: str) -> None:
-    """A key of a kind that tokens can be signed with is kept, and shown; nothing of the node is another for it."""
+    """`stage` stores and shows a key of a kind that can sign tokens, and no file of the node changes."""
     before = place.node.read(f"{PKI}/sa.pub"), place.node.read(f"{PKI}/sa.key")
     done = place.run("stage", place.bring(kind), *SA)
     assert (done.code, done.err) == (0, "")
@@ -68,7 +68,7 @@ def test_stage(place: Place, kind: str) -> None:
 
 
 def test_generate(place: Place) -> None:
-    """One is made, of the kind of the present one or as it is asked for."""
+    """`--generate` makes a key of the kind of the present one, or of the requested kind."""
     assert place.run("stage", "--generate", *SA).code == 0
     assert "RSA-2048" in place.run("show", *SA).out
     assert place.run("stage", "--generate", "--force", "--key-algorithm", "ECDSA-P384", *SA).code == 0
@@ -125,7 +125,7 @@ def test_what_is_no_key_is_refused(place: Place, tmp_path: Path) -> None:
     ids=" ".join,
 )
 def test_what_takes_a_certificate_is_refused(place: Place, arguments: tuple[str, ...], said: str) -> None:
-    """There is none, which is said; and nothing is done."""
+    """A token key has no certificate: the command reports that, and changes nothing."""
     done = place.run(*arguments, *SA)
     assert done.code == 3
     assert said in done.err

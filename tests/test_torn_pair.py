@@ -1,4 +1,4 @@
-"""What those who connect to a real etcd notice while certmond renews its pairs."""
+"""What the clients of a real etcd observe while certmond renews its pairs."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 @pytest.mark.real("etcd")
 @pytest.mark.parametrize(("name", "times"), [("etcd-server", 60), ("etcd-peer", 20)])
 def test_a_renewal_costs_no_handshake(live: Live, name: str, times: int) -> None:
-    """While certmond renews etcd's pair as it does by default, with the key kept, no handshake fails, and whoever
-    connects next gets the new certificate; the file of the key is not touched.
+    """While certmond renews etcd's pair with the default `keep_key`, no handshake fails, and each later connection gets
+    the new certificate. The file of the key is not written.
     """
     renew, port = live.node.renewing(name), live.ports[name]
     key, _ = live.node.pair(name)
@@ -57,7 +57,7 @@ def test_a_renewal_costs_no_handshake(live: Live, name: str, times: int) -> None
 @pytest.mark.real("etcd")
 @pytest.mark.parametrize("name", ["etcd-server", "etcd-peer"])
 def test_the_same_client_sees_a_torn_pair(live: Live, name: str) -> None:
-    """Who writes a new key in place makes every handshake fail until the certificate follows."""
+    """A process that writes a new key in place makes every handshake fail until the certificate follows."""
     leaf = live.spare.renewing(name, keep_key=False)()
     (new_key, new_certificate), (key, certificate) = live.spare.pair(name), live.node.pair(name)
     torn, whole = Tally(), Tally()

@@ -1,4 +1,4 @@
-"""When a worker restarts its kubelet: at a moment of its own, so that not all do at once."""
+"""The time at which a worker restarts its kubelet: spread, so that not all workers restart at once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_each_worker_has_its_own_moment() -> None:
 
 
 def test_it_says_how_long_it_waits() -> None:
-    """In seconds; and the same name has the same moment each time."""
+    """The message has the seconds, and the same name has the same moment each time."""
     now = 100.0
     turn = Scattered("worker-1", SPREAD, monotonic=lambda: now)
     (wait,) = moments(["worker-1"])
@@ -58,7 +58,7 @@ def test_a_turn_that_is_given_back_is_waited_for_again() -> None:
 
 @pytest.mark.parametrize("name", ["", "worker-1"])
 def test_without_a_spread_nobody_waits(name: str) -> None:
-    """Then all begin at once, as an operator may have it."""
+    """With a spread of 0 all workers restart at once."""
     assert Scattered(name, timedelta()).take() is None
 
 

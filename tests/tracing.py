@@ -1,10 +1,10 @@
-"""A process stopped at every system call that changes something, looked at there, and killed there; or one call fails.
+"""A process that is stopped at every system call that changes something, for inspection or to kill it, or a call that
+fails.
 
-Owns the tracing of one Python callable in a forked child by ptrace(2): nothing of the child is replaced or told. From
-one stop to the next the world changes by one system call at most: what holds at each of them held always. Threads and
-children of the callable are not traced. The numbers of the calls are this machine's own, from its headers; the rest is
-the same on every architecture (Linux 5.3; to let a call fail, 6.16). With CERTMOND_EVERY_STOP=1 no stop counts as like
-another.
+Traces one Python callable in a forked child by ptrace(2); the child itself is not modified. From one stop to the next
+at most one system call changes the state: what holds at each stop always holds. Threads and children of the callable
+are not traced. The numbers of the calls are from this machine's headers; the rest is the same on every architecture
+(Linux 5.3; to let a call fail, 6.16). With CERTMOND_EVERY_STOP=1 no stop is treated as equal to another.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def _be_traced(function: Callable[[], object]) -> NoReturn:
         os.kill(os.getpid(), signal.SIGSTOP)
         function()
         outcome = 0
-    except BaseException:  # noqa: BLE001 - whatever it is, it must not go on into the tests of the parent
+    except BaseException:  # noqa: BLE001 - no exception may continue into the tests of the parent
         traceback.print_exc()
         sys.stderr.flush()
     finally:
