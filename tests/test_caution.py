@@ -103,7 +103,7 @@ def test_a_derived_file_of_another_owner_is_left_alone(tmp_path: Path, owner: st
 @pytest.mark.parametrize("planted", ["file", "nothing"])
 @pytest.mark.parametrize("shared", ["theirs", "group-writable"])
 @pytest.mark.parametrize("owner", ["root:root", None])
-def test_who_may_write_in_a_directory_is_given_no_key(
+def test_no_key_is_made_in_a_directory_that_another_user_can_write(
     tmp_path: Path, planted: str, shared: str, owner: str | None
 ) -> None:
     """If a user other than root and the entry's `owner` can write in the directory, no key is written: neither to a
@@ -144,7 +144,7 @@ def test_a_component_that_runs_as_a_user_of_its_own_keeps_its_key(tmp_path: Path
 
 
 @pytest.mark.parametrize("link", ["tls.crt", "tls.key"])
-def test_nobody_elses_symlink_says_what_a_derived_file_is_made_from(tmp_path: Path, link: str) -> None:
+def test_a_link_of_another_user_does_not_choose_the_source_of_a_derived_file(tmp_path: Path, link: str) -> None:
     """certmond does not follow a symlink of another unprivileged user to the source of a derived file. Its owner could
     otherwise have any key of the node copied to a readable place.
     """
@@ -322,7 +322,7 @@ def test_a_key_that_another_entry_reaches_by_another_way_is_not_replaced(tmp_pat
     assert host.serials() == before | {"app": other.facts.serial}
 
 
-def test_a_kubeconfig_that_embeds_a_certificate_and_refers_to_its_key_is_not_broken(tmp_path: Path) -> None:
+def test_a_kubeconfig_that_embeds_a_certificate_and_refers_to_its_key_stays_whole(tmp_path: Path) -> None:
     """certmond does not renew the key of such a kubeconfig, because the embedded certificate would not follow. A
     kubeconfig that refers to both files blocks no renewal.
     """
@@ -368,7 +368,7 @@ def test_nothing_is_renewed_that_could_not_be_remembered(tmp_path: Path) -> None
     assert host.serials() == before
 
 
-def test_a_defect_in_one_step_is_told_and_does_not_stop_the_next(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_defect_in_one_step_is_reported_and_does_not_stop_the_next(tmp_path: Path, monkeypatch: Any) -> None:
     """An unexpected error fails only its own step. The message has its type and place, but not its text, which may
     contain a secret.
     """
@@ -388,9 +388,8 @@ def test_a_defect_in_one_step_is_told_and_does_not_stop_the_next(tmp_path: Path,
     assert host.attempts()["apiserver"].retry_at == host.now + timedelta(minutes=1)
 
 
-def test_two_derived_files_that_are_one_are_not_written_over_each_other(tmp_path: Path) -> None:
-    """If a symlink makes two derived files one, certmond leaves the second and reports it, and the plan becomes empty.
-    """
+def test_two_derived_files_that_are_one_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    """If a symlink makes two derived files one, certmond leaves the second and reports it, and the plan becomes empty."""
     derived = [
         {"name": name, "kind": "pem-bundle", "source": source, "path": f"/etc/{name}.pem"}
         for name, source in (("one", "apiserver"), ("two", "etcd-server"))
@@ -404,7 +403,7 @@ def test_two_derived_files_that_are_one_are_not_written_over_each_other(tmp_path
     )  # fmt: skip
 
 
-def test_a_damaged_key_of_a_ca_is_told_as_such(tmp_path: Path) -> None:
+def test_a_damaged_key_of_a_ca_is_reported_as_such(tmp_path: Path) -> None:
     """An RSA key of a CA whose numbers do not match fails the renewal. The message names the key and the remedy."""
     host = Host(tmp_path / "host", "apiserver", key="rsa")
     assert isinstance(host.ca.key, rsa.RSAPrivateKey)
@@ -436,7 +435,7 @@ def test_a_line_of_the_trail_that_is_written_in_part_is_an_error(tmp_path: Path)
     assert (json.loads(first)["message"], len(torn), json.loads(third)["message"]) == ("the first", 10, "the third")
 
 
-def test_whoever_gave_the_command_is_told_on_one_line(tmp_path: Path) -> None:
+def test_an_actor_is_written_on_one_line(tmp_path: Path) -> None:
     """The name of an actor that is not UTF-8 or has control characters is escaped."""
     audit = Audit(Journal("none"), tmp_path / "state", "al\udcff\nice")
     audit.note(Event.STEP_BEGUN, datetime(2026, 11, 24, tzinfo=UTC), "x")

@@ -273,7 +273,7 @@ def test_of_two_commands_one_acts(home: Home) -> None:
     assert home.acts() == ["run"]
 
 
-def test_what_the_daemon_has_taken_back_is_no_success(home: Home) -> None:
+def test_a_renewal_that_the_daemon_rolled_back_is_no_success(home: Home) -> None:
     """The command that renewed and began the restart reports a failure, although no old certificate is in use."""
     before = (home.place / "web.crt").read_bytes()
     with home.stopped_after_its_act("renew", "web") as command:

@@ -212,7 +212,7 @@ def test_stage_that_does_not_show_what_it_should_fails_the_demo(
     assert list(impatient.iterdir()) == []
 
 
-def test_findings_that_stand_are_told_when_a_stage_fails(
+def test_open_findings_are_printed_when_a_stage_fails(
     impatient: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A demo that fails prints the findings in /metrics."""
@@ -237,7 +237,7 @@ def test_process_that_ends_fails_the_demo_at_once(
     assert list(impatient.iterdir()) == []
 
 
-def test_no_place_for_a_directory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_temporary_directory_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """If no temporary directory can be made, the demo reports that and how to name another."""
     monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
     with pytest.raises(CertmondError, match=r"no temporary directory can be made .* name one in TMPDIR"):
@@ -258,7 +258,7 @@ def test_process_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest
     assert processes(tmp_path) == []
 
 
-def test_certificate_that_is_not_served_is_told(tmp_path: Path) -> None:
+def test_a_certificate_that_is_not_served_is_a_failed_stage(tmp_path: Path) -> None:
     """A certificate that the server does not show is a failed stage, not a crash."""
     with pytest.raises(StageError, match="has no entry apiserver"):
         entry_of({"certificates": []}, "apiserver")

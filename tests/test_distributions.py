@@ -116,7 +116,7 @@ def test_a_profile_has_every_certificate_of_its_tree(profile: str, tree: Tree) -
                       "etcd-healthcheck-client", "ca-remote"}  # fmt: skip
 
 
-def test_a_leaf_that_has_ended_is_told(profile: str, tree: Tree) -> None:
+def test_an_expired_leaf_is_a_finding(profile: str, tree: Tree) -> None:
     """An expired leaf is critical, and the remedy names the component that renews it."""
     trap = TRAPS[profile]
     tree.leaf(trap.path, not_before=NOW - YEAR, not_after=NOW - DAY)
@@ -129,7 +129,7 @@ def test_a_leaf_that_has_ended_is_told(profile: str, tree: Tree) -> None:
     assert ("it is renewed by k" in message or "it is renewed by rke2" in message) is (profile in STARTER)
 
 
-def test_a_leaf_of_another_ca_is_told(profile: str, tree: Tree) -> None:
+def test_a_leaf_of_another_ca_is_a_finding(profile: str, tree: Tree) -> None:
     """A leaf whose CA has the right name and another key has no path."""
     trap = TRAPS[profile]
     ca, _ = tree.leaves[trap.path]
@@ -140,7 +140,7 @@ def test_a_leaf_of_another_ca_is_told(profile: str, tree: Tree) -> None:
     assert told(document)[trap.entry] == {"no_path"}
 
 
-def test_a_name_that_is_missing_is_told(profile: str, tree: Tree) -> None:
+def test_a_missing_name_is_a_finding(profile: str, tree: Tree) -> None:
     """A server's certificate without a name that its clients use is a warning."""
     trap = TRAPS[profile]
     _, wanted = tree.leaves[trap.path]
@@ -150,7 +150,7 @@ def test_a_name_that_is_missing_is_told(profile: str, tree: Tree) -> None:
     assert told(document)[trap.entry] == {"missing_name"}
 
 
-def test_a_usage_that_is_missing_is_told(profile: str, tree: Tree) -> None:
+def test_a_missing_usage_is_a_finding(profile: str, tree: Tree) -> None:
     """A server's certificate that is for clients only is critical."""
     trap = TRAPS[profile]
     tree.leaf(trap.path, extended_usages=["client auth"])
@@ -159,7 +159,7 @@ def test_a_usage_that_is_missing_is_told(profile: str, tree: Tree) -> None:
     assert "wrong_usage" in told(document)[trap.entry]
 
 
-def test_a_file_that_is_torn_is_told(profile: str, tree: Tree) -> None:
+def test_a_truncated_file_is_a_finding(profile: str, tree: Tree) -> None:
     """A truncated file is malformed, whether the leaf or the CA behind it is cut."""
     trap = TRAPS[profile]
     whole = tree.at(trap.path).read_bytes()
@@ -170,7 +170,7 @@ def test_a_file_that_is_torn_is_told(profile: str, tree: Tree) -> None:
 
 
 @pytest.mark.parametrize("profile", ["k3s", "rke2"])
-def test_a_chain_in_the_wrong_order_is_told(profile: str, tree: Tree) -> None:
+def test_a_chain_in_the_wrong_order_is_a_finding(profile: str, tree: Tree) -> None:
     """If the CA precedes the leaf in one file, Go would use the CA as the leaf."""
     trap = TRAPS[profile]
     ca, _ = tree.leaves[trap.path]
@@ -180,7 +180,7 @@ def test_a_chain_in_the_wrong_order_is_told(profile: str, tree: Tree) -> None:
     assert told(document)[trap.entry] == {"unexpected_chain"}
 
 
-def test_a_key_that_others_may_read_is_told(profile: str, tree: Tree) -> None:
+def test_a_key_that_others_can_read_is_a_finding(profile: str, tree: Tree) -> None:
     """The mode of a key is at most that of the distribution."""
     trap = TRAPS[profile]
     tree.at(trap.path.replace(".crt", ".key")).chmod(0o664)
@@ -211,7 +211,7 @@ def test_what_is_renewed_by_others_is_not_renewed(profile: str, tree: Tree) -> N
 
 
 @pytest.mark.parametrize("profile", sorted(STARTER))
-def test_the_forecast_says_whom_it_depends_on(profile: str, tree: Tree) -> None:
+def test_the_forecast_names_the_component_that_renews(profile: str, tree: Tree) -> None:
     """A certificate that another component renews has one due event and one expiry event, each with that component."""
     done = run(tree, "forecast", "--for", "2y", "--profile", profile, "-o", "json")
     trap = TRAPS[profile]
@@ -254,7 +254,7 @@ def test_another_ca_in_its_place_begins_no_rotation(profile: str, tree: Tree) ->
         ("starlingx", {"etcd-server", "apiserver-etcd-client", "etcd-client"}),
     ],
 )
-def test_what_nobody_else_renews_is_planned(profile: str, tree: Tree, entries: set[str], tmp_path: Path) -> None:
+def test_what_no_other_component_renews_is_planned(profile: str, tree: Tree, entries: set[str], tmp_path: Path) -> None:
     """Ten days before their end the leaves that no distribution renews are due, signed by the CA's key. If a group can
     write the files, as on MicroK8s, the entries must declare it.
     """
@@ -281,7 +281,7 @@ def test_starlingx_renews_admin_conf_with_what_is_made_from_it(tmp_path: Path) -
     assert commands["haproxy"] == ("/usr/bin/sm-restart-safe", "service", "haproxy")
 
 
-def test_starlingx_is_asked_at_the_port_of_its_manifest(tmp_path: Path) -> None:
+def test_starlingx_is_probed_at_the_port_of_its_manifest(tmp_path: Path) -> None:
     """certmond probes the API server on 16443, as its flags define, and etcd where the profile defines."""
     tree, config = MAKERS["starlingx"](tmp_path), parse((), profile="starlingx")
     store = Store(config.certificates, str(tree.root))
@@ -323,7 +323,7 @@ def seen_around(tree: Tree, config: Config) -> tuple[Store, Surroundings]:
 
 
 @pytest.mark.parametrize("profile", ["k3s", "rke2", "k0s", "microk8s", "etcd"])
-def test_another_certificate_than_the_file_has_is_told_in_observe_mode(profile: str, tree: Tree) -> None:
+def test_another_served_certificate_is_reported_in_observe_mode(profile: str, tree: Tree) -> None:
     """If a port of the distribution serves an older certificate, the finding names the service to restart."""
     config = parse((), profile=profile)
     store, found = seen_around(tree, config)
@@ -347,7 +347,7 @@ def test_the_ports_are_those_of_the_distribution(profile: str, tree: Tree) -> No
 
 
 @pytest.mark.parametrize("profile", WORKERS)
-def test_a_worker_is_asked_for_nothing_of_a_control_plane(profile: str, tree: Tree) -> None:
+def test_a_worker_needs_no_control_plane(profile: str, tree: Tree) -> None:
     """On a worker no file of a control plane is missing, no port of one is probed, and only the services of a worker
     are expected.
     """
@@ -361,7 +361,7 @@ def test_a_worker_is_asked_for_nothing_of_a_control_plane(profile: str, tree: Tr
     assert {service.name for service in found.services} == services
 
 
-def test_the_distribution_of_a_node_is_told(profile: str, tree: Tree) -> None:
+def test_discover_names_the_distribution_of_a_node(profile: str, tree: Tree) -> None:
     """`discover` names the distribution that it detects, and proposes its profile, which fits."""
     (seen,) = distributions(str(tree.root))
     assert seen.profile == profile
@@ -373,7 +373,7 @@ def test_the_distribution_of_a_node_is_told(profile: str, tree: Tree) -> None:
     assert "certificates" not in proposed or profile == "starlingx"
 
 
-def test_a_profile_that_does_not_fit_is_told(profile: str, tree: Tree) -> None:
+def test_the_error_names_the_profile_that_fits(profile: str, tree: Tree) -> None:
     """If no certificate of the profile exists, the error names the profile that fits."""
     other = "etcd" if profile != "etcd" else "k3s"
     for verb in ("check", "plan"):
@@ -382,7 +382,7 @@ def test_a_profile_that_does_not_fit_is_told(profile: str, tree: Tree) -> None:
         assert f"--profile {profile}" in str(done.exception)
 
 
-def test_what_somebody_has_named_is_not_changed(tmp_path: Path) -> None:
+def test_discover_keeps_a_profile_that_is_named(tmp_path: Path) -> None:
     """`discover` keeps a profile that the command names, and reports that another one would fit."""
     tree = MAKERS["k3s"](tmp_path)
     done = run(tree, "discover", "--profile", "kubeadm", at=None)
@@ -396,7 +396,7 @@ def test_the_default_is_kubeadm(node: Node) -> None:
     assert set(profiles()) == {*MAKERS, DEFAULT_PROFILE}
 
 
-def test_two_distributions_on_one_node_are_both_told(tmp_path: Path) -> None:
+def test_two_distributions_on_one_node_are_both_named(tmp_path: Path) -> None:
     """If a node has files of two distributions, `discover` names both and proposes neither."""
     MAKERS["k3s"](tmp_path)
     tree = MAKERS["k0s"](tmp_path)
@@ -465,7 +465,7 @@ def test_what_a_starter_writes_at_its_start_is_no_news_to_it(profile: str) -> No
         assert used == set(service.reloads), service.name
 
 
-def test_whoever_renews_is_said_of_every_entry_of_a_starter() -> None:
+def test_every_entry_of_a_starter_names_the_component_that_renews() -> None:
     """certmond renews nothing of k3s, RKE2 and k0s, so each entry names the component that does."""
     for profile in STARTER:
         assert all(spec.renewed_by for spec in specs(profile).values())
@@ -474,7 +474,7 @@ def test_whoever_renews_is_said_of_every_entry_of_a_starter() -> None:
 
 
 @pytest.mark.parametrize("profile", ["k3s", "rke2"])
-def test_a_kubeconfig_that_trusts_another_ca_is_told(profile: str, tree: Tree) -> None:
+def test_a_kubeconfig_that_trusts_another_ca_is_a_finding(profile: str, tree: Tree) -> None:
     """The administrator's kubeconfig embeds leaf and CA as a chain, and the server's CA, which it has to trust."""
     path = f"/etc/rancher/{profile}/{profile}.yaml"
     text = yaml.safe_load(tree.at(path).read_text())
@@ -485,7 +485,7 @@ def test_a_kubeconfig_that_trusts_another_ca_is_told(profile: str, tree: Tree) -
     assert told(document)[f"{profile}.yaml"] == {"embedded_ca_differs"}
 
 
-def test_a_kubelet_of_k0s_that_no_longer_rotates_is_told(tmp_path: Path) -> None:
+def test_a_kubelet_of_k0s_that_no_longer_rotates_is_a_finding(tmp_path: Path) -> None:
     """The link that k0s's kubelet moves is watched at the path of k0s."""
     tree = MAKERS["k0s"](tmp_path)
     current = tree.at("/var/lib/k0s/kubelet/pki/kubelet-client-current.pem")

@@ -189,6 +189,6 @@ def test_an_effect_is_in_its_package_or_has_a_reason() -> None:
         (None, "import os\nos.open('a', os.O_RDONLY)\nopen('a')\nopen('a', 'rb')\ntext.replace('a', 'b')"),
     ],
 )
-def test_how_it_is_written_hides_nothing(effect: str | None, source: str) -> None:
+def test_no_spelling_hides_an_effect(effect: str | None, source: str) -> None:
     """The check finds each spelling of an effect under any name. Reading a file is no effect."""
     assert set(Module(source).effects()) == ({effect} if effect else set())

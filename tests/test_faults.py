@@ -49,7 +49,7 @@ def waiting(tmp_path: Path) -> Host:
 
 
 @pytest.mark.parametrize("obstacle", ["full", "gone"])
-def test_nobody_hears_what_it_says(host: Host, tmp_path: Path, obstacle: str) -> None:
+def test_a_full_or_closed_log_does_not_stop_the_daemon(host: Host, tmp_path: Path, obstacle: str) -> None:
     """If its log goes to a full disk or to a journal that has ended, the daemon does its work and exits normally. The
     page has its last messages.
     """

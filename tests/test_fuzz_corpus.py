@@ -30,14 +30,13 @@ def test_a_value_or_the_declared_error_and_nothing_else_comes_out(target: str) -
         (b"{name: a, key: QQ==", b"{key: QQ==, name: a", [("users", 0)]),
     ],
 )
-def test_what_differs_is_told_with_its_place(old: bytes, new: bytes, places: list[tuple[object, ...]]) -> None:
-    """A value, its type, an additional key, another key, and the order of keys are differences, whatever aliases exist.
-    """
+def test_a_difference_has_its_place(old: bytes, new: bytes, places: list[tuple[object, ...]]) -> None:
+    """A value, its type, an additional key, another key, and the order of keys are differences, whatever aliases exist."""
     assert [each.place for each in differences(BEFORE, BEFORE.replace(old, new))] == places
 
 
 @pytest.mark.parametrize(("old", "new", "same"), [(b"QQ==", b"Qg==", True), (b"# ours", b"# yours", False)])
-def test_what_stands_around_the_values_is_told_as_well(old: bytes, new: bytes, same: bool) -> None:
+def test_a_difference_around_the_values_is_found(old: bytes, new: bytes, same: bool) -> None:
     """A comment is no value, but must not change either."""
     places = [("users", 0, "key")]
     assert (around(BEFORE, places) == around(BEFORE.replace(old, new), places)) is same

@@ -53,7 +53,7 @@ def changed_at(path: Path) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=path.stat().st_ctime_ns // 1000)
 
 
-def test_a_check_waits_for_the_rest_of_the_time_and_tells(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_check_waits_for_the_rest_of_the_time(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
     """A wrong key that was written a second ago is read again a second later, and is a finding then. Meanwhile standard
     error names what `check` waits for.
     """
@@ -80,7 +80,7 @@ def test_a_check_tells_nothing_of_a_writer_that_is_done_in_time(node: Node) -> N
     assert clock.waited == [WAIT.total_seconds()]
 
 
-def test_what_is_older_or_asked_of_another_time_is_not_waited_for(node: Node) -> None:
+def test_an_older_mismatch_or_another_time_is_not_waited_for(node: Node) -> None:
     """A mismatch of two seconds ago is a finding at once, and so is any mismatch with `--at`."""
     node.replace(f"{API}.key", node.read(f"{PKI}/etcd/peer.key"))
     clock = Clock()
@@ -105,7 +105,7 @@ def more(daemon: Running, passes: float) -> bool:
     return daemon.passes() > passes
 
 
-def test_the_daemon_tells_of_keys_that_alternate(node: Node, tmp_path: Path) -> None:
+def test_the_daemon_reports_keys_that_alternate(node: Node, tmp_path: Path) -> None:
     """A good key and a wrong one that replace each other every 0.7 seconds are a finding in each of fourteen samples.
     When the good key stays, the finding ends.
     """

@@ -81,9 +81,8 @@ def test_no_damaged_file_ends_a_look_or_takes_a_second() -> None:
 
 
 @pytest.mark.parametrize(("name", "said"), WORST.items())
-def test_what_asks_for_more_than_its_budget_is_told_so(name: str, said: str) -> None:
-    """The largest files of their kind are handled in bounded time, and the finding names the budget that they exceed.
-    """
+def test_a_file_that_exceeds_a_budget_is_a_finding(name: str, said: str) -> None:
+    """The largest files of their kind are handled in bounded time, and the finding names the budget that they exceed."""
     with node() as root:
         config = parse([Source("config.yaml", CONFIGURATION.encode())])
         look_at(root, config, {name: FILES[name]()})
@@ -91,7 +90,7 @@ def test_what_asks_for_more_than_its_budget_is_told_so(name: str, said: str) -> 
     assert any(said in message for message in messages), messages
 
 
-def test_the_daemon_goes_on_beside_hostile_keys(tmp_path: Path) -> None:
+def test_the_daemon_continues_beside_hostile_keys(tmp_path: Path) -> None:
     """Each of them is `malformed` while it is there. The finding ends when the file is good again."""
     root = tmp_path / "root"
     config = application(root, b"")

@@ -29,7 +29,7 @@ def test_the_command_line_that_serves_is_small() -> None:
     assert not found & {"asyncio", "cryptography", "hashlib", "jeepney", "pydantic", "rich", "ssl", "watchdog", "yaml"}
 
 
-def test_the_daemon_draws_nothing() -> None:
+def test_the_daemon_loads_no_terminal_library() -> None:
     """`certmond run` as a unit loads nothing for terminals or for the Kubernetes API, and no event loop before it
     probes an endpoint.
     """

@@ -104,9 +104,7 @@ def test_damage_is_published_while_a_command_writes(tmp_path: Path) -> None:
             daemon.until(lambda: daemon.reasons("apiserver"), "seen")
 
 
-def test_files_that_were_read_beside_their_writers_are_looked_at_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_read_beside_their_writers_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a scan has no time to wait for the writer of a file, another scan of it follows without an event."""
     monkeypatch.setattr("certmond.files.cache._PAUSES", 0)
     for module in ("consistent_read", "cache_entry"):
@@ -168,7 +166,7 @@ def test_damage_is_published_while_a_signer_waits(tmp_path: Path) -> None:
         gate.close()
 
 
-def test_a_slice_is_bounded_and_the_next_pass_goes_on(tmp_path: Path) -> None:
+def test_a_slice_is_bounded_and_the_next_pass_continues(tmp_path: Path) -> None:
     """When its time is over, no further step begins, and another scan follows at once. Each step is made once."""
     host = Host(tmp_path / "host")
     before = host.serials()

@@ -34,7 +34,7 @@ def test_the_commands_for_a_starlingx_node_run_on_one(tmp_path: Path) -> None:
         assert done.exit_code in {0, 1}, (words, done.output, done.exception)
 
 
-def test_what_is_ours_on_the_page_of_the_exporters_is_there() -> None:
+def test_the_names_on_the_page_of_the_exporters_exist() -> None:
     """Each series, reason and alert of certmond on that page exists."""
     page = PAGES["exporters"].read_text()
     known = {family.name for family in (*FAMILIES, COUNT)}

@@ -410,7 +410,7 @@ def test_each_fault_raises_its_reason_and_no_other(tmp_path: Path, mutate: Mutat
 
 
 @pytest.mark.parametrize("row", ROTATIONS.values(), ids=ROTATIONS)
-def test_what_becomes_of_a_ca_is_told_with_what_speaks_against_it(node: Node, row: Told) -> None:
+def test_each_state_of_a_ca_change_has_one_finding_with_its_obstacle(node: Node, row: Told) -> None:
     """A CA that another user installed, a rotation, and a rotation that is blocked: only the CA has the finding, and
     only one of the three.
     """
@@ -452,7 +452,7 @@ def test_a_ca_near_its_end_is_found_before_its_leaves_are_due(tmp_path: Path) ->
     assert found == {("ca", "nearing_expiry")}
 
 
-def test_a_leaf_that_is_due_with_its_ca_is_told_that_renewing_it_is_of_no_use(tmp_path: Path) -> None:
+def test_a_due_leaf_that_ends_with_its_ca_is_still_due(tmp_path: Path) -> None:
     """A leaf that is due and ends at the same second as its CA is `still_due` beside `nearing_expiry`."""
     node = Node(tmp_path)
     end = datetime(2026, 12, 20, tzinfo=UTC)

@@ -82,7 +82,7 @@ def test_nothing_is_subscripted_that_the_oldest_cannot() -> None:
     assert {str(path): found for path in sources if (found := too_new(path.read_text()))} == {}
 
 
-def test_what_is_seen() -> None:
+def test_what_is_evaluated_is_checked() -> None:
     """The check ignores an annotation, and checks a call and the value of a name."""
     lines = ["from array import array", "def f(a: array[int]) -> array[int]:", "    b: array[int] = a", "    return b",
              "found = list[array[int]]()", "Alias = array[int]"]  # fmt: skip

@@ -25,7 +25,7 @@ def certmond(home: Home, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_every_look_finds_the_service_that_holds_what_certmond_replaced(home: Home) -> None:
+def test_every_verb_reports_a_service_with_a_replaced_certificate(home: Home) -> None:
     """After `renew --no-restart`, `check` and `metrics` report the service that still uses the old certificate, and
     `plan` has its restart. Only the record of the renewal shows that.
     """

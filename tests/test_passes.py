@@ -63,7 +63,7 @@ def test_the_collector_is_not_at_work_while_the_daemon_is_loaded(tmp_path: Path)
     assert run.stdout == "True False\n"
 
 
-def test_a_certificate_that_nothing_shows_any_more_is_kept_nowhere(node: Node, tmp_path: Path) -> None:
+def test_an_unused_certificate_is_freed(node: Node, tmp_path: Path) -> None:
     """A replaced certificate takes no memory after its report. The last valid one of a broken file takes none after a
     new one exists. So the memory of the daemon does not depend on the number of past certificates.
     """

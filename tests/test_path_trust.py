@@ -21,7 +21,7 @@ def program(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_nobody_else_can_change_is_trusted(program: Path) -> None:
+def test_a_program_that_no_other_user_can_change_is_trusted(program: Path) -> None:
     """A program that belongs to root or to the user of certmond, that no other user can write, and that is executable
     has no exposure.
     """

@@ -182,7 +182,7 @@ def test_leaves_that_kubeadm_renews_are_alone_in_their_files() -> None:
     assert alone == {spec.name for spec in LEAVES} - {"kubelet-client"} | {"super-admin.conf"}
 
 
-def test_a_worker_is_asked_only_for_what_its_files_name() -> None:
+def test_a_worker_needs_only_what_its_files_name() -> None:
     """A node with only the kubelet needs the Root CA and the certificate of the kubelet."""
     worker = {"/var/lib/kubelet/config.yaml", "/etc/kubernetes/kubelet.conf"}
     expected = {name for name, spec in SPECS.items() if worker & {*spec.mentioned_in, *spec.belongs_with}}

@@ -34,13 +34,13 @@ def test_what_is_made_from_the_code_is_committed_as_it_is_now(name: str) -> None
 
 
 @pytest.mark.parametrize("model", [Config, *PARTS.values()])
-def test_every_key_says_what_it_means(model: type[BaseModel]) -> None:
+def test_every_key_has_a_description(model: type[BaseModel]) -> None:
     """Each key of the configuration has a sentence, which schema, reference and manual print."""
     assert not [name for name, field in model.model_fields.items() if not field.description]
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_key_that_is_unknown_in_a_part_is_told(part: str) -> None:
+def test_an_unknown_key_in_a_part_is_an_error(part: str) -> None:
     """Each part of the file with its own keys reports an unknown one."""
     is_list = "items" in schema()["properties"][part]
     text = f"{part}: [{{name: x, nonsense: 1}}]" if is_list else f"{part}: {{nonsense: 1}}"
@@ -74,7 +74,7 @@ def test_the_shipped_file_is_what_the_schema_permits() -> None:
     jsonschema.validate(yaml.safe_load(re.sub(r"(?m)^#(?=\S|  )", "", text)), schema())
 
 
-def test_every_family_has_the_labels_that_are_told(node: Node) -> None:
+def test_every_family_has_its_documented_labels(node: Node) -> None:
     """The labels of each rendered series are those of the table of families, in their order."""
     node.path("etc/kubernetes/pki/apiserver.key").chmod(0o644)
     text = Renderer().metrics(assess(Store(load().certificates, str(node.root)).observe(), NOW))
@@ -84,7 +84,7 @@ def test_every_family_has_the_labels_that_are_told(node: Node) -> None:
     assert all(tuple(re.findall(r'(?:^|,)(\w+)="', labels)) == told[name] for name, labels in series)
 
 
-def test_every_verb_is_told() -> None:
+def test_every_verb_is_documented() -> None:
     """The reference and the manual have each verb of the program, also those of groups."""
 
     def leaves(group: click.Group, path: str) -> set[str]:

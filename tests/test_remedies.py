@@ -107,7 +107,7 @@ DAMAGES: dict[Reason, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("reason", DAMAGES)
-def test_what_renewing_puts_right_is_right_afterwards(reason: Reason, root: Path) -> None:
+def test_a_renewal_repairs_what_the_runbook_promises(reason: Reason, root: Path) -> None:
     """A finding whose section has `certmond renew NAME` as a remedy exists before the command, and no finding exists
     after it.
     """
@@ -156,7 +156,7 @@ def test_renewing_a_kubeconfig_embeds_the_whole_of_the_ca(root: Path) -> None:
     assert Reason.EMBEDDED_CA_DIFFERS not in reasons(root)
 
 
-def test_a_kubelet_without_its_pem_gets_both_files_anew(root: Path) -> None:
+def test_init_creates_both_files_of_a_kubelet_without_its_pem(root: Path) -> None:
     """The last remedy of `missing`: if kubelet.conf is missing as well, `certmond init` creates the PEM and
     kubelet.conf.
     """

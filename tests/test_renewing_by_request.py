@@ -93,7 +93,7 @@ def test_a_request_that_is_denied_ends_the_wait(asking: Asking) -> None:
     assert f"failed: app: the request {asking.api.only['metadata']['name']} was denied (" in told
 
 
-def test_a_request_that_nobody_decides_is_waited_for_as_long_as_asked(asking: Asking) -> None:
+def test_an_undecided_request_is_waited_for_until_the_timeout(asking: Asking) -> None:
     """The command exits 1 at the end of `--timeout`. The request stays, and the next command uses it."""
     with asking.renew("--timeout", "1s") as command:
         _, told = command.communicate(timeout=DEADLINE)
@@ -133,7 +133,7 @@ def helped(tmp_path: Path) -> Iterator[Helped]:
         yield Helped(tmp_path / "node", api)
 
 
-def test_a_helper_is_asked_again_when_it_said(helped: Helped) -> None:
+def test_a_helper_is_asked_again_at_the_time_that_it_named(helped: Helped) -> None:
     """If a helper names an hour, certmond asks it once, however long `--timeout` is. A file that the command itself
     writes in its directory is no reason to ask again.
     """
@@ -154,7 +154,7 @@ def test_a_helper_is_asked_no_more_often_than_it_said(helped: Helped) -> None:
     assert len(helped.calls()) <= 1 + 3
 
 
-def test_what_another_process_has_put_in_place_ends_the_wait(helped: Helped) -> None:
+def test_a_certificate_of_another_process_ends_the_wait(helped: Helped) -> None:
     """While a command waits for a helper, another process such as the daemon installs a certificate. The command
     detects it at once, asks the helper no more, and exits 0.
     """

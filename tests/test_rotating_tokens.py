@@ -224,7 +224,7 @@ STRANGE: dict[str, tuple[str, Callable[[TokenNode], bytes], str]] = {
 
 
 @pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.TRUST, Phase.ISSUE, Phase.DISTRUST])
-def test_what_is_strange_stops_it(tmp_path: Path, phase: Phase) -> None:
+def test_a_foreign_key_stops_the_rotation(tmp_path: Path, phase: Phase) -> None:
     """A key of another process is critical, and certmond changes no file. After the key is restored, the rotation
     continues to its end.
     """
@@ -245,7 +245,7 @@ def test_what_is_strange_stops_it(tmp_path: Path, phase: Phase) -> None:
     assert node.amiss(new) == []
 
 
-def test_a_pair_that_somebody_has_replaced_begins_nothing(tmp_path: Path) -> None:
+def test_a_replaced_pair_begins_no_rotation(tmp_path: Path) -> None:
     """No file shows which key was there before. certmond reports no rotation and begins none."""
     node, other = TokenNode(tmp_path / "place"), key()
     node.walk((node.state / "anchors.json").exists)
@@ -335,7 +335,7 @@ def test_killed_anywhere(tmp_path: Path, staged: tuple[TokenNode, Issued]) -> No
     assert seen >= {"trust", "issue", "distrust"}
 
 
-def test_no_key_is_told(tmp_path: Path) -> None:
+def test_no_output_contains_a_key(tmp_path: Path) -> None:
     """No line of any private key, old or new, is in the output, the rendered files or the log of a command, in any
     phase.
     """

@@ -46,7 +46,7 @@ def test_options_come_first(tmp_path: Path) -> None:
         server.until(lambda: status(port) == 401, "asks for a password")
 
 
-def test_the_configuration_says_who_comes_in(tmp_path: Path) -> None:
+def test_the_configuration_controls_access(tmp_path: Path) -> None:
     """`web_config` has the effect of --web-config, also with --listen."""
     (port,) = free_ports(1)
     (tmp_path / "web.yaml").write_text(f"basic_auth_users: {{alice: {HASH}}}\n")
@@ -54,7 +54,7 @@ def test_the_configuration_says_who_comes_in(tmp_path: Path) -> None:
         server.until(lambda: status(port) == 401, "asks for a password")
 
 
-def test_a_guard_that_cannot_be_had_lets_nobody_in(tmp_path: Path) -> None:
+def test_a_missing_web_config_prevents_all_access(tmp_path: Path) -> None:
     """If the file of `web_config` is missing, nothing is served. The exit code is 3, and the message names the file."""
     with serving(tmp_path, f"web_config: {tmp_path}/web.yaml\n", "--listen", "127.0.0.1:0") as server:
         assert server.process.wait(DEADLINE) == 3
@@ -62,7 +62,7 @@ def test_a_guard_that_cannot_be_had_lets_nobody_in(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [(), ("--listen", "127.0.0.1:0"), ("--web-config", "web.yaml")])
-def test_a_broken_configuration_is_told(tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_a_broken_configuration_is_an_error(tmp_path: Path, options: tuple[str, ...]) -> None:
     """certmond does not guess the address or the access rules: it reports the problems and exits 3."""
     with serving(tmp_path, "listen: nowhere\nmode: sometimes\n", *options) as server:
         assert server.process.wait(DEADLINE) == 3
@@ -72,7 +72,7 @@ def test_a_broken_configuration_is_told(tmp_path: Path, options: tuple[str, ...]
     assert "Traceback" not in said
 
 
-def test_what_it_does_not_need_keeps_it_from_nothing(tmp_path: Path) -> None:
+def test_unrelated_mistakes_do_not_stop_the_server(tmp_path: Path) -> None:
     """certmond reports each unrelated mistake in the configuration with its line, and applies the address and the
     access rules. A mistake in an entry does not remove the metrics that report it.
     """
@@ -107,7 +107,7 @@ def test_what_it_does_not_need_keeps_it_from_nothing(tmp_path: Path) -> None:
         ("hold: 1\nhold: 2\n", "hold: is given a second time"),
     ],
 )
-def test_what_it_might_need_is_not_guessed(tmp_path: Path, configuration: str, problem: str) -> None:
+def test_a_possible_access_rule_is_not_guessed(tmp_path: Path, configuration: str, problem: str) -> None:
     """An unknown key, a repeated key, or a text that is no YAML might define the access. Nothing is served, and all
     problems are reported.
     """
@@ -119,7 +119,7 @@ def test_what_it_might_need_is_not_guessed(tmp_path: Path, configuration: str, p
     assert "Traceback" not in said
 
 
-def test_what_others_can_write_is_not_half_obeyed(tmp_path: Path) -> None:
+def test_a_configuration_that_others_can_write_is_not_applied(tmp_path: Path) -> None:
     """If others can write a configuration that has mistakes, nothing is served. Both problems are reported."""
     (tmp_path / "conf.d").mkdir()
     (tmp_path / "conf.d/10-open.yaml").write_text("poll: never\n")

@@ -40,7 +40,7 @@ class Addresses(HTMLParser):
             self.found.append(address)
 
 
-def test_the_site_is_built_and_asks_nobody(site: Path) -> None:
+def test_the_site_is_built_and_contacts_no_other_host(site: Path) -> None:
     """The site builds in strict mode, and no page, style sheet or manifest loads anything from another host."""
     pages = list(site.rglob("*.html"))
     assert len(pages) > 30

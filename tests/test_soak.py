@@ -63,7 +63,7 @@ def test_what_agrees_is_no_disagreement() -> None:
 
 
 @pytest.mark.parametrize(("words", "planted"), PLANTED)
-def test_whoever_says_something_else_is_noticed(words: str, planted: Callable[[Opinions], dict[str, Any]]) -> None:
+def test_each_source_that_differs_is_reported(words: str, planted: Callable[[Opinions], dict[str, Any]]) -> None:
     """Each of disk, metrics, status, journal, audit log and service may be wrong. One sentence reports it."""
     (said,) = replace(opinions(), **planted(opinions())).disagreements()
     assert words in said
@@ -96,9 +96,7 @@ def held(*memory: float, watches: int = 1) -> list[Sample]:
         (held(*[1000] * 40) + held(*[1000] * 20, watches=9), ["watches has grown by 8, and 2 are allowed"]),
     ],
 )
-def test_what_grows_is_seen_and_what_was_filled_once_or_comes_and_goes_is_not(
-    samples: list[Sample], grown: list[str]
-) -> None:
+def test_growth_is_reported_but_not_a_cache_or_a_fluctuation(samples: list[Sample], grown: list[str]) -> None:
     """The first third is for one-time work. After it memory is measured by its slope and counts by their median,
     regardless of single samples. 2.5 MB in an hour are growth, which a fragmented heap also shows.
     """

@@ -96,7 +96,7 @@ def test_a_key_is_kept_only_of_the_certificate_that_is_replaced(host: Host, form
 
 
 @FORMS
-def test_a_key_is_not_read_through_a_strangers_link(host: Host, form: str) -> None:
+def test_a_key_is_not_read_through_a_link_of_another_user(host: Host, form: str) -> None:
     """certmond does not use its rights as root for a symlink of the entry's owner: the key would be copied."""
     step, path, _ = keeping(host, form)
     host.put("/root/moved", path.read_bytes(), 0o600)
@@ -189,7 +189,7 @@ def test_a_derived_file_is_made_in_its_owners_directory(host: Host, kind: str) -
 # A file of the archive
 
 
-def test_no_generation_is_put_back_where_another_user_can_take_its_key(host: Host) -> None:
+def test_no_generation_is_restored_where_another_user_can_take_its_key(host: Host) -> None:
     """`archive restore`, also with `--dry-run`, refuses if a user other than root and the entry's `owner` can replace a
     file of the generation. When the directory belongs to root again, it restores the generation.
     """

@@ -126,7 +126,7 @@ def test_validation_reports_each_program_that_would_not_be_run(tmp_path: Path) -
     assert certmond("config", "validate", "--config", path).returncode == 0
 
 
-def test_nothing_is_said_of_trusted_programs() -> None:
+def test_a_trusted_program_has_no_exposure() -> None:
     """A program of the system, by its whole path or found in PATH."""
     assert list(exposures({"hold": ("/bin/sh", "-c", "true"), "signer s": ("sh",)})) == []
 

@@ -30,7 +30,7 @@ def test_each_worker_has_its_own_moment() -> None:
     assert all(30 <= count <= 70 for count in quarters), quarters
 
 
-def test_it_says_how_long_it_waits() -> None:
+def test_it_reports_how_long_it_waits() -> None:
     """The message has the seconds, and the same name has the same moment each time."""
     now = 100.0
     turn = Scattered("worker-1", SPREAD, monotonic=lambda: now)
@@ -57,7 +57,7 @@ def test_a_turn_that_is_given_back_is_waited_for_again() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "worker-1"])
-def test_without_a_spread_nobody_waits(name: str) -> None:
+def test_without_a_spread_no_worker_waits(name: str) -> None:
     """With a spread of 0 all workers restart at once."""
     assert Scattered(name, timedelta()).take() is None
 
